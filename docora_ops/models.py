@@ -1,0 +1,260 @@
+"""The values that pass between the rooms: links, outcomes, operations.
+
+Only what exists a thousand times over has slots: making such a class takes time at each start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class LinkStatus(StrEnum):
+    """`app_repositories.status`."""
+
+    PENDING_SNAPSHOT = "pending_snapshot"
+    SCANNING = "scanning"
+    SYNCED = "synced"
+    FAILED = "failed"
+
+
+class Outcome(StrEnum):
+    """What became of one link."""
+
+    QUEUED = "queued"
+    REPLACED_STALE = "replaced_stale"
+    ALREADY_QUEUED = "already_queued"
+    ALREADY_RUNNING = "already_running"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the link now has a job waiting."""
+        return self in {Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.ALREADY_QUEUED}
+
+
+class JobState(StrEnum):
+    """Where the job of a link stands in the queue.
+
+    `NONE`: no job, or, unless a detailed look says `STALE`, only a dead leftover. `DOUBTFUL`: `queued` yet in no list, so either an
+    orphan or just now in a worker's hand. `UNREADABLE`: the job's key holds something else.
+    """
+
+    NONE = "none"
+    STALE = "stale"
+    WAITING = "waiting"
+    RUNNING = "running"
+    DOUBTFUL = "doubtful"
+    UNREADABLE = "unreadable"
+
+
+PLANNED_OUTCOMES = {
+    JobState.NONE: Outcome.QUEUED,
+    JobState.STALE: Outcome.REPLACED_STALE,
+    JobState.WAITING: Outcome.ALREADY_QUEUED,
+}
+"""What a push would do, by the state that a detailed look finds."""
+
+
+class Operation(StrEnum):
+    """The kinds of change that can be made to a link."""
+
+    RETRY = "retry"
+    RESYNC = "resync"
+
+    @property
+    def is_rescan(self) -> bool:
+        """The job's rescan flag: true for a retry, false for a resync."""
+        return self is Operation.RETRY
+
+
+@dataclass(frozen=True)
+class App:
+    """One client app."""
+
+    app_id: str
+    app_name: str
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One watched repository."""
+
+    repository_id: str
+    owner: str
+    name: str
+
+    @property
+    def full_name(self) -> str:
+        """`owner/name`."""
+        return f"{self.owner}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRef:
+    """Which link: the row and the two ids that make its job id."""
+
+    id: str
+    app_id: str
+    repository_id: str
+
+    @property
+    def job_id(self) -> str:
+        """The fixed id of the link's job."""
+        return f"{self.app_id}-{self.repository_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a snapshot job is called with, but for the rescan flag."""
+
+    app_id: str
+    app_name: str
+    repository_id: str
+    github_url: str
+    owner: str
+    name: str
+    base_url: str
+    github_token_encrypted: str | None = field(repr=False)
+    client_auth_key_encrypted: str = field(repr=False)
+
+    @property
+    def job_id(self) -> str:
+        """The fixed id of the link's job."""
+        return f"{self.app_id}-{self.repository_id}"
+
+    @property
+    def description(self) -> str:
+        """What RQ's own screens show of the job."""
+        return f"{self.owner}/{self.name} → {self.app_name}"
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link with all that its screen and its job need."""
+
+    ref: LinkRef
+    payload: Payload
+    status: str
+    retry_count: int
+    last_error: str | None
+    circuit_open_until: datetime | None
+
+
+@dataclass(frozen=True)
+class LinkResult:
+    """What one `retry` or `resync` did. `link` is the link as it was before."""
+
+    operation: Operation
+    link: Link
+    outcome: Outcome
+    circuit_open_until: datetime | None
+    circuit_reset: bool = False
+    deliveries_cleared: int = 0
+
+
+@dataclass(frozen=True)
+class LinkFailure:
+    """A link that was left undone, and why."""
+
+    job_id: str
+    error: str
+
+
+@dataclass(frozen=True)
+class PlannedLink:
+    """What a dry run says of one link."""
+
+    app_id: str
+    app_name: str
+    repository_id: str
+    repository: str
+    outcome: Outcome
+    error: str | None = None
+
+    @property
+    def job_id(self) -> str:
+        """The fixed id of the link's job."""
+        return f"{self.app_id}-{self.repository_id}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A bulk operation as everybody can see it in Redis."""
+
+    operation_id: str
+    total: int
+    completed: int
+    succeeded: int
+    failed: int
+    cancelled: bool
+
+    @property
+    def finished(self) -> bool:
+        """Whether every link of the operation has been seen to."""
+        return self.completed >= self.total
+
+
+@dataclass(frozen=True)
+class AppCount:
+    """How many of the selected links belong to one app."""
+
+    app: App
+    links: int
+
+
+@dataclass(frozen=True)
+class BulkResult:
+    """What a bulk operation has done so far, or in all."""
+
+    operation: Operation
+    operation_id: str | None
+    total: int
+    counts: Mapping[Outcome, int]
+    by_app: Mapping[App, Mapping[Outcome, int]]
+    failures: Sequence[LinkFailure] = ()
+    cancelled: bool = False
+    open_circuits_left_out: int | None = None
+    """Matching links that were not selected, if open circuits were to be skipped."""
+    deliveries_cleared: int = 0
+    links: Sequence[PlannedLink] | None = None
+    """The links one by one, of a dry run only."""
+
+    @property
+    def succeeded(self) -> int:
+        """Links that now have a job waiting."""
+        return sum(count for outcome, count in self.counts.items() if outcome.succeeded)
+
+    @property
+    def completed(self) -> int:
+        """Links that have been seen to, whatever came of it."""
+        return sum(self.counts.values())
+
+    @property
+    def failed(self) -> int:
+        """Links that could not be queued."""
+        return self.counts.get(Outcome.FAILED, 0)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Who else is on the queue."""
+
+    workers: int
+    """Live workers that listen on it."""
+    stock_queue_in_use: bool
+    """Docora's own BullMQ queue holds jobs, so each link may be worked on twice."""
+
+
+@dataclass(frozen=True)
+class FailedFilter:
+    """Which failed links a bulk retry is about."""
+
+    app_id: str | None = None
+    error: str | None = None
+    """Case-insensitive substring of `last_error`, taken literally."""
+    limit: int | None = None
+    skip_open_circuits: bool = False

@@ -1,0 +1,130 @@
+"""Settings, by Docora's own names where Docora has them."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from docora_ops.errors import ConfigurationError
+
+RESULT_TTL = 86_400
+"""Seconds that RQ keeps a finished job: a day."""
+FAILURE_TTL = 7 * 86_400
+"""Seconds that RQ keeps a failed job: a week."""
+LONGEST_RETRY_DELAY = 86_400
+"""Seconds; doubling would otherwise outgrow what a timer can hold."""
+
+
+def _has_scheme(*schemes: str) -> AfterValidator:
+    def check(secret: SecretStr) -> SecretStr:
+        expected = " or ".join(f"{scheme}://…" for scheme in schemes)
+        try:
+            parts = urlsplit(secret.get_secret_value())
+        except ValueError:
+            parts = urlsplit("")
+        if parts.scheme not in schemes:
+            raise ValueError(f"must look like {expected}")
+        return secret
+
+    return AfterValidator(check)
+
+
+def _dotted_name(name: str) -> str:
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", name):
+        raise ValueError("must be a dotted name such as package.module.function")
+    return name
+
+
+class Settings(BaseSettings):
+    """Everything that the environment or an env file can set. Times are in seconds."""
+
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True, extra="ignore", hide_input_in_errors=True, env_file_encoding="utf-8"
+    )
+
+    database_url: Annotated[SecretStr, _has_scheme("postgres", "postgresql")] | None = None
+    redis_url: Annotated[SecretStr, _has_scheme("redis", "rediss", "unix")] = SecretStr(
+        "redis://localhost:6379"
+    )
+    max_retry_attempts: Annotated[int, Field(ge=1, le=1000)] = 5
+    retry_base_delay_ms: Annotated[int, Field(ge=0)] = 1000
+
+    queue_name: Annotated[
+        str, Field(validation_alias="DOCORA_OPS_QUEUE_NAME", pattern=r"^[A-Za-z0-9_.-]+$")
+    ] = "snapshot-queue"
+    job_function: Annotated[
+        str, Field(validation_alias="DOCORA_OPS_JOB_FUNCTION"), AfterValidator(_dotted_name)
+    ] = "docora_ops.worker.snapshot"
+    job_timeout: Annotated[int, Field(validation_alias="DOCORA_OPS_JOB_TIMEOUT", ge=1)] = 3600
+    connect_timeout: Annotated[
+        int, Field(validation_alias="DOCORA_OPS_CONNECT_TIMEOUT", ge=1, le=3600)
+    ] = 5
+    statement_timeout: Annotated[
+        int, Field(validation_alias="DOCORA_OPS_STATEMENT_TIMEOUT", ge=1, le=86_400)
+    ] = 30
+    lock_timeout: Annotated[
+        int, Field(validation_alias="DOCORA_OPS_LOCK_TIMEOUT", ge=1, le=86_400)
+    ] = 5
+
+    def require_database_url(self) -> SecretStr:
+        """The database URL. Raises ConfigurationError when there is none."""
+        if self.database_url is None:
+            raise ConfigurationError(
+                "DATABASE_URL is not set",
+                hint="set it to postgres://USER:PASSWORD@HOST/DATABASE in the environment, "
+                "or pass Docora's own file with --env-file",
+            )
+        return self.database_url
+
+    @property
+    def retry_delays(self) -> list[int]:
+        """Seconds before each further try of a job: one less than `MAX_RETRY_ATTEMPTS`, doubling.
+
+        RQ counts in whole seconds, so a shorter delay becomes one second.
+        """
+        base = self.retry_base_delay_ms / 1000
+        return [
+            min(math.ceil(base * 2 ** min(attempt, 64)), LONGEST_RETRY_DELAY)
+            for attempt in range(self.max_retry_attempts - 1)
+        ]
+
+
+def load_settings(env_file: Path | None = None) -> Settings:
+    """Read the environment and, if given, an env file; the environment wins.
+
+    Raises ConfigurationError naming each unusable variable, never its value.
+    """
+    if env_file is not None and not env_file.is_file():
+        raise ConfigurationError(
+            f"--env-file {env_file}: no such file", hint="give the path of a readable env file"
+        )
+    try:
+        return Settings(_env_file=env_file)  # type: ignore[call-arg]
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{_variable(problem['loc'])} {_reason(problem['msg'])}"
+            for problem in error.errors(include_input=False, include_context=False)
+        )
+        raise ConfigurationError(
+            f"unusable settings: {problems}", hint="correct the environment or the env file"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"--env-file {env_file} can't be read: {type(error).__name__}",
+            hint="give the path of a readable UTF-8 file",
+        ) from None
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    return str(location[0]).upper() if location else "a setting"
+
+
+def _reason(message: str) -> str:
+    text = message.removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
