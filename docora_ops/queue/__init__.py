@@ -1,0 +1,8 @@
+"""The edge to Redis: the RQ queue of snapshot jobs and the progress of bulk operations."""
+
+from docora_ops.queue.connection import connect
+from docora_ops.queue.links import Answer, LinkQueue, PushRequest
+from docora_ops.queue.progress import ProgressStore
+from docora_ops.queue.waiting import WaitingList
+
+__all__ = ["Answer", "LinkQueue", "ProgressStore", "PushRequest", "WaitingList", "connect"]

@@ -1,0 +1,108 @@
+"""Connecting to Redis, and turning its errors into ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from docora_ops.errors import ConfigurationError, RedisError
+from docora_ops.settings import Settings
+
+
+def connect(settings: Settings) -> redis.Redis:
+    """A client for `REDIS_URL`; it connects at its first command.
+
+    Commands are never sent again: a push whose reply was lost may have been done.
+    Raises ConfigurationError when the URL is unusable.
+    """
+    url = settings.redis_url.get_secret_value()
+    try:
+        client = redis.Redis.from_url(
+            url,
+            socket_connect_timeout=settings.connect_timeout,
+            socket_timeout=settings.statement_timeout,
+            retry=Retry(NoBackoff(), 0),
+            client_name="docora-ops",
+            protocol=2,
+        )
+        # An unknown option in the URL shows only when a connection is made from it.
+        client.connection_pool.make_connection()
+    except (ValueError, TypeError, AttributeError, OSError, redis.RedisError):
+        raise ConfigurationError(
+            "REDIS_URL is not a URL that the Redis client understands",
+            hint="use redis://USER:PASSWORD@HOST:PORT/DB, rediss://… or unix:///PATH; "
+            "percent-encode special characters in the password",
+        ) from None
+    return client
+
+
+def describe(settings: Settings) -> str:
+    """Host and database of `REDIS_URL`, without user or password."""
+    parts = urlsplit(settings.redis_url.get_secret_value())
+    if parts.scheme == "unix":
+        return parts.path
+    host = parts.hostname or "localhost"
+    return f"{host}:{parts.port or 6379}{parts.path if parts.path != '/' else ''}"
+
+
+@contextmanager
+def redis_errors(where: str) -> Iterator[None]:
+    """Raise what goes wrong inside as RedisError with a sentence about `where`."""
+    try:
+        yield
+    except redis.RedisError as error:
+        message, hint = _explain(error)
+        raise RedisError(f"Redis at {where} {message}", hint=hint) from error
+
+
+def _explain(error: redis.RedisError) -> tuple[str, str]:
+    text = str(error)
+    match error:
+        case redis.AuthenticationError() | redis.exceptions.AuthorizationError():
+            return "refuses our user or password", "check the credentials in REDIS_URL"
+        case redis.exceptions.NoPermissionError():
+            return (
+                "does not permit a command or key to our user",
+                "grant the commands and keys that README lists to the user in REDIS_URL",
+            )
+        case redis.TimeoutError():
+            return (
+                "did not answer in time",
+                "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",
+            )
+        case redis.exceptions.OutOfMemoryError():
+            return "refuses writes: it is out of memory", "free memory or raise maxmemory"
+        case redis.ReadOnlyError():
+            return "refuses writes: it is a read-only replica", "point REDIS_URL at the primary"
+        case redis.exceptions.BusyLoadingError():
+            return "is still loading its data", "try again in a moment"
+        case redis.ConnectionError():
+            if isinstance(error.__cause__, TimeoutError):
+                return "did not answer in time", "check REDIS_URL and the network"
+            return "can't be reached, or broke the connection", "check that it runs, and REDIS_URL"
+    if "OOM" in text:
+        return "refuses writes: it is out of memory", "free memory or raise maxmemory"
+    if "READONLY" in text:
+        return "refuses writes: it is a read-only replica", "point REDIS_URL at the primary"
+    if "MISCONF" in text:
+        return "refuses writes: it can't save its data to disk", "see Redis's log"
+    if "NOPERM" in text:
+        return (
+            "does not permit a command or key to our user",
+            "grant the commands and keys that README lists to the user in REDIS_URL",
+        )
+    if "WRONGTYPE" in text:
+        return (
+            "holds a value of the wrong type in one of the queue's keys",
+            "check that DOCORA_OPS_QUEUE_NAME and REDIS_URL belong together",
+        )
+    return f"answered with an error: {_first_line(text)}", "see Redis's log"
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0][:200] if text else "no text"

@@ -1,0 +1,221 @@
+"""Jobs of links in the RQ queue: where they stand, and pushing them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from typing import cast
+
+from redis import Redis
+from rq import Queue
+from rq.executions import ExecutionRegistry
+from rq.defaults import RQ_KEY_PREFIX
+from rq.job import Job
+from rq.registry import (
+    BaseRegistry,
+    CanceledJobRegistry,
+    DeferredJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ReadyJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
+from rq.results import Result
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
+
+from docora_ops.models import JobState, Outcome, Payload
+from docora_ops.queue.connection import describe, redis_errors
+from docora_ops.queue.jobs import JobTemplate, names_link
+from docora_ops.queue.waiting import LIST_NOT_READ, WaitingList
+from docora_ops.settings import Settings
+
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
+_REGISTRIES: tuple[type[BaseRegistry], ...] = (
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    CanceledJobRegistry,
+    DeferredJobRegistry,
+    ScheduledJobRegistry,
+    ReadyJobRegistry,
+)
+_STOCK_QUEUE_KEYS = tuple(f"bull:snapshot-queue:{part}" for part in ("wait", "active", "delayed"))
+
+
+def is_valid_job_id(job_id: str) -> bool:
+    """Whether RQ accepts the id: letters, digits, `_` and `-` only."""
+    return _JOB_ID.fullmatch(job_id) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PushRequest:
+    """One link's job to push, or, without a payload, only to confirm that it is live.
+
+    `seen`: the `enqueued_at` of a job that was doubtful a moment ago. If it is so still, it is a
+    leftover.
+    """
+
+    job_id: str
+    payload: Payload | None
+    seen: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the queue says of one link's job: its state or, after a push, the outcome.
+
+    `detail`: of a doubtful job its `enqueued_at`, of an unreadable one the reason.
+    """
+
+    job_id: str
+    state: JobState
+    outcome: Outcome | None = None
+    detail: str = ""
+
+
+class LinkQueue:
+    """The RQ queue that the jobs of links stand in. All calls raise RedisError."""
+
+    def __init__(self, settings: Settings, client: Redis) -> None:
+        self._settings = settings
+        self._client = client
+        self._where = describe(settings)
+        self._queue = Queue(settings.queue_name, connection=client)
+        self._script = client.register_script(
+            files("docora_ops.queue").joinpath("links.lua").read_text(encoding="utf-8")
+        )
+        self._templates: dict[bool, JobTemplate] = {}
+
+    def read_waiting(self) -> WaitingList:
+        """Read once which ids wait in the queue's list."""
+        with redis_errors(self._where):
+            return WaitingList.read(self._client, self._queue.key)
+
+    def look(
+        self,
+        job_ids: Sequence[str],
+        *,
+        waiting: WaitingList | None = None,
+        detailed: bool = False,
+    ) -> list[Answer]:
+        """Where each job stands; writes nothing.
+
+        `waiting`: the list as read before; without it each id is looked for. `detailed`: tell
+        leftovers (`STALE`) from nothing at all (`NONE`).
+        """
+        arguments: list[str | int] = []
+        for job_id in job_ids:
+            arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
+        config = self._config(waiting) | {"detailed": detailed}
+        return self._run("look", job_ids, config, arguments)
+
+    def push(
+        self,
+        requests: Sequence[PushRequest],
+        *,
+        is_rescan: bool,
+        waiting: WaitingList | None = None,
+        front: bool = False,
+    ) -> list[Answer]:
+        """Queue each job unless it is live; leftovers of dead jobs are removed in the same step.
+
+        A live waiting job stays as it is, for good, and moves to the head if `front` is set. A
+        running, doubtful or unreadable one is left alone: its answer has no outcome.
+        """
+        template = self._template(is_rescan)
+        arguments: list[str | int | bytes] = []
+        for request in requests:
+            arguments += (
+                request.job_id,
+                waiting.hint(request.job_id) if waiting else LIST_NOT_READ,
+                request.seen,
+                template.data(request.payload) if request.payload else b"",
+                request.payload.description if request.payload else b"",
+            )
+        config = self._config(waiting) | {"front": front, "fields": template.fields()}
+        return self._run("push", [request.job_id for request in requests], config, arguments)
+
+    def is_made_for(self, job_id: str, app_id: str) -> bool:
+        """Whether the job of this id, if there is one, was made for a link of this app."""
+        with redis_errors(self._where):
+            data = cast("bytes | None", self._client.hget(Job.key_for(job_id), "data"))
+        return data is None or names_link(data, app_id)
+
+    def count_workers(self) -> int:
+        """How many live workers listen on the queue."""
+        with redis_errors(self._where):
+            keys = cast(
+                "set[bytes]",
+                self._client.smembers(WORKERS_BY_QUEUE_KEY % self._settings.queue_name),
+            )
+            return self._client.exists(*sorted(keys)) if keys else 0
+
+    def stock_queue_is_used(self) -> bool:
+        """Whether Docora's own queue holds jobs, so that each link may be worked on twice."""
+        with redis_errors(self._where):
+            return self._client.exists(*_STOCK_QUEUE_KEYS) > 0
+
+    def _template(self, is_rescan: bool) -> JobTemplate:
+        if is_rescan not in self._templates:
+            self._templates[is_rescan] = JobTemplate(
+                self._settings, self._client, is_rescan=is_rescan
+            )
+        return self._templates[is_rescan]
+
+    @cached_property
+    def _key_names(self) -> dict[str, object]:
+        """RQ's names of its keys, as prefixes to the name of a queue or the id of a job."""
+
+        def prefix(registry: type[BaseRegistry]) -> str:
+            return registry.key_template.format("")
+
+        return {
+            "queue": self._queue.name,
+            "queue_prefix": Queue.redis_queue_namespace_prefix,
+            "queues_key": Queue.redis_queues_keys,
+            "job_prefix": Job.redis_job_namespace_prefix,
+            "results_prefix": Result.get_key(""),  # type: ignore[no-untyped-call]
+            "executions_prefix": prefix(ExecutionRegistry),
+            "execution_prefix": f"{RQ_KEY_PREFIX}:execution:",
+            "wip_prefix": prefix(StartedJobRegistry),
+            "scheduled_prefix": prefix(ScheduledJobRegistry),
+            "deferred_prefix": prefix(DeferredJobRegistry),
+            "ready_prefix": prefix(ReadyJobRegistry),
+            "rate_limit_prefix": f"{RQ_KEY_PREFIX}:rl:",
+            "registry_prefixes": [prefix(registry) for registry in _REGISTRIES],
+        }
+
+    def _config(self, waiting: WaitingList | None) -> dict[str, object]:
+        return self._key_names | {"cutoff": waiting.cutoff if waiting else ""}
+
+    def _run(
+        self,
+        mode: str,
+        job_ids: Sequence[str],
+        config: dict[str, object],
+        arguments: Sequence[str | int | bytes],
+    ) -> list[Answer]:
+        with redis_errors(self._where):
+            replies = self._script(args=[mode, json.dumps(config), *arguments])
+        return [
+            _answer(job_id, reply.decode())
+            for job_id, reply in zip(job_ids, cast("list[bytes]", replies), strict=True)
+        ]
+
+
+def _answer(job_id: str, reply: str) -> Answer:
+    state, _, detail = reply.partition(":")
+    if state in _OUTCOMES:
+        return Answer(job_id, JobState.WAITING, _OUTCOMES[state])
+    return Answer(job_id, JobState(state), detail=detail)
+
+
+_OUTCOMES = {
+    "queued": Outcome.QUEUED,
+    "replaced": Outcome.REPLACED_STALE,
+    "waiting": Outcome.ALREADY_QUEUED,
+}

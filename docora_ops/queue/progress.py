@@ -1,0 +1,104 @@
+"""Progress of bulk operations, in the hash that Docora's dashboard polls and cancels through."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from typing import cast
+
+from redis import Redis
+
+from docora_ops.models import Progress
+from docora_ops.queue.connection import describe, redis_errors
+from docora_ops.settings import Settings
+
+EXPIRY = 3_600
+"""Seconds that an operation is remembered after its last step."""
+
+_FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
+
+_WRITE = """
+redis.call('HSET', KEYS[1], 'total', ARGV[2], 'completed', ARGV[3], 'succeeded', ARGV[4],
+  'failed', ARGV[5])
+redis.call('HSETNX', KEYS[1], 'cancelled', 'false')
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return redis.call('HGET', KEYS[1], 'cancelled')
+"""
+
+_CANCEL = """
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return 'unknown'
+end
+local counts = redis.call('HMGET', KEYS[1], 'total', 'completed')
+if (tonumber(counts[2]) or 0) >= (tonumber(counts[1]) or 0) then
+  return 'finished'
+end
+redis.call('HSET', KEYS[1], 'cancelled', 'true')
+return 'cancelled'
+"""
+
+
+class CancelReply(StrEnum):
+    """What came of a cancellation."""
+
+    CANCELLED = "cancelled"
+    FINISHED = "finished"
+    UNKNOWN = "unknown"
+
+
+def new_operation_id() -> str:
+    """`bulk_` and 16 random hex digits."""
+    return f"bulk_{os.urandom(8).hex()}"
+
+
+class ProgressStore:
+    """Reads and writes `docora:bulk:{operation_id}`. All calls raise RedisError."""
+
+    def __init__(self, settings: Settings, client: Redis) -> None:
+        self._client = client
+        self._where = describe(settings)
+        self._write = client.register_script(_WRITE)
+        self._cancel = client.register_script(_CANCEL)
+
+    def write(self, progress: Progress) -> bool:
+        """Store the absolute counts and renew their life; returns whether it was cancelled.
+
+        `progress.cancelled` is not written: cancelling may come from anywhere at any time.
+        """
+        with redis_errors(self._where):
+            cancelled = self._write(
+                keys=[_key(progress.operation_id)],
+                args=[
+                    EXPIRY,
+                    progress.total,
+                    progress.completed,
+                    progress.succeeded,
+                    progress.failed,
+                ],
+            )
+        return cast("bytes", cancelled) == b"true"
+
+    def read(self, operation_id: str) -> Progress | None:
+        """The operation as it stands, or None when it is unknown or expired."""
+        with redis_errors(self._where):
+            values = cast(
+                "list[bytes | None]", self._client.hmget(_key(operation_id), list(_FIELDS))
+            )
+        if all(value is None for value in values):
+            return None
+        total, completed, succeeded, failed = (_number(value) for value in values[:4])
+        return Progress(operation_id, total, completed, succeeded, failed, values[4] == b"true")
+
+    def cancel(self, operation_id: str) -> CancelReply:
+        """Ask the runner to stop before its next step. Never creates an operation."""
+        with redis_errors(self._where):
+            reply = self._cancel(keys=[_key(operation_id)])
+        return CancelReply(cast("bytes", reply).decode())
+
+
+def _key(operation_id: str) -> str:
+    return f"docora:bulk:{operation_id}"
+
+
+def _number(value: bytes | None) -> int:
+    return int(value) if value and value.isdigit() else 0

@@ -1,0 +1,90 @@
+"""The ids that wait in the queue's list, read once and kept in eight bytes each."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+from redis import Redis
+from rq.utils import utcformat
+
+NOT_IN_LIST = -1
+LIST_NOT_READ = -2
+
+_CHUNK = 10_000
+_OVERLAP = 500
+_POSITION_BITS = 24
+_POSITION_MASK = (1 << _POSITION_BITS) - 1
+_HASH_MASK = ((1 << 64) - 1) ^ _POSITION_MASK
+_CLOCK_SKEW = timedelta(seconds=5)
+
+
+class WaitingList:
+    """Where each id stood in a queue's list when it was read.
+
+    LPOS walks the list for each id, which is quadratic; this asks once. An entry is 40 bits of
+    the id's hash and 24 bits of its place, sorted within 256 buckets. A hash that fits by chance
+    costs one wrong hint, which the script notices. An id that is not found was not in the list.
+    """
+
+    def __init__(self, cutoff: str, ids_from_tail: Iterable[bytes]) -> None:
+        self.cutoff = cutoff
+        """A job whose `enqueued_at` is earlier was enqueued before the list was read."""
+        self._length = 0
+        buckets: list[array[int]] = [array("Q") for _ in range(256)]
+        for job_id in ids_from_tail:
+            hashed = hash(job_id) & _HASH_MASK
+            buckets[hashed >> 56].append(hashed | min(self._length, _POSITION_MASK))
+            self._length += 1
+        self._buckets = [array("Q", sorted(bucket)) for bucket in buckets]
+
+    @classmethod
+    def read(cls, client: Redis, list_key: str) -> WaitingList:
+        """Read the list `list_key`, in chunks, so that its length costs little memory."""
+        seconds, microseconds = client.time()
+        read_at = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
+        cutoff = utcformat(read_at - _CLOCK_SKEW)
+        try:
+            return cls(cutoff, _ids_from_tail(client, list_key))
+        except _ListMovedError:
+            return cls(cutoff, reversed(cast("list[bytes]", client.lrange(list_key, 0, -1))))
+
+    def hint(self, job_id: str) -> int:
+        """The index at which the id stood, or `NOT_IN_LIST`."""
+        hashed = hash(job_id.encode()) & _HASH_MASK
+        bucket = self._buckets[hashed >> 56]
+        place = bisect_left(bucket, hashed)
+        if place < len(bucket) and bucket[place] & _HASH_MASK == hashed:
+            return max(self._length - 1 - (bucket[place] & _POSITION_MASK), 0)
+        return NOT_IN_LIST
+
+
+class _ListMovedError(Exception):
+    """The list changed so much between two chunks that an id may have been missed."""
+
+
+def _ids_from_tail(client: Redis, list_key: str) -> Iterator[bytes]:
+    """The list's ids from its tail to its head.
+
+    Workers pop the head, which moves nothing that is still to come. Pushes and removals do, so
+    each chunk overlaps the one before and has to show that one's last id again.
+    """
+    seen = 0
+    anchor: bytes | None = None
+    while True:
+        ids = cast(
+            "list[bytes]",
+            client.lrange(list_key, -seen - _CHUNK, -seen - 1 + (_OVERLAP if anchor else 0)),
+        )
+        if anchor is not None:
+            if anchor not in ids:
+                raise _ListMovedError
+            ids = ids[: len(ids) - 1 - ids[::-1].index(anchor)]
+        if not ids:
+            return
+        yield from reversed(ids)
+        seen += len(ids)
+        anchor = ids[0]
