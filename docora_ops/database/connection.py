@@ -1,0 +1,204 @@
+"""Connecting to Postgres, and turning its errors into ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import TupleRow
+
+from docora_ops.errors import ConfigurationError, LinkError, LinkLockedError, PostgresError
+from docora_ops.settings import Settings
+
+_REPLY_GRACE = 5
+"""Seconds beyond the statement timeout after which a silent server counts as lost."""
+
+SET_TIMEOUTS = """
+SELECT set_config('statement_timeout', %(statement)s, false),
+       set_config('lock_timeout', %(lock)s, false),
+       set_config('idle_in_transaction_session_timeout', %(idle)s, false)
+"""
+
+Parameters = Mapping[str, object]
+RV = TypeVar("RV")
+
+
+class _Connection(psycopg.Connection[TupleRow]):
+    """A connection that does not wait for a server that has gone silent."""
+
+    reply_timeout: float | None = None
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        return super().wait(gen, interval, self.reply_timeout if timeout is None else timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which database, in words that may be shown."""
+
+    host: str
+    database: str
+
+    def __str__(self) -> str:
+        return f"{self.database} on {self.host}"
+
+
+class Database:
+    """One connection to Docora's database; it connects when first used.
+
+    All calls raise PostgresError. Inside `transaction()`, statements take effect together.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._secret = settings.require_database_url().get_secret_value()
+        try:
+            self._parameters: dict[str, Any] = conninfo_to_dict(self._secret)
+        except psycopg.Error:
+            # The driver's text would show the password.
+            raise ConfigurationError(
+                "DATABASE_URL is not a URL that Postgres understands",
+                hint="use postgres://USER:PASSWORD@HOST:PORT/DATABASE; percent-encode special "
+                "characters in the password, and leave out options that are not Postgres's own",
+            ) from None
+        self.target = Target(
+            str(self._parameters.get("host") or "localhost"),
+            str(self._parameters.get("dbname") or self._parameters.get("user") or "postgres"),
+        )
+        self._connection: _Connection | None = None
+
+    def close(self) -> None:
+        """Close the connection; what was not committed is rolled back."""
+        if self._connection is not None:
+            self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit at the end, roll back on any exception; `Rollback` ends only the block."""
+        connection = self._connect()
+        with self._errors(), connection.transaction():
+            yield
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """A transaction whose statements all see the database at one moment."""
+        with self.transaction():
+            self.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            yield
+
+    def rows(self, sql: str, parameters: Parameters | None = None) -> Sequence[TupleRow]:
+        """Run one statement and return its rows."""
+        connection = self._connect()
+        with self._errors():
+            return connection.execute(sql.encode(), parameters).fetchall()
+
+    def row(self, sql: str, parameters: Parameters | None = None) -> TupleRow | None:
+        """Run one statement and return its first row, if any."""
+        connection = self._connect()
+        with self._errors():
+            return connection.execute(sql.encode(), parameters).fetchone()
+
+    def execute(self, sql: str, parameters: Parameters | None = None) -> int:
+        """Run one statement and return how many rows it touched."""
+        connection = self._connect()
+        with self._errors():
+            return connection.execute(sql.encode(), parameters).rowcount
+
+    def _connect(self) -> _Connection:
+        if self._connection is not None:
+            return self._connection
+        settings = self._settings
+        parameters: dict[str, Any] = {
+            "connect_timeout": settings.connect_timeout,
+            "application_name": "docora-ops",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": (settings.statement_timeout + _REPLY_GRACE) * 1000,
+        } | self._parameters
+        with self._errors():
+            connection = _Connection.connect(**parameters, autocommit=True)
+            connection.reply_timeout = settings.statement_timeout + _REPLY_GRACE
+            connection.execute(
+                SET_TIMEOUTS,
+                {
+                    "statement": f"{settings.statement_timeout}s",
+                    "lock": f"{settings.lock_timeout}s",
+                    "idle": f"{settings.statement_timeout + _REPLY_GRACE}s",
+                },
+            )
+        self._connection = connection
+        return connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            if isinstance(error, pg._WaitTimeout) and self._connection is not None:
+                self._connection.close()
+            raise self._explain(error) from error
+        except UnicodeEncodeError as error:
+            raise PostgresError(
+                "a value is not valid Unicode and can't be sent to Postgres",
+                hint="check the arguments for stray bytes",
+            ) from error
+
+    def _explain(self, error: psycopg.Error) -> PostgresError:
+        where = f"Postgres database {self.target}"
+        text = self._primary_message(error)
+        match error:
+            case pg._WaitTimeout() | pg.ConnectionTimeout():
+                return PostgresError(
+                    f"{where} did not answer in time", hint="check its load and the network"
+                )
+            case pg.LockNotAvailable():
+                return LinkLockedError(
+                    f"another session has held a lock for over {self._settings.lock_timeout} s",
+                    hint="try again; pg_stat_activity in the database shows who it is",
+                )
+            case pg.QueryCanceled():
+                return PostgresError(
+                    f"{where} did not finish a statement within "
+                    f"{self._settings.statement_timeout} s",
+                    hint="check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",
+                )
+            case pg.UndefinedTable() | pg.UndefinedColumn():
+                return PostgresError(
+                    f"{where} is not a Docora database: {text}",
+                    hint="point DATABASE_URL at the database that Docora uses",
+                )
+            case pg.InsufficientPrivilege():
+                return PostgresError(
+                    f"{where} refuses: {text}",
+                    hint="grant the role in DATABASE_URL what README lists",
+                )
+            case pg.ReadOnlySqlTransaction():
+                return PostgresError(
+                    f"{where} is read-only", hint="point DATABASE_URL at the primary"
+                )
+            case pg.DeadlockDetected() | pg.SerializationFailure():
+                return LinkError(f"{where} undid a change: {text}", hint="try again")
+            case psycopg.OperationalError() | psycopg.InterfaceError():
+                return PostgresError(
+                    f"{where} can't be used: {text}", hint="check that it runs, and DATABASE_URL"
+                )
+        return LinkError(f"{where} refuses: {text}", hint="see the database's log")
+
+    def _primary_message(self, error: psycopg.Error) -> str:
+        """The server's or the driver's one sentence, with secrets cut out."""
+        text = error.diag.message_primary or str(error).strip() or type(error).__name__
+        # The driver tells of each address that it tried, with advice on further lines.
+        reasons = re.findall(r".*failed: (?:FATAL: +)?(.+)", text)
+        text = reasons[-1] if reasons else text.splitlines()[0]
+        for secret in (self._secret, self._parameters.get("password")):
+            if secret:
+                text = text.replace(str(secret), "***")
+        return text

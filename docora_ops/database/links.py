@@ -1,0 +1,221 @@
+"""Reading, locking and changing links."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from psycopg.rows import TupleRow
+
+from docora_ops.database.connection import Database
+from docora_ops.models import Link, LinkRef, LinkStatus, Payload
+
+_LINK_COLUMNS = """
+    l.id::text, l.app_id, a.app_name, l.repository_id, r.github_url, r.owner, r.name, a.base_url,
+    l.github_token_encrypted, a.client_auth_key_encrypted
+"""
+
+READ_LINK = f"""
+SELECT {_LINK_COLUMNS}, l.status, l.retry_count, l.last_error, r.circuit_open_until
+FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
+WHERE l.app_id = %(app_id)s AND l.repository_id = %(repository_id)s
+"""
+
+# A bulk operation skips what we hold here; a worker waits for it.
+LOCK_LINK = READ_LINK + "FOR UPDATE OF l"
+
+RESET_LINK = """
+UPDATE app_repositories
+SET status = 'pending_snapshot', retry_count = 0, last_error = NULL
+WHERE id = %(id)s
+"""
+
+CLOSE_CIRCUIT = """
+UPDATE repositories
+SET consecutive_failures = 0, circuit_open_until = NULL, updated_at = now()
+WHERE repository_id = %(repository_id)s
+"""
+
+DELETE_DELIVERIES = """
+DELETE FROM app_delivered_files
+WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s
+"""
+
+COUNT_DELIVERIES = """
+SELECT count(*) FROM app_delivered_files
+WHERE app_id = %(app_id)s
+  AND (%(repository_id)s::text IS NULL OR repository_id = %(repository_id)s)
+"""
+
+# Who runs a snapshot holds the session advisory lock of its job id, a 64-bit key that pg_locks
+# shows in two halves. We only look: were we to hold the lock until our commit, a worker fast
+# enough to take up the new job before that would find it taken and drop the job.
+_HELD_KEYS = """
+    SELECT (classid::bigint << 32) | objid::bigint AS key
+    FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+HELD_JOB_IDS = f"""
+WITH held AS ({_HELD_KEYS})
+SELECT job_id FROM unnest(%(job_ids)s::text[]) AS job_id
+WHERE hashtextextended(job_id, 0) IN (SELECT key FROM held)
+"""
+
+# Rows that somebody else holds are not in the answer: they are tried again, one by one, later.
+# Do not touch links whose snapshot is running, nor those that changed since they were selected.
+CLAIM_LINKS = f"""
+WITH held AS MATERIALIZED ({_HELD_KEYS}),
+locked AS MATERIALIZED (
+    SELECT id, app_id, repository_id, status FROM app_repositories
+    WHERE id = ANY (%(ids)s::uuid[])
+    FOR UPDATE SKIP LOCKED
+),
+judged AS MATERIALIZED (
+    SELECT id, app_id, repository_id, CASE
+        WHEN %(status)s::text IS NOT NULL AND status <> %(status)s THEN 'changed'
+        WHEN hashtextextended(app_id || '-' || repository_id, 0) IN (SELECT key FROM held)
+            THEN 'running'
+        ELSE 'claimed' END AS verdict
+    FROM locked
+),
+reset AS (
+    UPDATE app_repositories l
+    SET status = 'pending_snapshot', retry_count = 0, last_error = NULL
+    FROM judged WHERE l.id = judged.id AND verdict = 'claimed'
+)
+SELECT {_LINK_COLUMNS}, j.verdict
+FROM judged j JOIN app_repositories l USING (id)
+JOIN apps a ON a.app_id = l.app_id JOIN repositories r ON r.repository_id = l.repository_id
+"""
+
+DELETE_DELIVERIES_OF = """
+DELETE FROM app_delivered_files d
+USING unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, repository_id)
+WHERE d.app_id = link.app_id AND d.repository_id = link.repository_id
+"""
+
+DESCRIBE_LINKS = """
+SELECT l.id::text, a.app_name, r.owner, r.name
+FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
+WHERE l.id = ANY (%(ids)s::uuid[])
+"""
+
+LINKS_BY_IDS = """
+SELECT id::text, app_id, repository_id FROM app_repositories
+WHERE (app_id, repository_id) IN (
+    SELECT * FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[])
+)
+"""
+
+
+class Verdict(StrEnum):
+    """What a claim found of one link."""
+
+    CLAIMED = "claimed"
+    CHANGED = "changed"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One link that was locked, and whether it was reset."""
+
+    id: str
+    verdict: Verdict
+    payload: Payload
+
+
+def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
+    """The link as it stands, without a lock."""
+    return _link(database.row(READ_LINK, {"app_id": app_id, "repository_id": repository_id}))
+
+
+def lock_link(database: Database, app_id: str, repository_id: str) -> Link | None:
+    """The link, locked until the transaction ends. Raises LinkLockedError."""
+    return _link(database.row(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}))
+
+
+def reset_link(database: Database, ref: LinkRef) -> None:
+    """Make the link pending, with no retries and no error."""
+    database.execute(RESET_LINK, {"id": ref.id})
+
+
+def close_circuit(database: Database, repository_id: str) -> None:
+    """Close the circuit breaker of a repository."""
+    database.execute(CLOSE_CIRCUIT, {"repository_id": repository_id})
+
+
+def delete_deliveries(database: Database, ref: LinkRef) -> int:
+    """Forget what the app has received of the repository; returns how many files that was."""
+    return database.execute(
+        DELETE_DELIVERIES, {"app_id": ref.app_id, "repository_id": ref.repository_id}
+    )
+
+
+def delete_deliveries_of(database: Database, payloads: Sequence[Payload]) -> int:
+    """The same for many links in one statement."""
+    return database.execute(
+        DELETE_DELIVERIES_OF,
+        {
+            "app_ids": [payload.app_id for payload in payloads],
+            "repository_ids": [payload.repository_id for payload in payloads],
+        },
+    )
+
+
+def count_deliveries(database: Database, app_id: str, repository_id: str | None = None) -> int:
+    """How many files the app has received, of one repository or of all."""
+    row = database.row(COUNT_DELIVERIES, {"app_id": app_id, "repository_id": repository_id})
+    return int(row[0]) if row else 0
+
+
+def held_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
+    """Those job ids whose link a worker holds at this moment."""
+    return {job_id for (job_id,) in database.rows(HELD_JOB_IDS, {"job_ids": list(job_ids)})}
+
+
+def claim_links(database: Database, ids: Sequence[str], status: LinkStatus | None) -> list[Claim]:
+    """Lock and reset the links among `ids` that still have `status` (any, if None).
+
+    Links that are locked elsewhere or gone are missing from the answer.
+    """
+    rows = database.rows(CLAIM_LINKS, {"ids": list(ids), "status": status})
+    return [Claim(row[0], Verdict(row[10]), Payload(*row[1:10])) for row in rows]
+
+
+def describe_links(database: Database, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """App name and `owner/name` by the id of the link."""
+    rows = database.rows(DESCRIBE_LINKS, {"ids": list(ids)})
+    return {row[0]: (row[1], f"{row[2]}/{row[3]}") for row in rows}
+
+
+def shared_job_ids(database: Database, refs: Sequence[LinkRef]) -> dict[str, LinkRef]:
+    """Another link with the same job id, by job id: `a-b` + `c` and `a` + `b-c`."""
+    pairs = {
+        (job_id[:cut], job_id[cut + 1 :])
+        for job_id in {ref.job_id for ref in refs if ref.job_id.count("-") > 1}
+        for cut in range(len(job_id))
+        if job_id[cut] == "-"
+    }
+    if not pairs:
+        return {}
+    rows = database.rows(
+        LINKS_BY_IDS,
+        {
+            "app_ids": [app_id for app_id, _ in pairs],
+            "repository_ids": [repository_id for _, repository_id in pairs],
+        },
+    )
+    links: dict[str, list[LinkRef]] = {}
+    for ref in (LinkRef(*row) for row in rows):
+        links.setdefault(ref.job_id, []).append(ref)
+    return {job_id: same[-1] for job_id, same in links.items() if len(same) > 1}
+
+
+def _link(row: TupleRow | None) -> Link | None:
+    if row is None:
+        return None
+    return Link(LinkRef(row[0], row[1], row[3]), Payload(*row[1:10]), *row[10:14])

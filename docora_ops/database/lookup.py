@@ -1,0 +1,74 @@
+"""Finding apps and repositories by what a person types."""
+
+from __future__ import annotations
+
+from docora_ops.database.connection import Database
+from docora_ops.models import App, Repository
+
+_SUGGESTION_POOL = 5000
+"""Names among which the nearest are looked for."""
+
+APPS_BY_ID_OR_NAME = """
+SELECT app_id, app_name FROM apps
+WHERE app_id = %(text)s OR lower(app_name) = lower(%(text)s)
+ORDER BY app_id = %(text)s DESC, app_id
+"""
+
+REPOSITORIES_BY_ID_NAME_OR_URL = """
+SELECT repository_id, owner, name FROM repositories
+WHERE repository_id = %(text)s
+   OR lower(owner || '/' || name) = lower(%(full_name)s)
+   OR lower(github_url) = ANY (%(urls)s)
+ORDER BY repository_id = %(text)s DESC, repository_id
+"""
+
+APP_NAMES = "SELECT app_name FROM apps ORDER BY app_name LIMIT %(limit)s"
+
+REPOSITORY_NAMES_OF_APP = """
+SELECT r.owner || '/' || r.name
+FROM app_repositories l JOIN repositories r USING (repository_id)
+WHERE l.app_id = %(app_id)s
+ORDER BY 1 LIMIT %(limit)s
+"""
+
+
+def find_apps(database: Database, text: str) -> list[App]:
+    """The app with this id alone, or else every app of this name, case aside."""
+    apps = [App(*row) for row in database.rows(APPS_BY_ID_OR_NAME, {"text": text})]
+    return apps[:1] if apps and apps[0].app_id == text else apps
+
+
+def find_repositories(database: Database, text: str) -> list[Repository]:
+    """The repository with this id alone, or else all with this `owner/name` or GitHub URL."""
+    full_name, urls = _spellings(text)
+    parameters = {"text": text, "full_name": full_name, "urls": urls}
+    repositories = [
+        Repository(*row) for row in database.rows(REPOSITORIES_BY_ID_NAME_OR_URL, parameters)
+    ]
+    if repositories and repositories[0].repository_id == text:
+        return repositories[:1]
+    return repositories
+
+
+def app_names(database: Database) -> list[str]:
+    """Names to suggest from."""
+    return [name for (name,) in database.rows(APP_NAMES, {"limit": _SUGGESTION_POOL})]
+
+
+def repository_names(database: Database, app_id: str) -> list[str]:
+    """`owner/name` of the app's repositories, to suggest from."""
+    parameters = {"app_id": app_id, "limit": _SUGGESTION_POOL}
+    return [name for (name,) in database.rows(REPOSITORY_NAMES_OF_APP, parameters)]
+
+
+def _spellings(text: str) -> tuple[str, list[str]]:
+    """`owner/name` as typed, and the ways in which the same GitHub URL may be stored."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme.lower() not in {"http", "https"}:
+        return text, []
+    stem = rest.rstrip("/").lower().removesuffix(".git")
+    return text, [
+        f"{protocol}://{stem}{ending}"
+        for protocol in ("https", "http")
+        for ending in ("", ".git", "/")
+    ]

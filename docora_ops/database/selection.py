@@ -1,0 +1,132 @@
+"""A fixed selection of links that a bulk operation works through."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from docora_ops.database.connection import Database
+from docora_ops.models import App, AppCount, FailedFilter, LinkRef
+
+_FAILED = """
+FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
+WHERE l.status = 'failed'
+  AND (%(app_id)s::text IS NULL OR l.app_id = %(app_id)s)
+  AND (%(error)s::text IS NULL OR strpos(lower(l.last_error), lower(%(error)s)) > 0)
+"""
+
+_CIRCUIT_CLOSED = """
+  AND (NOT %(skip_open_circuits)s
+       OR r.circuit_open_until IS NULL OR r.circuit_open_until <= now())
+"""
+
+_OF_APP = """
+FROM app_repositories l JOIN apps a USING (app_id)
+WHERE l.app_id = %(app_id)s
+"""
+
+_ORDER = "ORDER BY l.app_id, l.repository_id LIMIT %(limit)s"
+
+COUNT_OPEN_CIRCUITS = f"SELECT count(*) {_FAILED} AND r.circuit_open_until > now()"
+
+# Fixed once: paging by status again and again would walk over the dead index entries of all the
+# rows that are done already.
+_DECLARE = """
+DECLARE docora_ops_selection SCROLL CURSOR WITH HOLD FOR
+SELECT l.id::text, l.app_id, l.repository_id
+"""
+
+_COUNT_BY_APP = """
+SELECT app_id, app_name, count(*) FROM (SELECT l.app_id, a.app_name {links}) AS selected
+GROUP BY app_id, app_name ORDER BY app_id
+"""
+
+DECLARE_FAILED = _DECLARE + _FAILED + _CIRCUIT_CLOSED + _ORDER
+COUNT_FAILED = _COUNT_BY_APP.replace("{links}", _FAILED + _CIRCUIT_CLOSED + _ORDER)
+DECLARE_OF_APP = _DECLARE + _OF_APP + _ORDER
+COUNT_OF_APP = _COUNT_BY_APP.replace("{links}", _OF_APP + _ORDER)
+
+# These two take no parameters; what is put in is our own number.
+MOVE = "MOVE ABSOLUTE {position} IN docora_ops_selection"
+FETCH = "FETCH FORWARD {count} FROM docora_ops_selection"
+CLOSE = "CLOSE docora_ops_selection"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Links in the order of app id, then repository id, as they were at one moment."""
+
+    database: Database
+    by_app: tuple[AppCount, ...]
+    open_circuits_left_out: int | None = None
+
+    @property
+    def total(self) -> int:
+        """How many links there are."""
+        return sum(count.links for count in self.by_app)
+
+    def batches(self, size: int) -> Iterator[list[LinkRef]]:
+        """All links, `size` at a time."""
+        self.database.execute(MOVE.replace("{position}", "0"))
+        while refs := self._fetch(size):
+            yield refs
+
+    def at(self, positions: Sequence[int], size: int) -> Iterator[list[LinkRef]]:
+        """The links at these ascending positions, counted from 0, at most `size` at a time."""
+        start = 0
+        while start < len(positions):
+            first = positions[start]
+            end = bisect_left(positions, first + size)
+            self.database.execute(MOVE.replace("{position}", str(first)))
+            refs = self._fetch(positions[end - 1] - first + 1)
+            yield [refs[position - first] for position in positions[start:end]]
+            start = end
+
+    def _fetch(self, count: int) -> list[LinkRef]:
+        return [LinkRef(*row) for row in self.database.rows(FETCH.replace("{count}", str(count)))]
+
+
+@contextmanager
+def select_failed(database: Database, which: FailedFilter) -> Iterator[Selection]:
+    """The failed links that match; the selection lives until the block ends."""
+    parameters = {
+        "app_id": which.app_id,
+        "error": which.error,
+        "limit": which.limit,
+        "skip_open_circuits": which.skip_open_circuits,
+    }
+    with database.snapshot():
+        left_out = None
+        if which.skip_open_circuits:
+            row = database.row(COUNT_OPEN_CIRCUITS, parameters)
+            left_out = int(row[0]) if row else 0
+        selection = _declare(database, DECLARE_FAILED, COUNT_FAILED, parameters)
+    yield Selection(database, selection, left_out)
+    database.execute(CLOSE)
+
+
+@contextmanager
+def select_of_app(database: Database, app_id: str) -> Iterator[Selection]:
+    """Every link of an app; the selection lives until the block ends."""
+    with database.snapshot():
+        selection = _declare(
+            database, DECLARE_OF_APP, COUNT_OF_APP, {"app_id": app_id, "limit": None}
+        )
+    yield Selection(database, selection)
+    database.execute(CLOSE)
+
+
+def _declare(
+    database: Database,
+    declare,
+    count,
+    parameters: Mapping[str, object],
+) -> tuple[AppCount, ...]:
+    counts = tuple(
+        AppCount(App(app_id, app_name), links)
+        for app_id, app_name, links in database.rows(count, parameters)
+    )
+    database.execute(declare, parameters)
+    return counts
