@@ -1,0 +1,1 @@
+"""What docora-ops does: changes Postgres and the queue together, returns values, prints nothing."""

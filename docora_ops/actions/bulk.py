@@ -1,0 +1,172 @@
+"""Retry or resync of many links, batch by batch."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from docora_ops.actions.batch import Batch, BatchHandler, BatchPlanner, BatchWriter, Settled
+from docora_ops.actions.single import SECOND_LOOK_DELAY
+from docora_ops.database import Database, Selection
+from docora_ops.models import BulkResult, LinkFailure, Operation, Outcome, Progress
+from docora_ops.queue import LinkQueue, ProgressStore
+from docora_ops.queue.progress import new_operation_id
+
+BATCH_SIZE = {Operation.RETRY: 500, Operation.RESYNC: 50}
+"""Links in one transaction. A resync deletes thousands of rows for each link."""
+LARGEST_BATCH = 1000
+
+
+@dataclass(slots=True)
+class Stop:
+    """Set, by a signal handler say, to end a run before its next batch."""
+
+    requested: bool = False
+
+
+@dataclass(slots=True)
+class BulkRun:
+    """One bulk operation over a selection.
+
+    `result()` says at any moment what has been done: so it does after a server was lost midway.
+    """
+
+    operation: Operation
+    database: Database
+    queue: LinkQueue
+    store: ProgressStore
+    selection: Selection
+    batch_size: int
+    stop: Stop = field(default_factory=Stop)
+    on_progress: Callable[[int], None] = lambda completed: None
+    operation_id: str | None = None
+    cancelled: bool = False
+    _deliveries_cleared: int = 0
+    _completed: int = 0
+    _by_app: dict[str, Counter[Outcome]] = field(default_factory=dict)
+    _failures: list[LinkFailure] = field(default_factory=list)
+    _planner: BatchPlanner | None = None
+
+    def start(self) -> str:
+        """Make the operation known in Redis; returns its id. Raises RedisError."""
+        self.operation_id = new_operation_id()
+        self._report()
+        return self.operation_id
+
+    def run(self) -> BulkResult:
+        """Queue every link of the selection; killed at any point, a new run finishes the rest.
+
+        Raises PostgresError or RedisError when a server is lost; the batch in hand is undone.
+        """
+        self._work(BatchWriter(self.database, self.queue, self.operation))
+        return self.result()
+
+    def plan(self) -> BulkResult:
+        """What `run` would do, link by link; changes nothing. Raises the same."""
+        self._planner = BatchPlanner(self.database, self.queue)
+        self._work(self._planner)
+        return self.result()
+
+    def cancel(self) -> None:
+        """Mark the operation cancelled, for all to see. Raises RedisError."""
+        self.cancelled = True
+        if self.operation_id is not None:
+            self.store.cancel(self.operation_id)
+
+    def result(self) -> BulkResult:
+        """What has been done so far."""
+        return BulkResult(
+            operation=self.operation,
+            operation_id=self.operation_id,
+            total=self.selection.total,
+            counts=self._counts(),
+            by_app={
+                count.app: dict(self._by_app.get(count.app.app_id, {}))
+                for count in self.selection.by_app
+            },
+            failures=tuple(self._failures),
+            cancelled=self.cancelled,
+            open_circuits_left_out=self.selection.open_circuits_left_out,
+            deliveries_cleared=self._deliveries_cleared,
+            links=self._planner.planned if self._planner else None,
+        )
+
+    def _work(self, handler: BatchHandler) -> None:
+        """All links in order, then once more, a moment later, those that were put off."""
+        waiting = self.queue.read_waiting()
+        positions, fingerprints = array("L"), array("q")
+        position = 0
+        for refs in self.selection.batches(self.batch_size):
+            if self._must_stop():
+                return
+            batch = Batch(waiting)
+            handler.handle(refs, batch)
+            for position, ref in enumerate(refs, start=position):
+                if ref.id in batch.put_off:
+                    positions.append(position)
+                    fingerprints.append(batch.put_off[ref.id])
+            position += 1
+            self._count(batch)
+        if not positions:
+            return
+        self._pause(SECOND_LOOK_DELAY)
+        waiting = self.queue.read_waiting()
+        done = 0
+        for refs in self.selection.at(positions, self.batch_size):
+            if self._must_stop():
+                return
+            seen = fingerprints[done : done + len(refs)]
+            done += len(refs)
+            batch = Batch(waiting, {ref.id: print_ for ref, print_ in zip(refs, seen, strict=True)})
+            handler.handle(refs, batch)
+            self._count(batch)
+
+    def _must_stop(self) -> bool:
+        if self.stop.requested and not self.cancelled:
+            self.cancel()
+        return self.cancelled
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, holding no lock, unless told to stop."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self._must_stop():
+            time.sleep(min(left, 0.1))
+
+    def _count(self, batch: Batch) -> None:
+        for item in batch.settled:
+            self._by_app.setdefault(item.ref.app_id, Counter())[item.outcome] += 1
+            error = self._failure(item)
+            if error is not None:
+                self._failures.append(LinkFailure(item.ref.job_id, error))
+        self._completed += len(batch.settled)
+        self._deliveries_cleared += batch.deliveries_cleared
+        self._report()
+
+    def _failure(self, item: Settled) -> str | None:
+        # A retry finds what it wants, a snapshot at work; a resync does not get its own.
+        if item.outcome is Outcome.ALREADY_RUNNING and self.operation is Operation.RESYNC:
+            return "its snapshot is running; resync it again when that has ended"
+        return item.error
+
+    def _counts(self) -> Counter[Outcome]:
+        return sum(self._by_app.values(), Counter[Outcome]())
+
+    def _report(self) -> None:
+        self.on_progress(self._completed)
+        if self.operation_id is None:
+            return
+        counts = self._counts()
+        was_cancelled = self.store.write(
+            Progress(
+                operation_id=self.operation_id,
+                total=self.selection.total,
+                completed=self._completed,
+                succeeded=sum(n for outcome, n in counts.items() if outcome.succeeded),
+                failed=counts[Outcome.FAILED],
+                cancelled=self.cancelled,
+            )
+        )
+        self.cancelled = self.cancelled or was_cancelled

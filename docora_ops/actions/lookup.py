@@ -1,0 +1,81 @@
+"""From what a person typed to an app, a repository, a link."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from docora_ops.database import Database
+from docora_ops.database.links import read_link
+from docora_ops.database.lookup import app_names, find_apps, find_repositories, repository_names
+from docora_ops.errors import AmbiguousError, NotFoundError
+from docora_ops.models import App, Link, Repository
+
+
+def resolve_app(database: Database, text: str) -> App:
+    """The app with this id or exact name, case aside.
+
+    Raises NotFoundError with the nearest names, AmbiguousError with the ids of the candidates.
+    """
+    match find_apps(database, text):
+        case [app]:
+            return app
+        case []:
+            raise NotFoundError(
+                f"no app {text!r}", hint=_did_you_mean(text, app_names(database), "app")
+            )
+        case apps:
+            ids = [app.app_id for app in apps]
+            raise AmbiguousError(
+                f"{len(apps)} apps are named {text!r}: {', '.join(ids)}",
+                hint="give the id of the one you mean",
+                details={"app_ids": ids},
+            )
+
+
+def resolve_repository(database: Database, app: App, text: str) -> Repository:
+    """The repository with this id, `owner/name` or GitHub URL.
+
+    Raises NotFoundError with the nearest names among the app's repositories, AmbiguousError
+    with the ids of the candidates.
+    """
+    match find_repositories(database, text):
+        case [repository]:
+            return repository
+        case []:
+            raise NotFoundError(
+                f"no repository {text!r} for app {app.app_name!r}",
+                hint=_did_you_mean(text, repository_names(database, app.app_id), "repository"),
+            )
+        case repositories:
+            ids = [repository.repository_id for repository in repositories]
+            raise AmbiguousError(
+                f"{len(repositories)} repositories are {text!r}: {', '.join(ids)}",
+                hint="give the id of the one you mean",
+                details={"repository_ids": ids},
+            )
+
+
+def resolve_link(database: Database, app_text: str, repository_text: str) -> Link:
+    """The link between the two. Raises what the two functions above raise."""
+    app = resolve_app(database, app_text)
+    repository = resolve_repository(database, app, repository_text)
+    link = read_link(database, app.app_id, repository.repository_id)
+    if link is None:
+        raise NotFoundError(
+            f"App-repository link not found: app {app.app_name!r} is not linked to "
+            f"{repository.full_name!r}",
+            hint=_did_you_mean(
+                repository.full_name, repository_names(database, app.app_id), "repository"
+            ),
+        )
+    return link
+
+
+def _did_you_mean(text: str, names: Sequence[str], kind: str) -> str:
+    from difflib import get_close_matches  # seldom needed, and slow to import
+
+    by_folded = {name.casefold(): name for name in names}
+    near = get_close_matches(text.casefold(), by_folded, n=3, cutoff=0.5)
+    if not near:
+        return f"check the spelling, or give the {kind} id"
+    return f"did you mean {' or '.join(repr(by_folded[name]) for name in near)}?"

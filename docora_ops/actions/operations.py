@@ -1,0 +1,41 @@
+"""Looking at a bulk operation, and cancelling one."""
+
+from __future__ import annotations
+
+from docora_ops.errors import NotFoundError, OperationFinishedError
+from docora_ops.models import Progress
+from docora_ops.queue import ProgressStore
+from docora_ops.queue.progress import CancelReply
+
+
+def progress(store: ProgressStore, operation_id: str) -> Progress:
+    """The operation as it stands. Raises NotFoundError, RedisError."""
+    found = store.read(operation_id)
+    if found is None:
+        raise _not_found(operation_id)
+    return found
+
+
+def cancel(store: ProgressStore, operation_id: str) -> None:
+    """Ask the operation's runner to stop before its next step.
+
+    Raises NotFoundError, OperationFinishedError, RedisError.
+    """
+    match store.cancel(operation_id):
+        case CancelReply.UNKNOWN:
+            raise _not_found(operation_id)
+        case CancelReply.FINISHED:
+            raise OperationFinishedError(
+                f"operation {operation_id!r} has finished: nothing is left to cancel",
+                hint=f"docora-ops progress {operation_id} shows what it did",
+            )
+        case CancelReply.CANCELLED:
+            return
+
+
+def _not_found(operation_id: str) -> NotFoundError:
+    return NotFoundError(
+        f"Operation not found or expired: {operation_id!r}",
+        hint="ids look like bulk_0123456789abcdef; an operation is forgotten an hour after its "
+        "last step",
+    )

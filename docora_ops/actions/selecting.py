@@ -1,0 +1,49 @@
+"""Choosing the links of a bulk operation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from docora_ops.actions.lookup import resolve_app
+from docora_ops.database import Database, Selection
+from docora_ops.database.links import count_deliveries
+from docora_ops.database.selection import select_failed, select_of_app
+from docora_ops.models import FailedFilter, LinkRef
+
+
+@contextmanager
+def failed_links(
+    database: Database,
+    *,
+    app: str | None = None,
+    error: str | None = None,
+    limit: int | None = None,
+    skip_open_circuits: bool = False,
+) -> Iterator[Selection]:
+    """The failed links, of one app or whose error contains a text, fixed at this moment.
+
+    Raises NotFoundError, AmbiguousError, PostgresError.
+    """
+    which = FailedFilter(
+        app_id=None if app is None else resolve_app(database, app).app_id,
+        error=error,
+        limit=limit,
+        skip_open_circuits=skip_open_circuits,
+    )
+    with select_failed(database, which) as selection:
+        yield selection
+
+
+@contextmanager
+def links_of_app(database: Database, app: str) -> Iterator[tuple[Selection, int]]:
+    """Every link of an app, and how many files the app has received. Raises the same."""
+    app_id = resolve_app(database, app).app_id
+    files = count_deliveries(database, app_id)
+    with select_of_app(database, app_id) as selection:
+        yield selection, files
+
+
+def files_received(database: Database, ref: LinkRef) -> int:
+    """How many files of the repository the app has received. Raises PostgresError."""
+    return count_deliveries(database, ref.app_id, ref.repository_id)
