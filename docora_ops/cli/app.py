@@ -1,0 +1,131 @@
+"""The commands, and the way from an error to an exit code."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from docora_ops import __version__
+from docora_ops.cli.context import Context
+from docora_ops.cli.demo import demo
+from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.operations import cancel, progress
+from docora_ops.cli.resync import resync
+from docora_ops.cli.retry import retry, retry_all_failed
+from docora_ops.errors import CommandInterruptedError, DocoraOpsError, UsageError
+
+app = typer.Typer(
+    name="docora-ops",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    epilog="Example: docora-ops retry 'Acme Search' octo/api",
+)
+
+_COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
+    ("retry", retry, "docora-ops retry 'Acme Search' octo/api --front"),
+    ("retry-all-failed", retry_all_failed, "docora-ops retry-all-failed --error 502 --dry-run"),
+    ("resync", resync, "docora-ops resync 'Acme Search' octo/api"),
+    ("progress", progress, "docora-ops progress bulk_0123456789abcdef --follow"),
+    ("cancel", cancel, "docora-ops cancel bulk_0123456789abcdef"),
+    ("demo", demo, "docora-ops demo --keep"),
+)
+
+for _name, _command, _example in _COMMANDS:
+    # Typer keeps the line breaks of a docstring.
+    _paragraphs = inspect.cleandoc(_command.__doc__ or "").split("\n\n")
+    _help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in _paragraphs)
+    app.command(_name, help=_help, epilog=f"Example: {_example}")(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"docora-ops {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    typer_context: typer.Context,
+    env_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--env-file",
+            metavar="PATH",
+            show_default=False,
+            help="Read settings from this file too; the environment wins.",
+        ),
+    ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
+    ] = False,
+) -> None:
+    """Put failed links of a Docora installation back to work."""
+    context = Context(env_file)
+    typer_context.obj = context
+    typer_context.call_on_close(context.close)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code, whatever happens."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A terminal or pipe that can't show a character must not end the command.
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _interrupt)
+    as_json = "--json" in arguments
+    try:
+        code = app(list(arguments), standalone_mode=False, prog_name="docora-ops")
+        sys.stdout.flush()
+    except typer.TyperException as error:
+        usage = UsageError(
+            error.format_message(), hint="docora-ops --help, or the command's own --help"
+        )
+        return _report(usage, as_json=as_json)
+    except DocoraOpsError as error:
+        return _report(error, as_json=as_json)
+    except (typer.Abort, KeyboardInterrupt):
+        return _report(CommandInterruptedError("interrupted"), as_json=as_json)
+    except BrokenPipeError:
+        # Whoever read our output has gone; so nobody is there to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except Exception as error:
+        return _report_bug(error, as_json=as_json)
+    return int(code or 0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _report(error: DocoraOpsError, *, as_json: bool) -> int:
+    context = Context(None)
+    if as_json:
+        from docora_ops.render.documents import error as error_document
+
+        context.show_document(error_document(error))
+    context.say("Error: {}", error.message, style="bold red")
+    if error.hint:
+        context.say("Hint: {}", error.hint)
+    return exit_code_of(error)
+
+
+def _report_bug(error: Exception, *, as_json: bool) -> int:
+    sentence = f"this is a bug in docora-ops {__version__}: {type(error).__name__}"
+    if as_json:
+        Context(None).show_document({"error": sentence, "code": "bug"})
+    # Where it happened, but not the exception's own text nor its causes': they may hold secrets.
+    sys.stderr.write("".join(traceback.format_tb(error.__traceback__)))
+    sys.stderr.write(f"Error: {sentence}\nHint: please report it with the lines above\n")
+    return ExitCode.BUG

@@ -1,0 +1,193 @@
+"""What `retry-all-failed` and `resync --all` have in common: asking, the bar, the signals, the
+summary."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from docora_ops.actions.bulk import BATCH_SIZE, BulkRun
+from docora_ops.actions.surroundings import look_around
+from docora_ops.cli.context import Context
+from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.database import Selection
+from docora_ops.errors import RedisError, ServerError
+from docora_ops.models import BulkResult, Operation, Outcome
+from docora_ops.render import documents, tables
+
+
+class BulkCommand:
+    """One bulk operation, from the question to the exit code."""
+
+    def __init__(
+        self,
+        context: Context,
+        operation: Operation,
+        selection: Selection,
+        batch_size: int | None,
+        *,
+        dry_run: bool,
+        as_json: bool,
+    ) -> None:
+        self._context = context
+        self._dry_run = dry_run
+        self._as_json = as_json
+        self._operation = operation
+        self._run = BulkRun(
+            operation,
+            context.database,
+            context.queue,
+            context.store,
+            selection,
+            batch_size or BATCH_SIZE[operation],
+        )
+        context.collect_garbage()
+
+    def run(self, question: str, *, ask: bool) -> int:
+        """Do it; `question` has places for the links and the database. Returns the exit code."""
+        context = self._context
+        selection = self._run.selection
+        where = context.database.target
+        links = "1 link" if selection.total == 1 else f"{selection.total} links"
+        if self._dry_run:
+            context.say("{} in {}: dry run, nothing will be changed.", links, where)
+            return self._finish(self._run.plan())
+        surroundings = look_around(context.queue)
+        context.warn(surroundings, "the jobs wait until one is started")
+        if selection.total == 0:
+            context.say("No matching links in {}.", where)
+            return self._finish(self._run.result())
+        if len(selection.by_app) > 1 and (ask and context.can_ask):
+            context.err.print(tables.app_counts(selection.by_app))
+        if ask and context.can_ask:
+            context.confirm(question, links, where)
+        operation_id = self._run.start()
+        context.say("{}: operation {}, {}.", where, operation_id, links)
+        try:
+            with self._stopping_on_signals(), self._bar():
+                result = self._run.run()
+        except ServerError as error:
+            return self._break_off(error)
+        return self._finish(result)
+
+    def _break_off(self, error: ServerError) -> int:
+        """A server was lost: say what had been done."""
+        with suppress(RedisError):
+            self._run.cancel()
+        result = self._run.result()
+        if self._as_json:
+            self._context.show_document(documents.error(error, result))
+        else:
+            self._show_summary(result)
+        self._context.say("Error: {}", error.message, style="bold red")
+        self._context.say("Stopped after {} of {} links.", result.completed, result.total)
+        self._context.say("Hint: the same command finishes the rest; {}", error.hint or "")
+        return exit_code_of(error)
+
+    def _finish(self, result: BulkResult) -> int:
+        if self._as_json:
+            if result.links is None:
+                self._context.show_document(documents.bulk_result(result))
+            else:
+                self._context.show_document(documents.dry_run(result, result.links))
+        else:
+            self._show_summary(result)
+        if self._run.stop.requested:
+            return ExitCode.INTERRUPTED
+        running = result.counts.get(Outcome.ALREADY_RUNNING, 0)
+        missed = running if self._operation is Operation.RESYNC else 0
+        return ExitCode.PROBLEMS if result.cancelled or result.failed or missed else ExitCode.OK
+
+    def _show_summary(self, result: BulkResult) -> None:
+        context = self._context
+        if result.links:
+            context.show(*tables.plan(result.links))
+        if result.total:
+            context.show(tables.bulk_result(result))
+        if result.failures:
+            context.show(tables.failures(result.failures))
+        if self._operation is Operation.RESYNC and result.total:
+            verb = "would be" if self._dry_run else "are"
+            context.say("{} delivery records {} forgotten.", result.deliveries_cleared, verb)
+        if result.open_circuits_left_out is not None:
+            context.say("{} links left out: their circuit is open.", result.open_circuits_left_out)
+        if self._dry_run:
+            context.say("Dry run: nothing was changed.")
+        elif not result.total:
+            context.say(documents.bulk_message(result) + ".")
+        elif result.cancelled:
+            context.say(
+                "Cancelled after {} of {} links; the same command finishes the rest.",
+                result.completed,
+                result.total,
+                style="yellow",
+            )
+
+    @contextmanager
+    def _bar(self) -> Iterator[None]:
+        """A live bar with rate and time left, where there is a terminal."""
+        if not self._context.err.is_terminal:
+            yield
+            return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            Task,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.text import Text
+
+        class Rate(TextColumn):
+            def render(self, task: Task) -> Text:
+                return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
+
+        with Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            Rate(""),
+            TimeRemainingColumn(),
+            console=self._context.err,
+        ) as progress:
+            task = progress.add_task("links", total=self._run.selection.total)
+            self._run.on_progress = lambda done: progress.update(task, completed=done)
+            yield
+
+    @contextmanager
+    def _stopping_on_signals(self) -> Iterator[None]:
+        """The first signal ends the run after the batch in hand; a second one at once."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._run.stop.requested:
+                self._stop_at_once()
+            self._run.stop.requested = True
+            # Not through a console: the run may be in the middle of using it.
+            os.write(
+                sys.stderr.fileno(),
+                b"\nStopping after the batch in hand. Once more to stop at once.\n",
+            )
+
+        before = {
+            number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop_at_once(self) -> None:
+        """Leaves without committing, so the batch in hand is rolled back."""
+        try:
+            # A connection of its own, since the run may hold the lock of the other's pool.
+            hurried = self._context.settings.model_copy(
+                update={"connect_timeout": 1, "statement_timeout": 1}
+            )
+            self._context.new_store(hurried).cancel(self._run.operation_id or "")
+        finally:
+            os._exit(ExitCode.INTERRUPTED)

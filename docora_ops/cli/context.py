@@ -1,0 +1,149 @@
+"""What commands share: connections, built when first used, and saying things."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from docora_ops.errors import CommandInterruptedError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from docora_ops.database import Database
+    from docora_ops.models import Surroundings
+    from docora_ops.queue import LinkQueue, ProgressStore
+    from docora_ops.render.documents import Document
+    from docora_ops.settings import Settings
+
+
+@dataclass
+class Context:
+    """Lives as long as one command. Nothing is imported or connected before it is needed."""
+
+    env_file: Path | None
+
+    @cached_property
+    def settings(self) -> Settings:
+        """From the environment and the env file. Raises ConfigurationError."""
+        from docora_ops.settings import load_settings
+
+        return load_settings(self.env_file)
+
+    @cached_property
+    def database(self) -> Database:
+        """Docora's database."""
+        from docora_ops.database import Database
+
+        return Database(self.settings)
+
+    @cached_property
+    def queue(self) -> LinkQueue:
+        """The queue of snapshot jobs."""
+        from docora_ops.queue import LinkQueue, connect
+
+        return LinkQueue(self.settings, connect(self.settings))
+
+    @cached_property
+    def store(self) -> ProgressStore:
+        """The progress of bulk operations."""
+        return self.new_store(self.settings)
+
+    def new_store(self, settings: Settings) -> ProgressStore:
+        """A store with a connection of its own."""
+        from docora_ops.queue import ProgressStore, connect
+
+        return ProgressStore(settings, connect(settings))
+
+    @cached_property
+    def out(self) -> Console:
+        """For data."""
+        from docora_ops.render.console import output
+
+        return output()
+
+    @cached_property
+    def err(self) -> Console:
+        """For conversation."""
+        from docora_ops.render.console import conversation
+
+        return conversation()
+
+    def collect_garbage(self) -> None:
+        """Turn the collector on again, for a command that may run long."""
+        gc.freeze()
+        gc.enable()
+
+    def close(self) -> None:
+        """End the database connection, if there is one."""
+        if "database" in self.__dict__:
+            self.database.close()
+
+    def show(self, *renderables: RenderableType) -> None:
+        """Data for a person, on stdout."""
+        for renderable in renderables:
+            self.out.print(renderable)
+
+    def show_document(self, document: Document) -> None:
+        """Data for a script, on stdout."""
+        from docora_ops.render.documents import encode
+
+        sys.stdout.write(encode(document) + "\n")
+
+    def say(self, text: str, *values: object, style: str = "") -> None:
+        """One line of conversation, on stderr; `values` fill the braces and are made inert."""
+        from docora_ops.render.text import inert
+
+        self.err.print(text.format(*map(inert, values)), style=style or None, soft_wrap=True)
+
+    def warn(self, surroundings: Surroundings, consequence: str) -> None:
+        """Say what is odd on the queue."""
+        if surroundings.workers == 0:
+            self.say(
+                "Warning: no worker listens on the queue {}: " + consequence,
+                self.settings.queue_name,
+                style="yellow",
+            )
+        if surroundings.stock_queue_in_use:
+            self.say(
+                "Warning: Docora's own queue (bull:snapshot-queue) holds jobs too: while both are "
+                "in use, each link may be worked on twice. Run Docora with RUN_MODE=api.",
+                style="yellow",
+            )
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a person is there to answer."""
+        from docora_ops.render.console import is_terminal
+
+        return is_terminal(sys.stdin) and is_terminal(sys.stderr)
+
+    def confirm(self, question: str, *values: object) -> None:
+        """Ask on stderr. Raises CommandInterruptedError unless the answer is yes."""
+        from docora_ops.render.text import inert
+
+        if not typer.confirm(question.format(*map(inert, values)), err=True):
+            raise CommandInterruptedError("nothing was changed")
+
+
+def context_of(typer_context: typer.Context) -> Context:
+    """Our context of a command."""
+    context = typer_context.obj
+    assert isinstance(context, Context)
+    return context
+
+
+def require_text(name: str, value: str | None) -> None:
+    """Raise UsageError unless the value, if given, is text that can be looked for."""
+    if value is None:
+        return
+    if not value.strip():
+        raise UsageError(f"{name} is empty", hint="leave it out, or give a value")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise UsageError(f"{name} {value!r} is not valid text", hint="give it as UTF-8")

@@ -1,0 +1,30 @@
+"""`demo`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from docora_ops.errors import ConfigurationError
+
+
+def demo(
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Leave the servers up, to play with, until Ctrl-C."),
+    ] = False,
+) -> int:
+    """Show the tool at work on a small Docora with servers of its own.
+
+    Touches no other database. Needs the extra: pip install 'docora-ops[demo]'.
+    """
+    try:
+        from docora_ops.demo.story import tell
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the demo's servers are not installed ({error.name} is missing)",
+            hint="pip install 'docora-ops[demo]'",
+        ) from error
+    tell(keep=keep)
+    return 0

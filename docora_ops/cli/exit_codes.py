@@ -1,0 +1,45 @@
+"""The promise to cron jobs and scripts."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from docora_ops import errors
+
+
+class ExitCode(IntEnum):
+    """What the exit code of a command means."""
+
+    OK = 0
+    """Done, nothing to do, or already queued."""
+    BUG = 1
+    """A bug of ours."""
+    USAGE = 2
+    """Usage or configuration."""
+    NOT_FOUND = 3
+    """No such app, repository, link or operation."""
+    REFUSED = 4
+    """Refused in this state."""
+    SERVER = 5
+    """Postgres or Redis unreachable, refusing or too slow."""
+    PROBLEMS = 6
+    """Finished, with problems."""
+    INTERRUPTED = 130
+    """Interrupted."""
+
+
+EXIT_CODES: tuple[tuple[type[errors.DocoraOpsError], ExitCode], ...] = (
+    (errors.UsageError, ExitCode.USAGE),
+    (errors.ConfigurationError, ExitCode.USAGE),
+    (errors.AmbiguousError, ExitCode.USAGE),
+    (errors.NotFoundError, ExitCode.NOT_FOUND),
+    (errors.RefusedError, ExitCode.REFUSED),
+    (errors.ServerError, ExitCode.SERVER),
+    (errors.UnqueueableError, ExitCode.PROBLEMS),
+    (errors.CommandInterruptedError, ExitCode.INTERRUPTED),
+)
+
+
+def exit_code_of(error: errors.DocoraOpsError) -> ExitCode:
+    """The exit code for an error."""
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), ExitCode.BUG)

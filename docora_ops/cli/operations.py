@@ -1,0 +1,90 @@
+"""`progress` and `cancel`. Both need only Redis."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from docora_ops.cli.context import Context, context_of, require_text
+from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.cli.options import JsonOption, OperationArgument
+
+if TYPE_CHECKING:
+    from docora_ops.models import Progress
+
+_POLL = 0.5
+_SILENCE = 60
+
+
+def progress(
+    typer_context: typer.Context,
+    operation_id: OperationArgument,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the operation ends.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Show how far a bulk operation is: ours, or one of Docora's dashboard."""
+    context = context_of(typer_context)
+    require_text("OPERATION_ID", operation_id)
+    from docora_ops.actions import operations
+    from docora_ops.render import documents, tables
+
+    found = operations.progress(context.store, operation_id)
+    if follow:
+        found = _follow(context, found)
+    if as_json:
+        context.show_document(documents.progress(found))
+    else:
+        context.show(tables.progress(found))
+    if follow and (found.cancelled or found.failed):
+        return ExitCode.PROBLEMS
+    return ExitCode.OK
+
+
+def cancel(
+    typer_context: typer.Context, operation_id: OperationArgument, as_json: JsonOption = False
+) -> int:
+    """Ask a bulk operation, ours or the dashboard's, to stop before its next batch.
+
+    What it has queued stays queued; the command that started it finishes the rest.
+    """
+    context = context_of(typer_context)
+    require_text("OPERATION_ID", operation_id)
+    from docora_ops.actions import operations
+    from docora_ops.render import documents
+
+    operations.cancel(context.store, operation_id)
+    if as_json:
+        context.show_document(documents.cancelled(operation_id))
+    else:
+        context.out.print(f"Cancellation requested: {operation_id}")
+    return ExitCode.OK
+
+
+def _follow(context: Context, operation: Progress) -> Progress:
+    """Wait for the end of an operation, showing each step on stderr."""
+    from docora_ops.actions import operations
+
+    last_step = time.monotonic()
+    warned = False
+    while not operation.finished:
+        time.sleep(_POLL)
+        before = operation
+        operation = operations.progress(context.store, operation.operation_id)
+        if operation != before:
+            last_step = time.monotonic()
+            context.say("{} of {}", operation.completed, operation.total)
+        elif operation.cancelled:
+            break
+        elif not warned and time.monotonic() - last_step > _SILENCE:
+            warned = True
+            context.say(
+                "No step for {} s: its runner may have been killed. The command that started it, "
+                "run again, finishes the rest.",
+                _SILENCE,
+                style="yellow",
+            )
+    return operation

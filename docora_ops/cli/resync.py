@@ -1,0 +1,104 @@
+"""`resync`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from docora_ops.cli.context import Context, context_of, require_text
+from docora_ops.cli.options import (
+    AppArgument,
+    BatchSizeOption,
+    DryRunOption,
+    JsonOption,
+    YesOption,
+)
+from docora_ops.errors import UsageError
+
+
+def resync(
+    typer_context: typer.Context,
+    app: AppArgument,
+    repo: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="REPO", show_default=False, help="Repository id, owner/name, or GitHub URL."
+        ),
+    ] = None,
+    all_links: Annotated[bool, typer.Option("--all", help="Every link of the app.")] = False,
+    batch_size: BatchSizeOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Send an app every file again: of one repository, or of all.
+
+    Forgets what the app has received, resets the link and queues its snapshot job, all or
+    nothing, whatever the link's status. Refused while the link's snapshot is running.
+    """
+    context = context_of(typer_context)
+    require_text("APP", app)
+    require_text("REPO", repo)
+    if (repo is None) != all_links:
+        raise UsageError(
+            "resync needs a repository or --all, not both"
+            if all_links
+            else "resync of which repository?",
+            hint="docora-ops resync APP REPO for one, docora-ops resync APP --all for every one",
+        )
+    if repo is not None:
+        if batch_size is not None:
+            raise UsageError("--batch-size goes with --all")
+        return _one(context, app, repo, dry_run=dry_run, ask=not yes, as_json=as_json)
+    if not (yes or dry_run or context.can_ask):
+        raise UsageError(
+            "resync --all sends every file of the app again, and nobody is here to confirm it",
+            hint="add --yes",
+        )
+    return _all(context, app, batch_size, dry_run=dry_run, ask=not yes, as_json=as_json)
+
+
+def _one(context: Context, app: str, repo: str, *, dry_run: bool, ask: bool, as_json: bool) -> int:
+    from docora_ops.actions.lookup import resolve_link
+    from docora_ops.actions.selecting import files_received
+    from docora_ops.actions.single import resync as resync_link
+    from docora_ops.actions.surroundings import look_around
+    from docora_ops.cli.single import show_result
+
+    link = resolve_link(context.database, app, repo)
+    surroundings = look_around(context.queue)
+    context.warn(surroundings, "the job waits until one is started")
+    if ask and not dry_run and context.can_ask:
+        files = files_received(context.database, link.ref)
+        context.confirm(
+            "Send {} {} of {}/{} to {} again, from {}?",
+            files,
+            "file" if files == 1 else "files",
+            link.payload.owner,
+            link.payload.name,
+            link.payload.app_name,
+            context.database.target,
+        )
+    result = resync_link(context.database, context.queue, link.ref, dry_run=dry_run)
+    show_result(context, result, surroundings, dry_run=dry_run, as_json=as_json)
+    return 0
+
+
+def _all(
+    context: Context,
+    app: str,
+    batch_size: int | None,
+    *,
+    dry_run: bool,
+    ask: bool,
+    as_json: bool,
+) -> int:
+    from docora_ops.actions.selecting import links_of_app
+    from docora_ops.cli.bulk import BulkCommand
+    from docora_ops.models import Operation
+
+    with links_of_app(context.database, app) as (selection, files):
+        return BulkCommand(
+            context, Operation.RESYNC, selection, batch_size, dry_run=dry_run, as_json=as_json
+        ).run(f"Send the {files} files of {{}} again, from {{}}?", ask=ask)

@@ -1,0 +1,119 @@
+"""`retry` and `retry-all-failed`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from docora_ops.cli.context import context_of, require_text
+from docora_ops.cli.options import (
+    AppArgument,
+    BatchSizeOption,
+    DryRunOption,
+    JsonOption,
+    RepoArgument,
+    YesOption,
+)
+
+
+def retry(
+    typer_context: typer.Context,
+    app: AppArgument,
+    repo: RepoArgument,
+    front: Annotated[
+        bool, typer.Option("--front", help="Put the job at the head of the queue.")
+    ] = False,
+    reset_circuit: Annotated[
+        bool, typer.Option("--reset-circuit", help="Close the repository's circuit breaker too.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Put one failed link back to work.
+
+    Resets the link and queues its snapshot job, both or neither. A job that is waiting or running
+    already is kept; a dead leftover is replaced.
+    """
+    context = context_of(typer_context)
+    require_text("APP", app)
+    require_text("REPO", repo)
+    from docora_ops.actions.lookup import resolve_link
+    from docora_ops.actions.single import retry as retry_link
+    from docora_ops.actions.surroundings import look_around
+    from docora_ops.cli.single import show_result
+
+    link = resolve_link(context.database, app, repo)
+    surroundings = look_around(context.queue)
+    context.warn(surroundings, "the job waits until one is started")
+    result = retry_link(
+        context.database,
+        context.queue,
+        link.ref,
+        front=front,
+        reset_circuit=reset_circuit,
+        dry_run=dry_run,
+    )
+    show_result(context, result, surroundings, dry_run=dry_run, as_json=as_json)
+    return 0
+
+
+def retry_all_failed(
+    typer_context: typer.Context,
+    app: Annotated[
+        str | None,
+        typer.Option("--app", metavar="APP", show_default=False, help="Only links of this app."),
+    ] = None,
+    error: Annotated[
+        str | None,
+        typer.Option(
+            "--error",
+            metavar="TEXT",
+            show_default=False,
+            help="Only links whose last error contains this text, case aside.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            metavar="N",
+            min=1,
+            max=2**62,
+            show_default=False,
+            help="At most so many links.",
+        ),
+    ] = None,
+    skip_open_circuits: Annotated[
+        bool,
+        typer.Option(
+            "--skip-open-circuits", help="Leave out repositories whose circuit breaker is open."
+        ),
+    ] = False,
+    batch_size: BatchSizeOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Put every failed link back to work, as one bulk operation.
+
+    Goes in the order of app id, then repository id: when a link failed is not recorded. Killed at
+    any point, the same command finishes the rest.
+    """
+    context = context_of(typer_context)
+    require_text("--app", app)
+    require_text("--error", error)
+    from docora_ops.actions.selecting import failed_links
+    from docora_ops.cli.bulk import BulkCommand
+    from docora_ops.models import Operation
+
+    with failed_links(
+        context.database,
+        app=app,
+        error=error,
+        limit=limit,
+        skip_open_circuits=skip_open_circuits,
+    ) as selection:
+        return BulkCommand(
+            context, Operation.RETRY, selection, batch_size, dry_run=dry_run, as_json=as_json
+        ).run("Retry {} in {}?", ask=not yes)

@@ -1,0 +1,41 @@
+"""Consoles for stdout, which carries data, and stderr, which carries conversation."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+from rich.console import Console
+
+_PIPE_WIDTH = 1_000_000
+"""Wide enough that nothing is ever wrapped where nobody looks at columns."""
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person looks at the stream, on a screen that can do more than print."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def make_console(stream: TextIO) -> Console:
+    """A console that neither colours nor wraps unless the stream is a terminal."""
+    terminal = is_terminal(stream)
+    return Console(
+        file=stream,
+        force_terminal=terminal,
+        no_color=True if os.environ.get("NO_COLOR") else None,
+        width=None if stream.isatty() else _PIPE_WIDTH,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def output() -> Console:
+    """The console for data."""
+    return make_console(sys.stdout)
+
+
+def conversation() -> Console:
+    """The console for progress, hints and prompts."""
+    return make_console(sys.stderr)

@@ -1,0 +1,156 @@
+"""JSON for a script. The field names are a promise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from docora_ops.errors import DocoraOpsError
+from docora_ops.models import (
+    BulkResult,
+    LinkResult,
+    Operation,
+    Outcome,
+    PlannedLink,
+    Progress,
+)
+from docora_ops.render.text import moment
+
+Document = dict[str, object]
+
+_LINK_MESSAGES = {Operation.RETRY: "Retry queued", Operation.RESYNC: "Re-sync queued"}
+_BULK_MESSAGES = {Operation.RETRY: "Bulk retry started", Operation.RESYNC: "Bulk re-sync started"}
+_NOTHING_MESSAGES = {
+    Operation.RETRY: "No failed notifications found",
+    Operation.RESYNC: "No links found",
+}
+
+
+def encode(document: Document) -> str:
+    """One line of ASCII, so that nothing in it can act on a terminal."""
+    return json.dumps(document)
+
+
+def link_message(result: LinkResult) -> str:
+    """What happened, in the dashboard's words where it has them."""
+    if result.outcome is Outcome.ALREADY_RUNNING:
+        return "Snapshot already running"
+    return _LINK_MESSAGES[result.operation]
+
+
+def bulk_message(result: BulkResult) -> str:
+    """The same for a bulk operation."""
+    messages = _BULK_MESSAGES if result.total else _NOTHING_MESSAGES
+    return messages[result.operation]
+
+
+def link_result(result: LinkResult, workers: int) -> Document:
+    """Of `retry` and `resync`."""
+    link = result.link
+    data: Document = {
+        "message": link_message(result),
+        "job_id": link.ref.job_id,
+        "outcome": result.outcome,
+        "app_id": link.ref.app_id,
+        "app_name": link.payload.app_name,
+        "repository_id": link.ref.repository_id,
+        "repository": f"{link.payload.owner}/{link.payload.name}",
+        "previous": {
+            "status": link.status,
+            "retry_count": link.retry_count,
+            "last_error": link.last_error,
+        },
+        "circuit_open_until": moment(result.circuit_open_until),
+        "workers": workers,
+    }
+    if result.operation is Operation.RESYNC:
+        data["deliveries_cleared"] = result.deliveries_cleared
+    return {"data": data}
+
+
+def bulk_result(result: BulkResult) -> Document:
+    """Of `retry-all-failed` and `resync --all`."""
+    data: Document = {
+        "message": bulk_message(result),
+        "operation_id": result.operation_id,
+        **_counts(result),
+        "failures": [
+            {"job_id": failure.job_id, "error": failure.error} for failure in result.failures
+        ],
+    }
+    if result.operation is Operation.RESYNC:
+        data["deliveries_cleared"] = result.deliveries_cleared
+    if result.open_circuits_left_out is not None:
+        data["open_circuits_left_out"] = result.open_circuits_left_out
+    return {"data": data}
+
+
+def dry_run(result: BulkResult, links: Sequence[PlannedLink]) -> Document:
+    """Of any command with `--dry-run`."""
+    data: Document = {
+        "message": "Dry run",
+        "dry_run": True,
+        **_counts(result),
+        "links": [_planned(link) for link in links],
+    }
+    if result.operation is Operation.RESYNC:
+        data["deliveries_cleared"] = result.deliveries_cleared
+    if result.open_circuits_left_out is not None:
+        data["open_circuits_left_out"] = result.open_circuits_left_out
+    return {"data": data}
+
+
+def progress(operation: Progress) -> Document:
+    """Of `progress`."""
+    return {
+        "data": {
+            "operation_id": operation.operation_id,
+            "total": operation.total,
+            "completed": operation.completed,
+            "succeeded": operation.succeeded,
+            "failed": operation.failed,
+            "cancelled": operation.cancelled,
+        }
+    }
+
+
+def cancelled(operation_id: str) -> Document:
+    """Of `cancel`."""
+    return {"data": {"message": "Cancellation requested", "operation_id": operation_id}}
+
+
+def error(problem: DocoraOpsError, done: BulkResult | None = None) -> Document:
+    """Of any command that failed; `done`: what a bulk operation had done by then."""
+    document: Document = {"error": problem.message, "code": problem.code}
+    if problem.hint:
+        document["hint"] = problem.hint
+    if done is not None:
+        document |= bulk_result(done)
+    return document | problem.details
+
+
+def _counts(result: BulkResult) -> Document:
+    return {
+        "total": result.total,
+        "completed": result.completed,
+        "succeeded": result.succeeded,
+        "failed": result.failed,
+        "cancelled": result.cancelled,
+        **{
+            outcome.value: result.counts.get(outcome, 0)
+            for outcome in Outcome
+            if outcome is not Outcome.FAILED
+        },
+    }
+
+
+def _planned(link: PlannedLink) -> Document:
+    return {
+        "job_id": link.job_id,
+        "outcome": link.outcome,
+        "app_id": link.app_id,
+        "app_name": link.app_name,
+        "repository_id": link.repository_id,
+        "repository": link.repository,
+        "error": link.error,
+    }

@@ -1,0 +1,167 @@
+"""Tables for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from docora_ops.models import (
+    AppCount,
+    BulkResult,
+    LinkFailure,
+    LinkResult,
+    Operation,
+    Outcome,
+    PlannedLink,
+    Progress,
+)
+from docora_ops.render.text import cell, inert, moment
+
+FAILURES_SHOWN = 20
+_APPS_SHOWN = 20
+_ROWS_AT_ONCE = 500
+
+LABELS = {
+    Outcome.QUEUED: "queued",
+    Outcome.REPLACED_STALE: "replaced stale",
+    Outcome.ALREADY_QUEUED: "already queued",
+    Outcome.ALREADY_RUNNING: "already running",
+    Outcome.SKIPPED: "skipped",
+    Outcome.FAILED: "failed",
+}
+_PLANS = {
+    Outcome.QUEUED: "would queue",
+    Outcome.REPLACED_STALE: "would replace a stale job",
+    Outcome.ALREADY_QUEUED: "already queued",
+    Outcome.ALREADY_RUNNING: "already running",
+    Outcome.SKIPPED: "skipped",
+    Outcome.FAILED: "can't be queued",
+}
+_STYLES = {
+    Outcome.QUEUED: "green",
+    Outcome.REPLACED_STALE: "green",
+    Outcome.ALREADY_QUEUED: "cyan",
+    Outcome.ALREADY_RUNNING: "cyan",
+    Outcome.SKIPPED: "yellow",
+    Outcome.FAILED: "bold red",
+}
+
+
+def link_result(result: LinkResult) -> RenderableType:
+    """One link, what it was, and what became of it."""
+    link = result.link
+    table = _pairs()
+    table.add_row("App", cell(f"{link.payload.app_name} ({link.ref.app_id})"))
+    table.add_row("Repository", cell(_repository(result)))
+    retries = "1 retry" if link.retry_count == 1 else f"{link.retry_count} retries"
+    table.add_row("Was", cell(f"{link.status}, {retries}"))
+    if link.last_error is not None:
+        table.add_row("Last error", cell(link.last_error))
+    table.add_row("Outcome", cell(LABELS[result.outcome], _STYLES[result.outcome]))
+    table.add_row("Job", cell(link.ref.job_id))
+    if result.operation is Operation.RESYNC:
+        table.add_row("Files to send again", cell(result.deliveries_cleared))
+    if result.circuit_reset:
+        table.add_row("Circuit", cell("closed"))
+    elif link.circuit_open_until and link.circuit_open_until > datetime.now(UTC):
+        until = f"open until {moment(link.circuit_open_until)}"
+        table.add_row("Circuit", cell(until, "yellow"))
+    return table
+
+
+def plan(links: Sequence[PlannedLink]) -> Iterator[RenderableType]:
+    """What would happen, link by link, some hundred rows at a time."""
+    columns = ("App", "Repository", "Would happen", "Job")
+    rows = [
+        (
+            inert(f"{link.app_name} ({link.app_id})"),
+            inert(link.repository),
+            inert(_PLANS[link.outcome] + (f": {link.error}" if link.error else "")),
+            inert(link.job_id),
+        )
+        for link in links
+    ]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        table = Table(box=None if start else box.SIMPLE_HEAD, show_header=not start, padding=(0, 1))
+        for name, width in zip(columns, widths, strict=True):
+            table.add_column(name, width=width, overflow="fold")
+        for row, link in zip(
+            rows[start : start + _ROWS_AT_ONCE], links[start : start + _ROWS_AT_ONCE], strict=True
+        ):
+            app, repository, would, job = (Text(text, overflow="fold") for text in row)
+            would.stylize(_STYLES[link.outcome])
+            table.add_row(app, repository, would, job)
+        yield table
+
+
+def bulk_result(result: BulkResult, *, verb: str = "") -> RenderableType:
+    """How many links came to what, by app."""
+    shown = [outcome for outcome in Outcome if result.counts.get(outcome)]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("App", overflow="fold")
+    for outcome in shown:
+        table.add_column(f"{verb}{LABELS[outcome]}", justify="right", style=_STYLES[outcome])
+    table.add_column("total", justify="right")
+    for app, counts in result.by_app.items():
+        cells = [cell(counts.get(outcome, 0)) for outcome in shown]
+        total = cell(sum(counts.values()))
+        table.add_row(cell(f"{app.app_name} ({app.app_id})"), *cells, total)
+    if len(result.by_app) > 1:
+        cells = [cell(result.counts.get(outcome, 0)) for outcome in shown]
+        table.add_section()
+        table.add_row(cell("all"), *cells, cell(result.completed))
+    return table
+
+
+def failures(items: Sequence[LinkFailure]) -> RenderableType:
+    """The first links that were left undone, and why."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("Not done", overflow="fold")
+    table.add_column("Why", overflow="fold")
+    for failure in items[:FAILURES_SHOWN]:
+        table.add_row(cell(failure.job_id), cell(failure.error))
+    if len(items) > FAILURES_SHOWN:
+        table.add_row(cell(f"and {len(items) - FAILURES_SHOWN} more"), cell("see --json"))
+    return table
+
+
+def app_counts(counts: Iterable[AppCount]) -> RenderableType:
+    """How many links of which app."""
+    ordered = sorted(counts, key=lambda count: -count.links)
+    table = _pairs()
+    for count in ordered[:_APPS_SHOWN]:
+        table.add_row(cell(count.links), cell(f"{count.app.app_name} ({count.app.app_id})"))
+    if rest := ordered[_APPS_SHOWN:]:
+        links = sum(count.links for count in rest)
+        table.add_row(cell(links), cell(f"in {len(rest)} more apps"))
+    return table
+
+
+def progress(operation: Progress) -> RenderableType:
+    """A bulk operation as it stands."""
+    table = _pairs()
+    table.add_row("Operation", cell(operation.operation_id))
+    table.add_row("Completed", cell(f"{operation.completed} of {operation.total}"))
+    table.add_row("Succeeded", cell(operation.succeeded))
+    table.add_row("Failed", cell(operation.failed, "bold red" if operation.failed else ""))
+    table.add_row("Cancelled", cell("yes" if operation.cancelled else "no"))
+    return table
+
+
+def _pairs() -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _repository(result: LinkResult) -> str:
+    payload = result.link.payload
+    return f"{payload.owner}/{payload.name} ({payload.repository_id})"
