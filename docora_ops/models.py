@@ -39,8 +39,9 @@ class Outcome(StrEnum):
 class JobState(StrEnum):
     """Where the job of a link stands in the queue.
 
-    `NONE`: no job, or, unless a detailed look says `STALE`, only a dead leftover. `DOUBTFUL`: `queued` yet in no list, so either an
-    orphan or just now in a worker's hand. `UNREADABLE`: the job's key holds something else.
+    `NONE`: no job, or only a dead leftover, which a detailed look calls `STALE`. `DOUBTFUL`:
+    `queued` yet in no list, so either an orphan or just now in a worker's hand. `UNREADABLE`: the
+    job's key holds something else.
     """
 
     NONE = "none"

@@ -45,9 +45,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def redis_url(
-    tmp_path_factory: pytest.TempPathFactory, worker_number: int
-) -> Iterator[str]:
+def redis_url(tmp_path_factory: pytest.TempPathFactory, worker_number: int) -> Iterator[str]:
     """A Redis whose database is ours alone."""
     if url := os.environ.get("TEST_REDIS_URL"):
         yield f"{url.rstrip('/')}/{worker_number}"

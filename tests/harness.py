@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import redis
@@ -30,6 +30,11 @@ from rq.registry import (
 )
 from rq.utils import now
 
+from docora_ops.actions import selecting, single
+from docora_ops.actions.bulk import BulkRun
+from docora_ops.database import Database
+from docora_ops.models import BulkResult, LinkRef, LinkResult, Operation
+from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
 
 COMMAND = Path(sys.executable).parent / "docora-ops"
@@ -89,15 +94,16 @@ class Docora:
     redis: redis.Redis = field(init=False)
     queue: Queue = field(init=False)
     _ids: count[int] = field(default_factory=lambda: count(1))
+    _rooms: list[Rooms] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.connection = psycopg.connect(
-            self.database_url, autocommit=True, row_factory=dict_row
-        )
+        self.connection = psycopg.connect(self.database_url, autocommit=True, row_factory=dict_row)
         self.redis = redis.Redis.from_url(self.redis_url)
         self.queue = Queue(QUEUE, connection=self.redis)
 
     def close(self) -> None:
+        for rooms in self._rooms:
+            rooms.close()
         self.connection.close()
         self.redis.close()
 
@@ -107,6 +113,12 @@ class Docora:
         return Settings(
             database_url=SecretStr(self.database_url), redis_url=SecretStr(self.redis_url)
         )
+
+    def rooms(self, **settings: Any) -> Rooms:
+        """Our own rooms, open until this Docora is closed."""
+        rooms = Rooms(self.settings.model_copy(update=settings))
+        self._rooms.append(rooms)
+        return rooms
 
     # Rows
 
@@ -230,7 +242,7 @@ class Docora:
 
     def waiting(self) -> list[str]:
         """The ids in the queue's list, from its head."""
-        ids: list[bytes] = self.redis.lrange(self.queue.key, 0, -1)
+        ids = cast("list[bytes]", self.redis.lrange(self.queue.key, 0, -1))
         return [job_id.decode() for job_id in ids]
 
     def job(self, link: TestLink) -> Job:
@@ -238,7 +250,7 @@ class Docora:
 
     def job_hash(self, job_id: str) -> dict[str, bytes]:
         """The job's fields, undecoded."""
-        fields: dict[bytes, bytes] = self.redis.hgetall(Job.key_for(job_id))
+        fields = cast("dict[bytes, bytes]", self.redis.hgetall(Job.key_for(job_id)))
         return {name.decode(): value for name, value in fields.items()}
 
     def registries(self, job_id: str) -> set[str]:
@@ -249,7 +261,7 @@ class Docora:
             if self.redis.zscore(registry(QUEUE, connection=self.redis).key, job_id) is not None
         }
         wip = StartedJobRegistry(QUEUE, connection=self.redis).key
-        members: list[bytes] = self.redis.zrange(wip, 0, -1)
+        members = cast("list[bytes]", self.redis.zrange(wip, 0, -1))
         if any(member.decode().split(":")[0] == job_id for member in members):
             found.add(wip)
         return found
@@ -277,9 +289,10 @@ class Docora:
         return job
 
     def schedule_job(self, job_id: str, when: datetime | None = None) -> Job:
-        return self.queue.enqueue_at(
+        job: Job = self.queue.enqueue_at(
             when or now() + timedelta(hours=1), "other.producer", job_id=job_id
         )
+        return job
 
     def start_job(self, job_id: str, *, heartbeat: float = 90) -> Execution:
         """A job that a worker has begun; a negative heartbeat has expired so many seconds ago."""
@@ -308,7 +321,7 @@ class Docora:
             ).fetchall()
             for table in ("apps", "repositories", "app_repositories", "app_delivered_files")
         }
-        keys: list[bytes] = sorted(self.redis.keys())
+        keys = sorted(cast("list[bytes]", self.redis.keys()))
         return tables, {key: self.redis.dump(key) for key in keys}
 
     # Invariants
@@ -329,9 +342,11 @@ class Docora:
     def doubled_jobs(self) -> list[str]:
         """Ids that stand more than once in the queue's list."""
         waiting = self.waiting()
-        return sorted({job_id for job_id in waiting if waiting.count(job_id) > 1}) if len(
-            set(waiting)
-        ) != len(waiting) else []
+        return (
+            sorted({job_id for job_id in waiting if waiting.count(job_id) > 1})
+            if len(set(waiting)) != len(waiting)
+            else []
+        )
 
     # The command
 
@@ -371,6 +386,75 @@ class Docora:
         """The installed command, to its end, its streams in pipes."""
         with self.start(*arguments, env=env, **options) as process:
             return finish(process, timeout)
+
+
+class Rooms:
+    """The functions of docora-ops on connections of their own, without a command around them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.redis = connect(settings)
+        self.database = Database(settings)
+        self.queue = LinkQueue(settings, self.redis)
+        self.store = ProgressStore(settings, self.redis)
+
+    def close(self) -> None:
+        self.database.close()
+        self.redis.close()
+
+    def ref(self, link: TestLink) -> LinkRef:
+        row = self.database.row(
+            "SELECT id::text FROM app_repositories"
+            " WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s",
+            {"app_id": link.app_id, "repository_id": link.repository_id},
+        )
+        assert row is not None
+        return LinkRef(row[0], link.app_id, link.repository_id)
+
+    def retry(self, link: TestLink, **options: bool) -> LinkResult:
+        return single.retry(self.database, self.queue, self.ref(link), **options)
+
+    def resync(self, link: TestLink, **options: bool) -> LinkResult:
+        return single.resync(self.database, self.queue, self.ref(link), **options)
+
+    def retry_all(
+        self,
+        *,
+        batch_size: int = 500,
+        dry_run: bool = False,
+        prepare: Callable[[BulkRun], object] = lambda run: None,
+        **choice: Any,
+    ) -> BulkResult:
+        """A bulk retry; `prepare` gets the run when its operation is known and no link is done."""
+        with selecting.failed_links(self.database, **choice) as selection:
+            run = BulkRun(
+                Operation.RETRY, self.database, self.queue, self.store, selection, batch_size
+            )
+            return self._finish(run, prepare, dry_run=dry_run)
+
+    def resync_all(
+        self,
+        app_id: str,
+        *,
+        batch_size: int = 50,
+        dry_run: bool = False,
+        prepare: Callable[[BulkRun], object] = lambda run: None,
+    ) -> BulkResult:
+        with selecting.links_of_app(self.database, app_id) as (selection, _):
+            run = BulkRun(
+                Operation.RESYNC, self.database, self.queue, self.store, selection, batch_size
+            )
+            return self._finish(run, prepare, dry_run=dry_run)
+
+    def _finish(
+        self, run: BulkRun, prepare: Callable[[BulkRun], object], *, dry_run: bool
+    ) -> BulkResult:
+        if dry_run:
+            prepare(run)
+            return run.plan()
+        run.start()
+        prepare(run)
+        return run.run()
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 60) -> Result:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Event, Lock
 from typing import Protocol
 
-from docora_ops.actions.job_ids import require_job_id_not_held, require_valid_job_id
+from docora_ops.actions.job_ids import (
+    job_id_held,
+    require_job_id_not_held,
+    require_valid_job_id,
+)
 from docora_ops.database import Database, Rollback
 from docora_ops.database.links import (
     Claim,
@@ -27,6 +32,7 @@ from docora_ops.models import (
     LinkStatus,
     Operation,
     Outcome,
+    Payload,
     PlannedLink,
 )
 from docora_ops.queue import Answer, LinkQueue, PushRequest, WaitingList
@@ -49,8 +55,12 @@ class Batch:
     of how its doubtful job looked in the first.
     """
 
+    refs: Sequence[LinkRef]
     waiting: WaitingList
     seen: Mapping[str, int] | None = None
+    after: Batch | None = None
+    """The batch whose jobs come before these in the queue."""
+    pushed: Event = field(default_factory=Event)
     settled: list[Settled] = field(default_factory=list)
     put_off: dict[str, int] = field(default_factory=dict)
     deliveries_cleared: int = 0
@@ -98,8 +108,28 @@ def fingerprint(answer: Answer) -> int:
 class BatchHandler(Protocol):
     """Settles the links of a batch."""
 
-    def handle(self, refs: Sequence[LinkRef], batch: Batch) -> None:
+    def handle(self, batch: Batch) -> None:
         """Settle each link or put it off. Raises PostgresError, RedisError."""
+
+
+@dataclass(slots=True)
+class _Todo:
+    """Links that are to be claimed, by job id, and what is known of their jobs."""
+
+    refs: dict[str, LinkRef] = field(default_factory=dict)
+    live: set[str] = field(default_factory=set)
+    """Jobs that wait already."""
+    dead: dict[str, str] = field(default_factory=dict)
+    """Jobs that were doubtful twice, with the moment when they were queued."""
+    left: list[tuple[LinkRef, Answer]] = field(default_factory=list)
+    """Links whose jobs are not to be touched now."""
+
+    def refuse(self, answer: Answer) -> None:
+        """The queue did not take this one: it is not waiting any more, or has come to life."""
+        if answer.job_id in self.live:
+            self.live.remove(answer.job_id)
+        else:
+            self.left.append((self.refs.pop(answer.job_id), answer))
 
 
 class BatchWriter:
@@ -110,12 +140,31 @@ class BatchWriter:
         self._queue = queue
         self._operation = operation
         self._lock_wait_spent = False
+        self._look_first = True
 
-    def handle(self, refs: Sequence[LinkRef], batch: Batch) -> None:
+    def handle(self, batch: Batch) -> None:
         """Settle each link or put it off. Raises PostgresError, RedisError."""
-        self._write(separate(self._database, self._queue, refs, batch), batch)
+        try:
+            alone, sharing = separate(self._database, batch)
+            for ref in sharing:
+                # One of two links that share a job id may have it, so both must not look at once.
+                with _ONE_SHARING_LINK_AT_A_TIME:
+                    self._write_sharing(ref, batch)
+            self._write(alone, batch)
+        finally:
+            batch.pushed.set()
+
+    def _write_sharing(self, ref: LinkRef, batch: Batch) -> None:
+        try:
+            require_job_id_not_held(self._queue, ref)
+        except InvalidJobIdError as error:
+            batch.settle(ref, Outcome.FAILED, error.message)
+        else:
+            self._write([ref], batch)
 
     def _write(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool = False) -> None:
+        if not refs:
+            return
         try:
             self._transact(refs, batch, wait=wait)
         except LinkError as error:
@@ -128,47 +177,20 @@ class BatchWriter:
 
     def _transact(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool) -> None:
         """Settles nothing unless the transaction, if there was one, has been committed."""
-        job_ids = [ref.job_id for ref in refs]
-        answers = self._queue.look(job_ids, waiting=batch.waiting)
-        pending: dict[str, LinkRef] = {}
-        live: set[str] = set()
-        dead: dict[str, str] = {}
-        left: list[tuple[LinkRef, Answer]] = []
-        for ref, answer in zip(refs, answers, strict=True):
-            if answer.state is JobState.WAITING:
-                live.add(ref.job_id)
-            elif batch.still_doubtful(ref, answer):
-                dead[ref.job_id] = answer.detail
-            elif answer.state is not JobState.NONE:
-                left.append((ref, answer))
-                continue
-            pending[ref.job_id] = ref
-
+        todo = self._sort(refs, batch)
         claims: dict[str, Claim] = {}
         outcomes: dict[str, Outcome] = {}
-        while pending:
+        while todo.refs:
             refused: list[Answer] = []
             with self._database.transaction():
-                claims = self._claim(list(pending.values()), wait=wait)
+                claims = self._claim(list(todo.refs.values()), wait=wait)
                 payloads = [
                     claim.payload for claim in claims.values() if claim.verdict is Verdict.CLAIMED
                 ]
                 cleared = 0
                 if self._operation is Operation.RESYNC:
                     cleared = delete_deliveries_of(self._database, payloads)
-                for answer in self._queue.push(
-                    [
-                        PushRequest(
-                            payload.job_id,
-                            # A job that is live needs none: only its life is confirmed.
-                            payload=None if payload.job_id in live else payload,
-                            seen=dead.get(payload.job_id, ""),
-                        )
-                        for payload in payloads
-                    ],
-                    is_rescan=self._operation.is_rescan,
-                    waiting=batch.waiting,
-                ):
+                for answer in self._push(payloads, todo, batch):
                     if answer.outcome is None:
                         refused.append(answer)
                     else:
@@ -181,15 +203,47 @@ class BatchWriter:
                 batch.deliveries_cleared += cleared
                 break
             for answer in refused:
-                if answer.job_id in live:
-                    live.discard(answer.job_id)
-                else:
-                    left.append((pending.pop(answer.job_id), answer))
+                todo.refuse(answer)
 
-        for ref, answer in left:
+        self._look_first = bool(todo.left or todo.live or todo.dead)
+        for ref, answer in todo.left:
             batch.leave(ref, answer)
-        for job_id, ref in pending.items():
-            self._settle_claim(ref, claims.get(job_id), outcomes.get(job_id), batch, wait=wait)
+        for job_id, ref in todo.refs.items():
+            claim = claims.get(job_id)
+            if claim is None:
+                self._settle_unclaimed(ref, batch, wait=wait)
+            elif claim.verdict is Verdict.CHANGED:
+                batch.settle(ref, Outcome.SKIPPED)
+            elif claim.verdict is Verdict.RUNNING:
+                batch.leave(ref, Answer(job_id, JobState.RUNNING))
+            else:
+                batch.settle(ref, outcomes[job_id])
+
+    def _sort(self, refs: Sequence[LinkRef], batch: Batch) -> _Todo:
+        todo = _Todo()
+        for ref, answer in zip(refs, self._look(refs, batch), strict=True):
+            if answer.state is JobState.WAITING:
+                todo.live.add(ref.job_id)
+            elif batch.still_doubtful(ref, answer):
+                todo.dead[ref.job_id] = answer.detail
+            elif answer.state is not JobState.NONE and not (
+                # Queued anew since the first round: the push finds out where it stands.
+                batch.final and answer.state is JobState.DOUBTFUL
+            ):
+                todo.left.append((ref, answer))
+                continue
+            todo.refs[ref.job_id] = ref
+        return todo
+
+    def _look(self, refs: Sequence[LinkRef], batch: Batch) -> list[Answer]:
+        """Where the jobs stand, so that no link is reset only to be given back.
+
+        Left out where it did not pay in the batch before: a push looks for itself.
+        """
+        job_ids = [ref.job_id for ref in refs]
+        if self._look_first or batch.final:
+            return self._queue.look(job_ids, waiting=batch.waiting)
+        return [Answer(job_id, JobState.NONE) for job_id in job_ids]
 
     def _claim(self, refs: Sequence[LinkRef], *, wait: bool) -> dict[str, Claim]:
         if wait:
@@ -199,24 +253,23 @@ class BatchWriter:
         claims = claim_links(self._database, [ref.id for ref in refs], status)
         return {claim.payload.job_id: claim for claim in claims}
 
-    def _settle_claim(
-        self,
-        ref: LinkRef,
-        claim: Claim | None,
-        outcome: Outcome | None,
-        batch: Batch,
-        *,
-        wait: bool,
-    ) -> None:
-        if claim is None:
-            self._settle_unclaimed(ref, batch, wait=wait)
-        elif claim.verdict is Verdict.CHANGED:
-            batch.settle(ref, Outcome.SKIPPED)
-        elif claim.verdict is Verdict.RUNNING:
-            batch.leave(ref, Answer(ref.job_id, JobState.RUNNING))
-        else:
-            assert outcome is not None
-            batch.settle(ref, outcome)
+    def _push(self, payloads: Sequence[Payload], todo: _Todo, batch: Batch) -> list[Answer]:
+        requests = [
+            PushRequest(
+                job_id := payload.job_id,
+                # A job that is live needs none: only its life is confirmed.
+                payload=None if job_id in todo.live else payload,
+                seen=todo.dead.get(job_id, ""),
+            )
+            for payload in payloads
+        ]
+        if batch.after is not None:
+            batch.after.pushed.wait()
+        answers = self._queue.push(
+            requests, is_rescan=self._operation.is_rescan, waiting=batch.waiting
+        )
+        batch.pushed.set()
+        return answers
 
     def _settle_unclaimed(self, ref: LinkRef, batch: Batch, *, wait: bool) -> None:
         """The link is gone, or somebody else has locked its row."""
@@ -238,10 +291,21 @@ class BatchPlanner:
         self._database = database
         self._queue = queue
         self.planned: list[PlannedLink] = []
+        self._planned_job_ids: set[str] = set()
 
-    def handle(self, refs: Sequence[LinkRef], batch: Batch) -> None:
+    def handle(self, batch: Batch) -> None:
         """Settle each link or put it off. Raises PostgresError, RedisError."""
-        able = separate(self._database, self._queue, refs, batch)
+        able, sharing = separate(self._database, batch)
+        for ref in sharing:
+            try:
+                require_job_id_not_held(self._queue, ref)
+                if ref.job_id in self._planned_job_ids:
+                    raise job_id_held(ref)
+            except InvalidJobIdError as error:
+                batch.settle(ref, Outcome.FAILED, error.message)
+            else:
+                self._planned_job_ids.add(ref.job_id)
+                able.append(ref)
         job_ids = [ref.job_id for ref in able]
         held = held_job_ids(self._database, job_ids)
         answers = self._queue.look(job_ids, waiting=batch.waiting, detailed=True)
@@ -273,26 +337,27 @@ class BatchPlanner:
             )
 
 
-def separate(
-    database: Database, queue: LinkQueue, refs: Sequence[LinkRef], batch: Batch
-) -> list[LinkRef]:
-    """The links that can have their job id now; the others are settled or put off."""
-    shared = shared_job_ids(database, refs)
-    able: dict[str, LinkRef] = {}
-    for ref in refs:
+def separate(database: Database, batch: Batch) -> tuple[list[LinkRef], list[LinkRef]]:
+    """The links with a job id of their own, and those that share it with another link.
+
+    Those that can't have a job are settled, and those that share are put off to the final round.
+    """
+    shared = shared_job_ids(database, batch.refs)
+    alone: list[LinkRef] = []
+    sharing: list[LinkRef] = []
+    for ref in batch.refs:
         try:
             require_valid_job_id(ref)
-            if ref.job_id in shared and batch.final:
-                require_job_id_not_held(queue, ref)
-                if ref.job_id in able:
-                    raise InvalidJobIdError(
-                        f"the job id {ref.job_id!r} is held by the job of another link"
-                    )
         except InvalidJobIdError as error:
             batch.settle(ref, Outcome.FAILED, error.message)
+            continue
+        if ref.job_id not in shared:
+            alone.append(ref)
+        elif batch.final:
+            sharing.append(ref)
         else:
-            if ref.job_id in shared and not batch.final:
-                batch.put_off_unseen(ref)
-            else:
-                able[ref.job_id] = ref
-    return list(able.values())
+            batch.put_off_unseen(ref)
+    return alone, sharing
+
+
+_ONE_SHARING_LINK_AT_A_TIME = Lock()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 from docora_ops.actions.batch import Batch, BatchHandler, BatchPlanner, BatchWriter, Settled
 from docora_ops.actions.single import SECOND_LOOK_DELAY
@@ -17,7 +19,8 @@ from docora_ops.queue.progress import new_operation_id
 
 BATCH_SIZE = {Operation.RETRY: 500, Operation.RESYNC: 50}
 """Links in one transaction. A resync deletes thousands of rows for each link."""
-LARGEST_BATCH = 1000
+BATCHES_IN_FLIGHT = 2
+"""While Postgres resets the links of one batch, the jobs of the other are made and pushed."""
 
 
 @dataclass(slots=True)
@@ -41,7 +44,7 @@ class BulkRun:
     selection: Selection
     batch_size: int
     stop: Stop = field(default_factory=Stop)
-    on_progress: Callable[[int], None] = lambda completed: None
+    on_progress: Callable[[int], None] = lambda _completed: None
     operation_id: str | None = None
     cancelled: bool = False
     _deliveries_cleared: int = 0
@@ -61,13 +64,20 @@ class BulkRun:
 
         Raises PostgresError or RedisError when a server is lost; the batch in hand is undone.
         """
-        self._work(BatchWriter(self.database, self.queue, self.operation))
+        databases = [self.database.sibling() for _ in range(BATCHES_IN_FLIGHT)]
+        try:
+            self._work(
+                [BatchWriter(database, self.queue, self.operation) for database in databases]
+            )
+        finally:
+            for database in databases:
+                database.close()
         return self.result()
 
     def plan(self) -> BulkResult:
         """What `run` would do, link by link; changes nothing. Raises the same."""
         self._planner = BatchPlanner(self.database, self.queue)
-        self._work(self._planner)
+        self._work([self._planner])
         return self.result()
 
     def cancel(self) -> None:
@@ -94,35 +104,70 @@ class BulkRun:
             links=self._planner.planned if self._planner else None,
         )
 
-    def _work(self, handler: BatchHandler) -> None:
+    def _work(self, handlers: Sequence[BatchHandler]) -> None:
         """All links in order, then once more, a moment later, those that were put off."""
         waiting = self.queue.read_waiting()
         positions, fingerprints = array("L"), array("q")
-        position = 0
-        for refs in self.selection.batches(self.batch_size):
-            if self._must_stop():
-                return
-            batch = Batch(waiting)
-            handler.handle(refs, batch)
-            for position, ref in enumerate(refs, start=position):
+        start = 0
+        batches = (Batch(refs, waiting) for refs in self.selection.batches(self.batch_size))
+        for batch in self._handle(batches, handlers):
+            for position, ref in enumerate(batch.refs, start):
                 if ref.id in batch.put_off:
                     positions.append(position)
                     fingerprints.append(batch.put_off[ref.id])
-            position += 1
-            self._count(batch)
-        if not positions:
+            start += len(batch.refs)
+        if not positions or self._must_stop():
             return
         self._pause(SECOND_LOOK_DELAY)
+        for _ in self._handle(self._final_batches(positions, fingerprints), handlers):
+            pass
+
+    def _final_batches(
+        self, positions: Sequence[int], fingerprints: Sequence[int]
+    ) -> Iterator[Batch]:
         waiting = self.queue.read_waiting()
-        done = 0
+        start = 0
         for refs in self.selection.at(positions, self.batch_size):
-            if self._must_stop():
-                return
-            seen = fingerprints[done : done + len(refs)]
-            done += len(refs)
-            batch = Batch(waiting, {ref.id: print_ for ref, print_ in zip(refs, seen, strict=True)})
-            handler.handle(refs, batch)
-            self._count(batch)
+            seen = fingerprints[start : start + len(refs)]
+            start += len(refs)
+            yield Batch(refs, waiting, {ref.id: mark for ref, mark in zip(refs, seen, strict=True)})
+
+    def _handle(
+        self, batches: Iterator[Batch], handlers: Sequence[BatchHandler]
+    ) -> Iterator[Batch]:
+        """Have each batch handled and counted, in order, as many at once as there are handlers.
+
+        Ends early, after those in hand, when the run is to stop.
+        """
+        idle: SimpleQueue[BatchHandler] = SimpleQueue()
+        for handler in handlers:
+            idle.put(handler)
+
+        def handle(batch: Batch) -> Batch:
+            handler = idle.get()
+            try:
+                handler.handle(batch)
+            finally:
+                idle.put(handler)
+            return batch
+
+        with ThreadPoolExecutor(len(handlers)) as pool:
+            in_hand: deque[Future[Batch]] = deque()
+            before: Batch | None = None
+            while in_hand or not self._must_stop():
+                while len(in_hand) < len(handlers) and not self._must_stop():
+                    batch = next(batches, None)
+                    if batch is None:
+                        break
+                    batch.after = before
+                    in_hand.append(pool.submit(handle, batch))
+                    before = batch
+                if not in_hand:
+                    return
+                done = in_hand.popleft().result()
+                done.after = None
+                self._count(done)
+                yield done
 
     def _must_stop(self) -> bool:
         if self.stop.requested and not self.cancelled:

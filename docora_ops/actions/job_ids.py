@@ -26,7 +26,12 @@ def require_job_id_not_held(queue: LinkQueue, ref: LinkRef) -> None:
         return
     [answer] = queue.look([ref.job_id])
     if answer.state is not JobState.NONE:
-        raise InvalidJobIdError(
-            f"the job id {ref.job_id!r} is held by the job of another link",
-            hint="the ids of both form the same job id; try again when that job has ended",
-        )
+        raise job_id_held(ref)
+
+
+def job_id_held(ref: LinkRef) -> InvalidJobIdError:
+    """The error for a link whose job id another link's job has."""
+    return InvalidJobIdError(
+        f"the job id {ref.job_id!r} is held by the job of another link",
+        hint="the ids of both form the same job id; try again when that job has ended",
+    )

@@ -100,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
         # Whoever read our output has gone; so nobody is there to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a bug of ours: said, not swallowed
         return _report_bug(error, as_json=as_json)
     return int(code or 0)
 

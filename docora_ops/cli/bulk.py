@@ -1,5 +1,7 @@
-"""What `retry-all-failed` and `resync --all` have in common: asking, the bar, the signals, the
-summary."""
+"""What `retry-all-failed` and `resync --all` have in common.
+
+Asking, the bar, the signals, the summary.
+"""
 
 from __future__ import annotations
 

@@ -134,8 +134,7 @@ class Context:
 
 def context_of(typer_context: typer.Context) -> Context:
     """Our context of a command."""
-    context = typer_context.obj
-    assert isinstance(context, Context)
+    context: Context = typer_context.obj
     return context
 
 

@@ -12,6 +12,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import _WaitTimeout
 from psycopg.rows import TupleRow
 
 from docora_ops.errors import ConfigurationError, LinkError, LinkLockedError, PostgresError
@@ -73,6 +74,10 @@ class Database:
             str(self._parameters.get("dbname") or self._parameters.get("user") or "postgres"),
         )
         self._connection: _Connection | None = None
+
+    def sibling(self) -> Database:
+        """Another connection to the same database, for another thread."""
+        return Database(self._settings)
 
     def close(self) -> None:
         """Close the connection; what was not committed is rolled back."""
@@ -142,7 +147,7 @@ class Database:
         try:
             yield
         except psycopg.Error as error:
-            if isinstance(error, pg._WaitTimeout) and self._connection is not None:
+            if isinstance(error, _WaitTimeout) and self._connection is not None:
                 self._connection.close()
             raise self._explain(error) from error
         except UnicodeEncodeError as error:
@@ -155,7 +160,7 @@ class Database:
         where = f"Postgres database {self.target}"
         text = self._primary_message(error)
         match error:
-            case pg._WaitTimeout() | pg.ConnectionTimeout():
+            case _WaitTimeout() | pg.ConnectionTimeout():
                 return PostgresError(
                     f"{where} did not answer in time", hint="check its load and the network"
                 )

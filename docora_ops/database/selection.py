@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from docora_ops.database.connection import Database
+from docora_ops.errors import PostgresError
 from docora_ops.models import App, AppCount, FailedFilter, LinkRef
 
 _FAILED = """
@@ -102,31 +103,33 @@ def select_failed(database: Database, which: FailedFilter) -> Iterator[Selection
         if which.skip_open_circuits:
             row = database.row(COUNT_OPEN_CIRCUITS, parameters)
             left_out = int(row[0]) if row else 0
-        selection = _declare(database, DECLARE_FAILED, COUNT_FAILED, parameters)
-    yield Selection(database, selection, left_out)
-    database.execute(CLOSE)
+        by_app = _count(database, COUNT_FAILED, parameters)
+        database.execute(DECLARE_FAILED, parameters)
+    with _closing_in_the_end(database):
+        yield Selection(database, by_app, left_out)
 
 
 @contextmanager
 def select_of_app(database: Database, app_id: str) -> Iterator[Selection]:
     """Every link of an app; the selection lives until the block ends."""
+    parameters = {"app_id": app_id, "limit": None}
     with database.snapshot():
-        selection = _declare(
-            database, DECLARE_OF_APP, COUNT_OF_APP, {"app_id": app_id, "limit": None}
-        )
-    yield Selection(database, selection)
-    database.execute(CLOSE)
+        by_app = _count(database, COUNT_OF_APP, parameters)
+        database.execute(DECLARE_OF_APP, parameters)
+    with _closing_in_the_end(database):
+        yield Selection(database, by_app)
 
 
-def _declare(
-    database: Database,
-    declare,
-    count,
-    parameters: Mapping[str, object],
-) -> tuple[AppCount, ...]:
-    counts = tuple(
-        AppCount(App(app_id, app_name), links)
-        for app_id, app_name, links in database.rows(count, parameters)
-    )
-    database.execute(declare, parameters)
-    return counts
+def _count(database: Database, sql: str, parameters: Mapping[str, object]) -> tuple[AppCount, ...]:
+    rows = database.rows(sql, parameters)
+    return tuple(AppCount(App(app_id, app_name), links) for app_id, app_name, links in rows)
+
+
+@contextmanager
+def _closing_in_the_end(database: Database) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        # Where the connection is lost, so is the cursor.
+        with suppress(PostgresError):
+            database.execute(CLOSE)

@@ -68,9 +68,10 @@ local function stands_in_list(queue, id, hint, enqueued_at, seen)
       return true
     end
   elseif hint == -1
-    and (not enqueued_at or enqueued_at < config.cutoff or enqueued_at == seen)
+    and (not pushing or not enqueued_at or enqueued_at < config.cutoff or enqueued_at == seen)
   then
     -- Every enqueue writes enqueued_at: it was not in the list then and was not put there since.
+    -- A mere look is content with how it was then.
     return false
   end
   if scanned then
@@ -158,7 +159,8 @@ end
 local function leftovers(id, queue, remove)
   local job_key = config.job_prefix .. id
   local count = redis.call(remove and 'DEL' or 'EXISTS', job_key, job_key .. ':dependencies',
-    config.results_prefix .. id, config.executions_prefix .. id)
+    config.results_prefix .. id, config.executions_prefix .. id,
+    config.queue_prefix .. queue .. ':intermediate:first_seen:' .. id)
   for _, name in ipairs(queue == config.queue and {queue} or {queue, config.queue}) do
     for _, prefix in ipairs(config.registry_prefixes) do
       local registry = prefix .. name
@@ -176,15 +178,11 @@ local function leftovers(id, queue, remove)
         redis.call('DEL', config.execution_prefix .. id .. ':' .. execution[2])
       end
     end
-    local intermediate = config.queue_prefix .. name .. ':intermediate'
     if stands_in_intermediate(name, id) then
       count = count + 1
       if remove then
-        redis.call('LREM', intermediate, 0, id)
+        redis.call('LREM', config.queue_prefix .. name .. ':intermediate', 0, id)
       end
-    end
-    if remove then
-      redis.call('DEL', intermediate .. ':first_seen:' .. id)
     end
   end
   return count
@@ -200,6 +198,7 @@ local data_slot, description_slot = #fields + 2, #fields + 4
 fields[data_slot - 1] = 'data'
 fields[description_slot - 1] = 'description'
 
+local to_push = {}
 local function push(id, hint, seen, data, description)
   local answer, queue, in_list = judge(id, hint, seen)
   if answer == 'waiting' then
@@ -232,7 +231,7 @@ local function push(id, hint, seen, data, description)
   elseif config.front then
     redis.call('LPUSH', main_list, id)
   else
-    redis.call('RPUSH', main_list, id)
+    to_push[#to_push + 1] = id
   end
   return removed > 0 and 'replaced' or 'queued'
 end
@@ -242,6 +241,9 @@ if pushing then
   for i = 3, #ARGV, 5 do
     answers[#answers + 1] =
       push(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
+  end
+  if #to_push > 0 then
+    redis.call('RPUSH', main_list, unpack(to_push))
   end
 else
   for i = 3, #ARGV, 2 do

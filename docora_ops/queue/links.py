@@ -12,8 +12,8 @@ from typing import cast
 
 from redis import Redis
 from rq import Queue
-from rq.executions import ExecutionRegistry
 from rq.defaults import RQ_KEY_PREFIX
+from rq.executions import ExecutionRegistry
 from rq.job import Job
 from rq.registry import (
     BaseRegistry,

@@ -13,7 +13,7 @@ _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 def inert(value: object) -> str:
     """The value as one line of printable characters.
 
-    Control characters, escape sequences, bidi controls and the like are shown as `\\x1b`.
+    Control characters, escape sequences, bidi controls and the like are spelled out.
     """
     text = str(value)
     if text.isascii() and text.isprintable():
