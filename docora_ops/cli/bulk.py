@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from docora_ops.actions.bulk import BATCH_SIZE, BulkRun
+from docora_ops.actions.bulk import BulkRun
 from docora_ops.actions.surroundings import look_around
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
@@ -30,7 +30,7 @@ class BulkCommand:
         context: Context,
         operation: Operation,
         selection: Selection,
-        batch_size: int | None,
+        batch_size: int,
         *,
         dry_run: bool,
         as_json: bool,
@@ -45,7 +45,7 @@ class BulkCommand:
             context.queue,
             context.store,
             selection,
-            batch_size or BATCH_SIZE[operation],
+            batch_size,
         )
         context.collect_garbage()
 
@@ -107,7 +107,7 @@ class BulkCommand:
     def _show_summary(self, result: BulkResult) -> None:
         context = self._context
         if result.links:
-            context.show(*tables.plan(result.links))
+            context.show(*tables.plan(result.links, context.out.width))
         if result.total:
             context.show(tables.bulk_result(result))
         if result.failures:

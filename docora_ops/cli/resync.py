@@ -9,12 +9,14 @@ import typer
 from docora_ops.cli.context import Context, context_of, require_text
 from docora_ops.cli.options import (
     AppArgument,
-    BatchSizeOption,
     DryRunOption,
     JsonOption,
     YesOption,
 )
 from docora_ops.errors import UsageError
+
+_BATCH_SIZE = 50
+"""Links in one transaction: it deletes thousands of rows for each."""
 
 
 def resync(
@@ -27,7 +29,6 @@ def resync(
         ),
     ] = None,
     all_links: Annotated[bool, typer.Option("--all", help="Every link of the app.")] = False,
-    batch_size: BatchSizeOption = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -48,15 +49,13 @@ def resync(
             hint="docora-ops resync APP REPO for one, docora-ops resync APP --all for every one",
         )
     if repo is not None:
-        if batch_size is not None:
-            raise UsageError("--batch-size goes with --all")
         return _one(context, app, repo, dry_run=dry_run, ask=not yes, as_json=as_json)
     if not (yes or dry_run or context.can_ask):
         raise UsageError(
             "resync --all sends every file of the app again, and nobody is here to confirm it",
             hint="add --yes",
         )
-    return _all(context, app, batch_size, dry_run=dry_run, ask=not yes, as_json=as_json)
+    return _all(context, app, dry_run=dry_run, ask=not yes, as_json=as_json)
 
 
 def _one(context: Context, app: str, repo: str, *, dry_run: bool, ask: bool, as_json: bool) -> int:
@@ -85,20 +84,12 @@ def _one(context: Context, app: str, repo: str, *, dry_run: bool, ask: bool, as_
     return 0
 
 
-def _all(
-    context: Context,
-    app: str,
-    batch_size: int | None,
-    *,
-    dry_run: bool,
-    ask: bool,
-    as_json: bool,
-) -> int:
+def _all(context: Context, app: str, *, dry_run: bool, ask: bool, as_json: bool) -> int:
     from docora_ops.actions.selecting import links_of_app
     from docora_ops.cli.bulk import BulkCommand
     from docora_ops.models import Operation
 
     with links_of_app(context.database, app) as (selection, files):
         return BulkCommand(
-            context, Operation.RESYNC, selection, batch_size, dry_run=dry_run, as_json=as_json
+            context, Operation.RESYNC, selection, _BATCH_SIZE, dry_run=dry_run, as_json=as_json
         ).run(f"Send the {files} files of {{}} again, from {{}}?", ask=ask)

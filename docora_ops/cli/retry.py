@@ -9,7 +9,6 @@ import typer
 from docora_ops.cli.context import context_of, require_text
 from docora_ops.cli.options import (
     AppArgument,
-    BatchSizeOption,
     DryRunOption,
     JsonOption,
     RepoArgument,
@@ -79,7 +78,7 @@ def retry_all_failed(
             "--limit",
             metavar="N",
             min=1,
-            max=2**62,
+            max=10**9,
             show_default=False,
             help="At most so many links.",
         ),
@@ -90,7 +89,16 @@ def retry_all_failed(
             "--skip-open-circuits", help="Leave out repositories whose circuit breaker is open."
         ),
     ] = False,
-    batch_size: BatchSizeOption = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size",
+            metavar="N",
+            min=1,
+            max=1000,
+            help="Links that are locked, queued and committed together.",
+        ),
+    ] = 500,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,

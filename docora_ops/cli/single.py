@@ -36,7 +36,7 @@ def show_result(
         )
         context.show_document(documents.dry_run(counts, [planned]))
     elif dry_run:
-        context.show(*tables.plan([planned]))
+        context.show(*tables.plan([planned], context.out.width))
         context.say("Dry run: nothing was changed.")
     elif as_json:
         context.show_document(documents.link_result(result, surroundings.workers))

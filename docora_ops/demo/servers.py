@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,14 +28,5 @@ def postgres(directory: Path) -> Iterator[str]:
 @contextmanager
 def valkey(directory: Path) -> Iterator[str]:
     """Start a Valkey on a free port of the loopback interface; yields its URL."""
-    server = ValkeyServer(data_dir=directory / "valkey", save="", appendonly="no")
-    # A terminal sends its Ctrl-C to every process: this one has to outlive those that use it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        server.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
+    with ValkeyServer(data_dir=directory / "valkey", save="", appendonly="no") as server:
         yield server.connection_url
-    finally:
-        server.stop()

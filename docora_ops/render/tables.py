@@ -75,10 +75,13 @@ def link_result(result: LinkResult) -> RenderableType:
     return table
 
 
-def plan(links: Sequence[PlannedLink]) -> Iterator[RenderableType]:
-    """What would happen, link by link, some hundred rows at a time."""
-    columns = ("App", "Repository", "Would happen", "Job")
-    rows = [
+def plan(links: Sequence[PlannedLink], width: int) -> Iterator[RenderableType]:
+    """What would happen, link by link, some hundred rows at a time.
+
+    Where `width` columns are too few, job ids and app ids, which are in `--json`, are left out.
+    """
+    columns = ["App", "Repository", "Would happen", "Job"]
+    rows: list[tuple[str, ...]] = [
         (
             inert(f"{link.app_name} ({link.app_id})"),
             inert(link.repository),
@@ -87,27 +90,35 @@ def plan(links: Sequence[PlannedLink]) -> Iterator[RenderableType]:
         )
         for link in links
     ]
-    widths = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
+    widths = _widths(columns, rows)
+    if sum(widths) + 2 * len(widths) > width:
+        columns.pop()
+        rows = [(inert(link.app_name), *row[1:3]) for link, row in zip(links, rows, strict=True)]
+        widths = _widths(columns, rows)
+    fits = sum(widths) + 2 * len(widths) <= width
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         table = Table(box=None if start else box.SIMPLE_HEAD, show_header=not start, padding=(0, 1))
-        for name, width in zip(columns, widths, strict=True):
-            table.add_column(name, width=width, overflow="fold")
-        for row, link in zip(
-            rows[start : start + _ROWS_AT_ONCE], links[start : start + _ROWS_AT_ONCE], strict=True
-        ):
-            app, repository, would, job = (Text(text, overflow="fold") for text in row)
-            would.stylize(_STYLES[link.outcome])
-            table.add_row(app, repository, would, job)
+        for name, column_width in zip(columns, widths, strict=True):
+            table.add_column(name, width=column_width if fits else None, overflow="fold")
+        part = slice(start, start + _ROWS_AT_ONCE)
+        for row, link in zip(rows[part], links[part], strict=True):
+            cells = [Text(text, overflow="fold") for text in row]
+            cells[2].stylize(_STYLES[link.outcome])
+            table.add_row(*cells)
         yield table
 
 
-def bulk_result(result: BulkResult, *, verb: str = "") -> RenderableType:
+def _widths(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[int]:
+    return [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
+
+
+def bulk_result(result: BulkResult) -> RenderableType:
     """How many links came to what, by app."""
     shown = [outcome for outcome in Outcome if result.counts.get(outcome)]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("App", overflow="fold")
     for outcome in shown:
-        table.add_column(f"{verb}{LABELS[outcome]}", justify="right", style=_STYLES[outcome])
+        table.add_column(LABELS[outcome], justify="right", style=_STYLES[outcome])
     table.add_column("total", justify="right")
     for app, counts in result.by_app.items():
         cells = [cell(counts.get(outcome, 0)) for outcome in shown]

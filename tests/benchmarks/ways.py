@@ -19,7 +19,7 @@ import redis
 from pydantic import SecretStr
 from rq import Queue, Retry
 
-from docora_ops.actions.bulk import BATCH_SIZE, BulkRun
+from docora_ops.actions.bulk import BulkRun
 from docora_ops.actions.selecting import failed_links
 from docora_ops.database import Database
 from docora_ops.models import Operation, Payload
@@ -28,7 +28,7 @@ from docora_ops.queue.jobs import JobTemplate
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 from tests.benchmarks.world import QUEUE
 
-BATCH = BATCH_SIZE[Operation.RETRY]
+BATCH = 500
 COLUMNS = (
     "l.app_id, a.app_name, l.repository_id, r.github_url, r.owner, r.name, a.base_url,"
     " l.github_token_encrypted, a.client_auth_key_encrypted"

@@ -1,0 +1,309 @@
+"""A small Docora in the middle of a bad day: apps, repositories, links, and their jobs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from enum import Enum, auto
+from importlib.resources import files
+from typing import NamedTuple
+
+import psycopg
+from redis import Redis
+from rq import Queue, Retry
+from rq.executions import Execution
+from rq.job import Job
+from rq.job_lifecycle import record_job_failure
+
+from docora_ops.models import LinkStatus, Payload
+from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
+
+WORKER = "snapshot-worker-1"
+HEARTBEAT_TTL = 7 * 86_400
+"""Seconds; nobody is there to renew it, and the world may be played with for long."""
+
+
+class JobKind(Enum):
+    """Where the job of a link stands."""
+
+    DEAD = auto()
+    RUNNING = auto()
+    WAITING = auto()
+
+
+class App(NamedTuple):
+    """A client app; the domain is one that can't exist."""
+
+    app_id: str
+    name: str
+    domain: str
+
+    @property
+    def base_url(self) -> str:
+        """Where the app is sent its files."""
+        return f"https://docora.{self.domain}/hooks"
+
+    @property
+    def auth_key(self) -> str:
+        """Looks like the real thing."""
+        return _encrypted(self.app_id)
+
+
+class Repository(NamedTuple):
+    """A watched repository."""
+
+    repository_id: str
+    owner: str
+    name: str
+    is_private: bool = False
+    circuit_is_open: bool = False
+
+    @property
+    def github_url(self) -> str:
+        """Where it would be cloned from."""
+        return f"https://github.com/{self.owner}/{self.name}"
+
+
+class Link(NamedTuple):
+    """One app's link to one repository, and the job that it has left in the queue."""
+
+    app: App
+    repository: Repository
+    status: LinkStatus
+    minutes_since_scan: int | None = None
+    retry_count: int = 0
+    last_error: str | None = None
+    job: JobKind | None = None
+
+    @property
+    def token(self) -> str | None:
+        """Looks like the real thing; public repositories need none."""
+        if not self.repository.is_private:
+            return None
+        return _encrypted(self.app.app_id + self.repository.repository_id)
+
+
+ACME = App("app_04c2f7a91be85d3360e1a7c4", "Acme Search", "acme-search.example")
+LANTERN = App("app_2d91b60ce47f38a5c0d2f816", "Paper Lantern", "paper-lantern.example")
+HARBOR = App("app_57e08a3f1c6bd92740b5e3ad", "Quiet Harbor", "quiet-harbor.example")
+ROBOT = App("app_8b3d16f5a2097ce84f61d0b9", "Tin Robot Notes", "tin-robot.example")
+MAPLE = App("app_c96a4e02d8f7135b9e0c2a74", "Maple Review", "maple-review.example")
+APPS = (ACME, LANTERN, HARBOR, ROBOT, MAPLE)
+
+API = Repository("repo_0a7d52c8e1f94b3d60a2c5f7", "octo", "api")
+WEB = Repository("repo_1e84b90f3c2d57a6e8b1d042", "octo", "web")
+BILLING = Repository("repo_39c5f1a70d86e24b9c3f7a18", "octo", "billing", is_private=True)
+MOBILE = Repository("repo_4f20d7b8a96c13e5047bd2c9", "octo", "mobile", is_private=True)
+HANDBOOK = Repository("repo_6b18e3d4c7f05a92d1e60b3f", "hollow-hill", "handbook")
+INFRA = Repository(
+    "repo_8d7a04c2b5e91f36a8d4c0e7", "hollow-hill", "infra", is_private=True, circuit_is_open=True
+)
+FIRMWARE = Repository("repo_a5e3961f0b7d48c2e5a19d60", "tin-robot", "firmware")
+DOCS = Repository("repo_d2f6b85e4a0c739b1d8e5f24", "tin-robot", "docs")
+REPOSITORIES = (API, WEB, BILLING, MOBILE, HANDBOOK, INFRA, FIRMWARE, DOCS)
+
+NO_USER = "fatal: could not read Username for 'https://github.com': terminal prompts disabled"
+GIT_503 = (
+    "fatal: unable to access 'https://github.com/hollow-hill/infra/': "
+    "The requested URL returned error: 503"
+)
+NOT_FOUND = "fatal: repository 'https://github.com/octo/mobile/' not found"
+NO_HOST = "getaddrinfo ENOTFOUND docora.paper-lantern.example"
+
+PENDING, SCANNING, SYNCED, FAILED = LinkStatus
+DEAD, RUNNING, WAITING = JobKind
+
+LINKS = (
+    Link(ACME, API, FAILED, 95, 5, "HTTP 500 on created src/index.ts", DEAD),
+    Link(ACME, WEB, SYNCED, 3),
+    Link(ACME, BILLING, FAILED, 4320, 5, NO_USER),
+    Link(ACME, MOBILE, SYNCED, 4),
+    Link(ACME, INFRA, FAILED, 70, 5, GIT_503),
+    Link(LANTERN, API, SYNCED, 2),
+    Link(LANTERN, WEB, FAILED, 180, 5, NO_HOST, WAITING),
+    Link(LANTERN, HANDBOOK, FAILED, 185, 5, NO_HOST),
+    Link(LANTERN, DOCS, FAILED, 190, 5, NO_HOST, DEAD),
+    Link(HARBOR, BILLING, FAILED, 610, 5, "HTTP 401 on updated config/limits.yaml"),
+    Link(HARBOR, MOBILE, PENDING, job=WAITING),
+    Link(HARBOR, HANDBOOK, SCANNING, 5, job=RUNNING),
+    Link(HARBOR, INFRA, FAILED, 72, 5, GIT_503, DEAD),
+    # Just now between its verdict in Postgres and the end of its job.
+    Link(HARBOR, FIRMWARE, FAILED, 30, 5, "HTTP 413 on created assets/boot.bin", RUNNING),
+    Link(ROBOT, API, FAILED, 44, 5, "The operation was aborted due to timeout"),
+    Link(ROBOT, HANDBOOK, PENDING, 25, 2, "HTTP 502 on created guides/onboarding.md", WAITING),
+    Link(ROBOT, FIRMWARE, SYNCED, 1),
+    Link(ROBOT, DOCS, SYNCED, 4),
+    Link(MAPLE, API, FAILED, 250, 5, "connect ECONNREFUSED 203.0.113.24:443"),
+    Link(MAPLE, WEB, SYNCED, 2),
+    Link(MAPLE, MOBILE, FAILED, 1500, 5, NOT_FOUND),
+    Link(MAPLE, HANDBOOK, SYNCED, 3),
+)
+
+PATHS = (
+    "README.md",
+    "LICENSE",
+    "package.json",
+    "config/limits.yaml",
+    "docs/getting-started.md",
+    "docs/troubleshooting.md",
+    "guides/onboarding.md",
+    "scripts/release.sh",
+    "src/config.ts",
+    "src/http/client.ts",
+    "src/http/server.ts",
+    "src/main.ts",
+    "src/queue.ts",
+    "tests/client.test.ts",
+    "tests/server.test.ts",
+)
+
+INSERT_APP = """
+INSERT INTO apps (app_id, token_hash, app_name, base_url, email, client_auth_key_encrypted)
+VALUES (%s, %s, %s, %s, %s, %s)
+"""
+INSERT_REPOSITORY = """
+INSERT INTO repositories (repository_id, github_url, owner, name, is_private,
+    consecutive_failures, circuit_open_until)
+VALUES (%s, %s, %s, %s, %s, %s, now() + make_interval(mins => %s))
+"""
+INSERT_LINK = """
+INSERT INTO app_repositories (app_id, repository_id, github_token_encrypted, status, retry_count,
+    last_error, last_scanned_at)
+VALUES (%s, %s, %s, %s, %s, %s, now() - make_interval(mins => %s))
+"""
+INSERT_DELIVERY = """
+INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha, delivered_at)
+VALUES (%s, %s, %s, %s, now() - make_interval(mins => %s))
+"""
+
+
+def build(database_url: str, redis_url: str) -> None:
+    """Fill an empty database and an empty queue. Raises psycopg's and redis-py's errors."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
+        _fill_tables(connection)
+    with Redis.from_url(redis_url) as client:
+        _fill_queue(client)
+
+
+def _fill_tables(connection: psycopg.Connection) -> None:
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            INSERT_APP,
+            [
+                (
+                    app.app_id,
+                    _sha(app.name),
+                    app.name,
+                    app.base_url,
+                    f"ops@{app.domain}",
+                    app.auth_key,
+                )
+                for app in APPS
+            ],
+        )
+        cursor.executemany(
+            INSERT_REPOSITORY,
+            [
+                (
+                    repository.repository_id,
+                    repository.github_url,
+                    repository.owner,
+                    repository.name,
+                    repository.is_private,
+                    5 if repository.circuit_is_open else 0,
+                    20 if repository.circuit_is_open else None,
+                )
+                for repository in REPOSITORIES
+            ],
+        )
+        cursor.executemany(
+            INSERT_LINK,
+            [
+                (
+                    link.app.app_id,
+                    link.repository.repository_id,
+                    link.token,
+                    link.status,
+                    link.retry_count,
+                    link.last_error,
+                    link.minutes_since_scan,
+                )
+                for link in LINKS
+            ],
+        )
+        cursor.executemany(INSERT_DELIVERY, _deliveries())
+
+
+def _deliveries() -> Iterator[tuple[object, ...]]:
+    """What the apps have received: all of a repository, or what came before the failure."""
+    for link in LINKS:
+        if link.minutes_since_scan is None:
+            continue
+        repository_id = link.repository.repository_id
+        size = 8 + REPOSITORIES.index(link.repository)
+        received = size if link.status is SYNCED else size // 2
+        for path in PATHS[:received]:
+            sha = _sha(repository_id + path)
+            yield link.app.app_id, repository_id, path, sha, link.minutes_since_scan
+
+
+def _fill_queue(client: Redis) -> None:
+    settings = Settings.model_construct()  # the defaults, whatever the environment says
+    queue = Queue(settings.queue_name, connection=client)
+    # Those that a worker has taken out come first, while the list is otherwise empty.
+    for link in sorted(LINKS, key=lambda link: link.job is WAITING):
+        if link.job is None:
+            continue
+        job = queue.enqueue_job(_make_job(queue, settings, link))
+        if link.job is not WAITING:
+            queue.pop_job_id()
+            _work(job, fails=link.job is DEAD, error=link.last_error or "")
+
+
+def _make_job(queue: Queue, settings: Settings, link: Link) -> Job:
+    app, repository = link.app, link.repository
+    payload = Payload(
+        app_id=app.app_id,
+        app_name=app.name,
+        repository_id=repository.repository_id,
+        github_url=repository.github_url,
+        owner=repository.owner,
+        name=repository.name,
+        base_url=app.base_url,
+        github_token_encrypted=link.token,
+        client_auth_key_encrypted=app.auth_key,
+    )
+    delays = settings.retry_delays
+    return queue.create_job(
+        settings.job_function,
+        kwargs=asdict(payload) | {"is_rescan": link.minutes_since_scan is not None},
+        timeout=settings.job_timeout,
+        result_ttl=RESULT_TTL,
+        failure_ttl=FAILURE_TTL,
+        description=payload.description,
+        job_id=payload.job_id,
+        retry=Retry(max=len(delays), interval=delays),
+    )
+
+
+def _work(job: Job, *, fails: bool, error: str) -> None:
+    """What a worker writes when it begins a job and, perhaps, when that has failed."""
+    with job.connection.pipeline() as pipeline:
+        job.prepare_for_execution(WORKER, pipeline)
+        if fails:
+            job.retries_left = 0
+            record_job_failure(job, error, pipeline)
+        else:
+            Execution.create(job, HEARTBEAT_TTL, pipeline=pipeline, worker_name=WORKER)
+        pipeline.execute()
+
+
+def _encrypted(seed: str) -> str:
+    """Hex in the form `iv:tag:ciphertext`, of nothing at all."""
+    return f"{_sha('iv' + seed)[:32]}:{_sha('tag' + seed)[:32]}:{_sha(seed)}{_sha(seed)[:16]}"
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

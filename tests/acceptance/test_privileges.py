@@ -1,0 +1,133 @@
+"""What README prescribes is enough, and each part of it is needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+import redis
+
+from docora_ops.demo import servers
+from tests.harness import Docora
+
+
+def block(readme: str, start: str) -> str:
+    """The fenced block that begins with these words."""
+    found = re.search(rf"```\w*\n({re.escape(start)}.*?)```", readme, re.DOTALL)
+    assert found, start
+    return found[1]
+
+
+@pytest.fixture
+def readme(repository_root: Path) -> str:
+    return (repository_root / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def role(docora: Docora, readme: str, worker_number: int) -> Iterator[Docora]:
+    """The same Docora, seen by the role that README prescribes."""
+    name = f"docora_ops_{worker_number}"
+    grants = block(readme, "CREATE ROLE docora_ops").replace("docora_ops", name)
+    docora.connection.execute(f"DROP ROLE IF EXISTS {name}".encode())
+    docora.connection.execute(grants.encode())
+    parts = urlsplit(docora.database_url)
+    host = parts.netloc.rpartition("@")[2]
+    url = urlunsplit(parts._replace(netloc=f"{name}:choose%20one@{host}"))
+    limited = replace(docora, database_url=url)
+    yield limited
+    limited.close()
+    docora.connection.execute(f"DROP OWNED BY {name}".encode())
+    docora.connection.execute(f"DROP ROLE {name}".encode())
+
+
+def do_everything(docora: Docora, owner: Docora) -> None:
+    """Each command that changes something, with all that it can."""
+    links = [owner.add_link() for _ in range(3)]
+    owner.add_deliveries(links[0], 3)
+    first, second, third = ((link.app_id, link.repository_id) for link in links)
+    for arguments in (
+        ("retry", *first, "--dry-run"),
+        ("retry", *first, "--front", "--reset-circuit"),
+        ("retry-all-failed", "--dry-run", "--skip-open-circuits"),
+        ("retry-all-failed", "--error", "http", "--app", second[0]),
+        ("resync", *first, "--dry-run"),
+        ("resync", *first),
+        ("resync", third[0], "--all", "--yes"),
+    ):
+        result = docora.run(*arguments)
+        assert result.code == 0, (arguments, result)
+    assert set(owner.statuses()) == {"pending_snapshot"}
+    assert owner.deliveries(links[0]) == 0
+
+
+def test_the_role_of_readme_is_enough_for_everything(docora: Docora, role: Docora) -> None:
+    do_everything(role, docora)
+
+
+@pytest.mark.parametrize(
+    ("revoked", "arguments"),
+    [
+        ("SELECT (app_name) ON apps", ("retry-all-failed",)),
+        ("SELECT (owner) ON repositories", ("retry", "APP", "REPO")),
+        (
+            "UPDATE (consecutive_failures) ON repositories",
+            ("retry", "APP", "REPO", "--reset-circuit"),
+        ),
+        ("SELECT (status) ON app_repositories", ("retry-all-failed",)),
+        ("UPDATE (last_error) ON app_repositories", ("retry-all-failed",)),
+        ("DELETE ON app_delivered_files", ("resync", "APP", "REPO")),
+    ],
+)
+def test_a_missing_grant_is_named_and_nothing_changes(
+    docora: Docora, role: Docora, worker_number: int, revoked: str, arguments: tuple[str, ...]
+) -> None:
+    link = docora.add_link()
+    docora.connection.execute(f"REVOKE {revoked} FROM docora_ops_{worker_number}".encode())
+    names = {"APP": link.app_id, "REPO": link.repository_id}
+    result = role.run(*(names.get(argument, argument) for argument in arguments))
+    assert result.code == 5, result
+    assert "permission denied for table" in result.stderr
+    assert "README" in result.stderr
+    assert docora.status(link) == "failed"
+    assert docora.waiting() == []
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[str]:
+    with servers.valkey(tmp_path) as url:
+        yield url
+
+
+def test_the_redis_user_of_readme_is_enough_for_everything(
+    docora: Docora, own_redis: str, readme: str
+) -> None:
+    with redis.Redis.from_url(own_redis) as admin:
+        admin.execute_command(*block(readme, "ACL SETUSER").split())
+        owner = replace(docora, redis_url=own_redis)
+        url = own_redis.replace("redis://", "redis://docora-ops:choose-one@")
+        limited = replace(docora, redis_url=url)
+        owner.add_worker()
+        # Leftovers and live jobs of each kind make the script use each of its commands.
+        links = [owner.add_link() for _ in range(4)]
+        owner.enqueue(links[0].job_id)
+        owner.start_job(links[1].job_id, heartbeat=-10)
+        owner.schedule_job(links[2].job_id)
+        owner.redis.rpush(f"{owner.queue.key}:intermediate", links[3].job_id)
+        for arguments in (
+            ("retry", links[0].app_id, links[0].repository_id, "--front"),
+            ("retry-all-failed",),
+        ):
+            result = limited.run(*arguments)
+            assert result.code == 0, result
+        operation = re.search(r"bulk_\w+", result.stderr)
+        assert operation
+        assert limited.run("progress", operation[0]).code == 0
+        assert limited.run("cancel", operation[0]).code == 4
+        do_everything(limited, owner)
+        limited.close()
+        owner.close()
