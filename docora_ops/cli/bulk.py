@@ -109,7 +109,7 @@ class BulkCommand:
         if result.links:
             context.show(*tables.plan(result.links, context.out.width))
         if result.total:
-            context.show(tables.bulk_result(result))
+            context.show(tables.bulk_result(result, context.out.width))
         if result.failures:
             context.show(tables.failures(result.failures))
         if self._operation is Operation.RESYNC and result.total:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from rich import box
@@ -26,6 +26,8 @@ from docora_ops.render.text import cell, inert, moment
 FAILURES_SHOWN = 20
 _APPS_SHOWN = 20
 _ROWS_AT_ONCE = 500
+_GAP = 3
+"""Blanks that a column needs beside its text."""
 
 LABELS = {
     Outcome.QUEUED: "queued",
@@ -91,13 +93,13 @@ def plan(links: Sequence[PlannedLink], width: int) -> Iterator[RenderableType]:
         for link in links
     ]
     widths = _widths(columns, rows)
-    if sum(widths) + 2 * len(widths) > width:
+    if sum(widths) + _GAP * len(widths) > width:
         columns.pop()
         rows = [(inert(link.app_name), *row[1:3]) for link, row in zip(links, rows, strict=True)]
         widths = _widths(columns, rows)
-    fits = sum(widths) + 2 * len(widths) <= width
+    fits = sum(widths) + _GAP * len(widths) <= width
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        table = Table(box=None if start else box.SIMPLE_HEAD, show_header=not start, padding=(0, 1))
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=not start, padding=(0, 1))
         for name, column_width in zip(columns, widths, strict=True):
             table.add_column(name, width=column_width if fits else None, overflow="fold")
         part = slice(start, start + _ROWS_AT_ONCE)
@@ -112,28 +114,61 @@ def _widths(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[int
     return [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
 
 
-def bulk_result(result: BulkResult) -> RenderableType:
-    """How many links came to what, by app."""
+def bulk_result(result: BulkResult, width: int) -> RenderableType:
+    """How many links came to what, by app: a column each, or where `width` is too small, a line."""
     shown = [outcome for outcome in Outcome if result.counts.get(outcome)]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("App", overflow="fold")
+    rows = list(result.by_app.items())
+    needed = sum(len(LABELS[outcome]) + _GAP for outcome in shown) + len("total") + _GAP
+    with_ids = [inert(f"{app.app_name} ({app.app_id})") for app, _ in rows]
+    names = [inert(app.app_name) for app, _ in rows]
+    for labels in (with_ids, names):
+        if max(map(cell_len, ["App", *labels])) + _GAP + needed <= width:
+            return _outcome_columns(result, shown, labels)
+    return _outcome_lines(result, shown, names)
+
+
+def _outcome_columns(
+    result: BulkResult, shown: Sequence[Outcome], labels: Sequence[str]
+) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
+    table.add_column("App", no_wrap=True)
     for outcome in shown:
-        table.add_column(LABELS[outcome], justify="right", style=_STYLES[outcome])
-    table.add_column("total", justify="right")
-    for app, counts in result.by_app.items():
+        table.add_column(LABELS[outcome], justify="right", style=_STYLES[outcome], no_wrap=True)
+    table.add_column("total", justify="right", no_wrap=True)
+    for label, counts in zip(labels, result.by_app.values(), strict=True):
         cells = [cell(counts.get(outcome, 0)) for outcome in shown]
-        total = cell(sum(counts.values()))
-        table.add_row(cell(f"{app.app_name} ({app.app_id})"), *cells, total)
-    if len(result.by_app) > 1:
+        table.add_row(Text(label), *cells, cell(sum(counts.values())))
+    if len(labels) > 1:
         cells = [cell(result.counts.get(outcome, 0)) for outcome in shown]
         table.add_section()
         table.add_row(cell("all"), *cells, cell(result.completed))
     return table
 
 
+def _outcome_lines(
+    result: BulkResult, shown: Sequence[Outcome], labels: Sequence[str]
+) -> RenderableType:
+    def line(counts: Mapping[Outcome, int]) -> Text:
+        return cell(
+            ", ".join(
+                f"{counts[outcome]} {LABELS[outcome]}" for outcome in shown if counts.get(outcome)
+            )
+        )
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
+    table.add_column("App", overflow="fold")
+    table.add_column("Links", overflow="fold")
+    for label, counts in zip(labels, result.by_app.values(), strict=True):
+        table.add_row(Text(label, overflow="fold"), line(counts))
+    if len(labels) > 1:
+        table.add_section()
+        table.add_row(cell("all"), line(result.counts))
+    return table
+
+
 def failures(items: Sequence[LinkFailure]) -> RenderableType:
     """The first links that were left undone, and why."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
     table.add_column("Not done", overflow="fold")
     table.add_column("Why", overflow="fold")
     for failure in items[:FAILURES_SHOWN]:
