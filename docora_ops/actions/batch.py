@@ -17,6 +17,7 @@ from docora_ops.database.links import (
     Claim,
     Verdict,
     claim_links,
+    count_deliveries_of,
     delete_deliveries_of,
     describe_links,
     held_job_ids,
@@ -287,9 +288,10 @@ class BatchWriter:
 class BatchPlanner:
     """Says what a writer would do, and changes nothing."""
 
-    def __init__(self, database: Database, queue: LinkQueue) -> None:
+    def __init__(self, database: Database, queue: LinkQueue, operation: Operation) -> None:
         self._database = database
         self._queue = queue
+        self._operation = operation
         self.planned: list[PlannedLink] = []
         self._planned_job_ids: set[str] = set()
 
@@ -319,6 +321,9 @@ class BatchPlanner:
                 batch.leave(ref, answer)
             else:
                 batch.settle(ref, outcome)
+        if self._operation is Operation.RESYNC:
+            queued = [item.ref for item in batch.settled if item.outcome.succeeded]
+            batch.deliveries_cleared = count_deliveries_of(self._database, queued)
         self._describe(batch.settled)
 
     def _describe(self, settled: Sequence[Settled]) -> None:

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from docora_ops.actions.batch import Batch, BatchHandler, BatchPlanner, BatchWriter, Settled
 from docora_ops.actions.single import SECOND_LOOK_DELAY
 from docora_ops.database import Database, Selection
+from docora_ops.errors import ServerError
 from docora_ops.models import BulkResult, LinkFailure, Operation, Outcome, Progress
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.progress import new_operation_id
@@ -48,7 +49,7 @@ class BulkRun:
     operation_id: str | None = None
     cancelled: bool = False
     _deliveries_cleared: int = 0
-    _completed: int = 0
+    _counts: Counter[Outcome] = field(default_factory=Counter)
     _by_app: dict[str, Counter[Outcome]] = field(default_factory=dict)
     _failures: list[LinkFailure] = field(default_factory=list)
     _planner: BatchPlanner | None = None
@@ -76,7 +77,7 @@ class BulkRun:
 
     def plan(self) -> BulkResult:
         """What `run` would do, link by link; changes nothing. Raises the same."""
-        self._planner = BatchPlanner(self.database, self.queue)
+        self._planner = BatchPlanner(self.database, self.queue, self.operation)
         self._work([self._planner])
         return self.result()
 
@@ -92,13 +93,13 @@ class BulkRun:
             operation=self.operation,
             operation_id=self.operation_id,
             total=self.selection.total,
-            counts=self._counts(),
+            counts=dict(self._counts),
             by_app={
                 count.app: dict(self._by_app.get(count.app.app_id, {}))
                 for count in self.selection.by_app
             },
             failures=tuple(self._failures),
-            cancelled=self.cancelled,
+            cancelled=self.cancelled and self._counts.total() < self.selection.total,
             open_circuits_left_out=self.selection.open_circuits_left_out,
             deliveries_cleared=self._deliveries_cleared,
             links=self._planner.planned if self._planner else None,
@@ -151,23 +152,30 @@ class BulkRun:
                 idle.put(handler)
             return batch
 
+        in_hand: deque[Future[Batch]] = deque()
+        before: Batch | None = None
         with ThreadPoolExecutor(len(handlers)) as pool:
-            in_hand: deque[Future[Batch]] = deque()
-            before: Batch | None = None
-            while in_hand or not self._must_stop():
-                while len(in_hand) < len(handlers) and not self._must_stop():
-                    batch = next(batches, None)
-                    if batch is None:
-                        break
-                    batch.after = before
-                    in_hand.append(pool.submit(handle, batch))
-                    before = batch
-                if not in_hand:
-                    return
-                done = in_hand.popleft().result()
-                done.after = None
-                self._count(done)
-                yield done
+            try:
+                while in_hand or not self._must_stop():
+                    while len(in_hand) < len(handlers) and not self._must_stop():
+                        batch = next(batches, None)
+                        if batch is None:
+                            break
+                        batch.after = before
+                        in_hand.append(pool.submit(handle, batch))
+                        before = batch
+                    if not in_hand:
+                        return
+                    done = in_hand.popleft().result()
+                    done.after = None
+                    self._count(done)
+                    self._report()
+                    yield done
+            except ServerError:
+                for future in in_hand:
+                    if future.exception() is None:
+                        self._count(future.result())
+                raise
 
     def _must_stop(self) -> bool:
         if self.stop.requested and not self.cancelled:
@@ -182,13 +190,12 @@ class BulkRun:
 
     def _count(self, batch: Batch) -> None:
         for item in batch.settled:
+            self._counts[item.outcome] += 1
             self._by_app.setdefault(item.ref.app_id, Counter())[item.outcome] += 1
             error = self._failure(item)
             if error is not None:
                 self._failures.append(LinkFailure(item.ref.job_id, error))
-        self._completed += len(batch.settled)
         self._deliveries_cleared += batch.deliveries_cleared
-        self._report()
 
     def _failure(self, item: Settled) -> str | None:
         # A retry finds what it wants, a snapshot at work; a resync does not get its own.
@@ -196,21 +203,18 @@ class BulkRun:
             return "its snapshot is running; resync it again when that has ended"
         return item.error
 
-    def _counts(self) -> Counter[Outcome]:
-        return sum(self._by_app.values(), Counter[Outcome]())
-
     def _report(self) -> None:
-        self.on_progress(self._completed)
+        completed = self._counts.total()
+        self.on_progress(completed)
         if self.operation_id is None:
             return
-        counts = self._counts()
         was_cancelled = self.store.write(
             Progress(
                 operation_id=self.operation_id,
                 total=self.selection.total,
-                completed=self._completed,
-                succeeded=sum(n for outcome, n in counts.items() if outcome.succeeded),
-                failed=counts[Outcome.FAILED],
+                completed=completed,
+                succeeded=sum(n for outcome, n in self._counts.items() if outcome.succeeded),
+                failed=self._counts[Outcome.FAILED],
                 cancelled=self.cancelled,
             )
         )

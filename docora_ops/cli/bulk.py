@@ -61,7 +61,6 @@ class BulkCommand:
         surroundings = look_around(context.queue)
         context.warn(surroundings, "the jobs wait until one is started")
         if selection.total == 0:
-            context.say("No matching links in {}.", where)
             return self._finish(self._run.result())
         if len(selection.by_app) > 1 and (ask and context.can_ask):
             context.err.print(tables.app_counts(selection.by_app))
@@ -98,7 +97,7 @@ class BulkCommand:
                 self._context.show_document(documents.dry_run(result, result.links))
         else:
             self._show_summary(result)
-        if self._run.stop.requested:
+        if self._run.stop.requested and result.cancelled:
             return ExitCode.INTERRUPTED
         running = result.counts.get(Outcome.ALREADY_RUNNING, 0)
         missed = running if self._operation is Operation.RESYNC else 0
@@ -107,20 +106,20 @@ class BulkCommand:
     def _show_summary(self, result: BulkResult) -> None:
         context = self._context
         if result.links:
-            context.show(*tables.plan(result.links, context.out.width))
+            context.show(*tables.plan(result.links, context.out.width), "")
         if result.total:
             context.show(tables.bulk_result(result, context.out.width))
+        else:
+            context.show(documents.bulk_message(result))
         if result.failures:
-            context.show(tables.failures(result.failures))
+            context.show("", tables.failures(result.failures))
         if self._operation is Operation.RESYNC and result.total:
-            verb = "would be" if self._dry_run else "are"
-            context.say("{} delivery records {} forgotten.", result.deliveries_cleared, verb)
+            verb = "would be sent" if self._dry_run else "will be sent"
+            context.show(f"{result.deliveries_cleared} files {verb} again.")
         if result.open_circuits_left_out is not None:
-            context.say("{} links left out: their circuit is open.", result.open_circuits_left_out)
+            context.show(f"{result.open_circuits_left_out} links left out: their circuit is open.")
         if self._dry_run:
             context.say("Dry run: nothing was changed.")
-        elif not result.total:
-            context.say(documents.bulk_message(result) + ".")
         elif result.cancelled:
             context.say(
                 "Cancelled after {} of {} links; the same command finishes the rest.",

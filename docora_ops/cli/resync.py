@@ -71,7 +71,8 @@ def _one(context: Context, app: str, repo: str, *, dry_run: bool, ask: bool, as_
     if ask and not dry_run and context.can_ask:
         files = files_received(context.database, link.ref)
         context.confirm(
-            "Send {} {} of {}/{} to {} again, from {}?",
+            "Send {} {} of {}/{} to {} again: forget the delivery records in {}, reset the link "
+            "and queue its snapshot job?",
             files,
             "file" if files == 1 else "files",
             link.payload.owner,
@@ -92,4 +93,8 @@ def _all(context: Context, app: str, *, dry_run: bool, ask: bool, as_json: bool)
     with links_of_app(context.database, app) as (selection, files):
         return BulkCommand(
             context, Operation.RESYNC, selection, _BATCH_SIZE, dry_run=dry_run, as_json=as_json
-        ).run(f"Send the {files} files of {{}} again, from {{}}?", ask=ask)
+        ).run(
+            f"Send {files} files of {{}} again: forget the delivery records in {{}}, reset the "
+            "links and queue their snapshot jobs?",
+            ask=ask,
+        )

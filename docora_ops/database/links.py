@@ -97,6 +97,12 @@ USING unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, re
 WHERE d.app_id = link.app_id AND d.repository_id = link.repository_id
 """
 
+COUNT_DELIVERIES_OF = """
+SELECT count(*) FROM app_delivered_files d
+JOIN unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, repository_id)
+    ON d.app_id = link.app_id AND d.repository_id = link.repository_id
+"""
+
 DESCRIBE_LINKS = """
 SELECT l.id::text, a.app_name, r.owner, r.name
 FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
@@ -155,21 +161,28 @@ def delete_deliveries(database: Database, ref: LinkRef) -> int:
     )
 
 
-def delete_deliveries_of(database: Database, payloads: Sequence[Payload]) -> int:
+def delete_deliveries_of(database: Database, links: Sequence[LinkRef | Payload]) -> int:
     """The same for many links in one statement."""
-    return database.execute(
-        DELETE_DELIVERIES_OF,
-        {
-            "app_ids": [payload.app_id for payload in payloads],
-            "repository_ids": [payload.repository_id for payload in payloads],
-        },
-    )
+    return database.execute(DELETE_DELIVERIES_OF, _pairs(links))
 
 
 def count_deliveries(database: Database, app_id: str, repository_id: str | None = None) -> int:
     """How many files the app has received, of one repository or of all."""
     row = database.row(COUNT_DELIVERIES, {"app_id": app_id, "repository_id": repository_id})
     return int(row[0]) if row else 0
+
+
+def count_deliveries_of(database: Database, links: Sequence[LinkRef | Payload]) -> int:
+    """How many files the apps have received over these links."""
+    row = database.row(COUNT_DELIVERIES_OF, _pairs(links))
+    return int(row[0]) if row else 0
+
+
+def _pairs(links: Sequence[LinkRef | Payload]) -> dict[str, list[str]]:
+    return {
+        "app_ids": [link.app_id for link in links],
+        "repository_ids": [link.repository_id for link in links],
+    }
 
 
 def held_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
