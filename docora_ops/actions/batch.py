@@ -66,6 +66,11 @@ class Batch:
     put_off: dict[str, int] = field(default_factory=dict)
     deliveries_cleared: int = 0
 
+    def wait_for_turn(self) -> None:
+        """Until the jobs of the batch before are in the queue, or it has given up."""
+        if self.after is not None:
+            self.after.pushed.wait()
+
     @property
     def final(self) -> bool:
         """Whether this is the last round."""
@@ -148,7 +153,8 @@ class BatchWriter:
         try:
             alone, sharing = separate(self._database, batch)
             for ref in sharing:
-                # One of two links that share a job id may have it, so both must not look at once.
+                # Before the lock: the batch before may be waiting for it.
+                batch.wait_for_turn()
                 with _ONE_SHARING_LINK_AT_A_TIME:
                     self._write_sharing(ref, batch)
             self._write(alone, batch)
@@ -158,10 +164,9 @@ class BatchWriter:
     def _write_sharing(self, ref: LinkRef, batch: Batch) -> None:
         try:
             require_job_id_not_held(self._queue, ref)
-        except InvalidJobIdError as error:
+            self._transact([ref], batch, wait=True, sharing=True)
+        except (InvalidJobIdError, LinkError) as error:
             batch.settle(ref, Outcome.FAILED, error.message)
-        else:
-            self._write([ref], batch)
 
     def _write(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool = False) -> None:
         if not refs:
@@ -176,7 +181,9 @@ class BatchWriter:
             for ref in refs:
                 self._write([ref], batch)
 
-    def _transact(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool) -> None:
+    def _transact(
+        self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool, sharing: bool = False
+    ) -> None:
         """Settles nothing unless the transaction, if there was one, has been committed."""
         todo = self._sort(refs, batch)
         claims: dict[str, Claim] = {}
@@ -185,9 +192,9 @@ class BatchWriter:
             refused: list[Answer] = []
             with self._database.transaction():
                 claims = self._claim(list(todo.refs.values()), wait=wait)
-                payloads = [
-                    claim.payload for claim in claims.values() if claim.verdict is Verdict.CLAIMED
-                ]
+                # In the order of the links, which is not the order of the rows.
+                claimed = [claims[job_id] for job_id in todo.refs if job_id in claims]
+                payloads = [claim.payload for claim in claimed if claim.verdict is Verdict.CLAIMED]
                 cleared = 0
                 if self._operation is Operation.RESYNC:
                     cleared = delete_deliveries_of(self._database, payloads)
@@ -197,6 +204,9 @@ class BatchWriter:
                     else:
                         # What was pushed in a first try is found waiting in the second.
                         outcomes.setdefault(answer.job_id, answer.outcome)
+                    if sharing and answer.outcome is Outcome.ALREADY_QUEUED:
+                        # The other link may have been queued since the check.
+                        require_job_id_not_held(self._queue, refs[0])
                 if refused:
                     # Some have come to life since the look: undo all, try without them.
                     raise Rollback
@@ -264,8 +274,7 @@ class BatchWriter:
             )
             for payload in payloads
         ]
-        if batch.after is not None:
-            batch.after.pushed.wait()
+        batch.wait_for_turn()
         answers = self._queue.push(
             requests, is_rescan=self._operation.is_rescan, waiting=batch.waiting
         )
@@ -366,3 +375,4 @@ def separate(database: Database, batch: Batch) -> tuple[list[LinkRef], list[Link
 
 
 _ONE_SHARING_LINK_AT_A_TIME = Lock()
+"""Of two links that share a job id only one may have it, so both must not look at once."""

@@ -88,8 +88,7 @@ class _Change:
     def make(self) -> LinkResult:
         """Try, and once more a moment later if the job is running or may be."""
         require_valid_job_id(self.ref)
-        if shared_job_ids(self.database, [self.ref]):
-            require_job_id_not_held(self.queue, self.ref)
+        self._require_own_job()
         attempt = self._plan if self.dry_run else self._attempt
         first = attempt(None)
         if isinstance(first, LinkResult):
@@ -133,6 +132,8 @@ class _Change:
             _require_readable(answer)
             if answer.outcome is None:
                 raise Rollback
+            if answer.outcome is Outcome.ALREADY_QUEUED:
+                self._require_own_job()
             return self._result(link, answer.outcome, cleared)
         return _Live(link, answer.detail)
 
@@ -155,6 +156,10 @@ class _Change:
         if self.operation is Operation.RESYNC:
             cleared = count_deliveries(self.database, self.ref.app_id, self.ref.repository_id)
         return self._result(link, outcome, cleared)
+
+    def _require_own_job(self) -> None:
+        if shared_job_ids(self.database, [self.ref]):
+            require_job_id_not_held(self.queue, self.ref)
 
     def _existing(self, link: Link | None) -> Link:
         if link is None:

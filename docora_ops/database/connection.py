@@ -75,6 +75,11 @@ class Database:
         )
         self._connection: _Connection | None = None
 
+    @property
+    def _lock_timeout(self) -> float:
+        settings = self._settings
+        return min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
+
     def sibling(self) -> Database:
         """Another connection to the same database, for another thread."""
         return Database(self._settings)
@@ -135,7 +140,8 @@ class Database:
                 SET_TIMEOUTS,
                 {
                     "statement": f"{settings.statement_timeout}s",
-                    "lock": f"{settings.lock_timeout}s",
+                    # Shorter than the statement's, which would end the wait without a reason.
+                    "lock": f"{self._lock_timeout:.1f}s",
                     "idle": f"{settings.statement_timeout + _REPLY_GRACE}s",
                 },
             )
@@ -166,7 +172,7 @@ class Database:
                 )
             case pg.LockNotAvailable():
                 return LinkLockedError(
-                    f"another session has held a lock for over {self._settings.lock_timeout} s",
+                    f"another session has held a lock for over {self._lock_timeout:g} s",
                     hint="try again; pg_stat_activity in the database shows who it is",
                 )
             case pg.QueryCanceled():

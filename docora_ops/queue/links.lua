@@ -5,7 +5,7 @@
 -- ARGV[2]  JSON: names of keys, `cutoff`, `front`, `detailed`, and for a push the constant `fields`
 -- then per link, look: id, hint; push: id, hint, seen, data, description
 --   hint  index at which the id stood when the caller read the queue's list;
---         -1: it was not in that list; -2: the list has not been read
+--         -1: it was not in that list; -2: the list has not been read; -3: it stood there twice
 --   seen  `enqueued_at` of a job that was doubtful before that list was read; otherwise empty
 --   data  empty: only confirm a live job, never push
 --
@@ -43,7 +43,7 @@ local function executions_of(queue, id)
   return by_job[id] or {}
 end
 
--- The whole list as a set, once LPOS has had to walk it too often.
+-- How often each id stands in our list, once LPOS has had to walk it too often.
 local WALKS_BEFORE_SCAN = 16
 local walks = 0
 local scanned = nil
@@ -52,41 +52,39 @@ local function scan_main_list()
   local length = redis.call('LLEN', main_list)
   for start = 0, length - 1, 5000 do
     for _, id in ipairs(redis.call('LRANGE', main_list, start, start + 4999)) do
-      scanned[id] = true
+      scanned[id] = (scanned[id] or 0) + 1
     end
   end
 end
 
 local shift = 0 -- how far the list has moved since the caller read it
-local function stands_in_list(queue, id, hint, enqueued_at, seen)
-  if queue ~= config.queue then
-    return redis.call('LPOS', config.queue_prefix .. queue, id) ~= false
-  end
+
+-- How often the id stands in our list: 0, 1, or 2 and more.
+local function places_in_main_list(id, hint, enqueued_at, seen)
   if hint >= 0 then
     local index = hint - shift
     if index >= 0 and redis.call('LINDEX', main_list, index) == id then
-      return true
+      return 1
     end
   elseif hint == -1
     and (not pushing or not enqueued_at or enqueued_at < config.cutoff or enqueued_at == seen)
   then
     -- Every enqueue writes enqueued_at: it was not in the list then and was not put there since.
     -- A mere look is content with how it was then.
-    return false
-  end
-  if scanned then
-    return scanned[id] ~= nil
+    return 0
   end
   walks = walks + 1
-  if walks > WALKS_BEFORE_SCAN then
+  if walks > WALKS_BEFORE_SCAN and not scanned then
     scan_main_list()
-    return scanned[id] ~= nil
   end
-  local index = redis.call('LPOS', main_list, id)
-  if index and hint >= 0 then
-    shift = hint - index
+  if scanned then
+    return scanned[id] or 0
   end
-  return index ~= false
+  local indexes = redis.call('LPOS', main_list, id, 'COUNT', 2)
+  if hint >= 0 and indexes[1] then
+    shift = hint - indexes[1]
+  end
+  return #indexes
 end
 
 local intermediate_lengths = {}
@@ -100,38 +98,40 @@ end
 
 local DEAD = {finished = true, failed = true, stopped = true, canceled = true}
 
--- Returns an answer, the queue of the job, and whether the id stands in that queue's list.
+-- Returns an answer, the queue of the job, and in how many places the id stands in our list.
 local function judge(id, hint, seen)
-  local job_key = config.job_prefix .. id
-  local hash = redis.pcall('HMGET', job_key, 'status', 'origin', 'enqueued_at', 'rate_limit_key')
-  if hash.err then
-    return 'unreadable:' .. hash.err, config.queue, false
-  end
-  local status, enqueued_at, rate_limit_key = hash[1], hash[3], hash[4]
+  local status, origin, enqueued_at, rate_limit_key = unpack(redis.call(
+    'HMGET', config.job_prefix .. id, 'status', 'origin', 'enqueued_at', 'rate_limit_key'))
   local queue = config.queue
-  if hash[2] and hash[2] ~= '' then
-    queue = hash[2]
+  if origin and origin ~= '' then
+    queue = origin
   end
-  for _, execution in ipairs(executions_of(queue, id)) do
-    if execution[3] then
-      return 'running', queue, false
+  for _, name in ipairs(queue == config.queue and {queue} or {queue, config.queue}) do
+    for _, execution in ipairs(executions_of(name, id)) do
+      if execution[3] then
+        return 'running', queue, 0
+      end
     end
   end
   -- A worker that was paused and woke up again is in no wip registry, but its execution beats.
   for _, execution_id in ipairs(redis.call('ZRANGE', config.executions_prefix .. id, 0, -1)) do
     if redis.call('EXISTS', config.execution_prefix .. id .. ':' .. execution_id) == 1 then
-      return 'running', queue, false
+      return 'running', queue, 0
     end
   end
-  if stands_in_list(queue, id, hint, enqueued_at, seen) then
-    -- Workers drop an id without a hash: the place in the list is there, the job is not.
-    return status and 'waiting' or 'none', queue, true
-  end
+  local places = places_in_main_list(id, hint, enqueued_at, seen)
   if not status then
-    return 'none', queue, false
+    -- Workers drop an id without a job: its place in the list is there, the job is not.
+    return 'none', queue, places
+  end
+  -- Where its own queue is another one, a place in our list is a leftover.
+  if queue == config.queue and places > 0
+    or queue ~= config.queue and redis.call('LPOS', config.queue_prefix .. queue, id)
+  then
+    return 'waiting', queue, places
   end
   if not DEAD[status] and stands_in_intermediate(queue, id) then
-    return 'waiting', queue, false
+    return 'waiting', queue, 0
   end
   if redis.call('ZSCORE', config.scheduled_prefix .. queue, id)
     or (status == 'deferred' and redis.call('ZSCORE', config.deferred_prefix .. queue, id))
@@ -139,12 +139,12 @@ local function judge(id, hint, seen)
     or (status == 'rate_limited' and rate_limit_key
       and redis.call('ZSCORE', config.rate_limit_prefix .. rate_limit_key .. ':rate_limited', id))
   then
-    return 'waiting', queue, false
+    return 'waiting', queue, 0
   end
   if status == 'queued' and (enqueued_at or 'never') ~= seen then
-    return 'doubtful:' .. (enqueued_at or 'never'), queue, false
+    return 'doubtful:' .. (enqueued_at or 'never'), queue, 0
   end
-  return 'none', queue, false
+  return 'none', queue, places
 end
 
 local present = {}
@@ -160,7 +160,7 @@ local function leftovers(id, queue, remove)
   local job_key = config.job_prefix .. id
   local count = redis.call(remove and 'DEL' or 'EXISTS', job_key, job_key .. ':dependencies',
     config.results_prefix .. id, config.executions_prefix .. id,
-    config.queue_prefix .. queue .. ':intermediate:first_seen:' .. id)
+    main_list .. ':intermediate:first_seen:' .. id)
   for _, name in ipairs(queue == config.queue and {queue} or {queue, config.queue}) do
     for _, prefix in ipairs(config.registry_prefixes) do
       local registry = prefix .. name
@@ -178,6 +178,9 @@ local function leftovers(id, queue, remove)
         redis.call('DEL', config.execution_prefix .. id .. ':' .. execution[2])
       end
     end
+    if name ~= config.queue and remove then
+      redis.call('DEL', config.queue_prefix .. name .. ':intermediate:first_seen:' .. id)
+    end
     if stands_in_intermediate(name, id) then
       count = count + 1
       if remove then
@@ -188,9 +191,26 @@ local function leftovers(id, queue, remove)
   return count
 end
 
+-- Leaves the place that is nearest to the head.
+local function keep_one_place(id, places)
+  if places > 1 then
+    local count = #redis.call('LPOS', main_list, id, 'COUNT', 0)
+    redis.call('LREM', main_list, 1 - count, id)
+  end
+end
+
 local function move_to_front(id)
   redis.call('LREM', main_list, 0, id)
   redis.call('LPUSH', main_list, id)
+end
+
+-- What is unreadable about one job must not cost the others.
+local function judge_alone(id, hint, seen)
+  local ok, answer, queue, places = pcall(judge, id, hint, seen)
+  if ok then
+    return answer, queue, places
+  end
+  return 'unreadable:' .. (type(answer) == 'table' and answer.err or tostring(answer))
 end
 
 local fields = config.fields or {}
@@ -200,41 +220,36 @@ fields[description_slot - 1] = 'description'
 
 local to_push = {}
 local function push(id, hint, seen, data, description)
-  local answer, queue, in_list = judge(id, hint, seen)
+  local answer, queue, places = judge_alone(id, hint, seen)
   if answer == 'waiting' then
     -- A time to live left over from an earlier run would take the job away from its place.
     redis.call('PERSIST', config.job_prefix .. id)
-    if config.front and in_list and queue == config.queue then
-      move_to_front(id)
-    end
-  end
-  if answer ~= 'none' then
+  elseif answer ~= 'none' then
     return answer
-  end
-  if data == '' then
+  elseif data == '' then
     return 'doubtful:never' -- no longer live, and we have no payload at hand
-  end
-  local removed = leftovers(id, queue, true)
-  fields[data_slot] = data
-  fields[description_slot] = description
-  redis.call('HSET', config.job_prefix .. id, unpack(fields))
-  if in_list and queue ~= config.queue then
-    redis.call('LREM', config.queue_prefix .. queue, 0, id)
-    in_list = false
-    removed = removed + 1
-  end
-  if in_list then
-    removed = removed + 1
-    if config.front then
-      move_to_front(id)
-    end
-  elseif config.front then
-    redis.call('LPUSH', main_list, id)
   else
-    to_push[#to_push + 1] = id
+    local removed = leftovers(id, queue, true) + places
+    fields[data_slot] = data
+    fields[description_slot] = description
+    redis.call('HSET', config.job_prefix .. id, unpack(fields))
+    if places == 0 and config.front then
+      redis.call('LPUSH', main_list, id)
+    elseif places == 0 then
+      to_push[#to_push + 1] = id
+    end
+    answer = removed > 0 and 'replaced' or 'queued'
   end
-  return removed > 0 and 'replaced' or 'queued'
+  if places > 0 and config.front then
+    move_to_front(id)
+  else
+    keep_one_place(id, places)
+  end
+  return answer
 end
+
+-- A registry that holds something else is no fault of a single job.
+executions_of(config.queue, '')
 
 local answers = {}
 if pushing then
@@ -247,8 +262,9 @@ if pushing then
   end
 else
   for i = 3, #ARGV, 2 do
-    local answer, queue, in_list = judge(ARGV[i], tonumber(ARGV[i + 1]), nil)
-    if config.detailed and answer == 'none' and (in_list or leftovers(ARGV[i], queue, false) > 0) then
+    local id = ARGV[i]
+    local answer, queue, places = judge_alone(id, tonumber(ARGV[i + 1]), nil)
+    if config.detailed and answer == 'none' and (places > 0 or leftovers(id, queue, false) > 0) then
       answer = 'stale'
     end
     answers[#answers + 1] = answer

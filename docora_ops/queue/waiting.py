@@ -13,9 +13,11 @@ from rq.utils import utcformat
 
 NOT_IN_LIST = -1
 LIST_NOT_READ = -2
+TWICE_IN_LIST = -3
 
 _CHUNK = 10_000
 _OVERLAP = 500
+_ANCHOR = 8
 _POSITION_BITS = 24
 _POSITION_MASK = (1 << _POSITION_BITS) - 1
 _HASH_MASK = ((1 << 64) - 1) ^ _POSITION_MASK
@@ -53,11 +55,13 @@ class WaitingList:
             return cls(cutoff, reversed(cast("list[bytes]", client.lrange(list_key, 0, -1))))
 
     def hint(self, job_id: str) -> int:
-        """The index at which the id stood, or `NOT_IN_LIST`."""
+        """The index at which the id stood, `TWICE_IN_LIST` or `NOT_IN_LIST`."""
         hashed = hash(job_id.encode()) & _HASH_MASK
         bucket = self._buckets[hashed >> 56]
         place = bisect_left(bucket, hashed)
         if place < len(bucket) and bucket[place] & _HASH_MASK == hashed:
+            if place + 1 < len(bucket) and bucket[place + 1] & _HASH_MASK == hashed:
+                return TWICE_IN_LIST
             return max(self._length - 1 - (bucket[place] & _POSITION_MASK), 0)
         return NOT_IN_LIST
 
@@ -70,21 +74,24 @@ def _ids_from_tail(client: Redis, list_key: str) -> Iterator[bytes]:
     """The list's ids from its tail to its head.
 
     Workers pop the head, which moves nothing that is still to come. Pushes and removals do, so
-    each chunk overlaps the one before and has to show that one's last id again.
+    each chunk overlaps the one before, and has to show that one's last ids again, in their order.
     """
     seen = 0
-    anchor: bytes | None = None
+    anchor: list[bytes] = []
     while True:
-        ids = cast(
-            "list[bytes]",
-            client.lrange(list_key, -seen - _CHUNK, -seen - 1 + (_OVERLAP if anchor else 0)),
-        )
-        if anchor is not None:
-            if anchor not in ids:
-                raise _ListMovedError
-            ids = ids[: len(ids) - 1 - ids[::-1].index(anchor)]
+        end = -seen - 1 + (_OVERLAP if seen else 0)
+        ids = cast("list[bytes]", client.lrange(list_key, -seen - _CHUNK, end))
+        if anchor:
+            ids = ids[: _last_index(ids, anchor)]
         if not ids:
             return
         yield from reversed(ids)
         seen += len(ids)
-        anchor = ids[0]
+        anchor = (ids + anchor)[:_ANCHOR]
+
+
+def _last_index(ids: list[bytes], anchor: list[bytes]) -> int:
+    for index in range(len(ids) - len(anchor), -1, -1):
+        if ids[index : index + len(anchor)] == anchor:
+            return index
+    raise _ListMovedError
