@@ -54,27 +54,79 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory, worker_number: int) -> I
         yield url
 
 
+# Who may do what with which table, and what happens then.
+_SCHEMA = """
+SELECT array_agg(shape ORDER BY shape) FROM (
+    SELECT concat_ws(' ', c.relname, c.relacl, a.attname, a.attacl, t.tgname, t.tgenabled) AS shape
+    FROM pg_class c
+    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+    LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND NOT t.tgisinternal
+    WHERE c.relnamespace = 'public'::regnamespace
+) AS shapes
+"""
+
+_EMPTY = """
+DELETE FROM app_delivered_files;
+DELETE FROM app_repositories;
+DELETE FROM repositories;
+DELETE FROM apps;
+"""
+
+
+class TestDatabase:
+    """A database with Docora's tables, emptied for each test, made anew where a test changed it."""
+
+    __test__ = False
+
+    def __init__(self, server_url: str, name: str) -> None:
+        self.server_url = server_url
+        self.name = name
+        self.url = with_database(server_url, name)
+        self._schema: object = None
+
+    def prepare(self) -> None:
+        """Whatever the test before did and left running."""
+        if self._schema is None:
+            self._create()
+            return
+        with psycopg.connect(self.server_url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+                (self.name,),
+            )
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            if connection.execute(_SCHEMA).fetchone() == self._schema:
+                connection.execute(_EMPTY)
+                return
+        self._create()
+
+    def _create(self) -> None:
+        with psycopg.connect(self.server_url, autocommit=True) as connection:
+            self.drop(connection)
+            connection.execute(f"CREATE DATABASE {self.name}".encode())
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
+            self._schema = connection.execute(_SCHEMA).fetchone()
+
+    def drop(self, connection: psycopg.Connection) -> None:
+        """Remove it."""
+        connection.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)".encode())
+
+
 @pytest.fixture(scope="session")
-def template(postgres_url: str, worker_number: int) -> str:
-    """The name of a database with Docora's tables, to be cloned."""
-    name = f"docora_template_{worker_number}"
+def database(postgres_url: str, worker_number: int) -> Iterator[TestDatabase]:
+    """The database of this test process."""
+    database = TestDatabase(postgres_url, f"docora_{worker_number}")
+    yield database
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name}".encode())
-        connection.execute(f"CREATE DATABASE {name}".encode())
-    with psycopg.connect(with_database(postgres_url, name), autocommit=True) as connection:
-        connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
-    return name
+        database.drop(connection)
 
 
 @pytest.fixture
-def database_url(postgres_url: str, template: str, worker_number: int) -> Iterator[str]:
-    """A database of this test alone."""
-    name = f"docora_{worker_number}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
-        yield with_database(postgres_url, name)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+def database_url(database: TestDatabase) -> str:
+    """An empty database."""
+    database.prepare()
+    return database.url
 
 
 @pytest.fixture
