@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from docora_ops.errors import ConfigurationError
 
@@ -25,10 +29,11 @@ def _has_scheme(*schemes: str) -> AfterValidator:
     def check(secret: SecretStr) -> SecretStr:
         expected = " or ".join(f"{scheme}://…" for scheme in schemes)
         try:
-            parts = urlsplit(secret.get_secret_value())
+            secret.get_secret_value().encode()
+            scheme = urlsplit(secret.get_secret_value()).scheme
         except ValueError:
-            parts = urlsplit("")
-        if parts.scheme not in schemes:
+            scheme = ""
+        if scheme not in schemes:
             raise ValueError(f"must look like {expected}")
         return secret
 
@@ -53,7 +58,7 @@ class Settings(BaseSettings):
         "redis://localhost:6379"
     )
     max_retry_attempts: Annotated[int, Field(ge=1, le=1000)] = 5
-    retry_base_delay_ms: Annotated[int, Field(ge=0)] = 1000
+    retry_base_delay_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 1000
 
     queue_name: Annotated[
         str, Field(validation_alias="DOCORA_OPS_QUEUE_NAME", pattern=r"^[A-Za-z0-9_.-]+$")
@@ -61,7 +66,9 @@ class Settings(BaseSettings):
     job_function: Annotated[
         str, Field(validation_alias="DOCORA_OPS_JOB_FUNCTION"), AfterValidator(_dotted_name)
     ] = "docora_ops.worker.snapshot"
-    job_timeout: Annotated[int, Field(validation_alias="DOCORA_OPS_JOB_TIMEOUT", ge=1)] = 3600
+    job_timeout: Annotated[
+        int, Field(validation_alias="DOCORA_OPS_JOB_TIMEOUT", ge=1, le=2_592_000)
+    ] = 3600
     connect_timeout: Annotated[
         int, Field(validation_alias="DOCORA_OPS_CONNECT_TIMEOUT", ge=1, le=3600)
     ] = 5
@@ -100,12 +107,8 @@ def load_settings(env_file: Path | None = None) -> Settings:
 
     Raises ConfigurationError naming each unusable variable, never its value.
     """
-    if env_file is not None and not env_file.is_file():
-        raise ConfigurationError(
-            f"--env-file {env_file}: no such file", hint="give the path of a readable env file"
-        )
     try:
-        return Settings(_env_file=env_file)  # type: ignore[call-arg]
+        return _FileSettings(**_read(env_file)) if env_file else Settings()
     except ValidationError as error:
         problems = "; ".join(
             f"{_variable(problem['loc'])} {_reason(problem['msg'])}"
@@ -114,11 +117,46 @@ def load_settings(env_file: Path | None = None) -> Settings:
         raise ConfigurationError(
             f"unusable settings: {problems}", hint="correct the environment or the env file"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+
+
+class _FileSettings(Settings):
+    """Settings whose arguments are what an env file says: the environment wins over them."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """First the environment, then the file."""
+        return env_settings, init_settings
+
+
+def _read(env_file: Path) -> dict[str, Any]:
+    """What an env file says of our settings; it may be a pipe. Raises ConfigurationError."""
+    from dotenv import dotenv_values
+
+    try:
+        with env_file.open(encoding="utf-8") as stream:
+            values = dotenv_values(stream=stream)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(
-            f"--env-file {env_file} can't be read: {type(error).__name__}",
-            hint="give the path of a readable UTF-8 file",
+            f"--env-file {str(env_file)[:200]} can't be read: {reason}",
+            hint="give the path of a readable env file",
         ) from None
+    wanted = {
+        str(field.validation_alias or name).upper(): str(field.validation_alias or name)
+        for name, field in Settings.model_fields.items()
+    }
+    return {
+        wanted[variable.upper()]: value
+        for variable, value in values.items()
+        if value and variable.upper() in wanted
+    }
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

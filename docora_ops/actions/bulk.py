@@ -120,6 +120,7 @@ class BulkRun:
         if not positions or self._must_stop():
             return
         self._pause(SECOND_LOOK_DELAY)
+        self._report()  # and learn whether it has been cancelled meanwhile
         for _ in self._handle(self._final_batches(positions, fingerprints), handlers):
             pass
 

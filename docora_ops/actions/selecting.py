@@ -9,7 +9,7 @@ from docora_ops.actions.lookup import resolve_app
 from docora_ops.database import Database, Selection
 from docora_ops.database.links import count_deliveries
 from docora_ops.database.selection import select_failed, select_of_app
-from docora_ops.models import FailedFilter, LinkRef
+from docora_ops.models import App, FailedFilter, LinkRef
 
 
 @contextmanager
@@ -36,12 +36,12 @@ def failed_links(
 
 
 @contextmanager
-def links_of_app(database: Database, app: str) -> Iterator[tuple[Selection, int]]:
-    """Every link of an app, and how many files the app has received. Raises the same."""
-    app_id = resolve_app(database, app).app_id
-    files = count_deliveries(database, app_id)
-    with select_of_app(database, app_id) as selection:
-        yield selection, files
+def links_of_app(database: Database, app: str) -> Iterator[tuple[App, Selection, int]]:
+    """An app, every link of it, and how many files it has received. Raises the same."""
+    found = resolve_app(database, app)
+    files = count_deliveries(database, found.app_id)
+    with select_of_app(database, found.app_id) as selection:
+        yield found, selection, files
 
 
 def files_received(database: Database, ref: LinkRef) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-import os
 import signal
 import sys
 import traceback
@@ -21,6 +21,7 @@ from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.operations import cancel, progress
 from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed
+from docora_ops.cli.streams import guard_streams
 from docora_ops.errors import CommandInterruptedError, DocoraOpsError, UsageError
 
 app = typer.Typer(
@@ -40,11 +41,25 @@ _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
     ("demo", demo, "docora-ops demo --keep"),
 )
 
+
+def _interruptible(command: Callable[..., int]) -> Callable[..., int]:
+    """Typer would turn Ctrl-C into an exit code without a word."""
+
+    @functools.wraps(command)
+    def interruptible(*arguments: object, **options: object) -> int:
+        try:
+            return command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise CommandInterruptedError("interrupted") from None
+
+    return interruptible
+
+
 for _name, _command, _example in _COMMANDS:
     # Typer keeps the line breaks of a docstring.
     _paragraphs = inspect.cleandoc(_command.__doc__ or "").split("\n\n")
     _help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in _paragraphs)
-    app.command(_name, help=_help, epilog=f"Example: {_example}")(_command)
+    app.command(_name, help=_help, epilog=f"Example: {_example}")(_interruptible(_command))
 
 
 def _show_version(wanted: bool) -> None:
@@ -78,31 +93,34 @@ def _options(
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code, whatever happens."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # A terminal or pipe that can't show a character must not end the command.
-            stream.reconfigure(errors="backslashreplace")
+    output = guard_streams()
     signal.signal(signal.SIGTERM, _interrupt)
+    code = _run(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    if output.failure is not None:
+        Context(None).say("Error: the output can't be written: {}", output.failure.strerror)
+        return code or ExitCode.PROBLEMS
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
-        code = app(list(arguments), standalone_mode=False, prog_name="docora-ops")
-        sys.stdout.flush()
+        return int(app(list(arguments), standalone_mode=False, prog_name="docora-ops") or 0)
     except typer.TyperException as error:
-        usage = UsageError(
-            error.format_message(), hint="docora-ops --help, or the command's own --help"
-        )
-        return _report(usage, as_json=as_json)
+        message = error.format_message()
+        if not message:
+            # Without a command, the help has been shown.
+            return ExitCode.USAGE
+        hint = "docora-ops --help, or the command's own --help"
+        return _report(UsageError(message, hint=hint), as_json=as_json)
     except DocoraOpsError as error:
         return _report(error, as_json=as_json)
     except (typer.Abort, KeyboardInterrupt):
         return _report(CommandInterruptedError("interrupted"), as_json=as_json)
-    except BrokenPipeError:
-        # Whoever read our output has gone; so nobody is there to be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
     except Exception as error:  # noqa: BLE001 - a bug of ours: said, not swallowed
         return _report_bug(error, as_json=as_json)
-    return int(code or 0)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

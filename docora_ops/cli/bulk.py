@@ -20,6 +20,7 @@ from docora_ops.database import Selection
 from docora_ops.errors import RedisError, ServerError
 from docora_ops.models import BulkResult, Operation, Outcome
 from docora_ops.render import documents, tables
+from docora_ops.render.console import may_animate
 
 
 class BulkCommand:
@@ -49,8 +50,8 @@ class BulkCommand:
         )
         context.collect_garbage()
 
-    def run(self, question: str, *, ask: bool) -> int:
-        """Do it; `question` has places for the links and the database. Returns the exit code."""
+    def run(self, question: str, *, ask: bool, **values: object) -> int:
+        """Do it; `question` has places for `links`, `where` and `values`. Returns the exit code."""
         context = self._context
         selection = self._run.selection
         where = context.database.target
@@ -65,7 +66,7 @@ class BulkCommand:
         if len(selection.by_app) > 1 and (ask and context.can_ask):
             context.err.print(tables.app_counts(selection.by_app))
         if ask and context.can_ask:
-            context.confirm(question, links, where)
+            context.confirm(question, links=links, where=where, **values)
         operation_id = self._run.start()
         context.say("{}: operation {}, {}.", where, operation_id, links)
         try:
@@ -131,7 +132,7 @@ class BulkCommand:
     @contextmanager
     def _bar(self) -> Iterator[None]:
         """A live bar with rate and time left, where there is a terminal."""
-        if not self._context.err.is_terminal:
+        if not may_animate(sys.stderr):
             yield
             return
         from rich.progress import (

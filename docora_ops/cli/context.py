@@ -87,8 +87,14 @@ class Context:
 
     def show(self, *renderables: RenderableType) -> None:
         """Data for a person, on stdout."""
-        for renderable in renderables:
-            self.out.print(renderable)
+        if self.out.is_terminal:
+            self.out.print(*renderables, sep="\n")
+            return
+        with self.out.capture() as capture:
+            self.out.print(*renderables, sep="\n")
+        # Tables pad each line to the width of the longest.
+        for line in capture.get().splitlines():
+            sys.stdout.write(line.rstrip() + "\n")
 
     def show_document(self, document: Document) -> None:
         """Data for a script, on stdout."""
@@ -124,11 +130,13 @@ class Context:
 
         return is_terminal(sys.stdin) and is_terminal(sys.stderr)
 
-    def confirm(self, question: str, *values: object) -> None:
+    def confirm(self, question: str, **values: object) -> None:
         """Ask on stderr. Raises CommandInterruptedError unless the answer is yes."""
         from docora_ops.render.text import inert
 
-        if not typer.confirm(question.format(*map(inert, values)), err=True):
+        shown = question.format_map({name: inert(value) for name, value in values.items()})
+        self.err.print(shown, "[y/N] ", end="", soft_wrap=True)
+        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
             raise CommandInterruptedError("nothing was changed")
 
 

@@ -71,14 +71,13 @@ def _one(context: Context, app: str, repo: str, *, dry_run: bool, ask: bool, as_
     if ask and not dry_run and context.can_ask:
         files = files_received(context.database, link.ref)
         context.confirm(
-            "Send {} {} of {}/{} to {} again: forget the delivery records in {}, reset the link "
-            "and queue its snapshot job?",
-            files,
-            "file" if files == 1 else "files",
-            link.payload.owner,
-            link.payload.name,
-            link.payload.app_name,
-            context.database.target,
+            "Send {app} {files} of {owner}/{name} again: forget the delivery records in {where}, "
+            "reset the link and queue its snapshot job?",
+            app=link.payload.app_name,
+            files="1 file" if files == 1 else f"{files} files",
+            owner=link.payload.owner,
+            name=link.payload.name,
+            where=context.database.target,
         )
     result = resync_link(context.database, context.queue, link.ref, dry_run=dry_run)
     show_result(context, result, surroundings, dry_run=dry_run, as_json=as_json)
@@ -90,11 +89,13 @@ def _all(context: Context, app: str, *, dry_run: bool, ask: bool, as_json: bool)
     from docora_ops.cli.bulk import BulkCommand
     from docora_ops.models import Operation
 
-    with links_of_app(context.database, app) as (selection, files):
+    with links_of_app(context.database, app) as (found, selection, files):
         return BulkCommand(
             context, Operation.RESYNC, selection, _BATCH_SIZE, dry_run=dry_run, as_json=as_json
         ).run(
-            f"Send {files} files of {{}} again: forget the delivery records in {{}}, reset the "
-            "links and queue their snapshot jobs?",
+            "Send {app}, over {links}, {files} files again: forget the delivery records in "
+            "{where}, reset the links and queue their snapshot jobs?",
             ask=ask,
+            app=found.app_name,
+            files=files,
         )

@@ -124,4 +124,4 @@ def retry_all_failed(
     ) as selection:
         return BulkCommand(
             context, Operation.RETRY, selection, batch_size, dry_run=dry_run, as_json=as_json
-        ).run("Reset {} in {} and queue their snapshot jobs?", ask=not yes)
+        ).run("Reset {links} in {where} and queue their snapshot jobs?", ask=not yes)

@@ -62,7 +62,9 @@ class Database:
         self._secret = settings.require_database_url().get_secret_value()
         try:
             self._parameters: dict[str, Any] = conninfo_to_dict(self._secret)
-        except psycopg.Error:
+            for name in ("port", "connect_timeout"):
+                [int(value) for value in str(self._parameters.get(name) or 0).split(",") if value]
+        except (psycopg.Error, ValueError):
             # The driver's text would show the password.
             raise ConfigurationError(
                 "DATABASE_URL is not a URL that Postgres understands",

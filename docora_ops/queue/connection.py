@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -12,6 +12,8 @@ from redis.retry import Retry
 
 from docora_ops.errors import ConfigurationError, RedisError
 from docora_ops.settings import Settings
+
+_CLIENT_OPTIONS = frozenset({"encoding", "encoding_errors", "retry", "retry_on_error"})
 
 
 def connect(settings: Settings) -> redis.Redis:
@@ -26,12 +28,18 @@ def connect(settings: Settings) -> redis.Redis:
             url,
             socket_connect_timeout=settings.connect_timeout,
             socket_timeout=settings.statement_timeout,
-            retry=Retry(NoBackoff(), 0),
-            client_name="docora-ops",
-            protocol=2,
         )
+        options = client.connection_pool.connection_kwargs
+        if not _CLIENT_OPTIONS.isdisjoint(parse_qs(urlsplit(url).query)):
+            raise ValueError("an option that is the client's own")
+        options |= {
+            "client_name": "docora-ops",
+            "decode_responses": False,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+        }
         # An unknown option in the URL shows only when a connection is made from it.
-        client.connection_pool.make_connection()
+        client.connection_pool.connection_class(**options)
     except (ValueError, TypeError, AttributeError, OSError, redis.RedisError):
         raise ConfigurationError(
             "REDIS_URL is not a URL that the Redis client understands",

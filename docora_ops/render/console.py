@@ -17,6 +17,11 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def may_animate(stream: TextIO) -> bool:
+    """Whether the stream may show something that moves."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
 def make_console(stream: TextIO) -> Console:
     """A console that neither colours nor wraps unless the stream is a terminal."""
     terminal = is_terminal(stream)

@@ -1,0 +1,60 @@
+"""Standard streams that never keep a command from doing its work."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TextIO, cast
+
+
+class OutputStream:
+    """Stdout or stderr. Once nobody reads it, or its disk is full, it goes on as a bottomless pit.
+
+    So a change is carried through and its exit code is the right one, whoever reads of it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        # What can't be encoded must not end the command.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        self._stream = stream
+        self.failure: OSError | None = None
+        """Why text was lost, unless its reader had simply gone."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, or pretend to."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or pretend to."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        if not isinstance(error, BrokenPipeError):
+            self.failure = error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+def guard_streams() -> OutputStream:
+    """Put such streams in place of those that the process was started with; returns stdout."""
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - for good
+    output = OutputStream(sys.stdout or _nowhere())
+    sys.stdout = cast("TextIO", output)
+    sys.stderr = cast("TextIO", OutputStream(sys.stderr or _nowhere()))
+    return output
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
