@@ -25,16 +25,21 @@ LONGEST_RETRY_DELAY = 86_400
 """Seconds; doubling would otherwise outgrow what a timer can hold."""
 
 
-def _has_scheme(*schemes: str) -> AfterValidator:
+def _is_url(*schemes: str) -> AfterValidator:
     def check(secret: SecretStr) -> SecretStr:
-        expected = " or ".join(f"{scheme}://…" for scheme in schemes)
+        text = secret.get_secret_value()
         try:
-            secret.get_secret_value().encode()
-            scheme = urlsplit(secret.get_secret_value()).scheme
+            text.encode()
+            parts = urlsplit(text)
         except ValueError:
-            scheme = ""
-        if scheme not in schemes:
-            raise ValueError(f"must look like {expected}")
+            parts = urlsplit("")
+        if parts.scheme not in schemes:
+            raise ValueError(f"must look like {' or '.join(f'{each}://…' for each in schemes)}")
+        # Such a character in a password would make a part of it the host, which is shown.
+        if parts.netloc.count("@") > 1 or "@" in parts.path + parts.query or parts.fragment:
+            raise ValueError("has an @ / ? or # that must be percent-encoded")
+        if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/[0-9]*)?", parts.path):
+            raise ValueError("must end in the number of a database, if in anything")
         return secret
 
     return AfterValidator(check)
@@ -53,8 +58,8 @@ class Settings(BaseSettings):
         env_ignore_empty=True, extra="ignore", hide_input_in_errors=True, env_file_encoding="utf-8"
     )
 
-    database_url: Annotated[SecretStr, _has_scheme("postgres", "postgresql")] | None = None
-    redis_url: Annotated[SecretStr, _has_scheme("redis", "rediss", "unix")] = SecretStr(
+    database_url: Annotated[SecretStr, _is_url("postgres", "postgresql")] | None = None
+    redis_url: Annotated[SecretStr, _is_url("redis", "rediss", "unix")] = SecretStr(
         "redis://localhost:6379"
     )
     max_retry_attempts: Annotated[int, Field(ge=1, le=1000)] = 5

@@ -387,6 +387,13 @@ class Docora:
         with self.start(*arguments, env=env, **options) as process:
             return finish(process, timeout)
 
+    def run_together(
+        self, *commands: Sequence[str], env: Mapping[str, str | None] | None = None
+    ) -> list[Result]:
+        """Several commands at the same time; returns when all have ended."""
+        processes = [self.start(*arguments, env=env) for arguments in commands]
+        return [finish(process) for process in processes]
+
 
 class Rooms:
     """The functions of docora-ops on connections of their own, without a command around them."""
@@ -440,7 +447,7 @@ class Rooms:
         dry_run: bool = False,
         prepare: Callable[[BulkRun], object] = lambda run: None,
     ) -> BulkResult:
-        with selecting.links_of_app(self.database, app_id) as (selection, _):
+        with selecting.links_of_app(self.database, app_id) as (_, selection, _):
             run = BulkRun(
                 Operation.RESYNC, self.database, self.queue, self.store, selection, batch_size
             )
@@ -491,7 +498,7 @@ def on_terminal(
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     process = subprocess.Popen(
         [str(COMMAND), *arguments],
-        env=docora.environment(TERM="xterm-256color", **(env or {})),
+        env=docora.environment(**{"TERM": "xterm-256color", **(env or {})}),
         stdin=slave,
         stdout=slave,
         stderr=slave,

@@ -85,6 +85,7 @@ class BulkRun:
         """Mark the operation cancelled, for all to see. Raises RedisError."""
         self.cancelled = True
         if self.operation_id is not None:
+            self._report()
             self.store.cancel(self.operation_id)
 
     def result(self) -> BulkResult:
