@@ -6,7 +6,7 @@ import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
@@ -146,15 +146,14 @@ class BulkRun:
         for handler in handlers:
             idle.put(handler)
 
-        def handle(batch: Batch) -> Batch:
+        def handle(batch: Batch) -> None:
             handler = idle.get()
             try:
                 handler.handle(batch)
             finally:
                 idle.put(handler)
-            return batch
 
-        in_hand: deque[Future[Batch]] = deque()
+        in_hand: deque[tuple[Batch, Future[None]]] = deque()
         before: Batch | None = None
         with ThreadPoolExecutor(len(handlers)) as pool:
             try:
@@ -164,19 +163,22 @@ class BulkRun:
                         if batch is None:
                             break
                         batch.after = before
-                        in_hand.append(pool.submit(handle, batch))
+                        in_hand.append((batch, pool.submit(handle, batch)))
                         before = batch
                     if not in_hand:
                         return
-                    done = in_hand.popleft().result()
-                    done.after = None
-                    self._count(done)
+                    batch, future = in_hand[0]
+                    future.result()
+                    in_hand.popleft()
+                    batch.after = None
+                    self._count(batch)
                     self._report()
-                    yield done
+                    yield batch
             except ServerError:
-                for future in in_hand:
-                    if future.exception() is None:
-                        self._count(future.result())
+                # What the batches in hand have settled is settled.
+                wait(future for _, future in in_hand)
+                for batch, _ in in_hand:
+                    self._count(batch)
                 raise
 
     def _must_stop(self) -> bool:

@@ -21,6 +21,8 @@ from docora_ops.settings import Settings
 _REPLY_GRACE = 5
 """Seconds beyond the statement timeout after which a silent server counts as lost."""
 
+_SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+
 SET_TIMEOUTS = """
 SELECT set_config('statement_timeout', %(statement)s, false),
        set_config('lock_timeout', %(lock)s, false),
@@ -62,8 +64,7 @@ class Database:
         self._secret = settings.require_database_url().get_secret_value()
         try:
             self._parameters: dict[str, Any] = conninfo_to_dict(self._secret)
-            for name in ("port", "connect_timeout"):
-                [int(value) for value in str(self._parameters.get(name) or 0).split(",") if value]
+            _check(self._parameters)
         except (psycopg.Error, ValueError):
             # The driver's text would show the password.
             raise ConfigurationError(
@@ -215,3 +216,13 @@ class Database:
             if secret:
                 text = text.replace(str(secret), "***")
         return text
+
+
+def _check(parameters: Mapping[str, Any]) -> None:
+    """Raise ValueError for what the driver would only notice when it connects."""
+    int(parameters.get("connect_timeout") or 0)
+    if parameters.get("sslmode", "prefer") not in _SSL_MODES:
+        raise ValueError("sslmode")
+    for port in str(parameters.get("port") or "").split(","):
+        if port and not 0 < int(port) < 1 << 16:
+            raise ValueError("port")

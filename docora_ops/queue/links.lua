@@ -248,7 +248,8 @@ local function push(id, hint, seen, data, description)
   return answer
 end
 
--- A registry that holds something else is no fault of a single job.
+-- A list or registry that is something else is no fault of a single job.
+redis.call('LLEN', main_list)
 executions_of(config.queue, '')
 
 local answers = {}
