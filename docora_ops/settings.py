@@ -36,7 +36,8 @@ def _is_url(*schemes: str) -> AfterValidator:
         if parts.scheme not in schemes:
             raise ValueError(f"must look like {' or '.join(f'{each}://…' for each in schemes)}")
         # Such a character in a password would make a part of it the host, which is shown.
-        if parts.netloc.count("@") > 1 or "@" in parts.path + parts.query or parts.fragment:
+        options = [option for option in parts.query.split("&") if "=" not in option]
+        if parts.netloc.count("@") > 1 or "@" in parts.path + "".join(options) or parts.fragment:
             raise ValueError("has an @ / ? or # that must be percent-encoded")
         if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/[0-9]*)?", parts.path):
             raise ValueError("must end in the number of a database, if in anything")
@@ -68,7 +69,7 @@ class Settings(BaseSettings):
     retry_base_delay_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 1000
 
     queue_name: Annotated[
-        str, Field(validation_alias="DOCORA_OPS_QUEUE_NAME", pattern=r"^[A-Za-z0-9_.-]+$")
+        str, Field(validation_alias="DOCORA_OPS_QUEUE_NAME", pattern=r"^[A-Za-z0-9_.-]{1,200}$")
     ] = "snapshot-queue"
     job_function: Annotated[
         str, Field(validation_alias="DOCORA_OPS_JOB_FUNCTION"), AfterValidator(_dotted_name)

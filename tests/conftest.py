@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -30,12 +31,19 @@ def worker_number(worker_id: str) -> int:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_directory() -> Iterator[Path]:
+    """Not below pytest's folder, which each run of pytest closes to other users again."""
+    with TemporaryDirectory(prefix="docora-ops-tests-", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(server_directory: Path) -> Iterator[str]:
     """A Postgres on which databases can be created."""
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
         return
-    with servers.postgres(tmp_path_factory.mktemp("servers")) as url:
+    with servers.postgres(server_directory) as url:
         with psycopg.connect(url, autocommit=True) as connection:
             # The tests kill commands, never the server.
             for name in ("fsync", "full_page_writes"):
@@ -45,12 +53,12 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory, worker_number: int) -> Iterator[str]:
+def redis_url(server_directory: Path, worker_number: int) -> Iterator[str]:
     """A Redis whose database is ours alone."""
     if url := os.environ.get("TEST_REDIS_URL"):
         yield f"{url.rstrip('/')}/{worker_number}"
         return
-    with servers.valkey(tmp_path_factory.mktemp("servers")) as url:
+    with servers.valkey(server_directory) as url:
         yield url
 
 

@@ -75,7 +75,8 @@ def _did_you_mean(text: str, names: Sequence[str], kind: str) -> str:
     from difflib import get_close_matches  # seldom needed, and slow to import
 
     by_folded = {name.casefold(): name for name in names}
-    near = get_close_matches(text.casefold(), by_folded, n=3, cutoff=0.5)
+    typed = text.partition("://")[2].partition("/")[2] or text  # of a URL, the path
+    near = get_close_matches(typed.casefold(), by_folded, n=3, cutoff=0.5)
     if not near:
         return f"check the spelling, or give the {kind} id"
     return f"did you mean {' or '.join(repr(by_folded[name]) for name in near)}?"

@@ -18,6 +18,7 @@ from docora_ops import __version__
 from docora_ops.cli.context import Context
 from docora_ops.cli.demo import demo
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.lean import LeanCommand, LeanGroup
 from docora_ops.cli.operations import cancel, progress
 from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed
@@ -26,6 +27,7 @@ from docora_ops.errors import CommandInterruptedError, DocoraOpsError, UsageErro
 
 app = typer.Typer(
     name="docora-ops",
+    cls=LeanGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
@@ -59,7 +61,9 @@ for _name, _command, _example in _COMMANDS:
     # Typer keeps the line breaks of a docstring.
     _paragraphs = inspect.cleandoc(_command.__doc__ or "").split("\n\n")
     _help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in _paragraphs)
-    app.command(_name, help=_help, epilog=f"Example: {_example}")(_interruptible(_command))
+    app.command(_name, cls=LeanCommand, help=_help, epilog=f"Example: {_example}")(
+        _interruptible(_command)
+    )
 
 
 def _show_version(wanted: bool) -> None:

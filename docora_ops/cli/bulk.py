@@ -55,7 +55,7 @@ class BulkCommand:
         context = self._context
         selection = self._run.selection
         where = context.database.target
-        links = "1 link" if selection.total == 1 else f"{selection.total} links"
+        links = tables.amount(selection.total, "link")
         if self._dry_run:
             context.say("{} in {}: dry run, nothing will be changed.", links, where)
             return self._finish(self._run.plan())
@@ -67,11 +67,11 @@ class BulkCommand:
             context.err.print(tables.app_counts(selection.by_app))
         if ask and context.can_ask:
             context.confirm(question, links=links, where=where, **values)
-        operation_id = self._run.start()
-        context.say("{}: operation {}, {}.", where, operation_id, links)
         try:
-            with self._stopping_on_signals(), self._bar():
-                result = self._run.run()
+            with self._stopping_on_signals():
+                context.say("{}: operation {}, {}.", where, self._run.start(), links)
+                with self._bar():
+                    result = self._run.run()
         except ServerError as error:
             return self._break_off(error)
         return self._finish(result)
@@ -116,9 +116,10 @@ class BulkCommand:
             context.show("", tables.failures(result.failures))
         if self._operation is Operation.RESYNC and result.total:
             verb = "would be sent" if self._dry_run else "will be sent"
-            context.show(f"{result.deliveries_cleared} files {verb} again.")
+            context.show(f"{tables.amount(result.deliveries_cleared, 'file')} {verb} again.")
         if result.open_circuits_left_out is not None:
-            context.show(f"{result.open_circuits_left_out} links left out: their circuit is open.")
+            left_out = tables.amount(result.open_circuits_left_out, "link")
+            context.show(f"{left_out} left out: the circuit of the repository is open.")
         if self._dry_run:
             context.say("Dry run: nothing was changed.")
         elif result.cancelled:

@@ -64,6 +64,7 @@ def _one(context: Context, app: str, repo: str, *, dry_run: bool, ask: bool, as_
     from docora_ops.actions.single import resync as resync_link
     from docora_ops.actions.surroundings import look_around
     from docora_ops.cli.single import show_result
+    from docora_ops.render import tables
 
     link = resolve_link(context.database, app, repo)
     surroundings = look_around(context.queue)
@@ -74,7 +75,7 @@ def _one(context: Context, app: str, repo: str, *, dry_run: bool, ask: bool, as_
             "Send {app} {files} of {owner}/{name} again: forget the delivery records in {where}, "
             "reset the link and queue its snapshot job?",
             app=link.payload.app_name,
-            files="1 file" if files == 1 else f"{files} files",
+            files=tables.amount(files, "file"),
             owner=link.payload.owner,
             name=link.payload.name,
             where=context.database.target,
@@ -88,14 +89,15 @@ def _all(context: Context, app: str, *, dry_run: bool, ask: bool, as_json: bool)
     from docora_ops.actions.selecting import links_of_app
     from docora_ops.cli.bulk import BulkCommand
     from docora_ops.models import Operation
+    from docora_ops.render import tables
 
     with links_of_app(context.database, app) as (found, selection, files):
         return BulkCommand(
             context, Operation.RESYNC, selection, _BATCH_SIZE, dry_run=dry_run, as_json=as_json
         ).run(
-            "Send {app}, over {links}, {files} files again: forget the delivery records in "
+            "Send {app}, over {links}, {files} again: forget the delivery records in "
             "{where}, reset the links and queue their snapshot jobs?",
             ask=ask,
             app=found.app_name,
-            files=files,
+            files=tables.amount(files, "file"),
         )

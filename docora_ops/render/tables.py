@@ -37,6 +37,11 @@ LABELS = {
     Outcome.SKIPPED: "skipped",
     Outcome.FAILED: "failed",
 }
+_PLANNED_LABELS = LABELS | {
+    Outcome.QUEUED: "would queue",
+    Outcome.REPLACED_STALE: "would replace stale",
+    Outcome.FAILED: "can't be queued",
+}
 _PLANS = {
     Outcome.QUEUED: "would queue",
     Outcome.REPLACED_STALE: "would replace a stale job",
@@ -53,6 +58,11 @@ _STYLES = {
     Outcome.SKIPPED: "yellow",
     Outcome.FAILED: "bold red",
 }
+
+
+def amount(count: int, noun: str) -> str:
+    """`1 link`, `2 links`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def link_result(result: LinkResult) -> RenderableType:
@@ -118,22 +128,26 @@ def bulk_result(result: BulkResult, width: int) -> RenderableType:
     """How many links came to what, by app: a column each, or where `width` is too small, a line."""
     shown = [outcome for outcome in Outcome if result.counts.get(outcome)]
     rows = list(result.by_app.items())
-    needed = sum(len(LABELS[outcome]) + _GAP for outcome in shown) + len("total") + _GAP
+    headings = LABELS if result.links is None else _PLANNED_LABELS
+    needed = sum(len(headings[outcome]) + _GAP for outcome in shown) + len("total") + _GAP
     with_ids = [inert(f"{app.app_name} ({app.app_id})") for app, _ in rows]
     names = [inert(app.app_name) for app, _ in rows]
     for labels in (with_ids, names):
         if max(map(cell_len, ["App", *labels])) + _GAP + needed <= width:
-            return _outcome_columns(result, shown, labels)
-    return _outcome_lines(result, shown, names)
+            return _outcome_columns(result, headings, shown, labels)
+    return _outcome_lines(result, headings, shown, names)
 
 
 def _outcome_columns(
-    result: BulkResult, shown: Sequence[Outcome], labels: Sequence[str]
+    result: BulkResult,
+    headings: Mapping[Outcome, str],
+    shown: Sequence[Outcome],
+    labels: Sequence[str],
 ) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
     table.add_column("App", no_wrap=True)
     for outcome in shown:
-        table.add_column(LABELS[outcome], justify="right", style=_STYLES[outcome], no_wrap=True)
+        table.add_column(headings[outcome], justify="right", style=_STYLES[outcome], no_wrap=True)
     table.add_column("total", justify="right", no_wrap=True)
     for label, counts in zip(labels, result.by_app.values(), strict=True):
         cells = [cell(counts.get(outcome, 0)) for outcome in shown]
@@ -146,12 +160,15 @@ def _outcome_columns(
 
 
 def _outcome_lines(
-    result: BulkResult, shown: Sequence[Outcome], labels: Sequence[str]
+    result: BulkResult,
+    headings: Mapping[Outcome, str],
+    shown: Sequence[Outcome],
+    labels: Sequence[str],
 ) -> RenderableType:
     def line(counts: Mapping[Outcome, int]) -> Text:
         return cell(
             ", ".join(
-                f"{counts[outcome]} {LABELS[outcome]}" for outcome in shown if counts.get(outcome)
+                f"{counts[outcome]} {headings[outcome]}" for outcome in shown if counts.get(outcome)
             )
         )
 

@@ -1,0 +1,42 @@
+"""Typer commands whose help and usage errors load no pydantic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+
+class _LeanParameters:
+    """Takes text as it is, and what is not given as None, without asking Typer's converters.
+
+    Typer (0.29) has pydantic convert each of them, which takes longer than all the rest of a help.
+    """
+
+    def get_params(self, ctx: Any) -> Any:
+        """Typer's own parameters, with other converters. Called again and again."""
+        parameters = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if "get_runtime_param" not in vars(parameter):
+                converter = _LeanConverter(parameter)
+                parameter.get_runtime_param = lambda converter=converter: converter
+        return parameters
+
+
+class _LeanConverter:
+    def __init__(self, parameter: Any) -> None:
+        self._is_text = parameter.type_descriptor.annotation is str
+        self._typers_own = parameter.get_runtime_param
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        if value is None or self._is_text:
+            return value
+        return self._typers_own().coerce(value, param=param, ctx=ctx)
+
+
+class LeanCommand(_LeanParameters, TyperCommand):
+    """A command."""
+
+
+class LeanGroup(_LeanParameters, TyperGroup):
+    """A group of commands."""
