@@ -1,0 +1,547 @@
+"""`docora-ops retry-all-failed`."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from rq.job import JobStatus
+
+from tests.harness import COMMAND, Docora, Result, TestLink, finish, on_terminal
+
+ESCAPE = "\x1b"
+OPERATION_ID = re.compile(r"bulk_[0-9a-f]{16}")
+ANIMATION = re.compile(r"\x1b\[\?25l|\x1b\[2K")
+
+
+def database_name(docora: Docora) -> str:
+    return str(conninfo_to_dict(docora.database_url)["dbname"])
+
+
+def add_poison(docora: Docora, amount: int = 1) -> list[str]:
+    """Links whose ids can't form a job id; returns the ids that they would form."""
+    app = docora.add_app("Dotted", "app.dotted")
+    links = [docora.link(app, docora.add_repository()) for _ in range(amount)]
+    return [link.job_id for link in links]
+
+
+def counts(**changed: int) -> dict[str, Any]:
+    """The counts of a document, 0 unless given."""
+    names = ("queued", "replaced_stale", "already_queued", "already_running", "skipped", "failed")
+    values = {name: changed.get(name, 0) for name in names}
+    done = sum(values.values())
+    succeeded = values["queued"] + values["replaced_stale"] + values["already_queued"]
+    return {"total": done, "completed": done, "succeeded": succeeded, **values}
+
+
+def assert_without_escapes(result: Result) -> None:
+    assert ESCAPE not in result.stdout + result.stderr
+    assert "\r" not in result.stdout + result.stderr
+    assert "[y/N]" not in result.stdout + result.stderr
+
+
+def test_the_json_has_the_fields_of_the_contract_and_their_sums(docora: Docora) -> None:
+    docora.add_worker()
+    app = docora.add_app("Acme Search")
+    fresh, fresh_too, stale, waiting, running = (
+        docora.link(app, docora.add_repository()) for _ in range(5)
+    )
+    docora.leave_job(stale.job_id, JobStatus.FAILED)
+    docora.enqueue(waiting.job_id)
+    docora.start_job(running.job_id)
+    untouched = [docora.add_link(status) for status in ("synced", "scanning", "pending_snapshot")]
+    rows_before = [docora.row(link) for link in [running, *untouched]]
+
+    result = docora.run("retry-all-failed", "--json")
+
+    assert result.code == 0, result
+    operation_id = result.data["operation_id"]
+    assert OPERATION_ID.fullmatch(operation_id)
+    assert result.json == {
+        "data": {
+            "message": "Bulk retry started",
+            "operation_id": operation_id,
+            "cancelled": False,
+            **counts(queued=2, replaced_stale=1, already_queued=1, already_running=1),
+            "failures": [],
+        }
+    }
+    assert docora.waiting() == [link.job_id for link in (waiting, fresh, fresh_too, stale)]
+    assert all(docora.was_reset(link) for link in (fresh, fresh_too, stale, waiting))
+    assert [docora.row(link) for link in [running, *untouched]] == rows_before
+    assert docora.redis.hgetall(f"docora:bulk:{operation_id}") == {
+        b"total": b"5",
+        b"completed": b"5",
+        b"succeeded": b"4",
+        b"failed": b"0",
+        b"cancelled": b"false",
+    }
+    assert 3500 < docora.redis.ttl(f"docora:bulk:{operation_id}") <= 3600
+    assert_without_escapes(result)
+
+
+def test_the_summary_counts_by_app_and_the_id_and_database_are_said_on_stderr(
+    docora: Docora,
+) -> None:
+    docora.add_links(5, apps=2)
+    docora.leave_job(f"app_{1:024x}-repo_{1:024x}", JobStatus.FINISHED)
+    docora.start_job(f"app_{2:024x}-repo_{2:024x}")
+    result = docora.run("retry-all-failed")
+    assert result.code == 0, result
+    assert_without_escapes(result)
+
+    rows = [re.split(r"  +", line.strip()) for line in result.stdout.splitlines()]
+    assert ["App", "queued", "replaced stale", "already running", "total"] in rows
+    assert [f"App 1 (app_{1:024x})", "2", "1", "0", "3"] in rows
+    assert [f"App 2 (app_{2:024x})", "1", "0", "1", "2"] in rows
+    assert ["all", "3", "1", "1", "5"] in rows
+
+    [operation_id] = OPERATION_ID.findall(result.stderr)
+    assert docora.redis.exists(f"docora:bulk:{operation_id}")
+    [line] = [line for line in result.stderr.splitlines() if operation_id in line]
+    assert f"{database_name(docora)} on " in line
+    assert "5 links" in line
+    assert "no worker listens" in result.stderr
+
+
+def test_nothing_failed_is_no_error_and_no_operation(docora: Docora) -> None:
+    docora.add_link("synced")
+    before = docora.dump()
+    document, person = docora.run_together(
+        ("retry-all-failed", "--json"), ("retry-all-failed", "--error", "nowhere")
+    )
+    assert document.code == 0, document
+    assert document.json == {
+        "data": {
+            "message": "No failed notifications found",
+            "operation_id": None,
+            "cancelled": False,
+            **counts(),
+            "failures": [],
+        }
+    }
+    assert person.code == 0
+    assert "No failed notifications found" in person.stdout + person.stderr
+    assert docora.dump() == before
+
+
+def test_a_second_run_finds_nothing_left(docora: Docora) -> None:
+    docora.add_links(3)
+    first = docora.run("retry-all-failed", "--json")
+    assert first.data["queued"] == 3
+    before = docora.dump()
+    second = docora.run("retry-all-failed", "--json")
+    assert (second.code, second.data["operation_id"], second.data["total"]) == (0, None, 0)
+    assert docora.dump() == before
+
+
+def job_ids(result: Result) -> list[str]:
+    assert result.code == 0, result
+    return [link["job_id"] for link in result.data["links"]]
+
+
+def test_error_is_a_literal_substring_in_whatever_case(docora: Docora) -> None:
+    errors = [
+        "HTTP 502 from proxy",
+        "got http 503",
+        "100% of quota_used",
+        "100 of quotaXused",
+        "C:\\temp",
+        None,
+    ]
+    links = [docora.add_link(last_error=error) for error in errors]
+    dry = ("retry-all-failed", "--dry-run", "--json", "--error")
+    http, percent, underscore, backslash, everything = docora.run_together(
+        (*dry, "Http 50"), (*dry, "%"), (*dry, "A_U"), (*dry, "\\"), dry[:-1]
+    )
+    assert job_ids(http) == [links[0].job_id, links[1].job_id]
+    assert job_ids(percent) == [links[2].job_id]
+    assert job_ids(underscore) == [links[2].job_id]
+    assert job_ids(backslash) == [links[4].job_id]
+    assert job_ids(everything) == [link.job_id for link in links]
+
+    real = docora.run("retry-all-failed", "--json", "--error", "Http 50")
+    assert real.data["total"] == 2
+    assert [docora.was_reset(link) for link in links] == [True, True, *[False] * 4]
+
+
+def test_limit_takes_the_first_by_app_id_then_repository_id(docora: Docora) -> None:
+    last, middle, first = (
+        docora.link(docora.add_app(app_id=f"app_{app * 24}"), docora.add_repository())
+        for app in "cba"
+    )
+    second = docora.link(first.app_id, docora.add_repository())
+    in_order = [first.job_id, second.job_id, middle.job_id, last.job_id]
+    result = docora.run("retry-all-failed", "--limit", "3", "--json")
+    assert (result.code, result.data["total"], result.data["queued"]) == (0, 3, 3)
+    assert docora.waiting() == in_order[:3]
+    assert docora.status(last) == "failed"
+
+    rest = docora.run("retry-all-failed", "--limit", "3", "--json")
+    assert rest.data["total"] == 1
+    assert docora.waiting() == in_order
+
+
+def test_app_by_id_or_name_chooses_and_an_unknown_or_doubtful_one_changes_nothing(
+    docora: Docora,
+) -> None:
+    ours = docora.link(docora.add_app("Acme Search"), docora.add_repository())
+    others = [
+        docora.link(docora.add_app(name), docora.add_repository()) for name in ("Twin", "twin")
+    ]
+    before = docora.dump()
+    by_id, unknown, several = docora.run_together(
+        ("retry-all-failed", "--app", ours.app_id, "--dry-run", "--json"),
+        ("retry-all-failed", "--app", "Acme Serch", "--json"),
+        ("retry-all-failed", "--app", "TWIN", "--json"),
+    )
+    assert docora.dump() == before
+    assert job_ids(by_id) == [ours.job_id]
+    assert (unknown.code, unknown.json["code"]) == (3, "not_found")
+    assert "'Acme Search'" in unknown.json["hint"]
+    assert (several.code, several.json["code"]) == (2, "ambiguous")
+    assert sorted(several.json["app_ids"]) == sorted(link.app_id for link in others)
+
+    by_name = docora.run("retry-all-failed", "--app", "acme SEARCH", "--json")
+    assert (by_name.code, by_name.data["total"]) == (0, 1)
+    assert docora.was_reset(ours)
+    assert [docora.status(link) for link in others] == ["failed", "failed"]
+
+
+def test_open_circuits_are_skipped_on_request_and_counted_apart(docora: Docora) -> None:
+    app = docora.add_app()
+    shut, over, broken = (
+        docora.link(app, docora.add_repository(circuit_open_for=duration))
+        for duration in (None, timedelta(minutes=-5), timedelta(minutes=5))
+    )
+    dry, plain = docora.run_together(
+        ("retry-all-failed", "--skip-open-circuits", "--dry-run", "--json"),
+        ("retry-all-failed", "--dry-run", "--json"),
+    )
+    assert job_ids(dry) == [shut.job_id, over.job_id]
+    assert dry.data["open_circuits_left_out"] == 1
+    assert job_ids(plain) == [shut.job_id, over.job_id, broken.job_id]
+    assert "open_circuits_left_out" not in plain.data
+
+    result = docora.run("retry-all-failed", "--skip-open-circuits", "--json")
+    assert result.code == 0, result
+    expected = {
+        "message": "Bulk retry started",
+        "operation_id": result.data["operation_id"],
+        "cancelled": False,
+        **counts(queued=2),
+        "failures": [],
+        "open_circuits_left_out": 1,
+    }
+    assert result.data == expected
+    assert docora.status(broken) == "failed"
+
+    nothing = docora.run("retry-all-failed", "--skip-open-circuits")
+    assert nothing.code == 0
+    assert re.search(r"\b1 links? left out", nothing.stdout + nothing.stderr)
+
+
+def test_batch_size_is_how_many_links_a_transaction_commits(docora: Docora) -> None:
+    def transactions() -> list[int]:
+        rows = docora.connection.execute(
+            "SELECT count(*) AS links, min(app_id || repository_id) AS first"
+            " FROM app_repositories GROUP BY xmin ORDER BY first"
+        ).fetchall()
+        return [row["links"] for row in rows]
+
+    docora.add_links(10)
+    assert transactions() == [10]
+    result = docora.run("retry-all-failed", "--batch-size", "4", "--json")
+    assert result.data["queued"] == 10
+    assert transactions() == [4, 4, 2]
+    assert docora.waiting() == [f"app_{1:024x}-repo_{number:024x}" for number in range(1, 11)]
+
+
+def test_poison_links_cost_only_themselves_and_are_listed_with_reasons(docora: Docora) -> None:
+    bad = add_poison(docora, 25)
+    good = [docora.add_link() for _ in range(3)]
+    before = docora.connection.execute(
+        "SELECT * FROM app_repositories WHERE app_id = 'app.dotted' ORDER BY id"
+    ).fetchall()
+
+    result = docora.run("retry-all-failed", "--json")
+    assert result.code == 6, result
+    data = result.data
+    assert (data["total"], data["completed"], data["succeeded"]) == (28, 28, 3)
+    assert (data["queued"], data["failed"], data["cancelled"]) == (3, 25, False)
+    assert [failure["job_id"] for failure in data["failures"]] == sorted(bad)
+    for failure in data["failures"]:
+        assert failure.keys() == {"job_id", "error"}
+        assert "job id" in failure["error"]
+    assert docora.waiting() == [link.job_id for link in good]
+    after = docora.connection.execute(
+        "SELECT * FROM app_repositories WHERE app_id = 'app.dotted' ORDER BY id"
+    ).fetchall()
+    assert after == before
+
+    table = docora.run("retry-all-failed")
+    assert table.code == 6, table
+    shown = [job_id for job_id in sorted(bad) if job_id in table.stdout.split()]
+    assert shown == sorted(bad)[:20]
+    assert "and 5 more" in table.stdout
+    assert "can't form a job id" in table.stdout
+    hash_fields = docora.redis.hgetall(f"docora:bulk:{OPERATION_ID.findall(table.stderr)[0]}")
+    assert (hash_fields[b"failed"], hash_fields[b"completed"]) == (b"25", b"25")
+
+
+def test_a_terminal_shows_the_exact_count_by_app_and_the_database_before_it_asks(
+    docora: Docora,
+) -> None:
+    docora.add_links(7, apps=2)
+    before = docora.dump()
+    code, shown = on_terminal(docora, ["retry-all-failed"], answers="n\n")
+    assert code == 130
+    assert docora.dump() == before
+    question = re.sub(r"\x1b\[[0-9;]*m", "", shown[: shown.index("[y/N]")])
+    assert re.search(r"\b7 links\b", question)
+    assert f"{database_name(docora)} on " in question
+    assert re.search(rf"4 +App 1 \(app_{1:024x}\)", question)
+    assert re.search(rf"3 +App 2 \(app_{2:024x}\)", question)
+    assert "nothing was changed" in shown
+    assert not ANIMATION.search(shown)
+    assert not OPERATION_ID.search(shown)
+
+
+def test_no_answer_is_no(docora: Docora) -> None:
+    docora.add_links(1)
+    before = docora.dump()
+    for answer in ("\n", "\x04"):
+        code, shown = on_terminal(docora, ["retry-all-failed"], answers=answer)
+        assert code == 130, shown
+        assert re.search(r"\b1 link\b", shown)
+        assert "App 1" not in shown
+    assert docora.dump() == before
+
+
+def test_a_yes_runs_it_with_a_bar_that_shows_rate_and_time_left(docora: Docora) -> None:
+    docora.add_links(7, apps=2)
+    code, shown = on_terminal(docora, ["retry-all-failed"], answers="y\n")
+    assert code == 0, shown
+    assert docora.statuses() == {"pending_snapshot": 7}
+    assert ANIMATION.search(shown)
+    after = shown[shown.index("[y/N]") :]
+    assert OPERATION_ID.search(after)
+    for part in ("0/7", "7/7", "/s", "0:00:00", "━"):
+        assert part in after
+
+
+def test_yes_does_not_ask_and_a_dry_run_needs_no_question(docora: Docora) -> None:
+    docora.add_links(2)
+    code, shown = on_terminal(docora, ["retry-all-failed", "--dry-run"])
+    assert code == 0, shown
+    assert "[y/N]" not in shown
+    assert docora.statuses() == {"failed": 2}
+    code, shown = on_terminal(docora, ["retry-all-failed", "--yes"])
+    assert code == 0, shown
+    assert "[y/N]" not in shown
+    assert docora.statuses() == {"pending_snapshot": 2}
+
+
+def test_the_question_leaves_nothing_on_a_stdout_that_is_piped(docora: Docora) -> None:
+    docora.add_links(2)
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [COMMAND, "retry-all-failed", "--json"],
+        env=docora.environment(TERM="xterm-256color"),
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        text=True,
+    ) as process:
+        os.close(slave)
+        os.write(master, b"y\n")
+        asked = b""
+        while b"[y/N]" not in asked:
+            asked += os.read(master, 4096)
+        assert process.stdout is not None
+        document = process.stdout.read()
+    os.close(master)
+    assert process.returncode == 0
+    assert document.startswith('{"data": ')
+    assert document.endswith("}\n")
+    assert document.count("\n") == 1
+
+
+@contextmanager
+def held_midway(
+    docora: Docora, *options: str, links: int = 300
+) -> Iterator[tuple[subprocess.Popen[str], str, Callable[[], Result]]]:
+    """A run of one link a batch, held (SIGSTOP) when it has told its id and done some links.
+
+    Yields the process, the id, and a function that lets it go on and returns its result.
+    """
+    docora.add_worker()
+    docora.add_links(links)
+    with docora.start("retry-all-failed", "--batch-size", "1", *options) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first_line = process.stderr.readline()
+        wait_until_completed(docora, 1)
+        process.send_signal(signal.SIGSTOP)
+
+        def go_on() -> Result:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.send_signal(signal.SIGCONT)
+            stderr, stdout = process.stderr.read(), process.stdout.read()
+            return Result(process.wait(timeout=30), stdout, first_line + stderr)
+
+        try:
+            [operation_id] = OPERATION_ID.findall(first_line)
+            yield process, operation_id, go_on
+        finally:
+            process.kill()
+
+
+def test_another_terminal_can_follow_and_cancel_by_the_id_printed_at_the_start(
+    docora: Docora,
+) -> None:
+    with held_midway(docora, "--json") as (_, operation_id, go_on):
+        shown = docora.run("progress", operation_id, "--json")
+        assert (shown.code, shown.data["total"]) == (0, 300)
+        assert 1 <= shown.data["completed"] < 300
+        cancelled = docora.run("cancel", operation_id, "--json")
+        assert cancelled.code == 0, cancelled
+        result = go_on()
+
+    assert result.code == 6, result
+    data = result.data
+    assert data["cancelled"] is True
+    # Two batches may have been in hand.
+    assert shown.data["completed"] <= data["completed"] <= shown.data["completed"] + 3
+    assert docora.statuses() == {
+        "failed": 300 - data["completed"],
+        "pending_snapshot": data["completed"],
+    }
+    assert len(docora.waiting()) == data["completed"]
+    fields = docora.redis.hgetall(f"docora:bulk:{operation_id}")
+    assert fields[b"cancelled"] == b"true"
+    assert int(fields[b"completed"]) == data["completed"]
+
+    rest = docora.run("retry-all-failed", "--json")
+    assert rest.data["total"] == 300 - data["completed"]
+    assert docora.statuses() == {"pending_snapshot": 300}
+    assert docora.doubled_jobs() == []
+
+
+def test_a_first_signal_ends_the_run_after_the_batches_in_hand(docora: Docora) -> None:
+    with held_midway(docora) as (process, operation_id, go_on):
+        process.send_signal(signal.SIGTERM)
+        result = go_on()
+    assert result.code == 130, result
+    assert "finishes the rest" in result.stderr
+    done = docora.statuses()["pending_snapshot"]
+    assert 1 <= done < 300
+    assert f"{done} of 300 links" in result.stderr
+    assert len(docora.waiting()) == done
+    assert docora.lost_links() == []
+    assert docora.redis.hget(f"docora:bulk:{operation_id}", "cancelled") == b"true"
+
+
+def test_a_signal_while_the_operation_is_announced_cancels_it_for_all_to_see(
+    docora: Docora,
+) -> None:
+    docora.add_worker()
+    docora.add_links(3)
+    before = docora.statuses()
+    # The first line on stderr, which tells the operation's id, finds no room in the pipe.
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    with subprocess.Popen(
+        [COMMAND, "retry-all-failed", "--json"],
+        env=docora.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        text=True,
+    ) as process:
+        os.close(writer)
+        deadline = time.monotonic() + 20
+        while not (keys := list(docora.redis.scan_iter("docora:bulk:*"))):
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGTERM)
+        while os.read(reader, 65536):
+            pass
+        assert process.stdout is not None
+        document = process.stdout.read()
+    os.close(reader)
+    assert process.returncode == 130
+    assert document.count("\n") == 1
+    assert docora.statuses() == before
+    assert docora.redis.hget(keys[0].decode(), "cancelled") == b"true"
+
+
+@contextmanager
+def row_held(docora: Docora, link: TestLink) -> Iterator[psycopg.Connection[Any]]:
+    """The link's row, locked by somebody else."""
+    with psycopg.connect(docora.database_url) as other:
+        other.execute(
+            "SELECT 1 FROM app_repositories WHERE app_id = %s AND repository_id = %s FOR UPDATE",
+            (link.app_id, link.repository_id),
+        )
+        yield other
+
+
+def completed_so_far(docora: Docora) -> int:
+    keys = list(docora.redis.scan_iter("docora:bulk:*"))
+    return int(docora.redis.hget(keys[0], "completed") or 0) if keys else 0
+
+
+def wait_until_completed(docora: Docora, links: int) -> None:
+    deadline = time.monotonic() + 20
+    while completed_so_far(docora) < links:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_link_that_changed_after_it_was_listed_is_skipped(docora: Docora) -> None:
+    first, held, last = (docora.add_link() for _ in range(3))
+    with row_held(docora, held) as other, docora.start("retry-all-failed", "--json") as process:
+        wait_until_completed(docora, 2)
+        other.execute(
+            "UPDATE app_repositories SET status = 'synced' WHERE app_id = %s", (held.app_id,)
+        )
+        other.commit()
+        result = finish(process)
+    assert result.code == 0, result
+    assert {name: result.data[name] for name in counts()} == counts(queued=2, skipped=1)
+    assert docora.status(held) == "synced"
+    assert docora.waiting() == [first.job_id, last.job_id]
+
+
+def test_an_operation_cancelled_before_its_last_look_leaves_the_rest_alone(
+    docora: Docora,
+) -> None:
+    held, _ = docora.add_link(), docora.add_link()
+    before = docora.row(held)
+    with row_held(docora, held) as other, docora.start("retry-all-failed", "--json") as process:
+        wait_until_completed(docora, 1)
+        process.send_signal(signal.SIGSTOP)
+        [key] = docora.redis.scan_iter("docora:bulk:*")
+        cancelled = docora.run("cancel", key.decode().removeprefix("docora:bulk:"))
+        other.rollback()
+        process.send_signal(signal.SIGCONT)
+        result = finish(process)
+    assert cancelled.code == 0, cancelled
+    assert docora.row(held) == before
+    assert result.code == 6, result
+    assert (result.data["cancelled"], result.data["completed"]) == (True, 1)

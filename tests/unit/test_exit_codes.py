@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from docora_ops import errors
+from docora_ops.cli.exit_codes import EXIT_CODES, ExitCode, exit_code_of
+from docora_ops.errors import DocoraOpsError
+
+# The promise to cron jobs and scripts: for each error its slug and its exit code.
+PROMISES: dict[type[DocoraOpsError], tuple[str, int]] = {
+    errors.DocoraOpsError: ("error", 1),
+    errors.UsageError: ("usage", 2),
+    errors.ConfigurationError: ("configuration", 2),
+    errors.AmbiguousError: ("ambiguous", 2),
+    errors.NotFoundError: ("not_found", 3),
+    errors.RefusedError: ("refused", 4),
+    errors.NotFailedError: ("not_failed", 4),
+    errors.SnapshotRunningError: ("snapshot_running", 4),
+    errors.OperationFinishedError: ("operation_finished", 4),
+    errors.ServerError: ("server", 5),
+    errors.PostgresError: ("postgres", 5),
+    errors.LinkError: ("postgres_statement", 5),
+    errors.LinkLockedError: ("link_locked", 5),
+    errors.RedisError: ("redis", 5),
+    errors.UnqueueableError: ("unqueueable", 6),
+    errors.InvalidJobIdError: ("invalid_job_id", 6),
+    errors.JobUnreadableError: ("job_unreadable", 6),
+    errors.CommandInterruptedError: ("interrupted", 130),
+}
+
+
+def kinds(kind: type[DocoraOpsError]) -> Iterator[type[DocoraOpsError]]:
+    yield kind
+    for narrower in kind.__subclasses__():
+        yield from kinds(narrower)
+
+
+def test_every_error_has_its_promise() -> None:
+    assert set(kinds(DocoraOpsError)) == set(PROMISES)
+
+
+@pytest.mark.parametrize("kind", PROMISES, ids=lambda kind: kind.__name__)
+def test_an_error_keeps_its_promise(kind: type[DocoraOpsError]) -> None:
+    error = kind("a sentence", hint="what to do", details={"status": "failed"})
+    assert (error.code, exit_code_of(error)) == PROMISES[kind]
+    assert (str(error), error.message, error.hint) == ("a sentence", "a sentence", "what to do")
+    assert error.details == {"status": "failed"}
+
+
+def test_no_two_errors_share_a_slug() -> None:
+    slugs = [kind.code for kind in PROMISES]
+    assert len(set(slugs)) == len(slugs)
+
+
+def test_the_codes_are_those_of_the_design() -> None:
+    assert {code.name: code.value for code in ExitCode} == {
+        "OK": 0,
+        "BUG": 1,
+        "USAGE": 2,
+        "NOT_FOUND": 3,
+        "REFUSED": 4,
+        "SERVER": 5,
+        "PROBLEMS": 6,
+        "INTERRUPTED": 130,
+    }
+
+
+def test_no_entry_of_the_table_hides_another() -> None:
+    for index, (kind, _) in enumerate(EXIT_CODES):
+        assert not any(issubclass(kind, wider) for wider, _ in EXIT_CODES[:index])

@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import os
+import traceback
+from pathlib import Path
+
+import pytest
+from rq import Retry
+
+from docora_ops.errors import ConfigurationError
+from docora_ops.settings import LONGEST_RETRY_DELAY, Settings, load_settings
+
+DATABASE_URL = "postgres://docora:hunter2@db.example/docora"
+VARIABLES = {
+    "MAX_RETRY_ATTEMPTS": ("max_retry_attempts", "3", 3),
+    "RETRY_BASE_DELAY_MS": ("retry_base_delay_ms", "250", 250),
+    "DOCORA_OPS_QUEUE_NAME": ("queue_name", "other.queue-1", "other.queue-1"),
+    "DOCORA_OPS_JOB_FUNCTION": ("job_function", "acme.jobs.snapshot", "acme.jobs.snapshot"),
+    "DOCORA_OPS_JOB_TIMEOUT": ("job_timeout", "60", 60),
+    "DOCORA_OPS_CONNECT_TIMEOUT": ("connect_timeout", "1", 1),
+    "DOCORA_OPS_STATEMENT_TIMEOUT": ("statement_timeout", "2", 2),
+    "DOCORA_OPS_LOCK_TIMEOUT": ("lock_timeout", "3", 3),
+}
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """None of our variables is set, and the working directory is empty."""
+    for name in os.environ:
+        if name in VARIABLES or name.startswith(("DATABASE_", "REDIS_", "DOCORA_")):
+            monkeypatch.delenv(name)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+
+
+@pytest.fixture
+def env_file(tmp_path: Path) -> Path:
+    return tmp_path / "docora.env"
+
+
+def test_everything_but_the_database_has_a_default() -> None:
+    settings = load_settings()
+    assert settings.database_url is None
+    assert settings.redis_url.get_secret_value() == "redis://localhost:6379"
+    assert settings.max_retry_attempts == 5
+    assert settings.retry_base_delay_ms == 1000
+    assert settings.queue_name == "snapshot-queue"
+    assert settings.job_function == "docora_ops.worker.snapshot"
+    assert settings.job_timeout == 3600
+    assert settings.connect_timeout == 5
+    assert settings.statement_timeout == 30
+    assert settings.lock_timeout == 5
+
+
+def test_a_missing_database_is_named_with_what_to_do() -> None:
+    with pytest.raises(ConfigurationError, match=r"^DATABASE_URL is not set$") as error:
+        load_settings().require_database_url()
+    assert "--env-file" in (error.value.hint or "")
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_each_variable_sets_its_own_setting(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    field, text, value = VARIABLES[variable]
+    monkeypatch.setenv(variable, text)
+    changed = load_settings().model_dump()
+    monkeypatch.delenv(variable)
+    assert changed.pop(field) == value
+    default = load_settings().model_dump()
+    assert default.pop(field) != value
+    assert changed == default
+
+
+def test_every_setting_is_tested_here() -> None:
+    fields = {field for field, _, _ in VARIABLES.values()} | {"database_url", "redis_url"}
+    assert set(Settings.model_fields) == fields
+
+
+@pytest.mark.parametrize("variable", [name for name in VARIABLES if name.startswith("DOCORA_OPS")])
+def test_our_own_variables_need_their_prefix(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable.removeprefix("DOCORA_OPS_"), VARIABLES[variable][1])
+    assert load_settings().model_dump() == Settings().model_dump()
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+def test_both_schemes_of_postgres_are_taken(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    url = f"{scheme}://u:p%40ss@db.example:5433/docora?sslmode=require"
+    monkeypatch.setenv("DATABASE_URL", url)
+    assert load_settings().require_database_url().get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://:password@redis.example:6380/2",
+        "rediss://user:p%40ss@redis.example:6380/2?ssl_cert_reqs=none",
+        "unix:///run/redis.sock?db=1",
+    ],
+)
+def test_all_schemes_of_redis_are_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    assert load_settings().redis_url.get_secret_value() == url
+
+
+# Env files
+
+
+def test_an_env_file_is_read_when_asked_for(env_file: Path) -> None:
+    env_file.write_text(
+        "# Docora\n"
+        f'DATABASE_URL="{DATABASE_URL}"\n'
+        "export REDIS_URL='redis://redis.example:6379'\n"
+        "MAX_RETRY_ATTEMPTS=7 # tries\n"
+        "ENCRYPTION_KEY=0123456789abcdef\n"
+        "DOCORA_OPS_UNKNOWN=1\n"
+    )
+    settings = load_settings(env_file)
+    assert settings.require_database_url().get_secret_value() == DATABASE_URL
+    assert settings.redis_url.get_secret_value() == "redis://redis.example:6379"
+    assert settings.max_retry_attempts == 7
+
+
+def test_an_env_file_with_windows_line_ends_is_read(env_file: Path) -> None:
+    env_file.write_bytes(f"DATABASE_URL={DATABASE_URL}\r\nMAX_RETRY_ATTEMPTS=7\r\n".encode())
+    settings = load_settings(env_file)
+    assert settings.require_database_url().get_secret_value() == DATABASE_URL
+    assert settings.max_retry_attempts == 7
+
+
+def test_an_env_file_that_begins_with_a_byte_order_mark_is_read(env_file: Path) -> None:
+    env_file.write_bytes(b"\xef\xbb\xbf" + f"DATABASE_URL={DATABASE_URL}\n".encode())
+    assert load_settings(env_file).require_database_url().get_secret_value() == DATABASE_URL
+
+
+def test_a_password_with_dollars_is_taken_from_an_env_file_as_it_stands(
+    env_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORD", "replaced")
+    url = "postgres://u:a$WORD-${WORD}-$$@db.example/docora"
+    env_file.write_text(f"DATABASE_URL={url}\n")
+    assert load_settings(env_file).require_database_url().get_secret_value() == url
+
+
+def test_no_file_is_read_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in (".env", ".env.local", "docora.env"):
+        (tmp_path / name).write_text(f"DATABASE_URL={DATABASE_URL}\nMAX_RETRY_ATTEMPTS=9\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().database_url is None
+    assert load_settings().max_retry_attempts == 5
+
+
+def test_the_environment_wins_over_the_file(
+    monkeypatch: pytest.MonkeyPatch, env_file: Path
+) -> None:
+    env_file.write_text(f"DATABASE_URL={DATABASE_URL}\nMAX_RETRY_ATTEMPTS=9\n")
+    monkeypatch.setenv("MAX_RETRY_ATTEMPTS", "2")
+    settings = load_settings(env_file)
+    assert settings.max_retry_attempts == 2
+    assert settings.database_url is not None
+
+
+def test_an_unusable_value_in_the_file_does_not_matter_where_the_environment_wins(
+    monkeypatch: pytest.MonkeyPatch, env_file: Path
+) -> None:
+    env_file.write_text("MAX_RETRY_ATTEMPTS=many\n")
+    monkeypatch.setenv("MAX_RETRY_ATTEMPTS", "2")
+    assert load_settings(env_file).max_retry_attempts == 2
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "REDIS_URL", *VARIABLES])
+def test_an_empty_variable_is_a_missing_one(
+    monkeypatch: pytest.MonkeyPatch, env_file: Path, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "")
+    assert load_settings().model_dump() == Settings().model_dump()
+    monkeypatch.delenv(variable)
+    env_file.write_text(f"{variable}=\n")
+    assert load_settings(env_file).model_dump() == Settings().model_dump()
+
+
+def test_an_empty_variable_does_not_hide_the_file(
+    monkeypatch: pytest.MonkeyPatch, env_file: Path
+) -> None:
+    env_file.write_text("MAX_RETRY_ATTEMPTS=9\n")
+    monkeypatch.setenv("MAX_RETRY_ATTEMPTS", "")
+    assert load_settings(env_file).max_retry_attempts == 9
+
+
+def test_a_file_that_is_not_there_is_named(env_file: Path) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_settings(env_file)
+    assert str(env_file) in error.value.message
+
+
+def test_a_directory_is_no_env_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_settings(tmp_path)
+    assert str(tmp_path) in error.value.message
+
+
+def test_a_file_that_is_not_text_is_named_and_not_shown(env_file: Path) -> None:
+    env_file.write_bytes(b"DATABASE_URL=\xff\xfehunter2\n")
+    with pytest.raises(ConfigurationError) as error:
+        load_settings(env_file)
+    assert str(env_file) in error.value.message
+    assert "hunter2" not in shown(error.value)
+
+
+# Unusable values
+
+
+def shown(error: ConfigurationError) -> str:
+    """All that anybody could get to see of an error."""
+    return "".join([*traceback.format_exception(error), error.message, error.hint or ""])
+
+
+UNUSABLE = [
+    ("DATABASE_URL", "hunter2"),
+    ("DATABASE_URL", "mysql://u:hunter2@h/d"),
+    ("DATABASE_URL", "//u:hunter2@h/d"),
+    ("DATABASE_URL", "postgres://[hunter2"),
+    ("DATABASE_URL", " hunter2://h/d"),
+    ("REDIS_URL", "hunter2"),
+    ("REDIS_URL", "http://u:hunter2@h"),
+    ("REDIS_URL", "redis-sentinel://hunter2"),
+    ("MAX_RETRY_ATTEMPTS", "hunter2"),
+    ("MAX_RETRY_ATTEMPTS", "0"),
+    ("MAX_RETRY_ATTEMPTS", "-7777"),
+    ("MAX_RETRY_ATTEMPTS", "7777777"),
+    ("MAX_RETRY_ATTEMPTS", "7777.5"),
+    ("RETRY_BASE_DELAY_MS", "-7777"),
+    ("RETRY_BASE_DELAY_MS", "777777777"),
+    ("RETRY_BASE_DELAY_MS", "hunter2"),
+    ("DOCORA_OPS_QUEUE_NAME", "hunter2 queue"),
+    ("DOCORA_OPS_QUEUE_NAME", "hunter2:queue"),
+    ("DOCORA_OPS_QUEUE_NAME", "hunter2\n"),
+    ("DOCORA_OPS_JOB_FUNCTION", "hunter2"),
+    ("DOCORA_OPS_JOB_FUNCTION", "hunter2.1snapshot"),
+    ("DOCORA_OPS_JOB_FUNCTION", "os.system('hunter2')"),
+    ("DOCORA_OPS_JOB_FUNCTION", "hunter2.snapshot\n"),
+    ("DOCORA_OPS_JOB_TIMEOUT", "0"),
+    ("DOCORA_OPS_JOB_TIMEOUT", "hunter2"),
+    ("DOCORA_OPS_JOB_TIMEOUT", "7777777"),
+    ("DOCORA_OPS_CONNECT_TIMEOUT", "0"),
+    ("DOCORA_OPS_CONNECT_TIMEOUT", "7777777"),
+    ("DOCORA_OPS_STATEMENT_TIMEOUT", "0"),
+    ("DOCORA_OPS_STATEMENT_TIMEOUT", "7777777"),
+    ("DOCORA_OPS_LOCK_TIMEOUT", "0"),
+    ("DOCORA_OPS_LOCK_TIMEOUT", "7777777"),
+    ("DOCORA_OPS_LOCK_TIMEOUT", "inf"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value"), UNUSABLE, ids=ascii)
+@pytest.mark.parametrize("source", ["environment", "file"])
+def test_an_unusable_value_is_refused_by_its_name_and_never_shown(
+    monkeypatch: pytest.MonkeyPatch, env_file: Path, source: str, variable: str, value: str
+) -> None:
+    if source == "environment":
+        monkeypatch.setenv(variable, value)
+        env_file.touch()
+    else:
+        env_file.write_text(
+            f"{variable}='{value}'\n" if "'" not in value else f'{variable}="{value}"'
+        )
+    with pytest.raises(ConfigurationError) as error:
+        load_settings(env_file)
+    assert variable in error.value.message
+    assert "hunter2" not in shown(error.value)
+    assert "7777" not in shown(error.value)
+
+
+def test_all_unusable_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_RETRY_ATTEMPTS", "many")
+    monkeypatch.setenv("REDIS_URL", "http://redis.example")
+    monkeypatch.setenv("DOCORA_OPS_LOCK_TIMEOUT", "0")
+    with pytest.raises(ConfigurationError) as error:
+        load_settings()
+    for variable in ("MAX_RETRY_ATTEMPTS", "REDIS_URL", "DOCORA_OPS_LOCK_TIMEOUT"):
+        assert variable in error.value.message
+
+
+def test_the_urls_are_not_shown_by_accident(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", DATABASE_URL)
+    monkeypatch.setenv("REDIS_URL", "redis://:hunter2@redis.example")
+    settings = load_settings()
+    for text in (repr(settings), str(settings), settings.model_dump_json()):
+        assert "hunter2" not in text
+
+
+# The job's tries
+
+
+@pytest.mark.parametrize(
+    ("attempts", "base", "delays"),
+    [
+        (5, 1000, [1, 2, 4, 8]),
+        (1, 1000, []),
+        (2, 1000, [1]),
+        (3, 2500, [3, 5]),
+        (4, 100, [1, 1, 1]),
+        (4, 0, [0, 0, 0]),
+        (4, 30_000_000, [30_000, 60_000, 86_400]),
+        (3, 86_400_000, [86_400, 86_400]),
+    ],
+)
+def test_the_delays_double_from_the_base_and_there_is_one_less_than_attempts(
+    attempts: int, base: int, delays: list[int]
+) -> None:
+    settings = Settings(max_retry_attempts=attempts, retry_base_delay_ms=base)
+    assert settings.retry_delays == delays
+    if delays:
+        assert Retry(max=len(delays), interval=delays).intervals == delays
+
+
+def test_many_attempts_never_wait_longer_than_a_day() -> None:
+    delays = Settings(max_retry_attempts=1000).retry_delays
+    assert len(delays) == 999
+    assert max(delays) == LONGEST_RETRY_DELAY
+    assert delays == sorted(delays)
