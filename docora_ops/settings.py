@@ -149,7 +149,7 @@ def _read(env_file: Path) -> dict[str, Any]:
 
     try:
         with env_file.open(encoding="utf-8") as stream:
-            values = dotenv_values(stream=stream)
+            values = dotenv_values(stream=stream, interpolate=False)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(

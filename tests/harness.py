@@ -221,6 +221,13 @@ class Docora:
         ).fetchall()
         return {row["status"]: row["links"] for row in rows}
 
+    def links(self) -> list[TestLink]:
+        """All links in the order of a bulk operation."""
+        rows = self.connection.execute("SELECT app_id, repository_id FROM app_repositories")
+        return sorted(
+            (TestLink(**row) for row in rows), key=lambda link: (link.app_id, link.repository_id)
+        )
+
     def deliveries(self, link: TestLink) -> int:
         row = self.connection.execute(
             "SELECT count(*) AS files FROM app_delivered_files"
@@ -306,6 +313,10 @@ class Docora:
             self.redis.delete(execution.key, job.execution_registry.key)
         return execution
 
+    def hold_lock(self, job_id: str) -> None:
+        """What a worker holds for as long as it runs the job."""
+        self.connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (job_id,))
+
     def add_worker(self, name: str = "worker-1") -> None:
         """What RQ records of a worker that listens on the queue."""
         key = f"rq:worker:{name}"
@@ -347,6 +358,10 @@ class Docora:
             if len(set(waiting)) != len(waiting)
             else []
         )
+
+    def assert_sound(self) -> None:
+        assert self.lost_links() == []
+        assert self.doubled_jobs() == []
 
     # The command
 
