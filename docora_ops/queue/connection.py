@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -13,7 +13,8 @@ from redis.retry import Retry
 from docora_ops.errors import ConfigurationError, RedisError
 from docora_ops.settings import Settings
 
-_CLIENT_OPTIONS = frozenset({"encoding", "encoding_errors", "retry", "retry_on_error"})
+_OUR_OPTIONS = frozenset({"client_name", "decode_responses", "protocol"})
+_REFUSED_OPTIONS = frozenset({"encoding", "encoding_errors", "retry", "retry_on_error"})
 
 
 def connect(settings: Settings) -> redis.Redis:
@@ -22,24 +23,18 @@ def connect(settings: Settings) -> redis.Redis:
     Commands are never sent again: a push whose reply was lost may have been done.
     Raises ConfigurationError when the URL is unusable.
     """
-    url = settings.redis_url.get_secret_value()
     try:
         client = redis.Redis.from_url(
-            url,
+            _without_our_options(settings.redis_url.get_secret_value()),
+            client_name="docora-ops",
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=settings.connect_timeout,
             socket_timeout=settings.statement_timeout,
         )
-        options = client.connection_pool.connection_kwargs
-        if not _CLIENT_OPTIONS.isdisjoint(parse_qs(urlsplit(url).query)):
-            raise ValueError("an option that is the client's own")
-        options |= {
-            "client_name": "docora-ops",
-            "decode_responses": False,
-            "protocol": 2,
-            "retry": Retry(NoBackoff(), 0),
-        }
         # An unknown option in the URL shows only when a connection is made from it.
-        client.connection_pool.connection_class(**options)
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)
     except (ValueError, TypeError, AttributeError, OSError, redis.RedisError):
         raise ConfigurationError(
             "REDIS_URL is not a URL that the Redis client understands",
@@ -47,6 +42,17 @@ def connect(settings: Settings) -> redis.Redis:
             "percent-encode special characters in the password",
         ) from None
     return client
+
+
+def _without_our_options(url: str) -> str:
+    """The URL without what the client would read there and this tool decides for itself."""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    if not _REFUSED_OPTIONS.isdisjoint(name for name, _ in options):
+        raise ValueError("an option that only the client itself can use")
+    kept = urlencode([(name, value) for name, value in options if name not in _OUR_OPTIONS])
+    # Not urlunsplit, which drops the empty host of unix:///path.
+    return url.partition("?")[0] + (f"?{kept}" if kept else "")
 
 
 def describe(settings: Settings) -> str:
