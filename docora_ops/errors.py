@@ -89,6 +89,12 @@ class LinkError(PostgresError):
     code = "postgres_statement"
 
 
+class StatementTimeoutError(LinkError):
+    """Postgres did not finish a statement in time: fewer links at once may do."""
+
+    code = "statement_timeout"
+
+
 class LinkLockedError(LinkError):
     """Another session holds the row of the link."""
 

@@ -157,7 +157,7 @@ class LinkResult:
     deliveries_cleared: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LinkFailure:
     """A link that was left undone, and why."""
 
@@ -165,7 +165,7 @@ class LinkFailure:
     error: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedLink:
     """What a dry run says of one link."""
 

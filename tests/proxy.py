@@ -38,6 +38,7 @@ COMMIT = b"COMMIT"
 """In a request to Postgres."""
 
 _TICK = 0.02
+_LONGEST_MARKER = 64
 _TLS_REQUEST = struct.pack("!II", 8, 80877103)
 _GSS_REQUEST = struct.pack("!II", 8, 80877104)
 
@@ -194,8 +195,7 @@ class Proxy:
         return client if self._tls is None else self._tls.wrap_socket(client, server_side=True)
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
-        longest = max((len(plan.marker) for plan in self._plans), default=1)
-        tail = b""
+        tail = b""  # of what has been sent before: a marker may have come in two pieces
         pending: list[tuple[Plan, int]] = []  # requests that the server has not answered yet
         while True:
             ready = _readable(client, server)
@@ -210,7 +210,7 @@ class Proxy:
                     pending.append((plan, request))
                     if request == plan.number:
                         self._befall(plan, client, lose=Fault.LOSE_REQUEST, hold=Fault.HOLD_REQUEST)
-                tail = data[-longest:]
+                tail = (tail + data)[-_LONGEST_MARKER:]
                 server.sendall(data)
             if server in ready:
                 data = _receive(server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from sys import intern
 from threading import Event, Lock
 from typing import Protocol
 
@@ -25,7 +26,13 @@ from docora_ops.database.links import (
     read_link,
     shared_job_ids,
 )
-from docora_ops.errors import InvalidJobIdError, LinkError, LinkLockedError
+from docora_ops.errors import (
+    InvalidJobIdError,
+    LinkError,
+    LinkLockedError,
+    PostgresError,
+    StatementTimeoutError,
+)
 from docora_ops.models import (
     PLANNED_OUTCOMES,
     JobState,
@@ -98,17 +105,10 @@ class Batch:
         else:
             self.put_off[ref.id] = fingerprint(answer)
 
-    def put_off_unseen(self, ref: LinkRef) -> None:
-        """The link's turn comes in the final round."""
-        self.put_off[ref.id] = NOT_SEEN
-
-
-NOT_SEEN = 0
-
 
 def fingerprint(answer: Answer) -> int:
-    """Eight bytes that change when the job is queued anew."""
-    return hash(answer.detail) if answer.state is JobState.DOUBTFUL else NOT_SEEN
+    """Eight bytes that change when a doubtful job is queued anew; 0 for others."""
+    return hash(answer.detail) if answer.state is JobState.DOUBTFUL else 0
 
 
 class BatchHandler(Protocol):
@@ -147,44 +147,99 @@ class BatchWriter:
         self._operation = operation
         self._lock_wait_spent = False
         self._look_first = True
+        self._slow_links = 0
 
     def handle(self, batch: Batch) -> None:
         """Settle each link or put it off. Raises PostgresError, RedisError."""
         try:
             alone, sharing = separate(self._database, batch)
-            for ref in sharing:
-                # Before the lock: the batch before may be waiting for it.
-                batch.wait_for_turn()
-                with _ONE_SHARING_LINK_AT_A_TIME:
-                    self._write_sharing(ref, batch)
+            if batch.final:
+                for ref in sharing:
+                    # Before the lock: the batch before may be waiting for it.
+                    batch.wait_for_turn()
+                    with _ONE_SHARING_LINK_AT_A_TIME:
+                        self._write_sharing(ref, batch)
+            else:
+                self._put_off(sharing, batch)
             self._write(alone, batch)
         finally:
             batch.pushed.set()
 
+    def _put_off(self, refs: Sequence[LinkRef], batch: Batch) -> None:
+        """Their turn comes in the final round, which needs to know how their jobs stand now."""
+        job_ids = [ref.job_id for ref in refs]
+        answers = self._queue.look(job_ids, waiting=batch.waiting) if refs else []
+        for ref, answer in zip(refs, answers, strict=True):
+            batch.put_off[ref.id] = fingerprint(answer)
+
     def _write_sharing(self, ref: LinkRef, batch: Batch) -> None:
         try:
             require_job_id_not_held(self._queue, ref)
-            self._transact([ref], batch, wait=True, sharing=True)
+            unclaimed = self._transact([ref], batch, sharing=True)
         except (InvalidJobIdError, LinkError) as error:
             batch.settle(ref, Outcome.FAILED, error.message)
+        else:
+            self._settle_unclaimed(unclaimed, batch)
 
     def _write(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool = False) -> None:
         if not refs:
             return
         try:
-            self._transact(refs, batch, wait=wait)
+            unclaimed = self._transact(refs, batch, wait=wait)
         except LinkError as error:
-            if len(refs) == 1:
-                self._lock_wait_spent |= isinstance(error, LinkLockedError)
-                batch.settle(refs[0], Outcome.FAILED, error.message)
+            if len(refs) > 1:
+                for ref in refs:
+                    self._write([ref], batch, wait=wait)
                 return
-            for ref in refs:
-                self._write([ref], batch)
+            self._fail_alone(refs[0], error, batch)
+        else:
+            self._slow_links = 0
+            self._settle_unclaimed(unclaimed, batch, waited=wait)
+
+    def _fail_alone(self, ref: LinkRef, error: LinkError, batch: Batch) -> None:
+        batch.settle(ref, Outcome.FAILED, error.message)
+        self._lock_wait_spent |= isinstance(error, LinkLockedError)
+        if isinstance(error, StatementTimeoutError):
+            self._slow_links += 1
+            if self._slow_links == _SLOW_LINKS_IN_A_ROW:
+                raise PostgresError(error.message, hint=error.hint)  # it is the server
+
+    def _settle_unclaimed(
+        self, refs: Sequence[LinkRef], batch: Batch, *, waited: bool = False
+    ) -> None:
+        """The links are gone, or somebody else has locked their rows."""
+        if not batch.final:
+            self._put_off(refs, batch)
+            return
+        for ref in refs:
+            if waited:
+                batch.settle(ref, Outcome.SKIPPED)
+                continue
+            try:
+                gone = read_link(self._database, ref.app_id, ref.repository_id) is None
+            except LinkError as error:
+                self._fail_alone(ref, error, batch)
+                continue
+            if gone:
+                batch.settle(ref, Outcome.SKIPPED)
+            elif self._lock_wait_spent:
+                # Waiting for each of ten thousand rows that one session holds would take a day.
+                batch.settle(ref, Outcome.FAILED, "another session holds a lock on its row")
+            else:
+                self._write([ref], batch, wait=True)
 
     def _transact(
-        self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool, sharing: bool = False
-    ) -> None:
-        """Settles nothing unless the transaction, if there was one, has been committed."""
+        self,
+        refs: Sequence[LinkRef],
+        batch: Batch,
+        *,
+        wait: bool = False,
+        sharing: bool = False,
+    ) -> list[LinkRef]:
+        """Lock, reset and queue links together; returns those whose rows it did not get.
+
+        Settles nothing unless the transaction, if there was one, has been committed.
+        """
         todo = self._sort(refs, batch)
         claims: dict[str, Claim] = {}
         outcomes: dict[str, Outcome] = {}
@@ -219,16 +274,19 @@ class BatchWriter:
         self._look_first = bool(todo.left or todo.live or todo.dead)
         for ref, answer in todo.left:
             batch.leave(ref, answer)
+        unclaimed: list[LinkRef] = []
         for job_id, ref in todo.refs.items():
             claim = claims.get(job_id)
             if claim is None:
-                self._settle_unclaimed(ref, batch, wait=wait)
+                unclaimed.append(ref)
             elif claim.verdict is Verdict.CHANGED:
-                batch.settle(ref, Outcome.SKIPPED)
+                # Unless a job of ours, pushed in a first try, is what has changed it.
+                batch.settle(ref, outcomes.get(job_id, Outcome.SKIPPED))
             elif claim.verdict is Verdict.RUNNING:
                 batch.leave(ref, Answer(job_id, JobState.RUNNING))
             else:
                 batch.settle(ref, outcomes[job_id])
+        return unclaimed
 
     def _sort(self, refs: Sequence[LinkRef], batch: Batch) -> _Todo:
         todo = _Todo()
@@ -281,18 +339,6 @@ class BatchWriter:
         batch.pushed.set()
         return answers
 
-    def _settle_unclaimed(self, ref: LinkRef, batch: Batch, *, wait: bool) -> None:
-        """The link is gone, or somebody else has locked its row."""
-        if not batch.final:
-            batch.put_off_unseen(ref)
-        elif wait or read_link(self._database, ref.app_id, ref.repository_id) is None:
-            batch.settle(ref, Outcome.SKIPPED)
-        elif self._lock_wait_spent:
-            # Waiting for each of ten thousand rows that one session holds would take a day.
-            batch.settle(ref, Outcome.FAILED, "another session holds a lock on its row")
-        else:
-            self._write([ref], batch, wait=True)
-
 
 class BatchPlanner:
     """Says what a writer would do, and changes nothing."""
@@ -307,6 +353,9 @@ class BatchPlanner:
     def handle(self, batch: Batch) -> None:
         """Settle each link or put it off. Raises PostgresError, RedisError."""
         able, sharing = separate(self._database, batch)
+        if not batch.final:
+            batch.put_off |= dict.fromkeys((ref.id for ref in sharing), 0)
+            sharing = []
         for ref in sharing:
             try:
                 require_job_id_not_held(self._queue, ref)
@@ -341,8 +390,9 @@ class BatchPlanner:
             app_name, repository = names.get(item.ref.id, ("", ""))
             self.planned.append(
                 PlannedLink(
-                    app_id=item.ref.app_id,
-                    app_name=app_name,
+                    # One string for all links of an app: there may be a million.
+                    app_id=intern(item.ref.app_id),
+                    app_name=intern(app_name),
                     repository_id=item.ref.repository_id,
                     repository=repository,
                     outcome=item.outcome,
@@ -354,7 +404,7 @@ class BatchPlanner:
 def separate(database: Database, batch: Batch) -> tuple[list[LinkRef], list[LinkRef]]:
     """The links with a job id of their own, and those that share it with another link.
 
-    Those that can't have a job are settled, and those that share are put off to the final round.
+    Those that can't have a job are settled.
     """
     shared = shared_job_ids(database, batch.refs)
     alone: list[LinkRef] = []
@@ -365,14 +415,11 @@ def separate(database: Database, batch: Batch) -> tuple[list[LinkRef], list[Link
         except InvalidJobIdError as error:
             batch.settle(ref, Outcome.FAILED, error.message)
             continue
-        if ref.job_id not in shared:
-            alone.append(ref)
-        elif batch.final:
-            sharing.append(ref)
-        else:
-            batch.put_off_unseen(ref)
+        (sharing if ref.job_id in shared else alone).append(ref)
     return alone, sharing
 
 
+_SLOW_LINKS_IN_A_ROW = 2
+"""After so many links that each alone took too long, the server is what is slow."""
 _ONE_SHARING_LINK_AT_A_TIME = Lock()
 """Of two links that share a job id only one may have it, so both must not look at once."""

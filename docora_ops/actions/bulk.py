@@ -18,8 +18,6 @@ from docora_ops.models import BulkResult, LinkFailure, Operation, Outcome, Progr
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.progress import new_operation_id
 
-BATCH_SIZE = {Operation.RETRY: 500, Operation.RESYNC: 50}
-"""Links in one transaction. A resync deletes thousands of rows for each link."""
 BATCHES_IN_FLIGHT = 2
 """While Postgres resets the links of one batch, the jobs of the other are made and pushed."""
 

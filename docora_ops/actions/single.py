@@ -95,6 +95,10 @@ class _Change:
             return first
         time.sleep(SECOND_LOOK_DELAY)  # holding no lock
         second = attempt(first)
+        if isinstance(second, _Live) and second.doubtful_since and not first.doubtful_since:
+            # It was running, and is doubtful only now.
+            time.sleep(SECOND_LOOK_DELAY)
+            second = attempt(second)
         if isinstance(second, LinkResult):
             return second
         if self.operation is Operation.RESYNC:

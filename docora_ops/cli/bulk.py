@@ -87,7 +87,7 @@ class BulkCommand:
             self._show_summary(result)
         self._context.say("Error: {}", error.message, style="bold red")
         self._context.say("Stopped after {} of {} links.", result.completed, result.total)
-        self._context.say("Hint: the same command finishes the rest; {}", error.hint or "")
+        self._context.say("Hint: {}; {}", self._what_next, error.hint or "")
         return exit_code_of(error)
 
     def _finish(self, result: BulkResult) -> int:
@@ -95,7 +95,7 @@ class BulkCommand:
             if result.links is None:
                 self._context.show_document(documents.bulk_result(result))
             else:
-                self._context.show_document(documents.dry_run(result, result.links))
+                self._context.show_text(documents.encode_dry_run(result, result.links))
         else:
             self._show_summary(result)
         if self._run.stop.requested and result.cancelled:
@@ -107,7 +107,9 @@ class BulkCommand:
     def _show_summary(self, result: BulkResult) -> None:
         context = self._context
         if result.links:
-            context.show(*tables.plan(result.links, context.out.width), "")
+            for part in tables.plan(result.links, context.out.width):
+                context.show(part)
+            context.show("")
         if result.total:
             context.show(tables.bulk_result(result, context.out.width))
         else:
@@ -124,11 +126,18 @@ class BulkCommand:
             context.say("Dry run: nothing was changed.")
         elif result.cancelled:
             context.say(
-                "Cancelled after {} of {} links; the same command finishes the rest.",
+                "Cancelled after {} of {} links; {}.",
                 result.completed,
                 result.total,
+                self._what_next,
                 style="yellow",
             )
+
+    @property
+    def _what_next(self) -> str:
+        if self._operation is Operation.RETRY:
+            return "the same command finishes the rest"
+        return "the same command begins again, with all of them"
 
     @contextmanager
     def _bar(self) -> Iterator[None]:
@@ -170,10 +179,12 @@ class BulkCommand:
                 self._stop_at_once()
             self._run.stop.requested = True
             # Not through a console: the run may be in the middle of using it.
-            os.write(
-                sys.stderr.fileno(),
-                b"\nStopping after the batch in hand. Once more to stop at once.\n",
-            )
+            # And it may be that nobody reads it any more.
+            with suppress(OSError):
+                os.write(
+                    sys.stderr.fileno(),
+                    b"\nStopping after the batches in hand. Once more to stop at once.\n",
+                )
 
         before = {
             number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
@@ -185,7 +196,7 @@ class BulkCommand:
                 signal.signal(number, handler)
 
     def _stop_at_once(self) -> None:
-        """Leaves without committing, so the batch in hand is rolled back."""
+        """Try once to mark the operation cancelled, and leave: what is not committed is undone."""
         try:
             # A connection of its own, since the run may hold the lock of the other's pool.
             hurried = self._context.settings.model_copy(

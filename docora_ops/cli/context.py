@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -100,7 +101,13 @@ class Context:
         """Data for a script, on stdout."""
         from docora_ops.render.documents import encode
 
-        sys.stdout.write(encode(document) + "\n")
+        self.show_text([encode(document)])
+
+    def show_text(self, pieces: Iterable[str]) -> None:
+        """Pieces of one line for a script, on stdout."""
+        for piece in pieces:
+            sys.stdout.write(piece)
+        sys.stdout.write("\n")
 
     def say(self, text: str, *values: object, style: str = "") -> None:
         """One line of conversation, on stderr; `values` fill the braces and are made inert."""
@@ -126,9 +133,7 @@ class Context:
     @property
     def can_ask(self) -> bool:
         """Whether a person is there to answer."""
-        from docora_ops.render.console import is_terminal
-
-        return is_terminal(sys.stdin) and is_terminal(sys.stderr)
+        return sys.stdin.isatty() and sys.stderr.isatty()
 
     def confirm(self, question: str, **values: object) -> None:
         """Ask on stderr. Raises CommandInterruptedError unless the answer is yes."""

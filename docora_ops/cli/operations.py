@@ -49,7 +49,7 @@ def cancel(
 ) -> int:
     """Ask a bulk operation, ours or the dashboard's, to stop before its next batch.
 
-    What it has queued stays queued; the command that started it finishes the rest.
+    What it has queued stays queued; a bulk retry, run again, finishes the rest.
     """
     context = context_of(typer_context)
     require_text("OPERATION_ID", operation_id)
@@ -68,6 +68,7 @@ def _follow(context: Context, operation: Progress) -> Progress:
     """Wait for the end of an operation, showing each step on stderr."""
     from docora_ops.actions import operations
 
+    context.collect_garbage()
     last_step = time.monotonic()
     warned = False
     while not operation.finished:
@@ -82,8 +83,8 @@ def _follow(context: Context, operation: Progress) -> Progress:
         elif not warned and time.monotonic() - last_step > _SILENCE:
             warned = True
             context.say(
-                "No step for {} s: its runner may have been killed. The command that started it, "
-                "run again, finishes the rest.",
+                "No step for {} s: its runner may have been killed. The command that started it "
+                "can be run again.",
                 _SILENCE,
                 style="yellow",
             )

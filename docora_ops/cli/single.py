@@ -34,7 +34,7 @@ def show_result(
             by_app={},
             deliveries_cleared=result.deliveries_cleared,
         )
-        context.show_document(documents.dry_run(counts, [planned]))
+        context.show_text(documents.encode_dry_run(counts, [planned]))
     elif dry_run:
         context.show(*tables.plan([planned], context.out.width))
         context.say("Dry run: nothing was changed.")

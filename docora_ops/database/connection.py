@@ -15,7 +15,13 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import _WaitTimeout
 from psycopg.rows import TupleRow
 
-from docora_ops.errors import ConfigurationError, LinkError, LinkLockedError, PostgresError
+from docora_ops.errors import (
+    ConfigurationError,
+    LinkError,
+    LinkLockedError,
+    PostgresError,
+    StatementTimeoutError,
+)
 from docora_ops.settings import Settings
 
 _REPLY_GRACE = 5
@@ -128,14 +134,18 @@ class Database:
         if self._connection is not None:
             return self._connection
         settings = self._settings
-        parameters: dict[str, Any] = {
-            "connect_timeout": settings.connect_timeout,
-            "application_name": "docora-ops",
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "tcp_user_timeout": (settings.statement_timeout + _REPLY_GRACE) * 1000,
-        } | self._parameters
+        parameters: dict[str, Any] = (
+            {
+                "connect_timeout": settings.connect_timeout,
+                "application_name": "docora-ops",
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": (settings.statement_timeout + _REPLY_GRACE) * 1000,
+            }
+            | self._parameters
+            | {"client_encoding": "utf8"}
+        )
         with self._errors():
             connection = _Connection.connect(**parameters, autocommit=True)
             connection.reply_timeout = settings.statement_timeout + _REPLY_GRACE
@@ -179,7 +189,7 @@ class Database:
                     hint="try again; pg_stat_activity in the database shows who it is",
                 )
             case pg.QueryCanceled():
-                return PostgresError(
+                return StatementTimeoutError(
                     f"{where} did not finish a statement within "
                     f"{self._settings.statement_timeout} s",
                     hint="check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",

@@ -115,8 +115,6 @@ def _explain(error: redis.RedisError) -> tuple[str, str]:
             "holds a value of the wrong type in one of the queue's keys",
             "check that DOCORA_OPS_QUEUE_NAME and REDIS_URL belong together",
         )
-    return f"answered with an error: {_first_line(text)}", "see Redis's log"
-
-
-def _first_line(text: str) -> str:
-    return text.splitlines()[0][:200] if text else "no text"
+    # Redis repeats the arguments of a command that it does not know, a password's among them.
+    text = text.partition(", with args beginning with")[0].splitlines()[0] if text else "no text"
+    return f"answered with an error: {text[:200]}", "see Redis's log"

@@ -72,14 +72,15 @@ class JobTemplate:
 def names_link(data: bytes, app_id: str) -> bool:
     """Whether a job's stored call was made for this app. Looks at the bytes, unpickles nothing.
 
-    Pickle writes a short string as an opcode, its length in bytes and its UTF-8 bytes.
+    Pickle writes a short string as an opcode, its length in bytes and its UTF-8 bytes, and
+    remembers it, and after a key comes its value.
     """
     try:
         call = zlib.decompressobj().decompress(data, 1 << 20)
     except zlib.error:
         call = data
     text = app_id.encode()
-    return b"\x8c" + bytes([len(text)]) + text in call
+    return b"\x8c\x06app_id\x94\x8c" + bytes([len(text)]) + text in call
 
 
 def _as_text(value: object) -> str:

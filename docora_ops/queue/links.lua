@@ -224,6 +224,10 @@ local function push(id, hint, seen, data, description)
   if answer == 'waiting' then
     -- A time to live left over from an earlier run would take the job away from its place.
     redis.call('PERSIST', config.job_prefix .. id)
+    if places > 0 and queue ~= config.queue then
+      redis.call('LREM', main_list, 0, id)
+      places = 0
+    end
   elseif answer ~= 'none' then
     return answer
   elseif data == '' then

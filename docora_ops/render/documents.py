@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 from docora_ops.errors import DocoraOpsError
 from docora_ops.models import (
@@ -85,19 +85,26 @@ def bulk_result(result: BulkResult) -> Document:
     return {"data": data}
 
 
-def dry_run(result: BulkResult, links: Sequence[PlannedLink]) -> Document:
+def dry_run(result: BulkResult, links: Iterable[PlannedLink]) -> Document:
     """Of any command with `--dry-run`."""
-    data: Document = {
-        "message": "Dry run",
-        "dry_run": True,
-        **_counts(result),
-        "links": [_planned(link) for link in links],
-    }
+    data: Document = {"message": "Dry run", "dry_run": True, **_counts(result)}
     if result.operation is Operation.RESYNC:
         data["deliveries_cleared"] = result.deliveries_cleared
     if result.open_circuits_left_out is not None:
         data["open_circuits_left_out"] = result.open_circuits_left_out
+    data["links"] = [_planned(link) for link in links]
     return {"data": data}
+
+
+def encode_dry_run(result: BulkResult, links: Iterable[PlannedLink]) -> Iterator[str]:
+    """The same, encoded piece by piece: there may be a million links."""
+    head, tail = encode(dry_run(result, [])).rsplit("[]", 1)
+    yield head + "["
+    separator = ""
+    for link in links:
+        yield separator + json.dumps(_planned(link))
+        separator = ", "
+    yield "]" + tail
 
 
 def progress(operation: Progress) -> Document:

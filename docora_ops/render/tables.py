@@ -92,36 +92,39 @@ def plan(links: Sequence[PlannedLink], width: int) -> Iterator[RenderableType]:
 
     Where `width` columns are too few, job ids and app ids, which are in `--json`, are left out.
     """
-    columns = ["App", "Repository", "Would happen", "Job"]
-    rows: list[tuple[str, ...]] = [
-        (
-            inert(f"{link.app_name} ({link.app_id})"),
-            inert(link.repository),
-            inert(_PLANS[link.outcome] + (f": {link.error}" if link.error else "")),
-            inert(link.job_id),
-        )
-        for link in links
-    ]
-    widths = _widths(columns, rows)
+    columns: tuple[str, ...] = ("App", "Repository", "Would happen", "Job")
+    cells = _plan_cells
+    widths = _widths(columns, map(cells, links))
     if sum(widths) + _GAP * len(widths) > width:
-        columns.pop()
-        rows = [(inert(link.app_name), *row[1:3]) for link, row in zip(links, rows, strict=True)]
-        widths = _widths(columns, rows)
+        columns, cells = columns[:3], _plan_short_cells
+        widths = _widths(columns, map(cells, links))
     fits = sum(widths) + _GAP * len(widths) <= width
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
+    for start in range(0, len(links), _ROWS_AT_ONCE):
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=not start, padding=(0, 1))
         for name, column_width in zip(columns, widths, strict=True):
             table.add_column(name, width=column_width if fits else None, overflow="fold")
-        part = slice(start, start + _ROWS_AT_ONCE)
-        for row, link in zip(rows[part], links[part], strict=True):
-            cells = [Text(text, overflow="fold") for text in row]
-            cells[2].stylize(_STYLES[link.outcome])
-            table.add_row(*cells)
+        for link in links[start : start + _ROWS_AT_ONCE]:
+            texts = [Text(text, overflow="fold") for text in cells(link)]
+            texts[2].stylize(_STYLES[link.outcome])
+            table.add_row(*texts)
         yield table
 
 
-def _widths(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[int]:
-    return [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
+def _plan_cells(link: PlannedLink) -> tuple[str, ...]:
+    _, repository, would_happen = _plan_short_cells(link)
+    return inert(f"{link.app_name} ({link.app_id})"), repository, would_happen, inert(link.job_id)
+
+
+def _plan_short_cells(link: PlannedLink) -> tuple[str, ...]:
+    would_happen = _PLANS[link.outcome] + (f": {link.error}" if link.error else "")
+    return inert(link.app_name), inert(link.repository), inert(would_happen)
+
+
+def _widths(columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> list[int]:
+    widths = [len(column) for column in columns]
+    for row in rows:
+        widths = [max(width, cell_len(text)) for width, text in zip(widths, row, strict=True)]
+    return widths
 
 
 def bulk_result(result: BulkResult, width: int) -> RenderableType:

@@ -188,6 +188,15 @@ def test_postgres_takes_a_password_of_any_characters(
         docora.close()
 
 
+def test_names_of_any_script_are_read_whatever_encoding_the_shell_has_set_for_postgres(
+    docora: Docora,
+) -> None:
+    link = docora.link(docora.add_app("日本 →"), docora.add_repository("octo/api"))
+    result = docora.run("retry", "日本 →", "octo/api", "--json", env={"PGCLIENTENCODING": "latin1"})
+    was_queued(docora, link, result)
+    assert result.data["app_name"] == "日本 →"
+
+
 # What the servers see
 
 

@@ -520,6 +520,49 @@ def test_a_postgres_that_is_lost_midway_stops_a_bulk_retry_which_says_what_was_d
     rest_is_finished(docora, already_queued=orphans)
 
 
+def test_a_bulk_retry_whose_list_of_links_is_lost_counts_what_it_has_done(docora: Docora) -> None:
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        process, push = hold_bulk(docora, proxy, 200)
+        row = docora.connection.execute(
+            "SELECT count(pg_terminate_backend(pid)) AS ended FROM pg_stat_activity"
+            " WHERE application_name = 'docora-ops' AND datname = current_database()"
+            " AND query LIKE 'FETCH %'"
+        ).fetchone()
+        assert row == {"ended": 1}
+        push.release()
+        result = finish(process)
+    document = refuses(result, "postgres", "terminating connection")
+    # The two batches that were in flight have been committed.
+    tells_what_was_done(docora, document, result, 60)
+    rest_is_finished(docora, already_queued=0)
+
+
+def test_a_postgres_that_hangs_midway_is_given_up_by_a_bulk_retry_once(docora: Docora) -> None:
+    docora.add_links(200, apps=2)
+    with (
+        Proxy.before_redis(docora.redis_url) as redis_proxy,
+        Proxy.before_postgres(docora.database_url) as postgres_proxy,
+    ):
+        push = redis_proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
+        process = docora.start(
+            *("retry-all-failed", "--batch-size", "10", "--json"),
+            env={"REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url, **HURRIED},
+        )
+        push.wait()
+        eventually(
+            lambda: docora.statuses().get("pending_snapshot") == 40, "four batches committed"
+        )
+        postgres_proxy.freeze()
+        push.release()
+        since = time.monotonic()
+        result = finish(process)
+        # Statement timeout and grace make six; another wait for a farewell would make twelve.
+        assert time.monotonic() - since < 10
+    document = refuses(result, "postgres", "did not answer in time")
+    tells_what_was_done(docora, document, result, 40)
+    rest_is_finished(docora, already_queued=20)
+
+
 def test_one_lost_connection_stops_a_bulk_retry_which_counts_what_the_other_has_done(
     docora: Docora,
 ) -> None:
@@ -709,6 +752,7 @@ def test_an_unusable_database_url_is_refused_without_showing_it(
         "redis://:5ecr3t/passw0rd@host:6379/0",
         f"redis://someone:{ENCODED}@host:99999999",
         f"redis://someone:{ENCODED}@host?family=6",
+        f"redis://someone:{ENCODED}@host?credential_provider=x",
         f"redis://someone:{ENCODED}@host/first",
         f"http://someone:{ENCODED}@host",
         f"unix://someone:{ENCODED}@",

@@ -174,6 +174,20 @@ def test_the_order_holds_however_rows_lie_in_the_table(docora: Docora) -> None:
     assert docora.waiting() == job_ids_in_order(docora)
 
 
+def test_the_order_holds_though_the_first_batch_takes_longer_than_the_next(docora: Docora) -> None:
+    docora.add_links(12)
+    docora.connection.execute(
+        f"""
+        CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_sleep(0.2); RETURN new; END $$;
+        CREATE TRIGGER dawdle BEFORE UPDATE ON app_repositories FOR EACH ROW
+        WHEN (old.repository_id = '{docora.links()[0].repository_id}') EXECUTE FUNCTION dawdle()
+        """.encode()
+    )
+    docora.rooms().retry_all(batch_size=3)
+    assert docora.waiting() == job_ids_in_order(docora)
+
+
 @pytest.mark.parametrize(("limit", "queued"), [(1, 1), (7, 7), (10, 10), (11, 10)])
 def test_a_limit_takes_the_first_links_in_order(docora: Docora, limit: int, queued: int) -> None:
     docora.add_links(10, apps=2)

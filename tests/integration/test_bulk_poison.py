@@ -246,3 +246,23 @@ def test_a_resync_that_is_undone_forgets_no_delivery(docora: Docora) -> None:
     assert result.deliveries_cleared == 10
     assert [docora.deliveries(link) for link in links] == [0, 5, 5, 0]
     assert {failure.job_id for failure in result.failures} == {links[1].job_id, links[2].job_id}
+
+
+def test_a_batch_that_fails_link_by_link_does_not_cost_the_next_its_transaction(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A session that is idle in a transaction is ended after this and the statement timeout.
+    monkeypatch.setattr("docora_ops.database.connection._REPLY_GRACE", 0)
+    docora.add_links(12)
+    docora.connection.execute(
+        f"""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_sleep(0.3); RAISE EXCEPTION 'the row is cursed'; END $$;
+        CREATE TRIGGER refuse BEFORE UPDATE ON app_repositories FOR EACH ROW
+        WHEN (old.repository_id <= '{docora.links()[5].repository_id}') EXECUTE FUNCTION refuse()
+        """.encode()
+    )
+    result = docora.rooms(statement_timeout=1).retry_all(batch_size=6)
+    assert (result.failed, result.succeeded) == (6, 6)
+    assert docora.statuses() == {"failed": 6, "pending_snapshot": 6}
+    docora.assert_sound()

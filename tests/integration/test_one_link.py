@@ -14,8 +14,6 @@ from docora_ops.actions import bulk, single
 from docora_ops.errors import NotFailedError
 from tests.harness import Docora
 
-OTHER_QUEUE = "other-queue"
-
 Arrange = Callable[[Docora, str], object]
 
 

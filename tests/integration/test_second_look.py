@@ -15,8 +15,6 @@ from docora_ops.errors import NotFoundError
 from docora_ops.models import Outcome
 from tests.harness import QUEUE, Docora, TestLink
 
-OTHER_QUEUE = "other-queue"
-
 Arrange = Callable[[Docora, str], object]
 
 

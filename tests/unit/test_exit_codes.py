@@ -23,6 +23,7 @@ PROMISES: dict[type[DocoraOpsError], tuple[str, int]] = {
     errors.PostgresError: ("postgres", 5),
     errors.LinkError: ("postgres_statement", 5),
     errors.LinkLockedError: ("link_locked", 5),
+    errors.StatementTimeoutError: ("statement_timeout", 5),
     errors.RedisError: ("redis", 5),
     errors.UnqueueableError: ("unqueueable", 6),
     errors.InvalidJobIdError: ("invalid_job_id", 6),
