@@ -74,9 +74,12 @@ class Batch:
     deliveries_cleared: int = 0
 
     def wait_for_turn(self) -> None:
-        """Until the jobs of the batch before are in the queue, or it has given up."""
+        """Until the jobs of the batch before are in the queue, or it has given up.
+
+        Order is a courtesy: not worth keeping a transaction open for as long as it takes.
+        """
         if self.after is not None:
-            self.after.pushed.wait()
+            self.after.pushed.wait(_PATIENCE)
 
     @property
     def final(self) -> bool:
@@ -419,6 +422,8 @@ def separate(database: Database, batch: Batch) -> tuple[list[LinkRef], list[Link
     return alone, sharing
 
 
+_PATIENCE = 5
+"""Seconds."""
 _SLOW_LINKS_IN_A_ROW = 2
 """After so many links that each alone took too long, the server is what is slow."""
 _ONE_SHARING_LINK_AT_A_TIME = Lock()
