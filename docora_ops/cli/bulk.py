@@ -60,9 +60,9 @@ class BulkCommand:
             context.say("{} in {}: dry run, nothing will be changed.", links, where)
             return self._finish(self._run.plan())
         surroundings = look_around(context.queue)
-        context.warn(surroundings, "the jobs wait until one is started")
         if selection.total == 0:
             return self._finish(self._run.result())
+        context.warn(surroundings)
         if len(selection.by_app) > 1 and (ask and context.can_ask):
             context.err.print(tables.app_counts(selection.by_app))
         if ask and context.can_ask:
@@ -198,6 +198,8 @@ class BulkCommand:
     def _stop_at_once(self) -> None:
         """Try once to mark the operation cancelled, and leave: what is not committed is undone."""
         try:
+            with suppress(OSError):
+                os.write(sys.stderr.fileno(), f"Stopped: {self._what_next}.\n".encode())
             # A connection of its own, since the run may hold the lock of the other's pool.
             hurried = self._context.settings.model_copy(
                 update={"connect_timeout": 1, "statement_timeout": 1}

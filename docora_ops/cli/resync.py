@@ -68,7 +68,7 @@ def _one(context: Context, app: str, repo: str, *, dry_run: bool, ask: bool, as_
 
     link = resolve_link(context.database, app, repo)
     surroundings = look_around(context.queue)
-    context.warn(surroundings, "the job waits until one is started")
+    context.warn(surroundings)
     if ask and not dry_run and context.can_ask:
         files = files_received(context.database, link.ref)
         context.confirm(

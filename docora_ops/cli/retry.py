@@ -44,7 +44,7 @@ def retry(
 
     link = resolve_link(context.database, app, repo)
     surroundings = look_around(context.queue)
-    context.warn(surroundings, "the job waits until one is started")
+    context.warn(surroundings)
     result = retry_link(
         context.database,
         context.queue,

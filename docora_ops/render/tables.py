@@ -78,7 +78,7 @@ def link_result(result: LinkResult) -> RenderableType:
     table.add_row("Outcome", cell(LABELS[result.outcome], _STYLES[result.outcome]))
     table.add_row("Job", cell(link.ref.job_id))
     if result.operation is Operation.RESYNC:
-        table.add_row("Files to send again", cell(result.deliveries_cleared))
+        table.add_row("Files", cell(f"{result.deliveries_cleared} to send again"))
     if result.circuit_reset:
         table.add_row("Circuit", cell("closed"))
     elif link.circuit_open_until and link.circuit_open_until > datetime.now(UTC):

@@ -73,7 +73,7 @@ def test_the_table_says_how_many_files_will_be_sent(docora: Docora, link: TestLi
     result = docora.run("resync", "acme search", "octo/api")
     assert result.code == 0, result
     lines = [re.split(r"  +", line.strip()) for line in result.stdout.splitlines()]
-    assert ["Files to send again", "3"] in lines
+    assert ["Files", "3 to send again"] in lines
     assert ["Was", "synced, 0 retries"] in lines
     assert ["Outcome", "queued"] in lines
     assert "[y/N]" not in result.stderr
