@@ -23,7 +23,11 @@ from tests.proxy import COMMIT, PATIENCE, PUSH, Fault, Plan, Proxy, eventually, 
 SEED_VARIABLE = "TEST_KILL_SEED"
 SEED = os.environ.get(SEED_VARIABLE) or str(random.SystemRandom().randrange(10**6))
 """Of the random moments; a failing test shows it."""
-PATIENT = {"DOCORA_OPS_LOCK_TIMEOUT": "60", "DOCORA_OPS_STATEMENT_TIMEOUT": "90"}
+PATIENT = {
+    "DOCORA_OPS_CONNECT_TIMEOUT": "30",
+    "DOCORA_OPS_LOCK_TIMEOUT": "60",
+    "DOCORA_OPS_STATEMENT_TIMEOUT": "90",
+}
 LOCK_TABLE = "LOCK TABLE app_repositories IN EXCLUSIVE MODE"
 STOPPING = "Stopping after the batch"
 
@@ -123,7 +127,9 @@ def test_a_bulk_retry_killed_at_random_moments_loses_nothing_and_is_finished_by_
         before, queued = pending(docora), docora.redis.llen(docora.queue.key)
         # After so many links, which spreads the kills over the whole of the work.
         target = queued + moments.randrange(max((total - queued) // kills_left, 1))
-        process = docora.start("retry-all-failed", "--batch-size", str(batch_size), "--json")
+        process = docora.start(
+            "retry-all-failed", "--batch-size", str(batch_size), "--json", env=PATIENT
+        )
         eventually(lambda: docora.redis.keys("docora:bulk:*"), "an operation")
         while docora.redis.llen(docora.queue.key) < target and process.poll() is None:
             time.sleep(0.0005)
@@ -187,7 +193,7 @@ def test_one_link_of_a_killed_command_is_as_it_was_or_done(
             command,
             link.app_id,
             link.repository_id,
-            env={"REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url},
+            env={**PATIENT, "REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url},
         )
         moment.wait()
         process.kill()
@@ -242,7 +248,7 @@ def test_a_killed_resync_of_all_forgets_deliveries_only_of_links_that_it_reset(
         )
         process = docora.start(
             *("resync", app_id, "--all", "--yes"),
-            env={"REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url},
+            env={**PATIENT, "REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url},
         )
         plan.wait()
         process.kill()
@@ -281,7 +287,7 @@ def test_one_signal_ends_a_bulk_retry_after_the_batch_in_hand(
         fifth = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
         process = docora.start(
             *("retry-all-failed", "--batch-size", "10", *["--json"] * as_json),
-            env={"REDIS_URL": proxy.url},
+            env={**PATIENT, "REDIS_URL": proxy.url},
         )
         stderr = ErrorOutput(process)
         fifth.wait()
@@ -324,7 +330,7 @@ def test_a_second_signal_ends_a_bulk_retry_at_once_while_redis_holds_a_push(
     with Proxy.before_redis(docora.redis_url) as proxy:
         fifth = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
         process = docora.start(
-            "retry-all-failed", "--batch-size", "10", env={"REDIS_URL": proxy.url}
+            "retry-all-failed", "--batch-size", "10", env={**PATIENT, "REDIS_URL": proxy.url}
         )
         stderr = ErrorOutput(process)
         fifth.wait()
@@ -374,7 +380,7 @@ def test_a_second_signal_ends_a_bulk_retry_at_once_even_when_redis_hangs(
     with own_redis(tmp_path) as own, Proxy.before_redis(own.url) as proxy:
         fifth = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
         process = docora.start(
-            "retry-all-failed", "--batch-size", "10", env={"REDIS_URL": proxy.url}
+            "retry-all-failed", "--batch-size", "10", env={**PATIENT, "REDIS_URL": proxy.url}
         )
         stderr = ErrorOutput(process)
         fifth.wait()
@@ -439,7 +445,7 @@ def start_bulk(docora: Docora, proxy: Proxy, hold: int) -> tuple[subprocess.Pope
     """A bulk retry in batches of ten that has come to its `hold`th push."""
     plan = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=hold)
     process = docora.start(
-        "retry-all-failed", "--batch-size", "10", "--json", env={"REDIS_URL": proxy.url}
+        "retry-all-failed", "--batch-size", "10", "--json", env={**PATIENT, "REDIS_URL": proxy.url}
     )
     plan.wait()
     return process, plan, only_operation(docora)

@@ -15,7 +15,11 @@ from tests.harness import QUEUE, Docora, Result, TestLink, finish
 from tests.proxy import PATIENCE, PUSH, Fault, Proxy, eventually
 
 PROCESSES = 20
-PATIENT = {"DOCORA_OPS_LOCK_TIMEOUT": "60", "DOCORA_OPS_STATEMENT_TIMEOUT": "90"}
+PATIENT = {
+    "DOCORA_OPS_CONNECT_TIMEOUT": "30",
+    "DOCORA_OPS_LOCK_TIMEOUT": "60",
+    "DOCORA_OPS_STATEMENT_TIMEOUT": "90",
+}
 """For commands that the test holds back with a lock until all have come that far."""
 
 
@@ -177,7 +181,11 @@ def test_a_bulk_retry_beside_another_producer_leaves_one_job_each(docora: Docora
     with Proxy.before_redis(docora.redis_url) as proxy:
         push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=20)
         bulk = docora.start(
-            "retry-all-failed", "--batch-size", "10", "--json", env={"REDIS_URL": proxy.url}
+            "retry-all-failed",
+            "--batch-size",
+            "10",
+            "--json",
+            env={**PATIENT, "REDIS_URL": proxy.url},
         )
         push.wait()
         assert docora.waiting() == job_ids[:190]
