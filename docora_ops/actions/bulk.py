@@ -166,6 +166,9 @@ class BulkRun:
                     if not in_hand:
                         return
                     batch, future = in_hand[0]
+                    # In slices: a signal that comes just before an endless wait is seen after it.
+                    while not wait([future], timeout=0.2).done:
+                        pass
                     future.result()
                     in_hand.popleft()
                     batch.after = None

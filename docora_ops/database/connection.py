@@ -230,7 +230,8 @@ class Database:
 
 def _check(parameters: Mapping[str, Any]) -> None:
     """Raise ValueError for what the driver would only notice when it connects."""
-    int(parameters.get("connect_timeout") or 0)
+    if int(parameters.get("connect_timeout") or 1) < 1:
+        raise ValueError("connect_timeout")  # would be no limit at all
     if parameters.get("sslmode", "prefer") not in _SSL_MODES:
         raise ValueError("sslmode")
     for port in str(parameters.get("port") or "").split(","):

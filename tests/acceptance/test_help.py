@@ -300,6 +300,7 @@ UNUSABLE_DATABASE_URLS = [
     f"postgres://u:{SECRET}@h:port/d",
     f"postgres://u:{SECRET}@h/d?nonsense={SECRET}",
     f"postgres://u:{SECRET}@h/d?connect_timeout={SECRET}",
+    f"postgres://u:{SECRET}@h/d?connect_timeout=0",
     f"postgres://u{STRAY}:{SECRET}@h/d",
 ]
 UNUSABLE_REDIS_URLS = [
