@@ -36,6 +36,11 @@ class Outcome(StrEnum):
         return self in {Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.ALREADY_QUEUED}
 
 
+def count_succeeded(counts: Mapping[Outcome, int]) -> int:
+    """How many of the links now have a job waiting."""
+    return sum(count for outcome, count in counts.items() if outcome.succeeded)
+
+
 class JobState(StrEnum):
     """Where the job of a link stands in the queue.
 
@@ -94,11 +99,10 @@ class Repository:
         return f"{self.owner}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class LinkRef:
-    """Which link: the row and the two ids that make its job id."""
+class _OneLink:
+    """What names a link by its two ids."""
 
-    id: str
+    __slots__ = ()
     app_id: str
     repository_id: str
 
@@ -109,7 +113,16 @@ class LinkRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Payload:
+class LinkRef(_OneLink):
+    """Which link: the row and the two ids that make its job id."""
+
+    id: str
+    app_id: str
+    repository_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Payload(_OneLink):
     """What a snapshot job is called with, but for the rescan flag."""
 
     app_id: str
@@ -123,14 +136,14 @@ class Payload:
     client_auth_key_encrypted: str = field(repr=False)
 
     @property
-    def job_id(self) -> str:
-        """The fixed id of the link's job."""
-        return f"{self.app_id}-{self.repository_id}"
+    def repository(self) -> str:
+        """`owner/name`."""
+        return f"{self.owner}/{self.name}"
 
     @property
     def description(self) -> str:
         """What RQ's own screens show of the job."""
-        return f"{self.owner}/{self.name} → {self.app_name}"
+        return f"{self.repository} → {self.app_name}"
 
 
 @dataclass(frozen=True)
@@ -166,7 +179,7 @@ class LinkFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedLink:
+class PlannedLink(_OneLink):
     """What a dry run says of one link."""
 
     app_id: str
@@ -175,11 +188,6 @@ class PlannedLink:
     repository: str
     outcome: Outcome
     error: str | None = None
-
-    @property
-    def job_id(self) -> str:
-        """The fixed id of the link's job."""
-        return f"{self.app_id}-{self.repository_id}"
 
 
 @dataclass(frozen=True)
@@ -227,7 +235,7 @@ class BulkResult:
     @property
     def succeeded(self) -> int:
         """Links that now have a job waiting."""
-        return sum(count for outcome, count in self.counts.items() if outcome.succeeded)
+        return count_succeeded(self.counts)
 
     @property
     def completed(self) -> int:

@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     """Everything that the environment or an env file can set. Times are in seconds."""
 
     model_config = SettingsConfigDict(
-        env_ignore_empty=True, extra="ignore", hide_input_in_errors=True, env_file_encoding="utf-8"
+        env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
     )
 
     database_url: Annotated[SecretStr, _is_url("postgres", "postgresql")] | None = None

@@ -10,11 +10,20 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
-from docora_ops.actions.batch import Batch, BatchHandler, BatchPlanner, BatchWriter, Settled
+from docora_ops.actions.batch import Batch, BatchHandler, Settled
+from docora_ops.actions.planner import BatchPlanner
 from docora_ops.actions.single import SECOND_LOOK_DELAY
+from docora_ops.actions.writer import BatchWriter
 from docora_ops.database import Database, Selection
 from docora_ops.errors import ServerError
-from docora_ops.models import BulkResult, LinkFailure, Operation, Outcome, Progress
+from docora_ops.models import (
+    BulkResult,
+    LinkFailure,
+    Operation,
+    Outcome,
+    Progress,
+    count_succeeded,
+)
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.progress import new_operation_id
 
@@ -218,7 +227,7 @@ class BulkRun:
                 operation_id=self.operation_id,
                 total=self.selection.total,
                 completed=completed,
-                succeeded=sum(n for outcome, n in self._counts.items() if outcome.succeeded),
+                succeeded=count_succeeded(self._counts),
                 failed=self._counts[Outcome.FAILED],
                 cancelled=self.cancelled,
             )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.database import Database, Selection
-from docora_ops.database.links import count_deliveries
+from docora_ops.database.links import count_deliveries, count_deliveries_of_app
 from docora_ops.database.selection import select_failed, select_of_app
 from docora_ops.models import App, FailedFilter, LinkRef
 
@@ -39,11 +39,11 @@ def failed_links(
 def links_of_app(database: Database, app: str) -> Iterator[tuple[App, Selection, int]]:
     """An app, every link of it, and how many files it has received. Raises the same."""
     found = resolve_app(database, app)
-    files = count_deliveries(database, found.app_id)
+    files = count_deliveries_of_app(database, found.app_id)
     with select_of_app(database, found.app_id) as selection:
         yield found, selection, files
 
 
 def files_received(database: Database, ref: LinkRef) -> int:
     """How many files of the repository the app has received. Raises PostgresError."""
-    return count_deliveries(database, ref.app_id, ref.repository_id)
+    return count_deliveries(database, [ref])

@@ -123,7 +123,7 @@ class _Change:
                 close_circuit(self.database, self.ref.repository_id)
             cleared = 0
             if self.operation is Operation.RESYNC:
-                cleared = delete_deliveries(self.database, self.ref)
+                cleared = delete_deliveries(self.database, [self.ref])
             [answer] = self.queue.push(
                 [
                     PushRequest(
@@ -158,7 +158,7 @@ class _Change:
             return _Live(link, answer.detail)
         cleared = 0
         if self.operation is Operation.RESYNC:
-            cleared = count_deliveries(self.database, self.ref.app_id, self.ref.repository_id)
+            cleared = count_deliveries(self.database, [self.ref])
         return self._result(link, outcome, cleared)
 
     def _require_own_job(self) -> None:
@@ -222,4 +222,4 @@ def _require_readable(answer: Answer) -> None:
 
 
 def _name(link: Link) -> str:
-    return f"{link.payload.app_name} ← {link.payload.owner}/{link.payload.name}"
+    return f"{link.payload.app_name} ← {link.payload.repository}"

@@ -63,9 +63,9 @@ class BulkCommand:
         if selection.total == 0:
             return self._finish(self._run.result())
         context.warn(surroundings)
-        if len(selection.by_app) > 1 and (ask and context.can_ask):
-            context.err.print(tables.app_counts(selection.by_app))
         if ask and context.can_ask:
+            if len(selection.by_app) > 1:
+                context.err.print(tables.app_counts(selection.by_app))
             context.confirm(question, links=links, where=where, **values)
         try:
             with self._stopping_on_signals():

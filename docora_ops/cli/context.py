@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from docora_ops.database import Database
     from docora_ops.models import Surroundings
-    from docora_ops.queue import LinkQueue, ProgressStore
+    from docora_ops.queue import LinkQueue, ProgressStore, Redis
     from docora_ops.render.documents import Document
     from docora_ops.settings import Settings
 
@@ -45,16 +45,25 @@ class Context:
         return Database(self.settings)
 
     @cached_property
+    def redis(self) -> Redis:
+        """The client that queue and store share."""
+        from docora_ops.queue import connect
+
+        return connect(self.settings)
+
+    @cached_property
     def queue(self) -> LinkQueue:
         """The queue of snapshot jobs."""
-        from docora_ops.queue import LinkQueue, connect
+        from docora_ops.queue import LinkQueue
 
-        return LinkQueue(self.settings, connect(self.settings))
+        return LinkQueue(self.settings, self.redis)
 
     @cached_property
     def store(self) -> ProgressStore:
         """The progress of bulk operations."""
-        return self.new_store(self.settings)
+        from docora_ops.queue import ProgressStore
+
+        return ProgressStore(self.settings, self.redis)
 
     def new_store(self, settings: Settings) -> ProgressStore:
         """A store with a connection of its own."""

@@ -55,12 +55,13 @@ def cancel(
     require_text("OPERATION_ID", operation_id)
     from docora_ops.actions import operations
     from docora_ops.render import documents
+    from docora_ops.render.text import cell
 
     operations.cancel(context.store, operation_id)
     if as_json:
         context.show_document(documents.cancelled(operation_id))
     else:
-        context.out.print(f"Cancellation requested: {operation_id}")
+        context.show(cell(f"Cancellation requested: {operation_id}"))
     return ExitCode.OK
 
 

@@ -72,12 +72,11 @@ def _one(context: Context, app: str, repo: str, *, dry_run: bool, ask: bool, as_
     if ask and not dry_run and context.can_ask:
         files = files_received(context.database, link.ref)
         context.confirm(
-            "Send {app} {files} of {owner}/{name} again: forget the delivery records in {where}, "
+            "Send {app} {files} of {repository} again: forget the delivery records in {where}, "
             "reset the link and queue its snapshot job?",
             app=link.payload.app_name,
             files=tables.amount(files, "file"),
-            owner=link.payload.owner,
-            name=link.payload.name,
+            repository=link.payload.repository,
             where=context.database.target,
         )
     result = resync_link(context.database, context.queue, link.ref, dry_run=dry_run)

@@ -22,7 +22,7 @@ def show_result(
         app_id=payload.app_id,
         app_name=payload.app_name,
         repository_id=payload.repository_id,
-        repository=f"{payload.owner}/{payload.name}",
+        repository=payload.repository,
         outcome=result.outcome,
     )
     if dry_run and as_json:

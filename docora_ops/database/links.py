@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,11 +26,9 @@ WHERE l.app_id = %(app_id)s AND l.repository_id = %(repository_id)s
 # A bulk operation skips what we hold here; a worker waits for it.
 LOCK_LINK = READ_LINK + "FOR UPDATE OF l"
 
-RESET_LINK = """
-UPDATE app_repositories
-SET status = 'pending_snapshot', retry_count = 0, last_error = NULL
-WHERE id = %(id)s
-"""
+_RESET = "SET status = 'pending_snapshot', retry_count = 0, last_error = NULL"
+
+RESET_LINK = f"UPDATE app_repositories {_RESET} WHERE id = %(id)s"
 
 CLOSE_CIRCUIT = """
 UPDATE repositories
@@ -37,15 +36,8 @@ SET consecutive_failures = 0, circuit_open_until = NULL, updated_at = now()
 WHERE repository_id = %(repository_id)s
 """
 
-DELETE_DELIVERIES = """
-DELETE FROM app_delivered_files
-WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s
-"""
-
-COUNT_DELIVERIES = """
-SELECT count(*) FROM app_delivered_files
-WHERE app_id = %(app_id)s
-  AND (%(repository_id)s::text IS NULL OR repository_id = %(repository_id)s)
+COUNT_DELIVERIES_OF_APP = """
+SELECT count(*) FROM app_delivered_files WHERE app_id = %(app_id)s
 """
 
 # Who runs a snapshot holds the session advisory lock of its job id, a 64-bit key that pg_locks
@@ -82,8 +74,7 @@ judged AS MATERIALIZED (
     FROM locked
 ),
 reset AS (
-    UPDATE app_repositories l
-    SET status = 'pending_snapshot', retry_count = 0, last_error = NULL
+    UPDATE app_repositories l {_RESET}
     FROM judged WHERE l.id = judged.id AND verdict = 'claimed'
 )
 SELECT {_LINK_COLUMNS}, j.verdict
@@ -91,13 +82,13 @@ FROM judged j JOIN app_repositories l USING (id)
 JOIN apps a ON a.app_id = l.app_id JOIN repositories r ON r.repository_id = l.repository_id
 """
 
-DELETE_DELIVERIES_OF = """
+DELETE_DELIVERIES = """
 DELETE FROM app_delivered_files d
 USING unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, repository_id)
 WHERE d.app_id = link.app_id AND d.repository_id = link.repository_id
 """
 
-COUNT_DELIVERIES_OF = """
+COUNT_DELIVERIES = """
 SELECT count(*) FROM app_delivered_files d
 JOIN unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, repository_id)
     ON d.app_id = link.app_id AND d.repository_id = link.repository_id
@@ -129,7 +120,6 @@ class Verdict(StrEnum):
 class Claim:
     """One link that was locked, and whether it was reset."""
 
-    id: str
     verdict: Verdict
     payload: Payload
 
@@ -154,27 +144,20 @@ def close_circuit(database: Database, repository_id: str) -> None:
     database.execute(CLOSE_CIRCUIT, {"repository_id": repository_id})
 
 
-def delete_deliveries(database: Database, ref: LinkRef) -> int:
-    """Forget what the app has received of the repository; returns how many files that was."""
-    return database.execute(
-        DELETE_DELIVERIES, {"app_id": ref.app_id, "repository_id": ref.repository_id}
-    )
+def delete_deliveries(database: Database, links: Sequence[LinkRef | Payload]) -> int:
+    """Forget what the apps have received over these links; returns how many files that was."""
+    return database.execute(DELETE_DELIVERIES, _pairs(links))
 
 
-def delete_deliveries_of(database: Database, links: Sequence[LinkRef | Payload]) -> int:
-    """The same for many links in one statement."""
-    return database.execute(DELETE_DELIVERIES_OF, _pairs(links))
-
-
-def count_deliveries(database: Database, app_id: str, repository_id: str | None = None) -> int:
-    """How many files the app has received, of one repository or of all."""
-    row = database.row(COUNT_DELIVERIES, {"app_id": app_id, "repository_id": repository_id})
+def count_deliveries(database: Database, links: Sequence[LinkRef | Payload]) -> int:
+    """How many files the apps have received over these links."""
+    row = database.row(COUNT_DELIVERIES, _pairs(links))
     return int(row[0]) if row else 0
 
 
-def count_deliveries_of(database: Database, links: Sequence[LinkRef | Payload]) -> int:
-    """How many files the apps have received over these links."""
-    row = database.row(COUNT_DELIVERIES_OF, _pairs(links))
+def count_deliveries_of_app(database: Database, app_id: str) -> int:
+    """How many files the app has received in all."""
+    row = database.row(COUNT_DELIVERIES_OF_APP, {"app_id": app_id})
     return int(row[0]) if row else 0
 
 
@@ -196,7 +179,7 @@ def claim_links(database: Database, ids: Sequence[str], status: LinkStatus | Non
     Links that are locked elsewhere or gone are missing from the answer.
     """
     rows = database.rows(CLAIM_LINKS, {"ids": list(ids), "status": status})
-    return [Claim(row[0], Verdict(row[10]), Payload(*row[1:10])) for row in rows]
+    return [Claim(Verdict(row[10]), Payload(*row[1:10])) for row in rows]
 
 
 def describe_links(database: Database, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -205,8 +188,8 @@ def describe_links(database: Database, ids: Sequence[str]) -> dict[str, tuple[st
     return {row[0]: (row[1], f"{row[2]}/{row[3]}") for row in rows}
 
 
-def shared_job_ids(database: Database, refs: Sequence[LinkRef]) -> dict[str, LinkRef]:
-    """Another link with the same job id, by job id: `a-b` + `c` and `a` + `b-c`."""
+def shared_job_ids(database: Database, refs: Sequence[LinkRef]) -> set[str]:
+    """Those job ids that another link's ids form too: `a-b` + `c` and `a` + `b-c`."""
     pairs = {
         (job_id[:cut], job_id[cut + 1 :])
         for job_id in {ref.job_id for ref in refs if ref.job_id.count("-") > 1}
@@ -214,7 +197,7 @@ def shared_job_ids(database: Database, refs: Sequence[LinkRef]) -> dict[str, Lin
         if job_id[cut] == "-"
     }
     if not pairs:
-        return {}
+        return set()
     rows = database.rows(
         LINKS_BY_IDS,
         {
@@ -222,10 +205,8 @@ def shared_job_ids(database: Database, refs: Sequence[LinkRef]) -> dict[str, Lin
             "repository_ids": [repository_id for _, repository_id in pairs],
         },
     )
-    links: dict[str, list[LinkRef]] = {}
-    for ref in (LinkRef(*row) for row in rows):
-        links.setdefault(ref.job_id, []).append(ref)
-    return {job_id: same[-1] for job_id, same in links.items() if len(same) > 1}
+    links = Counter(LinkRef(*row).job_id for row in rows)
+    return {job_id for job_id, count in links.items() if count > 1}
 
 
 def _link(row: TupleRow | None) -> Link | None:

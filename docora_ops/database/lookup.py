@@ -17,7 +17,7 @@ ORDER BY app_id = %(text)s DESC, app_id
 REPOSITORIES_BY_ID_NAME_OR_URL = """
 SELECT repository_id, owner, name FROM repositories
 WHERE repository_id = %(text)s
-   OR lower(owner || '/' || name) = lower(%(full_name)s)
+   OR lower(owner || '/' || name) = lower(%(text)s)
    OR lower(github_url) = ANY (%(urls)s)
 ORDER BY repository_id = %(text)s DESC, repository_id
 """
@@ -40,8 +40,7 @@ def find_apps(database: Database, text: str) -> list[App]:
 
 def find_repositories(database: Database, text: str) -> list[Repository]:
     """The repository with this id alone, or else all with this `owner/name` or GitHub URL."""
-    full_name, urls = _spellings(text)
-    parameters = {"text": text, "full_name": full_name, "urls": urls}
+    parameters = {"text": text, "urls": _spellings(text)}
     repositories = [
         Repository(*row) for row in database.rows(REPOSITORIES_BY_ID_NAME_OR_URL, parameters)
     ]
@@ -61,13 +60,13 @@ def repository_names(database: Database, app_id: str) -> list[str]:
     return [name for (name,) in database.rows(REPOSITORY_NAMES_OF_APP, parameters)]
 
 
-def _spellings(text: str) -> tuple[str, list[str]]:
-    """`owner/name` as typed, and the ways in which the same GitHub URL may be stored."""
+def _spellings(text: str) -> list[str]:
+    """The ways in which the GitHub URL, if it is one, may be stored."""
     scheme, separator, rest = text.partition("://")
     if not separator or scheme.lower() not in {"http", "https"}:
-        return text, []
+        return []
     stem = rest.rstrip("/").lower().removesuffix(".git")
-    return text, [
+    return [
         f"{protocol}://{stem}{ending}"
         for protocol in ("https", "http")
         for ending in ("", ".git", "/")

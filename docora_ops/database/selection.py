@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 from docora_ops.database.connection import Database
 from docora_ops.errors import PostgresError
@@ -55,7 +56,7 @@ FETCH = "FETCH FORWARD {count} FROM docora_ops_selection"
 CLOSE = "CLOSE docora_ops_selection"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Selection:
     """Links in the order of app id, then repository id, as they were at one moment."""
 
@@ -63,7 +64,7 @@ class Selection:
     by_app: tuple[AppCount, ...]
     open_circuits_left_out: int | None = None
 
-    @property
+    @cached_property
     def total(self) -> int:
         """How many links there are."""
         return sum(count.links for count in self.by_app)

@@ -1,8 +1,18 @@
 """The edge to Redis: the RQ queue of snapshot jobs and the progress of bulk operations."""
 
+from redis import Redis
+
 from docora_ops.queue.connection import connect
 from docora_ops.queue.links import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import ProgressStore
 from docora_ops.queue.waiting import WaitingList
 
-__all__ = ["Answer", "LinkQueue", "ProgressStore", "PushRequest", "WaitingList", "connect"]
+__all__ = [
+    "Answer",
+    "LinkQueue",
+    "ProgressStore",
+    "PushRequest",
+    "Redis",
+    "WaitingList",
+    "connect",
+]

@@ -74,47 +74,58 @@ def redis_errors(where: str) -> Iterator[None]:
         raise RedisError(f"Redis at {where} {message}", hint=hint) from error
 
 
-def _explain(error: redis.RedisError) -> tuple[str, str]:
-    text = str(error)
+_Explanation = tuple[str, str]
+_NO_PERMISSION: _Explanation = (
+    "does not permit a command or key to our user",
+    "grant the commands and keys that README lists to the user in REDIS_URL",
+)
+_OUT_OF_MEMORY: _Explanation = (
+    "refuses writes: it is out of memory",
+    "free memory or raise maxmemory",
+)
+_READ_ONLY: _Explanation = (
+    "refuses writes: it is a read-only replica",
+    "point REDIS_URL at the primary",
+)
+# What a script runs into reaches us as a plain ResponseError that has the code in its text.
+_BY_CODE: dict[str, _Explanation] = {
+    "OOM": _OUT_OF_MEMORY,
+    "READONLY": _READ_ONLY,
+    "MISCONF": ("refuses writes: it can't save its data to disk", "see Redis's log"),
+    "NOPERM": _NO_PERMISSION,
+    "WRONGTYPE": (
+        "holds a value of the wrong type in one of the queue's keys",
+        "check that DOCORA_OPS_QUEUE_NAME and REDIS_URL belong together",
+    ),
+}
+
+
+def _explain(error: redis.RedisError) -> _Explanation:
+    """What happened, and what to do."""
     match error:
         case redis.AuthenticationError() | redis.exceptions.AuthorizationError():
             return "refuses our user or password", "check the credentials in REDIS_URL"
         case redis.exceptions.NoPermissionError():
-            return (
-                "does not permit a command or key to our user",
-                "grant the commands and keys that README lists to the user in REDIS_URL",
-            )
+            return _NO_PERMISSION
         case redis.TimeoutError():
             return (
                 "did not answer in time",
                 "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",
             )
         case redis.exceptions.OutOfMemoryError():
-            return "refuses writes: it is out of memory", "free memory or raise maxmemory"
+            return _OUT_OF_MEMORY
         case redis.ReadOnlyError():
-            return "refuses writes: it is a read-only replica", "point REDIS_URL at the primary"
+            return _READ_ONLY
         case redis.exceptions.BusyLoadingError():
             return "is still loading its data", "try again in a moment"
         case redis.ConnectionError():
             if isinstance(error.__cause__, TimeoutError):
                 return "did not answer in time", "check REDIS_URL and the network"
             return "can't be reached, or broke the connection", "check that it runs, and REDIS_URL"
-    if "OOM" in text:
-        return "refuses writes: it is out of memory", "free memory or raise maxmemory"
-    if "READONLY" in text:
-        return "refuses writes: it is a read-only replica", "point REDIS_URL at the primary"
-    if "MISCONF" in text:
-        return "refuses writes: it can't save its data to disk", "see Redis's log"
-    if "NOPERM" in text:
-        return (
-            "does not permit a command or key to our user",
-            "grant the commands and keys that README lists to the user in REDIS_URL",
-        )
-    if "WRONGTYPE" in text:
-        return (
-            "holds a value of the wrong type in one of the queue's keys",
-            "check that DOCORA_OPS_QUEUE_NAME and REDIS_URL belong together",
-        )
+    text = str(error)
+    for code, explanation in _BY_CODE.items():
+        if code in text:
+            return explanation
     # Redis repeats the arguments of a command that it does not know, a password's among them.
     text = text.partition(", with args beginning with")[0].splitlines()[0] if text else "no text"
     return f"answered with an error: {text[:200]}", "see Redis's log"

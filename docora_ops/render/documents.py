@@ -54,7 +54,7 @@ def link_result(result: LinkResult, workers: int) -> Document:
         "app_id": link.ref.app_id,
         "app_name": link.payload.app_name,
         "repository_id": link.ref.repository_id,
-        "repository": f"{link.payload.owner}/{link.payload.name}",
+        "repository": link.payload.repository,
         "previous": {
             "status": link.status,
             "retry_count": link.retry_count,
@@ -77,23 +77,22 @@ def bulk_result(result: BulkResult) -> Document:
         "failures": [
             {"job_id": failure.job_id, "error": failure.error} for failure in result.failures
         ],
+        **_optional(result),
     }
-    if result.operation is Operation.RESYNC:
-        data["deliveries_cleared"] = result.deliveries_cleared
-    if result.open_circuits_left_out is not None:
-        data["open_circuits_left_out"] = result.open_circuits_left_out
     return {"data": data}
 
 
 def dry_run(result: BulkResult, links: Iterable[PlannedLink]) -> Document:
     """Of any command with `--dry-run`."""
-    data: Document = {"message": "Dry run", "dry_run": True, **_counts(result)}
-    if result.operation is Operation.RESYNC:
-        data["deliveries_cleared"] = result.deliveries_cleared
-    if result.open_circuits_left_out is not None:
-        data["open_circuits_left_out"] = result.open_circuits_left_out
-    data["links"] = [_planned(link) for link in links]
-    return {"data": data}
+    return {
+        "data": {
+            "message": "Dry run",
+            "dry_run": True,
+            **_counts(result),
+            **_optional(result),
+            "links": [_planned(link) for link in links],
+        }
+    }
 
 
 def encode_dry_run(result: BulkResult, links: Iterable[PlannedLink]) -> Iterator[str]:
@@ -149,6 +148,16 @@ def _counts(result: BulkResult) -> Document:
             if outcome is not Outcome.FAILED
         },
     }
+
+
+def _optional(result: BulkResult) -> Document:
+    """What only a resync, or only `--skip-open-circuits`, has to say."""
+    fields: Document = {}
+    if result.operation is Operation.RESYNC:
+        fields["deliveries_cleared"] = result.deliveries_cleared
+    if result.open_circuits_left_out is not None:
+        fields["open_circuits_left_out"] = result.open_circuits_left_out
+    return fields
 
 
 def _planned(link: PlannedLink) -> Document:

@@ -42,14 +42,7 @@ _PLANNED_LABELS = LABELS | {
     Outcome.REPLACED_STALE: "would replace stale",
     Outcome.FAILED: "can't be queued",
 }
-_PLANS = {
-    Outcome.QUEUED: "would queue",
-    Outcome.REPLACED_STALE: "would replace a stale job",
-    Outcome.ALREADY_QUEUED: "already queued",
-    Outcome.ALREADY_RUNNING: "already running",
-    Outcome.SKIPPED: "skipped",
-    Outcome.FAILED: "can't be queued",
-}
+_PLANS = _PLANNED_LABELS | {Outcome.REPLACED_STALE: "would replace a stale job"}
 _STYLES = {
     Outcome.QUEUED: "green",
     Outcome.REPLACED_STALE: "green",
@@ -69,8 +62,8 @@ def link_result(result: LinkResult) -> RenderableType:
     """One link, what it was, and what became of it."""
     link = result.link
     table = _pairs()
-    table.add_row("App", cell(f"{link.payload.app_name} ({link.ref.app_id})"))
-    table.add_row("Repository", cell(_repository(result)))
+    table.add_row("App", cell(_with_id(link.payload.app_name, link.ref.app_id)))
+    table.add_row("Repository", cell(_with_id(link.payload.repository, link.ref.repository_id)))
     retries = "1 retry" if link.retry_count == 1 else f"{link.retry_count} retries"
     table.add_row("Was", cell(f"{link.status}, {retries}"))
     if link.last_error is not None:
@@ -112,7 +105,7 @@ def plan(links: Sequence[PlannedLink], width: int) -> Iterator[RenderableType]:
 
 def _plan_cells(link: PlannedLink) -> tuple[str, ...]:
     _, repository, would_happen = _plan_short_cells(link)
-    return inert(f"{link.app_name} ({link.app_id})"), repository, would_happen, inert(link.job_id)
+    return inert(_with_id(link.app_name, link.app_id)), repository, would_happen, inert(link.job_id)
 
 
 def _plan_short_cells(link: PlannedLink) -> tuple[str, ...]:
@@ -133,7 +126,7 @@ def bulk_result(result: BulkResult, width: int) -> RenderableType:
     rows = list(result.by_app.items())
     headings = LABELS if result.links is None else _PLANNED_LABELS
     needed = sum(len(headings[outcome]) + _GAP for outcome in shown) + len("total") + _GAP
-    with_ids = [inert(f"{app.app_name} ({app.app_id})") for app, _ in rows]
+    with_ids = [inert(_with_id(app.app_name, app.app_id)) for app, _ in rows]
     names = [inert(app.app_name) for app, _ in rows]
     for labels in (with_ids, names):
         if max(map(cell_len, ["App", *labels])) + _GAP + needed <= width:
@@ -203,7 +196,7 @@ def app_counts(counts: Iterable[AppCount]) -> RenderableType:
     ordered = sorted(counts, key=lambda count: -count.links)
     table = _pairs()
     for count in ordered[:_APPS_SHOWN]:
-        table.add_row(cell(count.links), cell(f"{count.app.app_name} ({count.app.app_id})"))
+        table.add_row(cell(count.links), cell(_with_id(count.app.app_name, count.app.app_id)))
     if rest := ordered[_APPS_SHOWN:]:
         links = sum(count.links for count in rest)
         table.add_row(cell(links), cell(f"in {len(rest)} more apps"))
@@ -228,6 +221,5 @@ def _pairs() -> Table:
     return table
 
 
-def _repository(result: LinkResult) -> str:
-    payload = result.link.payload
-    return f"{payload.owner}/{payload.name} ({payload.repository_id})"
+def _with_id(name: str, identifier: str) -> str:
+    return f"{name} ({identifier})"

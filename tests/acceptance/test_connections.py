@@ -17,7 +17,6 @@ from tests.proxy import (
     OwnRedis,
     Proxy,
     eventually,
-    guarded_postgres,
     own_redis,
     role,
     with_login,
@@ -175,17 +174,11 @@ def test_a_postgres_without_tls_is_refused_where_tls_is_required(
     was_refused(docora, link, result, "postgres", "server does not support SSL")
 
 
-def test_postgres_takes_a_password_of_any_characters(
-    redis_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    with guarded_postgres(tmp_path_factory.mktemp("guarded")) as url:
-        docora = Docora(url, redis_url)
-        docora.redis.flushdb()
-        link = docora.add_link()
-        with role(docora, "docora ops", SECRET) as user:
-            docora.connection.execute('GRANT ALL ON ALL TABLES IN SCHEMA public TO "docora ops"')
-            was_queued(docora, link, retry(docora, link, DATABASE_URL=user.url(SECRET)))
-        docora.close()
+def test_postgres_takes_a_password_of_any_characters(guarded: Docora) -> None:
+    link = guarded.add_link()
+    with role(guarded, "docora ops", SECRET) as user:
+        guarded.connection.execute('GRANT ALL ON ALL TABLES IN SCHEMA public TO "docora ops"')
+        was_queued(guarded, link, retry(guarded, link, DATABASE_URL=user.url(SECRET)))
 
 
 def test_names_of_any_script_are_read_whatever_encoding_the_shell_has_set_for_postgres(

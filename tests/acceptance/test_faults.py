@@ -24,7 +24,6 @@ from tests.proxy import (
     Proxy,
     Role,
     eventually,
-    guarded_postgres,
     own_redis,
     refused_port,
     role,
@@ -700,22 +699,14 @@ def test_a_role_that_may_not_connect_often_enough_changes_nothing(
     assert docora.dump() == before
 
 
-def test_a_wrong_postgres_password_is_refused_and_not_shown(
-    redis_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    with guarded_postgres(tmp_path_factory.mktemp("guarded")) as url:
-        docora = Docora(url, redis_url)
-        docora.redis.flushdb()
-        link = docora.add_link()
-        before = docora.dump()
-        with role(docora, "docora_ops", SECRET + "!") as user:
-            for command in ("retry", "retry-all-failed"):
-                result = docora.run(
-                    *arguments(command, link), env={"DATABASE_URL": user.url(SECRET)}
-                )
-                refuses(result, "postgres", "password authentication failed")
-        assert docora.dump() == before
-        docora.close()
+def test_a_wrong_postgres_password_is_refused_and_not_shown(guarded: Docora) -> None:
+    link = guarded.add_link()
+    before = guarded.dump()
+    with role(guarded, "docora_ops", SECRET + "!") as user:
+        for command in ("retry", "retry-all-failed"):
+            result = guarded.run(*arguments(command, link), env={"DATABASE_URL": user.url(SECRET)})
+            refuses(result, "postgres", "password authentication failed")
+    assert guarded.dump() == before
 
 
 def test_a_read_only_postgres_is_refused(docora: Docora, link: TestLink) -> None:

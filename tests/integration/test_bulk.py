@@ -8,18 +8,11 @@ from datetime import timedelta
 import pytest
 from rq.job import Job, JobStatus
 
-from docora_ops.actions import bulk, single
 from docora_ops.errors import (
     NotFoundError,
 )
 from docora_ops.models import App, Operation, Outcome
 from tests.harness import Docora, TestLink
-
-
-@pytest.fixture(autouse=True)
-def second_look_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.05)
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.05)
 
 
 def job_ids_in_order(docora: Docora) -> list[str]:

@@ -8,18 +8,11 @@ from typing import cast
 import pytest
 from rq.job import Job, JobStatus
 
-from docora_ops.actions import bulk, single
 from docora_ops.errors import (
     InvalidJobIdError,
 )
 from docora_ops.models import Outcome
 from tests.harness import Docora, TestLink
-
-
-@pytest.fixture(autouse=True)
-def second_look_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.05)
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.05)
 
 
 def test_links_whose_ids_form_no_job_id_fail_alone(docora: Docora) -> None:

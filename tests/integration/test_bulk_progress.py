@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from rq.job import Job, JobStatus
 
-from docora_ops.actions import bulk, operations, single
+from docora_ops.actions import bulk, operations
 from docora_ops.actions.bulk import BulkRun
 from docora_ops.errors import (
     NotFoundError,
@@ -16,12 +16,6 @@ from docora_ops.errors import (
 )
 from docora_ops.models import BulkResult, Outcome, Progress
 from tests.harness import Docora
-
-
-@pytest.fixture(autouse=True)
-def second_look_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.05)
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.05)
 
 
 def progress_hash(docora: Docora, result: BulkResult) -> dict[str, str]:

@@ -12,7 +12,6 @@ import psycopg
 import pytest
 from rq.job import Job, JobStatus
 
-from docora_ops.actions import bulk, single
 from docora_ops.actions.bulk import BulkRun
 from docora_ops.errors import (
     PostgresError,
@@ -20,12 +19,6 @@ from docora_ops.errors import (
 )
 from docora_ops.models import BulkResult, Outcome
 from tests.harness import Docora, Rooms, TestLink
-
-
-@pytest.fixture(autouse=True)
-def second_look_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.05)
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.05)
 
 
 def job_ids_in_order(docora: Docora) -> list[str]:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from rq.job import Job, JobStatus
 
-from docora_ops.actions import bulk, single
 from docora_ops.errors import InvalidJobIdError
 from docora_ops.queue.jobs import names_link
 from tests.harness import Docora, Rooms, TestLink
@@ -25,12 +24,6 @@ class Trap:
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
         return Path.touch, (self.path,)  # type: ignore[return-value]
-
-
-@pytest.fixture(autouse=True)
-def second_look_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.05)
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.05)
 
 
 COMMANDS: dict[str, Callable[[Rooms, TestLink], object]] = {

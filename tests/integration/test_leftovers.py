@@ -18,7 +18,6 @@ from rq.registry import (
 from rq.results import Result
 from rq.utils import now
 
-from docora_ops.actions import bulk, single
 from docora_ops.models import Outcome
 from tests.harness import QUEUE, Docora, TestLink
 
@@ -26,12 +25,6 @@ OTHER_QUEUE = "other-queue"
 INTERMEDIATE = f"rq:queue:{QUEUE}:intermediate"
 
 Leave = Callable[[Docora, str], object]
-
-
-@pytest.fixture(autouse=True)
-def second_look_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.05)
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.05)
 
 
 def with_status(status: JobStatus) -> Leave:

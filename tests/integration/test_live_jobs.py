@@ -11,7 +11,6 @@ from rq.rate_limit import RateLimit
 from rq.registry import ReadyJobRegistry, StartedJobRegistry
 from rq.utils import now
 
-from docora_ops.actions import bulk, single
 from docora_ops.errors import SnapshotRunningError
 from docora_ops.models import Outcome
 from tests.harness import QUEUE, Docora, TestLink
@@ -19,12 +18,6 @@ from tests.harness import QUEUE, Docora, TestLink
 OTHER_QUEUE = "other-queue"
 
 Arrange = Callable[[Docora, str], object]
-
-
-@pytest.fixture(autouse=True)
-def second_look_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.05)
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.05)
 
 
 def enqueued(docora: Docora, job_id: str) -> None:

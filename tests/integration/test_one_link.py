@@ -10,17 +10,10 @@ from typing import Any
 import pytest
 from rq.job import JobStatus
 
-from docora_ops.actions import bulk, single
 from docora_ops.errors import NotFailedError
 from tests.harness import Docora
 
 Arrange = Callable[[Docora, str], object]
-
-
-@pytest.fixture(autouse=True)
-def second_look_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.05)
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.05)
 
 
 def enqueued(docora: Docora, job_id: str) -> None:

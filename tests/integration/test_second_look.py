@@ -9,19 +9,12 @@ import pytest
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 
-from docora_ops.actions import bulk, single
 from docora_ops.actions.bulk import BulkRun
 from docora_ops.errors import NotFoundError
 from docora_ops.models import Outcome
 from tests.harness import QUEUE, Docora, TestLink
 
 Arrange = Callable[[Docora, str], object]
-
-
-@pytest.fixture(autouse=True)
-def second_look_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.05)
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.05)
 
 
 def running(docora: Docora, job_id: str) -> None:

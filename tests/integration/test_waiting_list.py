@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import redis
 
-from docora_ops.actions import bulk, single
+from docora_ops.actions import bulk
 from docora_ops.models import JobState, Outcome
 from docora_ops.queue import PushRequest, WaitingList, waiting
 from docora_ops.queue.waiting import NOT_IN_LIST
@@ -273,11 +273,7 @@ def test_workers_that_pop_while_waiting_jobs_are_retried_cause_no_double(docora:
     assert docora.doubled_jobs() == []
 
 
-def test_five_thousand_orphans_are_all_replaced_and_none_is_doubled(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.05)
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.05)
+def test_five_thousand_orphans_are_all_replaced_and_none_is_doubled(docora: Docora) -> None:
     docora.add_links(5_000, apps=2)
     add_jobs(docora, listed=False)
     result = docora.rooms().retry_all()

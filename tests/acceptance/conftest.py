@@ -1,0 +1,22 @@
+"""What the tests that run the installed command have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+
+from tests.harness import Docora
+from tests.proxy import guarded_postgres
+
+
+@pytest.fixture
+def guarded(redis_url: str, server_directory: Path) -> Iterator[Docora]:
+    """An empty Docora whose Postgres asks everybody but `postgres` for a password."""
+    with guarded_postgres(Path(mkdtemp(dir=server_directory))) as url:
+        docora = Docora(url, redis_url)
+        docora.redis.flushdb()
+        yield docora
+        docora.close()
