@@ -70,10 +70,15 @@ class Operation(StrEnum):
 
     RETRY = "retry"
     RESYNC = "resync"
+    SCHEDULE = "schedule"
 
-    @property
-    def is_rescan(self) -> bool:
-        """The job's rescan flag: true for a retry, false for a resync."""
+    def is_rescan(self, status: str) -> bool:
+        """The rescan flag of the job for a link that has this status.
+
+        True for a retry, false for a resync; of what is scheduled, all but first snapshots.
+        """
+        if self is Operation.SCHEDULE:
+            return status != LinkStatus.PENDING_SNAPSHOT
         return self is Operation.RETRY
 
 

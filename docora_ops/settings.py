@@ -23,6 +23,7 @@ FAILURE_TTL = 7 * 86_400
 """Seconds that RQ keeps a failed job: a week."""
 LONGEST_RETRY_DELAY = 86_400
 """Seconds; doubling would otherwise outgrow what a timer can hold."""
+_TEN_YEARS_IN_MS = 10 * 365 * 86_400_000
 
 
 def _is_url(*schemes: str) -> AfterValidator:
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
     )
     max_retry_attempts: Annotated[int, Field(ge=1, le=1000)] = 5
     retry_base_delay_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 1000
+    rescan_interval_ms: Annotated[int, Field(ge=0, le=_TEN_YEARS_IN_MS)] = 300_000
 
     queue_name: Annotated[
         str, Field(validation_alias="DOCORA_OPS_QUEUE_NAME", pattern=r"^[A-Za-z0-9_.-]{1,200}$")

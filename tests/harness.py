@@ -165,11 +165,14 @@ class Docora:
         *,
         retry_count: int = 5,
         last_error: str | None = "HTTP 500 on created README.md",
+        scanned: timedelta | None = None,
     ) -> TestLink:
+        """`scanned`: how long ago, if ever."""
         self.connection.execute(
             "INSERT INTO app_repositories (app_id, repository_id, status, retry_count,"
-            " last_error, github_token_encrypted) VALUES (%s, %s, %s, %s, %s, %s)",
-            (app_id, repository_id, status, retry_count, last_error, GITHUB_TOKEN),
+            " last_error, github_token_encrypted, last_scanned_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, now() - %s::interval)",
+            (app_id, repository_id, status, retry_count, last_error, GITHUB_TOKEN, scanned),
         )
         return TestLink(app_id, repository_id)
 
@@ -179,8 +182,10 @@ class Docora:
         app_id = self.add_app(f"App {number}")
         return self.link(app_id, self.add_repository(f"octo/repo{number}"), status, **options)
 
-    def add_links(self, amount: int, *, apps: int = 1, last_error: str = "HTTP 500") -> None:
-        """Many failed links, of apps `App 1`, `App 2`, …"""
+    def add_links(
+        self, amount: int, *, apps: int = 1, last_error: str = "HTTP 500", status: str = "failed"
+    ) -> None:
+        """Many links that have never been scanned, of apps `App 1`, `App 2`, …"""
         for number in range(1, apps + 1):
             self.add_app(f"App {number}", f"app_{number:024x}")
         self.connection.execute(
@@ -192,9 +197,9 @@ class Docora:
         self.connection.execute(
             "INSERT INTO app_repositories (app_id, repository_id, status, retry_count,"
             " last_error, github_token_encrypted)"
-            " SELECT app_id, repository_id, 'failed', 5, %s, %s FROM apps, repositories"
+            " SELECT app_id, repository_id, %s, 5, %s, %s FROM apps, repositories"
             " ORDER BY repository_id, app_id LIMIT %s",
-            (last_error, GITHUB_TOKEN, amount),
+            (status, last_error, GITHUB_TOKEN, amount),
         )
 
     def add_deliveries(self, link: TestLink, files: int) -> None:
@@ -468,13 +473,29 @@ class Rooms:
             )
             return self._finish(run, prepare, dry_run=dry_run)
 
+    def schedule(
+        self,
+        *,
+        batch_size: int = 500,
+        dry_run: bool = False,
+        prepare: Callable[[BulkRun], object] = lambda run: None,
+    ) -> BulkResult:
+        """A pass of the schedule; `prepare` gets the run when its links are chosen."""
+        interval = self.settings.rescan_interval_ms
+        with selecting.due_links(self.database, interval) as selection:
+            run = BulkRun(
+                Operation.SCHEDULE, self.database, self.queue, self.store, selection, batch_size
+            )
+            return self._finish(run, prepare, dry_run=dry_run)
+
     def _finish(
         self, run: BulkRun, prepare: Callable[[BulkRun], object], *, dry_run: bool
     ) -> BulkResult:
         if dry_run:
             prepare(run)
             return run.plan()
-        run.start()
+        if run.operation is not Operation.SCHEDULE:
+            run.start()
         prepare(run)
         return run.run()
 

@@ -1,4 +1,4 @@
-"""Retry or resync of many links, batch by batch."""
+"""Retry, resync or schedule of many links, batch by batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.progress import new_operation_id
 
 BATCHES_IN_FLIGHT = 2
-"""While Postgres resets the links of one batch, the jobs of the other are made and pushed."""
+"""While Postgres works on the links of one batch, the jobs of the other are made and pushed."""
 
 
 @dataclass(slots=True)
@@ -62,7 +62,10 @@ class BulkRun:
     _planner: BatchPlanner | None = None
 
     def start(self) -> str:
-        """Make the operation known in Redis; returns its id. Raises RedisError."""
+        """Make the operation known in Redis; returns its id. Raises RedisError.
+
+        A run need not be: what goes on each minute would crowd out the others on a dashboard.
+        """
         self.operation_id = new_operation_id()
         self._report()
         return self.operation_id
@@ -75,7 +78,10 @@ class BulkRun:
         databases = [self.database.sibling() for _ in range(BATCHES_IN_FLIGHT)]
         try:
             self._work(
-                [BatchWriter(database, self.queue, self.operation) for database in databases]
+                [
+                    BatchWriter(database, self.queue, self.operation, self.selection.claim)
+                    for database in databases
+                ]
             )
         finally:
             for database in databases:
@@ -89,7 +95,7 @@ class BulkRun:
         return self.result()
 
     def cancel(self) -> None:
-        """Mark the operation cancelled, for all to see. Raises RedisError."""
+        """Mark the operation cancelled, for all to see if it is known. Raises RedisError."""
         self.cancelled = True
         if self.operation_id is not None:
             self._report()
@@ -212,7 +218,7 @@ class BulkRun:
         self._deliveries_cleared += batch.deliveries_cleared
 
     def _failure(self, item: Settled) -> str | None:
-        # A retry finds what it wants, a snapshot at work; a resync does not get its own.
+        # The others find what they want, a snapshot at work; a resync does not get its own.
         if item.outcome is Outcome.ALREADY_RUNNING and self.operation is Operation.RESYNC:
             return "its snapshot is running; resync it again when that has ended"
         return item.error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.database import Database, Selection
 from docora_ops.database.links import count_deliveries, count_deliveries_of_app
-from docora_ops.database.selection import select_failed, select_of_app
+from docora_ops.database.selection import select_due, select_failed, select_of_app
 from docora_ops.models import App, FailedFilter, LinkRef
 
 
@@ -42,6 +42,15 @@ def links_of_app(database: Database, app: str) -> Iterator[tuple[App, Selection,
     files = count_deliveries_of_app(database, found.app_id)
     with select_of_app(database, found.app_id) as selection:
         yield found, selection, files
+
+
+def due_links(database: Database, rescan_interval_ms: int) -> AbstractContextManager[Selection]:
+    """The links that a job is due for, fixed at this moment. Raises PostgresError.
+
+    Pending ones, those in sync whose last scan is longer ago than the interval, and failed ones
+    whose repository's circuit breaker has not tripped; none of a repository whose circuit is open.
+    """
+    return select_due(database, rescan_interval_ms)
 
 
 def files_received(database: Database, ref: LinkRef) -> int:

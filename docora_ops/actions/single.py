@@ -127,10 +127,12 @@ class _Change:
             [answer] = self.queue.push(
                 [
                     PushRequest(
-                        self.ref.job_id, link.payload, seen=before.doubtful_since if before else ""
+                        self.ref.job_id,
+                        link.payload,
+                        is_rescan=self.operation.is_rescan(link.status),
+                        seen=before.doubtful_since if before else "",
                     )
                 ],
-                is_rescan=self.operation.is_rescan,
                 front=self.front,
             )
             _require_readable(answer)

@@ -1,4 +1,4 @@
-"""Batches for real: links that are locked, reset, queued and committed together."""
+"""Batches for real: links that are locked, changed, queued and committed together."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from docora_ops.database import Database, Rollback
 from docora_ops.database.links import (
     Claim,
     Verdict,
-    claim_links,
     delete_deliveries,
     lock_link,
     read_link,
 )
+from docora_ops.database.selection import Claiming
 from docora_ops.errors import (
     InvalidJobIdError,
     LinkError,
@@ -24,7 +24,7 @@ from docora_ops.errors import (
     PostgresError,
     StatementTimeoutError,
 )
-from docora_ops.models import JobState, LinkRef, LinkStatus, Operation, Outcome, Payload
+from docora_ops.models import JobState, LinkRef, Operation, Outcome
 from docora_ops.queue import Answer, LinkQueue, PushRequest
 
 _SLOW_LINKS_IN_A_ROW = 2
@@ -56,10 +56,13 @@ class _Todo:
 class BatchWriter:
     """Queues links for real. A link that can't be queued costs only itself."""
 
-    def __init__(self, database: Database, queue: LinkQueue, operation: Operation) -> None:
+    def __init__(
+        self, database: Database, queue: LinkQueue, operation: Operation, claim: Claiming
+    ) -> None:
         self._database = database
         self._queue = queue
         self._operation = operation
+        self._claim_links = claim
         self._lock_wait_spent = False
         self._look_first = True
         self._slow_links = 0
@@ -151,7 +154,7 @@ class BatchWriter:
         wait: bool = False,
         sharing: bool = False,
     ) -> list[LinkRef]:
-        """Lock, reset and queue links together; returns those whose rows it did not get.
+        """Lock, change and queue links together; returns those whose rows it did not get.
 
         Settles nothing unless the transaction, if there was one, has been committed.
         """
@@ -163,12 +166,13 @@ class BatchWriter:
             with self._database.transaction():
                 claims = self._claim(list(todo.refs.values()), wait=wait)
                 # In the order of the links, which is not the order of the rows.
-                claimed = [claims[job_id] for job_id in todo.refs if job_id in claims]
-                payloads = [claim.payload for claim in claimed if claim.verdict is Verdict.CLAIMED]
+                found = [claims[job_id] for job_id in todo.refs if job_id in claims]
+                claimed = [claim for claim in found if claim.verdict is Verdict.CLAIMED]
                 cleared = 0
                 if self._operation is Operation.RESYNC:
+                    payloads = [claim.payload for claim in claimed]
                     cleared = delete_deliveries(self._database, payloads)
-                for answer in self._push(payloads, todo, batch):
+                for answer in self._push(claimed, todo, batch):
                     if answer.outcome is None:
                         refused.append(answer)
                     else:
@@ -233,23 +237,21 @@ class BatchWriter:
         if wait:
             for ref in refs:
                 lock_link(self._database, ref.app_id, ref.repository_id)
-        status = LinkStatus.FAILED if self._operation is Operation.RETRY else None
-        claims = claim_links(self._database, [ref.id for ref in refs], status)
+        claims = self._claim_links(self._database, [ref.id for ref in refs])
         return {claim.payload.job_id: claim for claim in claims}
 
-    def _push(self, payloads: Sequence[Payload], todo: _Todo, batch: Batch) -> list[Answer]:
+    def _push(self, claims: Sequence[Claim], todo: _Todo, batch: Batch) -> list[Answer]:
         requests = [
             PushRequest(
-                job_id := payload.job_id,
+                job_id := claim.payload.job_id,
                 # A job that is live needs none: only its life is confirmed.
-                payload=None if job_id in todo.live else payload,
+                payload=None if job_id in todo.live else claim.payload,
+                is_rescan=self._operation.is_rescan(claim.status),
                 seen=todo.dead.get(job_id, ""),
             )
-            for payload in payloads
+            for claim in claims
         ]
         batch.wait_for_turn()
-        answers = self._queue.push(
-            requests, is_rescan=self._operation.is_rescan, waiting=batch.waiting
-        )
+        answers = self._queue.push(requests, waiting=batch.waiting)
         batch.pushed.set()
         return answers

@@ -22,6 +22,7 @@ from docora_ops.cli.lean import LeanCommand, LeanGroup
 from docora_ops.cli.operations import cancel, progress
 from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed
+from docora_ops.cli.schedule import schedule
 from docora_ops.cli.streams import guard_streams
 from docora_ops.errors import CommandInterruptedError, DocoraOpsError, UsageError
 
@@ -38,6 +39,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
     ("retry", retry, "docora-ops retry 'Acme Search' octo/api --front"),
     ("retry-all-failed", retry_all_failed, "docora-ops retry-all-failed --error 502 --dry-run"),
     ("resync", resync, "docora-ops resync 'Acme Search' octo/api"),
+    ("schedule", schedule, "docora-ops schedule --dry-run"),
     ("progress", progress, "docora-ops progress bulk_0123456789abcdef --follow"),
     ("cancel", cancel, "docora-ops cancel bulk_0123456789abcdef"),
     ("demo", demo, "docora-ops demo --keep"),

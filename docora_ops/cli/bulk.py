@@ -1,4 +1,4 @@
-"""What `retry-all-failed` and `resync --all` have in common.
+"""What `retry-all-failed`, `resync --all` and `schedule` have in common.
 
 Asking, the bar, the signals, the summary.
 """
@@ -50,7 +50,7 @@ class BulkCommand:
         )
         context.collect_garbage()
 
-    def run(self, question: str, *, ask: bool, **values: object) -> int:
+    def run(self, question: str = "", *, ask: bool = False, **values: object) -> int:
         """Do it; `question` has places for `links`, `where` and `values`. Returns the exit code."""
         context = self._context
         selection = self._run.selection
@@ -69,7 +69,10 @@ class BulkCommand:
             context.confirm(question, links=links, where=where, **values)
         try:
             with self._stopping_on_signals():
-                context.say("{}: operation {}, {}.", where, self._run.start(), links)
+                if self._operation is Operation.SCHEDULE:
+                    context.say("{}: {} due.", where, links)
+                else:
+                    context.say("{}: operation {}, {}.", where, self._run.start(), links)
                 with self._bar():
                     result = self._run.run()
         except ServerError as error:
@@ -136,9 +139,9 @@ class BulkCommand:
 
     @property
     def _what_next(self) -> str:
-        if self._operation is Operation.RETRY:
-            return "the same command finishes the rest"
-        return "the same command begins again, with all of them"
+        if self._operation is Operation.RESYNC:
+            return "the same command begins again, with all of them"
+        return "the same command finishes the rest"
 
     @contextmanager
     def _bar(self) -> Iterator[None]:
@@ -201,10 +204,12 @@ class BulkCommand:
         try:
             with suppress(OSError):
                 os.write(sys.stderr.fileno(), f"Stopped: {self._what_next}.\n".encode())
+            if self._run.operation_id is None:
+                return
             # A connection of its own, since the run may hold the lock of the other's pool.
             hurried = self._context.settings.model_copy(
                 update={"connect_timeout": 1, "statement_timeout": 1}
             )
-            self._context.new_store(hurried).cancel(self._run.operation_id or "")
+            self._context.new_store(hurried).cancel(self._run.operation_id)
         finally:
             os._exit(ExitCode.INTERRUPTED)

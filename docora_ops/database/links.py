@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -56,31 +56,55 @@ SELECT job_id FROM unnest(%(job_ids)s::text[]) AS job_id
 WHERE hashtextextended(job_id, 0) IN (SELECT key FROM held)
 """
 
+# As Docora's own scheduler has it: where a circuit has been open, even if that is over, failed
+# links wait for a person.
+DUE = """(
+    (l.status = 'pending_snapshot'
+     OR l.status = 'synced'
+        AND (l.last_scanned_at IS NULL OR l.last_scanned_at
+             < now() - %(rescan_interval_ms)s::bigint * interval '1 millisecond')
+     OR l.status = 'failed' AND r.circuit_open_until IS NULL)
+    AND (r.circuit_open_until IS NULL OR r.circuit_open_until <= now())
+)"""
+
 # Rows that somebody else holds are not in the answer: they are tried again, one by one, later.
 # Do not touch links whose snapshot is running, nor those that changed since they were selected.
-CLAIM_LINKS = f"""
+_CLAIM = f"""
 WITH held AS MATERIALIZED ({_HELD_KEYS}),
 locked AS MATERIALIZED (
-    SELECT id, app_id, repository_id, status FROM app_repositories
-    WHERE id = ANY (%(ids)s::uuid[])
-    FOR UPDATE SKIP LOCKED
+    SELECT l.id, l.app_id, l.repository_id, l.status, {{qualifies}} AS qualifies
+    FROM {{links}}
+    WHERE l.id = ANY (%(ids)s::uuid[])
+    FOR UPDATE OF l SKIP LOCKED
 ),
 judged AS MATERIALIZED (
-    SELECT id, app_id, repository_id, CASE
-        WHEN %(status)s::text IS NOT NULL AND status <> %(status)s THEN 'changed'
+    SELECT id, status, CASE
+        WHEN NOT qualifies THEN 'changed'
         WHEN hashtextextended(app_id || '-' || repository_id, 0) IN (SELECT key FROM held)
             THEN 'running'
         ELSE 'claimed' END AS verdict
     FROM locked
-),
-reset AS (
-    UPDATE app_repositories l {_RESET}
-    FROM judged WHERE l.id = judged.id AND verdict = 'claimed'
 )
-SELECT {_LINK_COLUMNS}, j.verdict
+{{change}}
+SELECT {_LINK_COLUMNS}, j.verdict, j.status
 FROM judged j JOIN app_repositories l USING (id)
 JOIN apps a ON a.app_id = l.app_id JOIN repositories r ON r.repository_id = l.repository_id
 """
+
+CLAIM_LINKS = _CLAIM.format(
+    qualifies="(%(status)s::text IS NULL OR l.status = %(status)s)",
+    links="app_repositories l",
+    change=f""", reset AS (
+    UPDATE app_repositories l {_RESET}
+    FROM judged WHERE l.id = judged.id AND verdict = 'claimed'
+)""",
+)
+
+CLAIM_DUE_LINKS = _CLAIM.format(
+    qualifies=DUE,
+    links="app_repositories l JOIN repositories r USING (repository_id)",
+    change="",
+)
 
 DELETE_DELIVERIES = """
 DELETE FROM app_delivered_files d
@@ -118,10 +142,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One link that was locked, and whether it was reset."""
+    """One link that was locked, whether it may be queued, and the status that it had."""
 
     verdict: Verdict
     payload: Payload
+    status: str
 
 
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
@@ -178,8 +203,21 @@ def claim_links(database: Database, ids: Sequence[str], status: LinkStatus | Non
 
     Links that are locked elsewhere or gone are missing from the answer.
     """
-    rows = database.rows(CLAIM_LINKS, {"ids": list(ids), "status": status})
-    return [Claim(Verdict(row[10]), Payload(*row[1:10])) for row in rows]
+    return _claim(database, CLAIM_LINKS, {"ids": list(ids), "status": status})
+
+
+def claim_due_links(database: Database, ids: Sequence[str], rescan_interval_ms: int) -> list[Claim]:
+    """Lock those among `ids`, and change nothing; links that are not due any more are refused.
+
+    Links that are locked elsewhere or gone are missing from the answer.
+    """
+    parameters = {"ids": list(ids), "rescan_interval_ms": rescan_interval_ms}
+    return _claim(database, CLAIM_DUE_LINKS, parameters)
+
+
+def _claim(database: Database, sql: str, parameters: Mapping[str, object]) -> list[Claim]:
+    rows = database.rows(sql, parameters)
+    return [Claim(Verdict(row[10]), Payload(*row[1:10]), row[11]) for row in rows]
 
 
 def describe_links(database: Database, ids: Sequence[str]) -> dict[str, tuple[str, str]]:

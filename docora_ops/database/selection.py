@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from docora_ops.database.connection import Database
+from docora_ops.database.links import DUE, Claim, claim_due_links, claim_links
 from docora_ops.errors import PostgresError
-from docora_ops.models import App, AppCount, FailedFilter, LinkRef
+from docora_ops.models import App, AppCount, FailedFilter, LinkRef, LinkStatus
 
 _FAILED = """
 FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
@@ -27,6 +28,11 @@ _CIRCUIT_CLOSED = """
 _OF_APP = """
 FROM app_repositories l JOIN apps a USING (app_id)
 WHERE l.app_id = %(app_id)s
+"""
+
+_DUE = f"""
+FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
+WHERE {DUE}
 """
 
 _ORDER = "ORDER BY l.app_id, l.repository_id LIMIT %(limit)s"
@@ -49,11 +55,15 @@ DECLARE_FAILED = _DECLARE + _FAILED + _CIRCUIT_CLOSED + _ORDER
 COUNT_FAILED = _COUNT_BY_APP.replace("{links}", _FAILED + _CIRCUIT_CLOSED + _ORDER)
 DECLARE_OF_APP = _DECLARE + _OF_APP + _ORDER
 COUNT_OF_APP = _COUNT_BY_APP.replace("{links}", _OF_APP + _ORDER)
+DECLARE_DUE = _DECLARE + _DUE + _ORDER
+COUNT_DUE = _COUNT_BY_APP.replace("{links}", _DUE + _ORDER)
 
 # These two take no parameters; what is put in is our own number.
 MOVE = "MOVE ABSOLUTE {position} IN docora_ops_selection"
 FETCH = "FETCH FORWARD {count} FROM docora_ops_selection"
 CLOSE = "CLOSE docora_ops_selection"
+
+Claiming = Callable[[Database, Sequence[str]], list[Claim]]
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class Selection:
 
     database: Database
     by_app: tuple[AppCount, ...]
+    claim: Claiming
+    """Locks links, by their ids, and tells which do not qualify any more."""
     open_circuits_left_out: int | None = None
 
     @cached_property
@@ -107,7 +119,8 @@ def select_failed(database: Database, which: FailedFilter) -> Iterator[Selection
         by_app = _count(database, COUNT_FAILED, parameters)
         database.execute(DECLARE_FAILED, parameters)
     with _closing_in_the_end(database):
-        yield Selection(database, by_app, left_out)
+        claim = partial(claim_links, status=LinkStatus.FAILED)
+        yield Selection(database, by_app, claim, left_out)
 
 
 @contextmanager
@@ -118,7 +131,19 @@ def select_of_app(database: Database, app_id: str) -> Iterator[Selection]:
         by_app = _count(database, COUNT_OF_APP, parameters)
         database.execute(DECLARE_OF_APP, parameters)
     with _closing_in_the_end(database):
-        yield Selection(database, by_app)
+        yield Selection(database, by_app, partial(claim_links, status=None))
+
+
+@contextmanager
+def select_due(database: Database, rescan_interval_ms: int) -> Iterator[Selection]:
+    """The links that a job is due for; the selection lives until the block ends."""
+    parameters = {"rescan_interval_ms": rescan_interval_ms, "limit": None}
+    with database.snapshot():
+        by_app = _count(database, COUNT_DUE, parameters)
+        database.execute(DECLARE_DUE, parameters)
+    with _closing_in_the_end(database):
+        claim = partial(claim_due_links, rescan_interval_ms=rescan_interval_ms)
+        yield Selection(database, by_app, claim)
 
 
 def _count(database: Database, sql: str, parameters: Mapping[str, object]) -> tuple[AppCount, ...]:

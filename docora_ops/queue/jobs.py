@@ -22,13 +22,12 @@ class JobTemplate:
     Having RQ build and describe one Job object per link costs more than everything else together.
     """
 
-    def __init__(self, settings: Settings, client: Redis, *, is_rescan: bool) -> None:
+    def __init__(self, settings: Settings, client: Redis) -> None:
         self._function = settings.job_function
-        self._is_rescan = is_rescan
         delays = settings.retry_delays
         job = Queue(settings.queue_name, connection=client).create_job(
             settings.job_function,
-            kwargs=self._arguments(_SAMPLE),
+            kwargs=_arguments(_SAMPLE, is_rescan=False),
             timeout=settings.job_timeout,
             result_ttl=RESULT_TTL,
             failure_ttl=FAILURE_TTL,
@@ -48,25 +47,26 @@ class JobTemplate:
         fields = {**self._constants, "created_at": timestamp, "enqueued_at": timestamp}
         return [text for item in fields.items() for text in item]
 
-    def data(self, payload: Payload) -> bytes:
+    def data(self, payload: Payload, *, is_rescan: bool) -> bytes:
         """The call, in the form of RQ's default serializer."""
-        call = (self._function, None, (), self._arguments(payload))
+        call = (self._function, None, (), _arguments(payload, is_rescan=is_rescan))
         return zlib.compress(pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL))
 
-    def _arguments(self, payload: Payload) -> dict[str, object]:
-        # Written out: dataclasses.asdict takes three times as long, for each link.
-        return {
-            "app_id": payload.app_id,
-            "app_name": payload.app_name,
-            "repository_id": payload.repository_id,
-            "github_url": payload.github_url,
-            "owner": payload.owner,
-            "name": payload.name,
-            "base_url": payload.base_url,
-            "github_token_encrypted": payload.github_token_encrypted,
-            "client_auth_key_encrypted": payload.client_auth_key_encrypted,
-            "is_rescan": self._is_rescan,
-        }
+
+def _arguments(payload: Payload, *, is_rescan: bool) -> dict[str, object]:
+    # Written out: dataclasses.asdict takes three times as long, for each link.
+    return {
+        "app_id": payload.app_id,
+        "app_name": payload.app_name,
+        "repository_id": payload.repository_id,
+        "github_url": payload.github_url,
+        "owner": payload.owner,
+        "name": payload.name,
+        "base_url": payload.base_url,
+        "github_token_encrypted": payload.github_token_encrypted,
+        "client_auth_key_encrypted": payload.client_auth_key_encrypted,
+        "is_rescan": is_rescan,
+    }
 
 
 def names_link(data: bytes, app_id: str) -> bool:

@@ -61,6 +61,7 @@ class PushRequest:
 
     job_id: str
     payload: Payload | None
+    is_rescan: bool
     seen: str = ""
 
 
@@ -88,7 +89,6 @@ class LinkQueue:
         self._script = client.register_script(
             files("docora_ops.queue").joinpath("links.lua").read_text(encoding="utf-8")
         )
-        self._templates: dict[bool, JobTemplate] = {}
 
     def read_waiting(self) -> WaitingList:
         """Read once which ids wait in the queue's list."""
@@ -117,7 +117,6 @@ class LinkQueue:
         self,
         requests: Sequence[PushRequest],
         *,
-        is_rescan: bool,
         waiting: WaitingList | None = None,
         front: bool = False,
     ) -> list[Answer]:
@@ -126,14 +125,16 @@ class LinkQueue:
         A live waiting job stays as it is, for good, and moves to the head if `front` is set. A
         running, doubtful or unreadable one is left alone: its answer has no outcome.
         """
-        template = self._template(is_rescan)
+        template = self._template
         arguments: list[str | int | bytes] = []
         for request in requests:
             arguments += (
                 request.job_id,
                 waiting.hint(request.job_id) if waiting else LIST_NOT_READ,
                 request.seen,
-                template.data(request.payload) if request.payload else b"",
+                template.data(request.payload, is_rescan=request.is_rescan)
+                if request.payload
+                else b"",
                 request.payload.description if request.payload else b"",
             )
         config = self._config(waiting) | {"front": front, "fields": template.fields()}
@@ -159,12 +160,9 @@ class LinkQueue:
         with redis_errors(self._where):
             return self._client.exists(*_STOCK_QUEUE_KEYS) > 0
 
-    def _template(self, is_rescan: bool) -> JobTemplate:
-        if is_rescan not in self._templates:
-            self._templates[is_rescan] = JobTemplate(
-                self._settings, self._client, is_rescan=is_rescan
-            )
-        return self._templates[is_rescan]
+    @cached_property
+    def _template(self) -> JobTemplate:
+        return JobTemplate(self._settings, self._client)
 
     @cached_property
     def _key_names(self) -> dict[str, object]:

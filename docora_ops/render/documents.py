@@ -19,10 +19,15 @@ from docora_ops.render.text import moment
 Document = dict[str, object]
 
 _LINK_MESSAGES = {Operation.RETRY: "Retry queued", Operation.RESYNC: "Re-sync queued"}
-_BULK_MESSAGES = {Operation.RETRY: "Bulk retry started", Operation.RESYNC: "Bulk re-sync started"}
+_BULK_MESSAGES = {
+    Operation.RETRY: "Bulk retry started",
+    Operation.RESYNC: "Bulk re-sync started",
+    Operation.SCHEDULE: "Schedule pass done",
+}
 _NOTHING_MESSAGES = {
     Operation.RETRY: "No failed notifications found",
     Operation.RESYNC: "No links found",
+    Operation.SCHEDULE: "Nothing is due",
 }
 
 
@@ -40,6 +45,8 @@ def link_message(result: LinkResult) -> str:
 
 def bulk_message(result: BulkResult) -> str:
     """The same for a bulk operation."""
+    if result.operation is Operation.SCHEDULE and result.completed < result.total:
+        return "Schedule pass stopped"
     messages = _BULK_MESSAGES if result.total else _NOTHING_MESSAGES
     return messages[result.operation]
 
@@ -69,7 +76,7 @@ def link_result(result: LinkResult, workers: int) -> Document:
 
 
 def bulk_result(result: BulkResult) -> Document:
-    """Of `retry-all-failed` and `resync --all`."""
+    """Of `retry-all-failed`, `resync --all` and `schedule`."""
     data: Document = {
         "message": bulk_message(result),
         "operation_id": result.operation_id,

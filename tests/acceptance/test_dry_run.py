@@ -164,6 +164,29 @@ def test_a_dry_resync_of_all_says_what_the_real_one_then_does(
     }
 
 
+def test_a_dry_schedule_says_what_the_real_one_then_does(
+    docora: Docora, world: dict[str, TestLink]
+) -> None:
+    with frozen(docora):
+        dry = docora.run("schedule", "--dry-run", "--json", env=read_only(docora))
+    assert dry.code == 6, dry
+    assert dry.data.keys() == {"message", "dry_run", "links"} | tally(dry).keys()
+    assert (dry.data["message"], dry.data["dry_run"]) == ("Dry run", True)
+    expected = {world[kind].job_id: outcome for kind, outcome in OUTCOMES.items()}
+    others = planned(dry).items() - expected.items()
+    # Of the links in other states, the one that is pending and the one that is in sync.
+    assert planned(dry).items() >= expected.items()
+    assert [outcome for _, outcome in others] == ["queued", "queued"]
+
+    rows = docora.dump()[0]
+    real = docora.run("schedule", "--json")
+    assert real.code == dry.code
+    assert tally(real) == tally(dry)
+    reasons = {one["job_id"]: one["error"] for one in dry.data["links"] if one["error"]}
+    assert {one["job_id"]: one["error"] for one in real.data["failures"]} == reasons
+    assert docora.dump()[0] == rows
+
+
 ALONE = ("fresh", "orphan", "waiting", "running", "poison")
 
 

@@ -112,7 +112,7 @@ def test_the_help_lists_every_command(docora: Docora) -> None:
     for name in commands():
         assert re.search(rf"^\W*{name}\b", result.stdout, re.MULTILINE), name
     assert set(commands()) >= {
-        *("retry", "retry-all-failed", "resync", "progress", "cancel", "demo")
+        *("retry", "retry-all-failed", "resync", "schedule", "progress", "cancel", "demo")
     }
 
 
@@ -136,6 +136,8 @@ def test_usage_errors_are_one_sentence_or_one_document_and_load_no_driver(docora
         ["retry-all-failed", "surplus"],
         ["resync", "one"],
         ["resync", "one", "two", "--all"],
+        ["schedule", "surplus"],
+        ["schedule", "--yes"],
         ["progress"],
         ["cancel", "one", "two"],
         ["--nonsense"],
@@ -284,6 +286,7 @@ def test_an_env_file_through_a_pipe_is_read(docora: Docora) -> None:
 UNUSABLE = {
     "MAX_RETRY_ATTEMPTS": ["0", SECRET, "9" * 30],
     "RETRY_BASE_DELAY_MS": ["-1", SECRET, "9" * 400],
+    "RESCAN_INTERVAL_MS": ["-1", SECRET, "9" * 400],
     "DOCORA_OPS_JOB_TIMEOUT": ["0", SECRET, "9" * 30],
     "DOCORA_OPS_CONNECT_TIMEOUT": ["0", SECRET, "9" * 30],
     "DOCORA_OPS_STATEMENT_TIMEOUT": ["-1", SECRET, "9" * 30],

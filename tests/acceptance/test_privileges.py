@@ -57,6 +57,8 @@ def do_everything(docora: Docora, owner: Docora) -> None:
         ("resync", *first, "--dry-run"),
         ("resync", *first),
         ("resync", third[0], "--all", "--yes"),
+        ("schedule", "--dry-run"),
+        ("schedule",),
     ):
         result = docora.run(*arguments)
         assert result.code == 0, (arguments, result)
@@ -80,6 +82,7 @@ def test_the_role_of_readme_is_enough_for_everything(docora: Docora, role: Docor
         ("SELECT (status) ON app_repositories", ("retry-all-failed",)),
         ("UPDATE (last_error) ON app_repositories", ("retry-all-failed",)),
         ("DELETE ON app_delivered_files", ("resync", "APP", "REPO")),
+        ("SELECT (last_scanned_at) ON app_repositories", ("schedule",)),
     ],
 )
 def test_a_missing_grant_is_named_and_nothing_changes(
@@ -94,6 +97,24 @@ def test_a_missing_grant_is_named_and_nothing_changes(
     assert "README" in result.stderr
     assert docora.status(link) == "failed"
     assert docora.waiting() == []
+
+
+def test_what_only_the_schedule_reads_the_other_commands_do_without(
+    docora: Docora, role: Docora, worker_number: int
+) -> None:
+    link = docora.add_link()
+    name = f"docora_ops_{worker_number}"
+    docora.connection.execute(
+        f"REVOKE SELECT (last_scanned_at) ON app_repositories FROM {name}".encode()
+    )
+    for arguments in (
+        ("retry", link.app_id, link.repository_id),
+        ("retry-all-failed",),
+        ("resync", link.app_id, link.repository_id),
+        ("resync", link.app_id, "--all", "--yes"),
+    ):
+        result = role.run(*arguments)
+        assert result.code == 0, (arguments, result)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The ways to retry all failed links, each in a process of its own: `ways NAME LINKS`.
+"""The ways to queue many links, each in a process of its own: `ways NAME LINKS`.
 
 Prints seconds, links done and the peak memory of the process, as JSON. Servers by DATABASE_URL
 and REDIS_URL.
@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from rq import Queue, Retry
 
 from docora_ops.actions.bulk import BulkRun
-from docora_ops.actions.selecting import failed_links
+from docora_ops.actions.selecting import due_links, failed_links
 from docora_ops.database import Database
 from docora_ops.models import Operation, Payload
 from docora_ops.queue import LinkQueue, ProgressStore, connect
@@ -122,7 +122,7 @@ def floor(limit: int) -> int:
     """Nothing but the reset, and the same bytes as bare commands in a pipeline. Checks nothing."""
     connection = psycopg.connect(os.environ["DATABASE_URL"], autocommit=True)
     client = redis.Redis.from_url(os.environ["REDIS_URL"])
-    template = JobTemplate(settings(), client, is_rescan=True)
+    template = JobTemplate(settings(), client)
     ids = failed_ids(connection, limit)
     for batch in batches(ids):
         with connection.transaction():
@@ -133,7 +133,7 @@ def floor(limit: int) -> int:
             for row in rows:
                 payload = Payload(*row)
                 variable = {
-                    "data": template.data(payload),
+                    "data": template.data(payload, is_rescan=True),
                     "description": payload.description,
                 }
                 pipeline.hset(f"rq:job:{payload.job_id}", mapping=constants | variable)
@@ -162,11 +162,31 @@ def ours(limit: int) -> int:
     return result.total
 
 
+def schedule(limit: int) -> int:
+    """A pass of this project's schedule."""
+    configuration = settings()
+    database = Database(configuration)
+    client = connect(configuration)
+    with due_links(database, configuration.rescan_interval_ms) as selection:
+        run = BulkRun(
+            Operation.SCHEDULE,
+            database,
+            LinkQueue(configuration, client),
+            ProgressStore(configuration, client),
+            selection,
+            BATCH,
+        )
+        result = run.run()
+    assert result.succeeded == result.total == limit, result.counts
+    return result.total
+
+
 WAYS: dict[str, Callable[[int], int]] = {
     "link by link": link_by_link,
     "enqueue_many": enqueue_many,
     "floor": floor,
     "ours": ours,
+    "schedule": schedule,
 }
 
 

@@ -1,4 +1,4 @@
-"""A database full of failed links, and what may stand in the queue for them."""
+"""A database full of links, and what may stand in the queue for them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ def load_schema(database_url: str) -> None:
         connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
 
 
-def fill(database_url: str, redis_url: str, links: int, jobs: str = "none") -> None:
-    """Start anew with so many failed links, and `none`, `waiting` or `orphaned` jobs for all."""
+def fill(
+    database_url: str, redis_url: str, links: int, jobs: str = "none", status: str = "failed"
+) -> None:
+    """Start anew with so many links, and `none`, `waiting` or `orphaned` jobs for all."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("TRUNCATE apps, repositories CASCADE")
         connection.execute(
@@ -38,9 +40,10 @@ def fill(database_url: str, redis_url: str, links: int, jobs: str = "none") -> N
         )
         connection.execute(
             "INSERT INTO app_repositories (app_id, repository_id, status, retry_count,"
-            " last_error, github_token_encrypted)"
-            " SELECT app_id, repository_id, 'failed', 5, 'HTTP 500 on created README.md',"
-            " repeat('cd', 60) FROM apps, repositories"
+            " last_error, github_token_encrypted, last_scanned_at)"
+            " SELECT app_id, repository_id, %s, 5, 'HTTP 500 on created README.md',"
+            " repeat('cd', 60), now() - interval '1 day' FROM apps, repositories",
+            (status,),
         )
         connection.execute("VACUUM ANALYZE")
         connection.execute("CHECKPOINT")

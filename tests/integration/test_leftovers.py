@@ -248,6 +248,18 @@ def test_a_bulk_retry_replaces_it(docora: Docora, leave: Leave) -> None:
 
 
 @every_leftover
+def test_a_schedule_replaces_it(docora: Docora, leave: Leave) -> None:
+    link = docora.add_link("pending_snapshot")
+    leave(docora, link.job_id)
+    row = docora.row(link)
+    assert docora.rooms().schedule().counts == {Outcome.REPLACED_STALE: 1}
+    assert docora.job(link).kwargs["is_rescan"] is False
+    assert traces(docora, link.job_id) == {docora.queue.key: 1, Job.key_for(link.job_id): 0}
+    assert docora.redis.ttl(Job.key_for(link.job_id)) == -1
+    assert docora.row(link) == row
+
+
+@every_leftover
 def test_a_dry_run_says_so_and_changes_nothing(docora: Docora, leave: Leave) -> None:
     link = docora.add_link()
     leave(docora, link.job_id)

@@ -223,6 +223,16 @@ def test_a_bulk_retry_keeps_a_waiting_job_for_good(docora: Docora, arrange: Arra
     assert docora.was_reset(link)
 
 
+@every_waiting
+def test_a_schedule_keeps_a_waiting_job_for_good(docora: Docora, arrange: Arrange) -> None:
+    link = docora.add_link("synced")
+    arrange(docora, link.job_id)
+    row, before = docora.row(link), in_redis(docora)
+    assert docora.rooms().schedule().counts == {Outcome.ALREADY_QUEUED: 1}
+    assert_kept(docora, link, before)
+    assert docora.row(link) == row
+
+
 @every_running
 def test_a_retry_leaves_a_running_job_and_its_link_alone(docora: Docora, arrange: Arrange) -> None:
     link = docora.add_link()
@@ -258,6 +268,16 @@ def test_a_bulk_retry_leaves_a_running_job_and_its_link_alone(
     row, before = docora.row(link), in_redis(docora)
     assert docora.rooms().retry_all().counts == {Outcome.ALREADY_RUNNING: 1}
     assert docora.row(link) == row
+    assert in_redis(docora) == before
+
+
+@every_running
+def test_a_schedule_leaves_a_running_job_alone(docora: Docora, arrange: Arrange) -> None:
+    link = docora.add_link("pending_snapshot")
+    arrange(docora, link.job_id)
+    before = in_redis(docora)
+    result = docora.rooms().schedule()
+    assert (result.counts, result.failures) == ({Outcome.ALREADY_RUNNING: 1}, ())
     assert in_redis(docora) == before
 
 

@@ -212,7 +212,8 @@ def test_an_id_that_was_enqueued_after_the_list_was_read_is_found_by_a_push(
     ).fetchone()
     assert row is not None
     docora.enqueue(row["job_id"])
-    [answer] = rooms.queue.push([PushRequest(row["job_id"], None)], is_rescan=True, waiting=found)
+    request = PushRequest(row["job_id"], None, is_rescan=True)
+    [answer] = rooms.queue.push([request], waiting=found)
     assert answer.outcome is Outcome.ALREADY_QUEUED
     assert docora.waiting() == [row["job_id"]]
 

@@ -169,6 +169,43 @@ def test_a_bulk_resync() -> None:
     }
 
 
+SCHEDULED = replace(BULK, operation=Operation.SCHEDULE, operation_id=None)
+
+
+def test_a_pass_of_the_schedule() -> None:
+    assert decoded(documents.bulk_result(SCHEDULED)) == {
+        "data": {
+            "message": "Schedule pass done",
+            "operation_id": None,
+            **COUNT_FIELDS,
+            "failures": [{"job_id": "app_1-repo_1", "error": "HTTP 500"}],
+        }
+    }
+
+
+def test_a_pass_of_the_schedule_that_found_nothing() -> None:
+    empty = BulkResult(Operation.SCHEDULE, None, 0, {}, {})
+    assert decoded(documents.bulk_result(empty)) == {
+        "data": {
+            "message": "Nothing is due",
+            "operation_id": None,
+            **dict.fromkeys(COUNT_FIELDS, 0),
+            "cancelled": False,
+            "failures": [],
+        }
+    }
+
+
+def test_a_pass_of_the_schedule_that_was_stopped_is_not_done() -> None:
+    data = decoded(documents.bulk_result(replace(SCHEDULED, total=22, cancelled=True)))["data"]
+    assert data == {
+        **decoded(documents.bulk_result(SCHEDULED))["data"],
+        "message": "Schedule pass stopped",
+        "total": 22,
+        "cancelled": True,
+    }
+
+
 def test_all_failures_are_in_the_document() -> None:
     failures = tuple(LinkFailure(f"job-{number}", "error") for number in range(500))
     data = decoded(documents.bulk_result(replace(BULK, failures=failures)))["data"]

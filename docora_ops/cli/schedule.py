@@ -1,0 +1,29 @@
+"""`schedule`."""
+
+from __future__ import annotations
+
+import typer
+
+from docora_ops.cli.context import context_of
+from docora_ops.cli.options import DryRunOption, JsonOption
+
+_BATCH_SIZE = 500
+
+
+def schedule(
+    typer_context: typer.Context, dry_run: DryRunOption = False, as_json: JsonOption = False
+) -> int:
+    """Queue what is due, once: first snapshots, rescans, and failed links, for cron or a timer.
+
+    Changes no link. A job that is waiting or running already is kept; a dead leftover is replaced.
+    Leaves out repositories whose circuit breaker is open.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.selecting import due_links
+    from docora_ops.cli.bulk import BulkCommand
+    from docora_ops.models import Operation
+
+    with due_links(context.database, context.settings.rescan_interval_ms) as selection:
+        return BulkCommand(
+            context, Operation.SCHEDULE, selection, _BATCH_SIZE, dry_run=dry_run, as_json=as_json
+        ).run()
