@@ -71,6 +71,12 @@ class OperationFinishedError(RefusedError):
     code = "operation_finished"
 
 
+class WorkerNameTakenError(RefusedError):
+    """Two workers of one name would take each other for themselves."""
+
+    code = "worker_name_taken"
+
+
 class ServerError(DocoraOpsError):
     """Postgres or Redis is unreachable, refuses, or is too slow."""
 
@@ -123,6 +129,30 @@ class JobUnreadableError(UnqueueableError):
     """The key of the link's job holds something that is not a job."""
 
     code = "job_unreadable"
+
+
+class SnapshotError(DocoraOpsError):
+    """A snapshot job came to nothing; its next try may do better."""
+
+    code = "snapshot"
+
+
+class GitError(SnapshotError):
+    """git did not get the repository: counts against the repository's circuit."""
+
+    code = "git"
+
+
+class BrokenCloneError(SnapshotError):
+    """The clone on disk can't be read."""
+
+    code = "broken_clone"
+
+
+class DeliveryError(SnapshotError):
+    """The app did not take a file."""
+
+    code = "delivery"
 
 
 class CommandInterruptedError(DocoraOpsError):

@@ -69,6 +69,12 @@ class Settings(BaseSettings):
     max_retry_attempts: Annotated[int, Field(ge=1, le=1000)] = 5
     retry_base_delay_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 1000
     rescan_interval_ms: Annotated[int, Field(ge=0, le=_TEN_YEARS_IN_MS)] = 300_000
+    encryption_key: SecretStr | None = None
+    repos_base_path: Path = Path("/data/repos")
+    circuit_breaker_threshold: Annotated[int, Field(ge=1, le=1_000_000)] = 5
+    circuit_breaker_cooldown_ms: Annotated[int, Field(ge=0, le=31_536_000_000)] = 1_800_000
+    binary_chunk_threshold_bytes: Annotated[int, Field(ge=0, le=2**40)] = 1_048_576
+    binary_chunk_size_bytes: Annotated[int, Field(ge=1, le=2**30)] = 524_288
 
     queue_name: Annotated[
         str, Field(validation_alias="DOCORA_OPS_QUEUE_NAME", pattern=r"^[A-Za-z0-9_.-]{1,200}$")
@@ -88,6 +94,13 @@ class Settings(BaseSettings):
     lock_timeout: Annotated[
         int, Field(validation_alias="DOCORA_OPS_LOCK_TIMEOUT", ge=1, le=86_400)
     ] = 5
+    git_protocols: Annotated[
+        str,
+        Field(validation_alias="DOCORA_OPS_GIT_PROTOCOLS", pattern=r"^[a-z0-9+]+(,[a-z0-9+]+)*$"),
+    ] = "https"
+    git_timeout: Annotated[
+        int, Field(validation_alias="DOCORA_OPS_GIT_TIMEOUT", ge=1, le=2_592_000)
+    ] = 1800
 
     def require_database_url(self) -> SecretStr:
         """The database URL. Raises ConfigurationError when there is none."""
@@ -98,6 +111,24 @@ class Settings(BaseSettings):
                 "or pass Docora's own file with --env-file",
             )
         return self.database_url
+
+    def require_encryption_key(self) -> bytes:
+        """The 32 bytes of the key. Raises ConfigurationError when there is none, or no such key.
+
+        Checked only where it is needed: a retry works without it.
+        """
+        if self.encryption_key is None:
+            raise ConfigurationError(
+                "ENCRYPTION_KEY is not set",
+                hint="set it to Docora's own key of 64 hex digits, or pass Docora's own file "
+                "with --env-file",
+            )
+        text = self.encryption_key.get_secret_value()
+        if not re.fullmatch(r"[0-9A-Fa-f]{64}", text):
+            raise ConfigurationError(
+                "ENCRYPTION_KEY is not a key of 64 hex digits", hint="use Docora's own key"
+            )
+        return bytes.fromhex(text)
 
     @property
     def retry_delays(self) -> list[int]:

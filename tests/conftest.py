@@ -76,6 +76,7 @@ SELECT array_agg(shape ORDER BY shape) FROM (
 _EMPTY = """
 DELETE FROM app_delivered_files;
 DELETE FROM app_repositories;
+DELETE FROM repository_snapshots;
 DELETE FROM repositories;
 DELETE FROM apps;
 """

@@ -24,6 +24,7 @@ from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed
 from docora_ops.cli.schedule import schedule
 from docora_ops.cli.streams import guard_streams
+from docora_ops.cli.worker import worker
 from docora_ops.errors import CommandInterruptedError, DocoraOpsError, UsageError
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
     ("schedule", schedule, "docora-ops schedule --dry-run"),
     ("progress", progress, "docora-ops progress bulk_0123456789abcdef --follow"),
     ("cancel", cancel, "docora-ops cancel bulk_0123456789abcdef"),
+    ("worker", worker, "docora-ops worker --concurrency 4"),
     ("demo", demo, "docora-ops demo --keep"),
 )
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors as pg
+from psycopg import generators
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import _WaitTimeout
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 
 from docora_ops.errors import (
@@ -83,6 +86,7 @@ class Database:
             str(self._parameters.get("dbname") or self._parameters.get("user") or "postgres"),
         )
         self._connection: _Connection | None = None
+        self._prepared: dict[str, bytes] = {}
 
     @property
     def _lock_timeout(self) -> float:
@@ -129,6 +133,48 @@ class Database:
         connection = self._connect()
         with self._errors():
             return connection.execute(sql.encode(), parameters).rowcount
+
+    def stream(self, sql: str, parameters: Parameters | None = None) -> Iterator[TupleRow]:
+        """Run one statement and yield its rows as they come; ends before the next statement."""
+        connection = self._connect()
+        with self._errors(), connection.cursor() as cursor:
+            yield from cursor.stream(sql.encode(), parameters)
+
+    def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run one `COPY … FROM STDIN` with these rows."""
+        connection = self._connect()
+        with self._errors(), connection.cursor() as cursor, cursor.copy(sql.encode()) as copy:
+            for row in rows:
+                copy.write_row(row)
+
+    def send(self, sql: str, parameters: Sequence[str]) -> None:
+        """Have the server run one statement, with `$1` and so on; `receive` waits for its end.
+
+        Once this returns the statement is the server's, whatever becomes of this process.
+        """
+        connection = self._connect()
+        with self._errors():
+            name = self._prepared.get(sql)
+            if name is None:
+                name = f"docora_ops_{len(self._prepared)}".encode()
+                connection.pgconn.send_prepare(name, sql.encode())
+                _check_results(connection.wait(generators.execute(connection.pgconn)))
+                self._prepared[sql] = name
+            values = [value.encode() for value in parameters]
+            connection.pgconn.send_query_prepared(name, values)
+            connection.wait(generators.send(connection.pgconn))
+
+    def receive(self) -> int:
+        """Wait for the statement that was sent; returns how many rows it touched."""
+        connection = self._connect()
+        with self._errors():
+            results = connection.wait(generators.fetch_many(connection.pgconn))
+            return _check_results(results)
+
+    @property
+    def session_id(self) -> int:
+        """Number of the server process that this connection talks to; 0 when not connected."""
+        return 0 if self._connection is None else self._connection.info.backend_pid
 
     def _connect(self) -> _Connection:
         if self._connection is not None:
@@ -226,6 +272,14 @@ class Database:
             if secret:
                 text = text.replace(str(secret), "***")
         return text
+
+
+def _check_results(results: Sequence[PGresult]) -> int:
+    """How many rows were touched in all. Raises what the server says."""
+    for result in results:
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise pg.error_from_result(result)
+    return sum(result.command_tuples or 0 for result in results)
 
 
 def _check(parameters: Mapping[str, Any]) -> None:

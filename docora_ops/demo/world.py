@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from enum import Enum, auto
 from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from redis import Redis
 from rq import Queue, Retry
 from rq.executions import Execution
@@ -32,6 +36,21 @@ class JobKind(Enum):
     WAITING = auto()
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the world lies: what stands for GitHub, for the apps, and Docora's key."""
+
+    repositories: Path
+    apps_url: str
+    key: bytes
+
+    def encrypt(self, text: str) -> str:
+        """As Docora encrypts its secrets: `iv:tag:ciphertext` in hex."""
+        iv = os.urandom(16)
+        sealed = AESGCM(self.key).encrypt(iv, text.encode(), None)
+        return f"{iv.hex()}:{sealed[-16:].hex()}:{sealed[:-16].hex()}"
+
+
 class App(NamedTuple):
     """A client app; the domain is one that can't exist."""
 
@@ -40,14 +59,14 @@ class App(NamedTuple):
     domain: str
 
     @property
-    def base_url(self) -> str:
-        """Where the app is sent its files."""
-        return f"https://docora.{self.domain}/hooks"
+    def slug(self) -> str:
+        """The last part of where it is sent its files."""
+        return self.domain.partition(".")[0]
 
     @property
     def auth_key(self) -> str:
-        """Looks like the real thing."""
-        return _encrypted(self.app_id)
+        """What its requests are signed with."""
+        return _sha(self.app_id)
 
 
 class Repository(NamedTuple):
@@ -60,9 +79,19 @@ class Repository(NamedTuple):
     circuit_is_open: bool = False
 
     @property
-    def github_url(self) -> str:
-        """Where it would be cloned from."""
-        return f"https://github.com/{self.owner}/{self.name}"
+    def full_name(self) -> str:
+        """`owner/name`."""
+        return f"{self.owner}/{self.name}"
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """Its files."""
+        paths = PATHS[: 8 + REPOSITORIES.index(self)]
+        return {path: f"{path} of {self.full_name}\n" for path in paths}
+
+    def url(self, place: Place) -> str:
+        """Where it is cloned from."""
+        return f"file://{place.repositories / self.owner / self.name}"
 
 
 class Link(NamedTuple):
@@ -75,13 +104,6 @@ class Link(NamedTuple):
     retry_count: int = 0
     last_error: str | None = None
     job: JobKind | None = None
-
-    @property
-    def token(self) -> str | None:
-        """Looks like the real thing; public repositories need none."""
-        if not self.repository.is_private:
-            return None
-        return _encrypted(self.app.app_id + self.repository.repository_id)
 
 
 ACME = App("app_04c2f7a91be85d3360e1a7c4", "Acme Search", "acme-search.example")
@@ -178,16 +200,36 @@ VALUES (%s, %s, %s, %s, now() - make_interval(mins => %s))
 """
 
 
-def build(database_url: str, redis_url: str) -> None:
-    """Fill an empty database and an empty queue. Raises psycopg's and redis-py's errors."""
+def build(database_url: str, redis_url: str, place: Place) -> None:
+    """Fill an empty database, an empty queue and an empty folder of repositories.
+
+    Raises psycopg's, redis-py's and git's errors.
+    """
+    for repository in REPOSITORIES:
+        _make_upstream(repository, place)
     with psycopg.connect(database_url) as connection:
         connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
-        _fill_tables(connection)
+        _fill_tables(connection, place)
     with Redis.from_url(redis_url) as client:
-        _fill_queue(client)
+        _fill_queue(client, place)
 
 
-def _fill_tables(connection: psycopg.Connection) -> None:
+def _make_upstream(repository: Repository, place: Place) -> None:
+    folder = place.repositories / repository.owner / repository.name
+    for path, content in repository.contents.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content, encoding="utf-8")
+    identity = ("-c", f"user.name={repository.owner}", "-c", "user.email=demo@octo.example")
+    for arguments in (
+        ("init", "--quiet", "--initial-branch=main"),
+        ("add", "--all"),
+        (*identity, "commit", "--quiet", "--message=All there is"),
+    ):
+        subprocess.run(["git", *arguments], cwd=folder, check=True)
+
+
+def _fill_tables(connection: psycopg.Connection, place: Place) -> None:
     with connection.cursor() as cursor:
         cursor.executemany(
             INSERT_APP,
@@ -196,9 +238,9 @@ def _fill_tables(connection: psycopg.Connection) -> None:
                     app.app_id,
                     _sha(app.name),
                     app.name,
-                    app.base_url,
+                    f"{place.apps_url}/{app.slug}",
                     f"ops@{app.domain}",
-                    app.auth_key,
+                    place.encrypt(app.auth_key),
                 )
                 for app in APPS
             ],
@@ -208,7 +250,7 @@ def _fill_tables(connection: psycopg.Connection) -> None:
             [
                 (
                     repository.repository_id,
-                    repository.github_url,
+                    repository.url(place),
                     repository.owner,
                     repository.name,
                     repository.is_private,
@@ -224,7 +266,7 @@ def _fill_tables(connection: psycopg.Connection) -> None:
                 (
                     link.app.app_id,
                     link.repository.repository_id,
-                    link.token,
+                    place.encrypt("a token") if link.repository.is_private else None,
                     link.status,
                     link.retry_count,
                     link.last_error,
@@ -241,39 +283,38 @@ def _deliveries() -> Iterator[tuple[object, ...]]:
     for link in LINKS:
         if link.minutes_since_scan is None:
             continue
-        repository_id = link.repository.repository_id
-        size = 8 + REPOSITORIES.index(link.repository)
-        received = size if link.status is SYNCED else size // 2
-        for path in PATHS[:received]:
-            sha = _sha(repository_id + path)
-            yield link.app.app_id, repository_id, path, sha, link.minutes_since_scan
+        contents = list(link.repository.contents.items())
+        received = len(contents) if link.status is SYNCED else len(contents) // 2
+        for path, content in contents[:received]:
+            ids = link.app.app_id, link.repository.repository_id
+            yield *ids, path, _sha(content), link.minutes_since_scan
 
 
-def _fill_queue(client: Redis) -> None:
+def _fill_queue(client: Redis, place: Place) -> None:
     settings = Settings.model_construct()  # the defaults, whatever the environment says
     queue = Queue(settings.queue_name, connection=client)
     # Those that a worker has taken out come first, while the list is otherwise empty.
     for link in sorted(LINKS, key=lambda link: link.job is WAITING):
         if link.job is None:
             continue
-        job = queue.enqueue_job(_make_job(queue, settings, link))
+        job = queue.enqueue_job(_make_job(queue, settings, link, place))
         if link.job is not WAITING:
             queue.pop_job_id()
             _work(job, fails=link.job is DEAD, error=link.last_error or "")
 
 
-def _make_job(queue: Queue, settings: Settings, link: Link) -> Job:
+def _make_job(queue: Queue, settings: Settings, link: Link, place: Place) -> Job:
     app, repository = link.app, link.repository
     payload = Payload(
         app_id=app.app_id,
         app_name=app.name,
         repository_id=repository.repository_id,
-        github_url=repository.github_url,
+        github_url=repository.url(place),
         owner=repository.owner,
         name=repository.name,
-        base_url=app.base_url,
-        github_token_encrypted=link.token,
-        client_auth_key_encrypted=app.auth_key,
+        base_url=f"{place.apps_url}/{app.slug}",
+        github_token_encrypted=None,
+        client_auth_key_encrypted=place.encrypt(app.auth_key),
     )
     delays = settings.retry_delays
     return queue.create_job(
@@ -298,11 +339,6 @@ def _work(job: Job, *, fails: bool, error: str) -> None:
         else:
             Execution.create(job, HEARTBEAT_TTL, pipeline=pipeline, worker_name=WORKER)
         pipeline.execute()
-
-
-def _encrypted(seed: str) -> str:
-    """Hex in the form `iv:tag:ciphertext`, of nothing at all."""
-    return f"{_sha('iv' + seed)[:32]}:{_sha('tag' + seed)[:32]}:{_sha(seed)}{_sha(seed)[:16]}"
 
 
 def _sha(text: str) -> str:

@@ -114,7 +114,7 @@ def test_every_code_and_word_of_the_documents_is_explained(readme: str) -> None:
     # Errors of these kinds are never raised themselves.
     abstract = {"error", "refused", "server", "unqueueable"}
     words = {
-        *(codes(errors.DocoraOpsError) - abstract),
+        *(codes(errors.DocoraOpsError) - codes(errors.SnapshotError) - abstract),
         "bug",
         *(outcome.value for outcome in Outcome),
         *(state.value for state in JobState if state is not JobState.UNREADABLE),

@@ -19,6 +19,7 @@ PROMISES: dict[type[DocoraOpsError], tuple[str, int]] = {
     errors.NotFailedError: ("not_failed", 4),
     errors.SnapshotRunningError: ("snapshot_running", 4),
     errors.OperationFinishedError: ("operation_finished", 4),
+    errors.WorkerNameTakenError: ("worker_name_taken", 4),
     errors.ServerError: ("server", 5),
     errors.PostgresError: ("postgres", 5),
     errors.LinkError: ("postgres_statement", 5),
@@ -33,6 +34,8 @@ PROMISES: dict[type[DocoraOpsError], tuple[str, int]] = {
 
 
 def kinds(kind: type[DocoraOpsError]) -> Iterator[type[DocoraOpsError]]:
+    if kind is errors.SnapshotError:
+        return  # jobs end with these, commands do not
     yield kind
     for narrower in kind.__subclasses__():
         yield from kinds(narrower)

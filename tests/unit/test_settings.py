@@ -14,20 +14,29 @@ DATABASE_URL = "postgres://docora:hunter2@db.example/docora"
 VARIABLES = {
     "MAX_RETRY_ATTEMPTS": ("max_retry_attempts", "3", 3),
     "RETRY_BASE_DELAY_MS": ("retry_base_delay_ms", "250", 250),
+    "RESCAN_INTERVAL_MS": ("rescan_interval_ms", "60000", 60_000),
     "DOCORA_OPS_QUEUE_NAME": ("queue_name", "other.queue-1", "other.queue-1"),
     "DOCORA_OPS_JOB_FUNCTION": ("job_function", "acme.jobs.snapshot", "acme.jobs.snapshot"),
     "DOCORA_OPS_JOB_TIMEOUT": ("job_timeout", "60", 60),
     "DOCORA_OPS_CONNECT_TIMEOUT": ("connect_timeout", "1", 1),
     "DOCORA_OPS_STATEMENT_TIMEOUT": ("statement_timeout", "2", 2),
     "DOCORA_OPS_LOCK_TIMEOUT": ("lock_timeout", "3", 3),
+    "REPOS_BASE_PATH": ("repos_base_path", "/srv/clones", Path("/srv/clones")),
+    "CIRCUIT_BREAKER_THRESHOLD": ("circuit_breaker_threshold", "2", 2),
+    "CIRCUIT_BREAKER_COOLDOWN_MS": ("circuit_breaker_cooldown_ms", "500", 500),
+    "BINARY_CHUNK_THRESHOLD_BYTES": ("binary_chunk_threshold_bytes", "100", 100),
+    "BINARY_CHUNK_SIZE_BYTES": ("binary_chunk_size_bytes", "50", 50),
+    "DOCORA_OPS_GIT_PROTOCOLS": ("git_protocols", "https,ssh", "https,ssh"),
+    "DOCORA_OPS_GIT_TIMEOUT": ("git_timeout", "9", 9),
 }
+KEY = "0123456789abcdef" * 4
 
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """None of our variables is set, and the working directory is empty."""
     for name in os.environ:
-        if name in VARIABLES or name.startswith(("DATABASE_", "REDIS_", "DOCORA_")):
+        if name in VARIABLES or name.startswith(("DATABASE_", "REDIS_", "DOCORA_", "ENCRYPTION_")):
             monkeypatch.delenv(name)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
@@ -44,12 +53,21 @@ def test_everything_but_the_database_has_a_default() -> None:
     assert settings.redis_url.get_secret_value() == "redis://localhost:6379"
     assert settings.max_retry_attempts == 5
     assert settings.retry_base_delay_ms == 1000
+    assert settings.rescan_interval_ms == 300_000
     assert settings.queue_name == "snapshot-queue"
     assert settings.job_function == "docora_ops.worker.snapshot"
     assert settings.job_timeout == 3600
     assert settings.connect_timeout == 5
     assert settings.statement_timeout == 30
     assert settings.lock_timeout == 5
+    assert settings.encryption_key is None
+    assert settings.repos_base_path == Path("/data/repos")
+    assert settings.circuit_breaker_threshold == 5
+    assert settings.circuit_breaker_cooldown_ms == 1_800_000
+    assert settings.binary_chunk_threshold_bytes == 1_048_576
+    assert settings.binary_chunk_size_bytes == 524_288
+    assert settings.git_protocols == "https"
+    assert settings.git_timeout == 1800
 
 
 def test_a_missing_database_is_named_with_what_to_do() -> None:
@@ -71,8 +89,32 @@ def test_each_variable_sets_its_own_setting(monkeypatch: pytest.MonkeyPatch, var
 
 
 def test_every_setting_is_tested_here() -> None:
-    fields = {field for field, _, _ in VARIABLES.values()} | {"database_url", "redis_url"}
-    assert set(Settings.model_fields) == fields
+    fields = {field for field, _, _ in VARIABLES.values()}
+    others = {"database_url", "redis_url", "encryption_key"}
+    assert set(Settings.model_fields) == fields | others
+
+
+def test_the_encryption_key_is_32_bytes_in_hex(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCRYPTION_KEY", KEY)
+    assert load_settings().require_encryption_key() == bytes.fromhex(KEY)
+    assert KEY not in repr(load_settings())
+
+
+def test_a_missing_encryption_key_is_named_with_what_to_do() -> None:
+    with pytest.raises(ConfigurationError, match=r"^ENCRYPTION_KEY is not set$") as error:
+        load_settings().require_encryption_key()
+    assert "--env-file" in (error.value.hint or "")
+
+
+@pytest.mark.parametrize("key", [KEY[1:], f"{KEY}0", f"{KEY[1:]}g", f"{KEY[1:]}\n", "hunter2"])
+def test_a_malformed_encryption_key_disturbs_only_who_needs_it(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("ENCRYPTION_KEY", key)
+    settings = load_settings()
+    with pytest.raises(ConfigurationError, match="64 hex digits") as error:
+        settings.require_encryption_key()
+    assert key not in error.value.message
 
 
 @pytest.mark.parametrize("variable", [name for name in VARIABLES if name.startswith("DOCORA_OPS")])
@@ -233,6 +275,9 @@ UNUSABLE = [
     ("RETRY_BASE_DELAY_MS", "-7777"),
     ("RETRY_BASE_DELAY_MS", "777777777"),
     ("RETRY_BASE_DELAY_MS", "hunter2"),
+    ("RESCAN_INTERVAL_MS", "-7777"),
+    ("RESCAN_INTERVAL_MS", "777777777777"),
+    ("RESCAN_INTERVAL_MS", "hunter2"),
     ("DOCORA_OPS_QUEUE_NAME", "hunter2 queue"),
     ("DOCORA_OPS_QUEUE_NAME", "hunter2:queue"),
     ("DOCORA_OPS_QUEUE_NAME", "hunter2\n"),

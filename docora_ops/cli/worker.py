@@ -1,0 +1,92 @@
+"""`worker`."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from docora_ops.cli.context import context_of
+from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+
+
+def worker(
+    typer_context: typer.Context,
+    burst: Annotated[bool, typer.Option("--burst", help="End when the queue is empty.")] = False,
+    concurrency: Annotated[
+        int,
+        typer.Option(
+            "--concurrency", metavar="N", min=1, max=256, help="Jobs that run at the same time."
+        ),
+    ] = 1,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            show_default=False,
+            help="Name on RQ's screens; made of host and process by default.",
+        ),
+    ] = None,
+) -> int:
+    """Run the snapshot jobs that wait in the queue, with RQ's own worker and scheduler.
+
+    SIGTERM or Ctrl-C: the job in hand is finished first; a second one kills it, and it is tried
+    again. Needs the extra `worker` and git; the log goes to stderr.
+    """
+    context = context_of(typer_context)
+    if name is not None and not _NAME.fullmatch(name):
+        raise UsageError(
+            f"--name {name[:100]!r} is not a name for a worker",
+            hint="use up to 100 letters, digits, `_`, `.` and `-`",
+        )
+    try:
+        from docora_ops.worker import process
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the worker's packages are not installed ({error.name} is missing)",
+            hint="pipx install 'docora-ops[worker]', or in a clone: pipx install '.[worker]'",
+        ) from error
+    settings = context.settings
+    process.check(settings)
+    _log_to_stderr()
+    context.collect_garbage()
+    name = name or process.default_name()
+    if concurrency == 1:
+        process.serve(settings, name, burst=burst)
+        return ExitCode.OK
+
+    def run(number: int) -> int:
+        try:
+            process.serve(settings, f"{name}-{number}", burst=burst)
+        except DocoraOpsError as error:
+            context.say("Error: {}", error.message, style="bold red")
+            return exit_code_of(error)
+        return ExitCode.OK
+
+    return process.serve_with_children(concurrency, run)
+
+
+class _OneLine(logging.Formatter):
+    """Time, level and message of an event, whatever is in it, on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from docora_ops.render.text import inert, moment
+
+        when = moment(datetime.fromtimestamp(record.created, UTC))
+        return f"{when} {record.levelname} {inert(super().format(record))}"
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine())
+    rq = logging.getLogger("rq")
+    rq.handlers = [handler]
+    rq.propagate = False

@@ -1,0 +1,5 @@
+"""Optional: the worker, for installations whose snapshot queue is RQ."""
+
+from docora_ops.worker.job import snapshot
+
+__all__ = ["snapshot"]

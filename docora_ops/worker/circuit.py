@@ -1,0 +1,68 @@
+"""Telling apps that git has failed too often on a repository of theirs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+from docora_ops.database.snapshots import Circuit, Recipient
+from docora_ops.errors import SnapshotError
+from docora_ops.render.text import inert, moment
+from docora_ops.worker.bodies import encode
+from docora_ops.worker.crypto import decrypt
+from docora_ops.worker.webhook import Webhook
+
+_TIMEOUT = 10
+_AT_ONCE = 8
+
+log = logging.getLogger("rq.worker.snapshot")
+
+
+def announce_open_circuit(
+    recipients: Sequence[Recipient],
+    repository: dict[str, str],
+    circuit: Circuit,
+    threshold: int,
+    message: str,
+    key: bytes,
+) -> None:
+    """POST `sync_failed` to every app. What goes wrong is logged, and nothing else.
+
+    `repository`: the fields that name it; `message`: what git said; `key`: for the apps' own keys.
+    """
+
+    def tell(recipient: Recipient) -> None:
+        body = encode(
+            {
+                "event": "sync_failed",
+                "repository": repository,
+                "error": {"type": "git_failure", "message": message},
+                "circuit_breaker": {
+                    "status": "open",
+                    "consecutive_failures": circuit.consecutive_failures,
+                    "threshold": threshold,
+                    "cooldown_until": moment(circuit.open_until),
+                },
+                "retry_count": recipient.retry_count,
+                "timestamp": moment(datetime.now(UTC)),
+            }
+        )
+        try:
+            auth_key = decrypt(recipient.client_auth_key_encrypted, key, "its auth key")
+            with Webhook(
+                recipient.base_url, recipient.app_id, auth_key, timeout=_TIMEOUT
+            ) as webhook:
+                webhook.send("sync_failed", body)
+                webhook.receive()
+        except SnapshotError as error:
+            log.warning(
+                "app %s was not told of the open circuit: %s",
+                inert(recipient.app_id),
+                inert(error.message),
+            )
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for _ in pool.map(tell, recipients):
+            pass

@@ -1,0 +1,450 @@
+"""Bare shallow clones, one a repository, shared by all its links."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from docora_ops.errors import BrokenCloneError, ConfigurationError, GitError, SnapshotError
+
+NO_COMMIT = "0" * 40
+"""The commit of a repository that has none yet."""
+
+_HEAD = "refs/docora-ops/head"
+_KEPT_VARIABLES = frozenset(
+    {"PATH", "HOME", "USER", "TMPDIR", "SSH_AUTH_SOCK", "SSL_CERT_DIR", "SSL_CERT_FILE"}
+    | {"GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"}
+    | {"all_proxy", "http_proxy", "https_proxy", "no_proxy"}
+    | {"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
+)
+_TOKEN = "DOCORA_OPS_GIT_TOKEN"  # noqa: S105 - the name of the variable
+# The token is the user name; git asks for it only where the repository itself lies.
+_HELPER = f'!f() {{ test "$1" != get || printf "username=%s\\npassword=\\n" "${_TOKEN}"; }}; f'
+_STEP = 20
+"""Seconds after which whoever waits for git shows that he is alive."""
+_DAY = 86_400
+_PIECE = 1 << 20
+_AHEAD = 64
+"""Objects that are asked for before the first has been read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What the default branch stands at; `sha` is NO_COMMIT in an empty repository."""
+
+    sha: str
+    branch: str
+
+
+@dataclass(frozen=True, slots=True)
+class TreeEntry:
+    """A regular file of a commit."""
+
+    path: bytes
+    object_id: bytes
+
+
+def require_git() -> None:
+    """Raise ConfigurationError unless git can be run."""
+    if shutil.which("git") is None:
+        raise ConfigurationError("git is not on PATH", hint="install it, version 2.31 or newer")
+
+
+class Clone:
+    """The clone of one repository below `base_path`.
+
+    `url` is what git fetches from, `protocols` those that it may use, `timeout` the seconds that
+    one call may take. Raises SnapshotError where the URL or the names are not to be used.
+    """
+
+    def __init__(
+        self,
+        base_path: Path,
+        owner: str,
+        name: str,
+        url: str,
+        *,
+        token: str | None,
+        protocols: Sequence[str],
+        timeout: float,
+    ) -> None:
+        _check_url(url, protocols)
+        self.path = _path_below(base_path, owner, name)
+        self._workshop = base_path / ".docora-ops"
+        self._mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
+        self._url = url
+        self._timeout = timeout
+        self._environment = _environment(url, token, protocols)
+
+    def sync(self, keep_alive: Callable[[], None]) -> Commit:
+        """Bring the clone to the head of the default branch.
+
+        Must not run twice at once for one repository. `keep_alive` is called every 20 s or so.
+        Raises GitError when the repository can't be had, SnapshotError when the disk says no, and
+        whatever `keep_alive` raises, after stopping git.
+        """
+        try:
+            self._clear_workshop()
+            branch, sha = self._remote_head(keep_alive)
+            if sha == NO_COMMIT:
+                return Commit(sha, branch)
+            if self._local_head() == sha:
+                return Commit(sha, branch)
+            if self._is_clone():
+                try:
+                    self._fetch(self.path, branch, keep_alive)
+                except GitError:
+                    # The remote has just answered, so it may be the clone.
+                    self._make_anew(branch, keep_alive)
+            else:
+                self._make_anew(branch, keep_alive)
+            head = self._local_head()
+            if head is None:
+                raise BrokenCloneError(f"the new clone of {self._url} can't be read")
+        except OSError as error:
+            raise SnapshotError(
+                f"the clone can't be written below REPOS_BASE_PATH: {error.strerror}: "
+                f"{error.filename}"
+            ) from error
+        return Commit(head, branch)
+
+    def discard(self) -> None:
+        """Throw the clone away: it can't be read. Raises SnapshotError."""
+        try:
+            if self.path.is_symlink() or not self._is_clone():
+                return
+            with tempfile.TemporaryDirectory(
+                dir=self._workshop, prefix=f"{self._mark}-", ignore_cleanup_errors=True
+            ) as folder:
+                self.path.rename(Path(folder) / "discarded")
+        except OSError as error:
+            raise SnapshotError(f"a broken clone can't be removed: {error.strerror}") from error
+
+    def files(self, commit: Commit) -> Iterator[TreeEntry]:
+        """The regular files of the commit, ordered by the bytes of their paths.
+
+        Raises BrokenCloneError.
+        """
+        if commit.sha == NO_COMMIT:
+            return
+        with self._start("ls-tree", "-r", "-z", "--full-tree", commit.sha) as process:
+            for record in _records(_stdout(process)):
+                header, _, path = record.partition(b"\t")
+                mode, kind, object_id = header.split(b" ")
+                if kind == b"blob" and mode.startswith(b"100"):
+                    yield TreeEntry(path, object_id)
+            if process.wait():
+                raise BrokenCloneError(f"the clone {self.path} can't be listed")
+
+    def objects(self) -> Objects:
+        """For reading what the files hold."""
+        return Objects(self.path, self._start("cat-file", "--batch", stdin=subprocess.PIPE))
+
+    def _remote_head(self, keep_alive: Callable[[], None]) -> tuple[str, str]:
+        """Name and commit of the default branch, asked without a clone."""
+        text = self._run(["ls-remote", "--symref", "--", self._url, "HEAD"], keep_alive)
+        branch, sha = "HEAD", ""
+        for line in text.splitlines():
+            value, _, name = line.partition("\t")
+            if name != "HEAD":
+                continue
+            if value.startswith("ref: "):
+                branch = value.removeprefix("ref: ").removeprefix("refs/heads/")
+            else:
+                sha = value
+        if sha:
+            return branch, sha
+        if self._run(["ls-remote", "--", self._url], keep_alive).strip():
+            raise GitError(f"the default branch of {self._url} does not exist")
+        return branch, NO_COMMIT
+
+    def _local_head(self) -> str | None:
+        """The commit that the clone stands at, if its tree can be read."""
+        if not self._is_clone():
+            return None
+        arguments = ["rev-parse", "--verify", "--quiet"]
+        try:
+            self._run([*arguments, f"{_HEAD}^{{tree}}"], _nothing, inside=self.path)
+            return self._run([*arguments, _HEAD], _nothing, inside=self.path).strip()
+        except GitError:
+            return None
+
+    def _is_clone(self) -> bool:
+        """Whether a clone lies there, whole or not, and not something that is none of ours."""
+        if any((self.path / name).exists() for name in ("HEAD", "objects", ".git")):
+            return True
+        try:
+            is_empty = next(self.path.iterdir(), None) is None
+        except FileNotFoundError:
+            return False
+        if not is_empty:
+            raise SnapshotError(f"{self.path} is in the way, and is not a clone")
+        return False
+
+    def _make_anew(self, branch: str, keep_alive: Callable[[], None]) -> None:
+        folder = Path(tempfile.mkdtemp(dir=self._workshop, prefix=f"{self._mark}-"))
+        try:
+            self._run(["init", "--quiet", "--bare", "--template=", "--", str(folder)], keep_alive)
+            self._fetch(folder, branch, keep_alive)
+            self.discard()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o755)  # mkdtemp closes it to other users, Docora's own among them
+            folder.rename(self.path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _fetch(self, clone: Path, branch: str, keep_alive: Callable[[], None]) -> None:
+        source = branch if branch == "HEAD" else f"refs/heads/{branch}"
+        options = ["--quiet", "--force", "--no-tags", "--depth=1", "--no-write-fetch-head"]
+        self._run(
+            ["fetch", *options, "--", self._url, f"+{source}:{_HEAD}"], keep_alive, inside=clone
+        )
+
+    def _clear_workshop(self) -> None:
+        """Remove what killed jobs have left of this repository."""
+        self._workshop.mkdir(parents=True, exist_ok=True)
+        for leftover in self._workshop.glob(f"{self._mark}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in self.path.glob("docora-ops-scan.*"):
+            if time.time() - leftover.stat().st_mtime > _DAY:
+                leftover.unlink(missing_ok=True)
+
+    def _run(
+        self, arguments: Sequence[str], keep_alive: Callable[[], None], inside: Path | None = None
+    ) -> str:
+        """What git prints. Raises GitError with what it complains about."""
+        where = [f"--git-dir={inside}"] if inside else []
+        end = time.monotonic() + self._timeout
+        process = subprocess.Popen(
+            ["git", *where, *arguments],
+            env=self._environment,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            while True:
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise GitError(f"git {arguments[0]} took longer than {self._timeout:g} s")
+                with suppress(subprocess.TimeoutExpired):
+                    output, complaint = process.communicate(timeout=min(_STEP, left))
+                    break
+                keep_alive()
+        except BaseException:
+            _stop(process)
+            raise
+        if process.returncode:
+            raise GitError(_gist(complaint.decode(errors="replace"), arguments[0]))
+        return output.decode(errors="replace")
+
+    def _start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        """A git that reads the clone."""
+        return subprocess.Popen(
+            ["git", f"--git-dir={self.path}", *arguments],
+            env=self._environment,
+            cwd="/",
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=_PIECE,
+        )
+
+
+class Objects:
+    """Reads the contents of files; those that are asked for ahead come in the same order."""
+
+    def __init__(self, clone: Path, process: subprocess.Popen[bytes]) -> None:
+        self._clone = clone
+        self._process = process
+        self.asked = 0
+        """How many have been asked for and not yet read."""
+
+    def __enter__(self) -> Objects:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        _stop(self._process)
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether another may be asked for before the first is read."""
+        return self.asked < _AHEAD
+
+    def ask(self, object_id: bytes) -> None:
+        """Have the content of an object come next."""
+        stdin = self._process.stdin
+        try:
+            assert stdin is not None  # noqa: S101 - opened as a pipe
+            stdin.write(object_id + b"\n")
+            stdin.flush()
+        except OSError as error:
+            raise self._broken(object_id) from error
+        self.asked += 1
+
+    def receive(self) -> tuple[int, Iterator[bytes]]:
+        """Size and content of the first that was asked for; the content must be read to its end.
+
+        Raises BrokenCloneError, also in the middle of the content.
+        """
+        self.asked -= 1
+        header = _stdout(self._process).readline()
+        fields = header.split()
+        if len(fields) != 3 or fields[1] != b"blob":  # noqa: PLR2004 - id, type, size
+            raise self._broken(header[:40])
+        size = int(fields[2])
+        return size, self._content(size, fields[0])
+
+    def _content(self, size: int, object_id: bytes) -> Iterator[bytes]:
+        stdout = _stdout(self._process)
+        left = size
+        while left:
+            piece = stdout.read(min(left, _PIECE))
+            if not piece:
+                raise self._broken(object_id)
+            left -= len(piece)
+            yield piece
+        if stdout.read(1) != b"\n":
+            raise self._broken(object_id)
+
+    def _broken(self, object_id: bytes) -> BrokenCloneError:
+        shown = object_id.decode(errors="replace").strip()
+        return BrokenCloneError(f"the clone {self._clone} is broken at object {shown or 'unknown'}")
+
+
+def _check_url(url: str, protocols: Sequence[str]) -> None:
+    shown = repr(re.sub("//.*@", "//***@", url, flags=re.DOTALL)[:200])
+    try:
+        parts = urlsplit(url)
+        has_host = parts.scheme == "file" or bool(parts.hostname and parts.port != 0)
+    except ValueError:
+        parts, has_host = urlsplit(""), False
+    if (
+        url.startswith("-")
+        or not re.match(r"[a-z0-9+]+://", url)
+        or not has_host
+        or re.search(r"[\x00-\x20\x7f]", url)
+    ):
+        raise SnapshotError(f"the URL {shown} is not one that git may be given")
+    if parts.scheme not in protocols:
+        raise SnapshotError(
+            f"the URL {shown} uses {parts.scheme}: allowed is {', '.join(protocols)} "
+            "(DOCORA_OPS_GIT_PROTOCOLS)"
+        )
+    if parts.password is not None or (parts.username and parts.scheme != "ssh"):
+        raise SnapshotError("the repository's URL has a user or a password in it")
+
+
+def _path_below(base_path: Path, owner: str, name: str) -> Path:
+    for part in (owner, name):
+        if part in {"", ".", ".."} or "/" in part or "\0" in part or part == ".docora-ops":
+            raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
+    path = base_path / owner / name
+    try:
+        is_below = path.resolve().is_relative_to(base_path.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        is_below = False
+    if not is_below:
+        raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
+    return path
+
+
+def _environment(url: str, token: str | None, protocols: Sequence[str]) -> dict[str, str]:
+    """What git runs with: nobody's configuration but ours, and no prompt."""
+    configuration = [
+        ("core.hooksPath", os.devnull),
+        ("core.bigFileThreshold", "16m"),  # larger ones are streamed, not held in memory
+        ("core.fsmonitor", "false"),
+        ("credential.helper", ""),
+        ("fetch.recurseSubmodules", "false"),
+        ("gc.autoDetach", "false"),
+        ("maintenance.autoDetach", "false"),
+        ("http.lowSpeedLimit", "1000"),
+        ("http.lowSpeedTime", "60"),
+    ]
+    environment = {name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES} | {
+        "LC_ALL": "C",
+        "GIT_ALLOW_PROTOCOL": ":".join(protocols),
+        "GIT_ASKPASS": "",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "SSH_ASKPASS": "",
+    }
+    if token is not None:
+        parts = urlsplit(url)
+        # Not for another host, should the repository's redirect there.
+        configuration.append((f"credential.{parts.scheme}://{parts.netloc}.helper", _HELPER))
+        environment[_TOKEN] = token
+    environment["GIT_CONFIG_COUNT"] = str(len(configuration))
+    for index, (key, value) in enumerate(configuration):
+        environment[f"GIT_CONFIG_KEY_{index}"] = key
+        environment[f"GIT_CONFIG_VALUE_{index}"] = value
+    return environment
+
+
+def _gist(complaint: str, command: str) -> str:
+    """Of all that git says, what went wrong."""
+    lines = [line.strip() for line in complaint.splitlines() if line.strip()]
+    telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]
+    return "; ".join((telling or lines)[-3:]) or f"git {command} failed without a word"
+
+
+def _records(stream: IO[bytes]) -> Iterator[bytes]:
+    """What stands before each NUL."""
+    rest = b""
+    while piece := stream.read(1 << 16):
+        *whole, rest = (rest + piece).split(b"\0")
+        yield from whole
+
+
+def _stdout(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    assert process.stdout is not None  # noqa: S101 - opened as a pipe
+    return process.stdout
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a git, which removes its own temporary files, and its helpers, which it leaves behind."""
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with suppress(OSError):
+                stream.close()
+    helpers = _helpers(process.pid) if process.poll() is None else []
+    process.terminate()
+    for helper in helpers:
+        with suppress(ProcessLookupError):
+            os.kill(helper, signal.SIGTERM)
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _helpers(pid: int) -> list[int]:
+    """The processes below this one, where the system tells; elsewhere they end a minute later.
+
+    A process group of git's own would be simpler, but whoever kills a job kills the job's group.
+    """
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except OSError:
+        return []
+    return [each for child in children for each in (int(child), *_helpers(int(child)))]
+
+
+def _nothing() -> None:
+    """Nobody waits."""

@@ -1,0 +1,317 @@
+"""The snapshot job: brings one link up to date."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from dataclasses import dataclass, field
+
+from docora_ops.database import Database
+from docora_ops.database.snapshots import (
+    Circuit,
+    DeliveryRecord,
+    Refusal,
+    app_exists,
+    begin_scan,
+    end_scan,
+    fail_scan,
+    git_failed,
+    git_succeeded,
+    read_deliveries,
+    recipients,
+    remove_snapshot,
+    store_snapshot,
+)
+from docora_ops.errors import BrokenCloneError, DocoraOpsError, GitError, ServerError, SnapshotError
+from docora_ops.models import Link
+from docora_ops.queue import connect
+from docora_ops.queue.repository_lock import RepositoryLock
+from docora_ops.queue.tries import JobTimeoutException, Tries
+from docora_ops.render.text import inert
+from docora_ops.settings import Settings, load_settings
+from docora_ops.worker.bodies import BodyWriter, Event
+from docora_ops.worker.circuit import announce_open_circuit
+from docora_ops.worker.crypto import decrypt
+from docora_ops.worker.deliveries import Plan, Sender, compare, fits_index
+from docora_ops.worker.git import NO_COMMIT, Clone, Commit
+from docora_ops.worker.scan import Scan, scan
+from docora_ops.worker.secrets import Cleaner
+from docora_ops.worker.webhook import Webhook
+
+DELIVERY_TIMEOUT = 30
+"""Seconds for the POST of a file, or of a chunk."""
+_PATIENCE = 60
+"""Seconds to wait for whoever is changing the link when its job begins."""
+_LONGEST_SNAPSHOT_PATH = 2048
+_LARGEST_SIZE = 2**31 - 1
+"""What Docora's column for the size of a file can hold."""
+
+# A child of RQ's own logger: its lines appear wherever the worker's do.
+log = logging.getLogger("rq.worker.snapshot")
+
+_settings: Settings | None = None
+
+
+def use_settings(settings: Settings) -> None:
+    """Have jobs of this process and its children use these, instead of the environment alone."""
+    global _settings  # noqa: PLW0603 - RQ calls a plain function
+    _settings = settings
+
+
+def snapshot(*, app_id: str, repository_id: str, **_: object) -> None:
+    """Bring the link of an app to a repository up to date: what RQ calls for each job.
+
+    Of the payload only the two ids are used: the rest is read from the database, where a token or
+    a URL may have been replaced since the job was queued. Ends without a word where there is
+    nothing to do: the link or the app is gone, or another job is at work on it. Raises
+    SnapshotError, without secrets, when it has come to nothing and is to be tried again as far as
+    there are tries left.
+    """
+    settings = _settings or load_settings()
+    _Snapshot(settings, app_id, repository_id, Tries.of_current_job()).run()
+
+
+class _GoneError(Exception):
+    """The link or the app was removed while we worked."""
+
+
+@dataclass
+class _Snapshot:
+    settings: Settings
+    app_id: str
+    repository_id: str
+    tries: Tries
+    cleaner: Cleaner = field(default_factory=Cleaner)
+    name: str = ""
+    sent: int = 0
+    link: Link | None = None
+
+    def __post_init__(self) -> None:
+        self.name = inert(f"{self.app_id} {self.repository_id}")
+        self.database = Database(self.settings.model_copy(update={"lock_timeout": _PATIENCE}))
+
+    def run(self) -> None:
+        """All nine steps. Raises SnapshotError."""
+        started = time.monotonic()
+        try:
+            link = begin_scan(self.database, self.app_id, self.repository_id)
+            if isinstance(link, Refusal):
+                self._end_quietly(link)
+                return
+            self.link = link
+            self.name = inert(link.payload.description)
+            self._work(link)
+            log.info(
+                "%s: in sync, %d sent in %.1f s", self.name, self.sent, time.monotonic() - started
+            )
+        except _GoneError:
+            self._end_quietly(Refusal.GONE)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the link must not stay behind
+            self._fail(error)
+        finally:
+            self.database.close()
+
+    def _work(self, link: Link) -> None:
+        payload = link.payload
+        key = self.settings.require_encryption_key()
+        self.cleaner.learn((payload.github_token_encrypted, payload.client_auth_key_encrypted))
+        token = None
+        if payload.github_token_encrypted is not None:
+            token = decrypt(payload.github_token_encrypted, key, "the GitHub token")
+        auth_key = decrypt(payload.client_auth_key_encrypted, key, "the app's auth key")
+        self.cleaner.learn((token, auth_key))
+        clone = Clone(
+            self.settings.repos_base_path,
+            payload.owner,
+            payload.name,
+            payload.github_url,
+            token=token,
+            protocols=self.settings.git_protocols.split(","),
+            timeout=self.settings.git_timeout,
+        )
+        lock = RepositoryLock(self.settings, connect(self.settings), payload.repository)
+        commit, files = self._read(clone, lock)
+        with files:
+            delivered = read_deliveries(self.database, link.ref)
+            plan = compare(files, delivered)
+            del delivered
+            log.info(
+                "%s: %s at %s: %d to delete, %d to create, %d to update",
+                self.name,
+                inert(commit.branch),
+                commit.sha[:12],
+                len(plan.deletions),
+                len(plan.creations),
+                len(plan.updates),
+            )
+            if not app_exists(self.database, self.app_id):
+                raise _GoneError
+            if plan.total:
+                try:
+                    self._deliver(link, clone, commit, files, plan, auth_key)
+                except BrokenCloneError:
+                    with lock.held():
+                        clone.discard()
+                    raise
+            self._store(commit, files)
+        end_scan(self.database, link.ref)
+
+    def _read(self, clone: Clone, lock: RepositoryLock) -> tuple[Commit, Scan]:
+        """Fetch and scan; a clone that can't be read is thrown away, once."""
+        with lock.held():
+            commit = clone.sync(lock.renew)
+        git_succeeded(self.database, self.repository_id)
+        try:
+            return commit, scan(clone, commit)
+        except BrokenCloneError as error:
+            log.warning("%s: %s: cloning it anew", self.name, inert(error.message))
+        with lock.held():
+            clone.discard()
+            commit = clone.sync(lock.renew)
+        return commit, scan(clone, commit)
+
+    def _deliver(
+        self,
+        link: Link,
+        clone: Clone,
+        commit: Commit,
+        files: Scan,
+        plan: Plan,
+        auth_key: str,
+    ) -> None:
+        payload = link.payload
+
+        record = DeliveryRecord(self.database, link.ref)
+
+        def acknowledged(event: Event, path: str, sha: str) -> None:
+            self.sent += 1
+            is_deletion = event is Event.DELETE
+            link_is_there = record.remove(path) if is_deletion else record.record(path, sha)
+            if not link_is_there:
+                raise _GoneError
+
+        writer = BodyWriter(
+            payload.repository_id, payload.github_url, payload.owner, payload.name, commit.sha
+        )
+        with (
+            Webhook(
+                payload.base_url, payload.app_id, auth_key, timeout=DELIVERY_TIMEOUT
+            ) as webhook,
+            clone.objects() as objects,
+        ):
+            sender = Sender(
+                files,
+                objects,
+                writer,
+                chunk_threshold=self.settings.binary_chunk_threshold_bytes,
+                chunk_size=self.settings.binary_chunk_size_bytes,
+            )
+            try:
+                sender.send(plan, webhook, acknowledged)
+            except SnapshotError:
+                record.settle()
+                raise
+        if not record.close():
+            raise _GoneError
+
+    def _store(self, commit: Commit, files: Scan) -> None:
+        if commit.sha == NO_COMMIT:
+            remove_snapshot(self.database, self.repository_id)
+            return
+        store_snapshot(
+            self.database,
+            self.repository_id,
+            commit.sha,
+            commit.branch[:255],
+            lambda: (
+                (file.name, file.sha, min(file.size, _LARGEST_SIZE))
+                for _, file in files.files()
+                if len(file.name) <= _LONGEST_SNAPSHOT_PATH and fits_index(file.name)
+            ),
+        )
+
+    def _end_quietly(self, refusal: Refusal) -> None:
+        if refusal is Refusal.GONE:
+            log.info("%s: the link is gone, nothing to do", self.name)
+        else:
+            log.info("%s: another job is at work on it, nothing to do", self.name)
+
+    def _fail(self, error: Exception) -> None:
+        """Write the verdict, have RQ act by it, and raise what RQ is to know."""
+        message = self.cleaner.clean(self._describe(error))
+        # Of the first connection nobody knows in which state it is, or whether it still is.
+        database = self.database.sibling()
+        circuit = None
+        try:
+            if isinstance(error, GitError):
+                circuit = git_failed(
+                    database,
+                    self.repository_id,
+                    threshold=self.settings.circuit_breaker_threshold,
+                    cooldown=self.settings.circuit_breaker_cooldown_ms / 1000,
+                )
+            ending = fail_scan(
+                database,
+                self.app_id,
+                self.repository_id,
+                message,
+                tries_left=self.tries.left,
+                max_attempts=self.settings.max_retry_attempts,
+                session_id=self.database.session_id,
+            )
+            if circuit is not None and circuit.opened:
+                self._announce(database, circuit, message)
+        except ServerError as trouble:
+            # Without a verdict the link would be lost with the last try.
+            self.tries.keep()
+            log.warning(
+                "%s: %s; its link can't be marked: %s", self.name, inert(message), trouble.message
+            )
+            raise SnapshotError(message) from None
+        finally:
+            database.close()
+        if isinstance(ending, Refusal):
+            self._end_quietly(ending)
+            return
+        if ending.is_final:
+            self.tries.end()
+        log.warning(
+            "%s: failed, try %d: %s; %s",
+            self.name,
+            ending.retry_count,
+            inert(message),
+            "given up" if ending.is_final else f"{self.tries.left} more",
+        )
+        raise SnapshotError(message) from None
+
+    def _describe(self, error: Exception) -> str:
+        if isinstance(error, DocoraOpsError):
+            return error.message
+        if isinstance(error, JobTimeoutException):
+            return f"the snapshot took longer than {self.settings.job_timeout} s"
+        # The exception's own text may hold anything, so it stays here.
+        places = "; ".join(
+            f"{frame.filename}:{frame.lineno}"
+            for frame in traceback.extract_tb(error.__traceback__)
+        )
+        log.error("%s: a bug in docora-ops: %s at %s", self.name, type(error).__name__, places)
+        return f"a bug in docora-ops: {type(error).__name__}"
+
+    def _announce(self, database: Database, circuit: Circuit, message: str) -> None:
+        assert self.link is not None  # noqa: S101 - git has worked on it
+        payload = self.link.payload
+        log.warning("%s: the circuit is open until %s", self.name, circuit.open_until)
+        announce_open_circuit(
+            recipients(database, self.repository_id),
+            {
+                "repository_id": payload.repository_id,
+                "github_url": payload.github_url,
+                "owner": payload.owner,
+                "name": payload.name,
+            },
+            circuit,
+            self.settings.circuit_breaker_threshold,
+            message,
+            self.settings.require_encryption_key(),
+        )

@@ -1,0 +1,174 @@
+"""Which files a commit holds, and the SHA-256 of each."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import os
+import re
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from docora_ops.errors import SnapshotError
+from docora_ops.worker.git import NO_COMMIT, Clone, Commit, Objects, TreeEntry
+
+_NAME = "docora-ops-scan"
+_HEADER = b"docora-ops scan 1\n"
+_LONGEST_LINE = 8192
+"""Bytes; git's own limit for a path is half of it."""
+_MOST_WAITING = 1000
+_LINE = re.compile(rb"([0-9a-f]{40,64}) ([0-9a-f]{64}) (\d+) ([tb])\t(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file: where it is, the git object that holds it, and what is in it."""
+
+    path: bytes
+    object_id: bytes
+    sha: str
+    """SHA-256 of the bytes, in hex."""
+    size: int
+    is_text: bool
+    """UTF-8 without NUL: sent as it is."""
+
+    @property
+    def name(self) -> str:
+        """The path as text. What is not UTF-8 in it becomes U+FFFD, as in Docora itself."""
+        return self.path.decode(errors="replace")
+
+
+class Scan:
+    """The files of one commit, in a file of its own beside the clone's: it may be millions.
+
+    A file of the scan is known by its place there.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def __enter__(self) -> Scan:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stream.close()
+
+    def files(self) -> Iterator[tuple[int, File]]:
+        """All of them, ordered by the bytes of their paths, each with its place."""
+        return _read(self._stream)
+
+    def at(self, place: int) -> File:
+        """The file at a place."""
+        self._stream.seek(place)
+        _, file = next(_read_on(self._stream, place, _LONGEST_LINE))
+        return file
+
+
+def scan(clone: Clone, commit: Commit) -> Scan:
+    """Hash each regular file of the commit, but for those that the last scan knows.
+
+    Same path and same git object: same content. Raises BrokenCloneError, SnapshotError.
+    """
+    try:
+        if commit.sha == NO_COMMIT:
+            return Scan(tempfile.TemporaryFile())
+        with suppress(FileNotFoundError), (clone.path / _NAME).open("rb") as before:
+            return _write(clone, commit, before)
+        return _write(clone, commit, None)
+    except OSError as error:
+        raise SnapshotError(f"the scan can't be written: {error.strerror}") from error
+
+
+def _write(clone: Clone, commit: Commit, before: IO[bytes] | None) -> Scan:
+    descriptor, name = tempfile.mkstemp(dir=clone.path, prefix=f"{_NAME}.")
+    try:
+        stream = os.fdopen(descriptor, "w+b", buffering=1 << 20)
+        stream.write(_HEADER)
+        known = (file for _, file in _read(before)) if before else iter(())
+        for file in _hash(clone, clone.files(commit), known):
+            kind = b"t" if file.is_text else b"b"
+            stream.write(b"%b %b %d %b\t" % (file.object_id, file.sha.encode(), file.size, kind))
+            stream.write(file.path + b"\0")
+        stream.flush()
+        # Or a power cut could leave a whole name on half a file.
+        os.fsync(stream.fileno())
+        os.fchmod(stream.fileno(), 0o644)
+        Path(name).replace(clone.path / _NAME)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Scan(stream)
+
+
+def _hash(clone: Clone, entries: Iterable[TreeEntry], known: Iterator[File]) -> Iterator[File]:
+    """Both are ordered by path."""
+    candidate = next(known, None)
+    waiting: deque[TreeEntry | File] = deque()
+    with clone.objects() as objects:
+        for entry in entries:
+            while candidate is not None and candidate.path < entry.path:
+                candidate = next(known, None)
+            if (
+                candidate is not None
+                and candidate.path == entry.path
+                and candidate.object_id == entry.object_id
+            ):
+                waiting.append(candidate)
+            else:
+                objects.ask(entry.object_id)
+                waiting.append(entry)
+            if not objects.asked or not objects.can_ask or len(waiting) >= _MOST_WAITING:
+                yield from _drain(waiting, objects)
+        yield from _drain(waiting, objects)
+
+
+def _drain(waiting: deque[TreeEntry | File], objects: Objects) -> Iterator[File]:
+    while waiting:
+        item = waiting.popleft()
+        yield item if isinstance(item, File) else _hashed(item, objects)
+
+
+def _hashed(entry: TreeEntry, objects: Objects) -> File:
+    size, content = objects.receive()
+    digest = hashlib.sha256()
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    is_text = True
+    for piece in content:
+        digest.update(piece)
+        if is_text:
+            is_text = b"\0" not in piece and _decodes(decoder, piece)
+    is_text = is_text and _decodes(decoder, b"", final=True)
+    return File(entry.path, entry.object_id, digest.hexdigest(), size, is_text)
+
+
+def _decodes(decoder: codecs.IncrementalDecoder, piece: bytes, *, final: bool = False) -> bool:
+    try:
+        decoder.decode(piece, final)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _read(stream: IO[bytes]) -> Iterator[tuple[int, File]]:
+    stream.seek(0)
+    if stream.read(len(_HEADER)) == _HEADER:
+        yield from _read_on(stream, len(_HEADER))
+
+
+def _read_on(stream: IO[bytes], place: int, at_once: int = 1 << 16) -> Iterator[tuple[int, File]]:
+    """From a place on, up to the end or to what is no line of a scan."""
+    rest = b""
+    while piece := stream.read(at_once):
+        *lines, rest = (rest + piece).split(b"\0")
+        for line in lines:
+            found = _LINE.fullmatch(line)
+            if found is None:
+                return
+            object_id, sha, size, kind, path = found.groups()
+            yield place, File(path, object_id, sha.decode(), int(size), kind == b"t")
+            place += len(line) + 1

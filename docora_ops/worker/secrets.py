@@ -1,0 +1,29 @@
+"""Keeping secrets out of texts that are stored or logged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_LONGEST_ERROR = 1000
+"""Characters of `last_error`; the rest of a page of HTML helps nobody."""
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+@")
+
+
+class Cleaner:
+    """Knows the secrets of one job, and cuts them out of whatever is said of it."""
+
+    def __init__(self) -> None:
+        self._secrets: set[str] = set()
+
+    def learn(self, secrets: Iterable[str | None]) -> None:
+        """These must not be shown."""
+        self._secrets |= {secret for secret in secrets if secret}
+
+    def clean(self, text: str) -> str:
+        """The text without secrets, in characters that Postgres takes, cut to a sensible length."""
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        text = _CREDENTIALS.sub("***@", text)
+        text = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+        return text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…"
