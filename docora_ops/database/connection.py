@@ -35,7 +35,11 @@ _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "v
 SET_TIMEOUTS = """
 SELECT set_config('statement_timeout', %(statement)s, false),
        set_config('lock_timeout', %(lock)s, false),
-       set_config('idle_in_transaction_session_timeout', %(idle)s, false)
+       set_config('idle_in_transaction_session_timeout', %(idle)s, false),
+       set_config('tcp_keepalives_idle', '10', false),
+       set_config('tcp_keepalives_interval', '5', false),
+       set_config('tcp_keepalives_count', '3', false),
+       set_config('tcp_user_timeout', %(tcp)s, false)
 """
 
 Parameters = Mapping[str, object]
@@ -162,7 +166,8 @@ class Database:
                 self._prepared[sql] = name
             values = [value.encode() for value in parameters]
             connection.pgconn.send_query_prepared(name, values)
-            connection.wait(generators.send(connection.pgconn))
+            if connection.pgconn.flush():
+                connection.wait(generators.send(connection.pgconn))
 
     def receive(self) -> int:
         """Wait for the statement that was sent; returns how many rows it touched."""
@@ -170,11 +175,6 @@ class Database:
         with self._errors():
             results = connection.wait(generators.fetch_many(connection.pgconn))
             return _check_results(results)
-
-    @property
-    def session_id(self) -> int:
-        """Number of the server process that this connection talks to; 0 when not connected."""
-        return 0 if self._connection is None else self._connection.info.backend_pid
 
     def _connect(self) -> _Connection:
         if self._connection is not None:
@@ -202,6 +202,8 @@ class Database:
                     # Shorter than the statement's, which would end the wait without a reason.
                     "lock": f"{self._lock_timeout:.1f}s",
                     "idle": f"{settings.statement_timeout + _REPLY_GRACE}s",
+                    # Or the locks of a machine that has lost its power are held for hours.
+                    "tcp": f"{settings.statement_timeout + _REPLY_GRACE}s",
                 },
             )
         self._connection = connection

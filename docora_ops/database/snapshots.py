@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -14,13 +14,15 @@ from docora_ops.models import Link, LinkRef, LinkStatus
 
 _KEY = "hashtextextended(%(job_id)s, 0)"
 
-TAKE_LINK = f"SELECT pg_try_advisory_lock({_KEY})"
+# Not the driver's word for the session: behind a proxy that is the proxy's own.
+TAKE_LINK = f"SELECT pg_try_advisory_lock({_KEY}), pg_backend_pid()"
 
 BEGIN_SCAN = "UPDATE app_repositories SET status = 'scanning' WHERE id = %(id)s"
 
 READ_DELIVERIES = """
 SELECT file_path, file_sha FROM app_delivered_files
 WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s
+ORDER BY file_path COLLATE "C"
 """
 
 APP_EXISTS = "SELECT 1 FROM apps WHERE app_id = %(app_id)s"
@@ -40,6 +42,11 @@ ON CONFLICT (app_id, repository_id, file_path)
 REMOVE_DELIVERY = """
 DELETE FROM app_delivered_files
 WHERE app_id = $1 AND repository_id = $2 AND file_path = $3
+"""
+
+# Whoever comes second counts what the first has stored.
+LOCK_SNAPSHOT = """
+SELECT id FROM repository_snapshots WHERE repository_id = %(repository_id)s FOR UPDATE
 """
 
 COUNT_SNAPSHOT_FILES = """
@@ -162,7 +169,15 @@ class Recipient:
     retry_count: int
 
 
-def begin_scan(database: Database, app_id: str, repository_id: str) -> Link | Refusal:
+@dataclass(frozen=True)
+class Begun:
+    """A link that is ours, as it was before, and the session of Postgres that holds it."""
+
+    link: Link
+    session_id: int
+
+
+def begin_scan(database: Database, app_id: str, repository_id: str) -> Begun | Refusal:
     """Take the link for the life of this connection and mark it as being scanned.
 
     Waits for whoever is changing the link at this moment: a producer's reset, not yet committed
@@ -176,12 +191,15 @@ def begin_scan(database: Database, app_id: str, repository_id: str) -> Link | Re
         if not row or not row[0]:
             return Refusal.BUSY
         database.execute(BEGIN_SCAN, {"id": link.ref.id})
-    return link
+    return Begun(link, row[1])
 
 
-def read_deliveries(database: Database, ref: LinkRef) -> dict[str, str]:
-    """The SHA-256 of each file that the app has received, by path."""
-    return dict(database.stream(READ_DELIVERIES, _ids(ref)))
+def read_deliveries(database: Database, ref: LinkRef) -> Iterator[tuple[str, str]]:
+    """Path and SHA-256 of each file that the app has received, by the bytes of the paths.
+
+    To be read to its end before anything else is asked of this connection.
+    """
+    return ((path, sha) for path, sha in database.stream(READ_DELIVERIES, _ids(ref)))
 
 
 def app_exists(database: Database, app_id: str) -> bool:
@@ -249,6 +267,7 @@ def store_snapshot(
     """
     with database.transaction():
         values = {"repository_id": repository_id, "commit_sha": commit_sha, "branch": branch}
+        database.row(LOCK_SNAPSHOT, values)
         stored = database.row(COUNT_SNAPSHOT_FILES, values)
         snapshot = database.row(UPSERT_SNAPSHOT, values)
         if snapshot is None or stored == (sum(1 for _ in files()),):
@@ -280,7 +299,7 @@ def fail_scan(
     max_attempts: int,
     session_id: int,
 ) -> Ending | Refusal:
-    """Count a failure of the job that has, or had, the link in the session `session_id`.
+    """Count a failure of the job that has, or had, the link in the session `session_id`, if any.
 
     The link is `failed` then if it has failed too often or its job has no tries left, otherwise
     pending. Nothing changes where another job is at work on the link.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any, Protocol
 
-from redis import Redis
+from redis import Redis, RedisError
 from rq import Queue, Worker
-from rq.exceptions import AbandonedJobError
+from rq.exceptions import AbandonedJobError, StopRequested
 from rq.executions import Execution
 from rq.job import Job
+from rq.scheduler import RQScheduler
+from rq.utils import now
 
-from docora_ops.errors import SnapshotError
+from docora_ops.errors import SnapshotError, WorkerNameTakenError
 from docora_ops.queue.tries import Tries
 from docora_ops.settings import Settings
 
@@ -51,30 +55,116 @@ class SnapshotWorker(Worker):
         self.log_result_lifespan = False
         self.stop_was_requested = False
         """Whether somebody has asked it to end."""
+        self.found_nothing = False
+        """Whether the queue was empty at the last look."""
         self._caretaker = caretaker
+
+    def work_until_stopped(self, *, burst: bool) -> None:
+        """Work, until a signal comes or, in a burst, until the queue is empty.
+
+        Raises WorkerNameTakenError, and RuntimeError when it ends for another reason: RQ has
+        logged that, and nothing more is known of it.
+        """
+        # RQ does so only once its scheduler runs: a signal before that would leave it behind.
+        self._install_signal_handlers()  # type: ignore[no-untyped-call]
+        try:
+            self.work(burst=burst, logging_level=None, with_scheduler=True)
+        except StopRequested:
+            self.teardown()  # type: ignore[no-untyped-call]
+        if not self.stop_was_requested and not (burst and self.found_nothing):
+            raise RuntimeError("the worker could not go on")
+
+    def handle_job_failure(
+        self,
+        job: Job,
+        queue: Queue,
+        started_job_registry: object = None,
+        exc_string: str = "",
+        execution: Execution | None = None,
+    ) -> None:
+        """What RQ does, and before it what it leaves out for a job that never began."""
+        if execution is None:
+            self._take_care(job, "its worker was killed before it began")
+        super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
+
+    def _start_scheduler(self, burst: bool = False, *_: object) -> None:
+        """As RQ does, with a scheduler that does not outlive us."""
+        self.scheduler = _Scheduler(
+            self.queues, connection=self.connection, logging_level=self.log.level
+        )
+        if not self.scheduler.acquire_locks():  # type: ignore[no-untyped-call]
+            return
+        if not burst:
+            self.scheduler.start()
+            return
+        try:
+            self.scheduler.register_birth()
+            self.scheduler.enqueue_scheduled_jobs()  # type: ignore[no-untyped-call]
+        finally:
+            self.scheduler.release_locks()  # type: ignore[no-untyped-call]
+            self.scheduler.register_death()
 
     def handle_warm_shutdown_request(self) -> None:
         """Note it, beside what RQ does."""
         self.stop_was_requested = True
+        # RQ raises an exception to end an idle worker, and in a destructor that is swallowed.
+        self._stop_requested = True
         super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
 
     def run_maintenance_tasks(self) -> None:
-        """RQ's, and ours."""
-        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        """RQ's, and ours.
+
+        A job that can't be read breaks off RQ's; it must not end each worker at its start.
+        """
+        try:
+            super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        except RedisError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a strange job leads to
+            self.log.warning(
+                "Worker %s: maintenance broke off: %s", self.name, type(error).__name__
+            )
+            self.last_cleaned_at = now()  # type: ignore[assignment]
         self._caretaker.tidy_up()
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Beside the heartbeats, maintenance: a worker may be busy for an hour."""
-        super().maintain_heartbeats(job, execution)
-        if self.should_run_maintenance_tasks:
-            self.run_maintenance_tasks()
+        """Beside the heartbeats, maintenance: a worker may be busy for an hour.
+
+        A heartbeat that Redis does not take costs nothing yet: it lives for three of them.
+        """
+        try:
+            super().maintain_heartbeats(job, execution)
+            if self.should_run_maintenance_tasks:
+                self.run_maintenance_tasks()
+        except RedisError as error:
+            self.log.warning("Worker %s: no heartbeat: %s", self.name, type(error).__name__)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Say what RQ says, unless the job has said it in a line of its own."""
         if not isinstance(exc_info[1], SnapshotError):
             super().handle_exception(job, *exc_info)
 
+    def register_birth(self) -> None:
+        """As RQ does. Raises WorkerNameTakenError."""
+        try:
+            super().register_birth()  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise WorkerNameTakenError(
+                f"a worker named {self.name!r} is at work already",
+                hint="give another --name; that of a killed worker is free two minutes later",
+            ) from error
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """As RQ does; notes when there is nothing left."""
+        found = super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+        self.found_nothing = found is None
+        return found
+
     def _horse_was_killed(self, job: Job, _pid: int, status: int, _usage: object) -> None:
+        # Only the process itself would have done it, and cleaning would take it for stuck there.
+        self.queues[0].intermediate_queue.remove(job.id)
         self._take_care(job, f"its process was killed (wait status {status})")
 
     def _job_was_abandoned(self, job: Job, kind: type[BaseException], *_: object) -> None:
@@ -89,6 +179,41 @@ class SnapshotWorker(Worker):
         ids = _link_ids(job)
         if ids is not None:
             self._caretaker.job_was_killed(*ids, Tries(job), what=what, stopped=stopped)
+
+
+class _Scheduler(RQScheduler):
+    """A scheduler whose process ends when it is told to, or when the worker has been killed.
+
+    RQ's own lives on with a copy of the dead worker's connection, on which the worker still waits
+    as far as Redis can tell: the next job goes there, and nowhere.
+    """
+
+    def __init__(self, queues: list[Queue], connection: Redis, logging_level: int) -> None:
+        super().__init__(queues, connection=connection, logging_level=logging_level)
+        self._pool = connection.connection_pool
+        self._worker_pid = os.getpid()
+        self._mask: set[int | signal.Signals] = set()
+
+    def start(self) -> None:
+        """Fork, with signals held back: what a handler raises in there may be swallowed."""
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            super().start()  # type: ignore[no-untyped-call]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def work(self) -> None:
+        """In its own process."""
+        self._install_signal_handlers()  # type: ignore[no-untyped-call]
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        self._pool.disconnect()
+        super().work()  # type: ignore[no-untyped-call]
+
+    def heartbeat(self) -> None:
+        """Each second, so that it soon sees who its parent is."""
+        if os.getppid() != self._worker_pid:
+            self._stop_requested = True
+        super().heartbeat()  # type: ignore[no-untyped-call]
 
 
 class _Queue(Queue):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from docora_ops.errors import DeliveryError
+from docora_ops.render.text import inert
 from docora_ops.worker.bodies import Body, BodyWriter, Chunk, Event, escape
 from docora_ops.worker.git import Objects
 from docora_ops.worker.scan import File, Scan
@@ -21,6 +22,7 @@ LONGEST_PATH = 1024
 """Characters; Docora's table of deliveries has no room for more."""
 _LONGEST_INDEXED = 2600
 """Bytes; an index of Postgres has no room for many more, with the ids beside them."""
+_REPLACED = "\N{REPLACEMENT CHARACTER}"
 _SMALL = 1 << 20
 """Bytes up to which a file's body is made in memory."""
 
@@ -37,6 +39,21 @@ class Plan:
     previous: list[str] = field(default_factory=list)
     """The SHA-256 that the app has of each update."""
 
+    def add(self, place: int, file: File, delivered_sha: str | None) -> None:
+        """A file that is there, and what the app has of it."""
+        if delivered_sha is None and (len(file.name) > LONGEST_PATH or not fits_index(file.name)):
+            log.warning(
+                "not sent, its path is longer than %d characters or %d bytes: %s",
+                LONGEST_PATH,
+                _LONGEST_INDEXED,
+                inert(file.name),
+            )
+        elif delivered_sha is None:
+            self.creations.append(place)
+        elif delivered_sha != file.sha:
+            self.updates.append(place)
+            self.previous.append(delivered_sha)
+
     @property
     def total(self) -> int:
         """How many files change."""
@@ -48,35 +65,39 @@ def fits_index(path: str) -> bool:
     return len(path.encode()) <= _LONGEST_INDEXED
 
 
-def compare(scan: Scan, delivered: dict[str, str]) -> Plan:
-    """What makes an app that has received `delivered` (SHA-256 by path) have what was scanned.
+def compare(scan: Scan, delivered: Iterator[tuple[str, str]]) -> Plan:
+    """What makes an app that has received `delivered` (path, SHA-256) have what was scanned.
 
-    Takes from `delivered` what is still there. Paths that Docora can't record are left out, with
-    a word in the log.
+    Both are ordered by the bytes of the paths, so that neither needs to be held in memory. Paths
+    that Docora can't record are left out, with a word in the log.
     """
     plan = Plan()
-    replaced: set[str] = set()
+    replaced: dict[str, int] = {}
+    known = next(delivered, None)
     for place, file in scan.files():
         name = file.name
-        if "\N{REPLACEMENT CHARACTER}" in name:
+        if _REPLACED in name:
+            # Its place in the order is that of other bytes.
             if name in replaced:
-                log.warning("not sent, another file has the same name in UTF-8: %s", name)
-                continue
-            replaced.add(name)
-        sha = delivered.pop(name, None)
-        if sha is None and (len(name) > LONGEST_PATH or not fits_index(name)):
-            log.warning(
-                "not sent, its path is longer than %d characters or %d bytes: %s",
-                LONGEST_PATH,
-                _LONGEST_INDEXED,
-                name,
-            )
-        elif sha is None:
-            plan.creations.append(place)
-        elif sha != file.sha:
-            plan.updates.append(place)
-            plan.previous.append(sha)
-    plan.deletions = sorted(delivered.items())
+                log.warning("not sent, another file has the same name in UTF-8: %s", inert(name))
+            replaced.setdefault(name, place)
+            continue
+        while known is not None and known[0].encode() < file.path:
+            plan.deletions.append(known)
+            known = next(delivered, None)
+        if known is not None and known[0] == name:
+            plan.add(place, file, known[1])
+            known = next(delivered, None)
+        else:
+            plan.add(place, file, None)
+    if known is not None:
+        plan.deletions.append(known)
+    plan.deletions.extend(delivered)
+    if replaced:
+        gone = {path: sha for path, sha in plan.deletions if path in replaced}
+        for name, place in replaced.items():
+            plan.add(place, scan.at(place), gone.get(name))
+        plan.deletions = [item for item in plan.deletions if item[0] not in replaced]
     return plan
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -18,13 +19,17 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from docora_ops.errors import BrokenCloneError, ConfigurationError, GitError, SnapshotError
+from docora_ops.render.text import inert
+
+log = logging.getLogger("rq.worker.snapshot")
 
 NO_COMMIT = "0" * 40
 """The commit of a repository that has none yet."""
 
 _HEAD = "refs/docora-ops/head"
+_IDENTITY = "docora-ops-clone"
 _KEPT_VARIABLES = frozenset(
-    {"PATH", "HOME", "USER", "TMPDIR", "SSH_AUTH_SOCK", "SSL_CERT_DIR", "SSL_CERT_FILE"}
+    {"PATH", "USER", "TMPDIR", "SSH_AUTH_SOCK", "SSL_CERT_DIR", "SSL_CERT_FILE"}
     | {"GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH"}
     | {"all_proxy", "http_proxy", "https_proxy", "no_proxy"}
     | {"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
@@ -35,6 +40,8 @@ _HELPER = f'!f() {{ test "$1" != get || printf "username=%s\\npassword=\\n" "${_
 _STEP = 20
 """Seconds after which whoever waits for git shows that he is alive."""
 _DAY = 86_400
+# git itself makes no such tree, but takes one from a server.
+_UNSAFE_PATH = re.compile(rb"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
 _PIECE = 1 << 20
 _AHEAD = 64
 """Objects that are asked for before the first has been read."""
@@ -87,6 +94,7 @@ class Clone:
         self._url = url
         self._timeout = timeout
         self._environment = _environment(url, token, protocols)
+        self._synced = ""
 
     def sync(self, keep_alive: Callable[[], None]) -> Commit:
         """Bring the clone to the head of the default branch.
@@ -97,38 +105,23 @@ class Clone:
         """
         try:
             self._clear_workshop()
-            branch, sha = self._remote_head(keep_alive)
-            if sha == NO_COMMIT:
-                return Commit(sha, branch)
-            if self._local_head() == sha:
-                return Commit(sha, branch)
-            if self._is_clone():
-                try:
-                    self._fetch(self.path, branch, keep_alive)
-                except GitError:
-                    # The remote has just answered, so it may be the clone.
-                    self._make_anew(branch, keep_alive)
-            else:
-                self._make_anew(branch, keep_alive)
-            head = self._local_head()
-            if head is None:
-                raise BrokenCloneError(f"the new clone of {self._url} can't be read")
+            commit = self._sync(keep_alive)
+            self._synced = self._identity()
         except OSError as error:
             raise SnapshotError(
                 f"the clone can't be written below REPOS_BASE_PATH: {error.strerror}: "
                 f"{error.filename}"
             ) from error
-        return Commit(head, branch)
+        return commit
 
     def discard(self) -> None:
-        """Throw the clone away: it can't be read. Raises SnapshotError."""
+        """Throw the clone away that `sync` has left, as it can't be read. Raises SnapshotError.
+
+        Must not run while another job syncs. Leaves alone what another job has made anew since.
+        """
         try:
-            if self.path.is_symlink() or not self._is_clone():
-                return
-            with tempfile.TemporaryDirectory(
-                dir=self._workshop, prefix=f"{self._mark}-", ignore_cleanup_errors=True
-            ) as folder:
-                self.path.rename(Path(folder) / "discarded")
+            if self._is_clone() and self._identity() == self._synced:
+                self._remove()
         except OSError as error:
             raise SnapshotError(f"a broken clone can't be removed: {error.strerror}") from error
 
@@ -143,14 +136,49 @@ class Clone:
             for record in _records(_stdout(process)):
                 header, _, path = record.partition(b"\t")
                 mode, kind, object_id = header.split(b" ")
-                if kind == b"blob" and mode.startswith(b"100"):
-                    yield TreeEntry(path, object_id)
+                if kind != b"blob" or not mode.startswith(b"100"):
+                    continue
+                if _UNSAFE_PATH.search(path):
+                    shown = inert(path.decode(errors="replace"))
+                    log.warning("not sent, its path is not safe: %s", shown)
+                    continue
+                yield TreeEntry(path, object_id)
             if process.wait():
                 raise BrokenCloneError(f"the clone {self.path} can't be listed")
 
     def objects(self) -> Objects:
         """For reading what the files hold."""
         return Objects(self.path, self._start("cat-file", "--batch", stdin=subprocess.PIPE))
+
+    def _sync(self, keep_alive: Callable[[], None]) -> Commit:
+        branch, sha = self._remote_head(keep_alive)
+        if sha == NO_COMMIT or self._local_head() == sha:
+            return Commit(sha, branch)
+        if self._is_ours():
+            try:
+                self._fetch(self.path, branch, keep_alive)
+            except GitError:
+                # The remote has just answered, so it may be the clone.
+                self._make_anew(branch, keep_alive)
+        else:
+            self._make_anew(branch, keep_alive)
+        head = self._local_head()
+        if head is None:
+            raise BrokenCloneError(f"the new clone of {self._url} can't be read")
+        return Commit(head, branch)
+
+    def _remove(self) -> None:
+        with tempfile.TemporaryDirectory(
+            dir=self._workshop, prefix=f"{self._mark}-", ignore_cleanup_errors=True
+        ) as folder:
+            self.path.rename(Path(folder) / "discarded")
+
+    def _identity(self) -> str:
+        """What tells this clone from one that is made in its place; the system reuses inodes."""
+        try:
+            return (self.path / _IDENTITY).read_text(encoding="ascii")
+        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+            return ""
 
     def _remote_head(self, keep_alive: Callable[[], None]) -> tuple[str, str]:
         """Name and commit of the default branch, asked without a clone."""
@@ -172,7 +200,7 @@ class Clone:
 
     def _local_head(self) -> str | None:
         """The commit that the clone stands at, if its tree can be read."""
-        if not self._is_clone():
+        if not self._is_ours():
             return None
         arguments = ["rev-parse", "--verify", "--quiet"]
         try:
@@ -180,6 +208,14 @@ class Clone:
             return self._run([*arguments, _HEAD], _nothing, inside=self.path).strip()
         except GitError:
             return None
+
+    def _is_ours(self) -> bool:
+        """Whether git may be run on what lies there.
+
+        Not in a working tree, such as Docora's own workers leave: the files of its top level are
+        a stranger's, and git would take its settings from one that is called `config`.
+        """
+        return self._is_clone() and not (self.path / ".git").exists()
 
     def _is_clone(self) -> bool:
         """Whether a clone lies there, whole or not, and not something that is none of ours."""
@@ -198,7 +234,9 @@ class Clone:
         try:
             self._run(["init", "--quiet", "--bare", "--template=", "--", str(folder)], keep_alive)
             self._fetch(folder, branch, keep_alive)
-            self.discard()
+            (folder / _IDENTITY).write_text(os.urandom(16).hex(), encoding="ascii")
+            if self._is_clone():
+                self._remove()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o755)  # mkdtemp closes it to other users, Docora's own among them
             folder.rename(self.path)
@@ -218,8 +256,9 @@ class Clone:
         for leftover in self._workshop.glob(f"{self._mark}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         for leftover in self.path.glob("docora-ops-scan.*"):
-            if time.time() - leftover.stat().st_mtime > _DAY:
-                leftover.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another job may be about to rename it
+                if time.time() - leftover.stat().st_mtime > _DAY:
+                    leftover.unlink()
 
     def _run(
         self, arguments: Sequence[str], keep_alive: Callable[[], None], inside: Path | None = None
@@ -285,12 +324,9 @@ class Objects:
         return self.asked < _AHEAD
 
     def ask(self, object_id: bytes) -> None:
-        """Have the content of an object come next."""
-        stdin = self._process.stdin
+        """Have the content of an object come after those that were asked for before."""
         try:
-            assert stdin is not None  # noqa: S101 - opened as a pipe
-            stdin.write(object_id + b"\n")
-            stdin.flush()
+            _stdin(self._process).write(object_id + b"\n")
         except OSError as error:
             raise self._broken(object_id) from error
         self.asked += 1
@@ -301,6 +337,10 @@ class Objects:
         Raises BrokenCloneError, also in the middle of the content.
         """
         self.asked -= 1
+        try:
+            _stdin(self._process).flush()
+        except OSError as error:
+            raise self._broken(b"") from error
         header = _stdout(self._process).readline()
         fields = header.split()
         if len(fields) != 3 or fields[1] != b"blob":  # noqa: PLR2004 - id, type, size
@@ -376,6 +416,7 @@ def _environment(url: str, token: str | None, protocols: Sequence[str]) -> dict[
         ("http.lowSpeedTime", "60"),
     ]
     environment = {name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES} | {
+        "HOME": os.devnull,  # no .netrc; ssh does not look here for its keys
         "LC_ALL": "C",
         "GIT_ALLOW_PROTOCOL": ":".join(protocols),
         "GIT_ASKPASS": "",
@@ -409,6 +450,11 @@ def _records(stream: IO[bytes]) -> Iterator[bytes]:
     while piece := stream.read(1 << 16):
         *whole, rest = (rest + piece).split(b"\0")
         yield from whole
+
+
+def _stdin(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    assert process.stdin is not None  # noqa: S101 - opened as a pipe
+    return process.stdin
 
 
 def _stdout(process: subprocess.Popen[bytes]) -> IO[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from docora_ops.database import Database
@@ -23,12 +24,19 @@ from docora_ops.database.snapshots import (
     remove_snapshot,
     store_snapshot,
 )
-from docora_ops.errors import BrokenCloneError, DocoraOpsError, GitError, ServerError, SnapshotError
+from docora_ops.errors import (
+    BrokenCloneError,
+    ConfigurationError,
+    DocoraOpsError,
+    GitError,
+    ServerError,
+    SnapshotError,
+)
 from docora_ops.models import Link
 from docora_ops.queue import connect
 from docora_ops.queue.repository_lock import RepositoryLock
 from docora_ops.queue.tries import JobTimeoutException, Tries
-from docora_ops.render.text import inert
+from docora_ops.render.text import inert, moment
 from docora_ops.settings import Settings, load_settings
 from docora_ops.worker.bodies import BodyWriter, Event
 from docora_ops.worker.circuit import announce_open_circuit
@@ -43,6 +51,8 @@ DELIVERY_TIMEOUT = 30
 """Seconds for the POST of a file, or of a chunk."""
 _PATIENCE = 60
 """Seconds to wait for whoever is changing the link when its job begins."""
+_STATEMENT_TIMEOUT = 300
+"""Seconds, at least: the files of a large repository are listed in one statement."""
 _LONGEST_SNAPSHOT_PATH = 2048
 _LARGEST_SIZE = 2**31 - 1
 """What Docora's column for the size of a file can hold."""
@@ -68,8 +78,14 @@ def snapshot(*, app_id: str, repository_id: str, **_: object) -> None:
     SnapshotError, without secrets, when it has come to nothing and is to be tried again as far as
     there are tries left.
     """
-    settings = _settings or load_settings()
-    _Snapshot(settings, app_id, repository_id, Tries.of_current_job()).run()
+    tries = Tries.of_current_job()
+    try:
+        job = _Snapshot(_settings or load_settings(), app_id, repository_id, tries)
+    except ConfigurationError as error:
+        # Nothing can be written about the link, so it must not be lost with the last try.
+        tries.keep()
+        raise SnapshotError(error.message) from None
+    job.run()
 
 
 class _GoneError(Exception):
@@ -86,22 +102,28 @@ class _Snapshot:
     name: str = ""
     sent: int = 0
     link: Link | None = None
+    session_id: int = 0
 
     def __post_init__(self) -> None:
         self.name = inert(f"{self.app_id} {self.repository_id}")
-        self.database = Database(self.settings.model_copy(update={"lock_timeout": _PATIENCE}))
+        timeout = max(self.settings.statement_timeout, _STATEMENT_TIMEOUT)
+        self.database = Database(
+            self.settings.model_copy(
+                update={"lock_timeout": _PATIENCE, "statement_timeout": timeout}
+            )
+        )
 
     def run(self) -> None:
         """All nine steps. Raises SnapshotError."""
         started = time.monotonic()
         try:
-            link = begin_scan(self.database, self.app_id, self.repository_id)
-            if isinstance(link, Refusal):
-                self._end_quietly(link)
+            begun = begin_scan(self.database, self.app_id, self.repository_id)
+            if isinstance(begun, Refusal):
+                self._end_quietly(begun)
                 return
-            self.link = link
-            self.name = inert(link.payload.description)
-            self._work(link)
+            self.link, self.session_id = begun.link, begun.session_id
+            self.name = inert(self.link.payload.description)
+            self._work(self.link)
             log.info(
                 "%s: in sync, %d sent in %.1f s", self.name, self.sent, time.monotonic() - started
             )
@@ -133,9 +155,7 @@ class _Snapshot:
         lock = RepositoryLock(self.settings, connect(self.settings), payload.repository)
         commit, files = self._read(clone, lock)
         with files:
-            delivered = read_deliveries(self.database, link.ref)
-            plan = compare(files, delivered)
-            del delivered
+            plan = compare(files, read_deliveries(self.database, link.ref))
             log.info(
                 "%s: %s at %s: %d to delete, %d to create, %d to update",
                 self.name,
@@ -258,10 +278,8 @@ class _Snapshot:
                 message,
                 tries_left=self.tries.left,
                 max_attempts=self.settings.max_retry_attempts,
-                session_id=self.database.session_id,
+                session_id=self.session_id,
             )
-            if circuit is not None and circuit.opened:
-                self._announce(database, circuit, message)
         except ServerError as trouble:
             # Without a verdict the link would be lost with the last try.
             self.tries.keep()
@@ -271,11 +289,13 @@ class _Snapshot:
             raise SnapshotError(message) from None
         finally:
             database.close()
+        if not isinstance(ending, Refusal) and ending.is_final:
+            self.tries.end()
+        if circuit is not None and circuit.opened:
+            self._announce(circuit, message)
         if isinstance(ending, Refusal):
             self._end_quietly(ending)
             return
-        if ending.is_final:
-            self.tries.end()
         log.warning(
             "%s: failed, try %d: %s; %s",
             self.name,
@@ -298,20 +318,26 @@ class _Snapshot:
         log.error("%s: a bug in docora-ops: %s at %s", self.name, type(error).__name__, places)
         return f"a bug in docora-ops: {type(error).__name__}"
 
-    def _announce(self, database: Database, circuit: Circuit, message: str) -> None:
+    def _announce(self, circuit: Circuit, message: str) -> None:
+        """Tell the apps; whatever goes wrong with that does not change the verdict."""
         assert self.link is not None  # noqa: S101 - git has worked on it
         payload = self.link.payload
-        log.warning("%s: the circuit is open until %s", self.name, circuit.open_until)
-        announce_open_circuit(
-            recipients(database, self.repository_id),
-            {
-                "repository_id": payload.repository_id,
-                "github_url": payload.github_url,
-                "owner": payload.owner,
-                "name": payload.name,
-            },
-            circuit,
-            self.settings.circuit_breaker_threshold,
-            message,
-            self.settings.require_encryption_key(),
-        )
+        log.warning("%s: the circuit is open until %s", self.name, moment(circuit.open_until))
+        try:
+            with closing(self.database.sibling()) as database:
+                apps = recipients(database, self.repository_id)
+            announce_open_circuit(
+                apps,
+                {
+                    "repository_id": payload.repository_id,
+                    "github_url": payload.github_url,
+                    "owner": payload.owner,
+                    "name": payload.name,
+                },
+                circuit,
+                self.settings.circuit_breaker_threshold,
+                message,
+                self.settings.require_encryption_key(),
+            )
+        except Exception as error:  # noqa: BLE001 - logged only, as the contract says
+            log.warning("%s: the apps were not told: %s", self.name, self._describe(error))

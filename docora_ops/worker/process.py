@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import FrameType
+from typing import Any, NoReturn
 
-from docora_ops.errors import ConfigurationError, RedisError, WorkerNameTakenError
+from docora_ops.errors import ConfigurationError, ServerError
 from docora_ops.queue import connect
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.queue.worker import SnapshotWorker
@@ -16,6 +20,11 @@ from docora_ops.settings import Settings
 from docora_ops.worker.caretaker import LinkCaretaker
 from docora_ops.worker.git import require_git
 from docora_ops.worker.job import use_settings
+
+_PAUSE = 1.0
+"""Seconds before a killed child is replaced."""
+
+Handlers = Mapping[signal.Signals, Any]
 
 
 def default_name() -> str:
@@ -44,7 +53,8 @@ def check(settings: Settings) -> None:
 def serve(settings: Settings, name: str, *, burst: bool) -> None:
     """Work until told to stop or, in a burst, until the queue is empty.
 
-    Raises WorkerNameTakenError, and RedisError also when Redis was lost on the way.
+    Raises WorkerNameTakenError, RedisError, also when Redis was lost on the way, and ServerError
+    when RQ's worker has ended for another reason.
     """
     use_settings(settings)
     client = connect(settings)
@@ -52,23 +62,23 @@ def serve(settings: Settings, name: str, *, burst: bool) -> None:
     with redis_errors(where):
         worker = SnapshotWorker(settings, client, name, LinkCaretaker(settings, client))
         try:
-            worker.work(burst=burst, logging_level=None, with_scheduler=True)
-        except ValueError as error:
-            raise WorkerNameTakenError(
-                f"a worker named {name!r} is at work already",
-                hint="give another --name; that of a killed worker is free two minutes later",
+            worker.work_until_stopped(burst=burst)
+        except RuntimeError as error:
+            client.ping()
+            raise ServerError(
+                "the worker could not go on", hint="see the log above, and start it again"
             ) from error
-    if not burst and not worker.stop_was_requested:
-        raise RedisError(f"Redis at {where} was lost", hint="see the log above")
 
 
 def serve_with_children(count: int, run: Callable[[int], int]) -> int:
-    """Have `count` children call `run` with their numbers, from 1 on, and exit with its value.
+    """Have `count` children call `run` with a number, from 1 on, and exit with its value.
 
-    SIGTERM and SIGINT are passed on. A child that is killed is replaced; one that ends with an
-    error ends all. Returns the exit code: the first error's, or 0.
+    SIGTERM and SIGINT are passed on. A child that is killed is replaced by one with a number of
+    its own, as RQ holds its name for a while; one that ends with an error ends all. Returns the
+    exit code: the first error's, or 0.
     """
-    children: dict[int, int] = {}
+    children: set[int] = set()
+    numbers = itertools.count(1)
     stopping = False
     code = 0
 
@@ -76,30 +86,31 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
         nonlocal stopping
         stopping = True
         for pid in children:
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
-    def start(index: int) -> None:
+    def start() -> None:
         # Held back, or a signal could come between the fork and the child's own handlers.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        pid = os.fork()
-        if pid == 0:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os._exit(run(index))
-        children[pid] = index
+        if not stopping:
+            number = next(numbers)
+            pid = os.fork()
+            if pid == 0:
+                _be_child(mask, before, lambda: run(number))
+            children.add(pid)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for index in range(1, count + 1):
-            start(index)
+        for _ in range(count):
+            start()
         while children:
             pid, status = os.wait()
-            index = children.pop(pid)
+            children.remove(pid)
             exit_code = os.waitstatus_to_exitcode(status)
-            if exit_code < 0 and not stopping:
-                start(index)
+            if exit_code < 0:
+                time.sleep(_PAUSE)  # what kills it may kill the next at once
+                start()
             elif exit_code > 0 and not code:
                 code = exit_code
                 stop(signal.SIGTERM, None)
@@ -107,3 +118,17 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return code
+
+
+def _be_child(
+    mask: set[int | signal.Signals], handlers: Handlers, run: Callable[[], int]
+) -> NoReturn:
+    """Run in a process that has just been forked, with the mask and handlers of before."""
+    try:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        code = run()
+    except KeyboardInterrupt:
+        code = 0  # told to end before it had begun
+    os._exit(code)

@@ -86,8 +86,8 @@ def scan(clone: Clone, commit: Commit) -> Scan:
 
 def _write(clone: Clone, commit: Commit, before: IO[bytes] | None) -> Scan:
     descriptor, name = tempfile.mkstemp(dir=clone.path, prefix=f"{_NAME}.")
+    stream = os.fdopen(descriptor, "w+b", buffering=1 << 20)
     try:
-        stream = os.fdopen(descriptor, "w+b", buffering=1 << 20)
         stream.write(_HEADER)
         known = (file for _, file in _read(before)) if before else iter(())
         for file in _hash(clone, clone.files(commit), known):
@@ -101,6 +101,7 @@ def _write(clone: Clone, commit: Commit, before: IO[bytes] | None) -> Scan:
         Path(name).replace(clone.path / _NAME)
     except BaseException:
         Path(name).unlink(missing_ok=True)
+        stream.close()
         raise
     return Scan(stream)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Iterable
 
 _LONGEST_ERROR = 1000
@@ -17,8 +18,9 @@ class Cleaner:
         self._secrets: set[str] = set()
 
     def learn(self, secrets: Iterable[str | None]) -> None:
-        """These must not be shown."""
-        self._secrets |= {secret for secret in secrets if secret}
+        """These must not be shown, nor the way in which git logs in with them."""
+        for secret in filter(None, secrets):
+            self._secrets |= {secret, b64encode(f"{secret}:".encode()).decode()}
 
     def clean(self, text: str) -> str:
         """The text without secrets, in characters that Postgres takes, cut to a sensible length."""

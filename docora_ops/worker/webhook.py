@@ -22,6 +22,7 @@ _GATHERED = 1 << 18
 _WATCH_INTERVAL = 0.25
 _LONGEST_ANSWER = 1 << 16
 """Bytes of an answer that are read, so that the connection can be used again."""
+_HUNG_UP = (ConnectionError, ssl.SSLError)
 
 
 class Webhook:
@@ -37,6 +38,10 @@ class Webhook:
         self._timeout = timeout
         self._connection, self._path = _connection(base_url, timeout)
         self._watch = _Watch()
+        self._again: tuple[str, dict[str, str], bytes] | None = None
+        """What may be sent once more, should the connection turn out to be a dead one."""
+        self._hung_up: OSError | None = None
+        """Set when the app hung up before it had all."""
 
     def __enter__(self) -> Webhook:
         return self
@@ -53,36 +58,67 @@ class Webhook:
         for piece in _pieces(body):
             signature.update(piece)
             length += len(piece)
+        headers = {
+            "Content-Type": "application/json",
+            "Content-Length": str(length),
+            "User-Agent": f"docora-ops/{__version__}",
+            "X-Docora-App-Id": self._app_id,
+            "X-Docora-Timestamp": timestamp,
+            "X-Docora-Signature": f"sha256={signature.hexdigest()}",
+        }
         with self._errors():
             self._forget_closed_connection()
-            self._watch.begin(time.monotonic() + self._timeout, self._connection)
-            self._connection.putrequest("POST", f"{self._path}/{event}", skip_accept_encoding=True)
-            for name, value in (
-                ("Content-Type", "application/json"),
-                ("Content-Length", str(length)),
-                ("User-Agent", f"docora-ops/{__version__}"),
-                ("X-Docora-App-Id", self._app_id),
-                ("X-Docora-Timestamp", timestamp),
-                ("X-Docora-Signature", f"sha256={signature.hexdigest()}"),
-            ):
-                self._connection.putheader(name, value)
+            is_used = self._connection.sock is not None
+            self._again = (event, headers, body) if is_used and isinstance(body, bytes) else None
+            self._watch.begin(time.monotonic() + self._timeout)
+            self._write(event, headers, body)
+
+    def receive(self) -> None:
+        """Wait for the answer to what was sent. Raises DeliveryError unless it is 2xx."""
+        with self._errors():
+            answer = self._answer()
+            if not 200 <= answer.status < 300:  # noqa: PLR2004 - what HTTP calls success
+                answer.close()
+                self._watch.pause()
+                raise DeliveryError(f"HTTP {answer.status}")
+            if self._hung_up is not None:
+                raise self._hung_up
+            answer.read(_LONGEST_ANSWER)
+            if self._watch.expired:
+                raise TimeoutError
+            if not answer.isclosed():
+                self._connection.close()
+        self._watch.pause()
+
+    def _write(self, event: str, headers: dict[str, str], body: Body | bytes) -> None:
+        self._hung_up = None
+        if self._connection.sock is None:
+            self._connection.connect()
+        self._watch.guard(self._connection.sock)
+        self._connection.putrequest("POST", f"{self._path}/{event}", skip_accept_encoding=True)
+        for name, value in headers.items():
+            self._connection.putheader(name, value)
+        try:
             if isinstance(body, bytes):
                 self._connection.endheaders(body)
             else:
                 self._connection.endheaders()
                 for piece in _gathered(body.pieces()):
                     self._connection.send(piece)
+        except _HUNG_UP as error:
+            # It may have said why: a body that is too large for it, for example.
+            self._hung_up = error
 
-    def receive(self) -> None:
-        """Wait for the answer to what was sent. Raises DeliveryError unless it is 2xx."""
-        with self._errors():
-            answer = self._connection.getresponse()
-            answer.read(_LONGEST_ANSWER)
-            if not answer.isclosed():
-                self._connection.close()
-        self._watch.pause()
-        if not 200 <= answer.status < 300:  # noqa: PLR2004 - what HTTP calls success
-            raise DeliveryError(f"HTTP {answer.status}")
+    def _answer(self) -> http.client.HTTPResponse:
+        try:
+            return self._connection.getresponse()
+        except _HUNG_UP as error:
+            if self._again is None or self._watch.expired:
+                raise self._hung_up or error from None
+        # It had given the connection up just before, and no one can see that in time.
+        self._connection.close()
+        self._write(*self._again)
+        return self._connection.getresponse()
 
     def _forget_closed_connection(self) -> None:
         """An idle connection that the app has closed meanwhile is opened anew."""
@@ -119,17 +155,22 @@ class _Watch:
 
     def __init__(self) -> None:
         self._end = threading.Event()
-        self._running: tuple[float, http.client.HTTPConnection] | None = None
+        self._running: tuple[float, socket.socket | None] | None = None
         self.expired = False
         self._thread: threading.Thread | None = None
 
-    def begin(self, deadline: float, connection: http.client.HTTPConnection) -> None:
-        """Watch an exchange on the connection until `pause` or the deadline."""
+    def begin(self, deadline: float) -> None:
+        """Watch an exchange until `pause` or the deadline."""
         self.expired = False
-        self._running = (deadline, connection)
+        self._running = (deadline, None)
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
+
+    def guard(self, sock: socket.socket) -> None:
+        """This is the connection to end at the deadline, also when it is given up before."""
+        if self._running is not None:
+            self._running = (self._running[0], sock)
 
     def pause(self) -> None:
         """The exchange is over."""
@@ -145,7 +186,7 @@ class _Watch:
             running = self._running
             if running is not None and time.monotonic() > running[0]:
                 self.expired = True
-                sock = running[1].sock
+                sock = running[1]
                 if sock is not None:
                     with suppress(OSError):
                         sock.shutdown(socket.SHUT_RDWR)
@@ -161,10 +202,17 @@ def _connection(base_url: str, timeout: float) -> tuple[http.client.HTTPConnecti
     if parts.scheme not in {"http", "https"} or not host or parts.username or parts.password:
         raise DeliveryError("the app's base_url is not an http or https URL without credentials")
     path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
-    if parts.scheme == "http":
-        return http.client.HTTPConnection(host, port, timeout=timeout), path
-    context = ssl.create_default_context()
-    return http.client.HTTPSConnection(host, port, timeout=timeout, context=context), path
+    try:
+        # Without a port of ours it would look for one in the host, and find it in IPv6's.
+        if parts.scheme == "http":
+            return http.client.HTTPConnection(host, port or 80, timeout=timeout), path
+        context = ssl.create_default_context()
+        connection = http.client.HTTPSConnection(
+            host, port or 443, timeout=timeout, context=context
+        )
+    except http.client.InvalidURL:
+        raise DeliveryError("the host in the app's base_url is not one") from None
+    return connection, path
 
 
 def _pieces(body: Body | bytes) -> Iterable[bytes]:

@@ -64,7 +64,7 @@ def test_role_and_user_of_readme_are_enough_for_workers(
         link, upstream = snapshots.add_link({"a.txt": "a", "b.txt": "b"})
         missing = snapshots.add_repository(snapshots.add_upstream("octo/gone"), "octo/gone")
         snapshots.docora.connection.execute(
-            "UPDATE repositories SET github_url = 'file:///nowhere/at/all' WHERE repository_id = %s",
+            "UPDATE repositories SET github_url = 'file:///nowhere' WHERE repository_id = %s",
             (missing,),
         )
         lost = snapshots.link(link.app_id, missing)

@@ -1,0 +1,160 @@
+"""An app that answers byte for byte as a test says, or not at all."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Lock, Thread
+
+from docora_ops.demo.receiver import Receiver, Request
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+PATIENCE = 30.0
+
+
+class Talk:
+    """One connection, from the app's side; it is closed when the test's function returns."""
+
+    def __init__(self, app: RawApp, connection: socket.socket) -> None:
+        self._app = app
+        self._connection = connection
+        self._stream = connection.makefile("rb")
+
+    @property
+    def receiver(self) -> Receiver:
+        return self._app.receiver
+
+    @property
+    def over(self) -> Event:
+        """Set when the test is through."""
+        return self._app.over
+
+    def read_head(self) -> tuple[str, dict[str, str]] | None:
+        """Path and headers of the next request; None when the worker has hung up."""
+        line = self._stream.readline()
+        if not line:
+            return None
+        headers = {}
+        while (header := self._stream.readline().decode().rstrip("\r\n")) != "":
+            name, _, value = header.partition(": ")
+            headers[name] = value
+        return line.split()[1].decode(), headers
+
+    def read(self) -> Request | None:
+        """The next request; it is noted."""
+        head = self.read_head()
+        if head is None:
+            return None
+        path, headers = head
+        _, app, event = path.rsplit("/", 2)
+        request = Request(app, event, headers, self.read_body(head))
+        self._app.note(request)
+        return request
+
+    def read_body(self, head: tuple[str, dict[str, str]]) -> bytes:
+        return self._stream.read(int(head[1]["Content-Length"]))
+
+    def take(self) -> bool:
+        """Read a request, have the receiver take it, and answer; False when there is none."""
+        request = self.read()
+        if request is None:
+            return False
+        assert self._app.receiver.take(request) == 200
+        self.send(OK)
+        return True
+
+    def send(self, data: bytes) -> None:
+        self._connection.sendall(data)
+
+    def send_last(self, data: bytes) -> None:
+        """Have the data and the end of it arrive at the same moment, where the system can."""
+        if hasattr(socket, "TCP_CORK"):
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        self._connection.sendall(data)
+        self._connection.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Close the connection in the rude way."""
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+    def close(self) -> None:
+        self._stream.close()
+        self._connection.close()
+
+    def wait_for_hangup(self) -> None:
+        """Until the worker closes the connection."""
+        with suppress(OSError):
+            while self._connection.recv(1 << 16):
+                pass
+
+
+class RawApp:
+    """Calls `talk` in a thread of its own for each connection."""
+
+    def __init__(self, receiver: Receiver, talk: Callable[[Talk], object], scheme: str) -> None:
+        self.receiver = receiver
+        self.over = Event()
+        self.requests: list[Request] = []
+        self.connections = 0
+        self._talk = talk
+        self._lock = Lock()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        self.base_url = f"{scheme}://{self.host}/Acme"
+
+    def note(self, request: Request) -> None:
+        with self._lock:
+            self.requests.append(request)
+
+    @property
+    def paths(self) -> list[str]:
+        """Of the files that came in whole."""
+        return [request.path for request in self.requests]
+
+    def serve(self, connection: socket.socket, tls: ssl.SSLContext | None) -> None:
+        with suppress(OSError, ValueError), connection:
+            connection.settimeout(PATIENCE)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls is not None:
+                connection = tls.wrap_socket(connection, server_side=True)
+            talk = Talk(self, connection)
+            try:
+                self._talk(talk)
+            finally:
+                talk.close()
+
+
+@contextmanager
+def raw_app(
+    receiver: Receiver, talk: Callable[[Talk], object], *, tls: ssl.SSLContext | None = None
+) -> Iterator[RawApp]:
+    """Such an app on a free port of the loopback interface, below the path of Acme."""
+    app = RawApp(receiver, talk, "http" if tls is None else "https")
+    threads: list[Thread] = []
+
+    def accept() -> None:
+        while True:
+            connection, _ = app.listener.accept()
+            if app.over.is_set():
+                connection.close()
+                return
+            app.connections += 1
+            thread = Thread(target=app.serve, args=(connection, tls))
+            threads.append(thread)
+            thread.start()
+
+    accepting = Thread(target=accept)
+    accepting.start()
+    try:
+        yield app
+    finally:
+        app.over.set()
+        socket.create_connection(app.listener.getsockname()).close()
+        accepting.join()
+        app.listener.close()
+        for thread in threads:
+            thread.join(PATIENCE)

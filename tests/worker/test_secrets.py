@@ -1,0 +1,281 @@
+"""Tokens, keys and passwords: decrypted where they are needed, and shown nowhere."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, cast
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from rq.job import JobStatus
+
+from docora_ops.demo.receiver import Request
+from docora_ops.errors import SnapshotError
+from docora_ops.worker.crypto import decrypt
+from docora_ops.worker.secrets import Cleaner
+from tests.harness import TestLink, finish
+from tests.proxy import refused_port, with_login
+from tests.snapshots import AUTH_KEY, KEY, TOKEN, Snapshots, encrypt
+from tests.worker.checks import assert_in_sync, failure, repository_row
+from tests.worker.running import children_of
+from tests.worker.upstream_http import GitHandler, GitSite
+
+PASSWORD = "a-very-secret-database-password"
+ANOTHER_KEY = "can't be decrypted: it was encrypted with another ENCRYPTION_KEY"
+NO_FORM = "is not in the form iv:tag:ciphertext"
+
+
+# Decrypting
+
+
+@pytest.mark.parametrize("text", ["", "x", "ghp_token", "ümläut \U0001f511", "x" * 200])
+def test_what_docora_has_encrypted_is_decrypted(text: str) -> None:
+    assert decrypt(encrypt(text), KEY, "it") == text
+    assert decrypt(encrypt(text).upper(), KEY, "it") == text
+
+
+def test_what_is_not_in_docoras_form_is_not_repeated() -> None:
+    iv, tag, text = encrypt(AUTH_KEY).split(":")
+    for broken in (
+        "",
+        "x",
+        "::",
+        AUTH_KEY,
+        f"{iv}:{tag}",
+        f"{iv}:{tag}:{text}:",
+        f"{iv}{tag}{text}",
+        f"{iv[:24]}:{tag}:{text}",
+        f"{iv}:{tag[:-2]}:{text}",
+        f"{iv}:{tag}:{text[:-1]}",
+        f"{iv}:{tag}:{text[:-2]}zz",
+        f" {iv}:{tag}:{text}",
+        f"{iv}:{tag}:{text}\n",
+    ):
+        with pytest.raises(SnapshotError) as caught:
+            decrypt(broken, KEY, "it")
+        assert caught.value.message == f"it {NO_FORM}"
+
+
+def flip(text: str, place: int) -> str:
+    return f"{text[:place]}{'0' if text[place] != '0' else '1'}{text[place + 1 :]}"
+
+
+@pytest.mark.parametrize("place", [0, 31, 33, 64, 66, -1])
+def test_a_changed_digit_is_noticed(place: int) -> None:
+    text = encrypt(AUTH_KEY)
+    with pytest.raises(SnapshotError) as caught:
+        decrypt(flip(text, place % len(text)), KEY, "it")
+    assert caught.value.message == f"it {ANOTHER_KEY}"
+
+
+def test_another_key_and_bytes_that_are_no_text_are_told_in_the_same_words() -> None:
+    sealed = AESGCM(KEY).encrypt(bytes(16), b"\xff\xfe", None)
+    no_text = f"{bytes(16).hex()}:{sealed[-16:].hex()}:{sealed[:-16].hex()}"
+    for text, key in ((encrypt(AUTH_KEY), bytes(32)), (no_text, KEY)):
+        with pytest.raises(SnapshotError) as caught:
+            decrypt(text, key, "it")
+        assert caught.value.message == f"it {ANOTHER_KEY}"
+
+
+@pytest.mark.parametrize(
+    ("column", "table", "name"),
+    [
+        ("github_token_encrypted", "app_repositories", "the GitHub token"),
+        ("client_auth_key_encrypted", "apps", "the app's auth key"),
+    ],
+)
+def test_a_secret_that_can_not_be_decrypted_is_named_in_the_link(
+    snapshots: Snapshots, column: str, table: str, name: str
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1"})
+    good = encrypt(AUTH_KEY)
+    for text, reason in ((encrypt(AUTH_KEY, bytes(32)), ANOTHER_KEY), (AUTH_KEY, NO_FORM)):
+        snapshots.docora.connection.execute(f"UPDATE {table} SET {column} = %s".encode(), (text,))
+        assert failure(snapshots, link) == f"{name} {reason}"
+    assert snapshots.receiver.connections == 0
+    assert not snapshots.repos.exists()
+    assert repository_row(snapshots, link.repository_id)["consecutive_failures"] == 0
+    snapshots.docora.connection.execute(f"UPDATE {table} SET {column} = %s".encode(), (good,))
+    snapshots.run_job(link)
+    assert_in_sync(snapshots, link, upstream)
+
+
+# Errors that hold a secret
+
+
+def test_secrets_are_cut_out_of_what_is_said() -> None:
+    cleaner = Cleaner()
+    cleaner.learn(["key", "key-and-more", None, ""])
+    assert cleaner.clean("a key-and-more, a key") == "a ***, a ***"
+    assert cleaner.clean("Basic a2V5Og==") == "Basic ***"
+    assert cleaner.clean("at https://user:geheim@host/x") == "at https://***@host/x"
+    assert cleaner.clean("\0\ud800") == "\ufffd?"
+    assert cleaner.clean("x" * 1000) == "x" * 1000
+    assert cleaner.clean("x" * 1001) == "x" * 999 + "…"
+    assert cleaner.clean("x" * 998 + "key") == "x" * 998 + "*…"
+
+
+def redis_texts(snapshots: Snapshots) -> Iterator[bytes]:
+    """All that is in Redis, but for the calls of the jobs themselves."""
+    client = snapshots.docora.redis
+    for key in cast("list[bytes]", client.keys()):
+        yield key
+        kind = cast("Any", client.type(key)).decode()
+        command = {
+            "string": ("GET", key),
+            "hash": ("HGETALL", key),
+            "set": ("SMEMBERS", key),
+            "zset": ("ZRANGE", key, 0, -1),
+            "list": ("LRANGE", key, 0, -1),
+            "stream": ("XRANGE", key, "-", "+"),
+        }[kind]
+        value: Any = client.execute_command(*command)  # type: ignore[no-untyped-call]
+        if kind == "hash" and key.startswith(b"rq:job:"):
+            del value[b"data"]
+        yield from unpacked(value)
+
+
+def unpacked(value: Any) -> Iterator[bytes]:
+    """Every string in a value, and what it is when it is decompressed."""
+    if isinstance(value, dict):
+        value = list(value.items())
+    if isinstance(value, list | tuple | set):
+        for each in value:
+            yield from unpacked(each)
+    elif isinstance(value, bytes):
+        yield value
+        with suppress(ValueError, zlib.error):
+            yield zlib.decompress(value)
+        with suppress(ValueError, zlib.error):
+            yield zlib.decompress(base64.b64decode(value))
+
+
+def echo(handler: GitHandler) -> bool:
+    """A server that repeats what it was told."""
+    login = handler.headers.get("Authorization", "")
+    token = base64.b64decode(login.removeprefix("Basic ")).decode()
+    text = f"I do not like {token} nor {login}\n".encode()
+    handler.send_response(403 if login else 401)
+    handler.send_header("WWW-Authenticate", 'Basic realm="git"')
+    handler.send_header("Content-Type", "text/plain")
+    handler.send_header("Content-Length", str(len(text)))
+    handler.end_headers()
+    handler.wfile.write(text)
+    return False
+
+
+def fail_in_every_way(snapshots: Snapshots, url: str) -> dict[str, TestLink]:
+    """Links whose jobs fail, each for a reason of its own; `url`: of a server that echoes."""
+    connection = snapshots.docora.connection
+    upstream = snapshots.add_upstream("octo/good")
+    upstream.commit({"a": "1", "b": "1"})
+    good = snapshots.add_repository(upstream, "octo/good")
+    repositories = {
+        "Echoed": snapshots.docora.add_repository("octo/echo", url=f"{url}/octo/echo"),
+        "Nowhere": snapshots.docora.add_repository("octo/x", url=f"file://{snapshots.folder}/x"),
+        "Forbidden": snapshots.docora.add_repository("octo/y", url=f"https://{TOKEN}@x.example/y"),
+    }
+    urls = {
+        "Down": f"http://127.0.0.1:{refused_port()}",
+        "Unusable": f"https://user:{AUTH_KEY}@acme.example",
+    }
+    links = {}
+    for name in (*repositories, *urls, "Refusing", "Killing", "Unrecorded", "Other", "Plain"):
+        app_id = snapshots.add_app(name, base_url=urls.get(name))
+        links[name] = snapshots.link(app_id, repositories.get(name, good))
+        snapshots.set_token(links[name], TOKEN)
+    connection.execute(
+        "UPDATE app_repositories SET github_token_encrypted = %s WHERE app_id = %s",
+        (encrypt(TOKEN, bytes(32)), links["Other"].app_id),
+    )
+    connection.execute(
+        "UPDATE apps SET client_auth_key_encrypted = %s WHERE app_name = 'Plain'", (AUTH_KEY,)
+    )
+    connection.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION 'not for {PASSWORD}'; END $$;"
+        " CREATE TRIGGER refuse BEFORE INSERT ON app_delivered_files FOR EACH ROW"
+        f" WHEN (NEW.app_id = '{links['Unrecorded'].app_id}') EXECUTE FUNCTION refuse()".encode()
+    )
+    return links
+
+
+def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
+    connection = snapshots.docora.connection
+    pid = 0
+
+    def answer(request: Request) -> int:
+        if request.app == "Killing" and request.path == "b":
+            [horse] = children_of(pid)
+            os.kill(horse, signal.SIGKILL)
+        return 500 if request.app == "Refusing" else 200
+
+    snapshots.receiver.answer = answer
+    with GitSite(snapshots.folder / "none", intercept=echo).serving() as site:
+        links = fail_in_every_way(snapshots, site.url)
+        for link in links.values():
+            snapshots.queue(link, max_retry_attempts=2, retry_base_delay_ms=0)
+        worker = snapshots.start_worker(
+            "--burst",
+            DATABASE_URL=with_login(snapshots.docora.database_url, "postgres", PASSWORD),
+            CIRCUIT_BREAKER_THRESHOLD="1",
+            MAX_RETRY_ATTEMPTS="2",
+        )
+        pid = worker.pid
+        result = finish(worker)
+        assert f"Basic {base64.b64encode(f'{TOKEN}:'.encode()).decode()}" in site.logins
+    assert result.code == 0
+
+    rows = connection.execute(
+        "SELECT app_name, status, retry_count, last_error, github_token_encrypted,"
+        " client_auth_key_encrypted FROM app_repositories JOIN apps USING (app_id)"
+    ).fetchall()
+    errors = {row["app_name"]: row["last_error"] for row in rows}
+    for row in rows:
+        assert (row["status"], row["retry_count"]) == ("failed", 2), row["app_name"]
+    for name, reason in {
+        "Echoed": "I do not like ***",
+        "Nowhere": "does not ",
+        "Forbidden": "the URL 'https://***@x.example/y' uses https: allowed is file, http",
+        "Down": "Connection refused on created a",
+        "Unusable": "the app's base_url is not an http or https URL without credentials",
+        "Refusing": "HTTP 500 on created a",
+        "Killing": "the snapshot was cut off: its process was killed (wait status 9)",
+        "Unrecorded": "refuses: not for ***",
+        "Other": f"the GitHub token {ANOTHER_KEY}",
+        "Plain": f"the app's auth key {NO_FORM}",
+    }.items():
+        assert reason in errors[name]
+        assert snapshots.docora.job(links[name]).get_status() is JobStatus.FAILED
+
+    stored = {row["github_token_encrypted"] for row in rows}
+    stored |= {row["client_auth_key_encrypted"] for row in rows}
+    secrets = {TOKEN, AUTH_KEY, PASSWORD, KEY.hex(), *stored}
+    secrets |= {text.rpartition(":")[2] for text in stored}
+    secrets.add(base64.b64encode(f"{TOKEN}:".encode()).decode())
+    told = [
+        request.body
+        for received in snapshots.receiver.apps.values()
+        for request in received.requests
+        if request.event == "sync_failed"
+    ]
+    assert len(told) >= 2
+    redis = b"\n".join(redis_texts(snapshots))
+    assert b"SnapshotError: HTTP 500 on created a" in redis
+    assert "HTTP 500 on created a" in result.stderr
+    places = {
+        "stdout": result.stdout,
+        "stderr": result.stderr,
+        "last_error": "\n".join(errors.values()),
+        "Redis": redis.decode(errors="replace"),
+        "sync_failed": b"\n".join(told).decode(),
+    }
+    found = [
+        (place, secret) for place, text in places.items() for secret in secrets if secret in text
+    ]
+    assert found == []
