@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 from docora_ops import __version__
@@ -26,8 +27,9 @@ _HUNG_UP = (ConnectionError, ssl.SSLError)
 
 
 class Webhook:
-    """One app's endpoint. `timeout` is for a whole POST, from the connection to the answer.
+    """One app's endpoint. `timeout` is for a whole POST, from the TLS handshake to the answer.
 
+    Connecting has as much time for each address of the host.
     Raises DeliveryError, without the name of the file, in all its calls. Redirects are not
     followed, certificates are verified.
     """
@@ -70,7 +72,7 @@ class Webhook:
             self._forget_closed_connection()
             is_used = self._connection.sock is not None
             self._again = (event, headers, body) if is_used and isinstance(body, bytes) else None
-            self._watch.begin(time.monotonic() + self._timeout)
+            self._watch.begin(time.monotonic() + self._timeout, self._connection)
             self._write(event, headers, body)
 
     def receive(self) -> None:
@@ -94,13 +96,16 @@ class Webhook:
         self._hung_up = None
         if self._connection.sock is None:
             self._connection.connect()
+            # From here on the watch sees to it.
+            cast("socket.socket", self._connection.sock).settimeout(None)
         self._watch.guard(self._connection.sock)
         self._connection.putrequest("POST", f"{self._path}/{event}", skip_accept_encoding=True)
         for name, value in headers.items():
             self._connection.putheader(name, value)
         try:
             if isinstance(body, bytes):
-                self._connection.endheaders(body)
+                with self._connection.gathering():
+                    self._connection.endheaders(body)
             else:
                 self._connection.endheaders()
                 for piece in _gathered(body.pieces()):
@@ -155,14 +160,14 @@ class _Watch:
 
     def __init__(self) -> None:
         self._end = threading.Event()
-        self._running: tuple[float, socket.socket | None] | None = None
+        self._running: tuple[float, http.client.HTTPConnection, socket.socket | None] | None = None
         self.expired = False
         self._thread: threading.Thread | None = None
 
-    def begin(self, deadline: float) -> None:
-        """Watch an exchange until `pause` or the deadline."""
+    def begin(self, deadline: float, connection: http.client.HTTPConnection) -> None:
+        """Watch an exchange, from a TLS handshake on, until `pause` or the deadline."""
         self.expired = False
-        self._running = (deadline, None)
+        self._running = (deadline, connection, None)
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
@@ -170,7 +175,7 @@ class _Watch:
     def guard(self, sock: socket.socket) -> None:
         """This is the connection to end at the deadline, also when it is given up before."""
         if self._running is not None:
-            self._running = (self._running[0], sock)
+            self._running = (*self._running[:2], sock)
 
     def pause(self) -> None:
         """The exchange is over."""
@@ -186,13 +191,45 @@ class _Watch:
             running = self._running
             if running is not None and time.monotonic() > running[0]:
                 self.expired = True
-                sock = running[1]
+                sock = running[2] or running[1].sock
                 if sock is not None:
                     with suppress(OSError):
                         sock.shutdown(socket.SHUT_RDWR)
 
 
-def _connection(base_url: str, timeout: float) -> tuple[http.client.HTTPConnection, str]:
+class _Gathering:
+    """Sends the head of a request and a small body in one piece: one packet, one system call."""
+
+    _gathered: list[Any] | None = None
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Send at the end of the block what is sent in it."""
+        gathered: list[Any] = []
+        self._gathered = gathered
+        try:
+            yield
+        finally:
+            self._gathered = None
+        self.send(b"".join(gathered))
+
+    def send(self, data: Any) -> None:
+        """Send, or gather."""
+        if self._gathered is None:
+            super().send(data)  # type: ignore[misc]
+        else:
+            self._gathered.append(data)
+
+
+class _HTTPConnection(_Gathering, http.client.HTTPConnection):
+    """Plain."""
+
+
+class _HTTPSConnection(_Gathering, http.client.HTTPSConnection):
+    """Encrypted."""
+
+
+def _connection(base_url: str, timeout: float) -> tuple[_HTTPConnection | _HTTPSConnection, str]:
     """Connection, not yet made, and path. Raises DeliveryError."""
     try:
         parts = urlsplit(base_url)
@@ -205,11 +242,9 @@ def _connection(base_url: str, timeout: float) -> tuple[http.client.HTTPConnecti
     try:
         # Without a port of ours it would look for one in the host, and find it in IPv6's.
         if parts.scheme == "http":
-            return http.client.HTTPConnection(host, port or 80, timeout=timeout), path
+            return _HTTPConnection(host, port or 80, timeout=timeout), path
         context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(
-            host, port or 443, timeout=timeout, context=context
-        )
+        connection = _HTTPSConnection(host, port or 443, timeout=timeout, context=context)
     except http.client.InvalidURL:
         raise DeliveryError("the host in the app's base_url is not one") from None
     return connection, path

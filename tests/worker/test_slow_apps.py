@@ -271,3 +271,20 @@ def test_an_app_that_speaks_no_tls_is_named(snapshots: Snapshots) -> None:
         )
         assert failure(snapshots, link).startswith(f"{app.host}: [SSL: WRONG_VERSION_NUMBER]")
     goes_on_after(snapshots, link, upstream)
+
+
+def test_a_handshake_has_its_time_too(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drip_a_handshake(talk: Talk) -> None:
+        talk.send(b"\x16\x03\x03\x40\x00")  # 16 KiB of it are to come
+        drip(talk, b"x")
+
+    monkeypatch.setattr(job, "DELIVERY_TIMEOUT", 0.3)
+    with raw_app(snapshots.receiver, drip_a_handshake) as app:
+        link, _ = link_to(snapshots, app)
+        snapshots.docora.connection.execute(
+            "UPDATE apps SET base_url = %s", (f"https://{app.host}/Acme",)
+        )
+        error = failure(snapshots, link)
+        assert error == f"no answer from {app.host} within 0.3 s on created a.txt"
