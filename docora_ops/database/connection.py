@@ -170,7 +170,7 @@ class Database:
                 connection.wait(generators.send(connection.pgconn))
 
     def receive(self) -> int:
-        """Wait for the statement that was sent; returns how many rows it touched."""
+        """Wait for the statement that was sent; returns how many rows it touched or found."""
         connection = self._connect()
         with self._errors():
             results = connection.wait(generators.fetch_many(connection.pgconn))

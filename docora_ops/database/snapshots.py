@@ -40,8 +40,10 @@ ON CONFLICT (app_id, repository_id, file_path)
 """
 
 REMOVE_DELIVERY = """
-DELETE FROM app_delivered_files
-WHERE app_id = $1 AND repository_id = $2 AND file_path = $3
+WITH removed AS (
+    DELETE FROM app_delivered_files WHERE app_id = $2 AND repository_id = $3 AND file_path = $4
+)
+SELECT FROM app_repositories WHERE id = $1::uuid
 """
 
 # Whoever comes second counts what the first has stored.
@@ -219,20 +221,19 @@ class DeliveryRecord:
         self._database = database
         self._ref = ref
         self._is_open = False
-        self._must_touch = False
         database.execute(RELAX_COMMITS)
 
     def record(self, path: str, sha: str) -> bool:
         """The app has the file now, with this SHA-256."""
         link_is_there = self.settle()
-        self._send(RECORD_DELIVERY, (self._ref.id, path, sha), must_touch=True)
+        self._send(RECORD_DELIVERY, (self._ref.id, path, sha))
         return link_is_there
 
     def remove(self, path: str) -> bool:
         """The app has not got the file any more."""
         link_is_there = self.settle()
-        ids = (self._ref.app_id, self._ref.repository_id)
-        self._send(REMOVE_DELIVERY, (*ids, path), must_touch=False)
+        ref = self._ref
+        self._send(REMOVE_DELIVERY, (ref.id, ref.app_id, ref.repository_id, path))
         return link_is_there
 
     def settle(self) -> bool:
@@ -240,7 +241,7 @@ class DeliveryRecord:
         if not self._is_open:
             return True
         self._is_open = False
-        return self._database.receive() > 0 or not self._must_touch
+        return self._database.receive() > 0
 
     def close(self) -> bool:
         """The same, at the end: what is committed from now on is on disk."""
@@ -248,10 +249,9 @@ class DeliveryRecord:
         self._database.execute(STRICT_COMMITS)
         return link_is_there
 
-    def _send(self, sql: str, values: tuple[str, ...], *, must_touch: bool) -> None:
+    def _send(self, sql: str, values: tuple[str, ...]) -> None:
         self._database.send(sql, values)
         self._is_open = True
-        self._must_touch = must_touch
 
 
 def store_snapshot(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from types import FrameType
 from typing import Any, Protocol
 
 from redis import Redis, RedisError
@@ -13,6 +14,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.scheduler import RQScheduler
 from rq.utils import now
+from rq.worker import WorkerStatus
 
 from docora_ops.errors import SnapshotError, WorkerNameTakenError
 from docora_ops.queue.tries import Tries
@@ -22,6 +24,7 @@ _WORKER_TTL = 45
 """Seconds; an idle worker looks up 15 s earlier."""
 _MAINTENANCE_INTERVAL = 30
 _MAINTENANCE_LOCK_LIFE = 120
+_STOP_INTERVAL = 0.5
 
 
 class Caretaker(Protocol):
@@ -70,7 +73,7 @@ class SnapshotWorker(Worker):
         try:
             self.work(burst=burst, logging_level=None, with_scheduler=True)
         except StopRequested:
-            self.teardown()  # type: ignore[no-untyped-call]
+            self.teardown()
         if not self.stop_was_requested and not (burst and self.found_nothing):
             raise RuntimeError("the worker could not go on")
 
@@ -107,9 +110,18 @@ class SnapshotWorker(Worker):
     def handle_warm_shutdown_request(self) -> None:
         """Note it, beside what RQ does."""
         self.stop_was_requested = True
-        # RQ raises an exception to end an idle worker, and in a destructor that is swallowed.
         self._stop_requested = True
         super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
+        if self.get_state() != WorkerStatus.BUSY:
+            # RQ raises an exception then, and in a destructor that is swallowed: so once more,
+            # until it is heard. A job that begins just now has the timer for itself.
+            signal.signal(signal.SIGALRM, _stop_again)
+            signal.setitimer(signal.ITIMER_REAL, _STOP_INTERVAL, _STOP_INTERVAL)
+
+    def teardown(self) -> None:
+        """As RQ does, undisturbed."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        super().teardown()  # type: ignore[no-untyped-call]
 
     def run_maintenance_tasks(self) -> None:
         """RQ's, and ours.
@@ -214,6 +226,10 @@ class _Scheduler(RQScheduler):
         if os.getppid() != self._worker_pid:
             self._stop_requested = True
         super().heartbeat()  # type: ignore[no-untyped-call]
+
+
+def _stop_again(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise StopRequested
 
 
 class _Queue(Queue):

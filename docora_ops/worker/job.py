@@ -9,7 +9,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from docora_ops.database import Database
+from docora_ops.database.links import read_link
 from docora_ops.database.snapshots import (
+    Begun,
     Circuit,
     DeliveryRecord,
     Refusal,
@@ -32,7 +34,7 @@ from docora_ops.errors import (
     ServerError,
     SnapshotError,
 )
-from docora_ops.models import Link
+from docora_ops.models import Link, LinkStatus
 from docora_ops.queue import connect
 from docora_ops.queue.repository_lock import RepositoryLock
 from docora_ops.queue.tries import JobTimeoutException, Tries
@@ -50,7 +52,8 @@ from docora_ops.worker.webhook import Webhook
 DELIVERY_TIMEOUT = 30
 """Seconds for the POST of a file, or of a chunk."""
 _PATIENCE = 60
-"""Seconds to wait for whoever is changing the link when its job begins."""
+"""Seconds to wait for whoever is changing the link, or letting go of it, when its job begins."""
+_PAUSE = 0.05
 _STATEMENT_TIMEOUT = 300
 """Seconds, at least: the files of a large repository are listed in one statement."""
 _LONGEST_SNAPSHOT_PATH = 2048
@@ -117,7 +120,7 @@ class _Snapshot:
         """All nine steps. Raises SnapshotError."""
         started = time.monotonic()
         try:
-            begun = begin_scan(self.database, self.app_id, self.repository_id)
+            begun = self._begin()
             if isinstance(begun, Refusal):
                 self._end_quietly(begun)
                 return
@@ -133,6 +136,18 @@ class _Snapshot:
             self._fail(error)
         finally:
             self.database.close()
+
+    def _begin(self) -> Begun | Refusal:
+        """Take the link, also from a job that has ended and whose session still has to."""
+        end = time.monotonic() + _PATIENCE
+        while True:
+            begun = begin_scan(self.database, self.app_id, self.repository_id)
+            if begun is not Refusal.BUSY or time.monotonic() > end:
+                return begun
+            link = read_link(self.database, self.app_id, self.repository_id)
+            if link is not None and link.status == LinkStatus.SCANNING:
+                return begun
+            time.sleep(_PAUSE)
 
     def _work(self, link: Link) -> None:
         payload = link.payload

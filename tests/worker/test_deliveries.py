@@ -276,3 +276,19 @@ def test_a_link_that_is_gone_before_its_job_begins_gets_nothing(
     assert snapshots.receiver.connections == 0
     assert snapshots.docora.job(link).get_status() is JobStatus.FINISHED
     assert not snapshots.repos.exists()
+
+
+def test_deletions_end_too_when_the_link_is_gone(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({f"file{number}": "1" for number in range(6)})
+    snapshots.run_job(link)
+    upstream.commit({f"file{number}": None for number in range(5)})
+
+    def take_link_away(_: Request) -> int:
+        snapshots.docora.connection.execute("DELETE FROM app_repositories")
+        return 200
+
+    snapshots.receiver.answer = take_link_away
+    before = len(events(snapshots))
+    snapshots.run_job(link)
+    # One more may be on its way when the record of the first says so.
+    assert len(events(snapshots)) - before <= 3

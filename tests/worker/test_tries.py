@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from threading import Timer
 
+import psycopg
 import pytest
 from rq.job import JobStatus
 
@@ -121,6 +123,30 @@ def test_a_link_that_is_retried_after_it_was_given_up_goes_on_where_it_stopped(
     snapshots.work_here()
     assert [path for _, path in events(snapshots)] == ["a", "b", "b", "c"]
     assert_in_sync(snapshots, link, upstream)
+
+
+@pytest.mark.parametrize("status", ["pending_snapshot", "failed", "synced"])
+def test_a_job_waits_until_the_one_before_has_let_go_of_the_link(
+    snapshots: Snapshots, status: str
+) -> None:
+    """It has said what became of it, and Postgres has not yet noticed that it is gone."""
+    link, upstream = snapshots.add_link({"a": "1"}, status)
+    with psycopg.connect(snapshots.docora.database_url, autocommit=True) as before:
+        lock = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
+        before.execute(lock, (link.job_id,))
+        timer = Timer(0.5, before.close)
+        timer.start()
+        snapshots.run_job(link)
+        timer.join()
+    assert_in_sync(snapshots, link, upstream)
+
+
+def test_a_job_does_not_wait_for_one_that_is_at_work(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_link({"a": "1"}, "scanning")
+    snapshots.docora.hold_lock(link.job_id)
+    snapshots.run_job(link)
+    assert snapshots.receiver.connections == 0
+    assert snapshots.docora.status(link) == "scanning"
 
 
 def test_a_resynced_link_gets_every_file_once_more(snapshots: Snapshots) -> None:
