@@ -77,7 +77,7 @@ def run_worker(docora: Docora, *queues: str) -> SimpleWorker:
         [Queue(name, connection=docora.redis) for name in queues or (QUEUE,)],
         connection=docora.redis,
     )
-    worker.work(burst=True, logging_level="CRITICAL")
+    worker.work(burst=True)
     return worker
 
 
