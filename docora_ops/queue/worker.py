@@ -90,6 +90,18 @@ class SnapshotWorker(Worker):
             self._take_care(job, "its worker was killed before it began")
         super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
 
+    def subscribe(self) -> None:
+        """As RQ does, in a thread that takes no signals.
+
+        One that is delivered there wakes nobody: the main thread, which Python's handlers run in,
+        may be waiting for Redis or for a job.
+        """
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            super().subscribe()  # type: ignore[no-untyped-call]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
     def _start_scheduler(self, burst: bool = False, *_: object) -> None:
         """As RQ does, with a scheduler that does not outlive us."""
         self.scheduler = _Scheduler(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import http.client
 import select
+import signal
 import socket
 import ssl
 import threading
@@ -187,6 +188,8 @@ class _Watch:
         self._end.set()
 
     def _watch(self) -> None:
+        # Or the timer of the whole job may go off here, and not where the job waits.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while not self._end.wait(_WATCH_INTERVAL):
             running = self._running
             if running is not None and time.monotonic() > running[0]:
