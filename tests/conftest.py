@@ -15,6 +15,7 @@ import pytest
 
 from docora_ops.demo import servers
 from tests.harness import Docora
+from tests.warm import WarmCommand
 
 
 def with_database(url: str, database: str) -> str:
@@ -138,10 +139,18 @@ def database_url(database: TestDatabase) -> str:
     return database.url
 
 
+@pytest.fixture(scope="session")
+def warm(server_directory: Path) -> Iterator[WarmCommand]:
+    """The command, ready to run."""
+    warm = WarmCommand(server_directory)
+    yield warm
+    warm.close()
+
+
 @pytest.fixture
-def docora(database_url: str, redis_url: str) -> Iterator[Docora]:
+def docora(database_url: str, redis_url: str, warm: WarmCommand) -> Iterator[Docora]:
     """An empty Docora."""
-    docora = Docora(database_url, redis_url)
+    docora = Docora(database_url, redis_url, warm)
     docora.redis.flushdb()
     yield docora
     docora.close()

