@@ -202,12 +202,11 @@ class Clone:
         """The commit that the clone stands at, if its tree can be read."""
         if not self._is_ours():
             return None
-        arguments = ["rev-parse", "--verify", "--quiet"]
         try:
-            self._run([*arguments, f"{_HEAD}^{{tree}}"], _nothing, inside=self.path)
-            return self._run([*arguments, _HEAD], _nothing, inside=self.path).strip()
+            found = self._run(["rev-parse", _HEAD, f"{_HEAD}^{{tree}}"], _nothing, inside=self.path)
         except GitError:
             return None
+        return found.split()[0]
 
     def _is_ours(self) -> bool:
         """Whether git may be run on what lies there.
