@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 
@@ -210,6 +210,26 @@ class Progress:
     def finished(self) -> bool:
         """Whether every link of the operation has been seen to."""
         return self.completed >= self.total
+
+
+class OperationState(StrEnum):
+    """What a bulk operation is doing, as far as Redis can tell."""
+
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    OWNER_GONE = "owner_gone"
+
+
+@dataclass(frozen=True)
+class KnownOperation:
+    """A bulk operation that is still remembered."""
+
+    progress: Progress
+    state: OperationState
+    silence: timedelta | None
+    """Time since its last step, if it can be told."""
+    last_step_at: datetime | None
 
 
 @dataclass(frozen=True)

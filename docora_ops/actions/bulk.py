@@ -25,7 +25,7 @@ from docora_ops.models import (
     count_succeeded,
 )
 from docora_ops.queue import LinkQueue, ProgressStore
-from docora_ops.queue.progress import new_operation_id
+from docora_ops.queue.progress import HEARTBEAT, new_operation_id
 
 BATCHES_IN_FLIGHT = 2
 """While Postgres works on the links of one batch, the jobs of the other are made and pushed."""
@@ -60,6 +60,7 @@ class BulkRun:
     _by_app: dict[str, Counter[Outcome]] = field(default_factory=dict)
     _failures: list[LinkFailure] = field(default_factory=list)
     _planner: BatchPlanner | None = None
+    _reported_at: float = 0
 
     def start(self) -> str:
         """Make the operation known in Redis; returns its id. Raises RedisError.
@@ -183,7 +184,8 @@ class BulkRun:
                     batch, future = in_hand[0]
                     # In slices: a signal that comes just before an endless wait is seen after it.
                     while not wait([future], timeout=0.2).done:
-                        pass
+                        if time.monotonic() - self._reported_at > HEARTBEAT:
+                            self._report()
                     future.result()
                     in_hand.popleft()
                     batch.after = None
@@ -225,6 +227,7 @@ class BulkRun:
 
     def _report(self) -> None:
         completed = self._counts.total()
+        self._reported_at = time.monotonic()
         self.on_progress(completed)
         if self.operation_id is None:
             return

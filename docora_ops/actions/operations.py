@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from docora_ops.errors import NotFoundError, OperationFinishedError
-from docora_ops.models import Progress
+from docora_ops.models import KnownOperation, Progress
 from docora_ops.queue import ProgressStore
 from docora_ops.queue.progress import CancelReply
 
@@ -14,6 +14,11 @@ def progress(store: ProgressStore, operation_id: str) -> Progress:
     if found is None:
         raise _not_found(operation_id)
     return found
+
+
+def known_operations(store: ProgressStore) -> list[KnownOperation]:
+    """The bulk operations that are remembered, the latest step first. Raises RedisError."""
+    return store.read_all()
 
 
 def cancel(store: ProgressStore, operation_id: str) -> None:

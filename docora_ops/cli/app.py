@@ -19,7 +19,7 @@ from docora_ops.cli.context import Context
 from docora_ops.cli.demo import demo
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.lean import LeanCommand, LeanGroup
-from docora_ops.cli.operations import cancel, progress
+from docora_ops.cli.operations import cancel, list_operations, progress
 from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed
 from docora_ops.cli.schedule import schedule
@@ -41,6 +41,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
     ("retry-all-failed", retry_all_failed, "docora-ops retry-all-failed --error 502 --dry-run"),
     ("resync", resync, "docora-ops resync 'Acme Search' octo/api"),
     ("schedule", schedule, "docora-ops schedule --dry-run"),
+    ("operations", list_operations, "docora-ops operations"),
     ("progress", progress, "docora-ops progress bulk_0123456789abcdef --follow"),
     ("cancel", cancel, "docora-ops cancel bulk_0123456789abcdef"),
     ("worker", worker, "docora-ops worker --concurrency 4"),

@@ -1,4 +1,4 @@
-"""`progress` and `cancel`. Both need only Redis."""
+"""`operations`, `progress` and `cancel`. All need only Redis."""
 
 from __future__ import annotations
 
@@ -16,6 +16,25 @@ if TYPE_CHECKING:
 
 _POLL = 0.5
 _SILENCE = 60
+
+
+def list_operations(typer_context: typer.Context, as_json: JsonOption = False) -> int:
+    """Show the bulk operations that are still known: ours, and those of Docora's dashboard.
+
+    An operation whose runner has been silent for two minutes has lost it.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions import operations
+    from docora_ops.render import documents, tables
+
+    found = operations.known_operations(context.store)
+    if as_json:
+        context.show_document(documents.operations(found))
+    elif found:
+        context.show(tables.operations(found))
+    else:
+        context.say("No bulk operation is known: one is forgotten an hour after its last step.")
+    return ExitCode.OK
 
 
 def progress(

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import islice
 from typing import cast
 
 from redis import Redis
 
-from docora_ops.models import Progress
+from docora_ops.models import KnownOperation, OperationState, Progress
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.settings import Settings
 
 EXPIRY = 3_600
 """Seconds that an operation is remembered after its last step."""
+HEARTBEAT = 30
+"""Seconds after which a runner makes itself heard, even if its batch takes longer."""
+OWNER_PATIENCE = timedelta(seconds=120)
+"""A running operation that has been silent for longer has lost its runner."""
+
+_PREFIX = "docora:bulk:"
+_SCAN_COUNT = 5_000
+_READ_COUNT = 500
 
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 
@@ -84,10 +95,47 @@ class ProgressStore:
             values = cast(
                 "list[bytes | None]", self._client.hmget(_key(operation_id), list(_FIELDS))
             )
-        if all(value is None for value in values):
-            return None
-        total, completed, succeeded, failed = (_number(value) for value in values[:4])
-        return Progress(operation_id, total, completed, succeeded, failed, values[4] == b"true")
+        return _progress(operation_id, values)
+
+    def read_all(self) -> list[KnownOperation]:
+        """Every operation that is still remembered, the one with the latest step first."""
+        with redis_errors(self._where):
+            keys = iter(
+                # A set: SCAN may name a key twice.
+                set(self._client.scan_iter(f"{_PREFIX}*", count=_SCAN_COUNT, _type="HASH"))
+            )
+            found: list[KnownOperation] = []
+            while some := list(islice(keys, _READ_COUNT)):
+                found += self._read_some(some)
+        return sorted(
+            found,
+            key=lambda each: (
+                timedelta.max if each.silence is None else each.silence,
+                each.progress.operation_id,
+            ),
+        )
+
+    def _read_some(self, keys: Sequence[bytes]) -> Iterator[KnownOperation]:
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            for key in keys:
+                pipeline.hmget(key, list(_FIELDS))
+                pipeline.pttl(key)
+            (seconds, _), *replies = pipeline.execute()
+        for key, values, left in zip(keys, replies[::2], replies[1::2], strict=True):
+            operation_id = key.decode(errors="backslashreplace").removeprefix(_PREFIX)
+            progress = _progress(operation_id, values)
+            if progress is None:
+                continue
+            # It lives for an hour after each step: so what is left tells when that was.
+            silence = timedelta(seconds=EXPIRY) - timedelta(milliseconds=left)
+            known = left >= 0 and silence >= timedelta(0)
+            yield KnownOperation(
+                progress,
+                _state(progress, silence if known else timedelta(0)),
+                silence if known else None,
+                datetime.fromtimestamp(seconds, UTC) - silence if known else None,
+            )
 
     def cancel(self, operation_id: str) -> CancelReply:
         """Ask the runner to stop before its next step. Never creates an operation."""
@@ -97,8 +145,23 @@ class ProgressStore:
 
 
 def _key(operation_id: str) -> str:
-    return f"docora:bulk:{operation_id}"
+    return _PREFIX + operation_id
+
+
+def _progress(operation_id: str, values: Sequence[bytes | None]) -> Progress | None:
+    if all(value is None for value in values):
+        return None
+    total, completed, succeeded, failed = (_number(value) for value in values[:4])
+    return Progress(operation_id, total, completed, succeeded, failed, values[4] == b"true")
+
+
+def _state(progress: Progress, silence: timedelta) -> OperationState:
+    if progress.finished:
+        return OperationState.DONE
+    if progress.cancelled:
+        return OperationState.CANCELLED
+    return OperationState.OWNER_GONE if silence > OWNER_PATIENCE else OperationState.RUNNING
 
 
 def _number(value: bytes | None) -> int:
-    return int(value) if value and value.isdigit() else 0
+    return int(value) if value and value.isdigit() and len(value) < 20 else 0  # noqa: PLR2004

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from docora_ops.errors import DocoraOpsError
 from docora_ops.models import (
     BulkResult,
+    KnownOperation,
     LinkResult,
     Operation,
     Outcome,
@@ -115,15 +116,17 @@ def encode_dry_run(result: BulkResult, links: Iterable[PlannedLink]) -> Iterator
 
 def progress(operation: Progress) -> Document:
     """Of `progress`."""
+    return {"data": _progress(operation)}
+
+
+def operations(known: Iterable[KnownOperation]) -> Document:
+    """Of `operations`."""
     return {
-        "data": {
-            "operation_id": operation.operation_id,
-            "total": operation.total,
-            "completed": operation.completed,
-            "succeeded": operation.succeeded,
-            "failed": operation.failed,
-            "cancelled": operation.cancelled,
-        }
+        "data": [
+            _progress(operation.progress)
+            | {"state": operation.state, "last_step_at": moment(operation.last_step_at)}
+            for operation in known
+        ]
     }
 
 
@@ -140,6 +143,17 @@ def error(problem: DocoraOpsError, done: BulkResult | None = None) -> Document:
     if done is not None:
         document |= bulk_result(done)
     return document | problem.details
+
+
+def _progress(operation: Progress) -> Document:
+    return {
+        "operation_id": operation.operation_id,
+        "total": operation.total,
+        "completed": operation.completed,
+        "succeeded": operation.succeeded,
+        "failed": operation.failed,
+        "cancelled": operation.cancelled,
+    }
 
 
 def _counts(result: BulkResult) -> Document:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from rich import box
 from rich.cells import cell_len
@@ -14,9 +14,11 @@ from rich.text import Text
 from docora_ops.models import (
     AppCount,
     BulkResult,
+    KnownOperation,
     LinkFailure,
     LinkResult,
     Operation,
+    OperationState,
     Outcome,
     PlannedLink,
     Progress,
@@ -50,6 +52,12 @@ _STYLES = {
     Outcome.ALREADY_RUNNING: "cyan",
     Outcome.SKIPPED: "yellow",
     Outcome.FAILED: "bold red",
+}
+_STATE_STYLES = {
+    OperationState.RUNNING: "cyan",
+    OperationState.DONE: "green",
+    OperationState.CANCELLED: "yellow",
+    OperationState.OWNER_GONE: "bold red",
 }
 
 
@@ -212,6 +220,34 @@ def progress(operation: Progress) -> RenderableType:
     table.add_row("Failed", cell(operation.failed, "bold red" if operation.failed else ""))
     table.add_row("Cancelled", cell("yes" if operation.cancelled else "no"))
     return table
+
+
+def operations(known: Iterable[KnownOperation]) -> RenderableType:
+    """Bulk operations, how far they are and whether anybody goes on with them."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
+    table.add_column("Operation", overflow="fold")
+    for name in ("Completed", "Succeeded", "Failed"):
+        table.add_column(name, justify="right")
+    table.add_column("State")
+    table.add_column("Last step")
+    for operation in known:
+        progress = operation.progress
+        table.add_row(
+            cell(progress.operation_id),
+            cell(f"{progress.completed} of {progress.total}"),
+            cell(progress.succeeded),
+            cell(progress.failed, "bold red" if progress.failed else ""),
+            cell(operation.state.replace("_", " "), _STATE_STYLES[operation.state]),
+            cell(_ago(operation.silence)),
+        )
+    return table
+
+
+def _ago(silence: timedelta | None) -> str:
+    if silence is None:
+        return "unknown"
+    minutes, seconds = divmod(int(silence.total_seconds()), 60)
+    return f"{minutes} min {seconds} s ago" if minutes else f"{seconds} s ago"
 
 
 def _pairs() -> Table:

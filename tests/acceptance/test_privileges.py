@@ -147,6 +147,7 @@ def test_the_redis_user_of_readme_is_enough_for_everything(
         operation = re.search(r"bulk_\w+", result.stderr)
         assert operation
         assert limited.run("progress", operation[0]).code == 0
+        assert operation[0] in limited.run("operations").stdout
         assert limited.run("cancel", operation[0]).code == 4
         do_everything(limited, owner)
         limited.close()
