@@ -80,7 +80,7 @@ def retry_all_failed(
             min=1,
             max=10**9,
             show_default=False,
-            help="At most so many links.",
+            help="At most so many links, spread over the apps.",
         ),
     ] = None,
     skip_open_circuits: Annotated[

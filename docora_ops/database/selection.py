@@ -25,6 +25,14 @@ _CIRCUIT_CLOSED = """
        OR r.circuit_open_until IS NULL OR r.circuit_open_until <= now())
 """
 
+_FAILED_SHARES = f"""
+FROM unnest(%(app_ids)s::text[], %(shares)s::bigint[]) AS share(app_id, links)
+CROSS JOIN LATERAL (
+    SELECT l.id, l.app_id, l.repository_id {_FAILED} {_CIRCUIT_CLOSED} AND l.app_id = share.app_id
+    ORDER BY l.repository_id LIMIT share.links
+) AS l
+"""
+
 _OF_APP = """
 FROM app_repositories l JOIN apps a USING (app_id)
 WHERE l.app_id = %(app_id)s
@@ -35,7 +43,7 @@ FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (re
 WHERE {DUE}
 """
 
-_ORDER = "ORDER BY l.app_id, l.repository_id LIMIT %(limit)s"
+_ORDER = "ORDER BY l.app_id, l.repository_id"
 
 COUNT_OPEN_CIRCUITS = f"SELECT count(*) {_FAILED} AND r.circuit_open_until > now()"
 
@@ -52,11 +60,12 @@ GROUP BY app_id, app_name ORDER BY app_id
 """
 
 DECLARE_FAILED = _DECLARE + _FAILED + _CIRCUIT_CLOSED + _ORDER
-COUNT_FAILED = _COUNT_BY_APP.replace("{links}", _FAILED + _CIRCUIT_CLOSED + _ORDER)
+COUNT_FAILED = _COUNT_BY_APP.replace("{links}", _FAILED + _CIRCUIT_CLOSED)
+DECLARE_FAILED_SHARES = _DECLARE + _FAILED_SHARES + _ORDER
 DECLARE_OF_APP = _DECLARE + _OF_APP + _ORDER
-COUNT_OF_APP = _COUNT_BY_APP.replace("{links}", _OF_APP + _ORDER)
+COUNT_OF_APP = _COUNT_BY_APP.replace("{links}", _OF_APP)
 DECLARE_DUE = _DECLARE + _DUE + _ORDER
-COUNT_DUE = _COUNT_BY_APP.replace("{links}", _DUE + _ORDER)
+COUNT_DUE = _COUNT_BY_APP.replace("{links}", _DUE)
 
 # These two take no parameters; what is put in is our own number.
 MOVE = "MOVE ABSOLUTE {position} IN docora_ops_selection"
@@ -105,10 +114,9 @@ class Selection:
 @contextmanager
 def select_failed(database: Database, which: FailedFilter) -> Iterator[Selection]:
     """The failed links that match; the selection lives until the block ends."""
-    parameters = {
+    parameters: dict[str, object] = {
         "app_id": which.app_id,
         "error": which.error,
-        "limit": which.limit,
         "skip_open_circuits": which.skip_open_circuits,
     }
     with database.snapshot():
@@ -117,7 +125,13 @@ def select_failed(database: Database, which: FailedFilter) -> Iterator[Selection
             row = database.row(COUNT_OPEN_CIRCUITS, parameters)
             left_out = int(row[0]) if row else 0
         by_app = _count(database, COUNT_FAILED, parameters)
-        database.execute(DECLARE_FAILED, parameters)
+        if which.limit is not None and which.limit < sum(count.links for count in by_app):
+            by_app = _spread(by_app, which.limit)
+            parameters["app_ids"] = [count.app.app_id for count in by_app]
+            parameters["shares"] = [count.links for count in by_app]
+            database.execute(DECLARE_FAILED_SHARES, parameters)
+        else:
+            database.execute(DECLARE_FAILED, parameters)
     with _closing_in_the_end(database):
         claim = partial(claim_links, status=LinkStatus.FAILED)
         yield Selection(database, by_app, claim, left_out)
@@ -126,7 +140,7 @@ def select_failed(database: Database, which: FailedFilter) -> Iterator[Selection
 @contextmanager
 def select_of_app(database: Database, app_id: str) -> Iterator[Selection]:
     """Every link of an app; the selection lives until the block ends."""
-    parameters = {"app_id": app_id, "limit": None}
+    parameters = {"app_id": app_id}
     with database.snapshot():
         by_app = _count(database, COUNT_OF_APP, parameters)
         database.execute(DECLARE_OF_APP, parameters)
@@ -137,7 +151,7 @@ def select_of_app(database: Database, app_id: str) -> Iterator[Selection]:
 @contextmanager
 def select_due(database: Database, rescan_interval_ms: int) -> Iterator[Selection]:
     """The links that a job is due for; the selection lives until the block ends."""
-    parameters = {"rescan_interval_ms": rescan_interval_ms, "limit": None}
+    parameters = {"rescan_interval_ms": rescan_interval_ms}
     with database.snapshot():
         by_app = _count(database, COUNT_DUE, parameters)
         database.execute(DECLARE_DUE, parameters)
@@ -149,6 +163,27 @@ def select_due(database: Database, rescan_interval_ms: int) -> Iterator[Selectio
 def _count(database: Database, sql: str, parameters: Mapping[str, object]) -> tuple[AppCount, ...]:
     rows = database.rows(sql, parameters)
     return tuple(AppCount(App(app_id, app_name), links) for app_id, app_name, links in rows)
+
+
+def _spread(by_app: Sequence[AppCount], limit: int) -> tuple[AppCount, ...]:
+    """Each app's share of `limit` links, which are fewer than there are."""
+    share, left = 0, limit
+    for apps, links in zip(
+        range(len(by_app), 0, -1), sorted(count.links for count in by_app), strict=True
+    ):
+        if (links - share) * apps > left:
+            share, left = share + left // apps, left % apps
+            break
+        left -= (links - share) * apps
+        share = links
+    shares = []
+    for count in by_app:
+        links = min(count.links, share)
+        if left and count.links > share:
+            links, left = links + 1, left - 1
+        if links:
+            shares.append(AppCount(count.app, links))
+    return tuple(shares)
 
 
 @contextmanager

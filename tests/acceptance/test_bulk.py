@@ -175,21 +175,31 @@ def test_error_is_a_literal_substring_in_whatever_case(docora: Docora) -> None:
     assert [docora.was_reset(link) for link in links] == [True, True, *[False] * 4]
 
 
-def test_limit_takes_the_first_by_app_id_then_repository_id(docora: Docora) -> None:
-    last, middle, first = (
-        docora.link(docora.add_app(app_id=f"app_{app * 24}"), docora.add_repository())
-        for app in "cba"
-    )
-    second = docora.link(first.app_id, docora.add_repository())
-    in_order = [first.job_id, second.job_id, middle.job_id, last.job_id]
-    result = docora.run("retry-all-failed", "--limit", "3", "--json")
-    assert (result.code, result.data["total"], result.data["queued"]) == (0, 3, 3)
-    assert docora.waiting() == in_order[:3]
-    assert docora.status(last) == "failed"
+def test_limit_spreads_its_pick_over_the_apps_and_a_rerun_takes_the_next(docora: Docora) -> None:
+    def link(app_id: str) -> TestLink:
+        return docora.link(app_id, docora.add_repository())
 
-    rest = docora.run("retry-all-failed", "--limit", "3", "--json")
-    assert rest.data["total"] == 1
-    assert docora.waiting() == in_order
+    c, b, a = (docora.add_app(app_id=f"app_{letter * 24}") for letter in "cba")
+    a_links, b_links = [link(a) for _ in range(4)], [link(b) for _ in range(2)]
+    c_link = link(c)
+    docora.link(b, docora.add_repository(), "synced")
+    picks = [
+        [a_links[0], b_links[0], c_link],
+        [a_links[1], a_links[2], b_links[1]],
+        [a_links[3]],
+    ]
+    limited = ("retry-all-failed", "--limit", "3", "--json")
+    assert job_ids(docora.run(*limited, "--dry-run")) == [link.job_id for link in picks[0]]
+    assert job_ids(docora.run("retry-all-failed", "--limit", "5", "--dry-run", "--json")) == [
+        link.job_id for link in (*a_links[:2], *b_links, c_link)
+    ]
+    done: list[str] = []
+    for pick in picks:
+        result = docora.run(*limited)
+        assert (result.code, result.data["total"], result.data["queued"]) == (0, *[len(pick)] * 2)
+        done += [link.job_id for link in pick]
+        assert docora.waiting() == done
+    assert docora.statuses() == {"pending_snapshot": 7, "synced": 1}
 
 
 def test_app_by_id_or_name_chooses_and_an_unknown_or_doubtful_one_changes_nothing(

@@ -183,7 +183,7 @@ def test_the_order_holds_though_the_first_batch_takes_longer_than_the_next(docor
 
 @pytest.mark.parametrize(("limit", "queued"), [(1, 1), (7, 7), (10, 10), (11, 10)])
 def test_a_limit_takes_the_first_links_in_order(docora: Docora, limit: int, queued: int) -> None:
-    docora.add_links(10, apps=2)
+    docora.add_links(10)
     result = docora.rooms().retry_all(limit=limit, batch_size=3)
     assert result.total == result.completed == queued
     assert sorted(docora.waiting()) == job_ids_in_order(docora)[:queued]
