@@ -183,6 +183,57 @@ class LinkFailure:
     error: str
 
 
+@dataclass(frozen=True)
+class KeptFailures:
+    """The links that an operation has left undone, as far as they were kept with it."""
+
+    items: Sequence[LinkFailure] = ()
+    total: int = 0
+
+    @property
+    def not_kept(self) -> int:
+        """How many more there were."""
+        return max(self.total - len(self.items), 0)
+
+
+class WaitEnd(StrEnum):
+    """How the wait for the snapshot of one link has ended."""
+
+    SYNCED = "synced"
+    FAILED = "failed"
+    GONE = "gone"
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class LinkWait:
+    """What the wait for one link has shown. `status`: None where the link is gone."""
+
+    end: WaitEnd
+    status: str | None
+    error: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BulkWait:
+    """What the wait for many links has shown so far."""
+
+    synced: int
+    failed: int
+    gone: int
+    running: int
+    """Links of which nothing is known yet: their jobs wait or run."""
+    failures: Sequence[LinkFailure]
+    seconds: float
+
+    @property
+    def total(self) -> int:
+        """How many links have been followed."""
+        return self.synced + self.failed + self.gone + self.running
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedLink(_OneLink):
     """What a dry run says of one link."""
@@ -291,4 +342,5 @@ class FailedFilter:
     error: str | None = None
     """Case-insensitive substring of `last_error`, taken literally."""
     limit: int | None = None
+    """At most so many: each app has its turn before one has another."""
     skip_open_circuits: bool = False

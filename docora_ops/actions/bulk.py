@@ -61,6 +61,7 @@ class BulkRun:
     _failures: list[LinkFailure] = field(default_factory=list)
     _planner: BatchPlanner | None = None
     _reported_at: float = 0
+    _reported_failures: int = 0
 
     def start(self) -> str:
         """Make the operation known in Redis; returns its id. Raises RedisError.
@@ -239,6 +240,9 @@ class BulkRun:
                 succeeded=count_succeeded(self._counts),
                 failed=self._counts[Outcome.FAILED],
                 cancelled=self.cancelled,
-            )
+            ),
+            self._failures,
+            since=self._reported_failures,
         )
+        self._reported_failures = len(self._failures)
         self.cancelled = self.cancelled or was_cancelled

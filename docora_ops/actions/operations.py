@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from docora_ops.errors import NotFoundError, OperationFinishedError
-from docora_ops.models import KnownOperation, Progress
+from docora_ops.models import KeptFailures, KnownOperation, Progress
 from docora_ops.queue import ProgressStore
 from docora_ops.queue.progress import CancelReply
 
@@ -14,6 +14,14 @@ def progress(store: ProgressStore, operation_id: str) -> Progress:
     if found is None:
         raise _not_found(operation_id)
     return found
+
+
+def failures(store: ProgressStore, operation_id: str) -> KeptFailures:
+    """The links that the operation has left undone so far. Raises RedisError.
+
+    None are kept with an operation of the dashboard.
+    """
+    return store.read_failures(operation_id)
 
 
 def known_operations(store: ProgressStore) -> list[KnownOperation]:

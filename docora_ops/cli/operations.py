@@ -54,10 +54,13 @@ def progress(
     found = operations.progress(context.store, operation_id)
     if follow:
         found = _follow(context, found)
+    failures = operations.failures(context.store, operation_id)
     if as_json:
-        context.show_document(documents.progress(found))
+        context.show_document(documents.progress(found, failures))
     else:
         context.show(tables.progress(found))
+        if failures.items:
+            context.show("", tables.failures(failures.items, failures.total))
     if follow and (found.cancelled or found.failed):
         return ExitCode.PROBLEMS
     return ExitCode.OK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,13 @@ from typing import cast
 
 from redis import Redis
 
-from docora_ops.models import KnownOperation, OperationState, Progress
+from docora_ops.models import (
+    KeptFailures,
+    KnownOperation,
+    LinkFailure,
+    OperationState,
+    Progress,
+)
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.settings import Settings
 
@@ -22,17 +29,27 @@ HEARTBEAT = 30
 OWNER_PATIENCE = timedelta(seconds=120)
 """A running operation that has been silent for longer has lost its runner."""
 
+FAILURES_KEPT = 10_000
+
 _PREFIX = "docora:bulk:"
-_SCAN_COUNT = 5_000
+_SCAN_COUNT = 1_000
 _READ_COUNT = 500
 
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 
+# The failures go by their numbers, so that a report that is made twice does no harm.
 _WRITE = """
 redis.call('HSET', KEYS[1], 'total', ARGV[2], 'completed', ARGV[3], 'succeeded', ARGV[4],
   'failed', ARGV[5])
 redis.call('HSETNX', KEYS[1], 'cancelled', 'false')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
+if tonumber(ARGV[6]) > 0 then
+  redis.call('HSET', KEYS[2], 'total', ARGV[6])
+  for i = 8, #ARGV do
+    redis.call('HSET', KEYS[2], ARGV[7] + i - 8, ARGV[i])
+  end
+  redis.call('EXPIRE', KEYS[2], ARGV[1])
+end
 return redis.call('HGET', KEYS[1], 'cancelled')
 """
 
@@ -71,20 +88,29 @@ class ProgressStore:
         self._write = client.register_script(_WRITE)
         self._cancel = client.register_script(_CANCEL)
 
-    def write(self, progress: Progress) -> bool:
+    def write(
+        self, progress: Progress, failures: Sequence[LinkFailure] = (), *, since: int = 0
+    ) -> bool:
         """Store the absolute counts and renew their life; returns whether it was cancelled.
 
         `progress.cancelled` is not written: cancelling may come from anywhere at any time.
+        `failures`: all so far, of which those before the index `since` have been stored already.
         """
         with redis_errors(self._where):
             cancelled = self._write(
-                keys=[_key(progress.operation_id)],
+                keys=[_key(progress.operation_id), _failures_key(progress.operation_id)],
                 args=[
                     EXPIRY,
                     progress.total,
                     progress.completed,
                     progress.succeeded,
                     progress.failed,
+                    len(failures),
+                    since,
+                    *(
+                        json.dumps([failure.job_id, failure.error])
+                        for failure in failures[since:FAILURES_KEPT]
+                    ),
                 ],
             )
         return cast("bytes", cancelled) == b"true"
@@ -96,6 +122,15 @@ class ProgressStore:
                 "list[bytes | None]", self._client.hmget(_key(operation_id), list(_FIELDS))
             )
         return _progress(operation_id, values)
+
+    def read_failures(self, operation_id: str) -> KeptFailures:
+        """The links that the operation has left undone so far, in the order of their failures."""
+        with redis_errors(self._where):
+            fields = cast("dict[bytes, bytes]", self._client.hgetall(_failures_key(operation_id)))
+        total = _number(fields.pop(b"total", None))
+        found = ((_number(name), _failure(value)) for name, value in fields.items())
+        kept = {number: failure for number, failure in found if failure}
+        return KeptFailures(tuple(kept[number] for number in sorted(kept)), total)
 
     def read_all(self) -> list[KnownOperation]:
         """Every operation that is still remembered, the one with the latest step first."""
@@ -146,6 +181,19 @@ class ProgressStore:
 
 def _key(operation_id: str) -> str:
     return _PREFIX + operation_id
+
+
+def _failures_key(operation_id: str) -> str:
+    # Not below the others' prefix: the dashboard would take it for an operation.
+    return f"docora-ops:operation:{operation_id}:failures"
+
+
+def _failure(value: bytes) -> LinkFailure | None:
+    try:
+        job_id, error = json.loads(value)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return LinkFailure(str(job_id), str(error))
 
 
 def _progress(operation_id: str, values: Sequence[bytes | None]) -> Progress | None:

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 from docora_ops.errors import DocoraOpsError
 from docora_ops.models import (
     BulkResult,
+    KeptFailures,
     KnownOperation,
+    LinkFailure,
     LinkResult,
     Operation,
     Outcome,
@@ -82,9 +84,7 @@ def bulk_result(result: BulkResult) -> Document:
         "message": bulk_message(result),
         "operation_id": result.operation_id,
         **_counts(result),
-        "failures": [
-            {"job_id": failure.job_id, "error": failure.error} for failure in result.failures
-        ],
+        "failures": _failures(result.failures),
         **_optional(result),
     }
     return {"data": data}
@@ -114,9 +114,12 @@ def encode_dry_run(result: BulkResult, links: Iterable[PlannedLink]) -> Iterator
     yield "]" + tail
 
 
-def progress(operation: Progress) -> Document:
+def progress(operation: Progress, failures: KeptFailures) -> Document:
     """Of `progress`."""
-    return {"data": _progress(operation)}
+    data = _progress(operation) | {"failures": _failures(failures.items)}
+    if failures.not_kept:
+        data["failures_not_kept"] = failures.not_kept
+    return {"data": data}
 
 
 def operations(known: Iterable[KnownOperation]) -> Document:
@@ -154,6 +157,10 @@ def _progress(operation: Progress) -> Document:
         "failed": operation.failed,
         "cancelled": operation.cancelled,
     }
+
+
+def _failures(failures: Iterable[LinkFailure]) -> list[Document]:
+    return [{"job_id": failure.job_id, "error": failure.error} for failure in failures]
 
 
 def _counts(result: BulkResult) -> Document:

@@ -187,15 +187,16 @@ def _outcome_lines(
     return table
 
 
-def failures(items: Sequence[LinkFailure]) -> RenderableType:
-    """The first links that were left undone, and why."""
+def failures(items: Sequence[LinkFailure], total: int = 0) -> RenderableType:
+    """The first links that were left undone, and why; `total`: if there are more than these."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
     table.add_column("Not done", overflow="fold")
     table.add_column("Why", overflow="fold")
     for failure in items[:FAILURES_SHOWN]:
         table.add_row(cell(failure.job_id), cell(failure.error))
     if len(items) > FAILURES_SHOWN:
-        table.add_row(cell(f"and {len(items) - FAILURES_SHOWN} more"), cell("see --json"))
+        more = max(total, len(items)) - FAILURES_SHOWN
+        table.add_row(cell(f"and {more} more"), cell("see --json"))
     return table
 
 

@@ -23,7 +23,8 @@ def write(docora: Docora, operation_id: str, *, left: int = 3_600_000, **changed
     """The hash as Docora's dashboard makes it; `left`: of its life, in ms."""
     fields = {"total": "9", "completed": "4", "succeeded": "3", "failed": "1", "cancelled": "false"}
     key = f"docora:bulk:{operation_id}"
-    docora.redis.hset(key, mapping={**fields, **changed})
+    for name, value in {**fields, **changed}.items():
+        docora.redis.hset(key, name, value)
     docora.redis.pexpire(key, left)
     return key
 

@@ -41,6 +41,7 @@ def test_progress_reads_an_operation_of_the_dashboard_and_needs_only_redis(
             "succeeded": 3,
             "failed": 1,
             "cancelled": False,
+            "failures": [],
         }
     }
     assert document.stderr == ""
@@ -200,4 +201,5 @@ def test_an_operation_of_ours_is_there_to_see_when_it_has_ended(docora: Docora) 
         "succeeded": 3,
         "failed": 0,
         "cancelled": False,
+        "failures": [],
     }

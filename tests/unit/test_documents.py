@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,11 +13,14 @@ from docora_ops.errors import NotFailedError, PostgresError, UsageError
 from docora_ops.models import (
     App,
     BulkResult,
+    KeptFailures,
+    KnownOperation,
     Link,
     LinkFailure,
     LinkRef,
     LinkResult,
     Operation,
+    OperationState,
     Outcome,
     Payload,
     PlannedLink,
@@ -249,15 +252,42 @@ def test_a_dry_run() -> None:
 
 def test_progress() -> None:
     operation = Progress("bulk_0", total=10, completed=4, succeeded=3, failed=1, cancelled=True)
-    assert decoded(documents.progress(operation)) == {
-        "data": {
-            "operation_id": "bulk_0",
-            "total": 10,
-            "completed": 4,
-            "succeeded": 3,
-            "failed": 1,
-            "cancelled": True,
-        }
+    expected: dict[str, Any] = {
+        "operation_id": "bulk_0",
+        "total": 10,
+        "completed": 4,
+        "succeeded": 3,
+        "failed": 1,
+        "cancelled": True,
+        "failures": [],
+    }
+    assert decoded(documents.progress(operation, KeptFailures())) == {"data": expected}
+    expected["failures"] = [{"job_id": "app_1-repo_1", "error": "no job id"}]
+    expected["failures_not_kept"] = 2
+    failures = KeptFailures([LinkFailure("app_1-repo_1", "no job id")], 3)
+    assert decoded(documents.progress(operation, failures)) == {"data": expected}
+
+
+def test_operations() -> None:
+    step = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    operation = Progress("bulk_0", total=10, completed=4, succeeded=3, failed=1, cancelled=False)
+    known = [
+        KnownOperation(operation, OperationState.OWNER_GONE, timedelta(minutes=3), step),
+        KnownOperation(operation, OperationState.RUNNING, None, None),
+    ]
+    common = {
+        "operation_id": "bulk_0",
+        "total": 10,
+        "completed": 4,
+        "succeeded": 3,
+        "failed": 1,
+        "cancelled": False,
+    }
+    assert decoded(documents.operations(known)) == {
+        "data": [
+            common | {"state": "owner_gone", "last_step_at": "2026-01-02T03:04:05.000Z"},
+            common | {"state": "running", "last_step_at": None},
+        ]
     }
 
 
