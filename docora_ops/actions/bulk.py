@@ -19,6 +19,7 @@ from docora_ops.errors import ServerError
 from docora_ops.models import (
     BulkResult,
     LinkFailure,
+    LinkRef,
     Operation,
     Outcome,
     Progress,
@@ -53,6 +54,7 @@ class BulkRun:
     batch_size: int
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
+    on_settled: Callable[[LinkRef, Outcome], None] = lambda _ref, _outcome: None
     operation_id: str | None = None
     cancelled: bool = False
     _deliveries_cleared: int = 0
@@ -213,6 +215,7 @@ class BulkRun:
 
     def _count(self, batch: Batch) -> None:
         for item in batch.settled:
+            self.on_settled(item.ref, item.outcome)
             self._counts[item.outcome] += 1
             self._by_app.setdefault(item.ref.app_id, Counter())[item.outcome] += 1
             error = self._failure(item)

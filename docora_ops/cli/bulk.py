@@ -13,12 +13,14 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from docora_ops.actions.bulk import BulkRun
+from docora_ops.actions.following import Following
 from docora_ops.actions.surroundings import look_around
 from docora_ops.cli.context import Context
-from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.exit_codes import ExitCode, exit_code_of, gravest
+from docora_ops.cli.waiting import Wait, codes_of, wait_for_links
 from docora_ops.database import Selection
 from docora_ops.errors import RedisError, ServerError
-from docora_ops.models import BulkResult, Operation, Outcome
+from docora_ops.models import BulkResult, LinkRef, Operation, Outcome
 from docora_ops.render import documents, tables
 from docora_ops.render.console import may_animate
 
@@ -35,6 +37,7 @@ class BulkCommand:
         *,
         dry_run: bool,
         as_json: bool,
+        wait: Wait | None = None,
     ) -> None:
         self._context = context
         self._dry_run = dry_run
@@ -48,6 +51,11 @@ class BulkCommand:
             selection,
             batch_size,
         )
+        self._wait = wait
+        self._following = Following(context.database, context.queue, self._run.stop)
+        if wait is not None:
+            self._run.on_settled = self._follow
+        self._workers = 0
         context.collect_garbage()
 
     def run(self, question: str = "", *, ask: bool = False, **values: object) -> int:
@@ -62,6 +70,7 @@ class BulkCommand:
         surroundings = look_around(context.queue)
         if selection.total == 0:
             return self._finish(self._run.result())
+        self._workers = surroundings.workers
         context.warn(surroundings)
         if ask and context.can_ask:
             if len(selection.by_app) > 1:
@@ -75,6 +84,9 @@ class BulkCommand:
                     context.say("{}: operation {}, {}.", where, self._run.start(), links)
                 with self._bar():
                     result = self._run.run()
+                if self._wait is not None:
+                    # In here still: a signal from now on is for the wait.
+                    return self._finish_after_wait(result, self._wait)
         except ServerError as error:
             return self._break_off(error)
         return self._finish(result)
@@ -86,7 +98,7 @@ class BulkCommand:
         self._context.database.close()  # or the selection's end would wait for a lost server too
         result = self._run.result()
         if self._as_json:
-            self._context.show_document(documents.error(error, result))
+            self._context.show_document(documents.error(error, documents.bulk_result(result)))
         else:
             self._show_summary(result)
         self._context.say("Error: {}", error.message, style="bold red")
@@ -97,11 +109,52 @@ class BulkCommand:
     def _finish(self, result: BulkResult) -> int:
         if self._as_json:
             if result.links is None:
-                self._context.show_document(documents.bulk_result(result))
+                waited = self._following.result() if self._wait else None
+                self._context.show_document(documents.bulk_result(result, waited))
             else:
                 self._context.show_text(documents.encode_dry_run(result, result.links))
         else:
             self._show_summary(result)
+        return self._code_of(result)
+
+    def _follow(self, ref: LinkRef, outcome: Outcome) -> None:
+        # A running snapshot is not the one that was to be queued by a resync: a failure already.
+        if outcome.succeeded or self._operation is not Operation.RESYNC:
+            self._following.add(ref, outcome)
+
+    def _finish_after_wait(self, result: BulkResult, wait: Wait) -> int:
+        context = self._context
+        if not self._as_json:
+            self._show_summary(result)
+        lost: ServerError | None = None
+        try:
+            waited = wait_for_links(context, wait, self._following, self._workers)
+        except ServerError as error:
+            lost = error
+            context.database.close()
+            waited = self._following.result()
+        if self._as_json:
+            document = documents.bulk_result(result, waited)
+            context.show_document(documents.error(lost, document) if lost else document)
+        elif waited.total:
+            context.show("", tables.bulk_wait(waited))
+            if waited.failures:
+                context.show("", tables.failures(waited.failures, heading="Failed again"))
+        interrupted = self._run.stop.requested
+        if lost:
+            context.say("Error: {}", lost.message, style="bold red")
+            context.say("Hint: the jobs go on; {}", lost.hint or "")
+            return exit_code_of(lost)
+        if waited.running:
+            context.say(
+                "{}; {} still to come. The jobs go on; to look at them: docora-ops queue",
+                "No longer waiting" if interrupted else "Time ran out",
+                tables.amount(waited.running, "result"),
+                style="yellow",
+            )
+        return gravest({self._code_of(result), *codes_of(waited, interrupted=interrupted)})
+
+    def _code_of(self, result: BulkResult) -> ExitCode:
         if self._run.stop.requested and result.cancelled:
             return ExitCode.INTERRUPTED
         running = result.counts.get(Outcome.ALREADY_RUNNING, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from enum import IntEnum
 
 from docora_ops import errors
@@ -24,8 +25,26 @@ class ExitCode(IntEnum):
     """Postgres or Redis unreachable, refusing or too slow."""
     PROBLEMS = 6
     """Finished, with problems."""
+    SNAPSHOT_FAILED = 7
+    """`--wait`: the snapshot failed."""
+    TIMED_OUT = 8
+    """`--wait`: time ran out."""
     INTERRUPTED = 130
     """Interrupted."""
+
+
+_GRAVEST_FIRST = (
+    ExitCode.INTERRUPTED,
+    ExitCode.SNAPSHOT_FAILED,
+    ExitCode.PROBLEMS,
+    ExitCode.TIMED_OUT,
+    ExitCode.OK,
+)
+
+
+def gravest(codes: Container[ExitCode]) -> ExitCode:
+    """The one of several exit codes of a command that says most."""
+    return next(code for code in _GRAVEST_FIRST if code in codes)
 
 
 EXIT_CODES: tuple[tuple[type[errors.DocoraOpsError], ExitCode], ...] = (

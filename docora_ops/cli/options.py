@@ -31,3 +31,20 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")
 ]
+WaitOption = Annotated[
+    bool,
+    typer.Option(
+        "--wait", help="Wait for what the snapshots come to: exit code 7 if one failed again."
+    ),
+]
+TimeoutOption = Annotated[
+    int | None,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        min=1,
+        max=10**9,
+        show_default=False,
+        help="Wait no longer than this: exit code 8, and the jobs go on.",
+    ),
+]

@@ -11,8 +11,11 @@ from docora_ops.cli.options import (
     AppArgument,
     DryRunOption,
     JsonOption,
+    TimeoutOption,
+    WaitOption,
     YesOption,
 )
+from docora_ops.cli.waiting import Wait, wait_of
 from docora_ops.errors import UsageError
 
 _BATCH_SIZE = 50
@@ -29,6 +32,8 @@ def resync(
         ),
     ] = None,
     all_links: Annotated[bool, typer.Option("--all", help="Every link of the app.")] = False,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -48,17 +53,27 @@ def resync(
             else "resync of which repository?",
             hint="docora-ops resync APP REPO for one, docora-ops resync APP --all for every one",
         )
+    waiting = wait_of(wait=wait, timeout=timeout, dry_run=dry_run)
     if repo is not None:
-        return _one(context, app, repo, dry_run=dry_run, ask=not yes, as_json=as_json)
+        return _one(context, app, repo, dry_run=dry_run, ask=not yes, as_json=as_json, wait=waiting)
     if not (yes or dry_run or context.can_ask):
         raise UsageError(
             "resync --all sends every file of the app again, and nobody is here to confirm it",
             hint="add --yes",
         )
-    return _all(context, app, dry_run=dry_run, ask=not yes, as_json=as_json)
+    return _all(context, app, dry_run=dry_run, ask=not yes, as_json=as_json, wait=waiting)
 
 
-def _one(context: Context, app: str, repo: str, *, dry_run: bool, ask: bool, as_json: bool) -> int:
+def _one(
+    context: Context,
+    app: str,
+    repo: str,
+    *,
+    dry_run: bool,
+    ask: bool,
+    as_json: bool,
+    wait: Wait | None,
+) -> int:
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.actions.selecting import files_received
     from docora_ops.actions.single import resync as resync_link
@@ -80,11 +95,12 @@ def _one(context: Context, app: str, repo: str, *, dry_run: bool, ask: bool, as_
             where=context.database.target,
         )
     result = resync_link(context.database, context.queue, link.ref, dry_run=dry_run)
-    show_result(context, result, surroundings, dry_run=dry_run, as_json=as_json)
-    return 0
+    return show_result(context, result, surroundings, dry_run=dry_run, as_json=as_json, wait=wait)
 
 
-def _all(context: Context, app: str, *, dry_run: bool, ask: bool, as_json: bool) -> int:
+def _all(
+    context: Context, app: str, *, dry_run: bool, ask: bool, as_json: bool, wait: Wait | None
+) -> int:
     from docora_ops.actions.selecting import links_of_app
     from docora_ops.cli.bulk import BulkCommand
     from docora_ops.models import Operation
@@ -92,7 +108,13 @@ def _all(context: Context, app: str, *, dry_run: bool, ask: bool, as_json: bool)
 
     with links_of_app(context.database, app) as (found, selection, files):
         return BulkCommand(
-            context, Operation.RESYNC, selection, _BATCH_SIZE, dry_run=dry_run, as_json=as_json
+            context,
+            Operation.RESYNC,
+            selection,
+            _BATCH_SIZE,
+            dry_run=dry_run,
+            as_json=as_json,
+            wait=wait,
         ).run(
             "Send {app}, over {links}, {files} again: forget the delivery records in "
             "{where}, reset the links and queue their snapshot jobs?",

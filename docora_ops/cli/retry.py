@@ -12,8 +12,11 @@ from docora_ops.cli.options import (
     DryRunOption,
     JsonOption,
     RepoArgument,
+    TimeoutOption,
+    WaitOption,
     YesOption,
 )
+from docora_ops.cli.waiting import wait_of
 
 
 def retry(
@@ -26,6 +29,8 @@ def retry(
     reset_circuit: Annotated[
         bool, typer.Option("--reset-circuit", help="Close the repository's circuit breaker too.")
     ] = False,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -37,6 +42,7 @@ def retry(
     context = context_of(typer_context)
     require_text("APP", app)
     require_text("REPO", repo)
+    waiting = wait_of(wait=wait, timeout=timeout, dry_run=dry_run)
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.actions.single import retry as retry_link
     from docora_ops.actions.surroundings import look_around
@@ -53,8 +59,9 @@ def retry(
         reset_circuit=reset_circuit,
         dry_run=dry_run,
     )
-    show_result(context, result, surroundings, dry_run=dry_run, as_json=as_json)
-    return 0
+    return show_result(
+        context, result, surroundings, dry_run=dry_run, as_json=as_json, wait=waiting
+    )
 
 
 def retry_all_failed(
@@ -99,6 +106,8 @@ def retry_all_failed(
             help="Links that are locked, queued and committed together.",
         ),
     ] = 500,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -106,11 +115,13 @@ def retry_all_failed(
     """Put every failed link back to work, as one bulk operation.
 
     Goes in the order of app id, then repository id: when a link failed is not recorded. Killed at
-    any point, the same command finishes the rest.
+    any point, the same command finishes the rest. With `--limit` each app has its turn before one
+    has another: a few links show how all of them would fare.
     """
     context = context_of(typer_context)
     require_text("--app", app)
     require_text("--error", error)
+    waiting = wait_of(wait=wait, timeout=timeout, dry_run=dry_run)
     from docora_ops.actions.selecting import failed_links
     from docora_ops.cli.bulk import BulkCommand
     from docora_ops.models import Operation
@@ -123,5 +134,11 @@ def retry_all_failed(
         skip_open_circuits=skip_open_circuits,
     ) as selection:
         return BulkCommand(
-            context, Operation.RETRY, selection, batch_size, dry_run=dry_run, as_json=as_json
+            context,
+            Operation.RETRY,
+            selection,
+            batch_size,
+            dry_run=dry_run,
+            as_json=as_json,
+            wait=waiting,
         ).run("Reset {links} in {where} and queue their snapshot jobs?", ask=not yes)

@@ -3,7 +3,31 @@
 from __future__ import annotations
 
 from docora_ops.cli.context import Context
-from docora_ops.models import BulkResult, LinkResult, PlannedLink, Surroundings
+from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.waiting import Wait, wait_for_link
+from docora_ops.errors import ServerError
+from docora_ops.models import (
+    BulkResult,
+    LinkResult,
+    PlannedLink,
+    Surroundings,
+    WaitEnd,
+)
+
+_CODES = {
+    WaitEnd.SYNCED: ExitCode.OK,
+    WaitEnd.FAILED: ExitCode.SNAPSHOT_FAILED,
+    WaitEnd.GONE: ExitCode.PROBLEMS,
+    WaitEnd.TIMEOUT: ExitCode.TIMED_OUT,
+    WaitEnd.INTERRUPTED: ExitCode.INTERRUPTED,
+}
+_SENTENCES = {
+    WaitEnd.SYNCED: "The snapshot is done.",
+    WaitEnd.FAILED: "The snapshot failed again.",
+    WaitEnd.GONE: "The link was removed: there is nothing to wait for.",
+    WaitEnd.TIMEOUT: "Time ran out; the job goes on. To look at it: docora-ops show {} {}",
+    WaitEnd.INTERRUPTED: "No longer waiting; the job goes on. To look at it: docora-ops show {} {}",
+}
 
 
 def show_result(
@@ -13,8 +37,9 @@ def show_result(
     *,
     dry_run: bool,
     as_json: bool,
-) -> None:
-    """Print what was done with a link, or would be."""
+    wait: Wait | None = None,
+) -> int:
+    """Print what was done with a link, or would be, and what came of it. Returns the exit code."""
     from docora_ops.render import documents, tables
 
     payload = result.link.payload
@@ -38,8 +63,33 @@ def show_result(
     elif dry_run:
         context.show(*tables.plan([planned], context.out.width))
         context.say("Dry run: nothing was changed.")
-    elif as_json:
+    elif as_json and wait is None:
         context.show_document(documents.link_result(result, surroundings.workers))
-    else:
+    elif not as_json:
         context.show(tables.link_result(result))
         context.say(documents.link_message(result) + ".")
+    if wait is None:
+        return ExitCode.OK
+    return _show_wait(context, wait, result, surroundings.workers, as_json=as_json)
+
+
+def _show_wait(
+    context: Context, wait: Wait, result: LinkResult, workers: int, *, as_json: bool
+) -> int:
+    from docora_ops.render import documents, tables
+
+    try:
+        waited = wait_for_link(context, wait, result, workers)
+    except ServerError as error:
+        if as_json:
+            context.show_document(documents.error(error, documents.link_result(result, workers)))
+        context.say("Error: {}", error.message, style="bold red")
+        context.say("Hint: the job goes on; {}", error.hint or "")
+        return exit_code_of(error)
+    if as_json:
+        context.show_document(documents.link_result(result, workers, waited))
+    else:
+        context.show(tables.link_wait(waited))
+    ref = result.link.ref
+    context.say(_SENTENCES[waited.end], ref.app_id, ref.repository_id)
+    return _CODES[waited.end]

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator
 from docora_ops.errors import DocoraOpsError
 from docora_ops.models import (
     BulkResult,
+    BulkWait,
     KeptFailures,
     KnownOperation,
     LinkFailure,
     LinkResult,
+    LinkWait,
     Operation,
     Outcome,
     PlannedLink,
@@ -54,7 +56,7 @@ def bulk_message(result: BulkResult) -> str:
     return messages[result.operation]
 
 
-def link_result(result: LinkResult, workers: int) -> Document:
+def link_result(result: LinkResult, workers: int, wait: LinkWait | None = None) -> Document:
     """Of `retry` and `resync`."""
     link = result.link
     data: Document = {
@@ -75,10 +77,17 @@ def link_result(result: LinkResult, workers: int) -> Document:
     }
     if result.operation is Operation.RESYNC:
         data["deliveries_cleared"] = result.deliveries_cleared
+    if wait is not None:
+        data["waited"] = {
+            "result": wait.end,
+            "status": wait.status,
+            "error": wait.error,
+            "seconds": round(wait.seconds, 1),
+        }
     return {"data": data}
 
 
-def bulk_result(result: BulkResult) -> Document:
+def bulk_result(result: BulkResult, wait: BulkWait | None = None) -> Document:
     """Of `retry-all-failed`, `resync --all` and `schedule`."""
     data: Document = {
         "message": bulk_message(result),
@@ -87,6 +96,15 @@ def bulk_result(result: BulkResult) -> Document:
         "failures": _failures(result.failures),
         **_optional(result),
     }
+    if wait is not None:
+        data["waited"] = {
+            "synced": wait.synced,
+            "failed": wait.failed,
+            "gone": wait.gone,
+            "running": wait.running,
+            "seconds": round(wait.seconds, 1),
+        }
+        data["failed_links"] = _failures(wait.failures)
     return {"data": data}
 
 
@@ -138,13 +156,13 @@ def cancelled(operation_id: str) -> Document:
     return {"data": {"message": "Cancellation requested", "operation_id": operation_id}}
 
 
-def error(problem: DocoraOpsError, done: BulkResult | None = None) -> Document:
-    """Of any command that failed; `done`: what a bulk operation had done by then."""
+def error(problem: DocoraOpsError, done: Document | None = None) -> Document:
+    """Of any command that failed; `done`: the document of what had been done by then."""
     document: Document = {"error": problem.message, "code": problem.code}
     if problem.hint:
         document["hint"] = problem.hint
     if done is not None:
-        document |= bulk_result(done)
+        document |= done
     return document | problem.details
 
 

@@ -14,14 +14,17 @@ from rich.text import Text
 from docora_ops.models import (
     AppCount,
     BulkResult,
+    BulkWait,
     KnownOperation,
     LinkFailure,
     LinkResult,
+    LinkWait,
     Operation,
     OperationState,
     Outcome,
     PlannedLink,
     Progress,
+    WaitEnd,
 )
 from docora_ops.render.text import cell, inert, moment
 
@@ -187,10 +190,12 @@ def _outcome_lines(
     return table
 
 
-def failures(items: Sequence[LinkFailure], total: int = 0) -> RenderableType:
+def failures(
+    items: Sequence[LinkFailure], total: int = 0, heading: str = "Not done"
+) -> RenderableType:
     """The first links that were left undone, and why; `total`: if there are more than these."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
-    table.add_column("Not done", overflow="fold")
+    table.add_column(heading, overflow="fold")
     table.add_column("Why", overflow="fold")
     for failure in items[:FAILURES_SHOWN]:
         table.add_row(cell(failure.job_id), cell(failure.error))
@@ -198,6 +203,37 @@ def failures(items: Sequence[LinkFailure], total: int = 0) -> RenderableType:
         more = max(total, len(items)) - FAILURES_SHOWN
         table.add_row(cell(f"and {more} more"), cell("see --json"))
     return table
+
+
+def link_wait(wait: LinkWait) -> RenderableType:
+    """What the snapshot of one link has come to."""
+    results = {
+        WaitEnd.SYNCED: ("in sync", "green"),
+        WaitEnd.FAILED: ("failed again", "bold red"),
+        WaitEnd.GONE: ("the link is gone", "yellow"),
+    }
+    text, style = results.get(wait.end, (f"still {wait.status}", "yellow"))
+    table = _pairs()
+    table.add_row("Result", cell(f"{text}, after {wait.seconds:.0f} s", style))
+    if wait.error is not None:
+        table.add_row("Error", cell(wait.error))
+    return table
+
+
+def wait_counts(wait: BulkWait) -> str:
+    """How many links came to what."""
+    counts = {
+        "in sync": wait.synced,
+        "failed again": wait.failed,
+        "gone": wait.gone,
+        "still running": wait.running,
+    }
+    return ", ".join(f"{count} {label}" for label, count in counts.items() if count)
+
+
+def bulk_wait(wait: BulkWait) -> RenderableType:
+    """What the snapshots have come to, in one line."""
+    return cell(f"{wait_counts(wait)}, after {wait.seconds:.0f} s")
 
 
 def app_counts(counts: Iterable[AppCount]) -> RenderableType:

@@ -320,7 +320,9 @@ def test_a_refusal_shows_the_status_of_link_and_job() -> None:
 
 
 def test_a_bulk_run_that_lost_its_server_shows_what_was_done() -> None:
-    document = decoded(documents.error(PostgresError("gone", hint="look"), BULK))
+    document = decoded(
+        documents.error(PostgresError("gone", hint="look"), documents.bulk_result(BULK))
+    )
     assert document == {
         "error": "gone",
         "code": "postgres",

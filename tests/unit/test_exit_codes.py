@@ -67,6 +67,8 @@ def test_the_codes_are_those_of_the_design() -> None:
         "REFUSED": 4,
         "SERVER": 5,
         "PROBLEMS": 6,
+        "SNAPSHOT_FAILED": 7,
+        "TIMED_OUT": 8,
         "INTERRUPTED": 130,
     }
 

@@ -1,0 +1,182 @@
+"""Following links that were put to work to what their snapshots come to in the database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from docora_ops.actions.bulk import Stop
+from docora_ops.database import Database
+from docora_ops.database.links import held_job_ids, read_link
+from docora_ops.database.verdicts import ID_SIZE, Verdict, read_verdicts
+from docora_ops.models import (
+    BulkWait,
+    JobState,
+    LinkFailure,
+    LinkRef,
+    LinkStatus,
+    LinkWait,
+    Outcome,
+    WaitEnd,
+)
+from docora_ops.queue import LinkQueue
+
+_AT_ONCE = 5_000
+"""Links that are asked for in one statement."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
+_REST = 4
+"""How many times longer than a round of questions the pause after it is, at least."""
+_SLICE = 0.1
+"""Seconds after which a request to stop is noticed."""
+_LOST_AFTER = 5.0
+"""Seconds without a live job after which nobody works on a link."""
+
+
+@dataclass
+class Following:
+    """Links that are followed until each is synced, failed or gone.
+
+    Each costs 16 bytes until then, and no transaction is open between two questions.
+    """
+
+    database: Database
+    queue: LinkQueue
+    stop: Stop = field(default_factory=Stop)
+    on_step: Callable[[BulkWait], None] = lambda _wait: None
+    _reset: bytearray = field(default_factory=bytearray)
+    """Ids of links that were made pending: any verdict there is has come after that."""
+    _running: bytearray = field(default_factory=bytearray)
+    """Ids of links whose job was running, and that may be `failed` from before it."""
+    _synced: int = 0
+    _gone: int = 0
+    _failures: list[LinkFailure] = field(default_factory=list)
+    _began: float = field(default_factory=time.monotonic)
+
+    def add(self, ref: LinkRef, outcome: Outcome) -> None:
+        """Follow the link, if by this outcome it has a job."""
+        if outcome.succeeded:
+            self._reset += UUID(ref.id).bytes
+        elif outcome is Outcome.ALREADY_RUNNING:
+            self._running += UUID(ref.id).bytes
+
+    def run(self, timeout: float | None = None) -> BulkWait:
+        """Until all is known, for `timeout` seconds at most, or until told to stop.
+
+        Looks at least once. Raises PostgresError, RedisError; `result()` then says what is known.
+        """
+        self._began = time.monotonic()
+        pause = _FIRST_PAUSE
+        while True:
+            round_began = time.monotonic()
+            self._look_at(self._reset)
+            self._look_at(self._running)
+            result = self.result()
+            self.on_step(result)
+            now = time.monotonic()
+            left = None if timeout is None else self._began + timeout - now
+            if not result.running or self.stop.requested or (left is not None and left <= 0):
+                return result
+            rest = max(pause, (now - round_began) * _REST)
+            self._pause(rest if left is None else min(rest, left))
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def result(self) -> BulkWait:
+        """What is known so far."""
+        return BulkWait(
+            synced=self._synced,
+            failed=len(self._failures),
+            gone=self._gone,
+            running=(len(self._reset) + len(self._running)) // ID_SIZE,
+            failures=self._failures,
+            seconds=time.monotonic() - self._began,
+        )
+
+    def _look_at(self, ids: bytearray) -> None:
+        """Count those of which there is a verdict, and forget them."""
+        size = _AT_ONCE * ID_SIZE
+        # From the end, so that what is taken out moves nothing that is still to come.
+        for start in reversed(range(0, len(ids), size)):
+            if self.stop.requested:
+                return
+            asked = bytes(ids[start : start + size])
+            verdicts = read_verdicts(self.database, asked)
+            if ids is self._running:
+                verdicts = self._without_live_jobs(verdicts)
+            if not verdicts:
+                continue
+            known = {verdict.position for verdict in verdicts}
+            ids[start : start + size] = b"".join(
+                asked[position * ID_SIZE : (position + 1) * ID_SIZE]
+                for position in range(len(asked) // ID_SIZE)
+                if position not in known
+            )
+            for verdict in verdicts:
+                self._count(verdict)
+
+    def _without_live_jobs(self, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
+        """A running job may not have said yet that it is at work on a failed link."""
+        failed = [verdict.job_id for verdict in verdicts if verdict.status == LinkStatus.FAILED]
+        if not failed:
+            return verdicts
+        live = held_job_ids(self.database, failed)
+        for answer in self.queue.look(failed):
+            if answer.state in {JobState.RUNNING, JobState.WAITING}:
+                live.add(answer.job_id)
+        return [
+            verdict
+            for verdict in verdicts
+            if verdict.status != LinkStatus.FAILED or verdict.job_id not in live
+        ]
+
+    def _count(self, verdict: Verdict) -> None:
+        if verdict.status is None:
+            self._gone += 1
+        elif verdict.status == LinkStatus.SYNCED:
+            self._synced += 1
+        else:
+            self._failures.append(LinkFailure(verdict.job_id, verdict.error or ""))
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self.stop.requested and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _SLICE))
+
+
+def wait_for_one(following: Following, ref: LinkRef, timeout: float | None) -> LinkWait:
+    """Follow this link alone, as `Following.run` does. Raises the same."""
+    wait = following.run(timeout)
+    if wait.synced:
+        return LinkWait(WaitEnd.SYNCED, LinkStatus.SYNCED, None, wait.seconds)
+    if wait.failed:
+        [failure] = wait.failures
+        return LinkWait(WaitEnd.FAILED, LinkStatus.FAILED, failure.error, wait.seconds)
+    link = None
+    if wait.running:
+        link = read_link(following.database, ref.app_id, ref.repository_id)
+    if link is None:
+        return LinkWait(WaitEnd.GONE, None, None, wait.seconds)
+    end = WaitEnd.INTERRUPTED if following.stop.requested else WaitEnd.TIMEOUT
+    return LinkWait(end, link.status, link.last_error, wait.seconds)
+
+
+@dataclass
+class LostJobWatch:
+    """Notices that nobody works on a link that is followed."""
+
+    following: Following
+    ref: LinkRef
+    _since: float | None = None
+
+    def is_lost(self) -> bool:
+        """Whether the link has had no live job for some seconds. Raises what `run` raises."""
+        job_id = self.ref.job_id
+        [answer] = self.following.queue.look([job_id])
+        is_live = answer.state in {JobState.RUNNING, JobState.WAITING}
+        if is_live or held_job_ids(self.following.database, [job_id]):
+            self._since = None
+            return False
+        now = time.monotonic()
+        self._since = self._since or now
+        return now - self._since > _LOST_AFTER

@@ -1,0 +1,163 @@
+"""`--wait`: following what was put to work to its result."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from docora_ops.cli.context import Context
+from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.errors import UsageError
+
+if TYPE_CHECKING:
+    from docora_ops.actions.bulk import Stop
+    from docora_ops.actions.following import Following
+    from docora_ops.models import BulkWait, LinkResult, LinkWait
+
+
+@dataclass(frozen=True)
+class Wait:
+    """`--wait`, with the seconds of `--timeout`, if any."""
+
+    timeout: int | None
+
+
+def wait_of(*, wait: bool, timeout: int | None, dry_run: bool) -> Wait | None:
+    """What the options ask for. Raises UsageError where they contradict each other."""
+    if timeout is not None and not wait:
+        raise UsageError(
+            "--timeout says how long to wait, and nothing is to be waited for", hint="add --wait"
+        )
+    if wait and dry_run:
+        raise UsageError(
+            "--wait and --dry-run exclude each other: a dry run queues nothing",
+            hint="leave out one of them",
+        )
+    return Wait(timeout) if wait else None
+
+
+def wait_for_link(context: Context, wait: Wait, result: LinkResult, workers: int) -> LinkWait:
+    """Follow one link that was put to work. Raises PostgresError, RedisError."""
+    from docora_ops.actions.following import Following, LostJobWatch, wait_for_one
+
+    ref = result.link.ref
+    following = Following(context.database, context.queue)
+    following.add(ref, result.outcome)
+    watch = LostJobWatch(following, ref)
+    was_lost = False
+    _begin(context, wait, following, workers)
+    with _stopping_on_signals(following.stop), _spinner(context) as show_seconds:
+
+        def step(so_far: BulkWait) -> None:
+            nonlocal was_lost
+            show_seconds(so_far.seconds)
+            if so_far.running and not was_lost and watch.is_lost():
+                was_lost = True
+                context.say(
+                    "Warning: the link has no live job, so nobody works on it: "
+                    "docora-ops repair {} {}",
+                    ref.app_id,
+                    ref.repository_id,
+                    style="yellow",
+                )
+
+        following.on_step = step
+        return wait_for_one(following, ref, wait.timeout)
+
+
+def wait_for_links(context: Context, wait: Wait, following: Following, workers: int) -> BulkWait:
+    """Follow many. Raises PostgresError, RedisError."""
+    if not following.result().total:
+        return following.result()
+    _begin(context, wait, following, workers)
+    with _stopping_on_signals(following.stop), _bar(context, following):
+        return following.run(wait.timeout)
+
+
+def codes_of(wait: BulkWait, *, interrupted: bool) -> set[ExitCode]:
+    """The exit codes that fit what is known in the end."""
+    codes = {ExitCode.OK}
+    if wait.failed:
+        codes.add(ExitCode.SNAPSHOT_FAILED)
+    if wait.gone:
+        codes.add(ExitCode.PROBLEMS)
+    if wait.running:
+        codes.add(ExitCode.INTERRUPTED if interrupted else ExitCode.TIMED_OUT)
+    return codes
+
+
+def _begin(context: Context, wait: Wait, following: Following, workers: int) -> None:
+    from docora_ops.render.console import may_animate
+    from docora_ops.render.tables import amount
+
+    context.collect_garbage()
+    if not may_animate(sys.stderr):
+        context.say(
+            "Waiting for {}{}.",
+            amount(following.result().total, "snapshot"),
+            f", {wait.timeout} s at most" if wait.timeout else "",
+        )
+    if not workers:
+        context.say("Waiting all the same: a worker may come. To start one: docora-ops worker")
+
+
+@contextmanager
+def _spinner(context: Context) -> Iterator[Callable[[float], None]]:
+    """Something that moves and tells the seconds, where there is a terminal."""
+    from docora_ops.render.console import may_animate
+
+    if not may_animate(sys.stderr):
+        yield lambda _seconds: None
+        return
+    text = "Waiting for the snapshot"
+    with context.err.status(text) as status:
+        yield lambda seconds: status.update(f"{text}, {seconds:.0f} s")
+
+
+@contextmanager
+def _bar(context: Context, following: Following) -> Iterator[None]:
+    """A live bar with the counts, where there is a terminal."""
+    from docora_ops.render.console import may_animate
+
+    if not may_animate(sys.stderr):
+        yield
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from docora_ops.render.tables import wait_counts
+
+    with Progress(
+        BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=context.err
+    ) as progress:
+        so_far = following.result()
+        task = progress.add_task(wait_counts(so_far), total=so_far.total)
+
+        def step(so_far: BulkWait) -> None:
+            progress.update(
+                task, completed=so_far.total - so_far.running, description=wait_counts(so_far)
+            )
+
+        following.on_step = step
+        yield
+
+
+@contextmanager
+def _stopping_on_signals(stop: Stop) -> Iterator[None]:
+    """The first signal ends the wait, so that what is known can be said; a second one at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,42 @@
+"""Reading what snapshots have come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from docora_ops.database.connection import Database
+
+ID_SIZE = 16
+"""Bytes of a row's id."""
+
+# Nothing is said of the links that are still being worked on.
+READ_VERDICTS = """
+SELECT followed.position - 1, l.status, l.app_id, l.repository_id, l.last_error
+FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS followed(id, position)
+LEFT JOIN app_repositories l ON l.id = followed.id
+WHERE l.id IS NULL OR l.status IN ('synced', 'failed')
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What has come of the link whose id stands at this position."""
+
+    position: int
+    status: str | None
+    """None: the link is gone."""
+    app_id: str
+    repository_id: str
+    error: str | None
+
+    @property
+    def job_id(self) -> str:
+        """The fixed id of the link's job."""
+        return f"{self.app_id}-{self.repository_id}"
+
+
+def read_verdicts(database: Database, ids: bytes) -> Sequence[Verdict]:
+    """Of these links, given as the bytes of their ids, those that are synced, failed or gone."""
+    rows = database.rows(READ_VERDICTS, {"ids": "{" + ids.hex(",", ID_SIZE) + "}"})
+    return [Verdict(*row) for row in rows]
