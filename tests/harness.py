@@ -450,10 +450,10 @@ class Rooms:
         assert row is not None
         return LinkRef(row[0], link.app_id, link.repository_id)
 
-    def retry(self, link: TestLink, **options: bool) -> LinkResult:
+    def retry(self, link: TestLink, **options: Any) -> LinkResult:
         return single.retry(self.database, self.queue, self.ref(link), **options)
 
-    def resync(self, link: TestLink, **options: bool) -> LinkResult:
+    def resync(self, link: TestLink, **options: Any) -> LinkResult:
         return single.resync(self.database, self.queue, self.ref(link), **options)
 
     def retry_all(

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
+from docora_ops.actions.audit import RunTrail
 from docora_ops.actions.batch import Batch, BatchHandler, Settled
 from docora_ops.actions.planner import BatchPlanner
 from docora_ops.actions.single import SECOND_LOOK_DELAY
@@ -18,6 +19,7 @@ from docora_ops.database import Database, Selection
 from docora_ops.errors import ServerError
 from docora_ops.models import (
     BulkResult,
+    ChangeNote,
     LinkFailure,
     LinkRef,
     Operation,
@@ -52,6 +54,8 @@ class BulkRun:
     store: ProgressStore
     selection: Selection
     batch_size: int
+    note: ChangeNote | None = None
+    """For the audit trail."""
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
     on_settled: Callable[[LinkRef, Outcome], None] = lambda _ref, _outcome: None
@@ -64,6 +68,11 @@ class BulkRun:
     _planner: BatchPlanner | None = None
     _reported_at: float = 0
     _reported_failures: int = 0
+    _trail: RunTrail | None = None
+
+    def __post_init__(self) -> None:
+        if self.note is not None:
+            self._trail = RunTrail(self.note, self.selection.total)
 
     def start(self) -> str:
         """Make the operation known in Redis; returns its id. Raises RedisError.
@@ -71,6 +80,8 @@ class BulkRun:
         A run need not be: what goes on each minute would crowd out the others on a dashboard.
         """
         self.operation_id = new_operation_id()
+        if self._trail:
+            self._trail.operation_id = self.operation_id
         self._report()
         return self.operation_id
 
@@ -83,14 +94,22 @@ class BulkRun:
         try:
             self._work(
                 [
-                    BatchWriter(database, self.queue, self.operation, self.selection.claim)
+                    BatchWriter(
+                        database, self.queue, self.operation, self.selection.claim, self._trail
+                    )
                     for database in databases
                 ]
             )
+            self._end_trail()
         finally:
             for database in databases:
                 database.close()
         return self.result()
+
+    def break_off(self) -> None:
+        """After a server was lost: tell what can still be told of that. Raises RedisError."""
+        self.cancel()
+        self._end_trail()
 
     def plan(self) -> BulkResult:
         """What `run` would do, link by link; changes nothing. Raises the same."""
@@ -229,8 +248,25 @@ class BulkRun:
             return "its snapshot is running; resync it again when that has ended"
         return item.error
 
-    def _report(self) -> None:
+    def _end_trail(self) -> None:
+        """Say in the audit trail how the run has ended, if it has begun and that is not said."""
+        if self._trail is None or not self._trail.begun or self._trail.ended:
+            return
+        if self.operation_id is not None:
+            self._report(last=True)
+            return
+        self.store.record(self._trail.end(self._counts, cancelled=self.cancelled))
+        self._trail.ended = True
+
+    def _report(self, *, last: bool = False) -> None:
+        """Tell everybody how far the run is, and the audit trail at the start and at the end."""
         completed = self._counts.total()
+        last = last or completed >= self.selection.total
+        audit = None
+        if self._trail and not self._trail.begun:
+            audit = self._trail.start()
+        elif self._trail and last and not self._trail.ended:
+            audit = self._trail.end(self._counts, cancelled=self.cancelled)
         self._reported_at = time.monotonic()
         self.on_progress(completed)
         if self.operation_id is None:
@@ -246,6 +282,10 @@ class BulkRun:
             ),
             self._failures,
             since=self._reported_failures,
+            audit=audit,
         )
+        if self._trail and audit:
+            self._trail.ended = self._trail.begun
+            self._trail.begun = True
         self._reported_failures = len(self._failures)
         self.cancelled = self.cancelled or was_cancelled

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from docora_ops.errors import NotFoundError, OperationFinishedError
-from docora_ops.models import KeptFailures, KnownOperation, Progress
+from docora_ops.models import ChangeNote, KeptFailures, KnownOperation, Progress
 from docora_ops.queue import ProgressStore
+from docora_ops.queue.audit import cancel_entry
 from docora_ops.queue.progress import CancelReply
 
 
@@ -29,12 +30,12 @@ def known_operations(store: ProgressStore) -> list[KnownOperation]:
     return store.read_all()
 
 
-def cancel(store: ProgressStore, operation_id: str) -> None:
-    """Ask the operation's runner to stop before its next step.
+def cancel(store: ProgressStore, operation_id: str, note: ChangeNote | None = None) -> None:
+    """Ask the operation's runner to stop before its next step; leave `note` in the audit trail.
 
     Raises NotFoundError, OperationFinishedError, RedisError.
     """
-    match store.cancel(operation_id):
+    match store.cancel(operation_id, cancel_entry(note, operation_id) if note else None):
         case CancelReply.UNKNOWN:
             raise _not_found(operation_id)
         case CancelReply.FINISHED:

@@ -25,6 +25,7 @@ from docora_ops.errors import (
 )
 from docora_ops.models import (
     PLANNED_OUTCOMES,
+    ChangeNote,
     JobState,
     Link,
     LinkRef,
@@ -34,6 +35,7 @@ from docora_ops.models import (
     Outcome,
 )
 from docora_ops.queue import Answer, LinkQueue, PushRequest
+from docora_ops.queue.audit import link_entries
 
 SECOND_LOOK_DELAY = 1.5
 """Seconds after which a running or doubtful job is looked at again."""
@@ -47,24 +49,32 @@ def retry(
     front: bool = False,
     reset_circuit: bool = False,
     dry_run: bool = False,
+    note: ChangeNote | None = None,
 ) -> LinkResult:
-    """Put one failed link back to work.
+    """Put one failed link back to work, and leave `note` in the audit trail.
 
     A link whose job is running is left as it is. Raises NotFailedError in any other status,
     NotFoundError if the link has gone, UnqueueableError, PostgresError, RedisError; nothing has
     changed then.
     """
-    return _Change(Operation.RETRY, database, queue, ref, dry_run, front, reset_circuit).make()
+    return _Change(
+        Operation.RETRY, database, queue, ref, dry_run, note, front, reset_circuit
+    ).make()
 
 
 def resync(
-    database: Database, queue: LinkQueue, ref: LinkRef, *, dry_run: bool = False
+    database: Database,
+    queue: LinkQueue,
+    ref: LinkRef,
+    *,
+    dry_run: bool = False,
+    note: ChangeNote | None = None,
 ) -> LinkResult:
     """Forget the link's deliveries and queue it, whatever its status, so that all is sent again.
 
     Raises SnapshotRunningError while its job is running, and otherwise what `retry` raises.
     """
-    return _Change(Operation.RESYNC, database, queue, ref, dry_run).make()
+    return _Change(Operation.RESYNC, database, queue, ref, dry_run, note).make()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +92,7 @@ class _Change:
     queue: LinkQueue
     ref: LinkRef
     dry_run: bool
+    note: ChangeNote | None = None
     front: bool = False
     reset_circuit: bool = False
 
@@ -134,6 +145,7 @@ class _Change:
                     )
                 ],
                 front=self.front,
+                audit=link_entries(self.note) if self.note else None,
             )
             _require_readable(answer)
             if answer.outcome is None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
+from docora_ops.actions.audit import RunTrail
 from docora_ops.actions.batch import Batch, fingerprint, separate
 from docora_ops.actions.job_ids import require_job_id_not_held
 from docora_ops.database import Database, Rollback
@@ -57,12 +58,18 @@ class BatchWriter:
     """Queues links for real. A link that can't be queued costs only itself."""
 
     def __init__(
-        self, database: Database, queue: LinkQueue, operation: Operation, claim: Claiming
+        self,
+        database: Database,
+        queue: LinkQueue,
+        operation: Operation,
+        claim: Claiming,
+        trail: RunTrail | None = None,
     ) -> None:
         self._database = database
         self._queue = queue
         self._operation = operation
         self._claim_links = claim
+        self._trail = trail
         self._lock_wait_spent = False
         self._look_first = True
         self._slow_links = 0
@@ -252,6 +259,9 @@ class BatchWriter:
             for claim in claims
         ]
         batch.wait_for_turn()
-        answers = self._queue.push(requests, waiting=batch.waiting)
+        audit = self._trail.start_with_push() if self._trail else None
+        answers = self._queue.push(requests, waiting=batch.waiting, audit=audit)
+        if self._trail:
+            self._trail.notice(answers)
         batch.pushed.set()
         return answers

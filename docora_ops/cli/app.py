@@ -18,6 +18,7 @@ from docora_ops import __version__
 from docora_ops.cli.context import Context
 from docora_ops.cli.demo import demo
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.history import history
 from docora_ops.cli.lean import LeanCommand, LeanGroup
 from docora_ops.cli.operations import cancel, list_operations, progress
 from docora_ops.cli.resync import resync
@@ -44,6 +45,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
     ("operations", list_operations, "docora-ops operations"),
     ("progress", progress, "docora-ops progress bulk_0123456789abcdef --follow"),
     ("cancel", cancel, "docora-ops cancel bulk_0123456789abcdef"),
+    ("history", history, "docora-ops history --no-schedule"),
     ("worker", worker, "docora-ops worker --concurrency 4"),
     ("demo", demo, "docora-ops demo --keep"),
 )

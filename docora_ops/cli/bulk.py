@@ -20,7 +20,7 @@ from docora_ops.cli.exit_codes import ExitCode, exit_code_of, gravest
 from docora_ops.cli.waiting import Wait, codes_of, wait_for_links
 from docora_ops.database import Selection
 from docora_ops.errors import RedisError, ServerError
-from docora_ops.models import BulkResult, LinkRef, Operation, Outcome
+from docora_ops.models import BulkResult, ChangeNote, LinkRef, Operation, Outcome
 from docora_ops.render import documents, tables
 from docora_ops.render.console import may_animate
 
@@ -34,6 +34,7 @@ class BulkCommand:
         operation: Operation,
         selection: Selection,
         batch_size: int,
+        note: ChangeNote,
         *,
         dry_run: bool,
         as_json: bool,
@@ -50,6 +51,7 @@ class BulkCommand:
             context.store,
             selection,
             batch_size,
+            note,
         )
         self._wait = wait
         self._following = Following(context.database, context.queue, self._run.stop)
@@ -94,7 +96,7 @@ class BulkCommand:
     def _break_off(self, error: ServerError) -> int:
         """A server was lost: say what had been done."""
         with suppress(RedisError):
-            self._run.cancel()
+            self._run.break_off()
         self._context.database.close()  # or the selection's end would wait for a lost server too
         result = self._run.result()
         if self._as_json:

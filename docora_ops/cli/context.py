@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from docora_ops.database import Database
     from docora_ops.models import Surroundings
-    from docora_ops.queue import LinkQueue, ProgressStore, Redis
+    from docora_ops.queue import History, LinkQueue, ProgressStore, Redis
     from docora_ops.render.documents import Document
     from docora_ops.settings import Settings
 
@@ -64,6 +64,13 @@ class Context:
         from docora_ops.queue import ProgressStore
 
         return ProgressStore(self.settings, self.redis)
+
+    @cached_property
+    def history(self) -> History:
+        """The audit trail."""
+        from docora_ops.queue import History
+
+        return History(self.settings, self.redis)
 
     def new_store(self, settings: Settings) -> ProgressStore:
         """A store with a connection of its own."""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from docora_ops.cli.audit import change_note, require_reason
 from docora_ops.cli.context import Context, context_of, require_text
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.options import JsonOption, OperationArgument
+from docora_ops.cli.options import JsonOption, OperationArgument, ReasonOption
 
 if TYPE_CHECKING:
     from docora_ops.models import Progress
@@ -67,7 +68,10 @@ def progress(
 
 
 def cancel(
-    typer_context: typer.Context, operation_id: OperationArgument, as_json: JsonOption = False
+    typer_context: typer.Context,
+    operation_id: OperationArgument,
+    reason: ReasonOption = None,
+    as_json: JsonOption = False,
 ) -> int:
     """Ask a bulk operation, ours or the dashboard's, to stop before its next batch.
 
@@ -75,11 +79,12 @@ def cancel(
     """
     context = context_of(typer_context)
     require_text("OPERATION_ID", operation_id)
+    require_reason(reason)
     from docora_ops.actions import operations
     from docora_ops.render import documents
     from docora_ops.render.text import cell
 
-    operations.cancel(context.store, operation_id)
+    operations.cancel(context.store, operation_id, change_note("cancel", reason))
     if as_json:
         context.show_document(documents.cancelled(operation_id))
     else:

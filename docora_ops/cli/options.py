@@ -27,6 +27,10 @@ OperationArgument = Annotated[
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Show what would happen, link by link; change nothing.")
 ]
+ReasonOption = Annotated[
+    str | None,
+    typer.Option("--reason", metavar="TEXT", show_default=False, help="Why, for the audit trail."),
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from docora_ops.cli.audit import change_note, link_note, require_reason
 from docora_ops.cli.context import Context, context_of, require_text
 from docora_ops.cli.options import (
     AppArgument,
     DryRunOption,
     JsonOption,
+    ReasonOption,
     TimeoutOption,
     WaitOption,
     YesOption,
@@ -32,6 +34,7 @@ def resync(
         ),
     ] = None,
     all_links: Annotated[bool, typer.Option("--all", help="Every link of the app.")] = False,
+    reason: ReasonOption = None,
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
     dry_run: DryRunOption = False,
@@ -46,6 +49,7 @@ def resync(
     context = context_of(typer_context)
     require_text("APP", app)
     require_text("REPO", repo)
+    require_reason(reason)
     if (repo is None) != all_links:
         raise UsageError(
             "resync needs a repository or --all, not both"
@@ -55,19 +59,22 @@ def resync(
         )
     waiting = wait_of(wait=wait, timeout=timeout, dry_run=dry_run)
     if repo is not None:
-        return _one(context, app, repo, dry_run=dry_run, ask=not yes, as_json=as_json, wait=waiting)
+        return _one(
+            context, app, repo, reason, dry_run=dry_run, ask=not yes, as_json=as_json, wait=waiting
+        )
     if not (yes or dry_run or context.can_ask):
         raise UsageError(
             "resync --all sends every file of the app again, and nobody is here to confirm it",
             hint="add --yes",
         )
-    return _all(context, app, dry_run=dry_run, ask=not yes, as_json=as_json, wait=waiting)
+    return _all(context, app, reason, dry_run=dry_run, ask=not yes, as_json=as_json, wait=waiting)
 
 
 def _one(
     context: Context,
     app: str,
     repo: str,
+    reason: str | None,
     *,
     dry_run: bool,
     ask: bool,
@@ -94,12 +101,20 @@ def _one(
             repository=link.payload.repository,
             where=context.database.target,
         )
-    result = resync_link(context.database, context.queue, link.ref, dry_run=dry_run)
+    note = link_note("resync", reason, link)
+    result = resync_link(context.database, context.queue, link.ref, dry_run=dry_run, note=note)
     return show_result(context, result, surroundings, dry_run=dry_run, as_json=as_json, wait=wait)
 
 
 def _all(
-    context: Context, app: str, *, dry_run: bool, ask: bool, as_json: bool, wait: Wait | None
+    context: Context,
+    app: str,
+    reason: str | None,
+    *,
+    dry_run: bool,
+    ask: bool,
+    as_json: bool,
+    wait: Wait | None,
 ) -> int:
     from docora_ops.actions.selecting import links_of_app
     from docora_ops.cli.bulk import BulkCommand
@@ -107,11 +122,13 @@ def _all(
     from docora_ops.render import tables
 
     with links_of_app(context.database, app) as (found, selection, files):
+        names = {"app_id": found.app_id, "app_name": found.app_name}
         return BulkCommand(
             context,
             Operation.RESYNC,
             selection,
             _BATCH_SIZE,
+            change_note("resync", reason, **names, all=True),
             dry_run=dry_run,
             as_json=as_json,
             wait=wait,

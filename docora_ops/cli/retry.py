@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from docora_ops.cli.audit import change_note, link_note, require_reason
 from docora_ops.cli.context import context_of, require_text
 from docora_ops.cli.options import (
     AppArgument,
     DryRunOption,
     JsonOption,
+    ReasonOption,
     RepoArgument,
     TimeoutOption,
     WaitOption,
@@ -29,6 +31,7 @@ def retry(
     reset_circuit: Annotated[
         bool, typer.Option("--reset-circuit", help="Close the repository's circuit breaker too.")
     ] = False,
+    reason: ReasonOption = None,
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
     dry_run: DryRunOption = False,
@@ -42,6 +45,7 @@ def retry(
     context = context_of(typer_context)
     require_text("APP", app)
     require_text("REPO", repo)
+    require_reason(reason)
     waiting = wait_of(wait=wait, timeout=timeout, dry_run=dry_run)
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.actions.single import retry as retry_link
@@ -58,6 +62,7 @@ def retry(
         front=front,
         reset_circuit=reset_circuit,
         dry_run=dry_run,
+        note=link_note("retry", reason, link, front=front, reset_circuit=reset_circuit),
     )
     return show_result(
         context, result, surroundings, dry_run=dry_run, as_json=as_json, wait=waiting
@@ -106,6 +111,7 @@ def retry_all_failed(
             help="Links that are locked, queued and committed together.",
         ),
     ] = 500,
+    reason: ReasonOption = None,
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
     dry_run: DryRunOption = False,
@@ -121,11 +127,20 @@ def retry_all_failed(
     context = context_of(typer_context)
     require_text("--app", app)
     require_text("--error", error)
+    require_reason(reason)
     waiting = wait_of(wait=wait, timeout=timeout, dry_run=dry_run)
     from docora_ops.actions.selecting import failed_links
     from docora_ops.cli.bulk import BulkCommand
     from docora_ops.models import Operation
 
+    note = change_note(
+        "retry-all-failed",
+        reason,
+        app=app,
+        error=error,
+        limit=limit,
+        skip_open_circuits=skip_open_circuits,
+    )
     with failed_links(
         context.database,
         app=app,
@@ -138,6 +153,7 @@ def retry_all_failed(
             Operation.RETRY,
             selection,
             batch_size,
+            note,
             dry_run=dry_run,
             as_json=as_json,
             wait=waiting,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import typer
 
+from docora_ops.cli.audit import change_note, require_reason
 from docora_ops.cli.context import context_of
-from docora_ops.cli.options import DryRunOption, JsonOption
+from docora_ops.cli.options import DryRunOption, JsonOption, ReasonOption
 
 _BATCH_SIZE = 500
 
 
 def schedule(
-    typer_context: typer.Context, dry_run: DryRunOption = False, as_json: JsonOption = False
+    typer_context: typer.Context,
+    reason: ReasonOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
 ) -> int:
     """Queue what is due, once: first snapshots, rescans, and failed links, for cron or a timer.
 
@@ -19,11 +23,18 @@ def schedule(
     Leaves out repositories whose circuit breaker is open.
     """
     context = context_of(typer_context)
+    require_reason(reason)
     from docora_ops.actions.selecting import due_links
     from docora_ops.cli.bulk import BulkCommand
     from docora_ops.models import Operation
 
     with due_links(context.database, context.settings.rescan_interval_ms) as selection:
         return BulkCommand(
-            context, Operation.SCHEDULE, selection, _BATCH_SIZE, dry_run=dry_run, as_json=as_json
+            context,
+            Operation.SCHEDULE,
+            selection,
+            _BATCH_SIZE,
+            change_note("schedule", reason),
+            dry_run=dry_run,
+            as_json=as_json,
         ).run()

@@ -2,7 +2,9 @@
 -- come between the look and the push.
 --
 -- ARGV[1]  "look" (writes nothing) or "push"
--- ARGV[2]  JSON: names of keys, `cutoff`, `front`, `detailed`, and for a push the constant `fields`
+-- ARGV[2]  JSON: names of keys, `cutoff`, `front`, `detailed`, and for a push the constant `fields`,
+--          and `audit`, if an entry of the audit trail is to be written: which one by the first
+--          answer that has one
 -- then per link, look: id, hint; push: id, hint, seen, data, description
 --   hint  index at which the id stood when the caller read the queue's list;
 --         -1: it was not in that list; -2: the list has not been read; -3: it stood there twice
@@ -255,6 +257,9 @@ end
 -- A list or registry that is something else is no fault of a single job.
 redis.call('LLEN', main_list)
 executions_of(config.queue, '')
+if config.audit then
+  redis.call('XLEN', config.audit.key)
+end
 
 local answers = {}
 if pushing then
@@ -264,6 +269,13 @@ if pushing then
   end
   if #to_push > 0 then
     redis.call('RPUSH', main_list, unpack(to_push))
+  end
+  for _, answer in ipairs(config.audit and answers or {}) do
+    local entry = config.audit.entries[answer]
+    if entry then
+      redis.call('XADD', config.audit.key, 'MAXLEN', '~', config.audit.kept, '*', unpack(entry))
+      break
+    end
   end
 else
   for i = 3, #ARGV, 2 do

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -29,6 +29,7 @@ from rq.results import Result
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.models import JobState, Outcome, Payload
+from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.queue.jobs import JobTemplate, names_link
 from docora_ops.queue.waiting import LIST_NOT_READ, WaitingList
@@ -119,11 +120,13 @@ class LinkQueue:
         *,
         waiting: WaitingList | None = None,
         front: bool = False,
+        audit: Mapping[Outcome, AuditEntry] | None = None,
     ) -> list[Answer]:
         """Queue each job unless it is live; leftovers of dead jobs are removed in the same step.
 
         A live waiting job stays as it is, for good, and moves to the head if `front` is set. A
-        running, doubtful or unreadable one is left alone: its answer has no outcome.
+        running, doubtful or unreadable one is left alone: its answer has no outcome. `audit`: what
+        goes into the audit trail, once, by the first outcome that is named there.
         """
         template = self._template
         arguments: list[str | int | bytes] = []
@@ -138,6 +141,16 @@ class LinkQueue:
                 request.payload.description if request.payload else b"",
             )
         config = self._config(waiting) | {"front": front, "fields": template.fields()}
+        if audit:
+            config["audit"] = {
+                "key": next(iter(audit.values())).key,
+                "kept": ENTRIES_KEPT,
+                "entries": {
+                    reply: audit[outcome].fields
+                    for reply, outcome in _OUTCOMES.items()
+                    if outcome in audit
+                },
+            }
         return self._run("push", [request.job_id for request in requests], config, arguments)
 
     def is_made_for(self, job_id: str, app_id: str) -> bool:

@@ -19,6 +19,7 @@ from docora_ops.models import (
     OperationState,
     Progress,
 )
+from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.settings import Settings
 
@@ -38,17 +39,26 @@ _READ_COUNT = 500
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 
 # The failures go by their numbers, so that a report that is made twice does no harm.
+# ARGV: life, four counts, how many failures in all, the number of the first one given, how many are
+# given, these, and what XADD is to be told. The stream, if any, is looked at before all is written:
+# a script that breaks off undoes nothing.
 _WRITE = """
+if KEYS[3] then
+  redis.call('XLEN', KEYS[3])
+end
 redis.call('HSET', KEYS[1], 'total', ARGV[2], 'completed', ARGV[3], 'succeeded', ARGV[4],
   'failed', ARGV[5])
 redis.call('HSETNX', KEYS[1], 'cancelled', 'false')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 if tonumber(ARGV[6]) > 0 then
   redis.call('HSET', KEYS[2], 'total', ARGV[6])
-  for i = 8, #ARGV do
-    redis.call('HSET', KEYS[2], ARGV[7] + i - 8, ARGV[i])
+  for i = 1, tonumber(ARGV[8]) do
+    redis.call('HSET', KEYS[2], ARGV[7] + i - 1, ARGV[8 + i])
   end
   redis.call('EXPIRE', KEYS[2], ARGV[1])
+end
+if KEYS[3] then
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', unpack(ARGV, 9 + ARGV[8]))
 end
 return redis.call('HGET', KEYS[1], 'cancelled')
 """
@@ -61,7 +71,13 @@ local counts = redis.call('HMGET', KEYS[1], 'total', 'completed')
 if (tonumber(counts[2]) or 0) >= (tonumber(counts[1]) or 0) then
   return 'finished'
 end
+if KEYS[2] then
+  redis.call('XLEN', KEYS[2])
+end
 redis.call('HSET', KEYS[1], 'cancelled', 'true')
+if KEYS[2] then
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', unpack(ARGV))
+end
 return 'cancelled'
 """
 
@@ -89,16 +105,25 @@ class ProgressStore:
         self._cancel = client.register_script(_CANCEL)
 
     def write(
-        self, progress: Progress, failures: Sequence[LinkFailure] = (), *, since: int = 0
+        self,
+        progress: Progress,
+        failures: Sequence[LinkFailure] = (),
+        *,
+        since: int = 0,
+        audit: AuditEntry | None = None,
     ) -> bool:
         """Store the absolute counts and renew their life; returns whether it was cancelled.
 
         `progress.cancelled` is not written: cancelling may come from anywhere at any time.
         `failures`: all so far, of which those before the index `since` have been stored already.
         """
+        new = [
+            json.dumps([failure.job_id, failure.error]) for failure in failures[since:FAILURES_KEPT]
+        ]
+        keys = [_key(progress.operation_id), _failures_key(progress.operation_id)]
         with redis_errors(self._where):
             cancelled = self._write(
-                keys=[_key(progress.operation_id), _failures_key(progress.operation_id)],
+                keys=[*keys, audit.key] if audit else keys,
                 args=[
                     EXPIRY,
                     progress.total,
@@ -107,10 +132,9 @@ class ProgressStore:
                     progress.failed,
                     len(failures),
                     since,
-                    *(
-                        json.dumps([failure.job_id, failure.error])
-                        for failure in failures[since:FAILURES_KEPT]
-                    ),
+                    len(new),
+                    *new,
+                    *_xadd_arguments(audit),
                 ],
             )
         return cast("bytes", cancelled) == b"true"
@@ -172,15 +196,31 @@ class ProgressStore:
                 datetime.fromtimestamp(seconds, UTC) - silence if known else None,
             )
 
-    def cancel(self, operation_id: str) -> CancelReply:
+    def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> CancelReply:
         """Ask the runner to stop before its next step. Never creates an operation."""
+        keys = [_key(operation_id)]
         with redis_errors(self._where):
-            reply = self._cancel(keys=[_key(operation_id)])
+            reply = self._cancel(
+                keys=[*keys, audit.key] if audit else keys, args=_xadd_arguments(audit)
+            )
         return CancelReply(cast("bytes", reply).decode())
+
+    def record(self, audit: AuditEntry) -> None:
+        """Write an entry of the audit trail by itself."""
+        with redis_errors(self._where):
+            self._client.xadd(
+                audit.key,
+                dict(zip(audit.fields[::2], audit.fields[1::2], strict=True)),
+                maxlen=ENTRIES_KEPT,
+            )
 
 
 def _key(operation_id: str) -> str:
     return _PREFIX + operation_id
+
+
+def _xadd_arguments(audit: AuditEntry | None) -> list[str | int]:
+    return [ENTRIES_KEPT, "*", *audit.fields] if audit else []
 
 
 def _failures_key(operation_id: str) -> str:

@@ -9,6 +9,7 @@ from docora_ops.errors import DocoraOpsError
 from docora_ops.models import (
     BulkResult,
     BulkWait,
+    HistoryEntry,
     KeptFailures,
     KnownOperation,
     LinkFailure,
@@ -147,6 +148,25 @@ def operations(known: Iterable[KnownOperation]) -> Document:
             _progress(operation.progress)
             | {"state": operation.state, "last_step_at": moment(operation.last_step_at)}
             for operation in known
+        ]
+    }
+
+
+def history(entries: Iterable[HistoryEntry]) -> Document:
+    """Of `history`."""
+    return {
+        "data": [
+            {
+                "when": moment(entry.when),
+                "who": entry.who,
+                "command": entry.command,
+                "selection": entry.selection,
+                "reason": entry.reason,
+                "operation_id": entry.operation_id,
+                "counts": entry.counts,
+                "state": entry.state,
+            }
+            for entry in entries
         ]
     }
 

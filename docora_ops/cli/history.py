@@ -1,0 +1,38 @@
+"""`history`. Needs only Redis."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from docora_ops.cli.context import context_of
+from docora_ops.cli.options import JsonOption
+
+
+def history(
+    typer_context: typer.Context,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, max=100_000, help="At most so many.")
+    ] = 20,
+    no_schedule: Annotated[
+        bool, typer.Option("--no-schedule", help="Leave out the passes of the schedule.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Show who changed what, when and why, the latest first.
+
+    Only what was done with docora-ops: the dashboard keeps no such trail.
+    """
+    context = context_of(typer_context)
+    from docora_ops.render import documents
+    from docora_ops.render.history import history as table
+
+    found = context.history.read(limit, schedule=not no_schedule)
+    if as_json:
+        context.show_document(documents.history(found))
+    elif found:
+        context.show(table(found, context.out.width))
+    else:
+        context.say("No change has been made yet, or all have been forgotten.")
+    return 0
