@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -49,34 +49,34 @@ def wait_for_link(context: Context, wait: Wait, result: LinkResult, workers: int
     following = Following(context.database, context.queue)
     following.add(ref, result.outcome)
     watch = LostJobWatch(following, ref)
-    was_lost = False
-    _begin(context, wait, following, workers)
-    with _stopping_on_signals(following.stop), _spinner(context) as show_seconds:
+    is_lost = False
 
-        def step(so_far: BulkWait) -> None:
-            nonlocal was_lost
-            show_seconds(so_far.seconds)
-            if so_far.running and not was_lost and watch.is_lost():
-                was_lost = True
-                context.say(
-                    "Warning: the link has no live job, so nobody works on it: "
-                    "docora-ops repair {} {}",
-                    ref.app_id,
-                    ref.repository_id,
-                    style="yellow",
-                )
+    def step(so_far: BulkWait) -> None:
+        nonlocal is_lost
+        if so_far.running and not is_lost and watch.is_lost():
+            is_lost = True
+            context.say(
+                "Warning: the link has no live job, so nobody works on it: docora-ops repair {} {}",
+                ref.app_id,
+                ref.repository_id,
+                style="yellow",
+            )
 
-        following.on_step = step
-        return wait_for_one(following, ref, wait.timeout)
+    following.on_step = step
+    with _stopping_on_signals(following.stop):
+        _begin(context, wait, following, workers)
+        with _spinner(context):
+            return wait_for_one(following, ref, wait.timeout)
 
 
 def wait_for_links(context: Context, wait: Wait, following: Following, workers: int) -> BulkWait:
     """Follow many. Raises PostgresError, RedisError."""
     if not following.result().total:
         return following.result()
-    _begin(context, wait, following, workers)
-    with _stopping_on_signals(following.stop), _bar(context, following):
-        return following.run(wait.timeout)
+    with _stopping_on_signals(following.stop):
+        _begin(context, wait, following, workers)
+        with _bar(context, following):
+            return following.run(wait.timeout)
 
 
 def codes_of(wait: BulkWait, *, interrupted: bool) -> set[ExitCode]:
@@ -107,16 +107,24 @@ def _begin(context: Context, wait: Wait, following: Following, workers: int) -> 
 
 
 @contextmanager
-def _spinner(context: Context) -> Iterator[Callable[[float], None]]:
-    """Something that moves and tells the seconds, where there is a terminal."""
+def _spinner(context: Context) -> Iterator[None]:
+    """Something that moves, and the time, where there is a terminal."""
     from docora_ops.render.console import may_animate
 
     if not may_animate(sys.stderr):
-        yield lambda _seconds: None
+        yield
         return
-    text = "Waiting for the snapshot"
-    with context.err.status(text) as status:
-        yield lambda seconds: status.update(f"{text}, {seconds:.0f} s")
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=context.err,
+        transient=True,
+    ) as progress:
+        progress.add_task("Waiting for the snapshot", total=None)
+        yield
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from docora_ops import errors
-from docora_ops.cli.exit_codes import EXIT_CODES, ExitCode, exit_code_of
+from docora_ops.cli.exit_codes import EXIT_CODES, ExitCode, exit_code_of, gravest
 from docora_ops.errors import DocoraOpsError
 
 # The promise to cron jobs and scripts: for each error its slug and its exit code.
@@ -76,3 +76,12 @@ def test_the_codes_are_those_of_the_design() -> None:
 def test_no_entry_of_the_table_hides_another() -> None:
     for index, (kind, _) in enumerate(EXIT_CODES):
         assert not any(issubclass(kind, wider) for wider, _ in EXIT_CODES[:index])
+
+
+def test_of_several_codes_an_interrupt_comes_first_and_a_timeout_last() -> None:
+    codes = {ExitCode(code) for code in (0, 6, 7, 8, 130)}
+    ordered = []
+    while codes:
+        ordered.append(int(gravest(codes)))
+        codes.remove(gravest(codes))
+    assert ordered == [130, 7, 6, 8, 0]
