@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from docora_ops import errors
 from docora_ops.cli.app import app
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.models import JobState, Outcome
+from docora_ops.models import HistoryState, JobState, OperationState, Outcome, WaitEnd
 from docora_ops.settings import Settings
 
 NO_DEFAULT = "\N{EN DASH}"
@@ -118,7 +118,11 @@ def test_every_code_and_word_of_the_documents_is_explained(readme: str) -> None:
         "bug",
         *(outcome.value for outcome in Outcome),
         *(state.value for state in JobState if state is not JobState.UNREADABLE),
+        *(state.value for state in (*OperationState, *HistoryState)),
+        *("failures_not_kept", "last_step_at", "when", "who", "selection", "reason", "counts"),
         *("deliveries_cleared", "open_circuits_left_out", "circuit_open_until", "workers"),
+        *(end.value for end in WaitEnd),
+        *("waited", "failed_links", "gone", "running", "seconds"),
         *("app_ids", "repository_ids", "dry_run", "failures", "links", "hint"),
     }
     assert not {word for word in words if not re.search(rf"[`\"]{word}[`\"]", readme)}
