@@ -34,7 +34,7 @@ from rq.utils import now
 from docora_ops.actions import selecting, single
 from docora_ops.actions.bulk import BulkRun
 from docora_ops.database import Database
-from docora_ops.models import BulkResult, LinkRef, LinkResult, Operation
+from docora_ops.models import BulkResult, ChangeNote, LinkRef, LinkResult, Operation
 from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
 from tests.warm import WarmCommand
@@ -461,13 +461,20 @@ class Rooms:
         *,
         batch_size: int = 500,
         dry_run: bool = False,
+        note: ChangeNote | None = None,
         prepare: Callable[[BulkRun], object] = lambda run: None,
         **choice: Any,
     ) -> BulkResult:
         """A bulk retry; `prepare` gets the run when its operation is known and no link is done."""
         with selecting.failed_links(self.database, **choice) as selection:
             run = BulkRun(
-                Operation.RETRY, self.database, self.queue, self.store, selection, batch_size
+                Operation.RETRY,
+                self.database,
+                self.queue,
+                self.store,
+                selection,
+                batch_size,
+                note,
             )
             return self._finish(run, prepare, dry_run=dry_run)
 
@@ -490,13 +497,20 @@ class Rooms:
         *,
         batch_size: int = 500,
         dry_run: bool = False,
+        note: ChangeNote | None = None,
         prepare: Callable[[BulkRun], object] = lambda run: None,
     ) -> BulkResult:
         """A pass of the schedule; `prepare` gets the run when its links are chosen."""
         interval = self.settings.rescan_interval_ms
         with selecting.due_links(self.database, interval) as selection:
             run = BulkRun(
-                Operation.SCHEDULE, self.database, self.queue, self.store, selection, batch_size
+                Operation.SCHEDULE,
+                self.database,
+                self.queue,
+                self.store,
+                selection,
+                batch_size,
+                note,
             )
             return self._finish(run, prepare, dry_run=dry_run)
 

@@ -150,5 +150,6 @@ def test_the_redis_user_of_readme_is_enough_for_everything(
         assert operation[0] in limited.run("operations").stdout
         assert limited.run("cancel", operation[0]).code == 4
         do_everything(limited, owner)
+        assert len(limited.run("history").stdout.splitlines()) > 2
         limited.close()
         owner.close()
