@@ -345,6 +345,13 @@ class Docora:
         keys = sorted(cast("list[bytes]", self.redis.keys()))
         return tables, {key: self.redis.dump(key) for key in keys}
 
+    def audit_trail(self, stream: str = "docora-ops:audit") -> list[dict[str, str]]:
+        """The entries of a stream, the oldest first."""
+        found = cast("list[tuple[bytes, dict[bytes, bytes]]]", self.redis.xrange(stream))
+        return [
+            {name.decode(): value.decode() for name, value in fields.items()} for _, fields in found
+        ]
+
     # Invariants
 
     def lost_links(self) -> list[str]:

@@ -122,10 +122,12 @@ def progress_of(docora: Docora, operation_id: str) -> dict[str, str]:
 
 
 def forget_operations(docora: Docora) -> None:
-    """A bulk operation that changed nothing may still be known."""
+    """A bulk operation that changed nothing may still be known, and is in the audit trail."""
     for key in docora.redis.keys("docora:bulk:*"):
         assert docora.redis.hget(key, "completed") == b"0"
         docora.redis.delete(key)
+    assert all(entry["operation_id"] for entry in docora.audit_trail())
+    docora.redis.delete("docora-ops:audit")
 
 
 # Redis
@@ -403,7 +405,7 @@ def test_a_statement_that_takes_too_long_is_given_up(docora: Docora, link: TestL
     [failure] = bulk.data["failures"]
     assert failure["job_id"] == link.job_id
     assert sentence in failure["error"]
-    docora.redis.delete(*docora.redis.keys("docora:bulk:*"))
+    docora.redis.delete(*docora.redis.keys("docora:bulk:*"), *docora.redis.keys("docora-ops:*"))
     assert docora.dump() == before
 
 

@@ -8,7 +8,7 @@ import pwd
 import re
 import signal
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import pytest
@@ -29,12 +29,6 @@ def history(docora: Docora, *options: str) -> list[Any]:
     result = docora.run("history", "--json", *options, env=NO_DATABASE)
     assert (result.code, result.stderr) == (0, ""), result
     return list(result.data)
-
-
-def entries(docora: Docora, stream: str = STREAMS[0]) -> list[dict[str, str]]:
-    """What is in the stream, the oldest first."""
-    found = cast("list[tuple[bytes, dict[bytes, bytes]]]", docora.redis.xrange(stream))
-    return [{name.decode(): value.decode() for name, value in each.items()} for _, each in found]
 
 
 def ids(link: TestLink) -> tuple[str, str]:
@@ -130,7 +124,7 @@ def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> 
     assert due.job_id in docora.waiting()
     assert [each["command"] for each in history(docora, "--limit", "2")] == ["cancel", "schedule"]
     assert "schedule" not in {each["command"] for each in history(docora, "--no-schedule")}
-    stored = json.dumps([entries(docora, stream) for stream in STREAMS])
+    stored = json.dumps([docora.audit_trail(stream) for stream in STREAMS])
     assert "encrypted" not in stored
 
 
@@ -253,16 +247,16 @@ def test_a_pass_writes_its_first_entry_with_the_first_job_that_it_queues(docora:
     seen = []
 
     def prepare(run: Any) -> None:
-        run.on_progress = lambda done: seen.append(len(entries(docora, STREAMS[1])))
+        run.on_progress = lambda done: seen.append(len(docora.audit_trail(STREAMS[1])))
 
     result = rooms.schedule(batch_size=2, prepare=prepare, note=note)
     assert result.counts == {Outcome.ALREADY_QUEUED: 2, Outcome.QUEUED: 4}
-    started, finished = entries(docora, STREAMS[1])
+    started, finished = docora.audit_trail(STREAMS[1])
     assert (started["event"], finished["event"]) == ("started", "finished")
     assert started["run"] == finished["run"]
     assert json.loads(finished["counts"]) == {"total": 6, "already_queued": 2, "queued": 4}
     assert max(seen) == 1
-    assert entries(docora) == []
+    assert docora.audit_trail() == []
 
 
 def test_the_trail_is_capped_and_read_in_pieces(

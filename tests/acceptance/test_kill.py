@@ -482,6 +482,7 @@ def test_another_process_follows_a_bulk_retry_to_its_end(docora: Docora) -> None
         "succeeded": 200,
         "failed": 0,
         "cancelled": False,
+        "failures": [],
     }
     assert "200 of 200" in followed.stderr
 
