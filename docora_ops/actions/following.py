@@ -30,6 +30,7 @@ _REST = 4
 """How many times longer than a round of questions the pause after it is, at least."""
 _SLICE = 0.1
 """Seconds after which a request to stop is noticed."""
+_LIVE = frozenset({JobState.RUNNING, JobState.WAITING})
 _LOST_AFTER = 5.0
 """Seconds without a live job after which nobody works on a link."""
 
@@ -64,7 +65,8 @@ class Following:
     def run(self, timeout: float | None = None) -> BulkWait:
         """Until all is known, for `timeout` seconds at most, or until told to stop.
 
-        Looks at least once. Raises PostgresError, RedisError; `result()` then says what is known.
+        With a timeout of 0 it looks once. Raises PostgresError, RedisError; `result()` says what is
+        known by then.
         """
         self._began = time.monotonic()
         pause = _FIRST_PAUSE
@@ -101,9 +103,10 @@ class Following:
             if self.stop.requested:
                 return
             asked = bytes(ids[start : start + size])
-            verdicts = read_verdicts(self.database, asked)
             if ids is self._running:
-                verdicts = self._without_live_jobs(verdicts)
+                verdicts = self._verdicts_after_jobs(asked)
+            else:
+                verdicts = read_verdicts(self.database, asked)
             if not verdicts:
                 continue
             known = {verdict.position for verdict in verdicts}
@@ -115,19 +118,26 @@ class Following:
             for verdict in verdicts:
                 self._count(verdict)
 
-    def _without_live_jobs(self, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
+    def _verdicts_after_jobs(self, ids: bytes) -> Sequence[Verdict]:
         """A running job may not have said yet that it is at work on a failed link."""
-        failed = [verdict.job_id for verdict in verdicts if verdict.status == LinkStatus.FAILED]
-        if not failed:
-            return verdicts
-        live = held_job_ids(self.database, failed)
-        for answer in self.queue.look(failed):
-            if answer.state in {JobState.RUNNING, JobState.WAITING}:
-                live.add(answer.job_id)
+        failed = [
+            verdict.job_id
+            for verdict in read_verdicts(self.database, ids)
+            if verdict.status == LinkStatus.FAILED
+        ]
+        over: set[str] = set()
+        if failed:
+            held = held_job_ids(self.database, failed)
+            over = {
+                answer.job_id
+                for answer in self.queue.look(failed)
+                if answer.state not in _LIVE and answer.job_id not in held
+            }
+        # Once more: only now is it certain that the job has had the last word.
         return [
             verdict
-            for verdict in verdicts
-            if verdict.status != LinkStatus.FAILED or verdict.job_id not in live
+            for verdict in read_verdicts(self.database, ids)
+            if verdict.status != LinkStatus.FAILED or verdict.job_id in over
         ]
 
     def _count(self, verdict: Verdict) -> None:
@@ -173,8 +183,7 @@ class LostJobWatch:
         """Whether the link has had no live job for some seconds. Raises what `run` raises."""
         job_id = self.ref.job_id
         [answer] = self.following.queue.look([job_id])
-        is_live = answer.state in {JobState.RUNNING, JobState.WAITING}
-        if is_live or held_job_ids(self.following.database, [job_id]):
+        if answer.state in _LIVE or held_job_ids(self.following.database, [job_id]):
             self._since = None
             return False
         now = time.monotonic()

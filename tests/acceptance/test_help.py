@@ -172,6 +172,7 @@ def test_bad_values_of_every_option_get_a_sentence_and_change_nothing(
     lists = [
         *(["retry-all-failed", "--limit", value] for value in numbers),
         *(["retry-all-failed", "--batch-size", value] for value in ["0", "1001", ""]),
+        *(["retry", "a", "b", "--wait", "--timeout", value] for value in ["soon", "", "9" * 30]),
         *(["retry-all-failed", "--app", value] for value in ["", STRAY, long]),
         *(["retry-all-failed", "--error", value] for value in ["", " ", STRAY]),
         *(["retry", value, link.repository_id] for value in hostile),

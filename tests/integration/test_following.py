@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from docora_ops.actions import following
 from docora_ops.actions.following import Following, LostJobWatch, wait_for_one
 from docora_ops.models import BulkWait, Outcome, WaitEnd
+from docora_ops.queue import Answer
 from tests.harness import Docora, Rooms, TestLink
 
 
@@ -102,6 +103,21 @@ def test_a_running_job_that_has_not_said_so_yet_is_waited_for(docora: Docora) ->
     result = wait_for_one(followed, rooms.ref(link), None)
     assert [so_far.running for so_far in seen] == [1, 1, 0]
     assert (result.end, result.error) == (WaitEnd.FAILED, "HTTP 500 on created README.md")
+
+
+def test_a_job_that_ends_between_two_questions_has_the_last_word(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, rooms = docora.add_link(), docora.rooms()
+    followed = follow(rooms, link, outcome=Outcome.ALREADY_RUNNING)
+    look = rooms.queue.look
+
+    def end_job_and_look(job_ids: Sequence[str]) -> list[Answer]:
+        set_status(docora, link, "synced")
+        return look(job_ids)
+
+    monkeypatch.setattr(rooms.queue, "look", end_job_and_look)
+    assert wait_for_one(followed, rooms.ref(link), None).end is WaitEnd.SYNCED
 
 
 def test_it_ends_when_time_is_up_or_when_told_to(docora: Docora) -> None:
