@@ -32,7 +32,7 @@ def list_operations(typer_context: typer.Context, as_json: JsonOption = False) -
     if as_json:
         context.show_document(documents.operations(found))
     elif found:
-        context.show(tables.operations(found))
+        context.show(tables.operations(found, context.out.width))
     else:
         context.say("No bulk operation is known: one is forgotten an hour after its last step.")
     return ExitCode.OK

@@ -26,6 +26,7 @@ from docora_ops.models import (
     Progress,
     WaitEnd,
 )
+from docora_ops.render.records import records
 from docora_ops.render.text import cell, inert, moment
 
 FAILURES_SHOWN = 20
@@ -259,25 +260,21 @@ def progress(operation: Progress) -> RenderableType:
     return table
 
 
-def operations(known: Iterable[KnownOperation]) -> RenderableType:
+def operations(known: Iterable[KnownOperation], width: int) -> RenderableType:
     """Bulk operations, how far they are and whether anybody goes on with them."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
-    table.add_column("Operation", overflow="fold")
-    for name in ("Completed", "Succeeded", "Failed"):
-        table.add_column(name, justify="right")
-    table.add_column("State")
-    table.add_column("Last step")
-    for operation in known:
-        progress = operation.progress
-        table.add_row(
-            cell(progress.operation_id),
-            cell(f"{progress.completed} of {progress.total}"),
-            cell(progress.succeeded),
-            cell(progress.failed, "bold red" if progress.failed else ""),
+    rows = [
+        (
+            cell(operation.progress.operation_id),
+            cell(f"{operation.progress.completed} of {operation.progress.total}"),
+            cell(operation.progress.succeeded),
+            cell(operation.progress.failed, "bold red" if operation.progress.failed else ""),
             cell(operation.state.replace("_", " "), _STATE_STYLES[operation.state]),
             cell(_ago(operation.silence)),
         )
-    return table
+        for operation in known
+    ]
+    numbers = ("Completed", "Succeeded", "Failed")
+    return records(("Operation", *numbers, "State", "Last step"), rows, width, numbers)
 
 
 def _ago(silence: timedelta | None) -> str:

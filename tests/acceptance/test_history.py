@@ -361,9 +361,9 @@ def test_history_and_a_narrow_terminal(docora: Docora) -> None:
     assert docora.dump() == before
     lines = [re.sub(r"\x1b\[\d*m", "", line).rstrip() for line in shown.splitlines()]
     assert max(map(len, lines)) <= 60
-    assert 'What    retry app_name="App 1" repository="octo/repo1"' in lines
-    assert "Result  1 link: 1 queued" in lines
-    assert "Reason  their fix is out" in lines
+    assert "What       retry 'App 1' octo/repo1" in lines
+    assert "Result     1 queued" in lines
+    assert "Reason     their fix is out" in lines
 
 
 @pytest.mark.parametrize("reason", ["", " ", "x" * 501, "\udcff"])

@@ -13,7 +13,7 @@ import pytest
 from docora_ops.actions import bulk
 from docora_ops.actions.bulk import BulkRun
 from tests.acceptance.test_kill import LOCK_TABLE, await_locks, only_operation
-from tests.harness import Docora, finish
+from tests.harness import Docora, finish, on_terminal
 from tests.proxy import eventually
 
 NO_DATABASE = {"DATABASE_URL": None}
@@ -102,6 +102,22 @@ def test_without_operations_it_says_so_and_what_strangers_wrote_is_inert(docora:
     assert r"bulk_\x1b[31mred[bold]" in table.stdout
     assert "\x1b" not in table.stdout + document.stdout
     assert {each["total"] for each in document.data} == {0, 3}
+
+
+def test_a_narrow_terminal_shows_one_below_the_other(docora: Docora) -> None:
+    write(docora, "bulk_0123456789abcdef")
+    write(docora, "bulk_fedcba9876543210", left=3_000_000)
+    code, shown = on_terminal(docora, ["operations"], columns=40, env=NO_DATABASE)
+    assert code == 0, shown
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).rstrip() for line in shown.splitlines()]
+    assert max(map(len, lines)) <= 40
+    for line in (
+        "Operation  bulk_0123456789abcdef",
+        "Operation  bulk_fedcba9876543210",
+        "Completed  4 of 9",
+        "State      owner gone",
+    ):
+        assert line in lines
 
 
 def test_a_run_is_running_until_it_ends_and_one_that_was_killed_lost_its_owner(

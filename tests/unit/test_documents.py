@@ -13,6 +13,8 @@ from docora_ops.errors import NotFailedError, PostgresError, UsageError
 from docora_ops.models import (
     App,
     BulkResult,
+    HistoryEntry,
+    HistoryState,
     KeptFailures,
     KnownOperation,
     Link,
@@ -287,6 +289,32 @@ def test_operations() -> None:
         "data": [
             common | {"state": "owner_gone", "last_step_at": "2026-01-02T03:04:05.000Z"},
             common | {"state": "running", "last_step_at": None},
+        ]
+    }
+
+
+def test_history() -> None:
+    when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    selection: dict[str, str | int] = {"error": "HTTP 502", "limit": 5}
+    counts = {"total": 2, "queued": 2}
+    bulk = HistoryEntry(
+        when, "kim@ops1", "retry-all-failed", selection, "why", "bulk_0", counts, HistoryState.DONE
+    )
+    single = replace(bulk, reason=None, operation_id=None, state=HistoryState.NOT_FINISHED)
+    expected = {
+        "when": "2026-01-02T03:04:05.000Z",
+        "who": "kim@ops1",
+        "command": "retry-all-failed",
+        "selection": {"error": "HTTP 502", "limit": 5},
+        "reason": "why",
+        "operation_id": "bulk_0",
+        "counts": {"total": 2, "queued": 2},
+        "state": "done",
+    }
+    assert decoded(documents.history([bulk, single])) == {
+        "data": [
+            expected,
+            expected | {"reason": None, "operation_id": None, "state": "not_finished"},
         ]
     }
 
