@@ -117,6 +117,12 @@ def test_what_only_the_schedule_reads_the_other_commands_do_without(
         assert result.code == 0, (arguments, result)
 
 
+def test_to_wait_for_the_result_takes_no_further_grant(docora: Docora, role: Docora) -> None:
+    link = docora.add_link()
+    result = role.run("retry", link.app_id, link.repository_id, "--wait", "--timeout", "1")
+    assert result.code == 8, result
+
+
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[str]:
     with servers.valkey(tmp_path) as url:
