@@ -70,8 +70,8 @@ def wait_for_link(context: Context, wait: Wait, result: LinkResult, workers: int
 
 
 def wait_for_links(context: Context, wait: Wait, following: Following, workers: int) -> BulkWait:
-    """Follow many. Raises PostgresError, RedisError."""
-    if not following.result().total:
+    """Follow many, unless told to stop before. Raises PostgresError, RedisError."""
+    if following.stop.requested or not following.result().total:
         return following.result()
     with _stopping_on_signals(following.stop):
         _begin(context, wait, following, workers)

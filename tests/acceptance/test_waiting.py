@@ -169,6 +169,20 @@ def test_an_interrupt_ends_the_wait_and_says_what_is_known(docora: Docora, comma
     assert docora.was_reset(link)
 
 
+def test_a_run_that_is_interrupted_is_not_waited_for(docora: Docora) -> None:
+    docora.add_links(500)
+    process = docora.start("retry-all-failed", "--batch-size", "1", "--wait", "--json")
+    while not docora.waiting():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    assert result.code == 130, result
+    assert result.data["cancelled"]
+    assert 0 < result.data["waited"]["running"] == result.data["succeeded"] < 500
+    assert "Waiting for" not in result.stderr
+    docora.assert_sound()
+
+
 @pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
 def test_a_link_that_is_removed_meanwhile_is_nothing_to_wait_for(
     docora: Docora, command: str
