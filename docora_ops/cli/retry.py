@@ -9,7 +9,9 @@ import typer
 from docora_ops.cli.context import context_of, require_text
 from docora_ops.cli.options import (
     AppArgument,
+    AppOption,
     DryRunOption,
+    ErrorOption,
     JsonOption,
     RepoArgument,
     YesOption,
@@ -59,19 +61,8 @@ def retry(
 
 def retry_all_failed(
     typer_context: typer.Context,
-    app: Annotated[
-        str | None,
-        typer.Option("--app", metavar="APP", show_default=False, help="Only links of this app."),
-    ] = None,
-    error: Annotated[
-        str | None,
-        typer.Option(
-            "--error",
-            metavar="TEXT",
-            show_default=False,
-            help="Only links whose last error contains this text, case aside.",
-        ),
-    ] = None,
+    app: AppOption = None,
+    error: ErrorOption = None,
     limit: Annotated[
         int | None,
         typer.Option(

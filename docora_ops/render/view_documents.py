@@ -1,0 +1,67 @@
+"""JSON of what the commands that only read find, by the dashboard's names where it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from docora_ops.models import AppCount
+from docora_ops.render.documents import Document
+from docora_ops.render.text import moment
+from docora_ops.views import ErrorGroup, FailedLink, Page, Row
+
+
+def failed(page: Page[FailedLink]) -> Document:
+    """Of `failed`."""
+    return _listed(page, _failed_link)
+
+
+def failed_by_app(page: Page[AppCount]) -> Document:
+    """Of `failed --group-by app`."""
+    return _listed(
+        page,
+        lambda count: {
+            "app_id": count.app.app_id,
+            "app_name": count.app.app_name,
+            "links": count.links,
+        },
+    )
+
+
+def failed_by_error(page: Page[ErrorGroup]) -> Document:
+    """Of `failed --group-by error`."""
+    return _listed(
+        page,
+        lambda group: {
+            "error_message": group.error,
+            "links": group.links,
+            "apps": group.apps,
+        },
+    )
+
+
+def _failed_link(link: FailedLink) -> Document:
+    return {
+        "app_id": link.ref.app_id,
+        "app_name": link.app_name,
+        "repository_id": link.ref.repository_id,
+        "repository_name": link.repository,
+        "github_url": link.github_url,
+        "error_message": link.error,
+        "timestamp": moment(link.timestamp),
+        "retry_count": link.retry_count,
+        "last_scanned_at": moment(link.last_scanned_at),
+        "circuit_open_until": moment(link.circuit_open_until),
+        "job": link.job,
+    }
+
+
+def _listed(page: Page[Row], document: Callable[[Row], Document]) -> Document:
+    return {
+        "data": [document(row) for row in page.rows],
+        "pagination": {
+            "page": page.number,
+            "limit": page.limit,
+            "total": page.total,
+            "total_pages": page.pages,
+        },
+    }
