@@ -62,3 +62,72 @@ class ErrorGroup:
     """With `*` for what differs; None: no error is recorded."""
     links: int
     apps: int
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """One job that runs or is going to. What is None, the queue does not say."""
+
+    id: str
+    status: str
+    """`active`, `waiting` or `delayed`."""
+    name: str | None
+    """The function that it calls."""
+    app_name: str | None
+    repository: str | None
+    created_at: datetime | None
+    enqueued_at: datetime | None
+    started_at: datetime | None
+    due_at: datetime | None = None
+    """Of a delayed one."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process that has said that it listens on the queue."""
+
+    name: str
+    state: str | None
+    hostname: str | None
+    pid: str | None
+    last_heartbeat: datetime | None
+    alive: bool
+    """False: it was killed, and what it has recorded of itself is gone."""
+    jobs: Sequence[QueuedJob]
+    """What it is at work on."""
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """The process that queues delayed jobs when they are due."""
+
+    name: str
+    hostname: str | None
+    pid: str | None
+    last_heartbeat: datetime | None
+
+
+@dataclass(frozen=True)
+class QueueOverview:
+    """The queue at one moment."""
+
+    queue: str
+    waiting: int
+    active: int
+    completed: int
+    failed: int
+    delayed: int
+    seen_at: datetime
+    """By the clock of Redis."""
+    oldest_waiting_at: datetime | None
+    workers: Sequence[Worker]
+    scheduler: Scheduler | None
+    jobs: Sequence[QueuedJob]
+    """The first of those that run, wait and are delayed, in this order."""
+
+    @property
+    def oldest_waiting_seconds(self) -> int | None:
+        """How long the oldest of the jobs that are next has waited."""
+        if self.oldest_waiting_at is None:
+            return None
+        return max(0, int((self.seen_at - self.oldest_waiting_at).total_seconds()))

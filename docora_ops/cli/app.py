@@ -21,6 +21,7 @@ from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.failed import failed
 from docora_ops.cli.lean import LeanCommand, LeanGroup
 from docora_ops.cli.operations import cancel, progress
+from docora_ops.cli.queue import queue
 from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed
 from docora_ops.cli.schedule import schedule
@@ -39,6 +40,7 @@ app = typer.Typer(
 
 _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
     ("failed", failed, "docora-ops failed --group-by error"),
+    ("queue", queue, "docora-ops queue --limit 100"),
     ("retry", retry, "docora-ops retry 'Acme Search' octo/api --front"),
     ("retry-all-failed", retry_all_failed, "docora-ops retry-all-failed --error 502 --dry-run"),
     ("resync", resync, "docora-ops resync 'Acme Search' octo/api"),

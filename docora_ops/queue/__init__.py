@@ -3,6 +3,7 @@
 from redis import Redis
 
 from docora_ops.queue.connection import connect
+from docora_ops.queue.inspection import QueueReader
 from docora_ops.queue.links import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import ProgressStore
 from docora_ops.queue.waiting import WaitingList
@@ -12,6 +13,7 @@ __all__ = [
     "LinkQueue",
     "ProgressStore",
     "PushRequest",
+    "QueueReader",
     "Redis",
     "WaitingList",
     "connect",

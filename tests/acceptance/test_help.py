@@ -139,6 +139,7 @@ def test_usage_errors_are_one_sentence_or_one_document_and_load_no_driver(docora
         ["schedule", "surplus"],
         ["schedule", "--yes"],
         ["failed", "surplus"],
+        ["queue", "--limit", "0"],
         ["failed", "--group-by", "nonsense"],
         ["progress"],
         ["cancel", "one", "two"],

@@ -53,6 +53,7 @@ def do_everything(docora: Docora, owner: Docora) -> None:
         ("failed",),
         ("failed", "--group-by", "app"),
         ("failed", "--group-by", "error"),
+        ("queue",),
         ("retry", *first, "--dry-run"),
         ("retry", *first, "--front", "--reset-circuit"),
         ("retry-all-failed", "--dry-run", "--skip-open-circuits"),
