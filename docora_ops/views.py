@@ -131,3 +131,92 @@ class QueueOverview:
         if self.oldest_waiting_at is None:
             return None
         return max(0, int((self.seen_at - self.oldest_waiting_at).total_seconds()))
+
+
+@dataclass(frozen=True)
+class JobPlace:
+    """One place in RQ where the id of a job stands."""
+
+    where: str
+    """`list`, `intermediate`, `execution`, or the name of a registry."""
+    queue: str
+    position: int | None = None
+    """In a list, from its head, counted from 1."""
+    at: datetime | None = None
+    """The time that stands beside it: when it is due, was put there, or expires."""
+    alive: bool | None = None
+    """Of an execution: whether its heartbeat has not expired."""
+    worker: str | None = None
+    """Of an execution."""
+
+
+@dataclass(frozen=True)
+class JobFailure:
+    """How a try of a job ended."""
+
+    at: datetime | None
+    worker: str | None
+    text: str
+    """The last lines of its traceback."""
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What RQ has of one job. All None where there is no job."""
+
+    id: str
+    status: str | None
+    origin: str | None
+    created_at: datetime | None
+    enqueued_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    retries_left: int | None
+    worker: str | None
+    expires_in: int | None
+    """Seconds that it is kept, if not for good."""
+    places: Sequence[JobPlace]
+    last_failure: JobFailure | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The last scan of a repository."""
+
+    commit_sha: str
+    branch: str
+    scanned_at: datetime | None
+    files: int
+
+
+@dataclass(frozen=True)
+class LinkHistory:
+    """What the tables have of a link, beyond what its job needs."""
+
+    created_at: datetime
+    last_scanned_at: datetime | None
+    consecutive_failures: int
+    delivered_files: int
+    last_delivered_at: datetime | None
+    snapshot: Snapshot | None
+
+
+@dataclass(frozen=True)
+class LinkDetails:
+    """Everything about one link."""
+
+    ref: LinkRef
+    app_name: str
+    base_url: str
+    repository: str
+    github_url: str
+    has_token: bool
+    status: str
+    error: str | None
+    retry_count: int
+    circuit_open_until: datetime | None
+    history: LinkHistory
+    lock_is_held: bool
+    """A worker holds the link in Postgres."""
+    state: JobState
+    job: JobRecord

@@ -25,6 +25,7 @@ from docora_ops.cli.queue import queue
 from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed
 from docora_ops.cli.schedule import schedule
+from docora_ops.cli.show import show
 from docora_ops.cli.streams import guard_streams
 from docora_ops.cli.worker import worker
 from docora_ops.errors import CommandInterruptedError, DocoraOpsError, UsageError
@@ -40,6 +41,7 @@ app = typer.Typer(
 
 _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
     ("failed", failed, "docora-ops failed --group-by error"),
+    ("show", show, "docora-ops show 'Acme Search' octo/api"),
     ("queue", queue, "docora-ops queue --limit 100"),
     ("retry", retry, "docora-ops retry 'Acme Search' octo/api --front"),
     ("retry-all-failed", retry_all_failed, "docora-ops retry-all-failed --error 502 --dry-run"),

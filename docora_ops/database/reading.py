@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from docora_ops.database.connection import Database
 from docora_ops.database.selection import FAILED
 from docora_ops.models import App, AppCount, FailedFilter, LinkRef
-from docora_ops.views import FailedLink
+from docora_ops.views import FailedLink, LinkHistory, Snapshot
 
 _ROWS_AT_ONCE = 1000
 
@@ -36,6 +36,22 @@ ORDER BY links DESC, app_id
 FAILED_BY_ERROR = f"""
 SELECT l.app_id, left(l.last_error, %(longest)s) AS error, count(*)
 FROM app_repositories l WHERE {FAILED} GROUP BY l.app_id, error
+"""
+
+LINK_HISTORY = """
+SELECT l.created_at, l.last_scanned_at, r.consecutive_failures, d.files, d.last_delivered_at
+FROM app_repositories l JOIN repositories r USING (repository_id)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS files, max(delivered_at) AS last_delivered_at FROM app_delivered_files
+    WHERE app_id = l.app_id AND repository_id = l.repository_id
+) d
+WHERE l.id = %(id)s
+"""
+
+LAST_SNAPSHOT = """
+SELECT commit_sha, branch, scanned_at,
+    (SELECT count(*) FROM snapshot_files WHERE snapshot_id = s.id) AS files
+FROM repository_snapshots s WHERE repository_id = %(repository_id)s
 """
 
 
@@ -69,6 +85,23 @@ def failed_by_error(
     parameters = _parameters(which) | {"longest": longest}
     rows = database.stream(FAILED_BY_ERROR, parameters, at_once=_ROWS_AT_ONCE)
     return ((app_id, error, links) for app_id, error, links in rows)
+
+
+def link_history(database: Database, ref: LinkRef) -> LinkHistory | None:
+    """What has become of a link so far; None where it is gone."""
+    row = database.row(LINK_HISTORY, {"id": ref.id})
+    if row is None:
+        return None
+    snapshot = database.row(LAST_SNAPSHOT, {"repository_id": ref.repository_id})
+    created_at, last_scanned_at, failures, files, last_delivered_at = row
+    return LinkHistory(
+        created_at,
+        last_scanned_at,
+        failures,
+        files,
+        last_delivered_at,
+        Snapshot(*snapshot) if snapshot else None,
+    )
 
 
 def _parameters(which: FailedFilter) -> dict[str, object]:

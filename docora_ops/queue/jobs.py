@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zlib
+from base64 import b64decode
 
 from redis import Redis
 from rq import Queue, Retry
@@ -17,6 +18,10 @@ WHAT_CALL_SAYS = frozenset({"app_name", "owner", "name"})
 """Arguments of a job that may be shown."""
 _MOST_OF_A_CALL = 1 << 20
 """Bytes."""
+_STEP = 1 << 14
+_MOST_STEPS = 1 << 10
+"""A traceback is read up to so many steps, of so many bytes, and the last one is kept."""
+_LINES = 10
 _SAMPLE = Payload("a", "a", "r", "u", "o", "n", "b", None, "k")
 
 
@@ -111,6 +116,22 @@ def call_of(data: bytes) -> dict[str, str]:
     except Exception:  # noqa: BLE001 - whatever strange bytes lead to
         return found
     return found
+
+
+def traceback_of(exc_string: bytes) -> str:
+    """The last lines of a traceback, as RQ stores it beside a result; empty if it is none."""
+    tail = b""
+    unpacker = zlib.decompressobj()
+    try:
+        packed = b64decode(exc_string)
+        for _ in range(_MOST_STEPS):
+            tail = (tail + unpacker.decompress(packed, _STEP))[-_STEP:]
+            packed = unpacker.unconsumed_tail
+            if not packed:
+                break
+    except (ValueError, zlib.error):
+        return ""
+    return "\n".join(tail.decode(errors="replace").rstrip().splitlines()[-_LINES:])
 
 
 def _decompressed(data: bytes) -> bytes:

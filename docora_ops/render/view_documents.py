@@ -10,11 +10,14 @@ from docora_ops.render.text import moment
 from docora_ops.views import (
     ErrorGroup,
     FailedLink,
+    JobRecord,
+    LinkDetails,
     Page,
     QueuedJob,
     QueueOverview,
     Row,
     Scheduler,
+    Snapshot,
     Worker,
 )
 
@@ -64,6 +67,73 @@ def queue(overview: QueueOverview) -> Document:
             "scheduler": overview.scheduler and _scheduler(overview.scheduler),
             "jobs": [_queued_job(job) for job in overview.jobs],
         }
+    }
+
+
+def link(details: LinkDetails) -> Document:
+    """Of `show`."""
+    history = details.history
+    return {
+        "data": {
+            "app_id": details.ref.app_id,
+            "app_name": details.app_name,
+            "base_url": details.base_url,
+            "repository_id": details.ref.repository_id,
+            "repository_name": details.repository,
+            "github_url": details.github_url,
+            "has_token": details.has_token,
+            "status": details.status,
+            "error_message": details.error,
+            "retry_count": details.retry_count,
+            "created_at": moment(history.created_at),
+            "last_scanned_at": moment(history.last_scanned_at),
+            "circuit_open_until": moment(details.circuit_open_until),
+            "consecutive_failures": history.consecutive_failures,
+            "delivered_files": history.delivered_files,
+            "last_delivered_at": moment(history.last_delivered_at),
+            "snapshot": history.snapshot and _snapshot(history.snapshot),
+            "lock_held": details.lock_is_held,
+            "job": details.state,
+            "job_id": details.job.id,
+            "rq": _job_record(details.job),
+        }
+    }
+
+
+def _snapshot(snapshot: Snapshot) -> Document:
+    return {
+        "commit_sha": snapshot.commit_sha,
+        "branch": snapshot.branch,
+        "scanned_at": moment(snapshot.scanned_at),
+        "files": snapshot.files,
+    }
+
+
+def _job_record(job: JobRecord) -> Document:
+    failure = job.last_failure
+    return {
+        "status": job.status,
+        "origin": job.origin,
+        "created_at": moment(job.created_at),
+        "enqueued_at": moment(job.enqueued_at),
+        "started_at": moment(job.started_at),
+        "ended_at": moment(job.ended_at),
+        "retries_left": job.retries_left,
+        "worker": job.worker,
+        "expires_in": job.expires_in,
+        "places": [
+            {
+                "where": place.where,
+                "queue": place.queue,
+                "position": place.position,
+                "at": moment(place.at),
+                "alive": place.alive,
+                "worker": place.worker,
+            }
+            for place in job.places
+        ],
+        "last_failure": failure
+        and {"at": moment(failure.at), "worker": failure.worker, "text": failure.text},
     }
 
 
