@@ -26,6 +26,8 @@ _WALKED_AT_ONCE = 16
 """Ids for which Redis walks the waiting list one by one."""
 _MOST_WALKS = 10 * _WALKED_AT_ONCE
 """With more ids it is quicker to read the list."""
+_FOUND_AT_ONCE = 500
+"""Ids whose place in the list is known."""
 
 
 def failed_links(
@@ -92,9 +94,10 @@ def job_states(
     """Where the jobs of links stand, by the id of the link. Raises PostgresError, RedisError."""
     job_ids = [ref.job_id for ref in refs]
     waiting = queue.read_waiting() if len(job_ids) > _MOST_WALKS else None
+    at_once = _WALKED_AT_ONCE if waiting is None else _FOUND_AT_ONCE
     answers: list[Answer] = []
-    for start in range(0, len(job_ids), _WALKED_AT_ONCE):
-        some = job_ids[start : start + _WALKED_AT_ONCE]
+    for start in range(0, len(job_ids), at_once):
+        some = job_ids[start : start + at_once]
         answers += queue.look(some, waiting=waiting, detailed=True)
     held = held_job_ids(database, job_ids)
     shared = shared_job_ids(database, refs)

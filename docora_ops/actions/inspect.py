@@ -1,4 +1,4 @@
-"""Looking at the queue, and at everything about one link."""
+"""Looking at everything about one link."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from docora_ops.database.reading import link_history
 from docora_ops.errors import NotFoundError
 from docora_ops.masking import mask, mask_url
 from docora_ops.queue import LinkQueue, QueueReader
-from docora_ops.views import JobRecord, LinkDetails, QueueOverview
-
-
-def queue_overview(reader: QueueReader, limit: int) -> QueueOverview:
-    """Counts, workers, scheduler, and at most `limit` jobs. Raises RedisError."""
-    return reader.overview(limit)
+from docora_ops.views import JobRecord, LinkDetails
 
 
 def link_details(

@@ -24,8 +24,7 @@ def queue(
     Needs only Redis. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.inspect import queue_overview
-    from docora_ops.actions.surroundings import look_around
+    from docora_ops.actions.surroundings import look_around, queue_overview
     from docora_ops.render import view_documents, view_tables
 
     surroundings = look_around(context.queue)

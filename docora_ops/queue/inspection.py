@@ -163,7 +163,7 @@ class QueueReader:
         for name, row, executions in zip(names, rows, pipeline.execute(), strict=True):
             birth, death, state, hostname, pid, last_heartbeat = row
             alive = birth is not None and death is None
-            job_ids = sorted({_job_id(member) for member in executions}) if alive else []
+            job_ids = self._running(sorted(executions)) if alive else []
             workers.append(
                 Worker(
                     name=name,
@@ -176,6 +176,12 @@ class QueueReader:
                 )
             )
         return workers
+
+    def _running(self, executions: Sequence[bytes]) -> list[str]:
+        """The jobs of those executions that have not expired."""
+        keys = [f"{RQ_KEY_PREFIX}:execution:{_text(each)}" for each in executions]
+        known = self._hashes(keys, ("created_at",))
+        return [_job_id(each) for each, [at] in zip(executions, known, strict=True) if at]
 
     def _scheduler(self, lock: bytes | None) -> Scheduler | None:
         if lock is None:

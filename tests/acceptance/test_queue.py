@@ -78,6 +78,7 @@ def links(docora: Docora) -> list[TestLink]:
     docora.redis.lrem(docora.queue.key, 0, running.id)
     add_worker(docora, "busy-one", running)
     add_worker(docora, "idle-one")
+    docora.redis.sadd("rq:worker:idle-one:executions", "long-ago:expired")
     docora.redis.sadd(f"rq:workers:{QUEUE}", "rq:worker:killed-one")
     scheduler = RQScheduler([docora.queue], connection=docora.redis)
     scheduler.acquire_locks()  # type: ignore[no-untyped-call]
