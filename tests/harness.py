@@ -340,7 +340,10 @@ class Docora:
             table: self.connection.execute(
                 f"SELECT xmin::text, ctid::text, * FROM {table} ORDER BY 3".encode()
             ).fetchall()
-            for table in ("apps", "repositories", "app_repositories", "app_delivered_files")
+            for table in (
+                *("apps", "repositories", "app_repositories", "app_delivered_files"),
+                *("repository_snapshots", "snapshot_files"),
+            )
         }
         keys = sorted(cast("list[bytes]", self.redis.keys()))
         return tables, {key: self.redis.dump(key) for key in keys}

@@ -1,11 +1,17 @@
-"""What stands beside us on the queue, and is worth a word before a change."""
+"""What is on the queue, and what stands beside us and is worth a word before a change."""
 
 from __future__ import annotations
 
 from docora_ops.models import Surroundings
-from docora_ops.queue import LinkQueue
+from docora_ops.queue import LinkQueue, QueueReader
+from docora_ops.views import QueueOverview
 
 
 def look_around(queue: LinkQueue) -> Surroundings:
     """Read it from Redis. Raises RedisError."""
     return Surroundings(queue.count_workers(), queue.stock_queue_is_used())
+
+
+def queue_overview(reader: QueueReader, limit: int) -> QueueOverview:
+    """Counts, workers, scheduler, and at most `limit` jobs. Raises RedisError."""
+    return reader.overview(limit)

@@ -18,12 +18,15 @@ from docora_ops import __version__
 from docora_ops.cli.context import Context
 from docora_ops.cli.demo import demo
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.failed import failed
 from docora_ops.cli.history import history
 from docora_ops.cli.lean import LeanCommand, LeanGroup
 from docora_ops.cli.operations import cancel, list_operations, progress
+from docora_ops.cli.queue import queue
 from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed
 from docora_ops.cli.schedule import schedule
+from docora_ops.cli.show import show
 from docora_ops.cli.streams import guard_streams
 from docora_ops.cli.worker import worker
 from docora_ops.errors import CommandInterruptedError, DocoraOpsError, UsageError
@@ -38,6 +41,9 @@ app = typer.Typer(
 )
 
 _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
+    ("failed", failed, "docora-ops failed --group-by error"),
+    ("show", show, "docora-ops show 'Acme Search' octo/api"),
+    ("queue", queue, "docora-ops queue --limit 100"),
     ("retry", retry, "docora-ops retry 'Acme Search' octo/api --front"),
     ("retry-all-failed", retry_all_failed, "docora-ops retry-all-failed --error 502 --dry-run"),
     ("resync", resync, "docora-ops resync 'Acme Search' octo/api"),

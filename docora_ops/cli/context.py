@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from docora_ops.database import Database
     from docora_ops.models import Surroundings
-    from docora_ops.queue import History, LinkQueue, ProgressStore, Redis
+    from docora_ops.queue import History, LinkQueue, ProgressStore, QueueReader, Redis
     from docora_ops.render.documents import Document
     from docora_ops.settings import Settings
 
@@ -57,6 +57,13 @@ class Context:
         from docora_ops.queue import LinkQueue
 
         return LinkQueue(self.settings, self.redis)
+
+    @cached_property
+    def queue_reader(self) -> QueueReader:
+        """The same queue, to be looked into."""
+        from docora_ops.queue import QueueReader
+
+        return QueueReader(self.settings, self.redis)
 
     @cached_property
     def store(self) -> ProgressStore:

@@ -24,6 +24,19 @@ OperationArgument = Annotated[
         metavar="OPERATION_ID", show_default=False, help="As printed when the operation began."
     ),
 ]
+AppOption = Annotated[
+    str | None,
+    typer.Option("--app", metavar="APP", show_default=False, help="Only links of this app."),
+]
+ErrorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--error",
+        metavar="TEXT",
+        show_default=False,
+        help="Only links whose last error contains this text, case aside.",
+    ),
+]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Show what would happen, link by link; change nothing.")
 ]

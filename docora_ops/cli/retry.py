@@ -10,7 +10,9 @@ from docora_ops.cli.audit import change_note, link_note, require_reason
 from docora_ops.cli.context import context_of, require_text
 from docora_ops.cli.options import (
     AppArgument,
+    AppOption,
     DryRunOption,
+    ErrorOption,
     JsonOption,
     ReasonOption,
     RepoArgument,
@@ -71,19 +73,8 @@ def retry(
 
 def retry_all_failed(
     typer_context: typer.Context,
-    app: Annotated[
-        str | None,
-        typer.Option("--app", metavar="APP", show_default=False, help="Only links of this app."),
-    ] = None,
-    error: Annotated[
-        str | None,
-        typer.Option(
-            "--error",
-            metavar="TEXT",
-            show_default=False,
-            help="Only links whose last error contains this text, case aside.",
-        ),
-    ] = None,
+    app: AppOption = None,
+    error: ErrorOption = None,
     limit: Annotated[
         int | None,
         typer.Option(

@@ -138,11 +138,16 @@ class Database:
         with self._errors():
             return connection.execute(sql.encode(), parameters).rowcount
 
-    def stream(self, sql: str, parameters: Parameters | None = None) -> Iterator[TupleRow]:
-        """Run one statement and yield its rows as they come; ends before the next statement."""
+    def stream(
+        self, sql: str, parameters: Parameters | None = None, *, at_once: int = 1
+    ) -> Iterator[TupleRow]:
+        """Run one statement and yield its rows as they come; ends before the next statement.
+
+        `at_once`: how many rows the driver takes from the server together.
+        """
         connection = self._connect()
         with self._errors(), connection.cursor() as cursor:
-            yield from cursor.stream(sql.encode(), parameters)
+            yield from cursor.stream(sql.encode(), parameters, size=at_once)
 
     def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         """Run one `COPY … FROM STDIN` with these rows."""

@@ -13,11 +13,15 @@ from docora_ops.database.links import DUE, Claim, claim_due_links, claim_links
 from docora_ops.errors import PostgresError
 from docora_ops.models import App, AppCount, FailedFilter, LinkRef, LinkStatus
 
-_FAILED = """
+FAILED = """
+    l.status = 'failed'
+    AND (%(app_id)s::text IS NULL OR l.app_id = %(app_id)s)
+    AND (%(error)s::text IS NULL OR strpos(lower(l.last_error), lower(%(error)s)) > 0)
+"""
+
+_FAILED = f"""
 FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
-WHERE l.status = 'failed'
-  AND (%(app_id)s::text IS NULL OR l.app_id = %(app_id)s)
-  AND (%(error)s::text IS NULL OR strpos(lower(l.last_error), lower(%(error)s)) > 0)
+WHERE {FAILED}
 """
 
 _CIRCUIT_CLOSED = """

@@ -4,6 +4,7 @@ from redis import Redis
 
 from docora_ops.queue.audit import History
 from docora_ops.queue.connection import connect
+from docora_ops.queue.inspection import QueueReader
 from docora_ops.queue.links import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import ProgressStore
 from docora_ops.queue.waiting import WaitingList
@@ -14,6 +15,7 @@ __all__ = [
     "LinkQueue",
     "ProgressStore",
     "PushRequest",
+    "QueueReader",
     "Redis",
     "WaitingList",
     "connect",

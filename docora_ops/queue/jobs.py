@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zlib
+from base64 import b64decode
 
 from redis import Redis
 from rq import Queue, Retry
@@ -13,6 +14,14 @@ from docora_ops.models import Payload
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
+WHAT_CALL_SAYS = frozenset({"app_name", "owner", "name"})
+"""Arguments of a job that may be shown."""
+_MOST_OF_A_CALL = 1 << 20
+"""Bytes."""
+_STEP = 1 << 14
+_MOST_STEPS = 1 << 10
+"""A traceback is read up to so many steps, of so many bytes, and the last one is kept."""
+_LINES = 10
 _SAMPLE = Payload("a", "a", "r", "u", "o", "n", "b", None, "k")
 
 
@@ -75,12 +84,61 @@ def names_link(data: bytes, app_id: str) -> bool:
     Pickle writes a short string as an opcode, its length in bytes and its UTF-8 bytes, and
     remembers it, and after a key comes its value.
     """
-    try:
-        call = zlib.decompressobj().decompress(data, 1 << 20)
-    except zlib.error:
-        call = data
     text = app_id.encode()
-    return b"\x8c\x06app_id\x94\x8c" + bytes([len(text)]) + text in call
+    return b"\x8c\x06app_id\x94\x8c" + bytes([len(text)]) + text in _decompressed(data)
+
+
+def call_of(data: bytes) -> dict[str, str]:
+    """What a stored call has as texts, of `WHAT_CALL_SAYS`, and its `function`; nothing secret.
+
+    Reads the pickle's opcodes one after the other and unpickles nothing. What is not a pickle says
+    nothing.
+    """
+    import pickletools  # seldom needed
+
+    found: dict[str, str] = {}
+    memo: dict[object, str] = {}
+    key = text = ""
+    try:
+        for opcode, argument, _ in pickletools.genops(_decompressed(data)):
+            if opcode.name == "MEMOIZE":
+                memo[len(memo)] = text
+            elif opcode.name in {"BINPUT", "LONG_BINPUT"}:
+                memo[argument] = text
+            else:
+                key, text = text, memo.get(argument, "") if "GET" in opcode.name else ""
+                if "UNICODE" in opcode.name and isinstance(argument, str):
+                    text = argument
+                if text and not found:
+                    found["function"] = text
+                elif text and key in WHAT_CALL_SAYS:
+                    found.setdefault(key, text)
+    except Exception:  # noqa: BLE001 - whatever strange bytes lead to
+        return found
+    return found
+
+
+def traceback_of(exc_string: bytes) -> str:
+    """The last lines of a traceback, as RQ stores it beside a result; empty if it is none."""
+    tail = b""
+    unpacker = zlib.decompressobj()
+    try:
+        packed = b64decode(exc_string)
+        for _ in range(_MOST_STEPS):
+            tail = (tail + unpacker.decompress(packed, _STEP))[-_STEP:]
+            packed = unpacker.unconsumed_tail
+            if not packed:
+                break
+    except (ValueError, zlib.error):
+        return ""
+    return "\n".join(tail.decode(errors="replace").rstrip().splitlines()[-_LINES:])
+
+
+def _decompressed(data: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(data, _MOST_OF_A_CALL)
+    except zlib.error:
+        return data[:_MOST_OF_A_CALL]
 
 
 def _as_text(value: object) -> str:

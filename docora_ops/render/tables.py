@@ -70,14 +70,18 @@ def amount(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def retries(count: int) -> str:
+    """`1 retry`, `2 retries`."""
+    return "1 retry" if count == 1 else f"{count} retries"
+
+
 def link_result(result: LinkResult) -> RenderableType:
     """One link, what it was, and what became of it."""
     link = result.link
-    table = _pairs()
-    table.add_row("App", cell(_with_id(link.payload.app_name, link.ref.app_id)))
-    table.add_row("Repository", cell(_with_id(link.payload.repository, link.ref.repository_id)))
-    retries = "1 retry" if link.retry_count == 1 else f"{link.retry_count} retries"
-    table.add_row("Was", cell(f"{link.status}, {retries}"))
+    table = pairs()
+    table.add_row("App", cell(with_id(link.payload.app_name, link.ref.app_id)))
+    table.add_row("Repository", cell(with_id(link.payload.repository, link.ref.repository_id)))
+    table.add_row("Was", cell(f"{link.status}, {retries(link.retry_count)}"))
     if link.last_error is not None:
         table.add_row("Last error", cell(link.last_error))
     table.add_row("Outcome", cell(LABELS[result.outcome], _STYLES[result.outcome]))
@@ -117,7 +121,7 @@ def plan(links: Sequence[PlannedLink], width: int) -> Iterator[RenderableType]:
 
 def _plan_cells(link: PlannedLink) -> tuple[str, ...]:
     _, repository, would_happen = _plan_short_cells(link)
-    return inert(_with_id(link.app_name, link.app_id)), repository, would_happen, inert(link.job_id)
+    return inert(with_id(link.app_name, link.app_id)), repository, would_happen, inert(link.job_id)
 
 
 def _plan_short_cells(link: PlannedLink) -> tuple[str, ...]:
@@ -138,7 +142,7 @@ def bulk_result(result: BulkResult, width: int) -> RenderableType:
     rows = list(result.by_app.items())
     headings = LABELS if result.links is None else _PLANNED_LABELS
     needed = sum(len(headings[outcome]) + _GAP for outcome in shown) + len("total") + _GAP
-    with_ids = [inert(_with_id(app.app_name, app.app_id)) for app, _ in rows]
+    with_ids = [inert(with_id(app.app_name, app.app_id)) for app, _ in rows]
     names = [inert(app.app_name) for app, _ in rows]
     for labels in (with_ids, names):
         if max(map(cell_len, ["App", *labels])) + _GAP + needed <= width:
@@ -214,7 +218,7 @@ def link_wait(wait: LinkWait) -> RenderableType:
         WaitEnd.GONE: ("the link is gone", "yellow"),
     }
     text, style = results.get(wait.end, (f"still {wait.status}", "yellow"))
-    table = _pairs()
+    table = pairs()
     table.add_row("Result", cell(f"{text}, after {wait.seconds:.0f} s", style))
     if wait.error is not None:
         table.add_row("Error", cell(wait.error))
@@ -240,9 +244,9 @@ def bulk_wait(wait: BulkWait) -> RenderableType:
 def app_counts(counts: Iterable[AppCount]) -> RenderableType:
     """How many links of which app."""
     ordered = sorted(counts, key=lambda count: -count.links)
-    table = _pairs()
+    table = pairs()
     for count in ordered[:_APPS_SHOWN]:
-        table.add_row(cell(count.links), cell(_with_id(count.app.app_name, count.app.app_id)))
+        table.add_row(cell(count.links), cell(with_id(count.app.app_name, count.app.app_id)))
     if rest := ordered[_APPS_SHOWN:]:
         links = sum(count.links for count in rest)
         table.add_row(cell(links), cell(f"in {len(rest)} more apps"))
@@ -251,7 +255,7 @@ def app_counts(counts: Iterable[AppCount]) -> RenderableType:
 
 def progress(operation: Progress) -> RenderableType:
     """A bulk operation as it stands."""
-    table = _pairs()
+    table = pairs()
     table.add_row("Operation", cell(operation.operation_id))
     table.add_row("Completed", cell(f"{operation.completed} of {operation.total}"))
     table.add_row("Succeeded", cell(operation.succeeded))
@@ -284,12 +288,14 @@ def _ago(silence: timedelta | None) -> str:
     return f"{minutes} min {seconds} s ago" if minutes else f"{seconds} s ago"
 
 
-def _pairs() -> Table:
+def pairs() -> Table:
+    """An empty table of names and values."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     return table
 
 
-def _with_id(name: str, identifier: str) -> str:
+def with_id(name: str, identifier: str) -> str:
+    """`Acme Search (app_…)`."""
     return f"{name} ({identifier})"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from collections.abc import Iterable
 
+from docora_ops.masking import mask
+
 _LONGEST_ERROR = 1000
 """Characters of `last_error`; the rest of a page of HTML helps nobody."""
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+@")
 
 
 class Cleaner:
@@ -24,8 +24,6 @@ class Cleaner:
 
     def clean(self, text: str) -> str:
         """The text without secrets, in characters that Postgres takes, cut to a sensible length."""
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            text = text.replace(secret, "***")
-        text = _CREDENTIALS.sub("***@", text)
+        text = mask(text, self._secrets)
         text = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
         return text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…"

@@ -45,11 +45,16 @@ def role(docora: Docora, readme: str, worker_number: int) -> Iterator[Docora]:
 
 
 def do_everything(docora: Docora, owner: Docora) -> None:
-    """Each command that changes something, with all that it can."""
+    """Each command that needs both servers, with all that it can."""
     links = [owner.add_link() for _ in range(3)]
     owner.add_deliveries(links[0], 3)
     first, second, third = ((link.app_id, link.repository_id) for link in links)
     for arguments in (
+        ("failed",),
+        ("failed", "--group-by", "app"),
+        ("failed", "--group-by", "error"),
+        ("queue",),
+        ("show", *first),
         ("retry", *first, "--dry-run"),
         ("retry", *first, "--front", "--reset-circuit"),
         ("retry-all-failed", "--dry-run", "--skip-open-circuits"),
@@ -83,6 +88,9 @@ def test_the_role_of_readme_is_enough_for_everything(docora: Docora, role: Docor
         ("UPDATE (last_error) ON app_repositories", ("retry-all-failed",)),
         ("DELETE ON app_delivered_files", ("resync", "APP", "REPO")),
         ("SELECT (last_scanned_at) ON app_repositories", ("schedule",)),
+        ("SELECT (created_at) ON app_repositories", ("failed",)),
+        ("SELECT (delivered_at) ON app_delivered_files", ("show", "APP", "REPO")),
+        ("SELECT (commit_sha) ON repository_snapshots", ("show", "APP", "REPO")),
     ],
 )
 def test_a_missing_grant_is_named_and_nothing_changes(
@@ -99,14 +107,19 @@ def test_a_missing_grant_is_named_and_nothing_changes(
     assert docora.waiting() == []
 
 
-def test_what_only_the_schedule_reads_the_other_commands_do_without(
+def test_what_only_reading_commands_read_the_others_do_without(
     docora: Docora, role: Docora, worker_number: int
 ) -> None:
     link = docora.add_link()
     name = f"docora_ops_{worker_number}"
-    docora.connection.execute(
-        f"REVOKE SELECT (last_scanned_at) ON app_repositories FROM {name}".encode()
-    )
+    for revoked in (
+        "SELECT (last_scanned_at, created_at) ON app_repositories",
+        "SELECT (consecutive_failures) ON repositories",
+        "SELECT (delivered_at) ON app_delivered_files",
+        "ALL ON repository_snapshots",
+        "ALL ON snapshot_files",
+    ):
+        docora.connection.execute(f"REVOKE {revoked} FROM {name}".encode())
     for arguments in (
         ("retry", link.app_id, link.repository_id),
         ("retry-all-failed",),

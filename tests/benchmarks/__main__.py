@@ -1,4 +1,4 @@
-"""`make bench`: how fast a bulk retry, a schedule and a snapshot are, against other ways.
+"""`make bench`: how fast bulk retry, schedule, snapshot and reading commands are.
 
 Ratios are what counts: they compare what ran a moment apart on the same machine.
 """
@@ -12,12 +12,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from docora_ops.demo import servers
-from tests.benchmarks import snapshots, world
+from tests.benchmarks import reading, snapshots, world
+from tests.benchmarks.reading import wall_seconds
 
 BIN = Path(sys.executable).parent
 LINK_BY_LINK_SAMPLE = 2_000
@@ -137,19 +137,12 @@ def cold_start(rounds: int) -> None:
         )
 
 
-def wall_seconds(arguments: list[str]) -> float:
-    """How long a command takes from start to end."""
-    start = time.perf_counter()
-    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - start
-
-
 def main() -> None:
     """Run all benchmarks on servers of their own."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
     parser.add_argument("--links", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("throughput", "states", "start", "snapshot"))
+    parser.add_argument("--only", choices=("throughput", "states", "start", "snapshot", "see"))
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -166,6 +159,8 @@ def main() -> None:
             other_states(options.links, options.rounds)
         if options.only in {None, "snapshot"}:
             snapshots.report(database_url, Path(directory), options.rounds)
+        if options.only in {None, "see"}:
+            reading.report(options.rounds)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,117 @@
+"""Looking at the failed links: one by one, by app, by error."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+
+from docora_ops.actions.folding import LONGEST, fold
+from docora_ops.actions.lookup import resolve_app
+from docora_ops.database import Database
+from docora_ops.database.links import held_job_ids, shared_job_ids
+from docora_ops.database.reading import failed_by_app, failed_by_error, failed_page
+from docora_ops.masking import mask, mask_url
+from docora_ops.models import AppCount, FailedFilter, JobState, LinkRef
+from docora_ops.queue import Answer, LinkQueue
+from docora_ops.views import ErrorGroup, FailedLink, Page, Row
+
+OTHER_ERRORS = "(other errors)"
+_MOST_GROUPS = 10_000
+"""Further kinds of errors become one, so that memory stays flat."""
+_FOLDED_AT_ONCE = 1000
+
+_WALKED_AT_ONCE = 16
+"""Ids for which Redis walks the waiting list one by one."""
+_MOST_WALKS = 10 * _WALKED_AT_ONCE
+"""With more ids it is quicker to read the list."""
+_FOUND_AT_ONCE = 500
+"""Ids whose place in the list is known."""
+
+
+def failed_links(
+    database: Database,
+    queue: LinkQueue,
+    *,
+    app: str | None,
+    error: str | None,
+    page: int,
+    limit: int,
+) -> Page[FailedLink]:
+    """One page of the failed links, each with where its job stands.
+
+    Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
+    """
+    total, links = failed_page(
+        database, _filter(database, app, error), limit=limit, offset=(page - 1) * limit
+    )
+    jobs = job_states(database, queue, [link.ref for link in links])
+    rows = [
+        replace(
+            link,
+            github_url=mask_url(link.github_url),
+            error=None if link.error is None else mask(link.error),
+            job=jobs[link.ref.id],
+        )
+        for link in links
+    ]
+    return Page(rows, page, limit, total)
+
+
+def failed_links_by_app(
+    database: Database, *, app: str | None, error: str | None, page: int, limit: int
+) -> Page[AppCount]:
+    """How many failed links each app has, most first. Raises the same, but for RedisError."""
+    return _page(failed_by_app(database, _filter(database, app, error)), page, limit)
+
+
+def failed_links_by_error(
+    database: Database, *, app: str | None, error: str | None, page: int, limit: int
+) -> Page[ErrorGroup]:
+    """The errors of failed links, folded, most links first. Raises the same."""
+    links: Counter[str | None] = Counter()
+    apps: dict[str | None, set[str]] = {}
+    rows = failed_by_error(database, _filter(database, app, error), LONGEST)
+    while some := list(islice(rows, _FOLDED_AT_ONCE)):
+        folded = fold([text or "" for _, text, _ in some])
+        for (app_id, text, count), kind in zip(some, folded, strict=True):
+            key = None if text is None else kind
+            if key not in links and len(links) >= _MOST_GROUPS:
+                key = OTHER_ERRORS
+            links[key] += count
+            apps.setdefault(key, set()).add(app_id)
+    groups = [
+        ErrorGroup(None if key is None else mask(key), count, len(apps[key]))
+        for key, count in sorted(links.items(), key=lambda item: (-item[1], item[0] or ""))
+    ]
+    return _page(groups, page, limit)
+
+
+def job_states(
+    database: Database, queue: LinkQueue, refs: Sequence[LinkRef]
+) -> dict[str, JobState]:
+    """Where the jobs of links stand, by the id of the link. Raises PostgresError, RedisError."""
+    job_ids = [ref.job_id for ref in refs]
+    waiting = queue.read_waiting() if len(job_ids) > _MOST_WALKS else None
+    at_once = _WALKED_AT_ONCE if waiting is None else _FOUND_AT_ONCE
+    answers: list[Answer] = []
+    for start in range(0, len(job_ids), at_once):
+        some = job_ids[start : start + at_once]
+        answers += queue.look(some, waiting=waiting, detailed=True)
+    held = held_job_ids(database, job_ids)
+    shared = shared_job_ids(database, refs)
+    states = {}
+    for ref, answer in zip(refs, answers, strict=True):
+        states[ref.id] = JobState.RUNNING if ref.job_id in held else answer.state
+        if ref.job_id in shared and not queue.is_made_for(ref.job_id, ref.app_id):
+            states[ref.id] = JobState.NONE
+    return states
+
+
+def _filter(database: Database, app: str | None, error: str | None) -> FailedFilter:
+    return FailedFilter(None if app is None else resolve_app(database, app).app_id, error)
+
+
+def _page(rows: Sequence[Row], number: int, limit: int) -> Page[Row]:
+    return Page(rows[(number - 1) * limit : number * limit], number, limit, len(rows))

@@ -1,0 +1,47 @@
+"""Errors that differ only in paths, numbers and ids, made the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+LONGEST = 300
+"""Characters of an error that are looked at."""
+
+# Not in any text of Postgres. Many texts in one call take a fraction of the time of one by one.
+_SEPARATOR = "\0"
+
+# Each kind begins only where the run of its characters does: so nothing is walked twice.
+_VARIABLE = re.compile(
+    r"""
+    (?P<kept> (?: \b HTTP (?:/[\d.]+)? \  | \b error:\  ) [1-5]\d\d (?!\w) )
+    | (?P<event> \ on\ (?:created|updated|deleted)\  ) [^\0]+
+    | \b \w++ :// (?: [^\s\0"'<>]* [^\s\0"'<>.,:;)] )?
+    | "[^"\0]*+"
+    | (?<!\w) '[^'\0]*+' (?!\w)
+    | `[^`\0]*+`
+    # a path
+    | (?<![\w.~%@:+-]) [\w.~%@:+-]*+ [/\\] (?: [^\s\0"'<>(),;]* [^\s\0"'<>(),;.:] )?
+    # a date, a time, an address, an amount, an id
+    | (?<![\w.@-]) \d (?: [\w:.,+-]* \w )?
+    # a file or a host, but not the name of an exception
+    | (?<![\w.@-]) \w [\w@-]*+ (?: \. (?! (?-i:[A-Z][a-z]) ) \w [\w@-]*+ )++ (?! \.\w )
+    | (?<![\w-]) (?: app | repo | bulk )_ [\w-]++
+    | (?<![\w-]) (?= [a-f-]*+ \d ) [0-9a-f-]{7,}+ (?!\w)
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_REPEATED = re.compile(r"\* (?: [\ ,:]++ \* )++", re.VERBOSE)
+
+
+def fold(errors: Sequence[str]) -> list[str]:
+    """Each error with `*` where it names a path, a URL, a number, an id, or quotes something.
+
+    The status of an HTTP answer stays. Takes time in proportion to the length of the texts.
+    """
+    text = _SEPARATOR.join(error[:LONGEST] for error in errors)
+    return _REPEATED.sub("*", _VARIABLE.sub(_replace, text)).split(_SEPARATOR)
+
+
+def _replace(match: re.Match[str]) -> str:
+    return match["kept"] or f"{match['event'] or ''}*"

@@ -1,0 +1,108 @@
+"""What the commands that only read ask of the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from docora_ops.database.connection import Database
+from docora_ops.database.selection import FAILED
+from docora_ops.models import App, AppCount, FailedFilter, LinkRef
+from docora_ops.views import FailedLink, LinkHistory, Snapshot
+
+_ROWS_AT_ONCE = 1000
+
+COUNT_FAILED = f"SELECT count(*) FROM app_repositories l WHERE {FAILED}"
+
+# The page is chosen from narrow rows, along the index on the two ids, before anything is joined.
+FAILED_PAGE = f"""
+WITH page AS MATERIALIZED (
+    SELECT l.id FROM app_repositories l WHERE {FAILED}
+    ORDER BY l.app_id, l.repository_id LIMIT %(limit)s OFFSET %(offset)s
+)
+SELECT l.id::text, l.app_id, l.repository_id, a.app_name, r.owner || '/' || r.name, r.github_url,
+    l.last_error, l.retry_count, l.last_scanned_at, l.created_at, r.circuit_open_until
+FROM page JOIN app_repositories l USING (id)
+JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
+ORDER BY l.app_id, l.repository_id
+"""
+
+FAILED_BY_APP = f"""
+SELECT app_id, a.app_name, links
+FROM (SELECT l.app_id, count(*) AS links FROM app_repositories l WHERE {FAILED} GROUP BY 1) counted
+JOIN apps a USING (app_id)
+ORDER BY links DESC, app_id
+"""
+
+FAILED_BY_ERROR = f"""
+SELECT l.app_id, left(l.last_error, %(longest)s) AS error, count(*)
+FROM app_repositories l WHERE {FAILED} GROUP BY l.app_id, error
+"""
+
+LINK_HISTORY = """
+SELECT l.created_at, l.last_scanned_at, r.consecutive_failures, d.files, d.last_delivered_at
+FROM app_repositories l JOIN repositories r USING (repository_id)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS files, max(delivered_at) AS last_delivered_at FROM app_delivered_files
+    WHERE app_id = l.app_id AND repository_id = l.repository_id
+) d
+WHERE l.id = %(id)s
+"""
+
+LAST_SNAPSHOT = """
+SELECT commit_sha, branch, scanned_at,
+    (SELECT count(*) FROM snapshot_files WHERE snapshot_id = s.id) AS files
+FROM repository_snapshots s WHERE repository_id = %(repository_id)s
+"""
+
+
+def failed_page(
+    database: Database, which: FailedFilter, *, limit: int, offset: int
+) -> tuple[int, list[FailedLink]]:
+    """How many failed links there are, and some of them, by app id, then repository id.
+
+    As the database has them: with secrets, and without a word about their jobs.
+    """
+    parameters = _parameters(which)
+    with database.snapshot():
+        row = database.row(COUNT_FAILED, parameters)
+        rows = database.rows(FAILED_PAGE, parameters | {"limit": limit, "offset": offset})
+    return int(row[0]) if row else 0, [FailedLink(LinkRef(*row[:3]), *row[3:]) for row in rows]
+
+
+def failed_by_app(database: Database, which: FailedFilter) -> list[AppCount]:
+    """How many failed links each app has, most first."""
+    rows = database.rows(FAILED_BY_APP, _parameters(which))
+    return [AppCount(App(app_id, app_name), links) for app_id, app_name, links in rows]
+
+
+def failed_by_error(
+    database: Database, which: FailedFilter, longest: int
+) -> Iterator[tuple[str, str | None, int]]:
+    """App id, error, cut to `longest` characters, and how many links; in no order.
+
+    To be read to its end before anything else is asked of this connection.
+    """
+    parameters = _parameters(which) | {"longest": longest}
+    rows = database.stream(FAILED_BY_ERROR, parameters, at_once=_ROWS_AT_ONCE)
+    return ((app_id, error, links) for app_id, error, links in rows)
+
+
+def link_history(database: Database, ref: LinkRef) -> LinkHistory | None:
+    """What has become of a link so far; None where it is gone."""
+    row = database.row(LINK_HISTORY, {"id": ref.id})
+    if row is None:
+        return None
+    snapshot = database.row(LAST_SNAPSHOT, {"repository_id": ref.repository_id})
+    created_at, last_scanned_at, failures, files, last_delivered_at = row
+    return LinkHistory(
+        created_at,
+        last_scanned_at,
+        failures,
+        files,
+        last_delivered_at,
+        Snapshot(*snapshot) if snapshot else None,
+    )
+
+
+def _parameters(which: FailedFilter) -> dict[str, object]:
+    return {"app_id": which.app_id, "error": which.error}

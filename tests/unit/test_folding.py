@@ -1,0 +1,71 @@
+"""Errors that differ only in paths, numbers and ids fold into one; others do not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from docora_ops.actions.folding import LONGEST, fold
+
+ALIKE = {
+    "HTTP 500 on created *": [
+        "HTTP 500 on created src/index.ts",
+        "HTTP 500 on created README",
+        "HTTP 500 on created my docs/read me (2).md",
+    ],
+    "HTTP 502 on deleted *": ["HTTP 502 on deleted a/b"],
+    "fatal: unable to access *: The requested URL returned error: 503": [
+        "fatal: unable to access 'https://github.com/a/b/': The requested URL returned error: 503",
+        'fatal: unable to access "https://x.example": The requested URL returned error: 503',
+        "fatal: unable to access https://u:p@h:1/x?y=z: The requested URL returned error: 503",
+    ],
+    "fatal: repository * not found": [
+        "fatal: repository 'https://github.com/octo/mobile/' not found",
+        "fatal: repository `octo` not found",
+    ],
+    "getaddrinfo ENOTFOUND *": ["getaddrinfo ENOTFOUND docora.paper-lantern.example"],
+    "connect ETIMEDOUT *": ["connect ETIMEDOUT 10.0.0.1:443", "connect ETIMEDOUT ::1/128"],
+    "*: No such file": ["C:\\a\\b.txt: No such file", "/etc/x: No such file"],
+    "job * gone": [
+        "job app_04c2f7a91be85d3360e1a7c4-repo_0a7d52c8e1f94b3d60a2c5f7 gone",
+        "job 123e4567-e89b-12d3-a456-426614174000 gone",
+        "job deadbeef1 gone",
+        "job 7 gone",
+    ],
+    "git fetch took longer than * s": [
+        "git fetch took longer than 1800 s",
+        "git fetch took longer than 1.5 s",
+    ],
+    "lost at *": ["lost at 2026-01-01T00:00:00.123Z", "lost at 12:30"],
+    "would be overwritten: *": ["would be overwritten: a/b, c/d, e.txt"],
+}
+
+
+def test_errors_of_one_kind_become_the_same_text() -> None:
+    for folded, errors in ALIKE.items():
+        assert fold(errors) == [folded] * len(errors)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "",
+        "can't be decrypted: it isn't in the form that we know",
+        "requests.exceptions.ConnectionError: Max retries",
+        "HTTP 418",
+        "the connection was closed",
+        "no app for the key sha256",
+    ],
+)
+def test_what_tells_kinds_apart_stays(error: str) -> None:
+    assert fold([error]) == [error]
+
+
+def test_what_comes_late_makes_no_difference() -> None:
+    assert len(set(fold(["x " * LONGEST, "x " * LONGEST + "y"]))) == 1
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0")), min_size=1))
+def test_many_in_one_call_are_folded_as_one_by_one(errors: list[str]) -> None:
+    assert fold(errors) == [fold([error])[0] for error in errors]
