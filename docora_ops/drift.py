@@ -1,0 +1,65 @@
+"""What can be out of step between database and queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+EXAMPLES_SHOWN = 5
+"""Findings of each kind that a report names; it counts them all."""
+
+
+class DriftKind(StrEnum):
+    """What is wrong with a link or its job."""
+
+    LOST = "lost"
+    """The link is `pending_snapshot` and has no live job."""
+    STUCK = "stuck"
+    """The link is `scanning` and has no live job: a waiting one would be run whatever it says."""
+    ORPHAN = "orphan"
+    """The job is there to be run, or failed, and its link is gone."""
+    DUPLICATE = "duplicate"
+    """The id of the job stands in the queue's list twice, or there and in the schedule."""
+    STALE_ENTRY = "stale_entry"
+    """A list or registry names a job that is gone, or that is in another state now."""
+    FAILED_LIVE = "failed_live"
+    """The link is `failed` and has a live job. Nothing needs to be mended."""
+
+    @property
+    def is_drift(self) -> bool:
+        """Whether it is something to mend."""
+        return self is not DriftKind.FAILED_LIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong. What is not known of the link, since it is gone, is None."""
+
+    kind: DriftKind
+    job_id: str
+    app_id: str | None = None
+    app_name: str | None = None
+    repository_id: str | None = None
+    repository: str | None = None
+    """`owner/name`."""
+    detail: str = ""
+    """Where in the queue, or why it can't be mended."""
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """All that is wrong, counted, with the first few of each kind."""
+
+    counts: Mapping[DriftKind, int]
+    examples: Mapping[DriftKind, Sequence[Finding]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """How many things there are to mend."""
+        return sum(count for kind, count in self.counts.items() if kind.is_drift)
+
+    @property
+    def has_drift(self) -> bool:
+        """Whether there is anything to mend."""
+        return self.total > 0
