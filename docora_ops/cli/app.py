@@ -17,6 +17,7 @@ import typer
 from docora_ops import __version__
 from docora_ops.cli.context import Context
 from docora_ops.cli.demo import demo
+from docora_ops.cli.doctor import doctor
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.lean import LeanCommand, LeanGroup
 from docora_ops.cli.operations import cancel, progress
@@ -43,6 +44,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
     ("schedule", schedule, "docora-ops schedule --dry-run"),
     ("progress", progress, "docora-ops progress bulk_0123456789abcdef --follow"),
     ("cancel", cancel, "docora-ops cancel bulk_0123456789abcdef"),
+    ("doctor", doctor, "docora-ops doctor --json"),
     ("worker", worker, "docora-ops worker --concurrency 4"),
     ("demo", demo, "docora-ops demo --keep"),
 )
