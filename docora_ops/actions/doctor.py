@@ -155,6 +155,7 @@ def _look_at_redis(settings: Settings, client: Redis | None) -> _Side:
                 "ACL SETUSER the user in REDIS_URL +info",
             )
             side.checks.append(reached)
+            side.checks += redis_checks.unknown_server("INFO is not permitted to our user")
         else:
             side.checks.append(Check(CheckName.REDIS, CheckState.OK, describe(settings)))
             side.checks += redis_checks.check_server(server)

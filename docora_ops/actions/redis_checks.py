@@ -31,12 +31,24 @@ def check_server(server: RedisServer) -> list[Check]:
     ]
 
 
+def unknown_server(reason: str) -> list[Check]:
+    """The same checks, where the server could not be asked."""
+    names = (
+        CheckName.REDIS_VERSION,
+        CheckName.REDIS_PRIMARY,
+        CheckName.REDIS_EVICTION,
+        CheckName.REDIS_MEMORY,
+        CheckName.REDIS_PERSISTENCE,
+    )
+    return [Check(name, CheckState.NOT_CHECKED, reason) for name in names]
+
+
 def check_queue(queue: QueueHealth, queue_name: str) -> list[Check]:
     """Docora's own queue, workers, scheduler, waiting jobs."""
     return [
         _check_stock_queue(queue),
         _check_workers(queue, queue_name),
-        _check_scheduler(queue),
+        _check_scheduler(queue, queue_name),
         _check_waiting(queue),
     ]
 
@@ -46,10 +58,10 @@ def _check_version(server: RedisServer) -> Check:
     numbers = tuple(int(number) for number in re.findall(r"\d+", server.version)[:3])
     if not numbers:
         return Check(name, CheckState.NOT_CHECKED, "it does not tell its version")
-    found = f"Redis {server.version}, or compatible with it"
+    found = server.product
     if numbers < _OLDEST:
         return Check(
-            name, CheckState.FAILED, f"{found}, is too old", "upgrade to Redis 6.2 or newer"
+            name, CheckState.FAILED, f"{found} is too old", "upgrade to Redis 6.2 or newer"
         )
     if numbers < _SAFE_FOR_WORKERS:
         return Check(
@@ -141,7 +153,7 @@ def _check_stock_queue(queue: QueueHealth) -> Check:
 
 def _check_workers(queue: QueueHealth, queue_name: str) -> Check:
     name = CheckName.WORKERS
-    jobs = f"{queue.waiting} {'job waits' if queue.waiting == 1 else 'jobs wait'}"
+    jobs = f"{queue.waiting or 'no'} {'jobs wait' if queue.waiting > 1 else 'job waits'}"
     state = CheckState.FAILED if queue.waiting else CheckState.WARNING
     if not queue.workers:
         return Check(
@@ -158,7 +170,7 @@ def _check_workers(queue: QueueHealth, queue_name: str) -> Check:
     return Check(name, CheckState.OK, found)
 
 
-def _check_scheduler(queue: QueueHealth) -> Check:
+def _check_scheduler(queue: QueueHealth, queue_name: str) -> Check:
     name = CheckName.SCHEDULER
     delay = queue.first_delayed_in
     if delay is None:
@@ -172,7 +184,7 @@ def _check_scheduler(queue: QueueHealth) -> Check:
             name,
             CheckState.FAILED,
             f"none, and {first}",
-            "start a worker with one: docora-ops worker, or rq worker --with-scheduler",
+            f"start a worker with one: docora-ops worker, or rq worker {queue_name} --with-scheduler",
         )
     if delay < -_OVERDUE:
         return Check(

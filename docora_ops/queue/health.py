@@ -30,9 +30,11 @@ _CLOCK_GRAIN = 2
 class RedisServer:
     """The server, as far as it concerns us; None and 0 stand for what it does not tell."""
 
+    product: str
+    """Name and version; of Valkey its own."""
     version: str
+    """The version of Redis that it is compatible with."""
     is_replica: bool
-    is_loading: bool
     eviction_policy: str | None
     used_memory: int
     maxmemory: int
@@ -53,13 +55,15 @@ class RedisServer:
             value = info.get(name, 0)
             return int(value) if isinstance(value, int | float) else 0
 
+        version = str(info.get("redis_version", ""))
+        valkey = info.get("valkey_version")
         uptime = number("uptime_in_seconds")
         # At its start a server counts as having saved just then.
         last_save = number("rdb_last_save_time")
         return cls(
-            version=str(info.get("redis_version", "")),
+            product=f"Valkey {valkey}" if valkey else f"Redis {version}",
+            version=version,
             is_replica=info.get("role", "master") != "master",
-            is_loading=number("loading") != 0,
             eviction_policy=info.get("maxmemory_policy"),
             used_memory=number("used_memory"),
             maxmemory=number("maxmemory"),

@@ -6,42 +6,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import redis
 
 from docora_ops.demo import servers
+from tests.acceptance.conftest import block
 from tests.harness import Docora
-
-
-def block(readme: str, start: str) -> str:
-    """The fenced block that begins with these words."""
-    found = re.search(rf"```\w*\n({re.escape(start)}.*?)```", readme, re.DOTALL)
-    assert found, start
-    return found[1]
-
-
-@pytest.fixture
-def readme(repository_root: Path) -> str:
-    return (repository_root / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def role(docora: Docora, readme: str, worker_number: int) -> Iterator[Docora]:
-    """The same Docora, seen by the role that README prescribes."""
-    name = f"docora_ops_{worker_number}"
-    grants = block(readme, "CREATE ROLE docora_ops").replace("docora_ops", name)
-    docora.connection.execute(f"DROP ROLE IF EXISTS {name}".encode())
-    docora.connection.execute(grants.encode())
-    parts = urlsplit(docora.database_url)
-    host = parts.netloc.rpartition("@")[2]
-    url = urlunsplit(parts._replace(netloc=f"{name}:choose%20one@{host}"))
-    limited = replace(docora, database_url=url)
-    yield limited
-    limited.close()
-    docora.connection.execute(f"DROP OWNED BY {name}".encode())
-    docora.connection.execute(f"DROP ROLE {name}".encode())
 
 
 def do_everything(docora: Docora, owner: Docora) -> None:
