@@ -5,7 +5,7 @@ Only what exists a thousand times over has slots: making such a class takes time
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -73,13 +73,15 @@ class Operation(StrEnum):
     RETRY = "retry"
     RESYNC = "resync"
     SCHEDULE = "schedule"
+    REPAIR = "repair"
 
     def is_rescan(self, status: str) -> bool:
         """The rescan flag of the job for a link that has this status.
 
-        True for a retry, false for a resync; of what is scheduled, all but first snapshots.
+        True for a retry, false for a resync; of what is scheduled or repaired, all but first
+        snapshots.
         """
-        if self is Operation.SCHEDULE:
+        if self in {Operation.SCHEDULE, Operation.REPAIR}:
             return status != LinkStatus.PENDING_SNAPSHOT
         return self is Operation.RETRY
 
@@ -117,6 +119,13 @@ class _OneLink:
     def job_id(self) -> str:
         """The fixed id of the link's job."""
         return f"{self.app_id}-{self.repository_id}"
+
+
+def possible_ids(job_id: str) -> Iterator[tuple[str, str]]:
+    """Every pair of app and repository id that forms this job id."""
+    for place, character in enumerate(job_id):
+        if character == "-":
+            yield job_id[:place], job_id[place + 1 :]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from redis import Redis
 from rq import Queue, Retry
 from rq.utils import now, utcformat
 
-from docora_ops.models import Payload
+from docora_ops.models import Payload, possible_ids
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
@@ -70,17 +70,43 @@ def _arguments(payload: Payload, *, is_rescan: bool) -> dict[str, object]:
 
 
 def names_link(data: bytes, app_id: str) -> bool:
-    """Whether a job's stored call was made for this app. Looks at the bytes, unpickles nothing.
+    """Whether a job's stored call was made for this app. Looks at the bytes, unpickles nothing."""
+    return _argument("app_id", app_id) in _call(data)
 
-    Pickle writes a short string as an opcode, its length in bytes and its UTF-8 bytes, and
-    remembers it, and after a key comes its value.
+
+def calls_for_link(data: bytes, function: str, job_id: str) -> tuple[str, str] | None:
+    """App and repository id, if the stored call is one of `function` with ids that form `job_id`.
+
+    Looks at the bytes, unpickles nothing.
     """
+    call = _call(data)
+    if _text(function) not in call:
+        return None
+    for app_id, repository_id in possible_ids(job_id):
+        if (
+            _argument("app_id", app_id) in call
+            and _argument("repository_id", repository_id) in call
+        ):
+            return app_id, repository_id
+    return None
+
+
+def _call(data: bytes) -> bytes:
     try:
-        call = zlib.decompressobj().decompress(data, 1 << 20)
+        return zlib.decompressobj().decompress(data, 1 << 20)
     except zlib.error:
-        call = data
-    text = app_id.encode()
-    return b"\x8c\x06app_id\x94\x8c" + bytes([len(text)]) + text in call
+        return data
+
+
+def _text(value: str) -> bytes:
+    """As pickle writes a short string: an opcode, its length in bytes and its UTF-8 bytes."""
+    text = value.encode()
+    return b"\x8c" + bytes([len(text) & 0xFF]) + text
+
+
+def _argument(name: str, value: str) -> bytes:
+    """Pickle remembers a key once it has written it, and then comes the value."""
+    return _text(name) + b"\x94" + _text(value)
 
 
 def _as_text(value: object) -> str:

@@ -17,6 +17,7 @@ from docora_ops.models import JobState, Outcome, Payload
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.queue.jobs import JobTemplate, names_link
 from docora_ops.queue.scripts import JobScript
+from docora_ops.queue.sweep import QueueSweep
 from docora_ops.queue.waiting import LIST_NOT_READ, WaitingList
 from docora_ops.settings import Settings
 
@@ -135,6 +136,11 @@ class LinkQueue:
         """Whether Docora's own queue holds jobs, so that each link may be worked on twice."""
         with redis_errors(self._where):
             return self._client.exists(*_STOCK_QUEUE_KEYS) > 0
+
+    @cached_property
+    def sweep(self) -> QueueSweep:
+        """For looking through all that stands in the queue."""
+        return QueueSweep(self._settings, self._client)
 
     @cached_property
     def _template(self) -> JobTemplate:
