@@ -53,7 +53,7 @@ class _Side:
         self.is_lost, self.is_fit = True, False
 
 
-def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis:  # noqa: ARG001
+def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis:
     """Check all that can be checked, whatever can't. Raises nothing but bugs.
 
     Neither server is needed for the checks of the other.
@@ -79,6 +79,9 @@ def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis
                     database,
                     LinkQueue(settings, client),
                     grace_seconds=settings.drift_grace,
+                    before_second_look=lambda suspects: before_second_look(
+                        suspects, settings.drift_grace
+                    ),
                 )
             except PostgresError as error:
                 postgres.lose(CheckName.POSTGRES, error)

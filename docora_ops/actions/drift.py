@@ -7,7 +7,7 @@ import time
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -50,16 +50,24 @@ def find_drift(
     grace_seconds: float,
     app_id: str | None = None,
     ref: LinkRef | None = None,
+    before_second_look: Callable[[int], object] = lambda suspects: None,
 ) -> DriftReport:
     """What is wrong everywhere, with one app, or with one link; writes nothing.
 
     Where the first look finds something, looks again `grace_seconds` later, holding no lock and no
-    transaction, and counts only what was wrong in the same way both times. Raises PostgresError,
-    RedisError.
+    transaction, and counts only what was wrong in the same way both times. `before_second_look` is
+    told how many things that may be. Raises PostgresError, RedisError.
     """
     counts: Counter[DriftKind] = Counter()
     examples: dict[DriftKind, list[Finding]] = {}
-    for suspect in confirmed(database, queue, grace_seconds=grace_seconds, app_id=app_id, ref=ref):
+    for suspect in confirmed(
+        database,
+        queue,
+        grace_seconds=grace_seconds,
+        app_id=app_id,
+        ref=ref,
+        before_second_look=before_second_look,
+    ):
         kind = suspect.finding.kind
         counts[kind] += 1
         if counts[kind] <= EXAMPLES_SHOWN:
@@ -77,10 +85,12 @@ def confirmed(
     grace_seconds: float,
     app_id: str | None = None,
     ref: LinkRef | None = None,
+    before_second_look: Callable[[int], object] = lambda suspects: None,
 ) -> Iterator[Suspect]:
     """The same, one by one, without names; each once. A single link is waited for less long."""
     first = _Suspects(_Look(database, queue, app_id, ref).suspects())
     if first.drifted:
+        before_second_look(len(first))
         time.sleep(min(grace_seconds, SECOND_LOOK_DELAY) if ref else grace_seconds)
     if first:
         for suspect in _Look(database, queue, app_id, ref, first).suspects():
