@@ -25,7 +25,7 @@ from docora_ops.settings import Settings, load_settings
 
 T = TypeVar("T")
 
-SecondLook = Callable[[int, float], object]
+SecondLook = Callable[[int, int], object]
 """Told how many things look wrong, and in how many seconds they are looked at again."""
 
 _THINGS = {

@@ -50,7 +50,7 @@ def find_drift(
     grace_seconds: float,
     app_id: str | None = None,
     ref: LinkRef | None = None,
-    before_second_look: Callable[[int], object] = lambda suspects: None,
+    before_second_look: Callable[[int], object] = lambda _: None,
 ) -> DriftReport:
     """What is wrong everywhere, with one app, or with one link; writes nothing.
 
@@ -85,7 +85,7 @@ def confirmed(
     grace_seconds: float,
     app_id: str | None = None,
     ref: LinkRef | None = None,
-    before_second_look: Callable[[int], object] = lambda suspects: None,
+    before_second_look: Callable[[int], object] = lambda _: None,
 ) -> Iterator[Suspect]:
     """The same, one by one, without names; each once. A single link is waited for less long."""
     first = _Suspects(_Look(database, queue, app_id, ref).suspects())

@@ -184,7 +184,8 @@ def _check_scheduler(queue: QueueHealth, queue_name: str) -> Check:
             name,
             CheckState.FAILED,
             f"none, and {first}",
-            f"start a worker with one: docora-ops worker, or rq worker {queue_name} --with-scheduler",
+            "start a worker, which brings one: docora-ops worker, or rq worker "
+            f"{queue_name} --with-scheduler",
         )
     if delay < -_OVERDUE:
         return Check(

@@ -24,8 +24,11 @@ def doctor(typer_context: typer.Context, as_json: JsonOption = False) -> int:
     from docora_ops.actions.doctor import diagnose
     from docora_ops.render import diagnosis as render
 
-    def before_second_look(suspects: int, seconds: float) -> None:
-        context.say("{} out of step at first sight: looking again in {:g} s.", suspects, seconds)
+    def before_second_look(suspects: int, seconds: int) -> None:
+        if seconds:
+            context.say(
+                "{} out of step at first sight: looking again in {:g} s.", suspects, seconds
+            )
 
     diagnosis = diagnose(context.env_file, before_second_look)
     if as_json:
