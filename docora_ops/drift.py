@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -63,3 +64,49 @@ class DriftReport:
     def has_drift(self) -> bool:
         """Whether there is anything to mend."""
         return self.total > 0
+
+
+class Mending(StrEnum):
+    """What became of one thing that was wrong, or would."""
+
+    QUEUED = "queued"
+    """The link has a fresh job."""
+    REMOVED = "removed"
+    """What was too much in the queue is gone."""
+    LEFT_ALONE = "left_alone"
+    """It is not wrong any more, or a worker has it in hand."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """One thing that was wrong, and what became of it."""
+
+    finding: Finding
+    mending: Mending
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class RepairResult:
+    """What a repair has found, and what it has done so far, or would do."""
+
+    found: Mapping[DriftKind, int]
+    """How often each kind of drift was there."""
+    mended: Sequence[Mended]
+    dry_run: bool = False
+
+    @property
+    def total(self) -> int:
+        """How many things there were to mend."""
+        return sum(self.found.values())
+
+    @property
+    def counts(self) -> Mapping[Mending, int]:
+        """How many came to what."""
+        return Counter(item.mending for item in self.mended)
+
+    @property
+    def complete(self) -> bool:
+        """Whether each has been seen to."""
+        return len(self.mended) >= self.total

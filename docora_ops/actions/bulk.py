@@ -53,6 +53,7 @@ class BulkRun:
     batch_size: int
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
+    on_settled: Callable[[Sequence[Settled]], None] = lambda _settled: None
     operation_id: str | None = None
     cancelled: bool = False
     _deliveries_cleared: int = 0
@@ -216,6 +217,7 @@ class BulkRun:
             if error is not None:
                 self._failures.append(LinkFailure(item.ref.job_id, error))
         self._deliveries_cleared += batch.deliveries_cleared
+        self.on_settled(batch.settled)
 
     def _failure(self, item: Settled) -> str | None:
         # The others find what they want, a snapshot at work; a resync does not get its own.

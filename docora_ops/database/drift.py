@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from uuid import UUID
 
 from docora_ops.database.connection import Database
 from docora_ops.database.links import claim_unfinished_links
 from docora_ops.database.selection import Selection
 from docora_ops.models import LinkRef
-
-_ID_SIZE = 16
 
 # A link that has just been made gets its job a moment later; one that is asked for by name, or is
 # being scanned, has had it.
@@ -29,17 +26,13 @@ ORDER BY app_id, repository_id
 # It takes no parameters; what is put in is our own number.
 FETCH_UNFINISHED = "FETCH FORWARD {count} FROM docora_ops_unfinished"
 
-REFS_BY_ID = """
-SELECT l.id::text, l.app_id, l.repository_id
-FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS wanted(id, place)
-JOIN app_repositories l USING (id) ORDER BY place
-"""
-
 # A new link needs a key share of its repository's row, so as long as we hold this there is none.
 LOCK_REPOSITORIES = """
 SELECT repository_id FROM repositories WHERE repository_id = ANY (%(ids)s::text[])
-ORDER BY id FOR UPDATE SKIP LOCKED
+ORDER BY id FOR UPDATE
 """
+
+LOCK_FREE_REPOSITORIES = LOCK_REPOSITORIES + "SKIP LOCKED"
 
 KNOWN_REPOSITORIES = """
 SELECT repository_id FROM repositories WHERE repository_id = ANY (%(ids)s::text[])
@@ -74,13 +67,17 @@ def unfinished_links(
             yield [Unfinished(LinkRef(*row[:3]), row[3]) for row in rows]
 
 
-def lock_against_new_links(database: Database, repository_ids: Sequence[str]) -> set[str]:
+def lock_against_new_links(
+    database: Database, repository_ids: Sequence[str], *, wait: bool
+) -> set[str]:
     """Those repositories that get no new link until the transaction ends.
 
-    Missing are those that somebody else holds; included are those that do not exist.
+    Included are those that do not exist; missing are those that somebody else holds, unless it is
+    to `wait` for them. Raises LinkLockedError then.
     """
     wanted = {"ids": sorted(set(repository_ids))}
-    locked = {row[0] for row in database.rows(LOCK_REPOSITORIES, wanted)}
+    sql = LOCK_REPOSITORIES if wait else LOCK_FREE_REPOSITORIES
+    locked = {row[0] for row in database.rows(sql, wanted)}
     known = {row[0] for row in database.rows(KNOWN_REPOSITORIES, wanted)}
     return locked | (set(repository_ids) - known)
 
@@ -98,33 +95,26 @@ def names_of(
 
 @dataclass(frozen=True)
 class ChosenLinks(Selection):
-    """Pending and scanning links, chosen one by one and kept in sixteen bytes each."""
+    """Pending and scanning links, chosen one by one."""
 
-    ids: bytearray = field(default_factory=bytearray)
+    refs: list[LinkRef] = field(default_factory=list)
 
     @classmethod
     def of(cls, database: Database) -> ChosenLinks:
         """None so far."""
         return cls(database, (), claim_unfinished_links)
 
-    def add(self, link_id: str) -> None:
-        """Choose one more."""
-        self.ids.extend(UUID(link_id).bytes)
-
     @property
     def total(self) -> int:
         """How many links there are."""
-        return len(self.ids) // _ID_SIZE
+        return len(self.refs)
 
     def batches(self, size: int) -> Iterator[list[LinkRef]]:
-        """All links that are still there, `size` at a time."""
-        yield from self.at(range(self.total), size)
+        """All links, `size` at a time."""
+        for start in range(0, len(self.refs), size):
+            yield self.refs[start : start + size]
 
     def at(self, positions: Sequence[int], size: int) -> Iterator[list[LinkRef]]:
         """The links at these positions, counted from 0, `size` at a time."""
         for start in range(0, len(positions), size):
-            ids = [
-                str(UUID(bytes=bytes(self.ids[place * _ID_SIZE : (place + 1) * _ID_SIZE])))
-                for place in positions[start : start + size]
-            ]
-            yield [LinkRef(*row) for row in self.database.rows(REFS_BY_ID, {"ids": ids})]
+            yield [self.refs[position] for position in positions[start : start + size]]
