@@ -26,9 +26,7 @@ def doctor(typer_context: typer.Context, as_json: JsonOption = False) -> int:
 
     def before_second_look(suspects: int, seconds: int) -> None:
         if seconds:
-            context.say(
-                "{} out of step at first sight: looking again in {:g} s.", suspects, seconds
-            )
+            context.say("{} out of step at first sight: looking again in {} s.", suspects, seconds)
 
     diagnosis = diagnose(context.env_file, before_second_look)
     if as_json:
