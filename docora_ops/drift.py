@@ -102,7 +102,7 @@ class RepairResult:
         return sum(self.found.values())
 
     @property
-    def counts(self) -> Mapping[Mending, int]:
+    def counts(self) -> Counter[Mending]:
         """How many came to what."""
         return Counter(item.mending for item in self.mended)
 

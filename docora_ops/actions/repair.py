@@ -50,6 +50,7 @@ class Repair:
     ref: LinkRef | None = None
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
+    before_second_look: Callable[[int], object] = lambda _suspects: None
     _found: Counter[DriftKind] = field(default_factory=Counter)
     _links: dict[DriftKind, ChosenLinks] = field(default_factory=dict)
     _entries: list[Finding] = field(default_factory=list)
@@ -63,6 +64,7 @@ class Repair:
             self.database,
             self.queue,
             grace_seconds=self.grace_seconds,
+            before_second_look=self.before_second_look,
             app_id=self.app_id,
             ref=self.ref,
         ):

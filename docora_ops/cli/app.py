@@ -21,6 +21,7 @@ from docora_ops.cli.doctor import doctor
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.lean import LeanCommand, LeanGroup
 from docora_ops.cli.operations import cancel, progress
+from docora_ops.cli.repair import repair
 from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed
 from docora_ops.cli.schedule import schedule
@@ -42,6 +43,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
     ("retry-all-failed", retry_all_failed, "docora-ops retry-all-failed --error 502 --dry-run"),
     ("resync", resync, "docora-ops resync 'Acme Search' octo/api"),
     ("schedule", schedule, "docora-ops schedule --dry-run"),
+    ("repair", repair, "docora-ops repair 'Acme Search' octo/api --dry-run"),
     ("progress", progress, "docora-ops progress bulk_0123456789abcdef --follow"),
     ("cancel", cancel, "docora-ops cancel bulk_0123456789abcdef"),
     ("doctor", doctor, "docora-ops doctor --json"),
