@@ -128,7 +128,8 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
 
 def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnRedis) -> None:
     client = own.client
-    client.set("ballast", "x" * 30_000_000)  # beside which what a connection needs is nothing
+    # Beside it, what a connection needs is nothing.
+    client.setrange("ballast", 30_000_000, "x")
     link = spoiled.add_link("synced")
     job = spoiled.enqueue(link.job_id)
     job.enqueued_at = now() - timedelta(hours=3)
@@ -136,7 +137,7 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     other = spoiled.add_link("synced")
     spoiled.schedule_job(other.job_id, now() - timedelta(minutes=10))
     client.rpush("bull:snapshot-queue:wait", "1")
-    client.config_set("maxmemory-policy", "allkeys-lru")
+    client.config_set("maxmemory-policy", "volatile-lru")
     client.config_set("maxmemory", str(client.info("memory")["used_memory"] * 100 // 85))
     before = spoiled.dump()
     first = examine(spoiled)
@@ -151,7 +152,7 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
         "scheduler": "failed",
         "waiting_jobs": "warning",
     }
-    assert "allkeys-lru" in check(first, "redis_eviction")["finding"]
+    assert "volatile-lru" in check(first, "redis_eviction")["finding"]
     assert "noeviction" in check(first, "redis_eviction")["what_to_do"]
     assert "bull:snapshot-queue:wait" in check(first, "stock_queue")["finding"]
     assert "RUN_MODE=api" in check(first, "stock_queue")["what_to_do"]
