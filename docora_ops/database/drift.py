@@ -29,7 +29,7 @@ FETCH_UNFINISHED = "FETCH FORWARD {count} FROM docora_ops_unfinished"
 # A new link needs a key share of its repository's row, so as long as we hold this there is none.
 LOCK_REPOSITORIES = """
 SELECT repository_id FROM repositories WHERE repository_id = ANY (%(ids)s::text[])
-ORDER BY id FOR UPDATE
+ORDER BY repository_id FOR UPDATE
 """
 
 LOCK_FREE_REPOSITORIES = LOCK_REPOSITORIES + "SKIP LOCKED"

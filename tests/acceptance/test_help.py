@@ -136,6 +136,8 @@ def test_usage_errors_are_one_sentence_or_one_document_and_load_no_driver(docora
         ["retry-all-failed", "surplus"],
         ["resync", "one"],
         ["resync", "one", "two", "--all"],
+        ["repair", "one", "two", "three"],
+        ["repair", "--all"],
         ["schedule", "surplus"],
         ["schedule", "--yes"],
         ["progress"],
@@ -174,6 +176,8 @@ def test_bad_values_of_every_option_get_a_sentence_and_change_nothing(
         *(["retry", value, link.repository_id] for value in hostile),
         *(["retry", link.app_id, value] for value in ["", STRAY, hostile[3]]),
         *(["resync", value, "--all", "--yes"] for value in ["", STRAY]),
+        *(["repair", value] for value in hostile),
+        *(["repair", link.app_id, value] for value in ["", STRAY, hostile[3]]),
         *(["progress", value] for value in ["", STRAY, hostile[3]]),
         *(["cancel", value] for value in [STRAY, long]),
         *(

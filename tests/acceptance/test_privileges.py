@@ -19,8 +19,17 @@ def do_everything(docora: Docora, owner: Docora) -> None:
     """Each command that changes something, with all that it can."""
     links = [owner.add_link() for _ in range(3)]
     owner.add_deliveries(links[0], 3)
+    lost, orphan, twice = owner.add_link("pending_snapshot"), owner.add_link(), owner.add_link()
+    owner.queue_job(orphan)
+    owner.delete_link(orphan)
+    owner.queue_job(twice)
+    owner.redis.rpush(owner.queue.key, twice.job_id)
+    owner.age_links()
     first, second, third = ((link.app_id, link.repository_id) for link in links)
     for arguments in (
+        ("repair", "--dry-run"),
+        ("repair",),
+        ("repair", lost.app_id, lost.repository_id),
         ("retry", *first, "--dry-run"),
         ("retry", *first, "--front", "--reset-circuit"),
         ("retry-all-failed", "--dry-run", "--skip-open-circuits"),
@@ -31,8 +40,10 @@ def do_everything(docora: Docora, owner: Docora) -> None:
         ("schedule", "--dry-run"),
         ("schedule",),
     ):
-        result = docora.run(*arguments)
+        result = docora.run(*arguments, env={"DOCORA_OPS_DRIFT_GRACE": "0"})
         assert result.code == 0, (arguments, result)
+    assert owner.doubled_jobs() == []
+    assert orphan.job_id not in owner.waiting()
     assert set(owner.statuses()) == {"pending_snapshot"}
     assert owner.deliveries(links[0]) == 0
 
@@ -54,6 +65,7 @@ def test_the_role_of_readme_is_enough_for_everything(docora: Docora, role: Docor
         ("UPDATE (last_error) ON app_repositories", ("retry-all-failed",)),
         ("DELETE ON app_delivered_files", ("resync", "APP", "REPO")),
         ("SELECT (last_scanned_at) ON app_repositories", ("schedule",)),
+        ("SELECT (created_at) ON app_repositories", ("repair",)),
     ],
 )
 def test_a_missing_grant_is_named_and_nothing_changes(
