@@ -94,7 +94,7 @@ def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis
         *(_check_drift(drift) if drift else ()),
     ]
     return Diagnosis(
-        _complete(found, "it needs what has failed above"),
+        _complete(found, "needs what failed above"),
         drift,
         misconfigured=bool(problems),
         server_lost=postgres.is_lost or redis.is_lost,

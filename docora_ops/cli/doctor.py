@@ -32,7 +32,7 @@ def doctor(typer_context: typer.Context, as_json: JsonOption = False) -> int:
     if as_json:
         context.show_document(render.document(diagnosis))
     else:
-        context.show(render.checks(diagnosis))
+        context.show(render.checks(diagnosis, context.out.width))
         examples = diagnosis.drift and render.drift_examples(diagnosis.drift)
         if examples:
             context.show("", examples)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +15,7 @@ from docora_ops.models import Check, CheckState, Diagnosis
 from docora_ops.render.documents import Document
 from docora_ops.render.text import cell, inert
 
+_WIDTH_OF_COLUMNS = 72
 _STYLES = {
     CheckState.OK: "green",
     CheckState.WARNING: "yellow",
@@ -61,18 +63,30 @@ def _drift_document(drift: DriftReport) -> Document:
     }
 
 
-def checks(diagnosis: Diagnosis) -> RenderableType:
-    """A line for each check, and what to do below it."""
+def checks(diagnosis: Diagnosis, width: int) -> RenderableType:
+    """A row for each check, and what to do below it; where `width` is too small, a paragraph."""
+    if width < _WIDTH_OF_COLUMNS:
+        return Group(*(line for check in diagnosis.checks for line in _paragraph(check)))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
-    table.add_column("Check", overflow="fold")
+    table.add_column("Check", no_wrap=True)
     table.add_column("State", no_wrap=True)
     table.add_column("Found", overflow="fold")
     for check in diagnosis.checks:
-        style = _STYLES[check.state]
-        label = check.name.replace("_", " ").capitalize()
-        state = check.state.replace("_", " ")
-        table.add_row(cell(label), cell(state, style), _found(check))
+        table.add_row(cell(_label(check)), _state(check), _found(check))
     return table
+
+
+def _paragraph(check: Check) -> tuple[RenderableType, RenderableType]:
+    heading = Text.assemble(_label(check), ": ", _state(check))
+    return heading, Padding(_found(check), (0, 0, 0, 2))
+
+
+def _label(check: Check) -> str:
+    return check.name.replace("_", " ").capitalize()
+
+
+def _state(check: Check) -> Text:
+    return cell(check.state.replace("_", " "), _STYLES[check.state])
 
 
 def _found(check: Check) -> Text:

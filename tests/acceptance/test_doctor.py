@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +15,7 @@ import pytest
 from rq.utils import now
 
 from tests.acceptance.conftest import block, prescribed_role
-from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, Result
+from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, Result, finish, on_terminal
 from tests.proxy import Fault, OwnRedis, Proxy, own_redis, refused_port
 
 ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
@@ -464,6 +466,40 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     assert "7 pending links" in table.stdout
     assert f"App {int(twice.app_id[4:], 16) - 1} ← octo/repo" in table.stdout
     assert "5 checks failed" in table.stderr
+
+
+def test_names_from_strangers_are_inert_and_a_narrow_terminal_stays_readable(
+    docora: Docora,
+) -> None:
+    app_id = docora.add_app("\x1b[5mE[red]vil\u202e")
+    link = docora.link(app_id, docora.add_repository("octo/api"), "pending_snapshot")
+    make_old(docora)
+    piped = docora.run("doctor", env=ONE_LOOK)
+    assert r"\x1b[5mE[red]vil\u202e ← octo/api" in piped.stdout
+    assert not {"\x1b", "\u202e"} & set(piped.stdout)
+    document = examine(docora)
+    assert document.stdout.isascii()
+    assert document.data["drift"]["examples"][0]["app_name"] == "\x1b[5mE[red]vil\u202e"
+    code, shown = on_terminal(docora, ["doctor"], env=ONE_LOOK, columns=40)
+    assert code == 6
+    assert "\x1b[5m" not in shown
+    plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
+    assert "Redis primary: ok" in plain
+    assert "Drift lost: failed" in plain
+    assert "…" not in plain
+    assert max(map(len, plain.splitlines())) <= 40
+    assert docora.status(link) == "pending_snapshot"
+
+
+def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora) -> None:
+    docora.add_link("pending_snapshot")
+    make_old(docora)
+    with docora.start("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "600"}) as process:
+        assert process.stderr is not None
+        assert "looking again in 600 s" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        result = finish(process)
+    assert (result.code, result.json["code"]) == (130, "interrupted"), result
 
 
 def test_what_was_wrong_at_the_first_look_only_does_not_count(docora: Docora) -> None:
