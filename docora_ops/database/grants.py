@@ -38,7 +38,7 @@ NEEDS = (
         "UPDATE",
         "repositories",
         ("consecutive_failures", "circuit_open_until", "updated_at"),
-        "--reset-circuit",
+        "--reset-circuit and repair",
     ),
     Need(
         "SELECT",
