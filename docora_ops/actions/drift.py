@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 
 from docora_ops.actions.single import SECOND_LOOK_DELAY
 from docora_ops.database import Database
@@ -125,8 +126,8 @@ class _Suspects:
             ids.append(hash((finding.kind, finding.job_id)))
             exact.append(_key(suspect))
             self.drifted = self.drifted or finding.kind.is_drift
-        self._ids, self._exact = array("q", sorted(ids)), array("q", sorted(exact))
-        self._confirmed = bytearray(len(exact))
+        self._ids, self._exact = _each_once(ids), _each_once(exact)
+        self._confirmed = bytearray(len(self._exact))
 
     def __len__(self) -> int:
         return len(self._exact)
@@ -146,6 +147,10 @@ class _Suspects:
 
 def _key(suspect: Suspect) -> int:
     return hash((suspect.finding.kind, suspect.finding.job_id, suspect.link_id, suspect.mark))
+
+
+def _each_once(keys: array[int]) -> array[int]:
+    return array("q", (key for key, _ in groupby(sorted(keys))))
 
 
 def _place(keys: array[int], key: int) -> int | None:
