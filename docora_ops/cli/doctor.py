@@ -28,6 +28,7 @@ def doctor(typer_context: typer.Context, as_json: JsonOption = False) -> int:
         if seconds:
             context.say("{} out of step at first sight: looking again in {} s.", suspects, seconds)
 
+    context.collect_garbage()
     diagnosis = diagnose(context.env_file, before_second_look)
     if as_json:
         context.show_document(render.document(diagnosis))
