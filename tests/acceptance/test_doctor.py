@@ -16,7 +16,7 @@ from rq.utils import now
 
 from tests.acceptance.conftest import block, prescribed_role
 from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, Result, finish, on_terminal
-from tests.proxy import Fault, OwnRedis, Proxy, own_redis, refused_port
+from tests.proxy import Fault, OwnRedis, Proxy, eventually, own_redis, refused_port
 
 ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 ALL = [
@@ -197,6 +197,25 @@ def test_warnings_alone_are_no_failure(docora: Docora) -> None:
     assert "more than it needs" in check(result, "privileges")["finding"]
     assert "5ecr3t" not in result.stdout + result.stderr
     assert result.stderr == "3 warnings.\n"
+
+
+def test_a_real_worker_and_its_scheduler_are_seen(docora: Docora, tmp_path: Path) -> None:
+    docora.schedule_job(docora.add_link("synced").job_id)
+    without = examine(docora)
+    assert {name: states(without)[name] for name in ("workers", "scheduler")} == {
+        "workers": "warning",
+        "scheduler": "failed",
+    }
+    settings = {"ENCRYPTION_KEY": "00" * 32, "REPOS_BASE_PATH": str(tmp_path)}
+    with docora.start("worker", env=settings) as worker:
+        eventually(lambda: states(examine(docora))["scheduler"] == "ok", "a scheduler")
+        seen = examine(docora, **settings)
+        worker.terminate()
+        finish(worker)
+    assert seen.code == 0, seen
+    assert not_ok(seen) == {"privileges": "warning"}
+    assert check(seen, "workers")["finding"] == f"1 on {QUEUE}"
+    assert check(seen, "scheduler")["finding"].startswith("running; the first delayed job is due")
 
 
 def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(
