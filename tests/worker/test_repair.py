@@ -7,6 +7,9 @@ import random
 import sys
 from signal import SIGKILL
 
+import pytest
+
+from docora_ops.actions import bulk
 from docora_ops.demo.receiver import Request
 from docora_ops.drift import DriftKind
 from tests.snapshots import Snapshots
@@ -49,14 +52,17 @@ def test_a_link_whose_worker_was_killed_is_stuck_and_works_again_after_a_repair(
     assert not rooms.drift().has_drift
 
 
-def test_beside_a_worker_at_work_it_never_makes_a_job_twice(snapshots: Snapshots) -> None:
+def test_beside_a_worker_at_work_it_never_makes_a_job_twice(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.05)
     sys.stdout.write(f"{SEED_VARIABLE}={SEED}\n")
     moments = random.Random(SEED)
     docora = snapshots.docora
     upstream = snapshots.add_upstream()
     upstream.commit({"a": "1\n", "b": "2\n"})
     repository = snapshots.add_repository(upstream)
-    links = [snapshots.link(snapshots.add_app(f"App{number}"), repository) for number in range(12)]
+    links = [snapshots.link(snapshots.add_app(f"App{number}"), repository) for number in range(8)]
     for link in links:
         snapshots.queue(link)
     docora.age_links()
