@@ -123,9 +123,9 @@ class _OneLink:
 
 def possible_ids(job_id: str) -> Iterator[tuple[str, str]]:
     """Every pair of app and repository id that forms this job id."""
-    for place, character in enumerate(job_id):
-        if character == "-":
-            yield job_id[:place], job_id[place + 1 :]
+    parts = job_id.split("-")
+    for cut in range(1, len(parts)):
+        yield "-".join(parts[:cut]), "-".join(parts[cut:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,11 @@ from docora_ops.models import JobState, LinkRef, LinkStatus
 from docora_ops.queue import Answer, LinkQueue, WaitingList
 from docora_ops.queue.links import is_valid_job_id
 from docora_ops.queue.sweep import Entry, EntryState, Place
+from docora_ops.queue.waiting import TWICE_IN_LIST
 
 _LINKS_AT_ONCE = 5000
 _JOBS_AT_ONCE = 500
+_COUNTED_AT_ONCE = 20_000
 _DOCORAS_JOB_ID = re.compile(r"app_[0-9a-f]{24}-repo_[0-9a-f]{24}")
 _TO_BE_RUN = frozenset({Place.LIST, Place.SCHEDULED, Place.DEFERRED})
 _ORPHANS_IN = _TO_BE_RUN | {Place.FAILED}
@@ -91,7 +93,7 @@ def confirmed(
     """The same, one by one, without names; each once. A single link is waited for less long."""
     first = _Suspects(_Look(database, queue, app_id, ref).suspects())
     if first.drifted:
-        before_second_look(len(first))
+        before_second_look(first.drifted)
         time.sleep(min(grace_seconds, SECOND_LOOK_DELAY) if ref else grace_seconds)
     if first:
         for suspect in _Look(database, queue, app_id, ref, first).suspects():
@@ -119,14 +121,13 @@ class _Suspects:
     """What a first look has found, in seventeen bytes each."""
 
     def __init__(self, suspects: Iterable[Suspect]) -> None:
-        ids, exact = array("q"), array("q")
-        self.drifted = False
+        ids, drift, told = array("q"), array("q"), array("q")
         for suspect in suspects:
             finding = suspect.finding
             ids.append(hash((finding.kind, finding.job_id)))
-            exact.append(_key(suspect))
-            self.drifted = self.drifted or finding.kind.is_drift
-        self._ids, self._exact = _each_once(ids), _each_once(exact)
+            (drift if finding.kind.is_drift else told).append(_key(suspect))
+        self.drifted = len(_each_once(drift))
+        self._ids, self._exact = _each_once(ids), _each_once(drift + told)
         self._confirmed = bytearray(len(self._exact))
 
     def __len__(self) -> int:
@@ -168,6 +169,9 @@ class _Look:
     ref: LinkRef | None
     only: _Suspects | None = None
 
+    def __post_init__(self) -> None:
+        self._not_waiting: set[int] = set()
+
     @cached_property
     def waiting(self) -> WaitingList | None:
         """The queue's list; for a single link it need not be read."""
@@ -175,12 +179,10 @@ class _Look:
 
     def suspects(self) -> Iterator[Suspect]:
         """All that looks wrong; an entry that stands in several places comes more than once."""
-        self._not_waiting: set[int] = set()
         for place in Place:
-            for job_ids in self._pages(place):
-                yield from self._entries(
-                    self.queue.sweep.check(place, job_ids, self.waiting) if job_ids else ()
-                )
+            for job_ids, exact in self._pages(place):
+                if job_ids:
+                    yield from self._entries(self.queue.sweep.check(place, job_ids, exact=exact))
         yield from self._links()
 
     # Links without a job
@@ -225,19 +227,34 @@ class _Look:
 
     # Entries of the queue
 
-    def _pages(self, place: Place) -> Iterator[list[str]]:
-        pages = [[self.ref.job_id]] if self.ref else self.queue.sweep.pages(place)
-        prefix = f"{self.app_id}-" if self.app_id else ""
-        for page in pages:
-            yield [
-                job_id
-                for job_id in page
-                if job_id.startswith(prefix) and is_valid_job_id(job_id) and self._wanted(job_id)
-            ]
+    def _pages(self, place: Place) -> Iterator[tuple[list[str], bool]]:
+        """The ids that stand there, and whether they have to be looked for and counted."""
+        if self.ref:
+            yield [self.ref.job_id], True
+            return
+        twice: set[str] = set()
+        for page in self.queue.sweep.pages(place):
+            job_ids = list(filter(self._wanted, page))
+            if place is Place.LIST and self.waiting is not None:
+                # To count these takes a walk over the whole list: better one for many.
+                hint = self.waiting.hint
+                doubled = {job_id for job_id in job_ids if hint(job_id) == TWICE_IN_LIST}
+                job_ids = [job_id for job_id in job_ids if job_id not in doubled]
+                twice |= doubled
+            yield job_ids, False
+            if len(twice) >= _COUNTED_AT_ONCE:
+                yield list(twice), True
+                twice.clear()
+        yield list(twice), True
 
     def _wanted(self, job_id: str) -> bool:
-        only = self.only
-        return only is None or any(only.may_hold(kind, job_id) for kind in _OF_ENTRIES)
+        if self.app_id is not None and not job_id.startswith(f"{self.app_id}-"):
+            return False
+        if self.only is not None and not any(
+            self.only.may_hold(kind, job_id) for kind in _OF_ENTRIES
+        ):
+            return False
+        return is_valid_job_id(job_id)
 
     def _entries(self, entries: Sequence[Entry]) -> Iterator[Suspect]:
         self._not_waiting.update(

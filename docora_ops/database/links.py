@@ -134,11 +134,14 @@ FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (re
 WHERE l.id = ANY (%(ids)s::uuid[])
 """
 
+# The limit keeps Postgres from reading the whole table: it looks up one link after the other.
 LINKS_BY_IDS = """
-SELECT app_id, repository_id, status FROM app_repositories
-WHERE (app_id, repository_id) IN (
-    SELECT * FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[])
-)
+SELECT l.app_id, l.repository_id, l.status
+FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS ids(app_id, repository_id)
+CROSS JOIN LATERAL (
+    SELECT app_id, repository_id, status FROM app_repositories
+    WHERE app_id = ids.app_id AND repository_id = ids.repository_id LIMIT 1
+) l
 """
 
 
@@ -263,7 +266,7 @@ def shared_job_ids(database: Database, refs: Sequence[LinkRef]) -> set[str]:
 
 def links_of_jobs(database: Database, job_ids: Iterable[str]) -> list[JobLink]:
     """Every link whose ids form one of these job ids, and its status."""
-    pairs = [pair for job_id in job_ids for pair in possible_ids(job_id)]
+    pairs = {pair for job_id in job_ids for pair in possible_ids(job_id)}
     if not pairs:
         return []
     parameters = {

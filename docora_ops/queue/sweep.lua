@@ -3,8 +3,9 @@
 --
 -- ARGV[1]  "check" (writes nothing) or "mend"
 -- ARGV[2]  JSON: what judge.lua needs, and for a check the `place`: list, intermediate, wip,
---          scheduled, deferred, failed, finished or canceled
--- then, check: id, hint; mend: action (orphan, duplicate or stale), id
+--          scheduled, deferred, failed, finished or canceled; `exact`: of the list, count the ids
+--          there, which otherwise have been read from it a moment ago
+-- then, check: id; mend: action (orphan, duplicate or stale), id
 --
 -- Returns one answer per id. check: absent, running, ok, gone (the entry is there, its job is not),
 -- contradicts:STATUS (the job is in a state that does not belong there), and of the list also
@@ -27,27 +28,28 @@ local function is_running(id)
   return (judge(id, mending and -2 or -1, nil)) == 'running'
 end
 
-local function check_list(id, hint)
+local function check_list(id)
   local status, origin =
     unpack(redis.call('HMGET', config.job_prefix .. id, 'status', 'origin'))
   if status and origin and origin ~= '' and origin ~= config.queue then
     return 'elsewhere'
   end
-  -- An id that was read from the list a moment ago need not be looked for again.
-  if not status or hint < -1 then
-    local answer, _, places = judge(id, hint, nil)
+  if mending or config.exact then
+    local answer, _, places = judge(id, -2, nil)
     if answer == 'running' then
       return 'running'
     end
     if places == 0 then
       return 'absent'
     end
-    if not status then
-      return 'gone'
-    end
-    if places > 1 then
+    if status and places > 1 then
       return 'twice'
     end
+  elseif not status and is_running(id) then
+    return 'running'
+  end
+  if not status then
+    return 'gone'
   end
   local scheduled = config.scheduled_prefix .. config.queue
   if key_exists(scheduled) and redis.call('ZSCORE', scheduled, id) then
@@ -100,9 +102,9 @@ local function check_intermediate(id)
   return is_running(id) and 'running' or 'gone'
 end
 
-local function check(place, id, hint)
+local function check(place, id)
   if place == 'list' then
-    return check_list(id, hint)
+    return check_list(id)
   elseif place == 'wip' then
     return check_wip(id)
   elseif place == 'intermediate' then
@@ -122,9 +124,18 @@ end
 
 local answers = {}
 
+local step = mending and 2 or 1
+if mending or config.exact and #ARGV > WALKS_BEFORE_SCAN then
+  local wanted = {}
+  for i = 2 + step, #ARGV, step do
+    wanted[ARGV[i]] = true
+  end
+  scan_main_list(wanted)
+end
+
 if not mending then
-  for i = 3, #ARGV, 2 do
-    answers[#answers + 1] = alone(check, config.place, ARGV[i], tonumber(ARGV[i + 1]))
+  for i = 3, #ARGV do
+    answers[#answers + 1] = alone(check, config.place, ARGV[i])
   end
   return answers
 end
@@ -145,7 +156,7 @@ local function decide_orphan(id)
 end
 
 local function decide_duplicate(id)
-  local answer = check_list(id, -2)
+  local answer = check_list(id)
   if answer == 'twice' then
     places_to_keep[id] = 1
   elseif answer ~= 'scheduled' then
@@ -160,7 +171,7 @@ local STALE_PLACES =
 local function decide_stale(id)
   local found = {}
   for _, place in ipairs(STALE_PLACES) do
-    local answer = check(place, id, -2)
+    local answer = check(place, id)
     if answer == 'running' then
       return 'running'
     end
@@ -229,12 +240,6 @@ local function carry_out(id, decision)
   end
   return 'removed'
 end
-
-local wanted = {}
-for i = 3, #ARGV, 2 do
-  wanted[ARGV[i + 1]] = true
-end
-scan_main_list(wanted)
 
 -- First all that is to be decided, then the list: when Redis is out of memory it refuses that, and
 -- nothing has been removed. Then the rest, which it takes.

@@ -24,7 +24,6 @@ from rq.registry import (
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.queue.jobs import calls_for_link
 from docora_ops.queue.scripts import JobScript
-from docora_ops.queue.waiting import LIST_NOT_READ, WaitingList
 from docora_ops.settings import Settings
 
 _PAGE = 5000
@@ -123,18 +122,14 @@ class QueueSweep:
             start += len(ids)
             yield [job_id.decode(errors="replace") for job_id in ids]
 
-    def check(
-        self, place: Place, job_ids: Sequence[str], waiting: WaitingList | None
-    ) -> list[Entry]:
+    def check(self, place: Place, job_ids: Sequence[str], *, exact: bool) -> list[Entry]:
         """What the entries of these ids in this place say; writes nothing.
 
-        `waiting`: the list as read before. Ids that it has twice are counted exactly.
+        `exact`: look for the ids in the list, and count them there; otherwise they were read from
+        it a moment ago, each once.
         """
-        arguments: list[str | int] = []
-        for job_id in job_ids:
-            arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
-        cutoff = waiting.cutoff if waiting else ""
-        answers = self._script.run("check", {"place": place, "cutoff": cutoff}, arguments)
+        config = {"place": place, "exact": exact, "cutoff": ""}
+        answers = self._script.run("check", config, job_ids)
         return [
             Entry(job_id, place, EntryState(state), status)
             for job_id, (state, _, status) in zip(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from docora_ops.demo import servers
-from tests.benchmarks import snapshots, world
+from tests.benchmarks import drift, snapshots, world
 
 BIN = Path(sys.executable).parent
 LINK_BY_LINK_SAMPLE = 2_000
@@ -149,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
     parser.add_argument("--links", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("throughput", "states", "start", "snapshot"))
+    parser.add_argument("--only", choices=("throughput", "states", "start", "drift", "snapshot"))
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -164,6 +164,8 @@ def main() -> None:
             throughput(options.links, options.rounds)
         if options.only in {None, "states"}:
             other_states(options.links, options.rounds)
+        if options.only in {None, "drift"}:
+            drift.report(max(options.links), options.rounds)
         if options.only in {None, "snapshot"}:
             snapshots.report(database_url, Path(directory), options.rounds)
 
