@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     lock_timeout: Annotated[
         int, Field(validation_alias="DOCORA_OPS_LOCK_TIMEOUT", ge=1, le=86_400)
     ] = 5
+    drift_grace: Annotated[int, Field(validation_alias="DOCORA_OPS_DRIFT_GRACE", ge=0, le=3600)] = 5
     git_protocols: Annotated[
         str,
         Field(validation_alias="DOCORA_OPS_GIT_PROTOCOLS", pattern=r"^[a-z0-9+]+(,[a-z0-9+]+)*$"),

@@ -33,7 +33,10 @@ from rq.utils import now
 
 from docora_ops.actions import selecting, single
 from docora_ops.actions.bulk import BulkRun
+from docora_ops.actions.drift import find_drift
+from docora_ops.actions.repair import Repair
 from docora_ops.database import Database
+from docora_ops.drift import DriftReport, RepairResult
 from docora_ops.models import BulkResult, ChangeNote, LinkRef, LinkResult, Operation
 from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
@@ -247,6 +250,18 @@ class Docora:
         assert row is not None
         return int(row["files"])
 
+    def age_links(self) -> None:
+        """All links so far were made an hour ago."""
+        self.connection.execute(
+            "UPDATE app_repositories SET created_at = now() - interval '1 hour'"
+        )
+
+    def delete_link(self, link: TestLink) -> None:
+        self.connection.execute(
+            "DELETE FROM app_repositories WHERE app_id = %s AND repository_id = %s",
+            (link.app_id, link.repository_id),
+        )
+
     def was_reset(self, link: TestLink) -> bool:
         row = self.row(link)
         return (row["status"], row["retry_count"], row["last_error"]) == (
@@ -304,6 +319,16 @@ class Docora:
                 registry(QUEUE, connection=self.redis).key, {job_id: now().timestamp() + 3600}
             )
         return job
+
+    def queue_job(self, link: TestLink) -> Job:
+        """A job of ours that waits for the link, which is pending then."""
+        self.connection.execute(
+            "UPDATE app_repositories SET status = 'failed'"
+            " WHERE app_id = %s AND repository_id = %s",
+            (link.app_id, link.repository_id),
+        )
+        self.rooms().retry(link)
+        return self.job(link)
 
     def schedule_job(self, job_id: str, when: datetime | None = None) -> Job:
         job: Job = self.queue.enqueue_at(
@@ -523,6 +548,22 @@ class Rooms:
                 note,
             )
             return self._finish(run, prepare, dry_run=dry_run)
+
+    def drift(self, *, grace: float = 0, **scope: Any) -> DriftReport:
+        return find_drift(self.database, self.queue, grace_seconds=grace, **scope)
+
+    def repair(
+        self,
+        *,
+        dry_run: bool = False,
+        prepare: Callable[[Repair], object] = lambda repair: None,
+        **scope: Any,
+    ) -> RepairResult:
+        """A repair without grace; `prepare` gets it when all is found and nothing mended."""
+        repair = Repair(self.database, self.queue, self.store, grace_seconds=0, **scope)
+        repair.find()
+        prepare(repair)
+        return repair.plan() if dry_run else repair.run()
 
     def _finish(
         self, run: BulkRun, prepare: Callable[[BulkRun], object], *, dry_run: bool

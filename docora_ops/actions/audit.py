@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from docora_ops.drift import Mending
 from docora_ops.models import ChangeNote, Outcome
 from docora_ops.queue import Answer
 from docora_ops.queue.audit import AuditEntry, end_entry, start_entry
@@ -41,9 +42,11 @@ class RunTrail:
         if any(answer.outcome in {Outcome.QUEUED, Outcome.REPLACED_STALE} for answer in answers):
             self.begun = True
 
-    def end(self, counts: Mapping[Outcome, int], *, cancelled: bool) -> AuditEntry:
-        """Says how the run has ended."""
-        shown = {outcome.value: count for outcome, count in counts.items() if count}
+    def end(
+        self, counts: Mapping[Outcome, int] | Mapping[Mending, int], *, cancelled: bool
+    ) -> AuditEntry:
+        """Says how the run has ended; `counts` go by outcome."""
+        shown = {str(outcome): count for outcome, count in counts.items() if count}
         return end_entry(
             self.note,
             self._run,

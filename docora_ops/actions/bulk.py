@@ -21,7 +21,6 @@ from docora_ops.models import (
     BulkResult,
     ChangeNote,
     LinkFailure,
-    LinkRef,
     Operation,
     Outcome,
     Progress,
@@ -56,9 +55,11 @@ class BulkRun:
     batch_size: int
     note: ChangeNote | None = None
     """For the audit trail."""
+    trail: RunTrail | None = None
+    """Of a change that this run is only a part of: what ends it is told by others."""
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
-    on_settled: Callable[[LinkRef, Outcome], None] = lambda _ref, _outcome: None
+    on_settled: Callable[[Sequence[Settled]], None] = lambda _settled: None
     operation_id: str | None = None
     cancelled: bool = False
     _deliveries_cleared: int = 0
@@ -95,7 +96,11 @@ class BulkRun:
             self._work(
                 [
                     BatchWriter(
-                        database, self.queue, self.operation, self.selection.claim, self._trail
+                        database,
+                        self.queue,
+                        self.operation,
+                        self.selection.claim,
+                        self._trail or self.trail,
                     )
                     for database in databases
                 ]
@@ -234,13 +239,13 @@ class BulkRun:
 
     def _count(self, batch: Batch) -> None:
         for item in batch.settled:
-            self.on_settled(item.ref, item.outcome)
             self._counts[item.outcome] += 1
             self._by_app.setdefault(item.ref.app_id, Counter())[item.outcome] += 1
             error = self._failure(item)
             if error is not None:
                 self._failures.append(LinkFailure(item.ref.job_id, error))
         self._deliveries_cleared += batch.deliveries_cleared
+        self.on_settled(batch.settled)
 
     def _failure(self, item: Settled) -> str | None:
         # The others find what they want, a snapshot at work; a resync does not get its own.

@@ -203,16 +203,21 @@ class _Change:
         )
 
     def _what_helps(self, status: str, job: JobState) -> str:
-        resync_command = f"docora-ops resync {self.ref.app_id} {self.ref.repository_id}"
+        link = f"{self.ref.app_id} {self.ref.repository_id}"
         if job is JobState.WAITING:
             return "its job is waiting in the queue: nothing needs to be done"
         if job is JobState.RUNNING:
             return "its snapshot is running: wait for it to end"
         if status == LinkStatus.SYNCED:
-            return f"it is in sync; to send every file again: {resync_command}"
+            return f"it is in sync; to send every file again: docora-ops resync {link}"
+        if status in {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}:
+            return (
+                "it has no live job, so nobody works on it; to queue it again: "
+                f"docora-ops repair {link}"
+            )
         return (
             "it has no live job, so nobody works on it; to queue it again, with every file: "
-            f"{resync_command}"
+            f"docora-ops resync {link}"
         )
 
     def _result(self, link: Link, outcome: Outcome, cleared: int = 0) -> LinkResult:

@@ -217,6 +217,9 @@ class BatchWriter:
     def _sort(self, refs: Sequence[LinkRef], batch: Batch) -> _Todo:
         todo = _Todo()
         for ref, answer in zip(refs, self._look(refs, batch), strict=True):
+            if answer.state is JobState.WAITING and self._operation is Operation.REPAIR:
+                batch.settle(ref, Outcome.ALREADY_QUEUED)  # it has mended itself
+                continue
             if answer.state is JobState.WAITING:
                 todo.live.add(ref.job_id)
             elif batch.still_doubtful(ref, answer):

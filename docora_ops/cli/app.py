@@ -17,12 +17,14 @@ import typer
 from docora_ops import __version__
 from docora_ops.cli.context import Context
 from docora_ops.cli.demo import demo
+from docora_ops.cli.doctor import doctor
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.failed import failed
 from docora_ops.cli.history import history
 from docora_ops.cli.lean import LeanCommand, LeanGroup
 from docora_ops.cli.operations import cancel, list_operations, progress
 from docora_ops.cli.queue import queue
+from docora_ops.cli.repair import repair
 from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed
 from docora_ops.cli.schedule import schedule
@@ -44,9 +46,11 @@ _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
     ("failed", failed, "docora-ops failed --group-by error"),
     ("show", show, "docora-ops show 'Acme Search' octo/api"),
     ("queue", queue, "docora-ops queue --limit 100"),
+    ("doctor", doctor, "docora-ops doctor --json"),
     ("retry", retry, "docora-ops retry 'Acme Search' octo/api --front"),
     ("retry-all-failed", retry_all_failed, "docora-ops retry-all-failed --error 502 --dry-run"),
     ("resync", resync, "docora-ops resync 'Acme Search' octo/api"),
+    ("repair", repair, "docora-ops repair 'Acme Search' octo/api --dry-run"),
     ("schedule", schedule, "docora-ops schedule --dry-run"),
     ("operations", list_operations, "docora-ops operations"),
     ("progress", progress, "docora-ops progress bulk_0123456789abcdef --follow"),

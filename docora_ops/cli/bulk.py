@@ -1,26 +1,26 @@
 """What `retry-all-failed`, `resync --all` and `schedule` have in common.
 
-Asking, the bar, the signals, the summary.
+Asking, the bar, the summary.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import FrameType
 
+from docora_ops.actions.batch import Settled
 from docora_ops.actions.bulk import BulkRun
 from docora_ops.actions.following import Following
 from docora_ops.actions.surroundings import look_around
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of, gravest
+from docora_ops.cli.signals import stopping_on_signals
 from docora_ops.cli.waiting import Wait, codes_of, wait_for_links
 from docora_ops.database import Selection
 from docora_ops.errors import RedisError, ServerError
-from docora_ops.models import BulkResult, ChangeNote, LinkRef, Operation, Outcome
+from docora_ops.models import BulkResult, ChangeNote, Operation, Outcome
 from docora_ops.render import documents, tables
 from docora_ops.render.console import may_animate
 
@@ -79,7 +79,7 @@ class BulkCommand:
                 context.err.print(tables.app_counts(selection.by_app))
             context.confirm(question, links=links, where=where, **values)
         try:
-            with self._stopping_on_signals():
+            with stopping_on_signals(self._run.stop, self._stop_at_once):
                 if self._operation is Operation.SCHEDULE:
                     context.say("{}: {} due.", where, links)
                 else:
@@ -119,10 +119,11 @@ class BulkCommand:
             self._show_summary(result)
         return self._code_of(result)
 
-    def _follow(self, ref: LinkRef, outcome: Outcome) -> None:
-        # A running snapshot is not the one that was to be queued by a resync: a failure already.
-        if outcome.succeeded or self._operation is not Operation.RESYNC:
-            self._following.add(ref, outcome)
+    def _follow(self, settled: Sequence[Settled]) -> None:
+        for item in settled:
+            # Not the snapshot that a resync was to queue: it is a failure already.
+            if item.outcome.succeeded or self._operation is not Operation.RESYNC:
+                self._following.add(item.ref, item.outcome)
 
     def _finish_after_wait(self, result: BulkResult, wait: Wait) -> int:
         context = self._context
@@ -228,31 +229,6 @@ class BulkCommand:
             task = progress.add_task("links", total=self._run.selection.total)
             self._run.on_progress = lambda done: progress.update(task, completed=done)
             yield
-
-    @contextmanager
-    def _stopping_on_signals(self) -> Iterator[None]:
-        """The first signal ends the run after the batch in hand; a second one at once."""
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self._run.stop.requested:
-                self._stop_at_once()
-            self._run.stop.requested = True
-            # Not through a console: the run may be in the middle of using it.
-            # And it may be that nobody reads it any more.
-            with suppress(OSError):
-                os.write(
-                    sys.stderr.fileno(),
-                    b"\nStopping after the batches in hand. Once more to stop at once.\n",
-                )
-
-        before = {
-            number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _stop_at_once(self) -> None:
         """Try once to mark the operation cancelled, and leave: what is not committed is undone."""

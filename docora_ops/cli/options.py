@@ -18,6 +18,12 @@ RepoArgument = Annotated[
         metavar="REPO", show_default=False, help="Repository id, owner/name, or GitHub URL."
     ),
 ]
+OptionalRepoArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="REPO", show_default=False, help="Repository id, owner/name, or GitHub URL."
+    ),
+]
 OperationArgument = Annotated[
     str,
     typer.Argument(

@@ -12,6 +12,7 @@ from docora_ops.cli.options import (
     AppArgument,
     DryRunOption,
     JsonOption,
+    OptionalRepoArgument,
     ReasonOption,
     TimeoutOption,
     WaitOption,
@@ -27,12 +28,7 @@ _BATCH_SIZE = 50
 def resync(
     typer_context: typer.Context,
     app: AppArgument,
-    repo: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="REPO", show_default=False, help="Repository id, owner/name, or GitHub URL."
-        ),
-    ] = None,
+    repo: OptionalRepoArgument = None,
     all_links: Annotated[bool, typer.Option("--all", help="Every link of the app.")] = False,
     reason: ReasonOption = None,
     wait: WaitOption = False,

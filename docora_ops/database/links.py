@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from psycopg.rows import TupleRow
 
 from docora_ops.database.connection import Database
-from docora_ops.models import Link, LinkRef, LinkStatus, Payload
+from docora_ops.models import Link, LinkRef, LinkStatus, Payload, possible_ids
 
 _LINK_COLUMNS = """
     l.id::text, l.app_id, a.app_name, l.repository_id, r.github_url, r.owner, r.name, a.base_url,
@@ -100,6 +100,16 @@ CLAIM_LINKS = _CLAIM.format(
 )""",
 )
 
+# A stuck link keeps its retries and its error: they are what it had before.
+CLAIM_UNFINISHED_LINKS = _CLAIM.format(
+    qualifies="l.status IN ('pending_snapshot', 'scanning')",
+    links="app_repositories l",
+    change=""", reset AS (
+    UPDATE app_repositories l SET status = 'pending_snapshot'
+    FROM judged WHERE l.id = judged.id AND verdict = 'claimed' AND judged.status = 'scanning'
+)""",
+)
+
 CLAIM_DUE_LINKS = _CLAIM.format(
     qualifies=DUE,
     links="app_repositories l JOIN repositories r USING (repository_id)",
@@ -124,11 +134,14 @@ FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (re
 WHERE l.id = ANY (%(ids)s::uuid[])
 """
 
+# The limit keeps Postgres from reading the whole table: it looks up one link after the other.
 LINKS_BY_IDS = """
-SELECT id::text, app_id, repository_id FROM app_repositories
-WHERE (app_id, repository_id) IN (
-    SELECT * FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[])
-)
+SELECT l.app_id, l.repository_id, l.status
+FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS ids(app_id, repository_id)
+CROSS JOIN LATERAL (
+    SELECT app_id, repository_id, status FROM app_repositories
+    WHERE app_id = ids.app_id AND repository_id = ids.repository_id LIMIT 1
+) l
 """
 
 
@@ -146,6 +159,16 @@ class Claim:
 
     verdict: Verdict
     payload: Payload
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobLink:
+    """The link that a job id stands for, or one of them."""
+
+    job_id: str
+    app_id: str
+    repository_id: str
     status: str
 
 
@@ -206,6 +229,14 @@ def claim_links(database: Database, ids: Sequence[str], status: LinkStatus | Non
     return _claim(database, CLAIM_LINKS, {"ids": list(ids), "status": status})
 
 
+def claim_unfinished_links(database: Database, ids: Sequence[str]) -> list[Claim]:
+    """Lock those among `ids` that are pending or being scanned still, and make them pending.
+
+    Links that are locked elsewhere or gone are missing from the answer.
+    """
+    return _claim(database, CLAIM_UNFINISHED_LINKS, {"ids": list(ids)})
+
+
 def claim_due_links(database: Database, ids: Sequence[str], rescan_interval_ms: int) -> list[Claim]:
     """Lock those among `ids`, and change nothing; links that are not due any more are refused.
 
@@ -228,23 +259,21 @@ def describe_links(database: Database, ids: Sequence[str]) -> dict[str, tuple[st
 
 def shared_job_ids(database: Database, refs: Sequence[LinkRef]) -> set[str]:
     """Those job ids that another link's ids form too: `a-b` + `c` and `a` + `b-c`."""
-    pairs = {
-        (job_id[:cut], job_id[cut + 1 :])
-        for job_id in {ref.job_id for ref in refs if ref.job_id.count("-") > 1}
-        for cut in range(len(job_id))
-        if job_id[cut] == "-"
-    }
-    if not pairs:
-        return set()
-    rows = database.rows(
-        LINKS_BY_IDS,
-        {
-            "app_ids": [app_id for app_id, _ in pairs],
-            "repository_ids": [repository_id for _, repository_id in pairs],
-        },
-    )
-    links = Counter(LinkRef(*row).job_id for row in rows)
+    dashed = {ref.job_id for ref in refs if ref.job_id.count("-") > 1}
+    links = Counter(link.job_id for link in links_of_jobs(database, dashed))
     return {job_id for job_id, count in links.items() if count > 1}
+
+
+def links_of_jobs(database: Database, job_ids: Iterable[str]) -> list[JobLink]:
+    """Every link whose ids form one of these job ids, and its status."""
+    pairs = {pair for job_id in job_ids for pair in possible_ids(job_id)}
+    if not pairs:
+        return []
+    parameters = {
+        "app_ids": [app_id for app_id, _ in pairs],
+        "repository_ids": [repository_id for _, repository_id in pairs],
+    }
+    return [JobLink(f"{row[0]}-{row[1]}", *row) for row in database.rows(LINKS_BY_IDS, parameters)]
 
 
 def _link(row: TupleRow | None) -> Link | None:

@@ -10,7 +10,7 @@ from redis import Redis
 from rq import Queue, Retry
 from rq.utils import now, utcformat
 
-from docora_ops.models import Payload
+from docora_ops.models import Payload, possible_ids
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
@@ -79,13 +79,25 @@ def _arguments(payload: Payload, *, is_rescan: bool) -> dict[str, object]:
 
 
 def names_link(data: bytes, app_id: str) -> bool:
-    """Whether a job's stored call was made for this app. Looks at the bytes, unpickles nothing.
+    """Whether a job's stored call was made for this app. Looks at the bytes, unpickles nothing."""
+    return _argument("app_id", app_id) in _call(data)
 
-    Pickle writes a short string as an opcode, its length in bytes and its UTF-8 bytes, and
-    remembers it, and after a key comes its value.
+
+def calls_for_link(data: bytes, function: str, job_id: str) -> tuple[str, str] | None:
+    """App and repository id, if the stored call is one of `function` with ids that form `job_id`.
+
+    Looks at the bytes, unpickles nothing.
     """
-    text = app_id.encode()
-    return b"\x8c\x06app_id\x94\x8c" + bytes([len(text)]) + text in _decompressed(data)
+    call = _call(data)
+    if _text(function) not in call:
+        return None
+    for app_id, repository_id in possible_ids(job_id):
+        if (
+            _argument("app_id", app_id) in call
+            and _argument("repository_id", repository_id) in call
+        ):
+            return app_id, repository_id
+    return None
 
 
 def call_of(data: bytes) -> dict[str, str]:
@@ -100,7 +112,7 @@ def call_of(data: bytes) -> dict[str, str]:
     memo: dict[object, str] = {}
     key = text = ""
     try:
-        for opcode, argument, _ in pickletools.genops(_decompressed(data)):
+        for opcode, argument, _ in pickletools.genops(_call(data)):
             if opcode.name == "MEMOIZE":
                 memo[len(memo)] = text
             elif opcode.name in {"BINPUT", "LONG_BINPUT"}:
@@ -134,11 +146,22 @@ def traceback_of(exc_string: bytes) -> str:
     return "\n".join(tail.decode(errors="replace").rstrip().splitlines()[-_LINES:])
 
 
-def _decompressed(data: bytes) -> bytes:
+def _call(data: bytes) -> bytes:
     try:
         return zlib.decompressobj().decompress(data, _MOST_OF_A_CALL)
     except zlib.error:
         return data[:_MOST_OF_A_CALL]
+
+
+def _text(value: str) -> bytes:
+    """As pickle writes a short string: an opcode, its length in bytes and its UTF-8 bytes."""
+    text = value.encode()
+    return b"\x8c" + bytes([len(text) & 0xFF]) + text
+
+
+def _argument(name: str, value: str) -> bytes:
+    """Pickle remembers a key once it has written it, and then comes the value."""
+    return _text(name) + b"\x94" + _text(value)
 
 
 def _as_text(value: object) -> str:

@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from typing import cast
 
 from redis import Redis
 from rq import Queue
-from rq.defaults import RQ_KEY_PREFIX
-from rq.executions import ExecutionRegistry
 from rq.job import Job
-from rq.registry import (
-    BaseRegistry,
-    CanceledJobRegistry,
-    DeferredJobRegistry,
-    FailedJobRegistry,
-    FinishedJobRegistry,
-    ReadyJobRegistry,
-    ScheduledJobRegistry,
-    StartedJobRegistry,
-)
-from rq.results import Result
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.models import JobState, Outcome, Payload
 from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.queue.jobs import JobTemplate, names_link
+from docora_ops.queue.scripts import JobScript
+from docora_ops.queue.sweep import QueueSweep
 from docora_ops.queue.waiting import LIST_NOT_READ, WaitingList
 from docora_ops.settings import Settings
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
-_REGISTRIES: tuple[type[BaseRegistry], ...] = (
-    FailedJobRegistry,
-    FinishedJobRegistry,
-    CanceledJobRegistry,
-    DeferredJobRegistry,
-    ScheduledJobRegistry,
-    ReadyJobRegistry,
-)
 _STOCK_QUEUE_KEYS = tuple(f"bull:snapshot-queue:{part}" for part in ("wait", "active", "delayed"))
 
 
@@ -87,9 +66,7 @@ class LinkQueue:
         self._client = client
         self._where = describe(settings)
         self._queue = Queue(settings.queue_name, connection=client)
-        self._script = client.register_script(
-            files("docora_ops.queue").joinpath("links.lua").read_text(encoding="utf-8")
-        )
+        self._script = JobScript(settings, client, "links.lua")
 
     def read_waiting(self) -> WaitingList:
         """Read once which ids wait in the queue's list."""
@@ -174,34 +151,16 @@ class LinkQueue:
             return self._client.exists(*_STOCK_QUEUE_KEYS) > 0
 
     @cached_property
+    def sweep(self) -> QueueSweep:
+        """For looking through all that stands in the queue."""
+        return QueueSweep(self._settings, self._client)
+
+    @cached_property
     def _template(self) -> JobTemplate:
         return JobTemplate(self._settings, self._client)
 
-    @cached_property
-    def _key_names(self) -> dict[str, object]:
-        """RQ's names of its keys, as prefixes to the name of a queue or the id of a job."""
-
-        def prefix(registry: type[BaseRegistry]) -> str:
-            return registry.key_template.format("")
-
-        return {
-            "queue": self._queue.name,
-            "queue_prefix": Queue.redis_queue_namespace_prefix,
-            "queues_key": Queue.redis_queues_keys,
-            "job_prefix": Job.redis_job_namespace_prefix,
-            "results_prefix": Result.get_key(""),  # type: ignore[no-untyped-call]
-            "executions_prefix": prefix(ExecutionRegistry),
-            "execution_prefix": f"{RQ_KEY_PREFIX}:execution:",
-            "wip_prefix": prefix(StartedJobRegistry),
-            "scheduled_prefix": prefix(ScheduledJobRegistry),
-            "deferred_prefix": prefix(DeferredJobRegistry),
-            "ready_prefix": prefix(ReadyJobRegistry),
-            "rate_limit_prefix": f"{RQ_KEY_PREFIX}:rl:",
-            "registry_prefixes": [prefix(registry) for registry in _REGISTRIES],
-        }
-
     def _config(self, waiting: WaitingList | None) -> dict[str, object]:
-        return self._key_names | {"cutoff": waiting.cutoff if waiting else ""}
+        return {"cutoff": waiting.cutoff if waiting else ""}
 
     def _run(
         self,
@@ -210,12 +169,8 @@ class LinkQueue:
         config: dict[str, object],
         arguments: Sequence[str | int | bytes],
     ) -> list[Answer]:
-        with redis_errors(self._where):
-            replies = self._script(args=[mode, json.dumps(config), *arguments])
-        return [
-            _answer(job_id, reply.decode())
-            for job_id, reply in zip(job_ids, cast("list[bytes]", replies), strict=True)
-        ]
+        replies = self._script.run(mode, config, arguments)
+        return [_answer(job_id, reply) for job_id, reply in zip(job_ids, replies, strict=True)]
 
 
 def _answer(job_id: str, reply: str) -> Answer:

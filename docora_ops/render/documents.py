@@ -124,11 +124,16 @@ def dry_run(result: BulkResult, links: Iterable[PlannedLink]) -> Document:
 
 def encode_dry_run(result: BulkResult, links: Iterable[PlannedLink]) -> Iterator[str]:
     """The same, encoded piece by piece: there may be a million links."""
-    head, tail = encode(dry_run(result, [])).rsplit("[]", 1)
+    return encode_long(dry_run(result, []), map(_planned, links))
+
+
+def encode_long(document: Document, items: Iterable[Document]) -> Iterator[str]:
+    """A document piece by piece: the items go into its last empty list."""
+    head, tail = encode(document).rsplit("[]", 1)
     yield head + "["
     separator = ""
-    for link in links:
-        yield separator + json.dumps(_planned(link))
+    for item in items:
+        yield separator + json.dumps(item)
         separator = ", "
     yield "]" + tail
 

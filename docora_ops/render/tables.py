@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from rich import box
 from rich.cells import cell_len
@@ -28,6 +29,8 @@ from docora_ops.models import (
 )
 from docora_ops.render.records import records
 from docora_ops.render.text import cell, inert, moment
+
+T = TypeVar("T")
 
 FAILURES_SHOWN = 20
 _APPS_SHOWN = 20
@@ -65,9 +68,9 @@ _STATE_STYLES = {
 }
 
 
-def amount(count: int, noun: str) -> str:
+def amount(count: int, noun: str, plural: str | None = None) -> str:
     """`1 link`, `2 links`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
 def retries(count: int) -> str:
@@ -101,20 +104,37 @@ def plan(links: Sequence[PlannedLink], width: int) -> Iterator[RenderableType]:
 
     Where `width` columns are too few, job ids and app ids, which are in `--json`, are left out.
     """
-    columns: tuple[str, ...] = ("App", "Repository", "Would happen", "Job")
-    cells = _plan_cells
-    widths = _widths(columns, map(cells, links))
-    if sum(widths) + _GAP * len(widths) > width:
-        columns, cells = columns[:3], _plan_short_cells
-        widths = _widths(columns, map(cells, links))
-    fits = sum(widths) + _GAP * len(widths) <= width
-    for start in range(0, len(links), _ROWS_AT_ONCE):
+    columns = ("App", "Repository", "Would happen", "Job")
+    return long_table(
+        [(columns, _plan_cells), (columns[:3], _plan_short_cells)],
+        links,
+        lambda link: _STYLES[link.outcome],
+        width,
+    )
+
+
+def long_table(
+    layouts: Sequence[tuple[tuple[str, ...], Callable[[T], tuple[str, ...]]]],
+    rows: Sequence[T],
+    style: Callable[[T], str],
+    width: int,
+) -> Iterator[RenderableType]:
+    """Any number of rows, some hundred at a time, by the first layout that fits, or the last.
+
+    A layout: its columns, and from a row to as many inert texts; the third is styled.
+    """
+    for columns, cells in layouts:
+        widths = _widths(columns, map(cells, rows))
+        fits = sum(widths) + _GAP * len(widths) <= width
+        if fits:
+            break
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=not start, padding=(0, 1))
         for name, column_width in zip(columns, widths, strict=True):
             table.add_column(name, width=column_width if fits else None, overflow="fold")
-        for link in links[start : start + _ROWS_AT_ONCE]:
-            texts = [Text(text, overflow="fold") for text in cells(link)]
-            texts[2].stylize(_STYLES[link.outcome])
+        for row in rows[start : start + _ROWS_AT_ONCE]:
+            texts = [Text(text, overflow="fold") for text in cells(row)]
+            texts[2].stylize(style(row))
             table.add_row(*texts)
         yield table
 

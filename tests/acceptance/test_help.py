@@ -139,6 +139,8 @@ def test_usage_errors_are_one_sentence_or_one_document_and_load_no_driver(docora
         ["retry", "one", "two", "--timeout", "9"],
         ["resync", "one", "--all", "--wait", "--dry-run"],
         ["retry-all-failed", "--wait", "--timeout", "0"],
+        ["repair", "one", "two", "three"],
+        ["repair", "--all"],
         ["schedule", "surplus"],
         ["schedule", "--yes"],
         ["failed", "surplus"],
@@ -187,6 +189,8 @@ def test_bad_values_of_every_option_get_a_sentence_and_change_nothing(
         *(["retry", value, link.repository_id] for value in hostile),
         *(["retry", link.app_id, value] for value in ["", STRAY, hostile[3]]),
         *(["resync", value, "--all", "--yes"] for value in ["", STRAY]),
+        *(["repair", value] for value in hostile),
+        *(["repair", link.app_id, value] for value in ["", STRAY, hostile[3]]),
         *(["progress", value] for value in ["", STRAY, hostile[3]]),
         *(["cancel", value] for value in [STRAY, long]),
         *(

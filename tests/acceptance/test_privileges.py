@@ -6,48 +6,25 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import redis
 
 from docora_ops.demo import servers
+from tests.acceptance.conftest import block
 from tests.harness import Docora
-
-
-def block(readme: str, start: str) -> str:
-    """The fenced block that begins with these words."""
-    found = re.search(rf"```\w*\n({re.escape(start)}.*?)```", readme, re.DOTALL)
-    assert found, start
-    return found[1]
-
-
-@pytest.fixture
-def readme(repository_root: Path) -> str:
-    return (repository_root / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def role(docora: Docora, readme: str, worker_number: int) -> Iterator[Docora]:
-    """The same Docora, seen by the role that README prescribes."""
-    name = f"docora_ops_{worker_number}"
-    grants = block(readme, "CREATE ROLE docora_ops").replace("docora_ops", name)
-    docora.connection.execute(f"DROP ROLE IF EXISTS {name}".encode())
-    docora.connection.execute(grants.encode())
-    parts = urlsplit(docora.database_url)
-    host = parts.netloc.rpartition("@")[2]
-    url = urlunsplit(parts._replace(netloc=f"{name}:choose%20one@{host}"))
-    limited = replace(docora, database_url=url)
-    yield limited
-    limited.close()
-    docora.connection.execute(f"DROP OWNED BY {name}".encode())
-    docora.connection.execute(f"DROP ROLE {name}".encode())
 
 
 def do_everything(docora: Docora, owner: Docora) -> None:
     """Each command that needs both servers, with all that it can."""
     links = [owner.add_link() for _ in range(3)]
     owner.add_deliveries(links[0], 3)
+    lost, orphan, twice = owner.add_link("pending_snapshot"), owner.add_link(), owner.add_link()
+    owner.queue_job(orphan)
+    owner.delete_link(orphan)
+    owner.queue_job(twice)
+    owner.redis.rpush(owner.queue.key, twice.job_id)
+    owner.age_links()
     first, second, third = ((link.app_id, link.repository_id) for link in links)
     for arguments in (
         ("failed",),
@@ -55,6 +32,9 @@ def do_everything(docora: Docora, owner: Docora) -> None:
         ("failed", "--group-by", "error"),
         ("queue",),
         ("show", *first),
+        ("repair", "--dry-run"),
+        ("repair",),
+        ("repair", lost.app_id, lost.repository_id),
         ("retry", *first, "--dry-run"),
         ("retry", *first, "--front", "--reset-circuit"),
         ("retry-all-failed", "--dry-run", "--skip-open-circuits"),
@@ -65,8 +45,10 @@ def do_everything(docora: Docora, owner: Docora) -> None:
         ("schedule", "--dry-run"),
         ("schedule",),
     ):
-        result = docora.run(*arguments)
+        result = docora.run(*arguments, env={"DOCORA_OPS_DRIFT_GRACE": "0"})
         assert result.code == 0, (arguments, result)
+    assert owner.doubled_jobs() == []
+    assert orphan.job_id not in owner.waiting()
     assert set(owner.statuses()) == {"pending_snapshot"}
     assert owner.deliveries(links[0]) == 0
 
@@ -91,6 +73,7 @@ def test_the_role_of_readme_is_enough_for_everything(docora: Docora, role: Docor
         ("SELECT (created_at) ON app_repositories", ("failed",)),
         ("SELECT (delivered_at) ON app_delivered_files", ("show", "APP", "REPO")),
         ("SELECT (commit_sha) ON repository_snapshots", ("show", "APP", "REPO")),
+        ("SELECT (created_at) ON app_repositories", ("repair",)),
     ],
 )
 def test_a_missing_grant_is_named_and_nothing_changes(

@@ -160,10 +160,10 @@ def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: 
         return link
 
     docora.enqueue(add("pending_snapshot", "waiting", "nothing needs to be done").job_id)
-    docora.leave_job(add("pending_snapshot", "stale", "resync").job_id, JobStatus.FAILED)
+    docora.leave_job(add("pending_snapshot", "stale", "repair").job_id, JobStatus.FAILED)
     docora.start_job(add("scanning", "running", "wait for it to end").job_id)
-    add("pending_snapshot", "none", "resync")
-    add("scanning", "none", "resync")
+    add("pending_snapshot", "none", "repair")
+    add("scanning", "none", "repair")
     add("synced", "none", "resync")
     add("paused_by_hand", "none", "resync")
 
@@ -190,17 +190,21 @@ def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: 
         )
         assert status in result.json["error"]
         assert helps in result.json["hint"]
-        if helps == "resync":
-            assert f"docora-ops resync {app} {link.repository_id}" in result.json["hint"]
+        if helps in {"repair", "resync"}:
+            assert f"docora-ops {helps} {app} {link.repository_id}" in result.json["hint"]
     assert (person.code, person.stdout) == (4, "")
     document = results[-1].json
     assert person.stderr.endswith(f"Error: {document['error']}\nHint: {document['hint']}\n")
     assert (dry.code, dry.json) == (4, document)
 
     # The advice is good: what it names queues the link.
-    _, _, advised = results[-1].json["hint"].partition("docora-ops ")
-    followed = docora.run(*advised.split(), "--json")
-    assert (followed.code, followed.data["outcome"]) == (0, "queued")
+    for number, (link, (_, _, helps)) in enumerate(expected.items()):
+        if helps in {"repair", "resync"}:
+            _, _, advised = results[number].json["hint"].partition("docora-ops ")
+            followed = docora.run(*advised.split(), "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
+            assert followed.code == 0, followed
+            assert docora.waiting().count(link.job_id) == 1
+            assert docora.status(link) == "pending_snapshot"
 
 
 def test_front_pushes_to_the_head_and_moves_a_waiting_job_there(

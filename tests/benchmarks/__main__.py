@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from docora_ops.demo import servers
-from tests.benchmarks import reading, snapshots, world
+from tests.benchmarks import drift, reading, snapshots, world
 from tests.benchmarks.reading import wall_seconds
 
 BIN = Path(sys.executable).parent
@@ -142,7 +142,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
     parser.add_argument("--links", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("throughput", "states", "start", "snapshot", "see"))
+    names = ("throughput", "states", "start", "drift", "snapshot", "see")
+    parser.add_argument("--only", choices=names)
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -157,6 +158,8 @@ def main() -> None:
             throughput(options.links, options.rounds)
         if options.only in {None, "states"}:
             other_states(options.links, options.rounds)
+        if options.only in {None, "drift"}:
+            drift.report(max(options.links), options.rounds)
         if options.only in {None, "snapshot"}:
             snapshots.report(database_url, Path(directory), options.rounds)
         if options.only in {None, "see"}:

@@ -42,7 +42,7 @@ def running(docora: Docora, job_id: str) -> None:
             "stale",
             "nobody works on it",
         ),
-        ("pending_snapshot", lambda docora, job_id: None, "none", "docora-ops resync"),
+        ("pending_snapshot", lambda docora, job_id: None, "none", "docora-ops repair"),
     ],
 )
 @pytest.mark.parametrize("dry_run", [False, True])

@@ -21,6 +21,7 @@ VARIABLES = {
     "DOCORA_OPS_CONNECT_TIMEOUT": ("connect_timeout", "1", 1),
     "DOCORA_OPS_STATEMENT_TIMEOUT": ("statement_timeout", "2", 2),
     "DOCORA_OPS_LOCK_TIMEOUT": ("lock_timeout", "3", 3),
+    "DOCORA_OPS_DRIFT_GRACE": ("drift_grace", "0", 0),
     "REPOS_BASE_PATH": ("repos_base_path", "/srv/clones", Path("/srv/clones")),
     "CIRCUIT_BREAKER_THRESHOLD": ("circuit_breaker_threshold", "2", 2),
     "CIRCUIT_BREAKER_COOLDOWN_MS": ("circuit_breaker_cooldown_ms", "500", 500),
@@ -294,6 +295,8 @@ UNUSABLE = [
     ("DOCORA_OPS_STATEMENT_TIMEOUT", "7777777"),
     ("DOCORA_OPS_LOCK_TIMEOUT", "0"),
     ("DOCORA_OPS_LOCK_TIMEOUT", "7777777"),
+    ("DOCORA_OPS_DRIFT_GRACE", "-1"),
+    ("DOCORA_OPS_DRIFT_GRACE", "3601"),
     ("DOCORA_OPS_LOCK_TIMEOUT", "inf"),
 ]
 

@@ -1,0 +1,231 @@
+"""Mending what is out of step between database and queue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from sys import intern
+
+from docora_ops.actions.audit import RunTrail
+from docora_ops.actions.batch import Settled
+from docora_ops.actions.bulk import BulkRun, Stop
+from docora_ops.actions.drift import Suspect, confirmed, named
+from docora_ops.database import Database
+from docora_ops.database.drift import ChosenLinks, lock_against_new_links
+from docora_ops.database.links import describe_links, held_job_ids, links_of_jobs
+from docora_ops.drift import DriftKind, Finding, Mended, Mending, RepairResult
+from docora_ops.errors import LinkError
+from docora_ops.models import ChangeNote, LinkRef, Operation, Outcome
+from docora_ops.queue import LinkQueue, ProgressStore
+from docora_ops.queue.sweep import Removal, RemovalAnswer
+
+LINKS_AT_ONCE = 500
+"""Links that are locked, queued and committed together."""
+_ENTRIES_AT_ONCE = 2000
+"""Entries that are removed together: Redis walks over its list once for all of them."""
+_REMOVALS = {
+    DriftKind.ORPHAN: Removal.ORPHAN,
+    DriftKind.DUPLICATE: Removal.DUPLICATE,
+    DriftKind.STALE_ENTRY: Removal.STALE,
+}
+_MENDINGS = {
+    Outcome.QUEUED: Mending.QUEUED,
+    Outcome.REPLACED_STALE: Mending.QUEUED,
+    Outcome.FAILED: Mending.FAILED,
+}
+
+
+@dataclass
+class Repair:
+    """One repair, of everything, one app or one link.
+
+    `result()` says at any moment what has been done: so it does after a server was lost midway.
+    """
+
+    database: Database
+    queue: LinkQueue
+    store: ProgressStore
+    grace_seconds: float
+    app_id: str | None = None
+    ref: LinkRef | None = None
+    note: ChangeNote | None = None
+    """For the audit trail."""
+    stop: Stop = field(default_factory=Stop)
+    on_progress: Callable[[int], None] = lambda _completed: None
+    before_second_look: Callable[[int], object] = lambda _suspects: None
+    _found: Counter[DriftKind] = field(default_factory=Counter)
+    _links: dict[DriftKind, ChosenLinks] = field(default_factory=dict)
+    _entries: list[Finding] = field(default_factory=list)
+    _mended: list[Mended] = field(default_factory=list)
+    _dry_run: bool = False
+    _trail: RunTrail | None = None
+
+    def find(self) -> RepairResult:
+        """Look, and look again, for what there is to mend. Raises PostgresError, RedisError."""
+        self._links = {kind: ChosenLinks.of(self.database) for kind in _LINK_KINDS}
+        for suspect in confirmed(
+            self.database,
+            self.queue,
+            grace_seconds=self.grace_seconds,
+            before_second_look=self.before_second_look,
+            app_id=self.app_id,
+            ref=self.ref,
+        ):
+            kind = suspect.finding.kind
+            if not kind.is_drift:
+                continue
+            self._found[kind] += 1
+            if kind in self._links:
+                self._links[kind].refs.append(_ref(suspect))
+            else:
+                self._entries.append(suspect.finding)
+        return self.result()
+
+    def run(self) -> RepairResult:
+        """Mend it; killed at any point, a new repair finishes the rest. Raises the same.
+
+        A link gets its job in the way of a bulk retry, but keeps its retries and its last error.
+        """
+        if self.note is not None:
+            self._trail = RunTrail(self.note, self.result().total)
+        self._remove_entries()
+        for kind, links in self._links.items():
+            if links.total and not self.stop.requested:
+                self._bulk_run(kind, links).run()
+        self.end_trail()
+        return self.result()
+
+    def end_trail(self) -> None:
+        """Say in the audit trail how the repair has ended, if it has begun. Raises RedisError."""
+        if self._trail is None or not self._trail.begun or self._trail.ended:
+            return
+        result = self.result()
+        self.store.record(self._trail.end(result.counts, cancelled=not result.complete))
+        self._trail.ended = True
+
+    def plan(self) -> RepairResult:
+        """What `run` would do; changes nothing. Raises the same."""
+        self._dry_run = True
+        for finding in named(self.database, self._entries):
+            self._mended.append(Mended(finding, Mending.REMOVED))
+        for kind, links in self._links.items():
+            if links.total:
+                self._bulk_run(kind, links).plan()
+        return self.result()
+
+    def result(self) -> RepairResult:
+        """What has been found and done so far."""
+        found = {kind: self._found[kind] for kind in DriftKind if kind.is_drift}
+        return RepairResult(found, self._mended, self._dry_run)
+
+    # Links without a job
+
+    def _bulk_run(self, kind: DriftKind, links: ChosenLinks) -> BulkRun:
+        def note(settled: Sequence[Settled]) -> None:
+            names = describe_links(self.database, [item.ref.id for item in settled])
+            for item in settled:
+                app_name, repository = names.get(item.ref.id, (None, None))
+                finding = Finding(
+                    kind,
+                    item.ref.job_id,
+                    # One string for all links of an app: there may be a million.
+                    app_id=intern(item.ref.app_id),
+                    app_name=app_name and intern(app_name),
+                    repository_id=item.ref.repository_id,
+                    repository=repository,
+                )
+                mending = _MENDINGS.get(item.outcome, Mending.LEFT_ALONE)
+                self._note(Mended(finding, mending, item.error))
+
+        return BulkRun(
+            Operation.REPAIR,
+            self.database,
+            self.queue,
+            self.store,
+            links,
+            LINKS_AT_ONCE,
+            trail=self._trail,
+            stop=self.stop,
+            on_settled=note,
+        )
+
+    # Entries of the queue
+
+    def _remove_entries(self) -> None:
+        held_back: list[Finding] = []
+        for start in range(0, len(self._entries), _ENTRIES_AT_ONCE):
+            if self.stop.requested:
+                return
+            findings = named(self.database, self._entries[start : start + _ENTRIES_AT_ONCE])
+            held_back += self._remove(findings)
+        for finding in held_back:
+            if self.stop.requested:
+                return
+            try:
+                self._remove([finding], wait=True)
+            except LinkError as error:
+                self._note(Mended(finding, Mending.FAILED, error.message))
+
+    def _remove(self, findings: Sequence[Finding], *, wait: bool = False) -> list[Finding]:
+        """Remove what is wrong still; returns orphans whose repository somebody else holds.
+
+        A link that is made anew while its old job goes would be left without one: none is made
+        as long as the repositories are locked.
+        """
+        orphans = [finding for finding in findings if finding.kind is DriftKind.ORPHAN]
+        with self.database.transaction():
+            repositories = [finding.repository_id or "" for finding in orphans]
+            free = lock_against_new_links(self.database, repositories, wait=wait)
+            held_back = [finding for finding in orphans if finding.repository_id not in free]
+            excluded = {id(finding) for finding in held_back}
+            able = [finding for finding in findings if id(finding) not in excluded]
+            in_hand = held_job_ids(self.database, [finding.job_id for finding in able])
+            linked = {
+                link.job_id
+                for link in links_of_jobs(self.database, [finding.job_id for finding in orphans])
+            }
+            todo: list[Finding] = []
+            left: list[Finding] = []
+            for finding in able:
+                alive = finding.job_id in in_hand or (
+                    finding.kind is DriftKind.ORPHAN and finding.job_id in linked
+                )
+                (left if alive else todo).append(finding)
+            answers = self._sweep(todo)
+        for finding in left:
+            self._note(Mended(finding, Mending.LEFT_ALONE))
+        for finding, (answer, reason) in zip(todo, answers, strict=True):
+            self._note(_after_removal(finding, answer, reason))
+        return held_back
+
+    def _sweep(self, findings: Sequence[Finding]) -> list[tuple[RemovalAnswer, str]]:
+        trail = self._trail
+        answers = self.queue.sweep.remove(
+            [(_REMOVALS[finding.kind], finding.job_id) for finding in findings],
+            trail.start() if trail and not trail.begun else None,
+        )
+        if trail and any(answer is RemovalAnswer.REMOVED for answer, _ in answers):
+            trail.begun = True
+        return answers
+
+    def _note(self, mended: Mended) -> None:
+        self._mended.append(mended)
+        self.on_progress(len(self._mended))
+
+
+_LINK_KINDS = (DriftKind.LOST, DriftKind.STUCK)
+
+
+def _ref(suspect: Suspect) -> LinkRef:
+    finding = suspect.finding
+    return LinkRef(suspect.link_id, intern(finding.app_id or ""), finding.repository_id or "")
+
+
+def _after_removal(finding: Finding, answer: RemovalAnswer, reason: str) -> Mended:
+    match answer:
+        case RemovalAnswer.REMOVED:
+            return Mended(finding, Mending.REMOVED)
+        case RemovalAnswer.UNREADABLE:
+            return Mended(finding, Mending.FAILED, f"its Redis key does not hold a job: {reason}")
+    return Mended(finding, Mending.LEFT_ALONE)

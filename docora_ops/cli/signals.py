@@ -1,0 +1,36 @@
+"""Ending a run between two batches when a signal comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from docora_ops.actions.bulk import Stop
+
+
+@contextmanager
+def stopping_on_signals(stop: Stop, stop_at_once: Callable[[], object]) -> Iterator[None]:
+    """The first signal ends the run after the batch in hand; a second one at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.requested:
+            stop_at_once()
+        stop.requested = True
+        # Not through a console: the run may be in the middle of using it.
+        # And it may be that nobody reads it any more.
+        with suppress(OSError):
+            os.write(
+                sys.stderr.fileno(),
+                b"\nStopping after the batches in hand. Once more to stop at once.\n",
+            )
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

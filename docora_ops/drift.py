@@ -1,0 +1,112 @@
+"""What can be out of step between database and queue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+EXAMPLES_SHOWN = 5
+"""Findings of each kind that a report names; it counts them all."""
+
+
+class DriftKind(StrEnum):
+    """What is wrong with a link or its job."""
+
+    LOST = "lost"
+    """The link is `pending_snapshot` and has no live job."""
+    STUCK = "stuck"
+    """The link is `scanning` and has no live job: a waiting one would be run whatever it says."""
+    ORPHAN = "orphan"
+    """The job is there to be run, or failed, and its link is gone."""
+    DUPLICATE = "duplicate"
+    """The id of the job stands in the queue's list twice, or there and in the schedule."""
+    STALE_ENTRY = "stale_entry"
+    """A list or registry names a job that is gone, or that is in another state now."""
+    FAILED_LIVE = "failed_live"
+    """The link is `failed` and has a live job. Nothing needs to be mended."""
+
+    @property
+    def is_drift(self) -> bool:
+        """Whether it is something to mend."""
+        return self is not DriftKind.FAILED_LIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong. What is not known of the link, since it is gone, is None."""
+
+    kind: DriftKind
+    job_id: str
+    app_id: str | None = None
+    app_name: str | None = None
+    repository_id: str | None = None
+    repository: str | None = None
+    """`owner/name`."""
+    detail: str = ""
+    """Where in the queue, or why it can't be mended."""
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """All that is wrong, counted, with the first few of each kind."""
+
+    counts: Mapping[DriftKind, int]
+    examples: Mapping[DriftKind, Sequence[Finding]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """How many things there are to mend."""
+        return sum(count for kind, count in self.counts.items() if kind.is_drift)
+
+    @property
+    def has_drift(self) -> bool:
+        """Whether there is anything to mend."""
+        return self.total > 0
+
+
+class Mending(StrEnum):
+    """What became of one thing that was wrong, or would."""
+
+    QUEUED = "queued"
+    """The link has a fresh job."""
+    REMOVED = "removed"
+    """What was too much in the queue is gone."""
+    LEFT_ALONE = "left_alone"
+    """It is not wrong any more, or a worker has it in hand."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """One thing that was wrong, and what became of it."""
+
+    finding: Finding
+    mending: Mending
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class RepairResult:
+    """What a repair has found, and what it has done so far, or would do."""
+
+    found: Mapping[DriftKind, int]
+    """How often each kind of drift was there."""
+    mended: Sequence[Mended]
+    dry_run: bool = False
+
+    @property
+    def total(self) -> int:
+        """How many things there were to mend."""
+        return sum(self.found.values())
+
+    @property
+    def counts(self) -> Counter[Mending]:
+        """How many came to what."""
+        return Counter(item.mending for item in self.mended)
+
+    @property
+    def complete(self) -> bool:
+        """Whether each has been seen to."""
+        return len(self.mended) >= self.total

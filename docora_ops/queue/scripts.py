@@ -1,0 +1,85 @@
+"""Our Lua scripts, which RQ's names of its keys are told to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import cast
+
+from redis import Redis
+from rq import Queue
+from rq.defaults import RQ_KEY_PREFIX
+from rq.executions import ExecutionRegistry
+from rq.job import Job
+from rq.registry import (
+    BaseRegistry,
+    CanceledJobRegistry,
+    DeferredJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ReadyJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
+from rq.results import Result
+
+from docora_ops.queue.connection import describe, redis_errors
+from docora_ops.settings import Settings
+
+_REGISTRIES: tuple[type[BaseRegistry], ...] = (
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    CanceledJobRegistry,
+    DeferredJobRegistry,
+    ScheduledJobRegistry,
+    ReadyJobRegistry,
+)
+
+
+class JobScript:
+    """A script about the jobs of one queue; what judge.lua says comes before it."""
+
+    def __init__(self, settings: Settings, client: Redis, name: str) -> None:
+        self._where = describe(settings)
+        self._keys = _key_names(settings.queue_name)
+        folder = files("docora_ops.queue")
+        self._script = client.register_script(
+            "".join(
+                folder.joinpath(part).read_text(encoding="utf-8") for part in ("judge.lua", name)
+            )
+        )
+
+    def run(
+        self, mode: str, config: Mapping[str, object], arguments: Sequence[str | int | bytes]
+    ) -> list[str]:
+        """Its answers. Raises RedisError."""
+        with redis_errors(self._where):
+            replies = self._script(args=[mode, json.dumps({**self._keys, **config}), *arguments])
+        return [reply.decode() for reply in cast("list[bytes]", replies)]
+
+
+def _prefix(registry: type[BaseRegistry]) -> str:
+    return registry.key_template.format("")
+
+
+def _key_names(queue_name: str) -> dict[str, object]:
+    """RQ's names of its keys, as prefixes to the name of a queue or the id of a job."""
+    return {
+        "queue": queue_name,
+        "queue_prefix": Queue.redis_queue_namespace_prefix,
+        "queues_key": Queue.redis_queues_keys,
+        "job_prefix": Job.redis_job_namespace_prefix,
+        "results_prefix": Result.get_key(""),  # type: ignore[no-untyped-call]
+        "executions_prefix": _prefix(ExecutionRegistry),
+        "execution_prefix": f"{RQ_KEY_PREFIX}:execution:",
+        "wip_prefix": _prefix(StartedJobRegistry),
+        "scheduled_prefix": _prefix(ScheduledJobRegistry),
+        "deferred_prefix": _prefix(DeferredJobRegistry),
+        "failed_prefix": _prefix(FailedJobRegistry),
+        "finished_prefix": _prefix(FinishedJobRegistry),
+        "canceled_prefix": _prefix(CanceledJobRegistry),
+        "ready_prefix": _prefix(ReadyJobRegistry),
+        "rate_limit_prefix": f"{RQ_KEY_PREFIX}:rl:",
+        "registry_prefixes": [_prefix(registry) for registry in _REGISTRIES],
+    }
