@@ -21,7 +21,7 @@ from docora_ops.models import JobState, LinkRef, LinkStatus
 from docora_ops.queue import Answer, LinkQueue, WaitingList
 from docora_ops.queue.links import is_valid_job_id
 from docora_ops.queue.sweep import Entry, EntryState, Place
-from docora_ops.queue.waiting import TWICE_IN_LIST
+from docora_ops.queue.waiting import NOT_IN_LIST, TWICE_IN_LIST
 
 _LINKS_AT_ONCE = 5000
 _JOBS_AT_ONCE = 500
@@ -203,7 +203,8 @@ class _Look:
             return not self.only.may_hold(_KINDS[link.status], job_id)
         if self.waiting is None or "-" in link.ref.app_id or "-" in link.ref.repository_id:
             return False
-        return self.waiting.hint(job_id) >= 0 and hash(job_id) not in self._not_waiting
+        # Where a million wait, one hash in a million fits by chance: it hides it from this look.
+        return self.waiting.hint(job_id) != NOT_IN_LIST and hash(job_id) not in self._not_waiting
 
     def _without_job(self, links: Sequence[Unfinished]) -> Iterator[Suspect]:
         able = [link for link in links if is_valid_job_id(link.ref.job_id)]
@@ -233,6 +234,7 @@ class _Look:
             yield [self.ref.job_id], True
             return
         twice: set[str] = set()
+        counted: set[int] = set()
         for page in self.queue.sweep.pages(place):
             job_ids = list(filter(self._wanted, page))
             if place is Place.LIST and self.waiting is not None:
@@ -240,9 +242,10 @@ class _Look:
                 hint = self.waiting.hint
                 doubled = {job_id for job_id in job_ids if hint(job_id) == TWICE_IN_LIST}
                 job_ids = [job_id for job_id in job_ids if job_id not in doubled]
-                twice |= doubled
+                twice |= {job_id for job_id in doubled if hash(job_id) not in counted}
             yield job_ids, False
             if len(twice) >= _COUNTED_AT_ONCE:
+                counted.update(map(hash, twice))
                 yield list(twice), True
                 twice.clear()
         yield list(twice), True

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import cast
 
 import pytest
+from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.utils import now
 
@@ -54,6 +55,10 @@ def killed(docora: Docora) -> TestLink:
     link = docora.add_link("scanning", retry_count=2, last_error="said before")
     docora.start_job(link.job_id, heartbeat=-10)
     return link
+
+
+def cut_off(docora: Docora) -> TestLink:
+    return docora.add_link("scanning", retry_count=2, last_error="said before")
 
 
 def orphaned(docora: Docora) -> TestLink:
@@ -162,6 +167,7 @@ DRIFT: dict[Arrange, DriftKind] = {
     expired: LOST,
     failed_job: LOST,
     killed: STUCK,
+    cut_off: STUCK,
     orphaned: ORPHAN,
     orphaned_with_a_dash: ORPHAN,
     orphaned_without_repository: ORPHAN,
@@ -238,7 +244,7 @@ def test_drift_of_every_kind_is_seen_and_mended_and_gone(docora: Docora) -> None
             assert traces(docora, link) == []
     # A link that is mended keeps what is known of its failures.
     kept = [docora.row(link) for link in links if links[link] is STUCK]
-    assert [(row["retry_count"], row["last_error"]) for row in kept] == [(2, "said before")]
+    assert [(row["retry_count"], row["last_error"]) for row in kept] == [(2, "said before")] * 2
     docora.assert_sound()
 
     after = docora.dump()
@@ -287,13 +293,20 @@ def healthy(docora: Docora) -> None:
     docora.delete_link(gone)
     docora.age_links()
     docora.add_link("pending_snapshot")  # new
+    # Their links are gone, but they are at work.
+    docora.hold_lock(orphaned(docora).job_id)
+    with docora.redis.pipeline() as pipeline:
+        Execution.create(docora.job(orphaned(docora)), 90, pipeline, worker_name="worker-1")
+        pipeline.execute()
     # Not ours.
+    other = TestLink(docora.add_app(), docora.add_repository())
+    ids = {"app_id": other.app_id, "repository_id": other.repository_id}
+    docora.enqueue(other.job_id, kwargs=ids)  # another function
     for job_id in ("app_1-repo_1", "5f6c3d1e-0000-4000-8000-000000000000", "nightly"):
         docora.enqueue(job_id)
         docora.redis.rpush(docora.queue.key, job_id)
         docora.redis.zadd(registry("failed"), {job_id: LATER, f"{job_id}-gone": LATER})
         docora.redis.rpush(docora.queue.key, f"{job_id}-gone")
-    docora.enqueue(TestLink(docora.add_app(), docora.add_repository()).job_id)  # another function
     docora.redis.rpush(docora.queue.key, "un\x00sound")
     docora.redis.zadd(registry("failed"), {b"\xff\xfe": LATER})
 
@@ -361,6 +374,7 @@ def test_what_changes_before_it_is_mended_is_left_alone(docora: Docora) -> None:
         docora.delete_link(arranged[expired])
         docora.hold_lock(arranged[failed_job].job_id)
         docora.start_job(arranged[killed].job_id)
+        docora.enqueue(arranged[cut_off].job_id)
         docora.link(arranged[orphaned].app_id, arranged[orphaned].repository_id)
         docora.hold_lock(arranged[orphaned_with_a_dash].job_id)
         docora.start_job(arranged[orphaned_twice].job_id)
@@ -370,8 +384,15 @@ def test_what_changes_before_it_is_mended_is_left_alone(docora: Docora) -> None:
         docora.enqueue(arranged[place_without_job].job_id)
 
     changed = [
-        *(never_queued, in_no_list, expired, failed_job, killed, orphaned, orphaned_with_a_dash),
-        *(orphaned_twice, thrice, scheduled_too, entry_of_waiting_job, place_without_job),
+        *(never_queued, in_no_list, expired, failed_job, killed, cut_off, orphaned),
+        *(
+            orphaned_with_a_dash,
+            orphaned_twice,
+            thrice,
+            scheduled_too,
+            entry_of_waiting_job,
+            place_without_job,
+        ),
     ]
     result = mended(rooms.repair(prepare=meanwhile))
     for arrange, link in arranged.items():
@@ -379,6 +400,7 @@ def test_what_changes_before_it_is_mended_is_left_alone(docora: Docora) -> None:
         assert left_alone is (arrange in changed), (arrange, result[link.job_id])
     assert docora.status(arranged[in_no_list]) == "failed"
     assert docora.status(arranged[killed]) == "scanning"
+    assert docora.status(arranged[cut_off]) == "scanning"
     assert docora.row(arranged[failed_job])["retry_count"] == 2
     assert arranged[orphaned].job_id in docora.waiting()
 
