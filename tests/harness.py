@@ -359,8 +359,8 @@ class Docora:
         self.redis.sadd("rq:workers", key)
         self.redis.sadd(f"rq:workers:{QUEUE}", key)
 
-    def dump(self) -> tuple[dict[str, Any], dict[bytes, bytes | None]]:
-        """Both stores, byte for byte, with what lives for how long."""
+    def dump(self) -> tuple[dict[str, Any], dict[bytes, object]]:
+        """Both stores, byte for byte, and which keys have an end."""
         tables = {
             table: self.connection.execute(
                 f"SELECT xmin::text, ctid::text, * FROM {table} ORDER BY 3".encode()
@@ -371,7 +371,13 @@ class Docora:
             )
         }
         keys = sorted(cast("list[bytes]", self.redis.keys()))
-        return tables, {key: self.redis.dump(key) for key in keys}
+        return tables, {key: (self._content(key), self.redis.ttl(key) >= 0) for key in keys}
+
+    def _content(self, key: bytes) -> object:
+        # A hash table that grows changes its order by itself.
+        if self.redis.type(key) == b"hash":
+            return self.redis.hgetall(key)
+        return self.redis.dump(key)
 
     def audit_trail(self, stream: str = "docora-ops:audit") -> list[dict[str, str]]:
         """The entries of a stream, the oldest first."""
