@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -93,6 +92,8 @@ class RepairResult:
 
     found: Mapping[DriftKind, int]
     """How often each kind of drift was there."""
+    counts: Mapping[Mending, int]
+    """How many came to what."""
     mended: Sequence[Mended]
     dry_run: bool = False
 
@@ -100,11 +101,6 @@ class RepairResult:
     def total(self) -> int:
         """How many things there were to mend."""
         return sum(self.found.values())
-
-    @property
-    def counts(self) -> Counter[Mending]:
-        """How many came to what."""
-        return Counter(item.mending for item in self.mended)
 
     @property
     def complete(self) -> bool:

@@ -12,6 +12,9 @@ from enum import StrEnum
 
 from docora_ops.drift import DriftReport
 
+_LONGEST_JOB_ID = 50 + 1 + 50
+"""Characters: both ids are `varchar(50)`."""
+
 
 class LinkStatus(StrEnum):
     """`app_repositories.status`."""
@@ -123,6 +126,8 @@ class _OneLink:
 
 def possible_ids(job_id: str) -> Iterator[tuple[str, str]]:
     """Every pair of app and repository id that forms this job id."""
+    if len(job_id) > _LONGEST_JOB_ID:
+        return
     parts = job_id.split("-")
     for cut in range(1, len(parts)):
         yield "-".join(parts[:cut]), "-".join(parts[cut:])

@@ -278,8 +278,11 @@ class _Look:
                 kind = DriftKind.ORPHAN
             if kind is not None:
                 ids = orphans.get(entry.job_id, (None, None))
-                if of_entry:
-                    ids = (of_entry[0].app_id, of_entry[0].repository_id)
+                own = [link for link in of_entry if self.app_id in {None, link.app_id}]
+                if own:
+                    ids = (own[0].app_id, own[0].repository_id)
+                elif of_entry or (self.app_id and ids[0] not in {None, self.app_id}):
+                    continue  # of another app, whose id goes on with a dash
                 yield Suspect(
                     Finding(
                         kind,

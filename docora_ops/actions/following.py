@@ -21,7 +21,7 @@ from docora_ops.models import (
     Outcome,
     WaitEnd,
 )
-from docora_ops.queue import LinkQueue
+from docora_ops.queue import Answer, LinkQueue
 
 _AT_ONCE = 5_000
 """Links that are asked for in one statement."""
@@ -50,6 +50,8 @@ class Following:
     """Ids of links that were made pending: any verdict there is has come after that."""
     _running: bytearray = field(default_factory=bytearray)
     """Ids of links whose job was running, and that may be `failed` from before it."""
+    _doubtful: dict[str, str] = field(default_factory=dict)
+    """Since when jobs are queued that stood in no list at the last look."""
     _synced: int = 0
     _gone: int = 0
     _failures: list[LinkFailure] = field(default_factory=list)
@@ -131,7 +133,9 @@ class Following:
             over = {
                 answer.job_id
                 for answer in self.queue.look(failed)
-                if answer.state not in _LIVE and answer.job_id not in held
+                if answer.state not in _LIVE
+                and answer.job_id not in held
+                and not self._is_newly_doubtful(answer)
             }
         # Once more: only now is it certain that the job has had the last word.
         return [
@@ -139,6 +143,14 @@ class Following:
             for verdict in read_verdicts(self.database, ids)
             if verdict.status != LinkStatus.FAILED or verdict.job_id in over
         ]
+
+    def _is_newly_doubtful(self, answer: Answer) -> bool:
+        """Whether a worker may have the job in its hand, and be about to begin."""
+        if answer.state is not JobState.DOUBTFUL:
+            return False
+        before = self._doubtful.get(answer.job_id)
+        self._doubtful[answer.job_id] = answer.detail
+        return before != answer.detail
 
     def _count(self, verdict: Verdict) -> None:
         if verdict.status is None:

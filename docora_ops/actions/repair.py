@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from sys import intern
 
 from docora_ops.actions.audit import RunTrail
 from docora_ops.actions.batch import Settled
@@ -19,6 +18,7 @@ from docora_ops.errors import LinkError
 from docora_ops.models import ChangeNote, LinkRef, Operation, Outcome
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.sweep import Removal, RemovalAnswer
+from docora_ops.spool import Fields, Spool
 
 LINKS_AT_ONCE = 500
 """Links that are locked, queued and committed together."""
@@ -56,8 +56,9 @@ class Repair:
     before_second_look: Callable[[int], object] = lambda _suspects: None
     _found: Counter[DriftKind] = field(default_factory=Counter)
     _links: dict[DriftKind, ChosenLinks] = field(default_factory=dict)
-    _entries: list[Finding] = field(default_factory=list)
-    _mended: list[Mended] = field(default_factory=list)
+    _entries: Spool[Finding] = field(default_factory=lambda: Spool(_finding_fields, _finding))
+    _mended: Spool[Mended] = field(default_factory=lambda: Spool(_mended_fields, _mended_of))
+    _counts: Counter[Mending] = field(default_factory=Counter)
     _dry_run: bool = False
     _trail: RunTrail | None = None
 
@@ -107,8 +108,9 @@ class Repair:
     def plan(self) -> RepairResult:
         """What `run` would do; changes nothing. Raises the same."""
         self._dry_run = True
-        for finding in named(self.database, self._entries):
-            self._mended.append(Mended(finding, Mending.REMOVED))
+        for findings in self._batches_of_entries():
+            for finding in findings:
+                self._note(Mended(finding, Mending.REMOVED))
         for kind, links in self._links.items():
             if links.total:
                 self._bulk_run(kind, links).plan()
@@ -117,7 +119,7 @@ class Repair:
     def result(self) -> RepairResult:
         """What has been found and done so far."""
         found = {kind: self._found[kind] for kind in DriftKind if kind.is_drift}
-        return RepairResult(found, self._mended, self._dry_run)
+        return RepairResult(found, self._counts, self._mended, self._dry_run)
 
     # Links without a job
 
@@ -129,9 +131,8 @@ class Repair:
                 finding = Finding(
                     kind,
                     item.ref.job_id,
-                    # One string for all links of an app: there may be a million.
-                    app_id=intern(item.ref.app_id),
-                    app_name=app_name and intern(app_name),
+                    app_id=item.ref.app_id,
+                    app_name=app_name,
                     repository_id=item.ref.repository_id,
                     repository=repository,
                 )
@@ -152,20 +153,27 @@ class Repair:
 
     # Entries of the queue
 
+    def _batches_of_entries(self) -> Iterator[list[Finding]]:
+        for start in range(0, len(self._entries), _ENTRIES_AT_ONCE):
+            yield named(self.database, self._entries[start : start + _ENTRIES_AT_ONCE])
+
     def _remove_entries(self) -> None:
         held_back: list[Finding] = []
-        for start in range(0, len(self._entries), _ENTRIES_AT_ONCE):
+        for findings in self._batches_of_entries():
             if self.stop.requested:
                 return
-            findings = named(self.database, self._entries[start : start + _ENTRIES_AT_ONCE])
             held_back += self._remove(findings)
+        by_repository: dict[str | None, list[Finding]] = {}
         for finding in held_back:
+            by_repository.setdefault(finding.repository_id, []).append(finding)
+        for findings in by_repository.values():
             if self.stop.requested:
                 return
             try:
-                self._remove([finding], wait=True)
+                self._remove(findings, wait=True)
             except LinkError as error:
-                self._note(Mended(finding, Mending.FAILED, error.message))
+                for finding in findings:
+                    self._note(Mended(finding, Mending.FAILED, error.message))
 
     def _remove(self, findings: Sequence[Finding], *, wait: bool = False) -> list[Finding]:
         """Remove what is wrong still; returns orphans whose repository somebody else holds.
@@ -211,6 +219,7 @@ class Repair:
 
     def _note(self, mended: Mended) -> None:
         self._mended.append(mended)
+        self._counts[mended.mending] += 1
         self.on_progress(len(self._mended))
 
 
@@ -219,7 +228,7 @@ _LINK_KINDS = (DriftKind.LOST, DriftKind.STUCK)
 
 def _ref(suspect: Suspect) -> LinkRef:
     finding = suspect.finding
-    return LinkRef(suspect.link_id, intern(finding.app_id or ""), finding.repository_id or "")
+    return LinkRef(suspect.link_id, finding.app_id or "", finding.repository_id or "")
 
 
 def _after_removal(finding: Finding, answer: RemovalAnswer, reason: str) -> Mended:
@@ -229,3 +238,37 @@ def _after_removal(finding: Finding, answer: RemovalAnswer, reason: str) -> Mend
         case RemovalAnswer.UNREADABLE:
             return Mended(finding, Mending.FAILED, f"its Redis key does not hold a job: {reason}")
     return Mended(finding, Mending.LEFT_ALONE)
+
+
+def _finding_fields(finding: Finding) -> Fields:
+    return (
+        finding.kind,
+        finding.job_id,
+        finding.app_id,
+        finding.app_name,
+        finding.repository_id,
+        finding.repository,
+        finding.detail,
+    )
+
+
+def _finding(fields: Fields) -> Finding:
+    kind, job_id, app_id, app_name, repository_id, repository, detail = fields
+    return Finding(
+        DriftKind(kind or ""),
+        job_id or "",
+        app_id,
+        app_name,
+        repository_id,
+        repository,
+        detail or "",
+    )
+
+
+def _mended_fields(mended: Mended) -> Fields:
+    return mended.mending, mended.error, *_finding_fields(mended.finding)
+
+
+def _mended_of(fields: Fields) -> Mended:
+    mending, error, *finding = fields
+    return Mended(_finding(finding), Mending(mending or ""), error)

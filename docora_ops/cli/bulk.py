@@ -86,12 +86,12 @@ class BulkCommand:
                     context.say("{}: operation {}, {}.", where, self._run.start(), links)
                 with self._bar():
                     result = self._run.run()
+                # In here still: a signal is for the wait, and must not cut the document in two.
                 if self._wait is not None:
-                    # In here still: a signal from now on is for the wait.
                     return self._finish_after_wait(result, self._wait)
+                return self._finish(result)
         except ServerError as error:
             return self._break_off(error)
-        return self._finish(result)
 
     def _break_off(self, error: ServerError) -> int:
         """A server was lost: say what had been done."""

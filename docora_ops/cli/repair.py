@@ -108,8 +108,11 @@ def _run(context: Context, repair: Repair, *, as_json: bool) -> int:
     from docora_ops.cli.signals import stopping_on_signals
 
     try:
-        with stopping_on_signals(repair.stop, _stop_at_once), _bar(context, repair):
-            result = repair.run()
+        with stopping_on_signals(repair.stop, _stop_at_once):
+            with _bar(context, repair):
+                result = repair.run()
+            # In here still: a signal must not cut the document in two.
+            code = _finish(context, result, as_json=as_json)
     except ServerError as error:
         with suppress(RedisError):
             repair.end_trail()
@@ -120,7 +123,6 @@ def _run(context: Context, repair: Repair, *, as_json: bool) -> int:
         context.say("Stopped after {} of {}.", len(result.mended), result.total)
         context.say("Hint: {}; {}", _WHAT_NEXT, error.hint or "")
         return exit_code_of(error)
-    code = _finish(context, result, as_json=as_json)
     return ExitCode.INTERRUPTED if repair.stop.requested and not result.complete else code
 
 

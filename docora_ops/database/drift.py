@@ -9,6 +9,7 @@ from docora_ops.database.connection import Database
 from docora_ops.database.links import claim_unfinished_links
 from docora_ops.database.selection import Selection
 from docora_ops.models import LinkRef
+from docora_ops.spool import Fields, Spool
 
 # A link that has just been made gets its job a moment later; one that is asked for by name, or is
 # being scanned, has had it.
@@ -97,7 +98,7 @@ def names_of(
 class ChosenLinks(Selection):
     """Pending and scanning links, chosen one by one."""
 
-    refs: list[LinkRef] = field(default_factory=list)
+    refs: Spool[LinkRef] = field(default_factory=lambda: Spool(_fields, _ref))
 
     @classmethod
     def of(cls, database: Database) -> ChosenLinks:
@@ -118,3 +119,11 @@ class ChosenLinks(Selection):
         """The links at these positions, counted from 0, `size` at a time."""
         for start in range(0, len(positions), size):
             yield [self.refs[position] for position in positions[start : start + size]]
+
+
+def _fields(ref: LinkRef) -> Fields:
+    return ref.id, ref.app_id, ref.repository_id
+
+
+def _ref(fields: Fields) -> LinkRef:
+    return LinkRef(*(field or "" for field in fields))

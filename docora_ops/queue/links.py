@@ -111,7 +111,7 @@ class LinkQueue:
             arguments += (
                 request.job_id,
                 waiting.hint(request.job_id) if waiting else LIST_NOT_READ,
-                request.seen,
+                request.seen.encode(errors="surrogateescape"),
                 template.data(request.payload, is_rescan=request.is_rescan)
                 if request.payload
                 else b"",

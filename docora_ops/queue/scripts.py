@@ -56,7 +56,8 @@ class JobScript:
         """Its answers. Raises RedisError."""
         with redis_errors(self._where):
             replies = self._script(args=[mode, json.dumps({**self._keys, **config}), *arguments])
-        return [reply.decode() for reply in cast("list[bytes]", replies)]
+        # Fields of jobs are in there, and anybody may have written those.
+        return [reply.decode(errors="surrogateescape") for reply in cast("list[bytes]", replies)]
 
 
 def _prefix(registry: type[BaseRegistry]) -> str:

@@ -174,6 +174,51 @@ def test_what_can_not_be_mended_makes_exit_code_6_and_the_rest_is_done(docora: D
     assert links["lost"].job_id in docora.waiting()
 
 
+def test_what_strangers_wrote_into_the_queue_costs_only_itself(docora: Docora) -> None:
+    strange, doubtful, lost = (docora.add_link("pending_snapshot") for _ in range(3))
+    for link, name in ((strange, "status"), (doubtful, "enqueued_at")):
+        docora.queue_job(link)
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+        docora.redis.hset(Job.key_for(link.job_id), name, b"\xff")
+    docora.redis.zadd(f"rq:failed:{QUEUE}", {strange.job_id: 9e9})
+    docora.redis.rpush(docora.queue.key, "a" + 20_000 * "-a")
+    docora.age_links()
+    assert docora.run("doctor", "--json", env=AT_ONCE).code == 6
+    result = repair(docora, "--json")
+    assert (result.code, result.data["queued"]) == (0, 3), result
+    assert {link.job_id for link in (strange, doubtful, lost)} < set(docora.waiting())
+
+
+def test_an_app_whose_id_begins_like_another_one_is_mended_alone(docora: Docora) -> None:
+    short, long = docora.add_app("Short", "a"), docora.add_app("Long", "a-b")
+    links = [docora.link(app, docora.add_repository(f"octo/{app}")) for app in (short, long)]
+    for link in links:
+        docora.queue_job(link)
+        docora.redis.rpush(docora.queue.key, link.job_id)
+    orphan = docora.link(long, docora.add_repository("octo/gone"))
+    docora.queue_job(orphan)
+    docora.delete_link(orphan)
+    result = repair(docora, "a", "--json")
+    assert [item["job_id"] for item in result.data["repaired"]] == [links[0].job_id]
+    assert docora.waiting().count(links[1].job_id) == 2
+    assert orphan.job_id in docora.waiting()
+
+
+def test_orphans_of_a_locked_repository_stay_until_it_is_free(docora: Docora) -> None:
+    repository = docora.add_repository("octo/api")
+    orphans = [docora.link(docora.add_app(), repository) for _ in range(4)]
+    for link in orphans:
+        docora.queue_job(link)
+        docora.delete_link(link)
+    with docora.connection.transaction():
+        docora.connection.execute("SELECT 1 FROM repositories FOR UPDATE")
+        env = {**AT_ONCE, "DOCORA_OPS_LOCK_TIMEOUT": "1", "DOCORA_OPS_STATEMENT_TIMEOUT": "3"}
+        result = docora.run("repair", "--json", env=env)
+    assert (result.code, result.data["failed"]) == (6, 4), result
+    assert len(docora.waiting()) == 4
+    assert repair(docora, "--json").data["removed"] == 4
+
+
 @pytest.mark.parametrize("lost_server", ["redis", "postgres"])
 def test_a_server_lost_midway_is_exit_code_5_with_what_was_done(
     docora: Docora, lost_server: str

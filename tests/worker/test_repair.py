@@ -34,7 +34,7 @@ def test_a_link_whose_worker_was_killed_is_stuck_and_works_again_after_a_repair(
         worker.end()
     assert docora.status(link) == "scanning"
     assert not rooms.drift().has_drift, "its heart may still beat, as far as one can tell"
-    assert rooms.repair(app_id=link.app_id, ref=rooms.ref(link)).mended == []
+    assert len(rooms.repair(app_id=link.app_id, ref=rooms.ref(link)).mended) == 0
 
     expire_heartbeats(docora)
     assert rooms.drift().counts[DriftKind.STUCK] == 1
