@@ -208,6 +208,10 @@ class _Change:
             return "its job is waiting in the queue: nothing needs to be done"
         if job is JobState.RUNNING:
             return "its snapshot is running: wait for it to end"
+        if job is JobState.DOUBTFUL:
+            return "its job may be in a worker's hand just now: look again in a moment"
+        if job is JobState.UNREADABLE:
+            return f"its Redis key does not hold a job: docora-ops show {link} has its id"
         if status == LinkStatus.SYNCED:
             return f"it is in sync; to send every file again: docora-ops resync {link}"
         if status in {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}:

@@ -71,6 +71,9 @@ local counts = redis.call('HMGET', KEYS[1], 'total', 'completed')
 if (tonumber(counts[2]) or 0) >= (tonumber(counts[1]) or 0) then
   return 'finished'
 end
+if redis.call('HGET', KEYS[1], 'cancelled') == 'true' then
+  return 'cancelled' -- and has been told by whoever did it
+end
 if KEYS[2] then
   redis.call('XLEN', KEYS[2])
 end
