@@ -155,3 +155,18 @@ def test_a_link_without_a_live_job_is_noticed_after_some_time(
     docora.redis.flushdb()
     docora.hold_lock(link.job_id)
     assert not watch.is_lost()
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_what_failed_before_is_no_result_while_a_worker_may_have_the_job(
+    docora: Docora, *, begins: bool
+) -> None:
+    link, rooms = docora.add_link(last_error="HTTP 500 of before"), docora.rooms()
+    docora.enqueue(link.job_id)
+    docora.redis.lrem(docora.queue.key, 0, link.job_id)
+    followed = follow(rooms, link, outcome=Outcome.ALREADY_RUNNING)
+    status = "synced" if begins else "failed"
+    seen = one_by_one(followed, lambda: set_status(docora, link, status))
+    result = followed.run(None)
+    assert [so_far.running for so_far in seen] == [1, 0]
+    assert (result.synced, result.failed) == (int(begins), int(not begins))
