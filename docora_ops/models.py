@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from docora_ops.drift import DriftReport
-
 _LONGEST_JOB_ID = 50 + 1 + 50
 """Characters: both ids are `varchar(50)`."""
 
@@ -392,70 +390,3 @@ class FailedFilter:
     limit: int | None = None
     """At most so many: each app has its turn before one has another."""
     skip_open_circuits: bool = False
-
-
-class CheckState(StrEnum):
-    """What came of one check of `doctor`."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-    NOT_CHECKED = "not_checked"
-    """It depends on another check, which failed."""
-
-
-class CheckName(StrEnum):
-    """The checks of `doctor`, in the order in which they are shown."""
-
-    SETTINGS = "settings"
-    POSTGRES = "postgres"
-    POSTGRES_VERSION = "postgres_version"
-    POSTGRES_PRIMARY = "postgres_primary"
-    TABLES = "tables"
-    PRIVILEGES = "privileges"
-    REDIS = "redis"
-    REDIS_VERSION = "redis_version"
-    REDIS_PRIMARY = "redis_primary"
-    REDIS_EVICTION = "redis_eviction"
-    REDIS_MEMORY = "redis_memory"
-    REDIS_PERSISTENCE = "redis_persistence"
-    STOCK_QUEUE = "stock_queue"
-    WORKERS = "workers"
-    SCHEDULER = "scheduler"
-    WAITING_JOBS = "waiting_jobs"
-    DRIFT_LOST = "drift_lost"
-    DRIFT_STUCK = "drift_stuck"
-    DRIFT_ORPHAN = "drift_orphan"
-    DRIFT_DUPLICATE = "drift_duplicate"
-    DRIFT_STALE_ENTRY = "drift_stale_entry"
-    DRIFT_FAILED_LIVE = "drift_failed_live"
-
-
-@dataclass(frozen=True)
-class Check:
-    """What one check found and, unless all is well, what to do."""
-
-    name: CheckName
-    state: CheckState
-    finding: str
-    what_to_do: str | None = None
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """Every check of `doctor`, once each, in order."""
-
-    checks: Sequence[Check]
-    drift: DriftReport | None
-    """None where it could not be looked for."""
-    misconfigured: bool = False
-    server_lost: bool = False
-    """Postgres or Redis is unreachable, refuses, or is too slow."""
-
-    @property
-    def state(self) -> CheckState:
-        """The worst of all."""
-        states = {check.state for check in self.checks}
-        if CheckState.FAILED in states:
-            return CheckState.FAILED
-        return CheckState.OK if states == {CheckState.OK} else CheckState.WARNING

@@ -160,3 +160,8 @@ def docora(database_url: str, redis_url: str, warm: WarmCommand) -> Iterator[Doc
 def repository_root() -> Path:
     """Where README and the package lie."""
     return Path(__file__).parent.parent
+
+
+@pytest.fixture
+def readme(repository_root: Path) -> str:
+    return (repository_root / "README.md").read_text(encoding="utf-8")

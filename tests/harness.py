@@ -555,8 +555,8 @@ class Rooms:
             )
             return self._finish(run, prepare, dry_run=dry_run)
 
-    def drift(self, *, grace: float = 0, **scope: Any) -> DriftReport:
-        return find_drift(self.database, self.queue, grace_seconds=grace, **scope)
+    def drift(self) -> DriftReport:
+        return find_drift(self.database, self.queue, grace_seconds=0)
 
     def repair(
         self,

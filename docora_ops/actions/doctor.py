@@ -15,9 +15,9 @@ from docora_ops.actions.drift import find_drift
 from docora_ops.database import Database
 from docora_ops.database.grants import TABLES, missing_columns
 from docora_ops.database.health import read_columns, read_role, read_server
+from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.drift import DriftKind, DriftReport
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
-from docora_ops.models import Check, CheckName, CheckState, Diagnosis
 from docora_ops.queue import LinkQueue, Redis, connect
 from docora_ops.queue.connection import describe
 from docora_ops.queue.health import QueueInspector

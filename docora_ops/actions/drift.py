@@ -51,11 +51,9 @@ def find_drift(
     queue: LinkQueue,
     *,
     grace_seconds: float,
-    app_id: str | None = None,
-    ref: LinkRef | None = None,
     before_second_look: Callable[[int], object] = lambda _: None,
 ) -> DriftReport:
-    """What is wrong everywhere, with one app, or with one link; writes nothing.
+    """What is wrong everywhere; writes nothing.
 
     Where the first look finds something, looks again `grace_seconds` later, holding no lock and no
     transaction, and counts only what was wrong in the same way both times. `before_second_look` is
@@ -67,8 +65,6 @@ def find_drift(
         database,
         queue,
         grace_seconds=grace_seconds,
-        app_id=app_id,
-        ref=ref,
         before_second_look=before_second_look,
     ):
         kind = suspect.finding.kind
@@ -90,7 +86,10 @@ def confirmed(
     ref: LinkRef | None = None,
     before_second_look: Callable[[int], object] = lambda _: None,
 ) -> Iterator[Suspect]:
-    """The same, one by one, without names; each once. A single link is waited for less long."""
+    """The same, or of one app or link, one by one, without names; each once.
+
+    A single link is waited for less long.
+    """
     first = _Suspects(_Look(database, queue, app_id, ref).suspects())
     if first.drifted:
         before_second_look(first.drifted)

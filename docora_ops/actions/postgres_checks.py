@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from docora_ops.database.grants import excess, grant_statements, missing_needs
 from docora_ops.database.health import PostgresServer, Role
-from docora_ops.models import Check, CheckName, CheckState
+from docora_ops.diagnosis import Check, CheckName, CheckState
 
 _OLDEST_MAJOR = 14
 _TO_PRIMARY = "point DATABASE_URL at the primary"

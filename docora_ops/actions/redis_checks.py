@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from docora_ops.models import Check, CheckName, CheckState
+from docora_ops.diagnosis import Check, CheckName, CheckState
 from docora_ops.queue.health import QueueHealth, RedisServer
 
 _OLDEST = (6, 0, 6)

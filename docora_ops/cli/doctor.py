@@ -11,7 +11,7 @@ from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from docora_ops.models import Diagnosis
+    from docora_ops.diagnosis import Diagnosis
 
 
 def doctor(typer_context: typer.Context, as_json: JsonOption = False) -> int:
@@ -42,7 +42,7 @@ def doctor(typer_context: typer.Context, as_json: JsonOption = False) -> int:
 
 
 def _exit_code(diagnosis: Diagnosis) -> ExitCode:
-    from docora_ops.models import CheckState
+    from docora_ops.diagnosis import CheckState
 
     if diagnosis.misconfigured:
         return ExitCode.USAGE

@@ -1,4 +1,4 @@
-"""Ending a run between two batches when a signal comes."""
+"""What a command does when a signal comes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
+from typing import TYPE_CHECKING
 
-from docora_ops.actions.bulk import Stop
+if TYPE_CHECKING:
+    from docora_ops.actions.bulk import Stop
 
 
 @contextmanager
 def stopping_on_signals(stop: Stop, stop_at_once: Callable[[], object]) -> Iterator[None]:
     """The first signal ends the run after the batch in hand; a second one at once."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle() -> None:
         if stop.requested:
             stop_at_once()
         stop.requested = True
@@ -28,7 +29,15 @@ def stopping_on_signals(stop: Stop, stop_at_once: Callable[[], object]) -> Itera
                 b"\nStopping after the batches in hand. Once more to stop at once.\n",
             )
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    with handling_signals(handle):
+        yield
+
+
+@contextmanager
+def handling_signals(handle: Callable[[], object]) -> Iterator[None]:
+    """Call this whenever SIGINT or SIGTERM comes."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: handle()) for number in numbers}
     try:
         yield
     finally:

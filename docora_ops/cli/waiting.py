@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.cli.signals import handling_signals
 from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -158,14 +157,10 @@ def _bar(context: Context, following: Following) -> Iterator[None]:
 def _stopping_on_signals(stop: Stop) -> Iterator[None]:
     """The first signal ends the wait, so that what is known can be said; a second one at once."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle() -> None:
         if stop.requested:
             raise KeyboardInterrupt
         stop.requested = True
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling_signals(handle):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -16,12 +16,11 @@ from rq.utils import utcparse
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.queue.connection import describe, redis_errors
+from docora_ops.queue.links import STOCK_QUEUE, STOCK_QUEUE_JOBS
 from docora_ops.settings import Settings
 
-_STOCK_PREFIX = "bull:snapshot-queue:"
-_STOCK_JOBS = ("wait", "active", "delayed")
 # A BullMQ worker renews this key, which lives for 30 seconds, for as long as it runs.
-_STOCK_WORKER = "stalled-check"
+_STOCK_WORKER = STOCK_QUEUE + "stalled-check"
 _CLOCK_GRAIN = 2
 """Seconds by which moments of INFO may be off."""
 
@@ -130,8 +129,8 @@ class QueueInspector:
             pipeline.zrange(
                 ScheduledJobRegistry.key_template.format(self._name), 0, 0, withscores=True
             )
-            for part in (*_STOCK_JOBS, _STOCK_WORKER):
-                pipeline.exists(_STOCK_PREFIX + part)
+            for key in (*STOCK_QUEUE_JOBS, _STOCK_WORKER):
+                pipeline.exists(key)
             (
                 waiting,
                 head,
@@ -153,8 +152,8 @@ class QueueInspector:
                 has_scheduler=bool(has_scheduler),
                 first_delayed_in=first_scheduled[0][1] - now if first_scheduled else None,
                 stock_jobs=tuple(
-                    _STOCK_PREFIX + part
-                    for part, is_there in zip(_STOCK_JOBS, stock_jobs, strict=True)
+                    key
+                    for key, is_there in zip(STOCK_QUEUE_JOBS, stock_jobs, strict=True)
                     if is_there
                 ),
                 stock_worker=bool(stock_worker),

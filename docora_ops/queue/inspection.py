@@ -17,11 +17,8 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import (
     BaseRegistry,
-    CanceledJobRegistry,
-    DeferredJobRegistry,
     FailedJobRegistry,
     FinishedJobRegistry,
-    ReadyJobRegistry,
     ScheduledJobRegistry,
     StartedJobRegistry,
 )
@@ -33,6 +30,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.queue.jobs import call_of, traceback_of
+from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.settings import Settings
 from docora_ops.views import (
     JobFailure,
@@ -52,14 +50,6 @@ _RECORD_FIELDS = (
 )
 _WORKER_FIELDS = ("birth", "death", "state", "hostname", "pid", "last_heartbeat")
 _SCHEDULER_FIELDS = ("hostname", "pid", "last_heartbeat")
-_REGISTRIES: dict[str, type[BaseRegistry]] = {
-    "failed": FailedJobRegistry,
-    "finished": FinishedJobRegistry,
-    "canceled": CanceledJobRegistry,
-    "deferred": DeferredJobRegistry,
-    "scheduled": ScheduledJobRegistry,
-    "ready": ReadyJobRegistry,
-}
 _MOST_RESULTS = 10
 """RQ keeps no more."""
 _LEAST_WAITING = 20
@@ -236,15 +226,15 @@ class QueueReader:
         pipeline = self._pipeline()
         pipeline.lpos(waiting, job_id, count=0)
         pipeline.lpos(IntermediateQueue.get_intermediate_queue_key(waiting), job_id, count=0)
-        for registry in _REGISTRIES.values():
-            pipeline.zscore(registry.key_template.format(queue), job_id)
+        for registry in REGISTRIES.values():
+            pipeline.zscore(registry_key(registry, queue), job_id)
         indexes, between, *scores = pipeline.execute()
         return [
             *(JobPlace("list", queue, position=index + 1) for index in indexes),
             *(JobPlace("intermediate", queue, position=index + 1) for index in between),
             *(
                 JobPlace(name, queue, at=_from_timestamp(score))
-                for name, score in zip(_REGISTRIES, scores, strict=True)
+                for name, score in zip(REGISTRIES, scores, strict=True)
                 if score is not None
             ),
         ]
@@ -253,8 +243,8 @@ class QueueReader:
         """As the registries of running jobs have them, and as those that run them do."""
         pipeline = self._pipeline()
         for queue in queues:
-            pipeline.zrange(StartedJobRegistry.key_template.format(queue), 0, -1, withscores=True)
-        pipeline.zrange(ExecutionRegistry.key_template.format(job_id), 0, -1)
+            pipeline.zrange(registry_key(StartedJobRegistry, queue), 0, -1, withscores=True)
+        pipeline.zrange(registry_key(ExecutionRegistry, job_id), 0, -1)
         *registered, own = pipeline.execute()
         found: dict[str, tuple[str, float]] = {_text(each): (queues[-1], 0.0) for each in own}
         for queue, members in zip(queues, registered, strict=True):
@@ -314,7 +304,7 @@ class QueueReader:
         return seconds + microseconds / 1e6
 
     def _registry(self, registry: type[BaseRegistry]) -> str:
-        return registry.key_template.format(self._name)
+        return registry_key(registry, self._name)
 
 
 def _job_id(execution: bytes) -> str:

@@ -23,7 +23,10 @@ from docora_ops.queue.waiting import LIST_NOT_READ, WaitingList
 from docora_ops.settings import Settings
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
-_STOCK_QUEUE_KEYS = tuple(f"bull:snapshot-queue:{part}" for part in ("wait", "active", "delayed"))
+STOCK_QUEUE = "bull:snapshot-queue:"
+"""Docora's own queue."""
+STOCK_QUEUE_JOBS = tuple(STOCK_QUEUE + part for part in ("wait", "active", "delayed"))
+"""The keys that its jobs are in."""
 
 
 def is_valid_job_id(job_id: str) -> bool:
@@ -148,7 +151,7 @@ class LinkQueue:
     def stock_queue_is_used(self) -> bool:
         """Whether Docora's own queue holds jobs, so that each link may be worked on twice."""
         with redis_errors(self._where):
-            return self._client.exists(*_STOCK_QUEUE_KEYS) > 0
+            return self._client.exists(*STOCK_QUEUE_JOBS) > 0
 
     @cached_property
     def sweep(self) -> QueueSweep:

@@ -12,29 +12,12 @@ from rq import Queue
 from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import ExecutionRegistry
 from rq.job import Job
-from rq.registry import (
-    BaseRegistry,
-    CanceledJobRegistry,
-    DeferredJobRegistry,
-    FailedJobRegistry,
-    FinishedJobRegistry,
-    ReadyJobRegistry,
-    ScheduledJobRegistry,
-    StartedJobRegistry,
-)
+from rq.registry import StartedJobRegistry
 from rq.results import Result
 
 from docora_ops.queue.connection import describe, redis_errors
+from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.settings import Settings
-
-_REGISTRIES: tuple[type[BaseRegistry], ...] = (
-    FailedJobRegistry,
-    FinishedJobRegistry,
-    CanceledJobRegistry,
-    DeferredJobRegistry,
-    ScheduledJobRegistry,
-    ReadyJobRegistry,
-)
 
 
 class JobScript:
@@ -60,10 +43,6 @@ class JobScript:
         return [reply.decode(errors="surrogateescape") for reply in cast("list[bytes]", replies)]
 
 
-def _prefix(registry: type[BaseRegistry]) -> str:
-    return registry.key_template.format("")
-
-
 def _key_names(queue_name: str) -> dict[str, object]:
     """RQ's names of its keys, as prefixes to the name of a queue or the id of a job."""
     return {
@@ -72,15 +51,10 @@ def _key_names(queue_name: str) -> dict[str, object]:
         "queues_key": Queue.redis_queues_keys,
         "job_prefix": Job.redis_job_namespace_prefix,
         "results_prefix": Result.get_key(""),  # type: ignore[no-untyped-call]
-        "executions_prefix": _prefix(ExecutionRegistry),
+        "executions_prefix": registry_key(ExecutionRegistry, ""),
         "execution_prefix": f"{RQ_KEY_PREFIX}:execution:",
-        "wip_prefix": _prefix(StartedJobRegistry),
-        "scheduled_prefix": _prefix(ScheduledJobRegistry),
-        "deferred_prefix": _prefix(DeferredJobRegistry),
-        "failed_prefix": _prefix(FailedJobRegistry),
-        "finished_prefix": _prefix(FinishedJobRegistry),
-        "canceled_prefix": _prefix(CanceledJobRegistry),
-        "ready_prefix": _prefix(ReadyJobRegistry),
+        "wip_prefix": registry_key(StartedJobRegistry, ""),
+        **{f"{name}_prefix": registry_key(each, "") for name, each in REGISTRIES.items()},
         "rate_limit_prefix": f"{RQ_KEY_PREFIX}:rl:",
-        "registry_prefixes": [_prefix(registry) for registry in _REGISTRIES],
+        "registry_prefixes": [registry_key(each, "") for each in REGISTRIES.values()],
     }

@@ -11,19 +11,12 @@ from redis import Redis
 from rq import Queue
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
-from rq.registry import (
-    BaseRegistry,
-    CanceledJobRegistry,
-    DeferredJobRegistry,
-    FailedJobRegistry,
-    FinishedJobRegistry,
-    ScheduledJobRegistry,
-    StartedJobRegistry,
-)
+from rq.registry import StartedJobRegistry
 
 from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.queue.jobs import calls_for_link
+from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.queue.scripts import JobScript
 from docora_ops.settings import Settings
 
@@ -41,16 +34,6 @@ class Place(StrEnum):
     FAILED = "failed"
     FINISHED = "finished"
     CANCELED = "canceled"
-
-
-_REGISTRIES: dict[Place, type[BaseRegistry]] = {
-    Place.WIP: StartedJobRegistry,
-    Place.SCHEDULED: ScheduledJobRegistry,
-    Place.DEFERRED: DeferredJobRegistry,
-    Place.FAILED: FailedJobRegistry,
-    Place.FINISHED: FinishedJobRegistry,
-    Place.CANCELED: CanceledJobRegistry,
-}
 
 
 class EntryState(StrEnum):
@@ -179,7 +162,8 @@ class QueueSweep:
             if place is Place.INTERMEDIATE:
                 key = IntermediateQueue.get_intermediate_queue_key(queue.key)
                 return cast("list[bytes]", self._client.lrange(key, start, start + _PAGE - 1))
-            key = _REGISTRIES[place].key_template.format(self._name)
+            registry = StartedJobRegistry if place is Place.WIP else REGISTRIES[place]
+            key = registry_key(registry, self._name)
             members = cast("list[bytes]", self._client.zrange(key, start, start + _PAGE - 1))
         if place is Place.WIP:
             return [member.partition(b":")[0] for member in members]

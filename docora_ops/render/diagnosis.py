@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from docora_ops.diagnosis import Check, CheckState, Diagnosis
 from docora_ops.drift import DriftKind, DriftReport, Finding
-from docora_ops.models import Check, CheckState, Diagnosis
 from docora_ops.render.documents import Document
 from docora_ops.render.text import cell, inert
 

@@ -8,7 +8,7 @@ from shlex import quote
 from rich.console import RenderableType
 
 from docora_ops.models import HistoryEntry, HistoryState
-from docora_ops.render.records import records
+from docora_ops.render.layout import records
 from docora_ops.render.tables import amount
 from docora_ops.render.text import cell, moment
 

@@ -27,7 +27,7 @@ from docora_ops.models import (
     Progress,
     WaitEnd,
 )
-from docora_ops.render.records import records
+from docora_ops.render.layout import records
 from docora_ops.render.text import cell, inert, moment
 
 T = TypeVar("T")

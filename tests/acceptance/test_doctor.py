@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from rq.utils import now
 
-from tests.acceptance.conftest import block, prescribed_role
 from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, Result, finish, on_terminal
+from tests.prescribed import block, prescribed_role
 from tests.proxy import Fault, OwnRedis, Proxy, eventually, own_redis, refused_port
 
 ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}

@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from docora_ops.demo import servers
-from tests.acceptance.conftest import block
 from tests.harness import Docora
+from tests.prescribed import block
 
 
 def do_everything(docora: Docora, owner: Docora) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from docora_ops.actions import postgres_checks, redis_checks
 from docora_ops.database.health import PostgresServer
-from docora_ops.models import Check, CheckName, CheckState, Diagnosis
+from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.queue.health import RedisServer
 from docora_ops.render.diagnosis import summary
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import redis
@@ -15,35 +13,16 @@ import redis
 from docora_ops.demo import servers
 from docora_ops.demo.receiver import Request
 from tests.harness import finish
+from tests.prescribed import block, prescribed_role
 from tests.proxy import eventually
 from tests.snapshots import Snapshots
-
-
-def block(readme: str, start: str) -> str:
-    """The fenced block that begins with these words."""
-    found = re.search(rf"```\w*\n({re.escape(start)}.*?)```", readme, re.DOTALL)
-    assert found, start
-    return found[1]
-
-
-@pytest.fixture
-def readme(repository_root: Path) -> str:
-    return (repository_root / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def limited(snapshots: Snapshots, readme: str, worker_number: int) -> Iterator[str]:
     """The URL of the database for the role that README prescribes for workers."""
-    name = f"docora_worker_{worker_number}"
-    grants = block(readme, "CREATE ROLE docora_worker").replace("docora_worker", name)
-    connection = snapshots.docora.connection
-    connection.execute(f"DROP ROLE IF EXISTS {name}".encode())
-    connection.execute(grants.encode())
-    parts = urlsplit(snapshots.docora.database_url)
-    host = parts.netloc.rpartition("@")[2]
-    yield urlunsplit(parts._replace(netloc=f"{name}:choose%20one@{host}"))
-    connection.execute(f"DROP OWNED BY {name}".encode())
-    connection.execute(f"DROP ROLE {name}".encode())
+    with prescribed_role(snapshots.docora, readme, "docora_worker", worker_number) as docora:
+        yield docora.database_url
 
 
 @pytest.fixture
