@@ -15,7 +15,7 @@ from docora_ops.database.snapshots import Refusal, fail_scan
 from docora_ops.demo.receiver import Request
 from docora_ops.errors import SnapshotError
 from tests.harness import TestLink
-from tests.proxy import Proxy
+from tests.proxy import Proxy, eventually
 from tests.snapshots import TOKEN, Snapshots, Upstream
 from tests.worker.running import (
     await_waiting_session,
@@ -121,6 +121,8 @@ def test_a_job_whose_connection_is_cut_writes_its_verdict_over_another(
     def answer(request: Request) -> int:
         rows.append(snapshots.docora.row(link))
         if len(rows) == 2:
+            # It is recorded while the next file is sent.
+            eventually(lambda: set(snapshots.deliveries(link)) == {"a"}, "the first delivery")
             cut_sessions(snapshots)
         return 200
 
