@@ -40,7 +40,7 @@ from docora_ops.drift import DriftReport, RepairResult
 from docora_ops.models import BulkResult, ChangeNote, LinkRef, LinkResult, Operation
 from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
-from tests.warm import WarmCommand
+from tests.warm import WarmCommand, WarmProcess
 
 COMMAND = Path(sys.executable).parent / "docora-ops"
 QUEUE = "snapshot-queue"
@@ -55,6 +55,9 @@ STARTERS = ("PATH", "LANG", "LC_", "PYTHON")
 """How the names of variables begin that act before the command does."""
 GITHUB_TOKEN = "aa11:bb22:github-token-encrypted"
 AUTH_KEY = "cc33:dd44:auth-key-encrypted"
+
+
+Process = subprocess.Popen[str] | WarmProcess
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Docora:
 
     database_url: str
     redis_url: str
-    warm: WarmCommand | None = None
+    warm: WarmCommand
     connection: psycopg.Connection[dict[str, Any]] = field(init=False)
     redis: redis.Redis = field(init=False)
     queue: Queue = field(init=False)
@@ -427,10 +430,14 @@ class Docora:
         }
         return {name: value for name, value in environment.items() if value is not None}
 
-    def start(
+    def start(self, *arguments: str, env: Mapping[str, str | None] | None = None) -> WarmProcess:
+        """The command, running, its streams in pipes."""
+        return self.warm.start(arguments, self.environment(**(env or {})))
+
+    def start_installed(
         self, *arguments: str, env: Mapping[str, str | None] | None = None, **options: Any
     ) -> subprocess.Popen[str]:
-        """The installed command, running, its streams in pipes."""
+        """The installed command, started by the system."""
         return subprocess.Popen(
             [str(COMMAND), *arguments],
             env=self.environment(**(env or {})),
@@ -453,12 +460,11 @@ class Docora:
 
         The installed one where the test says how it is to be started.
         """
-        if options or self.warm is None or any(name.startswith(STARTERS) for name in env or {}):
-            with self.start(*arguments, env=env, **options) as process:
+        if options or any(name.startswith(STARTERS) for name in env or {}):
+            with self.start_installed(*arguments, env=env, **options) as process:
                 return finish(process, timeout)
-        environment = self.environment(**(env or {}))
-        code, stdout, stderr = self.warm.run(arguments, environment, timeout)
-        return Result(code, stdout.decode(), stderr.decode())
+        with self.start(*arguments, env=env) as process:
+            return finish(process, timeout)
 
     def run_together(
         self, *commands: Sequence[str], env: Mapping[str, str | None] | None = None
@@ -583,14 +589,14 @@ class Rooms:
         return run.run()
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 60) -> Result:
+def finish(process: Process, timeout: float = 60) -> Result:
     """Wait for a command to end."""
     try:
         stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         process.kill()
         raise
-    return Result(process.returncode, stdout, stderr)
+    return Result(process.wait(), stdout, stderr)
 
 
 def on_terminal(

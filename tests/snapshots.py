@@ -198,7 +198,7 @@ class Snapshots:
 
     def start_worker(self, *arguments: str, **changes: str | None) -> subprocess.Popen[str]:
         """The installed command."""
-        return self.docora.start("worker", *arguments, env=self.environment(**changes))
+        return self.docora.start_installed("worker", *arguments, env=self.environment(**changes))
 
     def work(self, *arguments: str, **changes: str | None) -> Result:
         """The installed command, until the queue is empty."""

@@ -1,24 +1,101 @@
 """Runs the command in processes that are forked from one that has imported everything already.
 
 Each command costs half a second of imports otherwise, a thousand times over. What a test is about
-the start itself, signals or a terminal runs the installed command instead (`Docora.start`).
+the start itself or a terminal runs the installed command instead (`Docora.start_installed`).
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
+import pkgutil
+import selectors
 import signal
 import socket
 import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from typing import BinaryIO, NoReturn
+from typing import IO, NoReturn, Self
 
-_PID_AND_STATUS = struct.Struct("=ii")
+_NUMBER = struct.Struct("=i")
+
+
+class WarmProcess:
+    """A command that has begun; what a test needs of `subprocess.Popen[str]`."""
+
+    def __init__(self, connection: socket.socket, stdout: int, stderr: int) -> None:
+        self._connection = connection
+        self.returncode: int | None = None
+        self.stdout = _open(stdout)
+        self.stderr = _open(stderr)
+        self.pid = self._receive(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stdout.close()
+        self.stderr.close()
+        self.wait()
+
+    def poll(self) -> int | None:
+        """Its exit code if it has ended, or minus the signal that killed it."""
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code. Raises TimeoutExpired."""
+        if self.returncode is None:
+            try:
+                self.returncode = os.waitstatus_to_exitcode(self._receive(timeout))
+            except (BlockingIOError, TimeoutError):
+                raise subprocess.TimeoutExpired("docora-ops", timeout or 0) from None
+            self._connection.close()
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Nothing happens if it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """At once."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """All that it prints from now on; it has ended then. Raises TimeoutExpired."""
+        shown = ["", ""]
+
+        def read(stream: IO[str], index: int) -> None:
+            with stream:
+                shown[index] = stream.read()
+
+        threads = [
+            Thread(target=read, args=(stream, index), daemon=True)
+            for index, stream in enumerate((self.stdout, self.stderr))
+            if not stream.closed
+        ]
+        for thread in threads:
+            thread.start()
+        self.wait(timeout)
+        for thread in threads:
+            thread.join(timeout)
+        return shown[0], shown[1]
+
+    def _receive(self, timeout: float | None) -> int:
+        self._connection.settimeout(timeout)
+        data = self._connection.recv(_NUMBER.size, socket.MSG_WAITALL)
+        assert data, "the process that runs commands has gone"
+        number: int = _NUMBER.unpack(data)[0]
+        return number
 
 
 class WarmCommand:
@@ -41,102 +118,90 @@ class WarmCommand:
         self._process.wait()
         Path(self._path).unlink(missing_ok=True)
 
-    def run(
-        self, arguments: Sequence[str], environment: dict[str, str], timeout: float
-    ) -> tuple[int, bytes, bytes]:
-        """Exit code, stdout and stderr. Raises TimeoutError, having killed it."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.connect(self._path)
-            connection.settimeout(timeout)
-            out, their_out = os.pipe()
-            err, their_err = os.pipe()
-            request = json.dumps([list(arguments), environment, str(Path.cwd())]).encode()
-            header = struct.pack("=I", len(request))
-            socket.send_fds(connection, [header], [their_out, their_err])
-            os.close(their_out)
-            os.close(their_err)
-            connection.sendall(request)
-            shown: list[bytes] = [b"", b""]
-            threads = [
-                Thread(target=_read, args=(os.fdopen(end, "rb"), shown, index))
-                for index, end in enumerate((out, err))
-            ]
-            for thread in threads:
-                thread.start()
-            pid = 0
-            try:
-                pid, _ = _PID_AND_STATUS.unpack(_receive(connection, _PID_AND_STATUS.size))
-                _, status = _PID_AND_STATUS.unpack(_receive(connection, _PID_AND_STATUS.size))
-            except TimeoutError:
-                if pid:
-                    os.kill(pid, signal.SIGKILL)
-                raise
-            for thread in threads:
-                thread.join(timeout)
-            return os.waitstatus_to_exitcode(status), shown[0], shown[1]
+    def start(self, arguments: Sequence[str], environment: dict[str, str]) -> WarmProcess:
+        """The command, running, its streams in pipes."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(self._path)
+        out, their_out = os.pipe()
+        err, their_err = os.pipe()
+        request = json.dumps([list(arguments), environment, str(Path.cwd())]).encode()
+        socket.send_fds(connection, [_NUMBER.pack(len(request))], [their_out, their_err])
+        os.close(their_out)
+        os.close(their_err)
+        connection.sendall(request)
+        return WarmProcess(connection, out, err)
 
 
-def _read(stream: BinaryIO, into: list[bytes], index: int) -> None:
-    with stream:
-        into[index] = stream.read()
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = connection.recv(size - len(data))
-        assert piece, "the process that runs commands has gone"
-        data += piece
-    return data
+def _open(descriptor: int) -> IO[str]:
+    return open(descriptor, encoding="utf-8", newline="")
 
 
 def _serve(path: str, told: int) -> NoReturn:
+    """Fork a command for each connection, and tell there how it ends."""
     _import_everything()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+    commands: dict[int, socket.socket] = {}
+    woken, wakes = socket.socketpair()
+    woken.setblocking(False)
+    wakes.setblocking(False)
+    signal.set_wakeup_fd(wakes.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
+        selectors.DefaultSelector() as selector,
+    ):
         listener.bind(path)
         listener.listen(64)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(woken, selectors.EVENT_READ)
         os.write(told, b"!")
         os.close(told)
         while True:
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                _keep(connection)
-            connection.close()
+            for key, _ in selector.select():
+                if key.fileobj is woken:
+                    woken.recv(4096)
+                    _report_ended(commands)
+                    continue
+                connection, _ = listener.accept()
+                header, descriptors, _, _ = socket.recv_fds(connection, _NUMBER.size, 2)
+                size = _NUMBER.unpack(header)[0]
+                request = json.loads(connection.recv(size, socket.MSG_WAITALL))
+                pid = os.fork()
+                if pid == 0:
+                    for inherited in (connection, listener, selector, woken, wakes):
+                        inherited.close()
+                    _be_command(*request, *descriptors)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                commands[pid] = connection
+                connection.sendall(_NUMBER.pack(pid))
+
+
+def _report_ended(commands: dict[int, socket.socket]) -> None:
+    while commands:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        with commands.pop(pid) as connection, suppress(OSError):  # whoever asked may have gone
+            connection.send(_NUMBER.pack(status))
 
 
 def _import_everything() -> None:
-    import importlib
-    import pkgutil
-
     import docora_ops
 
     for module in pkgutil.walk_packages(docora_ops.__path__, "docora_ops."):
         if not module.name.startswith(("docora_ops.__main__", "docora_ops.demo")):
             importlib.import_module(module.name)
-
-
-def _keep(connection: socket.socket) -> NoReturn:
-    """Fork the command, and tell who asked how it ends."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    header, descriptors, _, _ = socket.recv_fds(connection, 4, 2)
-    request = _receive(connection, struct.unpack("=I", header)[0])
-    pid = os.fork()
-    if pid == 0:
-        connection.close()
-        _be_command(*json.loads(request), *descriptors)
-    for descriptor in descriptors:
-        os.close(descriptor)
-    connection.sendall(_PID_AND_STATUS.pack(pid, 0))
-    _, status = os.waitpid(pid, 0)
-    connection.sendall(_PID_AND_STATUS.pack(pid, status))
-    os._exit(0)
+    for name in ("docora_ops.__main__", "encodings.idna", "typer._adapters"):
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
 
 
 def _be_command(
     arguments: list[str], environment: dict[str, str], directory: str, out: int, err: int
 ) -> NoReturn:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)

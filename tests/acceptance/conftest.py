@@ -11,13 +11,14 @@ import pytest
 from tests.harness import Docora
 from tests.prescribed import prescribed_role
 from tests.proxy import guarded_postgres
+from tests.warm import WarmCommand
 
 
 @pytest.fixture
-def guarded(redis_url: str, server_directory: Path) -> Iterator[Docora]:
+def guarded(redis_url: str, server_directory: Path, warm: WarmCommand) -> Iterator[Docora]:
     """An empty Docora whose Postgres asks everybody but `postgres` for a password."""
     with guarded_postgres(Path(mkdtemp(dir=server_directory))) as url:
-        docora = Docora(url, redis_url)
+        docora = Docora(url, redis_url, warm)
         docora.redis.flushdb()
         yield docora
         docora.close()

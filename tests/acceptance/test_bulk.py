@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from rq.job import JobStatus
 
 from tests.harness import COMMAND, Docora, Result, TestLink, finish, on_terminal
+from tests.warm import WarmProcess
 
 ESCAPE = "\x1b"
 OPERATION_ID = re.compile(r"bulk_[0-9a-f]{16}")
@@ -390,7 +391,7 @@ def test_the_question_leaves_nothing_on_a_stdout_that_is_piped(docora: Docora) -
 @contextmanager
 def held_midway(
     docora: Docora, *options: str, links: int = 300
-) -> Iterator[tuple[subprocess.Popen[str], str, Callable[[], Result]]]:
+) -> Iterator[tuple[WarmProcess, str, Callable[[], Result]]]:
     """A run of one link a batch, held (SIGSTOP) when it has told its id and done some links.
 
     Yields the process, the id, and a function that lets it go on and returns its result.
@@ -398,15 +399,11 @@ def held_midway(
     docora.add_worker()
     docora.add_links(links)
     with docora.start("retry-all-failed", "--batch-size", "1", *options) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
         first_line = process.stderr.readline()
         wait_until_completed(docora, 1)
         process.send_signal(signal.SIGSTOP)
 
         def go_on() -> Result:
-            assert process.stdout is not None
-            assert process.stderr is not None
             process.send_signal(signal.SIGCONT)
             stderr, stdout = process.stderr.read(), process.stdout.read()
             return Result(process.wait(timeout=30), stdout, first_line + stderr)

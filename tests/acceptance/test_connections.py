@@ -240,7 +240,7 @@ def test_no_secret_is_in_the_process_list_nor_where_the_servers_show_their_clien
     file.write_text(f"DATABASE_URL='{database_url}'\nREDIS_URL='{redis_url}'\n", encoding="utf-8")
     with psycopg.connect(docora.database_url) as holder:
         holder.execute("SELECT 1 FROM app_repositories FOR UPDATE")
-        process = docora.start(
+        process = docora.start_installed(
             *("--env-file", str(file), "retry", link.app_id, link.repository_id, "--json"),
             env={"DATABASE_URL": None, "REDIS_URL": None},
         )

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ import pytest
 
 from tests.harness import Docora, finish
 from tests.proxy import COMMIT, PATIENCE, PUSH, Fault, Plan, Proxy, eventually, own_redis
+from tests.warm import WarmProcess
 
 SEED_VARIABLE = "TEST_KILL_SEED"
 SEED = os.environ.get(SEED_VARIABLE) or str(random.SystemRandom().randrange(10**6))
@@ -59,14 +59,13 @@ def await_locks(docora: Docora, waiting: int) -> None:
 class ErrorOutput:
     """What a running command says on stderr, line by line."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: WarmProcess) -> None:
         self._process = process
         self._lines: list[str] = []
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
 
     def _read(self) -> None:
-        assert self._process.stderr is not None
         self._lines.extend(iter(self._process.stderr.readline, ""))
 
     def wait_for(self, text: str) -> None:
@@ -78,12 +77,10 @@ class ErrorOutput:
 
     def finish(self) -> tuple[int, str]:
         """Exit code and stdout, after the end."""
-        assert self._process.stdout is not None
         stdout = self._process.stdout.read()
         code = self._process.wait(PATIENCE)
         self._thread.join(PATIENCE)
         self._process.stdout.close()
-        assert self._process.stderr is not None
         self._process.stderr.close()
         return code, stdout
 
@@ -394,7 +391,7 @@ def test_a_second_signal_ends_a_bulk_retry_at_once_even_when_redis_hangs(
 
 
 def signal_twice(
-    process: subprocess.Popen[str], stderr: ErrorOutput, number: signal.Signals
+    process: WarmProcess, stderr: ErrorOutput, number: signal.Signals
 ) -> tuple[int, float]:
     """Exit code, and seconds from the second signal to the end."""
     process.send_signal(number)
@@ -441,7 +438,7 @@ def test_a_signal_before_anything_has_changed_ends_a_command_without_a_trace(
 # Cancelled and followed
 
 
-def start_bulk(docora: Docora, proxy: Proxy, hold: int) -> tuple[subprocess.Popen[str], Plan, str]:
+def start_bulk(docora: Docora, proxy: Proxy, hold: int) -> tuple[WarmProcess, Plan, str]:
     """A bulk retry in batches of ten that has come to its `hold`th push."""
     plan = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=hold)
     process = docora.start(
@@ -451,7 +448,7 @@ def start_bulk(docora: Docora, proxy: Proxy, hold: int) -> tuple[subprocess.Pope
     return process, plan, only_operation(docora)
 
 
-def start_following(docora: Docora, proxy: Proxy, operation_id: str) -> subprocess.Popen[str]:
+def start_following(docora: Docora, proxy: Proxy, operation_id: str) -> WarmProcess:
     """Another process that follows the operation, and has looked at it once."""
     look = proxy.plan(b"HMGET")
     process = docora.start(

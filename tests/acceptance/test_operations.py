@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.harness import Docora, finish
+from tests.warm import WarmProcess
 
 OPERATION = "bulk_0123456789abcdef"
 KEY = f"docora:bulk:{OPERATION}"
@@ -111,7 +111,7 @@ def test_a_key_that_holds_something_else_is_an_error_in_a_sentence(docora: Docor
 
 
 @contextmanager
-def following(docora: Docora, *options: str) -> Iterator[subprocess.Popen[str]]:
+def following(docora: Docora, *options: str) -> Iterator[WarmProcess]:
     """`progress --follow`, once it has taken its first look."""
     with docora.start("progress", OPERATION, "--follow", *options, env=NO_DATABASE) as process:
         deadline = time.monotonic() + 20
@@ -127,8 +127,7 @@ def following(docora: Docora, *options: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def read_line(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None
+def read_line(process: WarmProcess) -> str:
     return process.stderr.readline()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +16,7 @@ from rq.job import Job, JobStatus
 
 from tests.harness import Docora, Result, TestLink, finish, on_terminal
 from tests.proxy import COMMIT, PUSH, Fault, Plan, Proxy, eventually, own_redis
+from tests.warm import WarmProcess
 
 BATCH = 500
 LINKS = 4 * BATCH
@@ -286,7 +286,7 @@ def held(
     number: int,
     *,
     as_json: bool = True,
-) -> Iterator[tuple[subprocess.Popen[str], Plan]]:
+) -> Iterator[tuple[WarmProcess, Plan]]:
     """A pass that has come to a push or a commit of its third batch."""
     docora.add_links(LINKS, apps=2, status="synced")
     with (
@@ -343,20 +343,17 @@ def test_a_killed_pass_doubles_nothing_and_the_next_one_does_the_rest(
     assert rows(docora) == before
 
 
-def await_stopping(process: subprocess.Popen[str]) -> None:
+def await_stopping(process: WarmProcess) -> None:
     """Until the pass has said that it has seen the signal."""
-    assert process.stderr is not None
     lines = iter(process.stderr.readline, "")
     assert any("Stopping after the batches in hand" in line for line in lines)
 
 
-def read_to_end(process: subprocess.Popen[str]) -> Result:
+def read_to_end(process: WarmProcess) -> Result:
     """The same as `finish`, where some lines of stderr have been read."""
-    assert process.stderr is not None
-    assert process.stdout is not None
     with process:
         stderr, stdout = process.stderr.read(), process.stdout.read()
-    return Result(process.returncode, stdout, stderr)
+    return Result(process.wait(), stdout, stderr)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -18,6 +17,7 @@ import pytest
 
 from tests.harness import Docora, TestLink, finish, on_terminal
 from tests.proxy import PATIENCE
+from tests.warm import WarmProcess
 
 SETTLE = """
 UPDATE app_repositories
@@ -59,8 +59,7 @@ def other_worker(
         thread.join(PATIENCE)
 
 
-def await_line(process: subprocess.Popen[str], text: str) -> None:
-    assert process.stderr is not None
+def await_line(process: WarmProcess, text: str) -> None:
     for line in process.stderr:
         if text in line:
             return
