@@ -1,4 +1,4 @@
-"""Typer commands whose help and usage errors load no pydantic."""
+"""Typer commands whose help and usage errors load no pydantic, and whose help names no types."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typer.core import TyperCommand, TyperGroup
 class _LeanParameters:
     """Takes text as it is, and what is not given as None, without asking Typer's converters.
 
-    Typer (0.29) has pydantic convert each of them, which takes longer than all the rest of a help.
+    Typer (0.29) has pydantic convert each of them, which takes longer than all the rest of a help,
+    and calls each flag a `<bool>`, as if it took a value.
     """
 
     def get_params(self, ctx: Any) -> Any:
@@ -20,6 +21,8 @@ class _LeanParameters:
             if "get_runtime_param" not in vars(parameter):
                 converter = _LeanConverter(parameter)
                 parameter.get_runtime_param = lambda converter=converter: converter
+                if getattr(parameter, "is_flag", True):  # an argument shows its name
+                    parameter.display_type_rich = lambda ctx: None
         return parameters
 
 

@@ -68,6 +68,7 @@ def test_every_help_explains_each_option_and_shows_an_example_and_loads_no_drive
         assert (result.code, said) == (0, ""), arguments
         assert not imported & DRIVERS, arguments
         assert "Example: docora-ops " in result.stdout
+        assert "<bool>" not in result.stdout
         assert "\x1b" not in result.stdout
         command = commands()[" ".join(arguments[:-1])]
         for parameter in command.params:
