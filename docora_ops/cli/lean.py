@@ -22,8 +22,12 @@ class _LeanParameters:
                 converter = _LeanConverter(parameter)
                 parameter.get_runtime_param = lambda converter=converter: converter
                 if getattr(parameter, "is_flag", True):  # an argument shows its name
-                    parameter.display_type_rich = lambda ctx: None
+                    parameter.display_type_rich = _no_type
         return parameters
+
+
+def _no_type(ctx: Any) -> None:
+    """In the place of Typer's own method."""
 
 
 class _LeanConverter:

@@ -14,7 +14,7 @@ from uuid import uuid4
 from docora_ops.errors import DeliveryError
 from docora_ops.render.text import inert
 from docora_ops.worker.bodies import Body, BodyWriter, Chunk, Event, escape
-from docora_ops.worker.git import Objects
+from docora_ops.worker.objects import Objects
 from docora_ops.worker.scan import File, Scan
 from docora_ops.worker.webhook import Webhook
 

@@ -42,9 +42,9 @@ from docora_ops.render.text import inert, moment
 from docora_ops.settings import Settings, load_settings
 from docora_ops.worker.bodies import BodyWriter, Event
 from docora_ops.worker.circuit import announce_open_circuit
+from docora_ops.worker.clone import NO_COMMIT, Clone, Commit
 from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.deliveries import Plan, Sender, compare, fits_index
-from docora_ops.worker.git import NO_COMMIT, Clone, Commit
 from docora_ops.worker.scan import Scan, scan
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import Webhook

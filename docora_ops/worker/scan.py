@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from docora_ops.errors import SnapshotError
-from docora_ops.worker.git import NO_COMMIT, Clone, Commit, Objects, TreeEntry
+from docora_ops.worker.clone import NO_COMMIT, Clone, Commit, TreeEntry
+from docora_ops.worker.objects import Objects
 
 _NAME = "docora-ops-scan"
 _HEADER = b"docora-ops scan 1\n"

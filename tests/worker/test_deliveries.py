@@ -9,7 +9,7 @@ from rq.job import JobStatus
 
 from docora_ops.demo.receiver import Request
 from docora_ops.worker import job
-from docora_ops.worker.git import Clone, Commit
+from docora_ops.worker.clone import Clone, Commit
 from docora_ops.worker.scan import Scan, scan
 from tests.snapshots import Snapshots
 from tests.worker.checks import (

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from docora_ops.errors import GitError, SnapshotError
-from docora_ops.worker.git import Clone, Objects
+from docora_ops.worker.clone import Clone
+from docora_ops.worker.git import Git
+from docora_ops.worker.objects import Objects
 from tests.harness import TestLink
 from tests.snapshots import Snapshots, Upstream
 
@@ -81,18 +83,18 @@ def test_a_second_run_without_a_change_fetches_hashes_and_sends_nothing(
     link, upstream = snapshots.add_link({"a": "1\n", "b": "2\n"})
     asked: list[bytes] = []
     commands: list[str] = []
-    ask, run = Objects.ask, Clone._run
+    ask, run = Objects.ask, Git.run
 
     def noted_ask(self: Objects, object_id: bytes) -> None:
         asked.append(object_id)
         ask(self, object_id)
 
-    def noted_run(self: Clone, arguments: list[str], *rest: object, **options: object) -> str:
+    def noted_run(self: Git, arguments: list[str], *rest: object, **options: object) -> str:
         commands.append(arguments[0])
         return run(self, arguments, *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Objects, "ask", noted_ask)
-    monkeypatch.setattr(Clone, "_run", noted_run)
+    monkeypatch.setattr(Git, "run", noted_run)
     snapshots.run_job(link)
     assert "fetch" in commands
     assert len(asked) == 4  # two are hashed, two are sent

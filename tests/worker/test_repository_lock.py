@@ -9,7 +9,7 @@ import pytest
 from docora_ops.errors import SnapshotError
 from docora_ops.queue import repository_lock
 from docora_ops.queue.repository_lock import RepositoryLock
-from docora_ops.worker.git import Clone
+from docora_ops.worker.git import Git
 from tests.proxy import eventually
 from tests.snapshots import Snapshots
 from tests.worker.running import running
@@ -29,9 +29,9 @@ def test_the_lock_is_held_while_git_works_and_only_then(
     link, _ = snapshots.add_link({"a": "1\n"})
     redis = snapshots.docora.redis
     seen: list[tuple[str, bool]] = []
-    run = Clone._run
+    run = Git.run
 
-    def noted(self: Clone, arguments: list[str], *rest: object, **options: object) -> str:
+    def noted(self: Git, arguments: list[str], *rest: object, **options: object) -> str:
         seen.append((arguments[0], 119_000 < int(redis.pttl(KEY)) <= 120_000))
         return run(self, arguments, *rest, **options)  # type: ignore[arg-type]
 
@@ -39,7 +39,7 @@ def test_the_lock_is_held_while_git_works_and_only_then(
         seen.append(("POST", bool(redis.exists(KEY))))
         return 200
 
-    monkeypatch.setattr(Clone, "_run", noted)
+    monkeypatch.setattr(Git, "run", noted)
     snapshots.receiver.answer = answer
     snapshots.run_job(link)
     assert ("fetch", True) in seen

@@ -10,7 +10,7 @@ from rq.executions import Execution
 from docora_ops.queue import connect
 from docora_ops.queue.worker import SnapshotWorker
 from docora_ops.worker.caretaker import LinkCaretaker
-from docora_ops.worker.git import Clone
+from docora_ops.worker.clone import Clone
 from tests.snapshots import Snapshots
 
 
