@@ -22,7 +22,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(READY) ## Show the tool at work on servers of its own (ARGS=--keep: leave them up to play with)
@@ -40,6 +40,13 @@ lint: $(READY) ## Check style, types, who imports whom, and that requirements.lo
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/uv pip check --quiet --python $(BIN)/python
 
+.PHONY: coverage
+coverage: $(READY) ## Run the tests and list the lines that no process of theirs has run
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 4 $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 .PHONY: bench
 bench: $(READY) ## Measure the speed and print ratios
 	$(BIN)/python -m tests.benchmarks $(ARGS)
@@ -56,7 +63,7 @@ build: $(READY) ## Build the wheel into dist/
 
 .PHONY: clean
 clean: ## Remove the environment, the wheel and all caches
-	rm -rf .venv dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv dist .coverage* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find docora_ops tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment does not survive moving the folder, nor the loss of its Python.

@@ -421,7 +421,7 @@ class Docora:
 
     def environment(self, **changes: str | None) -> dict[str, str]:
         """The environment for a command; None takes a variable away."""
-        kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START")
+        kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
         environment: dict[str, str | None] = {
             **{name: os.environ[name] for name in kept if name in os.environ},
             "DATABASE_URL": self.database_url,
