@@ -57,6 +57,11 @@ lock: $(READY) ## Write requirements.lock after a change in pyproject.toml (ARGS
 	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --extra dev $(ARGS) pyproject.toml --output-file requirements.lock
 
+.PHONY: audit
+audit: $(READY) ## Look for known vulnerabilities of what requirements.lock pins
+	$(BIN)/uv tool run --quiet pip-audit@2.10.1 --strict --require-hashes --disable-pip \
+	    --requirement requirements.lock
+
 .PHONY: build
 build: $(READY) ## Build the wheel into dist/
 	$(BIN)/hatchling build -t wheel
