@@ -196,10 +196,12 @@ class _Change:
         if self.operation is Operation.RESYNC or link.status == LinkStatus.FAILED:
             return
         [answer] = self.queue.look([self.ref.job_id], detailed=True)
+        is_held = bool(held_job_ids(self.database, [self.ref.job_id]))
+        job = JobState.RUNNING if is_held else answer.state
         raise NotFailedError(
             f"Only failed entries can be retried: {_name(link)} is {link.status!r}",
-            hint=self._what_helps(link.status, answer.state),
-            details={"status": link.status, "job": answer.state},
+            hint=self._what_helps(link.status, job),
+            details={"status": link.status, "job": job},
         )
 
     def _what_helps(self, status: str, job: JobState) -> str:

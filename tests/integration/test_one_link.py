@@ -33,6 +33,7 @@ def running(docora: Docora, job_id: str) -> None:
     [
         ("pending_snapshot", enqueued, "waiting", "nothing needs to be done"),
         ("scanning", running, "running", "wait for it to end"),
+        ("scanning", Docora.hold_lock, "running", "wait for it to end"),
         ("synced", lambda docora, job_id: None, "none", "docora-ops resync"),
         ("synced", in_the_list_though_it_reads_failed, "waiting", "nothing needs to be done"),
         ("scanning", lambda docora, job_id: None, "none", "nobody works on it"),
