@@ -181,7 +181,8 @@ class _Look:
         for place in Place:
             for job_ids, exact in self._pages(place):
                 if job_ids:
-                    yield from self._entries(self.queue.sweep.check(place, job_ids, exact=exact))
+                    entries = self.queue.sweep.check(place, job_ids, exact=exact)
+                    yield from self._not_held(list(self._entries(entries)))
         yield from self._links()
 
     # Links without a job
@@ -292,6 +293,14 @@ class _Look:
                     )
                 )
 
+    def _not_held(self, suspects: Sequence[Suspect]) -> Iterator[Suspect]:
+        """Without the drift of links whose lock a worker holds, which a repair leaves alone."""
+        drifted = [each.finding.job_id for each in suspects if each.finding.kind.is_drift]
+        held = held_job_ids(self.database, drifted) if drifted else set()
+        for suspect in suspects:
+            if not suspect.finding.kind.is_drift or suspect.finding.job_id not in held:
+                yield suspect
+
     def _orphans(self, entries: Sequence[Entry]) -> dict[str, tuple[str, str]]:
         """Jobs that were made for a link, and that no worker has, with the ids of the link."""
         job_ids = [
@@ -300,11 +309,19 @@ class _Look:
             if entry.place in _ORPHANS_IN and entry.state is not EntryState.GONE
         ]
         made_for = self.queue.sweep.made_for(job_ids) if job_ids else {}
-        held = held_job_ids(self.database, list(made_for)) if made_for else set()
-        idle = self._idle(list(made_for))
-        return {
-            job_id: ids for job_id, ids in made_for.items() if job_id in idle and job_id not in held
-        }
+        if not made_for:
+            return {}
+        taken = self._just_taken([entry for entry in entries if entry.job_id in made_for])
+        idle = self._idle(list(made_for)) - taken
+        return {job_id: ids for job_id, ids in made_for.items() if job_id in idle}
+
+    def _just_taken(self, entries: Sequence[Entry]) -> set[str]:
+        """Those that a worker may have in its hand; the queue's list still has the others."""
+        taken = [entry.job_id for entry in entries if entry.place is not Place.LIST]
+        if not taken:
+            return set()
+        found = self.queue.sweep.check(Place.INTERMEDIATE, taken, exact=False)
+        return {entry.job_id for entry in found if entry.state is not EntryState.ABSENT}
 
     def _idle(self, job_ids: Sequence[str]) -> set[str]:
         """Those that neither run nor may do so."""

@@ -54,7 +54,7 @@ local function check_list(id)
   end
   local scheduled = config.scheduled_prefix .. config.queue
   if key_exists(scheduled) and redis.call('ZSCORE', scheduled, id) then
-    return 'scheduled'
+    return is_running(id) and 'running' or 'scheduled'
   end
   return 'ok'
 end
