@@ -12,10 +12,18 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from hypothesis import configuration, settings
 
 from docora_ops.demo import servers
 from tests.harness import Docora
 from tests.warm import WarmCommand
+
+# Beside pytest's own cache, instead of in a folder more.
+configuration.set_hypothesis_home_dir(Path(__file__).parents[1] / ".pytest_cache" / "hypothesis")
+# For pytest --hypothesis-profile=long: what searches for an hour rather than for seconds.
+settings.register_profile(
+    "long", max_examples=500, stateful_step_count=50, deadline=None, print_blob=True
+)
 
 
 def with_database(url: str, database: str) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 
-from hypothesis import HealthCheck, configuration, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from docora_ops.demo.receiver import Request
@@ -15,9 +14,6 @@ from docora_ops.errors import SnapshotError
 from tests.harness import TestLink
 from tests.snapshots import Snapshots, Upstream
 from tests.worker.checks import assert_in_sync, sha
-
-# Beside pytest's own cache, instead of in a folder more.
-configuration.set_hypothesis_home_dir(Path(__file__).parents[2] / ".pytest_cache" / "hypothesis")
 
 PATHS = ("a", "b.bin", "d/a", "d/ä\u2028", "z\n")
 CONTENTS: tuple[bytes, ...] = (

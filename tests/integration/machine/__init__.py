@@ -1,0 +1,1 @@
+"""A world of links, jobs and workers that Hypothesis makes stories of."""
