@@ -121,7 +121,7 @@ MUTATIONS = (
                 "traceback.format_exception(error)",
             ),
         ),
-        ("test_no_secret_is_ever_printed",),
+        ("test_a_bug_is_told_with_its_place_and_without_its_text",),
     ),
     Mutation(
         "lost-server-is-success",

@@ -16,7 +16,7 @@ MUTATIONS = (
         Promise.NEVER_LOST,
         _LINKS,
         (('LOCK_LINK = READ_LINK + "FOR UPDATE OF l"', "LOCK_LINK = READ_LINK"),),
-        ("test_a_job_that_begins_before_its_producer_has_committed_waits",),
+        ("test_one_link_cannot_change_between_the_check_and_the_reset",),
     ),
     Mutation(
         "no-row-lock-in-bulk",
