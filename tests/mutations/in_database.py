@@ -210,7 +210,7 @@ MUTATIONS = (
         Promise.NEVER_TWICE,
         _SNAPSHOTS,
         (('        database.execute(AWAIT_LINK, {"job_id": f"{app_id}-{repository_id}"})\n', ""),),
-        ("test_every_order_of_failures_and_kills_ends_well",),
+        ("test_a_killed_job_is_judged_once_its_session_has_ended",),
     ),
     Mutation(
         "snapshots-of-one-repository-mixed",

@@ -171,7 +171,12 @@ MUTATIONS = (
         "old-hash-not-deleted",
         Promise.DEAD_IS_CLEARED,
         _JUDGE,
-        (("redis.call(remove and 'DEL' or 'EXISTS', job_key, ", "redis.call('EXISTS', job_key, "),),
+        (
+            (
+                "'EXISTS', job_key, job_key .. ':dependencies'",
+                "'EXISTS', job_key .. ':dependencies'",
+            ),
+        ),
         ("test_a_retry_replaces_it",),
     ),
     Mutation(

@@ -105,7 +105,7 @@ MUTATIONS = (
         Promise.NEVER_LOST,
         _QUEUE_WORKER,
         (("        if execution is None:\n", "        if execution is job:\n"),),
-        ("test_a_job_that_is_killed_before_it_has_begun_is_counted_only_as_the_last",),
+        ("test_a_job_whose_worker_was_killed_before_it_began_is_not_lost",),
     ),
     Mutation(
         "no-tidying-while-busy",

@@ -91,7 +91,8 @@ class Replica:
             return TestRun(None)
         for line in output.splitlines():
             outcome, _, rest = line.partition(" ")
-            if process.returncode == 1 and outcome in {"FAILED", "ERROR"}:
+            # Lines of a captured log begin with ERROR too.
+            if outcome in {"FAILED", "ERROR"} and rest.startswith("tests/") and "::" in rest:
                 return TestRun(rest.partition(" - ")[0])
         return TestRun(None, (output.strip().splitlines() or ["no output"])[-1])
 
