@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from docora_ops.actions import single
+from docora_ops.database.links import held_job_ids
 from docora_ops.models import Outcome
 from tests.harness import Docora
 
@@ -17,7 +17,6 @@ def test_one_link_cannot_change_between_the_check_and_the_reset(
     docora: Docora, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     link = docora.add_link()
-    held_job_ids = single.held_job_ids
     refusals: list[str] = []
 
     def try_to_change_then_look(*arguments: Any) -> set[str]:
@@ -29,6 +28,6 @@ def test_one_link_cannot_change_between_the_check_and_the_reset(
                 refusals.append("locked")
         return held_job_ids(*arguments)
 
-    monkeypatch.setattr(single, "held_job_ids", try_to_change_then_look)
+    monkeypatch.setattr("docora_ops.actions.single.held_job_ids", try_to_change_then_look)
     assert getattr(docora.rooms(), command)(link).outcome is Outcome.QUEUED
     assert refusals == ["locked"]

@@ -294,4 +294,69 @@ MUTATIONS = (
         (("            [answer] = queue.push([request])\n", ""),),
         ("test_a_link_whose_job_was_lost_is_queued_again",),
     ),
+    Mutation(
+        "abandoned-link-taken-though-its-job-is-new",
+        Promise.DOUBT_IS_WAITED_OUT,
+        _ABANDONED,
+        (
+            (
+                "answer.state is JobState.DOUBTFUL and answer.detail == doubtful_since",
+                "answer.state is JobState.DOUBTFUL",
+            ),
+        ),
+        ("test_a_link_whose_job_waits_or_is_delayed_is_left_alone",),
+    ),
+    # Links that share their job id
+    Mutation(
+        "job-taken-by-another-link-after-the-check",
+        Promise.NEVER_LOST,
+        _WRITER,
+        (("if sharing and answer.outcome is Outcome.ALREADY_QUEUED:", "if answer is None:"),),
+        ("test_a_link_whose_job_id_another_takes_after_the_check_is_not_lost",),
+    ),
+    Mutation(
+        "job-taken-by-another-link-after-the-look",
+        Promise.NEVER_LOST,
+        _SINGLE,
+        (
+            (
+                "            if answer.outcome is Outcome.ALREADY_QUEUED:\n"
+                "                self._require_own_job()\n",
+                "",
+            ),
+        ),
+        ("test_a_link_whose_job_id_another_takes_after_the_check_is_not_lost",),
+    ),
+    Mutation(
+        "two-sharing-links-at-once",
+        Promise.NEVER_LOST,
+        _WRITER,
+        (
+            (
+                "                    with _ONE_SHARING_LINK_AT_A_TIME:\n",
+                "                    if batch:\n",
+            ),
+        ),
+        ("test_of_two_links_with_one_job_id_only_one_is_queued",),
+    ),
+    # Waiting for results
+    Mutation(
+        "old-failure-taken-for-the-result",
+        Promise.CODES_HOLD,
+        "docora_ops/actions/following.py",
+        (
+            (
+                "if verdict.status != LinkStatus.FAILED or verdict.job_id in over",
+                "if verdict.status",
+            ),
+        ),
+        ("test_a_running_job_that_has_not_said_so_yet_is_waited_for",),
+    ),
+    Mutation(
+        "doubtful-job-is-over",
+        Promise.CODES_HOLD,
+        "docora_ops/actions/following.py",
+        (("                and not self._is_newly_doubtful(answer)\n", ""),),
+        ("test_what_failed_before_is_no_result_while_a_worker_may_have_the_job",),
+    ),
 )

@@ -322,4 +322,26 @@ MUTATIONS = (
         (('text.partition(", with args beginning with")[0]', "text"),),
         ("test_arguments_that_redis_repeats_are_not_shown",),
     ),
+    # The audit trail
+    Mutation(
+        "trail-not-looked-at-before-the-push",
+        Promise.CRASH_ONLY,
+        _LINKS,
+        (("if config.audit then\n  redis.call('XLEN', config.audit.key)\nend\n", ""),),
+        ("test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry",),
+    ),
+    Mutation(
+        "trail-not-looked-at-before-a-removal",
+        Promise.CRASH_ONLY,
+        _SWEEP,
+        (("if config.audit then\n  redis.call('XLEN', config.audit.key)\nend\n", ""),),
+        ("test_a_repair_killed_while_it_removes_has_removed_all_or_nothing",),
+    ),
+    Mutation(
+        "trail-without-an-end",
+        Promise.PROGRESS_IS_SHARED,
+        _LINKS,
+        (("'MAXLEN', '~', config.audit.kept, '*'", "'*'"),),
+        ("test_every_script_caps_the_stream",),
+    ),
 )

@@ -159,4 +159,37 @@ MUTATIONS = (
         ),
         ("test_the_log_is_one_inert_line_an_event_on_stderr",),
     ),
+    Mutation(
+        "killed-job-keeps-no-try",
+        Promise.NEVER_LOST,
+        "docora_ops/worker/caretaker.py",
+        (("            tries.keep()\n", ""),),
+        ("test_servers_that_are_away_do_not_end_the_worker",),
+    ),
+    Mutation(
+        "files-for-an-app-that-is-gone",
+        Promise.ONLY_WHAT_QUALIFIES,
+        _JOB,
+        (
+            (
+                "            if not app_exists(self.database, self.app_id):\n",
+                "            if not plan:\n",
+            ),
+        ),
+        ("test_an_app_that_is_deleted_while_its_files_are_hashed_gets_nothing",),
+    ),
+    Mutation(
+        "scheduler-outlives-its-worker",
+        Promise.NEVER_LOST,
+        _QUEUE_WORKER,
+        (("if os.getppid() != self._worker_pid:", "if self._worker_pid is None:"),),
+        ("test_a_worker_that_is_killed_while_idle_takes_no_job_with_it",),
+    ),
+    Mutation(
+        "killed-job-left-in-the-intermediate-list",
+        Promise.DEAD_IS_CLEARED,
+        _QUEUE_WORKER,
+        (("        self.queues[0].intermediate_queue.remove(job.id)\n", ""),),
+        ("test_a_killed_process_leaves_no_trace_in_the_intermediate_list",),
+    ),
 )
