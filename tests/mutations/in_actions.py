@@ -241,7 +241,7 @@ MUTATIONS = (
                 "time.sleep(0)",
             ),
         ),
-        ("test_what_was_wrong_at_the_first_look_only_does_not_count",),
+        ("test_the_second_look_for_drift_comes_after_the_grace_and_nothing_is_held_meanwhile",),
     ),
     Mutation(
         "held-link-is-lost",

@@ -38,7 +38,7 @@ MUTATIONS = (
                 "    pickle.loads(call)\n    if _text(function) not in call:",
             ),
         ),
-        ("test_no_command_unpickles_what_it_finds",),
+        ("test_a_look_for_drift_unpickles_nothing",),
     ),
     Mutation(
         "control-characters-shown",
@@ -156,6 +156,6 @@ MUTATIONS = (
         Promise.READING_IS_READING,
         "docora_ops/cli/repair.py",
         (("_finish(context, found.plan(), as_json", "_finish(context, found.run(), as_json"),),
-        ("test_an_app_or_a_link_is_mended_alone",),
+        ("test_what_only_reads_changes_nothing",),
     ),
 )

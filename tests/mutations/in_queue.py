@@ -226,7 +226,7 @@ MUTATIONS = (
         Promise.NOTHING_HANGS,
         _JUDGE,
         (("local WALKS_BEFORE_SCAN = 16", "local WALKS_BEFORE_SCAN = math.huge"),),
-        ("test_five_thousand_orphans_are_all_replaced_and_none_is_doubled",),
+        ("test_redis_does_not_walk_its_list_for_each_job",),
     ),
     # What only looks
     Mutation(
@@ -234,7 +234,7 @@ MUTATIONS = (
         Promise.READING_IS_READING,
         _LINKS,
         (("if pushing then\n  -- Refused", "if true then\n  -- Refused"),),
-        ("test_each_failed_link_is_there_with_the_state_of_its_job",),
+        ("test_what_only_reads_changes_nothing",),
     ),
     Mutation(
         "cleanup-left-on-in-a-look",
@@ -313,7 +313,7 @@ MUTATIONS = (
         Promise.NOTHING_HANGS,
         "docora_ops/queue/connection.py",
         (("            socket_timeout=settings.statement_timeout,\n", ""),),
-        ("test_a_redis_that_hangs_at_the_push_is_given_up_and_the_link_rolled_back",),
+        ("test_redis_is_waited_for_as_long_as_the_settings_say",),
     ),
     Mutation(
         "redis-repeats-a-password",

@@ -1,0 +1,82 @@
+"""How long is waited, and what is not done as often as there are links."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docora_ops.actions.drift import find_drift
+from docora_ops.actions.repair import Repair
+from docora_ops.actions.single import SECOND_LOOK_DELAY
+from docora_ops.demo import servers
+from docora_ops.models import JobState
+from docora_ops.queue import connect
+from tests.harness import Docora, Rooms, TestLink
+
+GRACE = 600
+
+
+def repair(rooms: Rooms, **scope: Any) -> None:
+    Repair(rooms.database, rooms.queue, rooms.store, grace_seconds=GRACE, **scope).find()
+
+
+@pytest.mark.parametrize(
+    ("look", "expected"),
+    [
+        (lambda rooms, _: find_drift(rooms.database, rooms.queue, grace_seconds=GRACE), GRACE),
+        (lambda rooms, _: repair(rooms), GRACE),
+        (lambda rooms, link: repair(rooms, app_id=link.app_id), GRACE),
+        (
+            lambda rooms, link: repair(rooms, app_id=link.app_id, ref=rooms.ref(link)),
+            SECOND_LOOK_DELAY,
+        ),
+    ],
+    ids=["doctor", "repair", "an app", "a link"],
+)
+def test_the_second_look_for_drift_comes_after_the_grace_and_nothing_is_held_meanwhile(
+    docora: Docora,
+    monkeypatch: pytest.MonkeyPatch,
+    look: Callable[[Rooms, TestLink], object],
+    expected: float,
+) -> None:
+    link = docora.add_link("pending_snapshot")
+    docora.age_links()
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        held = docora.connection.execute(
+            "SELECT FROM pg_stat_activity WHERE application_name = 'docora-ops'"
+            " AND datname = current_database() AND state <> 'idle'"
+        ).fetchall()
+        assert held == []
+
+    monkeypatch.setattr("docora_ops.actions.drift.time.sleep", sleep)
+    look(docora.rooms(), link)
+    assert waits == [expected]
+
+
+def test_redis_does_not_walk_its_list_for_each_job(database_url: str, tmp_path: Path) -> None:
+    """It counts the commands of a script too; on a server of its own, nobody else's."""
+    with (
+        servers.valkey(tmp_path) as redis_url,
+        closing(Docora(database_url, redis_url)) as docora,
+    ):
+        job_ids = [docora.enqueue(f"job-{number}").id for number in range(100)]
+        docora.redis.config_resetstat()
+        answers = docora.rooms().queue.look(job_ids)
+        assert {answer.state for answer in answers} == {JobState.WAITING}
+        calls = docora.redis.info("commandstats")
+        assert calls["cmdstat_lpos"]["calls"] < 50
+        assert calls["cmdstat_lrange"]["calls"] == 1
+
+
+def test_redis_is_waited_for_as_long_as_the_settings_say(docora: Docora) -> None:
+    settings = docora.settings.model_copy(update={"connect_timeout": 7, "statement_timeout": 11})
+    with connect(settings) as client:
+        limits = client.get_connection_kwargs()
+    assert (limits["socket_connect_timeout"], limits["socket_timeout"]) == (7, 11)
