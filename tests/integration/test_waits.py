@@ -16,6 +16,7 @@ from docora_ops.demo import servers
 from docora_ops.models import JobState
 from docora_ops.queue import connect
 from tests.harness import Docora, Rooms, TestLink
+from tests.warm import WarmCommand
 
 GRACE = 600
 
@@ -60,11 +61,13 @@ def test_the_second_look_for_drift_comes_after_the_grace_and_nothing_is_held_mea
     assert waits == [expected]
 
 
-def test_redis_does_not_walk_its_list_for_each_job(database_url: str, tmp_path: Path) -> None:
+def test_redis_does_not_walk_its_list_for_each_job(
+    database_url: str, warm: WarmCommand, tmp_path: Path
+) -> None:
     """It counts the commands of a script too; on a server of its own, nobody else's."""
     with (
         servers.valkey(tmp_path) as redis_url,
-        closing(Docora(database_url, redis_url)) as docora,
+        closing(Docora(database_url, redis_url, warm)) as docora,
     ):
         job_ids = [docora.enqueue(f"job-{number}").id for number in range(100)]
         docora.redis.config_resetstat()

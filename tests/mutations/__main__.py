@@ -22,7 +22,7 @@ from tests.mutations.replica import ROOT, Replica
 HEALTHY = (
     "test_a_retried_link_really_gets_its_files",
     "test_the_order_holds_however_rows_lie_in_the_table",
-    "test_an_app_or_a_link_is_mended_alone",
+    "test_many_are_mended_in_batches_and_keep_their_places",
 )
 """A change that these notice breaks everything: it says nothing about the promise."""
 WIDER = ("tests/integration", "tests/worker", "tests/acceptance")

@@ -26,7 +26,7 @@ MUTATIONS = (
         Promise.SECRETS_STAY,
         "docora_ops/masking.py",
         (("return _SECRETS.sub(MASK, text)", "return text"),),
-        ("test_no_secret_is_ever_printed",),
+        ("test_secrets_in_a_text",),
     ),
     Mutation(
         "unpickled-what-is-read",
@@ -157,5 +157,12 @@ MUTATIONS = (
         "docora_ops/cli/repair.py",
         (("_finish(context, found.plan(), as_json", "_finish(context, found.run(), as_json"),),
         ("test_what_only_reads_changes_nothing",),
+    ),
+    Mutation(
+        "log-of-the-worker-is-not-inert",
+        Promise.TEXT_IS_INERT,
+        "docora_ops/cli/worker.py",
+        (("{inert(super().format(record))}", "{super().format(record)}"),),
+        ("test_a_traceback_is_one_line_of_the_log",),
     ),
 )

@@ -162,7 +162,7 @@ MUTATIONS = (
         Promise.SECRETS_STAY,
         _CONNECTION,
         (('text = text.replace(str(secret), "***")', "pass"),),
-        ("test_errors_name_the_place_but_neither_user_nor_password",),
+        ("test_a_password_in_what_postgres_says_is_cut_out",),
     ),
     # The worker's side
     Mutation(
@@ -224,6 +224,6 @@ MUTATIONS = (
         Promise.DELIVERED_IS_RECORDED,
         _SNAPSHOTS,
         (("        self._database.execute(STRICT_COMMITS)\n", ""),),
-        ("test_a_first_snapshot_creates_every_file",),
+        ("test_the_verdict_waits_for_the_disk_though_deliveries_do_not",),
     ),
 )

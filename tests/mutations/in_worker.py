@@ -157,7 +157,7 @@ MUTATIONS = (
                 "self.name = self.link.payload.description",
             ),
         ),
-        ("test_the_log_is_one_inert_line_an_event_on_stderr",),
+        ("test_each_line_that_a_job_logs_is_inert",),
     ),
     Mutation(
         "killed-job-keeps-no-try",
