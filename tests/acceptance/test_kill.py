@@ -7,8 +7,8 @@ import os
 import random
 import re
 import signal
-import sys
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path

@@ -304,7 +304,7 @@ MUTATIONS = (
                 "answer.state is JobState.DOUBTFUL",
             ),
         ),
-        ("test_a_link_whose_job_waits_or_is_delayed_is_left_alone",),
+        ("test_what_happens_between_the_looks_saves_the_link_from_a_verdict",),
     ),
     # Links that share their job id
     Mutation(
@@ -312,7 +312,7 @@ MUTATIONS = (
         Promise.NEVER_LOST,
         _WRITER,
         (("if sharing and answer.outcome is Outcome.ALREADY_QUEUED:", "if answer is None:"),),
-        ("test_a_link_whose_job_id_another_takes_after_the_check_is_not_lost",),
+        ("test_a_job_id_that_the_other_link_takes_during_a_bulk_retry_loses_none",),
     ),
     Mutation(
         "job-taken-by-another-link-after-the-look",
@@ -326,18 +326,6 @@ MUTATIONS = (
             ),
         ),
         ("test_a_link_whose_job_id_another_takes_after_the_check_is_not_lost",),
-    ),
-    Mutation(
-        "two-sharing-links-at-once",
-        Promise.NEVER_LOST,
-        _WRITER,
-        (
-            (
-                "                    with _ONE_SHARING_LINK_AT_A_TIME:\n",
-                "                    if batch:\n",
-            ),
-        ),
-        ("test_of_two_links_with_one_job_id_only_one_is_queued",),
     ),
     # Waiting for results
     Mutation(

@@ -335,7 +335,7 @@ MUTATIONS = (
         Promise.CRASH_ONLY,
         _SWEEP,
         (("if config.audit then\n  redis.call('XLEN', config.audit.key)\nend\n", ""),),
-        ("test_a_repair_killed_while_it_removes_has_removed_all_or_nothing",),
+        ("test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry",),
     ),
     Mutation(
         "trail-without-an-end",

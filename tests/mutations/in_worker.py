@@ -164,7 +164,7 @@ MUTATIONS = (
         Promise.NEVER_LOST,
         "docora_ops/worker/caretaker.py",
         (("            tries.keep()\n", ""),),
-        ("test_servers_that_are_away_do_not_end_the_worker",),
+        ("test_a_killed_job_whose_link_another_has_is_tried_again",),
     ),
     Mutation(
         "files-for-an-app-that-is-gone",

@@ -30,3 +30,18 @@ def test_a_killed_job_is_judged_once_its_session_has_ended(snapshots: Snapshots)
         judged.result()
     row = docora.row(link)
     assert (row["status"], row["retry_count"], row["last_error"]) == ("synced", 0, None)
+
+
+def test_a_killed_job_whose_link_another_has_is_tried_again(snapshots: Snapshots) -> None:
+    """It may be the other that ends without a word: somebody has to look."""
+    docora = snapshots.docora
+    link = docora.add_link("scanning", retry_count=0)
+    job = docora.enqueue(link.job_id)
+    job.retries_left = 0
+    docora.hold_lock(link.job_id)
+    before = docora.row(link)
+    settings = snapshots.settings.model_copy(update={"lock_timeout": 0.1})
+    caretaker = LinkCaretaker(settings, docora.redis)
+    caretaker.job_was_killed(link.app_id, link.repository_id, Tries(job), what="it fell")
+    assert job.retries_left == 1
+    assert docora.row(link) == before
