@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from rq.job import JobStatus
 
 from docora_ops.actions.drift import find_drift
 from docora_ops.actions.repair import Repair
 from docora_ops.actions.single import SECOND_LOOK_DELAY
-from docora_ops.demo import servers
-from docora_ops.models import JobState
+from docora_ops.models import JobState, Outcome
 from docora_ops.queue import connect
 from tests.harness import Docora, Rooms, TestLink
+from tests.proxy import own_redis
 from tests.warm import WarmCommand
 
 GRACE = 600
@@ -66,8 +67,8 @@ def test_redis_does_not_walk_its_list_for_each_job(
 ) -> None:
     """It counts the commands of a script too; on a server of its own, nobody else's."""
     with (
-        servers.valkey(tmp_path) as redis_url,
-        closing(Docora(database_url, redis_url, warm)) as docora,
+        own_redis(tmp_path) as own,
+        closing(Docora(database_url, own.url, warm)) as docora,
     ):
         job_ids = [docora.enqueue(f"job-{number}").id for number in range(100)]
         docora.redis.config_resetstat()
@@ -83,3 +84,24 @@ def test_redis_is_waited_for_as_long_as_the_settings_say(docora: Docora) -> None
     with connect(settings) as client:
         limits = client.get_connection_kwargs()
     assert (limits["socket_connect_timeout"], limits["socket_timeout"]) == (7, 11)
+
+
+def test_what_is_doubtful_only_at_the_second_look_is_looked_at_a_third_time(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ends, and is queued anew and in no list: a worker may have it, or nobody."""
+    link = docora.add_link()
+    execution = docora.start_job(link.job_id)
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        if not waits:
+            execution_keys = docora.redis.keys("rq:*execution*")
+            docora.redis.delete(f"rq:wip:{docora.queue.name}", *cast("list[bytes]", execution_keys))
+            docora.leave_job(execution.job_id, JobStatus.QUEUED)
+        waits.append(seconds)
+
+    monkeypatch.setattr("docora_ops.actions.single.time.sleep", sleep)
+    assert docora.rooms().retry(link).outcome is Outcome.REPLACED_STALE
+    assert len(waits) == 2
+    docora.assert_sound()

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from tests.mutations.mutation import Mutation, Promise
 
-_ABANDONED = "docora_ops/actions/abandoned.py"
 _BATCH = "docora_ops/actions/batch.py"
 _BULK = "docora_ops/actions/bulk.py"
-_DRIFT = "docora_ops/actions/drift.py"
 _JOB_IDS = "docora_ops/actions/job_ids.py"
-_REPAIR = "docora_ops/actions/repair.py"
 _SINGLE = "docora_ops/actions/single.py"
 _WRITER = "docora_ops/actions/writer.py"
 
@@ -223,89 +220,6 @@ MUTATIONS = (
         ),
         ("test_a_dry_run_foretells_the_real_run_and_changes_nothing",),
     ),
-    # Repair
-    Mutation(
-        "first-look-believed",
-        Promise.DOUBT_IS_WAITED_OUT,
-        _DRIFT,
-        (("            if first.confirms(suspect):\n", "            if first:\n"),),
-        ("test_what_changes_between_the_looks_is_not_counted",),
-    ),
-    Mutation(
-        "no-grace-between-the-looks",
-        Promise.DOUBT_IS_WAITED_OUT,
-        _DRIFT,
-        (
-            (
-                "time.sleep(min(grace_seconds, SECOND_LOOK_DELAY) if ref else grace_seconds)",
-                "time.sleep(0)",
-            ),
-        ),
-        ("test_the_second_look_for_drift_comes_after_the_grace_and_nothing_is_held_meanwhile",),
-    ),
-    Mutation(
-        "held-link-is-lost",
-        Promise.RUNNING_IS_LEFT,
-        _DRIFT,
-        (("            if job_id in held:\n                continue\n", ""),),
-        ("test_nothing_is_wrong_with_a_busy_queue_and_jobs_of_others",),
-    ),
-    Mutation(
-        "job-of-a-new-link-removed",
-        Promise.NEVER_LOST,
-        _REPAIR,
-        (("finding.kind is DriftKind.ORPHAN and finding.job_id in linked", "finding is None"),),
-        ("test_what_changes_before_it_is_mended_is_left_alone",),
-    ),
-    Mutation(
-        "entries-of-a-held-link-removed",
-        Promise.RUNNING_IS_LEFT,
-        _REPAIR,
-        (("alive = finding.job_id in in_hand or (", "alive = ("),),
-        ("test_what_changes_before_it_is_mended_is_left_alone",),
-    ),
-    Mutation(
-        "repair-takes-a-live-job-for-its-own",
-        Promise.CODES_HOLD,
-        _WRITER,
-        (
-            (
-                "if answer.state is JobState.WAITING and self._operation is Operation.REPAIR:",
-                "if answer.state is JobState.WAITING and self._operation is None:",
-            ),
-        ),
-        ("test_what_changes_before_it_is_mended_is_left_alone",),
-    ),
-    # Links that a killed worker has left
-    Mutation(
-        "abandoned-link-taken-from-a-worker",
-        Promise.RUNNING_IS_LEFT,
-        _ABANDONED,
-        (
-            ("if ref.job_id not in held and answer.state in", "if answer.state in"),
-            ("        if held_job_ids(database, [ref.job_id]):\n            return None\n", ""),
-        ),
-        ("test_a_link_that_is_being_scanned_is_left_alone_even_without_a_trace_in_redis",),
-    ),
-    Mutation(
-        "abandoned-link-reset-without-its-job",
-        Promise.NEVER_LOST,
-        _ABANDONED,
-        (("            [answer] = queue.push([request])\n", ""),),
-        ("test_a_link_whose_job_was_lost_is_queued_again",),
-    ),
-    Mutation(
-        "abandoned-link-taken-though-its-job-is-new",
-        Promise.DOUBT_IS_WAITED_OUT,
-        _ABANDONED,
-        (
-            (
-                "answer.state is JobState.DOUBTFUL and answer.detail == doubtful_since",
-                "answer.state is JobState.DOUBTFUL",
-            ),
-        ),
-        ("test_what_happens_between_the_looks_saves_the_link_from_a_verdict",),
-    ),
     # Links that share their job id
     Mutation(
         "job-taken-by-another-link-after-the-check",
@@ -346,5 +260,51 @@ MUTATIONS = (
         "docora_ops/actions/following.py",
         (("                and not self._is_newly_doubtful(answer)\n", ""),),
         ("test_what_failed_before_is_no_result_while_a_worker_may_have_the_job",),
+    ),
+    # While a run goes on
+    Mutation(
+        "no-third-look",
+        Promise.DOUBT_IS_WAITED_OUT,
+        _SINGLE,
+        (("and second.doubtful_since and not first.doubtful_since:", "and second is first:"),),
+        ("test_what_is_doubtful_only_at_the_second_look_is_looked_at_a_third_time",),
+    ),
+    Mutation(
+        "second-look-refuses-what-has-moved-on",
+        Promise.CODES_HOLD,
+        _SINGLE,
+        (
+            (
+                "return self.operation is Operation.RETRY and link.status != LinkStatus.FAILED",
+                "return False",
+            ),
+        ),
+        ("test_a_retry_believes_its_second_look",),
+    ),
+    Mutation(
+        "runner-silent-in-a-long-batch",
+        Promise.PROGRESS_IS_SHARED,
+        _BULK,
+        (
+            (
+                "if time.monotonic() - self._reported_at > HEARTBEAT:",
+                "if not handlers:",
+            ),
+        ),
+        ("test_a_runner_makes_itself_heard_while_a_batch_takes_long",),
+    ),
+    Mutation(
+        "stop-told-to-nobody",
+        Promise.PROGRESS_IS_SHARED,
+        _BULK,
+        (("            self.store.cancel(self.operation_id)\n", ""),),
+        ("test_a_stop_finishes_what_is_in_hand_and_marks_the_operation_cancelled",),
+    ),
+    Mutation(
+        "lost-run-not-marked",
+        Promise.PROGRESS_IS_SHARED,
+        _BULK,
+        (("        self.cancel()\n        self._end_trail()", "        self._end_trail()"),),
+        ("test_a_postgres_that_is_lost_midway_stops_a_bulk_retry_which_says_what_was_done",),
     ),
 )

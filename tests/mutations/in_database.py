@@ -226,4 +226,37 @@ MUTATIONS = (
         (("        self._database.execute(STRICT_COMMITS)\n", ""),),
         ("test_the_verdict_waits_for_the_disk_though_deliveries_do_not",),
     ),
+    Mutation(
+        "verdict-of-any-session-that-has-the-link",
+        Promise.NEVER_TWICE,
+        _SNAPSHOTS,
+        ((" AND pid = %(session_id)s\n", " AND %(session_id)s IS NOT NULL\n"),),
+        ("test_only_the_session_that_has_the_link_writes_a_verdict",),
+    ),
+    Mutation(
+        "snapshot-stored-in-pieces",
+        Promise.DELIVERED_IS_RECORDED,
+        _SNAPSHOTS,
+        (
+            (
+                '    with database.transaction():\n        values = {"repository_id"',
+                '    if repository_id:\n        values = {"repository_id"',
+            ),
+        ),
+        ("test_a_snapshot_that_can_not_be_stored_leaves_the_one_before",),
+    ),
+    Mutation(
+        "locks-of-another-database-count",
+        Promise.ONLY_WHAT_QUALIFIES,
+        _LINKS,
+        (("= 1\n      AND database =", "= 1\n      OR database IS NULL AND database ="),),
+        ("test_a_lock_in_another_database_is_none_of_a_worker",),
+    ),
+    Mutation(
+        "circuit-of-now-ignored",
+        Promise.ONLY_WHAT_QUALIFIES,
+        _LINKS,
+        (("    AND (r.circuit_open_until IS NULL OR r.circuit_open_until <= now())\n)", ")"),),
+        ("test_a_circuit_that_opens_before_the_turn_of_its_links_holds_them_back",),
+    ),
 )
