@@ -307,4 +307,11 @@ MUTATIONS = (
         (("        self.cancel()\n        self._end_trail()", "        self._end_trail()"),),
         ("test_a_postgres_that_is_lost_midway_stops_a_bulk_retry_which_says_what_was_done",),
     ),
+    Mutation(
+        "locked-rows-given-up",
+        Promise.CRASH_ONLY,
+        _WRITER,
+        (("            elif self._lock_wait_spent:\n", "            elif ref:\n"),),
+        ("test_a_row_whose_holder_commits_while_the_run_waits_for_it_is_queued",),
+    ),
 )

@@ -165,4 +165,18 @@ MUTATIONS = (
         (("{inert(super().format(record))}", "{super().format(record)}"),),
         ("test_a_traceback_is_one_line_of_the_log",),
     ),
+    Mutation(
+        "asked-where-nobody-is",
+        Promise.CODES_HOLD,
+        _CONTEXT,
+        (("return sys.stdin.isatty() and sys.stderr.isatty()", "return True"),),
+        ("test_all_without_a_terminal_needs_yes",),
+    ),
+    Mutation(
+        "refusal-without-status-and-job",
+        Promise.CODES_HOLD,
+        "docora_ops/actions/single.py",
+        (('            details={"status": link.status, "job": answer.state},\n', ""),),
+        ("test_any_status_but_failed_is_refused_and_the_hint_names_what_helps",),
+    ),
 )

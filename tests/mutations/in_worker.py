@@ -192,4 +192,29 @@ MUTATIONS = (
         (("        self.queues[0].intermediate_queue.remove(job.id)\n", ""),),
         ("test_a_killed_process_leaves_no_trace_in_the_intermediate_list",),
     ),
+    Mutation(
+        "token-in-the-url",
+        Promise.SECRETS_STAY,
+        "docora_ops/worker/clone.py",
+        (
+            (
+                "        self._url = url\n",
+                '        self._url = url.replace("://", f"://{token}@") if token else url\n',
+            ),
+        ),
+        ("test_the_token_is_the_user_name_and_reaches_nothing_but_the_server",),
+    ),
+    Mutation(
+        "job-minds-the-status",
+        Promise.NEVER_LOST,
+        "docora_ops/database/snapshots.py",
+        (
+            (
+                "        if link is None:\n            return Refusal.GONE\n        row",
+                '        if link is None or link.status == "failed":\n'
+                "            return Refusal.GONE\n        row",
+            ),
+        ),
+        ("test_a_job_begins_whatever_the_status_of_its_link",),
+    ),
 )
