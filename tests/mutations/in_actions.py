@@ -205,7 +205,7 @@ MUTATIONS = (
         Promise.CODES_HOLD,
         _BULK,
         (("                for batch, _ in in_hand:\n", "                for batch, _ in ():\n"),),
-        ("test_one_lost_connection_stops_a_bulk_retry_which_counts_what_the_other_has_done",),
+        ("test_links_that_a_bulk_retry_did_one_by_one_are_counted_when_redis_is_lost",),
     ),
     Mutation(
         "dry-bulk-run-is-real",
