@@ -168,6 +168,9 @@ def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: 
         docora.redis.set(stream, "not a stream")
     operation = "bulk_0123456789abcdef"
     docora.redis.hset(f"docora:bulk:{operation}", "total", "9")
+    orphan = docora.link(link.app_id, docora.add_repository("octo/gone"))
+    docora.queue_job(orphan)
+    docora.delete_link(orphan)
     before = docora.dump()[1]
     for arguments in (
         ("retry", *ids(link)),
@@ -175,10 +178,11 @@ def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: 
         ("retry-all-failed",),
         ("resync", link.app_id, "--all", "--yes"),
         ("schedule",),
+        ("repair", "--yes"),
         ("cancel", operation),
         ("history",),
     ):
-        result = docora.run(*arguments)
+        result = docora.run(*arguments, env={"DOCORA_OPS_DRIFT_GRACE": "0"})
         assert result.code == 5, (arguments, result)
         assert "wrong type" in result.stderr
         after = docora.dump()[1]

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -77,8 +78,12 @@ class ErrorOutput:
 
     def finish(self) -> tuple[int, str]:
         """Exit code and stdout, after the end."""
+        try:
+            code = self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise
         stdout = self._process.stdout.read()
-        code = self._process.wait(PATIENCE)
         self._thread.join(PATIENCE)
         self._process.stdout.close()
         self._process.stderr.close()

@@ -63,6 +63,22 @@ def test_no_command_unpickles_what_it_finds(
     assert not sprung.exists()
 
 
+def test_a_look_for_drift_unpickles_nothing(docora: Docora, tmp_path: Path) -> None:
+    orphan = TestLink(f"app_{1:024x}", f"repo_{1:024x}")
+    sprung = tmp_path / "sprung"
+    trap = pickle.dumps(Trap(sprung))
+    for job_id in (orphan.job_id, "job-of-somebody"):
+        docora.enqueue(job_id)
+        docora.redis.hset(
+            Job.key_for(job_id), mapping={"data": zlib.compress(trap), "meta": trap, "result": trap}
+        )
+    rooms = docora.rooms()
+    assert rooms.drift().total == 0
+    assert rooms.repair().total == 0
+    assert len(docora.waiting()) == 2
+    assert not sprung.exists()
+
+
 @pytest.mark.parametrize(
     "data",
     [

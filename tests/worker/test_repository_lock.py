@@ -114,6 +114,7 @@ def test_one_process_at_a_time_has_the_lock(
                 if not inside.acquire(blocking=False):
                     overlaps.append(1)
                     continue
+                snapshots.docora.redis.ping()  # long enough for the others to come in
                 inside.release()
 
     threads = [threading.Thread(target=take_it) for _ in range(4)]

@@ -1,0 +1,182 @@
+"""Mutations of what a user meets: texts, codes, signals, documents."""
+
+from __future__ import annotations
+
+from tests.mutations.mutation import Mutation, Promise
+
+_APP = "docora_ops/cli/app.py"
+_CONTEXT = "docora_ops/cli/context.py"
+_TEXT = "docora_ops/render/text.py"
+
+MUTATIONS = (
+    Mutation(
+        "secrets-in-the-jobs-description",
+        Promise.SECRETS_STAY,
+        "docora_ops/models.py",
+        (
+            (
+                'return f"{self.repository} → {self.app_name}"',
+                'return f"{self.repository} → {self.app_name} {self.github_token_encrypted}"',
+            ),
+        ),
+        ("test_the_description_names_repository_and_app_and_nothing_but_data_holds_a_secret",),
+    ),
+    Mutation(
+        "nothing-masked",
+        Promise.SECRETS_STAY,
+        "docora_ops/masking.py",
+        (("return _SECRETS.sub(MASK, text)", "return text"),),
+        ("test_secrets_in_a_text",),
+    ),
+    Mutation(
+        "unpickled-what-is-read",
+        Promise.READING_IS_READING,
+        "docora_ops/queue/jobs.py",
+        (
+            (
+                "    if _text(function) not in call:",
+                "    pickle.loads(call)\n    if _text(function) not in call:",
+            ),
+        ),
+        ("test_a_look_for_drift_unpickles_nothing",),
+    ),
+    Mutation(
+        "control-characters-shown",
+        Promise.TEXT_IS_INERT,
+        _TEXT,
+        (("if text.isascii() and text.isprintable():", "if text:"),),
+        ("test_in_a_pipe_hostile_text_is_inert_and_complete",),
+    ),
+    Mutation(
+        "bidi-controls-shown",
+        Promise.TEXT_IS_INERT,
+        _TEXT,
+        (('_UNSAFE = {"Cc", "Cf",', '_UNSAFE = {"Cc",'),),
+        ("test_in_a_pipe_hostile_text_is_inert_and_complete",),
+    ),
+    Mutation(
+        "markup-read",
+        Promise.TEXT_IS_INERT,
+        _TEXT,
+        (
+            (
+                'return Text(inert(value), style=style, overflow="fold")',
+                "return Text.from_markup(inert(value), style=style)",
+            ),
+        ),
+        ("test_in_a_pipe_hostile_text_is_inert_and_complete",),
+    ),
+    Mutation(
+        "cells-cut-off",
+        Promise.TEXT_IS_INERT,
+        _TEXT,
+        (('overflow="fold")', 'overflow="ellipsis", no_wrap=True)'),),
+        ("test_on_a_terminal_of_any_width_nothing_acts_overflows_or_is_cut",),
+    ),
+    Mutation(
+        "said-without-being-inert",
+        Promise.TEXT_IS_INERT,
+        _CONTEXT,
+        (("text.format(*map(inert, values))", "text.format(*values)"),),
+        ("test_in_a_pipe_hostile_text_is_inert_and_complete",),
+    ),
+    Mutation(
+        "conversation-on-stdout",
+        Promise.CODES_HOLD,
+        _CONTEXT,
+        (("self.err.print(text.format(", "self.out.print(text.format("),),
+        ("test_usage_errors_are_one_sentence_or_one_document_and_load_no_driver",),
+    ),
+    Mutation(
+        "two-documents",
+        Promise.CODES_HOLD,
+        _APP,
+        (
+            (
+                "        context.show_document(error_document(error))\n",
+                "        context.show_document(error_document(error))\n" * 2,
+            ),
+        ),
+        ("test_usage_errors_are_one_sentence_or_one_document_and_load_no_driver",),
+    ),
+    Mutation(
+        "no-document-for-usage-errors",
+        Promise.CODES_HOLD,
+        _APP,
+        (
+            (
+                "        return _report(UsageError(message, hint=hint), as_json=as_json)",
+                "        return _report(UsageError(message, hint=hint), as_json=False)",
+            ),
+        ),
+        ("test_usage_errors_are_one_sentence_or_one_document_and_load_no_driver",),
+    ),
+    Mutation(
+        "bug-shows-its-text",
+        Promise.SECRETS_STAY,
+        _APP,
+        (
+            (
+                "traceback.format_tb(error.__traceback__)",
+                "traceback.format_exception(error)",
+            ),
+        ),
+        ("test_a_bug_is_told_with_its_place_and_without_its_text",),
+    ),
+    Mutation(
+        "lost-server-is-success",
+        Promise.CODES_HOLD,
+        "docora_ops/cli/exit_codes.py",
+        (("(errors.ServerError, ExitCode.SERVER)", "(errors.ServerError, ExitCode.OK)"),),
+        ("test_an_error_keeps_its_promise",),
+    ),
+    Mutation(
+        "failed-links-are-success",
+        Promise.CODES_HOLD,
+        "docora_ops/cli/bulk.py",
+        (("if result.cancelled or result.failed or missed else", "if result.cancelled else"),),
+        ("test_poison_links_cost_only_themselves_and_are_listed_with_reasons",),
+    ),
+    Mutation(
+        "second-signal-not-heard",
+        Promise.NOTHING_HANGS,
+        "docora_ops/cli/signals.py",
+        (("            stop_at_once()\n", "            pass\n"),),
+        ("test_a_second_signal_ends_a_bulk_retry_at_once_while_postgres_holds_a_lock",),
+    ),
+    Mutation(
+        "first-signal-at-once",
+        Promise.CRASH_ONLY,
+        "docora_ops/cli/signals.py",
+        (("        if stop.requested:\n            stop_at_once()", "        stop_at_once()"),),
+        ("test_one_signal_ends_a_bulk_retry_after_the_batch_in_hand",),
+    ),
+    Mutation(
+        "repair-dry-run-is-real",
+        Promise.READING_IS_READING,
+        "docora_ops/cli/repair.py",
+        (("_finish(context, found.plan(), as_json", "_finish(context, found.run(), as_json"),),
+        ("test_what_only_reads_changes_nothing",),
+    ),
+    Mutation(
+        "log-of-the-worker-is-not-inert",
+        Promise.TEXT_IS_INERT,
+        "docora_ops/cli/worker.py",
+        (("{inert(super().format(record))}", "{super().format(record)}"),),
+        ("test_a_traceback_is_one_line_of_the_log",),
+    ),
+    Mutation(
+        "asked-where-nobody-is",
+        Promise.CODES_HOLD,
+        _CONTEXT,
+        (("return sys.stdin.isatty() and sys.stderr.isatty()", "return True"),),
+        ("test_all_without_a_terminal_needs_yes",),
+    ),
+    Mutation(
+        "refusal-without-status-and-job",
+        Promise.CODES_HOLD,
+        "docora_ops/actions/single.py",
+        (('            details={"status": link.status, "job": answer.state},\n', ""),),
+        ("test_any_status_but_failed_is_refused_and_the_hint_names_what_helps",),
+    ),
+)

@@ -1,0 +1,262 @@
+"""Mutations of the database's edge: locks, checks under the lock, limits of time."""
+
+from __future__ import annotations
+
+from tests.mutations.mutation import Mutation, Promise
+
+_CONNECTION = "docora_ops/database/connection.py"
+_DRIFT = "docora_ops/database/drift.py"
+_LINKS = "docora_ops/database/links.py"
+_SELECTION = "docora_ops/database/selection.py"
+_SNAPSHOTS = "docora_ops/database/snapshots.py"
+
+MUTATIONS = (
+    Mutation(
+        "no-row-lock",
+        Promise.NEVER_LOST,
+        _LINKS,
+        (('LOCK_LINK = READ_LINK + "FOR UPDATE OF l"', "LOCK_LINK = READ_LINK"),),
+        ("test_one_link_cannot_change_between_the_check_and_the_reset",),
+    ),
+    Mutation(
+        "no-row-lock-in-bulk",
+        Promise.ONLY_WHAT_QUALIFIES,
+        _LINKS,
+        (("    FOR UPDATE OF l SKIP LOCKED\n", ""),),
+        ("test_a_link_cannot_change_between_the_check_and_the_push",),
+    ),
+    Mutation(
+        "locked-rows-waited-for",
+        Promise.NOTHING_HANGS,
+        _LINKS,
+        (("FOR UPDATE OF l SKIP LOCKED", "FOR UPDATE OF l"),),
+        ("test_a_row_that_is_locked_for_a_while_is_queued_at_the_end",),
+    ),
+    Mutation(
+        "status-not-looked-at-under-the-lock",
+        Promise.ONLY_WHAT_QUALIFIES,
+        _LINKS,
+        (("WHEN NOT qualifies THEN", "WHEN false THEN"),),
+        ("test_a_link_whose_status_changes_before_its_turn_is_skipped",),
+    ),
+    Mutation(
+        "running-worker-not-seen-in-bulk",
+        Promise.RUNNING_IS_LEFT,
+        _LINKS,
+        (
+            (
+                "repository_id, 0) IN (SELECT key FROM held)\n",
+                "repository_id, 0) IN (SELECT key FROM held WHERE false)\n",
+            ),
+        ),
+        ("test_a_bulk_retry_leaves_a_running_job_and_its_link_alone",),
+    ),
+    Mutation(
+        "running-worker-not-seen",
+        Promise.RUNNING_IS_LEFT,
+        _LINKS,
+        (("(job_id, 0) IN (SELECT key FROM held)", "(job_id, 0) IS NULL"),),
+        ("test_a_retry_leaves_a_running_job_and_its_link_alone",),
+    ),
+    Mutation(
+        "half-of-the-lock-compared",
+        Promise.RUNNING_IS_LEFT,
+        _LINKS,
+        (("(classid::bigint << 32) | objid::bigint AS key", "objid::bigint AS key"),),
+        ("test_a_retry_leaves_a_running_job_and_its_link_alone",),
+    ),
+    Mutation(
+        "selection-of-now-instead-of-then",
+        Promise.CRASH_ONLY,
+        _SELECTION,
+        (
+            (
+                'self.database.execute(MOVE.replace("{position}", str(first)))',
+                'self.database.execute(MOVE.replace("{position}", "0"))',
+            ),
+        ),
+        ("test_each_link_of_a_mixed_world_gets_what_it_needs",),
+    ),
+    Mutation(
+        "selection-cut-short",
+        Promise.CRASH_ONLY,
+        _SELECTION,
+        (("while refs := self._fetch(size):", "if refs := self._fetch(size):"),),
+        ("test_jobs_stand_in_the_queue_by_app_id_then_repository_id",),
+    ),
+    Mutation(
+        "link-made-while-its-old-job-is-removed",
+        Promise.NEVER_LOST,
+        _DRIFT,
+        (("ORDER BY repository_id FOR UPDATE\n", "ORDER BY repository_id FOR KEY SHARE\n"),),
+        ("test_no_link_is_made_while_its_old_job_is_removed",),
+    ),
+    Mutation(
+        "repair-takes-what-is-in-sync",
+        Promise.ONLY_WHAT_QUALIFIES,
+        _LINKS,
+        (("qualifies=\"l.status IN ('pending_snapshot', 'scanning')\"", 'qualifies="true"'),),
+        ("test_what_changes_before_it_is_mended_is_left_alone",),
+    ),
+    # Limits of time
+    Mutation(
+        "no-statement-timeout",
+        Promise.NOTHING_HANGS,
+        _CONNECTION,
+        (("set_config('statement_timeout', %(statement)s, false)", "%(statement)s::text"),),
+        ("test_a_statement_that_takes_too_long_is_given_up",),
+    ),
+    Mutation(
+        "no-lock-timeout",
+        Promise.NOTHING_HANGS,
+        _CONNECTION,
+        (("set_config('lock_timeout', %(lock)s, false)", "%(lock)s::text"),),
+        ("test_a_row_that_somebody_else_has_locked_is_left_alone",),
+    ),
+    Mutation(
+        "no-idle-in-transaction-timeout",
+        Promise.NOTHING_HANGS,
+        _CONNECTION,
+        (
+            (
+                "set_config('idle_in_transaction_session_timeout', %(idle)s, false)",
+                "%(idle)s::text",
+            ),
+        ),
+        ("test_postgres_sees_who_we_are_and_all_timeouts_on_every_connection",),
+    ),
+    Mutation(
+        "silent-postgres-waited-for",
+        Promise.NOTHING_HANGS,
+        _CONNECTION,
+        (
+            (
+                "connection.reply_timeout = settings.statement_timeout + _REPLY_GRACE",
+                "connection.reply_timeout = None",
+            ),
+        ),
+        ("test_a_postgres_that_hangs_midway_is_given_up",),
+    ),
+    Mutation(
+        "nameless-connection",
+        Promise.CODES_HOLD,
+        _CONNECTION,
+        (('                "application_name": "docora-ops",\n', ""),),
+        ("test_postgres_sees_who_we_are_and_all_timeouts_on_every_connection",),
+    ),
+    Mutation(
+        "driver-shows-a-malformed-url",
+        Promise.SECRETS_STAY,
+        _CONNECTION,
+        (
+            ("except (psycopg.Error, ValueError):", "except (psycopg.Error, ValueError) as error:"),
+            (
+                '"DATABASE_URL is not a URL that Postgres understands"',
+                'f"DATABASE_URL is not a URL that Postgres understands: {error}"',
+            ),
+        ),
+        ("test_an_unusable_database_url_is_refused_without_showing_it",),
+    ),
+    Mutation(
+        "password-in-what-postgres-says",
+        Promise.SECRETS_STAY,
+        _CONNECTION,
+        (('text = text.replace(str(secret), "***")', "pass"),),
+        ("test_a_password_in_what_postgres_says_is_cut_out",),
+    ),
+    # The worker's side
+    Mutation(
+        "no-advisory-lock",
+        Promise.NEVER_TWICE,
+        _SNAPSHOTS,
+        (("SELECT pg_try_advisory_lock({_KEY})", "SELECT {_KEY} IS NOT NULL"),),
+        ("test_a_second_job_for_a_link_at_work_ends_without_a_word",),
+    ),
+    Mutation(
+        "advisory-lock-until-the-first-commit",
+        Promise.NEVER_TWICE,
+        _SNAPSHOTS,
+        (("SELECT pg_try_advisory_lock({_KEY})", "SELECT pg_try_advisory_xact_lock({_KEY})"),),
+        ("test_a_second_job_for_a_link_at_work_ends_without_a_word",),
+    ),
+    Mutation(
+        "verdict-without-owning-the-link",
+        Promise.NEVER_TWICE,
+        _SNAPSHOTS,
+        ((") OR pg_try_advisory_xact_lock({_KEY})", ") OR true"),),
+        ("test_a_job_that_has_lost_its_link_to_another_writes_no_verdict",),
+    ),
+    Mutation(
+        "last-try-leaves-a-pending-link",
+        Promise.NEVER_LOST,
+        _SNAPSHOTS,
+        (
+            (
+                "retry_count + 1 >= %(max_attempts)s OR %(tries_left)s <= 0",
+                "retry_count + 1 >= %(max_attempts)s OR %(tries_left)s < 0",
+            ),
+        ),
+        ("test_a_job_without_tries_left_makes_its_link_failed_at_once",),
+    ),
+    Mutation(
+        "failures-not-limited",
+        Promise.NEVER_LOST,
+        _SNAPSHOTS,
+        (("retry_count + 1 >= %(max_attempts)s OR", "%(max_attempts)s < 0 OR"),),
+        ("test_a_link_that_has_failed_too_often_ends_its_job_though_it_has_tries_left",),
+    ),
+    Mutation(
+        "killed-job-judged-while-its-session-lives",
+        Promise.NEVER_TWICE,
+        _SNAPSHOTS,
+        (('        database.execute(AWAIT_LINK, {"job_id": f"{app_id}-{repository_id}"})\n', ""),),
+        ("test_a_killed_job_is_judged_once_its_session_has_ended",),
+    ),
+    Mutation(
+        "snapshots-of-one-repository-mixed",
+        Promise.DELIVERED_IS_RECORDED,
+        _SNAPSHOTS,
+        (("        database.row(LOCK_SNAPSHOT, values)\n", ""),),
+        ("test_of_two_snapshots_of_one_repository_the_last_is_stored_with_its_own_files",),
+    ),
+    Mutation(
+        "deliveries-relaxed-to-the-end",
+        Promise.DELIVERED_IS_RECORDED,
+        _SNAPSHOTS,
+        (("        self._database.execute(STRICT_COMMITS)\n", ""),),
+        ("test_the_verdict_waits_for_the_disk_though_deliveries_do_not",),
+    ),
+    Mutation(
+        "verdict-of-any-session-that-has-the-link",
+        Promise.NEVER_TWICE,
+        _SNAPSHOTS,
+        ((" AND pid = %(session_id)s\n", " AND %(session_id)s IS NOT NULL\n"),),
+        ("test_only_the_session_that_has_the_link_writes_a_verdict",),
+    ),
+    Mutation(
+        "snapshot-stored-in-pieces",
+        Promise.DELIVERED_IS_RECORDED,
+        _SNAPSHOTS,
+        (
+            (
+                '    with database.transaction():\n        values = {"repository_id"',
+                '    if repository_id:\n        values = {"repository_id"',
+            ),
+        ),
+        ("test_a_snapshot_that_can_not_be_stored_leaves_the_one_before",),
+    ),
+    Mutation(
+        "locks-of-another-database-count",
+        Promise.ONLY_WHAT_QUALIFIES,
+        _LINKS,
+        (("= 1\n      AND database =", "= 1\n      OR database IS NULL AND database ="),),
+        ("test_a_lock_in_another_database_is_none_of_a_worker",),
+    ),
+    Mutation(
+        "circuit-of-now-ignored",
+        Promise.ONLY_WHAT_QUALIFIES,
+        _LINKS,
+        (("    AND (r.circuit_open_until IS NULL OR r.circuit_open_until <= now())\n)", ")"),),
+        ("test_a_circuit_that_opens_before_the_turn_of_its_links_holds_them_back",),
+    ),
+)

@@ -1,0 +1,220 @@
+"""Mutations of the worker: verdicts, tries, deliveries, the token."""
+
+from __future__ import annotations
+
+from tests.mutations.mutation import Mutation, Promise
+
+_DELIVERIES = "docora_ops/worker/deliveries.py"
+_JOB = "docora_ops/worker/job.py"
+_QUEUE_WORKER = "docora_ops/queue/worker.py"
+
+MUTATIONS = (
+    Mutation(
+        "delivery-recorded-before-the-answer",
+        Promise.DELIVERED_IS_RECORDED,
+        _DELIVERIES,
+        (
+            (
+                "            try:\n                for body in change.bodies:",
+                "            acknowledged(change.event, change.path, change.sha)\n"
+                "            try:\n                for body in change.bodies:",
+            ),
+            (
+                "            acknowledged(change.event, change.path, change.sha)\n"
+                "            change =",
+                "            change =",
+            ),
+        ),
+        ("test_a_failed_change_leaves_what_was_recorded_before",),
+    ),
+    Mutation(
+        "redirect-taken-for-a-yes",
+        Promise.DELIVERED_IS_RECORDED,
+        "docora_ops/worker/webhook.py",
+        (("if not 200 <= answer.status < 300:", "if not 200 <= answer.status < 400:"),),
+        ("test_any_answer_but_2xx_ends_the_job_at_once",),
+    ),
+    Mutation(
+        "half-an-answer-taken-for-a-yes",
+        Promise.DELIVERED_IS_RECORDED,
+        "docora_ops/worker/webhook.py",
+        (("                raise self._hung_up\n", "                pass\n"),),
+        ("test_an_app_that_says_yes_before_it_has_read_the_body_is_not_believed",),
+    ),
+    Mutation(
+        "tried-again-after-the-last-verdict",
+        Promise.NEVER_TWICE,
+        _JOB,
+        (
+            (
+                "and ending.is_final:\n            self.tries.end()",
+                "and ending.is_final:\n            pass",
+            ),
+        ),
+        ("test_a_link_that_has_failed_too_often_ends_its_job_though_it_has_tries_left",),
+    ),
+    Mutation(
+        "no-try-kept-without-a-verdict",
+        Promise.NEVER_LOST,
+        _JOB,
+        (("            self.tries.keep()\n            log", "            log"),),
+        ("test_a_job_that_loses_postgres_keeps_a_try_until_it_is_back",),
+    ),
+    Mutation(
+        "no-try-kept-without-settings",
+        Promise.NEVER_LOST,
+        _JOB,
+        (("        tries.keep()\n        raise", "        raise"),),
+        ("test_a_job_without_settings_is_kept",),
+    ),
+    Mutation(
+        "job-gives-up-while-another-ends",
+        Promise.NEVER_LOST,
+        _JOB,
+        (("if begun is not Refusal.BUSY or time.monotonic() > end:", "if begun:"),),
+        ("test_a_job_waits_until_the_one_before_has_let_go_of_the_link",),
+    ),
+    Mutation(
+        "killed-process-not-cared-for",
+        Promise.NEVER_LOST,
+        _QUEUE_WORKER,
+        (
+            (
+                '        self._take_care(job, f"its process was killed (wait status {status})")\n',
+                "",
+            ),
+        ),
+        ("test_every_order_of_failures_and_kills_ends_well",),
+    ),
+    Mutation(
+        "abandoned-job-not-cared-for",
+        Promise.NEVER_LOST,
+        _QUEUE_WORKER,
+        (("        if kind is AbandonedJobError:\n", "        if kind is None:\n"),),
+        ("test_the_last_try_of_a_killed_worker_makes_the_link_failed",),
+    ),
+    Mutation(
+        "stopped-job-not-cared-for",
+        Promise.NEVER_LOST,
+        _QUEUE_WORKER,
+        (('        self._take_care(job, "it was stopped by an operator", stopped=True)\n', ""),),
+        ("test_a_job_that_an_operator_stops_fails_for_good",),
+    ),
+    Mutation(
+        "unbegun-job-not-cared-for",
+        Promise.NEVER_LOST,
+        _QUEUE_WORKER,
+        (("        if execution is None:\n", "        if execution is job:\n"),),
+        ("test_a_job_whose_worker_was_killed_before_it_began_is_not_lost",),
+    ),
+    Mutation(
+        "no-tidying-while-busy",
+        Promise.NEVER_LOST,
+        _QUEUE_WORKER,
+        (("            if self.should_run_maintenance_tasks:\n", "            if False:\n"),),
+        ("test_a_busy_worker_looks_after_links_of_killed_ones",),
+    ),
+    Mutation(
+        "lock-of-another-released",
+        Promise.NEVER_TWICE,
+        "docora_ops/queue/repository_lock.py",
+        (
+            (
+                "if redis.call('GET', KEYS[1]) == ARGV[1] then\n  return redis.call('DEL'",
+                "if true then\n  return redis.call('DEL'",
+            ),
+        ),
+        ("test_only_its_owner_releases_and_renews_the_lock",),
+    ),
+    Mutation(
+        "repository-not-locked",
+        Promise.NEVER_TWICE,
+        "docora_ops/queue/repository_lock.py",
+        (("nx=True, px=LIFE", "px=LIFE"),),
+        ("test_one_process_at_a_time_has_the_lock",),
+    ),
+    Mutation(
+        "error-stored-with-its-secrets",
+        Promise.SECRETS_STAY,
+        "docora_ops/worker/secrets.py",
+        (("        text = mask(text, self._secrets)\n", ""),),
+        ("test_a_token_in_what_the_server_says_is_cut_out",),
+    ),
+    Mutation(
+        "token-offered-to-every-host",
+        Promise.SECRETS_STAY,
+        "docora_ops/worker/git.py",
+        (('f"credential.{parts.scheme}://{parts.netloc}.helper"', '"credential.helper"'),),
+        ("test_a_redirect_to_another_server_does_not_get_the_token",),
+    ),
+    Mutation(
+        "log-is-not-inert",
+        Promise.TEXT_IS_INERT,
+        _JOB,
+        (
+            (
+                "self.name = inert(self.link.payload.description)",
+                "self.name = self.link.payload.description",
+            ),
+        ),
+        ("test_each_line_that_a_job_logs_is_inert",),
+    ),
+    Mutation(
+        "killed-job-keeps-no-try",
+        Promise.NEVER_LOST,
+        "docora_ops/worker/caretaker.py",
+        (("            tries.keep()\n", ""),),
+        ("test_a_killed_job_whose_link_another_has_is_tried_again",),
+    ),
+    Mutation(
+        "files-for-an-app-that-is-gone",
+        Promise.ONLY_WHAT_QUALIFIES,
+        _JOB,
+        (
+            (
+                "            if not app_exists(self.database, self.app_id):\n",
+                "            if not plan:\n",
+            ),
+        ),
+        ("test_an_app_that_is_deleted_while_its_files_are_hashed_gets_nothing",),
+    ),
+    Mutation(
+        "scheduler-outlives-its-worker",
+        Promise.NEVER_LOST,
+        _QUEUE_WORKER,
+        (("if os.getppid() != self._worker_pid:", "if self._worker_pid is None:"),),
+        ("test_a_worker_that_is_killed_while_idle_takes_no_job_with_it",),
+    ),
+    Mutation(
+        "killed-job-left-in-the-intermediate-list",
+        Promise.DEAD_IS_CLEARED,
+        _QUEUE_WORKER,
+        (("        self.queues[0].intermediate_queue.remove(job.id)\n", ""),),
+        ("test_a_killed_process_leaves_no_trace_in_the_intermediate_list",),
+    ),
+    Mutation(
+        "token-in-the-url",
+        Promise.SECRETS_STAY,
+        "docora_ops/worker/clone.py",
+        (
+            (
+                "        self._url = url\n",
+                '        self._url = url.replace("://", f"://{token}@") if token else url\n',
+            ),
+        ),
+        ("test_the_token_is_the_user_name_and_reaches_nothing_but_the_server",),
+    ),
+    Mutation(
+        "job-minds-the-status",
+        Promise.NEVER_LOST,
+        "docora_ops/database/snapshots.py",
+        (
+            (
+                "        if link is None:\n            return Refusal.GONE\n        row",
+                '        if link is None or link.status == "failed":\n'
+                "            return Refusal.GONE\n        row",
+            ),
+        ),
+        ("test_a_job_begins_whatever_the_status_of_its_link",),
+    ),
+)
