@@ -176,7 +176,7 @@ MUTATIONS = (
         "refusal-without-status-and-job",
         Promise.CODES_HOLD,
         "docora_ops/actions/single.py",
-        (('            details={"status": link.status, "job": answer.state},\n', ""),),
+        (('            details={"status": link.status, "job": job},\n', ""),),
         ("test_any_status_but_failed_is_refused_and_the_hint_names_what_helps",),
     ),
 )
