@@ -25,6 +25,7 @@ from docora_ops.errors import (
     PostgresError,
     StatementTimeoutError,
 )
+from docora_ops.masking import mask
 from docora_ops.settings import Settings
 
 _REPLY_GRACE = 5
@@ -275,10 +276,8 @@ class Database:
         # The driver tells of each address that it tried, with advice on further lines.
         reasons = re.findall(r".*failed: (?:FATAL: +)?(.+)", text)
         text = reasons[-1] if reasons else text.splitlines()[0]
-        for secret in (self._secret, self._parameters.get("password")):
-            if secret:
-                text = text.replace(str(secret), "***")
-        return text
+        secrets = (self._parameters.get(name) for name in ("password", "sslpassword"))
+        return mask(text, [self._secret, *secrets])
 
 
 def _check_results(results: Sequence[PGresult]) -> int:

@@ -193,18 +193,6 @@ def test_a_very_long_error_is_whole_in_a_pipe_and_in_json_and_costs_its_own_leng
     assert len(table.stdout) < 2 * len(error)
 
 
-def test_an_app_named_like_an_option_can_be_named(docora: Docora) -> None:
-    link = docora.link(docora.add_app("--yes"), docora.add_repository("--all/--json"))
-    one = docora.run("retry", "--json", "--", "--yes", "--all/--json")
-    assert one.code == 0, one
-    assert one.data["job_id"] == link.job_id
-    docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-    bulk = docora.run("retry-all-failed", "--app=--yes", "--json")
-    assert (bulk.code, bulk.data["total"]) == (0, 1)
-    without = docora.run("resync", "--all", "--json", "--", "--yes")
-    assert (without.code, without.json["code"]) == (2, "usage")
-
-
 # Colour and animation
 
 

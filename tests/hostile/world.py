@@ -21,8 +21,9 @@ OPERATION = "bulk_0123456789abcdef"
 
 WHOLE = TestLink("app_whole", "repo_whole")
 """Has the whole corpus for an error, and for the traceback of its job."""
-LONG = TestLink("app_long", "repo_long")
-"""Has a megabyte of an error."""
+LONG = TestLink("app_long" + "o" * 28, "repo_long" + "o" * 27)
+ODD = TestLink("app_status", "repo_status")
+"""Has a status that Docora does not know, and a job whose fields are no text."""
 FIRST, SECOND = TestLink("a-b", "c"), TestLink("a", "b-c")
 """Form the same job id."""
 
@@ -37,13 +38,21 @@ def fill_database(docora: Docora) -> None:
     for number, trick in enumerate(TRICKS):
         _add_link(docora, link_of(number), trick, trick, last_error=trick)
     _add_link(docora, WHOLE, "Whole", "whole", last_error=EVIL)
-    _add_link(docora, LONG, "Long " + "o" * 95, "l" * 255, last_error=MEGABYTE)
-    for link in (FIRST, SECOND):
-        _add_link(docora, link, f"Colliding {link.app_id}", link.app_id)
     for text in STRANGE_IDS:
         _add_link(docora, TestLink(text, text), f"Id {text}", f"id-{text}")
-    _add_link(docora, TestLink("app_status", "repo_status"), "Status", "status", status=EVIL[:50])
+    _add_link(docora, ODD, "Status", "status", status=EVIL[:50])
     docora.age_links()
+
+
+def add_long_link(docora: Docora) -> None:
+    """One whose every text is as long as it can be."""
+    _add_link(docora, LONG, "o" * 100, "l" * 255, last_error=MEGABYTE)
+
+
+def add_colliding_links(docora: Docora) -> None:
+    """Two links whose ids form the same job id."""
+    for link in (FIRST, SECOND):
+        _add_link(docora, link, f"Colliding {link.app_id}", link.app_id)
 
 
 def _add_link(
@@ -86,6 +95,7 @@ def fill_redis(docora: Docora) -> None:
         _add_operation(docora, trick, trick.encode())
         _add_change(docora, trick.encode())
     _add_job(docora, WHOLE, EVIL.encode(), EVIL)
+    _add_job(docora, ODD, RAW, "raw")
     _add_worker(docora, "raw", RAW)
     _add_operation(docora, OPERATION, *map(str.encode, TRICKS), EVIL.encode(), RAW)
     _add_change(docora, RAW)
