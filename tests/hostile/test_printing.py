@@ -121,6 +121,24 @@ def test_in_a_pipe_all_is_inert_whole_and_in_columns(world: Docora) -> None:
     assert not problems, "\n".join(problems)
 
 
+def test_results_of_changes_are_inert_whole_and_in_columns_in_a_pipe(world: Docora) -> None:
+    for arguments, code in (
+        (("repair", "--yes"), 0),
+        (("retry-all-failed", "--yes"), 6),
+        (("resync", WHOLE.app_id, WHOLE.repository_id), 0),
+        (("resync", link_of(3).app_id, "--all", "--yes"), 0),
+        (("schedule",), 6),
+    ):
+        result = world.run(*arguments, env=AT_ONCE)
+        assert result.code == code, result
+        assert_inert(result.stdout + result.stderr)
+        assert "…" not in result.stdout + result.stderr
+        assert not list(crooked_tables(result.stdout)), arguments
+        if arguments[0] != "resync":
+            missing = [trick for trick in TRICKS if inert(trick) not in result.stdout]
+            assert not missing, arguments
+
+
 def crooked_tables(text: str) -> Iterator[str]:
     """Tables whose columns are not one below the other, with the lines around them."""
     for table in re.findall(r"(.+\n)─+\n((?:.*\n)+?)(?:\n|\Z)", text):
