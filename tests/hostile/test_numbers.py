@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.harness import QUEUE, Docora
@@ -10,6 +12,7 @@ from tests.hostile.world import RAW
 AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 HUGE = "9" * 5000
 """More digits than Python makes a number of."""
+CHANGE: dict[Any, Any] = {"event": "done", "who": "a", "command": "b"}
 FIRST, LAST = "0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"
 
 
@@ -78,10 +81,9 @@ def test_what_is_no_number_in_redis_costs_only_itself(docora: Docora) -> None:
         (f'{{"total": {HUGE}}}', "[" * 100_000),
         ('{"total": NaN, "x": 1e999}', f'{{"a": {HUGE[:4000]}}}'),
     ):
-        entry = {"event": "done", "who": "a", "command": "b"}
-        redis.xadd("docora-ops:audit", {**entry, "counts": counts, "selection": selection})
+        redis.xadd("docora-ops:audit", CHANGE | {"counts": counts, "selection": selection})
     last = "18446744073709551615-1"
-    redis.xadd("docora-ops:audit", {"event": "done", "who": "a", "command": "b"}, id=last)
+    redis.xadd("docora-ops:audit", CHANGE, id=last)
     for arguments in (
         ("show", link.app_id, link.repository_id),
         *(("queue",), ("operations",), ("progress", "odd"), ("history",), ("failed",)),

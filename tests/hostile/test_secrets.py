@@ -13,6 +13,7 @@ from zlib import compress
 
 import pytest
 
+from docora_ops.database.verdicts import read_verdicts
 from tests.harness import AUTH_KEY, GITHUB_TOKEN, Docora, Result, TestLink, finish
 from tests.hostile.stores import redis_texts, watching_sessions
 from tests.proxy import Proxy, refused_port
@@ -116,6 +117,12 @@ def test_no_command_shows_or_stores_a_secret(
     assert_no_secret(*(text for result in results for text in (result.stdout, result.stderr)))
     assert any("docora-ops" in text and "reset AS" in text for text in seen)
     assert_no_secret(*seen)
+    docora.connection.execute(
+        "UPDATE app_repositories SET status = 'failed', last_error = %s", (ERROR,)
+    )
+    [verdict] = read_verdicts(docora.rooms().database, docora.row(link)["id"].bytes)
+    assert "***" in str(verdict.error)
+    assert_no_secret(str(verdict.error))
     stored = b"\n".join(redis_texts(docora, but=b"rq:results:")).decode(errors="replace")
     assert "octo/api → Acme" in stored
     assert_no_secret(stored)
