@@ -5,11 +5,14 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from rich.console import Console, ConsoleOptions
-from rich.measure import Measurement
-from rich.segment import Segment
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+    from rich.measure import Measurement
+    from rich.segment import Segment
 
 _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0").union(
@@ -53,7 +56,7 @@ class _Cell(Text):
 
 
 def cell(value: object, style: str = "") -> Text:
-    """Inert text for a table: no markup is read in it."""
+    """Inert text for a table: no markup is read in it, and in a pipe nothing of it is cut off."""
     return _Cell(inert(value), style=style, overflow="fold")
 
 
