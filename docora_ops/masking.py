@@ -11,6 +11,7 @@ MASK = "***"
 _SECRETS = re.compile(
     r"""
     (?<=://) [^/\s'"<>?\#]+ (?=@)              # user and password of a URL
+    | (?: (?<=password=) | (?<=token=) | (?<=secret=) ) [^&\s'"<>]+  # an option of a URL
     | \b gh[opsur]_\w{16,} | \b github_pat_\w{16,}
     | \b [0-9a-f]{32} : [0-9a-f]{32} : [0-9a-f]*  # as Docora encrypts
     """,

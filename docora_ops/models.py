@@ -121,6 +121,14 @@ class _OneLink:
         """The fixed id of the link's job."""
         return f"{self.app_id}-{self.repository_id}"
 
+    @property
+    def words(self) -> str:
+        """The two ids, as they are typed behind a command."""
+        import shlex  # seldom needed
+
+        ids = (self.app_id, self.repository_id)
+        return ("-- " if any(each.startswith("-") for each in ids) else "") + shlex.join(ids)
+
 
 def possible_ids(job_id: str) -> Iterator[tuple[str, str]]:
     """Every pair of app and repository id that forms this job id."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -183,9 +184,12 @@ def _read(env_file: Path) -> dict[str, Any]:
 
     try:
         with env_file.open(encoding="utf-8") as stream:
-            values = dotenv_values(stream=stream, interpolate=False)
+            text = stream.read()
+        if "\0" in text:
+            raise ValueError("no variable can hold it")
+        values = dotenv_values(stream=StringIO(text), interpolate=False)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigurationError(
             f"--env-file {str(env_file)[:200]} can't be read: {reason}",
             hint="give the path of a readable env file",

@@ -120,16 +120,32 @@ class WarmCommand:
 
     def start(self, arguments: Sequence[str], environment: dict[str, str]) -> WarmProcess:
         """The command, running, its streams in pipes."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.connect(self._path)
         out, their_out = os.pipe()
         err, their_err = os.pipe()
-        request = json.dumps([list(arguments), environment, str(Path.cwd())]).encode()
-        socket.send_fds(connection, [_NUMBER.pack(len(request))], [their_out, their_err])
-        os.close(their_out)
-        os.close(their_err)
-        connection.sendall(request)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        streams = (nothing, their_out, their_err)
+        connection = self._start(arguments, environment, streams)
+        for descriptor in streams:
+            os.close(descriptor)
         return WarmProcess(connection, out, err)
+
+    def start_at(
+        self, arguments: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
+    ) -> WarmProcess:
+        """The same, with these descriptors for stdin, stdout and stderr, which the caller reads."""
+        connection = self._start(arguments, environment, streams)
+        out, err = (os.open(os.devnull, os.O_RDONLY) for _ in range(2))
+        return WarmProcess(connection, out, err)
+
+    def _start(
+        self, arguments: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
+    ) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(self._path)
+        request = json.dumps([list(arguments), environment, str(Path.cwd())]).encode()
+        socket.send_fds(connection, [_NUMBER.pack(len(request))], streams)
+        connection.sendall(request)
+        return connection
 
 
 def _open(descriptor: int) -> IO[str]:
@@ -162,7 +178,7 @@ def _serve(path: str, told: int) -> NoReturn:
                     _report_ended(commands)
                     continue
                 connection, _ = listener.accept()
-                header, descriptors, _, _ = socket.recv_fds(connection, _NUMBER.size, 2)
+                header, descriptors, _, _ = socket.recv_fds(connection, _NUMBER.size, 3)
                 size = _NUMBER.unpack(header)[0]
                 request = json.loads(connection.recv(size, socket.MSG_WAITALL))
                 pid = os.fork()
@@ -198,17 +214,18 @@ def _import_everything() -> None:
 
 
 def _be_command(
-    arguments: list[str], environment: dict[str, str], directory: str, out: int, err: int
+    arguments: list[str], environment: dict[str, str], directory: str, *streams: int
 ) -> NoReturn:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
-    for descriptor, place in ((out, 1), (err, 2)):
+    for place, descriptor in enumerate(streams):
         os.dup2(descriptor, place)
         os.close(descriptor)
     sys.argv = ["docora-ops", *arguments]
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     code: object = 1

@@ -12,7 +12,7 @@ from docora_ops.actions.lookup import resolve_app
 from docora_ops.database import Database
 from docora_ops.database.links import held_job_ids, shared_job_ids
 from docora_ops.database.reading import failed_by_app, failed_by_error, failed_page
-from docora_ops.masking import mask, mask_url
+from docora_ops.masking import mask
 from docora_ops.models import AppCount, FailedFilter, JobState, LinkRef
 from docora_ops.queue import Answer, LinkQueue
 from docora_ops.views import ErrorGroup, FailedLink, Page, Row
@@ -47,16 +47,7 @@ def failed_links(
         database, _filter(database, app, error), limit=limit, offset=(page - 1) * limit
     )
     jobs = job_states(database, queue, [link.ref for link in links])
-    rows = [
-        replace(
-            link,
-            github_url=mask_url(link.github_url),
-            error=None if link.error is None else mask(link.error),
-            job=jobs[link.ref.id],
-        )
-        for link in links
-    ]
-    return Page(rows, page, limit, total)
+    return Page([replace(link, job=jobs[link.ref.id]) for link in links], page, limit, total)
 
 
 def failed_links_by_app(

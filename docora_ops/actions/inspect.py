@@ -38,7 +38,7 @@ def link_details(
         github_url=mask_url(payload.github_url),
         has_token=payload.github_token_encrypted is not None,
         status=link.status,
-        error=None if link.last_error is None else mask(link.last_error, secrets),
+        error=link.last_error,
         retry_count=link.retry_count,
         circuit_open_until=link.circuit_open_until,
         history=history,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 from docora_ops.database import Database
 from docora_ops.database.links import read_link
 from docora_ops.database.lookup import app_names, find_apps, find_repositories, repository_names
 from docora_ops.errors import AmbiguousError, NotFoundError
+from docora_ops.masking import mask
 from docora_ops.models import App, Link, Repository
 
 
@@ -21,7 +23,7 @@ def resolve_app(database: Database, text: str) -> App:
             return app
         case []:
             raise NotFoundError(
-                f"no app {text!r}", hint=_did_you_mean(text, app_names(database), "app")
+                f"no app {mask(text)!r}", hint=_did_you_mean(text, app_names(database), "app")
             )
         case apps:
             ids = [app.app_id for app in apps]
@@ -43,7 +45,7 @@ def resolve_repository(database: Database, app: App, text: str) -> Repository:
             return repository
         case []:
             raise NotFoundError(
-                f"no repository {text!r} for app {app.app_name!r}",
+                f"no repository {mask(text)!r} for app {app.app_name!r}",
                 hint=_did_you_mean(text, repository_names(database, app.app_id), "repository"),
             )
         case repositories:
@@ -74,9 +76,13 @@ def resolve_link(database: Database, app_text: str, repository_text: str) -> Lin
 def _did_you_mean(text: str, names: Sequence[str], kind: str) -> str:
     from difflib import get_close_matches  # seldom needed, and slow to import
 
-    by_folded = {name.casefold(): name for name in names}
+    by_folded = {_folded(name): name for name in names}
     typed = text.partition("://")[2].partition("/")[2] or text  # of a URL, the path
-    near = get_close_matches(typed.casefold(), by_folded, n=3, cutoff=0.5)
+    near = get_close_matches(_folded(typed), by_folded, n=3, cutoff=0.5)
     if not near:
         return f"check the spelling, or give the {kind} id"
     return f"did you mean {' or '.join(repr(by_folded[name]) for name in near)}?"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name.casefold())

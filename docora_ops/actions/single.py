@@ -205,7 +205,7 @@ class _Change:
         )
 
     def _what_helps(self, status: str, job: JobState) -> str:
-        link = f"{self.ref.app_id} {self.ref.repository_id}"
+        link = self.ref.words
         if job is JobState.WAITING:
             return "its job is waiting in the queue: nothing needs to be done"
         if job is JobState.RUNNING:

@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -126,7 +127,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    as_json = "--json" in arguments
+    as_json = "--json" in takewhile("--".__ne__, arguments)
     try:
         return int(app(list(arguments), standalone_mode=False, prog_name="docora-ops") or 0)
     except typer.TyperException as error:

@@ -26,18 +26,19 @@ def require_reason(reason: str | None) -> None:
 
 
 def change_note(command: str, reason: str | None, **selection: object) -> ChangeNote:
-    """Who gives this command, and for what; what was not given is left out."""
+    """Who gives this command, and for what; what was not given is left out, and what is secret."""
+    from docora_ops.masking import mask
     from docora_ops.models import ChangeNote
 
     return ChangeNote(
         who=f"{_user()}@{os.uname().nodename}",
         command=command,
         selection={
-            name: value[:_LONGEST_VALUE] if isinstance(value, str) else value
+            name: mask(value)[:_LONGEST_VALUE] if isinstance(value, str) else value
             for name, value in selection.items()
             if value is not None and value is not False
         },
-        reason=reason,
+        reason=reason and mask(reason),
     )
 
 

@@ -111,14 +111,15 @@ class Context:
 
     def show(self, *renderables: RenderableType) -> None:
         """Data for a person, on stdout."""
-        if self.out.is_terminal:
+        if sys.stdout.isatty():
             self.out.print(*renderables, sep="\n")
             return
-        with self.out.capture() as capture:
-            self.out.print(*renderables, sep="\n")
-        # Tables pad each line to the width of the longest.
-        for line in capture.get().splitlines():
-            sys.stdout.write(line.rstrip() + "\n")
+        from docora_ops.render.plain import lines
+
+        rule = "-" if self.out.options.ascii_only else "─"
+        for renderable in renderables:
+            for line in lines(renderable, rule):
+                sys.stdout.write(line + "\n")
 
     def show_document(self, document: Document) -> None:
         """Data for a script, on stdout."""

@@ -1,10 +1,12 @@
-"""Typer commands whose help and usage errors load no pydantic, and whose help names no types."""
+"""Typer commands with a lean start and help, that take each value once."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
+
+from docora_ops.errors import UsageError
 
 
 class _LeanParameters:
@@ -24,6 +26,18 @@ class _LeanParameters:
                 if getattr(parameter, "is_flag", True):  # an argument shows its name
                     parameter.display_type_rich = _no_type
         return parameters
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """As Typer does, which takes the last of several values and says nothing of the others."""
+        if not ctx.resilient_parsing:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))  # type: ignore[attr-defined]
+            for parameter in given:
+                if not getattr(parameter, "is_flag", True) and given.count(parameter) > 1:
+                    raise UsageError(
+                        f"{parameter.opts[0]} is given {given.count(parameter)} times",
+                        hint="give it once",
+                    )
+        return super().parse_args(ctx, args)  # type: ignore[misc]
 
 
 def _no_type(ctx: Any) -> None:

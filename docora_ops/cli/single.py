@@ -25,8 +25,8 @@ _SENTENCES = {
     WaitEnd.SYNCED: "The snapshot is done.",
     WaitEnd.FAILED: "The snapshot failed again.",
     WaitEnd.GONE: "The link was removed: there is nothing to wait for.",
-    WaitEnd.TIMEOUT: "Time ran out; the job goes on. To look at it: docora-ops show {} {}",
-    WaitEnd.INTERRUPTED: "No longer waiting; the job goes on. To look at it: docora-ops show {} {}",
+    WaitEnd.TIMEOUT: "Time ran out; the job goes on. To look at it: docora-ops show {}",
+    WaitEnd.INTERRUPTED: "No longer waiting; the job goes on. To look at it: docora-ops show {}",
 }
 
 
@@ -91,5 +91,5 @@ def _show_wait(
     else:
         context.show(tables.link_wait(waited))
     ref = result.link.ref
-    context.say(_SENTENCES[waited.end], ref.app_id, ref.repository_id)
+    context.say(_SENTENCES[waited.end], ref.words)
     return _CODES[waited.end]

@@ -55,9 +55,8 @@ def wait_for_link(context: Context, wait: Wait, result: LinkResult, workers: int
         if so_far.running and not is_lost and watch.is_lost():
             is_lost = True
             context.say(
-                "Warning: the link has no live job, so nobody works on it: docora-ops repair {} {}",
-                ref.app_id,
-                ref.repository_id,
+                "Warning: the link has no live job, so nobody works on it: docora-ops repair {}",
+                ref.words,
                 style="yellow",
             )
 

@@ -6,17 +6,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors as pg
 from psycopg import generators
-from psycopg.abc import PQGen
+from psycopg.abc import Buffer, PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import _WaitTimeout
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
+from psycopg.types.datetime import TimestamptzLoader
 
 from docora_ops.errors import (
     ConfigurationError,
@@ -25,6 +27,7 @@ from docora_ops.errors import (
     PostgresError,
     StatementTimeoutError,
 )
+from docora_ops.masking import mask
 from docora_ops.settings import Settings
 
 _REPLY_GRACE = 5
@@ -32,8 +35,10 @@ _REPLY_GRACE = 5
 
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 
-SET_TIMEOUTS = """
-SELECT set_config('statement_timeout', %(statement)s, false),
+# Whatever style and zone the database is set to, moments are read in one form.
+SET_UP_SESSION = """
+SELECT set_config('datestyle', 'ISO', false), set_config('timezone', 'UTC', false),
+       set_config('statement_timeout', %(statement)s, false),
        set_config('lock_timeout', %(lock)s, false),
        set_config('idle_in_transaction_session_timeout', %(idle)s, false),
        set_config('tcp_keepalives_idle', '10', false),
@@ -41,6 +46,9 @@ SELECT set_config('statement_timeout', %(statement)s, false),
        set_config('tcp_keepalives_count', '3', false),
        set_config('tcp_user_timeout', %(tcp)s, false)
 """
+
+_FIRST_MOMENT = datetime(1, 1, 1, tzinfo=UTC)
+_LAST_MOMENT = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
 Parameters = Mapping[str, object]
 RV = TypeVar("RV")
@@ -53,6 +61,20 @@ class _Connection(psycopg.Connection[TupleRow]):
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         return super().wait(gen, interval, self.reply_timeout if timeout is None else timeout)
+
+
+class _MomentLoader(TimestamptzLoader):
+    """Takes `infinity`, and whatever else Python has no year for, for its first or last moment.
+
+    Or one such row would keep all that are read with it from being shown.
+    """
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            is_past = bytes(data).startswith(b"-") or bytes(data).endswith(b"BC")
+            return _FIRST_MOMENT if is_past else _LAST_MOMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +221,10 @@ class Database:
         )
         with self._errors():
             connection = _Connection.connect(**parameters, autocommit=True)
+            connection.adapters.register_loader("timestamptz", _MomentLoader)
             connection.reply_timeout = settings.statement_timeout + _REPLY_GRACE
             connection.execute(
-                SET_TIMEOUTS,
+                SET_UP_SESSION,
                 {
                     "statement": f"{settings.statement_timeout}s",
                     # Shorter than the statement's, which would end the wait without a reason.
@@ -275,10 +298,8 @@ class Database:
         # The driver tells of each address that it tried, with advice on further lines.
         reasons = re.findall(r".*failed: (?:FATAL: +)?(.+)", text)
         text = reasons[-1] if reasons else text.splitlines()[0]
-        for secret in (self._secret, self._parameters.get("password")):
-            if secret:
-                text = text.replace(str(secret), "***")
-        return text
+        secrets = (self._parameters.get(name) for name in ("password", "sslpassword"))
+        return mask(text, [self._secret, *secrets])
 
 
 def _check_results(results: Sequence[PGresult]) -> int:

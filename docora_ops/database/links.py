@@ -10,6 +10,7 @@ from enum import StrEnum
 from psycopg.rows import TupleRow
 
 from docora_ops.database.connection import Database
+from docora_ops.masking import mask
 from docora_ops.models import Link, LinkRef, LinkStatus, Payload, possible_ids
 
 _LINK_COLUMNS = """
@@ -279,4 +280,14 @@ def links_of_jobs(database: Database, job_ids: Iterable[str]) -> list[JobLink]:
 def _link(row: TupleRow | None) -> Link | None:
     if row is None:
         return None
-    return Link(LinkRef(row[0], row[1], row[3]), Payload(*row[1:10]), *row[10:14])
+    payload = Payload(*row[1:10])
+    status, retry_count, last_error, circuit_open_until = row[10:14]
+    secrets = (payload.github_token_encrypted, payload.client_auth_key_encrypted)
+    return Link(
+        LinkRef(row[0], row[1], row[3]),
+        payload,
+        status,
+        retry_count,
+        last_error and mask(last_error, secrets),
+        circuit_open_until,
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from docora_ops.database.connection import Database
 from docora_ops.models import App, Repository
 
@@ -10,14 +12,14 @@ _SUGGESTION_POOL = 5000
 
 APPS_BY_ID_OR_NAME = """
 SELECT app_id, app_name FROM apps
-WHERE app_id = %(text)s OR lower(app_name) = lower(%(text)s)
+WHERE app_id = %(text)s OR lower(app_name) = ANY (SELECT lower(unnest(%(forms)s::text[])))
 ORDER BY app_id = %(text)s DESC, app_id
 """
 
 REPOSITORIES_BY_ID_NAME_OR_URL = """
 SELECT repository_id, owner, name FROM repositories
 WHERE repository_id = %(text)s
-   OR lower(owner || '/' || name) = lower(%(text)s)
+   OR lower(owner || '/' || name) = ANY (SELECT lower(unnest(%(forms)s::text[])))
    OR lower(github_url) = ANY (%(urls)s)
 ORDER BY repository_id = %(text)s DESC, repository_id
 """
@@ -33,14 +35,15 @@ ORDER BY 1 LIMIT %(limit)s
 
 
 def find_apps(database: Database, text: str) -> list[App]:
-    """The app with this id alone, or else every app of this name, case aside."""
-    apps = [App(*row) for row in database.rows(APPS_BY_ID_OR_NAME, {"text": text})]
+    """The app with this id alone, or else every app of this name, case and normal form aside."""
+    parameters = {"text": text, "forms": _forms(text)}
+    apps = [App(*row) for row in database.rows(APPS_BY_ID_OR_NAME, parameters)]
     return apps[:1] if apps and apps[0].app_id == text else apps
 
 
 def find_repositories(database: Database, text: str) -> list[Repository]:
     """The repository with this id alone, or else all with this `owner/name` or GitHub URL."""
-    parameters = {"text": text, "urls": _spellings(text)}
+    parameters = {"text": text, "forms": _forms(text), "urls": _spellings(text)}
     repositories = [
         Repository(*row) for row in database.rows(REPOSITORIES_BY_ID_NAME_OR_URL, parameters)
     ]
@@ -58,6 +61,11 @@ def repository_names(database: Database, app_id: str) -> list[str]:
     """`owner/name` of the app's repositories, to suggest from."""
     parameters = {"app_id": app_id, "limit": _SUGGESTION_POOL}
     return [name for (name,) in database.rows(REPOSITORY_NAMES_OF_APP, parameters)]
+
+
+def _forms(text: str) -> list[str]:
+    """The same letters as others write them: `é`, or `e` and an accent."""
+    return [text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))]
 
 
 def _spellings(text: str) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from docora_ops.database.connection import Database
 from docora_ops.database.selection import FAILED
+from docora_ops.masking import mask, mask_url
 from docora_ops.models import App, AppCount, FailedFilter, LinkRef
 from docora_ops.views import FailedLink, LinkHistory, Snapshot
 
@@ -60,13 +62,13 @@ def failed_page(
 ) -> tuple[int, list[FailedLink]]:
     """How many failed links there are, and some of them, by app id, then repository id.
 
-    As the database has them: with secrets, and without a word about their jobs.
+    Without secrets, and without a word about their jobs.
     """
     parameters = _parameters(which)
     with database.snapshot():
         row = database.row(COUNT_FAILED, parameters)
         rows = database.rows(FAILED_PAGE, parameters | {"limit": limit, "offset": offset})
-    return int(row[0]) if row else 0, [FailedLink(LinkRef(*row[:3]), *row[3:]) for row in rows]
+    return int(row[0]) if row else 0, [_failed_link(*row) for row in rows]
 
 
 def failed_by_app(database: Database, which: FailedFilter) -> list[AppCount]:
@@ -101,6 +103,13 @@ def link_history(database: Database, ref: LinkRef) -> LinkHistory | None:
         files,
         last_delivered_at,
         Snapshot(*snapshot) if snapshot else None,
+    )
+
+
+def _failed_link(*row: Any) -> FailedLink:
+    ids, (app_name, repository, github_url, error), rest = row[:3], row[3:7], row[7:]
+    return FailedLink(
+        LinkRef(*ids), app_name, repository, mask_url(github_url), error and mask(error), *rest
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from docora_ops.database.connection import Database
+from docora_ops.masking import mask
 
 ID_SIZE = 16
 """Bytes of a row's id."""
@@ -39,4 +40,7 @@ class Verdict:
 def read_verdicts(database: Database, ids: bytes) -> Sequence[Verdict]:
     """Of these links, given as the bytes of their ids, those that are synced, failed or gone."""
     rows = database.rows(READ_VERDICTS, {"ids": "{" + ids.hex(",", ID_SIZE) + "}"})
-    return [Verdict(*row) for row in rows]
+    return [
+        Verdict(position, status, app_id, repository_id, error and mask(error))
+        for position, status, app_id, repository_id, error in rows
+    ]

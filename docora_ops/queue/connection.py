@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from docora_ops.errors import ConfigurationError, RedisError
+from docora_ops.masking import mask
 from docora_ops.settings import Settings
 
 _OUR_OPTIONS = frozenset({"client_name", "decode_responses", "protocol"})
@@ -128,4 +129,4 @@ def _explain(error: redis.RedisError) -> _Explanation:
             return explanation
     # Redis repeats the arguments of a command that it does not know, a password's among them.
     text = text.partition(", with args beginning with")[0].splitlines()[0] if text else "no text"
-    return f"answered with an error: {text[:200]}", "see Redis's log"
+    return f"answered with an error: {mask(text)[:200]}", "see Redis's log"

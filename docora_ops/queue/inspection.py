@@ -207,13 +207,12 @@ class QueueReader:
                 if score is not None:
                     places.append(JobPlace("rate_limited", queues[-1], at=_from_timestamp(score)))
             life = self._client.pttl(key)
-            retries_left = texts["retries_left"] or ""
             return JobRecord(
                 id=job_id,
                 status=texts["status"],
                 origin=origin,
                 **moments,
-                retries_left=int(retries_left) if retries_left.isdecimal() else None,
+                retries_left=_number(texts["retries_left"]),
                 worker=texts["worker_name"],
                 expires_in=life // 1000 if life >= 0 else None,
                 places=[*places, *self._executions(job_id, queues, now)],
@@ -314,6 +313,12 @@ def _job_id(execution: bytes) -> str:
 
 def _text(value: bytes) -> str:
     return value.decode(errors="replace")
+
+
+def _number(text: str | None) -> int | None:
+    with suppress(ValueError):
+        return int(text or "")
+    return None
 
 
 def _from_timestamp(score: float) -> datetime | None:

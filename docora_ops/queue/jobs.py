@@ -143,7 +143,7 @@ def traceback_of(exc_string: bytes) -> str:
                 break
     except (ValueError, zlib.error):
         return ""
-    return "\n".join(tail.decode(errors="replace").rstrip().splitlines()[-_LINES:])
+    return "\n".join(tail.decode(errors="replace").rstrip().split("\n")[-_LINES:])
 
 
 def _call(data: bytes) -> bytes:

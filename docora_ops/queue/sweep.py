@@ -115,7 +115,7 @@ class QueueSweep:
         config = {"place": place, "exact": exact, "cutoff": ""}
         answers = self._script.run("check", config, job_ids)
         return [
-            Entry(job_id, place, EntryState(state), status)
+            Entry(job_id, place, EntryState(state), status.encode(errors="replace").decode())
             for job_id, (state, _, status) in zip(
                 job_ids, (answer.partition(":") for answer in answers), strict=True
             )

@@ -12,6 +12,7 @@ from rq import Queue, Worker
 from rq.exceptions import AbandonedJobError, StopRequested
 from rq.executions import Execution
 from rq.job import Job
+from rq.logutils import colorizer
 from rq.scheduler import RQScheduler
 from rq.utils import now
 from rq.worker import WorkerStatus
@@ -55,6 +56,7 @@ class SnapshotWorker(Worker):
             work_horse_killed_handler=self._horse_was_killed,
             exception_handlers=[self._job_was_abandoned],
         )
+        colorizer.notty = True  # its codes would be spelled out, as all that strangers write
         self.log_result_lifespan = False
         self.stop_was_requested = False
         """Whether somebody has asked it to end."""

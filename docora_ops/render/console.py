@@ -8,8 +8,8 @@ from typing import TextIO
 
 from rich.console import Console
 
-_PIPE_WIDTH = 1_000_000
-"""Wide enough that nothing is ever wrapped where nobody looks at columns."""
+_PIPE_WIDTH = sys.maxsize
+"""Nothing is ever folded where nobody looks at columns."""
 
 
 def is_terminal(stream: TextIO) -> bool:

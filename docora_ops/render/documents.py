@@ -183,12 +183,17 @@ def cancelled(operation_id: str) -> Document:
 
 def error(problem: DocoraOpsError, done: Document | None = None) -> Document:
     """Of any command that failed; `done`: the document of what had been done by then."""
-    document: Document = {"error": problem.message, "code": problem.code}
+    document: Document = {"error": _text(problem.message), "code": problem.code}
     if problem.hint:
-        document["hint"] = problem.hint
+        document["hint"] = _text(problem.hint)
     if done is not None:
         document |= done
     return document | problem.details
+
+
+def _text(argument: str) -> str:
+    """Without the stray bytes that an argument may have: they are in no valid document."""
+    return argument.encode(errors="backslashreplace").decode()
 
 
 def _progress(operation: Progress) -> Document:

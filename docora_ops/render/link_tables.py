@@ -104,7 +104,7 @@ def _job(job: JobRecord) -> list[tuple[str, Text]]:
         failure = job.last_failure
         by = f" on {failure.worker}" if failure.worker else ""
         rows.append(("Last failure", cell(f"{moment(failure.at) or 'once'}{by}")))
-        rows += [("", cell(line)) for line in failure.text.splitlines()]
+        rows += [("", cell(line)) for line in failure.text.split("\n")]
     return rows
 
 

@@ -5,19 +5,10 @@ from __future__ import annotations
 from datetime import UTC, timedelta
 from typing import Any
 
-from rich.cells import cell_len
 from rq.job import JobStatus
 
 from tests.acceptance.test_dry_run import frozen, read_only
-from tests.acceptance.test_output import (
-    EVIL,
-    EVIL_NAME,
-    EVIL_NAME_SHOWN,
-    EVIL_SHOWN,
-    assert_inert,
-    assert_inert_on_terminal,
-)
-from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, TestLink, on_terminal
+from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, TestLink
 
 TOKEN = "ghp_0123456789abcdefABCD"
 
@@ -162,25 +153,6 @@ def test_groups_say_how_many_links_and_apps(docora: Docora) -> None:
     ]
     assert second.data == by_error.data[1:2]
     assert second.json["pagination"] == {"page": 2, "limit": 1, "total": 4, "total_pages": 4}
-
-
-def test_hostile_text_is_inert_and_complete_at_any_width(docora: Docora) -> None:
-    app = docora.add_app(EVIL_NAME)
-    docora.link(app, docora.add_repository(f"octo/{EVIL}"), last_error=EVIL)
-    piped = docora.run("failed")
-    assert_inert(piped.stdout + piped.stderr)
-    assert f"{EVIL_NAME_SHOWN} ({app})" in piped.stdout
-    assert f"octo/{EVIL_SHOWN}" in piped.stdout
-    assert len(piped.stdout.splitlines()) == 3
-    by_app, by_error = ("--group-by", "app"), ("--group-by", "error")
-    for columns, options in ((40, ()), (80, ()), (200, ()), (40, by_app), (40, by_error)):
-        code, shown = on_terminal(docora, ["failed", *options], columns=columns)
-        assert code == 0
-        plain = assert_inert_on_terminal(shown).split("docora_")[0]
-        assert "…" not in plain
-        assert max(cell_len(line) for line in plain.splitlines()) <= columns
-        if options != by_error:
-            assert EVIL_NAME_SHOWN.replace(" ", "") in "".join(plain.split())
 
 
 def test_a_longer_page_reads_the_waiting_list_once(docora: Docora) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.cells import cell_len
 from rq import Worker
 from rq.executions import Execution
 from rq.job import Job, JobStatus
@@ -18,14 +17,7 @@ from rq.scheduler import RQScheduler
 from rq.utils import now, utcformat
 
 from tests.acceptance.test_dry_run import frozen
-from tests.acceptance.test_output import (
-    EVIL,
-    EVIL_NAME,
-    EVIL_NAME_SHOWN,
-    assert_inert,
-    assert_inert_on_terminal,
-)
-from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, TestLink, on_terminal
+from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, TestLink
 
 NO_POSTGRES = {"DATABASE_URL": None}
 COUNTS = ("waiting", "active", "completed", "failed", "delayed")
@@ -201,23 +193,6 @@ def test_no_secret_of_a_job_is_shown_and_nothing_is_unpickled(
     assert (old["app_name"], old["repository_name"]) == ("A", "o/n")
     for secret in (GITHUB_TOKEN, AUTH_KEY):
         assert secret not in result.stdout + table.stdout
-
-
-def test_hostile_text_is_inert_at_any_width(docora: Docora) -> None:
-    app = docora.add_app(EVIL_NAME)
-    link = docora.link(app, docora.add_repository(f"octo/{EVIL}"))
-    assert docora.run("retry-all-failed", "--yes").code == 0
-    add_worker(docora, "evil-one", docora.job(link)).set_state("\x1b[31m\u202e[red]")
-    piped = docora.run("queue")
-    assert_inert(piped.stdout + piped.stderr)
-    assert EVIL_NAME_SHOWN in piped.stdout
-    for columns in (40, 80, 200):
-        code, shown = on_terminal(docora, ["queue"], columns=columns)
-        assert code == 0
-        plain = assert_inert_on_terminal(shown)
-        assert "…" not in plain
-        assert max(cell_len(line) for line in plain.splitlines()) <= columns
-        assert EVIL_NAME_SHOWN.replace(" ", "") in "".join(plain.split())
 
 
 def test_a_lost_redis_is_said(docora: Docora) -> None:

@@ -8,22 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from rich.cells import cell_len
 from rq import Queue
 from rq.job import JobStatus
 from rq.results import Result as RQResult
 
 from tests.acceptance.test_dry_run import frozen, read_only
-from tests.acceptance.test_output import (
-    EVIL,
-    EVIL_NAME,
-    EVIL_NAME_SHOWN,
-    EVIL_SHOWN,
-    assert_inert,
-    assert_inert_on_terminal,
-    second_column,
-)
-from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, Result, TestLink, on_terminal
+from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, Result, TestLink
 
 TOKEN = "ghp_0123456789abcdefABCD"
 LATER = 4_000_000_000
@@ -237,24 +227,3 @@ def test_what_is_not_as_rq_writes_it_costs_only_itself(docora: Docora, kind: str
     assert data["rq"]["created_at"] is data["rq"]["retries_left"] is None
     assert places(data) == [("failed", QUEUE)]
     assert show(docora, link).stdout
-
-
-def test_hostile_text_is_inert_and_complete_at_any_width(docora: Docora) -> None:
-    app = docora.add_app(EVIL_NAME)
-    link = docora.link(app, docora.add_repository(f"octo/{EVIL}"), last_error=EVIL)
-    docora.leave_job(link.job_id, JobStatus.FAILED)
-    fail_job(docora, link, EVIL.replace("\n", " "))
-    piped = show(docora, link)
-    assert_inert(piped.stdout)
-    assert f"Error           {EVIL_SHOWN}\n" in piped.stdout
-    for columns in (40, 80, 200):
-        code, shown = on_terminal(
-            docora, ["show", link.app_id, link.repository_id], columns=columns
-        )
-        assert code == 0
-        plain = assert_inert_on_terminal(shown)
-        assert "…" not in plain
-        assert max(cell_len(line) for line in plain.splitlines()) <= columns
-        values = second_column(plain, 16)
-        for value in (f"{EVIL_NAME_SHOWN} ({app})", EVIL_SHOWN, link.job_id):
-            assert value.replace(" ", "") in values

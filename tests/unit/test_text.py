@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import unicodedata
+import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from io import StringIO
 
@@ -25,76 +25,29 @@ from docora_ops.models import (
 )
 from docora_ops.render import tables
 from docora_ops.render.console import make_console
+from docora_ops.render.plain import lines
 from docora_ops.render.text import cell, inert, moment
+from tests.hostile.corpus import EVIL, TRICKS
+from tests.hostile.screens import assert_inert
 
-HOSTILE = [
-    "\x1b[2J\x1b[31mred",
-    "\x1b]0;title\x07",
-    "\x1b]8;;https://evil.example\x1b\\link\x1b]8;;\x1b\\",
-    "\x9b31mred",
-    "\x9d0;title\x9c",
-    "two\nlines",
-    "two\r\nlines",
-    "over\rwritten",
-    "back\b\b\bspace",
-    "\a\0\x7f\v\f\t",
-    "line\u2028and\u2029paragraph\x85next",
-    "\u202egnp.exe",
-    "\u2066isolated\u2069",
-    "zero\u200bwidth\u200djoined\ufeff",
-    "\U000e0041\U000e0042tags",
-    "lone\ud800surrogate\udfff",
-    "private\ue000\U0010ffff",
-    "[red]markup[/red] [/] [link=https://evil.example]x[/link]",
-    ":boom: {0} %s %(x)s ${HOME}",
-    "Größe 検索 💥 e\u0301",
-    "  spaces  ",
-    "\u00a0no-break\u3000wide",
-    "\\x1b[31m as typed",
-    "x" * 10_000,
-    "",
-]
-WIDE = 1_000_000
+HOSTILE = [*TRICKS, EVIL, "\0", "lone\ud800surrogate\udfff", "x" * 2000, ""]
 hostile = pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:20]))
-
-
-def is_one_printable_line(text: str) -> bool:
-    return (
-        not any(
-            unicodedata.category(character)[0] == "C"
-            or unicodedata.category(character) in {"Zl", "Zp"}
-            for character in text
-        )
-        and len(text.splitlines()) <= 1
-    )
 
 
 @hostile
 def test_hostile_text_stays_one_printable_line(text: str) -> None:
-    assert is_one_printable_line(inert(text))
+    assert_inert(inert(text))
+    assert len(inert(text).splitlines()) <= 1
     inert(text).encode("utf-8")
 
 
 def test_no_character_at_all_gets_through_that_does_not_print() -> None:
-    everything = "".join(map(chr, range(0x110000)))
-    assert is_one_printable_line(inert(everything))
+    assert_inert(inert("".join(map(chr, range(0x110000)))))
 
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [
-        ("HTTP 500 on created README.md", "HTTP 500 on created README.md"),
-        ("Größe 検索 💥", "Größe 検索 💥"),
-        ("e\u0301", "e\u0301"),
-        ("[red]x[/red]", "[red]x[/red]"),
-        ("\x1b[31m", "\\x1b[31m"),
-        ("a\nb\tc", "a\\nb\\tc"),
-        ("\u202e", "\\u202e"),
-        ("\U000e0041", "\\U000e0041"),
-        ("\ud800", "\\ud800"),
-        (12, "12"),
-        (None, "None"),
-    ],
+    [*TRICKS.items(), ("\ud800", "\\ud800"), ("\0", "\\x00"), (12, "12"), (None, "None")],
 )
 def test_what_prints_is_kept_and_what_does_not_is_spelled_out(text: object, shown: str) -> None:
     assert inert(text) == shown
@@ -106,16 +59,7 @@ def test_a_cell_reads_no_markup(text: str) -> None:
     assert cell(text).spans == []
 
 
-def shown(*renderables: RenderableType, width: int) -> str:
-    stream = StringIO()
-    console = make_console(stream)
-    console.width = width
-    for renderable in renderables:
-        console.print(renderable)
-    return stream.getvalue()
-
-
-def every_table(text: str, width: int = WIDE) -> Iterable[tuple[str, str]]:
+def every_table(text: str, width: int) -> Iterator[tuple[str, list[RenderableType]]]:
     """Each table, with `text` wherever the database or an error speaks."""
     ref = LinkRef("row", text, text)
     payload = Payload(text, text, text, text, text, text, text, "secret-token", "secret-key")
@@ -125,23 +69,42 @@ def every_table(text: str, width: int = WIDE) -> Iterable[tuple[str, str]]:
     counts = {Outcome.QUEUED: 1}
     many = BulkResult(Operation.RETRY, "bulk_0", 1, counts, {app: counts, App("a", "b"): counts})
     planned = PlannedLink(text, text, text, text, Outcome.FAILED, text)
-    yield "link", shown(tables.link_result(result), width=width)
-    yield "plan", shown(*tables.plan([planned], width), width=width)
-    yield "bulk", shown(tables.bulk_result(many, width), width=width)
-    yield "failures", shown(tables.failures([LinkFailure(text, text)]), width=width)
-    yield "apps", shown(tables.app_counts([AppCount(app, 3)]), width=width)
+    yield "link", [tables.link_result(result)]
+    yield "plan", [*tables.plan([planned], width)]
+    yield "bulk", [tables.bulk_result(many, width)]
+    yield "failures", [tables.failures([LinkFailure(text, text)])]
+    yield "apps", [tables.app_counts([AppCount(app, 3)])]
+
+
+def in_pipe(renderables: Iterable[RenderableType]) -> list[str]:
+    return [line for each in renderables for line in lines(each)]
+
+
+def on_screen(renderables: Iterable[RenderableType], width: int) -> list[str]:
+    stream = StringIO()
+    console = make_console(stream)
+    console.width = width
+    for renderable in renderables:
+        console.print(renderable)
+    return stream.getvalue().split("\n")
 
 
 @hostile
-def test_hostile_text_changes_no_table(text: str) -> None:
-    harmless = dict(every_table("harmless"))
-    for name, table in every_table(text):
-        lines = table.split("\n")
-        assert len(lines) == len(harmless[name].split("\n")), name
-        assert all(is_one_printable_line(line) for line in lines), name
-        # A table may pad a cell but never cuts or changes it.
-        assert inert(text).strip() in table, name
-        assert "secret" not in table
+def test_in_a_pipe_hostile_text_is_whole_and_changes_no_table(text: str) -> None:
+    harmless = dict(every_table("harmless", sys.maxsize))
+    for name, table in every_table(text, sys.maxsize):
+        shown = in_pipe(table)
+        assert len(shown) == len(in_pipe(harmless[name])), name
+        assert_inert("\n".join(shown))
+        assert any(inert(text) in line for line in shown), name
+        assert "secret" not in "".join(shown)
+
+
+@hostile
+def test_in_a_pipe_a_table_has_the_same_columns_as_on_a_wide_screen(text: str) -> None:
+    for name, table in every_table(text[:200], sys.maxsize):
+        wide = [line.rstrip() for line in on_screen(table, 10_000)][:-1]
+        assert [line.rstrip() for line in in_pipe(table)] == wide, name
 
 
 @hostile
@@ -149,10 +112,26 @@ def test_hostile_text_changes_no_table(text: str) -> None:
 def test_on_a_narrow_terminal_hostile_text_is_wrapped_and_no_more(text: str, width: int) -> None:
     letters = Counter(inert(text).replace(" ", ""))
     for name, table in every_table(text, width):
-        for line in table.split("\n"):
-            assert is_one_printable_line(line), name
-            assert cell_len(line) <= width, name
-        assert not letters - Counter(table), name
+        shown = on_screen(table, width)
+        assert_inert("\n".join(shown))
+        assert max(map(cell_len, shown)) <= width, name
+        assert not letters - Counter("".join(shown)), name
+
+
+def test_of_a_text_without_end_a_screen_shows_the_beginning_and_says_so() -> None:
+    table = tables.failures([LinkFailure("link", "z" * 150_000)])
+    shown = "".join("".join(on_screen([table], 80)).split())
+    assert shown.count("z") == 2000
+    assert "…and148,000charactersmore:see--json" in shown
+
+
+def test_in_a_pipe_a_long_text_costs_no_more_than_its_length() -> None:
+    short, long = (LinkFailure(name, "boom") for name in ("a" * 30, "b" * 100_000))
+    table = tables.failures([short] * 18 + [long])
+    shown = in_pipe([table])
+    assert sum(map(len, shown)) < 150_000
+    assert shown[-1] == f" {long.job_id}   boom"
+    assert len({line.index("boom") for line in shown[2:-1]}) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import signal
-import zlib
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -19,10 +15,11 @@ from docora_ops.errors import SnapshotError
 from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.secrets import Cleaner
 from tests.harness import TestLink, finish
+from tests.hostile.stores import redis_texts, watching_sessions
 from tests.proxy import refused_port, with_login
 from tests.snapshots import AUTH_KEY, KEY, TOKEN, Snapshots, encrypt
 from tests.worker.checks import assert_in_sync, failure, repository_row
-from tests.worker.running import children_of
+from tests.worker.running import all_processes, children_of, command_line
 from tests.worker.upstream_http import GitHandler, GitSite
 
 PASSWORD = "a-very-secret-database-password"
@@ -120,41 +117,6 @@ def test_secrets_are_cut_out_of_what_is_said() -> None:
     assert cleaner.clean("x" * 998 + "key") == "x" * 998 + "*…"
 
 
-def redis_texts(snapshots: Snapshots) -> Iterator[bytes]:
-    """All that is in Redis, but for the calls of the jobs themselves."""
-    client = snapshots.docora.redis
-    for key in cast("list[bytes]", client.keys()):
-        yield key
-        kind = cast("Any", client.type(key)).decode()
-        command = {
-            "string": ("GET", key),
-            "hash": ("HGETALL", key),
-            "set": ("SMEMBERS", key),
-            "zset": ("ZRANGE", key, 0, -1),
-            "list": ("LRANGE", key, 0, -1),
-            "stream": ("XRANGE", key, "-", "+"),
-        }[kind]
-        value: Any = client.execute_command(*command)  # type: ignore[no-untyped-call]
-        if kind == "hash" and key.startswith(b"rq:job:"):
-            del value[b"data"]
-        yield from unpacked(value)
-
-
-def unpacked(value: Any) -> Iterator[bytes]:
-    """Every string in a value, and what it is when it is decompressed."""
-    if isinstance(value, dict):
-        value = list(value.items())
-    if isinstance(value, list | tuple | set):
-        for each in value:
-            yield from unpacked(each)
-    elif isinstance(value, bytes):
-        yield value
-        with suppress(ValueError, zlib.error):
-            yield zlib.decompress(value)
-        with suppress(ValueError, zlib.error):
-            yield zlib.decompress(base64.b64decode(value))
-
-
 def echo(handler: GitHandler) -> bool:
     """A server that repeats what it was told."""
     login = handler.headers.get("Authorization", "")
@@ -208,26 +170,35 @@ def fail_in_every_way(snapshots: Snapshots, url: str) -> dict[str, TestLink]:
 def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
     connection = snapshots.docora.connection
     pid = 0
+    seen: set[str] = set()
 
     def answer(request: Request) -> int:
+        seen.update(map(command_line, all_processes()))
         if request.app == "Killing" and request.path == "b":
             [horse] = children_of(pid)
             os.kill(horse, signal.SIGKILL)
         return 500 if request.app == "Refusing" else 200
 
     snapshots.receiver.answer = answer
-    with GitSite(snapshots.folder / "none", intercept=echo).serving() as site:
+
+    def watch(handler: GitHandler) -> bool:
+        seen.update(map(command_line, all_processes()))
+        return echo(handler)
+
+    with GitSite(snapshots.folder / "none", intercept=watch).serving() as site:
         links = fail_in_every_way(snapshots, site.url)
         for link in links.values():
             snapshots.queue(link, max_retry_attempts=2, retry_base_delay_ms=0)
-        worker = snapshots.start_worker(
-            "--burst",
-            DATABASE_URL=with_login(snapshots.docora.database_url, "postgres", PASSWORD),
-            CIRCUIT_BREAKER_THRESHOLD="1",
-            MAX_RETRY_ATTEMPTS="2",
-        )
-        pid = worker.pid
-        result = finish(worker)
+        with watching_sessions(snapshots.docora) as sessions:
+            worker = snapshots.start_worker(
+                "--burst",
+                DATABASE_URL=with_login(snapshots.docora.database_url, "postgres", PASSWORD),
+                CIRCUIT_BREAKER_THRESHOLD="1",
+                MAX_RETRY_ATTEMPTS="2",
+            )
+            pid = worker.pid
+            result = finish(worker)
+        assert any("git" in line and site.url in line for line in seen)
         assert f"Basic {base64.b64encode(f'{TOKEN}:'.encode()).decode()}" in site.logins
     assert result.code == 0
 
@@ -265,7 +236,7 @@ def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
         if request.event == "sync_failed"
     ]
     assert len(told) >= 2
-    redis = b"\n".join(redis_texts(snapshots))
+    redis = b"\n".join(redis_texts(snapshots.docora))
     assert b"SnapshotError: HTTP 500 on created a" in redis
     assert "HTTP 500 on created a" in result.stderr
     places = {
@@ -274,6 +245,8 @@ def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
         "last_error": "\n".join(errors.values()),
         "Redis": redis.decode(errors="replace"),
         "sync_failed": b"\n".join(told).decode(),
+        "the process list": "\n".join(seen),
+        "the sessions of Postgres": "\n".join(sessions),
     }
     found = [
         (place, secret) for place, text in places.items() for secret in secrets if secret in text

@@ -1,0 +1,63 @@
+"""Tables in a pipe or a file, where nobody looks at a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.table import Column, Table
+
+_WIDEST = 1_000
+"""Columns that a column is given: what has more pushes aside the rest of its own row, and no
+other's."""
+
+
+def lines(renderable: RenderableType, rule: str = "─") -> Iterator[str]:
+    """All of it, line by line: nothing is folded, and nothing cut off."""
+    if isinstance(renderable, Group):
+        for each in renderable.renderables:
+            yield from lines(each, rule)
+    elif isinstance(renderable, Table):
+        yield from _table(renderable, rule)
+    else:
+        yield from str(renderable).split("\n")
+
+
+def _table(table: Table, rule: str) -> Iterator[str]:
+    rows = [
+        [str(text) for text in row] for row in zip(*(c.cells for c in table.columns), strict=True)
+    ]
+    headings = [str(column.header) for column in table.columns]
+    texts = [*rows, headings] if table.show_header else rows
+    widths = [
+        min(max(column.width or 0, *map(_width, its), 0), _WIDEST)
+        for column, *its in zip(table.columns, *texts, strict=True)
+    ]
+    _, right, _, left = table.padding
+    margin, gap = " " * left, " " * (left + right + (table.box is not None))
+    if table.show_header:
+        yield margin + _line(headings, table.columns, widths, gap)
+        yield rule * (sum(widths) + len(gap) * (len(widths) - 1) + left + right)
+    for row, its in zip(table.rows, rows, strict=True):
+        for parts in zip_longest(*(text.split("\n") for text in its), fillvalue=""):
+            yield margin + _line(parts, table.columns, widths, gap)
+        if row.end_section:
+            yield ""
+
+
+def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int], gap: str) -> str:
+    end = max((place for place, text in enumerate(texts, 1) if text), default=0)
+    line = ""
+    for place, (text, column, width) in enumerate(zip(texts, columns, widths, strict=True), 1):
+        blanks = " " * (width - _width(text))
+        line += blanks + text if column.justify == "right" else text
+        if place >= end:
+            return line
+        line += gap if column.justify == "right" else blanks + gap
+    return line
+
+
+def _width(text: str) -> int:
+    return _WIDEST if len(text) > _WIDEST else max(map(cell_len, text.split("\n")))
