@@ -45,14 +45,14 @@ MUTATIONS = (
         Promise.TEXT_IS_INERT,
         _TEXT,
         (("if text.isascii() and text.isprintable():", "if text:"),),
-        ("test_in_a_pipe_hostile_text_is_inert_and_complete",),
+        ("test_in_a_pipe_all_is_inert_whole_and_in_columns",),
     ),
     Mutation(
         "bidi-controls-shown",
         Promise.TEXT_IS_INERT,
         _TEXT,
         (('_UNSAFE = {"Cc", "Cf",', '_UNSAFE = {"Cc",'),),
-        ("test_in_a_pipe_hostile_text_is_inert_and_complete",),
+        ("test_in_a_pipe_all_is_inert_whole_and_in_columns",),
     ),
     Mutation(
         "markup-read",
@@ -60,25 +60,25 @@ MUTATIONS = (
         _TEXT,
         (
             (
-                'return Text(inert(value), style=style, overflow="fold")',
+                'return _Cell(inert(value), style=style, overflow="fold")',
                 "return Text.from_markup(inert(value), style=style)",
             ),
         ),
-        ("test_in_a_pipe_hostile_text_is_inert_and_complete",),
+        ("test_a_cell_reads_no_markup",),
     ),
     Mutation(
         "cells-cut-off",
         Promise.TEXT_IS_INERT,
         _TEXT,
         (('overflow="fold")', 'overflow="ellipsis", no_wrap=True)'),),
-        ("test_on_a_terminal_of_any_width_nothing_acts_overflows_or_is_cut",),
+        ("test_at_a_terminal_nothing_acts_overflows_or_is_missing",),
     ),
     Mutation(
         "said-without-being-inert",
         Promise.TEXT_IS_INERT,
         _CONTEXT,
         (("text.format(*map(inert, values))", "text.format(*values)"),),
-        ("test_in_a_pipe_hostile_text_is_inert_and_complete",),
+        ("test_questions_and_results_of_changes_are_inert_at_any_width",),
     ),
     Mutation(
         "conversation-on-stdout",
