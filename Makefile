@@ -51,6 +51,10 @@ coverage: $(READY) ## Run the tests and list the lines that no process of theirs
 bench: $(READY) ## Measure the speed and print ratios
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
+.PHONY: matrix
+matrix: $(READY) ## Run the tests with each Python, server and set of versions there is (ARGS=--list: tell)
+	$(BIN)/python -m tests.matrix $(ARGS)
+
 .PHONY: lock
 lock: $(READY) ## Write requirements.lock after a change in pyproject.toml (ARGS=--upgrade: newest versions)
 	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal \
@@ -68,7 +72,7 @@ build: $(READY) ## Build the wheel into dist/
 
 .PHONY: clean
 clean: ## Remove the environment, the wheel and all caches
-	rm -rf .venv dist .coverage* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .matrix dist .coverage* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find docora_ops tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment does not survive moving the folder, nor the loss of its Python.
