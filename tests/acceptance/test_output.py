@@ -8,13 +8,12 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 from rich.cells import cell_len
 
 from tests.harness import AUTH_KEY, COMMAND, GITHUB_TOKEN, Docora, Result, TestLink, on_terminal
+from tests.prescribed import with_login
 
 APP = "app_" + "a" * 24
 REPOSITORY = "repo_" + "b" * 24
@@ -346,26 +345,19 @@ def test_any_locale_works(docora: Docora) -> None:
 @contextmanager
 def with_passwords(docora: Docora) -> Iterator[tuple[dict[str, str], set[str]]]:
     """URLs that carry passwords and work, and those passwords."""
-    info = conninfo_to_dict(docora.database_url)
-    password = str(info.get("password") or "")
-    database_url = docora.database_url
-    if not password:
-        password = "pg-s3cr3t-pw"
-        database_url += ("&" if "?" in database_url else "?") + f"password={password}"
-    user, redis_password = "docora_ops_acceptance", "redis-s3cr3t-pw"
-    docora.redis.acl_setuser(
-        user, enabled=True, passwords=[f"+{redis_password}"], keys=["*"], commands=["+@all"]
+    postgres, redis = "pg-s3cr3t-pw", "redis-s3cr3t-pw"
+    role, user = docora.role, docora.redis_access.command_name
+    docora.connection.execute(f"ALTER ROLE {role} PASSWORD '{postgres}'".encode())
+    docora.redis.acl_setuser(user, enabled=True, passwords=[f"+{redis}"])
+    yield (
+        {
+            "DATABASE_URL": with_login(docora.database_url, role, postgres),
+            "REDIS_URL": with_login(docora.redis_url, user, redis),
+        },
+        {postgres, redis},
     )
-    parts = urlsplit(docora.redis_url)
-    place = parts.netloc.rpartition("@")[2]
-    redis_url = urlunsplit(parts._replace(netloc=f"{user}:{redis_password}@{place}"))
-    try:
-        yield (
-            {"DATABASE_URL": database_url, "REDIS_URL": redis_url},
-            {password, redis_password},
-        )
-    finally:
-        docora.redis.acl_deluser(user)
+    docora.connection.execute(f"ALTER ROLE {role} PASSWORD 'choose one'".encode())
+    docora.redis.acl_setuser(user, enabled=True, passwords=[f"-{redis}"])
 
 
 def test_no_secret_is_ever_printed(docora: Docora) -> None:
