@@ -95,6 +95,8 @@ def create_roles(connection: psycopg.Connection, number: int) -> None:
     for role in ROLES:
         statements = block(f"CREATE ROLE {role}").replace(role, f"{role}_{number}")
         connection.execute(statements.encode())
+        # So that one who is no superuser may see and end their sessions, too.
+        connection.execute(f"GRANT {role}_{number} TO CURRENT_USER".encode())
 
 
 def drop_roles(connection: psycopg.Connection, number: int) -> None:

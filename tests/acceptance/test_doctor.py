@@ -296,7 +296,9 @@ def test_privileges_that_nobody_needs_are_a_warning_and_named(docora: Docora) ->
         "SELECT on apps (email, token_hash)",
     ):
         assert excess in privileges["finding"], privileges
-    docora.connection.execute(f"ALTER TABLE apps OWNER TO {name}".encode())
+    docora.connection.execute(
+        f"GRANT CREATE ON SCHEMA public TO {name}; ALTER TABLE apps OWNER TO {name}".encode()
+    )
     owning = check(examine(docora), "privileges")
     docora.connection.execute("ALTER TABLE apps OWNER TO CURRENT_USER")
     assert (owning["state"], "ownership of apps" in owning["finding"]) == ("warning", True), owning

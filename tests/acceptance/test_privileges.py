@@ -195,7 +195,7 @@ def test_without_any_one_command_or_key_of_redis_a_command_is_refused(
                 "one of our keys or channels",
                 ["resetkeys", *(key for key in keys if key != rule)],
             )
-        environment = {"REDIS_URL": f"{docora.redis_url}/3"} if rule == "+select" else {}
+        environment = {"REDIS_URL": f"{docora.redis_url}?db=3"} if rule == "+select" else {}
         with subtests.test(rule=rule):
             before = world.dump()
             docora.redis.script_flush()
