@@ -91,7 +91,17 @@ def prepare(combination: Combination) -> None:
     python = ["--python", str(folder / "bin" / "python")]
     requirements = ROOT / "requirements.lock"
     if not (folder / "bin" / "python").exists():
-        _run([str(UV), "venv", "--quiet", "--python", str(combination.executable), str(folder)])
+        _run(
+            [
+                str(UV),
+                "venv",
+                "--quiet",
+                "--clear",
+                "--python",
+                str(combination.executable),
+                str(folder),
+            ]
+        )
     if combination.lowest:
         requirements = folder / "requirements.txt"
         _run(
@@ -110,7 +120,7 @@ def _run(command: list[str]) -> None:
     subprocess.run(command, cwd=ROOT, check=True)
 
 
-def test(combination: Combination, number: int, arguments: list[str]) -> tuple[str, bool]:
+def run_tests(combination: Combination, number: int, arguments: list[str]) -> tuple[str, bool]:
     """How it went, in a few words, and whether all is well."""
     log = MATRIX / f"{number}.log"
     environment = {
@@ -143,16 +153,22 @@ def test(combination: Combination, number: int, arguments: list[str]) -> tuple[s
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="make matrix ARGS=…", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="make matrix ARGS=…",
+        description=__doc__,
+        epilog="What else there is, pytest is given.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--list", action="store_true", help="only say what would be run")
     parser.add_argument(
-        "--only", action="append", metavar="TEXT", help="only combinations with this text"
+        "--only", action="append", metavar="TEXT", help="only this number, or with this text"
     )
     options, arguments = parser.parse_known_args()
     chosen = [
         (number, each)
         for number, each in enumerate(combinations(), 1)
-        if not options.only or any(text in f"{number} {each.name}" for text in options.only)
+        if not options.only
+        or any(text == str(number) or text in each.name for text in options.only)
     ]
     MATRIX.mkdir(exist_ok=True)
     table: list[str] = []
@@ -166,7 +182,7 @@ def main() -> int:
         except subprocess.CalledProcessError:
             outcome, passed = "its environment can't be made", False
         else:
-            outcome, passed = test(each, number, arguments or ["-n", "2"])
+            outcome, passed = run_tests(each, number, arguments or ["-n", "4"])
         is_well = is_well and passed
         table.append(f"{'ok    ' if passed else 'FAILED'} {number}. {each.name}: {outcome}")
     print("\n".join(["", *table, *(f"lacked {what}" for what in lacking())]))
