@@ -274,6 +274,8 @@ def _path_below(base_path: Path, owner: str, name: str) -> Path:
             raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
     path = base_path / owner / name
     try:
+        with suppress(FileNotFoundError):
+            path.resolve(strict=True)  # from Python 3.13 on only this fails of links in a circle
         is_below = path.resolve().is_relative_to(base_path.resolve())
     except (OSError, RuntimeError):  # links in a circle
         is_below = False
