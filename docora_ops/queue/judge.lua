@@ -188,7 +188,7 @@ local function fails_for_all(text)
   return string.find(text, 'NOPERM') or string.find(text, 'ACL failure')
 end
 
--- Calls the action, and makes an answer of what is wrong with one job, which must not cost the others.
+-- Calls the action, and makes an answer of what is wrong with one job: it must not cost the others.
 local function alone(action, ...)
   local results = {pcall(action, ...)}
   if results[1] then
