@@ -74,7 +74,7 @@ def combinations() -> Iterator[Combination]:
 
 def lacking() -> Iterator[str]:
     """What would have been tested, were it there."""
-    for version in set(found.PYTHONS) - set(found.pythons()):
+    for version in sorted(set(found.PYTHONS) - set(found.pythons())):
         yield f"Python {version}"
     if not found.postgres_servers():
         yield "a PostgreSQL of the system, as Debian's postgresql"
@@ -104,6 +104,7 @@ def prepare(combination: Combination) -> None:
         )
     if combination.lowest:
         requirements = folder / "requirements.txt"
+        requirements.unlink(missing_ok=True)  # or it would be kept to, as far as it may be
         _run(
             [
                 *(*pip, "compile", "--quiet", "--extra", "dev", "--resolution", "lowest-direct"),
