@@ -169,7 +169,8 @@ def main() -> int:
         (number, each)
         for number, each in enumerate(combinations(), 1)
         if not options.only
-        or any(text == str(number) or text in each.name for text in options.only)
+        or str(number) in options.only
+        or any(text in each.name for text in options.only if not text.isdecimal())
     ]
     MATRIX.mkdir(exist_ok=True)
     table: list[str] = []
