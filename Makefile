@@ -55,6 +55,10 @@ bench: $(READY) ## Measure the speed and print ratios
 mutants: $(READY) ## Break each promise on purpose, in a copy, and show which test fails
 	$(BIN)/python -m tests.mutations $(ARGS)
 
+.PHONY: matrix
+matrix: $(READY) ## Run the tests with each Python, server and set of versions there is (ARGS=--list: tell)
+	$(BIN)/python -m tests.matrix $(ARGS)
+
 .PHONY: lock
 lock: $(READY) ## Write requirements.lock after a change in pyproject.toml (ARGS=--upgrade: newest versions)
 	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal \
@@ -72,7 +76,7 @@ build: $(READY) ## Build the wheel into dist/
 
 .PHONY: clean
 clean: ## Remove the environment, the wheel and all caches
-	rm -rf .venv dist .coverage* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .matrix dist .coverage* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find docora_ops tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment does not survive moving the folder, nor the loss of its Python.

@@ -12,10 +12,21 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+import redis
 from hypothesis import configuration, settings
 
-from docora_ops.demo import servers
+from tests import servers
 from tests.harness import Docora
+from tests.prescribed import (
+    Access,
+    create_roles,
+    create_users,
+    denials,
+    drop_roles,
+    drop_users,
+    role_access,
+    user_access,
+)
 from tests.warm import WarmCommand
 
 # Beside pytest's own cache, instead of in a folder more.
@@ -71,6 +82,15 @@ def redis_url(server_directory: Path, worker_number: int) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def redis_access(redis_url: str, worker_number: int) -> Iterator[Access]:
+    """The same, with the users of README."""
+    with redis.Redis.from_url(redis_url) as admin:
+        create_users(admin, worker_number)
+        yield user_access(redis_url, worker_number)
+        drop_users(admin, worker_number)
+
+
 # Who may do what with which table, and what happens then.
 _SCHEMA = """
 SELECT array_agg(shape ORDER BY shape) FROM (
@@ -79,6 +99,7 @@ SELECT array_agg(shape ORDER BY shape) FROM (
     LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
     LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND NOT t.tgisinternal
     WHERE c.relnamespace = 'public'::regnamespace
+    UNION ALL SELECT concat(nspacl) FROM pg_namespace WHERE nspname = 'public'
 ) AS shapes
 """
 
@@ -92,14 +113,19 @@ DELETE FROM apps;
 
 
 class TestDatabase:
-    """A database with Docora's tables, emptied for each test, made anew where a test changed it."""
+    """A database with Docora's tables, emptied for each test, made anew where a test changed it.
+
+    README's roles have their grants in it.
+    """
 
     __test__ = False
 
-    def __init__(self, server_url: str, name: str) -> None:
+    def __init__(self, server_url: str, number: int) -> None:
         self.server_url = server_url
-        self.name = name
-        self.url = with_database(server_url, name)
+        self.name = f"docora_{number}"
+        self.url = with_database(server_url, self.name)
+        self.access = role_access(self.url, number)
+        self._number = number
         self._schema: object = None
 
     def prepare(self) -> None:
@@ -124,27 +150,29 @@ class TestDatabase:
             connection.execute(f"CREATE DATABASE {self.name}".encode())
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
+            create_roles(connection, self._number)
             self._schema = connection.execute(_SCHEMA).fetchone()
 
     def drop(self, connection: psycopg.Connection) -> None:
-        """Remove it."""
+        """Remove it, and the roles."""
         connection.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)".encode())
+        drop_roles(connection, self._number)
 
 
 @pytest.fixture(scope="session")
 def database(postgres_url: str, worker_number: int) -> Iterator[TestDatabase]:
     """The database of this test process."""
-    database = TestDatabase(postgres_url, f"docora_{worker_number}")
+    database = TestDatabase(postgres_url, worker_number)
     yield database
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         database.drop(connection)
 
 
 @pytest.fixture
-def database_url(database: TestDatabase) -> str:
+def database_access(database: TestDatabase) -> Access:
     """An empty database."""
     database.prepare()
-    return database.url
+    return database.access
 
 
 @pytest.fixture(scope="session")
@@ -156,12 +184,17 @@ def warm(server_directory: Path) -> Iterator[WarmCommand]:
 
 
 @pytest.fixture
-def docora(database_url: str, redis_url: str, warm: WarmCommand) -> Iterator[Docora]:
+def docora(
+    database_access: Access, redis_access: Access, warm: WarmCommand, worker_number: int
+) -> Iterator[Docora]:
     """An empty Docora."""
-    docora = Docora(database_url, redis_url, warm)
+    docora = Docora(database_access, redis_access, warm)
     docora.redis.flushdb()
+    docora.redis.acl_log_reset()
     yield docora
+    denied = denials(docora.redis, worker_number)
     docora.close()
+    assert denied == []
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ from docora_ops.drift import DriftReport, RepairResult
 from docora_ops.models import BulkResult, ChangeNote, LinkRef, LinkResult, Operation
 from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
+from tests.prescribed import Access
 from tests.warm import WarmCommand, WarmProcess
 
 COMMAND = Path(sys.executable).parent / "docora-ops"
@@ -96,10 +97,13 @@ class TestLink:
 
 @dataclass
 class Docora:
-    """One database and one Redis, empty at the start of each test."""
+    """One database and one Redis, empty at the start of each test.
 
-    database_url: str
-    redis_url: str
+    Commands and rooms reach them as README prescribes; what is done here, as their owner.
+    """
+
+    database_access: Access
+    redis_access: Access
     warm: WarmCommand
     connection: psycopg.Connection[dict[str, Any]] = field(init=False)
     redis: redis.Redis = field(init=False)
@@ -108,8 +112,10 @@ class Docora:
     _rooms: list[Rooms] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.connection = psycopg.connect(self.database_url, autocommit=True, row_factory=dict_row)
-        self.redis = redis.Redis.from_url(self.redis_url)
+        self.connection = psycopg.connect(
+            self.database_access.owner, autocommit=True, row_factory=dict_row
+        )
+        self.redis = redis.Redis.from_url(self.redis_access.owner)
         self.queue = Queue(QUEUE, connection=self.redis)
 
     def close(self) -> None:
@@ -117,6 +123,21 @@ class Docora:
             rooms.close()
         self.connection.close()
         self.redis.close()
+
+    @property
+    def database_url(self) -> str:
+        """As commands connect."""
+        return self.database_access.command
+
+    @property
+    def role(self) -> str:
+        """Who that is."""
+        return self.database_access.command_name
+
+    @property
+    def redis_url(self) -> str:
+        """As commands connect."""
+        return self.redis_access.command
 
     @property
     def settings(self) -> Settings:

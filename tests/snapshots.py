@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import redis
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import SecretStr
 from rq import SimpleWorker
@@ -17,7 +18,7 @@ from rq import SimpleWorker
 from docora_ops.demo.receiver import Received, Receiver
 from docora_ops.settings import Settings
 from docora_ops.worker import job
-from tests.harness import Docora, Result, TestLink, finish
+from tests.harness import QUEUE, Docora, Result, TestLink, finish
 
 KEY = bytes(range(32))
 TOKEN = "ghp_averysecrettoken"
@@ -160,6 +161,8 @@ class Snapshots:
     @property
     def settings(self) -> Settings:
         changes = {
+            "database_url": SecretStr(self.docora.database_access.worker),
+            "redis_url": SecretStr(self.docora.redis_access.worker),
             "encryption_key": SecretStr(KEY.hex()),
             "repos_base_path": self.repos,
             "git_protocols": "file,http",
@@ -170,6 +173,8 @@ class Snapshots:
     def environment(self, **changes: str | None) -> dict[str, str | None]:
         """For a worker process."""
         return {
+            "DATABASE_URL": self.docora.database_access.worker,
+            "REDIS_URL": self.docora.redis_access.worker,
             "ENCRYPTION_KEY": KEY.hex(),
             "REPOS_BASE_PATH": str(self.repos),
             "DOCORA_OPS_GIT_PROTOCOLS": "file,http",
@@ -194,7 +199,8 @@ class Snapshots:
     def work_here(self) -> None:
         """Run what waits in the queue, in this process, through RQ."""
         job.use_settings(self.settings)
-        SimpleWorker([self.docora.queue], connection=self.docora.redis).work(burst=True)
+        with redis.Redis.from_url(self.docora.redis_access.worker) as connection:
+            SimpleWorker([QUEUE], connection=connection).work(burst=True)
 
     def start_worker(self, *arguments: str, **changes: str | None) -> subprocess.Popen[str]:
         """The installed command."""

@@ -273,12 +273,13 @@ class Database:
             case pg.UndefinedTable() | pg.UndefinedColumn():
                 return PostgresError(
                     f"{where} is not a Docora database: {text}",
-                    hint="point DATABASE_URL at the database that Docora uses",
+                    hint="point DATABASE_URL at the database that Docora uses, and grant the role "
+                    "its schema as README does under Least privilege",
                 )
             case pg.InsufficientPrivilege():
                 return PostgresError(
                     f"{where} refuses: {text}",
-                    hint="grant the role in DATABASE_URL what README lists",
+                    hint="grant the role in DATABASE_URL what README lists under Least privilege",
                 )
             case pg.ReadOnlySqlTransaction():
                 return PostgresError(

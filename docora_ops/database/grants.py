@@ -17,7 +17,7 @@ class Need:
     table: str
     columns: tuple[str, ...] = ()
     only_for: str = ""
-    """The one command, or option, that needs it; empty if many do."""
+    """The few commands, or the option, that need it; empty if many do."""
 
     @property
     def privileges(self) -> list[Privilege]:
@@ -48,10 +48,19 @@ NEEDS = (
             *("retry_count", "last_error", "created_at"),
         ),
     ),
-    Need("SELECT", "app_repositories", ("last_scanned_at",), "schedule"),
+    Need("SELECT", "app_repositories", ("last_scanned_at",), "schedule, failed and show"),
     Need("UPDATE", "app_repositories", ("status", "retry_count", "last_error")),
-    Need("SELECT", "app_delivered_files", ("app_id", "repository_id"), "resync"),
+    Need("SELECT", "app_delivered_files", ("app_id", "repository_id"), "resync and show"),
     Need("DELETE", "app_delivered_files", (), "resync"),
+    Need("SELECT", "repositories", ("consecutive_failures",), "show and workers"),
+    Need("SELECT", "app_delivered_files", ("delivered_at",), "show"),
+    Need(
+        "SELECT",
+        "repository_snapshots",
+        ("id", "repository_id", "commit_sha", "branch", "scanned_at"),
+        "show",
+    ),
+    Need("SELECT", "snapshot_files", ("snapshot_id",), "show"),
 )
 """Of whoever runs docora-ops."""
 
@@ -59,16 +68,19 @@ _DELIVERY = ("app_id", "repository_id", "file_path", "file_sha", "delivered_at")
 _SNAPSHOT = ("id", "repository_id", "commit_sha", "branch", "scanned_at")
 _SNAPSHOT_FILE = ("id", "snapshot_id", "path", "sha", "size", "created_at")
 
+_WORKERS = "workers"
 WORKER_NEEDS = (
-    Need("SELECT", "repositories", ("consecutive_failures",)),
-    Need("UPDATE", "app_repositories", ("last_scanned_at",)),
-    *(Need(privilege, "app_delivered_files", _DELIVERY) for privilege in ("SELECT", "INSERT")),
-    Need("UPDATE", "app_delivered_files", _DELIVERY),
-    *(Need(privilege, "repository_snapshots", _SNAPSHOT) for privilege in ("SELECT", "INSERT")),
-    Need("UPDATE", "repository_snapshots", _SNAPSHOT),
-    Need("DELETE", "repository_snapshots"),
-    *(Need(privilege, "snapshot_files", _SNAPSHOT_FILE) for privilege in ("SELECT", "INSERT")),
-    Need("DELETE", "snapshot_files"),
+    Need("UPDATE", "app_repositories", ("last_scanned_at",), _WORKERS),
+    Need("SELECT", "app_delivered_files", _DELIVERY, _WORKERS),
+    Need("INSERT", "app_delivered_files", _DELIVERY, _WORKERS),
+    Need("UPDATE", "app_delivered_files", _DELIVERY, _WORKERS),
+    Need("SELECT", "repository_snapshots", _SNAPSHOT, _WORKERS),
+    Need("INSERT", "repository_snapshots", _SNAPSHOT, _WORKERS),
+    Need("UPDATE", "repository_snapshots", _SNAPSHOT, _WORKERS),
+    Need("DELETE", "repository_snapshots", (), _WORKERS),
+    Need("SELECT", "snapshot_files", _SNAPSHOT_FILE, _WORKERS),
+    Need("INSERT", "snapshot_files", _SNAPSHOT_FILE, _WORKERS),
+    Need("DELETE", "snapshot_files", (), _WORKERS),
 )
 """What workers need beyond that."""
 
@@ -91,14 +103,23 @@ def missing_columns(there: Collection[tuple[str, str]]) -> list[str]:
 
 
 def missing_needs(role: Role) -> list[Need]:
-    """What the role lacks, without what it has of it."""
+    """What the role lacks of each need; of a role for workers what those need, too."""
     lacking = []
-    for need in NEEDS:
-        missing = [each for each in need.privileges if each not in role.privileges]
+    known = set(role.privileges)
+    for need in NEEDS + (WORKER_NEEDS if _is_for_workers(role) else ()):
+        missing = [each for each in need.privileges if each not in known]
+        known.update(missing)
         if missing:
             columns = tuple(each.column for each in missing if each.column)
             lacking.append(Need(need.privilege, need.table, columns, need.only_for))
     return lacking
+
+
+def _is_for_workers(role: Role) -> bool:
+    """It may do something that only workers do."""
+    of_others = {each for need in NEEDS for each in need.privileges}
+    of_workers = {each for need in WORKER_NEEDS for each in need.privileges}
+    return bool(role.privileges & (of_workers - of_others))
 
 
 def excess(role: Role) -> list[str]:

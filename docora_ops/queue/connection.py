@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -28,6 +29,7 @@ def connect(settings: Settings) -> redis.Redis:
         client = redis.Redis.from_url(
             _without_our_options(settings.redis_url.get_secret_value()),
             client_name="docora-ops",
+            driver_info=None,  # or each connection begins with two more commands to be permitted
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=settings.connect_timeout,
@@ -76,10 +78,6 @@ def redis_errors(where: str) -> Iterator[None]:
 
 
 _Explanation = tuple[str, str]
-_NO_PERMISSION: _Explanation = (
-    "does not permit a command or key to our user",
-    "grant the commands and keys that README lists to the user in REDIS_URL",
-)
 _OUT_OF_MEMORY: _Explanation = (
     "refuses writes: it is out of memory",
     "free memory or raise maxmemory",
@@ -88,12 +86,11 @@ _READ_ONLY: _Explanation = (
     "refuses writes: it is a read-only replica",
     "point REDIS_URL at the primary",
 )
-# What a script runs into reaches us as a plain ResponseError that has the code in its text.
+# What a script runs into reaches us as a plain ResponseError, most often with the code in its text.
 _BY_CODE: dict[str, _Explanation] = {
     "OOM": _OUT_OF_MEMORY,
     "READONLY": _READ_ONLY,
     "MISCONF": ("refuses writes: it can't save its data to disk", "see Redis's log"),
-    "NOPERM": _NO_PERMISSION,
     "WRONGTYPE": (
         "holds a value of the wrong type in one of the queue's keys",
         "check that DOCORA_OPS_QUEUE_NAME and REDIS_URL belong together",
@@ -107,7 +104,7 @@ def _explain(error: redis.RedisError) -> _Explanation:
         case redis.AuthenticationError() | redis.exceptions.AuthorizationError():
             return "refuses our user or password", "check the credentials in REDIS_URL"
         case redis.exceptions.NoPermissionError():
-            return _NO_PERMISSION
+            return _no_permission(str(error))
         case redis.TimeoutError():
             return (
                 "did not answer in time",
@@ -124,9 +121,21 @@ def _explain(error: redis.RedisError) -> _Explanation:
                 return "did not answer in time", "check REDIS_URL and the network"
             return "can't be reached, or broke the connection", "check that it runs, and REDIS_URL"
     text = str(error)
+    if "NOPERM" in text or "ACL failure in script" in text:
+        return _no_permission(text)
     for code, explanation in _BY_CODE.items():
         if code in text:
             return explanation
     # Redis repeats the arguments of a command that it does not know, a password's among them.
     text = text.partition(", with args beginning with")[0].splitlines()[0] if text else "no text"
     return f"answered with an error: {mask(text)[:200]}", "see Redis's log"
+
+
+def _no_permission(text: str) -> _Explanation:
+    """Redis names the command that is missing, yet never the key or channel."""
+    command = re.search(r"to run the '([\w|-]+)' command", text)
+    what = f"the command {command[1]}" if command else "one of our keys or channels"
+    return (
+        f"does not permit {what} to our user",
+        "give the user in REDIS_URL what README lists under Least privilege",
+    )

@@ -15,14 +15,40 @@ from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import utcparse
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
+from docora_ops.queue.audit import STREAM
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.queue.links import STOCK_QUEUE, STOCK_QUEUE_JOBS
+from docora_ops.queue.progress import operation_key
 from docora_ops.settings import Settings
 
 # A BullMQ worker renews this key, which lives for 30 seconds, for as long as it runs.
 _STOCK_WORKER = STOCK_QUEUE + "stalled-check"
 _CLOCK_GRAIN = 2
 """Seconds by which moments of INFO may be off."""
+
+# Refused where it is not permitted, and without effect where it is: there is no such key, what it
+# is given is malformed, or the key holds something else.
+_TRY_WRITES = """
+local calls = {
+  {'DEL', KEYS[1]}, {'HSET', KEYS[1], 'x', 'x', 'x'}, {'LREM', KEYS[1], 0, 'x'},
+  {'LSET', KEYS[1], 0, 'x'}, {'PERSIST', KEYS[1]}, {'ZREM', KEYS[1], 'x'},
+  {'XLEN', KEYS[3]}, {'XADD', KEYS[3], 'x', 'x', 'x'}, {'EXPIRE', KEYS[4], 1},
+}
+local queues = redis.pcall('SMEMBERS', KEYS[2])
+if queues[1] then
+  table.insert(calls, {'HSETNX', KEYS[2], 'x', 'x'})
+  table.insert(calls, {'LPUSH', KEYS[2], 'x'})
+  table.insert(calls, {'RPUSH', KEYS[2], 'x'})
+  table.insert(calls, {'SADD', KEYS[2], queues[1]})
+end
+for _, call in ipairs(calls) do
+  local reply = redis.pcall(unpack(call))
+  local text = type(reply) == 'table' and reply.err or ''
+  if string.find(text, 'NOPERM') or string.find(text, 'ACL failure') then
+    error(text, 0)
+  end
+end
+"""
 
 
 @dataclass(frozen=True)
@@ -102,11 +128,17 @@ class QueueInspector:
         self._client = client
         self._where = describe(settings)
         self._name = settings.queue_name
+        self._try_writes = client.register_script(_TRY_WRITES)
 
     def connect(self) -> None:
-        """Raise RedisError unless the server answers."""
+        """Raise RedisError unless the server answers, and permits what changes need."""
+        queue = Queue(self._name, connection=self._client)
         with redis_errors(self._where):
             self._client.ping()
+            trial = "docora-ops:trial"
+            self._try_writes(
+                [f"{queue.key}:{trial}", queue.redis_queues_keys, STREAM, operation_key(trial)]
+            )
 
     def server(self) -> RedisServer | None:
         """What the server says of itself; None if our user may not ask."""
@@ -164,6 +196,8 @@ class QueueInspector:
         try:
             value = cast("bytes | None", self._client.hget(key, "enqueued_at"))
             return utcparse(value.decode()).timestamp() if value else None
+        except redis.exceptions.NoPermissionError:
+            raise
         except (redis.ResponseError, ValueError):
             return None
 

@@ -183,13 +183,47 @@ local function leftovers(id, queue, remove)
   return count
 end
 
--- What is unreadable about one job must not cost the others.
-local function judge_alone(id, hint, seen)
-  local ok, answer, queue, places = pcall(judge, id, hint, seen)
-  if ok then
-    return answer, queue, places
+-- What is not permitted to our user is no fault of a single job.
+local function fails_for_all(text)
+  return string.find(text, 'NOPERM') or string.find(text, 'ACL failure')
+end
+
+-- Calls the action, and makes an answer of what is wrong with one job: it must not cost the others.
+local function alone(action, ...)
+  local results = {pcall(action, ...)}
+  if results[1] then
+    return unpack(results, 2)
   end
-  return 'unreadable:' .. (type(answer) == 'table' and answer.err or tostring(answer))
+  local text = type(results[2]) == 'table' and results[2].err or tostring(results[2])
+  if fails_for_all(text) then
+    error(text, 0)
+  end
+  return 'unreadable:' .. text
+end
+
+local function judge_alone(...)
+  return alone(judge, ...)
+end
+
+local TRIALS = {
+  DEL = {}, HSET = {'x', 'x'}, LPUSH = {'x'}, LREM = {0, 'x'}, LSET = {0, 'x'}, PERSIST = {},
+  RPUSH = {'x'}, XADD = {'*', 'x', 'x'}, ZREM = {'x'},
+}
+
+-- A script that breaks off undoes nothing. So what our user is not permitted shows before anything
+-- is removed. Out of memory, Redis refuses only what a script writes first.
+local function try_writes(commands)
+  local key = config.queue_prefix .. 'docora-ops:trial'
+  for _, command in ipairs(commands) do
+    local reply = redis.pcall(command, key, unpack(TRIALS[command]))
+    if type(reply) == 'table' and reply.err
+      and (fails_for_all(reply.err) or string.find(reply.err, '^-?OOM'))
+    then
+      redis.pcall('DEL', key)
+      error(reply.err, 0)
+    end
+  end
+  redis.call('DEL', key)
 end
 
 -- A list or registry that is something else is no fault of a single job.

@@ -15,6 +15,7 @@
 if pushing then
   -- Refused when Redis is out of memory or read-only: before anything is removed.
   redis.call('SADD', config.queues_key, main_list)
+  try_writes({'DEL', 'HSET', 'LPUSH', 'LREM', 'PERSIST', 'RPUSH', 'XADD', 'ZREM'})
 end
 
 -- Leaves the place that is nearest to the head.

@@ -41,15 +41,23 @@ _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 # The failures go by their numbers, so that a report that is made twice does no harm.
 # ARGV: life, four counts, how many failures in all, the number of the first one given, how many are
 # given, these, and what XADD is to be told. The stream, if any, is looked at before all is written:
-# a script that breaks off undoes nothing.
+# a script that breaks off undoes nothing. Where EXPIRE is not permitted, no operation is left that
+# never ends.
 _WRITE = """
 if KEYS[3] then
   redis.call('XLEN', KEYS[3])
 end
+local is_new = redis.call('EXISTS', KEYS[1]) == 0
+redis.call('HSETNX', KEYS[1], 'cancelled', 'false')
+local expiry = redis.pcall('EXPIRE', KEYS[1], ARGV[1])
+if type(expiry) == 'table' then
+  if is_new then
+    redis.call('DEL', KEYS[1])
+  end
+  return expiry
+end
 redis.call('HSET', KEYS[1], 'total', ARGV[2], 'completed', ARGV[3], 'succeeded', ARGV[4],
   'failed', ARGV[5])
-redis.call('HSETNX', KEYS[1], 'cancelled', 'false')
-redis.call('EXPIRE', KEYS[1], ARGV[1])
 if tonumber(ARGV[6]) > 0 then
   redis.call('HSET', KEYS[2], 'total', ARGV[6])
   for i = 1, tonumber(ARGV[8]) do
@@ -123,7 +131,7 @@ class ProgressStore:
         new = [
             json.dumps([failure.job_id, failure.error]) for failure in failures[since:FAILURES_KEPT]
         ]
-        keys = [_key(progress.operation_id), _failures_key(progress.operation_id)]
+        keys = [operation_key(progress.operation_id), _failures_key(progress.operation_id)]
         with redis_errors(self._where):
             cancelled = self._write(
                 keys=[*keys, audit.key] if audit else keys,
@@ -146,7 +154,7 @@ class ProgressStore:
         """The operation as it stands, or None when it is unknown or expired."""
         with redis_errors(self._where):
             values = cast(
-                "list[bytes | None]", self._client.hmget(_key(operation_id), list(_FIELDS))
+                "list[bytes | None]", self._client.hmget(operation_key(operation_id), list(_FIELDS))
             )
         return _progress(operation_id, values)
 
@@ -201,7 +209,7 @@ class ProgressStore:
 
     def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> CancelReply:
         """Ask the runner to stop before its next step. Never creates an operation."""
-        keys = [_key(operation_id)]
+        keys = [operation_key(operation_id)]
         with redis_errors(self._where):
             reply = self._cancel(
                 keys=[*keys, audit.key] if audit else keys, args=_xadd_arguments(audit)
@@ -218,7 +226,8 @@ class ProgressStore:
             )
 
 
-def _key(operation_id: str) -> str:
+def operation_key(operation_id: str) -> str:
+    """The hash of the operation."""
     return _PREFIX + operation_id
 
 

@@ -114,15 +114,6 @@ local function check(place, id)
   return check_registry(place, id)
 end
 
--- What is unreadable about one job must not cost the others.
-local function alone(action, ...)
-  local ok, answer = pcall(action, ...)
-  if ok then
-    return answer
-  end
-  return 'unreadable:' .. (type(answer) == 'table' and answer.err or tostring(answer))
-end
-
 if config.audit then
   redis.call('XLEN', config.audit.key)
 end
@@ -252,6 +243,8 @@ local decisions = {}
 for i = 3, #ARGV, 2 do
   decisions[#decisions + 1] = alone(DECIDE[ARGV[i]], ARGV[i + 1])
 end
+local begins_with_list = next(places_to_keep)
+try_writes({begins_with_list and 'LSET' or 'LREM', 'LREM', 'DEL', 'XADD', 'ZREM'})
 thin_out_list()
 for i = 3, #ARGV, 2 do
   local decision = decisions[#answers + 1]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from redis import Redis, RedisError
 from rq import Queue, Worker
+from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.exceptions import AbandonedJobError, StopRequested
 from rq.executions import Execution
 from rq.job import Job
@@ -26,6 +27,8 @@ _WORKER_TTL = 45
 _MAINTENANCE_INTERVAL = 30
 _MAINTENANCE_LOCK_LIFE = 120
 _STOP_INTERVAL = 0.5
+_PATIENCE = 5
+"""Seconds for an answer of Redis that comes at once."""
 
 
 class Caretaker(Protocol):
@@ -70,14 +73,31 @@ class SnapshotWorker(Worker):
         Raises WorkerNameTakenError, and RuntimeError when it ends for another reason: RQ has
         logged that, and nothing more is known of it.
         """
+        self._check_permissions()
         # RQ does so only once its scheduler runs: a signal before that would leave it behind.
         self._install_signal_handlers()  # type: ignore[no-untyped-call]
         try:
             self.work(burst=burst, logging_level=None, with_scheduler=True)
         except StopRequested:
             self.teardown()
+        finally:
+            # It ends anyway, and what is said of that must not be cut off.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
         if not self.stop_was_requested and not (burst and self.found_nothing):
             raise RuntimeError("the worker could not go on")
+
+    def _check_permissions(self) -> None:
+        """Raise NoPermissionError for what RQ would silently do without, or meet only midway.
+
+        Where INFO is refused it takes Redis for an old one, and takes jobs so that one is lost
+        with a worker that is killed just then.
+        """
+        self.connection.info("server")
+        self.connection.time()
+        with self.connection.pubsub() as channel:  # type: ignore[no-untyped-call]
+            channel.subscribe(PUBSUB_CHANNEL_TEMPLATE % self.name)
+            channel.get_message(timeout=_PATIENCE)
 
     def handle_job_failure(
         self,

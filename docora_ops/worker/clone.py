@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -273,13 +274,20 @@ def _path_below(base_path: Path, owner: str, name: str) -> Path:
         if part in {"", ".", ".."} or "/" in part or "\0" in part or part == ".docora-ops":
             raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
     path = base_path / owner / name
-    try:
-        is_below = path.resolve().is_relative_to(base_path.resolve())
-    except (OSError, RuntimeError):  # links in a circle
-        is_below = False
-    if not is_below:
+    if _leads_to_itself(path) or not path.resolve().is_relative_to(base_path.resolve()):
         raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
     return path
+
+
+def _leads_to_itself(path: Path) -> bool:
+    """Links in it go in a circle."""
+    try:
+        path.resolve(strict=True)
+    except RuntimeError:  # up to Python 3.12
+        return True
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _records(stream: IO[bytes]) -> Iterator[bytes]:

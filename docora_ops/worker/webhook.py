@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
@@ -78,10 +78,9 @@ class Webhook:
 
     def receive(self) -> None:
         """Wait for the answer to what was sent. Raises DeliveryError unless it is 2xx."""
-        with self._errors():
-            answer = self._answer()
+        # An answer that ends with its connection is the only one to close that.
+        with self._errors(), closing(self._answer()) as answer:
             if not 200 <= answer.status < 300:  # noqa: PLR2004 - what HTTP calls success
-                answer.close()
                 self._watch.pause()
                 raise DeliveryError(f"HTTP {answer.status}")
             if self._hung_up is not None:

@@ -500,7 +500,7 @@ def test_a_signal_while_the_operation_is_announced_cancels_it_for_all_to_see(
 @contextmanager
 def row_held(docora: Docora, link: TestLink) -> Iterator[psycopg.Connection[Any]]:
     """The link's row, locked by somebody else."""
-    with psycopg.connect(docora.database_url) as other:
+    with psycopg.connect(docora.database_access.owner) as other:
         other.execute(
             "SELECT 1 FROM app_repositories WHERE app_id = %s AND repository_id = %s FOR UPDATE",
             (link.app_id, link.repository_id),

@@ -13,13 +13,13 @@ import redis
 import trustme
 
 from tests.harness import AUTH_KEY, GITHUB_TOKEN, Docora, Result, TestLink, finish
+from tests.prescribed import with_login
 from tests.proxy import (
     OwnRedis,
     Proxy,
     eventually,
     own_redis,
     role,
-    with_login,
 )
 
 SECRET = "5ecr3t@passw0rd/t0ken?#% :é"
@@ -112,7 +112,7 @@ def test_the_number_of_the_redis_database_and_its_socket_are_heeded(
         "socket": f"unix://{tmp_path / 'r'}?db=3",
     }[way]
     result = retry(docora, link, REDIS_URL=url)
-    third = redis.Redis.from_url(f"{own.url}/3")
+    third = redis.Redis.from_url(f"{own.access.owner}/3")
     try:
         assert result.code == 0, result
         assert third.lrange(docora.queue.key, 0, -1) == [link.job_id.encode()]
@@ -197,7 +197,7 @@ def test_postgres_sees_who_we_are_and_all_timeouts_on_every_connection(docora: D
     docora.add_links(60)
     docora.connection.execute("CREATE TABLE seen (pid integer, name text, value text)")
     docora.connection.execute(
-        "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN"
         " INSERT INTO seen SELECT pg_backend_pid(), name, setting || coalesce(unit, '')"
         " FROM pg_settings WHERE name IN ('application_name', 'statement_timeout', 'lock_timeout',"
         " 'idle_in_transaction_session_timeout'); RETURN NULL; END $$"
@@ -231,14 +231,13 @@ def test_no_secret_is_in_the_process_list_nor_where_the_servers_show_their_clien
         "docora", enabled=True, passwords=[f"+{SECRET}"], keys=["*"], commands=["+@all"]
     )
     redis_url = with_login(own.url, "docora", SECRET)
-    user = docora.connection.info.user
     # Whoever is let in without a password is let in with any.
     database_url = docora.database_url
     if not docora.connection.info.password:
-        database_url = with_login(database_url, user, SECRET)
+        database_url = with_login(database_url, docora.role, SECRET)
     file = tmp_path / "docora.env"
     file.write_text(f"DATABASE_URL='{database_url}'\nREDIS_URL='{redis_url}'\n", encoding="utf-8")
-    with psycopg.connect(docora.database_url) as holder:
+    with psycopg.connect(docora.database_access.owner) as holder:
         holder.execute("SELECT 1 FROM app_repositories FOR UPDATE")
         process = docora.start_installed(
             *("--env-file", str(file), "retry", link.app_id, link.repository_id, "--json"),

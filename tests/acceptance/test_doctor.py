@@ -15,7 +15,6 @@ import pytest
 from rq.utils import now
 
 from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, Result, finish, on_terminal
-from tests.prescribed import block, prescribed_role
 from tests.proxy import Fault, OwnRedis, Proxy, eventually, own_redis, refused_port
 
 ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
@@ -40,7 +39,7 @@ def own(tmp_path: Path) -> Iterator[OwnRedis]:
 @pytest.fixture
 def spoiled(docora: Docora, own: OwnRedis) -> Iterator[Docora]:
     """The same Docora, with a Redis that may be spoiled."""
-    docora = replace(docora, redis_url=own.url)
+    docora = replace(docora, redis_access=own.access)
     yield docora
     docora.close()
 
@@ -84,18 +83,13 @@ def make_old(docora: Docora) -> None:
 
 
 def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
-    docora: Docora, role: Docora, own: OwnRedis, readme: str, worker_number: int
+    docora: Docora, own: OwnRedis
 ) -> None:
-    set_user(own, block(readme, "ACL SETUSER docora-ops"))
-    owner = replace(docora, redis_url=own.url)
+    owner = replace(docora, redis_access=own.access)
     make_healthy(owner)
     before = owner.dump()
-    url = own.url.replace("redis://", "redis://docora-ops:choose-one@")
-    with prescribed_role(docora, readme, "docora_worker", worker_number) as worker:
-        document, table, of_worker = (
-            each.run("doctor", *options, env=ONE_LOOK | {"REDIS_URL": url})
-            for each, options in ((role, ["--json"]), (role, []), (worker, ["--json"]))
-        )
+    document, table = (owner.run("doctor", *options, env=ONE_LOOK) for options in (["--json"], []))
+    of_worker = examine(owner, DATABASE_URL=docora.database_access.worker)
     assert owner.dump() == before
     assert own.client.acl_log() == []
     assert (document.code, document.stderr) == (0, "All is well.\n"), document
@@ -146,7 +140,6 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     assert first.code == 6, first
     assert spoiled.dump() == before
     assert not_ok(first) == {
-        "privileges": "warning",  # the tests' own role may do everything
         "redis_eviction": "failed",
         "redis_memory": "warning",
         "stock_queue": "failed",
@@ -175,7 +168,6 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     second = examine(spoiled)
     assert second.code == 6, second
     assert not_ok(second) == {
-        "privileges": "warning",
         "redis_primary": "failed",
         "redis_memory": "failed",
         "stock_queue": "failed",
@@ -189,7 +181,7 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
 
 def test_warnings_alone_are_no_failure(docora: Docora) -> None:
     """No worker, while nothing waits; a role that may do everything."""
-    result = examine(docora, ENCRYPTION_KEY="5ecr3t")
+    result = examine(docora, DATABASE_URL=docora.database_access.owner, ENCRYPTION_KEY="5ecr3t")
     assert result.code == 0, result
     assert result.data["state"] == "warning"
     assert not_ok(result) == dict.fromkeys(["settings", "privileges", "workers"], "warning")
@@ -206,25 +198,28 @@ def test_a_real_worker_and_its_scheduler_are_seen(docora: Docora, tmp_path: Path
         "workers": "warning",
         "scheduler": "failed",
     }
-    settings = {"ENCRYPTION_KEY": "00" * 32, "REPOS_BASE_PATH": str(tmp_path)}
+    settings = {
+        "DATABASE_URL": docora.database_access.worker,
+        "REDIS_URL": docora.redis_access.worker,
+        "ENCRYPTION_KEY": "00" * 32,
+        "REPOS_BASE_PATH": str(tmp_path),
+    }
     with docora.start_installed("worker", env=settings) as worker:
         eventually(lambda: states(examine(docora))["scheduler"] == "ok", "a scheduler")
-        seen = examine(docora, **settings)
+        seen = examine(docora, ENCRYPTION_KEY=settings["ENCRYPTION_KEY"])
         worker.terminate()
         finish(worker)
     assert seen.code == 0, seen
-    assert not_ok(seen) == {"privileges": "warning"}
+    assert not_ok(seen) == {}
     assert check(seen, "workers")["finding"] == f"1 on {QUEUE}"
     assert check(seen, "scheduler")["finding"].startswith("running; the first delayed job is due")
 
 
 def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(
-    spoiled: Docora, own: OwnRedis, readme: str
+    spoiled: Docora, own: OwnRedis
 ) -> None:
-    acl = block(readme, "ACL SETUSER docora-ops").replace("+info ", "")
-    set_user(own, acl)
-    url = own.url.replace("redis://", "redis://docora-ops:choose-one@")
-    result = examine(spoiled, REDIS_URL=url)
+    set_user(own, f"ACL SETUSER {spoiled.redis_access.command_name} -info")
+    result = examine(spoiled)
     assert result.code == 0, result
     assert {name: state for name, state in not_ok(result).items() if name in OF_REDIS} == {
         "redis": "warning",
@@ -256,14 +251,14 @@ def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
 
 
 def test_a_missing_privilege_comes_with_the_statement_that_grants_it(
-    docora: Docora, role: Docora
+    docora: Docora,
 ) -> None:
-    name = role.connection.info.user
+    name = docora.role
     docora.connection.execute(
         f"REVOKE SELECT (status), UPDATE (status) ON app_repositories FROM {name}".encode()
     )
     docora.connection.execute(f"REVOKE DELETE ON app_delivered_files FROM {name}".encode())
-    result = examine(role)
+    result = examine(docora)
     assert result.code == 6, result
     assert not_ok(result) == {
         "privileges": "failed",
@@ -276,21 +271,21 @@ def test_a_missing_privilege_comes_with_the_statement_that_grants_it(
         f"GRANT DELETE ON app_delivered_files TO {name};"
     )
     docora.connection.execute(statement.partition(";")[0].encode())
-    only_resync = examine(role)
+    only_resync = examine(docora)
     assert only_resync.code == 0, only_resync
     assert states(only_resync)["privileges"] == "warning"
     assert "for resync only" in check(only_resync, "privileges")["finding"]
     docora.connection.execute(check(only_resync, "privileges")["what_to_do"].encode())
-    assert states(examine(role))["privileges"] == "ok"
+    assert states(examine(docora))["privileges"] == "ok"
 
 
-def test_privileges_that_nobody_needs_are_a_warning_and_named(docora: Docora, role: Docora) -> None:
-    name = role.connection.info.user
+def test_privileges_that_nobody_needs_are_a_warning_and_named(docora: Docora) -> None:
+    name = docora.role
     docora.connection.execute(
         f"GRANT INSERT, DELETE, SELECT (email, token_hash) ON apps TO {name};"
         f"ALTER ROLE {name} CREATEDB CREATEROLE".encode()
     )
-    result = examine(role)
+    result = examine(docora)
     assert result.code == 0, result
     privileges = check(result, "privileges")
     assert privileges["state"] == "warning"
@@ -301,8 +296,10 @@ def test_privileges_that_nobody_needs_are_a_warning_and_named(docora: Docora, ro
         "SELECT on apps (email, token_hash)",
     ):
         assert excess in privileges["finding"], privileges
-    docora.connection.execute(f"ALTER TABLE apps OWNER TO {name}".encode())
-    owning = check(examine(role), "privileges")
+    docora.connection.execute(
+        f"GRANT CREATE ON SCHEMA public TO {name}; ALTER TABLE apps OWNER TO {name}".encode()
+    )
+    owning = check(examine(docora), "privileges")
     docora.connection.execute("ALTER TABLE apps OWNER TO CURRENT_USER")
     assert (owning["state"], "ownership of apps" in owning["finding"]) == ("warning", True), owning
 
@@ -343,7 +340,6 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
         **dict.fromkeys([*OF_POSTGRES[1:], *OF_BOTH], "not_checked"),
     }
     assert not_ok(queue) == {
-        "privileges": "warning",
         "redis": "failed",
         **dict.fromkeys([*OF_REDIS[1:], *OF_BOTH], "not_checked"),
     }
@@ -477,7 +473,6 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     for kind, link in expected.items():
         assert by_kind[kind] == [link.job_id]
     assert not_ok(document) == {
-        "privileges": "warning",
         **dict.fromkeys([name for name in OF_BOTH if name != "drift_failed_live"], "failed"),
     }
     for name in OF_BOTH[:-1]:

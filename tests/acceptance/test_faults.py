@@ -15,6 +15,7 @@ from rq.job import JobStatus
 
 from tests.conftest import with_database
 from tests.harness import Docora, Result, TestLink, finish
+from tests.prescribed import Access
 from tests.proxy import (
     COMMIT,
     PUSH,
@@ -59,13 +60,13 @@ def own(tmp_path: Path) -> Iterator[OwnRedis]:
 
 
 @pytest.fixture
-def redis_url(redis_url: str, request: pytest.FixtureRequest) -> str:
+def redis_access(redis_access: Access, request: pytest.FixtureRequest) -> Access:
     """That of the test's own Redis, where it asks for one."""
     if "own" in request.fixturenames:
         own = request.getfixturevalue("own")
         assert isinstance(own, OwnRedis)
-        return own.url
-    return redis_url
+        return own.access
+    return redis_access
 
 
 @pytest.fixture
@@ -237,7 +238,7 @@ def test_a_wrong_redis_password_changes_nothing_and_is_not_shown(
 ) -> None:
     before = docora.dump()
     own.client.config_set("requirepass", "the right one")
-    url = own.url.replace("redis://", f"redis://{login}")
+    url = own.access.owner.replace("redis://", f"redis://{login}")
     result = docora.run(*arguments("retry", link), env={"REDIS_URL": url})
     refuses(result, "redis", "refuses our user or password")
     assert docora.dump() == before
@@ -414,7 +415,7 @@ def test_a_row_that_somebody_else_has_locked_is_left_alone(
     docora: Docora, link: TestLink, command: str
 ) -> None:
     before = docora.dump()
-    with psycopg.connect(docora.database_url) as holder:
+    with psycopg.connect(docora.database_access.owner) as holder:
         holder.execute("SELECT 1 FROM app_repositories FOR UPDATE")
         result = docora.run(*arguments(command, link), env={"DOCORA_OPS_LOCK_TIMEOUT": "1"})
     refuses(result, "link_locked", "another session has held a lock for over 1 s")
@@ -426,7 +427,7 @@ def test_a_row_that_somebody_else_has_locked_costs_a_bulk_retry_only_itself(
 ) -> None:
     docora.add_links(50)
     link = TestLink(f"app_{1:024x}", f"repo_{20:024x}")
-    with psycopg.connect(docora.database_url) as holder:
+    with psycopg.connect(docora.database_access.owner) as holder:
         holder.execute(
             "SELECT 1 FROM app_repositories WHERE repository_id = %s FOR UPDATE",
             (link.repository_id,),

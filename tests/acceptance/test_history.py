@@ -195,7 +195,7 @@ def test_a_run_that_is_killed_is_not_finished_and_one_that_is_cancelled_is_so(
     docora: Docora,
 ) -> None:
     docora.add_links(4)
-    with psycopg.connect(docora.database_url) as blocker:
+    with psycopg.connect(docora.database_access.owner) as blocker:
         blocker.execute(LOCK_TABLE)
         with docora.start("retry-all-failed", "--reason", "in haste") as process:
             await_locks(docora, 1)
@@ -205,7 +205,7 @@ def test_a_run_that_is_killed_is_not_finished_and_one_that_is_cancelled_is_so(
     assert (entry["operation_id"], entry["state"]) == (killed, "not_finished")
     assert (entry["reason"], entry["counts"]) == ("in haste", {"total": 4})
     docora.redis.delete(f"docora:bulk:{killed}")
-    with psycopg.connect(docora.database_url) as blocker:
+    with psycopg.connect(docora.database_access.owner) as blocker:
         blocker.execute(LOCK_TABLE)
         process = docora.start("retry-all-failed", "--batch-size", "1", "--json")
         await_locks(docora, 1)
@@ -226,7 +226,7 @@ def test_a_run_that_is_killed_is_not_finished_and_one_that_is_cancelled_is_so(
 
 def test_a_run_that_lost_postgres_says_how_far_it_came(docora: Docora) -> None:
     docora.add_links(4)
-    with psycopg.connect(docora.database_url) as blocker:
+    with psycopg.connect(docora.database_access.owner) as blocker:
         blocker.execute(LOCK_TABLE)
         process = docora.start("retry-all-failed", "--batch-size", "2", "--json")
         await_locks(docora, 2)

@@ -77,7 +77,7 @@ def test_each_step_renews_both_lives_and_a_killed_run_keeps_what_it_had_found(
     docora.add_links(3)
     poison = add_poison(docora, 1)
     locked = docora.links()[-1]
-    with psycopg.connect(docora.database_url) as blocker:
+    with psycopg.connect(docora.database_access.owner) as blocker:
         blocker.execute(
             "SELECT 1 FROM app_repositories WHERE app_id = %s AND repository_id = %s FOR UPDATE",
             (locked.app_id, locked.repository_id),

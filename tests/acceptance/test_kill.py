@@ -354,7 +354,7 @@ def test_a_second_signal_ends_a_bulk_retry_at_once_while_postgres_holds_a_lock(
     docora: Docora,
 ) -> None:
     docora.add_links(100)
-    with psycopg.connect(docora.database_url) as holder:
+    with psycopg.connect(docora.database_access.owner) as holder:
         holder.execute(LOCK_TABLE)
         process = docora.start("retry-all-failed", "--batch-size", "10", env=PATIENT)
         stderr = ErrorOutput(process)
@@ -424,7 +424,7 @@ def test_a_signal_before_anything_has_changed_ends_a_command_without_a_trace(
     docora.add_deliveries(link, 3)
     before = docora.dump()
     which = [] if command == "retry-all-failed" else [link.app_id, link.repository_id]
-    with psycopg.connect(docora.database_url) as holder:
+    with psycopg.connect(docora.database_access.owner) as holder:
         # Not even to be read.
         holder.execute("LOCK TABLE app_repositories" if not which else LOCK_TABLE)
         process = docora.start(command, *which, "--json", env=PATIENT)

@@ -124,7 +124,7 @@ def test_a_run_is_running_until_it_ends_and_one_that_was_killed_lost_its_owner(
     docora: Docora,
 ) -> None:
     docora.add_links(4)
-    with psycopg.connect(docora.database_url) as blocker:
+    with psycopg.connect(docora.database_access.owner) as blocker:
         blocker.execute(LOCK_TABLE)
         with docora.start("retry-all-failed") as process:
             await_locks(docora, 1)
@@ -142,7 +142,7 @@ def test_a_runner_makes_itself_heard_while_a_batch_takes_long(
 ) -> None:
     monkeypatch.setattr(bulk, "HEARTBEAT", 0)
     docora.add_links(2)
-    blocker = docora.rooms().database
+    blocker = psycopg.connect(docora.database_access.owner, autocommit=True)
 
     def prepare(run: BulkRun) -> None:
         key = f"docora:bulk:{run.operation_id}"
@@ -159,12 +159,13 @@ def test_a_runner_makes_itself_heard_while_a_batch_takes_long(
 
     # The first report frees the rows, if it comes: else the statement times out.
     result = docora.rooms(statement_timeout=5).retry_all(prepare=prepare)
+    blocker.close()
     assert (result.completed, result.failed) == (2, 0)
 
 
 def test_cancelling_from_elsewhere_shows_until_the_operation_is_forgotten(docora: Docora) -> None:
     docora.add_links(4)
-    with psycopg.connect(docora.database_url) as blocker:
+    with psycopg.connect(docora.database_access.owner) as blocker:
         blocker.execute(LOCK_TABLE)
         process = docora.start("retry-all-failed", "--batch-size", "1", "--json")
         await_locks(docora, 1)

@@ -29,7 +29,7 @@ def starting_line(docora: Docora, lock: str, runners: int) -> Iterator[None]:
 
     The commands are started in the block.
     """
-    with psycopg.connect(docora.database_url) as holder:
+    with psycopg.connect(docora.database_access.owner) as holder:
         holder.execute(lock.encode())
         yield
         eventually(
@@ -152,7 +152,7 @@ class OtherProducer(threading.Thread):
 
     def __init__(self, docora: Docora, job_ids: list[str], pause_after: int) -> None:
         super().__init__()
-        self._queue = Queue(QUEUE, connection=redis.Redis.from_url(docora.redis_url))
+        self._queue = Queue(QUEUE, connection=redis.Redis.from_url(docora.redis_access.owner))
         self._job_ids = job_ids
         self._pause_after = pause_after
         self.pausing = threading.Event()

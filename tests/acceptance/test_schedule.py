@@ -222,7 +222,7 @@ def waiting_for_locks(docora: Docora) -> int:
 @contextmanager
 def starting_line(docora: Docora, connections: int) -> Iterator[None]:
     """Hold back the batches of commands started in the block until all wait; then let them go."""
-    with psycopg.connect(docora.database_url) as holder:
+    with psycopg.connect(docora.database_access.owner) as holder:
         holder.execute("LOCK TABLE app_repositories IN EXCLUSIVE MODE")
         yield
         eventually(

@@ -41,7 +41,7 @@ def other_worker(
     docora.add_worker()
 
     def work() -> None:
-        with psycopg.connect(docora.database_url, autocommit=True) as connection:
+        with psycopg.connect(docora.database_access.owner, autocommit=True) as connection:
             while not done.is_set():
                 taken = cast("list[bytes] | None", docora.redis.blpop([docora.queue.key], 1))
                 if taken is not None:

@@ -28,7 +28,7 @@ def job_ids_in_order(docora: Docora) -> list[str]:
 @contextmanager
 def row_locks(docora: Docora, *links: TestLink) -> Iterator[psycopg.Connection]:
     """Another session that holds these rows until the block ends, or it commits."""
-    with psycopg.connect(docora.database_url) as other:
+    with psycopg.connect(docora.database_access.owner) as other:
         for link in links:
             other.execute(
                 "SELECT FROM app_repositories WHERE app_id = %s AND repository_id = %s FOR UPDATE",
@@ -238,7 +238,7 @@ def test_a_row_whose_holder_commits_while_the_run_waits_for_it_is_queued(docora:
 
 def release_when_waited_for(docora: Docora, holder: psycopg.Connection) -> None:
     """Commit as soon as a session of docora-ops waits for a lock."""
-    with psycopg.connect(docora.database_url, autocommit=True) as observer:
+    with psycopg.connect(docora.database_access.owner, autocommit=True) as observer:
         end = time.monotonic() + 20
         while time.monotonic() < end:
             row = observer.execute(

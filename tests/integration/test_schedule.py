@@ -437,7 +437,7 @@ def test_a_snapshot_that_ends_before_the_second_look_leaves_its_verdict(
 @contextmanager
 def row_locks(docora: Docora, *links: TestLink) -> Iterator[psycopg.Connection]:
     """Another session that holds these rows until the block ends, or it commits."""
-    with psycopg.connect(docora.database_url) as other:
+    with psycopg.connect(docora.database_access.owner) as other:
         for link in links:
             other.execute(
                 "SELECT FROM app_repositories WHERE app_id = %s AND repository_id = %s FOR UPDATE",
@@ -448,7 +448,7 @@ def row_locks(docora: Docora, *links: TestLink) -> Iterator[psycopg.Connection]:
 
 def release_when_waited_for(docora: Docora, holder: psycopg.Connection) -> None:
     """Commit as soon as a session of docora-ops waits for a lock."""
-    with psycopg.connect(docora.database_url, autocommit=True) as observer:
+    with psycopg.connect(docora.database_access.owner, autocommit=True) as observer:
         end = time.monotonic() + 20
         while time.monotonic() < end:
             row = observer.execute(
@@ -534,7 +534,7 @@ def test_a_link_cannot_change_between_the_check_and_the_push(
     refusals: list[str] = []
 
     def try_to_change_then_push(*arguments: Any, **options: Any) -> Any:
-        with psycopg.connect(docora.database_url, autocommit=True) as other:
+        with psycopg.connect(docora.database_access.owner, autocommit=True) as other:
             other.execute("SET lock_timeout = '10ms'")
             try:
                 other.execute("UPDATE app_repositories SET status = 'scanning'")
@@ -557,7 +557,7 @@ def test_a_row_that_changes_under_the_claim_is_judged_by_what_was_locked(
     changed = docora.links()[1]
     with (
         role(docora, f"docora_slow_{worker_number}", "secret") as slow,
-        psycopg.connect(docora.database_url) as holder,
+        psycopg.connect(docora.database_access.owner) as holder,
     ):
         docora.connection.execute(
             f"""

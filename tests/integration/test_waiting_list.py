@@ -41,7 +41,7 @@ class Interrupted(redis.Redis):
 
 @pytest.fixture
 def client(docora: Docora) -> Iterable[Interrupted]:
-    client = cast("Interrupted", Interrupted.from_url(docora.redis_url))
+    client = cast("Interrupted", Interrupted.from_url(docora.redis_url, driver_info=None))
     yield client
     client.close()
 

@@ -16,6 +16,7 @@ from docora_ops.actions.single import SECOND_LOOK_DELAY
 from docora_ops.models import JobState, Outcome
 from docora_ops.queue import connect
 from tests.harness import Docora, Rooms, TestLink
+from tests.prescribed import Access
 from tests.proxy import own_redis
 from tests.warm import WarmCommand
 
@@ -63,12 +64,12 @@ def test_the_second_look_for_drift_comes_after_the_grace_and_nothing_is_held_mea
 
 
 def test_redis_does_not_walk_its_list_for_each_job(
-    database_url: str, warm: WarmCommand, tmp_path: Path
+    database_access: Access, warm: WarmCommand, tmp_path: Path
 ) -> None:
     """It counts the commands of a script too; on a server of its own, nobody else's."""
     with (
         own_redis(tmp_path) as own,
-        closing(Docora(database_url, own.url, warm)) as docora,
+        closing(Docora(database_access, own.access, warm)) as docora,
     ):
         job_ids = [docora.enqueue(f"job-{number}").id for number in range(100)]
         docora.redis.config_resetstat()

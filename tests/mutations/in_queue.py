@@ -218,7 +218,7 @@ MUTATIONS = (
         "one-job-that-is-none-costs-all",
         Promise.POISON_IS_ALONE,
         _JUDGE,
-        (("pcall(judge, id, hint, seen)", "true, judge(id, hint, seen)"),),
+        (("{pcall(action, ...)}", "{true, action(...)}"),),
         ("test_a_job_key_of_the_wrong_type_fails_alone",),
     ),
     Mutation(
@@ -273,7 +273,7 @@ MUTATIONS = (
         "progress-without-an-end",
         Promise.PROGRESS_IS_SHARED,
         _PROGRESS,
-        (("redis.call('EXPIRE', KEYS[1], ARGV[1])", ""),),
+        (("redis.pcall('EXPIRE', KEYS[1], ARGV[1])", "0"),),
         ("test_each_batch_renews_the_life_of_the_progress",),
     ),
     Mutation(

@@ -122,7 +122,7 @@ def running_program(
 
 def hold_row(snapshots: Snapshots) -> psycopg.Connection:
     """A producer that is changing the links, and has not yet committed."""
-    connection = psycopg.connect(snapshots.docora.database_url)
+    connection = psycopg.connect(snapshots.docora.database_access.owner)
     connection.execute("SELECT FROM app_repositories FOR UPDATE")
     return connection
 

@@ -16,7 +16,8 @@ from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.secrets import Cleaner
 from tests.harness import TestLink, finish
 from tests.hostile.stores import redis_texts, watching_sessions
-from tests.proxy import refused_port, with_login
+from tests.prescribed import with_login
+from tests.proxy import refused_port
 from tests.snapshots import AUTH_KEY, KEY, TOKEN, Snapshots, encrypt
 from tests.worker.checks import assert_in_sync, failure, repository_row
 from tests.worker.running import all_processes, children_of, command_line
@@ -189,10 +190,11 @@ def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
         links = fail_in_every_way(snapshots, site.url)
         for link in links.values():
             snapshots.queue(link, max_retry_attempts=2, retry_base_delay_ms=0)
+        database = snapshots.docora.database_access
         with watching_sessions(snapshots.docora) as sessions:
             worker = snapshots.start_worker(
                 "--burst",
-                DATABASE_URL=with_login(snapshots.docora.database_url, "postgres", PASSWORD),
+                DATABASE_URL=with_login(database.worker, database.worker_name, PASSWORD),
                 CIRCUIT_BREAKER_THRESHOLD="1",
                 MAX_RETRY_ATTEMPTS="2",
             )

@@ -229,7 +229,7 @@ def test_a_link_whose_job_waits_or_is_delayed_is_left_alone(snapshots: Snapshots
 def test_a_link_that_somebody_is_changing_is_left_to_the_next_look(snapshots: Snapshots) -> None:
     first, second = (snapshots.docora.add_link("scanning", retry_count=0) for _ in range(2))
     snapshots.settings_changes["lock_timeout"] = 1
-    with psycopg.connect(snapshots.docora.database_url) as producer:
+    with psycopg.connect(snapshots.docora.database_access.owner) as producer:
         producer.execute(
             "SELECT FROM app_repositories WHERE app_id = %s FOR UPDATE", (first.app_id,)
         )

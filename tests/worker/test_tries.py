@@ -131,7 +131,7 @@ def test_a_job_waits_until_the_one_before_has_let_go_of_the_link(
 ) -> None:
     """It has said what became of it, and Postgres has not yet noticed that it is gone."""
     link, upstream = snapshots.add_link({"a": "1"}, status)
-    with psycopg.connect(snapshots.docora.database_url, autocommit=True) as before:
+    with psycopg.connect(snapshots.docora.database_access.owner, autocommit=True) as before:
         lock = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
         before.execute(lock, (link.job_id,))
         timer = Timer(0.5, before.close)

@@ -180,7 +180,7 @@ def test_a_row_that_is_locked_for_long_leaves_the_job_a_try(
     monkeypatch.setattr("docora_ops.worker.job._PATIENCE", 1)
     link, upstream = snapshots.add_link({"a": "1\n"})
     snapshots.queue(link, max_retry_attempts=1)
-    with psycopg.connect(snapshots.docora.database_url) as producer:
+    with psycopg.connect(snapshots.docora.database_access.owner) as producer:
         producer.execute("SELECT FROM app_repositories FOR UPDATE")
         snapshots.work_here()
     assert has_live_job(snapshots.docora, link)
@@ -193,7 +193,7 @@ def test_a_row_that_is_locked_for_long_leaves_the_job_a_try(
 def test_a_job_that_loses_postgres_keeps_a_try_until_it_is_back(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_link({"a": "1\n", "b": "2\n"})
     snapshots.queue(link, max_retry_attempts=1)
-    with Proxy.before_postgres(snapshots.docora.database_url) as proxy:
+    with Proxy.before_postgres(snapshots.docora.database_access.worker) as proxy:
 
         def go_away(_request: Request) -> int:
             proxy.__exit__()
@@ -231,7 +231,7 @@ def test_a_plain_rq_worker_serves_the_jobs_just_as_well(snapshots: Snapshots) ->
         snapshots.receiver.answer = lambda request: answers.pop(0) if request.app == "Acme" else 500
         command = [
             str(RQ), "worker", "snapshot-queue", "--with-scheduler", "--burst",
-            "--url", snapshots.docora.redis_url,
+            "--url", snapshots.docora.redis_access.worker,
         ]  # fmt: skip
         with running_program(command, snapshots) as worker:
             output = worker.process.stdout.read() if worker.process.stdout else ""

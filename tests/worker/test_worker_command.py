@@ -181,17 +181,19 @@ def test_settings_of_an_env_file_reach_the_jobs(
     for link in links:
         snapshots.queue(link)
     environment = snapshots.environment()
-    names = ("ENCRYPTION_KEY", "REPOS_BASE_PATH", "DOCORA_OPS_GIT_PROTOCOLS")
+    names = (
+        *("DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "REPOS_BASE_PATH"),
+        "DOCORA_OPS_GIT_PROTOCOLS",
+    )
     path = tmp_path / "docora.env"
     content = "".join(f"{name}={environment[name]}\n" for name in names)
-    content += f"DATABASE_URL={snapshots.docora.database_url}\n"
     if is_pipe:
         os.mkfifo(path)
         threading.Thread(target=path.write_text, args=(content,), daemon=True).start()
     else:
         path.write_text(content)
     arguments = ("--env-file", str(path), "worker", "--burst", "--concurrency", str(concurrency))
-    result = snapshots.docora.run(*arguments, env=dict.fromkeys((*names, "DATABASE_URL"), None))
+    result = snapshots.docora.run(*arguments, env=dict.fromkeys(names, None))
     assert (result.code, result.stdout) == (0, ""), result.stderr
     assert snapshots.docora.statuses() == {"synced": concurrency}
     assert (snapshots.repos / "octo/api/HEAD").exists()

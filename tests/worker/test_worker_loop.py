@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import redis
 from rq import Worker
@@ -71,6 +73,22 @@ def test_a_worker_that_rq_ends_by_itself_says_so(snapshots: Snapshots, burst: bo
     assert docora.waiting() == [link.job_id]
     assert snapshots.work().code == 0
     assert docora.status(link) == "synced"
+
+
+def test_a_signal_that_comes_once_it_has_ended_cuts_nothing_off(
+    worker: SnapshotWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Worker, "work", lambda *_, **__: False)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        with pytest.raises(RuntimeError, match="could not go on"):
+            worker.work_until_stopped(burst=True)
+        for number in numbers:
+            signal.raise_signal(number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_clone_that_another_job_has_made_anew_is_not_thrown_away(snapshots: Snapshots) -> None:

@@ -1,81 +1,97 @@
-"""What README prescribes for workers is enough."""
+"""What README prescribes for workers is enough, as all their tests show, and needed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
-import redis
+from rq.job import JobStatus
 
-from docora_ops.demo import servers
-from docora_ops.demo.receiver import Request
-from tests.harness import finish
-from tests.prescribed import block, prescribed_role
-from tests.proxy import eventually
+from docora_ops.actions.postgres_checks import check_privileges
+from docora_ops.database import Database
+from docora_ops.database.grants import TABLES
+from docora_ops.database.health import read_role
+from docora_ops.diagnosis import CheckState
+from docora_ops.errors import SnapshotError
+from tests.prescribed import Grant, block, grants, rules
 from tests.snapshots import Snapshots
 
 
-@pytest.fixture
-def limited(snapshots: Snapshots, readme: str, worker_number: int) -> Iterator[str]:
-    """The URL of the database for the role that README prescribes for workers."""
-    with prescribed_role(snapshots.docora, readme, "docora_worker", worker_number) as docora:
-        yield docora.database_url
+def test_workers_may_do_what_all_commands_need() -> None:
+    of_workers = set(grants("docora_worker"))
+    for grant in grants("docora_ops"):
+        assert {grant, Grant(grant.privilege, grant.table, None)} & of_workers
 
 
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[str]:
-    with servers.valkey(tmp_path) as url:
-        yield url
-
-
-def test_role_and_user_of_readme_are_enough_for_workers(
-    snapshots: Snapshots, limited: str, own_redis: str, readme: str
+def test_without_any_one_grant_jobs_fail_and_doctor_says_what_to_grant(
+    snapshots: Snapshots, subtests: pytest.Subtests
 ) -> None:
-    """A success, failures up to the last, an open circuit, a link left behind, an empty one."""
-    with redis.Redis.from_url(own_redis) as admin, ExitStack() as stack:
-        admin.execute_command(*block(readme, "ACL SETUSER docora-worker").split())
-        snapshots.docora = stack.enter_context(
-            closing(replace(snapshots.docora, redis_url=own_redis))
-        )
-        link, upstream = snapshots.add_link({"a.txt": "a", "b.txt": "b"})
-        missing = snapshots.add_repository(snapshots.add_upstream("octo/gone"), "octo/gone")
-        snapshots.docora.connection.execute(
-            "UPDATE repositories SET github_url = 'file:///nowhere' WHERE repository_id = %s",
-            (missing,),
-        )
-        lost = snapshots.link(link.app_id, missing)
-        left_behind = snapshots.link(
-            snapshots.add_app("Left"), link.repository_id, "scanning", retry_count=0
-        )
+    link, upstream = snapshots.add_link({"kept.txt": "1"})
+    empty = snapshots.add_repository(snapshots.add_upstream("octo/empty"), "octo/empty")
+    emptied = snapshots.link(link.app_id, empty)
+    connection = snapshots.docora.connection
+    role = snapshots.docora.database_access.worker_name
+    database = Database(snapshots.settings)
+    own = [grant for grant in grants("docora_worker") if grant not in grants("docora_ops")]
+    assert Grant("UPDATE", "app_repositories", "last_scanned_at") in own
+    for number, grant in enumerate(own):
+        with subtests.test(grant=str(grant)):
+            # Something to remove, after the first round, and something to add.
+            upstream.commit(
+                {f"{number}.txt": "1", **({f"{number - 1}.txt": None} if number else {})}
+            )
+            removes_snapshot = grant == Grant("DELETE", "repository_snapshots", None)
+            each = emptied if removes_snapshot else link
+            connection.execute(f"REVOKE {grant} FROM {role}".encode())
+            try:
+                sentence = f"permission denied for table {grant.table}"
+                with pytest.raises(SnapshotError, match=sentence):
+                    snapshots.run_job(each)
+                assert snapshots.docora.status(each) == "failed"
+                assert sentence in snapshots.docora.row(each)["last_error"]
+                found = check_privileges(read_role(database, TABLES))
+                assert found.state is not CheckState.OK
+                assert f"{grant.privilege} on {grant.table}" in found.finding
+                assert found.what_to_do
+                connection.execute(found.what_to_do.encode())
+                assert check_privileges(read_role(database, TABLES)).state is CheckState.OK
+            finally:
+                connection.execute(f"GRANT {grant} TO {role}".encode())
+            snapshots.run_job(each)
+            assert snapshots.docora.status(each) == "synced"
+    database.close()
 
-        def answer(request: Request) -> int:
-            upstream_is_done = snapshots.received().files.get("b.txt") is not None
-            return 500 if request.app == "Left" and not upstream_is_done else 200
 
-        snapshots.receiver.answer = answer
-        snapshots.queue(link, max_retry_attempts=2, retry_base_delay_ms=0)
-        snapshots.queue(lost, max_retry_attempts=2, retry_base_delay_ms=0)
-        admin.config_resetstat()
-        url = own_redis.replace("redis://", "redis://docora-worker:choose-one@")
-        worker = snapshots.start_worker(
-            DATABASE_URL=limited, REDIS_URL=url, CIRCUIT_BREAKER_THRESHOLD="1"
-        )
-        try:
-            for each, status in ((link, "synced"), (lost, "failed"), (left_behind, "synced")):
-                eventually(
-                    lambda each=each, status=status: snapshots.docora.status(each) == status,  # type: ignore[misc]
-                    f"{status}: {snapshots.docora.row(each)}",
-                )
-            upstream.commit({"a.txt": None})
-            snapshots.queue(link)
-            eventually(lambda: "a.txt" not in snapshots.received().files, "the deletion")
-        finally:
-            worker.terminate()
-            result = finish(worker)
-        assert result.code == 0, result
-        assert "permission" not in result.stderr.lower()
-        assert [request.event for request in snapshots.received("Left").requests][-1:] == ["create"]
-        assert admin.acl_log() == []
+def test_without_any_one_rule_of_redis_a_worker_does_not_start_and_nothing_is_lost(
+    snapshots: Snapshots, subtests: pytest.Subtests
+) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_link({"a.txt": "a"})
+    snapshots.queue(link)
+    acl, setuser, _, *all_rules = block("ACL SETUSER docora-worker on").split()
+    name = docora.redis_access.worker_name
+    before = docora.row(link)
+    for rule in rules("docora-worker"):
+        with subtests.test(rule=rule):
+            kept = [each for each in all_rules if each != rule]
+            docora.redis.execute_command(acl, setuser, name, "resetkeys", *kept)  # type: ignore[no-untyped-call]
+            try:
+                result = docora.run("worker", "--burst", env=snapshots.environment())
+            finally:
+                docora.redis.execute_command(acl, setuser, name, *all_rules)  # type: ignore[no-untyped-call]
+                docora.redis.acl_log_reset()
+            assert "Traceback" not in result.stderr
+            assert "does not permit" in result.stderr
+            if rule == "~docora:repo-lock:*":
+                # Only its jobs need that, and are tried again.
+                assert result.code == 0, result
+                assert docora.job(link).get_status() is JobStatus.SCHEDULED
+                assert "does not permit one of our keys" in docora.row(link)["last_error"]
+                docora.redis.zrem("rq:scheduled:snapshot-queue", link.job_id)
+                snapshots.queue(link)
+                before = docora.row(link)
+                continue
+            assert result.code == 5, result
+            assert "Least privilege" in result.stderr
+            assert docora.row(link) == before
+            assert docora.waiting() == [link.job_id]
+    assert snapshots.work().code == 0
+    assert docora.status(link) == "synced"
