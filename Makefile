@@ -51,6 +51,10 @@ coverage: $(READY) ## Run the tests and list the lines that no process of theirs
 bench: $(READY) ## Measure the speed and print ratios
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
+.PHONY: chaos
+chaos: $(READY) ## Kill, pause and cut off processes and servers at random, for some minutes, and look at what is left
+	$(BIN)/python -m tests.chaos $(ARGS)
+
 .PHONY: lock
 lock: $(READY) ## Write requirements.lock after a change in pyproject.toml (ARGS=--upgrade: newest versions)
 	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal \
