@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from types import FrameType
@@ -56,6 +57,7 @@ class SnapshotWorker(Worker):
             exception_handlers=[self._job_was_abandoned],
         )
         self.log_result_lifespan = False
+        self.log.addFilter(_without_traceback_of_redis)
         self.stop_was_requested = False
         """Whether somebody has asked it to end."""
         self.found_nothing = False
@@ -205,6 +207,15 @@ class SnapshotWorker(Worker):
             self._caretaker.job_was_killed(*ids, Tries(job), what=what, stopped=stopped)
 
 
+def _without_traceback_of_redis(record: logging.LogRecord) -> bool:
+    """For what RQ says of a Redis that is out of reach, which is no bug of anybody's."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, RedisError):
+        record.msg, record.args = "%s (%s)", (record.getMessage(), type(error).__name__)
+        record.exc_info = None
+    return True
+
+
 class _Scheduler(RQScheduler):
     """A scheduler whose process ends when it is told to, or when the worker has been killed.
 
@@ -231,7 +242,11 @@ class _Scheduler(RQScheduler):
         self._install_signal_handlers()  # type: ignore[no-untyped-call]
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         self._pool.disconnect()
-        super().work()  # type: ignore[no-untyped-call]
+        try:
+            super().work()  # type: ignore[no-untyped-call]
+        except RedisError as error:
+            # The worker starts another one, when it next looks around.
+            self.log.warning("Scheduler has lost Redis: %s", type(error).__name__)
 
     def heartbeat(self) -> None:
         """Each second, so that it soon sees who its parent is."""

@@ -47,7 +47,8 @@ class Producer(Docora):
 
     def schedule_job(self, job_id: str, when: datetime | None = None) -> Job:
         when = when or now() + timedelta(seconds=1)
-        return self.queue.enqueue_at(when, _JOB_FUNCTION, **self._call(job_id))
+        job: Job = self.queue.enqueue_at(when, _JOB_FUNCTION, **self._call(job_id))
+        return job
 
     def _call(self, job_id: str) -> dict[str, Any]:
         app_id, _, repository_id = job_id.partition("-")
