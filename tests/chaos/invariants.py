@@ -19,6 +19,7 @@ of Postgres, only when it next records a file: until then it may send one more t
 from __future__ import annotations
 
 import json
+from signal import Signals
 from typing import cast
 
 from rq.job import Job
@@ -34,8 +35,9 @@ from tests.snapshots import AUTH_KEY, KEY, TOKEN
 
 _SECRETS = (POSTGRES_PASSWORD, REDIS_PASSWORD, AUTH_KEY, KEY.hex(), TOKEN)
 _PROMISED = set(ExitCode) - {ExitCode.BUG, ExitCode.USAGE}
-_PROMISED_OF_WORKERS = {ExitCode.SERVER}
-"""If nobody has told it to end."""
+_OF_WORKERS = {ExitCode.SERVER}
+_OF_WORKERS_TOLD_TO_END = {ExitCode.OK, ExitCode.SERVER, ExitCode.INTERRUPTED}
+"""The last, where it had not yet begun."""
 _COUNTS = (b"total", b"completed", b"succeeded", b"failed")
 
 
@@ -54,9 +56,10 @@ def of_processes(processes: list[Process]) -> list[str]:
     problems = []
     for process in processes:
         code = process.process.returncode
-        promised = _PROMISED_OF_WORKERS if process.is_worker else _PROMISED
-        if process.signals and process.is_worker:
-            promised = promised | {ExitCode.OK}
+        promised = _PROMISED
+        if process.is_worker:
+            told = Signals.SIGTERM in process.signals
+            promised = _OF_WORKERS_TOLD_TO_END if told else _OF_WORKERS
         if code not in promised and -code not in process.signals:
             problems.append(f"{process.name} ended with {code}: {_last_words(process)}")
         said = process.output + process.log
