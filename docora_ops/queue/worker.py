@@ -9,10 +9,11 @@ from types import FrameType
 from typing import Any, Protocol
 
 from redis import Redis, RedisError
+from redis.client import Pipeline
 from rq import Queue, Worker
 from rq.exceptions import AbandonedJobError, StopRequested
 from rq.executions import Execution
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.scheduler import RQScheduler
 from rq.utils import now
 from rq.worker import WorkerStatus
@@ -48,9 +49,10 @@ class SnapshotWorker(Worker):
 
     def __init__(self, settings: Settings, client: Redis, name: str, caretaker: Caretaker) -> None:
         super().__init__(
-            [_Queue(settings.queue_name, connection=client)],
+            [_Queue(settings.queue_name, connection=client, job_class=_Job)],
             name=name,
             connection=client,
+            job_class=_Job,
             worker_ttl=_WORKER_TTL,
             maintenance_interval=_MAINTENANCE_INTERVAL,
             work_horse_killed_handler=self._horse_was_killed,
@@ -257,6 +259,26 @@ class _Scheduler(RQScheduler):
 
 def _stop_again(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     raise StopRequested
+
+
+class _Job(Job):
+    """A job that is scheduled for its next try in one step.
+
+    RQ's own says that it is scheduled, and is so a moment later. Were its process killed in
+    between, RQ would take it for one that has long gone on, and drop it.
+    """
+
+    _retried_in: Pipeline | None = None
+
+    def retry(self, queue: Queue, pipeline: Pipeline) -> None:
+        """As RQ does, all of it in the pipeline."""
+        self._retried_in = pipeline
+        super().retry(queue, pipeline)
+        self._retried_in = None
+
+    def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
+        """As RQ does."""
+        super().set_status(status, self._retried_in if pipeline is None else pipeline)
 
 
 class _Queue(Queue):
