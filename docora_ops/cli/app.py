@@ -7,7 +7,8 @@ import inspect
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -128,7 +129,8 @@ def run(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
-        return int(app(list(arguments), standalone_mode=False, prog_name="docora-ops") or 0)
+        with _taking_signals():
+            return int(app(list(arguments), standalone_mode=False, prog_name="docora-ops") or 0)
     except typer.TyperException as error:
         message = error.format_message()
         if not message:
@@ -142,6 +144,17 @@ def _run(arguments: Sequence[str]) -> int:
         return _report(CommandInterruptedError("interrupted"), as_json=as_json)
     except Exception as error:  # noqa: BLE001 - a bug of ours: said, not swallowed
         return _report_bug(error, as_json=as_json)
+
+
+@contextmanager
+def _taking_signals() -> Iterator[None]:
+    """Before and after, they are held back: then nobody could say a word about them."""
+    numbers = {signal.SIGINT, signal.SIGTERM}
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
