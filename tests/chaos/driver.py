@@ -20,6 +20,7 @@ from tests.chaos.servers import Postgres, Valkey, running_servers
 from tests.chaos.world import MAX_RETRY_ATTEMPTS, Producer, World, make_upstreams, make_world
 from tests.harness import Result, finish
 from tests.snapshots import Snapshots, Upstream
+from tests.warm import WarmCommand
 from tests.worker.running import make_delayed_jobs_due
 
 _LONGEST_DRAIN = 600
@@ -51,6 +52,7 @@ class Driver:
     """The processes' output stays there, for each round in a folder of its own."""
     postgres: Postgres
     valkey: Valkey
+    warm: WarmCommand
     upstreams: dict[str, Upstream] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,7 +64,7 @@ class Driver:
         logs = self.directory / f"round-{number}"
         logs.mkdir()
         self._empty()
-        producer = Producer(self.postgres.url, self.valkey.url)
+        producer = Producer(self.postgres.url, self.valkey.url, self.warm)
         apps = Apps()
         try:
             with Receiver(answer=apps.answer).serving() as receiver:
@@ -96,7 +98,11 @@ class Driver:
 def driver(seed: int, size: Size, directory: Path) -> Iterator[Driver]:
     """On servers of its own."""
     with running_servers(directory) as (postgres, valkey):
-        yield Driver(seed, size, directory, postgres, valkey)
+        warm = WarmCommand(directory)
+        try:
+            yield Driver(seed, size, directory, postgres, valkey, warm)
+        finally:
+            warm.close()
 
 
 def _check(played: Round) -> None:
@@ -120,7 +126,7 @@ def _check(played: Round) -> None:
     tidy_up(docora, settings)
     lost, doubled = invariants.lost(docora), set(invariants.doubled(docora))
     if not played.data_lost:
-        problems += [f"lost: {job_id}" for job_id in lost]
+        problems += [f"lost: {invariants.story_of(docora, job_id)}" for job_id in lost]
     problems += [f"stuck: {job_id}" for job_id in invariants.stuck(docora)]
     if not played.data_lost and not played.woken_late:
         problems += [f"doubled: {job_id}" for job_id in sorted(doubled - world.careless)]

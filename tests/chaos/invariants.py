@@ -30,7 +30,7 @@ from tests.chaos.processes import Process
 from tests.chaos.round import POSTGRES_PASSWORD
 from tests.chaos.servers import REDIS_PASSWORD
 from tests.chaos.world import World
-from tests.harness import QUEUE, Docora
+from tests.harness import QUEUE, Docora, TestLink
 from tests.snapshots import AUTH_KEY, KEY, TOKEN
 
 _SECRETS = (POSTGRES_PASSWORD, REDIS_PASSWORD, AUTH_KEY, KEY.hex(), TOKEN)
@@ -55,6 +55,8 @@ def of_processes(processes: list[Process]) -> list[str]:
     """How they have ended, and what they have said."""
     problems = []
     for process in processes:
+        if _had_not_begun(process):
+            continue
         code = process.process.returncode
         promised = _PROMISED
         if process.is_worker:
@@ -72,6 +74,11 @@ def of_processes(processes: list[Process]) -> list[str]:
             except ValueError:
                 problems.append(f"{process.name} printed no JSON: {process.output!r}")
     return problems
+
+
+def _had_not_begun(process: Process) -> bool:
+    """Whether Ctrl-C came while Python itself was starting: nobody can make it quiet then."""
+    return Signals.SIGINT in process.signals and "KeyboardInterrupt" in process.log
 
 
 def _last_words(process: Process) -> str:
@@ -123,6 +130,20 @@ def lost(docora: Docora) -> list[str]:
 def stuck(docora: Docora) -> list[str]:
     """The same of links that are marked as being scanned."""
     return _without_job(docora, LinkStatus.SCANNING)
+
+
+def story_of(docora: Docora, job_id: str) -> str:
+    """All that is known of a link and its job."""
+    app_id, _, repository_id = job_id.partition("-")
+    row = docora.row(TestLink(app_id, repository_id))
+    told = ("status", "retry_count", "last_error")
+    job = {
+        name: value.decode(errors="replace")
+        for name, value in docora.job_hash(job_id).items()
+        if name not in {"data", "exc_info"}
+    }
+    places = docora.registries(job_id) | ({"list"} & {"list" if job_id in docora.waiting() else ""})
+    return f"{job_id}: { {name: row[name] for name in told} }, in {sorted(places)}: {job}"
 
 
 def in_hand(docora: Docora) -> set[str]:
