@@ -168,9 +168,16 @@ class SnapshotWorker(Worker):
             self.log.warning("Worker %s: no heartbeat: %s", self.name, type(error).__name__)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Say what RQ says, unless the job has said it in a line of its own."""
-        if not isinstance(exc_info[1], SnapshotError):
+        """Say what RQ says, and see to the link, unless the job itself has done both."""
+        error = exc_info[1]
+        if isinstance(error, SnapshotError):
+            return
+        name = type(error).__name__
+        if isinstance(error, RedisError):
+            self.log.warning("Worker %s: job %s has lost Redis: %s", self.name, job.id, name)
+        else:
             super().handle_exception(job, *exc_info)
+        self._take_care(job, f"it could not be run: {name}")
 
     def register_birth(self) -> None:
         """As RQ does. Raises WorkerNameTakenError."""

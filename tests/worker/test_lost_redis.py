@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from tests.proxy import PATIENCE, Proxy, eventually
+import pytest
+
+from tests.proxy import PATIENCE, Fault, Proxy, eventually
 from tests.snapshots import Snapshots
-from tests.worker.running import running
+from tests.worker.running import make_delayed_jobs_due, running
 from tests.worker.upstream_http import gate_at
 
 
@@ -41,3 +43,24 @@ def test_a_worker_that_loses_redis_at_the_end_of_a_job_says_it_in_one_line(
     assert "found an unhandled exception, quitting... (ConnectionError)" in worker.log
     assert "Traceback" not in worker.log
     assert snapshots.docora.status(link) == "synced"
+
+
+@pytest.mark.parametrize(("tries", "expected"), [(1, ("failed", 1)), (2, ("synced", 0))])
+def test_a_job_that_loses_redis_before_it_begins_leaves_no_link_behind(
+    snapshots: Snapshots, tries: int, expected: tuple[str, int]
+) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=tries, retry_base_delay_ms=0)
+    with Proxy.before_redis(snapshots.docora.redis_url) as proxy:
+        # First the worker tells of its execution, then the job that it has begun.
+        plan = proxy.plan(b"worker_name", Fault.LOSE_REQUEST, 2)
+        with running(snapshots, "--burst", REDIS_URL=proxy.url) as worker:
+            assert worker.end() == 0
+        assert plan.reached.is_set()
+    assert "has lost Redis: ConnectionError" in worker.log
+    assert "Traceback" not in worker.log
+    if tries > 1:
+        make_delayed_jobs_due(snapshots.docora)
+        assert snapshots.work().code == 0
+    row = snapshots.docora.row(link)
+    assert (row["status"], row["retry_count"]) == expected
