@@ -63,12 +63,13 @@ _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
 
 
 def _interruptible(command: Callable[..., int]) -> Callable[..., int]:
-    """Typer would turn Ctrl-C into an exit code without a word."""
+    """Typer would turn Ctrl-C into an exit code without a word, so it never sees it."""
 
     @functools.wraps(command)
     def interruptible(*arguments: object, **options: object) -> int:
         try:
-            return command(*arguments, **options)
+            with _taking_signals():
+                return command(*arguments, **options)
         except KeyboardInterrupt:
             raise CommandInterruptedError("interrupted") from None
 
@@ -129,8 +130,7 @@ def run(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
-        with _taking_signals():
-            return int(app(list(arguments), standalone_mode=False, prog_name="docora-ops") or 0)
+        return int(app(list(arguments), standalone_mode=False, prog_name="docora-ops") or 0)
     except typer.TyperException as error:
         message = error.format_message()
         if not message:
@@ -148,13 +148,13 @@ def _run(arguments: Sequence[str]) -> int:
 
 @contextmanager
 def _taking_signals() -> Iterator[None]:
-    """Before and after, they are held back: then nobody could say a word about them."""
-    numbers = {signal.SIGINT, signal.SIGTERM}
+    """Before and after, `main` has them held back."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
