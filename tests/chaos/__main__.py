@@ -7,6 +7,7 @@ to break the same thing again.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 import time
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=SECONDS)
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
+    logging.getLogger("rq").addHandler(logging.NullHandler())  # of what runs in this process
     directory = Path(tempfile.mkdtemp(prefix="docora-ops-chaos-"))
     directory.chmod(0o755)
     with driver(options.seed, FULL, directory) as chaos:
@@ -48,7 +50,10 @@ def play(chaos: Driver, seconds: float) -> None:
         began = time.monotonic()
         played.append(chaos.play(len(played) + 1))
         longest = max(longest, time.monotonic() - began)
-        print(f"round {len(played)}, {time.monotonic() - began:.0f} s: {describe(played[-1:])}")
+        print(
+            f"round {len(played)}, {time.monotonic() - began:.0f} s: {describe(played[-1:])}",
+            flush=True,
+        )
     print(f"\nall {len(played)} rounds: {describe(played)}")
 
 

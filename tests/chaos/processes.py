@@ -57,5 +57,7 @@ class Process(Running):
     def end(self) -> int:
         """As it does; what it has said on stderr lies beside its stdout then."""
         code = super().end()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
         self._files.with_suffix(".err").write_text(self.log, encoding="utf-8")
         return code
