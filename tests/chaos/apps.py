@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -40,7 +41,8 @@ class Apps:
     """
 
     moods: dict[str, Mood] = field(default_factory=dict)
-    acknowledged: set[Delivery] = field(default_factory=set)
+    acknowledged: dict[Delivery, float] = field(default_factory=dict)
+    """When, for the last time."""
     late: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Of each link, the most that a job has sent after another had begun."""
     calm: Event = field(default_factory=Event)
@@ -75,7 +77,7 @@ class Apps:
     def acknowledge(self, app: str, repository_id: str, path: str, sha: str) -> None:
         """The app has the file."""
         with self._lock:
-            self.acknowledged.add((app, repository_id, path, sha))
+            self.acknowledged[app, repository_id, path, sha] = time.monotonic()
 
     def _note(self, link: tuple[str, str]) -> None:
         known = self._connections.setdefault(link, {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from tests.chaos import invariants
 from tests.chaos.apps import Apps, Mood
 from tests.chaos.invariants import Broken
 from tests.chaos.passing_time import tidy_up
+from tests.chaos.processes import Process
 from tests.chaos.round import Round
 from tests.chaos.servers import Postgres, Valkey, running_servers
 from tests.chaos.world import MAX_RETRY_ATTEMPTS, Producer, World, make_upstreams, make_world
@@ -132,7 +133,7 @@ def _check(played: Round) -> None:
         problems += [f"doubled: {job_id}" for job_id in sorted(doubled - world.careless)]
     invariants.check(problems)
     _check_repair(world, lost, doubled)
-    _check_drain(world)
+    _check_drain(world, played.processes)
 
 
 def _check_repair(world: World, lost: list[str], doubled: set[str]) -> None:
@@ -154,7 +155,7 @@ def _check_repair(world: World, lost: list[str], doubled: set[str]) -> None:
     invariants.check(problems)
 
 
-def _check_drain(world: World) -> None:
+def _check_drain(world: World, processes: Sequence[Process]) -> None:
     """All apps are well, and so is the worker."""
     docora = world.producer
     world.apps.moods = dict.fromkeys(world.apps.moods, Mood.WELL)
@@ -167,7 +168,7 @@ def _check_drain(world: World) -> None:
         if worker.code != ExitCode.OK:
             problems.append(f"the last worker: {worker}")
             break
-    problems += invariants.of_deliveries(world)
+    problems += invariants.of_deliveries(world, processes)
     problems += invariants.of_stores(world)
     problems += [f"lost in the end: {job_id}" for job_id in invariants.lost(docora)]
     # RQ may have noted a failure of what was queued anew meanwhile: of no consequence, but untidy.

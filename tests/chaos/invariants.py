@@ -12,6 +12,8 @@ No id stands in the queue twice, except where the promise does not reach: the pr
 before it pushed, Redis lost what would have told of the first, or a worker overslept, whose job RQ
 had given to another. Those doctor counts and repair mends.
 
+A resync that has succeeded sends every file again, before its link is in sync.
+
 Two jobs are never at work on one link. A job finds out that it has lost its lock, with its session
 of Postgres, only when it next records a file: until then it may send one more than was on its way.
 """
@@ -19,6 +21,7 @@ of Postgres, only when it next records a file: until then it may send one more t
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from signal import Signals
 from typing import cast
 
@@ -158,17 +161,38 @@ def doubled(docora: Docora) -> list[str]:
     return sorted(set(docora.doubled_jobs()) | (set(docora.waiting()) & _scheduled(docora)))
 
 
-def of_deliveries(world: World) -> list[str]:
-    """Whether each app whose link is in sync has all files, and every link has come to an end."""
+def of_deliveries(world: World, processes: Sequence[Process]) -> list[str]:
+    """Whether every link has come to an end, and the app of one that is in sync has all files."""
     problems = []
     for link in world.links:
         row = world.producer.row(link)
-        files = world.snapshots.deliveries(link)
+        delivered, files = world.snapshots.deliveries(link), world.files[link.repository_id]
         if row["status"] not in {LinkStatus.SYNCED, LinkStatus.FAILED}:
             problems.append(f"{link.job_id} is {row['status']} in the end: {row['last_error']}")
-        elif row["status"] == LinkStatus.SYNCED and files != world.files[link.repository_id]:
-            problems.append(f"{link.job_id} is in sync with {sorted(files)}")
+        elif row["status"] == LinkStatus.SYNCED and delivered != files:
+            problems.append(f"{link.job_id} is in sync with {sorted(delivered)}")
+        elif row["status"] == LinkStatus.SYNCED:
+            resynced = _last_resync(link, processes)
+            last = [
+                world.apps.acknowledged[world.names[link.app_id], link.repository_id, path, sha]
+                for path, sha in files.items()
+            ]
+            if min(last) < resynced:
+                problems.append(f"{link.job_id} was not sent again after its resync")
     return problems
+
+
+def _last_resync(link: TestLink, processes: Sequence[Process]) -> float:
+    """When the last one began that has succeeded."""
+    began = [
+        process.began
+        for process in processes
+        if process.process.returncode == ExitCode.OK
+        and process.arguments[0] == "resync"
+        and process.arguments[1] == link.app_id
+        and process.arguments[2] in {link.repository_id, "--all"}
+    ]
+    return max(began, default=0)
 
 
 def _without_job(docora: Docora, status: str) -> list[str]:

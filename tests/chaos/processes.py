@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import Signals
@@ -20,6 +21,7 @@ class Process(Running):
         self.arguments = tuple(arguments)
         self.name = f"{number:03} {' '.join(arguments)}"
         self.is_worker = arguments[0] == "worker"
+        self.began = time.monotonic()
         self.signals: set[Signals] = set()
         """That may have ended it."""
         self._files = logs / f"{number:03}-{arguments[0]}"
