@@ -81,7 +81,8 @@ def of_processes(processes: list[Process]) -> list[str]:
 
 def _had_not_begun(process: Process) -> bool:
     """Whether Ctrl-C came while Python itself was starting: nobody can make it quiet then."""
-    return Signals.SIGINT in process.signals and "KeyboardInterrupt" in process.log
+    is_cut = Signals.SIGINT in process.signals and "KeyboardInterrupt" in process.log
+    return is_cut and ", in main" not in process.log
 
 
 def _last_words(process: Process) -> str:

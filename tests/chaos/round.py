@@ -28,6 +28,8 @@ POSTGRES_PASSWORD = "a-password-of-postgres"
 _AT_ONCE = 5
 """Commands."""
 _WORKERS = 2
+_PATIENCE = 120
+"""Seconds until a command that nobody hinders any more is thought to hang."""
 _LONGEST_PAUSE = 0.3
 _LONGEST_EFFECT = 6
 """Steps."""
@@ -204,7 +206,7 @@ class Round:
         if self.postgres not in self._down:
             self.sessions_cut = True
             self._inflict("crash postgres")
-            self.postgres.crash(self.random)
+            self.postgres.crash()
 
     def reset_connections(self) -> None:
         proxy = self._proxy()
@@ -289,7 +291,7 @@ class Round:
         for process in self._alive():
             if not process.is_worker:
                 try:
-                    process.end()
+                    process.process.wait(_PATIENCE)
                 except subprocess.TimeoutExpired:
                     self.problems.append(f"hangs: {process.name}")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
-from random import Random
 from urllib.parse import urlsplit
 
 import psycopg
@@ -42,14 +42,10 @@ class Postgres:
         """Directly, whatever lies between it and the others."""
         return psycopg.connect(self.url, autocommit=True)
 
-    def crash(self, random: Random) -> None:
+    def crash(self) -> None:
         """Kill one of its sessions: it ends all of them, recovers, and takes new ones."""
         with self.connect() as connection:
-            pids = connection.execute(
-                "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' ORDER BY 1"
-            ).fetchall()
-            with suppress(ProcessLookupError):
-                os.kill(random.choice(pids)[0], signal.SIGKILL)
+            os.kill(connection.info.backend_pid, signal.SIGKILL)
             eventually(lambda: _is_cut(connection), "the end of all sessions of Postgres")
         eventually(self._is_up, "a Postgres that has recovered")
 
@@ -99,6 +95,7 @@ class Valkey:
     def kill(self) -> None:
         """At once; what it has acknowledged is on disk."""
         self._server.terminate()
+        eventually(self._is_gone, "the end of a Valkey")
 
     def lose_data(self) -> None:
         """While it is down."""
@@ -107,6 +104,14 @@ class Valkey:
     def start(self) -> None:
         """With the data that there are."""
         self._server.start(timeout=30)
+
+    def _is_gone(self) -> bool:
+        parts = urlsplit(self.url)
+        try:
+            socket.create_connection((parts.hostname, parts.port)).close()
+        except OSError:
+            return True
+        return False
 
     def empty(self) -> None:
         """Before a round."""
