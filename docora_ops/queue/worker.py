@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Protocol
 
 from redis import Redis, RedisError
 from redis.client import Pipeline
 from rq import Queue, Worker
-from rq.exceptions import AbandonedJobError, StopRequested
+from rq.exceptions import AbandonedJobError, InvalidJobOperation, StopRequested
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.scheduler import RQScheduler
@@ -89,9 +90,14 @@ class SnapshotWorker(Worker):
         exc_string: str = "",
         execution: Execution | None = None,
     ) -> None:
-        """What RQ does, and before it what it leaves out for a job that never began."""
+        """What RQ does, and before it what it leaves out for a job that never began.
+
+        Not a second time: a process may be killed when it has just done this itself.
+        """
         if execution is None:
             self._take_care(job, "its worker was killed before it began")
+        elif self._is_back_in_queue(job, execution):
+            return
         super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
 
     def subscribe(self) -> None:
@@ -209,6 +215,15 @@ class SnapshotWorker(Worker):
     def _handle_stopped_job(self, job: Job, queue: Queue, execution: Execution) -> None:
         self._take_care(job, "it was stopped by an operator", stopped=True)
         super()._handle_stopped_job(job, queue, execution)
+
+    def _is_back_in_queue(self, job: Job, execution: Execution) -> bool:
+        """Whether this execution has ended, and its job waits for another one."""
+        wip = job.started_job_registry.key
+        if self.connection.zscore(wip, execution.composite_key) is not None:
+            return False
+        with suppress(InvalidJobOperation):
+            return job.get_status() in {JobStatus.QUEUED, JobStatus.SCHEDULED}
+        return False
 
     def _take_care(self, job: Job, what: str, *, stopped: bool = False) -> None:
         ids = _link_ids(job)

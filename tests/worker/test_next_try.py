@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 from pydantic import SecretStr
+from rq.job import JobStatus
 
 from docora_ops.errors import RedisError as LostRedisError
 from docora_ops.queue import connect
@@ -15,7 +16,7 @@ from docora_ops.worker.caretaker import LinkCaretaker
 from tests.harness import QUEUE
 from tests.proxy import Fault, Proxy
 from tests.snapshots import Snapshots
-from tests.worker.running import has_live_job
+from tests.worker.running import has_live_job, make_delayed_jobs_due
 from tests.worker.test_tidy_up import begin
 
 
@@ -47,3 +48,27 @@ def test_cleaning_that_breaks_off_before_a_job_is_scheduled_again_does_not_lose_
     clean(docora.redis_url)
     assert has_live_job(docora, link)
     assert docora.row(link)["retry_count"] == 1
+
+
+def test_a_process_that_is_killed_when_it_has_seen_to_the_next_try_does_not_double_it(
+    snapshots: Snapshots,
+) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=3)
+    docora = snapshots.docora
+    with connect(snapshots.settings) as client:
+        caretaker = LinkCaretaker(snapshots.settings, client)
+        worker = SnapshotWorker(snapshots.settings, client, "worker-1", caretaker)
+        [queue] = worker.queues
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+        job, parents_copy = (worker.job_class.fetch(link.job_id, client) for _ in range(2))
+        execution = worker.prepare_execution(job)
+        job.set_status(JobStatus.STARTED)
+        worker.handle_job_failure(job, queue, execution=execution)
+        make_delayed_jobs_due(docora)
+        worker._start_scheduler(burst=True)
+        assert docora.waiting() == [link.job_id]
+        worker.handle_job_failure(parents_copy, queue, execution=execution)
+    assert docora.waiting() == [link.job_id]
+    assert docora.registries(link.job_id) == set()
+    assert docora.job_hash(link.job_id)["retries_left"] == b"1"
