@@ -26,6 +26,8 @@ _JOB_FUNCTION = Settings.model_fields["job_function"].default
 _CARELESS_SHARE = 10
 """Of so many links one is left to the producer that does not look before it pushes."""
 _STRAYS = 3
+_FILES = 6
+"""In a repository: enough for two jobs that send them at once to be seen."""
 _MOODS = (*[Mood.WELL] * 5, Mood.FLAKY, Mood.FLAKY, Mood.BROKEN, Mood.HANGS_UP, Mood.SLOW)
 
 
@@ -98,7 +100,7 @@ def make_upstreams(directory: Path, number: int) -> dict[str, Upstream]:
     upstreams = {}
     for name in (f"octo/repository{each}" for each in range(number)):
         upstreams[name] = Upstream(directory / "upstream" / name)
-        upstreams[name].commit({f"{name}/a.txt": "1\n", f"{name}/b.bin": b"\0\1"})
+        upstreams[name].commit({f"{name}/{each}": bytes((each, each)) for each in range(_FILES)})
     return upstreams
 
 
