@@ -10,7 +10,7 @@ from threading import Event, Lock, Thread, current_thread
 
 from docora_ops.demo.receiver import CREATED, Request
 
-_SLOWNESS = 0.2
+_SLOWNESS = 0.5
 """Seconds that a slow app takes over each file."""
 _FAILURE = 500
 

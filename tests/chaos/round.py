@@ -131,7 +131,8 @@ class Round:
             for link in looking:
                 with suppress(DuplicateJobError):
                     producer.enqueue(link.job_id, unique=True)
-            producer.enqueue(careless)
+            for _ in range(2):
+                producer.enqueue(careless, at_front=True)
 
     def _start(self, arguments: list[str]) -> Process:
         process = Process(len(self.processes), arguments, self._environment, self.logs)

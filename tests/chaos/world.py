@@ -23,8 +23,6 @@ from tests.worker.checks import shas
 
 MAX_RETRY_ATTEMPTS = 3
 _JOB_FUNCTION = Settings.model_fields["job_function"].default
-_CARELESS_SHARE = 10
-"""Of so many links one is left to the producer that does not look before it pushes."""
 _STRAYS = 3
 _FILES = 6
 """In a repository: enough for two jobs that send them at once to be seen."""
@@ -126,9 +124,10 @@ def make_world(
             random.choice(_STATES)(world, link)
             snapshots.set_token(link, TOKEN if random.random() < 0.5 else None)
             world.links.append(link)
-    world.careless = {
-        link.job_id for link in random.sample(world.links, len(world.links) // _CARELESS_SHARE)
-    }
+    # One app's, and a slow one's, so that there is time for two jobs at once.
+    slow = random.choice(list(world.names))
+    apps.moods[world.names[slow]] = Mood.SLOW
+    world.careless = {link.job_id for link in world.links if link.app_id == slow}
     _add_strays(world, random)
     producer.age_links()
     return world
