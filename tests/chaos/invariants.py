@@ -21,6 +21,7 @@ of Postgres, only when it next records a file: until then it may send one more t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from signal import Signals
 from typing import cast
@@ -82,7 +83,7 @@ def of_processes(processes: list[Process]) -> list[str]:
 def _had_not_begun(process: Process) -> bool:
     """Whether Ctrl-C came while Python itself was starting: nobody can make it quiet then."""
     is_cut = Signals.SIGINT in process.signals and "KeyboardInterrupt" in process.log
-    return is_cut and ", in main" not in process.log
+    return is_cut and not re.search(r"__main__\.py\", line \d+, in main", process.log)
 
 
 def _last_words(process: Process) -> str:
