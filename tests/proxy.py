@@ -111,6 +111,8 @@ class Proxy:
         self._flowing.set()
         self._clients: set[socket.socket] = set()
         self._to_reset: set[socket.socket] = set()
+        self.forwarded = 0
+        """How often a client has sent something."""
         self.delay = 0.0
         """Seconds that it takes to forward anything, either way."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -236,6 +238,7 @@ class Proxy:
                     if request == plan.number:
                         self._befall(plan, client, lose=Fault.LOSE_REQUEST, hold=Fault.HOLD_REQUEST)
                 tail = (tail + data)[-_LONGEST_MARKER:]
+                self.forwarded += 1
                 server.sendall(data)
             if server in ready:
                 data = _receive(server)

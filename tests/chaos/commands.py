@@ -18,12 +18,14 @@ def random_command(world: World, operations: Sequence[str], random: Random) -> A
 
 
 def _link(world: World, random: Random) -> Arguments:
-    link = random.choice(world.links)
+    app_id = _app(world, random)
+    link = random.choice([link for link in world.links if link.app_id == app_id])
     return [link.app_id, link.repository_id]
 
 
 def _app(world: World, random: Random) -> str:
-    return random.choice(list(world.names))
+    """The slow one more often: what it lacks takes a while, so others come to it meanwhile."""
+    return world.slow_app if random.random() < 0.3 else random.choice(list(world.names))
 
 
 def _retry(world: World, _: Sequence[str], random: Random) -> Arguments:

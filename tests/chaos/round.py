@@ -30,7 +30,10 @@ _AT_ONCE = 5
 _WORKERS = 2
 _PATIENCE = 120
 """Seconds until a command that nobody hinders any more is thought to hang."""
-_LONGEST_PAUSE = 0.3
+_MOST_REQUESTS = 100
+_LONGEST_PAUSE = 0.6
+"""Seconds between two steps, unless so many requests come to the servers earlier."""
+_TICK = 0.01
 _LONGEST_EFFECT = 6
 """Steps."""
 _SLOWNESS = 0.02
@@ -84,7 +87,7 @@ class Round:
                 self._end_effects(step)
                 self._keep_workers()
                 self.random.choice(_STEPS)(self)
-                time.sleep(self.random.uniform(0, _LONGEST_PAUSE))
+                self._pause_until_something_happens()
             self._end_effects(self.steps + _LONGEST_EFFECT)
             self._await_commands()
             for process in self._alive():
@@ -278,6 +281,15 @@ class Round:
         return [process for process in self.processes if process.is_running]
 
     # Time
+
+    def _pause_until_something_happens(self) -> None:
+        end = time.monotonic() + self.random.uniform(0, _LONGEST_PAUSE)
+        wanted = self._requests() + self.random.randrange(_MOST_REQUESTS)
+        while self._requests() < wanted and time.monotonic() < end:
+            time.sleep(_TICK)
+
+    def _requests(self) -> int:
+        return self._to_postgres.forwarded + self._to_redis.forwarded
 
     def _for_a_while(self, end: Callable[[], object]) -> None:
         self._effects.append((self._step + self.random.randint(1, _LONGEST_EFFECT), end))

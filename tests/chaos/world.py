@@ -69,12 +69,17 @@ class World:
     producer: Producer
     apps: Apps
     links: list[TestLink] = field(default_factory=list)
-    careless: set[str] = field(default_factory=set)
-    """Ids of jobs that the producer pushes who does not look whether they are there."""
+    slow_app: str = ""
+    """The one whose jobs the producer pushes who does not look whether they are there."""
     files: dict[str, dict[str, str]] = field(default_factory=dict)
     """SHA-256 by path of what each repository holds."""
     names: dict[str, str] = field(default_factory=dict)
     """By app id: how the receiver knows the apps."""
+
+    @property
+    def careless(self) -> set[str]:
+        """Ids of the jobs that are pushed without a look."""
+        return {link.job_id for link in self.links if link.app_id == self.slow_app}
 
     def deliver(self, link: TestLink, files: int | None = None) -> None:
         """The app has received so many of the repository's files; all, if None."""
@@ -124,10 +129,8 @@ def make_world(
             random.choice(_STATES)(world, link)
             snapshots.set_token(link, TOKEN if random.random() < 0.5 else None)
             world.links.append(link)
-    # One app's, and a slow one's, so that there is time for two jobs at once.
-    slow = random.choice(list(world.names))
-    apps.moods[world.names[slow]] = Mood.SLOW
-    world.careless = {link.job_id for link in world.links if link.app_id == slow}
+    world.slow_app = random.choice(list(world.names))
+    apps.moods[world.names[world.slow_app]] = Mood.SLOW
     _add_strays(world, random)
     producer.age_links()
     return world
