@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import sys
 import tempfile
 import time
@@ -38,6 +39,7 @@ def main() -> int:
         except Broken as broken:
             print(f"\n{broken}", file=sys.stderr)
             return 1
+    shutil.rmtree(directory, ignore_errors=True)
     return 0
 
 

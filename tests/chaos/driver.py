@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -90,7 +91,8 @@ class Driver:
         self.valkey.empty()
 
     def _account(self, number: int, played: Round, error: Exception) -> str:
-        what = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
+        is_told = isinstance(error, Broken)
+        what = str(error) if is_told else "".join(traceback.format_exception(error))
         story = "\n".join(played.story)
         return f"seed {self.seed}, round {number}\n{story}\n\n{what}\n\nlogs: {played.logs}"
 

@@ -82,21 +82,22 @@ class Round:
     def run(self) -> None:
         """All steps, and the end of all effects and processes."""
         with self._proxies():
-            for step in range(self.steps):
-                self._step = step
-                self._end_effects(step)
-                self._keep_workers()
-                self.random.choice(_STEPS)(self)
-                self._pause_until_something_happens()
-            self._end_effects(self.steps + _LONGEST_EFFECT)
-            self._await_commands()
-            for process in self._alive():
-                process.signals.add(Signals.SIGKILL)
-                process.kill()
-        self.world.apps.calm.set()
-        for process in self.processes:
-            # A worker's children may have outlived it.
-            process.kill()
+            try:
+                for step in range(self.steps):
+                    self._step = step
+                    self._end_effects(step)
+                    self._keep_workers()
+                    self.random.choice(_STEPS)(self)
+                    self._pause_until_something_happens()
+                self._end_effects(self.steps + _LONGEST_EFFECT)
+                self._await_commands()
+            finally:
+                self.world.apps.calm.set()
+                for process in self._alive():
+                    process.signals.add(Signals.SIGKILL)
+                for process in self.processes:
+                    # Also of those that have ended: a worker's children may have outlived it.
+                    process.kill()
 
     @contextmanager
     def _proxies(self) -> Iterator[None]:
