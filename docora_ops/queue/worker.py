@@ -92,9 +92,12 @@ class SnapshotWorker(Worker):
     ) -> None:
         """What RQ does, and before it what it leaves out for a job that never began.
 
-        Not a second time: a process may be killed when it has just done this itself.
+        Not a second time: a process may be killed when it has just done this itself, and a job that
+        never began may have been queued again by others.
         """
         if execution is None:
+            if self._waits(job, queue):
+                return
             self._take_care(job, "its worker was killed before it began")
         elif self._is_back_in_queue(job, execution):
             return
@@ -183,6 +186,7 @@ class SnapshotWorker(Worker):
             self.log.warning("Worker %s: job %s has lost Redis: %s", self.name, job.id, name)
         else:
             super().handle_exception(job, *exc_info)
+        self._forget_popped(job)
         self._take_care(job, f"it could not be run: {name}")
 
     def register_birth(self) -> None:
@@ -204,9 +208,12 @@ class SnapshotWorker(Worker):
         return found
 
     def _horse_was_killed(self, job: Job, _pid: int, status: int, _usage: object) -> None:
-        # Only the process itself would have done it, and cleaning would take it for stuck there.
-        self.queues[0].intermediate_queue.remove(job.id)
+        self._forget_popped(job)
         self._take_care(job, f"its process was killed (wait status {status})")
+
+    def _forget_popped(self, job: Job) -> None:
+        # Only a job that begins does it, and cleaning would take it for stuck there.
+        self.queues[0].intermediate_queue.remove(job.id)
 
     def _job_was_abandoned(self, job: Job, kind: type[BaseException], *_: object) -> None:
         if kind is AbandonedJobError:
@@ -215,6 +222,14 @@ class SnapshotWorker(Worker):
     def _handle_stopped_job(self, job: Job, queue: Queue, execution: Execution) -> None:
         self._take_care(job, "it was stopped by an operator", stopped=True)
         super()._handle_stopped_job(job, queue, execution)
+
+    def _waits(self, job: Job, queue: Queue) -> bool:
+        """Whether it stands in the queue's list or schedule."""
+        schedule = queue.scheduled_job_registry.key
+        return (
+            self.connection.lpos(queue.key, job.id) is not None
+            or self.connection.zscore(schedule, job.id) is not None
+        )
 
     def _is_back_in_queue(self, job: Job, execution: Execution) -> bool:
         """Whether this execution has ended, and its job waits for another one."""

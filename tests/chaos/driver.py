@@ -132,7 +132,10 @@ def _check(played: Round) -> None:
         problems += [f"lost: {invariants.story_of(docora, job_id)}" for job_id in lost]
     problems += [f"stuck: {job_id}" for job_id in invariants.stuck(docora)]
     if not played.data_lost and not played.woken_late:
-        problems += [f"doubled: {job_id}" for job_id in sorted(doubled - world.careless)]
+        problems += [
+            f"doubled: {invariants.story_of(docora, job_id)}"
+            for job_id in sorted(doubled - world.careless)
+        ]
     invariants.check(problems)
     _check_repair(world, lost, doubled)
     _check_drain(world, played.processes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.harness import QUEUE
 from tests.proxy import PATIENCE, Fault, Proxy, eventually
 from tests.snapshots import Snapshots
 from tests.worker.running import make_delayed_jobs_due, running
@@ -58,6 +59,7 @@ def test_a_job_that_loses_redis_before_it_begins_leaves_no_link_behind(
             assert worker.end() == 0
         assert plan.reached.is_set()
     assert "has lost Redis: ConnectionError" in worker.log
+    assert snapshots.docora.redis.llen(f"rq:queue:{QUEUE}:intermediate") == 0
     assert "Traceback" not in worker.log
     if tries > 1:
         make_delayed_jobs_due(snapshots.docora)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import cast
 
 import pytest
@@ -72,3 +73,25 @@ def test_a_process_that_is_killed_when_it_has_seen_to_the_next_try_does_not_doub
     assert docora.waiting() == [link.job_id]
     assert docora.registries(link.job_id) == set()
     assert docora.job_hash(link.job_id)["retries_left"] == b"1"
+
+
+@pytest.mark.parametrize("is_delayed", [False, True], ids=["waiting", "delayed"])
+def test_a_job_that_was_popped_and_queued_again_since_is_not_doubled(
+    snapshots: Snapshots, is_delayed: bool
+) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=3)
+    docora = snapshots.docora
+    intermediate = f"rq:queue:{QUEUE}:intermediate"
+    docora.redis.rpush(intermediate, link.job_id)
+    docora.redis.set(f"{intermediate}:first_seen:{link.job_id}", 1)
+    if is_delayed:
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+        docora.redis.zadd(f"rq:scheduled:{QUEUE}", {link.job_id: time.time() + 60})
+    before = docora.waiting(), docora.registries(link.job_id), docora.job_hash(link.job_id)
+    with connect(snapshots.settings) as client:
+        caretaker = LinkCaretaker(snapshots.settings, client)
+        SnapshotWorker(snapshots.settings, client, "worker-1", caretaker).run_maintenance_tasks()
+    after = docora.waiting(), docora.registries(link.job_id), docora.job_hash(link.job_id)
+    assert after == before
+    assert docora.redis.llen(intermediate) == 0
