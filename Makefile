@@ -59,6 +59,10 @@ mutants: $(READY) ## Break each promise on purpose, in a copy, and show which te
 matrix: $(READY) ## Run the tests with each Python, server and set of versions there is (ARGS=--list: tell)
 	$(BIN)/python -m tests.matrix $(ARGS)
 
+.PHONY: chaos
+chaos: $(READY) ## Kill, pause and cut off processes and servers at random, for some minutes, and look at what is left
+	$(BIN)/python -m tests.chaos $(ARGS)
+
 .PHONY: lock
 lock: $(READY) ## Write requirements.lock after a change in pyproject.toml (ARGS=--upgrade: newest versions)
 	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 
 
@@ -11,6 +12,8 @@ def main() -> int:
     # Nearly all that the imports create stays: collecting among it costs a fifth of a short run.
     # A command that may run long turns the collector on again.
     gc.disable()
+    # Held back until there is somebody to say that it was interrupted.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     from docora_ops.cli.app import run
 
     code = run(sys.argv[1:])

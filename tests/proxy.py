@@ -41,6 +41,7 @@ _TICK = 0.02
 _LONGEST_MARKER = 64
 _TLS_REQUEST = struct.pack("!II", 8, 80877103)
 _GSS_REQUEST = struct.pack("!II", 8, 80877104)
+_RESET_WHEN_CLOSED = struct.pack("ii", 1, 0)
 
 Address = str | tuple[str, int]
 """The path of a socket, or host and port."""
@@ -108,6 +109,12 @@ class Proxy:
         self._closed = Event()
         self._flowing = Event()
         self._flowing.set()
+        self._clients: set[socket.socket] = set()
+        self._to_reset: set[socket.socket] = set()
+        self.forwarded = 0
+        """How often a client has sent something."""
+        self.delay = 0.0
+        """Seconds that it takes to forward anything, either way."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._listener.settimeout(_TICK)
         self._threads = [Thread(target=self._accept, name="proxy")]
@@ -157,6 +164,11 @@ class Proxy:
         """Forward again."""
         self._flowing.set()
 
+    def reset(self) -> None:
+        """Reset the connections that there are, whatever goes on in them."""
+        with self._lock:
+            self._to_reset |= self._clients
+
     def _accept(self) -> None:
         while not self._closed.is_set():
             try:
@@ -176,10 +188,23 @@ class Proxy:
             try:
                 self._wait(self._flowing, client)
                 client = self._greet(client)
-                with _connect(self._upstream) as server:
+                with _connect(self._upstream) as server, self._resettable(client):
                     self._forward(client, server)
             finally:
                 client.close()
+
+    @contextmanager
+    def _resettable(self, client: socket.socket) -> Iterator[None]:
+        with self._lock:
+            self._clients.add(client)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._clients.remove(client)
+                if client in self._to_reset:
+                    self._to_reset.remove(client)
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_WHEN_CLOSED)
 
     def _greet(self, client: socket.socket) -> socket.socket:
         if self._postgres:
@@ -199,8 +224,10 @@ class Proxy:
         pending: list[tuple[Plan, int]] = []  # requests that the server has not answered yet
         while True:
             ready = _readable(client, server)
-            if self._closed.is_set():
+            if self._must_end(client):
                 return
+            if ready and self.delay:
+                self._closed.wait(self.delay)
             if client in ready:
                 data = _receive(client)
                 if not data:
@@ -211,6 +238,7 @@ class Proxy:
                     if request == plan.number:
                         self._befall(plan, client, lose=Fault.LOSE_REQUEST, hold=Fault.HOLD_REQUEST)
                 tail = (tail + data)[-_LONGEST_MARKER:]
+                self.forwarded += 1
                 server.sendall(data)
             if server in ready:
                 data = _receive(server)
@@ -246,9 +274,12 @@ class Proxy:
     def _wait(self, event: Event, client: socket.socket) -> None:
         """Until the event; cut the connection when the client hangs up before."""
         while not event.is_set():
-            if self._closed.is_set() or _has_hung_up(client):
+            if self._must_end(client) or _has_hung_up(client):
                 raise _CutError
             event.wait(_TICK)
+
+    def _must_end(self, client: socket.socket) -> bool:
+        return self._closed.is_set() or client in self._to_reset
 
 
 def _connect(address: Address) -> socket.socket:

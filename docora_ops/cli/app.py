@@ -7,7 +7,8 @@ import inspect
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from types import FrameType
@@ -63,12 +64,13 @@ _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
 
 
 def _interruptible(command: Callable[..., int]) -> Callable[..., int]:
-    """Typer would turn Ctrl-C into an exit code without a word."""
+    """Typer would turn Ctrl-C into an exit code without a word, so it never sees it."""
 
     @functools.wraps(command)
     def interruptible(*arguments: object, **options: object) -> int:
         try:
-            return command(*arguments, **options)
+            with _taking_signals():
+                return command(*arguments, **options)
         except KeyboardInterrupt:
             raise CommandInterruptedError("interrupted") from None
 
@@ -143,6 +145,17 @@ def _run(arguments: Sequence[str]) -> int:
         return _report(CommandInterruptedError("interrupted"), as_json=as_json)
     except Exception as error:  # noqa: BLE001 - a bug of ours: said, not swallowed
         return _report_bug(error, as_json=as_json)
+
+
+@contextmanager
+def _taking_signals() -> Iterator[None]:
+    """Before and after, `main` has them held back."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

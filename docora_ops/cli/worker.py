@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -84,8 +86,22 @@ class _OneLine(logging.Formatter):
         return f"{when} {record.levelname} {inert(super().format(record))}"
 
 
+class _Stderr(logging.Handler):
+    """Writes each event at once, and lets through what is raised meanwhile.
+
+    RQ's signal handlers log something, perhaps in the middle of another line, and raise an
+    exception that ends the worker: logging's own handlers can stand neither.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, unless nobody reads it any more."""
+        line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        with suppress(OSError):
+            os.write(sys.stderr.fileno(), line)
+
+
 def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(_OneLine())
     rq = logging.getLogger("rq")
     rq.handlers = [handler]

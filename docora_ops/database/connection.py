@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -29,6 +30,10 @@ from docora_ops.errors import (
 )
 from docora_ops.masking import mask
 from docora_ops.settings import Settings
+
+# What goes wrong it also raises, but for a rollback that no longer matters; and its text may have
+# secrets in it.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 _REPLY_GRACE = 5
 """Seconds beyond the statement timeout after which a silent server counts as lost."""
@@ -132,7 +137,9 @@ class Database:
     def transaction(self) -> Iterator[None]:
         """Commit at the end, roll back on any exception; `Rollback` ends only the block."""
         connection = self._connect()
-        with self._errors(), connection.transaction():
+        # The driver lets `Rollback` through where the connection was lost; then nothing was
+        # committed either, and the next statement says that it is lost.
+        with self._errors(), suppress(psycopg.Rollback), connection.transaction():
             yield
 
     @contextmanager

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Protocol
 
 from redis import Redis, RedisError
+from redis.client import Pipeline
 from rq import Queue, Worker
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
-from rq.exceptions import AbandonedJobError, StopRequested
+from rq.exceptions import AbandonedJobError, InvalidJobOperation, StopRequested
 from rq.executions import Execution
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.logutils import colorizer
 from rq.scheduler import RQScheduler
 from rq.utils import now
@@ -51,9 +54,10 @@ class SnapshotWorker(Worker):
 
     def __init__(self, settings: Settings, client: Redis, name: str, caretaker: Caretaker) -> None:
         super().__init__(
-            [_Queue(settings.queue_name, connection=client)],
+            [_Queue(settings.queue_name, connection=client, job_class=_Job)],
             name=name,
             connection=client,
+            job_class=_Job,
             worker_ttl=_WORKER_TTL,
             maintenance_interval=_MAINTENANCE_INTERVAL,
             work_horse_killed_handler=self._horse_was_killed,
@@ -61,6 +65,7 @@ class SnapshotWorker(Worker):
         )
         colorizer.notty = True  # its codes would be spelled out, as all that strangers write
         self.log_result_lifespan = False
+        self.log.addFilter(_without_traceback_of_redis)
         self.stop_was_requested = False
         """Whether somebody has asked it to end."""
         self.found_nothing = False
@@ -107,9 +112,17 @@ class SnapshotWorker(Worker):
         exc_string: str = "",
         execution: Execution | None = None,
     ) -> None:
-        """What RQ does, and before it what it leaves out for a job that never began."""
+        """What RQ does, and before it what it leaves out for a job that never began.
+
+        Not a second time: a process may be killed when it has just done this itself, and a job that
+        never began may have been queued again by others.
+        """
         if execution is None:
+            if self._waits(job, queue):
+                return
             self._take_care(job, "its worker was killed before it began")
+        elif self._is_back_in_queue(job, execution):
+            return
         super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
 
     def subscribe(self) -> None:
@@ -186,9 +199,17 @@ class SnapshotWorker(Worker):
             self.log.warning("Worker %s: no heartbeat: %s", self.name, type(error).__name__)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Say what RQ says, unless the job has said it in a line of its own."""
-        if not isinstance(exc_info[1], SnapshotError):
+        """Say what RQ says, and see to the link, unless the job itself has done both."""
+        error = exc_info[1]
+        if isinstance(error, SnapshotError):
+            return
+        name = type(error).__name__
+        if isinstance(error, RedisError):
+            self.log.warning("Worker %s: job %s has lost Redis: %s", self.name, job.id, name)
+        else:
             super().handle_exception(job, *exc_info)
+        self._forget_popped(job)
+        self._take_care(job, f"it could not be run: {name}")
 
     def register_birth(self) -> None:
         """As RQ does. Raises WorkerNameTakenError."""
@@ -209,9 +230,12 @@ class SnapshotWorker(Worker):
         return found
 
     def _horse_was_killed(self, job: Job, _pid: int, status: int, _usage: object) -> None:
-        # Only the process itself would have done it, and cleaning would take it for stuck there.
-        self.queues[0].intermediate_queue.remove(job.id)
+        self._forget_popped(job)
         self._take_care(job, f"its process was killed (wait status {status})")
+
+    def _forget_popped(self, job: Job) -> None:
+        # Only a job that begins does it, and cleaning would take it for stuck there.
+        self.queues[0].intermediate_queue.remove(job.id)
 
     def _job_was_abandoned(self, job: Job, kind: type[BaseException], *_: object) -> None:
         if kind is AbandonedJobError:
@@ -221,10 +245,36 @@ class SnapshotWorker(Worker):
         self._take_care(job, "it was stopped by an operator", stopped=True)
         super()._handle_stopped_job(job, queue, execution)
 
+    def _waits(self, job: Job, queue: Queue) -> bool:
+        """Whether it stands in the queue's list or schedule."""
+        schedule = queue.scheduled_job_registry.key
+        return (
+            self.connection.lpos(queue.key, job.id) is not None
+            or self.connection.zscore(schedule, job.id) is not None
+        )
+
+    def _is_back_in_queue(self, job: Job, execution: Execution) -> bool:
+        """Whether this execution has ended, and its job waits for another one."""
+        wip = job.started_job_registry.key
+        if self.connection.zscore(wip, execution.composite_key) is not None:
+            return False
+        with suppress(InvalidJobOperation):
+            return job.get_status() in {JobStatus.QUEUED, JobStatus.SCHEDULED}
+        return False
+
     def _take_care(self, job: Job, what: str, *, stopped: bool = False) -> None:
         ids = _link_ids(job)
         if ids is not None:
             self._caretaker.job_was_killed(*ids, Tries(job), what=what, stopped=stopped)
+
+
+def _without_traceback_of_redis(record: logging.LogRecord) -> bool:
+    """For what RQ says of a Redis that is out of reach, which is no bug of anybody's."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, RedisError):
+        record.msg, record.args = "%s (%s)", (record.getMessage(), type(error).__name__)
+        record.exc_info = None
+    return True
 
 
 class _Scheduler(RQScheduler):
@@ -253,7 +303,11 @@ class _Scheduler(RQScheduler):
         self._install_signal_handlers()  # type: ignore[no-untyped-call]
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         self._pool.disconnect()
-        super().work()  # type: ignore[no-untyped-call]
+        try:
+            super().work()  # type: ignore[no-untyped-call]
+        except RedisError as error:
+            # The worker starts another one, when it next looks around.
+            self.log.warning("Scheduler has lost Redis: %s", type(error).__name__)
 
     def heartbeat(self) -> None:
         """Each second, so that it soon sees who its parent is."""
@@ -264,6 +318,26 @@ class _Scheduler(RQScheduler):
 
 def _stop_again(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     raise StopRequested
+
+
+class _Job(Job):
+    """A job that is scheduled for its next try in one step.
+
+    RQ's own says that it is scheduled, and is so a moment later. Were its process killed in
+    between, RQ would take it for one that has long gone on, and drop it.
+    """
+
+    _retried_in: Pipeline | None = None
+
+    def retry(self, queue: Queue, pipeline: Pipeline) -> None:
+        """As RQ does, all of it in the pipeline."""
+        self._retried_in = pipeline
+        super().retry(queue, pipeline)
+        self._retried_in = None
+
+    def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
+        """As RQ does."""
+        super().set_status(status, self._retried_in if pipeline is None else pipeline)
 
 
 class _Queue(Queue):

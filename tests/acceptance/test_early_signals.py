@@ -1,0 +1,37 @@
+"""A signal that comes before the command has begun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Docora
+
+AT_AN_IMPORT = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{module}":
+            os.kill(os.getpid(), signal.{name})
+
+sys.meta_path.insert(0, Interrupt())
+"""
+LOADING, PARSING = "docora_ops.cli.context", "typer._click.decorators"
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("SIGINT", LOADING), ("SIGTERM", LOADING), ("SIGINT", PARSING)]
+)
+def test_it_is_told_as_any_other_interrupt(
+    docora: Docora, tmp_path: Path, name: str, module: str
+) -> None:
+    link = docora.add_link()
+    code = AT_AN_IMPORT.format(name=name, module=module)
+    (tmp_path / "sitecustomize.py").write_text(code, encoding="utf-8")
+    arguments = ("retry", link.app_id, link.repository_id, "--json")
+    result = docora.run(*arguments, env={"PYTHONPATH": str(tmp_path)})
+    assert (result.code, result.json["code"]) == (130, "interrupted"), result
+    assert result.stderr == "Error: interrupted\n"
+    assert docora.status(link) == "failed"

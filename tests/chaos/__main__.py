@@ -1,0 +1,79 @@
+"""`make chaos`: round after round of processes and servers that are killed, paused and cut off.
+
+The seed fixes what is done, not how the machine schedules it: the same seed is likely, not certain,
+to break the same thing again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from random import SystemRandom
+
+from tests.chaos.driver import FULL, Driver, driver
+from tests.chaos.invariants import Broken
+from tests.chaos.round import Round
+
+SECONDS = 480
+
+
+def main() -> int:
+    """Play rounds for so long; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="make chaos ARGS=…", description=__doc__)
+    parser.add_argument("--seed", type=int, default=SystemRandom().randrange(1_000_000))
+    parser.add_argument("--seconds", type=int, default=SECONDS)
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    logging.getLogger("rq").addHandler(logging.NullHandler())  # of what runs in this process
+    directory = Path(tempfile.mkdtemp(prefix="docora-ops-chaos-"))
+    directory.chmod(0o755)
+    with driver(options.seed, FULL, directory) as chaos:
+        try:
+            play(chaos, options.seconds)
+        except Broken as broken:
+            print(f"\n{broken}", file=sys.stderr)
+            return 1
+    shutil.rmtree(directory, ignore_errors=True)
+    return 0
+
+
+def play(chaos: Driver, seconds: float) -> None:
+    """As many rounds as there is time for, a line for each. Raises Broken."""
+    end = time.monotonic() + seconds
+    longest = 0.0
+    played: list[Round] = []
+    while time.monotonic() + longest < end:
+        began = time.monotonic()
+        played.append(chaos.play(len(played) + 1))
+        longest = max(longest, time.monotonic() - began)
+        print(
+            f"round {len(played)}, {time.monotonic() - began:.0f} s: {describe(played[-1:])}",
+            flush=True,
+        )
+    print(f"\nall {len(played)} rounds: {describe(played)}")
+
+
+def describe(rounds: list[Round]) -> str:
+    """What was done, and how it ended."""
+    faults: Counter[str] = Counter()
+    codes: Counter[int] = Counter()
+    for each in rounds:
+        faults += each.faults
+        codes += Counter(process.process.returncode for process in each.processes)
+    links = sum(len(each.world.links) for each in rounds)
+    by_code = ", ".join(f"{code}: {number}" for code, number in sorted(codes.items()))
+    by_kind = ", ".join(f"{name} {number}" for name, number in sorted(faults.items()))
+    return (
+        f"{links} links, {codes.total()} processes by exit code ({by_code}), "
+        f"{faults.total()} faults ({by_kind})"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

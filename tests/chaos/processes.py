@@ -1,0 +1,65 @@
+"""The processes of docora-ops that a round starts and hurts."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from signal import Signals
+
+from tests.harness import COMMAND
+from tests.worker.running import Running
+
+
+class Process(Running):
+    """The installed command, all it has said, and what was done to it."""
+
+    def __init__(
+        self, number: int, arguments: Sequence[str], environment: Mapping[str, str], logs: Path
+    ) -> None:
+        self.arguments = tuple(arguments)
+        self.name = f"{number:03} {' '.join(arguments)}"
+        self.is_worker = arguments[0] == "worker"
+        self.began = time.monotonic()
+        self.signals: set[Signals] = set()
+        """That may have ended it."""
+        self._files = logs / f"{number:03}-{arguments[0]}"
+        with self._files.with_suffix(".out").open("wb") as stdout:
+            super().__init__(
+                subprocess.Popen(
+                    [str(COMMAND), *arguments],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    encoding="utf-8",
+                    start_new_session=True,
+                )
+            )
+
+    @property
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def output(self) -> str:
+        """What it has written to stdout."""
+        return self._files.with_suffix(".out").read_text(encoding="utf-8")
+
+    def hurt(self, number: Signals, *, all_of_it: bool = True) -> None:
+        """A signal to it, and to all its children or not."""
+        self.signals.add(number)
+        if all_of_it:
+            self.signal_all(number)
+        else:
+            self.signal(number)
+
+    def end(self) -> int:
+        """As it does; what it has said on stderr lies beside its stdout then."""
+        code = super().end()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        self._files.with_suffix(".err").write_text(self.log, encoding="utf-8")
+        return code

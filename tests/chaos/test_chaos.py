@@ -1,0 +1,19 @@
+"""A small cut of `make chaos`, each time with another seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import SystemRandom
+from tempfile import TemporaryDirectory
+
+from tests.chaos.driver import SMALL, driver
+
+
+def test_two_small_rounds() -> None:
+    seed = SystemRandom().randrange(1_000_000)
+    with TemporaryDirectory(prefix="docora-ops-chaos-", ignore_cleanup_errors=True) as folder:
+        directory = Path(folder)
+        directory.chmod(0o755)
+        with driver(seed, SMALL, directory) as chaos:
+            chaos.play(1)
+            chaos.play(2)

@@ -1,0 +1,97 @@
+"""A job is scheduled for its next try in one step, so that it is never in none."""
+
+from __future__ import annotations
+
+import time
+from typing import cast
+
+import pytest
+from pydantic import SecretStr
+from rq.job import JobStatus
+
+from docora_ops.errors import RedisError as LostRedisError
+from docora_ops.queue import connect
+from docora_ops.queue.connection import redis_errors
+from docora_ops.queue.worker import SnapshotWorker
+from docora_ops.worker.caretaker import LinkCaretaker
+from tests.harness import QUEUE
+from tests.proxy import Fault, Proxy
+from tests.snapshots import Snapshots
+from tests.worker.running import has_live_job, make_delayed_jobs_due
+from tests.worker.test_tidy_up import begin
+
+
+def test_cleaning_that_breaks_off_before_a_job_is_scheduled_again_does_not_lose_it(
+    snapshots: Snapshots,
+) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=3)
+    begin(snapshots, link)
+    docora = snapshots.docora
+    wip = f"rq:wip:{QUEUE}"
+    for member in cast("list[bytes]", docora.redis.zrange(wip, 0, -1)):
+        docora.redis.zadd(wip, {member: 1})
+    docora.redis.delete(*cast("list[bytes]", docora.redis.keys("rq:execution*")))
+
+    def clean(url: str) -> None:
+        with connect(docora.settings.model_copy(update={"redis_url": SecretStr(url)})) as client:
+            caretaker = LinkCaretaker(snapshots.settings, docora.redis)
+            with redis_errors("here"):
+                SnapshotWorker(snapshots.settings, client, "w", caretaker).run_maintenance_tasks()
+
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        plan = proxy.plan(f"rq:scheduled:{QUEUE}".encode(), Fault.LOSE_REQUEST)
+        with pytest.raises(LostRedisError):
+            clean(proxy.url)
+        assert plan.reached.is_set()
+    assert docora.status(link) == "pending_snapshot"
+    docora.redis.delete(f"rq:clean_registries:{QUEUE}")
+    clean(docora.redis_url)
+    assert has_live_job(docora, link)
+    assert docora.row(link)["retry_count"] == 1
+
+
+def test_a_process_that_is_killed_when_it_has_seen_to_the_next_try_does_not_double_it(
+    snapshots: Snapshots,
+) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=3)
+    docora = snapshots.docora
+    with connect(snapshots.settings) as client:
+        caretaker = LinkCaretaker(snapshots.settings, client)
+        worker = SnapshotWorker(snapshots.settings, client, "worker-1", caretaker)
+        [queue] = worker.queues
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+        job, parents_copy = (worker.job_class.fetch(link.job_id, client) for _ in range(2))
+        execution = worker.prepare_execution(job)
+        job.set_status(JobStatus.STARTED)
+        worker.handle_job_failure(job, queue, execution=execution)
+        make_delayed_jobs_due(docora)
+        worker._start_scheduler(burst=True)
+        assert docora.waiting() == [link.job_id]
+        worker.handle_job_failure(parents_copy, queue, execution=execution)
+    assert docora.waiting() == [link.job_id]
+    assert docora.registries(link.job_id) == set()
+    assert docora.job_hash(link.job_id)["retries_left"] == b"1"
+
+
+@pytest.mark.parametrize("is_delayed", [False, True], ids=["waiting", "delayed"])
+def test_a_job_that_was_popped_and_queued_again_since_is_not_doubled(
+    snapshots: Snapshots, is_delayed: bool
+) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=3)
+    docora = snapshots.docora
+    intermediate = f"rq:queue:{QUEUE}:intermediate"
+    docora.redis.rpush(intermediate, link.job_id)
+    docora.redis.set(f"{intermediate}:first_seen:{link.job_id}", 1)
+    if is_delayed:
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+        docora.redis.zadd(f"rq:scheduled:{QUEUE}", {link.job_id: time.time() + 60})
+    before = docora.waiting(), docora.registries(link.job_id), docora.job_hash(link.job_id)
+    with connect(snapshots.settings) as client:
+        caretaker = LinkCaretaker(snapshots.settings, client)
+        SnapshotWorker(snapshots.settings, client, "worker-1", caretaker).run_maintenance_tasks()
+    after = docora.waiting(), docora.registries(link.job_id), docora.job_hash(link.job_id)
+    assert after == before
+    assert docora.redis.llen(intermediate) == 0
