@@ -107,9 +107,11 @@ class Round:
             Proxy.before_redis(self.valkey.url) as self._to_redis,
         ):
             self._environment = self.world.producer.environment(
-                **self.world.snapshots.environment(**_IMPATIENT),
-                DATABASE_URL=with_login(self._to_postgres.url, "postgres", POSTGRES_PASSWORD),
-                REDIS_URL=self._to_redis.url,
+                **self.world.snapshots.environment(
+                    **_IMPATIENT,
+                    DATABASE_URL=with_login(self._to_postgres.url, "postgres", POSTGRES_PASSWORD),
+                    REDIS_URL=self._to_redis.url,
+                )
             )
             yield
 

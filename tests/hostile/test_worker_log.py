@@ -25,6 +25,8 @@ def test_each_line_of_a_workers_log_is_one_event_in_letters_that_can_be_read(
     docora.enqueue("other")
     docora.redis.hset("rq:job:other", "description", list(TRICKS)[3])
     env = {
+        "DATABASE_URL": docora.database_access.worker,
+        "REDIS_URL": docora.redis_access.worker,
         "ENCRYPTION_KEY": "00" * 32,
         "REPOS_BASE_PATH": str(tmp_path),
         "MAX_RETRY_ATTEMPTS": "1",

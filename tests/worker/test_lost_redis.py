@@ -17,7 +17,7 @@ def has_scheduler(snapshots: Snapshots) -> bool:
 
 def test_a_scheduler_that_loses_redis_says_it_in_one_line(snapshots: Snapshots) -> None:
     with (
-        Proxy.before_redis(snapshots.docora.redis_url) as proxy,
+        Proxy.before_redis(snapshots.docora.redis_access.worker) as proxy,
         running(snapshots, REDIS_URL=proxy.url) as worker,
     ):
         worker.await_line("Scheduler for snapshot-queue started")
@@ -33,7 +33,7 @@ def test_a_worker_that_loses_redis_at_the_end_of_a_job_says_it_in_one_line(
     link, _ = snapshots.add_link({"a": "1\n"})
     snapshots.queue(link)
     with (
-        Proxy.before_redis(snapshots.docora.redis_url) as proxy,
+        Proxy.before_redis(snapshots.docora.redis_access.worker) as proxy,
         gate_at(snapshots.receiver) as gate,
         running(snapshots, "--burst", REDIS_URL=proxy.url) as worker,
     ):
@@ -52,7 +52,7 @@ def test_a_job_that_loses_redis_before_it_begins_leaves_no_link_behind(
 ) -> None:
     link, _ = snapshots.add_link({"a": "1\n"})
     snapshots.queue(link, max_retry_attempts=tries, retry_base_delay_ms=0)
-    with Proxy.before_redis(snapshots.docora.redis_url) as proxy:
+    with Proxy.before_redis(snapshots.docora.redis_access.worker) as proxy:
         # First the worker tells of its execution, then the job that it has begun.
         plan = proxy.plan(b"worker_name", Fault.LOSE_REQUEST, 2)
         with running(snapshots, "--burst", REDIS_URL=proxy.url) as worker:

@@ -35,18 +35,18 @@ def test_cleaning_that_breaks_off_before_a_job_is_scheduled_again_does_not_lose_
 
     def clean(url: str) -> None:
         with connect(docora.settings.model_copy(update={"redis_url": SecretStr(url)})) as client:
-            caretaker = LinkCaretaker(snapshots.settings, docora.redis)
+            caretaker = LinkCaretaker(snapshots.settings, client)
             with redis_errors("here"):
                 SnapshotWorker(snapshots.settings, client, "w", caretaker).run_maintenance_tasks()
 
-    with Proxy.before_redis(docora.redis_url) as proxy:
+    with Proxy.before_redis(docora.redis_access.worker) as proxy:
         plan = proxy.plan(f"rq:scheduled:{QUEUE}".encode(), Fault.LOSE_REQUEST)
         with pytest.raises(LostRedisError):
             clean(proxy.url)
         assert plan.reached.is_set()
     assert docora.status(link) == "pending_snapshot"
     docora.redis.delete(f"rq:clean_registries:{QUEUE}")
-    clean(docora.redis_url)
+    clean(docora.redis_access.worker)
     assert has_live_job(docora, link)
     assert docora.row(link)["retry_count"] == 1
 

@@ -31,6 +31,7 @@ def test_the_verdict_waits_for_the_disk_though_deliveries_do_not(snapshots: Snap
     snapshots.docora.connection.execute(
         """
         CREATE TABLE commits (what text, waits text);
+        GRANT INSERT ON commits TO PUBLIC;
         CREATE FUNCTION note_it() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
             INSERT INTO commits VALUES (TG_ARGV[0], current_setting('synchronous_commit'));
