@@ -561,9 +561,9 @@ def test_a_postgres_that_hangs_midway_is_given_up_by_a_bulk_retry_once(docora: D
             env={"REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url, **HURRIED},
         )
         push.wait()
-        eventually(
-            lambda: docora.statuses().get("pending_snapshot") == 40, "four batches committed"
-        )
+        [key] = cast("list[bytes]", docora.redis.keys("docora:bulk:*"))
+        # Later than they are committed: the reply to a commit must have come through.
+        eventually(lambda: docora.redis.hget(key, "completed") == b"40", "four batches counted")
         postgres_proxy.freeze()
         push.release()
         since = time.monotonic()
