@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -31,16 +31,10 @@ from rq.registry import (
 )
 from rq.utils import now
 
-from docora_ops.actions import selecting, single
-from docora_ops.actions.bulk import BulkRun
-from docora_ops.actions.drift import find_drift
-from docora_ops.actions.repair import Repair
-from docora_ops.database import Database
-from docora_ops.drift import DriftReport, RepairResult
-from docora_ops.models import BulkResult, ChangeNote, LinkRef, LinkResult, Operation
-from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
 from tests.prescribed import Access
+from tests.rooms import Rooms
+from tests.rows import Rows, TestLink
 from tests.warm import WarmCommand, WarmProcess
 
 COMMAND = Path(sys.executable).parent / "docora-ops"
@@ -54,8 +48,6 @@ REGISTRIES = (
 )
 STARTERS = ("PATH", "LANG", "LC_", "PYTHON")
 """How the names of variables begin that act before the command does."""
-GITHUB_TOKEN = "aa11:bb22:github-token-encrypted"
-AUTH_KEY = "cc33:dd44:auth-key-encrypted"
 
 
 Process = subprocess.Popen[str] | WarmProcess
@@ -80,23 +72,8 @@ class Result:
         return self.json["data"]
 
 
-@dataclass(frozen=True)
-class TestLink:
-    """The two ids of a link."""
-
-    __test__ = False
-
-    app_id: str
-    repository_id: str
-
-    @property
-    def job_id(self) -> str:
-        """The id of the link's job."""
-        return f"{self.app_id}-{self.repository_id}"
-
-
 @dataclass
-class Docora:
+class Docora(Rows):
     """One database and one Redis, empty at the start of each test.
 
     Commands and rooms reach them as README prescribes; what is done here, as their owner.
@@ -151,148 +128,6 @@ class Docora:
         rooms = Rooms(self.settings.model_copy(update=settings))
         self._rooms.append(rooms)
         return rooms
-
-    # Rows
-
-    def add_app(self, name: str = "Acme Search", app_id: str | None = None) -> str:
-        app_id = app_id or f"app_{next(self._ids):024x}"
-        self.connection.execute(
-            "INSERT INTO apps (app_id, token_hash, app_name, base_url, email,"
-            " client_auth_key_encrypted) VALUES (%s, 'hash', %s, %s, 'ops@acme.example', %s)",
-            (app_id, name, "https://acme.example/docora", AUTH_KEY),
-        )
-        return app_id
-
-    def add_repository(
-        self,
-        full_name: str = "octo/api",
-        repository_id: str | None = None,
-        *,
-        url: str | None = None,
-        circuit_open_for: timedelta | None = None,
-    ) -> str:
-        number = next(self._ids)
-        repository_id = repository_id or f"repo_{number:024x}"
-        owner, _, name = full_name.partition("/")
-        self.connection.execute(
-            "INSERT INTO repositories (repository_id, github_url, owner, name,"
-            " consecutive_failures, circuit_open_until)"
-            " VALUES (%s, %s, %s, %s, %s, now() + %s)",
-            (
-                repository_id,
-                url or f"https://github.com/{full_name}-{number}",
-                owner,
-                name,
-                5 if circuit_open_for else 0,
-                circuit_open_for,
-            ),
-        )
-        return repository_id
-
-    def link(
-        self,
-        app_id: str,
-        repository_id: str,
-        status: str = "failed",
-        *,
-        retry_count: int = 5,
-        last_error: str | None = "HTTP 500 on created README.md",
-        scanned: timedelta | None = None,
-    ) -> TestLink:
-        """`scanned`: how long ago, if ever."""
-        self.connection.execute(
-            "INSERT INTO app_repositories (app_id, repository_id, status, retry_count,"
-            " last_error, github_token_encrypted, last_scanned_at)"
-            " VALUES (%s, %s, %s, %s, %s, %s, now() - %s::interval)",
-            (app_id, repository_id, status, retry_count, last_error, GITHUB_TOKEN, scanned),
-        )
-        return TestLink(app_id, repository_id)
-
-    def add_link(self, status: str = "failed", **options: Any) -> TestLink:
-        """A link of a new app to a new repository."""
-        number = next(self._ids)
-        app_id = self.add_app(f"App {number}")
-        return self.link(app_id, self.add_repository(f"octo/repo{number}"), status, **options)
-
-    def add_links(
-        self, amount: int, *, apps: int = 1, last_error: str = "HTTP 500", status: str = "failed"
-    ) -> None:
-        """Many links that have never been scanned, of apps `App 1`, `App 2`, …"""
-        for number in range(1, apps + 1):
-            self.add_app(f"App {number}", f"app_{number:024x}")
-        self.connection.execute(
-            "INSERT INTO repositories (repository_id, github_url, owner, name)"
-            " SELECT 'repo_' || lpad(to_hex(i), 24, '0'), 'https://github.com/octo/repo' || i,"
-            " 'octo', 'repo' || i FROM generate_series(1, %s) i",
-            (-(-amount // apps),),
-        )
-        self.connection.execute(
-            "INSERT INTO app_repositories (app_id, repository_id, status, retry_count,"
-            " last_error, github_token_encrypted)"
-            " SELECT app_id, repository_id, %s, 5, %s, %s FROM apps, repositories"
-            " ORDER BY repository_id, app_id LIMIT %s",
-            (status, last_error, GITHUB_TOKEN, amount),
-        )
-
-    def add_deliveries(self, link: TestLink, files: int) -> None:
-        self.connection.execute(
-            "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
-            " SELECT %s, %s, 'src/file' || i, repeat('a', 64) FROM generate_series(1, %s) i",
-            (link.app_id, link.repository_id, files),
-        )
-
-    def row(self, link: TestLink) -> dict[str, Any]:
-        row = self.connection.execute(
-            "SELECT * FROM app_repositories WHERE app_id = %s AND repository_id = %s",
-            (link.app_id, link.repository_id),
-        ).fetchone()
-        assert row is not None
-        return row
-
-    def status(self, link: TestLink) -> str:
-        return str(self.row(link)["status"])
-
-    def statuses(self) -> dict[str, int]:
-        rows = self.connection.execute(
-            "SELECT status, count(*) AS links FROM app_repositories GROUP BY status"
-        ).fetchall()
-        return {row["status"]: row["links"] for row in rows}
-
-    def links(self) -> list[TestLink]:
-        """All links in the order of a bulk operation."""
-        rows = self.connection.execute("SELECT app_id, repository_id FROM app_repositories")
-        return sorted(
-            (TestLink(**row) for row in rows), key=lambda link: (link.app_id, link.repository_id)
-        )
-
-    def deliveries(self, link: TestLink) -> int:
-        row = self.connection.execute(
-            "SELECT count(*) AS files FROM app_delivered_files"
-            " WHERE app_id = %s AND repository_id = %s",
-            (link.app_id, link.repository_id),
-        ).fetchone()
-        assert row is not None
-        return int(row["files"])
-
-    def age_links(self) -> None:
-        """All links so far were made an hour ago."""
-        self.connection.execute(
-            "UPDATE app_repositories SET created_at = now() - interval '1 hour'"
-        )
-
-    def delete_link(self, link: TestLink) -> None:
-        self.connection.execute(
-            "DELETE FROM app_repositories WHERE app_id = %s AND repository_id = %s",
-            (link.app_id, link.repository_id),
-        )
-
-    def was_reset(self, link: TestLink) -> bool:
-        row = self.row(link)
-        return (row["status"], row["retry_count"], row["last_error"]) == (
-            "pending_snapshot",
-            0,
-            None,
-        )
 
     # Jobs
 
@@ -495,121 +330,6 @@ class Docora:
             return list(threads.map(lambda arguments: self.run(*arguments, env=env), commands))
 
 
-class Rooms:
-    """The functions of docora-ops on connections of their own, without a command around them."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.redis = connect(settings)
-        self.database = Database(settings)
-        self.queue = LinkQueue(settings, self.redis)
-        self.store = ProgressStore(settings, self.redis)
-
-    def close(self) -> None:
-        self.database.close()
-        self.redis.close()
-
-    def ref(self, link: TestLink) -> LinkRef:
-        row = self.database.row(
-            "SELECT id::text FROM app_repositories"
-            " WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s",
-            {"app_id": link.app_id, "repository_id": link.repository_id},
-        )
-        assert row is not None
-        return LinkRef(row[0], link.app_id, link.repository_id)
-
-    def retry(self, link: TestLink, **options: Any) -> LinkResult:
-        return single.retry(self.database, self.queue, self.ref(link), **options)
-
-    def resync(self, link: TestLink, **options: Any) -> LinkResult:
-        return single.resync(self.database, self.queue, self.ref(link), **options)
-
-    def retry_all(
-        self,
-        *,
-        batch_size: int = 500,
-        dry_run: bool = False,
-        note: ChangeNote | None = None,
-        prepare: Callable[[BulkRun], object] = lambda run: None,
-        **choice: Any,
-    ) -> BulkResult:
-        """A bulk retry; `prepare` gets the run when its operation is known and no link is done."""
-        with selecting.failed_links(self.database, **choice) as selection:
-            run = BulkRun(
-                Operation.RETRY,
-                self.database,
-                self.queue,
-                self.store,
-                selection,
-                batch_size,
-                note,
-            )
-            return self._finish(run, prepare, dry_run=dry_run)
-
-    def resync_all(
-        self,
-        app_id: str,
-        *,
-        batch_size: int = 50,
-        dry_run: bool = False,
-        prepare: Callable[[BulkRun], object] = lambda run: None,
-    ) -> BulkResult:
-        with selecting.links_of_app(self.database, app_id) as (_, selection, _):
-            run = BulkRun(
-                Operation.RESYNC, self.database, self.queue, self.store, selection, batch_size
-            )
-            return self._finish(run, prepare, dry_run=dry_run)
-
-    def schedule(
-        self,
-        *,
-        batch_size: int = 500,
-        dry_run: bool = False,
-        note: ChangeNote | None = None,
-        prepare: Callable[[BulkRun], object] = lambda run: None,
-    ) -> BulkResult:
-        """A pass of the schedule; `prepare` gets the run when its links are chosen."""
-        interval = self.settings.rescan_interval_ms
-        with selecting.due_links(self.database, interval) as selection:
-            run = BulkRun(
-                Operation.SCHEDULE,
-                self.database,
-                self.queue,
-                self.store,
-                selection,
-                batch_size,
-                note,
-            )
-            return self._finish(run, prepare, dry_run=dry_run)
-
-    def drift(self) -> DriftReport:
-        return find_drift(self.database, self.queue, grace_seconds=0)
-
-    def repair(
-        self,
-        *,
-        dry_run: bool = False,
-        prepare: Callable[[Repair], object] = lambda repair: None,
-        **scope: Any,
-    ) -> RepairResult:
-        """A repair without grace; `prepare` gets it when all is found and nothing mended."""
-        repair = Repair(self.database, self.queue, self.store, grace_seconds=0, **scope)
-        repair.find()
-        prepare(repair)
-        return repair.plan() if dry_run else repair.run()
-
-    def _finish(
-        self, run: BulkRun, prepare: Callable[[BulkRun], object], *, dry_run: bool
-    ) -> BulkResult:
-        if dry_run:
-            prepare(run)
-            return run.plan()
-        if run.operation is not Operation.SCHEDULE:
-            run.start()
-        prepare(run)
-        return run.run()
-
-
 def finish(process: Process, timeout: float = 60) -> Result:
     """Wait for a command to end."""
     try:
@@ -618,56 +338,3 @@ def finish(process: Process, timeout: float = 60) -> Result:
         process.kill()
         raise
     return Result(process.wait(), stdout, stderr)
-
-
-def on_terminal(
-    docora: Docora,
-    arguments: Sequence[str],
-    *,
-    answers: str = "",
-    columns: int = 100,
-    env: Mapping[str, str | None] | None = None,
-    timeout: float = 60,
-) -> tuple[int, str]:
-    """Run the installed command on a pseudo-terminal; returns its exit code and what it showed.
-
-    `answers` is typed as soon as the command asks something (`[y/N]`).
-    """
-    import fcntl
-    import pty
-    import select
-    import struct
-    import termios
-    import time
-
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    process = subprocess.Popen(
-        [str(COMMAND), *arguments],
-        env=docora.environment(**{"TERM": "xterm-256color", **(env or {})}),
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-    )
-    os.close(slave)
-    shown = b""
-    end = time.monotonic() + timeout
-    try:
-        while time.monotonic() < end:
-            if select.select([master], [], [], 0.1)[0]:
-                try:
-                    piece = os.read(master, 65536)
-                except OSError:  # Linux's way to say that the other side is closed
-                    break
-                if not piece:
-                    break
-                shown += piece
-                if answers and b"[y/N]" in shown:
-                    os.write(master, answers.encode())
-                    answers = ""
-        return process.wait(timeout=5), shown.decode("utf-8", "replace")
-    finally:
-        process.kill()
-        process.wait()
-        os.close(master)

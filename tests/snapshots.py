@@ -18,7 +18,8 @@ from rq import SimpleWorker
 from docora_ops.demo.receiver import Received, Receiver
 from docora_ops.settings import Settings
 from docora_ops.worker import job
-from tests.harness import QUEUE, Docora, Result, TestLink, finish
+from tests.harness import QUEUE, Docora, Result, finish
+from tests.rows import TestLink
 
 KEY = bytes(range(32))
 TOKEN = "ghp_averysecrettoken"

@@ -9,8 +9,8 @@ from tempfile import mkdtemp
 import pytest
 
 from tests.harness import Docora
+from tests.own_servers import guarded_postgres
 from tests.prescribed import Access
-from tests.proxy import guarded_postgres
 from tests.warm import WarmCommand
 
 

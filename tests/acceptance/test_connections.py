@@ -12,15 +12,11 @@ import pytest
 import redis
 import trustme
 
-from tests.harness import AUTH_KEY, GITHUB_TOKEN, Docora, Result, TestLink, finish
+from tests.harness import Docora, Result, finish
+from tests.own_servers import OwnRedis, own_redis, role
 from tests.prescribed import with_login
-from tests.proxy import (
-    OwnRedis,
-    Proxy,
-    eventually,
-    own_redis,
-    role,
-)
+from tests.proxy import Proxy, eventually
+from tests.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
 SECRET = "5ecr3t@passw0rd/t0ken?#% :é"
 PIECES = ("5ecr3t", "passw0rd", "t0ken")

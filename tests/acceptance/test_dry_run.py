@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from rq.job import JobStatus
 
-from tests.harness import QUEUE, Docora, Result, TestLink
+from tests.harness import QUEUE, Docora, Result
+from tests.rows import TestLink
 
 OUTCOMES = {
     "fresh": "queued",

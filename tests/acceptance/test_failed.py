@@ -8,7 +8,8 @@ from typing import Any
 from rq.job import JobStatus
 
 from tests.acceptance.test_dry_run import frozen, read_only
-from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, TestLink
+from tests.harness import QUEUE, Docora
+from tests.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
 TOKEN = "ghp_0123456789abcdefABCD"
 

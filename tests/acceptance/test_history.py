@@ -16,8 +16,10 @@ import pytest
 from docora_ops.models import ChangeNote, Operation, Outcome
 from docora_ops.queue import audit
 from docora_ops.queue.progress import new_operation_id
-from tests.acceptance.test_kill import LOCK_TABLE, await_locks, only_operation
-from tests.harness import Docora, TestLink, finish, on_terminal
+from tests.acceptance.runs import LOCK_TABLE, await_locks, only_operation
+from tests.harness import Docora, finish
+from tests.rows import TestLink
+from tests.terminal import on_terminal
 
 NO_DATABASE = {"DATABASE_URL": None}
 HOST = os.uname().nodename

@@ -10,9 +10,10 @@ import pytest
 from docora_ops.actions.bulk import BulkRun
 from docora_ops.models import LinkFailure, Progress
 from docora_ops.queue import progress as progress_room
-from tests.acceptance.test_kill import await_locks, only_operation
-from tests.harness import Docora, TestLink
+from tests.acceptance.runs import await_locks, only_operation
+from tests.harness import Docora
 from tests.proxy import eventually
+from tests.rows import TestLink
 
 NO_DATABASE = {"DATABASE_URL": None}
 HOSTILE = "\x1b[31m[bold]red"

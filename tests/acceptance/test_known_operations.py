@@ -12,9 +12,10 @@ import pytest
 
 from docora_ops.actions import bulk
 from docora_ops.actions.bulk import BulkRun
-from tests.acceptance.test_kill import LOCK_TABLE, await_locks, only_operation
-from tests.harness import Docora, finish, on_terminal
+from tests.acceptance.runs import LOCK_TABLE, await_locks, only_operation
+from tests.harness import Docora, finish
 from tests.proxy import eventually
+from tests.terminal import on_terminal
 
 NO_DATABASE = {"DATABASE_URL": None}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.harness import Docora, TestLink
+from tests.harness import Docora
+from tests.rows import TestLink
 
 APP = "app_" + "a" * 24
 

@@ -6,7 +6,8 @@ import os
 import re
 import subprocess
 
-from tests.harness import COMMAND, Docora, on_terminal
+from tests.harness import COMMAND, Docora
+from tests.terminal import on_terminal
 
 COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3\d|4\d|9\d|10\d)(?:;[\d;]*)?m")
 ANIMATION = re.compile(r"\x1b\[(?:\?25[lh]|2K|\d*A)")

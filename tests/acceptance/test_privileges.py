@@ -16,8 +16,9 @@ from docora_ops.database.health import read_role
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import RedisError
 from docora_ops.queue.health import QueueInspector
-from tests.harness import Docora, Result, TestLink
+from tests.harness import Docora, Result
 from tests.prescribed import Grant, grants, rules
+from tests.rows import TestLink
 
 ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 OPERATION = "bulk_0123456789abcdef"

@@ -17,7 +17,8 @@ from rq.scheduler import RQScheduler
 from rq.utils import now, utcformat
 
 from tests.acceptance.test_dry_run import frozen
-from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, TestLink
+from tests.harness import QUEUE, Docora
+from tests.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
 NO_POSTGRES = {"DATABASE_URL": None}
 COUNTS = ("waiting", "active", "completed", "failed", "delayed")

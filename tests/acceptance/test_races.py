@@ -11,8 +11,9 @@ import redis
 from rq import Queue
 from rq.exceptions import DuplicateJobError
 
-from tests.harness import QUEUE, Docora, Result, TestLink, finish
+from tests.harness import QUEUE, Docora, Result, finish
 from tests.proxy import PATIENCE, PUSH, Fault, Proxy, eventually
+from tests.rows import TestLink
 
 PROCESSES = 20
 PATIENT = {

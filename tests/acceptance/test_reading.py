@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 from rq.job import Job, JobStatus
 
-from tests.harness import Docora, TestLink
+from tests.harness import Docora
+from tests.rows import TestLink
 
 OPERATION = "bulk_0123456789abcdef"
 

@@ -13,8 +13,10 @@ import pytest
 from rq.job import Job
 
 from tests.acceptance.test_dry_run import frozen
-from tests.harness import QUEUE, Docora, Result, TestLink, finish, on_terminal
+from tests.harness import QUEUE, Docora, Result, finish
 from tests.proxy import PUSH, Fault, Proxy
+from tests.rows import TestLink
+from tests.terminal import on_terminal
 
 SEED_VARIABLE = "TEST_REPAIR_SEED"
 SEED = os.environ.get(SEED_VARIABLE) or str(random.SystemRandom().randrange(10**6))

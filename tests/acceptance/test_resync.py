@@ -11,7 +11,9 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from rq.job import JobStatus
 
-from tests.harness import Docora, TestLink, on_terminal
+from tests.harness import Docora
+from tests.rows import TestLink
+from tests.terminal import on_terminal
 
 APP = "app_" + "a" * 24
 REPOSITORY = "repo_" + "b" * 24

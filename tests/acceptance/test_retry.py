@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rq.job import JobStatus
 
-from tests.harness import Docora, TestLink
+from tests.harness import Docora
+from tests.rows import TestLink
 
 APP = "app_" + "a" * 24
 REPOSITORY = "repo_" + "b" * 24

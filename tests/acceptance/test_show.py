@@ -13,7 +13,8 @@ from rq.job import JobStatus
 from rq.results import Result as RQResult
 
 from tests.acceptance.test_dry_run import frozen, read_only
-from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, Result, TestLink
+from tests.harness import QUEUE, Docora, Result
+from tests.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
 TOKEN = "ghp_0123456789abcdefABCD"
 LATER = 4_000_000_000

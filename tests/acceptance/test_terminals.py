@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 
-from tests.harness import Docora, finish, on_terminal
+from tests.harness import Docora, finish
+from tests.terminal import on_terminal
 
 
 def test_a_dumb_terminal_is_asked_too(docora: Docora) -> None:

@@ -15,8 +15,10 @@ from typing import cast
 import psycopg
 import pytest
 
-from tests.harness import Docora, TestLink, finish, on_terminal
+from tests.harness import Docora, finish
 from tests.proxy import PATIENCE
+from tests.rows import TestLink
+from tests.terminal import on_terminal
 from tests.warm import WarmProcess
 
 SETTLE = """

@@ -34,7 +34,8 @@ from tests.chaos.processes import Process
 from tests.chaos.round import POSTGRES_PASSWORD
 from tests.chaos.servers import REDIS_PASSWORD
 from tests.chaos.world import World
-from tests.harness import QUEUE, Docora, TestLink
+from tests.harness import QUEUE, Docora
+from tests.rows import TestLink
 from tests.snapshots import AUTH_KEY, KEY, TOKEN
 
 _SECRETS = (POSTGRES_PASSWORD, REDIS_PASSWORD, AUTH_KEY, KEY.hex(), TOKEN)

@@ -17,7 +17,8 @@ from rq.utils import now
 
 from docora_ops.settings import Settings
 from tests.chaos.apps import Apps, Mood
-from tests.harness import QUEUE, Docora, TestLink
+from tests.harness import QUEUE, Docora
+from tests.rows import TestLink
 from tests.snapshots import TOKEN, Snapshots, Upstream
 from tests.worker.checks import shas
 

@@ -14,9 +14,10 @@ from zlib import compress
 import pytest
 
 from docora_ops.database.verdicts import read_verdicts
-from tests.harness import AUTH_KEY, GITHUB_TOKEN, Docora, Result, TestLink, finish
+from tests.harness import Docora, Result, finish
 from tests.hostile.stores import redis_texts, watching_sessions
 from tests.proxy import Proxy, refused_port
+from tests.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
 POSTGRES = "pg-s3cr3t @:/?#%&=+é"
 REDIS = "redis-s3cr3t @:/?#%&=+é"

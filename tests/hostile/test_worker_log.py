@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 from docora_ops.render.text import inert
-from tests.harness import Docora, on_terminal
+from tests.harness import Docora
 from tests.hostile.corpus import TRICKS
 from tests.hostile.screens import assert_inert
 from tests.hostile.world import fill_database, link_of
+from tests.terminal import on_terminal
 
 CHOSEN = (0, 3, 9, 12)
 

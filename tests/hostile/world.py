@@ -8,8 +8,9 @@ import zlib
 from base64 import b64encode
 from typing import Any
 
-from tests.harness import AUTH_KEY, QUEUE, Docora, TestLink
+from tests.harness import QUEUE, Docora
 from tests.hostile.corpus import EVIL, TRICKS
+from tests.rows import AUTH_KEY, TestLink
 
 MEGABYTE = f"{EVIL} " + "".join(f"line {number}: boom\n" for number in range(60_000)) + EVIL
 """An error of over a million characters."""

@@ -8,7 +8,8 @@ from rq.job import Job, JobStatus
 from rq.utils import now
 
 from docora_ops.drift import DriftKind
-from tests.harness import QUEUE, Docora, TestLink
+from tests.harness import QUEUE, Docora
+from tests.rows import TestLink
 
 LATER = now().timestamp() + 10**6
 INTERMEDIATE = f"rq:queue:{QUEUE}:intermediate"

@@ -9,7 +9,8 @@ from rq.job import JobStatus
 
 from docora_ops.actions.abandoned import recover_abandoned
 from docora_ops.models import LinkStatus
-from tests.harness import Docora, TestLink
+from tests.harness import Docora
+from tests.rows import TestLink
 
 
 def is_popped_once_more(docora: Docora, link: TestLink) -> None:

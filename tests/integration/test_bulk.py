@@ -12,7 +12,8 @@ from docora_ops.errors import (
     NotFoundError,
 )
 from docora_ops.models import App, Operation, Outcome
-from tests.harness import Docora, TestLink
+from tests.harness import Docora
+from tests.rows import TestLink
 
 
 def job_ids_in_order(docora: Docora) -> list[str]:

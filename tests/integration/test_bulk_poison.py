@@ -12,7 +12,8 @@ from docora_ops.errors import (
     InvalidJobIdError,
 )
 from docora_ops.models import Outcome
-from tests.harness import Docora, TestLink
+from tests.harness import Docora
+from tests.rows import TestLink
 
 
 def test_links_whose_ids_form_no_job_id_fail_alone(docora: Docora) -> None:

@@ -18,7 +18,9 @@ from docora_ops.errors import (
     RedisError,
 )
 from docora_ops.models import BulkResult, Outcome
-from tests.harness import Docora, Rooms, TestLink
+from tests.harness import Docora
+from tests.rooms import Rooms
+from tests.rows import TestLink
 
 
 def job_ids_in_order(docora: Docora) -> list[str]:

@@ -12,7 +12,7 @@ from rq.job import Job, JobStatus
 from docora_ops.actions.drift import confirmed
 from docora_ops.drift import DriftKind, Finding, Mending, RepairResult
 from docora_ops.errors import RedisError
-from tests.harness import Docora, TestLink
+from tests.harness import Docora
 from tests.integration.drifts import (
     DRIFT,
     DUPLICATE,
@@ -39,6 +39,7 @@ from tests.integration.drifts import (
     scheduled_too,
     thrice,
 )
+from tests.rows import TestLink
 
 
 def traces(docora: Docora, link: TestLink) -> list[str]:

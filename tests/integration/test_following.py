@@ -10,7 +10,9 @@ from docora_ops.actions import following
 from docora_ops.actions.following import Following, LostJobWatch, wait_for_one
 from docora_ops.models import BulkWait, Outcome, WaitEnd
 from docora_ops.queue import Answer
-from tests.harness import Docora, Rooms, TestLink
+from tests.harness import Docora
+from tests.rooms import Rooms
+from tests.rows import TestLink
 
 
 def follow(rooms: Rooms, *links: TestLink, outcome: Outcome = Outcome.QUEUED) -> Following:

@@ -13,7 +13,9 @@ from rq.job import Job, JobStatus
 
 from docora_ops.errors import InvalidJobIdError
 from docora_ops.queue.jobs import names_link
-from tests.harness import Docora, Rooms, TestLink
+from tests.harness import Docora
+from tests.rooms import Rooms
+from tests.rows import TestLink
 
 
 class Trap:

@@ -13,7 +13,9 @@ from rq import Queue, Retry, SimpleWorker
 from rq.job import Job, JobStatus
 
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL
-from tests.harness import AUTH_KEY, GITHUB_TOKEN, QUEUE, Docora, Rooms, TestLink
+from tests.harness import QUEUE, Docora
+from tests.rooms import Rooms
+from tests.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
 TIMESTAMPS = {"created_at", "enqueued_at"}
 FUNCTION = f"{__name__}.record_call"

@@ -19,7 +19,8 @@ from rq.results import Result
 from rq.utils import now
 
 from docora_ops.models import Outcome
-from tests.harness import QUEUE, Docora, TestLink
+from tests.harness import QUEUE, Docora
+from tests.rows import TestLink
 
 OTHER_QUEUE = "other-queue"
 INTERMEDIATE = f"rq:queue:{QUEUE}:intermediate"

@@ -13,7 +13,8 @@ from rq.utils import now
 
 from docora_ops.errors import SnapshotRunningError
 from docora_ops.models import Outcome
-from tests.harness import QUEUE, Docora, TestLink
+from tests.harness import QUEUE, Docora
+from tests.rows import TestLink
 
 OTHER_QUEUE = "other-queue"
 

@@ -9,7 +9,8 @@ import pytest
 from docora_ops.actions.lookup import resolve_app, resolve_link, resolve_repository
 from docora_ops.errors import AmbiguousError, NotFoundError
 from docora_ops.models import App, Repository
-from tests.harness import Docora, Rooms
+from tests.harness import Docora
+from tests.rooms import Rooms
 
 STRANGE_NAMES = [
     "100% Acme",

@@ -8,7 +8,9 @@ import psycopg
 import pytest
 
 from docora_ops.models import Outcome
-from tests.harness import Docora, Rooms, TestLink
+from tests.harness import Docora
+from tests.rooms import Rooms
+from tests.rows import TestLink
 
 CHANGES: dict[str, Callable[[Rooms, TestLink], object]] = {
     "retry": lambda rooms, link: rooms.retry(link).outcome,

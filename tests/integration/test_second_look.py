@@ -12,7 +12,8 @@ from rq.registry import StartedJobRegistry
 from docora_ops.actions.bulk import BulkRun
 from docora_ops.errors import NotFoundError
 from docora_ops.models import Outcome
-from tests.harness import QUEUE, Docora, TestLink
+from tests.harness import QUEUE, Docora
+from tests.rows import TestLink
 
 Arrange = Callable[[Docora, str], object]
 

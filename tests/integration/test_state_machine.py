@@ -27,7 +27,7 @@ from docora_ops.drift import DriftKind
 from docora_ops.errors import DocoraOpsError, LinkLockedError, OperationFinishedError
 from docora_ops.models import BulkResult, JobState, LinkResult, Operation, Outcome, count_succeeded
 from docora_ops.queue import QueueReader
-from tests.harness import Docora, TestLink
+from tests.harness import Docora
 from tests.integration.machine.cutting import Call, Cut, call_while_cut
 from tests.integration.machine.foretelling import (
     LOOKED_AT_TWICE,
@@ -43,6 +43,7 @@ from tests.integration.machine.situation import LIVE, Situation
 from tests.integration.machine.watch import Watch, assert_foretold
 from tests.integration.machine.world import HAPPENINGS, World
 from tests.proxy import COMMIT, PUSH, Fault
+from tests.rows import TestLink
 
 IN_SUITE = settings(
     max_examples=15,

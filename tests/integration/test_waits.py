@@ -15,9 +15,11 @@ from docora_ops.actions.repair import Repair
 from docora_ops.actions.single import SECOND_LOOK_DELAY
 from docora_ops.models import JobState, Outcome
 from docora_ops.queue import connect
-from tests.harness import Docora, Rooms, TestLink
+from tests.harness import Docora
+from tests.own_servers import own_redis
 from tests.prescribed import Access
-from tests.proxy import own_redis
+from tests.rooms import Rooms
+from tests.rows import TestLink
 from tests.warm import WarmCommand
 
 GRACE = 600

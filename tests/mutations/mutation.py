@@ -61,7 +61,7 @@ class Tests:
 
     def __init__(self, root: Path) -> None:
         self._ids: dict[str, list[str]] = {}
-        for path in sorted(root.glob("tests/*/test_*.py")):
+        for path in sorted((root / "tests").rglob("test_*.py")):
             file = path.relative_to(root).as_posix()
             for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE):
                 self._ids.setdefault(name, []).append(f"{file}::{name}")

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from docora_ops.demo.receiver import Request
-from tests.harness import TestLink
+from tests.rows import TestLink
 from tests.snapshots import Snapshots, Upstream
 
 

@@ -15,8 +15,9 @@ from typing import cast
 import psycopg
 from rq.registry import StartedJobRegistry
 
-from tests.harness import COMMAND, QUEUE, Docora, TestLink
+from tests.harness import COMMAND, QUEUE, Docora
 from tests.proxy import PATIENCE, eventually
+from tests.rows import TestLink
 from tests.snapshots import Snapshots
 
 

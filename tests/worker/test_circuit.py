@@ -10,8 +10,8 @@ import pytest
 
 from docora_ops.render.text import moment
 from docora_ops.worker import circuit
-from tests.harness import TestLink
 from tests.proxy import refused_port
+from tests.rows import TestLink
 from tests.snapshots import AUTH_KEY, Snapshots, Upstream, encrypt
 from tests.worker.checks import (
     assert_in_sync,

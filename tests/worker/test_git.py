@@ -12,7 +12,7 @@ from docora_ops.errors import GitError, SnapshotError
 from docora_ops.worker.clone import Clone
 from docora_ops.worker.git import Git
 from docora_ops.worker.objects import Objects
-from tests.harness import TestLink
+from tests.rows import TestLink
 from tests.snapshots import Snapshots, Upstream
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from docora_ops.errors import SnapshotError
 from docora_ops.worker import git
-from tests.harness import TestLink
 from tests.proxy import eventually
+from tests.rows import TestLink
 from tests.snapshots import TOKEN, Snapshots, Upstream
 from tests.worker.running import all_processes, command_line
 from tests.worker.upstream_http import GitHandler, GitSite, basic

@@ -14,7 +14,7 @@ from rq.job import JobStatus
 from docora_ops.demo.receiver import Request
 from docora_ops.queue.tries import Tries
 from docora_ops.worker.caretaker import LinkCaretaker
-from tests.harness import TestLink
+from tests.rows import TestLink
 from tests.snapshots import Snapshots
 from tests.worker.running import Running, await_waiting_session, has_live_job, hold_row, running
 from tests.worker.upstream_http import gate_at

@@ -12,8 +12,9 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.demo.receiver import Request
-from tests.harness import QUEUE, TestLink
+from tests.harness import QUEUE
 from tests.proxy import PATIENCE, eventually
+from tests.rows import TestLink
 from tests.snapshots import Snapshots
 from tests.worker.running import Running, all_processes, expire_heartbeats, parent_of, running
 from tests.worker.upstream_http import gate_at

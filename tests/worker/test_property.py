@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from docora_ops.demo.receiver import Request
 from docora_ops.errors import SnapshotError
-from tests.harness import TestLink
+from tests.rows import TestLink
 from tests.snapshots import Snapshots, Upstream
 from tests.worker.checks import assert_in_sync, sha
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.harness import TestLink
 from tests.proxy import refused_port
+from tests.rows import TestLink
 from tests.snapshots import Snapshots, Upstream
 from tests.worker.checks import (
     assert_in_sync,

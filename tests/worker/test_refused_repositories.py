@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from docora_ops.errors import SnapshotError
-from tests.harness import TestLink
+from tests.rows import TestLink
 from tests.snapshots import Snapshots
 
 PASSWORD = "hunter2"

@@ -14,10 +14,11 @@ from docora_ops.demo.receiver import Request
 from docora_ops.errors import SnapshotError
 from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.secrets import Cleaner
-from tests.harness import TestLink, finish
+from tests.harness import finish
 from tests.hostile.stores import redis_texts, watching_sessions
 from tests.prescribed import with_login
 from tests.proxy import refused_port
+from tests.rows import TestLink
 from tests.snapshots import AUTH_KEY, KEY, TOKEN, Snapshots, encrypt
 from tests.worker.checks import assert_in_sync, failure, repository_row
 from tests.worker.running import all_processes, children_of, command_line

@@ -18,8 +18,9 @@ from rq.registry import clean_registries
 from docora_ops.actions import abandoned as abandoned_links
 from docora_ops.queue import connect
 from docora_ops.worker.caretaker import LinkCaretaker
-from tests.harness import QUEUE, TestLink
+from tests.harness import QUEUE
 from tests.proxy import eventually, refused_port
+from tests.rows import TestLink
 from tests.snapshots import Snapshots, Upstream
 from tests.worker.running import expire_heartbeats, has_live_job, running
 from tests.worker.upstream_http import gate_at

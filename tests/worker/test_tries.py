@@ -10,7 +10,7 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.demo.receiver import Request
-from tests.harness import TestLink
+from tests.rows import TestLink
 from tests.snapshots import Snapshots
 from tests.worker.checks import assert_in_sync, events, link_row
 

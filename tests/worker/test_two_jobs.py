@@ -14,8 +14,8 @@ from docora_ops.database import Database
 from docora_ops.database.snapshots import Refusal, fail_scan
 from docora_ops.demo.receiver import Request
 from docora_ops.errors import SnapshotError
-from tests.harness import TestLink
 from tests.proxy import Proxy, eventually
+from tests.rows import TestLink
 from tests.snapshots import TOKEN, Snapshots, Upstream
 from tests.worker.running import (
     await_waiting_session,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from docora_ops.demo.receiver import Request
-from tests.harness import TestLink
+from tests.rows import TestLink
 from tests.snapshots import Snapshots
 from tests.worker.checks import events, link_row
 from tests.worker.running import running

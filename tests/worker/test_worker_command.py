@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from docora_ops.cli.worker import _OneLine
-from tests.harness import TestLink
 from tests.proxy import refused_port
+from tests.rows import TestLink
 from tests.snapshots import KEY, Snapshots
 from tests.worker.running import running
 

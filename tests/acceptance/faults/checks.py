@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from tests.harness import Docora, Result, TestLink
+from tests.harness import Docora, Result
+from tests.rows import TestLink
 
 HURRIED = {
     "DOCORA_OPS_CONNECT_TIMEOUT": "1",

@@ -9,14 +9,10 @@ import pytest
 from rq.job import JobStatus
 
 from tests.acceptance.faults.checks import SECRET
-from tests.harness import Docora, TestLink
+from tests.harness import Docora
+from tests.own_servers import OwnRedis, Role, own_redis, role
 from tests.prescribed import Access
-from tests.proxy import (
-    OwnRedis,
-    Role,
-    own_redis,
-    role,
-)
+from tests.rows import TestLink
 
 
 @pytest.fixture

@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.acceptance.faults.checks import ALL, SECRET, arguments, forget_operations, refuses
-from tests.harness import Docora, TestLink
-from tests.proxy import (
-    Role,
-    role,
-)
+from tests.harness import Docora
+from tests.own_servers import Role, role
+from tests.rows import TestLink
 
 
 @pytest.mark.parametrize(

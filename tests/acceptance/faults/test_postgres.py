@@ -18,7 +18,7 @@ from tests.acceptance.faults.checks import (
     terminate,
 )
 from tests.conftest import with_database
-from tests.harness import Docora, TestLink, finish
+from tests.harness import Docora, finish
 from tests.proxy import (
     COMMIT,
     PUSH,
@@ -26,6 +26,7 @@ from tests.proxy import (
     Proxy,
     refused_port,
 )
+from tests.rows import TestLink
 
 
 @pytest.mark.parametrize("command", ["retry", "resync --all", "retry-all-failed"])

@@ -14,14 +14,8 @@ from tests.acceptance.faults.checks import (
 )
 from tests.acceptance.faults.midway import hold_bulk, rest_is_finished, tells_what_was_done
 from tests.harness import Docora, finish
-from tests.proxy import (
-    COMMIT,
-    PUSH,
-    Fault,
-    OwnRedis,
-    Proxy,
-    eventually,
-)
+from tests.own_servers import OwnRedis
+from tests.proxy import COMMIT, PUSH, Fault, Proxy, eventually
 
 
 def test_a_postgres_that_is_lost_midway_stops_a_bulk_retry_which_says_what_was_done(

@@ -16,14 +16,10 @@ from tests.acceptance.faults.checks import (
     forget_operations,
     refuses,
 )
-from tests.harness import Docora, TestLink
-from tests.proxy import (
-    PUSH,
-    Fault,
-    OwnRedis,
-    Proxy,
-    refused_port,
-)
+from tests.harness import Docora
+from tests.own_servers import OwnRedis
+from tests.proxy import PUSH, Fault, Proxy, refused_port
+from tests.rows import TestLink
 
 
 @pytest.mark.parametrize("command", [*ALL, "progress"])

@@ -9,12 +9,8 @@ import pytest
 from tests.acceptance.faults.checks import nothing_lost_nothing_twice, progress_of, refuses
 from tests.acceptance.faults.midway import hold_bulk, rest_is_finished, tells_what_was_done
 from tests.harness import Docora, finish
-from tests.proxy import (
-    PUSH,
-    Fault,
-    OwnRedis,
-    Proxy,
-)
+from tests.own_servers import OwnRedis
+from tests.proxy import PUSH, Fault, Proxy
 
 
 def test_a_redis_that_is_lost_midway_stops_a_bulk_retry_which_says_what_was_done(

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.acceptance.faults.checks import ENCODED, HURRIED, SECRET, arguments, refuses
-from tests.harness import Docora, TestLink
+from tests.harness import Docora
+from tests.rows import TestLink
 
 
 @pytest.mark.parametrize(

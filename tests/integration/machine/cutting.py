@@ -9,9 +9,10 @@ from pydantic import SecretStr
 
 from docora_ops.errors import ServerError
 from docora_ops.settings import Settings
-from tests.harness import Docora, Rooms
+from tests.harness import Docora
 from tests.integration.machine.foretelling import REFUSALS
 from tests.proxy import PUSH, Fault, Proxy, eventually
+from tests.rooms import Rooms
 
 Call = Callable[[Rooms], Any]
 Cut = tuple[bytes, Fault]

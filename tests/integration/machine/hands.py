@@ -13,7 +13,8 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.utils import now
 
-from tests.harness import Docora, TestLink
+from tests.harness import Docora
+from tests.rows import TestLink
 
 
 class GitError(Exception):

@@ -15,8 +15,9 @@ from rq.registry import FailedJobRegistry, ScheduledJobRegistry, StartedJobRegis
 from rq.scheduler import RQScheduler
 from rq.utils import now
 
-from tests.harness import QUEUE, TestLink
+from tests.harness import QUEUE
 from tests.integration.machine.hands import Hand
+from tests.rows import TestLink
 
 if TYPE_CHECKING:
     from tests.integration.machine.world import World

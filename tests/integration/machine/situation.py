@@ -16,7 +16,8 @@ from rq.registry import StartedJobRegistry
 from rq.results import Result
 
 from docora_ops.models import JobState, Outcome
-from tests.harness import QUEUE, REGISTRIES, Docora, TestLink
+from tests.harness import QUEUE, REGISTRIES, Docora
+from tests.rows import TestLink
 
 DEAD = frozenset({"finished", "failed", "stopped", "canceled"})
 UNFINISHED = frozenset({"pending_snapshot", "scanning"})

@@ -13,10 +13,11 @@ from docora_ops.actions import single
 from docora_ops.actions.bulk import BulkRun
 from docora_ops.errors import DocoraOpsError
 from docora_ops.models import LinkResult, Outcome
-from tests.harness import Docora, TestLink
+from tests.harness import Docora
 from tests.integration.machine.happenings import Happening
 from tests.integration.machine.situation import Situation
 from tests.integration.machine.world import World
+from tests.rows import TestLink
 
 
 class Watch(World):

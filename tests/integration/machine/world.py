@@ -19,10 +19,12 @@ from hypothesis.stateful import (
 )
 
 from docora_ops.models import LinkRef
-from tests.harness import Docora, Rooms, TestLink
+from tests.harness import Docora
 from tests.integration.machine.hands import Hand
 from tests.integration.machine.happenings import ALL, STATUSES, Happening
 from tests.integration.machine.situation import Situation
+from tests.rooms import Rooms
+from tests.rows import TestLink
 
 HAPPENINGS = st.lists(st.sampled_from(ALL), max_size=3)
 _MOST_LINKS = 4

@@ -1,0 +1,175 @@
+"""The rows of a Docora to test on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+import psycopg
+
+GITHUB_TOKEN = "aa11:bb22:github-token-encrypted"
+AUTH_KEY = "cc33:dd44:auth-key-encrypted"
+
+
+@dataclass(frozen=True)
+class TestLink:
+    """The two ids of a link."""
+
+    __test__ = False
+
+    app_id: str
+    repository_id: str
+
+    @property
+    def job_id(self) -> str:
+        """The id of the link's job."""
+        return f"{self.app_id}-{self.repository_id}"
+
+
+class Rows:
+    """Makes rows, and reads them."""
+
+    connection: psycopg.Connection[dict[str, Any]]
+    _ids: count[int]
+
+    def add_app(self, name: str = "Acme Search", app_id: str | None = None) -> str:
+        app_id = app_id or f"app_{next(self._ids):024x}"
+        self.connection.execute(
+            "INSERT INTO apps (app_id, token_hash, app_name, base_url, email,"
+            " client_auth_key_encrypted) VALUES (%s, 'hash', %s, %s, 'ops@acme.example', %s)",
+            (app_id, name, "https://acme.example/docora", AUTH_KEY),
+        )
+        return app_id
+
+    def add_repository(
+        self,
+        full_name: str = "octo/api",
+        repository_id: str | None = None,
+        *,
+        url: str | None = None,
+        circuit_open_for: timedelta | None = None,
+    ) -> str:
+        number = next(self._ids)
+        repository_id = repository_id or f"repo_{number:024x}"
+        owner, _, name = full_name.partition("/")
+        self.connection.execute(
+            "INSERT INTO repositories (repository_id, github_url, owner, name,"
+            " consecutive_failures, circuit_open_until)"
+            " VALUES (%s, %s, %s, %s, %s, now() + %s)",
+            (
+                repository_id,
+                url or f"https://github.com/{full_name}-{number}",
+                owner,
+                name,
+                5 if circuit_open_for else 0,
+                circuit_open_for,
+            ),
+        )
+        return repository_id
+
+    def link(
+        self,
+        app_id: str,
+        repository_id: str,
+        status: str = "failed",
+        *,
+        retry_count: int = 5,
+        last_error: str | None = "HTTP 500 on created README.md",
+        scanned: timedelta | None = None,
+    ) -> TestLink:
+        """`scanned`: how long ago, if ever."""
+        self.connection.execute(
+            "INSERT INTO app_repositories (app_id, repository_id, status, retry_count,"
+            " last_error, github_token_encrypted, last_scanned_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, now() - %s::interval)",
+            (app_id, repository_id, status, retry_count, last_error, GITHUB_TOKEN, scanned),
+        )
+        return TestLink(app_id, repository_id)
+
+    def add_link(self, status: str = "failed", **options: Any) -> TestLink:
+        """A link of a new app to a new repository."""
+        number = next(self._ids)
+        app_id = self.add_app(f"App {number}")
+        return self.link(app_id, self.add_repository(f"octo/repo{number}"), status, **options)
+
+    def add_links(
+        self, amount: int, *, apps: int = 1, last_error: str = "HTTP 500", status: str = "failed"
+    ) -> None:
+        """Many links that have never been scanned, of apps `App 1`, `App 2`, …"""
+        for number in range(1, apps + 1):
+            self.add_app(f"App {number}", f"app_{number:024x}")
+        self.connection.execute(
+            "INSERT INTO repositories (repository_id, github_url, owner, name)"
+            " SELECT 'repo_' || lpad(to_hex(i), 24, '0'), 'https://github.com/octo/repo' || i,"
+            " 'octo', 'repo' || i FROM generate_series(1, %s) i",
+            (-(-amount // apps),),
+        )
+        self.connection.execute(
+            "INSERT INTO app_repositories (app_id, repository_id, status, retry_count,"
+            " last_error, github_token_encrypted)"
+            " SELECT app_id, repository_id, %s, 5, %s, %s FROM apps, repositories"
+            " ORDER BY repository_id, app_id LIMIT %s",
+            (status, last_error, GITHUB_TOKEN, amount),
+        )
+
+    def add_deliveries(self, link: TestLink, files: int) -> None:
+        self.connection.execute(
+            "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
+            " SELECT %s, %s, 'src/file' || i, repeat('a', 64) FROM generate_series(1, %s) i",
+            (link.app_id, link.repository_id, files),
+        )
+
+    def row(self, link: TestLink) -> dict[str, Any]:
+        row = self.connection.execute(
+            "SELECT * FROM app_repositories WHERE app_id = %s AND repository_id = %s",
+            (link.app_id, link.repository_id),
+        ).fetchone()
+        assert row is not None
+        return row
+
+    def status(self, link: TestLink) -> str:
+        return str(self.row(link)["status"])
+
+    def statuses(self) -> dict[str, int]:
+        rows = self.connection.execute(
+            "SELECT status, count(*) AS links FROM app_repositories GROUP BY status"
+        ).fetchall()
+        return {row["status"]: row["links"] for row in rows}
+
+    def links(self) -> list[TestLink]:
+        """All links in the order of a bulk operation."""
+        rows = self.connection.execute("SELECT app_id, repository_id FROM app_repositories")
+        return sorted(
+            (TestLink(**row) for row in rows), key=lambda link: (link.app_id, link.repository_id)
+        )
+
+    def deliveries(self, link: TestLink) -> int:
+        row = self.connection.execute(
+            "SELECT count(*) AS files FROM app_delivered_files"
+            " WHERE app_id = %s AND repository_id = %s",
+            (link.app_id, link.repository_id),
+        ).fetchone()
+        assert row is not None
+        return int(row["files"])
+
+    def age_links(self) -> None:
+        """All links so far were made an hour ago."""
+        self.connection.execute(
+            "UPDATE app_repositories SET created_at = now() - interval '1 hour'"
+        )
+
+    def delete_link(self, link: TestLink) -> None:
+        self.connection.execute(
+            "DELETE FROM app_repositories WHERE app_id = %s AND repository_id = %s",
+            (link.app_id, link.repository_id),
+        )
+
+    def was_reset(self, link: TestLink) -> bool:
+        row = self.row(link)
+        return (row["status"], row["retry_count"], row["last_error"]) == (
+            "pending_snapshot",
+            0,
+            None,
+        )
