@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from docora_ops.cli.signals import finishing_first
 from docora_ops.errors import CommandInterruptedError, UsageError
 
 if TYPE_CHECKING:
@@ -129,9 +130,11 @@ class Context:
 
     def show_text(self, pieces: Iterable[str]) -> None:
         """Pieces of one line for a script, on stdout."""
-        for piece in pieces:
-            sys.stdout.write(piece)
-        sys.stdout.write("\n")
+        with finishing_first():
+            for piece in pieces:
+                sys.stdout.write(piece)
+            sys.stdout.write("\n")
+            sys.stdout.flush()
 
     def say(self, text: str, *values: object, style: str = "") -> None:
         """One line of conversation, on stderr; `values` fill the braces and are made inert."""

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from docora_ops.cli.exit_codes import ExitCode
+
 if TYPE_CHECKING:
     from docora_ops.actions.bulk import Stop
 
@@ -28,6 +30,21 @@ def stopping_on_signals(stop: Stop, stop_at_once: Callable[[], object]) -> Itera
                 sys.stderr.fileno(),
                 b"\nStopping after the batches in hand. Once more to stop at once.\n",
             )
+
+    with handling_signals(handle):
+        yield
+
+
+@contextmanager
+def finishing_first() -> Iterator[None]:
+    """A signal waits until what is being printed is whole; a second one ends us at once."""
+    came = False
+
+    def handle() -> None:
+        nonlocal came
+        if came:
+            os._exit(ExitCode.INTERRUPTED)
+        came = True
 
     with handling_signals(handle):
         yield

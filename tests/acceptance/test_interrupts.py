@@ -270,3 +270,20 @@ def test_another_process_cancels_a_bulk_retry_before_its_next_batch(docora: Doco
     rest = docora.run("retry-all-failed", "--json")
     assert rest.code == 0
     assert rest.data["queued"] == 200 - done
+
+
+@pytest.mark.parametrize("insistent", [False, True])
+def test_a_signal_does_not_cut_a_document_in_two(docora: Docora, *, insistent: bool) -> None:
+    docora.add_links(2000)
+    with docora.start("retry-all-failed", "--dry-run", "--json") as process:
+        beginning = process.stdout.read(1)
+        # More than a pipe holds is still to come.
+        process.send_signal(signal.SIGINT)
+        if insistent:
+            process.send_signal(signal.SIGTERM)
+        result = finish(process)
+    if insistent:
+        assert result.code == 130
+        return
+    assert result.code == 0
+    assert len(json.loads(beginning + result.stdout)["data"]["links"]) == 2000
