@@ -78,7 +78,7 @@ MUTATIONS = (
         Promise.TEXT_IS_INERT,
         _CONTEXT,
         (("text.format(*map(inert, values))", "text.format(*values)"),),
-        ("test_questions_and_results_of_changes_are_inert_at_any_width",),
+        ("test_json_is_one_ascii_line_that_gives_back_what_is_stored",),
     ),
     Mutation(
         "conversation-on-stdout",
