@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,9 +119,7 @@ class Context:
         from docora_ops.render.plain import lines
 
         rule = "-" if self.out.options.ascii_only else "─"
-        for renderable in renderables:
-            for line in lines(renderable, rule):
-                sys.stdout.write(line + "\n")
+        self._write(line + "\n" for renderable in renderables for line in lines(renderable, rule))
 
     def show_document(self, document: Document) -> None:
         """Data for a script, on stdout."""
@@ -130,10 +129,12 @@ class Context:
 
     def show_text(self, pieces: Iterable[str]) -> None:
         """Pieces of one line for a script, on stdout."""
+        self._write(chain(pieces, "\n"))
+
+    def _write(self, pieces: Iterable[str]) -> None:
         with finishing_first():
             for piece in pieces:
                 sys.stdout.write(piece)
-            sys.stdout.write("\n")
             sys.stdout.flush()
 
     def say(self, text: str, *values: object, style: str = "") -> None:

@@ -14,6 +14,9 @@ from docora_ops.cli.exit_codes import ExitCode
 if TYPE_CHECKING:
     from docora_ops.actions.bulk import Stop
 
+_PATIENCE = 5
+"""Seconds for the rest of what is being printed."""
+
 
 @contextmanager
 def stopping_on_signals(stop: Stop, stop_at_once: Callable[[], object]) -> Iterator[None]:
@@ -37,17 +40,27 @@ def stopping_on_signals(stop: Stop, stop_at_once: Callable[[], object]) -> Itera
 
 @contextmanager
 def finishing_first() -> Iterator[None]:
-    """A signal waits until what is being printed is whole; a second one ends us at once."""
+    """A signal waits until what is being printed is whole, but not for long.
+
+    It may be that nobody reads it. A second signal ends us at once.
+    """
     came = False
+
+    def end(*_: object) -> None:
+        os._exit(ExitCode.INTERRUPTED)
 
     def handle() -> None:
         nonlocal came
         if came:
-            os._exit(ExitCode.INTERRUPTED)
+            end()
         came = True
+        signal.signal(signal.SIGALRM, end)
+        signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
     with handling_signals(handle):
         yield
+    if came:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @contextmanager

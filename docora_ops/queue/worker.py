@@ -119,11 +119,27 @@ class SnapshotWorker(Worker):
         """
         if execution is None:
             if self._waits(job, queue):
+                # Its next worker has a minute of its own.
+                self.connection.delete(queue.intermediate_queue.get_first_seen_key(job.id))
                 return
             self._take_care(job, "its worker was killed before it began")
-        elif self._is_back_in_queue(job, execution):
+        elif self._stopped_job_id != job.id and self._is_back_in_queue(job, execution):
+            with self.connection.pipeline() as pipeline:
+                super().cleanup_execution(job, pipeline, execution)
+                pipeline.execute()
             return
         super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
+
+    def cleanup_execution(
+        self, job: Job, pipeline: Pipeline, execution: Execution | None = None
+    ) -> None:
+        """As RQ does; and a job that never began stands no longer where it was popped to.
+
+        In one step with what becomes of it: cleaning would take it for stuck there, and one that
+        stands nowhere is lost.
+        """
+        super().cleanup_execution(job, pipeline, execution)
+        pipeline.lrem(self.queues[0].intermediate_queue_key, 1, job.id)
 
     def subscribe(self) -> None:
         """As RQ does, in a thread that takes no signals.
@@ -208,7 +224,6 @@ class SnapshotWorker(Worker):
             self.log.warning("Worker %s: job %s has lost Redis: %s", self.name, job.id, name)
         else:
             super().handle_exception(job, *exc_info)
-        self._forget_popped(job)
         self._take_care(job, f"it could not be run: {name}")
 
     def register_birth(self) -> None:
@@ -230,12 +245,7 @@ class SnapshotWorker(Worker):
         return found
 
     def _horse_was_killed(self, job: Job, _pid: int, status: int, _usage: object) -> None:
-        self._forget_popped(job)
         self._take_care(job, f"its process was killed (wait status {status})")
-
-    def _forget_popped(self, job: Job) -> None:
-        # Only a job that begins does it, and cleaning would take it for stuck there.
-        self.queues[0].intermediate_queue.remove(job.id)
 
     def _job_was_abandoned(self, job: Job, kind: type[BaseException], *_: object) -> None:
         if kind is AbandonedJobError:
@@ -332,8 +342,10 @@ class _Job(Job):
     def retry(self, queue: Queue, pipeline: Pipeline) -> None:
         """As RQ does, all of it in the pipeline."""
         self._retried_in = pipeline
-        super().retry(queue, pipeline)
-        self._retried_in = None
+        try:
+            super().retry(queue, pipeline)
+        finally:
+            self._retried_in = None
 
     def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
         """As RQ does."""

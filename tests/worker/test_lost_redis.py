@@ -7,7 +7,7 @@ import pytest
 from tests.harness import QUEUE
 from tests.proxy import PATIENCE, Fault, Proxy, eventually
 from tests.snapshots import Snapshots
-from tests.worker.running import make_delayed_jobs_due, running
+from tests.worker.running import expire_heartbeats, make_delayed_jobs_due, running
 from tests.worker.upstream_http import gate_at
 
 
@@ -66,3 +66,26 @@ def test_a_job_that_loses_redis_before_it_begins_leaves_no_link_behind(
         assert snapshots.work().code == 0
     row = snapshots.docora.row(link)
     assert (row["status"], row["retry_count"]) == expected
+
+
+def test_a_job_that_loses_redis_before_it_begins_and_once_more_is_not_lost(
+    snapshots: Snapshots,
+) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=3, retry_base_delay_ms=0)
+    docora = snapshots.docora
+    with Proxy.before_redis(docora.redis_access.worker) as proxy:
+        plans = [
+            proxy.plan(b"worker_name", Fault.LOSE_REQUEST, 2),
+            proxy.plan(b"failed_job_count", Fault.LOSE_REQUEST),
+        ]
+        with running(snapshots, "--burst", REDIS_URL=proxy.url) as worker:
+            worker.end()
+        assert [plan.reached.is_set() for plan in plans] == [True, True]
+    assert docora.status(link) == "pending_snapshot"
+    docora.redis.set(f"rq:queue:{QUEUE}:intermediate:first_seen:{link.job_id}", 1)
+    expire_heartbeats(docora)
+    for _ in range(2):
+        make_delayed_jobs_due(docora)
+        assert snapshots.work().code == 0
+    assert docora.status(link) == "synced"

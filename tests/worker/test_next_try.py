@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import pytest
 from pydantic import SecretStr
-from rq.job import JobStatus
+from rq.executions import Execution
+from rq.job import Job, JobStatus
 
 from docora_ops.errors import RedisError as LostRedisError
 from docora_ops.queue import connect
@@ -95,3 +98,54 @@ def test_a_job_that_was_popped_and_queued_again_since_is_not_doubled(
     after = docora.waiting(), docora.registries(link.job_id), docora.job_hash(link.job_id)
     assert after == before
     assert docora.redis.llen(intermediate) == 0
+
+
+@contextmanager
+def begun(snapshots: Snapshots) -> Iterator[tuple[SnapshotWorker, Job, Execution]]:
+    """A worker, and the job that it has just begun."""
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=3)
+    with connect(snapshots.settings) as client:
+        worker = SnapshotWorker(
+            snapshots.settings, client, "worker-1", LinkCaretaker(snapshots.settings, client)
+        )
+        snapshots.docora.redis.lrem(snapshots.docora.queue.key, 0, link.job_id)
+        job = worker.job_class.fetch(link.job_id, client)
+        execution = worker.prepare_execution(job)
+        job.set_status(JobStatus.STARTED)
+        yield worker, job, execution
+
+
+def test_a_job_whose_process_was_killed_before_it_began_stands_somewhere_at_any_time(
+    snapshots: Snapshots,
+) -> None:
+    with begun(snapshots) as (worker, job, execution):
+        intermediate = f"rq:queue:{QUEUE}:intermediate"
+        snapshots.docora.redis.rpush(intermediate, job.id)
+        worker._horse_was_killed(job, 1, 9, None)
+        assert snapshots.docora.redis.lrange(intermediate, 0, -1) == [job.id.encode()]
+        worker.handle_job_failure(job, worker.queues[0], execution=execution)
+        assert snapshots.docora.redis.lrange(intermediate, 0, -1) == []
+        assert snapshots.docora.registries(job.id) == {f"rq:scheduled:{QUEUE}"}
+
+
+def test_a_stop_that_comes_when_the_next_try_is_scheduled_stops_no_later_one(
+    snapshots: Snapshots,
+) -> None:
+    with begun(snapshots) as (worker, job, execution):
+        parents_copy = worker.job_class.fetch(job.id, worker.connection)
+        worker.handle_job_failure(job, worker.queues[0], execution=execution)
+        worker._stopped_job_id = job.id
+        worker.handle_job_failure(parents_copy, worker.queues[0], execution=execution)
+        assert worker._stopped_job_id is None
+
+
+def test_of_an_execution_that_others_have_seen_to_nothing_is_left(snapshots: Snapshots) -> None:
+    with begun(snapshots) as (worker, job, execution):
+        docora = snapshots.docora
+        docora.redis.zrem(f"rq:wip:{QUEUE}", execution.composite_key)
+        docora.redis.zadd(f"rq:scheduled:{QUEUE}", {job.id: time.time() + 60})
+        job.set_status(JobStatus.SCHEDULED)
+        worker.handle_job_failure(job, worker.queues[0], execution=execution)
+        assert docora.redis.keys("rq:execution*") == []
+        assert docora.registries(job.id) == {f"rq:scheduled:{QUEUE}"}
