@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,7 +118,11 @@ class Context:
         from docora_ops.render.plain import lines
 
         rule = "-" if self.out.options.ascii_only else "─"
-        self._write(line + "\n" for renderable in renderables for line in lines(renderable, rule))
+        with finishing_first(is_all=False):
+            for renderable in renderables:
+                for line in lines(renderable, rule):
+                    sys.stdout.write(line + "\n")
+            sys.stdout.flush()
 
     def show_document(self, document: Document) -> None:
         """Data for a script, on stdout."""
@@ -129,12 +132,10 @@ class Context:
 
     def show_text(self, pieces: Iterable[str]) -> None:
         """Pieces of one line for a script, on stdout."""
-        self._write(chain(pieces, "\n"))
-
-    def _write(self, pieces: Iterable[str]) -> None:
-        with finishing_first():
+        with finishing_first(is_all=True):
             for piece in pieces:
                 sys.stdout.write(piece)
+            sys.stdout.write("\n")
             sys.stdout.flush()
 
     def say(self, text: str, *values: object, style: str = "") -> None:

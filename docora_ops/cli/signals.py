@@ -14,7 +14,7 @@ from docora_ops.cli.exit_codes import ExitCode
 if TYPE_CHECKING:
     from docora_ops.actions.bulk import Stop
 
-_PATIENCE = 5
+_PATIENCE = 2
 """Seconds for the rest of what is being printed."""
 
 
@@ -39,10 +39,11 @@ def stopping_on_signals(stop: Stop, stop_at_once: Callable[[], object]) -> Itera
 
 
 @contextmanager
-def finishing_first() -> Iterator[None]:
+def finishing_first(*, is_all: bool) -> Iterator[None]:
     """A signal waits until what is being printed is whole, but not for long.
 
-    It may be that nobody reads it. A second signal ends us at once.
+    It may be that nobody reads it. A second signal ends us at once. `is_all`: nothing is left to
+    be stopped then, and nothing more may be said; otherwise the signal has its usual effect.
     """
     came = False
 
@@ -61,6 +62,8 @@ def finishing_first() -> Iterator[None]:
         yield
     if came:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        if not is_all:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

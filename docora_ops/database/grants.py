@@ -116,10 +116,10 @@ def missing_needs(role: Role) -> list[Need]:
 
 
 def _is_for_workers(role: Role) -> bool:
-    """It may do something that only workers do."""
+    """It may change something that only workers change."""
     of_others = {each for need in NEEDS for each in need.privileges}
     of_workers = {each for need in WORKER_NEEDS for each in need.privileges}
-    return bool(role.privileges & (of_workers - of_others))
+    return any(each.name != "SELECT" for each in role.privileges & (of_workers - of_others))
 
 
 def excess(role: Role) -> list[str]:
@@ -129,7 +129,8 @@ def excess(role: Role) -> list[str]:
     found = list(role.attributes)
     if role.owned_tables:
         return [*found, f"ownership of {', '.join(role.owned_tables)}"]
-    allowed = {each for need in NEEDS + WORKER_NEEDS for each in need.privileges}
+    needs = NEEDS + (WORKER_NEEDS if _is_for_workers(role) else ())
+    allowed = {each for need in needs for each in need.privileges}
     return found + _in_words(role.privileges - allowed)
 
 

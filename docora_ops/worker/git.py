@@ -1,4 +1,4 @@
-"""Runs git with a configuration of ours, without a prompt, and never through a shell."""
+"""Runs git with a configuration of ours and without a prompt; no shell starts it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from tests.acceptance.runs import (
 )
 from tests.harness import Docora, finish
 from tests.own_servers import own_redis
-from tests.proxy import PUSH, Fault, Plan, Proxy, eventually
+from tests.proxy import PATIENCE, PUSH, Fault, Plan, Proxy, eventually
 from tests.warm import WarmProcess
 
 
@@ -287,3 +287,14 @@ def test_a_signal_does_not_cut_a_document_in_two(docora: Docora, *, insistent: b
         return
     assert result.code == 0
     assert len(json.loads(beginning + result.stdout)["data"]["links"]) == 2000
+
+
+@pytest.mark.parametrize("options", [["--json"], []], ids=["json", "table"])
+def test_output_that_nobody_reads_does_not_outlive_a_signal(
+    docora: Docora, options: list[str]
+) -> None:
+    docora.add_links(2000)
+    with docora.start("retry-all-failed", "--dry-run", *options) as process:
+        assert process.stdout.read(1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 130

@@ -189,8 +189,8 @@ MUTATIONS = (
         "killed-job-left-in-the-intermediate-list",
         Promise.DEAD_IS_CLEARED,
         _QUEUE_WORKER,
-        (("        self.queues[0].intermediate_queue.remove(job.id)\n", ""),),
-        ("test_a_killed_process_leaves_no_trace_in_the_intermediate_list",),
+        (("        pipeline.lrem(self.queues[0].intermediate_queue_key, 1, job.id)\n", ""),),
+        ("test_a_job_whose_process_was_killed_before_it_began_stands_somewhere_at_any_time",),
     ),
     Mutation(
         "token-in-the-url",

@@ -72,6 +72,7 @@ class Replica:
         with subprocess.Popen(
             [self._python, "-m", "pytest", *options, *tests],
             cwd=self.project,
+            env=_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -122,3 +123,8 @@ class Replica:
             copy.write_text(f"#!{self._python}\n{script.partition(chr(10))[2]}", encoding="utf-8")
             copy.chmod(0o755)
         self._command = path / "bin" / "docora-ops"
+
+
+def _environment() -> dict[str, str]:
+    """Each copy starts servers of its own: on the same ones they would end their sessions."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TEST_")}

@@ -46,18 +46,6 @@ def test_a_heartbeat_that_redis_does_not_take_does_not_end_the_worker(
     assert "no heartbeat" in caplog.text
 
 
-def test_a_killed_process_leaves_no_trace_in_the_intermediate_list(
-    snapshots: Snapshots, worker: SnapshotWorker
-) -> None:
-    """Cleaning would take its job, which waits for its next try, for one that is stuck there."""
-    link, _ = snapshots.add_link({"a": "1"}, "scanning", retry_count=0)
-    snapshots.docora.start_job(link.job_id)
-    intermediate = snapshots.docora.queue.intermediate_queue_key
-    snapshots.docora.redis.rpush(intermediate, link.job_id)
-    worker._horse_was_killed(snapshots.docora.job(link), 1, 9, None)
-    assert snapshots.docora.redis.llen(intermediate) == 0
-
-
 @pytest.mark.parametrize("burst", [True, False])
 def test_a_worker_that_rq_ends_by_itself_says_so(snapshots: Snapshots, burst: bool) -> None:
     """A job whose hash can't be read ends RQ's loop; the jobs behind it still wait."""
