@@ -180,28 +180,35 @@ class _FileSettings(Settings):
 
 def _read(env_file: Path) -> dict[str, Any]:
     """What an env file says of our settings; it may be a pipe. Raises ConfigurationError."""
-    from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
 
+    shown = str(env_file)[:200]
     try:
-        with env_file.open(encoding="utf-8") as stream:
+        with env_file.open(encoding="utf-8-sig") as stream:
             text = stream.read()
         if "\0" in text:
             raise ValueError("no variable can hold it")
-        values = dotenv_values(stream=StringIO(text), interpolate=False)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigurationError(
-            f"--env-file {str(env_file)[:200]} can't be read: {reason}",
+            f"--env-file {shown} can't be read: {reason}",
             hint="give the path of a readable env file",
         ) from None
+    bindings = list(parse_stream(StringIO(text)))
+    # With a default in the place of what is meant, the wrong servers might be changed.
+    if unreadable := [binding.original.line for binding in bindings if binding.error]:
+        raise ConfigurationError(
+            f"--env-file {shown} can't be used: line {unreadable[0]} is not NAME=VALUE",
+            hint="correct the line, or take it out",
+        )
     wanted = {
         str(field.validation_alias or name).upper(): str(field.validation_alias or name)
         for name, field in Settings.model_fields.items()
     }
     return {
-        wanted[variable.upper()]: value
-        for variable, value in values.items()
-        if value and variable.upper() in wanted
+        wanted[binding.key.upper()]: binding.value
+        for binding in bindings
+        if binding.key and binding.value and binding.key.upper() in wanted
     }
 
 

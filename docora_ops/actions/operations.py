@@ -30,6 +30,11 @@ def known_operations(store: ProgressStore) -> list[KnownOperation]:
     return store.read_all()
 
 
+def has_lost_its_runner(store: ProgressStore, operation_id: str) -> bool:
+    """Whether nobody works on the operation any more, as far as one can tell. Raises RedisError."""
+    return store.has_lost_its_runner(operation_id)
+
+
 def cancel(store: ProgressStore, operation_id: str, note: ChangeNote | None = None) -> None:
     """Ask the operation's runner to stop before its next step; leave `note` in the audit trail.
 

@@ -137,8 +137,7 @@ def _run(arguments: Sequence[str]) -> int:
         if not message:
             # Without a command, the help has been shown.
             return ExitCode.USAGE
-        hint = "docora-ops --help, or the command's own --help"
-        return _report(UsageError(message, hint=hint), as_json=as_json)
+        return _report(UsageError(message, hint=_usage_hint(message)), as_json=as_json)
     except DocoraOpsError as error:
         return _report(error, as_json=as_json)
     except (typer.Abort, KeyboardInterrupt):
@@ -156,6 +155,14 @@ def _taking_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _usage_hint(message: str) -> str:
+    if message.startswith("Got unexpected extra argument"):
+        return "a name with blanks goes into quotes: docora-ops retry 'Acme Search' octo/api"
+    if "--env-file" in message:
+        return "it goes before the command: docora-ops --env-file PATH failed"
+    return "docora-ops --help, or the command's own --help"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

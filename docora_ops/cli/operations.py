@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from docora_ops.models import Progress
 
 _POLL = 0.5
-_SILENCE = 60
+_SILENCE = 3
+"""Seconds without a step after which the runner is looked for."""
 
 
 def list_operations(typer_context: typer.Context, as_json: JsonOption = False) -> int:
@@ -62,7 +63,7 @@ def progress(
         context.show(tables.progress(found))
         if failures.items:
             context.show("", tables.failures(failures.items, failures.total))
-    if follow and (found.cancelled or found.failed):
+    if follow and (found.cancelled or found.failed or not found.finished):
         return ExitCode.PROBLEMS
     return ExitCode.OK
 
@@ -93,12 +94,11 @@ def cancel(
 
 
 def _follow(context: Context, operation: Progress) -> Progress:
-    """Wait for the end of an operation, showing each step on stderr."""
+    """Wait for the end of an operation or of its runner, showing each step on stderr."""
     from docora_ops.actions import operations
 
     context.collect_garbage()
     last_step = time.monotonic()
-    warned = False
     while not operation.finished:
         time.sleep(_POLL)
         before = operation
@@ -108,12 +108,13 @@ def _follow(context: Context, operation: Progress) -> Progress:
             context.say("{} of {}", operation.completed, operation.total)
         elif operation.cancelled:
             break
-        elif not warned and time.monotonic() - last_step > _SILENCE:
-            warned = True
+        elif time.monotonic() - last_step > _SILENCE and operations.has_lost_its_runner(
+            context.store, operation.operation_id
+        ):
             context.say(
-                "No step for {} s: its runner may have been killed. The command that started it "
-                "can be run again.",
-                _SILENCE,
+                "Its runner has been silent for two minutes: it has been killed, or hangs. The "
+                "command that started it can be run again.",
                 style="yellow",
             )
+            break
     return operation

@@ -54,7 +54,7 @@ def worker(
     except ImportError as error:
         raise ConfigurationError(
             f"the worker's packages are not installed ({error.name} is missing)",
-            hint="pipx install 'docora-ops[worker]', or in a clone: pipx install '.[worker]'",
+            hint="in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name",
         ) from error
     settings = context.settings
     process.check(settings)

@@ -189,6 +189,7 @@ class Story:
         say("\n# The servers stay up until Ctrl-C. To play with them, in another terminal:")
         for name, value in self.variables.items():
             say(f"export {name}={shlex.quote(value)}")
+        say(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
         with suppress(KeyboardInterrupt):
             Event().wait()
 

@@ -185,6 +185,12 @@ class ProgressStore:
             ),
         )
 
+    def has_lost_its_runner(self, operation_id: str) -> bool:
+        """Whether nothing has been heard of the operation's runner for long."""
+        with redis_errors(self._where):
+            found = next(self._read_some([operation_key(operation_id).encode()]), None)
+        return found is not None and found.state is OperationState.OWNER_GONE
+
     def _read_some(self, keys: Sequence[bytes]) -> Iterator[KnownOperation]:
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()

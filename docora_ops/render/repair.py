@@ -43,10 +43,10 @@ _STYLES = {
 
 def message(result: RepairResult) -> str:
     """What happened, in a few words."""
-    if result.dry_run:
-        return "Dry run"
     if not result.total:
         return "Nothing to repair"
+    if result.dry_run:
+        return "Dry run"
     return "Repair done" if result.complete else "Repair stopped"
 
 

@@ -167,6 +167,15 @@ def test_usage_errors_are_one_sentence_or_one_document_and_load_no_driver(docora
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_usual_slips_get_a_hint_of_their_own(docora: Docora) -> None:
+    unquoted = docora.run("retry", "Acme", "Search", "octo/api")
+    assert unquoted.code == 2
+    assert "Hint: a name with blanks goes into quotes" in unquoted.stderr
+    late = docora.run("failed", "--env-file", "docora.env")
+    assert late.code == 2
+    assert "Hint: it goes before the command" in late.stderr
+
+
 def test_completion_can_be_shown_and_works(docora: Docora) -> None:
     script = """
         eval "$(docora-ops --show-completion)"

@@ -165,6 +165,15 @@ def test_follow_ends_with_a_code_of_its_own_when_links_have_failed(docora: Docor
     assert without.code == 0
 
 
+def test_follow_ends_when_the_runner_has_been_silent_for_long(docora: Docora) -> None:
+    write(docora)
+    docora.redis.expire(KEY, 3600 - 130)
+    result = docora.run("progress", OPERATION, "--follow", "--json", env=NO_DATABASE)
+    assert result.code == 6, result
+    assert result.data["completed"] == 4
+    assert "Its runner has been silent for two minutes" in result.stderr
+
+
 def test_follow_ends_when_the_operation_is_forgotten_midway(docora: Docora) -> None:
     write(docora)
     with following(docora, "--json") as process:

@@ -46,6 +46,16 @@ def test_an_env_file_is_read_when_named_and_the_environment_wins(
     assert docora.job(link).timeout == 99
 
 
+def test_a_line_of_an_env_file_that_says_nothing_is_refused(docora: Docora, tmp_path: Path) -> None:
+    """What follows a quote that is not closed is lost, and a default would take its place."""
+    for bad in ('FOO="unclosed', "REDIS_URL: redis://elsewhere"):
+        file = tmp_path / "docora.env"
+        file.write_text(f"# Docora\n{bad}\nREDIS_URL={docora.redis_url}\n", encoding="utf-8")
+        result = docora.run("--env-file", str(file), "queue", "--json", env={"REDIS_URL": None})
+        assert result.code == 2, result
+        assert result.json["error"] == f"--env-file {file} can't be used: line 2 is not NAME=VALUE"
+
+
 def test_no_file_is_read_unasked(docora: Docora, tmp_path: Path) -> None:
     for name in (".env", "docora.env", ".docora-ops.env"):
         env_file(tmp_path / name, DATABASE_URL=docora.database_url)

@@ -124,7 +124,7 @@ def test_without_the_extra_it_says_how_to_install_it(
     assert (result.code, result.stdout) == (2, "")
     assert result.stderr == (
         "Error: the worker's packages are not installed (cryptography is missing)\n"
-        "Hint: pipx install 'docora-ops[worker]', or in a clone: pipx install '.[worker]'\n"
+        "Hint: in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name\n"
     )
     assert_untouched(snapshots, link)
     # And nothing else needs it.
