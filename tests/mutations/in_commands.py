@@ -105,7 +105,7 @@ MUTATIONS = (
         _APP,
         (
             (
-                "        return _report(UsageError(message, hint=hint), as_json=as_json)",
+                "        return _report(UsageError(message, hint=_usage_hint(message)), as_json=as_json)",
                 "        return _report(UsageError(message, hint=hint), as_json=False)",
             ),
         ),
