@@ -105,8 +105,8 @@ MUTATIONS = (
         _APP,
         (
             (
-                "        return _report(UsageError(message, hint=_usage_hint(message)), as_json=as_json)",
-                "        return _report(UsageError(message, hint=hint), as_json=False)",
+                "hint=_usage_hint(message)), as_json=as_json)",
+                "hint=_usage_hint(message)), as_json=False)",
             ),
         ),
         ("test_usage_errors_are_one_sentence_or_one_document_and_load_no_driver",),
