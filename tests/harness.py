@@ -92,6 +92,8 @@ class Docora(Rows):
         self.connection = psycopg.connect(
             self.database_access.owner, autocommit=True, row_factory=dict_row
         )
+        # A test that waits for itself fails, instead of never ending.
+        self.connection.execute("SET lock_timeout = '60s'")
         self.redis = redis.Redis.from_url(self.redis_access.owner)
         self.queue = Queue(QUEUE, connection=self.redis)
 
