@@ -65,8 +65,9 @@ def postgres_url(server_directory: Path) -> Iterator[str]:
         return
     with servers.postgres(server_directory) as url:
         with psycopg.connect(url, autocommit=True) as connection:
-            # The tests kill commands, never the server.
-            for name in ("fsync", "full_page_writes"):
+            # The tests kill commands, never the server; and what it gathers of the tables of one
+            # test would be wrong for the next.
+            for name in ("fsync", "full_page_writes", "autovacuum"):
                 connection.execute(f"ALTER SYSTEM SET {name} = off".encode())
             connection.execute("SELECT pg_reload_conf()")
         yield url

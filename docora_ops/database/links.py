@@ -111,9 +111,14 @@ CLAIM_UNFINISHED_LINKS = _CLAIM.format(
 )""",
 )
 
+# The limit keeps Postgres, whatever it believes of the tables, from going through all the ids once
+# for each repository.
 CLAIM_DUE_LINKS = _CLAIM.format(
     qualifies=DUE,
-    links="app_repositories l JOIN repositories r USING (repository_id)",
+    links="""app_repositories l CROSS JOIN LATERAL (
+        SELECT circuit_open_until FROM repositories
+        WHERE repository_id = l.repository_id LIMIT 1
+    ) r""",
     change="",
 )
 
