@@ -5,14 +5,9 @@ from __future__ import annotations
 import time
 from typing import cast
 
-from tests.acceptance.faults.checks import (
-    HURRIED,
-    nothing_lost_nothing_twice,
-    progress_of,
-    refuses,
-    terminate,
-)
+from tests.acceptance.faults.checks import HURRIED, refuses, terminate
 from tests.acceptance.faults.midway import hold_bulk, rest_is_finished, tells_what_was_done
+from tests.acceptance.runs import progress_of
 from tests.harness import Docora, finish
 from tests.own_servers import OwnRedis
 from tests.proxy import COMMIT, PUSH, Fault, Proxy, eventually
@@ -88,6 +83,8 @@ def test_one_lost_connection_stops_a_bulk_retry_which_counts_what_the_other_has_
     with Proxy.before_postgres(docora.database_url) as proxy:
         # The first commit is that of the selection.
         commit = proxy.plan(COMMIT, Fault.LOSE_REQUEST, number=6)
+        # The other connection may do what it has in hand, however late it hears of the loss.
+        proxy.plan(COMMIT, Fault.LOSE_REQUEST, number=8)
         result = docora.run(
             *("retry-all-failed", "--batch-size", "10", "--json"), env={"DATABASE_URL": proxy.url}
         )
@@ -103,15 +100,15 @@ def test_a_commit_of_a_bulk_retry_of_which_nobody_hears_loses_nothing(docora: Do
     docora.add_links(200, apps=2)
     with Proxy.before_postgres(docora.database_url) as proxy:
         commit = proxy.plan(COMMIT, Fault.LOSE_REPLY, number=6)
+        proxy.plan(COMMIT, Fault.LOSE_REQUEST, number=8)
         result = docora.run(
             *("retry-all-failed", "--batch-size", "10", "--json"), env={"DATABASE_URL": proxy.url}
         )
         commit.wait()
     document = refuses(result, "postgres", "Postgres database")
     assert document["data"]["total"] == 200
-    # The other connection may have gone on for a batch or two.
-    assert docora.statuses()["pending_snapshot"] < 200
-    nothing_lost_nothing_twice(docora)
+    assert docora.statuses()["pending_snapshot"] in {50, 60}
+    docora.assert_sound()
     rest_is_finished(
         docora, already_queued=len(docora.waiting()) - docora.statuses()["pending_snapshot"]
     )
