@@ -59,11 +59,6 @@ class DriftReport:
         """How many things there are to mend."""
         return sum(count for kind, count in self.counts.items() if kind.is_drift)
 
-    @property
-    def has_drift(self) -> bool:
-        """Whether there is anything to mend."""
-        return self.total > 0
-
 
 class Mending(StrEnum):
     """What became of one thing that was wrong, or would."""

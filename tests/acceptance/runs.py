@@ -15,6 +15,7 @@ PATIENT = {
     "DOCORA_OPS_LOCK_TIMEOUT": "60",
     "DOCORA_OPS_STATEMENT_TIMEOUT": "90",
 }
+"""For commands that the test holds back until something else has happened."""
 LOCK_TABLE = "LOCK TABLE app_repositories IN EXCLUSIVE MODE"
 STOPPING = "Stopping after the batch"
 
@@ -87,11 +88,6 @@ def await_goodbye(docora: Docora) -> None:
         return row == {"left": 0}
 
     eventually(are_gone, "the end of the commands' connections")
-
-
-def nothing_lost_nothing_twice(docora: Docora) -> None:
-    assert docora.lost_links() == []
-    assert docora.doubled_jobs() == []
 
 
 def pending(docora: Docora) -> int:

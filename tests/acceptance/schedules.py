@@ -8,12 +8,6 @@ from tests.harness import Docora
 
 BATCH = 500
 LINKS = 4 * BATCH
-PATIENT = {
-    "DOCORA_OPS_CONNECT_TIMEOUT": "30",
-    "DOCORA_OPS_LOCK_TIMEOUT": "60",
-    "DOCORA_OPS_STATEMENT_TIMEOUT": "90",
-}
-"""For commands that the test holds back until something else has happened."""
 
 
 def document(message: str, **changed: Any) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from tests.acceptance.runs import (
     ErrorOutput,
     await_goodbye,
     await_locks,
-    nothing_lost_nothing_twice,
     only_operation,
     pending,
     progress_of,
@@ -65,7 +64,7 @@ def test_one_signal_ends_a_bulk_retry_after_the_batch_in_hand(
     }
     assert docora.statuses() == {"failed": 300 - done, "pending_snapshot": done}
     assert len(docora.waiting()) == done
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()
     if as_json:
         document = json.loads(stdout)["data"]
         assert document["cancelled"] is True
@@ -100,7 +99,7 @@ def test_a_second_signal_ends_a_bulk_retry_at_once_while_redis_holds_a_push(
     assert progress_of(docora, operation_id)["cancelled"] == "true"
     assert docora.statuses() == {"failed": 60, "pending_snapshot": 40}, "not rolled back"
     assert len(docora.waiting()) == 40
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()
 
 
 def test_a_second_signal_ends_a_bulk_retry_at_once_while_postgres_holds_a_lock(
@@ -266,7 +265,7 @@ def test_another_process_cancels_a_bulk_retry_before_its_next_batch(docora: Doco
     assert progress_of(docora, operation_id)["completed"] == str(done)
     assert followed.code == 6, followed
     assert followed.data["cancelled"] is True
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()
     rest = docora.run("retry-all-failed", "--json")
     assert rest.code == 0
     assert rest.data["queued"] == 200 - done

@@ -13,7 +13,6 @@ import pytest
 from tests.acceptance.runs import (
     PATIENT,
     await_goodbye,
-    nothing_lost_nothing_twice,
     only_operation,
     pending,
     progress_of,
@@ -50,9 +49,9 @@ def test_a_bulk_retry_killed_at_random_moments_loses_nothing_and_is_finished_by_
         time.sleep(moments.uniform(0, 0.004))
         process.kill()
         result = finish(process)
-        nothing_lost_nothing_twice(docora)
+        docora.assert_sound()
         await_goodbye(docora)
-        nothing_lost_nothing_twice(docora)
+        docora.assert_sound()
         if result.code == 0:
             # This test was too slow: once more from the beginning.
             docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
@@ -77,7 +76,7 @@ def test_a_bulk_retry_killed_at_random_moments_loses_nothing_and_is_finished_by_
     assert result.data["already_queued"] == orphans
     assert docora.statuses() == {"pending_snapshot": total}
     assert len(docora.waiting()) == total
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()
 
 
 @pytest.mark.parametrize("command", ["retry", "resync"])
@@ -113,7 +112,7 @@ def test_one_link_of_a_killed_command_is_as_it_was_or_done(
         assert finish(process).code == -signal.SIGKILL
         await_goodbye(docora)
     assert docora.waiting() == [link.job_id] * has_job
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()
     if was_reset:
         assert docora.was_reset(link)
     else:
@@ -174,11 +173,11 @@ def test_a_killed_resync_of_all_forgets_deliveries_only_of_links_that_it_reset(
     ).fetchall()
     by_status = {(row["status"], row["files"]) for row in rows}
     assert by_status == {("failed", 3), ("pending_snapshot", 0)}
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()
 
     result = docora.run("resync", app_id, "--all", "--yes", "--json")
     assert result.code == 0, result
     assert result.data["deliveries_cleared"] == sum(row["files"] for row in rows)
     assert docora.statuses() == {"pending_snapshot": 170}
     assert len(docora.waiting()) == 170
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()

@@ -11,17 +11,12 @@ import redis
 from rq import Queue
 from rq.exceptions import DuplicateJobError
 
+from tests.acceptance.runs import PATIENT
 from tests.harness import QUEUE, Docora, Result, finish
 from tests.proxy import PATIENCE, PUSH, Fault, Proxy, eventually
 from tests.rows import TestLink
 
 PROCESSES = 20
-PATIENT = {
-    "DOCORA_OPS_CONNECT_TIMEOUT": "30",
-    "DOCORA_OPS_LOCK_TIMEOUT": "60",
-    "DOCORA_OPS_STATEMENT_TIMEOUT": "90",
-}
-"""For commands that the test holds back with a lock until all have come that far."""
 
 
 @contextmanager
@@ -46,11 +41,6 @@ def waiting_for_locks(docora: Docora) -> int:
     ).fetchone()
     assert row is not None
     return int(row["waiting"])
-
-
-def nothing_lost_nothing_twice(docora: Docora) -> None:
-    assert docora.lost_links() == []
-    assert docora.doubled_jobs() == []
 
 
 def retried_once(docora: Docora, link: TestLink, results: list[Result]) -> None:
@@ -105,7 +95,7 @@ def test_retries_of_a_link_that_is_being_bulk_retried_leave_one_job(docora: Doco
     assert data["skipped"] == by_singles
     assert len(docora.waiting()) == 300
     assert docora.statuses() == {"pending_snapshot": 300}
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()
 
 
 def test_several_bulk_retries_at_once_share_the_links(docora: Docora) -> None:
@@ -126,7 +116,7 @@ def test_several_bulk_retries_at_once_share_the_links(docora: Docora) -> None:
     assert sum(result.data["queued"] for result in results) == 2000
     assert len(docora.waiting()) == 2000
     assert docora.statuses() == {"pending_snapshot": 2000}
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()
 
 
 def test_a_resync_and_a_retry_of_all_links_at_once_leave_one_job_each(docora: Docora) -> None:
@@ -145,7 +135,7 @@ def test_a_resync_and_a_retry_of_all_links_at_once_leave_one_job_each(docora: Do
     assert docora.statuses() == {"pending_snapshot": 400}
     row = docora.connection.execute("SELECT count(*) AS left FROM app_delivered_files").fetchone()
     assert row == {"left": 0}
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()
 
 
 class OtherProducer(threading.Thread):
@@ -205,4 +195,4 @@ def test_a_bulk_retry_beside_another_producer_leaves_one_job_each(docora: Docora
     assert len(producer.refused) >= 190
     assert sorted(docora.waiting()) == job_ids
     assert docora.statuses() == {"pending_snapshot": 1000}
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()

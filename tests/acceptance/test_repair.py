@@ -12,6 +12,7 @@ import time
 import pytest
 from rq.job import Job
 
+from tests.acceptance.runs import PATIENT
 from tests.acceptance.test_dry_run import frozen
 from tests.harness import QUEUE, Docora, Result, finish
 from tests.proxy import PUSH, Fault, Proxy
@@ -22,12 +23,7 @@ SEED_VARIABLE = "TEST_REPAIR_SEED"
 SEED = os.environ.get(SEED_VARIABLE) or str(random.SystemRandom().randrange(10**6))
 """Of the random moments; a failing test shows it."""
 AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
-PATIENT = {
-    **AT_ONCE,
-    "DOCORA_OPS_CONNECT_TIMEOUT": "30",
-    "DOCORA_OPS_LOCK_TIMEOUT": "60",
-    "DOCORA_OPS_STATEMENT_TIMEOUT": "90",
-}
+AT_ONCE_PATIENT = AT_ONCE | PATIENT
 
 
 REMOVE = b"\r\nmend\r\n"
@@ -238,7 +234,7 @@ def test_a_server_lost_midway_is_exit_code_5_with_what_was_done(
             "repair",
             "--json",
             env={
-                **PATIENT,
+                **AT_ONCE_PATIENT,
                 "REDIS_URL": redis_proxy.url,
                 "DATABASE_URL": postgres_proxy.url,
             },
@@ -298,7 +294,7 @@ def test_a_repair_killed_at_random_moments_is_finished_by_the_next(docora: Docor
     for kills_left in (2, 1):
         queued = docora.redis.llen(docora.queue.key)
         target = queued + moments.randrange(max((total - queued) // (kills_left + 1), 1))
-        process = docora.start("repair", "--json", env=PATIENT)
+        process = docora.start("repair", "--json", env=AT_ONCE_PATIENT)
         while docora.redis.llen(docora.queue.key) <= target and process.poll() is None:
             time.sleep(0.0005)
         # Anywhere in a batch: between its look, its reset, its push, and its commit.
@@ -307,7 +303,7 @@ def test_a_repair_killed_at_random_moments_is_finished_by_the_next(docora: Docor
         assert finish(process).code in {0, -signal.SIGKILL}
         assert docora.doubled_jobs() == []
     left = total - docora.redis.llen(docora.queue.key)
-    result = docora.run("repair", "--json", env=PATIENT)
+    result = docora.run("repair", "--json", env=AT_ONCE_PATIENT)
     assert result.code == 0, result
     assert result.data["queued"] == left
     settled(docora)
@@ -324,14 +320,14 @@ def test_a_repair_killed_while_it_removes_has_removed_all_or_nothing(
     docora.delete_link(links["stuck"])
     with Proxy.before_redis(docora.redis_url) as proxy:
         moment = proxy.plan(REMOVE, fault)
-        process = docora.start("repair", env={**PATIENT, "REDIS_URL": proxy.url})
+        process = docora.start("repair", env={**AT_ONCE_PATIENT, "REDIS_URL": proxy.url})
         moment.wait()
         process.kill()
         assert finish(process).code == -signal.SIGKILL
     assert (docora.waiting() == [links["duplicate"].job_id]) is is_done
     assert (docora.registries(links["stale_entry"].job_id) == set()) is is_done
     assert [entry["event"] for entry in docora.audit_trail()] == ["started"] * is_done
-    result = docora.run("repair", "--json", env=PATIENT)
+    result = docora.run("repair", "--json", env=AT_ONCE_PATIENT)
     assert (result.code, result.data["removed"]) == (0, 0 if is_done else 3)
     assert docora.waiting() == [links["duplicate"].job_id]
 
@@ -341,7 +337,7 @@ def test_an_interrupted_repair_stops_between_batches(docora: Docora) -> None:
     docora.age_links()
     with Proxy.before_redis(docora.redis_url) as proxy:
         moment = proxy.plan(PUSH, Fault.HOLD_REPLY)
-        process = docora.start("repair", "--json", env={**PATIENT, "REDIS_URL": proxy.url})
+        process = docora.start("repair", "--json", env={**AT_ONCE_PATIENT, "REDIS_URL": proxy.url})
         moment.wait()
         process.send_signal(signal.SIGINT)
         moment.release()
@@ -376,9 +372,9 @@ def test_beside_bulk_retries_and_schedules_it_never_makes_a_job_twice(docora: Do
             ("retry-all-failed", "--batch-size", "40", "--json"),
             ("schedule", "--json"),
         ]
-        for result in docora.run_together(*commands, env=PATIENT):
+        for result in docora.run_together(*commands, env=AT_ONCE_PATIENT):
             assert result.code == 0, result
             assert json.loads(result.stdout)
         # What two of them have seen at once, each has left to the other.
-        assert docora.run("repair", "--json", env=PATIENT).code == 0
+        assert docora.run("repair", "--json", env=AT_ONCE_PATIENT).code == 0
         settled(docora)

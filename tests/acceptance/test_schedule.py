@@ -11,7 +11,8 @@ from typing import Any
 import psycopg
 from rq.job import Job, JobStatus
 
-from tests.acceptance.schedules import PATIENT, document, job_ids, known_operations, rows
+from tests.acceptance.runs import PATIENT
+from tests.acceptance.schedules import document, job_ids, known_operations, rows
 from tests.harness import Docora, finish
 from tests.proxy import eventually
 from tests.rows import TestLink

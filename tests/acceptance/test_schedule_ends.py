@@ -9,18 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.schedules import (
-    BATCH,
-    LINKS,
-    PATIENT,
-    document,
-    job_ids,
-    known_operations,
-    rows,
-)
+from tests.acceptance.runs import PATIENT, await_goodbye
+from tests.acceptance.schedules import BATCH, LINKS, document, job_ids, known_operations, rows
 from tests.harness import Docora, Result, finish
 from tests.own_servers import own_redis
-from tests.proxy import COMMIT, PUSH, Fault, Plan, Proxy, eventually
+from tests.proxy import COMMIT, PUSH, Fault, Plan, Proxy
 from tests.warm import WarmProcess
 
 
@@ -47,14 +40,6 @@ def held(
         )
         plan.wait()
         yield process, plan
-
-
-def are_gone(docora: Docora) -> bool:
-    row = docora.connection.execute(
-        "SELECT count(*) AS left FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name = 'docora-ops'"
-    ).fetchone()
-    return row == {"left": 0}
 
 
 def assert_next_pass_does_the_rest(docora: Docora) -> None:
@@ -84,7 +69,7 @@ def test_a_killed_pass_doubles_nothing_and_the_next_one_does_the_rest(
         before = rows(docora)
         process.kill()
         assert finish(process).code == -signal.SIGKILL
-        eventually(lambda: are_gone(docora), "the end of the command's connections")
+        await_goodbye(docora)
     assert len(docora.waiting()) / BATCH in pushed
     assert_next_pass_does_the_rest(docora)
     assert rows(docora) == before
@@ -138,7 +123,7 @@ def test_a_second_signal_ends_a_pass_at_once(docora: Docora) -> None:
         result = read_to_end(process)
         assert result.code == 130, result
         assert "Traceback" not in result.stderr
-        eventually(lambda: are_gone(docora), "the end of the command's connections")
+        await_goodbye(docora)
     assert len(docora.waiting()) == BATCH
     assert_next_pass_does_the_rest(docora)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import psycopg
 import pytest
 from rq.job import Job, JobStatus
 
@@ -19,24 +17,12 @@ from docora_ops.errors import (
 )
 from docora_ops.models import BulkResult, Outcome
 from tests.harness import Docora
+from tests.integration.row_locks import release_when_waited_for, row_locks
 from tests.rooms import Rooms
-from tests.rows import TestLink
 
 
 def job_ids_in_order(docora: Docora) -> list[str]:
     return [link.job_id for link in docora.links()]
-
-
-@contextmanager
-def row_locks(docora: Docora, *links: TestLink) -> Iterator[psycopg.Connection]:
-    """Another session that holds these rows until the block ends, or it commits."""
-    with psycopg.connect(docora.database_access.owner) as other:
-        for link in links:
-            other.execute(
-                "SELECT FROM app_repositories WHERE app_id = %s AND repository_id = %s FOR UPDATE",
-                (link.app_id, link.repository_id),
-            )
-        yield other
 
 
 def between_rounds(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> None:
@@ -236,21 +222,6 @@ def test_a_row_whose_holder_commits_while_the_run_waits_for_it_is_queued(docora:
         waiter.join()
     assert result.counts == {Outcome.QUEUED: 3}
     assert docora.waiting()[-1] == links[1].job_id
-
-
-def release_when_waited_for(docora: Docora, holder: psycopg.Connection) -> None:
-    """Commit as soon as a session of docora-ops waits for a lock."""
-    with psycopg.connect(docora.database_access.owner, autocommit=True) as observer:
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
-            row = observer.execute(
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND application_name = 'docora-ops'"
-                " AND wait_event_type = 'Lock'"
-            ).fetchone()
-            if row and row[0]:
-                break
-    holder.commit()
 
 
 def test_a_row_that_is_locked_for_good_fails_and_the_others_go_on(docora: Docora) -> None:

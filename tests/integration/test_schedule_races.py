@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -18,9 +16,9 @@ from docora_ops.actions.bulk import BulkRun
 from docora_ops.errors import PostgresError, RedisError
 from docora_ops.models import BulkResult, Outcome
 from tests.harness import Docora
+from tests.integration.row_locks import release_when_waited_for, row_locks
 from tests.integration.schedules import jobs, rows, set_all
 from tests.own_servers import role
-from tests.rows import TestLink
 
 
 @pytest.mark.parametrize(
@@ -168,33 +166,6 @@ def test_a_snapshot_that_ends_before_the_second_look_leaves_its_verdict(
 
 
 # Rows that others hold
-
-
-@contextmanager
-def row_locks(docora: Docora, *links: TestLink) -> Iterator[psycopg.Connection]:
-    """Another session that holds these rows until the block ends, or it commits."""
-    with psycopg.connect(docora.database_access.owner) as other:
-        for link in links:
-            other.execute(
-                "SELECT FROM app_repositories WHERE app_id = %s AND repository_id = %s FOR UPDATE",
-                (link.app_id, link.repository_id),
-            )
-        yield other
-
-
-def release_when_waited_for(docora: Docora, holder: psycopg.Connection) -> None:
-    """Commit as soon as a session of docora-ops waits for a lock."""
-    with psycopg.connect(docora.database_access.owner, autocommit=True) as observer:
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
-            row = observer.execute(
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND application_name = 'docora-ops'"
-                " AND wait_event_type = 'Lock'"
-            ).fetchone()
-            if row and row[0]:
-                break
-    holder.commit()
 
 
 def test_a_row_that_is_locked_for_a_while_gets_its_job_at_the_end(

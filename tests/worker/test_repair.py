@@ -29,11 +29,11 @@ def test_a_link_whose_worker_was_killed_is_stuck_and_works_again_after_a_repair(
     with gate_at(snapshots.receiver, "b") as gate, running(snapshots) as worker:
         gate.wait()
         rooms = docora.rooms()
-        assert not rooms.drift().has_drift, "it is running"
+        assert not rooms.drift().total, "it is running"
         worker.signal_all(SIGKILL)
         worker.end()
     assert docora.status(link) == "scanning"
-    assert not rooms.drift().has_drift, "its heart may still beat, as far as one can tell"
+    assert not rooms.drift().total, "its heart may still beat, as far as one can tell"
     assert len(rooms.repair(app_id=link.app_id, ref=rooms.ref(link)).mended) == 0
 
     expire_heartbeats(docora)
@@ -44,12 +44,12 @@ def test_a_link_whose_worker_was_killed_is_stuck_and_works_again_after_a_repair(
     assert (result.code, result.data["stuck"], result.data["queued"]) == (0, 1, 1), result
     assert docora.waiting() == [link.job_id]
     assert docora.registries(link.job_id) == set()
-    assert not rooms.drift().has_drift
+    assert not rooms.drift().total
 
     assert snapshots.work().code == 0
     assert docora.status(link) == "synced"
     assert sorted(snapshots.received().files) == ["a", "b"]
-    assert not rooms.drift().has_drift
+    assert not rooms.drift().total
 
 
 def test_beside_a_worker_at_work_it_never_makes_a_job_twice(
@@ -99,4 +99,4 @@ def test_beside_a_worker_at_work_it_never_makes_a_job_twice(
     assert docora.statuses() == {"synced": len(links)}
     for number in range(len(links)):
         assert sorted(snapshots.received(f"App{number}").files) == ["a", "b"]
-    assert not rooms.drift().has_drift
+    assert not rooms.drift().total

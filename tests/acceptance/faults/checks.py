@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from tests.harness import Docora, Result
 from tests.rows import TestLink
@@ -51,16 +51,6 @@ def shows_no_secret(result: Result) -> None:
         assert 'File "' not in text
         for piece in PIECES:
             assert piece not in text
-
-
-def nothing_lost_nothing_twice(docora: Docora) -> None:
-    assert docora.lost_links() == []
-    assert docora.doubled_jobs() == []
-
-
-def progress_of(docora: Docora, operation_id: str) -> dict[str, str]:
-    found = cast("dict[bytes, bytes]", docora.redis.hgetall(f"docora:bulk:{operation_id}"))
-    return {name.decode(): value.decode() for name, value in found.items()}
 
 
 def forget_operations(docora: Docora) -> None:

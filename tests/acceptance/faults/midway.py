@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.acceptance.faults.checks import nothing_lost_nothing_twice
 from tests.harness import Docora, Result
 from tests.proxy import (
     PUSH,
@@ -46,4 +45,4 @@ def rest_is_finished(docora: Docora, already_queued: int) -> None:
     assert rest.data["already_queued"] == already_queued
     assert docora.statuses() == {"pending_snapshot": 200}
     assert len(docora.waiting()) == 200
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()

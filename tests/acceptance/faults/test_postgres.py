@@ -12,7 +12,6 @@ from tests.acceptance.faults.checks import (
     HURRIED,
     ONE,
     arguments,
-    nothing_lost_nothing_twice,
     refuses,
     shows_no_secret,
     terminate,
@@ -130,7 +129,7 @@ def test_a_row_that_somebody_else_has_locked_costs_a_bulk_retry_only_itself(
     assert "another session" in failure["error"]
     assert docora.status(link) == "failed"
     assert len(docora.waiting()) == 49
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()
 
 
 @pytest.mark.parametrize("command", ONE)
@@ -174,7 +173,7 @@ def test_a_commit_of_which_nobody_hears_leaves_a_job_whether_it_was_done_or_not(
     else:
         assert docora.row(link) == row
     assert docora.deliveries(link) == (0 if was_done and command == "resync" else 3)
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()
 
     again = docora.run(*arguments(command, link))
     if was_done and command == "retry":

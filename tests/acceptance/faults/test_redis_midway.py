@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.acceptance.faults.checks import nothing_lost_nothing_twice, progress_of, refuses
+from tests.acceptance.faults.checks import refuses
 from tests.acceptance.faults.midway import hold_bulk, rest_is_finished, tells_what_was_done
+from tests.acceptance.runs import progress_of
 from tests.harness import Docora, finish
 from tests.own_servers import OwnRedis
 from tests.proxy import PUSH, Fault, Proxy
@@ -67,5 +68,5 @@ def test_a_reply_that_is_lost_after_a_push_of_a_bulk_retry_leaves_each_job_once(
     assert progress["completed"] == str(done)
     assert progress["cancelled"] == "true"
     assert len(docora.waiting()) == done + 10
-    nothing_lost_nothing_twice(docora)
+    docora.assert_sound()
     rest_is_finished(docora, already_queued=10)
