@@ -221,8 +221,9 @@ class Proxy:
                 if not data:
                     return
                 self._wait(self._flowing, client)
-                for plan, request in self._matching(tail, data):
-                    pending.append((plan, request))
+                matching = self._count(tail, data)
+                pending += matching
+                for plan, request in matching:
                     if request == plan.number:
                         self._befall(plan, client, lose=Fault.LOSE_REQUEST, hold=Fault.HOLD_REQUEST)
                 tail = (tail + data)[-_LONGEST_MARKER:]
@@ -241,15 +242,17 @@ class Proxy:
                 pending.clear()
                 client.sendall(data)
 
-    def _matching(self, tail: bytes, data: bytes) -> Iterator[tuple[Plan, int]]:
-        for plan in self._plans:
-            if plan.marker in tail[-len(plan.marker) + 1 :] + data:
-                with self._lock:
+    def _count(self, tail: bytes, data: bytes) -> list[tuple[Plan, int]]:
+        """The plans that this request matches, and its number in each, whatever befalls it."""
+        matching = []
+        with self._lock:
+            for plan in self._plans:
+                if plan.marker in tail[-len(plan.marker) + 1 :] + data:
                     plan.requests += 1
-                    request = plan.requests
-                if plan.fault is Fault.NONE and request == plan.number:
-                    plan.reached.set()
-                yield plan, request
+                    matching.append((plan, plan.requests))
+                    if plan.fault is Fault.NONE and plan.requests == plan.number:
+                        plan.reached.set()
+        return matching
 
     def _befall(self, plan: Plan, client: socket.socket, *, lose: Fault, hold: Fault) -> None:
         if plan.fault is lose:
