@@ -27,9 +27,15 @@ WHERE l.app_id = %(app_id)s AND l.repository_id = %(repository_id)s
 # A bulk operation skips what we hold here; a worker waits for it.
 LOCK_LINK = READ_LINK + "FOR UPDATE OF l"
 
-_RESET = "SET status = 'pending_snapshot', retry_count = 0, last_error = NULL"
+RESET_LINKS = """
+UPDATE app_repositories SET status = 'pending_snapshot', retry_count = 0, last_error = NULL
+WHERE id = ANY (%(ids)s::uuid[])
+"""
 
-RESET_LINK = f"UPDATE app_repositories {_RESET} WHERE id = %(id)s"
+# A stuck link keeps its retries and its error: they are what it had before.
+FREE_STUCK_LINKS = """
+UPDATE app_repositories SET status = 'pending_snapshot' WHERE id = ANY (%(ids)s::uuid[])
+"""
 
 CLOSE_CIRCUIT = """
 UPDATE repositories
@@ -69,57 +75,42 @@ DUE = """(
 )"""
 
 # Rows that somebody else holds are not in the answer: they are tried again, one by one, later.
-# Do not touch links whose snapshot is running, nor those that changed since they were selected.
+# The limits keep Postgres, whatever it believes of the tables, from going through all the links
+# once for each app or repository.
 _CLAIM = f"""
-WITH held AS MATERIALIZED ({_HELD_KEYS}),
-locked AS MATERIALIZED (
-    SELECT l.id, l.app_id, l.repository_id, l.status, {{qualifies}} AS qualifies
+WITH locked AS MATERIALIZED (
+    SELECT l.id, l.app_id, l.repository_id, l.github_token_encrypted, l.status,
+        {{qualifies}} AS qualifies
     FROM {{links}}
     WHERE l.id = ANY (%(ids)s::uuid[])
     FOR UPDATE OF l SKIP LOCKED
-),
-judged AS MATERIALIZED (
-    SELECT id, status, CASE
-        WHEN NOT qualifies THEN 'changed'
-        WHEN hashtextextended(app_id || '-' || repository_id, 0) IN (SELECT key FROM held)
-            THEN 'running'
-        ELSE 'claimed' END AS verdict
-    FROM locked
 )
-{{change}}
-SELECT {_LINK_COLUMNS}, j.verdict, j.status
-FROM judged j JOIN app_repositories l USING (id)
-JOIN apps a ON a.app_id = l.app_id JOIN repositories r ON r.repository_id = l.repository_id
+SELECT {_LINK_COLUMNS}, l.status, l.qualifies
+FROM locked l
+CROSS JOIN LATERAL (
+    SELECT app_name, base_url, client_auth_key_encrypted FROM apps
+    WHERE app_id = l.app_id LIMIT 1
+) a
+CROSS JOIN LATERAL (
+    SELECT github_url, owner, name FROM repositories
+    WHERE repository_id = l.repository_id LIMIT 1
+) r
 """
 
 CLAIM_LINKS = _CLAIM.format(
-    qualifies="(%(status)s::text IS NULL OR l.status = %(status)s)",
-    links="app_repositories l",
-    change=f""", reset AS (
-    UPDATE app_repositories l {_RESET}
-    FROM judged WHERE l.id = judged.id AND verdict = 'claimed'
-)""",
+    qualifies="(%(status)s::text IS NULL OR l.status = %(status)s)", links="app_repositories l"
 )
 
-# A stuck link keeps its retries and its error: they are what it had before.
 CLAIM_UNFINISHED_LINKS = _CLAIM.format(
-    qualifies="l.status IN ('pending_snapshot', 'scanning')",
-    links="app_repositories l",
-    change=""", reset AS (
-    UPDATE app_repositories l SET status = 'pending_snapshot'
-    FROM judged WHERE l.id = judged.id AND verdict = 'claimed' AND judged.status = 'scanning'
-)""",
+    qualifies="l.status IN ('pending_snapshot', 'scanning')", links="app_repositories l"
 )
 
-# The limit keeps Postgres, whatever it believes of the tables, from going through all the ids once
-# for each repository.
 CLAIM_DUE_LINKS = _CLAIM.format(
     qualifies=DUE,
     links="""app_repositories l CROSS JOIN LATERAL (
         SELECT circuit_open_until FROM repositories
         WHERE repository_id = l.repository_id LIMIT 1
     ) r""",
-    change="",
 )
 
 DELETE_DELIVERIES = """
@@ -190,7 +181,7 @@ def lock_link(database: Database, app_id: str, repository_id: str) -> Link | Non
 
 def reset_link(database: Database, ref: LinkRef) -> None:
     """Make the link pending, with no retries and no error."""
-    database.execute(RESET_LINK, {"id": ref.id})
+    database.execute(RESET_LINKS, {"ids": [ref.id]})
 
 
 def close_circuit(database: Database, repository_id: str) -> None:
@@ -232,7 +223,9 @@ def claim_links(database: Database, ids: Sequence[str], status: LinkStatus | Non
 
     Links that are locked elsewhere or gone are missing from the answer.
     """
-    return _claim(database, CLAIM_LINKS, {"ids": list(ids), "status": status})
+    claims = _claim(database, CLAIM_LINKS, {"ids": list(ids), "status": status})
+    _update(database, RESET_LINKS, claims)
+    return list(claims.values())
 
 
 def claim_unfinished_links(database: Database, ids: Sequence[str]) -> list[Claim]:
@@ -240,7 +233,10 @@ def claim_unfinished_links(database: Database, ids: Sequence[str]) -> list[Claim
 
     Links that are locked elsewhere or gone are missing from the answer.
     """
-    return _claim(database, CLAIM_UNFINISHED_LINKS, {"ids": list(ids)})
+    claims = _claim(database, CLAIM_UNFINISHED_LINKS, {"ids": list(ids)})
+    stuck = {id_: claim for id_, claim in claims.items() if claim.status == LinkStatus.SCANNING}
+    _update(database, FREE_STUCK_LINKS, stuck)
+    return list(claims.values())
 
 
 def claim_due_links(database: Database, ids: Sequence[str], rescan_interval_ms: int) -> list[Claim]:
@@ -249,12 +245,34 @@ def claim_due_links(database: Database, ids: Sequence[str], rescan_interval_ms: 
     Links that are locked elsewhere or gone are missing from the answer.
     """
     parameters = {"ids": list(ids), "rescan_interval_ms": rescan_interval_ms}
-    return _claim(database, CLAIM_DUE_LINKS, parameters)
+    return list(_claim(database, CLAIM_DUE_LINKS, parameters).values())
 
 
-def _claim(database: Database, sql: str, parameters: Mapping[str, object]) -> list[Claim]:
+def _claim(database: Database, sql: str, parameters: Mapping[str, object]) -> dict[str, Claim]:
+    """The claims by the id of the link.
+
+    Links that changed since they were selected and those whose snapshot is running are refused.
+    """
     rows = database.rows(sql, parameters)
-    return [Claim(Verdict(row[10]), Payload(*row[1:10]), row[11]) for row in rows]
+    payloads = {row[0]: Payload(*row[1:10]) for row in rows}
+    # Only now that the rows are locked: no worker can begin with one of them any more.
+    held = held_job_ids(database, [payload.job_id for payload in payloads.values()])
+    claims = {}
+    for id_, *_, status, qualifies in rows:
+        payload = payloads[id_]
+        if not qualifies:
+            verdict = Verdict.CHANGED
+        else:
+            verdict = Verdict.RUNNING if payload.job_id in held else Verdict.CLAIMED
+        claims[id_] = Claim(verdict, payload, status)
+    return claims
+
+
+def _update(database: Database, sql: str, claims: Mapping[str, Claim]) -> None:
+    """Change the links that were claimed: no rows but those that we have locked."""
+    ids = [id_ for id_, claim in claims.items() if claim.verdict is Verdict.CLAIMED]
+    if ids:
+        database.execute(sql, {"ids": ids})
 
 
 def describe_links(database: Database, ids: Sequence[str]) -> dict[str, tuple[str, str]]:

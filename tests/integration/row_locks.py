@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
+from pydantic import SecretStr
 
 from tests.harness import Docora
+from tests.own_servers import role
+from tests.rooms import Rooms
 from tests.rows import TestLink
 
 
@@ -24,8 +27,10 @@ def row_locks(docora: Docora, *links: TestLink) -> Iterator[psycopg.Connection]:
         yield other
 
 
-def release_when_waited_for(docora: Docora, holder: psycopg.Connection) -> None:
-    """Commit as soon as a session of docora-ops waits for a lock."""
+def release_when_waited_for(
+    docora: Docora, holder: psycopg.Connection, prepare: Callable[[], object] = lambda: None
+) -> None:
+    """`prepare` and commit as soon as a session of docora-ops waits for a lock."""
     with psycopg.connect(docora.database_access.owner, autocommit=True) as observer:
         end = time.monotonic() + 20
         while time.monotonic() < end:
@@ -36,4 +41,31 @@ def release_when_waited_for(docora: Docora, holder: psycopg.Connection) -> None:
             ).fetchone()
             if row and row[0]:
                 break
+    prepare()
     holder.commit()
+
+
+@contextmanager
+def slow_claims(
+    docora: Docora, worker_number: int, *, at_once: str = "false"
+) -> Iterator[tuple[Rooms, psycopg.Connection]]:
+    """Rooms that wait, before they lock a row (but where `at_once` holds), for the commit there."""
+    with (
+        role(docora, f"docora_slow_{worker_number}", "secret") as slow,
+        psycopg.connect(docora.database_access.owner) as holder,
+    ):
+        docora.connection.execute(
+            f"""
+            GRANT ALL ON ALL TABLES IN SCHEMA public TO {slow.name};
+            CREATE FUNCTION wait_for_the_test() RETURNS boolean LANGUAGE plpgsql AS $$
+            BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN true; END $$;
+            ALTER TABLE app_repositories ENABLE ROW LEVEL SECURITY;
+            CREATE POLICY reading ON app_repositories FOR SELECT USING (true);
+            CREATE POLICY locking ON app_repositories FOR UPDATE
+                USING ({at_once} OR wait_for_the_test());
+            """.encode()
+        )
+        holder.execute("SELECT pg_advisory_xact_lock(42)")
+        rooms = docora.rooms(database_url=SecretStr(slow.url("secret")), lock_timeout=20)
+        yield rooms, holder
+        rooms.close()

@@ -8,7 +8,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from pydantic import SecretStr
 from rq.job import Job, JobStatus
 
 from docora_ops.actions import bulk
@@ -16,9 +15,8 @@ from docora_ops.actions.bulk import BulkRun
 from docora_ops.errors import PostgresError, RedisError
 from docora_ops.models import BulkResult, Outcome
 from tests.harness import Docora
-from tests.integration.row_locks import release_when_waited_for, row_locks
+from tests.integration.row_locks import release_when_waited_for, row_locks, slow_claims
 from tests.integration.schedules import jobs, rows, set_all
-from tests.own_servers import role
 
 
 @pytest.mark.parametrize(
@@ -262,21 +260,7 @@ def test_a_row_that_changes_under_the_claim_is_judged_by_what_was_locked(
     """The claim has begun, and sees the row as it was; then it finds a newer one to lock."""
     docora.add_links(3, status="failed")
     changed = docora.links()[1]
-    with (
-        role(docora, f"docora_slow_{worker_number}", "secret") as slow,
-        psycopg.connect(docora.database_access.owner) as holder,
-    ):
-        docora.connection.execute(
-            f"""
-            GRANT ALL ON ALL TABLES IN SCHEMA public TO {slow.name};
-            CREATE FUNCTION wait_for_the_test() RETURNS boolean LANGUAGE plpgsql AS $$
-            BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN true; END $$;
-            ALTER TABLE app_repositories ENABLE ROW LEVEL SECURITY;
-            CREATE POLICY reading ON app_repositories FOR SELECT USING (true);
-            CREATE POLICY locking ON app_repositories FOR UPDATE USING (wait_for_the_test());
-            """.encode()
-        )
-        holder.execute("SELECT pg_advisory_xact_lock(42)")
+    with slow_claims(docora, worker_number) as (rooms, holder):
         holder.execute(
             "UPDATE app_repositories SET status = %s, last_scanned_at = now()"
             " WHERE repository_id = %s",
@@ -284,10 +268,8 @@ def test_a_row_that_changes_under_the_claim_is_judged_by_what_was_locked(
         )
         waiter = threading.Thread(target=release_when_waited_for, args=(docora, holder))
         waiter.start()
-        rooms = docora.rooms(database_url=SecretStr(slow.url("secret")), lock_timeout=20)
         result = getattr(rooms, command)()
         waiter.join()
-        rooms.close()
     assert result.counts == {Outcome.QUEUED: 2, Outcome.SKIPPED: 1}
     assert docora.status(changed) == status
     assert changed.job_id not in docora.waiting()

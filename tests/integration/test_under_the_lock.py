@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -10,6 +12,7 @@ import pytest
 from docora_ops.database.links import held_job_ids
 from docora_ops.models import Outcome
 from tests.harness import Docora
+from tests.integration.row_locks import release_when_waited_for, slow_claims
 
 
 @pytest.mark.parametrize("command", ["retry", "resync"])
@@ -31,3 +34,26 @@ def test_one_link_cannot_change_between_the_check_and_the_reset(
     monkeypatch.setattr("docora_ops.actions.single.held_job_ids", try_to_change_then_look)
     assert getattr(docora.rooms(), command)(link).outcome is Outcome.QUEUED
     assert refusals == ["locked"]
+
+
+def test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen(
+    docora: Docora, worker_number: int
+) -> None:
+    app_id = docora.add_app()
+    first, second = (docora.link(app_id, docora.add_repository(), "synced") for _ in range(2))
+    # The first is locked before the second is waited for.
+    for link, digit in ((first, "0"), (second, "f")):
+        docora.connection.execute(
+            "UPDATE app_repositories SET id = repeat(%s, 32)::uuid WHERE repository_id = %s",
+            (digit, link.repository_id),
+        )
+    at_once = f"repository_id = '{first.repository_id}'"
+    with slow_claims(docora, worker_number, at_once=at_once) as (rooms, holder):
+        begin = partial(docora.hold_lock, second.job_id)
+        waiter = threading.Thread(target=release_when_waited_for, args=(docora, holder, begin))
+        waiter.start()
+        result = rooms.resync_all(app_id)
+        waiter.join()
+    assert result.counts == {Outcome.QUEUED: 1, Outcome.ALREADY_RUNNING: 1}
+    assert docora.status(second) == "synced"
+    assert docora.waiting() == [first.job_id]

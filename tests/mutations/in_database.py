@@ -36,20 +36,34 @@ MUTATIONS = (
         "status-not-looked-at-under-the-lock",
         Promise.ONLY_WHAT_QUALIFIES,
         _LINKS,
-        (("WHEN NOT qualifies THEN", "WHEN false THEN"),),
+        (("if not qualifies:", "if False:"),),
         ("test_a_link_whose_status_changes_before_its_turn_is_skipped",),
     ),
     Mutation(
         "running-worker-not-seen-in-bulk",
         Promise.RUNNING_IS_LEFT,
         _LINKS,
+        (("Verdict.RUNNING if payload.job_id in held else Verdict.CLAIMED", "Verdict.CLAIMED"),),
+        ("test_a_bulk_retry_leaves_a_running_job_and_its_link_alone",),
+    ),
+    Mutation(
+        "workers-looked-for-before-the-lock",
+        Promise.RUNNING_IS_LEFT,
+        _LINKS,
         (
             (
-                "repository_id, 0) IN (SELECT key FROM held)\n",
-                "repository_id, 0) IN (SELECT key FROM held WHERE false)\n",
+                "    rows = database.rows(sql, parameters)\n    payloads",
+                "    job_ids = database.rows(\"SELECT app_id || '-' || repository_id\"\n"
+                '        " FROM app_repositories WHERE id = ANY (%(ids)s::uuid[])", parameters)\n'
+                "    held = held_job_ids(database, [job_id for (job_id,) in job_ids])\n"
+                "    rows = database.rows(sql, parameters)\n    payloads",
+            ),
+            (
+                "held = held_job_ids(database, [payload.job_id for payload in payloads.values()])",
+                "",
             ),
         ),
-        ("test_a_bulk_retry_leaves_a_running_job_and_its_link_alone",),
+        ("test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen",),
     ),
     Mutation(
         "running-worker-not-seen",

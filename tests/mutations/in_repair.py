@@ -98,8 +98,8 @@ MUTATIONS = (
         "docora_ops/database/links.py",
         (
             (
-                "UPDATE app_repositories l SET status = 'pending_snapshot'\n",
-                "UPDATE app_repositories l SET status = 'pending_snapshot', retry_count = 0\n",
+                "SET status = 'pending_snapshot' WHERE id",
+                "SET status = 'pending_snapshot', retry_count = 0 WHERE id",
             ),
         ),
         ("test_drift_of_every_kind_is_seen_and_mended_and_gone",),
