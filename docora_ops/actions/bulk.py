@@ -141,11 +141,16 @@ class BulkRun:
                 for count in self.selection.by_app
             },
             failures=tuple(self._failures),
-            cancelled=self.cancelled and self._counts.total() < self.selection.total,
+            cancelled=self._is_cut_short,
             open_circuits_left_out=self.selection.open_circuits_left_out,
             deliveries_cleared=self._deliveries_cleared,
             links=self._planner.planned if self._planner else None,
         )
+
+    @property
+    def _is_cut_short(self) -> bool:
+        """Not where it was cancelled too late, with its last batches in hand."""
+        return self.cancelled and self._counts.total() < self.selection.total
 
     def _work(self, handlers: Sequence[BatchHandler]) -> None:
         """All links in order, then once more, a moment later, those that were put off."""
@@ -260,7 +265,7 @@ class BulkRun:
         if self.operation_id is not None:
             self._report(last=True)
             return
-        self.store.record(self._trail.end(self._counts, cancelled=self.cancelled))
+        self.store.record(self._trail.end(self._counts, cancelled=self._is_cut_short))
         self._trail.ended = True
 
     def _report(self, *, last: bool = False) -> None:
@@ -271,7 +276,7 @@ class BulkRun:
         if self._trail and not self._trail.begun:
             audit = self._trail.start()
         elif self._trail and last and not self._trail.ended:
-            audit = self._trail.end(self._counts, cancelled=self.cancelled)
+            audit = self._trail.end(self._counts, cancelled=self._is_cut_short)
         self._reported_at = time.monotonic()
         self.on_progress(completed)
         if self.operation_id is None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from psycopg.rows import TupleRow
 
 from docora_ops.database.connection import Database
 from docora_ops.masking import mask
-from docora_ops.models import Link, LinkRef, LinkStatus, Payload, possible_ids
+from docora_ops.models import FailedFilter, Link, LinkRef, LinkStatus, Payload, possible_ids
 
 _LINK_COLUMNS = """
     l.id::text, l.app_id, a.app_name, l.repository_id, r.github_url, r.owner, r.name, a.base_url,
@@ -25,7 +25,10 @@ WHERE l.app_id = %(app_id)s AND l.repository_id = %(repository_id)s
 """
 
 # A bulk operation skips what we hold here; a worker waits for it.
-LOCK_LINK = READ_LINK + "FOR UPDATE OF l"
+LOCK_LINK = """
+SELECT 1 FROM app_repositories
+WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s FOR UPDATE
+"""
 
 RESET_LINKS = """
 UPDATE app_repositories SET status = 'pending_snapshot', retry_count = 0, last_error = NULL
@@ -63,6 +66,16 @@ SELECT job_id FROM unnest(%(job_ids)s::text[]) AS job_id
 WHERE hashtextextended(job_id, 0) IN (SELECT key FROM held)
 """
 
+FAILED = """(
+    l.status = 'failed'
+    AND (%(app_id)s::text IS NULL OR l.app_id = %(app_id)s)
+    AND (%(error)s::text IS NULL OR strpos(lower(l.last_error), lower(%(error)s)) > 0)
+)"""
+
+NOT_HELD_BACK = """(
+    NOT %(skip_open_circuits)s OR r.circuit_open_until IS NULL OR r.circuit_open_until <= now()
+)"""
+
 # As Docora's own scheduler has it: where a circuit has been open, even if that is over, failed
 # links wait for a person.
 DUE = """(
@@ -75,43 +88,32 @@ DUE = """(
 )"""
 
 # Rows that somebody else holds are not in the answer: they are tried again, one by one, later.
+LOCK_LINKS = """
+SELECT id::text FROM app_repositories WHERE id = ANY (%(ids)s::uuid[]) FOR UPDATE SKIP LOCKED
+"""
+
 # The limits keep Postgres, whatever it believes of the tables, from going through all the links
 # once for each app or repository.
-_CLAIM = f"""
-WITH locked AS MATERIALIZED (
-    SELECT l.id, l.app_id, l.repository_id, l.github_token_encrypted, l.status,
-        {{qualifies}} AS qualifies
-    FROM {{links}}
-    WHERE l.id = ANY (%(ids)s::uuid[])
-    FOR UPDATE OF l SKIP LOCKED
-)
-SELECT {_LINK_COLUMNS}, l.status, l.qualifies
-FROM locked l
+_JUDGE_LINKS = f"""
+SELECT {_LINK_COLUMNS}, l.status, {{qualifies}}
+FROM app_repositories l
 CROSS JOIN LATERAL (
     SELECT app_name, base_url, client_auth_key_encrypted FROM apps
     WHERE app_id = l.app_id LIMIT 1
 ) a
 CROSS JOIN LATERAL (
-    SELECT github_url, owner, name FROM repositories
+    SELECT github_url, owner, name, circuit_open_until FROM repositories
     WHERE repository_id = l.repository_id LIMIT 1
 ) r
+WHERE l.id = ANY (%(ids)s::uuid[])
 """
 
-CLAIM_LINKS = _CLAIM.format(
-    qualifies="(%(status)s::text IS NULL OR l.status = %(status)s)", links="app_repositories l"
+JUDGE_LINKS = _JUDGE_LINKS.format(qualifies="true")
+JUDGE_FAILED_LINKS = _JUDGE_LINKS.format(qualifies=f"{FAILED} AND {NOT_HELD_BACK}")
+JUDGE_UNFINISHED_LINKS = _JUDGE_LINKS.format(
+    qualifies="l.status IN ('pending_snapshot', 'scanning')"
 )
-
-CLAIM_UNFINISHED_LINKS = _CLAIM.format(
-    qualifies="l.status IN ('pending_snapshot', 'scanning')", links="app_repositories l"
-)
-
-CLAIM_DUE_LINKS = _CLAIM.format(
-    qualifies=DUE,
-    links="""app_repositories l CROSS JOIN LATERAL (
-        SELECT circuit_open_until FROM repositories
-        WHERE repository_id = l.repository_id LIMIT 1
-    ) r""",
-)
+JUDGE_DUE_LINKS = _JUDGE_LINKS.format(qualifies=DUE)
 
 DELETE_DELIVERIES = """
 DELETE FROM app_delivered_files d
@@ -176,7 +178,10 @@ def read_link(database: Database, app_id: str, repository_id: str) -> Link | Non
 
 def lock_link(database: Database, app_id: str, repository_id: str) -> Link | None:
     """The link, locked until the transaction ends. Raises LinkLockedError."""
-    return _link(database.row(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}))
+    if database.row(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}) is None:
+        return None
+    # A statement that waits for the row reads the rest, its app and repository, as before the wait.
+    return read_link(database, app_id, repository_id)
 
 
 def reset_link(database: Database, ref: LinkRef) -> None:
@@ -218,12 +223,22 @@ def held_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
     return {job_id for (job_id,) in database.rows(HELD_JOB_IDS, {"job_ids": list(job_ids)})}
 
 
-def claim_links(database: Database, ids: Sequence[str], status: LinkStatus | None) -> list[Claim]:
-    """Lock and reset the links among `ids` that still have `status` (any, if None).
+def claim_links(database: Database, ids: Sequence[str]) -> list[Claim]:
+    """Lock and reset these links, whatever their status.
 
     Links that are locked elsewhere or gone are missing from the answer.
     """
-    claims = _claim(database, CLAIM_LINKS, {"ids": list(ids), "status": status})
+    claims = _claim(database, ids, JUDGE_LINKS, {})
+    _update(database, RESET_LINKS, claims)
+    return list(claims.values())
+
+
+def claim_failed_links(database: Database, ids: Sequence[str], which: FailedFilter) -> list[Claim]:
+    """Lock and reset those among `ids` that are failed still, and match still.
+
+    Links that are locked elsewhere or gone are missing from the answer.
+    """
+    claims = _claim(database, ids, JUDGE_FAILED_LINKS, asdict(which))
     _update(database, RESET_LINKS, claims)
     return list(claims.values())
 
@@ -233,7 +248,7 @@ def claim_unfinished_links(database: Database, ids: Sequence[str]) -> list[Claim
 
     Links that are locked elsewhere or gone are missing from the answer.
     """
-    claims = _claim(database, CLAIM_UNFINISHED_LINKS, {"ids": list(ids)})
+    claims = _claim(database, ids, JUDGE_UNFINISHED_LINKS, {})
     stuck = {id_: claim for id_, claim in claims.items() if claim.status == LinkStatus.SCANNING}
     _update(database, FREE_STUCK_LINKS, stuck)
     return list(claims.values())
@@ -244,18 +259,22 @@ def claim_due_links(database: Database, ids: Sequence[str], rescan_interval_ms: 
 
     Links that are locked elsewhere or gone are missing from the answer.
     """
-    parameters = {"ids": list(ids), "rescan_interval_ms": rescan_interval_ms}
-    return list(_claim(database, CLAIM_DUE_LINKS, parameters).values())
+    parameters = {"rescan_interval_ms": rescan_interval_ms}
+    return list(_claim(database, ids, JUDGE_DUE_LINKS, parameters).values())
 
 
-def _claim(database: Database, sql: str, parameters: Mapping[str, object]) -> dict[str, Claim]:
+def _claim(
+    database: Database, ids: Sequence[str], sql: str, parameters: Mapping[str, object]
+) -> dict[str, Claim]:
     """The claims by the id of the link.
 
     Links that changed since they were selected and those whose snapshot is running are refused.
     """
-    rows = database.rows(sql, parameters)
+    locked = [id_ for (id_,) in database.rows(LOCK_LINKS, {"ids": list(ids)})]
+    # In statements of their own, which see what was committed before the last row was locked. One
+    # that locks reads that row as it is by then, and the rest as it was when the statement began.
+    rows = database.rows(sql, {"ids": locked, **parameters})
     payloads = {row[0]: Payload(*row[1:10]) for row in rows}
-    # Only now that the rows are locked: no worker can begin with one of them any more.
     held = held_job_ids(database, [payload.job_id for payload in payloads.values()])
     claims = {}
     for id_, *_, status, qualifies in rows:

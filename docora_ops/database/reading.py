@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from docora_ops.database.connection import Database
-from docora_ops.database.selection import FAILED
+from docora_ops.database.links import FAILED
 from docora_ops.masking import mask, mask_url
 from docora_ops.models import App, AppCount, FailedFilter, LinkRef
 from docora_ops.views import FailedLink, LinkHistory, Snapshot

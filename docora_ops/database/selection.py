@@ -5,34 +5,31 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 
 from docora_ops.database.connection import Database
-from docora_ops.database.links import DUE, Claim, claim_due_links, claim_links
+from docora_ops.database.links import (
+    DUE,
+    FAILED,
+    NOT_HELD_BACK,
+    Claim,
+    claim_due_links,
+    claim_failed_links,
+    claim_links,
+)
 from docora_ops.errors import PostgresError
-from docora_ops.models import App, AppCount, FailedFilter, LinkRef, LinkStatus
-
-FAILED = """
-    l.status = 'failed'
-    AND (%(app_id)s::text IS NULL OR l.app_id = %(app_id)s)
-    AND (%(error)s::text IS NULL OR strpos(lower(l.last_error), lower(%(error)s)) > 0)
-"""
+from docora_ops.models import App, AppCount, FailedFilter, LinkRef
 
 _FAILED = f"""
 FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
 WHERE {FAILED}
 """
 
-_CIRCUIT_CLOSED = """
-  AND (NOT %(skip_open_circuits)s
-       OR r.circuit_open_until IS NULL OR r.circuit_open_until <= now())
-"""
-
 _FAILED_SHARES = f"""
 FROM unnest(%(app_ids)s::text[], %(shares)s::bigint[]) AS share(app_id, links)
 CROSS JOIN LATERAL (
-    SELECT l.id, l.app_id, l.repository_id {_FAILED} {_CIRCUIT_CLOSED} AND l.app_id = share.app_id
+    SELECT l.id, l.app_id, l.repository_id {_FAILED} AND {NOT_HELD_BACK} AND l.app_id = share.app_id
     ORDER BY l.repository_id LIMIT share.links
 ) AS l
 """
@@ -63,8 +60,8 @@ SELECT app_id, app_name, count(*) FROM (SELECT l.app_id, a.app_name {links}) AS 
 GROUP BY app_id, app_name ORDER BY app_id
 """
 
-DECLARE_FAILED = _DECLARE + _FAILED + _CIRCUIT_CLOSED + _ORDER
-COUNT_FAILED = _COUNT_BY_APP.replace("{links}", _FAILED + _CIRCUIT_CLOSED)
+DECLARE_FAILED = f"{_DECLARE} {_FAILED} AND {NOT_HELD_BACK} {_ORDER}"
+COUNT_FAILED = _COUNT_BY_APP.replace("{links}", f"{_FAILED} AND {NOT_HELD_BACK}")
 DECLARE_FAILED_SHARES = _DECLARE + _FAILED_SHARES + _ORDER
 DECLARE_OF_APP = _DECLARE + _OF_APP + _ORDER
 COUNT_OF_APP = _COUNT_BY_APP.replace("{links}", _OF_APP)
@@ -118,11 +115,7 @@ class Selection:
 @contextmanager
 def select_failed(database: Database, which: FailedFilter) -> Iterator[Selection]:
     """The failed links that match; the selection lives until the block ends."""
-    parameters: dict[str, object] = {
-        "app_id": which.app_id,
-        "error": which.error,
-        "skip_open_circuits": which.skip_open_circuits,
-    }
+    parameters = asdict(which)
     with database.snapshot():
         left_out = None
         if which.skip_open_circuits:
@@ -137,7 +130,7 @@ def select_failed(database: Database, which: FailedFilter) -> Iterator[Selection
         else:
             database.execute(DECLARE_FAILED, parameters)
     with _closing_in_the_end(database):
-        claim = partial(claim_links, status=LinkStatus.FAILED)
+        claim = partial(claim_failed_links, which=which)
         yield Selection(database, by_app, claim, left_out)
 
 
@@ -149,7 +142,7 @@ def select_of_app(database: Database, app_id: str) -> Iterator[Selection]:
         by_app = _count(database, COUNT_OF_APP, parameters)
         database.execute(DECLARE_OF_APP, parameters)
     with _closing_in_the_end(database):
-        yield Selection(database, by_app, partial(claim_links, status=None))
+        yield Selection(database, by_app, claim_links)
 
 
 @contextmanager

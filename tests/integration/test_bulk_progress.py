@@ -14,7 +14,8 @@ from docora_ops.errors import (
     NotFoundError,
     OperationFinishedError,
 )
-from docora_ops.models import BulkResult, Outcome, Progress
+from docora_ops.models import BulkResult, ChangeNote, HistoryState, Outcome, Progress
+from docora_ops.queue import History
 from tests.harness import Docora
 
 
@@ -56,6 +57,25 @@ def test_an_operation_cancelled_in_redis_stops_before_its_next_batch(docora: Doc
     docora.assert_sound()
     rest = rooms.retry_all(batch_size=2)
     assert rest.counts == {Outcome.QUEUED: 40 - result.completed}
+
+
+def test_an_operation_cancelled_too_late_is_done_in_the_audit_trail_too(docora: Docora) -> None:
+    docora.add_links(6)
+    rooms = docora.rooms()
+
+    def prepare(run: BulkRun) -> None:
+        def step(done: int) -> None:
+            if done == 4:  # the last batch is in hand
+                rooms.store.cancel(run.operation_id or "")
+
+        run.on_progress = step
+
+    note = ChangeNote("somebody@host", "retry-all-failed", {})
+    result = rooms.retry_all(batch_size=2, note=note, prepare=prepare)
+    assert (result.completed, result.cancelled) == (6, False)
+    [entry] = History(docora.settings, rooms.redis).read(10)
+    assert entry.state is HistoryState.DONE
+    assert entry.counts == {"total": 6, Outcome.QUEUED: 6}
 
 
 def test_an_operation_cancelled_before_its_first_batch_changes_nothing(docora: Docora) -> None:

@@ -53,6 +53,33 @@ def test_a_link_whose_status_changes_before_its_turn_is_skipped(
     assert last.job_id not in docora.waiting()
 
 
+@pytest.mark.parametrize(
+    ("choice", "change"),
+    [
+        ({"error": "500"}, "UPDATE app_repositories SET last_error = 'HTTP 404'"),
+        (
+            {"skip_open_circuits": True},
+            "UPDATE repositories SET circuit_open_until = now() + interval '1 hour'",
+        ),
+    ],
+)
+def test_a_link_that_does_not_match_any_more_when_its_turn_comes_is_skipped(
+    docora: Docora, choice: dict[str, Any], change: str
+) -> None:
+    docora.add_links(6, last_error="HTTP 500")
+    last = docora.links()[-1]
+
+    def prepare(run: BulkRun) -> None:
+        docora.connection.execute(
+            f"{change} WHERE repository_id = %s".encode(), (last.repository_id,)
+        )
+
+    result = docora.rooms().retry_all(batch_size=2, prepare=prepare, **choice)
+    assert result.counts == {Outcome.QUEUED: 5, Outcome.SKIPPED: 1}
+    assert docora.status(last) == "failed"
+    assert last.job_id not in docora.waiting()
+
+
 def test_a_link_that_is_deleted_before_its_turn_is_skipped(docora: Docora) -> None:
     docora.add_links(6)
     gone = docora.links()[3]

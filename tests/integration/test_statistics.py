@@ -13,10 +13,10 @@ from docora_ops.database.links import (
     Claim,
     Verdict,
     claim_due_links,
-    claim_links,
+    claim_failed_links,
     claim_unfinished_links,
 )
-from docora_ops.models import LinkStatus
+from docora_ops.models import FailedFilter
 from tests.harness import Docora
 
 LINKS = 6_000
@@ -42,7 +42,7 @@ def remove_everything(docora: Docora) -> None:
 @pytest.mark.parametrize(
     ("status", "claim"),
     [
-        ("failed", partial(claim_links, status=LinkStatus.FAILED)),
+        ("failed", partial(claim_failed_links, which=FailedFilter())),
         ("scanning", claim_unfinished_links),
         ("pending_snapshot", partial(claim_due_links, rescan_interval_ms=300_000)),
     ],

@@ -15,21 +15,26 @@ MUTATIONS = (
         "no-row-lock",
         Promise.NEVER_LOST,
         _LINKS,
-        (('LOCK_LINK = READ_LINK + "FOR UPDATE OF l"', "LOCK_LINK = READ_LINK"),),
+        (
+            (
+                "repository_id = %(repository_id)s FOR UPDATE\n",
+                "repository_id = %(repository_id)s\n",
+            ),
+        ),
         ("test_one_link_cannot_change_between_the_check_and_the_reset",),
     ),
     Mutation(
         "no-row-lock-in-bulk",
         Promise.ONLY_WHAT_QUALIFIES,
         _LINKS,
-        (("    FOR UPDATE OF l SKIP LOCKED\n", ""),),
+        ((" FOR UPDATE SKIP LOCKED\n", "\n"),),
         ("test_a_link_cannot_change_between_the_check_and_the_push",),
     ),
     Mutation(
         "locked-rows-waited-for",
         Promise.NOTHING_HANGS,
         _LINKS,
-        (("FOR UPDATE OF l SKIP LOCKED", "FOR UPDATE OF l"),),
+        (("FOR UPDATE SKIP LOCKED", "FOR UPDATE"),),
         ("test_a_row_that_is_locked_for_a_while_is_queued_at_the_end",),
     ),
     Mutation(
@@ -52,11 +57,12 @@ MUTATIONS = (
         _LINKS,
         (
             (
-                "    rows = database.rows(sql, parameters)\n    payloads",
+                "    locked = [id_ for",
                 "    job_ids = database.rows(\"SELECT app_id || '-' || repository_id\"\n"
-                '        " FROM app_repositories WHERE id = ANY (%(ids)s::uuid[])", parameters)\n'
+                '        " FROM app_repositories WHERE id = ANY (%(ids)s::uuid[])",\n'
+                '        {"ids": list(ids)})\n'
                 "    held = held_job_ids(database, [job_id for (job_id,) in job_ids])\n"
-                "    rows = database.rows(sql, parameters)\n    payloads",
+                "    locked = [id_ for",
             ),
             (
                 "held = held_job_ids(database, [payload.job_id for payload in payloads.values()])",
@@ -64,6 +70,32 @@ MUTATIONS = (
             ),
         ),
         ("test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen",),
+    ),
+    Mutation(
+        "link-read-by-the-statement-that-waits-for-it",
+        Promise.ONLY_WHAT_QUALIFIES,
+        _LINKS,
+        (
+            (
+                "    if database.row(LOCK_LINK, ",
+                '    return _link(database.row(READ_LINK + "FOR UPDATE OF l",\n'
+                '        {"app_id": app_id, "repository_id": repository_id}))\n'
+                "    if database.row(LOCK_LINK, ",
+            ),
+        ),
+        ("test_a_change_of_one_link", "test_a_job_that_waits_for_its_link"),
+    ),
+    Mutation(
+        "match-not-looked-at-under-the-lock",
+        Promise.ONLY_WHAT_QUALIFIES,
+        _LINKS,
+        (
+            (
+                'qualifies=f"{FAILED} AND {NOT_HELD_BACK}"',
+                "qualifies=\"l.status = 'failed'\"",
+            ),
+        ),
+        ("test_a_link_that_does_not_match_any_more_when_its_turn_comes_is_skipped",),
     ),
     Mutation(
         "running-worker-not-seen",
