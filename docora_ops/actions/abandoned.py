@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -28,12 +29,18 @@ class Recovered:
     ending: Ending
 
 
-def recover_abandoned(database: Database, queue: LinkQueue, max_attempts: int) -> list[Recovered]:
+def recover_abandoned(
+    database: Database,
+    queue: LinkQueue,
+    max_attempts: int,
+    keep_alive: Callable[[], object] = lambda: None,
+) -> list[Recovered]:
     """Count a failure for each link in `scanning` without a live job, and queue it once more.
 
     From `max_attempts` failures on it is `failed` instead. Looks twice, a moment apart, before it
-    touches a link; links that share their job id with another are left alone. Raises
-    PostgresError, RedisError; the links so far are done then.
+    touches a link; links that share their job id with another are left alone. `keep_alive` is
+    called before each, which may take as long as a lock is waited for. Raises PostgresError,
+    RedisError; the links so far are done then.
     """
     suspects = _suspects(database, queue)
     if not suspects:
@@ -41,6 +48,7 @@ def recover_abandoned(database: Database, queue: LinkQueue, max_attempts: int) -
     time.sleep(SECOND_LOOK_DELAY)
     recovered = []
     for ref, doubtful_since in suspects:
+        keep_alive()
         # A link that somebody else has locked is left to the next look.
         with suppress(LinkError):
             ending = _recover(database, queue, ref, doubtful_since, max_attempts)

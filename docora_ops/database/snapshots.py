@@ -15,7 +15,9 @@ from docora_ops.models import Link, LinkRef, LinkStatus
 _KEY = "hashtextextended(%(job_id)s, 0)"
 
 # Not the driver's word for the session: behind a proxy that is the proxy's own.
-TAKE_LINK = f"SELECT pg_try_advisory_lock({_KEY}), pg_backend_pid()"
+SESSION_ID = "SELECT pg_backend_pid()"
+
+TAKE_LINK = f"SELECT pg_try_advisory_lock({_KEY})"
 
 BEGIN_SCAN = "UPDATE app_repositories SET status = 'scanning' WHERE id = %(id)s"
 
@@ -136,6 +138,9 @@ class Refusal(StrEnum):
 
     GONE = "gone"
     BUSY = "busy"
+    """Another job is at work on the link, and will see to it."""
+    HELD = "held"
+    """A session has the link's lock, but nobody is at work: its job has ended, or soon begins."""
 
 
 @dataclass(frozen=True)
@@ -171,29 +176,26 @@ class Recipient:
     retry_count: int
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A link that is ours, as it was before, and the session of Postgres that holds it."""
-
-    link: Link
-    session_id: int
+def session_id(database: Database) -> int:
+    """Which session of Postgres this connection is."""
+    row = database.row(SESSION_ID)
+    return int(row[0]) if row else 0
 
 
-def begin_scan(database: Database, app_id: str, repository_id: str) -> Begun | Refusal:
+def begin_scan(database: Database, app_id: str, repository_id: str) -> Link | Refusal:
     """Take the link for the life of this connection and mark it as being scanned.
 
     Waits for whoever is changing the link at this moment: a producer's reset, not yet committed
-    when its job is already in the queue. Returns why not, where it is gone or another job has it.
+    when its job is already in the queue. Returns the link as it was before, or why not.
     """
     with database.transaction():
         link = lock_link(database, app_id, repository_id)
         if link is None:
             return Refusal.GONE
-        row = database.row(TAKE_LINK, {"job_id": link.ref.job_id})
-        if not row or not row[0]:
-            return Refusal.BUSY
+        if database.row(TAKE_LINK, {"job_id": link.ref.job_id}) != (True,):
+            return _held(link)
         database.execute(BEGIN_SCAN, {"id": link.ref.id})
-    return Begun(link, row[1])
+    return link
 
 
 def read_deliveries(database: Database, ref: LinkRef) -> Iterator[tuple[str, str]]:
@@ -302,7 +304,7 @@ def fail_scan(
     """Count a failure of the job that has, or had, the link in the session `session_id`, if any.
 
     The link is `failed` then if it has failed too often or its job has no tries left, otherwise
-    pending. Nothing changes where another job is at work on the link.
+    pending. Nothing changes where another session has the link.
     """
     with database.transaction():
         link = lock_link(database, app_id, repository_id)
@@ -310,7 +312,7 @@ def fail_scan(
             return Refusal.GONE
         owns = database.row(OWNS_LINK, {"job_id": link.ref.job_id, "session_id": session_id})
         if not owns or not owns[0]:
-            return Refusal.BUSY
+            return _held(link)
         return count_failure(
             database, link, error, tries_left=tries_left, max_attempts=max_attempts
         )
@@ -385,6 +387,11 @@ def scanning_links(database: Database, after: str, limit: int) -> list[LinkRef]:
     """Links that are marked as being scanned, ordered by row id, from the one after `after` on."""
     rows = database.rows(SCANNING_LINKS, {"after": after, "limit": limit})
     return [LinkRef(*row) for row in rows]
+
+
+def _held(link: Link) -> Refusal:
+    """By another session; the link is locked, so its status is that of this moment."""
+    return Refusal.BUSY if link.status == LinkStatus.SCANNING else Refusal.HELD
 
 
 def _ids(ref: LinkRef) -> dict[str, str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any, Protocol
 
@@ -35,15 +37,18 @@ _PATIENCE = 5
 
 
 class Caretaker(Protocol):
-    """Brings a link in order whose job could not do it itself. Nothing may be raised."""
+    """Brings a link in order whose job could not do it itself.
+
+    Nothing may be raised but what `keep_alive` raises.
+    """
 
     def job_was_killed(
         self, app_id: str, repository_id: str, tries: Tries, *, what: str, stopped: bool = False
     ) -> None:
         """The process of the job is gone; `what` happened to it. `stopped`: on purpose."""
 
-    def tidy_up(self) -> None:
-        """Look for links that nobody works on any more."""
+    def tidy_up(self, keep_alive: Callable[[], object]) -> None:
+        """Look for links that nobody works on any more, calling `keep_alive` now and then."""
 
 
 class SnapshotWorker(Worker):
@@ -71,6 +76,7 @@ class SnapshotWorker(Worker):
         self.found_nothing = False
         """Whether the queue was empty at the last look."""
         self._caretaker = caretaker
+        self._show_life: Callable[[], object] = _nothing
 
     def work_until_stopped(self, *, burst: bool) -> None:
         """Work, until a signal comes or, in a burst, until the queue is empty.
@@ -122,6 +128,7 @@ class SnapshotWorker(Worker):
                 # Its next worker has a minute of its own.
                 self.connection.delete(queue.intermediate_queue.get_first_seen_key(job.id))
                 return
+            execution = self._take_up(job)
             self._take_care(job, "its worker was killed before it began")
         elif self._stopped_job_id != job.id and self._is_back_in_queue(job, execution):
             with self.connection.pipeline() as pipeline:
@@ -200,19 +207,24 @@ class SnapshotWorker(Worker):
                 "Worker %s: maintenance broke off: %s", self.name, type(error).__name__
             )
             self.last_cleaned_at = now()  # type: ignore[assignment]
-        self._caretaker.tidy_up()
+        self._caretaker.tidy_up(self._show_life)
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Beside the heartbeats, maintenance: a worker may be busy for an hour.
 
         A heartbeat that Redis does not take costs nothing yet: it lives for three of them.
         """
+        beat = partial(super().maintain_heartbeats, job, execution)
         try:
-            super().maintain_heartbeats(job, execution)
+            beat()
             if self.should_run_maintenance_tasks:
+                # It may find a hundred links to see to, and wait for each.
+                self._show_life = beat
                 self.run_maintenance_tasks()
         except RedisError as error:
             self.log.warning("Worker %s: no heartbeat: %s", self.name, type(error).__name__)
+        finally:
+            self._show_life = _nothing
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Say what RQ says, and see to the link, unless the job itself has done both."""
@@ -272,7 +284,15 @@ class SnapshotWorker(Worker):
             return job.get_status() in {JobStatus.QUEUED, JobStatus.SCHEDULED}
         return False
 
+    def _take_up(self, job: Job) -> Execution:
+        """Show a job that never began as running, or who retries its link now finds it waiting."""
+        with self.connection.pipeline() as pipeline:
+            execution = Execution.create(job, 2 * _WORKER_TTL, pipeline, worker_name=self.name)
+            pipeline.execute()
+        return execution
+
     def _take_care(self, job: Job, what: str, *, stopped: bool = False) -> None:
+        self._show_life()
         ids = _link_ids(job)
         if ids is not None:
             self._caretaker.job_was_killed(*ids, Tries(job), what=what, stopped=stopped)
@@ -324,6 +344,10 @@ class _Scheduler(RQScheduler):
         if os.getppid() != self._worker_pid:
             self._stop_requested = True
         super().heartbeat()  # type: ignore[no-untyped-call]
+
+
+def _nothing() -> None:
+    """No job is at work meanwhile."""
 
 
 def _stop_again(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

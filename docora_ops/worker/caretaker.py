@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import closing
 
 from docora_ops.actions.abandoned import recover_abandoned
@@ -48,12 +49,15 @@ class LinkCaretaker:
             tries.end()
         log.warning("%s: %s; the link is %s", name, what, getattr(ending, "status", "gone"))
 
-    def tidy_up(self) -> None:
-        """Queue links again that are marked as being scanned and are not. Raises nothing."""
+    def tidy_up(self, keep_alive: Callable[[], object]) -> None:
+        """Queue links again that are marked as being scanned and are not.
+
+        Raises nothing but what `keep_alive` raises, which is called now and then.
+        """
         try:
             with closing(Database(self._settings)) as database:
                 recovered = recover_abandoned(
-                    database, self._queue, self._settings.max_retry_attempts
+                    database, self._queue, self._settings.max_retry_attempts, keep_alive
                 )
         except DocoraOpsError as error:
             log.warning("links left behind can't be looked for: %s", inert(error.message))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from docora_ops.errors import DeliveryError
+from docora_ops.errors import BrokenCloneError, DeliveryError
 from docora_ops.render.text import inert
 from docora_ops.worker.bodies import Body, BodyWriter, Chunk, Event, escape
 from docora_ops.worker.objects import Objects
@@ -151,19 +151,24 @@ class Sender:
         changes = self._changes(plan)
         change = next(changes, None)
         while change is not None:
-            following = None
+            following = broken = None
             try:
                 for body in change.bodies:
                     webhook.send(change.event.path, body)
                     if change.is_ready:
                         # Made while the app works on this one.
-                        following = next(changes, None)
+                        try:
+                            following = next(changes, None)
+                        except BrokenCloneError as error:
+                            broken = error
                     webhook.receive()
             except DeliveryError as error:
                 raise DeliveryError(
                     f"{error.message} on {change.event.verb} {change.path}"
                 ) from error
             acknowledged(change.event, change.path, change.sha)
+            if broken is not None:
+                raise broken
             change = following if change.is_ready else next(changes, None)
 
     def _changes(self, plan: Plan) -> Iterator[Outgoing]:

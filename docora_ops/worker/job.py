@@ -9,11 +9,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from docora_ops.database import Database
-from docora_ops.database.links import read_link
 from docora_ops.database.snapshots import (
-    Begun,
     Circuit,
     DeliveryRecord,
+    Ending,
     Refusal,
     app_exists,
     begin_scan,
@@ -24,6 +23,7 @@ from docora_ops.database.snapshots import (
     read_deliveries,
     recipients,
     remove_snapshot,
+    session_id,
     store_snapshot,
 )
 from docora_ops.errors import (
@@ -34,7 +34,7 @@ from docora_ops.errors import (
     ServerError,
     SnapshotError,
 )
-from docora_ops.models import Link, LinkStatus
+from docora_ops.models import Link
 from docora_ops.queue import connect
 from docora_ops.queue.repository_lock import RepositoryLock
 from docora_ops.queue.tries import JobTimeoutException, Tries
@@ -118,34 +118,45 @@ class _Snapshot:
 
     def run(self) -> None:
         """All nine steps. Raises SnapshotError."""
+        try:
+            # Seen to where it is not being handled any more: it would be the context of whatever
+            # goes wrong then, and be logged with it, secrets and all.
+            error = self._try()
+            if error is not None:
+                self._fail(error)
+        finally:
+            self.database.close()
+
+    def _try(self) -> Exception | None:
+        """All nine steps, or what is wrong: whatever it is, the link must not stay behind."""
         started = time.monotonic()
         try:
+            # Before there is anything to lose: a session that has the link may fail at any moment.
+            self.session_id = session_id(self.database)
             begun = self._begin()
+            if begun is Refusal.HELD:
+                raise SnapshotError(f"another session has held the link's lock for {_PATIENCE} s")
             if isinstance(begun, Refusal):
                 self._end_quietly(begun)
-                return
-            self.link, self.session_id = begun.link, begun.session_id
-            self.name = inert(self.link.payload.description)
-            self._work(self.link)
+                return None
+            self.link = begun
+            self.name = inert(begun.payload.description)
+            self._work(begun)
             log.info(
                 "%s: in sync, %d sent in %.1f s", self.name, self.sent, time.monotonic() - started
             )
         except _GoneError:
             self._end_quietly(Refusal.GONE)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the link must not stay behind
-            self._fail(error)
-        finally:
-            self.database.close()
+        except Exception as error:  # noqa: BLE001 - it is seen to by whoever gets it
+            return error
+        return None
 
-    def _begin(self) -> Begun | Refusal:
+    def _begin(self) -> Link | Refusal:
         """Take the link, also from a job that has ended and whose session still has to."""
         end = time.monotonic() + _PATIENCE
         while True:
             begun = begin_scan(self.database, self.app_id, self.repository_id)
-            if begun is not Refusal.BUSY or time.monotonic() > end:
-                return begun
-            link = read_link(self.database, self.app_id, self.repository_id)
-            if link is not None and link.status == LinkStatus.SCANNING:
+            if begun is not Refusal.HELD or time.monotonic() > end:
                 return begun
             time.sleep(_PAUSE)
 
@@ -277,7 +288,7 @@ class _Snapshot:
         message = self.cleaner.clean(self._describe(error))
         # Of the first connection nobody knows in which state it is, or whether it still is.
         database = self.database.sibling()
-        circuit = None
+        circuit = ending = None
         try:
             if isinstance(error, GitError):
                 circuit = git_failed(
@@ -296,29 +307,25 @@ class _Snapshot:
                 session_id=self.session_id,
             )
         except ServerError as trouble:
-            # Without a verdict the link would be lost with the last try.
-            self.tries.keep()
-            log.warning(
-                "%s: %s; its link can't be marked: %s", self.name, inert(message), trouble.message
-            )
-            raise SnapshotError(message) from None
+            log.warning("%s: its link can't be marked: %s", self.name, trouble.message)
         finally:
             database.close()
-        if not isinstance(ending, Refusal) and ending.is_final:
-            self.tries.end()
         if circuit is not None and circuit.opened:
             self._announce(circuit, message)
-        if isinstance(ending, Refusal):
+        if ending in {Refusal.GONE, Refusal.BUSY}:
             self._end_quietly(ending)
             return
-        log.warning(
-            "%s: failed, try %d: %s; %s",
-            self.name,
-            ending.retry_count,
-            inert(message),
-            "given up" if ending.is_final else f"{self.tries.left} more",
-        )
-        raise SnapshotError(message) from None
+        if isinstance(ending, Ending):
+            if ending.is_final:
+                self.tries.end()
+            counted = f"failed, try {ending.retry_count}"
+            outlook = "given up" if ending.is_final else f"{self.tries.left} more"
+        else:
+            # Without a verdict the link would be lost with the last try.
+            self.tries.keep()
+            counted, outlook = "failed, not marked", "tried again"
+        log.warning("%s: %s: %s; %s", self.name, counted, inert(message), outlook)
+        raise SnapshotError(message)
 
     def _describe(self, error: Exception) -> str:
         if isinstance(error, DocoraOpsError):

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from docora_ops.database import Database
-from docora_ops.database.snapshots import Begun, begin_scan
+from docora_ops.database.snapshots import Refusal, begin_scan
 from docora_ops.models import Outcome, Payload
 from docora_ops.queue.jobs import JobTemplate
 from tests.harness import Docora
@@ -71,8 +71,8 @@ def test_a_job_that_waits_for_its_link(docora: Docora) -> None:
     link = docora.add_link("pending_snapshot")
     with closing(Database(docora.settings)) as database, moving(docora, link):
         begun = begin_scan(database, link.app_id, link.repository_id)
-    assert isinstance(begun, Begun)
-    assert is_of_the_new_host(begun.link.payload)
+    assert not isinstance(begun, Refusal)
+    assert is_of_the_new_host(begun.payload)
 
 
 @pytest.mark.parametrize("command", ["retry", "resync"])

@@ -21,8 +21,8 @@ MUTATIONS = (
             ),
             (
                 "            acknowledged(change.event, change.path, change.sha)\n"
-                "            change =",
-                "            change =",
+                "            if broken",
+                "            if broken",
             ),
         ),
         ("test_a_failed_change_leaves_what_was_recorded_before",),
@@ -47,8 +47,8 @@ MUTATIONS = (
         _JOB,
         (
             (
-                "and ending.is_final:\n            self.tries.end()",
-                "and ending.is_final:\n            pass",
+                "            if ending.is_final:\n                self.tries.end()\n",
+                "",
             ),
         ),
         ("test_a_link_that_has_failed_too_often_ends_its_job_though_it_has_tries_left",),
@@ -57,7 +57,7 @@ MUTATIONS = (
         "no-try-kept-without-a-verdict",
         Promise.NEVER_LOST,
         _JOB,
-        (("            self.tries.keep()\n            log", "            log"),),
+        (("            self.tries.keep()\n            counted", "            counted"),),
         ("test_a_job_that_loses_postgres_keeps_a_try_until_it_is_back",),
     ),
     Mutation(
@@ -71,7 +71,7 @@ MUTATIONS = (
         "job-gives-up-while-another-ends",
         Promise.NEVER_LOST,
         _JOB,
-        (("if begun is not Refusal.BUSY or time.monotonic() > end:", "if begun:"),),
+        (("if begun is not Refusal.HELD or time.monotonic() > end:", "if begun:"),),
         ("test_a_job_waits_until_the_one_before_has_let_go_of_the_link",),
     ),
     Mutation(
@@ -153,8 +153,8 @@ MUTATIONS = (
         _JOB,
         (
             (
-                "self.name = inert(self.link.payload.description)",
-                "self.name = self.link.payload.description",
+                "self.name = inert(begun.payload.description)",
+                "self.name = begun.payload.description",
             ),
         ),
         ("test_each_line_that_a_job_logs_is_inert",),
@@ -210,11 +210,78 @@ MUTATIONS = (
         "docora_ops/database/snapshots.py",
         (
             (
-                "        if link is None:\n            return Refusal.GONE\n        row",
-                '        if link is None or link.status == "failed":\n'
-                "            return Refusal.GONE\n        row",
+                "            return Refusal.GONE\n        if database",
+                "            return Refusal.GONE\n"
+                '        if link.status == "failed":\n'
+                "            return Refusal.GONE\n        if database",
             ),
         ),
         ("test_a_job_begins_whatever_the_status_of_its_link",),
+    ),
+    Mutation(
+        "job-that-never-began-not-shown-while-given-up",
+        Promise.NEVER_LOST,
+        _QUEUE_WORKER,
+        (("            execution = self._take_up(job)\n", ""),),
+        ("test_who_retries_a_link_just_when_its_job_that_never_began_is_given_up_keeps_off",),
+    ),
+    Mutation(
+        "held-link-taken-for-busy",
+        Promise.NEVER_LOST,
+        "docora_ops/database/snapshots.py",
+        (
+            (
+                "return Refusal.BUSY if link.status == LinkStatus.SCANNING else Refusal.HELD",
+                "return Refusal.BUSY",
+            ),
+        ),
+        ("test_a_job_whose_link_is_held_by_a_session_that_outlives_its_own_job_is_tried_again",),
+    ),
+    Mutation(
+        "own-session-not-known",
+        Promise.NEVER_LOST,
+        _JOB,
+        (("            self.session_id = session_id(self.database)\n", ""),),
+        ("test_a_job_that_has_the_lock_and_can_not_mark_its_link_writes_its_verdict",),
+    ),
+    Mutation(
+        "idle-sessions-ended",
+        Promise.NEVER_LOST,
+        "docora_ops/database/connection.py",
+        (("       set_config('idle_session_timeout', '0', false),\n", ""),),
+        ("test_a_database_that_ends_idle_sessions_leaves_a_slow_job_its_link",),
+    ),
+    Mutation(
+        "verdict-written-while-the-error-is-handled",
+        Promise.SECRETS_STAY,
+        _JOB,
+        (("            return error\n", "            self._fail(error)\n"),),
+        ("test_a_job_whose_time_is_up_while_it_writes_its_verdict_shows_no_secret",),
+    ),
+    Mutation(
+        "answer-not-awaited-where-the-next-file-is-broken",
+        Promise.DELIVERED_IS_RECORDED,
+        _DELIVERIES,
+        (("                            broken = error\n", "                            raise\n"),),
+        ("test_what_was_taken_is_recorded_though_the_next_file_can_not_be_read",),
+    ),
+    Mutation(
+        "apps-told-only-with-a-verdict",
+        Promise.CRASH_ONLY,
+        _JOB,
+        (
+            (
+                "        if circuit is not None and circuit.opened:\n",
+                "        if circuit is not None and circuit.opened and ending is not None:\n",
+            ),
+        ),
+        ("test_apps_are_told_though_the_verdict_can_not_be_written_at_once",),
+    ),
+    Mutation(
+        "no-sign-of-life-while-cleaning",
+        Promise.NEVER_TWICE,
+        _QUEUE_WORKER,
+        (("                self._show_life = beat\n", ""),),
+        ("test_a_busy_worker_shows_life_before_each_link_that_it_sees_to",),
     ),
 )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Callable
 from datetime import timedelta
 
+import psycopg
 import pytest
 
 from docora_ops.render.text import moment
 from docora_ops.worker import circuit
+from docora_ops.worker.clone import Clone, Commit
 from tests.proxy import refused_port
 from tests.rows import TestLink
 from tests.snapshots import AUTH_KEY, Snapshots, Upstream, encrypt
@@ -22,6 +25,7 @@ from tests.worker.checks import (
     repository_row,
 )
 from tests.worker.raw import Talk, raw_app
+from tests.worker.running import has_live_job
 
 
 def take_away(upstream: Upstream) -> None:
@@ -220,3 +224,25 @@ def test_the_environment_sets_threshold_and_cooldown(snapshots: Snapshots) -> No
     breaker = last(snapshots).json["circuit_breaker"]
     assert (breaker["consecutive_failures"], breaker["threshold"]) == (3, 3)
     assert last(snapshots).json["retry_count"] == 3
+
+
+def test_apps_are_told_though_the_verdict_can_not_be_written_at_once(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("docora_ops.worker.job._PATIENCE", 0.2)
+    snapshots.settings_changes["circuit_breaker_threshold"] = 1
+    link, upstream = snapshots.add_link({"a": "1"})
+    take_away(upstream)
+    snapshots.queue(link, max_retry_attempts=1)
+    sync = Clone.sync
+    with psycopg.connect(snapshots.docora.database_access.owner) as holder:
+
+        def lock_and_sync(clone: Clone, keep_alive: Callable[[], None]) -> Commit:
+            holder.execute("SELECT FROM app_repositories FOR UPDATE")
+            return sync(clone, keep_alive)
+
+        monkeypatch.setattr(Clone, "sync", lock_and_sync)
+        snapshots.work_here()
+    assert count(snapshots, link) == (1, True)
+    assert has_live_job(snapshots.docora, link)
+    assert told(snapshots) == 1

@@ -278,3 +278,18 @@ def test_a_disk_that_takes_no_clone_is_no_git_failure(snapshots: Snapshots) -> N
     row = snapshots.docora.connection.execute("SELECT * FROM repositories").fetchone()
     assert row is not None
     assert row["consecutive_failures"] == 0
+
+
+def test_what_was_taken_is_recorded_though_the_next_file_can_not_be_read(
+    snapshots: Snapshots,
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n", "b": "2\n", "c": "3\n"})
+    snapshots.run_job(link)
+    snapshots.docora.connection.execute("DELETE FROM app_delivered_files")
+    snapshots.received().requests.clear()
+    object_id = upstream.git("rev-parse", "HEAD:b").strip()
+    (clone_of(snapshots) / "objects" / object_id[:2] / object_id[2:]).unlink()
+    with pytest.raises(SnapshotError, match="is broken at object"):
+        snapshots.run_job(link)
+    assert [request.path for request in snapshots.received().requests] == ["a"]
+    assert list(snapshots.deliveries(link)) == ["a"]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from pydantic import SecretStr
 from rq.executions import Execution
 from rq.job import Job, JobStatus
+from rq.utils import now
 
+from docora_ops.actions import bulk, single
 from docora_ops.errors import RedisError as LostRedisError
+from docora_ops.errors import SnapshotRunningError
+from docora_ops.models import Outcome
 from docora_ops.queue import connect
 from docora_ops.queue.connection import redis_errors
 from docora_ops.queue.worker import SnapshotWorker
@@ -149,3 +153,70 @@ def test_of_an_execution_that_others_have_seen_to_nothing_is_left(snapshots: Sna
         worker.handle_job_failure(job, worker.queues[0], execution=execution)
         assert docora.redis.keys("rq:execution*") == []
         assert docora.registries(job.id) == {f"rq:scheduled:{QUEUE}"}
+
+
+@pytest.mark.parametrize("command", ["retry", "retry_all", "resync"])
+def test_who_retries_a_link_just_when_its_job_that_never_began_is_given_up_keeps_off(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=1)
+    docora = snapshots.docora
+    intermediate = docora.queue.intermediate_queue
+    docora.redis.lmove(docora.queue.key, intermediate.key)
+    docora.redis.set(intermediate.get_first_seen_key(link.job_id), 1)
+    outcomes = []
+
+    class Caretaker(LinkCaretaker):
+        """Somebody retries the link as soon as its failure is committed."""
+
+        def job_was_killed(self, *arguments: Any, **options: Any) -> None:
+            super().job_was_killed(*arguments, **options)
+            assert docora.status(link) == "failed"
+            try:
+                result = getattr(docora.rooms(), command)(*([] if "all" in command else [link]))
+            except SnapshotRunningError:
+                outcomes.append(Outcome.ALREADY_RUNNING)
+            else:
+                outcomes.extend(getattr(result, "counts", None) or [result.outcome])
+
+    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.02)
+    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.02)
+    with connect(snapshots.settings) as client:
+        caretaker = Caretaker(snapshots.settings, client)
+        SnapshotWorker(snapshots.settings, client, "worker-1", caretaker).run_maintenance_tasks()
+    assert outcomes == [Outcome.ALREADY_RUNNING]
+    assert docora.status(link) == "failed"
+    assert docora.registries(link.job_id) == {f"rq:failed:{QUEUE}"}
+    assert docora.redis.keys("rq:execution*") == []
+    assert docora.redis.llen(intermediate.key) == 0
+
+
+def test_a_busy_worker_shows_life_before_each_link_that_it_sees_to(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    with begun(snapshots) as (worker, job, execution):
+        wip = f"rq:wip:{QUEUE}"
+        lives = []
+
+        class Caretaker:
+            """Waits for a lock, say, until the worker's own heartbeat is about to expire."""
+
+            def job_was_killed(self, *_: object, **__: object) -> None:
+                lives.append(cast("float", docora.redis.zscore(wip, execution.composite_key)))
+                docora.redis.zadd(wip, {execution.composite_key: time.time() + 1})
+
+            def tidy_up(self, keep_alive: Callable[[], object]) -> None:
+                keep_alive()
+                self.job_was_killed()
+
+        for _ in range(3):
+            link = docora.add_link("scanning")
+            ids = {"app_id": link.app_id, "repository_id": link.repository_id}
+            docora.enqueue(link.job_id, kwargs=ids).set_status(JobStatus.STARTED)
+            docora.redis.lrem(docora.queue.key, 0, link.job_id)
+            docora.redis.zadd(wip, {f"{link.job_id}:killed": 1})
+        worker._caretaker = Caretaker()
+        worker.birth_date = worker.last_heartbeat = now()
+        worker.maintain_heartbeats(job, execution)
+    assert len(lives) == 4
+    assert min(lives) > time.time() + 60

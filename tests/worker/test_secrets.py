@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import signal
+import traceback
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -12,6 +13,7 @@ from rq.job import JobStatus
 
 from docora_ops.demo.receiver import Request
 from docora_ops.errors import SnapshotError
+from docora_ops.queue.tries import JobTimeoutException
 from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.secrets import Cleaner
 from tests.harness import finish
@@ -255,3 +257,23 @@ def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
         (place, secret) for place, text in places.items() for secret in secrets if secret in text
     ]
     assert found == []
+
+
+def test_a_job_whose_time_is_up_while_it_writes_its_verdict_shows_no_secret(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RQ logs what goes wrong then, with all that was being handled."""
+
+    def time_is_up(*_: object, **__: object) -> None:
+        raise JobTimeoutException("Task exceeded maximum timeout value")
+
+    monkeypatch.setattr("docora_ops.worker.job.fail_scan", time_is_up)
+    with GitSite(snapshots.folder / "none", intercept=echo).serving() as site:
+        repository_id = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
+        link = snapshots.link(snapshots.add_app(), repository_id)
+        snapshots.set_token(link, TOKEN)
+        with pytest.raises(JobTimeoutException) as caught:
+            snapshots.run_job(link)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "time_is_up" in shown
+    assert TOKEN not in shown

@@ -69,7 +69,7 @@ def add_link(snapshots: Snapshots, *, attempts: int) -> tuple[TestLink, Upstream
 
 def tidy_up(snapshots: Snapshots) -> None:
     """What each worker does when it starts, and now and then."""
-    LinkCaretaker(snapshots.settings, snapshots.docora.redis).tidy_up()
+    LinkCaretaker(snapshots.settings, snapshots.docora.redis).tidy_up(lambda: None)
 
 
 def assert_synced(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> None:
@@ -253,7 +253,7 @@ def test_servers_that_are_away_do_not_end_the_worker(
     del snapshots.settings_changes["database_url"]
     snapshots.settings_changes["redis_url"] = SecretStr(f"redis://127.0.0.1:{refused_port()}")
     with connect(snapshots.settings) as gone:
-        LinkCaretaker(snapshots.settings, gone).tidy_up()
+        LinkCaretaker(snapshots.settings, gone).tidy_up(lambda: None)
     assert caplog.text.count("links left behind can't be looked for") == 2
     assert "hunter2" not in caplog.text
     assert snapshots.docora.status(link) == "scanning"

@@ -10,7 +10,7 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.database import Database
-from docora_ops.database.snapshots import Begun, begin_scan, store_snapshot
+from docora_ops.database.snapshots import begin_scan, session_id, store_snapshot
 from docora_ops.worker.webhook import Webhook
 from tests.proxy import eventually
 from tests.snapshots import Snapshots
@@ -43,12 +43,11 @@ def test_the_session_that_holds_a_link_is_the_one_that_postgres_knows(
     """Behind a proxy the driver's own idea of it is another one."""
     link, _ = snapshots.add_link({"a": "1"})
     with closing(Database(snapshots.settings)) as database:
-        begun = begin_scan(database, link.app_id, link.repository_id)
-        assert isinstance(begun, Begun)
+        assert begin_scan(database, link.app_id, link.repository_id)
         row = snapshots.docora.connection.execute(
             "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
         ).fetchone()
-        assert row == {"pid": begun.session_id}
+        assert row == {"pid": session_id(database)}
 
 
 def test_of_two_snapshots_of_one_repository_the_last_is_stored_with_its_own_files(
