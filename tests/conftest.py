@@ -104,6 +104,11 @@ SELECT array_agg(shape ORDER BY shape) FROM (
 ) AS shapes
 """
 
+_END_SESSIONS = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
 _EMPTY = """
 DELETE FROM app_delivered_files;
 DELETE FROM app_repositories;
@@ -128,31 +133,40 @@ class TestDatabase:
         self.access = role_access(self.url, number)
         self._number = number
         self._schema: object = None
+        self._connection: psycopg.Connection
 
     def prepare(self) -> None:
         """Whatever the test before did and left running."""
         if self._schema is None:
             self._create()
             return
-        with psycopg.connect(self.server_url, autocommit=True) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
-                (self.name,),
-            )
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            if connection.execute(_SCHEMA).fetchone() == self._schema:
-                connection.execute(_EMPTY)
-                return
-        self._create()
+        try:
+            is_as_made = self._end_sessions_and_compare()
+        except psycopg.OperationalError:  # a test has ended our session, too
+            self._connect()
+            is_as_made = self._end_sessions_and_compare()
+        if is_as_made:
+            self._connection.execute(_EMPTY)
+        else:
+            self._create()
+
+    def _end_sessions_and_compare(self) -> bool:
+        """Whether nobody has changed the tables; nobody but us is there any more."""
+        self._connection.execute(_END_SESSIONS)
+        return self._connection.execute(_SCHEMA).fetchone() == self._schema
+
+    def _connect(self) -> None:
+        """In one session for all tests: a new one has to read the catalogues anew."""
+        self._connection = psycopg.connect(self.url, autocommit=True)
 
     def _create(self) -> None:
         with psycopg.connect(self.server_url, autocommit=True) as connection:
             self.drop(connection)
             connection.execute(f"CREATE DATABASE {self.name}".encode())
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
-            create_roles(connection, self._number)
-            self._schema = connection.execute(_SCHEMA).fetchone()
+        self._connect()
+        self._connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
+        create_roles(self._connection, self._number)
+        self._schema = self._connection.execute(_SCHEMA).fetchone()
 
     def drop(self, connection: psycopg.Connection) -> None:
         """Remove it, and the roles."""
