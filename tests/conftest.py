@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -133,6 +134,7 @@ class TestDatabase:
         self.access = role_access(self.url, number)
         self._number = number
         self._schema: object = None
+        self._session = ExitStack()
         self._connection: psycopg.Connection
 
     def prepare(self) -> None:
@@ -157,7 +159,12 @@ class TestDatabase:
 
     def _connect(self) -> None:
         """In one session for all tests: a new one has to read the catalogues anew."""
-        self._connection = psycopg.connect(self.url, autocommit=True)
+        self.close()
+        self._connection = self._session.enter_context(psycopg.connect(self.url, autocommit=True))
+
+    def close(self) -> None:
+        """Our own session."""
+        self._session.close()
 
     def _create(self) -> None:
         with psycopg.connect(self.server_url, autocommit=True) as connection:
@@ -179,6 +186,7 @@ def database(postgres_url: str, worker_number: int) -> Iterator[TestDatabase]:
     """The database of this test process."""
     database = TestDatabase(postgres_url, worker_number)
     yield database
+    database.close()
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         database.drop(connection)
 
