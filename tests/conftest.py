@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.resources import files
@@ -106,7 +107,7 @@ SELECT array_agg(shape ORDER BY shape) FROM (
 """
 
 _END_SESSIONS = """
-SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
 
@@ -154,7 +155,9 @@ class TestDatabase:
 
     def _end_sessions_and_compare(self) -> bool:
         """Whether nobody has changed the tables; nobody but us is there any more."""
-        self._connection.execute(_END_SESSIONS)
+        # Postgres itself would look whether they have ended only each tenth of a second.
+        while self._connection.execute(_END_SESSIONS).fetchall():
+            time.sleep(0.001)
         return self._connection.execute(_SCHEMA).fetchone() == self._schema
 
     def _connect(self) -> None:

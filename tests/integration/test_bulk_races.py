@@ -192,7 +192,7 @@ def test_all_doubtful_links_share_one_second_look(
     monkeypatch.setattr(BulkRun, "_pause", lambda run, seconds: pauses.append(seconds))
     result = docora.rooms().retry_all(batch_size=4)
     assert result.counts == {Outcome.REPLACED_STALE: 30}
-    assert pauses == [0.05]
+    assert pauses == [0.01]
     docora.assert_sound()
 
 

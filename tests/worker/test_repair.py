@@ -55,7 +55,7 @@ def test_a_link_whose_worker_was_killed_is_stuck_and_works_again_after_a_repair(
 def test_beside_a_worker_at_work_it_never_makes_a_job_twice(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.05)
+    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.01)
     sys.stdout.write(f"{SEED_VARIABLE}={SEED}\n")
     moments = random.Random(SEED)
     docora = snapshots.docora
