@@ -259,11 +259,15 @@ MUTATIONS = (
         ("test_what_changes_before_it_is_mended_is_left_alone",),
     ),
     Mutation(
-        "list-thinned-out-last",
+        "list-thinned-out-last-and-nothing-tried-first",
         Promise.CRASH_ONLY,
         _SWEEP,
         (
-            ("thin_out_list()\nfor", "for"),
+            (
+                "try_writes({begins_with_list and 'LSET' or 'LREM', "
+                "'LREM', 'DEL', 'XADD', 'ZREM'})\nthin_out_list()\n",
+                "",
+            ),
             ("if removed and config.audit", "thin_out_list()\nif removed and config.audit"),
         ),
         ("test_where_redis_is_out_of_memory_it_breaks_off_and_nothing_is_half_done",),

@@ -81,7 +81,7 @@ MUTATIONS = (
         (
             (
                 '        self._take_care(job, f"its process was killed (wait status {status})")\n',
-                "",
+                "        del job, status\n",
             ),
         ),
         ("test_every_order_of_failures_and_kills_ends_well",),
