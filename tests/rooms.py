@@ -10,6 +10,7 @@ from docora_ops.actions.bulk import BulkRun
 from docora_ops.actions.drift import find_drift
 from docora_ops.actions.repair import Repair
 from docora_ops.database import Database
+from docora_ops.database.selection import Selection
 from docora_ops.drift import DriftReport, RepairResult
 from docora_ops.models import BulkResult, ChangeNote, LinkRef, LinkResult, Operation
 from docora_ops.queue import LinkQueue, ProgressStore, connect
@@ -57,15 +58,7 @@ class Rooms:
     ) -> BulkResult:
         """A bulk retry; `prepare` gets the run when its operation is known and no link is done."""
         with selecting.failed_links(self.database, **choice) as selection:
-            run = BulkRun(
-                Operation.RETRY,
-                self.database,
-                self.queue,
-                self.store,
-                selection,
-                batch_size,
-                note,
-            )
+            run = self._bulk_run(Operation.RETRY, selection, batch_size, note)
             return self._finish(run, prepare, dry_run=dry_run)
 
     def resync_all(
@@ -77,9 +70,7 @@ class Rooms:
         prepare: Callable[[BulkRun], object] = lambda run: None,
     ) -> BulkResult:
         with selecting.links_of_app(self.database, app_id) as (_, selection, _):
-            run = BulkRun(
-                Operation.RESYNC, self.database, self.queue, self.store, selection, batch_size
-            )
+            run = self._bulk_run(Operation.RESYNC, selection, batch_size, None)
             return self._finish(run, prepare, dry_run=dry_run)
 
     def schedule(
@@ -93,15 +84,7 @@ class Rooms:
         """A pass of the schedule; `prepare` gets the run when its links are chosen."""
         interval = self.settings.rescan_interval_ms
         with selecting.due_links(self.database, interval) as selection:
-            run = BulkRun(
-                Operation.SCHEDULE,
-                self.database,
-                self.queue,
-                self.store,
-                selection,
-                batch_size,
-                note,
-            )
+            run = self._bulk_run(Operation.SCHEDULE, selection, batch_size, note)
             return self._finish(run, prepare, dry_run=dry_run)
 
     def drift(self) -> DriftReport:
@@ -119,6 +102,17 @@ class Rooms:
         repair.find()
         prepare(repair)
         return repair.plan() if dry_run else repair.run()
+
+    def _bulk_run(
+        self,
+        operation: Operation,
+        selection: Selection,
+        batch_size: int,
+        note: ChangeNote | None,
+    ) -> BulkRun:
+        return BulkRun(
+            operation, self.database, self.queue, self.store, selection, batch_size, note
+        )
 
     def _finish(
         self, run: BulkRun, prepare: Callable[[BulkRun], object], *, dry_run: bool

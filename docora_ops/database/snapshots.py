@@ -310,8 +310,8 @@ def fail_scan(
         link = lock_link(database, app_id, repository_id)
         if link is None:
             return Refusal.GONE
-        owns = database.row(OWNS_LINK, {"job_id": link.ref.job_id, "session_id": session_id})
-        if not owns or not owns[0]:
+        values = {"job_id": link.ref.job_id, "session_id": session_id}
+        if database.row(OWNS_LINK, values) != (True,):
             return _held(link)
         return count_failure(
             database, link, error, tries_left=tries_left, max_attempts=max_attempts

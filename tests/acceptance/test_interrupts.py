@@ -6,6 +6,8 @@ import json
 import re
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -216,14 +218,20 @@ def start_following(docora: Docora, proxy: Proxy, operation_id: str) -> WarmProc
     return process
 
 
-def test_another_process_follows_a_bulk_retry_to_its_end(docora: Docora) -> None:
+@contextmanager
+def followed_bulk(docora: Docora) -> Iterator[tuple[WarmProcess, Plan, WarmProcess, str]]:
+    """A bulk retry of 200 links at its fifth push, the push, its follower, and its id."""
     docora.add_links(200)
     with (
         Proxy.before_redis(docora.redis_url) as proxy,
         Proxy.before_redis(docora.redis_url) as follower_proxy,
     ):
         bulk, plan, operation_id = start_bulk(docora, proxy, 5)
-        follower = start_following(docora, follower_proxy, operation_id)
+        yield bulk, plan, start_following(docora, follower_proxy, operation_id), operation_id
+
+
+def test_another_process_follows_a_bulk_retry_to_its_end(docora: Docora) -> None:
+    with followed_bulk(docora) as (bulk, plan, follower, operation_id):
         assert follower.poll() is None
         plan.release()
         assert finish(bulk).code == 0
@@ -242,13 +250,7 @@ def test_another_process_follows_a_bulk_retry_to_its_end(docora: Docora) -> None
 
 
 def test_another_process_cancels_a_bulk_retry_before_its_next_batch(docora: Docora) -> None:
-    docora.add_links(200)
-    with (
-        Proxy.before_redis(docora.redis_url) as proxy,
-        Proxy.before_redis(docora.redis_url) as follower_proxy,
-    ):
-        bulk, plan, operation_id = start_bulk(docora, proxy, 5)
-        follower = start_following(docora, follower_proxy, operation_id)
+    with followed_bulk(docora) as (bulk, plan, follower, operation_id):
         cancel = docora.run("cancel", operation_id, "--json", env={"DATABASE_URL": None})
         assert cancel.code == 0, cancel
         assert cancel.data["message"] == "Cancellation requested"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,22 +28,30 @@ def row_locks(docora: Docora, *links: TestLink) -> Iterator[psycopg.Connection]:
         yield other
 
 
-def release_when_waited_for(
+@contextmanager
+def released_when_waited_for(
     docora: Docora, holder: psycopg.Connection, prepare: Callable[[], object] = lambda: None
-) -> None:
-    """`prepare` and commit as soon as a session of docora-ops waits for a lock."""
-    with psycopg.connect(docora.database_access.owner, autocommit=True) as observer:
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
-            row = observer.execute(
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND application_name = 'docora-ops'"
-                " AND wait_event_type = 'Lock'"
-            ).fetchone()
-            if row and row[0]:
-                break
-    prepare()
-    holder.commit()
+) -> Iterator[None]:
+    """In the block: `prepare` and commit once a session of docora-ops waits for a lock."""
+
+    def release() -> None:
+        with psycopg.connect(docora.database_access.owner, autocommit=True) as observer:
+            end = time.monotonic() + 20
+            while time.monotonic() < end:
+                row = observer.execute(
+                    "SELECT count(*) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND application_name = 'docora-ops'"
+                    " AND wait_event_type = 'Lock'"
+                ).fetchone()
+                if row and row[0]:
+                    break
+        prepare()
+        holder.commit()
+
+    waiter = threading.Thread(target=release)
+    waiter.start()
+    yield
+    waiter.join()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ from docora_ops.errors import (
 )
 from docora_ops.models import BulkResult, Outcome
 from tests.harness import Docora
-from tests.integration.row_locks import release_when_waited_for, row_locks
+from tests.integration.row_locks import released_when_waited_for, row_locks
 from tests.rooms import Rooms
 
 
@@ -80,10 +79,13 @@ def test_a_link_that_does_not_match_any_more_when_its_turn_comes_is_skipped(
     assert last.job_id not in docora.waiting()
 
 
-def test_a_link_that_is_deleted_before_its_turn_is_skipped(docora: Docora) -> None:
-    docora.add_links(6)
+@pytest.mark.parametrize(("command", "status"), [("retry_all", "failed"), ("schedule", "synced")])
+def test_a_link_that_is_deleted_before_its_turn_is_skipped(
+    docora: Docora, command: str, status: str
+) -> None:
+    docora.add_links(6, status=status)
     gone = docora.links()[3]
-    result = docora.rooms().retry_all(
+    result = getattr(docora.rooms(), command)(
         batch_size=2,
         prepare=lambda run: docora.connection.execute(
             "DELETE FROM app_repositories WHERE repository_id = %s", (gone.repository_id,)
@@ -242,11 +244,8 @@ def test_a_row_whose_holder_commits_while_the_run_waits_for_it_is_queued(docora:
     docora.add_links(3)
     links = docora.links()
     rooms = docora.rooms(lock_timeout=10)
-    with row_locks(docora, links[1]) as other:
-        waiter = threading.Thread(target=lambda: release_when_waited_for(docora, other))
-        waiter.start()
+    with row_locks(docora, links[1]) as other, released_when_waited_for(docora, other):
         result = rooms.retry_all()
-        waiter.join()
     assert result.counts == {Outcome.QUEUED: 3}
     assert docora.waiting()[-1] == links[1].job_id
 

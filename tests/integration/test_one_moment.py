@@ -5,7 +5,6 @@ Who waits for a row finds it as its holder has left it; the rest must not be fro
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
@@ -17,7 +16,7 @@ from docora_ops.database.snapshots import Refusal, begin_scan
 from docora_ops.models import Outcome, Payload
 from docora_ops.queue.jobs import JobTemplate
 from tests.harness import Docora
-from tests.integration.row_locks import release_when_waited_for, row_locks, slow_claims
+from tests.integration.row_locks import released_when_waited_for, row_locks, slow_claims
 from tests.rows import TestLink
 
 NEW_TOKEN, NEW_KEY = "new:new:token", "new:new:key"
@@ -47,10 +46,8 @@ def moving(docora: Docora, link: TestLink) -> Iterator[None]:
     """The move is committed as soon as a session of docora-ops waits for the link's row."""
     with row_locks(docora, link) as holder:
         move(holder)
-        waiter = threading.Thread(target=release_when_waited_for, args=(docora, holder))
-        waiter.start()
-        yield
-        waiter.join()
+        with released_when_waited_for(docora, holder):
+            yield
 
 
 @pytest.fixture
@@ -89,10 +86,8 @@ def test_a_bulk_retry(docora: Docora, worker_number: int, pushed: list[Payload])
     docora.add_link()
     with slow_claims(docora, worker_number) as (rooms, holder):
         move(holder)
-        waiter = threading.Thread(target=release_when_waited_for, args=(docora, holder))
-        waiter.start()
-        assert rooms.retry_all().counts == {Outcome.QUEUED: 1}
-        waiter.join()
+        with released_when_waited_for(docora, holder):
+            assert rooms.retry_all().counts == {Outcome.QUEUED: 1}
     [payload] = pushed
     assert is_of_the_new_host(payload)
 
@@ -108,9 +103,7 @@ def test_the_schedule_sees_the_circuit_that_opened_when_a_link_failed(
             "UPDATE app_repositories SET status = 'failed'",
         ):
             holder.execute(f"{change} WHERE repository_id = %s".encode(), (changed.repository_id,))
-        waiter = threading.Thread(target=release_when_waited_for, args=(docora, holder))
-        waiter.start()
-        result = rooms.schedule()
-        waiter.join()
+        with released_when_waited_for(docora, holder):
+            result = rooms.schedule()
     assert result.counts == {Outcome.QUEUED: 2, Outcome.SKIPPED: 1}
     assert changed.job_id not in docora.waiting()

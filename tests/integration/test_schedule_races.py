@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from docora_ops.actions.bulk import BulkRun
 from docora_ops.errors import PostgresError, RedisError
 from docora_ops.models import BulkResult, Outcome
 from tests.harness import Docora
-from tests.integration.row_locks import release_when_waited_for, row_locks, slow_claims
+from tests.integration.row_locks import released_when_waited_for, row_locks, slow_claims
 from tests.integration.schedules import jobs, rows, set_all
 
 
@@ -76,19 +75,6 @@ def test_a_circuit_that_opens_before_the_turn_of_its_links_holds_them_back(
     assert result.counts.get(Outcome.SKIPPED, 0) == skipped
     assert (last.job_id in docora.waiting()) is not skipped
     assert len(docora.waiting()) == 4 - skipped
-
-
-def test_a_link_that_is_deleted_before_its_turn_is_skipped(docora: Docora) -> None:
-    docora.add_links(6, status="synced")
-    gone = docora.links()[3]
-    result = docora.rooms().schedule(
-        batch_size=2,
-        prepare=lambda run: docora.connection.execute(
-            "DELETE FROM app_repositories WHERE repository_id = %s", (gone.repository_id,)
-        ),
-    )
-    assert result.counts == {Outcome.QUEUED: 5, Outcome.SKIPPED: 1}
-    assert not docora.redis.exists(Job.key_for(gone.job_id))
 
 
 def test_links_that_somebody_else_queues_meanwhile_are_not_doubled(docora: Docora) -> None:
@@ -203,10 +189,8 @@ def test_a_row_is_judged_by_what_its_holder_made_of_it(
             (held.repository_id,),
         )
         if waited_for:
-            waiter = threading.Thread(target=release_when_waited_for, args=(docora, other))
-            waiter.start()
-            result = docora.rooms(lock_timeout=10).schedule()
-            waiter.join()
+            with released_when_waited_for(docora, other):
+                result = docora.rooms(lock_timeout=10).schedule()
         else:
             between_rounds(monkeypatch, other.commit)
             result = docora.rooms(lock_timeout=1).schedule()
@@ -266,10 +250,8 @@ def test_a_row_that_changes_under_the_claim_is_judged_by_what_was_locked(
             " WHERE repository_id = %s",
             (status, changed.repository_id),
         )
-        waiter = threading.Thread(target=release_when_waited_for, args=(docora, holder))
-        waiter.start()
-        result = getattr(rooms, command)()
-        waiter.join()
+        with released_when_waited_for(docora, holder):
+            result = getattr(rooms, command)()
     assert result.counts == {Outcome.QUEUED: 2, Outcome.SKIPPED: 1}
     assert docora.status(changed) == status
     assert changed.job_id not in docora.waiting()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from docora_ops.database.links import held_job_ids
 from docora_ops.models import Outcome
 from tests.harness import Docora
-from tests.integration.row_locks import release_when_waited_for, slow_claims
+from tests.integration.row_locks import released_when_waited_for, slow_claims
 
 
 @pytest.mark.parametrize("command", ["retry", "resync"])
@@ -50,10 +49,8 @@ def test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen(
     at_once = f"repository_id = '{first.repository_id}'"
     with slow_claims(docora, worker_number, at_once=at_once) as (rooms, holder):
         begin = partial(docora.hold_lock, second.job_id)
-        waiter = threading.Thread(target=release_when_waited_for, args=(docora, holder, begin))
-        waiter.start()
-        result = rooms.resync_all(app_id)
-        waiter.join()
+        with released_when_waited_for(docora, holder, begin):
+            result = rooms.resync_all(app_id)
     assert result.counts == {Outcome.QUEUED: 1, Outcome.ALREADY_RUNNING: 1}
     assert docora.status(second) == "synced"
     assert docora.waiting() == [first.job_id]

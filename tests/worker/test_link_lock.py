@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import psycopg
 import pytest
 from psycopg import sql
 
 from docora_ops.database import Database
-from docora_ops.database.snapshots import Refusal, fail_scan
+from docora_ops.database.snapshots import Ending, Refusal, fail_scan
 from docora_ops.demo.receiver import Request
 from docora_ops.worker import job as snapshot_job
 from tests.harness import Docora
 from tests.proxy import eventually
+from tests.rows import TestLink
 from tests.snapshots import Snapshots
 from tests.worker.checks import assert_in_sync
 from tests.worker.running import has_live_job, make_delayed_jobs_due
@@ -60,6 +63,32 @@ def test_a_job_whose_link_is_held_by_a_session_that_outlives_its_own_job_is_trie
     assert_in_sync(snapshots, link, upstream)
 
 
+def fail(snapshots: Snapshots, link: TestLink, session_id: int) -> Ending | Refusal:
+    """The verdict of a job in this session of Postgres."""
+    with closing(Database(snapshots.settings)) as database:
+        return fail_scan(
+            database,
+            link.app_id,
+            link.repository_id,
+            "it failed",
+            tries_left=1,
+            max_attempts=5,
+            session_id=session_id,
+        )
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_only_the_session_that_has_the_link_writes_a_verdict(
+    snapshots: Snapshots, is_own: bool
+) -> None:
+    link = snapshots.docora.add_link("scanning", retry_count=0)
+    snapshots.docora.hold_lock(link.job_id)
+    owner = snapshots.docora.connection.info.backend_pid
+    ending = fail(snapshots, link, owner if is_own else owner + 1)
+    assert (ending is Refusal.BUSY) is not is_own
+    assert snapshots.docora.row(link)["retry_count"] == int(is_own)
+
+
 @pytest.mark.parametrize(
     ("status", "refusal"), [("scanning", Refusal.BUSY), ("pending_snapshot", Refusal.HELD)]
 )
@@ -69,18 +98,7 @@ def test_a_link_that_another_session_has_gets_no_verdict(
     link = snapshots.docora.add_link(status, retry_count=0)
     snapshots.docora.hold_lock(link.job_id)
     before = snapshots.docora.row(link)
-    database = Database(snapshots.settings)
-    ending = fail_scan(
-        database,
-        link.app_id,
-        link.repository_id,
-        "it failed",
-        tries_left=1,
-        max_attempts=5,
-        session_id=0,
-    )
-    database.close()
-    assert ending is refusal
+    assert fail(snapshots, link, session_id=0) is refusal
     assert snapshots.docora.row(link) == before
 
 

@@ -10,8 +10,6 @@ import psycopg
 import pytest
 from rq.job import JobStatus
 
-from docora_ops.database import Database
-from docora_ops.database.snapshots import Refusal, fail_scan
 from docora_ops.demo.receiver import Request
 from docora_ops.errors import SnapshotError
 from tests.proxy import Proxy, eventually
@@ -150,28 +148,6 @@ def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(snapshots: Sn
     assert snapshots.docora.row(link) == before[0]
     assert before[0]["status"] == "scanning"
     assert paths(snapshots) == ["a"]
-
-
-@pytest.mark.parametrize("is_own", [True, False])
-def test_only_the_session_that_has_the_link_writes_a_verdict(
-    snapshots: Snapshots, is_own: bool
-) -> None:
-    link = snapshots.docora.add_link("scanning", retry_count=0)
-    snapshots.docora.hold_lock(link.job_id)
-    owner = snapshots.docora.connection.info.backend_pid
-    database = Database(snapshots.settings)
-    ending = fail_scan(
-        database,
-        link.app_id,
-        link.repository_id,
-        "it failed",
-        tries_left=1,
-        max_attempts=5,
-        session_id=owner if is_own else owner + 1,
-    )
-    database.close()
-    assert (ending is Refusal.BUSY) is not is_own
-    assert snapshots.docora.row(link)["retry_count"] == int(is_own)
 
 
 def test_a_row_that_is_locked_for_long_leaves_the_job_a_try(

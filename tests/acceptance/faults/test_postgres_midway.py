@@ -8,7 +8,7 @@ from typing import cast
 from tests.acceptance.faults.checks import HURRIED, refuses, terminate
 from tests.acceptance.faults.midway import hold_bulk, rest_is_finished, tells_what_was_done
 from tests.acceptance.runs import progress_of
-from tests.harness import Docora, finish
+from tests.harness import Docora, Result, finish
 from tests.own_servers import OwnRedis
 from tests.proxy import COMMIT, PUSH, Fault, Proxy, eventually
 
@@ -76,19 +76,25 @@ def test_a_postgres_that_hangs_midway_is_given_up_by_a_bulk_retry_once(docora: D
     rest_is_finished(docora, already_queued=len(docora.waiting()) - 40)
 
 
-def test_one_lost_connection_stops_a_bulk_retry_which_counts_what_the_other_has_done(
-    docora: Docora,
-) -> None:
+def lose_a_commit(docora: Docora, fault: Fault) -> Result:
+    """Of a bulk retry of 200 links in batches of ten, when four of them are committed."""
     docora.add_links(200, apps=2)
     with Proxy.before_postgres(docora.database_url) as proxy:
         # The first commit is that of the selection.
-        commit = proxy.plan(COMMIT, Fault.LOSE_REQUEST, number=6)
+        commit = proxy.plan(COMMIT, fault, number=6)
         # The other connection may do what it has in hand, however late it hears of the loss.
         proxy.plan(COMMIT, Fault.LOSE_REQUEST, number=8)
         result = docora.run(
             *("retry-all-failed", "--batch-size", "10", "--json"), env={"DATABASE_URL": proxy.url}
         )
         commit.wait()
+    return result
+
+
+def test_one_lost_connection_stops_a_bulk_retry_which_counts_what_the_other_has_done(
+    docora: Docora,
+) -> None:
+    result = lose_a_commit(docora, Fault.LOSE_REQUEST)
     document = refuses(result, "postgres", "Postgres database")
     done = docora.statuses()["pending_snapshot"]
     assert done in {40, 50}
@@ -97,14 +103,7 @@ def test_one_lost_connection_stops_a_bulk_retry_which_counts_what_the_other_has_
 
 
 def test_a_commit_of_a_bulk_retry_of_which_nobody_hears_loses_nothing(docora: Docora) -> None:
-    docora.add_links(200, apps=2)
-    with Proxy.before_postgres(docora.database_url) as proxy:
-        commit = proxy.plan(COMMIT, Fault.LOSE_REPLY, number=6)
-        proxy.plan(COMMIT, Fault.LOSE_REQUEST, number=8)
-        result = docora.run(
-            *("retry-all-failed", "--batch-size", "10", "--json"), env={"DATABASE_URL": proxy.url}
-        )
-        commit.wait()
+    result = lose_a_commit(docora, Fault.LOSE_REPLY)
     document = refuses(result, "postgres", "Postgres database")
     assert document["data"]["total"] == 200
     assert docora.statuses()["pending_snapshot"] in {50, 60}
