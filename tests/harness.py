@@ -295,7 +295,7 @@ class Docora(Rows):
     def start_installed(
         self, *arguments: str, env: Mapping[str, str | None] | None = None, **options: Any
     ) -> subprocess.Popen[str]:
-        """The installed command, started by the system."""
+        """The installed command, started by the system; in a session without a terminal."""
         return subprocess.Popen(
             [str(COMMAND), *arguments],
             env=self.environment(**(env or {})),
@@ -304,7 +304,7 @@ class Docora(Rows):
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            **options,
+            **{"start_new_session": True, **options},
         )
 
     def run(

@@ -6,6 +6,7 @@ the start itself or a terminal runs the installed command instead (`Docora.start
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import importlib
 import json
@@ -17,6 +18,7 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -132,7 +134,10 @@ class WarmCommand:
     def start_at(
         self, arguments: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
     ) -> WarmProcess:
-        """The same, with these descriptors for stdin, stdout and stderr, which the caller reads."""
+        """The same, with these descriptors for stdin, stdout and stderr, which the caller reads.
+
+        A terminal at stdin becomes the controlling one.
+        """
         connection = self._start(arguments, environment, streams)
         out, err = (os.open(os.devnull, os.O_RDONLY) for _ in range(2))
         return WarmProcess(connection, out, err)
@@ -225,6 +230,9 @@ def _be_command(
         os.dup2(descriptor, place)
         os.close(descriptor)
     sys.argv = ["docora-ops", *arguments]
+    os.setsid()  # or a person's own terminal would be asked
+    if is_at_terminal := os.isatty(0):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
@@ -238,6 +246,10 @@ def _be_command(
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        if is_at_terminal:
+            # Or the kernel would throw away what nobody has read yet.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            fcntl.ioctl(0, termios.TIOCNOTTY)
         os._exit(code if isinstance(code, int) else 1)
 
 

@@ -17,6 +17,7 @@ from docora_ops.actions.surroundings import look_around
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of, gravest
 from docora_ops.cli.signals import stopping_on_signals
+from docora_ops.cli.terminal import Terminal
 from docora_ops.cli.waiting import Wait, codes_of, wait_for_links
 from docora_ops.database import Selection
 from docora_ops.errors import RedisError, ServerError
@@ -60,7 +61,7 @@ class BulkCommand:
         self._workers = 0
         context.collect_garbage()
 
-    def run(self, question: str = "", *, ask: bool = False, **values: object) -> int:
+    def run(self, question: str = "", terminal: Terminal | None = None, **values: object) -> int:
         """Do it; `question` has places for `links`, `where` and `values`. Returns the exit code."""
         context = self._context
         selection = self._run.selection
@@ -74,10 +75,10 @@ class BulkCommand:
             return self._finish(self._run.result())
         self._workers = surroundings.workers
         context.warn(surroundings)
-        if ask and context.can_ask:
-            if len(selection.by_app) > 1:
-                context.err.print(tables.app_counts(selection.by_app))
-            context.confirm(question, links=links, where=where, **values)
+        if terminal is not None:
+            by_app = selection.by_app
+            above = [tables.app_counts(by_app)] if len(by_app) > 1 else []
+            terminal.ask(question, *above, links=links, where=where, **values)
         try:
             with stopping_on_signals(self._run.stop, self._stop_at_once):
                 if self._operation is Operation.SCHEDULE:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from docora_ops.cli.signals import finishing_first
-from docora_ops.errors import CommandInterruptedError, UsageError
+from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -95,7 +95,7 @@ class Context:
 
     @cached_property
     def err(self) -> Console:
-        """For conversation."""
+        """For conversation that needs no answer."""
         from docora_ops.render.console import conversation
 
         return conversation()
@@ -158,20 +158,6 @@ class Context:
                 "in use, each link may be worked on twice. Run Docora with RUN_MODE=api.",
                 style="yellow",
             )
-
-    @property
-    def can_ask(self) -> bool:
-        """Whether a person is there to answer."""
-        return sys.stdin.isatty() and sys.stderr.isatty()
-
-    def confirm(self, question: str, **values: object) -> None:
-        """Ask on stderr. Raises CommandInterruptedError unless the answer is yes."""
-        from docora_ops.render.text import inert
-
-        shown = question.format_map({name: inert(value) for name, value in values.items()})
-        self.err.print(shown, "[y/N] ", end="", soft_wrap=True)
-        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-            raise CommandInterruptedError("nothing was changed")
 
 
 def context_of(typer_context: typer.Context) -> Context:

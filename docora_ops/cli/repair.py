@@ -20,6 +20,7 @@ from docora_ops.cli.options import (
     ReasonOption,
     YesOption,
 )
+from docora_ops.cli.terminal import Terminal, terminal_to_ask
 from docora_ops.errors import RedisError, ServerError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def repair(
     require_text("APP", app)
     require_text("REPO", repo)
     require_reason(reason)
+    terminal = terminal_to_ask(skip=yes or dry_run)
     found = _new_repair(context, app, repo, reason)
     context.collect_garbage()
     result = found.find()
@@ -60,8 +62,8 @@ def repair(
         return _finish(context, found.plan(), as_json=as_json)
     if not result.total:
         return _finish(context, result, as_json=as_json)
-    if not yes:
-        _confirm(context, result)
+    if terminal is not None:
+        _confirm(context, terminal, result)
     return _run(context, found, as_json=as_json)
 
 
@@ -87,17 +89,15 @@ def _new_repair(context: Context, app: str | None, repo: str | None, reason: str
     return repair
 
 
-def _confirm(context: Context, result: RepairResult) -> None:
+def _confirm(context: Context, terminal: Terminal, result: RepairResult) -> None:
     from docora_ops.drift import DriftKind
     from docora_ops.render import repair as render
     from docora_ops.render import tables
 
-    if not context.can_ask:
-        return
-    context.err.print(render.found(result))
     links = result.found[DriftKind.LOST] + result.found[DriftKind.STUCK]
-    context.confirm(
+    terminal.ask(
         "Queue {links} again and remove {jobs}, in {where}?",
+        render.found(result),
         links=tables.amount(links, "link"),
         jobs=tables.amount(result.total - links, "job or entry", "jobs or entries"),
         where=context.database.target,

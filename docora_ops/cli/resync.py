@@ -18,6 +18,7 @@ from docora_ops.cli.options import (
     WaitOption,
     YesOption,
 )
+from docora_ops.cli.terminal import Terminal, terminal_to_ask
 from docora_ops.cli.waiting import Wait, wait_of
 from docora_ops.errors import UsageError
 
@@ -54,16 +55,17 @@ def resync(
             hint="docora-ops resync APP REPO for one, docora-ops resync APP --all for every one",
         )
     waiting = wait_of(wait=wait, timeout=timeout, dry_run=dry_run)
+    terminal = terminal_to_ask(skip=yes or dry_run)
     if repo is not None:
         return _one(
-            context, app, repo, reason, dry_run=dry_run, ask=not yes, as_json=as_json, wait=waiting
+            context, app, repo, reason, terminal, dry_run=dry_run, as_json=as_json, wait=waiting
         )
-    if not (yes or dry_run or context.can_ask):
+    if not (yes or dry_run or terminal):
         raise UsageError(
             "resync --all sends every file of the app again, and nobody is here to confirm it",
             hint="add --yes",
         )
-    return _all(context, app, reason, dry_run=dry_run, ask=not yes, as_json=as_json, wait=waiting)
+    return _all(context, app, reason, terminal, dry_run=dry_run, as_json=as_json, wait=waiting)
 
 
 def _one(
@@ -71,9 +73,9 @@ def _one(
     app: str,
     repo: str,
     reason: str | None,
+    terminal: Terminal | None,
     *,
     dry_run: bool,
-    ask: bool,
     as_json: bool,
     wait: Wait | None,
 ) -> int:
@@ -87,9 +89,9 @@ def _one(
     link = resolve_link(context.database, app, repo)
     surroundings = look_around(context.queue)
     context.warn(surroundings)
-    if ask and not dry_run and context.can_ask:
+    if terminal is not None:
         files = files_received(context.database, link.ref)
-        context.confirm(
+        terminal.ask(
             "Send {app} {files} of {repository} again: forget the delivery records in {where}, "
             "reset the link and queue its snapshot job?",
             app=link.payload.app_name,
@@ -106,9 +108,9 @@ def _all(
     context: Context,
     app: str,
     reason: str | None,
+    terminal: Terminal | None,
     *,
     dry_run: bool,
-    ask: bool,
     as_json: bool,
     wait: Wait | None,
 ) -> int:
@@ -131,7 +133,7 @@ def _all(
         ).run(
             "Send {app}, over {links}, {files} again: forget the delivery records in "
             "{where}, reset the links and queue their snapshot jobs?",
-            ask=ask,
+            terminal,
             app=found.app_name,
             files=tables.amount(files, "file"),
         )

@@ -20,6 +20,7 @@ from docora_ops.cli.options import (
     WaitOption,
     YesOption,
 )
+from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.cli.waiting import wait_of
 
 
@@ -120,6 +121,7 @@ def retry_all_failed(
     require_text("--error", error)
     require_reason(reason)
     waiting = wait_of(wait=wait, timeout=timeout, dry_run=dry_run)
+    terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.actions.selecting import failed_links
     from docora_ops.cli.bulk import BulkCommand
     from docora_ops.models import Operation
@@ -148,4 +150,4 @@ def retry_all_failed(
             dry_run=dry_run,
             as_json=as_json,
             wait=waiting,
-        ).run("Reset {links} in {where} and queue their snapshot jobs?", ask=not yes)
+        ).run("Reset {links} in {where} and queue their snapshot jobs?", terminal)

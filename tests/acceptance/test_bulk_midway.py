@@ -110,6 +110,7 @@ def test_a_signal_while_the_operation_is_announced_cancels_it_for_all_to_see(
         stdout=subprocess.PIPE,
         stderr=writer,
         text=True,
+        start_new_session=True,
     ) as process:
         os.close(writer)
         deadline = time.monotonic() + 20

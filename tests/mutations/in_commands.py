@@ -168,9 +168,16 @@ MUTATIONS = (
     Mutation(
         "asked-where-nobody-is",
         Promise.CODES_HOLD,
-        _CONTEXT,
-        (("return sys.stdin.isatty() and sys.stderr.isatty()", "return True"),),
+        "docora_ops/cli/resync.py",
+        (("if not (yes or dry_run or terminal):", "if not (yes or dry_run or all_links):"),),
         ("test_all_without_a_terminal_needs_yes",),
+    ),
+    Mutation(
+        "asked-only-where-stderr-is",
+        Promise.CODES_HOLD,
+        "docora_ops/cli/terminal.py",
+        (("    if skip:", "    if skip or not sys.stderr.isatty():"),),
+        ("test_a_terminal_is_asked_whatever_is_redirected",),
     ),
     Mutation(
         "refusal-without-status-and-job",

@@ -1,0 +1,84 @@
+"""Questions at the controlling terminal, whatever stdin, stdout and stderr are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from docora_ops.errors import CommandInterruptedError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_YES = frozenset({b"y", b"yes"})
+
+
+class Terminal:
+    """The controlling terminal of this process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def require_foreground(self) -> None:
+        """Raise UsageError in a background job: the kernel stops one that reads the terminal."""
+        with suppress(OSError):  # the terminal has gone, so `ask` gets no answer
+            if os.tcgetpgrp(self._descriptor) != os.getpgrp():
+                raise UsageError(
+                    "the command asks before it changes anything, and a background job can't be "
+                    "answered",
+                    hint="add --yes, or run it in the foreground",
+                )
+
+    def ask(self, question: str, *above: RenderableType, **values: object) -> None:
+        """Print `above` and the question, whose braces `values` fill, and read the answer.
+
+        Raises CommandInterruptedError unless the answer is yes, and UsageError in a background job.
+        """
+        from docora_ops.render.text import inert
+
+        shown = question.format_map({name: inert(value) for name, value in values.items()})
+        answer = b""
+        with suppress(OSError):  # the terminal has gone
+            self.require_foreground()
+            self._print(shown, *above)
+            answer = self._read_line()
+        if answer.strip().lower() not in _YES:
+            raise CommandInterruptedError("nothing was changed")
+
+    def _print(self, question: str, *above: RenderableType) -> None:
+        from docora_ops.render.console import make_console
+
+        with open(
+            self._descriptor,
+            "w",
+            encoding=sys.stderr.encoding,
+            errors="backslashreplace",
+            closefd=False,
+        ) as stream:
+            console = make_console(stream)
+            for renderable in above:
+                console.print(renderable)
+            console.print(question, "[y/N] ", end="", soft_wrap=True)
+
+    def _read_line(self) -> bytes:
+        """Return bytes, since what was typed may be in any encoding."""
+        with os.fdopen(self._descriptor, "rb", 0, closefd=False) as stream:
+            return stream.readline()
+
+
+def terminal_to_ask(*, skip: bool) -> Terminal | None:
+    """Return the controlling terminal, for the question of a command.
+
+    Returns None with `skip`, and where there is no terminal: cron, CI, a container. Raises
+    UsageError in a background job.
+    """
+    if skip:
+        return None
+    try:
+        terminal = Terminal(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:  # ENXIO and, where the file is missing or not permitted, others
+        return None
+    terminal.require_foreground()
+    return terminal
