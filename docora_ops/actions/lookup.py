@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from shlex import quote
 
 from docora_ops.database import Database
 from docora_ops.database.links import read_link
@@ -28,19 +29,19 @@ def resolve_app(database: Database, text: str) -> App:
         case apps:
             ids = [app.app_id for app in apps]
             raise AmbiguousError(
-                f"{len(apps)} apps are named {text!r}: {', '.join(ids)}",
+                f"{len(apps)} apps are named {text!r}: {', '.join(map(quote, ids))}",
                 hint="give the id of the one you mean",
                 details={"app_ids": ids},
             )
 
 
 def resolve_repository(database: Database, app: App, text: str) -> Repository:
-    """The repository with this id, `owner/name` or GitHub URL.
+    """The repository with this id, `owner/name` or GitHub URL: one of the app's, if any fits.
 
     Raises NotFoundError with the nearest names among the app's repositories, AmbiguousError
     with the ids of the candidates.
     """
-    match find_repositories(database, text):
+    match find_repositories(database, app.app_id, text):
         case [repository]:
             return repository
         case []:
@@ -51,7 +52,7 @@ def resolve_repository(database: Database, app: App, text: str) -> Repository:
         case repositories:
             ids = [repository.repository_id for repository in repositories]
             raise AmbiguousError(
-                f"{len(repositories)} repositories are {text!r}: {', '.join(ids)}",
+                f"{len(repositories)} repositories are {text!r}: {', '.join(map(quote, ids))}",
                 hint="give the id of the one you mean",
                 details={"repository_ids": ids},
             )
@@ -81,7 +82,7 @@ def _did_you_mean(text: str, names: Sequence[str], kind: str) -> str:
     near = get_close_matches(_folded(typed), by_folded, n=3, cutoff=0.5)
     if not near:
         return f"check the spelling, or give the {kind} id"
-    return f"did you mean {' or '.join(repr(by_folded[name]) for name in near)}?"
+    return f"did you mean {' or '.join(quote(by_folded[name]) for name in near)}?"
 
 
 def _folded(name: str) -> str:

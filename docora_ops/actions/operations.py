@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.models import ChangeNote, KeptFailures, KnownOperation, Progress
 from docora_ops.queue import ProgressStore
@@ -46,7 +48,7 @@ def cancel(store: ProgressStore, operation_id: str, note: ChangeNote | None = No
         case CancelReply.FINISHED:
             raise OperationFinishedError(
                 f"operation {operation_id!r} has finished: nothing is left to cancel",
-                hint=f"docora-ops progress {operation_id} shows what it did",
+                hint=f"docora-ops progress {quote(operation_id)} shows what it did",
             )
         case CancelReply.CANCELLED:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from shlex import quote
 
 from docora_ops.diagnosis import Check, CheckName, CheckState
 from docora_ops.queue.health import QueueHealth, RedisServer
@@ -185,7 +186,7 @@ def _check_scheduler(queue: QueueHealth, queue_name: str) -> Check:
             CheckState.FAILED,
             f"none, and {first}",
             "start a worker, which brings one: docora-ops worker, or rq worker "
-            f"{queue_name} --with-scheduler",
+            f"{quote(queue_name)} --with-scheduler",
         )
     if delay < -_OVERDUE:
         return Check(

@@ -17,7 +17,11 @@ ORDER BY app_id = %(text)s DESC, app_id
 """
 
 REPOSITORIES_BY_ID_NAME_OR_URL = """
-SELECT repository_id, owner, name FROM repositories
+SELECT repository_id, owner, name, EXISTS (
+    SELECT FROM app_repositories l
+    WHERE l.app_id = %(app_id)s AND l.repository_id = r.repository_id
+)
+FROM repositories r
 WHERE repository_id = %(text)s
    OR lower(owner || '/' || name) = ANY (SELECT lower(unnest(%(forms)s::text[])))
    OR lower(github_url) = ANY (%(urls)s)
@@ -41,15 +45,25 @@ def find_apps(database: Database, text: str) -> list[App]:
     return apps[:1] if apps and apps[0].app_id == text else apps
 
 
-def find_repositories(database: Database, text: str) -> list[Repository]:
-    """The repository with this id alone, or else all with this `owner/name` or GitHub URL."""
-    parameters = {"text": text, "forms": _forms(text), "urls": _spellings(text)}
-    repositories = [
-        Repository(*row) for row in database.rows(REPOSITORIES_BY_ID_NAME_OR_URL, parameters)
+def find_repositories(database: Database, app_id: str, text: str) -> list[Repository]:
+    """The repository with this id alone, or else all with this `owner/name` or GitHub URL.
+
+    Leaves out repositories that the app is not linked to, if it is linked to one that fits.
+    """
+    parameters = {
+        "app_id": app_id,
+        "text": text,
+        "forms": _forms(text),
+        "urls": _spellings(text),
+    }
+    found = [
+        (Repository(*names), is_own)
+        for *names, is_own in database.rows(REPOSITORIES_BY_ID_NAME_OR_URL, parameters)
     ]
-    if repositories and repositories[0].repository_id == text:
-        return repositories[:1]
-    return repositories
+    if found and found[0][0].repository_id == text:
+        return [found[0][0]]
+    own = [repository for repository, is_own in found if is_own]
+    return own or [repository for repository, _ in found]
 
 
 def app_names(database: Database) -> list[str]:

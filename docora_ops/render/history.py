@@ -34,13 +34,13 @@ def history(entries: Sequence[HistoryEntry], width: int) -> RenderableType:
 
 
 def _words(entry: HistoryEntry) -> Iterator[str]:
-    yield entry.command
+    yield quote(entry.command)
     left_out = {identifier for name, identifier in _ARGUMENTS.items() if name in entry.selection}
     for name, value in entry.selection.items():
         if name in left_out:
             continue
         if name not in _ARGUMENTS:
-            yield f"--{name.replace('_', '-')}"
+            yield quote(f"--{name.replace('_', '-')}")
         if value is not True:
             yield quote(str(value))
 

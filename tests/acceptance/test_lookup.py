@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from tests.harness import Docora
@@ -51,6 +54,7 @@ def test_an_id_wins_over_a_name_that_reads_the_same(docora: Docora, link: TestLi
 def test_several_of_one_name_are_listed_by_id(docora: Docora, link: TestLink) -> None:
     other_app = docora.add_app("ACME SEARCH")
     other_repository = docora.add_repository("Octo/api")
+    docora.link(APP, other_repository)
     before = docora.dump()
     apps, repositories = docora.run_together(
         ("retry", "acme search", REPOSITORY, "--json"), ("retry", APP, "octo/api", "--json")
@@ -65,6 +69,43 @@ def test_several_of_one_name_are_listed_by_id(docora: Docora, link: TestLink) ->
         assert result.json["code"] == "ambiguous"
         assert sorted(result.json[field]) == sorted(ids)
         assert all(one in result.stderr for one in ids)
+
+
+def test_of_several_of_one_name_the_one_that_the_app_has_is_meant(
+    docora: Docora, link: TestLink
+) -> None:
+    url = "https://github.com/corpus/two"
+    others = [docora.add_repository("corpus/two", url=f"{url}{end}") for end in ("", ".git")]
+    own = docora.link(APP, others[1])
+    docora.link(docora.add_app("Zebra Mail"), others[0])
+    for repository in ("corpus/two", url):
+        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+        result = docora.run("retry", APP, repository, "--json")
+        assert result.code == 0, result
+        assert result.data["job_id"] == own.job_id
+        assert docora.statuses() == {"pending_snapshot": 1, "failed": 2}
+
+
+def test_what_a_hint_has_to_paste_runs_nothing_in_a_shell(docora: Docora, tmp_path: Path) -> None:
+    evil = "Acme's $(touch pwned)"
+    docora.link(docora.add_app(evil), docora.add_repository(f"octo/{evil}"))
+    docora.redis.hset("docora:bulk:$(touch pwned)", mapping={"total": 1, "completed": 1})
+    for arguments, before, behind, word in (
+        (("show", "Acmes touch pwned", "x"), "did you mean ", "?", evil),
+        (("show", evil, "octo/Acmes touch"), "did you mean ", "?", f"octo/{evil}"),
+        (("cancel", "$(touch pwned)"), "docora-ops progress ", " shows what", "$(touch pwned)"),
+    ):
+        result = docora.run(*arguments)
+        pasted = result.stderr.partition(before)[2].rpartition(behind)[0]
+        done = subprocess.run(
+            ["sh", "-c", f"printf '%s\\n' {pasted}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == f"{word}\n", result
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_not_found_is_named_and_the_nearest_names_are_suggested(
@@ -88,7 +129,7 @@ def test_what_is_not_found_is_named_and_the_nearest_names_are_suggested(
     assert "'Acme Search'" in no_app.json["hint"]
     assert "Zebra" not in no_app.json["hint"]
     assert "'octo/ap'" in no_repository.json["error"]
-    assert "'octo/api'" in no_repository.json["hint"]
+    assert "did you mean octo/api?" in no_repository.json["hint"]
     assert no_link.json["error"].startswith("App-repository link not found")
     assert "octo/website" in no_link.json["error"]
     assert "did you mean" not in nothing_near.json["hint"]

@@ -279,7 +279,7 @@ def test_only_repositories_of_the_app_are_suggested(docora: Docora, rooms: Rooms
     docora.link(app.app_id, docora.add_repository("octo/api-v2"))
     docora.add_repository("octo/api-v3")
     hint = hint_of(lambda: resolve_repository(rooms.database, app, "octo/api"))
-    assert hint == "did you mean 'octo/api-v2'?"
+    assert hint == "did you mean octo/api-v2?"
 
 
 def test_a_mistyped_url_gets_the_nearest_name_suggested(
@@ -316,7 +316,7 @@ def test_a_repository_that_the_app_is_not_linked_to_is_not_found_in_docoras_word
         resolve_link(rooms.database, "Acme Search", "octo/api")
     assert error.value.message.startswith("App-repository link not found")
     assert "'octo/api'" in error.value.message
-    assert error.value.hint == "did you mean 'octo/api-v2'?"
+    assert error.value.hint == "did you mean octo/api-v2?"
 
 
 def test_looking_up_changes_nothing(docora: Docora, rooms: Rooms) -> None:

@@ -314,4 +314,11 @@ MUTATIONS = (
         (("            elif self._lock_wait_spent:\n", "            elif ref:\n"),),
         ("test_a_row_whose_holder_commits_while_the_run_waits_for_it_is_queued",),
     ),
+    Mutation(
+        "hint-not-quoted-for-a-shell",
+        Promise.TEXT_IS_INERT,
+        "docora_ops/actions/lookup.py",
+        (("(quote(by_folded[name]) for", "(repr(by_folded[name]) for"),),
+        ("test_what_a_hint_has_to_paste_runs_nothing_in_a_shell",),
+    ),
 )
