@@ -133,6 +133,11 @@ class Settings(BaseSettings):
         return bytes.fromhex(text)
 
     @property
+    def redis_is_implied(self) -> bool:
+        """Whether REDIS_URL is set nowhere, or to nothing."""
+        return "redis_url" not in self.model_fields_set
+
+    @property
     def retry_delays(self) -> list[int]:
         """Seconds before each further try of a job: one less than `MAX_RETRY_ATTEMPTS`, doubling.
 

@@ -147,6 +147,9 @@ def _look_at_redis(settings: Settings, client: Redis | None) -> _Side:
     if client is None:
         return side
     inspector = QueueInspector(settings, client)
+    where = describe(settings) + (
+        ", since REDIS_URL is not set" if settings.redis_is_implied else ""
+    )
     try:
         inspector.connect()
         server = inspector.server()
@@ -154,13 +157,13 @@ def _look_at_redis(settings: Settings, client: Redis | None) -> _Side:
             reached = Check(
                 CheckName.REDIS,
                 CheckState.WARNING,
-                f"{describe(settings)}, but our user may not ask how it is",
+                f"{where}, but our user may not ask how it is",
                 "ACL SETUSER the user in REDIS_URL +info",
             )
             side.checks.append(reached)
             side.checks += redis_checks.unknown_server("INFO is not permitted to our user")
         else:
-            side.checks.append(Check(CheckName.REDIS, CheckState.OK, describe(settings)))
+            side.checks.append(Check(CheckName.REDIS, CheckState.OK, where))
             side.checks += redis_checks.check_server(server)
         side.checks += redis_checks.check_queue(inspector.queue(), settings.queue_name)
         side.is_fit = True

@@ -62,13 +62,16 @@ class BulkCommand:
         context.collect_garbage()
 
     def run(self, question: str = "", terminal: Terminal | None = None, **values: object) -> int:
-        """Do it; `question` has places for `links`, `where` and `values`. Returns the exit code."""
+        """Ask, do it and show the result. Returns the exit code.
+
+        `question` has braces for `servers`, `links` and the names of `values`.
+        """
         context = self._context
         selection = self._run.selection
-        where = context.database.target
+        servers = context.servers
         links = tables.amount(selection.total, "link")
         if self._dry_run:
-            context.say("{} in {}: dry run, nothing will be changed.", links, where)
+            context.say("{}: dry run over {}, nothing will be changed.", servers, links)
             return self._finish(self._run.plan())
         surroundings = look_around(context.queue)
         if selection.total == 0:
@@ -78,13 +81,13 @@ class BulkCommand:
         if terminal is not None:
             by_app = selection.by_app
             above = [tables.app_counts(by_app)] if len(by_app) > 1 else []
-            terminal.ask(question, *above, links=links, where=where, **values)
+            terminal.ask(question, *above, servers=servers, links=links, **values)
         try:
             with stopping_on_signals(self._run.stop, self._stop_at_once):
                 if self._operation is Operation.SCHEDULE:
-                    context.say("{}: {} due.", where, links)
+                    context.say("{}: {} due.", servers, links)
                 else:
-                    context.say("{}: operation {}, {}.", where, self._run.start(), links)
+                    context.say("{}: operation {}, {}.", servers, self._run.start(), links)
                 with self._bar():
                     result = self._run.run()
                 # In here still: a signal is for the wait, and must not cut the document in two.

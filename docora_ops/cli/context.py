@@ -50,7 +50,17 @@ class Context:
         """The client that queue and store share."""
         from docora_ops.queue import connect
 
-        return connect(self.settings)
+        client = connect(self.settings)
+        self.say_if_redis_is_implied()
+        return client
+
+    @property
+    def servers(self) -> str:
+        """Both servers, with their databases and without secrets."""
+        from docora_ops.queue.connection import describe
+
+        _ = self.redis  # or REDIS_URL may be unusable
+        return f"{self.database.target}, Redis {describe(self.settings)}"
 
     @cached_property
     def queue(self) -> LinkQueue:
@@ -143,6 +153,13 @@ class Context:
         from docora_ops.render.text import inert
 
         self.err.print(text.format(*map(inert, values)), style=style or None, soft_wrap=True)
+
+    def say_if_redis_is_implied(self) -> None:
+        """Say which Redis is used where no setting names one. Raises ConfigurationError."""
+        if self.settings.redis_is_implied:
+            from docora_ops.queue.connection import describe
+
+            self.say("REDIS_URL is not set: using Redis at {}", describe(self.settings))
 
     def warn(self, surroundings: Surroundings) -> None:
         """Say, before a change, what is odd on the queue."""

@@ -85,7 +85,7 @@ def _say_how_many(
 ) -> None:
     from docora_ops.render.tables import amount
 
-    where = context.database.target
+    where = context.database.target if group_by else context.servers
     if not page.total:
         context.say("{}: no failed link{}.", where, " matches" if filtered else "s")
         return

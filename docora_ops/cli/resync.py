@@ -92,12 +92,12 @@ def _one(
     if terminal is not None:
         files = files_received(context.database, link.ref)
         terminal.ask(
-            "Send {app} {files} of {repository} again: forget the delivery records in {where}, "
-            "reset the link and queue its snapshot job?",
+            "{servers}: send {app} {files} of {repository} again (forget the delivery records, "
+            "reset the link and queue its snapshot job)?",
+            servers=context.servers,
             app=link.payload.app_name,
             files=tables.amount(files, "file"),
             repository=link.payload.repository,
-            where=context.database.target,
         )
     note = link_note("resync", reason, link)
     result = resync_link(context.database, context.queue, link.ref, dry_run=dry_run, note=note)
@@ -131,8 +131,8 @@ def _all(
             as_json=as_json,
             wait=wait,
         ).run(
-            "Send {app}, over {links}, {files} again: forget the delivery records in "
-            "{where}, reset the links and queue their snapshot jobs?",
+            "{servers}: send {app}, over {links}, {files} again (forget the delivery records, "
+            "reset the links and queue their snapshot jobs)?",
             terminal,
             app=found.app_name,
             files=tables.amount(files, "file"),

@@ -150,4 +150,4 @@ def retry_all_failed(
             dry_run=dry_run,
             as_json=as_json,
             wait=waiting,
-        ).run("Reset {links} in {where} and queue their snapshot jobs?", terminal)
+        ).run("{servers}: reset {links} and queue their snapshot jobs?", terminal)

@@ -67,7 +67,7 @@ def show_result(
         context.show_document(documents.link_result(result, surroundings.workers))
     elif not as_json:
         context.show(tables.link_result(result))
-        context.say(documents.link_message(result) + ".")
+        context.say("{}: {}.", context.servers, documents.link_message(result))
     if wait is None:
         return ExitCode.OK
     return _show_wait(context, wait, result, surroundings.workers, as_json=as_json)

@@ -58,6 +58,7 @@ def worker(
         ) from error
     settings = context.settings
     process.check(settings)
+    context.say_if_redis_is_implied()
     _log_to_stderr()
     context.collect_garbage()
     name = name or process.default_name()

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.retry import Retry
 
 from docora_ops.errors import ConfigurationError, RedisError
@@ -59,12 +60,17 @@ def _without_our_options(url: str) -> str:
 
 
 def describe(settings: Settings) -> str:
-    """Host and database of `REDIS_URL`, without user or password."""
-    parts = urlsplit(settings.redis_url.get_secret_value())
-    if parts.scheme == "unix":
-        return parts.path
-    host = parts.hostname or "localhost"
-    return f"{host}:{parts.port or 6379}{parts.path if parts.path != '/' else ''}"
+    """Name the server and the database of `REDIS_URL`, without user or password.
+
+    `connect` has accepted the URL before.
+    """
+    # As the client reads it: options of the URL may name the host and the database, too.
+    options = parse_url(settings.redis_url.get_secret_value())  # type: ignore[no-untyped-call]
+    database = options.get("db", 0)
+    if "path" in options:
+        return f"{options['path']}, database {database}"
+    host = options.get("host", "localhost")
+    return f"{f'[{host}]' if ':' in host else host}:{options.get('port', 6379)}/{database}"
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def test_one_pass_queues_what_is_due_and_says_so_in_one_document(docora: Docora)
             assert docora.job(links[kind]).kwargs["is_rescan"] is is_rescan, kind
     assert rows(docora) == before
     assert known_operations(docora) == []
-    assert re.fullmatch(r"\S+ on \S+: 6 links due\.\n", result.stderr)
+    assert re.fullmatch(r"\S+ on \S+, Redis \S+/\d+: 6 links due\.\n", result.stderr)
 
 
 def test_the_summary_counts_by_app(docora: Docora) -> None:

@@ -56,6 +56,24 @@ def test_a_line_of_an_env_file_that_says_nothing_is_refused(docora: Docora, tmp_
         assert result.json["error"] == f"--env-file {file} can't be used: line 2 is not NAME=VALUE"
 
 
+@pytest.mark.parametrize("line", ["", "REDIS_URL", "REDIS_URL=", "export REDIS_URL=''"])
+def test_a_redis_that_no_setting_names_is_said(docora: Docora, tmp_path: Path, line: str) -> None:
+    file = tmp_path / "docora.env"
+    # No command gets as far as to ask a Redis.
+    file.write_text(f"DATABASE_URL=postgres://u@127.0.0.1:1/d\n{line}\n", encoding="utf-8")
+    said = "REDIS_URL is not set: using Redis at localhost:6379/0\n"
+    for redis_url in (None, ""):
+        env = {"DATABASE_URL": None, "REDIS_URL": redis_url}
+        for arguments in (("failed",), ("repair", "--json")):
+            result = docora.run("--env-file", str(file), *arguments, env=env)
+            assert result.code == 5, result
+            assert result.stderr.count(said) == 1, (arguments, result)
+        grouped = docora.run("--env-file", str(file), "failed", "--group-by", "app", env=env)
+        assert "REDIS_URL" not in grouped.stderr
+    set_here = docora.run("--env-file", str(file), "failed", env={"DATABASE_URL": None})
+    assert "REDIS_URL" not in set_here.stderr
+
+
 def test_no_file_is_read_unasked(docora: Docora, tmp_path: Path) -> None:
     for name in (".env", "docora.env", ".docora-ops.env"):
         env_file(tmp_path / name, DATABASE_URL=docora.database_url)

@@ -77,13 +77,15 @@ def test_a_database_url_that_only_the_driver_refuses_is_a_matter_of_configuratio
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("redis://localhost", "localhost:6379"),
+        ("redis://localhost", "localhost:6379/0"),
         ("redis://:hunter2@redis.example:6380/2", "redis.example:6380/2"),
-        ("rediss://docora:hunter%32@redis.example", "redis.example:6379"),
-        ("redis://redis.example?password=hunter2", "redis.example:6379"),
-        ("redis://redis.example/?db=1&password=hunter2", "redis.example:6379"),
-        ("unix:///run/redis.sock?password=hunter2", "/run/redis.sock"),
-        ("unix://docora:hunter2@/run/redis.sock?db=2", "/run/redis.sock"),
+        ("rediss://docora:hunter%32@redis.example", "redis.example:6379/0"),
+        ("redis://redis.example?password=hunter2", "redis.example:6379/0"),
+        ("redis://redis.example/3?db=1&password=hunter2", "redis.example:6379/1"),
+        ("redis:///2?host=redis.example&port=6380", "redis.example:6380/2"),
+        ("redis://:hunter2@[::1]", "[::1]:6379/0"),
+        ("unix:///run/redis.sock?password=hunter2", "/run/redis.sock, database 0"),
+        ("unix://docora:hunter2@/run/redis.sock?db=2", "/run/redis.sock, database 2"),
     ],
 )
 def test_a_redis_is_named_by_host_and_number_only(url: str, text: str) -> None:
