@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from docora_ops.cli.context import require_text
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
 _LONGEST_REASON = 500
 _LONGEST_VALUE = 1000
+_LONGEST_NAME = 100
+_LOGIN_UID = Path("/proc/self/loginuid")
+_UNSET = 2**32 - 1
 
 
 def require_reason(reason: str | None) -> None:
@@ -56,14 +61,41 @@ def link_note(command: str, reason: str | None, link: Link, **options: object) -
 
 
 def _user() -> str:
-    """The person behind sudo or su, if there is one."""
-    if name := os.environ.get("SUDO_USER"):
-        return os.fsencode(name).decode(errors="backslashreplace")[:_LONGEST_VALUE]
+    """Name the users that the kernel records, and any other name as a claim.
+
+    `kim`, `kim as root` after sudo or su, `root (claims to be kim)`.
+    """
+    user = _name_of(os.getuid())
+    login = _login() or user
+    claim = _claimed_name()
+    known = user if login == user else f"{login} as {user}"
+    return known if claim in {None, login, user} else f"{known} (claims to be {claim})"
+
+
+def _login() -> str | None:
+    """Return who logged in: the kernel keeps that through sudo and su. None if it is not known."""
     try:
-        return os.getlogin()
-    except OSError:  # nobody has logged in: cron, a container
-        pass
+        uid = int(_LOGIN_UID.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # another system than Linux
+        return None
+    return None if uid == _UNSET else _name_of(uid)
+
+
+def _claimed_name() -> str | None:
+    """Return a name that anybody can choose: of the environment or the terminal's login."""
+    name = os.environ.get("SUDO_USER")
+    if not name:
+        try:
+            name = os.getlogin()
+        except OSError:  # without a terminal
+            return None
+    text = os.fsencode(name).decode(errors="backslashreplace")[:_LONGEST_NAME]
+    # Or the claim could seem to end where it does not.
+    return re.sub(r"[()]", "?", text)
+
+
+def _name_of(uid: int) -> str:
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(os.getuid())
+        return str(uid)

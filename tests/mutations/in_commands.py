@@ -186,4 +186,11 @@ MUTATIONS = (
         (('            details={"status": link.status, "job": job},\n', ""),),
         ("test_any_status_but_failed_is_refused_and_the_hint_names_what_helps",),
     ),
+    Mutation(
+        "claimed-name-taken-for-true",
+        Promise.CODES_HOLD,
+        "docora_ops/cli/audit.py",
+        (("return known if claim in {None, login, user} else", "return claim or"),),
+        ("test_a_name_from_the_environment_is_a_claim_beside_the_login",),
+    ),
 )
