@@ -16,15 +16,17 @@ _YES = frozenset({b"y", b"yes"})
 
 
 class Terminal:
-    """The controlling terminal of this process."""
+    """The controlling terminal of this process, or one that stdin and stderr have without it."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, reader: int, writer: int) -> None:
+        self._reader = reader
+        self._writer = writer
 
     def require_foreground(self) -> None:
         """Raise UsageError in a background job: the kernel stops one that reads the terminal."""
-        with suppress(OSError):  # the terminal has gone, so `ask` gets no answer
-            if os.tcgetpgrp(self._descriptor) != os.getpgrp():
+        # An error: it is not the controlling terminal, or has gone, so that `ask` gets no answer.
+        with suppress(OSError):
+            if os.tcgetpgrp(self._reader) != os.getpgrp():
                 raise UsageError(
                     "the command asks before it changes anything, and a background job can't be "
                     "answered",
@@ -51,7 +53,7 @@ class Terminal:
         from docora_ops.render.console import make_console
 
         with open(
-            self._descriptor,
+            self._writer,
             "w",
             encoding=sys.stderr.encoding,
             errors="backslashreplace",
@@ -64,21 +66,25 @@ class Terminal:
 
     def _read_line(self) -> bytes:
         """Return bytes, since what was typed may be in any encoding."""
-        with os.fdopen(self._descriptor, "rb", 0, closefd=False) as stream:
+        with os.fdopen(self._reader, "rb", 0, closefd=False) as stream:
             return stream.readline()
 
 
 def terminal_to_ask(*, skip: bool) -> Terminal | None:
-    """Return the controlling terminal, for the question of a command.
+    """Return the terminal for the question of a command.
 
-    Returns None with `skip`, and where there is no terminal: cron, CI, a container. Raises
-    UsageError in a background job.
+    Returns None with `skip`, and without a terminal: cron, CI, a container. Raises UsageError in a
+    background job.
     """
     if skip:
         return None
     try:
-        terminal = Terminal(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        descriptor = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+        terminal = Terminal(descriptor, descriptor)
     except OSError:  # ENXIO and, where the file is missing or not permitted, others
-        return None
+        # `su -c` takes only the controlling terminal away.
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return None
+        terminal = Terminal(sys.stdin.fileno(), sys.stderr.fileno())
     terminal.require_foreground()
     return terminal

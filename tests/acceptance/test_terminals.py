@@ -58,6 +58,18 @@ def test_a_background_job_is_told_to_add_yes_and_does_not_wait(docora: Docora) -
     assert docora.was_reset(link)
 
 
+def test_streams_at_a_terminal_are_asked_without_a_controlling_one(docora: Docora) -> None:
+    """As below `su -c`, which gives its command a session of its own."""
+    docora.add_link()
+    command = ["setsid", "--wait", str(COMMAND), "retry-all-failed"]
+    with TerminalSession(command, docora.environment(TERM="xterm")) as session:
+        session.read_until(QUESTION)
+        session.type(b"n\n")
+        code, shown = session.end()
+    assert code == 130, shown
+    assert docora.statuses() == {"failed": 1}
+
+
 def test_without_a_terminal_nothing_is_asked(docora: Docora) -> None:
     link = docora.add_link()
     with docora.start_installed("retry-all-failed") as process:
