@@ -60,7 +60,7 @@ def announce_open_circuit(
             log.warning(
                 "app %s was not told of the open circuit: %s",
                 inert(recipient.app_id),
-                inert(error.message),
+                inert(": ".join(filter(None, (error.message, error.hint)))),
             )
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
