@@ -179,7 +179,9 @@ class Webhook:
             raise self._connection.refusal(answer.status, reason)
         if there.origin not in self._known_origins:
             self._known_origins.add(there.origin)
-            log.warning("app %s redirects to %s", inert(self._app_id), inert(there.url))
+            # Without the path, in which an app can repeat what it was sent.
+            where = f"{there.scheme}://{there.authority}"
+            log.warning("app %s redirects to %s", inert(self._app_id), inert(where))
         return there
 
     def _refusal(self, answer: http.client.HTTPResponse) -> DeliveryError:

@@ -54,7 +54,7 @@ def test_the_same_signed_request_goes_where_307_and_308_lead(
         assert app.connections == snapshots.receiver.connections == 1
     assert all("Authorization" not in request.headers for request in snapshots.received().requests)
     lines = [line for line in caplog.messages if "redirects" in line]
-    assert lines == [f"app {link.app_id} redirects to {target}/create"]
+    assert lines == [f"app {link.app_id} redirects to {snapshots.receiver.url}"]
     assert "hidden" not in caplog.text
     assert "geheim" not in caplog.text
 
