@@ -31,6 +31,10 @@ from tests.prescribed import (
 )
 from tests.warm import WarmCommand
 
+# Jobs that run in a test's own process would ask it for the apps of the test.
+for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[variable]
+
 # Beside pytest's own cache, instead of in a folder more.
 configuration.set_hypothesis_home_dir(Path(__file__).parents[1] / ".pytest_cache" / "hypothesis")
 # For pytest --hypothesis-profile=long: what searches for an hour rather than for seconds.

@@ -14,7 +14,12 @@ _SEPARATOR = "\0"
 # Each kind begins only where the run of its characters does: so nothing is walked twice.
 _VARIABLE = re.compile(
     r"""
-    (?P<kept> (?: \b HTTP (?:/[\d.]+)? \  | \b error:\  ) [1-5]\d\d (?!\w) )
+    # Docora's own worker: the reason stands behind the path. Only some texts of Node hold ": " too.
+    (?P<notification> (?<![^\0]) Notification\ failed\ for\ (?:created|updated|deleted)\  )
+    (?: [^\0]+ (?= :\ (?:Hostname/IP|Parse\ Error|Redirected\ request) )
+      | [^\0]+ (?= :\  )
+      | [^\0]+ )
+    | (?P<kept> (?: \b HTTP (?:/[\d.]+)? \  | \b error:\  ) [1-5]\d\d (?!\w) )
     | (?P<event> \ on\ (?:created|updated|deleted)\  ) [^\0]+
     | \b \w++ :// (?: [^\s\0"'<>]* [^\s\0"'<>.,:;)] )?
     | "[^"\0]*+"
@@ -44,4 +49,4 @@ def fold(errors: Sequence[str]) -> list[str]:
 
 
 def _replace(match: re.Match[str]) -> str:
-    return match["kept"] or f"{match['event'] or ''}*"
+    return match["kept"] or f"{match['notification'] or match['event'] or ''}*"

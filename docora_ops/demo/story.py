@@ -271,13 +271,14 @@ def _signals_held_back() -> Iterator[None]:
 
 @contextmanager
 def _clean_environment() -> Iterator[None]:
-    """Without Docora's settings, and without libpq's: PGHOSTADDR would lead to another server."""
+    """Without Docora's settings, libpq's (PGHOSTADDR would lead to another server) and proxies."""
     before = dict(os.environ)
     ours = {
         str(field.validation_alias or name).upper() for name, field in Settings.model_fields.items()
     }
     for name in before:
-        if name.upper().startswith("PG") or name.upper() in ours or name.startswith("GIT_"):
+        is_proxy = name.upper().endswith("_PROXY")
+        if name.upper().startswith(("PG", "GIT_")) or name.upper() in ours or is_proxy:
             del os.environ[name]
     try:
         yield

@@ -131,7 +131,18 @@ GIT_503 = (
     "The requested URL returned error: 503"
 )
 NOT_FOUND = "fatal: repository 'https://github.com/octo/mobile/' not found"
-NO_HOST = "getaddrinfo ENOTFOUND docora.paper-lantern.example"
+# Written by Docora's own worker, before the installation moved to RQ.
+LANTERN_LICENSE = (
+    "Notification failed for created LICENSE: getaddrinfo ENOTFOUND docora.paper-lantern.example"
+)
+LANTERN_README = (
+    "Notification failed for created README.md: getaddrinfo ENOTFOUND docora.paper-lantern.example"
+)
+ROBOT_500 = "Notification failed for created src/index.ts: HTTP 500"
+HARBOR_401 = "Notification failed for updated config/limits.yaml: HTTP 401"
+MAPLE_REFUSED = "Notification failed for created LICENSE: connect ECONNREFUSED 203.0.113.24:443"
+# Written by `docora-ops worker`, as are the other HTTP errors below.
+NO_HOST = "docora.paper-lantern.example:443: Name or service not known on created LICENSE"
 
 PENDING, SCANNING, SYNCED, FAILED = LinkStatus
 DEAD, RUNNING, WAITING = JobKind
@@ -143,20 +154,20 @@ LINKS = (
     Link(ACME, MOBILE, SYNCED, 4),
     Link(ACME, INFRA, FAILED, 70, 5, GIT_503),
     Link(LANTERN, API, SYNCED, 2),
-    Link(LANTERN, WEB, FAILED, 180, 5, NO_HOST, WAITING),
-    Link(LANTERN, HANDBOOK, FAILED, 185, 5, NO_HOST),
+    Link(LANTERN, WEB, FAILED, 180, 5, LANTERN_README, WAITING),
+    Link(LANTERN, HANDBOOK, FAILED, 185, 5, LANTERN_LICENSE),
     Link(LANTERN, DOCS, FAILED, 190, 5, NO_HOST, DEAD),
-    Link(HARBOR, BILLING, FAILED, 610, 5, "HTTP 401 on updated config/limits.yaml"),
+    Link(HARBOR, BILLING, FAILED, 610, 5, HARBOR_401),
     Link(HARBOR, MOBILE, PENDING, job=WAITING),
     Link(HARBOR, HANDBOOK, SCANNING, 5, job=RUNNING),
     Link(HARBOR, INFRA, FAILED, 72, 5, GIT_503, DEAD),
     # Just now between its verdict in Postgres and the end of its job.
     Link(HARBOR, FIRMWARE, FAILED, 30, 5, "HTTP 413 on created assets/boot.bin", RUNNING),
-    Link(ROBOT, API, FAILED, 44, 5, "The operation was aborted due to timeout"),
+    Link(ROBOT, API, FAILED, 44, 5, ROBOT_500),
     Link(ROBOT, HANDBOOK, PENDING, 25, 2, "HTTP 502 on created guides/onboarding.md", WAITING),
     Link(ROBOT, FIRMWARE, SYNCED, 1),
     Link(ROBOT, DOCS, SYNCED, 4),
-    Link(MAPLE, API, FAILED, 250, 5, "connect ECONNREFUSED 203.0.113.24:443"),
+    Link(MAPLE, API, FAILED, 250, 5, MAPLE_REFUSED),
     Link(MAPLE, WEB, SYNCED, 2),
     Link(MAPLE, MOBILE, FAILED, 1500, 5, NOT_FOUND),
     Link(MAPLE, HANDBOOK, SYNCED, 3),

@@ -12,6 +12,8 @@ from docora_ops.errors import SnapshotError
 from docora_ops.render.text import inert, moment
 from docora_ops.worker.bodies import encode
 from docora_ops.worker.crypto import decrypt
+from docora_ops.worker.endpoint import secrets_of
+from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import Webhook
 
 _TIMEOUT = 10
@@ -49,6 +51,8 @@ def announce_open_circuit(
                 "timestamp": moment(datetime.now(UTC)),
             }
         )
+        cleaner = Cleaner()
+        cleaner.learn(secrets_of(recipient.base_url))
         try:
             auth_key = decrypt(recipient.client_auth_key_encrypted, key, "its auth key")
             with Webhook(
@@ -60,7 +64,7 @@ def announce_open_circuit(
             log.warning(
                 "app %s was not told of the open circuit: %s",
                 inert(recipient.app_id),
-                inert(error.message),
+                inert(cleaner.clean(": ".join(filter(None, (error.message, error.hint))))),
             )
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:

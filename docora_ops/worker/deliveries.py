@@ -163,8 +163,9 @@ class Sender:
                             broken = error
                     webhook.receive()
             except DeliveryError as error:
+                hint = f": {error.hint}" if error.hint else ""
                 raise DeliveryError(
-                    f"{error.message} on {change.event.verb} {change.path}"
+                    f"{error.message} on {change.event.verb} {change.path}{hint}"
                 ) from error
             acknowledged(change.event, change.path, change.sha)
             if broken is not None:

@@ -45,6 +45,7 @@ from docora_ops.worker.circuit import announce_open_circuit
 from docora_ops.worker.clone import NO_COMMIT, Clone, Commit
 from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.deliveries import Plan, Sender, compare, fits_index
+from docora_ops.worker.endpoint import secrets_of
 from docora_ops.worker.scan import Scan, scan
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import Webhook
@@ -164,6 +165,7 @@ class _Snapshot:
         payload = link.payload
         key = self.settings.require_encryption_key()
         self.cleaner.learn((payload.github_token_encrypted, payload.client_auth_key_encrypted))
+        self.cleaner.learn(secrets_of(payload.base_url))
         token = None
         if payload.github_token_encrypted is not None:
             token = decrypt(payload.github_token_encrypted, key, "the GitHub token")

@@ -19,7 +19,9 @@ from docora_ops.worker.clone import NO_COMMIT, Clone, Commit, TreeEntry
 from docora_ops.worker.objects import Objects
 
 _NAME = "docora-ops-scan"
-_HEADER = b"docora-ops scan 1\n"
+_HEADER = b"docora-ops scan 2\n"
+"""Changes with what a scan says about the same file, so that old ones are not used again."""
+_PDF = b"%PDF-"
 _LONGEST_LINE = 8192
 """Bytes; git's own limit for a path is half of it."""
 _MOST_WAITING = 1000
@@ -36,7 +38,7 @@ class File:
     """SHA-256 of the bytes, in hex."""
     size: int
     is_text: bool
-    """UTF-8 without NUL: sent as it is."""
+    """UTF-8 without NUL, and no PDF: sent as it is."""
 
     @property
     def name(self) -> str:
@@ -140,8 +142,10 @@ def _hashed(entry: TreeEntry, objects: Objects) -> File:
     digest = hashlib.sha256()
     decoder = codecs.getincrementaldecoder("utf-8")()
     is_text = True
-    for piece in content:
+    for number, piece in enumerate(content):
         digest.update(piece)
+        if number == 0 and piece.startswith(_PDF):
+            is_text = False
         if is_text:
             is_text = b"\0" not in piece and _decodes(decoder, piece)
     is_text = is_text and _decodes(decoder, b"", final=True)

@@ -1,10 +1,10 @@
-"""Signed POSTs to one app, over one connection."""
+"""Signed POSTs to one app, over connections that are kept."""
 
 from __future__ import annotations
 
 import hmac
 import http.client
-import select
+import logging
 import signal
 import socket
 import ssl
@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from typing import Any, cast
-from urllib.parse import quote, urlsplit
 
 from docora_ops import __version__
 from docora_ops.errors import DeliveryError
+from docora_ops.render.text import inert
 from docora_ops.worker.bodies import Body
+from docora_ops.worker.connection import Connection
+from docora_ops.worker.endpoint import Endpoint, endpoint_of
 
 _GATHERED = 1 << 18
 """Bytes of a long body that are sent at once."""
@@ -25,43 +26,78 @@ _WATCH_INTERVAL = 0.25
 _LONGEST_ANSWER = 1 << 16
 """Bytes of an answer that are read, so that the connection can be used again."""
 _HUNG_UP = (ConnectionError, ssl.SSLError)
+_FOLLOWED = {307, 308}
+"""Redirects that ask for the same request elsewhere."""
+_NOT_FOLLOWED = {301, 302, 303}
+"""Redirects that clients follow with a GET, which would deliver nothing."""
+_MOST_REDIRECTS = 5
+
+log = logging.getLogger("rq.worker.snapshot")
 
 
 class Webhook:
     """One app's endpoint. `timeout` is for a whole POST, from the TLS handshake to the answer.
 
-    Connecting has as much time for each address of the host.
-    Raises DeliveryError, without the name of the file, in all its calls. Redirects are not
-    followed, certificates are verified.
+    Connecting has as much time for each address of the host. Redirects by 307 and 308 are followed
+    within the same time; each POST begins at the app's base_url again. Certificates are verified.
+    Raises DeliveryError, without the name of the file, in all its calls.
     """
 
     def __init__(self, base_url: str, app_id: str, auth_key: str, *, timeout: float) -> None:
         self._app_id = app_id
         self._key = auth_key.encode()
         self._timeout = timeout
-        self._connection, self._path = _connection(base_url, timeout)
+        self._base = self._endpoint = endpoint_of(base_url)
+        self._connections: dict[tuple[str, str, int], Connection] = {}
+        self._connection = self._connection_to(self._base)
         self._watch = _Watch()
-        self._again: tuple[str, dict[str, str], bytes] | None = None
-        """What may be sent once more, should the connection turn out to be a dead one."""
+        self._deadline = 0.0
+        self._redirects = 0
+        self._headers: dict[str, str] = {}
+        self._body: Body | bytes = b""
+        self._is_repeatable = False
+        """Whether to send once more, should the connection turn out to be a dead one."""
         self._hung_up: OSError | None = None
         """Set when the app hung up before it had all."""
+        self._unsent: Iterator[bytes] = iter(())
+        """The rest of a body, after the app hung up."""
+        self._known_origins = {self._base.origin}
+        """Origins that are the app's own, or were logged."""
 
     def __enter__(self) -> Webhook:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._watch.end()
-        self._connection.close()
+        self._close_all()
 
     def send(self, event: str, body: Body | bytes) -> None:
         """Send a body to `{base_url}/{event}`; `receive` has the answer."""
+        self._headers, self._body = self._sign(body), body
+        with self._errors():
+            self._redirects = 0
+            self._deadline = time.monotonic() + self._timeout
+            self._watch.begin(self._deadline)
+            self._post(self._base.below(event))
+
+    def receive(self) -> None:
+        """Wait for the answer to what was sent. Raises DeliveryError unless it is 2xx."""
+        with self._errors():
+            while (endpoint := self._read_answer()) is not None:
+                # The rest of the body has to be read before its source can begin again.
+                for _ in self._unsent:
+                    pass
+                self._post(endpoint)
+        self._watch.pause()
+
+    def _sign(self, body: Body | bytes) -> dict[str, str]:
         timestamp = str(int(time.time()))
         signature = hmac.new(self._key, f"{timestamp}.".encode(), "sha256")
         length = 0
         for piece in _pieces(body):
             signature.update(piece)
             length += len(piece)
-        headers = {
+        return {
             "Content-Type": "application/json",
             "Content-Length": str(length),
             "User-Agent": f"docora-ops/{__version__}",
@@ -69,85 +105,128 @@ class Webhook:
             "X-Docora-Timestamp": timestamp,
             "X-Docora-Signature": f"sha256={signature.hexdigest()}",
         }
-        with self._errors():
-            self._forget_closed_connection()
-            is_used = self._connection.sock is not None
-            self._again = (event, headers, body) if is_used and isinstance(body, bytes) else None
-            self._watch.begin(time.monotonic() + self._timeout, self._connection)
-            self._write(event, headers, body)
 
-    def receive(self) -> None:
-        """Wait for the answer to what was sent. Raises DeliveryError unless it is 2xx."""
-        # An answer that ends with its connection is the only one to close that.
-        with self._errors(), closing(self._answer()) as answer:
-            if not 200 <= answer.status < 300:  # noqa: PLR2004 - what HTTP calls success
-                self._watch.pause()
-                raise DeliveryError(f"HTTP {answer.status}")
-            if self._hung_up is not None:
-                raise self._hung_up
-            answer.read(_LONGEST_ANSWER)
-            if self._watch.expired:
-                raise TimeoutError
-            if not answer.isclosed():
-                self._connection.close()
-        self._watch.pause()
+    def _post(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._connection = self._connection_to(endpoint)
+        self._connection.close_if_ended()
+        self._is_repeatable = self._connection.is_open and isinstance(self._body, bytes)
+        self._write()
 
-    def _write(self, event: str, headers: dict[str, str], body: Body | bytes) -> None:
+    def _write(self) -> None:
         self._hung_up = None
-        if self._connection.sock is None:
-            self._connection.connect()
-            # From here on the watch sees to it.
-            cast("socket.socket", self._connection.sock).settimeout(None)
-        self._watch.guard(self._connection.sock)
-        self._connection.putrequest("POST", f"{self._path}/{event}", skip_accept_encoding=True)
-        for name, value in headers.items():
-            self._connection.putheader(name, value)
+        self._watch.guard(self._connection)
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.open(left)
+        # Again, since a connection that is closed early forgets its socket.
+        self._watch.guard(self._connection)
+        self._connection.put_head(self._endpoint, self._headers)
         try:
-            if isinstance(body, bytes):
-                with self._connection.gathering():
-                    self._connection.endheaders(body)
+            if isinstance(self._body, bytes):
+                self._connection.end_head(self._body)
             else:
-                self._connection.endheaders()
-                for piece in _gathered(body.pieces()):
+                self._connection.end_head()
+                self._unsent = _gathered(self._body.pieces())
+                for piece in self._unsent:
                     self._connection.send(piece)
         except _HUNG_UP as error:
             # It may have said why: a body that is too large for it, for example.
             self._hung_up = error
 
+    def _read_answer(self) -> Endpoint | None:
+        """Returns where to send the request again, or None if the app took it."""
+        # An answer that ends with its connection is the only one to close that.
+        with closing(self._answer()) as answer:
+            there = self._redirect(answer) if answer.status in _FOLLOWED else None
+            if there is None:
+                if not 200 <= answer.status < 300:  # noqa: PLR2004 - what HTTP calls success
+                    raise self._refusal(answer)
+                if self._hung_up is not None:
+                    raise self._hung_up
+            if self._hung_up is None:
+                answer.read(_LONGEST_ANSWER)
+            if self._watch.expired:
+                raise TimeoutError
+            if self._hung_up is not None or not answer.isclosed():
+                self._connection.close()
+        return there
+
     def _answer(self) -> http.client.HTTPResponse:
         try:
-            return self._connection.getresponse()
+            return self._connection.answer()
         except _HUNG_UP as error:
-            if self._again is None or self._watch.expired:
+            if not self._is_repeatable or self._watch.expired:
                 raise self._hung_up or error from None
         # It had given the connection up just before, and no one can see that in time.
         self._connection.close()
-        self._write(*self._again)
-        return self._connection.getresponse()
+        self._write()
+        return self._connection.answer()
 
-    def _forget_closed_connection(self) -> None:
-        """An idle connection that the app has closed meanwhile is opened anew."""
-        sock = self._connection.sock
-        if sock is not None and select.select([sock], [], [], 0)[0]:
-            self._connection.close()
+    def _redirect(self, answer: http.client.HTTPResponse) -> Endpoint:
+        """Returns where a redirect leads. Raises DeliveryError if it is not to be followed."""
+        there = self._location(answer)
+        if there is None:
+            reason = "the app redirects without a Location that is an http or https URL"
+            raise self._connection.refusal(answer.status, reason)
+        if self._endpoint.scheme == "https" and there.scheme == "http":
+            reason = f"the app redirects from https to {there.url}, which is not encrypted"
+            raise self._connection.refusal(answer.status, reason)
+        self._redirects += 1
+        if self._redirects > _MOST_REDIRECTS:
+            reason = f"the app redirects more than {_MOST_REDIRECTS} times"
+            raise self._connection.refusal(answer.status, reason)
+        if there.origin not in self._known_origins:
+            self._known_origins.add(there.origin)
+            # Without the path, in which an app can repeat what it was sent.
+            where = f"{there.scheme}://{there.authority}"
+            log.warning("app %s redirects to %s", inert(self._app_id), inert(where))
+        return there
+
+    def _refusal(self, answer: http.client.HTTPResponse) -> DeliveryError:
+        if answer.status not in _NOT_FOLLOWED:
+            return self._connection.refusal(answer.status)
+        there = self._location(answer)
+        where = f" to {there.url}" if there else ""
+        return self._connection.refusal(
+            answer.status,
+            f"the app redirects{where}, which only 307 and 308 can do for a POST:"
+            " give it the new base_url",
+        )
+
+    def _location(self, answer: http.client.HTTPResponse) -> Endpoint | None:
+        location = answer.getheader("Location")
+        return self._endpoint.redirected(location) if location else None
+
+    def _connection_to(self, endpoint: Endpoint) -> Connection:
+        """Returns the connection of the endpoint, which may have been used before."""
+        if endpoint.origin not in self._connections:
+            if len(self._connections) > _MOST_REDIRECTS:
+                self._close_all()
+            self._connections[endpoint.origin] = Connection(endpoint)
+        return self._connections[endpoint.origin]
+
+    def _close_all(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except DeliveryError:
+            self._watch.pause()
+            raise
         except (OSError, http.client.HTTPException, ValueError) as error:
             expired = self._watch.expired or isinstance(error, TimeoutError)
             self._watch.pause()
             self._connection.close()
-            where = f"{self._connection.host}:{self._connection.port}"
             if expired:
-                reason = f"no answer from {where} within {self._timeout:g} s"
-            elif isinstance(error, ssl.SSLCertVerificationError):
-                reason = f"the certificate of {where} is not valid: {error.verify_message}"
-            elif isinstance(error, OSError) and error.strerror:
-                reason = f"{where}: {error.strerror}"
+                reason = self._connection.timeout(self._timeout, error)
             else:
-                reason = f"{where}: {type(error).__name__}"
+                reason = self._connection.failure(error)
             raise DeliveryError(reason) from error
 
 
@@ -160,22 +239,22 @@ class _Watch:
 
     def __init__(self) -> None:
         self._end = threading.Event()
-        self._running: tuple[float, http.client.HTTPConnection, socket.socket | None] | None = None
+        self._running: tuple[float, Connection | None, socket.socket | None] | None = None
         self.expired = False
         self._thread: threading.Thread | None = None
 
-    def begin(self, deadline: float, connection: http.client.HTTPConnection) -> None:
-        """Watch an exchange, from a TLS handshake on, until `pause` or the deadline."""
+    def begin(self, deadline: float) -> None:
+        """Watch an exchange until `pause` or the deadline."""
         self.expired = False
-        self._running = (deadline, connection, None)
+        self._running = (deadline, None, None)
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
 
-    def guard(self, sock: socket.socket) -> None:
-        """This is the connection to end at the deadline, also when it is given up before."""
+    def guard(self, connection: Connection) -> None:
+        """End this connection at the deadline: the socket that it has now, or will have."""
         if self._running is not None:
-            self._running = (*self._running[:2], sock)
+            self._running = (self._running[0], connection, connection.sock)
 
     def pause(self) -> None:
         """The exchange is over."""
@@ -193,63 +272,12 @@ class _Watch:
             running = self._running
             if running is not None and time.monotonic() > running[0]:
                 self.expired = True
-                sock = running[2] or running[1].sock
+                _, connection, sock = running
+                if sock is None and connection is not None:
+                    sock = connection.sock
                 if sock is not None:
                     with suppress(OSError):
                         sock.shutdown(socket.SHUT_RDWR)
-
-
-class _Gathering:
-    """Sends the head of a request and a small body in one piece: one packet, one system call."""
-
-    _gathered: list[Any] | None = None
-
-    @contextmanager
-    def gathering(self) -> Iterator[None]:
-        """Send at the end of the block what is sent in it."""
-        gathered: list[Any] = []
-        self._gathered = gathered
-        try:
-            yield
-        finally:
-            self._gathered = None
-        self.send(b"".join(gathered))
-
-    def send(self, data: Any) -> None:
-        """Send, or gather."""
-        if self._gathered is None:
-            super().send(data)  # type: ignore[misc]
-        else:
-            self._gathered.append(data)
-
-
-class _HTTPConnection(_Gathering, http.client.HTTPConnection):
-    """Plain."""
-
-
-class _HTTPSConnection(_Gathering, http.client.HTTPSConnection):
-    """Encrypted."""
-
-
-def _connection(base_url: str, timeout: float) -> tuple[_HTTPConnection | _HTTPSConnection, str]:
-    """Connection, not yet made, and path. Raises DeliveryError."""
-    try:
-        parts = urlsplit(base_url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port, parts = None, None, urlsplit("")
-    if parts.scheme not in {"http", "https"} or not host or parts.username or parts.password:
-        raise DeliveryError("the app's base_url is not an http or https URL without credentials")
-    path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
-    try:
-        # Without a port of ours it would look for one in the host, and find it in IPv6's.
-        if parts.scheme == "http":
-            return _HTTPConnection(host, port or 80, timeout=timeout), path
-        context = ssl.create_default_context()
-        connection = _HTTPSConnection(host, port or 443, timeout=timeout, context=context)
-    except http.client.InvalidURL:
-        raise DeliveryError("the host in the app's base_url is not one") from None
-    return connection, path
 
 
 def _pieces(body: Body | bytes) -> Iterable[bytes]:

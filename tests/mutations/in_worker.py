@@ -6,6 +6,7 @@ from tests.mutations.mutation import Mutation, Promise
 
 _DELIVERIES = "docora_ops/worker/deliveries.py"
 _JOB = "docora_ops/worker/job.py"
+_WEBHOOK = "docora_ops/worker/webhook.py"
 _QUEUE_WORKER = "docora_ops/queue/worker.py"
 
 MUTATIONS = (
@@ -30,16 +31,62 @@ MUTATIONS = (
     Mutation(
         "redirect-taken-for-a-yes",
         Promise.DELIVERED_IS_RECORDED,
-        "docora_ops/worker/webhook.py",
+        _WEBHOOK,
         (("if not 200 <= answer.status < 300:", "if not 200 <= answer.status < 400:"),),
         ("test_any_answer_but_2xx_ends_the_job_at_once",),
     ),
     Mutation(
         "half-an-answer-taken-for-a-yes",
         Promise.DELIVERED_IS_RECORDED,
-        "docora_ops/worker/webhook.py",
-        (("                raise self._hung_up\n", "                pass\n"),),
+        _WEBHOOK,
+        (("                    raise self._hung_up\n", "                    pass\n"),),
         ("test_an_app_that_says_yes_before_it_has_read_the_body_is_not_believed",),
+    ),
+    Mutation(
+        "login-goes-to-another-host",
+        Promise.SECRETS_STAY,
+        "docora_ops/worker/endpoint.py",
+        (
+            (
+                "authorization=self.authorization if is_same else None",
+                "authorization=self.authorization",
+            ),
+        ),
+        ("test_the_same_signed_request_goes_where_307_and_308_lead",),
+    ),
+    Mutation(
+        "login-of-an-app-not-cut-out",
+        Promise.SECRETS_STAY,
+        _JOB,
+        (("        self.cleaner.learn(secrets_of(payload.base_url))\n", ""),),
+        ("test_what_an_app_repeats_of_its_login_is_not_shown",),
+    ),
+    Mutation(
+        "each-redirect-has-its-own-time",
+        Promise.NOTHING_HANGS,
+        _WEBHOOK,
+        (
+            (
+                "        self._hung_up = None\n        self._watch.guard",
+                "        self._hung_up = None\n"
+                "        self._deadline = time.monotonic() + self._timeout\n"
+                "        self._watch.begin(self._deadline)\n"
+                "        self._watch.guard",
+            ),
+        ),
+        ("test_all_redirects_of_a_post_share_its_time",),
+    ),
+    Mutation(
+        "rest-of-a-body-left-in-git",
+        Promise.DELIVERED_IS_RECORDED,
+        _WEBHOOK,
+        (
+            (
+                "                for _ in self._unsent:\n                    pass\n",
+                "",
+            ),
+        ),
+        ("test_a_redirect_before_the_whole_body_was_read_is_followed",),
     ),
     Mutation(
         "tried-again-after-the-last-verdict",

@@ -15,6 +15,36 @@ ALIKE = {
         "HTTP 500 on created my docs/read me (2).md",
     ],
     "HTTP 502 on deleted *": ["HTTP 502 on deleted a/b"],
+    "HTTP 301 on created *": [
+        "HTTP 301 on created a: the app redirects to http://x.example/a, which is not followed",
+        "HTTP 301 on created Notification failed for created a: HTTP 502",
+    ],
+    "Notification failed for created *: HTTP 502": [
+        "Notification failed for created src/index.ts: HTTP 502",
+        "Notification failed for created LICENSE: HTTP 502",
+        "Notification failed for created .env: HTTP 502",
+        "Notification failed for created a b: HTTP 502",
+        "Notification failed for created a: b:c: HTTP 502",
+        "Notification failed for created a: HTTP 404: HTTP 502",
+        "Notification failed for created x on created y: HTTP 502",
+        "Notification failed for created line\nline: HTTP 502",
+        "Notification failed for created 'q\": HTTP 502",
+    ],
+    "Notification failed for updated *: HTTP 401": ["Notification failed for updated a: HTTP 401"],
+    "Notification failed for deleted *: getaddrinfo ENOTFOUND *": [
+        "Notification failed for deleted LICENSE: getaddrinfo ENOTFOUND acme.example",
+    ],
+    "Notification failed for deleted *: connect ECONNREFUSED *": [
+        "Notification failed for deleted a b: connect ECONNREFUSED 203.0.113.24:443",
+        "Notification failed for deleted .env: connect ECONNREFUSED 203.0.113.25:443",
+    ],
+    "Notification failed for created *: timeout of * exceeded": [
+        "Notification failed for created LICENSE: timeout of 30000ms exceeded",
+    ],
+    "Notification failed for created *: Parse Error: Expected *": [
+        "Notification failed for created a: b: Parse Error: Expected HTTP/",
+    ],
+    "Notification failed for created *": ["Notification failed for created a path that is cut o"],
     "fatal: unable to access *: The requested URL returned error: 503": [
         "fatal: unable to access 'https://github.com/a/b/': The requested URL returned error: 503",
         'fatal: unable to access "https://x.example": The requested URL returned error: 503',

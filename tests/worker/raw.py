@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Lock, Thread
 
+import trustme
+
 from docora_ops.demo.receiver import Receiver, Request
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -76,6 +78,14 @@ class Talk:
         self._connection.sendall(data)
         self._connection.shutdown(socket.SHUT_WR)
 
+    def tunnel(self, port: int) -> None:
+        """Forward whatever comes, in both directions, until one side hangs up."""
+        with socket.create_connection(("127.0.0.1", port)) as server:
+            back = Thread(target=_forward, args=(server, self._connection))
+            back.start()
+            _forward(self._connection, server)
+            back.join(PATIENCE)
+
     def reset(self) -> None:
         """Close the connection in the rude way."""
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -90,6 +100,15 @@ class Talk:
         with suppress(OSError):
             while self._connection.recv(1 << 16):
                 pass
+
+
+def _forward(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    for end in (source, target):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
 
 
 class RawApp:
@@ -158,3 +177,16 @@ def raw_app(
         app.listener.close()
         for thread in threads:
             thread.join(PATIENCE)
+
+
+def take_all(talk: Talk) -> None:
+    """Have the receiver take every request of the connection."""
+    while talk.take():
+        pass
+
+
+def context(authority: trustme.CA, name: str) -> ssl.SSLContext:
+    """A server's, with a certificate for this name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    return context

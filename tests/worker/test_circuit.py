@@ -139,11 +139,21 @@ def test_apps_that_can_not_be_told_are_named_in_the_log_and_nothing_else(
         talk.read()
         talk.wait_for_hangup()
 
-    with raw_app(snapshots.receiver, say_nothing) as silent:
+    def move(talk: Talk) -> None:
+        request = talk.read()
+        assert request is not None
+        login = request.headers["Authorization"].removeprefix("Basic ")
+        talk.send(f"HTTP/1.1 301 Moved\r\nLocation: /{login}\r\n\r\n".encode())
+
+    with (
+        raw_app(snapshots.receiver, say_nothing) as silent,
+        raw_app(snapshots.receiver, move) as moved,
+    ):
         link, upstream = snapshots.add_link({"a": "1"})
         port = refused_port()
         urls = {
             "Silent": silent.base_url,
+            "Moved": f"http://user:geheim@{moved.host}/Moved",
             "Down": f"http://127.0.0.1:{port}",
             "Unknown": "gopher://x",
             "Broken": None,
@@ -171,6 +181,8 @@ def test_apps_that_can_not_be_told_are_named_in_the_log_and_nothing_else(
     }
     reasons = {
         "Silent": f"no answer from {silent.host} within 0.3 s",
+        "Moved": f"HTTP 301: the app redirects to http://{moved.host}/***, which only 307 and 308"
+        " can do for a POST: give it the new base_url",
         "Down": f"127.0.0.1:{port}: Connection refused",
         "Unknown": "its auth key is not in the form iv:tag:ciphertext",
         "Broken": "HTTP 500",

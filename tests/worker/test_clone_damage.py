@@ -199,10 +199,10 @@ def test_a_clone_that_is_none_any_more_is_replaced(
         b"",
         b"\0" * 100,
         os.urandom(2000),
-        b"docora-ops scan 1\n",
-        b"docora-ops scan 1\n" + b"x" * 100_000,
-        b"docora-ops scan 2\n" + b"0" * 40 + b" " + b"0" * 64 + b" 1 t\tREADME.md\0",
+        b"docora-ops scan 2\n",
+        b"docora-ops scan 2\n" + b"x" * 100_000,
         b"docora-ops scan 1\n" + b"0" * 40 + b" " + b"0" * 64 + b" 1 t\tREADME.md\0",
+        b"docora-ops scan 2\n" + b"0" * 40 + b" " + b"0" * 64 + b" 1 t\tREADME.md\0",
     ],
     ids=["empty", "zeros", "noise", "head only", "no end", "other version", "other object"],
 )

@@ -47,6 +47,8 @@ TEXTS: dict[str | bytes, bytes] = {
     "noncharacters": "\ufffe\uffff\U0010ffff\ud7ff\ue000\ufffd".encode(),
     "line ends": b"a\r\nb\rc\n\r\n",
     "not normal": "e\u0301 \u00e9".encode(),
+    "no PDF yet": b"%PDF",
+    "PDF further on": b" %PDF-1.4\n",
     "json": b'{"a": [1, 2, "\\ud83d\\ude00"]}',
 }
 BINARIES: dict[str | bytes, bytes] = {
@@ -58,10 +60,14 @@ BINARIES: dict[str | bytes, bytes] = {
     "too long form": b"\xc0\xafetc",
     "beyond Unicode": b"\xf4\x90\x80\x80",
     "utf-16": "hello".encode("utf-16"),
+    "PDF of text alone": b"%PDF-1.4\n1 0 obj\n",
+    "PDF at its shortest": b"%PDF-",
 }
 
 
-def test_utf8_without_nul_is_sent_as_it_is_and_all_else_as_base64(snapshots: Snapshots) -> None:
+def test_utf8_without_nul_that_is_no_pdf_is_sent_as_it_is_and_all_else_as_base64(
+    snapshots: Snapshots,
+) -> None:
     link, upstream = snapshots.add_link({**TEXTS, **BINARIES})
     snapshots.run_job(link)
     assert_in_sync(snapshots, link, upstream)
@@ -155,6 +161,22 @@ def test_a_binary_file_goes_in_pieces_of_its_base64_text(
             {"id": chunk_id, "index": index, "total": total} for index in range(total)
         ]
     assert sent == []
+
+
+def test_a_scan_that_took_a_pdf_for_text_is_not_used_again(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a.pdf": b"%PDF-1.4\n" + b"text\n" * (MIB // 4)})
+    snapshots.run_job(link)
+    [scan] = snapshots.repos.rglob("docora-ops-scan")
+    content = scan.read_bytes()
+    assert content.startswith(b"docora-ops scan 2\n")
+    assert b" b\ta.pdf" in content
+    scan.write_bytes(content.replace(b"scan 2", b"scan 1").replace(b" b\t", b" t\t"))
+    snapshots.docora.connection.execute("DELETE FROM app_delivered_files")
+    snapshots.received().requests.clear()
+    snapshots.run_job(link)
+    assert len(bodies(snapshots)) > 1
+    assert all("chunk" in file for file in bodies(snapshots))
+    assert_in_sync(snapshots, link, upstream)
 
 
 def test_each_file_and_each_try_has_a_chunk_id_of_its_own(snapshots: Snapshots) -> None:

@@ -27,6 +27,7 @@ from tests.worker.running import all_processes, children_of, command_line
 from tests.worker.upstream_http import GitHandler, GitSite
 
 PASSWORD = "a-very-secret-database-password"
+APP_PASSWORD = "the-very-secret-password-of-an-app"
 ANOTHER_KEY = "can't be decrypted: it was encrypted with another ENCRYPTION_KEY"
 NO_FORM = "is not in the form iv:tag:ciphertext"
 
@@ -147,8 +148,8 @@ def fail_in_every_way(snapshots: Snapshots, url: str) -> dict[str, TestLink]:
         "Forbidden": snapshots.docora.add_repository("octo/y", url=f"https://{TOKEN}@x.example/y"),
     }
     urls = {
-        "Down": f"http://127.0.0.1:{refused_port()}",
-        "Unusable": f"https://user:{AUTH_KEY}@acme.example",
+        "Down": f"http://user:{APP_PASSWORD}@127.0.0.1:{refused_port()}?key={APP_PASSWORD}",
+        "Unusable": f"ftp://user:{APP_PASSWORD}@acme.example",
     }
     links = {}
     for name in (*repositories, *urls, "Refusing", "Killing", "Unrecorded", "Other", "Plain"):
@@ -219,7 +220,7 @@ def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
         "Nowhere": "does not ",
         "Forbidden": "the URL 'https://***@x.example/y' uses https: allowed is file, http",
         "Down": "Connection refused on created a",
-        "Unusable": "the app's base_url is not an http or https URL without credentials",
+        "Unusable": "the app's base_url is not an http or https URL",
         "Refusing": "HTTP 500 on created a",
         "Killing": "the snapshot was cut off: its process was killed (wait status 9)",
         "Unrecorded": "refuses: not for ***",
@@ -232,6 +233,7 @@ def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
     stored = {row["github_token_encrypted"] for row in rows}
     stored |= {row["client_auth_key_encrypted"] for row in rows}
     secrets = {TOKEN, AUTH_KEY, PASSWORD, KEY.hex(), *stored}
+    secrets.add(base64.b64encode(f"user:{APP_PASSWORD}".encode()).decode())
     secrets |= {text.rpartition(":")[2] for text in stored}
     secrets.add(base64.b64encode(f"{TOKEN}:".encode()).decode())
     told = [
@@ -255,6 +257,10 @@ def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
     }
     found = [
         (place, secret) for place, text in places.items() for secret in secrets if secret in text
+    ]
+    # A job's payload holds the base_url as Docora has it.
+    found += [
+        (place, "URL") for place in places.keys() - {"Redis"} if APP_PASSWORD in places[place]
     ]
     assert found == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import trustme
 from docora_ops.worker import job
 from tests.snapshots import Snapshots
 from tests.worker.checks import assert_in_sync, events, failure, sha
-from tests.worker.raw import OK, Talk, raw_app
+from tests.worker.raw import OK, Talk, context, raw_app, take_all
 from tests.worker.test_receiver_faults import FILES, goes_on_after, link_to
 
 LARGE = "x" * (20 << 20)
@@ -177,23 +176,6 @@ def test_an_app_that_says_yes_before_it_has_read_the_body_is_not_believed(
 
 
 # TLS
-
-
-@pytest.fixture
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-def context(authority: trustme.CA, name: str) -> ssl.SSLContext:
-    """A server's, with a certificate for this name."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(name).configure_cert(context)
-    return context
-
-
-def take_all(talk: Talk) -> None:
-    while talk.take():
-        pass
 
 
 def test_a_certificate_that_nobody_vouches_for_gets_nothing(

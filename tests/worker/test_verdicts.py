@@ -118,4 +118,5 @@ def test_a_base_url_without_a_port_means_that_of_its_scheme(
     base_url: str, expected: tuple[str, int]
 ) -> None:
     with Webhook(base_url, "app", "key", timeout=1) as webhook:
-        assert (webhook._connection.host, webhook._connection.port) == expected
+        connection = webhook._connection._http
+        assert (connection.host, connection.port) == expected
