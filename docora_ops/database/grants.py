@@ -77,7 +77,6 @@ WORKER_NEEDS = (
     Need("SELECT", "repository_snapshots", _SNAPSHOT, _WORKERS),
     Need("INSERT", "repository_snapshots", _SNAPSHOT, _WORKERS),
     Need("UPDATE", "repository_snapshots", _SNAPSHOT, _WORKERS),
-    Need("DELETE", "repository_snapshots", (), _WORKERS),
     Need("SELECT", "snapshot_files", _SNAPSHOT_FILE, _WORKERS),
     Need("INSERT", "snapshot_files", _SNAPSHOT_FILE, _WORKERS),
     Need("DELETE", "snapshot_files", (), _WORKERS),

@@ -27,6 +27,15 @@ WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s
 ORDER BY file_path COLLATE "C"
 """
 
+# By way of the apps: the primary key of the deliveries begins with them.
+HAD_COMMIT = """
+SELECT EXISTS (SELECT FROM repository_snapshots WHERE repository_id = %(repository_id)s)
+    OR EXISTS (
+        SELECT FROM apps a JOIN app_delivered_files f ON f.app_id = a.app_id
+        WHERE f.repository_id = %(repository_id)s
+    )
+"""
+
 APP_EXISTS = "SELECT 1 FROM apps WHERE app_id = %(app_id)s"
 
 # A delivery that a crash of Postgres takes back is only made once more, so none of them needs to
@@ -66,8 +75,6 @@ ON CONFLICT (repository_id) DO UPDATE SET commit_sha = excluded.commit_sha,
     branch = excluded.branch, scanned_at = excluded.scanned_at
 RETURNING id
 """
-
-DELETE_SNAPSHOT = "DELETE FROM repository_snapshots WHERE repository_id = %(repository_id)s"
 
 DELETE_SNAPSHOT_FILES = "DELETE FROM snapshot_files WHERE snapshot_id = %(snapshot_id)s"
 
@@ -281,9 +288,9 @@ def store_snapshot(
         )
 
 
-def remove_snapshot(database: Database, repository_id: str) -> None:
-    """The repository has no commit."""
-    database.execute(DELETE_SNAPSHOT, {"repository_id": repository_id})
+def had_commit(database: Database, repository_id: str) -> bool:
+    """Returns whether the repository has a snapshot, or an app has received a file of it."""
+    return database.row(HAD_COMMIT, {"repository_id": repository_id}) == (True,)
 
 
 def end_scan(database: Database, ref: LinkRef) -> None:

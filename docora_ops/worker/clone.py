@@ -12,7 +12,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -21,14 +22,16 @@ from docora_ops.errors import BrokenCloneError, GitError, SnapshotError
 from docora_ops.render.text import inert
 from docora_ops.worker.git import Git, output_of
 from docora_ops.worker.objects import Objects
+from docora_ops.worker.redirects import is_redirect, location_in, target_on_same_server
 
 log = logging.getLogger("rq.worker.snapshot")
 
-NO_COMMIT = "0" * 40
-"""The commit of a repository that has none yet."""
-
+_OWNER_ONLY = 0o700
+_OTHERS = 0o077
 _HEAD = "refs/docora-ops/head"
 _IDENTITY = "docora-ops-clone"
+_MAIN = "refs/heads/main"
+_MOST_REDIRECTS = 5
 _DAY = 86_400
 # git itself makes no such tree, but takes one from a server.
 _UNSAFE_PATH = re.compile(rb"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
@@ -36,10 +39,18 @@ _UNSAFE_PATH = re.compile(rb"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What the default branch stands at; `sha` is NO_COMMIT in an empty repository."""
+    """The newest commit of the branch that is delivered."""
 
     sha: str
     branch: str
+    default_branch: str
+
+    @property
+    def label(self) -> str:
+        """Names the branch, and the default branch if that is another one."""
+        if self.branch == self.default_branch:
+            return self.branch
+        return f"{self.branch} (default branch: {self.default_branch})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +62,9 @@ class TreeEntry:
 
 
 class Clone:
-    """The clone of one repository below `base_path`.
+    """The clone of one repository, in a folder below `base_path` where Docora never looks.
 
+    Clone and scan are for their owner alone: they hold private code.
     `url` is what git fetches from, `protocols` those that it may use, `timeout` the seconds that
     one call may take. Raises SnapshotError where the URL or the names are not to be used.
     """
@@ -69,21 +81,25 @@ class Clone:
         timeout: float,
     ) -> None:
         _check_url(url, protocols)
-        self.path = _path_below(base_path, owner, name)
+        self._base_path = base_path
         self._workshop = base_path / ".docora-ops"
+        self.path = _path_below(self._workshop / "clones", base_path, owner, name)
         self._mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
         self._url = url
-        self._git = Git(url, token, protocols, timeout)
+        self._git_for = partial(Git, token=token, protocols=protocols, timeout=timeout)
+        self._git = self._git_for(url)
         self._synced = ""
 
-    def sync(self, keep_alive: Callable[[], None]) -> Commit:
-        """Bring the clone to the head of the default branch.
+    def sync(self, keep_alive: Callable[[], None]) -> Commit | None:
+        """Bring the clone to the head of `main` or, if there is no `main`, of the default branch.
 
-        Must not run twice at once for one repository. `keep_alive` is called every 20 s or so.
+        Returns None where the repository shows no branch, and leaves the clone as it is. Must not
+        run twice at once for one repository. `keep_alive` is called every 20 s or so.
         Raises GitError when the repository can't be had, SnapshotError when the disk says no, and
         whatever `keep_alive` raises, after stopping git.
         """
         try:
+            self._make_folders()
             self._clear_workshop()
             commit = self._sync(keep_alive)
             self._synced = self._identity()
@@ -110,8 +126,6 @@ class Clone:
 
         Raises BrokenCloneError.
         """
-        if commit.sha == NO_COMMIT:
-            return
         with self._git.start(
             self.path, "ls-tree", "-r", "-z", "--full-tree", commit.sha
         ) as process:
@@ -132,22 +146,22 @@ class Clone:
         """For reading what the files hold."""
         return Objects(self._git, self.path)
 
-    def _sync(self, keep_alive: Callable[[], None]) -> Commit:
-        branch, sha = self._remote_head(keep_alive)
-        if sha == NO_COMMIT or self._local_head() == sha:
-            return Commit(sha, branch)
+    def _sync(self, keep_alive: Callable[[], None]) -> Commit | None:
+        commit = self._remote_head(keep_alive)
+        if commit is None or self._local_head() == commit.sha:
+            return commit
         if self._is_ours():
             try:
-                self._fetch(self.path, branch, keep_alive)
+                self._fetch(self.path, commit.branch, keep_alive)
             except GitError:
                 # The remote has just answered, so it may be the clone.
-                self._make_anew(branch, keep_alive)
+                self._make_anew(commit.branch, keep_alive)
         else:
-            self._make_anew(branch, keep_alive)
+            self._make_anew(commit.branch, keep_alive)
         head = self._local_head()
         if head is None:
             raise BrokenCloneError(f"the new clone of {self._url} can't be read")
-        return Commit(head, branch)
+        return replace(commit, sha=head)
 
     def _remove(self) -> None:
         with tempfile.TemporaryDirectory(
@@ -162,23 +176,43 @@ class Clone:
         except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
             return ""
 
-    def _remote_head(self, keep_alive: Callable[[], None]) -> tuple[str, str]:
-        """Name and commit of the default branch, asked without a clone."""
-        text = self._git.run(["ls-remote", "--symref", "--", self._url, "HEAD"], keep_alive)
-        branch, sha = "HEAD", ""
-        for line in text.splitlines():
+    def _remote_head(self, keep_alive: Callable[[], None]) -> Commit | None:
+        """Asks the server for `main` and the default branch; returns None if it has no branch."""
+        self._git = self._git_for(self._url)
+        default = "HEAD"
+        commits: dict[str, str] = {}
+        for line in self._ask_server(["--symref"], ["HEAD", _MAIN], keep_alive).splitlines():
             value, _, name = line.partition("\t")
-            if name != "HEAD":
-                continue
-            if value.startswith("ref: "):
-                branch = value.removeprefix("ref: ").removeprefix("refs/heads/")
-            else:
-                sha = value
-        if sha:
-            return branch, sha
-        if self._git.run(["ls-remote", "--", self._url], keep_alive).strip():
-            raise GitError(f"the default branch of {self._url} does not exist")
-        return branch, NO_COMMIT
+            if not value.startswith("ref: "):
+                commits[name] = value
+            elif name == "HEAD":
+                default = value.removeprefix("ref: ").removeprefix("refs/heads/")
+        # Docora's own worker delivers `main` and knows no other branch.
+        if _MAIN in commits:
+            return Commit(commits[_MAIN], "main", default if default != "HEAD" else "main")
+        if "HEAD" in commits:
+            return Commit(commits["HEAD"], default, default)
+        if self._ask_server([], ["refs/heads/*"], keep_alive).strip():
+            raise GitError(f"{self._url} has no branch main, and its default branch does not exist")
+        return None
+
+    def _ask_server(
+        self, options: Sequence[str], patterns: Sequence[str], keep_alive: Callable[[], None]
+    ) -> str:
+        """Lists refs of the server. From then on git uses the URL that redirects have led to.
+
+        Raises GitError where a redirect leads to another server.
+        """
+        for _ in range(_MOST_REDIRECTS + 1):
+            arguments = ["ls-remote", *options, "--", self._git.url, *patterns]
+            try:
+                return self._git.run(arguments, keep_alive)
+            except GitError as error:
+                if not is_redirect(error):
+                    raise
+            location = location_in(self._git.trace(arguments, keep_alive))
+            self._git = self._git_for(target_on_same_server(self._git.url, location))
+        raise GitError(f"{self._url} redirects more than {_MOST_REDIRECTS} times")
 
     def _local_head(self) -> str | None:
         """The commit that the clone stands at, if its tree can be read."""
@@ -195,8 +229,8 @@ class Clone:
     def _is_ours(self) -> bool:
         """Whether git may be run on what lies there.
 
-        Not in a working tree, such as Docora's own workers leave: the files of its top level are
-        a stranger's, and git would take its settings from one that is called `config`.
+        Not in a working tree: the files of its top level are a stranger's, and git would take
+        its settings from one that is called `config`.
         """
         return self._is_clone() and not (self.path / ".git").exists()
 
@@ -219,11 +253,11 @@ class Clone:
                 ["init", "--quiet", "--bare", "--template=", "--", str(folder)], keep_alive
             )
             self._fetch(folder, branch, keep_alive)
-            (folder / _IDENTITY).write_text(os.urandom(16).hex(), encoding="ascii")
+            identity = folder / _IDENTITY
+            identity.touch(mode=0o600)
+            identity.write_text(os.urandom(16).hex(), encoding="ascii")
             if self._is_clone():
                 self._remove()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o755)  # mkdtemp closes it to other users, Docora's own among them
             folder.rename(self.path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -232,12 +266,23 @@ class Clone:
         source = branch if branch == "HEAD" else f"refs/heads/{branch}"
         options = ["--quiet", "--force", "--no-tags", "--depth=1", "--no-write-fetch-head"]
         self._git.run(
-            ["fetch", *options, "--", self._url, f"+{source}:{_HEAD}"], keep_alive, inside=clone
+            ["fetch", *options, "--", self._git.url, f"+{source}:{_HEAD}"],
+            keep_alive,
+            inside=clone,
         )
+
+    def _make_folders(self) -> None:
+        """Creates the folders above the clone and closes them, and the clone, to other users."""
+        self._base_path.mkdir(parents=True, exist_ok=True)
+        owner = self.path.parent
+        for folder in (self._workshop, owner.parent, owner):
+            folder.mkdir(mode=_OWNER_ONLY, exist_ok=True)
+        for folder in (self._workshop, owner.parent, owner, self.path):
+            if folder.is_dir() and folder.stat().st_mode & _OTHERS:
+                folder.chmod(_OWNER_ONLY)
 
     def _clear_workshop(self) -> None:
         """Remove what killed jobs have left of this repository."""
-        self._workshop.mkdir(parents=True, exist_ok=True)
         for leftover in self._workshop.glob(f"{self._mark}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         for leftover in self.path.glob("docora-ops-scan.*"):
@@ -269,11 +314,11 @@ def _check_url(url: str, protocols: Sequence[str]) -> None:
         raise SnapshotError("the repository's URL has a user or a password in it")
 
 
-def _path_below(base_path: Path, owner: str, name: str) -> Path:
+def _path_below(clones: Path, base_path: Path, owner: str, name: str) -> Path:
     for part in (owner, name):
-        if part in {"", ".", ".."} or "/" in part or "\0" in part or part == ".docora-ops":
+        if part in {"", ".", ".."} or "/" in part or "\0" in part:
             raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
-    path = base_path / owner / name
+    path = clones / owner / name
     if _leads_to_itself(path) or not path.resolve().is_relative_to(base_path.resolve()):
         raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
     return path

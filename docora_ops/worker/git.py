@@ -27,6 +27,8 @@ _KEPT_VARIABLES = frozenset(
 _TOKEN = "DOCORA_OPS_GIT_TOKEN"  # noqa: S105 - the name of the variable
 # The token is the user name; git asks for it only where the repository itself lies.
 _HELPER = f'!f() {{ test "$1" != get || printf "username=%s\\npassword=\\n" "${_TOKEN}"; }}; f'
+_PRIVATE = 0o077
+"""The umask of every git: its files are for their owner alone."""
 _STEP = 20
 """Seconds after which whoever waits for git shows that he is alive."""
 
@@ -41,11 +43,13 @@ class Git:
     """How git is run for one repository: `timeout` is the seconds that one call may take.
 
     `url` is what it fetches from, `token` what it shows there, `protocols` those it may use.
+    git follows no redirect.
     """
 
     def __init__(
         self, url: str, token: str | None, protocols: Sequence[str], timeout: float
     ) -> None:
+        self.url = url
         self._environment = _environment(url, token, protocols)
         self._timeout = timeout
 
@@ -56,11 +60,35 @@ class Git:
 
         Raises GitError with what git complains about, and whatever `keep_alive` raises.
         """
+        code, output, complaint = self._finish(arguments, keep_alive, self._environment, inside)
+        if code:
+            raise GitError(_gist(complaint, arguments[0]))
+        return output
+
+    def trace(self, arguments: Sequence[str], keep_alive: Callable[[], None]) -> str:
+        """Runs git and returns its log of the HTTP headers. Not to be shown: it names hosts.
+
+        git leaves credentials out of it. Raises GitError when it takes too long, and whatever
+        `keep_alive` raises.
+        """
+        variables = self._environment | {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
+        _, _, log = self._finish(arguments, keep_alive, variables, None)
+        return log
+
+    def _finish(
+        self,
+        arguments: Sequence[str],
+        keep_alive: Callable[[], None],
+        variables: dict[str, str],
+        inside: Path | None,
+    ) -> tuple[int, str, str]:
+        """Runs git to its end; returns its exit code and what it wrote to stdout and stderr."""
         where = [f"--git-dir={inside}"] if inside else []
         end = time.monotonic() + self._timeout
         process = subprocess.Popen(
             ["git", *where, *arguments],
-            env=self._environment,
+            env=variables,
+            umask=_PRIVATE,
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -78,9 +106,11 @@ class Git:
         except BaseException:
             stop(process)
             raise
-        if process.returncode:
-            raise GitError(_gist(complaint.decode(errors="replace"), arguments[0]))
-        return output.decode(errors="replace")
+        return (
+            process.returncode,
+            output.decode(errors="replace"),
+            complaint.decode(errors="replace"),
+        )
 
     def start(
         self, clone: Path, *arguments: str, stdin: int = subprocess.DEVNULL
@@ -89,6 +119,7 @@ class Git:
         return subprocess.Popen(
             ["git", f"--git-dir={clone}", *arguments],
             env=self._environment,
+            umask=_PRIVATE,
             cwd="/",
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -131,6 +162,7 @@ def _environment(url: str, token: str | None, protocols: Sequence[str]) -> dict[
         ("fetch.recurseSubmodules", "false"),
         ("gc.autoDetach", "false"),
         ("maintenance.autoDetach", "false"),
+        ("http.followRedirects", "false"),  # git knows no limit to one host
         ("http.lowSpeedLimit", "1000"),
         ("http.lowSpeedTime", "60"),
     ]
@@ -146,7 +178,7 @@ def _environment(url: str, token: str | None, protocols: Sequence[str]) -> dict[
     }
     if token is not None:
         parts = urlsplit(url)
-        # Not for another host, should the repository's redirect there.
+        # Not for another host, whatever the server makes git ask for.
         configuration.append((f"credential.{parts.scheme}://{parts.netloc}.helper", _HELPER))
         environment[_TOKEN] = token
     environment["GIT_CONFIG_COUNT"] = str(len(configuration))

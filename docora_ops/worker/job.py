@@ -20,9 +20,9 @@ from docora_ops.database.snapshots import (
     fail_scan,
     git_failed,
     git_succeeded,
+    had_commit,
     read_deliveries,
     recipients,
-    remove_snapshot,
     session_id,
     store_snapshot,
 )
@@ -42,7 +42,7 @@ from docora_ops.render.text import inert, moment
 from docora_ops.settings import Settings, load_settings
 from docora_ops.worker.bodies import BodyWriter, Event
 from docora_ops.worker.circuit import announce_open_circuit
-from docora_ops.worker.clone import NO_COMMIT, Clone, Commit
+from docora_ops.worker.clone import Clone, Commit
 from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.deliveries import Plan, Sender, compare, fits_index
 from docora_ops.worker.endpoint import secrets_of
@@ -181,13 +181,18 @@ class _Snapshot:
             timeout=self.settings.git_timeout,
         )
         lock = RepositoryLock(self.settings, connect(self.settings), payload.repository)
-        commit, files = self._read(clone, lock)
+        commit = self._sync(clone, lock)
+        if commit is None:
+            log.warning("%s: the repository has no branch, so nothing is sent", self.name)
+            end_scan(self.database, link.ref)
+            return
+        commit, files = self._read(clone, lock, commit)
         with files:
             plan = compare(files, read_deliveries(self.database, link.ref))
             log.info(
                 "%s: %s at %s: %d to delete, %d to create, %d to update",
                 self.name,
-                inert(commit.branch),
+                inert(commit.label),
                 commit.sha[:12],
                 len(plan.deletions),
                 len(plan.creations),
@@ -205,19 +210,33 @@ class _Snapshot:
             self._store(commit, files)
         end_scan(self.database, link.ref)
 
-    def _read(self, clone: Clone, lock: RepositoryLock) -> tuple[Commit, Scan]:
-        """Fetch and scan; a clone that can't be read is thrown away, once."""
+    def _sync(self, clone: Clone, lock: RepositoryLock) -> Commit | None:
+        """Fetches the newest commit; returns None for a repository that never had one.
+
+        Raises GitError if the repository had one before: a gateway's empty answer looks to git
+        like a repository without branches, and must not have everything deleted at the apps.
+        """
         with lock.held():
             commit = clone.sync(lock.renew)
+        if commit is None and had_commit(self.database, self.repository_id):
+            raise GitError(
+                "the repository shows no branch, though it was delivered before: nothing is deleted"
+            )
         git_succeeded(self.database, self.repository_id)
+        return commit
+
+    def _read(self, clone: Clone, lock: RepositoryLock, commit: Commit) -> tuple[Commit, Scan]:
+        """Scans the commit; a clone that can't be read is thrown away and made anew, once."""
         try:
             return commit, scan(clone, commit)
         except BrokenCloneError as error:
             log.warning("%s: %s: cloning it anew", self.name, inert(error.message))
         with lock.held():
             clone.discard()
-            commit = clone.sync(lock.renew)
-        return commit, scan(clone, commit)
+        anew = self._sync(clone, lock)
+        if anew is None:
+            raise GitError("the repository shows no branch any more")
+        return anew, scan(clone, anew)
 
     def _deliver(
         self,
@@ -264,9 +283,6 @@ class _Snapshot:
             raise _GoneError
 
     def _store(self, commit: Commit, files: Scan) -> None:
-        if commit.sha == NO_COMMIT:
-            remove_snapshot(self.database, self.repository_id)
-            return
         store_snapshot(
             self.database,
             self.repository_id,

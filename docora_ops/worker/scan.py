@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from docora_ops.errors import SnapshotError
-from docora_ops.worker.clone import NO_COMMIT, Clone, Commit, TreeEntry
+from docora_ops.worker.clone import Clone, Commit, TreeEntry
 from docora_ops.worker.objects import Objects
 
 _NAME = "docora-ops-scan"
@@ -78,8 +78,6 @@ def scan(clone: Clone, commit: Commit) -> Scan:
     Same path and same git object: same content. Raises BrokenCloneError, SnapshotError.
     """
     try:
-        if commit.sha == NO_COMMIT:
-            return Scan(tempfile.TemporaryFile())
         with suppress(FileNotFoundError), (clone.path / _NAME).open("rb") as before:
             return _write(clone, commit, before)
         return _write(clone, commit, None)
@@ -100,7 +98,6 @@ def _write(clone: Clone, commit: Commit, before: IO[bytes] | None) -> Scan:
         stream.flush()
         # Or a power cut could leave a whole name on half a file.
         os.fsync(stream.fileno())
-        os.fchmod(stream.fileno(), 0o644)
         Path(name).replace(clone.path / _NAME)
     except BaseException:
         Path(name).unlink(missing_ok=True)

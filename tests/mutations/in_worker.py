@@ -188,13 +188,6 @@ MUTATIONS = (
         ("test_a_token_in_what_the_server_says_is_cut_out",),
     ),
     Mutation(
-        "token-offered-to-every-host",
-        Promise.SECRETS_STAY,
-        "docora_ops/worker/git.py",
-        (('f"credential.{parts.scheme}://{parts.netloc}.helper"', '"credential.helper"'),),
-        ("test_a_redirect_to_another_server_does_not_get_the_token",),
-    ),
-    Mutation(
         "log-is-not-inert",
         Promise.TEXT_IS_INERT,
         _JOB,
@@ -250,6 +243,35 @@ MUTATIONS = (
             ),
         ),
         ("test_the_token_is_the_user_name_and_reaches_nothing_but_the_server",),
+    ),
+    Mutation(
+        "empty-answer-taken-for-an-empty-repository",
+        Promise.ABSENCE_DELETES_NOTHING,
+        _JOB,
+        (
+            (
+                "        if commit is None and had_commit(self.database, self.repository_id):\n",
+                "        if commit is None and not self.repository_id:\n",
+            ),
+        ),
+        (
+            "test_an_empty_answer_of_a_gateway_is_a_git_failure_and_nothing_is_deleted",
+            "test_a_repository_that_shows_no_branch_any_more_is_a_git_failure_and_nothing_is_deleted",
+        ),
+    ),
+    Mutation(
+        "redirects-followed-to-any-host",
+        Promise.SECRETS_STAY,
+        "docora_ops/worker/git.py",
+        (('("http.followRedirects", "false")', '("http.followRedirects", "initial")'),),
+        ("test_another_server_is_not_asked_where_a_redirect_leads_to_it",),
+    ),
+    Mutation(
+        "clones-open-to-everybody",
+        Promise.SECRETS_STAY,
+        "docora_ops/worker/clone.py",
+        (("_OWNER_ONLY = 0o700\n", "_OWNER_ONLY = 0o755\n"),),
+        ("test_clones_and_scans_are_for_their_owner_alone_whatever_the_umask",),
     ),
     Mutation(
         "job-minds-the-status",

@@ -26,6 +26,7 @@ class Promise(StrEnum):
     TEXT_IS_INERT = "text of strangers is only text"
     CODES_HOLD = "exit codes and documents are as promised"
     PROGRESS_IS_SHARED = "progress is told, cancelling heard, and both forgotten"
+    ABSENCE_DELETES_NOTHING = "an empty answer is no order to delete"
     DELIVERED_IS_RECORDED = "what is recorded as delivered was acknowledged"
 
 

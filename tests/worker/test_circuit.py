@@ -249,7 +249,7 @@ def test_apps_are_told_though_the_verdict_can_not_be_written_at_once(
     sync = Clone.sync
     with psycopg.connect(snapshots.docora.database_access.owner) as holder:
 
-        def lock_and_sync(clone: Clone, keep_alive: Callable[[], None]) -> Commit:
+        def lock_and_sync(clone: Clone, keep_alive: Callable[[], None]) -> Commit | None:
             holder.execute("SELECT FROM app_repositories FOR UPDATE")
             return sync(clone, keep_alive)
 

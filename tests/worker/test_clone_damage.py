@@ -25,7 +25,7 @@ SCAN = "docora-ops-scan"
 
 
 def clone_of(snapshots: Snapshots) -> Path:
-    return snapshots.repos / "octo/api"
+    return snapshots.repos / ".docora-ops/clones/octo/api"
 
 
 def assert_sent_in_full(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> None:
@@ -43,7 +43,7 @@ def assert_sent_in_full(snapshots: Snapshots, link: TestLink, upstream: Upstream
     assert snapshots.deliveries(link) == expected
     assert snapshots.snapshot_files(link.repository_id) == expected
     workshop = snapshots.repos / ".docora-ops"
-    assert list(workshop.iterdir()) == []
+    assert [path.name for path in workshop.iterdir()] == ["clones"]
 
 
 def forget(snapshots: Snapshots) -> None:

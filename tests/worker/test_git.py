@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,10 +15,11 @@ from docora_ops.worker.git import Git
 from docora_ops.worker.objects import Objects
 from tests.rows import TestLink
 from tests.snapshots import Snapshots, Upstream
+from tests.worker.checks import snapshot_row
 
 
 def clone_of(snapshots: Snapshots, full_name: str = "octo/api") -> Path:
-    return snapshots.repos / full_name
+    return snapshots.repos / ".docora-ops/clones" / full_name
 
 
 def git_in(folder: Path, *arguments: str) -> str:
@@ -118,6 +120,41 @@ def test_the_default_branch_is_followed_whatever_its_name(snapshots: Snapshots) 
     assert branch_of(snapshots, link) == (upstream.head, "release/2.x")
 
 
+def test_main_is_delivered_though_another_branch_is_the_default(
+    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    upstream.git("checkout", "--quiet", "-b", "develop")
+    upstream.commit({"a": "2\n", "new": "2\n"})
+    with caplog.at_level(logging.INFO):
+        snapshots.run_job(link)
+    assert snapshots.received().files == {"a": b"1\n"}
+    main = upstream.git("rev-parse", "main").strip()
+    assert branch_of(snapshots, link) == (main, "main")
+    assert f"main (default branch: develop) at {main[:12]}" in caplog.text
+
+
+def test_a_main_that_comes_later_takes_the_place_of_the_default_branch(
+    snapshots: Snapshots,
+) -> None:
+    upstream = snapshots.add_upstream(branch="develop")
+    upstream.commit({"a": "1\n", "both": "1\n"})
+    link = snapshots.link(snapshots.add_app(), snapshots.add_repository(upstream))
+    snapshots.run_job(link)
+    clone = (clone_of(snapshots) / "docora-ops-clone").read_text()
+    assert branch_of(snapshots, link) == (upstream.head, "develop")
+    upstream.git("branch", "main")
+    snapshots.run_job(link)
+    assert branch_of(snapshots, link) == (upstream.head, "main")
+    assert len(events(snapshots)) == 2
+    upstream.git("checkout", "--quiet", "main")
+    upstream.commit({"a": None, "both": "2\n"})
+    snapshots.run_job(link)
+    assert_synced(snapshots, link, upstream)
+    assert events(snapshots)[2:] == [("delete", "a"), ("update", "both")]
+    assert (clone_of(snapshots) / "docora-ops-clone").read_text() == clone
+
+
 def test_a_renamed_default_branch_is_followed(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_link({"a": "1\n"})
     snapshots.run_job(link)
@@ -133,6 +170,7 @@ def test_another_default_branch_with_another_history_is_followed(snapshots: Snap
     snapshots.run_job(link)
     upstream.git("checkout", "--quiet", "--orphan", "next")
     upstream.commit({"a": None, "both": "2\n"})
+    upstream.git("branch", "--delete", "--force", "main")
     snapshots.run_job(link)
     assert_synced(snapshots, link, upstream)
     assert events(snapshots)[2:] == [("delete", "a"), ("update", "both")]
@@ -141,6 +179,7 @@ def test_another_default_branch_with_another_history_is_followed(snapshots: Snap
 def test_a_branch_without_a_name_is_followed(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_link({"a": "1\n"})
     upstream.git("checkout", "--quiet", "--detach")
+    upstream.git("branch", "--delete", "--force", "main")
     upstream.commit({"a": "2\n"})
     snapshots.run_job(link)
     assert_synced(snapshots, link, upstream)
@@ -172,30 +211,44 @@ def test_a_branch_that_is_set_back_is_followed(snapshots: Snapshots) -> None:
     assert_synced(snapshots, link, upstream)
 
 
-def test_an_empty_repository_is_in_sync_and_later_gets_its_files(snapshots: Snapshots) -> None:
+def test_an_empty_repository_is_in_sync_and_later_gets_its_files(
+    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
+) -> None:
     upstream = snapshots.add_upstream()
     link = snapshots.link(snapshots.add_app(), snapshots.add_repository(upstream))
     snapshots.run_job(link)
     assert snapshots.docora.status(link) == "synced"
     assert snapshots.received().requests == []
     assert git_failures(snapshots, link) == 0
+    assert "the repository has no branch, so nothing is sent" in caplog.text
+    assert snapshot_row(snapshots, link.repository_id) is None
     upstream.commit({"a": "1\n"})
     snapshots.run_job(link)
     assert_synced(snapshots, link, upstream)
 
 
-def test_a_repository_that_was_made_anew_without_a_commit_takes_its_files_away(
-    snapshots: Snapshots,
+@pytest.mark.parametrize("left", ["app_delivered_files", "repository_snapshots"])
+def test_a_repository_that_shows_no_branch_any_more_is_a_git_failure_and_nothing_is_deleted(
+    snapshots: Snapshots, left: str
 ) -> None:
+    """A delivery to any app is enough, or a snapshot alone."""
     link, upstream = snapshots.add_link({"a": "1\n", "b": "2\n"})
     snapshots.run_job(link)
+    other = snapshots.link(snapshots.add_app("Other"), link.repository_id)
+    rows = {"app_delivered_files", "repository_snapshots"} - {left}
+    snapshots.docora.connection.execute(f"DELETE FROM {rows.pop()}".encode())
+    before = snapshots.docora.dump()[0]
+    contents = upstream.contents()
     shutil.rmtree(upstream.path)
     Upstream(upstream.path)
-    snapshots.run_job(link)
-    assert snapshots.docora.status(link) == "synced"
-    assert snapshots.received().files == {}
-    assert events(snapshots)[2:] == [("delete", "a"), ("delete", "b")]
-    assert snapshots.deliveries(link) == snapshots.snapshot_files(link.repository_id) == {}
+    for number, each in enumerate((link, other), start=1):
+        assert "shows no branch, though it was delivered before" in fail(snapshots, each)
+        assert git_failures(snapshots, link) == number
+    assert len(events(snapshots)) == 2
+    assert snapshots.received().files == contents
+    after = snapshots.docora.dump()[0]
+    for table in ("app_delivered_files", "repository_snapshots", "snapshot_files"):
+        assert after[table] == before[table]
 
 
 def test_a_repository_that_is_gone_is_a_git_failure_and_nothing_is_deleted(
@@ -217,8 +270,9 @@ def test_a_default_branch_that_does_not_exist_is_a_git_failure_and_nothing_is_de
 ) -> None:
     link, upstream = snapshots.add_link({"a": "1\n"})
     snapshots.run_job(link)
+    upstream.git("branch", "--move", "trunk/2.x")
     upstream.git("symbolic-ref", "HEAD", "refs/heads/nowhere")
-    assert "default branch" in fail(snapshots, link)
+    assert "its default branch does not exist" in fail(snapshots, link)
     assert git_failures(snapshots, link) == 1
     assert list(snapshots.received().files) == ["a"]
 
@@ -265,21 +319,6 @@ def test_submodules_are_left_alone(snapshots: Snapshots) -> None:
     assert not (clone_of(snapshots) / "modules").exists()
 
 
-def test_a_clone_of_docoras_own_worker_is_replaced(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n"})
-    clone = clone_of(snapshots)
-    clone.parent.mkdir(parents=True)
-    options = ("--quiet", "--depth", "1", "--single-branch")
-    upstream.git("clone", *options, upstream.url, str(clone))
-    assert (clone / "a").exists()
-    upstream.commit({"b": "2\n"})
-    snapshots.run_job(link)
-    assert_synced(snapshots, link, upstream)
-    assert (clone / "HEAD").exists()
-    assert not (clone / ".git").exists()
-    assert not list((snapshots.repos / ".docora-ops").iterdir())
-
-
 def test_two_repositories_of_one_name_have_clones_of_their_own(snapshots: Snapshots) -> None:
     links = {}
     for full_name in ("octo/api", "other/api"):
@@ -301,7 +340,9 @@ def test_what_git_says_is_told_in_short(snapshots: Snapshots) -> None:
     clone = Clone(
         snapshots.repos, "octo", "api", upstream.url, token=None, protocols=["file"], timeout=60
     )
-    assert clone.sync(lambda: None).sha == upstream.head
+    commit = clone.sync(lambda: None)
+    assert commit is not None
+    assert commit.sha == upstream.head
     shutil.rmtree(upstream.path)
     with pytest.raises(GitError) as caught:
         clone.sync(lambda: None)

@@ -149,11 +149,16 @@ def test_a_token_in_what_the_server_says_is_cut_out(
 
 
 @pytest.mark.parametrize("login_first", [False, True])
-def test_a_redirect_to_another_server_does_not_get_the_token(
-    snapshots: Snapshots, site: GitSite, link: TestLink, login_first: bool
+def test_another_server_is_not_asked_where_a_redirect_leads_to_it(
+    snapshots: Snapshots,
+    site: GitSite,
+    link: TestLink,
+    login_first: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """It may be an internal one, which the owner of the repository must not learn about."""
     snapshots.set_token(link, TOKEN)
-    with GitSite(snapshots.folder / "upstream", token=TOKEN).serving() as other:
+    with GitSite(snapshots.folder / "upstream").serving() as other:
 
         def send_away(handler: GitHandler) -> bool:
             if login_first and handler.headers.get("Authorization") is None:
@@ -163,10 +168,13 @@ def test_a_redirect_to_another_server_does_not_get_the_token(
             return False
 
         site.intercept = send_away
-        fail(snapshots, link)
+        error = fail(snapshots, link)
+        assert "redirects to another server" in error
+        assert port_of(other) not in error
+        assert f"redirects to {other.url}: not followed" in caplog.text
+        assert git_failures(snapshots) == 1
         assert (basic(TOKEN) in site.logins) is login_first
-        assert other.logins
-        assert set(other.logins) == {""}
+        assert other.paths == []
 
 
 def test_a_redirect_on_the_same_server_is_followed_with_the_token(
@@ -189,6 +197,39 @@ def test_a_redirect_on_the_same_server_is_followed_with_the_token(
     assert snapshots.received().files == upstream.contents()
 
 
+@pytest.mark.parametrize(
+    ("suffix", "sentence"),
+    [("/login?next=", "is not a repository"), ("/again", "redirects more than 5 times")],
+)
+def test_a_redirect_on_the_same_server_that_leads_nowhere_is_a_git_failure(
+    snapshots: Snapshots, site: GitSite, link: TestLink, suffix: str, sentence: str
+) -> None:
+    def send_on(handler: GitHandler) -> bool:
+        handler.redirect(f"{suffix}{handler.path}")
+        return False
+
+    site.intercept = send_on
+    assert sentence in fail(snapshots, link)
+    assert git_failures(snapshots) == 1
+
+
+def test_an_empty_answer_of_a_gateway_is_a_git_failure_and_nothing_is_deleted(
+    snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
+) -> None:
+    def answer_with_nothing(handler: GitHandler) -> bool:
+        handler.send_response(200)
+        handler.end_headers()
+        return False
+
+    snapshots.run_job(link)
+    deliveries = snapshots.deliveries(link)
+    site.intercept = answer_with_nothing
+    assert "shows no branch, though it was delivered before" in fail(snapshots, link)
+    assert git_failures(snapshots) == 1
+    assert snapshots.received().files == upstream.contents()
+    assert snapshots.deliveries(link) == snapshots.snapshot_files(link.repository_id) == deliveries
+
+
 @pytest.mark.parametrize("command", ["ls-remote", "fetch"])
 def test_a_server_that_never_answers_is_a_git_failure_and_leaves_no_git(
     snapshots: Snapshots, site: GitSite, link: TestLink, command: str
@@ -209,7 +250,7 @@ def test_a_server_that_never_answers_is_a_git_failure_and_leaves_no_git(
     assert git_failures(snapshots) == 1
     assert held[0]
     eventually(lambda: not git_processes(port_of(site)), "the end of all git processes")
-    assert list((snapshots.repos / ".docora-ops").iterdir()) == []
+    assert [path.name for path in (snapshots.repos / ".docora-ops").iterdir()] == ["clones"]
 
 
 def test_the_repository_lock_is_renewed_while_git_works(

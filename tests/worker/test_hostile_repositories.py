@@ -12,7 +12,7 @@ from tests.worker.checks import assert_in_sync, events, link_row
 from tests.worker.upstream_http import GitSite
 
 
-def test_settings_of_git_in_a_stock_working_tree_are_not_taken(
+def test_settings_of_git_in_a_working_tree_are_not_taken(
     snapshots: Snapshots, tmp_path: Path
 ) -> None:
     """The files of its top level look like a repository's own: git would run what they say."""
@@ -25,7 +25,7 @@ def test_settings_of_git_in_a_stock_working_tree_are_not_taken(
             "refs/x": "",
         }
     )
-    clone = snapshots.repos / "octo" / "api"
+    clone = snapshots.repos / ".docora-ops/clones/octo/api"
     clone.parent.mkdir(parents=True)
     subprocess.run(["git", "clone", "--quiet", upstream.url, clone], check=True)
     assert (clone / ".git").is_dir()

@@ -106,4 +106,6 @@ def test_a_clone_that_another_job_has_made_anew_is_not_thrown_away(snapshots: Sn
     quick.sync(nothing)
     slow.discard()
     assert quick.path.exists()
-    assert [entry.path for entry in quick.files(quick.sync(nothing))] == [b"a"]
+    commit = quick.sync(nothing)
+    assert commit is not None
+    assert [entry.path for entry in quick.files(commit)] == [b"a"]
