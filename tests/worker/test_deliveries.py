@@ -16,7 +16,6 @@ from tests.worker.checks import (
     assert_in_sync,
     events,
     last,
-    link_row,
     scanned_ago,
     sha,
     snapshot_row,
@@ -200,17 +199,14 @@ def test_each_app_gets_what_it_lacks_itself(snapshots: Snapshots) -> None:
     assert_in_sync(snapshots, link, upstream)
 
 
-def test_a_repository_without_a_commit_takes_everything_back(snapshots: Snapshots) -> None:
+def test_a_commit_without_files_takes_everything_back(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_link({"a": "1", "b": "1"})
     snapshots.run_job(link)
-    upstream.git("update-ref", "-d", "HEAD")
+    upstream.commit({"a": None, "b": None})
     snapshots.run_job(link)
     assert events(snapshots)[2:] == [("delete", "a"), ("delete", "b")]
-    assert last(snapshots).json["commit_sha"] == "0" * 40
-    assert snapshots.received().files == {}
-    assert snapshots.deliveries(link) == {}
-    assert snapshot_row(snapshots, link.repository_id) is None
-    assert link_row(snapshots, link) == ("synced", 0, None)
+    assert last(snapshots).json["commit_sha"] == upstream.head
+    assert_in_sync(snapshots, link, upstream)
 
 
 def test_every_2xx_is_a_success(snapshots: Snapshots) -> None:

@@ -63,7 +63,7 @@ def test_a_lock_that_is_held_for_long_fails_the_job_and_not_the_repository(
     assert repository is not None
     assert repository["consecutive_failures"] == 0
     assert snapshots.docora.redis.get(KEY) == b"somebody else"
-    assert not (snapshots.repos / "octo").exists()
+    assert not (snapshots.repos / ".docora-ops").exists()
 
 
 def test_a_lock_that_is_let_go_is_taken(
