@@ -26,6 +26,7 @@ class CheckName(StrEnum):
     POSTGRES = "postgres"
     POSTGRES_VERSION = "postgres_version"
     POSTGRES_PRIMARY = "postgres_primary"
+    POSTGRES_POOLING = "postgres_pooling"
     TABLES = "tables"
     PRIVILEGES = "privileges"
     REDIS = "redis"

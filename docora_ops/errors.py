@@ -89,6 +89,12 @@ class PostgresError(ServerError):
     code = "postgres"
 
 
+class PoolingError(PostgresError):
+    """A proxy in front of Postgres pools statements, or what workers need to themselves."""
+
+    code = "postgres_pooling"
+
+
 class LinkError(PostgresError):
     """Postgres refused one statement for reasons that lie in its rows: other links may work."""
 

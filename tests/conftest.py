@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from hypothesis import configuration, settings
 
 from tests import servers
 from tests.harness import Docora
+from tests.pgbouncer import pgbouncer
 from tests.prescribed import (
     Access,
     create_roles,
@@ -198,11 +200,22 @@ def database(postgres_url: str, worker_number: int) -> Iterator[TestDatabase]:
         database.drop(connection)
 
 
+@pytest.fixture(scope="session")
+def access(database: TestDatabase) -> Iterator[Access]:
+    """How to connect to it; for commands with TEST_POOL_MODE through a PgBouncer."""
+    if mode := os.environ.get("TEST_POOL_MODE"):
+        database.prepare()
+        with pgbouncer(database.access, mode, 20) as pooled:
+            yield replace(database.access, command=pooled.command)
+    else:
+        yield database.access
+
+
 @pytest.fixture
-def database_access(database: TestDatabase) -> Access:
+def database_access(database: TestDatabase, access: Access) -> Access:
     """An empty database."""
     database.prepare()
-    return database.access
+    return access
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,10 @@ PATIENCE = 30.0
 """Seconds after which a test gives up on something that should happen at once."""
 PUSH = b"$4\r\npush\r\n"
 """In a request to Redis: the script of docora-ops is to push."""
-COMMIT = b"COMMIT"
+COMMIT = b"COMMIT\0"
 """In a request to Postgres."""
+LOOKUPS = 3
+"""Commits of a command that finds its link, before the one of the change."""
 
 _TICK = 0.02
 _LONGEST_MARKER = 64

@@ -57,9 +57,9 @@ class Rooms:
         **choice: Any,
     ) -> BulkResult:
         """A bulk retry; `prepare` gets the run when its operation is known and no link is done."""
-        with selecting.failed_links(self.database, **choice) as selection:
-            run = self._bulk_run(Operation.RETRY, selection, batch_size, note)
-            return self._finish(run, prepare, dry_run=dry_run)
+        selection = selecting.failed_links(self.database, **choice)
+        run = self._bulk_run(Operation.RETRY, selection, batch_size, note)
+        return self._finish(run, prepare, dry_run=dry_run)
 
     def resync_all(
         self,
@@ -69,9 +69,9 @@ class Rooms:
         dry_run: bool = False,
         prepare: Callable[[BulkRun], object] = lambda run: None,
     ) -> BulkResult:
-        with selecting.links_of_app(self.database, app_id) as (_, selection, _):
-            run = self._bulk_run(Operation.RESYNC, selection, batch_size, None)
-            return self._finish(run, prepare, dry_run=dry_run)
+        _, selection, _ = selecting.links_of_app(self.database, app_id)
+        run = self._bulk_run(Operation.RESYNC, selection, batch_size, None)
+        return self._finish(run, prepare, dry_run=dry_run)
 
     def schedule(
         self,
@@ -83,9 +83,9 @@ class Rooms:
     ) -> BulkResult:
         """A pass of the schedule; `prepare` gets the run when its links are chosen."""
         interval = self.settings.rescan_interval_ms
-        with selecting.due_links(self.database, interval) as selection:
-            run = self._bulk_run(Operation.SCHEDULE, selection, batch_size, note)
-            return self._finish(run, prepare, dry_run=dry_run)
+        selection = selecting.due_links(self.database, interval)
+        run = self._bulk_run(Operation.SCHEDULE, selection, batch_size, note)
+        return self._finish(run, prepare, dry_run=dry_run)
 
     def drift(self) -> DriftReport:
         return find_drift(self.database, self.queue, grace_seconds=0)

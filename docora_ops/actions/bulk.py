@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from typing import TypeVar
 
 from docora_ops.actions.audit import RunTrail
 from docora_ops.actions.batch import Batch, BatchHandler, Settled
@@ -21,6 +21,7 @@ from docora_ops.models import (
     BulkResult,
     ChangeNote,
     LinkFailure,
+    LinkRef,
     Operation,
     Outcome,
     Progress,
@@ -28,6 +29,8 @@ from docora_ops.models import (
 )
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
+
+Item = TypeVar("Item")
 
 BATCHES_IN_FLIGHT = 2
 """While Postgres works on the links of one batch, the jobs of the other are made and pushed."""
@@ -155,31 +158,26 @@ class BulkRun:
     def _work(self, handlers: Sequence[BatchHandler]) -> None:
         """All links in order, then once more, a moment later, those that were put off."""
         waiting = self.queue.read_waiting()
-        positions, fingerprints = array("L"), array("q")
-        start = 0
-        batches = (Batch(refs, waiting) for refs in self.selection.batches(self.batch_size))
-        for batch in self._handle(batches, handlers):
-            for position, ref in enumerate(batch.refs, start):
-                if ref.id in batch.put_off:
-                    positions.append(position)
-                    fingerprints.append(batch.put_off[ref.id])
-            start += len(batch.refs)
-        if not positions or self._must_stop():
+        put_off: list[tuple[LinkRef, int]] = []
+        first = (Batch(refs, waiting) for refs in self._batches(self.selection.refs))
+        for batch in self._handle(first, handlers):
+            marks = batch.put_off
+            put_off += [(ref, marks[ref.id]) for ref in batch.refs if ref.id in marks]
+        if not put_off or self._must_stop():
             return
         self._pause(SECOND_LOOK_DELAY)
         self._report()  # and learn whether it has been cancelled meanwhile
-        for _ in self._handle(self._final_batches(positions, fingerprints), handlers):
+        waiting = self.queue.read_waiting()
+        final = (
+            Batch([ref for ref, _ in pairs], waiting, {ref.id: mark for ref, mark in pairs})
+            for pairs in self._batches(put_off)
+        )
+        for _ in self._handle(final, handlers):
             pass
 
-    def _final_batches(
-        self, positions: Sequence[int], fingerprints: Sequence[int]
-    ) -> Iterator[Batch]:
-        waiting = self.queue.read_waiting()
-        start = 0
-        for refs in self.selection.at(positions, self.batch_size):
-            seen = fingerprints[start : start + len(refs)]
-            start += len(refs)
-            yield Batch(refs, waiting, {ref.id: mark for ref, mark in zip(refs, seen, strict=True)})
+    def _batches(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        for start in range(0, len(items), self.batch_size):
+            yield items[start : start + self.batch_size]
 
     def _handle(
         self, batches: Iterator[Batch], handlers: Sequence[BatchHandler]

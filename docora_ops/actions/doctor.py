@@ -15,6 +15,7 @@ from docora_ops.actions.drift import find_drift
 from docora_ops.database import Database
 from docora_ops.database.grants import TABLES, missing_columns
 from docora_ops.database.health import read_columns, read_role, read_server
+from docora_ops.database.pooling import find_pooling
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.drift import DriftKind, DriftReport
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
@@ -70,7 +71,7 @@ def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis
     with ExitStack() as stack:
         if database:
             stack.enter_context(closing(database))
-        postgres = _look_at_postgres(database)
+        postgres = _look_at_postgres(settings, database)
         redis = redis_side.result()
         drift = None
         if database and client and postgres.is_fit and redis.is_fit:
@@ -123,7 +124,7 @@ def _in_background(look: Callable[[], T]) -> Future[T]:
     return future
 
 
-def _look_at_postgres(database: Database | None) -> _Side:
+def _look_at_postgres(settings: Settings, database: Database | None) -> _Side:
     side = _Side()
     if database is None:
         return side
@@ -131,6 +132,7 @@ def _look_at_postgres(database: Database | None) -> _Side:
         server = read_server(database)
         side.checks.append(Check(CheckName.POSTGRES, CheckState.OK, str(database.target)))
         side.checks += postgres_checks.check_server(server)
+        side.checks.append(postgres_checks.check_pooling(find_pooling(settings)))
         missing = missing_columns(read_columns(database, TABLES))
         side.checks.append(postgres_checks.check_tables(missing, len(TABLES)))
         privileges = postgres_checks.check_privileges(read_role(database, TABLES))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from docora_ops.database.grants import excess, grant_statements, missing_needs
 from docora_ops.database.health import PostgresServer, Role
+from docora_ops.database.pooling import SESSIONS_FOR_WORKERS, Pooling
 from docora_ops.diagnosis import Check, CheckName, CheckState
 
 _OLDEST_MAJOR = 14
@@ -35,6 +36,31 @@ def check_server(server: PostgresServer) -> list[Check]:
     else:
         primary = Check(CheckName.POSTGRES_PRIMARY, CheckState.OK, "takes writes")
     return [version, primary]
+
+
+def check_pooling(pooling: Pooling) -> Check:
+    """What is in between, and what works there."""
+    match pooling:
+        case Pooling.TRANSACTIONS:
+            return Check(
+                CheckName.POSTGRES_POOLING,
+                CheckState.WARNING,
+                "a proxy that pools transactions: commands work, and a worker refuses to start",
+                SESSIONS_FOR_WORKERS,
+            )
+        case Pooling.UNDECIDED:
+            return Check(
+                CheckName.POSTGRES_POOLING,
+                CheckState.WARNING,
+                "unknown: two further connections at once were not to be had",
+                "allow the role, and the proxy's pool, more connections: a bulk operation uses "
+                "two at once",
+            )
+        case Pooling.SESSIONS:
+            found = "a proxy that pools sessions"
+        case Pooling.NONE:
+            found = "no pooling proxy"
+    return Check(CheckName.POSTGRES_POOLING, CheckState.OK, found)
 
 
 def check_tables(missing: Sequence[str], tables: int) -> Check:

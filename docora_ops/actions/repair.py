@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from sys import intern
 
 from docora_ops.actions.audit import RunTrail
 from docora_ops.actions.batch import Settled
 from docora_ops.actions.bulk import BulkRun, Stop
 from docora_ops.actions.drift import Suspect, confirmed, named
-from docora_ops.database import Database
-from docora_ops.database.drift import ChosenLinks, lock_against_new_links
-from docora_ops.database.links import describe_links, held_job_ids, links_of_jobs
+from docora_ops.database import Database, Selection
+from docora_ops.database.drift import lock_against_new_links
+from docora_ops.database.links import (
+    claim_unfinished_links,
+    describe_links,
+    held_job_ids,
+    links_of_jobs,
+)
 from docora_ops.drift import DriftKind, Finding, Mended, Mending, RepairResult
 from docora_ops.errors import LinkError
 from docora_ops.models import ChangeNote, LinkRef, Operation, Outcome
@@ -55,7 +61,7 @@ class Repair:
     on_progress: Callable[[int], None] = lambda _completed: None
     before_second_look: Callable[[int], object] = lambda _suspects: None
     _found: Counter[DriftKind] = field(default_factory=Counter)
-    _links: dict[DriftKind, ChosenLinks] = field(default_factory=dict)
+    _links: dict[DriftKind, list[LinkRef]] = field(default_factory=dict)
     _entries: Spool[Finding] = field(default_factory=lambda: Spool(_finding_fields, _finding))
     _mended: Spool[Mended] = field(default_factory=lambda: Spool(_mended_fields, _mended_of))
     _counts: Counter[Mending] = field(default_factory=Counter)
@@ -64,7 +70,7 @@ class Repair:
 
     def find(self) -> RepairResult:
         """Look, and look again, for what there is to mend. Raises PostgresError, RedisError."""
-        self._links = {kind: ChosenLinks.of(self.database) for kind in _LINK_KINDS}
+        self._links = {kind: [] for kind in _LINK_KINDS}
         for suspect in confirmed(
             self.database,
             self.queue,
@@ -78,7 +84,7 @@ class Repair:
                 continue
             self._found[kind] += 1
             if kind in self._links:
-                self._links[kind].refs.append(_ref(suspect))
+                self._links[kind].append(_ref(suspect))
             else:
                 self._entries.append(suspect.finding)
         return self.result()
@@ -91,9 +97,9 @@ class Repair:
         if self.note is not None:
             self._trail = RunTrail(self.note, self.result().total)
         self._remove_entries()
-        for kind, links in self._links.items():
-            if links.total and not self.stop.requested:
-                self._bulk_run(kind, links).run()
+        for kind, refs in self._links.items():
+            if refs and not self.stop.requested:
+                self._bulk_run(kind, refs).run()
         self.end_trail()
         return self.result()
 
@@ -111,9 +117,9 @@ class Repair:
         for findings in self._batches_of_entries():
             for finding in findings:
                 self._note(Mended(finding, Mending.REMOVED))
-        for kind, links in self._links.items():
-            if links.total:
-                self._bulk_run(kind, links).plan()
+        for kind, refs in self._links.items():
+            if refs:
+                self._bulk_run(kind, refs).plan()
         return self.result()
 
     def result(self) -> RepairResult:
@@ -123,7 +129,7 @@ class Repair:
 
     # Links without a job
 
-    def _bulk_run(self, kind: DriftKind, links: ChosenLinks) -> BulkRun:
+    def _bulk_run(self, kind: DriftKind, refs: Sequence[LinkRef]) -> BulkRun:
         def note(settled: Sequence[Settled]) -> None:
             names = describe_links(self.database, [item.ref.id for item in settled])
             for item in settled:
@@ -144,7 +150,7 @@ class Repair:
             self.database,
             self.queue,
             self.store,
-            links,
+            Selection(refs, (), claim_unfinished_links),
             LINKS_AT_ONCE,
             trail=self._trail,
             stop=self.stop,
@@ -228,7 +234,7 @@ _LINK_KINDS = (DriftKind.LOST, DriftKind.STUCK)
 
 def _ref(suspect: Suspect) -> LinkRef:
     finding = suspect.finding
-    return LinkRef(suspect.link_id, finding.app_id or "", finding.repository_id or "")
+    return LinkRef(suspect.link_id, intern(finding.app_id or ""), finding.repository_id or "")
 
 
 def _after_removal(finding: Finding, answer: RemovalAnswer, reason: str) -> Mended:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.database import Database, Selection
 from docora_ops.database.links import count_deliveries, count_deliveries_of_app
@@ -12,7 +9,6 @@ from docora_ops.database.selection import select_due, select_failed, select_of_a
 from docora_ops.models import App, FailedFilter, LinkRef
 
 
-@contextmanager
 def failed_links(
     database: Database,
     *,
@@ -20,7 +16,7 @@ def failed_links(
     error: str | None = None,
     limit: int | None = None,
     skip_open_circuits: bool = False,
-) -> Iterator[Selection]:
+) -> Selection:
     """The failed links, of one app or whose error contains a text, fixed at this moment.
 
     Raises NotFoundError, AmbiguousError, PostgresError.
@@ -31,20 +27,17 @@ def failed_links(
         limit=limit,
         skip_open_circuits=skip_open_circuits,
     )
-    with select_failed(database, which) as selection:
-        yield selection
+    return select_failed(database, which)
 
 
-@contextmanager
-def links_of_app(database: Database, app: str) -> Iterator[tuple[App, Selection, int]]:
+def links_of_app(database: Database, app: str) -> tuple[App, Selection, int]:
     """An app, every link of it, and how many files it has received. Raises the same."""
     found = resolve_app(database, app)
     files = count_deliveries_of_app(database, found.app_id)
-    with select_of_app(database, found.app_id) as selection:
-        yield found, selection, files
+    return found, select_of_app(database, found.app_id), files
 
 
-def due_links(database: Database, rescan_interval_ms: int) -> AbstractContextManager[Selection]:
+def due_links(database: Database, rescan_interval_ms: int) -> Selection:
     """The links that a job is due for, fixed at this moment. Raises PostgresError.
 
     Pending ones, those in sync whose last scan is longer ago than the interval, and failed ones

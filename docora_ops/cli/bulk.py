@@ -101,7 +101,6 @@ class BulkCommand:
         """A server was lost: say what had been done."""
         with suppress(RedisError):
             self._run.break_off()
-        self._context.database.close()  # or the selection's end would wait for a lost server too
         result = self._run.result()
         if self._as_json:
             self._context.show_document(documents.error(error, documents.bulk_result(result)))

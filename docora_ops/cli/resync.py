@@ -119,21 +119,21 @@ def _all(
     from docora_ops.models import Operation
     from docora_ops.render import tables
 
-    with links_of_app(context.database, app) as (found, selection, files):
-        names = {"app_id": found.app_id, "app_name": found.app_name}
-        return BulkCommand(
-            context,
-            Operation.RESYNC,
-            selection,
-            _BATCH_SIZE,
-            change_note("resync", reason, **names, all=True),
-            dry_run=dry_run,
-            as_json=as_json,
-            wait=wait,
-        ).run(
-            "{servers}: send {app}, over {links}, {files} again (forget the delivery records, "
-            "reset the links and queue their snapshot jobs)?",
-            terminal,
-            app=found.app_name,
-            files=tables.amount(files, "file"),
-        )
+    found, selection, files = links_of_app(context.database, app)
+    names = {"app_id": found.app_id, "app_name": found.app_name}
+    return BulkCommand(
+        context,
+        Operation.RESYNC,
+        selection,
+        _BATCH_SIZE,
+        change_note("resync", reason, **names, all=True),
+        dry_run=dry_run,
+        as_json=as_json,
+        wait=wait,
+    ).run(
+        "{servers}: send {app}, over {links}, {files} again (forget the delivery records, "
+        "reset the links and queue their snapshot jobs)?",
+        terminal,
+        app=found.app_name,
+        files=tables.amount(files, "file"),
+    )

@@ -134,20 +134,20 @@ def retry_all_failed(
         limit=limit,
         skip_open_circuits=skip_open_circuits,
     )
-    with failed_links(
+    selection = failed_links(
         context.database,
         app=app,
         error=error,
         limit=limit,
         skip_open_circuits=skip_open_circuits,
-    ) as selection:
-        return BulkCommand(
-            context,
-            Operation.RETRY,
-            selection,
-            batch_size,
-            note,
-            dry_run=dry_run,
-            as_json=as_json,
-            wait=waiting,
-        ).run("{servers}: reset {links} and queue their snapshot jobs?", terminal)
+    )
+    return BulkCommand(
+        context,
+        Operation.RETRY,
+        selection,
+        batch_size,
+        note,
+        dry_run=dry_run,
+        as_json=as_json,
+        wait=waiting,
+    ).run("{servers}: reset {links} and queue their snapshot jobs?", terminal)

@@ -28,13 +28,13 @@ def schedule(
     from docora_ops.cli.bulk import BulkCommand
     from docora_ops.models import Operation
 
-    with due_links(context.database, context.settings.rescan_interval_ms) as selection:
-        return BulkCommand(
-            context,
-            Operation.SCHEDULE,
-            selection,
-            _BATCH_SIZE,
-            change_note("schedule", reason),
-            dry_run=dry_run,
-            as_json=as_json,
-        ).run()
+    selection = due_links(context.database, context.settings.rescan_interval_ms)
+    return BulkCommand(
+        context,
+        Operation.SCHEDULE,
+        selection,
+        _BATCH_SIZE,
+        change_note("schedule", reason),
+        dry_run=dry_run,
+        as_json=as_json,
+    ).run()

@@ -4,5 +4,6 @@ from psycopg import Rollback
 
 from docora_ops.database.connection import Database
 from docora_ops.database.selection import Selection
+from docora_ops.database.session import Session
 
-__all__ = ["Database", "Rollback", "Selection"]
+__all__ = ["Database", "Rollback", "Selection", "Session"]

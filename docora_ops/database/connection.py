@@ -1,23 +1,24 @@
-"""Connecting to Postgres, and turning its errors into ours."""
+"""Connecting to Postgres, and turning its errors into ours.
+
+A proxy may give each transaction to another session of the server, which other programs use before
+and after. So no setting, cursor, prepared statement or lock of a `Database` outlives a transaction.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors as pg
-from psycopg import generators
 from psycopg.abc import Buffer, PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import _WaitTimeout
-from psycopg.pq import ExecStatus
-from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 from psycopg.types.datetime import TimestamptzLoader
 
@@ -25,6 +26,7 @@ from docora_ops.errors import (
     ConfigurationError,
     LinkError,
     LinkLockedError,
+    PoolingError,
     PostgresError,
     StatementTimeoutError,
 )
@@ -40,18 +42,17 @@ _REPLY_GRACE = 5
 
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 
-# Whatever style and zone the database is set to, moments are read in one form.
-SET_UP_SESSION = """
-SELECT set_config('datestyle', 'ISO', false), set_config('timezone', 'UTC', false),
-       set_config('statement_timeout', %(statement)s, false),
-       set_config('lock_timeout', %(lock)s, false),
-       set_config('idle_in_transaction_session_timeout', %(idle)s, false),
-       set_config('idle_session_timeout', '0', false),
-       set_config('tcp_keepalives_idle', '10', false),
-       set_config('tcp_keepalives_interval', '5', false),
-       set_config('tcp_keepalives_count', '3', false),
-       set_config('tcp_user_timeout', %(tcp)s, false)
-"""
+# Whatever isolation, style and zone the database is set to, transactions see what is committed
+# before each statement, and moments are read in one form.
+BEGIN = """BEGIN ISOLATION LEVEL {isolation};
+SET LOCAL datestyle = 'ISO';
+SET LOCAL timezone = 'UTC';
+SET LOCAL statement_timeout = '{statement}s';
+SET LOCAL lock_timeout = '{lock}s';
+SET LOCAL idle_in_transaction_session_timeout = '{idle}s'"""
+
+_STATEMENT_POOLING = "statement pooling"
+"""PgBouncer says this of a BEGIN; the code of its error says nothing."""
 
 _FIRST_MOMENT = datetime(1, 1, 1, tzinfo=UTC)
 _LAST_MOMENT = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
@@ -60,12 +61,13 @@ Parameters = Mapping[str, object]
 RV = TypeVar("RV")
 
 
-class _Connection(psycopg.Connection[TupleRow]):
+class Connection(psycopg.Connection[TupleRow]):
     """A connection that does not wait for a server that has gone silent."""
 
     reply_timeout: float | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """Wait for the server, as long as `reply_timeout` unless told otherwise."""
         return super().wait(gen, interval, self.reply_timeout if timeout is None else timeout)
 
 
@@ -95,9 +97,10 @@ class Target:
 
 
 class Database:
-    """One connection to Docora's database; it connects when first used.
+    """One connection to Docora's database, with or without a pooling proxy in between.
 
-    All calls raise PostgresError. Inside `transaction()`, statements take effect together.
+    Connects when first used. Each statement outside of `transaction()` runs in a transaction of
+    its own. All calls raise PostgresError.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -117,13 +120,27 @@ class Database:
             str(self._parameters.get("host") or "localhost"),
             str(self._parameters.get("dbname") or self._parameters.get("user") or "postgres"),
         )
-        self._connection: _Connection | None = None
-        self._prepared: dict[str, bytes] = {}
+        self._connection: Connection | None = None
+        self._in_transaction = False
 
     @property
     def _lock_timeout(self) -> float:
+        """Shorter than the statement's, which would end the wait without a reason."""
         settings = self._settings
         return min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
+
+    @property
+    def _idle_timeout(self) -> int:
+        """Or the locks of a machine that has lost its power are held for hours."""
+        return self._settings.statement_timeout + _REPLY_GRACE
+
+    @property
+    def session_id_of_driver(self) -> int:
+        """Process id of the session as told when connecting: a proxy tells another than Postgres.
+
+        Raises PostgresError.
+        """
+        return self._connect().info.backend_pid
 
     def sibling(self) -> Database:
         """Another connection to the same database, for another thread."""
@@ -137,35 +154,28 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit at the end, roll back on any exception; `Rollback` ends only the block."""
-        connection = self._connect()
-        # The driver lets `Rollback` through where the connection was lost; then nothing was
-        # committed either, and the next statement says that it is lost.
-        with self._errors(), suppress(psycopg.Rollback), connection.transaction():
+        with self._transaction("READ COMMITTED"):
             yield
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """A transaction whose statements all see the database at one moment."""
-        with self.transaction():
-            self.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        with self._transaction("REPEATABLE READ"):
             yield
 
     def rows(self, sql: str, parameters: Parameters | None = None) -> Sequence[TupleRow]:
         """Run one statement and return its rows."""
-        connection = self._connect()
-        with self._errors():
+        with self._statement() as connection:
             return connection.execute(sql.encode(), parameters).fetchall()
 
     def row(self, sql: str, parameters: Parameters | None = None) -> TupleRow | None:
         """Run one statement and return its first row, if any."""
-        connection = self._connect()
-        with self._errors():
+        with self._statement() as connection:
             return connection.execute(sql.encode(), parameters).fetchone()
 
     def execute(self, sql: str, parameters: Parameters | None = None) -> int:
         """Run one statement and return how many rows it touched."""
-        connection = self._connect()
-        with self._errors():
+        with self._statement() as connection:
             return connection.execute(sql.encode(), parameters).rowcount
 
     def stream(
@@ -175,45 +185,81 @@ class Database:
 
         `at_once`: how many rows the driver takes from the server together.
         """
-        connection = self._connect()
-        with self._errors(), connection.cursor() as cursor:
+        with self._statement() as connection, connection.cursor() as cursor:
             yield from cursor.stream(sql.encode(), parameters, size=at_once)
 
     def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         """Run one `COPY … FROM STDIN` with these rows."""
-        connection = self._connect()
-        with self._errors(), connection.cursor() as cursor, cursor.copy(sql.encode()) as copy:
+        with (
+            self._statement() as connection,
+            connection.cursor() as cursor,
+            cursor.copy(sql.encode()) as copy,
+        ):
             for row in rows:
                 copy.write_row(row)
 
-    def send(self, sql: str, parameters: Sequence[str]) -> None:
-        """Have the server run one statement, with `$1` and so on; `receive` waits for its end.
+    @contextmanager
+    def _statement(self) -> Iterator[Connection]:
+        """The connection, in a transaction that commits with the statement if none is open."""
+        if self._in_transaction:
+            with self._errors():
+                yield self._connect()
+        else:
+            with self._transaction("READ COMMITTED") as connection:
+                yield connection
 
-        Once this returns the statement is the server's, whatever becomes of this process.
-        """
-        connection = self._connect()
+    @contextmanager
+    def _transaction(self, isolation: str) -> Iterator[Connection]:
         with self._errors():
-            name = self._prepared.get(sql)
-            if name is None:
-                name = f"docora_ops_{len(self._prepared)}".encode()
-                connection.pgconn.send_prepare(name, sql.encode())
-                _check_results(connection.wait(generators.execute(connection.pgconn)))
-                self._prepared[sql] = name
-            values = [value.encode() for value in parameters]
-            connection.pgconn.send_query_prepared(name, values)
-            if connection.pgconn.flush():
-                connection.wait(generators.send(connection.pgconn))
+            assert not self._in_transaction  # noqa: S101 - or the inner would commit the outer
+            self._in_transaction = True
+            try:
+                connection = self._begin(isolation)
+                yield connection
+            except BaseException as error:
+                self._roll_back()
+                if not isinstance(error, psycopg.Rollback):
+                    raise
+            else:
+                connection.execute(b"COMMIT")
+            finally:
+                self._in_transaction = False
 
-    def receive(self) -> int:
-        """Wait for the statement that was sent; returns how many rows it touched or found."""
+    def _begin(self, isolation: str) -> Connection:
+        """Begin a transaction with all settings of ours, in one message."""
+        statements = BEGIN.format(
+            isolation=isolation,
+            statement=self._settings.statement_timeout,
+            lock=f"{self._lock_timeout:.1f}",
+            idle=self._idle_timeout,
+        ).encode()
         connection = self._connect()
-        with self._errors():
-            results = connection.wait(generators.fetch_many(connection.pgconn))
-            return _check_results(results)
+        try:
+            connection.execute(statements)
+        except pg.IdleSessionTimeout:
+            # Between two transactions there was nothing to lose.
+            self._connection = None
+            connection = self._connect()
+            connection.execute(statements)
+        return connection
 
-    def _connect(self) -> _Connection:
-        if self._connection is not None:
-            return self._connection
+    def _roll_back(self) -> None:
+        """End the transaction: with its connection, where that is lost or still at work."""
+        connection = self._connection
+        if connection is None or connection.closed:
+            return
+        try:
+            connection.execute(b"ROLLBACK")
+        except psycopg.Error:
+            connection.close()
+
+    def _connect(self) -> Connection:
+        if self._connection is None:
+            with self._errors():
+                self._connection = self._open()
+        return self._connection
+
+    def _open(self) -> Connection:
         settings = self._settings
         parameters: dict[str, Any] = (
             {
@@ -227,22 +273,10 @@ class Database:
             | self._parameters
             | {"client_encoding": "utf8"}
         )
-        with self._errors():
-            connection = _Connection.connect(**parameters, autocommit=True)
-            connection.adapters.register_loader("timestamptz", _MomentLoader)
-            connection.reply_timeout = settings.statement_timeout + _REPLY_GRACE
-            connection.execute(
-                SET_UP_SESSION,
-                {
-                    "statement": f"{settings.statement_timeout}s",
-                    # Shorter than the statement's, which would end the wait without a reason.
-                    "lock": f"{self._lock_timeout:.1f}s",
-                    "idle": f"{settings.statement_timeout + _REPLY_GRACE}s",
-                    # Or the locks of a machine that has lost its power are held for hours.
-                    "tcp": f"{settings.statement_timeout + _REPLY_GRACE}s",
-                },
-            )
-        self._connection = connection
+        # The driver would prepare what is executed often, and the next session does not know it.
+        connection = Connection.connect(**parameters, autocommit=True, prepare_threshold=None)
+        connection.adapters.register_loader("timestamptz", _MomentLoader)
+        connection.reply_timeout = settings.statement_timeout + _REPLY_GRACE
         return connection
 
     @contextmanager
@@ -295,6 +329,13 @@ class Database:
                 )
             case pg.DeadlockDetected() | pg.SerializationFailure():
                 return LinkError(f"{where} undid a change: {text}", hint="try again")
+            case psycopg.OperationalError() if _STATEMENT_POOLING in text:
+                return PoolingError(
+                    f"{where} is behind a proxy that pools statements, and docora-ops needs "
+                    "transactions",
+                    hint="have the proxy pool transactions or sessions (in PgBouncer: pool_mode), "
+                    "or point DATABASE_URL at Postgres itself",
+                )
             case psycopg.OperationalError() | psycopg.InterfaceError():
                 return PostgresError(
                     f"{where} can't be used: {text}", hint="check that it runs, and DATABASE_URL"
@@ -309,14 +350,6 @@ class Database:
         text = reasons[-1] if reasons else text.splitlines()[0]
         secrets = (self._parameters.get(name) for name in ("password", "sslpassword"))
         return mask(text, [self._secret, *secrets])
-
-
-def _check_results(results: Sequence[PGresult]) -> int:
-    """How many rows were touched in all. Raises what the server says."""
-    for result in results:
-        if result.status == ExecStatus.FATAL_ERROR:
-            raise pg.error_from_result(result)
-    return sum(result.command_tuples or 0 for result in results)
 
 
 def _check(parameters: Mapping[str, Any]) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from docora_ops.database.connection import Database
-from docora_ops.database.links import claim_unfinished_links
-from docora_ops.database.selection import Selection
 from docora_ops.models import LinkRef
-from docora_ops.spool import Fields, Spool
 
 # A link that has just been made gets its job a moment later; one that is asked for by name, or is
 # being scanned, has had it.
@@ -92,38 +89,3 @@ def names_of(
         "repository_ids": [repository_id for _, repository_id in pairs],
     }
     return {(row[0], row[2]): (row[1], row[3]) for row in database.rows(NAMES_OF_IDS, parameters)}
-
-
-@dataclass(frozen=True)
-class ChosenLinks(Selection):
-    """Pending and scanning links, chosen one by one."""
-
-    refs: Spool[LinkRef] = field(default_factory=lambda: Spool(_fields, _ref))
-
-    @classmethod
-    def of(cls, database: Database) -> ChosenLinks:
-        """None so far."""
-        return cls(database, (), claim_unfinished_links)
-
-    @property
-    def total(self) -> int:
-        """How many links there are."""
-        return len(self.refs)
-
-    def batches(self, size: int) -> Iterator[list[LinkRef]]:
-        """All links, `size` at a time."""
-        for start in range(0, len(self.refs), size):
-            yield self.refs[start : start + size]
-
-    def at(self, positions: Sequence[int], size: int) -> Iterator[list[LinkRef]]:
-        """The links at these positions, counted from 0, `size` at a time."""
-        for start in range(0, len(positions), size):
-            yield [self.refs[position] for position in positions[start : start + size]]
-
-
-def _fields(ref: LinkRef) -> Fields:
-    return ref.id, ref.app_id, ref.repository_id
-
-
-def _ref(fields: Fields) -> LinkRef:
-    return LinkRef(*(field or "" for field in fields))

@@ -108,7 +108,7 @@ CROSS JOIN LATERAL (
 WHERE l.id = ANY (%(ids)s::uuid[])
 """
 
-JUDGE_LINKS = _JUDGE_LINKS.format(qualifies="true")
+JUDGE_LINKS_OF_APP = _JUDGE_LINKS.format(qualifies="l.app_id = %(app_id)s")
 JUDGE_FAILED_LINKS = _JUDGE_LINKS.format(qualifies=f"{FAILED} AND {NOT_HELD_BACK}")
 JUDGE_UNFINISHED_LINKS = _JUDGE_LINKS.format(
     qualifies="l.status IN ('pending_snapshot', 'scanning')"
@@ -223,12 +223,12 @@ def held_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
     return {job_id for (job_id,) in database.rows(HELD_JOB_IDS, {"job_ids": list(job_ids)})}
 
 
-def claim_links(database: Database, ids: Sequence[str]) -> list[Claim]:
-    """Lock and reset these links, whatever their status.
+def claim_links_of_app(database: Database, ids: Sequence[str], app_id: str) -> list[Claim]:
+    """Lock and reset those among `ids` that are the app's, whatever their status.
 
     Links that are locked elsewhere or gone are missing from the answer.
     """
-    claims = _claim(database, ids, JUDGE_LINKS, {})
+    claims = _claim(database, ids, JUDGE_LINKS_OF_APP, {"app_id": app_id})
     _update(database, RESET_LINKS, claims)
     return list(claims.values())
 

@@ -1,12 +1,11 @@
-"""A fixed selection of links that a bulk operation works through."""
+"""The links that a bulk operation works through, listed once at its start."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import partial
+from sys import intern
 
 from docora_ops.database.connection import Database
 from docora_ops.database.links import (
@@ -16,9 +15,8 @@ from docora_ops.database.links import (
     Claim,
     claim_due_links,
     claim_failed_links,
-    claim_links,
+    claim_links_of_app,
 )
-from docora_ops.errors import PostgresError
 from docora_ops.models import App, AppCount, FailedFilter, LinkRef
 
 _FAILED = f"""
@@ -48,73 +46,48 @@ _ORDER = "ORDER BY l.app_id, l.repository_id"
 
 COUNT_OPEN_CIRCUITS = f"SELECT count(*) {_FAILED} AND r.circuit_open_until > now()"
 
-# Fixed once: paging by status again and again would walk over the dead index entries of all the
-# rows that are done already.
-_DECLARE = """
-DECLARE docora_ops_selection SCROLL CURSOR WITH HOLD FOR
-SELECT l.id::text, l.app_id, l.repository_id
-"""
+_SELECT = "SELECT l.id::text, l.app_id, l.repository_id"
 
 _COUNT_BY_APP = """
 SELECT app_id, app_name, count(*) FROM (SELECT l.app_id, a.app_name {links}) AS selected
 GROUP BY app_id, app_name ORDER BY app_id
 """
 
-DECLARE_FAILED = f"{_DECLARE} {_FAILED} AND {NOT_HELD_BACK} {_ORDER}"
+SELECT_FAILED = f"{_SELECT} {_FAILED} AND {NOT_HELD_BACK} {_ORDER}"
 COUNT_FAILED = _COUNT_BY_APP.replace("{links}", f"{_FAILED} AND {NOT_HELD_BACK}")
-DECLARE_FAILED_SHARES = _DECLARE + _FAILED_SHARES + _ORDER
-DECLARE_OF_APP = _DECLARE + _OF_APP + _ORDER
+SELECT_FAILED_SHARES = _SELECT + _FAILED_SHARES + _ORDER
+SELECT_OF_APP = _SELECT + _OF_APP + _ORDER
 COUNT_OF_APP = _COUNT_BY_APP.replace("{links}", _OF_APP)
-DECLARE_DUE = _DECLARE + _DUE + _ORDER
+SELECT_DUE = _SELECT + _DUE + _ORDER
 COUNT_DUE = _COUNT_BY_APP.replace("{links}", _DUE)
 
-# These two take no parameters; what is put in is our own number.
-MOVE = "MOVE ABSOLUTE {position} IN docora_ops_selection"
-FETCH = "FETCH FORWARD {count} FROM docora_ops_selection"
-CLOSE = "CLOSE docora_ops_selection"
+_ROWS_AT_ONCE = 1000
 
 Claiming = Callable[[Database, Sequence[str]], list[Claim]]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Links in the order of app id, then repository id, as they were at one moment."""
+    """Links in the order of app id, then repository id, as they were at one moment.
 
-    database: Database
-    by_app: tuple[AppCount, ...]
+    They are listed once: paging by status would walk over the dead index entries of all the rows
+    that are done already, again and again.
+    """
+
+    refs: Sequence[LinkRef]
+    by_app: Sequence[AppCount]
     claim: Claiming
     """Locks links, by their ids, and tells which do not qualify any more."""
     open_circuits_left_out: int | None = None
 
-    @cached_property
+    @property
     def total(self) -> int:
         """How many links there are."""
-        return sum(count.links for count in self.by_app)
-
-    def batches(self, size: int) -> Iterator[list[LinkRef]]:
-        """All links, `size` at a time."""
-        self.database.execute(MOVE.replace("{position}", "0"))
-        while refs := self._fetch(size):
-            yield refs
-
-    def at(self, positions: Sequence[int], size: int) -> Iterator[list[LinkRef]]:
-        """The links at these ascending positions, counted from 0, at most `size` at a time."""
-        start = 0
-        while start < len(positions):
-            first = positions[start]
-            end = bisect_left(positions, first + size)
-            self.database.execute(MOVE.replace("{position}", str(first)))
-            refs = self._fetch(positions[end - 1] - first + 1)
-            yield [refs[position - first] for position in positions[start:end]]
-            start = end
-
-    def _fetch(self, count: int) -> list[LinkRef]:
-        return [LinkRef(*row) for row in self.database.rows(FETCH.replace("{count}", str(count)))]
+        return len(self.refs)
 
 
-@contextmanager
-def select_failed(database: Database, which: FailedFilter) -> Iterator[Selection]:
-    """The failed links that match; the selection lives until the block ends."""
+def select_failed(database: Database, which: FailedFilter) -> Selection:
+    """The failed links that match."""
     parameters = asdict(which)
     with database.snapshot():
         left_out = None
@@ -126,35 +99,35 @@ def select_failed(database: Database, which: FailedFilter) -> Iterator[Selection
             by_app = _spread(by_app, which.limit)
             parameters["app_ids"] = [count.app.app_id for count in by_app]
             parameters["shares"] = [count.links for count in by_app]
-            database.execute(DECLARE_FAILED_SHARES, parameters)
+            refs = _refs(database, SELECT_FAILED_SHARES, parameters)
         else:
-            database.execute(DECLARE_FAILED, parameters)
-    with _closing_in_the_end(database):
-        claim = partial(claim_failed_links, which=which)
-        yield Selection(database, by_app, claim, left_out)
+            refs = _refs(database, SELECT_FAILED, parameters)
+    return Selection(refs, by_app, partial(claim_failed_links, which=which), left_out)
 
 
-@contextmanager
-def select_of_app(database: Database, app_id: str) -> Iterator[Selection]:
-    """Every link of an app; the selection lives until the block ends."""
+def select_of_app(database: Database, app_id: str) -> Selection:
+    """Every link of an app."""
     parameters = {"app_id": app_id}
     with database.snapshot():
         by_app = _count(database, COUNT_OF_APP, parameters)
-        database.execute(DECLARE_OF_APP, parameters)
-    with _closing_in_the_end(database):
-        yield Selection(database, by_app, claim_links)
+        refs = _refs(database, SELECT_OF_APP, parameters)
+    return Selection(refs, by_app, partial(claim_links_of_app, app_id=app_id))
 
 
-@contextmanager
-def select_due(database: Database, rescan_interval_ms: int) -> Iterator[Selection]:
-    """The links that a job is due for; the selection lives until the block ends."""
+def select_due(database: Database, rescan_interval_ms: int) -> Selection:
+    """The links that a job is due for."""
     parameters = {"rescan_interval_ms": rescan_interval_ms}
     with database.snapshot():
         by_app = _count(database, COUNT_DUE, parameters)
-        database.execute(DECLARE_DUE, parameters)
-    with _closing_in_the_end(database):
-        claim = partial(claim_due_links, rescan_interval_ms=rescan_interval_ms)
-        yield Selection(database, by_app, claim)
+        refs = _refs(database, SELECT_DUE, parameters)
+    claim = partial(claim_due_links, rescan_interval_ms=rescan_interval_ms)
+    return Selection(refs, by_app, claim)
+
+
+def _refs(database: Database, sql: str, parameters: Mapping[str, object]) -> list[LinkRef]:
+    rows = database.stream(sql, parameters, at_once=_ROWS_AT_ONCE)
+    # One string for all links of an app: there may be a million.
+    return [LinkRef(id_, intern(app_id), repository_id) for id_, app_id, repository_id in rows]
 
 
 def _count(database: Database, sql: str, parameters: Mapping[str, object]) -> tuple[AppCount, ...]:
@@ -181,13 +154,3 @@ def _spread(by_app: Sequence[AppCount], limit: int) -> tuple[AppCount, ...]:
         if links:
             shares.append(AppCount(count.app, links))
     return tuple(shares)
-
-
-@contextmanager
-def _closing_in_the_end(database: Database) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        # Where the connection is lost, so is the cursor.
-        with suppress(PostgresError):
-            database.execute(CLOSE)

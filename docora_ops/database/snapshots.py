@@ -10,12 +10,10 @@ from uuid import uuid4
 
 from docora_ops.database.connection import Database
 from docora_ops.database.links import lock_link
+from docora_ops.database.session import Session
 from docora_ops.models import Link, LinkRef, LinkStatus
 
 _KEY = "hashtextextended(%(job_id)s, 0)"
-
-# Not the driver's word for the session: behind a proxy that is the proxy's own.
-SESSION_ID = "SELECT pg_backend_pid()"
 
 TAKE_LINK = f"SELECT pg_try_advisory_lock({_KEY})"
 
@@ -86,15 +84,18 @@ SET status = 'synced', last_scanned_at = now(), retry_count = 0, last_error = NU
 WHERE id = %(id)s
 """
 
-# Held by the session of the job itself, or by nobody: then we take it.
-OWNS_LINK = f"""
-SELECT EXISTS (
+_HOLDS_LINK = f"""EXISTS (
     SELECT FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pid = %(session_id)s
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND (classid::bigint << 32) | objid::bigint = {_KEY}
-) OR pg_try_advisory_xact_lock({_KEY})
-"""
+)"""
+
+# Behind a proxy the lock may be with one session, and the job with another.
+KEEPS_LINK = f"SELECT pg_backend_pid() = %(session_id)s AND {_HOLDS_LINK}"
+
+# Held by the session of the job itself, or by nobody: then we take it.
+OWNS_LINK = f"SELECT {_HOLDS_LINK} OR pg_try_advisory_xact_lock({_KEY})"
 
 AWAIT_LINK = f"SELECT pg_advisory_xact_lock({_KEY})"
 
@@ -183,26 +184,26 @@ class Recipient:
     retry_count: int
 
 
-def session_id(database: Database) -> int:
-    """Which session of Postgres this connection is."""
-    row = database.row(SESSION_ID)
-    return int(row[0]) if row else 0
-
-
-def begin_scan(database: Database, app_id: str, repository_id: str) -> Link | Refusal:
-    """Take the link for the life of this connection and mark it as being scanned.
+def begin_scan(session: Session, app_id: str, repository_id: str) -> Link | Refusal:
+    """Take the link until the session is closed and mark it as being scanned.
 
     Waits for whoever is changing the link at this moment: a producer's reset, not yet committed
     when its job is already in the queue. Returns the link as it was before, or why not.
     """
-    with database.transaction():
-        link = lock_link(database, app_id, repository_id)
+    with session.transaction():
+        link = lock_link(session, app_id, repository_id)
         if link is None:
             return Refusal.GONE
-        if database.row(TAKE_LINK, {"job_id": link.ref.job_id}) != (True,):
+        if session.row(TAKE_LINK, {"job_id": link.ref.job_id}) != (True,):
             return _held(link)
-        database.execute(BEGIN_SCAN, {"id": link.ref.id})
+        session.execute(BEGIN_SCAN, {"id": link.ref.id})
     return link
+
+
+def keeps_link(session: Session, ref: LinkRef, session_id: int) -> bool:
+    """Whether this is the session `session_id` still, and has the link that it took."""
+    values = {"job_id": ref.job_id, "session_id": session_id}
+    return session.row(KEEPS_LINK, values) == (True,)
 
 
 def read_deliveries(database: Database, ref: LinkRef) -> Iterator[tuple[str, str]]:
@@ -226,11 +227,11 @@ class DeliveryRecord:
     PostgresError, and return False where the link is gone.
     """
 
-    def __init__(self, database: Database, ref: LinkRef) -> None:
-        self._database = database
+    def __init__(self, session: Session, ref: LinkRef) -> None:
+        self._session = session
         self._ref = ref
         self._is_open = False
-        database.execute(RELAX_COMMITS)
+        session.execute(RELAX_COMMITS)
 
     def record(self, path: str, sha: str) -> bool:
         """The app has the file now, with this SHA-256."""
@@ -250,16 +251,16 @@ class DeliveryRecord:
         if not self._is_open:
             return True
         self._is_open = False
-        return self._database.receive() > 0
+        return self._session.receive() > 0
 
     def close(self) -> bool:
         """The same, at the end: what is committed from now on is on disk."""
         link_is_there = self.settle()
-        self._database.execute(STRICT_COMMITS)
+        self._session.execute(STRICT_COMMITS)
         return link_is_there
 
     def _send(self, sql: str, values: tuple[str, ...]) -> None:
-        self._database.send(sql, values)
+        self._session.send(sql, values)
         self._is_open = True
 
 

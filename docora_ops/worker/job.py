@@ -8,7 +8,8 @@ import traceback
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from docora_ops.database import Database
+from docora_ops.database import Session
+from docora_ops.database.pooling import session_id
 from docora_ops.database.snapshots import (
     Circuit,
     DeliveryRecord,
@@ -21,9 +22,9 @@ from docora_ops.database.snapshots import (
     git_failed,
     git_succeeded,
     had_commit,
+    keeps_link,
     read_deliveries,
     recipients,
-    session_id,
     store_snapshot,
 )
 from docora_ops.errors import (
@@ -111,7 +112,7 @@ class _Snapshot:
     def __post_init__(self) -> None:
         self.name = inert(f"{self.app_id} {self.repository_id}")
         timeout = max(self.settings.statement_timeout, _STATEMENT_TIMEOUT)
-        self.database = Database(
+        self.session = Session(
             self.settings.model_copy(
                 update={"lock_timeout": _PATIENCE, "statement_timeout": timeout}
             )
@@ -126,14 +127,14 @@ class _Snapshot:
             if error is not None:
                 self._fail(error)
         finally:
-            self.database.close()
+            self.session.close()
 
     def _try(self) -> Exception | None:
         """All nine steps, or what is wrong: whatever it is, the link must not stay behind."""
         started = time.monotonic()
         try:
             # Before there is anything to lose: a session that has the link may fail at any moment.
-            self.session_id = session_id(self.database)
+            self.session_id = session_id(self.session)
             begun = self._begin()
             if begun is Refusal.HELD:
                 raise SnapshotError(f"another session has held the link's lock for {_PATIENCE} s")
@@ -142,6 +143,7 @@ class _Snapshot:
                 return None
             self.link = begun
             self.name = inert(begun.payload.description)
+            self._require_lock(begun)
             self._work(begun)
             log.info(
                 "%s: in sync, %d sent in %.1f s", self.name, self.sent, time.monotonic() - started
@@ -156,10 +158,18 @@ class _Snapshot:
         """Take the link, also from a job that has ended and whose session still has to."""
         end = time.monotonic() + _PATIENCE
         while True:
-            begun = begin_scan(self.database, self.app_id, self.repository_id)
+            begun = begin_scan(self.session, self.app_id, self.repository_id)
             if begun is not Refusal.HELD or time.monotonic() > end:
                 return begun
             time.sleep(_PAUSE)
+
+    def _require_lock(self, link: Link) -> None:
+        """Raise SnapshotError where another job could be at work on the link, too."""
+        if not keeps_link(self.session, link.ref, self.session_id):
+            raise SnapshotError(
+                "its session of Postgres has not got the link's lock: DATABASE_URL must lead to "
+                "Postgres itself, or to a proxy that pools sessions"
+            )
 
     def _work(self, link: Link) -> None:
         payload = link.payload
@@ -184,11 +194,11 @@ class _Snapshot:
         commit = self._sync(clone, lock)
         if commit is None:
             log.warning("%s: the repository has no branch, so nothing is sent", self.name)
-            end_scan(self.database, link.ref)
+            end_scan(self.session, link.ref)
             return
         commit, files = self._read(clone, lock, commit)
         with files:
-            plan = compare(files, read_deliveries(self.database, link.ref))
+            plan = compare(files, read_deliveries(self.session, link.ref))
             log.info(
                 "%s: %s at %s: %d to delete, %d to create, %d to update",
                 self.name,
@@ -198,8 +208,9 @@ class _Snapshot:
                 len(plan.creations),
                 len(plan.updates),
             )
-            if not app_exists(self.database, self.app_id):
+            if not app_exists(self.session, self.app_id):
                 raise _GoneError
+            self._require_lock(link)
             if plan.total:
                 try:
                     self._deliver(link, clone, commit, files, plan, auth_key)
@@ -207,8 +218,9 @@ class _Snapshot:
                     with lock.held():
                         clone.discard()
                     raise
+            self._require_lock(link)
             self._store(commit, files)
-        end_scan(self.database, link.ref)
+        end_scan(self.session, link.ref)
 
     def _sync(self, clone: Clone, lock: RepositoryLock) -> Commit | None:
         """Fetches the newest commit; returns None for a repository that never had one.
@@ -218,11 +230,11 @@ class _Snapshot:
         """
         with lock.held():
             commit = clone.sync(lock.renew)
-        if commit is None and had_commit(self.database, self.repository_id):
+        if commit is None and had_commit(self.session, self.repository_id):
             raise GitError(
                 "the repository shows no branch, though it was delivered before: nothing is deleted"
             )
-        git_succeeded(self.database, self.repository_id)
+        git_succeeded(self.session, self.repository_id)
         return commit
 
     def _read(self, clone: Clone, lock: RepositoryLock, commit: Commit) -> tuple[Commit, Scan]:
@@ -249,7 +261,7 @@ class _Snapshot:
     ) -> None:
         payload = link.payload
 
-        record = DeliveryRecord(self.database, link.ref)
+        record = DeliveryRecord(self.session, link.ref)
 
         def acknowledged(event: Event, path: str, sha: str) -> None:
             self.sent += 1
@@ -284,7 +296,7 @@ class _Snapshot:
 
     def _store(self, commit: Commit, files: Scan) -> None:
         store_snapshot(
-            self.database,
+            self.session,
             self.repository_id,
             commit.sha,
             commit.branch[:255],
@@ -305,7 +317,7 @@ class _Snapshot:
         """Write the verdict, have RQ act by it, and raise what RQ is to know."""
         message = self.cleaner.clean(self._describe(error))
         # Of the first connection nobody knows in which state it is, or whether it still is.
-        database = self.database.sibling()
+        database = self.session.sibling()
         circuit = ending = None
         try:
             if isinstance(error, GitError):
@@ -364,7 +376,7 @@ class _Snapshot:
         payload = self.link.payload
         log.warning("%s: the circuit is open until %s", self.name, moment(circuit.open_until))
         try:
-            with closing(self.database.sibling()) as database:
+            with closing(self.session.sibling()) as database:
                 apps = recipients(database, self.repository_id)
             announce_open_circuit(
                 apps,

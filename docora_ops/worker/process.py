@@ -12,6 +12,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
+from docora_ops.database.pooling import require_session
 from docora_ops.errors import ConfigurationError, ServerError
 from docora_ops.queue import connect
 from docora_ops.queue.connection import describe, redis_errors
@@ -33,7 +34,7 @@ def default_name() -> str:
 
 
 def check(settings: Settings) -> None:
-    """Raise ConfigurationError for what every job would fail of."""
+    """Raise ConfigurationError or PoolingError for what every job would fail of."""
     settings.require_database_url()
     settings.require_encryption_key()
     require_git()
@@ -48,6 +49,7 @@ def check(settings: Settings) -> None:
             f"REPOS_BASE_PATH {str(base)!r} can't be written to",
             hint="set it to a folder for the clones that the worker's user may write to",
         )
+    require_session(settings)
 
 
 def serve(settings: Settings, name: str, *, burst: bool) -> None:

@@ -8,13 +8,14 @@ from tests.harness import QUEUE, Docora, Result
 
 ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 ALL = [
-    *("settings", "postgres", "postgres_version", "postgres_primary", "tables", "privileges"),
+    *("settings", "postgres", "postgres_version", "postgres_primary"),
+    *("postgres_pooling", "tables", "privileges"),
     *("redis", "redis_version", "redis_primary", "redis_eviction", "redis_memory"),
     *("redis_persistence", "stock_queue", "workers", "scheduler", "waiting_jobs"),
     *("drift_lost", "drift_stuck", "drift_orphan", "drift_duplicate", "drift_stale_entry"),
     "drift_failed_live",
 ]
-OF_BOTH = ALL[16:]
+OF_BOTH = ALL[17:]
 
 
 def examine(docora: Docora, **environment: str | None) -> Result:

@@ -26,8 +26,8 @@ from tests.own_servers import OwnRedis, own_redis
 from tests.proxy import Fault, Proxy, eventually, refused_port
 from tests.rows import AUTH_KEY, GITHUB_TOKEN
 
-OF_POSTGRES = ALL[1:6]
-OF_REDIS = ALL[6:16]
+OF_POSTGRES = ALL[1:7]
+OF_REDIS = ALL[7:17]
 
 
 @pytest.fixture

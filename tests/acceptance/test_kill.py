@@ -18,7 +18,7 @@ from tests.acceptance.runs import (
     progress_of,
 )
 from tests.harness import Docora, finish
-from tests.proxy import COMMIT, PUSH, Fault, Proxy, eventually
+from tests.proxy import COMMIT, LOOKUPS, PUSH, Fault, Proxy, eventually
 
 SEED_VARIABLE = "TEST_KILL_SEED"
 SEED = os.environ.get(SEED_VARIABLE) or str(random.SystemRandom().randrange(10**6))
@@ -100,7 +100,7 @@ def test_one_link_of_a_killed_command_is_as_it_was_or_done(
         Proxy.before_postgres(docora.database_url) as postgres_proxy,
     ):
         proxy = redis_proxy if marker is PUSH else postgres_proxy
-        moment = proxy.plan(marker, fault)
+        moment = proxy.plan(marker, fault, 1 if marker is PUSH else LOOKUPS + 1)
         process = docora.start(
             command,
             link.app_id,
@@ -152,11 +152,11 @@ def test_a_killed_resync_of_all_forgets_deliveries_only_of_links_that_it_reset(
         Proxy.before_redis(docora.redis_url) as redis_proxy,
         Proxy.before_postgres(docora.database_url) as postgres_proxy,
     ):
-        # The second batch; the first commit is that of the selection.
+        # The second batch, after the commits of app, deliveries and selection, and the first.
         plan = (
             redis_proxy.plan(marker, fault, number=2)
             if marker is PUSH
-            else postgres_proxy.plan(marker, fault, number=3)
+            else postgres_proxy.plan(marker, fault, number=5)
         )
         process = docora.start(
             *("resync", app_id, "--all", "--yes"),

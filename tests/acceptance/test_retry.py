@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import pytest
 from rq.job import JobStatus
 
-from tests.harness import Docora
+from tests.harness import Docora, finish
+from tests.proxy import COMMIT, LOOKUPS, Proxy
 from tests.rows import TestLink
 
 APP = "app_" + "a" * 24
@@ -125,29 +125,16 @@ def test_a_job_that_ends_before_the_second_look_is_replaced(docora: Docora, link
     """The link's lock alone, as our worker holds it, says that the job is running."""
     lock = "(hashtextextended(%s, 0))"
     docora.connection.execute(f"SELECT pg_advisory_lock{lock}".encode(), (link.job_id,))
-    with docora.start("retry", APP, REPOSITORY, "--json") as process:
-        wait_for_the_second_look(docora)
+    with Proxy.before_postgres(docora.database_url) as proxy:
+        first_look = proxy.plan(COMMIT, number=LOOKUPS + 1)
+        process = docora.start("retry", APP, REPOSITORY, "--json", env={"DATABASE_URL": proxy.url})
+        first_look.wait()
         docora.connection.execute(f"SELECT pg_advisory_unlock{lock}".encode(), (link.job_id,))
-        stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 0, stderr
-    assert '"outcome": "queued"' in stdout
+        result = finish(process)
+    assert result.code == 0, result
+    assert result.data["outcome"] == "queued"
     assert docora.was_reset(link)
     assert docora.waiting() == [link.job_id]
-
-
-def wait_for_the_second_look(docora: Docora) -> None:
-    """Until the command has ended its first transaction."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        [row] = docora.connection.execute(
-            "SELECT count(*) AS ended FROM pg_stat_activity WHERE datname = current_database()"
-            " AND application_name = 'docora-ops' AND state = 'idle'"
-            " AND query IN ('COMMIT', 'ROLLBACK')"
-        ).fetchall()
-        if row["ended"]:
-            return
-        time.sleep(0.01)
-    raise AssertionError("the first look never ended")
 
 
 def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: Docora) -> None:

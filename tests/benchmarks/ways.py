@@ -147,17 +147,17 @@ def ours(limit: int) -> int:
     configuration = settings()
     database = Database(configuration)
     client = connect(configuration)
-    with failed_links(database, limit=limit) as selection:
-        run = BulkRun(
-            Operation.RETRY,
-            database,
-            LinkQueue(configuration, client),
-            ProgressStore(configuration, client),
-            selection,
-            BATCH,
-        )
-        run.start()
-        result = run.run()
+    selection = failed_links(database, limit=limit)
+    run = BulkRun(
+        Operation.RETRY,
+        database,
+        LinkQueue(configuration, client),
+        ProgressStore(configuration, client),
+        selection,
+        BATCH,
+    )
+    run.start()
+    result = run.run()
     assert result.succeeded == result.total, result.counts
     return result.total
 
@@ -167,16 +167,16 @@ def schedule(limit: int) -> int:
     configuration = settings()
     database = Database(configuration)
     client = connect(configuration)
-    with due_links(database, configuration.rescan_interval_ms) as selection:
-        run = BulkRun(
-            Operation.SCHEDULE,
-            database,
-            LinkQueue(configuration, client),
-            ProgressStore(configuration, client),
-            selection,
-            BATCH,
-        )
-        result = run.run()
+    selection = due_links(database, configuration.rescan_interval_ms)
+    run = BulkRun(
+        Operation.SCHEDULE,
+        database,
+        LinkQueue(configuration, client),
+        ProgressStore(configuration, client),
+        selection,
+        BATCH,
+    )
+    result = run.run()
     assert result.succeeded == result.total == limit, result.counts
     return result.total
 

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 import psycopg
 import pytest
 
-from docora_ops.database import Database
+from docora_ops.database import Session
 from docora_ops.database.snapshots import Refusal, begin_scan
 from docora_ops.models import Outcome, Payload
 from docora_ops.queue.jobs import JobTemplate
@@ -66,8 +66,8 @@ def pushed(monkeypatch: pytest.MonkeyPatch) -> list[Payload]:
 
 def test_a_job_that_waits_for_its_link(docora: Docora) -> None:
     link = docora.add_link("pending_snapshot")
-    with closing(Database(docora.settings)) as database, moving(docora, link):
-        begun = begin_scan(database, link.app_id, link.repository_id)
+    with closing(Session(docora.settings)) as session, moving(docora, link):
+        begun = begin_scan(session, link.app_id, link.repository_id)
     assert not isinstance(begun, Refusal)
     assert is_of_the_new_host(begun.payload)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
 
+from docora_ops.actions.bulk import BulkRun
 from docora_ops.database.links import held_job_ids
 from docora_ops.models import Outcome
 from tests.harness import Docora
@@ -54,3 +56,19 @@ def test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen(
     assert result.counts == {Outcome.QUEUED: 1, Outcome.ALREADY_RUNNING: 1}
     assert docora.status(second) == "synced"
     assert docora.waiting() == [first.job_id]
+
+
+def test_a_resync_of_an_app_refuses_links_of_another(docora: Docora) -> None:
+    mine, other = docora.add_link("synced"), docora.add_link("synced")
+    for link in (mine, other):
+        docora.add_deliveries(link, 3)
+    rooms = docora.rooms()
+
+    def mix(run: BulkRun) -> None:
+        run.selection = replace(run.selection, refs=[rooms.ref(mine), rooms.ref(other)])
+
+    result = rooms.resync_all(mine.app_id, prepare=mix)
+    assert result.counts == {Outcome.QUEUED: 1, Outcome.SKIPPED: 1}
+    assert docora.status(other) == "synced"
+    assert (docora.deliveries(mine), docora.deliveries(other)) == (0, 3)
+    assert docora.waiting() == [mine.job_id]

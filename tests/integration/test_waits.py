@@ -18,6 +18,7 @@ from docora_ops.queue import connect
 from tests.harness import Docora
 from tests.own_servers import own_redis
 from tests.prescribed import Access
+from tests.proxy import eventually
 from tests.rooms import Rooms
 from tests.rows import TestLink
 from tests.warm import WarmCommand
@@ -108,3 +109,25 @@ def test_what_is_doubtful_only_at_the_second_look_is_looked_at_a_third_time(
     assert docora.rooms().retry(link).outcome is Outcome.REPLACED_STALE
     assert len(waits) == 2
     docora.assert_sound()
+
+
+def test_a_command_outlives_a_limit_of_the_database_for_idle_sessions(docora: Docora) -> None:
+    """Between two transactions nothing is lost with a session."""
+    link = docora.add_link()
+    docora.connection.execute("SET idle_session_timeout = 0")
+    name = docora.connection.info.dbname
+    docora.connection.execute(f"ALTER DATABASE {name} SET idle_session_timeout = '50ms'".encode())
+    try:
+        rooms = docora.rooms()
+        ref = rooms.ref(link)
+        eventually(lambda: not _sessions(docora), "the end of an idle session")
+        assert rooms.ref(link) == ref
+    finally:
+        docora.connection.execute(f"ALTER DATABASE {name} RESET ALL".encode())
+
+
+def _sessions(docora: Docora) -> object:
+    return docora.connection.execute(
+        "SELECT FROM pg_stat_activity WHERE application_name = 'docora-ops'"
+        " AND datname = current_database()"
+    ).fetchall()

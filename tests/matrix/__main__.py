@@ -18,10 +18,16 @@ from pathlib import Path
 
 from tests.matrix import found
 from tests.matrix.found import Program
+from tests.pgbouncer import PROGRAM as PGBOUNCER
 
 ROOT = Path(__file__).parent.parent.parent
 MATRIX = ROOT / ".matrix"
 UV = Path(sys.executable).parent / "uv"
+POOL_MODES = ("transaction", "session")
+POOLED = [
+    f"tests/acceptance/test_{name}.py" for name in ("bulk", "repair", "resync", "retry", "schedule")
+]
+"""What may run through a PgBouncer: others look at the sessions of commands, or end them."""
 COUNTS = ("passed", "failed", "skipped", "error")
 
 
@@ -35,6 +41,8 @@ class Combination:
     """The lowest versions that pyproject.toml allows, instead of those of requirements.lock."""
     postgres: Program | None = None
     redis: Program | None = None
+    pool_mode: str | None = None
+    """Of a PgBouncer between commands and Postgres."""
 
     @property
     def name(self) -> str:
@@ -43,6 +51,7 @@ class Combination:
             self.redis.name if self.redis else "embedded Valkey",
             f"Python {self.python}",
             "lowest" if self.lowest else "locked",
+            *([f"PgBouncer, pool_mode {self.pool_mode}"] if self.pool_mode else []),
         ]
         return ", ".join(parts)
 
@@ -63,6 +72,8 @@ def combinations() -> Iterator[Combination]:
         yield replace(default, postgres=each)
     for each in redis:
         yield replace(default, redis=each)
+    for mode in POOL_MODES if PGBOUNCER else ():
+        yield replace(default, pool_mode=mode)
     for version, executable in pythons.items():
         if version != own:
             yield replace(default, python=version, executable=executable)
@@ -78,6 +89,8 @@ def lacking() -> Iterator[str]:
         yield f"Python {version}"
     if not found.postgres_servers():
         yield "a PostgreSQL of the system, as Debian's postgresql"
+    if not PGBOUNCER:
+        yield "a PgBouncer of the system, as Debian's pgbouncer"
     products = {program.product for program in found.redis_servers()}
     for product, package in (("Redis", "redis-server"), ("Valkey", "valkey-server")):
         if product not in products:
@@ -131,6 +144,9 @@ def run_tests(combination: Combination, number: int, arguments: list[str]) -> tu
         environment["TEST_POSTGRES_BIN"] = str(combination.postgres.path.parent)
     if combination.redis:
         environment["TEST_REDIS_SERVER"] = str(combination.redis.path)
+    if combination.pool_mode:
+        environment["TEST_POOL_MODE"] = combination.pool_mode
+        arguments = [*POOLED, *arguments]
     started = time.monotonic()
     with log.open("w") as output:
         code = subprocess.run(

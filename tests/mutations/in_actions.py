@@ -190,8 +190,20 @@ MUTATIONS = (
         "doubtful-left-for-good-in-bulk",
         Promise.NEVER_LOST,
         _BULK,
-        (("if not positions or self._must_stop():", "if positions or self._must_stop():"),),
+        (("if not put_off or self._must_stop():", "if put_off or self._must_stop():"),),
         ("test_a_bulk_retry_believes_its_second_look",),
+    ),
+    Mutation(
+        "selection-cut-short",
+        Promise.CRASH_ONLY,
+        _BULK,
+        (
+            (
+                "        for start in range(0, len(items), self.batch_size):\n",
+                "        for start in range(0, len(items), len(items) or 1):\n",
+            ),
+        ),
+        ("test_jobs_stand_in_the_queue_by_app_id_then_repository_id",),
     ),
     Mutation(
         "cancelling-not-heard",

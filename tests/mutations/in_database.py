@@ -112,25 +112,6 @@ MUTATIONS = (
         ("test_a_retry_leaves_a_running_job_and_its_link_alone",),
     ),
     Mutation(
-        "selection-of-now-instead-of-then",
-        Promise.CRASH_ONLY,
-        _SELECTION,
-        (
-            (
-                'self.database.execute(MOVE.replace("{position}", str(first)))',
-                'self.database.execute(MOVE.replace("{position}", "0"))',
-            ),
-        ),
-        ("test_each_link_of_a_mixed_world_gets_what_it_needs",),
-    ),
-    Mutation(
-        "selection-cut-short",
-        Promise.CRASH_ONLY,
-        _SELECTION,
-        (("while refs := self._fetch(size):", "if refs := self._fetch(size):"),),
-        ("test_jobs_stand_in_the_queue_by_app_id_then_repository_id",),
-    ),
-    Mutation(
         "link-made-while-its-old-job-is-removed",
         Promise.NEVER_LOST,
         _DRIFT,
@@ -149,26 +130,21 @@ MUTATIONS = (
         "no-statement-timeout",
         Promise.NOTHING_HANGS,
         _CONNECTION,
-        (("set_config('statement_timeout', %(statement)s, false)", "%(statement)s::text"),),
+        (("SET LOCAL statement_timeout = '{statement}s';\n", ""),),
         ("test_a_statement_that_takes_too_long_is_given_up",),
     ),
     Mutation(
         "no-lock-timeout",
         Promise.NOTHING_HANGS,
         _CONNECTION,
-        (("set_config('lock_timeout', %(lock)s, false)", "%(lock)s::text"),),
+        (("SET LOCAL lock_timeout = '{lock}s';\n", ""),),
         ("test_a_row_that_somebody_else_has_locked_is_left_alone",),
     ),
     Mutation(
         "no-idle-in-transaction-timeout",
         Promise.NOTHING_HANGS,
         _CONNECTION,
-        (
-            (
-                "set_config('idle_in_transaction_session_timeout', %(idle)s, false)",
-                "%(idle)s::text",
-            ),
-        ),
+        (("SET LOCAL idle_in_transaction_session_timeout = '{idle}s'", ""),),
         ("test_postgres_sees_who_we_are_and_all_timeouts_on_every_connection",),
     ),
     Mutation(
@@ -210,6 +186,35 @@ MUTATIONS = (
         (("return mask(text, [self._secret, *secrets])", "return text"),),
         ("test_a_password_in_what_postgres_says_is_cut_out",),
     ),
+    # Behind a proxy that pools transactions
+    Mutation(
+        "settings-left-in-the-pool",
+        Promise.OTHERS_ARE_LEFT_ALONE,
+        _CONNECTION,
+        (("SET LOCAL lock_timeout", "SET lock_timeout"),),
+        ("test_commands_leave_nothing_in_the_pool",),
+    ),
+    Mutation(
+        "links-of-another-app-resynced",
+        Promise.ONLY_WHAT_QUALIFIES,
+        _LINKS,
+        (('qualifies="l.app_id = %(app_id)s"', "qualifies=\"'' <> %(app_id)s\""),),
+        ("test_a_resync_of_an_app_refuses_links_of_another",),
+    ),
+    Mutation(
+        "worker-on-pooled-transactions",
+        Promise.NEVER_TWICE,
+        "docora_ops/database/pooling.py",
+        (("    if find_pooling(settings) is Pooling.TRANSACTIONS:", "    if not settings:"),),
+        ("test_a_worker_refuses_to_start_where_transactions_or_statements_are_pooled",),
+    ),
+    Mutation(
+        "job-without-its-lock",
+        Promise.NEVER_TWICE,
+        "docora_ops/worker/job.py",
+        (("        if not keeps_link(", "        if False and not keeps_link("),),
+        ("test_a_job_that_loses_its_lock_sends_nothing",),
+    ),
     # The worker's side
     Mutation(
         "no-advisory-lock",
@@ -229,7 +234,7 @@ MUTATIONS = (
         "verdict-without-owning-the-link",
         Promise.NEVER_TWICE,
         _SNAPSHOTS,
-        ((") OR pg_try_advisory_xact_lock({_KEY})", ") OR true"),),
+        ((" OR pg_try_advisory_xact_lock({_KEY})", " OR true"),),
         ("test_a_job_that_has_lost_its_link_to_another_writes_no_verdict",),
     ),
     Mutation(
@@ -269,7 +274,7 @@ MUTATIONS = (
         "deliveries-relaxed-to-the-end",
         Promise.DELIVERED_IS_RECORDED,
         _SNAPSHOTS,
-        (("        self._database.execute(STRICT_COMMITS)\n", ""),),
+        (("        self._session.execute(STRICT_COMMITS)\n", ""),),
         ("test_the_verdict_waits_for_the_disk_though_deliveries_do_not",),
     ),
     Mutation(

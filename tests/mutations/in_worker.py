@@ -212,7 +212,7 @@ MUTATIONS = (
         _JOB,
         (
             (
-                "            if not app_exists(self.database, self.app_id):\n",
+                "            if not app_exists(self.session, self.app_id):\n",
                 "            if not plan:\n",
             ),
         ),
@@ -279,10 +279,10 @@ MUTATIONS = (
         "docora_ops/database/snapshots.py",
         (
             (
-                "            return Refusal.GONE\n        if database",
+                "            return Refusal.GONE\n        if session",
                 "            return Refusal.GONE\n"
                 '        if link.status == "failed":\n'
-                "            return Refusal.GONE\n        if database",
+                "            return Refusal.GONE\n        if session",
             ),
         ),
         ("test_a_job_begins_whatever_the_status_of_its_link",),
@@ -310,13 +310,13 @@ MUTATIONS = (
         "own-session-not-known",
         Promise.NEVER_LOST,
         _JOB,
-        (("            self.session_id = session_id(self.database)\n", ""),),
+        (("            self.session_id = session_id(self.session)\n", ""),),
         ("test_a_job_that_has_the_lock_and_can_not_mark_its_link_writes_its_verdict",),
     ),
     Mutation(
         "idle-sessions-ended",
         Promise.NEVER_LOST,
-        "docora_ops/database/connection.py",
+        "docora_ops/database/session.py",
         (("       set_config('idle_session_timeout', '0', false),\n", ""),),
         ("test_a_database_that_ends_idle_sessions_leaves_a_slow_job_its_link",),
     ),

@@ -21,6 +21,7 @@ class Promise(StrEnum):
     READING_IS_READING = "what only reads writes nothing"
     CRASH_ONLY = "whatever cuts a run off, the next one finishes it"
     POISON_IS_ALONE = "a poisonous row or job costs only itself"
+    OTHERS_ARE_LEFT_ALONE = "what others share with us is as they left it"
     NOTHING_HANGS = "every wait has an end"
     SECRETS_STAY = "secrets are shown nowhere"
     TEXT_IS_INERT = "text of strangers is only text"

@@ -22,6 +22,7 @@ PROMISES: dict[type[DocoraOpsError], tuple[str, int]] = {
     errors.WorkerNameTakenError: ("worker_name_taken", 4),
     errors.ServerError: ("server", 5),
     errors.PostgresError: ("postgres", 5),
+    errors.PoolingError: ("postgres_pooling", 5),
     errors.LinkError: ("postgres_statement", 5),
     errors.LinkLockedError: ("link_locked", 5),
     errors.StatementTimeoutError: ("statement_timeout", 5),

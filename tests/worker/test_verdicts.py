@@ -9,8 +9,9 @@ import psycopg
 import pytest
 from rq.job import JobStatus
 
-from docora_ops.database import Database
-from docora_ops.database.snapshots import begin_scan, session_id, store_snapshot
+from docora_ops.database import Database, Session
+from docora_ops.database.pooling import session_id
+from docora_ops.database.snapshots import begin_scan, store_snapshot
 from docora_ops.worker.webhook import Webhook
 from tests.proxy import eventually
 from tests.snapshots import Snapshots
@@ -42,12 +43,12 @@ def test_the_session_that_holds_a_link_is_the_one_that_postgres_knows(
 ) -> None:
     """Behind a proxy the driver's own idea of it is another one."""
     link, _ = snapshots.add_link({"a": "1"})
-    with closing(Database(snapshots.settings)) as database:
-        assert begin_scan(database, link.app_id, link.repository_id)
+    with closing(Session(snapshots.settings)) as session:
+        assert begin_scan(session, link.app_id, link.repository_id)
         row = snapshots.docora.connection.execute(
             "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
         ).fetchone()
-        assert row == {"pid": session_id(database)}
+        assert row == {"pid": session_id(session)}
 
 
 def test_of_two_snapshots_of_one_repository_the_last_is_stored_with_its_own_files(

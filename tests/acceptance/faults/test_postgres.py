@@ -20,6 +20,7 @@ from tests.conftest import with_database
 from tests.harness import Docora, finish
 from tests.proxy import (
     COMMIT,
+    LOOKUPS,
     PUSH,
     Fault,
     Proxy,
@@ -62,7 +63,7 @@ def test_a_postgres_that_hangs_midway_is_given_up(
 ) -> None:
     row = docora.row(link)
     with Proxy.before_postgres(docora.database_url) as proxy:
-        proxy.plan(marker, Fault.HOLD_REQUEST)
+        proxy.plan(marker, Fault.HOLD_REQUEST, LOOKUPS + 1 if marker is COMMIT else 1)
         since = time.monotonic()
         result = docora.run(*arguments("retry", link), env={"DATABASE_URL": proxy.url, **HURRIED})
         assert time.monotonic() - since < 12
@@ -162,7 +163,7 @@ def test_a_commit_of_which_nobody_hears_leaves_a_job_whether_it_was_done_or_not(
 ) -> None:
     row = docora.row(link)
     with Proxy.before_postgres(docora.database_url) as proxy:
-        commit = proxy.plan(COMMIT, fault)
+        commit = proxy.plan(COMMIT, fault, LOOKUPS + 1)
         result = docora.run(*arguments(command, link), env={"DATABASE_URL": proxy.url})
         commit.wait()
     refuses(result, "postgres", "Postgres database")

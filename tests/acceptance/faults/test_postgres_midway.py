@@ -30,25 +30,6 @@ def test_a_postgres_that_is_lost_midway_stops_a_bulk_retry_which_says_what_was_d
     rest_is_finished(docora, already_queued=orphans)
 
 
-def test_a_bulk_retry_whose_list_of_links_is_lost_counts_what_it_has_done(docora: Docora) -> None:
-    with Proxy.before_redis(docora.redis_url) as proxy:
-        process, push = hold_bulk(docora, proxy, 200)
-        row = docora.connection.execute(
-            "SELECT count(pg_terminate_backend(pid)) AS ended FROM pg_stat_activity"
-            " WHERE application_name = 'docora-ops' AND datname = current_database()"
-            " AND query LIKE 'FETCH %'"
-        ).fetchone()
-        assert row == {"ended": 1}
-        push.release()
-        result = finish(process)
-    document = refuses(result, "postgres", "Postgres database")
-    # What was in flight has been committed: the fifth batch, and perhaps the sixth.
-    done = docora.statuses()["pending_snapshot"]
-    assert done in {50, 60}
-    tells_what_was_done(docora, document, result, done)
-    rest_is_finished(docora, already_queued=0)
-
-
 def test_a_postgres_that_hangs_midway_is_given_up_by_a_bulk_retry_once(docora: Docora) -> None:
     docora.add_links(200, apps=2)
     with (

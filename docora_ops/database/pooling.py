@@ -1,0 +1,76 @@
+"""Telling what a proxy in front of Postgres pools."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from enum import StrEnum
+
+from docora_ops.database.connection import Database
+from docora_ops.errors import PoolingError, PostgresError
+from docora_ops.settings import Settings
+
+# Not the driver's word for the session: behind a proxy that is the proxy's own.
+SESSION_ID = "SELECT pg_backend_pid()"
+
+SESSIONS_FOR_WORKERS = (
+    "point the workers' DATABASE_URL at Postgres itself, or at a proxy that pools sessions "
+    "(in PgBouncer: pool_mode)"
+)
+
+_TRIES = 5
+"""Other clients of the pool may take, at each try, the session that would have given it away."""
+
+
+class Pooling(StrEnum):
+    """What a connection has to itself for as long as it lasts."""
+
+    NONE = "none"
+    """A session of Postgres, without a proxy in between."""
+    SESSIONS = "sessions"
+    TRANSACTIONS = "transactions"
+    """Another session for each transaction."""
+    UNDECIDED = "undecided"
+    """Two connections at once were not to be had."""
+
+
+def session_id(database: Database) -> int:
+    """Which session of Postgres serves this connection at this moment."""
+    row = database.row(SESSION_ID)
+    return int(row[0]) if row else 0
+
+
+def find_pooling(settings: Settings) -> Pooling:
+    """Find out by two connections, neither of which waits much longer than for connecting.
+
+    Behind a proxy that pools transactions, the session of the first is given to the second, or
+    the first gets another one. Raises PoolingError where single statements are pooled.
+    """
+    hurried = settings.model_copy(update={"statement_timeout": settings.connect_timeout})
+    with closing(Database(hurried)) as first, closing(Database(hurried)) as second:
+        try:
+            seen = {session_id(first)}
+            is_direct = seen == {first.session_id_of_driver}
+            for _ in range(_TRIES):
+                seen.add(session_id(first))
+                with second.transaction():
+                    is_shared = session_id(second) in seen
+                    if not is_shared:
+                        # Were it shared, a pool of one session would not answer this.
+                        seen.add(session_id(first))
+                if is_shared or len(seen) > 1:
+                    return Pooling.TRANSACTIONS
+        except PoolingError:
+            raise
+        except PostgresError:
+            return Pooling.UNDECIDED
+    return Pooling.NONE if is_direct else Pooling.SESSIONS
+
+
+def require_session(settings: Settings) -> None:
+    """Raise PoolingError where a connection is known not to keep its session."""
+    if find_pooling(settings) is Pooling.TRANSACTIONS:
+        raise PoolingError(
+            "DATABASE_URL leads to a proxy that pools transactions, and a worker needs sessions "
+            "of Postgres to itself",
+            hint=f"{SESSIONS_FOR_WORKERS}; all other commands work as it is",
+        )
