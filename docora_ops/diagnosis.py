@@ -34,7 +34,7 @@ class CheckName(StrEnum):
     REDIS_EVICTION = "redis_eviction"
     REDIS_MEMORY = "redis_memory"
     REDIS_PERSISTENCE = "redis_persistence"
-    STOCK_QUEUE = "stock_queue"
+    BULLMQ_QUEUE = "bullmq_queue"
     WORKERS = "workers"
     SCHEDULER = "scheduler"
     WAITING_JOBS = "waiting_jobs"

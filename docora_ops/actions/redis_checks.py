@@ -6,6 +6,7 @@ import re
 
 from docora_ops.diagnosis import Check, CheckName, CheckState
 from docora_ops.queue.health import QueueHealth, RedisServer
+from docora_ops.views import BullmqQueue
 
 _OLDEST = (6, 0, 6)
 """The first with LPOS."""
@@ -44,9 +45,9 @@ def unknown_server(reason: str) -> list[Check]:
 
 
 def check_queue(queue: QueueHealth, queue_name: str) -> list[Check]:
-    """Docora's own queue, workers, scheduler, waiting jobs."""
+    """BullMQ queue, workers, scheduler, waiting jobs."""
     return [
-        _check_stock_queue(queue),
+        _check_bullmq(queue.bullmq),
         _check_workers(queue, queue_name),
         _check_scheduler(queue, queue_name),
         _check_waiting(queue),
@@ -136,19 +137,25 @@ def _check_persistence(server: RedisServer) -> Check:
     return Check(name, CheckState.OK, "nothing to save yet")
 
 
-def _check_stock_queue(queue: QueueHealth) -> Check:
-    name = CheckName.STOCK_QUEUE
-    signs = [f"{key} holds jobs" for key in queue.stock_jobs]
-    if queue.stock_worker:
-        signs.append("a worker of it is running")
-    if not signs:
-        return Check(name, CheckState.OK, "Docora's own queue is not in use")
-    return Check(
-        name,
-        CheckState.FAILED,
-        f"Docora's own queue is in use: {', '.join(signs)}; each link may be worked on twice",
-        "run Docora with RUN_MODE=api, and remove the jobs that it has left",
-    )
+def _check_bullmq(bullmq: BullmqQueue) -> Check:
+    name = CheckName.BULLMQ_QUEUE
+    match bullmq:
+        case BullmqQueue.WORKED_ON:
+            return Check(
+                name,
+                CheckState.FAILED,
+                "a BullMQ worker of Docora runs beside the RQ queue: each link may be worked on "
+                "twice",
+                "run Docora with RUN_MODE=api",
+            )
+        case BullmqQueue.LEFT_JOBS:
+            return Check(
+                name,
+                CheckState.WARNING,
+                "the BullMQ queue holds jobs, and no BullMQ worker runs to take them",
+                "nothing is lost: docora-ops schedule, run each minute, queues their links",
+            )
+    return Check(name, CheckState.OK, "not in use")
 
 
 def _check_workers(queue: QueueHealth, queue_name: str) -> Check:

@@ -16,13 +16,12 @@ from rq.utils import utcparse
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.queue.audit import STREAM
+from docora_ops.queue.bullmq import read_bullmq
 from docora_ops.queue.connection import describe, redis_errors
-from docora_ops.queue.links import STOCK_QUEUE, STOCK_QUEUE_JOBS
 from docora_ops.queue.progress import operation_key
 from docora_ops.settings import Settings
+from docora_ops.views import BullmqQueue
 
-# A BullMQ worker renews this key, which lives for 30 seconds, for as long as it runs.
-_STOCK_WORKER = STOCK_QUEUE + "stalled-check"
 _CLOCK_GRAIN = 2
 """Seconds by which moments of INFO may be off."""
 
@@ -115,10 +114,7 @@ class QueueHealth:
     has_scheduler: bool
     first_delayed_in: float | None
     """Seconds until the first of the delayed jobs is due, below 0 if it is overdue."""
-    stock_jobs: tuple[str, ...]
-    """The keys of Docora's own queue that hold jobs."""
-    stock_worker: bool
-    """A worker of Docora's own queue is running."""
+    bullmq: BullmqQueue
 
 
 class QueueInspector:
@@ -161,8 +157,6 @@ class QueueInspector:
             pipeline.zrange(
                 ScheduledJobRegistry.key_template.format(self._name), 0, 0, withscores=True
             )
-            for key in (*STOCK_QUEUE_JOBS, _STOCK_WORKER):
-                pipeline.exists(key)
             (
                 waiting,
                 head,
@@ -170,8 +164,6 @@ class QueueInspector:
                 is_suspended,
                 has_scheduler,
                 first_scheduled,
-                *stock_jobs,
-                stock_worker,
             ) = pipeline.execute()
             workers = self._client.exists(*sorted(worker_keys)) if worker_keys else 0
             now = self._now()
@@ -183,12 +175,7 @@ class QueueInspector:
                 is_suspended=bool(is_suspended),
                 has_scheduler=bool(has_scheduler),
                 first_delayed_in=first_scheduled[0][1] - now if first_scheduled else None,
-                stock_jobs=tuple(
-                    key
-                    for key, is_there in zip(STOCK_QUEUE_JOBS, stock_jobs, strict=True)
-                    if is_there
-                ),
-                stock_worker=bool(stock_worker),
+                bullmq=read_bullmq(self._client),
             )
 
     def _queued_at(self, job_id: bytes) -> float | None:

@@ -10,7 +10,7 @@ ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 ALL = [
     *("settings", "postgres", "postgres_version", "postgres_primary", "tables", "privileges"),
     *("redis", "redis_version", "redis_primary", "redis_eviction", "redis_memory"),
-    *("redis_persistence", "stock_queue", "workers", "scheduler", "waiting_jobs"),
+    *("redis_persistence", "bullmq_queue", "workers", "scheduler", "waiting_jobs"),
     *("drift_lost", "drift_stuck", "drift_orphan", "drift_duplicate", "drift_stale_entry"),
     "drift_failed_live",
 ]
