@@ -148,7 +148,7 @@ def _look_at_redis(settings: Settings, client: Redis | None) -> _Side:
         return side
     inspector = QueueInspector(settings, client)
     try:
-        inspector.connect()
+        refusal = inspector.connect()
         server = inspector.server()
         if server is None:
             reached = Check(
@@ -158,10 +158,10 @@ def _look_at_redis(settings: Settings, client: Redis | None) -> _Side:
                 "ACL SETUSER the user in REDIS_URL +info",
             )
             side.checks.append(reached)
-            side.checks += redis_checks.unknown_server("INFO is not permitted to our user")
+            side.checks += redis_checks.unknown_server("INFO is not permitted to our user", refusal)
         else:
             side.checks.append(Check(CheckName.REDIS, CheckState.OK, describe(settings)))
-            side.checks += redis_checks.check_server(server)
+            side.checks += redis_checks.check_server(server, refusal)
         side.checks += redis_checks.check_queue(inspector.queue(), settings.queue_name)
         side.is_fit = True
     except RedisError as error:

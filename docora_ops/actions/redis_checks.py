@@ -21,18 +21,22 @@ _OVERDUE = 60
 """Seconds by which a delayed job may be late: RQ's scheduler looks every second."""
 
 
-def check_server(server: RedisServer) -> list[Check]:
+Refusal = tuple[str, str]
+"""Why Redis takes no writes, and what to do."""
+
+
+def check_server(server: RedisServer, refusal: Refusal | None = None) -> list[Check]:
     """Version, role, eviction, memory, persistence."""
     return [
         _check_version(server),
-        _check_primary(server),
+        _check_primary(server, refusal),
         _check_eviction(server),
         _check_memory(server),
         _check_persistence(server),
     ]
 
 
-def unknown_server(reason: str) -> list[Check]:
+def unknown_server(reason: str, refusal: Refusal | None) -> list[Check]:
     """The same checks, where the server could not be asked."""
     names = (
         CheckName.REDIS_VERSION,
@@ -41,7 +45,8 @@ def unknown_server(reason: str) -> list[Check]:
         CheckName.REDIS_MEMORY,
         CheckName.REDIS_PERSISTENCE,
     )
-    return [Check(name, CheckState.NOT_CHECKED, reason) for name in names]
+    checks = [Check(name, CheckState.NOT_CHECKED, reason) for name in names]
+    return [*checks, _refused(refusal)] if refusal else checks
 
 
 def check_queue(queue: QueueHealth, queue_name: str) -> list[Check]:
@@ -74,11 +79,16 @@ def _check_version(server: RedisServer) -> Check:
     return Check(name, CheckState.OK, found)
 
 
-def _check_primary(server: RedisServer) -> Check:
+def _check_primary(server: RedisServer, refusal: Refusal | None) -> Check:
     name = CheckName.REDIS_PRIMARY
     if server.is_replica:
         return Check(name, CheckState.FAILED, "it is a replica", "point REDIS_URL at the primary")
-    return Check(name, CheckState.OK, "takes writes")
+    return _refused(refusal) if refusal else Check(name, CheckState.OK, "takes writes")
+
+
+def _refused(refusal: Refusal) -> Check:
+    finding, what_to_do = refusal
+    return Check(CheckName.REDIS_PRIMARY, CheckState.FAILED, finding, what_to_do)
 
 
 def _check_eviction(server: RedisServer) -> Check:

@@ -17,7 +17,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.queue.audit import STREAM
 from docora_ops.queue.bullmq import read_bullmq
-from docora_ops.queue.connection import describe, redis_errors
+from docora_ops.queue.connection import describe, explain_refused_write, redis_errors
 from docora_ops.queue.progress import operation_key
 from docora_ops.settings import Settings
 from docora_ops.views import BullmqQueue
@@ -40,13 +40,16 @@ if queues[1] then
   table.insert(calls, {'RPUSH', KEYS[2], 'x'})
   table.insert(calls, {'SADD', KEYS[2], queues[1]})
 end
+local refusals = {}
 for _, call in ipairs(calls) do
   local reply = redis.pcall(unpack(call))
   local text = type(reply) == 'table' and reply.err or ''
   if string.find(text, 'NOPERM') or string.find(text, 'ACL failure') then
     error(text, 0)
   end
+  table.insert(refusals, text)
 end
+return refusals
 """
 
 
@@ -126,15 +129,20 @@ class QueueInspector:
         self._name = settings.queue_name
         self._try_writes = client.register_script(_TRY_WRITES)
 
-    def connect(self) -> None:
-        """Raise RedisError unless the server answers, and permits what changes need."""
+    def connect(self) -> tuple[str, str] | None:
+        """Raises RedisError unless the server answers, and permits what changes need.
+
+        Returns why it takes no writes at present, and what to do, or None if it takes them.
+        """
         queue = Queue(self._name, connection=self._client)
         with redis_errors(self._where):
             self._client.ping()
             trial = "docora-ops:trial"
-            self._try_writes(
+            refusals = self._try_writes(
                 [f"{queue.key}:{trial}", queue.redis_queues_keys, STREAM, operation_key(trial)]
             )
+        texts = (text.decode(errors="replace") for text in cast("list[bytes]", refusals))
+        return next(filter(None, map(explain_refused_write, texts)), None)
 
     def server(self) -> RedisServer | None:
         """What the server says of itself; None if our user may not ask."""
