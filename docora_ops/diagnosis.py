@@ -38,6 +38,7 @@ class CheckName(StrEnum):
     WORKERS = "workers"
     SCHEDULER = "scheduler"
     WAITING_JOBS = "waiting_jobs"
+    SERVERS_MATCH = "servers_match"
     DRIFT_LOST = "drift_lost"
     DRIFT_STUCK = "drift_stuck"
     DRIFT_ORPHAN = "drift_orphan"

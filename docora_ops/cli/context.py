@@ -80,6 +80,13 @@ class Context:
 
         return History(self.settings, self.redis)
 
+    @property
+    def servers(self) -> str:
+        """Names both servers, as in `docora on db.internal, Redis redis.internal:6379/0`."""
+        from docora_ops.queue.connection import describe
+
+        return f"{self.database.target}, Redis {describe(self.settings)}"
+
     def new_store(self, settings: Settings) -> ProgressStore:
         """A store with a connection of its own."""
         from docora_ops.queue import ProgressStore, connect

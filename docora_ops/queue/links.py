@@ -69,6 +69,11 @@ class LinkQueue:
         self._queue = Queue(settings.queue_name, connection=client)
         self._script = JobScript(settings, client, "links.lua")
 
+    @property
+    def where(self) -> str:
+        """Host and database of Redis."""
+        return self._where
+
     def read_waiting(self) -> WaitingList:
         """Read once which ids wait in the queue's list."""
         with redis_errors(self._where):
