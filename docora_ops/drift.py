@@ -60,6 +60,32 @@ class DriftReport:
         return sum(count for kind, count in self.counts.items() if kind.is_drift)
 
 
+_JOBS_THAT_TELL = 10
+"""From so many jobs on, more than half of them must have a link."""
+
+
+@dataclass(frozen=True, slots=True)
+class Belonging:
+    """How many jobs of the queue were made for links, and how many of these links do not exist."""
+
+    jobs: int
+    without_link: int
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether the queue and the database look like those of one Docora."""
+        if self.without_link == self.jobs:
+            return not self.jobs
+        return self.jobs < _JOBS_THAT_TELL or self.without_link * 2 <= self.jobs
+
+    def __str__(self) -> str:
+        if self.jobs == self.without_link == 1:
+            return "the only job in the queue has no link in this database"
+        if self.jobs == self.without_link:
+            return f"none of the {self.jobs} jobs in the queue has a link in this database"
+        return f"{self.without_link} of {self.jobs} jobs in the queue have no link in this database"
+
+
 class Mending(StrEnum):
     """What became of one thing that was wrong, or would."""
 

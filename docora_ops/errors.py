@@ -71,6 +71,12 @@ class OperationFinishedError(RefusedError):
     code = "operation_finished"
 
 
+class ServersMismatchedError(RefusedError):
+    """The jobs in the queue do not look like jobs of this database."""
+
+    code = "servers_mismatched"
+
+
 class WorkerNameTakenError(RefusedError):
     """Two workers of one name would take each other for themselves."""
 

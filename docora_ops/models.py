@@ -379,16 +379,6 @@ class BulkResult:
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """Who else is on the queue."""
-
-    workers: int
-    """Live workers that listen on it."""
-    stock_queue_in_use: bool
-    """Docora's own BullMQ queue holds jobs, so each link may be worked on twice."""
-
-
-@dataclass(frozen=True)
 class FailedFilter:
     """Which failed links a bulk retry is about."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Generic, TypeVar
 
 from docora_ops.models import JobState, LinkRef
@@ -220,3 +221,22 @@ class LinkDetails:
     """A worker holds the link in Postgres."""
     state: JobState
     job: JobRecord
+
+
+class BullmqQueue(StrEnum):
+    """What is seen of Docora's own queue, which BullMQ keeps."""
+
+    UNUSED = "unused"
+    LEFT_JOBS = "left_jobs"
+    """Jobs wait for a BullMQ worker, and none runs: the dashboard leaves some."""
+    WORKED_ON = "worked_on"
+    """A BullMQ worker runs: each link may be worked on twice."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What else is at work on links."""
+
+    workers: int
+    """Live workers that listen on the queue."""
+    bullmq: BullmqQueue

@@ -98,6 +98,7 @@ class Rooms:
         **scope: Any,
     ) -> RepairResult:
         """A repair without grace; `prepare` gets it when all is found and nothing mended."""
+        scope = {"remove_unknown_jobs": True} | scope
         repair = Repair(self.database, self.queue, self.store, grace_seconds=0, **scope)
         repair.find()
         prepare(repair)

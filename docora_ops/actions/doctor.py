@@ -11,13 +11,14 @@ from threading import Thread
 from typing import TypeVar
 
 from docora_ops.actions import postgres_checks, redis_checks
+from docora_ops.actions.belonging import count_jobs_with_links
 from docora_ops.actions.drift import find_drift
 from docora_ops.database import Database
 from docora_ops.database.grants import TABLES, missing_columns
 from docora_ops.database.health import read_columns, read_role, read_server
 from docora_ops.database.pooling import find_pooling
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
-from docora_ops.drift import DriftKind, DriftReport
+from docora_ops.drift import Belonging, DriftKind, DriftReport
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
 from docora_ops.queue import LinkQueue, Redis, connect
 from docora_ops.queue.connection import describe
@@ -73,16 +74,20 @@ def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis
             stack.enter_context(closing(database))
         postgres = _look_at_postgres(settings, database)
         redis = redis_side.result()
-        drift = None
+        drift = belonging = None
         if database and client and postgres.is_fit and redis.is_fit:
+            queue = LinkQueue(settings, client)
             try:
                 drift = find_drift(
                     database,
-                    LinkQueue(settings, client),
+                    queue,
                     grace_seconds=settings.drift_grace,
                     before_second_look=lambda suspects: before_second_look(
                         suspects, settings.drift_grace
                     ),
+                )
+                belonging = (
+                    count_jobs_with_links(database, queue) if drift.total else Belonging(0, 0)
                 )
             except PostgresError as error:
                 postgres.lose(CheckName.POSTGRES, error)
@@ -92,7 +97,7 @@ def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis
         _check_settings(settings, problems),
         *postgres.checks,
         *redis.checks,
-        *(_check_drift(drift) if drift else ()),
+        *(_check_drift(drift, belonging) if drift and belonging else ()),
     ]
     return Diagnosis(
         _complete(found, "needs what failed above"),
@@ -153,7 +158,7 @@ def _look_at_redis(settings: Settings, client: Redis | None) -> _Side:
         ", since REDIS_URL is not set" if settings.redis_is_implied else ""
     )
     try:
-        inspector.connect()
+        refusal = inspector.connect()
         server = inspector.server()
         if server is None:
             reached = Check(
@@ -163,10 +168,10 @@ def _look_at_redis(settings: Settings, client: Redis | None) -> _Side:
                 "ACL SETUSER the user in REDIS_URL +info",
             )
             side.checks.append(reached)
-            side.checks += redis_checks.unknown_server("INFO is not permitted to our user")
+            side.checks += redis_checks.unknown_server("INFO is not permitted to our user", refusal)
         else:
             side.checks.append(Check(CheckName.REDIS, CheckState.OK, where))
-            side.checks += redis_checks.check_server(server)
+            side.checks += redis_checks.check_server(server, refusal)
         side.checks += redis_checks.check_queue(inspector.queue(), settings.queue_name)
         side.is_fit = True
     except RedisError as error:
@@ -195,7 +200,10 @@ def _check_settings(settings: Settings, problems: Sequence[ConfigurationError]) 
     return Check(CheckName.SETTINGS, CheckState.OK, f"queue {settings.queue_name}")
 
 
-def _check_drift(drift: DriftReport) -> Iterator[Check]:
+def _check_drift(drift: DriftReport, belonging: Belonging) -> Iterator[Check]:
+    """Drift between servers that do not belong together is no reason to repair it."""
+    what_to_do = "docora-ops repair" if belonging.is_plausible else None
+    yield _check_belonging(belonging)
     for kind, thing in _THINGS.items():
         count = drift.counts.get(kind, 0)
         name = CheckName(f"drift_{kind}")
@@ -206,9 +214,22 @@ def _check_drift(drift: DriftReport) -> Iterator[Check]:
             entries="entry" if count == 1 else "entries",
         )
         if count and kind.is_drift:
-            yield Check(name, CheckState.FAILED, finding, "docora-ops repair")
+            yield Check(name, CheckState.FAILED, finding, what_to_do)
         else:
             yield Check(name, CheckState.OK, finding if count else "none")
+
+
+def _check_belonging(belonging: Belonging) -> Check:
+    name = CheckName.SERVERS_MATCH
+    if belonging.is_plausible:
+        return Check(name, CheckState.OK, "nothing speaks against it")
+    return Check(
+        name,
+        CheckState.FAILED,
+        f"Postgres and Redis do not seem to belong together: {belonging}",
+        "check DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME: until they fit, docora-ops "
+        "repair changes nothing",
+    )
 
 
 def _failure(name: CheckName, error: DocoraOpsError) -> Check:

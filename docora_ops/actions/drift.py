@@ -20,16 +20,13 @@ from docora_ops.drift import EXAMPLES_SHOWN, DriftKind, DriftReport, Finding
 from docora_ops.models import JobState, LinkRef, LinkStatus
 from docora_ops.queue import Answer, LinkQueue, WaitingList
 from docora_ops.queue.links import is_valid_job_id
-from docora_ops.queue.sweep import Entry, EntryState, Place
+from docora_ops.queue.sweep import TO_BE_RUN, TO_RUN_OR_FAILED, Entry, EntryState, Place
 from docora_ops.queue.waiting import NOT_IN_LIST, TWICE_IN_LIST
 
 _LINKS_AT_ONCE = 5000
 _JOBS_AT_ONCE = 500
 _COUNTED_AT_ONCE = 20_000
 _DOCORAS_JOB_ID = re.compile(r"app_[0-9a-f]{24}-repo_[0-9a-f]{24}")
-_TO_BE_RUN = frozenset({Place.LIST, Place.SCHEDULED, Place.DEFERRED})
-_ORPHANS_IN = _TO_BE_RUN | {Place.FAILED}
-"""Finished and cancelled jobs of links that are gone are history, and expire."""
 _KINDS = {
     LinkStatus.PENDING_SNAPSHOT.value: DriftKind.LOST,
     LinkStatus.SCANNING.value: DriftKind.STUCK,
@@ -302,11 +299,14 @@ class _Look:
                 yield suspect
 
     def _orphans(self, entries: Sequence[Entry]) -> dict[str, tuple[str, str]]:
-        """Jobs that were made for a link, and that no worker has, with the ids of the link."""
+        """Jobs that were made for a link, and that no worker has, with the ids of the link.
+
+        Finished and cancelled jobs of links that are gone are history, and expire.
+        """
         job_ids = [
             entry.job_id
             for entry in entries
-            if entry.place in _ORPHANS_IN and entry.state is not EntryState.GONE
+            if entry.place in TO_RUN_OR_FAILED and entry.state is not EntryState.GONE
         ]
         made_for = self.queue.sweep.made_for(job_ids) if job_ids else {}
         if not made_for:
@@ -358,7 +358,7 @@ def _is_worth_asking(entry: Entry) -> bool:
         case EntryState.RUNNING:
             return entry.place is Place.WIP
         case EntryState.OK:
-            return entry.place in _ORPHANS_IN
+            return entry.place in TO_RUN_OR_FAILED
     return True
 
 
@@ -374,7 +374,7 @@ def _kind_of(entry: Entry, links: Sequence[JobLink], *, is_live: bool) -> DriftK
             return DriftKind.STALE_ENTRY if ours and not unfinished else None
         case EntryState.CONTRADICTS if links and (is_live or not unfinished):
             return DriftKind.STALE_ENTRY
-        case EntryState.OK | EntryState.RUNNING if entry.place in _TO_BE_RUN | {Place.WIP}:
+        case EntryState.OK | EntryState.RUNNING if entry.place in TO_BE_RUN | {Place.WIP}:
             failed = [link.status for link in links] == [LinkStatus.FAILED]
             return DriftKind.FAILED_LIVE if failed else None
     return None

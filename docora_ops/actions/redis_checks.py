@@ -7,6 +7,7 @@ from shlex import quote
 
 from docora_ops.diagnosis import Check, CheckName, CheckState
 from docora_ops.queue.health import QueueHealth, RedisServer
+from docora_ops.views import BullmqQueue
 
 _OLDEST = (6, 0, 6)
 """The first with LPOS."""
@@ -21,18 +22,22 @@ _OVERDUE = 60
 """Seconds by which a delayed job may be late: RQ's scheduler looks every second."""
 
 
-def check_server(server: RedisServer) -> list[Check]:
+Refusal = tuple[str, str]
+"""Why Redis takes no writes, and what to do."""
+
+
+def check_server(server: RedisServer, refusal: Refusal | None = None) -> list[Check]:
     """Version, role, eviction, memory, persistence."""
     return [
         _check_version(server),
-        _check_primary(server),
+        _check_primary(server, refusal),
         _check_eviction(server),
         _check_memory(server),
         _check_persistence(server),
     ]
 
 
-def unknown_server(reason: str) -> list[Check]:
+def unknown_server(reason: str, refusal: Refusal | None) -> list[Check]:
     """The same checks, where the server could not be asked."""
     names = (
         CheckName.REDIS_VERSION,
@@ -41,13 +46,14 @@ def unknown_server(reason: str) -> list[Check]:
         CheckName.REDIS_MEMORY,
         CheckName.REDIS_PERSISTENCE,
     )
-    return [Check(name, CheckState.NOT_CHECKED, reason) for name in names]
+    checks = [Check(name, CheckState.NOT_CHECKED, reason) for name in names]
+    return [*checks, _refused(refusal)] if refusal else checks
 
 
 def check_queue(queue: QueueHealth, queue_name: str) -> list[Check]:
-    """Docora's own queue, workers, scheduler, waiting jobs."""
+    """BullMQ queue, workers, scheduler, waiting jobs."""
     return [
-        _check_stock_queue(queue),
+        _check_bullmq(queue.bullmq),
         _check_workers(queue, queue_name),
         _check_scheduler(queue, queue_name),
         _check_waiting(queue),
@@ -74,11 +80,16 @@ def _check_version(server: RedisServer) -> Check:
     return Check(name, CheckState.OK, found)
 
 
-def _check_primary(server: RedisServer) -> Check:
+def _check_primary(server: RedisServer, refusal: Refusal | None) -> Check:
     name = CheckName.REDIS_PRIMARY
     if server.is_replica:
         return Check(name, CheckState.FAILED, "it is a replica", "point REDIS_URL at the primary")
-    return Check(name, CheckState.OK, "takes writes")
+    return _refused(refusal) if refusal else Check(name, CheckState.OK, "takes writes")
+
+
+def _refused(refusal: Refusal) -> Check:
+    finding, what_to_do = refusal
+    return Check(CheckName.REDIS_PRIMARY, CheckState.FAILED, finding, what_to_do)
 
 
 def _check_eviction(server: RedisServer) -> Check:
@@ -137,19 +148,25 @@ def _check_persistence(server: RedisServer) -> Check:
     return Check(name, CheckState.OK, "nothing to save yet")
 
 
-def _check_stock_queue(queue: QueueHealth) -> Check:
-    name = CheckName.STOCK_QUEUE
-    signs = [f"{key} holds jobs" for key in queue.stock_jobs]
-    if queue.stock_worker:
-        signs.append("a worker of it is running")
-    if not signs:
-        return Check(name, CheckState.OK, "Docora's own queue is not in use")
-    return Check(
-        name,
-        CheckState.FAILED,
-        f"Docora's own queue is in use: {', '.join(signs)}; each link may be worked on twice",
-        "run Docora with RUN_MODE=api, and remove the jobs that it has left",
-    )
+def _check_bullmq(bullmq: BullmqQueue) -> Check:
+    name = CheckName.BULLMQ_QUEUE
+    match bullmq:
+        case BullmqQueue.WORKED_ON:
+            return Check(
+                name,
+                CheckState.FAILED,
+                "a BullMQ worker of Docora runs beside the RQ queue: each link may be worked on "
+                "twice",
+                "run Docora with RUN_MODE=api",
+            )
+        case BullmqQueue.LEFT_JOBS:
+            return Check(
+                name,
+                CheckState.WARNING,
+                "the BullMQ queue holds jobs, and no BullMQ worker runs to take them",
+                "nothing is lost: docora-ops schedule, run each minute, queues their links",
+            )
+    return Check(name, CheckState.OK, "not in use")
 
 
 def _check_workers(queue: QueueHealth, queue_name: str) -> Check:

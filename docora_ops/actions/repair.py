@@ -9,6 +9,7 @@ from sys import intern
 
 from docora_ops.actions.audit import RunTrail
 from docora_ops.actions.batch import Settled
+from docora_ops.actions.belonging import count_jobs_with_links
 from docora_ops.actions.bulk import BulkRun, Stop
 from docora_ops.actions.drift import Suspect, confirmed, named
 from docora_ops.database import Database, Selection
@@ -20,7 +21,7 @@ from docora_ops.database.links import (
     links_of_jobs,
 )
 from docora_ops.drift import DriftKind, Finding, Mended, Mending, RepairResult
-from docora_ops.errors import LinkError
+from docora_ops.errors import LinkError, ServersMismatchedError
 from docora_ops.models import ChangeNote, LinkRef, Operation, Outcome
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.sweep import Removal, RemovalAnswer
@@ -55,6 +56,8 @@ class Repair:
     grace_seconds: float
     app_id: str | None = None
     ref: LinkRef | None = None
+    remove_unknown_jobs: bool = False
+    """Repair even if the jobs in the queue do not look like jobs of this database."""
     note: ChangeNote | None = None
     """For the audit trail."""
     stop: Stop = field(default_factory=Stop)
@@ -69,7 +72,11 @@ class Repair:
     _trail: RunTrail | None = None
 
     def find(self) -> RepairResult:
-        """Look, and look again, for what there is to mend. Raises PostgresError, RedisError."""
+        """Look, and look again, for what there is to mend.
+
+        Raises PostgresError, RedisError, and ServersMismatchedError if there is something to mend
+        and the two servers do not seem to belong together.
+        """
         self._links = {kind: [] for kind in _LINK_KINDS}
         for suspect in confirmed(
             self.database,
@@ -87,7 +94,22 @@ class Repair:
                 self._links[kind].append(_ref(suspect))
             else:
                 self._entries.append(suspect.finding)
+        if self._found and not self.remove_unknown_jobs:
+            self._require_that_servers_belong_together()
         return self.result()
+
+    def _require_that_servers_belong_together(self) -> None:
+        # Queueing is refused, too: jobs of this database in the other Docora's queue would make
+        # the two look as if they belonged together, and the next repair would remove its jobs.
+        found = count_jobs_with_links(self.database, self.queue)
+        if not found.is_plausible:
+            raise ServersMismatchedError(
+                f"{self.database.target} and Redis at {self.queue.where} do not seem to belong "
+                f"together: {found}. Nothing was changed",
+                hint="check DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME; if all are right, "
+                "and the links were deleted: docora-ops repair --remove-unknown-jobs",
+                details={"jobs": found.jobs, "jobs_without_link": found.without_link},
+            )
 
     def run(self) -> RepairResult:
         """Mend it; killed at any point, a new repair finishes the rest. Raises the same.

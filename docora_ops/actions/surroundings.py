@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from docora_ops.models import Surroundings
 from docora_ops.queue import LinkQueue, QueueReader
-from docora_ops.views import QueueOverview
+from docora_ops.views import QueueOverview, Surroundings
 
 
 def look_around(queue: LinkQueue) -> Surroundings:
     """Read it from Redis. Raises RedisError."""
-    return Surroundings(queue.count_workers(), queue.stock_queue_is_used())
+    return Surroundings(queue.count_workers(), queue.read_bullmq())
 
 
 def queue_overview(reader: QueueReader, limit: int) -> QueueOverview:

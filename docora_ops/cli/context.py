@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from docora_ops.database import Database
-    from docora_ops.models import Surroundings
     from docora_ops.queue import History, LinkQueue, ProgressStore, QueueReader, Redis
     from docora_ops.render.documents import Document
     from docora_ops.settings import Settings
+    from docora_ops.views import Surroundings
 
 
 @dataclass
@@ -163,16 +163,24 @@ class Context:
 
     def warn(self, surroundings: Surroundings) -> None:
         """Say, before a change, what is odd on the queue."""
+        from docora_ops.views import BullmqQueue
+
         if surroundings.workers == 0:
             self.say(
                 "Warning: no worker listens on the queue {}: jobs wait until one is started",
                 self.settings.queue_name,
                 style="yellow",
             )
-        if surroundings.stock_queue_in_use:
+        if surroundings.bullmq is BullmqQueue.WORKED_ON:
             self.say(
-                "Warning: Docora's own queue (bull:snapshot-queue) holds jobs too: while both are "
-                "in use, each link may be worked on twice. Run Docora with RUN_MODE=api.",
+                "Warning: a BullMQ worker of Docora runs beside the RQ queue: each link may be "
+                "worked on twice. Run Docora with RUN_MODE=api.",
+                style="yellow",
+            )
+        if surroundings.bullmq is BullmqQueue.LEFT_JOBS:
+            self.say(
+                "Warning: Docora's BullMQ queue holds jobs, and no BullMQ worker runs to take "
+                "them: docora-ops schedule queues their links.",
                 style="yellow",
             )
 

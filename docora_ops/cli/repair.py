@@ -40,6 +40,13 @@ def repair(
     ] = None,
     repo: OptionalRepoArgument = None,
     reason: ReasonOption = None,
+    remove_unknown_jobs: Annotated[
+        bool,
+        typer.Option(
+            "--remove-unknown-jobs",
+            help="Repair even if most jobs in the queue have no link in the database.",
+        ),
+    ] = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -47,8 +54,9 @@ def repair(
     """Mend what doctor calls drift: everywhere, of one app, or of one link.
 
     Queues lost and stuck links again, which keep their retries and their error; removes orphaned
-    and duplicate jobs and stale entries. Never touches a job that is running. Killed at any point,
-    the same command finishes the rest.
+    and duplicate jobs and stale entries. Never touches a job that is running. Changes nothing if
+    database and queue do not seem to belong together. Killed at any point, the same command
+    finishes the rest.
     """
     context = context_of(typer_context)
     require_text("APP", app)
@@ -56,6 +64,7 @@ def repair(
     require_reason(reason)
     terminal = terminal_to_ask(skip=yes or dry_run)
     found = _new_repair(context, app, repo, reason)
+    found.remove_unknown_jobs = remove_unknown_jobs
     context.collect_garbage()
     result = found.find()
     if dry_run:
@@ -82,6 +91,7 @@ def _new_repair(context: Context, app: str | None, repo: str | None, reason: str
         found = resolve_app(context.database, app)
         repair.app_id = found.app_id
         repair.note = change_note("repair", reason, app_id=found.app_id, app_name=found.app_name)
+    context.say("{}: looking for drift.", context.servers)
     context.warn(look_around(context.queue))
     repair.before_second_look = lambda suspects: context.say(
         "{} out of step at first sight: looking again.", suspects
@@ -95,12 +105,19 @@ def _confirm(context: Context, terminal: Terminal, result: RepairResult) -> None
     from docora_ops.render import tables
 
     links = result.found[DriftKind.LOST] + result.found[DriftKind.STUCK]
+    removals = result.total - links
+    question = " and ".join(
+        [
+            *(["queue {links} again"] if links else []),
+            *(["remove {removals}"] if removals else []),
+        ]
+    )
     terminal.ask(
-        "Queue {links} again and remove {jobs}, in {where}?",
+        f"{{servers}}: {question}?",
         render.found(result),
         links=tables.amount(links, "link"),
-        jobs=tables.amount(result.total - links, "job or entry", "jobs or entries"),
-        where=context.database.target,
+        removals=tables.amount(removals, "job or entry", "jobs or entries"),
+        servers=context.servers,
     )
 
 

@@ -6,13 +6,8 @@ from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.waiting import Wait, wait_for_link
 from docora_ops.errors import ServerError
-from docora_ops.models import (
-    BulkResult,
-    LinkResult,
-    PlannedLink,
-    Surroundings,
-    WaitEnd,
-)
+from docora_ops.models import BulkResult, LinkResult, PlannedLink, WaitEnd
+from docora_ops.views import Surroundings
 
 _CODES = {
     WaitEnd.SYNCED: ExitCode.OK,

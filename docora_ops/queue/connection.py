@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -92,11 +92,29 @@ _READ_ONLY: _Explanation = (
     "refuses writes: it is a read-only replica",
     "point REDIS_URL at the primary",
 )
+_CLUSTER: _Explanation = (
+    "is a node of a Cluster, which spreads its keys over several servers",
+    "point REDIS_URL at a Redis or Valkey without cluster-enabled: RQ needs one server",
+)
 # What a script runs into reaches us as a plain ResponseError, most often with the code in its text.
-_BY_CODE: dict[str, _Explanation] = {
+_REFUSES_WRITES: dict[str, _Explanation] = {
     "OOM": _OUT_OF_MEMORY,
     "READONLY": _READ_ONLY,
     "MISCONF": ("refuses writes: it can't save its data to disk", "see Redis's log"),
+    "NOREPLICAS": (
+        "refuses writes: it has fewer connected replicas than min-replicas-to-write asks for",
+        "bring its replicas back, or lower min-replicas-to-write",
+    ),
+}
+_BY_CODE: dict[str, _Explanation] = _REFUSES_WRITES | {
+    "BUSY": (
+        "answers nobody: it has been busy with one script for too long",
+        "wait for the script's end, or end it with: redis-cli SCRIPT KILL",
+    ),
+    "DB index is out of range": (
+        "has no database of the number in REDIS_URL",
+        "check the number at the end of REDIS_URL",
+    ),
     "WRONGTYPE": (
         "holds a value of the wrong type in one of the queue's keys",
         "check that DOCORA_OPS_QUEUE_NAME and REDIS_URL belong together",
@@ -120,6 +138,10 @@ def _explain(error: redis.RedisError) -> _Explanation:
             return _OUT_OF_MEMORY
         case redis.ReadOnlyError():
             return _READ_ONLY
+        case redis.exceptions.ClusterError() | redis.exceptions.ClusterCrossSlotError():
+            return _CLUSTER
+        case redis.exceptions.AskError():  # MOVED, too
+            return _CLUSTER
         case redis.exceptions.BusyLoadingError():
             return "is still loading its data", "try again in a moment"
         case redis.ConnectionError():
@@ -129,12 +151,24 @@ def _explain(error: redis.RedisError) -> _Explanation:
     text = str(error)
     if "NOPERM" in text or "ACL failure in script" in text:
         return _no_permission(text)
-    for code, explanation in _BY_CODE.items():
-        if code in text:
-            return explanation
+    # In a script, a Cluster has a sentence of its own for each reason not to serve a key.
+    if "cluster" in text or "hash to the same slot" in text:
+        return _CLUSTER
+    if found := _find_code(_BY_CODE, text):
+        return found
     # Redis repeats the arguments of a command that it does not know, a password's among them.
     text = text.partition(", with args beginning with")[0].splitlines()[0] if text else "no text"
     return f"answered with an error: {mask(text)[:200]}", "see Redis's log"
+
+
+def explain_refused_write(text: str) -> tuple[str, str] | None:
+    """Returns why Redis takes no writes, and what to do; None if the answer says something else."""
+    return _find_code(_REFUSES_WRITES, text)
+
+
+def _find_code(explanations: Mapping[str, _Explanation], text: str) -> _Explanation | None:
+    found = (known for code, known in explanations.items() if re.search(rf"\b{code}\b", text))
+    return next(found, None)
 
 
 def _no_permission(text: str) -> _Explanation:

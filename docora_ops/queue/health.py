@@ -16,13 +16,12 @@ from rq.utils import utcparse
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.queue.audit import STREAM
-from docora_ops.queue.connection import describe, redis_errors
-from docora_ops.queue.links import STOCK_QUEUE, STOCK_QUEUE_JOBS
+from docora_ops.queue.bullmq import read_bullmq
+from docora_ops.queue.connection import describe, explain_refused_write, redis_errors
 from docora_ops.queue.progress import operation_key
 from docora_ops.settings import Settings
+from docora_ops.views import BullmqQueue
 
-# A BullMQ worker renews this key, which lives for 30 seconds, for as long as it runs.
-_STOCK_WORKER = STOCK_QUEUE + "stalled-check"
 _CLOCK_GRAIN = 2
 """Seconds by which moments of INFO may be off."""
 
@@ -41,13 +40,16 @@ if queues[1] then
   table.insert(calls, {'RPUSH', KEYS[2], 'x'})
   table.insert(calls, {'SADD', KEYS[2], queues[1]})
 end
+local refusals = {}
 for _, call in ipairs(calls) do
   local reply = redis.pcall(unpack(call))
   local text = type(reply) == 'table' and reply.err or ''
   if string.find(text, 'NOPERM') or string.find(text, 'ACL failure') then
     error(text, 0)
   end
+  table.insert(refusals, text)
 end
+return refusals
 """
 
 
@@ -115,10 +117,7 @@ class QueueHealth:
     has_scheduler: bool
     first_delayed_in: float | None
     """Seconds until the first of the delayed jobs is due, below 0 if it is overdue."""
-    stock_jobs: tuple[str, ...]
-    """The keys of Docora's own queue that hold jobs."""
-    stock_worker: bool
-    """A worker of Docora's own queue is running."""
+    bullmq: BullmqQueue
 
 
 class QueueInspector:
@@ -130,15 +129,20 @@ class QueueInspector:
         self._name = settings.queue_name
         self._try_writes = client.register_script(_TRY_WRITES)
 
-    def connect(self) -> None:
-        """Raise RedisError unless the server answers, and permits what changes need."""
+    def connect(self) -> tuple[str, str] | None:
+        """Raises RedisError unless the server answers, and permits what changes need.
+
+        Returns why it takes no writes at present, and what to do, or None if it takes them.
+        """
         queue = Queue(self._name, connection=self._client)
         with redis_errors(self._where):
             self._client.ping()
             trial = "docora-ops:trial"
-            self._try_writes(
+            refusals = self._try_writes(
                 [f"{queue.key}:{trial}", queue.redis_queues_keys, STREAM, operation_key(trial)]
             )
+        texts = (text.decode(errors="replace") for text in cast("list[bytes]", refusals))
+        return next(filter(None, map(explain_refused_write, texts)), None)
 
     def server(self) -> RedisServer | None:
         """What the server says of itself; None if our user may not ask."""
@@ -161,8 +165,6 @@ class QueueInspector:
             pipeline.zrange(
                 ScheduledJobRegistry.key_template.format(self._name), 0, 0, withscores=True
             )
-            for key in (*STOCK_QUEUE_JOBS, _STOCK_WORKER):
-                pipeline.exists(key)
             (
                 waiting,
                 head,
@@ -170,8 +172,6 @@ class QueueInspector:
                 is_suspended,
                 has_scheduler,
                 first_scheduled,
-                *stock_jobs,
-                stock_worker,
             ) = pipeline.execute()
             workers = self._client.exists(*sorted(worker_keys)) if worker_keys else 0
             now = self._now()
@@ -183,12 +183,7 @@ class QueueInspector:
                 is_suspended=bool(is_suspended),
                 has_scheduler=bool(has_scheduler),
                 first_delayed_in=first_scheduled[0][1] - now if first_scheduled else None,
-                stock_jobs=tuple(
-                    key
-                    for key, is_there in zip(STOCK_QUEUE_JOBS, stock_jobs, strict=True)
-                    if is_there
-                ),
-                stock_worker=bool(stock_worker),
+                bullmq=read_bullmq(self._client),
             )
 
     def _queued_at(self, job_id: bytes) -> float | None:

@@ -15,18 +15,16 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.models import JobState, Outcome, Payload
 from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry
+from docora_ops.queue.bullmq import read_bullmq
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.queue.jobs import JobTemplate, names_link
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.sweep import QueueSweep
 from docora_ops.queue.waiting import LIST_NOT_READ, WaitingList
 from docora_ops.settings import Settings
+from docora_ops.views import BullmqQueue
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
-STOCK_QUEUE = "bull:snapshot-queue:"
-"""Docora's own queue."""
-STOCK_QUEUE_JOBS = tuple(STOCK_QUEUE + part for part in ("wait", "active", "delayed"))
-"""The keys that its jobs are in."""
 
 
 def is_valid_job_id(job_id: str) -> bool:
@@ -70,6 +68,11 @@ class LinkQueue:
         self._where = describe(settings)
         self._queue = Queue(settings.queue_name, connection=client)
         self._script = JobScript(settings, client, "links.lua")
+
+    @property
+    def where(self) -> str:
+        """Host and database of Redis."""
+        return self._where
 
     def read_waiting(self) -> WaitingList:
         """Read once which ids wait in the queue's list."""
@@ -148,10 +151,10 @@ class LinkQueue:
             )
             return self._client.exists(*sorted(keys)) if keys else 0
 
-    def stock_queue_is_used(self) -> bool:
-        """Whether Docora's own queue holds jobs, so that each link may be worked on twice."""
+    def read_bullmq(self) -> BullmqQueue:
+        """Tells whether jobs stand in the BullMQ queue, and whether a BullMQ worker runs."""
         with redis_errors(self._where):
-            return self._client.exists(*STOCK_QUEUE_JOBS) > 0
+            return read_bullmq(self._client)
 
     @cached_property
     def sweep(self) -> QueueSweep:

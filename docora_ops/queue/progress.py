@@ -72,10 +72,10 @@ return redis.call('HGET', KEYS[1], 'cancelled')
 """
 
 _CANCEL = """
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  return 'unknown'
-end
 local counts = redis.call('HMGET', KEYS[1], 'total', 'completed')
+if not counts[1] then
+  return 'unknown' -- also where the dashboard has cancelled what it did not know
+end
 if (tonumber(counts[2]) or 0) >= (tonumber(counts[1]) or 0) then
   return 'finished'
 end
@@ -255,7 +255,8 @@ def _failure(value: bytes) -> LinkFailure | None:
 
 
 def _progress(operation_id: str, values: Sequence[bytes | None]) -> Progress | None:
-    if all(value is None for value in values):
+    # The dashboard's cancel makes the hash of an operation that it does not know, without a total.
+    if values[0] is None:
         return None
     total, completed, succeeded, failed = (_number(value) for value in values[:4])
     return Progress(operation_id, total, completed, succeeded, failed, values[4] == b"true")

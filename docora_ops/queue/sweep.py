@@ -36,6 +36,10 @@ class Place(StrEnum):
     CANCELED = "canceled"
 
 
+TO_BE_RUN = frozenset({Place.LIST, Place.SCHEDULED, Place.DEFERRED})
+TO_RUN_OR_FAILED = TO_BE_RUN | {Place.FAILED}
+
+
 class EntryState(StrEnum):
     """What an entry says, compared with its job."""
 

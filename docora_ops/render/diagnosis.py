@@ -82,7 +82,7 @@ def _paragraph(check: Check) -> tuple[RenderableType, RenderableType]:
 
 
 def _label(check: Check) -> str:
-    return check.name.replace("_", " ").capitalize()
+    return check.name.replace("_", " ").capitalize().replace("Bullmq", "BullMQ")
 
 
 def _state(check: Check) -> Text:

@@ -108,15 +108,15 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     assert not_ok(first) == {
         "redis_eviction": "failed",
         "redis_memory": "warning",
-        "stock_queue": "failed",
+        "bullmq_queue": "warning",
         "workers": "failed",
         "scheduler": "failed",
         "waiting_jobs": "warning",
     }
     assert "volatile-lru" in check(first, "redis_eviction")["finding"]
     assert "noeviction" in check(first, "redis_eviction")["what_to_do"]
-    assert "bull:snapshot-queue:wait" in check(first, "stock_queue")["finding"]
-    assert "RUN_MODE=api" in check(first, "stock_queue")["what_to_do"]
+    assert "no BullMQ worker runs" in check(first, "bullmq_queue")["finding"]
+    assert "docora-ops schedule" in check(first, "bullmq_queue")["what_to_do"]
     assert "1 job waits" in check(first, "workers")["finding"]
     assert "docora-ops worker" in check(first, "workers")["what_to_do"]
     assert "overdue since 10 min" in check(first, "scheduler")["finding"]
@@ -124,7 +124,6 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
 
     client.config_set("maxmemory", "0")
     client.config_set("maxmemory-policy", "noeviction")
-    client.delete("bull:snapshot-queue:wait")
     client.set("bull:snapshot-queue:stalled-check", "1", px=30_000)
     spoiled.add_worker()
     client.set("rq:suspended", "1")
@@ -136,12 +135,13 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     assert not_ok(second) == {
         "redis_primary": "failed",
         "redis_memory": "failed",
-        "stock_queue": "failed",
+        "bullmq_queue": "failed",
         "workers": "failed",
         "scheduler": "warning",
         "waiting_jobs": "warning",
     }
-    assert "a worker of it is running" in check(second, "stock_queue")["finding"]
+    assert "a BullMQ worker of Docora runs" in check(second, "bullmq_queue")["finding"]
+    assert "RUN_MODE=api" in check(second, "bullmq_queue")["what_to_do"]
     assert "rq resume" in check(second, "workers")["what_to_do"]
 
 

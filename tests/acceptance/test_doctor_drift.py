@@ -9,7 +9,7 @@ from typing import Any
 from rq.utils import now
 
 from tests.acceptance.diagnoses import (
-    OF_BOTH,
+    OF_DRIFT,
     ONE_LOOK,
     check,
     examine,
@@ -68,9 +68,9 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     for kind, link in expected.items():
         assert by_kind[kind] == [link.job_id]
     assert not_ok(document) == {
-        **dict.fromkeys([name for name in OF_BOTH if name != "drift_failed_live"], "failed"),
+        **dict.fromkeys([name for name in OF_DRIFT if name != "drift_failed_live"], "failed"),
     }
-    for name in OF_BOTH[:-1]:
+    for name in OF_DRIFT[:-1]:
         assert check(document, name)["what_to_do"] == "docora-ops repair"
     assert "7 pending links" in table.stdout
     assert f"App {int(twice.app_id[4:], 16) - 1} ← octo/repo" in table.stdout

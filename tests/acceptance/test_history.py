@@ -179,7 +179,7 @@ def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: 
         ("retry-all-failed",),
         ("resync", link.app_id, "--all", "--yes"),
         ("schedule",),
-        ("repair", "--yes"),
+        ("repair", "--yes", "--remove-unknown-jobs"),
         ("cancel", operation),
         ("history",),
     ):

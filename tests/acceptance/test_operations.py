@@ -91,6 +91,23 @@ def test_an_operation_that_is_unknown_or_expired_is_not_found(docora: Docora) ->
     assert docora.redis.keys() == []
 
 
+def test_what_the_dashboards_cancel_of_an_unknown_operation_leaves_is_no_operation(
+    docora: Docora,
+) -> None:
+    docora.redis.hset(KEY, "cancelled", "true")
+    progress, cancel, operations = docora.run_together(
+        ("progress", OPERATION, "--json"),
+        ("cancel", OPERATION, "--json"),
+        ("operations", "--json"),
+        env=NO_DATABASE,
+    )
+    for result in (progress, cancel):
+        assert (result.code, result.json["code"]) == (3, "not_found"), result
+    assert (operations.code, operations.data) == (0, [])
+    assert docora.redis.hgetall(KEY) == {b"cancelled": b"true"}
+    assert docora.audit_trail() == []
+
+
 def test_an_operation_that_has_ended_cannot_be_cancelled(docora: Docora) -> None:
     write(docora, completed="9")
     result = docora.run("cancel", OPERATION, env=NO_DATABASE)

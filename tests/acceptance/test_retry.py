@@ -330,28 +330,38 @@ def test_nobody_on_the_queue_is_said_every_time_and_a_live_worker_silences_it(
     assert result.stderr == ""
 
 
-def test_jobs_in_docoras_own_queue_are_warned_about(docora: Docora, link: TestLink) -> None:
+def test_jobs_in_the_bullmq_queue_are_warned_about_and_a_bullmq_worker_otherwise(
+    docora: Docora, link: TestLink
+) -> None:
     docora.add_worker()
     command = ("retry", APP, REPOSITORY, "--dry-run")
     docora.redis.set("bull:snapshot-queue:id", 7)
     docora.redis.rpush("bull:other-queue:wait", link.job_id)
     assert docora.run(*command).stderr == "Dry run: nothing was changed.\n"
 
-    for part in ("wait", "active", "delayed"):
-        key = f"bull:snapshot-queue:{part}"
-        if part == "delayed":
-            docora.redis.zadd(key, {link.job_id: 1})
-        else:
-            docora.redis.rpush(key, link.job_id)
+    def warns_of_jobs() -> bool:
         result = docora.run(*command)
         assert result.code == 0, result
-        assert "bull:snapshot-queue" in result.stderr
-        assert "RUN_MODE=api" in result.stderr
-        docora.redis.delete(key)
+        of_jobs = "no BullMQ worker runs" in result.stderr
+        assert of_jobs is ("docora-ops schedule" in result.stderr)
+        assert of_jobs is not ("RUN_MODE=api" in result.stderr)
+        return of_jobs
 
     docora.redis.rpush("bull:snapshot-queue:wait", link.job_id)
+    assert warns_of_jobs()
+    docora.redis.delete("bull:snapshot-queue:wait")
+    docora.redis.zadd("bull:snapshot-queue:delayed", {link.job_id: 1})
+    assert warns_of_jobs()
+    docora.redis.rpush("bull:snapshot-queue:active", link.job_id)
+    assert warns_of_jobs(), "its worker was killed"
+    docora.redis.set(f"bull:snapshot-queue:{link.job_id}:lock", "token", px=30_000)
+    assert not warns_of_jobs()
+
+    docora.redis.delete("bull:snapshot-queue:active")
+    docora.redis.set("bull:snapshot-queue:stalled-check", "1", px=30_000)
+    assert not warns_of_jobs()
     real = docora.run("retry", APP, REPOSITORY, "--json")
-    assert "bull:snapshot-queue" in real.stderr
+    assert "a BullMQ worker of Docora runs" in real.stderr
     assert (real.code, real.data["outcome"]) == (0, "queued")
 
 

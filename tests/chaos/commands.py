@@ -71,7 +71,7 @@ def _cancel(_: World, operations: Sequence[str], random: Random) -> Arguments:
 
 def _repair(world: World, _: Sequence[str], random: Random) -> Arguments:
     scope = random.choice(([], [], [_app(world, random)], _link(world, random)))
-    return ["repair", *scope, "--yes"]
+    return ["repair", *scope, "--yes", "--remove-unknown-jobs"]
 
 
 def _look(world: World, operations: Sequence[str], random: Random) -> Arguments:

@@ -292,7 +292,7 @@ MUTATIONS = (
         Promise.PROGRESS_IS_SHARED,
         _PROGRESS,
         (
-            ("if redis.call('EXISTS', KEYS[1]) == 0 then", "if false then"),
+            ("if not counts[1] then", "if false then"),
             (">= (tonumber(counts[1]) or 0) then", ">= (tonumber(counts[1]) or 1) then"),
         ),
         ("test_an_unknown_operation_is_not_found_and_not_created",),

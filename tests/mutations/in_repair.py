@@ -62,6 +62,13 @@ MUTATIONS = (
         ),
         ("test_what_changes_before_it_is_mended_is_left_alone",),
     ),
+    Mutation(
+        "jobs-of-another-docora-removed",
+        Promise.ONLY_WHAT_QUALIFIES,
+        _REPAIR,
+        (("if self._found and not self.remove_unknown_jobs:", "if False:"),),
+        ("test_the_jobs_of_another_docora_are_neither_removed_nor_joined",),
+    ),
     # Links that a killed worker has left
     Mutation(
         "abandoned-link-taken-from-a-worker",

@@ -19,6 +19,7 @@ PROMISES: dict[type[DocoraOpsError], tuple[str, int]] = {
     errors.NotFailedError: ("not_failed", 4),
     errors.SnapshotRunningError: ("snapshot_running", 4),
     errors.OperationFinishedError: ("operation_finished", 4),
+    errors.ServersMismatchedError: ("servers_mismatched", 4),
     errors.WorkerNameTakenError: ("worker_name_taken", 4),
     errors.ServerError: ("server", 5),
     errors.PostgresError: ("postgres", 5),
