@@ -1,110 +1,156 @@
-"""A PgBouncer that a test puts between commands and a Postgres."""
+"""A PgBouncer between the command and Postgres, and other clients that share its pool."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import astuple
-from enum import StrEnum
+from dataclasses import dataclass, field
 from pathlib import Path
+from pwd import getpwnam
 from tempfile import TemporaryDirectory
+from threading import Event, Thread
+from urllib.parse import quote
 
+import psycopg
+import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.prescribed import Access
-from tests.proxy import eventually, refused_port, with_address
+from tests.proxy import eventually
 
-# Debian installs it where only root's PATH leads.
-PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-"""Path of the installed PgBouncer, if there is one."""
+PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+needs_pgbouncer = pytest.mark.skipif(
+    PROGRAM is None, reason="PgBouncer is not installed: Debian's package pgbouncer has it"
+)
 
-_CONFIGURATION = """
+_SETTINGS = """
 [databases]
-* = host={host} port={port}
-
+* = {server}
 [pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {listen_port}
-unix_socket_dir =
+listen_addr =
+unix_socket_dir = {folder}
+listen_port = 6432
 auth_type = trust
-auth_file = {users}
-pool_mode = {pool_mode}
-default_pool_size = {pool_size}
+auth_file = {folder}/users
+pool_mode = {mode}
+default_pool_size = {size}
 query_wait_timeout = 20
 server_login_retry = 1
 """
-
-
-class PoolMode(StrEnum):
-    """When PgBouncer gives a server connection to another client."""
-
-    SESSION = "session"
-    TRANSACTION = "transaction"
-    STATEMENT = "statement"
+_SHARED = (
+    *("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"),
+    *("idle_session_timeout", "datestyle", "timezone", "transaction_isolation"),
+)
 
 
 @contextmanager
-def pgbouncer(
-    access: Access, pool_mode: PoolMode = PoolMode.TRANSACTION, pool_size: int = 2
-) -> Iterator[Access]:
-    """Starts a PgBouncer before a Postgres; yields the same URLs by way of it.
-
-    Each role has a pool of `pool_size` server connections of its own.
-    """
-    assert PROGRAM is not None, "PgBouncer is not installed"
+def pgbouncer(access: Access, mode: str, size: int) -> Iterator[Access]:
+    """Start one that pools `mode`, `size` sessions for each role; yields how to connect to it."""
+    assert PROGRAM is not None
     server = conninfo_to_dict(access.owner)
-    host = str(server.get("host") or "/var/run/postgresql")
-    with TemporaryDirectory(prefix="docora-ops-pgbouncer-") as folder:
-        users, config = Path(folder, "users.txt"), Path(folder, "pgbouncer.ini")
-        log = Path(folder, "log")
-        listen_port = refused_port()
-        users.write_text("".join(sorted(map(_login, astuple(access)))), encoding="utf-8")
-        config.write_text(
-            _CONFIGURATION.format(
-                host=host,
-                port=server.get("port") or 5432,
-                listen_port=listen_port,
-                users=users,
-                pool_mode=pool_mode,
-                pool_size=pool_size,
-            ),
-            encoding="utf-8",
+    logins = [conninfo_to_dict(url) for url in (access.owner, access.command, access.worker)]
+    with TemporaryDirectory(prefix="docora-ops-tests-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        (folder / "users").write_text(
+            "".join(f'"{login["user"]}" "{login.get("password", "")}"\n' for login in logins)
         )
-        command = [PROGRAM, str(config)]
-        if os.geteuid() == 0:  # as which PgBouncer refuses to run
-            user = _user_for(host)
-            command += ["-u", user]
-            for path in (folder, users, config):
-                shutil.chown(path, user)
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stderr)
-        try:
-            eventually(lambda: _is_up(process, listen_port, log), "a PgBouncer")
-            yield Access(*(with_address(url, listen_port) for url in astuple(access)))
-        finally:
-            process.kill()
-            process.wait()
+        where = " ".join(f"{name}={server[name]}" for name in ("host", "port") if name in server)
+        settings = _SETTINGS.format(server=where, folder=folder, mode=mode, size=size)
+        (folder / "ini").write_text(settings)
+        user = _user(Path(str(server.get("host")))) if os.geteuid() == 0 else None
+        if user is not None:
+            for path in (folder, *folder.iterdir()):
+                os.chown(path, user, -1)
+        with subprocess.Popen(
+            [PROGRAM, "--quiet", str(folder / "ini")], user=user, stderr=subprocess.DEVNULL
+        ) as process:
+            through = Access(*(_url(login, folder) for login in logins))
+            try:
+                eventually(lambda: _is_up(through.command), "a PgBouncer that takes connections")
+                yield through
+            finally:
+                process.kill()
 
 
-def _login(url: str) -> str:
-    """Returns the line of PgBouncer's file of users for the user of this URL."""
-    login = conninfo_to_dict(url)
-    user, password = (str(login.get(name) or "") for name in ("user", "password"))
-    return '"{}" "{}"\n'.format(*(each.replace('"', '""') for each in (user, password)))
+def _user(socket_folder: Path) -> int:
+    """Who may run it: not root, and only its owner may enter the folder of a server's socket."""
+    return socket_folder.stat().st_uid if socket_folder.is_dir() else getpwnam("nobody").pw_uid
 
 
-def _user_for(host: str) -> str:
-    """Returns a user other than root who may connect to this host or folder of sockets."""
-    owner = Path(host).owner() if host.startswith("/") else "root"
-    return "nobody" if owner == "root" else owner
+def _url(login: Mapping[str, object], folder: Path) -> str:
+    user, password = quote(str(login["user"])), quote(str(login.get("password", "")))
+    return f"postgresql://{user}:{password}@/{login['dbname']}?host={folder}&port=6432"
 
 
-def _is_up(process: subprocess.Popen[bytes], port: int, log: Path) -> bool:
-    assert process.poll() is None, log.read_text(encoding="utf-8")
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+def _is_up(url: str) -> bool:
+    with suppress(psycopg.OperationalError):
+        psycopg.connect(url).close()
         return True
     return False
+
+
+@dataclass
+class Neighbours:
+    """Other clients of the pool, each with one short transaction after the other.
+
+    What they find set differently from one who connects directly is in `strange`.
+    """
+
+    access: Access
+    pool: str
+    """How to connect to it, in the role of the commands, whose sessions they share then."""
+    clients: int = 2
+    strange: list[object] = field(default_factory=list)
+    transactions: int = 0
+    _ended: Event = field(default_factory=Event)
+
+    def __post_init__(self) -> None:
+        with psycopg.connect(self.access.command) as direct:
+            self._usual = what_is_set(direct)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """In the block they are busy."""
+        threads = [Thread(target=self._work) for _ in range(self.clients)]
+        for thread in threads:
+            thread.start()
+        try:
+            eventually(lambda: self.transactions >= self.clients, "transactions of others")
+            yield
+        finally:
+            self._ended.set()
+            for thread in threads:
+                thread.join()
+
+    def _work(self) -> None:
+        with psycopg.connect(self.pool, autocommit=True, prepare_threshold=None) as connection:
+            while not self._ended.is_set():
+                with connection.transaction():
+                    self._look(connection)
+                self.transactions += 1
+
+    def look_everywhere(self, sessions: int) -> None:
+        """Look at each session of the pool, of which nobody else may use one meanwhile."""
+        connections = [psycopg.connect(self.pool) for _ in range(sessions)]
+        for connection in connections:
+            self._look(connection)
+        for connection in connections:
+            connection.close()
+
+    def _look(self, connection: psycopg.Connection) -> None:
+        found = what_is_set(connection)
+        if found != self._usual:
+            self.strange.append(found)
+
+
+def what_is_set(connection: psycopg.Connection) -> object:
+    """Settings of the session and what it keeps: cursors, prepared statements, locks."""
+    shown = ", ".join(f"current_setting('{name}')" for name in _SHARED)
+    kept = (
+        "(SELECT count(*) FROM pg_cursors), (SELECT count(*) FROM pg_prepared_statements),"
+        " (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())"
+    )
+    return connection.execute(f"SELECT {shown}, {kept}".encode()).fetchone()

@@ -109,7 +109,7 @@ class Proxy:
         self.connections = 0
         """How many there have been."""
         self.port: int = self._listener.getsockname()[1]
-        self.url = with_address(url, self.port) if url else ""
+        self.url = _with_address(url, self.port) if url else ""
         """The server's URL, by way of this proxy."""
         self._threads[0].start()
 
@@ -314,7 +314,7 @@ def _has_hung_up(client: socket.socket) -> bool:
         return True
 
 
-def with_address(url: str, port: int) -> str:
+def _with_address(url: str, port: int) -> str:
     """The same URL at 127.0.0.1 and this port."""
     parts = urlsplit(url)
     user, at, _ = parts.netloc.rpartition("@")

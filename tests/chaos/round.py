@@ -17,7 +17,7 @@ from typing import cast
 import redis
 from rq.exceptions import DuplicateJobError
 
-from tests.chaos.between import left_behind, standing_between
+from tests.chaos.between import standing_between
 from tests.chaos.commands import random_command
 from tests.chaos.effects import Effects
 from tests.chaos.passing_time import expire_heartbeats_of
@@ -377,7 +377,8 @@ class Round:
         self._await_commands()
         if command.process.returncode != 0:
             self.problems.append(f"does not work through the pooler: {command.name}")
-        self.problems += left_behind(self._between.pool_url)
+        left = self._between.left_in_pool()
+        self.problems += [f"left behind in the pool: {what}" for what in left]
 
     def _end_stragglers(self) -> None:
         """Kill what none of the round's processes has taken along with it."""
