@@ -128,8 +128,8 @@ class Story:
         self.drain("And a worker sends it.", "worker", "--burst")
         self.show_arrivals()
         self.run(
-            "Queue what is due, once a minute, say: new links, rescans, and failed links, unless the "
-            "circuit of their repository was opened.",
+            "Queue what is due, once a minute, say: new links, rescans, and failed links, unless "
+            "the circuit of their repository was opened.",
             *("schedule", "--dry-run"),
         )
         self.show_state()
