@@ -38,6 +38,7 @@ auth_file = {folder}/users
 pool_mode = {mode}
 default_pool_size = {size}
 query_wait_timeout = 20
+server_login_retry = 1
 """
 _SHARED = (
     *("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"),

@@ -40,8 +40,9 @@ def links_of_app(database: Database, app: str) -> tuple[App, Selection, int]:
 def due_links(database: Database, rescan_interval_ms: int) -> Selection:
     """The links that a job is due for, fixed at this moment. Raises PostgresError.
 
-    Pending ones, those in sync whose last scan is longer ago than the interval, and failed ones
-    whose repository's circuit breaker has not tripped; none of a repository whose circuit is open.
+    Pending links, links in sync whose last scan is longer ago than the interval, and failed links
+    whose repository's circuit was not opened since git last succeeded; no link of a repository
+    whose circuit is open.
     """
     return select_due(database, rescan_interval_ms)
 

@@ -109,7 +109,7 @@ def _options(
         typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
     ] = False,
 ) -> None:
-    """Put failed links of a Docora installation back to work."""
+    """Retry failed links of a Docora installation, and look after its snapshot queue."""
     context = Context(env_file)
     typer_context.obj = context
     typer_context.call_on_close(context.close)

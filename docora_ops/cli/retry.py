@@ -32,7 +32,11 @@ def retry(
         bool, typer.Option("--front", help="Put the job at the head of the queue.")
     ] = False,
     reset_circuit: Annotated[
-        bool, typer.Option("--reset-circuit", help="Close the repository's circuit breaker too.")
+        bool,
+        typer.Option(
+            "--reset-circuit",
+            help="Close the repository's circuit too: the scheduler queues its links again.",
+        ),
     ] = False,
     reason: ReasonOption = None,
     wait: WaitOption = False,
@@ -43,7 +47,8 @@ def retry(
     """Put one failed link back to work.
 
     Resets the link and queues its snapshot job, both or neither. A job that is waiting or running
-    already is kept; a dead leftover is replaced.
+    already is kept; a dead leftover is replaced. An open circuit of the repository does not delay
+    the job.
     """
     context = context_of(typer_context)
     require_text("APP", app)

@@ -20,7 +20,8 @@ def schedule(
     """Queue what is due, once: first snapshots, rescans, and failed links, for cron or a timer.
 
     Changes no link. A job that is waiting or running already is kept; a dead leftover is replaced.
-    Leaves out repositories whose circuit breaker is open.
+    Leaves out repositories whose circuit is open, and failed links of repositories whose circuit
+    was opened since git last succeeded.
     """
     context = context_of(typer_context)
     require_reason(reason)

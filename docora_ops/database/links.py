@@ -76,8 +76,8 @@ NOT_HELD_BACK = """(
     NOT %(skip_open_circuits)s OR r.circuit_open_until IS NULL OR r.circuit_open_until <= now()
 )"""
 
-# As Docora's own scheduler has it: where a circuit has been open, even if that is over, failed
-# links wait for a person.
+# Docora's own scheduler queues the same links. An opened circuit leaves its time in the row until
+# git succeeds or somebody resets it, so that failed links wait for that even after the time.
 DUE = """(
     (l.status = 'pending_snapshot'
      OR l.status = 'synced'

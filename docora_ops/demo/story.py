@@ -127,7 +127,11 @@ class Story:
         )
         self.drain("And a worker sends it.", "worker", "--burst")
         self.show_arrivals()
-        self.run("New links and rescans are queued once a minute, say.", "schedule", "--dry-run")
+        self.run(
+            "Queue what is due, once a minute, say: new links, rescans, and failed links, unless "
+            "the circuit of their repository was opened.",
+            *("schedule", "--dry-run"),
+        )
         self.show_state()
 
     def run(self, sentence: str, *arguments: str, exit_code: int = 0) -> None:

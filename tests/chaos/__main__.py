@@ -19,6 +19,7 @@ from random import SystemRandom
 from tests.chaos.driver import FULL, Driver, driver
 from tests.chaos.invariants import Broken
 from tests.chaos.round import Round
+from tests.pgbouncer import PROGRAM
 
 SECONDS = 480
 
@@ -30,6 +31,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=SECONDS)
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
+    if PROGRAM is None:
+        print("PgBouncer is not installed: all commands reach Postgres directly", flush=True)
     logging.getLogger("rq").addHandler(logging.NullHandler())  # of what runs in this process
     directory = Path(tempfile.mkdtemp(prefix="docora-ops-chaos-"))
     directory.chmod(0o755)
@@ -67,10 +70,12 @@ def describe(rounds: list[Round]) -> str:
         faults += each.faults
         codes += Counter(process.process.returncode for process in each.processes)
     links = sum(len(each.world.links) for each in rounds)
+    pooled = sum(process.is_pooled for each in rounds for process in each.processes)
     by_code = ", ".join(f"{code}: {number}" for code, number in sorted(codes.items()))
     by_kind = ", ".join(f"{name} {number}" for name, number in sorted(faults.items()))
     return (
         f"{links} links, {codes.total()} processes by exit code ({by_code}), "
+        f"{pooled} of them through a pooler, "
         f"{faults.total()} faults ({by_kind})"
     )
 

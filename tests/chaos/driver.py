@@ -17,7 +17,7 @@ from tests.chaos.apps import Apps, Mood
 from tests.chaos.invariants import Broken
 from tests.chaos.passing_time import tidy_up
 from tests.chaos.processes import Process
-from tests.chaos.round import Round
+from tests.chaos.round import Round, Size
 from tests.chaos.servers import Postgres, Valkey, running_servers
 from tests.chaos.world import MAX_RETRY_ATTEMPTS, Producer, World, make_upstreams, make_world
 from tests.harness import Result, finish
@@ -34,17 +34,8 @@ _REPAIR = ("repair", "--yes", "--remove-unknown-jobs")
 """In the end few jobs are left, and the links of all of them may be gone."""
 
 
-@dataclass(frozen=True)
-class Size:
-    """Of a round. Each app is linked to each repository."""
-
-    apps: int
-    repositories: int
-    steps: int
-
-
-FULL = Size(apps=24, repositories=10, steps=80)
-SMALL = Size(apps=8, repositories=4, steps=30)
+FULL = Size(apps=24, repositories=10, steps=80, may_suspend=True)
+SMALL = Size(apps=8, repositories=4, steps=30, may_suspend=False)
 
 
 @dataclass
@@ -77,7 +68,7 @@ class Driver:
                 world = make_world(
                     snapshots, producer, apps, self.upstreams, self.size.apps, random
                 )
-                played = Round(world, self.postgres, self.valkey, random, logs, self.size.steps)
+                played = Round(world, self.postgres, self.valkey, random, logs, self.size)
                 try:
                     played.run()
                     producer.reconnect()

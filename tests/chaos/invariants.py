@@ -2,7 +2,9 @@
 
 Without exception: statuses are those of the machine; each delivery on record was acknowledged;
 progress counts make sense and expire; every command ends, with a code that was promised, says no
-traceback and no secret.
+traceback and no secret, and ends by a signal only if that came before it could handle it; one that
+ends well has done all that it counts; behind the pooler commands work, and leave nothing there; the
+children of a worker that was killed end by themselves, and nobody is left when the round is over.
 
 Where Redis kept its data: no pending link is without a live job, once somebody has seen to what
 killed workers had in hand. Where it lost them, doctor counts the links that are lost, and repair
@@ -30,8 +32,8 @@ from rq.job import Job
 
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.models import LinkStatus
+from tests.chaos.between import POSTGRES_PASSWORD
 from tests.chaos.processes import Process
-from tests.chaos.round import POSTGRES_PASSWORD
 from tests.chaos.servers import REDIS_PASSWORD
 from tests.chaos.world import World
 from tests.harness import QUEUE, Docora
@@ -39,10 +41,11 @@ from tests.rows import TestLink
 from tests.snapshots import AUTH_KEY, KEY, TOKEN
 
 _SECRETS = (POSTGRES_PASSWORD, REDIS_PASSWORD, AUTH_KEY, KEY.hex(), TOKEN)
-_PROMISED = set(ExitCode) - {ExitCode.BUG, ExitCode.USAGE}
+_HUNG_UP = 128 + Signals.SIGHUP
+_PROMISED = set(ExitCode) - {ExitCode.BUG, ExitCode.USAGE, ExitCode.INTERRUPTED, _HUNG_UP}
 _OF_WORKERS = {ExitCode.SERVER}
-_OF_WORKERS_TOLD_TO_END = {ExitCode.OK, ExitCode.SERVER, ExitCode.INTERRUPTED}
-"""The last, where it had not yet begun."""
+_OF_WORKERS_TOLD_TO_END = {ExitCode.OK, ExitCode.SERVER}
+_BULK = {"retry-all-failed", "resync", "schedule"}
 _COUNTS = (b"total", b"completed", b"succeeded", b"failed")
 
 
@@ -63,22 +66,41 @@ def of_processes(processes: list[Process]) -> list[str]:
         if _had_not_begun(process):
             continue
         code = process.process.returncode
-        promised = _PROMISED
-        if process.is_worker:
-            told = Signals.SIGTERM in process.signals
-            promised = _OF_WORKERS_TOLD_TO_END if told else _OF_WORKERS
-        if code not in promised and -code not in process.signals:
+        if code not in _promised(process) and -code not in process.fatal:
             problems.append(f"{process.name} ended with {code}: {_last_words(process)}")
         said = process.output + process.log
         if "Traceback" in said:
             problems.append(f"{process.name} said a traceback: {_last_words(process)}")
         problems += [f"{process.name} said {secret}" for secret in _SECRETS if secret in said]
         if "--json" in process.arguments and code >= 0:
-            try:
-                json.loads(process.output)
-            except ValueError:
-                problems.append(f"{process.name} printed no JSON: {process.output!r}")
+            problems += _of_document(process)
     return problems
+
+
+def _promised(process: Process) -> set[int]:
+    """The exit codes that README promises for what was done to it."""
+    ended = process.signals & {Signals.SIGINT, Signals.SIGTERM, Signals.SIGHUP}
+    promised: set[int] = set(_PROMISED)
+    if process.is_worker:
+        promised = set(_OF_WORKERS_TOLD_TO_END if ended else _OF_WORKERS)
+    if Signals.SIGHUP in ended:
+        promised.add(_HUNG_UP)
+    if ended - {Signals.SIGHUP}:
+        promised.add(ExitCode.INTERRUPTED)
+    return promised
+
+
+def _of_document(process: Process) -> list[str]:
+    """Whether it printed one JSON document and, if all went well, has done all that it counts."""
+    try:
+        document = json.loads(process.output)
+    except ValueError:
+        return [f"{process.name} printed no JSON: {process.output!r}"]
+    if process.process.returncode == ExitCode.OK and process.arguments[0] in _BULK:
+        data = document["data"]
+        if data.get("total") != data.get("completed"):
+            return [f"{process.name} ended well and has done less than all: {process.output}"]
+    return []
 
 
 def _had_not_begun(process: Process) -> bool:

@@ -6,8 +6,8 @@ import os
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -17,17 +17,20 @@ from typing import cast
 import redis
 from rq.exceptions import DuplicateJobError
 
+from tests.chaos.between import standing_between
 from tests.chaos.commands import random_command
+from tests.chaos.effects import Effects
 from tests.chaos.passing_time import expire_heartbeats_of
 from tests.chaos.processes import Process
 from tests.chaos.servers import Postgres, Valkey
 from tests.chaos.world import MAX_RETRY_ATTEMPTS, World
-from tests.prescribed import with_login
 from tests.proxy import COMMIT, PUSH, Fault, Proxy
+from tests.worker.running import belonging_to, command_line
 
-POSTGRES_PASSWORD = "a-password-of-postgres"
 _AT_ONCE = 5
 """Commands."""
+_POOLED = 0.4
+"""Of the commands, how many go through the pooler."""
 _WORKERS = 2
 _PATIENCE = 120
 """Seconds until a command that nobody hinders any more is thought to hang."""
@@ -38,6 +41,10 @@ _TICK = 0.01
 _LONGEST_EFFECT = 6
 """Steps."""
 _SLOWNESS = 0.02
+_BEYOND_IDLENESS = 16
+"""Seconds, longer than Postgres lets a transaction of a command be idle."""
+_UNTIL_PUSH = 2
+"""Seconds to wait for a command that has rows locked."""
 _IMPATIENT = {
     "DOCORA_OPS_CONNECT_TIMEOUT": "5",
     "DOCORA_OPS_STATEMENT_TIMEOUT": "10",
@@ -46,6 +53,17 @@ _IMPATIENT = {
     "MAX_RETRY_ATTEMPTS": str(MAX_RETRY_ATTEMPTS),
     "RESCAN_INTERVAL_MS": "60000",
 }
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a round. Each app is linked to each repository."""
+
+    apps: int
+    repositories: int
+    steps: int
+    may_suspend: bool
+    """Whether commands may be suspended for as long as Postgres does not wait for them."""
 
 
 @dataclass
@@ -62,7 +80,7 @@ class Round:
     valkey: Valkey
     random: Random
     logs: Path
-    steps: int
+    size: Size
     processes: list[Process] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     story: list[str] = field(default_factory=list)
@@ -70,8 +88,10 @@ class Round:
     data_lost: bool = False
     woken_late: bool = False
     sessions_cut: bool = False
-    _effects: list[tuple[int, Callable[[], object]]] = field(default_factory=list)
-    """What ends, and at which step."""
+    _effects: Effects = field(default_factory=Effects)
+    _suspended: set[Process] = field(default_factory=set)
+    _killed_alone: list[Process] = field(default_factory=list)
+    """Workers whose children were not killed with them."""
     _down: set[object] = field(default_factory=set)
     _step: int = 0
 
@@ -79,54 +99,51 @@ class Round:
         self._began = time.monotonic()
         self._may_lose_data = self.random.random() < 0.3
         self._may_wake_late = self.random.random() < 0.3
+        self._may_suspend = self.size.may_suspend and self.random.random() < 0.5
 
     def run(self) -> None:
         """All steps, and the end of all effects and processes."""
-        with self._proxies():
-            try:
-                for step in range(self.steps):
-                    self._step = step
-                    self._end_effects(step)
-                    self._keep_workers()
-                    self.random.choice(_STEPS)(self)
-                    self._pause_until_something_happens()
-                self._end_effects(self.steps + _LONGEST_EFFECT)
-                self._await_commands()
-            finally:
-                self.world.apps.calm.set()
-                for process in self._alive():
-                    process.signals.add(Signals.SIGKILL)
-                for process in self.processes:
-                    # Also of those that have ended: a worker's children may have outlived it.
-                    process.kill()
-
-    @contextmanager
-    def _proxies(self) -> Iterator[None]:
-        with (
-            Proxy.before_postgres(self.postgres.url) as self._to_postgres,
-            Proxy.before_redis(self.valkey.url) as self._to_redis,
-        ):
+        with standing_between(self.postgres, self.valkey) as self._between:
             self._environment = self.world.producer.environment(
                 **self.world.snapshots.environment(
                     **_IMPATIENT,
-                    DATABASE_URL=with_login(self._to_postgres.url, "postgres", POSTGRES_PASSWORD),
-                    REDIS_URL=self._to_redis.url,
+                    DATABASE_URL=self._between.database_url,
+                    REDIS_URL=self._between.to_redis.url,
                 )
             )
-            yield
+            try:
+                for step in range(self.size.steps):
+                    self._step = step
+                    self._effects.end_due(step)
+                    self._keep_workers()
+                    self.random.choice(_STEPS)(self)
+                    self._pause_until_something_happens()
+                self._effects.end_all()
+                self._await_commands()
+                self.world.apps.calm.set()
+                self._await_orphans()
+                self._check_pool()
+            finally:
+                self.world.apps.calm.set()
+                for process in self._alive():
+                    process.fatal.add(Signals.SIGKILL)
+                for process in self.processes:
+                    process.kill()
+                self._end_stragglers()
 
     # What is done
 
     def command(self) -> None:
-        """Start one, unless enough are at work."""
-        commands = [process for process in self._alive() if not process.is_worker]
+        """Start one, unless enough are at work; some go through the pooler."""
+        at_work = set(self._commands()) - self._suspended
         operations: list[str] = []
         with suppress(redis.RedisError):
             keys = cast("list[bytes]", self.world.producer.redis.keys("docora:bulk:*"))
             operations = sorted(key.decode().rpartition(":")[2] for key in keys)
         arguments = random_command(self.world, operations, self.random)
-        if len(commands) < _AT_ONCE:
-            self._start(arguments)
+        is_pooled = self.random.random() < _POOLED
+        if len(at_work) < _AT_ONCE:
+            self._start(arguments, is_pooled=is_pooled)
 
     def produce(self) -> None:
         """Push some jobs as another producer does, one that looks first, and one that does not."""
@@ -141,15 +158,22 @@ class Round:
             for _ in range(2):
                 producer.enqueue(careless, at_front=True)
 
-    def _start(self, arguments: list[str]) -> Process:
-        process = Process(len(self.processes), arguments, self._environment, self.logs)
+    def _start(self, arguments: list[str], *, is_pooled: bool = False) -> Process:
+        pool_url = self._between.pool_url if is_pooled else None
+        process = Process(
+            len(self.processes),
+            arguments,
+            self._environment | ({"DATABASE_URL": pool_url} if pool_url else {}),
+            self.logs,
+            is_pooled=pool_url is not None,
+        )
         self.processes.append(process)
         self._say("start", process.name)
         return process
 
     def _start_worker(self) -> None:
         name = f"chaos-{len(self.processes)}"
-        self._start(["worker", "--name", name, "--concurrency", self.random.choice("112")])
+        self._start(["worker", "--name", name, "--concurrency", self.random.choice("122")])
 
     def _keep_workers(self) -> None:
         if sum(process.is_worker for process in self._alive()) < _WORKERS:
@@ -161,21 +185,54 @@ class Round:
         self._hurt(self._victim(is_worker=False), Signals.SIGKILL)
 
     def end_command(self) -> None:
-        number = self.random.choice((Signals.SIGINT, Signals.SIGTERM))
+        number = self.random.choice((Signals.SIGINT, Signals.SIGTERM, Signals.SIGHUP))
         self._hurt(self._victim(is_worker=False), number, all_of_it=False)
 
     def pause_command(self) -> None:
         self._pause(self._victim(is_worker=False))
 
+    def suspend_commands(self) -> None:
+        """Stop all commands, if possible while one has rows locked, and continue them much later.
+
+        Not by SIGTSTP: a process without a job-controlling shell never stops from it.
+        """
+        if not self._may_suspend or not self._commands() or self._step > self.size.steps // 2:
+            return
+        self._may_suspend = False
+        plan = self._between.to_redis.plan(PUSH, Fault.HOLD_REPLY)
+        plan.reached.wait(_UNTIL_PUSH)
+        self._suspended = set(self._commands())
+        for victim in self._suspended:
+            self._inflict("suspend command", victim)
+            victim.signal_all(Signals.SIGSTOP)
+        plan.release()
+        self._for_a_while(self._continue_commands, _BEYOND_IDLENESS)
+
+    def _continue_commands(self) -> None:
+        for victim in self._suspended:
+            victim.signal_all(Signals.SIGCONT)
+        self._suspended.clear()
+
     def kill_worker(self) -> None:
         self._hurt(self._victim(is_worker=True), Signals.SIGKILL)
 
     def kill_worker_alone(self) -> None:
-        """Its children live on."""
-        self._hurt(self._victim(is_worker=True), Signals.SIGKILL, all_of_it=False)
+        """A worker's children go on until the job in hand is done."""
+        self._kill_alone(self._victim(is_worker=True))
+
+    def kill_parent(self) -> None:
+        """The parent of several workers is killed: they have to end by themselves."""
+        parents = [process for process in self._alive() if process.is_parent]
+        self._kill_alone(self.random.choice(parents) if parents else None)
+
+    def _kill_alone(self, victim: Process | None) -> None:
+        if victim is not None:
+            self._killed_alone.append(victim)
+            self._hurt(victim, Signals.SIGKILL, all_of_it=False)
 
     def end_worker(self) -> None:
-        self._hurt(self._victim(is_worker=True), Signals.SIGTERM, all_of_it=False)
+        number = self.random.choice((Signals.SIGTERM, Signals.SIGHUP))
+        self._hurt(self._victim(is_worker=True), number, all_of_it=False)
 
     def kill_horse(self) -> None:
         worker = self._victim(is_worker=True)
@@ -218,37 +275,34 @@ class Round:
 
     def reset_connections(self) -> None:
         proxy = self._proxy()
-        self.sessions_cut |= proxy is self._to_postgres
-        self._inflict(f"reset connections to {self._name(proxy)}")
+        self.sessions_cut |= proxy is self._between.to_postgres
+        self._inflict(f"reset connections to {self._between.name(proxy)}")
         proxy.reset()
 
     def lose_message(self) -> None:
         """A request or a reply, in the middle of a change; the connection is lost with it."""
         marker, fault = self.random.choice((PUSH, COMMIT)), self.random.choice(_LOSSES)
-        proxy = self._to_redis if marker is PUSH else self._to_postgres
-        self.sessions_cut |= proxy is self._to_postgres
+        proxy = self._between.to_redis if marker is PUSH else self._between.to_postgres
+        self.sessions_cut |= proxy is self._between.to_postgres
         plan = proxy.plan(marker, fault, self.random.randint(1, 3))
-        self._inflict(f"{fault.name.lower().replace('_', ' ')} of {self._name(proxy)}")
+        self._inflict(f"{fault.name.lower().replace('_', ' ')} of {self._between.name(proxy)}")
         if fault in {Fault.HOLD_REQUEST, Fault.HOLD_REPLY}:
             self._for_a_while(plan.release)
 
     def slow_down(self) -> None:
         proxy = self._proxy()
-        self._inflict(f"slow link to {self._name(proxy)}")
+        self._inflict(f"slow link to {self._between.name(proxy)}")
         proxy.delay = _SLOWNESS
         self._for_a_while(lambda: setattr(proxy, "delay", 0.0))
 
     def hang(self) -> None:
         proxy = self._proxy()
-        self._inflict(f"hanging link to {self._name(proxy)}")
+        self._inflict(f"hanging link to {self._between.name(proxy)}")
         proxy.freeze()
         self._for_a_while(proxy.thaw)
 
     def _proxy(self) -> Proxy:
-        return self.random.choice((self._to_postgres, self._to_redis))
-
-    def _name(self, proxy: Proxy) -> str:
-        return "redis" if proxy is self._to_redis else "postgres"
+        return self.random.choice((self._between.to_postgres, self._between.to_redis))
 
     def _bring_down(self, server: Postgres | Valkey, name: str) -> bool:
         if server in self._down:
@@ -267,7 +321,7 @@ class Round:
     def _hurt(self, victim: Process | None, number: Signals, *, all_of_it: bool = True) -> None:
         if victim is not None:
             whole = "" if all_of_it or not victim.is_worker else " alone"
-            what = "worker" if victim.is_worker else "command"
+            what = "parent" if victim.is_parent else "worker" if victim.is_worker else "command"
             self._inflict(f"{number.name} to {what}{whole}", victim)
             victim.hurt(number, all_of_it=all_of_it)
 
@@ -279,7 +333,11 @@ class Round:
 
     def _victim(self, *, is_worker: bool) -> Process | None:
         alive = [process for process in self._alive() if process.is_worker is is_worker]
-        return self.random.choice(alive) if alive else None
+        awake = [process for process in alive if process not in self._suspended]
+        return self.random.choice(awake) if awake else None
+
+    def _commands(self) -> list[Process]:
+        return [process for process in self._alive() if not process.is_worker]
 
     def _alive(self) -> list[Process]:
         return [process for process in self.processes if process.is_running]
@@ -288,29 +346,46 @@ class Round:
 
     def _pause_until_something_happens(self) -> None:
         end = time.monotonic() + self.random.uniform(0, _LONGEST_PAUSE)
-        wanted = self._requests() + self.random.randrange(_MOST_REQUESTS)
-        while self._requests() < wanted and time.monotonic() < end:
+        wanted = self._between.requests + self.random.randrange(_MOST_REQUESTS)
+        while self._between.requests < wanted and time.monotonic() < end:
             time.sleep(_TICK)
 
-    def _requests(self) -> int:
-        return self._to_postgres.forwarded + self._to_redis.forwarded
-
-    def _for_a_while(self, end: Callable[[], object]) -> None:
-        self._effects.append((self._step + self.random.randint(1, _LONGEST_EFFECT), end))
-
-    def _end_effects(self, step: int) -> None:
-        due = [end for when, end in self._effects if when <= step]
-        self._effects = [effect for effect in self._effects if effect[0] > step]
-        for end in due:
-            end()
+    def _for_a_while(self, end: Callable[[], object], seconds: float = 0) -> None:
+        self._effects.add(end, self._step + self.random.randint(1, _LONGEST_EFFECT), seconds)
 
     def _await_commands(self) -> None:
-        for process in self._alive():
-            if not process.is_worker:
-                try:
-                    process.process.wait(_PATIENCE)
-                except subprocess.TimeoutExpired:
-                    self.problems.append(f"hangs: {process.name}")
+        for process in self._commands():
+            try:
+                process.process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.problems.append(f"hangs: {process.name}")
+
+    def _await_orphans(self) -> None:
+        """Wait for the children of workers that were killed to end by themselves."""
+        end = time.monotonic() + _PATIENCE
+        for parent in self._killed_alone:
+            while parent.processes and time.monotonic() < end:
+                time.sleep(_TICK)
+            if parent.processes:
+                self.problems.append(f"children go on without their parent: {parent.name}")
+
+    def _check_pool(self) -> None:
+        """A command that goes through the pooler does its work, and none leaves anything there."""
+        if self._between.pool_url is None:
+            return
+        command = self._start(["schedule", "--dry-run"], is_pooled=True)
+        self._await_commands()
+        if command.process.returncode != 0:
+            self.problems.append(f"does not work through the pooler: {command.name}")
+        left = self._between.left_in_pool()
+        self.problems += [f"left behind in the pool: {what}" for what in left]
+
+    def _end_stragglers(self) -> None:
+        """Kill what none of the round's processes has taken along with it."""
+        for pid in belonging_to(str(self.world.snapshots.repos)):
+            self.problems.append(f"left running: {command_line(pid)}")
+            with suppress(ProcessLookupError):
+                os.kill(pid, Signals.SIGKILL)
 
     def _inflict(self, fault: str, victim: Process | None = None) -> None:
         self.faults[fault] += 1
@@ -325,10 +400,12 @@ _STEPS = (
     *[Round.command] * 14,
     *[Round.produce] * 2,
     *[Round.kill_command] * 2,
-    Round.end_command,
+    *[Round.end_command] * 2,
     *[Round.pause_command] * 2,
+    *[Round.suspend_commands] * 2,
     Round.kill_worker,
     Round.kill_worker_alone,
+    *[Round.kill_parent] * 2,
     Round.end_worker,
     *[Round.kill_horse] * 2,
     Round.pause_worker,

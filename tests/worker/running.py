@@ -158,6 +158,20 @@ def command_line(pid: int) -> str:
     return ""
 
 
+def belonging_to(path: str) -> list[int]:
+    """Processes whose arguments or environment name this path, wherever they have gone."""
+
+    def names_it(pid: int) -> bool:
+        with suppress(OSError):
+            return any(
+                path.encode() in Path(f"/proc/{pid}/{what}").read_bytes()
+                for what in ("cmdline", "environ")
+            )
+        return False
+
+    return [pid for pid in all_processes() if names_it(pid)]
+
+
 def parent_of(pid: int) -> int:
     """0, where it is gone."""
     with suppress(OSError):
