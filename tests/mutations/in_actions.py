@@ -194,18 +194,6 @@ MUTATIONS = (
         ("test_a_bulk_retry_believes_its_second_look",),
     ),
     Mutation(
-        "selection-cut-short",
-        Promise.CRASH_ONLY,
-        _BULK,
-        (
-            (
-                "        for start in range(0, len(items), self.batch_size):\n",
-                "        for start in range(0, len(items), len(items) or 1):\n",
-            ),
-        ),
-        ("test_jobs_stand_in_the_queue_by_app_id_then_repository_id",),
-    ),
-    Mutation(
         "cancelling-not-heard",
         Promise.PROGRESS_IS_SHARED,
         _BULK,

@@ -112,6 +112,13 @@ MUTATIONS = (
         ("test_a_retry_leaves_a_running_job_and_its_link_alone",),
     ),
     Mutation(
+        "selection-cut-short",
+        Promise.CRASH_ONLY,
+        _SELECTION,
+        (("repository_id in rows]", "repository_id in rows][:50]"),),
+        ("test_jobs_stand_in_the_queue_by_app_id_then_repository_id",),
+    ),
+    Mutation(
         "link-made-while-its-old-job-is-removed",
         Promise.NEVER_LOST,
         _DRIFT,
