@@ -181,7 +181,7 @@ MUTATIONS = (
     Mutation(
         "scheduler-outlives-its-worker",
         Promise.NEVER_LOST,
-        _QUEUE_WORKER,
+        "docora_ops/queue/scheduler.py",
         (("if os.getppid() != self._worker_pid:", "if self._worker_pid is None:"),),
         ("test_a_worker_that_is_killed_while_idle_takes_no_job_with_it",),
     ),

@@ -48,8 +48,8 @@ def ready(snapshots: Snapshots, worker: Running, number: int) -> None:
 
 @pytest.mark.parametrize(
     ("number", "concurrency"),
-    [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2")],
-    ids=["TERM", "INT", "TERM to two"],
+    [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2"), (signal.SIGHUP, "2")],
+    ids=["TERM", "INT", "TERM to two", "HUP to two"],
 )
 def test_a_signal_ends_it_when_the_job_in_hand_is_done(
     snapshots: Snapshots, number: signal.Signals, concurrency: str
@@ -79,8 +79,8 @@ def test_a_signal_ends_it_when_the_job_in_hand_is_done(
 
 @pytest.mark.parametrize(
     ("number", "concurrency"),
-    [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2")],
-    ids=["TERM", "INT", "TERM to two"],
+    [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGHUP, "1"), (signal.SIGTERM, "2")],
+    ids=["TERM", "INT", "HUP", "TERM to two"],
 )
 def test_an_idle_worker_ends_at_once(
     snapshots: Snapshots, number: signal.Signals, concurrency: str
