@@ -15,7 +15,7 @@ from tests.proxy import Fault, Proxy, eventually
 from tests.rows import TestLink
 from tests.snapshots import Snapshots
 from tests.swallowing import TRIGGER, dying_on_trigger
-from tests.worker.running import children_of, running, running_program
+from tests.worker.running import await_waiting_worker, children_of, running, running_program
 from tests.worker.upstream_http import gate_at
 
 PID_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
@@ -113,7 +113,7 @@ def test_a_signal_that_comes_in_a_destructor_ends_an_idle_worker(
     snapshots: Snapshots, tmp_path: Path, number: signal.Signals
 ) -> None:
     with running(snapshots, **dying_on_trigger(tmp_path, number)) as worker:
-        worker.await_ready()
+        await_waiting_worker(snapshots.docora)
         worker.signal(TRIGGER)
         assert worker.end() == 0
     assert "ignored" not in worker.log
