@@ -13,7 +13,7 @@ def main() -> int:
     # A command that may run long turns the collector on again.
     gc.disable()
     # Held back until there is somebody to say that it was interrupted.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     from docora_ops.cli.app import run
 
     code = run(sys.argv[1:])

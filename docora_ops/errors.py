@@ -171,3 +171,9 @@ class CommandInterruptedError(DocoraOpsError):
     """The user, or a signal, ended the command."""
 
     code = "interrupted"
+
+
+class HungUpError(CommandInterruptedError):
+    """The terminal was closed: SIGHUP ended the command."""
+
+    code = "hung_up"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -37,6 +38,8 @@ from tests.warm import WarmCommand
 for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[variable]
 
+# Under nohup all that the tests start would ignore it; a handler is not inherited, SIG_IGN is.
+signal.signal(signal.SIGHUP, lambda *_: None)
 # Beside pytest's own cache, instead of in a folder more.
 configuration.set_hypothesis_home_dir(Path(__file__).parents[1] / ".pytest_cache" / "hypothesis")
 # For pytest --hypothesis-profile=long: what searches for an hour rather than for seconds.

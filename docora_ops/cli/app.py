@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -31,9 +28,10 @@ from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed
 from docora_ops.cli.schedule import schedule
 from docora_ops.cli.show import show
+from docora_ops.cli.signals import interrupt_on_signals, interruption, taking_signals
 from docora_ops.cli.streams import guard_streams
 from docora_ops.cli.worker import worker
-from docora_ops.errors import CommandInterruptedError, DocoraOpsError, UsageError
+from docora_ops.errors import DocoraOpsError, UsageError
 
 app = typer.Typer(
     name="docora-ops",
@@ -69,10 +67,10 @@ def _interruptible(command: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(command)
     def interruptible(*arguments: object, **options: object) -> int:
         try:
-            with _taking_signals():
+            with taking_signals():
                 return command(*arguments, **options)
         except KeyboardInterrupt:
-            raise CommandInterruptedError("interrupted") from None
+            raise interruption() from None
 
     return interruptible
 
@@ -118,7 +116,7 @@ def _options(
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code, whatever happens."""
     output = guard_streams()
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_signals()
     code = _run(arguments)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -141,20 +139,9 @@ def _run(arguments: Sequence[str]) -> int:
     except DocoraOpsError as error:
         return _report(error, as_json=as_json)
     except (typer.Abort, KeyboardInterrupt):
-        return _report(CommandInterruptedError("interrupted"), as_json=as_json)
+        return _report(interruption(), as_json=as_json)
     except Exception as error:  # noqa: BLE001 - a bug of ours: said, not swallowed
         return _report_bug(error, as_json=as_json)
-
-
-@contextmanager
-def _taking_signals() -> Iterator[None]:
-    """Before and after, `main` has them held back."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _usage_hint(message: str) -> str:
@@ -163,10 +150,6 @@ def _usage_hint(message: str) -> str:
     if "--env-file" in message:
         return "it goes before the command: docora-ops --env-file PATH failed"
     return "docora-ops --help, or the command's own --help"
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _report(error: DocoraOpsError, *, as_json: bool) -> int:

@@ -16,7 +16,7 @@ from docora_ops.actions.following import Following
 from docora_ops.actions.surroundings import look_around
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of, gravest
-from docora_ops.cli.signals import stopping_on_signals
+from docora_ops.cli.signals import interrupted_code, stopping_on_signals
 from docora_ops.cli.terminal import Terminal
 from docora_ops.cli.waiting import Wait, codes_of, wait_for_links
 from docora_ops.database import Selection
@@ -162,7 +162,7 @@ class BulkCommand:
 
     def _code_of(self, result: BulkResult) -> ExitCode:
         if self._run.stop.requested and result.cancelled:
-            return ExitCode.INTERRUPTED
+            return interrupted_code()
         running = result.counts.get(Outcome.ALREADY_RUNNING, 0)
         missed = running if self._operation is Operation.RESYNC else 0
         return ExitCode.PROBLEMS if result.cancelled or result.failed or missed else ExitCode.OK
@@ -246,4 +246,4 @@ class BulkCommand:
             )
             self._context.new_store(hurried).cancel(self._run.operation_id)
         finally:
-            os._exit(ExitCode.INTERRUPTED)
+            os._exit(interrupted_code())

@@ -29,11 +29,14 @@ class ExitCode(IntEnum):
     """`--wait`: the snapshot failed."""
     TIMED_OUT = 8
     """`--wait`: time ran out."""
+    HUNG_UP = 129
+    """The terminal was closed (SIGHUP)."""
     INTERRUPTED = 130
     """Interrupted."""
 
 
 _GRAVEST_FIRST = (
+    ExitCode.HUNG_UP,
     ExitCode.INTERRUPTED,
     ExitCode.SNAPSHOT_FAILED,
     ExitCode.PROBLEMS,
@@ -55,6 +58,7 @@ EXIT_CODES: tuple[tuple[type[errors.DocoraOpsError], ExitCode], ...] = (
     (errors.RefusedError, ExitCode.REFUSED),
     (errors.ServerError, ExitCode.SERVER),
     (errors.UnqueueableError, ExitCode.PROBLEMS),
+    (errors.HungUpError, ExitCode.HUNG_UP),
     (errors.CommandInterruptedError, ExitCode.INTERRUPTED),
 )
 

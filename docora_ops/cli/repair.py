@@ -20,6 +20,7 @@ from docora_ops.cli.options import (
     ReasonOption,
     YesOption,
 )
+from docora_ops.cli.signals import interrupted_code, stopping_on_signals
 from docora_ops.cli.terminal import Terminal, terminal_to_ask
 from docora_ops.errors import RedisError, ServerError
 
@@ -122,8 +123,6 @@ def _confirm(context: Context, terminal: Terminal, result: RepairResult) -> None
 
 
 def _run(context: Context, repair: Repair, *, as_json: bool) -> int:
-    from docora_ops.cli.signals import stopping_on_signals
-
     try:
         with stopping_on_signals(repair.stop, _stop_at_once):
             with _bar(context, repair):
@@ -140,7 +139,7 @@ def _run(context: Context, repair: Repair, *, as_json: bool) -> int:
         context.say("Stopped after {} of {}.", len(result.mended), result.total)
         context.say("Hint: {}; {}", _WHAT_NEXT, error.hint or "")
         return exit_code_of(error)
-    return ExitCode.INTERRUPTED if repair.stop.requested and not result.complete else code
+    return interrupted_code() if repair.stop.requested and not result.complete else code
 
 
 def _finish(context: Context, result: RepairResult, *, as_json: bool) -> int:
@@ -196,4 +195,4 @@ def _bar(context: Context, repair: Repair) -> Iterator[None]:
 def _stop_at_once() -> None:
     with suppress(OSError):
         os.write(sys.stderr.fileno(), f"Stopped: {_WHAT_NEXT}.\n".encode())
-    os._exit(ExitCode.INTERRUPTED)
+    os._exit(interrupted_code())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.signals import interrupted_code
 from docora_ops.cli.waiting import Wait, wait_for_link
 from docora_ops.errors import ServerError
 from docora_ops.models import BulkResult, LinkResult, PlannedLink, WaitEnd
@@ -14,7 +15,6 @@ _CODES = {
     WaitEnd.FAILED: ExitCode.SNAPSHOT_FAILED,
     WaitEnd.GONE: ExitCode.PROBLEMS,
     WaitEnd.TIMEOUT: ExitCode.TIMED_OUT,
-    WaitEnd.INTERRUPTED: ExitCode.INTERRUPTED,
 }
 _SENTENCES = {
     WaitEnd.SYNCED: "The snapshot is done.",
@@ -87,4 +87,4 @@ def _show_wait(
         context.show(tables.link_wait(waited))
     ref = result.link.ref
     context.say(_SENTENCES[waited.end], ref.words)
-    return _CODES[waited.end]
+    return interrupted_code() if waited.end is WaitEnd.INTERRUPTED else _CODES[waited.end]

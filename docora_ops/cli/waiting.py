@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.signals import handling_signals
+from docora_ops.cli.signals import handling_signals, interrupted_code
 from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def codes_of(wait: BulkWait, *, interrupted: bool) -> set[ExitCode]:
     if wait.gone:
         codes.add(ExitCode.PROBLEMS)
     if wait.running:
-        codes.add(ExitCode.INTERRUPTED if interrupted else ExitCode.TIMED_OUT)
+        codes.add(interrupted_code() if interrupted else ExitCode.TIMED_OUT)
     return codes
 
 

@@ -40,8 +40,8 @@ def worker(
 ) -> int:
     """Run the snapshot jobs that wait in the queue, with RQ's own worker and scheduler.
 
-    SIGTERM or Ctrl-C: the job in hand is finished first; a second one kills it, and it is tried
-    again. Needs the extra `worker` and git; the log goes to stderr.
+    SIGTERM, SIGHUP or Ctrl-C: the job at work is finished first; a second SIGTERM or Ctrl-C kills
+    it, and it is tried again. Needs the extra `worker` and git; the log goes to stderr.
     """
     context = context_of(typer_context)
     if name is not None and not _NAME.fullmatch(name):
@@ -62,13 +62,14 @@ def worker(
     _log_to_stderr()
     context.collect_garbage()
     name = name or process.default_name()
-    if concurrency == 1:
+    if concurrency == 1 and not process.needs_parent():
         process.serve(settings, name, burst=burst)
         return ExitCode.OK
 
     def run(number: int) -> int:
+        is_only_one = concurrency == number == 1
         try:
-            process.serve(settings, f"{name}-{number}", burst=burst)
+            process.serve(settings, name if is_only_one else f"{name}-{number}", burst=burst)
         except DocoraOpsError as error:
             context.say("Error: {}", error.message, style="bold red")
             return exit_code_of(error)

@@ -59,9 +59,6 @@ def tell(keep: bool = False) -> None:
     `keep`: leave the servers up after the story, until Ctrl-C. Raises DemoError when a command
     does not exit as expected, and KeyboardInterrupt after having cleared away.
     """
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        # A terminal that is closed must not leave the servers behind either.
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
     with _clean_environment():
         say("Starting a Postgres and a Valkey in a temporary folder. No other server is touched.")
         with _servers() as (folder, database_url, redis_url), _apps().serving() as apps:

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from types import FrameType
 from typing import Any, Protocol
 
 from redis import Redis, RedisError
@@ -19,11 +18,12 @@ from rq.exceptions import AbandonedJobError, InvalidJobOperation, StopRequested
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.logutils import colorizer
-from rq.scheduler import RQScheduler
 from rq.utils import now
 from rq.worker import WorkerStatus
 
 from docora_ops.errors import SnapshotError, WorkerNameTakenError
+from docora_ops.interrupts import ENDING, held_back, repeat_if_swallowed
+from docora_ops.queue.scheduler import Scheduler
 from docora_ops.queue.tries import Tries
 from docora_ops.settings import Settings
 
@@ -31,9 +31,15 @@ _WORKER_TTL = 45
 """Seconds; an idle worker looks up 15 s earlier."""
 _MAINTENANCE_INTERVAL = 30
 _MAINTENANCE_LOCK_LIFE = 120
-_STOP_INTERVAL = 0.5
 _PATIENCE = 5
 """Seconds for an answer of Redis that comes at once."""
+
+
+class _Stopped(SystemExit):
+    """The worker was told to end while no job was at work.
+
+    RQ's own StopRequested is lost wherever redis-py catches Exception.
+    """
 
 
 class Caretaker(Protocol):
@@ -77,6 +83,8 @@ class SnapshotWorker(Worker):
         """Whether the queue was empty at the last look."""
         self._caretaker = caretaker
         self._show_life: Callable[[], object] = _nothing
+        self._is_registered = False
+        """Whether the name on RQ's screens is this process."""
 
     def work_until_stopped(self, *, burst: bool) -> None:
         """Work, until a signal comes or, in a burst, until the queue is empty.
@@ -85,15 +93,16 @@ class SnapshotWorker(Worker):
         logged that, and nothing more is known of it.
         """
         self._check_permissions()
-        # RQ does so only once its scheduler runs: a signal before that would leave it behind.
-        self._install_signal_handlers()  # type: ignore[no-untyped-call]
+        repeat_if_swallowed(SystemExit, self._stop_if_idle)
         try:
+            # RQ does so only once its scheduler runs: a signal before that would leave it behind.
+            self._install_signal_handlers()
             self.work(burst=burst, logging_level=None, with_scheduler=True)
-        except StopRequested:
-            self.teardown()
+        except _Stopped:
+            self.teardown()  # RQ does so only once its loop has begun
         finally:
             # It ends anyway, and what is said of that must not be cut off.
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in ENDING:
                 signal.signal(number, signal.SIG_IGN)
         if not self.stop_was_requested and not (burst and self.found_nothing):
             raise RuntimeError("the worker could not go on")
@@ -162,7 +171,7 @@ class SnapshotWorker(Worker):
 
     def _start_scheduler(self, burst: bool = False, *_: object) -> None:
         """As RQ does, with a scheduler that does not outlive us."""
-        self.scheduler = _Scheduler(
+        self.scheduler = Scheduler(
             self.queues, connection=self.connection, logging_level=self.log.level
         )
         if not self.scheduler.acquire_locks():  # type: ignore[no-untyped-call]
@@ -177,21 +186,46 @@ class SnapshotWorker(Worker):
             self.scheduler.release_locks()  # type: ignore[no-untyped-call]
             self.scheduler.register_death()
 
+    def _install_signal_handlers(self) -> None:
+        """Take SIGHUP for SIGTERM, unless it is ignored, as `nohup` has it."""
+        super()._install_signal_handlers()  # type: ignore[no-untyped-call]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self.request_stop)
+
+    def setup_work_horse_signals(self) -> None:
+        """Have the process of a job ignore SIGHUP like SIGINT: the worker decides about the job."""
+        super().setup_work_horse_signals()  # type: ignore[no-untyped-call]
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     def handle_warm_shutdown_request(self) -> None:
         """Note it, beside what RQ does."""
         self.stop_was_requested = True
         self._stop_requested = True
+        # A closed terminal often sends two, from the shell and from the kernel: only SIGINT and
+        # SIGTERM count as a second signal, which kills the job.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
+
+    def _shutdown(self) -> None:
+        """End after the job at work. Raises _Stopped when there is none."""
+        with suppress(StopRequested):
+            super()._shutdown()  # type: ignore[no-untyped-call]
+        self._stop_if_idle()
+
+    def _stop_if_idle(self) -> None:
         if self.get_state() != WorkerStatus.BUSY:
-            # RQ raises an exception then, and in a destructor that is swallowed: so once more,
-            # until it is heard. A job that begins just now has the timer for itself.
-            signal.signal(signal.SIGALRM, _stop_again)
-            signal.setitimer(signal.ITIMER_REAL, _STOP_INTERVAL, _STOP_INTERVAL)
+            raise _Stopped
+
+    def register_death(self) -> None:
+        """Take the name off RQ's screens, unless it is another worker's."""
+        if self._is_registered:
+            super().register_death()  # type: ignore[no-untyped-call]
+            self._is_registered = False
 
     def teardown(self) -> None:
-        """As RQ does, undisturbed."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        super().teardown()  # type: ignore[no-untyped-call]
+        """Clean up as RQ does, once, and only after this process has registered its name."""
+        if self._is_registered:
+            super().teardown()  # type: ignore[no-untyped-call]
 
     def run_maintenance_tasks(self) -> None:
         """RQ's, and ours.
@@ -239,14 +273,19 @@ class SnapshotWorker(Worker):
         self._take_care(job, f"it could not be run: {name}")
 
     def register_birth(self) -> None:
-        """As RQ does. Raises WorkerNameTakenError."""
-        try:
-            super().register_birth()  # type: ignore[no-untyped-call]
-        except ValueError as error:
-            raise WorkerNameTakenError(
-                f"a worker named {self.name!r} is at work already",
-                hint="give another --name; that of a killed worker is free two minutes later",
-            ) from error
+        """Register the name, with signals held back: afterwards it is known whose the name is.
+
+        Raises WorkerNameTakenError.
+        """
+        with held_back():
+            try:
+                super().register_birth()  # type: ignore[no-untyped-call]
+            except ValueError as error:
+                raise WorkerNameTakenError(
+                    f"a worker named {self.name!r} is at work already",
+                    hint="give another --name; that of a killed worker is free two minutes later",
+                ) from error
+            self._is_registered = True
 
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
@@ -256,7 +295,11 @@ class SnapshotWorker(Worker):
         self.found_nothing = found is None
         return found
 
-    def _horse_was_killed(self, job: Job, _pid: int, status: int, _usage: object) -> None:
+    def _horse_was_killed(self, job: Job, pid: int | None, status: int, _usage: object) -> None:
+        if pid is not None:
+            # The git of the job, in the same process group, would go on at the clone.
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGTERM)
         self._take_care(job, f"its process was killed (wait status {status})")
 
     def _job_was_abandoned(self, job: Job, kind: type[BaseException], *_: object) -> None:
@@ -307,51 +350,8 @@ def _without_traceback_of_redis(record: logging.LogRecord) -> bool:
     return True
 
 
-class _Scheduler(RQScheduler):
-    """A scheduler whose process ends when it is told to, or when the worker has been killed.
-
-    RQ's own lives on with a copy of the dead worker's connection, on which the worker still waits
-    as far as Redis can tell: the next job goes there, and nowhere.
-    """
-
-    def __init__(self, queues: list[Queue], connection: Redis, logging_level: int) -> None:
-        super().__init__(queues, connection=connection, logging_level=logging_level)
-        self._pool = connection.connection_pool
-        self._worker_pid = os.getpid()
-        self._mask: set[int | signal.Signals] = set()
-
-    def start(self) -> None:
-        """Fork, with signals held back: what a handler raises in there may be swallowed."""
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
-            super().start()  # type: ignore[no-untyped-call]
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-
-    def work(self) -> None:
-        """In its own process."""
-        self._install_signal_handlers()  # type: ignore[no-untyped-call]
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-        self._pool.disconnect()
-        try:
-            super().work()  # type: ignore[no-untyped-call]
-        except RedisError as error:
-            # The worker starts another one, when it next looks around.
-            self.log.warning("Scheduler has lost Redis: %s", type(error).__name__)
-
-    def heartbeat(self) -> None:
-        """Each second, so that it soon sees who its parent is."""
-        if os.getppid() != self._worker_pid:
-            self._stop_requested = True
-        super().heartbeat()  # type: ignore[no-untyped-call]
-
-
 def _nothing() -> None:
     """No job is at work meanwhile."""
-
-
-def _stop_again(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise StopRequested
 
 
 class _Job(Job):

@@ -9,11 +9,13 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from threading import Thread
 from types import FrameType
 from typing import Any, NoReturn
 
 from docora_ops.database.pooling import require_session
 from docora_ops.errors import ConfigurationError, ServerError
+from docora_ops.interrupts import ENDING, held_back
 from docora_ops.queue import connect
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.queue.worker import SnapshotWorker
@@ -72,13 +74,24 @@ def serve(settings: Settings, name: str, *, burst: bool) -> None:
             ) from error
 
 
+def needs_parent() -> bool:
+    """Whether this process is PID 1, as in a container without an init.
+
+    The system makes PID 1 the parent of orphans, such as the git of a job that was killed. RQ's
+    worker waits for its own child processes only, so the orphans would stay as zombies.
+    """
+    return os.getpid() == 1
+
+
 def serve_with_children(count: int, run: Callable[[int], int]) -> int:
     """Have `count` children call `run` with a number, from 1 on, and exit with its value.
 
-    SIGTERM and SIGINT are passed on. A child that is killed is replaced by one with a number of
-    its own, as RQ holds its name for a while; one that ends with an error ends all. Returns the
-    exit code: the first error's, or 0.
+    SIGTERM, SIGINT and SIGHUP end the children by SIGTERM, and so does the end of this process,
+    however it ends. A child that is killed is replaced by one with a number of its own, as RQ holds
+    its name for a while; one that ends with an error ends all. Orphans that the system has given to
+    this process are waited for, and nothing else. Returns the exit code: the first error's, or 0.
     """
+    alive, held_by_parent = os.pipe()
     children: set[int] = set()
     numbers = itertools.count(1)
     stopping = False
@@ -86,6 +99,8 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         nonlocal stopping
+        if number == signal.SIGHUP and stopping:
+            return  # a closed terminal often sends two; a second SIGTERM would kill the jobs
         stopping = True
         for pid in children:
             with suppress(ProcessLookupError):
@@ -93,21 +108,28 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
 
     def start() -> None:
         # Held back, or a signal could come between the fork and the child's own handlers.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        if not stopping:
+        with held_back() as mask:
+            if stopping:
+                return
             number = next(numbers)
             pid = os.fork()
             if pid == 0:
-                _be_child(mask, before, lambda: run(number))
+                os.close(held_by_parent)
+                _be_child(mask, before, alive, lambda: run(number))
             children.add(pid)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, stop)
+        for number in ENDING
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         for _ in range(count):
             start()
         while children:
             pid, status = os.wait()
+            if pid not in children:
+                continue
             children.remove(pid)
             exit_code = os.waitstatus_to_exitcode(status)
             if exit_code < 0:
@@ -119,18 +141,34 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.close(alive)
+        os.close(held_by_parent)
     return code
 
 
 def _be_child(
-    mask: set[int | signal.Signals], handlers: Handlers, run: Callable[[], int]
+    mask: set[int | signal.Signals], handlers: Handlers, alive: int, run: Callable[[], int]
 ) -> NoReturn:
-    """Run in a process that has just been forked, with the mask and handlers of before."""
+    """Run in a process that has just been forked, with the mask and handlers of before.
+
+    `alive` is a pipe that is closed when the parent ends.
+    """
     try:
+        Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
         for number, handler in handlers.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         code = run()
-    except KeyboardInterrupt:
-        code = 0  # told to end before it had begun
+    except (KeyboardInterrupt, SystemExit):
+        code = 0  # told to end before it had begun, or told twice
     os._exit(code)
+
+
+def _end_with_parent(alive: int) -> None:
+    """Wait for the end of the parent and send this process SIGTERM then: the job is finished first.
+
+    Runs in a thread, which is started while signals are held back: a signal that the system
+    delivered to it would not wake the main thread, which may be waiting for Redis.
+    """
+    os.read(alive, 1)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -22,16 +22,21 @@ LOADING, PARSING = "docora_ops.cli.context", "typer._click.decorators"
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("SIGINT", LOADING), ("SIGTERM", LOADING), ("SIGINT", PARSING)]
+    ("name", "module", "ends"),
+    [
+        ("SIGINT", LOADING, (130, "interrupted", "Error: interrupted\n")),
+        ("SIGTERM", LOADING, (130, "interrupted", "Error: interrupted\n")),
+        ("SIGHUP", LOADING, (129, "hung_up", "Error: hung up (SIGHUP)\n")),
+        ("SIGINT", PARSING, (130, "interrupted", "Error: interrupted\n")),
+    ],
 )
 def test_it_is_told_as_any_other_interrupt(
-    docora: Docora, tmp_path: Path, name: str, module: str
+    docora: Docora, tmp_path: Path, name: str, module: str, ends: tuple[int, str, str]
 ) -> None:
     link = docora.add_link()
     code = AT_AN_IMPORT.format(name=name, module=module)
     (tmp_path / "sitecustomize.py").write_text(code, encoding="utf-8")
     arguments = ("retry", link.app_id, link.repository_id, "--json")
     result = docora.run(*arguments, env={"PYTHONPATH": str(tmp_path)})
-    assert (result.code, result.json["code"]) == (130, "interrupted"), result
-    assert result.stderr == "Error: interrupted\n"
+    assert (result.code, result.json["code"], result.stderr) == ends, result
     assert docora.status(link) == "failed"

@@ -200,17 +200,22 @@ def test_follow_ends_when_the_operation_is_forgotten_midway(docora: Docora) -> N
     assert result.json["code"] == "not_found"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "ends"),
+    [
+        (signal.SIGINT, (130, "interrupted", "Error: interrupted\n")),
+        (signal.SIGTERM, (130, "interrupted", "Error: interrupted\n")),
+        (signal.SIGHUP, (129, "hung_up", "Error: hung up (SIGHUP)\n")),
+    ],
+)
 def test_follow_ends_at_a_signal_with_one_document_and_one_sentence(
-    docora: Docora, number: signal.Signals
+    docora: Docora, number: signal.Signals, ends: tuple[int, str, str]
 ) -> None:
     write(docora)
     with following(docora, "--json") as process:
         process.send_signal(number)
         result = finish(process)
-    assert result.code == 130, result
-    assert result.json["code"] == "interrupted", result
-    assert result.stderr.startswith("Error: interrupted"), result
+    assert (result.code, result.json["code"], result.stderr) == ends, result
     assert docora.redis.hget(KEY, "cancelled") == b"false"
 
 

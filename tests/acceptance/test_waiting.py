@@ -152,15 +152,18 @@ def test_when_no_worker_comes_it_says_so_at_once_and_time_runs_out(docora: Docor
     docora.assert_sound()
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
-def test_an_interrupt_ends_the_wait_and_says_what_is_known(docora: Docora, command: str) -> None:
+def test_an_interrupt_ends_the_wait_and_says_what_is_known(
+    docora: Docora, command: str, number: signal.Signals, code: int
+) -> None:
     link = docora.add_link()
     arguments = (command, *ids(link)) if command == "retry" else (command,)
     process = docora.start(*arguments, "--wait", "--json")
     await_line(process, "Waiting for 1 snapshot")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     result = finish(process)
-    assert result.code == 130, result
+    assert result.code == code, result
     if command == "retry":
         assert result.data["waited"]["result"] == "interrupted"
     else:

@@ -6,8 +6,9 @@ from tests.mutations.mutation import Mutation, Promise
 
 _DELIVERIES = "docora_ops/worker/deliveries.py"
 _JOB = "docora_ops/worker/job.py"
-_WEBHOOK = "docora_ops/worker/webhook.py"
+_PROCESS = "docora_ops/worker/process.py"
 _QUEUE_WORKER = "docora_ops/queue/worker.py"
+_WEBHOOK = "docora_ops/worker/webhook.py"
 
 MUTATIONS = (
     Mutation(
@@ -221,7 +222,7 @@ MUTATIONS = (
     Mutation(
         "scheduler-outlives-its-worker",
         Promise.NEVER_LOST,
-        _QUEUE_WORKER,
+        "docora_ops/queue/scheduler.py",
         (("if os.getppid() != self._worker_pid:", "if self._worker_pid is None:"),),
         ("test_a_worker_that_is_killed_while_idle_takes_no_job_with_it",),
     ),
@@ -352,5 +353,48 @@ MUTATIONS = (
         _QUEUE_WORKER,
         (("                self._show_life = beat\n", ""),),
         ("test_a_busy_worker_shows_life_before_each_link_that_it_sees_to",),
+    ),
+    Mutation(
+        "orphans-taken-for-workers",
+        Promise.POISON_IS_ALONE,
+        _PROCESS,
+        (("            if pid not in children:\n                continue\n", ""),),
+        ("test_a_worker_that_is_pid_1_outlives_the_process_of_a_job_and_its_orphans",),
+    ),
+    Mutation(
+        "workers-outlive-their-parent",
+        Promise.NOTHING_HANGS,
+        _PROCESS,
+        (("                os.close(held_by_parent)\n", ""),),
+        ("test_children_finish_their_job_and_end_when_their_parent_is_killed",),
+    ),
+    Mutation(
+        "nohup-overruled",
+        Promise.CODES_HOLD,
+        _PROCESS,
+        (("signal.getsignal(number) is not signal.SIG_IGN", "True"),),
+        ("test_under_nohup_workers_go_on_after_a_hang_up",),
+    ),
+    Mutation(
+        "another-workers-name-deregistered",
+        Promise.LIVE_IS_KEPT,
+        _QUEUE_WORKER,
+        (
+            (
+                '        self._is_registered = False\n        "',
+                '        self._is_registered = True\n        "',
+            ),
+        ),
+        ("test_a_worker_that_is_told_to_end_leaves_a_name_that_is_not_its_own",),
+    ),
+    Mutation(
+        "interrupt-lost-in-a-destructor",
+        Promise.NOTHING_HANGS,
+        "docora_ops/interrupts.py",
+        (("        signal.setitimer(signal.ITIMER_REAL, _SOON)\n", ""),),
+        (
+            "test_a_signal_that_comes_in_a_destructor_ends_an_idle_worker",
+            "test_a_signal_that_comes_in_a_destructor_ends_a_command_all_the_same",
+        ),
     ),
 )

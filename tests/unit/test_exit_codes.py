@@ -32,6 +32,7 @@ PROMISES: dict[type[DocoraOpsError], tuple[str, int]] = {
     errors.InvalidJobIdError: ("invalid_job_id", 6),
     errors.JobUnreadableError: ("job_unreadable", 6),
     errors.CommandInterruptedError: ("interrupted", 130),
+    errors.HungUpError: ("hung_up", 129),
 }
 
 
@@ -71,6 +72,7 @@ def test_the_codes_are_those_of_the_design() -> None:
         "PROBLEMS": 6,
         "SNAPSHOT_FAILED": 7,
         "TIMED_OUT": 8,
+        "HUNG_UP": 129,
         "INTERRUPTED": 130,
     }
 
@@ -81,9 +83,9 @@ def test_no_entry_of_the_table_hides_another() -> None:
 
 
 def test_of_several_codes_an_interrupt_comes_first_and_a_timeout_last() -> None:
-    codes = {ExitCode(code) for code in (0, 6, 7, 8, 130)}
+    codes = {ExitCode(code) for code in (0, 6, 7, 8, 129, 130)}
     ordered = []
     while codes:
         ordered.append(int(gravest(codes)))
         codes.remove(gravest(codes))
-    assert ordered == [130, 7, 6, 8, 0]
+    assert ordered == [129, 130, 7, 6, 8, 0]

@@ -201,6 +201,14 @@ def _is_zombie(pid: int) -> bool:
     return True
 
 
+def await_waiting_worker(docora: Docora) -> None:
+    """Until a worker waits for Redis to give it a job."""
+    eventually(
+        lambda: any("b" in client["flags"] for client in docora.redis.client_list()),
+        "a worker that waits for jobs",
+    )
+
+
 def expire_heartbeats(docora: Docora) -> None:
     """Let as much time go by as RQ takes to see that a worker has gone silent."""
     wip = StartedJobRegistry(QUEUE, connection=docora.redis).key

@@ -16,7 +16,14 @@ from tests.harness import QUEUE
 from tests.proxy import PATIENCE, eventually
 from tests.rows import TestLink
 from tests.snapshots import Snapshots
-from tests.worker.running import Running, all_processes, expire_heartbeats, parent_of, running
+from tests.worker.running import (
+    Running,
+    all_processes,
+    await_waiting_worker,
+    expire_heartbeats,
+    parent_of,
+    running,
+)
 from tests.worker.upstream_http import gate_at
 
 
@@ -48,8 +55,8 @@ def ready(snapshots: Snapshots, worker: Running, number: int) -> None:
 
 @pytest.mark.parametrize(
     ("number", "concurrency"),
-    [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2")],
-    ids=["TERM", "INT", "TERM to two"],
+    [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2"), (signal.SIGHUP, "2")],
+    ids=["TERM", "INT", "TERM to two", "HUP to two"],
 )
 def test_a_signal_ends_it_when_the_job_in_hand_is_done(
     snapshots: Snapshots, number: signal.Signals, concurrency: str
@@ -79,8 +86,8 @@ def test_a_signal_ends_it_when_the_job_in_hand_is_done(
 
 @pytest.mark.parametrize(
     ("number", "concurrency"),
-    [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2")],
-    ids=["TERM", "INT", "TERM to two"],
+    [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGHUP, "1"), (signal.SIGTERM, "2")],
+    ids=["TERM", "INT", "HUP", "TERM to two"],
 )
 def test_an_idle_worker_ends_at_once(
     snapshots: Snapshots, number: signal.Signals, concurrency: str
@@ -182,7 +189,7 @@ def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
 def test_a_worker_that_is_killed_while_idle_takes_no_job_with_it(snapshots: Snapshots) -> None:
     with running(snapshots) as worker:
         worker.await_line("Scheduler for")
-        eventually(lambda: is_anybody_waiting(snapshots), "a worker that waits for jobs")
+        await_waiting_worker(snapshots.docora)
         worker.signal(signal.SIGKILL)
         worker.process.wait(PATIENCE)
         link = add_link(snapshots)
@@ -190,10 +197,6 @@ def test_a_worker_that_is_killed_while_idle_takes_no_job_with_it(snapshots: Snap
     assert snapshots.docora.waiting() == [link.job_id]
     assert snapshots.work().code == 0
     assert snapshots.docora.status(link) == "synced"
-
-
-def is_anybody_waiting(snapshots: Snapshots) -> bool:
-    return any("b" in client["flags"] for client in snapshots.docora.redis.client_list())
 
 
 def test_a_child_that_is_killed_at_work_loses_no_link(snapshots: Snapshots) -> None:

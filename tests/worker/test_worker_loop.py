@@ -67,7 +67,7 @@ def test_a_signal_that_comes_once_it_has_ended_cuts_nothing_off(
     worker: SnapshotWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Worker, "work", lambda *_, **__: False)
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         with pytest.raises(RuntimeError, match="could not go on"):

@@ -1,0 +1,51 @@
+"""Holds back signals, and repeats the interrupts that Python swallows.
+
+Python drops what is raised while a destructor, a weakref callback or a hook of `fork` runs, and
+prints "Exception ignored in …". A signal handler that raises just then would have no effect.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end a command or a worker."""
+_SOON = 0.05
+"""Seconds until the destructor has very probably ended; if not, the next try is swallowed too."""
+
+
+def repeat_if_swallowed(kind: type[BaseException], repeat: Callable[[], object]) -> None:
+    """Call `repeat` in the main thread a moment after Python has swallowed such an exception.
+
+    Nothing is printed then. Uses SIGALRM. Only signal handlers may raise this kind.
+    """
+    before = sys.unraisablehook
+
+    def hook(swallowed: UnraisableHookArgs) -> None:
+        error = swallowed.exc_value
+        while error is not None and not isinstance(error, kind):
+            error = error.__context__
+        if error is None:
+            before(swallowed)
+            return
+        signal.signal(signal.SIGALRM, lambda *_: repeat())
+        signal.setitimer(signal.ITIMER_REAL, _SOON)
+
+    sys.unraisablehook = hook
+
+
+@contextmanager
+def held_back() -> Iterator[set[int | signal.Signals]]:
+    """Hold back the signals that end a process; yields the mask of before."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield mask
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -1,0 +1,120 @@
+"""Workers and the processes above them: PID 1, and parents that are killed or hung up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.harness import COMMAND
+from tests.proxy import Fault, Proxy, eventually
+from tests.rows import TestLink
+from tests.snapshots import Snapshots
+from tests.swallowing import TRIGGER, dying_on_trigger
+from tests.worker.running import await_waiting_worker, children_of, running, running_program
+from tests.worker.upstream_http import gate_at
+
+PID_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+
+
+def may_unshare() -> bool:
+    """Whether this user may start a process as PID 1."""
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*PID_1, "true"], capture_output=True, check=False).returncode == 0
+
+
+def add_link(snapshots: Snapshots) -> TestLink:
+    link, _ = snapshots.add_link({"a": "1\n", "b": "2\n"})
+    snapshots.queue(link, retry_base_delay_ms=0)
+    return link
+
+
+@pytest.mark.skipif(not may_unshare(), reason="no other PID namespace for this user")
+@pytest.mark.parametrize("concurrency", ["1", "2"])
+def test_a_worker_that_is_pid_1_outlives_the_process_of_a_job_and_its_orphans(
+    snapshots: Snapshots, concurrency: str
+) -> None:
+    link = add_link(snapshots)
+    command = [*PID_1, str(COMMAND), "worker", "--concurrency", concurrency]
+    with (
+        gate_at(snapshots.receiver, "b") as gate,
+        running_program(command, snapshots) as worker,
+    ):
+        gate.wait()
+        horse = worker.horse()
+        gits = children_of(horse)
+        assert gits, "the git that the job reads from"
+        os.kill(horse, signal.SIGKILL)
+        gate.release()
+        eventually(lambda: not any(map(exists, gits)), "the end of the orphans, zombies too")
+        eventually(lambda: snapshots.docora.status(link) == "synced", "another try")
+        [first] = children_of(worker.pid)
+        os.kill(first, signal.SIGTERM)
+        assert worker.end() == 0
+
+
+def exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def test_children_finish_their_job_and_end_when_their_parent_is_killed(
+    snapshots: Snapshots,
+) -> None:
+    link = add_link(snapshots)
+    with (
+        gate_at(snapshots.receiver, "b") as gate,
+        running(snapshots, "--concurrency", "2") as worker,
+    ):
+        gate.wait()
+        eventually(lambda: worker.log.count("Listening on") == 2, "two workers")
+        worker.signal(signal.SIGKILL)
+        eventually(lambda: worker.log.count("warm shut down requested") == 2, "the news")
+        assert snapshots.docora.status(link) == "scanning"
+        gate.release()
+        eventually(lambda: worker.processes == [], "the end of all processes")
+    assert snapshots.docora.status(link) == "synced"
+    assert snapshots.docora.redis.smembers("rq:workers") == set()
+
+
+def test_under_nohup_workers_go_on_after_a_hang_up(snapshots: Snapshots) -> None:
+    command = ["nohup", str(COMMAND), "worker", "--concurrency", "2"]
+    with running_program(command, snapshots) as worker:
+        eventually(lambda: worker.log.count("Listening on") == 2, "two workers")
+        os.killpg(worker.pid, signal.SIGHUP)
+        link = add_link(snapshots)
+        eventually(lambda: snapshots.docora.status(link) == "synced", "a snapshot")
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+
+
+def test_a_worker_that_is_told_to_end_leaves_a_name_that_is_not_its_own(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    docora.add_worker("mine")
+    with Proxy.before_redis(docora.redis_access.worker) as proxy:
+        look = proxy.plan(b"rq:worker:mine\r\n", Fault.HOLD_REQUEST)
+        with running(snapshots, "--name", "mine", REDIS_URL=proxy.url) as worker:
+            look.wait()
+            worker.signal(signal.SIGTERM)
+            look.release()
+            worker.end()
+    assert docora.redis.smembers("rq:workers") == {b"rq:worker:mine"}
+    assert docora.redis.hgetall("rq:worker:mine") == {b"birth": b"now"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_comes_in_a_destructor_ends_an_idle_worker(
+    snapshots: Snapshots, tmp_path: Path, number: signal.Signals
+) -> None:
+    with running(snapshots, **dying_on_trigger(tmp_path, number)) as worker:
+        await_waiting_worker(snapshots.docora)
+        worker.signal(TRIGGER)
+        assert worker.end() == 0
+    assert "ignored" not in worker.log
+    assert snapshots.docora.redis.smembers("rq:workers") == set()
