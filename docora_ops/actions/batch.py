@@ -14,8 +14,8 @@ from docora_ops.errors import InvalidJobIdError
 from docora_ops.models import JobState, LinkRef, Outcome
 from docora_ops.queue import Answer, WaitingList
 
-_PATIENCE = 5
-"""Seconds that a batch waits for the one before."""
+_PATIENCE = 1
+"""Seconds that a batch, with its rows locked, waits for the one before."""
 
 
 @dataclass(frozen=True, slots=True)

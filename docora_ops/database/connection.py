@@ -35,6 +35,9 @@ from docora_ops.settings import Settings
 # secrets in it.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
+_IDLE_LIMIT = 6
+"""Seconds that a transaction may be idle: longer than Redis and another batch keep it waiting."""
+
 _REPLY_GRACE = 5
 """Seconds beyond the statement timeout after which a silent server counts as lost."""
 
@@ -237,7 +240,7 @@ class Database:
                     "statement": f"{settings.statement_timeout}s",
                     # Shorter than the statement's, which would end the wait without a reason.
                     "lock": f"{self._lock_timeout:.1f}s",
-                    "idle": f"{settings.statement_timeout + _REPLY_GRACE}s",
+                    "idle": f"{_IDLE_LIMIT}s",
                     # Or the locks of a machine that has lost its power are held for hours.
                     "tcp": f"{settings.statement_timeout + _REPLY_GRACE}s",
                 },
@@ -266,6 +269,11 @@ class Database:
             case _WaitTimeout() | pg.ConnectionTimeout():
                 return PostgresError(
                     f"{where} did not answer in time", hint="check its load and the network"
+                )
+            case pg.IdleInTransactionSessionTimeout():
+                return PostgresError(
+                    f"{where} ended a transaction of ours that was idle for {_IDLE_LIMIT} s",
+                    hint="it was stopped, as by Ctrl-Z, or Redis or this machine is too slow",
                 )
             case pg.LockNotAvailable():
                 return LinkLockedError(

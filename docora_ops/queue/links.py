@@ -14,7 +14,7 @@ from rq.job import Job
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.models import JobState, Outcome, Payload
-from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry
+from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry, write_entry
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.queue.jobs import JobTemplate, names_link
 from docora_ops.queue.scripts import JobScript
@@ -82,17 +82,18 @@ class LinkQueue:
         *,
         waiting: WaitingList | None = None,
         detailed: bool = False,
+        rows_locked: bool = False,
     ) -> list[Answer]:
         """Where each job stands; writes nothing.
 
         `waiting`: the list as read before; without it each id is looked for. `detailed`: tell
-        leftovers (`STALE`) from nothing at all (`NONE`).
+        leftovers (`STALE`) from nothing at all (`NONE`). `rows_locked`: Redis has a few seconds.
         """
         arguments: list[str | int] = []
         for job_id in job_ids:
             arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
         config = self._config(waiting) | {"detailed": detailed}
-        return self._run("look", job_ids, config, arguments)
+        return self._run("look", job_ids, config, arguments, rows_locked=rows_locked)
 
     def push(
         self,
@@ -103,6 +104,8 @@ class LinkQueue:
         audit: Mapping[Outcome, AuditEntry] | None = None,
     ) -> list[Answer]:
         """Queue each job unless it is live; leftovers of dead jobs are removed in the same step.
+
+        To be called with the rows locked, so Redis has a few seconds.
 
         A live waiting job stays as it is, for good, and moves to the head if `front` is set. A
         running, doubtful or unreadable one is left alone: its answer has no outcome. `audit`: what
@@ -131,12 +134,22 @@ class LinkQueue:
                     if outcome in audit
                 },
             }
-        return self._run("push", [request.job_id for request in requests], config, arguments)
+        job_ids = [request.job_id for request in requests]
+        return self._run("push", job_ids, config, arguments, rows_locked=True)
+
+    def record(self, audit: AuditEntry) -> None:
+        """Write an entry of the audit trail by itself."""
+        with redis_errors(self._where):
+            write_entry(self._client, audit)
 
     def is_made_for(self, job_id: str, app_id: str) -> bool:
-        """Whether the job of this id, if there is one, was made for a link of this app."""
-        with redis_errors(self._where):
-            data = cast("bytes | None", self._client.hget(Job.key_for(job_id), "data"))
+        """Whether the job of this id, if there is one, was made for a link of this app.
+
+        Redis has a few seconds: the row may be locked.
+        """
+        client = self._script.client_with_rows_locked
+        with redis_errors(self._where, rows_locked=True):
+            data = cast("bytes | None", client.hget(Job.key_for(job_id), "data"))
         return data is None or names_link(data, app_id)
 
     def count_workers(self) -> int:
@@ -171,8 +184,10 @@ class LinkQueue:
         job_ids: Sequence[str],
         config: dict[str, object],
         arguments: Sequence[str | int | bytes],
+        *,
+        rows_locked: bool,
     ) -> list[Answer]:
-        replies = self._script.run(mode, config, arguments)
+        replies = self._script.run(mode, config, arguments, rows_locked=rows_locked)
         return [_answer(job_id, reply) for job_id, reply in zip(job_ids, replies, strict=True)]
 
 

@@ -126,13 +126,14 @@ class QueueSweep:
     ) -> list[tuple[RemovalAnswer, str]]:
         """Remove each if it still is what it was taken for; returns answers with their reasons.
 
-        `audit` goes into the audit trail if anything is removed.
+        Redis has a few seconds, since rows are locked. `audit` goes into the audit trail if
+        anything is removed.
         """
         config: dict[str, object] = {"cutoff": ""}
         if audit:
             config["audit"] = {"key": audit.key, "kept": ENTRIES_KEPT, "entry": audit.fields}
         arguments = [text for removal, job_id in items for text in (removal.value, job_id)]
-        answers = self._script.run("mend", config, arguments)
+        answers = self._script.run("mend", config, arguments, rows_locked=True)
         return [
             (RemovalAnswer(answer), reason)
             for answer, _, reason in (answer.partition(":") for answer in answers)

@@ -348,4 +348,27 @@ MUTATIONS = (
         (("'MAXLEN', '~', config.audit.kept, '*'", "'*'"),),
         ("test_every_script_caps_the_stream",),
     ),
+    Mutation(
+        "locked-rows-wait-for-redis",
+        Promise.NOTHING_HANGS,
+        "docora_ops/queue/scripts.py",
+        (("self.client_with_rows_locked if rows_locked else self._client", "self._client"),),
+        ("test_a_redis_that_hangs_has_a_few_seconds_while_rows_are_locked",),
+    ),
+    Mutation(
+        "reset-told-before-its-commit",
+        Promise.CRASH_ONLY,
+        "docora_ops/queue/audit.py",
+        (
+            (
+                "for outcome in (Outcome.QUEUED, Outcome.REPLACED_STALE)\n",
+                "for outcome in (Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.ALREADY_QUEUED)\n",
+            ),
+            (
+                "return entries | {Outcome.ALREADY_QUEUED: start_entry(note, run, None, 1)}",
+                "return entries",
+            ),
+        ),
+        ("test_a_reset_whose_commit_fails_is_never_told_as_done",),
+    ),
 )
