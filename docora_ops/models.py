@@ -195,6 +195,8 @@ class LinkResult:
     circuit_open_until: datetime | None
     circuit_reset: bool = False
     deliveries_cleared: int = 0
+    audit_error: str | None = None
+    """Why the audit trail does not say that the change was made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,12 @@ def show_result(
     elif not as_json:
         context.show(tables.link_result(result))
         context.say(documents.link_message(result) + ".")
+    if result.audit_error:
+        context.say(
+            "Warning: the change was made, but history shows it as not finished: {}",
+            result.audit_error,
+            style="yellow",
+        )
     if wait is None:
         return ExitCode.OK
     return _show_wait(context, wait, result, surroundings.workers, as_json=as_json)
