@@ -11,18 +11,21 @@ from typing import cast
 from redis import Redis
 from rq import Queue
 from rq.job import Job
+from rq.registry import StartedJobRegistry
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.models import JobState, Outcome, Payload
 from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry, write_entry
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.queue.jobs import JobTemplate, names_link
+from docora_ops.queue.registries import registry_key
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.sweep import QueueSweep
-from docora_ops.queue.waiting import LIST_NOT_READ, WaitingList
+from docora_ops.queue.waiting import LIST_NOT_READ, ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
+DELAYED = "delayed"
 STOCK_QUEUE = "bull:snapshot-queue:"
 """Docora's own queue."""
 STOCK_QUEUE_JOBS = tuple(STOCK_QUEUE + part for part in ("wait", "active", "delayed"))
@@ -39,26 +42,30 @@ class PushRequest:
     """One link's job to push, or, without a payload, only to confirm that it is live.
 
     `seen`: the `enqueued_at` of a job that was doubtful a moment ago. If it is so still, it is a
-    leftover.
+    leftover. `is_repeated`: it was pushed a moment ago, so the waiting list as read tells nothing.
     """
 
     job_id: str
     payload: Payload | None
     is_rescan: bool
     seen: str = ""
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the queue says of one link's job: its state or, after a push, the outcome.
 
-    `detail`: of a doubtful job its `enqueued_at`, of an unreadable one the reason.
+    `detail`: of a doubtful job its `enqueued_at`, of an unreadable one the reason, of a waiting one
+    that is in no list `DELAYED`.
     """
 
     job_id: str
     state: JobState
     outcome: Outcome | None = None
     detail: str = ""
+    enqueued_at: str = ""
+    """Of a job that is not live, and that may have been queued since the waiting list was read."""
 
 
 class LinkQueue:
@@ -69,31 +76,41 @@ class LinkQueue:
         self._client = client
         self._where = describe(settings)
         self._queue = Queue(settings.queue_name, connection=client)
+        self._wip_key = registry_key(StartedJobRegistry, settings.queue_name)
         self._script = JobScript(settings, client, "links.lua")
 
     def read_waiting(self) -> WaitingList:
         """Read once which ids wait in the queue's list."""
         with redis_errors(self._where):
-            return WaitingList.read(self._client, self._queue.key)
+            return WaitingList.read(self._client, self._queue.key, self._wip_key)
+
+    def read_expired(self) -> ExpiredExecutions:
+        """Read once which executions in the registry of running jobs have expired."""
+        with redis_errors(self._where):
+            return ExpiredExecutions.read(self._client, self._wip_key)
 
     def look(
         self,
         job_ids: Sequence[str],
         *,
         waiting: WaitingList | None = None,
+        expired: ExpiredExecutions | None = None,
         detailed: bool = False,
         rows_locked: bool = False,
     ) -> list[Answer]:
         """Where each job stands; writes nothing.
 
         `waiting`: the list as read before; without it each id is looked for. `detailed`: tell
-        leftovers (`STALE`) from nothing at all (`NONE`). `rows_locked`: Redis has a few seconds.
+        leftovers (`STALE`) from nothing at all (`NONE`); `expired` saves reading those again.
+        `rows_locked`: Redis has a few seconds.
         """
         arguments: list[str | int] = []
         for job_id in job_ids:
             arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
-        config = self._config(waiting) | {"detailed": detailed}
-        return self._run("look", job_ids, config, arguments, rows_locked=rows_locked)
+        config: dict[str, object] = {"detailed": detailed}
+        if expired:
+            config |= expired.config(job_ids)
+        return self._run("look", job_ids, config, arguments, waiting, rows_locked=rows_locked)
 
     def push(
         self,
@@ -116,14 +133,16 @@ class LinkQueue:
         for request in requests:
             arguments += (
                 request.job_id,
-                waiting.hint(request.job_id) if waiting else LIST_NOT_READ,
+                waiting.hint(request.job_id)
+                if waiting and not request.is_repeated
+                else LIST_NOT_READ,
                 request.seen.encode(errors="surrogateescape"),
                 template.data(request.payload, is_rescan=request.is_rescan)
                 if request.payload
                 else b"",
                 request.payload.description if request.payload else b"",
             )
-        config = self._config(waiting) | {"front": front, "fields": template.fields()}
+        config: dict[str, object] = {"front": front, "fields": template.fields()}
         if audit:
             config["audit"] = {
                 "key": next(iter(audit.values())).key,
@@ -135,7 +154,7 @@ class LinkQueue:
                 },
             }
         job_ids = [request.job_id for request in requests]
-        return self._run("push", job_ids, config, arguments, rows_locked=True)
+        return self._run("push", job_ids, config, arguments, waiting, rows_locked=True)
 
     def record(self, audit: AuditEntry) -> None:
         """Write an entry of the audit trail by itself."""
@@ -175,26 +194,34 @@ class LinkQueue:
     def _template(self) -> JobTemplate:
         return JobTemplate(self._settings, self._client)
 
-    def _config(self, waiting: WaitingList | None) -> dict[str, object]:
-        return {"cutoff": waiting.cutoff if waiting else ""}
-
     def _run(
         self,
         mode: str,
         job_ids: Sequence[str],
         config: dict[str, object],
         arguments: Sequence[str | int | bytes],
+        waiting: WaitingList | None,
         *,
         rows_locked: bool,
     ) -> list[Answer]:
-        replies = self._script.run(mode, config, arguments, rows_locked=rows_locked)
+        if waiting:
+            walks_left = max(waiting.walks_left, 0)
+            config |= {"cutoff": waiting.cutoff, "walks": walks_left}
+            config |= waiting.expired.config(job_ids)
+        else:
+            config["cutoff"] = ""
+        *replies, walks = self._script.run(mode, config, arguments, rows_locked=rows_locked)
+        if waiting:
+            waiting.walks_left -= int(walks)
         return [_answer(job_id, reply) for job_id, reply in zip(job_ids, replies, strict=True)]
 
 
 def _answer(job_id: str, reply: str) -> Answer:
     state, _, detail = reply.partition(":")
     if state in _OUTCOMES:
-        return Answer(job_id, JobState.WAITING, _OUTCOMES[state])
+        return Answer(job_id, JobState.WAITING, _OUTCOMES[state], detail)
+    if state in {JobState.NONE, JobState.STALE}:
+        return Answer(job_id, JobState(state), enqueued_at=detail)
     return Answer(job_id, JobState(state), detail=detail)
 
 
