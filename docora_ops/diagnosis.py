@@ -38,6 +38,7 @@ class CheckName(StrEnum):
     WORKERS = "workers"
     SCHEDULER = "scheduler"
     WAITING_JOBS = "waiting_jobs"
+    CLOCKS = "clocks"
     DRIFT_LOST = "drift_lost"
     DRIFT_STUCK = "drift_stuck"
     DRIFT_ORPHAN = "drift_orphan"

@@ -262,7 +262,7 @@ def test_jobs_of_a_host_that_is_an_hour_ahead_do_not_make_each_batch_walk_over_t
     ahead = utcformat(now() + timedelta(hours=1))
     for link in docora.links():
         fields = {"status": "failed", "enqueued_at": ahead}
-        docora.redis.hset(f"rq:job:{link.job_id}", mapping=fields)
+        docora.redis.hset(f"rq:job:{link.job_id}", mapping=cast("Any", fields))
     # One of them has been enqueued again since the list was read.
     again = docora.links()[500].job_id
     docora.redis.rpush(KEY, *(f"other-{number}" for number in range(100)))
@@ -290,7 +290,7 @@ def test_executions_that_have_expired_are_read_once_in_a_run_and_cleaned_away(
     for link in docora.links()[:50]:
         docora.start_job(link.job_id, heartbeat=-30)
     docora.redis.zadd(WIP, {f"other-{number}:e": 1 + number for number in range(12_000)})
-    with docora.redis.monitor() as monitor:
+    with docora.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
         result = docora.rooms().retry_all(batch_size=10)
         docora.redis.echo("the end")
         commands = list(takewhile(lambda each: each["command"] != "ECHO the end", monitor.listen()))

@@ -284,4 +284,11 @@ MUTATIONS = (
         (("                self._show_life = beat\n", ""),),
         ("test_a_busy_worker_shows_life_before_each_link_that_it_sees_to",),
     ),
+    Mutation(
+        "wrong-clock-cleans-up",
+        Promise.RUNNING_IS_LEFT,
+        "docora_ops/queue/worker.py",
+        (("abs(ahead) > _WORST_CLOCK", "False"),),
+        ("test_a_worker_whose_clock_is_ahead_takes_no_running_job_for_abandoned",),
+    ),
 )
