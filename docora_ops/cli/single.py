@@ -18,6 +18,7 @@ _CODES = {
     WaitEnd.SYNCED: ExitCode.OK,
     WaitEnd.FAILED: ExitCode.SNAPSHOT_FAILED,
     WaitEnd.GONE: ExitCode.PROBLEMS,
+    WaitEnd.LOST: ExitCode.PROBLEMS,
     WaitEnd.TIMEOUT: ExitCode.TIMED_OUT,
     WaitEnd.INTERRUPTED: ExitCode.INTERRUPTED,
 }
@@ -25,6 +26,7 @@ _SENTENCES = {
     WaitEnd.SYNCED: "The snapshot is done.",
     WaitEnd.FAILED: "The snapshot failed again.",
     WaitEnd.GONE: "The link was removed: there is nothing to wait for.",
+    WaitEnd.LOST: "The job is lost: nobody works on the link. To mend it: docora-ops repair {}",
     WaitEnd.TIMEOUT: "Time ran out; the job goes on. To look at it: docora-ops show {}",
     WaitEnd.INTERRUPTED: "No longer waiting; the job goes on. To look at it: docora-ops show {}",
 }

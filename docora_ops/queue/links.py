@@ -12,6 +12,7 @@ from redis import Redis
 from rq import Queue
 from rq.job import Job
 from rq.registry import StartedJobRegistry
+from rq.suspension import WORKERS_SUSPENDED
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.models import JobState, Outcome, Payload
@@ -179,6 +180,11 @@ class LinkQueue:
                 self._client.smembers(WORKERS_BY_QUEUE_KEY % self._settings.queue_name),
             )
             return self._client.exists(*sorted(keys)) if keys else 0
+
+    def is_suspended(self) -> bool:
+        """Whether RQ has told the workers to take no jobs."""
+        with redis_errors(self._where):
+            return self._client.exists(WORKERS_SUSPENDED) > 0
 
     def stock_queue_is_used(self) -> bool:
         """Whether Docora's own queue holds jobs, so that each link may be worked on twice."""

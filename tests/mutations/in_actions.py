@@ -314,4 +314,11 @@ MUTATIONS = (
         (("            elif self._lock_wait_spent:\n", "            elif ref:\n"),),
         ("test_a_row_whose_holder_commits_while_the_run_waits_for_it_is_queued",),
     ),
+    Mutation(
+        "lost-jobs-waited-for",
+        Promise.NOTHING_HANGS,
+        "docora_ops/actions/following.py",
+        (("if has_looked and result.only_lost_left", "if False and result.only_lost_left"),),
+        ("test_a_wait_for_nothing_but_lost_jobs_ends_and_names_repair",),
+    ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import cast
 
 from rq.job import JobStatus
 
@@ -41,7 +42,8 @@ def test_the_job_of_a_worker_whose_clock_is_behind_is_not_taken_for_abandoned_by
     snapshots.queue(link)
     with gate_at(snapshots.receiver, "b") as gate, running(snapshots, **clock_ahead(-600)):
         gate.wait()
-        [(_, expires_at)] = docora.redis.zrange(f"rq:wip:{QUEUE}", 0, -1, withscores=True)
+        entries = docora.redis.zrange(f"rq:wip:{QUEUE}", 0, -1, withscores=True)
+        [(_, expires_at)] = cast("list[tuple[bytes, float]]", entries)
         assert expires_at > time.time()
         with running(snapshots, "--burst") as other:
             assert other.end() == 0
