@@ -39,6 +39,7 @@ class CheckName(StrEnum):
     WORKERS = "workers"
     SCHEDULER = "scheduler"
     WAITING_JOBS = "waiting_jobs"
+    CLOCKS = "clocks"
     SERVERS_MATCH = "servers_match"
     DRIFT_LOST = "drift_lost"
     DRIFT_STUCK = "drift_stuck"

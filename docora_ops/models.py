@@ -195,6 +195,8 @@ class LinkResult:
     circuit_open_until: datetime | None
     circuit_reset: bool = False
     deliveries_cleared: int = 0
+    audit_error: str | None = None
+    """Why the audit trail does not say that the change was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +226,7 @@ class WaitEnd(StrEnum):
     SYNCED = "synced"
     FAILED = "failed"
     GONE = "gone"
+    LOST = "lost"
     TIMEOUT = "timeout"
     INTERRUPTED = "interrupted"
 
@@ -239,6 +242,20 @@ class LinkWait:
 
 
 @dataclass(frozen=True)
+class JobCounts:
+    """Where the jobs of links that are followed stood at the last look.
+
+    A job that was just changing its place is in none of the counts.
+    """
+
+    waiting: int = 0
+    running: int = 0
+    delayed: int = 0
+    lost: int = 0
+    """Links without a live job."""
+
+
+@dataclass(frozen=True)
 class BulkWait:
     """What the wait for many links has shown so far."""
 
@@ -246,9 +263,16 @@ class BulkWait:
     failed: int
     gone: int
     running: int
-    """Links of which nothing is known yet: their jobs wait or run."""
+    """Links that have not ended yet."""
     failures: Sequence[LinkFailure]
     seconds: float
+    jobs: JobCounts = field(default_factory=JobCounts)
+    """Where the jobs of those that have not ended stand."""
+
+    @property
+    def only_lost_left(self) -> bool:
+        """Whether nobody works on any of the links that have not ended."""
+        return 0 < self.running <= self.jobs.lost
 
     @property
     def total(self) -> int:

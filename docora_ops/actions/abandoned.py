@@ -82,7 +82,7 @@ def _recover(
             return None
         if held_job_ids(database, [ref.job_id]):
             return None
-        [answer] = queue.look([ref.job_id])
+        [answer] = queue.look([ref.job_id], rows_locked=True)
         is_dead = answer.state is JobState.NONE or (
             answer.state is JobState.DOUBTFUL and answer.detail == doubtful_since
         )

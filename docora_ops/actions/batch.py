@@ -14,8 +14,8 @@ from docora_ops.errors import InvalidJobIdError
 from docora_ops.models import JobState, LinkRef, Outcome
 from docora_ops.queue import Answer, WaitingList
 
-_PATIENCE = 5
-"""Seconds that a batch waits for the one before."""
+_PATIENCE = 1
+"""Seconds that a batch, with its rows locked, waits for the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Batch:
         """Whether nothing has happened to a doubtful job since the first round: it is dead."""
         return (
             self.seen is not None
-            and answer.state is JobState.DOUBTFUL
+            and (answer.state is JobState.DOUBTFUL or answer.enqueued_at != "")
             and self.seen[ref.id] == fingerprint(answer)
         )
 
@@ -82,8 +82,9 @@ class Batch:
 
 
 def fingerprint(answer: Answer) -> int:
-    """Eight bytes that change when a doubtful job is queued anew; 0 for others."""
-    return hash(answer.detail) if answer.state is JobState.DOUBTFUL else 0
+    """Eight bytes that change when a job that is doubtful, or not live, is queued anew; or 0."""
+    enqueued_at = answer.detail if answer.state is JobState.DOUBTFUL else answer.enqueued_at
+    return hash(enqueued_at) if enqueued_at else 0
 
 
 class BatchHandler(Protocol):

@@ -12,10 +12,11 @@ from typing import TypeVar
 
 from docora_ops.actions import postgres_checks, redis_checks
 from docora_ops.actions.belonging import count_jobs_with_links
+from docora_ops.actions.clocks import check_clocks, seconds_ahead
 from docora_ops.actions.drift import find_drift
 from docora_ops.database import Database
 from docora_ops.database.grants import TABLES, missing_columns
-from docora_ops.database.health import read_columns, read_role, read_server
+from docora_ops.database.health import read_clock, read_columns, read_role, read_server
 from docora_ops.database.pooling import find_pooling
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.drift import Belonging, DriftKind, DriftReport
@@ -45,6 +46,8 @@ class _Side:
     """What has been found of one server."""
 
     checks: list[Check] = field(default_factory=list)
+    clock: dict[str, float] = field(default_factory=dict)
+    """By the name of the server, the seconds that its clock is ahead of this host's."""
     is_lost: bool = False
     is_fit: bool = False
     """Drift can be looked for."""
@@ -97,6 +100,7 @@ def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis
         _check_settings(settings, problems),
         *postgres.checks,
         *redis.checks,
+        check_clocks(postgres.clock | redis.clock),
         *(_check_drift(drift, belonging) if drift and belonging else ()),
     ]
     return Diagnosis(
@@ -135,6 +139,7 @@ def _look_at_postgres(settings: Settings, database: Database | None) -> _Side:
         return side
     try:
         server = read_server(database)
+        side.clock["Postgres"] = seconds_ahead(lambda: read_clock(database))
         side.checks.append(Check(CheckName.POSTGRES, CheckState.OK, str(database.target)))
         side.checks += postgres_checks.check_server(server)
         side.checks.append(postgres_checks.check_pooling(find_pooling(settings)))
@@ -159,6 +164,7 @@ def _look_at_redis(settings: Settings, client: Redis | None) -> _Side:
     )
     try:
         refusal = inspector.connect()
+        side.clock["Redis"] = seconds_ahead(inspector.clock)
         server = inspector.server()
         if server is None:
             reached = Check(

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from docora_ops.actions.bulk import Stop
+from docora_ops.actions.watching import JobWatch
 from docora_ops.database import Database
 from docora_ops.database.links import held_job_ids, read_link
 from docora_ops.database.verdicts import ID_SIZE, Verdict, read_verdicts
+from docora_ops.errors import RedisError
 from docora_ops.models import (
     BulkWait,
+    JobCounts,
     JobState,
     LinkFailure,
     LinkRef,
@@ -31,13 +34,11 @@ _REST = 4
 _SLICE = 0.1
 """Seconds after which a request to stop is noticed."""
 _LIVE = frozenset({JobState.RUNNING, JobState.WAITING})
-_LOST_AFTER = 5.0
-"""Seconds without a live job after which nobody works on a link."""
 
 
 @dataclass
 class Following:
-    """Links that are followed until each is synced, failed or gone.
+    """Links that are followed until each is synced, failed or gone, or only lost ones are left.
 
     Each costs 16 bytes until then, and no transaction is open between two questions.
     """
@@ -45,6 +46,8 @@ class Following:
     database: Database
     queue: LinkQueue
     stop: Stop = field(default_factory=Stop)
+    grace: float = 5
+    """Seconds without a live job after which a link is lost."""
     on_step: Callable[[BulkWait], None] = lambda _wait: None
     _reset: bytearray = field(default_factory=bytearray)
     """Ids of links that were made pending: any verdict there is has come after that."""
@@ -56,6 +59,11 @@ class Following:
     _gone: int = 0
     _failures: list[LinkFailure] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
+    watch: JobWatch = field(init=False)
+    """Where the jobs stand, and who is at work."""
+
+    def __post_init__(self) -> None:
+        self.watch = JobWatch(self.database, self.queue, self.stop, self.grace)
 
     def add(self, ref: LinkRef, outcome: Outcome) -> None:
         """Follow the link, if by this outcome it has a job."""
@@ -67,8 +75,8 @@ class Following:
     def run(self, timeout: float | None = None) -> BulkWait:
         """Until all is known, for `timeout` seconds at most, or until told to stop.
 
-        With a timeout of 0 it looks once. Raises PostgresError, RedisError; `result()` says what is
-        known by then.
+        With a timeout of 0 it looks once. Ends when only lost links are left. Raises PostgresError;
+        `result()` says what is known by then. Without Redis it goes on.
         """
         self._began = time.monotonic()
         pause = _FIRST_PAUSE
@@ -76,11 +84,16 @@ class Following:
             round_began = time.monotonic()
             self._look_at(self._reset)
             self._look_at(self._running)
-            result = self.result()
-            self.on_step(result)
             now = time.monotonic()
             left = None if timeout is None else self._began + timeout - now
-            if not result.running or self.stop.requested or (left is not None and left <= 0):
+            is_over = self.stop.requested or (left is not None and left <= 0)
+            remaining = bytes(self._reset + self._running)
+            has_looked = bool(remaining) and self.watch.look(remaining, at_once=is_over)
+            result = self.result()
+            self.on_step(result)
+            if not result.running or is_over:
+                return result
+            if has_looked and result.only_lost_left and self.watch.is_hopeless:
                 return result
             rest = max(pause, (now - round_began) * _REST)
             self._pause(rest if left is None else min(rest, left))
@@ -95,6 +108,7 @@ class Following:
             running=(len(self._reset) + len(self._running)) // ID_SIZE,
             failures=self._failures,
             seconds=time.monotonic() - self._began,
+            jobs=self.watch.counts if self._reset or self._running else JobCounts(),
         )
 
     def _look_at(self, ids: bytearray) -> None:
@@ -130,9 +144,14 @@ class Following:
         over: set[str] = set()
         if failed:
             held = held_job_ids(self.database, failed)
+            try:
+                answers = self.queue.look(failed)
+            except RedisError as error:
+                self.watch.redis_is_away(error)
+                answers = []
             over = {
                 answer.job_id
-                for answer in self.queue.look(failed)
+                for answer in answers
                 if answer.state not in _LIVE
                 and answer.job_id not in held
                 and not self._is_newly_doubtful(answer)
@@ -179,25 +198,7 @@ def wait_for_one(following: Following, ref: LinkRef, timeout: float | None) -> L
         link = read_link(following.database, ref.app_id, ref.repository_id)
     if link is None:
         return LinkWait(WaitEnd.GONE, None, None, wait.seconds)
-    end = WaitEnd.INTERRUPTED if following.stop.requested else WaitEnd.TIMEOUT
+    end = WaitEnd.LOST if wait.only_lost_left else WaitEnd.TIMEOUT
+    if following.stop.requested:
+        end = WaitEnd.INTERRUPTED
     return LinkWait(end, link.status, link.last_error, wait.seconds)
-
-
-@dataclass
-class LostJobWatch:
-    """Notices that nobody works on a link that is followed."""
-
-    following: Following
-    ref: LinkRef
-    _since: float | None = None
-
-    def is_lost(self) -> bool:
-        """Whether the link has had no live job for some seconds. Raises what `run` raises."""
-        job_id = self.ref.job_id
-        [answer] = self.following.queue.look([job_id])
-        if answer.state in _LIVE or held_job_ids(self.following.database, [job_id]):
-            self._since = None
-            return False
-        now = time.monotonic()
-        self._since = self._since or now
-        return now - self._since > _LOST_AFTER

@@ -24,7 +24,7 @@ def require_job_id_not_held(queue: LinkQueue, ref: LinkRef) -> None:
     """
     if queue.is_made_for(ref.job_id, ref.app_id):
         return
-    [answer] = queue.look([ref.job_id])
+    [answer] = queue.look([ref.job_id], rows_locked=True)
     if answer.state is not JobState.NONE:
         raise job_id_held(ref)
 

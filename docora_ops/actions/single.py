@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from docora_ops.actions.job_ids import require_job_id_not_held, require_valid_job_id
 from docora_ops.database import Database, Rollback
@@ -21,6 +21,7 @@ from docora_ops.errors import (
     JobUnreadableError,
     NotFailedError,
     NotFoundError,
+    RedisError,
     SnapshotRunningError,
 )
 from docora_ops.models import (
@@ -35,7 +36,8 @@ from docora_ops.models import (
     Outcome,
 )
 from docora_ops.queue import Answer, LinkQueue, PushRequest
-from docora_ops.queue.audit import link_entries
+from docora_ops.queue.audit import link_end_entry, link_entries
+from docora_ops.queue.progress import new_operation_id
 
 SECOND_LOOK_DELAY = 1.5
 """Seconds after which a running or doubtful job is looked at again."""
@@ -95,8 +97,20 @@ class _Change:
     note: ChangeNote | None = None
     front: bool = False
     reset_circuit: bool = False
+    run: str = field(default_factory=new_operation_id)
+    """What both entries in the audit trail have in common."""
 
     def make(self) -> LinkResult:
+        """Make the change, and tell the audit trail what is certain only after the commit."""
+        result = self._make()
+        if self.note and not self.dry_run and result.outcome is Outcome.ALREADY_QUEUED:
+            try:
+                self.queue.record(link_end_entry(self.note, self.run))
+            except RedisError as error:
+                return replace(result, audit_error=error.message)  # it is made all the same
+        return result
+
+    def _make(self) -> LinkResult:
         """Try, and once more a moment later if the job is running or may be."""
         require_valid_job_id(self.ref)
         self._require_own_job()
@@ -145,7 +159,7 @@ class _Change:
                     )
                 ],
                 front=self.front,
-                audit=link_entries(self.note) if self.note else None,
+                audit=link_entries(self.note, self.run) if self.note else None,
             )
             _require_readable(answer)
             if answer.outcome is None:
@@ -195,7 +209,7 @@ class _Change:
     def _require_status(self, link: Link) -> None:
         if self.operation is Operation.RESYNC or link.status == LinkStatus.FAILED:
             return
-        [answer] = self.queue.look([self.ref.job_id], detailed=True)
+        [answer] = self.queue.look([self.ref.job_id], detailed=True, rows_locked=True)
         is_held = bool(held_job_ids(self.database, [self.ref.job_id]))
         job = JobState.RUNNING if is_held else answer.state
         raise NotFailedError(

@@ -43,6 +43,8 @@ class _Todo:
     """Jobs that wait already."""
     dead: dict[str, str] = field(default_factory=dict)
     """Jobs that were doubtful twice, with the moment when they were queued."""
+    pushed: set[str] = field(default_factory=set)
+    """Jobs that a try before this one has pushed."""
     left: list[tuple[LinkRef, Answer]] = field(default_factory=list)
     """Links whose jobs are not to be touched now."""
 
@@ -185,6 +187,7 @@ class BatchWriter:
                     else:
                         # What was pushed in a first try is found waiting in the second.
                         outcomes.setdefault(answer.job_id, answer.outcome)
+                        todo.pushed.add(answer.job_id)
                     if sharing and answer.outcome is Outcome.ALREADY_QUEUED:
                         # The other link may have been queued since the check.
                         require_job_id_not_held(self._queue, refs[0])
@@ -223,7 +226,11 @@ class BatchWriter:
             if answer.state is JobState.WAITING:
                 todo.live.add(ref.job_id)
             elif batch.still_doubtful(ref, answer):
-                todo.dead[ref.job_id] = answer.detail
+                todo.dead[ref.job_id] = answer.detail or answer.enqueued_at
+            elif answer.enqueued_at and not batch.final and batch.waiting.walks_left <= 0:
+                # By then it is known whether it was queued since the list was read.
+                todo.left.append((ref, answer))
+                continue
             elif answer.state is not JobState.NONE and not (
                 # Queued anew since the first round: the push finds out where it stands.
                 batch.final and answer.state is JobState.DOUBTFUL
@@ -258,6 +265,7 @@ class BatchWriter:
                 payload=None if job_id in todo.live else claim.payload,
                 is_rescan=self._operation.is_rescan(claim.status),
                 seen=todo.dead.get(job_id, ""),
+                is_repeated=job_id in todo.pushed,
             )
             for claim in claims
         ]

@@ -55,7 +55,9 @@ class BulkCommand:
             note,
         )
         self._wait = wait
-        self._following = Following(context.database, context.queue, self._run.stop)
+        self._following = Following(
+            context.database, context.queue, self._run.stop, context.settings.drift_grace
+        )
         if wait is not None:
             self._run.on_settled = self._follow
         self._workers = 0
@@ -151,7 +153,13 @@ class BulkCommand:
             context.say("Error: {}", lost.message, style="bold red")
             context.say("Hint: the jobs go on; {}", lost.hint or "")
             return exit_code_of(lost)
-        if waited.running:
+        if waited.only_lost_left and not interrupted:
+            context.say(
+                "Nobody works on what is left: {} lost. To queue them again: docora-ops repair",
+                tables.amount(waited.running, "job is", "jobs are"),
+                style="yellow",
+            )
+        elif waited.running:
             context.say(
                 "{}; {} still to come. The jobs go on; to look at them: docora-ops queue",
                 "No longer waiting" if interrupted else "Time ran out",

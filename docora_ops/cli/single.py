@@ -14,12 +14,14 @@ _CODES = {
     WaitEnd.SYNCED: ExitCode.OK,
     WaitEnd.FAILED: ExitCode.SNAPSHOT_FAILED,
     WaitEnd.GONE: ExitCode.PROBLEMS,
+    WaitEnd.LOST: ExitCode.PROBLEMS,
     WaitEnd.TIMEOUT: ExitCode.TIMED_OUT,
 }
 _SENTENCES = {
     WaitEnd.SYNCED: "The snapshot is done.",
     WaitEnd.FAILED: "The snapshot failed again.",
     WaitEnd.GONE: "The link was removed: there is nothing to wait for.",
+    WaitEnd.LOST: "The job is lost: nobody works on the link. To mend it: docora-ops repair {}",
     WaitEnd.TIMEOUT: "Time ran out; the job goes on. To look at it: docora-ops show {}",
     WaitEnd.INTERRUPTED: "No longer waiting; the job goes on. To look at it: docora-ops show {}",
 }
@@ -63,6 +65,12 @@ def show_result(
     elif not as_json:
         context.show(tables.link_result(result))
         context.say("{}: {}.", context.servers, documents.link_message(result))
+    if result.audit_error:
+        context.say(
+            "Warning: the change was made, but history shows it as not finished: {}",
+            result.audit_error,
+            style="yellow",
+        )
     if wait is None:
         return ExitCode.OK
     return _show_wait(context, wait, result, surroundings.workers, as_json=as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from docora_ops.errors import UsageError
 if TYPE_CHECKING:
     from docora_ops.actions.bulk import Stop
     from docora_ops.actions.following import Following
+    from docora_ops.actions.watching import Notice
     from docora_ops.models import BulkWait, LinkResult, LinkWait
 
 
@@ -41,26 +42,13 @@ def wait_of(*, wait: bool, timeout: int | None, dry_run: bool) -> Wait | None:
 
 
 def wait_for_link(context: Context, wait: Wait, result: LinkResult, workers: int) -> LinkWait:
-    """Follow one link that was put to work. Raises PostgresError, RedisError."""
-    from docora_ops.actions.following import Following, LostJobWatch, wait_for_one
+    """Follow one link that was put to work. Raises PostgresError."""
+    from docora_ops.actions.following import Following, wait_for_one
 
     ref = result.link.ref
-    following = Following(context.database, context.queue)
+    following = Following(context.database, context.queue, grace=context.settings.drift_grace)
     following.add(ref, result.outcome)
-    watch = LostJobWatch(following, ref)
-    is_lost = False
-
-    def step(so_far: BulkWait) -> None:
-        nonlocal is_lost
-        if so_far.running and not is_lost and watch.is_lost():
-            is_lost = True
-            context.say(
-                "Warning: the link has no live job, so nobody works on it: docora-ops repair {}",
-                ref.words,
-                style="yellow",
-            )
-
-    following.on_step = step
+    following.watch.on_notice = _telling(context, ref.words)
     with _stopping_on_signals(following.stop):
         _begin(context, wait, following, workers)
         with _spinner(context):
@@ -68,9 +56,10 @@ def wait_for_link(context: Context, wait: Wait, result: LinkResult, workers: int
 
 
 def wait_for_links(context: Context, wait: Wait, following: Following, workers: int) -> BulkWait:
-    """Follow many, unless told to stop before. Raises PostgresError, RedisError."""
+    """Follow many, unless told to stop before. Raises PostgresError."""
     if following.stop.requested or not following.result().total:
         return following.result()
+    following.watch.on_notice = _telling(context)
     with _stopping_on_signals(following.stop):
         _begin(context, wait, following, workers)
         with _bar(context, following):
@@ -84,9 +73,37 @@ def codes_of(wait: BulkWait, *, interrupted: bool) -> set[ExitCode]:
         codes.add(ExitCode.SNAPSHOT_FAILED)
     if wait.gone:
         codes.add(ExitCode.PROBLEMS)
-    if wait.running:
+    if wait.only_lost_left and not interrupted:
+        codes.add(ExitCode.PROBLEMS)
+    elif wait.running:
         codes.add(interrupted_code() if interrupted else ExitCode.TIMED_OUT)
     return codes
+
+
+def _telling(context: Context, link: str = "") -> Callable[[Notice, str], None]:
+    """Returns what says on stderr what a look has found; `link`: the only one, as words."""
+    from docora_ops.actions.watching import Notice
+
+    def tell(notice: Notice, text: str) -> None:
+        match notice:
+            case Notice.LOST if link:
+                sentence = "the link has no live job, so nobody works on it: docora-ops repair {}"
+                text = link
+            case Notice.LOST:
+                sentence = "no live job for {} of the links; to queue them again: docora-ops repair"
+            case Notice.NO_WORKER:
+                sentence = "no worker listens on the queue {} any more: docora-ops worker"
+                text = context.settings.queue_name
+            case Notice.SUSPENDED:
+                sentence = "the workers are told to take no jobs: rq resume"
+            case Notice.REDIS_AWAY:
+                sentence = "{}; the wait goes on, since the results are in Postgres"
+            case Notice.REDIS_BACK:
+                context.say("Redis answers again.")
+                return
+        context.say(f"Warning: {sentence}", text, style="yellow")
+
+    return tell
 
 
 def _begin(context: Context, wait: Wait, following: Following, workers: int) -> None:

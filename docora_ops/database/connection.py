@@ -37,6 +37,9 @@ from docora_ops.settings import Settings
 # secrets in it.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
+IDLE_LIMIT = 6
+"""Seconds that a transaction may be idle: longer than Redis and another batch keep it waiting."""
+
 _REPLY_GRACE = 5
 """Seconds beyond the statement timeout after which a silent server counts as lost."""
 
@@ -130,8 +133,8 @@ class Database:
         return min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
 
     @property
-    def _idle_timeout(self) -> int:
-        """Or the locks of a machine that has lost its power are held for hours."""
+    def _reply_timeout(self) -> int:
+        """Seconds after which a server or client that does not answer counts as lost."""
         return self._settings.statement_timeout + _REPLY_GRACE
 
     @property
@@ -231,7 +234,7 @@ class Database:
             isolation=isolation,
             statement=self._settings.statement_timeout,
             lock=f"{self._lock_timeout:.1f}",
-            idle=self._idle_timeout,
+            idle=IDLE_LIMIT,
         ).encode()
         connection = self._connect()
         try:
@@ -268,7 +271,7 @@ class Database:
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
-                "tcp_user_timeout": (settings.statement_timeout + _REPLY_GRACE) * 1000,
+                "tcp_user_timeout": self._reply_timeout * 1000,
             }
             | self._parameters
             | {"client_encoding": "utf8"}
@@ -276,7 +279,7 @@ class Database:
         # The driver would prepare what is executed often, and the next session does not know it.
         connection = Connection.connect(**parameters, autocommit=True, prepare_threshold=None)
         connection.adapters.register_loader("timestamptz", _MomentLoader)
-        connection.reply_timeout = settings.statement_timeout + _REPLY_GRACE
+        connection.reply_timeout = self._reply_timeout
         return connection
 
     @contextmanager
@@ -300,6 +303,11 @@ class Database:
             case _WaitTimeout() | pg.ConnectionTimeout():
                 return PostgresError(
                     f"{where} did not answer in time", hint="check its load and the network"
+                )
+            case pg.IdleInTransactionSessionTimeout():
+                return PostgresError(
+                    f"{where} ended a transaction of ours that was idle for {IDLE_LIMIT} s",
+                    hint="it was stopped, as by Ctrl-Z, or Redis or this machine is too slow",
                 )
             case pg.LockNotAvailable():
                 return LinkLockedError(

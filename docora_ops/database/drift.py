@@ -10,19 +10,16 @@ from docora_ops.models import LinkRef
 
 # A link that has just been made gets its job a moment later; one that is asked for by name, or is
 # being scanned, has had it.
-DECLARE_UNFINISHED = """
-DECLARE docora_ops_unfinished CURSOR FOR
+UNFINISHED_LINKS = """
 SELECT id::text, app_id, repository_id, status FROM app_repositories
-WHERE status IN ('pending_snapshot', 'scanning')
+WHERE (app_id, repository_id) > (%(last_app_id)s, %(last_repository_id)s)
+  AND status IN ('pending_snapshot', 'scanning')
   AND (status = 'scanning' OR %(id)s::uuid IS NOT NULL
        OR created_at < now() - interval '5 minutes')
   AND (%(app_id)s::text IS NULL OR app_id = %(app_id)s)
   AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
-ORDER BY app_id, repository_id
+ORDER BY app_id, repository_id LIMIT %(size)s
 """
-
-# It takes no parameters; what is put in is our own number.
-FETCH_UNFINISHED = "FETCH FORWARD {count} FROM docora_ops_unfinished"
 
 # A new link needs a key share of its repository's row, so as long as we hold this there is none.
 LOCK_REPOSITORIES = """
@@ -54,15 +51,28 @@ class Unfinished:
 def unfinished_links(
     database: Database, size: int, *, app_id: str | None, link_id: str | None
 ) -> Iterator[list[Unfinished]]:
-    """The links that a job should be live for, `size` at a time, everywhere or of one app or link.
+    """Yield the links that should have a live job, `size` at a time: all, of one app, or one link.
 
-    The transaction of a cursor is open meanwhile. Without those that were made in the last five
-    minutes, except for a single one.
+    Leaves out links that were made in the last five minutes, except for a single one. No
+    transaction is open between two pages.
     """
-    with database.transaction():
-        database.execute(DECLARE_UNFINISHED, {"app_id": app_id, "id": link_id})
-        while rows := database.rows(FETCH_UNFINISHED.replace("{count}", str(size))):
-            yield [Unfinished(LinkRef(*row[:3]), row[3]) for row in rows]
+    last = LinkRef("", "", "")
+    while True:
+        rows = database.rows(
+            UNFINISHED_LINKS,
+            {
+                "app_id": app_id,
+                "id": link_id,
+                "last_app_id": last.app_id,
+                "last_repository_id": last.repository_id,
+                "size": size,
+            },
+        )
+        if not rows:
+            return
+        links = [Unfinished(LinkRef(*row[:3]), row[3]) for row in rows]
+        yield links
+        last = links[-1].ref
 
 
 def lock_against_new_links(

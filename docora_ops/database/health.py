@@ -12,6 +12,8 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
     pg_is_in_recovery(), current_setting('transaction_read_only')::bool
 """
 
+CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
+
 # Not information_schema, which hides what our role may not use.
 _COLUMNS = """
     SELECT wanted.name AS table_name, a.attrelid, a.attnum, a.attname::text AS column_name
@@ -88,6 +90,12 @@ def read_server(database: Database) -> PostgresServer:
     """Connects, if that has not been done."""
     [row] = database.rows(SERVER)
     return PostgresServer(*row)
+
+
+def read_clock(database: Database) -> float:
+    """The server's clock, in seconds since 1970."""
+    [(seconds,)] = database.rows(CLOCK)
+    return float(seconds)
 
 
 def read_columns(database: Database, tables: Sequence[str]) -> frozenset[tuple[str, str]]:

@@ -20,6 +20,13 @@ WHERE l.id IS NULL OR l.status IN ('synced', 'failed')
 """
 
 
+# Those that are synced or gone have no job to look at.
+READ_UNFINISHED = """
+SELECT l.status, l.app_id, l.repository_id
+FROM app_repositories l WHERE l.id = ANY (%(ids)s::uuid[]) AND l.status <> 'synced'
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What has come of the link whose id stands at this position."""
@@ -39,8 +46,31 @@ class Verdict:
 
 def read_verdicts(database: Database, ids: bytes) -> Sequence[Verdict]:
     """Of these links, given as the bytes of their ids, those that are synced, failed or gone."""
-    rows = database.rows(READ_VERDICTS, {"ids": "{" + ids.hex(",", ID_SIZE) + "}"})
+    rows = database.rows(READ_VERDICTS, _ids(ids))
     return [
         Verdict(position, status, app_id, repository_id, error and mask(error))
         for position, status, app_id, repository_id, error in rows
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A link that is followed and not in sync."""
+
+    status: str
+    app_id: str
+    repository_id: str
+
+    @property
+    def job_id(self) -> str:
+        """The fixed id of the link's job."""
+        return f"{self.app_id}-{self.repository_id}"
+
+
+def read_unfinished(database: Database, ids: bytes) -> list[Unfinished]:
+    """Returns those of these links, given as the bytes of their ids, that are not in sync."""
+    return [Unfinished(*row) for row in database.rows(READ_UNFINISHED, _ids(ids))]
+
+
+def _ids(ids: bytes) -> dict[str, object]:
+    return {"ids": "{" + ids.hex(",", ID_SIZE) + "}"}

@@ -50,13 +50,24 @@ class AuditEntry:
     """Names and values, alternating."""
 
 
-def link_entries(note: ChangeNote) -> dict[Outcome, AuditEntry]:
-    """What a change of one link is to leave, by what comes of it."""
-    return {
+def link_entries(note: ChangeNote, run: str) -> dict[Outcome, AuditEntry]:
+    """Returns the entries that are written with the push of one link's job, by its outcome.
+
+    A job that was pushed is there, whatever becomes of the transaction. A waiting job that is kept
+    shows no change before the commit: so its entry says that a change begins, and the entry of
+    `link_end_entry`, with the same `run`, that it was made.
+    """
+    entries = {
         outcome: _entry(note, _Event.DONE, counts={"total": 1, outcome: 1})
-        for outcome in Outcome
-        if outcome.succeeded
+        for outcome in (Outcome.QUEUED, Outcome.REPLACED_STALE)
     }
+    return entries | {Outcome.ALREADY_QUEUED: start_entry(note, run, None, 1)}
+
+
+def link_end_entry(note: ChangeNote, run: str) -> AuditEntry:
+    """Returns the entry for the committed reset of a link whose waiting job was kept."""
+    counts = {"total": 1, Outcome.ALREADY_QUEUED: 1}
+    return end_entry(note, run, None, counts, cancelled=False)
 
 
 def cancel_entry(note: ChangeNote, operation_id: str) -> AuditEntry:
@@ -102,6 +113,15 @@ def _entry(
     }
     key = SCHEDULE_STREAM if note.command == Operation.SCHEDULE else STREAM
     return AuditEntry(key, tuple(text for item in fields.items() for text in item))
+
+
+def write_entry(client: Redis, entry: AuditEntry) -> None:
+    """Write an entry by itself."""
+    client.xadd(
+        entry.key,
+        dict(zip(entry.fields[::2], entry.fields[1::2], strict=True)),
+        maxlen=ENTRIES_KEPT,
+    )
 
 
 class History:

@@ -16,6 +16,9 @@ from docora_ops.errors import ConfigurationError, RedisError
 from docora_ops.masking import mask
 from docora_ops.settings import Settings
 
+ROWS_LOCKED_TIMEOUT = 4
+"""Seconds for an answer of Redis while rows are locked in Postgres: Docora waits for those rows."""
+
 _OUR_OPTIONS = frozenset({"client_name", "decode_responses", "protocol"})
 _REFUSED_OPTIONS = frozenset({"encoding", "encoding_errors", "retry", "retry_on_error"})
 
@@ -48,6 +51,17 @@ def connect(settings: Settings) -> redis.Redis:
     return client
 
 
+def with_rows_locked(client: redis.Redis) -> redis.Redis:
+    """Returns a client of the same server for calls that are made while rows are locked."""
+    pool = client.connection_pool
+    options = dict(pool.connection_kwargs)
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        options[name] = min(options.get(name) or ROWS_LOCKED_TIMEOUT, ROWS_LOCKED_TIMEOUT)
+    return redis.Redis(
+        connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options)
+    )
+
+
 def _without_our_options(url: str) -> str:
     """The URL without what the client would read there and this tool decides for itself."""
     parts = urlsplit(url)
@@ -74,16 +88,26 @@ def describe(settings: Settings) -> str:
 
 
 @contextmanager
-def redis_errors(where: str) -> Iterator[None]:
-    """Raise what goes wrong inside as RedisError with a sentence about `where`."""
+def redis_errors(where: str, *, rows_locked: bool = False) -> Iterator[None]:
+    """Raise what goes wrong inside as RedisError with a sentence about `where`.
+
+    `rows_locked`: the call was made by a client of `with_rows_locked`.
+    """
     try:
         yield
     except redis.RedisError as error:
         message, hint = _explain(error)
+        if rows_locked and hint == _SLOW[1]:
+            # A longer timeout of ours would not help.
+            hint = f"it has {ROWS_LOCKED_TIMEOUT} s while links are locked: check its load"
         raise RedisError(f"Redis at {where} {message}", hint=hint) from error
 
 
 _Explanation = tuple[str, str]
+_SLOW: _Explanation = (
+    "did not answer in time",
+    "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",
+)
 _OUT_OF_MEMORY: _Explanation = (
     "refuses writes: it is out of memory",
     "free memory or raise maxmemory",
@@ -130,10 +154,7 @@ def _explain(error: redis.RedisError) -> _Explanation:
         case redis.exceptions.NoPermissionError():
             return _no_permission(str(error))
         case redis.TimeoutError():
-            return (
-                "did not answer in time",
-                "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",
-            )
+            return _SLOW
         case redis.exceptions.OutOfMemoryError():
             return _OUT_OF_MEMORY
         case redis.ReadOnlyError():

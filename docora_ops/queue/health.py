@@ -153,6 +153,11 @@ class QueueInspector:
                 return None
             return RedisServer.from_info(info, self._now())
 
+    def clock(self) -> float:
+        """The server's clock, in seconds since 1970."""
+        with redis_errors(self._where):
+            return self._now()
+
     def queue(self) -> QueueHealth:
         """The queue as it stands."""
         queue = Queue(self._name, connection=self._client)

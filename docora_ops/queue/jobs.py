@@ -8,7 +8,6 @@ from base64 import b64decode
 
 from redis import Redis
 from rq import Queue, Retry
-from rq.utils import now, utcformat
 
 from docora_ops.models import Payload, possible_ids
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
@@ -51,10 +50,8 @@ class JobTemplate:
         }
 
     def fields(self) -> list[str]:
-        """Names and values, alternating, of the fields that jobs queued now have in common."""
-        timestamp = utcformat(now())
-        fields = {**self._constants, "created_at": timestamp, "enqueued_at": timestamp}
-        return [text for item in fields.items() for text in item]
+        """Names and values, alternating, of the fields that all jobs have in common."""
+        return [text for item in self._constants.items() for text in item]
 
     def data(self, payload: Payload, *, is_rescan: bool) -> bytes:
         """The call, in the form of RQ's default serializer."""

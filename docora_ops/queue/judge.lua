@@ -2,7 +2,10 @@
 -- script that looks at jobs begins with this, so that there is one rule.
 --
 -- ARGV[1]  what to do: links.lua and sweep.lua tell
--- ARGV[2]  JSON: names of keys, `cutoff`
+-- ARGV[2]  JSON: names of keys, and where the caller has read the queue's list: `cutoff`; `walks`, how
+--          often the script may still walk over the list for ids that were not in it then;
+--          `expired_at`, the moment at which it
+--          has read the expired executions of the queue, and `expired`, those of these jobs
 --
 -- hint  index at which an id stood when the caller read the queue's list;
 --       -1: it was not in that list; -2: the list has not been read; -3: it stood there twice
@@ -12,30 +15,82 @@ local config = cjson.decode(ARGV[2])
 local pushing = ARGV[1] == 'push'
 local main_list = config.queue_prefix .. config.queue
 
-local now = tonumber(redis.call('TIME')[1])
+local time = redis.call('TIME')
+local now = tonumber(time[1])
 
--- Executions of a queue by job id: {{member, execution id, heartbeat is alive}, ...}
-local executions_by_queue = {}
-local function executions_of(queue, id)
-  local by_job = executions_by_queue[queue]
-  if not by_job then
-    by_job = {}
-    local entries = redis.call('ZRANGE', config.wip_prefix .. queue, 0, -1, 'WITHSCORES')
+local function execution_id_of(member)
+  return string.match(member, ':(.*)$') or ''
+end
+
+-- Executions of a queue whose heartbeat expires after the moment, by job id:
+-- {{member, execution id, heartbeat is alive}, ...}. They stand at the end of the registry, so the
+-- expired ones, of which there may be a hundred thousand, are not read.
+local function executions_after(queue, moment)
+  local by_job = {}
+  local last = -1
+  local found_older = false
+  repeat
+    local entries =
+      redis.call('ZRANGE', config.wip_prefix .. queue, last - 499, last, 'WITHSCORES')
     for i = 1, #entries, 2 do
-      local member = entries[i]
-      local job_id, execution_id = string.match(member, '^(.-):(.*)$')
-      job_id = job_id or member
-      by_job[job_id] = by_job[job_id] or {}
-      table.insert(by_job[job_id], {member, execution_id or '', tonumber(entries[i + 1]) > now})
+      local member, expires_at = entries[i], tonumber(entries[i + 1])
+      if expires_at > moment then
+        local job_id = string.match(member, '^(.-):') or member
+        by_job[job_id] = by_job[job_id] or {}
+        table.insert(by_job[job_id], {member, execution_id_of(member), expires_at > now})
+      else
+        found_older = true
+      end
     end
-    executions_by_queue[queue] = by_job
+    last = last - 500
+  until found_older or #entries == 0
+  return by_job
+end
+
+local recent_by_queue = {}
+local function recent_executions_of(queue, id)
+  if not recent_by_queue[queue] then
+    local moment = now
+    if config.expired and queue == config.queue then
+      moment = math.min(config.expired_at, now)
+    end
+    recent_by_queue[queue] = executions_after(queue, moment)
   end
-  return by_job[id] or {}
+  return recent_by_queue[queue][id] or {}
+end
+
+local function has_live_execution(queue, id)
+  for _, execution in ipairs(recent_executions_of(queue, id)) do
+    if execution[3] then
+      return true
+    end
+  end
+  return false
+end
+
+-- All executions of the job, expired ones too: those that the caller has read and those since,
+-- otherwise all that stand in the registry.
+local all_by_queue = {}
+local function executions_of(queue, id)
+  if not config.expired or queue ~= config.queue then
+    all_by_queue[queue] = all_by_queue[queue] or executions_after(queue, -math.huge)
+    return all_by_queue[queue][id] or {}
+  end
+  local found = {unpack(recent_executions_of(queue, id))}
+  for _, member in ipairs(config.expired[id] or {}) do
+    local expires_at = tonumber(redis.call('ZSCORE', config.wip_prefix .. queue, member) or nil)
+    if expires_at and expires_at <= math.min(config.expired_at, now) then
+      table.insert(found, {member, execution_id_of(member), false})
+    end
+  end
+  return found
 end
 
 -- How often each id stands in our list, once LPOS has had to walk it too often.
 local WALKS_BEFORE_SCAN = 16
 local walks = 0
+local SCAN_COSTS = 30
+local charged = 0 -- walks for ids that were not in the list when the caller read it
 local scanned = nil
 local function scan_main_list(wanted) -- nil: every id
   scanned = {}
@@ -51,7 +106,8 @@ end
 
 local shift = 0 -- how far the list has moved since the caller read it
 
--- How often the id stands in our list: 0, 1, or 2 and more.
+-- How often the id stands in our list: 0, 1, or 2 and more; nil if that can't be told without a
+-- walk over the list, and there have been enough.
 local function places_in_main_list(id, hint, enqueued_at, seen)
   if hint >= 0 then
     local index = hint - shift
@@ -65,11 +121,18 @@ local function places_in_main_list(id, hint, enqueued_at, seen)
     -- A mere look is content with how it was then.
     return 0
   end
-  walks = walks + 1
-  if walks > WALKS_BEFORE_SCAN and not scanned then
-    scan_main_list()
-  end
   if scanned then
+    return scanned[id] or 0
+  end
+  if hint == -1 and config.walks then
+    if charged >= config.walks then
+      return nil
+    end
+    charged = charged + (walks < WALKS_BEFORE_SCAN and 1 or SCAN_COSTS)
+  end
+  walks = walks + 1
+  if walks > WALKS_BEFORE_SCAN then
+    scan_main_list()
     return scanned[id] or 0
   end
   local indexes = redis.call('LPOS', main_list, id, 'COUNT', 2)
@@ -90,7 +153,9 @@ end
 
 local DEAD = {finished = true, failed = true, stopped = true, canceled = true}
 
--- Returns an answer, the queue of the job, and in how many places the id stands in our list.
+-- Returns an answer, the queue of the job, in how many places the id stands in our list, and of a
+-- waiting job that is in no list `delayed`; of one that is not live its `enqueued_at` if it may
+-- have been queued since the list was read.
 local function judge(id, hint, seen)
   local status, origin, enqueued_at, rate_limit_key = unpack(redis.call(
     'HMGET', config.job_prefix .. id, 'status', 'origin', 'enqueued_at', 'rate_limit_key'))
@@ -99,10 +164,8 @@ local function judge(id, hint, seen)
     queue = origin
   end
   for _, name in ipairs(queue == config.queue and {queue} or {queue, config.queue}) do
-    for _, execution in ipairs(executions_of(name, id)) do
-      if execution[3] then
-        return 'running', queue, 0
-      end
+    if has_live_execution(name, id) then
+      return 'running', queue, 0
     end
   end
   -- A worker that was paused and woke up again is in no wip registry, but its execution beats.
@@ -112,6 +175,9 @@ local function judge(id, hint, seen)
     end
   end
   local places = places_in_main_list(id, hint, enqueued_at, seen)
+  if not places then
+    return 'doubtful:' .. (enqueued_at or 'never'), queue, 0
+  end
   if not status then
     -- Workers drop an id without a job: its place in the list is there, the job is not.
     return 'none', queue, places
@@ -131,12 +197,13 @@ local function judge(id, hint, seen)
     or (status == 'rate_limited' and rate_limit_key
       and redis.call('ZSCORE', config.rate_limit_prefix .. rate_limit_key .. ':rate_limited', id))
   then
-    return 'waiting', queue, 0
+    return 'waiting', queue, 0, 'delayed'
   end
   if status == 'queued' and (enqueued_at or 'never') ~= seen then
     return 'doubtful:' .. (enqueued_at or 'never'), queue, 0
   end
-  return 'none', queue, places
+  local is_uncertain = hint == -1 and enqueued_at and enqueued_at >= config.cutoff
+  return 'none', queue, places, is_uncertain and enqueued_at or nil
 end
 
 local present = {}
@@ -228,4 +295,4 @@ end
 
 -- A list or registry that is something else is no fault of a single job.
 redis.call('LLEN', main_list)
-executions_of(config.queue, '')
+recent_executions_of(config.queue, '')

@@ -10,7 +10,8 @@
 --
 -- Returns one answer per link: none, waiting, running, doubtful:ENQUEUED_AT (nothing was done),
 -- queued, replaced, or unreadable:REASON; to a detailed look also stale: none, but there are
--- traces of a dead job.
+-- traces of a dead job. A look adds :delayed to waiting, and :ENQUEUED_AT to none and stale where the
+-- job may have been queued since the list was read. The last answer says how many of `walks` are spent.
 
 if pushing then
   -- Refused when Redis is out of memory or read-only: before anything is removed.
@@ -31,7 +32,32 @@ local function move_to_front(id)
   redis.call('LPUSH', main_list, id)
 end
 
+-- This moment, in the form in which RQ writes it. Redis's clock is the only one that all share.
+local function moment()
+  local days, second = math.floor(now / 86400), now % 86400
+  local year = 1970
+  local function is_leap()
+    return year % 4 == 0 and (year % 100 ~= 0 or year % 400 == 0)
+  end
+  while days >= (is_leap() and 366 or 365) do
+    days = days - (is_leap() and 366 or 365)
+    year = year + 1
+  end
+  local lengths = {31, is_leap() and 29 or 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31}
+  local month = 1
+  while days >= lengths[month] do
+    days = days - lengths[month]
+    month = month + 1
+  end
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%06dZ', year, month, days + 1,
+    math.floor(second / 3600), math.floor(second / 60) % 60, second % 60, tonumber(time[2]))
+end
+
 local fields = config.fields or {}
+for _, name in ipairs({'created_at', 'enqueued_at'}) do
+  fields[#fields + 1] = name
+  fields[#fields + 1] = moment()
+end
 local data_slot, description_slot = #fields + 2, #fields + 4
 fields[data_slot - 1] = 'data'
 fields[description_slot - 1] = 'description'
@@ -93,11 +119,12 @@ if pushing then
 else
   for i = 3, #ARGV, 2 do
     local id = ARGV[i]
-    local answer, queue, places = judge_alone(id, tonumber(ARGV[i + 1]), nil)
+    local answer, queue, places, detail = judge_alone(id, tonumber(ARGV[i + 1]), nil)
     if config.detailed and answer == 'none' and (places > 0 or leftovers(id, queue, false) > 0) then
       answer = 'stale'
     end
-    answers[#answers + 1] = answer
+    answers[#answers + 1] = detail and answer .. ':' .. detail or answer
   end
 end
+answers[#answers + 1] = tostring(charged)
 return answers

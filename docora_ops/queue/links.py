@@ -11,20 +11,24 @@ from typing import cast
 from redis import Redis
 from rq import Queue
 from rq.job import Job
+from rq.registry import StartedJobRegistry
+from rq.suspension import WORKERS_SUSPENDED
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.models import JobState, Outcome, Payload
-from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry
+from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry, write_entry
 from docora_ops.queue.bullmq import read_bullmq
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.queue.jobs import JobTemplate, names_link
+from docora_ops.queue.registries import registry_key
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.sweep import QueueSweep
-from docora_ops.queue.waiting import LIST_NOT_READ, WaitingList
+from docora_ops.queue.waiting import LIST_NOT_READ, ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 from docora_ops.views import BullmqQueue
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
+DELAYED = "delayed"
 
 
 def is_valid_job_id(job_id: str) -> bool:
@@ -37,26 +41,30 @@ class PushRequest:
     """One link's job to push, or, without a payload, only to confirm that it is live.
 
     `seen`: the `enqueued_at` of a job that was doubtful a moment ago. If it is so still, it is a
-    leftover.
+    leftover. `is_repeated`: it was pushed a moment ago, so the waiting list as read tells nothing.
     """
 
     job_id: str
     payload: Payload | None
     is_rescan: bool
     seen: str = ""
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the queue says of one link's job: its state or, after a push, the outcome.
 
-    `detail`: of a doubtful job its `enqueued_at`, of an unreadable one the reason.
+    `detail`: of a doubtful job its `enqueued_at`, of an unreadable one the reason, of a waiting one
+    that is in no list `DELAYED`.
     """
 
     job_id: str
     state: JobState
     outcome: Outcome | None = None
     detail: str = ""
+    enqueued_at: str = ""
+    """Of a job that is not live, and that may have been queued since the waiting list was read."""
 
 
 class LinkQueue:
@@ -67,6 +75,7 @@ class LinkQueue:
         self._client = client
         self._where = describe(settings)
         self._queue = Queue(settings.queue_name, connection=client)
+        self._wip_key = registry_key(StartedJobRegistry, settings.queue_name)
         self._script = JobScript(settings, client, "links.lua")
 
     @property
@@ -77,25 +86,35 @@ class LinkQueue:
     def read_waiting(self) -> WaitingList:
         """Read once which ids wait in the queue's list."""
         with redis_errors(self._where):
-            return WaitingList.read(self._client, self._queue.key)
+            return WaitingList.read(self._client, self._queue.key, self._wip_key)
+
+    def read_expired(self) -> ExpiredExecutions:
+        """Read once which executions in the registry of running jobs have expired."""
+        with redis_errors(self._where):
+            return ExpiredExecutions.read(self._client, self._wip_key)
 
     def look(
         self,
         job_ids: Sequence[str],
         *,
         waiting: WaitingList | None = None,
+        expired: ExpiredExecutions | None = None,
         detailed: bool = False,
+        rows_locked: bool = False,
     ) -> list[Answer]:
         """Where each job stands; writes nothing.
 
         `waiting`: the list as read before; without it each id is looked for. `detailed`: tell
-        leftovers (`STALE`) from nothing at all (`NONE`).
+        leftovers (`STALE`) from nothing at all (`NONE`); `expired` saves reading those again.
+        `rows_locked`: Redis has a few seconds.
         """
         arguments: list[str | int] = []
         for job_id in job_ids:
             arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
-        config = self._config(waiting) | {"detailed": detailed}
-        return self._run("look", job_ids, config, arguments)
+        config: dict[str, object] = {"detailed": detailed}
+        if expired:
+            config |= expired.config(job_ids)
+        return self._run("look", job_ids, config, arguments, waiting, rows_locked=rows_locked)
 
     def push(
         self,
@@ -107,6 +126,8 @@ class LinkQueue:
     ) -> list[Answer]:
         """Queue each job unless it is live; leftovers of dead jobs are removed in the same step.
 
+        To be called with the rows locked, so Redis has a few seconds.
+
         A live waiting job stays as it is, for good, and moves to the head if `front` is set. A
         running, doubtful or unreadable one is left alone: its answer has no outcome. `audit`: what
         goes into the audit trail, once, by the first outcome that is named there.
@@ -116,14 +137,16 @@ class LinkQueue:
         for request in requests:
             arguments += (
                 request.job_id,
-                waiting.hint(request.job_id) if waiting else LIST_NOT_READ,
+                waiting.hint(request.job_id)
+                if waiting and not request.is_repeated
+                else LIST_NOT_READ,
                 request.seen.encode(errors="surrogateescape"),
                 template.data(request.payload, is_rescan=request.is_rescan)
                 if request.payload
                 else b"",
                 request.payload.description if request.payload else b"",
             )
-        config = self._config(waiting) | {"front": front, "fields": template.fields()}
+        config: dict[str, object] = {"front": front, "fields": template.fields()}
         if audit:
             config["audit"] = {
                 "key": next(iter(audit.values())).key,
@@ -134,12 +157,22 @@ class LinkQueue:
                     if outcome in audit
                 },
             }
-        return self._run("push", [request.job_id for request in requests], config, arguments)
+        job_ids = [request.job_id for request in requests]
+        return self._run("push", job_ids, config, arguments, waiting, rows_locked=True)
+
+    def record(self, audit: AuditEntry) -> None:
+        """Write an entry of the audit trail by itself."""
+        with redis_errors(self._where):
+            write_entry(self._client, audit)
 
     def is_made_for(self, job_id: str, app_id: str) -> bool:
-        """Whether the job of this id, if there is one, was made for a link of this app."""
-        with redis_errors(self._where):
-            data = cast("bytes | None", self._client.hget(Job.key_for(job_id), "data"))
+        """Whether the job of this id, if there is one, was made for a link of this app.
+
+        Redis has a few seconds: the row may be locked.
+        """
+        client = self._script.client_with_rows_locked
+        with redis_errors(self._where, rows_locked=True):
+            data = cast("bytes | None", client.hget(Job.key_for(job_id), "data"))
         return data is None or names_link(data, app_id)
 
     def count_workers(self) -> int:
@@ -150,6 +183,11 @@ class LinkQueue:
                 self._client.smembers(WORKERS_BY_QUEUE_KEY % self._settings.queue_name),
             )
             return self._client.exists(*sorted(keys)) if keys else 0
+
+    def is_suspended(self) -> bool:
+        """Whether RQ has told the workers to take no jobs."""
+        with redis_errors(self._where):
+            return self._client.exists(WORKERS_SUSPENDED) > 0
 
     def read_bullmq(self) -> BullmqQueue:
         """Tells whether jobs stand in the BullMQ queue, and whether a BullMQ worker runs."""
@@ -165,24 +203,34 @@ class LinkQueue:
     def _template(self) -> JobTemplate:
         return JobTemplate(self._settings, self._client)
 
-    def _config(self, waiting: WaitingList | None) -> dict[str, object]:
-        return {"cutoff": waiting.cutoff if waiting else ""}
-
     def _run(
         self,
         mode: str,
         job_ids: Sequence[str],
         config: dict[str, object],
         arguments: Sequence[str | int | bytes],
+        waiting: WaitingList | None,
+        *,
+        rows_locked: bool,
     ) -> list[Answer]:
-        replies = self._script.run(mode, config, arguments)
+        if waiting:
+            walks_left = max(waiting.walks_left, 0)
+            config |= {"cutoff": waiting.cutoff, "walks": walks_left}
+            config |= waiting.expired.config(job_ids)
+        else:
+            config["cutoff"] = ""
+        *replies, walks = self._script.run(mode, config, arguments, rows_locked=rows_locked)
+        if waiting:
+            waiting.walks_left -= int(walks)
         return [_answer(job_id, reply) for job_id, reply in zip(job_ids, replies, strict=True)]
 
 
 def _answer(job_id: str, reply: str) -> Answer:
     state, _, detail = reply.partition(":")
     if state in _OUTCOMES:
-        return Answer(job_id, JobState.WAITING, _OUTCOMES[state])
+        return Answer(job_id, JobState.WAITING, _OUTCOMES[state], detail)
+    if state in {JobState.NONE, JobState.STALE}:
+        return Answer(job_id, JobState(state), enqueued_at=detail)
     return Answer(job_id, JobState(state), detail=detail)
 
 

@@ -19,7 +19,7 @@ from docora_ops.models import (
     OperationState,
     Progress,
 )
-from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry
+from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry, write_entry
 from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.settings import Settings
 
@@ -225,11 +225,7 @@ class ProgressStore:
     def record(self, audit: AuditEntry) -> None:
         """Write an entry of the audit trail by itself."""
         with redis_errors(self._where):
-            self._client.xadd(
-                audit.key,
-                dict(zip(audit.fields[::2], audit.fields[1::2], strict=True)),
-                maxlen=ENTRIES_KEPT,
-            )
+            write_entry(self._client, audit)
 
 
 def operation_key(operation_id: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib.resources import files
 from typing import cast
 
@@ -15,7 +16,7 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.results import Result
 
-from docora_ops.queue.connection import describe, redis_errors
+from docora_ops.queue.connection import describe, redis_errors, with_rows_locked
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.settings import Settings
 
@@ -25,6 +26,7 @@ class JobScript:
 
     def __init__(self, settings: Settings, client: Redis, name: str) -> None:
         self._where = describe(settings)
+        self._client = client
         self._keys = _key_names(settings.queue_name)
         folder = files("docora_ops.queue")
         self._script = client.register_script(
@@ -33,12 +35,25 @@ class JobScript:
             )
         )
 
+    @cached_property
+    def client_with_rows_locked(self) -> Redis:
+        """For calls that are made while rows are locked."""
+        return with_rows_locked(self._client)
+
     def run(
-        self, mode: str, config: Mapping[str, object], arguments: Sequence[str | int | bytes]
+        self,
+        mode: str,
+        config: Mapping[str, object],
+        arguments: Sequence[str | int | bytes],
+        *,
+        rows_locked: bool = False,
     ) -> list[str]:
-        """Its answers. Raises RedisError."""
-        with redis_errors(self._where):
-            replies = self._script(args=[mode, json.dumps({**self._keys, **config}), *arguments])
+        """Its answers; `rows_locked`: within a few seconds. Raises RedisError."""
+        with redis_errors(self._where, rows_locked=rows_locked):
+            replies = self._script(
+                args=[mode, json.dumps({**self._keys, **config}), *arguments],
+                client=self.client_with_rows_locked if rows_locked else self._client,
+            )
         # Fields of jobs are in there, and anybody may have written those.
         return [reply.decode(errors="surrogateescape") for reply in cast("list[bytes]", replies)]
 

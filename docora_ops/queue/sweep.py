@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import cast
 
 from redis import Redis
@@ -18,6 +19,7 @@ from docora_ops.queue.connection import describe, redis_errors
 from docora_ops.queue.jobs import calls_for_link
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.queue.scripts import JobScript
+from docora_ops.queue.waiting import ExpiredExecutions
 from docora_ops.settings import Settings
 
 _PAGE = 5000
@@ -100,6 +102,13 @@ class QueueSweep:
         self._name = settings.queue_name
         self._script = JobScript(settings, client, "sweep.lua")
 
+    @cached_property
+    def _expired(self) -> ExpiredExecutions:
+        with redis_errors(self._where):
+            return ExpiredExecutions.read(
+                self._client, registry_key(StartedJobRegistry, self._name)
+            )
+
     def pages(self, place: Place) -> Iterator[list[str]]:
         """The ids that stand there, some thousand at a time.
 
@@ -116,7 +125,8 @@ class QueueSweep:
         `exact`: look for the ids in the list, and count them there; otherwise they were read from
         it a moment ago, each once.
         """
-        config = {"place": place, "exact": exact, "cutoff": ""}
+        config: dict[str, object] = {"place": place, "exact": exact, "cutoff": ""}
+        config |= self._expired.config(job_ids)
         answers = self._script.run("check", config, job_ids)
         return [
             Entry(job_id, place, EntryState(state), status.encode(errors="replace").decode())
@@ -130,13 +140,15 @@ class QueueSweep:
     ) -> list[tuple[RemovalAnswer, str]]:
         """Remove each if it still is what it was taken for; returns answers with their reasons.
 
-        `audit` goes into the audit trail if anything is removed.
+        Redis has a few seconds, since rows are locked. `audit` goes into the audit trail if
+        anything is removed.
         """
         config: dict[str, object] = {"cutoff": ""}
+        config |= self._expired.config([job_id for _, job_id in items])
         if audit:
             config["audit"] = {"key": audit.key, "kept": ENTRIES_KEPT, "entry": audit.fields}
         arguments = [text for removal, job_id in items for text in (removal.value, job_id)]
-        answers = self._script.run("mend", config, arguments)
+        answers = self._script.run("mend", config, arguments, rows_locked=True)
         return [
             (RemovalAnswer(answer), reason)
             for answer, _, reason in (answer.partition(":") for answer in answers)

@@ -1,10 +1,13 @@
-"""The ids that wait in the queue's list, read once and kept in eight bytes each."""
+"""The ids that wait in the queue's list, read once and kept in eight bytes each.
+
+And the executions whose heartbeat has expired, which a crash may leave by the hundred thousand.
+"""
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -21,7 +24,10 @@ _ANCHOR = 8
 _POSITION_BITS = 24
 _POSITION_MASK = (1 << _POSITION_BITS) - 1
 _HASH_MASK = ((1 << 64) - 1) ^ _POSITION_MASK
-_CLOCK_SKEW = timedelta(seconds=5)
+_CLOCK_SKEW = timedelta(seconds=30)
+"""By how much the clock of a producer, by which RQ writes `enqueued_at`, may lag behind Redis's."""
+_WALKS = 100
+"""How often the scripts of a run may walk over the whole list for ids that the list leaves open."""
 
 
 class WaitingList:
@@ -32,7 +38,11 @@ class WaitingList:
     costs one wrong hint, which the script notices. An id that is not found was not in the list.
     """
 
-    def __init__(self, cutoff: str, ids_from_tail: Iterable[bytes]) -> None:
+    def __init__(
+        self, cutoff: str, ids_from_tail: Iterable[bytes], expired: ExpiredExecutions
+    ) -> None:
+        self.expired = expired
+        self.walks_left = _WALKS
         self.cutoff = cutoff
         """A job whose `enqueued_at` is earlier was enqueued before the list was read."""
         self._length = 0
@@ -44,15 +54,17 @@ class WaitingList:
         self._buckets = [array("Q", sorted(bucket)) for bucket in buckets]
 
     @classmethod
-    def read(cls, client: Redis, list_key: str) -> WaitingList:
+    def read(cls, client: Redis, list_key: str, wip_key: str) -> WaitingList:
         """Read the list `list_key`, in chunks, so that its length costs little memory."""
+        expired = ExpiredExecutions.read(client, wip_key)
         seconds, microseconds = client.time()
         read_at = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
         cutoff = utcformat(read_at - _CLOCK_SKEW)
         try:
-            return cls(cutoff, _ids_from_tail(client, list_key))
+            return cls(cutoff, _ids_from_tail(client, list_key), expired)
         except _ListMovedError:
-            return cls(cutoff, reversed(cast("list[bytes]", client.lrange(list_key, 0, -1))))
+            ids = cast("list[bytes]", client.lrange(list_key, 0, -1))
+            return cls(cutoff, reversed(ids), expired)
 
     def hint(self, job_id: str) -> int:
         """The index at which the id stood, `TWICE_IN_LIST` or `NOT_IN_LIST`."""
@@ -64,6 +76,43 @@ class WaitingList:
                 return TWICE_IN_LIST
             return max(self._length - 1 - (bucket[place] & _POSITION_MASK), 0)
         return NOT_IN_LIST
+
+
+class ExpiredExecutions:
+    """The executions in RQ's registry of running jobs whose heartbeat had expired at a moment."""
+
+    def __init__(self, read_at: int, members: Mapping[str, Sequence[str]]) -> None:
+        self._read_at = read_at
+        self._members = members
+
+    @classmethod
+    def read(cls, client: Redis, wip_key: str) -> ExpiredExecutions:
+        """Read the registry `wip_key` from its end, in chunks that overlap.
+
+        Executions that end meanwhile move those before them by some places.
+        """
+        now = client.time()[0]
+        members: dict[str, list[str]] = {}
+        last = -1
+        while True:
+            entries = cast(
+                "list[tuple[bytes, float]]",
+                client.zrange(wip_key, last - _CHUNK + 1, last, withscores=True),
+            )
+            for member, expires_at in entries:
+                if expires_at <= now:
+                    text = member.decode(errors="surrogateescape")
+                    found = members.setdefault(text.partition(":")[0], [])
+                    if text not in found:
+                        found.append(text)
+            if len(entries) < _CHUNK:
+                return cls(now, members)
+            last -= _CHUNK - _OVERLAP
+
+    def config(self, job_ids: Iterable[str]) -> dict[str, object]:
+        """What a script about these jobs is to be told."""
+        found = {job_id: self._members[job_id] for job_id in job_ids if job_id in self._members}
+        return {"expired_at": self._read_at, "expired": found}
 
 
 class _ListMovedError(Exception):

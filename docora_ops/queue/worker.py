@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 from redis import Redis, RedisError
 from redis.client import Pipeline
@@ -18,6 +19,7 @@ from rq.exceptions import AbandonedJobError, InvalidJobOperation, StopRequested
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.logutils import colorizer
+from rq.registry import StartedJobRegistry
 from rq.utils import now
 from rq.worker import WorkerStatus
 
@@ -31,6 +33,9 @@ _WORKER_TTL = 45
 """Seconds; an idle worker looks up 15 s earlier."""
 _MAINTENANCE_INTERVAL = 30
 _MAINTENANCE_LOCK_LIFE = 120
+_WORST_CLOCK = 30
+"""Seconds by which the clock of this host may differ from Redis's: beyond, heartbeats that others
+have just made seem to have expired."""
 _PATIENCE = 5
 """Seconds for an answer of Redis that comes at once."""
 
@@ -82,6 +87,7 @@ class SnapshotWorker(Worker):
         self.found_nothing = False
         """Whether the queue was empty at the last look."""
         self._caretaker = caretaker
+        self._clock_is_wrong = False
         self._show_life: Callable[[], object] = _nothing
         self._is_registered = False
         """Whether the name on RQ's screens is this process."""
@@ -228,10 +234,11 @@ class SnapshotWorker(Worker):
             super().teardown()  # type: ignore[no-untyped-call]
 
     def run_maintenance_tasks(self) -> None:
-        """RQ's, and ours.
+        """RQ's, and ours; on a host whose clock is wrong neither cleans anything.
 
         A job that can't be read breaks off RQ's; it must not end each worker at its start.
         """
+        self._compare_clocks()
         try:
             super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
         except RedisError:
@@ -241,7 +248,33 @@ class SnapshotWorker(Worker):
                 "Worker %s: maintenance broke off: %s", self.name, type(error).__name__
             )
             self.last_cleaned_at = now()  # type: ignore[assignment]
-        self._caretaker.tidy_up(self._show_life)
+        if not self._clock_is_wrong:
+            self._caretaker.tidy_up(self._show_life)
+
+    def clean_registries(self) -> None:
+        """Does what RQ does, unless the clock of this host is wrong: RQ judges by that."""
+        if self._clock_is_wrong:
+            self.last_cleaned_at = now()  # type: ignore[assignment]
+        else:
+            super().clean_registries()  # type: ignore[no-untyped-call]
+
+    def _compare_clocks(self) -> None:
+        """Compare the clock of this host with Redis's; log when it goes wrong or right."""
+        before = time.time()
+        seconds, microseconds = self.connection.time()
+        ahead = (before + time.time()) / 2 - seconds - microseconds / 1e6
+        _StartedJobs.clock_ahead = ahead
+        was_wrong, self._clock_is_wrong = self._clock_is_wrong, abs(ahead) > _WORST_CLOCK
+        if self._clock_is_wrong and not was_wrong:
+            self.log.warning(
+                "Worker %s: the clock of this host is %.0f s %s Redis's: cleaning up after killed "
+                "workers is left to others",
+                self.name,
+                abs(ahead),
+                "ahead of" if ahead > 0 else "behind",
+            )
+        elif was_wrong and not self._clock_is_wrong:
+            self.log.warning("Worker %s: the clock of this host is right again", self.name)
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Beside the heartbeats, maintenance: a worker may be busy for an hour.
@@ -363,6 +396,16 @@ class _Job(Job):
 
     _retried_in: Pipeline | None = None
 
+    @property
+    def started_job_registry(self) -> StartedJobRegistry:
+        """The registry of running jobs, with heartbeats by Redis's clock."""
+        return _StartedJobs(
+            self.origin,
+            connection=self.connection,
+            job_class=type(self),
+            serializer=self.serializer,
+        )
+
     def retry(self, queue: Queue, pipeline: Pipeline) -> None:
         """As RQ does, all of it in the pipeline."""
         self._retried_in = pipeline
@@ -374,6 +417,26 @@ class _Job(Job):
     def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
         """As RQ does."""
         super().set_status(status, self._retried_in if pipeline is None else pipeline)
+
+
+class _StartedJobs(StartedJobRegistry):
+    """A registry of running jobs whose heartbeats expire by Redis's clock.
+
+    RQ's own expire by the clock of this host: where that is behind, others take the job for
+    abandoned while it runs.
+    """
+
+    clock_ahead: ClassVar[float] = 0
+    """Seconds that the clock of this host is ahead of Redis's."""
+
+    def add_execution(
+        self, execution: Execution, pipeline: Pipeline, ttl: int = 0, xx: bool = False
+    ) -> int:
+        """Does what RQ does."""
+        if ttl < 0:
+            return super().add_execution(execution, pipeline, ttl, xx)
+        expires_at = time.time() - self.clock_ahead + ttl
+        return cast("int", pipeline.zadd(self.key, {execution.composite_key: expires_at}, xx=xx))
 
 
 class _Queue(Queue):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 
 from docora_ops.errors import DocoraOpsError
 from docora_ops.models import (
@@ -103,6 +104,7 @@ def bulk_result(result: BulkResult, wait: BulkWait | None = None) -> Document:
             "failed": wait.failed,
             "gone": wait.gone,
             "running": wait.running,
+            "jobs": asdict(wait.jobs),
             "seconds": round(wait.seconds, 1),
         }
         data["failed_links"] = _failures(wait.failures)

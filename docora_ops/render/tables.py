@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -236,6 +237,7 @@ def link_wait(wait: LinkWait) -> RenderableType:
         WaitEnd.SYNCED: ("in sync", "green"),
         WaitEnd.FAILED: ("failed again", "bold red"),
         WaitEnd.GONE: ("the link is gone", "yellow"),
+        WaitEnd.LOST: ("the job is lost", "bold red"),
     }
     text, style = results.get(wait.end, (f"still {wait.status}", "yellow"))
     table = pairs()
@@ -251,9 +253,11 @@ def wait_counts(wait: BulkWait) -> str:
         "in sync": wait.synced,
         "failed again": wait.failed,
         "gone": wait.gone,
-        "still running": wait.running,
+        "still to come": wait.running,
     }
-    return ", ".join(f"{count} {label}" for label, count in counts.items() if count)
+    jobs = ", ".join(f"{count} {place}" for place, count in asdict(wait.jobs).items() if count)
+    shown = ", ".join(f"{count} {label}" for label, count in counts.items() if count)
+    return f"{shown} ({jobs})" if jobs else shown
 
 
 def bulk_wait(wait: BulkWait) -> RenderableType:

@@ -12,11 +12,11 @@ ALL = [
     *("postgres_pooling", "tables", "privileges"),
     *("redis", "redis_version", "redis_primary", "redis_eviction", "redis_memory"),
     *("redis_persistence", "bullmq_queue", "workers", "scheduler", "waiting_jobs"),
-    "servers_match",
+    *("clocks", "servers_match"),
     *("drift_lost", "drift_stuck", "drift_orphan", "drift_duplicate", "drift_stale_entry"),
     "drift_failed_live",
 ]
-OF_BOTH = ALL[17:]
+OF_BOTH = ALL[18:]
 OF_DRIFT = OF_BOTH[1:]
 
 

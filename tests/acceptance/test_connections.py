@@ -215,7 +215,7 @@ def test_postgres_sees_who_we_are_and_all_timeouts_on_every_connection(docora: D
         "application_name": ["docora-ops"],
         "statement_timeout": ["17000ms"],
         "lock_timeout": ["3000ms"],
-        "idle_in_transaction_session_timeout": ["22000ms"],
+        "idle_in_transaction_session_timeout": ["6000ms"],
     }
     assert {row["connections"] for row in rows} == {3}, "two of the bulk retry, one of the single"
 

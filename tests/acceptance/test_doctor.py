@@ -21,6 +21,7 @@ from tests.acceptance.diagnoses import (
     not_ok,
     states,
 )
+from tests.clocks import clock_ahead, with_wrong_clock
 from tests.harness import QUEUE, Docora, finish
 from tests.own_servers import OwnRedis, own_redis
 from tests.proxy import Fault, Proxy, eventually, refused_port
@@ -83,6 +84,19 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
         for secret in ("choose-one", "choose one", AUTH_KEY, GITHUB_TOKEN):
             assert secret not in result.stdout + result.stderr
     owner.close()
+
+
+@with_wrong_clock
+def test_clocks_that_differ_are_told_apart(docora: Docora) -> None:
+    ahead, behind = (
+        docora.run("doctor", "--json", env=ONE_LOOK | clock_ahead(seconds), cwd="/")
+        for seconds in (10, -600)
+    )
+    assert states(ahead)["clocks"] == "warning"
+    assert check(ahead, "clocks")["finding"].startswith("this host is 10 s ahead of ")
+    assert states(behind)["clocks"] == "failed"
+    assert check(behind, "clocks")["finding"].endswith(" is 600 s ahead of this host")
+    assert "NTP" in check(behind, "clocks")["what_to_do"]
 
 
 # Redis
@@ -309,7 +323,7 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
         "redis": "failed",
         **dict.fromkeys([*OF_REDIS[1:], *OF_BOTH], "not_checked"),
     }
-    assert not_ok(both).keys() == {*OF_POSTGRES, *OF_REDIS, *OF_BOTH}
+    assert not_ok(both).keys() == {*OF_POSTGRES, *OF_REDIS, "clocks", *OF_BOTH}
     assert len(table.stdout.splitlines()) == 2 + len(ALL) + 2, "what to do of two"
     for result in (database, queue, both, table):
         assert result.code == 5, result

@@ -292,7 +292,7 @@ def test_the_trail_is_capped_and_read_in_pieces(
     newest = trail.read(3)
     assert [each.command for each in newest] == ["cancel", "cancel", "retry-all-failed"]
     assert [each.command for each in trail.read(40)].count("retry-all-failed") == 1
-    monkeypatch.setattr("docora_ops.queue.progress.ENTRIES_KEPT", 100)
+    monkeypatch.setattr("docora_ops.queue.audit.ENTRIES_KEPT", 100)
     rooms.store.record(audit.cancel_entry(note, "bulk_last"))
     # About so many: Redis drops whole nodes of a hundred.
     assert 100 <= docora.redis.xlen(STREAMS[0]) <= 200
@@ -391,3 +391,25 @@ def test_the_longest_reason_is_kept_whole(docora: Docora) -> None:
     assert docora.run("retry", *ids(docora.add_link()), "--reason", "x" * 500).code == 0
     [entry] = history(docora)
     assert entry["reason"] == "x" * 500
+
+
+def test_a_reset_whose_commit_fails_is_never_told_as_done(docora: Docora) -> None:
+    link = docora.add_link()
+    docora.enqueue(link.job_id)
+    docora.connection.execute(
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+        CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON app_repositories
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()
+        """
+    )
+    commands = [(command, *ids(link)) for command in ("retry", "resync")]
+    assert [docora.run(*command).code for command in commands] == [5, 5]
+    assert docora.statuses() == {"failed": 1}
+    for entry in history(docora):
+        assert (entry["state"], entry["counts"]) == ("not_finished", {"total": 1})
+    docora.connection.execute("DROP TRIGGER refuse ON app_repositories")
+    assert docora.run(*commands[0]).code == 0
+    latest, *others = history(docora)
+    assert (latest["state"], latest["counts"]) == ("done", {"total": 1, "already_queued": 1})
+    assert len(others) == 2

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from tests.harness import Docora, finish
-from tests.proxy import PATIENCE
+from tests.proxy import PATIENCE, Proxy
 from tests.rows import TestLink
 from tests.terminal import on_terminal
 from tests.warm import WarmProcess
@@ -111,7 +111,8 @@ def test_many_are_counted_by_result_and_the_failed_ones_listed(docora: Docora) -
     assert (data["total"], data["queued"], data["failed"], data["cancelled"]) == (5, 5, 0, False)
     assert data["failed_links"] == [{"job_id": bad.job_id, "error": "HTTP 503"}]
     assert data["waited"].pop("seconds") < 60
-    assert data["waited"] == {"synced": 4, "failed": 1, "gone": 0, "running": 0}
+    jobs = {"waiting": 0, "running": 0, "delayed": 0, "lost": 0}
+    assert data["waited"] == {"synced": 4, "failed": 1, "gone": 0, "running": 0, "jobs": jobs}
     assert "Waiting for 5 snapshots.\n" in document.stderr
 
     assert shown.code == 7, shown
@@ -148,7 +149,7 @@ def test_when_no_worker_comes_it_says_so_at_once_and_time_runs_out(docora: Docor
         assert no_worker < waiting < said.index("docora-ops worker") < said.index("Time ran out")
     assert f"docora-ops show {one.app_id} {one.repository_id}" in single.stderr
     assert bulk.code == 8, bulk
-    assert re.search(r"^1 still running, after \d s$", bulk.stdout, re.MULTILINE)
+    assert re.search(r"^1 still to come \(1 waiting\), after \d s$", bulk.stdout, re.MULTILINE)
     docora.assert_sound()
 
 
@@ -230,6 +231,75 @@ def test_a_server_that_is_lost_while_waiting_is_said_with_what_was_done(
     docora.assert_sound()
 
 
+QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+
+
+@pytest.mark.parametrize("lose", ["rq empty", "FLUSHDB"])
+def test_a_wait_for_nothing_but_lost_jobs_ends_and_names_repair(docora: Docora, lose: str) -> None:
+    one, many = docora.add_link(), [docora.add_link() for _ in range(3)]
+    docora.add_worker()
+    single = docora.start("retry", *ids(one), "--wait", "--json", env=QUICK)
+    bulk = docora.start("retry-all-failed", "--wait", "--json", env=QUICK)
+    for process in (single, bulk):
+        await_line(process, "Waiting for ")
+    if lose == "FLUSHDB":
+        docora.redis.flushdb()
+    else:
+        docora.queue.empty()  # type: ignore[no-untyped-call]
+    results = [finish(process) for process in (single, bulk)]
+    assert [result.code for result in results] == [6, 6], results
+    assert results[0].data["waited"]["result"] == "lost"
+    assert results[0].data["waited"]["status"] == "pending_snapshot"
+    assert f"docora-ops repair {one.app_id} {one.repository_id}" in results[0].stderr
+    waited = results[1].data["waited"]
+    assert waited["running"] == waited["jobs"]["lost"] in {3, 4}
+    assert waited["jobs"] == {"waiting": 0, "running": 0, "delayed": 0, "lost": waited["running"]}
+    assert "To queue them again: docora-ops repair" in results[1].stderr
+    if lose == "FLUSHDB":
+        assert all("no worker listens" in result.stderr for result in results)
+    assert len(many) == docora.statuses()["pending_snapshot"] - 1
+
+
+def test_a_wait_tells_where_the_jobs_stand_and_goes_on_while_some_are_lost(docora: Docora) -> None:
+    links = [docora.add_link() for _ in range(4)]
+    docora.add_worker()
+    process = docora.start("retry-all-failed", "--wait", "--timeout", "60", "--json", env=QUICK)
+    await_line(process, "Waiting for 4 snapshots")
+    waiting, running, delayed, lost = links
+    docora.redis.set("rq:suspended", "1")
+    for link in (running, delayed, lost):
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+    docora.start_job(running.job_id)
+    docora.redis.lrem(docora.queue.key, 0, running.job_id)
+    docora.schedule_job(delayed.job_id)
+    docora.redis.delete(f"rq:job:{lost.job_id}")
+    await_line(process, "the workers are told to take no jobs")
+    await_line(process, "no live job for 1 of the links")
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    assert result.code == 130, result
+    assert result.data["waited"]["running"] == 4
+    jobs = {"waiting": 1, "running": 1, "delayed": 1, "lost": 1}
+    assert result.data["waited"]["jobs"] == jobs
+    assert docora.waiting() == [waiting.job_id]
+
+
+def test_a_redis_that_goes_away_does_not_end_a_wait(docora: Docora) -> None:
+    docora.add_link()
+    docora.add_worker()
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        env = {**QUICK, "REDIS_URL": proxy.url, "DOCORA_OPS_CONNECT_TIMEOUT": "1"}
+        process = docora.start("retry-all-failed", "--wait", "--json", env=env)
+        await_line(process, "Waiting for 1 snapshot")
+        proxy.freeze()
+        proxy.reset()
+        await_line(process, "the wait goes on, since the results are in Postgres")
+        docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
+        result = finish(process)
+    assert result.code == 0, result
+    assert result.data["waited"]["synced"] == 1
+
+
 def test_a_terminal_shows_a_spinner_for_one_and_a_bar_for_many(docora: Docora) -> None:
     link, *_ = [docora.add_link() for _ in range(4)]
     with other_worker(docora, lambda job_id: "HTTP 503" if job_id == link.job_id else None):
@@ -243,4 +313,4 @@ def test_a_terminal_shows_a_spinner_for_one_and_a_bar_for_many(docora: Docora) -
     bar = shown[shown.index("bulk_") :]
     assert ANIMATION.search(bar)
     assert "3 in sync, 1 failed again" in bar
-    assert re.search(r"\d still running", bar)
+    assert re.search(r"\d still to come", bar)

@@ -18,6 +18,7 @@ import psycopg
 import redis
 from pydantic import SecretStr
 from rq import Queue, Retry
+from rq.utils import now, utcformat
 
 from docora_ops.actions.bulk import BulkRun
 from docora_ops.actions.selecting import due_links, failed_links
@@ -130,6 +131,7 @@ def floor(limit: int) -> int:
             pipeline = client.pipeline()
             names_and_values = iter(template.fields())
             constants: dict[Any, Any] = dict(zip(names_and_values, names_and_values, strict=True))
+            constants |= dict.fromkeys(("created_at", "enqueued_at"), utcformat(now()))
             for row in rows:
                 payload = Payload(*row)
                 variable = {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
 
 import pytest
 
 from docora_ops.actions import following
-from docora_ops.actions.following import Following, LostJobWatch, wait_for_one
+from docora_ops.actions.following import Following, wait_for_one
 from docora_ops.models import BulkWait, Outcome, WaitEnd
 from docora_ops.queue import Answer
 from tests.harness import Docora
@@ -114,9 +116,9 @@ def test_a_job_that_ends_between_two_questions_has_the_last_word(
     followed = follow(rooms, link, outcome=Outcome.ALREADY_RUNNING)
     look = rooms.queue.look
 
-    def end_job_and_look(job_ids: Sequence[str]) -> list[Answer]:
+    def end_job_and_look(job_ids: Sequence[str], **options: Any) -> list[Answer]:
         set_status(docora, link, "synced")
-        return look(job_ids)
+        return look(job_ids, **options)
 
     monkeypatch.setattr(rooms.queue, "look", end_job_and_look)
     assert wait_for_one(followed, rooms.ref(link), None).end is WaitEnd.SYNCED
@@ -143,20 +145,30 @@ def test_what_has_no_job_is_not_followed(docora: Docora) -> None:
     assert followed.run().total == 0
 
 
-def test_a_link_without_a_live_job_is_noticed_after_some_time(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_without_a_live_job_is_lost_after_some_time(docora: Docora) -> None:
     link, rooms = docora.add_link("pending_snapshot"), docora.rooms()
-    watch = LostJobWatch(follow(rooms, link), rooms.ref(link))
-    assert not watch.is_lost()
-    assert not watch.is_lost()
-    monkeypatch.setattr(following, "_LOST_AFTER", 0.0)
-    assert watch.is_lost()
+    watch = follow(rooms, link).watch
+    ids = UUID(rooms.ref(link).id).bytes
+
+    def look() -> int:
+        watch.look(ids, at_once=True)
+        return watch.counts.lost
+
+    watch.grace = 3600
+    assert (look(), look()) == (0, 0)
+    watch.grace = 0
+    assert look() == 1
     docora.enqueue(link.job_id)
-    assert not watch.is_lost()
+    assert (look(), watch.counts.waiting) == (0, 1)
     docora.redis.flushdb()
+    # A worker that listens queues what a killed one was scanning again, within a minute.
+    set_status(docora, link, "scanning")
+    docora.add_worker()
+    assert (look(), look(), watch.is_hopeless) == (0, 1, False)
+    docora.redis.flushdb()
+    assert (look(), watch.is_hopeless) == (1, True)
     docora.hold_lock(link.job_id)
-    assert not watch.is_lost()
+    assert (look(), look(), watch.counts.running) == (0, 0, 1)
 
 
 @pytest.mark.parametrize("begins", [True, False])

@@ -6,6 +6,7 @@ import json
 import pickle
 import zlib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from rq import Queue, Retry, SimpleWorker
 from rq.job import Job, JobStatus
 
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL
+from tests.clocks import clock_ahead, with_wrong_clock
 from tests.harness import QUEUE, Docora
 from tests.rooms import Rooms
 from tests.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
@@ -241,3 +243,15 @@ def test_a_plain_worker_on_several_queues_works_off_a_bulk_run(docora: Docora) -
         "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories"
     ).fetchall()
     assert sorted(worked_on) == sorted(row["job_id"] for row in rows)
+
+
+@with_wrong_clock
+def test_a_job_bears_the_time_of_redis_whatever_the_clock_of_the_host(docora: Docora) -> None:
+    link = add_link(docora)
+    began = datetime.now(UTC)
+    arguments = ("retry", link.app_id, link.repository_id)
+    result = docora.run(*arguments, env=clock_ahead(3600), cwd="/")
+    assert result.code == 0, result
+    job = docora.job(link)
+    assert job.created_at == job.enqueued_at
+    assert began <= job.created_at <= datetime.now(UTC)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from datetime import timedelta
+from itertools import takewhile
 from typing import Any, cast
 
 import pytest
 import redis
+from rq.utils import now, utcformat
 
 from docora_ops.actions import bulk
 from docora_ops.models import JobState, Outcome
@@ -15,7 +18,7 @@ from docora_ops.queue import PushRequest, WaitingList, waiting
 from docora_ops.queue.waiting import NOT_IN_LIST
 from tests.harness import Docora
 
-KEY = "rq:queue:snapshot-queue"
+KEY, WIP = "rq:queue:snapshot-queue", "rq:wip:snapshot-queue"
 CHUNK = 10
 OVERLAP = 4
 
@@ -57,7 +60,7 @@ def fill(docora: Docora, length: int) -> list[str]:
 @pytest.mark.parametrize("length", [0, 1, 2, 9, 10, 11, 14, 15, 16, 19, 20, 21, 99, 100, 101, 500])
 def test_every_id_is_found_at_its_index(docora: Docora, length: int) -> None:
     ids = fill(docora, length)
-    found = WaitingList.read(docora.redis, KEY)
+    found = WaitingList.read(docora.redis, KEY, WIP)
     assert [found.hint(job_id) for job_id in ids] == list(range(length))
     for absent in ("job-", f"job-{length}", "job", "", "ob-1"):
         assert found.hint(absent) == NOT_IN_LIST
@@ -65,7 +68,7 @@ def test_every_id_is_found_at_its_index(docora: Docora, length: int) -> None:
 
 def test_a_list_of_many_chunks_is_found_whole(docora: Docora) -> None:
     ids = fill(docora, 25_000)
-    found = WaitingList.read(docora.redis, KEY)
+    found = WaitingList.read(docora.redis, KEY, WIP)
     assert [found.hint(job_id) for job_id in ids] == list(range(25_000))
     assert all(found.hint(f"absent-{number}") == NOT_IN_LIST for number in range(25_000))
 
@@ -73,7 +76,7 @@ def test_a_list_of_many_chunks_is_found_whole(docora: Docora) -> None:
 @pytest.mark.usefixtures("small_chunks")
 def test_an_id_that_stands_twice_is_found(docora: Docora) -> None:
     docora.redis.rpush(KEY, *["same"] * 25, "other", *["same"] * 25)
-    found = WaitingList.read(docora.redis, KEY)
+    found = WaitingList.read(docora.redis, KEY, WIP)
     assert found.hint("same") != NOT_IN_LIST
     assert found.hint("other") == 25
 
@@ -166,7 +169,7 @@ def test_ids_that_stand_in_the_list_all_the_while_are_found_whatever_others_do_t
             stood &= set(docora.waiting())
 
     client.between = between
-    found = WaitingList.read(client, KEY)
+    found = WaitingList.read(client, KEY, WIP)
     assert client.chunks_read >= 2
     assert {job_id for job_id in stood if found.hint(job_id) == NOT_IN_LIST} == set()
 
@@ -243,6 +246,65 @@ def add_jobs(docora: Docora, *, listed: bool) -> None:
     docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
     if not listed:
         docora.redis.delete(KEY)
+
+
+def list_walks(docora: Docora) -> int:
+    """How often Redis has been asked for something that makes it walk over a list."""
+    found = docora.redis.info("commandstats")
+    return sum(found.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("lpos", "lrange"))
+
+
+def test_jobs_of_a_host_that_is_an_hour_ahead_do_not_make_each_batch_walk_over_the_list(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docora.add_links(1000)
+    add_jobs(docora, listed=False)
+    ahead = utcformat(now() + timedelta(hours=1))
+    for link in docora.links():
+        fields = {"status": "failed", "enqueued_at": ahead}
+        docora.redis.hset(f"rq:job:{link.job_id}", mapping=cast("Any", fields))
+    # One of them has been enqueued again since the list was read.
+    again = docora.links()[500].job_id
+    docora.redis.rpush(KEY, *(f"other-{number}" for number in range(100)))
+    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0)
+    docora.redis.config_resetstat()
+
+    def enqueue_again(done: int) -> None:
+        if done and again not in docora.waiting():
+            docora.enqueue(again)
+
+    def prepare(run: bulk.BulkRun) -> None:
+        run.on_progress = enqueue_again
+
+    result = docora.rooms().retry_all(batch_size=20, prepare=prepare)
+    assert result.counts == {Outcome.REPLACED_STALE: 999, Outcome.ALREADY_QUEUED: 1}
+    # 50 batches: a hundred walks at most in each round, and some chunks of the list.
+    assert list_walks(docora) < 250
+    docora.assert_sound()
+
+
+def test_executions_that_have_expired_are_read_once_in_a_run_and_cleaned_away(
+    docora: Docora,
+) -> None:
+    docora.add_links(200)
+    for link in docora.links()[:50]:
+        docora.start_job(link.job_id, heartbeat=-30)
+    docora.redis.zadd(WIP, {f"other-{number}:e": 1 + number for number in range(12_000)})
+    with docora.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
+        result = docora.rooms().retry_all(batch_size=10)
+        docora.redis.echo("the end")
+        commands = list(takewhile(lambda each: each["command"] != "ECHO the end", monitor.listen()))
+    assert result.counts == {Outcome.REPLACED_STALE: 50, Outcome.QUEUED: 150}
+    assert docora.redis.zcard(WIP) == 12_000
+    ranges = {
+        (each["client_type"], *each["command"].split()[2:4])
+        for each in commands
+        if each["command"].startswith(f"ZRANGE {WIP} ")
+    }
+    # Scripts read what is alive, at the end; what has expired is read in pieces, between them.
+    assert ("lua", "-500", "-1") in ranges
+    assert {start for kind, start, _ in ranges if kind == "lua"} == {"-500"}
+    docora.assert_sound()
 
 
 def test_twenty_thousand_waiting_jobs_are_all_kept_and_none_is_doubled(docora: Docora) -> None:

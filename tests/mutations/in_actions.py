@@ -321,4 +321,11 @@ MUTATIONS = (
         (("(quote(by_folded[name]) for", "(repr(by_folded[name]) for"),),
         ("test_what_a_hint_has_to_paste_runs_nothing_in_a_shell",),
     ),
+    Mutation(
+        "lost-jobs-waited-for",
+        Promise.NOTHING_HANGS,
+        "docora_ops/actions/following.py",
+        (("if has_looked and result.only_lost_left", "if False and result.only_lost_left"),),
+        ("test_a_wait_for_nothing_but_lost_jobs_ends_and_names_repair",),
+    ),
 )

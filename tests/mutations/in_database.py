@@ -160,7 +160,7 @@ MUTATIONS = (
         _CONNECTION,
         (
             (
-                "connection.reply_timeout = settings.statement_timeout + _REPLY_GRACE",
+                "connection.reply_timeout = self._reply_timeout",
                 "connection.reply_timeout = None",
             ),
         ),

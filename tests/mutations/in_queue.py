@@ -125,7 +125,7 @@ MUTATIONS = (
         "expired-heartbeat-counts",
         Promise.NEVER_LOST,
         _JUDGE,
-        (("tonumber(entries[i + 1]) > now})", "true})"),),
+        (("execution_id_of(member), expires_at > now})", "execution_id_of(member), true})"),),
         ("test_a_retry_replaces_it",),
     ),
     Mutation(
@@ -133,7 +133,7 @@ MUTATIONS = (
         Promise.RUNNING_IS_LEFT,
         _JUDGE,
         (
-            ("tonumber(entries[i + 1]) > now})", "false})"),
+            ("execution_id_of(member), expires_at > now})", "execution_id_of(member), false})"),
             ("== 1 then\n      return 'running', queue, 0", "== 2 then\n      return 'running'"),
         ),
         ("test_a_retry_leaves_a_running_job_and_its_link_alone",),
@@ -347,5 +347,42 @@ MUTATIONS = (
         _LINKS,
         (("'MAXLEN', '~', config.audit.kept, '*'", "'*'"),),
         ("test_every_script_caps_the_stream",),
+    ),
+    Mutation(
+        "locked-rows-wait-for-redis",
+        Promise.NOTHING_HANGS,
+        "docora_ops/queue/scripts.py",
+        (("self.client_with_rows_locked if rows_locked else self._client", "self._client"),),
+        ("test_a_redis_that_hangs_has_a_few_seconds_while_rows_are_locked",),
+    ),
+    Mutation(
+        "reset-told-before-its-commit",
+        Promise.CRASH_ONLY,
+        "docora_ops/queue/audit.py",
+        (
+            (
+                "for outcome in (Outcome.QUEUED, Outcome.REPLACED_STALE)\n",
+                "for outcome in (Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.ALREADY_QUEUED)\n",
+            ),
+            (
+                "return entries | {Outcome.ALREADY_QUEUED: start_entry(note, run, None, 1)}",
+                "return entries",
+            ),
+        ),
+        ("test_a_reset_whose_commit_fails_is_never_told_as_done",),
+    ),
+    Mutation(
+        "list-walked-for-each-batch",
+        Promise.NOTHING_HANGS,
+        "docora_ops/queue/waiting.py",
+        (("_WALKS = 100\n", "_WALKS = 1_000_000\n"),),
+        ("test_jobs_of_a_host_that_is_an_hour_ahead_do_not_make_each_batch_walk_over_the_list",),
+    ),
+    Mutation(
+        "expired-executions-read-by-each-script",
+        Promise.NOTHING_HANGS,
+        "docora_ops/queue/links.py",
+        (("            config |= waiting.expired.config(job_ids)\n", ""),),
+        ("test_executions_that_have_expired_are_read_once_in_a_run_and_cleaned_away",),
     ),
 )

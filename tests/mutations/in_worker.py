@@ -397,4 +397,11 @@ MUTATIONS = (
             "test_a_signal_that_comes_in_a_destructor_ends_a_command_all_the_same",
         ),
     ),
+    Mutation(
+        "wrong-clock-cleans-up",
+        Promise.RUNNING_IS_LEFT,
+        "docora_ops/queue/worker.py",
+        (("abs(ahead) > _WORST_CLOCK", "False"),),
+        ("test_a_worker_whose_clock_is_ahead_takes_no_running_job_for_abandoned",),
+    ),
 )

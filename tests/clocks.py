@@ -1,0 +1,21 @@
+"""Processes whose clock is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+_LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+with_wrong_clock = pytest.mark.skipif(
+    not _LIBRARIES, reason="libfaketime, which gives a process a wrong clock, is not installed"
+)
+
+
+def clock_ahead(seconds: int) -> dict[str, str]:
+    """The environment of a process whose clock is so far ahead, or behind."""
+    return {
+        "LD_PRELOAD": str(_LIBRARIES[0]),
+        "FAKETIME": f"{seconds:+d}",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
