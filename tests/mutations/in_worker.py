@@ -251,7 +251,7 @@ MUTATIONS = (
         _JOB,
         (
             (
-                "        if commit is None and had_commit(self.database, self.repository_id):\n",
+                "        if commit is None and had_commit(self.session, self.repository_id):\n",
                 "        if commit is None and not self.repository_id:\n",
             ),
         ),
