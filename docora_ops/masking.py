@@ -19,11 +19,29 @@ _SECRETS = re.compile(
 )
 
 
+# The beginning of a secret whose end was cut off.
+_CUT_SECRET = re.compile(
+    r"""
+    (?: (?<=://) [^/\s'"<>?\#]*
+    | (?: (?<=password=) | (?<=token=) | (?<=secret=) ) [^&\s'"<>]*
+    | \b gh[opsur]_\w* | \b github_pat_\w*
+    | \b [0-9a-f]{32} : [0-9a-f:]*
+    ) \Z
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
 def mask(text: str, secrets: Iterable[str | None] = ()) -> str:
     """The text without these secrets, passwords in URLs, GitHub tokens and encrypted values."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, MASK)
     return _SECRETS.sub(MASK, text)
+
+
+def mask_cut(text: str) -> str:
+    """Mask the beginning of a longer text, and what may be the beginning of a secret at its end."""
+    return _CUT_SECRET.sub(MASK, mask(text), count=1)
 
 
 def mask_url(url: str) -> str:

@@ -42,6 +42,8 @@ class FailedLink:
     repository: str
     github_url: str
     error: str | None
+    error_left_out: int
+    """Characters at the end of the error that are left out."""
     retry_count: int
     last_scanned_at: datetime | None
     """The end of the last good scan."""

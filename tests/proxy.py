@@ -103,6 +103,8 @@ class Proxy:
         self._to_reset: set[socket.socket] = set()
         self.forwarded = 0
         """How often a client has sent something."""
+        self.received = 0
+        """Bytes that the server has answered."""
         self.delay = 0.0
         """Seconds that it takes to forward anything, either way."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -242,6 +244,7 @@ class Proxy:
                     elif request == plan.number:
                         self._befall(plan, client, lose=Fault.LOSE_REPLY, hold=Fault.HOLD_REPLY)
                 pending.clear()
+                self.received += len(data)
                 client.sendall(data)
 
     def _count(self, tail: bytes, data: bytes) -> list[tuple[Plan, int]]:

@@ -12,7 +12,7 @@ from docora_ops.actions.lookup import resolve_app
 from docora_ops.database import Database
 from docora_ops.database.links import held_job_ids, shared_job_ids
 from docora_ops.database.reading import failed_by_app, failed_by_error, failed_page
-from docora_ops.masking import mask
+from docora_ops.masking import mask, mask_cut
 from docora_ops.models import AppCount, FailedFilter, JobState, LinkRef
 from docora_ops.queue import Answer, LinkQueue
 from docora_ops.views import ErrorGroup, FailedLink, Page, Row
@@ -65,7 +65,7 @@ def failed_links_by_error(
     apps: dict[str | None, set[str]] = {}
     rows = failed_by_error(database, _filter(database, app, error), LONGEST)
     while some := list(islice(rows, _FOLDED_AT_ONCE)):
-        folded = fold([text or "" for _, text, _ in some])
+        folded = fold([_without_cut_secret(text or "") for _, text, _ in some])
         for (app_id, text, count), kind in zip(some, folded, strict=True):
             key = None if text is None else kind
             if key not in links and len(links) >= _MOST_GROUPS:
@@ -77,6 +77,10 @@ def failed_links_by_error(
         for key, count in sorted(links.items(), key=lambda item: (-item[1], item[0] or ""))
     ]
     return _page(groups, page, limit)
+
+
+def _without_cut_secret(error: str) -> str:
+    return mask_cut(error) if len(error) >= LONGEST else error
 
 
 def job_states(

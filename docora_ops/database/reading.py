@@ -7,11 +7,13 @@ from typing import Any
 
 from docora_ops.database.connection import Database
 from docora_ops.database.links import FAILED
-from docora_ops.masking import mask, mask_url
+from docora_ops.masking import mask, mask_cut, mask_url
 from docora_ops.models import App, AppCount, FailedFilter, LinkRef
 from docora_ops.views import FailedLink, LinkHistory, Snapshot
 
 _ROWS_AT_ONCE = 1000
+_LONGEST_ERROR = 1900
+"""Characters of an error in a list: git may have written a megabyte."""
 
 COUNT_FAILED = f"SELECT count(*) FROM app_repositories l WHERE {FAILED}"
 
@@ -22,7 +24,8 @@ WITH page AS MATERIALIZED (
     ORDER BY l.app_id, l.repository_id LIMIT %(limit)s OFFSET %(offset)s
 )
 SELECT l.id::text, l.app_id, l.repository_id, a.app_name, r.owner || '/' || r.name, r.github_url,
-    l.last_error, l.retry_count, l.last_scanned_at, l.created_at, r.circuit_open_until
+    left(l.last_error, %(longest)s), greatest(length(l.last_error) - %(longest)s, 0),
+    l.retry_count, l.last_scanned_at, l.created_at, r.circuit_open_until
 FROM page JOIN app_repositories l USING (id)
 JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
 ORDER BY l.app_id, l.repository_id
@@ -67,7 +70,9 @@ def failed_page(
     parameters = _parameters(which)
     with database.snapshot():
         row = database.row(COUNT_FAILED, parameters)
-        rows = database.rows(FAILED_PAGE, parameters | {"limit": limit, "offset": offset})
+        rows = database.rows(
+            FAILED_PAGE, {**parameters, "limit": limit, "offset": offset, "longest": _LONGEST_ERROR}
+        )
     return int(row[0]) if row else 0, [_failed_link(*row) for row in rows]
 
 
@@ -107,9 +112,11 @@ def link_history(database: Database, ref: LinkRef) -> LinkHistory | None:
 
 
 def _failed_link(*row: Any) -> FailedLink:
-    ids, (app_name, repository, github_url, error), rest = row[:3], row[3:7], row[7:]
+    ids, (app_name, repository, github_url, error, left_out), rest = row[:3], row[3:8], row[8:]
+    if error:
+        error = mask_cut(error) if left_out else mask(error)
     return FailedLink(
-        LinkRef(*ids), app_name, repository, mask_url(github_url), error and mask(error), *rest
+        LinkRef(*ids), app_name, repository, mask_url(github_url), error, left_out or 0, *rest
     )
 
 

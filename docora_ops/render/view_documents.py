@@ -180,6 +180,7 @@ def _failed_link(link: FailedLink) -> Document:
         "repository_name": link.repository,
         "github_url": link.github_url,
         "error_message": link.error,
+        "error_message_cut": link.error_left_out > 0,
         "timestamp": moment(link.timestamp),
         "retry_count": link.retry_count,
         "last_scanned_at": moment(link.last_scanned_at),

@@ -44,7 +44,7 @@ def failed(page: Page[FailedLink], width: int) -> Iterator[RenderableType]:
     for link in page.rows:
         yield record(
             cell(f"{link.app_name} ← {link.repository}"),
-            _error(link.error),
+            _error(_shortened(link)),
             cell(
                 f"{retries(link.retry_count)}, last good scan: "
                 f"{moment(link.last_scanned_at) or 'never'}"
@@ -61,12 +61,19 @@ def _failed_cells(link: FailedLink, *, with_ids: bool) -> list[Text]:
     return [
         cell(app),
         cell(repository),
-        _error(link.error),
+        _error(_shortened(link)),
         cell(link.retry_count),
         cell(moment(link.last_scanned_at) or "never"),
         _circuit(link.circuit_open_until),
         _job(link.job),
     ]
+
+
+def _shortened(link: FailedLink) -> str | None:
+    if not link.error_left_out:
+        return link.error
+    more = f"{link.error_left_out:,} characters more: docora-ops show {link.ref.words}"
+    return f"{link.error}… and {more}"
 
 
 def failed_by_app(page: Page[AppCount]) -> RenderableType:

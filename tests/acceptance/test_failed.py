@@ -9,6 +9,7 @@ from rq.job import JobStatus
 
 from tests.acceptance.test_dry_run import frozen, read_only
 from tests.harness import QUEUE, Docora
+from tests.proxy import Proxy
 from tests.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
 TOKEN = "ghp_0123456789abcdefABCD"
@@ -70,6 +71,7 @@ def test_a_row_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> 
         "repository_name": "octo/api",
         "github_url": "https://***@github.com/octo/api?***",
         "error_message": "fatal: unable to access 'https://***@github.com/octo/api'",
+        "error_message_cut": False,
         "retry_count": 3,
         "job": "none",
     }
@@ -168,3 +170,25 @@ def test_a_longer_page_reads_the_waiting_list_once(docora: Docora) -> None:
         f"{row['app_id']}-{row['repository_id']}" for row in result.data if row["job"] != "none"
     ]
     assert found == waiting
+
+
+def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Docora) -> None:
+    head = "x" * 1880 + " "
+    long = f"{head}https://user:5ecr3t-password@h.example/octo/api" + "y" * 3_000_000
+    link = docora.add_link(last_error=long)
+    with Proxy.before_postgres(docora.database_url) as proxy:
+        listed = docora.run("failed", "--json", env={"DATABASE_URL": proxy.url})
+        assert proxy.received < 200_000
+    assert listed.code == 0, listed
+    [row] = listed.data
+    assert (row["error_message"], row["error_message_cut"]) == (f"{head}https://***", True)
+    shown = docora.run("failed")
+    more = f"… and {len(long) - 1900:,} characters more: docora-ops show {link.app_id}"
+    assert f"{head}https://***{more}" in shown.stdout
+    assert "5ecr3t" not in shown.stdout
+    whole = docora.run("show", link.app_id, link.repository_id, "--json")
+    assert len(whole.data["error_message"]) > 3_000_000
+    error = "x" * 285 + " ghp_0123456789abcdefABCD"
+    docora.connection.execute("UPDATE app_repositories SET last_error = %s", (error,))
+    grouped = docora.run("failed", "--group-by", "error")
+    assert "ghp_" not in grouped.stdout

@@ -317,4 +317,11 @@ MUTATIONS = (
         (("    AND (r.circuit_open_until IS NULL OR r.circuit_open_until <= now())\n)", ")"),),
         ("test_a_circuit_that_opens_before_the_turn_of_its_links_holds_them_back",),
     ),
+    Mutation(
+        "cut-secret-shown",
+        Promise.SECRETS_STAY,
+        "docora_ops/masking.py",
+        (("return _CUT_SECRET.sub(MASK, mask(text), count=1)", "return mask(text)"),),
+        ("test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it",),
+    ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docora_ops.masking import mask, mask_url
+from docora_ops.masking import mask, mask_cut, mask_url
 
 ENCRYPTED = f"{'0a' * 16}:{'1b' * 16}:{'2c' * 9}"
 
@@ -24,6 +24,26 @@ ENCRYPTED = f"{'0a' * 16}:{'1b' * 16}:{'2c' * 9}"
 )
 def test_secrets_in_a_text(text: str, masked: str | None) -> None:
     assert mask(text, ["hush", None, ""]) == (text if masked is None else masked)
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("see https://user:passw", "see https://***"),
+        (
+            "to https://u:p@h.example/x, then https://us",
+            "to https://***@h.example/x, then https://***",
+        ),
+        ("?token=abc", "?token=***"),
+        ("refused ghp_01234", "refused ***"),
+        (f"bad value {ENCRYPTED[:50]}", "bad value ***"),
+        (f"bad value {ENCRYPTED[:-3]}", "bad value ***"),
+        ("HTTP 500 on created src/index.t", None),
+        ("https://github.com/octo/ap", None),
+    ],
+)
+def test_a_secret_of_which_only_the_beginning_is_there(text: str, masked: str | None) -> None:
+    assert mask_cut(text) == (text if masked is None else masked)
 
 
 @pytest.mark.parametrize(
