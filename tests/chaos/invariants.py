@@ -41,8 +41,13 @@ from tests.snapshots import AUTH_KEY, KEY, TOKEN
 _SECRETS = (POSTGRES_PASSWORD, REDIS_PASSWORD, AUTH_KEY, KEY.hex(), TOKEN)
 _PROMISED = set(ExitCode) - {ExitCode.BUG, ExitCode.USAGE}
 _OF_WORKERS = {ExitCode.SERVER}
-_OF_WORKERS_TOLD_TO_END = {ExitCode.OK, ExitCode.SERVER, ExitCode.INTERRUPTED}
-"""The last, where it had not yet begun."""
+_OF_WORKERS_TOLD_TO_END = {
+    ExitCode.OK,
+    ExitCode.SERVER,
+    ExitCode.INTERRUPTED,
+    ExitCode.HUNG_UP,
+}
+"""The last two, where it had not yet begun."""
 _COUNTS = (b"total", b"completed", b"succeeded", b"failed")
 
 
@@ -65,7 +70,7 @@ def of_processes(processes: list[Process]) -> list[str]:
         code = process.process.returncode
         promised = _PROMISED
         if process.is_worker:
-            told = Signals.SIGTERM in process.signals
+            told = not process.signals.isdisjoint({Signals.SIGTERM, Signals.SIGHUP})
             promised = _OF_WORKERS_TOLD_TO_END if told else _OF_WORKERS
         if code not in promised and -code not in process.signals:
             problems.append(f"{process.name} ended with {code}: {_last_words(process)}")

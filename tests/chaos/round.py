@@ -161,7 +161,7 @@ class Round:
         self._hurt(self._victim(is_worker=False), Signals.SIGKILL)
 
     def end_command(self) -> None:
-        number = self.random.choice((Signals.SIGINT, Signals.SIGTERM))
+        number = self.random.choice((Signals.SIGINT, Signals.SIGTERM, Signals.SIGHUP))
         self._hurt(self._victim(is_worker=False), number, all_of_it=False)
 
     def pause_command(self) -> None:
@@ -171,11 +171,12 @@ class Round:
         self._hurt(self._victim(is_worker=True), Signals.SIGKILL)
 
     def kill_worker_alone(self) -> None:
-        """Its children live on."""
+        """Its children finish their jobs and end."""
         self._hurt(self._victim(is_worker=True), Signals.SIGKILL, all_of_it=False)
 
     def end_worker(self) -> None:
-        self._hurt(self._victim(is_worker=True), Signals.SIGTERM, all_of_it=False)
+        number = self.random.choice((Signals.SIGTERM, Signals.SIGHUP))
+        self._hurt(self._victim(is_worker=True), number, all_of_it=False)
 
     def kill_horse(self) -> None:
         worker = self._victim(is_worker=True)
