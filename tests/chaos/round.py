@@ -403,7 +403,7 @@ _STEPS = (
     *[Round.kill_command] * 2,
     *[Round.end_command] * 2,
     *[Round.pause_command] * 2,
-    *[Round.suspend_commands] * 2,
+    *[Round.suspend_commands] * 3,
     Round.kill_worker,
     Round.kill_worker_alone,
     *[Round.kill_parent] * 2,
