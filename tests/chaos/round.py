@@ -17,6 +17,7 @@ from typing import cast
 import redis
 from rq.exceptions import DuplicateJobError
 
+from docora_ops.cli.exit_codes import ExitCode
 from tests.chaos.between import standing_between
 from tests.chaos.commands import random_command
 from tests.chaos.effects import Effects
@@ -373,10 +374,10 @@ class Round:
         """A command that goes through the pooler does its work, and none leaves anything there."""
         if self._between.pool_url is None:
             return
-        command = self._start(["schedule", "--dry-run"], is_pooled=True)
-        self._await_commands()
-        if command.process.returncode != 0:
-            self.problems.append(f"does not work through the pooler: {command.name}")
+        environment = {"DATABASE_URL": self._between.pool_url}
+        command = self.world.producer.run("schedule", "--dry-run", env=environment)
+        if command.code != ExitCode.OK:
+            self.problems.append(f"through the pooler: {command}")
         left = self._between.left_in_pool()
         self.problems += [f"left behind in the pool: {what}" for what in left]
 
@@ -402,7 +403,7 @@ _STEPS = (
     *[Round.kill_command] * 2,
     *[Round.end_command] * 2,
     *[Round.pause_command] * 2,
-    *[Round.suspend_commands] * 2,
+    *[Round.suspend_commands] * 3,
     Round.kill_worker,
     Round.kill_worker_alone,
     *[Round.kill_parent] * 2,
