@@ -15,6 +15,7 @@ from docora_ops.errors import LinkError
 from docora_ops.models import JobState, LinkRef, LinkStatus
 from docora_ops.queue import LinkQueue, PushRequest
 from docora_ops.queue.links import is_valid_job_id
+from docora_ops.queue.waiting import ExpiredExecutions
 
 _AT_ONCE = 500
 _FIRST = "00000000-0000-0000-0000-000000000000"
@@ -46,12 +47,13 @@ def recover_abandoned(
     if not suspects:
         return []
     time.sleep(SECOND_LOOK_DELAY)
+    expired = queue.read_expired()
     recovered = []
     for ref, doubtful_since in suspects:
         keep_alive()
         # A link that somebody else has locked is left to the next look.
         with suppress(LinkError):
-            ending = _recover(database, queue, ref, doubtful_since, max_attempts)
+            ending = _recover(database, queue, expired, ref, doubtful_since, max_attempts)
             if ending is not None:
                 recovered.append(Recovered(ref, ending))
     return recovered
@@ -74,7 +76,12 @@ def _suspects(database: Database, queue: LinkQueue) -> list[tuple[LinkRef, str]]
 
 
 def _recover(
-    database: Database, queue: LinkQueue, ref: LinkRef, doubtful_since: str, max_attempts: int
+    database: Database,
+    queue: LinkQueue,
+    expired: ExpiredExecutions,
+    ref: LinkRef,
+    doubtful_since: str,
+    max_attempts: int,
 ) -> Ending | None:
     with database.transaction():
         link = lock_link(database, ref.app_id, ref.repository_id)
@@ -91,7 +98,7 @@ def _recover(
         ending = count_failure(database, link, _ERROR, tries_left=1, max_attempts=max_attempts)
         if not ending.is_final:
             request = PushRequest(ref.job_id, link.payload, is_rescan=True, seen=doubtful_since)
-            [answer] = queue.push([request])
+            [answer] = queue.push([request], expired=expired)
             if answer.outcome is None:
                 raise Rollback
         return ending

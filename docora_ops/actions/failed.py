@@ -89,7 +89,7 @@ def job_states(
     """Where the jobs of links stand, by the id of the link. Raises PostgresError, RedisError."""
     job_ids = [ref.job_id for ref in refs]
     waiting = queue.read_waiting() if len(job_ids) > _MOST_WALKS else None
-    expired = waiting.expired if waiting else queue.read_expired()
+    expired = None if waiting else queue.read_expired()
     at_once = _WALKED_AT_ONCE if waiting is None else _FOUND_AT_ONCE
     answers: list[Answer] = []
     for start in range(0, len(job_ids), at_once):

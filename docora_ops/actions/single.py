@@ -38,6 +38,7 @@ from docora_ops.models import (
 from docora_ops.queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.audit import link_end_entry, link_entries
 from docora_ops.queue.progress import new_operation_id
+from docora_ops.queue.waiting import ExpiredExecutions
 
 SECOND_LOOK_DELAY = 1.5
 """Seconds after which a running or doubtful job is looked at again."""
@@ -114,16 +115,17 @@ class _Change:
         """Try, and once more a moment later if the job is running or may be."""
         require_valid_job_id(self.ref)
         self._require_own_job()
+        expired = self.queue.read_expired()  # before a row is locked
         attempt = self._plan if self.dry_run else self._attempt
-        first = attempt(None)
+        first = attempt(None, expired)
         if isinstance(first, LinkResult):
             return first
         time.sleep(SECOND_LOOK_DELAY)  # holding no lock
-        second = attempt(first)
+        second = attempt(first, expired)
         if isinstance(second, _Live) and second.doubtful_since and not first.doubtful_since:
             # It was running, and is doubtful only now.
             time.sleep(SECOND_LOOK_DELAY)
-            second = attempt(second)
+            second = attempt(second, expired)
         if isinstance(second, LinkResult):
             return second
         if self.operation is Operation.RESYNC:
@@ -134,13 +136,13 @@ class _Change:
             )
         return self._result(first.link, Outcome.ALREADY_RUNNING)
 
-    def _attempt(self, before: _Live | None) -> LinkResult | _Live:
+    def _attempt(self, before: _Live | None, expired: ExpiredExecutions) -> LinkResult | _Live:
         """One transaction, without a change if the job is running or doubtful."""
         with self.database.transaction():
             link = self._existing(lock_link(self.database, self.ref.app_id, self.ref.repository_id))
             if before is not None and self._has_moved_on(link):
                 return self._result(link, Outcome.ALREADY_RUNNING)
-            self._require_status(link)
+            self._require_status(link, expired)
             if held_job_ids(self.database, [self.ref.job_id]):
                 return _Live(link)
             reset_link(self.database, self.ref)
@@ -158,6 +160,7 @@ class _Change:
                         seen=before.doubtful_since if before else "",
                     )
                 ],
+                expired=expired,
                 front=self.front,
                 audit=link_entries(self.note, self.run) if self.note else None,
             )
@@ -169,13 +172,13 @@ class _Change:
             return self._result(link, answer.outcome, cleared)
         return _Live(link, answer.detail)
 
-    def _plan(self, before: _Live | None) -> LinkResult | _Live:
+    def _plan(self, before: _Live | None, expired: ExpiredExecutions) -> LinkResult | _Live:
         """The same without a change."""
         link = self._existing(read_link(self.database, self.ref.app_id, self.ref.repository_id))
         if before is not None and self._has_moved_on(link):
             return self._result(link, Outcome.ALREADY_RUNNING)
-        self._require_status(link)
-        [answer] = self.queue.look([self.ref.job_id], detailed=True)
+        self._require_status(link, expired)
+        [answer] = self.queue.look([self.ref.job_id], expired=expired, detailed=True)
         _require_readable(answer)
         if held_job_ids(self.database, [self.ref.job_id]):
             return _Live(link)
@@ -206,10 +209,12 @@ class _Change:
         """Whether the job that was running gave the link another status meanwhile."""
         return self.operation is Operation.RETRY and link.status != LinkStatus.FAILED
 
-    def _require_status(self, link: Link) -> None:
+    def _require_status(self, link: Link, expired: ExpiredExecutions) -> None:
         if self.operation is Operation.RESYNC or link.status == LinkStatus.FAILED:
             return
-        [answer] = self.queue.look([self.ref.job_id], detailed=True, rows_locked=True)
+        [answer] = self.queue.look(
+            [self.ref.job_id], expired=expired, detailed=True, rows_locked=True
+        )
         is_held = bool(held_job_ids(self.database, [self.ref.job_id]))
         job = JobState.RUNNING if is_held else answer.state
         raise NotFailedError(

@@ -111,9 +111,7 @@ class LinkQueue:
         arguments: list[str | int] = []
         for job_id in job_ids:
             arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
-        config: dict[str, object] = {"detailed": detailed}
-        if expired:
-            config |= expired.config(job_ids)
+        config = self._config(job_ids, waiting, expired) | {"detailed": detailed}
         return self._run("look", job_ids, config, arguments, waiting, rows_locked=rows_locked)
 
     def push(
@@ -121,6 +119,7 @@ class LinkQueue:
         requests: Sequence[PushRequest],
         *,
         waiting: WaitingList | None = None,
+        expired: ExpiredExecutions | None = None,
         front: bool = False,
         audit: Mapping[Outcome, AuditEntry] | None = None,
     ) -> list[Answer]:
@@ -129,7 +128,8 @@ class LinkQueue:
         To be called with the rows locked, so Redis has a few seconds.
 
         A live waiting job stays as it is, for good, and moves to the head if `front` is set. A
-        running, doubtful or unreadable one is left alone: its answer has no outcome. `audit`: what
+        running, doubtful or unreadable one is left alone: its answer has no outcome. `waiting` or
+        `expired` saves reading all executions that have expired. `audit`: what
         goes into the audit trail, once, by the first outcome that is named there.
         """
         template = self._template
@@ -146,7 +146,9 @@ class LinkQueue:
                 else b"",
                 request.payload.description if request.payload else b"",
             )
-        config: dict[str, object] = {"front": front, "fields": template.fields()}
+        job_ids = [request.job_id for request in requests]
+        config = self._config(job_ids, waiting, expired)
+        config |= {"front": front, "fields": template.fields()}
         if audit:
             config["audit"] = {
                 "key": next(iter(audit.values())).key,
@@ -157,7 +159,6 @@ class LinkQueue:
                     if outcome in audit
                 },
             }
-        job_ids = [request.job_id for request in requests]
         return self._run("push", job_ids, config, arguments, waiting, rows_locked=True)
 
     def record(self, audit: AuditEntry) -> None:
@@ -203,6 +204,18 @@ class LinkQueue:
     def _template(self) -> JobTemplate:
         return JobTemplate(self._settings, self._client)
 
+    def _config(
+        self,
+        job_ids: Sequence[str],
+        waiting: WaitingList | None,
+        expired: ExpiredExecutions | None,
+    ) -> dict[str, object]:
+        config: dict[str, object] = {"cutoff": ""}
+        if waiting:
+            config = {"cutoff": waiting.cutoff, "walks": max(waiting.walks_left, 0)}
+            expired = waiting.expired
+        return config | expired.config(job_ids) if expired else config
+
     def _run(
         self,
         mode: str,
@@ -213,12 +226,6 @@ class LinkQueue:
         *,
         rows_locked: bool,
     ) -> list[Answer]:
-        if waiting:
-            walks_left = max(waiting.walks_left, 0)
-            config |= {"cutoff": waiting.cutoff, "walks": walks_left}
-            config |= waiting.expired.config(job_ids)
-        else:
-            config["cutoff"] = ""
         *replies, walks = self._script.run(mode, config, arguments, rows_locked=rows_locked)
         if waiting:
             waiting.walks_left -= int(walks)

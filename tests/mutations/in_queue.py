@@ -382,7 +382,7 @@ MUTATIONS = (
         "expired-executions-read-by-each-script",
         Promise.NOTHING_HANGS,
         "docora_ops/queue/links.py",
-        (("            config |= waiting.expired.config(job_ids)\n", ""),),
+        (("            expired = waiting.expired\n", ""),),
         ("test_executions_that_have_expired_are_read_once_in_a_run_and_cleaned_away",),
     ),
 )

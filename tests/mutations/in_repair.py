@@ -84,7 +84,7 @@ MUTATIONS = (
         "abandoned-link-reset-without-its-job",
         Promise.NEVER_LOST,
         _ABANDONED,
-        (("            [answer] = queue.push([request])\n", ""),),
+        (("            [answer] = queue.push([request], expired=expired)\n", ""),),
         ("test_a_link_whose_job_was_lost_is_queued_again",),
     ),
     Mutation(
