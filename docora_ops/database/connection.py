@@ -37,7 +37,7 @@ from docora_ops.settings import Settings
 # secrets in it.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
-IDLE_LIMIT = 6
+_IDLE_LIMIT = 6
 """Seconds that a transaction may be idle: longer than Redis and another batch keep it waiting."""
 
 _REPLY_GRACE = 5
@@ -234,7 +234,7 @@ class Database:
             isolation=isolation,
             statement=self._settings.statement_timeout,
             lock=f"{self._lock_timeout:.1f}",
-            idle=IDLE_LIMIT,
+            idle=_IDLE_LIMIT,
         ).encode()
         connection = self._connect()
         try:
@@ -306,7 +306,7 @@ class Database:
                 )
             case pg.IdleInTransactionSessionTimeout():
                 return PostgresError(
-                    f"{where} ended a transaction of ours that was idle for {IDLE_LIMIT} s",
+                    f"{where} ended a transaction of ours that was idle for {_IDLE_LIMIT} s",
                     hint="it was stopped, as by Ctrl-Z, or Redis or this machine is too slow",
                 )
             case pg.LockNotAvailable():

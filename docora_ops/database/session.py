@@ -10,7 +10,7 @@ from psycopg import generators
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
-from docora_ops.database.connection import IDLE_LIMIT, Connection, Database
+from docora_ops.database.connection import Connection, Database
 from docora_ops.settings import Settings
 
 SET_UP_SESSION = """
@@ -22,7 +22,7 @@ SELECT set_config('datestyle', 'ISO', false), set_config('timezone', 'UTC', fals
        set_config('tcp_keepalives_idle', '10', false),
        set_config('tcp_keepalives_interval', '5', false),
        set_config('tcp_keepalives_count', '3', false),
-       set_config('tcp_user_timeout', %(tcp)s, false)
+       set_config('tcp_user_timeout', %(idle)s, false)
 """
 
 
@@ -68,9 +68,9 @@ class Session(Database):
             {
                 "statement": f"{self._settings.statement_timeout}s",
                 "lock": f"{self._lock_timeout:.1f}s",
-                "idle": f"{IDLE_LIMIT}s",
-                # Or the locks of a machine that has lost its power are held for hours.
-                "tcp": f"{self._reply_timeout}s",
+                # Or the locks of a machine that has lost its power are held for hours. A job
+                # locks its own link only, and reads a long scan within a transaction.
+                "idle": f"{self._reply_timeout}s",
             },
         )
         return connection
