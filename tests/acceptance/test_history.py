@@ -408,7 +408,7 @@ def test_a_reset_whose_commit_fails_is_never_told_as_done(docora: Docora) -> Non
     assert docora.statuses() == {"failed": 1}
     for entry in history(docora):
         assert (entry["state"], entry["counts"]) == ("not_finished", {"total": 1})
-    docora.connection.execute("DROP TRIGGER refuse ON app_repositories")
+    docora.connection.execute("DROP FUNCTION refuse CASCADE")
     assert docora.run(*commands[0]).code == 0
     latest, *others = history(docora)
     assert (latest["state"], latest["counts"]) == ("done", {"total": 1, "already_queued": 1})

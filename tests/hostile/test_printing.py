@@ -198,7 +198,7 @@ def texts_of(value: Any) -> Iterator[str]:
             yield from texts_of(each)
 
 
-def test_a_megabyte_of_an_error_is_whole_for_one_link_in_a_pipe_and_cut_with_a_word_elsewhere(
+def test_a_megabyte_of_an_error_is_cut_in_a_list_and_at_a_terminal_and_else_whole(
     world: Docora,
 ) -> None:
     add_long_link(world)
@@ -208,7 +208,8 @@ def test_a_megabyte_of_an_error_is_whole_for_one_link_in_a_pipe_and_cut_with_a_w
         assert "…and" in "".join(plain_data(shown.data).split())
         assert len(shown.data) < 20_000
     listed = world.run("failed", "--app", LONG.app_id)
-    assert "characters more: docora-ops show" in listed.stdout
+    assert inert(MEGABYTE[:1900]) in listed.stdout
+    assert f"{len(MEGABYTE) - 1900:,} characters more: docora-ops show" in listed.stdout
     assert len(listed.stdout) < 20_000
     assert world.run("show", *ids, "--json").data["error_message"] == MEGABYTE
     retried = world.run("retry", *ids)

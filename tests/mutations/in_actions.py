@@ -84,7 +84,7 @@ MUTATIONS = (
         _SINGLE,
         (
             (
-                "        second = attempt(first)\n        if isinstance",
+                "        second = attempt(first, expired)\n        if isinstance",
                 "        second: LinkResult | _Live = first\n        if isinstance",
             ),
         ),
