@@ -126,7 +126,7 @@ def test_a_job_whose_process_was_killed_before_it_began_stands_somewhere_at_any_
     with begun(snapshots) as (worker, job, execution):
         intermediate = f"rq:queue:{QUEUE}:intermediate"
         snapshots.docora.redis.rpush(intermediate, job.id)
-        worker._horse_was_killed(job, 1, 9, None)
+        worker._horse_was_killed(job, None, 9, None)
         assert snapshots.docora.redis.lrange(intermediate, 0, -1) == [job.id.encode()]
         worker.handle_job_failure(job, worker.queues[0], execution=execution)
         assert snapshots.docora.redis.lrange(intermediate, 0, -1) == []
