@@ -29,6 +29,9 @@ _PAUSE = 1.0
 
 Handlers = Mapping[signal.Signals, Any]
 
+_worker: SnapshotWorker | None = None
+"""The worker of this process, once there is one."""
+
 
 def default_name() -> str:
     """A name that no other worker has."""
@@ -60,11 +63,13 @@ def serve(settings: Settings, name: str, *, burst: bool) -> None:
     Raises WorkerNameTakenError, RedisError, also when Redis was lost on the way, and ServerError
     when RQ's worker has ended for another reason.
     """
+    global _worker  # noqa: PLW0603 - a thread of this process asks it
     use_settings(settings)
     client = connect(settings)
     where = describe(settings)
     with redis_errors(where):
         worker = SnapshotWorker(settings, client, name, LinkCaretaker(settings, client))
+        _worker = worker
         try:
             worker.work_until_stopped(burst=burst)
         except RuntimeError as error:
@@ -94,17 +99,23 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
     alive, held_by_parent = os.pipe()
     children: set[int] = set()
     numbers = itertools.count(1)
-    stopping = False
+    stopping = told_to_end = False
     code = 0
 
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def stop() -> None:
         nonlocal stopping
-        if number == signal.SIGHUP and stopping:
-            return  # a closed terminal often sends two; a second SIGTERM would kill the jobs
         stopping = True
         for pid in children:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
+
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        nonlocal told_to_end
+        is_first, told_to_end = not told_to_end, True
+        # A second SIGTERM kills the job of a child. An error may have sent the first one already,
+        # and a closed terminal often sends two SIGHUPs.
+        if not stopping or not (is_first or number == signal.SIGHUP):
+            stop()
 
     def start() -> None:
         # Held back, or a signal could come between the fork and the child's own handlers.
@@ -119,7 +130,7 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
             children.add(pid)
 
     before = {
-        number: signal.signal(number, stop)
+        number: signal.signal(number, handle)
         for number in ENDING
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
     }
@@ -137,7 +148,8 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
                 start()
             elif exit_code > 0 and not code:
                 code = exit_code
-                stop(signal.SIGTERM, None)
+                if not stopping:
+                    stop()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -167,8 +179,10 @@ def _be_child(
 def _end_with_parent(alive: int) -> None:
     """Wait for the end of the parent and send this process SIGTERM then: the job is finished first.
 
+    A worker that is ending already gets none: a second SIGTERM would kill its job.
     Runs in a thread, which is started while signals are held back: a signal that the system
     delivered to it would not wake the main thread, which may be waiting for Redis.
     """
     os.read(alive, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
+    if _worker is None or not _worker.stop_was_requested:
+        os.kill(os.getpid(), signal.SIGTERM)

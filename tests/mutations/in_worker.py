@@ -369,6 +369,13 @@ MUTATIONS = (
         ("test_children_finish_their_job_and_end_when_their_parent_is_killed",),
     ),
     Mutation(
+        "ending-workers-told-twice",
+        Promise.RUNNING_IS_LEFT,
+        _PROCESS,
+        (("_worker is None or not _worker.stop_was_requested", "True"),),
+        ("test_children_that_are_ending_finish_their_job_when_their_parent_is_killed",),
+    ),
+    Mutation(
         "nohup-overruled",
         Promise.CODES_HOLD,
         _PROCESS,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.harness import COMMAND
-from tests.proxy import Fault, Proxy, eventually
+from tests.proxy import PATIENCE, Fault, Proxy, eventually
 from tests.rows import TestLink
 from tests.snapshots import Snapshots
 from tests.swallowing import TRIGGER, dying_on_trigger
@@ -19,6 +22,8 @@ from tests.worker.running import await_waiting_worker, children_of, running, run
 from tests.worker.upstream_http import gate_at
 
 PID_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+PAST_DOUBLED = 1.2
+"""Seconds after which RQ takes a second signal for one: before, for the first one's double."""
 
 
 def may_unshare() -> bool:
@@ -79,6 +84,63 @@ def test_children_finish_their_job_and_end_when_their_parent_is_killed(
         eventually(lambda: worker.processes == [], "the end of all processes")
     assert snapshots.docora.status(link) == "synced"
     assert snapshots.docora.redis.smembers("rq:workers") == set()
+
+
+def test_children_that_are_ending_finish_their_job_when_their_parent_is_killed(
+    snapshots: Snapshots,
+) -> None:
+    link = add_link(snapshots)
+    with (
+        gate_at(snapshots.receiver, "b") as gate,
+        running(snapshots, "--concurrency", "2") as worker,
+    ):
+        gate.wait()
+        eventually(lambda: worker.log.count("Listening on") == 2, "two workers")
+        worker.signal(signal.SIGTERM)
+        eventually(lambda: worker.log.count("warm shut down requested") == 2, "the news")
+        time.sleep(PAST_DOUBLED)
+        worker.signal(signal.SIGKILL)
+        eventually(lambda: worker.process.poll() is not None, "the end of the parent")
+        time.sleep(0.3)
+        gate.release()
+        eventually(lambda: worker.processes == [], "the end of all processes")
+    assert "cold shut down" not in worker.log
+    assert snapshots.docora.status(link) == "synced"
+
+
+FAMILY = """
+import os, signal, sys, time
+from docora_ops.worker.process import serve_with_children
+
+ready, tell = os.pipe()
+
+def run(number):
+    if number == 2:
+        os.read(ready, 1)
+        return 5
+    told = []
+    signal.signal(signal.SIGTERM, lambda *_: (told.append(1), print(len(told), flush=True)))
+    os.write(tell, b"x")
+    end = time.monotonic() + 60
+    while time.monotonic() < end and len(told) < 2:
+        time.sleep(0.1)
+    return 0
+
+sys.exit(serve_with_children(2, run))
+"""
+
+
+def test_after_an_error_in_one_child_only_a_second_signal_kills_the_jobs_of_the_others() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", FAMILY], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "1\n"
+        parent.send_signal(signal.SIGTERM)
+        assert select.select([parent.stdout], [], [], 0.5)[0] == []
+        parent.send_signal(signal.SIGTERM)
+        assert parent.stdout.readline() == "2\n"
+        assert parent.wait(PATIENCE) == 5
 
 
 def test_under_nohup_workers_go_on_after_a_hang_up(snapshots: Snapshots) -> None:
