@@ -154,7 +154,7 @@ def _usage_hint(message: str) -> str:
 
 def _report(error: DocoraOpsError, *, as_json: bool) -> int:
     context = Context(None)
-    if as_json:
+    if as_json and not Context.document_has_begun:
         from docora_ops.render.documents import error as error_document
 
         context.show_document(error_document(error))
@@ -166,7 +166,7 @@ def _report(error: DocoraOpsError, *, as_json: bool) -> int:
 
 def _report_bug(error: Exception, *, as_json: bool) -> int:
     sentence = f"this is a bug in docora-ops {__version__}: {type(error).__name__}"
-    if as_json:
+    if as_json and not Context.document_has_begun:
         Context(None).show_document({"error": sentence, "code": "bug"})
     # Where it happened, but not the exception's own text nor its causes': they may hold secrets.
     sys.stderr.write("".join(traceback.format_tb(error.__traceback__)))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
@@ -30,6 +30,8 @@ class Context:
     """Lives as long as one command. Nothing is imported or connected before it is needed."""
 
     env_file: Path | None
+    document_has_begun: ClassVar[bool] = False
+    """Whether stdout has a document: a second one would make both unreadable."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -144,6 +146,7 @@ class Context:
         """Pieces of one line for a script, on stdout."""
         with finishing_first(is_all=True):
             for piece in pieces:
+                Context.document_has_begun = True
                 sys.stdout.write(piece)
             sys.stdout.write("\n")
             sys.stdout.flush()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -24,7 +26,7 @@ from tests.acceptance.runs import (
     pending,
     progress_of,
 )
-from tests.harness import Docora, finish
+from tests.harness import COMMAND, Docora, finish
 from tests.own_servers import own_redis
 from tests.proxy import PATIENCE, PUSH, Fault, Plan, Proxy, eventually
 from tests.warm import WarmProcess
@@ -289,6 +291,36 @@ def test_a_signal_does_not_cut_a_document_in_two(docora: Docora, *, insistent: b
         return
     assert result.code == 0
     assert len(json.loads(beginning + result.stdout)["data"]["links"]) == 2000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_after_the_document_adds_no_second_one(
+    docora: Docora, number: signal.Signals
+) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x")
+    os.set_blocking(writer, True)
+    with subprocess.Popen(
+        [COMMAND, "doctor", "--json"],
+        env=docora.environment(),
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        text=True,
+    ) as process:
+        os.close(writer)
+        assert process.stdout is not None
+        document = process.stdout.readline()
+        # The command writes its summary to stderr next, and waits for a reader.
+        time.sleep(0.2)
+        process.send_signal(number)
+        os.close(reader)
+        assert process.stdout.read() == ""
+        # A signal that comes while the document is being printed has no effect.
+        assert process.wait(PATIENCE) in {0, 128 + number}
+    assert "checks" in json.loads(document)["data"]
 
 
 @pytest.mark.parametrize("options", [["--json"], []], ids=["json", "table"])

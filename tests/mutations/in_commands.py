@@ -100,6 +100,13 @@ MUTATIONS = (
         ("test_usage_errors_are_one_sentence_or_one_document_and_load_no_driver",),
     ),
     Mutation(
+        "interruption-after-the-document",
+        Promise.CODES_HOLD,
+        _CONTEXT,
+        (("                Context.document_has_begun = True\n", ""),),
+        ("test_a_signal_after_the_document_adds_no_second_one",),
+    ),
+    Mutation(
         "no-document-for-usage-errors",
         Promise.CODES_HOLD,
         _APP,
