@@ -155,8 +155,8 @@ class BulkCommand:
             return exit_code_of(lost)
         if waited.only_lost_left and not interrupted:
             context.say(
-                "Nobody works on what is left: {} lost. To queue them again: docora-ops repair",
-                tables.amount(waited.running, "job is", "jobs are"),
+                "No live job for the {} left. To queue them again: docora-ops repair",
+                tables.amount(waited.running, "link"),
                 style="yellow",
             )
         elif waited.running:

@@ -21,7 +21,7 @@ _SENTENCES = {
     WaitEnd.SYNCED: "The snapshot is done.",
     WaitEnd.FAILED: "The snapshot failed again.",
     WaitEnd.GONE: "The link was removed: there is nothing to wait for.",
-    WaitEnd.LOST: "The job is lost: nobody works on the link. To mend it: docora-ops repair {}",
+    WaitEnd.LOST: "The link has no live job. To queue it again: docora-ops repair {}",
     WaitEnd.TIMEOUT: "Time ran out; the job goes on. To look at it: docora-ops show {}",
     WaitEnd.INTERRUPTED: "No longer waiting; the job goes on. To look at it: docora-ops show {}",
 }

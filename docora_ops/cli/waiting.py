@@ -81,13 +81,13 @@ def codes_of(wait: BulkWait, *, interrupted: bool) -> set[ExitCode]:
 
 
 def _telling(context: Context, link: str = "") -> Callable[[Notice, str], None]:
-    """Returns what says on stderr what a look has found; `link`: the only one, as words."""
+    """Returns a function that prints notices on stderr; `link`: the only link, in words."""
     from docora_ops.actions.watching import Notice
 
     def tell(notice: Notice, text: str) -> None:
         match notice:
             case Notice.LOST if link:
-                sentence = "the link has no live job, so nobody works on it: docora-ops repair {}"
+                sentence = "the link has no live job; to queue it again: docora-ops repair {}"
                 text = link
             case Notice.LOST:
                 sentence = "no live job for {} of the links; to queue them again: docora-ops repair"
