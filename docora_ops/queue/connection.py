@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.client import Pipeline
 from redis.connection import parse_url
 from redis.retry import Retry
 
@@ -60,6 +62,17 @@ def with_rows_locked(client: redis.Redis) -> redis.Redis:
     return redis.Redis(
         connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options)
     )
+
+
+def answers_of(pipeline: Pipeline) -> list[Any]:
+    """Runs the commands of a pipeline; returns None for each key of another type."""
+    answers = []
+    for answer in pipeline.execute(raise_on_error=False):
+        is_other = isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer)
+        if isinstance(answer, Exception) and not is_other:
+            raise answer
+        answers.append(None if is_other else answer)
+    return answers
 
 
 def _without_our_options(url: str) -> str:

@@ -15,7 +15,7 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 
 from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry
-from docora_ops.queue.connection import describe, redis_errors
+from docora_ops.queue.connection import answers_of, describe, redis_errors
 from docora_ops.queue.jobs import calls_for_link
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.queue.scripts import JobScript
@@ -159,7 +159,7 @@ class QueueSweep:
         with redis_errors(self._where), self._client.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
                 pipeline.hget(Job.key_for(job_id), "data")
-            calls = cast("list[bytes | None]", pipeline.execute())
+            calls = answers_of(pipeline)
         found = {}
         for job_id, data in zip(job_ids, calls, strict=True):
             ids = calls_for_link(data, self._function, job_id) if data else None

@@ -101,7 +101,8 @@ class ExpiredExecutions:
             )
             for member, expires_at in entries:
                 if expires_at <= now:
-                    text = member.decode(errors="surrogateescape")
+                    # What is not UTF-8 can't be told to a script: that entry is left to RQ.
+                    text = member.decode(errors="replace")
                     found = members.setdefault(text.partition(":")[0], [])
                     if text not in found:
                         found.append(text)

@@ -308,6 +308,13 @@ def test_executions_that_have_expired_are_read_once_in_a_run_and_cleaned_away(
     docora.assert_sound()
 
 
+def test_an_expired_execution_that_is_not_utf_8_stops_nothing(docora: Docora) -> None:
+    link = docora.add_link()
+    docora.redis.zadd(WIP, {link.job_id.encode() + b":\xff": 1})
+    assert docora.rooms().retry_all().counts == {Outcome.QUEUED: 1}
+    assert docora.rooms().drift().total == 0
+
+
 def test_twenty_thousand_waiting_jobs_are_all_kept_and_none_is_doubled(docora: Docora) -> None:
     docora.add_links(20_000, apps=4)
     add_jobs(docora, listed=True)
