@@ -92,7 +92,8 @@ def describe(settings: Settings) -> str:
     `connect` has accepted the URL before.
     """
     # As the client reads it: options of the URL may name the host and the database, too.
-    options = parse_url(settings.redis_url.get_secret_value())  # type: ignore[no-untyped-call]
+    url = _without_our_options(settings.redis_url.get_secret_value())
+    options = parse_url(url)  # type: ignore[no-untyped-call]
     database = options.get("db", 0)
     if "path" in options:
         return f"{options['path']}, database {database}"
