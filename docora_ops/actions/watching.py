@@ -28,7 +28,7 @@ _CLEAN_UP = 60
 
 
 class Notice(Enum):
-    """What a look finds that somebody should do something about."""
+    """A problem that a look has found, or the end of one."""
 
     LOST = auto()
     NO_WORKER = auto()
@@ -51,7 +51,7 @@ class JobWatch:
     grace: float
     on_notice: Callable[[Notice, str], None] = lambda _notice, _text: None
     counts: JobCounts = field(default_factory=JobCounts)
-    """What the last look has shown."""
+    """Where the jobs stood at the last look."""
     had_workers: bool = False
     """A worker has listened on the queue. Until then, it is no news that none does."""
     _next_look: float = 0

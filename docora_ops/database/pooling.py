@@ -22,15 +22,16 @@ _TRIES = 5
 
 
 class Pooling(StrEnum):
-    """What a connection has to itself for as long as it lasts."""
+    """How a proxy, if there is one, shares the sessions of Postgres among its clients."""
 
     NONE = "none"
-    """A session of Postgres, without a proxy in between."""
+    """No proxy: each connection is a session of Postgres."""
     SESSIONS = "sessions"
+    """One session for as long as the connection lasts."""
     TRANSACTIONS = "transactions"
     """Another session for each transaction."""
     UNDECIDED = "undecided"
-    """Two connections at once were not to be had."""
+    """Two connections could not be opened at once."""
 
 
 def session_id(database: Database) -> int:

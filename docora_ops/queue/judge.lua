@@ -2,10 +2,10 @@
 -- script that looks at jobs begins with this, so that there is one rule.
 --
 -- ARGV[1]  what to do: links.lua and sweep.lua tell
--- ARGV[2]  JSON: names of keys, and where the caller has read the queue's list: `cutoff`; `walks`, how
---          often the script may still walk over the list for ids that were not in it then;
---          `expired_at`, the moment at which it
---          has read the expired executions of the queue, and `expired`, those of these jobs
+-- ARGV[2]  JSON: names of keys. Where the caller has read the queue's list also `cutoff`, and
+--          `walks`, how often the script may still walk over the list for ids that were not in it
+--          then. Where the caller has read the expired executions of the queue also `expired_at`,
+--          the moment of that, and `expired`, the executions of these jobs
 --
 -- hint  index at which an id stood when the caller read the queue's list;
 --       -1: it was not in that list; -2: the list has not been read; -3: it stood there twice

@@ -111,7 +111,7 @@ class ExpiredExecutions:
             last -= _CHUNK - _OVERLAP
 
     def config(self, job_ids: Iterable[str]) -> dict[str, object]:
-        """What a script about these jobs is to be told."""
+        """Returns what a script needs to know of the expired executions of these jobs."""
         found = {job_id: self._members[job_id] for job_id in job_ids if job_id in self._members}
         return {"expired_at": self._read_at, "expired": found}
 
