@@ -50,7 +50,8 @@ def find_pooling(settings: Settings) -> Pooling:
     with closing(Database(hurried)) as first, closing(Database(hurried)) as second:
         try:
             seen = {session_id(first)}
-            is_direct = seen == {first.session_id_of_driver}
+            as_told = first.session_id_of_driver
+            is_direct = seen == {as_told}
             for _ in range(_TRIES):
                 seen.add(session_id(first))
                 with second.transaction():
@@ -58,7 +59,9 @@ def find_pooling(settings: Settings) -> Pooling:
                     if not is_shared:
                         # Were it shared, a pool of one session would not answer this.
                         seen.add(session_id(first))
-                if is_shared or len(seen) > 1:
+                # Postgres may have ended the first session since it was idle.
+                is_new_connection = first.session_id_of_driver != as_told
+                if is_shared or (len(seen) > 1 and not is_new_connection):
                     return Pooling.TRANSACTIONS
         except PoolingError:
             raise
