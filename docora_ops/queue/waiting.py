@@ -92,7 +92,8 @@ class ExpiredExecutions:
         Executions that end meanwhile move those before them by some places.
         """
         now = client.time()[0]
-        members: dict[str, list[str]] = {}
+        # Without values: each member once, in order, though all of them may be of one job.
+        members: dict[str, dict[str, None]] = {}
         last = -1
         while True:
             entries = cast(
@@ -103,11 +104,9 @@ class ExpiredExecutions:
                 if expires_at <= now:
                     # What is not UTF-8 can't be told to a script: that entry is left to RQ.
                     text = member.decode(errors="replace")
-                    found = members.setdefault(text.partition(":")[0], [])
-                    if text not in found:
-                        found.append(text)
+                    members.setdefault(text.partition(":")[0], {})[text] = None
             if len(entries) < _CHUNK:
-                return cls(now, members)
+                return cls(now, {job_id: list(found) for job_id, found in members.items()})
             last -= _CHUNK - _OVERLAP
 
     def config(self, job_ids: Iterable[str]) -> dict[str, object]:
