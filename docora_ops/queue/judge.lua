@@ -71,10 +71,14 @@ end
 -- All executions of the job, expired ones too: those that the caller has read and those since,
 -- otherwise all that stand in the registry.
 local all_by_queue = {}
+local known = {} -- by job id: a registry may name one job thousands of times
 local function executions_of(queue, id)
   if not config.expired or queue ~= config.queue then
     all_by_queue[queue] = all_by_queue[queue] or executions_after(queue, -math.huge)
     return all_by_queue[queue][id] or {}
+  end
+  if known[id] then
+    return known[id]
   end
   local found = {unpack(recent_executions_of(queue, id))}
   for _, member in ipairs(config.expired[id] or {}) do
@@ -83,6 +87,7 @@ local function executions_of(queue, id)
       table.insert(found, {member, execution_id_of(member), false})
     end
   end
+  known[id] = found
   return found
 end
 

@@ -115,9 +115,15 @@ class QueueSweep:
         Where others push and remove meanwhile, an id may come twice or not at all.
         """
         start = 0
+        seen: set[str] = set()
         while ids := self._page(place, start):
             start += len(ids)
-            yield [job_id.decode(errors="replace") for job_id in ids]
+            job_ids = [job_id.decode(errors="replace") for job_id in ids]
+            if place is Place.WIP:
+                # An entry for each execution: thousands may be of one job.
+                job_ids = [job_id for job_id in dict.fromkeys(job_ids) if job_id not in seen]
+                seen.update(job_ids)
+            yield job_ids
 
     def check(self, place: Place, job_ids: Sequence[str], *, exact: bool) -> list[Entry]:
         """What the entries of these ids in this place say; writes nothing.

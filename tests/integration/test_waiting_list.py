@@ -317,8 +317,9 @@ def test_a_hundred_thousand_expired_executions_of_one_job_take_no_long_time(
         numbers = range(start, start + 10_000)
         docora.redis.zadd(WIP, {f"{link.job_id}:{number}": 1 + number for number in numbers})
     began = time.monotonic()
+    docora.rooms().drift()
     assert docora.rooms().retry_all().counts == {Outcome.REPLACED_STALE: 1}
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     assert docora.redis.zcard(WIP) == 0
 
 
