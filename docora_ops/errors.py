@@ -96,7 +96,7 @@ class PostgresError(ServerError):
 
 
 class PoolingError(PostgresError):
-    """A proxy in front of Postgres pools statements, or what workers need to themselves."""
+    """A proxy in front of Postgres pools statements, or the sessions that workers need."""
 
     code = "postgres_pooling"
 

@@ -226,7 +226,7 @@ class LinkDetails:
 
 
 class BullmqQueue(StrEnum):
-    """What is seen of Docora's own queue, which BullMQ keeps."""
+    """The state of Docora's own queue, which BullMQ keeps."""
 
     UNUSED = "unused"
     LEFT_JOBS = "left_jobs"
@@ -237,7 +237,7 @@ class BullmqQueue(StrEnum):
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What else is at work on links."""
+    """The workers of the RQ queue, and the state of the BullMQ queue."""
 
     workers: int
     """Live workers that listen on the queue."""

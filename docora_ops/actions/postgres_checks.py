@@ -39,7 +39,7 @@ def check_server(server: PostgresServer) -> list[Check]:
 
 
 def check_pooling(pooling: Pooling) -> Check:
-    """What is in between, and what works there."""
+    """Tells whether a proxy pools connections, and what works behind it."""
     match pooling:
         case Pooling.TRANSACTIONS:
             return Check(
@@ -52,7 +52,7 @@ def check_pooling(pooling: Pooling) -> Check:
             return Check(
                 CheckName.POSTGRES_POOLING,
                 CheckState.WARNING,
-                "unknown: two further connections at once were not to be had",
+                "unknown: two more connections could not be opened at once",
                 "allow the role, and the proxy's pool, more connections: a bulk operation uses "
                 "two at once",
             )

@@ -99,7 +99,7 @@ class _Change:
     front: bool = False
     reset_circuit: bool = False
     run: str = field(default_factory=new_operation_id)
-    """What both entries in the audit trail have in common."""
+    """Joins the two entries of one change in the audit trail."""
 
     def make(self) -> LinkResult:
         """Make the change, and tell the audit trail what is certain only after the commit."""

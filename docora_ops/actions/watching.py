@@ -28,7 +28,7 @@ _CLEAN_UP = 60
 
 
 class Notice(Enum):
-    """What a look finds that somebody should do something about."""
+    """A problem that a look has found, or the end of one."""
 
     LOST = auto()
     NO_WORKER = auto()
@@ -51,13 +51,15 @@ class JobWatch:
     grace: float
     on_notice: Callable[[Notice, str], None] = lambda _notice, _text: None
     counts: JobCounts = field(default_factory=JobCounts)
-    """What the last look has shown."""
+    """Where the jobs stood at the last look."""
+    had_workers: bool = False
+    """A worker has listened on the queue. Until then, it is no news that none does."""
     _next_look: float = 0
     _suspects: dict[str, tuple[float, str]] = field(default_factory=dict)
     """By job id, when it was first seen without a live job, and the evidence of a doubtful one."""
     _cleaned_up_at: float = 0
     """When the last lost link that a worker may still queue again is given up."""
-    _workers: int | None = None
+    _workers: int = 0
     _said: set[Notice] = field(default_factory=set)
 
     def look(self, ids: bytes, *, at_once: bool = False) -> bool:
@@ -127,13 +129,12 @@ class JobWatch:
             answers = self.queue.look(job_ids, waiting=waiting) if links else []
             held = held_job_ids(self.database, job_ids)
             for link, answer in zip(links, answers, strict=True):
-                yield answer, link.status or "", link.job_id in held
+                yield answer, link.status, link.job_id in held
 
     def _look_at_workers(self) -> None:
-        workers = self.queue.count_workers()
-        # That none listened at the start has been said.
-        self._say_while(Notice.NO_WORKER, self._workers is not None and not workers)
-        self._workers = workers
+        self._workers = self.queue.count_workers()
+        self.had_workers |= self._workers > 0
+        self._say_while(Notice.NO_WORKER, self.had_workers and not self._workers)
         self._say_while(Notice.SUSPENDED, self.queue.is_suspended())
 
     def _say_while(self, notice: Notice, holds: bool, text: str = "") -> None:

@@ -111,6 +111,7 @@ def _begin(context: Context, wait: Wait, following: Following, workers: int) -> 
     from docora_ops.render.tables import amount
 
     context.collect_garbage()
+    following.watch.had_workers = workers > 0
     if not may_animate(sys.stderr):
         context.say(
             "Waiting for {}{}.",

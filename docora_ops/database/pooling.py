@@ -22,15 +22,16 @@ _TRIES = 5
 
 
 class Pooling(StrEnum):
-    """What a connection has to itself for as long as it lasts."""
+    """How a proxy, if there is one, shares the sessions of Postgres among its clients."""
 
     NONE = "none"
-    """A session of Postgres, without a proxy in between."""
+    """No proxy: each connection is a session of Postgres."""
     SESSIONS = "sessions"
+    """One session for as long as the connection lasts."""
     TRANSACTIONS = "transactions"
     """Another session for each transaction."""
     UNDECIDED = "undecided"
-    """Two connections at once were not to be had."""
+    """Two connections could not be opened at once."""
 
 
 def session_id(database: Database) -> int:
@@ -49,7 +50,8 @@ def find_pooling(settings: Settings) -> Pooling:
     with closing(Database(hurried)) as first, closing(Database(hurried)) as second:
         try:
             seen = {session_id(first)}
-            is_direct = seen == {first.session_id_of_driver}
+            as_told = first.session_id_of_driver
+            is_direct = seen == {as_told}
             for _ in range(_TRIES):
                 seen.add(session_id(first))
                 with second.transaction():
@@ -57,7 +59,9 @@ def find_pooling(settings: Settings) -> Pooling:
                     if not is_shared:
                         # Were it shared, a pool of one session would not answer this.
                         seen.add(session_id(first))
-                if is_shared or len(seen) > 1:
+                # Postgres may have ended the first session since it was idle.
+                is_new_connection = first.session_id_of_driver != as_told
+                if is_shared or (len(seen) > 1 and not is_new_connection):
                     return Pooling.TRANSACTIONS
         except PoolingError:
             raise

@@ -201,7 +201,7 @@ def begin_scan(session: Session, app_id: str, repository_id: str) -> Link | Refu
 
 
 def keeps_link(session: Session, ref: LinkRef, session_id: int) -> bool:
-    """Whether this is the session `session_id` still, and has the link that it took."""
+    """Returns whether the session is still `session_id` and still holds the link's lock."""
     values = {"job_id": ref.job_id, "session_id": session_id}
     return session.row(KEEPS_LINK, values) == (True,)
 

@@ -20,7 +20,7 @@ WHERE l.id IS NULL OR l.status IN ('synced', 'failed')
 """
 
 
-# Those that are synced or gone have no job to look at.
+# A link that is synced or gone needs no look at its job.
 READ_UNFINISHED = """
 SELECT l.status, l.app_id, l.repository_id
 FROM app_repositories l WHERE l.id = ANY (%(ids)s::uuid[]) AND l.status <> 'synced'
@@ -54,7 +54,7 @@ def read_verdicts(database: Database, ids: bytes) -> Sequence[Verdict]:
 
 
 @dataclass(frozen=True, slots=True)
-class Unfinished:
+class FollowedLink:
     """A link that is followed and not in sync."""
 
     status: str
@@ -67,9 +67,9 @@ class Unfinished:
         return f"{self.app_id}-{self.repository_id}"
 
 
-def read_unfinished(database: Database, ids: bytes) -> list[Unfinished]:
-    """Returns those of these links, given as the bytes of their ids, that are not in sync."""
-    return [Unfinished(*row) for row in database.rows(READ_UNFINISHED, _ids(ids))]
+def read_unfinished(database: Database, ids: bytes) -> list[FollowedLink]:
+    """Returns the links that are not in sync, of those with these row ids."""
+    return [FollowedLink(*row) for row in database.rows(READ_UNFINISHED, _ids(ids))]
 
 
 def _ids(ids: bytes) -> dict[str, object]:

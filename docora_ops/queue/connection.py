@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.client import Pipeline
 from redis.connection import parse_url
 from redis.retry import Retry
 
@@ -62,6 +64,17 @@ def with_rows_locked(client: redis.Redis) -> redis.Redis:
     )
 
 
+def answers_of(pipeline: Pipeline) -> list[Any]:
+    """Runs the commands of a pipeline; returns None for each key of another type."""
+    answers = []
+    for answer in pipeline.execute(raise_on_error=False):
+        is_other = isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer)
+        if isinstance(answer, Exception) and not is_other:
+            raise answer
+        answers.append(None if is_other else answer)
+    return answers
+
+
 def _without_our_options(url: str) -> str:
     """The URL without what the client would read there and this tool decides for itself."""
     parts = urlsplit(url)
@@ -79,7 +92,8 @@ def describe(settings: Settings) -> str:
     `connect` has accepted the URL before.
     """
     # As the client reads it: options of the URL may name the host and the database, too.
-    options = parse_url(settings.redis_url.get_secret_value())  # type: ignore[no-untyped-call]
+    url = _without_our_options(settings.redis_url.get_secret_value())
+    options = parse_url(url)  # type: ignore[no-untyped-call]
     database = options.get("db", 0)
     if "path" in options:
         return f"{options['path']}, database {database}"

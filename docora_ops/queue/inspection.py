@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import ResponseError
 from rq import Queue
 from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE, ExecutionRegistry
@@ -28,7 +27,7 @@ from rq.utils import utcparse
 from rq.worker import Worker as RQWorker
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from docora_ops.queue.connection import describe, redis_errors
+from docora_ops.queue.connection import answers_of, describe, redis_errors
 from docora_ops.queue.jobs import call_of, traceback_of
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.settings import Settings
@@ -267,7 +266,7 @@ class QueueReader:
         key = Result.get_key(job_id)  # type: ignore[no-untyped-call]
         pipeline = self._pipeline()
         pipeline.xrevrange(key, count=_MOST_RESULTS)
-        [entries] = self._answers(pipeline)
+        [entries] = answers_of(pipeline)
         for entry_id, fields in entries or ():
             text = traceback_of(fields.get(b"exc_string") or b"")
             if text:
@@ -282,18 +281,7 @@ class QueueReader:
         pipeline = self._pipeline()
         for key in keys:
             pipeline.hmget(key, list(fields))
-        return [row or [None] * len(fields) for row in self._answers(pipeline)]
-
-    @staticmethod
-    def _answers(pipeline: Pipeline) -> list[Any]:
-        """The answers to what was asked; None where a key is something else."""
-        answers = []
-        for answer in pipeline.execute(raise_on_error=False):
-            is_other = isinstance(answer, ResponseError) and "WRONGTYPE" in str(answer)
-            if isinstance(answer, Exception) and not is_other:
-                raise answer
-            answers.append(None if is_other else answer)
-        return answers
+        return [row or [None] * len(fields) for row in answers_of(pipeline)]
 
     def _pipeline(self) -> Pipeline:
         return self._client.pipeline(transaction=False)

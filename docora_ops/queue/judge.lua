@@ -2,10 +2,10 @@
 -- script that looks at jobs begins with this, so that there is one rule.
 --
 -- ARGV[1]  what to do: links.lua and sweep.lua tell
--- ARGV[2]  JSON: names of keys, and where the caller has read the queue's list: `cutoff`; `walks`, how
---          often the script may still walk over the list for ids that were not in it then;
---          `expired_at`, the moment at which it
---          has read the expired executions of the queue, and `expired`, those of these jobs
+-- ARGV[2]  JSON: names of keys. Where the caller has read the queue's list also `cutoff`, and
+--          `walks`, how often the script may still walk over the list for ids that were not in it
+--          then. Where the caller has read the expired executions of the queue also `expired_at`,
+--          the moment of that, and `expired`, the executions of these jobs
 --
 -- hint  index at which an id stood when the caller read the queue's list;
 --       -1: it was not in that list; -2: the list has not been read; -3: it stood there twice
@@ -71,10 +71,14 @@ end
 -- All executions of the job, expired ones too: those that the caller has read and those since,
 -- otherwise all that stand in the registry.
 local all_by_queue = {}
+local known = {} -- by job id: a registry may name one job thousands of times
 local function executions_of(queue, id)
   if not config.expired or queue ~= config.queue then
     all_by_queue[queue] = all_by_queue[queue] or executions_after(queue, -math.huge)
     return all_by_queue[queue][id] or {}
+  end
+  if known[id] then
+    return known[id]
   end
   local found = {unpack(recent_executions_of(queue, id))}
   for _, member in ipairs(config.expired[id] or {}) do
@@ -83,6 +87,7 @@ local function executions_of(queue, id)
       table.insert(found, {member, execution_id_of(member), false})
     end
   end
+  known[id] = found
   return found
 end
 

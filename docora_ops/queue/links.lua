@@ -2,16 +2,17 @@
 -- come between the look and the push. judge.lua comes before this.
 --
 -- ARGV[1]  "look" (writes nothing) or "push"
--- ARGV[2]  JSON: what judge.lua needs, `front`, `detailed`, and for a push the constant `fields`, and
---          `audit`, if an entry of the audit trail is to be written: which one by the first answer
---          that has one
+-- ARGV[2]  JSON: what judge.lua needs, `front`, `detailed`, and for a push the constant `fields`,
+--          and `audit`, if an entry of the audit trail is to be written: which one by the first
+--          answer that has one
 -- then per link, look: id, hint; push: id, hint, seen, data, description
 --   data  empty: only confirm a live job, never push
 --
 -- Returns one answer per link: none, waiting, running, doubtful:ENQUEUED_AT (nothing was done),
 -- queued, replaced, or unreadable:REASON; to a detailed look also stale: none, but there are
--- traces of a dead job. A look adds :delayed to waiting, and :ENQUEUED_AT to none and stale where the
--- job may have been queued since the list was read. The last answer says how many of `walks` are spent.
+-- traces of a dead job. A look adds :delayed to a waiting job that is in no list, and :ENQUEUED_AT
+-- to none and stale where the job may have been queued since the list was read. The last answer
+-- says how many of `walks` are spent.
 
 if pushing then
   -- Refused when Redis is out of memory or read-only: before anything is removed.

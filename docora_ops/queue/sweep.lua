@@ -10,8 +10,8 @@
 --
 -- Returns one answer per id. check: absent, running, ok, gone (the entry is there, its job is not),
 -- contradicts:STATUS (the job is in a state that does not belong there), and of the list also
--- elsewhere (the job is of another queue), twice, scheduled (it stands there too). mend: removed, absent (there is nothing to remove any
--- more), running, or unreadable:REASON.
+-- elsewhere (the job is of another queue), twice, scheduled (it stands there too). mend: removed,
+-- absent (there is nothing to remove any more), running, or unreadable:REASON.
 
 local mending = ARGV[1] == 'mend'
 

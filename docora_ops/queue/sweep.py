@@ -15,7 +15,7 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 
 from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry
-from docora_ops.queue.connection import describe, redis_errors
+from docora_ops.queue.connection import answers_of, describe, redis_errors
 from docora_ops.queue.jobs import calls_for_link
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.queue.scripts import JobScript
@@ -115,9 +115,15 @@ class QueueSweep:
         Where others push and remove meanwhile, an id may come twice or not at all.
         """
         start = 0
+        seen: set[str] = set()
         while ids := self._page(place, start):
             start += len(ids)
-            yield [job_id.decode(errors="replace") for job_id in ids]
+            job_ids = [job_id.decode(errors="replace") for job_id in ids]
+            if place is Place.WIP:
+                # An entry for each execution: thousands may be of one job.
+                job_ids = [job_id for job_id in dict.fromkeys(job_ids) if job_id not in seen]
+                seen.update(job_ids)
+            yield job_ids
 
     def check(self, place: Place, job_ids: Sequence[str], *, exact: bool) -> list[Entry]:
         """What the entries of these ids in this place say; writes nothing.
@@ -159,7 +165,7 @@ class QueueSweep:
         with redis_errors(self._where), self._client.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
                 pipeline.hget(Job.key_for(job_id), "data")
-            calls = cast("list[bytes | None]", pipeline.execute())
+            calls = answers_of(pipeline)
         found = {}
         for job_id, data in zip(job_ids, calls, strict=True):
             ids = calls_for_link(data, self._function, job_id) if data else None

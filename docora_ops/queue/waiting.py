@@ -92,7 +92,8 @@ class ExpiredExecutions:
         Executions that end meanwhile move those before them by some places.
         """
         now = client.time()[0]
-        members: dict[str, list[str]] = {}
+        # Without values: each member once, in order, though all of them may be of one job.
+        members: dict[str, dict[str, None]] = {}
         last = -1
         while True:
             entries = cast(
@@ -101,16 +102,15 @@ class ExpiredExecutions:
             )
             for member, expires_at in entries:
                 if expires_at <= now:
-                    text = member.decode(errors="surrogateescape")
-                    found = members.setdefault(text.partition(":")[0], [])
-                    if text not in found:
-                        found.append(text)
+                    # What is not UTF-8 can't be told to a script: that entry is left to RQ.
+                    text = member.decode(errors="replace")
+                    members.setdefault(text.partition(":")[0], {})[text] = None
             if len(entries) < _CHUNK:
-                return cls(now, members)
+                return cls(now, {job_id: list(found) for job_id, found in members.items()})
             last -= _CHUNK - _OVERLAP
 
     def config(self, job_ids: Iterable[str]) -> dict[str, object]:
-        """What a script about these jobs is to be told."""
+        """Returns what a script needs to know of the expired executions of these jobs."""
         found = {job_id: self._members[job_id] for job_id in job_ids if job_id in self._members}
         return {"expired_at": self._read_at, "expired": found}
 

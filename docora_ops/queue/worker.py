@@ -432,7 +432,7 @@ class _StartedJobs(StartedJobRegistry):
     def add_execution(
         self, execution: Execution, pipeline: Pipeline, ttl: int = 0, xx: bool = False
     ) -> int:
-        """Does what RQ does."""
+        """Adds or renews an execution; it expires `ttl` seconds from now by Redis's clock."""
         if ttl < 0:
             return super().add_execution(execution, pipeline, ttl, xx)
         expires_at = time.time() - self.clock_ahead + ttl

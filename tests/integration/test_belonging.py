@@ -55,3 +55,16 @@ def test_no_link_at_all_or_fewer_than_half_of_ten_jobs_tell(
     jobs: int, without_link: int, is_plausible: bool
 ) -> None:
     assert Belonging(jobs, without_link).is_plausible is is_plausible
+
+
+def test_a_key_that_holds_no_job_is_no_job(docora: Docora) -> None:
+    """One such key must not keep doctor and repair from their work."""
+    gone = docora.add_link()
+    docora.enqueue(gone.job_id)
+    docora.delete_link(gone)
+    docora.redis.delete(f"rq:job:{gone.job_id}")
+    docora.redis.set(f"rq:job:{gone.job_id}", "not a job")
+    here = docora.add_link()
+    docora.enqueue(here.job_id)
+    rooms = docora.rooms()
+    assert count_jobs_with_links(rooms.database, rooms.queue) == Belonging(1, without_link=0)

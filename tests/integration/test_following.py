@@ -10,6 +10,7 @@ import pytest
 
 from docora_ops.actions import following
 from docora_ops.actions.following import Following, wait_for_one
+from docora_ops.actions.watching import Notice
 from docora_ops.models import BulkWait, Outcome, WaitEnd
 from docora_ops.queue import Answer
 from tests.harness import Docora
@@ -169,6 +170,26 @@ def test_a_link_without_a_live_job_is_lost_after_some_time(docora: Docora) -> No
     assert (look(), watch.is_hopeless) == (1, True)
     docora.hold_lock(link.job_id)
     assert (look(), look(), watch.counts.running) == (0, 0, 1)
+
+
+def test_a_worker_is_only_missed_after_one_has_listened(docora: Docora) -> None:
+    link, rooms = docora.add_link("pending_snapshot"), docora.rooms()
+    docora.enqueue(link.job_id)
+    watch = follow(rooms, link).watch
+    notices: list[Notice] = []
+    watch.on_notice = lambda notice, _: notices.append(notice)
+
+    def look() -> list[Notice]:
+        watch.look(UUID(rooms.ref(link).id).bytes, at_once=True)
+        return notices
+
+    assert (look(), look()) == ([], [])
+    for _ in range(2):
+        docora.add_worker()
+        look()
+        docora.redis.delete("rq:worker:worker-1")
+        look()
+    assert (look(), look()) == ([Notice.NO_WORKER] * 2,) * 2
 
 
 @pytest.mark.parametrize("begins", [True, False])

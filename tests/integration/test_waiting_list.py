@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from itertools import takewhile
@@ -306,6 +307,27 @@ def test_executions_that_have_expired_are_read_once_in_a_run_and_cleaned_away(
     assert ("lua", "-500", "-1") in ranges
     assert {start for kind, start, _ in ranges if kind == "lua"} == {"-500"}
     docora.assert_sound()
+
+
+def test_a_hundred_thousand_expired_executions_of_one_job_take_no_long_time(
+    docora: Docora,
+) -> None:
+    link = docora.add_link()
+    for start in range(0, 100_000, 10_000):
+        numbers = range(start, start + 10_000)
+        docora.redis.zadd(WIP, {f"{link.job_id}:{number}": 1 + number for number in numbers})
+    began = time.monotonic()
+    docora.rooms().drift()
+    assert docora.rooms().retry_all().counts == {Outcome.REPLACED_STALE: 1}
+    assert time.monotonic() - began < 20
+    assert docora.redis.zcard(WIP) == 0
+
+
+def test_an_expired_execution_that_is_not_utf_8_stops_nothing(docora: Docora) -> None:
+    link = docora.add_link()
+    docora.redis.zadd(WIP, {link.job_id.encode() + b":\xff": 1})
+    assert docora.rooms().retry_all().counts == {Outcome.QUEUED: 1}
+    assert docora.rooms().drift().total == 0
 
 
 def test_twenty_thousand_waiting_jobs_are_all_kept_and_none_is_doubled(docora: Docora) -> None:

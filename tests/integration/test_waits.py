@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,9 @@ from rq.job import JobStatus
 from docora_ops.actions.drift import find_drift
 from docora_ops.actions.repair import Repair
 from docora_ops.actions.single import SECOND_LOOK_DELAY
+from docora_ops.database import Database
+from docora_ops.database.connection import Connection
+from docora_ops.database.pooling import Pooling, find_pooling
 from docora_ops.models import JobState, Outcome
 from docora_ops.queue import connect
 from tests.harness import Docora
@@ -122,6 +126,25 @@ def test_a_command_outlives_a_limit_of_the_database_for_idle_sessions(docora: Do
         ref = rooms.ref(link)
         eventually(lambda: not _sessions(docora), "the end of an idle session")
         assert rooms.ref(link) == ref
+    finally:
+        docora.connection.execute(f"ALTER DATABASE {name} RESET ALL".encode())
+
+
+def test_a_session_that_was_ended_while_idle_is_no_sign_of_a_pool(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_at_once = Database._open
+
+    def open_slowly(database: Database) -> Connection:
+        time.sleep(0.2)  # while the first of two connections is idle
+        return open_at_once(database)
+
+    docora.connection.execute("SET idle_session_timeout = 0")
+    name = docora.connection.info.dbname
+    docora.connection.execute(f"ALTER DATABASE {name} SET idle_session_timeout = '100ms'".encode())
+    monkeypatch.setattr(Database, "_open", open_slowly)
+    try:
+        assert find_pooling(docora.rooms().settings) is Pooling.NONE
     finally:
         docora.connection.execute(f"ALTER DATABASE {name} RESET ALL".encode())
 

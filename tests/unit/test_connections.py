@@ -86,6 +86,7 @@ def test_a_database_url_that_only_the_driver_refuses_is_a_matter_of_configuratio
         ("redis://:hunter2@[::1]", "[::1]:6379/0"),
         ("unix:///run/redis.sock?password=hunter2", "/run/redis.sock, database 0"),
         ("unix://docora:hunter2@/run/redis.sock?db=2", "/run/redis.sock, database 2"),
+        ("redis://redis.example/2?protocol=x", "redis.example:6379/2"),
     ],
 )
 def test_a_redis_is_named_by_host_and_number_only(url: str, text: str) -> None:
