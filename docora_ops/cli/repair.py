@@ -64,8 +64,7 @@ def repair(
     require_text("REPO", repo)
     require_reason(reason)
     terminal = terminal_to_ask(skip=yes or dry_run)
-    found = _new_repair(context, app, repo, reason)
-    found.remove_unknown_jobs = remove_unknown_jobs
+    found = _new_repair(context, app, repo, reason, remove_unknown_jobs=remove_unknown_jobs)
     context.collect_garbage()
     result = found.find()
     if dry_run:
@@ -77,21 +76,32 @@ def repair(
     return _run(context, found, as_json=as_json)
 
 
-def _new_repair(context: Context, app: str | None, repo: str | None, reason: str | None) -> Repair:
+def _new_repair(
+    context: Context,
+    app: str | None,
+    repo: str | None,
+    reason: str | None,
+    *,
+    remove_unknown_jobs: bool,
+) -> Repair:
     from docora_ops.actions.lookup import resolve_app, resolve_link
     from docora_ops.actions.repair import Repair
     from docora_ops.actions.surroundings import look_around
 
     repair = Repair(context.database, context.queue, context.store, context.settings.drift_grace)
-    repair.note = change_note("repair", reason)
+    repair.remove_unknown_jobs = remove_unknown_jobs
+    options = {"remove_unknown_jobs": remove_unknown_jobs}
+    repair.note = change_note("repair", reason, **options)
     if app is not None and repo is not None:
         link = resolve_link(context.database, app, repo)
         repair.ref, repair.app_id = link.ref, link.ref.app_id
-        repair.note = link_note("repair", reason, link)
+        repair.note = link_note("repair", reason, link, **options)
     elif app is not None:
         found = resolve_app(context.database, app)
         repair.app_id = found.app_id
-        repair.note = change_note("repair", reason, app_id=found.app_id, app_name=found.app_name)
+        repair.note = change_note(
+            "repair", reason, app_id=found.app_id, app_name=found.app_name, **options
+        )
     context.say("{}: looking for drift.", context.servers)
     context.warn(look_around(context.queue))
     repair.before_second_look = lambda suspects: context.say(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import termios
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from docora_ops.errors import CommandInterruptedError, UsageError
+from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,18 +38,33 @@ class Terminal:
     def ask(self, question: str, *above: RenderableType, **values: object) -> None:
         """Print `above` and the question, whose braces `values` fill, and read the answer.
 
-        Raises CommandInterruptedError unless the answer is yes, and UsageError in a background job.
+        Raises CommandInterruptedError unless the answer is yes, HungUpError if the terminal is
+        closed meanwhile, and UsageError in a background job.
         """
         from docora_ops.render.text import inert
 
         shown = question.format_map({name: inert(value) for name, value in values.items()})
         answer = b""
-        with suppress(OSError):  # the terminal has gone
+        with suppress(OSError, termios.error):  # the terminal has gone
             self.require_foreground()
+            # A key that was pressed before the question appeared is no answer to it.
+            termios.tcflush(self._reader, termios.TCIFLUSH)
             self._print(shown, *above)
             answer = self._read_line()
+            if not answer:
+                os.write(self._writer, b"\n")
+        if not answer and self._has_gone() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            # The end of the input may come before the signal.
+            raise HungUpError("hung up (SIGHUP)")
         if answer.strip().lower() not in _YES:
             raise CommandInterruptedError("nothing was changed")
+
+    def _has_gone(self) -> bool:
+        try:
+            termios.tcgetattr(self._reader)
+        except (OSError, termios.error):
+            return True
+        return False
 
     def _print(self, question: str, *above: RenderableType) -> None:
         from docora_ops.render.console import make_console

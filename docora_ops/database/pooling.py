@@ -76,5 +76,5 @@ def require_session(settings: Settings) -> None:
         raise PoolingError(
             "DATABASE_URL leads to a proxy that pools transactions, and a worker needs sessions "
             "of Postgres to itself",
-            hint=f"{SESSIONS_FOR_WORKERS}; all other commands work as it is",
+            hint=f"{SESSIONS_FOR_WORKERS}; all other commands work behind this proxy",
         )

@@ -9,11 +9,10 @@ from tempfile import TemporaryDirectory
 from tests.chaos.driver import SMALL, driver
 
 
-def test_two_small_rounds() -> None:
+def test_a_small_round() -> None:
     seed = SystemRandom().randrange(1_000_000)
     with TemporaryDirectory(prefix="docora-ops-chaos-", ignore_cleanup_errors=True) as folder:
         directory = Path(folder)
         directory.chmod(0o755)
         with driver(seed, SMALL, directory) as chaos:
             chaos.play(1)
-            chaos.play(2)

@@ -46,7 +46,7 @@ from tests.proxy import COMMIT, PUSH, Fault
 from tests.rows import TestLink
 
 IN_SUITE = settings(
-    max_examples=15,
+    max_examples=10,
     stateful_step_count=25,
     deadline=None,
     derandomize=False,  # each run is to find something new
