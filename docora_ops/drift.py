@@ -66,7 +66,7 @@ _JOBS_THAT_TELL = 10
 
 @dataclass(frozen=True, slots=True)
 class Belonging:
-    """How many jobs of the queue were made for links, and how many of these links do not exist."""
+    """Counts the jobs that were made for links, and the ones whose link does not exist."""
 
     jobs: int
     without_link: int

@@ -60,7 +60,7 @@ class Following:
     _failures: list[LinkFailure] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
     watch: JobWatch = field(init=False)
-    """Where the jobs stand, and who is at work."""
+    """Counts the jobs by state, and notices missing workers."""
 
     def __post_init__(self) -> None:
         self.watch = JobWatch(self.database, self.queue, self.stop, self.grace)

@@ -22,7 +22,7 @@ _AT_ONCE = 500
 _FEW = 100
 """So many ids are looked for one by one in the waiting list; for more it is read once."""
 _REST = 10
-"""How many times longer than a look the time between two looks is, at least."""
+"""The pause between two looks lasts at least this many times as long as a look."""
 _CLEAN_UP = 60
 """Seconds in which a worker that listens has queued the links of a killed one again."""
 
@@ -51,7 +51,7 @@ class JobWatch:
     grace: float
     on_notice: Callable[[Notice, str], None] = lambda _notice, _text: None
     counts: JobCounts = field(default_factory=JobCounts)
-    """Where the jobs stood at the last look."""
+    """Jobs by state, as the last look found them."""
     had_workers: bool = False
     """A worker has listened on the queue. Until then, it is no news that none does."""
     _next_look: float = 0
@@ -95,7 +95,7 @@ class JobWatch:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether no worker is going to queue the lost links again."""
+        """Returns whether no worker will queue the lost links again."""
         return not self._workers or time.monotonic() >= self._cleaned_up_at
 
     def _count(self, ids: bytes, now: float) -> JobCounts:

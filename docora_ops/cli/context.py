@@ -31,7 +31,7 @@ class Context:
 
     env_file: Path | None
     document_has_begun: ClassVar[bool] = False
-    """Whether stdout has a document: a second one would make both unreadable."""
+    """True once a document is on stdout. A second one would make both unreadable."""
 
     @cached_property
     def settings(self) -> Settings:

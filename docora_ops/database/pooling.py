@@ -22,7 +22,7 @@ _TRIES = 5
 
 
 class Pooling(StrEnum):
-    """How a proxy, if there is one, shares the sessions of Postgres among its clients."""
+    """What a proxy before Postgres, if there is one, gives to each client."""
 
     NONE = "none"
     """No proxy: each connection is a session of Postgres."""

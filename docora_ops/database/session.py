@@ -87,7 +87,7 @@ class Session(Database):
 
 
 def _check_results(results: Sequence[PGresult]) -> int:
-    """How many rows were touched in all. Raises what the server says."""
+    """Returns how many rows the statements touched. Raises the error of the server."""
     for result in results:
         if result.status == ExecStatus.FATAL_ERROR:
             raise pg.error_from_result(result)

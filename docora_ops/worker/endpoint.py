@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
 
 from docora_ops.errors import DeliveryError
 
-_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 _SAFE = "/%:@!$&'()*+,;=~"
 """Characters of a path that are sent as they are; all others are percent-encoded."""
 _NO_HOST = re.compile(r"[\x00-\x20\x7f]")
@@ -40,7 +40,7 @@ class Endpoint:
     @property
     def authority(self) -> str:
         """Host and port, without the port if it is the scheme's own."""
-        is_usual = self.port == _PORTS[self.scheme]
+        is_usual = self.port == DEFAULT_PORTS[self.scheme]
         return self.address.removesuffix(f":{self.port}") if is_usual else self.address
 
     @property
@@ -124,12 +124,12 @@ def _parse(url: str) -> Endpoint | None:
         host = host if host.isascii() else host.encode("idna").decode()
     except ValueError:
         return None
-    if parts.scheme not in _PORTS or not host or _NO_HOST.search(host):
+    if parts.scheme not in DEFAULT_PORTS or not host or _NO_HOST.search(host):
         return None
     return Endpoint(
         parts.scheme,
         host,
-        port or _PORTS[parts.scheme],
+        port or DEFAULT_PORTS[parts.scheme],
         quote(parts.path, safe=_SAFE),
         quote(parts.query, safe=f"{_SAFE}?[]"),
     )

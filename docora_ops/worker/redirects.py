@@ -11,13 +11,13 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from docora_ops.errors import GitError
 from docora_ops.render.text import inert
+from docora_ops.worker.endpoint import DEFAULT_PORTS
 
 log = logging.getLogger("rq.worker.snapshot")
 
 _REFS = "/info/refs"
 _REDIRECT = re.compile(r"unable to access .*: The requested URL returned error: 30[12378]")
 _LOCATION = re.compile(r"<= Recv header: location:[ \t]*(\S*)", re.IGNORECASE)
-_PORTS = {"http": 80, "https": 443}
 
 
 def is_redirect(error: GitError) -> bool:
@@ -55,12 +55,12 @@ def target_on_same_server(url: str, location: str) -> str:
 
 
 def _server(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
 
 
 def _allowed(
     server: tuple[str, str | None, int | None],
 ) -> list[tuple[str, str | None, int | None]]:
     scheme, host, port = server
-    secure = [("https", host, _PORTS["https"])] if (scheme, port) == ("http", 80) else []
+    secure = [("https", host, DEFAULT_PORTS["https"])] if (scheme, port) == ("http", 80) else []
     return [server, *secure]

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,14 @@ from tests.proxy import PATIENCE, Fault, Proxy, eventually
 from tests.rows import TestLink
 from tests.snapshots import Snapshots
 from tests.swallowing import TRIGGER, dying_on_trigger
-from tests.worker.running import await_waiting_worker, children_of, running, running_program
-from tests.worker.upstream_http import gate_at
+from tests.worker.running import (
+    Running,
+    await_waiting_worker,
+    children_of,
+    running,
+    running_program,
+)
+from tests.worker.upstream_http import Gate, gate_at
 
 PID_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 PAST_DOUBLED = 1.2
@@ -37,6 +45,19 @@ def add_link(snapshots: Snapshots) -> TestLink:
     link, _ = snapshots.add_link({"a": "1\n", "b": "2\n"})
     snapshots.queue(link, retry_base_delay_ms=0)
     return link
+
+
+@contextmanager
+def two_workers(snapshots: Snapshots) -> Iterator[tuple[TestLink, Gate, Running]]:
+    """A parent of two, one of which waits within a job for the answer of the app."""
+    link = add_link(snapshots)
+    with (
+        gate_at(snapshots.receiver, "b") as gate,
+        running(snapshots, "--concurrency", "2") as worker,
+    ):
+        gate.wait()
+        eventually(lambda: worker.log.count("Listening on") == 2, "two workers")
+        yield link, gate, worker
 
 
 @pytest.mark.skipif(not may_unshare(), reason="no other PID namespace for this user")
@@ -70,13 +91,7 @@ def exists(pid: int) -> bool:
 def test_children_finish_their_job_and_end_when_their_parent_is_killed(
     snapshots: Snapshots,
 ) -> None:
-    link = add_link(snapshots)
-    with (
-        gate_at(snapshots.receiver, "b") as gate,
-        running(snapshots, "--concurrency", "2") as worker,
-    ):
-        gate.wait()
-        eventually(lambda: worker.log.count("Listening on") == 2, "two workers")
+    with two_workers(snapshots) as (link, gate, worker):
         worker.signal(signal.SIGKILL)
         eventually(lambda: worker.log.count("warm shut down requested") == 2, "the news")
         assert snapshots.docora.status(link) == "scanning"
@@ -89,13 +104,7 @@ def test_children_finish_their_job_and_end_when_their_parent_is_killed(
 def test_children_that_are_ending_finish_their_job_when_their_parent_is_killed(
     snapshots: Snapshots,
 ) -> None:
-    link = add_link(snapshots)
-    with (
-        gate_at(snapshots.receiver, "b") as gate,
-        running(snapshots, "--concurrency", "2") as worker,
-    ):
-        gate.wait()
-        eventually(lambda: worker.log.count("Listening on") == 2, "two workers")
+    with two_workers(snapshots) as (link, gate, worker):
         worker.signal(signal.SIGTERM)
         eventually(lambda: worker.log.count("warm shut down requested") == 2, "the news")
         time.sleep(PAST_DOUBLED)
