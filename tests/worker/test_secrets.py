@@ -16,15 +16,15 @@ from docora_ops.errors import SnapshotError
 from docora_ops.queue.tries import JobTimeoutException
 from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.secrets import Cleaner
-from tests.harness import finish
-from tests.hostile.stores import redis_texts, watching_sessions
-from tests.prescribed import with_login
-from tests.proxy import refused_port
-from tests.rows import TestLink
-from tests.snapshots import AUTH_KEY, KEY, TOKEN, Snapshots, encrypt
-from tests.worker.checks import assert_in_sync, failure, repository_row
-from tests.worker.running import all_processes, children_of, command_line
-from tests.worker.upstream_http import GitHandler, GitSite
+from tests.support.delivery_checks import assert_in_sync, failure, repository_row
+from tests.support.docora import finish
+from tests.support.git_over_http import GitHandler, GitSite
+from tests.support.privileges import with_login
+from tests.support.proxy import refused_port
+from tests.support.rows import TestLink
+from tests.support.snapshots import AUTH_KEY, KEY, TOKEN, Snapshots, encrypt
+from tests.support.stored_texts import redis_texts, watching_sessions
+from tests.support.worker_processes import all_processes, children_of, command_line
 
 PASSWORD = "a-very-secret-database-password"
 APP_PASSWORD = "the-very-secret-password-of-an-app"
