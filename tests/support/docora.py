@@ -86,7 +86,7 @@ class Docora(Rows):
     redis: redis.Redis = field(init=False)
     queue: Queue = field(init=False)
     _ids: count[int] = field(default_factory=lambda: count(1))
-    _rooms: list[Actions] = field(default_factory=list)
+    _actions: list[Actions] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.connection = psycopg.connect(
@@ -98,7 +98,7 @@ class Docora(Rows):
         self.queue = Queue(QUEUE, connection=self.redis)
 
     def close(self) -> None:
-        for actions in self._rooms:
+        for actions in self._actions:
             actions.close()
         self.connection.close()
         self.redis.close()
@@ -128,7 +128,7 @@ class Docora(Rows):
     def actions(self, **settings: Any) -> Actions:
         """Our own actions, open until this Docora is closed."""
         actions = Actions(self.settings.model_copy(update=settings))
-        self._rooms.append(actions)
+        self._actions.append(actions)
         return actions
 
     # Jobs
