@@ -14,7 +14,8 @@ import pytest
 import redis
 from hypothesis import configuration, settings
 
-from docora_ops.actions import bulk, single
+from docora_ops.actions import link_change as single
+from docora_ops.actions.bulk import run as bulk
 from docora_ops.demo.receiver import Receiver
 from tests.support import servers
 from tests.support.database import TestDatabase

@@ -8,10 +8,8 @@ from datetime import timedelta
 import pytest
 from rq.job import Job, JobStatus
 
-from docora_ops.errors import (
-    NotFoundError,
-)
-from docora_ops.models import App, Operation, Outcome
+from docora_ops.errors import NotFoundError
+from docora_ops.links import Action, App, Outcome
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
 
@@ -301,7 +299,7 @@ def test_a_resync_of_an_app_takes_every_link_whatever_its_status(docora: Docora)
     other = docora.add_link("synced")
     docora.add_deliveries(other, 7)
     result = docora.actions().resync_all("acme search", batch_size=3)
-    assert result.operation is Operation.RESYNC
+    assert result.operation is Action.RESYNC
     assert result.counts == {Outcome.QUEUED: 3, Outcome.ALREADY_QUEUED: 1}
     assert result.deliveries_cleared == 40
     assert all(docora.was_reset(link) for link in links)

@@ -8,10 +8,8 @@ from typing import cast
 import pytest
 from rq.job import Job, JobStatus
 
-from docora_ops.errors import (
-    InvalidJobIdError,
-)
-from docora_ops.models import Outcome
+from docora_ops.errors import InvalidJobIdError
+from docora_ops.links import Outcome
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
 
@@ -246,7 +244,7 @@ def test_a_batch_that_fails_link_by_link_does_not_cost_the_next_its_transaction(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A session that is idle in a transaction for so long is ended.
-    monkeypatch.setattr("docora_ops.database.connection._IDLE_LIMIT", 2)
+    monkeypatch.setattr("docora_ops.database.postgres._IDLE_LIMIT", 2)
     docora.add_links(12)
     docora.connection.execute(
         f"""

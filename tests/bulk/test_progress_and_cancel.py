@@ -8,13 +8,13 @@ from typing import Any, cast
 import pytest
 from rq.job import Job, JobStatus
 
-from docora_ops.actions import bulk, operations
-from docora_ops.actions.bulk import BulkRun
-from docora_ops.errors import (
-    NotFoundError,
-    OperationFinishedError,
-)
-from docora_ops.models import BulkResult, ChangeNote, HistoryState, Outcome, Progress
+from docora_ops.actions import operations
+from docora_ops.actions.bulk import run as bulk
+from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.audit import ChangeNote, HistoryState
+from docora_ops.bulk import BulkResult, Progress
+from docora_ops.errors import NotFoundError, OperationFinishedError
+from docora_ops.links import Outcome
 from docora_ops.queue import History
 from tests.support.docora import Docora
 
@@ -134,7 +134,7 @@ def test_a_stop_ends_the_wait_for_the_second_look(
 
     def prepare(run: BulkRun) -> None:
         monkeypatch.setattr(
-            "docora_ops.actions.bulk.time.sleep",
+            "docora_ops.actions.bulk.run.time.sleep",
             lambda seconds: setattr(run.stop, "requested", True),
         )
 

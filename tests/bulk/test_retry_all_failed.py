@@ -9,7 +9,7 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict
 from rq.job import JobStatus
 
-from docora_ops.queue.connection import describe
+from docora_ops.queue.redis_client import describe
 from tests.bulk.documents import OPERATION_ID, counts
 from tests.support.docora import Docora, Result
 from tests.support.rows import TestLink

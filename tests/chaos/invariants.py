@@ -31,7 +31,7 @@ from typing import cast
 from rq.job import Job
 
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.models import LinkStatus
+from docora_ops.links import LinkStatus
 from tests.chaos.between import POSTGRES_PASSWORD
 from tests.chaos.processes import Process
 from tests.chaos.servers import REDIS_PASSWORD

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import cast
 
 from docora_ops.queue import connect
-from docora_ops.queue.worker import SnapshotWorker
 from docora_ops.settings import Settings
 from docora_ops.worker.caretaker import LinkCaretaker
+from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.docora import QUEUE, Docora
 from tests.support.worker_processes import expire_heartbeats
 

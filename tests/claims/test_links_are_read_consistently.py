@@ -13,8 +13,8 @@ import pytest
 
 from docora_ops.database import Session
 from docora_ops.database.snapshots import Refusal, begin_scan
-from docora_ops.models import Outcome, Payload
-from docora_ops.queue.jobs import JobTemplate
+from docora_ops.links import Outcome, Payload
+from docora_ops.queue.job_template import JobTemplate
 from tests.support.docora import Docora
 from tests.support.row_locks import released_when_waited_for, row_locks, slow_claims
 from tests.support.rows import TestLink

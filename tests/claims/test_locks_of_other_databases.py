@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from docora_ops.models import Outcome
+from docora_ops.links import Outcome
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.rows import TestLink

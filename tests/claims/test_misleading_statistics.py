@@ -8,15 +8,15 @@ from functools import partial
 
 import pytest
 
-from docora_ops.database.connection import Database
-from docora_ops.database.links import (
+from docora_ops.database.link_rows import (
     Claim,
     Verdict,
     claim_due_links,
     claim_failed_links,
     claim_unfinished_links,
 )
-from docora_ops.models import FailedFilter
+from docora_ops.database.postgres import Database
+from docora_ops.links import FailedFilter
 from tests.support.docora import Docora
 
 LINKS = 6_000

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from docora_ops.actions.bulk import BulkRun
-from docora_ops.database.links import held_job_ids
-from docora_ops.models import Outcome
+from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.database.link_rows import held_job_ids
+from docora_ops.links import Outcome
 from tests.support.docora import Docora
 from tests.support.row_locks import released_when_waited_for, slow_claims
 
@@ -32,7 +32,7 @@ def test_one_link_cannot_change_between_the_check_and_the_reset(
                 refusals.append("locked")
         return held_job_ids(*arguments)
 
-    monkeypatch.setattr("docora_ops.actions.single.held_job_ids", try_to_change_then_look)
+    monkeypatch.setattr("docora_ops.actions.link_change.held_job_ids", try_to_change_then_look)
     assert getattr(docora.actions(), command)(link).outcome is Outcome.QUEUED
     assert refusals == ["locked"]
 

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from docora_ops.database import Database
 from docora_ops.errors import ConfigurationError
 from docora_ops.queue import connect
-from docora_ops.queue.connection import describe
+from docora_ops.queue.redis_client import describe
 from docora_ops.settings import Settings
 
 

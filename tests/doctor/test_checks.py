@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from docora_ops.actions import postgres_checks, redis_checks
-from docora_ops.database.health import PostgresServer
+from docora_ops.actions.doctor import postgres_checks, redis_checks
+from docora_ops.database.postgres_server import PostgresServer
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
-from docora_ops.queue.health import RedisServer
-from docora_ops.render.diagnosis import summary
+from docora_ops.queue.redis_server import RedisServer
+from docora_ops.render.doctor import summary
 
 NOW = 1_800_000_000.0
 HEALTHY = {

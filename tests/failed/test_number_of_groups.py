@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from docora_ops.actions import failed
-from docora_ops.views import ErrorGroup, Page
+from docora_ops.failed_links import ErrorGroup, Page
 from tests.support.docora import Docora
 
 

@@ -11,10 +11,14 @@ import typer.main
 from pydantic import SecretStr
 
 from docora_ops import errors
+from docora_ops.audit import HistoryState
+from docora_ops.bulk import OperationState
 from docora_ops.cli.app import app
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.models import HistoryState, JobState, OperationState, Outcome, WaitEnd
+from docora_ops.jobs import JobState
+from docora_ops.links import Outcome
 from docora_ops.settings import Settings
+from docora_ops.waits import WaitEnd
 
 NO_DEFAULT = "\N{EN DASH}"
 

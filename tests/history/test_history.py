@@ -12,8 +12,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from docora_ops.models import ChangeNote, Operation, Outcome
-from docora_ops.queue import audit
+from docora_ops.audit import ChangeNote
+from docora_ops.links import Action, Outcome
+from docora_ops.queue import audit_stream as audit
 from docora_ops.queue.progress import new_operation_id
 from tests.support.docora import Docora, finish
 from tests.support.rows import TestLink
@@ -244,7 +245,7 @@ def test_a_run_that_lost_postgres_says_how_far_it_came(docora: Docora) -> None:
 
 def test_a_pass_writes_its_first_entry_with_the_first_job_that_it_queues(docora: Docora) -> None:
     docora.add_links(6, status="pending_snapshot")
-    note = ChangeNote("kim@ops1", Operation.SCHEDULE, {})
+    note = ChangeNote("kim@ops1", Action.SCHEDULE, {})
     actions = docora.actions()
     # The first two wait already, so that the first batch queues nothing.
     for link in docora.links()[:2]:
@@ -292,7 +293,7 @@ def test_the_trail_is_capped_and_read_in_pieces(
     newest = trail.read(3)
     assert [each.command for each in newest] == ["cancel", "cancel", "retry-all-failed"]
     assert [each.command for each in trail.read(40)].count("retry-all-failed") == 1
-    monkeypatch.setattr("docora_ops.queue.audit.ENTRIES_KEPT", 100)
+    monkeypatch.setattr("docora_ops.queue.audit_stream.ENTRIES_KEPT", 100)
     actions.store.record(audit.cancel_entry(note, "bulk_last"))
     # About so many: Redis drops whole nodes of a hundred.
     assert 100 <= docora.redis.xlen(STREAMS[0]) <= 200

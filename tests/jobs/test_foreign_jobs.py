@@ -12,7 +12,7 @@ import pytest
 from rq.job import Job, JobStatus
 
 from docora_ops.errors import InvalidJobIdError
-from docora_ops.queue.jobs import names_link
+from docora_ops.queue.job_template import names_link
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.rows import TestLink

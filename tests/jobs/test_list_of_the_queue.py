@@ -15,10 +15,12 @@ import pytest
 import redis
 from rq.utils import now, utcformat
 
-from docora_ops.actions import bulk
-from docora_ops.models import JobState, Outcome
-from docora_ops.queue import PushRequest, WaitingList, waiting
-from docora_ops.queue.waiting import NOT_IN_LIST
+from docora_ops.actions.bulk import run as bulk
+from docora_ops.jobs import JobState
+from docora_ops.links import Outcome
+from docora_ops.queue import PushRequest, WaitingList
+from docora_ops.queue import waiting_list as waiting
+from docora_ops.queue.waiting_list import NOT_IN_LIST
 from tests.support.docora import Docora
 from tests.support.fork_server import ForkServer
 from tests.support.own_servers import own_redis

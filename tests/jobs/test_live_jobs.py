@@ -8,7 +8,7 @@ import pytest
 from rq.job import Job
 
 from docora_ops.errors import SnapshotRunningError
-from docora_ops.models import Outcome
+from docora_ops.links import Outcome
 from tests.support.docora import Docora
 from tests.support.live_jobs import RUNNING, WAITING, Arrange, every_running, every_waiting
 from tests.support.rows import TestLink

@@ -9,9 +9,9 @@ import pytest
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 
-from docora_ops.actions.bulk import BulkRun
+from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.errors import NotFoundError
-from docora_ops.models import Outcome
+from docora_ops.links import Outcome
 from tests.support.docora import QUEUE, Docora
 from tests.support.rows import TestLink
 
@@ -30,7 +30,7 @@ def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object])
         waits.append(seconds)
         happen()
 
-    monkeypatch.setattr("docora_ops.actions.single.time.sleep", sleep)
+    monkeypatch.setattr("docora_ops.actions.link_change.time.sleep", sleep)
     return waits
 
 
@@ -250,7 +250,7 @@ def test_what_is_doubtful_only_at_the_second_look_is_looked_at_a_third_time(
             docora.leave_job(execution.job_id, JobStatus.QUEUED)
         waits.append(seconds)
 
-    monkeypatch.setattr("docora_ops.actions.single.time.sleep", sleep)
+    monkeypatch.setattr("docora_ops.actions.link_change.time.sleep", sleep)
     assert docora.actions().retry(link).outcome is Outcome.REPLACED_STALE
     assert len(waits) == 2
     docora.assert_sound()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docora_ops.models import Outcome
+from docora_ops.links import Outcome
 from tests.support.docora import Docora
 
 

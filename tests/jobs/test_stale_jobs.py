@@ -18,7 +18,7 @@ from rq.registry import (
 from rq.results import Result
 from rq.utils import now
 
-from docora_ops.models import Outcome
+from docora_ops.links import Outcome
 from tests.support.docora import QUEUE, Docora
 from tests.support.rows import TestLink
 

@@ -20,12 +20,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from docora_ops.actions import failed, operations, single
-from docora_ops.actions.bulk import BulkRun
-from docora_ops.actions.inspect import link_details
+from docora_ops.actions import failed, operations
+from docora_ops.actions import link_change as single
+from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.show import link_details
+from docora_ops.bulk import BulkResult
 from docora_ops.drift import DriftKind
 from docora_ops.errors import DocoraOpsError, LinkLockedError, OperationFinishedError
-from docora_ops.models import BulkResult, JobState, LinkResult, Operation, Outcome, count_succeeded
+from docora_ops.jobs import JobState
+from docora_ops.links import Action, LinkResult, Outcome, count_succeeded
 from docora_ops.queue import QueueReader
 from tests.jobs.machine.cutting import Call, Cut, call_while_cut
 from tests.jobs.machine.foretelling import (
@@ -55,8 +58,8 @@ IN_SUITE = settings(
 CUTS = st.tuples(
     st.sampled_from((PUSH, COMMIT)), st.sampled_from((Fault.LOSE_REQUEST, Fault.LOSE_REPLY))
 )
-OF_ONE = st.sampled_from((Operation.RETRY, Operation.RESYNC))
-OF_MANY = st.sampled_from((Operation.RETRY, Operation.RESYNC, Operation.SCHEDULE))
+OF_ONE = st.sampled_from((Action.RETRY, Action.RESYNC))
+OF_MANY = st.sampled_from((Action.RETRY, Action.RESYNC, Action.SCHEDULE))
 SIZES = st.integers(1, 3)
 BETWEEN = st.none() | st.sampled_from(BETWEEN_LOOKS)
 
@@ -75,21 +78,21 @@ class Actions(Watch):
         self, link: TestLink, first: Sequence[Happening], front: bool, between: Happening | None
     ) -> None:
         self.others_do(first, link)
-        self._one(link, Operation.RETRY, between=between, front=front)
+        self._one(link, Action.RETRY, between=between, front=front)
 
     @rule(link=World.links, first=HAPPENINGS, between=BETWEEN)
     def resync(self, link: TestLink, first: Sequence[Happening], between: Happening | None) -> None:
         self.others_do(first, link)
-        self._one(link, Operation.RESYNC, between=between)
+        self._one(link, Action.RESYNC, between=between)
 
     @rule(link=World.links, operation=OF_ONE)
-    def row_of_one_is_locked(self, link: TestLink, operation: Operation) -> None:
+    def row_of_one_is_locked(self, link: TestLink, operation: Action) -> None:
         self._one(link, operation, is_locked=True)
 
     def _one(
         self,
         link: TestLink,
-        operation: Operation,
+        operation: Action,
         *,
         is_locked: bool = False,
         between: Happening | None = None,
@@ -109,13 +112,13 @@ class Actions(Watch):
             assert bool(self.looks) == one_is_looked_at_twice(operation, before, link.job_id)
             foretold = foretell_one(operation, link.job_id, before, expected, **options)
         assert_foretold(foretold, result)
-        if isinstance(result, LinkResult) and operation is Operation.RESYNC:
+        if isinstance(result, LinkResult) and operation is Action.RESYNC:
             assert result.deliveries_cleared == second.rows[link.job_id].deliveries
         self.compare(expected)
 
     @rule(link=World.links, first=HAPPENINGS, operation=OF_ONE, cut=CUTS)
     def one_is_cut_and_repeated(
-        self, link: TestLink, first: Sequence[Happening], operation: Operation, cut: Cut
+        self, link: TestLink, first: Sequence[Happening], operation: Action, cut: Cut
     ) -> None:
         self.others_do(first, link)
         before, job_id = self.latest, link.job_id
@@ -135,13 +138,13 @@ class Actions(Watch):
         self.compare(expected)
         self._one(link, operation)
 
-    def _call_of_one(self, link: TestLink, operation: Operation, **options: Any) -> Call:
-        action = single.retry if operation is Operation.RETRY else single.resync
+    def _call_of_one(self, link: TestLink, operation: Action, **options: Any) -> Call:
+        action = single.retry if operation is Action.RETRY else single.resync
         ref = self.refs[link.job_id]
         return lambda actions: action(actions.database, actions.queue, ref, **options)
 
     def _call_one(
-        self, link: TestLink, operation: Operation, **options: Any
+        self, link: TestLink, operation: Action, **options: Any
     ) -> LinkResult | DocoraOpsError:
         try:
             return cast("LinkResult", self._call_of_one(link, operation, **options)(self.actions))
@@ -161,7 +164,7 @@ class Actions(Watch):
     )
     def many(
         self,
-        operation: Operation,
+        operation: Action,
         size: int,
         app: int,
         link: TestLink,
@@ -174,12 +177,12 @@ class Actions(Watch):
         self._many(operation, size, link, app=app, then=then, between=between)
 
     @rule(operation=OF_MANY, size=SIZES, link=World.links)
-    def row_among_many_is_locked(self, operation: Operation, size: int, link: TestLink) -> None:
+    def row_among_many_is_locked(self, operation: Action, size: int, link: TestLink) -> None:
         self._many(operation, size, link, is_locked=True)
 
     def _many(
         self,
-        operation: Operation,
+        operation: Action,
         size: int,
         link: TestLink | None = None,
         *,
@@ -231,7 +234,7 @@ class Actions(Watch):
     )
     def many_are_cut_and_repeated(
         self,
-        operation: Operation,
+        operation: Action,
         size: int,
         link: TestLink,
         first: Sequence[Happening],
@@ -245,7 +248,7 @@ class Actions(Watch):
         self._many(operation, size)
 
     @rule(operation=OF_ONE, size=SIZES)
-    def many_are_cancelled_and_repeated(self, operation: Operation, size: int) -> None:
+    def many_are_cancelled_and_repeated(self, operation: Action, size: int) -> None:
         before, expected = self.latest, self._foretell_many(operation)[0]
         total = len(self._chosen(operation, 0))
 
@@ -262,28 +265,28 @@ class Actions(Watch):
         self.compare_half_way(before, expected)
         self._many(operation, size)
 
-    def _chosen(self, operation: Operation, app: int) -> list[str]:
+    def _chosen(self, operation: Action, app: int) -> list[str]:
         """The links of a bulk operation, in its order."""
         return [
             job_id
             for job_id in sorted(self.latest.rows)
             if qualifies(operation, self.latest, job_id)
-            and (operation is not Operation.RESYNC or self.known[job_id].app_id == self.apps[app])
+            and (operation is not Action.RESYNC or self.known[job_id].app_id == self.apps[app])
         ]
 
-    def _foretell_many(self, operation: Operation) -> tuple[Situation, dict[Outcome, int]]:
+    def _foretell_many(self, operation: Action) -> tuple[Situation, dict[Outcome, int]]:
         expected = self.latest.copy()
         chosen = self._chosen(operation, 0)
         outcomes, put_off = foretell_first_round(operation, chosen, expected, None)
         outcomes += foretell_last_round(operation, put_off, self.latest, expected, None)
         return expected, outcomes
 
-    def _call_of_many(self, operation: Operation, size: int, app: int, **options: Any) -> Call:
+    def _call_of_many(self, operation: Action, size: int, app: int, **options: Any) -> Call:
         options["batch_size"] = size
         match operation:
-            case Operation.RETRY:
+            case Action.RETRY:
                 return lambda actions: actions.retry_all(**options)
-            case Operation.RESYNC:
+            case Action.RESYNC:
                 return lambda actions: actions.resync_all(self.apps[app], **options)
         return lambda actions: actions.schedule(**options)
 
@@ -362,7 +365,7 @@ class Actions(Watch):
             for job_id, row in now.rows.items()
             if row.status == "failed"
         }
-        for operation in (Operation.RETRY, Operation.RESYNC, Operation.SCHEDULE):
+        for operation in (Action.RETRY, Action.RESYNC, Action.SCHEDULE):
             result = self._call_of_many(operation, 2, 0, dry_run=True)(self.actions)
             assert result.counts == self._foretell_many(operation)[1]
         self.actions.repair(dry_run=True)
@@ -370,7 +373,7 @@ class Actions(Watch):
         assert self.docora.dump() == before
 
     @rule(link=World.links, first=HAPPENINGS, operation=OF_ONE)
-    def read_one(self, link: TestLink, first: Sequence[Happening], operation: Operation) -> None:
+    def read_one(self, link: TestLink, first: Sequence[Happening], operation: Action) -> None:
         self.others_do(first, link)
         before = self.docora.dump()
         foretold = foretell_one(operation, link.job_id, self.latest, self.latest.copy())

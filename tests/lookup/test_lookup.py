@@ -8,7 +8,7 @@ import pytest
 
 from docora_ops.actions.lookup import resolve_app, resolve_link, resolve_repository
 from docora_ops.errors import AmbiguousError, NotFoundError
-from docora_ops.models import App, Repository
+from docora_ops.links import App, Repository
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 

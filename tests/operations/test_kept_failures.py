@@ -7,8 +7,9 @@ import signal
 import psycopg
 import pytest
 
-from docora_ops.actions.bulk import BulkRun
-from docora_ops.models import LinkFailure, Progress
+from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.bulk import Progress
+from docora_ops.links import LinkFailure
 from docora_ops.queue import progress as progress_room
 from tests.support.docora import Docora
 from tests.support.proxy import eventually

@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from docora_ops.actions import bulk
-from docora_ops.actions.bulk import BulkRun
+from docora_ops.actions.bulk import run as bulk
+from docora_ops.actions.bulk.run import BulkRun
 from tests.support.docora import Docora, finish
 from tests.support.proxy import eventually
 from tests.support.running_commands import LOCK_TABLE, await_locks, only_operation

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len, split_graphemes
 
-from docora_ops.render.text import inert
+from docora_ops.text import inert
 from tests.support.docora import Docora, Result
 from tests.support.hostile_texts import EVIL, TRICKS
 from tests.support.hostile_world import (

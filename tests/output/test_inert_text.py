@@ -10,23 +10,24 @@ import pytest
 from rich.cells import cell_len
 from rich.console import RenderableType
 
-from docora_ops.models import (
+from docora_ops.bulk import BulkResult
+from docora_ops.links import (
+    Action,
     App,
     AppCount,
-    BulkResult,
     Link,
     LinkFailure,
     LinkRef,
     LinkResult,
-    Operation,
     Outcome,
     Payload,
     PlannedLink,
 )
 from docora_ops.render import tables
+from docora_ops.render.cells import cell
 from docora_ops.render.console import make_console
 from docora_ops.render.plain import lines
-from docora_ops.render.text import cell, inert, moment
+from docora_ops.text import inert, moment
 from tests.support.hostile_texts import EVIL, TRICKS
 from tests.support.screens import assert_inert
 
@@ -64,10 +65,10 @@ def every_table(text: str, width: int) -> Iterator[tuple[str, list[RenderableTyp
     ref = LinkRef("row", text, text)
     payload = Payload(text, text, text, text, text, text, text, "secret-token", "secret-key")
     link = Link(ref, payload, text, 5, text, None)
-    result = LinkResult(Operation.RETRY, link, Outcome.QUEUED, None)
+    result = LinkResult(Action.RETRY, link, Outcome.QUEUED, None)
     app = App(text, text)
     counts = {Outcome.QUEUED: 1}
-    many = BulkResult(Operation.RETRY, "bulk_0", 1, counts, {app: counts, App("a", "b"): counts})
+    many = BulkResult(Action.RETRY, "bulk_0", 1, counts, {app: counts, App("a", "b"): counts})
     planned = PlannedLink(text, text, text, text, Outcome.FAILED, text)
     yield "link", [tables.link_result(result)]
     yield "plan", [*tables.plan([planned], width)]

@@ -9,24 +9,19 @@ from typing import Any
 
 import pytest
 
+from docora_ops.audit import HistoryEntry, HistoryState
+from docora_ops.bulk import BulkResult, KeptFailures, KnownOperation, OperationState, Progress
 from docora_ops.errors import NotFailedError, PostgresError, UsageError
-from docora_ops.models import (
+from docora_ops.links import (
+    Action,
     App,
-    BulkResult,
-    HistoryEntry,
-    HistoryState,
-    KeptFailures,
-    KnownOperation,
     Link,
     LinkFailure,
     LinkRef,
     LinkResult,
-    Operation,
-    OperationState,
     Outcome,
     Payload,
     PlannedLink,
-    Progress,
 )
 from docora_ops.render import documents
 
@@ -48,7 +43,7 @@ LINK = Link(
     "HTTP 500",
     datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
 )
-RESULT = LinkResult(Operation.RETRY, LINK, Outcome.QUEUED, LINK.circuit_open_until)
+RESULT = LinkResult(Action.RETRY, LINK, Outcome.QUEUED, LINK.circuit_open_until)
 COUNTS = {
     Outcome.QUEUED: 6,
     Outcome.REPLACED_STALE: 5,
@@ -58,7 +53,7 @@ COUNTS = {
     Outcome.FAILED: 1,
 }
 BULK = BulkResult(
-    operation=Operation.RETRY,
+    operation=Action.RETRY,
     operation_id="bulk_0123456789abcdef",
     total=21,
     counts=COUNTS,
@@ -107,7 +102,7 @@ def test_a_retry() -> None:
 
 def test_a_resync_says_in_addition_what_was_forgotten() -> None:
     retry = decoded(documents.link_result(RESULT, workers=0))["data"]
-    resynced = replace(RESULT, operation=Operation.RESYNC, deliveries_cleared=7)
+    resynced = replace(RESULT, operation=Action.RESYNC, deliveries_cleared=7)
     assert decoded(documents.link_result(resynced, workers=0))["data"] == {
         **retry,
         "message": "Re-sync queued",
@@ -147,7 +142,7 @@ def test_a_bulk_retry() -> None:
 
 
 def test_a_bulk_retry_that_found_nothing() -> None:
-    empty = BulkResult(Operation.RETRY, None, 0, {}, {})
+    empty = BulkResult(Action.RETRY, None, 0, {}, {})
     assert decoded(documents.bulk_result(empty)) == {
         "data": {
             "message": "No failed notifications found",
@@ -165,7 +160,7 @@ def test_a_bulk_retry_that_left_open_circuits_out_says_how_many() -> None:
 
 
 def test_a_bulk_resync() -> None:
-    resynced = replace(BULK, operation=Operation.RESYNC, deliveries_cleared=9)
+    resynced = replace(BULK, operation=Action.RESYNC, deliveries_cleared=9)
     retry = decoded(documents.bulk_result(BULK))["data"]
     assert decoded(documents.bulk_result(resynced))["data"] == {
         **retry,
@@ -174,7 +169,7 @@ def test_a_bulk_resync() -> None:
     }
 
 
-SCHEDULED = replace(BULK, operation=Operation.SCHEDULE, operation_id=None)
+SCHEDULED = replace(BULK, operation=Action.SCHEDULE, operation_id=None)
 
 
 def test_a_pass_of_the_schedule() -> None:
@@ -189,7 +184,7 @@ def test_a_pass_of_the_schedule() -> None:
 
 
 def test_a_pass_of_the_schedule_that_found_nothing() -> None:
-    empty = BulkResult(Operation.SCHEDULE, None, 0, {}, {})
+    empty = BulkResult(Action.SCHEDULE, None, 0, {}, {})
     assert decoded(documents.bulk_result(empty)) == {
         "data": {
             "message": "Nothing is due",
@@ -370,7 +365,7 @@ def test_a_dry_run_encoded_in_pieces_is_the_same_document() -> None:
         PlannedLink("app_1", "[]", f"repo_{number}", 'o/"[]"', Outcome.QUEUED)
         for number in range(3)
     ]
-    result = BulkResult(Operation.RETRY, None, 3, {Outcome.QUEUED: 3}, {})
+    result = BulkResult(Action.RETRY, None, 3, {Outcome.QUEUED: 3}, {})
     for some in (links, []):
         pieces = documents.encode_dry_run(result, some)
         assert json.loads("".join(pieces)) == documents.dry_run(result, some)

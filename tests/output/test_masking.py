@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docora_ops.masking import mask, mask_cut, mask_url
+from docora_ops.text import mask, mask_cut, mask_url
 
 ENCRYPTED = f"{'0a' * 16}:{'1b' * 16}:{'2c' * 9}"
 

@@ -7,7 +7,7 @@ import redis
 from psycopg.conninfo import conninfo_to_dict
 
 from docora_ops.errors import LinkError, RedisError
-from docora_ops.queue.connection import redis_errors
+from docora_ops.queue.redis_client import redis_errors
 from tests.support.docora import Docora
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from rq.job import JobStatus
 
-from docora_ops.actions.postgres_checks import check_privileges
+from docora_ops.actions.doctor.postgres_checks import check_privileges
 from docora_ops.database.grants import TABLES
-from docora_ops.database.health import read_role
+from docora_ops.database.postgres_server import read_role
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import RedisError
-from docora_ops.queue.health import QueueInspector
+from docora_ops.queue.redis_server import QueueInspector
 from tests.support.docora import Docora, Result
 from tests.support.privileges import Grant, grants, rules
 from tests.support.rows import TestLink

@@ -9,7 +9,7 @@ from signal import SIGKILL
 
 import pytest
 
-from docora_ops.actions import bulk
+from docora_ops.actions.bulk import run as bulk
 from docora_ops.demo.receiver import Request
 from docora_ops.drift import DriftKind
 from tests.support.git_over_http import gate_at

@@ -9,7 +9,7 @@ import pytest
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 
-from docora_ops.actions.drift import confirmed
+from docora_ops.actions.repair.find import confirmed
 from docora_ops.drift import DriftKind, Finding, Mending, RepairResult
 from docora_ops.errors import RedisError
 from tests.repair.kinds_of_drift import (

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from docora_ops.actions.drift import find_drift
-from docora_ops.actions.repair import Repair
-from docora_ops.actions.single import SECOND_LOOK_DELAY
+from docora_ops.actions.link_change import SECOND_LOOK_DELAY
+from docora_ops.actions.repair.find import find_drift
+from docora_ops.actions.repair.fix import Repair
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
@@ -55,6 +55,6 @@ def test_the_second_look_for_drift_comes_after_the_grace_and_nothing_is_held_mea
         ).fetchall()
         assert held == []
 
-    monkeypatch.setattr("docora_ops.actions.drift.time.sleep", sleep)
+    monkeypatch.setattr("docora_ops.actions.repair.find.time.sleep", sleep)
     look(docora.actions(), link)
     assert waits == [expected]

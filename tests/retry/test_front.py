@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rq.job import Job
 
-from docora_ops.models import Outcome
+from docora_ops.links import Outcome
 from tests.support.docora import QUEUE, Docora
 from tests.support.live_jobs import (
     Arrange,

@@ -9,10 +9,11 @@ import psycopg
 import pytest
 from rq.job import Job, JobStatus
 
-from docora_ops.actions import bulk
-from docora_ops.actions.bulk import BulkRun
+from docora_ops.actions.bulk import run as bulk
+from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.bulk import BulkResult
 from docora_ops.errors import PostgresError, RedisError
-from docora_ops.models import BulkResult, Outcome
+from docora_ops.links import Outcome
 from tests.schedule.checks import jobs, rows, set_all
 from tests.support.docora import Docora
 from tests.support.row_locks import released_when_waited_for, row_locks, slow_claims

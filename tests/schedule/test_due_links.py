@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from rq.job import Job, JobStatus
 
-from docora_ops.models import App, LinkStatus, Operation, Outcome
+from docora_ops.links import Action, App, LinkStatus, Outcome
 from tests.schedule.checks import jobs, rows, set_all
 from tests.support.docora import Docora
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
@@ -52,7 +52,7 @@ def test_exactly_the_links_that_are_due_get_a_job_and_no_row_is_written(docora: 
     assert jobs(docora) == expected
     assert docora.waiting() == sorted(expected)
     assert rows(docora) == before
-    assert result.operation is Operation.SCHEDULE
+    assert result.operation is Action.SCHEDULE
     assert result.counts == {Outcome.QUEUED: 13}
     assert result.by_app == {App(app_id, "Acme Search"): {Outcome.QUEUED: 13}}
     assert (result.total, result.operation_id, result.failures) == (13, None, ())

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from docora_ops.actions import selecting, single
-from docora_ops.actions.bulk import BulkRun
-from docora_ops.actions.drift import find_drift
-from docora_ops.actions.repair import Repair
+from docora_ops.actions import link_change as single
+from docora_ops.actions import selecting
+from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.repair.find import find_drift
+from docora_ops.actions.repair.fix import Repair
+from docora_ops.audit import ChangeNote
+from docora_ops.bulk import BulkResult
 from docora_ops.database import Database
 from docora_ops.database.selection import Selection
 from docora_ops.drift import DriftReport, RepairResult
-from docora_ops.models import BulkResult, ChangeNote, LinkRef, LinkResult, Operation
+from docora_ops.links import Action, LinkRef, LinkResult
 from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
 from tests.support.rows import TestLink
@@ -58,7 +61,7 @@ class Actions:
     ) -> BulkResult:
         """A bulk retry; `prepare` gets the run when its operation is known and no link is done."""
         selection = selecting.failed_links(self.database, **choice)
-        run = self._bulk_run(Operation.RETRY, selection, batch_size, note)
+        run = self._bulk_run(Action.RETRY, selection, batch_size, note)
         return self._finish(run, prepare, dry_run=dry_run)
 
     def resync_all(
@@ -70,7 +73,7 @@ class Actions:
         prepare: Callable[[BulkRun], object] = lambda run: None,
     ) -> BulkResult:
         _, selection, _ = selecting.links_of_app(self.database, app_id)
-        run = self._bulk_run(Operation.RESYNC, selection, batch_size, None)
+        run = self._bulk_run(Action.RESYNC, selection, batch_size, None)
         return self._finish(run, prepare, dry_run=dry_run)
 
     def schedule(
@@ -84,7 +87,7 @@ class Actions:
         """A pass of the schedule; `prepare` gets the run when its links are chosen."""
         interval = self.settings.rescan_interval_ms
         selection = selecting.due_links(self.database, interval)
-        run = self._bulk_run(Operation.SCHEDULE, selection, batch_size, note)
+        run = self._bulk_run(Action.SCHEDULE, selection, batch_size, note)
         return self._finish(run, prepare, dry_run=dry_run)
 
     def drift(self) -> DriftReport:
@@ -106,7 +109,7 @@ class Actions:
 
     def _bulk_run(
         self,
-        operation: Operation,
+        operation: Action,
         selection: Selection,
         batch_size: int,
         note: ChangeNote | None,
@@ -121,7 +124,7 @@ class Actions:
         if dry_run:
             prepare(run)
             return run.plan()
-        if run.operation is not Operation.SCHEDULE:
+        if run.operation is not Action.SCHEDULE:
             run.start()
         prepare(run)
         return run.run()

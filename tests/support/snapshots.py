@@ -17,7 +17,7 @@ from rq import SimpleWorker
 
 from docora_ops.demo.receiver import Received, Receiver
 from docora_ops.settings import Settings
-from docora_ops.worker import job
+from docora_ops.worker import snapshot_job as job
 from tests.support.docora import QUEUE, Docora, Result, finish
 from tests.support.rows import TestLink
 

@@ -8,11 +8,12 @@ from uuid import UUID
 
 import pytest
 
-from docora_ops.actions import following
-from docora_ops.actions.following import Following, wait_for_one
-from docora_ops.actions.watching import Notice
-from docora_ops.models import BulkWait, Outcome, WaitEnd
+from docora_ops.actions.waiting import follow as following
+from docora_ops.actions.waiting.follow import Following, wait_for_one
+from docora_ops.actions.waiting.job_watch import Notice
+from docora_ops.links import Outcome
 from docora_ops.queue import Answer
+from docora_ops.waits import BulkWait, WaitEnd
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.rows import TestLink

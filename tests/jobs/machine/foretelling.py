@@ -5,37 +5,33 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from docora_ops.errors import (
-    DocoraOpsError,
-    NotFailedError,
-    NotFoundError,
-    SnapshotRunningError,
-)
-from docora_ops.models import JobState, Operation, Outcome
+from docora_ops.errors import DocoraOpsError, NotFailedError, NotFoundError, SnapshotRunningError
+from docora_ops.jobs import JobState
+from docora_ops.links import Action, Outcome
 from tests.jobs.machine.situation import Situation, Traces
 
 REFUSALS = (NotFailedError, NotFoundError, SnapshotRunningError)
 LOOKED_AT_TWICE = frozenset({JobState.RUNNING, JobState.DOUBTFUL})
 
 
-def qualifies(operation: Operation, situation: Situation, job_id: str) -> bool:
+def qualifies(operation: Action, situation: Situation, job_id: str) -> bool:
     """Whether the link is one that the operation is about."""
     row = situation.rows.get(job_id)
     match operation:
-        case Operation.RETRY:
+        case Action.RETRY:
             return row is not None and row.status == "failed"
-        case Operation.SCHEDULE:
+        case Action.SCHEDULE:
             return row is not None and row.is_due
     return row is not None
 
 
-def one_is_looked_at_twice(operation: Operation, before: Situation, job_id: str) -> bool:
+def one_is_looked_at_twice(operation: Action, before: Situation, job_id: str) -> bool:
     """Whether a retry or resync of the link waits before it says or does anything."""
     return qualifies(operation, before, job_id) and before.jobs[job_id].state in LOOKED_AT_TWICE
 
 
 def foretell_one(
-    operation: Operation,
+    operation: Action,
     job_id: str,
     before: Situation,
     now: Situation,
@@ -54,14 +50,14 @@ def foretell_one(
     if not qualifies(operation, now, job_id):
         return Outcome.ALREADY_RUNNING
     if traces.state is JobState.RUNNING or _is_queued_anew(before.jobs[job_id], traces):
-        if operation is Operation.RETRY:
+        if operation is Action.RETRY:
             return Outcome.ALREADY_RUNNING
         return SnapshotRunningError("", details={"status": row.status, "job": JobState.RUNNING})
     return _queue(operation, job_id, now, front=front)
 
 
 def foretell_first_round(
-    operation: Operation, job_ids: Sequence[str], now: Situation, locked: str | None
+    operation: Action, job_ids: Sequence[str], now: Situation, locked: str | None
 ) -> tuple[Counter[Outcome], list[str]]:
     """What many links come to at first, and which are put off."""
     outcomes: Counter[Outcome] = Counter()
@@ -77,7 +73,7 @@ def foretell_first_round(
 
 
 def foretell_last_round(
-    operation: Operation,
+    operation: Action,
     put_off: Sequence[str],
     before: Situation,
     now: Situation,
@@ -91,7 +87,7 @@ def foretell_last_round(
 
 
 def _foretell_last(
-    operation: Operation, job_id: str, before: Situation, now: Situation, *, is_locked: bool
+    operation: Action, job_id: str, before: Situation, now: Situation, *, is_locked: bool
 ) -> Outcome:
     traces = now.jobs[job_id]
     if traces.beats:
@@ -113,11 +109,11 @@ def _is_queued_anew(before: Traces, now: Traces) -> bool:
     ) != now.fields.get("enqueued_at")
 
 
-def _queue(operation: Operation, job_id: str, now: Situation, *, front: bool = False) -> Outcome:
+def _queue(operation: Action, job_id: str, now: Situation, *, front: bool = False) -> Outcome:
     return now.queue(
         job_id,
         rescan=operation.is_rescan(now.rows[job_id].status),
-        reset=operation is not Operation.SCHEDULE,
-        forget=operation is Operation.RESYNC,
+        reset=operation is not Action.SCHEDULE,
+        forget=operation is Action.RESYNC,
         front=front,
     )

@@ -15,7 +15,8 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.results import Result
 
-from docora_ops.models import JobState, Outcome
+from docora_ops.jobs import JobState
+from docora_ops.links import Outcome
 from tests.support.docora import QUEUE, REGISTRIES, Docora
 from tests.support.rows import TestLink
 

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import note
 
-from docora_ops.actions import single
-from docora_ops.actions.bulk import BulkRun
+from docora_ops.actions import link_change as single
+from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.errors import DocoraOpsError
-from docora_ops.models import LinkResult, Outcome
+from docora_ops.links import LinkResult, Outcome
 from tests.jobs.machine.happenings import Happening
 from tests.jobs.machine.situation import Situation
 from tests.jobs.machine.world import World

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from docora_ops.models import LinkRef
+from docora_ops.links import LinkRef
 from tests.jobs.machine.hands import Hand
 from tests.jobs.machine.happenings import ALL, STATUSES, Happening
 from tests.jobs.machine.situation import Situation

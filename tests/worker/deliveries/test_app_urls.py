@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import trustme
 
-from docora_ops.worker import job
+from docora_ops.worker import snapshot_job as job
 from docora_ops.worker.endpoint import secrets_of
 from tests.support.delivery_checks import assert_in_sync, failure
 from tests.support.git_over_http import basic

@@ -8,7 +8,7 @@ import time
 import pytest
 import trustme
 
-from docora_ops.worker import job
+from docora_ops.worker import snapshot_job as job
 from tests.support.delivery_checks import assert_in_sync, events, failure
 from tests.support.git_over_http import basic
 from tests.support.raw_app import Talk, context, raw_app

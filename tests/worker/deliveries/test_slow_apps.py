@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from docora_ops.worker import job
+from docora_ops.worker import snapshot_job as job
 from tests.support.delivery_checks import assert_in_sync, events, failure, sha
 from tests.support.raw_app import OK, Talk, context, raw_app, take_all
 from tests.support.snapshots import Snapshots

@@ -8,7 +8,7 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.demo.receiver import Request
-from docora_ops.worker import job
+from docora_ops.worker import snapshot_job as job
 from docora_ops.worker.clone import Clone, Commit
 from docora_ops.worker.scan import Scan, scan
 from tests.support.delivery_checks import (

@@ -11,7 +11,7 @@ from psycopg import sql
 from docora_ops.database import Database
 from docora_ops.database.snapshots import Ending, Refusal, fail_scan
 from docora_ops.demo.receiver import Request
-from docora_ops.worker import job as snapshot_job
+from docora_ops.worker import snapshot_job
 from tests.support.delivery_checks import assert_in_sync
 from tests.support.docora import Docora
 from tests.support.proxy import eventually

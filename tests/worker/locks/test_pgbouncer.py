@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from docora_ops.database.snapshots import begin_scan
 from docora_ops.errors import SnapshotError
-from docora_ops.worker import job as snapshot_job
+from docora_ops.worker import snapshot_job
 from tests.support.delivery_checks import assert_in_sync
 from tests.support.pgbouncer import Neighbours, needs_pgbouncer, pgbouncer
 from tests.support.snapshots import Snapshots

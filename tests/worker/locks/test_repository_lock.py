@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from docora_ops.errors import SnapshotError
-from docora_ops.queue import repository_lock
-from docora_ops.queue.repository_lock import RepositoryLock
+from docora_ops.worker import repository_lock
 from docora_ops.worker.git import Git
+from docora_ops.worker.repository_lock import RepositoryLock
 from tests.support.git_over_http import gate_at
 from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots

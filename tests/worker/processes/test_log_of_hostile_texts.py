@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from docora_ops.render.text import inert
+from docora_ops.text import inert
 from tests.support.docora import Docora
 from tests.support.hostile_texts import TRICKS
 from tests.support.hostile_world import fill_database, link_of

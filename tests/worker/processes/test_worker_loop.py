@@ -10,9 +10,9 @@ from rq import Worker
 from rq.executions import Execution
 
 from docora_ops.queue import connect
-from docora_ops.queue.worker import SnapshotWorker
 from docora_ops.worker.caretaker import LinkCaretaker
 from docora_ops.worker.clone import Clone
+from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.snapshots import Snapshots
 
 

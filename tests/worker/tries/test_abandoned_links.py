@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from rq.job import JobStatus
 
-from docora_ops.actions.abandoned import recover_abandoned
-from docora_ops.models import LinkStatus
+from docora_ops.actions.repair.abandoned import recover_abandoned
+from docora_ops.links import LinkStatus
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
 
@@ -45,7 +45,7 @@ def test_what_happens_between_the_looks_saves_the_link_from_a_verdict(
         happens(docora, link)
         after.append(docora.dump())
 
-    monkeypatch.setattr("docora_ops.actions.abandoned.time.sleep", sleep)
+    monkeypatch.setattr("docora_ops.actions.repair.abandoned.time.sleep", sleep)
     actions = docora.actions()
     assert recover_abandoned(actions.database, actions.queue, max_attempts) == []
     assert docora.row(link)["retry_count"] == 0
@@ -61,7 +61,7 @@ def test_where_nothing_happens_it_gets_its_verdict(
 ) -> None:
     link = docora.add_link("scanning", retry_count=0)
     docora.leave_job(link.job_id, JobStatus.QUEUED)
-    monkeypatch.setattr("docora_ops.actions.abandoned.time.sleep", lambda _: None)
+    monkeypatch.setattr("docora_ops.actions.repair.abandoned.time.sleep", lambda _: None)
     actions = docora.actions()
     [recovered] = recover_abandoned(actions.database, actions.queue, max_attempts)
     assert recovered.ending.status == docora.status(link) == status

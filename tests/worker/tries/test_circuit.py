@@ -10,7 +10,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from docora_ops.render.text import moment
+from docora_ops.text import moment
 from docora_ops.worker import circuit
 from docora_ops.worker.clone import Clone, Commit
 from tests.support.delivery_checks import (
@@ -241,7 +241,7 @@ def test_the_environment_sets_threshold_and_cooldown(snapshots: Snapshots) -> No
 def test_apps_are_told_though_the_verdict_can_not_be_written_at_once(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("docora_ops.worker.job._PATIENCE", 0.2)
+    monkeypatch.setattr("docora_ops.worker.snapshot_job._PATIENCE", 0.2)
     snapshots.settings_changes["circuit_breaker_threshold"] = 1
     link, upstream = snapshots.add_link({"a": "1"})
     take_away(upstream)

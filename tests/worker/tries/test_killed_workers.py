@@ -15,7 +15,7 @@ from rq.executions import Execution
 from rq.job import JobStatus
 from rq.registry import clean_registries
 
-from docora_ops.actions import abandoned as abandoned_links
+from docora_ops.actions.repair import abandoned as abandoned_links
 from docora_ops.queue import connect
 from docora_ops.worker.caretaker import LinkCaretaker
 from tests.support.docora import QUEUE
@@ -264,7 +264,7 @@ def test_a_busy_worker_looks_after_links_of_killed_ones(
 ) -> None:
     # Every second, where it would be every half minute.
     (tmp_path / "sitecustomize.py").write_text(
-        "import docora_ops.queue.worker as module\n"
+        "import docora_ops.worker.rq_worker as module\n"
         "module._MAINTENANCE_INTERVAL = 0\n"
         "init = module.SnapshotWorker.__init__\n"
         "def patched(self, *arguments):\n"

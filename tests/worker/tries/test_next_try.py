@@ -13,14 +13,15 @@ from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.utils import now
 
-from docora_ops.actions import bulk, single
+from docora_ops.actions import link_change as single
+from docora_ops.actions.bulk import run as bulk
 from docora_ops.errors import RedisError as LostRedisError
 from docora_ops.errors import SnapshotRunningError
-from docora_ops.models import Outcome
+from docora_ops.links import Outcome
 from docora_ops.queue import connect
-from docora_ops.queue.connection import redis_errors
-from docora_ops.queue.worker import SnapshotWorker
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.worker.caretaker import LinkCaretaker
+from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.docora import QUEUE
 from tests.support.proxy import Fault, Proxy
 from tests.support.snapshots import Snapshots

@@ -91,7 +91,7 @@ def test_a_job_without_settings_is_kept(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     """A worker of RQ itself, started in the wrong environment, must not lose links."""
-    from docora_ops.worker import job as job_module
+    from docora_ops.worker import snapshot_job as job_module
 
     link, _ = snapshots.add_link({"a": "1"})
     snapshots.queue(link, max_retry_attempts=1)
