@@ -66,5 +66,5 @@ class LinkCaretaker:
             log.warning(
                 "%s: left behind by a killed worker; %s",
                 inert(item.ref.job_id),
-                inert(item.error_message or item.outcome),
+                inert(item.error_message or "it is queued again"),
             )

@@ -20,6 +20,9 @@ _SLOW_LINKS_IN_A_ROW = 2
 """If so many links, each by itself, take too long, the whole server is too slow."""
 
 
+_CHANGED_BY_US = frozenset({ClaimState.CLAIMED, ClaimState.EXHAUSTED})
+
+
 @dataclass(slots=True)
 class _Candidate:
     """A link that is to be claimed and queued."""
@@ -140,15 +143,15 @@ class BatchExecution:
             refused: list[Answer] = []
             with self._database.transaction():
                 claims = self._claim(candidates, wait=wait)
-                claimed = [claim for claim in claims.values() if claim.state is ClaimState.CLAIMED]
+                changed = [claim for claim in claims.values() if claim.state in _CHANGED_BY_US]
                 cleared = 0
                 if self._action is Action.RESYNC:
-                    payloads = [claim.payload for claim in claimed]
+                    payloads = [claim.payload for claim in changed]
                     cleared = delete_deliveries(self._database, payloads)
-                for answer in self._push(claimed, candidates, batch):
-                    if answer.outcome is None:
+                for answer in self._push(changed, candidates, batch):
+                    if _is_refused(claims[answer.job_id], answer):
                         refused.append(answer)
-                    else:
+                    elif answer.outcome is not None:
                         # A job of an attempt that was rolled back is found waiting in the next.
                         outcomes.setdefault(answer.job_id, answer.outcome)
                         candidates[answer.job_id].is_pushed = True
@@ -260,10 +263,11 @@ class BatchExecution:
         for claim in claims:
             job_id = claim.payload.job_id
             candidate = candidates[job_id]
+            must_queue = claim.state is ClaimState.CLAIMED and not candidate.is_live
             requests.append(
                 PushRequest(
                     job_id,
-                    payload=None if candidate.is_live else claim.payload,
+                    payload=claim.payload if must_queue else None,
                     is_rescan=self._action.is_rescan(claim.status),
                     seen=candidate.evidence,
                     is_repeated=candidate.is_pushed,
@@ -276,3 +280,10 @@ class BatchExecution:
             self._trail.notice(answers)
         batch.pushed.set()
         return answers
+
+
+def _is_refused(claim: Claim, answer: Answer) -> bool:
+    """Whether the push found the job in another state than the look."""
+    if claim.state is ClaimState.EXHAUSTED:
+        return answer.state is not JobState.NONE
+    return answer.outcome is None

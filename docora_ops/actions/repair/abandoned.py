@@ -13,11 +13,12 @@ from docora_ops.database import Database
 from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids
 from docora_ops.database.snapshots import scanning_links
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, LinkRef
+from docora_ops.links import Action, LinkRef, Outcome
 from docora_ops.queue import LinkQueue
 
 _LOOKED_AT_ONCE = 500
 _CLAIMED_AT_ONCE = 20
+_ANSWERED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.FAILED})
 _FIRST = "00000000-0000-0000-0000-000000000000"
 
 
@@ -30,8 +31,8 @@ def recover_abandoned(
     """Counts a failure for each stuck link and queues it again, as `repair` does.
 
     From `max_attempts` failures on a link is `failed` instead. Looks twice before it changes a
-    link. Calls `keep_alive` before each batch. Raises PostgresError, RedisError; the links so far
-    are recovered then.
+    link. Calls `keep_alive` before each batch. Returns the links that were stuck still. Raises
+    PostgresError, RedisError; the links so far are recovered then.
     """
     evidence = _stuck_links(database, queue)
     if not evidence:
@@ -47,7 +48,7 @@ def recover_abandoned(
         keep_alive()
         batch = Batch(refs[start : start + _CLAIMED_AT_ONCE], waiting, earlier)
         execution.handle(batch)
-        recovered += batch.recorded
+        recovered += [item for item in batch.recorded if item.outcome in _ANSWERED]
     return recovered
 
 
