@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-
-_LONGEST_JOB_ID = 50 + 1 + 50
-"""Characters: both ids are `varchar(50)`."""
 
 
 class LinkStatus(StrEnum):
@@ -121,15 +118,6 @@ def ids_of_job(job_id: str) -> tuple[str, str] | None:
     if _ID.fullmatch(app_id) and _ID.fullmatch(repository_id):
         return app_id, repository_id
     return None
-
-
-def possible_ids(job_id: str) -> Iterator[tuple[str, str]]:
-    """Every pair of app and repository id that forms this job id."""
-    if len(job_id) > _LONGEST_JOB_ID:
-        return
-    parts = job_id.split("-")
-    for cut in range(1, len(parts)):
-        yield "-".join(parts[:cut]), "-".join(parts[cut:])
 
 
 @dataclass(frozen=True, slots=True)

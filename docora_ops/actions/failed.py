@@ -10,7 +10,7 @@ from itertools import islice
 from docora_ops.actions.folding import LONGEST, fold
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.database import Database
-from docora_ops.database.link_rows import held_job_ids, shared_job_ids
+from docora_ops.database.link_rows import held_job_ids
 from docora_ops.database.reading import failed_by_app, failed_by_error, failed_page
 from docora_ops.failed_links import ErrorGroup, FailedLink, Page, Row
 from docora_ops.jobs import JobState
@@ -97,13 +97,10 @@ def job_states(
         some = job_ids[start : start + at_once]
         answers += queue.look(some, waiting=waiting, expired=expired, detailed=True)
     held = held_job_ids(database, job_ids)
-    shared = shared_job_ids(database, refs)
-    states = {}
-    for ref, answer in zip(refs, answers, strict=True):
-        states[ref.id] = JobState.RUNNING if ref.job_id in held else answer.state
-        if ref.job_id in shared and not queue.is_made_for(ref.job_id, ref.app_id):
-            states[ref.id] = JobState.NONE
-    return states
+    return {
+        ref.id: JobState.RUNNING if ref.job_id in held else answer.state
+        for ref, answer in zip(refs, answers, strict=True)
+    }
 
 
 def _filter(database: Database, app: str | None, error: str | None) -> FailedFilter:

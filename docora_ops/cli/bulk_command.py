@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from docora_ops.actions.bulk.batch import Settled
+from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.surroundings import look_around
 from docora_ops.actions.waiting.follow import Following
@@ -61,7 +61,7 @@ class BulkCommand:
             context.database, context.queue, self._run.stop, context.settings.drift_grace
         )
         if wait is not None:
-            self._run.on_settled = self._follow
+            self._run.on_recorded = self._follow
         self._workers = 0
         context.collect_garbage()
 
@@ -126,8 +126,8 @@ class BulkCommand:
             self._show_summary(result)
         return self._code_of(result)
 
-    def _follow(self, settled: Sequence[Settled]) -> None:
-        for item in settled:
+    def _follow(self, recorded: Sequence[LinkOutcome]) -> None:
+        for item in recorded:
             # Not the snapshot that a resync was to queue: it is a failure already.
             if item.outcome.succeeded or self._operation is not Action.RESYNC:
                 self._following.add(item.ref, item.outcome)

@@ -88,7 +88,14 @@ def _new_repair(
     from docora_ops.actions.repair.fix import Repair
     from docora_ops.actions.surroundings import look_around
 
-    repair = Repair(context.database, context.queue, context.store, context.settings.drift_grace)
+    settings = context.settings
+    repair = Repair(
+        context.database,
+        context.queue,
+        context.store,
+        settings.drift_grace,
+        settings.max_retry_attempts,
+    )
     repair.remove_unknown_jobs = remove_unknown_jobs
     options = {"remove_unknown_jobs": remove_unknown_jobs}
     repair.note = change_note("repair", reason, **options)

@@ -1,16 +1,15 @@
-"""Reading, locking and changing links."""
+"""Rows of links: reading, locking and changing them."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 from psycopg.rows import TupleRow
 
 from docora_ops.database.postgres import Database
-from docora_ops.links import FailedFilter, Link, LinkRef, LinkStatus, Payload, possible_ids
+from docora_ops.links import FailedFilter, Link, LinkRef, LinkStatus, Payload, ids_of_job
 from docora_ops.text import mask
 
 _LINK_COLUMNS = """
@@ -35,9 +34,13 @@ UPDATE app_repositories SET status = 'pending_snapshot', retry_count = 0, last_e
 WHERE id = ANY (%(ids)s::uuid[])
 """
 
-# A stuck link keeps its retries and its error: they are what it had before.
-FREE_STUCK_LINKS = """
-UPDATE app_repositories SET status = 'pending_snapshot' WHERE id = ANY (%(ids)s::uuid[])
+# A repository that kills each worker must not be scanned for ever: a scan that was cut off counts.
+COUNT_CUT_OFF_SCANS = """
+UPDATE app_repositories
+SET retry_count = retry_count + 1, last_error = %(error)s,
+    status = CASE WHEN retry_count + 1 >= %(max_attempts)s THEN 'failed' ELSE 'pending_snapshot' END
+WHERE id = ANY (%(ids)s::uuid[])
+RETURNING id::text, status
 """
 
 CLOSE_CIRCUIT = """
@@ -144,26 +147,30 @@ CROSS JOIN LATERAL (
 """
 
 
-class Verdict(StrEnum):
-    """What a claim found of one link."""
+class ClaimState(StrEnum):
+    """What a claim found."""
 
     CLAIMED = "claimed"
     CHANGED = "changed"
-    RUNNING = "running"
+    """The link does not qualify any more."""
+    LOCKED = "locked"
+    """A worker holds the link's lock."""
+    EXHAUSTED = "exhausted"
+    """The link was stuck for the last time that is allowed, and is failed now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One link that was locked, whether it may be queued, and the status that it had."""
+    """A link whose row is locked. `status`: before the claim."""
 
-    verdict: Verdict
+    state: ClaimState
     payload: Payload
     status: str
 
 
 @dataclass(frozen=True, slots=True)
 class JobLink:
-    """The link that a job id stands for, or one of them."""
+    """The link of a job."""
 
     job_id: str
     app_id: str
@@ -172,12 +179,12 @@ class JobLink:
 
 
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
-    """The link as it stands, without a lock."""
+    """Returns the link without locking it, None if there is none."""
     return _link(database.row(READ_LINK, {"app_id": app_id, "repository_id": repository_id}))
 
 
 def lock_link(database: Database, app_id: str, repository_id: str) -> Link | None:
-    """The link, locked until the transaction ends. Raises LinkLockedError."""
+    """Locks the link until the transaction ends and returns it. Raises LinkLockedError."""
     if database.row(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}) is None:
         return None
     # A statement that waits for the row reads the rest, its app and repository, as before the wait.
@@ -185,28 +192,28 @@ def lock_link(database: Database, app_id: str, repository_id: str) -> Link | Non
 
 
 def reset_link(database: Database, ref: LinkRef) -> None:
-    """Make the link pending, with no retries and no error."""
+    """Makes the link pending, without retries and error."""
     database.execute(RESET_LINKS, {"ids": [ref.id]})
 
 
 def close_circuit(database: Database, repository_id: str) -> None:
-    """Close the circuit breaker of a repository."""
+    """Closes the circuit of a repository."""
     database.execute(CLOSE_CIRCUIT, {"repository_id": repository_id})
 
 
 def delete_deliveries(database: Database, links: Sequence[LinkRef | Payload]) -> int:
-    """Forget what the apps have received over these links; returns how many files that was."""
+    """Deletes the delivery records of the links. Returns their number."""
     return database.execute(DELETE_DELIVERIES, _pairs(links))
 
 
 def count_deliveries(database: Database, links: Sequence[LinkRef | Payload]) -> int:
-    """How many files the apps have received over these links."""
+    """Counts the delivery records of the links."""
     row = database.row(COUNT_DELIVERIES, _pairs(links))
     return int(row[0]) if row else 0
 
 
 def count_deliveries_of_app(database: Database, app_id: str) -> int:
-    """How many files the app has received in all."""
+    """Counts the delivery records of the app."""
     row = database.row(COUNT_DELIVERIES_OF_APP, {"app_id": app_id})
     return int(row[0]) if row else 0
 
@@ -219,14 +226,14 @@ def _pairs(links: Sequence[LinkRef | Payload]) -> dict[str, list[str]]:
 
 
 def held_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
-    """Those job ids whose link a worker holds at this moment."""
+    """Returns the job ids whose link a worker has locked."""
     return {job_id for (job_id,) in database.rows(HELD_JOB_IDS, {"job_ids": list(job_ids)})}
 
 
 def claim_links_of_app(database: Database, ids: Sequence[str], app_id: str) -> list[Claim]:
-    """Lock and reset those among `ids` that are the app's, whatever their status.
+    """Locks and resets the links of the app, whatever their status.
 
-    Links that are locked elsewhere or gone are missing from the answer.
+    `ids`: row ids. Links that are gone or locked by others are left out, as in all claims.
     """
     claims = _claim(database, ids, JUDGE_LINKS_OF_APP, {"app_id": app_id})
     _update(database, RESET_LINKS, claims)
@@ -234,31 +241,31 @@ def claim_links_of_app(database: Database, ids: Sequence[str], app_id: str) -> l
 
 
 def claim_failed_links(database: Database, ids: Sequence[str], which: FailedFilter) -> list[Claim]:
-    """Lock and reset those among `ids` that are failed still, and match still.
-
-    Links that are locked elsewhere or gone are missing from the answer.
-    """
+    """Locks and resets the links that still are failed and match the filter."""
     claims = _claim(database, ids, JUDGE_FAILED_LINKS, asdict(which))
     _update(database, RESET_LINKS, claims)
     return list(claims.values())
 
 
-def claim_unfinished_links(database: Database, ids: Sequence[str]) -> list[Claim]:
-    """Lock those among `ids` that are pending or being scanned still, and make them pending.
+def claim_unfinished_links(
+    database: Database, ids: Sequence[str], *, error: str, max_attempts: int
+) -> list[Claim]:
+    """Locks the links that still are pending or being scanned.
 
-    Links that are locked elsewhere or gone are missing from the answer.
+    Counts a failure with `error` for each that is being scanned: it becomes pending, or `failed`
+    from `max_attempts` failures on.
     """
     claims = _claim(database, ids, JUDGE_UNFINISHED_LINKS, {})
-    stuck = {id_: claim for id_, claim in claims.items() if claim.status == LinkStatus.SCANNING}
-    _update(database, FREE_STUCK_LINKS, stuck)
+    stuck = [id_ for id_ in _claimed(claims) if claims[id_].status == LinkStatus.SCANNING]
+    parameters = {"ids": stuck, "error": error, "max_attempts": max_attempts}
+    for id_, status in database.rows(COUNT_CUT_OFF_SCANS, parameters) if stuck else ():
+        if status == LinkStatus.FAILED:
+            claims[id_] = replace(claims[id_], state=ClaimState.EXHAUSTED)
     return list(claims.values())
 
 
 def claim_due_links(database: Database, ids: Sequence[str], rescan_interval_ms: int) -> list[Claim]:
-    """Lock those among `ids`, and change nothing; links that are not due any more are refused.
-
-    Links that are locked elsewhere or gone are missing from the answer.
-    """
+    """Locks the links that still are due, and changes nothing."""
     parameters = {"rescan_interval_ms": rescan_interval_ms}
     return list(_claim(database, ids, JUDGE_DUE_LINKS, parameters).values())
 
@@ -266,10 +273,7 @@ def claim_due_links(database: Database, ids: Sequence[str], rescan_interval_ms: 
 def _claim(
     database: Database, ids: Sequence[str], sql: str, parameters: Mapping[str, object]
 ) -> dict[str, Claim]:
-    """The claims by the id of the link.
-
-    Links that changed since they were selected and those whose snapshot is running are refused.
-    """
+    """Locks the links and returns their claims by row id."""
     locked = [id_ for (id_,) in database.rows(LOCK_LINKS, {"ids": list(ids)})]
     # In statements of their own, which see what was committed before the last row was locked. One
     # that locks reads that row as it is by then, and the rest as it was when the statement began.
@@ -279,37 +283,30 @@ def _claim(
     claims = {}
     for id_, *_, status, qualifies in rows:
         payload = payloads[id_]
-        if not qualifies:
-            verdict = Verdict.CHANGED
-        else:
-            verdict = Verdict.RUNNING if payload.job_id in held else Verdict.CLAIMED
-        claims[id_] = Claim(verdict, payload, status)
+        state = ClaimState.LOCKED if payload.job_id in held else ClaimState.CLAIMED
+        claims[id_] = Claim(state if qualifies else ClaimState.CHANGED, payload, status)
     return claims
 
 
+def _claimed(claims: Mapping[str, Claim]) -> list[str]:
+    return [id_ for id_, claim in claims.items() if claim.state is ClaimState.CLAIMED]
+
+
 def _update(database: Database, sql: str, claims: Mapping[str, Claim]) -> None:
-    """Change the links that were claimed: no rows but those that we have locked."""
-    ids = [id_ for id_, claim in claims.items() if claim.verdict is Verdict.CLAIMED]
+    ids = _claimed(claims)
     if ids:
         database.execute(sql, {"ids": ids})
 
 
 def describe_links(database: Database, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """App name and `owner/name` by the id of the link."""
+    """Returns app name and `owner/name` by row id."""
     rows = database.rows(DESCRIBE_LINKS, {"ids": list(ids)})
     return {row[0]: (row[1], f"{row[2]}/{row[3]}") for row in rows}
 
 
-def shared_job_ids(database: Database, refs: Sequence[LinkRef]) -> set[str]:
-    """Those job ids that another link's ids form too: `a-b` + `c` and `a` + `b-c`."""
-    dashed = {ref.job_id for ref in refs if ref.job_id.count("-") > 1}
-    links = Counter(link.job_id for link in links_of_jobs(database, dashed))
-    return {job_id for job_id, count in links.items() if count > 1}
-
-
 def links_of_jobs(database: Database, job_ids: Iterable[str]) -> list[JobLink]:
-    """Every link whose ids form one of these job ids, and its status."""
-    pairs = {pair for job_id in job_ids for pair in possible_ids(job_id)}
+    """Returns the links of the jobs with these ids. Invalid job ids have none."""
+    pairs = {pair for job_id in job_ids if (pair := ids_of_job(job_id))}
     if not pairs:
         return []
     parameters = {

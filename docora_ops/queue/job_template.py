@@ -9,7 +9,7 @@ from base64 import b64decode
 from redis import Redis
 from rq import Queue, Retry
 
-from docora_ops.links import Payload, possible_ids
+from docora_ops.links import Payload, ids_of_job
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
@@ -75,26 +75,18 @@ def _arguments(payload: Payload, *, is_rescan: bool) -> dict[str, object]:
     }
 
 
-def names_link(data: bytes, app_id: str) -> bool:
-    """Whether a job's stored call was made for this app. Looks at the bytes, unpickles nothing."""
-    return _argument("app_id", app_id) in _call(data)
-
-
 def calls_for_link(data: bytes, function: str, job_id: str) -> tuple[str, str] | None:
-    """App and repository id, if the stored call is one of `function` with ids that form `job_id`.
+    """Returns app id and repository id if the stored call is one of `function` for this link.
 
     Looks at the bytes, unpickles nothing.
     """
-    call = _call(data)
-    if _text(function) not in call:
+    call, ids = _call(data), ids_of_job(job_id)
+    if ids is None or _text(function) not in call:
         return None
-    for app_id, repository_id in possible_ids(job_id):
-        if (
-            _argument("app_id", app_id) in call
-            and _argument("repository_id", repository_id) in call
-        ):
-            return app_id, repository_id
-    return None
+    is_call_for_link = _argument("app_id", ids[0]) in call and (
+        _argument("repository_id", ids[1]) in call
+    )
+    return ids if is_call_for_link else None
 
 
 def call_of(data: bytes) -> dict[str, str]:

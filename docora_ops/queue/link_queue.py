@@ -1,8 +1,7 @@
-"""Jobs of links in the RQ queue: where they stand, and pushing them."""
+"""The RQ queue that the jobs of links stand in."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,16 +9,15 @@ from typing import cast
 
 from redis import Redis
 from rq import Queue
-from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.suspension import WORKERS_SUSPENDED
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import BullmqQueue, JobState
-from docora_ops.links import Outcome, Payload
+from docora_ops.links import Outcome, Payload, ids_of_job
 from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry, write_entry
 from docora_ops.queue.bullmq import read_bullmq
-from docora_ops.queue.job_template import JobTemplate, names_link
+from docora_ops.queue.job_template import JobTemplate
 from docora_ops.queue.redis_client import describe, redis_errors
 from docora_ops.queue.registries import registry_key
 from docora_ops.queue.scripts import JobScript
@@ -27,21 +25,20 @@ from docora_ops.queue.sweep import QueueSweep
 from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 
-_JOB_ID = re.compile(r"[A-Za-z0-9_-]+")
 DELAYED = "delayed"
 
 
 def is_valid_job_id(job_id: str) -> bool:
-    """Whether RQ accepts the id: letters, digits, `_` and `-` only."""
-    return _JOB_ID.fullmatch(job_id) is not None
+    """Whether the id can be the id of a link's job."""
+    return ids_of_job(job_id) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class PushRequest:
-    """One link's job to push, or, without a payload, only to confirm that it is live.
+    """A job to push. Without a payload, the push only confirms that the job is live.
 
-    `seen`: the `enqueued_at` of a job that was doubtful a moment ago. If it is so still, it is a
-    leftover. `is_repeated`: it was pushed a moment ago, so the waiting list as read tells nothing.
+    `seen`: evidence of a job that was doubtful at an earlier look; unchanged, the job is stale.
+    `is_repeated`: it was pushed a moment ago, after the waiting list was read.
     """
 
     job_id: str
@@ -53,18 +50,20 @@ class PushRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the queue says of one link's job: its state or, after a push, the outcome.
-
-    `detail`: of a doubtful job its `enqueued_at`, of an unreadable one the reason, of a waiting one
-    that is in no list `DELAYED`.
-    """
+    """The state of one job or, after a push, its outcome."""
 
     job_id: str
     state: JobState
     outcome: Outcome | None = None
     detail: str = ""
+    """`enqueued_at` of a doubtful job, why a job is unreadable, or `DELAYED`."""
     enqueued_at: str = ""
-    """Of a job that is not live, and that may have been queued since the waiting list was read."""
+    """Of a job that is not live, and may have been queued since the waiting list was read."""
+
+    @property
+    def evidence(self) -> str:
+        """`enqueued_at` of a job that may be live: it changes when the job is queued anew."""
+        return self.detail if self.state is JobState.DOUBTFUL else self.enqueued_at
 
 
 class LinkQueue:
@@ -84,12 +83,12 @@ class LinkQueue:
         return self._where
 
     def read_waiting(self) -> WaitingList:
-        """Read once which ids wait in the queue's list."""
+        """Reads the ids in the queue's list."""
         with redis_errors(self._where):
             return WaitingList.read(self._client, self._queue.key, self._wip_key)
 
     def read_expired(self) -> ExpiredExecutions:
-        """Read once which executions in the registry of running jobs have expired."""
+        """Reads the executions whose heartbeat has expired."""
         with redis_errors(self._where):
             return ExpiredExecutions.read(self._client, self._wip_key)
 
@@ -102,11 +101,10 @@ class LinkQueue:
         detailed: bool = False,
         rows_locked: bool = False,
     ) -> list[Answer]:
-        """Where each job stands; writes nothing.
+        """Returns the state of each job; writes nothing.
 
-        `waiting`: the list as read before; without it each id is looked for. `detailed`: tell
-        leftovers (`STALE`) from nothing at all (`NONE`); `expired` saves reading those again.
-        `rows_locked`: Redis has a few seconds.
+        `waiting`: the list as read before; without it each id is looked for. `expired`: saves
+        reading those again. `detailed`: tells a stale job from none. `rows_locked`: Redis has 4 s.
         """
         arguments: list[str | int] = []
         for job_id in job_ids:
@@ -123,14 +121,12 @@ class LinkQueue:
         front: bool = False,
         audit: Mapping[Outcome, AuditEntry] | None = None,
     ) -> list[Answer]:
-        """Queue each job unless it is live; leftovers of dead jobs are removed in the same step.
+        """Queues each job unless it is live, and removes stale jobs, all atomically.
 
-        To be called with the rows locked, so Redis has a few seconds.
-
-        A live waiting job stays as it is, for good, and moves to the head if `front` is set. A
-        running, doubtful or unreadable one is left alone: its answer has no outcome. `waiting` or
-        `expired` saves reading all executions that have expired. `audit`: what
-        goes into the audit trail, once, by the first outcome that is named there.
+        Called with the rows locked: Redis has 4 s. A waiting job is kept for good, and moved to
+        the head if `front` is set. A running, doubtful or unreadable job is left alone, and its
+        answer has no outcome. `waiting` or `expired` saves reading all expired executions.
+        `audit`: audit entries by outcome; the first outcome that is among them writes its entry.
         """
         template = self._template
         arguments: list[str | int | bytes] = []
@@ -162,22 +158,12 @@ class LinkQueue:
         return self._run("push", job_ids, config, arguments, waiting, rows_locked=True)
 
     def record(self, audit: AuditEntry) -> None:
-        """Write an entry of the audit trail by itself."""
+        """Writes an audit entry by itself."""
         with redis_errors(self._where):
             write_entry(self._client, audit)
 
-    def is_made_for(self, job_id: str, app_id: str) -> bool:
-        """Whether the job of this id, if there is one, was made for a link of this app.
-
-        Redis has a few seconds: the row may be locked.
-        """
-        client = self._script.client_with_rows_locked
-        with redis_errors(self._where, rows_locked=True):
-            data = cast("bytes | None", client.hget(Job.key_for(job_id), "data"))
-        return data is None or names_link(data, app_id)
-
     def count_workers(self) -> int:
-        """How many live workers listen on the queue."""
+        """Counts the live workers that listen on the queue."""
         with redis_errors(self._where):
             keys = cast(
                 "set[bytes]",
@@ -197,7 +183,7 @@ class LinkQueue:
 
     @cached_property
     def sweep(self) -> QueueSweep:
-        """For looking through all that stands in the queue."""
+        """Finds and removes entries of the whole queue."""
         return QueueSweep(self._settings, self._client)
 
     @cached_property

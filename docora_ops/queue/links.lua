@@ -76,7 +76,7 @@ local function push(id, hint, seen, data, description)
   elseif answer ~= 'none' then
     return answer
   elseif data == '' then
-    return 'doubtful:never' -- no longer live, and we have no payload at hand
+    return answer -- not live any more, and there is no payload to push
   else
     local removed = leftovers(id, queue, true) + places
     fields[data_slot] = data

@@ -64,7 +64,7 @@ class LinkCaretaker:
             return
         for item in recovered:
             log.warning(
-                "%s: left behind by a killed worker; now it is %s",
+                "%s: left behind by a killed worker; %s",
                 inert(item.ref.job_id),
-                item.ending.status,
+                inert(item.error_message or "it is queued again"),
             )

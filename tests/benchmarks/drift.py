@@ -111,6 +111,7 @@ def repair() -> int:
         LinkQueue(configuration, client),
         ProgressStore(configuration, client),
         grace_seconds=0,
+        max_attempts=5,
     )
     total = run.find().total
     assert run.run().counts[Mending.QUEUED] == total

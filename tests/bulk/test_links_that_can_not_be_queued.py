@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from typing import cast
-
 import pytest
-from rq.job import Job, JobStatus
+from rq.job import Job
 
+from docora_ops.drift import Mending
 from docora_ops.errors import InvalidJobIdError
 from docora_ops.links import Outcome
 from tests.support.docora import Docora
@@ -30,98 +28,30 @@ def test_links_whose_ids_form_no_job_id_fail_alone(docora: Docora) -> None:
     docora.assert_sound()
 
 
-def add_colliding_links(docora: Docora) -> tuple[TestLink, TestLink]:
-    first = docora.link(docora.add_app("One", "a-b"), docora.add_repository("octo/one", "c"))
-    second = docora.link(docora.add_app("Two", "a"), docora.add_repository("octo/two", "b-c"))
-    assert first.job_id == second.job_id == "a-b-c"
-    return first, second
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 1000])
-def test_of_two_links_with_one_job_id_only_one_is_queued(docora: Docora, batch_size: int) -> None:
-    docora.add_links(3)
-    colliding = add_colliding_links(docora)
-    actions = docora.actions()
-    plan = actions.retry_all(batch_size=batch_size, dry_run=True)
-    result = actions.retry_all(batch_size=batch_size)
-    assert result.counts == plan.counts == {Outcome.QUEUED: 4, Outcome.FAILED: 1}
-    assert [failure.job_id for failure in result.failures] == ["a-b-c"]
-    assert "held by the job of another link" in result.failures[0].error
-    assert docora.waiting().count("a-b-c") == 1
-    made_for = Job.fetch("a-b-c", connection=docora.redis).kwargs["app_id"]
-    assert [link.app_id for link in colliding if docora.was_reset(link)] == [made_for]
-    docora.assert_sound()
-
-
-@pytest.mark.parametrize("live", ["waiting", "running", "scheduled"])
-@pytest.mark.parametrize("command", ["retry", "resync", "retry_all"])
-def test_a_link_whose_job_id_a_live_job_of_another_has_is_left_as_it_is(
-    docora: Docora, live: str, command: str
+@pytest.mark.parametrize("status", ["failed", "pending_snapshot", "scanning", "synced"])
+def test_a_link_whose_ids_contain_a_dash_is_left_alone_with_its_job(
+    docora: Docora, status: str
 ) -> None:
-    first, second = add_colliding_links(docora)
+    docora.add_links(1)
+    link = docora.link(docora.add_app("One", "a-b"), docora.add_repository("octo/one", "c"), status)
+    docora.age_links()
+    docora.enqueue(link.job_id)
+    before = docora.row(link), docora.job_hash(link.job_id), docora.deliveries(link)
     actions = docora.actions()
-    actions.retry(first)
-    if live != "waiting":
-        docora.redis.lrem(docora.queue.key, 0, "a-b-c")
-    if live == "running":
-        data = docora.redis.hget(Job.key_for("a-b-c"), "data")
-        docora.start_job("a-b-c")
-        docora.redis.hset(Job.key_for("a-b-c"), "data", cast("bytes", data))
-    if live == "scheduled":
-        docora.redis.zadd(f"rq:scheduled:{docora.queue.name}", {"a-b-c": time.time() + 60})
-    before = docora.waiting(), docora.job_hash("a-b-c"), docora.row(second)
-    if command == "retry_all":
-        result = actions.retry_all()
-        assert result.counts == {Outcome.FAILED: 1}
-        assert "held by the job of another link" in result.failures[0].error
-    else:
-        with pytest.raises(InvalidJobIdError, match="held by the job of another link"):
-            getattr(actions, command)(second)
-    assert (docora.waiting(), docora.job_hash("a-b-c"), docora.row(second)) == before
-
-
-@pytest.mark.parametrize("status", [JobStatus.FAILED, JobStatus.FINISHED, JobStatus.CANCELED])
-def test_a_dead_job_of_the_other_link_is_replaced(docora: Docora, status: JobStatus) -> None:
-    first, second = add_colliding_links(docora)
-    actions = docora.actions()
-    actions.retry(first)
-    docora.connection.execute("UPDATE app_repositories SET status = 'synced' WHERE app_id = 'a-b'")
-    docora.redis.lrem(docora.queue.key, 0, "a-b-c")
-    docora.redis.hset(Job.key_for("a-b-c"), "status", status.value)
-    result = actions.retry_all()
-    assert result.counts == {Outcome.REPLACED_STALE: 1}
-    assert docora.job(second).kwargs["app_id"] == "a"
-
-
-def test_a_live_job_of_the_link_itself_is_kept_though_it_shares_its_id(docora: Docora) -> None:
-    first, second = add_colliding_links(docora)
-    actions = docora.actions()
-    actions.retry(first)
-    docora.connection.execute("UPDATE app_repositories SET status = 'failed' WHERE app_id = 'a-b'")
-    assert actions.retry(first).outcome is Outcome.ALREADY_QUEUED
-    assert docora.was_reset(first)
-    assert docora.status(second) == "failed"
-
-
-def test_a_link_whose_job_id_another_takes_after_the_check_is_not_lost(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = add_colliding_links(docora)
-    actions, rival = docora.actions(), docora.actions()
-    check = actions.queue.is_made_for
-
-    def check_then_be_overtaken(job_id: str, app_id: str) -> bool:
-        answer = check(job_id, app_id)
-        if docora.status(second) == "failed":
-            rival.retry(second)
-        return answer
-
-    monkeypatch.setattr(actions.queue, "is_made_for", check_then_be_overtaken)
-    with pytest.raises(InvalidJobIdError):
-        actions.retry(first)
-    assert docora.status(first) == "failed"
-    assert docora.was_reset(second)
-    assert docora.job(second).kwargs["app_id"] == second.app_id
+    for change in (actions.retry, actions.resync):
+        for dry_run in (True, False):
+            with pytest.raises(InvalidJobIdError, match="'a-b' and 'c' can't form a job id"):
+                change(link, dry_run=dry_run)
+    for result in (actions.retry_all(), actions.resync_all("a-b"), actions.schedule()):
+        for failure in result.failures:
+            assert failure.job_id == link.job_id
+            assert "can't form a job id" in failure.error
+    for repair in (actions.repair(), actions.repair(app_id="a-b")):
+        assert repair.counts[Mending.FAILED] == (status in {"pending_snapshot", "scanning"})
+        assert repair.counts[Mending.REMOVED] == 0
+    after = docora.row(link), docora.job_hash(link.job_id), docora.deliveries(link)
+    assert after == before
+    assert docora.waiting().count(link.job_id) == 1
 
 
 @pytest.mark.parametrize("kind", ["string", "list", "set", "zset"])

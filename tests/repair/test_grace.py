@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from docora_ops.actions.link_change import SECOND_LOOK_DELAY
+from docora_ops.actions.decision import SECOND_LOOK_DELAY
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.actions.repair.fix import Repair
 from tests.support.actions import Actions

@@ -143,7 +143,7 @@ def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: 
     expected: dict[TestLink, tuple[str, str, str]] = {}
 
     def add(status: str, job: str, helps: str) -> TestLink:
-        link = docora.link(app, docora.add_repository(), status)
+        link = docora.link(app, docora.add_repository(), status, retry_count=1)
         expected[link] = (status, job, helps)
         return link
 

@@ -234,21 +234,6 @@ def test_a_dry_run_foretells_the_pass_and_changes_nothing(docora: Docora, batch_
     assert (result.counts, result.by_app) == (plan.counts, plan.by_app)
 
 
-def test_of_two_links_with_one_job_id_only_one_gets_a_job(docora: Docora) -> None:
-    docora.add_links(3, status="synced")
-    first = docora.link(docora.add_app("One", "a-b"), docora.add_repository("octo/1", "c"))
-    second = docora.link(docora.add_app("Two", "a"), docora.add_repository("octo/2", "b-c"))
-    assert first.job_id == second.job_id == "a-b-c"
-    actions = docora.actions()
-    plan = actions.schedule(dry_run=True)
-    result = actions.schedule()
-    assert result.counts == plan.counts == {Outcome.QUEUED: 4, Outcome.FAILED: 1}
-    assert "held by the job of another link" in result.failures[0].error
-    assert docora.waiting().count("a-b-c") == 1
-    again = actions.schedule()
-    assert again.counts == {Outcome.ALREADY_QUEUED: 4, Outcome.FAILED: 1}
-
-
 def test_thousands_of_waiting_jobs_are_all_kept(docora: Docora) -> None:
     docora.add_links(5_000, apps=4, status="synced")
     actions = docora.actions()

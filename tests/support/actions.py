@@ -102,21 +102,20 @@ class Actions:
     ) -> RepairResult:
         """A repair without grace; `prepare` gets it when all is found and nothing mended."""
         scope = {"remove_unknown_jobs": True} | scope
-        repair = Repair(self.database, self.queue, self.store, grace_seconds=0, **scope)
+        attempts = self.settings.max_retry_attempts
+        repair = Repair(self.database, self.queue, self.store, 0, attempts, **scope)
         repair.find()
         prepare(repair)
         return repair.plan() if dry_run else repair.run()
 
     def _bulk_run(
         self,
-        operation: Action,
+        action: Action,
         selection: Selection,
         batch_size: int,
         note: ChangeNote | None,
     ) -> BulkRun:
-        return BulkRun(
-            operation, self.database, self.queue, self.store, selection, batch_size, note
-        )
+        return BulkRun(action, self.database, self.queue, self.store, selection, batch_size, note)
 
     def _finish(
         self, run: BulkRun, prepare: Callable[[BulkRun], object], *, dry_run: bool
@@ -124,7 +123,7 @@ class Actions:
         if dry_run:
             prepare(run)
             return run.plan()
-        if run.operation is not Action.SCHEDULE:
+        if run.action is not Action.SCHEDULE:
             run.start()
         prepare(run)
         return run.run()

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
-from docora_ops.actions.link_change import SECOND_LOOK_DELAY
+from docora_ops.actions.decision import SECOND_LOOK_DELAY
 from docora_ops.database import Database
-from docora_ops.database.link_rows import JobLink, held_job_ids, links_of_jobs, shared_job_ids
+from docora_ops.database.link_rows import JobLink, held_job_ids, links_of_jobs
 from docora_ops.database.unfinished import Unfinished, names_of, unfinished_links
 from docora_ops.drift import EXAMPLES_SHOWN, DriftKind, DriftReport, Finding
 from docora_ops.jobs import JobState
@@ -208,7 +208,6 @@ class _Look:
         able = [link for link in links if is_valid_job_id(link.ref.job_id)]
         job_ids = [link.ref.job_id for link in able]
         held = held_job_ids(self.database, job_ids)
-        shared = shared_job_ids(self.database, [link.ref for link in able])
         answers = self.queue.look(job_ids, waiting=self.waiting) if job_ids else []
         for link, answer in zip(able, answers, strict=True):
             job_id = link.ref.job_id
@@ -218,8 +217,6 @@ class _Look:
                 yield _suspect(link, answer.detail)
             elif answer.state is JobState.UNREADABLE:
                 yield _suspect(link, detail=f"its Redis key does not hold a job: {answer.detail}")
-            elif job_id in shared and not self.queue.is_made_for(job_id, link.ref.app_id):
-                yield _suspect(link, detail="the job of another link has its job id")
         for link in links:
             if not is_valid_job_id(link.ref.job_id):
                 yield _suspect(link, detail="its ids can't form a job id")

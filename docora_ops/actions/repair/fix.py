@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from sys import intern
 
 from docora_ops.actions.bulk.audit_trail import RunTrail
-from docora_ops.actions.bulk.batch import Settled
+from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun, Stop
+from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.actions.repair.belonging import count_jobs_with_links
 from docora_ops.actions.repair.find import Suspect, confirmed, named
 from docora_ops.audit import ChangeNote
@@ -55,6 +57,8 @@ class Repair:
     queue: LinkQueue
     store: ProgressStore
     grace_seconds: float
+    max_attempts: int
+    """Failures after which a stuck link is `failed` instead of queued again."""
     app_id: str | None = None
     ref: LinkRef | None = None
     remove_unknown_jobs: bool = False
@@ -115,7 +119,7 @@ class Repair:
     def run(self) -> RepairResult:
         """Mend it; killed at any point, a new repair finishes the rest. Raises the same.
 
-        A link gets its job in the way of a bulk retry, but keeps its retries and its last error.
+        A lost link keeps its retries and its error. Each stuck link counts a failure.
         """
         if self.note is not None:
             self._trail = RunTrail(self.note, self.result().total)
@@ -153,7 +157,7 @@ class Repair:
     # Links without a job
 
     def _bulk_run(self, kind: DriftKind, refs: Sequence[LinkRef]) -> BulkRun:
-        def note(settled: Sequence[Settled]) -> None:
+        def note(settled: Sequence[LinkOutcome]) -> None:
             names = describe_links(self.database, [item.ref.id for item in settled])
             for item in settled:
                 app_name, repository = names.get(item.ref.id, (None, None))
@@ -166,18 +170,19 @@ class Repair:
                     repository=repository,
                 )
                 mending = _MENDINGS.get(item.outcome, Mending.LEFT_ALONE)
-                self._note(Mended(finding, mending, item.error))
+                self._note(Mended(finding, mending, item.error_message))
 
+        claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=self.max_attempts)
         return BulkRun(
             Action.REPAIR,
             self.database,
             self.queue,
             self.store,
-            Selection(refs, (), claim_unfinished_links),
+            Selection(refs, (), claim),
             LINKS_AT_ONCE,
             trail=self._trail,
             stop=self.stop,
-            on_settled=note,
+            on_recorded=note,
         )
 
     # Entries of the queue

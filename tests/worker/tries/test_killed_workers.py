@@ -192,7 +192,7 @@ def test_a_link_whose_job_was_lost_is_served_by_the_next_worker(snapshots: Snaps
     with running(snapshots, "--burst") as one, running(snapshots, "--burst") as other:
         assert (one.end(), other.end()) == (0, 0)
     assert_synced(snapshots, link, upstream)
-    said = f"{link.job_id}: left behind by a killed worker; now it is pending"
+    said = f"{link.job_id}: left behind by a killed worker; it is queued again"
     assert (one.log + other.log).count(said) == 1
     assert [request.path for request in snapshots.received().requests] == ["a", "b", "b"]
 
