@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from docora_ops.actions.link_change import SECOND_LOOK_DELAY
 from docora_ops.database import Database, Rollback
 from docora_ops.database.link_rows import held_job_ids, lock_link, shared_job_ids
-from docora_ops.database.snapshots import Ending, count_failure, scanning_links
+from docora_ops.database.link_scans import Ending, count_failure, scanning_links
 from docora_ops.errors import LinkError
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus
