@@ -42,7 +42,7 @@ class Circuit:
     consecutive_failures: int
     open_until: datetime | None
     opened: bool
-    """Whether this failure opened the circuit."""
+    """True if this failure opened the circuit."""
 
 
 @dataclass(frozen=True)

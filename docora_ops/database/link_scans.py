@@ -73,7 +73,7 @@ class Ending:
 
     @property
     def is_final(self) -> bool:
-        """Whether the job must not be tried again."""
+        """True if the job must not be tried again."""
         return self.status == LinkStatus.FAILED
 
 

@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """How many files change."""
+        """The number of files that change."""
         return len(self.deletions) + len(self.creations) + len(self.updates)
 
 
@@ -118,7 +118,7 @@ class _Delivery:
     sha: str
     bodies: Iterable[Pieces | bytes]
     is_ready: bool
-    """Whether the bodies are in memory, so that nothing is read while they are sent."""
+    """True if the bodies are in memory: git reads nothing while they are sent."""
 
 
 class Sender:
@@ -144,8 +144,7 @@ class Sender:
     ) -> None:
         """Sends the plan; calls `acknowledged` with event, path and SHA-256 after each 2xx.
 
-        Raises DeliveryError at the first change that the app refuses, BrokenCloneError, and
-        whatever `acknowledged` raises.
+        Stops at the first error: DeliveryError, BrokenCloneError or an error of `acknowledged`.
         """
         deliveries = self._deliveries(plan)
         current = next(deliveries, None)
@@ -237,7 +236,7 @@ class Sender:
             yield b"".join(body())
 
     def _content(self, file: File) -> Iterator[bytes]:
-        """Reads the file again, and yields what stands between the quotes of the JSON string."""
+        """Reads the file again, and returns the text between the quotes of the JSON string."""
         self._objects.ask(file.object_id)
         return _as_content(file, self._objects.receive())
 

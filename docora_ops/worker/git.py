@@ -43,7 +43,7 @@ class Git:
 
     `url` is the server's, `token` the login there, and `protocols` those that git may use. git
     follows no redirect. `run` and `trace` take `timeout` seconds at most, and call `keep_alive`
-    every 20 s. They raise GitError and whatever `keep_alive` raises.
+    every 20 s. They raise GitError and the errors of `keep_alive`.
     """
 
     def __init__(

@@ -56,7 +56,7 @@ class AppConnection:
 
     @property
     def _is_forwarded(self) -> bool:
-        """Whether the proxy reads the requests, as for http URLs."""
+        """True if a proxy reads the requests, as for http URLs."""
         return self._proxy is not None and self._endpoint.scheme == "http"
 
     def open(self, timeout: float) -> None:

@@ -21,7 +21,7 @@ class Objects:
         self._clone = clone
         self._process = git.start(clone, "cat-file", "--batch", stdin=subprocess.PIPE)
         self.asked = 0
-        """How many objects were requested and not yet read."""
+        """The number of objects that were requested and not yet read."""
 
     def __enter__(self) -> Objects:
         return self
@@ -36,7 +36,7 @@ class Objects:
 
     @property
     def can_ask(self) -> bool:
-        """Whether another object may be requested before the first is read."""
+        """True if another object may be requested before the first is read."""
         return self.asked < _MOST_ASKED
 
     def ask(self, object_id: bytes) -> None:

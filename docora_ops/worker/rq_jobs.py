@@ -21,7 +21,7 @@ class SnapshotQueue(Queue):
     """
 
     def acquire_maintenance_lock(self) -> bool:
-        """Returns whether the lock was free and is ours now."""
+        """Takes the lock; returns False if another worker holds it."""
         key = self.registry_cleaning_key
         return bool(self.connection.set(key, 1, nx=True, ex=_MAINTENANCE_LOCK_TTL))
 

@@ -68,12 +68,12 @@ class SnapshotWorker(Worker):
         self.log.addFilter(_without_redis_traceback)
         self.stop_was_requested = False
         self.queue_was_empty = False
-        """Whether the last look into the queue found no job."""
+        """True if the last look into the queue found no job."""
         self.recovery = LinkRecovery(settings, client)
         self._clock_is_wrong = False
         self._keep_alive: Callable[[], object] = _nothing
         self._is_registered = False
-        """Whether this process has registered the worker's name."""
+        """True if this process has registered the worker's name."""
 
     def work_until_stopped(self, *, burst: bool) -> None:
         """Works until a signal comes or, in a burst, until the queue is empty.
@@ -279,7 +279,7 @@ class SnapshotWorker(Worker):
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Sends heartbeats, and runs maintenance when it is due: a job may take an hour.
 
-        A job lives for three heartbeats, so one that Redis refuses is only logged.
+        RQ gives a job up after three missing heartbeats, so a single one is only logged.
         """
         beat = partial(super().maintain_heartbeats, job, execution)
         try:

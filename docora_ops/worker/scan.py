@@ -38,7 +38,7 @@ class File:
     """SHA-256 of the content, in hex."""
     size: int
     is_text: bool
-    """Whether it is UTF-8 without NUL and no PDF; other files are sent as base64."""
+    """True for UTF-8 without NUL, PDF excepted; other files are sent as base64."""
 
     @property
     def name(self) -> str:

@@ -6,7 +6,6 @@ import logging
 import time
 import traceback
 from contextlib import closing
-from dataclasses import dataclass, field
 
 from rq import get_current_job
 from rq.timeouts import JobTimeoutException
@@ -33,7 +32,7 @@ from docora_ops.errors import (
     ServerError,
     SnapshotError,
 )
-from docora_ops.links import Link
+from docora_ops.links import Link, Payload
 from docora_ops.queue import connect
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import inert, moment
@@ -93,26 +92,20 @@ class _GoneError(Exception):
     """The link or the app was removed while the job ran."""
 
 
-@dataclass
 class _Snapshot:
-    settings: Settings
-    app_id: str
-    repository_id: str
-    tries: Tries
-    cleaner: Cleaner = field(default_factory=Cleaner)
-    name: str = ""
-    sent: int = 0
-    link: Link | None = None
-    session_id: int = 0
-
-    def __post_init__(self) -> None:
-        self.name = inert(f"{self.app_id} {self.repository_id}")
-        timeout = max(self.settings.statement_timeout, _STATEMENT_TIMEOUT)
-        self.session = Session(
-            self.settings.model_copy(
-                update={"lock_timeout": _LINK_TIMEOUT, "statement_timeout": timeout}
-            )
-        )
+    def __init__(self, settings: Settings, app_id: str, repository_id: str, tries: Tries) -> None:
+        self.settings = settings
+        self.app_id = app_id
+        self.repository_id = repository_id
+        self.tries = tries
+        self.cleaner = Cleaner()
+        self.name = inert(f"{app_id} {repository_id}")
+        self.sent = 0
+        self.link: Link | None = None
+        timeout = max(settings.statement_timeout, _STATEMENT_TIMEOUT)
+        timeouts = {"lock_timeout": _LINK_TIMEOUT, "statement_timeout": timeout}
+        self.session = Session(settings.model_copy(update=timeouts))
+        self.session_id = 0
 
     def run(self) -> None:
         """Runs the job. Raises SnapshotError."""
@@ -170,14 +163,7 @@ class _Snapshot:
 
     def _work(self, link: Link) -> None:
         payload = link.payload
-        key = self.settings.require_encryption_key()
-        self.cleaner.learn((payload.github_token_encrypted, payload.client_auth_key_encrypted))
-        self.cleaner.learn(secrets_of(payload.base_url))
-        token = None
-        if payload.github_token_encrypted is not None:
-            token = decrypt(payload.github_token_encrypted, key, "the GitHub token")
-        auth_key = decrypt(payload.client_auth_key_encrypted, key, "the app's auth key")
-        self.cleaner.learn((token, auth_key))
+        token, auth_key = self._decrypt(payload)
         lock = RepositoryLock(self.settings, connect(self.settings), payload.repository)
         clone = Clone(
             self.settings.repos_base_path,
@@ -219,6 +205,18 @@ class _Snapshot:
             self._require_lock(link)
             self._store(commit, files)
         end_scan(self.session, link.ref)
+
+    def _decrypt(self, payload: Payload) -> tuple[str | None, str]:
+        """Returns the GitHub token and the app's auth key."""
+        key = self.settings.require_encryption_key()
+        self.cleaner.learn((payload.github_token_encrypted, payload.client_auth_key_encrypted))
+        self.cleaner.learn(secrets_of(payload.base_url))
+        token = None
+        if payload.github_token_encrypted is not None:
+            token = decrypt(payload.github_token_encrypted, key, "the GitHub token")
+        auth_key = decrypt(payload.client_auth_key_encrypted, key, "the app's auth key")
+        self.cleaner.learn((token, auth_key))
+        return token, auth_key
 
     def _sync(self, clone: Clone, lock: RepositoryLock) -> Commit | None:
         """Fetches the newest commit; returns None for a repository that never had one.

@@ -16,7 +16,7 @@ class Tries:
 
     @property
     def left(self) -> int:
-        """How many tries follow this one."""
+        """The number of tries after this one."""
         return 0 if self._job is None else self._job.retries_left or 0
 
     def end(self) -> None:

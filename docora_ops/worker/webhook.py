@@ -56,13 +56,13 @@ class Webhook:
         self._headers: dict[str, str] = {}
         self._body: Pieces | bytes = b""
         self._is_repeatable = False
-        """Whether to send the request again if the app has closed the idle connection."""
+        """True if the request is sent again when the app has closed the idle connection."""
         self._hung_up: OSError | None = None
         """The error of sending, if the app closed the connection before it had the whole body."""
         self._unsent: Iterator[bytes] = iter(())
         """The rest of the body in that case."""
         self._known_origins = {self._base.origin}
-        """The app's own origin, and those that were logged."""
+        """The app's own origin, and origins that were logged."""
 
     def __enter__(self) -> Webhook:
         return self
@@ -141,7 +141,7 @@ class Webhook:
         with closing(self._answer()) as answer:
             there = self._redirect(answer) if answer.status in _FOLLOWED else None
             if there is None:
-                if not 200 <= answer.status < 300:  # noqa: PLR2004 - what HTTP calls success
+                if not 200 <= answer.status < 300:  # noqa: PLR2004 - success in HTTP
                     raise self._refusal(answer)
                 if self._hung_up is not None:
                     raise self._hung_up
