@@ -1,4 +1,4 @@
-"""Decrypting what Docora has encrypted."""
+"""Decrypts the values that Docora stores encrypted."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _FORM = re.compile(r"([0-9a-f]{32}):([0-9a-f]{32}):((?:[0-9a-f]{2})*)", re.IGNOR
 
 
 def decrypt(text: str, key: bytes, name: str) -> str:
-    """The clear text of `iv:tag:ciphertext`, each in hex: AES-256-GCM with an iv of 16 bytes.
+    """Decrypts `iv:tag:ciphertext`, each in hex: AES-256-GCM with an iv of 16 bytes.
 
-    `name` says in an error what it is. Raises SnapshotError, without a word of the text.
+    Raises SnapshotError, with `name` and without any part of the text.
     """
     found = _FORM.fullmatch(text)
     if found is None:

@@ -7,10 +7,8 @@ import re
 import select
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -18,7 +16,7 @@ from docora_ops.errors import DeliveryError
 from docora_ops.worker.endpoint import Endpoint, address, basic_login
 
 _PROXY_PORT = 1080
-"""Port of a proxy without one, as in git."""
+"""git's default port of a proxy."""
 _REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 _PROXY_LOGIN_NEEDED = 407
 
@@ -37,11 +35,11 @@ class _Proxy:
         return f"the proxy {address(self.host, self.port)}"
 
 
-class Connection:
-    """A connection to one scheme, host and port, opened by the first request.
+class AppConnection:
+    """A connection to one scheme, host and port.
 
     Reads `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`. Raises DeliveryError if the proxy
-    that they name is not an HTTP proxy.
+    is not an HTTP proxy.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -53,41 +51,36 @@ class Connection:
     @property
     def sock(self) -> socket.socket | None:
         """The socket, if the connection is open."""
-        return self._http.sock
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the next request needs no new connection."""
-        return self._http.sock is not None
+        # The class declares a socket even for a closed connection.
+        return cast("socket.socket | None", self._http.sock)
 
     @property
     def _is_forwarded(self) -> bool:
-        """Whether the proxy reads the requests, as it does those for http URLs."""
+        """True if a proxy reads the requests, as for http URLs."""
         return self._proxy is not None and self._endpoint.scheme == "http"
 
     def open(self, timeout: float) -> None:
-        """Connect if needed. `timeout` is for each address and each wait in a handshake."""
-        if self._http.sock is not None:
+        """Connects if needed. `timeout` is for each address and each wait in a handshake."""
+        if self.sock is not None:
             return
         self._http.timeout = timeout
         self._is_connecting = True
         self._http.connect()
         self._is_connecting = False
-        # From here on the deadline of the whole exchange ends it.
-        cast("socket.socket", self._http.sock).settimeout(None)
+        # From here on the deadline of the whole exchange applies.
+        self._http.sock.settimeout(None)
 
     def close(self) -> None:
-        """Close the connection; the next request opens it again."""
+        """Closes the connection; it can be opened again."""
         self._http.close()
 
     def close_if_ended(self) -> None:
-        """Close an idle connection that the other side has closed meanwhile."""
-        sock = self._http.sock
-        if sock is not None and select.select([sock], [], [], 0)[0]:
+        """Closes an idle connection that the app has closed."""
+        if self.sock is not None and select.select([self.sock], [], [], 0)[0]:
             self.close()
 
     def put_head(self, endpoint: Endpoint, headers: dict[str, str]) -> None:
-        """Begin a POST; `end_head` sends it."""
+        """Begins a POST; `end_head` sends it."""
         target = endpoint.target
         if self._is_forwarded:
             target = f"http://{endpoint.authority}{target}"
@@ -98,20 +91,22 @@ class Connection:
         for name, value in headers.items():
             self._http.putheader(name, value)
 
-    def end_head(self, body: bytes | None = None) -> None:
-        """Send the head, together with a small body."""
-        if body is None:
-            self._http.endheaders()
-            return
-        with self._http.gathering():
+    def end_head(self, body: bytes = b"") -> None:
+        """Sends the head and a small body in one packet; http.client alone would send two."""
+        pieces: list[bytes] = []
+        self._http.send = pieces.append  # type: ignore[assignment,method-assign]
+        try:
             self._http.endheaders(body)
+        finally:
+            del self._http.send
+        self._http.send(b"".join(pieces))
 
     def send(self, data: bytes) -> None:
-        """Send a piece of a body."""
+        """Sends a piece of a body."""
         self._http.send(data)
 
     def answer(self) -> http.client.HTTPResponse:
-        """Wait for the head of the answer."""
+        """Waits for the head of the answer."""
         return self._http.getresponse()
 
     def refusal(self, status: int, hint: str | None = None) -> DeliveryError:
@@ -144,12 +139,14 @@ class Connection:
             return str(self._proxy)
         return f"{self._endpoint.address} through {self._proxy}"
 
-    def _make(self) -> _HTTPConnection | _HTTPSConnection:
+    def _make(self) -> http.client.HTTPConnection:
         """Returns a connection that is not yet open."""
         first = self._proxy or self._endpoint
         if self._endpoint.scheme == "http":
-            return _HTTPConnection(first.host, first.port)
-        connection = _HTTPSConnection(first.host, first.port, context=ssl.create_default_context())
+            return http.client.HTTPConnection(first.host, first.port)
+        connection = http.client.HTTPSConnection(
+            first.host, first.port, context=ssl.create_default_context()
+        )
         if self._proxy is not None:
             headers = {"Host": self._endpoint.address, **self._proxy.headers}
             connection.set_tunnel(self._endpoint.host, self._endpoint.port, headers)
@@ -159,7 +156,7 @@ class Connection:
 def _proxy_for(endpoint: Endpoint) -> _Proxy | None:
     proxies = getproxies()
     url = proxies.get(endpoint.scheme) or proxies.get("all")
-    # With a port behind it, an IPv6 address would not be found in no_proxy.
+    # no_proxy names an IPv6 address without its port.
     host = endpoint.host if ":" in endpoint.host else endpoint.address
     if not url or proxy_bypass(host):
         return None
@@ -175,35 +172,3 @@ def _proxy_for(endpoint: Endpoint) -> _Proxy | None:
         f"the proxy for {endpoint.address} is not an http://HOST:PORT: see {endpoint.scheme}_proxy,"
         " all_proxy and no_proxy in the worker's environment"
     )
-
-
-class _Gathering:
-    """Sends the head of a request and a small body in one piece: one packet, one system call."""
-
-    _gathered: list[Any] | None = None
-
-    @contextmanager
-    def gathering(self) -> Iterator[None]:
-        """Send at the end of the block what is sent in it."""
-        gathered: list[Any] = []
-        self._gathered = gathered
-        try:
-            yield
-        finally:
-            self._gathered = None
-        self.send(b"".join(gathered))
-
-    def send(self, data: Any) -> None:
-        """Send, or gather."""
-        if self._gathered is None:
-            super().send(data)  # type: ignore[misc]
-        else:
-            self._gathered.append(data)
-
-
-class _HTTPConnection(_Gathering, http.client.HTTPConnection):
-    """Plain."""
-
-
-class _HTTPSConnection(_Gathering, http.client.HTTPSConnection):
-    """Encrypted."""

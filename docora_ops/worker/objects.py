@@ -10,18 +10,18 @@ from typing import IO
 from docora_ops.errors import BrokenCloneError
 from docora_ops.worker.git import PIECE, Git, output_of, stop
 
-_AHEAD = 64
-"""Objects that are asked for before the first has been read."""
+_MOST_ASKED = 64
+"""Objects that are requested before the first is read."""
 
 
 class Objects:
-    """Reads the contents of files; those that are asked for ahead come in the same order."""
+    """Reads contents from one `git cat-file`, in the order in which they were requested."""
 
     def __init__(self, git: Git, clone: Path) -> None:
         self._clone = clone
         self._process = git.start(clone, "cat-file", "--batch", stdin=subprocess.PIPE)
         self.asked = 0
-        """How many have been asked for and not yet read."""
+        """The number of objects that were requested and not yet read."""
 
     def __enter__(self) -> Objects:
         return self
@@ -36,19 +36,19 @@ class Objects:
 
     @property
     def can_ask(self) -> bool:
-        """Whether another may be asked for before the first is read."""
-        return self.asked < _AHEAD
+        """True if another object may be requested before the first is read."""
+        return self.asked < _MOST_ASKED
 
     def ask(self, object_id: bytes) -> None:
-        """Have the content of an object come after those that were asked for before."""
+        """Requests the content of an object."""
         try:
             self._requests.write(object_id + b"\n")
         except OSError as error:
             raise self._broken(object_id) from error
         self.asked += 1
 
-    def receive(self) -> tuple[int, Iterator[bytes]]:
-        """Size and content of the first that was asked for; the content must be read to its end.
+    def receive(self) -> Iterator[bytes]:
+        """Returns the content of the object that was requested first, to be read to its end.
 
         Raises BrokenCloneError, also in the middle of the content.
         """
@@ -61,8 +61,7 @@ class Objects:
         fields = header.split()
         if len(fields) != 3 or fields[1] != b"blob":  # noqa: PLR2004 - id, type, size
             raise self._broken(header[:40])
-        size = int(fields[2])
-        return size, self._content(size, fields[0])
+        return self._content(int(fields[2]), fields[0])
 
     def _content(self, size: int, object_id: bytes) -> Iterator[bytes]:
         stdout = output_of(self._process)

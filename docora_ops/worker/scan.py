@@ -1,4 +1,4 @@
-"""Which files a commit holds, and the SHA-256 of each."""
+"""Lists the files of a commit, with the SHA-256 of each."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from docora_ops.worker.objects import Objects
 
 _NAME = "docora-ops-scan"
 _HEADER = b"docora-ops scan 2\n"
-"""Changes with what a scan says about the same file, so that old ones are not used again."""
+"""Has to change whenever a scan records something else about the same file."""
 _PDF = b"%PDF-"
 _LONGEST_LINE = 8192
-"""Bytes; git's own limit for a path is half of it."""
+"""Bytes: twice git's limit for a path."""
 _MOST_WAITING = 1000
 _LINE = re.compile(rb"([0-9a-f]{40,64}) ([0-9a-f]{64}) (\d+) ([tb])\t(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A regular file: where it is, the git object that holds it, and what is in it."""
+    """A regular file of a commit."""
 
     path: bytes
     object_id: bytes
     sha: str
-    """SHA-256 of the bytes, in hex."""
+    """SHA-256 of the content, in hex."""
     size: int
     is_text: bool
-    """UTF-8 without NUL, and no PDF: sent as it is."""
+    """True for UTF-8 without NUL, PDF excepted; other files are sent as base64."""
 
     @property
     def name(self) -> str:
-        """The path as text. What is not UTF-8 in it becomes U+FFFD, as in Docora itself."""
+        """The path as text; U+FFFD replaces bytes that are not UTF-8, as in Docora itself."""
         return self.path.decode(errors="replace")
 
 
 class Scan:
-    """The files of one commit, in a file of its own beside the clone's: it may be millions.
+    """The files of one commit, stored on disk in the clone: there may be millions.
 
-    A file of the scan is known by its place there.
+    Each file is known by its place, the offset in the scan.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -62,20 +62,20 @@ class Scan:
         self._stream.close()
 
     def files(self) -> Iterator[tuple[int, File]]:
-        """All of them, ordered by the bytes of their paths, each with its place."""
+        """Yields each file with its place, ordered by the bytes of the paths."""
         return _read(self._stream)
 
     def at(self, place: int) -> File:
-        """The file at a place."""
+        """Returns the file at a place."""
         self._stream.seek(place)
         _, file = next(_read_on(self._stream, place, _LONGEST_LINE))
         return file
 
 
 def scan(clone: Clone, commit: Commit) -> Scan:
-    """Hash each regular file of the commit, but for those that the last scan knows.
+    """Hashes each regular file of the commit whose git object the last scan does not know.
 
-    Same path and same git object: same content. Raises BrokenCloneError, SnapshotError.
+    Raises BrokenCloneError, SnapshotError.
     """
     try:
         with suppress(FileNotFoundError), (clone.path / _NAME).open("rb") as before:
@@ -96,7 +96,7 @@ def _write(clone: Clone, commit: Commit, before: IO[bytes] | None) -> Scan:
             stream.write(b"%b %b %d %b\t" % (file.object_id, file.sha.encode(), file.size, kind))
             stream.write(file.path + b"\0")
         stream.flush()
-        # Or a power cut could leave a whole name on half a file.
+        # Without it a power cut could leave the new name on an incomplete file.
         os.fsync(stream.fileno())
         Path(name).replace(clone.path / _NAME)
     except BaseException:
@@ -107,7 +107,7 @@ def _write(clone: Clone, commit: Commit, before: IO[bytes] | None) -> Scan:
 
 
 def _hash(clone: Clone, entries: Iterable[TreeEntry], known: Iterator[File]) -> Iterator[File]:
-    """Both are ordered by path."""
+    """Yields each entry with its hash. `entries` and `known` are ordered by path."""
     candidate = next(known, None)
     waiting: deque[TreeEntry | File] = deque()
     with clone.objects() as objects:
@@ -135,14 +135,15 @@ def _drain(waiting: deque[TreeEntry | File], objects: Objects) -> Iterator[File]
 
 
 def _hashed(entry: TreeEntry, objects: Objects) -> File:
-    size, content = objects.receive()
+    size = 0
     digest = hashlib.sha256()
     decoder = codecs.getincrementaldecoder("utf-8")()
     is_text = True
-    for number, piece in enumerate(content):
-        digest.update(piece)
-        if number == 0 and piece.startswith(_PDF):
+    for piece in objects.receive():
+        if not size and piece.startswith(_PDF):
             is_text = False
+        size += len(piece)
+        digest.update(piece)
         if is_text:
             is_text = b"\0" not in piece and _decodes(decoder, piece)
     is_text = is_text and _decodes(decoder, b"", final=True)
@@ -164,7 +165,7 @@ def _read(stream: IO[bytes]) -> Iterator[tuple[int, File]]:
 
 
 def _read_on(stream: IO[bytes], place: int, at_once: int = 1 << 16) -> Iterator[tuple[int, File]]:
-    """From a place on, up to the end or to what is no line of a scan."""
+    """Yields the files from a place on, up to the end or to the first malformed line."""
     rest = b""
     while piece := stream.read(at_once):
         *lines, rest = (rest + piece).split(b"\0")

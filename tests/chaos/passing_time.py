@@ -6,7 +6,6 @@ from typing import cast
 
 from docora_ops.queue import connect
 from docora_ops.settings import Settings
-from docora_ops.worker.caretaker import LinkCaretaker
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.docora import QUEUE, Docora
 from tests.support.worker_processes import expire_heartbeats
@@ -30,7 +29,7 @@ def tidy_up(docora: Docora, settings: Settings) -> None:
     """Let all heartbeats and locks expire, and another worker of ours start and look around."""
     expire_heartbeats(docora)
     with connect(settings) as client:
-        worker = SnapshotWorker(settings, client, "tidy", LinkCaretaker(settings, client))
+        worker = SnapshotWorker(settings, client, "tidy")
         for _ in range(2):  # a job that was popped and never begun is only noted at first
             for pattern in _LOCKS:
                 for key in docora.redis.scan_iter(pattern):

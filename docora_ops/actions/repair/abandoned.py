@@ -11,7 +11,7 @@ from docora_ops.actions.bulk.execute import BatchExecution
 from docora_ops.actions.decision import SECOND_LOOK_DELAY, STUCK_ERROR
 from docora_ops.database import Database
 from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids
-from docora_ops.database.snapshots import scanning_links
+from docora_ops.database.link_scans import scanning_links
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, Outcome
 from docora_ops.queue import LinkQueue

@@ -10,8 +10,9 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.database import Database, Session
+from docora_ops.database.link_scans import begin_scan
 from docora_ops.database.pooling import session_id
-from docora_ops.database.snapshots import begin_scan, store_snapshot
+from docora_ops.database.snapshots import store_snapshot
 from docora_ops.worker.webhook import Webhook
 from tests.support.delivery_checks import link_row
 from tests.support.proxy import eventually

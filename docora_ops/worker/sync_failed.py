@@ -1,4 +1,4 @@
-"""Telling apps that git has failed too often on a repository of theirs."""
+"""Tells apps that the circuit of one of their repositories is open."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-from docora_ops.database.snapshots import Circuit, Recipient
+from docora_ops.database.circuits import Circuit, Recipient
 from docora_ops.errors import SnapshotError
 from docora_ops.text import inert, moment
 from docora_ops.worker.bodies import encode
@@ -17,12 +17,12 @@ from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import Webhook
 
 _TIMEOUT = 10
-_AT_ONCE = 8
+_THREADS = 8
 
 log = logging.getLogger("rq.worker.snapshot")
 
 
-def announce_open_circuit(
+def post_sync_failed(
     recipients: Sequence[Recipient],
     repository: dict[str, str],
     circuit: Circuit,
@@ -30,12 +30,12 @@ def announce_open_circuit(
     message: str,
     key: bytes,
 ) -> None:
-    """POST `sync_failed` to every app. What goes wrong is logged, and nothing else.
+    """Posts `sync_failed` to every app; failures are only logged.
 
-    `repository`: the fields that name it; `message`: what git said; `key`: for the apps' own keys.
+    `message` is git's error, `key` decrypts the apps' auth keys.
     """
 
-    def tell(recipient: Recipient) -> None:
+    def post(recipient: Recipient) -> None:
         body = encode(
             {
                 "event": "sync_failed",
@@ -67,6 +67,5 @@ def announce_open_circuit(
                 inert(cleaner.clean(": ".join(filter(None, (error.message, error.hint))))),
             )
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for _ in pool.map(tell, recipients):
-            pass
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(post, recipients))

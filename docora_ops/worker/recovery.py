@@ -1,4 +1,4 @@
-"""Bringing links in order whose job was killed."""
+"""Updates links whose job was killed or whose worker is gone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import closing
 
 from docora_ops.actions.repair.abandoned import recover_abandoned
 from docora_ops.database import Database
-from docora_ops.database.snapshots import Refusal, fail_killed_scan
+from docora_ops.database.link_scans import Refusal, fail_killed_scan
 from docora_ops.errors import DocoraOpsError
 from docora_ops.queue import LinkQueue, Redis
 from docora_ops.settings import Settings
@@ -18,17 +18,20 @@ from docora_ops.worker.tries import Tries
 log = logging.getLogger("rq.worker.snapshot")
 
 
-class LinkCaretaker:
-    """Does for a killed job what it could not do itself."""
+class LinkRecovery:
+    """Counts the failures that killed jobs could not count themselves. Logs errors of Postgres."""
 
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
         self._queue = LinkQueue(settings, client)
 
-    def job_was_killed(
-        self, app_id: str, repository_id: str, tries: Tries, *, what: str, stopped: bool = False
+    def count_killed_job(
+        self, app_id: str, repository_id: str, tries: Tries, *, reason: str, stopped: bool = False
     ) -> None:
-        """Count the failure of its link, and have RQ try the job again or not. Raises nothing."""
+        """Counts a failure of the link, and ends or keeps the tries of the job accordingly.
+
+        `stopped`: an operator has stopped the job, so it gets no further try.
+        """
         name = inert(f"{app_id} {repository_id}")
         try:
             with closing(Database(self._settings)) as database:
@@ -36,23 +39,23 @@ class LinkCaretaker:
                     database,
                     app_id,
                     repository_id,
-                    f"the snapshot was cut off: {what}",
+                    f"the snapshot was cut off: {reason}",
                     tries_left=0 if stopped else tries.left,
                     max_attempts=self._settings.max_retry_attempts,
                 )
         except DocoraOpsError as error:
-            # Another job has the link, or Postgres is away: whoever comes next finds out.
+            # Another job holds the link, or Postgres is away: the next try updates the link.
             tries.keep()
-            log.warning("%s: %s; not marked: %s", name, what, inert(error.message))
+            log.warning("%s: %s; not marked: %s", name, reason, inert(error.message))
             return
         if isinstance(ending, Refusal) or ending.is_final:
             tries.end()
-        log.warning("%s: %s; the link is %s", name, what, getattr(ending, "status", "gone"))
+        log.warning("%s: %s; the link is %s", name, reason, getattr(ending, "status", "gone"))
 
-    def tidy_up(self, keep_alive: Callable[[], object]) -> None:
-        """Queue links again that are marked as being scanned and are not.
+    def recover_abandoned_links(self, keep_alive: Callable[[], object]) -> None:
+        """Queues links again that are `scanning` without a job.
 
-        Raises nothing but what `keep_alive` raises, which is called now and then.
+        Calls `keep_alive` now and then; only errors of that call are raised.
         """
         try:
             with closing(Database(self._settings)) as database:
