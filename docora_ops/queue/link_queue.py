@@ -75,7 +75,7 @@ class LinkQueue:
         self._where = describe(settings)
         self._queue = Queue(settings.queue_name, connection=client)
         self._wip_key = registry_key(StartedJobRegistry, settings.queue_name)
-        self._script = JobScript(settings, client, "links.lua")
+        self._script = JobScript(settings, client, "look_and_push.lua")
 
     @property
     def where(self) -> str:

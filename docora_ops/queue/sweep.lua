@@ -223,7 +223,7 @@ end
 
 local function carry_out(id, decision)
   if decision == 'orphan' then
-    leftovers(id, config.queue, true)
+    remains(id, config.queue, true)
   elseif decision == 'duplicate' then
     redis.call('ZREM', config.scheduled_prefix .. config.queue, id)
   elseif type(decision) == 'table' then

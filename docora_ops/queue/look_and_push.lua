@@ -1,26 +1,24 @@
--- Judges and queues the jobs of links, id by id. Redis runs a script as one step, so nobody can
--- come between the look and the push. judge.lua comes before this.
+-- Judges the jobs of links and queues them, id by id, atomically. Follows judge.lua.
 --
 -- ARGV[1]  "look" (writes nothing) or "push"
--- ARGV[2]  JSON: what judge.lua needs, `front`, `detailed`, and for a push the constant `fields`,
---          and `audit`, if an entry of the audit trail is to be written: which one by the first
---          answer that has one
+-- ARGV[2]  JSON: what judge.lua needs, `front`, `detailed`, and for a push the constant `fields` and
+--          `audit`: audit entries by answer; the first answer that has one writes it
 -- then per link, look: id, hint; push: id, hint, seen, data, description
---   data  empty: only confirm a live job, never push
+--   data  empty: the push only confirms a live job
 --
 -- Returns one answer per link: none, waiting, running, doubtful:ENQUEUED_AT (nothing was done),
--- queued, replaced, or unreadable:REASON; to a detailed look also stale: none, but there are
--- traces of a dead job. A look adds :delayed to a waiting job that is in no list, and :ENQUEUED_AT
--- to none and stale where the job may have been queued since the list was read. The last answer
--- says how many of `walks` are spent.
+-- queued, replaced, or unreadable:REASON; a detailed look also answers stale: not live, but
+-- something is left of the job. A look adds :delayed to a waiting job that is in no list, and
+-- :ENQUEUED_AT to none and stale if the job may have been queued since the list was read. The last
+-- answer is the number of `walks` that were used.
 
 if pushing then
-  -- Refused when Redis is out of memory or read-only: before anything is removed.
+  -- Redis refuses this if it is out of memory or read-only, before anything is removed.
   redis.call('SADD', config.queues_key, main_list)
   try_writes({'DEL', 'HSET', 'LPUSH', 'LREM', 'PERSIST', 'RPUSH', 'XADD', 'ZREM'})
 end
 
--- Leaves the place that is nearest to the head.
+-- Keeps the place nearest to the head.
 local function keep_one_place(id, places)
   if places > 1 then
     local count = #redis.call('LPOS', main_list, id, 'COUNT', 0)
@@ -33,7 +31,7 @@ local function move_to_front(id)
   redis.call('LPUSH', main_list, id)
 end
 
--- This moment, in the form in which RQ writes it. Redis's clock is the only one that all share.
+-- Formats the present time as RQ does. Redis's clock is the only one that all processes share.
 local function moment()
   local days, second = math.floor(now / 86400), now % 86400
   local year = 1970
@@ -67,7 +65,7 @@ local to_push = {}
 local function push(id, hint, seen, data, description)
   local answer, queue, places = judge_alone(id, hint, seen)
   if answer == 'waiting' then
-    -- A time to live left over from an earlier run would take the job away from its place.
+    -- A TTL of an earlier run would delete the job while it waits.
     redis.call('PERSIST', config.job_prefix .. id)
     if places > 0 and queue ~= config.queue then
       redis.call('LREM', main_list, 0, id)
@@ -78,7 +76,7 @@ local function push(id, hint, seen, data, description)
   elseif data == '' then
     return answer -- not live any more, and there is no payload to push
   else
-    local removed = leftovers(id, queue, true) + places
+    local removed = remains(id, queue, true) + places
     fields[data_slot] = data
     fields[description_slot] = description
     redis.call('HSET', config.job_prefix .. id, unpack(fields))
@@ -121,7 +119,7 @@ else
   for i = 3, #ARGV, 2 do
     local id = ARGV[i]
     local answer, queue, places, detail = judge_alone(id, tonumber(ARGV[i + 1]), nil)
-    if config.detailed and answer == 'none' and (places > 0 or leftovers(id, queue, false) > 0) then
+    if config.detailed and answer == 'none' and (places > 0 or remains(id, queue, false) > 0) then
       answer = 'stale'
     end
     answers[#answers + 1] = detail and answer .. ':' .. detail or answer
