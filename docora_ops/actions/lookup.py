@@ -1,4 +1,4 @@
-"""From what a person typed to an app, a repository, a link."""
+"""Finds the app, the repository and the link that a person names."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from docora_ops.text import mask
 
 
 def resolve_app(database: Database, text: str) -> App:
-    """The app with this id or exact name, case aside.
+    """Finds the app with this id or name; upper and lower case are the same.
 
-    Raises NotFoundError with the nearest names, AmbiguousError with the ids of the candidates.
+    Raises NotFoundError with similar names, AmbiguousError with the ids of the candidates.
     """
     match find_apps(database, text):
         case [app]:
@@ -36,10 +36,10 @@ def resolve_app(database: Database, text: str) -> App:
 
 
 def resolve_repository(database: Database, app: App, text: str) -> Repository:
-    """The repository with this id, `owner/name` or GitHub URL: one of the app's, if any fits.
+    """Finds the repository with this id, `owner/name` or GitHub URL, best one that the app has.
 
-    Raises NotFoundError with the nearest names among the app's repositories, AmbiguousError
-    with the ids of the candidates.
+    Raises NotFoundError with similar names of the app's repositories, AmbiguousError with the ids
+    of the candidates.
     """
     match find_repositories(database, app.app_id, text):
         case [repository]:
@@ -59,7 +59,7 @@ def resolve_repository(database: Database, app: App, text: str) -> Repository:
 
 
 def resolve_link(database: Database, app_text: str, repository_text: str) -> Link:
-    """The link between the two. Raises what the two functions above raise."""
+    """Finds the link of an app and a repository. Raises NotFoundError, AmbiguousError."""
     app = resolve_app(database, app_text)
     repository = resolve_repository(database, app, repository_text)
     link = read_link(database, app.app_id, repository.repository_id)
