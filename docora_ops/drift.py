@@ -41,7 +41,7 @@ class Finding:
     app_id: str | None = None
     app_name: str | None = None
     repository_id: str | None = None
-    repository: str | None = None
+    repository_name: str | None = None
     """`owner/name`."""
     detail: str = ""
     """Where in the queue, or why it can't be mended."""
@@ -103,8 +103,8 @@ class Mended:
     """One thing that was wrong, and what became of it."""
 
     finding: Finding
-    mending: Mending
-    error: str | None = None
+    outcome: Mending
+    error_message: str | None = None
 
 
 @dataclass(frozen=True)

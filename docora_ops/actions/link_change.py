@@ -238,7 +238,7 @@ class _Change:
     def _result(self, link: Link, outcome: Outcome, cleared: int = 0) -> LinkResult:
         changed = self.reset_circuit and outcome.succeeded
         return LinkResult(
-            operation=self.operation,
+            action=self.operation,
             link=link,
             outcome=outcome,
             circuit_open_until=None if changed else link.circuit_open_until,
@@ -256,4 +256,4 @@ def _require_readable(answer: Answer) -> None:
 
 
 def _name(link: Link) -> str:
-    return f"{link.payload.app_name} ← {link.payload.repository}"
+    return f"{link.payload.app_name} ← {link.payload.repository_name}"

@@ -155,9 +155,9 @@ def _usage_hint(message: str) -> str:
 def _report(error: DocoraOpsError, *, as_json: bool) -> int:
     context = Context(None)
     if as_json and not Context.document_has_begun:
-        from docora_ops.render.documents import error as error_document
+        from docora_ops.render.error import document
 
-        context.show_document(error_document(error))
+        context.show_document(document(error))
     context.say("Error: {}", error.message, style="bold red")
     if error.hint:
         context.say("Hint: {}", error.hint)

@@ -56,7 +56,7 @@ def link_note(command: str, reason: str | None, link: Link, **options: object) -
         app_id=link.ref.app_id,
         app_name=link.payload.app_name,
         repository_id=link.ref.repository_id,
-        repository=link.payload.repository,
+        repository_name=link.payload.repository_name,
         **options,
     )
 

@@ -24,7 +24,10 @@ from docora_ops.cli.waiting import Wait, codes_of, wait_for_links
 from docora_ops.database import Selection
 from docora_ops.errors import RedisError, ServerError
 from docora_ops.links import Action, Outcome
-from docora_ops.render import documents, tables
+from docora_ops.render import bulk as render
+from docora_ops.render import error as errors
+from docora_ops.render import waiting
+from docora_ops.render.cells import amount
 from docora_ops.render.console import may_animate
 
 
@@ -73,7 +76,7 @@ class BulkCommand:
         context = self._context
         selection = self._run.selection
         servers = context.servers
-        links = tables.amount(selection.total, "link")
+        links = amount(selection.total, "link")
         if self._dry_run:
             context.say("{}: dry run over {}, nothing will be changed.", servers, links)
             return self._finish(self._run.plan())
@@ -84,7 +87,7 @@ class BulkCommand:
         context.warn(surroundings)
         if terminal is not None:
             by_app = selection.by_app
-            above = [tables.app_counts(by_app)] if len(by_app) > 1 else []
+            above = [render.app_counts(by_app)] if len(by_app) > 1 else []
             terminal.ask(question, *above, servers=servers, links=links, **values)
         try:
             with stopping_on_signals(self._run.stop, self._stop_at_once):
@@ -107,7 +110,7 @@ class BulkCommand:
             self._run.break_off()
         result = self._run.result()
         if self._as_json:
-            self._context.show_document(documents.error(error, documents.bulk_result(result)))
+            self._context.show_document(errors.document(error, render.document(result)))
         else:
             self._show_summary(result)
         self._context.say("Error: {}", error.message, style="bold red")
@@ -119,9 +122,9 @@ class BulkCommand:
         if self._as_json:
             if result.links is None:
                 waited = self._following.result() if self._wait else None
-                self._context.show_document(documents.bulk_result(result, waited))
+                self._context.show_document(render.document(result, waited))
             else:
-                self._context.show_text(documents.encode_dry_run(result, result.links))
+                self._context.show_text(render.encode_plan(result, result.links))
         else:
             self._show_summary(result)
         return self._code_of(result)
@@ -144,12 +147,12 @@ class BulkCommand:
             context.database.close()
             waited = self._following.result()
         if self._as_json:
-            document = documents.bulk_result(result, waited)
-            context.show_document(documents.error(lost, document) if lost else document)
+            document = render.document(result, waited)
+            context.show_document(errors.document(lost, document) if lost else document)
         elif waited.total:
-            context.show("", tables.bulk_wait(waited))
-            if waited.failures:
-                context.show("", tables.failures(waited.failures, heading="Failed again"))
+            context.show("", waiting.bulk_line(waited))
+            if waited.failed_links:
+                context.show("", render.failures(waited.failed_links, heading="Failed again"))
         interrupted = self._run.stop.requested
         if lost:
             context.say("Error: {}", lost.message, style="bold red")
@@ -158,14 +161,14 @@ class BulkCommand:
         if waited.only_lost_left and not interrupted:
             context.say(
                 "No live job for the {} left. To queue them again: docora-ops repair",
-                tables.amount(waited.running, "link"),
+                amount(waited.running, "link"),
                 style="yellow",
             )
         elif waited.running:
             context.say(
                 "{}; {} still to come. The jobs go on; to look at them: docora-ops queue",
                 "No longer waiting" if interrupted else "Time ran out",
-                tables.amount(waited.running, "result"),
+                amount(waited.running, "result"),
                 style="yellow",
             )
         return gravest({self._code_of(result), *codes_of(waited, interrupted=interrupted)})
@@ -180,20 +183,20 @@ class BulkCommand:
     def _show_summary(self, result: BulkResult) -> None:
         context = self._context
         if result.links:
-            for part in tables.plan(result.links, context.out.width):
+            for part in render.plan_tables(result.links, context.out.width):
                 context.show(part)
             context.show("")
         if result.total:
-            context.show(tables.bulk_result(result, context.out.width))
+            context.show(render.table(result, context.out.width))
         else:
-            context.show(documents.bulk_message(result))
+            context.show(render.message(result))
         if result.failures:
-            context.show("", tables.failures(result.failures))
+            context.show("", render.failures(result.failures))
         if self._operation is Action.RESYNC and result.total:
             verb = "would be sent" if self._dry_run else "will be sent"
-            context.show(f"{tables.amount(result.deliveries_cleared, 'file')} {verb} again.")
+            context.show(f"{amount(result.deliveries_cleared, 'file')} {verb} again.")
         if result.open_circuits_left_out is not None:
-            left_out = tables.amount(result.open_circuits_left_out, "link")
+            left_out = amount(result.open_circuits_left_out, "link")
             context.show(f"{left_out} left out: the circuit of the repository is open.")
         if self._dry_run:
             context.say("Dry run: nothing was changed.")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from docora_ops.database import Database
     from docora_ops.jobs import Surroundings
     from docora_ops.queue import History, LinkQueue, ProgressStore, QueueReader, Redis
-    from docora_ops.render.documents import Document
+    from docora_ops.render.json import Document
     from docora_ops.settings import Settings
 
 
@@ -61,8 +61,7 @@ class Context:
         """Both servers, with their databases and without secrets."""
         from docora_ops.queue.redis_client import describe
 
-        _ = self.redis  # or REDIS_URL may be unusable
-        return f"{self.database.target}, Redis {describe(self.settings)}"
+        return f"{self.database.target}, Redis {describe(self.redis)}"
 
     @cached_property
     def queue(self) -> LinkQueue:
@@ -83,20 +82,20 @@ class Context:
         """The progress of bulk operations."""
         from docora_ops.queue import ProgressStore
 
-        return ProgressStore(self.settings, self.redis)
+        return ProgressStore(self.redis)
 
     @cached_property
     def history(self) -> History:
         """The audit trail."""
         from docora_ops.queue import History
 
-        return History(self.settings, self.redis)
+        return History(self.redis)
 
     def new_store(self, settings: Settings) -> ProgressStore:
         """A store with a connection of its own."""
         from docora_ops.queue import ProgressStore, connect
 
-        return ProgressStore(settings, connect(settings))
+        return ProgressStore(connect(settings))
 
     @cached_property
     def out(self) -> Console:
@@ -138,7 +137,7 @@ class Context:
 
     def show_document(self, document: Document) -> None:
         """Data for a script, on stdout."""
-        from docora_ops.render.documents import encode
+        from docora_ops.render.json import encode
 
         self.show_text([encode(document)])
 
@@ -160,9 +159,10 @@ class Context:
     def say_if_redis_is_implied(self) -> None:
         """Say which Redis is used where no setting names one. Raises ConfigurationError."""
         if self.settings.redis_is_implied:
+            from docora_ops.queue import connect
             from docora_ops.queue.redis_client import describe
 
-            self.say("REDIS_URL is not set: using Redis at {}", describe(self.settings))
+            self.say("REDIS_URL is not set: using Redis at {}", describe(connect(self.settings)))
 
     def warn(self, surroundings: Surroundings) -> None:
         """Say, before a change, what is odd on the queue."""

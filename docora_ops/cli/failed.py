@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from docora_ops.failed_links import Page
-    from docora_ops.render.documents import Document
+    from docora_ops.render.json import Document
 
 
 class GroupBy(StrEnum):
@@ -55,7 +55,7 @@ def failed(
     require_text("--app", app)
     require_text("--error", error)
     from docora_ops.actions import failed as actions
-    from docora_ops.render import view_documents, view_tables
+    from docora_ops.render import failed as render
 
     found: Page[Any]
     document: Document
@@ -63,15 +63,15 @@ def failed(
     choice: dict[str, Any] = {"app": app, "error": error, "page": page, "limit": limit}
     if group_by is GroupBy.APP:
         found = actions.failed_links_by_app(context.database, **choice)
-        document, tables = view_documents.failed_by_app(found), [view_tables.failed_by_app(found)]
+        document, tables = render.apps_document(found), [render.apps_table(found)]
     elif group_by is GroupBy.ERROR:
         found = actions.failed_links_by_error(context.database, **choice)
-        document = view_documents.failed_by_error(found)
-        tables = [view_tables.failed_by_error(found)]
+        document = render.errors_document(found)
+        tables = [render.errors_table(found)]
     else:
         found = actions.failed_links(context.database, context.queue, **choice)
-        document = view_documents.failed(found)
-        tables = view_tables.failed(found, context.out.width)
+        document = render.links_document(found)
+        tables = render.links_tables(found, context.out.width)
     if as_json:
         context.show_document(document)
     elif found.rows:
@@ -83,7 +83,7 @@ def failed(
 def _say_how_many(
     context: Context, page: Page[Any], group_by: GroupBy | None, *, filtered: bool
 ) -> None:
-    from docora_ops.render.tables import amount
+    from docora_ops.render.cells import amount
 
     where = context.database.target if group_by else context.servers
     if not page.total:

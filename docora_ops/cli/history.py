@@ -25,14 +25,13 @@ def history(
     Only what was done with docora-ops: the dashboard keeps no such trail.
     """
     context = context_of(typer_context)
-    from docora_ops.render import documents
-    from docora_ops.render.history import history as table
+    from docora_ops.render import history as render
 
     found = context.history.read(limit, schedule=not no_schedule)
     if as_json:
-        context.show_document(documents.history(found))
+        context.show_document(render.document(found))
     elif found:
-        context.show(table(found, context.out.width))
+        context.show(render.table(found, context.out.width))
     else:
         context.say("No change has been made yet, or all have been forgotten.")
     return 0

@@ -39,34 +39,35 @@ def show_result(
     wait: Wait | None = None,
 ) -> int:
     """Print what was done with a link, or would be, and what came of it. Returns the exit code."""
-    from docora_ops.render import documents, tables
+    from docora_ops.render import bulk
+    from docora_ops.render import link_result as render
 
     payload = result.link.payload
     planned = PlannedLink(
         app_id=payload.app_id,
         app_name=payload.app_name,
         repository_id=payload.repository_id,
-        repository=payload.repository,
+        repository_name=payload.repository_name,
         outcome=result.outcome,
     )
     if dry_run and as_json:
         counts = BulkResult(
-            operation=result.operation,
+            action=result.action,
             operation_id=None,
             total=1,
             counts={result.outcome: 1},
             by_app={},
             deliveries_cleared=result.deliveries_cleared,
         )
-        context.show_text(documents.encode_dry_run(counts, [planned]))
+        context.show_text(bulk.encode_plan(counts, [planned]))
     elif dry_run:
-        context.show(*tables.plan([planned], context.out.width))
+        context.show(*bulk.plan_tables([planned], context.out.width))
         context.say("Dry run: nothing was changed.")
     elif as_json and wait is None:
-        context.show_document(documents.link_result(result, surroundings.workers))
+        context.show_document(render.document(result, surroundings.workers))
     elif not as_json:
-        context.show(tables.link_result(result))
-        context.say("{}: {}.", context.servers, documents.link_message(result))
+        context.show(render.table(result))
+        context.say("{}: {}.", context.servers, render.message(result))
     if result.audit_error:
         context.say(
             "Warning: the change was made, but history shows it as not finished: {}",
@@ -81,20 +82,22 @@ def show_result(
 def _show_wait(
     context: Context, wait: Wait, result: LinkResult, workers: int, *, as_json: bool
 ) -> int:
-    from docora_ops.render import documents, tables
+    from docora_ops.render import error as errors
+    from docora_ops.render import link_result as render
+    from docora_ops.render.waiting import link_table
 
     try:
         waited = wait_for_link(context, wait, result, workers)
     except ServerError as error:
         if as_json:
-            context.show_document(documents.error(error, documents.link_result(result, workers)))
+            context.show_document(errors.document(error, render.document(result, workers)))
         context.say("Error: {}", error.message, style="bold red")
         context.say("Hint: the job goes on; {}", error.hint or "")
         return exit_code_of(error)
     if as_json:
-        context.show_document(documents.link_result(result, workers, waited))
+        context.show_document(render.document(result, workers, waited))
     else:
-        context.show(tables.link_wait(waited))
+        context.show(link_table(waited))
     ref = result.link.ref
-    context.say(_SENTENCES[waited.end], ref.words)
-    return interrupted_code() if waited.end is WaitEnd.INTERRUPTED else _CODES[waited.end]
+    context.say(_SENTENCES[waited.result], ref.words)
+    return interrupted_code() if waited.result is WaitEnd.INTERRUPTED else _CODES[waited.result]

@@ -27,13 +27,13 @@ def list_operations(typer_context: typer.Context, as_json: JsonOption = False) -
     """
     context = context_of(typer_context)
     from docora_ops.actions import operations
-    from docora_ops.render import documents, tables
+    from docora_ops.render import operations as render
 
     found = operations.known_operations(context.store)
     if as_json:
-        context.show_document(documents.operations(found))
+        context.show_document(render.list_document(found))
     elif found:
-        context.show(tables.operations(found, context.out.width))
+        context.show(render.list_table(found, context.out.width))
     else:
         context.say("No bulk operation is known: one is forgotten an hour after its last step.")
     return ExitCode.OK
@@ -51,18 +51,16 @@ def progress(
     context = context_of(typer_context)
     require_text("OPERATION_ID", operation_id)
     from docora_ops.actions import operations
-    from docora_ops.render import documents, tables
+    from docora_ops.render import operations as render
 
     found = operations.progress(context.store, operation_id)
     if follow:
         found = _follow(context, found)
     failures = operations.failures(context.store, operation_id)
     if as_json:
-        context.show_document(documents.progress(found, failures))
+        context.show_document(render.progress_document(found, failures))
     else:
-        context.show(tables.progress(found))
-        if failures.items:
-            context.show("", tables.failures(failures.items, failures.total))
+        context.show(*render.progress_tables(found, failures))
     if follow and (found.cancelled or found.failed or not found.finished):
         return ExitCode.PROBLEMS
     return ExitCode.OK
@@ -82,12 +80,12 @@ def cancel(
     require_text("OPERATION_ID", operation_id)
     require_reason(reason)
     from docora_ops.actions import operations
-    from docora_ops.render import documents
+    from docora_ops.render import operations as render
     from docora_ops.render.cells import cell
 
     operations.cancel(context.store, operation_id, change_note("cancel", reason))
     if as_json:
-        context.show_document(documents.cancelled(operation_id))
+        context.show_document(render.cancel_document(operation_id))
     else:
         context.show(cell(f"Cancellation requested: {operation_id}"))
     return ExitCode.OK

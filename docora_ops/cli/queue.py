@@ -25,7 +25,7 @@ def queue(
     """
     context = context_of(typer_context)
     from docora_ops.actions.surroundings import look_around, queue_overview
-    from docora_ops.render import view_documents, view_tables
+    from docora_ops.render import queue as render
 
     surroundings = look_around(context.queue)
     overview = queue_overview(context.queue_reader, limit)
@@ -36,7 +36,7 @@ def queue(
             style="yellow",
         )
     if as_json:
-        context.show_document(view_documents.queue(overview))
+        context.show_document(render.document(overview))
     else:
-        context.show(*view_tables.queue(overview, context.out.width))
+        context.show(*render.tables(overview, context.out.width))
     return ExitCode.OK

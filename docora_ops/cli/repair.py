@@ -113,7 +113,7 @@ def _new_repair(
 def _confirm(context: Context, terminal: Terminal, result: RepairResult) -> None:
     from docora_ops.drift import DriftKind
     from docora_ops.render import repair as render
-    from docora_ops.render import tables
+    from docora_ops.render.cells import amount
 
     links = result.found[DriftKind.LOST] + result.found[DriftKind.STUCK]
     removals = result.total - links
@@ -126,8 +126,8 @@ def _confirm(context: Context, terminal: Terminal, result: RepairResult) -> None
     terminal.ask(
         f"{{servers}}: {question}?",
         render.found(result),
-        links=tables.amount(links, "link"),
-        removals=tables.amount(removals, "job or entry", "jobs or entries"),
+        links=amount(links, "link"),
+        removals=amount(removals, "job or entry", "jobs or entries"),
         servers=context.servers,
     )
 
@@ -175,12 +175,12 @@ def _show(
     from docora_ops.render import repair as render
 
     if as_json:
-        context.show_text(render.encoded(result, error))
+        context.show_text(render.encode(result, error))
         return
     if not result.total:
         context.show(render.message(result))
         return
-    for part in render.mended(result, context.out.width):
+    for part in render.tables(result, context.out.width):
         context.show(part)
     context.show("", render.summary(result))
 

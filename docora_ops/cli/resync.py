@@ -84,7 +84,7 @@ def _one(
     from docora_ops.actions.selecting import files_received
     from docora_ops.actions.surroundings import look_around
     from docora_ops.cli.link_result import show_result
-    from docora_ops.render import tables
+    from docora_ops.render.cells import amount
 
     link = resolve_link(context.database, app, repo)
     surroundings = look_around(context.queue)
@@ -96,8 +96,8 @@ def _one(
             "reset the link and queue its snapshot job)?",
             servers=context.servers,
             app=link.payload.app_name,
-            files=tables.amount(files, "file"),
-            repository=link.payload.repository,
+            files=amount(files, "file"),
+            repository=link.payload.repository_name,
         )
     note = link_note("resync", reason, link)
     result = resync_link(context.database, context.queue, link.ref, dry_run=dry_run, note=note)
@@ -117,7 +117,7 @@ def _all(
     from docora_ops.actions.selecting import links_of_app
     from docora_ops.cli.bulk_command import BulkCommand
     from docora_ops.links import Action
-    from docora_ops.render import tables
+    from docora_ops.render.cells import amount
 
     found, selection, files = links_of_app(context.database, app)
     names = {"app_id": found.app_id, "app_name": found.app_name}
@@ -135,5 +135,5 @@ def _all(
         "reset the links and queue their snapshot jobs)?",
         terminal,
         app=found.app_name,
-        files=tables.amount(files, "file"),
+        files=amount(files, "file"),
     )

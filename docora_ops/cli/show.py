@@ -23,12 +23,11 @@ def show(
     require_text("APP", app)
     require_text("REPO", repo)
     from docora_ops.actions.show import link_details
-    from docora_ops.render import show as link_tables
-    from docora_ops.render import view_documents
+    from docora_ops.render import show as render
 
     details = link_details(context.database, context.queue, context.queue_reader, app, repo)
     if as_json:
-        context.show_document(view_documents.link(details))
+        context.show_document(render.document(details))
     else:
-        context.show(link_tables.link(details))
+        context.show(render.table(details))
     return ExitCode.OK

@@ -108,8 +108,8 @@ def _telling(context: Context, link: str = "") -> Callable[[Notice, str], None]:
 
 
 def _begin(context: Context, wait: Wait, following: Following, workers: int) -> None:
+    from docora_ops.render.cells import amount
     from docora_ops.render.console import may_animate
-    from docora_ops.render.tables import amount
 
     context.collect_garbage()
     following.watch.had_workers = workers > 0
@@ -154,17 +154,17 @@ def _bar(context: Context, following: Following) -> Iterator[None]:
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from docora_ops.render.tables import wait_counts
+    from docora_ops.render.waiting import bulk_counts
 
     with Progress(
         BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=context.err
     ) as progress:
         so_far = following.result()
-        task = progress.add_task(wait_counts(so_far), total=so_far.total)
+        task = progress.add_task(bulk_counts(so_far), total=so_far.total)
 
         def step(so_far: BulkWait) -> None:
             progress.update(
-                task, completed=so_far.total - so_far.running, description=wait_counts(so_far)
+                task, completed=so_far.total - so_far.running, description=bulk_counts(so_far)
             )
 
         following.on_step = step

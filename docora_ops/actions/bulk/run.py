@@ -128,7 +128,7 @@ class BulkRun:
     def result(self) -> BulkResult:
         """What has been done so far."""
         return BulkResult(
-            operation=self.operation,
+            action=self.operation,
             operation_id=self.operation_id,
             total=self.selection.total,
             counts=dict(self._counts),

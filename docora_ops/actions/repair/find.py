@@ -107,7 +107,7 @@ def named(database: Database, findings: Sequence[Finding]) -> list[Finding]:
     }
     names = names_of(database, sorted(pairs))
     return [
-        replace(finding, app_name=found[0], repository=found[1])
+        replace(finding, app_name=found[0], repository_name=found[1])
         if (found := names.get((finding.app_id or "", finding.repository_id or "")))
         else finding
         for finding in findings

@@ -163,7 +163,7 @@ class Repair:
                     app_id=item.ref.app_id,
                     app_name=app_name,
                     repository_id=item.ref.repository_id,
-                    repository=repository,
+                    repository_name=repository,
                 )
                 mending = _MENDINGS.get(item.outcome, Mending.LEFT_ALONE)
                 self._note(Mended(finding, mending, item.error))
@@ -248,7 +248,7 @@ class Repair:
 
     def _note(self, mended: Mended) -> None:
         self._mended.append(mended)
-        self._counts[mended.mending] += 1
+        self._counts[mended.outcome] += 1
         self.on_progress(len(self._mended))
 
 
@@ -276,7 +276,7 @@ def _finding_fields(finding: Finding) -> Fields:
         finding.app_id,
         finding.app_name,
         finding.repository_id,
-        finding.repository,
+        finding.repository_name,
         finding.detail,
     )
 
@@ -295,7 +295,7 @@ def _finding(fields: Fields) -> Finding:
 
 
 def _mended_fields(mended: Mended) -> Fields:
-    return mended.mending, mended.error, *_finding_fields(mended.finding)
+    return mended.outcome, mended.error_message, *_finding_fields(mended.finding)
 
 
 def _mended_of(fields: Fields) -> Mended:
