@@ -278,7 +278,7 @@ def test_poison_links_cost_only_themselves_and_are_listed_with_reasons(docora: D
     assert [failure["job_id"] for failure in data["failures"]] == sorted(bad)
     for failure in data["failures"]:
         assert failure.keys() == {"job_id", "error"}
-        assert "job id" in failure["error"]
+        assert "job id" in failure["error_message"]
     assert docora.waiting() == [link.job_id for link in good]
     after = docora.connection.execute(
         "SELECT * FROM app_repositories WHERE app_id = 'app.dotted' ORDER BY id"

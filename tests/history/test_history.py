@@ -56,15 +56,16 @@ def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> 
     )
     results = [docora.run(*command, "--json", env={"SUDO_USER": "kim"}) for command in commands]
     assert [result.code for result in results] == [0] * len(commands), results
-    names = {"app_name": "App 1", "repository": "octo/repo1"}
+    names = {"app_name": "App 1", "repository_name": "octo/repo1"}
     first = {"app_id": links[0].app_id, "repository_id": links[0].repository_id} | names
     found = history(docora)
     assert all(each["who"].endswith(f" (claims to be kim)@{HOST}") for each in found)
-    moments = [datetime.fromisoformat(each["when"]) for each in found]
+    moments = [datetime.fromisoformat(each["started_at"]) for each in found]
     assert moments == sorted(moments, reverse=True)
     assert began < moments[-1] <= moments[0] < datetime.now(UTC) + timedelta(seconds=5)
     shown = [
-        {name: each[name] for name in each if name not in {"when", "who"}} for each in found[::-1]
+        {name: each[name] for name in each if name not in {"started_at", "who"}}
+        for each in found[::-1]
     ]
     second = shown.pop(1)
     assert (second["command"], second["reason"]) == ("retry", None)

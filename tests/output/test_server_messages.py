@@ -29,7 +29,7 @@ def test_a_password_in_what_postgres_says_is_cut_out(docora: Docora) -> None:
         actions.retry(link)
     assert password not in refusal.value.message
     [failure] = actions.retry_all().failures
-    assert failure.error == refusal.value.message
+    assert failure.error_message == refusal.value.message
 
 
 def test_arguments_that_redis_repeats_are_not_shown() -> None:
