@@ -306,7 +306,7 @@ def test_a_terminal_shows_the_exact_count_by_app_and_the_database_before_it_asks
     question = re.sub(r"\x1b\[[0-9;]*m", "", shown[: shown.index("[y/N]")])
     assert re.search(r"\b7 links\b", question)
     assert f"{database_name(docora)} on " in question
-    assert f", Redis {describe(docora.settings)}: reset 7 links" in question
+    assert f", Redis {describe(docora.redis)}: reset 7 links" in question
     assert re.search(rf"4 +App 1 \(app_{1:024x}\)", question)
     assert re.search(rf"3 +App 2 \(app_{2:024x}\)", question)
     assert "nothing was changed" in shown

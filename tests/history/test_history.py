@@ -274,7 +274,7 @@ def test_the_trail_is_capped_and_read_in_pieces(
     note = ChangeNote("kim@ops1", "cancel", {})
     for number in range(250):
         actions.store.record(audit.cancel_entry(note, f"bulk_{number}"))
-    trail = audit.History(actions.settings, actions.redis)
+    trail = audit.History(actions.redis)
     assert [each.operation_id for each in trail.read(1000)] == [
         f"bulk_{number}" for number in reversed(range(250))
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -157,7 +156,7 @@ def test_what_has_no_job_is_not_followed(docora: Docora) -> None:
 def test_a_link_without_a_live_job_is_lost_after_some_time(docora: Docora) -> None:
     link, actions = docora.add_link("pending_snapshot"), docora.actions()
     watch = follow(actions, link).watch
-    ids = UUID(actions.ref(link).id).bytes
+    ids = [actions.ref(link).id]
 
     def look() -> int:
         watch.look(ids, at_once=True)
@@ -188,7 +187,7 @@ def test_a_worker_is_only_missed_after_one_has_listened(docora: Docora) -> None:
     watch.on_notice = lambda notice, _: notices.append(notice)
 
     def look() -> list[Notice]:
-        watch.look(UUID(actions.ref(link).id).bytes, at_once=True)
+        watch.look([actions.ref(link).id], at_once=True)
         return notices
 
     assert (look(), look()) == ([], [])
