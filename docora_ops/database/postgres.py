@@ -10,7 +10,6 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -86,17 +85,6 @@ class _MomentLoader(TimestamptzLoader):
             return _FIRST_MOMENT if is_past else _LAST_MOMENT
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The host and the name of a database."""
-
-    host: str
-    database: str
-
-    def __str__(self) -> str:
-        return f"{self.database} on {self.host}"
-
-
 class Database:
     """One connection to Docora's database, which connects when first used.
 
@@ -117,22 +105,14 @@ class Database:
                 hint="use postgres://USER:PASSWORD@HOST:PORT/DATABASE; percent-encode special "
                 "characters in the password, and leave out options that are not Postgres's own",
             ) from None
-        self.target = Target(
-            str(self._parameters.get("host") or "localhost"),
-            str(self._parameters.get("dbname") or self._parameters.get("user") or "postgres"),
-        )
+        host = self._parameters.get("host") or "localhost"
+        name = self._parameters.get("dbname") or self._parameters.get("user") or "postgres"
+        self.target = f"{name} on {host}"
+        # Shorter than the statement timeout, whose error does not mention the lock.
+        self._lock_timeout = min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
+        self._reply_timeout = settings.statement_timeout + _REPLY_GRACE
         self._connection: Connection | None = None
         self._in_transaction = False
-
-    @property
-    def _lock_timeout(self) -> float:
-        # Shorter than the statement timeout, whose error does not mention the lock.
-        settings = self._settings
-        return min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
-
-    @property
-    def _reply_timeout(self) -> int:
-        return self._settings.statement_timeout + _REPLY_GRACE
 
     @property
     def session_id_of_driver(self) -> int:

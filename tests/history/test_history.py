@@ -301,7 +301,7 @@ def test_the_trail_is_capped_and_read_in_pieces(
 
 
 def test_every_script_caps_the_stream(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("links", "progress"):
+    for module in ("link_queue", "progress"):
         monkeypatch.setattr(f"docora_ops.queue.{module}.ENTRIES_KEPT", 100)
     actions = docora.actions()
     note = ChangeNote("kim@ops1", "retry", {})

@@ -192,8 +192,8 @@ def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
         "Job state running, a worker holds the link",
         "RQ status started",
         f"Stands in between {QUEUE} and a worker",
-        f"Stands in scheduled of {QUEUE}, due {found[3]['at']}",
-        f"Stands in failed of {QUEUE}, expires {found[3]['at']}",
+        f"Stands in scheduled of {QUEUE}, due {found[3]['score_at']}",
+        f"Stands in failed of {QUEUE}, expires {found[3]['score_at']}",
     ):
         assert line in lines
 

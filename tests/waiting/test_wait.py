@@ -49,9 +49,7 @@ def other_worker(
                 if taken is not None:
                     job_id = taken[1].decode()
                     docora.redis.delete(f"rq:job:{job_id}")
-                    connection.execute(
-                        SETTLE, {"job_id": job_id, "error_message": error_of(job_id)}
-                    )
+                    connection.execute(SETTLE, {"job_id": job_id, "error": error_of(job_id)})
 
     thread = Thread(target=work)
     thread.start()
