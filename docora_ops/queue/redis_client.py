@@ -116,21 +116,14 @@ _SLOW: _Explanation = (
     "did not answer in time",
     "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",
 )
-_OUT_OF_MEMORY: _Explanation = (
-    "refuses writes: it is out of memory",
-    "free memory or raise maxmemory",
-)
 _CLUSTER: _Explanation = (
     "is a node of a Cluster, which spreads its keys over several servers",
     "point REDIS_URL at a Redis or Valkey without cluster-enabled: RQ needs one server",
 )
 # An error inside a script arrives as a plain ResponseError, most often with the code in its text.
 _REFUSES_WRITES: dict[str, _Explanation] = {
-    "OOM": _OUT_OF_MEMORY,
-    "READONLY": (
-        "refuses writes: it is a read-only replica",
-        "point REDIS_URL at the primary",
-    ),
+    "OOM": ("refuses writes: it is out of memory", "free memory or raise maxmemory"),
+    "READONLY": ("refuses writes: it is a read-only replica", "point REDIS_URL at the primary"),
     "MISCONF": ("refuses writes: it can't save its data to disk", "see Redis's log"),
     "NOREPLICAS": (
         "refuses writes: it has fewer connected replicas than min-replicas-to-write asks for",
@@ -163,7 +156,7 @@ def _explain(error: redis.RedisError) -> _Explanation:
         case redis.TimeoutError():
             return _SLOW
         case redis.exceptions.OutOfMemoryError():
-            return _OUT_OF_MEMORY
+            return _REFUSES_WRITES["OOM"]
         case redis.ReadOnlyError():
             return _REFUSES_WRITES["READONLY"]
         case (
