@@ -30,7 +30,7 @@ class HistoryState(StrEnum):
 class HistoryEntry:
     """A change in the audit trail. `counts`: links by outcome, and their `total`."""
 
-    when: datetime
+    started_at: datetime
     who: str
     command: str
     selection: Mapping[str, str | int]

@@ -64,7 +64,7 @@ class KnownOperation:
 class BulkResult:
     """What a bulk operation has done so far, or in all."""
 
-    operation: Action
+    action: Action
     operation_id: str | None
     total: int
     counts: Mapping[Outcome, int]

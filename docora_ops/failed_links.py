@@ -36,9 +36,9 @@ class FailedLink:
 
     ref: LinkRef
     app_name: str
-    repository: str
+    repository_name: str
     github_url: str
-    error: str | None
+    error_message: str | None
     error_left_out: int
     """Characters at the end of the error that are left out."""
     retry_count: int
@@ -58,7 +58,7 @@ class FailedLink:
 class ErrorGroup:
     """Failed links whose errors differ only in paths, numbers and ids."""
 
-    error: str | None
+    error_message: str | None
     """With `*` for what differs; None: no error is recorded."""
     links: int
     apps: int

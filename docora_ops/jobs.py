@@ -44,10 +44,10 @@ class QueuedJob:
     name: str | None
     """The function that it calls."""
     app_name: str | None
-    repository: str | None
+    repository_name: str | None
     created_at: datetime | None
+    processed_on: datetime | None
     enqueued_at: datetime | None
-    started_at: datetime | None
     due_at: datetime | None = None
     """Of a delayed one."""
 
@@ -60,7 +60,7 @@ class Worker:
     state: str | None
     hostname: str | None
     pid: str | None
-    last_heartbeat: datetime | None
+    last_heartbeat_at: datetime | None
     alive: bool
     """False: it was killed, and what it has recorded of itself is gone."""
     jobs: Sequence[QueuedJob]
@@ -74,33 +74,26 @@ class Scheduler:
     name: str
     hostname: str | None
     pid: str | None
-    last_heartbeat: datetime | None
+    last_heartbeat_at: datetime | None
 
 
 @dataclass(frozen=True)
 class QueueOverview:
     """The queue at one moment."""
 
-    queue: str
     waiting: int
     active: int
     completed: int
     failed: int
     delayed: int
-    seen_at: datetime
-    """By the clock of Redis."""
+    queue: str
     oldest_waiting_at: datetime | None
+    oldest_waiting_seconds: int | None
+    """By the clock of Redis."""
     workers: Sequence[Worker]
     scheduler: Scheduler | None
     jobs: Sequence[QueuedJob]
     """The first of those that run, wait and are delayed, in this order."""
-
-    @property
-    def oldest_waiting_seconds(self) -> int | None:
-        """How long the oldest of the jobs that are next has waited."""
-        if self.oldest_waiting_at is None:
-            return None
-        return max(0, int((self.seen_at - self.oldest_waiting_at).total_seconds()))
 
 
 @dataclass(frozen=True)
@@ -112,7 +105,7 @@ class JobPlace:
     queue: str
     position: int | None = None
     """In a list, from its head, counted from 1."""
-    at: datetime | None = None
+    score_at: datetime | None = None
     """The time that stands beside it: when it is due, was put there, or expires."""
     alive: bool | None = None
     """Of an execution: whether its heartbeat has not expired."""
@@ -124,7 +117,7 @@ class JobPlace:
 class JobFailure:
     """How a try of a job ended."""
 
-    at: datetime | None
+    failed_at: datetime | None
     worker: str | None
     text: str
     """The last lines of its traceback."""
@@ -134,7 +127,6 @@ class JobFailure:
 class JobRecord:
     """What RQ has of one job. All None where there is no job."""
 
-    id: str
     status: str | None
     origin: str | None
     created_at: datetime | None
@@ -157,12 +149,3 @@ class BullmqQueue(StrEnum):
     """Jobs wait for a BullMQ worker, and none runs: the dashboard leaves some."""
     WORKED_ON = "worked_on"
     """A BullMQ worker runs: each link may be worked on twice."""
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """The workers of the RQ queue, and the state of the BullMQ queue."""
-
-    workers: int
-    """Live workers that listen on the queue."""
-    bullmq: BullmqQueue

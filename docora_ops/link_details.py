@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from docora_ops.jobs import JobRecord, JobState
-from docora_ops.links import LinkRef
 
 
 @dataclass(frozen=True)
@@ -35,18 +34,20 @@ class LinkHistory:
 class LinkDetails:
     """Everything about one link."""
 
-    ref: LinkRef
+    app_id: str
     app_name: str
     base_url: str
-    repository: str
+    repository_id: str
+    repository_name: str
     github_url: str
     has_token: bool
     status: str
-    error: str | None
+    error_message: str | None
     retry_count: int
     circuit_open_until: datetime | None
     history: LinkHistory
-    lock_is_held: bool
+    lock_held: bool
     """A worker holds the link in Postgres."""
-    state: JobState
-    job: JobRecord
+    job: JobState
+    job_id: str
+    rq: JobRecord

@@ -78,7 +78,7 @@ class Repository:
     name: str
 
     @property
-    def full_name(self) -> str:
+    def repository_name(self) -> str:
         """`owner/name`."""
         return f"{self.owner}/{self.name}"
 
@@ -156,14 +156,14 @@ class Payload(_OneLink):
     client_auth_key_encrypted: str = field(repr=False)
 
     @property
-    def repository(self) -> str:
+    def repository_name(self) -> str:
         """`owner/name`."""
         return f"{self.owner}/{self.name}"
 
     @property
     def description(self) -> str:
         """What RQ's own screens show of the job."""
-        return f"{self.repository} → {self.app_name}"
+        return f"{self.repository_name} → {self.app_name}"
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Link:
     payload: Payload
     status: str
     retry_count: int
-    last_error: str | None
+    error_message: str | None
     circuit_open_until: datetime | None
 
 
@@ -182,7 +182,7 @@ class Link:
 class LinkResult:
     """What one `retry` or `resync` did. `link` is the link as it was before."""
 
-    operation: Action
+    action: Action
     link: Link
     outcome: Outcome
     circuit_open_until: datetime | None
@@ -197,7 +197,7 @@ class LinkFailure:
     """A link that was left undone, and why."""
 
     job_id: str
-    error: str
+    error_message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +207,9 @@ class PlannedLink(_OneLink):
     app_id: str
     app_name: str
     repository_id: str
-    repository: str
+    repository_name: str
     outcome: Outcome
-    error: str | None = None
+    error_message: str | None = None
 
 
 @dataclass(frozen=True)

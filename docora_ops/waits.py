@@ -24,9 +24,9 @@ class WaitEnd(StrEnum):
 class LinkWait:
     """What the wait for one link has shown. `status`: None where the link is gone."""
 
-    end: WaitEnd
+    result: WaitEnd
     status: str | None
-    error: str | None
+    error_message: str | None
     seconds: float
 
 
@@ -53,7 +53,7 @@ class BulkWait:
     gone: int
     running: int
     """Links that have not ended yet."""
-    failures: Sequence[LinkFailure]
+    failed_links: Sequence[LinkFailure]
     seconds: float
     jobs: JobCounts = field(default_factory=JobCounts)
     """Where the jobs of those that have not ended stand."""

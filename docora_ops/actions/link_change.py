@@ -31,9 +31,7 @@ from docora_ops.queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.audit_stream import link_end_entry, link_entries
 from docora_ops.queue.progress import new_operation_id
 from docora_ops.queue.waiting_list import ExpiredExecutions
-
-SECOND_LOOK_DELAY = 1.5
-"""Seconds after which a running or doubtful job is looked at again."""
+from docora_ops.settings import SECOND_LOOK_DELAY
 
 
 def retry(
@@ -238,7 +236,7 @@ class _Change:
     def _result(self, link: Link, outcome: Outcome, cleared: int = 0) -> LinkResult:
         changed = self.reset_circuit and outcome.succeeded
         return LinkResult(
-            operation=self.operation,
+            action=self.operation,
             link=link,
             outcome=outcome,
             circuit_open_until=None if changed else link.circuit_open_until,
@@ -256,4 +254,4 @@ def _require_readable(answer: Answer) -> None:
 
 
 def _name(link: Link) -> str:
-    return f"{link.payload.app_name} ← {link.payload.repository}"
+    return f"{link.payload.app_name} ← {link.payload.repository_name}"

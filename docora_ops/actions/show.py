@@ -32,20 +32,22 @@ def link_details(
     secrets = (payload.github_token_encrypted, payload.client_auth_key_encrypted)
     job = reader.job(link.ref.job_id)
     return LinkDetails(
-        ref=link.ref,
+        app_id=link.ref.app_id,
         app_name=payload.app_name,
         base_url=mask_url(payload.base_url),
-        repository=payload.repository,
+        repository_id=link.ref.repository_id,
+        repository_name=payload.repository_name,
         github_url=mask_url(payload.github_url),
         has_token=payload.github_token_encrypted is not None,
         status=link.status,
-        error=link.last_error,
+        error_message=link.error_message,
         retry_count=link.retry_count,
         circuit_open_until=link.circuit_open_until,
         history=history,
-        lock_is_held=bool(held_job_ids(database, [link.ref.job_id])),
-        state=job_states(database, queue, [link.ref])[link.ref.id],
-        job=_without(secrets, job),
+        lock_held=bool(held_job_ids(database, [link.ref.job_id])),
+        job=job_states(database, queue, [link.ref])[link.ref.id],
+        job_id=link.ref.job_id,
+        rq=_without(secrets, job),
     )
 
 

@@ -175,7 +175,7 @@ def _fold(entries: Iterable[Mapping[str, str]], limit: int) -> list[HistoryEntry
         if run and run in row_of_run:
             if event is _Event.STARTED:
                 place = row_of_run[run]
-                rows[place] = replace(rows[place], when=row.when)
+                rows[place] = replace(rows[place], started_at=row.started_at)
                 start_unseen.discard(run)
         elif len(rows) < limit:
             if run:
@@ -185,16 +185,19 @@ def _fold(entries: Iterable[Mapping[str, str]], limit: int) -> list[HistoryEntry
             rows.append(row)
         if len(rows) == limit and not start_unseen:
             break
-    return sorted(rows, key=lambda row: row.when, reverse=True)
+    return sorted(rows, key=lambda row: row.started_at, reverse=True)
 
 
 def _row(fields: Mapping[str, str], event: _Event) -> HistoryEntry:
     counts = _mapping(fields.get("counts", ""))
+    selection = _mapping(fields.get("selection", ""))
+    if "repository" in selection:  # its name in older entries
+        selection["repository_name"] = selection.pop("repository")
     return HistoryEntry(
-        when=datetime.fromtimestamp(int(fields["ms"]) / 1000, UTC),
+        started_at=datetime.fromtimestamp(int(fields["ms"]) / 1000, UTC),
         who=fields["who"],
         command=fields["command"],
-        selection=_mapping(fields.get("selection", "")),
+        selection=selection,
         reason=fields.get("reason") or None,
         operation_id=fields.get("operation_id") or None,
         counts={name: value for name, value in counts.items() if type(value) is int},

@@ -90,17 +90,17 @@ class QueueReader:
             running = self._jobs(active[:limit], "active")
             first = self._jobs(waiting[: max(limit, _LEAST_WAITING)], "waiting")
             later = self._jobs(list(due_at), "delayed", due_at)
+            oldest = min(filter(None, (job.enqueued_at for job in first)), default=None)
+            age = None if oldest is None else max(0, int(now - oldest.timestamp()))
             return QueueOverview(
-                queue=self._name,
                 waiting=length + len(waiting) - len(head),
                 active=len(executions),
                 completed=finished,
                 failed=failed,
                 delayed=delayed,
-                seen_at=datetime.fromtimestamp(now, UTC),
-                oldest_waiting_at=min(
-                    filter(None, (job.enqueued_at for job in first)), default=None
-                ),
+                queue=self._name,
+                oldest_waiting_at=oldest,
+                oldest_waiting_seconds=age,
                 workers=self._workers(worker_keys),
                 scheduler=self._scheduler(lock),
                 jobs=[*running, *first[:limit], *later][:limit],
@@ -132,10 +132,10 @@ class QueueReader:
                     status=status,
                     name=call.get("function"),
                     app_name=call.get("app_name"),
-                    repository=f"{owner}/{name}" if owner and name else None,
+                    repository_name=f"{owner}/{name}" if owner and name else None,
                     created_at=_moment(created_at),
+                    processed_on=_moment(started_at) if status == "active" else None,
                     enqueued_at=_moment(enqueued_at),
-                    started_at=_moment(started_at) if status == "active" else None,
                     due_at=due_at[job_id] if due_at else None,
                 )
             )
@@ -159,7 +159,7 @@ class QueueReader:
                     state=_text(state) if state else None,
                     hostname=_text(hostname) if hostname else None,
                     pid=_text(pid) if pid else None,
-                    last_heartbeat=_moment(last_heartbeat),
+                    last_heartbeat_at=_moment(last_heartbeat),
                     alive=alive,
                     jobs=self._jobs(job_ids, "active"),
                 )
@@ -204,10 +204,11 @@ class QueueReader:
                 limited = f"{RQ_KEY_PREFIX}:rl:{limit_key}:rate_limited"
                 score = self._client.zscore(limited, job_id)
                 if score is not None:
-                    places.append(JobPlace("rate_limited", queues[-1], at=_from_timestamp(score)))
+                    places.append(
+                        JobPlace("rate_limited", queues[-1], score_at=_from_timestamp(score))
+                    )
             life = self._client.pttl(key)
             return JobRecord(
-                id=job_id,
                 status=texts["status"],
                 origin=origin,
                 **moments,
@@ -231,7 +232,7 @@ class QueueReader:
             *(JobPlace("list", queue, position=index + 1) for index in indexes),
             *(JobPlace("intermediate", queue, position=index + 1) for index in between),
             *(
-                JobPlace(name, queue, at=_from_timestamp(score))
+                JobPlace(name, queue, score_at=_from_timestamp(score))
                 for name, score in zip(REGISTRIES, scores, strict=True)
                 if score is not None
             ),
@@ -255,7 +256,7 @@ class QueueReader:
             JobPlace(
                 "execution",
                 queue,
-                at=_from_timestamp(score) if score else None,
+                score_at=_from_timestamp(score) if score else None,
                 alive=score > now or known is not None,
                 worker=_text(worker) if worker else None,
             )

@@ -69,8 +69,8 @@ class BatchPlanner:
                     app_id=intern(item.ref.app_id),
                     app_name=intern(app_name),
                     repository_id=item.ref.repository_id,
-                    repository=repository,
+                    repository_name=repository,
                     outcome=item.outcome,
-                    error=item.error,
+                    error_message=item.error,
                 )
             )

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from docora_ops.actions.bulk.run import Stop
 from docora_ops.actions.waiting.job_watch import JobWatch
 from docora_ops.database import Database
 from docora_ops.database.link_rows import held_job_ids, read_link
 from docora_ops.database.verdicts import ID_SIZE, Verdict, read_verdicts
 from docora_ops.errors import RedisError
+from docora_ops.interrupts import Stop
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkFailure, LinkRef, LinkStatus, Outcome
 from docora_ops.queue import Answer, LinkQueue
@@ -98,7 +98,7 @@ class Following:
             failed=len(self._failures),
             gone=self._gone,
             running=(len(self._reset) + len(self._running)) // ID_SIZE,
-            failures=self._failures,
+            failed_links=self._failures,
             seconds=time.monotonic() - self._began,
             jobs=self.watch.counts if self._reset or self._running else JobCounts(),
         )
@@ -183,8 +183,8 @@ def wait_for_one(following: Following, ref: LinkRef, timeout: float | None) -> L
     if wait.synced:
         return LinkWait(WaitEnd.SYNCED, LinkStatus.SYNCED, None, wait.seconds)
     if wait.failed:
-        [failure] = wait.failures
-        return LinkWait(WaitEnd.FAILED, LinkStatus.FAILED, failure.error, wait.seconds)
+        [failure] = wait.failed_links
+        return LinkWait(WaitEnd.FAILED, LinkStatus.FAILED, failure.error_message, wait.seconds)
     link = None
     if wait.running:
         link = read_link(following.database, ref.app_id, ref.repository_id)
@@ -193,4 +193,4 @@ def wait_for_one(following: Following, ref: LinkRef, timeout: float | None) -> L
     end = WaitEnd.LOST if wait.only_lost_left else WaitEnd.TIMEOUT
     if following.stop.requested:
         end = WaitEnd.INTERRUPTED
-    return LinkWait(end, link.status, link.last_error, wait.seconds)
+    return LinkWait(end, link.status, link.error_message, wait.seconds)
