@@ -19,10 +19,12 @@ def doctor(typer_context: typer.Context, as_json: JsonOption = False) -> int:
     from docora_ops.actions.doctor.diagnose import diagnose
     from docora_ops.diagnosis import CheckState
     from docora_ops.render import doctor as render
+    from docora_ops.render.cells import amount
 
     def before_second_look(suspects: int, seconds: int) -> None:
         if seconds:
-            context.say("{} out of step at first sight: looking again in {} s.", suspects, seconds)
+            found = amount(suspects, "mismatch", "mismatches")
+            context.say("{} at first check: checking again in {} s.", found, seconds)
 
     context.collect_garbage()
     diagnosis = diagnose(context.env_file, before_second_look)

@@ -28,7 +28,7 @@ class RepairCommand(LongRun):
         context.count_workers()
         context.collect_garbage()
         self._fix.before_second_look = lambda suspects: context.say(
-            "{} out of step at first sight: looking again.", suspects
+            "{} at first check: checking again.", amount(suspects, "mismatch", "mismatches")
         )
         found = self._fix.find()
         self._total = found.total
