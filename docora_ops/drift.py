@@ -124,6 +124,11 @@ class RepairResult:
         return sum(self.found.values())
 
     @property
+    def completed(self) -> int:
+        """How many of them are repaired, left alone, or failed."""
+        return len(self.mended)
+
+    @property
     def complete(self) -> bool:
         """Whether each has been seen to."""
-        return len(self.mended) >= self.total
+        return self.completed >= self.total

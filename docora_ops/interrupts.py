@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,8 +19,23 @@ if TYPE_CHECKING:
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end a command or a worker."""
+_NOTICED_AFTER = 0.1
+"""Seconds until a sleeping run notices that it is to stop."""
 _SOON = 0.05
 """Seconds until the destructor has very probably ended; if not, the next try is swallowed too."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """Asks a long run to end early. A signal handler sets it; the run looks at it."""
+
+    requested: bool = False
+
+    def sleep(self, seconds: float) -> None:
+        """Sleeps, but no longer than until a stop is requested."""
+        end = time.monotonic() + seconds
+        while not self.requested and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _NOTICED_AFTER))
 
 
 def repeat_if_swallowed(kind: type[BaseException], repeat: Callable[[], object]) -> None:

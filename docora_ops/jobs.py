@@ -149,12 +149,3 @@ class BullmqQueue(StrEnum):
     """Jobs wait for a BullMQ worker, and none runs: the dashboard leaves some."""
     WORKED_ON = "worked_on"
     """A BullMQ worker runs: each link may be worked on twice."""
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """The workers of the RQ queue, and the state of the BullMQ queue."""
-
-    workers: int
-    """Live workers that listen on the queue."""
-    bullmq: BullmqQueue

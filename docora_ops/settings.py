@@ -22,6 +22,8 @@ RESULT_TTL = 86_400
 """Seconds that RQ keeps a finished job: a day."""
 FAILURE_TTL = 7 * 86_400
 """Seconds that RQ keeps a failed job: a week."""
+SECOND_LOOK_DELAY = 1.5
+"""Seconds after which a running or doubtful job is looked at again."""
 LONGEST_RETRY_DELAY = 86_400
 """Seconds; doubling would otherwise outgrow what a timer can hold."""
 _TEN_YEARS_IN_MS = 10 * 365 * 86_400_000

@@ -31,9 +31,7 @@ from docora_ops.queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.audit_stream import link_end_entry, link_entries
 from docora_ops.queue.progress import new_operation_id
 from docora_ops.queue.waiting_list import ExpiredExecutions
-
-SECOND_LOOK_DELAY = 1.5
-"""Seconds after which a running or doubtful job is looked at again."""
+from docora_ops.settings import SECOND_LOOK_DELAY
 
 
 def retry(

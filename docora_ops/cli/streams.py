@@ -47,7 +47,7 @@ class OutputStream:
 
 
 def guard_streams() -> OutputStream:
-    """Put such streams in place of those that the process was started with; returns stdout."""
+    """Puts such streams in place of those that the process was started with; returns stdout."""
     if sys.stdin is None:
         sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - for good
     output = OutputStream(sys.stdout or _nowhere())

@@ -25,7 +25,7 @@ class Terminal:
         self._writer = writer
 
     def require_foreground(self) -> None:
-        """Raise UsageError in a background job: the kernel stops one that reads the terminal."""
+        """Raises UsageError in a background job: the kernel stops one that reads the terminal."""
         # An error: it is not the controlling terminal, or has gone, so that `ask` gets no answer.
         with suppress(OSError):
             if os.tcgetpgrp(self._reader) != os.getpgrp():
@@ -36,7 +36,7 @@ class Terminal:
                 )
 
     def ask(self, question: str, *above: RenderableType, **values: object) -> None:
-        """Print `above` and the question, whose braces `values` fill, and read the answer.
+        """Prints `above` and the question, whose braces `values` fill, and reads the answer.
 
         Raises CommandInterruptedError unless the answer is yes, HungUpError if the terminal is
         closed meanwhile, and UsageError in a background job.
@@ -82,13 +82,13 @@ class Terminal:
             console.print(question, "[y/N] ", end="", soft_wrap=True)
 
     def _read_line(self) -> bytes:
-        """Return bytes, since what was typed may be in any encoding."""
+        """Returns bytes, since what was typed may be in any encoding."""
         with os.fdopen(self._reader, "rb", 0, closefd=False) as stream:
             return stream.readline()
 
 
 def terminal_to_ask(*, skip: bool) -> Terminal | None:
-    """Return the terminal for the question of a command.
+    """Returns the terminal for the question of a command.
 
     Returns None with `skip`, and without a terminal: cron, CI, a container. Raises UsageError in a
     background job.

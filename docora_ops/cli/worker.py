@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli.context import context_of
-from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
@@ -33,7 +33,6 @@ def worker(
         typer.Option(
             "--name",
             metavar="NAME",
-            show_default=False,
             help="Name on RQ's screens; made of host and process by default.",
         ),
     ] = None,
@@ -71,8 +70,7 @@ def worker(
         try:
             process.serve(settings, name if is_only_one else f"{name}-{number}", burst=burst)
         except DocoraOpsError as error:
-            context.say("Error: {}", error.message, style="bold red")
-            return exit_code_of(error)
+            return context.report(error)
         return ExitCode.OK
 
     return process.serve_with_children(concurrency, run)
@@ -96,7 +94,7 @@ class _Stderr(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, unless nobody reads it any more."""
+        """Writes a line, unless nobody reads it any more."""
         line = f"{self.format(record)}\n".encode(errors="backslashreplace")
         with suppress(OSError):
             os.write(sys.stderr.fileno(), line)

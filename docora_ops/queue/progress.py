@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from shlex import quote
 from typing import cast
 
 from redis import Redis
 
 from docora_ops.bulk import KeptFailures, KnownOperation, OperationState, Progress
+from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure
 from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry, write_entry
 from docora_ops.queue.redis_client import redis_errors
@@ -86,14 +87,6 @@ return 'cancelled'
 """
 
 
-class CancelReply(StrEnum):
-    """What came of a cancellation."""
-
-    CANCELLED = "cancelled"
-    FINISHED = "finished"
-    UNKNOWN = "unknown"
-
-
 def new_operation_id() -> str:
     """`bulk_` and 16 random hex digits."""
     return f"bulk_{os.urandom(8).hex()}"
@@ -143,13 +136,16 @@ class ProgressStore:
             )
         return cast("bytes", cancelled) == b"true"
 
-    def read(self, operation_id: str) -> Progress | None:
-        """The operation as it stands, or None when it is unknown or expired."""
+    def read(self, operation_id: str) -> Progress:
+        """Return the progress of an operation. Raises NotFoundError if unknown or expired."""
         with redis_errors(self._client):
             values = cast(
                 "list[bytes | None]", self._client.hmget(operation_key(operation_id), list(_FIELDS))
             )
-        return _progress(operation_id, values)
+        found = _progress(operation_id, values)
+        if found is None:
+            raise _not_found(operation_id)
+        return found
 
     def read_failures(self, operation_id: str) -> KeptFailures:
         """Return the failed links of the operation, in the order of their failures."""
@@ -201,14 +197,23 @@ class ProgressStore:
                 datetime.fromtimestamp(seconds, UTC) - silence if known else None,
             )
 
-    def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> CancelReply:
-        """Ask the runner to stop before its next step. Never creates an operation."""
+    def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> None:
+        """Ask the runner to stop before its next batch.
+
+        Raises NotFoundError if the operation is unknown, OperationFinishedError if it has finished.
+        """
         keys = [operation_key(operation_id)]
         with redis_errors(self._client):
             reply = self._cancel(
                 keys=[*keys, audit.key] if audit else keys, args=_xadd_arguments(audit)
             )
-        return CancelReply(cast("bytes", reply).decode())
+        if reply == b"unknown":
+            raise _not_found(operation_id)
+        if reply == b"finished":
+            raise OperationFinishedError(
+                f"operation {operation_id!r} has finished: nothing is left to cancel",
+                hint=f"docora-ops progress {quote(operation_id)} shows what it did",
+            )
 
     def record(self, audit: AuditEntry) -> None:
         """Write an audit entry without a change."""
@@ -219,6 +224,14 @@ class ProgressStore:
 def operation_key(operation_id: str) -> str:
     """Return the key of the operation's hash."""
     return _PREFIX + operation_id
+
+
+def _not_found(operation_id: str) -> NotFoundError:
+    return NotFoundError(
+        f"Operation not found or expired: {operation_id!r}",
+        hint="ids look like bulk_0123456789abcdef; an operation is forgotten an hour after its "
+        "last step",
+    )
 
 
 def _xadd_arguments(audit: AuditEntry | None) -> list[str | int]:

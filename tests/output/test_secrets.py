@@ -188,15 +188,15 @@ def test_no_error_of_a_driver_shows_a_secret(docora: Docora, link: TestLink) -> 
 
 BUG = """
 import sys
-from docora_ops.actions import surroundings
+from docora_ops.cli.context import Context
 secret = "s3cr" + "3t"  # Python 3.13 shows the lines of code
-def break_down(queue, key="key-" + secret):
+def break_down(context, key="key-" + secret):
     try:
         raise ValueError("pg-" + secret)
     except ValueError as error:
         error.add_note("note-" + secret)
-        raise RuntimeError("redis-" + secret, key, queue) from error
-surroundings.look_around = break_down
+        raise RuntimeError("redis-" + secret, key, context) from error
+Context.count_workers = break_down
 from docora_ops.__main__ import main
 sys.exit(main())
 """

@@ -95,7 +95,7 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
         assert items[kind]["repository_name"] == f"octo/{kind}"
         assert items[kind]["outcome"] == ("queued" if kind in {"lost", "stuck"} else "removed")
     assert planned.data["repaired"] == data["repaired"]
-    assert "5 out of step at first sight" in result.stderr
+    assert "5 mismatches at first check" in result.stderr
     assert sorted(docora.waiting()) == sorted(
         links[kind].job_id for kind in ("lost", "stuck", "duplicate")
     )

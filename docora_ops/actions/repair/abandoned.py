@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from docora_ops.actions.link_change import SECOND_LOOK_DELAY
 from docora_ops.database import Database, Rollback
 from docora_ops.database.link_rows import held_job_ids, lock_link, shared_job_ids
 from docora_ops.database.snapshots import Ending, count_failure, scanning_links
@@ -17,6 +16,7 @@ from docora_ops.links import LinkRef, LinkStatus
 from docora_ops.queue import LinkQueue, PushRequest
 from docora_ops.queue.link_queue import is_valid_job_id
 from docora_ops.queue.waiting_list import ExpiredExecutions
+from docora_ops.settings import SECOND_LOOK_DELAY
 
 _AT_ONCE = 500
 _FIRST = "00000000-0000-0000-0000-000000000000"

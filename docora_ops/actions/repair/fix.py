@@ -9,7 +9,7 @@ from sys import intern
 
 from docora_ops.actions.bulk.audit_trail import RunTrail
 from docora_ops.actions.bulk.batch import Settled
-from docora_ops.actions.bulk.run import BulkRun, Stop
+from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.repair.belonging import count_jobs_with_links
 from docora_ops.actions.repair.find import Suspect, confirmed, named
 from docora_ops.audit import ChangeNote
@@ -23,6 +23,7 @@ from docora_ops.database.link_rows import (
 from docora_ops.database.unfinished import lock_against_new_links
 from docora_ops.drift import DriftKind, Finding, Mended, Mending, RepairResult
 from docora_ops.errors import LinkError, ServersMismatchedError
+from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkRef, Outcome
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.sweep import Removal, RemovalAnswer
@@ -123,10 +124,10 @@ class Repair:
         for kind, refs in self._links.items():
             if refs and not self.stop.requested:
                 self._bulk_run(kind, refs).run()
-        self.end_trail()
+        self.break_off()
         return self.result()
 
-    def end_trail(self) -> None:
+    def break_off(self) -> None:
         """Say in the audit trail how the repair has ended, if it has begun. Raises RedisError."""
         if self._trail is None or not self._trail.begun or self._trail.ended:
             return

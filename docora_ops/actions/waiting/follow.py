@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from docora_ops.actions.bulk.run import Stop
 from docora_ops.actions.waiting.job_watch import JobWatch
 from docora_ops.database import Database
 from docora_ops.database.link_rows import held_job_ids, read_link
 from docora_ops.database.results import SnapshotResult, read_results
 from docora_ops.errors import RedisError
+from docora_ops.interrupts import Stop
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkFailure, LinkRef, LinkStatus, Outcome
 from docora_ops.queue import Answer, LinkQueue

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from docora_ops.actions.bulk.run import Stop
 from docora_ops.database import Database
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.database.results import read_unsynced
 from docora_ops.errors import RedisError
+from docora_ops.interrupts import Stop
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkStatus
 from docora_ops.queue import Answer, LinkQueue
