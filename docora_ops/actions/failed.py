@@ -40,7 +40,7 @@ def failed_links(
     page: int,
     limit: int,
 ) -> Page[FailedLink]:
-    """Return one page of the failed links, each with the state of its job.
+    """Returns one page of the failed links, each with the state of its job.
 
     Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
     """
@@ -54,7 +54,7 @@ def failed_links(
 def failed_links_by_app(
     database: Database, *, app: str | None, error: str | None, page: int, limit: int
 ) -> Page[AppCount]:
-    """Count the failed links of each app, most links first.
+    """Counts the failed links of each app, most links first.
 
     Raises NotFoundError, AmbiguousError, PostgresError.
     """
@@ -64,7 +64,7 @@ def failed_links_by_app(
 def failed_links_by_error(
     database: Database, *, app: str | None, error: str | None, page: int, limit: int
 ) -> Page[ErrorGroup]:
-    """Group the failed links by folded error, most links first.
+    """Groups the failed links by folded error, most links first.
 
     Raises NotFoundError, AmbiguousError, PostgresError.
     """
@@ -93,7 +93,7 @@ def _without_cut_secret(error: str) -> str:
 def job_states(
     database: Database, queue: LinkQueue, refs: Sequence[LinkRef]
 ) -> dict[str, JobState]:
-    """Return the states of the links' jobs, by the row id of the link.
+    """Returns the states of the links' jobs, by the row id of the link.
 
     A link with an invalid job id has no job. Raises PostgresError, RedisError.
     """

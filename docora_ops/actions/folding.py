@@ -40,7 +40,7 @@ _REPEATED = re.compile(r"\* (?: [\ ,:]++ \* )++", re.VERBOSE)
 
 
 def fold(errors: Sequence[str]) -> list[str]:
-    """Replace paths, URLs, numbers, ids and quotations in each error by `*`.
+    """Replaces paths, URLs, numbers, ids and quotations in each error by `*`.
 
     Keeps the status of an HTTP answer. Takes linear time.
     """

@@ -19,7 +19,7 @@ from docora_ops.text import mask, mask_url
 def link_details(
     database: Database, queue: LinkQueue, reader: QueueReader, app: str, repository: str
 ) -> LinkDetails:
-    """Collect all about one link except its secrets.
+    """Collects all about one link except its secrets.
 
     Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
     """

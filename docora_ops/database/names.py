@@ -39,7 +39,7 @@ ORDER BY 1 LIMIT %(limit)s
 
 
 def find_apps(database: Database, text: str) -> list[App]:
-    """Return the app with this id, otherwise all apps with this name.
+    """Returns the app with this id, otherwise all apps with this name.
 
     Ignores case and Unicode normal form.
     """
@@ -49,7 +49,7 @@ def find_apps(database: Database, text: str) -> list[App]:
 
 
 def find_repositories(database: Database, app_id: str, text: str) -> list[Repository]:
-    """Return the repository with this id, otherwise all with this `owner/name` or GitHub URL.
+    """Returns the repository with this id, otherwise all with this `owner/name` or GitHub URL.
 
     If the app is linked to some of these, returns only the linked ones.
     """
@@ -70,23 +70,23 @@ def find_repositories(database: Database, app_id: str, text: str) -> list[Reposi
 
 
 def app_names(database: Database) -> list[str]:
-    """Return names of apps for suggestions."""
+    """Returns names of apps for suggestions."""
     return [name for (name,) in database.rows(APP_NAMES, {"limit": _SUGGESTION_POOL})]
 
 
 def repository_names(database: Database, app_id: str) -> list[str]:
-    """Return `owner/name` of the app's repositories for suggestions."""
+    """Returns `owner/name` of the app's repositories for suggestions."""
     parameters = {"app_id": app_id, "limit": _SUGGESTION_POOL}
     return [name for (name,) in database.rows(REPOSITORY_NAMES_OF_APP, parameters)]
 
 
 def _forms(text: str) -> list[str]:
-    """Return the text in each Unicode form: `é` as one character, or as `e` and an accent."""
+    """Returns the text in each Unicode form: `é` as one character, or as `e` and an accent."""
     return [text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))]
 
 
 def _spellings(text: str) -> list[str]:
-    """Return the spellings of a GitHub URL that may be stored; none for other texts."""
+    """Returns the spellings of a GitHub URL that may be stored; none for other texts."""
     scheme, separator, rest = text.partition("://")
     if not separator or scheme.lower() not in {"http", "https"}:
         return []

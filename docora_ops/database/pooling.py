@@ -35,13 +35,13 @@ class Pooling(StrEnum):
 
 
 def session_id(database: Database) -> int:
-    """Return the id of the session of Postgres that serves this connection now."""
+    """Returns the id of the session of Postgres that serves this connection now."""
     row = database.row(SESSION_ID)
     return int(row[0]) if row else 0
 
 
 def find_pooling(settings: Settings) -> Pooling:
-    """Find out with two connections, within a few seconds.
+    """Finds out with two connections, within a few seconds.
 
     A proxy that pools transactions gives the session of the first connection to the second, or
     another session to the first. Raises PoolingError if the proxy pools statements.
@@ -71,7 +71,7 @@ def find_pooling(settings: Settings) -> Pooling:
 
 
 def require_session(settings: Settings) -> None:
-    """Raise PoolingError if a proxy pools transactions."""
+    """Raises PoolingError if a proxy pools transactions."""
     if find_pooling(settings) is Pooling.TRANSACTIONS:
         raise PoolingError(
             "DATABASE_URL leads to a proxy that pools transactions, and a worker needs sessions "

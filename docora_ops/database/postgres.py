@@ -67,7 +67,7 @@ class Connection(psycopg.Connection[TupleRow]):
     reply_timeout: float | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        """Wait for the server, `reply_timeout` seconds by default."""
+        """Waits for the server, `reply_timeout` seconds by default."""
         return super().wait(gen, interval, self.reply_timeout if timeout is None else timeout)
 
 
@@ -120,45 +120,45 @@ class Database:
         return self._connect().info.backend_pid
 
     def sibling(self) -> Database:
-        """Return another connection to the same database, for another thread."""
+        """Returns another connection to the same database, for another thread."""
         return Database(self._settings)
 
     def close(self) -> None:
-        """Close the connection, which rolls back an open transaction."""
+        """Closes the connection, which rolls back an open transaction."""
         if self._connection is not None:
             self._connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit at the end of the block, or roll back on an exception; swallow `Rollback`."""
+        """Commits at the end of the block, or rolls back on an exception; swallows `Rollback`."""
         with self._transaction("READ COMMITTED"):
             yield
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Begin a transaction whose statements all see the same state of the database."""
+        """Begins a transaction whose statements all see the same state of the database."""
         with self._transaction("REPEATABLE READ"):
             yield
 
     def rows(self, sql: str, parameters: Parameters | None = None) -> Sequence[TupleRow]:
-        """Run one statement and return its rows."""
+        """Runs one statement and returns its rows."""
         with self._statement() as connection:
             return connection.execute(sql.encode(), parameters).fetchall()
 
     def row(self, sql: str, parameters: Parameters | None = None) -> TupleRow | None:
-        """Run one statement and return its first row, if any."""
+        """Runs one statement and returns its first row, if any."""
         with self._statement() as connection:
             return connection.execute(sql.encode(), parameters).fetchone()
 
     def execute(self, sql: str, parameters: Parameters | None = None) -> int:
-        """Run one statement and return how many rows it touched."""
+        """Runs one statement and returns how many rows it touched."""
         with self._statement() as connection:
             return connection.execute(sql.encode(), parameters).rowcount
 
     def stream(
         self, sql: str, parameters: Parameters | None = None, *, at_once: int = 1
     ) -> Iterator[TupleRow]:
-        """Run one statement and yield its rows; read all rows before the next statement.
+        """Runs one statement and yields its rows; read all rows before the next statement.
 
         `at_once`: rows per fetch.
         """
@@ -166,7 +166,7 @@ class Database:
             yield from cursor.stream(sql.encode(), parameters, size=at_once)
 
     def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
-        """Run one `COPY … FROM STDIN` with these rows."""
+        """Runs one `COPY … FROM STDIN` with these rows."""
         with (
             self._statement() as connection,
             connection.cursor() as cursor,
@@ -177,7 +177,7 @@ class Database:
 
     @contextmanager
     def _statement(self) -> Iterator[Connection]:
-        """Yield the connection, in a transaction for one statement if none is open."""
+        """Yields the connection, in a transaction for one statement if none is open."""
         if self._in_transaction:
             with self._errors():
                 yield self._connect()
@@ -221,7 +221,7 @@ class Database:
         return connection
 
     def _roll_back(self) -> None:
-        """Roll back, or close the connection if it is lost or busy."""
+        """Rolls back, or closes the connection if it is lost or busy."""
         connection = self._connection
         if connection is None or connection.closed:
             return
@@ -325,7 +325,7 @@ class Database:
         return LinkError(f"{where} refuses: {text}", hint="see the database's log")
 
     def _primary_message(self, error: psycopg.Error) -> str:
-        """Return the main sentence of the server or the driver, with secrets masked."""
+        """Returns the main sentence of the server or the driver, with secrets masked."""
         text = error.diag.message_primary or str(error).strip() or type(error).__name__
         # The driver lists each address that it tried, with hints on further lines.
         reasons = re.findall(r".*failed: (?:FATAL: +)?(.+)", text)
@@ -335,7 +335,7 @@ class Database:
 
 
 def _check(parameters: Mapping[str, Any]) -> None:
-    """Raise ValueError for values that the driver would refuse only when it connects."""
+    """Raises ValueError for values that the driver would refuse only when it connects."""
     if int(parameters.get("connect_timeout") or 1) < 1:
         raise ValueError("connect_timeout")  # 0 means no limit
     if parameters.get("sslmode", "prefer") not in _SSL_MODES:

@@ -87,24 +87,24 @@ class Role:
 
 
 def read_server(database: Database) -> PostgresServer:
-    """Read the version and the state of the server."""
+    """Reads the version and the state of the server."""
     [row] = database.rows(SERVER)
     return PostgresServer(*row)
 
 
 def read_clock(database: Database) -> float:
-    """Return the time of the server's clock, in seconds since 1970."""
+    """Returns the time of the server's clock, in seconds since 1970."""
     [(seconds,)] = database.rows(CLOCK)
     return float(seconds)
 
 
 def read_columns(database: Database, tables: Sequence[str]) -> frozenset[tuple[str, str]]:
-    """Return table and column for all columns of these tables on the search path."""
+    """Returns table and column for all columns of these tables on the search path."""
     return frozenset(database.rows(COLUMNS, {"tables": list(tables)}))
 
 
 def read_role(database: Database, tables: Sequence[str]) -> Role:
-    """Read the role of the connection and its privileges on these tables."""
+    """Reads the role of the connection and its privileges on these tables."""
     parameters = {"tables": list(tables)}
     [(name, attributes, is_superuser, owned)] = database.rows(ROLE, parameters)
     privileges = frozenset(Privilege(*found) for found in database.rows(PRIVILEGES, parameters))

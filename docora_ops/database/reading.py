@@ -64,7 +64,7 @@ FROM repository_snapshots s WHERE repository_id = %(repository_id)s
 def failed_page(
     database: Database, which: FailedFilter, *, limit: int, offset: int
 ) -> tuple[int, list[FailedLink]]:
-    """Return the number of failed links and one page, by app id, then repository id.
+    """Returns the number of failed links and one page, by app id, then repository id.
 
     Leaves out the states of their jobs.
     """
@@ -78,7 +78,7 @@ def failed_page(
 
 
 def failed_by_app(database: Database, which: FailedFilter) -> list[AppCount]:
-    """Count the failed links of each app, most links first."""
+    """Counts the failed links of each app, most links first."""
     rows = database.rows(FAILED_BY_APP, _parameters(which))
     return [AppCount(App(app_id, app_name), links) for app_id, app_name, links in rows]
 
@@ -86,7 +86,7 @@ def failed_by_app(database: Database, which: FailedFilter) -> list[AppCount]:
 def failed_by_error(
     database: Database, which: FailedFilter, longest: int
 ) -> Iterator[tuple[str, str | None, int]]:
-    """Yield app id, error, cut to `longest` characters, and number of links, in no order.
+    """Yields app id, error, cut to `longest` characters, and number of links, in no order.
 
     Read all before the next statement of this connection.
     """
@@ -96,7 +96,7 @@ def failed_by_error(
 
 
 def link_history(database: Database, ref: LinkRef) -> LinkHistory | None:
-    """Return the history of a link, or None if the link is gone."""
+    """Returns the history of a link, or None if the link is gone."""
     row = database.row(LINK_HISTORY, {"id": ref.id})
     if row is None:
         return None

@@ -33,7 +33,7 @@ class SnapshotResult:
 
 
 def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]:
-    """Return the results of the links with these row ids that are synced, failed or gone."""
+    """Returns the results of the links with these row ids that are synced, failed or gone."""
     return [
         SnapshotResult(id_, status, job_id, error and mask(error))
         for id_, status, job_id, error in database.rows(READ_RESULTS, {"ids": list(ids)})
@@ -41,6 +41,6 @@ def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]
 
 
 def read_unsynced(database: Database, ids: Sequence[str]) -> list[tuple[LinkRef, str]]:
-    """Return the links with these row ids that are not synced, each with its status."""
+    """Returns the links with these row ids that are not synced, each with its status."""
     rows = database.rows(READ_UNSYNCED, {"ids": list(ids)})
     return [(LinkRef(*ref), status) for *ref, status in rows]

@@ -51,7 +51,7 @@ class AuditEntry:
 
 
 def link_entries(note: ChangeNote, run: str) -> dict[Outcome, AuditEntry]:
-    """Return the audit entries to write with the push of one link's job, by outcome.
+    """Returns the audit entries to write with the push of one link's job, by outcome.
 
     A pushed job is a change even if the commit fails. A waiting job that is kept is a change only
     after the commit: the entry says that a run starts, and `link_end_entry` that it has ended.
@@ -64,18 +64,18 @@ def link_entries(note: ChangeNote, run: str) -> dict[Outcome, AuditEntry]:
 
 
 def link_end_entry(note: ChangeNote, run: str) -> AuditEntry:
-    """Return the entry for the committed reset of a link whose waiting job was kept."""
+    """Returns the entry for the committed reset of a link whose waiting job was kept."""
     counts = {"total": 1, Outcome.ALREADY_QUEUED: 1}
     return end_entry(note, run, None, counts, cancelled=False)
 
 
 def cancel_entry(note: ChangeNote, operation_id: str) -> AuditEntry:
-    """Return the entry for the cancellation of an operation."""
+    """Returns the entry for the cancellation of an operation."""
     return _entry(note, _Event.DONE, operation_id=operation_id)
 
 
 def start_entry(note: ChangeNote, run: str, operation_id: str | None, total: int) -> AuditEntry:
-    """Return the entry for the start of a run; the end has the same `run`."""
+    """Returns the entry for the start of a run; the end has the same `run`."""
     return _entry(note, _Event.STARTED, run=run, operation_id=operation_id, counts={"total": total})
 
 
@@ -87,7 +87,7 @@ def end_entry(
     *,
     cancelled: bool,
 ) -> AuditEntry:
-    """Return the entry for the end of a run."""
+    """Returns the entry for the end of a run."""
     event = _Event.CANCELLED if cancelled else _Event.FINISHED
     return _entry(note, event, run=run, operation_id=operation_id, counts=counts)
 
@@ -115,7 +115,7 @@ def _entry(
 
 
 def write_entry(client: Redis, entry: AuditEntry) -> None:
-    """Write an entry without a change."""
+    """Writes an entry without a change."""
     client.xadd(
         entry.key,
         dict(zip(entry.fields[::2], entry.fields[1::2], strict=True)),
@@ -130,7 +130,7 @@ class History:
         self._client = client
 
     def read(self, limit: int, *, schedule: bool = True) -> list[HistoryEntry]:
-        """Return the newest changes; `schedule`: with the passes of `schedule`."""
+        """Returns the newest changes; `schedule`: with the passes of `schedule`."""
         keys = [STREAM, SCHEDULE_STREAM] if schedule else [STREAM]
         with redis_errors(self._client):
             entries = merge(
@@ -152,7 +152,7 @@ class History:
 
 
 def _fold(entries: Iterable[Mapping[str, str]], limit: int) -> list[HistoryEntry]:
-    """Make one row of the start and the end of a run; `entries` and rows are newest first."""
+    """Makes one row of the start and the end of a run; `entries` and rows are newest first."""
     rows: dict[str, HistoryEntry] = {}
     without_start: set[str] = set()
     for fields in entries:
@@ -194,7 +194,7 @@ def _row(fields: Mapping[str, str], event: _Event) -> HistoryEntry:
 
 
 def _mapping(text: str) -> dict[str, str | int]:
-    """Return the texts and numbers of a JSON object; others may have written anything."""
+    """Returns the texts and numbers of a JSON object; others may have written anything."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

@@ -17,14 +17,14 @@ _ACTIVE_ASKED = 100
 
 
 def read_bullmq(client: Redis) -> BullmqQueue:
-    """Tell whether the BullMQ queue holds jobs, and whether a BullMQ worker runs."""
+    """Tells whether the BullMQ queue holds jobs, and whether a BullMQ worker runs."""
     if client.exists(_WORKER) or _has_locked_job(client):
         return BullmqQueue.WORKED_ON
     return BullmqQueue.LEFT_JOBS if client.exists(*_JOBS) else BullmqQueue.UNUSED
 
 
 def _has_locked_job(client: Redis) -> bool:
-    """Tell whether a worker holds an active job, whose lock it renews each 15 seconds."""
+    """Tells whether a worker holds an active job, whose lock it renews each 15 seconds."""
     if not client.exists(_PREFIX + "active"):
         return False
     job_ids = cast("list[bytes]", client.lrange(_PREFIX + "active", 0, _ACTIVE_ASKED - 1))

@@ -66,7 +66,7 @@ class QueueReader:
         self._intermediate = IntermediateQueue.get_intermediate_queue_key(self._list)
 
     def overview(self, limit: int) -> QueueOverview:
-        """Read the counts, the workers, the scheduler and the first `limit` jobs."""
+        """Reads the counts, the workers, the scheduler and the first `limit` jobs."""
         with redis_errors(self._client):
             now = self._now()
             not_expired = f"({now}", cast("int", "+inf")
@@ -161,7 +161,7 @@ class QueueReader:
         return workers
 
     def _running(self, executions: Sequence[bytes]) -> list[str]:
-        """Return the job ids of the executions that have not expired."""
+        """Returns the job ids of the executions that have not expired."""
         keys = [f"{RQ_KEY_PREFIX}:execution:{_text(each)}" for each in executions]
         known = self._hashes(keys, ("created_at",))
         return [_job_id(each) for each, [at] in zip(executions, known, strict=True) if at]
@@ -176,7 +176,7 @@ class QueueReader:
         return Scheduler(name, _optional_text(hostname), _optional_text(pid), _moment(heartbeat))
 
     def job(self, job_id: str) -> JobRecord:
-        """Read all that RQ has of one job."""
+        """Reads all that RQ has of one job."""
         with redis_errors(self._client):
             now = self._now()
             key = Job.key_for(job_id)
@@ -209,7 +209,7 @@ class QueueReader:
             )
 
     def _places(self, job_id: str, queue: str) -> list[JobPlace]:
-        """Find the job in the lists and the registries of a queue."""
+        """Finds the job in the lists and the registries of a queue."""
         waiting = Queue.redis_queue_namespace_prefix + queue
         pipeline = self._pipeline()
         pipeline.lpos(waiting, job_id, count=0)
@@ -228,7 +228,7 @@ class QueueReader:
         ]
 
     def _executions(self, job_id: str, queues: Sequence[str], now: float) -> list[JobPlace]:
-        """Find the executions of the job in the registries of running jobs and in its own."""
+        """Finds the executions of the job in the registries of running jobs and in its own."""
         pipeline = self._pipeline()
         for queue in queues:
             pipeline.zrange(registry_key(StartedJobRegistry, queue), 0, -1, withscores=True)
@@ -265,7 +265,7 @@ class QueueReader:
         return None
 
     def _hashes(self, keys: Sequence[str], fields: Sequence[str]) -> list[list[bytes | None]]:
-        """Read these fields of each hash; all are None for a key of another type."""
+        """Reads these fields of each hash; all are None for a key of another type."""
         pipeline = self._pipeline()
         for key in keys:
             pipeline.hmget(key, list(fields))
@@ -283,7 +283,7 @@ class QueueReader:
 
 
 def _job_id(execution: bytes) -> str:
-    """Return the job id in an entry of a registry of executions."""
+    """Returns the job id in an entry of a registry of executions."""
     return _text(execution).partition(":")[0]
 
 
@@ -308,7 +308,7 @@ def _from_timestamp(score: float) -> datetime | None:
 
 
 def _moment(value: bytes | None) -> datetime | None:
-    """Parse a time as RQ writes it; return None for anything else."""
+    """Parses a time as RQ writes it; returns None for anything else."""
     with suppress(ValueError):
         if value:
             return utcparse(_text(value))

@@ -53,11 +53,11 @@ class JobTemplate:
         }
 
     def fields(self) -> list[str]:
-        """Return the fields that all jobs have in common, names and values alternating."""
+        """Returns the fields that all jobs have in common, names and values alternating."""
         return [text for item in self._constants.items() for text in item]
 
     def data(self, payload: Payload, *, is_rescan: bool) -> bytes:
-        """Return the call of a link's job as RQ's default serializer writes it."""
+        """Returns the call of a link's job as RQ's default serializer writes it."""
         call = (self._function, None, (), _arguments(payload, is_rescan=is_rescan))
         return zlib.compress(pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL))
 
@@ -74,7 +74,7 @@ def names_link(data: bytes, app_id: str) -> bool:
 
 
 def calls_for_link(data: bytes, function: str, job_id: str) -> tuple[str, str] | None:
-    """Return the ids in `job_id` if the stored call passes these to `function`, otherwise None.
+    """Returns the ids in `job_id` if the stored call passes these to `function`, otherwise None.
 
     Compares bytes and unpickles nothing.
     """
@@ -90,7 +90,7 @@ def calls_for_link(data: bytes, function: str, job_id: str) -> tuple[str, str] |
 
 
 def call_of(data: bytes) -> dict[str, str]:
-    """Return the function of a stored call, and the arguments that are no secrets.
+    """Returns the function of a stored call, and the arguments that are no secrets.
 
     Reads the opcodes of the pickle and unpickles nothing. Returns nothing for other bytes.
     """
@@ -119,7 +119,7 @@ def call_of(data: bytes) -> dict[str, str]:
 
 
 def traceback_of(exc_string: bytes) -> str:
-    """Return the last lines of a traceback that RQ has packed; empty for other bytes."""
+    """Returns the last lines of a traceback that RQ has packed; empty for other bytes."""
     tail = b""
     unpacker = zlib.decompressobj()
     try:
@@ -142,13 +142,13 @@ def _call(data: bytes) -> bytes:
 
 
 def _text(value: str) -> bytes:
-    """Return a short string as pickle writes it: an opcode, the length in bytes, UTF-8."""
+    """Returns a short string as pickle writes it: an opcode, the length in bytes, UTF-8."""
     text = value.encode()
     return b"\x8c" + bytes([len(text) & 0xFF]) + text
 
 
 def _argument(name: str, value: str) -> bytes:
-    """Return a key, the opcode that memoizes the key, and the value, as pickle writes these."""
+    """Returns a key, the opcode that memoizes the key, and the value, as pickle writes these."""
     return _text(name) + b"\x94" + _text(value)
 
 

@@ -108,7 +108,7 @@ class ProgressStore:
         since: int = 0,
         audit: AuditEntry | None = None,
     ) -> bool:
-        """Store the counts, renew the TTL, and return whether the operation is cancelled.
+        """Stores the counts, renews the TTL, and returns whether the operation is cancelled.
 
         Does not write `progress.cancelled`: others may cancel at any time. `failures`: all so far;
         those before the index `since` are stored already.
@@ -137,7 +137,7 @@ class ProgressStore:
         return cast("bytes", cancelled) == b"true"
 
     def read(self, operation_id: str) -> Progress:
-        """Return the progress of an operation. Raises NotFoundError if unknown or expired."""
+        """Returns the progress of an operation. Raises NotFoundError if unknown or expired."""
         with redis_errors(self._client):
             values = cast(
                 "list[bytes | None]", self._client.hmget(operation_key(operation_id), list(_FIELDS))
@@ -148,7 +148,7 @@ class ProgressStore:
         return found
 
     def read_failures(self, operation_id: str) -> KeptFailures:
-        """Return the failed links of the operation, in the order of their failures."""
+        """Returns the failed links of the operation, in the order of their failures."""
         with redis_errors(self._client):
             fields = cast("dict[bytes, bytes]", self._client.hgetall(_failures_key(operation_id)))
         total = _number(fields.pop(b"total", None))
@@ -157,7 +157,7 @@ class ProgressStore:
         return KeptFailures(tuple(kept[number] for number in sorted(kept)), total)
 
     def read_all(self) -> list[KnownOperation]:
-        """Return every operation that has not expired, the one renewed last first."""
+        """Returns every operation that has not expired, the one renewed last first."""
         with redis_errors(self._client):
             keys = self._client.scan_iter(f"{_PREFIX}*", count=_SCAN_COUNT, _type="HASH")
             found = list(self._read_some(list(set(keys))))  # SCAN may name a key twice
@@ -170,7 +170,7 @@ class ProgressStore:
         )
 
     def has_lost_its_runner(self, operation_id: str) -> bool:
-        """Tell whether the operation runs and its TTL has not been renewed for long."""
+        """Tells whether the operation runs and its TTL has not been renewed for long."""
         with redis_errors(self._client):
             found = next(self._read_some([operation_key(operation_id).encode()]), None)
         return found is not None and found.state is OperationState.OWNER_GONE
@@ -198,7 +198,7 @@ class ProgressStore:
             )
 
     def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> None:
-        """Ask the runner to stop before its next batch.
+        """Asks the runner to stop before its next batch.
 
         Raises NotFoundError if the operation is unknown, OperationFinishedError if it has finished.
         """
@@ -216,13 +216,13 @@ class ProgressStore:
             )
 
     def record(self, audit: AuditEntry) -> None:
-        """Write an audit entry without a change."""
+        """Writes an audit entry without a change."""
         with redis_errors(self._client):
             write_entry(self._client, audit)
 
 
 def operation_key(operation_id: str) -> str:
-    """Return the key of the operation's hash."""
+    """Returns the key of the operation's hash."""
     return _PREFIX + operation_id
 
 

@@ -25,7 +25,7 @@ _REFUSED_OPTIONS = frozenset({"encoding", "encoding_errors", "retry", "retry_on_
 
 
 def connect(settings: Settings) -> redis.Redis:
-    """Return a client for `REDIS_URL`; it connects at its first command.
+    """Returns a client for `REDIS_URL`; it connects at its first command.
 
     It never sends a command again: a push whose reply was lost may have been done.
     Raises ConfigurationError if the URL is unusable.
@@ -53,7 +53,7 @@ def connect(settings: Settings) -> redis.Redis:
 
 
 def with_rows_locked(client: redis.Redis) -> redis.Redis:
-    """Return a client of the same server for calls that are made while rows are locked."""
+    """Returns a client of the same server for calls that are made while rows are locked."""
     pool = client.connection_pool
     options = dict(pool.connection_kwargs)
     for name in ("socket_timeout", "socket_connect_timeout"):
@@ -64,7 +64,7 @@ def with_rows_locked(client: redis.Redis) -> redis.Redis:
 
 
 def answers_of(pipeline: Pipeline) -> list[Any]:
-    """Run the commands of a pipeline; the answer for a key of another type is None."""
+    """Runs the commands of a pipeline; the answer for a key of another type is None."""
     answers = []
     for answer in pipeline.execute(raise_on_error=False):
         is_other = isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer)
@@ -75,7 +75,7 @@ def answers_of(pipeline: Pipeline) -> list[Any]:
 
 
 def _without_our_options(url: str) -> str:
-    """Return the URL without options that the client would take over our own."""
+    """Returns the URL without options that the client would take over our own."""
     options = parse_qsl(urlsplit(url).query, keep_blank_values=True)
     if not _REFUSED_OPTIONS.isdisjoint(name for name, _ in options):
         raise ValueError("an option that only the client itself can use")
@@ -85,7 +85,7 @@ def _without_our_options(url: str) -> str:
 
 
 def describe(client: redis.Redis) -> str:
-    """Name the server and the database of a client, without user or password."""
+    """Names the server and the database of a client, without user or password."""
     options = client.connection_pool.connection_kwargs
     database = options.get("db", 0)
     if "path" in options:
@@ -96,7 +96,7 @@ def describe(client: redis.Redis) -> str:
 
 @contextmanager
 def redis_errors(client: redis.Redis, *, rows_locked: bool = False) -> Iterator[None]:
-    """Raise an error of the client inside the block as RedisError, with a sentence and a hint.
+    """Raises an error of the client inside the block as RedisError, with a sentence and a hint.
 
     `rows_locked`: the client is one of `with_rows_locked`.
     """
@@ -184,7 +184,7 @@ def _explain(error: redis.RedisError) -> _Explanation:
 
 
 def explain_refused_write(text: str) -> tuple[str, str] | None:
-    """Return why Redis takes no writes, and what to do; None if the answer says something else."""
+    """Returns why Redis takes no writes, and what to do; None if the answer says something else."""
     return _find_code(_REFUSES_WRITES, text)
 
 

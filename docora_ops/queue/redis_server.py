@@ -76,7 +76,7 @@ class RedisServer:
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any], now: float) -> RedisServer:
-        """Read the answer of INFO; `now`: the time of the server's clock."""
+        """Reads the answer of INFO; `now`: the time of the server's clock."""
 
         def number(name: str) -> int:
             value = info.get(name, 0)
@@ -129,7 +129,7 @@ class QueueInspector:
         self._try_writes = client.register_script(_TRY_WRITES)
 
     def connect(self) -> tuple[str, str] | None:
-        """Check that the server answers and permits all commands. Raises RedisError.
+        """Checks that the server answers and permits all commands. Raises RedisError.
 
         Returns why it refuses writes at present, and what to do, or None if it takes writes.
         """
@@ -148,7 +148,7 @@ class QueueInspector:
         return next(filter(None, map(explain_refused_write, texts)), None)
 
     def server(self) -> RedisServer | None:
-        """Read the state of the server; None if INFO is not permitted."""
+        """Reads the state of the server; None if INFO is not permitted."""
         with redis_errors(self._client):
             try:
                 info = self._client.info()
@@ -157,12 +157,12 @@ class QueueInspector:
             return RedisServer.from_info(info, self._now())
 
     def clock(self) -> float:
-        """Return the time of the server's clock, in seconds since 1970."""
+        """Returns the time of the server's clock, in seconds since 1970."""
         with redis_errors(self._client):
             return self._now()
 
     def queue(self) -> QueueHealth:
-        """Read the state of the queue."""
+        """Reads the state of the queue."""
         key = self._queue.key
         with redis_errors(self._client):
             head = cast("bytes | None", self._client.lindex(key, 0))

@@ -23,5 +23,5 @@ REGISTRIES: dict[str, type[BaseRegistry]] = {
 
 
 def registry_key(registry: type[BaseRegistry], queue: str) -> str:
-    """Return the key of a queue's registry, or the prefix of such keys for an empty name."""
+    """Returns the key of a queue's registry, or the prefix of such keys for an empty name."""
     return registry.key_template.format(queue)

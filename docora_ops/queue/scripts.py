@@ -47,7 +47,7 @@ class JobScript:
         *,
         rows_locked: bool = False,
     ) -> list[str]:
-        """Run the script and return its answers. Raises RedisError.
+        """Runs the script and returns its answers. Raises RedisError.
 
         `rows_locked`: give Redis a few seconds only.
         """
@@ -61,7 +61,7 @@ class JobScript:
 
 
 def _key_names(queue_name: str) -> dict[str, object]:
-    """Return the names of RQ's keys, as prefixes to the name of a queue or a job id."""
+    """Returns the names of RQ's keys, as prefixes to the name of a queue or a job id."""
     return {
         "queue": queue_name,
         "queue_prefix": Queue.redis_queue_namespace_prefix,

@@ -36,14 +36,14 @@ class WaitingList:
 
     @classmethod
     def read(cls, client: Redis, list_key: str, wip_key: str) -> WaitingList:
-        """Read the list `list_key` and the expired executions in the registry `wip_key`."""
+        """Reads the list `list_key` and the expired executions in the registry `wip_key`."""
         expired = ExpiredExecutions.read(client, wip_key)
         seconds, microseconds = client.time()
         read_at = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
         return cls(read_at, cast("list[bytes]", client.lrange(list_key, 0, -1)), expired)
 
     def hint(self, job_id: str) -> int:
-        """Return the index of the id, `TWICE_IN_LIST` or `NOT_IN_LIST`."""
+        """Returns the index of the id, `TWICE_IN_LIST` or `NOT_IN_LIST`."""
         return self._hints.get(job_id.encode(), NOT_IN_LIST)
 
 
@@ -56,7 +56,7 @@ class ExpiredExecutions:
 
     @classmethod
     def read(cls, client: Redis, wip_key: str) -> ExpiredExecutions:
-        """Read the expired executions in the registry `wip_key`."""
+        """Reads the expired executions in the registry `wip_key`."""
         now = client.time()[0]
         expired = client.zrange(wip_key, cast("int", "-inf"), now, byscore=True)
         members: dict[str, list[str]] = {}
@@ -67,6 +67,6 @@ class ExpiredExecutions:
         return cls(now, members)
 
     def config(self, job_ids: Iterable[str]) -> dict[str, object]:
-        """Return the arguments that tell a script the expired executions of these jobs."""
+        """Returns the arguments that tell a script the expired executions of these jobs."""
         found = {job_id: self._members[job_id] for job_id in job_ids if job_id in self._members}
         return {"expired_at": self._read_at, "expired": found}

@@ -56,14 +56,14 @@ class Following:
         self.watch = JobWatch(self.database, self.queue, self.stop, self.grace)
 
     def add(self, ref: LinkRef, outcome: Outcome) -> None:
-        """Follow the link if the outcome says that it has a job."""
+        """Follows the link if the outcome says that it has a job."""
         if outcome.succeeded:
             self._reset.append(ref.id)
         elif outcome is Outcome.ALREADY_RUNNING:
             self._running.append(ref)
 
     def run(self, timeout: float | None = None) -> BulkWait:
-        """Follow the links until all have results, for `timeout` seconds at most.
+        """Follows the links until all have results, for `timeout` seconds at most.
 
         Looks at least once, and ends early if asked to stop. Goes on without Redis. Raises
         PostgresError; `result()` returns the results so far.
@@ -90,7 +90,7 @@ class Following:
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     def result(self) -> BulkWait:
-        """Return the results so far."""
+        """Returns the results so far."""
         running = len(self._reset) + len(self._running)
         return BulkWait(
             synced=self._synced,
@@ -140,7 +140,7 @@ class Following:
         }
 
     def _is_newly_doubtful(self, answer: Answer) -> bool:
-        """Tell whether a worker may have taken the job from the list just now."""
+        """Tells whether a worker may have taken the job from the list just now."""
         if answer.state is not JobState.DOUBTFUL:
             return False
         before = self._doubtful.get(answer.job_id)
@@ -148,7 +148,7 @@ class Following:
         return before != answer.detail
 
     def _count(self, results: Iterable[SnapshotResult]) -> set[str]:
-        """Count the results and return the row ids of their links."""
+        """Counts the results and returns the row ids of their links."""
         ids = set()
         for result in results:
             ids.add(result.id)
@@ -167,7 +167,7 @@ class Following:
 
 
 def wait_for_one(following: Following, ref: LinkRef, timeout: float | None) -> LinkWait:
-    """Follow the only link of `following`. Raises PostgresError."""
+    """Follows the only link of `following`. Raises PostgresError."""
     wait = following.run(timeout)
     if wait.synced:
         return LinkWait(WaitEnd.SYNCED, LinkStatus.SYNCED, None, wait.seconds)

@@ -65,7 +65,7 @@ class JobWatch:
     _reported: set[Notice] = field(default_factory=set)
 
     def look(self, ids: Sequence[str], *, at_once: bool = False) -> bool:
-        """Look at the links with these row ids, if it is time to; return whether it looked.
+        """Looks at the links with these row ids, if it is time to; returns whether it looked.
 
         Raises PostgresError.
         """
@@ -95,7 +95,7 @@ class JobWatch:
         return True
 
     def redis_is_away(self, error: RedisError) -> None:
-        """Report that Redis can't be asked."""
+        """Reports that Redis can't be asked."""
         self._report(Notice.REDIS_AWAY, error.message)
 
     @property
@@ -124,7 +124,7 @@ class JobWatch:
         return JobCounts(**found)
 
     def _answers(self, ids: Sequence[str]) -> Iterator[tuple[Answer, str, bool]]:
-        """Yield the job, the status and whether a worker holds the lock, of each unsynced link."""
+        """Yields the job, the status and whether a worker holds the lock, of each unsynced link."""
         waiting = self.queue.read_waiting() if len(ids) > _FEW else None
         for start in range(0, len(ids), _AT_ONCE):
             if self.stop.requested:
