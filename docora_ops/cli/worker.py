@@ -72,7 +72,7 @@ def worker(
     return process.serve_with_children(concurrency, run)
 
 
-class _Stderr(logging.Handler):
+class _StderrHandler(logging.Handler):
     """Writes each event on one line, in one call, and lets exceptions through.
 
     RQ's signal handlers log while another line is being logged, and raise an exception that ends
@@ -91,5 +91,5 @@ class _Stderr(logging.Handler):
 
 def _log_to_stderr() -> None:
     rq = logging.getLogger("rq")
-    rq.handlers = [_Stderr()]
+    rq.handlers = [_StderrHandler()]
     rq.propagate = False
