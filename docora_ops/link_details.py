@@ -1,4 +1,4 @@
-"""Everything about one link. Secrets have been cut out of every text and URL."""
+"""Everything about one link. Its texts and URLs hold no secrets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class LinkHistory:
-    """What the tables have of a link, beyond what its job needs."""
+    """The fields of a link in Postgres that its job does not need."""
 
     created_at: datetime
     last_scanned_at: datetime | None
@@ -46,8 +46,7 @@ class LinkDetails:
     retry_count: int
     circuit_open_until: datetime | None
     history: LinkHistory
-    lock_held: bool
-    """A worker holds the link in Postgres."""
+    lock_held: bool  # a worker holds the link in Postgres
     job: JobState
     job_id: str
     rq: JobRecord

@@ -99,9 +99,7 @@ def _options(
     env_file: Annotated[
         Path | None,
         typer.Option(
-            "--env-file",
-            metavar="PATH",
-            help="Read settings from this file too; the environment wins.",
+            metavar="PATH", help="Read settings from this file too; the environment wins."
         ),
     ] = None,
     version: Annotated[

@@ -14,7 +14,7 @@ from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.long_run import LongRun
 from docora_ops.cli.signals import interrupted_code
 from docora_ops.cli.terminal import Terminal
-from docora_ops.cli.waiting import Wait, codes_of, waiting
+from docora_ops.cli.waiting import codes_of, waiting
 from docora_ops.database import Selection
 from docora_ops.errors import ServerError
 from docora_ops.links import Action, Outcome
@@ -37,18 +37,16 @@ class BulkCommand(LongRun):
         selection: Selection,
         batch_size: int,
         note: ChangeNote,
-        wait: Wait | None = None,
     ) -> None:
         self._run = BulkRun(
             action, context.database, context.queue, context.store, selection, batch_size, note
         )
         super().__init__(context, self._run, selection.total)
         self._action = action
-        self._wait = wait
         self._following = Following(
             context.database, context.queue, self._run.stop, context.settings.drift_grace
         )
-        if wait is not None:
+        if context.wait:
             self._run.on_settled = self._follow
         self._workers = 0
         self._links = amount(selection.total, "link")
@@ -86,12 +84,9 @@ class BulkCommand(LongRun):
 
     def finish(self) -> int:
         """Shows the result, with `--wait` that of the snapshots too. Returns the exit code."""
-        if self._wait is None:
+        if not (self.context.wait and self.context.as_json):
             self.show()
-            return self._code()
-        if not self.context.as_json:
-            self.show()
-        return self._finish_after_wait(self._wait)
+        return self._finish_after_wait() if self.context.wait else self._code()
 
     def show(self, error: ServerError | None = None) -> None:
         """Shows what was done until now, and in JSON the error that has ended it."""
@@ -118,13 +113,13 @@ class BulkCommand(LongRun):
             if item.outcome.succeeded or self._action is not Action.RESYNC:
                 self._following.add(item.ref, item.outcome)
 
-    def _finish_after_wait(self, wait: Wait) -> int:
+    def _finish_after_wait(self) -> int:
         following = self._following
         lost: ServerError | None = None
         try:
             if following.result().total and not following.stop.requested:
-                with waiting(self.context, wait, following, self._workers):
-                    following.run(wait.timeout)
+                with waiting(self.context, following, self._workers):
+                    following.run(self.context.timeout)
         except ServerError as error:
             lost = error
             self.context.database.close()
@@ -143,17 +138,15 @@ class BulkCommand(LongRun):
 
     def _say_what_is_left(self, waited: BulkWait, *, interrupted: bool) -> None:
         if waited.only_lost_left and not interrupted:
-            self.context.say(
+            self.context.warn(
                 "No live job for the {} left. To queue them again: docora-ops repair",
                 amount(waited.running, "link"),
-                style="yellow",
             )
         elif waited.running:
-            self.context.say(
+            self.context.warn(
                 "{}; {} still to come. The jobs go on; to look at them: docora-ops queue",
                 "No longer waiting" if interrupted else "Time ran out",
                 amount(waited.running, "result"),
-                style="yellow",
             )
 
     def _code(self) -> ExitCode:
@@ -185,10 +178,5 @@ class BulkCommand(LongRun):
         if self.context.dry_run:
             context.say("Dry run: nothing was changed.")
         elif result.cancelled:
-            context.say(
-                "Cancelled after {} of {} links; {}.",
-                result.completed,
-                result.total,
-                self.next_step,
-                style="yellow",
-            )
+            cancelled = "Cancelled after {} of {} links; {}."
+            context.warn(cancelled, result.completed, result.total, self.next_step)

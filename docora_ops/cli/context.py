@@ -14,7 +14,7 @@ import typer
 
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import finishing_first
-from docora_ops.errors import DocoraOpsError
+from docora_ops.errors import DocoraOpsError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -32,6 +32,8 @@ class Context:
     env_file: Path | None
     as_json: bool = False
     dry_run: bool = False
+    wait: bool = False
+    timeout: int | None = None
     document_has_begun: ClassVar[bool] = False
     """True once a document is on stdout, which may hold only one."""
 
@@ -148,6 +150,10 @@ class Context:
 
         self.err.print(text.format(*map(inert, values)), style=style or None, soft_wrap=True)
 
+    def warn(self, text: str, *values: object) -> None:
+        """Prints one line of conversation in yellow."""
+        self.say(text, *values, style="yellow")
+
     def report(self, error: DocoraOpsError, stopped: str = "", next_step: str = "") -> ExitCode:
         """Prints an error; with `--json` as a document too, unless there is one already.
 
@@ -178,30 +184,43 @@ class Context:
         workers = self.queue.count_workers()
         bullmq = self.queue.read_bullmq()
         if not workers:
-            self.say(
+            self.warn(
                 "Warning: no worker listens on the queue {}: jobs wait until one is started",
                 self.settings.queue_name,
-                style="yellow",
             )
         if bullmq is BullmqQueue.WORKED_ON:
-            self.say(
+            self.warn(
                 "Warning: a BullMQ worker of Docora runs beside the RQ queue: each link may be "
-                "worked on twice. Run Docora with RUN_MODE=api.",
-                style="yellow",
+                "worked on twice. Run Docora with RUN_MODE=api."
             )
         if bullmq is BullmqQueue.LEFT_JOBS:
-            self.say(
+            self.warn(
                 "Warning: Docora's BullMQ queue holds jobs, and no BullMQ worker runs to take "
-                "them: docora-ops schedule queues their links.",
-                style="yellow",
+                "them: docora-ops schedule queues their links."
             )
         return workers
 
 
 def context_of(
-    typer_context: typer.Context, *, as_json: bool = False, dry_run: bool = False
+    typer_context: typer.Context,
+    *,
+    as_json: bool = False,
+    dry_run: bool = False,
+    wait: bool = False,
+    timeout: int | None = None,
 ) -> Context:
-    """Returns the Context of the command, with the options that its functions share."""
+    """Returns the Context of the command, with the options that many commands have.
+
+    Raises UsageError if these contradict each other.
+    """
+    if timeout is not None and not wait:
+        raise UsageError("--timeout needs --wait", hint="add --wait")
+    if wait and dry_run:
+        raise UsageError(
+            "--wait and --dry-run exclude each other: a dry run queues nothing",
+            hint="leave out one of them",
+        )
     context: Context = typer_context.obj
     context.as_json, context.dry_run = as_json, dry_run
+    context.wait, context.timeout = wait, timeout
     return context

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from docora_ops.actions.waiting.follow import Following, wait_for_one
 from docora_ops.bulk import BulkResult
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.signals import interrupted_code
-from docora_ops.cli.waiting import Wait, waiting
+from docora_ops.cli.waiting import waiting
 from docora_ops.errors import ServerError
 from docora_ops.links import LinkResult, PlannedLink
 from docora_ops.render import bulk as render_bulk
@@ -26,22 +27,21 @@ _ENDS = {
 }
 
 
-def show_result(context: Context, result: LinkResult, workers: int, wait: Wait | None) -> int:
+def show_result(context: Context, result: LinkResult, workers: int) -> int:
     """Shows the result, after the wait for the snapshot if there is one. Returns the exit code."""
     if context.dry_run:
         _show_plan(context, result)
     elif not context.as_json:
         context.show_tables(render.table(result))
         context.say("{}: {}.", context.servers, render.message(result))
-    elif wait is None:
+    elif not context.wait:
         context.show_document(render.document(result, workers))
     if result.audit_error:
-        context.say(
+        context.warn(
             "Warning: the change was made, but history shows it as not finished: {}",
             result.audit_error,
-            style="yellow",
         )
-    return ExitCode.OK if wait is None else _wait(context, wait, result, workers)
+    return _wait(context, result, workers) if context.wait else ExitCode.OK
 
 
 def _show_plan(context: Context, result: LinkResult) -> None:
@@ -68,15 +68,13 @@ def _show_plan(context: Context, result: LinkResult) -> None:
         context.say("Dry run: nothing was changed.")
 
 
-def _wait(context: Context, wait: Wait, result: LinkResult, workers: int) -> int:
-    from docora_ops.actions.waiting.follow import Following, wait_for_one
-
+def _wait(context: Context, result: LinkResult, workers: int) -> int:
     ref = result.link.ref
     following = Following(context.database, context.queue, grace=context.settings.drift_grace)
     following.add(ref, result.outcome)
     try:
-        with waiting(context, wait, following, workers, ref.words):
-            waited = wait_for_one(following, ref, wait.timeout)
+        with waiting(context, following, workers, ref.words):
+            waited = wait_for_one(following, ref, context.timeout)
     except ServerError as error:
         if context.as_json:
             context.show_document(render.document(result, workers), error)

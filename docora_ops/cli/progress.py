@@ -65,10 +65,9 @@ def _follow(context: Context, operation: Progress) -> Progress:
             elif time.monotonic() - last_step > _SILENCE and context.store.has_lost_its_runner(
                 operation.operation_id
             ):
-                context.say(
+                context.warn(
                     "Its runner has been silent for two minutes: it has been killed, or hangs. The "
-                    "command that started it can be run again.",
-                    style="yellow",
+                    "command that started it can be run again."
                 )
                 break
     return operation

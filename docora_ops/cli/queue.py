@@ -29,9 +29,8 @@ def queue(
     context.count_workers()
     overview = QueueReader(context.settings, context.redis).overview(limit)
     if overview.delayed and overview.scheduler is None:
-        context.say(
-            "Warning: no scheduler runs: delayed jobs wait until a worker with one is started",
-            style="yellow",
+        context.warn(
+            "Warning: no scheduler runs: delayed jobs wait until a worker with one is started"
         )
     context.show(render.document(overview), render.tables(overview, context.out.width))
     return ExitCode.OK

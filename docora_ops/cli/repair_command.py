@@ -48,13 +48,8 @@ class RepairCommand(LongRun):
         if self.context.dry_run:
             self.context.say("Dry run: nothing was changed.")
         elif not result.complete:
-            self.context.say(
-                "Stopped after {} of {}; {}.",
-                result.completed,
-                result.total,
-                self.next_step,
-                style="yellow",
-            )
+            stopped = "Stopped after {} of {}; {}."
+            self.context.warn(stopped, result.completed, result.total, self.next_step)
             if self._fix.stop.requested:
                 return interrupted_code()
         return ExitCode.PROBLEMS if result.counts.get(Mending.FAILED) else ExitCode.OK

@@ -19,7 +19,6 @@ from docora_ops.cli.options import (
     YesOption,
 )
 from docora_ops.cli.terminal import Terminal, terminal_to_ask
-from docora_ops.cli.waiting import wait_of
 from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +45,9 @@ def resync(
     Deletes the link's delivery records, resets the link and queues its snapshot job, all or
     nothing, whatever the link's status. Refused while the link's snapshot is running.
     """
-    context = context_of(typer_context, as_json=as_json, dry_run=dry_run)
+    context = context_of(
+        typer_context, as_json=as_json, dry_run=dry_run, wait=wait, timeout=timeout
+    )
     if (repo is None) != all_links:
         raise UsageError(
             "resync needs a repository or --all, not both"
@@ -54,7 +55,6 @@ def resync(
             else "resync of which repository?",
             hint="docora-ops resync APP REPO for one, docora-ops resync APP --all for every one",
         )
-    waiting = wait_of(wait=wait, timeout=timeout, dry_run=dry_run)
     terminal = terminal_to_ask(skip=yes or dry_run)
     if all_links and not (yes or dry_run or terminal):
         raise UsageError(
@@ -74,7 +74,7 @@ def resync(
         result = link_change.resync(
             context.database, context.queue, link.ref, dry_run=dry_run, note=note
         )
-        return show_result(context, result, workers, waiting)
+        return show_result(context, result, workers)
 
     from docora_ops.cli.bulk_command import BulkCommand
     from docora_ops.database.link_rows import count_deliveries_of_app
@@ -86,7 +86,7 @@ def resync(
     files = count_deliveries_of_app(context.database, found.app_id)
     selection = select_of_app(context.database, found.app_id)
     note = change_note("resync", reason, app_id=found.app_id, app_name=found.app_name, all=True)
-    return BulkCommand(context, Action.RESYNC, selection, _BATCH_SIZE, note, waiting).run(
+    return BulkCommand(context, Action.RESYNC, selection, _BATCH_SIZE, note).run(
         "{servers}: send {app}, over {links}, {files} again (delete the delivery records, "
         "reset the links and queue their snapshot jobs)?",
         terminal,

@@ -17,7 +17,6 @@ from docora_ops.cli.options import (
     TimeoutOption,
     WaitOption,
 )
-from docora_ops.cli.waiting import wait_of
 
 
 def retry(
@@ -46,8 +45,9 @@ def retry(
     running already, and replaces a stale one. An open circuit of the repository does not delay the
     job.
     """
-    context = context_of(typer_context, as_json=as_json, dry_run=dry_run)
-    waiting = wait_of(wait=wait, timeout=timeout, dry_run=dry_run)
+    context = context_of(
+        typer_context, as_json=as_json, dry_run=dry_run, wait=wait, timeout=timeout
+    )
     from docora_ops.actions import link_change
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.cli.link_result import show_result
@@ -63,4 +63,4 @@ def retry(
         dry_run=dry_run,
         note=link_note("retry", reason, link, front=front, reset_circuit=reset_circuit),
     )
-    return show_result(context, result, workers, waiting)
+    return show_result(context, result, workers)

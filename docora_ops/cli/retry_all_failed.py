@@ -19,7 +19,6 @@ from docora_ops.cli.options import (
     YesOption,
 )
 from docora_ops.cli.terminal import terminal_to_ask
-from docora_ops.cli.waiting import wait_of
 
 
 def retry_all_failed(
@@ -60,8 +59,9 @@ def retry_all_failed(
     command is killed, run it again: it finishes the rest. `--limit` takes one link of each app,
     then a second one of each, and so on: a few links show how all of them would fare.
     """
-    context = context_of(typer_context, as_json=as_json, dry_run=dry_run)
-    waiting = wait_of(wait=wait, timeout=timeout, dry_run=dry_run)
+    context = context_of(
+        typer_context, as_json=as_json, dry_run=dry_run, wait=wait, timeout=timeout
+    )
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.actions.lookup import resolve_app
     from docora_ops.cli.bulk_command import BulkCommand
@@ -79,5 +79,5 @@ def retry_all_failed(
     app_id = None if app is None else resolve_app(context.database, app).app_id
     which = FailedFilter(app_id, error, limit, skip_open_circuits)
     selection = select_failed(context.database, which)
-    command = BulkCommand(context, Action.RETRY, selection, batch_size, note, waiting)
+    command = BulkCommand(context, Action.RETRY, selection, batch_size, note)
     return command.run("{servers}: reset {links} and queue their snapshot jobs?", terminal)

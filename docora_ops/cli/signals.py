@@ -79,7 +79,7 @@ def stopping_on_signals(
         with suppress(OSError):
             os.write(sys.stderr.fileno(), text)
 
-    with handling_signals(handle):
+    with _handling_signals(handle):
         yield
 
 
@@ -103,7 +103,7 @@ def finishing_first(*, is_all: bool) -> Iterator[None]:
         signal.signal(signal.SIGALRM, end)
         signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
-    with handling_signals(handle):
+    with _handling_signals(handle):
         yield
     if is_waiting:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -112,8 +112,7 @@ def finishing_first(*, is_all: bool) -> Iterator[None]:
 
 
 @contextmanager
-def handling_signals(handle: Callable[[], object]) -> Iterator[None]:
-    """Calls `handle` at each signal, except an ignored one and a second SIGHUP."""
+def _handling_signals(handle: Callable[[], object]) -> Iterator[None]:
     numbers = [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _on_signal(handle)) for number in numbers}
     try:

@@ -5,59 +5,32 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from docora_ops.actions.waiting.follow import Following
+from docora_ops.actions.waiting.job_watch import Notice
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import progress_bar
 from docora_ops.cli.signals import interrupt, interrupted_code, stopping_on_signals
-from docora_ops.errors import UsageError
-
-if TYPE_CHECKING:
-    from docora_ops.actions.waiting.follow import Following
-    from docora_ops.actions.waiting.job_watch import Notice
-    from docora_ops.waits import BulkWait
-
-
-@dataclass(frozen=True)
-class Wait:
-    """`--wait`, with the seconds of `--timeout`, if given."""
-
-    timeout: int | None
-
-
-def wait_of(*, wait: bool, timeout: int | None, dry_run: bool) -> Wait | None:
-    """Checks the options. Raises UsageError if they contradict each other."""
-    if timeout is not None and not wait:
-        raise UsageError("--timeout needs --wait", hint="add --wait")
-    if wait and dry_run:
-        raise UsageError(
-            "--wait and --dry-run exclude each other: a dry run queues nothing",
-            hint="leave out one of them",
-        )
-    return Wait(timeout) if wait else None
+from docora_ops.render.cells import amount
+from docora_ops.render.console import may_animate
+from docora_ops.render.waiting import bulk_counts
+from docora_ops.waits import BulkWait
 
 
 @contextmanager
-def waiting(
-    context: Context, wait: Wait, following: Following, workers: int, link: str = ""
-) -> Iterator[None]:
+def waiting(context: Context, following: Following, workers: int, link: str = "") -> Iterator[None]:
     """Shows how far the wait is. The first signal ends it, a second one ends the command.
 
     `link` names the link if there is only one.
     """
-    from docora_ops.render.cells import amount
-    from docora_ops.render.console import may_animate
-    from docora_ops.render.waiting import bulk_counts
-
     context.collect_garbage()
     following.watch.on_notice = _telling(context, link)
     following.watch.had_workers = workers > 0
     so_far = following.result()
     with stopping_on_signals(following.stop, interrupt, announced=False):
         if not may_animate(sys.stderr):
-            at_most = f", {wait.timeout} s at most" if wait.timeout else ""
+            at_most = f", {context.timeout} s at most" if context.timeout else ""
             context.say("Waiting for {}{}.", amount(so_far.total, "snapshot"), at_most)
         if not workers:
             context.say("Waiting all the same: a worker may come. To start one: docora-ops worker")
@@ -86,7 +59,6 @@ def codes_of(wait: BulkWait, *, interrupted: bool) -> set[ExitCode]:
 
 def _telling(context: Context, link: str) -> Callable[[Notice, str], None]:
     """Returns a function that prints notices on stderr."""
-    from docora_ops.actions.waiting.job_watch import Notice
 
     def tell(notice: Notice, text: str) -> None:
         match notice:
@@ -105,6 +77,6 @@ def _telling(context: Context, link: str) -> Callable[[Notice, str], None]:
             case Notice.REDIS_BACK:
                 context.say("Redis answers again.")
                 return
-        context.say(f"Warning: {sentence}", text, style="yellow")
+        context.warn(f"Warning: {sentence}", text)
 
     return tell
