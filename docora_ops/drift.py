@@ -41,7 +41,7 @@ class Finding:
     app_id: str | None = None
     app_name: str | None = None
     repository_id: str | None = None
-    repository: str | None = None
+    repository_name: str | None = None
     """`owner/name`."""
     detail: str = ""
     """Where in the queue, or why it can't be mended."""
@@ -103,8 +103,8 @@ class Mended:
     """One thing that was wrong, and what became of it."""
 
     finding: Finding
-    mending: Mending
-    error: str | None = None
+    outcome: Mending
+    error_message: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,11 @@ class RepairResult:
         return sum(self.found.values())
 
     @property
+    def completed(self) -> int:
+        """How many of them are repaired, left alone, or failed."""
+        return len(self.mended)
+
+    @property
     def complete(self) -> bool:
         """Whether each has been seen to."""
-        return len(self.mended) >= self.total
+        return self.completed >= self.total

@@ -6,9 +6,6 @@ from docora_ops.jobs import JobState
 from docora_ops.links import Outcome
 from docora_ops.queue import Answer
 
-SECOND_LOOK_DELAY = 1.5
-"""Seconds until a running or doubtful job is looked at again."""
-
 STUCK_ERROR = "the snapshot was cut off: its worker was killed"
 """Error of a link whose scan ended without a result."""
 

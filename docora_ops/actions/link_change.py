@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from docora_ops.actions.bulk.batch import require_valid_job_id
-from docora_ops.actions.decision import SECOND_LOOK_DELAY, decide
+from docora_ops.actions.decision import decide
 from docora_ops.audit import ChangeNote
 from docora_ops.database import Database, Rollback
 from docora_ops.database.link_rows import (
@@ -31,6 +31,7 @@ from docora_ops.queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.audit_stream import link_end_entry, link_entries
 from docora_ops.queue.progress import new_operation_id
 from docora_ops.queue.waiting_list import ExpiredExecutions
+from docora_ops.settings import SECOND_LOOK_DELAY
 
 
 def retry(
@@ -221,7 +222,7 @@ class _Change:
     def _result(self, link: Link, outcome: Outcome, cleared: int = 0) -> LinkResult:
         changed = self.reset_circuit and outcome.succeeded
         return LinkResult(
-            operation=self.action,
+            action=self.action,
             link=link,
             outcome=outcome,
             circuit_open_until=None if changed else link.circuit_open_until,
@@ -231,4 +232,4 @@ class _Change:
 
 
 def _name(link: Link) -> str:
-    return f"{link.payload.app_name} ← {link.payload.repository}"
+    return f"{link.payload.app_name} ← {link.payload.repository_name}"

@@ -66,9 +66,9 @@ def resolve_link(database: Database, app_text: str, repository_text: str) -> Lin
     if link is None:
         raise NotFoundError(
             f"App-repository link not found: app {app.app_name!r} is not linked to "
-            f"{repository.full_name!r}",
+            f"{repository.repository_name!r}",
             hint=_did_you_mean(
-                repository.full_name, repository_names(database, app.app_id), "repository"
+                repository.repository_name, repository_names(database, app.app_id), "repository"
             ),
         )
     return link

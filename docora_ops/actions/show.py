@@ -1,4 +1,4 @@
-"""Looking at everything about one link."""
+"""Showing one link."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from docora_ops.text import mask, mask_url
 def link_details(
     database: Database, queue: LinkQueue, reader: QueueReader, app: str, repository: str
 ) -> LinkDetails:
-    """Everything about one link, but for its secrets.
+    """Collects all about one link except its secrets.
 
     Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
     """
@@ -32,20 +32,22 @@ def link_details(
     secrets = (payload.github_token_encrypted, payload.client_auth_key_encrypted)
     job = reader.job(link.ref.job_id)
     return LinkDetails(
-        ref=link.ref,
+        app_id=link.ref.app_id,
         app_name=payload.app_name,
         base_url=mask_url(payload.base_url),
-        repository=payload.repository,
+        repository_id=link.ref.repository_id,
+        repository_name=payload.repository_name,
         github_url=mask_url(payload.github_url),
         has_token=payload.github_token_encrypted is not None,
         status=link.status,
-        error=link.last_error,
+        error_message=link.error_message,
         retry_count=link.retry_count,
         circuit_open_until=link.circuit_open_until,
         history=history,
-        lock_is_held=bool(held_job_ids(database, [link.ref.job_id])),
-        state=job_states(database, queue, [link.ref])[link.ref.id],
-        job=_without(secrets, job),
+        lock_held=bool(held_job_ids(database, [link.ref.job_id])),
+        job=job_states(database, queue, [link.ref])[link.ref.id],
+        job_id=link.ref.job_id,
+        rq=_without(secrets, job),
     )
 
 

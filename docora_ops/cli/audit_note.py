@@ -1,4 +1,4 @@
-"""What a command tells the audit trail of itself."""
+"""The audit entry of a command: who runs it, with which options, and why."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from docora_ops.cli.context import require_text
 from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,17 +21,17 @@ _LOGIN_UID = Path("/proc/self/loginuid")
 _UNSET = 2**32 - 1
 
 
-def require_reason(reason: str | None) -> None:
-    """Raise UsageError unless the reason, if given, can be kept."""
-    require_text("--reason", reason)
+def check_reason(reason: str | None) -> str | None:
+    """Returns the reason. Raises UsageError if it is too long."""
     if reason is not None and len(reason) > _LONGEST_REASON:
         raise UsageError(
             f"--reason has {len(reason)} characters", hint=f"{_LONGEST_REASON} are kept at most"
         )
+    return reason
 
 
 def change_note(command: str, reason: str | None, **selection: object) -> ChangeNote:
-    """Who gives this command, and for what; what was not given is left out, and what is secret."""
+    """Describes a command with the options that were given. Secrets are masked."""
     from docora_ops.audit import ChangeNote
     from docora_ops.text import mask
 
@@ -49,22 +48,22 @@ def change_note(command: str, reason: str | None, **selection: object) -> Change
 
 
 def link_note(command: str, reason: str | None, link: Link, **options: object) -> ChangeNote:
-    """The same for a command that is about one link."""
+    """Describes a command that changes one link."""
     return change_note(
         command,
         reason,
         app_id=link.ref.app_id,
         app_name=link.payload.app_name,
         repository_id=link.ref.repository_id,
-        repository=link.payload.repository,
+        repository_name=link.payload.repository_name,
         **options,
     )
 
 
 def _user() -> str:
-    """Name the users that the kernel records, and any other name as a claim.
+    """Names the user as the kernel knows it; a name from another source is marked as a claim.
 
-    `kim`, `kim as root` after sudo or su, `root (claims to be kim)`.
+    Examples: `kim`; `kim as root` after sudo or su; `root (claims to be kim)`.
     """
     user = _name_of(os.getuid())
     login = _login() or user
@@ -74,7 +73,7 @@ def _user() -> str:
 
 
 def _login() -> str | None:
-    """Return who logged in: the kernel keeps that through sudo and su. None if it is not known."""
+    """Returns the user who logged in, which the kernel keeps through sudo and su, if known."""
     try:
         uid = int(_LOGIN_UID.read_text(encoding="ascii"))
     except (OSError, ValueError):  # another system than Linux
@@ -83,7 +82,7 @@ def _login() -> str | None:
 
 
 def _claimed_name() -> str | None:
-    """Return a name that anybody can choose: of the environment or the terminal's login."""
+    """Returns the user's name by the environment or the terminal: anybody can forge both."""
     name = os.environ.get("SUDO_USER")
     if not name:
         try:
@@ -91,7 +90,7 @@ def _claimed_name() -> str | None:
         except OSError:  # without a terminal
             return None
     text = os.fsencode(name).decode(errors="backslashreplace")[:_LONGEST_NAME]
-    # Or the claim could seem to end where it does not.
+    # A parenthesis in the name could make the claim look complete.
     return re.sub(r"[()]", "?", text)
 
 

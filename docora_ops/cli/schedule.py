@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from docora_ops.cli.audit_note import change_note, require_reason
+from docora_ops.cli.audit_note import change_note
 from docora_ops.cli.context import context_of
 from docora_ops.cli.options import DryRunOption, JsonOption, ReasonOption
 
@@ -19,23 +19,15 @@ def schedule(
 ) -> int:
     """Queue what is due, once: first snapshots, rescans, and failed links, for cron or a timer.
 
-    Changes no link. A job that is waiting or running already is kept; a dead leftover is replaced.
+    Changes no link. Keeps a job that is waiting or running already, and replaces a stale one.
     Leaves out repositories whose circuit is open, and failed links of repositories whose circuit
     was opened since git last succeeded.
     """
-    context = context_of(typer_context)
-    require_reason(reason)
-    from docora_ops.actions.selecting import due_links
+    context = context_of(typer_context, as_json=as_json, dry_run=dry_run)
     from docora_ops.cli.bulk_command import BulkCommand
+    from docora_ops.database.selection import select_due
     from docora_ops.links import Action
 
-    selection = due_links(context.database, context.settings.rescan_interval_ms)
-    return BulkCommand(
-        context,
-        Action.SCHEDULE,
-        selection,
-        _BATCH_SIZE,
-        change_note("schedule", reason),
-        dry_run=dry_run,
-        as_json=as_json,
-    ).run()
+    selection = select_due(context.database, context.settings.rescan_interval_ms)
+    note = change_note("schedule", reason)
+    return BulkCommand(context, Action.SCHEDULE, selection, _BATCH_SIZE, note).run()

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
-from typing import ClassVar
 
 import psycopg
 from redis import Redis
@@ -38,10 +37,8 @@ _GLANCE = 0.3
 COUNT_STATUSES = "SELECT status, count(*) FROM app_repositories GROUP BY status"
 
 
-class DemoError(DocoraOpsError):
+class DemoError(DocoraOpsError, code="demo"):
     """A command of the story did not end as it should."""
-
-    code: ClassVar[str] = "demo"
 
 
 def tell(keep: bool = False) -> None:

@@ -164,7 +164,7 @@ class _Snapshot:
     def _work(self, link: Link) -> None:
         payload = link.payload
         token, auth_key = self._decrypt(payload)
-        lock = RepositoryLock(self.settings, connect(self.settings), payload.repository)
+        lock = RepositoryLock(connect(self.settings), payload.repository_name)
         clone = Clone(
             self.settings.repos_base_path,
             payload.owner,

@@ -21,9 +21,9 @@ from rq import Queue, Retry
 from rq.utils import now, utcformat
 
 from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.actions.selecting import due_links, failed_links
 from docora_ops.database import Database
-from docora_ops.links import Action, Payload
+from docora_ops.database.selection import select_due, select_failed
+from docora_ops.links import Action, FailedFilter, Payload
 from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
@@ -149,12 +149,12 @@ def ours(limit: int) -> int:
     configuration = settings()
     database = Database(configuration)
     client = connect(configuration)
-    selection = failed_links(database, limit=limit)
+    selection = select_failed(database, FailedFilter(limit=limit))
     run = BulkRun(
         Action.RETRY,
         database,
         LinkQueue(configuration, client),
-        ProgressStore(configuration, client),
+        ProgressStore(client),
         selection,
         BATCH,
     )
@@ -169,12 +169,12 @@ def schedule(limit: int) -> int:
     configuration = settings()
     database = Database(configuration)
     client = connect(configuration)
-    selection = due_links(database, configuration.rescan_interval_ms)
+    selection = select_due(database, configuration.rescan_interval_ms)
     run = BulkRun(
         Action.SCHEDULE,
         database,
         LinkQueue(configuration, client),
-        ProgressStore(configuration, client),
+        ProgressStore(client),
         selection,
         BATCH,
     )

@@ -22,7 +22,7 @@ def test_links_whose_ids_form_no_job_id_fail_alone(docora: Docora) -> None:
     result = docora.actions().retry_all(batch_size=3)
     assert result.counts == {Outcome.QUEUED: 4, Outcome.FAILED: 5}
     assert {failure.job_id for failure in result.failures} == {link.job_id for link in bad}
-    assert all("can't form a job id" in failure.error for failure in result.failures)
+    assert all("can't form a job id" in failure.error_message for failure in result.failures)
     assert {docora.status(link) for link in bad} == {"failed"}
     assert len(docora.waiting()) == 4
     docora.assert_sound()
@@ -45,7 +45,7 @@ def test_a_link_whose_ids_contain_a_dash_is_left_alone_with_its_job(
     for result in (actions.retry_all(), actions.resync_all("a-b"), actions.schedule()):
         for failure in result.failures:
             assert failure.job_id == link.job_id
-            assert "can't form a job id" in failure.error
+            assert "can't form a job id" in failure.error_message
     for repair in (actions.repair(), actions.repair(app_id="a-b")):
         assert repair.counts[Mending.FAILED] == (status in {"pending_snapshot", "scanning"})
         assert repair.counts[Mending.REMOVED] == 0
@@ -72,7 +72,7 @@ def test_a_job_key_of_the_wrong_type_fails_alone(docora: Docora, kind: str) -> N
     result = docora.actions().retry_all()
     assert result.counts == {Outcome.QUEUED: 4, Outcome.FAILED: 1}
     assert [failure.job_id for failure in result.failures] == [links[2].job_id]
-    assert "WRONGTYPE" in result.failures[0].error
+    assert "WRONGTYPE" in result.failures[0].error_message
     assert docora.status(links[2]) == "failed"
     assert docora.redis.dump(key) == before
     docora.assert_sound()
@@ -111,7 +111,7 @@ def test_a_row_that_postgres_refuses_to_change_fails_alone(
     result = docora.actions().retry_all(batch_size=batch_size)
     assert result.counts == {Outcome.QUEUED: 7, Outcome.FAILED: 1}
     assert [failure.job_id for failure in result.failures] == [links[4].job_id]
-    assert "the row is cursed" in result.failures[0].error
+    assert "the row is cursed" in result.failures[0].error_message
     assert docora.status(links[4]) == "failed"
     assert links[4].job_id not in docora.waiting()
     assert not docora.redis.exists(Job.key_for(links[4].job_id))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from rq.job import Job, JobStatus
 
-from docora_ops.actions import operations
 from docora_ops.actions.bulk import run as bulk
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.audit import ChangeNote, HistoryState
@@ -34,7 +33,7 @@ def test_an_operation_cancelled_in_redis_stops_before_its_next_batch(docora: Doc
     def prepare(run: BulkRun) -> None:
         def step(done: int) -> None:
             if done == 4:
-                operations.cancel(dashboard.store, run.operation_id or "")
+                dashboard.store.cancel(run.operation_id or "")
 
         run.on_progress = step
 
@@ -73,7 +72,7 @@ def test_an_operation_cancelled_too_late_is_done_in_the_audit_trail_too(docora: 
     note = ChangeNote("somebody@host", "retry-all-failed", {})
     result = actions.retry_all(batch_size=2, note=note, prepare=prepare)
     assert (result.completed, result.cancelled) == (6, False)
-    [entry] = History(docora.settings, actions.redis).read(10)
+    [entry] = History(actions.redis).read(10)
     assert entry.state is HistoryState.DONE
     assert entry.counts == {"total": 6, Outcome.QUEUED: 6}
 
@@ -164,7 +163,7 @@ def test_progress_is_as_docoras_dashboard_expects_it(docora: Docora) -> None:
         "cancelled": "false",
     }
     assert 3590 <= docora.redis.ttl(f"docora:bulk:{operation_id}") <= 3600
-    assert operations.progress(docora.actions().store, operation_id) == Progress(
+    assert docora.actions().store.read(operation_id) == Progress(
         operation_id, total=5, completed=5, succeeded=3, failed=1, cancelled=False
     )
 
@@ -176,13 +175,13 @@ def test_progress_is_there_before_the_first_link_and_grows_batch_by_batch(docora
     reported: list[int] = []
 
     def prepare(run: BulkRun) -> None:
-        assert operations.progress(dashboard.store, run.operation_id or "") == Progress(
+        assert dashboard.store.read(run.operation_id or "") == Progress(
             run.operation_id or "", total=10, completed=0, succeeded=0, failed=0, cancelled=False
         )
 
         def step(done: int) -> None:
             # Called before Redis is told, so it still shows the batch before.
-            seen.append(operations.progress(dashboard.store, run.operation_id or "").completed)
+            seen.append(dashboard.store.read(run.operation_id or "").completed)
             reported.append(done)
 
         run.on_progress = step
@@ -240,9 +239,10 @@ def test_progress_that_has_expired_midway_comes_back(docora: Docora) -> None:
 
 def test_an_unknown_operation_is_not_found_and_not_created(docora: Docora) -> None:
     store = docora.actions().store
-    for ask in (operations.progress, operations.cancel):
+    asks: list[Callable[[str], object]] = [store.read, store.cancel]
+    for ask in asks:
         with pytest.raises(NotFoundError, match="Operation not found or expired"):
-            cast("Callable[[Any, str], object]", ask)(store, "bulk_0123456789abcdef")
+            ask("bulk_0123456789abcdef")
     assert docora.redis.keys() == []
 
 
@@ -251,7 +251,7 @@ def test_an_operation_that_has_finished_cannot_be_cancelled(docora: Docora) -> N
     actions = docora.actions()
     result = actions.retry_all()
     with pytest.raises(OperationFinishedError):
-        operations.cancel(actions.store, result.operation_id or "")
+        actions.store.cancel(result.operation_id or "")
     assert progress_hash(docora, result)["cancelled"] == "false"
 
 
@@ -269,7 +269,7 @@ def test_an_operation_of_docora_itself_can_be_followed_and_cancelled(docora: Doc
     )
     docora.redis.expire(key, 100)
     store = docora.actions().store
-    assert operations.progress(store, "bulk_00000000000000ff").completed == 3
-    operations.cancel(store, "bulk_00000000000000ff")
-    assert operations.progress(store, "bulk_00000000000000ff").cancelled is True
+    assert store.read("bulk_00000000000000ff").completed == 3
+    store.cancel("bulk_00000000000000ff")
+    assert store.read("bulk_00000000000000ff").cancelled is True
     assert 0 < docora.redis.ttl(key) <= 100

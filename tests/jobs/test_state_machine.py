@@ -20,7 +20,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from docora_ops.actions import failed, operations
+from docora_ops.actions import failed
 from docora_ops.actions import link_change as single
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.show import link_details
@@ -255,7 +255,7 @@ class Actions(Watch):
         def cancel(run: BulkRun) -> None:
             assert run.operation_id is not None
             try:
-                operations.cancel(self.actions.store, run.operation_id)
+                self.actions.store.cancel(run.operation_id)
             except OperationFinishedError:
                 assert total == 0
 
@@ -293,7 +293,7 @@ class Actions(Watch):
     def _compare_progress(self, result: BulkResult, total: int) -> None:
         assert result.total == result.completed == total
         if result.operation_id is not None:
-            progress = operations.progress(self.actions.store, result.operation_id)
+            progress = self.actions.store.read(result.operation_id)
             assert progress.finished
             assert progress.total == total
             assert progress.succeeded == count_succeeded(result.counts)
@@ -381,7 +381,7 @@ class Actions(Watch):
         if link.job_id in self.latest.rows:
             database, queue = self.actions.database, self.actions.queue
             details = link_details(database, queue, self._reader, link.app_id, link.repository_id)
-            assert details.state is self.latest.jobs[link.job_id].state
+            assert details.job is self.latest.jobs[link.job_id].state
         assert self.docora.dump() == before
 
     def _call_while_cut(self, call: Call, cut: Cut, number: int) -> bool:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from docora_ops.actions.decision import SECOND_LOOK_DELAY
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.actions.repair.fix import Repair
+from docora_ops.settings import SECOND_LOOK_DELAY
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.rows import TestLink

@@ -78,7 +78,7 @@ def test_a_killed_pass_doubles_nothing_and_the_next_one_does_the_rest(
 def await_stopping(process: ForkedProcess) -> None:
     """Until the pass has said that it has seen the signal."""
     lines = iter(process.stderr.readline, "")
-    assert any("Stopping after the batches in hand" in line for line in lines)
+    assert any("Stopping after the current batches" in line for line in lines)
 
 
 def read_to_end(process: ForkedProcess) -> Result:

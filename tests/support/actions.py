@@ -6,16 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from docora_ops.actions import link_change as single
-from docora_ops.actions import selecting
 from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.lookup import resolve_app
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.actions.repair.fix import Repair
 from docora_ops.audit import ChangeNote
 from docora_ops.bulk import BulkResult
 from docora_ops.database import Database
-from docora_ops.database.selection import Selection
+from docora_ops.database.selection import Selection, select_due, select_failed, select_of_app
 from docora_ops.drift import DriftReport, RepairResult
-from docora_ops.links import Action, LinkRef, LinkResult
+from docora_ops.links import Action, FailedFilter, LinkRef, LinkResult
 from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
 from tests.support.rows import TestLink
@@ -29,7 +29,7 @@ class Actions:
         self.redis = connect(settings)
         self.database = Database(settings)
         self.queue = LinkQueue(settings, self.redis)
-        self.store = ProgressStore(settings, self.redis)
+        self.store = ProgressStore(self.redis)
 
     def close(self) -> None:
         self.database.close()
@@ -50,6 +50,11 @@ class Actions:
     def resync(self, link: TestLink, **options: Any) -> LinkResult:
         return single.resync(self.database, self.queue, self.ref(link), **options)
 
+    def failed_links(self, *, app: str | None = None, **choice: Any) -> Selection:
+        """Chooses the failed links of a bulk retry."""
+        app_id = None if app is None else resolve_app(self.database, app).app_id
+        return select_failed(self.database, FailedFilter(app_id, **choice))
+
     def retry_all(
         self,
         *,
@@ -60,7 +65,7 @@ class Actions:
         **choice: Any,
     ) -> BulkResult:
         """A bulk retry; `prepare` gets the run when its operation is known and no link is done."""
-        selection = selecting.failed_links(self.database, **choice)
+        selection = self.failed_links(**choice)
         run = self._bulk_run(Action.RETRY, selection, batch_size, note)
         return self._finish(run, prepare, dry_run=dry_run)
 
@@ -72,7 +77,7 @@ class Actions:
         dry_run: bool = False,
         prepare: Callable[[BulkRun], object] = lambda run: None,
     ) -> BulkResult:
-        _, selection, _ = selecting.links_of_app(self.database, app_id)
+        selection = select_of_app(self.database, app_id)
         run = self._bulk_run(Action.RESYNC, selection, batch_size, None)
         return self._finish(run, prepare, dry_run=dry_run)
 
@@ -85,8 +90,7 @@ class Actions:
         prepare: Callable[[BulkRun], object] = lambda run: None,
     ) -> BulkResult:
         """A pass of the schedule; `prepare` gets the run when its links are chosen."""
-        interval = self.settings.rescan_interval_ms
-        selection = selecting.due_links(self.database, interval)
+        selection = select_due(self.database, self.settings.rescan_interval_ms)
         run = self._bulk_run(Action.SCHEDULE, selection, batch_size, note)
         return self._finish(run, prepare, dry_run=dry_run)
 

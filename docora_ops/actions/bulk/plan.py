@@ -47,8 +47,8 @@ class BatchPlan:
                     app_id=intern(item.ref.app_id),
                     app_name=intern(app_name),
                     repository_id=item.ref.repository_id,
-                    repository=repository,
+                    repository_name=repository,
                     outcome=item.outcome,
-                    error=item.error_message,
+                    error_message=item.error_message,
                 )
             )

@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
@@ -13,24 +14,18 @@ from docora_ops.actions.bulk.audit_trail import RunTrail
 from docora_ops.actions.bulk.batch import Batch, BatchHandler, LinkOutcome
 from docora_ops.actions.bulk.execute import BatchExecution
 from docora_ops.actions.bulk.plan import BatchPlan
-from docora_ops.actions.decision import SECOND_LOOK_DELAY
 from docora_ops.audit import ChangeNote
 from docora_ops.bulk import BulkResult, Progress
 from docora_ops.database import Database, Selection
-from docora_ops.errors import ServerError
+from docora_ops.errors import NotFoundError, OperationFinishedError, ServerError
+from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkFailure, LinkRef, Outcome, count_succeeded
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
+from docora_ops.settings import SECOND_LOOK_DELAY
 
 BATCHES_IN_FLIGHT = 2
 """While Postgres works on the links of one batch, the jobs of the other are made and pushed."""
-
-
-@dataclass(slots=True)
-class Stop:
-    """Set, by a signal handler say, to end a run before its next batch."""
-
-    requested: bool = False
 
 
 @dataclass(slots=True)
@@ -115,12 +110,13 @@ class BulkRun:
         self.cancelled = True
         if self.operation_id is not None:
             self._report()
-            self.store.cancel(self.operation_id)
+            with suppress(NotFoundError, OperationFinishedError):
+                self.store.cancel(self.operation_id)
 
     def result(self) -> BulkResult:
         """Returns what has been done so far."""
         return BulkResult(
-            operation=self.action,
+            action=self.action,
             operation_id=self.operation_id,
             total=self.selection.total,
             counts=dict(self._counts),

@@ -8,13 +8,14 @@ from functools import partial
 
 from docora_ops.actions.bulk.batch import Batch, LinkOutcome
 from docora_ops.actions.bulk.execute import BatchExecution
-from docora_ops.actions.decision import SECOND_LOOK_DELAY, STUCK_ERROR
+from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.database import Database
 from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids
 from docora_ops.database.link_scans import scanning_links
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, Outcome
 from docora_ops.queue import LinkQueue
+from docora_ops.settings import SECOND_LOOK_DELAY
 
 _LOOKED_AT_ONCE = 500
 _CLAIMED_AT_ONCE = 20

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
-from docora_ops.actions.decision import SECOND_LOOK_DELAY
 from docora_ops.database import Database
 from docora_ops.database.link_rows import JobLink, held_job_ids, links_of_jobs
 from docora_ops.database.unfinished import Unfinished, names_of, unfinished_links
@@ -23,6 +22,7 @@ from docora_ops.queue import Answer, LinkQueue, WaitingList
 from docora_ops.queue.link_queue import is_valid_job_id
 from docora_ops.queue.sweep import TO_BE_RUN, TO_RUN_OR_FAILED, Entry, EntryState, Place
 from docora_ops.queue.waiting_list import NOT_IN_LIST, TWICE_IN_LIST
+from docora_ops.settings import SECOND_LOOK_DELAY
 
 _LINKS_AT_ONCE = 5000
 _JOBS_AT_ONCE = 500
@@ -107,7 +107,7 @@ def named(database: Database, findings: Sequence[Finding]) -> list[Finding]:
     }
     names = names_of(database, sorted(pairs))
     return [
-        replace(finding, app_name=found[0], repository=found[1])
+        replace(finding, app_name=found[0], repository_name=found[1])
         if (found := names.get((finding.app_id or "", finding.repository_id or "")))
         else finding
         for finding in findings

@@ -10,7 +10,7 @@ from sys import intern
 
 from docora_ops.actions.bulk.audit_trail import RunTrail
 from docora_ops.actions.bulk.batch import LinkOutcome
-from docora_ops.actions.bulk.run import BulkRun, Stop
+from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.actions.repair.belonging import count_jobs_with_links
 from docora_ops.actions.repair.find import Suspect, confirmed, named
@@ -25,6 +25,7 @@ from docora_ops.database.link_rows import (
 from docora_ops.database.unfinished import lock_against_new_links
 from docora_ops.drift import DriftKind, Finding, Mended, Mending, RepairResult
 from docora_ops.errors import LinkError, ServersMismatchedError
+from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkRef, Outcome
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.sweep import Removal, RemovalAnswer
@@ -127,10 +128,10 @@ class Repair:
         for kind, refs in self._links.items():
             if refs and not self.stop.requested:
                 self._bulk_run(kind, refs).run()
-        self.end_trail()
+        self.break_off()
         return self.result()
 
-    def end_trail(self) -> None:
+    def break_off(self) -> None:
         """Say in the audit trail how the repair has ended, if it has begun. Raises RedisError."""
         if self._trail is None or not self._trail.begun or self._trail.ended:
             return
@@ -167,7 +168,7 @@ class Repair:
                     app_id=item.ref.app_id,
                     app_name=app_name,
                     repository_id=item.ref.repository_id,
-                    repository=repository,
+                    repository_name=repository,
                 )
                 mending = _MENDINGS.get(item.outcome, Mending.LEFT_ALONE)
                 self._note(Mended(finding, mending, item.error_message))
@@ -253,7 +254,7 @@ class Repair:
 
     def _note(self, mended: Mended) -> None:
         self._mended.append(mended)
-        self._counts[mended.mending] += 1
+        self._counts[mended.outcome] += 1
         self.on_progress(len(self._mended))
 
 
@@ -281,7 +282,7 @@ def _finding_fields(finding: Finding) -> Fields:
         finding.app_id,
         finding.app_name,
         finding.repository_id,
-        finding.repository,
+        finding.repository_name,
         finding.detail,
     )
 
@@ -300,7 +301,7 @@ def _finding(fields: Fields) -> Finding:
 
 
 def _mended_fields(mended: Mended) -> Fields:
-    return mended.mending, mended.error, *_finding_fields(mended.finding)
+    return mended.outcome, mended.error_message, *_finding_fields(mended.finding)
 
 
 def _mended_of(fields: Fields) -> Mended:
