@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from docora_ops.database.health import Privilege, Role
+from docora_ops.database.postgres_server import Privilege, Role
 
 
 @dataclass(frozen=True)

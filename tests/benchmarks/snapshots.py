@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from docora_ops.demo.receiver import CREATED, Receiver, Request
-from docora_ops.worker.job import snapshot
+from docora_ops.worker.snapshot_job import snapshot
 from tests.benchmarks import world
 from tests.benchmarks.measured import Results, measure, report, show
 

@@ -12,13 +12,13 @@ from pydantic import SecretStr
 from rq import Queue, Retry
 from rq.utils import now, utcformat
 
-from docora_ops.actions.bulk import BulkRun
+from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.selecting import due_links, failed_links
 from docora_ops.database import Database
-from docora_ops.models import Operation, Payload
+from docora_ops.links import Action, Payload
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue import connect as connect_to_redis
-from docora_ops.queue.jobs import JobTemplate
+from docora_ops.queue.job_template import JobTemplate
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 from tests.benchmarks.measured import report
 from tests.benchmarks.world import QUEUE, connect
@@ -140,7 +140,7 @@ def retry(limit: int) -> int:
     database, client = Database(settings()), connect_to_redis(settings())
     queue, store = LinkQueue(settings(), client), ProgressStore(settings(), client)
     links = failed_links(database, limit=limit)
-    run = BulkRun(Operation.RETRY, database, queue, store, links, BATCH)
+    run = BulkRun(Action.RETRY, database, queue, store, links, BATCH)
     run.start()
     result = run.run()
     assert result.succeeded == result.total == limit, result.counts
@@ -152,7 +152,7 @@ def schedule(limit: int) -> int:
     database, client = Database(settings()), connect_to_redis(settings())
     queue, store = LinkQueue(settings(), client), ProgressStore(settings(), client)
     links = due_links(database, settings().rescan_interval_ms)
-    result = BulkRun(Operation.SCHEDULE, database, queue, store, links, BATCH).run()
+    result = BulkRun(Action.SCHEDULE, database, queue, store, links, BATCH).run()
     assert result.succeeded == result.total == limit, result.counts
     return result.total
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.matrix.programs import Program, find
-from tests.pgbouncer import PROGRAM as PGBOUNCER
+from tests.support.pgbouncer import PROGRAM as PGBOUNCER
 
 ROOT = Path(__file__).parent.parent.parent
 MATRIX = ROOT / ".matrix"
@@ -31,7 +31,8 @@ PYTHONS = [found[0] for name, found in INSTALLED.items() if name.startswith("Pyt
 POSTGRES = INSTALLED["PostgreSQL"]
 REDIS = INSTALLED["Redis"] + INSTALLED["Valkey"]
 POOLED = [
-    f"tests/acceptance/test_{name}.py" for name in ("bulk", "repair", "resync", "retry", "schedule")
+    "tests/bulk/test_retry_all_failed.py",
+    *(f"tests/{name}/test_{name}.py" for name in ("repair", "resync", "retry", "schedule")),
 ]
 """Tests that may run through PgBouncer: others look at the sessions of commands, or end them."""
 
