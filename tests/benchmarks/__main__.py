@@ -72,9 +72,8 @@ def cold_start(rounds: int) -> None:
             runs.append((wall_seconds([ours, *arguments]), wall_seconds(baseline)))
         ratio = statistics.median(own / other for own, other in runs)
         own, other = (statistics.median(seconds) * 1000 for seconds in zip(*runs, strict=True))
-        print(
-            f"  {arguments[0]}: {own:.0f} ms, {ratio:.2f} times {baseline[-1]!r} ({other:.0f} ms)"
-        )
+        name = f"{Path(baseline[0]).name} {baseline[-1]}"
+        print(f"  {arguments[0]}: {own:.0f} ms, {ratio:.2f} times `{name}` ({other:.0f} ms)")
 
 
 def wall_seconds(arguments: Sequence[str]) -> float:

@@ -94,7 +94,7 @@ def main() -> None:
         print(f"{name} no longer applies: {problem}", flush=True)
     valid = [] if options.check else [each for each in chosen if each.name not in problems]
     survived = judge_all(valid, options.jobs) if valid else 0
-    print(f"\n{len(valid)} mutations run, {survived} not killed, {len(problems)} no longer apply")
+    print(f"\n{len(chosen)} mutations, {survived} not killed, {len(problems)} no longer apply")
     sys.exit(bool(survived or problems))
 
 
