@@ -1,4 +1,4 @@
-"""What lies between the processes of a round and the servers: proxies and, for some, a pooler."""
+"""The proxies between the processes of a round and the servers, and PgBouncer if installed."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from tests.support.privileges import Access, with_login
 from tests.support.proxy import Proxy
 
 POSTGRES_PASSWORD = "a-password-of-postgres"
-_POOL_SIZE = 2
+POOL_SIZE = 2
 
 
 @dataclass(frozen=True)
-class Between:
-    """A proxy before each server, and a PgBouncer, if installed, before that of Postgres."""
+class Proxies:
+    """A proxy before each server, and a PgBouncer before the proxy of Postgres."""
 
     to_postgres: Proxy
     to_redis: Proxy
     database_url: str
-    """How workers reach Postgres, and commands that do not go through the pooler."""
+    """For workers, and for commands that do not go through PgBouncer."""
     pool_url: str | None
 
     @property
     def requests(self) -> int:
-        """How many there have been."""
+        """Returns how many requests were forwarded."""
         return self.to_postgres.forwarded + self.to_redis.forwarded
 
     def left_in_pool(self) -> list[object]:
-        """What commands have left behind in the pool's sessions, which nobody may use meanwhile."""
+        """Returns settings that commands left in the sessions of the pool."""
         assert self.pool_url is not None
         url = self.database_url
         next_client = Neighbours(Access(url, url, url), self.pool_url)
-        next_client.look_everywhere(_POOL_SIZE)
+        next_client.look_everywhere(POOL_SIZE)
         return next_client.strange
 
     def name(self, proxy: Proxy) -> str:
-        """The server behind this proxy."""
+        """Returns the name of the server behind this proxy."""
         return "redis" if proxy is self.to_redis else "postgres"
 
 
 @contextmanager
-def standing_between(postgres: Postgres, valkey: Valkey) -> Iterator[Between]:
-    """Starts the proxies and the PgBouncer, which pools transactions."""
+def start_proxies(postgres: Postgres, valkey: Valkey) -> Iterator[Proxies]:
+    """Starts the proxies and a PgBouncer that pools transactions."""
     with ExitStack() as stack:
         to_postgres = stack.enter_context(Proxy.before_postgres(postgres.url))
         to_redis = stack.enter_context(Proxy.before_redis(valkey.url))
         url = with_login(to_postgres.url, "postgres", POSTGRES_PASSWORD)
         pool_url = None
         if PROGRAM is not None:
-            pooled = pgbouncer(Access(url, url, url), "transaction", _POOL_SIZE)
+            pooled = pgbouncer(Access(url, url, url), "transaction", POOL_SIZE)
             pool_url = stack.enter_context(pooled).command
-        yield Between(to_postgres, to_redis, url, pool_url)
+        yield Proxies(to_postgres, to_redis, url, pool_url)
