@@ -1,4 +1,4 @@
-"""Looking at the failed links: one by one, by app, by error."""
+"""Listing failed links: one by one, by app, or by error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import islice
 from docora_ops.actions.folding import LONGEST, fold
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.database import Database
-from docora_ops.database.link_rows import held_job_ids, shared_job_ids
+from docora_ops.database.link_rows import held_job_ids
 from docora_ops.database.reading import failed_by_app, failed_by_error, failed_page
 from docora_ops.failed_links import ErrorGroup, FailedLink, Page, Row
 from docora_ops.jobs import JobState
@@ -20,15 +20,15 @@ from docora_ops.text import mask, mask_cut
 
 OTHER_ERRORS = "(other errors)"
 _MOST_GROUPS = 10_000
-"""Further kinds of errors become one, so that memory stays flat."""
+"""Further groups become one, which bounds the memory."""
 _FOLDED_AT_ONCE = 1000
 
 _WALKED_AT_ONCE = 16
-"""Ids for which Redis walks the waiting list one by one."""
+"""Ids per script if each is searched in the waiting list."""
 _MOST_WALKS = 10 * _WALKED_AT_ONCE
-"""With more ids it is quicker to read the list."""
+"""For more ids it is faster to read the list once."""
 _FOUND_AT_ONCE = 500
-"""Ids whose place in the list is known."""
+"""Ids per script if the list has been read."""
 
 
 def failed_links(
@@ -40,7 +40,7 @@ def failed_links(
     page: int,
     limit: int,
 ) -> Page[FailedLink]:
-    """One page of the failed links, each with where its job stands.
+    """Returns one page of the failed links, each with the state of its job.
 
     Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
     """
@@ -54,14 +54,20 @@ def failed_links(
 def failed_links_by_app(
     database: Database, *, app: str | None, error: str | None, page: int, limit: int
 ) -> Page[AppCount]:
-    """How many failed links each app has, most first. Raises the same, but for RedisError."""
+    """Counts the failed links of each app, most links first.
+
+    Raises NotFoundError, AmbiguousError, PostgresError.
+    """
     return _page(failed_by_app(database, _filter(database, app, error)), page, limit)
 
 
 def failed_links_by_error(
     database: Database, *, app: str | None, error: str | None, page: int, limit: int
 ) -> Page[ErrorGroup]:
-    """The errors of failed links, folded, most links first. Raises the same."""
+    """Groups the failed links by folded error, most links first.
+
+    Raises NotFoundError, AmbiguousError, PostgresError.
+    """
     links: Counter[str | None] = Counter()
     apps: dict[str | None, set[str]] = {}
     rows = failed_by_error(database, _filter(database, app, error), LONGEST)
@@ -87,8 +93,12 @@ def _without_cut_secret(error: str) -> str:
 def job_states(
     database: Database, queue: LinkQueue, refs: Sequence[LinkRef]
 ) -> dict[str, JobState]:
-    """Where the jobs of links stand, by the id of the link. Raises PostgresError, RedisError."""
-    job_ids = [ref.job_id for ref in refs]
+    """Returns the states of the links' jobs, by the row id of the link.
+
+    A link with an invalid job id has no job. Raises PostgresError, RedisError.
+    """
+    valid = [ref for ref in refs if ref.has_valid_job_id]
+    job_ids = [ref.job_id for ref in valid]
     waiting = queue.read_waiting() if len(job_ids) > _MOST_WALKS else None
     expired = None if waiting else queue.read_expired()
     at_once = _WALKED_AT_ONCE if waiting is None else _FOUND_AT_ONCE
@@ -97,12 +107,9 @@ def job_states(
         some = job_ids[start : start + at_once]
         answers += queue.look(some, waiting=waiting, expired=expired, detailed=True)
     held = held_job_ids(database, job_ids)
-    shared = shared_job_ids(database, refs)
-    states = {}
-    for ref, answer in zip(refs, answers, strict=True):
+    states = {ref.id: JobState.NONE for ref in refs}
+    for ref, answer in zip(valid, answers, strict=True):
         states[ref.id] = JobState.RUNNING if ref.job_id in held else answer.state
-        if ref.job_id in shared and not queue.is_made_for(ref.job_id, ref.app_id):
-            states[ref.id] = JobState.NONE
     return states
 
 

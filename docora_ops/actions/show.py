@@ -1,4 +1,4 @@
-"""Looking at everything about one link."""
+"""Showing one link."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from docora_ops.text import mask, mask_url
 def link_details(
     database: Database, queue: LinkQueue, reader: QueueReader, app: str, repository: str
 ) -> LinkDetails:
-    """Everything about one link, but for its secrets.
+    """Collects all about one link except its secrets.
 
     Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
     """

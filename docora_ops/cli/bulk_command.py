@@ -105,7 +105,7 @@ class BulkCommand(LongRun):
         settings = self.context.settings.model_copy(
             update={"connect_timeout": 1, "statement_timeout": 1}
         )
-        ProgressStore(settings, connect(settings)).cancel(self._run.operation_id)
+        ProgressStore(connect(settings)).cancel(self._run.operation_id)
 
     def _follow(self, settled: Sequence[Settled]) -> None:
         for item in settled:

@@ -65,8 +65,7 @@ class Context:
         """Both servers, with their databases and without secrets."""
         from docora_ops.queue.redis_client import describe
 
-        _ = self.redis  # or REDIS_URL may be unusable
-        return f"{self.database.target}, Redis {describe(self.settings)}"
+        return f"{self.database.target}, Redis {describe(self.redis)}"
 
     @cached_property
     def queue(self) -> LinkQueue:
@@ -80,7 +79,7 @@ class Context:
         """The progress of bulk operations."""
         from docora_ops.queue import ProgressStore
 
-        return ProgressStore(self.settings, self.redis)
+        return ProgressStore(self.redis)
 
     @cached_property
     def out(self) -> Console:
@@ -173,9 +172,10 @@ class Context:
     def say_if_redis_is_implied(self) -> None:
         """Names the Redis that is used if no setting does. Raises ConfigurationError."""
         if self.settings.redis_is_implied:
+            from docora_ops.queue import connect
             from docora_ops.queue.redis_client import describe
 
-            self.say("REDIS_URL is not set: using Redis at {}", describe(self.settings))
+            self.say("REDIS_URL is not set: using Redis at {}", describe(connect(self.settings)))
 
     def count_workers(self) -> int:
         """Counts the live workers. Warns if there is none, or if BullMQ's queue is in use."""

@@ -29,7 +29,7 @@ def history(
     from docora_ops.queue import History
     from docora_ops.render import history as render
 
-    found = History(context.settings, context.redis).read(limit, schedule=not no_schedule)
+    found = History(context.redis).read(limit, schedule=not no_schedule)
     if found or as_json:
         context.show(render.document(found), [render.table(found, context.out.width)])
     else:

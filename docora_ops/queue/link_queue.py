@@ -73,7 +73,6 @@ class LinkQueue:
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
         self._client = client
-        self._where = describe(settings)
         self._queue = Queue(settings.queue_name, connection=client)
         self._wip_key = registry_key(StartedJobRegistry, settings.queue_name)
         self._script = JobScript(settings, client, "links.lua")
@@ -81,16 +80,16 @@ class LinkQueue:
     @property
     def where(self) -> str:
         """Host and database of Redis."""
-        return self._where
+        return describe(self._client)
 
     def read_waiting(self) -> WaitingList:
         """Read once which ids wait in the queue's list."""
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             return WaitingList.read(self._client, self._queue.key, self._wip_key)
 
     def read_expired(self) -> ExpiredExecutions:
         """Read once which executions in the registry of running jobs have expired."""
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             return ExpiredExecutions.read(self._client, self._wip_key)
 
     def look(
@@ -163,7 +162,7 @@ class LinkQueue:
 
     def record(self, audit: AuditEntry) -> None:
         """Write an entry of the audit trail by itself."""
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             write_entry(self._client, audit)
 
     def is_made_for(self, job_id: str, app_id: str) -> bool:
@@ -172,13 +171,13 @@ class LinkQueue:
         Redis has a few seconds: the row may be locked.
         """
         client = self._script.client_with_rows_locked
-        with redis_errors(self._where, rows_locked=True):
+        with redis_errors(self._client, rows_locked=True):
             data = cast("bytes | None", client.hget(Job.key_for(job_id), "data"))
         return data is None or names_link(data, app_id)
 
     def count_workers(self) -> int:
         """How many live workers listen on the queue."""
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             keys = cast(
                 "set[bytes]",
                 self._client.smembers(WORKERS_BY_QUEUE_KEY % self._settings.queue_name),
@@ -187,12 +186,12 @@ class LinkQueue:
 
     def is_suspended(self) -> bool:
         """Whether RQ has told the workers to take no jobs."""
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             return self._client.exists(WORKERS_SUSPENDED) > 0
 
     def read_bullmq(self) -> BullmqQueue:
         """Tells whether jobs stand in the BullMQ queue, and whether a BullMQ worker runs."""
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             return read_bullmq(self._client)
 
     @cached_property

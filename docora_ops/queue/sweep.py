@@ -16,7 +16,7 @@ from rq.registry import StartedJobRegistry
 
 from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry
 from docora_ops.queue.job_template import calls_for_link
-from docora_ops.queue.redis_client import answers_of, describe, redis_errors
+from docora_ops.queue.redis_client import answers_of, redis_errors
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.waiting_list import ExpiredExecutions
@@ -97,14 +97,13 @@ class QueueSweep:
 
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._client = client
-        self._where = describe(settings)
         self._function = settings.job_function
         self._name = settings.queue_name
         self._script = JobScript(settings, client, "sweep.lua")
 
     @cached_property
     def _expired(self) -> ExpiredExecutions:
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             return ExpiredExecutions.read(
                 self._client, registry_key(StartedJobRegistry, self._name)
             )
@@ -162,7 +161,7 @@ class QueueSweep:
 
     def made_for(self, job_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
         """App and repository id of each job that calls our function with the ids of its own id."""
-        with redis_errors(self._where), self._client.pipeline(transaction=False) as pipeline:
+        with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
                 pipeline.hget(Job.key_for(job_id), "data")
             calls = answers_of(pipeline)
@@ -175,7 +174,7 @@ class QueueSweep:
 
     def _page(self, place: Place, start: int) -> list[bytes]:
         queue = Queue(self._name, connection=self._client)
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             if place is Place.LIST:
                 # From its tail, since workers pop its head.
                 return cast(

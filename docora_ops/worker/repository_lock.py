@@ -11,8 +11,7 @@ from typing import cast
 from redis import Redis
 
 from docora_ops.errors import RedisError, SnapshotError
-from docora_ops.queue.redis_client import describe, redis_errors
-from docora_ops.settings import Settings
+from docora_ops.queue.redis_client import redis_errors
 
 LIFE = 120_000
 """Milliseconds."""
@@ -38,9 +37,8 @@ return 0
 class RepositoryLock:
     """`docora:repo-lock:{owner}/{name}`, as Docora's own workers take it."""
 
-    def __init__(self, settings: Settings, client: Redis, full_name: str) -> None:
+    def __init__(self, client: Redis, full_name: str) -> None:
         self._client = client
-        self._where = describe(settings)
         self._full_name = full_name
         self._key = f"docora:repo-lock:{full_name}"
         self._value = os.urandom(16).hex()
@@ -56,12 +54,12 @@ class RepositoryLock:
             yield
         finally:
             # What can't be released expires.
-            with suppress(RedisError), redis_errors(self._where):
+            with suppress(RedisError), redis_errors(self._client):
                 self._client.eval(_RELEASE, 1, self._key, self._value)
 
     def renew(self) -> None:
         """Give it its whole life again. Raises SnapshotError when it is lost, RedisError."""
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             renewed = cast("int", self._client.eval(_RENEW, 1, self._key, self._value, str(LIFE)))
         if not renewed:
             raise SnapshotError(f"the lock of {self._full_name} was lost while git worked")
@@ -70,7 +68,7 @@ class RepositoryLock:
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(PAUSE)
-            with redis_errors(self._where):
+            with redis_errors(self._client):
                 if self._client.set(self._key, self._value, nx=True, px=LIFE):
                     return
         raise SnapshotError(

@@ -190,7 +190,7 @@ class _Snapshot:
             protocols=self.settings.git_protocols.split(","),
             timeout=self.settings.git_timeout,
         )
-        lock = RepositoryLock(self.settings, connect(self.settings), payload.repository_name)
+        lock = RepositoryLock(connect(self.settings), payload.repository_name)
         commit = self._sync(clone, lock)
         if commit is None:
             log.warning("%s: the repository has no branch, so nothing is sent", self.name)

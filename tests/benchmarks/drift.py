@@ -109,7 +109,7 @@ def repair() -> int:
     run = Repair(
         Database(configuration),
         LinkQueue(configuration, client),
-        ProgressStore(configuration, client),
+        ProgressStore(client),
         grace_seconds=0,
     )
     total = run.find().total

@@ -154,7 +154,7 @@ def ours(limit: int) -> int:
         Action.RETRY,
         database,
         LinkQueue(configuration, client),
-        ProgressStore(configuration, client),
+        ProgressStore(client),
         selection,
         BATCH,
     )
@@ -174,7 +174,7 @@ def schedule(limit: int) -> int:
         Action.SCHEDULE,
         database,
         LinkQueue(configuration, client),
-        ProgressStore(configuration, client),
+        ProgressStore(client),
         selection,
         BATCH,
     )

@@ -93,7 +93,7 @@ def test_each_link_of_a_mixed_world_gets_what_it_needs(docora: Docora, batch_siz
     assert sorted(failure.job_id for failure in result.failures) == sorted(
         links[f"wrong type {number}"].job_id for number in (1, 2)
     )
-    assert all("does not hold a job" in failure.error for failure in result.failures)
+    assert all("does not hold a job" in failure.error_message for failure in result.failures)
     for kind, link in links.items():
         reset = kind.rpartition(" ")[0] not in {"running", "locked", "synced", "wrong type"}
         assert (docora.status(link) == "pending_snapshot") == reset, kind
@@ -116,12 +116,12 @@ def test_a_dry_run_foretells_the_real_run_and_changes_nothing(
     assert plan.links is not None
     assert Counter(link.outcome for link in plan.links) == expected
     assert {link.app_name for link in plan.links} == {"Acme Search", "Borealis"}
-    assert {link.repository for link in plan.links} >= {"octo/new", "octo/wrong-type"}
+    assert {link.repository_name for link in plan.links} >= {"octo/new", "octo/wrong-type"}
     result = actions.retry_all(batch_size=batch_size)
     assert result.counts == plan.counts
     assert result.by_app == plan.by_app
     assert sorted(failure.job_id for failure in result.failures) == sorted(
-        link.job_id for link in plan.links if link.error
+        link.job_id for link in plan.links if link.error_message
     )
 
 
@@ -299,7 +299,7 @@ def test_a_resync_of_an_app_takes_every_link_whatever_its_status(docora: Docora)
     other = docora.add_link("synced")
     docora.add_deliveries(other, 7)
     result = docora.actions().resync_all("acme search", batch_size=3)
-    assert result.operation is Action.RESYNC
+    assert result.action is Action.RESYNC
     assert result.counts == {Outcome.QUEUED: 3, Outcome.ALREADY_QUEUED: 1}
     assert result.deliveries_cleared == 40
     assert all(docora.was_reset(link) for link in links)

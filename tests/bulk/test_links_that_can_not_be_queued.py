@@ -24,7 +24,7 @@ def test_links_whose_ids_form_no_job_id_fail_alone(docora: Docora) -> None:
     result = docora.actions().retry_all(batch_size=3)
     assert result.counts == {Outcome.QUEUED: 4, Outcome.FAILED: 5}
     assert {failure.job_id for failure in result.failures} == {link.job_id for link in bad}
-    assert all("can't form a job id" in failure.error for failure in result.failures)
+    assert all("can't form a job id" in failure.error_message for failure in result.failures)
     assert {docora.status(link) for link in bad} == {"failed"}
     assert len(docora.waiting()) == 4
     docora.assert_sound()
@@ -46,7 +46,7 @@ def test_of_two_links_with_one_job_id_only_one_is_queued(docora: Docora, batch_s
     result = actions.retry_all(batch_size=batch_size)
     assert result.counts == plan.counts == {Outcome.QUEUED: 4, Outcome.FAILED: 1}
     assert [failure.job_id for failure in result.failures] == ["a-b-c"]
-    assert "held by the job of another link" in result.failures[0].error
+    assert "held by the job of another link" in result.failures[0].error_message
     assert docora.waiting().count("a-b-c") == 1
     made_for = Job.fetch("a-b-c", connection=docora.redis).kwargs["app_id"]
     assert [link.app_id for link in colliding if docora.was_reset(link)] == [made_for]
@@ -73,7 +73,7 @@ def test_a_link_whose_job_id_a_live_job_of_another_has_is_left_as_it_is(
     if command == "retry_all":
         result = actions.retry_all()
         assert result.counts == {Outcome.FAILED: 1}
-        assert "held by the job of another link" in result.failures[0].error
+        assert "held by the job of another link" in result.failures[0].error_message
     else:
         with pytest.raises(InvalidJobIdError, match="held by the job of another link"):
             getattr(actions, command)(second)
@@ -142,7 +142,7 @@ def test_a_job_key_of_the_wrong_type_fails_alone(docora: Docora, kind: str) -> N
     result = docora.actions().retry_all()
     assert result.counts == {Outcome.QUEUED: 4, Outcome.FAILED: 1}
     assert [failure.job_id for failure in result.failures] == [links[2].job_id]
-    assert "WRONGTYPE" in result.failures[0].error
+    assert "WRONGTYPE" in result.failures[0].error_message
     assert docora.status(links[2]) == "failed"
     assert docora.redis.dump(key) == before
     docora.assert_sound()
@@ -181,7 +181,7 @@ def test_a_row_that_postgres_refuses_to_change_fails_alone(
     result = docora.actions().retry_all(batch_size=batch_size)
     assert result.counts == {Outcome.QUEUED: 7, Outcome.FAILED: 1}
     assert [failure.job_id for failure in result.failures] == [links[4].job_id]
-    assert "the row is cursed" in result.failures[0].error
+    assert "the row is cursed" in result.failures[0].error_message
     assert docora.status(links[4]) == "failed"
     assert links[4].job_id not in docora.waiting()
     assert not docora.redis.exists(Job.key_for(links[4].job_id))

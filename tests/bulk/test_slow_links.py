@@ -33,9 +33,9 @@ def test_one_slow_link_is_left_and_the_rest_of_its_batch_is_done(docora: Docora)
     app_id = add_app_with_links(docora, {2})
     actions = docora.actions(statement_timeout=1)
     result = actions.resync_all(app_id)
-    assert result.operation is Action.RESYNC
+    assert result.action is Action.RESYNC
     assert result.counts == {Outcome.QUEUED: 4, Outcome.FAILED: 1}
-    assert "within 1 s" in result.failures[0].error
+    assert "within 1 s" in result.failures[0].error_message
     assert docora.statuses() == {"pending_snapshot": 4, "synced": 1}
     assert docora.lost_links() == []
 

@@ -60,7 +60,7 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     by_kind: dict[str, list[Any]] = {}
     for example in drift["examples"]:
         assert example.keys() == {
-            *("kind", "job_id", "app_id", "app_name", "repository_id", "repository", "detail"),
+            *("kind", "job_id", "app_id", "app_name", "repository_id", "repository_name", "detail"),
         }
         by_kind.setdefault(example["kind"], []).append(example["job_id"])
     assert len(by_kind["lost"]) == 5

@@ -103,15 +103,17 @@ def test_a_dry_bulk_retry_says_what_the_real_one_then_does(
         "app_id": world["fresh"].app_id,
         "app_name": "Acme Search",
         "repository_id": world["fresh"].repository_id,
-        "repository": "octo/fresh",
-        "error": None,
+        "repository_name": "octo/fresh",
+        "error_message": None,
     }
 
     real = docora.run("retry-all-failed", "--json")
     assert real.code == dry.code
     assert tally(real) == tally(dry)
-    reasons = {one["job_id"]: one["error"] for one in dry.data["links"] if one["error"]}
-    assert {one["job_id"]: one["error"] for one in real.data["failures"]} == reasons
+    reasons = {
+        one["job_id"]: one["error_message"] for one in dry.data["links"] if one["error_message"]
+    }
+    assert {one["job_id"]: one["error_message"] for one in real.data["failures"]} == reasons
     assert reasons.keys() == {world["poison"].job_id, world["unreadable"].job_id}
     for kind, outcome in OUTCOMES.items():
         succeeded = outcome in {"queued", "replaced_stale", "already_queued"}
@@ -160,8 +162,10 @@ def test_a_dry_schedule_says_what_the_real_one_then_does(
     real = docora.run("schedule", "--json")
     assert real.code == dry.code
     assert tally(real) == tally(dry)
-    reasons = {one["job_id"]: one["error"] for one in dry.data["links"] if one["error"]}
-    assert {one["job_id"]: one["error"] for one in real.data["failures"]} == reasons
+    reasons = {
+        one["job_id"]: one["error_message"] for one in dry.data["links"] if one["error_message"]
+    }
+    assert {one["job_id"]: one["error_message"] for one in real.data["failures"]} == reasons
     assert docora.dump()[0] == rows
 
 

@@ -27,5 +27,5 @@ def test_kinds_of_errors_beyond_the_limit_become_one(
     some = groups()
     assert every.total > 11
     assert some.total == 11
-    assert some.rows[0].error == failed.OTHER_ERRORS
+    assert some.rows[0].error_message == failed.OTHER_ERRORS
     assert sum(group.links for group in some.rows) == 60

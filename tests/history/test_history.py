@@ -56,15 +56,16 @@ def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> 
     )
     results = [docora.run(*command, "--json", env={"SUDO_USER": "kim"}) for command in commands]
     assert [result.code for result in results] == [0] * len(commands), results
-    names = {"app_name": "App 1", "repository": "octo/repo1"}
+    names = {"app_name": "App 1", "repository_name": "octo/repo1"}
     first = {"app_id": links[0].app_id, "repository_id": links[0].repository_id} | names
     found = history(docora)
     assert all(each["who"].endswith(f" (claims to be kim)@{HOST}") for each in found)
-    moments = [datetime.fromisoformat(each["when"]) for each in found]
+    moments = [datetime.fromisoformat(each["started_at"]) for each in found]
     assert moments == sorted(moments, reverse=True)
     assert began < moments[-1] <= moments[0] < datetime.now(UTC) + timedelta(seconds=5)
     shown = [
-        {name: each[name] for name in each if name not in {"when", "who"}} for each in found[::-1]
+        {name: each[name] for name in each if name not in {"started_at", "who"}}
+        for each in found[::-1]
     ]
     second = shown.pop(1)
     assert (second["command"], second["reason"]) == ("retry", None)
@@ -273,7 +274,7 @@ def test_the_trail_is_capped_and_read_in_pieces(
     note = ChangeNote("kim@ops1", "cancel", {})
     for number in range(250):
         actions.store.record(audit.cancel_entry(note, f"bulk_{number}"))
-    trail = audit.History(actions.settings, actions.redis)
+    trail = audit.History(actions.redis)
     assert [each.operation_id for each in trail.read(1000)] == [
         f"bulk_{number}" for number in reversed(range(250))
     ]
@@ -300,7 +301,7 @@ def test_the_trail_is_capped_and_read_in_pieces(
 
 
 def test_every_script_caps_the_stream(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("links", "progress"):
+    for module in ("link_queue", "progress"):
         monkeypatch.setattr(f"docora_ops.queue.{module}.ENTRIES_KEPT", 100)
     actions = docora.actions()
     note = ChangeNote("kim@ops1", "retry", {})

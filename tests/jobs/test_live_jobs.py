@@ -132,7 +132,7 @@ def test_a_bulk_resync_lists_a_link_whose_job_runs_and_keeps_its_deliveries(
     result = docora.actions().resync_all(link.app_id)
     assert result.counts == {Outcome.ALREADY_RUNNING: 1}
     assert [failure.job_id for failure in result.failures] == [link.job_id]
-    assert "running" in result.failures[0].error
+    assert "running" in result.failures[0].error_message
     assert docora.status(link) == "scanning"
     assert docora.deliveries(link) == 4
 

@@ -35,7 +35,7 @@ def test_a_job_id_that_the_other_link_takes_during_a_bulk_retry_loses_none(
     [loser] = overtaken
     [winner] = links.keys() - {loser}
     assert result.counts == {Outcome.FAILED: 1, Outcome.SKIPPED: 1}
-    assert "held by the job of another link" in result.failures[0].error
+    assert "held by the job of another link" in result.failures[0].error_message
     assert docora.status(links[loser]) == "failed"
     assert docora.was_reset(links[winner])
     assert docora.job(links[winner]).kwargs["app_id"] == winner

@@ -381,7 +381,7 @@ class Actions(Watch):
         if link.job_id in self.latest.rows:
             database, queue = self.actions.database, self.actions.queue
             details = link_details(database, queue, self._reader, link.app_id, link.repository_id)
-            assert details.state is self.latest.jobs[link.job_id].state
+            assert details.job is self.latest.jobs[link.job_id].state
         assert self.docora.dump() == before
 
     def _call_while_cut(self, call: Call, cut: Cut, number: int) -> bool:

@@ -13,7 +13,7 @@ from zlib import compress
 
 import pytest
 
-from docora_ops.database.verdicts import read_verdicts
+from docora_ops.database.results import read_results
 from tests.support.docora import Docora, Result, finish
 from tests.support.proxy import Proxy, refused_port
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
@@ -121,9 +121,9 @@ def test_no_command_shows_or_stores_a_secret(
     docora.connection.execute(
         "UPDATE app_repositories SET status = 'failed', last_error = %s", (ERROR,)
     )
-    [verdict] = read_verdicts(docora.actions().database, docora.row(link)["id"].bytes)
-    assert "***" in str(verdict.error)
-    assert_no_secret(str(verdict.error))
+    [result] = read_results(docora.actions().database, [str(docora.row(link)["id"])])
+    assert "***" in str(result.error_message)
+    assert_no_secret(str(result.error_message))
     stored = b"\n".join(redis_texts(docora, but=b"rq:results:")).decode(errors="replace")
     assert "octo/api → Acme" in stored
     assert_no_secret(stored)

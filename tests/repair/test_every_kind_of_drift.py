@@ -57,7 +57,7 @@ def traces(docora: Docora, link: TestLink) -> list[str]:
 
 
 def mended(result: RepairResult) -> dict[str, tuple[DriftKind, Mending]]:
-    return {item.finding.job_id: (item.finding.kind, item.mending) for item in result.mended}
+    return {item.finding.job_id: (item.finding.kind, item.outcome) for item in result.mended}
 
 
 def test_drift_of_every_kind_is_seen_and_mended_and_gone(docora: Docora) -> None:
@@ -273,7 +273,7 @@ def test_no_link_is_made_while_its_old_job_is_removed(docora: Docora) -> None:
             link.job_id: (ORPHAN, Mending.FAILED),
             other.job_id: (ORPHAN, Mending.REMOVED),
         }
-        assert "has held a lock" in str([item.error for item in result.mended])
+        assert "has held a lock" in str([item.error_message for item in result.mended])
     assert docora.waiting() == [link.job_id]
     assert not actions.drift().total
 
@@ -294,15 +294,15 @@ def test_poison_costs_only_itself(docora: Docora) -> None:
     result = docora.actions().repair()
     assert result.found == {LOST: 2, STUCK: 2, ORPHAN: 0, DUPLICATE: 0, STALE: 0}
     by_app = {item.finding.app_id: item for item in result.mended}
-    assert by_app[good.app_id].mending is Mending.QUEUED
+    assert by_app[good.app_id].outcome is Mending.QUEUED
     for link, error in {
         invalid: "can't form a job id",
         unreadable: "does not hold a job",
         first: "is held by the job of another link",
     }.items():
         item = by_app[link.app_id]
-        assert item.mending is Mending.FAILED
-        assert error in (item.error or "")
+        assert item.outcome is Mending.FAILED
+        assert error in (item.error_message or "")
     assert docora.waiting() == [second.job_id, good.job_id]
     assert docora.status(invalid) == "pending_snapshot"
     assert (docora.status(unreadable), docora.status(first)) == ("scanning", "scanning")

@@ -92,7 +92,7 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
             "detail",
         }
         assert items[kind]["job_id"] == link.job_id
-        assert items[kind]["repository"] == f"octo/{kind}"
+        assert items[kind]["repository_name"] == f"octo/{kind}"
         assert items[kind]["outcome"] == ("queued" if kind in {"lost", "stuck"} else "removed")
     assert planned.data["repaired"] == data["repaired"]
     assert "5 mismatches at first check" in result.stderr
@@ -161,7 +161,7 @@ def test_what_can_not_be_mended_makes_exit_code_6_and_the_rest_is_done(docora: D
     for arguments in (["--dry-run"], []):
         result = repair(docora, *arguments, "--json")
         assert result.code == 6, result
-        errors = {item["job_id"]: item["error"] for item in result.data["failures"]}
+        errors = {item["job_id"]: item["error_message"] for item in result.data["failures"]}
         assert errors.keys() == {poison.job_id, links["stuck"].job_id}
         assert "can't form a job id" in errors[poison.job_id]
         assert "does not hold a job" in errors[links["stuck"].job_id]

@@ -211,7 +211,7 @@ def test_a_row_that_is_locked_for_good_fails_and_the_others_go_on(docora: Docora
         result = docora.actions(lock_timeout=1).schedule(batch_size=2)
     assert result.counts == {Outcome.QUEUED: 5, Outcome.FAILED: 1}
     assert [failure.job_id for failure in result.failures] == [links[2].job_id]
-    assert "lock" in result.failures[0].error
+    assert "lock" in result.failures[0].error_message
     assert links[2].job_id not in docora.waiting()
 
 

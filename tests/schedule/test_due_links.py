@@ -52,7 +52,7 @@ def test_exactly_the_links_that_are_due_get_a_job_and_no_row_is_written(docora: 
     assert jobs(docora) == expected
     assert docora.waiting() == sorted(expected)
     assert rows(docora) == before
-    assert result.operation is Action.SCHEDULE
+    assert result.action is Action.SCHEDULE
     assert result.counts == {Outcome.QUEUED: 13}
     assert result.by_app == {App(app_id, "Acme Search"): {Outcome.QUEUED: 13}}
     assert (result.total, result.operation_id, result.failures) == (13, None, ())
@@ -214,7 +214,7 @@ def test_live_jobs_are_kept_and_leftovers_replaced(docora: Docora, batch_size: i
         assert docora.registries(job.id) == set(), kind
     expected = [*fresh, "waiting", "waiting, expires", "locked and waiting"]
     assert sorted(docora.waiting()) == sorted(links[kind].job_id for kind in expected)
-    reasons = {failure.job_id: failure.error for failure in result.failures}
+    reasons = {failure.job_id: failure.error_message for failure in result.failures}
     assert reasons.keys() == {links["wrong type"].job_id, links["bad id"].job_id}
     assert "WRONGTYPE" in reasons[links["wrong type"].job_id]
     assert "can't form a job id" in reasons[links["bad id"].job_id]
@@ -243,7 +243,7 @@ def test_of_two_links_with_one_job_id_only_one_gets_a_job(docora: Docora) -> Non
     plan = actions.schedule(dry_run=True)
     result = actions.schedule()
     assert result.counts == plan.counts == {Outcome.QUEUED: 4, Outcome.FAILED: 1}
-    assert "held by the job of another link" in result.failures[0].error
+    assert "held by the job of another link" in result.failures[0].error_message
     assert docora.waiting().count("a-b-c") == 1
     again = actions.schedule()
     assert again.counts == {Outcome.ALREADY_QUEUED: 4, Outcome.FAILED: 1}

@@ -146,7 +146,7 @@ def test_links_that_cannot_be_queued_are_listed_and_cost_only_themselves(docora:
     result = docora.run("schedule", "--json")
     assert result.code == 6, result
     assert (result.data["queued"], result.data["failed"]) == (3, 3)
-    reasons = {one["job_id"]: one["error"] for one in result.data["failures"]}
+    reasons = {one["job_id"]: one["error_message"] for one in result.data["failures"]}
     assert reasons.keys() == {link.job_id for link in (*bad, unreadable)}
     assert all("can't form a job id" in reasons[link.job_id] for link in bad)
     assert "does not hold a job" in reasons[unreadable.job_id]

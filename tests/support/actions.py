@@ -29,7 +29,7 @@ class Actions:
         self.redis = connect(settings)
         self.database = Database(settings)
         self.queue = LinkQueue(settings, self.redis)
-        self.store = ProgressStore(settings, self.redis)
+        self.store = ProgressStore(self.redis)
 
     def close(self) -> None:
         self.database.close()

@@ -159,9 +159,7 @@ def _look_at_redis(settings: Settings, client: Redis | None) -> _Side:
     if client is None:
         return side
     inspector = QueueInspector(settings, client)
-    where = describe(settings) + (
-        ", since REDIS_URL is not set" if settings.redis_is_implied else ""
-    )
+    where = describe(client) + (", since REDIS_URL is not set" if settings.redis_is_implied else "")
     try:
         refusal = inspector.connect()
         side.clock["Redis"] = seconds_ahead(inspector.clock)

@@ -44,7 +44,7 @@ def test_cleaning_that_breaks_off_before_a_job_is_scheduled_again_does_not_lose_
     def clean(url: str) -> None:
         with connect(docora.settings.model_copy(update={"redis_url": SecretStr(url)})) as client:
             caretaker = LinkCaretaker(snapshots.settings, client)
-            with redis_errors("here"):
+            with redis_errors(client):
                 SnapshotWorker(snapshots.settings, client, "w", caretaker).run_maintenance_tasks()
 
     with Proxy.before_redis(docora.redis_access.worker) as proxy:

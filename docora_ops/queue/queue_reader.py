@@ -1,8 +1,8 @@
-"""Looking into the queue, field by field. Writes nothing and unpickles nothing."""
+"""Reading the RQ queue. Writes nothing and unpickles nothing, unlike RQ's own calls."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import cast
@@ -37,63 +37,66 @@ from docora_ops.jobs import (
     Worker,
 )
 from docora_ops.queue.job_template import call_of, traceback_of
-from docora_ops.queue.redis_client import answers_of, describe, redis_errors
+from docora_ops.queue.redis_client import answers_of, redis_errors
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.settings import Settings
 
 _JOB_FIELDS = ("data", "created_at", "enqueued_at", "started_at")
-_RECORD_TIMES = ("created_at", "enqueued_at", "started_at", "ended_at")
 _RECORD_FIELDS = (
     *("status", "origin", "retries_left", "worker_name", "rate_limit_key"),
-    *_RECORD_TIMES,
+    *("created_at", "enqueued_at", "started_at", "ended_at"),
 )
 _WORKER_FIELDS = ("birth", "death", "state", "hostname", "pid", "last_heartbeat")
 _SCHEDULER_FIELDS = ("hostname", "pid", "last_heartbeat")
 _MOST_RESULTS = 10
 """RQ keeps no more."""
 _LEAST_WAITING = 20
-"""The oldest is looked for among so many: what was put at the head has not waited longest."""
-_MOST_BETWEEN = 1000
-"""Ids between queue and worker that are looked at: a worker has one at most."""
+"""Jobs at the head of the list that are compared for the oldest: `--front` puts new jobs there."""
+_MOST_INTERMEDIATE = 1000
+"""Ids in the intermediate list that are read: each worker has one at most."""
 
 
 class QueueReader:
-    """Reads the queue that the jobs of links stand in. All calls raise RedisError."""
+    """Reads the RQ queue. All calls raise RedisError."""
 
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._client = client
         self._name = settings.queue_name
-        self._where = describe(settings)
         self._list = Queue(settings.queue_name, connection=client).key
         self._intermediate = IntermediateQueue.get_intermediate_queue_key(self._list)
 
     def overview(self, limit: int) -> QueueOverview:
-        """Counts, workers, scheduler, and at most `limit` jobs."""
-        with redis_errors(self._where):
+        """Reads the counts, the workers, the scheduler and the first `limit` jobs."""
+        with redis_errors(self._client):
             now = self._now()
-            length, delayed, finished, failed = self._counts(now)
-            scheduled = self._registry(ScheduledJobRegistry)
+            not_expired = f"({now}", cast("int", "+inf")
+            read = max(limit, _LEAST_WAITING)
             pipeline = self._pipeline()
-            pipeline.lrange(self._list, 0, max(limit, _LEAST_WAITING) - 1)
-            pipeline.lrange(self._intermediate, 0, _MOST_BETWEEN - 1)
-            pipeline.zrange(
-                self._registry(StartedJobRegistry), f"({now}", cast("int", "+inf"), byscore=True
-            )
-            pipeline.zrange(scheduled, 0, limit - 1, withscores=True)
+            pipeline.llen(self._list)
+            pipeline.zcard(self._registry(ScheduledJobRegistry))
+            pipeline.zcount(self._registry(FinishedJobRegistry), *not_expired)
+            pipeline.zcount(self._registry(FailedJobRegistry), *not_expired)
+            pipeline.lrange(self._list, 0, read - 1)
+            pipeline.lrange(self._intermediate, 0, _MOST_INTERMEDIATE - 1)
+            pipeline.zrange(self._registry(StartedJobRegistry), *not_expired, byscore=True)
+            pipeline.zrange(self._registry(ScheduledJobRegistry), 0, limit - 1, withscores=True)
             pipeline.smembers(WORKERS_BY_QUEUE_KEY % self._name)
             pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % self._name)
-            head, between, executions, due, worker_keys, lock = pipeline.execute()
+            length, delayed, finished, failed, *found, worker_keys, lock = pipeline.execute()
+            head, intermediate, executions, due = found
             active = list(dict.fromkeys(_job_id(member) for member in executions))
-            waiting = [_text(each) for each in between if _text(each) not in active]
-            waiting += [_text(each) for each in head]
+            taken = [job_id for job_id in map(_text, intermediate) if job_id not in active]
             due_at = {_text(job_id): _from_timestamp(score) for job_id, score in due}
-            running = self._jobs(active[:limit], "active")
-            first = self._jobs(waiting[: max(limit, _LEAST_WAITING)], "waiting")
-            later = self._jobs(list(due_at), "delayed", due_at)
+            first = self._jobs([*taken, *map(_text, head)][:read], "waiting")
+            jobs = [
+                *self._jobs(active[:limit], "active"),
+                *first[:limit],
+                *self._jobs(list(due_at), "delayed", due_at),
+            ]
             oldest = min(filter(None, (job.enqueued_at for job in first)), default=None)
             age = None if oldest is None else max(0, int(now - oldest.timestamp()))
             return QueueOverview(
-                waiting=length + len(waiting) - len(head),
+                waiting=length + len(taken),
                 active=len(executions),
                 completed=finished,
                 failed=failed,
@@ -103,23 +106,14 @@ class QueueReader:
                 oldest_waiting_seconds=age,
                 workers=self._workers(worker_keys),
                 scheduler=self._scheduler(lock),
-                jobs=[*running, *first[:limit], *later][:limit],
+                jobs=jobs[:limit],
             )
 
-    def _counts(self, now: float) -> list[int]:
-        """How many jobs are in the list, scheduled, finished, and failed."""
-        pipeline = self._pipeline()
-        pipeline.llen(self._list)
-        pipeline.zcard(self._registry(ScheduledJobRegistry))
-        for registry in (FinishedJobRegistry, FailedJobRegistry):
-            pipeline.zcard(self._registry(registry))
-            # What has expired is gone: RQ takes it out before it counts, which would be a write.
-            pipeline.zcount(self._registry(registry), 0, now)
-        length, scheduled, finished, expired, failed, failed_expired = pipeline.execute()
-        return [length, scheduled, finished - expired, failed - failed_expired]
-
     def _jobs(
-        self, job_ids: Sequence[str], status: str, due_at: dict[str, datetime | None] | None = None
+        self,
+        job_ids: Sequence[str],
+        status: str,
+        due_at: Mapping[str, datetime | None] | None = None,
     ) -> list[QueuedJob]:
         rows = self._hashes([Job.key_for(job_id) for job_id in job_ids], _JOB_FIELDS)
         jobs = []
@@ -156,9 +150,9 @@ class QueueReader:
             workers.append(
                 Worker(
                     name=name,
-                    state=_text(state) if state else None,
-                    hostname=_text(hostname) if hostname else None,
-                    pid=_text(pid) if pid else None,
+                    state=_optional_text(state),
+                    hostname=_optional_text(hostname),
+                    pid=_optional_text(pid),
                     last_heartbeat_at=_moment(last_heartbeat),
                     alive=alive,
                     jobs=self._jobs(job_ids, "active"),
@@ -167,7 +161,7 @@ class QueueReader:
         return workers
 
     def _running(self, executions: Sequence[bytes]) -> list[str]:
-        """The jobs of those executions that have not expired."""
+        """Returns the job ids of the executions that have not expired."""
         keys = [f"{RQ_KEY_PREFIX}:execution:{_text(each)}" for each in executions]
         known = self._hashes(keys, ("created_at",))
         return [_job_id(each) for each, [at] in zip(executions, known, strict=True) if at]
@@ -176,51 +170,46 @@ class QueueReader:
         if lock is None:
             return None
         name = _text(lock)
-        [(hostname, pid, last_heartbeat)] = self._hashes(
+        [(hostname, pid, heartbeat)] = self._hashes(
             [SCHEDULER_KEY_TEMPLATE % name], _SCHEDULER_FIELDS
         )
-        return Scheduler(
-            name,
-            _text(hostname) if hostname else None,
-            _text(pid) if pid else None,
-            _moment(last_heartbeat),
-        )
+        return Scheduler(name, _optional_text(hostname), _optional_text(pid), _moment(heartbeat))
 
     def job(self, job_id: str) -> JobRecord:
-        """What there is of one job, in every place where it stands."""
-        with redis_errors(self._where):
+        """Reads all that RQ has of one job."""
+        with redis_errors(self._client):
             now = self._now()
             key = Job.key_for(job_id)
-            [fields] = self._hashes([key], _RECORD_FIELDS)
-            texts = {
-                name: _text(value) if value else None
-                for name, value in zip(_RECORD_FIELDS, fields, strict=True)
-            }
-            moments = {name: _moment(fields[_RECORD_FIELDS.index(name)]) for name in _RECORD_TIMES}
-            origin = texts["origin"]
+            [(status, origin_field, retries_left, worker, limit_key, *times)] = self._hashes(
+                [key], _RECORD_FIELDS
+            )
+            created_at, enqueued_at, started_at, ended_at = map(_moment, times)
+            origin = _optional_text(origin_field)
             queues = [self._name] if origin in {None, self._name} else [self._name, str(origin)]
             places = [place for queue in queues for place in self._places(job_id, queue)]
-            if limit_key := texts["rate_limit_key"]:
-                limited = f"{RQ_KEY_PREFIX}:rl:{limit_key}:rate_limited"
+            if limit_key:
+                limited = f"{RQ_KEY_PREFIX}:rl:{_text(limit_key)}:rate_limited"
                 score = self._client.zscore(limited, job_id)
                 if score is not None:
-                    places.append(
-                        JobPlace("rate_limited", queues[-1], score_at=_from_timestamp(score))
-                    )
-            life = self._client.pttl(key)
+                    place = JobPlace("rate_limited", queues[-1], score_at=_from_timestamp(score))
+                    places.append(place)
+            ttl = self._client.pttl(key)
             return JobRecord(
-                status=texts["status"],
+                status=_optional_text(status),
                 origin=origin,
-                **moments,
-                retries_left=_number(texts["retries_left"]),
-                worker=texts["worker_name"],
-                expires_in=life // 1000 if life >= 0 else None,
+                created_at=created_at,
+                enqueued_at=enqueued_at,
+                started_at=started_at,
+                ended_at=ended_at,
+                retries_left=_number(retries_left),
+                worker=_optional_text(worker),
+                expires_in=ttl // 1000 if ttl >= 0 else None,
                 places=[*places, *self._executions(job_id, queues, now)],
                 last_failure=self._last_failure(job_id),
             )
 
     def _places(self, job_id: str, queue: str) -> list[JobPlace]:
-        """In the list of a queue, on the way to a worker, and in its registries."""
+        """Finds the job in the lists and the registries of a queue."""
         waiting = Queue.redis_queue_namespace_prefix + queue
         pipeline = self._pipeline()
         pipeline.lpos(waiting, job_id, count=0)
@@ -239,7 +228,7 @@ class QueueReader:
         ]
 
     def _executions(self, job_id: str, queues: Sequence[str], now: float) -> list[JobPlace]:
-        """As the registries of running jobs have them, and as those that run them do."""
+        """Finds the executions of the job in the registries of running jobs and in its own."""
         pipeline = self._pipeline()
         for queue in queues:
             pipeline.zrange(registry_key(StartedJobRegistry, queue), 0, -1, withscores=True)
@@ -258,7 +247,7 @@ class QueueReader:
                 queue,
                 score_at=_from_timestamp(score) if score else None,
                 alive=score > now or known is not None,
-                worker=_text(worker) if worker else None,
+                worker=_optional_text(worker),
             )
             for (queue, score), (known, worker) in zip(found.values(), rows, strict=True)
         ]
@@ -271,14 +260,12 @@ class QueueReader:
         for entry_id, fields in entries or ():
             text = traceback_of(fields.get(b"exc_string") or b"")
             if text:
-                milliseconds = _text(entry_id).partition("-")[0]
-                worker = fields.get(b"worker_name")
-                at = _from_timestamp(int(milliseconds) / 1000)
-                return JobFailure(at, _text(worker) if worker else None, text)
+                failed_at = _from_timestamp(int(entry_id.partition(b"-")[0]) / 1000)
+                return JobFailure(failed_at, _optional_text(fields.get(b"worker_name")), text)
         return None
 
     def _hashes(self, keys: Sequence[str], fields: Sequence[str]) -> list[list[bytes | None]]:
-        """These fields of each; of a key that is something else, none."""
+        """Reads these fields of each hash; all are None for a key of another type."""
         pipeline = self._pipeline()
         for key in keys:
             pipeline.hmget(key, list(fields))
@@ -296,7 +283,7 @@ class QueueReader:
 
 
 def _job_id(execution: bytes) -> str:
-    """The job of an entry of a registry of executions."""
+    """Returns the job id in an entry of a registry of executions."""
     return _text(execution).partition(":")[0]
 
 
@@ -304,9 +291,13 @@ def _text(value: bytes) -> str:
     return value.decode(errors="replace")
 
 
-def _number(text: str | None) -> int | None:
+def _optional_text(value: bytes | None) -> str | None:
+    return _text(value) if value else None
+
+
+def _number(value: bytes | None) -> int | None:
     with suppress(ValueError):
-        return int(text or "")
+        return int(value or b"")
     return None
 
 
@@ -317,7 +308,7 @@ def _from_timestamp(score: float) -> datetime | None:
 
 
 def _moment(value: bytes | None) -> datetime | None:
-    """A time as RQ writes it; None where it is missing or something else."""
+    """Parses a time as RQ writes it; returns None for anything else."""
     with suppress(ValueError):
         if value:
             return utcparse(_text(value))
