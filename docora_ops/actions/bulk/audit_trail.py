@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from docora_ops.audit import ChangeNote
-from docora_ops.drift import Mending
+from docora_ops.drift import RepairOutcome
 from docora_ops.links import Outcome
 from docora_ops.queue import Answer
 from docora_ops.queue.audit_stream import AuditEntry, end_entry, start_entry
@@ -44,7 +44,7 @@ class RunTrail:
             self.begun = True
 
     def end(
-        self, counts: Mapping[Outcome, int] | Mapping[Mending, int], *, cancelled: bool
+        self, counts: Mapping[Outcome, int] | Mapping[RepairOutcome, int], *, cancelled: bool
     ) -> AuditEntry:
         """Says how the run has ended; `counts` go by outcome."""
         shown = {str(outcome): count for outcome, count in counts.items() if count}
