@@ -1,4 +1,4 @@
-"""How long it takes to find what is out of step, and to mend it.
+"""How long it takes to find drift, and to repair it.
 
 As a program: `drift find` or `drift repair`, in a process of its own.
 """
@@ -18,7 +18,7 @@ import psycopg
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.actions.repair.fix import Repair
 from docora_ops.database import Database
-from docora_ops.drift import Mending
+from docora_ops.drift import RepairOutcome
 from docora_ops.queue import LinkQueue, ProgressStore, connect
 from tests.benchmarks import world
 from tests.benchmarks.ways import settings
@@ -37,7 +37,7 @@ class Measured:
 
 
 def report(links: int, rounds: int) -> None:
-    """Print how long each takes; `links` are mended."""
+    """Print how long each takes; `links` are repaired."""
     database_url, redis_url = os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
     print("\ndrift")
     world.fill(database_url, redis_url, MILLION, status="synced")
@@ -113,7 +113,7 @@ def repair() -> int:
         grace_seconds=0,
     )
     total = run.find().total
-    assert run.run().counts[Mending.QUEUED] == total
+    assert run.run().counts[RepairOutcome.QUEUED] == total
     return total
 
 

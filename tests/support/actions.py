@@ -104,7 +104,7 @@ class Actions:
         prepare: Callable[[Repair], object] = lambda repair: None,
         **scope: Any,
     ) -> RepairResult:
-        """A repair without grace; `prepare` gets it when all is found and nothing mended."""
+        """A repair without grace; `prepare` gets it when all is found and nothing repaired."""
         scope = {"remove_unknown_jobs": True} | scope
         repair = Repair(self.database, self.queue, self.store, grace_seconds=0, **scope)
         repair.find()
