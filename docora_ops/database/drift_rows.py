@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from sys import intern
 
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef, ids_of_job
@@ -78,7 +79,11 @@ def unfinished_links(
         rows = database.rows(UNFINISHED_LINKS, parameters)
         if not rows:
             return
-        links = [UnfinishedLink(LinkRef(*row[:3]), row[3]) for row in rows]
+        # Interned, since apps and repositories have many links.
+        links = [
+            UnfinishedLink(LinkRef(row[0], intern(row[1]), intern(row[2])), intern(row[3]))
+            for row in rows
+        ]
         yield links
         last = links[-1].ref
 
@@ -111,8 +116,9 @@ def names_of(
     database: Database, pairs: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[str | None, str | None]]:
     """Returns app name and `owner/name`, where they exist, by app and repository id."""
+    rows = database.rows(NAMES_OF_IDS, _columns(pairs))
     return {
-        (row[0], row[1]): (row[2], row[3]) for row in database.rows(NAMES_OF_IDS, _columns(pairs))
+        (row[0], row[1]): (row[2] and intern(row[2]), row[3] and intern(row[3])) for row in rows
     }
 
 

@@ -2,8 +2,8 @@
 -- duplicates and stale entries. judge.lua comes before this.
 --
 -- ARGV[1]  "inspect" (writes nothing) or "remove"
--- ARGV[2]  JSON: what judge.lua needs; for a removal also `audit`, the audit entry to write if
---          anything is removed
+-- ARGV[2]  JSON: what judge.lua needs; to inspect also `from_list`: each id has just been read from
+--          the list; to remove also `audit`, the audit entry to write if anything is removed
 -- then     inspect: id, hint...; remove: kind (orphan, duplicate or stale_entry), id...
 --
 -- Returns one answer per id, unreadable:REASON or
@@ -64,6 +64,12 @@ local function answer_inspection(id, hint)
 end
 
 if ARGV[1] == 'inspect' then
+  if config.from_list then
+    scanned = {} -- instead of a search in the list for each id
+    for i = 3, #ARGV, 2 do
+      scanned[ARGV[i]] = 1
+    end
+  end
   for i = 3, #ARGV, 2 do
     answers[#answers + 1] = alone(answer_inspection, ARGV[i], tonumber(ARGV[i + 1]))
   end

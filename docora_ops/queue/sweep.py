@@ -94,16 +94,18 @@ class QueueSweep:
             yield [job_id.decode(errors="replace") for job_id in ids]
 
     def inspect(
-        self, job_ids: Sequence[str], waiting: WaitingList | None = None
+        self, job_ids: Sequence[str], waiting: WaitingList | None, *, from_list: bool
     ) -> list[InspectedJob]:
         """Compares these jobs with their entries; writes nothing.
 
         `waiting` is the list as read before; without it, Redis searches the list for each id.
+        `from_list`: each id has just been read from the list, once.
         """
         arguments: list[str | int] = []
         for job_id in job_ids:
-            arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
-        config = {"cutoff": "", **self._expired.config(job_ids)}
+            hint = waiting.hint(job_id) if waiting and not from_list else LIST_NOT_READ
+            arguments += (job_id, hint)
+        config = {"cutoff": "", "from_list": from_list, **self._expired.config(job_ids)}
         answers = self._script.run("inspect", config, arguments)
         return [_inspected(job_id, answer) for job_id, answer in zip(job_ids, answers, strict=True)]
 

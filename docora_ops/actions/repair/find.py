@@ -153,8 +153,10 @@ class _Look:
 
     def suspects(self) -> Iterator[Suspect]:
         """Yields all drift, each once."""
-        for job_ids in self._jobs():
-            yield from self._check_jobs(job_ids)
+        for job_ids, from_list in self._jobs():
+            if job_ids:
+                jobs = self._queue.sweep.inspect(job_ids, self._waiting, from_list=from_list)
+                yield from self._check_jobs(jobs)
         link_id = self._ref.id if self._ref else None
         for links in unfinished_links(
             self._database, _LINKS_AT_ONCE, app_id=self._app_id, link_id=link_id
@@ -165,10 +167,10 @@ class _Look:
 
     # Jobs that have entries in the queue
 
-    def _jobs(self) -> Iterator[Sequence[str]]:
-        """Yields the ids of all jobs that have entries, each once."""
+    def _jobs(self) -> Iterator[tuple[Sequence[str], bool]]:
+        """Yields the ids of all jobs with entries, each once, and whether the list has them."""
         if self._ref:
-            yield list(filter(self._is_wanted, [self._ref.job_id]))
+            yield list(filter(self._is_wanted, [self._ref.job_id])), False
             return
         twice: dict[str, None] = {}
         for place in Place:
@@ -177,9 +179,10 @@ class _Look:
                 if place is Place.LIST and self._waiting is not None:
                     hint = self._waiting.hint
                     twice |= {each: None for each in job_ids if hint(each) == TWICE_IN_LIST}
-                yield [job_id for job_id in job_ids if job_id not in twice]
+                yield [each for each in job_ids if each not in twice], place is Place.LIST
         # Redis walks over its list once for each of these batches.
-        yield from batches(list(twice), _COUNTED_AT_ONCE)
+        for batch in batches(list(twice), _COUNTED_AT_ONCE):
+            yield batch, False
 
     def _is_wanted(self, job_id: str) -> bool:
         ids = ids_of_job(job_id)
@@ -187,12 +190,9 @@ class _Look:
             return False
         return self._only is None or any(job_id in self._only[kind] for kind in _KINDS_OF_JOBS)
 
-    def _check_jobs(self, job_ids: Sequence[str]) -> Iterator[Suspect]:
-        if not job_ids:
-            return
-        jobs = self._queue.sweep.inspect(job_ids, self._waiting)
+    def _check_jobs(self, jobs: Sequence[InspectedJob]) -> Iterator[Suspect]:
         self._is_live |= {job.job_id: job.state in _LIVE for job in jobs}
-        statuses = link_statuses(self._database, job_ids)
+        statuses = link_statuses(self._database, [job.job_id for job in jobs])
         orphans = self._queue.sweep.made_for_links(
             [job.job_id for job in jobs if job.job_id not in statuses and _may_be_orphan(job)]
         )
