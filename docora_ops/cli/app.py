@@ -45,7 +45,7 @@ app = typer.Typer(
     epilog="Example: docora-ops retry 'Acme Search' octo/api",
 )
 
-_COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
+_COMMANDS: tuple[tuple[str, Callable[..., int | None], str], ...] = (
     ("failed", failed, "docora-ops failed --group-by error"),
     ("show", show, "docora-ops show 'Acme Search' octo/api"),
     ("queue", queue, "docora-ops queue --limit 100"),
@@ -64,11 +64,11 @@ _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
 )
 
 
-def _interruptible(command: Callable[..., int]) -> Callable[..., int]:
+def _interruptible(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """Hides KeyboardInterrupt from Typer, which would exit without a message."""
 
     @functools.wraps(command)
-    def interruptible(*arguments: object, **options: object) -> int:
+    def interruptible(*arguments: object, **options: object) -> int | None:
         try:
             with taking_signals():
                 return command(*arguments, **options)

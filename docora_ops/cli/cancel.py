@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.audit_note import change_note
 from docora_ops.cli.context import context_of
-from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.options import JsonOption, OperationArgument, ReasonOption
 
 
 def cancel(
     typer_context: typer.Context,
-    operation_id: OperationArgument,
-    reason: ReasonOption = None,
-    as_json: JsonOption = False,
-) -> int:
+    operation_id: options.OperationId,
+    reason: options.Reason = None,
+    as_json: options.Json = False,
+) -> None:
     """Ask a bulk operation, ours or the dashboard's, to stop before its next batch.
 
     What it has queued stays queued; a bulk retry, run again, finishes the rest.
@@ -28,4 +27,3 @@ def cancel(
     context.store.cancel(operation_id, cancel_entry(change_note("cancel", reason), operation_id))
     requested = cell(f"Cancellation requested: {operation_id}")
     context.show(render.cancel_document(operation_id), [requested])
-    return ExitCode.OK

@@ -84,16 +84,16 @@ class Context:
     @cached_property
     def out(self) -> Console:
         """The console for data."""
-        from docora_ops.render.console import output
+        from docora_ops.render.console import make_console
 
-        return output()
+        return make_console(sys.stdout)
 
     @cached_property
     def err(self) -> Console:
         """The console for conversation."""
-        from docora_ops.render.console import conversation
+        from docora_ops.render.console import make_console
 
-        return conversation()
+        return make_console(sys.stderr)
 
     def collect_garbage(self) -> None:
         """Turns the garbage collector on again, for a command that may run long."""

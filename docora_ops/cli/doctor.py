@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.options import JsonOption
 
 
-def doctor(typer_context: typer.Context, as_json: JsonOption = False) -> int:
+def doctor(typer_context: typer.Context, as_json: options.Json = False) -> int:
     """Check the settings, both servers, the queue, and whether database and queue agree.
 
     Changes nothing, and says what to do about each problem. Mismatches are checked twice, some

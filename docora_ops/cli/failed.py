@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.options import AppOption, ErrorOption, JsonOption
 
 
 class GroupBy(StrEnum):
@@ -21,8 +20,8 @@ class GroupBy(StrEnum):
 
 def failed(
     typer_context: typer.Context,
-    app: AppOption = None,
-    error: ErrorOption = None,
+    app: options.AppFilter = None,
+    error: options.ErrorFilter = None,
     limit: Annotated[
         int, typer.Option(metavar="N", min=1, max=10_000, help="Rows of a page.")
     ] = 50,
@@ -33,8 +32,8 @@ def failed(
             help="Count the links by app, or by error, whatever paths, numbers and ids it names."
         ),
     ] = None,
-    as_json: JsonOption = False,
-) -> int:
+    as_json: options.Json = False,
+) -> None:
     """Show the failed links, and whether a job is at work on them.
 
     In the order of app id, then repository id, as `retry-all-failed` takes them: when a link
@@ -69,4 +68,3 @@ def failed(
     else:
         filtered = app is not None or error is not None
         context.say("{}: no failed link{}.", where, " matches" if filtered else "s")
-    return ExitCode.OK

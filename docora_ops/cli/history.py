@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.options import JsonOption
 
 
 def history(
@@ -19,8 +18,8 @@ def history(
     no_schedule: Annotated[
         bool, typer.Option("--no-schedule", help="Leave out the passes of the schedule.")
     ] = False,
-    as_json: JsonOption = False,
-) -> int:
+    as_json: options.Json = False,
+) -> None:
     """Show who changed what, when and why, the latest first.
 
     Only what was done with docora-ops: the dashboard keeps no such trail.
@@ -34,4 +33,3 @@ def history(
         context.show(render.document(found), [render.table(found, context.out.width)])
     else:
         context.say("No change has been made yet, or all have been forgotten.")
-    return ExitCode.OK

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.options import JsonOption
 
 
-def operations(typer_context: typer.Context, as_json: JsonOption = False) -> int:
+def operations(typer_context: typer.Context, as_json: options.Json = False) -> None:
     """Show the bulk operations that are still known: ours, and those of Docora's dashboard.
 
     An operation whose runner has been silent for two minutes has lost it.
@@ -22,4 +21,3 @@ def operations(typer_context: typer.Context, as_json: JsonOption = False) -> int
         context.show(render.list_document(found), [render.list_table(found, context.out.width)])
     else:
         context.say("No bulk operation is known: one is forgotten an hour after its last step.")
-    return ExitCode.OK

@@ -10,39 +10,37 @@ from docora_ops.cli.audit_note import check_reason
 
 _app = typer.Argument(metavar="APP", help="App id, or the app's exact name (case aside).")
 _repo = typer.Argument(metavar="REPO", help="Repository id, owner/name, or GitHub URL.")
-AppArgument = Annotated[str, _app]
-OptionalAppArgument = Annotated[str | None, _app]
-RepoArgument = Annotated[str, _repo]
-OptionalRepoArgument = Annotated[str | None, _repo]
-OperationArgument = Annotated[
+App = Annotated[str, _app]
+OptionalApp = Annotated[str | None, _app]
+Repo = Annotated[str, _repo]
+OptionalRepo = Annotated[str | None, _repo]
+OperationId = Annotated[
     str, typer.Argument(metavar="OPERATION_ID", help="As printed when the operation began.")
 ]
-AppOption = Annotated[str | None, typer.Option(metavar="APP", help="Only links of this app.")]
-ErrorOption = Annotated[
+AppFilter = Annotated[str | None, typer.Option(metavar="APP", help="Only links of this app.")]
+ErrorFilter = Annotated[
     str | None,
     typer.Option(
         metavar="TEXT", help="Only links whose last error contains this text, case aside."
     ),
 ]
-DryRunOption = Annotated[
+DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what would happen, link by link; change nothing.")
 ]
-ReasonOption = Annotated[
+Reason = Annotated[
     str | None,
     typer.Option(metavar="TEXT", callback=check_reason, help="Why, for the audit trail."),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")
-]
-WaitOption = Annotated[
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
+Wait = Annotated[
     bool,
     typer.Option(
         "--wait",
         help="Wait until every snapshot has succeeded or failed: exit code 7 if one failed again.",
     ),
 ]
-TimeoutOption = Annotated[
+Timeout = Annotated[
     int | None,
     typer.Option(
         metavar="SECONDS",

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import progress_bar
-from docora_ops.cli.options import JsonOption, OperationArgument
 
 if TYPE_CHECKING:
     from docora_ops.bulk import Progress
@@ -23,11 +23,11 @@ _SILENCE = 3
 
 def progress(
     typer_context: typer.Context,
-    operation_id: OperationArgument,
+    operation_id: options.OperationId,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the operation ends.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> int:
     """Show how far a bulk operation is: ours, or one of Docora's dashboard."""
     context = context_of(typer_context, as_json=as_json)

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.options import JsonOption
 
 
 def queue(
@@ -16,8 +15,8 @@ def queue(
     limit: Annotated[
         int, typer.Option(metavar="N", min=1, max=10_000, help="At most so many jobs.")
     ] = 20,
-    as_json: JsonOption = False,
-) -> int:
+    as_json: options.Json = False,
+) -> None:
     """Show the queue: counts, workers and what they do, scheduler, the first jobs.
 
     Needs only Redis. Changes nothing.
@@ -33,4 +32,3 @@ def queue(
             "Warning: no scheduler runs: delayed jobs wait until a worker with one is started"
         )
     context.show(render.document(overview), render.tables(overview, context.out.width))
-    return ExitCode.OK

@@ -6,24 +6,17 @@ from typing import Annotated
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.audit_note import change_note, link_note
 from docora_ops.cli.context import context_of
-from docora_ops.cli.options import (
-    DryRunOption,
-    JsonOption,
-    OptionalAppArgument,
-    OptionalRepoArgument,
-    ReasonOption,
-    YesOption,
-)
 from docora_ops.cli.terminal import terminal_to_ask
 
 
 def repair(
     typer_context: typer.Context,
-    app: OptionalAppArgument = None,
-    repo: OptionalRepoArgument = None,
-    reason: ReasonOption = None,
+    app: options.OptionalApp = None,
+    repo: options.OptionalRepo = None,
+    reason: options.Reason = None,
     remove_unknown_jobs: Annotated[
         bool,
         typer.Option(
@@ -31,9 +24,9 @@ def repair(
             help="Repair even if most jobs in the queue have no link in the database.",
         ),
     ] = False,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    as_json: JsonOption = False,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
 ) -> int:
     """Repair the drift that doctor finds: everywhere, of one app, or of one link.
 
@@ -57,15 +50,15 @@ def repair(
         settings.max_retry_attempts,
     )
     fix.remove_unknown_jobs = remove_unknown_jobs
-    options: dict[str, object] = {"remove_unknown_jobs": remove_unknown_jobs}
+    noted: dict[str, object] = {"remove_unknown_jobs": remove_unknown_jobs}
     if app is not None and repo is not None:
         link = resolve_link(context.database, app, repo)
         fix.ref, fix.app_id = link.ref, link.ref.app_id
-        fix.note = link_note("repair", reason, link, **options)
+        fix.note = link_note("repair", reason, link, **noted)
     else:
         if app is not None:
             found = resolve_app(context.database, app)
             fix.app_id = found.app_id
-            options = {"app_id": found.app_id, "app_name": found.app_name, **options}
-        fix.note = change_note("repair", reason, **options)
+            noted = {"app_id": found.app_id, "app_name": found.app_name, **noted}
+        fix.note = change_note("repair", reason, **noted)
     return RepairCommand(context, fix).run(terminal)

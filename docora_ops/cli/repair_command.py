@@ -8,7 +8,7 @@ from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import LongRun
 from docora_ops.cli.signals import interrupted_code
 from docora_ops.cli.terminal import Terminal
-from docora_ops.drift import DriftKind, Mending, RepairResult
+from docora_ops.drift import DriftKind, RepairOutcome, RepairResult
 from docora_ops.errors import ServerError
 from docora_ops.render import repair as render
 from docora_ops.render.cells import amount
@@ -52,7 +52,7 @@ class RepairCommand(LongRun):
             self.context.warn(stopped, result.completed, result.total, self.next_step)
             if self._fix.stop.requested:
                 return interrupted_code()
-        return ExitCode.PROBLEMS if result.counts.get(Mending.FAILED) else ExitCode.OK
+        return ExitCode.PROBLEMS if result.counts.get(RepairOutcome.FAILED) else ExitCode.OK
 
     def show(self, error: ServerError | None = None) -> None:
         """Shows what was done until now, and in JSON the error that has ended it."""

@@ -6,18 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.audit_note import change_note, link_note
 from docora_ops.cli.context import Context, context_of
-from docora_ops.cli.options import (
-    AppArgument,
-    DryRunOption,
-    JsonOption,
-    OptionalRepoArgument,
-    ReasonOption,
-    TimeoutOption,
-    WaitOption,
-    YesOption,
-)
 from docora_ops.cli.terminal import Terminal, terminal_to_ask
 from docora_ops.errors import UsageError
 
@@ -30,15 +21,15 @@ _BATCH_SIZE = 50
 
 def resync(
     typer_context: typer.Context,
-    app: AppArgument,
-    repo: OptionalRepoArgument = None,
+    app: options.App,
+    repo: options.OptionalRepo = None,
     all_links: Annotated[bool, typer.Option("--all", help="Every link of the app.")] = False,
-    reason: ReasonOption = None,
-    wait: WaitOption = False,
-    timeout: TimeoutOption = None,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    as_json: JsonOption = False,
+    reason: options.Reason = None,
+    wait: options.Wait = False,
+    timeout: options.Timeout = None,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
 ) -> int:
     """Send an app every file again: of one repository, or of all.
 

@@ -6,23 +6,15 @@ from typing import Annotated
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.audit_note import link_note
 from docora_ops.cli.context import context_of
-from docora_ops.cli.options import (
-    AppArgument,
-    DryRunOption,
-    JsonOption,
-    ReasonOption,
-    RepoArgument,
-    TimeoutOption,
-    WaitOption,
-)
 
 
 def retry(
     typer_context: typer.Context,
-    app: AppArgument,
-    repo: RepoArgument,
+    app: options.App,
+    repo: options.Repo,
     front: Annotated[
         bool, typer.Option("--front", help="Put the job at the head of the queue.")
     ] = False,
@@ -33,11 +25,11 @@ def retry(
             help="Close the repository's circuit too: the scheduler queues its links again.",
         ),
     ] = False,
-    reason: ReasonOption = None,
-    wait: WaitOption = False,
-    timeout: TimeoutOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    reason: options.Reason = None,
+    wait: options.Wait = False,
+    timeout: options.Timeout = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> int:
     """Put one failed link back to work.
 

@@ -6,25 +6,16 @@ from typing import Annotated
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.audit_note import change_note
 from docora_ops.cli.context import context_of
-from docora_ops.cli.options import (
-    AppOption,
-    DryRunOption,
-    ErrorOption,
-    JsonOption,
-    ReasonOption,
-    TimeoutOption,
-    WaitOption,
-    YesOption,
-)
 from docora_ops.cli.terminal import terminal_to_ask
 
 
 def retry_all_failed(
     typer_context: typer.Context,
-    app: AppOption = None,
-    error: ErrorOption = None,
+    app: options.AppFilter = None,
+    error: options.ErrorFilter = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -46,12 +37,12 @@ def retry_all_failed(
             help="Links that are locked, queued and committed together.",
         ),
     ] = 500,
-    reason: ReasonOption = None,
-    wait: WaitOption = False,
-    timeout: TimeoutOption = None,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    as_json: JsonOption = False,
+    reason: options.Reason = None,
+    wait: options.Wait = False,
+    timeout: options.Timeout = None,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
 ) -> int:
     """Put every failed link back to work, as one bulk operation.
 

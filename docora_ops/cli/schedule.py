@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.audit_note import change_note
 from docora_ops.cli.context import context_of
-from docora_ops.cli.options import DryRunOption, JsonOption, ReasonOption
 
 _BATCH_SIZE = 500
 
 
 def schedule(
     typer_context: typer.Context,
-    reason: ReasonOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
+    reason: options.Reason = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> int:
     """Queue what is due, once: first snapshots, rescans, and failed links, for cron or a timer.
 

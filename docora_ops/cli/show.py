@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.options import AppArgument, JsonOption, RepoArgument
 
 
 def show(
-    typer_context: typer.Context, app: AppArgument, repo: RepoArgument, as_json: JsonOption = False
-) -> int:
+    typer_context: typer.Context,
+    app: options.App,
+    repo: options.Repo,
+    as_json: options.Json = False,
+) -> None:
     """Show everything about one link: status, error, circuit, what was delivered, its job.
 
     The job in every place where it stands in RQ, with its last failure. Changes nothing.
@@ -24,4 +26,3 @@ def show(
     reader = QueueReader(context.settings, context.redis)
     details = link_details(context.database, context.queue, reader, app, repo)
     context.show(render.document(details), [render.table(details)])
-    return ExitCode.OK

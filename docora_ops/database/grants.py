@@ -1,4 +1,4 @@
-"""What docora-ops and its workers need of Docora's tables, as README grants it."""
+"""Privileges on Docora's tables that docora-ops and its workers need."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Need:
     table: str
     columns: tuple[str, ...] = ()
     only_for: str = ""
-    """The few commands, or the option, that need it; empty if many do."""
+    """The few commands or options that need it; empty if many do."""
 
     @property
     def privileges(self) -> list[Privilege]:
-        """The same, column by column."""
+        """The privilege on each column, or on the whole table."""
         return [Privilege(self.privilege, self.table, column) for column in self.columns] or [
             Privilege(self.privilege, self.table, None)
         ]
@@ -62,7 +62,7 @@ NEEDS = (
     ),
     Need("SELECT", "snapshot_files", ("snapshot_id",), "show"),
 )
-"""Of whoever runs docora-ops."""
+"""Needed by every role that runs docora-ops."""
 
 _DELIVERY = ("app_id", "repository_id", "file_path", "file_sha", "delivered_at")
 _SNAPSHOT = ("id", "repository_id", "commit_sha", "branch", "scanned_at")
@@ -81,14 +81,14 @@ WORKER_NEEDS = (
     Need("INSERT", "snapshot_files", _SNAPSHOT_FILE, _WORKERS),
     Need("DELETE", "snapshot_files", (), _WORKERS),
 )
-"""What workers need beyond that."""
+"""Needed in addition by the role of the workers."""
 
 TABLES = tuple(dict.fromkeys(need.table for need in NEEDS + WORKER_NEEDS))
 
 
-def missing_columns(there: Collection[tuple[str, str]]) -> list[str]:
-    """`table` or `table.column` of what is needed and not there."""
-    tables = {table for table, _ in there}
+def missing_columns(existing: Collection[tuple[str, str]]) -> list[str]:
+    """Returns `table` or `table.column` of all that is needed and does not exist."""
+    tables = {table for table, _ in existing}
     needed = dict.fromkeys(
         (need.table, column) for need in NEEDS + WORKER_NEEDS for column in need.columns
     )
@@ -96,16 +96,16 @@ def missing_columns(there: Collection[tuple[str, str]]) -> list[str]:
         dict.fromkeys(
             f"{table}.{column}" if table in tables else table
             for table, column in needed
-            if (table, column) not in there
+            if (table, column) not in existing
         )
     )
 
 
 def missing_needs(role: Role) -> list[Need]:
-    """What the role lacks of each need; of a role for workers what those need, too."""
+    """Returns the needs that the role lacks, with the missing columns only."""
     lacking = []
     known = set(role.privileges)
-    for need in NEEDS + (WORKER_NEEDS if _is_for_workers(role) else ()):
+    for need in _needs_of(role):
         missing = [each for each in need.privileges if each not in known]
         known.update(missing)
         if missing:
@@ -114,27 +114,29 @@ def missing_needs(role: Role) -> list[Need]:
     return lacking
 
 
-def _is_for_workers(role: Role) -> bool:
-    """It may change something that only workers change."""
+def _needs_of(role: Role) -> tuple[Need, ...]:
+    """Returns the needs of a worker if the role may change something that only workers change."""
     of_others = {each for need in NEEDS for each in need.privileges}
     of_workers = {each for need in WORKER_NEEDS for each in need.privileges}
-    return any(each.name != "SELECT" for each in role.privileges & (of_workers - of_others))
+    is_for_workers = any(
+        each.name != "SELECT" for each in role.privileges & (of_workers - of_others)
+    )
+    return NEEDS + WORKER_NEEDS if is_for_workers else NEEDS
 
 
 def excess(role: Role) -> list[str]:
-    """What the role may do beyond all needs, in a few words each."""
+    """Returns what the role may do beyond its needs, in a few words each."""
     if role.is_superuser:
         return ["SUPERUSER"]
     found = list(role.attributes)
     if role.owned_tables:
         return [*found, f"ownership of {', '.join(role.owned_tables)}"]
-    needs = NEEDS + (WORKER_NEEDS if _is_for_workers(role) else ())
-    allowed = {each for need in needs for each in need.privileges}
+    allowed = {each for need in _needs_of(role) for each in need.privileges}
     return found + _in_words(role.privileges - allowed)
 
 
 def grant_statements(needs: Iterable[Need], role_name: str) -> str:
-    """The SQL that gives the role what it lacks."""
+    """Returns the SQL that grants these needs to the role."""
     by_table: dict[str, list[str]] = defaultdict(list)
     for need in needs:
         columns = f" ({', '.join(need.columns)})" if need.columns else ""

@@ -25,7 +25,7 @@ from docora_ops.demo.receiver import Receiver
 from docora_ops.demo.servers import postgres, valkey
 from docora_ops.demo.world import ACME, API, APPS, LANTERN, REPOSITORIES, WEB, Place, build
 from docora_ops.errors import DocoraOpsError
-from docora_ops.render.console import output
+from docora_ops.render.console import make_console
 from docora_ops.settings import Settings
 
 REFUSED = 4
@@ -165,7 +165,7 @@ class Story:
         if self.apps.problems:
             raise DemoError(f"an app refused what it was sent: {self.apps.problems[0]}")
         say("# What has arrived at the apps, each signature checked:")
-        output().print(table)
+        make_console(sys.stdout).print(table)
 
     def operation_id(self) -> str:
         """The id of the one bulk operation so far."""
@@ -216,7 +216,7 @@ class Story:
 def say(text: str) -> None:
     """One line on stdout, there before a command's own output."""
     style = "bold" if text.startswith("$") else None
-    output().print(text, style=style, soft_wrap=True)
+    make_console(sys.stdout).print(text, style=style, soft_wrap=True)
 
 
 def _apps() -> Receiver:

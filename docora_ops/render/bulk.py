@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import RenderableType
-from rich.text import Text
 
 from docora_ops.bulk import BulkResult
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
@@ -146,18 +145,11 @@ def table(result: BulkResult, width: int) -> RenderableType:
     else:
         found = headed("App", "Links")
         for app, counts in zip(apps, all_counts, strict=True):
-            found.add_row(app, _in_words(counts, labels))
+            words = (f"{counts[each]} {labels[each]}" for each in shown if counts.get(each))
+            found.add_row(app, cell(", ".join(words)))
     if len(apps) > 1:
         found.rows[-2].end_section = True
     return found
-
-
-def _in_words(counts: Mapping[Outcome, int], labels: Mapping[Outcome, str]) -> Text:
-    return cell(
-        ", ".join(
-            f"{counts[outcome]} {label}" for outcome, label in labels.items() if counts.get(outcome)
-        )
-    )
 
 
 def failures(

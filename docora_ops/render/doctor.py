@@ -9,9 +9,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from docora_ops.diagnosis import Check, CheckState, Diagnosis
-from docora_ops.drift import DriftKind, DriftReport, Finding
+from docora_ops.drift import Drift, DriftKind, DriftReport
 from docora_ops.render.cells import amount, cell, link_name
-from docora_ops.render.json import Document
+from docora_ops.render.json import Document, fields_of
 from docora_ops.render.layout import headed
 from docora_ops.text import inert
 
@@ -35,7 +35,9 @@ def document(diagnosis: Diagnosis) -> Document:
             and {
                 "total": drift.total,
                 "counts": {kind: drift.counts.get(kind, 0) for kind in DriftKind},
-                "examples": _examples(drift),
+                "examples": [
+                    {"job_id": example.job_id, **fields_of(example)} for example in _examples(drift)
+                ],
             },
         }
     }
@@ -103,5 +105,5 @@ def summary(diagnosis: Diagnosis) -> str:
     return ", ".join(filter(None, parts)) + "."
 
 
-def _examples(drift: DriftReport) -> Sequence[Finding]:
+def _examples(drift: DriftReport) -> Sequence[Drift]:
     return [example for kind in DriftKind for example in drift.examples.get(kind, ())]

@@ -18,7 +18,7 @@ Document = dict[str, object]
 
 def encode(document: object) -> str:
     """Encodes a document as one line of ASCII, in which nothing can act on a terminal."""
-    return json.dumps(document, default=_encodable)
+    return _ENCODER.encode(document)
 
 
 def encode_long(document: Document, items: Iterable[object]) -> Iterator[str]:
@@ -39,3 +39,6 @@ def fields_of(value: DataclassInstance) -> Document:
 
 def _encodable(value: DataclassInstance | datetime) -> object:
     return moment(value) if isinstance(value, datetime) else fields_of(value)
+
+
+_ENCODER = json.JSONEncoder(default=_encodable)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import TypeVar
 
 from rich import box
@@ -22,12 +23,12 @@ _NARROWEST = 24
 _ROWS_AT_ONCE = 500
 
 
-def headed(*columns: str, numbers: Collection[str] = (), show_header: bool = True) -> Table:
+def headed(*columns: str, widths: Iterable[int] = (), numbers: Collection[str] = ()) -> Table:
     """Returns an empty table with headings; the columns named in `numbers` align right."""
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=show_header, padding=(0, 1))
-    for name in columns:
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
+    for name, width in zip_longest(columns, widths):
         justify: JustifyMethod = "right" if name in numbers else "left"
-        shown.add_column(name, overflow="fold", justify=justify)
+        shown.add_column(name, width=width, overflow="fold", justify=justify)
     return shown
 
 
@@ -62,9 +63,7 @@ def fitting_table(
         widths[long] -= missing
         if widths[long] < _NARROWEST:
             return None
-    shown = headed(*columns, numbers=numbers)
-    for column, column_width in zip(shown.columns, widths, strict=True):
-        column.width = column_width
+    shown = headed(*columns, widths=widths, numbers=numbers)
     for row in rows:
         shown.add_row(*row)
     return shown
@@ -74,7 +73,17 @@ def records(
     names: Sequence[str], rows: Sequence[Cells], width: int, numbers: Collection[str] = ()
 ) -> RenderableType:
     """Shows each row as a line, or as a block of lines if a line would exceed `width`."""
-    return fitting_table(names, rows, width, numbers=numbers) or Group(*_blocks(names, rows))
+    if found := fitting_table(names, rows, width, numbers=numbers):
+        return found
+    blocks: list[RenderableType] = []
+    for row in rows:
+        block = pairs()
+        block.columns[0].min_width = max(map(len, names))
+        for name, text in zip(names, row, strict=True):
+            if text:
+                block.add_row(name, text)
+        blocks += [block, ""]
+    return Group(*blocks[:-1])
 
 
 def record(title: Text, *lines: Text) -> RenderableType:
@@ -108,24 +117,10 @@ def long_table(
         if fits:
             break
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        shown = headed(*columns, show_header=not start)
-        if fits:
-            for column, column_width in zip(shown.columns, widths, strict=True):
-                column.width = column_width
+        shown = headed(*columns, widths=widths if fits else ())
+        shown.show_header = not start
         for row in rows[start : start + _ROWS_AT_ONCE]:
             texts = [Text(text, overflow="fold") for text in cells(row)]
             texts[2].stylize(style(row))
             shown.add_row(*texts)
         yield shown
-
-
-def _blocks(names: Sequence[str], rows: Sequence[Cells]) -> list[RenderableType]:
-    blocks: list[RenderableType] = []
-    for row in rows:
-        block = pairs()
-        block.columns[0].min_width = max(map(len, names))
-        for name, text in zip(names, row, strict=True):
-            if text:
-                block.add_row(name, text)
-        blocks += [block, ""]
-    return blocks[:-1]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.console import RenderableType
 
-from docora_ops.drift import DriftKind, Mended, Mending, RepairResult
+from docora_ops.drift import DriftKind, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import DocoraOpsError
 from docora_ops.links import LinkFailure
 from docora_ops.render import error as errors
@@ -23,21 +23,24 @@ _KINDS = {
     DriftKind.STALE_ENTRY: "stale entry: of a job that is gone or elsewhere",
 }
 _DONE = {
-    Mending.QUEUED: "queued",
-    Mending.REMOVED: "removed",
-    Mending.LEFT_ALONE: "left alone: well by now, or running",
-    Mending.FAILED: "not mended",
+    RepairOutcome.QUEUED: "queued",
+    RepairOutcome.MARKED_FAILED: "marked failed: that was its last try",
+    RepairOutcome.REMOVED: "removed",
+    RepairOutcome.LEFT_ALONE: "left alone: well by now, or running",
+    RepairOutcome.FAILED: "not repaired",
 }
 _PLANNED = _DONE | {
-    Mending.QUEUED: "would queue",
-    Mending.REMOVED: "would remove",
-    Mending.FAILED: "can't be mended",
+    RepairOutcome.QUEUED: "would queue",
+    RepairOutcome.MARKED_FAILED: "would mark failed: that was its last try",
+    RepairOutcome.REMOVED: "would remove",
+    RepairOutcome.FAILED: "can't be repaired",
 }
 _STYLES = {
-    Mending.QUEUED: "green",
-    Mending.REMOVED: "green",
-    Mending.LEFT_ALONE: "cyan",
-    Mending.FAILED: "bold red",
+    RepairOutcome.QUEUED: "green",
+    RepairOutcome.MARKED_FAILED: "yellow",
+    RepairOutcome.REMOVED: "green",
+    RepairOutcome.LEFT_ALONE: "cyan",
+    RepairOutcome.FAILED: "bold red",
 }
 
 
@@ -56,19 +59,19 @@ def encode(result: RepairResult, error: DocoraOpsError | None = None) -> Iterato
     if result.dry_run:
         data["dry_run"] = True
     data |= {kind.value: count for kind, count in result.found.items()}
-    data |= {outcome.value: result.counts.get(outcome, 0) for outcome in Mending}
+    data |= {outcome.value: result.counts.get(outcome, 0) for outcome in RepairOutcome}
     data["failures"] = [
-        LinkFailure(item.finding.job_id, item.error_message or "")
-        for item in result.mended
-        if item.outcome is Mending.FAILED
+        LinkFailure(item.drift.job_id, item.error_message or "")
+        for item in result.repaired
+        if item.outcome is RepairOutcome.FAILED
     ]
     data["repaired"] = []
     return encode_long(
         {**(errors.document(error) if error else {}), "data": data},
         (
-            {"outcome": item.outcome, **fields_of(item.finding)}
-            for item in result.mended
-            if item.outcome is not Mending.FAILED
+            {"outcome": item.outcome, "job_id": item.drift.job_id, **fields_of(item.drift)}
+            for item in result.repaired
+            if item.outcome is not RepairOutcome.FAILED
         ),
     )
 
@@ -86,19 +89,19 @@ def tables(result: RepairResult, width: int) -> Iterator[RenderableType]:
     """Shows what was done, or would be, line by line, some hundred rows at a time."""
     labels = _PLANNED if result.dry_run else _DONE
 
-    def short_cells(item: Mended) -> tuple[str, ...]:
-        drift = item.finding
+    def short_cells(item: Repaired) -> tuple[str, ...]:
+        drift = item.drift
         done = labels[item.outcome] + (f": {item.error_message}" if item.error_message else "")
         link = link_name(drift.app_name, drift.repository_name) or drift.job_id
         return inert(drift.kind.replace("_", " ")), inert(link), inert(done)
 
-    def cells(item: Mended) -> tuple[str, ...]:
-        return *short_cells(item), inert(item.finding.job_id)
+    def cells(item: Repaired) -> tuple[str, ...]:
+        return *short_cells(item), inert(item.drift.job_id)
 
     columns = ("Drift", "Link", "Would happen" if result.dry_run else "Done", "Job")
     return long_table(
         [(columns, cells), (columns[:3], short_cells)],
-        result.mended,
+        result.repaired,
         lambda item: _STYLES[item.outcome],
         width,
     )

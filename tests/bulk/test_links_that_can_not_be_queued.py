@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rq.job import Job
 
-from docora_ops.drift import Mending
+from docora_ops.drift import RepairOutcome
 from docora_ops.errors import InvalidJobIdError
 from docora_ops.links import Outcome
 from tests.support.docora import Docora
@@ -47,8 +47,8 @@ def test_a_link_whose_ids_contain_a_dash_is_left_alone_with_its_job(
             assert failure.job_id == link.job_id
             assert "can't form a job id" in failure.error_message
     for repair in (actions.repair(), actions.repair(app_id="a-b")):
-        assert repair.counts[Mending.FAILED] == (status in {"pending_snapshot", "scanning"})
-        assert repair.counts[Mending.REMOVED] == 0
+        assert repair.counts[RepairOutcome.FAILED] == (status in {"pending_snapshot", "scanning"})
+        assert repair.counts[RepairOutcome.REMOVED] == 0
     after = docora.row(link), docora.job_hash(link.job_id), docora.deliveries(link)
     assert after == before
     assert docora.waiting().count(link.job_id) == 1

@@ -307,7 +307,7 @@ class Actions(Watch):
         before = self.latest
         with self.row_locked(link if is_locked else None) as locked:
             self.actions.repair()
-        self._compare_mended(before, locked)
+        self._compare_repaired(before, locked)
 
     @rule(link=World.links, first=HAPPENINGS, cut=CUTS, number=st.integers(1, 4))
     def repair_is_cut_and_repeated(
@@ -319,9 +319,9 @@ class Actions(Watch):
         half_way = self.see_after_us()
         self._compare_live(before, half_way)
         self.actions.repair()
-        self._compare_mended(half_way, None)
+        self._compare_repaired(half_way, None)
 
-    def _compare_mended(self, before: Situation, locked: str | None) -> None:
+    def _compare_repaired(self, before: Situation, locked: str | None) -> None:
         """No link is without a job, what was live is so still, and nothing is left to do."""
         after = self.see_after_us()
         self._compare_live(before, after)

@@ -26,7 +26,7 @@ AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 AT_ONCE_PATIENT = AT_ONCE | PATIENT
 
 
-REMOVE = b"\r\nmend\r\n"
+REMOVE = b"\r\nremove\r\n"
 
 
 def world(docora: Docora) -> dict[str, TestLink]:
@@ -88,7 +88,15 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
     items = {item["kind"]: item for item in data["repaired"]}
     for kind, link in links.items():
         assert items[kind].keys() == {
-            *("kind", "outcome", "job_id", "app_id", "app_name", "repository_id", "repository"),
+            *(
+                "kind",
+                "outcome",
+                "job_id",
+                "app_id",
+                "app_name",
+                "repository_id",
+                "repository_name",
+            ),
             "detail",
         }
         assert items[kind]["job_id"] == link.job_id
@@ -130,7 +138,7 @@ def test_at_a_terminal_it_shows_the_counts_and_asks(docora: Docora) -> None:
     assert docora.doubled_jobs() == []
 
 
-def test_an_app_or_a_link_is_mended_alone(docora: Docora) -> None:
+def test_an_app_or_a_link_is_repaired_alone(docora: Docora) -> None:
     links = world(docora)
     other = docora.add_link("pending_snapshot")
     third = docora.add_link("scanning")
@@ -146,13 +154,13 @@ def test_an_app_or_a_link_is_mended_alone(docora: Docora) -> None:
     assert named.data["queued"] == 1, "it need not be five minutes old"
     unknown = repair(docora, "Nobody", "octo/api")
     assert unknown.code == 3
-    mended = repair(docora, links["lost"].app_id, "--json")
-    assert (mended.code, len(mended.data["repaired"])) == (0, 5)
+    repaired = repair(docora, links["lost"].app_id, "--json")
+    assert (repaired.code, len(repaired.data["repaired"])) == (0, 5)
     assert docora.status(third) == "scanning"
     assert repair(docora, "--json").data["stuck"] == 1
 
 
-def test_what_can_not_be_mended_makes_exit_code_6_and_the_rest_is_done(docora: Docora) -> None:
+def test_what_can_not_be_repaired_makes_exit_code_6_and_the_rest_is_done(docora: Docora) -> None:
     links = world(docora)
     app = docora.add_app("Poison")
     poison = docora.link(app, docora.add_repository("o/p", "repo.poison"), "pending_snapshot")
@@ -167,7 +175,7 @@ def test_what_can_not_be_mended_makes_exit_code_6_and_the_rest_is_done(docora: D
         assert "does not hold a job" in errors[links["stuck"].job_id]
         assert (result.data["failed"], len(result.data["repaired"])) == (2, 4)
     shown = repair(docora)
-    assert (shown.code, "not mended" in shown.stdout) == (6, True)
+    assert (shown.code, "not repaired" in shown.stdout) == (6, True)
     assert docora.status(links["lost"]) == "pending_snapshot"
     assert links["lost"].job_id in docora.waiting()
 
@@ -185,21 +193,6 @@ def test_what_strangers_wrote_into_the_queue_costs_only_itself(docora: Docora) -
     result = repair(docora, "--json")
     assert (result.code, result.data["queued"]) == (0, 3), result
     assert {link.job_id for link in (strange, doubtful, lost)} < set(docora.waiting())
-
-
-def test_an_app_whose_id_begins_like_another_one_is_mended_alone(docora: Docora) -> None:
-    short, long = docora.add_app("Short", "a"), docora.add_app("Long", "a-b")
-    links = [docora.link(app, docora.add_repository(f"octo/{app}")) for app in (short, long)]
-    for link in links:
-        docora.queue_job(link)
-        docora.redis.rpush(docora.queue.key, link.job_id)
-    orphan = docora.link(long, docora.add_repository("octo/gone"))
-    docora.queue_job(orphan)
-    docora.delete_link(orphan)
-    result = repair(docora, "a", "--json")
-    assert [item["job_id"] for item in result.data["repaired"]] == [links[0].job_id]
-    assert docora.waiting().count(links[1].job_id) == 2
-    assert orphan.job_id in docora.waiting()
 
 
 def test_orphans_of_a_locked_repository_stay_until_it_is_free(docora: Docora) -> None:
@@ -273,7 +266,7 @@ def spoil(docora: Docora, moments: random.Random, links: list[TestLink]) -> None
 
 
 def settled(docora: Docora) -> None:
-    """Nothing is out of step any more."""
+    """There is no drift any more."""
     docora.assert_sound()
     assert docora.statuses().keys() <= {"pending_snapshot", "scanning", "failed"}
     # What was killed between push and commit has its job, and its worker sets the status.

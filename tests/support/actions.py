@@ -104,7 +104,7 @@ class Actions:
         prepare: Callable[[Repair], object] = lambda repair: None,
         **scope: Any,
     ) -> RepairResult:
-        """A repair without grace; `prepare` gets it when all is found and nothing mended."""
+        """A repair without grace; `prepare` gets it when all is found and nothing repaired."""
         scope = {"remove_unknown_jobs": True} | scope
         attempts = self.settings.max_retry_attempts
         repair = Repair(self.database, self.queue, self.store, 0, attempts, **scope)

@@ -1,15 +1,15 @@
-"""The clocks of this host, Postgres and Redis, as `doctor` compares them."""
+"""Compares the clocks of this host, Postgres and Redis."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
-from docora_ops.diagnosis import Check, CheckName, CheckState
+from docora_ops.diagnosis import Check, CheckName, failed, not_checked, ok, warning
 
 _WARNING = 5
 _FAILURE = 30
-"""Seconds. A worker that is further off cleans up nothing."""
+"""Seconds. A worker whose clock is further off cleans up nothing."""
 
 
 def seconds_ahead(read: Callable[[], float]) -> float:
@@ -23,20 +23,15 @@ def check_clocks(ahead: Mapping[str, float]) -> Check:
     """Compares this host's clock with those of the servers, given by name as seconds ahead."""
     name = CheckName.CLOCKS
     if not ahead:
-        return Check(name, CheckState.NOT_CHECKED, "needs what failed above")
+        return not_checked(name, "needs what failed above")
     clocks = {"this host": 0.0, **ahead}
     first, last = (choose(clocks, key=clocks.__getitem__) for choose in (max, min))
     difference = clocks[first] - clocks[last]
     if difference <= _WARNING:
-        return Check(name, CheckState.OK, f"{_listed(clocks)} agree to {_WARNING} s")
-    return Check(
+        *others, last = clocks
+        return ok(name, f"{', '.join(others)} and {last} agree to {_WARNING} s")
+    return (failed if difference > _FAILURE else warning)(
         name,
-        CheckState.FAILED if difference > _FAILURE else CheckState.WARNING,
         f"{first} is {difference:,.0f} s ahead of {last}",
         "set the clocks by NTP on each host: heartbeats and due times are judged by them",
     )
-
-
-def _listed(names: Iterable[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} and {last}"

@@ -1,4 +1,4 @@
-"""`doctor`: settings, both servers, the queue, and what is out of step. Changes nothing."""
+"""`doctor`: checks the settings, both servers, the queue, and whether they agree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from docora_ops.database import Database
 from docora_ops.database.grants import TABLES, missing_columns
 from docora_ops.database.pooling import find_pooling
 from docora_ops.database.postgres_server import read_clock, read_columns, read_role, read_server
-from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
+from docora_ops.diagnosis import (
+    Check,
+    CheckName,
+    CheckState,
+    Diagnosis,
+    failed,
+    not_checked,
+    ok,
+    warning,
+)
 from docora_ops.drift import Belonging, DriftKind, DriftReport
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
 from docora_ops.queue import LinkQueue, Redis, connect
@@ -29,9 +38,9 @@ from docora_ops.settings import Settings, load_settings
 T = TypeVar("T")
 
 SecondLook = Callable[[int, int], object]
-"""Told how many things look wrong, and in how many seconds they are looked at again."""
+"""Called with the number of disagreements, and the seconds until they are looked at again."""
 
-_THINGS = {
+_DRIFT = {
     DriftKind.LOST: "{count} pending {links} without a live job",
     DriftKind.STUCK: "{count} scanning {links} without a live job",
     DriftKind.ORPHAN: "{count} {jobs} whose link is gone",
@@ -42,8 +51,8 @@ _THINGS = {
 
 
 @dataclass
-class _Side:
-    """What has been found of one server."""
+class _Server:
+    """The checks of one server."""
 
     checks: list[Check] = field(default_factory=list)
     clock: dict[str, float] = field(default_factory=dict)
@@ -53,16 +62,13 @@ class _Side:
     """Drift can be looked for."""
 
     def lose(self, name: CheckName, error: DocoraOpsError) -> None:
-        """The server is not there, or not any more."""
+        """Records that the server does not answer, or refuses."""
         self.checks.append(_failure(name, error))
         self.is_lost, self.is_fit = True, False
 
 
 def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis:
-    """Check all that can be checked, whatever can't. Raises nothing but bugs.
-
-    Neither server is needed for the checks of the other.
-    """
+    """Makes all checks that can be made; an unreachable server does not prevent the others."""
     try:
         settings = load_settings(env_file)
     except ConfigurationError as error:
@@ -71,12 +77,13 @@ def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis
     problems: list[ConfigurationError] = []
     database = _unless_unusable(lambda: Database(settings), problems)
     client = _unless_unusable(lambda: connect(settings), problems)
-    redis_side = _in_background(lambda: _look_at_redis(settings, client))
+    # Together, two servers that do not answer cost no more time than one.
+    redis_in_background = _in_background(lambda: _check_redis(settings, client))
     with ExitStack() as stack:
         if database:
             stack.enter_context(closing(database))
-        postgres = _look_at_postgres(settings, database)
-        redis = redis_side.result()
+        postgres = _check_postgres(settings, database)
+        redis = redis_in_background.result()
         drift = belonging = None
         if database and client and postgres.is_fit and redis.is_fit:
             queue = LinkQueue(settings, client)
@@ -85,8 +92,8 @@ def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis
                     database,
                     queue,
                     grace_seconds=settings.drift_grace,
-                    before_second_look=lambda suspects: before_second_look(
-                        suspects, settings.drift_grace
+                    before_second_look=lambda count: before_second_look(
+                        count, settings.drift_grace
                     ),
                 )
                 belonging = (
@@ -119,13 +126,13 @@ def _unless_unusable(make: Callable[[], T], problems: list[ConfigurationError]) 
         return None
 
 
-def _in_background(look: Callable[[], T]) -> Future[T]:
-    """So that two silent servers cost no more time than one; an interrupt does not wait for it."""
+def _in_background(check: Callable[[], T]) -> Future[T]:
+    """Runs the check in a daemon thread, which an interrupt does not wait for."""
     future: Future[T] = Future()
 
     def run() -> None:
         try:
-            future.set_result(look())
+            future.set_result(check())
         except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
             future.set_exception(error)
 
@@ -133,61 +140,62 @@ def _in_background(look: Callable[[], T]) -> Future[T]:
     return future
 
 
-def _look_at_postgres(settings: Settings, database: Database | None) -> _Side:
-    side = _Side()
+def _check_postgres(settings: Settings, database: Database | None) -> _Server:
+    found = _Server()
     if database is None:
-        return side
+        return found
     try:
         server = read_server(database)
-        side.clock["Postgres"] = seconds_ahead(lambda: read_clock(database))
-        side.checks.append(Check(CheckName.POSTGRES, CheckState.OK, str(database.target)))
-        side.checks += postgres_checks.check_server(server)
-        side.checks.append(postgres_checks.check_pooling(find_pooling(settings)))
+        found.clock["Postgres"] = seconds_ahead(lambda: read_clock(database))
+        found.checks.append(ok(CheckName.POSTGRES, str(database.target)))
+        found.checks += postgres_checks.check_server(server)
+        found.checks.append(postgres_checks.check_pooling(find_pooling(settings)))
         missing = missing_columns(read_columns(database, TABLES))
-        side.checks.append(postgres_checks.check_tables(missing, len(TABLES)))
+        found.checks.append(postgres_checks.check_tables(missing, len(TABLES)))
         privileges = postgres_checks.check_privileges(read_role(database, TABLES))
-        if not missing:  # or they would seem not to be granted
-            side.checks.append(privileges)
-            side.is_fit = privileges.state is not CheckState.FAILED
+        if not missing:  # missing columns would look like missing privileges
+            found.checks.append(privileges)
+            found.is_fit = privileges.state is not CheckState.FAILED
     except PostgresError as error:
-        side.lose(CheckName.POSTGRES, error)
-    return side
+        found.lose(CheckName.POSTGRES, error)
+    return found
 
 
-def _look_at_redis(settings: Settings, client: Redis | None) -> _Side:
-    side = _Side()
+def _check_redis(settings: Settings, client: Redis | None) -> _Server:
+    found = _Server()
     if client is None:
-        return side
+        return found
     inspector = QueueInspector(settings, client)
-    where = describe(client) + (", since REDIS_URL is not set" if settings.redis_is_implied else "")
+    implied = ", since REDIS_URL is not set" if settings.redis_is_implied else ""
+    where = describe(client) + implied
     try:
         refusal = inspector.connect()
-        side.clock["Redis"] = seconds_ahead(inspector.clock)
+        found.clock["Redis"] = seconds_ahead(inspector.clock)
         server = inspector.server()
         if server is None:
-            reached = Check(
-                CheckName.REDIS,
-                CheckState.WARNING,
-                f"{where}, but our user may not ask how it is",
-                "ACL SETUSER the user in REDIS_URL +info",
-            )
-            side.checks.append(reached)
-            side.checks += redis_checks.unknown_server("INFO is not permitted to our user", refusal)
+            found.checks += [
+                warning(
+                    CheckName.REDIS,
+                    f"{where}, but our user may not ask how it is",
+                    "ACL SETUSER the user in REDIS_URL +info",
+                ),
+                *redis_checks.unknown_server("INFO is not permitted to our user", refusal),
+            ]
         else:
-            side.checks.append(Check(CheckName.REDIS, CheckState.OK, where))
-            side.checks += redis_checks.check_server(server, refusal)
-        side.checks += redis_checks.check_queue(inspector.queue(), settings.queue_name)
-        side.is_fit = True
+            found.checks.append(ok(CheckName.REDIS, where))
+            found.checks += redis_checks.check_server(server, refusal)
+        found.checks += redis_checks.check_queue(inspector.queue(), settings.queue_name)
+        found.is_fit = True
     except RedisError as error:
-        side.lose(CheckName.REDIS, error)
-    return side
+        found.lose(CheckName.REDIS, error)
+    return found
 
 
 def _check_settings(settings: Settings, problems: Sequence[ConfigurationError]) -> Check:
+    name = CheckName.SETTINGS
     if problems:
-        return Check(
-            CheckName.SETTINGS,
-            CheckState.FAILED,
+        return failed(
+            name,
             "; ".join(problem.message for problem in problems),
             "; ".join(problem.hint for problem in problems if problem.hint),
         )
@@ -195,41 +203,35 @@ def _check_settings(settings: Settings, problems: Sequence[ConfigurationError]) 
         try:
             settings.require_encryption_key()
         except ConfigurationError as error:
-            return Check(
-                CheckName.SETTINGS,
-                CheckState.WARNING,
-                f"{error.message}: no worker starts with it",
-                error.hint,
-            )
-    return Check(CheckName.SETTINGS, CheckState.OK, f"queue {settings.queue_name}")
+            return warning(name, f"{error.message}: no worker starts with it", error.hint)
+    return ok(name, f"queue {settings.queue_name}")
 
 
 def _check_drift(drift: DriftReport, belonging: Belonging) -> Iterator[Check]:
-    """Drift between servers that do not belong together is no reason to repair it."""
-    what_to_do = "docora-ops repair" if belonging.is_plausible else None
     yield _check_belonging(belonging)
-    for kind, thing in _THINGS.items():
+    # Servers that do not belong together are no reason to repair drift.
+    what_to_do = "docora-ops repair" if belonging.is_plausible else None
+    for kind, text in _DRIFT.items():
         count = drift.counts.get(kind, 0)
         name = CheckName(f"drift_{kind}")
-        finding = thing.format(
+        finding = text.format(
             count=count,
             links="link" if count == 1 else "links",
             jobs="job" if count == 1 else "jobs",
             entries="entry" if count == 1 else "entries",
         )
         if count and kind.is_drift:
-            yield Check(name, CheckState.FAILED, finding, what_to_do)
+            yield failed(name, finding, what_to_do)
         else:
-            yield Check(name, CheckState.OK, finding if count else "none")
+            yield ok(name, finding if count else "none")
 
 
 def _check_belonging(belonging: Belonging) -> Check:
     name = CheckName.SERVERS_MATCH
     if belonging.is_plausible:
-        return Check(name, CheckState.OK, "nothing speaks against it")
-    return Check(
+        return ok(name, "nothing speaks against it")
+    return failed(
         name,
-        CheckState.FAILED,
         f"Postgres and Redis do not seem to belong together: {belonging}",
         "check DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME: until they fit, docora-ops "
         "repair changes nothing",
@@ -237,10 +239,10 @@ def _check_belonging(belonging: Belonging) -> Check:
 
 
 def _failure(name: CheckName, error: DocoraOpsError) -> Check:
-    return Check(name, CheckState.FAILED, error.message, error.hint)
+    return failed(name, error.message, error.hint)
 
 
 def _complete(found: Iterable[Check], why_not: str) -> list[Check]:
-    """Every check once, in order; of two with one name the later one holds."""
+    """Returns every check once, in order; if two have one name, the later one."""
     by_name = {check.name: check for check in found}
-    return [by_name.get(name) or Check(name, CheckState.NOT_CHECKED, why_not) for name in CheckName]
+    return [by_name.get(name) or not_checked(name, why_not) for name in CheckName]

@@ -22,8 +22,6 @@ _AT_ONCE = 5_000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 _REST = 4
 """The pause after a round lasts at least this many times as long as the round."""
-_SLICE = 0.1
-"""Seconds after which a pause notices a request to stop."""
 _LIVE = frozenset({JobState.RUNNING, JobState.WAITING})
 
 
@@ -86,7 +84,7 @@ class Following:
             if has_looked and result.only_lost_left and self.watch.is_hopeless:
                 return result
             rest = max(pause, (now - round_began) * _REST)
-            self._pause(rest if left is None else min(rest, left))
+            self.stop.sleep(rest if left is None else min(rest, left))
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     def result(self) -> BulkWait:
@@ -159,11 +157,6 @@ class Following:
             else:
                 self._failures.append(LinkFailure(result.job_id, result.error_message or ""))
         return ids
-
-    def _pause(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while not self.stop.requested and (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, _SLICE))
 
 
 def wait_for_one(following: Following, ref: LinkRef, timeout: float | None) -> LinkWait:
