@@ -9,6 +9,7 @@ import pytest
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 
+from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.actions.repair.find import confirmed
 from docora_ops.drift import DriftKind, RepairOutcome, RepairResult
 from docora_ops.errors import RedisError
@@ -96,9 +97,9 @@ def test_drift_of_every_kind_is_seen_and_repaired_and_gone(docora: Docora) -> No
             assert docora.registries(link.job_id) == set()
         elif kind is ORPHAN:
             assert traces(docora, link) == []
-    # A link that is repaired keeps what is known of its failures.
+    # A stuck link counts a failure.
     kept = [docora.row(link) for link in links if links[link] is STUCK]
-    assert [(row["retry_count"], row["last_error"]) for row in kept] == [(2, "said before")] * 2
+    assert [(row["retry_count"], row["last_error"]) for row in kept] == [(3, STUCK_ERROR)] * 2
     docora.assert_sound()
 
     after = docora.dump()

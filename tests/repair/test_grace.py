@@ -18,7 +18,7 @@ GRACE = 600
 
 
 def repair(actions: Actions, **scope: Any) -> None:
-    Repair(actions.database, actions.queue, actions.store, grace_seconds=GRACE, **scope).find()
+    Repair(actions.database, actions.queue, actions.store, GRACE, max_attempts=5, **scope).find()
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def world(docora: Docora) -> dict[str, TestLink]:
             "stale_entry": "synced",
         }.items()
     }
+    docora.connection.execute("UPDATE app_repositories SET retry_count = 0")
     docora.queue_job(links["orphan"])
     docora.delete_link(links["orphan"])
     docora.queue_job(links["duplicate"])
@@ -281,7 +282,8 @@ def test_a_repair_killed_at_random_moments_is_finished_by_the_next(docora: Docor
     total = 2000
     docora.add_links(total, apps=3, status="pending_snapshot")
     docora.connection.execute(
-        "UPDATE app_repositories SET status = 'scanning' WHERE app_id = %s", (f"app_{1:024x}",)
+        "UPDATE app_repositories SET status = 'scanning', retry_count = 0 WHERE app_id = %s",
+        (f"app_{1:024x}",),
     )
     docora.age_links()
     for kills_left in (2, 1):
