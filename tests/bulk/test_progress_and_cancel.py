@@ -10,7 +10,7 @@ from rq.job import Job, JobStatus
 
 from docora_ops.actions.bulk import run as bulk
 from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.audit import ChangeNote, HistoryState
+from docora_ops.audit import Change, HistoryState
 from docora_ops.bulk import BulkResult, Progress
 from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import Outcome
@@ -58,7 +58,7 @@ def test_an_operation_cancelled_in_redis_stops_before_its_next_batch(docora: Doc
     assert rest.counts == {Outcome.QUEUED: 40 - result.completed}
 
 
-def test_an_operation_cancelled_too_late_is_done_in_the_audit_trail_too(docora: Docora) -> None:
+def test_an_operation_cancelled_too_late_is_done_in_the_audit_entries_too(docora: Docora) -> None:
     docora.add_links(6)
     actions = docora.actions()
 
@@ -69,8 +69,8 @@ def test_an_operation_cancelled_too_late_is_done_in_the_audit_trail_too(docora: 
 
         run.on_progress = step
 
-    note = ChangeNote("somebody@host", "retry-all-failed", {})
-    result = actions.retry_all(batch_size=2, note=note, prepare=prepare)
+    change = Change("somebody@host", "retry-all-failed", {})
+    result = actions.retry_all(batch_size=2, change=change, prepare=prepare)
     assert (result.completed, result.cancelled) == (6, False)
     [entry] = History(actions.redis).read(10)
     assert entry.state is HistoryState.DONE
