@@ -68,8 +68,7 @@ def select_failed(database: Database, which: FailedFilter) -> Selection:
     left_out = None
     with database.snapshot():
         if which.skip_open_circuits:
-            row = database.row(COUNT_OPEN_CIRCUITS, parameters)
-            left_out = int(row[0]) if row else 0
+            [(left_out,)] = database.rows(COUNT_OPEN_CIRCUITS, parameters)
         refs = _select(database, SELECT_FAILED, parameters)
         if which.limit is not None:
             refs = _spread(refs, which.limit)

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from docora_ops.actions import failed
-from docora_ops.actions import link_change as single
 from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.show import link_details
 from docora_ops.bulk import BulkResult
 from docora_ops.drift import DriftKind
@@ -139,9 +139,10 @@ class Actions(Watch):
         self._one(link, operation)
 
     def _call_of_one(self, link: TestLink, operation: Action, **options: Any) -> Call:
-        action = single.retry if operation is Action.RETRY else single.resync
         ref = self.refs[link.job_id]
-        return lambda actions: action(actions.database, actions.queue, ref, **options)
+        return lambda actions: LinkChange(
+            operation, actions.database, actions.queue, ref, **options
+        ).make()
 
     def _call_one(
         self, link: TestLink, operation: Action, **options: Any

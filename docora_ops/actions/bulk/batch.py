@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Protocol
 
-from docora_ops.errors import InvalidJobIdError
+from docora_ops.actions.decision import invalid_job_id
 from docora_ops.links import LinkRef, Outcome
 from docora_ops.queue import Answer, WaitingList
 
@@ -66,40 +65,18 @@ class Batch:
 
     def record_invalid(self) -> list[LinkRef]:
         """Records links with invalid job ids as failed. Returns the other links."""
-        valid = []
         for ref in self.refs:
-            try:
-                require_valid_job_id(ref)
-            except InvalidJobIdError as error:
-                self.record(ref, Outcome.FAILED, error.message)
-            else:
-                valid.append(ref)
-        return valid
+            if not ref.has_valid_job_id:
+                self.record(ref, Outcome.FAILED, invalid_job_id(ref).message)
+        return [ref for ref in self.refs if ref.has_valid_job_id]
 
     def record_decision(self, ref: LinkRef, outcome: Outcome | None, answer: Answer) -> None:
         """Records an outcome of `decide`, or postpones a link whose job is running or doubtful."""
         if outcome is Outcome.FAILED:
-            reason = f"its Redis key does not hold a job: {answer.detail}"
-            self.record(ref, outcome, reason)
+            self.record(ref, outcome, f"its Redis key does not hold a job: {answer.detail}")
         elif outcome is not None:
             self.record(ref, outcome)
         elif self.is_final:
             self.record(ref, Outcome.ALREADY_RUNNING)
         else:
             self.postponed[ref.id] = answer.evidence
-
-
-class BatchHandler(Protocol):
-    """Handles batches: for real, or as a dry run."""
-
-    def handle(self, batch: Batch) -> None:
-        """Records or postpones each link. Raises PostgresError, RedisError."""
-
-
-def require_valid_job_id(ref: LinkRef) -> None:
-    """Raises InvalidJobIdError if the two ids form no job id that can be told apart."""
-    if not ref.has_valid_job_id:
-        raise InvalidJobIdError(
-            f"the ids {ref.app_id!r} and {ref.repository_id!r} can't form a job id",
-            hint="ids of Docora hold only letters, digits and `_`",
-        )

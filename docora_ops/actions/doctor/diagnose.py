@@ -12,8 +12,7 @@ from typing import TypeVar
 
 from docora_ops.actions.doctor import postgres_checks, redis_checks
 from docora_ops.actions.doctor.clocks import check_clocks, seconds_ahead
-from docora_ops.actions.repair.belonging import count_jobs_with_links
-from docora_ops.actions.repair.find import find_drift
+from docora_ops.actions.repair.find import count_jobs_with_links, find_drift
 from docora_ops.database import Database
 from docora_ops.database.grants import TABLES, missing_columns
 from docora_ops.database.pooling import find_pooling

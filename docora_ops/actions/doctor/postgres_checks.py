@@ -80,10 +80,7 @@ def check_privileges(role: Role) -> Check:
     missing = [] if role.is_superuser else missing_needs(role)
     if missing:
         lacking = "; ".join(
-            f"{need.privilege} on {need.table}"
-            + (f" ({', '.join(need.columns)})" if need.columns else "")
-            + (f", for {need.only_for} only" if need.only_for else "")
-            for need in missing
+            f"{need}, for {need.only_for} only" if need.only_for else str(need) for need in missing
         )
         return (warning if all(need.only_for for need in missing) else failed)(
             name, f"{role.name} lacks {lacking}", grant_statements(missing, role.name)

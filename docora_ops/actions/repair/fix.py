@@ -11,9 +11,9 @@ from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.decision import STUCK_ERROR
-from docora_ops.actions.repair.belonging import count_jobs_with_links
-from docora_ops.actions.repair.find import batches, confirmed, named
+from docora_ops.actions.repair.find import confirmed, count_jobs_with_links, named
 from docora_ops.audit import Change
+from docora_ops.batches import batches
 from docora_ops.database import Database, Selection
 from docora_ops.database.drift_rows import link_statuses, lock_against_new_links
 from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids
@@ -119,11 +119,9 @@ class Repair:
 
     def break_off(self) -> None:
         """Records the end of the repair if it has begun. Raises RedisError."""
-        if self._audit is None or not self._audit.begun or self._audit.ended:
-            return
-        result = self.result()
-        self.store.record(self._audit.end(result.counts, cancelled=not result.complete))
-        self._audit.ended = True
+        if self._audit is not None:
+            result = self.result()
+            self._audit.write_end(self.store, result.counts, cancelled=not result.complete)
 
     def plan(self) -> RepairResult:
         """Returns what `run` would do; writes nothing. Raises PostgresError, RedisError."""
@@ -162,12 +160,10 @@ class Repair:
 
     def _record_links(self, kind: DriftKind, recorded: Sequence[LinkOutcome]) -> None:
         drifts = [Drift(kind, item.ref.app_id, item.ref.repository_id) for item in recorded]
-        self._record(
-            Repaired(
-                drift, _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE), item.error_message
-            )
-            for drift, item in zip(named(self.database, drifts), recorded, strict=True)
-        )
+        for drift, item in zip(named(self.database, drifts), recorded, strict=True):
+            outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
+            self._repaired.append(Repaired(drift, outcome, item.error_message))
+        self.on_progress(len(self._repaired))
 
     # Jobs that are removed
 
@@ -199,32 +195,24 @@ class Repair:
         such a link would be left without a job.
         """
         orphans = [drift for drift in drifts if drift.kind is DriftKind.ORPHAN]
+        repositories = {orphan.repository_id for orphan in orphans}
         with self.database.transaction():
-            locked = lock_against_new_links(
-                self.database, {orphan.repository_id for orphan in orphans}, wait=wait
-            )
-            held_back = [orphan for orphan in orphans if orphan.repository_id not in locked]
-            able = [
-                drift
-                for drift in drifts
-                if drift.kind is not DriftKind.ORPHAN or drift.repository_id in locked
-            ]
-            in_use = held_job_ids(self.database, [drift.job_id for drift in able])
+            locked = lock_against_new_links(self.database, repositories, wait=wait)
+            in_use = held_job_ids(self.database, [drift.job_id for drift in drifts])
             linked = link_statuses(self.database, [orphan.job_id for orphan in orphans])
-            left: list[Drift] = []
-            to_remove: list[Drift] = []
-            for drift in able:
-                has_link = drift.kind is DriftKind.ORPHAN and drift.job_id in linked
-                (left if drift.job_id in in_use or has_link else to_remove).append(drift)
-            removed = self._remove_now(to_remove)
+            held_back, left, to_remove = [], [], []
+            for drift in drifts:
+                is_orphan = drift.kind is DriftKind.ORPHAN
+                if is_orphan and drift.repository_id not in locked:
+                    held_back.append(drift)
+                elif drift.job_id in in_use or (is_orphan and drift.job_id in linked):
+                    left.append(drift)
+                else:
+                    to_remove.append(drift)
+            start = self._audit.start() if self._audit else None
+            removed = self.queue.sweep.remove(to_remove, start)
+        if self._audit and any(item.outcome is RepairOutcome.REMOVED for item in removed):
+            self._audit.has_begun = True
         self._record(Repaired(drift, RepairOutcome.LEFT_ALONE) for drift in left)
         self._record(removed)
         return held_back
-
-    def _remove_now(self, drifts: Sequence[Drift]) -> list[Repaired]:
-        audit = self._audit
-        begins = audit is not None and not audit.begun
-        removed = self.queue.sweep.remove(drifts, audit.start() if audit and begins else None)
-        if audit and any(item.outcome is RepairOutcome.REMOVED for item in removed):
-            audit.begun = True
-        return removed
