@@ -184,12 +184,13 @@ class LinkChange:
                 return "a worker may be taking its job just now: look again in a moment"
             case JobState.UNREADABLE:
                 return f"its Redis key does not hold a job: docora-ops show {link} has its id"
-        if status == LinkStatus.SYNCED:
-            return f"it is in sync; to send every file again: docora-ops resync {link}"
-        return (
-            "it has no live job, so nobody works on it; to queue it again: "
-            f"docora-ops repair {link}"
-        )
+        if status in {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}:
+            return (
+                "it has no live job, so nobody works on it; to queue it again: "
+                f"docora-ops repair {link}"
+            )
+        state = "it is in sync; " if status == LinkStatus.SYNCED else ""
+        return f"{state}to send every file again: docora-ops resync {link}"
 
     def _result(self, link: Link, outcome: Outcome, cleared: int = 0) -> LinkResult:
         changed = self.reset_circuit and outcome.succeeded

@@ -8,6 +8,7 @@ from shlex import quote
 from docora_ops.diagnosis import Check, CheckName, failed, not_checked, ok, warning
 from docora_ops.jobs import BullmqQueue
 from docora_ops.queue.redis_server import QueueHealth, RedisServer
+from docora_ops.text import duration
 
 _OLDEST = (6, 0, 6)
 """The first version with LPOS."""
@@ -34,19 +35,6 @@ def check_server(server: RedisServer, refusal: Refusal | None = None) -> list[Ch
         _check_memory(server),
         _check_persistence(server),
     ]
-
-
-def unknown_server(reason: str, refusal: Refusal | None) -> list[Check]:
-    """Returns the checks of `check_server` for a server that may not be asked."""
-    names = (
-        CheckName.REDIS_VERSION,
-        CheckName.REDIS_PRIMARY,
-        CheckName.REDIS_EVICTION,
-        CheckName.REDIS_MEMORY,
-        CheckName.REDIS_PERSISTENCE,
-    )
-    checks = [not_checked(name, reason) for name in names]
-    return [*checks, failed(CheckName.REDIS_PRIMARY, *refusal)] if refusal else checks
 
 
 def check_queue(queue: QueueHealth, queue_name: str) -> list[Check]:
@@ -203,11 +191,3 @@ def _check_waiting(queue: QueueHealth) -> Check:
             "see what the workers do, and start more: docora-ops worker --concurrency N",
         )
     return ok(name, found)
-
-
-def duration(seconds: float) -> str:
-    """Returns `5 s`, `12 min`, `3 h`, `4 days`: in the largest unit that fits at least twice."""
-    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
