@@ -16,6 +16,7 @@ from tests.support.docora import QUEUE, Docora
 from tests.support.job_states import (
     STATES,
     Arrange,
+    add_link_in_each_state,
     in_the_list_without_a_hash,
     stale_on_another_queue,
     taken_by_a_worker_that_died,
@@ -121,14 +122,7 @@ def test_a_change_of_one_link_does_what_the_state_of_its_job_asks_for(
 def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_foretells_it(
     docora: Docora, bulk: BulkAction, batch_size: int
 ) -> None:
-    docora.add_app("Acme Search", APP)
-    links = {
-        name: docora.link(APP, docora.add_repository(f"octo/{number}"), bulk.status)
-        for number, name in enumerate(STATES)
-    }
-    for name, (arrange, _) in STATES.items():
-        docora.add_deliveries(links[name], 2)
-        arrange(docora, links[name].job_id)
+    links = add_link_in_each_state(docora, docora.add_app("Acme Search", APP), bulk.status)
     rows = {name: docora.row(link) for name, link in links.items()}
     before = footprints(docora, [link.job_id for link in links.values()])
     kept_in_order = [
@@ -172,9 +166,7 @@ def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_fo
 
 
 def test_a_new_job_has_the_fields_of_any_other_whatever_it_replaces(docora: Docora) -> None:
-    links = {name: docora.add_link() for name in STATES}
-    for name, (arrange, _) in STATES.items():
-        arrange(docora, links[name].job_id)
+    links = add_link_in_each_state(docora, docora.add_app(), "failed")
     docora.actions().retry_all()
     plain = docora.job_hash(links["no job"].job_id)
     for name, (_, outcome) in STATES.items():

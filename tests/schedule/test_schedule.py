@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 from typing import Any
 
-from rq.job import Job, JobStatus
+from rq.job import JobStatus
 
 from tests.support.bulk_actions import bulk_document
 from tests.support.docora import Docora
@@ -99,29 +99,6 @@ def test_nothing_due_is_no_error(docora: Docora) -> None:
     assert docora.dump() == before
 
 
-def test_the_table_of_a_dry_run_shows_link_by_link_what_would_happen(docora: Docora) -> None:
-    links = add_a_link_of_each_kind(docora)
-    before = docora.dump()
-    result = docora.run("schedule", "--dry-run")
-    assert result.code == 0, result
-    assert docora.dump() == before
-    would_happen = {
-        "pending": "would queue",
-        "synced": "would queue",
-        "failed": "would queue",
-        "stale": "would replace a stale job",
-        "waiting": "already queued",
-        "running": "already running",
-    }
-    for kind, link in links.items():
-        lines = [line for line in result.stdout.splitlines() if link.job_id in line]
-        if kind in would_happen:
-            assert would_happen[kind] in lines[0], kind
-        else:
-            assert lines == [], kind
-    assert "nothing was changed" in result.stderr
-
-
 def test_the_interval_comes_from_the_environment(docora: Docora) -> None:
     link = docora.add_link("synced", scanned=timedelta(minutes=10))
     later = docora.run("schedule", "--json", env={"RESCAN_INTERVAL_MS": "3600000"})
@@ -129,24 +106,6 @@ def test_the_interval_comes_from_the_environment(docora: Docora) -> None:
     sooner = docora.run("schedule", "--json", env={"RESCAN_INTERVAL_MS": "60000"})
     assert (sooner.code, sooner.data["queued"]) == (0, 1)
     assert docora.waiting() == [link.job_id]
-
-
-def test_links_that_cannot_be_queued_are_listed_and_cost_only_themselves(docora: Docora) -> None:
-    good = [docora.add_link("synced") for _ in range(3)]
-    app_id = docora.add_app("Dotted", "app.dotted")
-    bad = [docora.link(app_id, docora.add_repository(), "pending_snapshot") for _ in range(2)]
-    unreadable = docora.add_link("failed")
-    docora.redis.set(Job.key_for(unreadable.job_id), "not a hash")
-    before = docora.dump()[0]
-    result = docora.run("schedule", "--json")
-    assert result.code == 6, result
-    assert (result.data["queued"], result.data["failed"]) == (3, 3)
-    reasons = {one["job_id"]: one["error"] for one in result.data["failures"]}
-    assert reasons.keys() == {link.job_id for link in (*bad, unreadable)}
-    assert all("can't form a job id" in reasons[link.job_id] for link in bad)
-    assert "does not hold a job" in reasons[unreadable.job_id]
-    assert docora.waiting() == [link.job_id for link in good]
-    assert docora.dump()[0] == before
 
 
 def test_a_terminal_is_not_asked_and_gets_a_bar(docora: Docora) -> None:

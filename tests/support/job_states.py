@@ -24,6 +24,7 @@ from rq.utils import now
 
 from docora_ops.links import Outcome
 from tests.support.docora import QUEUE, Docora
+from tests.support.rows import TestLink
 
 OTHER_QUEUE = "other-queue"
 INTERMEDIATE = f"rq:queue:{QUEUE}:intermediate"
@@ -291,3 +292,13 @@ STATES: dict[str, tuple[Arrange, Outcome]] = {
     **{name: (arrange, Outcome.FAILED) for name, arrange in UNREADABLE.items()},
 }
 """Every state, and what becomes of a link whose job is in it."""
+
+
+def add_link_in_each_state(docora: Docora, app_id: str, status: str) -> dict[str, TestLink]:
+    """Links with two delivered files, by the state of their jobs."""
+    links = {}
+    for number, (name, (arrange, _)) in enumerate(STATES.items()):
+        links[name] = docora.link(app_id, docora.add_repository(f"octo/{number}"), status)
+        docora.add_deliveries(links[name], 2)
+        arrange(docora, links[name].job_id)
+    return links
