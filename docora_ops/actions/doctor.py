@@ -163,7 +163,8 @@ def _look_at_redis(settings: Settings, client: Redis | None) -> _Side:
         ", since REDIS_URL is not set" if settings.redis_is_implied else ""
     )
     try:
-        refusal = inspector.connect()
+        only_reads = inspector.only_reads()
+        refusal = None if only_reads else inspector.connect()
         side.clock["Redis"] = seconds_ahead(inspector.clock)
         server = inspector.server()
         if server is None:
@@ -176,7 +177,7 @@ def _look_at_redis(settings: Settings, client: Redis | None) -> _Side:
             side.checks.append(reached)
             side.checks += redis_checks.unknown_server("INFO is not permitted to our user", refusal)
         else:
-            side.checks.append(Check(CheckName.REDIS, CheckState.OK, where))
+            side.checks.append(redis_checks.check_user(where, only_reads=only_reads))
             side.checks += redis_checks.check_server(server, refusal)
         side.checks += redis_checks.check_queue(inspector.queue(), settings.queue_name)
         side.is_fit = True

@@ -37,6 +37,18 @@ def check_server(server: RedisServer, refusal: Refusal | None = None) -> list[Ch
     ]
 
 
+def check_user(where: str, *, only_reads: bool) -> Check:
+    """Tells whether the user may change anything. `where` names the server."""
+    if only_reads:
+        return Check(
+            CheckName.REDIS,
+            CheckState.WARNING,
+            f"{where}, whose user may only read: Redis refuses what changes something",
+            "for more than monitoring, use the user docora-ops of docora-ops help privileges",
+        )
+    return Check(CheckName.REDIS, CheckState.OK, where)
+
+
 def unknown_server(reason: str, refusal: Refusal | None) -> list[Check]:
     """The same checks, where the server could not be asked."""
     names = (

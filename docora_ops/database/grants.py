@@ -1,4 +1,4 @@
-"""What docora-ops and its workers need of Docora's tables, as README grants it."""
+"""What docora-ops and its workers need of Docora's tables, as the help topic `privileges` grants it."""
 
 from __future__ import annotations
 
@@ -101,11 +101,23 @@ def missing_columns(there: Collection[tuple[str, str]]) -> list[str]:
     )
 
 
+def only_reads(role: Role) -> bool:
+    """Returns whether the role can change nothing in the tables: a role for monitoring."""
+    may_change = role.is_superuser or role.owned_tables
+    return not may_change and {each.name for each in role.privileges} == {"SELECT"}
+
+
 def missing_needs(role: Role) -> list[Need]:
-    """What the role lacks of each need; of a role for workers what those need, too."""
+    """Returns what the role lacks, compared with the commands that such a role is for.
+
+    A role that only reads needs no more than SELECT; a role for workers needs more than others.
+    """
     lacking = []
     known = set(role.privileges)
-    for need in NEEDS + (WORKER_NEEDS if _is_for_workers(role) else ()):
+    needs = NEEDS + (WORKER_NEEDS if _is_for_workers(role) else ())
+    if only_reads(role):
+        needs = tuple(need for need in needs if need.privilege == "SELECT")
+    for need in needs:
         missing = [each for each in need.privileges if each not in known]
         known.update(missing)
         if missing:

@@ -22,6 +22,8 @@ from docora_ops.queue.progress import operation_key
 from docora_ops.settings import Settings
 from docora_ops.views import BullmqQueue
 
+_TRIAL = "docora-ops:trial"
+"""The end of the names of keys that never exist."""
 _CLOCK_GRAIN = 2
 """Seconds by which moments of INFO may be off."""
 
@@ -129,6 +131,19 @@ class QueueInspector:
         self._name = settings.queue_name
         self._try_writes = client.register_script(_TRY_WRITES)
 
+    def only_reads(self) -> bool:
+        """Returns whether our user may write nothing: a user for monitoring.
+
+        What it tries has no effect, since the keys do not exist.
+        """
+        key = f"{Queue(self._name, connection=self._client).key}:{_TRIAL}"
+        with redis_errors(self._where), self._client.pipeline(transaction=False) as pipeline:
+            pipeline.delete(key)
+            pipeline.persist(key)
+            pipeline.expire(operation_key(_TRIAL), 1)
+            replies = pipeline.execute(raise_on_error=False)
+        return all(isinstance(reply, redis.exceptions.NoPermissionError) for reply in replies)
+
     def connect(self) -> tuple[str, str] | None:
         """Raises RedisError unless the server answers, and permits what changes need.
 
@@ -137,9 +152,8 @@ class QueueInspector:
         queue = Queue(self._name, connection=self._client)
         with redis_errors(self._where):
             self._client.ping()
-            trial = "docora-ops:trial"
             refusals = self._try_writes(
-                [f"{queue.key}:{trial}", queue.redis_queues_keys, STREAM, operation_key(trial)]
+                [f"{queue.key}:{_TRIAL}", queue.redis_queues_keys, STREAM, operation_key(_TRIAL)]
             )
         texts = (text.decode(errors="replace") for text in cast("list[bytes]", refusals))
         return next(filter(None, map(explain_refused_write, texts)), None)

@@ -34,7 +34,7 @@ class Between:
         """What commands have left behind in the pool's sessions, which nobody may use meanwhile."""
         assert self.pool_url is not None
         url = self.database_url
-        next_client = Neighbours(Access(url, url, url), self.pool_url)
+        next_client = Neighbours(Access(url, url, url, url), self.pool_url)
         next_client.look_everywhere(_POOL_SIZE)
         return next_client.strange
 
@@ -52,6 +52,6 @@ def standing_between(postgres: Postgres, valkey: Valkey) -> Iterator[Between]:
         url = with_login(to_postgres.url, "postgres", POSTGRES_PASSWORD)
         pool_url = None
         if PROGRAM is not None:
-            pooled = pgbouncer(Access(url, url, url), "transaction", _POOL_SIZE)
+            pooled = pgbouncer(Access(url, url, url, url), "transaction", _POOL_SIZE)
             pool_url = stack.enter_context(pooled).command
         yield Between(to_postgres, to_redis, url, pool_url)

@@ -187,4 +187,4 @@ def _doctor(world: World) -> tuple[dict[str, int], Result]:
 
 
 def _as_owner(url: str) -> Access:
-    return Access(url, url, url)
+    return Access(url, url, url, url)
