@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from urllib.parse import urlsplit, urlunsplit
+from tempfile import TemporaryDirectory, mkdtemp
 
 import psycopg
 import pytest
 import redis
 from hypothesis import configuration, settings
 
-from tests import servers
-from tests.harness import Docora
-from tests.pgbouncer import pgbouncer
-from tests.prescribed import (
+from docora_ops.actions import link_change as single
+from docora_ops.actions.bulk import run as bulk
+from docora_ops.demo.receiver import Receiver
+from tests.support import servers
+from tests.support.database import TestDatabase
+from tests.support.docora import Docora
+from tests.support.fork_server import ForkServer
+from tests.support.own_servers import guarded_postgres
+from tests.support.pgbouncer import pgbouncer
+from tests.support.privileges import (
     Access,
-    create_roles,
     create_users,
     denials,
-    drop_roles,
     drop_users,
-    role_access,
     user_access,
 )
-from tests.warm import WarmCommand
+from tests.support.snapshots import Snapshots
 
 # Jobs that run in a test's own process would ask it for the apps of the test.
 for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
@@ -46,13 +44,6 @@ configuration.set_hypothesis_home_dir(Path(__file__).parents[1] / ".pytest_cache
 settings.register_profile(
     "long", max_examples=500, stateful_step_count=50, deadline=None, print_blob=True
 )
-
-
-def with_database(url: str, database: str) -> str:
-    """The same server, another database."""
-    parts = urlsplit(url)
-    # urlunsplit drops the empty host of a URL that names a socket.
-    return re.sub(r"^(\w+):/(?!/)", r"\1:///", urlunsplit(parts._replace(path=f"/{database}")))
 
 
 @pytest.fixture(scope="session")
@@ -96,101 +87,11 @@ def redis_url(server_directory: Path, worker_number: int) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_access(redis_url: str, worker_number: int) -> Iterator[Access]:
-    """The same, with the users of README."""
+    """Yields the URLs of the users that the help topic `privileges` creates there."""
     with redis.Redis.from_url(redis_url) as admin:
         create_users(admin, worker_number)
         yield user_access(redis_url, worker_number)
         drop_users(admin, worker_number)
-
-
-# Who may do what with which table, and what happens then.
-_SCHEMA = """
-SELECT array_agg(shape ORDER BY shape) FROM (
-    SELECT concat_ws(' ', c.relname, c.relacl, a.attname, a.attacl, t.tgname, t.tgenabled) AS shape
-    FROM pg_class c
-    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
-    LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND NOT t.tgisinternal
-    WHERE c.relnamespace = 'public'::regnamespace
-    UNION ALL SELECT concat(nspacl) FROM pg_namespace WHERE nspname = 'public'
-) AS shapes
-"""
-
-_END_SESSIONS = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()
-"""
-
-_EMPTY = """
-DELETE FROM app_delivered_files;
-DELETE FROM app_repositories;
-DELETE FROM repository_snapshots;
-DELETE FROM repositories;
-DELETE FROM apps;
-"""
-
-
-class TestDatabase:
-    """A database with Docora's tables, emptied for each test, made anew where a test changed it.
-
-    README's roles have their grants in it.
-    """
-
-    __test__ = False
-
-    def __init__(self, server_url: str, number: int) -> None:
-        self.server_url = server_url
-        self.name = f"docora_{number}"
-        self.url = with_database(server_url, self.name)
-        self.access = role_access(self.url, number)
-        self._number = number
-        self._schema: object = None
-        self._session = ExitStack()
-        self._connection: psycopg.Connection
-
-    def prepare(self) -> None:
-        """Whatever the test before did and left running."""
-        if self._schema is None:
-            self._create()
-            return
-        try:
-            is_as_made = self._end_sessions_and_compare()
-        except psycopg.OperationalError:  # a test has ended our session, too
-            self._connect()
-            is_as_made = self._end_sessions_and_compare()
-        if is_as_made:
-            self._connection.execute(_EMPTY)
-        else:
-            self._create()
-
-    def _end_sessions_and_compare(self) -> bool:
-        """Whether nobody has changed the tables; nobody but us is there any more."""
-        # Postgres itself would look whether they have ended only each tenth of a second.
-        while self._connection.execute(_END_SESSIONS).fetchall():
-            time.sleep(0.001)
-        return self._connection.execute(_SCHEMA).fetchone() == self._schema
-
-    def _connect(self) -> None:
-        """In one session for all tests: a new one has to read the catalogues anew."""
-        self.close()
-        self._connection = self._session.enter_context(psycopg.connect(self.url, autocommit=True))
-
-    def close(self) -> None:
-        """Our own session."""
-        self._session.close()
-
-    def _create(self) -> None:
-        with psycopg.connect(self.server_url, autocommit=True) as connection:
-            self.drop(connection)
-            connection.execute(f"CREATE DATABASE {self.name}".encode())
-        self._connect()
-        self._connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
-        create_roles(self._connection, self._number)
-        self._schema = self._connection.execute(_SCHEMA).fetchone()
-
-    def drop(self, connection: psycopg.Connection) -> None:
-        """Remove it, and the roles."""
-        connection.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)".encode())
-        drop_roles(connection, self._number)
 
 
 @pytest.fixture(scope="session")
@@ -222,25 +123,52 @@ def database_access(database: TestDatabase, access: Access) -> Access:
 
 
 @pytest.fixture(scope="session")
-def warm(server_directory: Path) -> Iterator[WarmCommand]:
+def fork_server(server_directory: Path) -> Iterator[ForkServer]:
     """The command, ready to run."""
-    warm = WarmCommand(server_directory)
-    yield warm
-    warm.close()
+    fork_server = ForkServer(server_directory)
+    yield fork_server
+    fork_server.close()
 
 
 @pytest.fixture
 def docora(
-    database_access: Access, redis_access: Access, warm: WarmCommand, worker_number: int
+    database_access: Access, redis_access: Access, fork_server: ForkServer, worker_number: int
 ) -> Iterator[Docora]:
     """An empty Docora."""
-    docora = Docora(database_access, redis_access, warm)
+    docora = Docora(database_access, redis_access, fork_server)
     docora.redis.flushdb()
     docora.redis.acl_log_reset()
     yield docora
     denied = denials(docora.redis, worker_number)
     docora.close()
     assert denied == []
+
+
+@pytest.fixture
+def guarded(
+    redis_access: Access, server_directory: Path, fork_server: ForkServer
+) -> Iterator[Docora]:
+    """An empty Docora whose Postgres asks everybody but `postgres` for a password."""
+    with guarded_postgres(Path(mkdtemp(dir=server_directory))) as database_access:
+        docora = Docora(database_access, redis_access, fork_server)
+        docora.redis.flushdb()
+        yield docora
+        docora.close()
+
+
+@pytest.fixture
+def snapshots(docora: Docora, server_directory: Path) -> Iterator[Snapshots]:
+    """An empty Docora with a receiver."""
+    with Receiver().serving() as receiver:
+        yield Snapshots(docora, Path(mkdtemp(dir=server_directory)), receiver)
+        assert receiver.problems == []
+
+
+@pytest.fixture(autouse=True)
+def second_look_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the wait before the second look, for actions that a test calls directly."""
+    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.01)
+    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.01)
 
 
 @pytest.fixture

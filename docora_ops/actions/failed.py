@@ -10,12 +10,13 @@ from itertools import islice
 from docora_ops.actions.folding import LONGEST, fold
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.database import Database
-from docora_ops.database.links import held_job_ids, shared_job_ids
+from docora_ops.database.link_rows import held_job_ids, shared_job_ids
 from docora_ops.database.reading import failed_by_app, failed_by_error, failed_page
-from docora_ops.masking import mask, mask_cut
-from docora_ops.models import AppCount, FailedFilter, JobState, LinkRef
+from docora_ops.failed_links import ErrorGroup, FailedLink, Page, Row
+from docora_ops.jobs import JobState
+from docora_ops.links import AppCount, FailedFilter, LinkRef
 from docora_ops.queue import Answer, LinkQueue
-from docora_ops.views import ErrorGroup, FailedLink, Page, Row
+from docora_ops.text import mask, mask_cut
 
 OTHER_ERRORS = "(other errors)"
 _MOST_GROUPS = 10_000

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from docora_ops.errors import InvalidJobIdError
-from docora_ops.models import JobState, LinkRef
+from docora_ops.jobs import JobState
+from docora_ops.links import LinkRef
 from docora_ops.queue import LinkQueue
-from docora_ops.queue.links import is_valid_job_id
+from docora_ops.queue.link_queue import is_valid_job_id
 
 
 def require_valid_job_id(ref: LinkRef) -> None:

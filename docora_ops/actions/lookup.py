@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from shlex import quote
 
 from docora_ops.database import Database
-from docora_ops.database.links import read_link
-from docora_ops.database.lookup import app_names, find_apps, find_repositories, repository_names
+from docora_ops.database.link_rows import read_link
+from docora_ops.database.names import app_names, find_apps, find_repositories, repository_names
 from docora_ops.errors import AmbiguousError, NotFoundError
-from docora_ops.masking import mask
-from docora_ops.models import App, Link, Repository
+from docora_ops.links import App, Link, Repository
+from docora_ops.text import mask
 
 
 def resolve_app(database: Database, text: str) -> App:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from shlex import quote
 
+from docora_ops.audit import ChangeNote
+from docora_ops.bulk import KeptFailures, KnownOperation, Progress
 from docora_ops.errors import NotFoundError, OperationFinishedError
-from docora_ops.models import ChangeNote, KeptFailures, KnownOperation, Progress
 from docora_ops.queue import ProgressStore
-from docora_ops.queue.audit import cancel_entry
+from docora_ops.queue.audit_stream import cancel_entry
 from docora_ops.queue.progress import CancelReply
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.database import Database, Selection
-from docora_ops.database.links import count_deliveries, count_deliveries_of_app
+from docora_ops.database.link_rows import count_deliveries, count_deliveries_of_app
 from docora_ops.database.selection import select_due, select_failed, select_of_app
-from docora_ops.models import App, FailedFilter, LinkRef
+from docora_ops.links import App, FailedFilter, LinkRef
 
 
 def failed_links(

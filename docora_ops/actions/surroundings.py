@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from docora_ops.jobs import QueueOverview, Surroundings
 from docora_ops.queue import LinkQueue, QueueReader
-from docora_ops.views import QueueOverview, Surroundings
 
 
 def look_around(queue: LinkQueue) -> Surroundings:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from docora_ops.database import Database
+    from docora_ops.jobs import Surroundings
     from docora_ops.queue import History, LinkQueue, ProgressStore, QueueReader, Redis
     from docora_ops.render.documents import Document
     from docora_ops.settings import Settings
-    from docora_ops.views import Surroundings
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Context:
     @property
     def servers(self) -> str:
         """Both servers, with their databases and without secrets."""
-        from docora_ops.queue.connection import describe
+        from docora_ops.queue.redis_client import describe
 
         _ = self.redis  # or REDIS_URL may be unusable
         return f"{self.database.target}, Redis {describe(self.settings)}"
@@ -153,20 +153,20 @@ class Context:
 
     def say(self, text: str, *values: object, style: str = "") -> None:
         """One line of conversation, on stderr; `values` fill the braces and are made inert."""
-        from docora_ops.render.text import inert
+        from docora_ops.text import inert
 
         self.err.print(text.format(*map(inert, values)), style=style or None, soft_wrap=True)
 
     def say_if_redis_is_implied(self) -> None:
         """Say which Redis is used where no setting names one. Raises ConfigurationError."""
         if self.settings.redis_is_implied:
-            from docora_ops.queue.connection import describe
+            from docora_ops.queue.redis_client import describe
 
             self.say("REDIS_URL is not set: using Redis at {}", describe(self.settings))
 
     def warn(self, surroundings: Surroundings) -> None:
         """Say, before a change, what is odd on the queue."""
-        from docora_ops.views import BullmqQueue
+        from docora_ops.jobs import BullmqQueue
 
         if surroundings.workers == 0:
             self.say(

@@ -21,8 +21,8 @@ def doctor(typer_context: typer.Context, as_json: JsonOption = False) -> int:
     looked at again some seconds later, and only counts if it is so still.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.doctor import diagnose
-    from docora_ops.render import diagnosis as render
+    from docora_ops.actions.doctor.diagnose import diagnose
+    from docora_ops.render import doctor as render
 
     def before_second_look(suspects: int, seconds: int) -> None:
         if seconds:

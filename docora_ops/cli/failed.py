@@ -15,8 +15,8 @@ from docora_ops.cli.options import AppOption, ErrorOption, JsonOption
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from docora_ops.failed_links import Page
     from docora_ops.render.documents import Document
-    from docora_ops.views import Page
 
 
 class GroupBy(StrEnum):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from docora_ops.cli.audit import change_note, require_reason
+from docora_ops.cli.audit_note import change_note, require_reason
 from docora_ops.cli.context import Context, context_of, require_text
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.options import JsonOption, OperationArgument, ReasonOption
 
 if TYPE_CHECKING:
-    from docora_ops.models import Progress
+    from docora_ops.bulk import Progress
 
 _POLL = 0.5
 _SILENCE = 3
@@ -83,7 +83,7 @@ def cancel(
     require_reason(reason)
     from docora_ops.actions import operations
     from docora_ops.render import documents
-    from docora_ops.render.text import cell
+    from docora_ops.render.cells import cell
 
     operations.cancel(context.store, operation_id, change_note("cancel", reason))
     if as_json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from docora_ops.cli.audit import change_note, link_note, require_reason
+from docora_ops.cli.audit_note import change_note, link_note, require_reason
 from docora_ops.cli.context import Context, context_of, require_text
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.options import (
@@ -25,7 +25,7 @@ from docora_ops.cli.terminal import Terminal, terminal_to_ask
 from docora_ops.errors import RedisError, ServerError
 
 if TYPE_CHECKING:
-    from docora_ops.actions.repair import Repair
+    from docora_ops.actions.repair.fix import Repair
     from docora_ops.drift import RepairResult
 
 _WHAT_NEXT = "the same command finishes the rest"
@@ -85,7 +85,7 @@ def _new_repair(
     remove_unknown_jobs: bool,
 ) -> Repair:
     from docora_ops.actions.lookup import resolve_app, resolve_link
-    from docora_ops.actions.repair import Repair
+    from docora_ops.actions.repair.fix import Repair
     from docora_ops.actions.surroundings import look_around
 
     repair = Repair(context.database, context.queue, context.store, context.settings.drift_grace)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from docora_ops.cli.audit import change_note, link_note, require_reason
+from docora_ops.cli.audit_note import change_note, link_note, require_reason
 from docora_ops.cli.context import Context, context_of, require_text
 from docora_ops.cli.options import (
     AppArgument,
@@ -79,11 +79,11 @@ def _one(
     as_json: bool,
     wait: Wait | None,
 ) -> int:
+    from docora_ops.actions.link_change import resync as resync_link
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.actions.selecting import files_received
-    from docora_ops.actions.single import resync as resync_link
     from docora_ops.actions.surroundings import look_around
-    from docora_ops.cli.single import show_result
+    from docora_ops.cli.link_result import show_result
     from docora_ops.render import tables
 
     link = resolve_link(context.database, app, repo)
@@ -115,15 +115,15 @@ def _all(
     wait: Wait | None,
 ) -> int:
     from docora_ops.actions.selecting import links_of_app
-    from docora_ops.cli.bulk import BulkCommand
-    from docora_ops.models import Operation
+    from docora_ops.cli.bulk_command import BulkCommand
+    from docora_ops.links import Action
     from docora_ops.render import tables
 
     found, selection, files = links_of_app(context.database, app)
     names = {"app_id": found.app_id, "app_name": found.app_name}
     return BulkCommand(
         context,
-        Operation.RESYNC,
+        Action.RESYNC,
         selection,
         _BATCH_SIZE,
         change_note("resync", reason, **names, all=True),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from docora_ops.cli.audit import change_note, link_note, require_reason
+from docora_ops.cli.audit_note import change_note, link_note, require_reason
 from docora_ops.cli.context import context_of, require_text
 from docora_ops.cli.options import (
     AppArgument,
@@ -55,10 +55,10 @@ def retry(
     require_text("REPO", repo)
     require_reason(reason)
     waiting = wait_of(wait=wait, timeout=timeout, dry_run=dry_run)
+    from docora_ops.actions.link_change import retry as retry_link
     from docora_ops.actions.lookup import resolve_link
-    from docora_ops.actions.single import retry as retry_link
     from docora_ops.actions.surroundings import look_around
-    from docora_ops.cli.single import show_result
+    from docora_ops.cli.link_result import show_result
 
     link = resolve_link(context.database, app, repo)
     surroundings = look_around(context.queue)
@@ -128,8 +128,8 @@ def retry_all_failed(
     waiting = wait_of(wait=wait, timeout=timeout, dry_run=dry_run)
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.actions.selecting import failed_links
-    from docora_ops.cli.bulk import BulkCommand
-    from docora_ops.models import Operation
+    from docora_ops.cli.bulk_command import BulkCommand
+    from docora_ops.links import Action
 
     note = change_note(
         "retry-all-failed",
@@ -148,7 +148,7 @@ def retry_all_failed(
     )
     return BulkCommand(
         context,
-        Operation.RETRY,
+        Action.RETRY,
         selection,
         batch_size,
         note,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from docora_ops.cli.audit import change_note, require_reason
+from docora_ops.cli.audit_note import change_note, require_reason
 from docora_ops.cli.context import context_of
 from docora_ops.cli.options import DryRunOption, JsonOption, ReasonOption
 
@@ -26,13 +26,13 @@ def schedule(
     context = context_of(typer_context)
     require_reason(reason)
     from docora_ops.actions.selecting import due_links
-    from docora_ops.cli.bulk import BulkCommand
-    from docora_ops.models import Operation
+    from docora_ops.cli.bulk_command import BulkCommand
+    from docora_ops.links import Action
 
     selection = due_links(context.database, context.settings.rescan_interval_ms)
     return BulkCommand(
         context,
-        Operation.SCHEDULE,
+        Action.SCHEDULE,
         selection,
         _BATCH_SIZE,
         change_note("schedule", reason),

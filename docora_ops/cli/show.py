@@ -22,8 +22,9 @@ def show(
     context = context_of(typer_context)
     require_text("APP", app)
     require_text("REPO", repo)
-    from docora_ops.actions.inspect import link_details
-    from docora_ops.render import link_tables, view_documents
+    from docora_ops.actions.show import link_details
+    from docora_ops.render import show as link_tables
+    from docora_ops.render import view_documents
 
     details = link_details(context.database, context.queue, context.queue_reader, app, repo)
     if as_json:

@@ -15,7 +15,7 @@ from docora_ops.errors import CommandInterruptedError, HungUpError
 from docora_ops.interrupts import ENDING, repeat_if_swallowed
 
 if TYPE_CHECKING:
-    from docora_ops.actions.bulk import Stop
+    from docora_ops.actions.bulk.run import Stop
 
 _PATIENCE = 2
 """Seconds for the rest of what is being printed."""

@@ -41,7 +41,7 @@ class Terminal:
         Raises CommandInterruptedError unless the answer is yes, HungUpError if the terminal is
         closed meanwhile, and UsageError in a background job.
         """
-        from docora_ops.render.text import inert
+        from docora_ops.text import inert
 
         shown = question.format_map({name: inert(value) for name, value in values.items()})
         answer = b""

@@ -14,10 +14,11 @@ from docora_ops.cli.signals import handling_signals, interrupted_code
 from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
-    from docora_ops.actions.bulk import Stop
-    from docora_ops.actions.following import Following
-    from docora_ops.actions.watching import Notice
-    from docora_ops.models import BulkWait, LinkResult, LinkWait
+    from docora_ops.actions.bulk.run import Stop
+    from docora_ops.actions.waiting.follow import Following
+    from docora_ops.actions.waiting.job_watch import Notice
+    from docora_ops.links import LinkResult
+    from docora_ops.waits import BulkWait, LinkWait
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def wait_of(*, wait: bool, timeout: int | None, dry_run: bool) -> Wait | None:
 
 def wait_for_link(context: Context, wait: Wait, result: LinkResult, workers: int) -> LinkWait:
     """Follow one link that was put to work. Raises PostgresError."""
-    from docora_ops.actions.following import Following, wait_for_one
+    from docora_ops.actions.waiting.follow import Following, wait_for_one
 
     ref = result.link.ref
     following = Following(context.database, context.queue, grace=context.settings.drift_grace)
@@ -82,7 +83,7 @@ def codes_of(wait: BulkWait, *, interrupted: bool) -> set[ExitCode]:
 
 def _telling(context: Context, link: str = "") -> Callable[[Notice, str], None]:
     """Returns a function that prints notices on stderr; `link`: the only link, in words."""
-    from docora_ops.actions.watching import Notice
+    from docora_ops.actions.waiting.job_watch import Notice
 
     def tell(notice: Notice, text: str) -> None:
         match notice:

@@ -82,7 +82,7 @@ class _OneLine(logging.Formatter):
     """Time, level and message of an event, whatever is in it, on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from docora_ops.render.text import inert, moment
+        from docora_ops.text import inert, moment
 
         when = moment(datetime.fromtimestamp(record.created, UTC))
         return f"{when} {record.levelname} {inert(super().format(record))}"

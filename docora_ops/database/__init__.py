@@ -2,7 +2,7 @@
 
 from psycopg import Rollback
 
-from docora_ops.database.connection import Database
+from docora_ops.database.postgres import Database
 from docora_ops.database.selection import Selection
 from docora_ops.database.session import Session
 

@@ -1,4 +1,4 @@
-"""What docora-ops and its workers need of Docora's tables, as the help topic `privileges` grants it."""
+"""The privileges that commands and workers need, as the help topic `privileges` grants them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from docora_ops.database.health import Privilege, Role
+from docora_ops.database.postgres_server import Privilege, Role
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from enum import StrEnum
 
-from docora_ops.database.connection import Database
+from docora_ops.database.postgres import Database
 from docora_ops.errors import PoolingError, PostgresError
 from docora_ops.settings import Settings
 

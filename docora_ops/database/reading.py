@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from docora_ops.database.connection import Database
-from docora_ops.database.links import FAILED
-from docora_ops.masking import mask, mask_cut, mask_url
-from docora_ops.models import App, AppCount, FailedFilter, LinkRef
-from docora_ops.views import FailedLink, LinkHistory, Snapshot
+from docora_ops.database.link_rows import FAILED
+from docora_ops.database.postgres import Database
+from docora_ops.failed_links import FailedLink
+from docora_ops.link_details import LinkHistory, Snapshot
+from docora_ops.links import App, AppCount, FailedFilter, LinkRef
+from docora_ops.text import mask, mask_cut, mask_url
 
 _ROWS_AT_ONCE = 1000
 _LONGEST_ERROR = 1900

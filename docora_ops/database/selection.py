@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from sys import intern
 
-from docora_ops.database.connection import Database
-from docora_ops.database.links import (
+from docora_ops.database.link_rows import (
     DUE,
     FAILED,
     NOT_HELD_BACK,
@@ -17,7 +16,8 @@ from docora_ops.database.links import (
     claim_failed_links,
     claim_links_of_app,
 )
-from docora_ops.models import App, AppCount, FailedFilter, LinkRef
+from docora_ops.database.postgres import Database
+from docora_ops.links import App, AppCount, FailedFilter, LinkRef
 
 _FAILED = f"""
 FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)

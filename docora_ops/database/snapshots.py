@@ -8,10 +8,10 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import uuid4
 
-from docora_ops.database.connection import Database
-from docora_ops.database.links import lock_link
+from docora_ops.database.link_rows import lock_link
+from docora_ops.database.postgres import Database
 from docora_ops.database.session import Session
-from docora_ops.models import Link, LinkRef, LinkStatus
+from docora_ops.links import Link, LinkRef, LinkStatus
 
 _KEY = "hashtextextended(%(job_id)s, 0)"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from docora_ops.database.connection import Database
-from docora_ops.masking import mask
+from docora_ops.database.postgres import Database
+from docora_ops.text import mask
 
 ID_SIZE = 16
 """Bytes of a row's id."""

@@ -24,16 +24,7 @@ from rq import Queue
 
 from docora_ops.demo.receiver import Receiver
 from docora_ops.demo.servers import postgres, valkey
-from docora_ops.demo.world import (
-    ACME,
-    API,
-    APPS,
-    LANTERN,
-    REPOSITORIES,
-    WEB,
-    Place,
-    build,
-)
+from docora_ops.demo.world import ACME, API, APPS, LANTERN, REPOSITORIES, WEB, Place, build
 from docora_ops.errors import DocoraOpsError
 from docora_ops.render.console import output
 from docora_ops.settings import Settings

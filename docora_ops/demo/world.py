@@ -20,7 +20,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.job_lifecycle import record_job_failure
 
-from docora_ops.models import LinkStatus, Payload
+from docora_ops.links import LinkStatus, Payload
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 
 WORKER = "snapshot-worker-1"

@@ -2,12 +2,12 @@
 
 from redis import Redis
 
-from docora_ops.queue.audit import History
-from docora_ops.queue.connection import connect
+from docora_ops.queue.audit_stream import History
 from docora_ops.queue.inspection import QueueReader
-from docora_ops.queue.links import Answer, LinkQueue, PushRequest
+from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import ProgressStore
-from docora_ops.queue.waiting import WaitingList
+from docora_ops.queue.redis_client import connect
+from docora_ops.queue.waiting_list import WaitingList
 
 __all__ = [
     "Answer",

@@ -6,7 +6,7 @@ from typing import cast
 
 from redis import Redis
 
-from docora_ops.views import BullmqQueue
+from docora_ops.jobs import BullmqQueue
 
 _PREFIX = "bull:snapshot-queue:"
 _JOBS = tuple(_PREFIX + name for name in ("wait", "active", "delayed"))

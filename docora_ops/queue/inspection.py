@@ -27,11 +27,7 @@ from rq.utils import utcparse
 from rq.worker import Worker as RQWorker
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from docora_ops.queue.connection import answers_of, describe, redis_errors
-from docora_ops.queue.jobs import call_of, traceback_of
-from docora_ops.queue.registries import REGISTRIES, registry_key
-from docora_ops.settings import Settings
-from docora_ops.views import (
+from docora_ops.jobs import (
     JobFailure,
     JobPlace,
     JobRecord,
@@ -40,6 +36,10 @@ from docora_ops.views import (
     Scheduler,
     Worker,
 )
+from docora_ops.queue.job_template import call_of, traceback_of
+from docora_ops.queue.redis_client import answers_of, describe, redis_errors
+from docora_ops.queue.registries import REGISTRIES, registry_key
+from docora_ops.settings import Settings
 
 _JOB_FIELDS = ("data", "created_at", "enqueued_at", "started_at")
 _RECORD_TIMES = ("created_at", "enqueued_at", "started_at", "ended_at")

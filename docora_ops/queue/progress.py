@@ -12,15 +12,10 @@ from typing import cast
 
 from redis import Redis
 
-from docora_ops.models import (
-    KeptFailures,
-    KnownOperation,
-    LinkFailure,
-    OperationState,
-    Progress,
-)
-from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry, write_entry
-from docora_ops.queue.connection import describe, redis_errors
+from docora_ops.bulk import KeptFailures, KnownOperation, OperationState, Progress
+from docora_ops.links import LinkFailure
+from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry, write_entry
+from docora_ops.queue.redis_client import describe, redis_errors
 from docora_ops.settings import Settings
 
 EXPIRY = 3_600

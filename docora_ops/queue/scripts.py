@@ -16,7 +16,7 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.results import Result
 
-from docora_ops.queue.connection import describe, redis_errors, with_rows_locked
+from docora_ops.queue.redis_client import describe, redis_errors, with_rows_locked
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.settings import Settings
 

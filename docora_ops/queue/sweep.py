@@ -14,12 +14,12 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 
-from docora_ops.queue.audit import ENTRIES_KEPT, AuditEntry
-from docora_ops.queue.connection import answers_of, describe, redis_errors
-from docora_ops.queue.jobs import calls_for_link
+from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry
+from docora_ops.queue.job_template import calls_for_link
+from docora_ops.queue.redis_client import answers_of, describe, redis_errors
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.queue.scripts import JobScript
-from docora_ops.queue.waiting import ExpiredExecutions
+from docora_ops.queue.waiting_list import ExpiredExecutions
 from docora_ops.settings import Settings
 
 _PAGE = 5000

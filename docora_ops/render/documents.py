@@ -6,35 +6,25 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
+from docora_ops.audit import HistoryEntry
+from docora_ops.bulk import BulkResult, KeptFailures, KnownOperation, Progress
 from docora_ops.errors import DocoraOpsError
-from docora_ops.models import (
-    BulkResult,
-    BulkWait,
-    HistoryEntry,
-    KeptFailures,
-    KnownOperation,
-    LinkFailure,
-    LinkResult,
-    LinkWait,
-    Operation,
-    Outcome,
-    PlannedLink,
-    Progress,
-)
-from docora_ops.render.text import moment
+from docora_ops.links import Action, LinkFailure, LinkResult, Outcome, PlannedLink
+from docora_ops.text import moment
+from docora_ops.waits import BulkWait, LinkWait
 
 Document = dict[str, object]
 
-_LINK_MESSAGES = {Operation.RETRY: "Retry queued", Operation.RESYNC: "Re-sync queued"}
+_LINK_MESSAGES = {Action.RETRY: "Retry queued", Action.RESYNC: "Re-sync queued"}
 _BULK_MESSAGES = {
-    Operation.RETRY: "Bulk retry started",
-    Operation.RESYNC: "Bulk re-sync started",
-    Operation.SCHEDULE: "Schedule pass done",
+    Action.RETRY: "Bulk retry started",
+    Action.RESYNC: "Bulk re-sync started",
+    Action.SCHEDULE: "Schedule pass done",
 }
 _NOTHING_MESSAGES = {
-    Operation.RETRY: "No failed notifications found",
-    Operation.RESYNC: "No links found",
-    Operation.SCHEDULE: "Nothing is due",
+    Action.RETRY: "No failed notifications found",
+    Action.RESYNC: "No links found",
+    Action.SCHEDULE: "Nothing is due",
 }
 
 
@@ -52,7 +42,7 @@ def link_message(result: LinkResult) -> str:
 
 def bulk_message(result: BulkResult) -> str:
     """The same for a bulk operation."""
-    if result.operation is Operation.SCHEDULE and result.completed < result.total:
+    if result.operation is Action.SCHEDULE and result.completed < result.total:
         return "Schedule pass stopped"
     messages = _BULK_MESSAGES if result.total else _NOTHING_MESSAGES
     return messages[result.operation]
@@ -77,7 +67,7 @@ def link_result(result: LinkResult, workers: int, wait: LinkWait | None = None) 
         "circuit_open_until": moment(result.circuit_open_until),
         "workers": workers,
     }
-    if result.operation is Operation.RESYNC:
+    if result.operation is Action.RESYNC:
         data["deliveries_cleared"] = result.deliveries_cleared
     if wait is not None:
         data["waited"] = {
@@ -231,7 +221,7 @@ def _counts(result: BulkResult) -> Document:
 def _optional(result: BulkResult) -> Document:
     """What only a resync, or only `--skip-open-circuits`, has to say."""
     fields: Document = {}
-    if result.operation is Operation.RESYNC:
+    if result.operation is Action.RESYNC:
         fields["deliveries_cleared"] = result.deliveries_cleared
     if result.open_circuits_left_out is not None:
         fields["open_circuits_left_out"] = result.open_circuits_left_out

@@ -7,10 +7,11 @@ from shlex import quote
 
 from rich.console import RenderableType
 
-from docora_ops.models import HistoryEntry, HistoryState
+from docora_ops.audit import HistoryEntry, HistoryState
+from docora_ops.render.cells import cell
 from docora_ops.render.layout import records
 from docora_ops.render.tables import amount
-from docora_ops.render.text import cell, moment
+from docora_ops.text import moment
 
 _COLUMNS = ("When", "Who", "What", "Result", "Operation", "Reason")
 _ARGUMENTS = {"app_name": "app_id", "repository": "repository_id"}

@@ -11,9 +11,10 @@ from rich.table import Table
 from docora_ops.drift import DriftKind, Mended, Mending, RepairResult
 from docora_ops.errors import DocoraOpsError
 from docora_ops.render import documents
+from docora_ops.render.cells import cell
 from docora_ops.render.documents import Document
 from docora_ops.render.tables import long_table
-from docora_ops.render.text import cell, inert
+from docora_ops.text import inert
 
 _KINDS = {
     DriftKind.LOST: "lost: pending, and no job",

@@ -13,23 +13,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from docora_ops.models import (
-    AppCount,
-    BulkResult,
-    BulkWait,
-    KnownOperation,
-    LinkFailure,
-    LinkResult,
-    LinkWait,
-    Operation,
-    OperationState,
-    Outcome,
-    PlannedLink,
-    Progress,
-    WaitEnd,
-)
+from docora_ops.bulk import BulkResult, KnownOperation, OperationState, Progress
+from docora_ops.links import Action, AppCount, LinkFailure, LinkResult, Outcome, PlannedLink
+from docora_ops.render.cells import cell
 from docora_ops.render.layout import records
-from docora_ops.render.text import cell, inert, moment
+from docora_ops.text import inert, moment
+from docora_ops.waits import BulkWait, LinkWait, WaitEnd
 
 T = TypeVar("T")
 
@@ -90,7 +79,7 @@ def link_result(result: LinkResult) -> RenderableType:
         table.add_row("Last error", cell(link.last_error))
     table.add_row("Outcome", cell(LABELS[result.outcome], _STYLES[result.outcome]))
     table.add_row("Job", cell(link.ref.job_id))
-    if result.operation is Operation.RESYNC:
+    if result.operation is Action.RESYNC:
         table.add_row("Files", cell(f"{result.deliveries_cleared} to send again"))
     if result.circuit_reset:
         table.add_row("Circuit", cell("closed"))

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from docora_ops.models import AppCount
+from docora_ops.failed_links import ErrorGroup, FailedLink, Page, Row
+from docora_ops.jobs import JobRecord, QueuedJob, QueueOverview, Scheduler, Worker
+from docora_ops.link_details import LinkDetails, Snapshot
+from docora_ops.links import AppCount
 from docora_ops.render.documents import Document
-from docora_ops.render.text import moment
-from docora_ops.views import (
-    ErrorGroup,
-    FailedLink,
-    JobRecord,
-    LinkDetails,
-    Page,
-    QueuedJob,
-    QueueOverview,
-    Row,
-    Scheduler,
-    Snapshot,
-    Worker,
-)
+from docora_ops.text import moment
 
 
 def failed(page: Page[FailedLink]) -> Document:

@@ -8,19 +8,13 @@ from datetime import UTC, datetime
 from rich.console import RenderableType
 from rich.text import Text
 
-from docora_ops.models import AppCount, JobState
+from docora_ops.failed_links import ErrorGroup, FailedLink, Page
+from docora_ops.jobs import JobState, QueuedJob, QueueOverview, Scheduler, Worker
+from docora_ops.links import AppCount
+from docora_ops.render.cells import cell
 from docora_ops.render.layout import record, table
 from docora_ops.render.tables import amount, pairs, retries, with_id
-from docora_ops.render.text import cell, moment
-from docora_ops.views import (
-    ErrorGroup,
-    FailedLink,
-    Page,
-    QueuedJob,
-    QueueOverview,
-    Scheduler,
-    Worker,
-)
+from docora_ops.text import moment
 
 NO_ERROR = "(no error recorded)"
 _JOB_STYLES = {

@@ -1,5 +1,5 @@
 """Optional: the worker, for installations whose snapshot queue is RQ."""
 
-from docora_ops.worker.job import snapshot
+from docora_ops.worker.snapshot_job import snapshot
 
 __all__ = ["snapshot"]

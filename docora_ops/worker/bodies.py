@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
-from docora_ops.render.text import moment
+from docora_ops.text import moment
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 

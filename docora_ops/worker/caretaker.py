@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable
 from contextlib import closing
 
-from docora_ops.actions.abandoned import recover_abandoned
+from docora_ops.actions.repair.abandoned import recover_abandoned
 from docora_ops.database import Database
 from docora_ops.database.snapshots import Refusal, fail_killed_scan
 from docora_ops.errors import DocoraOpsError
 from docora_ops.queue import LinkQueue, Redis
-from docora_ops.queue.tries import Tries
-from docora_ops.render.text import inert
 from docora_ops.settings import Settings
+from docora_ops.text import inert
+from docora_ops.worker.tries import Tries
 
 log = logging.getLogger("rq.worker.snapshot")
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from docora_ops.database.snapshots import Circuit, Recipient
 from docora_ops.errors import SnapshotError
-from docora_ops.render.text import inert, moment
+from docora_ops.text import inert, moment
 from docora_ops.worker.bodies import encode
 from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.endpoint import secrets_of

@@ -19,7 +19,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from docora_ops.errors import BrokenCloneError, GitError, SnapshotError
-from docora_ops.render.text import inert
+from docora_ops.text import inert
 from docora_ops.worker.git import Git, output_of
 from docora_ops.worker.objects import Objects
 from docora_ops.worker.redirects import is_redirect, location_in, target_on_same_server

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from docora_ops.errors import BrokenCloneError, DeliveryError
-from docora_ops.render.text import inert
+from docora_ops.text import inert
 from docora_ops.worker.bodies import Body, BodyWriter, Chunk, Event, escape
 from docora_ops.worker.objects import Objects
 from docora_ops.worker.scan import File, Scan

@@ -17,12 +17,12 @@ from docora_ops.database.pooling import require_session
 from docora_ops.errors import ConfigurationError, ServerError
 from docora_ops.interrupts import ENDING, held_back
 from docora_ops.queue import connect
-from docora_ops.queue.connection import describe, redis_errors
-from docora_ops.queue.worker import SnapshotWorker
+from docora_ops.queue.redis_client import describe, redis_errors
 from docora_ops.settings import Settings
 from docora_ops.worker.caretaker import LinkCaretaker
 from docora_ops.worker.git import require_git
-from docora_ops.worker.job import use_settings
+from docora_ops.worker.rq_worker import SnapshotWorker
+from docora_ops.worker.snapshot_job import use_settings
 
 _PAUSE = 1.0
 """Seconds before a killed child is replaced."""

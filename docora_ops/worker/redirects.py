@@ -10,7 +10,7 @@ import re
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from docora_ops.errors import GitError
-from docora_ops.render.text import inert
+from docora_ops.text import inert
 from docora_ops.worker.endpoint import DEFAULT_PORTS
 
 log = logging.getLogger("rq.worker.snapshot")

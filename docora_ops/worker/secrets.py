@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterable
 
-from docora_ops.masking import mask
+from docora_ops.text import mask
 
 _LONGEST_ERROR = 1000
 """Characters of `last_error`; the rest of a page of HTML helps nobody."""

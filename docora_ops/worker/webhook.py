@@ -15,10 +15,10 @@ from contextlib import closing, contextmanager, suppress
 
 from docora_ops import __version__
 from docora_ops.errors import DeliveryError
-from docora_ops.render.text import inert
+from docora_ops.text import inert
 from docora_ops.worker.bodies import Body
-from docora_ops.worker.connection import Connection
 from docora_ops.worker.endpoint import Endpoint, endpoint_of
+from docora_ops.worker.http_connection import Connection
 
 _GATHERED = 1 << 18
 """Bytes of a long body that are sent at once."""

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psycopg
 
-from docora_ops.actions.drift import find_drift
-from docora_ops.actions.repair import Repair
+from docora_ops.actions.repair.find import find_drift
+from docora_ops.actions.repair.fix import Repair
 from docora_ops.database import Database
 from docora_ops.drift import Mending
 from docora_ops.queue import LinkQueue, ProgressStore, connect

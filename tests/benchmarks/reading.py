@@ -24,7 +24,7 @@ APP, REPOSITORY = f"app_{1:024x}", f"repo_{1:024x}"
 # Whatever the command imports, and no server.
 START = (
     "import gc; gc.disable(); import psycopg, redis, rq, docora_ops.cli.app,"
-    " docora_ops.actions.failed, docora_ops.actions.inspect, docora_ops.render.view_tables,"
+    " docora_ops.actions.failed, docora_ops.actions.show, docora_ops.render.view_tables,"
     " docora_ops.render.view_documents, docora_ops.settings; gc.freeze()"
 )
 COMMANDS = (

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import psycopg
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from docora_ops.worker.job import snapshot
+from docora_ops.worker.snapshot_job import snapshot
 
 KEY = bytes(32)
 AUTH_KEY = "auth-key"

@@ -20,12 +20,12 @@ from pydantic import SecretStr
 from rq import Queue, Retry
 from rq.utils import now, utcformat
 
-from docora_ops.actions.bulk import BulkRun
+from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.selecting import due_links, failed_links
 from docora_ops.database import Database
-from docora_ops.models import Operation, Payload
+from docora_ops.links import Action, Payload
 from docora_ops.queue import LinkQueue, ProgressStore, connect
-from docora_ops.queue.jobs import JobTemplate
+from docora_ops.queue.job_template import JobTemplate
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 from tests.benchmarks.world import QUEUE
 
@@ -151,7 +151,7 @@ def ours(limit: int) -> int:
     client = connect(configuration)
     selection = failed_links(database, limit=limit)
     run = BulkRun(
-        Operation.RETRY,
+        Action.RETRY,
         database,
         LinkQueue(configuration, client),
         ProgressStore(configuration, client),
@@ -171,7 +171,7 @@ def schedule(limit: int) -> int:
     client = connect(configuration)
     selection = due_links(database, configuration.rescan_interval_ms)
     run = BulkRun(
-        Operation.SCHEDULE,
+        Action.SCHEDULE,
         database,
         LinkQueue(configuration, client),
         ProgressStore(configuration, client),

@@ -19,7 +19,7 @@ from random import SystemRandom
 from tests.chaos.driver import FULL, Driver, driver
 from tests.chaos.invariants import Broken
 from tests.chaos.round import Round
-from tests.pgbouncer import PROGRAM
+from tests.support.pgbouncer import PROGRAM
 
 SECONDS = 480
 

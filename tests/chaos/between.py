@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from tests.chaos.servers import Postgres, Valkey
-from tests.pgbouncer import PROGRAM, Neighbours, pgbouncer
-from tests.prescribed import Access, with_login
-from tests.proxy import Proxy
+from tests.support.pgbouncer import PROGRAM, Neighbours, pgbouncer
+from tests.support.privileges import Access, with_login
+from tests.support.proxy import Proxy
 
 POSTGRES_PASSWORD = "a-password-of-postgres"
 _POOL_SIZE = 2

@@ -20,11 +20,11 @@ from tests.chaos.processes import Process
 from tests.chaos.round import Round, Size
 from tests.chaos.servers import Postgres, Valkey, running_servers
 from tests.chaos.world import MAX_RETRY_ATTEMPTS, Producer, World, make_upstreams, make_world
-from tests.harness import Result, finish
-from tests.prescribed import Access
-from tests.snapshots import Snapshots, Upstream
-from tests.warm import WarmCommand
-from tests.worker.running import make_delayed_jobs_due
+from tests.support.docora import Result, finish
+from tests.support.fork_server import ForkServer
+from tests.support.privileges import Access
+from tests.support.snapshots import Snapshots, Upstream
+from tests.support.worker_processes import make_delayed_jobs_due
 
 _LONGEST_DRAIN = 600
 """Seconds."""
@@ -48,7 +48,7 @@ class Driver:
     """The processes' output stays there, for each round in a folder of its own."""
     postgres: Postgres
     valkey: Valkey
-    warm: WarmCommand
+    warm: ForkServer
     upstreams: dict[str, Upstream] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ class Driver:
 def driver(seed: int, size: Size, directory: Path) -> Iterator[Driver]:
     """On servers of its own."""
     with running_servers(directory) as (postgres, valkey):
-        warm = WarmCommand(directory)
+        warm = ForkServer(directory)
         try:
             yield Driver(seed, size, directory, postgres, valkey, warm)
         finally:

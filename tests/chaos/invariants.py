@@ -31,14 +31,14 @@ from typing import cast
 from rq.job import Job
 
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.models import LinkStatus
+from docora_ops.links import LinkStatus
 from tests.chaos.between import POSTGRES_PASSWORD
 from tests.chaos.processes import Process
 from tests.chaos.servers import REDIS_PASSWORD
 from tests.chaos.world import World
-from tests.harness import QUEUE, Docora
-from tests.rows import TestLink
-from tests.snapshots import AUTH_KEY, KEY, TOKEN
+from tests.support.docora import QUEUE, Docora
+from tests.support.rows import TestLink
+from tests.support.snapshots import AUTH_KEY, KEY, TOKEN
 
 _SECRETS = (POSTGRES_PASSWORD, REDIS_PASSWORD, AUTH_KEY, KEY.hex(), TOKEN)
 _HUNG_UP = 128 + Signals.SIGHUP

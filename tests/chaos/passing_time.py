@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import cast
 
 from docora_ops.queue import connect
-from docora_ops.queue.worker import SnapshotWorker
 from docora_ops.settings import Settings
 from docora_ops.worker.caretaker import LinkCaretaker
-from tests.harness import QUEUE, Docora
-from tests.worker.running import expire_heartbeats
+from docora_ops.worker.rq_worker import SnapshotWorker
+from tests.support.docora import QUEUE, Docora
+from tests.support.worker_processes import expire_heartbeats
 
 _WIP = f"rq:wip:{QUEUE}"
 _INTERMEDIATE = f"rq:queue:{QUEUE}:intermediate"

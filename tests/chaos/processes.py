@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from signal import Signals
 
-from tests.harness import COMMAND
-from tests.worker.running import Running
+from tests.support.docora import COMMAND
+from tests.support.worker_processes import Running
 
 
 class Process(Running):

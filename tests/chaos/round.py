@@ -25,8 +25,8 @@ from tests.chaos.passing_time import expire_heartbeats_of
 from tests.chaos.processes import Process
 from tests.chaos.servers import Postgres, Valkey
 from tests.chaos.world import MAX_RETRY_ATTEMPTS, World
-from tests.proxy import COMMIT, PUSH, Fault, Proxy
-from tests.worker.running import belonging_to, command_line
+from tests.support.proxy import COMMIT, PUSH, Fault, Proxy
+from tests.support.worker_processes import belonging_to, command_line
 
 _AT_ONCE = 5
 """Commands."""

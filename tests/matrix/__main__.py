@@ -18,14 +18,15 @@ from pathlib import Path
 
 from tests.matrix import found
 from tests.matrix.found import Program
-from tests.pgbouncer import PROGRAM as PGBOUNCER
+from tests.support.pgbouncer import PROGRAM as PGBOUNCER
 
 ROOT = Path(__file__).parent.parent.parent
 MATRIX = ROOT / ".matrix"
 UV = Path(sys.executable).parent / "uv"
 POOL_MODES = ("transaction", "session")
 POOLED = [
-    f"tests/acceptance/test_{name}.py" for name in ("bulk", "repair", "resync", "retry", "schedule")
+    "tests/bulk/test_retry_all_failed.py",
+    *(f"tests/{name}/test_{name}.py" for name in ("repair", "resync", "retry", "schedule")),
 ]
 """What may run through a PgBouncer: others look at the sessions of commands, or end them."""
 COUNTS = ("passed", "failed", "skipped", "error")

@@ -25,7 +25,12 @@ HEALTHY = (
     "test_many_are_mended_in_batches_and_keep_their_places",
 )
 """A change that these notice breaks everything: it says nothing about the promise."""
-WIDER = ("tests/integration", "tests/worker", "tests/acceptance")
+ASIDE = {"benchmarks", "chaos", "help", "matrix", "mutations", "settings", "support"}
+WIDER = tuple(
+    f"tests/{folder.name}"
+    for folder in sorted((ROOT / "tests").iterdir())
+    if folder.is_dir() and folder.name not in {*ASIDE, "__pycache__"}
+)
 
 
 @dataclass(frozen=True)

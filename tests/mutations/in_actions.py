@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from tests.mutations.mutation import Mutation, Promise
 
-_BATCH = "docora_ops/actions/batch.py"
-_BULK = "docora_ops/actions/bulk.py"
+_BATCH = "docora_ops/actions/bulk/batch.py"
+_BULK = "docora_ops/actions/bulk/run.py"
 _JOB_IDS = "docora_ops/actions/job_ids.py"
-_SINGLE = "docora_ops/actions/single.py"
-_WRITER = "docora_ops/actions/writer.py"
+_SINGLE = "docora_ops/actions/link_change.py"
+_WRITER = "docora_ops/actions/bulk/execute.py"
 
 MUTATIONS = (
     # One link
@@ -245,7 +245,7 @@ MUTATIONS = (
     Mutation(
         "old-failure-taken-for-the-result",
         Promise.CODES_HOLD,
-        "docora_ops/actions/following.py",
+        "docora_ops/actions/waiting/follow.py",
         (
             (
                 "if verdict.status != LinkStatus.FAILED or verdict.job_id in over",
@@ -257,7 +257,7 @@ MUTATIONS = (
     Mutation(
         "doubtful-job-is-over",
         Promise.CODES_HOLD,
-        "docora_ops/actions/following.py",
+        "docora_ops/actions/waiting/follow.py",
         (("                and not self._is_newly_doubtful(answer)\n", ""),),
         ("test_what_failed_before_is_no_result_while_a_worker_may_have_the_job",),
     ),
@@ -324,7 +324,7 @@ MUTATIONS = (
     Mutation(
         "lost-jobs-waited-for",
         Promise.NOTHING_HANGS,
-        "docora_ops/actions/following.py",
+        "docora_ops/actions/waiting/follow.py",
         (("if has_looked and result.only_lost_left", "if False and result.only_lost_left"),),
         ("test_a_wait_for_nothing_but_lost_jobs_ends_and_names_repair",),
     ),

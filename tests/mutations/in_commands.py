@@ -6,7 +6,7 @@ from tests.mutations.mutation import Mutation, Promise
 
 _APP = "docora_ops/cli/app.py"
 _CONTEXT = "docora_ops/cli/context.py"
-_TEXT = "docora_ops/render/text.py"
+_TEXT = "docora_ops/render/cells.py"
 
 MUTATIONS = (
     Mutation(
@@ -31,7 +31,7 @@ MUTATIONS = (
     Mutation(
         "unpickled-what-is-read",
         Promise.READING_IS_READING,
-        "docora_ops/queue/jobs.py",
+        "docora_ops/queue/job_template.py",
         (
             (
                 "    if _text(function) not in call:",
@@ -140,7 +140,7 @@ MUTATIONS = (
     Mutation(
         "failed-links-are-success",
         Promise.CODES_HOLD,
-        "docora_ops/cli/bulk.py",
+        "docora_ops/cli/bulk_command.py",
         (("if result.cancelled or result.failed or missed else", "if result.cancelled else"),),
         ("test_poison_links_cost_only_themselves_and_are_listed_with_reasons",),
     ),
@@ -189,14 +189,14 @@ MUTATIONS = (
     Mutation(
         "refusal-without-status-and-job",
         Promise.CODES_HOLD,
-        "docora_ops/actions/single.py",
+        "docora_ops/actions/link_change.py",
         (('            details={"status": link.status, "job": job},\n', ""),),
         ("test_any_status_but_failed_is_refused_and_the_hint_names_what_helps",),
     ),
     Mutation(
         "claimed-name-taken-for-true",
         Promise.CODES_HOLD,
-        "docora_ops/cli/audit.py",
+        "docora_ops/cli/audit_note.py",
         (("return known if claim in {None, login, user} else", "return claim or"),),
         ("test_a_name_from_the_environment_is_a_claim_beside_the_login",),
     ),

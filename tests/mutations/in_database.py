@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.mutations.mutation import Mutation, Promise
 
-_CONNECTION = "docora_ops/database/connection.py"
-_DRIFT = "docora_ops/database/drift.py"
-_LINKS = "docora_ops/database/links.py"
+_CONNECTION = "docora_ops/database/postgres.py"
+_DRIFT = "docora_ops/database/unfinished.py"
+_LINKS = "docora_ops/database/link_rows.py"
 _SELECTION = "docora_ops/database/selection.py"
 _SNAPSHOTS = "docora_ops/database/snapshots.py"
 
@@ -218,7 +218,7 @@ MUTATIONS = (
     Mutation(
         "job-without-its-lock",
         Promise.NEVER_TWICE,
-        "docora_ops/worker/job.py",
+        "docora_ops/worker/snapshot_job.py",
         (("        if not keeps_link(", "        if False and not keeps_link("),),
         ("test_a_job_that_loses_its_lock_sends_nothing",),
     ),

@@ -308,21 +308,21 @@ MUTATIONS = (
     Mutation(
         "redis-told-again-by-the-client",
         Promise.NOTHING_HANGS,
-        "docora_ops/queue/connection.py",
+        "docora_ops/queue/redis_client.py",
         (("retry=Retry(NoBackoff(), 0),", "retry=Retry(NoBackoff(), 3),"),),
         ("test_a_reply_that_is_lost_after_the_push_leaves_one_job_and_the_next_try_keeps_it",),
     ),
     Mutation(
         "redis-waited-for-without-end",
         Promise.NOTHING_HANGS,
-        "docora_ops/queue/connection.py",
+        "docora_ops/queue/redis_client.py",
         (("            socket_timeout=settings.statement_timeout,\n", ""),),
         ("test_redis_is_waited_for_as_long_as_the_settings_say",),
     ),
     Mutation(
         "redis-repeats-a-password",
         Promise.SECRETS_STAY,
-        "docora_ops/queue/connection.py",
+        "docora_ops/queue/redis_client.py",
         (('text.partition(", with args beginning with")[0]', "text"),),
         ("test_arguments_that_redis_repeats_are_not_shown",),
     ),
@@ -358,7 +358,7 @@ MUTATIONS = (
     Mutation(
         "reset-told-before-its-commit",
         Promise.CRASH_ONLY,
-        "docora_ops/queue/audit.py",
+        "docora_ops/queue/audit_stream.py",
         (
             (
                 "for outcome in (Outcome.QUEUED, Outcome.REPLACED_STALE)\n",
@@ -374,14 +374,14 @@ MUTATIONS = (
     Mutation(
         "list-walked-for-each-batch",
         Promise.NOTHING_HANGS,
-        "docora_ops/queue/waiting.py",
+        "docora_ops/queue/waiting_list.py",
         (("_WALKS = 100\n", "_WALKS = 1_000_000\n"),),
         ("test_jobs_of_a_host_that_is_an_hour_ahead_do_not_make_each_batch_walk_over_the_list",),
     ),
     Mutation(
         "expired-executions-read-by-each-script",
         Promise.NOTHING_HANGS,
-        "docora_ops/queue/links.py",
+        "docora_ops/queue/link_queue.py",
         (("            expired = waiting.expired\n", ""),),
         ("test_executions_that_have_expired_are_read_once_in_a_run_and_cleaned_away",),
     ),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tests.mutations.mutation import Mutation, Promise
 
-_ABANDONED = "docora_ops/actions/abandoned.py"
-_DRIFT = "docora_ops/actions/drift.py"
-_REPAIR = "docora_ops/actions/repair.py"
-_WRITER = "docora_ops/actions/writer.py"
+_ABANDONED = "docora_ops/actions/repair/abandoned.py"
+_DRIFT = "docora_ops/actions/repair/find.py"
+_REPAIR = "docora_ops/actions/repair/fix.py"
+_WRITER = "docora_ops/actions/bulk/execute.py"
 
 MUTATIONS = (
     Mutation(
@@ -102,7 +102,7 @@ MUTATIONS = (
     Mutation(
         "repair-forgets-retries",
         Promise.ONLY_WHAT_QUALIFIES,
-        "docora_ops/database/links.py",
+        "docora_ops/database/link_rows.py",
         (
             (
                 "SET status = 'pending_snapshot' WHERE id",

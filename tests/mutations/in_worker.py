@@ -5,9 +5,9 @@ from __future__ import annotations
 from tests.mutations.mutation import Mutation, Promise
 
 _DELIVERIES = "docora_ops/worker/deliveries.py"
-_JOB = "docora_ops/worker/job.py"
+_JOB = "docora_ops/worker/snapshot_job.py"
 _PROCESS = "docora_ops/worker/process.py"
-_QUEUE_WORKER = "docora_ops/queue/worker.py"
+_QUEUE_WORKER = "docora_ops/worker/rq_worker.py"
 _WEBHOOK = "docora_ops/worker/webhook.py"
 
 MUTATIONS = (
@@ -165,7 +165,7 @@ MUTATIONS = (
     Mutation(
         "lock-of-another-released",
         Promise.NEVER_TWICE,
-        "docora_ops/queue/repository_lock.py",
+        "docora_ops/worker/repository_lock.py",
         (
             (
                 "if redis.call('GET', KEYS[1]) == ARGV[1] then\n  return redis.call('DEL'",
@@ -177,7 +177,7 @@ MUTATIONS = (
     Mutation(
         "repository-not-locked",
         Promise.NEVER_TWICE,
-        "docora_ops/queue/repository_lock.py",
+        "docora_ops/worker/repository_lock.py",
         (("nx=True, px=LIFE", "px=LIFE"),),
         ("test_one_process_at_a_time_has_the_lock",),
     ),
@@ -222,7 +222,7 @@ MUTATIONS = (
     Mutation(
         "scheduler-outlives-its-worker",
         Promise.NEVER_LOST,
-        "docora_ops/queue/scheduler.py",
+        "docora_ops/worker/scheduler.py",
         (("if os.getppid() != self._worker_pid:", "if self._worker_pid is None:"),),
         ("test_a_worker_that_is_killed_while_idle_takes_no_job_with_it",),
     ),
@@ -407,7 +407,7 @@ MUTATIONS = (
     Mutation(
         "wrong-clock-cleans-up",
         Promise.RUNNING_IS_LEFT,
-        "docora_ops/queue/worker.py",
+        "docora_ops/worker/rq_worker.py",
         (("abs(ahead) > _WORST_CLOCK", "False"),),
         ("test_a_worker_whose_clock_is_ahead_takes_no_running_job_for_abandoned",),
     ),

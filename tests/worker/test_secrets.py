@@ -13,18 +13,18 @@ from rq.job import JobStatus
 
 from docora_ops.demo.receiver import Request
 from docora_ops.errors import SnapshotError
-from docora_ops.queue.tries import JobTimeoutException
 from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.secrets import Cleaner
-from tests.harness import finish
-from tests.hostile.stores import redis_texts, watching_sessions
-from tests.prescribed import with_login
-from tests.proxy import refused_port
-from tests.rows import TestLink
-from tests.snapshots import AUTH_KEY, KEY, TOKEN, Snapshots, encrypt
-from tests.worker.checks import assert_in_sync, failure, repository_row
-from tests.worker.running import all_processes, children_of, command_line
-from tests.worker.upstream_http import GitHandler, GitSite
+from docora_ops.worker.tries import JobTimeoutException
+from tests.support.delivery_checks import assert_in_sync, failure, repository_row
+from tests.support.docora import finish
+from tests.support.git_over_http import GitHandler, GitSite
+from tests.support.privileges import with_login
+from tests.support.proxy import refused_port
+from tests.support.rows import TestLink
+from tests.support.snapshots import AUTH_KEY, KEY, TOKEN, Snapshots, encrypt
+from tests.support.stored_texts import redis_texts, watching_sessions
+from tests.support.worker_processes import all_processes, children_of, command_line
 
 PASSWORD = "a-very-secret-database-password"
 APP_PASSWORD = "the-very-secret-password-of-an-app"
@@ -273,7 +273,7 @@ def test_a_job_whose_time_is_up_while_it_writes_its_verdict_shows_no_secret(
     def time_is_up(*_: object, **__: object) -> None:
         raise JobTimeoutException("Task exceeded maximum timeout value")
 
-    monkeypatch.setattr("docora_ops.worker.job.fail_scan", time_is_up)
+    monkeypatch.setattr("docora_ops.worker.snapshot_job.fail_scan", time_is_up)
     with GitSite(snapshots.folder / "none", intercept=echo).serving() as site:
         repository_id = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
         link = snapshots.link(snapshots.add_app(), repository_id)

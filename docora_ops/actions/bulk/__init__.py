@@ -1,0 +1,1 @@
+"""Retry, resync and schedule of many links."""

@@ -1,0 +1,1 @@
+"""Finding and repairing drift between database and queue."""

@@ -1,0 +1,335 @@
+"""Reading, locking and changing links."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from psycopg.rows import TupleRow
+
+from docora_ops.database.postgres import Database
+from docora_ops.links import FailedFilter, Link, LinkRef, LinkStatus, Payload, possible_ids
+from docora_ops.text import mask
+
+_LINK_COLUMNS = """
+    l.id::text, l.app_id, a.app_name, l.repository_id, r.github_url, r.owner, r.name, a.base_url,
+    l.github_token_encrypted, a.client_auth_key_encrypted
+"""
+
+READ_LINK = f"""
+SELECT {_LINK_COLUMNS}, l.status, l.retry_count, l.last_error, r.circuit_open_until
+FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
+WHERE l.app_id = %(app_id)s AND l.repository_id = %(repository_id)s
+"""
+
+# A bulk operation skips what we hold here; a worker waits for it.
+LOCK_LINK = """
+SELECT 1 FROM app_repositories
+WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s FOR UPDATE
+"""
+
+RESET_LINKS = """
+UPDATE app_repositories SET status = 'pending_snapshot', retry_count = 0, last_error = NULL
+WHERE id = ANY (%(ids)s::uuid[])
+"""
+
+# A stuck link keeps its retries and its error: they are what it had before.
+FREE_STUCK_LINKS = """
+UPDATE app_repositories SET status = 'pending_snapshot' WHERE id = ANY (%(ids)s::uuid[])
+"""
+
+CLOSE_CIRCUIT = """
+UPDATE repositories
+SET consecutive_failures = 0, circuit_open_until = NULL, updated_at = now()
+WHERE repository_id = %(repository_id)s
+"""
+
+COUNT_DELIVERIES_OF_APP = """
+SELECT count(*) FROM app_delivered_files WHERE app_id = %(app_id)s
+"""
+
+# Who runs a snapshot holds the session advisory lock of its job id, a 64-bit key that pg_locks
+# shows in two halves. We only look: were we to hold the lock until our commit, a worker fast
+# enough to take up the new job before that would find it taken and drop the job.
+_HELD_KEYS = """
+    SELECT (classid::bigint << 32) | objid::bigint AS key
+    FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+HELD_JOB_IDS = f"""
+WITH held AS ({_HELD_KEYS})
+SELECT job_id FROM unnest(%(job_ids)s::text[]) AS job_id
+WHERE hashtextextended(job_id, 0) IN (SELECT key FROM held)
+"""
+
+FAILED = """(
+    l.status = 'failed'
+    AND (%(app_id)s::text IS NULL OR l.app_id = %(app_id)s)
+    AND (%(error)s::text IS NULL OR strpos(lower(l.last_error), lower(%(error)s)) > 0)
+)"""
+
+NOT_HELD_BACK = """(
+    NOT %(skip_open_circuits)s OR r.circuit_open_until IS NULL OR r.circuit_open_until <= now()
+)"""
+
+# Docora's own scheduler queues the same links. An opened circuit leaves its time in the row until
+# git succeeds or somebody resets it, so that failed links wait for that even after the time.
+DUE = """(
+    (l.status = 'pending_snapshot'
+     OR l.status = 'synced'
+        AND (l.last_scanned_at IS NULL OR l.last_scanned_at
+             < now() - %(rescan_interval_ms)s::bigint * interval '1 millisecond')
+     OR l.status = 'failed' AND r.circuit_open_until IS NULL)
+    AND (r.circuit_open_until IS NULL OR r.circuit_open_until <= now())
+)"""
+
+# Rows that somebody else holds are not in the answer: they are tried again, one by one, later.
+LOCK_LINKS = """
+SELECT id::text FROM app_repositories WHERE id = ANY (%(ids)s::uuid[]) FOR UPDATE SKIP LOCKED
+"""
+
+# The limits keep Postgres, whatever it believes of the tables, from going through all the links
+# once for each app or repository.
+_JUDGE_LINKS = f"""
+SELECT {_LINK_COLUMNS}, l.status, {{qualifies}}
+FROM app_repositories l
+CROSS JOIN LATERAL (
+    SELECT app_name, base_url, client_auth_key_encrypted FROM apps
+    WHERE app_id = l.app_id LIMIT 1
+) a
+CROSS JOIN LATERAL (
+    SELECT github_url, owner, name, circuit_open_until FROM repositories
+    WHERE repository_id = l.repository_id LIMIT 1
+) r
+WHERE l.id = ANY (%(ids)s::uuid[])
+"""
+
+JUDGE_LINKS_OF_APP = _JUDGE_LINKS.format(qualifies="l.app_id = %(app_id)s")
+JUDGE_FAILED_LINKS = _JUDGE_LINKS.format(qualifies=f"{FAILED} AND {NOT_HELD_BACK}")
+JUDGE_UNFINISHED_LINKS = _JUDGE_LINKS.format(
+    qualifies="l.status IN ('pending_snapshot', 'scanning')"
+)
+JUDGE_DUE_LINKS = _JUDGE_LINKS.format(qualifies=DUE)
+
+DELETE_DELIVERIES = """
+DELETE FROM app_delivered_files d
+USING unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, repository_id)
+WHERE d.app_id = link.app_id AND d.repository_id = link.repository_id
+"""
+
+COUNT_DELIVERIES = """
+SELECT count(*) FROM app_delivered_files d
+JOIN unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, repository_id)
+    ON d.app_id = link.app_id AND d.repository_id = link.repository_id
+"""
+
+DESCRIBE_LINKS = """
+SELECT l.id::text, a.app_name, r.owner, r.name
+FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
+WHERE l.id = ANY (%(ids)s::uuid[])
+"""
+
+# The limit keeps Postgres from reading the whole table: it looks up one link after the other.
+LINKS_BY_IDS = """
+SELECT l.app_id, l.repository_id, l.status
+FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS ids(app_id, repository_id)
+CROSS JOIN LATERAL (
+    SELECT app_id, repository_id, status FROM app_repositories
+    WHERE app_id = ids.app_id AND repository_id = ids.repository_id LIMIT 1
+) l
+"""
+
+
+class Verdict(StrEnum):
+    """What a claim found of one link."""
+
+    CLAIMED = "claimed"
+    CHANGED = "changed"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One link that was locked, whether it may be queued, and the status that it had."""
+
+    verdict: Verdict
+    payload: Payload
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobLink:
+    """The link that a job id stands for, or one of them."""
+
+    job_id: str
+    app_id: str
+    repository_id: str
+    status: str
+
+
+def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
+    """The link as it stands, without a lock."""
+    return _link(database.row(READ_LINK, {"app_id": app_id, "repository_id": repository_id}))
+
+
+def lock_link(database: Database, app_id: str, repository_id: str) -> Link | None:
+    """The link, locked until the transaction ends. Raises LinkLockedError."""
+    if database.row(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}) is None:
+        return None
+    # A statement that waits for the row reads the rest, its app and repository, as before the wait.
+    return read_link(database, app_id, repository_id)
+
+
+def reset_link(database: Database, ref: LinkRef) -> None:
+    """Make the link pending, with no retries and no error."""
+    database.execute(RESET_LINKS, {"ids": [ref.id]})
+
+
+def close_circuit(database: Database, repository_id: str) -> None:
+    """Close the circuit breaker of a repository."""
+    database.execute(CLOSE_CIRCUIT, {"repository_id": repository_id})
+
+
+def delete_deliveries(database: Database, links: Sequence[LinkRef | Payload]) -> int:
+    """Forget what the apps have received over these links; returns how many files that was."""
+    return database.execute(DELETE_DELIVERIES, _pairs(links))
+
+
+def count_deliveries(database: Database, links: Sequence[LinkRef | Payload]) -> int:
+    """How many files the apps have received over these links."""
+    row = database.row(COUNT_DELIVERIES, _pairs(links))
+    return int(row[0]) if row else 0
+
+
+def count_deliveries_of_app(database: Database, app_id: str) -> int:
+    """How many files the app has received in all."""
+    row = database.row(COUNT_DELIVERIES_OF_APP, {"app_id": app_id})
+    return int(row[0]) if row else 0
+
+
+def _pairs(links: Sequence[LinkRef | Payload]) -> dict[str, list[str]]:
+    return {
+        "app_ids": [link.app_id for link in links],
+        "repository_ids": [link.repository_id for link in links],
+    }
+
+
+def held_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
+    """Those job ids whose link a worker holds at this moment."""
+    return {job_id for (job_id,) in database.rows(HELD_JOB_IDS, {"job_ids": list(job_ids)})}
+
+
+def claim_links_of_app(database: Database, ids: Sequence[str], app_id: str) -> list[Claim]:
+    """Lock and reset those among `ids` that are the app's, whatever their status.
+
+    Links that are locked elsewhere or gone are missing from the answer.
+    """
+    claims = _claim(database, ids, JUDGE_LINKS_OF_APP, {"app_id": app_id})
+    _update(database, RESET_LINKS, claims)
+    return list(claims.values())
+
+
+def claim_failed_links(database: Database, ids: Sequence[str], which: FailedFilter) -> list[Claim]:
+    """Lock and reset those among `ids` that are failed still, and match still.
+
+    Links that are locked elsewhere or gone are missing from the answer.
+    """
+    claims = _claim(database, ids, JUDGE_FAILED_LINKS, asdict(which))
+    _update(database, RESET_LINKS, claims)
+    return list(claims.values())
+
+
+def claim_unfinished_links(database: Database, ids: Sequence[str]) -> list[Claim]:
+    """Lock those among `ids` that are pending or being scanned still, and make them pending.
+
+    Links that are locked elsewhere or gone are missing from the answer.
+    """
+    claims = _claim(database, ids, JUDGE_UNFINISHED_LINKS, {})
+    stuck = {id_: claim for id_, claim in claims.items() if claim.status == LinkStatus.SCANNING}
+    _update(database, FREE_STUCK_LINKS, stuck)
+    return list(claims.values())
+
+
+def claim_due_links(database: Database, ids: Sequence[str], rescan_interval_ms: int) -> list[Claim]:
+    """Lock those among `ids`, and change nothing; links that are not due any more are refused.
+
+    Links that are locked elsewhere or gone are missing from the answer.
+    """
+    parameters = {"rescan_interval_ms": rescan_interval_ms}
+    return list(_claim(database, ids, JUDGE_DUE_LINKS, parameters).values())
+
+
+def _claim(
+    database: Database, ids: Sequence[str], sql: str, parameters: Mapping[str, object]
+) -> dict[str, Claim]:
+    """The claims by the id of the link.
+
+    Links that changed since they were selected and those whose snapshot is running are refused.
+    """
+    locked = [id_ for (id_,) in database.rows(LOCK_LINKS, {"ids": list(ids)})]
+    # In statements of their own, which see what was committed before the last row was locked. One
+    # that locks reads that row as it is by then, and the rest as it was when the statement began.
+    rows = database.rows(sql, {"ids": locked, **parameters})
+    payloads = {row[0]: Payload(*row[1:10]) for row in rows}
+    held = held_job_ids(database, [payload.job_id for payload in payloads.values()])
+    claims = {}
+    for id_, *_, status, qualifies in rows:
+        payload = payloads[id_]
+        if not qualifies:
+            verdict = Verdict.CHANGED
+        else:
+            verdict = Verdict.RUNNING if payload.job_id in held else Verdict.CLAIMED
+        claims[id_] = Claim(verdict, payload, status)
+    return claims
+
+
+def _update(database: Database, sql: str, claims: Mapping[str, Claim]) -> None:
+    """Change the links that were claimed: no rows but those that we have locked."""
+    ids = [id_ for id_, claim in claims.items() if claim.verdict is Verdict.CLAIMED]
+    if ids:
+        database.execute(sql, {"ids": ids})
+
+
+def describe_links(database: Database, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """App name and `owner/name` by the id of the link."""
+    rows = database.rows(DESCRIBE_LINKS, {"ids": list(ids)})
+    return {row[0]: (row[1], f"{row[2]}/{row[3]}") for row in rows}
+
+
+def shared_job_ids(database: Database, refs: Sequence[LinkRef]) -> set[str]:
+    """Those job ids that another link's ids form too: `a-b` + `c` and `a` + `b-c`."""
+    dashed = {ref.job_id for ref in refs if ref.job_id.count("-") > 1}
+    links = Counter(link.job_id for link in links_of_jobs(database, dashed))
+    return {job_id for job_id, count in links.items() if count > 1}
+
+
+def links_of_jobs(database: Database, job_ids: Iterable[str]) -> list[JobLink]:
+    """Every link whose ids form one of these job ids, and its status."""
+    pairs = {pair for job_id in job_ids for pair in possible_ids(job_id)}
+    if not pairs:
+        return []
+    parameters = {
+        "app_ids": [app_id for app_id, _ in pairs],
+        "repository_ids": [repository_id for _, repository_id in pairs],
+    }
+    return [JobLink(f"{row[0]}-{row[1]}", *row) for row in database.rows(LINKS_BY_IDS, parameters)]
+
+
+def _link(row: TupleRow | None) -> Link | None:
+    if row is None:
+        return None
+    payload = Payload(*row[1:10])
+    status, retry_count, last_error, circuit_open_until = row[10:14]
+    secrets = (payload.github_token_encrypted, payload.client_auth_key_encrypted)
+    return Link(
+        LinkRef(row[0], row[1], row[3]),
+        payload,
+        status,
+        retry_count,
+        last_error and mask(last_error, secrets),
+        circuit_open_until,
+    )

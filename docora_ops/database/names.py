@@ -1,0 +1,95 @@
+"""Finding apps and repositories by what a person types."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from docora_ops.database.postgres import Database
+from docora_ops.links import App, Repository
+
+_SUGGESTION_POOL = 5000
+"""Names among which the nearest are looked for."""
+
+APPS_BY_ID_OR_NAME = """
+SELECT app_id, app_name FROM apps
+WHERE app_id = %(text)s OR lower(app_name) = ANY (SELECT lower(unnest(%(forms)s::text[])))
+ORDER BY app_id = %(text)s DESC, app_id
+"""
+
+REPOSITORIES_BY_ID_NAME_OR_URL = """
+SELECT repository_id, owner, name, EXISTS (
+    SELECT FROM app_repositories l
+    WHERE l.app_id = %(app_id)s AND l.repository_id = r.repository_id
+)
+FROM repositories r
+WHERE repository_id = %(text)s
+   OR lower(owner || '/' || name) = ANY (SELECT lower(unnest(%(forms)s::text[])))
+   OR lower(github_url) = ANY (%(urls)s)
+ORDER BY repository_id = %(text)s DESC, repository_id
+"""
+
+APP_NAMES = "SELECT app_name FROM apps ORDER BY app_name LIMIT %(limit)s"
+
+REPOSITORY_NAMES_OF_APP = """
+SELECT r.owner || '/' || r.name
+FROM app_repositories l JOIN repositories r USING (repository_id)
+WHERE l.app_id = %(app_id)s
+ORDER BY 1 LIMIT %(limit)s
+"""
+
+
+def find_apps(database: Database, text: str) -> list[App]:
+    """The app with this id alone, or else every app of this name, case and normal form aside."""
+    parameters = {"text": text, "forms": _forms(text)}
+    apps = [App(*row) for row in database.rows(APPS_BY_ID_OR_NAME, parameters)]
+    return apps[:1] if apps and apps[0].app_id == text else apps
+
+
+def find_repositories(database: Database, app_id: str, text: str) -> list[Repository]:
+    """The repository with this id alone, or else all with this `owner/name` or GitHub URL.
+
+    Leaves out repositories that the app is not linked to, if it is linked to one that fits.
+    """
+    parameters = {
+        "app_id": app_id,
+        "text": text,
+        "forms": _forms(text),
+        "urls": _spellings(text),
+    }
+    found = [
+        (Repository(*names), is_own)
+        for *names, is_own in database.rows(REPOSITORIES_BY_ID_NAME_OR_URL, parameters)
+    ]
+    if found and found[0][0].repository_id == text:
+        return [found[0][0]]
+    own = [repository for repository, is_own in found if is_own]
+    return own or [repository for repository, _ in found]
+
+
+def app_names(database: Database) -> list[str]:
+    """Names to suggest from."""
+    return [name for (name,) in database.rows(APP_NAMES, {"limit": _SUGGESTION_POOL})]
+
+
+def repository_names(database: Database, app_id: str) -> list[str]:
+    """`owner/name` of the app's repositories, to suggest from."""
+    parameters = {"app_id": app_id, "limit": _SUGGESTION_POOL}
+    return [name for (name,) in database.rows(REPOSITORY_NAMES_OF_APP, parameters)]
+
+
+def _forms(text: str) -> list[str]:
+    """The same letters as others write them: `é`, or `e` and an accent."""
+    return [text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))]
+
+
+def _spellings(text: str) -> list[str]:
+    """The ways in which the GitHub URL, if it is one, may be stored."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme.lower() not in {"http", "https"}:
+        return []
+    stem = rest.rstrip("/").lower().removesuffix(".git")
+    return [
+        f"{protocol}://{stem}{ending}"
+        for protocol in ("https", "http")
+        for ending in ("", ".git", "/")
+    ]

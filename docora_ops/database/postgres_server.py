@@ -1,0 +1,111 @@
+"""What Postgres is like: its version, Docora's tables, and what our role may do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from docora_ops.database.postgres import Database
+
+SERVER = """
+SELECT current_setting('server_version'), current_setting('server_version_num')::int,
+    pg_is_in_recovery(), current_setting('transaction_read_only')::bool
+"""
+
+CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
+
+# Not information_schema, which hides what our role may not use.
+_COLUMNS = """
+    SELECT wanted.name AS table_name, a.attrelid, a.attnum, a.attname::text AS column_name
+    FROM unnest(%(tables)s::text[]) AS wanted(name)
+    JOIN pg_attribute a ON a.attrelid = to_regclass(quote_ident(wanted.name))
+    WHERE a.attnum > 0 AND NOT a.attisdropped
+"""
+
+COLUMNS = f"SELECT table_name, column_name FROM ({_COLUMNS}) AS columns"
+
+PRIVILEGES = f"""
+WITH columns AS ({_COLUMNS})
+SELECT privilege, table_name, column_name
+FROM columns, unnest('{{SELECT,INSERT,UPDATE,REFERENCES}}'::text[]) AS privilege
+WHERE has_column_privilege(attrelid, attnum, privilege)
+UNION ALL
+SELECT privilege, table_name, NULL
+FROM (SELECT DISTINCT table_name, attrelid FROM columns) AS tables,
+    unnest('{{DELETE,TRUNCATE,TRIGGER}}'::text[]) AS privilege
+WHERE has_table_privilege(attrelid, privilege)
+"""
+
+ROLE = """
+SELECT quote_ident(rolname), array_remove(ARRAY[
+        CASE WHEN rolcreaterole THEN 'CREATEROLE' END,
+        CASE WHEN rolcreatedb THEN 'CREATEDB' END,
+        CASE WHEN rolreplication THEN 'REPLICATION' END,
+        CASE WHEN rolbypassrls THEN 'BYPASSRLS' END
+    ], NULL),
+    rolsuper,
+    ARRAY(
+        SELECT wanted.name FROM unnest(%(tables)s::text[]) AS wanted(name)
+        JOIN pg_class c ON c.oid = to_regclass(quote_ident(wanted.name))
+        WHERE pg_has_role(c.relowner, 'USAGE')
+    )
+FROM pg_roles WHERE rolname = current_user
+"""
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """The server, as far as it concerns us."""
+
+    version: str
+    version_number: int
+    """140005 for 14.5."""
+    is_replica: bool
+    is_read_only: bool
+
+
+@dataclass(frozen=True, order=True)
+class Privilege:
+    """What may be done with a column or, without one, with a whole table."""
+
+    name: str
+    table: str
+    column: str | None
+
+
+@dataclass(frozen=True)
+class Role:
+    """Whom the server takes us for."""
+
+    name: str
+    """As it stands in a statement, quoted where needed."""
+    attributes: tuple[str, ...]
+    """`CREATEROLE` and the like."""
+    is_superuser: bool
+    owned_tables: tuple[str, ...]
+    privileges: frozenset[Privilege]
+
+
+def read_server(database: Database) -> PostgresServer:
+    """Connects, if that has not been done."""
+    [row] = database.rows(SERVER)
+    return PostgresServer(*row)
+
+
+def read_clock(database: Database) -> float:
+    """The server's clock, in seconds since 1970."""
+    [(seconds,)] = database.rows(CLOCK)
+    return float(seconds)
+
+
+def read_columns(database: Database, tables: Sequence[str]) -> frozenset[tuple[str, str]]:
+    """Table and column of all that is there of these tables, on the role's search path."""
+    return frozenset(database.rows(COLUMNS, {"tables": list(tables)}))
+
+
+def read_role(database: Database, tables: Sequence[str]) -> Role:
+    """Our role and what it may do with these tables."""
+    parameters = {"tables": list(tables)}
+    [(name, attributes, is_superuser, owned)] = database.rows(ROLE, parameters)
+    privileges = frozenset(Privilege(*found) for found in database.rows(PRIVILEGES, parameters))
+    return Role(name, tuple(attributes), is_superuser, tuple(owned), privileges)

@@ -1,0 +1,216 @@
+"""Connecting to Redis, and turning its errors into ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.client import Pipeline
+from redis.connection import parse_url
+from redis.retry import Retry
+
+from docora_ops.errors import ConfigurationError, RedisError
+from docora_ops.settings import Settings
+from docora_ops.text import mask
+
+ROWS_LOCKED_TIMEOUT = 4
+"""Seconds for an answer of Redis while rows are locked in Postgres: Docora waits for those rows."""
+
+_OUR_OPTIONS = frozenset({"client_name", "decode_responses", "protocol"})
+_REFUSED_OPTIONS = frozenset({"encoding", "encoding_errors", "retry", "retry_on_error"})
+
+
+def connect(settings: Settings) -> redis.Redis:
+    """A client for `REDIS_URL`; it connects at its first command.
+
+    Commands are never sent again: a push whose reply was lost may have been done.
+    Raises ConfigurationError when the URL is unusable.
+    """
+    try:
+        client = redis.Redis.from_url(
+            _without_our_options(settings.redis_url.get_secret_value()),
+            client_name="docora-ops",
+            driver_info=None,  # or each connection begins with two more commands to be permitted
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=settings.connect_timeout,
+            socket_timeout=settings.statement_timeout,
+        )
+        # An unknown option in the URL shows only when a connection is made from it.
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)
+    except (ValueError, TypeError, AttributeError, OSError, redis.RedisError):
+        raise ConfigurationError(
+            "REDIS_URL is not a URL that the Redis client understands",
+            hint="use redis://USER:PASSWORD@HOST:PORT/DB, rediss://… or unix:///PATH; "
+            "percent-encode special characters in the password",
+        ) from None
+    return client
+
+
+def with_rows_locked(client: redis.Redis) -> redis.Redis:
+    """Returns a client of the same server for calls that are made while rows are locked."""
+    pool = client.connection_pool
+    options = dict(pool.connection_kwargs)
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        options[name] = min(options.get(name) or ROWS_LOCKED_TIMEOUT, ROWS_LOCKED_TIMEOUT)
+    return redis.Redis(
+        connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options)
+    )
+
+
+def answers_of(pipeline: Pipeline) -> list[Any]:
+    """Runs the commands of a pipeline; returns None for each key of another type."""
+    answers = []
+    for answer in pipeline.execute(raise_on_error=False):
+        is_other = isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer)
+        if isinstance(answer, Exception) and not is_other:
+            raise answer
+        answers.append(None if is_other else answer)
+    return answers
+
+
+def _without_our_options(url: str) -> str:
+    """The URL without what the client would read there and this tool decides for itself."""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    if not _REFUSED_OPTIONS.isdisjoint(name for name, _ in options):
+        raise ValueError("an option that only the client itself can use")
+    kept = urlencode([(name, value) for name, value in options if name not in _OUR_OPTIONS])
+    # Not urlunsplit, which drops the empty host of unix:///path.
+    return url.partition("?")[0] + (f"?{kept}" if kept else "")
+
+
+def describe(settings: Settings) -> str:
+    """Name the server and the database of `REDIS_URL`, without user or password.
+
+    `connect` has accepted the URL before.
+    """
+    # As the client reads it: options of the URL may name the host and the database, too.
+    url = _without_our_options(settings.redis_url.get_secret_value())
+    options = parse_url(url)  # type: ignore[no-untyped-call]
+    database = options.get("db", 0)
+    if "path" in options:
+        return f"{options['path']}, database {database}"
+    host = options.get("host", "localhost")
+    return f"{f'[{host}]' if ':' in host else host}:{options.get('port', 6379)}/{database}"
+
+
+@contextmanager
+def redis_errors(where: str, *, rows_locked: bool = False) -> Iterator[None]:
+    """Raise what goes wrong inside as RedisError with a sentence about `where`.
+
+    `rows_locked`: the call was made by a client of `with_rows_locked`.
+    """
+    try:
+        yield
+    except redis.RedisError as error:
+        message, hint = _explain(error)
+        if rows_locked and hint == _SLOW[1]:
+            # A longer timeout of ours would not help.
+            hint = f"it has {ROWS_LOCKED_TIMEOUT} s while links are locked: check its load"
+        raise RedisError(f"Redis at {where} {message}", hint=hint) from error
+
+
+_Explanation = tuple[str, str]
+_SLOW: _Explanation = (
+    "did not answer in time",
+    "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",
+)
+_OUT_OF_MEMORY: _Explanation = (
+    "refuses writes: it is out of memory",
+    "free memory or raise maxmemory",
+)
+_READ_ONLY: _Explanation = (
+    "refuses writes: it is a read-only replica",
+    "point REDIS_URL at the primary",
+)
+_CLUSTER: _Explanation = (
+    "is a node of a Cluster, which spreads its keys over several servers",
+    "point REDIS_URL at a Redis or Valkey without cluster-enabled: RQ needs one server",
+)
+# What a script runs into reaches us as a plain ResponseError, most often with the code in its text.
+_REFUSES_WRITES: dict[str, _Explanation] = {
+    "OOM": _OUT_OF_MEMORY,
+    "READONLY": _READ_ONLY,
+    "MISCONF": ("refuses writes: it can't save its data to disk", "see Redis's log"),
+    "NOREPLICAS": (
+        "refuses writes: it has fewer connected replicas than min-replicas-to-write asks for",
+        "bring its replicas back, or lower min-replicas-to-write",
+    ),
+}
+_BY_CODE: dict[str, _Explanation] = _REFUSES_WRITES | {
+    "BUSY": (
+        "answers nobody: it has been busy with one script for too long",
+        "wait for the script's end, or end it with: redis-cli SCRIPT KILL",
+    ),
+    "DB index is out of range": (
+        "has no database of the number in REDIS_URL",
+        "check the number at the end of REDIS_URL",
+    ),
+    "WRONGTYPE": (
+        "holds a value of the wrong type in one of the queue's keys",
+        "check that DOCORA_OPS_QUEUE_NAME and REDIS_URL belong together",
+    ),
+}
+
+
+def _explain(error: redis.RedisError) -> _Explanation:
+    """What happened, and what to do."""
+    match error:
+        case redis.AuthenticationError() | redis.exceptions.AuthorizationError():
+            return "refuses our user or password", "check the credentials in REDIS_URL"
+        case redis.exceptions.NoPermissionError():
+            return _no_permission(str(error))
+        case redis.TimeoutError():
+            return _SLOW
+        case redis.exceptions.OutOfMemoryError():
+            return _OUT_OF_MEMORY
+        case redis.ReadOnlyError():
+            return _READ_ONLY
+        case redis.exceptions.ClusterError() | redis.exceptions.ClusterCrossSlotError():
+            return _CLUSTER
+        case redis.exceptions.AskError():  # MOVED, too
+            return _CLUSTER
+        case redis.exceptions.BusyLoadingError():
+            return "is still loading its data", "try again in a moment"
+        case redis.ConnectionError():
+            if isinstance(error.__cause__, TimeoutError):
+                return "did not answer in time", "check REDIS_URL and the network"
+            return "can't be reached, or broke the connection", "check that it runs, and REDIS_URL"
+    text = str(error)
+    if "NOPERM" in text or "ACL failure in script" in text:
+        return _no_permission(text)
+    # In a script, a Cluster has a sentence of its own for each reason not to serve a key.
+    if "cluster" in text or "hash to the same slot" in text:
+        return _CLUSTER
+    if found := _find_code(_BY_CODE, text):
+        return found
+    # Redis repeats the arguments of a command that it does not know, a password's among them.
+    text = text.partition(", with args beginning with")[0].splitlines()[0] if text else "no text"
+    return f"answered with an error: {mask(text)[:200]}", "see Redis's log"
+
+
+def explain_refused_write(text: str) -> tuple[str, str] | None:
+    """Returns why Redis takes no writes, and what to do; None if the answer says something else."""
+    return _find_code(_REFUSES_WRITES, text)
+
+
+def _find_code(explanations: Mapping[str, _Explanation], text: str) -> _Explanation | None:
+    found = (known for code, known in explanations.items() if re.search(rf"\b{code}\b", text))
+    return next(found, None)
+
+
+def _no_permission(text: str) -> _Explanation:
+    """Redis names the command that is missing, yet never the key or channel."""
+    command = re.search(r"to run the '([\w|-]+)' command", text)
+    what = f"the command {command[1]}" if command else "one of our keys or channels"
+    return (
+        f"does not permit {what} to our user",
+        "docora-ops help privileges lists what the user in REDIS_URL needs",
+    )

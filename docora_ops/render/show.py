@@ -1,0 +1,124 @@
+"""Everything about one link, for a person."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from docora_ops.jobs import JobPlace, JobRecord, JobState
+from docora_ops.link_details import LinkDetails, LinkHistory
+from docora_ops.render.cells import cell
+from docora_ops.render.tables import amount, pairs, retries, with_id
+from docora_ops.render.view_tables import duration
+from docora_ops.text import moment
+
+_SCORES = {
+    "scheduled": "due",
+    "deferred": "since",
+    "ready": "since",
+    "rate_limited": "since",
+    "execution": "heartbeat expires",
+}
+"""What the time beside a place means; elsewhere it is when the entry expires."""
+
+
+def link(details: LinkDetails) -> RenderableType:
+    """The rows of the database first, then what RQ has of the job."""
+    table = pairs()
+    history = details.history
+    for name, text in (
+        ("App", cell(with_id(details.app_name, details.ref.app_id))),
+        ("App URL", cell(details.base_url)),
+        ("Repository", cell(with_id(details.repository, details.ref.repository_id))),
+        ("GitHub URL", cell(details.github_url)),
+        ("Token", cell("yes" if details.has_token else "no")),
+        ("Status", cell(f"{details.status}, {retries(details.retry_count)}")),
+        ("Error", cell("none" if details.error is None else details.error)),
+        ("Linked since", cell(moment(history.created_at))),
+        ("Last good scan", cell(moment(history.last_scanned_at) or "never")),
+        ("Circuit", _circuit(details)),
+        ("Delivered", _delivered(history)),
+        ("Snapshot", _snapshot(history)),
+        ("Job", cell(details.job.id)),
+        ("Job state", _state(details)),
+        *_job(details.job),
+    ):
+        table.add_row(name, text)
+    return table
+
+
+def _circuit(details: LinkDetails) -> Text:
+    failures = details.history.consecutive_failures
+    text = f", {amount(failures, 'git failure')} in a row" if failures else ""
+    until = details.circuit_open_until
+    if until is None:
+        return cell(f"closed{text}")
+    if until <= datetime.now(UTC):
+        return cell(f"was open until {moment(until)}{text}")
+    return cell(f"open until {moment(until)}{text}", "yellow")
+
+
+def _delivered(history: LinkHistory) -> Text:
+    last = f", the last at {moment(history.last_delivered_at)}" if history.last_delivered_at else ""
+    return cell(f"{amount(history.delivered_files, 'file')}{last}")
+
+
+def _snapshot(history: LinkHistory) -> Text:
+    snapshot = history.snapshot
+    if snapshot is None:
+        return cell("none")
+    return cell(
+        f"{snapshot.commit_sha} of {snapshot.branch}, {amount(snapshot.files, 'file')}, "
+        f"{moment(snapshot.scanned_at) or 'never'}"
+    )
+
+
+def _state(details: LinkDetails) -> Text:
+    is_live = details.state in {JobState.WAITING, JobState.RUNNING}
+    held = ", a worker holds the link" if details.lock_is_held else ""
+    return cell(f"{details.state}{held}", "cyan" if is_live else "")
+
+
+def _job(job: JobRecord) -> list[tuple[str, Text]]:
+    rows = []
+    if job.status is not None:
+        left = "" if job.retries_left is None else f", {retries(job.retries_left)} left"
+        rows.append(("RQ status", cell(f"{job.status}{left}")))
+    if job.origin is not None:
+        rows.append(("Queue", cell(job.origin)))
+    rows += [("Stands in", _place(place)) for place in job.places]
+    for name, when in (
+        ("Created", job.created_at),
+        ("Queued", job.enqueued_at),
+        ("Began", job.started_at),
+        ("Ended", job.ended_at),
+    ):
+        if when is not None:
+            rows.append((name, cell(moment(when))))
+    if job.worker:
+        rows.append(("Worker", cell(job.worker)))
+    if job.expires_in is not None:
+        rows.append(("Is kept for", cell(duration(job.expires_in))))
+    if job.last_failure is not None:
+        failure = job.last_failure
+        by = f" on {failure.worker}" if failure.worker else ""
+        rows.append(("Last failure", cell(f"{moment(failure.at) or 'once'}{by}")))
+        rows += [("", cell(line)) for line in failure.text.split("\n")]
+    return rows
+
+
+def _place(place: JobPlace) -> Text:
+    if place.where == "list":
+        return cell(f"waiting list of {place.queue}, place {place.position}")
+    if place.where == "intermediate":
+        return cell(f"between {place.queue} and a worker")
+    text = f"{place.where} of {place.queue}"
+    if place.worker:
+        text += f" on {place.worker}"
+    if place.alive is not None:
+        text += ", alive" if place.alive else ", dead"
+    if place.at is not None:
+        text += f", {_SCORES.get(place.where, 'expires')} {moment(place.at)}"
+    return cell(text)

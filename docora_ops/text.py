@@ -1,0 +1,93 @@
+"""Texts that are safe to show: without secrets and without control characters."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from urllib.parse import urlsplit, urlunsplit
+
+MASK = "***"
+
+_SECRETS = re.compile(
+    r"""
+    (?<=://) [^/\s'"<>?\#]+ (?=@)              # user and password of a URL
+    | (?: (?<=password=) | (?<=token=) | (?<=secret=) ) [^&\s'"<>]+  # an option of a URL
+    | \b gh[opsur]_\w{16,} | \b github_pat_\w{16,}
+    | \b [0-9a-f]{32} : [0-9a-f]{32} : [0-9a-f]*  # as Docora encrypts
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+# The beginning of a secret whose end was cut off.
+_CUT_SECRET = re.compile(
+    r"""
+    (?: (?<=://) [^/\s'"<>?\#]*
+    | (?: (?<=password=) | (?<=token=) | (?<=secret=) ) [^&\s'"<>]*
+    | \b gh[opsur]_\w* | \b github_pat_\w*
+    | \b [0-9a-f]{32} : [0-9a-f:]*
+    ) \Z
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def mask(text: str, secrets: Iterable[str | None] = ()) -> str:
+    """The text without these secrets, passwords in URLs, GitHub tokens and encrypted values."""
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    return _SECRETS.sub(MASK, text)
+
+
+def mask_cut(text: str) -> str:
+    """Mask the beginning of a longer text, and what may be the beginning of a secret at its end."""
+    return _CUT_SECRET.sub(MASK, mask(text), count=1)
+
+
+def mask_url(url: str) -> str:
+    """The URL without user, password, query and fragment: each may carry a secret."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return mask(re.sub(r"[?#].*", "", url, flags=re.DOTALL))
+    _, at, host = parts.netloc.rpartition("@")
+    masked = parts._replace(
+        netloc=f"{MASK}@{host}" if at else host,
+        query=MASK if parts.query else "",
+        fragment=MASK if parts.fragment else "",
+    )
+    return mask(urlunsplit(masked))
+
+
+_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0").union(
+    *(map(chr, range(*ends)) for ends in ((0x180B, 0x1810), (0xFE00, 0xFE10), (0xE0100, 0xE01F0)))
+)
+"""Letters and marks that Unicode has no glyph for."""
+
+
+def inert(value: object) -> str:
+    """The value as one line of characters that can be seen.
+
+    Control characters, escape sequences, bidi controls and the like are spelled out.
+    """
+    text = str(value)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in _UNSAFE or character in _UNSEEN
+        else character
+        for character in text
+    )
+
+
+def moment(when: datetime | None) -> str | None:
+    """ISO 8601 in UTC with milliseconds and `Z`, as Docora writes it."""
+    if when is None:
+        return None
+    return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

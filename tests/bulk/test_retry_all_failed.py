@@ -1,0 +1,365 @@
+"""`docora-ops retry-all-failed`."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+from psycopg.conninfo import conninfo_to_dict
+from rq.job import JobStatus
+
+from docora_ops.queue.redis_client import describe
+from tests.bulk.documents import OPERATION_ID, counts
+from tests.support.docora import Docora, Result
+from tests.support.rows import TestLink
+from tests.support.terminal import on_terminal
+
+ESCAPE = "\x1b"
+ANIMATION = re.compile(r"\x1b\[\?25l|\x1b\[2K")
+
+
+def database_name(docora: Docora) -> str:
+    return str(conninfo_to_dict(docora.database_url)["dbname"])
+
+
+def add_poison(docora: Docora, amount: int = 1) -> list[str]:
+    """Links whose ids can't form a job id; returns the ids that they would form."""
+    app = docora.add_app("Dotted", "app.dotted")
+    links = [docora.link(app, docora.add_repository()) for _ in range(amount)]
+    return [link.job_id for link in links]
+
+
+def assert_without_escapes(result: Result) -> None:
+    assert ESCAPE not in result.stdout + result.stderr
+    assert "\r" not in result.stdout + result.stderr
+    assert "[y/N]" not in result.stdout + result.stderr
+
+
+def test_the_json_has_the_fields_of_the_contract_and_their_sums(docora: Docora) -> None:
+    docora.add_worker()
+    app = docora.add_app("Acme Search")
+    fresh, fresh_too, stale, waiting, running = (
+        docora.link(app, docora.add_repository()) for _ in range(5)
+    )
+    docora.leave_job(stale.job_id, JobStatus.FAILED)
+    docora.enqueue(waiting.job_id)
+    docora.start_job(running.job_id)
+    untouched = [docora.add_link(status) for status in ("synced", "scanning", "pending_snapshot")]
+    rows_before = [docora.row(link) for link in [running, *untouched]]
+
+    result = docora.run("retry-all-failed", "--json")
+
+    assert result.code == 0, result
+    operation_id = result.data["operation_id"]
+    assert OPERATION_ID.fullmatch(operation_id)
+    assert result.json == {
+        "data": {
+            "message": "Bulk retry started",
+            "operation_id": operation_id,
+            "cancelled": False,
+            **counts(queued=2, replaced_stale=1, already_queued=1, already_running=1),
+            "failures": [],
+        }
+    }
+    assert docora.waiting() == [link.job_id for link in (waiting, fresh, fresh_too, stale)]
+    assert all(docora.was_reset(link) for link in (fresh, fresh_too, stale, waiting))
+    assert [docora.row(link) for link in [running, *untouched]] == rows_before
+    assert docora.redis.hgetall(f"docora:bulk:{operation_id}") == {
+        b"total": b"5",
+        b"completed": b"5",
+        b"succeeded": b"4",
+        b"failed": b"0",
+        b"cancelled": b"false",
+    }
+    assert 3500 < docora.redis.ttl(f"docora:bulk:{operation_id}") <= 3600
+    assert_without_escapes(result)
+
+
+def test_the_summary_counts_by_app_and_the_id_and_database_are_said_on_stderr(
+    docora: Docora,
+) -> None:
+    docora.add_links(5, apps=2)
+    docora.leave_job(f"app_{1:024x}-repo_{1:024x}", JobStatus.FINISHED)
+    docora.start_job(f"app_{2:024x}-repo_{2:024x}")
+    result = docora.run("retry-all-failed")
+    assert result.code == 0, result
+    assert_without_escapes(result)
+
+    rows = [re.split(r"  +", line.strip()) for line in result.stdout.splitlines()]
+    assert ["App", "queued", "replaced stale", "already running", "total"] in rows
+    assert [f"App 1 (app_{1:024x})", "2", "1", "0", "3"] in rows
+    assert [f"App 2 (app_{2:024x})", "1", "0", "1", "2"] in rows
+    assert ["all", "3", "1", "1", "5"] in rows
+
+    [operation_id] = OPERATION_ID.findall(result.stderr)
+    assert docora.redis.exists(f"docora:bulk:{operation_id}")
+    [line] = [line for line in result.stderr.splitlines() if operation_id in line]
+    assert f"{database_name(docora)} on " in line
+    assert "5 links" in line
+    assert "no worker listens" in result.stderr
+
+
+def test_nothing_failed_is_no_error_and_no_operation(docora: Docora) -> None:
+    docora.add_link("synced")
+    before = docora.dump()
+    document, person = docora.run_together(
+        ("retry-all-failed", "--json"), ("retry-all-failed", "--error", "nowhere")
+    )
+    assert document.code == 0, document
+    assert document.json == {
+        "data": {
+            "message": "No failed notifications found",
+            "operation_id": None,
+            "cancelled": False,
+            **counts(),
+            "failures": [],
+        }
+    }
+    assert person.code == 0
+    assert "No failed notifications found" in person.stdout + person.stderr
+    assert docora.dump() == before
+
+
+def test_a_second_run_finds_nothing_left(docora: Docora) -> None:
+    docora.add_links(3)
+    first = docora.run("retry-all-failed", "--json")
+    assert first.data["queued"] == 3
+    before = docora.dump()
+    second = docora.run("retry-all-failed", "--json")
+    assert (second.code, second.data["operation_id"], second.data["total"]) == (0, None, 0)
+    assert docora.dump() == before
+
+
+def job_ids(result: Result) -> list[str]:
+    assert result.code == 0, result
+    return [link["job_id"] for link in result.data["links"]]
+
+
+def test_error_is_a_literal_substring_in_whatever_case(docora: Docora) -> None:
+    errors = [
+        "HTTP 502 from proxy",
+        "got http 503",
+        "100% of quota_used",
+        "100 of quotaXused",
+        "C:\\temp",
+        None,
+    ]
+    links = [docora.add_link(last_error=error) for error in errors]
+    dry = ("retry-all-failed", "--dry-run", "--json", "--error")
+    http, percent, underscore, backslash, everything = docora.run_together(
+        (*dry, "Http 50"), (*dry, "%"), (*dry, "A_U"), (*dry, "\\"), dry[:-1]
+    )
+    assert job_ids(http) == [links[0].job_id, links[1].job_id]
+    assert job_ids(percent) == [links[2].job_id]
+    assert job_ids(underscore) == [links[2].job_id]
+    assert job_ids(backslash) == [links[4].job_id]
+    assert job_ids(everything) == [link.job_id for link in links]
+
+    real = docora.run("retry-all-failed", "--json", "--error", "Http 50")
+    assert real.data["total"] == 2
+    assert [docora.was_reset(link) for link in links] == [True, True, *[False] * 4]
+
+
+def test_limit_spreads_its_pick_over_the_apps_and_a_rerun_takes_the_next(docora: Docora) -> None:
+    def link(app_id: str) -> TestLink:
+        return docora.link(app_id, docora.add_repository())
+
+    c, b, a = (docora.add_app(app_id=f"app_{letter * 24}") for letter in "cba")
+    a_links, b_links = [link(a) for _ in range(4)], [link(b) for _ in range(2)]
+    c_link = link(c)
+    docora.link(b, docora.add_repository(), "synced")
+    picks = [
+        [a_links[0], b_links[0], c_link],
+        [a_links[1], a_links[2], b_links[1]],
+        [a_links[3]],
+    ]
+    limited = ("retry-all-failed", "--limit", "3", "--json")
+    assert job_ids(docora.run(*limited, "--dry-run")) == [link.job_id for link in picks[0]]
+    assert job_ids(docora.run("retry-all-failed", "--limit", "5", "--dry-run", "--json")) == [
+        link.job_id for link in (*a_links[:2], *b_links, c_link)
+    ]
+    done: list[str] = []
+    for pick in picks:
+        result = docora.run(*limited)
+        assert (result.code, result.data["total"], result.data["queued"]) == (0, *[len(pick)] * 2)
+        done += [link.job_id for link in pick]
+        assert docora.waiting() == done
+    assert docora.statuses() == {"pending_snapshot": 7, "synced": 1}
+
+
+def test_app_by_id_or_name_chooses_and_an_unknown_or_doubtful_one_changes_nothing(
+    docora: Docora,
+) -> None:
+    ours = docora.link(docora.add_app("Acme Search"), docora.add_repository())
+    others = [
+        docora.link(docora.add_app(name), docora.add_repository()) for name in ("Twin", "twin")
+    ]
+    before = docora.dump()
+    by_id, unknown, several = docora.run_together(
+        ("retry-all-failed", "--app", ours.app_id, "--dry-run", "--json"),
+        ("retry-all-failed", "--app", "Acme Serch", "--json"),
+        ("retry-all-failed", "--app", "TWIN", "--json"),
+    )
+    assert docora.dump() == before
+    assert job_ids(by_id) == [ours.job_id]
+    assert (unknown.code, unknown.json["code"]) == (3, "not_found")
+    assert "'Acme Search'" in unknown.json["hint"]
+    assert (several.code, several.json["code"]) == (2, "ambiguous")
+    assert sorted(several.json["app_ids"]) == sorted(link.app_id for link in others)
+
+    by_name = docora.run("retry-all-failed", "--app", "acme SEARCH", "--json")
+    assert (by_name.code, by_name.data["total"]) == (0, 1)
+    assert docora.was_reset(ours)
+    assert [docora.status(link) for link in others] == ["failed", "failed"]
+
+
+def test_open_circuits_are_skipped_on_request_and_counted_apart(docora: Docora) -> None:
+    app = docora.add_app()
+    shut, over, broken = (
+        docora.link(app, docora.add_repository(circuit_open_for=duration))
+        for duration in (None, timedelta(minutes=-5), timedelta(minutes=5))
+    )
+    dry, plain = docora.run_together(
+        ("retry-all-failed", "--skip-open-circuits", "--dry-run", "--json"),
+        ("retry-all-failed", "--dry-run", "--json"),
+    )
+    assert job_ids(dry) == [shut.job_id, over.job_id]
+    assert dry.data["open_circuits_left_out"] == 1
+    assert job_ids(plain) == [shut.job_id, over.job_id, broken.job_id]
+    assert "open_circuits_left_out" not in plain.data
+
+    result = docora.run("retry-all-failed", "--skip-open-circuits", "--json")
+    assert result.code == 0, result
+    expected = {
+        "message": "Bulk retry started",
+        "operation_id": result.data["operation_id"],
+        "cancelled": False,
+        **counts(queued=2),
+        "failures": [],
+        "open_circuits_left_out": 1,
+    }
+    assert result.data == expected
+    assert docora.status(broken) == "failed"
+
+    nothing = docora.run("retry-all-failed", "--skip-open-circuits")
+    assert nothing.code == 0
+    assert re.search(r"\b1 links? left out", nothing.stdout + nothing.stderr)
+
+
+def test_batch_size_is_how_many_links_a_transaction_commits(docora: Docora) -> None:
+    def transactions() -> list[int]:
+        rows = docora.connection.execute(
+            "SELECT count(*) AS links, min(app_id || repository_id) AS first"
+            " FROM app_repositories GROUP BY xmin ORDER BY first"
+        ).fetchall()
+        return [row["links"] for row in rows]
+
+    docora.add_links(10)
+    assert transactions() == [10]
+    result = docora.run("retry-all-failed", "--batch-size", "4", "--json")
+    assert result.data["queued"] == 10
+    assert transactions() == [4, 4, 2]
+    assert docora.waiting() == [f"app_{1:024x}-repo_{number:024x}" for number in range(1, 11)]
+
+
+def test_poison_links_cost_only_themselves_and_are_listed_with_reasons(docora: Docora) -> None:
+    bad = add_poison(docora, 25)
+    good = [docora.add_link() for _ in range(3)]
+    before = docora.connection.execute(
+        "SELECT * FROM app_repositories WHERE app_id = 'app.dotted' ORDER BY id"
+    ).fetchall()
+
+    result = docora.run("retry-all-failed", "--json")
+    assert result.code == 6, result
+    data = result.data
+    assert (data["total"], data["completed"], data["succeeded"]) == (28, 28, 3)
+    assert (data["queued"], data["failed"], data["cancelled"]) == (3, 25, False)
+    assert [failure["job_id"] for failure in data["failures"]] == sorted(bad)
+    for failure in data["failures"]:
+        assert failure.keys() == {"job_id", "error"}
+        assert "job id" in failure["error"]
+    assert docora.waiting() == [link.job_id for link in good]
+    after = docora.connection.execute(
+        "SELECT * FROM app_repositories WHERE app_id = 'app.dotted' ORDER BY id"
+    ).fetchall()
+    assert after == before
+
+    table = docora.run("retry-all-failed")
+    assert table.code == 6, table
+    shown = [job_id for job_id in sorted(bad) if job_id in table.stdout.split()]
+    assert shown == sorted(bad)[:20]
+    assert "and 5 more" in table.stdout
+    assert "can't form a job id" in table.stdout
+    hash_fields = docora.redis.hgetall(f"docora:bulk:{OPERATION_ID.findall(table.stderr)[0]}")
+    assert (hash_fields[b"failed"], hash_fields[b"completed"]) == (b"25", b"25")
+
+
+def test_a_terminal_shows_the_exact_count_by_app_and_the_database_before_it_asks(
+    docora: Docora,
+) -> None:
+    docora.add_links(7, apps=2)
+    before = docora.dump()
+    code, shown = on_terminal(docora, ["retry-all-failed"], answers="n\n")
+    assert code == 130
+    assert docora.dump() == before
+    question = re.sub(r"\x1b\[[0-9;]*m", "", shown[: shown.index("[y/N]")])
+    assert re.search(r"\b7 links\b", question)
+    assert f"{database_name(docora)} on " in question
+    assert f", Redis {describe(docora.settings)}: reset 7 links" in question
+    assert re.search(rf"4 +App 1 \(app_{1:024x}\)", question)
+    assert re.search(rf"3 +App 2 \(app_{2:024x}\)", question)
+    assert "nothing was changed" in shown
+    assert not ANIMATION.search(shown)
+    assert not OPERATION_ID.search(shown)
+
+
+def test_no_answer_is_no(docora: Docora) -> None:
+    docora.add_links(1)
+    before = docora.dump()
+    for answer in ("\n", "\x04"):
+        code, shown = on_terminal(docora, ["retry-all-failed"], answers=answer)
+        assert code == 130, shown
+        assert re.search(r"\b1 link\b", shown)
+        assert "App 1" not in shown
+    assert docora.dump() == before
+
+
+def test_a_yes_runs_it_with_a_bar_that_shows_rate_and_time_left(docora: Docora) -> None:
+    docora.add_links(7, apps=2)
+    code, shown = on_terminal(docora, ["retry-all-failed"], answers="y\n")
+    assert code == 0, shown
+    assert docora.statuses() == {"pending_snapshot": 7}
+    assert ANIMATION.search(shown)
+    after = shown[shown.index("[y/N]") :]
+    assert OPERATION_ID.search(after)
+    for part in ("0/7", "7/7", "/s", "0:00:00", "━"):
+        assert part in after
+
+
+def test_yes_does_not_ask_and_a_dry_run_needs_no_question(docora: Docora) -> None:
+    docora.add_links(2)
+    code, shown = on_terminal(docora, ["retry-all-failed", "--dry-run"])
+    assert code == 0, shown
+    assert "[y/N]" not in shown
+    assert docora.statuses() == {"failed": 2}
+    code, shown = on_terminal(docora, ["retry-all-failed", "--yes"])
+    assert code == 0, shown
+    assert "[y/N]" not in shown
+    assert docora.statuses() == {"pending_snapshot": 2}
+
+
+def test_the_question_leaves_nothing_on_a_stdout_that_is_redirected(
+    docora: Docora, tmp_path: Path
+) -> None:
+    docora.add_links(2)
+    stdout = tmp_path / "stdout"
+    code, shown = on_terminal(
+        docora, ["retry-all-failed", "--json"], answers="y\n", redirect=f">{stdout}"
+    )
+    assert code == 0, shown
+    assert "[y/N]" in shown
+    document = stdout.read_text(encoding="utf-8")
+    assert document.startswith('{"data": ')
+    assert document.endswith("}\n")
+    assert document.count("\n") == 1

@@ -1,0 +1,62 @@
+"""Whatever Postgres believes of its tables, a claim does not go through a product of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import pytest
+
+from docora_ops.database.link_rows import (
+    Claim,
+    Verdict,
+    claim_due_links,
+    claim_failed_links,
+    claim_unfinished_links,
+)
+from docora_ops.database.postgres import Database
+from docora_ops.links import FailedFilter
+from tests.support.docora import Docora
+
+LINKS = 6_000
+
+
+@pytest.fixture
+def misjudged(docora: Docora) -> Docora:
+    """Many links, when Postgres last counted one, and no apps and repositories at all."""
+    docora.add_links(LINKS, apps=2)
+    remove_everything(docora)
+    docora.connection.execute("ANALYZE apps, repositories")
+    docora.add_links(1)
+    docora.connection.execute("ANALYZE app_repositories")
+    remove_everything(docora)
+    return docora
+
+
+def remove_everything(docora: Docora) -> None:
+    for table in ("app_repositories", "apps", "repositories"):
+        docora.connection.execute(f"DELETE FROM {table}".encode())
+
+
+@pytest.mark.parametrize(
+    ("status", "claim"),
+    [
+        ("failed", partial(claim_failed_links, which=FailedFilter())),
+        ("scanning", claim_unfinished_links),
+        ("pending_snapshot", partial(claim_due_links, rescan_interval_ms=300_000)),
+    ],
+)
+def test_misleading_statistics_do_not_slow_a_claim(
+    misjudged: Docora, status: str, claim: Callable[[Database, Sequence[str]], list[Claim]]
+) -> None:
+    misjudged.add_links(LINKS, apps=2, status=status)
+    ids = [
+        str(row["id"]) for row in misjudged.connection.execute("SELECT id FROM app_repositories")
+    ]
+    # Once through all is a tenth of this, a product more than its double.
+    database = misjudged.actions(statement_timeout=2).database
+    with database.transaction():
+        claims = claim(database, ids)
+    assert Counter(claim.verdict for claim in claims) == {Verdict.CLAIMED: LINKS}
+    assert misjudged.statuses() == {"pending_snapshot": LINKS}

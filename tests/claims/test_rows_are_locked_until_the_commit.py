@@ -1,0 +1,74 @@
+"""From the look at its status to the commit, nobody else changes the row of a link."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import psycopg
+import pytest
+
+from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.database.link_rows import held_job_ids
+from docora_ops.links import Outcome
+from tests.support.docora import Docora
+from tests.support.row_locks import released_when_waited_for, slow_claims
+
+
+@pytest.mark.parametrize("command", ["retry", "resync"])
+def test_one_link_cannot_change_between_the_check_and_the_reset(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    link = docora.add_link()
+    refusals: list[str] = []
+
+    def try_to_change_then_look(*arguments: Any) -> set[str]:
+        with psycopg.connect(docora.database_url, autocommit=True) as other:
+            other.execute("SET lock_timeout = '10ms'")
+            try:
+                other.execute("UPDATE app_repositories SET status = 'synced'")
+            except psycopg.errors.LockNotAvailable:
+                refusals.append("locked")
+        return held_job_ids(*arguments)
+
+    monkeypatch.setattr("docora_ops.actions.link_change.held_job_ids", try_to_change_then_look)
+    assert getattr(docora.actions(), command)(link).outcome is Outcome.QUEUED
+    assert refusals == ["locked"]
+
+
+def test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen(
+    docora: Docora, worker_number: int
+) -> None:
+    app_id = docora.add_app()
+    first, second = (docora.link(app_id, docora.add_repository(), "synced") for _ in range(2))
+    # The first is locked before the second is waited for.
+    for link, digit in ((first, "0"), (second, "f")):
+        docora.connection.execute(
+            "UPDATE app_repositories SET id = repeat(%s, 32)::uuid WHERE repository_id = %s",
+            (digit, link.repository_id),
+        )
+    at_once = f"repository_id = '{first.repository_id}'"
+    with slow_claims(docora, worker_number, at_once=at_once) as (actions, holder):
+        begin = partial(docora.hold_lock, second.job_id)
+        with released_when_waited_for(docora, holder, begin):
+            result = actions.resync_all(app_id)
+    assert result.counts == {Outcome.QUEUED: 1, Outcome.ALREADY_RUNNING: 1}
+    assert docora.status(second) == "synced"
+    assert docora.waiting() == [first.job_id]
+
+
+def test_a_resync_of_an_app_refuses_links_of_another(docora: Docora) -> None:
+    mine, other = docora.add_link("synced"), docora.add_link("synced")
+    for link in (mine, other):
+        docora.add_deliveries(link, 3)
+    actions = docora.actions()
+
+    def mix(run: BulkRun) -> None:
+        run.selection = replace(run.selection, refs=[actions.ref(mine), actions.ref(other)])
+
+    result = actions.resync_all(mine.app_id, prepare=mix)
+    assert result.counts == {Outcome.QUEUED: 1, Outcome.SKIPPED: 1}
+    assert docora.status(other) == "synced"
+    assert (docora.deliveries(mine), docora.deliveries(other)) == (0, 3)
+    assert docora.waiting() == [mine.job_id]

@@ -1,0 +1,152 @@
+"""A change is confirmed at the controlling terminal, wherever a person is there to answer."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.support.docora import COMMAND, Docora, finish
+from tests.support.terminal import QUESTION, TerminalSession, on_terminal
+
+
+@pytest.mark.parametrize("redirect", ["2>{}", "</dev/null 2>/dev/null", "<&- >{} 2>&1"])
+def test_a_terminal_is_asked_whatever_is_redirected(
+    docora: Docora, tmp_path: Path, redirect: str
+) -> None:
+    docora.add_links(3, apps=2)
+    log = tmp_path / "log"
+    code, shown = on_terminal(
+        docora, ["retry-all-failed"], answers="n\n", redirect=redirect.format(log)
+    )
+    assert code == 130, shown
+    question = shown[: shown.index("[y/N]")]
+    assert "3 links" in question
+    assert "App 2" in question
+    assert "[y/N]" not in (log.read_text(encoding="utf-8") if log.exists() else "")
+    assert docora.statuses() == {"failed": 3}
+
+
+def test_a_dumb_terminal_is_asked_too(docora: Docora) -> None:
+    docora.add_links(3)
+    code, shown = on_terminal(docora, ["retry-all-failed"], answers="n\n", env={"TERM": "dumb"})
+    assert code == 130
+    assert "3 links" in shown
+    assert docora.statuses() == {"failed": 3}
+
+
+def test_a_background_job_is_told_to_add_yes_and_does_not_wait(docora: Docora) -> None:
+    """It would be stopped as soon as it reads."""
+    link = docora.add_link()
+    environment = docora.environment(TERM="xterm")
+    for arguments in ("retry-all-failed", f"resync {link.app_id} {link.repository_id}", "repair"):
+        line = f"set -m; {COMMAND} {arguments} & wait $!"
+        with TerminalSession(["sh", "-c", line], environment) as session:
+            code, shown = session.end()
+        assert code == 2, (arguments, shown)
+        assert "add --yes" in shown
+        assert "[y/N]" not in shown
+    with TerminalSession(
+        ["sh", "-c", f"set -m; {COMMAND} retry-all-failed --yes & wait $!"], environment
+    ) as session:
+        code, shown = session.end()
+    assert code == 0, shown
+    assert docora.was_reset(link)
+
+
+def test_streams_at_a_terminal_are_asked_without_a_controlling_one(docora: Docora) -> None:
+    """As below `su -c`, which gives its command a session of its own."""
+    docora.add_link()
+    command = ["setsid", "--wait", str(COMMAND), "retry-all-failed"]
+    with TerminalSession(command, docora.environment(TERM="xterm")) as session:
+        session.read_until(QUESTION)
+        session.type(b"n\n")
+        code, shown = session.end()
+    assert code == 130, shown
+    assert docora.statuses() == {"failed": 1}
+
+
+def test_without_a_terminal_nothing_is_asked(docora: Docora) -> None:
+    link = docora.add_link()
+    with docora.start_installed("retry-all-failed") as process:
+        result = finish(process)
+    assert result.code == 0, result
+    assert "[y/N]" not in result.stderr
+    assert docora.was_reset(link)
+
+
+@pytest.mark.parametrize("answer", [b"\n", b"\x04", b"\xff\n", b"\xffy\n", b"yes please\n"])
+def test_an_answer_that_is_not_yes_is_no(docora: Docora, answer: bytes) -> None:
+    docora.add_link()
+    before = docora.dump()
+    # As in most locales, whether they are installed here or not.
+    env = {"PYTHONIOENCODING": "utf-8:strict"}
+    code, shown = on_terminal(docora, ["retry-all-failed"], answers=answer, env=env)
+    assert code == 130, shown
+    assert "nothing was changed" in shown
+    assert docora.dump() == before
+
+
+def test_ctrl_c_at_the_question_changes_nothing(docora: Docora) -> None:
+    docora.add_link()
+    before = docora.dump()
+    code, shown = on_terminal(docora, ["retry-all-failed"], answers="\x03")
+    assert code == 130, shown
+    assert "Error: interrupted" in shown
+    assert docora.dump() == before
+
+
+def test_an_answer_that_was_typed_before_the_question_does_not_count(docora: Docora) -> None:
+    docora.add_link()
+    before = docora.dump()
+    command = [str(COMMAND), "retry-all-failed"]
+    with TerminalSession(command, docora.environment(TERM="xterm")) as session:
+        session.type(b"y\n")  # while Python starts
+        session.read_until(QUESTION)
+        session.type(b"n\n")
+        code, shown = session.end()
+    assert code == 130, shown
+    assert docora.dump() == before
+
+
+@pytest.mark.parametrize(
+    ("trap", "expected"), [("trap : HUP", b"129\n"), ("trap '' HUP", b"130\n")]
+)
+def test_a_terminal_that_has_gone_answers_no(
+    docora: Docora, tmp_path: Path, trap: str, expected: bytes
+) -> None:
+    """Under `nohup`, or with SIGHUP ignored, the command reads the end of its input."""
+    docora.add_link()
+    before = docora.dump()
+    ended, log = tmp_path / "ended", tmp_path / "log"
+    os.mkfifo(ended)
+    reader = os.open(ended, os.O_RDONLY | os.O_NONBLOCK)
+    line = f"{trap}; {COMMAND} retry-all-failed --json >{log} 2>&1; echo $? >{ended}"
+    with TerminalSession(["sh", "-c", line], docora.environment(TERM="xterm")) as session:
+        session.read_until(QUESTION)
+        session.hang_up()
+        assert select.select([reader], [], [], 60)[0]
+    code = os.read(reader, 100)
+    os.close(reader)
+    shown = log.read_text(encoding="utf-8")
+    assert code == expected, shown
+    assert ("nothing was changed" in shown) == (expected == b"130\n")
+    assert not re.search(r"Traceback|Exception ignored|bug", shown)
+    assert docora.dump() == before
+
+
+def test_an_interrupt_without_a_reader_of_stderr_still_cancels(docora: Docora) -> None:
+    docora.add_links(500)
+    process = docora.start("retry-all-failed", "--json", "--batch-size", "1")
+    while not docora.waiting():
+        assert process.poll() is None
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    assert result.code == 130, result
+    assert 0 < result.data["completed"] < result.data["total"] == 500
+    assert docora.lost_links() == []

@@ -1,0 +1,154 @@
+"""Commands behind a PgBouncer whose few sessions other clients use, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.support.diagnoses import check, examine
+from tests.support.docora import Docora
+from tests.support.pgbouncer import Neighbours, needs_pgbouncer, pgbouncer
+
+pytestmark = needs_pgbouncer
+
+SIZES = {"transaction": 2, "session": 8}
+"""A session pool serves one client with each session: two neighbours, and up to three of ours."""
+
+
+@pytest.fixture(params=SIZES)
+def pooled(request: pytest.FixtureRequest, docora: Docora) -> Iterator[Docora]:
+    """The same Docora, behind a pool with others in it, who must not notice anything."""
+    mode = str(request.param)
+    with pgbouncer(docora.database_access, mode, SIZES[mode]) as access:
+        neighbours = Neighbours(docora.database_access, access.command)
+        through = replace(
+            docora, database_access=replace(access, owner=docora.database_access.owner)
+        )
+        with neighbours.at_work():
+            yield through
+        through.close()
+        assert neighbours.strange == []
+
+
+def test_a_retry(pooled: Docora) -> None:
+    link = pooled.add_link()
+    result = pooled.run("retry", link.app_id, link.repository_id, "--json")
+    assert (result.code, result.data["outcome"]) == (0, "queued"), result
+    assert pooled.was_reset(link)
+    assert pooled.waiting() == [link.job_id]
+
+
+def test_a_retry_of_all(pooled: Docora) -> None:
+    pooled.add_links(300, apps=2)
+    result = pooled.run("retry-all-failed", "--batch-size", "20", "--json")
+    assert (result.code, result.data["queued"]) == (0, 300), result
+    assert pooled.statuses() == {"pending_snapshot": 300}
+    assert len(pooled.waiting()) == 300
+    pooled.assert_sound()
+
+
+def test_a_resync(pooled: Docora) -> None:
+    link = pooled.add_link("synced")
+    pooled.add_deliveries(link, 3)
+    result = pooled.run("resync", link.app_id, link.repository_id, "--json")
+    assert (result.code, result.data["outcome"]) == (0, "queued"), result
+    assert (pooled.status(link), pooled.deliveries(link)) == ("pending_snapshot", 0)
+    assert pooled.waiting() == [link.job_id]
+
+
+def test_a_resync_of_one_app_after_a_dry_run_of_another_leaves_the_other_alone(
+    pooled: Docora,
+) -> None:
+    pooled.add_links(200, apps=2, status="synced")
+    for link in pooled.links():
+        pooled.add_deliveries(link, 1)
+    for _ in range(2):
+        dry = pooled.run("resync", "App 2", "--all", "--dry-run", "--json")
+        assert (dry.code, dry.data["queued"]) == (0, 100), dry
+    result = pooled.run("resync", "App 1", "--all", "--yes", "--json")
+    assert (result.code, result.data["queued"]) == (0, 100), result
+    left = {link.app_id for link in pooled.links() if pooled.deliveries(link)}
+    assert left == {f"app_{2:024x}"}
+    assert pooled.statuses() == {"pending_snapshot": 100, "synced": 100}
+    pooled.assert_sound()
+
+
+def test_a_repair(pooled: Docora) -> None:
+    pooled.add_links(120, status="pending_snapshot")
+    pooled.age_links()
+    result = pooled.run("repair", "--yes", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
+    assert (result.code, result.data["queued"]) == (0, 120), result
+    assert len(pooled.waiting()) == 120
+    pooled.assert_sound()
+
+
+def test_a_pass_of_the_schedule(pooled: Docora) -> None:
+    pooled.add_links(120, status="pending_snapshot")
+    result = pooled.run("schedule", "--json")
+    assert (result.code, result.data["queued"]) == (0, 120), result
+    assert len(pooled.waiting()) == 120
+    pooled.assert_sound()
+
+
+def test_commands_leave_nothing_in_the_pool(docora: Docora) -> None:
+    docora.add_links(60, apps=2)
+    with pgbouncer(docora.database_access, "transaction", 2) as access:
+        env = {"DATABASE_URL": access.command, "DOCORA_OPS_DRIFT_GRACE": "0"}
+        for command in (
+            ("failed", "--json"),
+            ("failed", "--group-by", "error", "--json"),
+            ("show", f"app_{1:024x}", f"repo_{1:024x}", "--json"),
+            ("doctor", "--json"),
+            ("resync", "App 2", "--all", "--dry-run", "--json"),
+            ("retry", f"app_{1:024x}", f"repo_{1:024x}", "--json"),
+            ("retry-all-failed", "--batch-size", "5", "--json"),
+        ):
+            result = docora.run(*command, env=env)
+            assert result.code in {0, 6}, result
+        neighbours = Neighbours(docora.database_access, access.command)
+        neighbours.look_everywhere(2)
+    assert neighbours.strange == []
+
+
+@pytest.mark.parametrize("command", ["retry", "failed", "doctor"])
+def test_a_pool_of_statements_is_refused(docora: Docora, command: str) -> None:
+    link = docora.add_link()
+    arguments = [link.app_id, link.repository_id] if command == "retry" else []
+    with pgbouncer(docora.database_access, "statement", 2) as access:
+        result = docora.run(command, *arguments, "--json", env={"DATABASE_URL": access.command})
+    assert result.code == 5, result
+    document = result.json
+    found = check(result, "postgres") if command == "doctor" else document
+    sentence, hint = found.get("error", found.get("finding")), found.get("hint")
+    assert "behind a proxy that pools statements, and docora-ops needs transactions" in sentence
+    assert "pool_mode" in (hint or found["what_to_do"])
+    if command != "doctor":
+        assert document["code"] == "postgres_pooling"
+    assert docora.status(link) == "failed"
+    assert docora.waiting() == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "state", "finding"),
+    [
+        ("transaction", 1, "warning", "a proxy that pools transactions"),
+        ("transaction", 3, "warning", "a proxy that pools transactions"),
+        ("session", 8, "ok", "a proxy that pools sessions"),
+    ],
+)
+def test_doctor_names_the_pool_and_says_what_works(
+    docora: Docora, mode: str, size: int, state: str, finding: str
+) -> None:
+    with (
+        pgbouncer(docora.database_access, mode, size) as access,
+        Neighbours(docora.database_access, access.command).at_work(),
+    ):
+        result = examine(docora, DATABASE_URL=access.command)
+    found = check(result, "postgres_pooling")
+    assert found["state"] == state, result
+    assert finding in found["finding"]
+    if state == "warning":
+        assert "commands work, and a worker refuses to start" in found["finding"]
+        assert "point the workers' DATABASE_URL at Postgres itself" in found["what_to_do"]

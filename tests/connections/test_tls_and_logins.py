@@ -1,0 +1,266 @@
+"""Every way to reach the two servers, and what they see of us."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+import trustme
+
+from tests.support.docora import Docora, Result, finish
+from tests.support.own_servers import OwnRedis, own_redis, role
+from tests.support.privileges import with_login
+from tests.support.proxy import Proxy, eventually
+from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
+
+SECRET = "5ecr3t@passw0rd/t0ken?#% :é"
+PIECES = ("5ecr3t", "passw0rd", "t0ken")
+
+
+@pytest.fixture
+def link(docora: Docora) -> TestLink:
+    """A failed link."""
+    return docora.add_link()
+
+
+@dataclass(frozen=True)
+class Authority:
+    """Who vouches for 127.0.0.1."""
+
+    server: ssl.SSLContext
+    certificate: Path
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    path = tmp_path_factory.mktemp("authority") / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return Authority(server, path)
+
+
+def retry(docora: Docora, link: TestLink, **environment: str) -> Result:
+    return docora.run("retry", link.app_id, link.repository_id, "--json", env=environment)
+
+
+def was_queued(docora: Docora, link: TestLink, result: Result) -> None:
+    """As `docora` sees it."""
+    assert result.code == 0, result
+    assert result.data["outcome"] == "queued"
+    assert docora.waiting() == [link.job_id]
+    assert docora.was_reset(link)
+
+
+def was_refused(docora: Docora, link: TestLink, result: Result, code: str, sentence: str) -> None:
+    assert result.code == 5, result
+    assert result.json["code"] == code
+    assert sentence in result.json["error"], result
+    assert "Traceback" not in result.stderr
+    assert docora.status(link) == "failed"
+    assert docora.waiting() == []
+
+
+# Redis
+
+
+def test_redis_is_reached_by_tls(docora: Docora, link: TestLink, authority: Authority) -> None:
+    docora.add_app("Other", "other")
+    for number in range(30):
+        docora.link("other", docora.add_repository(f"octo/other{number}"))
+    with Proxy.before_redis(docora.redis_url, tls=authority.server) as proxy:
+        url = proxy.url.replace("redis://", "rediss://") + f"?ssl_ca_certs={authority.certificate}"
+        was_queued(docora, link, retry(docora, link, REDIS_URL=url))
+        bulk = docora.run("retry-all-failed", "--batch-size", "5", "--json", env={"REDIS_URL": url})
+    assert bulk.code == 0, bulk
+    assert bulk.data["queued"] == 30
+    assert len(docora.waiting()) == 31
+
+
+def test_a_redis_that_nobody_vouches_for_is_refused(
+    docora: Docora, link: TestLink, authority: Authority
+) -> None:
+    with Proxy.before_redis(docora.redis_url, tls=authority.server) as proxy:
+        url = proxy.url.replace("redis://", "rediss://")
+        result = retry(docora, link, REDIS_URL=url)
+    was_refused(docora, link, result, "redis", "Redis at 127.0.0.1")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[OwnRedis]:
+    with own_redis(tmp_path, unixsocket=str(tmp_path / "r")) as own:
+        yield own
+
+
+@pytest.mark.parametrize("way", ["number in the path", "number as an option", "socket"])
+def test_the_number_of_the_redis_database_and_its_socket_are_heeded(
+    docora: Docora, link: TestLink, own: OwnRedis, tmp_path: Path, way: str
+) -> None:
+    url = {
+        "number in the path": f"{own.url}/3",
+        "number as an option": f"{own.url}?db=3",
+        "socket": f"unix://{tmp_path / 'r'}?db=3",
+    }[way]
+    result = retry(docora, link, REDIS_URL=url)
+    third = redis.Redis.from_url(f"{own.access.owner}/3")
+    try:
+        assert result.code == 0, result
+        assert third.lrange(docora.queue.key, 0, -1) == [link.job_id.encode()]
+        assert own.client.keys() == []
+    finally:
+        third.close()
+    assert docora.was_reset(link)
+
+
+@pytest.mark.parametrize("user", ["default", "docora/ops:é"])
+def test_redis_takes_a_user_and_a_password_of_any_characters(
+    docora: Docora, link: TestLink, own: OwnRedis, user: str
+) -> None:
+    own.client.acl_setuser(
+        user,
+        enabled=True,
+        reset_passwords=True,
+        passwords=[f"+{SECRET}"],
+        keys=["*"],
+        commands=["+@all"],
+    )
+    result = retry(docora, link, REDIS_URL=with_login(own.url, user, SECRET))
+    assert result.code == 0, result
+    admin = redis.Redis.from_url(with_login(own.url, user, SECRET))
+    assert admin.lrange(docora.queue.key, 0, -1) == [link.job_id.encode()]
+    admin.close()
+
+
+# Postgres
+
+
+@pytest.mark.parametrize("mode", ["require", "verify-full"])
+def test_postgres_is_reached_by_tls(
+    docora: Docora, link: TestLink, authority: Authority, mode: str
+) -> None:
+    with Proxy.before_postgres(docora.database_url, tls=authority.server) as proxy:
+        url = f"{proxy.url}?sslmode={mode}"
+        if mode == "verify-full":
+            url += f"&sslrootcert={authority.certificate}"
+        was_queued(docora, link, retry(docora, link, DATABASE_URL=url))
+
+
+def test_a_postgres_that_nobody_vouches_for_is_refused(
+    docora: Docora, link: TestLink, authority: Authority, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    with Proxy.before_postgres(docora.database_url, tls=authority.server) as proxy:
+        url = f"{proxy.url}?sslmode=verify-full&sslrootcert={other}"
+        result = retry(docora, link, DATABASE_URL=url)
+    was_refused(docora, link, result, "postgres", "certificate verify failed")
+
+
+def test_a_postgres_without_tls_is_refused_where_tls_is_required(
+    docora: Docora, link: TestLink
+) -> None:
+    with Proxy.before_postgres(docora.database_url) as proxy:
+        result = retry(docora, link, DATABASE_URL=f"{proxy.url}?sslmode=require")
+    was_refused(docora, link, result, "postgres", "server does not support SSL")
+
+
+def test_postgres_takes_a_password_of_any_characters(guarded: Docora) -> None:
+    link = guarded.add_link()
+    with role(guarded, "docora ops", SECRET) as user:
+        guarded.connection.execute('GRANT ALL ON ALL TABLES IN SCHEMA public TO "docora ops"')
+        was_queued(guarded, link, retry(guarded, link, DATABASE_URL=user.url(SECRET)))
+
+
+def test_names_of_any_script_are_read_whatever_encoding_the_shell_has_set_for_postgres(
+    docora: Docora,
+) -> None:
+    link = docora.link(docora.add_app("日本 →"), docora.add_repository("octo/api"))
+    result = docora.run("retry", "日本 →", "octo/api", "--json", env={"PGCLIENTENCODING": "latin1"})
+    was_queued(docora, link, result)
+    assert result.data["app_name"] == "日本 →"
+
+
+# What the servers see
+
+
+def test_postgres_sees_who_we_are_and_all_timeouts_on_every_connection(docora: Docora) -> None:
+    docora.add_links(60)
+    docora.connection.execute("CREATE TABLE seen (pid integer, name text, value text)")
+    docora.connection.execute(
+        "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN"
+        " INSERT INTO seen SELECT pg_backend_pid(), name, setting || coalesce(unit, '')"
+        " FROM pg_settings WHERE name IN ('application_name', 'statement_timeout', 'lock_timeout',"
+        " 'idle_in_transaction_session_timeout'); RETURN NULL; END $$"
+    )
+    docora.connection.execute(
+        "CREATE TRIGGER look AFTER UPDATE ON app_repositories EXECUTE FUNCTION look()"
+    )
+    timeouts = {"DOCORA_OPS_STATEMENT_TIMEOUT": "17", "DOCORA_OPS_LOCK_TIMEOUT": "3"}
+    bulk = docora.run("retry-all-failed", "--batch-size", "5", "--limit", "55", env=timeouts)
+    assert bulk.code == 0, bulk
+    single = docora.run("retry", f"app_{1:024x}", f"repo_{60:024x}", env=timeouts)
+    assert single.code == 0, single
+    rows = docora.connection.execute(
+        "SELECT name, array_agg(DISTINCT value) AS values, count(DISTINCT pid) AS connections"
+        " FROM seen GROUP BY name"
+    ).fetchall()
+    docora.connection.execute("DROP TABLE seen; DROP FUNCTION look CASCADE")
+    assert {row["name"]: row["values"] for row in rows} == {
+        "application_name": ["docora-ops"],
+        "statement_timeout": ["17000ms"],
+        "lock_timeout": ["3000ms"],
+        "idle_in_transaction_session_timeout": ["6000ms"],
+    }
+    assert {row["connections"] for row in rows} == {3}, "two of the bulk retry, one of the single"
+
+
+def test_no_secret_is_in_the_process_list_nor_where_the_servers_show_their_clients(
+    docora: Docora, link: TestLink, own: OwnRedis, tmp_path: Path
+) -> None:
+    own.client.acl_setuser(
+        "docora", enabled=True, passwords=[f"+{SECRET}"], keys=["*"], commands=["+@all"]
+    )
+    redis_url = with_login(own.url, "docora", SECRET)
+    # Whoever is let in without a password is let in with any.
+    database_url = docora.database_url
+    if not docora.connection.info.password:
+        database_url = with_login(database_url, docora.role, SECRET)
+    file = tmp_path / "docora.env"
+    file.write_text(f"DATABASE_URL='{database_url}'\nREDIS_URL='{redis_url}'\n", encoding="utf-8")
+    with psycopg.connect(docora.database_access.owner) as holder:
+        holder.execute("SELECT 1 FROM app_repositories FOR UPDATE")
+        process = docora.start_installed(
+            *("--env-file", str(file), "retry", link.app_id, link.repository_id, "--json"),
+            env={"DATABASE_URL": None, "REDIS_URL": None},
+        )
+
+        def seen() -> list[str]:
+            return [
+                row["query"]
+                for row in docora.connection.execute(
+                    "SELECT query FROM pg_stat_activity WHERE application_name = 'docora-ops'"
+                    " AND wait_event_type = 'Lock'"
+                )
+            ]
+
+        eventually(seen, "a command that waits for the row")
+        shown = "".join(seen())
+        for task in Path("/proc", str(process.pid), "task").iterdir():
+            shown += (task / "cmdline").read_text() + (task / "comm").read_text()
+            assert (task / "children").read_text() == "", "another process"
+        clients = own.client.client_list()
+        shown += str(clients)
+        holder.rollback()
+    result = finish(process)
+    assert result.code == 0, result
+    assert link.app_id in shown
+    assert "docora-ops" in {client["name"] for client in clients}
+    for secret in (*PIECES, GITHUB_TOKEN, AUTH_KEY):
+        assert secret not in shown
+        assert secret not in result.stdout + result.stderr

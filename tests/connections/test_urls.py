@@ -1,0 +1,111 @@
+"""What can be seen of the URLs of the servers, before any server is asked."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+from pydantic import SecretStr
+
+from docora_ops.database import Database
+from docora_ops.errors import ConfigurationError
+from docora_ops.queue import connect
+from docora_ops.queue.redis_client import describe
+from docora_ops.settings import Settings
+
+
+def settings(*, database_url: str | None = None, redis_url: str = "redis://localhost") -> Settings:
+    return Settings(
+        database_url=SecretStr(database_url) if database_url else None,
+        redis_url=SecretStr(redis_url),
+    )
+
+
+def shown(error: ConfigurationError) -> str:
+    return "".join([*traceback.format_exception(error), error.message, error.hint or ""])
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("postgres://docora:hunter2@db.example:5433/docora", "docora on db.example"),
+        ("postgresql://db.example/docora?password=hunter2", "docora on db.example"),
+        ("postgres://u:hunter%32@db.example/d?sslmode=verify-full", "d on db.example"),
+        ("postgres:///docora?host=/run/postgresql&user=u&password=hunter2", "docora on /run/"),
+        ("postgres://u:hunter2@[::1]:5432/docora", "docora on ::1"),
+        ("postgres://u:hunter2@one.example,two.example/docora", "docora on one.example"),
+        ("postgres://docora:hunter2@db.example", "docora on db.example"),
+    ],
+)
+def test_a_database_is_named_by_host_and_name_only(url: str, target: str) -> None:
+    text = str(Database(settings(database_url=url)).target)
+    assert text.startswith(target)
+    assert "hunter" not in text
+    assert "%32" not in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://u:hunter2%zz@db.example/docora",
+        "postgres://u:hunter2@db.example/docora?schema=public",
+        "postgres://u:hunter2@db.example/docora?pool_timeout=hunter2",
+        "postgres://u:p@db.example/docora?hunter2",
+        "postgres:hunter2",
+    ],
+)
+def test_a_malformed_database_url_is_named_and_never_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="DATABASE_URL") as error:
+        Database(settings(database_url=url))
+    assert "hunter2" not in shown(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://u:hunter2@127.0.0.1:hunter2/docora",
+        "postgres://u:hunter2@127.0.0.1:99999999/docora",
+        "postgres://u:hunter2@127.0.0.1:1/docora?sslmode=hunter2",
+    ],
+)
+def test_a_database_url_that_only_the_driver_refuses_is_a_matter_of_configuration(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="DATABASE_URL") as error:
+        Database(settings(database_url=url)).row("SELECT 1")
+    assert "hunter2" not in error.value.message + (error.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("redis://localhost", "localhost:6379/0"),
+        ("redis://:hunter2@redis.example:6380/2", "redis.example:6380/2"),
+        ("rediss://docora:hunter%32@redis.example", "redis.example:6379/0"),
+        ("redis://redis.example?password=hunter2", "redis.example:6379/0"),
+        ("redis://redis.example/3?db=1&password=hunter2", "redis.example:6379/1"),
+        ("redis:///2?host=redis.example&port=6380", "redis.example:6380/2"),
+        ("redis://:hunter2@[::1]", "[::1]:6379/0"),
+        ("unix:///run/redis.sock?password=hunter2", "/run/redis.sock, database 0"),
+        ("unix://docora:hunter2@/run/redis.sock?db=2", "/run/redis.sock, database 2"),
+        ("redis://redis.example/2?protocol=x", "redis.example:6379/2"),
+    ],
+)
+def test_a_redis_is_named_by_host_and_number_only(url: str, text: str) -> None:
+    connect(settings(redis_url=url)).close()
+    assert describe(settings(redis_url=url)) == text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2@redis.example:port/0",
+        "redis://:hunter2@redis.example:99999999/0",
+        "redis://:hunter2@redis.example?family=6",
+        "redis://:hunter2@redis.example?hunter2=1",
+        "redis://:hunter2@redis.example?socket_timeout=hunter2",
+        "rediss://:hunter2@redis.example?ssl_cert_reqs=hunter2",
+    ],
+)
+def test_an_unusable_redis_url_is_named_and_never_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="REDIS_URL") as error:
+        connect(settings(redis_url=url))
+    assert "hunter2" not in shown(error.value)

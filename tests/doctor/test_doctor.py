@@ -1,0 +1,403 @@
+"""`docora-ops doctor`."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from rq.utils import now
+
+from tests.support.clocks import clock_ahead, with_wrong_clock
+from tests.support.diagnoses import (
+    ALL,
+    OF_BOTH,
+    ONE_LOOK,
+    check,
+    examine,
+    make_healthy,
+    not_ok,
+    states,
+)
+from tests.support.docora import QUEUE, Docora, finish
+from tests.support.own_servers import OwnRedis, own_redis
+from tests.support.proxy import Fault, Proxy, eventually, refused_port
+from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
+
+OF_POSTGRES = ALL[1:7]
+OF_REDIS = ALL[7:17]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[OwnRedis]:
+    with own_redis(tmp_path) as own:
+        yield own
+
+
+@pytest.fixture
+def spoiled(docora: Docora, own: OwnRedis) -> Iterator[Docora]:
+    """The same Docora, with a Redis that may be spoiled."""
+    docora = replace(docora, redis_access=own.access)
+    yield docora
+    docora.close()
+
+
+def set_user(own: OwnRedis, statement: str) -> None:
+    own.client.execute_command(*statement.split())  # type: ignore[no-untyped-call]
+
+
+def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
+    docora: Docora, own: OwnRedis
+) -> None:
+    owner = replace(docora, redis_access=own.access)
+    make_healthy(owner)
+    before = owner.dump()
+    document, table = (owner.run("doctor", *options, env=ONE_LOOK) for options in (["--json"], []))
+    of_worker = examine(owner, DATABASE_URL=docora.database_access.worker)
+    assert owner.dump() == before
+    assert own.client.acl_log() == []
+    assert (document.code, document.stderr) == (0, "All is well.\n"), document
+    assert document.json.keys() == {"data"}
+    assert document.data.keys() == {"state", "checks", "drift"}
+    assert document.data["state"] == "ok"
+    assert document.data["drift"] == {
+        "total": 0,
+        "counts": dict.fromkeys(
+            ["lost", "stuck", "orphan", "duplicate", "stale_entry", "failed_live"], 0
+        ),
+        "examples": [],
+    }
+    assert [each["name"] for each in document.data["checks"]] == ALL
+    for each in document.data["checks"]:
+        assert each.keys() == {"name", "state", "finding", "what_to_do"}
+        assert (each["state"], each["what_to_do"]) == ("ok", None), each
+        assert each["finding"]
+    assert (table.code, table.stderr) == (0, "All is well.\n")
+    rows = table.stdout.splitlines()[2:]
+    assert [row.split()[0].lower() for row in rows] == [name.split("_")[0] for name in ALL]
+    assert all("  ok  " in row for row in rows), table.stdout
+    assert (of_worker.code, not_ok(of_worker)) == (0, {}), of_worker
+    for result in (document, table, of_worker):
+        for secret in ("choose-one", "choose one", AUTH_KEY, GITHUB_TOKEN):
+            assert secret not in result.stdout + result.stderr
+    owner.close()
+
+
+@with_wrong_clock
+def test_clocks_that_differ_are_told_apart(docora: Docora) -> None:
+    ahead, behind = (
+        docora.run("doctor", "--json", env=ONE_LOOK | clock_ahead(seconds), cwd="/")
+        for seconds in (10, -600)
+    )
+    assert states(ahead)["clocks"] == "warning"
+    assert check(ahead, "clocks")["finding"].startswith("this host is 10 s ahead of ")
+    assert states(behind)["clocks"] == "failed"
+    assert check(behind, "clocks")["finding"].endswith(" is 600 s ahead of this host")
+    assert "NTP" in check(behind, "clocks")["what_to_do"]
+
+
+# Redis
+
+
+def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnRedis) -> None:
+    client = own.client
+    # Beside it, what a connection needs is nothing.
+    client.setrange("ballast", 30_000_000, "x")
+    link = spoiled.add_link("synced")
+    job = spoiled.enqueue(link.job_id)
+    job.enqueued_at = now() - timedelta(hours=3)
+    job.save()
+    other = spoiled.add_link("synced")
+    spoiled.schedule_job(other.job_id, now() - timedelta(minutes=10))
+    client.rpush("bull:snapshot-queue:wait", "1")
+    client.config_set("maxmemory-policy", "volatile-lru")
+    client.config_set("maxmemory", str(client.info("memory")["used_memory"] * 100 // 85))
+    before = spoiled.dump()
+    first = examine(spoiled)
+    assert first.code == 6, first
+    assert spoiled.dump() == before
+    assert not_ok(first) == {
+        "redis_eviction": "failed",
+        "redis_memory": "warning",
+        "bullmq_queue": "warning",
+        "workers": "failed",
+        "scheduler": "failed",
+        "waiting_jobs": "warning",
+    }
+    assert "volatile-lru" in check(first, "redis_eviction")["finding"]
+    assert "noeviction" in check(first, "redis_eviction")["what_to_do"]
+    assert "no BullMQ worker runs" in check(first, "bullmq_queue")["finding"]
+    assert "docora-ops schedule" in check(first, "bullmq_queue")["what_to_do"]
+    assert "1 job waits" in check(first, "workers")["finding"]
+    assert "docora-ops worker" in check(first, "workers")["what_to_do"]
+    assert "overdue since 10 min" in check(first, "scheduler")["finding"]
+    assert check(first, "waiting_jobs")["finding"] == "1, the next since 3 h"
+
+    client.config_set("maxmemory", "0")
+    client.config_set("maxmemory-policy", "noeviction")
+    client.set("bull:snapshot-queue:stalled-check", "1", px=30_000)
+    spoiled.add_worker()
+    client.set("rq:suspended", "1")
+    client.set(f"rq:scheduler-lock:{QUEUE}", "scheduler")
+    client.config_set("maxmemory", str(client.info("memory")["used_memory"] * 100 // 97))
+    own.become_replica()
+    second = examine(spoiled)
+    assert second.code == 6, second
+    assert not_ok(second) == {
+        "redis_primary": "failed",
+        "redis_memory": "failed",
+        "bullmq_queue": "failed",
+        "workers": "failed",
+        "scheduler": "warning",
+        "waiting_jobs": "warning",
+    }
+    assert "a BullMQ worker of Docora runs" in check(second, "bullmq_queue")["finding"]
+    assert "RUN_MODE=api" in check(second, "bullmq_queue")["what_to_do"]
+    assert "rq resume" in check(second, "workers")["what_to_do"]
+
+
+def test_warnings_alone_are_no_failure(docora: Docora) -> None:
+    """No worker, while nothing waits; a role that may do everything."""
+    result = examine(docora, DATABASE_URL=docora.database_access.owner, ENCRYPTION_KEY="5ecr3t")
+    assert result.code == 0, result
+    assert result.data["state"] == "warning"
+    assert not_ok(result) == dict.fromkeys(["settings", "privileges", "workers"], "warning")
+    assert "ENCRYPTION_KEY" in check(result, "settings")["finding"]
+    assert "more than it needs" in check(result, "privileges")["finding"]
+    assert "5ecr3t" not in result.stdout + result.stderr
+    assert result.stderr == "3 warnings.\n"
+
+
+def test_a_real_worker_and_its_scheduler_are_seen(docora: Docora, tmp_path: Path) -> None:
+    docora.schedule_job(docora.add_link("synced").job_id)
+    without = examine(docora)
+    assert {name: states(without)[name] for name in ("workers", "scheduler")} == {
+        "workers": "warning",
+        "scheduler": "failed",
+    }
+    settings = {
+        "DATABASE_URL": docora.database_access.worker,
+        "REDIS_URL": docora.redis_access.worker,
+        "ENCRYPTION_KEY": "00" * 32,
+        "REPOS_BASE_PATH": str(tmp_path),
+    }
+    with docora.start_installed("worker", env=settings) as worker:
+        eventually(lambda: states(examine(docora))["scheduler"] == "ok", "a scheduler")
+        seen = examine(docora, ENCRYPTION_KEY=settings["ENCRYPTION_KEY"])
+        worker.terminate()
+        finish(worker)
+    assert seen.code == 0, seen
+    assert not_ok(seen) == {}
+    assert check(seen, "workers")["finding"] == f"1 on {QUEUE}"
+    assert check(seen, "scheduler")["finding"].startswith("running; the first delayed job is due")
+
+
+def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(
+    spoiled: Docora, own: OwnRedis
+) -> None:
+    set_user(own, f"ACL SETUSER {spoiled.redis_access.command_name} -info")
+    result = examine(spoiled)
+    assert result.code == 0, result
+    assert {name: state for name, state in not_ok(result).items() if name in OF_REDIS} == {
+        "redis": "warning",
+        "workers": "warning",
+        **dict.fromkeys(OF_REDIS[1:6], "not_checked"),
+    }
+    assert "+info" in check(result, "redis")["what_to_do"]
+
+
+# Postgres
+
+
+def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
+    docora.connection.execute("ALTER TABLE repositories DROP COLUMN circuit_open_until")
+    docora.connection.execute("ALTER TABLE app_repositories DROP COLUMN last_error")
+    docora.connection.execute("DROP TABLE snapshot_files")
+    result = examine(docora)
+    assert result.code == 6, result
+    assert not_ok(result) == {
+        "tables": "failed",
+        "workers": "warning",
+        **dict.fromkeys(["privileges", *OF_BOTH], "not_checked"),
+    }
+    assert check(result, "tables")["finding"] == (
+        "missing: repositories.circuit_open_until, app_repositories.last_error, snapshot_files"
+    )
+    assert "DATABASE_URL" in check(result, "tables")["what_to_do"]
+    assert result.data["drift"] is None
+
+
+def test_a_missing_privilege_comes_with_the_statement_that_grants_it(
+    docora: Docora,
+) -> None:
+    name = docora.role
+    docora.connection.execute(
+        f"REVOKE SELECT (status), UPDATE (status) ON app_repositories FROM {name}".encode()
+    )
+    docora.connection.execute(f"REVOKE DELETE ON app_delivered_files FROM {name}".encode())
+    result = examine(docora)
+    assert result.code == 6, result
+    assert not_ok(result) == {
+        "privileges": "failed",
+        "workers": "warning",
+        **dict.fromkeys(OF_BOTH, "not_checked"),
+    }
+    statement = check(result, "privileges")["what_to_do"]
+    assert statement == (
+        f"GRANT SELECT (status), UPDATE (status) ON app_repositories TO {name}; "
+        f"GRANT DELETE ON app_delivered_files TO {name};"
+    )
+    docora.connection.execute(statement.partition(";")[0].encode())
+    only_resync = examine(docora)
+    assert only_resync.code == 0, only_resync
+    assert states(only_resync)["privileges"] == "warning"
+    assert "for resync only" in check(only_resync, "privileges")["finding"]
+    docora.connection.execute(check(only_resync, "privileges")["what_to_do"].encode())
+    assert states(examine(docora))["privileges"] == "ok"
+
+
+def test_privileges_that_nobody_needs_are_a_warning_and_named(docora: Docora) -> None:
+    name = docora.role
+    docora.connection.execute(
+        f"GRANT INSERT, DELETE, SELECT (email, token_hash) ON apps TO {name};"
+        f"ALTER ROLE {name} CREATEDB CREATEROLE".encode()
+    )
+    result = examine(docora)
+    assert result.code == 0, result
+    privileges = check(result, "privileges")
+    assert privileges["state"] == "warning"
+    for excess in (
+        "CREATEDB",
+        "CREATEROLE",
+        "DELETE on apps",
+        "SELECT on apps (email, token_hash)",
+    ):
+        assert excess in privileges["finding"], privileges
+    docora.connection.execute(
+        f"GRANT CREATE ON SCHEMA public TO {name}; ALTER TABLE apps OWNER TO {name}".encode()
+    )
+    owning = check(examine(docora), "privileges")
+    docora.connection.execute("ALTER TABLE apps OWNER TO CURRENT_USER")
+    assert (owning["state"], "ownership of apps" in owning["finding"]) == ("warning", True), owning
+
+
+def test_a_database_that_takes_no_writes_is_a_failure(docora: Docora) -> None:
+    separator = "&" if "?" in docora.database_url else "?"
+    options = "options=-c%20default_transaction_read_only%3Don"
+    result = examine(docora, DATABASE_URL=docora.database_url + separator + options)
+    assert result.code == 6, result
+    assert states(result)["postgres_primary"] == "failed"
+
+
+# Servers that are not there
+
+
+def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
+    make_healthy(docora)
+    dead = f"127.0.0.1:{refused_port()}"
+    database, queue, both, table = (
+        docora.run("doctor", *options, env=ONE_LOOK | env)
+        for options, env in (
+            (["--json"], {"DATABASE_URL": f"postgres://u:5ecr3t@{dead}/d"}),
+            (["--json"], {"REDIS_URL": f"redis://u:5ecr3t@{dead}/0"}),
+            *(
+                (
+                    options,
+                    {
+                        "DATABASE_URL": f"postgres://u:5ecr3t@{dead}/d",
+                        "REDIS_URL": f"redis://u:5ecr3t@{dead}/0",
+                    },
+                )
+                for options in (["--json"], [])
+            ),
+        )
+    )
+    assert not_ok(database) == {
+        "postgres": "failed",
+        **dict.fromkeys([*OF_POSTGRES[1:], *OF_BOTH], "not_checked"),
+    }
+    assert not_ok(queue) == {
+        "redis": "failed",
+        **dict.fromkeys([*OF_REDIS[1:], *OF_BOTH], "not_checked"),
+    }
+    assert not_ok(both).keys() == {*OF_POSTGRES, *OF_REDIS, "clocks", *OF_BOTH}
+    assert len(table.stdout.splitlines()) == 2 + len(ALL) + 2, "what to do of two"
+    for result in (database, queue, both, table):
+        assert result.code == 5, result
+        assert "5ecr3t" not in result.stdout + result.stderr
+        assert "failed" in result.stderr
+    for each in (check(database, "postgres"), check(queue, "redis")):
+        assert "127.0.0.1" in each["finding"]
+        assert each["what_to_do"]
+
+
+def test_silent_servers_end_it_in_time(docora: Docora) -> None:
+    impatient = {"DOCORA_OPS_CONNECT_TIMEOUT": "2", "DOCORA_OPS_STATEMENT_TIMEOUT": "2"}
+    with (
+        socket.create_server(("127.0.0.1", 0)) as postgres,
+        socket.create_server(("127.0.0.1", 0)) as queue,
+    ):
+        result = examine(
+            docora,
+            DATABASE_URL=f"postgres://u@127.0.0.1:{postgres.getsockname()[1]}/d",
+            REDIS_URL=f"redis://127.0.0.1:{queue.getsockname()[1]}",
+            **impatient,
+        )
+    assert result.code == 5, result
+    assert "in time" in check(result, "redis")["finding"]
+    assert states(result)["postgres"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("server", "marker"),
+    [
+        ("postgres", b"has_column_privilege"),
+        ("postgres", b"app_repositories"),
+        ("redis", b"INFO"),
+        ("redis", b"rq:suspended"),
+        ("redis", b"EVALSHA"),
+    ],
+)
+def test_a_server_that_is_lost_on_the_way_costs_what_follows(
+    docora: Docora, server: str, marker: bytes
+) -> None:
+    make_healthy(docora)
+    proxied = Proxy.before_postgres if server == "postgres" else Proxy.before_redis
+    url = docora.database_url if server == "postgres" else docora.redis_url
+    with proxied(url) as proxy:
+        lost = proxy.plan(marker, Fault.LOSE_REPLY, 2 if marker == b"app_repositories" else 1)
+        variable = "DATABASE_URL" if server == "postgres" else "REDIS_URL"
+        result = examine(docora, **{variable: proxy.url})
+        assert lost.requests
+    assert result.code == 5, result
+    assert states(result)[server] == "failed"
+    assert states(result)["drift_lost"] == "not_checked"
+    assert result.data["drift"] is None
+
+
+# Settings
+
+
+def test_unusable_settings_are_a_failed_check_and_not_shown(docora: Docora) -> None:
+    hopeless, no_database, no_redis = (
+        examine(docora, **env)
+        for env in (
+            {"DATABASE_URL": "mysql://u:5ecr3t@h/d"},
+            {"DATABASE_URL": None},
+            {"REDIS_URL": "redis://u:5ecr3t@h?nonsense=5ecr3t"},
+        )
+    )
+    for result in (hopeless, no_database, no_redis):
+        assert result.code == 2, result
+        assert states(result)["settings"] == "failed"
+        assert check(result, "settings")["what_to_do"]
+        assert "5ecr3t" not in result.stdout + result.stderr
+    assert set(states(hopeless).values()) == {"failed", "not_checked"}
+    assert states(no_database)["redis"] == states(no_redis)["postgres"] == "ok"
+    assert states(no_database)["postgres"] == states(no_redis)["redis"] == "not_checked"
+    missing_file = docora.run("--env-file", "/nowhere", "doctor", "--json")
+    assert missing_file.code == 2
+    assert "/nowhere" in check(missing_file, "settings")["finding"]

@@ -1,0 +1,122 @@
+"""Doctor's look at where database and queue disagree."""
+
+from __future__ import annotations
+
+import re
+import signal
+from typing import Any
+
+from rq.utils import now
+
+from tests.support.diagnoses import (
+    OF_DRIFT,
+    ONE_LOOK,
+    check,
+    examine,
+    make_healthy,
+    make_old,
+    not_ok,
+)
+from tests.support.docora import QUEUE, Docora, finish
+from tests.support.terminal import on_terminal
+
+
+def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
+    make_healthy(docora)
+    lost = [docora.add_link("pending_snapshot") for _ in range(7)]
+    stuck = docora.add_link("scanning")
+    make_old(docora)
+    orphan = docora.add_link("failed")
+    docora.actions().retry(orphan)
+    docora.connection.execute("DELETE FROM app_repositories WHERE app_id = %s", (orphan.app_id,))
+    twice = docora.add_link("synced")
+    docora.enqueue(twice.job_id)
+    docora.redis.rpush(docora.queue.key, twice.job_id)
+    stale = docora.add_link("synced")
+    docora.redis.zadd(f"rq:failed:{QUEUE}", {stale.job_id: now().timestamp() + 3600})
+    live = docora.add_link("failed")
+    docora.enqueue(live.job_id)
+    before = docora.dump()
+    document, table = (docora.run("doctor", *options, env=ONE_LOOK) for options in (["--json"], []))
+    assert docora.dump() == before
+    assert document.code == table.code == 6, document
+    drift = document.data["drift"]
+    assert drift["counts"] == {
+        "lost": 7,
+        "stuck": 1,
+        "orphan": 1,
+        "duplicate": 1,
+        "stale_entry": 1,
+        "failed_live": 1,
+    }
+    assert drift["total"] == 11
+    expected = {
+        "stuck": stuck,
+        "orphan": orphan,
+        "duplicate": twice,
+        "stale_entry": stale,
+        "failed_live": live,
+    }
+    by_kind: dict[str, list[Any]] = {}
+    for example in drift["examples"]:
+        assert example.keys() == {
+            *("kind", "job_id", "app_id", "app_name", "repository_id", "repository", "detail"),
+        }
+        by_kind.setdefault(example["kind"], []).append(example["job_id"])
+    assert len(by_kind["lost"]) == 5
+    assert set(by_kind["lost"]) < {link.job_id for link in lost}
+    for kind, link in expected.items():
+        assert by_kind[kind] == [link.job_id]
+    assert not_ok(document) == {
+        **dict.fromkeys([name for name in OF_DRIFT if name != "drift_failed_live"], "failed"),
+    }
+    for name in OF_DRIFT[:-1]:
+        assert check(document, name)["what_to_do"] == "docora-ops repair"
+    assert "7 pending links" in table.stdout
+    assert f"App {int(twice.app_id[4:], 16) - 1} ← octo/repo" in table.stdout
+    assert "5 checks failed" in table.stderr
+
+
+def test_names_from_strangers_are_inert_and_a_narrow_terminal_stays_readable(
+    docora: Docora,
+) -> None:
+    app_id = docora.add_app("\x1b[5mE[red]vil\u202e")
+    link = docora.link(app_id, docora.add_repository("octo/api"), "pending_snapshot")
+    make_old(docora)
+    piped = docora.run("doctor", env=ONE_LOOK)
+    assert r"\x1b[5mE[red]vil\u202e ← octo/api" in piped.stdout
+    assert not {"\x1b", "\u202e"} & set(piped.stdout)
+    document = examine(docora)
+    assert document.stdout.isascii()
+    assert document.data["drift"]["examples"][0]["app_name"] == "\x1b[5mE[red]vil\u202e"
+    code, shown = on_terminal(docora, ["doctor"], env=ONE_LOOK, columns=40)
+    assert code == 6
+    assert "\x1b[5m" not in shown
+    plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
+    assert "Redis primary: ok" in plain
+    assert "Drift lost: failed" in plain
+    assert "…" not in plain
+    assert max(map(len, plain.splitlines())) <= 40
+    assert docora.status(link) == "pending_snapshot"
+
+
+def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora) -> None:
+    docora.add_link("pending_snapshot")
+    make_old(docora)
+    with docora.start("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "600"}) as process:
+        assert "looking again in 600 s" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        result = finish(process)
+    assert (result.code, result.json["code"]) == (130, "interrupted"), result
+
+
+def test_what_was_wrong_at_the_first_look_only_does_not_count(docora: Docora) -> None:
+    make_healthy(docora)
+    link = docora.add_link("pending_snapshot")
+    make_old(docora)
+    with docora.start("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "3"}) as process:
+        assert process.stderr.readline() == "1 out of step at first sight: looking again in 3 s.\n"
+        docora.enqueue(link.job_id)
+        result = finish(process)
+    assert result.code == 0, result
+    assert result.data["drift"]["total"] == 0

@@ -1,0 +1,99 @@
+"""Doctor, and commands, before a Redis that refuses: each reason is named, with what to do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.support.diagnoses import check, examine, not_ok
+from tests.support.docora import Docora
+from tests.support.own_servers import OwnRedis, own_redis
+from tests.support.proxy import eventually, refused_port
+
+
+@contextmanager
+def beside(docora: Docora, own: OwnRedis) -> Iterator[Docora]:
+    """The same Docora, with a Redis that may be spoiled."""
+    other = replace(docora, redis_access=own.access)
+    yield other
+    other.close()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[OwnRedis]:
+    with own_redis(tmp_path) as own:
+        yield own
+
+
+@contextmanager
+def endless_script(own: OwnRedis) -> Iterator[None]:
+    """Keep Redis busy until the end of the block."""
+    own.client.config_set("busy-reply-threshold", 1)
+
+    def loop() -> None:
+        with redis.Redis.from_url(own.access.owner) as client, suppress(redis.ResponseError):
+            client.eval("while true do end", 0)
+
+    def is_busy() -> bool:
+        try:
+            own.client.ping()
+        except redis.ResponseError as error:
+            return "BUSY" in str(error)
+        return False
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        eventually(is_busy, "a busy Redis")
+        yield
+    finally:
+        own.client.script_kill()
+        thread.join()
+
+
+def test_a_redis_without_enough_replicas_refuses_writes(docora: Docora, own: OwnRedis) -> None:
+    link = docora.add_link()
+    with beside(docora, own) as other:
+        own.client.config_set("min-replicas-to-write", 1)
+        result = examine(other)
+        refused = other.run("retry", link.app_id, link.repository_id, "--json")
+        assert other.status(link) == "failed"
+    assert result.code == 6, result
+    assert not_ok(result) == {"redis_primary": "failed", "workers": "warning"}
+    found = check(result, "redis_primary")
+    for text in (found["finding"], found["what_to_do"], refused.json["error"]):
+        assert "min-replicas-to-write" in text
+    assert (refused.code, refused.json["code"]) == (5, "redis"), refused
+
+
+def test_a_redis_that_is_busy_with_a_script_is_called_so(docora: Docora, own: OwnRedis) -> None:
+    link = docora.add_link()
+    with beside(docora, own) as other, endless_script(own):
+        result = examine(other)
+        refused = other.run("retry", link.app_id, link.repository_id, "--json")
+    assert (result.code, refused.code) == (5, 5), (result, refused)
+    assert "busy with one script" in check(result, "redis")["finding"]
+    assert "SCRIPT KILL" in check(result, "redis")["what_to_do"]
+    assert "busy with one script" in refused.json["error"]
+
+
+def test_a_node_of_a_cluster_is_called_so(docora: Docora, tmp_path: Path) -> None:
+    link = docora.add_link()
+    # Without a port of its own, its bus would take one that need not exist.
+    config = {"cluster-enabled": "yes", "cluster-port": str(refused_port())}
+    with own_redis(tmp_path, **config) as own, beside(docora, own) as other:
+        own.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)  # type: ignore[no-untyped-call]
+        eventually(lambda: own.client.cluster("INFO")["cluster_state"] == "ok", "a Cluster")
+        result = examine(other)
+        refused = other.run("retry", link.app_id, link.repository_id, "--json")
+        assert other.status(link) == "failed"
+    assert (result.code, refused.code) == (5, 5), (result, refused)
+    assert "node of a Cluster" in check(result, "redis")["finding"]
+    assert "cluster-enabled" in check(result, "redis")["what_to_do"]
+    assert "node of a Cluster" in refused.json["error"]

@@ -1,0 +1,72 @@
+"""What is asked for, and what has to hold after a fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.docora import Docora, Result
+from tests.support.rows import TestLink
+
+HURRIED = {
+    "DOCORA_OPS_CONNECT_TIMEOUT": "1",
+    "DOCORA_OPS_STATEMENT_TIMEOUT": "1",
+    "DOCORA_OPS_LOCK_TIMEOUT": "1",
+}
+SECRET = "5ecr3t@passw0rd/t0ken?#%"
+ENCODED = "5ecr3t%40passw0rd%2Ft0ken%3F%23%25"
+PIECES = ("5ecr3t", "passw0rd", "t0ken")
+"""Of the secret: a URL whose password is not encoded falls apart in odd places."""
+ONE = ["retry", "resync"]
+ALL = [*ONE, "retry-all-failed", "resync --all"]
+
+
+def arguments(command: str, link: TestLink) -> list[str]:
+    """The command line of a change to the link, or to all."""
+    match command:
+        case "retry-all-failed":
+            return [command, "--json"]
+        case "resync --all":
+            return ["resync", link.app_id, "--all", "--yes", "--json"]
+        case "progress" | "cancel":
+            return [command, "bulk_0123456789abcdef", "--json"]
+    return [command, link.app_id, link.repository_id, "--json"]
+
+
+def refuses(result: Result, code: str, *sentences: str, exit_code: int = 5) -> Any:
+    """The command has failed as it should; returns its JSON document."""
+    assert result.code == exit_code, result
+    shows_no_secret(result)
+    document = result.json
+    assert document["code"] == code, result
+    assert f"Error: {document['error']}\n" in result.stderr
+    assert document["hint"]
+    for sentence in sentences:
+        assert sentence in document["error"], document
+    return document
+
+
+def shows_no_secret(result: Result) -> None:
+    for text in (result.stdout, result.stderr):
+        assert "Traceback" not in text
+        assert 'File "' not in text
+        for piece in PIECES:
+            assert piece not in text
+
+
+def forget_operations(docora: Docora) -> None:
+    """A bulk operation that changed nothing may still be known, and is in the audit trail."""
+    for key in docora.redis.keys("docora:bulk:*"):
+        assert docora.redis.hget(key, "completed") == b"0"
+        docora.redis.delete(key)
+    assert all(entry["operation_id"] for entry in docora.audit_trail())
+    docora.redis.delete("docora-ops:audit")
+
+
+def terminate(docora: Docora) -> int:
+    """End the connections of commands; returns how many there were."""
+    row = docora.connection.execute(
+        "SELECT count(pg_terminate_backend(pid)) AS ended FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'docora-ops'"
+    ).fetchone()
+    assert row is not None
+    return int(row["ended"])

@@ -1,0 +1,51 @@
+"""What these tests stop, and what they change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rq.job import JobStatus
+
+from tests.errors.checks import SECRET
+from tests.support.docora import Docora
+from tests.support.own_servers import OwnRedis, Role, own_redis, role
+from tests.support.privileges import Access
+from tests.support.rows import TestLink
+
+
+@pytest.fixture
+def link(docora: Docora) -> TestLink:
+    """A failed link with deliveries, over the leftover of a dead job."""
+    link = docora.add_link()
+    docora.add_deliveries(link, 3)
+    docora.leave_job(link.job_id, JobStatus.FAILED)
+    return link
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[OwnRedis]:
+    """A Redis that this test may stop and spoil."""
+    with own_redis(tmp_path) as own:
+        yield own
+
+
+@pytest.fixture
+def redis_access(redis_access: Access, request: pytest.FixtureRequest) -> Access:
+    """That of the test's own Redis, where it asks for one."""
+    if "own" in request.fixturenames:
+        own = request.getfixturevalue("own")
+        assert isinstance(own, OwnRedis)
+        return own.access
+    return redis_access
+
+
+@pytest.fixture
+def powerless(docora: Docora, worker_number: int) -> Iterator[Role]:
+    """A role that may do everything with Docora's tables, until the test takes that away."""
+    with role(docora, f"docora_powerless_{worker_number}", SECRET) as powerless:
+        docora.connection.execute(
+            f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {powerless.name}".encode()
+        )
+        yield powerless

@@ -1,0 +1,127 @@
+"""A terminal that is closed under a command, and signals that come at a bad moment."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import signal
+import subprocess
+import termios
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support.docora import COMMAND, Docora, finish
+from tests.support.proxy import PATIENCE, PUSH, Fault, Proxy
+from tests.support.running_commands import LOCK_TABLE, PATIENT, STOPPING, ErrorOutput, await_locks
+from tests.support.signal_in_destructor import TRIGGER, dying_on_trigger
+
+
+def take_terminal() -> None:
+    """Make stderr the terminal of this session."""
+    fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+
+
+def test_a_closed_terminal_ends_a_bulk_retry_with_its_document_and_its_audit_entry(
+    docora: Docora, tmp_path: Path
+) -> None:
+    docora.add_links(500)
+    output = tmp_path / "output"
+    master, slave = pty.openpty()
+    with (
+        output.open("wb") as stdout,
+        subprocess.Popen(
+            [str(COMMAND), "retry-all-failed", "--batch-size", "1", "--json", "--yes"],
+            env=docora.environment(TERM="xterm-256color"),
+            stdin=slave,
+            stdout=stdout,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=take_terminal,  # noqa: PLW1509 - no other way to a controlling terminal
+        ) as process,
+    ):
+        os.close(slave)
+        while not docora.waiting():
+            assert process.poll() is None
+        os.close(master)
+        assert process.wait(PATIENCE) == 129
+    document = json.loads(output.read_text("utf-8"))["data"]
+    assert 0 < document["completed"] < document["total"] == 500
+    assert document["cancelled"] is True
+    [entry] = docora.run("history", "--json").data
+    assert (entry["operation_id"], entry["state"]) == (document["operation_id"], "cancelled")
+    assert entry["counts"] == {"total": 500, "queued": document["completed"]}
+    docora.assert_sound()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_after_a_hang_up_only_another_signal_ends_a_bulk_retry_at_once(
+    docora: Docora, number: signal.Signals
+) -> None:
+    """The shell and the kernel both send a SIGHUP when a terminal is closed."""
+    docora.add_links(100)
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        third = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=3)
+        process = docora.start(
+            *("retry-all-failed", "--batch-size", "10", "--json"),
+            env={**PATIENT, "REDIS_URL": proxy.url},
+        )
+        stderr = ErrorOutput(process)
+        third.wait()
+        process.send_signal(signal.SIGHUP)
+        stderr.wait_for(STOPPING)
+        assert "Hung up" in stderr.text
+        process.send_signal(number)
+        if number == signal.SIGHUP:
+            third.release()
+        code, stdout = stderr.finish()
+    assert code == 129
+    if number == signal.SIGHUP:
+        assert json.loads(stdout)["data"]["cancelled"] is True
+    else:
+        assert stdout == ""
+
+
+def test_under_nohup_a_hang_up_ends_nothing(docora: Docora) -> None:
+    docora.add_links(100)
+    environment = docora.environment(**PATIENT)
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        third = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=3)
+        with subprocess.Popen(
+            ["nohup", str(COMMAND), "retry-all-failed", "--batch-size", "10", "--json"],
+            env=environment | {"REDIS_URL": proxy.url},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            third.wait()
+            process.send_signal(signal.SIGHUP)
+            third.release()
+            result = finish(process)
+    assert result.code == 0, result
+    assert result.data["queued"] == 100
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_comes_in_a_destructor_ends_a_command_all_the_same(
+    docora: Docora, tmp_path: Path, number: signal.Signals
+) -> None:
+    link = docora.add_link()
+    environment = {**PATIENT, **dying_on_trigger(tmp_path, number)}
+    with psycopg.connect(docora.database_access.owner) as holder:
+        holder.execute(LOCK_TABLE)
+        process = docora.start_installed(
+            "retry", link.app_id, link.repository_id, "--json", env=environment
+        )
+        await_locks(docora, 1)
+        process.send_signal(TRIGGER)
+        result = finish(process)
+    expected = (129, "hung_up") if number == signal.SIGHUP else (130, "interrupted")
+    assert (result.code, result.json["code"]) == expected, result
+    assert result.stderr.endswith(f"\nError: {result.json['error']}\n")
+    assert "ignored" not in result.stderr
+    assert docora.status(link) == "failed"

@@ -1,0 +1,132 @@
+"""A Redis that is gone, refuses, hangs, or loses a reply: a sentence, a code, nothing half done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.errors.checks import (
+    ALL,
+    ENCODED,
+    HURRIED,
+    ONE,
+    arguments,
+    forget_operations,
+    refuses,
+)
+from tests.support.docora import Docora
+from tests.support.own_servers import OwnRedis
+from tests.support.proxy import PUSH, Fault, Proxy, refused_port
+from tests.support.rows import TestLink
+
+
+@pytest.mark.parametrize("command", [*ALL, "progress"])
+def test_a_redis_that_is_not_there_changes_nothing(
+    docora: Docora, link: TestLink, command: str
+) -> None:
+    before = docora.dump()
+    url = f"redis://someone:{ENCODED}@127.0.0.1:{refused_port()}/3"
+    result = docora.run(*arguments(command, link), env={"REDIS_URL": url})
+    refuses(result, "redis", "Redis at 127.0.0.1:", "/3 can't be reached")
+    assert docora.dump() == before
+
+
+@pytest.mark.parametrize("command", ALL)
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        pytest.param(OwnRedis.run_out_of_memory, "it is out of memory", id="out of memory"),
+        pytest.param(OwnRedis.become_replica, "it is a read-only replica", id="read-only"),
+    ],
+)
+def test_a_redis_that_refuses_writes_changes_nothing(
+    docora: Docora,
+    own: OwnRedis,
+    link: TestLink,
+    command: str,
+    spoil: Callable[[OwnRedis], None],
+    sentence: str,
+) -> None:
+    before = docora.dump()
+    spoil(own)
+    refuses(docora.run(*arguments(command, link)), "redis", sentence)
+    assert docora.dump() == before
+
+
+@pytest.mark.parametrize("command", ["retry", "retry-all-failed", "progress"])
+def test_a_redis_that_hangs_is_given_up(
+    docora: Docora, own: OwnRedis, link: TestLink, command: str
+) -> None:
+    before = docora.dump()
+    own.hang()
+    since = time.monotonic()
+    result = docora.run(*arguments(command, link), env=HURRIED)
+    assert time.monotonic() - since < 12
+    refuses(result, "redis", "did not answer in time")
+    own.go_on()
+    assert docora.dump() == before
+
+
+def test_a_redis_that_hangs_at_the_push_is_given_up_and_the_link_rolled_back(
+    docora: Docora, link: TestLink
+) -> None:
+    before = docora.dump()
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        proxy.plan(PUSH, Fault.HOLD_REQUEST)
+        result = docora.run(*arguments("retry", link), env={"REDIS_URL": proxy.url, **HURRIED})
+    refuses(result, "redis", "did not answer in time")
+    assert docora.dump() == before
+
+
+@pytest.mark.parametrize("command", ONE)
+def test_a_reply_that_is_lost_after_the_push_leaves_one_job_and_the_next_try_keeps_it(
+    docora: Docora, link: TestLink, command: str
+) -> None:
+    row = docora.row(link)
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        push = proxy.plan(PUSH, Fault.LOSE_REPLY)
+        result = docora.run(*arguments(command, link), env={"REDIS_URL": proxy.url})
+        assert push.requests == 1, "sent again"
+    refuses(result, "redis", "broke the connection")
+    assert docora.waiting() == [link.job_id]
+    assert docora.row(link) == row
+    assert docora.deliveries(link) == 3
+
+    again = docora.run(*arguments(command, link))
+    assert again.code == 0, again
+    assert again.data["outcome"] == "already_queued"
+    assert docora.waiting() == [link.job_id]
+    assert docora.was_reset(link)
+    assert docora.deliveries(link) == (3 if command == "retry" else 0)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"), [("rq:queue:snapshot-queue", "list"), ("rq:wip:snapshot-queue", "registry")]
+)
+def test_a_queue_key_of_the_wrong_type_changes_nothing(
+    docora: Docora, link: TestLink, key: str, kind: str
+) -> None:
+    docora.redis.set(key, "something else")
+    before = docora.dump()
+    for command in ("retry", "retry-all-failed"):
+        refuses(docora.run(*arguments(command, link)), "redis", "wrong type")
+    forget_operations(docora)
+    assert docora.dump() == before
+
+
+@pytest.mark.parametrize(
+    "login",
+    ["", f"default:{ENCODED}@", f"nobody:{ENCODED}@", f":{ENCODED}@"],
+    ids=["no password", "wrong password", "unknown user", "password alone"],
+)
+def test_a_wrong_redis_password_changes_nothing_and_is_not_shown(
+    docora: Docora, own: OwnRedis, link: TestLink, login: str
+) -> None:
+    before = docora.dump()
+    own.client.config_set("requirepass", "the right one")
+    url = own.access.owner.replace("redis://", f"redis://{login}")
+    result = docora.run(*arguments("retry", link), env={"REDIS_URL": url})
+    refuses(result, "redis", "refuses our user or password")
+    assert docora.dump() == before

@@ -1,0 +1,96 @@
+"""A database that is not as it should be."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.errors.checks import ALL, SECRET, arguments, forget_operations, refuses
+from tests.support.docora import Docora
+from tests.support.own_servers import Role, role
+from tests.support.rows import TestLink
+
+
+@pytest.mark.parametrize(
+    ("change", "command", "sentence"),
+    [
+        ("DROP TABLE app_delivered_files", "resync", 'relation "app_delivered_files"'),
+        ("DROP TABLE app_delivered_files", "resync --all", 'relation "app_delivered_files"'),
+        ("DROP TABLE apps CASCADE", "retry", 'relation "apps"'),
+        ("DROP TABLE apps CASCADE", "retry-all-failed", 'relation "apps"'),
+        ("DROP TABLE app_repositories", "retry", 'relation "app_repositories"'),
+        ("ALTER TABLE repositories DROP circuit_open_until", "retry", "circuit_open_until"),
+        ("ALTER TABLE apps DROP base_url", "retry-all-failed", "base_url"),
+        ("ALTER TABLE app_repositories DROP retry_count", "retry-all-failed", "retry_count"),
+    ],
+)
+def test_a_database_that_is_not_docoras_is_refused(
+    docora: Docora, link: TestLink, change: str, command: str, sentence: str
+) -> None:
+    docora.connection.execute(change.encode())
+    job = docora.job_hash(link.job_id)
+    result = docora.run(*arguments(command, link))
+    document = refuses(result, "postgres", "is not a Docora database", sentence)
+    assert "DATABASE_URL" in document["hint"]
+    if change != "DROP TABLE app_repositories":
+        assert docora.statuses() == {"failed": 1}
+    assert docora.waiting() == []
+    assert docora.job_hash(link.job_id) == job
+
+
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        ("UPDATE ON app_repositories", "retry"),
+        ("DELETE ON app_delivered_files", "resync --all"),
+        ("UPDATE ON repositories", "retry"),
+    ],
+)
+def test_a_role_that_lacks_a_privilege_changes_nothing(
+    docora: Docora, link: TestLink, powerless: Role, missing: str, command: str
+) -> None:
+    docora.connection.execute(f"REVOKE {missing} FROM {powerless.name}".encode())
+    before = docora.dump()
+    options = ["--reset-circuit"] if missing == "UPDATE ON repositories" else []
+    result = docora.run(
+        *arguments(command, link), *options, env={"DATABASE_URL": powerless.url(SECRET)}
+    )
+    document = refuses(
+        result, "postgres", f"permission denied for table {missing.rpartition(' ')[2]}"
+    )
+    assert "grant" in document["hint"]
+    forget_operations(docora)
+    assert docora.dump() == before
+
+
+def test_a_role_that_may_not_connect_often_enough_changes_nothing(
+    docora: Docora, link: TestLink, powerless: Role
+) -> None:
+    docora.connection.execute(f"ALTER ROLE {powerless.name} CONNECTION LIMIT 1".encode())
+    before = docora.dump()
+    result = docora.run(
+        *arguments("retry-all-failed", link), env={"DATABASE_URL": powerless.url(SECRET)}
+    )
+    refuses(result, "postgres", "too many connections for role")
+    forget_operations(docora)
+    assert docora.dump() == before
+
+
+def test_a_wrong_postgres_password_is_refused_and_not_shown(guarded: Docora) -> None:
+    link = guarded.add_link()
+    before = guarded.dump()
+    with role(guarded, "docora_ops", SECRET + "!") as user:
+        for command in ("retry", "retry-all-failed"):
+            result = guarded.run(*arguments(command, link), env={"DATABASE_URL": user.url(SECRET)})
+            refuses(result, "postgres", "password authentication failed")
+    assert guarded.dump() == before
+
+
+def test_a_read_only_postgres_is_refused(docora: Docora, link: TestLink) -> None:
+    before = docora.dump()
+    url = docora.database_url + ("&" if "?" in docora.database_url else "?")
+    url += "options=-c%20default_transaction_read_only%3Don"
+    for command in ALL:
+        result = docora.run(*arguments(command, link), env={"DATABASE_URL": url})
+        refuses(result, "postgres", "is read-only")
+    forget_operations(docora)
+    assert docora.dump() == before

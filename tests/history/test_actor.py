@@ -1,0 +1,63 @@
+"""Who the audit trail says it was: nobody takes another's name."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.support.docora import COMMAND, Docora
+from tests.support.rows import TestLink
+
+HOST = os.uname().nodename
+
+
+def ids(link: TestLink) -> tuple[str, str]:
+    return link.app_id, link.repository_id
+
+
+def who(docora: Docora) -> str:
+    [entry] = docora.run("history", "--json").data
+    return str(entry["who"])
+
+
+def as_the_kernel_says() -> str:
+    """Who we are, if nobody claims another name."""
+    user = pwd.getpwuid(os.getuid()).pw_name
+    with suppress(OSError, KeyError):
+        login = int(Path("/proc/self/loginuid").read_text(encoding="ascii"))
+        if login not in {2**32 - 1, os.getuid()}:
+            return f"{pwd.getpwuid(login).pw_name} as {user}"
+    return user
+
+
+def test_who_it_was_is_what_the_kernel_says(docora: Docora) -> None:
+    link = docora.add_link()
+    assert docora.run("retry", *ids(link)).code == 0
+    assert who(docora) == f"{as_the_kernel_says()}@{HOST}"
+
+
+@pytest.mark.parametrize("claim", ["alice", "al)@ops1\x1b[2J", ""])
+def test_a_name_from_the_environment_is_a_claim_beside_the_login(
+    docora: Docora, claim: str
+) -> None:
+    link, login = docora.add_link(), pwd.getpwuid(1).pw_name
+    script = 'echo 1 >/proc/self/loginuid || exit 99; exec "$0" "$@"'
+    done = subprocess.run(
+        ["sh", "-c", script, str(COMMAND), "retry", *ids(link)],
+        env=docora.environment(SUDO_USER=claim or login),
+        capture_output=True,
+        start_new_session=True,
+        check=False,
+    )
+    if done.returncode == 99:
+        pytest.skip("only root may say who has logged in")
+    assert done.returncode == 0, done
+    expected = f"{login} as {pwd.getpwuid(os.getuid()).pw_name}"
+    if claim:
+        expected += f" (claims to be {claim.replace(')', '?')})"
+    assert who(docora) == f"{expected}@{HOST}"

@@ -1,0 +1,416 @@
+"""The audit trail: who changed what, when and why; and `docora-ops history`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from docora_ops.audit import ChangeNote
+from docora_ops.links import Action, Outcome
+from docora_ops.queue import audit_stream as audit
+from docora_ops.queue.progress import new_operation_id
+from tests.support.docora import Docora, finish
+from tests.support.rows import TestLink
+from tests.support.running_commands import LOCK_TABLE, await_locks, only_operation
+from tests.support.terminal import on_terminal
+
+NO_DATABASE = {"DATABASE_URL": None}
+HOST = os.uname().nodename
+STREAMS = ("docora-ops:audit", "docora-ops:audit:schedule")
+HOSTILE = "\x1b[31m[bold]why\u202e"
+
+
+def history(docora: Docora, *options: str) -> list[Any]:
+    result = docora.run("history", "--json", *options, env=NO_DATABASE)
+    assert (result.code, result.stderr) == (0, ""), result
+    return list(result.data)
+
+
+def ids(link: TestLink) -> tuple[str, str]:
+    return link.app_id, link.repository_id
+
+
+def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> None:
+    links = [docora.add_link() for _ in range(4)]
+    docora.enqueue(links[1].job_id)
+    docora.leave_job(links[3].job_id, "failed")  # type: ignore[arg-type]
+    due = docora.add_link("pending_snapshot")
+    began = datetime.now(UTC) - timedelta(seconds=5)
+    waiting = "bulk_0123456789abcdef"
+    docora.redis.hset(f"docora:bulk:{waiting}", "total", "9")
+    commands = (
+        ("retry", *ids(links[0]), "--front", "--reason", "r1"),
+        ("retry", *ids(links[1])),
+        ("retry-all-failed", "--error", "http 500", "--limit", "2", "--reason", "r2"),
+        ("resync", *ids(links[0]), "--reason", "r3"),
+        ("resync", links[2].app_id, "--all", "--yes", "--reason", "r4"),
+        ("schedule", "--reason", "r5"),
+        ("cancel", waiting, "--reason", "r6"),
+    )
+    results = [docora.run(*command, "--json", env={"SUDO_USER": "kim"}) for command in commands]
+    assert [result.code for result in results] == [0] * len(commands), results
+    names = {"app_name": "App 1", "repository": "octo/repo1"}
+    first = {"app_id": links[0].app_id, "repository_id": links[0].repository_id} | names
+    found = history(docora)
+    assert all(each["who"].endswith(f" (claims to be kim)@{HOST}") for each in found)
+    moments = [datetime.fromisoformat(each["when"]) for each in found]
+    assert moments == sorted(moments, reverse=True)
+    assert began < moments[-1] <= moments[0] < datetime.now(UTC) + timedelta(seconds=5)
+    shown = [
+        {name: each[name] for name in each if name not in {"when", "who"}} for each in found[::-1]
+    ]
+    second = shown.pop(1)
+    assert (second["command"], second["reason"]) == ("retry", None)
+    assert second["counts"] == {"total": 1, "already_queued": 1}
+    assert second["selection"]["repository_id"] == links[1].repository_id
+    bulk = results[2].data["operation_id"]
+    whole = results[4].data["operation_id"]
+    assert shown == [
+        {
+            "command": "retry",
+            "selection": first | {"front": True},
+            "reason": "r1",
+            "operation_id": None,
+            "counts": {"total": 1, "queued": 1},
+            "state": "done",
+        },
+        {
+            "command": "retry-all-failed",
+            "selection": {"error": "http 500", "limit": 2},
+            "reason": "r2",
+            "operation_id": bulk,
+            "counts": {"total": 2, "queued": 1, "replaced_stale": 1},
+            "state": "done",
+        },
+        {
+            "command": "resync",
+            "selection": first,
+            "reason": "r3",
+            "operation_id": None,
+            "counts": {"total": 1, "already_queued": 1},
+            "state": "done",
+        },
+        {
+            "command": "resync",
+            "selection": shown[3]["selection"] | {"app_id": links[2].app_id, "all": True},
+            "reason": "r4",
+            "operation_id": whole,
+            "counts": {"total": 1, "already_queued": 1},
+            "state": "done",
+        },
+        {
+            "command": "schedule",
+            "selection": {},
+            "reason": "r5",
+            "operation_id": None,
+            # All that is pending is due; one alone had no job.
+            "counts": {"total": 5, "already_queued": 4, "queued": 1},
+            "state": "done",
+        },
+        {
+            "command": "cancel",
+            "selection": {},
+            "reason": "r6",
+            "operation_id": waiting,
+            "counts": {},
+            "state": "done",
+        },
+    ]
+    assert due.job_id in docora.waiting()
+    assert [each["command"] for each in history(docora, "--limit", "2")] == ["cancel", "schedule"]
+    assert "schedule" not in {each["command"] for each in history(docora, "--no-schedule")}
+    stored = json.dumps([docora.audit_trail(stream) for stream in STREAMS])
+    assert "encrypted" not in stored
+
+
+def test_what_changes_nothing_leaves_nothing(docora: Docora) -> None:
+    nothing = docora.run("retry-all-failed", "--reason", "none")
+    failed = docora.add_link()
+    synced = docora.add_link("synced", scanned=timedelta(0))
+    running = docora.add_link()
+    docora.start_job(running.job_id)
+    done = "bulk_0123456789abcdef"
+    docora.redis.hset(f"docora:bulk:{done}", "total", "0")
+    results = docora.run_together(
+        ("retry", *ids(synced)),
+        ("retry", *ids(running)),
+        ("resync", *ids(running)),
+        ("retry", *ids(failed), "--dry-run"),
+        ("resync", *ids(failed), "--dry-run"),
+        ("retry-all-failed", "--dry-run", "--reason", "only a look"),
+        ("resync", failed.app_id, "--all", "--dry-run"),
+        ("schedule", "--dry-run"),
+        ("cancel", done),
+        ("cancel", "bulk_unknown"),
+    )
+    assert [result.code for result in (nothing, *results)] == [0, 4, 0, 4, 0, 0, 0, 0, 0, 4, 3]
+    # Due, and queued already: nothing for a pass to do.
+    docora.connection.execute("DELETE FROM app_repositories WHERE status <> 'synced'")
+    waiting = docora.add_link("pending_snapshot")
+    docora.enqueue(waiting.job_id)
+    passed = docora.run("schedule", "--json")
+    assert (passed.code, passed.data["already_queued"]) == (0, 1)
+    assert docora.redis.exists(*STREAMS) == 0
+    empty = docora.run("history", env=NO_DATABASE)
+    assert (empty.code, empty.stdout) == (0, "")
+    assert empty.stderr.startswith("No change has been made yet")
+
+
+def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: Docora) -> None:
+    """The stream's key holds something else: found out before anything is changed."""
+    link = docora.add_link()
+    for stream in STREAMS:
+        docora.redis.set(stream, "not a stream")
+    operation = "bulk_0123456789abcdef"
+    docora.redis.hset(f"docora:bulk:{operation}", "total", "9")
+    orphan = docora.link(link.app_id, docora.add_repository("octo/gone"))
+    docora.queue_job(orphan)
+    docora.delete_link(orphan)
+    before = docora.dump()[1]
+    for arguments in (
+        ("retry", *ids(link)),
+        ("resync", *ids(link)),
+        ("retry-all-failed",),
+        ("resync", link.app_id, "--all", "--yes"),
+        ("schedule",),
+        ("repair", "--yes", "--remove-unknown-jobs"),
+        ("cancel", operation),
+        ("history",),
+    ):
+        result = docora.run(*arguments, env={"DOCORA_OPS_DRIFT_GRACE": "0"})
+        assert result.code == 5, (arguments, result)
+        assert "wrong type" in result.stderr
+        after = docora.dump()[1]
+        # RQ's set of queues is what the script begins with.
+        assert {**after, b"rq:queues": None} == {**before, b"rq:queues": None}, arguments
+        assert docora.status(link) == "failed"
+
+
+def test_a_run_that_is_killed_is_not_finished_and_one_that_is_cancelled_is_so(
+    docora: Docora,
+) -> None:
+    docora.add_links(4)
+    with psycopg.connect(docora.database_access.owner) as blocker:
+        blocker.execute(LOCK_TABLE)
+        with docora.start("retry-all-failed", "--reason", "in haste") as process:
+            await_locks(docora, 1)
+            killed = only_operation(docora)
+            process.send_signal(signal.SIGKILL)
+    [entry] = history(docora)
+    assert (entry["operation_id"], entry["state"]) == (killed, "not_finished")
+    assert (entry["reason"], entry["counts"]) == ("in haste", {"total": 4})
+    docora.redis.delete(f"docora:bulk:{killed}")
+    with psycopg.connect(docora.database_access.owner) as blocker:
+        blocker.execute(LOCK_TABLE)
+        process = docora.start("retry-all-failed", "--batch-size", "1", "--json")
+        await_locks(docora, 1)
+        cancelled = only_operation(docora)
+        assert docora.run("cancel", cancelled, env=NO_DATABASE).code == 0
+    result = finish(process)
+    assert result.code == 6, result
+    newest = history(docora, "--limit", "2")
+    assert [(each["command"], each["state"]) for each in newest] == [
+        ("cancel", "done"),
+        ("retry-all-failed", "cancelled"),
+    ]
+    assert newest[1]["counts"] == {"total": 4, "queued": result.data["queued"]}
+    table = docora.run("history", env=NO_DATABASE).stdout
+    assert re.search(rf"4 links: {result.data['queued']} queued, cancelled +{cancelled}", table)
+    assert re.search(rf"4 links: not finished +{killed} +in haste", table)
+
+
+def test_a_run_that_lost_postgres_says_how_far_it_came(docora: Docora) -> None:
+    docora.add_links(4)
+    with psycopg.connect(docora.database_access.owner) as blocker:
+        blocker.execute(LOCK_TABLE)
+        process = docora.start("retry-all-failed", "--batch-size", "2", "--json")
+        await_locks(docora, 2)
+        docora.connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'docora-ops'"
+        )
+        result = finish(process)
+    assert (result.code, result.data["completed"]) == (5, 0), result
+    [entry] = history(docora)
+    assert (entry["operation_id"], entry["state"]) == (result.data["operation_id"], "cancelled")
+    assert entry["counts"] == {"total": 4}
+
+
+def test_a_pass_writes_its_first_entry_with_the_first_job_that_it_queues(docora: Docora) -> None:
+    docora.add_links(6, status="pending_snapshot")
+    note = ChangeNote("kim@ops1", Action.SCHEDULE, {})
+    actions = docora.actions()
+    # The first two wait already, so that the first batch queues nothing.
+    for link in docora.links()[:2]:
+        docora.enqueue(link.job_id)
+    seen = []
+
+    def prepare(run: Any) -> None:
+        run.on_progress = lambda done: seen.append(len(docora.audit_trail(STREAMS[1])))
+
+    result = actions.schedule(batch_size=2, prepare=prepare, note=note)
+    assert result.counts == {Outcome.ALREADY_QUEUED: 2, Outcome.QUEUED: 4}
+    started, finished = docora.audit_trail(STREAMS[1])
+    assert (started["event"], finished["event"]) == ("started", "finished")
+    assert started["run"] == finished["run"]
+    assert json.loads(finished["counts"]) == {"total": 6, "already_queued": 2, "queued": 4}
+    assert max(seen) == 1
+    assert docora.audit_trail() == []
+
+
+def test_the_trail_is_capped_and_read_in_pieces(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_CHUNK", 7)
+    actions = docora.actions()
+    note = ChangeNote("kim@ops1", "cancel", {})
+    for number in range(250):
+        actions.store.record(audit.cancel_entry(note, f"bulk_{number}"))
+    trail = audit.History(actions.settings, actions.redis)
+    assert [each.operation_id for each in trail.read(1000)] == [
+        f"bulk_{number}" for number in reversed(range(250))
+    ]
+    assert [each.operation_id for each in trail.read(15)] == [
+        f"bulk_{number}" for number in range(249, 234, -1)
+    ]
+    # Start and end far apart, in a stream with passes between: one change, when it began.
+    bulk = ChangeNote("kim@ops1", "retry-all-failed", {})
+    run, operation = new_operation_id(), new_operation_id()
+    actions.store.record(audit.start_entry(bulk, run, operation, 9))
+    for number in range(30):
+        other = ChangeNote("kim@ops1", "cancel", {}, str(number))
+        actions.store.record(audit.cancel_entry(other, "bulk_x"))
+    for _ in range(2):  # said twice, as after a lost reply
+        counts = {"total": 9, "queued": 9}
+        actions.store.record(audit.end_entry(bulk, run, operation, counts, cancelled=False))
+    newest = trail.read(3)
+    assert [each.command for each in newest] == ["cancel", "cancel", "retry-all-failed"]
+    assert [each.command for each in trail.read(40)].count("retry-all-failed") == 1
+    monkeypatch.setattr("docora_ops.queue.audit_stream.ENTRIES_KEPT", 100)
+    actions.store.record(audit.cancel_entry(note, "bulk_last"))
+    # About so many: Redis drops whole nodes of a hundred.
+    assert 100 <= docora.redis.xlen(STREAMS[0]) <= 200
+
+
+def test_every_script_caps_the_stream(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("links", "progress"):
+        monkeypatch.setattr(f"docora_ops.queue.{module}.ENTRIES_KEPT", 100)
+    actions = docora.actions()
+    note = ChangeNote("kim@ops1", "retry", {})
+    entry = audit.cancel_entry(note, "bulk_x")
+    link = docora.add_link()
+
+    def fill() -> None:
+        with docora.redis.pipeline() as pipeline:
+            for _ in range(350):
+                pipeline.xadd(STREAMS[0], {"event": "x"})
+            pipeline.execute()
+
+    docora.redis.hset("docora:bulk:bulk_x", "total", "9")
+    for change in (
+        lambda: actions.retry(link, note=note),
+        lambda: actions.store.cancel("bulk_x", entry),
+        lambda: actions.retry_all(note=note),
+    ):
+        fill()
+        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+        change()
+        assert docora.redis.xlen(STREAMS[0]) <= 200
+
+
+def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
+    link = docora.add_link()
+    assert docora.run("retry", *ids(link), "--reason", HOSTILE).code == 0
+    good: dict[Any, Any] = {"event": "done", "who": HOSTILE, "command": HOSTILE}
+    strange: list[dict[Any, Any]] = [
+        {"event": "done"},
+        {"event": "nonsense", "who": "x", "command": "x"},
+        {b"\xff": b"\xfe"},
+        {**good, "selection": "[" * 100_000, "counts": "[1]"},
+        {
+            **good,
+            "selection": '{"a": NaN, "b": {"c": 1}, "d": "\\ud800"}',
+            "counts": '{"e": 1e999}',
+        },
+        {**good, "counts": '{"total": ' + "9" * 5000 + "}", "reason": b"\xff"},
+        {**good, "counts": '{"total": true, "\\u001b[31m": 2}', "run": "same"},
+        {**good, "event": "started", "run": "same", "operation_id": "\x9b31m"},
+    ]
+    for fields in strange:
+        docora.redis.xadd(STREAMS[0], fields)
+    docora.redis.xadd(STREAMS[1], good, id="18446744073709551615-1")
+    document, table = docora.run_together(("history", "--json"), ("history",), env=NO_DATABASE)
+    assert (document.code, table.code) == (0, 0), (document, table)
+    assert len(document.data) == 5
+    assert document.data[-1]["reason"] == HOSTILE
+    assert document.stdout.isascii()
+    for text in (document.stdout, table.stdout):
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
+    assert r"\x1b[31m[bold]why\u202e" in table.stdout
+    assert "NaN" not in document.stdout
+    assert "Infinity" not in document.stdout
+
+
+def test_history_and_a_narrow_terminal(docora: Docora) -> None:
+    link = docora.add_link()
+    assert docora.run("retry", *ids(link), "--reason", "their fix is out").code == 0
+    before = docora.dump()
+    code, shown = on_terminal(docora, ["history"], columns=60, env={"NO_COLOR": "1"})
+    assert code == 0, shown
+    assert docora.dump() == before
+    lines = [re.sub(r"\x1b\[\d*m", "", line).rstrip() for line in shown.splitlines()]
+    assert max(map(len, lines)) <= 60
+    assert "What       retry 'App 1' octo/repo1" in lines
+    assert "Result     1 queued" in lines
+    assert "Reason     their fix is out" in lines
+
+
+@pytest.mark.parametrize("reason", ["", " ", "x" * 501, "\udcff"])
+def test_a_reason_that_cannot_be_kept_is_refused(docora: Docora, reason: str) -> None:
+    link = docora.add_link()
+    for arguments in (
+        ("retry", *ids(link)),
+        ("retry-all-failed",),
+        ("resync", *ids(link)),
+        ("schedule",),
+        ("cancel", "bulk_x"),
+    ):
+        result = docora.run(*arguments, "--reason", reason, "--json")
+        assert (result.code, result.json["code"]) == (2, "usage"), arguments
+        assert "--reason" in result.json["error"]
+    assert docora.status(link) == "failed"
+
+
+def test_the_longest_reason_is_kept_whole(docora: Docora) -> None:
+    assert docora.run("retry", *ids(docora.add_link()), "--reason", "x" * 500).code == 0
+    [entry] = history(docora)
+    assert entry["reason"] == "x" * 500
+
+
+def test_a_reset_whose_commit_fails_is_never_told_as_done(docora: Docora) -> None:
+    link = docora.add_link()
+    docora.enqueue(link.job_id)
+    docora.connection.execute(
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+        CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON app_repositories
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()
+        """
+    )
+    commands = [(command, *ids(link)) for command in ("retry", "resync")]
+    assert [docora.run(*command).code for command in commands] == [5, 5]
+    assert docora.statuses() == {"failed": 1}
+    for entry in history(docora):
+        assert (entry["state"], entry["counts"]) == ("not_finished", {"total": 1})
+    docora.connection.execute("DROP FUNCTION refuse CASCADE")
+    assert docora.run(*commands[0]).code == 0
+    latest, *others = history(docora)
+    assert (latest["state"], latest["counts"]) == ("done", {"total": 1, "already_queued": 1})
+    assert len(others) == 2

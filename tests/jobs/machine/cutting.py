@@ -1,0 +1,53 @@
+"""Calls whose connection to a server is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from pydantic import SecretStr
+
+from docora_ops.errors import ServerError
+from docora_ops.settings import Settings
+from tests.jobs.machine.foretelling import REFUSALS
+from tests.support.actions import Actions
+from tests.support.docora import Docora
+from tests.support.proxy import PUSH, Fault, Proxy, eventually
+
+Call = Callable[[Actions], Any]
+Cut = tuple[bytes, Fault]
+"""Which requests, and whether these or their replies are lost."""
+
+
+def call_while_cut(docora: Docora, settings: Settings, call: Call, cut: Cut, number: int) -> bool:
+    """Have the connection cut at the `number`th such request; returns whether it came to that."""
+    marker, fault = cut
+    if marker is PUSH:
+        proxy = Proxy.before_redis(docora.redis_url)
+        changes = {"redis_url": SecretStr(proxy.url)}
+    else:
+        proxy = Proxy.before_postgres(docora.database_url)
+        changes = {"database_url": SecretStr(proxy.url)}
+    with proxy:
+        plan = proxy.plan(marker, fault, number)
+        actions = Actions(settings.model_copy(update=changes))
+        try:
+            call(actions)
+        except ServerError:
+            assert plan.reached.is_set()
+        except REFUSALS:
+            assert not plan.reached.is_set()
+        else:
+            assert not plan.reached.is_set()
+        finally:
+            actions.close()
+
+    def all_is_rolled_back() -> bool:
+        row = docora.connection.execute(
+            "SELECT count(*) AS sessions FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'docora-ops' AND xact_start IS NOT NULL"
+        ).fetchone()
+        return cast("dict[str, int]", row)["sessions"] == 0
+
+    eventually(all_is_rolled_back, "the end of what was cut")
+    return plan.reached.is_set()

@@ -1,0 +1,96 @@
+"""What is seen of the stores while docora-ops is at work, and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import note
+
+from docora_ops.actions import link_change as single
+from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.errors import DocoraOpsError
+from docora_ops.links import LinkResult, Outcome
+from tests.jobs.machine.happenings import Happening
+from tests.jobs.machine.situation import Situation
+from tests.jobs.machine.world import World
+from tests.support.docora import Docora
+from tests.support.rows import TestLink
+
+
+class Watch(World):
+    """The world, and how it compares with what was foretold."""
+
+    def __init__(self, docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(docora)
+        self.between: tuple[Happening, TestLink] | None = None
+        self.looks: list[Situation] = []
+        """At the end of the first look, and at the start of the second, if there was one."""
+        clock = SimpleNamespace(sleep=self._pause)
+        monkeypatch.setattr(single, "time", clock)
+        monkeypatch.setattr(BulkRun, "_pause", lambda _, seconds: self._pause(seconds))
+
+    @contextmanager
+    def happens_between_looks(
+        self, happening: Happening | None, link: TestLink | None
+    ) -> Iterator[None]:
+        """If the call looks twice, that is: `looks` has two then."""
+        self.looks.clear()
+        self.between = None if happening is None or link is None else (happening, link)
+        try:
+            yield
+        finally:
+            self.between = None
+
+    def _pause(self, _: float) -> None:
+        self.looks.append(self.see())
+        if self.between is not None:
+            happening, self.between = self.between, None
+            note(f"between the looks: {happening[0].__name__}")
+            self.others_do([happening[0]], happening[1])
+        self.looks.append(self.see())
+
+    def see_after_us(self) -> Situation:
+        """Look at both stores after an action: no link is lost that was not lost before."""
+        now = self.see()
+        lost = now.lost - self.lost_by_others
+        assert not lost, lost
+        self.lost_by_others = now.lost
+        return now
+
+    def compare(self, expected: Situation) -> None:
+        """All is as it should be."""
+        differences = expected.differences(self.see_after_us())
+        assert not differences, "\n".join(differences)
+
+    def compare_half_way(self, before: Situation, expected: Situation) -> None:
+        """Each link is as it was, or as it should be."""
+        strange = expected.half_way(before, self.see_after_us())
+        assert not strange, "\n".join(strange)
+
+    @contextmanager
+    def row_locked(self, link: TestLink | None) -> Iterator[str | None]:
+        """Its job id if another session holds the row of the link meanwhile."""
+        if link is None or link.job_id not in self.latest.rows:
+            yield None
+            return
+        with self.docora.connection.transaction():
+            self.docora.connection.execute(
+                "SELECT FROM app_repositories WHERE app_id = %s AND repository_id = %s FOR UPDATE",
+                (link.app_id, link.repository_id),
+            )
+            yield link.job_id
+
+
+def assert_foretold(
+    foretold: Outcome | DocoraOpsError, result: LinkResult | DocoraOpsError
+) -> None:
+    """The call has returned this outcome, or raised this error with these details."""
+    if isinstance(result, LinkResult) and isinstance(foretold, Outcome):
+        assert result.outcome is foretold, f"{foretold} foretold, {result.outcome} found"
+    else:
+        assert isinstance(result, type(foretold)), f"{foretold!r} foretold, {result!r} found"
+        assert isinstance(foretold, DocoraOpsError)
+        assert result.details == foretold.details, f"{foretold.details}, {result.details}"

@@ -1,0 +1,198 @@
+"""Many commands, and other producers, at the same links at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import redis
+from rq import Queue
+from rq.exceptions import DuplicateJobError
+
+from tests.support.docora import QUEUE, Docora, Result, finish
+from tests.support.proxy import PATIENCE, PUSH, Fault, Proxy, eventually
+from tests.support.rows import TestLink
+from tests.support.running_commands import PATIENT
+
+PROCESSES = 20
+
+
+@contextmanager
+def starting_line(docora: Docora, lock: str, runners: int) -> Iterator[None]:
+    """Hold a lock that so many connections of commands come to wait for; then let all go at once.
+
+    The commands are started in the block.
+    """
+    with psycopg.connect(docora.database_access.owner) as holder:
+        holder.execute(lock.encode())
+        yield
+        eventually(
+            lambda: waiting_for_locks(docora) >= runners, f"{runners} commands that wait for a lock"
+        )
+        holder.rollback()
+
+
+def waiting_for_locks(docora: Docora) -> int:
+    row = docora.connection.execute(
+        "SELECT count(*) AS waiting FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'docora-ops' AND wait_event_type = 'Lock'"
+    ).fetchone()
+    assert row is not None
+    return int(row["waiting"])
+
+
+def retried_once(docora: Docora, link: TestLink, results: list[Result]) -> None:
+    """The link has one job and was reset; each retry says so or refuses."""
+    assert docora.waiting().count(link.job_id) == 1
+    assert docora.was_reset(link)
+    for result in results:
+        assert result.code in {0, 4}, result
+        assert "Traceback" not in result.stderr
+        if result.code == 0:
+            assert result.data["outcome"] in {"queued", "already_queued"}
+        else:
+            assert result.json["code"] == "not_failed"
+            assert result.json["status"] == "pending_snapshot"
+            assert result.json["job"] == "waiting"
+
+
+def test_twenty_processes_that_retry_one_link_at_once_leave_one_job(docora: Docora) -> None:
+    link = docora.add_link()
+    with starting_line(docora, "SELECT 1 FROM app_repositories FOR UPDATE", PROCESSES):
+        processes = [
+            docora.start("retry", link.app_id, link.repository_id, "--json", env=PATIENT)
+            for _ in range(PROCESSES)
+        ]
+    results = [finish(process) for process in processes]
+    retried_once(docora, link, results)
+    outcomes = [result.data["outcome"] for result in results if result.code == 0]
+    assert outcomes == ["queued"], "the first found the link failed, the others found it pending"
+    assert docora.waiting() == [link.job_id]
+    assert docora.registries(link.job_id) == set()
+
+
+def test_retries_of_a_link_that_is_being_bulk_retried_leave_one_job(docora: Docora) -> None:
+    docora.add_links(300)
+    link = TestLink("app_" + f"{1:024x}", "repo_" + f"{150:024x}")
+    # The bulk operation's two batches in flight wait as well.
+    lock = "LOCK TABLE app_repositories IN EXCLUSIVE MODE"
+    with starting_line(docora, lock, PROCESSES + 2):
+        bulk = docora.start("retry-all-failed", "--batch-size", "50", "--json", env=PATIENT)
+        singles = [
+            docora.start("retry", link.app_id, link.repository_id, "--json", env=PATIENT)
+            for _ in range(PROCESSES)
+        ]
+    results = [finish(process) for process in singles]
+    bulk_result = finish(bulk)
+    retried_once(docora, link, results)
+    assert bulk_result.code == 0, bulk_result
+    data = bulk_result.data
+    assert data["total"] == data["completed"] == 300
+    by_singles = sum(result.code == 0 and result.data["outcome"] == "queued" for result in results)
+    assert data["queued"] + by_singles == 300, "each link was queued by exactly one of them"
+    assert data["skipped"] == by_singles
+    assert len(docora.waiting()) == 300
+    assert docora.statuses() == {"pending_snapshot": 300}
+    docora.assert_sound()
+
+
+def test_several_bulk_retries_at_once_share_the_links(docora: Docora) -> None:
+    docora.add_links(2000, apps=4)
+    lock = "LOCK TABLE app_repositories IN EXCLUSIVE MODE"
+    with starting_line(docora, lock, 2 * 4):
+        processes = [
+            docora.start("retry-all-failed", "--batch-size", size, "--json", env=PATIENT)
+            for size in ("500", "100", "70", "30")
+        ]
+    results = [finish(process) for process in processes]
+    for result in results:
+        assert result.code == 0, result
+        data = result.data
+        assert data["total"] == data["completed"] == 2000
+        assert data["succeeded"] + data["skipped"] == 2000
+        assert docora.redis.hget(f"docora:bulk:{data['operation_id']}", "completed") == b"2000"
+    assert sum(result.data["queued"] for result in results) == 2000
+    assert len(docora.waiting()) == 2000
+    assert docora.statuses() == {"pending_snapshot": 2000}
+    docora.assert_sound()
+
+
+def test_a_resync_and_a_retry_of_all_links_at_once_leave_one_job_each(docora: Docora) -> None:
+    docora.add_links(400)
+    app_id = "app_" + f"{1:024x}"
+    for number in range(1, 401):
+        docora.add_deliveries(TestLink(app_id, "repo_" + f"{number:024x}"), 1)
+    lock = "LOCK TABLE app_repositories IN EXCLUSIVE MODE"
+    with starting_line(docora, lock, 2 * 2):
+        retry = docora.start("retry-all-failed", "--batch-size", "20", "--json", env=PATIENT)
+        resync = docora.start("resync", app_id, "--all", "--yes", "--json", env=PATIENT)
+    for result in (finish(retry), finish(resync)):
+        assert result.code == 0, result
+        assert result.data["completed"] == 400
+    assert len(docora.waiting()) == 400
+    assert docora.statuses() == {"pending_snapshot": 400}
+    row = docora.connection.execute("SELECT count(*) AS left FROM app_delivered_files").fetchone()
+    assert row == {"left": 0}
+    docora.assert_sound()
+
+
+class OtherProducer(threading.Thread):
+    """Pushes ids with RQ's own unique enqueue; pauses after some of them until told to go on."""
+
+    def __init__(self, docora: Docora, job_ids: list[str], pause_after: int) -> None:
+        super().__init__()
+        self._queue = Queue(QUEUE, connection=redis.Redis.from_url(docora.redis_access.owner))
+        self._job_ids = job_ids
+        self._pause_after = pause_after
+        self.pausing = threading.Event()
+        self.go_on = threading.Event()
+        self.refused: list[str] = []
+
+    def run(self) -> None:
+        for number, job_id in enumerate(self._job_ids):
+            if number == self._pause_after:
+                self.pausing.set()
+                self.go_on.wait(PATIENCE)
+            try:
+                self._queue.enqueue("other.producer", job_id=job_id, description="", unique=True)
+            except DuplicateJobError:
+                self.refused.append(job_id)
+        self._queue.connection.close()
+
+
+def test_a_bulk_retry_beside_another_producer_leaves_one_job_each(docora: Docora) -> None:
+    docora.add_links(1000)
+    app_id = "app_" + f"{1:024x}"
+    job_ids = [f"{app_id}-repo_{number:024x}" for number in range(1, 1001)]
+    batch_in_hand = job_ids[190:200]
+    # First what the bulk operation is about to push; then both run towards each other.
+    producer = OtherProducer(docora, batch_in_hand + job_ids[:199:-1] + job_ids[:190], 300)
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=20)
+        bulk = docora.start(
+            "retry-all-failed",
+            "--batch-size",
+            "10",
+            "--json",
+            env={**PATIENT, "REDIS_URL": proxy.url},
+        )
+        push.wait()
+        assert docora.waiting() == job_ids[:190]
+        producer.start()
+        assert producer.pausing.wait(PATIENCE)
+        producer.go_on.set()
+        push.release()
+        result = finish(bulk)
+    producer.join(PATIENCE)
+    assert result.code == 0, result
+    data = result.data
+    assert data["completed"] == data["succeeded"] == 1000
+    assert data["queued"] >= 190
+    assert data["already_queued"] >= 300
+    assert data["already_queued"] + len(producer.refused) == 1000
+    assert len(producer.refused) >= 190
+    assert sorted(docora.waiting()) == job_ids
+    assert docora.statuses() == {"pending_snapshot": 1000}
+    docora.assert_sound()

@@ -1,0 +1,257 @@
+"""A job of ours is the job that RQ itself would have written."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from rq import Queue, Retry, SimpleWorker
+from rq.job import Job, JobStatus
+
+from docora_ops.settings import FAILURE_TTL, RESULT_TTL
+from tests.support.actions import Actions
+from tests.support.clocks import clock_ahead, with_wrong_clock
+from tests.support.docora import QUEUE, Docora
+from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
+
+TIMESTAMPS = {"created_at", "enqueued_at"}
+FUNCTION = f"{__name__}.record_call"
+
+calls: list[dict[str, Any]] = []
+
+
+def record_call(**arguments: Any) -> str:
+    """What the workers of these tests run."""
+    calls.append(arguments)
+    return "done"
+
+
+def add_link(docora: Docora, *, private: bool = True) -> TestLink:
+    app_id = docora.add_app("Grüße & Söhne 💥 'quoted' [bold]")
+    repository_id = docora.add_repository("octo/api", url="https://github.com/octo/api")
+    link = docora.link(app_id, repository_id)
+    if not private:
+        docora.connection.execute("UPDATE app_repositories SET github_token_encrypted = NULL")
+    return link
+
+
+def payload(link: TestLink, *, is_rescan: bool, private: bool = True) -> dict[str, Any]:
+    return {
+        "app_id": link.app_id,
+        "app_name": "Grüße & Söhne 💥 'quoted' [bold]",
+        "repository_id": link.repository_id,
+        "github_url": "https://github.com/octo/api",
+        "owner": "octo",
+        "name": "api",
+        "base_url": "https://acme.example/docora",
+        "github_token_encrypted": GITHUB_TOKEN if private else None,
+        "client_auth_key_encrypted": AUTH_KEY,
+        "is_rescan": is_rescan,
+    }
+
+
+def written_by_rq(
+    docora: Docora, actions: Actions, link: TestLink, arguments: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """The fields of the job that a plain enqueue writes, which is removed again."""
+    delays = actions.settings.retry_delays
+    docora.queue.enqueue(
+        actions.settings.job_function,
+        kwargs=dict(arguments),
+        job_id=link.job_id,
+        job_timeout=actions.settings.job_timeout,
+        result_ttl=RESULT_TTL,
+        failure_ttl=FAILURE_TTL,
+        description=f"octo/api → {arguments['app_name']}",
+        retry=Retry(max=len(delays), interval=delays) if delays else None,
+    )
+    fields = docora.job_hash(link.job_id)
+    docora.redis.flushdb()
+    return fields
+
+
+def run_worker(docora: Docora, *queues: str) -> SimpleWorker:
+    """Run a plain RQ worker until nothing is left to do."""
+    worker = SimpleWorker(
+        [Queue(name, connection=docora.redis) for name in queues or (QUEUE,)],
+        connection=docora.redis,
+    )
+    worker.work(burst=True)
+    return worker
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 5], ids=lambda number: f"{number} attempts")
+@pytest.mark.parametrize("private", [True, False], ids=["private", "public"])
+@pytest.mark.parametrize("operation", ["retry", "resync"])
+def test_the_hash_is_the_one_that_rqs_own_enqueue_writes(
+    docora: Docora, operation: str, private: bool, attempts: int
+) -> None:
+    link = add_link(docora, private=private)
+    actions = docora.actions(max_retry_attempts=attempts)
+    arguments = payload(link, is_rescan=operation == "retry", private=private)
+    expected = written_by_rq(docora, actions, link, arguments)
+
+    getattr(actions, operation)(link)
+
+    fields = docora.job_hash(link.job_id)
+    assert fields.keys() == expected.keys()
+    for name in fields.keys() - TIMESTAMPS - {"data"}:
+        assert fields[name] == expected[name], name
+    assert all(
+        len(fields[name]) == len(expected[name]) and fields[name] >= expected[name]
+        for name in TIMESTAMPS
+    )
+    data, expected_data = (
+        pickle.loads(zlib.decompress(each["data"])) for each in (fields, expected)
+    )
+    assert data == expected_data
+    assert docora.redis.ttl(Job.key_for(link.job_id)) == -1
+    assert docora.redis.smembers("rq:queues") == {docora.queue.key.encode()}
+
+
+def test_jobs_of_a_bulk_run_are_the_same(docora: Docora) -> None:
+    link = add_link(docora)
+    actions = docora.actions()
+    expected = written_by_rq(docora, actions, link, payload(link, is_rescan=True))
+    actions.retry_all()
+    fields = docora.job_hash(link.job_id)
+    assert fields.keys() == expected.keys()
+    assert {name for name in fields if fields[name] != expected[name]} <= TIMESTAMPS | {"data"}
+
+
+def test_rq_reads_the_job_with_its_own_fetch(docora: Docora) -> None:
+    link = add_link(docora)
+    actions = docora.actions(job_timeout=1234)
+    actions.retry(link)
+    job = docora.job(link)
+    assert job.kwargs == payload(link, is_rescan=True)
+    assert list(job.kwargs) == list(payload(link, is_rescan=True))
+    assert job.args == ()
+    assert job.func_name == "docora_ops.worker.snapshot"
+    assert job.get_status() == JobStatus.QUEUED
+    assert job.is_queued
+    assert job.origin == QUEUE
+    assert job.timeout == 1234
+    assert job.ttl is None
+    assert (job.result_ttl, job.failure_ttl) == (86_400, 604_800)
+    assert (job.retries_left, job.retry_intervals) == (4, [1, 2, 4, 8])
+    assert job.enqueued_at is not None
+
+
+@pytest.mark.parametrize(("operation", "is_rescan"), [("retry", True), ("resync", False)])
+def test_a_retry_is_a_rescan_and_a_resync_is_not(
+    docora: Docora, operation: str, is_rescan: bool
+) -> None:
+    link = add_link(docora)
+    getattr(docora.actions(), operation)(link)
+    assert docora.job(link).kwargs["is_rescan"] is is_rescan
+
+
+def test_with_one_attempt_rq_never_tries_again(docora: Docora) -> None:
+    link = add_link(docora)
+    docora.actions(max_retry_attempts=1).retry(link)
+    assert docora.job(link).retries_left is None
+    assert not {"retries_left", "retry_intervals"} & docora.job_hash(link.job_id).keys()
+
+
+def test_a_public_repository_has_no_token(docora: Docora) -> None:
+    link = add_link(docora, private=False)
+    docora.actions().retry(link)
+    assert docora.job(link).kwargs["github_token_encrypted"] is None
+
+
+def test_the_description_names_repository_and_app_and_nothing_but_data_holds_a_secret(
+    docora: Docora,
+) -> None:
+    link = add_link(docora)
+    docora.actions().retry(link)
+    fields = docora.job_hash(link.job_id)
+    assert fields["description"].decode() == "octo/api → Grüße & Söhne 💥 'quoted' [bold]"
+    assert docora.job(link).description == "octo/api → Grüße & Söhne 💥 'quoted' [bold]"
+    everything_else = b"\n".join(value for name, value in fields.items() if name != "data")
+    assert not any(secret.encode() in everything_else for secret in (GITHUB_TOKEN, AUTH_KEY))
+
+
+def test_a_payload_shown_by_accident_shows_no_secret(docora: Docora) -> None:
+    link = add_link(docora)
+    shown = repr(docora.actions().retry(link))
+    assert GITHUB_TOKEN not in shown
+    assert AUTH_KEY not in shown
+
+
+def test_the_queue_can_be_another_one(docora: Docora) -> None:
+    link = add_link(docora)
+    docora.actions(queue_name="other.queue").retry(link)
+    assert docora.waiting() == []
+    assert docora.redis.lrange("rq:queue:other.queue", 0, -1) == [link.job_id.encode()]
+    assert docora.job(link).origin == "other.queue"
+    assert docora.redis.smembers("rq:queues") == {b"rq:queue:other.queue"}
+
+
+def test_a_plain_rq_worker_runs_the_job(docora: Docora) -> None:
+    link = add_link(docora)
+    actions = docora.actions(job_function=FUNCTION)
+    actions.retry(link)
+    calls.clear()
+    run_worker(docora)
+    assert calls == [payload(link, is_rescan=True)]
+    job = docora.job(link)
+    assert job.get_status() == JobStatus.FINISHED
+    assert job.return_value() == "done"
+    assert 0 < docora.redis.ttl(Job.key_for(link.job_id)) <= RESULT_TTL
+    assert docora.waiting() == []
+
+
+def test_a_link_that_fails_again_can_be_retried_again_after_a_worker_ran_its_job(
+    docora: Docora,
+) -> None:
+    link = add_link(docora)
+    actions = docora.actions(job_function=FUNCTION)
+    calls.clear()
+    for outcome in ("queued", "replaced_stale"):
+        assert actions.retry(link).outcome == outcome
+        run_worker(docora)
+        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+    assert len(calls) == 2
+
+
+def test_a_job_whose_function_fails_is_tried_as_often_as_docora_says(docora: Docora) -> None:
+    link = add_link(docora)
+    actions = docora.actions(
+        job_function="tests.no_such_module.snapshot", max_retry_attempts=3, retry_base_delay_ms=2500
+    )
+    actions.retry(link)
+    run_worker(docora)
+    job = docora.job(link)
+    assert job.get_status() == JobStatus.SCHEDULED
+    assert job.retries_left == 1
+    assert json.loads(docora.job_hash(link.job_id)["retry_intervals"]) == [3, 5]
+
+
+def test_a_plain_worker_on_several_queues_works_off_a_bulk_run(docora: Docora) -> None:
+    docora.add_links(30, apps=3)
+    docora.actions(job_function=FUNCTION).retry_all(batch_size=7)
+    calls.clear()
+    run_worker(docora, QUEUE, "another-queue")
+    worked_on = [f"{call['app_id']}-{call['repository_id']}" for call in calls]
+    rows = docora.connection.execute(
+        "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories"
+    ).fetchall()
+    assert sorted(worked_on) == sorted(row["job_id"] for row in rows)
+
+
+@with_wrong_clock
+def test_a_job_bears_the_time_of_redis_whatever_the_clock_of_the_host(docora: Docora) -> None:
+    link = add_link(docora)
+    began = datetime.now(UTC)
+    arguments = ("retry", link.app_id, link.repository_id)
+    result = docora.run(*arguments, env=clock_ahead(3600), cwd="/")
+    assert result.code == 0, result
+    job = docora.job(link)
+    assert job.created_at == job.enqueued_at
+    assert began <= job.created_at <= datetime.now(UTC)

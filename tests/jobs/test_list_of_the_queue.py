@@ -1,0 +1,392 @@
+"""The queue's list is read once, and no id that stands in it is ever missed."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from datetime import timedelta
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import redis
+from rq.utils import now, utcformat
+
+from docora_ops.actions.bulk import run as bulk
+from docora_ops.jobs import JobState
+from docora_ops.links import Outcome
+from docora_ops.queue import PushRequest, WaitingList
+from docora_ops.queue import waiting_list as waiting
+from docora_ops.queue.waiting_list import NOT_IN_LIST
+from tests.support.docora import Docora
+from tests.support.fork_server import ForkServer
+from tests.support.own_servers import own_redis
+from tests.support.privileges import Access
+
+KEY, WIP = "rq:queue:snapshot-queue", "rq:wip:snapshot-queue"
+CHUNK = 10
+OVERLAP = 4
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_CHUNK", CHUNK)
+    monkeypatch.setattr(waiting, "_OVERLAP", OVERLAP)
+
+
+class Interrupted(redis.Redis):
+    """A client to whose list something happens between two chunks that are read."""
+
+    between: Callable[[int], object] = staticmethod(lambda chunk: None)
+    chunks_read = 0
+
+    def lrange(self, name: Any, start: Any, end: Any) -> Any:
+        if self.chunks_read:
+            self.between(self.chunks_read)
+        self.chunks_read += 1
+        return super().lrange(name, start, end)
+
+
+@pytest.fixture
+def client(docora: Docora) -> Iterable[Interrupted]:
+    client = cast("Interrupted", Interrupted.from_url(docora.redis_url, driver_info=None))
+    yield client
+    client.close()
+
+
+def fill(docora: Docora, length: int) -> list[str]:
+    ids = [f"job-{number}" for number in range(length)]
+    if ids:
+        docora.redis.rpush(KEY, *ids)
+    return ids
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("length", [0, 1, 2, 9, 10, 11, 14, 15, 16, 19, 20, 21, 99, 100, 101, 500])
+def test_every_id_is_found_at_its_index(docora: Docora, length: int) -> None:
+    ids = fill(docora, length)
+    found = WaitingList.read(docora.redis, KEY, WIP)
+    assert [found.hint(job_id) for job_id in ids] == list(range(length))
+    for absent in ("job-", f"job-{length}", "job", "", "ob-1"):
+        assert found.hint(absent) == NOT_IN_LIST
+
+
+def test_a_list_of_many_chunks_is_found_whole(docora: Docora) -> None:
+    ids = fill(docora, 25_000)
+    found = WaitingList.read(docora.redis, KEY, WIP)
+    assert [found.hint(job_id) for job_id in ids] == list(range(25_000))
+    assert all(found.hint(f"absent-{number}") == NOT_IN_LIST for number in range(25_000))
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_an_id_that_stands_twice_is_found(docora: Docora) -> None:
+    docora.redis.rpush(KEY, *["same"] * 25, "other", *["same"] * 25)
+    found = WaitingList.read(docora.redis, KEY, WIP)
+    assert found.hint("same") != NOT_IN_LIST
+    assert found.hint("other") == 25
+
+
+def pop_head(docora: Docora, chunk: int) -> None:
+    docora.redis.lpop(KEY, 3)
+
+
+def push_few(docora: Docora, chunk: int) -> None:
+    docora.redis.rpush(KEY, *(f"new-{chunk}-{number}" for number in range(OVERLAP - 1)))
+
+
+def push_many(docora: Docora, chunk: int) -> None:
+    docora.redis.rpush(KEY, *(f"new-{chunk}-{number}" for number in range(CHUNK * 2)))
+
+
+def push_to_head(docora: Docora, chunk: int) -> None:
+    docora.redis.lpush(KEY, *(f"new-{chunk}-{number}" for number in range(CHUNK * 2)))
+
+
+def remove_from_tail(docora: Docora, chunk: int) -> None:
+    docora.redis.rpop(KEY, 2)
+
+
+def remove_many_from_tail(docora: Docora, chunk: int) -> None:
+    docora.redis.rpop(KEY, CHUNK + 3)
+
+
+def remove_at_random(docora: Docora, chunk: int) -> None:
+    ids = docora.waiting()
+    for job_id in random.sample(ids, min(5, len(ids))):
+        docora.redis.lrem(KEY, 0, job_id)
+
+
+def empty(docora: Docora, chunk: int) -> None:
+    docora.redis.delete(KEY)
+
+
+def move_at_random_to_head(docora: Docora, chunk: int) -> None:
+    for job_id in random.sample(docora.waiting(), 5):
+        docora.redis.lrem(KEY, 0, job_id)
+        docora.redis.lpush(KEY, job_id)
+
+
+def move_last_read_to_head(docora: Docora, chunk: int) -> None:
+    """What `retry --front` does, to the very id at which the next chunk begins."""
+    if job_id := cast("bytes | None", docora.redis.lindex(KEY, -chunk * CHUNK)):
+        docora.redis.lrem(KEY, 0, job_id.decode())
+        docora.redis.lpush(KEY, job_id)
+
+
+def double_last_read(docora: Docora, chunk: int) -> None:
+    """A plain enqueue of the id at which the next chunk begins, which now stands twice."""
+    if job_id := docora.redis.lindex(KEY, -chunk * CHUNK):
+        docora.redis.lpush(KEY, job_id)
+
+
+CHANGES: dict[str, Callable[[Docora, int], object]] = {
+    "pop at the head": pop_head,
+    "few pushes": push_few,
+    "many pushes": push_many,
+    "pushes to the head": push_to_head,
+    "few removals at the tail": remove_from_tail,
+    "many removals at the tail": remove_many_from_tail,
+    "removals anywhere": remove_at_random,
+    "the list goes": empty,
+    "moves to the head": move_at_random_to_head,
+    "move of the last id read to the head": move_last_read_to_head,
+    "another place for the last id read": double_last_read,
+}
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("when", [1, 2, None], ids=["first", "second", "always"])
+@pytest.mark.parametrize("length", [15, 35])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_ids_that_stand_in_the_list_all_the_while_are_found_whatever_others_do_to_it(
+    docora: Docora,
+    client: Interrupted,
+    change: Callable[[Docora, int], object],
+    length: int,
+    when: int | None,
+) -> None:
+    stood = set(fill(docora, length))
+
+    def between(chunk: int) -> None:
+        nonlocal stood
+        if chunk <= 6 and when in (None, chunk):
+            change(docora, chunk)
+            stood &= set(docora.waiting())
+
+    client.between = between
+    found = WaitingList.read(client, KEY, WIP)
+    assert client.chunks_read >= 2
+    assert {job_id for job_id in stood if found.hint(job_id) == NOT_IN_LIST} == set()
+
+
+# What the script makes of the hints
+
+
+@pytest.mark.parametrize("shift", ["pop", "push to head", "push", "remove", "reverse"])
+def test_hints_are_checked_against_a_list_that_has_shifted(docora: Docora, shift: str) -> None:
+    ids = [f"job-{number}" for number in range(60)]
+    for job_id in ids:
+        docora.enqueue(job_id)
+    actions = docora.actions()
+    found = actions.queue.read_waiting()
+    match shift:
+        case "pop":
+            docora.redis.lpop(KEY, 7)
+        case "push to head":
+            docora.redis.lpush(KEY, *(f"new-{number}" for number in range(7)))
+        case "push":
+            docora.redis.rpush(KEY, *(f"new-{number}" for number in range(7)))
+        case "remove":
+            for job_id in ids[::7]:
+                docora.redis.lrem(KEY, 0, job_id)
+        case _:
+            docora.redis.delete(KEY)
+            docora.redis.rpush(KEY, *reversed(ids))
+    standing = set(docora.waiting())
+    answers = actions.queue.look(ids, waiting=found)
+    assert [answer.state for answer in answers] == [
+        JobState.WAITING if job_id in standing else JobState.DOUBTFUL for job_id in ids
+    ]
+
+
+def test_an_id_that_was_enqueued_after_the_list_was_read_is_found_by_a_push(
+    docora: Docora,
+) -> None:
+    docora.add_links(3)
+    actions = docora.actions()
+    found = actions.queue.read_waiting()
+    row = docora.connection.execute(
+        "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories LIMIT 1"
+    ).fetchone()
+    assert row is not None
+    docora.enqueue(row["job_id"])
+    request = PushRequest(row["job_id"], None, is_rescan=True)
+    [answer] = actions.queue.push([request], waiting=found)
+    assert answer.outcome is Outcome.ALREADY_QUEUED
+    assert docora.waiting() == [row["job_id"]]
+
+
+def test_ids_whose_hashes_look_alike_are_told_apart(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Leaves 4 bits of each hash, so that nearly all of these collide.
+    monkeypatch.setattr(waiting, "_HASH_MASK", 0xF << 60)
+    monkeypatch.setattr(waiting, "_POSITION_MASK", (1 << 24) - 1)
+    standing, absent = [f"job-{n}" for n in range(100)], [f"absent-{n}" for n in range(100)]
+    for job_id in standing:
+        docora.enqueue(job_id)
+    actions = docora.actions()
+    answers = actions.queue.look(standing + absent, waiting=actions.queue.read_waiting())
+    assert [answer.state for answer in answers[:100]] == [JobState.WAITING] * 100
+    assert [answer.state for answer in answers[100:]] == [JobState.NONE] * 100
+
+
+# At size
+
+
+def add_jobs(docora: Docora, *, listed: bool) -> None:
+    """A job for each failed link, waiting or without a place in the list."""
+    actions = docora.actions()
+    actions.retry_all(batch_size=1000)
+    docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+    if not listed:
+        docora.redis.delete(KEY)
+
+
+def list_walks(docora: Docora) -> int:
+    """How often Redis has been asked for something that makes it walk over a list."""
+    found = docora.redis.info("commandstats")
+    return sum(found.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("lpos", "lrange"))
+
+
+def test_jobs_of_a_host_that_is_an_hour_ahead_do_not_make_each_batch_walk_over_the_list(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docora.add_links(1000)
+    add_jobs(docora, listed=False)
+    ahead = utcformat(now() + timedelta(hours=1))
+    for link in docora.links():
+        fields = {"status": "failed", "enqueued_at": ahead}
+        docora.redis.hset(f"rq:job:{link.job_id}", mapping=cast("Any", fields))
+    # One of them has been enqueued again since the list was read.
+    again = docora.links()[500].job_id
+    docora.redis.rpush(KEY, *(f"other-{number}" for number in range(100)))
+    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0)
+    docora.redis.config_resetstat()
+
+    def enqueue_again(done: int) -> None:
+        if done and again not in docora.waiting():
+            docora.enqueue(again)
+
+    def prepare(run: bulk.BulkRun) -> None:
+        run.on_progress = enqueue_again
+
+    result = docora.actions().retry_all(batch_size=20, prepare=prepare)
+    assert result.counts == {Outcome.REPLACED_STALE: 999, Outcome.ALREADY_QUEUED: 1}
+    # 50 batches: a hundred walks at most in each round, and some chunks of the list.
+    assert list_walks(docora) < 250
+    docora.assert_sound()
+
+
+def test_executions_that_have_expired_are_read_once_in_a_run_and_cleaned_away(
+    docora: Docora,
+) -> None:
+    docora.add_links(200)
+    for link in docora.links()[:50]:
+        docora.start_job(link.job_id, heartbeat=-30)
+    docora.redis.zadd(WIP, {f"other-{number}:e": 1 + number for number in range(12_000)})
+    with docora.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
+        docora.actions().retry(docora.links()[-1])
+        result = docora.actions().retry_all(batch_size=10)
+        docora.redis.echo("the end")
+        commands = list(takewhile(lambda each: each["command"] != "ECHO the end", monitor.listen()))
+    assert result.counts == {Outcome.REPLACED_STALE: 50, Outcome.QUEUED: 149}
+    assert docora.redis.zcard(WIP) == 12_000
+    ranges = {
+        (each["client_type"], *each["command"].split()[2:4])
+        for each in commands
+        if each["command"].startswith(f"ZRANGE {WIP} ")
+    }
+    # Scripts read what is alive, at the end; what has expired is read in pieces, between them.
+    assert ("lua", "-500", "-1") in ranges
+    assert {start for kind, start, _ in ranges if kind == "lua"} == {"-500"}
+    docora.assert_sound()
+
+
+def test_a_hundred_thousand_expired_executions_of_one_job_take_no_long_time(
+    docora: Docora,
+) -> None:
+    link = docora.add_link()
+    for start in range(0, 100_000, 10_000):
+        numbers = range(start, start + 10_000)
+        docora.redis.zadd(WIP, {f"{link.job_id}:{number}": 1 + number for number in numbers})
+    began = time.monotonic()
+    docora.actions().drift()
+    assert docora.actions().retry_all().counts == {Outcome.REPLACED_STALE: 1}
+    assert time.monotonic() - began < 20
+    assert docora.redis.zcard(WIP) == 0
+
+
+def test_an_expired_execution_that_is_not_utf_8_stops_nothing(docora: Docora) -> None:
+    link = docora.add_link()
+    docora.redis.zadd(WIP, {link.job_id.encode() + b":\xff": 1})
+    assert docora.actions().retry_all().counts == {Outcome.QUEUED: 1}
+    assert docora.actions().drift().total == 0
+
+
+def test_twenty_thousand_waiting_jobs_are_all_kept_and_none_is_doubled(docora: Docora) -> None:
+    docora.add_links(20_000, apps=4)
+    add_jobs(docora, listed=True)
+    waiting_before = docora.waiting()
+    result = docora.actions().retry_all()
+    assert result.counts == {Outcome.ALREADY_QUEUED: 20_000}
+    assert docora.waiting() == waiting_before
+    assert docora.statuses() == {"pending_snapshot": 20_000}
+
+
+def test_workers_that_pop_while_waiting_jobs_are_retried_cause_no_double(docora: Docora) -> None:
+    docora.add_links(5_000)
+    add_jobs(docora, listed=True)
+    actions = docora.actions()
+    popped: list[bytes] = []
+
+    def pop(done: int) -> None:
+        popped.extend(cast("list[bytes]", docora.redis.lpop(KEY, 37)))
+
+    def prepare(run: bulk.BulkRun) -> None:
+        run.on_progress = pop
+
+    result = actions.retry_all(prepare=prepare)
+    # An id that a worker holds in its hand is doubtful, and is a leftover when nothing has come
+    # of it by the second look.
+    assert result.completed == result.succeeded == 5_000
+    assert docora.doubled_jobs() == []
+
+
+def test_five_thousand_orphans_are_all_replaced_and_none_is_doubled(docora: Docora) -> None:
+    docora.add_links(5_000, apps=2)
+    add_jobs(docora, listed=False)
+    result = docora.actions().retry_all()
+    assert result.counts == {Outcome.REPLACED_STALE: 5_000}
+    assert len(docora.waiting()) == len(set(docora.waiting())) == 5_000
+    assert docora.lost_links() == []
+
+
+def test_redis_does_not_walk_its_list_for_each_job(
+    database_access: Access, fork_server: ForkServer, tmp_path: Path
+) -> None:
+    """It counts the commands of a script too; on a server of its own, nobody else's."""
+    with (
+        own_redis(tmp_path) as own,
+        closing(Docora(database_access, own.access, fork_server)) as docora,
+    ):
+        job_ids = [docora.enqueue(f"job-{number}").id for number in range(100)]
+        docora.redis.config_resetstat()
+        answers = docora.actions().queue.look(job_ids)
+        assert {answer.state for answer in answers} == {JobState.WAITING}
+        calls = docora.redis.info("commandstats")
+        assert calls["cmdstat_lpos"]["calls"] < 50
+        assert calls["cmdstat_lrange"]["calls"] == 1

@@ -1,0 +1,400 @@
+"""Whatever has happened before, each action does what the contract says, and nothing else.
+
+Hypothesis makes up stories: links and jobs in every state, other producers, workers that are led
+through their jobs in RQ's own calls, lost data, cut connections. What an action of ours is to do is
+foretold from what both stores hold; afterwards they are compared with that, whole. The suite has a
+short look only; to search for longer:
+
+    make test ARGS="tests/jobs/test_state_machine.py --hypothesis-profile=long"
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import rule, run_state_machine_as_test
+
+from docora_ops.actions import failed, operations
+from docora_ops.actions import link_change as single
+from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.show import link_details
+from docora_ops.bulk import BulkResult
+from docora_ops.drift import DriftKind
+from docora_ops.errors import DocoraOpsError, LinkLockedError, OperationFinishedError
+from docora_ops.jobs import JobState
+from docora_ops.links import Action, LinkResult, Outcome, count_succeeded
+from docora_ops.queue import QueueReader
+from tests.jobs.machine.cutting import Call, Cut, call_while_cut
+from tests.jobs.machine.foretelling import (
+    LOOKED_AT_TWICE,
+    REFUSALS,
+    foretell_first_round,
+    foretell_last_round,
+    foretell_one,
+    one_is_looked_at_twice,
+    qualifies,
+)
+from tests.jobs.machine.happenings import BETWEEN_LOOKS, NEW_STATUSES, Happening
+from tests.jobs.machine.situation import LIVE, Situation
+from tests.jobs.machine.watch import Watch, assert_foretold
+from tests.jobs.machine.world import HAPPENINGS, World
+from tests.support.docora import Docora
+from tests.support.proxy import COMMIT, PUSH, Fault
+from tests.support.rows import TestLink
+
+IN_SUITE = settings(
+    max_examples=10,
+    stateful_step_count=25,
+    deadline=None,
+    derandomize=False,  # each run is to find something new
+    print_blob=True,
+)
+CUTS = st.tuples(
+    st.sampled_from((PUSH, COMMIT)), st.sampled_from((Fault.LOSE_REQUEST, Fault.LOSE_REPLY))
+)
+OF_ONE = st.sampled_from((Action.RETRY, Action.RESYNC))
+OF_MANY = st.sampled_from((Action.RETRY, Action.RESYNC, Action.SCHEDULE))
+SIZES = st.integers(1, 3)
+BETWEEN = st.none() | st.sampled_from(BETWEEN_LOOKS)
+
+
+class Actions(Watch):
+    """What docora-ops makes of it."""
+
+    @property
+    def _reader(self) -> QueueReader:
+        return QueueReader(self.docora.settings, self.docora.redis)
+
+    # One link
+
+    @rule(link=World.links, first=HAPPENINGS, front=st.booleans(), between=BETWEEN)
+    def retry(
+        self, link: TestLink, first: Sequence[Happening], front: bool, between: Happening | None
+    ) -> None:
+        self.others_do(first, link)
+        self._one(link, Action.RETRY, between=between, front=front)
+
+    @rule(link=World.links, first=HAPPENINGS, between=BETWEEN)
+    def resync(self, link: TestLink, first: Sequence[Happening], between: Happening | None) -> None:
+        self.others_do(first, link)
+        self._one(link, Action.RESYNC, between=between)
+
+    @rule(link=World.links, operation=OF_ONE)
+    def row_of_one_is_locked(self, link: TestLink, operation: Action) -> None:
+        self._one(link, operation, is_locked=True)
+
+    def _one(
+        self,
+        link: TestLink,
+        operation: Action,
+        *,
+        is_locked: bool = False,
+        between: Happening | None = None,
+        **options: Any,
+    ) -> None:
+        before = self.latest
+        with (
+            self.row_locked(link if is_locked else None) as locked,
+            self.happens_between_looks(between, link),
+        ):
+            result = self._call_one(link, operation, **options)
+        second = self.looks[1] if self.looks else before
+        expected = second.copy()
+        if locked:
+            foretold: Outcome | DocoraOpsError = LinkLockedError("")
+        else:
+            assert bool(self.looks) == one_is_looked_at_twice(operation, before, link.job_id)
+            foretold = foretell_one(operation, link.job_id, before, expected, **options)
+        assert_foretold(foretold, result)
+        if isinstance(result, LinkResult) and operation is Action.RESYNC:
+            assert result.deliveries_cleared == second.rows[link.job_id].deliveries
+        self.compare(expected)
+
+    @rule(link=World.links, first=HAPPENINGS, operation=OF_ONE, cut=CUTS)
+    def one_is_cut_and_repeated(
+        self, link: TestLink, first: Sequence[Happening], operation: Action, cut: Cut
+    ) -> None:
+        self.others_do(first, link)
+        before, job_id = self.latest, link.job_id
+        expected = before.copy()
+        foretell_one(operation, job_id, before, expected)
+        traces = before.jobs[job_id]
+        marker, fault = cut
+        is_reached = marker is COMMIT if traces.locked else marker is PUSH or not traces.beats
+        is_cut = is_reached and qualifies(operation, before, job_id)
+        if is_cut and marker is PUSH and traces.state is JobState.DOUBTFUL:
+            expected = before  # the first push only looks
+        elif is_cut and (marker, fault) == (PUSH, Fault.LOSE_REQUEST):
+            expected = before
+        elif is_cut and (marker, fault) != (COMMIT, Fault.LOSE_REPLY):
+            expected.rows = dict(before.rows)  # and a job too many
+        assert self._call_while_cut(self._call_of_one(link, operation), cut, 1) == is_cut
+        self.compare(expected)
+        self._one(link, operation)
+
+    def _call_of_one(self, link: TestLink, operation: Action, **options: Any) -> Call:
+        action = single.retry if operation is Action.RETRY else single.resync
+        ref = self.refs[link.job_id]
+        return lambda actions: action(actions.database, actions.queue, ref, **options)
+
+    def _call_one(
+        self, link: TestLink, operation: Action, **options: Any
+    ) -> LinkResult | DocoraOpsError:
+        try:
+            return cast("LinkResult", self._call_of_one(link, operation, **options)(self.actions))
+        except (LinkLockedError, *REFUSALS) as error:
+            return error
+
+    # Many links
+
+    @rule(
+        operation=OF_MANY,
+        size=SIZES,
+        app=st.integers(0, 1),
+        link=World.links,
+        first=HAPPENINGS,
+        then=st.none() | st.sampled_from(NEW_STATUSES),
+        between=BETWEEN,
+    )
+    def many(
+        self,
+        operation: Action,
+        size: int,
+        app: int,
+        link: TestLink,
+        first: Sequence[Happening],
+        then: Happening | None,
+        between: Happening | None,
+    ) -> None:
+        """`then`: what happens to the link when the links are chosen."""
+        self.others_do(first, link)
+        self._many(operation, size, link, app=app, then=then, between=between)
+
+    @rule(operation=OF_MANY, size=SIZES, link=World.links)
+    def row_among_many_is_locked(self, operation: Action, size: int, link: TestLink) -> None:
+        self._many(operation, size, link, is_locked=True)
+
+    def _many(
+        self,
+        operation: Action,
+        size: int,
+        link: TestLink | None = None,
+        *,
+        app: int = 0,
+        is_locked: bool = False,
+        then: Happening | None = None,
+        between: Happening | None = None,
+    ) -> None:
+        chosen = self._chosen(operation, app)
+
+        # What of these is seen first, only the speed decides.
+        if link and self.latest.jobs[link.job_id].state in LOOKED_AT_TWICE:
+            then = None
+        if any(self.latest.jobs[each].locked for each in chosen):
+            between = None
+
+        begun: list[Situation] = []
+
+        def happen(_: BulkRun) -> None:
+            if then and link:
+                self.others_do([then], link)
+            begun.append(self.latest)
+
+        with (
+            self.row_locked(link if is_locked else None) as locked,
+            self.happens_between_looks(between, link),
+        ):
+            call = self._call_of_many(operation, size, app, prepare=happen)
+            result = call(self.actions)
+        [before] = begun
+        expected = before.copy()
+        outcomes, put_off = foretell_first_round(operation, chosen, expected, locked)
+        assert bool(self.looks) == bool(put_off)
+        if self.looks:
+            assert not expected.differences(self.looks[0])
+            expected = self.looks[1].copy()
+        outcomes += foretell_last_round(operation, put_off, before, expected, locked)
+        assert result.counts == outcomes
+        self._compare_progress(result, len(chosen))
+        self.compare(expected)
+
+    @rule(
+        operation=OF_MANY,
+        size=SIZES,
+        link=World.links,
+        first=HAPPENINGS,
+        cut=CUTS,
+        number=st.integers(1, 3),
+    )
+    def many_are_cut_and_repeated(
+        self,
+        operation: Action,
+        size: int,
+        link: TestLink,
+        first: Sequence[Happening],
+        cut: Cut,
+        number: int,
+    ) -> None:
+        self.others_do(first, link)
+        before, expected = self.latest, self._foretell_many(operation)[0]
+        self._call_while_cut(self._call_of_many(operation, size, 0), cut, number)
+        self.compare_half_way(before, expected)
+        self._many(operation, size)
+
+    @rule(operation=OF_ONE, size=SIZES)
+    def many_are_cancelled_and_repeated(self, operation: Action, size: int) -> None:
+        before, expected = self.latest, self._foretell_many(operation)[0]
+        total = len(self._chosen(operation, 0))
+
+        def cancel(run: BulkRun) -> None:
+            assert run.operation_id is not None
+            try:
+                operations.cancel(self.actions.store, run.operation_id)
+            except OperationFinishedError:
+                assert total == 0
+
+        result = self._call_of_many(operation, size, 0, prepare=cancel)(self.actions)
+        assert result.completed <= 2 * size
+        assert result.cancelled == (result.completed < total)
+        self.compare_half_way(before, expected)
+        self._many(operation, size)
+
+    def _chosen(self, operation: Action, app: int) -> list[str]:
+        """The links of a bulk operation, in its order."""
+        return [
+            job_id
+            for job_id in sorted(self.latest.rows)
+            if qualifies(operation, self.latest, job_id)
+            and (operation is not Action.RESYNC or self.known[job_id].app_id == self.apps[app])
+        ]
+
+    def _foretell_many(self, operation: Action) -> tuple[Situation, dict[Outcome, int]]:
+        expected = self.latest.copy()
+        chosen = self._chosen(operation, 0)
+        outcomes, put_off = foretell_first_round(operation, chosen, expected, None)
+        outcomes += foretell_last_round(operation, put_off, self.latest, expected, None)
+        return expected, outcomes
+
+    def _call_of_many(self, operation: Action, size: int, app: int, **options: Any) -> Call:
+        options["batch_size"] = size
+        match operation:
+            case Action.RETRY:
+                return lambda actions: actions.retry_all(**options)
+            case Action.RESYNC:
+                return lambda actions: actions.resync_all(self.apps[app], **options)
+        return lambda actions: actions.schedule(**options)
+
+    def _compare_progress(self, result: BulkResult, total: int) -> None:
+        assert result.total == result.completed == total
+        if result.operation_id is not None:
+            progress = operations.progress(self.actions.store, result.operation_id)
+            assert progress.finished
+            assert progress.total == total
+            assert progress.succeeded == count_succeeded(result.counts)
+            assert progress.failed == result.failed
+
+    # Repair
+
+    @rule(link=World.links, first=HAPPENINGS, is_locked=st.booleans())
+    def repair(self, link: TestLink, first: Sequence[Happening], is_locked: bool) -> None:
+        self.others_do(first, link)
+        before = self.latest
+        with self.row_locked(link if is_locked else None) as locked:
+            self.actions.repair()
+        self._compare_mended(before, locked)
+
+    @rule(link=World.links, first=HAPPENINGS, cut=CUTS, number=st.integers(1, 4))
+    def repair_is_cut_and_repeated(
+        self, link: TestLink, first: Sequence[Happening], cut: Cut, number: int
+    ) -> None:
+        self.others_do(first, link)
+        before = self.latest
+        self._call_while_cut(lambda actions: actions.repair(), cut, number)
+        half_way = self.see_after_us()
+        self._compare_live(before, half_way)
+        self.actions.repair()
+        self._compare_mended(half_way, None)
+
+    def _compare_mended(self, before: Situation, locked: str | None) -> None:
+        """No link is without a job, what was live is so still, and nothing is left to do."""
+        after = self.see_after_us()
+        self._compare_live(before, after)
+        todo = {job_id for job_id in before.without_job if job_id != locked}
+        for job_id, row in before.rows.items():
+            if job_id not in todo:
+                assert after.rows[job_id] == row
+                continue
+            assert after.rows[job_id].is_like(row, status="pending_snapshot")
+            is_rescan = row.status != "pending_snapshot"
+            assert after.jobs[job_id].is_fresh(is_rescan, self.known[job_id])
+        if locked is None:
+            assert self.actions.drift().total == 0
+            dump = self.docora.dump()
+            self.actions.repair()
+            assert self.docora.dump() == dump
+
+    def _compare_live(self, before: Situation, after: Situation) -> None:
+        for job_id, traces in before.jobs.items():
+            if traces.state is JobState.RUNNING:
+                assert after.jobs[job_id] == traces
+            elif traces.state in LIVE and job_id in before.rows:
+                assert after.jobs[job_id].state is traces.state
+                assert after.jobs[job_id].fields == traces.fields
+
+    # Reading
+
+    @rule()
+    def read(self) -> None:
+        now = self.latest
+        before = self.docora.dump()
+        drift = self.actions.drift().counts
+        assert drift[DriftKind.LOST] == len(now.lost)
+        assert drift[DriftKind.LOST] + drift[DriftKind.STUCK] == len(now.without_job)
+        page = failed.failed_links(
+            self.actions.database, self.actions.queue, app=None, error=None, page=1, limit=50
+        )
+        states = {link.ref.job_id: link.job for link in page.rows}
+        assert states == {
+            job_id: now.jobs[job_id].state
+            for job_id, row in now.rows.items()
+            if row.status == "failed"
+        }
+        for operation in (Action.RETRY, Action.RESYNC, Action.SCHEDULE):
+            result = self._call_of_many(operation, 2, 0, dry_run=True)(self.actions)
+            assert result.counts == self._foretell_many(operation)[1]
+        self.actions.repair(dry_run=True)
+        self._reader.overview(10)
+        assert self.docora.dump() == before
+
+    @rule(link=World.links, first=HAPPENINGS, operation=OF_ONE)
+    def read_one(self, link: TestLink, first: Sequence[Happening], operation: Action) -> None:
+        self.others_do(first, link)
+        before = self.docora.dump()
+        foretold = foretell_one(operation, link.job_id, self.latest, self.latest.copy())
+        assert_foretold(foretold, self._call_one(link, operation, dry_run=True))
+        if link.job_id in self.latest.rows:
+            database, queue = self.actions.database, self.actions.queue
+            details = link_details(database, queue, self._reader, link.app_id, link.repository_id)
+            assert details.state is self.latest.jobs[link.job_id].state
+        assert self.docora.dump() == before
+
+    def _call_while_cut(self, call: Call, cut: Cut, number: int) -> bool:
+        return call_while_cut(self.docora, self.actions.settings, call, cut, number)
+
+
+def test_each_action_does_what_is_foretold(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "rq")  # which has a lot to say
+    is_long = settings.get_current_profile_name() == "long"
+    run_state_machine_as_test(
+        # Any callable will do, says its documentation.
+        cast("type[Actions]", partial(Actions, docora, monkeypatch)),
+        settings=settings() if is_long else IN_SUITE,
+    )

@@ -1,0 +1,136 @@
+"""An app and a repository, by every name they have."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.docora import Docora
+from tests.support.rows import TestLink
+
+APP = "app_" + "a" * 24
+
+
+REPOSITORY = "repo_" + "b" * 24
+
+
+@pytest.fixture
+def link(docora: Docora) -> TestLink:
+    """A failed link whose ids and names are known."""
+    docora.add_app("Acme Search", APP)
+    docora.add_repository("octo/api", REPOSITORY)
+    return docora.link(APP, REPOSITORY, retry_count=5)
+
+
+def test_apps_and_repositories_are_found_by_every_name_they_have(docora: Docora) -> None:
+    docora.add_app("Acme Search", APP)
+    docora.add_app("Acme Search Staging")
+    docora.add_repository("octo/api", REPOSITORY, url="https://github.com/octo/api")
+    docora.add_repository("octo/api-v2")
+    docora.link(APP, REPOSITORY)
+    for result in docora.run_together(
+        *(
+            ("retry", app, repository, "--dry-run", "--json")
+            for app, repository in (
+                ("ACME search", "Octo/API"),
+                (APP, "https://github.com/octo/api"),
+                ("acme search", "https://github.com/octo/api.git"),
+                ("acme search", "https://github.com/Octo/Api/"),
+            )
+        )
+    ):
+        assert result.code == 0, result
+        assert [item["job_id"] for item in result.data["links"]] == [f"{APP}-{REPOSITORY}"]
+
+
+def test_an_id_wins_over_a_name_that_reads_the_same(docora: Docora, link: TestLink) -> None:
+    docora.add_app(APP)
+    result = docora.run("retry", APP, REPOSITORY, "--json")
+    assert result.data["app_name"] == "Acme Search"
+
+
+def test_several_of_one_name_are_listed_by_id(docora: Docora, link: TestLink) -> None:
+    other_app = docora.add_app("ACME SEARCH")
+    other_repository = docora.add_repository("Octo/api")
+    docora.link(APP, other_repository)
+    before = docora.dump()
+    apps, repositories = docora.run_together(
+        ("retry", "acme search", REPOSITORY, "--json"), ("retry", APP, "octo/api", "--json")
+    )
+    assert docora.dump() == before
+    for result, field, ids in (
+        (apps, "app_ids", [APP, other_app]),
+        (repositories, "repository_ids", [REPOSITORY, other_repository]),
+    ):
+        assert result.code == 2, result
+        assert result.json.keys() == {"error", "code", "hint", field}
+        assert result.json["code"] == "ambiguous"
+        assert sorted(result.json[field]) == sorted(ids)
+        assert all(one in result.stderr for one in ids)
+
+
+def test_of_several_of_one_name_the_one_that_the_app_has_is_meant(
+    docora: Docora, link: TestLink
+) -> None:
+    url = "https://github.com/corpus/two"
+    others = [docora.add_repository("corpus/two", url=f"{url}{end}") for end in ("", ".git")]
+    own = docora.link(APP, others[1])
+    docora.link(docora.add_app("Zebra Mail"), others[0])
+    for repository in ("corpus/two", url):
+        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+        result = docora.run("retry", APP, repository, "--json")
+        assert result.code == 0, result
+        assert result.data["job_id"] == own.job_id
+        assert docora.statuses() == {"pending_snapshot": 1, "failed": 2}
+
+
+def test_what_a_hint_has_to_paste_runs_nothing_in_a_shell(docora: Docora, tmp_path: Path) -> None:
+    evil = "Acme's $(touch pwned)"
+    docora.link(docora.add_app(evil), docora.add_repository(f"octo/{evil}"))
+    docora.redis.hset("docora:bulk:$(touch pwned)", mapping={"total": 1, "completed": 1})
+    for arguments, before, behind, word in (
+        (("show", "Acmes touch pwned", "x"), "did you mean ", "?", evil),
+        (("show", evil, "octo/Acmes touch"), "did you mean ", "?", f"octo/{evil}"),
+        (("cancel", "$(touch pwned)"), "docora-ops progress ", " shows what", "$(touch pwned)"),
+    ):
+        result = docora.run(*arguments)
+        pasted = result.stderr.partition(before)[2].rpartition(behind)[0]
+        done = subprocess.run(
+            ["sh", "-c", f"printf '%s\\n' {pasted}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == f"{word}\n", result
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_found_is_named_and_the_nearest_names_are_suggested(
+    docora: Docora, link: TestLink
+) -> None:
+    docora.add_app("Zebra Mail")
+    unlinked = docora.add_repository("octo/website")
+    before = docora.dump()
+    no_app, no_repository, no_link, nothing_near = docora.run_together(
+        ("retry", "acme serch", "octo/api", "--json"),
+        ("retry", "Acme Search", "octo/ap", "--json"),
+        ("retry", "Acme Search", unlinked, "--json"),
+        ("retry", "Acme Search", "entirely/unlike", "--json"),
+    )
+    assert docora.dump() == before
+    for result in (no_app, no_repository, no_link, nothing_near):
+        assert result.code == 3, result
+        assert result.json["code"] == "not_found"
+        assert result.json.keys() == {"error", "code", "hint"}
+    assert "'acme serch'" in no_app.json["error"]
+    assert "'Acme Search'" in no_app.json["hint"]
+    assert "Zebra" not in no_app.json["hint"]
+    assert "'octo/ap'" in no_repository.json["error"]
+    assert "did you mean octo/api?" in no_repository.json["hint"]
+    assert no_link.json["error"].startswith("App-repository link not found")
+    assert "octo/website" in no_link.json["error"]
+    assert "did you mean" not in nothing_near.json["hint"]
+    assert f"Error: {no_app.json['error']}\nHint: {no_app.json['hint']}\n" == no_app.stderr

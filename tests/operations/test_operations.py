@@ -1,0 +1,180 @@
+"""`docora-ops operations`: what goes on, what went on, and what nobody goes on with."""
+
+from __future__ import annotations
+
+import re
+import signal
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from docora_ops.actions.bulk import run as bulk
+from docora_ops.actions.bulk.run import BulkRun
+from tests.support.docora import Docora, finish
+from tests.support.proxy import eventually
+from tests.support.running_commands import LOCK_TABLE, await_locks, only_operation
+from tests.support.terminal import on_terminal
+
+NO_DATABASE = {"DATABASE_URL": None}
+
+
+def write(docora: Docora, operation_id: str, *, left: int = 3_600_000, **changed: str) -> str:
+    """The hash as Docora's dashboard makes it; `left`: of its life, in ms."""
+    fields = {"total": "9", "completed": "4", "succeeded": "3", "failed": "1", "cancelled": "false"}
+    key = f"docora:bulk:{operation_id}"
+    for name, value in {**fields, **changed}.items():
+        docora.redis.hset(key, name, value)
+    docora.redis.pexpire(key, left)
+    return key
+
+
+def known(docora: Docora) -> list[Any]:
+    result = docora.run("operations", "--json", env=NO_DATABASE)
+    assert (result.code, result.stderr) == (0, ""), result
+    return list(result.data)
+
+
+def states(docora: Docora) -> dict[str, str]:
+    return {each["operation_id"]: each["state"] for each in known(docora)}
+
+
+def test_each_state_is_told_with_the_dashboards_fields_and_the_latest_step_first(
+    docora: Docora,
+) -> None:
+    write(docora, "bulk_running", left=3_590_000)
+    write(docora, "bulk_patient", left=3_500_000)
+    write(docora, "bulk_gone", left=3_400_000)
+    write(docora, "bulk_cancelled", left=3_300_000, cancelled="true")
+    write(docora, "bulk_done", left=1_000_000, completed="9", cancelled="true")
+    docora.redis.persist(write(docora, "bulk_for_ever"))
+    # Neighbours that are no operations.
+    docora.redis.set("docora:bulk:text", "not a hash")
+    docora.redis.hset("docora:bulk:other", "colour", "green")
+    docora.redis.hset("docora:bulked", "total", "1")
+    before = docora.dump()
+    found = known(docora)
+    table = docora.run("operations", env=NO_DATABASE)
+    assert docora.dump() == before
+    assert [(each["operation_id"], each["state"]) for each in found] == [
+        ("bulk_running", "running"),
+        ("bulk_patient", "running"),
+        ("bulk_gone", "owner_gone"),
+        ("bulk_cancelled", "cancelled"),
+        ("bulk_done", "done"),
+        ("bulk_for_ever", "running"),
+    ]
+    first = dict(found[0])
+    last_step = datetime.fromisoformat(first.pop("last_step_at"))
+    assert timedelta(0) < datetime.now(UTC) - last_step < timedelta(minutes=5)
+    assert first == {
+        "operation_id": "bulk_running",
+        "total": 9,
+        "completed": 4,
+        "succeeded": 3,
+        "failed": 1,
+        "cancelled": False,
+        "state": "running",
+    }
+    assert found[-1]["last_step_at"] is None
+    assert table.code == 0, table
+    heading, _, *rows = [re.split(r"\s{2,}", line.strip()) for line in table.stdout.splitlines()]
+    assert heading == ["Operation", "Completed", "Succeeded", "Failed", "State", "Last step"]
+    assert rows[2][:5] == ["bulk_gone", "4 of 9", "3", "1", "owner gone"]
+    assert re.fullmatch(r"3 min \d+ s ago", rows[2][5])
+    assert rows[-1][5] == "unknown"
+
+
+def test_without_operations_it_says_so_and_what_strangers_wrote_is_inert(docora: Docora) -> None:
+    nothing, document = docora.run_together(
+        ("operations",), ("operations", "--json"), env=NO_DATABASE
+    )
+    assert (nothing.code, nothing.stdout) == (0, "")
+    assert nothing.stderr.startswith("No bulk operation is known")
+    assert document.json == {"data": []}
+    hostile = "bulk_\x1b[31mred[bold]"
+    write(docora, hostile, total="9" * 5000, completed="-1", failed="x")
+    docora.redis.hset(b"docora:bulk:\xff\xfe", "total", "3")
+    table, document = docora.run_together(
+        ("operations",), ("operations", "--json"), env=NO_DATABASE
+    )
+    assert (table.code, document.code) == (0, 0), (table, document)
+    assert r"bulk_\x1b[31mred[bold]" in table.stdout
+    assert "\x1b" not in table.stdout + document.stdout
+    assert {each["total"] for each in document.data} == {0, 3}
+
+
+def test_a_narrow_terminal_shows_one_below_the_other(docora: Docora) -> None:
+    write(docora, "bulk_0123456789abcdef")
+    write(docora, "bulk_fedcba9876543210", left=3_000_000)
+    code, shown = on_terminal(docora, ["operations"], columns=40, env=NO_DATABASE)
+    assert code == 0, shown
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).rstrip() for line in shown.splitlines()]
+    assert max(map(len, lines)) <= 40
+    for line in (
+        "Operation  bulk_0123456789abcdef",
+        "Operation  bulk_fedcba9876543210",
+        "Completed  4 of 9",
+        "State      owner gone",
+    ):
+        assert line in lines
+
+
+def test_a_run_is_running_until_it_ends_and_one_that_was_killed_lost_its_owner(
+    docora: Docora,
+) -> None:
+    docora.add_links(4)
+    with psycopg.connect(docora.database_access.owner) as blocker:
+        blocker.execute(LOCK_TABLE)
+        with docora.start("retry-all-failed") as process:
+            await_locks(docora, 1)
+            running = only_operation(docora)
+            assert states(docora) == {running: "running"}
+            process.send_signal(signal.SIGKILL)
+    # As time goes by.
+    docora.redis.pexpire(f"docora:bulk:{running}", 3_470_000)
+    again = docora.run("retry-all-failed", "--json")
+    assert states(docora) == {again.data["operation_id"]: "done", running: "owner_gone"}
+
+
+def test_a_runner_makes_itself_heard_while_a_batch_takes_long(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "HEARTBEAT", 0)
+    docora.add_links(2)
+    blocker = psycopg.connect(docora.database_access.owner, autocommit=True)
+
+    def prepare(run: BulkRun) -> None:
+        key = f"docora:bulk:{run.operation_id}"
+        docora.redis.pexpire(key, 3_000_000)
+        blocker.execute("BEGIN")
+        blocker.execute(LOCK_TABLE)
+
+        def step(done: int) -> None:
+            if done == 0 and docora.redis.pttl(key) < 3_100_000:
+                return  # before its report
+            blocker.execute("ROLLBACK")
+
+        run.on_progress = step
+
+    # The first report frees the rows, if it comes: else the statement times out.
+    result = docora.actions(statement_timeout=5).retry_all(prepare=prepare)
+    blocker.close()
+    assert (result.completed, result.failed) == (2, 0)
+
+
+def test_cancelling_from_elsewhere_shows_until_the_operation_is_forgotten(docora: Docora) -> None:
+    docora.add_links(4)
+    with psycopg.connect(docora.database_access.owner) as blocker:
+        blocker.execute(LOCK_TABLE)
+        process = docora.start("retry-all-failed", "--batch-size", "1", "--json")
+        await_locks(docora, 1)
+        operation = only_operation(docora)
+        assert docora.run("cancel", operation, env=NO_DATABASE).code == 0
+        assert states(docora) == {operation: "cancelled"}
+    result = finish(process)
+    assert (result.code, result.data["cancelled"]) == (6, True)
+    assert states(docora) == {operation: "cancelled"}
+    docora.redis.pexpire(f"docora:bulk:{operation}", 1)
+    eventually(lambda: states(docora) == {}, "the operation being forgotten")

@@ -1,0 +1,94 @@
+"""Moments and numbers that are none, or that no calendar has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.docora import QUEUE, Docora
+from tests.support.hostile_world import RAW
+
+AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+HUGE = "9" * 5000
+"""More digits than Python makes a number of."""
+CHANGE: dict[Any, Any] = {"event": "done", "who": "a", "command": "b"}
+FIRST, LAST = "0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"
+
+
+@pytest.mark.parametrize(
+    ("column", "moment", "shown"),
+    [
+        ("circuit_open_until", "infinity", LAST),
+        ("last_scanned_at", "-infinity", FIRST),
+        ("last_scanned_at", "0044-03-15 BC", FIRST),
+        ("created_at", "20000-01-01", LAST),
+    ],
+)
+def test_a_moment_beyond_all_years_is_shown_as_the_last_or_first_there_is(
+    docora: Docora, column: str, moment: str, shown: str
+) -> None:
+    link, other = docora.add_link(), docora.add_link()
+    table = "repositories" if column == "circuit_open_until" else "app_repositories"
+    docora.connection.execute(
+        f"UPDATE {table} SET {column} = %s WHERE repository_id = %s".encode(),
+        (moment, link.repository_id),
+    )
+    ids = (link.app_id, link.repository_id)
+    assert docora.run("show", *ids, "--json").data[column] == shown
+    listed = docora.run("failed", "--json").data
+    assert [row["app_id"] for row in listed] == [link.app_id, other.app_id]
+    assert docora.run("retry", *ids).code == 0
+    assert docora.run("retry-all-failed", "--yes").code == 0
+    assert docora.was_reset(other)
+
+
+def test_moments_are_read_whatever_style_and_zone_the_database_is_set_to(docora: Docora) -> None:
+    link = docora.add_link()
+    env = {"PGOPTIONS": "-c datestyle=German -c timezone=Asia/Kolkata"}
+    styled, plain = (
+        docora.run("show", link.app_id, link.repository_id, "--json", env=each).data["created_at"]
+        for each in (env, {})
+    )
+    assert styled == plain
+
+
+def test_what_is_no_number_in_redis_costs_only_itself(docora: Docora) -> None:
+    link = docora.add_link()
+    redis = docora.redis
+    redis.hset(
+        f"rq:job:{link.job_id}",
+        mapping={
+            "status": "failed",
+            "origin": QUEUE,
+            "retries_left": HUGE,
+            "created_at": HUGE,
+            "started_at": "9999-12-31T23:59:59.999999Z",
+            "enqueued_at": "0001-01-01T00:00:00Z",
+        },
+    )
+    redis.zadd(f"rq:failed:{QUEUE}", {link.job_id: "inf"})
+    redis.zadd(f"rq:scheduled:{QUEUE}", {"early": "-inf", "late": 1e300})
+    redis.hset(
+        "docora:bulk:odd",
+        mapping={"total": HUGE, "completed": RAW, "succeeded": "-1", "failed": "1e5"},
+    )
+    redis.hset(
+        "docora-ops:operation:odd:failures",
+        mapping={HUGE: '["a","b"]', "total": HUGE, "1": "[" * 100_000},
+    )
+    for counts, selection in (
+        (f'{{"total": {HUGE}}}', "[" * 100_000),
+        ('{"total": NaN, "x": 1e999}', f'{{"a": {HUGE[:4000]}}}'),
+    ):
+        redis.xadd("docora-ops:audit", CHANGE | {"counts": counts, "selection": selection})
+    last = "18446744073709551615-1"
+    redis.xadd("docora-ops:audit", CHANGE, id=last)
+    for arguments in (
+        ("show", link.app_id, link.repository_id),
+        *(("queue",), ("operations",), ("progress", "odd"), ("history",), ("failed",)),
+        *(("repair", "--dry-run"), ("doctor",)),
+    ):
+        for options in ((), ("--json",)):
+            result = docora.run(*arguments, *options, env=AT_ONCE)
+            assert result.code == (6 if arguments == ("doctor",) else 0), (arguments, result)

@@ -1,0 +1,222 @@
+"""Secrets in every place where one can be, and none of them in anything that comes out."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+from zlib import compress
+
+import pytest
+
+from docora_ops.database.verdicts import read_verdicts
+from tests.support.docora import Docora, Result, finish
+from tests.support.proxy import Proxy, refused_port
+from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
+from tests.support.stored_texts import redis_texts, watching_sessions
+
+POSTGRES = "pg-s3cr3t @:/?#%&=+é"
+REDIS = "redis-s3cr3t @:/?#%&=+é"
+KEY = "5ec4e7" * 10 + "0123"
+ENCRYPTED = ":".join((32 * "a", 32 * "b", 40 * "c"))
+TOKEN = "ghp_s3cr3ts3cr3ts3cr3t"
+ERROR = (
+    f"fatal: unable to access 'https://{TOKEN}@github.com/octo/api/': 403; {TOKEN} is no more; "
+    f"postgres://docora:url-s3cr3t@db/docora?password=option-s3cr3t refused; "
+    f"https://x.example/a?access_token=option-s3cr3t&page=2 refused; {ENCRYPTED}"
+)
+SECRETS = ("s3cr3t", KEY, ENCRYPTED[-40:], GITHUB_TOKEN, AUTH_KEY)
+"""Pieces of all of them; a password is searched for by what is the same in each way to write it."""
+USER = "docora_ops_hostile"
+
+
+@pytest.fixture
+def link(docora: Docora) -> TestLink:
+    """A failed link whose URLs and error hold secrets, as the failure of its job does."""
+    url = f"https://{TOKEN}@github.com/octo/api?token=option-s3cr3t"
+    link = docora.link(
+        docora.add_app("Acme"), docora.add_repository("octo/api", url=url), last_error=ERROR
+    )
+    docora.connection.execute("UPDATE apps SET base_url = 'https://u:url-s3cr3t@acme.example/x'")
+    docora.redis.xadd(
+        f"rq:results:{link.job_id}",
+        {"type": "2", "exc_string": b64encode(compress(f"Traceback:\n{ERROR}".encode()))},
+    )
+    return link
+
+
+@pytest.fixture
+def env_file(docora: Docora, tmp_path: Path) -> Iterator[Path]:
+    """With passwords that are needed: in the URL of one server, in an option of the other's."""
+    docora.redis.acl_setuser(
+        USER, enabled=True, passwords=[f"+{REDIS}"], keys=["*"], commands=["+@all"]
+    )
+    place = urlsplit(docora.redis_url).netloc.rpartition("@")[2]
+    option = ("&" if "?" in docora.database_url else "?") + f"password={quote(POSTGRES, safe='')}"
+    path = tmp_path / "docora.env"
+    path.write_text(
+        f"DATABASE_URL='{docora.database_url}{option}'\n"
+        f"REDIS_URL='redis://{USER}:{quote(REDIS, safe='')}@{place}/"
+        f"{urlsplit(docora.redis_url).path.strip('/')}'\n"
+        f"ENCRYPTION_KEY={KEY}\n",
+        encoding="utf-8",
+    )
+    yield path
+    docora.redis.acl_deluser(USER)
+
+
+def assert_no_secret(*texts: str) -> None:
+    found = [
+        (secret, text[max(0, text.index(secret) - 200) :][:400])
+        for text in texts
+        for secret in SECRETS
+        if secret in text
+    ]
+    assert not found, found[0]
+
+
+def test_no_command_shows_or_stores_a_secret(
+    docora: Docora, link: TestLink, env_file: Path
+) -> None:
+    ids = (link.app_id, link.repository_id)
+    commands: tuple[tuple[str, ...], ...] = (
+        ("failed",),
+        ("failed", "--group-by", "error"),
+        ("show", *ids),
+        ("show", ids[0], f"https://{TOKEN}@github.com/octo/apix"),
+        ("doctor",),
+        ("retry-all-failed", "--dry-run"),
+        ("retry-all-failed", "--error", f"https://{TOKEN}@github.com"),
+        ("retry", *ids, "--dry-run"),
+        ("retry", *ids, "--reason", f"{TOKEN} was withdrawn", "--wait", "--timeout", "1"),
+        ("queue",),
+        ("operations",),
+        ("schedule", "--dry-run"),
+        ("resync", *ids),
+        ("resync", ids[0], "--all", "--yes"),
+        ("repair", *ids),
+        ("schedule",),
+        ("history",),
+    )
+    results: list[Result] = []
+    env = dict.fromkeys(("DATABASE_URL", "REDIS_URL"))
+    with watching_sessions(docora) as seen:
+        for command in commands:
+            for options in ((), ("--json",)):
+                docora.connection.execute(
+                    "UPDATE app_repositories SET status = 'failed', last_error = %s", (ERROR,)
+                )
+                arguments = ("--env-file", str(env_file), *command, *options)
+                results.append(docora.run(*arguments, env=env))
+                assert results[-1].code in {0, 3, 6, 8}, results[-1]
+    assert "***" in results[0].stdout
+    assert any("retry-all-failed --error" in result.stdout for result in results)
+    assert_no_secret(*(text for result in results for text in (result.stdout, result.stderr)))
+    assert any("docora-ops" in text and "SET status" in text for text in seen)
+    assert_no_secret(*seen)
+    docora.connection.execute(
+        "UPDATE app_repositories SET status = 'failed', last_error = %s", (ERROR,)
+    )
+    [verdict] = read_verdicts(docora.actions().database, docora.row(link)["id"].bytes)
+    assert "***" in str(verdict.error)
+    assert_no_secret(str(verdict.error))
+    stored = b"\n".join(redis_texts(docora, but=b"rq:results:")).decode(errors="replace")
+    assert "octo/api → Acme" in stored
+    assert_no_secret(stored)
+
+
+def test_no_error_of_a_driver_shows_a_secret(docora: Docora, link: TestLink) -> None:
+    docora.connection.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" RAISE EXCEPTION 'row % of pg-s3cr3t, {TOKEN}, {ENCRYPTED}', 1; END $$;"
+        " CREATE TRIGGER refuse BEFORE UPDATE ON app_repositories FOR EACH ROW"
+        " EXECUTE FUNCTION refuse()".encode()
+    )
+    docora.redis.acl_setuser(
+        USER, enabled=True, passwords=["+redis-s3cr3t"], keys=["*"], commands=["+ping", "+time"]
+    )
+    database = docora.database_url + ("&" if "?" in docora.database_url else "?")
+    redis = urlsplit(docora.redis_url).netloc.rpartition("@")[2]
+    closed = refused_port()
+    with Proxy.before_postgres(docora.database_url) as plain:
+        urls = {
+            "DATABASE_URL": (
+                f"postgres://u:pg-s3cr3t@127.0.0.1:{closed}/d",
+                f"{plain.url}?sslmode=require&password=pg-s3cr3t",
+                f"{plain.url}?options=-c%20no_such=pg-s3cr3t",
+                f"{database}password=pg-s3cr3t",
+                f"{database}password=pg-s3cr3t&sslmode=pg-s3cr3t",
+                f"{database}sslpassword=pg-s3cr3t&sslcert=/pg-s3cr3t",
+                "postgres://u:pg-s3cr3t@[::1/d",
+                "postgres://u:pg-s3cr3t%@h/d",
+                "postgres://u:pg-s3cr3t@h:x/d",
+                "postgres://u@h/d?pg-s3cr3t=1",
+                "postgres://u:a/b?pg-s3cr3t@h/d",
+                "pg-s3cr3t",
+            ),
+            "REDIS_URL": (
+                f"redis://u:redis-s3cr3t@127.0.0.1:{closed}/0",
+                f"redis://{USER}:redis-s3cr3t@{redis}",
+                f"redis://{USER}:redis-s3cr3t-not@{redis}",
+                f"redis://{redis}?username={USER}&password=redis-s3cr3t-not",
+                f"rediss://u:redis-s3cr3t@{redis}",
+                f"redis://u:redis-s3cr3t@{redis}?no_such=redis-s3cr3t",
+                f"redis://u:redis-s3cr3t@{redis}/redis-s3cr3t",
+                f"rediss://u:redis-s3cr3t@{redis}?ssl_ca_certs=/redis-s3cr3t",
+                "unix://u:redis-s3cr3t@/redis.sock",
+                "redis://u:redis-s3cr3t@[::1",
+            ),
+        }
+        for name, url in [(name, url) for name, each in urls.items() for url in each]:
+            env = {"DOCORA_OPS_STATEMENT_TIMEOUT": "1", name: url}
+            refused = docora.run("retry-all-failed", "--json", env=env)
+            checked = docora.run("doctor", env=env)
+            assert refused.code in {2, 5, 6}, (url, refused)
+            assert checked.code in {0, 2, 5, 6}, (url, checked)
+            for result in (refused, checked):
+                assert "Traceback" not in result.stderr
+                assert_no_secret(result.stdout, result.stderr)
+    docora.redis.acl_deluser(USER)
+    trail = b"".join(redis_texts(docora, but=b"rq:results:")).decode()
+    assert "refuses: row 1 of ***, ***, ***" in trail
+    assert_no_secret(trail)
+
+
+BUG = """
+import sys
+from docora_ops.actions import surroundings
+secret = "s3cr" + "3t"  # Python 3.13 shows the lines of code
+def break_down(queue, key="key-" + secret):
+    try:
+        raise ValueError("pg-" + secret)
+    except ValueError as error:
+        error.add_note("note-" + secret)
+        raise RuntimeError("redis-" + secret, key, queue) from error
+surroundings.look_around = break_down
+from docora_ops.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_a_bug_shows_where_it_happened_and_no_secret(
+    docora: Docora, link: TestLink, env_file: Path
+) -> None:
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-X", "dev", "-c", BUG, "--env-file", str(env_file)),
+            *("retry", link.app_id, link.repository_id, "--json"),
+        ],
+        env=docora.environment(DATABASE_URL=None, REDIS_URL=None, PYTHONFAULTHANDLER="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        result = finish(process)
+    assert (result.code, result.json["code"]) == (1, "bug")
+    assert re.search(r'File ".*retry.py", line \d+, in retry\n', result.stderr)
+    assert_no_secret(result.stdout, result.stderr)
+    assert docora.status(link) == "failed"

@@ -1,0 +1,40 @@
+"""What a server says is shown without the password that it was given."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+from psycopg.conninfo import conninfo_to_dict
+
+from docora_ops.errors import LinkError, RedisError
+from docora_ops.queue.redis_client import redis_errors
+from tests.support.docora import Docora
+
+
+def test_a_password_in_what_postgres_says_is_cut_out(docora: Docora) -> None:
+    """As of a trigger that passes the change on, and says how it logs in."""
+    password = str(conninfo_to_dict(docora.database_url)["password"])
+    url = docora.database_url
+    docora.connection.execute(
+        f"""
+        CREATE FUNCTION say_all() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE '%', 'can not pass it on as user:{password} at {url}'; END $$;
+        CREATE TRIGGER say_all BEFORE UPDATE ON app_repositories
+            FOR EACH ROW EXECUTE FUNCTION say_all();
+        """.encode()
+    )
+    link = docora.add_link()
+    actions = docora.actions()
+    with pytest.raises(LinkError, match=r"as user:\*\*\* at \*\*\*$") as refusal:
+        actions.retry(link)
+    assert password not in refusal.value.message
+    [failure] = actions.retry_all().failures
+    assert failure.error == refusal.value.message
+
+
+def test_arguments_that_redis_repeats_are_not_shown() -> None:
+    answer = "unknown command 'AUTH', with args beginning with: 'ops' 'hunter2secret'"
+    with pytest.raises(RedisError) as caught, redis_errors("localhost:6379"):
+        raise redis.ResponseError(answer)
+    assert "unknown command 'AUTH'" in caught.value.message
+    assert "hunter2secret" not in caught.value.message

@@ -1,0 +1,169 @@
+"""What is printed: in the right place, with colours where there is a screen, and read or not."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+
+from tests.support.docora import COMMAND, Docora
+from tests.support.terminal import on_terminal
+
+COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3\d|4\d|9\d|10\d)(?:;[\d;]*)?m")
+ANIMATION = re.compile(r"\x1b\[(?:\?25[lh]|2K|\d*A)")
+
+
+# Colour and animation
+
+
+def test_a_terminal_has_colours_and_an_empty_no_color_changes_nothing(docora: Docora) -> None:
+    docora.add_links(2)
+    code, shown = on_terminal(docora, ["retry-all-failed", "--yes"], env={"NO_COLOR": ""})
+    assert code == 0
+    assert COLOUR.search(shown)
+    assert ANIMATION.search(shown)
+
+
+def test_no_color_means_neither_colour_nor_animation(docora: Docora) -> None:
+    docora.add_links(2)
+    env = {"NO_COLOR": "1"}
+    code, bulk = on_terminal(docora, ["retry-all-failed", "--yes"], env=env)
+    assert code == 0
+    code, wrong = on_terminal(docora, ["retry"], env=env)
+    assert code == 2
+    code, text = on_terminal(docora, ["--help"], env=env)
+    assert code == 0
+    for shown in (bulk, wrong, text):
+        assert not COLOUR.search(shown)
+        assert not ANIMATION.search(shown)
+
+
+def test_a_dumb_terminal_gets_no_escape_sequence_at_all(docora: Docora) -> None:
+    docora.add_links(2)
+    for arguments in (["retry-all-failed", "--yes"], ["retry"], ["retry", "--help"]):
+        _, shown = on_terminal(docora, arguments, env={"TERM": "dumb"})
+        assert "\x1b" not in shown, arguments
+        assert shown
+
+
+# Streams
+
+
+def in_shell(docora: Docora, command: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", command.replace("docora-ops", str(COMMAND))],
+        env=docora.environment(**env),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def run_into_closed_pipe(docora: Docora, *arguments: str) -> tuple[int, str]:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run(
+        [COMMAND, *arguments],
+        env=docora.environment(),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+    return process.returncode, process.stderr
+
+
+def test_a_reader_that_has_gone_is_no_bug(docora: Docora) -> None:
+    link = docora.add_link()
+    other = docora.add_link()
+    problems = []
+    for arguments, expected in (
+        (["--help"], 0),
+        (["--version"], 0),
+        (["retry", "--json"], 2),
+        (["retry", "nobody", "nothing", "--json"], 3),
+        (["retry-all-failed", "--dry-run"], 0),
+        (["retry", link.app_id, link.repository_id], 0),
+        (["retry-all-failed", "--json"], 0),
+    ):
+        code, stderr = run_into_closed_pipe(docora, *arguments)
+        if code not in {0, expected}:
+            problems.append(f"{arguments} ended with {code}")
+        if re.search(r"Traceback|Exception ignored|BrokenPipe|bug", stderr):
+            problems.append(f"{arguments} said {stderr!r}")
+    assert docora.was_reset(link)
+    assert docora.was_reset(other)
+    assert not problems, "\n".join(problems)
+
+
+def test_closed_streams_do_not_keep_the_work_from_being_done(docora: Docora) -> None:
+    """As some cron jobs and daemons start their commands."""
+    problems = []
+    for redirection in (">&-", "2>&-", ">&- 2>&-", "<&-"):
+        link = docora.add_link()
+        done = in_shell(
+            docora, f"docora-ops retry {link.app_id} {link.repository_id} {redirection}"
+        )
+        if done.returncode != 0 or not docora.was_reset(link):
+            problems.append(f"{redirection}: {done.returncode}, {done.stderr[-200:]!r}")
+    assert not problems, "\n".join(problems)
+
+
+def test_a_full_disk_under_stdout_is_said_in_a_sentence(docora: Docora) -> None:
+    link = docora.add_link()
+    done = in_shell(docora, f"docora-ops retry {link.app_id} {link.repository_id} >/dev/full")
+    assert docora.was_reset(link)
+    assert done.returncode not in {0, 120}
+    assert not re.search(r"Traceback|Exception ignored|bug", done.stderr), done.stderr
+    assert "Error: " in done.stderr
+
+
+def test_any_locale_works(docora: Docora) -> None:
+    names = ("Zoë 漢字", "octo/naïve")
+    link = docora.link(docora.add_app(names[0]), docora.add_repository(names[1]))
+    for number, env in enumerate(
+        (
+            {"LANG": "C"},
+            {"LC_ALL": "C"},
+            {"LC_ALL": "POSIX"},
+            {"PYTHONIOENCODING": "ascii"},
+            {"LC_ALL": "nonsense.UTF-99"},
+        )
+    ):
+        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+        result = docora.run("retry", *names, env=env)
+        assert result.code == 0, (env, result)
+        assert link.job_id in result.stdout
+        assert "Traceback" not in result.stderr
+        if number < 3:
+            assert names[0] in result.stdout
+    table = docora.run("retry-all-failed", "--dry-run", env={"PYTHONIOENCODING": "ascii"})
+    assert table.code == 0
+    assert (table.stdout + table.stderr).isascii()
+    assert "\\u2500" not in table.stdout
+
+
+# Secrets
+
+
+def test_errors_name_the_place_but_neither_user_nor_password(docora: Docora) -> None:
+    postgres, redis = (
+        docora.run(
+            "retry-all-failed", env={"DATABASE_URL": "postgres://who:hush@127.0.0.1:1/docora"}
+        ),
+        docora.run("progress", "bulk_x", env={"REDIS_URL": "redis://who:hush@127.0.0.1:1/3"}),
+    )
+    for result in (postgres, redis):
+        assert result.code == 5, result
+        assert "127.0.0.1" in result.stderr
+        assert "hush" not in result.stderr
+        assert "who" not in result.stderr
+    assert "docora on 127.0.0.1" in postgres.stderr
+    assert "127.0.0.1:1/3" in redis.stderr

@@ -1,0 +1,93 @@
+"""Each privilege of the role and the user for workers is needed; their tests run with them."""
+
+from __future__ import annotations
+
+import pytest
+from rq.job import JobStatus
+
+from docora_ops.actions.doctor.postgres_checks import check_privileges
+from docora_ops.database import Database
+from docora_ops.database.grants import TABLES
+from docora_ops.database.postgres_server import read_role
+from docora_ops.diagnosis import CheckState
+from docora_ops.errors import SnapshotError
+from tests.support.privileges import Grant, block, grants, rules
+from tests.support.snapshots import Snapshots
+
+
+def test_workers_may_do_what_all_commands_need() -> None:
+    of_workers = set(grants("docora_worker"))
+    for grant in grants("docora_ops"):
+        assert {grant, Grant(grant.privilege, grant.table, None)} & of_workers
+
+
+def test_without_any_one_grant_jobs_fail_and_doctor_says_what_to_grant(
+    snapshots: Snapshots, subtests: pytest.Subtests
+) -> None:
+    link, upstream = snapshots.add_link({"kept.txt": "1"})
+    connection = snapshots.docora.connection
+    role = snapshots.docora.database_access.worker_name
+    database = Database(snapshots.settings)
+    own = [grant for grant in grants("docora_worker") if grant not in grants("docora_ops")]
+    assert Grant("UPDATE", "app_repositories", "last_scanned_at") in own
+    for number, grant in enumerate(own):
+        with subtests.test(grant=str(grant)):
+            # Something to remove, after the first round, and something to add.
+            upstream.commit(
+                {f"{number}.txt": "1", **({f"{number - 1}.txt": None} if number else {})}
+            )
+            connection.execute(f"REVOKE {grant} FROM {role}".encode())
+            try:
+                sentence = f"permission denied for table {grant.table}"
+                with pytest.raises(SnapshotError, match=sentence):
+                    snapshots.run_job(link)
+                assert snapshots.docora.status(link) == "failed"
+                assert sentence in snapshots.docora.row(link)["last_error"]
+                found = check_privileges(read_role(database, TABLES))
+                assert found.state is not CheckState.OK
+                assert f"{grant.privilege} on {grant.table}" in found.finding
+                assert found.what_to_do
+                connection.execute(found.what_to_do.encode())
+                assert check_privileges(read_role(database, TABLES)).state is CheckState.OK
+            finally:
+                connection.execute(f"GRANT {grant} TO {role}".encode())
+            snapshots.run_job(link)
+            assert snapshots.docora.status(link) == "synced"
+    database.close()
+
+
+def test_without_any_one_rule_of_redis_a_worker_does_not_start_and_nothing_is_lost(
+    snapshots: Snapshots, subtests: pytest.Subtests
+) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_link({"a.txt": "a"})
+    snapshots.queue(link)
+    acl, setuser, _, *all_rules = block("ACL SETUSER docora-worker on").split()
+    name = docora.redis_access.worker_name
+    before = docora.row(link)
+    for rule in rules("docora-worker"):
+        with subtests.test(rule=rule):
+            kept = [each for each in all_rules if each != rule]
+            docora.redis.execute_command(acl, setuser, name, "resetkeys", *kept)  # type: ignore[no-untyped-call]
+            try:
+                result = docora.run("worker", "--burst", env=snapshots.environment())
+            finally:
+                docora.redis.execute_command(acl, setuser, name, *all_rules)  # type: ignore[no-untyped-call]
+                docora.redis.acl_log_reset()
+            assert "Traceback" not in result.stderr
+            assert "does not permit" in result.stderr
+            if rule == "~docora:repo-lock:*":
+                # Only its jobs need that, and are tried again.
+                assert result.code == 0, result
+                assert docora.job(link).get_status() is JobStatus.SCHEDULED
+                assert "does not permit one of our keys" in docora.row(link)["last_error"]
+                docora.redis.zrem("rq:scheduled:snapshot-queue", link.job_id)
+                snapshots.queue(link)
+                before = docora.row(link)
+                continue
+            assert result.code == 5, result
+            assert "docora-ops help privileges" in result.stderr
+            assert docora.row(link) == before
+            assert docora.waiting() == [link.job_id]
+    assert snapshots.work().code == 0
+    assert docora.status(link) == "synced"

@@ -1,0 +1,201 @@
+"""`queue`: what waits, what runs, who works, and that looking changes nothing."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zlib
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rq import Worker
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.scheduler import RQScheduler
+from rq.utils import now, utcformat
+
+from tests.support.docora import QUEUE, Docora
+from tests.support.read_only import frozen
+from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
+
+NO_POSTGRES = {"DATABASE_URL": None}
+COUNTS = ("waiting", "active", "completed", "failed", "delayed")
+
+
+def counts(data: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(data[name] for name in COUNTS)
+
+
+def add_worker(docora: Docora, name: str, *running: Job) -> Worker:
+    """What a worker of RQ records of itself and of the jobs that it runs."""
+    worker = Worker([docora.queue], connection=docora.redis, name=name)
+    worker.register_birth()  # type: ignore[no-untyped-call]
+    worker.set_state("busy" if running else "idle")
+    for job in running:
+        with docora.redis.pipeline() as pipeline:
+            Execution.create(job, 90, pipeline, worker_name=name)
+            job.prepare_for_execution(name, pipeline)
+            pipeline.execute()
+    return worker
+
+
+def test_an_empty_queue_is_all_zeros(docora: Docora) -> None:
+    with frozen(docora):
+        result, table = docora.run("queue", "--json", env=NO_POSTGRES), docora.run("queue")
+    assert result.code == table.code == 0, result
+    assert result.json == {
+        "data": {
+            **dict.fromkeys(COUNTS, 0),
+            "queue": QUEUE,
+            "oldest_waiting_at": None,
+            "oldest_waiting_seconds": None,
+            "workers": [],
+            "scheduler": None,
+            "jobs": [],
+        }
+    }
+    assert "no worker listens" in result.stderr
+    assert table.stdout.splitlines()[0] == "Waiting    0"
+
+
+@pytest.fixture
+def links(docora: Docora) -> list[TestLink]:
+    """A queue with everything in it: three links whose jobs are popped, running and waiting."""
+    app = docora.add_app("Acme Search")
+    links = [docora.link(app, docora.add_repository(f"octo/{each}")) for each in "abc"]
+    assert docora.run("retry-all-failed", "--yes").code == 0
+    docora.redis.lmove(docora.queue.key, f"{docora.queue.key}:intermediate")
+    running = docora.job(links[1])
+    docora.redis.lrem(docora.queue.key, 0, running.id)
+    add_worker(docora, "busy-one", running)
+    add_worker(docora, "idle-one")
+    docora.redis.sadd("rq:worker:idle-one:executions", "long-ago:expired")
+    docora.redis.sadd(f"rq:workers:{QUEUE}", "rq:worker:killed-one")
+    scheduler = RQScheduler([docora.queue], connection=docora.redis)
+    scheduler.acquire_locks()  # type: ignore[no-untyped-call]
+    scheduler.register_birth()
+    # Others' jobs, and what others have left behind.
+    docora.enqueue("foreign")
+    docora.redis.hset("rq:job:foreign", "enqueued_at", utcformat(now() - timedelta(hours=3)))
+    docora.schedule_job("later")
+    docora.start_job("dead", heartbeat=-100)
+    for number in range(2):
+        docora.leave_job(f"failed-{number}", JobStatus.FAILED)
+        docora.leave_job(f"finished-{number}", JobStatus.FINISHED)
+    docora.redis.zadd(f"rq:finished:{QUEUE}", {"finished-1": 1})
+    docora.redis.rpush(docora.queue.key, "gone", "strange")
+    docora.redis.set("rq:job:strange", "not a hash")
+    return links
+
+
+def test_each_job_is_counted_where_it_stands(docora: Docora, links: list[TestLink]) -> None:
+    with frozen(docora):
+        result = docora.run("queue", "--json", env=NO_POSTGRES)
+        first = docora.run("queue", "--limit", "2", "--json")
+    assert result.code == 0, result
+    data = result.data
+    assert counts(data) == (5, 1, 1, 2, 1)
+    assert 3 * 3600 <= data["oldest_waiting_seconds"] < 3 * 3600 + 300
+    assert [(job["status"], job["id"]) for job in data["jobs"]] == [
+        ("active", links[1].job_id),
+        ("waiting", links[0].job_id),
+        ("waiting", links[2].job_id),
+        ("waiting", "foreign"),
+        ("waiting", "gone"),
+        ("waiting", "strange"),
+        ("delayed", "later"),
+    ]
+    active, _, waiting, foreign, gone, strange, delayed = data["jobs"]
+    assert active["processed_on"] >= active["created_at"]
+    assert (active["app_name"], active["repository_name"]) == ("Acme Search", "octo/b")
+    assert {name: waiting[name] for name in ("id", "name", "app_name", "repository_name")} == {
+        "id": links[2].job_id,
+        "name": "docora_ops.worker.snapshot",
+        "app_name": "Acme Search",
+        "repository_name": "octo/c",
+    }
+    assert waiting["created_at"]
+    assert waiting["processed_on"] is None
+    assert (foreign["name"], foreign["app_name"]) == ("other.producer", None)
+    for job in (gone, strange):
+        assert {*job.values()} == {job["id"], "waiting", None}
+    assert delayed["due_at"] > delayed["created_at"]
+    assert first.data["jobs"] == data["jobs"][:2]
+    assert counts(first.data) == counts(data)
+
+
+def test_workers_are_listed_with_what_they_do_and_who_is_gone(
+    docora: Docora, links: list[TestLink]
+) -> None:
+    with frozen(docora):
+        result, table = docora.run("queue", "--json"), docora.run("queue", env=NO_POSTGRES)
+    assert result.code == table.code == 0, result
+    data = result.data
+    busy, idle, killed = data["workers"]
+    assert (busy["name"], busy["alive"], busy["state"]) == ("busy-one", True, "busy")
+    assert busy["jobs"] == data["jobs"][:1]
+    assert busy["jobs"][0]["id"] == links[1].job_id
+    assert (busy["pid"], busy["hostname"]) == (str(os.getpid()), os.uname().nodename)
+    assert busy["last_heartbeat"]
+    assert (idle["name"], idle["state"], idle["jobs"]) == ("idle-one", "idle", [])
+    assert (killed["name"], killed["alive"], killed["state"]) == ("killed-one", False, None)
+    assert data["scheduler"]["pid"] == str(os.getpid())
+    assert data["scheduler"]["last_heartbeat"]
+
+    for line in (
+        "Waiting    5, the oldest for 3 h 0 min",
+        f"Scheduler  running on {os.uname().nodename}, process {os.getpid()}",
+        "Workers    2",
+    ):
+        assert line in table.stdout.splitlines()
+    rows = [" ".join(line.split()) for line in table.stdout.splitlines()]
+    assert any(
+        row.startswith("busy-one busy ") and row.endswith("Acme Search ← octo/b") for row in rows
+    )
+    assert any(
+        row.startswith("active Acme Search ← octo/b ") and row.endswith(links[1].job_id)
+        for row in rows
+    )
+
+
+def test_a_scheduler_is_missed_where_something_is_delayed(docora: Docora) -> None:
+    docora.add_worker()
+    assert docora.run("queue").stderr == ""
+    docora.schedule_job("later")
+    assert "no scheduler runs" in docora.run("queue").stderr
+
+
+def test_no_secret_of_a_job_is_shown_and_nothing_is_unpickled(
+    docora: Docora, tmp_path: Path
+) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "sprung",)
+
+    link = docora.add_link()
+    assert docora.run("retry-all-failed", "--yes").code == 0
+    docora.redis.hset(f"rq:job:{link.job_id}", "description", f"snapshot('{GITHUB_TOKEN}')")
+    for job_id, data in (
+        ("trap", zlib.compress(pickle.dumps(("f", None, (), {"app_name": "A", "x": Trap()})))),
+        ("noise", os.urandom(2000)),
+        ("bomb", zlib.compress(bytes(50_000_000))),
+        ("old", pickle.dumps(("f", None, (), {"app_name": "A", "owner": "o", "name": "n"}), 2)),
+    ):
+        docora.enqueue(job_id)
+        docora.redis.hset(f"rq:job:{job_id}", "data", data)
+    result, table = docora.run("queue", "--json"), docora.run("queue")
+    assert result.code == table.code == 0, result
+    assert list(tmp_path.iterdir()) == []
+    _, trap, noise, bomb, old = result.data["jobs"]
+    assert (trap["name"], trap["app_name"], trap["repository_name"]) == ("f", "A", None)
+    assert noise["app_name"] is bomb["app_name"] is None
+    assert (old["app_name"], old["repository_name"]) == ("A", "o/n")
+    for secret in (GITHUB_TOKEN, AUTH_KEY):
+        assert secret not in result.stdout + table.stdout
+
+
+def test_a_lost_redis_is_said(docora: Docora) -> None:
+    result = docora.run("queue", "--json", env={"REDIS_URL": "redis://127.0.0.1:1"})
+    assert (result.code, result.json["code"]) == (5, "redis")

@@ -1,0 +1,363 @@
+"""What is out of step between database and queue: seen, mended, gone; and nothing else is."""
+
+from __future__ import annotations
+
+import random
+from typing import cast
+
+import pytest
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+
+from docora_ops.actions.repair.find import confirmed
+from docora_ops.drift import DriftKind, Finding, Mending, RepairResult
+from docora_ops.errors import RedisError
+from tests.repair.kinds_of_drift import (
+    DRIFT,
+    DUPLICATE,
+    INTERMEDIATE,
+    LATER,
+    LOST,
+    ORPHAN,
+    STALE,
+    STUCK,
+    Arrange,
+    cut_off,
+    entry_of_waiting_job,
+    expired,
+    failed_job,
+    in_no_list,
+    killed,
+    never_queued,
+    orphaned,
+    orphaned_twice,
+    orphaned_with_a_dash,
+    orphaned_without_repository,
+    place_without_job,
+    registry,
+    scheduled_too,
+    thrice,
+)
+from tests.support.docora import Docora
+from tests.support.rows import TestLink
+
+
+def traces(docora: Docora, link: TestLink) -> list[str]:
+    """Everything in Redis that names the job."""
+    found = [
+        key.decode()
+        for key in cast("list[bytes]", docora.redis.keys())
+        if link.job_id.encode() in key
+    ]
+    if link.job_id in docora.waiting():
+        found.append("list")
+    if link.job_id.encode() in docora.redis.lrange(INTERMEDIATE, 0, -1):
+        found.append("intermediate")
+    return found + sorted(docora.registries(link.job_id))
+
+
+def mended(result: RepairResult) -> dict[str, tuple[DriftKind, Mending]]:
+    return {item.finding.job_id: (item.finding.kind, item.mending) for item in result.mended}
+
+
+def test_drift_of_every_kind_is_seen_and_mended_and_gone(docora: Docora) -> None:
+    links = {arrange(docora): kind for arrange, kind in DRIFT.items()}
+    docora.age_links()
+    actions = docora.actions()
+    before = docora.dump()
+    report = actions.drift()
+    planned = actions.repair(dry_run=True)
+    assert docora.dump() == before
+    assert report.total
+    expected = {kind: list(links.values()).count(kind) for kind in DriftKind}
+    assert report.counts == expected
+    assert {kind: len(found) for kind, found in report.examples.items()} == {
+        kind: min(count, 5) for kind, count in expected.items() if count
+    }
+    for findings in report.examples.values():
+        for finding in findings:
+            assert links[TestLink(*_ids(finding, links))] is finding.kind
+
+    result = actions.repair()
+    done = {
+        link.job_id: (kind, Mending.QUEUED if kind in {LOST, STUCK} else Mending.REMOVED)
+        for link, kind in links.items()
+    }
+    assert mended(result) == done == mended(planned)
+    assert result.total == len(links)
+    for link, kind in links.items():
+        if kind in {LOST, STUCK}:
+            assert docora.status(link) == "pending_snapshot"
+            assert docora.job(link).get_status() is JobStatus.QUEUED
+        if kind in {LOST, STUCK, DUPLICATE} or link is _of(links, entry_of_waiting_job, docora):
+            assert docora.waiting().count(link.job_id) == 1, link
+            assert docora.registries(link.job_id) == set()
+        elif kind is ORPHAN:
+            assert traces(docora, link) == []
+    # A link that is mended keeps what is known of its failures.
+    kept = [docora.row(link) for link in links if links[link] is STUCK]
+    assert [(row["retry_count"], row["last_error"]) for row in kept] == [(2, "said before")] * 2
+    docora.assert_sound()
+
+    after = docora.dump()
+    assert not actions.drift().total
+    assert len(actions.repair().mended) == 0
+    assert docora.dump() == after
+
+
+def _ids(finding: Finding, links: dict[TestLink, DriftKind]) -> tuple[str, str]:
+    if finding.app_id is not None and finding.repository_id is not None:
+        return finding.app_id, finding.repository_id
+    [link] = [link for link in links if link.job_id == finding.job_id]
+    return link.app_id, link.repository_id
+
+
+def _of(links: dict[TestLink, DriftKind], arrange: Arrange, docora: Docora) -> TestLink:
+    return list(links)[list(DRIFT).index(arrange)]
+
+
+# No drift
+
+
+def healthy(docora: Docora) -> None:
+    """Every state that all is well in, and jobs of somebody else's."""
+    docora.queue_job(docora.add_link())
+    docora.start_job(docora.add_link("scanning").job_id)
+    docora.start_job(docora.add_link("pending_snapshot").job_id)  # about to begin
+    docora.schedule_job(docora.add_link("pending_snapshot").job_id)
+    docora.leave_job(docora.add_link("pending_snapshot").job_id, JobStatus.DEFERRED)
+    docora.enqueue(docora.add_link("scanning").job_id)  # its last run was killed
+    docora.leave_job(docora.add_link("synced").job_id, JobStatus.FINISHED)
+    docora.leave_job(docora.add_link("failed").job_id, JobStatus.FAILED)
+    docora.leave_job(docora.add_link("synced").job_id, JobStatus.FAILED)
+    docora.leave_job(docora.add_link("synced").job_id, JobStatus.CANCELED)
+    in_hand = docora.add_link("pending_snapshot")
+    docora.leave_job(in_hand.job_id, JobStatus.QUEUED)
+    docora.redis.rpush(INTERMEDIATE, in_hand.job_id)
+    held = docora.add_link("scanning")
+    docora.hold_lock(held.job_id)
+    # RQ's own cleanup has yet to come by.
+    docora.redis.zadd(registry("finished"), {docora.add_link("synced").job_id: 1})
+    docora.start_job(docora.add_link("synced").job_id, heartbeat=-10)
+    # History.
+    gone = docora.add_link("synced")
+    docora.leave_job(gone.job_id, JobStatus.FINISHED)
+    docora.delete_link(gone)
+    docora.age_links()
+    docora.add_link("pending_snapshot")  # new
+    # Somebody has deleted the job while it runs.
+    deleted = docora.add_link("synced")
+    docora.start_job(deleted.job_id)
+    docora.redis.delete(Job.key_for(deleted.job_id))
+    docora.redis.rpush(docora.queue.key, deleted.job_id)
+    # Their links are gone, but they are at work.
+    docora.hold_lock(orphaned(docora).job_id)
+    with docora.redis.pipeline() as pipeline:
+        Execution.create(docora.job(orphaned(docora)), 90, pipeline, worker_name="worker-1")
+        pipeline.execute()
+    # Not ours.
+    other = TestLink(docora.add_app(), docora.add_repository())
+    ids = {"app_id": other.app_id, "repository_id": other.repository_id}
+    docora.enqueue(other.job_id, kwargs=ids)  # another function
+    for job_id in ("app_1-repo_1", "5f6c3d1e-0000-4000-8000-000000000000", "nightly"):
+        docora.enqueue(job_id)
+        docora.redis.rpush(docora.queue.key, job_id)
+        docora.redis.zadd(registry("failed"), {job_id: LATER, f"{job_id}-gone": LATER})
+        docora.redis.rpush(docora.queue.key, f"{job_id}-gone")
+    docora.redis.rpush(docora.queue.key, "un\x00sound")
+    docora.redis.zadd(registry("failed"), {b"\xff\xfe": LATER})
+
+
+def test_nothing_is_wrong_with_a_busy_queue_and_jobs_of_others(docora: Docora) -> None:
+    healthy(docora)
+    before = docora.dump()
+    actions = docora.actions()
+    assert dict(actions.drift().counts) == dict.fromkeys(DriftKind, 0)
+    assert len(actions.repair().mended) == 0
+    assert docora.dump() == before
+
+
+def test_what_changes_between_the_looks_is_not_counted(docora: Docora) -> None:
+    lost, waits, taken, finished, removed = (docora.add_link("pending_snapshot") for _ in range(5))
+    for link in (waits, taken, removed):
+        docora.enqueue(link.job_id)
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+    docora.age_links()
+
+    def meanwhile(suspects: int) -> None:
+        assert suspects == 5
+        docora.enqueue(waits.job_id)
+        docora.redis.lrem(docora.queue.key, 0, waits.job_id)  # in another worker's hand
+        docora.redis.delete(Job.key_for(taken.job_id))
+        docora.start_job(taken.job_id)
+        docora.connection.execute(
+            "UPDATE app_repositories SET status = 'synced' WHERE app_id = %s", (finished.app_id,)
+        )
+        docora.delete_link(removed)
+        docora.redis.delete(Job.key_for(removed.job_id))
+
+    actions = docora.actions()
+    found = confirmed(
+        actions.database, actions.queue, grace_seconds=0, before_second_look=meanwhile
+    )
+    assert [suspect.finding.job_id for suspect in found] == [lost.job_id]
+
+
+def test_a_failed_link_with_a_live_job_is_told_and_left_alone(docora: Docora) -> None:
+    waiting, scheduled, running, dead = (docora.add_link("failed") for _ in range(4))
+    docora.enqueue(waiting.job_id)
+    docora.schedule_job(scheduled.job_id)
+    docora.start_job(running.job_id)
+    docora.start_job(dead.job_id, heartbeat=-10)
+    before = docora.dump()
+    report = docora.actions().drift()
+    assert (report.counts[DriftKind.FAILED_LIVE], report.total) == (3, 0)
+    assert docora.actions().repair().total == 0
+    assert docora.dump() == before
+
+
+# Mending
+
+
+def test_what_changes_before_it_is_mended_is_left_alone(docora: Docora) -> None:
+    arranged = {arrange: arrange(docora) for arrange in DRIFT}
+    docora.age_links()
+    actions = docora.actions()
+
+    def meanwhile(_: object) -> None:
+        docora.queue_job(arranged[never_queued])
+        docora.connection.execute(
+            "UPDATE app_repositories SET status = 'failed' WHERE app_id = %s",
+            (arranged[in_no_list].app_id,),
+        )
+        docora.delete_link(arranged[expired])
+        docora.hold_lock(arranged[failed_job].job_id)
+        docora.start_job(arranged[killed].job_id)
+        docora.enqueue(arranged[cut_off].job_id)
+        docora.link(arranged[orphaned].app_id, arranged[orphaned].repository_id)
+        docora.hold_lock(arranged[orphaned_with_a_dash].job_id)
+        docora.start_job(arranged[orphaned_twice].job_id)
+        docora.redis.lrem(docora.queue.key, 0, arranged[orphaned_without_repository].job_id)
+        docora.redis.rpush(INTERMEDIATE, arranged[orphaned_without_repository].job_id)
+        docora.redis.lrem(docora.queue.key, -2, arranged[thrice].job_id)
+        docora.redis.zrem(registry("scheduled"), arranged[scheduled_too].job_id)
+        docora.start_job(arranged[entry_of_waiting_job].job_id)
+        docora.enqueue(arranged[place_without_job].job_id)
+
+    changed = [
+        *(never_queued, in_no_list, expired, failed_job, killed, cut_off, orphaned),
+        *(orphaned_with_a_dash, orphaned_without_repository, orphaned_twice, thrice),
+        *(scheduled_too, entry_of_waiting_job, place_without_job),
+    ]
+    result = mended(actions.repair(prepare=meanwhile))
+    for arrange, link in arranged.items():
+        left_alone = result[link.job_id][1] is Mending.LEFT_ALONE
+        assert left_alone is (arrange in changed), (arrange, result[link.job_id])
+    assert docora.status(arranged[in_no_list]) == "failed"
+    assert docora.status(arranged[killed]) == "scanning"
+    assert docora.status(arranged[cut_off]) == "scanning"
+    assert docora.row(arranged[failed_job])["retry_count"] == 2
+    assert arranged[orphaned].job_id in docora.waiting()
+
+
+def test_no_link_is_made_while_its_old_job_is_removed(docora: Docora) -> None:
+    """Its producer would find the job waiting, and leave it at that."""
+    link = orphaned(docora)
+    other = orphaned(docora)
+    with docora.connection.transaction():
+        # Somebody is just making the link anew.
+        docora.link(link.app_id, link.repository_id, "pending_snapshot")
+        actions = docora.actions(lock_timeout=1)
+        result = actions.repair()
+        assert mended(result) == {
+            link.job_id: (ORPHAN, Mending.FAILED),
+            other.job_id: (ORPHAN, Mending.REMOVED),
+        }
+        assert "has held a lock" in str([item.error for item in result.mended])
+    assert docora.waiting() == [link.job_id]
+    assert not actions.drift().total
+
+
+def test_poison_costs_only_itself(docora: Docora) -> None:
+    docora.redis.sadd("rq:queues", docora.queue.key)
+    good = docora.add_link("pending_snapshot")
+    invalid = docora.link(
+        docora.add_app(), docora.add_repository(repository_id="repo.x"), "pending_snapshot"
+    )
+    unreadable = docora.add_link("scanning")
+    docora.redis.set(Job.key_for(unreadable.job_id), "not a hash")
+    # These two form one job id, and the job is the second one's.
+    first = docora.link(docora.add_app("1", "a-b"), docora.add_repository("o/1", "c"), "scanning")
+    second = docora.link(docora.add_app("2", "a"), docora.add_repository("o/2", "b-c"))
+    docora.queue_job(second)
+    docora.age_links()
+    result = docora.actions().repair()
+    assert result.found == {LOST: 2, STUCK: 2, ORPHAN: 0, DUPLICATE: 0, STALE: 0}
+    by_app = {item.finding.app_id: item for item in result.mended}
+    assert by_app[good.app_id].mending is Mending.QUEUED
+    for link, error in {
+        invalid: "can't form a job id",
+        unreadable: "does not hold a job",
+        first: "is held by the job of another link",
+    }.items():
+        item = by_app[link.app_id]
+        assert item.mending is Mending.FAILED
+        assert error in (item.error or "")
+    assert docora.waiting() == [second.job_id, good.job_id]
+    assert docora.status(invalid) == "pending_snapshot"
+    assert (docora.status(unreadable), docora.status(first)) == ("scanning", "scanning")
+
+
+def test_an_app_or_a_link_alone_is_looked_at_and_mended(docora: Docora) -> None:
+    arranged = {arrange: arrange(docora) for arrange in DRIFT}
+    docora.age_links()
+    new = docora.add_link("pending_snapshot")
+    actions = docora.actions()
+    for arrange, kind in DRIFT.items():
+        link = arranged[arrange]
+        assert mended(actions.repair(app_id=link.app_id, dry_run=True)).keys() == {link.job_id}
+        if kind in {LOST, STUCK, DUPLICATE} or arrange is entry_of_waiting_job:
+            alone = actions.repair(app_id=link.app_id, ref=actions.ref(link))
+            assert mended(alone).keys() == {link.job_id}, arrange
+    # One that is asked for by name need not be five minutes old.
+    assert len(actions.repair(app_id=new.app_id).mended) == 0
+    assert len(actions.repair(app_id=new.app_id, ref=actions.ref(new)).mended) == 1
+    assert docora.waiting().count(new.job_id) == 1
+
+
+def test_many_are_mended_in_batches_and_keep_their_places(docora: Docora) -> None:
+    docora.add_links(1200, apps=3, status="pending_snapshot")
+    links = docora.links()
+    docora.age_links()
+    actions = docora.actions()
+    assert actions.repair().counts == {Mending.QUEUED: 1200}
+    docora.assert_sound()
+    order = docora.waiting()
+    moments = random.Random(1)
+    for link in moments.choices(links, k=3000):
+        docora.redis.rpush(docora.queue.key, link.job_id)
+    doubled = len(docora.doubled_jobs())
+    result = actions.repair()
+    assert result.counts == {Mending.REMOVED: doubled} == {Mending.REMOVED: result.found[DUPLICATE]}
+    assert docora.waiting() == order
+
+
+def test_where_redis_is_out_of_memory_it_breaks_off_and_nothing_is_half_done(
+    docora: Docora,
+) -> None:
+    links = [orphaned(docora), thrice(docora), never_queued(docora)]
+    docora.age_links()
+    actions = docora.actions()
+    before = docora.dump()
+
+    def fill_memory(_: object) -> None:
+        docora.redis.config_set("maxmemory", "1mb")
+
+    try:
+        with pytest.raises(RedisError, match="out of memory"):
+            actions.repair(prepare=fill_memory)
+    finally:
+        docora.redis.config_set("maxmemory", "0")
+    assert docora.dump() == before
+    assert len(actions.repair().mended) == len(links)
+    docora.assert_sound()

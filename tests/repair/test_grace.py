@@ -1,0 +1,60 @@
+"""The second look for drift comes after the grace period."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from docora_ops.actions.link_change import SECOND_LOOK_DELAY
+from docora_ops.actions.repair.find import find_drift
+from docora_ops.actions.repair.fix import Repair
+from tests.support.actions import Actions
+from tests.support.docora import Docora
+from tests.support.rows import TestLink
+
+GRACE = 600
+
+
+def repair(actions: Actions, **scope: Any) -> None:
+    Repair(actions.database, actions.queue, actions.store, grace_seconds=GRACE, **scope).find()
+
+
+@pytest.mark.parametrize(
+    ("look", "expected"),
+    [
+        (
+            lambda actions, _: find_drift(actions.database, actions.queue, grace_seconds=GRACE),
+            GRACE,
+        ),
+        (lambda actions, _: repair(actions), GRACE),
+        (lambda actions, link: repair(actions, app_id=link.app_id), GRACE),
+        (
+            lambda actions, link: repair(actions, app_id=link.app_id, ref=actions.ref(link)),
+            SECOND_LOOK_DELAY,
+        ),
+    ],
+    ids=["doctor", "repair", "an app", "a link"],
+)
+def test_the_second_look_for_drift_comes_after_the_grace_and_nothing_is_held_meanwhile(
+    docora: Docora,
+    monkeypatch: pytest.MonkeyPatch,
+    look: Callable[[Actions, TestLink], object],
+    expected: float,
+) -> None:
+    link = docora.add_link("pending_snapshot")
+    docora.age_links()
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        held = docora.connection.execute(
+            "SELECT FROM pg_stat_activity WHERE application_name = 'docora-ops'"
+            " AND datname = current_database() AND state <> 'idle'"
+        ).fetchall()
+        assert held == []
+
+    monkeypatch.setattr("docora_ops.actions.repair.find.time.sleep", sleep)
+    look(docora.actions(), link)
+    assert waits == [expected]

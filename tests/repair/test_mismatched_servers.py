@@ -1,0 +1,68 @@
+"""A database and a queue that do not belong together: nothing is removed or queued."""
+
+from __future__ import annotations
+
+import re
+
+from rq.job import JobStatus
+
+from tests.support.diagnoses import OF_DRIFT, ONE_LOOK, check, examine, states
+from tests.support.docora import Docora
+from tests.support.terminal import on_terminal
+
+
+def test_the_jobs_of_another_docora_are_neither_removed_nor_joined(docora: Docora) -> None:
+    for _ in range(12):
+        docora.add_link()
+    docora.actions().retry_all()
+    docora.connection.execute("DELETE FROM app_repositories")
+    lost = docora.add_link("pending_snapshot")
+    docora.age_links()
+    docora.add_worker()
+    before = docora.dump()
+
+    diagnosis = examine(docora)
+    assert diagnosis.code == 6, diagnosis
+    found = check(diagnosis, "servers_match")
+    assert (found["state"], "none of the 12 jobs" in found["finding"]) == ("failed", True), found
+    assert "REDIS_URL" in found["what_to_do"]
+    assert {check(diagnosis, name)["what_to_do"] for name in OF_DRIFT} == {None}
+
+    for arguments in ([], ["--dry-run"], [lost.app_id], [lost.app_id, lost.repository_id]):
+        refused = docora.run("repair", *arguments, "--yes", "--json", env=ONE_LOOK)
+        assert (refused.code, refused.json["code"]) == (4, "servers_mismatched"), refused
+        assert (refused.json["jobs"], refused.json["jobs_without_link"]) == (12, 12)
+        assert re.match(r"docora_\d+ on .* and Redis at [\w.]+:\d+", refused.json["error"])
+        assert "--remove-unknown-jobs" in refused.json["hint"]
+    assert docora.dump() == before
+
+    told = docora.run("repair", "--remove-unknown-jobs", "--json", env=ONE_LOOK)
+    assert (told.code, told.data["removed"], told.data["queued"]) == (0, 12, 1), told
+    assert docora.waiting() == [lost.job_id]
+    [entry] = docora.run("history", "--json").data
+    assert entry["selection"] == {"remove_unknown_jobs": True}
+
+
+def test_the_first_line_and_the_question_name_both_servers(docora: Docora) -> None:
+    kept, gone = docora.add_link(), docora.add_link()
+    for link in (kept, gone):
+        docora.queue_job(link)
+    docora.delete_link(gone)
+    code, shown = on_terminal(docora, ["repair"], answers="n\n", env=ONE_LOOK)
+    assert code == 130, shown
+    url = docora.redis_url.rpartition("@")[2].partition("/")[0]
+    lines = [line for line in shown.splitlines() if f", Redis {url}" in line]
+    assert len(lines) == 2, shown
+    assert lines[0] == shown.splitlines()[0]
+    assert ": remove 1 job or entry? " in lines[1]
+
+
+def test_a_finished_job_of_a_link_shows_that_an_orphan_is_of_this_database(docora: Docora) -> None:
+    orphan, finished = docora.add_link(), docora.add_link("synced")
+    docora.queue_job(orphan)
+    docora.delete_link(orphan)
+    refused = docora.run("repair", "--json", env=ONE_LOOK)
+    assert (refused.code, "the only job" in refused.json["error"]) == (4, True), refused
+    docora.leave_job(finished.job_id, JobStatus.FINISHED)
+    assert states(examine(docora))["servers_match"] == "ok"
+    assert docora.run("repair", "--json", env=ONE_LOOK).data["removed"] == 1

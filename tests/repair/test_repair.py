@@ -1,0 +1,380 @@
+"""`repair` as its user meets it: what it says, asks and answers; killed, and beside others."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+
+import pytest
+from rq.job import Job
+
+from tests.support.docora import QUEUE, Docora, Result, finish
+from tests.support.proxy import PUSH, Fault, Proxy
+from tests.support.read_only import frozen
+from tests.support.rows import TestLink
+from tests.support.running_commands import PATIENT
+from tests.support.terminal import on_terminal
+
+SEED_VARIABLE = "TEST_REPAIR_SEED"
+SEED = os.environ.get(SEED_VARIABLE) or str(random.SystemRandom().randrange(10**6))
+"""Of the random moments; a failing test shows it."""
+AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+AT_ONCE_PATIENT = AT_ONCE | PATIENT
+
+
+REMOVE = b"\r\nmend\r\n"
+
+
+def world(docora: Docora) -> dict[str, TestLink]:
+    """One link for each kind of drift."""
+    app = docora.add_app("Acme \x1b[31mSearch")
+    links = {
+        kind: docora.link(app, docora.add_repository(f"octo/{kind}"), status)
+        for kind, status in {
+            "lost": "pending_snapshot",
+            "stuck": "scanning",
+            "orphan": "failed",
+            "duplicate": "failed",
+            "stale_entry": "synced",
+        }.items()
+    }
+    docora.queue_job(links["orphan"])
+    docora.delete_link(links["orphan"])
+    docora.queue_job(links["duplicate"])
+    docora.redis.rpush(docora.queue.key, links["duplicate"].job_id)
+    docora.redis.zadd(f"rq:failed:{QUEUE}", {links["stale_entry"].job_id: 9e9})
+    docora.add_worker()
+    docora.age_links()
+    return links
+
+
+def repair(docora: Docora, *arguments: str) -> Result:
+    return docora.run("repair", *arguments, env=AT_ONCE)
+
+
+def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
+    links = world(docora)
+    with frozen(docora):
+        planned = repair(docora, "--dry-run", "--json")
+        shown = repair(docora, "--dry-run")
+    assert (planned.code, shown.code) == (0, 0)
+    assert (planned.data["message"], planned.data["dry_run"]) == ("Dry run", True)
+    assert "would queue" in shown.stdout
+    assert "nothing was changed" in shown.stderr
+
+    assert docora.audit_trail() == []
+    result = repair(docora, "--json", "--reason", "killed")
+    assert result.code == 0, result
+    assert result.stdout.count("\n") == 1
+    data = result.data
+    counts = {"total": 5, "queued": 2, "removed": 3}
+    assert [
+        (entry["event"], entry["command"], entry["reason"], json.loads(entry["counts"]))
+        for entry in docora.audit_trail()
+    ] == [("started", "repair", "killed", {"total": 5}), ("finished", "repair", "killed", counts)]
+    found = dict.fromkeys(links, 1)
+    assert {kind: data[kind] for kind in found} == found
+    assert {name: data[name] for name in ("queued", "removed", "left_alone", "failed")} == {
+        "queued": 2,
+        "removed": 3,
+        "left_alone": 0,
+        "failed": 0,
+    }
+    assert (data["message"], data["failures"]) == ("Repair done", [])
+    items = {item["kind"]: item for item in data["repaired"]}
+    for kind, link in links.items():
+        assert items[kind].keys() == {
+            *("kind", "outcome", "job_id", "app_id", "app_name", "repository_id", "repository"),
+            "detail",
+        }
+        assert items[kind]["job_id"] == link.job_id
+        assert items[kind]["repository"] == f"octo/{kind}"
+        assert items[kind]["outcome"] == ("queued" if kind in {"lost", "stuck"} else "removed")
+    assert planned.data["repaired"] == data["repaired"]
+    assert "5 out of step at first sight" in result.stderr
+    assert sorted(docora.waiting()) == sorted(
+        links[kind].job_id for kind in ("lost", "stuck", "duplicate")
+    )
+
+    with frozen(docora):
+        again, for_a_person = repair(docora, "--json"), repair(docora)
+    assert (again.code, again.data["message"]) == (0, "Nothing to repair")
+    assert again.data["repaired"] == []
+    assert (for_a_person.code, for_a_person.stdout) == (0, "Nothing to repair\n")
+    assert for_a_person.stderr.endswith(": looking for drift.\n")
+
+
+def test_at_a_terminal_it_shows_the_counts_and_asks(docora: Docora) -> None:
+    links = world(docora)
+    with frozen(docora):
+        code, shown = on_terminal(docora, ["repair"], answers="n\n", env=AT_ONCE)
+    assert code == 130
+    for text in ("lost: pending", "stuck: scanning", "orphan", "duplicate", "stale entry"):
+        assert text in shown
+    assert ": queue 2 links again and remove 3 jobs or entries?" in shown
+
+    code, shown = on_terminal(docora, ["repair"], answers="y\n", env=AT_ONCE, columns=60)
+    assert code == 0, shown
+    assert "\x1b[31mSearch" not in shown
+    assert "octo/orphan" in shown.replace("\r\n", "")
+    assert len(docora.waiting()) == 3
+    docora.assert_sound()
+
+    docora.redis.rpush(docora.queue.key, links["lost"].job_id)
+    code, shown = on_terminal(docora, ["repair", "--yes"], env=AT_ONCE)
+    assert (code, "[y/N]" in shown) == (0, False)
+    assert docora.doubled_jobs() == []
+
+
+def test_an_app_or_a_link_is_mended_alone(docora: Docora) -> None:
+    links = world(docora)
+    other = docora.add_link("pending_snapshot")
+    third = docora.add_link("scanning")
+    docora.age_links()
+    new = docora.add_link("pending_snapshot")
+    one = repair(docora, other.app_id, other.repository_id, "--json")
+    assert (one.code, one.data["lost"], one.data["queued"]) == (0, 1, 1)
+    # Without anything to remove, the trail begins with the job.
+    assert [entry["event"] for entry in docora.audit_trail()] == ["started", "finished"]
+    ids = {"app_id": other.app_id, "repository_id": other.repository_id}
+    assert ids.items() <= json.loads(docora.audit_trail()[0]["selection"]).items()
+    named = repair(docora, new.app_id, new.repository_id, "--json")
+    assert named.data["queued"] == 1, "it need not be five minutes old"
+    unknown = repair(docora, "Nobody", "octo/api")
+    assert unknown.code == 3
+    mended = repair(docora, links["lost"].app_id, "--json")
+    assert (mended.code, len(mended.data["repaired"])) == (0, 5)
+    assert docora.status(third) == "scanning"
+    assert repair(docora, "--json").data["stuck"] == 1
+
+
+def test_what_can_not_be_mended_makes_exit_code_6_and_the_rest_is_done(docora: Docora) -> None:
+    links = world(docora)
+    app = docora.add_app("Poison")
+    poison = docora.link(app, docora.add_repository("o/p", "repo.poison"), "pending_snapshot")
+    docora.redis.set(Job.key_for(links["stuck"].job_id), "not a hash")
+    docora.age_links()
+    for arguments in (["--dry-run"], []):
+        result = repair(docora, *arguments, "--json")
+        assert result.code == 6, result
+        errors = {item["job_id"]: item["error"] for item in result.data["failures"]}
+        assert errors.keys() == {poison.job_id, links["stuck"].job_id}
+        assert "can't form a job id" in errors[poison.job_id]
+        assert "does not hold a job" in errors[links["stuck"].job_id]
+        assert (result.data["failed"], len(result.data["repaired"])) == (2, 4)
+    shown = repair(docora)
+    assert (shown.code, "not mended" in shown.stdout) == (6, True)
+    assert docora.status(links["lost"]) == "pending_snapshot"
+    assert links["lost"].job_id in docora.waiting()
+
+
+def test_what_strangers_wrote_into_the_queue_costs_only_itself(docora: Docora) -> None:
+    strange, doubtful, lost = (docora.add_link("pending_snapshot") for _ in range(3))
+    for link, name in ((strange, "status"), (doubtful, "enqueued_at")):
+        docora.queue_job(link)
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+        docora.redis.hset(Job.key_for(link.job_id), name, b"\xff")
+    docora.redis.zadd(f"rq:failed:{QUEUE}", {strange.job_id: 9e9})
+    docora.redis.rpush(docora.queue.key, "a" + 20_000 * "-a")
+    docora.age_links()
+    assert docora.run("doctor", "--json", env=AT_ONCE).code == 6
+    result = repair(docora, "--json")
+    assert (result.code, result.data["queued"]) == (0, 3), result
+    assert {link.job_id for link in (strange, doubtful, lost)} < set(docora.waiting())
+
+
+def test_an_app_whose_id_begins_like_another_one_is_mended_alone(docora: Docora) -> None:
+    short, long = docora.add_app("Short", "a"), docora.add_app("Long", "a-b")
+    links = [docora.link(app, docora.add_repository(f"octo/{app}")) for app in (short, long)]
+    for link in links:
+        docora.queue_job(link)
+        docora.redis.rpush(docora.queue.key, link.job_id)
+    orphan = docora.link(long, docora.add_repository("octo/gone"))
+    docora.queue_job(orphan)
+    docora.delete_link(orphan)
+    result = repair(docora, "a", "--json")
+    assert [item["job_id"] for item in result.data["repaired"]] == [links[0].job_id]
+    assert docora.waiting().count(links[1].job_id) == 2
+    assert orphan.job_id in docora.waiting()
+
+
+def test_orphans_of_a_locked_repository_stay_until_it_is_free(docora: Docora) -> None:
+    repository = docora.add_repository("octo/api")
+    orphans = [docora.link(docora.add_app(), repository) for _ in range(4)]
+    for link in orphans:
+        docora.queue_job(link)
+        docora.delete_link(link)
+    with docora.connection.transaction():
+        docora.connection.execute("SELECT 1 FROM repositories FOR UPDATE")
+        env = {**AT_ONCE, "DOCORA_OPS_LOCK_TIMEOUT": "1", "DOCORA_OPS_STATEMENT_TIMEOUT": "3"}
+        result = docora.run("repair", "--remove-unknown-jobs", "--json", env=env)
+    assert (result.code, result.data["failed"]) == (6, 4), result
+    assert len(docora.waiting()) == 4
+    assert repair(docora, "--remove-unknown-jobs", "--json").data["removed"] == 4
+
+
+@pytest.mark.parametrize("lost_server", ["redis", "postgres"])
+def test_a_server_lost_midway_is_exit_code_5_with_what_was_done(
+    docora: Docora, lost_server: str
+) -> None:
+    docora.add_links(1600, status="pending_snapshot")
+    docora.age_links()
+    with (
+        Proxy.before_redis(docora.redis_url) as redis_proxy,
+        Proxy.before_postgres(docora.database_url) as postgres_proxy,
+    ):
+        proxy = redis_proxy if lost_server == "redis" else postgres_proxy
+        marker = PUSH if lost_server == "redis" else b"SKIP LOCKED"
+        proxy.plan(marker, Fault.LOSE_REQUEST, number=2)
+        result = docora.run(
+            "repair",
+            "--json",
+            env={
+                **AT_ONCE_PATIENT,
+                "REDIS_URL": redis_proxy.url,
+                "DATABASE_URL": postgres_proxy.url,
+            },
+        )
+    assert result.code == 5, result
+    assert result.json["code"] == lost_server
+    assert result.data["message"] == "Repair stopped"
+    assert result.data["queued"] == len(result.data["repaired"]) < 1600
+    assert repair(docora, "--json").code == 0
+    assert len(docora.waiting()) == 1600
+    docora.assert_sound()
+
+
+# Killed, and beside others
+
+
+def spoil(docora: Docora, moments: random.Random, links: list[TestLink]) -> None:
+    """Drift of all kinds among these links."""
+    for link in links:
+        match moments.randrange(5):
+            case 0:
+                docora.redis.lrem(docora.queue.key, 0, link.job_id)
+            case 1:
+                docora.redis.delete(Job.key_for(link.job_id))
+            case 2:
+                docora.redis.rpush(docora.queue.key, link.job_id)
+            case 3:
+                docora.connection.execute(
+                    "UPDATE app_repositories SET status = 'scanning'"
+                    " WHERE app_id = %s AND repository_id = %s",
+                    (link.app_id, link.repository_id),
+                )
+                docora.redis.lrem(docora.queue.key, 0, link.job_id)
+            case 4:
+                docora.delete_link(link)
+
+
+def settled(docora: Docora) -> None:
+    """Nothing is out of step any more."""
+    docora.assert_sound()
+    assert docora.statuses().keys() <= {"pending_snapshot", "scanning", "failed"}
+    # What was killed between push and commit has its job, and its worker sets the status.
+    assert sorted(docora.waiting()) == sorted(
+        link.job_id for link in docora.links() if docora.status(link) != "failed"
+    )
+
+
+def test_a_repair_killed_at_random_moments_is_finished_by_the_next(docora: Docora) -> None:
+    sys.stdout.write(f"{SEED_VARIABLE}={SEED}\n")
+    moments = random.Random(SEED)
+    total = 2000
+    docora.add_links(total, apps=3, status="pending_snapshot")
+    docora.connection.execute(
+        "UPDATE app_repositories SET status = 'scanning' WHERE app_id = %s", (f"app_{1:024x}",)
+    )
+    docora.age_links()
+    for kills_left in (2, 1):
+        queued = docora.redis.llen(docora.queue.key)
+        target = queued + moments.randrange(max((total - queued) // (kills_left + 1), 1))
+        process = docora.start("repair", "--json", env=AT_ONCE_PATIENT)
+        while docora.redis.llen(docora.queue.key) <= target and process.poll() is None:
+            time.sleep(0.0005)
+        # Anywhere in a batch: between its look, its reset, its push, and its commit.
+        time.sleep(moments.uniform(0, 0.01))
+        process.kill()
+        assert finish(process).code in {0, -signal.SIGKILL}
+        assert docora.doubled_jobs() == []
+    left = total - docora.redis.llen(docora.queue.key)
+    result = docora.run("repair", "--json", env=AT_ONCE_PATIENT)
+    assert result.code == 0, result
+    assert result.data["queued"] == left
+    settled(docora)
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_done"), [(Fault.HOLD_REQUEST, False), (Fault.HOLD_REPLY, True)]
+)
+def test_a_repair_killed_while_it_removes_has_removed_all_or_nothing(
+    docora: Docora, fault: Fault, is_done: bool
+) -> None:
+    links = world(docora)
+    docora.delete_link(links["lost"])
+    docora.delete_link(links["stuck"])
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        moment = proxy.plan(REMOVE, fault)
+        process = docora.start("repair", env={**AT_ONCE_PATIENT, "REDIS_URL": proxy.url})
+        moment.wait()
+        process.kill()
+        assert finish(process).code == -signal.SIGKILL
+    assert (docora.waiting() == [links["duplicate"].job_id]) is is_done
+    assert (docora.registries(links["stale_entry"].job_id) == set()) is is_done
+    assert [entry["event"] for entry in docora.audit_trail()] == ["started"] * is_done
+    result = docora.run("repair", "--json", env=AT_ONCE_PATIENT)
+    assert (result.code, result.data["removed"]) == (0, 0 if is_done else 3)
+    assert docora.waiting() == [links["duplicate"].job_id]
+
+
+def test_an_interrupted_repair_stops_between_batches(docora: Docora) -> None:
+    docora.add_links(1600, status="pending_snapshot")
+    docora.age_links()
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        moment = proxy.plan(PUSH, Fault.HOLD_REPLY)
+        process = docora.start("repair", "--json", env={**AT_ONCE_PATIENT, "REDIS_URL": proxy.url})
+        moment.wait()
+        process.send_signal(signal.SIGINT)
+        moment.release()
+        result = finish(process)
+    assert result.code == 130, result
+    assert result.data["message"] == "Repair stopped"
+    assert 0 < result.data["queued"] < 1600
+    assert "the same command finishes the rest" in result.stderr
+    assert len(docora.lost_links()) == 1600 - result.data["queued"]
+    assert docora.doubled_jobs() == []
+
+
+def test_beside_bulk_retries_and_schedules_it_never_makes_a_job_twice(docora: Docora) -> None:
+    sys.stdout.write(f"{SEED_VARIABLE}={SEED}\n")
+    moments = random.Random(SEED)
+    docora.add_links(200, apps=2)
+    for _ in range(2):
+        assert docora.run("retry-all-failed").code == 0
+        docora.age_links()
+        links = docora.links()
+        moments.shuffle(links)
+        spoil(docora, moments, links[:100])
+        for link in links[100:150]:
+            docora.connection.execute(
+                "UPDATE app_repositories SET status = 'failed'"
+                " WHERE app_id = %s AND repository_id = %s",
+                (link.app_id, link.repository_id),
+            )
+        commands = [
+            ("repair", "--json"),
+            ("repair", "--json"),
+            ("retry-all-failed", "--batch-size", "40", "--json"),
+            ("schedule", "--json"),
+        ]
+        for result in docora.run_together(*commands, env=AT_ONCE_PATIENT):
+            assert result.code == 0, result
+            assert json.loads(result.stdout)
+        # What two of them have seen at once, each has left to the other.
+        assert docora.run("repair", "--json", env=AT_ONCE_PATIENT).code == 0
+        settled(docora)

@@ -1,0 +1,306 @@
+"""`docora-ops resync`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from rq.job import JobStatus
+
+from tests.support.docora import Docora
+from tests.support.rows import TestLink
+from tests.support.terminal import on_terminal
+
+APP = "app_" + "a" * 24
+REPOSITORY = "repo_" + "b" * 24
+
+
+@pytest.fixture
+def link(docora: Docora) -> TestLink:
+    """A synced link with three delivered files, and another app's two of the same repository."""
+    docora.add_app("Acme Search", APP)
+    docora.add_repository("octo/api", REPOSITORY)
+    link = docora.link(APP, REPOSITORY, "synced", retry_count=0, last_error=None)
+    docora.add_deliveries(link, 3)
+    other = docora.link(docora.add_app("Zebra"), REPOSITORY, "synced")
+    docora.add_deliveries(other, 2)
+    return link
+
+
+def deliveries_in_all(docora: Docora) -> int:
+    [row] = docora.connection.execute(
+        "SELECT count(*) AS files FROM app_delivered_files"
+    ).fetchall()
+    return int(row["files"])
+
+
+def call_of(docora: Docora, link: TestLink) -> dict[str, Any]:
+    return dict(docora.job(link).kwargs)
+
+
+def test_a_resync_forgets_the_deliveries_resets_the_link_and_queues_it(
+    docora: Docora, link: TestLink
+) -> None:
+    result = docora.run("resync", APP, "octo/api", "--json")
+    assert result.code == 0, result
+    assert result.json == {
+        "data": {
+            "message": "Re-sync queued",
+            "job_id": f"{APP}-{REPOSITORY}",
+            "outcome": "queued",
+            "app_id": APP,
+            "app_name": "Acme Search",
+            "repository_id": REPOSITORY,
+            "repository": "octo/api",
+            "previous": {"status": "synced", "retry_count": 0, "last_error": None},
+            "circuit_open_until": None,
+            "workers": 0,
+            "deliveries_cleared": 3,
+        }
+    }
+    assert docora.was_reset(link)
+    assert docora.deliveries(link) == 0
+    assert deliveries_in_all(docora) == 2
+    assert docora.waiting() == [link.job_id]
+    assert call_of(docora, link)["is_rescan"] is False
+    assert "no worker listens" in result.stderr
+
+
+def test_the_table_says_how_many_files_will_be_sent(docora: Docora, link: TestLink) -> None:
+    docora.add_worker()
+    result = docora.run("resync", "acme search", "octo/api")
+    assert result.code == 0, result
+    lines = [re.split(r"  +", line.strip()) for line in result.stdout.splitlines()]
+    assert ["Files", "3 to send again"] in lines
+    assert ["Was", "synced, 0 retries"] in lines
+    assert ["Outcome", "queued"] in lines
+    assert "[y/N]" not in result.stderr
+
+
+def test_the_status_does_not_matter_and_a_dead_job_is_replaced(docora: Docora) -> None:
+    app = docora.add_app("Acme Search", APP)
+    links = {
+        status: docora.link(app, docora.add_repository(), status)
+        for status in ("failed", "pending_snapshot", "scanning", "synced", "paused_by_hand")
+    }
+    docora.leave_job(links["failed"].job_id, JobStatus.FAILED)
+    docora.start_job(links["scanning"].job_id, heartbeat=-100)
+    results = docora.run_together(
+        *(("resync", APP, link.repository_id, "--json") for link in links.values())
+    )
+    for (status, link), result in zip(links.items(), results, strict=True):
+        assert result.code == 0, result
+        assert result.data["previous"]["status"] == status
+        dead = status in {"failed", "scanning"}
+        assert result.data["outcome"] == ("replaced_stale" if dead else "queued")
+        assert docora.was_reset(link)
+        assert docora.registries(link.job_id) == set()
+        assert call_of(docora, link)["is_rescan"] is False
+    assert sorted(docora.waiting()) == sorted(link.job_id for link in links.values())
+
+
+def test_a_running_snapshot_refuses_it_and_nothing_changes(docora: Docora, link: TestLink) -> None:
+    docora.redis.sadd("rq:queues", docora.queue.key)
+    docora.start_job(link.job_id)
+    before = docora.dump()
+    result, person = docora.run_together(
+        ("resync", APP, REPOSITORY, "--json"), ("resync", APP, REPOSITORY)
+    )
+    assert docora.dump() == before
+    assert (result.code, person.code) == (4, 4)
+    assert result.json.keys() == {"error", "code", "hint", "status", "job"}
+    assert result.json["code"] == "snapshot_running"
+    assert (result.json["status"], result.json["job"]) == ("synced", "running")
+    assert "octo/api" in result.json["error"]
+    assert person.stdout == ""
+    assert f"Error: {result.json['error']}\nHint: {result.json['hint']}\n" in person.stderr
+
+
+def test_over_a_waiting_job_its_payload_stays_as_it_is(docora: Docora, link: TestLink) -> None:
+    first = docora.run("resync", APP, REPOSITORY, "--json")
+    assert first.code == 0
+    docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+    docora.redis.delete(f"rq:job:{link.job_id}")
+    docora.redis.delete(docora.queue.key)
+    retried = docora.run("retry", APP, REPOSITORY, "--json")
+    assert retried.data["outcome"] == "queued"
+    docora.add_deliveries(link, 4)
+    before = docora.job_hash(link.job_id)
+
+    result = docora.run("resync", APP, REPOSITORY, "--json")
+    assert result.data["outcome"] == "already_queued"
+    assert result.data["deliveries_cleared"] == 4
+    assert docora.deliveries(link) == 0
+    assert docora.job_hash(link.job_id) == before
+    assert call_of(docora, link)["is_rescan"] is True
+    assert docora.waiting() == [link.job_id]
+
+
+def test_an_app_alone_is_refused_saying_what_is_missing(docora: Docora, link: TestLink) -> None:
+    before = docora.dump()
+    alone, both, unknown = docora.run_together(
+        ("resync", APP, "--json"),
+        ("resync", APP, REPOSITORY, "--all", "--yes", "--json"),
+        ("resync", "Acme Serch", "--all", "--yes", "--json"),
+    )
+    assert docora.dump() == before
+    for result in (alone, both):
+        assert result.code == 2, result
+        assert result.json["code"] == "usage"
+    assert "which repository" in alone.json["error"]
+    assert "--all" in alone.json["hint"]
+    assert "not both" in both.json["error"]
+    assert (unknown.code, unknown.json["code"]) == (3, "not_found")
+
+
+def test_all_without_a_terminal_needs_yes(docora: Docora, link: TestLink) -> None:
+    before = docora.dump()
+    result = docora.run("resync", APP, "--all", "--json")
+    assert result.code == 2, result
+    assert result.json["code"] == "usage"
+    assert "--yes" in result.json["hint"]
+    assert docora.dump() == before
+
+
+def test_all_is_one_bulk_operation_over_the_links_of_the_app(
+    docora: Docora, link: TestLink
+) -> None:
+    docora.add_worker()
+    second = docora.link(APP, docora.add_repository(), "failed")
+    third = docora.link(APP, docora.add_repository(), "scanning")
+    docora.add_deliveries(second, 5)
+    docora.enqueue(third.job_id)
+    result = docora.run("resync", APP, "--all", "--yes", "--json")
+    assert result.code == 0, result
+    operation_id = result.data["operation_id"]
+    assert re.fullmatch(r"bulk_[0-9a-f]{16}", operation_id)
+    assert result.json == {
+        "data": {
+            "message": "Bulk re-sync started",
+            "operation_id": operation_id,
+            "total": 3,
+            "completed": 3,
+            "succeeded": 3,
+            "failed": 0,
+            "cancelled": False,
+            "queued": 2,
+            "replaced_stale": 0,
+            "already_queued": 1,
+            "already_running": 0,
+            "skipped": 0,
+            "failures": [],
+            "deliveries_cleared": 8,
+        }
+    }
+    assert docora.redis.hget(f"docora:bulk:{operation_id}", "succeeded") == b"3"
+    assert all(docora.was_reset(one) for one in (link, second, third))
+    assert deliveries_in_all(docora) == 2
+    assert docora.statuses() == {"pending_snapshot": 3, "synced": 1}
+    assert call_of(docora, second)["is_rescan"] is False
+    assert operation_id in result.stderr
+    assert "\x1b" not in result.stdout + result.stderr
+
+
+def test_all_lists_a_running_link_and_does_the_others(docora: Docora, link: TestLink) -> None:
+    second = docora.link(APP, docora.add_repository(), "synced")
+    docora.add_deliveries(second, 5)
+    docora.start_job(link.job_id)
+    row = docora.row(link)
+    result = docora.run("resync", APP, "--all", "--yes", "--json")
+    assert result.code == 6, result
+    assert (result.data["completed"], result.data["succeeded"]) == (2, 1)
+    assert (result.data["already_running"], result.data["failed"]) == (1, 0)
+    assert result.data["deliveries_cleared"] == 5
+    [failure] = result.data["failures"]
+    assert failure["job_id"] == link.job_id
+    assert "running" in failure["error"]
+    assert (docora.row(link), docora.deliveries(link)) == (row, 3)
+    assert docora.was_reset(second)
+    assert docora.deliveries(second) == 0
+
+    table = docora.run("resync", APP, "--all", "--yes")
+    assert table.code == 6, table
+    assert link.job_id in table.stdout
+    assert "already running" in table.stdout
+
+
+def test_an_app_without_links_is_no_error(docora: Docora) -> None:
+    docora.add_app("Lonely", APP)
+    result = docora.run("resync", APP, "--all", "--yes", "--json")
+    assert (result.code, result.data["operation_id"], result.data["total"]) == (0, None, 0)
+
+
+@contextmanager
+def unchanged(docora: Docora) -> Iterator[None]:
+    before = docora.dump()
+    yield
+    assert docora.dump() == before
+
+
+def test_a_terminal_shows_how_many_files_will_be_sent_again_and_asks(
+    docora: Docora, link: TestLink
+) -> None:
+    database = str(conninfo_to_dict(docora.database_url)["dbname"])
+    docora.add_deliveries(docora.link(APP, docora.add_repository("octo/web"), "synced"), 4)
+    with unchanged(docora):
+        code, shown = on_terminal(docora, ["resync", APP, "octo/api"], answers="n\n", columns=200)
+        assert code == 130, shown
+        question = shown[: shown.index("[y/N]")]
+        for part in ("3 files", "octo/api", "Acme Search", f"{database} on "):
+            assert part in question
+        assert "nothing was changed" in shown
+
+        code, shown = on_terminal(docora, ["resync", APP, "--all"], answers="n\n", columns=200)
+        assert code == 130, shown
+        question = shown[: shown.index("[y/N]")]
+        for part in ("7 files", "2 links", f"{database} on "):
+            assert part in question
+
+        code, shown = on_terminal(docora, ["resync", APP, "--all", "--dry-run"])
+        assert code == 0, shown
+        assert "[y/N]" not in shown
+
+
+def test_the_question_about_all_links_names_the_app(docora: Docora, link: TestLink) -> None:
+    code, shown = on_terminal(docora, ["resync", APP, "--all"], answers="n\n", columns=200)
+    assert code == 130, shown
+    assert "Acme Search" in shown[: shown.index("[y/N]")]
+
+
+def test_a_yes_at_the_terminal_or_on_the_command_line_does_it(
+    docora: Docora, link: TestLink
+) -> None:
+    code, shown = on_terminal(docora, ["resync", APP, REPOSITORY], answers="y\n")
+    assert code == 0, shown
+    assert docora.was_reset(link)
+    assert docora.deliveries(link) == 0
+
+    docora.add_deliveries(link, 2)
+    code, shown = on_terminal(docora, ["resync", APP, REPOSITORY, "--yes"])
+    assert code == 0, shown
+    assert "[y/N]" not in shown
+    assert docora.deliveries(link) == 0
+
+    docora.add_deliveries(link, 2)
+    code, shown = on_terminal(docora, ["resync", APP, "--all"], answers="y\n")
+    assert code == 0, shown
+    assert docora.deliveries(link) == 0
+    assert deliveries_in_all(docora) == 2
+
+
+def test_a_poison_link_is_left_as_it_was_with_its_deliveries(docora: Docora) -> None:
+    app = docora.add_app("Dotted", "app.dotted")
+    bad = docora.link(app, docora.add_repository("octo/api", "repo_bad"), "synced")
+    docora.add_deliveries(bad, 2)
+    with unchanged(docora):
+        one = docora.run("resync", app, "octo/api", "--json")
+    assert (one.code, one.json["code"]) == (6, "invalid_job_id")
+    everything = docora.run("resync", app, "--all", "--yes", "--json")
+    assert everything.code == 6, everything
+    assert everything.data["deliveries_cleared"] == 0
+    assert [failure["job_id"] for failure in everything.data["failures"]] == [bad.job_id]
+    assert (docora.status(bad), docora.deliveries(bad)) == ("synced", 2)

@@ -1,0 +1,386 @@
+"""`docora-ops retry`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from rq.job import JobStatus
+
+from tests.support.docora import Docora, finish
+from tests.support.proxy import COMMIT, LOOKUPS, Proxy
+from tests.support.rows import TestLink
+
+APP = "app_" + "a" * 24
+REPOSITORY = "repo_" + "b" * 24
+ERROR = "HTTP 502 Bad Gateway on created docs/intro.md"
+NO_WORKER = "no worker listens on the queue snapshot-queue"
+
+
+@pytest.fixture
+def link(docora: Docora) -> TestLink:
+    """A failed link whose ids and names are known."""
+    docora.add_app("Acme Search", APP)
+    docora.add_repository("octo/api", REPOSITORY)
+    return docora.link(APP, REPOSITORY, retry_count=5, last_error=ERROR)
+
+
+def fail_again(docora: Docora, link: TestLink) -> None:
+    docora.connection.execute(
+        "UPDATE app_repositories SET status = 'failed', retry_count = 5, last_error = %s"
+        " WHERE app_id = %s AND repository_id = %s",
+        (ERROR, link.app_id, link.repository_id),
+    )
+
+
+def leave_nothing(docora: Docora, link: TestLink) -> None:
+    docora.redis.flushdb()
+
+
+def leave_a_failed_job(docora: Docora, link: TestLink) -> None:
+    docora.redis.flushdb()
+    docora.leave_job(link.job_id, JobStatus.FAILED)
+
+
+def leave_a_waiting_job(docora: Docora, link: TestLink) -> None:
+    docora.redis.flushdb()
+    docora.enqueue(link.job_id)
+
+
+def leave_a_running_job(docora: Docora, link: TestLink) -> None:
+    docora.redis.flushdb()
+    docora.start_job(link.job_id)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "label", "prepare"),
+    [
+        ("queued", "queued", leave_nothing),
+        ("replaced_stale", "replaced stale", leave_a_failed_job),
+        ("already_queued", "already queued", leave_a_waiting_job),
+        ("already_running", "already running", leave_a_running_job),
+    ],
+)
+def test_each_outcome_succeeds_and_has_its_table_and_its_json(
+    docora: Docora,
+    link: TestLink,
+    outcome: str,
+    label: str,
+    prepare: Callable[[Docora, TestLink], None],
+) -> None:
+    before = docora.row(link)
+    prepare(docora, link)
+    if outcome == "already_running":
+        # Neither changes anything, and each takes its time for a second look.
+        result, table = docora.run_together(
+            ("retry", APP, REPOSITORY, "--json"), ("retry", APP, REPOSITORY)
+        )
+    else:
+        result = docora.run("retry", APP, REPOSITORY, "--json")
+        assert docora.was_reset(link)
+        assert docora.waiting() == [link.job_id]
+        assert docora.registries(link.job_id) == set()
+        assert docora.job(link).get_status() is JobStatus.QUEUED
+        assert docora.redis.ttl(f"rq:job:{link.job_id}") == -1
+        fail_again(docora, link)
+        prepare(docora, link)
+        table = docora.run("retry", APP, REPOSITORY)
+
+    assert result.code == 0, result
+    assert result.json == {
+        "data": {
+            "message": "Snapshot already running"
+            if outcome == "already_running"
+            else "Retry queued",
+            "job_id": f"{APP}-{REPOSITORY}",
+            "outcome": outcome,
+            "app_id": APP,
+            "app_name": "Acme Search",
+            "repository_id": REPOSITORY,
+            "repository": "octo/api",
+            "previous": {"status": "failed", "retry_count": 5, "last_error": ERROR},
+            "circuit_open_until": None,
+            "workers": 0,
+        }
+    }
+    if outcome == "already_running":
+        assert docora.row(link) == before
+        assert docora.waiting() == []
+
+    assert table.code == 0, table
+    lines = {line[:12].strip(): line[12:].strip() for line in table.stdout.splitlines() if line}
+    assert lines == {
+        "App": f"Acme Search ({APP})",
+        "Repository": f"octo/api ({REPOSITORY})",
+        "Was": "failed, 5 retries",
+        "Last error": ERROR,
+        "Outcome": label,
+        "Job": f"{APP}-{REPOSITORY}",
+    }
+
+
+def test_a_job_that_ends_before_the_second_look_is_replaced(docora: Docora, link: TestLink) -> None:
+    """The link's lock alone, as our worker holds it, says that the job is running."""
+    lock = "(hashtextextended(%s, 0))"
+    docora.connection.execute(f"SELECT pg_advisory_lock{lock}".encode(), (link.job_id,))
+    with Proxy.before_postgres(docora.database_url) as proxy:
+        first_look = proxy.plan(COMMIT, number=LOOKUPS + 1)
+        process = docora.start("retry", APP, REPOSITORY, "--json", env={"DATABASE_URL": proxy.url})
+        first_look.wait()
+        docora.connection.execute(f"SELECT pg_advisory_unlock{lock}".encode(), (link.job_id,))
+        result = finish(process)
+    assert result.code == 0, result
+    assert result.data["outcome"] == "queued"
+    assert docora.was_reset(link)
+    assert docora.waiting() == [link.job_id]
+
+
+def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: Docora) -> None:
+    docora.redis.sadd("rq:queues", docora.queue.key)
+    app = docora.add_app("Acme Search")
+    expected: dict[TestLink, tuple[str, str, str]] = {}
+
+    def add(status: str, job: str, helps: str) -> TestLink:
+        link = docora.link(app, docora.add_repository(), status)
+        expected[link] = (status, job, helps)
+        return link
+
+    docora.enqueue(add("pending_snapshot", "waiting", "nothing needs to be done").job_id)
+    docora.leave_job(add("pending_snapshot", "stale", "repair").job_id, JobStatus.FAILED)
+    docora.start_job(add("scanning", "running", "wait for it to end").job_id)
+    add("pending_snapshot", "none", "repair")
+    add("scanning", "none", "repair")
+    add("synced", "none", "resync")
+    add("paused_by_hand", "none", "resync")
+
+    before = docora.dump()
+    options = ("--front", "--reset-circuit", "--json")
+    results = docora.run_together(
+        *(("retry", app, link.repository_id, *options) for link in expected)
+    )
+    last = list(expected)[-1]
+    person, dry = docora.run_together(
+        ("retry", app, last.repository_id),
+        ("retry", app, last.repository_id, "--dry-run", "--json"),
+    )
+    assert docora.dump() == before
+
+    for (link, (status, job, helps)), result in zip(expected.items(), results, strict=True):
+        assert result.code == 4, result
+        assert result.json.keys() == {"error", "code", "hint", "status", "job"}
+        assert result.json["error"].startswith("Only failed entries can be retried")
+        assert (result.json["code"], result.json["status"], result.json["job"]) == (
+            "not_failed",
+            status,
+            job,
+        )
+        assert status in result.json["error"]
+        assert helps in result.json["hint"]
+        if helps in {"repair", "resync"}:
+            assert f"docora-ops {helps} {app} {link.repository_id}" in result.json["hint"]
+    assert (person.code, person.stdout) == (4, "")
+    document = results[-1].json
+    assert person.stderr.endswith(f"Error: {document['error']}\nHint: {document['hint']}\n")
+    assert (dry.code, dry.json) == (4, document)
+
+    # The advice is good: what it names queues the link.
+    for number, (link, (_, _, helps)) in enumerate(expected.items()):
+        if helps in {"repair", "resync"}:
+            _, _, advised = results[number].json["hint"].partition("docora-ops ")
+            followed = docora.run(*advised.split(), "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
+            assert followed.code == 0, followed
+            assert docora.waiting().count(link.job_id) == 1
+            assert docora.status(link) == "pending_snapshot"
+
+
+def test_front_pushes_to_the_head_and_moves_a_waiting_job_there(
+    docora: Docora, link: TestLink
+) -> None:
+    others = [f"other-{number}" for number in range(5)]
+    for job_id in others:
+        docora.enqueue(job_id)
+
+    pushed = docora.run("retry", APP, REPOSITORY, "--front", "--json")
+    assert pushed.data["outcome"] == "queued"
+    assert docora.waiting() == [link.job_id, *others]
+
+    docora.redis.lrem(docora.queue.key, 0, link.job_id)
+    docora.redis.linsert(docora.queue.key, "AFTER", "other-2", link.job_id)
+    fail_again(docora, link)
+    stays = docora.run("retry", APP, REPOSITORY, "--json")
+    assert stays.data["outcome"] == "already_queued"
+    assert docora.waiting().index(link.job_id) == 3
+
+    fail_again(docora, link)
+    moved = docora.run("retry", APP, REPOSITORY, "--front", "--json")
+    assert moved.data["outcome"] == "already_queued"
+    assert docora.waiting() == [link.job_id, *others]
+
+    docora.redis.lrem(docora.queue.key, 0, link.job_id)
+    docora.leave_job(link.job_id, JobStatus.FAILED)
+    fail_again(docora, link)
+    replaced = docora.run("retry", APP, REPOSITORY, "--front", "--json")
+    assert replaced.data["outcome"] == "replaced_stale"
+    assert docora.waiting() == [link.job_id, *others]
+
+
+def open_circuit(docora: Docora, until: timedelta) -> None:
+    docora.connection.execute(
+        "UPDATE repositories SET consecutive_failures = 5, circuit_open_until = now() + %s",
+        (until,),
+    )
+
+
+def circuit(docora: Docora) -> dict[str, Any]:
+    [row] = docora.connection.execute(
+        "SELECT xmin::text, consecutive_failures, circuit_open_until FROM repositories"
+    ).fetchall()
+    return row
+
+
+def test_an_open_circuit_is_named_with_its_time_and_left_open(
+    docora: Docora, link: TestLink
+) -> None:
+    open_circuit(docora, timedelta(minutes=20))
+    before = circuit(docora)
+    until = before["circuit_open_until"].astimezone(UTC)
+    shown = until.strftime("%Y-%m-%dT%H:%M:%S.") + f"{until.microsecond // 1000:03d}Z"
+
+    table = docora.run("retry", APP, REPOSITORY)
+    assert table.code == 0
+    assert f"open until {shown}" in table.stdout
+
+    fail_again(docora, link)
+    result = docora.run("retry", APP, REPOSITORY, "--json")
+    assert result.data["circuit_open_until"] == shown
+    assert datetime.fromisoformat(shown) <= until
+    assert circuit(docora) == before
+
+
+def test_a_circuit_whose_time_is_over_is_no_cause_for_a_warning(
+    docora: Docora, link: TestLink
+) -> None:
+    open_circuit(docora, timedelta(minutes=-1))
+    table = docora.run("retry", APP, REPOSITORY)
+    assert table.code == 0
+    assert "open until" not in table.stdout
+
+
+def test_reset_circuit_closes_it_in_the_transaction_that_resets_the_link(
+    docora: Docora, link: TestLink
+) -> None:
+    other = docora.add_repository("octo/other", circuit_open_for=timedelta(minutes=20))
+    docora.connection.execute(
+        "UPDATE repositories SET consecutive_failures = 5,"
+        " circuit_open_until = now() + interval '20 minutes' WHERE repository_id = %s",
+        (REPOSITORY,),
+    )
+    result = docora.run("retry", APP, REPOSITORY, "--reset-circuit", "--json")
+    assert result.code == 0, result
+    assert result.data["circuit_open_until"] is None
+    rows = {
+        row["repository_id"]: row
+        for row in docora.connection.execute("SELECT xmin::text, * FROM repositories").fetchall()
+    }
+    assert rows[REPOSITORY]["consecutive_failures"] == 0
+    assert rows[REPOSITORY]["circuit_open_until"] is None
+    assert rows[other]["consecutive_failures"] == 5
+    [same] = docora.connection.execute("SELECT xmin::text FROM app_repositories").fetchall()
+    assert same["xmin"] == rows[REPOSITORY]["xmin"]
+
+    open_circuit(docora, timedelta(minutes=20))
+    fail_again(docora, link)
+    table = docora.run("retry", APP, REPOSITORY, "--reset-circuit")
+    assert "open until" not in table.stdout
+    assert "closed" in table.stdout
+
+
+def test_a_link_whose_lock_is_held_to_the_end_is_left_alone_with_its_open_circuit(
+    docora: Docora, link: TestLink
+) -> None:
+    open_circuit(docora, timedelta(minutes=20))
+    before = docora.row(link), circuit(docora)
+    docora.connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (link.job_id,))
+    result = docora.run("retry", APP, REPOSITORY, "--reset-circuit", "--json")
+    assert (result.code, result.data["outcome"]) == (0, "already_running")
+    assert result.data["circuit_open_until"] is not None
+    assert (docora.row(link), circuit(docora)) == before
+    assert docora.waiting() == []
+
+
+def test_nobody_on_the_queue_is_said_every_time_and_a_live_worker_silences_it(
+    docora: Docora, link: TestLink
+) -> None:
+    docora.redis.sadd("rq:workers:snapshot-queue", "rq:worker:died-long-ago")
+    dry = docora.run("retry", APP, REPOSITORY, "--dry-run")
+    first = docora.run("retry", APP, REPOSITORY, "--json")
+    refused = docora.run("retry", APP, REPOSITORY)
+    for result in (dry, first, refused):
+        assert NO_WORKER in result.stderr, result
+    assert first.data["workers"] == 0
+    assert refused.code == 4
+
+    docora.add_worker("one")
+    docora.add_worker("two")
+    fail_again(docora, link)
+    result = docora.run("retry", APP, REPOSITORY, "--json")
+    assert result.data["workers"] == 2
+    assert result.stderr == ""
+
+
+def test_jobs_in_the_bullmq_queue_are_warned_about_and_a_bullmq_worker_otherwise(
+    docora: Docora, link: TestLink
+) -> None:
+    docora.add_worker()
+    command = ("retry", APP, REPOSITORY, "--dry-run")
+    docora.redis.set("bull:snapshot-queue:id", 7)
+    docora.redis.rpush("bull:other-queue:wait", link.job_id)
+    assert docora.run(*command).stderr == "Dry run: nothing was changed.\n"
+
+    def warns_of_jobs() -> bool:
+        result = docora.run(*command)
+        assert result.code == 0, result
+        of_jobs = "no BullMQ worker runs" in result.stderr
+        assert of_jobs is ("docora-ops schedule" in result.stderr)
+        assert of_jobs is not ("RUN_MODE=api" in result.stderr)
+        return of_jobs
+
+    docora.redis.rpush("bull:snapshot-queue:wait", link.job_id)
+    assert warns_of_jobs()
+    docora.redis.delete("bull:snapshot-queue:wait")
+    docora.redis.zadd("bull:snapshot-queue:delayed", {link.job_id: 1})
+    assert warns_of_jobs()
+    docora.redis.rpush("bull:snapshot-queue:active", link.job_id)
+    assert warns_of_jobs(), "its worker was killed"
+    docora.redis.set(f"bull:snapshot-queue:{link.job_id}:lock", "token", px=30_000)
+    assert not warns_of_jobs()
+
+    docora.redis.delete("bull:snapshot-queue:active")
+    docora.redis.set("bull:snapshot-queue:stalled-check", "1", px=30_000)
+    assert not warns_of_jobs()
+    real = docora.run("retry", APP, REPOSITORY, "--json")
+    assert "a BullMQ worker of Docora runs" in real.stderr
+    assert (real.code, real.data["outcome"]) == (0, "queued")
+
+
+def test_a_link_whose_ids_cannot_form_a_job_id_is_left_as_it_was(docora: Docora) -> None:
+    link = docora.link(docora.add_app("Dotted", "app.dotted"), docora.add_repository())
+    before = docora.dump()
+    result = docora.run("retry", link.app_id, link.repository_id, "--json")
+    assert result.code == 6, result
+    assert result.json["code"] == "invalid_job_id"
+    assert "app.dotted" in result.json["error"]
+    assert docora.dump() == before
+
+
+def test_a_key_that_holds_no_job_is_left_as_it_was(docora: Docora, link: TestLink) -> None:
+    docora.redis.sadd("rq:queues", docora.queue.key)
+    docora.redis.set(f"rq:job:{link.job_id}", "not a hash")
+    before = docora.dump()
+    result = docora.run("retry", APP, REPOSITORY, "--json")
+    assert result.code == 6, result
+    assert result.json["code"] == "job_unreadable"
+    assert link.job_id in result.json["error"]
+    assert docora.dump() == before

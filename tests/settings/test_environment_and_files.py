@@ -1,0 +1,275 @@
+"""Settings: from the environment and a file, what can't be used, and what they do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.docora import Docora, finish
+
+SECRET = "s3cr3t"
+
+
+STRAY = os.fsdecode(b"\xff\xfe")
+
+
+def env_file(path: Path, **settings: str) -> str:
+    path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    return str(path)
+
+
+def test_an_env_file_is_read_when_named_and_the_environment_wins(
+    docora: Docora, tmp_path: Path
+) -> None:
+    link = docora.add_link()
+    file = env_file(
+        tmp_path / "docora.env",
+        DATABASE_URL=docora.database_url,
+        REDIS_URL="redis://127.0.0.1:1",
+        DOCORA_OPS_QUEUE_NAME="from-file",
+        DOCORA_OPS_JOB_TIMEOUT="77",
+        ENCRYPTION_KEY="00" * 32,
+        UNKNOWN_TO_US="whatever",
+    )
+    arguments = ("--env-file", file, "retry", link.app_id, link.repository_id, "--json")
+    env = {"DATABASE_URL": None, "DOCORA_OPS_JOB_TIMEOUT": "99"}
+    file_alone = docora.run(*arguments, env={**env, "REDIS_URL": None})
+    assert file_alone.code == 5, file_alone
+    assert "127.0.0.1:1" in file_alone.json["error"]
+    assert docora.status(link) == "failed"
+
+    result = docora.run(*arguments, env=env)
+    assert (result.code, result.data["outcome"]) == (0, "queued")
+    assert docora.redis.lrange("rq:queue:from-file", 0, -1) == [link.job_id.encode()]
+    assert docora.job(link).timeout == 99
+
+
+def test_a_line_of_an_env_file_that_says_nothing_is_refused(docora: Docora, tmp_path: Path) -> None:
+    """What follows a quote that is not closed is lost, and a default would take its place."""
+    for bad in ('FOO="unclosed', "REDIS_URL: redis://elsewhere"):
+        file = tmp_path / "docora.env"
+        file.write_text(f"# Docora\n{bad}\nREDIS_URL={docora.redis_url}\n", encoding="utf-8")
+        result = docora.run("--env-file", str(file), "queue", "--json", env={"REDIS_URL": None})
+        assert result.code == 2, result
+        assert result.json["error"] == f"--env-file {file} can't be used: line 2 is not NAME=VALUE"
+
+
+@pytest.mark.parametrize("line", ["", "REDIS_URL", "REDIS_URL=", "export REDIS_URL=''"])
+def test_a_redis_that_no_setting_names_is_said(docora: Docora, tmp_path: Path, line: str) -> None:
+    file = tmp_path / "docora.env"
+    # No command gets as far as to ask a Redis.
+    file.write_text(f"DATABASE_URL=postgres://u@127.0.0.1:1/d\n{line}\n", encoding="utf-8")
+    said = "REDIS_URL is not set: using Redis at localhost:6379/0\n"
+    for redis_url in (None, ""):
+        env = {"DATABASE_URL": None, "REDIS_URL": redis_url}
+        for arguments in (("failed",), ("repair", "--json")):
+            result = docora.run("--env-file", str(file), *arguments, env=env)
+            assert result.code == 5, result
+            assert result.stderr.count(said) == 1, (arguments, result)
+        grouped = docora.run("--env-file", str(file), "failed", "--group-by", "app", env=env)
+        assert "REDIS_URL" not in grouped.stderr
+    set_here = docora.run("--env-file", str(file), "failed", env={"DATABASE_URL": None})
+    assert "REDIS_URL" not in set_here.stderr
+
+
+def test_no_file_is_read_unasked(docora: Docora, tmp_path: Path) -> None:
+    for name in (".env", "docora.env", ".docora-ops.env"):
+        env_file(tmp_path / name, DATABASE_URL=docora.database_url)
+    result = docora.run(
+        "retry-all-failed",
+        "--json",
+        env={"DATABASE_URL": None, "HOME": str(tmp_path)},
+        cwd=tmp_path,
+    )
+    assert (result.code, result.json["code"]) == (2, "configuration")
+    assert "DATABASE_URL is not set" in result.json["error"]
+    assert "--env-file" in result.json["hint"]
+
+
+def test_an_env_file_through_a_pipe_is_read(docora: Docora) -> None:
+    """As in --env-file <(sops --decrypt docora.env)."""
+    link = docora.add_link()
+    reader, writer = os.pipe()
+    os.write(writer, f"DATABASE_URL={docora.database_url}\n".encode())
+    os.close(writer)
+    result = docora.run(
+        *("--env-file", f"/dev/fd/{reader}", "retry", link.app_id, link.repository_id),
+        env={"DATABASE_URL": None},
+        pass_fds=[reader],
+    )
+    os.close(reader)
+    assert result.code == 0, result
+    assert docora.was_reset(link)
+
+
+UNUSABLE = {
+    "MAX_RETRY_ATTEMPTS": ["0", SECRET, "9" * 30],
+    "RETRY_BASE_DELAY_MS": ["-1", SECRET, "9" * 400],
+    "RESCAN_INTERVAL_MS": ["-1", SECRET, "9" * 400],
+    "DOCORA_OPS_JOB_TIMEOUT": ["0", SECRET, "9" * 30],
+    "DOCORA_OPS_CONNECT_TIMEOUT": ["0", SECRET, "9" * 30],
+    "DOCORA_OPS_STATEMENT_TIMEOUT": ["-1", SECRET, "9" * 30],
+    "DOCORA_OPS_LOCK_TIMEOUT": ["1.5", SECRET, "9" * 30],
+    "DOCORA_OPS_QUEUE_NAME": ["a b", f"{SECRET}\n", STRAY],
+    "DOCORA_OPS_JOB_FUNCTION": ["os..system", SECRET, f"{SECRET}.("],
+}
+"""By variable, three values that can't be used."""
+
+UNUSABLE_DATABASE_URLS = [
+    SECRET,
+    f"mysql://u:{SECRET}@h/d",
+    f"postgres://u:{SECRET}@[::1/d",
+    f"postgres://u:{SECRET}@h:port/d",
+    f"postgres://u:{SECRET}@h/d?nonsense={SECRET}",
+    f"postgres://u:{SECRET}@h/d?connect_timeout={SECRET}",
+    f"postgres://u:{SECRET}@h/d?connect_timeout=0",
+    f"postgres://u{STRAY}:{SECRET}@h/d",
+]
+UNUSABLE_REDIS_URLS = [
+    SECRET,
+    f"redis://u:{SECRET}@h:port",
+    f"redis://:p#{SECRET}@h:1/0",
+    f"redis://u:{SECRET}@h?db={SECRET}",
+    f"redis://u:{SECRET}@h?nonsense={SECRET}",
+    f"redis://u:{SECRET}@127.0.0.1:1?encoding={SECRET}",
+    f"redis://u:{SECRET}@127.0.0.1:1?retry={SECRET}",
+    f"redis://u:{SECRET}@h{STRAY}:1",
+]
+
+
+def assert_none_works(docora: Docora, variable: str, values: list[str]) -> None:
+    """Each ends with 2 and names the variable, and no value is shown."""
+    problems = []
+    command = ("retry-all-failed", "--json")
+    for start in range(0, len(values), 4):
+        some = values[start : start + 4]
+        processes = [docora.start(*command, env={variable: value}) for value in some]
+        for value, result in zip(some, map(finish, processes), strict=True):
+            if result.code != 2:
+                problems.append(f"{value!a} ended with {result.code}")
+            elif result.json["code"] != "configuration" or variable not in result.json["error"]:
+                problems.append(f"{value!a} printed {result.stdout!a}")
+            if SECRET in result.stdout + result.stderr:
+                problems.append(f"{value!a} was shown: {result.stderr!a}")
+            if '  File "' in result.stderr:
+                problems.append(f"{value!a} gave a traceback")
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_unusable_settings_are_all_named_at_once_and_not_shown(docora: Docora, index: int) -> None:
+    docora.add_link()
+    before = docora.dump()
+    values = {name: choice[index] for name, choice in UNUSABLE.items()}
+    result = docora.run("retry-all-failed", "--json", env=values)
+    assert docora.dump() == before
+    assert result.code == 2, result
+    assert result.json.keys() == {"error", "code", "hint"}
+    assert result.json["code"] == "configuration"
+    for name, value in values.items():
+        assert name in result.json["error"]
+        assert len(value) < 4 or value not in result.stdout + result.stderr
+    assert SECRET not in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unusable_database_url_is_named_but_not_shown(docora: Docora) -> None:
+    assert_none_works(docora, "DATABASE_URL", UNUSABLE_DATABASE_URLS)
+
+
+def test_an_unusable_redis_url_is_named_but_not_shown(docora: Docora) -> None:
+    docora.add_link()
+    before = docora.dump()
+    assert_none_works(docora, "REDIS_URL", UNUSABLE_REDIS_URLS)
+    assert docora.dump() == before
+
+
+def with_options(url: str, *options: str) -> str:
+    return url + ("&" if "?" in url else "?") + "&".join(options)
+
+
+def test_options_of_the_redis_url_do_not_get_in_the_way(docora: Docora) -> None:
+    link = docora.add_link()
+    options = ("decode_responses=true", "protocol=3", "health_check_interval=5", "client_name=x")
+    url = with_options(docora.redis_url, *options)
+    result = docora.run("retry-all-failed", "--json", env={"REDIS_URL": url})
+    assert result.code == 0, result
+    assert docora.was_reset(link)
+
+    shown = docora.run(
+        "progress",
+        result.data["operation_id"],
+        env={"REDIS_URL": with_options(docora.redis_url, "max_connections=1")},
+    )
+    assert shown.code == 0, shown
+
+
+def test_an_empty_variable_counts_as_unset(docora: Docora) -> None:
+    result = docora.run(
+        "retry-all-failed", env={"DATABASE_URL": "", "MAX_RETRY_ATTEMPTS": "", "REDIS_URL": ""}
+    )
+    assert result.code == 2, result
+    assert result.stderr.startswith("Error: DATABASE_URL is not set\nHint: ")
+
+
+def test_every_setting_shows_in_the_job(docora: Docora) -> None:
+    link = docora.add_link()
+    result = docora.run(
+        *("retry", link.app_id, link.repository_id, "--json"),
+        env={
+            "DOCORA_OPS_QUEUE_NAME": "another-queue",
+            "DOCORA_OPS_JOB_FUNCTION": "our.own.snapshot",
+            "DOCORA_OPS_JOB_TIMEOUT": "1234",
+            "MAX_RETRY_ATTEMPTS": "4",
+            "RETRY_BASE_DELAY_MS": "2500",
+        },
+    )
+    assert result.code == 0, result
+    assert docora.waiting() == []
+    assert docora.redis.lrange("rq:queue:another-queue", 0, -1) == [link.job_id.encode()]
+    assert docora.redis.smembers("rq:queues") == {b"rq:queue:another-queue"}
+    job = docora.job(link)
+    assert (job.origin, job.func_name, job.timeout) == ("another-queue", "our.own.snapshot", 1234)
+    assert (job.retries_left, job.retry_intervals) == (3, [3, 5, 10])
+
+
+def test_without_settings_the_job_is_the_one_that_docora_expects(docora: Docora) -> None:
+    app_id = docora.add_app("Acme Search")
+    repository_id = docora.add_repository("octo/api", url="https://github.com/octo/api")
+    link = docora.link(app_id, repository_id)
+    result = docora.run("retry", app_id, repository_id)
+    assert result.code == 0, result
+    job = docora.job(link)
+    assert (job.origin, job.func_name) == ("snapshot-queue", "docora_ops.worker.snapshot")
+    assert (job.retries_left, job.retry_intervals) == (4, [1, 2, 4, 8])
+    assert (job.result_ttl, job.failure_ttl) == (86_400, 7 * 86_400)
+    assert job.description == "octo/api → Acme Search"
+    assert job.args == ()
+    assert set(job.kwargs) == {
+        *("app_id", "app_name", "repository_id", "github_url", "owner", "name", "base_url"),
+        *("github_token_encrypted", "client_auth_key_encrypted", "is_rescan"),
+    }
+    assert job.kwargs["is_rescan"] is True
+
+    docora.redis.flushdb()
+    docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+    once = docora.run("retry", app_id, repository_id, env={"MAX_RETRY_ATTEMPTS": "1"})
+    assert once.code == 0
+    assert docora.job(link).retries_left in {None, 0}
+
+
+def test_the_lock_timeout_is_how_long_a_locked_row_is_waited_for(docora: Docora) -> None:
+    link = docora.add_link()
+    docora.connection.execute("BEGIN")
+    docora.connection.execute("SELECT 1 FROM app_repositories FOR UPDATE")
+    result = docora.run(
+        *("retry", link.app_id, link.repository_id, "--json"),
+        env={"DOCORA_OPS_LOCK_TIMEOUT": "1"},
+    )
+    docora.connection.execute("ROLLBACK")
+    assert result.code == 5, result
+    assert result.json["code"] == "link_locked"
+    assert "1 s" in result.json["error"]
+    assert docora.status(link) == "failed"

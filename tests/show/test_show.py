@@ -1,0 +1,230 @@
+"""`show`: everything about one link, in every place, and that looking changes nothing."""
+
+from __future__ import annotations
+
+import zlib
+from base64 import b64encode
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from rq import Queue
+from rq.job import JobStatus
+from rq.results import Result as RQResult
+
+from tests.support.docora import QUEUE, Docora, Result
+from tests.support.read_only import frozen, read_only
+from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
+
+TOKEN = "ghp_0123456789abcdefABCD"
+LATER = 4_000_000_000
+
+
+def show(docora: Docora, link: TestLink, *options: str) -> Result:
+    with frozen(docora):
+        result = docora.run(
+            "show", link.app_id, link.repository_id, *options, env=read_only(docora)
+        )
+    assert result.code == 0, result
+    assert result.stderr == ""
+    return result
+
+
+def places(data: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(place["where"], place["queue"]) for place in data["rq"]["places"]]
+
+
+def add_snapshot(docora: Docora, link: TestLink, files: int) -> None:
+    docora.connection.execute(
+        "WITH snapshot AS (INSERT INTO repository_snapshots (repository_id, commit_sha, branch)"
+        " VALUES (%s, repeat('c', 40), 'trunk') RETURNING id)"
+        " INSERT INTO snapshot_files (snapshot_id, path, sha, size)"
+        " SELECT id, 'src/' || i, repeat('a', 64), i FROM snapshot, generate_series(1, %s) i",
+        (link.repository_id, files),
+    )
+
+
+def fail_job(docora: Docora, link: TestLink, text: str) -> None:
+    """As a worker of RQ records that a try has failed."""
+    RQResult.create_failure(docora.job(link), 1000, text, worker_name="web-1.4711")
+
+
+def test_the_tables_say_all_there_is_about_a_link(docora: Docora) -> None:
+    app = docora.add_app("Acme Search")
+    repository = docora.add_repository("octo/api", circuit_open_for=timedelta(hours=1))
+    link = docora.link(app, repository, retry_count=3, scanned=timedelta(days=2))
+    docora.add_deliveries(link, 12)
+    docora.add_deliveries(docora.add_link(), 3)
+    add_snapshot(docora, link, 7)
+    result, table = show(docora, link, "--json"), show(docora, link)
+    data = result.data
+    times = {
+        name: data.pop(name)
+        for name in ("created_at", "last_scanned_at", "circuit_open_until", "last_delivered_at")
+    }
+    assert data["snapshot"].pop("scanned_at")
+    assert times["last_scanned_at"] < times["created_at"] < times["circuit_open_until"]
+    assert times["created_at"] <= times["last_delivered_at"]
+    nothing = dict.fromkeys(
+        (
+            *("status", "origin", "created_at", "enqueued_at", "started_at", "ended_at"),
+            *("retries_left", "worker", "expires_in", "last_failure"),
+        )
+    )
+    assert data == {
+        "app_id": app,
+        "app_name": "Acme Search",
+        "base_url": "https://acme.example/docora",
+        "repository_id": repository,
+        "repository_name": "octo/api",
+        "github_url": data["github_url"],
+        "has_token": True,
+        "status": "failed",
+        "error_message": "HTTP 500 on created README.md",
+        "retry_count": 3,
+        "consecutive_failures": 5,
+        "delivered_files": 12,
+        "snapshot": {"commit_sha": "c" * 40, "branch": "trunk", "files": 7},
+        "lock_held": False,
+        "job": "none",
+        "job_id": link.job_id,
+        "rq": {**nothing, "places": []},
+    }
+    for line in (
+        f"App             Acme Search ({app})",
+        "Status          failed, 3 retries",
+        "Error           HTTP 500 on created README.md",
+        f"Circuit         open until {times['circuit_open_until']}, 5 git failures in a row",
+        f"Delivered       12 files, the last at {times['last_delivered_at']}",
+        "Job state       none",
+    ):
+        assert line in table.stdout.splitlines()
+    assert f"{'c' * 40} of trunk, 7 files, " in table.stdout
+
+
+def test_a_link_is_found_by_names_and_what_is_not_there_is_none(docora: Docora) -> None:
+    link = docora.link(docora.add_app("Acme Search"), docora.add_repository(), "synced")
+    docora.connection.execute(
+        "UPDATE app_repositories SET github_token_encrypted = NULL, last_error = NULL"
+    )
+    by_name = docora.run("show", "acme search", "octo/api", "--json")
+    assert by_name.data == show(docora, link, "--json").data
+    assert (by_name.data["has_token"], by_name.data["snapshot"]) == (False, None)
+    assert by_name.data["last_delivered_at"] is None
+    docora.add_app("Acme Search")
+    for arguments, code in (
+        (("Acme Search", "octo/api"), 2),
+        (("Nobody", "octo/api"), 3),
+        ((link.app_id, "octo/nothing"), 3),
+        ((link.app_id, docora.add_repository("octo/unlinked")), 3),
+    ):
+        assert docora.run("show", *arguments, "--json").code == code
+
+
+def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Docora) -> None:
+    docora.enqueue("before")
+    link = docora.add_link()
+    assert docora.run("retry", link.app_id, link.repository_id).code == 0
+    lines = [f'  File "{number}.py", line 1' for number in range(30)]
+    secrets = f"boom at https://{TOKEN}@h/x with {GITHUB_TOKEN}"
+    fail_job(docora, link, "\n".join(["Traceback", *lines, f"DeliveryError: {secrets}"]))
+    docora.redis.expire(f"rq:job:{link.job_id}", 1000)
+    result, table = show(docora, link, "--json"), show(docora, link)
+    data, rq = result.data, result.data["rq"]
+    assert (data["status"], data["job"]) == ("pending_snapshot", "waiting")
+    assert (rq["status"], rq["origin"], rq["retries_left"]) == ("queued", QUEUE, 4)
+    assert rq["created_at"] == rq["enqueued_at"] is not None
+    assert 900 < rq["expires_in"] <= 1000
+    assert rq["places"] == [
+        {
+            "where": "list",
+            "queue": QUEUE,
+            "position": 2,
+            **dict.fromkeys(("at", "alive", "worker")),
+        }
+    ]
+    failure = rq["last_failure"]
+    assert failure["at"]
+    assert failure["worker"] == "web-1.4711"
+    masked = "DeliveryError: boom at https://***@h/x with ***"
+    assert failure["text"].splitlines() == [*lines[-9:], masked]
+    assert f"Stands in       waiting list of {QUEUE}, place 2" in table.stdout
+    assert masked in table.stdout
+    for secret in (TOKEN, GITHUB_TOKEN, AUTH_KEY):
+        assert secret not in result.stdout + table.stdout
+
+
+def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
+    link = docora.add_link("scanning")
+    job_id = link.job_id
+    alive = docora.start_job(job_id)
+    dead = docora.start_job(job_id, heartbeat=-100)
+    docora.redis.zadd(f"rq:executions:{job_id}", {alive.id: LATER})
+    docora.redis.rpush(docora.queue.key, job_id, "other", job_id)
+    docora.redis.rpush(f"{docora.queue.key}:intermediate", job_id)
+    kinds = ("failed", "finished", "canceled", "deferred", "scheduled", "ready")
+    for kind in kinds:
+        docora.redis.zadd(f"rq:{kind}:{QUEUE}", {job_id: LATER, "other": 1})
+    docora.hold_lock(job_id)
+    result, table = show(docora, link, "--json"), show(docora, link)
+    data = result.data
+    assert (data["job"], data["lock_held"]) == ("running", True)
+    assert places(data) == [
+        *[("list", QUEUE)] * 2,
+        ("intermediate", QUEUE),
+        *((kind, QUEUE) for kind in kinds),
+        *[("execution", QUEUE)] * 2,
+    ]
+    found = data["rq"]["places"]
+    assert [place["position"] for place in found[:3]] == [1, 3, 1]
+    assert found[3]["at"] == datetime.fromtimestamp(LATER, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    executions = sorted(found[-2:], key=lambda place: place["alive"])
+    assert [(place["alive"], place["worker"]) for place in executions] == [
+        (False, None),
+        (True, "worker-1"),
+    ]
+    assert executions[0]["at"] < executions[1]["at"]
+    assert dead.id not in result.stdout
+    lines = [" ".join(line.split()) for line in table.stdout.splitlines()]
+    for line in (
+        "Job state running, a worker holds the link",
+        "RQ status started",
+        f"Stands in between {QUEUE} and a worker",
+        f"Stands in scheduled of {QUEUE}, due {found[3]['at']}",
+        f"Stands in failed of {QUEUE}, expires {found[3]['at']}",
+    ):
+        assert line in lines
+
+
+def test_a_job_of_another_queue_and_an_execution_that_woke_up_are_found(docora: Docora) -> None:
+    link = docora.add_link()
+    Queue("elsewhere", connection=docora.redis).enqueue("f", job_id=link.job_id, description="x")
+    data = show(docora, link, "--json").data
+    assert (data["job"], data["rq"]["origin"]) == ("waiting", "elsewhere")
+    assert places(data) == [("list", "elsewhere")]
+    woken = docora.add_link()
+    docora.start_job(woken.job_id)
+    docora.redis.delete(f"rq:wip:{QUEUE}")
+    data = show(docora, woken, "--json").data
+    assert (data["job"], places(data)) == ("running", [("execution", QUEUE)])
+    assert data["rq"]["places"][0]["alive"] is True
+
+
+@pytest.mark.parametrize("kind", ["no hash", "no stream", "noise", "bomb"])
+def test_what_is_not_as_rq_writes_it_costs_only_itself(docora: Docora, kind: str) -> None:
+    link = docora.add_link()
+    docora.leave_job(link.job_id, JobStatus.FAILED)
+    key, results = f"rq:job:{link.job_id}", f"rq:results:{link.job_id}"
+    docora.redis.hset(key, mapping={"created_at": "yesterday", "retries_left": "many"})
+    if kind == "no hash":
+        docora.redis.set(key, "not a hash")
+    elif kind == "no stream":
+        docora.redis.set(results, "not a stream")
+    else:
+        packed = b64encode(zlib.compress(bytes(40_000_000))) if kind == "bomb" else b"!\xff"
+        docora.redis.xadd(results, {"type": "2", "exc_string": packed})
+    data = show(docora, link, "--json").data
+    assert data["job"] == ("unreadable" if kind == "no hash" else "stale")
+    assert data["rq"]["created_at"] is data["rq"]["retries_left"] is None
+    assert places(data) == [("failed", QUEUE)]
+    assert show(docora, link).stdout

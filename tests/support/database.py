@@ -1,0 +1,109 @@
+"""The database of a test process, with Docora's tables."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import ExitStack
+from importlib.resources import files
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+
+from tests.support.privileges import create_roles, drop_roles, role_access
+
+# Who may do what with which table, and what happens then.
+_SCHEMA = """
+SELECT array_agg(shape ORDER BY shape) FROM (
+    SELECT concat_ws(' ', c.relname, c.relacl, a.attname, a.attacl, t.tgname, t.tgenabled) AS shape
+    FROM pg_class c
+    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+    LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND NOT t.tgisinternal
+    WHERE c.relnamespace = 'public'::regnamespace
+    UNION ALL SELECT concat(nspacl) FROM pg_namespace WHERE nspname = 'public'
+) AS shapes
+"""
+
+_END_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+_EMPTY = """
+DELETE FROM app_delivered_files;
+DELETE FROM app_repositories;
+DELETE FROM repository_snapshots;
+DELETE FROM repositories;
+DELETE FROM apps;
+"""
+
+
+class TestDatabase:
+    """A database with Docora's tables, emptied for each test, made anew where a test changed it.
+
+    The roles of the help topic `privileges` have their grants in it.
+    """
+
+    __test__ = False
+
+    def __init__(self, server_url: str, number: int) -> None:
+        self.server_url = server_url
+        self.name = f"docora_{number}"
+        self.url = with_database(server_url, self.name)
+        self.access = role_access(self.url, number)
+        self._number = number
+        self._schema: object = None
+        self._session = ExitStack()
+        self._connection: psycopg.Connection
+
+    def prepare(self) -> None:
+        """Whatever the test before did and left running."""
+        if self._schema is None:
+            self._create()
+            return
+        try:
+            is_as_made = self._end_sessions_and_compare()
+        except psycopg.OperationalError:  # a test has ended our session, too
+            self._connect()
+            is_as_made = self._end_sessions_and_compare()
+        if is_as_made:
+            self._connection.execute(_EMPTY)
+        else:
+            self._create()
+
+    def _end_sessions_and_compare(self) -> bool:
+        """Whether nobody has changed the tables; nobody but us is there any more."""
+        # Postgres itself would look whether they have ended only each tenth of a second.
+        while self._connection.execute(_END_SESSIONS).fetchall():
+            time.sleep(0.001)
+        return self._connection.execute(_SCHEMA).fetchone() == self._schema
+
+    def _connect(self) -> None:
+        """In one session for all tests: a new one has to read the catalogues anew."""
+        self.close()
+        self._connection = self._session.enter_context(psycopg.connect(self.url, autocommit=True))
+
+    def close(self) -> None:
+        """Our own session."""
+        self._session.close()
+
+    def _create(self) -> None:
+        with psycopg.connect(self.server_url, autocommit=True) as connection:
+            self.drop(connection)
+            connection.execute(f"CREATE DATABASE {self.name}".encode())
+        self._connect()
+        self._connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
+        create_roles(self._connection, self._number)
+        self._schema = self._connection.execute(_SCHEMA).fetchone()
+
+    def drop(self, connection: psycopg.Connection) -> None:
+        """Remove it, and the roles."""
+        connection.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)".encode())
+        drop_roles(connection, self._number)
+
+
+def with_database(url: str, database: str) -> str:
+    """The same server, another database."""
+    parts = urlsplit(url)
+    # urlunsplit drops the empty host of a URL that names a socket.
+    return re.sub(r"^(\w+):/(?!/)", r"\1:///", urlunsplit(parts._replace(path=f"/{database}")))

@@ -1,0 +1,97 @@
+"""What the tests of deliveries look at."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from docora_ops.demo.receiver import Request
+from tests.support.rows import TestLink
+from tests.support.snapshots import Snapshots, Upstream
+
+
+def sha(content: bytes | str) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(content if isinstance(content, bytes) else content.encode()).hexdigest()
+
+
+def shas(contents: Mapping[str, bytes]) -> dict[str, str]:
+    return {path: sha(content) for path, content in contents.items()}
+
+
+def events(snapshots: Snapshots, name: str = "Acme") -> list[tuple[str, str]]:
+    """Event and path of each POST so far, whatever it was answered."""
+    return [(request.event, request.path) for request in snapshots.received(name).requests]
+
+
+def last(snapshots: Snapshots, name: str = "Acme") -> Request:
+    return snapshots.received(name).requests[-1]
+
+
+def link_row(snapshots: Snapshots, link: TestLink) -> tuple[str, int, str | None]:
+    """Status, retry_count and last_error."""
+    row = snapshots.docora.row(link)
+    return row["status"], row["retry_count"], row["last_error"]
+
+
+def snapshot_row(snapshots: Snapshots, repository_id: str) -> dict[str, Any] | None:
+    return snapshots.docora.connection.execute(
+        "SELECT *, now() - scanned_at AS age FROM repository_snapshots WHERE repository_id = %s",
+        (repository_id,),
+    ).fetchone()
+
+
+def repository_row(snapshots: Snapshots, repository_id: str) -> dict[str, Any]:
+    row = snapshots.docora.connection.execute(
+        "SELECT *, circuit_open_until - now() AS open_for FROM repositories"
+        " WHERE repository_id = %s",
+        (repository_id,),
+    ).fetchone()
+    assert row is not None
+    return row
+
+
+def assert_in_sync(
+    snapshots: Snapshots, link: TestLink, upstream: Upstream, name: str = "Acme"
+) -> None:
+    """App, link, deliveries and snapshot all say what is at the upstream's HEAD."""
+    contents = upstream.contents()
+    assert snapshots.received(name).files == contents
+    assert snapshots.deliveries(link) == shas(contents)
+    assert link_row(snapshots, link) == ("synced", 0, None)
+    assert scanned_ago(snapshots, link) < timedelta(minutes=1)
+    stored = snapshot_row(snapshots, link.repository_id)
+    assert stored is not None
+    assert stored["commit_sha"] == upstream.head
+    assert stored["age"] < timedelta(minutes=1)
+    assert snapshots.snapshot_files(link.repository_id) == shas(contents)
+
+
+def scanned_ago(snapshots: Snapshots, link: TestLink) -> timedelta:
+    row = snapshots.docora.connection.execute(
+        "SELECT now() - last_scanned_at AS age FROM app_repositories"
+        " WHERE app_id = %s AND repository_id = %s",
+        (link.app_id, link.repository_id),
+    ).fetchone()
+    assert row is not None
+    age: timedelta = row["age"]
+    return age
+
+
+def failure(snapshots: Snapshots, link: TestLink) -> str:
+    """Run the link's job, which has to fail for good; returns its `last_error`."""
+    snapshots.docora.connection.execute(
+        "UPDATE app_repositories SET retry_count = 0, last_error = NULL WHERE app_id = %s"
+        " AND repository_id = %s",
+        (link.app_id, link.repository_id),
+    )
+    message = ""
+    try:
+        snapshots.run_job(link)
+    except Exception as error:  # noqa: BLE001 - RQ takes whatever comes
+        message = str(error)
+    assert message, "the job has not failed"
+    assert link_row(snapshots, link) == ("failed", 1, message)
+    return message

@@ -1,0 +1,54 @@
+"""What doctor says, and what it finds well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.docora import QUEUE, Docora, Result
+
+ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+ALL = [
+    *("settings", "postgres", "postgres_version", "postgres_primary"),
+    *("postgres_pooling", "tables", "privileges"),
+    *("redis", "redis_version", "redis_primary", "redis_eviction", "redis_memory"),
+    *("redis_persistence", "bullmq_queue", "workers", "scheduler", "waiting_jobs"),
+    *("clocks", "servers_match"),
+    *("drift_lost", "drift_stuck", "drift_orphan", "drift_duplicate", "drift_stale_entry"),
+    "drift_failed_live",
+]
+OF_BOTH = ALL[18:]
+OF_DRIFT = OF_BOTH[1:]
+
+
+def examine(docora: Docora, **environment: str | None) -> Result:
+    return docora.run("doctor", "--json", env=ONE_LOOK | environment)
+
+
+def states(result: Result) -> dict[str, str]:
+    return {check["name"]: check["state"] for check in result.data["checks"]}
+
+
+def not_ok(result: Result) -> dict[str, str]:
+    return {name: state for name, state in states(result).items() if state != "ok"}
+
+
+def check(result: Result, name: str) -> Any:
+    return next(check for check in result.data["checks"] if check["name"] == name)
+
+
+def make_healthy(docora: Docora) -> None:
+    """A link in each good state, a worker, a scheduler."""
+    pending, scanning, _, synced = (
+        docora.add_link(status) for status in ("pending_snapshot", "scanning", "failed", "synced")
+    )
+    docora.enqueue(pending.job_id)
+    docora.start_job(scanning.job_id)
+    docora.schedule_job(synced.job_id)
+    docora.add_worker()
+    docora.redis.set(f"rq:scheduler-lock:{QUEUE}", "scheduler", ex=60)
+    make_old(docora)
+
+
+def make_old(docora: Docora) -> None:
+    """So that no link counts as new."""
+    docora.connection.execute("UPDATE app_repositories SET created_at = now() - interval '1 day'")

@@ -1,0 +1,343 @@
+"""A Docora to test on: rows, jobs, and the real command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import psycopg
+import redis
+from psycopg.rows import dict_row
+from pydantic import SecretStr
+from rq import Queue
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.registry import (
+    CanceledJobRegistry,
+    DeferredJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
+from rq.utils import now
+
+from docora_ops.settings import Settings
+from tests.support.actions import Actions
+from tests.support.fork_server import ForkedProcess, ForkServer
+from tests.support.privileges import Access
+from tests.support.rows import Rows, TestLink
+
+COMMAND = Path(sys.executable).parent / "docora-ops"
+QUEUE = "snapshot-queue"
+REGISTRIES = (
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    CanceledJobRegistry,
+    DeferredJobRegistry,
+    ScheduledJobRegistry,
+)
+STARTERS = ("PATH", "LANG", "LC_", "PYTHON")
+"""How the names of variables begin that act before the command does."""
+
+
+Process = subprocess.Popen[str] | ForkedProcess
+
+
+@dataclass(frozen=True)
+class Result:
+    """A command that has ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """The one document on stdout."""
+        return json.loads(self.stdout)
+
+    @property
+    def data(self) -> Any:
+        """The document's `data`."""
+        return self.json["data"]
+
+
+@dataclass
+class Docora(Rows):
+    """One database and one Redis, empty at the start of each test.
+
+    Commands and actions connect with the privileges of the help topic `privileges`; the tests
+    themselves connect as the owner.
+    """
+
+    database_access: Access
+    redis_access: Access
+    fork_server: ForkServer
+    connection: psycopg.Connection[dict[str, Any]] = field(init=False)
+    redis: redis.Redis = field(init=False)
+    queue: Queue = field(init=False)
+    _ids: count[int] = field(default_factory=lambda: count(1))
+    _rooms: list[Actions] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.connection = psycopg.connect(
+            self.database_access.owner, autocommit=True, row_factory=dict_row
+        )
+        # A test that waits for itself fails, instead of never ending.
+        self.connection.execute("SET lock_timeout = '60s'")
+        self.redis = redis.Redis.from_url(self.redis_access.owner)
+        self.queue = Queue(QUEUE, connection=self.redis)
+
+    def close(self) -> None:
+        for actions in self._rooms:
+            actions.close()
+        self.connection.close()
+        self.redis.close()
+
+    @property
+    def database_url(self) -> str:
+        """As commands connect."""
+        return self.database_access.command
+
+    @property
+    def role(self) -> str:
+        """Who that is."""
+        return self.database_access.command_name
+
+    @property
+    def redis_url(self) -> str:
+        """As commands connect."""
+        return self.redis_access.command
+
+    @property
+    def settings(self) -> Settings:
+        """For calling actions directly."""
+        return Settings(
+            database_url=SecretStr(self.database_url), redis_url=SecretStr(self.redis_url)
+        )
+
+    def actions(self, **settings: Any) -> Actions:
+        """Our own actions, open until this Docora is closed."""
+        actions = Actions(self.settings.model_copy(update=settings))
+        self._rooms.append(actions)
+        return actions
+
+    # Jobs
+
+    def waiting(self) -> list[str]:
+        """The ids in the queue's list, from its head."""
+        ids = cast("list[bytes]", self.redis.lrange(self.queue.key, 0, -1))
+        return [job_id.decode() for job_id in ids]
+
+    def job(self, link: TestLink) -> Job:
+        return Job.fetch(link.job_id, connection=self.redis)
+
+    def job_hash(self, job_id: str) -> dict[str, bytes]:
+        """The job's fields, undecoded."""
+        fields = cast("dict[bytes, bytes]", self.redis.hgetall(Job.key_for(job_id)))
+        return {name.decode(): value for name, value in fields.items()}
+
+    def registries(self, job_id: str) -> set[str]:
+        """Names of the registry keys in which the job stands, wip included."""
+        found = {
+            registry(QUEUE, connection=self.redis).key
+            for registry in REGISTRIES
+            if self.redis.zscore(registry(QUEUE, connection=self.redis).key, job_id) is not None
+        }
+        wip = StartedJobRegistry(QUEUE, connection=self.redis).key
+        members = cast("list[bytes]", self.redis.zrange(wip, 0, -1))
+        if any(member.decode().split(":")[0] == job_id for member in members):
+            found.add(wip)
+        return found
+
+    def enqueue(self, job_id: str, **options: Any) -> Job:
+        """A plain enqueue, as another producer does it."""
+        return self.queue.enqueue("other.producer", job_id=job_id, description="other", **options)
+
+    def leave_job(self, job_id: str, status: JobStatus) -> Job:
+        """A job that is in no list, with this status and where RQ records that."""
+        job = self.enqueue(job_id)
+        self.redis.lrem(self.queue.key, 0, job_id)
+        job.set_status(status)
+        registry = {
+            JobStatus.FAILED: FailedJobRegistry,
+            JobStatus.STOPPED: FailedJobRegistry,
+            JobStatus.FINISHED: FinishedJobRegistry,
+            JobStatus.CANCELED: CanceledJobRegistry,
+            JobStatus.DEFERRED: DeferredJobRegistry,
+        }.get(status)
+        if registry is not None:
+            self.redis.zadd(
+                registry(QUEUE, connection=self.redis).key, {job_id: now().timestamp() + 3600}
+            )
+        return job
+
+    def queue_job(self, link: TestLink) -> Job:
+        """A job of ours that waits for the link, which is pending then."""
+        self.connection.execute(
+            "UPDATE app_repositories SET status = 'failed'"
+            " WHERE app_id = %s AND repository_id = %s",
+            (link.app_id, link.repository_id),
+        )
+        self.actions().retry(link)
+        return self.job(link)
+
+    def schedule_job(self, job_id: str, when: datetime | None = None) -> Job:
+        job: Job = self.queue.enqueue_at(
+            when or now() + timedelta(hours=1), "other.producer", job_id=job_id
+        )
+        return job
+
+    def start_job(self, job_id: str, *, heartbeat: float = 90) -> Execution:
+        """A job that a worker has begun; a negative heartbeat has expired so many seconds ago."""
+        job = self.leave_job(job_id, JobStatus.STARTED)
+        with self.redis.pipeline() as pipeline:
+            execution = Execution.create(job, 90, pipeline, worker_name="worker-1")
+            pipeline.execute()
+        if heartbeat < 0:
+            wip = job.started_job_registry.key
+            self.redis.zadd(wip, {execution.composite_key: now().timestamp() + heartbeat})
+            self.redis.delete(execution.key, job.execution_registry.key)
+        return execution
+
+    def hold_lock(self, job_id: str) -> None:
+        """What a worker holds for as long as it runs the job."""
+        self.connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (job_id,))
+
+    def add_worker(self, name: str = "worker-1") -> None:
+        """What RQ records of a worker that listens on the queue."""
+        key = f"rq:worker:{name}"
+        self.redis.hset(key, "birth", "now")
+        self.redis.sadd("rq:workers", key)
+        self.redis.sadd(f"rq:workers:{QUEUE}", key)
+
+    def dump(self) -> tuple[dict[str, Any], dict[bytes, object]]:
+        """Both stores, byte for byte, and which keys have an end."""
+        tables = {
+            table: self.connection.execute(
+                f"SELECT xmin::text, ctid::text, * FROM {table} ORDER BY 3".encode()
+            ).fetchall()
+            for table in (
+                *("apps", "repositories", "app_repositories", "app_delivered_files"),
+                *("repository_snapshots", "snapshot_files"),
+            )
+        }
+        keys = sorted(cast("list[bytes]", self.redis.keys()))
+        return tables, {key: (self._content(key), self.redis.ttl(key) >= 0) for key in keys}
+
+    def _content(self, key: bytes) -> object:
+        # A hash table that grows changes its order by itself.
+        if self.redis.type(key) == b"hash":
+            return self.redis.hgetall(key)
+        return self.redis.dump(key)
+
+    def audit_trail(self, stream: str = "docora-ops:audit") -> list[dict[str, str]]:
+        """The entries of a stream, the oldest first."""
+        found = cast("list[tuple[bytes, dict[bytes, bytes]]]", self.redis.xrange(stream))
+        return [
+            {name.decode(): value.decode() for name, value in fields.items()} for _, fields in found
+        ]
+
+    # Invariants
+
+    def lost_links(self) -> list[str]:
+        """Links that are pending, yet have no live job."""
+        rows = self.connection.execute(
+            "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories"
+            " WHERE status = 'pending_snapshot'"
+        ).fetchall()
+        waiting = set(self.waiting())
+        return [
+            row["job_id"]
+            for row in rows
+            if row["job_id"] not in waiting or not self.redis.exists(Job.key_for(row["job_id"]))
+        ]
+
+    def doubled_jobs(self) -> list[str]:
+        """Ids that stand more than once in the queue's list."""
+        waiting = self.waiting()
+        return (
+            sorted({job_id for job_id in waiting if waiting.count(job_id) > 1})
+            if len(set(waiting)) != len(waiting)
+            else []
+        )
+
+    def assert_sound(self) -> None:
+        assert self.lost_links() == []
+        assert self.doubled_jobs() == []
+
+    # The command
+
+    def environment(self, **changes: str | None) -> dict[str, str]:
+        """The environment for a command; None takes a variable away."""
+        kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
+        environment: dict[str, str | None] = {
+            **{name: os.environ[name] for name in kept if name in os.environ},
+            "DATABASE_URL": self.database_url,
+            "REDIS_URL": self.redis_url,
+            **changes,
+        }
+        return {name: value for name, value in environment.items() if value is not None}
+
+    def start(self, *arguments: str, env: Mapping[str, str | None] | None = None) -> ForkedProcess:
+        """The command, running, its streams in pipes."""
+        return self.fork_server.start(arguments, self.environment(**(env or {})))
+
+    def start_installed(
+        self, *arguments: str, env: Mapping[str, str | None] | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        """The installed command, started by the system; in a session without a terminal."""
+        return subprocess.Popen(
+            [str(COMMAND), *arguments],
+            env=self.environment(**(env or {})),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            **{"start_new_session": True, **options},
+        )
+
+    def run(
+        self,
+        *arguments: str,
+        env: Mapping[str, str | None] | None = None,
+        timeout: float = 60,
+        **options: Any,
+    ) -> Result:
+        """The command, to its end, its streams in pipes.
+
+        The installed one where the test says how it is to be started.
+        """
+        if options or any(name.startswith(STARTERS) for name in env or {}):
+            with self.start_installed(*arguments, env=env, **options) as process:
+                return finish(process, timeout)
+        with self.start(*arguments, env=env) as process:
+            return finish(process, timeout)
+
+    def run_together(
+        self, *commands: Sequence[str], env: Mapping[str, str | None] | None = None
+    ) -> list[Result]:
+        """Several commands at the same time; returns when all have ended."""
+        with ThreadPoolExecutor(len(commands)) as threads:
+            return list(threads.map(lambda arguments: self.run(*arguments, env=env), commands))
+
+
+def finish(process: Process, timeout: float = 60) -> Result:
+    """Wait for a command to end."""
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return Result(process.wait(), stdout, stderr)

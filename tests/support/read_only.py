@@ -1,0 +1,29 @@
+"""Checks that a command writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tests.support.docora import Docora
+
+
+@contextmanager
+def frozen(docora: Docora) -> Iterator[None]:
+    """Both stores stay byte for byte as they are, times to live included."""
+
+    def state() -> Any:
+        tables, keys = docora.dump()
+        return tables, keys, {key: docora.redis.pexpiretime(key.decode()) for key in keys}
+
+    before = state()
+    yield
+    assert state() == before
+
+
+def read_only(docora: Docora) -> dict[str, str]:
+    """Settings with which Postgres refuses every write, and to lock a row."""
+    mark = "&" if "?" in docora.database_url else "?"
+    option = "options=-c%20default_transaction_read_only%3Don"
+    return {"DATABASE_URL": f"{docora.database_url}{mark}{option}"}

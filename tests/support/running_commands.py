@@ -1,0 +1,94 @@
+"""Commands that are looked at, and killed, while they run."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from typing import cast
+
+from tests.support.docora import Docora
+from tests.support.fork_server import ForkedProcess
+from tests.support.proxy import PATIENCE, eventually
+
+PATIENT = {
+    "DOCORA_OPS_CONNECT_TIMEOUT": "30",
+    "DOCORA_OPS_LOCK_TIMEOUT": "60",
+    "DOCORA_OPS_STATEMENT_TIMEOUT": "90",
+}
+"""For commands that the test holds back until something else has happened."""
+LOCK_TABLE = "LOCK TABLE app_repositories IN EXCLUSIVE MODE"
+STOPPING = "Stopping after the batch"
+
+
+def progress_of(docora: Docora, operation_id: str) -> dict[str, str]:
+    found = cast("dict[bytes, bytes]", docora.redis.hgetall(f"docora:bulk:{operation_id}"))
+    return {name.decode(): value.decode() for name, value in found.items()}
+
+
+def only_operation(docora: Docora) -> str:
+    """The id of the operation that is going on."""
+    [key] = cast("list[bytes]", docora.redis.keys("docora:bulk:*"))
+    return key.decode().removeprefix("docora:bulk:")
+
+
+def await_locks(docora: Docora, waiting: int) -> None:
+    """Until so many connections of commands wait for a lock that the test holds."""
+
+    def are_waiting() -> bool:
+        row = docora.connection.execute(
+            "SELECT count(*) AS waiting FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'docora-ops' AND wait_event_type = 'Lock'"
+        ).fetchone()
+        return row is not None and row["waiting"] >= waiting
+
+    eventually(are_waiting, f"{waiting} connections that wait for a lock")
+
+
+class ErrorOutput:
+    """What a running command says on stderr, line by line."""
+
+    def __init__(self, process: ForkedProcess) -> None:
+        self._process = process
+        self._lines: list[str] = []
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        self._lines.extend(iter(self._process.stderr.readline, ""))
+
+    def wait_for(self, text: str) -> None:
+        eventually(lambda: text in self.text, f"{text!r} on stderr")
+
+    @property
+    def text(self) -> str:
+        return "".join(self._lines)
+
+    def finish(self) -> tuple[int, str]:
+        """Exit code and stdout, after the end."""
+        try:
+            code = self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise
+        stdout = self._process.stdout.read()
+        self._thread.join(PATIENCE)
+        self._process.stdout.close()
+        self._process.stderr.close()
+        return code, stdout
+
+
+def await_goodbye(docora: Docora) -> None:
+    """Until Postgres has noticed that the commands are gone, and undone what they left open."""
+
+    def are_gone() -> bool:
+        row = docora.connection.execute(
+            "SELECT count(*) AS left FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'docora-ops'"
+        ).fetchone()
+        return row == {"left": 0}
+
+    eventually(are_gone, "the end of the commands' connections")
+
+
+def pending(docora: Docora) -> int:
+    return docora.statuses().get("pending_snapshot", 0)

@@ -1,0 +1,230 @@
+"""A Docora whose snapshots can really be made: git repositories, a receiver, worker processes."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pydantic import SecretStr
+from rq import SimpleWorker
+
+from docora_ops.demo.receiver import Received, Receiver
+from docora_ops.settings import Settings
+from docora_ops.worker import snapshot_job as job
+from tests.support.docora import QUEUE, Docora, Result, finish
+from tests.support.rows import TestLink
+
+KEY = bytes(range(32))
+TOKEN = "ghp_averysecrettoken"
+AUTH_KEY = "a-very-secret-auth-key"
+
+
+def encrypt(text: str, key: bytes = KEY) -> str:
+    """As Docora encrypts its secrets."""
+    iv = os.urandom(16)
+    sealed = AESGCM(key).encrypt(iv, text.encode(), None)
+    return f"{iv.hex()}:{sealed[-16:].hex()}:{sealed[:-16].hex()}"
+
+
+class Upstream:
+    """A repository as its authors have it."""
+
+    def __init__(self, path: Path, branch: str = "main") -> None:
+        self.path = path
+        path.mkdir(parents=True)
+        self.git("init", "--quiet", f"--initial-branch={branch}")
+
+    @property
+    def url(self) -> str:
+        return f"file://{self.path}"
+
+    def git(self, *arguments: str) -> str:
+        identity = ("-c", "user.name=Ada", "-c", "user.email=ada@example.com")
+        return subprocess.run(
+            ["git", *identity, *arguments],
+            cwd=self.path,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    def write(self, files: Mapping[str | bytes, str | bytes | None]) -> None:
+        """Write files, or remove those that are None."""
+        for name, content in files.items():
+            path = os.path.join(os.fsencode(self.path), os.fsencode(name))  # noqa: PTH118 - bytes
+            if content is None:
+                os.unlink(path)  # noqa: PTH108
+                continue
+            os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+            with open(path, "wb") as file:  # noqa: PTH123
+                file.write(content if isinstance(content, bytes) else content.encode())
+
+    def commit(self, files: Mapping[str | bytes, str | bytes | None] | None = None) -> str:
+        """Write files and commit all there is; returns the commit's id."""
+        self.write(files or {})
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message=change")
+        return self.head
+
+    @property
+    def head(self) -> str:
+        return self.git("rev-parse", "HEAD").strip()
+
+    def contents(self) -> dict[str, bytes]:
+        """Path and bytes of each regular file at HEAD."""
+
+        def git(*arguments: str, stdin: bytes = b"") -> bytes:
+            return subprocess.run(
+                ["git", *arguments], cwd=self.path, check=True, capture_output=True, input=stdin
+            ).stdout
+
+        objects = {}
+        for record in git("ls-tree", "-r", "-z", "--full-tree", "HEAD").split(b"\0")[:-1]:
+            header, _, path = record.partition(b"\t")
+            if header.startswith(b"100"):
+                objects[path.decode(errors="replace")] = header.split()[2]
+        asked = b"".join(object_id + b"\n" for object_id in objects.values())
+        answers = io.BytesIO(git("cat-file", "--batch", stdin=asked))
+        contents = {}
+        for name in objects:
+            contents[name] = answers.read(int(answers.readline().split()[2]))
+            answers.readline()
+        return contents
+
+
+@dataclass
+class Snapshots:
+    """The Docora, where the clones go, and the apps' side."""
+
+    docora: Docora
+    folder: Path
+    receiver: Receiver
+    settings_changes: dict[str, Any] = field(default_factory=dict)
+
+    def add_app(self, name: str = "Acme", *, base_url: str | None = None) -> str:
+        """An app that the receiver knows by `name`."""
+        app_id = self.docora.add_app(name)
+        self.receiver.keys[name] = AUTH_KEY
+        self.docora.connection.execute(
+            "UPDATE apps SET base_url = %s, client_auth_key_encrypted = %s WHERE app_id = %s",
+            (base_url or self.receiver.base_url(name), encrypt(AUTH_KEY), app_id),
+        )
+        return app_id
+
+    def add_upstream(self, full_name: str = "octo/api", branch: str = "main") -> Upstream:
+        """A repository that is not yet known to Docora."""
+        return Upstream(self.folder / "upstream" / full_name, branch)
+
+    def add_repository(self, upstream: Upstream, full_name: str = "octo/api") -> str:
+        return self.docora.add_repository(full_name, url=upstream.url)
+
+    def link(
+        self, app_id: str, repository_id: str, status: str = "failed", **options: Any
+    ) -> TestLink:
+        link = self.docora.link(app_id, repository_id, status, **options)
+        self.set_token(link, None)
+        return link
+
+    def set_token(self, link: TestLink, token: str | None) -> None:
+        self.docora.connection.execute(
+            "UPDATE app_repositories SET github_token_encrypted = %s"
+            " WHERE app_id = %s AND repository_id = %s",
+            (token and encrypt(token), link.app_id, link.repository_id),
+        )
+
+    def add_link(
+        self,
+        files: Mapping[str | bytes, str | bytes | None],
+        status: str = "failed",
+        **options: Any,
+    ) -> tuple[TestLink, Upstream]:
+        """A new app's link to a new repository with one commit of these files."""
+        upstream = self.add_upstream()
+        upstream.commit(files)
+        link = self.link(self.add_app(), self.add_repository(upstream), status, **options)
+        return link, upstream
+
+    def received(self, name: str = "Acme") -> Received:
+        return self.receiver.of(name)
+
+    @property
+    def repos(self) -> Path:
+        """REPOS_BASE_PATH."""
+        return self.folder / "repos"
+
+    @property
+    def settings(self) -> Settings:
+        changes = {
+            "database_url": SecretStr(self.docora.database_access.worker),
+            "redis_url": SecretStr(self.docora.redis_access.worker),
+            "encryption_key": SecretStr(KEY.hex()),
+            "repos_base_path": self.repos,
+            "git_protocols": "file,http",
+            **self.settings_changes,
+        }
+        return self.docora.settings.model_copy(update=changes)
+
+    def environment(self, **changes: str | None) -> dict[str, str | None]:
+        """For a worker process."""
+        return {
+            "DATABASE_URL": self.docora.database_access.worker,
+            "REDIS_URL": self.docora.redis_access.worker,
+            "ENCRYPTION_KEY": KEY.hex(),
+            "REPOS_BASE_PATH": str(self.repos),
+            "DOCORA_OPS_GIT_PROTOCOLS": "file,http",
+            "PYTHONFAULTHANDLER": "1",
+            **changes,
+        }
+
+    def queue(self, link: TestLink, **retry: Any) -> None:
+        """Have the link's job wait in the queue, whatever the status of the link."""
+        self.docora.connection.execute(
+            "UPDATE app_repositories SET status = 'failed' WHERE app_id = %s"
+            " AND repository_id = %s",
+            (link.app_id, link.repository_id),
+        )
+        self.docora.actions(**retry).retry(link)
+
+    def run_job(self, link: TestLink) -> None:
+        """Run the link's job in this process, outside RQ: it has no further tries."""
+        job.use_settings(self.settings)
+        job.snapshot(app_id=link.app_id, repository_id=link.repository_id)
+
+    def work_here(self) -> None:
+        """Run what waits in the queue, in this process, through RQ."""
+        job.use_settings(self.settings)
+        with redis.Redis.from_url(self.docora.redis_access.worker) as connection:
+            SimpleWorker([QUEUE], connection=connection).work(burst=True)
+
+    def start_worker(self, *arguments: str, **changes: str | None) -> subprocess.Popen[str]:
+        """The installed command."""
+        return self.docora.start_installed("worker", *arguments, env=self.environment(**changes))
+
+    def work(self, *arguments: str, **changes: str | None) -> Result:
+        """The installed command, until the queue is empty."""
+        return finish(self.start_worker("--burst", *arguments, **changes))
+
+    def deliveries(self, link: TestLink) -> dict[str, str]:
+        """What the app is recorded to have: SHA-256 by path."""
+        rows = self.docora.connection.execute(
+            "SELECT file_path, file_sha FROM app_delivered_files"
+            " WHERE app_id = %s AND repository_id = %s",
+            (link.app_id, link.repository_id),
+        ).fetchall()
+        return {row["file_path"]: row["file_sha"] for row in rows}
+
+    def snapshot_files(self, repository_id: str) -> dict[str, str]:
+        """SHA-256 by path of the repository's stored snapshot."""
+        rows = self.docora.connection.execute(
+            "SELECT path, sha FROM snapshot_files f JOIN repository_snapshots s"
+            " ON s.id = f.snapshot_id WHERE repository_id = %s",
+            (repository_id,),
+        ).fetchall()
+        return {row["path"]: row["sha"] for row in rows}

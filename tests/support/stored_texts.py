@@ -1,0 +1,78 @@
+"""What the two servers know of us, searched through for what they must not."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, cast
+
+from tests.support.docora import Docora
+
+AS_THE_CONTRACT_SAYS = (
+    *("github_token_encrypted", "client_auth_key_encrypted"),
+    *("github_url", "base_url"),
+)
+"""Arguments of a job that may hold a secret: two encrypted ones, and URLs as Docora has them."""
+
+
+def redis_texts(docora: Docora, *, but: bytes = b"\0") -> Iterator[bytes]:
+    """All that is in Redis, packed and unpacked, but for those arguments, and some keys."""
+    client = docora.redis
+    for key in cast("list[bytes]", client.keys()):
+        if key.startswith(but):
+            continue
+        yield key
+        kind = cast("Any", client.type(key)).decode()
+        command = {
+            "string": ("GET", key),
+            "hash": ("HGETALL", key),
+            "set": ("SMEMBERS", key),
+            "zset": ("ZRANGE", key, 0, -1),
+            "list": ("LRANGE", key, 0, -1),
+            "stream": ("XRANGE", key, "-", "+"),
+        }[kind]
+        value: Any = client.execute_command(*command)  # type: ignore[no-untyped-call]
+        if kind == "hash" and key.startswith(b"rq:job:") and b"data" in value:
+            function, _, arguments, named = pickle.loads(zlib.decompress(value.pop(b"data")))
+            named = {name: each for name, each in named.items() if name not in AS_THE_CONTRACT_SAYS}
+            yield repr((function, arguments, named)).encode()
+        yield from _unpacked(value)
+
+
+def _unpacked(value: Any) -> Iterator[bytes]:
+    """Every string in a value, and what it is when it is decompressed."""
+    if isinstance(value, dict):
+        value = list(value.items())
+    if isinstance(value, list | tuple | set):
+        for each in value:
+            yield from _unpacked(each)
+    elif isinstance(value, bytes):
+        yield value
+        with suppress(ValueError, zlib.error):
+            yield zlib.decompress(value)
+        with suppress(ValueError, zlib.error):
+            yield zlib.decompress(base64.b64decode(value))
+
+
+@contextmanager
+def watching_sessions(docora: Docora) -> Iterator[list[str]]:
+    """What Postgres shows of its sessions to everybody, whenever a link is changed meanwhile."""
+    execute = docora.connection.execute
+    execute("CREATE TABLE seen (text text)")
+    execute(
+        "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN"
+        " INSERT INTO seen SELECT concat_ws(' ', usename, application_name, query)"
+        " FROM pg_stat_activity WHERE datname = current_database();"
+        " RETURN NULL; END $$"
+    )
+    execute("CREATE TRIGGER look AFTER UPDATE ON app_repositories EXECUTE FUNCTION look()")
+    seen: list[str] = []
+    try:
+        yield seen
+    finally:
+        seen += [row["text"] for row in execute("SELECT DISTINCT text FROM seen")]
+        execute("DROP TABLE seen")
+        execute("DROP FUNCTION look CASCADE")

@@ -1,0 +1,239 @@
+"""Worker processes that a test looks into, stops and kills."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from signal import Signals
+from typing import cast
+
+import psycopg
+from rq.registry import StartedJobRegistry
+
+from tests.support.docora import COMMAND, QUEUE, Docora
+from tests.support.proxy import PATIENCE, eventually
+from tests.support.rows import TestLink
+from tests.support.snapshots import Snapshots
+
+
+class Running:
+    """A command with all its processes, which have a session of their own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.lines: list[str] = []
+        """What it has said on stderr."""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+    @property
+    def processes(self) -> list[int]:
+        """All that are left of it, orphans too."""
+        return [pid for pid in all_processes() if _is_in_session(pid, self.pid)]
+
+    @property
+    def children(self) -> list[int]:
+        return children_of(self.pid)
+
+    @property
+    def horses(self) -> list[int]:
+        """The processes that run jobs: RQ gives each a process group of its own."""
+        return [
+            pid
+            for pid in self.processes
+            if pid != self.pid and _group(pid) == pid and _group(parent_of(pid)) == self.pid
+        ]
+
+    def horse(self) -> int:
+        [pid] = self.horses
+        return pid
+
+    def await_line(self, text: str) -> str:
+        """The first line with this text, as soon as there is one."""
+        eventually(lambda: any(text in line for line in self.lines), f"{text!r} in the log")
+        return next(line for line in self.lines if text in line)
+
+    def await_ready(self) -> None:
+        self.await_line("Listening on")
+
+    def signal(self, number: Signals) -> None:
+        self.process.send_signal(number)
+
+    def signal_all(self, number: Signals) -> None:
+        """The command itself first, so that it can't do anything about the rest."""
+        for pid in sorted(self.processes, key=lambda pid: pid != self.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def end(self) -> int:
+        """Wait for the end of it; returns the exit code."""
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+    def kill(self) -> None:
+        """All of it, at once."""
+        self.signal_all(Signals.SIGKILL)
+        self.end()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+
+
+@contextmanager
+def running(snapshots: Snapshots, *arguments: str, **changes: str | None) -> Iterator[Running]:
+    """`docora-ops worker` with these arguments; killed at the end of the block."""
+    with running_program([str(COMMAND), "worker", *arguments], snapshots, **changes) as worker:
+        yield worker
+
+
+@contextmanager
+def running_program(
+    command: Sequence[str], snapshots: Snapshots, **changes: str | None
+) -> Iterator[Running]:
+    """The same for any program, with the environment of a worker."""
+    with subprocess.Popen(
+        command,
+        env=snapshots.docora.environment(**snapshots.environment(**changes)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
+    ) as process:
+        program = Running(process)
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
+def hold_row(snapshots: Snapshots) -> psycopg.Connection:
+    """A producer that is changing the links, and has not yet committed."""
+    connection = psycopg.connect(snapshots.docora.database_access.owner)
+    connection.execute("SELECT FROM app_repositories FOR UPDATE")
+    return connection
+
+
+def await_waiting_session(snapshots: Snapshots) -> None:
+    """Until somebody waits for a row that is held."""
+    sql = (
+        "SELECT FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    eventually(
+        lambda: snapshots.docora.connection.execute(sql).fetchone() is not None, "a wait for a row"
+    )
+
+
+def cut_sessions(snapshots: Snapshots) -> None:
+    """End the connections that jobs have to Postgres."""
+    snapshots.docora.connection.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'docora-ops'"
+    )
+
+
+def all_processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+
+
+def command_line(pid: int) -> str:
+    """Program and arguments, divided by blanks; empty where it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+    return ""
+
+
+def belonging_to(path: str) -> list[int]:
+    """Processes whose arguments or environment name this path, wherever they have gone."""
+
+    def names_it(pid: int) -> bool:
+        with suppress(OSError):
+            return any(
+                path.encode() in Path(f"/proc/{pid}/{what}").read_bytes()
+                for what in ("cmdline", "environ")
+            )
+        return False
+
+    return [pid for pid in all_processes() if names_it(pid)]
+
+
+def parent_of(pid: int) -> int:
+    """0, where it is gone."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def children_of(pid: int) -> list[int]:
+    return [each for each in all_processes() if parent_of(each) == pid]
+
+
+def _group(pid: int) -> int:
+    with suppress(ProcessLookupError):
+        return os.getpgid(pid) if pid else 0
+    return 0
+
+
+def _is_in_session(pid: int, session: int) -> bool:
+    with suppress(ProcessLookupError):
+        return os.getsid(pid) == session and not _is_zombie(pid)
+    return False
+
+
+def _is_zombie(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+def await_waiting_worker(docora: Docora) -> None:
+    """Until a worker waits for Redis to give it a job."""
+    eventually(
+        lambda: any("b" in client["flags"] for client in docora.redis.client_list()),
+        "a worker that waits for jobs",
+    )
+
+
+def expire_heartbeats(docora: Docora) -> None:
+    """Let as much time go by as RQ takes to see that a worker has gone silent."""
+    wip = StartedJobRegistry(QUEUE, connection=docora.redis).key
+    for member in cast("list[bytes]", docora.redis.zrange(wip, 0, -1)):
+        docora.redis.zadd(wip, {member: 1})
+    for key in docora.redis.scan_iter("rq:execution*"):
+        docora.redis.delete(key)
+    docora.redis.delete("rq:workers")
+    for key in docora.redis.scan_iter("rq:worker:*"):
+        docora.redis.delete(key)
+
+
+def make_delayed_jobs_due(docora: Docora) -> None:
+    """Let as much time go by as the delayed jobs have to wait."""
+    key = f"rq:scheduled:{QUEUE}"
+    for member in cast("list[bytes]", docora.redis.zrange(key, 0, -1)):
+        docora.redis.zadd(key, {member: 1})
+
+
+def has_live_job(docora: Docora, link: TestLink) -> bool:
+    """Whether its job waits in the queue, is delayed or runs."""
+    if link.job_id in docora.waiting():
+        return docora.redis.exists(f"rq:job:{link.job_id}") == 1
+    if docora.redis.zscore(f"rq:scheduled:{QUEUE}", link.job_id) is not None:
+        return True
+    wip = docora.redis.zrangebyscore(f"rq:wip:{QUEUE}", time.time(), "+inf")
+    beating = cast("list[bytes]", wip)
+    return any(member.startswith(f"{link.job_id}:".encode()) for member in beating)

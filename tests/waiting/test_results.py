@@ -1,0 +1,208 @@
+"""Following links to their results, with rows changed as any worker changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from docora_ops.actions.waiting import follow as following
+from docora_ops.actions.waiting.follow import Following, wait_for_one
+from docora_ops.actions.waiting.job_watch import Notice
+from docora_ops.links import Outcome
+from docora_ops.queue import Answer
+from docora_ops.waits import BulkWait, WaitEnd
+from tests.support.actions import Actions
+from tests.support.docora import Docora
+from tests.support.rows import TestLink
+
+
+def follow(actions: Actions, *links: TestLink, outcome: Outcome = Outcome.QUEUED) -> Following:
+    followed = Following(actions.database, actions.queue)
+    for link in links:
+        followed.add(actions.ref(link), outcome)
+    return followed
+
+
+def set_status(docora: Docora, link: TestLink, status: str, error: str | None = None) -> None:
+    docora.connection.execute(
+        "UPDATE app_repositories SET status = %s, last_error = %s"
+        " WHERE app_id = %s AND repository_id = %s",
+        (status, error, link.app_id, link.repository_id),
+    )
+
+
+def one_by_one(followed: Following, *actions: Callable[[], object]) -> list[BulkWait]:
+    """Do one thing after each look; returns what each look has shown."""
+    seen: list[BulkWait] = []
+
+    def step(so_far: BulkWait) -> None:
+        if len(seen) < len(actions):
+            actions[len(seen)]()
+        seen.append(so_far)
+
+    followed.on_step = step
+    return seen
+
+
+def test_a_try_that_failed_is_no_result_as_long_as_another_is_to_come(docora: Docora) -> None:
+    link, actions = docora.add_link("pending_snapshot", last_error=None), docora.actions()
+    followed = follow(actions, link)
+    seen = one_by_one(
+        followed,
+        lambda: set_status(docora, link, "scanning"),
+        lambda: set_status(docora, link, "pending_snapshot", "HTTP 500"),
+        lambda: set_status(docora, link, "synced"),
+    )
+    result = wait_for_one(followed, actions.ref(link), None)
+    assert (result.end, result.status, result.error) == (WaitEnd.SYNCED, "synced", None)
+    assert [so_far.running for so_far in seen] == [1, 1, 1, 0]
+
+
+def test_many_are_counted_each_once_and_forgotten(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_AT_ONCE", 4)
+    docora.add_links(30, apps=3, status="pending_snapshot")
+    links, actions = docora.links(), docora.actions()
+    followed = follow(actions, *links)
+    for link in links[5:8]:
+        set_status(docora, link, "failed", f"HTTP 500 for {link.job_id}")
+
+    def sync_the_rest() -> None:
+        docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
+
+    seen = one_by_one(
+        followed,
+        lambda: set_status(docora, links[0], "synced"),
+        lambda: docora.connection.execute(
+            "DELETE FROM app_repositories WHERE app_id = %s AND repository_id = %s",
+            (links[29].app_id, links[29].repository_id),
+        ),
+        sync_the_rest,
+    )
+    result = followed.run()
+    assert [
+        (so_far.synced, so_far.failed, so_far.gone, so_far.running, so_far.total) for so_far in seen
+    ] == [(0, 3, 0, 27, 30), (1, 3, 0, 26, 30), (1, 3, 1, 25, 30), (26, 3, 1, 0, 30)]
+    assert {failure.job_id: failure.error for failure in result.failures} == {
+        link.job_id: f"HTTP 500 for {link.job_id}" for link in links[5:8]
+    }
+
+
+def test_a_running_job_that_has_not_said_so_yet_is_waited_for(docora: Docora) -> None:
+    link, actions = docora.add_link(), docora.actions()
+    execution = docora.start_job(link.job_id)
+    followed = follow(actions, link, outcome=Outcome.ALREADY_RUNNING)
+
+    def end_job() -> None:
+        docora.redis.delete(f"rq:wip:{docora.queue.name}", execution.key)
+        docora.redis.delete(execution.job.execution_registry.key)
+
+    def release() -> None:
+        docora.connection.execute("SELECT pg_advisory_unlock_all()")
+
+    docora.hold_lock(link.job_id)
+    seen = one_by_one(followed, end_job, release)
+    result = wait_for_one(followed, actions.ref(link), None)
+    assert [so_far.running for so_far in seen] == [1, 1, 0]
+    assert (result.end, result.error) == (WaitEnd.FAILED, "HTTP 500 on created README.md")
+
+
+def test_a_job_that_ends_between_two_questions_has_the_last_word(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, actions = docora.add_link(), docora.actions()
+    followed = follow(actions, link, outcome=Outcome.ALREADY_RUNNING)
+    look = actions.queue.look
+
+    def end_job_and_look(job_ids: Sequence[str], **options: Any) -> list[Answer]:
+        set_status(docora, link, "synced")
+        return look(job_ids, **options)
+
+    monkeypatch.setattr(actions.queue, "look", end_job_and_look)
+    assert wait_for_one(followed, actions.ref(link), None).end is WaitEnd.SYNCED
+
+
+def test_it_ends_when_time_is_up_or_when_told_to(docora: Docora) -> None:
+    link, actions = docora.add_link("scanning", last_error="HTTP 502"), docora.actions()
+    result = wait_for_one(follow(actions, link), actions.ref(link), 0)
+    assert (result.end, result.status, result.error) == (WaitEnd.TIMEOUT, "scanning", "HTTP 502")
+
+    followed = follow(actions, link)
+
+    def stop() -> None:
+        followed.stop.requested = True
+
+    one_by_one(followed, stop)
+    assert wait_for_one(followed, actions.ref(link), None).end is WaitEnd.INTERRUPTED
+
+
+def test_what_has_no_job_is_not_followed(docora: Docora) -> None:
+    link, actions = docora.add_link(), docora.actions()
+    followed = follow(actions, link, outcome=Outcome.FAILED)
+    followed.add(actions.ref(link), Outcome.SKIPPED)
+    assert followed.run().total == 0
+
+
+def test_a_link_without_a_live_job_is_lost_after_some_time(docora: Docora) -> None:
+    link, actions = docora.add_link("pending_snapshot"), docora.actions()
+    watch = follow(actions, link).watch
+    ids = UUID(actions.ref(link).id).bytes
+
+    def look() -> int:
+        watch.look(ids, at_once=True)
+        return watch.counts.lost
+
+    watch.grace = 3600
+    assert (look(), look()) == (0, 0)
+    watch.grace = 0
+    assert look() == 1
+    docora.enqueue(link.job_id)
+    assert (look(), watch.counts.waiting) == (0, 1)
+    docora.redis.flushdb()
+    # A worker that listens queues what a killed one was scanning again, within a minute.
+    set_status(docora, link, "scanning")
+    docora.add_worker()
+    assert (look(), look(), watch.is_hopeless) == (0, 1, False)
+    docora.redis.flushdb()
+    assert (look(), watch.is_hopeless) == (1, True)
+    docora.hold_lock(link.job_id)
+    assert (look(), look(), watch.counts.running) == (0, 0, 1)
+
+
+def test_a_worker_is_only_missed_after_one_has_listened(docora: Docora) -> None:
+    link, actions = docora.add_link("pending_snapshot"), docora.actions()
+    docora.enqueue(link.job_id)
+    watch = follow(actions, link).watch
+    notices: list[Notice] = []
+    watch.on_notice = lambda notice, _: notices.append(notice)
+
+    def look() -> list[Notice]:
+        watch.look(UUID(actions.ref(link).id).bytes, at_once=True)
+        return notices
+
+    assert (look(), look()) == ([], [])
+    for _ in range(2):
+        docora.add_worker()
+        look()
+        docora.redis.delete("rq:worker:worker-1")
+        look()
+    assert (look(), look()) == ([Notice.NO_WORKER] * 2,) * 2
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_what_failed_before_is_no_result_while_a_worker_may_have_the_job(
+    docora: Docora, *, begins: bool
+) -> None:
+    link, actions = docora.add_link(last_error="HTTP 500 of before"), docora.actions()
+    docora.enqueue(link.job_id)
+    docora.redis.lrem(docora.queue.key, 0, link.job_id)
+    followed = follow(actions, link, outcome=Outcome.ALREADY_RUNNING)
+    status = "synced" if begins else "failed"
+    seen = one_by_one(followed, lambda: set_status(docora, link, status))
+    result = followed.run(None)
+    assert [so_far.running for so_far in seen] == [1, 0]
+    assert (result.synced, result.failed) == (int(begins), int(not begins))

@@ -1,0 +1,317 @@
+"""`--wait` of `retry`, `resync` and `retry-all-failed`, beside a worker that is not ours, or none.
+
+With our own: tests/waiting/test_beside_a_worker.py.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import cast
+
+import psycopg
+import pytest
+
+from tests.support.docora import Docora, finish
+from tests.support.fork_server import ForkedProcess
+from tests.support.proxy import PATIENCE, Proxy
+from tests.support.rows import TestLink
+from tests.support.terminal import on_terminal
+
+SETTLE = """
+UPDATE app_repositories
+SET status = CASE WHEN %(error)s::text IS NULL THEN 'synced' ELSE 'failed' END,
+    last_error = %(error)s
+WHERE app_id || '-' || repository_id = %(job_id)s
+"""
+ANIMATION = re.compile(r"\x1b\[\?25l|\x1b\[2K")
+
+
+def ids(link: TestLink) -> tuple[str, str]:
+    return link.app_id, link.repository_id
+
+
+@contextmanager
+def other_worker(
+    docora: Docora, error_of: Callable[[str], str | None] = lambda _job_id: None
+) -> Iterator[None]:
+    """Takes the jobs from the queue and writes what `error_of` says of each, by its id."""
+    done = Event()
+    docora.add_worker()
+
+    def work() -> None:
+        with psycopg.connect(docora.database_access.owner, autocommit=True) as connection:
+            while not done.is_set():
+                taken = cast("list[bytes] | None", docora.redis.blpop([docora.queue.key], 1))
+                if taken is not None:
+                    job_id = taken[1].decode()
+                    docora.redis.delete(f"rq:job:{job_id}")
+                    connection.execute(SETTLE, {"job_id": job_id, "error": error_of(job_id)})
+
+    thread = Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        docora.redis.rpush(docora.queue.key, "the-end")
+        thread.join(PATIENCE)
+
+
+def await_line(process: ForkedProcess, text: str) -> None:
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError(f"no {text!r} on stderr")
+
+
+def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> None:
+    good, bad = docora.add_link(), docora.add_link()
+    error = "HTTP 503 on \x1b[31mred"
+    with other_worker(docora, lambda job_id: error if job_id == bad.job_id else None):
+        synced = docora.run("retry", *ids(good), "--wait", "--json")
+        again = docora.run("resync", *ids(good), "--wait", "--timeout", "60")
+        failed = docora.run("retry", *ids(bad), "--wait", "--timeout", "60", "--json")
+        failed_again = docora.run("retry", *ids(bad), "--wait")
+
+    assert synced.code == 0, synced
+    waited = synced.data["waited"]
+    assert waited.keys() == {"result", "status", "error", "seconds"}
+    assert (waited["result"], waited["status"], waited["error"]) == ("synced", "synced", None)
+    assert 0 <= waited["seconds"] < 60
+    assert "Waiting for 1 snapshot.\n" in synced.stderr
+
+    assert again.code == 0, again
+    assert re.search(r"^Result +in sync, after \d+ s$", again.stdout, re.MULTILINE)
+    assert "Waiting for 1 snapshot, 60 s at most.\n" in again.stderr
+    assert "The snapshot is done." in again.stderr
+
+    assert failed.code == 7, failed
+    waited = failed.data["waited"]
+    assert (waited["result"], waited["status"], waited["error"]) == ("failed", "failed", error)
+    assert failed.data["previous"]["last_error"] == "HTTP 500 on created README.md"
+
+    assert failed_again.code == 7, failed_again
+    assert re.search(r"^Result +failed again, after \d+ s$", failed_again.stdout, re.MULTILINE)
+    assert re.search(r"^Error +HTTP 503 on \\x1b\[31mred$", failed_again.stdout, re.MULTILINE)
+    assert "\x1b" not in failed_again.stdout + failed_again.stderr
+
+
+def test_many_are_counted_by_result_and_the_failed_ones_listed(docora: Docora) -> None:
+    bad, *_ = [docora.add_link() for _ in range(5)]
+    with other_worker(docora, lambda job_id: "HTTP 503" if job_id == bad.job_id else None):
+        document = docora.run("retry-all-failed", "--wait", "--json")
+        shown = docora.run("retry-all-failed", "--limit", "1", "--wait")
+        nothing = docora.run("retry-all-failed", "--error", "nowhere", "--wait", "--json")
+    assert document.code == 7, document
+    data = document.data
+    assert (data["total"], data["queued"], data["failed"], data["cancelled"]) == (5, 5, 0, False)
+    assert data["failed_links"] == [{"job_id": bad.job_id, "error": "HTTP 503"}]
+    assert data["waited"].pop("seconds") < 60
+    jobs = {"waiting": 0, "running": 0, "delayed": 0, "lost": 0}
+    assert data["waited"] == {"synced": 4, "failed": 1, "gone": 0, "running": 0, "jobs": jobs}
+    assert "Waiting for 5 snapshots.\n" in document.stderr
+
+    assert shown.code == 7, shown
+    assert re.search(r"^1 failed again, after \d+ s$", shown.stdout, re.MULTILINE)
+    assert re.search(rf"{bad.job_id} +HTTP 503", shown.stdout)
+
+    assert nothing.code == 0, nothing
+    assert (nothing.data["waited"]["synced"], nothing.data["failed_links"]) == (0, [])
+
+
+def test_a_snapshot_that_a_resync_could_not_queue_is_not_waited_for(docora: Docora) -> None:
+    running = docora.add_link("scanning")
+    docora.start_job(running.job_id)
+    docora.link(running.app_id, docora.add_repository())
+    with other_worker(docora):
+        result = docora.run("resync", running.app_id, "--all", "--yes", "--wait", "--json")
+    assert result.code == 6, result
+    assert (result.data["already_running"], result.data["queued"]) == (1, 1)
+    assert (result.data["waited"]["synced"], result.data["waited"]["running"]) == (1, 0)
+
+
+def test_when_no_worker_comes_it_says_so_at_once_and_time_runs_out(docora: Docora) -> None:
+    one, other = docora.add_link(), docora.add_link()
+    single, bulk = docora.run_together(
+        ("retry", *ids(one), "--wait", "--timeout", "1", "--json"),
+        ("retry-all-failed", "--app", other.app_id, "--wait", "--timeout", "1"),
+    )
+    assert single.code == 8, single
+    waited = single.data["waited"]
+    assert (waited["result"], waited["status"]) == ("timeout", "pending_snapshot")
+    assert waited["seconds"] >= 1
+    for said in (single.stderr, bulk.stderr):
+        no_worker, waiting = said.index("no worker listens"), said.index("Waiting for")
+        assert no_worker < waiting < said.index("docora-ops worker") < said.index("Time ran out")
+    assert f"docora-ops show {one.app_id} {one.repository_id}" in single.stderr
+    assert bulk.code == 8, bulk
+    assert re.search(r"^1 still to come \(1 waiting\), after \d s$", bulk.stdout, re.MULTILINE)
+    docora.assert_sound()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
+def test_an_interrupt_ends_the_wait_and_says_what_is_known(
+    docora: Docora, command: str, number: signal.Signals, code: int
+) -> None:
+    link = docora.add_link()
+    arguments = (command, *ids(link)) if command == "retry" else (command,)
+    process = docora.start(*arguments, "--wait", "--json")
+    await_line(process, "Waiting for 1 snapshot")
+    process.send_signal(number)
+    result = finish(process)
+    assert result.code == code, result
+    if command == "retry":
+        assert result.data["waited"]["result"] == "interrupted"
+    else:
+        assert (result.data["cancelled"], result.data["waited"]["running"]) == (False, 1)
+    assert "go on" in result.stderr or "goes on" in result.stderr
+    docora.assert_sound()
+    assert docora.was_reset(link)
+
+
+def test_a_run_that_is_interrupted_is_not_waited_for(docora: Docora) -> None:
+    docora.add_links(500)
+    process = docora.start("retry-all-failed", "--batch-size", "1", "--wait", "--json")
+    while not docora.waiting():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    assert result.code == 130, result
+    assert result.data["cancelled"]
+    assert 0 < result.data["waited"]["running"] == result.data["succeeded"] < 500
+    assert "Waiting for" not in result.stderr
+    docora.assert_sound()
+
+
+@pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
+def test_a_link_that_is_removed_meanwhile_is_nothing_to_wait_for(
+    docora: Docora, command: str
+) -> None:
+    link = docora.add_link()
+    arguments = (command, *ids(link)) if command == "retry" else (command,)
+    process = docora.start(*arguments, "--wait", "--json")
+    await_line(process, "Waiting for 1 snapshot")
+    docora.connection.execute("DELETE FROM app_repositories")
+    result = finish(process)
+    assert result.code == 6, result
+    waited = result.data["waited"]
+    if command == "retry":
+        assert (waited["result"], waited["status"]) == ("gone", None)
+        assert "The link was removed" in result.stderr
+    else:
+        assert (waited["gone"], waited["running"]) == (1, 0)
+
+
+@pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
+def test_a_server_that_is_lost_while_waiting_is_said_with_what_was_done(
+    docora: Docora, command: str
+) -> None:
+    link = docora.add_link()
+    arguments = (command, *ids(link)) if command == "retry" else (command,)
+    process = docora.start(*arguments, "--wait", "--json")
+    await_line(process, "Waiting for 1 snapshot")
+    docora.connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'docora-ops' AND datname = current_database()"
+    )
+    result = finish(process)
+    assert result.code == 5, result
+    assert result.json["code"] == "postgres"
+    assert "the jobs go on" in result.stderr or "the job goes on" in result.stderr
+    if command == "retry":
+        assert result.data["outcome"] == "queued"
+    else:
+        assert (result.data["queued"], result.data["waited"]["running"]) == (1, 1)
+    assert docora.was_reset(link)
+    docora.assert_sound()
+
+
+QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+
+
+@pytest.mark.parametrize("lose", ["rq empty", "FLUSHDB"])
+def test_a_wait_for_nothing_but_lost_jobs_ends_and_names_repair(docora: Docora, lose: str) -> None:
+    one, app_id = docora.add_link(), docora.add_link().app_id
+    docora.link(app_id, docora.add_repository())
+    docora.add_worker()
+    single = docora.start("retry", *ids(one), "--wait", "--json", env=QUICK)
+    bulk = docora.start("retry-all-failed", "--app", app_id, "--wait", "--json", env=QUICK)
+    for process in (single, bulk):
+        await_line(process, "Waiting for ")
+    if lose == "FLUSHDB":
+        docora.redis.flushdb()
+    else:
+        docora.queue.empty()  # type: ignore[no-untyped-call]
+    results = [finish(process) for process in (single, bulk)]
+    assert [result.code for result in results] == [6, 6], results
+    assert results[0].data["waited"]["result"] == "lost"
+    assert results[0].data["waited"]["status"] == "pending_snapshot"
+    assert f"docora-ops repair {one.app_id} {one.repository_id}" in results[0].stderr
+    waited = results[1].data["waited"]
+    assert waited["running"] == 2
+    assert waited["jobs"] == {"waiting": 0, "running": 0, "delayed": 0, "lost": 2}
+    assert "To queue them again: docora-ops repair" in results[1].stderr
+    if lose == "FLUSHDB":
+        assert all("no worker listens" in result.stderr for result in results)
+    assert docora.statuses() == {"pending_snapshot": 3}
+
+
+def test_a_wait_tells_where_the_jobs_stand_and_goes_on_while_some_are_lost(docora: Docora) -> None:
+    links = [docora.add_link() for _ in range(4)]
+    docora.add_worker()
+    process = docora.start("retry-all-failed", "--wait", "--timeout", "60", "--json", env=QUICK)
+    await_line(process, "Waiting for 4 snapshots")
+    waiting, running, delayed, lost = links
+    docora.redis.set("rq:suspended", "1")
+    for link in (running, delayed, lost):
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+    docora.start_job(running.job_id)
+    docora.redis.lrem(docora.queue.key, 0, running.job_id)
+    docora.schedule_job(delayed.job_id)
+    docora.redis.delete(f"rq:job:{lost.job_id}")
+    await_line(process, "the workers are told to take no jobs")
+    await_line(process, "no live job for 1 of the links")
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    assert result.code == 130, result
+    assert result.data["waited"]["running"] == 4
+    jobs = {"waiting": 1, "running": 1, "delayed": 1, "lost": 1}
+    assert result.data["waited"]["jobs"] == jobs
+    assert docora.waiting() == [waiting.job_id]
+
+
+def test_a_redis_that_goes_away_does_not_end_a_wait(docora: Docora) -> None:
+    docora.add_link()
+    docora.add_worker()
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        env = {**QUICK, "REDIS_URL": proxy.url, "DOCORA_OPS_CONNECT_TIMEOUT": "1"}
+        process = docora.start("retry-all-failed", "--wait", "--json", env=env)
+        await_line(process, "Waiting for 1 snapshot")
+        proxy.freeze()
+        proxy.reset()
+        await_line(process, "the wait goes on, since the results are in Postgres")
+        docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
+        result = finish(process)
+    assert result.code == 0, result
+    assert result.data["waited"]["synced"] == 1
+
+
+def test_a_terminal_shows_a_spinner_for_one_and_a_bar_for_many(docora: Docora) -> None:
+    link, *_ = [docora.add_link() for _ in range(4)]
+    with other_worker(docora, lambda job_id: "HTTP 503" if job_id == link.job_id else None):
+        code, shown = on_terminal(docora, ["retry", *ids(link), "--wait"])
+        assert code == 7, shown
+        assert ANIMATION.search(shown)
+        assert "Waiting for the snapshot" in shown
+        assert "HTTP 503" in shown
+        code, shown = on_terminal(docora, ["retry-all-failed", "--yes", "--wait"])
+    assert code == 7, shown
+    bar = shown[shown.index("bulk_") :]
+    assert ANIMATION.search(bar)
+    assert "3 in sync, 1 failed again" in bar
+    assert re.search(r"\d still to come", bar)

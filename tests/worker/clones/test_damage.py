@@ -1,0 +1,295 @@
+"""Clones that were spoilt: the next job sees to it, and the app gets the right bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from docora_ops.errors import SnapshotError
+from tests.support.rows import TestLink
+from tests.support.snapshots import Snapshots, Upstream
+
+FILES: dict[str | bytes, str | bytes | None] = {
+    "README.md": "hello\n" * 100,
+    "src/a.py": "x = 1\n",
+    "src/b.bin": bytes(range(256)) * 50,
+}
+SCAN = "docora-ops-scan"
+
+
+def clone_of(snapshots: Snapshots) -> Path:
+    return snapshots.repos / ".docora-ops/clones/octo/api"
+
+
+def assert_sent_in_full(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> None:
+    """Run the job of an app that has nothing, and once more if need be; it gets all."""
+    try:
+        snapshots.run_job(link)
+    except SnapshotError as error:
+        if "is broken at object" not in error.message:
+            raise
+        snapshots.run_job(link)
+    assert snapshots.docora.status(link) == "synced"
+    contents = upstream.contents()
+    assert snapshots.received().files == contents
+    expected = {path: sha256(content).hexdigest() for path, content in contents.items()}
+    assert snapshots.deliveries(link) == expected
+    assert snapshots.snapshot_files(link.repository_id) == expected
+    workshop = snapshots.repos / ".docora-ops"
+    assert [path.name for path in workshop.iterdir()] == ["clones"]
+
+
+def forget(snapshots: Snapshots) -> None:
+    """The app has nothing, and is recorded to have nothing."""
+    snapshots.docora.connection.execute("DELETE FROM app_delivered_files")
+    snapshots.received().files.clear()
+
+
+def pack(clone: Path) -> list[Path]:
+    """Have all objects in packs."""
+    subprocess.run(["git", "repack", "-a", "-d", "--quiet"], cwd=clone, check=True)
+    [found] = (clone / "objects/pack").glob("*.pack")
+    found.chmod(0o644)
+    return [found]
+
+
+def truncate_packs(clone: Path) -> None:
+    for path in pack(clone):
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def spoil_packs(clone: Path) -> None:
+    for path in pack(clone):
+        data = bytearray(path.read_bytes())
+        data[20:-20] = bytes(len(data) - 40)
+        path.write_bytes(data)
+
+
+def remove_packs(clone: Path) -> None:
+    pack(clone)
+    shutil.rmtree(clone / "objects/pack")
+
+
+def empty_blobs(clone: Path) -> None:
+    """Commit and trees stay, so that only who reads a file sees it."""
+    listing = subprocess.run(
+        ["git", "ls-tree", "-r", "refs/docora-ops/head"], cwd=clone, check=True, capture_output=True
+    ).stdout.decode()
+    for line in listing.splitlines():
+        object_id = line.split()[2]
+        path = clone / "objects" / object_id[:2] / object_id[2:]
+        path.chmod(0o644)
+        path.write_bytes(b"")
+
+
+def remove_big_blob(clone: Path) -> None:
+    paths = [path for path in (clone / "objects").rglob("*") if path.is_file()]
+    max(paths, key=lambda path: path.stat().st_size).unlink()
+
+
+def remove_objects(clone: Path) -> None:
+    shutil.rmtree(clone / "objects")
+
+
+def remove_head(clone: Path) -> None:
+    (clone / "HEAD").unlink()
+
+
+def empty_head(clone: Path) -> None:
+    (clone / "HEAD").write_bytes(b"")
+
+
+def remove_refs(clone: Path) -> None:
+    shutil.rmtree(clone / "refs")
+    (clone / "packed-refs").unlink(missing_ok=True)
+
+
+def spoil_config(clone: Path) -> None:
+    (clone / "config").write_text("[core\n")
+
+
+def spoil_shallow(clone: Path) -> None:
+    (clone / "shallow").write_text("garbage\n")
+
+
+def spoil_ref(clone: Path) -> None:
+    (clone / "refs/docora-ops/head").write_text("0123\n")
+
+
+def leave_only_head(clone: Path) -> None:
+    shutil.rmtree(clone)
+    clone.mkdir()
+    (clone / "HEAD").write_text("ref: refs/heads/main\n")
+
+
+def empty_folder(clone: Path) -> None:
+    shutil.rmtree(clone)
+    clone.mkdir()
+
+
+def remove(clone: Path) -> None:
+    shutil.rmtree(clone)
+
+
+OBJECTS = (
+    truncate_packs,
+    spoil_packs,
+    remove_packs,
+    remove_objects,
+    empty_blobs,
+    remove_big_blob,
+)
+OTHERS = (
+    remove_head,
+    empty_head,
+    remove_refs,
+    spoil_config,
+    spoil_shallow,
+    spoil_ref,
+    leave_only_head,
+    empty_folder,
+    remove,
+)
+
+
+@pytest.mark.parametrize(
+    ("has_news", "has_scan"),
+    [(False, True), (False, False), (True, True)],
+    ids=["as it was", "not scanned", "news"],
+)
+@pytest.mark.parametrize("damage", OBJECTS, ids=lambda damage: damage.__name__)
+def test_a_clone_that_has_lost_objects_is_replaced(
+    snapshots: Snapshots, damage: Callable[[Path], None], has_news: bool, has_scan: bool
+) -> None:
+    link, upstream = snapshots.add_link(FILES)
+    snapshots.run_job(link)
+    forget(snapshots)
+    clone = clone_of(snapshots)
+    damage(clone)
+    if not has_scan:
+        (clone / SCAN).unlink()
+    if has_news:
+        upstream.commit({"README.md": "news\n"})
+    assert_sent_in_full(snapshots, link, upstream)
+
+
+@pytest.mark.parametrize("damage", OTHERS, ids=lambda damage: damage.__name__)
+def test_a_clone_that_is_none_any_more_is_replaced(
+    snapshots: Snapshots, damage: Callable[[Path], None]
+) -> None:
+    link, upstream = snapshots.add_link(FILES)
+    snapshots.run_job(link)
+    forget(snapshots)
+    damage(clone_of(snapshots))
+    assert_sent_in_full(snapshots, link, upstream)
+    upstream.commit({"README.md": "news\n"})
+    assert_sent_in_full(snapshots, link, upstream)
+
+
+@pytest.mark.parametrize(
+    "scan",
+    [
+        b"",
+        b"\0" * 100,
+        os.urandom(2000),
+        b"docora-ops scan 2\n",
+        b"docora-ops scan 2\n" + b"x" * 100_000,
+        b"docora-ops scan 1\n" + b"0" * 40 + b" " + b"0" * 64 + b" 1 t\tREADME.md\0",
+        b"docora-ops scan 2\n" + b"0" * 40 + b" " + b"0" * 64 + b" 1 t\tREADME.md\0",
+    ],
+    ids=["empty", "zeros", "noise", "head only", "no end", "other version", "other object"],
+)
+def test_a_scan_that_is_garbage_is_made_anew(snapshots: Snapshots, scan: bytes) -> None:
+    link, upstream = snapshots.add_link(FILES)
+    snapshots.run_job(link)
+    forget(snapshots)
+    (clone_of(snapshots) / SCAN).write_bytes(scan)
+    assert_sent_in_full(snapshots, link, upstream)
+
+
+def test_a_scan_that_is_cut_short_anywhere_is_completed(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link(FILES)
+    snapshots.run_job(link)
+    scan = clone_of(snapshots) / SCAN
+    whole = scan.read_bytes()
+    places = {*range(len(whole) - 130, len(whole), 9), 17, 18, 19, len(whole) // 2}
+    for length in sorted(place for place in places if 0 < place < len(whole)):
+        forget(snapshots)
+        scan.write_bytes(whole[:length])
+        assert_sent_in_full(snapshots, link, upstream)
+        assert scan.read_bytes() == whole
+
+
+def test_an_unchanged_object_is_not_read_again(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link(FILES)
+    snapshots.run_job(link)
+    empty_blobs(clone_of(snapshots))
+    snapshots.run_job(link)  # has nothing to read
+    assert snapshots.docora.status(link) == "synced"
+    assert snapshots.received().files == upstream.contents()
+
+
+def test_what_a_killed_job_has_left_is_cleared(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link(FILES)
+    mark = sha256(b"octo/api").hexdigest()[:16]
+    workshop = snapshots.repos / ".docora-ops"
+    half = workshop / f"{mark}-half"
+    half.mkdir(parents=True)
+    subprocess.run(["git", "init", "--quiet", "--bare", str(half)], check=True)
+    (half / "objects/pack/tmp_pack_x").write_bytes(b"PACK" * 100)
+    assert_sent_in_full(snapshots, link, upstream)
+
+
+def test_a_clone_that_another_repository_is_making_is_left_alone(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link(FILES)
+    mark = sha256(b"octo/other").hexdigest()[:16]
+    other = snapshots.repos / ".docora-ops" / f"{mark}-half"
+    other.mkdir(parents=True)
+    snapshots.run_job(link)
+    assert snapshots.received().files == upstream.contents()
+    assert other.exists()
+
+
+def test_half_written_scans_of_killed_jobs_are_cleared_after_a_day(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_link(FILES)
+    snapshots.run_job(link)
+    old, new = (clone_of(snapshots) / f"{SCAN}.{name}" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    day_before = time.time() - 86_500
+    os.utime(old, (day_before, day_before))
+    snapshots.run_job(link)
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_disk_that_takes_no_clone_is_no_git_failure(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_link(FILES)
+    snapshots.repos.write_text("a file\n")
+    with pytest.raises(Exception, match="can't be written below REPOS_BASE_PATH"):
+        snapshots.run_job(link)
+    row = snapshots.docora.connection.execute("SELECT * FROM repositories").fetchone()
+    assert row is not None
+    assert row["consecutive_failures"] == 0
+
+
+def test_what_was_taken_is_recorded_though_the_next_file_can_not_be_read(
+    snapshots: Snapshots,
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n", "b": "2\n", "c": "3\n"})
+    snapshots.run_job(link)
+    snapshots.docora.connection.execute("DELETE FROM app_delivered_files")
+    snapshots.received().requests.clear()
+    object_id = upstream.git("rev-parse", "HEAD:b").strip()
+    (clone_of(snapshots) / "objects" / object_id[:2] / object_id[2:]).unlink()
+    with pytest.raises(SnapshotError, match="is broken at object"):
+        snapshots.run_job(link)
+    assert [request.path for request in snapshots.received().requests] == ["a"]
+    assert list(snapshots.deliveries(link)) == ["a"]

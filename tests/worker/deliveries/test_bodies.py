@@ -1,0 +1,237 @@
+"""Every byte of what is sent, and that JavaScript would print the same."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import random
+import re
+import shutil
+import subprocess
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import pytest
+
+from docora_ops.demo.receiver import CREATED, REFUSED, Receiver, Request, stringify
+from docora_ops.worker.bodies import BodyWriter, Chunk, encode, escape
+from tests.support.delivery_checks import events, sha
+from tests.support.snapshots import AUTH_KEY, Snapshots
+from tests.worker.deliveries.test_paths import ODD_NAMES
+
+TIMESTAMP = rb'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"'
+ODD_TEXTS = (
+    *ODD_NAMES,
+    "",
+    "".join(map(chr, range(0x300))),
+    "".join(map(chr, range(0x2000, 0x2100))),
+    "\ufeff\ufffd\ufffe\uffff\U00010000\U0010ffff",
+    "/".join(["\u6f22\U00020000x" * 80] * 50),
+    '\\u0041 \\n \\\\ \\" \\',
+    "</script><!-- & < > ' `${x}`",
+    "__proto__",
+)
+LONE_HALVES = (
+    "\ud83d",
+    "\ude00",
+    "x\ud800y\udfff",
+    "\ude00\ud83d",
+    "\ud83d\ud83d\ude00\ude00",
+    "\U0001f600\ud83d",
+    "\ud83d\ude00",
+)
+NODE = """
+require('node:readline').createInterface({input: process.stdin}).on('line', line => {
+  const body = JSON.stringify(JSON.parse(Buffer.from(line, 'base64').toString()))
+  process.stdout.write(Buffer.from(body).toString('base64') + '\\n')
+})
+"""
+
+
+def in_node(bodies: Sequence[bytes]) -> list[bytes]:
+    """What JavaScript makes of each body."""
+    answer = subprocess.run(
+        ["node", "--eval", NODE],
+        input=b"".join(b64encode(body) + b"\n" for body in bodies),
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    return [b64decode(line) for line in answer.stdout.splitlines()]
+
+
+def in_python(bodies: Sequence[bytes]) -> list[bytes]:
+    """The same by the demo's app, which knows nothing of how the bodies were made."""
+    return [stringify(json.loads(body.decode())).encode() for body in bodies]
+
+
+@pytest.fixture(params=["node", "python"])
+def as_javascript(request: pytest.FixtureRequest) -> Callable[[Sequence[bytes]], list[bytes]]:
+    if request.param == "python":
+        return in_python
+    if shutil.which("node") is None:
+        pytest.skip("there is no node on PATH")
+    return in_node
+
+
+def corpus() -> list[bytes]:
+    """Bodies of every kind, with all that is hard to print."""
+    writer = BodyWriter("repo_1", "https://github.com/ö/\u2028", 'o"wner', "na\\me\0", "1" * 40)
+    odd = [*ODD_TEXTS, *LONE_HALVES]
+    bodies = [encode(value) for value in [*odd, {text: text for text in odd}, odd]]
+    for text in odd:
+        bodies.append(writer.deletion(text, "0" * 64))
+        for size in (0, 1, 2**31, 2**53 - 1):
+            content = partial(list[bytes], (escape(text), b" ", escape(text)))
+            body = writer.file(text, "1" * 64, size, content, is_base64=False)
+            bodies.append(b"".join(body.pieces()))
+        for chunk in (None, Chunk("id", 0, 1), Chunk("id", 10, 1000)):
+            body = writer.file(
+                text,
+                "1" * 64,
+                5,
+                lambda: [b"AA", b"", b"=="],
+                is_base64=True,
+                previous_sha="2" * 64,
+                chunk=chunk,
+            )
+            bodies.append(b"".join(body.pieces()))
+    choose = random.Random(7).choices
+    everything = [chr(code) for code in range(0x110000)]
+    bodies += [encode("".join(choose(everything, k=300))) for _ in range(200)]
+    bodies += [encode("".join(choose('\ud83d\ude00"\\\n\U0001f600x', k=30))) for _ in range(500)]
+    bodies.append(encode({"a": None, "b": [True, False, [], {}], "c": 0, "d": -1}))
+    return bodies
+
+
+def test_javascript_prints_every_body_as_it_is(
+    as_javascript: Callable[[Sequence[bytes]], list[bytes]],
+) -> None:
+    bodies = corpus()
+    assert len(bodies) > 1000
+    rebuilt = as_javascript(bodies)
+    assert len(rebuilt) == len(bodies)
+    for body, printed in zip(bodies, rebuilt, strict=True):
+        assert printed == body
+
+
+def test_javascript_prints_what_an_app_receives_as_it_is(
+    snapshots: Snapshots, as_javascript: Callable[[Sequence[bytes]], list[bytes]]
+) -> None:
+    files: dict[str | bytes, str | bytes | None] = {
+        **{name: f"{name}\n" for name in ODD_NAMES},
+        **{f"text {i}": text for i, text in enumerate(ODD_TEXTS)},
+        b"\xff": b"\xff",
+        "large": "\u2028\0" * 3000,
+        "huge": '\u20ac"\n' * 300_000,
+    }
+    snapshots.settings_changes = {
+        "binary_chunk_threshold_bytes": 2000,
+        "binary_chunk_size_bytes": 4099,
+    }
+    link, upstream = snapshots.add_link(files)
+    snapshots.run_job(link)
+    upstream.commit({"huge": None, "text 1": "changed"})
+    snapshots.run_job(link)
+    bodies = [request.body for request in snapshots.received().requests]
+    assert {event for event, _ in events(snapshots)} == {"create", "update", "delete"}
+    assert as_javascript(bodies) == bodies
+
+
+def test_the_receiver_refuses_what_javascript_would_print_otherwise() -> None:
+    receiver = Receiver({"Acme": AUTH_KEY})
+
+    def status(body: bytes, key: str = AUTH_KEY) -> int:
+        signature = hmac.new(key.encode(), b"1." + body, "sha256").hexdigest()
+        headers = {"X-Docora-Timestamp": "1", "X-Docora-Signature": f"sha256={signature}"}
+        return receiver.take(Request("Acme", "delete", headers, body))
+
+    assert status(b'{"file":{"path":"a","sha":"1"}}') == CREATED
+    assert receiver.problems == []
+    for body in (
+        b'{"file": {"path":"a","sha":"1"}}',
+        b'{"file":{"path":"\\u00e9","sha":"1"}}',
+        b'{"file":{"path":"\\u000a","sha":"1"}}',
+        b'{"file":{"path":"\\/","sha":"1"}}',
+        b'{"file":{"path":"a","sha":1.0}}',
+        b'{"file":{"path":"a","sha":9007199254740993}}',
+        b'{"file":{"path":"a","path":"a"}}',
+        b'{"file":{"path":"\\ud83d\\ude00","sha":"1"}}',
+        b'{"file":{"path":"\\uD83D","sha":"1"}}',
+        b'\xef\xbb\xbf{"file":{"path":"a","sha":"1"}}',
+        b'{"file":{"path":"\xff","sha":"1"}}',
+        b'{"file":{"path":"a","sha":NaN}}',
+        b"",
+    ):
+        assert status(body) == REFUSED
+    assert status(b'{"file":{"path":"a","sha":"1"}}', "another key") == REFUSED
+
+
+def test_create_update_and_delete_are_these_bytes(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"src/ä.py": "x = '1'\n\t\"\\\u2028", "b.bin": b"\0\xff"})
+    first, moment = upstream.head, datetime.now(UTC)
+    snapshots.run_job(link)
+    second = upstream.commit({"src/ä.py": "y", "b.bin": None})
+    snapshots.run_job(link)
+    repository = (
+        f'{{"repository":{{"repository_id":"{link.repository_id}","github_url":"{upstream.url}",'
+        '"owner":"octo","name":"api"},"file":{"path":"'
+    )
+    text, binary = sha("x = '1'\n\t\"\\\u2028"), sha(b"\0\xff")
+    expected = [
+        f'{repository}b.bin","sha":"{binary}","size":2,"content":"AP8=",'
+        f'"content_encoding":"base64"}},"commit_sha":"{first}","timestamp":T}}',
+        f'{repository}src/ä.py","sha":"{text}","size":14,'
+        f'"content":"x = \'1\'\\n\\t\\"\\\\\u2028"}},"commit_sha":"{first}","timestamp":T}}',
+        f'{repository}b.bin","sha":"{binary}"}},"commit_sha":"{second}","timestamp":T}}',
+        f'{repository}src/ä.py","sha":"{sha("y")}","size":1,"content":"y"}},'
+        f'"previous_sha":"{text}","commit_sha":"{second}","timestamp":T}}',
+    ]
+    requests = snapshots.received().requests
+    assert [re.sub(TIMESTAMP, b"T", request.body).decode() for request in requests] == expected
+    for request in requests:
+        sent = datetime.fromisoformat(request.json["timestamp"])
+        assert moment - timedelta(milliseconds=1) <= sent <= datetime.now(UTC)
+
+
+def test_a_chunk_is_these_bytes(snapshots: Snapshots) -> None:
+    snapshots.settings_changes = {"binary_chunk_threshold_bytes": 5, "binary_chunk_size_bytes": 6}
+    link, upstream = snapshots.add_link({"b": b"\0" * 6})
+    snapshots.run_job(link)
+    start = (
+        f'{{"repository":{{"repository_id":"{link.repository_id}","github_url":"{upstream.url}",'
+        f'"owner":"octo","name":"api"}},"file":{{"path":"b","sha":"{sha(bytes(6))}","size":6,'
+        '"content":"'
+    )
+    assert [
+        re.sub(TIMESTAMP, b"T", re.sub(rb'"id":"[0-9a-f-]{36}"', b'"id":I', request.body)).decode()
+        for request in snapshots.received().requests
+    ] == [
+        f'{start}{content}","content_encoding":"base64","chunk":{{"id":I,"index":{index},'
+        f'"total":2}}}},"commit_sha":"{upstream.head}","timestamp":T}}'
+        for index, content in enumerate(["AAAAAA", "AA"])
+    ]
+
+
+def test_every_post_is_signed(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": "1", "large": "x" * (1 << 21), "b": bytes(5)})
+    before = int(time.time())
+    snapshots.run_job(link)
+    upstream.commit({"a": None, "b": "2"})
+    snapshots.run_job(link)
+    requests = snapshots.received().requests
+    assert [request.event for request in requests] == ["create"] * 3 + ["delete", "update"]
+    for request in requests:
+        headers = request.headers
+        timestamp = headers["X-Docora-Timestamp"]
+        assert before <= int(timestamp) <= int(time.time())
+        assert headers["X-Docora-App-Id"] == link.app_id
+        assert headers["Content-Type"] == "application/json"
+        assert headers["Content-Length"] == str(len(request.body))
+        signed = timestamp.encode() + b"." + request.body
+        digest = hmac.new(AUTH_KEY.encode(), signed, "sha256").hexdigest()
+        assert headers["X-Docora-Signature"] == f"sha256={digest}"
+        assert headers["User-Agent"].startswith("docora-ops/")

@@ -1,0 +1,257 @@
+"""What is in a file, and how it is sent: as text, as base64, in chunks."""
+
+from __future__ import annotations
+
+import base64
+import random
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from docora_ops.demo.receiver import Request
+from tests.support.delivery_checks import (
+    assert_in_sync,
+    events,
+    failure,
+    last,
+    link_row,
+    sha,
+    snapshot_row,
+)
+from tests.support.snapshots import Snapshots
+
+MIB = 1 << 20
+"""What is read at once, and up to what size a text is made in memory."""
+SMILE = "\U0001f600".encode()
+
+
+def noise(size: int) -> bytes:
+    """Binary: its first byte is a NUL."""
+    return b"\0" + random.Random(size).randbytes(size - 1) if size else b""
+
+
+def bodies(snapshots: Snapshots) -> list[dict[str, Any]]:
+    return [request.json["file"] for request in snapshots.received().requests]
+
+
+TEXTS: dict[str | bytes, bytes] = {
+    "empty": b"",
+    "one byte": b"x",
+    "no end of line": b"a\nb",
+    "all of ASCII": bytes(range(1, 128)),
+    "byte order mark": b"\xef\xbb\xbfhello",
+    "quotes": b'"\\"\\\\" \'/\\u0041',
+    "separators": "\u2028\u2029\u0085\u00a0\ufeff".encode(),
+    "emoji": "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1ee\U0001f1f9".encode(),
+    "noncharacters": "\ufffe\uffff\U0010ffff\ud7ff\ue000\ufffd".encode(),
+    "line ends": b"a\r\nb\rc\n\r\n",
+    "not normal": "e\u0301 \u00e9".encode(),
+    "no PDF yet": b"%PDF",
+    "PDF further on": b" %PDF-1.4\n",
+    "json": b'{"a": [1, 2, "\\ud83d\\ude00"]}',
+}
+BINARIES: dict[str | bytes, bytes] = {
+    "NUL": b"text\0text",
+    "only NUL": b"\0",
+    "latin-1": b"caf\xe9",
+    "cut off at the end": b"text " + SMILE[:3],
+    "surrogate": b"\xed\xa0\xbd\xed\xb8\x80",
+    "too long form": b"\xc0\xafetc",
+    "beyond Unicode": b"\xf4\x90\x80\x80",
+    "utf-16": "hello".encode("utf-16"),
+    "PDF of text alone": b"%PDF-1.4\n1 0 obj\n",
+    "PDF at its shortest": b"%PDF-",
+}
+
+
+def test_utf8_without_nul_that_is_no_pdf_is_sent_as_it_is_and_all_else_as_base64(
+    snapshots: Snapshots,
+) -> None:
+    link, upstream = snapshots.add_link({**TEXTS, **BINARIES})
+    snapshots.run_job(link)
+    assert_in_sync(snapshots, link, upstream)
+    sent = {file["path"]: file for file in bodies(snapshots)}
+    for name, content in TEXTS.items():
+        assert list(sent[name]) == ["path", "sha", "size", "content"]
+        assert sent[name]["content"].encode() == content
+    for name, content in BINARIES.items():
+        assert list(sent[name]) == ["path", "sha", "size", "content", "content_encoding"]
+        assert sent[name]["content"] == base64.b64encode(content).decode()
+        assert sent[name]["content_encoding"] == "base64"
+    assert {name: file["size"] for name, file in sent.items()} == {
+        name: len(content) for name, content in (TEXTS | BINARIES).items()
+    }
+
+
+def test_a_text_is_known_as_such_wherever_it_is_read_in_two(snapshots: Snapshots) -> None:
+    snapshots.settings_changes = {"binary_chunk_threshold_bytes": 10 * MIB}
+    files: dict[str | bytes, bytes] = {
+        **{f"{n} before": b"x" * (MIB - n) + SMILE + b"tail" for n in range(4)},
+        "2 pieces": b"y" * (2 * MIB - 1) + "\u00e9".encode() + b"z" * MIB + SMILE * 3,
+        "whole": b"q" * MIB,
+        "one more": b"q" * (MIB + 1),
+        "escapes": b'\n"\x01\\' * (MIB // 3),
+    }
+    binaries: dict[str | bytes, bytes] = {
+        "broken between": b"x" * (MIB - 1) + SMILE[:1] + b"tail",
+        "broken after": b"x" * (MIB - 1) + SMILE[:3] + b"x",
+        "cut at a piece": b"x" * (MIB - 2) + SMILE[:2],
+        "cut after a piece": b"x" * (MIB - 2) + SMILE[:3],
+        "late NUL": b"x" * MIB + b"\0",
+    }
+    link, upstream = snapshots.add_link({**files, **binaries})
+    snapshots.run_job(link)
+    assert_in_sync(snapshots, link, upstream)
+    encoded = {file["path"] for file in bodies(snapshots) if "content_encoding" in file}
+    assert encoded == set(binaries)
+    assert len(events(snapshots)) == len(files) + len(binaries)
+
+
+def test_a_large_text_is_sent_in_one_body_whatever_the_size_of_chunks(snapshots: Snapshots) -> None:
+    snapshots.settings_changes = {"binary_chunk_threshold_bytes": 0}
+    link, upstream = snapshots.add_link({"large.txt": "line \u20ac\n" * 500_000, "empty": b""})
+    snapshots.run_job(link)
+    assert events(snapshots) == [("create", "empty"), ("create", "large.txt")]
+    assert_in_sync(snapshots, link, upstream)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "chunk_size", "totals"),
+    [
+        (3000, 1024, {2999: None, 3000: None, 3001: 4}),
+        (0, 1024, {1: 1, 768: 1, 769: 2, 1536: 2, 1537: 3}),
+        (0, 1025, {768: 1, 769: 2, 4100: 6}),
+        (0, 1026, {2000: 3, 2001: 3}),
+        (0, 1027, {2001: 3, 2002: 3, 3081: 4, 3082: 5}),
+        (1_048_576, 524_288, {1_048_576: None, 1_048_577: 3}),
+    ],
+)
+def test_a_binary_file_goes_in_pieces_of_its_base64_text(
+    snapshots: Snapshots, threshold: int, chunk_size: int, totals: dict[int, int | None]
+) -> None:
+    snapshots.settings_changes = {
+        "binary_chunk_threshold_bytes": threshold,
+        "binary_chunk_size_bytes": chunk_size,
+    }
+    link, upstream = snapshots.add_link({f"{size:07}": noise(size) for size in totals})
+    snapshots.run_job(link)
+    assert_in_sync(snapshots, link, upstream)
+    sent = bodies(snapshots)
+    for size, total in totals.items():
+        content = noise(size)
+        chunks, sent = sent[: total or 1], sent[total or 1 :]
+        assert "".join(chunk["content"] for chunk in chunks) == base64.b64encode(content).decode()
+        for chunk in chunks:
+            assert (chunk["path"], chunk["sha"], chunk["size"], chunk["content_encoding"]) == (
+                f"{size:07}",
+                sha(content),
+                size,
+                "base64",
+            )
+        if total is None:
+            assert "chunk" not in chunks[0]
+            continue
+        assert list(chunks[0]) == ["path", "sha", "size", "content", "content_encoding", "chunk"]
+        assert {len(chunk["content"]) for chunk in chunks[:-1]} <= {chunk_size}
+        assert 0 < len(chunks[-1]["content"]) <= chunk_size
+        chunk_id = chunks[0]["chunk"]["id"]
+        assert str(UUID(chunk_id)) == chunk_id
+        assert [chunk["chunk"] for chunk in chunks] == [
+            {"id": chunk_id, "index": index, "total": total} for index in range(total)
+        ]
+    assert sent == []
+
+
+def test_a_scan_that_took_a_pdf_for_text_is_not_used_again(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a.pdf": b"%PDF-1.4\n" + b"text\n" * (MIB // 4)})
+    snapshots.run_job(link)
+    [scan] = snapshots.repos.rglob("docora-ops-scan")
+    content = scan.read_bytes()
+    assert content.startswith(b"docora-ops scan 2\n")
+    assert b" b\ta.pdf" in content
+    scan.write_bytes(content.replace(b"scan 2", b"scan 1").replace(b" b\t", b" t\t"))
+    snapshots.docora.connection.execute("DELETE FROM app_delivered_files")
+    snapshots.received().requests.clear()
+    snapshots.run_job(link)
+    assert len(bodies(snapshots)) > 1
+    assert all("chunk" in file for file in bodies(snapshots))
+    assert_in_sync(snapshots, link, upstream)
+
+
+def test_each_file_and_each_try_has_a_chunk_id_of_its_own(snapshots: Snapshots) -> None:
+    snapshots.settings_changes = {
+        "binary_chunk_threshold_bytes": 0,
+        "binary_chunk_size_bytes": 1024,
+    }
+    link, _ = snapshots.add_link({"a": noise(1000), "b": noise(1000)})
+    for _ in range(2):
+        snapshots.run_job(link)
+        snapshots.docora.connection.execute("DELETE FROM app_delivered_files")
+    assert len({file["chunk"]["id"] for file in bodies(snapshots)}) == 4
+
+
+def test_a_binary_file_that_changes_tells_its_last_sha_in_every_chunk(snapshots: Snapshots) -> None:
+    snapshots.settings_changes = {
+        "binary_chunk_threshold_bytes": 0,
+        "binary_chunk_size_bytes": 1024,
+    }
+    link, upstream = snapshots.add_link({"a": noise(1000)})
+    snapshots.run_job(link)
+    before = len(events(snapshots))
+    upstream.commit({"a": noise(2000)})
+    snapshots.run_job(link)
+    updates = snapshots.received().requests[before:]
+    assert [update.event for update in updates] == ["update"] * 3
+    assert {update.json["previous_sha"] for update in updates} == {sha(noise(1000))}
+    assert_in_sync(snapshots, link, upstream)
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_file_is_recorded_only_when_its_last_chunk_is_taken(
+    snapshots: Snapshots, failing: int
+) -> None:
+    snapshots.settings_changes = {
+        "binary_chunk_threshold_bytes": 0,
+        "binary_chunk_size_bytes": 1024,
+    }
+    content = noise(2000)
+    link, upstream = snapshots.add_link({"a.txt": "1", "b.bin": content, "c.txt": "1"})
+
+    def answer(request: Request) -> int:
+        # What has been recorded is committed before the next piece arrives.
+        if request.path == "b.bin":
+            assert snapshots.deliveries(link).keys() <= {"a.txt"}
+            return 503 if request.json["file"]["chunk"]["index"] == failing else 200
+        return 200
+
+    snapshots.receiver.answer = answer
+    assert failure(snapshots, link) == "HTTP 503 on created b.bin"
+    assert events(snapshots) == [("create", "a.txt")] + [("create", "b.bin")] * (failing + 1)
+    assert snapshots.deliveries(link) == {"a.txt": sha("1")}
+    assert snapshot_row(snapshots, link.repository_id) is None
+    snapshots.receiver.answer = lambda _: 200
+    snapshots.received().requests.clear()
+    snapshots.run_job(link)
+    assert [file["path"] for file in bodies(snapshots)] == ["b.bin"] * 3 + ["c.txt"]
+    assert_in_sync(snapshots, link, upstream)
+
+
+def test_a_file_that_stays_the_same_is_not_read_again(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": noise(2 * MIB), "b": "1"})
+    snapshots.run_job(link)
+    before = len(events(snapshots))
+    upstream.commit({"b": "2"})
+    snapshots.run_job(link)
+    assert events(snapshots)[before:] == [("update", "b")]
+    assert last(snapshots).json["file"]["content"] == "2"
+    assert link_row(snapshots, link) == ("synced", 0, None)
+    assert_in_sync(snapshots, link, upstream)
+
+
+def test_git_changes_no_line_ends_and_expands_nothing(snapshots: Snapshots) -> None:
+    attributes = "* text eol=crlf ident\n"
+    link, upstream = snapshots.add_link({".gitattributes": attributes, "a.txt": b"1\n$Id$\n"})
+    snapshots.run_job(link)
+    assert snapshots.received().files["a.txt"] == b"1\n$Id$\n"
+    assert_in_sync(snapshots, link, upstream)

@@ -1,0 +1,330 @@
+"""Apps that are down, slow, rude or mistaken."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.delivery_checks import (
+    assert_in_sync,
+    events,
+    failure,
+    sha,
+    snapshot_row,
+)
+from tests.support.proxy import refused_port
+from tests.support.raw_app import OK, RawApp, Talk, raw_app
+from tests.support.rows import TestLink
+from tests.support.snapshots import Snapshots, Upstream
+
+FILES: dict[str | bytes, str | bytes | None] = {"a.txt": "1", "src/b.py": "2", "z.txt": "3"}
+
+
+def link_to(snapshots: Snapshots, app: RawApp) -> tuple[TestLink, Upstream]:
+    """A link of that app."""
+    link, upstream = snapshots.add_link(FILES)
+    snapshots.docora.connection.execute("UPDATE apps SET base_url = %s", (app.base_url,))
+    return link, upstream
+
+
+def goes_on_after(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> None:
+    """Once the app works again, only what it has not acknowledged is sent."""
+    base_url = snapshots.receiver.base_url("Acme")
+    snapshots.docora.connection.execute("UPDATE apps SET base_url = %s", (base_url,))
+    snapshots.receiver.answer = lambda _: 200
+    done = snapshots.deliveries(link)
+    before = len(events(snapshots))
+    snapshots.run_job(link)
+    sent = {path for _, path in events(snapshots)[before:]}
+    assert sent == {path for path in upstream.contents() if path not in done}
+    assert_in_sync(snapshots, link, upstream)
+
+
+@pytest.mark.parametrize("status", [199, 300, 304, 404, 500])
+def test_any_answer_but_2xx_ends_the_job_at_once(snapshots: Snapshots, status: int) -> None:
+    link, upstream = snapshots.add_link(FILES)
+    snapshots.receiver.answer = lambda request: status if request.path == "src/b.py" else 200
+    assert failure(snapshots, link) == f"HTTP {status} on created src/b.py"
+    assert events(snapshots) == [("create", "a.txt"), ("create", "src/b.py")]
+    assert snapshots.deliveries(link) == {"a.txt": sha("1")}
+    assert snapshot_row(snapshots, link.repository_id) is None
+    assert snapshots.docora.row(link)["last_scanned_at"] is None
+    goes_on_after(snapshots, link, upstream)
+
+
+@pytest.mark.parametrize(("event", "verb"), [("delete", "deleted"), ("update", "updated")])
+def test_a_failed_change_leaves_what_was_recorded_before(
+    snapshots: Snapshots, event: str, verb: str
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1", "b": "1", "c": "1", "d": "1"})
+    snapshots.run_job(link)
+    before = snapshots.deliveries(link)
+    stored = snapshot_row(snapshots, link.repository_id)
+    upstream.commit({"a": None, "b": None, "c": "2", "d": "2"})
+    second = {"delete": "b", "update": "d"}[event]
+    snapshots.receiver.answer = lambda request: 500 if request.path == second else 200
+    assert failure(snapshots, link) == f"HTTP 500 on {verb} {second}"
+    del before["a"]
+    if event == "update":
+        del before["b"]
+        before["c"] = sha("2")
+    assert snapshots.deliveries(link) == before
+    now = snapshot_row(snapshots, link.repository_id)
+    assert stored is not None
+    assert now is not None
+    assert now["commit_sha"] == stored["commit_sha"]
+    snapshots.receiver.answer = lambda _: 200
+    snapshots.run_job(link)
+    assert_in_sync(snapshots, link, upstream)
+
+
+def test_an_app_that_is_down_is_named(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link(FILES)
+    port = refused_port()
+    snapshots.docora.connection.execute(
+        "UPDATE apps SET base_url = %s", (f"http://127.0.0.1:{port}/hook",)
+    )
+    assert failure(snapshots, link) == f"127.0.0.1:{port}: Connection refused on created a.txt"
+    assert snapshots.deliveries(link) == {}
+    goes_on_after(snapshots, link, upstream)
+
+
+def test_an_app_without_a_usable_url_gets_nothing(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link(FILES)
+    for base_url in (
+        "ftp://acme.example/hook",
+        "acme.example/hook",
+        "https://",
+        "ftp://user:geheim@acme.example/hook",
+        "https://acme.example:99999/hook",
+        "https://acme example/hook",
+        "https://[::1/hook",
+        "",
+    ):
+        snapshots.docora.connection.execute("UPDATE apps SET base_url = %s", (base_url,))
+        error = failure(snapshots, link)
+        assert error == "the app's base_url is not an http or https URL"
+    goes_on_after(snapshots, link, upstream)
+
+
+def test_the_path_of_a_url_is_kept_as_it_is(snapshots: Snapshots) -> None:
+    paths = []
+
+    def talk(talk: Talk) -> None:
+        while head := talk.read_head():
+            paths.append(head[0])
+            talk.read_body(head)
+            talk.send(OK)
+
+    with raw_app(snapshots.receiver, talk) as app:
+        link, _ = link_to(snapshots, app)
+        for end in ("", "/", "/a%20b/ü c//"):
+            snapshots.docora.connection.execute(
+                "UPDATE apps SET base_url = %s", (f"http://{app.host}{end}",)
+            )
+            snapshots.docora.connection.execute("DELETE FROM app_delivered_files")
+            snapshots.run_job(link)
+    assert paths == ["/create"] * 6 + ["/a%20b/%C3%BC%20c/create"] * 3
+
+
+# Connections that end
+
+
+def reset_after_the_answer(talk: Talk) -> None:
+    talk.take()
+    talk.reset()
+
+
+def close_after_the_answer(talk: Talk) -> None:
+    talk.take()
+
+
+def say_so_and_close(talk: Talk) -> None:
+    request = talk.read()
+    assert request is not None
+    talk.receiver.take(request)
+    talk.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+
+
+def speak_http_1_0(talk: Talk) -> None:
+    request = talk.read()
+    assert request is not None
+    talk.receiver.take(request)
+    talk.send(b"HTTP/1.0 200 OK\r\n\r\nthanks")
+
+
+def answer_at_length(talk: Talk) -> None:
+    request = talk.read()
+    assert request is not None
+    talk.receiver.take(request)
+    talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n")
+    for _ in range(50):
+        talk.send(b"x" * 1_000_000)
+
+
+def answer_in_part(talk: Talk) -> None:
+    request = talk.read()
+    assert request is not None
+    talk.receiver.take(request)
+    talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: 65537\r\n\r\n" + b"x" * 65536)
+    talk.wait_for_hangup()
+
+
+def answer_without_end(talk: Talk) -> None:
+    request = talk.read()
+    assert request is not None
+    talk.receiver.take(request)
+    talk.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not talk.over.is_set():
+        talk.send(b"1000\r\n%b\r\n" % (b"x" * 0x1000))
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        reset_after_the_answer,
+        close_after_the_answer,
+        say_so_and_close,
+        speak_http_1_0,
+        answer_at_length,
+        answer_in_part,
+        answer_without_end,
+    ],
+)
+def test_an_app_that_keeps_no_connection_gets_a_new_one_for_each_file(
+    snapshots: Snapshots, talk: Callable[[Talk], None]
+) -> None:
+    with raw_app(snapshots.receiver, talk) as app:
+        link, upstream = link_to(snapshots, app)
+        snapshots.run_job(link)
+        assert app.paths == sorted(FILES, key=str)
+        assert app.connections == 3
+    assert_in_sync(snapshots, link, upstream)
+
+
+def test_an_answer_of_some_length_keeps_the_connection(snapshots: Snapshots) -> None:
+    answers = [
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536,
+    ]
+
+    def talk(talk: Talk) -> None:
+        for answer in answers:
+            request = talk.read()
+            assert request is not None
+            talk.receiver.take(request)
+            talk.send(answer)
+        talk.wait_for_hangup()
+
+    with raw_app(snapshots.receiver, talk) as app:
+        link, upstream = link_to(snapshots, app)
+        snapshots.run_job(link)
+        assert app.connections == 1
+    assert_in_sync(snapshots, link, upstream)
+
+
+def test_a_connection_that_is_closed_while_it_is_idle_is_made_anew(snapshots: Snapshots) -> None:
+    """Too late for the worker to see it: it has begun to send."""
+
+    def talk(talk: Talk) -> None:
+        talk.take()
+        talk.read_head()
+        talk.reset()
+
+    with raw_app(snapshots.receiver, talk) as app:
+        link, upstream = link_to(snapshots, app)
+        snapshots.run_job(link)
+        assert app.paths == sorted(FILES, key=str)
+        assert app.connections == 3
+    assert_in_sync(snapshots, link, upstream)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="the end can't come with the data")
+def test_a_large_file_is_never_sent_on_a_connection_that_has_ended(snapshots: Snapshots) -> None:
+    """It is not held in memory, so it could not be sent once more."""
+
+    def talk(talk: Talk) -> None:
+        request = talk.read()
+        assert request is not None
+        talk.receiver.take(request)
+        talk.send_last(OK)
+        talk.wait_for_hangup()
+
+    with raw_app(snapshots.receiver, talk) as app:
+        link, upstream = link_to(snapshots, app)
+        upstream.commit({"large.txt": "x" * (2 << 20)})
+        snapshots.run_job(link)
+        assert app.paths == ["a.txt", "large.txt", "src/b.py", "z.txt"]
+        assert app.connections == 4
+    assert_in_sync(snapshots, link, upstream)
+
+
+def test_a_request_is_sent_only_once_more(snapshots: Snapshots) -> None:
+    def talk(talk: Talk) -> None:
+        request = talk.read()
+        if request is not None and request.path == "a.txt":
+            talk.receiver.take(request)
+            talk.send(OK)
+            talk.read()
+
+    with raw_app(snapshots.receiver, talk) as app:
+        link, upstream = link_to(snapshots, app)
+        error = failure(snapshots, link)
+        assert error == f"{app.host}: RemoteDisconnected on created src/b.py"
+        assert app.paths == ["a.txt", "src/b.py", "src/b.py"]
+    goes_on_after(snapshots, link, upstream)
+
+
+def reset_at_the_head(talk: Talk) -> None:
+    talk.read_head()
+    talk.reset()
+
+
+def reset_after_the_request(talk: Talk) -> None:
+    talk.read()
+    talk.reset()
+
+
+def close_after_the_request(talk: Talk) -> None:
+    talk.read()
+
+
+def close_in_the_head(talk: Talk) -> None:
+    talk.read()
+    talk.send(b"HTTP/1.1 2")
+
+
+def talk_nonsense(talk: Talk) -> None:
+    talk.read()
+    talk.send(b"220 mail.example ESMTP\r\n")
+
+
+def hide_behind_headers(talk: Talk) -> None:
+    talk.read()
+    talk.send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("talk", "reason"),
+    [
+        (reset_at_the_head, "Connection reset by peer|Broken pipe"),
+        (reset_after_the_request, "Connection reset by peer"),
+        (close_after_the_request, "RemoteDisconnected"),
+        (close_in_the_head, "BadStatusLine"),
+        (talk_nonsense, "BadStatusLine"),
+        (hide_behind_headers, "HTTPException"),
+    ],
+)
+def test_a_request_without_a_whole_answer_is_not_acknowledged(
+    snapshots: Snapshots, talk: Callable[[Talk], None], reason: str
+) -> None:
+    with raw_app(snapshots.receiver, talk) as app:
+        link, upstream = link_to(snapshots, app)
+        error = failure(snapshots, link)
+        assert error in {f"{app.host}: {each} on created a.txt" for each in reason.split("|")}
+        assert app.connections == 1
+    assert snapshots.deliveries(link) == {}
+    goes_on_after(snapshots, link, upstream)

@@ -1,0 +1,165 @@
+"""Names of files that are hard to write down."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+
+import pytest
+
+from tests.support.delivery_checks import assert_in_sync, events, link_row, sha
+from tests.support.snapshots import Snapshots, Upstream
+
+ODD_NAMES = (
+    " ",
+    " leading and trailing ",
+    '"quoted"',
+    "it's",
+    "back\\slash",
+    "\\N",
+    "\\.",
+    "new\nline",
+    "carriage\rreturn",
+    "tab\tulator",
+    "bell\a, escape\x1b[31m, delete\x7f, unit\x1f",
+    "c1\x85control",
+    "line\u2028and paragraph\u2029separators",
+    "right\u202eto left",
+    "byte order\ufeffmark",
+    "zero\u200bwidth",
+    "e\u0301 is not \u00e9",
+    "\U0001f600 and \U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "\ue000 private, \uffff none",
+    "%s %(name)s {0} $1",
+    "--help",
+    "-",
+    "...",
+    ":(glob)**",
+    '{"path":"x"}',
+    "</script>",
+)
+
+
+def commit_paths(upstream: Upstream, files: dict[str, bytes]) -> None:
+    """Commit files that no file system would take."""
+    entries = []
+    for path, content in files.items():
+        object_id = subprocess.run(
+            ["git", "hash-object", "-w", "--stdin"],
+            cwd=upstream.path,
+            input=content,
+            check=True,
+            capture_output=True,
+        ).stdout.strip()
+        entries.append(b"100644 %b\t%b\0" % (object_id, path.encode()))
+    subprocess.run(
+        ["git", "update-index", "-z", "--index-info"],
+        cwd=upstream.path,
+        input=b"".join(entries),
+        check=True,
+    )
+    upstream.git("commit", "--quiet", "--message=paths")
+
+
+def long_path(length: int, letter: str = "x") -> str:
+    """A path of so many characters."""
+    return "/".join(letter * 99 for _ in range(length // 100 + 1))[: length - 1] + "!"
+
+
+def test_odd_names_come_through_as_they_are(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({name: f"in {name}" for name in ODD_NAMES})
+    snapshots.run_job(link)
+    assert set(snapshots.received().files) == set(ODD_NAMES)
+    assert_in_sync(snapshots, link, upstream)
+    upstream.commit(dict.fromkeys(ODD_NAMES, "changed"))
+    snapshots.run_job(link)
+    assert_in_sync(snapshots, link, upstream)
+    upstream.commit({**dict.fromkeys(ODD_NAMES), "a": "1"})
+    snapshots.run_job(link)
+    assert_in_sync(snapshots, link, upstream)
+    assert len(events(snapshots)) == 3 * len(ODD_NAMES) + 1
+
+
+def test_what_is_no_utf8_in_a_name_is_replaced(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({b"caf\xe9/\xff.txt": "1"})
+    snapshots.run_job(link)
+    name = "caf\ufffd/\ufffd.txt"
+    assert snapshots.received().files == {name: b"1"}
+    assert snapshots.deliveries(link) == {name: sha("1")}
+    assert snapshots.snapshot_files(link.repository_id) == {name: sha("1")}
+    snapshots.run_job(link)
+    assert len(events(snapshots)) == 1
+    upstream.commit({b"caf\xe9/\xff.txt": None, "a": "1"})
+    snapshots.run_job(link)
+    assert events(snapshots)[1:] == [("delete", name), ("create", "a")]
+    assert snapshots.deliveries(link) == {"a": sha("1")}
+
+
+def test_of_names_that_are_the_same_once_replaced_the_first_is_sent(
+    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
+) -> None:
+    link, upstream = snapshots.add_link({b"\xe9": "first", b"\xff": "third", "\ufffd": "second"})
+    snapshots.run_job(link)
+    assert snapshots.received().files == {"\ufffd": b"first"}
+    assert snapshots.deliveries(link) == {"\ufffd": sha("first")}
+    assert caplog.text.count("another file has the same name in UTF-8") == 2
+    snapshots.run_job(link)
+    assert len(events(snapshots)) == 1
+    upstream.commit({b"\xe9": None})
+    snapshots.run_job(link)
+    assert events(snapshots)[1:] == [("update", "\ufffd")]
+    assert snapshots.received().files == {"\ufffd": b"second"}
+    assert link_row(snapshots, link) == ("synced", 0, None)
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9"])
+def test_a_path_of_1024_characters_is_sent_and_a_longer_one_is_not(
+    snapshots: Snapshots, caplog: pytest.LogCaptureFixture, letter: str
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1", "z": "1"})
+    fits, too_long = long_path(1024, letter), long_path(1025, letter)
+    assert (len(fits), len(too_long)) == (1024, 1025)
+    commit_paths(upstream, {fits: b"2", too_long: b"3"})
+    snapshots.run_job(link)
+    assert snapshots.received().files == {"a": b"1", "z": b"1", fits: b"2"}
+    assert snapshots.deliveries(link) == {"a": sha("1"), "z": sha("1"), fits: sha("2")}
+    assert snapshots.snapshot_files(link.repository_id) == {
+        "a": sha("1"),
+        "z": sha("1"),
+        fits: sha("2"),
+        too_long: sha("3"),
+    }
+    assert caplog.text.count("its path is longer than 1024 characters") == 1
+    assert link_row(snapshots, link) == ("synced", 0, None)
+    snapshots.run_job(link)
+    assert len(events(snapshots)) == 3
+
+
+def test_a_path_that_is_too_long_for_the_snapshot_too_is_left_out(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": "1"})
+    fits, too_long = long_path(2048), long_path(2049)
+    commit_paths(upstream, {fits: b"2", too_long: b"3"})
+    snapshots.run_job(link)
+    assert snapshots.received().files == {"a": b"1"}
+    assert snapshots.snapshot_files(link.repository_id) == {"a": sha("1"), fits: sha("2")}
+    assert link_row(snapshots, link) == ("synced", 0, None)
+
+
+def test_a_path_of_many_bytes_keeps_nothing_else_back(
+    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Postgres's indices hold no more than 2,704 bytes, and these can't be compressed."""
+    link, upstream = snapshots.add_link({"a": "1"})
+    choose = random.Random(1).choices
+    path = "/".join("".join(choose(range_of_han, k=60)) for _ in range(16)) + "/z"
+    longer = "/".join("".join(choose(range_of_han, k=60)) for _ in range(20)) + "/z"
+    commit_paths(upstream, {path: b"2", longer: b"3"})
+    snapshots.run_job(link)
+    assert link_row(snapshots, link) == ("synced", 0, None)
+    assert snapshots.received().files == {"a": b"1"}
+    assert snapshots.deliveries(link) == {"a": sha("1")}
+    assert snapshots.snapshot_files(link.repository_id) == {"a": sha("1")}
+    assert caplog.text.count("not sent, its path is longer than") == 2
+
+
+range_of_han = [chr(code) for code in range(0x4E00, 0x9FA0)]

@@ -1,0 +1,350 @@
+"""Following a repository, whatever its authors do to it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from docora_ops.errors import GitError, SnapshotError
+from docora_ops.worker.clone import Clone
+from docora_ops.worker.git import Git
+from docora_ops.worker.objects import Objects
+from tests.support.delivery_checks import snapshot_row
+from tests.support.rows import TestLink
+from tests.support.snapshots import Snapshots, Upstream
+
+
+def clone_of(snapshots: Snapshots, full_name: str = "octo/api") -> Path:
+    return snapshots.repos / ".docora-ops/clones" / full_name
+
+
+def git_in(folder: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def fail(snapshots: Snapshots, link: TestLink) -> str:
+    """Run the job, which must fail; returns what the link is told of it."""
+    with pytest.raises(SnapshotError):
+        snapshots.run_job(link)
+    row = snapshots.docora.row(link)
+    assert row["status"] == "failed"
+    return str(row["last_error"])
+
+
+def assert_synced(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> None:
+    """Rows and receiver say what the repository's head holds."""
+    row = snapshots.docora.row(link)
+    assert (row["status"], row["retry_count"], row["last_error"]) == ("synced", 0, None)
+    assert snapshots.received().files == upstream.contents()
+    assert set(snapshots.deliveries(link)) == set(upstream.contents())
+    assert snapshots.deliveries(link) == snapshots.snapshot_files(link.repository_id)
+
+
+def branch_of(snapshots: Snapshots, link: TestLink) -> tuple[str, str]:
+    row = snapshots.docora.connection.execute(
+        "SELECT commit_sha, branch FROM repository_snapshots WHERE repository_id = %s",
+        (link.repository_id,),
+    ).fetchone()
+    assert row is not None
+    return row["commit_sha"], row["branch"]
+
+
+def git_failures(snapshots: Snapshots, link: TestLink) -> int:
+    row = snapshots.docora.connection.execute(
+        "SELECT consecutive_failures FROM repositories WHERE repository_id = %s",
+        (link.repository_id,),
+    ).fetchone()
+    assert row is not None
+    return int(row["consecutive_failures"])
+
+
+def events(snapshots: Snapshots) -> list[tuple[str, str]]:
+    return [(request.event, request.path) for request in snapshots.received().requests]
+
+
+def test_the_clone_is_bare_and_holds_one_commit(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    upstream.commit({"a": "2\n"})
+    snapshots.run_job(link)
+    assert_synced(snapshots, link, upstream)
+    clone = clone_of(snapshots)
+    assert git_in(clone, "rev-parse", "--is-bare-repository") == "true"
+    assert git_in(clone, "rev-list", "--count", "--all") == "1"
+    assert (clone / "shallow").read_text().split() == [upstream.head]
+
+
+def test_a_second_run_without_a_change_fetches_hashes_and_sends_nothing(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n", "b": "2\n"})
+    asked: list[bytes] = []
+    commands: list[str] = []
+    ask, run = Objects.ask, Git.run
+
+    def noted_ask(self: Objects, object_id: bytes) -> None:
+        asked.append(object_id)
+        ask(self, object_id)
+
+    def noted_run(self: Git, arguments: list[str], *rest: object, **options: object) -> str:
+        commands.append(arguments[0])
+        return run(self, arguments, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Objects, "ask", noted_ask)
+    monkeypatch.setattr(Git, "run", noted_run)
+    snapshots.run_job(link)
+    assert "fetch" in commands
+    assert len(asked) == 4  # two are hashed, two are sent
+    asked.clear()
+    commands.clear()
+    snapshots.run_job(link)
+    assert (asked, "fetch" in commands) == ([], False)
+    upstream.commit({"b": "3\n"})
+    snapshots.run_job(link)
+    assert (len(asked), "fetch" in commands) == (2, True)
+    assert_synced(snapshots, link, upstream)
+    assert events(snapshots) == [("create", "a"), ("create", "b"), ("update", "b")]
+
+
+def test_the_default_branch_is_followed_whatever_its_name(snapshots: Snapshots) -> None:
+    upstream = snapshots.add_upstream(branch="release/2.x")
+    upstream.commit({"a": "1\n"})
+    link = snapshots.link(snapshots.add_app(), snapshots.add_repository(upstream))
+    snapshots.run_job(link)
+    assert_synced(snapshots, link, upstream)
+    assert branch_of(snapshots, link) == (upstream.head, "release/2.x")
+
+
+def test_main_is_delivered_though_another_branch_is_the_default(
+    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    upstream.git("checkout", "--quiet", "-b", "develop")
+    upstream.commit({"a": "2\n", "new": "2\n"})
+    with caplog.at_level(logging.INFO):
+        snapshots.run_job(link)
+    assert snapshots.received().files == {"a": b"1\n"}
+    main = upstream.git("rev-parse", "main").strip()
+    assert branch_of(snapshots, link) == (main, "main")
+    assert f"main (default branch: develop) at {main[:12]}" in caplog.text
+
+
+def test_a_main_that_comes_later_takes_the_place_of_the_default_branch(
+    snapshots: Snapshots,
+) -> None:
+    upstream = snapshots.add_upstream(branch="develop")
+    upstream.commit({"a": "1\n", "both": "1\n"})
+    link = snapshots.link(snapshots.add_app(), snapshots.add_repository(upstream))
+    snapshots.run_job(link)
+    clone = (clone_of(snapshots) / "docora-ops-clone").read_text()
+    assert branch_of(snapshots, link) == (upstream.head, "develop")
+    upstream.git("branch", "main")
+    snapshots.run_job(link)
+    assert branch_of(snapshots, link) == (upstream.head, "main")
+    assert len(events(snapshots)) == 2
+    upstream.git("checkout", "--quiet", "main")
+    upstream.commit({"a": None, "both": "2\n"})
+    snapshots.run_job(link)
+    assert_synced(snapshots, link, upstream)
+    assert events(snapshots)[2:] == [("delete", "a"), ("update", "both")]
+    assert (clone_of(snapshots) / "docora-ops-clone").read_text() == clone
+
+
+def test_a_renamed_default_branch_is_followed(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    snapshots.run_job(link)
+    upstream.git("branch", "--move", "trunk")
+    upstream.commit({"b": "2\n"})
+    snapshots.run_job(link)
+    assert_synced(snapshots, link, upstream)
+    assert branch_of(snapshots, link) == (upstream.head, "trunk")
+
+
+def test_another_default_branch_with_another_history_is_followed(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n", "both": "1\n"})
+    snapshots.run_job(link)
+    upstream.git("checkout", "--quiet", "--orphan", "next")
+    upstream.commit({"a": None, "both": "2\n"})
+    upstream.git("branch", "--delete", "--force", "main")
+    snapshots.run_job(link)
+    assert_synced(snapshots, link, upstream)
+    assert events(snapshots)[2:] == [("delete", "a"), ("update", "both")]
+
+
+def test_a_branch_without_a_name_is_followed(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    upstream.git("checkout", "--quiet", "--detach")
+    upstream.git("branch", "--delete", "--force", "main")
+    upstream.commit({"a": "2\n"})
+    snapshots.run_job(link)
+    assert_synced(snapshots, link, upstream)
+
+
+def test_rewritten_history_is_followed_when_the_old_commits_are_gone(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n", "b": "1\n"})
+    upstream.commit({"a": "2\n"})
+    snapshots.run_job(link)
+    upstream.commit({"a": "3\n", "b": None})
+    upstream.git("checkout", "--quiet", "--orphan", "rewritten")
+    upstream.git("commit", "--quiet", "--message=all anew")
+    upstream.git("branch", "--delete", "--force", "main")
+    upstream.git("branch", "--move", "main")
+    upstream.git("reflog", "expire", "--expire=now", "--all")
+    upstream.git("gc", "--quiet", "--prune=now")
+    snapshots.run_job(link)
+    assert_synced(snapshots, link, upstream)
+    assert branch_of(snapshots, link) == (upstream.head, "main")
+    assert events(snapshots)[2:] == [("delete", "b"), ("update", "a")]
+
+
+def test_a_branch_that_is_set_back_is_followed(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    upstream.commit({"a": "2\n", "b": "2\n"})
+    snapshots.run_job(link)
+    upstream.git("reset", "--quiet", "--hard", "HEAD~1")
+    snapshots.run_job(link)
+    assert_synced(snapshots, link, upstream)
+
+
+def test_an_empty_repository_is_in_sync_and_later_gets_its_files(
+    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream = snapshots.add_upstream()
+    link = snapshots.link(snapshots.add_app(), snapshots.add_repository(upstream))
+    snapshots.run_job(link)
+    assert snapshots.docora.status(link) == "synced"
+    assert snapshots.received().requests == []
+    assert git_failures(snapshots, link) == 0
+    assert "the repository has no branch, so nothing is sent" in caplog.text
+    assert snapshot_row(snapshots, link.repository_id) is None
+    upstream.commit({"a": "1\n"})
+    snapshots.run_job(link)
+    assert_synced(snapshots, link, upstream)
+
+
+@pytest.mark.parametrize("left", ["app_delivered_files", "repository_snapshots"])
+def test_a_repository_that_shows_no_branch_any_more_is_a_git_failure_and_nothing_is_deleted(
+    snapshots: Snapshots, left: str
+) -> None:
+    """A delivery to any app is enough, or a snapshot alone."""
+    link, upstream = snapshots.add_link({"a": "1\n", "b": "2\n"})
+    snapshots.run_job(link)
+    other = snapshots.link(snapshots.add_app("Other"), link.repository_id)
+    rows = {"app_delivered_files", "repository_snapshots"} - {left}
+    snapshots.docora.connection.execute(f"DELETE FROM {rows.pop()}".encode())
+    before = snapshots.docora.dump()[0]
+    contents = upstream.contents()
+    shutil.rmtree(upstream.path)
+    Upstream(upstream.path)
+    for number, each in enumerate((link, other), start=1):
+        assert "shows no branch, though it was delivered before" in fail(snapshots, each)
+        assert git_failures(snapshots, link) == number
+    assert len(events(snapshots)) == 2
+    assert snapshots.received().files == contents
+    after = snapshots.docora.dump()[0]
+    for table in ("app_delivered_files", "repository_snapshots", "snapshot_files"):
+        assert after[table] == before[table]
+
+
+def test_a_repository_that_is_gone_is_a_git_failure_and_nothing_is_deleted(
+    snapshots: Snapshots,
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    snapshots.run_job(link)
+    contents = upstream.contents()
+    shutil.rmtree(upstream.path)
+    error = fail(snapshots, link)
+    assert "does not appear to be a git repository" in error
+    assert git_failures(snapshots, link) == 1
+    assert snapshots.received().files == contents
+    assert set(snapshots.deliveries(link)) == set(contents)
+
+
+def test_a_default_branch_that_does_not_exist_is_a_git_failure_and_nothing_is_deleted(
+    snapshots: Snapshots,
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    snapshots.run_job(link)
+    upstream.git("branch", "--move", "trunk/2.x")
+    upstream.git("symbolic-ref", "HEAD", "refs/heads/nowhere")
+    assert "its default branch does not exist" in fail(snapshots, link)
+    assert git_failures(snapshots, link) == 1
+    assert list(snapshots.received().files) == ["a"]
+
+
+def test_a_success_forgets_earlier_git_failures(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    upstream.path.rename(upstream.path.with_name("elsewhere"))
+    fail(snapshots, link)
+    fail(snapshots, link)
+    assert git_failures(snapshots, link) == 2
+    upstream.path.with_name("elsewhere").rename(upstream.path)
+    snapshots.run_job(link)
+    assert git_failures(snapshots, link) == 0
+
+
+def test_hooks_in_the_clone_are_not_run(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    snapshots.run_job(link)
+    marker = snapshots.folder / "marker"
+    hook = clone_of(snapshots) / "hooks" / "reference-transaction"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    hook.chmod(0o755)
+    upstream.commit({"a": "2\n"})
+    snapshots.run_job(link)
+    assert_synced(snapshots, link, upstream)
+    assert not marker.exists()
+    # It works, for whoever lets it.
+    git_in(clone_of(snapshots), "update-ref", "refs/other", upstream.head)
+    assert marker.exists()
+
+
+def test_submodules_are_left_alone(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    other = snapshots.add_upstream("octo/other")
+    other.commit({"inner": "x\n"})
+    upstream.git(
+        "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", other.url, "sub"
+    )
+    upstream.commit()
+    snapshots.run_job(link)
+    assert_synced(snapshots, link, upstream)
+    assert sorted(snapshots.received().files) == [".gitmodules", "a"]
+    assert not (clone_of(snapshots) / "modules").exists()
+
+
+def test_two_repositories_of_one_name_have_clones_of_their_own(snapshots: Snapshots) -> None:
+    links = {}
+    for full_name in ("octo/api", "other/api"):
+        upstream = snapshots.add_upstream(full_name)
+        upstream.commit({"who": f"{full_name}\n"})
+        repository = snapshots.add_repository(upstream, full_name)
+        links[full_name] = snapshots.link(
+            snapshots.add_app(full_name.partition("/")[0]), repository
+        )
+    for link in links.values():
+        snapshots.run_job(link)
+    assert snapshots.received("octo").files == {"who": b"octo/api\n"}
+    assert snapshots.received("other").files == {"who": b"other/api\n"}
+
+
+def test_what_git_says_is_told_in_short(snapshots: Snapshots) -> None:
+    upstream = snapshots.add_upstream()
+    upstream.commit({"a": "1\n"})
+    clone = Clone(
+        snapshots.repos, "octo", "api", upstream.url, token=None, protocols=["file"], timeout=60
+    )
+    commit = clone.sync(lambda: None)
+    assert commit is not None
+    assert commit.sha == upstream.head
+    shutil.rmtree(upstream.path)
+    with pytest.raises(GitError) as caught:
+        clone.sync(lambda: None)
+    assert caught.value.message.startswith("fatal: ")
+    assert "\n" not in caught.value.message

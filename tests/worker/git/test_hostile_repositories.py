@@ -1,0 +1,86 @@
+"""What strangers put into their repositories does nothing to us, nor through us to the apps."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.delivery_checks import assert_in_sync, events, link_row
+from tests.support.git_over_http import GitSite
+from tests.support.snapshots import Snapshots
+
+
+def test_settings_of_git_in_a_working_tree_are_not_taken(
+    snapshots: Snapshots, tmp_path: Path
+) -> None:
+    """The files of its top level look like a repository's own: git would run what they say."""
+    marker = tmp_path / "marker"
+    link, upstream = snapshots.add_link(
+        {
+            "HEAD": "ref: refs/heads/main\n",
+            "config": f'[core]\n\talternateRefsCommand = "touch {marker}; :"\n',
+            "objects/info/alternates": f"{snapshots.folder}/upstream/octo/api/.git/objects\n",
+            "refs/x": "",
+        }
+    )
+    clone = snapshots.repos / ".docora-ops/clones/octo/api"
+    clone.parent.mkdir(parents=True)
+    subprocess.run(["git", "clone", "--quiet", upstream.url, clone], check=True)
+    assert (clone / ".git").is_dir()
+    snapshots.run_job(link)
+    assert not marker.exists()
+    assert not (clone / ".git").exists()
+    assert_in_sync(snapshots, link, upstream)
+
+
+@pytest.mark.parametrize(
+    "path", [".git/config", ".GIT/hooks/x", "../up", "a/../b", "./here", "a/.git/x"]
+)
+def test_paths_that_git_itself_would_not_make_are_not_sent(
+    snapshots: Snapshots, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    link, upstream = snapshots.add_link({"ok": "1"})
+
+    def make(what: str, text: str) -> str:
+        return subprocess.run(
+            ["git", "hash-object", "-w", "-t", what, "--literally", "--stdin"]
+            if what != "tree"
+            else ["git", "mktree"],
+            cwd=upstream.path,
+            input=text,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+
+    blob = make("blob", "evil")
+    first, *rest = reversed(path.split("/"))
+    tree = make("tree", f"100644 blob {blob}\t{first}\n")
+    for part in rest[:-1]:
+        tree = make("tree", f"040000 tree {tree}\t{part}\n")
+    tree = make("tree", f"040000 tree {tree}\t{rest[-1]}\n100644 blob {blob}\tok\n")
+    commit = upstream.git("commit-tree", tree, "-m", "crafted").strip()
+    upstream.git("update-ref", "refs/heads/main", commit)
+    snapshots.run_job(link)
+    assert events(snapshots) == [("create", "ok")]
+    assert "its path is not safe" in caplog.text
+    assert link_row(snapshots, link) == ("synced", 0, None)
+
+
+@pytest.mark.parametrize("token", [None, "another-token"])
+def test_what_the_operator_logs_in_with_is_not_used_for_apps(
+    snapshots: Snapshots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None
+) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login operator password secret\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    upstream = snapshots.add_upstream()
+    upstream.commit({"a": "1"})
+    with GitSite(snapshots.folder / "upstream", token="operator").serving() as site:
+        repository_id = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api/.git")
+        link = snapshots.link(snapshots.add_app(), repository_id)
+        snapshots.set_token(link, token)
+        with pytest.raises(Exception, match=r"Authentication failed|could not read Username"):
+            snapshots.run_job(link)
+        assert not any("b3BlcmF0b3I6c2VjcmV0" in login for login in site.logins)

@@ -1,0 +1,302 @@
+"""Fetching over http: the token, and servers that answer late, elsewhere or not at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from docora_ops.errors import SnapshotError
+from docora_ops.worker import git
+from tests.support.git_over_http import GitHandler, GitSite, basic
+from tests.support.proxy import eventually
+from tests.support.rows import TestLink
+from tests.support.snapshots import TOKEN, Snapshots, Upstream
+from tests.support.worker_processes import all_processes, command_line
+
+
+@pytest.fixture
+def site(snapshots: Snapshots) -> Iterator[GitSite]:
+    with GitSite(snapshots.folder / "upstream").serving() as site:
+        yield site
+
+
+@pytest.fixture
+def link(snapshots: Snapshots, site: GitSite) -> TestLink:
+    """To a repository on that site."""
+    upstream = snapshots.add_upstream()
+    upstream.commit({"README.md": "hello\n", "src/a.py": "x = 1\n"})
+    repository = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
+    return snapshots.link(snapshots.add_app(), repository)
+
+
+@pytest.fixture
+def upstream(snapshots: Snapshots, link: TestLink) -> Upstream:
+    upstream = Upstream.__new__(Upstream)
+    upstream.path = snapshots.folder / "upstream" / "octo/api"
+    return upstream
+
+
+def git_processes(port: str) -> list[int]:
+    """Those that talk to a server at this port."""
+    return [pid for pid in all_processes() if f"127.0.0.1:{port}" in command_line(pid)]
+
+
+def port_of(site: GitSite) -> str:
+    return site.url.rpartition(":")[2]
+
+
+def fail(snapshots: Snapshots, link: TestLink) -> str:
+    with pytest.raises(SnapshotError):
+        snapshots.run_job(link)
+    row = snapshots.docora.row(link)
+    assert row["status"] == "failed"
+    return str(row["last_error"])
+
+
+def git_failures(snapshots: Snapshots) -> int:
+    row = snapshots.docora.connection.execute(
+        "SELECT consecutive_failures FROM repositories"
+    ).fetchone()
+    assert row is not None
+    return int(row["consecutive_failures"])
+
+
+def files_with(folder: Path, text: str) -> list[Path]:
+    return [
+        path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()
+    ]
+
+
+def test_a_public_repository_is_fetched_without_a_login(
+    snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
+) -> None:
+    snapshots.run_job(link)
+    assert snapshots.docora.status(link) == "synced"
+    assert snapshots.received().files == upstream.contents()
+    assert site.logins
+    assert set(site.logins) == {""}
+
+
+def test_the_token_is_the_user_name_and_reaches_nothing_but_the_server(
+    snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
+) -> None:
+    site.token = TOKEN
+    snapshots.set_token(link, TOKEN)
+    seen: list[str] = []
+
+    def look_around(_handler: GitHandler) -> bool:
+        seen.extend(command_line(pid) for pid in all_processes())
+        return True
+
+    site.intercept = look_around
+    snapshots.run_job(link)
+    upstream.commit({"README.md": "hello again\n"})
+    snapshots.run_job(link)
+    assert snapshots.docora.status(link) == "synced"
+    assert snapshots.received().files == upstream.contents()
+    assert basic(TOKEN) in site.logins
+    assert any(" fetch " in line for line in seen)
+    assert any("remote-http" in line for line in seen)
+    assert not [line for line in seen if TOKEN in line]
+    assert files_with(snapshots.repos, "README.md") != []
+    assert files_with(snapshots.repos, TOKEN) == []
+
+
+def test_a_wrong_token_is_a_git_failure_that_does_not_show_it(
+    snapshots: Snapshots, site: GitSite, link: TestLink, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.token = TOKEN
+    snapshots.set_token(link, "ghp_another")
+    with caplog.at_level(logging.DEBUG):
+        error = fail(snapshots, link)
+    assert basic("ghp_another") in site.logins
+    assert "Authentication failed" in error
+    assert "ghp_another" not in error + caplog.text
+    assert git_failures(snapshots) == 1
+    assert snapshots.received().requests == []
+
+
+def test_a_private_repository_without_a_token_is_a_git_failure_without_a_prompt(
+    snapshots: Snapshots, site: GitSite, link: TestLink
+) -> None:
+    site.token = TOKEN
+    assert "could not read Username" in fail(snapshots, link)
+    assert set(site.logins) == {""}
+    assert git_failures(snapshots) == 1
+
+
+def test_a_token_in_what_the_server_says_is_cut_out(
+    snapshots: Snapshots, site: GitSite, link: TestLink, caplog: pytest.LogCaptureFixture
+) -> None:
+    snapshots.set_token(link, TOKEN)
+
+    def talk(handler: GitHandler) -> bool:
+        text = f"no repository for {TOKEN} here".encode()
+        handler.send_response(404)
+        handler.send_header("Content-Type", "text/plain")
+        handler.end_headers()
+        handler.wfile.write(text)
+        return False
+
+    site.intercept = talk
+    with caplog.at_level(logging.DEBUG):
+        error = fail(snapshots, link)
+    assert "no repository for *** here" in error
+    assert TOKEN not in caplog.text
+
+
+@pytest.mark.parametrize("login_first", [False, True])
+def test_another_server_is_not_asked_where_a_redirect_leads_to_it(
+    snapshots: Snapshots,
+    site: GitSite,
+    link: TestLink,
+    login_first: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It may be an internal one, which the owner of the repository must not learn about."""
+    snapshots.set_token(link, TOKEN)
+    with GitSite(snapshots.folder / "upstream").serving() as other:
+
+        def send_away(handler: GitHandler) -> bool:
+            if login_first and handler.headers.get("Authorization") is None:
+                handler.refuse()
+            else:
+                handler.redirect(other.url + handler.path)
+            return False
+
+        site.intercept = send_away
+        error = fail(snapshots, link)
+        assert "redirects to another server" in error
+        assert port_of(other) not in error
+        assert f"redirects to {other.url}: not followed" in caplog.text
+        assert git_failures(snapshots) == 1
+        assert (basic(TOKEN) in site.logins) is login_first
+        assert other.paths == []
+
+
+def test_a_redirect_on_the_same_server_is_followed_with_the_token(
+    snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
+) -> None:
+    """As GitHub does for a repository that was renamed."""
+    site.token = TOKEN
+    snapshots.set_token(link, TOKEN)
+    upstream.path.rename(upstream.path.with_name("renamed"))
+
+    def send_on(handler: GitHandler) -> bool:
+        if handler.path.startswith("/octo/api/"):
+            handler.redirect(site.url + handler.path.replace("/octo/api", "/octo/renamed"))
+            return False
+        return True
+
+    site.intercept = send_on
+    snapshots.run_job(link)
+    upstream.path = upstream.path.with_name("renamed")
+    assert snapshots.received().files == upstream.contents()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "sentence"),
+    [("/login?next=", "is not a repository"), ("/again", "redirects more than 5 times")],
+)
+def test_a_redirect_on_the_same_server_that_leads_nowhere_is_a_git_failure(
+    snapshots: Snapshots, site: GitSite, link: TestLink, suffix: str, sentence: str
+) -> None:
+    def send_on(handler: GitHandler) -> bool:
+        handler.redirect(f"{suffix}{handler.path}")
+        return False
+
+    site.intercept = send_on
+    assert sentence in fail(snapshots, link)
+    assert git_failures(snapshots) == 1
+
+
+def test_an_empty_answer_of_a_gateway_is_a_git_failure_and_nothing_is_deleted(
+    snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
+) -> None:
+    def answer_with_nothing(handler: GitHandler) -> bool:
+        handler.send_response(200)
+        handler.end_headers()
+        return False
+
+    snapshots.run_job(link)
+    deliveries = snapshots.deliveries(link)
+    site.intercept = answer_with_nothing
+    assert "shows no branch, though it was delivered before" in fail(snapshots, link)
+    assert git_failures(snapshots) == 1
+    assert snapshots.received().files == upstream.contents()
+    assert snapshots.deliveries(link) == snapshots.snapshot_files(link.repository_id) == deliveries
+
+
+@pytest.mark.parametrize("command", ["ls-remote", "fetch"])
+def test_a_server_that_never_answers_is_a_git_failure_and_leaves_no_git(
+    snapshots: Snapshots, site: GitSite, link: TestLink, command: str
+) -> None:
+    held = []
+
+    def never(handler: GitHandler) -> bool:
+        lines = [command_line(pid) for pid in git_processes(port_of(site))]
+        if any(f" {command} " in line for line in lines):
+            held.append(git_processes(port_of(site)))
+            handler.rfile.read(1)  # until the client hangs up
+            return False
+        return True
+
+    site.intercept = never
+    snapshots.settings_changes["git_timeout"] = 1
+    assert fail(snapshots, link) == f"git {command} took longer than 1 s"
+    assert git_failures(snapshots) == 1
+    assert held[0]
+    eventually(lambda: not git_processes(port_of(site)), "the end of all git processes")
+    assert [path.name for path in (snapshots.repos / ".docora-ops").iterdir()] == ["clones"]
+
+
+def test_the_repository_lock_is_renewed_while_git_works(
+    snapshots: Snapshots, site: GitSite, link: TestLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git, "_STEP", 0.02)
+    key = "docora:repo-lock:octo/api"
+    renewals = []
+
+    def slow(_handler: GitHandler) -> bool:
+        for _ in range(2):
+            snapshots.docora.redis.pexpire(key, 10_000)
+            eventually(lambda: int(snapshots.docora.redis.pttl(key)) > 100_000, "a renewal")
+            renewals.append(key)
+        return True
+
+    site.intercept = slow
+    snapshots.run_job(link)
+    assert snapshots.docora.status(link) == "synced"
+    assert len(renewals) == 2 * len(site.paths)
+    assert not snapshots.docora.redis.exists(key)
+
+
+@pytest.mark.parametrize("owner", [None, "somebody else"])
+def test_a_lock_that_is_lost_while_git_works_ends_the_job_and_git(
+    snapshots: Snapshots,
+    site: GitSite,
+    link: TestLink,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: str | None,
+) -> None:
+    monkeypatch.setattr(git, "_STEP", 0.02)
+    key = "docora:repo-lock:octo/api"
+    found: list[int] = []
+
+    def lose_it(handler: GitHandler) -> bool:
+        found.extend(git_processes(port_of(site)))
+        snapshots.docora.redis.delete(key)
+        if owner:
+            snapshots.docora.redis.set(key, owner)
+        handler.rfile.read(1)  # until the client hangs up
+        return False
+
+    site.intercept = lose_it
+    assert fail(snapshots, link) == "the lock of octo/api was lost while git worked"
+    assert found
+    eventually(lambda: not git_processes(port_of(site)), "the end of all git processes")
+    assert git_failures(snapshots) == 0
+    assert snapshots.docora.redis.get(key) == (owner and owner.encode())

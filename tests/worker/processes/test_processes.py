@@ -1,0 +1,241 @@
+"""Worker processes: signals, children, and retries that wait."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import cast
+
+import pytest
+from rq.job import JobStatus
+
+from docora_ops.demo.receiver import Request
+from tests.support.docora import QUEUE
+from tests.support.git_over_http import gate_at
+from tests.support.proxy import PATIENCE, eventually
+from tests.support.rows import TestLink
+from tests.support.snapshots import Snapshots
+from tests.support.worker_processes import (
+    Running,
+    all_processes,
+    await_waiting_worker,
+    expire_heartbeats,
+    parent_of,
+    running,
+)
+
+
+def add_link(snapshots: Snapshots, **retry: int) -> TestLink:
+    link, _ = snapshots.add_link({"a": "1\n", "b": "2\n"})
+    snapshots.queue(link, **retry)
+    return link
+
+
+def add_links(snapshots: Snapshots, number: int) -> list[TestLink]:
+    upstream = snapshots.add_upstream()
+    upstream.commit({"a": "1\n"})
+    repository = snapshots.add_repository(upstream)
+    links = [snapshots.link(snapshots.add_app(f"App{n}"), repository) for n in range(number)]
+    for link in links:
+        snapshots.queue(link)
+    return links
+
+
+def names(snapshots: Snapshots) -> set[str]:
+    """Workers on RQ's screens."""
+    keys = cast("set[bytes]", snapshots.docora.redis.smembers(f"rq:workers:{QUEUE}"))
+    return {key.decode().removeprefix("rq:worker:") for key in keys}
+
+
+def ready(snapshots: Snapshots, worker: Running, number: int) -> None:
+    eventually(lambda: worker.log.count("Listening on") >= number, f"{number} workers")
+
+
+@pytest.mark.parametrize(
+    ("number", "concurrency"),
+    [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2"), (signal.SIGHUP, "2")],
+    ids=["TERM", "INT", "TERM to two", "HUP to two"],
+)
+def test_a_signal_ends_it_when_the_job_in_hand_is_done(
+    snapshots: Snapshots, number: signal.Signals, concurrency: str
+) -> None:
+    link = add_link(snapshots)
+    with (
+        gate_at(snapshots.receiver, "b") as gate,
+        running(snapshots, "--concurrency", concurrency) as worker,
+    ):
+        gate.wait()
+        ready(snapshots, worker, int(concurrency))
+        worker.signal(number)
+        eventually(
+            lambda: worker.log.count("warm shut down requested") == int(concurrency),
+            "a signal to all",
+        )
+        eventually(lambda: len(names(snapshots)) == 1, "the end of who is idle")
+        snapshots.docora.enqueue("app_1-repo_1")
+        gate.release()
+        assert worker.end() == 0
+        eventually(lambda: worker.processes == [], "the end of all processes")
+    assert snapshots.docora.status(link) == "synced"
+    assert sorted(snapshots.received().files) == ["a", "b"]
+    assert snapshots.docora.waiting() == ["app_1-repo_1"]
+    assert names(snapshots) == set()
+
+
+@pytest.mark.parametrize(
+    ("number", "concurrency"),
+    [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGHUP, "1"), (signal.SIGTERM, "2")],
+    ids=["TERM", "INT", "HUP", "TERM to two"],
+)
+def test_an_idle_worker_ends_at_once(
+    snapshots: Snapshots, number: signal.Signals, concurrency: str
+) -> None:
+    with running(snapshots, "--concurrency", concurrency) as worker:
+        ready(snapshots, worker, int(concurrency))
+        eventually(lambda: len(names(snapshots)) == int(concurrency), "a worker in RQ")
+        started = time.monotonic()
+        worker.signal(number)
+        assert worker.end() == 0
+        assert time.monotonic() - started < 10
+        eventually(lambda: worker.processes == [], "the end of all processes")
+    assert names(snapshots) == set()
+
+
+def test_a_signal_to_all_of_the_group_ends_it_in_order(snapshots: Snapshots) -> None:
+    """As Ctrl-C on a terminal comes to parent and children."""
+    add_link(snapshots)
+    with (
+        gate_at(snapshots.receiver, "b") as gate,
+        running(snapshots, "--concurrency", "2") as worker,
+    ):
+        gate.wait()
+        ready(snapshots, worker, 2)
+        os.killpg(worker.pid, signal.SIGINT)
+        worker.await_line("warm shut down requested")
+        gate.release()
+        assert worker.end() == 0
+    assert snapshots.docora.statuses() == {"synced": 1}
+
+
+def test_a_second_signal_kills_the_job_and_its_link_is_not_lost(snapshots: Snapshots) -> None:
+    link = add_link(snapshots, retry_base_delay_ms=0)
+    with gate_at(snapshots.receiver, "b") as gate, running(snapshots) as worker:
+        gate.wait()
+        horse = worker.horse()
+        worker.signal(signal.SIGTERM)
+        worker.await_line("warm shut down requested")
+        time.sleep(1.1)  # RQ takes a second signal within a second for the first
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+        assert horse not in all_processes() or not parent_of(horse)
+        eventually(lambda: worker.processes == [], "the end of all processes")
+    assert snapshots.docora.status(link) == "scanning"
+    assert snapshots.docora.job(link).get_status() is JobStatus.STARTED
+    expire_heartbeats(snapshots.docora)
+    assert snapshots.work().code == 0
+    assert snapshots.docora.status(link) == "synced"
+    assert sorted(snapshots.received().files) == ["a", "b"]
+
+
+def test_two_children_work_at_the_same_time(snapshots: Snapshots) -> None:
+    add_links(snapshots, 2)
+    barrier = threading.Barrier(2, timeout=PATIENCE)
+    seen: list[set[str]] = []
+
+    def answer(_request: Request) -> int:
+        barrier.wait()
+        seen.append(names(snapshots))
+        barrier.wait()
+        return 200
+
+    snapshots.receiver.answer = answer
+    with running(snapshots, "--burst", "--concurrency", "2", "--name", "pair") as worker:
+        assert worker.end() == 0
+    assert seen == [{"pair-1", "pair-2"}] * 2
+    assert snapshots.docora.statuses() == {"synced": 2}
+    assert names(snapshots) == set()
+
+
+def test_a_burst_with_children_ends_when_all_is_done(snapshots: Snapshots) -> None:
+    add_links(snapshots, 7)
+    with running(snapshots, "--burst", "--concurrency", "3") as worker:
+        assert worker.end() == 0
+        eventually(lambda: worker.processes == [], "the end of all processes")
+    assert snapshots.docora.statuses() == {"synced": 7}
+    assert snapshots.docora.waiting() == []
+
+
+def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
+    with running(snapshots, "--concurrency", "2", "--name", "pair") as worker:
+        ready(snapshots, worker, 2)
+        for number in (3, 4):
+            eventually(lambda: len(worker.children) == 2, "two children")
+            first = min(worker.children)
+            os.kill(first, signal.SIGKILL)
+            ready(snapshots, worker, number)
+            assert first not in worker.children
+        # They still work, both of them.
+        barrier = threading.Barrier(2, timeout=PATIENCE)
+        snapshots.receiver.answer = lambda _: barrier.wait() * 0 + 200
+        add_links(snapshots, 2)
+        eventually(lambda: snapshots.docora.statuses() == {"synced": 2}, "two snapshots")
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+        eventually(lambda: worker.processes == [], "the end of all processes")
+
+
+def test_a_worker_that_is_killed_while_idle_takes_no_job_with_it(snapshots: Snapshots) -> None:
+    with running(snapshots) as worker:
+        worker.await_line("Scheduler for")
+        await_waiting_worker(snapshots.docora)
+        worker.signal(signal.SIGKILL)
+        worker.process.wait(PATIENCE)
+        link = add_link(snapshots)
+        eventually(lambda: worker.processes == [], "the end of its scheduler")
+    assert snapshots.docora.waiting() == [link.job_id]
+    assert snapshots.work().code == 0
+    assert snapshots.docora.status(link) == "synced"
+
+
+def test_a_child_that_is_killed_at_work_loses_no_link(snapshots: Snapshots) -> None:
+    link = add_link(snapshots, retry_base_delay_ms=0)
+    with (
+        gate_at(snapshots.receiver, "b") as gate,
+        running(snapshots, "--concurrency", "2") as worker,
+    ):
+        gate.wait()
+        ready(snapshots, worker, 2)
+        [horse] = worker.horses
+        child = parent_of(horse)
+        os.kill(child, signal.SIGKILL)
+        os.kill(horse, signal.SIGKILL)
+        ready(snapshots, worker, 3)
+        expire_heartbeats(snapshots.docora)
+        gate.release()
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+    assert snapshots.work().code == 0
+    assert snapshots.docora.status(link) == "synced"
+
+
+def test_delayed_retries_are_run_when_their_time_has_come(snapshots: Snapshots) -> None:
+    link = add_link(snapshots, retry_base_delay_ms=1)
+    answers = [500, 200, 200]
+    snapshots.receiver.answer = lambda _: answers.pop(0)
+    with running(snapshots) as worker:
+        eventually(lambda: snapshots.docora.status(link) == "synced", "a second try")
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+    assert answers == []
+    assert "failed, try 1: HTTP 500 on created a; 4 more" in worker.log
+    assert sorted(snapshots.received().files) == ["a", "b"]
+
+
+def test_each_worker_has_a_name_of_its_own(snapshots: Snapshots) -> None:
+    with running(snapshots) as one, running(snapshots, "--name", "The_Worker-1.x") as other:
+        for worker in (one, other):
+            worker.await_ready()
+        assert len(names(snapshots)) == 2
+        assert "The_Worker-1.x" in names(snapshots)

@@ -1,0 +1,199 @@
+"""`docora-ops worker`: what it refuses, what it says, and where."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from pathlib import Path
+
+import pytest
+
+from docora_ops.cli.worker import _OneLine
+from tests.support.proxy import refused_port
+from tests.support.rows import TestLink
+from tests.support.snapshots import KEY, Snapshots
+from tests.support.worker_processes import running
+
+PASSWORD = "hunter2"
+EVENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|WARNING|ERROR) [ -~←→]+\n")
+
+
+@pytest.fixture
+def link(snapshots: Snapshots) -> TestLink:
+    """Its job waits."""
+    link = snapshots.docora.add_link()
+    snapshots.queue(link)
+    return link
+
+
+def assert_untouched(snapshots: Snapshots, link: TestLink) -> None:
+    assert snapshots.docora.waiting() == [link.job_id]
+    assert snapshots.docora.status(link) == "pending_snapshot"
+    assert snapshots.docora.redis.keys("rq:worker*") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "sentence"),
+    [
+        ([], {"ENCRYPTION_KEY": None}, "ENCRYPTION_KEY is not set"),
+        ([], {"ENCRYPTION_KEY": PASSWORD * 8}, "ENCRYPTION_KEY is not a key of 64 hex digits"),
+        ([], {"ENCRYPTION_KEY": KEY.hex()[1:]}, "ENCRYPTION_KEY is not a key of 64 hex digits"),
+        ([], {"DATABASE_URL": None}, "DATABASE_URL is not set"),
+        ([], {"DATABASE_URL": f"mysql://ada:{PASSWORD}@db/docora"}, "DATABASE_URL must look like"),
+        ([], {"PATH": ""}, "git is not on PATH"),
+        ([], {"REPOS_BASE_PATH": "/dev/null/repos"}, "REPOS_BASE_PATH '/dev/null/repos' can't be"),
+        ([], {"DOCORA_OPS_GIT_PROTOCOLS": "https file"}, "DOCORA_OPS_GIT_PROTOCOLS"),
+        (["--name", "a b"], {}, "--name 'a b' is not a name for a worker"),
+        (["--name", "a\x1b[31m"], {}, r"--name 'a\x1b[31m' is not a name for a worker"),
+        (["--concurrency", "0"], {}, "--concurrency"),
+        (["--concurrency", "2"], {"ENCRYPTION_KEY": None}, "ENCRYPTION_KEY is not set"),
+    ],
+)
+def test_what_can_not_work_is_refused_before_a_job_is_taken(
+    snapshots: Snapshots,
+    link: TestLink,
+    arguments: list[str],
+    changes: dict[str, str | None],
+    sentence: str,
+) -> None:
+    result = snapshots.work(*arguments, **changes)
+    assert (result.code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: ")
+    assert sentence in result.stderr
+    assert "Hint: " in result.stderr
+    for secret in (PASSWORD, KEY.hex(), "\x1b"):
+        assert secret not in result.stderr
+    assert_untouched(snapshots, link)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_can_not_be_written_to_is_refused(
+    snapshots: Snapshots, link: TestLink
+) -> None:
+    snapshots.repos.mkdir(mode=0o500)
+    result = snapshots.work()
+    assert result.code == 2
+    assert "REPOS_BASE_PATH" in result.stderr
+    assert_untouched(snapshots, link)
+
+
+@pytest.mark.parametrize("concurrency", ["1", "2"])
+def test_a_redis_that_is_away_is_said_and_nothing_waits_for_it(
+    snapshots: Snapshots, concurrency: str
+) -> None:
+    url = f"redis://ada:{PASSWORD}@127.0.0.1:{refused_port()}/0"
+    result = snapshots.work("--concurrency", concurrency, REDIS_URL=url)
+    assert (result.code, result.stdout) == (5, "")
+    assert "Error: Redis at 127.0.0.1" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert PASSWORD not in result.stderr
+
+
+@pytest.mark.parametrize("concurrency", ["1", "2"])
+def test_a_name_that_is_taken_is_refused(
+    snapshots: Snapshots, link: TestLink, concurrency: str
+) -> None:
+    taken = "mine" if concurrency == "1" else "mine-2"
+    snapshots.docora.add_worker(taken)
+    result = snapshots.work("--name", "mine", "--concurrency", concurrency)
+    assert (result.code, result.stdout) == (4, "")
+    assert f"Error: a worker named '{taken}' is at work already" in result.stderr
+    assert "Traceback" not in result.stderr
+    if concurrency == "1":
+        assert snapshots.docora.waiting() == [link.job_id]
+
+
+def test_a_malformed_key_is_nothing_to_commands_that_decrypt_nothing(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    env = {"ENCRYPTION_KEY": "nonsense"}
+    docora = snapshots.docora
+    assert docora.run("retry", link.app_id, link.repository_id, env=env).code == 0
+    result = docora.run("progress", "bulk_0123456789abcdef", env=env)
+    assert (result.code, "ENCRYPTION_KEY" in result.stderr) == (3, False)
+    assert docora.waiting() == [link.job_id]
+
+
+def test_without_the_extra_it_says_how_to_install_it(
+    snapshots: Snapshots, link: TestLink, tmp_path: Path
+) -> None:
+    (tmp_path / "cryptography.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'cryptography'\", name='cryptography')\n"
+    )
+    result = snapshots.work(PYTHONPATH=str(tmp_path))
+    assert (result.code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "Error: the worker's packages are not installed (cryptography is missing)\n"
+        "Hint: in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name\n"
+    )
+    assert_untouched(snapshots, link)
+    # And nothing else needs it.
+    env = {"PYTHONPATH": str(tmp_path)}
+    assert snapshots.docora.run("retry-all-failed", "--yes", env=env).code == 0
+
+
+def test_the_log_is_one_inert_line_an_event_on_stderr(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_link({"a": "1\n", "evil\x1b[31m\nname": "x\n"})
+    other = snapshots.link(snapshots.add_app("Other"), link.repository_id)
+    hostile = "Evil\n2026-01-01T00:00:00.000Z INFO forged \x1b]0;title\x07\u202e"
+    snapshots.docora.connection.execute(
+        "UPDATE apps SET app_name = %s WHERE app_id = %s", (hostile, link.app_id)
+    )
+    snapshots.receiver.answer = lambda request: 500 if request.path != "a" else 200
+    for each in (link, other):
+        snapshots.queue(each, max_retry_attempts=2, retry_base_delay_ms=0)
+    with running(snapshots, "--burst") as worker:
+        stdout = worker.process.stdout.read() if worker.process.stdout else None
+        assert worker.end() == 0
+    assert stdout == ""
+    assert worker.lines
+    assert [line for line in worker.lines if not EVENT.fullmatch(line)] == []
+    assert not [line for line in worker.lines if line.startswith("2026-01-01")]
+    failures = [line for line in worker.lines if "failed, try" in line]
+    assert len(failures) == 4
+    assert all(r"HTTP 500 on created evil\x1b[31m\nname" in line for line in failures)
+    assert sum(r"Evil\n2026" in line for line in failures) == 2
+    assert r"\x1b]0;title\x07\u202e" in worker.log
+
+
+def test_a_traceback_is_one_line_of_the_log() -> None:
+    import logging
+
+    try:
+        raise ValueError("a\nb")
+    except ValueError:
+        import sys
+
+        record = logging.LogRecord("rq", logging.ERROR, "", 0, "it\nfailed", (), sys.exc_info())
+    line = _OneLine().format(record)
+    assert "\n" not in line
+    assert r"it\nfailed\nTraceback" in line
+
+
+@pytest.mark.parametrize(("concurrency", "is_pipe"), [(1, False), (1, True), (2, True)])
+def test_settings_of_an_env_file_reach_the_jobs(
+    snapshots: Snapshots, tmp_path: Path, concurrency: int, is_pipe: bool
+) -> None:
+    upstream = snapshots.add_upstream()
+    upstream.commit({"a": "1\n"})
+    repository = snapshots.add_repository(upstream)
+    links = [snapshots.link(snapshots.add_app(f"App{n}"), repository) for n in range(concurrency)]
+    for link in links:
+        snapshots.queue(link)
+    environment = snapshots.environment()
+    names = (
+        *("DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "REPOS_BASE_PATH"),
+        "DOCORA_OPS_GIT_PROTOCOLS",
+    )
+    path = tmp_path / "docora.env"
+    content = "".join(f"{name}={environment[name]}\n" for name in names)
+    if is_pipe:
+        os.mkfifo(path)
+        threading.Thread(target=path.write_text, args=(content,), daemon=True).start()
+    else:
+        path.write_text(content)
+    arguments = ("--env-file", str(path), "worker", "--burst", "--concurrency", str(concurrency))
+    result = snapshots.docora.run(*arguments, env=dict.fromkeys(names, None))
+    assert (result.code, result.stdout) == (0, ""), result.stderr
+    assert snapshots.docora.statuses() == {"synced": concurrency}
+    assert (snapshots.repos / ".docora-ops/clones/octo/api/HEAD").exists()

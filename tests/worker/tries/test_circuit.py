@@ -1,0 +1,260 @@
+"""The circuit breaker: git failures are counted, and apps are told when there are too many."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Callable
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from docora_ops.text import moment
+from docora_ops.worker import circuit
+from docora_ops.worker.clone import Clone, Commit
+from tests.support.delivery_checks import (
+    assert_in_sync,
+    events,
+    failure,
+    last,
+    link_row,
+    repository_row,
+)
+from tests.support.proxy import refused_port
+from tests.support.raw_app import Talk, raw_app
+from tests.support.rows import TestLink
+from tests.support.snapshots import AUTH_KEY, Snapshots, Upstream, encrypt
+from tests.support.worker_processes import has_live_job
+
+
+def take_away(upstream: Upstream) -> None:
+    """From now on git fails."""
+    upstream.path.rename(upstream.path.with_suffix(".away"))
+
+
+def bring_back(upstream: Upstream) -> None:
+    upstream.path.with_suffix(".away").rename(upstream.path)
+
+
+def count(snapshots: Snapshots, link: TestLink) -> tuple[int, bool]:
+    """Consecutive failures, and whether the circuit is open."""
+    row = repository_row(snapshots, link.repository_id)
+    return row["consecutive_failures"], row["open_for"] is not None
+
+
+def told(snapshots: Snapshots, name: str = "Acme") -> int:
+    """How often the app was told of an open circuit."""
+    return [event for event, _ in events(snapshots, name)].count("sync_failed")
+
+
+def test_the_fifth_failure_of_git_opens_the_circuit_and_a_success_closes_it(
+    snapshots: Snapshots,
+) -> None:
+    link, upstream = snapshots.add_link({"a": "1"})
+    take_away(upstream)
+    for number in range(1, 5):
+        assert "does not" in failure(snapshots, link)
+        assert count(snapshots, link) == (number, False)
+    assert snapshots.receiver.connections == 0
+    failure(snapshots, link)
+    assert count(snapshots, link) == (5, True)
+    open_for = repository_row(snapshots, link.repository_id)["open_for"]
+    assert timedelta(minutes=29) < open_for <= timedelta(minutes=30)
+    assert told(snapshots) == 1
+    bring_back(upstream)
+    snapshots.run_job(link)
+    assert count(snapshots, link) == (0, False)
+    assert_in_sync(snapshots, link, upstream)
+    take_away(upstream)
+    failure(snapshots, link)
+    assert count(snapshots, link) == (1, False)
+    assert told(snapshots) == 1
+
+
+def test_apps_are_told_once_as_long_as_the_circuit_is_open(snapshots: Snapshots) -> None:
+    snapshots.settings_changes = {"circuit_breaker_threshold": 2}
+    link, upstream = snapshots.add_link({"a": "1"})
+    take_away(upstream)
+    for _ in range(4):
+        failure(snapshots, link)
+    assert count(snapshots, link) == (4, True)
+    assert told(snapshots) == 1
+    connection = snapshots.docora.connection
+    connection.execute("UPDATE repositories SET circuit_open_until = now() - interval '1 s'")
+    failure(snapshots, link)
+    assert told(snapshots) == 2
+    assert last(snapshots).json["circuit_breaker"]["consecutive_failures"] == 5
+    open_for = repository_row(snapshots, link.repository_id)["open_for"]
+    assert timedelta(minutes=29) < open_for <= timedelta(minutes=30)
+
+
+def test_sync_failed_is_these_bytes(snapshots: Snapshots) -> None:
+    snapshots.settings_changes = {
+        "circuit_breaker_threshold": 1,
+        "circuit_breaker_cooldown_ms": 60_000,
+    }
+    link, upstream = snapshots.add_link({"a": "1"})
+    beta = snapshots.link(snapshots.add_app("Beta"), link.repository_id, "synced", retry_count=3)
+    elsewhere = snapshots.add_upstream("octo/other")
+    other = snapshots.link(snapshots.add_app("Other"), snapshots.add_repository(elsewhere, "o/o"))
+    take_away(upstream)
+    error = failure(snapshots, link)
+    row = repository_row(snapshots, link.repository_id)
+    assert timedelta(seconds=50) < row["open_for"] <= timedelta(seconds=60)
+    for name, app_id, retry_count in (("Acme", link.app_id, 1), ("Beta", beta.app_id, 3)):
+        [request] = snapshots.received(name).requests
+        assert request.event == "sync_failed"
+        body = request.body.decode()
+        assert re.sub(r'"timestamp":"[0-9-]{10}T[0-9:]{8}\.\d{3}Z"', '"timestamp":T', body) == (
+            '{"event":"sync_failed",'
+            f'"repository":{{"repository_id":"{link.repository_id}","github_url":"{upstream.url}",'
+            '"owner":"octo","name":"api"},'
+            f'"error":{{"type":"git_failure","message":"{escaped(error)}"}},'
+            '"circuit_breaker":{"status":"open","consecutive_failures":1,"threshold":1,'
+            f'"cooldown_until":"{moment(row["circuit_open_until"])}"}},'
+            f'"retry_count":{retry_count},"timestamp":T}}'
+        )
+        assert request.headers["X-Docora-App-Id"] == app_id
+        signed = f"{request.headers['X-Docora-Timestamp']}.{body}".encode()
+        digest = hmac.new(AUTH_KEY.encode(), signed, "sha256").hexdigest()
+        assert request.headers["X-Docora-Signature"] == f"sha256={digest}"
+    assert link_row(snapshots, beta) == ("synced", 3, "HTTP 500 on created README.md")
+    assert link_row(snapshots, other)[0] == "failed"
+    assert events(snapshots, "Other") == []
+
+
+def escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def test_apps_that_can_not_be_told_are_named_in_the_log_and_nothing_else(
+    snapshots: Snapshots, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert circuit._TIMEOUT == 10
+    monkeypatch.setattr(circuit, "_TIMEOUT", 0.3)
+    snapshots.settings_changes = {"circuit_breaker_threshold": 1}
+
+    def say_nothing(talk: Talk) -> None:
+        talk.read()
+        talk.wait_for_hangup()
+
+    def move(talk: Talk) -> None:
+        request = talk.read()
+        assert request is not None
+        login = request.headers["Authorization"].removeprefix("Basic ")
+        talk.send(f"HTTP/1.1 301 Moved\r\nLocation: /{login}\r\n\r\n".encode())
+
+    with (
+        raw_app(snapshots.receiver, say_nothing) as silent,
+        raw_app(snapshots.receiver, move) as moved,
+    ):
+        link, upstream = snapshots.add_link({"a": "1"})
+        port = refused_port()
+        urls = {
+            "Silent": silent.base_url,
+            "Moved": f"http://user:geheim@{moved.host}/Moved",
+            "Down": f"http://127.0.0.1:{port}",
+            "Unknown": "gopher://x",
+            "Broken": None,
+            "Locked": None,
+            "Well": None,
+        }
+        apps = {name: snapshots.add_app(name, base_url=url) for name, url in urls.items()}
+        for app_id in apps.values():
+            snapshots.link(app_id, link.repository_id)
+        connection = snapshots.docora.connection
+        for name, key in (("Locked", encrypt(AUTH_KEY, bytes(32))), ("Unknown", "text")):
+            connection.execute(
+                "UPDATE apps SET client_auth_key_encrypted = %s WHERE app_name = %s", (key, name)
+            )
+        snapshots.receiver.answer = lambda request: 500 if request.app == "Broken" else 200
+        take_away(upstream)
+        error = failure(snapshots, link)
+        assert "does not" in error
+        assert len(silent.requests) == 1
+    assert {name: told(snapshots, name) for name in ("Acme", "Broken", "Well", "Locked")} == {
+        "Acme": 1,
+        "Broken": 1,
+        "Well": 1,
+        "Locked": 0,
+    }
+    reasons = {
+        "Silent": f"no answer from {silent.host} within 0.3 s",
+        "Moved": f"HTTP 301: the app redirects to http://{moved.host}/***, which only 307 and 308"
+        " can do for a POST: give it the new base_url",
+        "Down": f"127.0.0.1:{port}: Connection refused",
+        "Unknown": "its auth key is not in the form iv:tag:ciphertext",
+        "Broken": "HTTP 500",
+        "Locked": "its auth key can't be decrypted: it was encrypted with another ENCRYPTION_KEY",
+    }
+    lines = [record.getMessage() for record in caplog.records if "not told" in record.message]
+    assert sorted(lines) == sorted(
+        f"app {apps[name]} was not told of the open circuit: {reason}"
+        for name, reason in reasons.items()
+    )
+
+
+def test_only_git_counts(snapshots: Snapshots) -> None:
+    snapshots.settings_changes = {"circuit_breaker_threshold": 1}
+    link, _ = snapshots.add_link({"a": "1"})
+    snapshots.receiver.answer = lambda _: 500
+    failure(snapshots, link)
+    assert count(snapshots, link) == (0, False)
+    connection = snapshots.docora.connection
+    connection.execute("UPDATE apps SET client_auth_key_encrypted = 'text'")
+    failure(snapshots, link)
+    assert count(snapshots, link) == (0, False)
+    connection.execute("UPDATE repositories SET github_url = 'ftp://acme.example/x'")
+    failure(snapshots, link)
+    assert count(snapshots, link) == (0, False)
+    assert told(snapshots) == 0
+
+
+def test_git_closes_the_circuit_though_the_app_takes_nothing(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_link({"a": "1"})
+    snapshots.docora.connection.execute(
+        "UPDATE repositories SET consecutive_failures = 7,"
+        " circuit_open_until = now() + interval '1 hour'"
+    )
+    snapshots.receiver.answer = lambda _: 500
+    assert failure(snapshots, link) == "HTTP 500 on created a"
+    assert count(snapshots, link) == (0, False)
+
+
+def test_the_environment_sets_threshold_and_cooldown(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": "1"})
+    snapshots.queue(link, retry_base_delay_ms=0)
+    take_away(upstream)
+    result = snapshots.work(CIRCUIT_BREAKER_THRESHOLD="3", CIRCUIT_BREAKER_COOLDOWN_MS="90000")
+    assert result.code == 0
+    assert link_row(snapshots, link)[:2] == ("failed", 5)
+    assert count(snapshots, link) == (5, True)
+    open_for = repository_row(snapshots, link.repository_id)["open_for"]
+    assert timedelta(seconds=60) < open_for <= timedelta(seconds=90)
+    assert told(snapshots) == 1
+    breaker = last(snapshots).json["circuit_breaker"]
+    assert (breaker["consecutive_failures"], breaker["threshold"]) == (3, 3)
+    assert last(snapshots).json["retry_count"] == 3
+
+
+def test_apps_are_told_though_the_verdict_can_not_be_written_at_once(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("docora_ops.worker.snapshot_job._PATIENCE", 0.2)
+    snapshots.settings_changes["circuit_breaker_threshold"] = 1
+    link, upstream = snapshots.add_link({"a": "1"})
+    take_away(upstream)
+    snapshots.queue(link, max_retry_attempts=1)
+    sync = Clone.sync
+    with psycopg.connect(snapshots.docora.database_access.owner) as holder:
+
+        def lock_and_sync(clone: Clone, keep_alive: Callable[[], None]) -> Commit | None:
+            holder.execute("SELECT FROM app_repositories FOR UPDATE")
+            return sync(clone, keep_alive)
+
+        monkeypatch.setattr(Clone, "sync", lock_and_sync)
+        snapshots.work_here()
+    assert count(snapshots, link) == (1, True)
+    assert has_live_job(snapshots.docora, link)
+    assert told(snapshots) == 1

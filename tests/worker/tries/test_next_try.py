@@ -1,0 +1,223 @@
+"""A job is scheduled for its next try in one step, so that it is never in none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pytest
+from pydantic import SecretStr
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.utils import now
+
+from docora_ops.actions import link_change as single
+from docora_ops.actions.bulk import run as bulk
+from docora_ops.errors import RedisError as LostRedisError
+from docora_ops.errors import SnapshotRunningError
+from docora_ops.links import Outcome
+from docora_ops.queue import connect
+from docora_ops.queue.redis_client import redis_errors
+from docora_ops.worker.caretaker import LinkCaretaker
+from docora_ops.worker.rq_worker import SnapshotWorker
+from tests.support.docora import QUEUE
+from tests.support.proxy import Fault, Proxy
+from tests.support.snapshots import Snapshots
+from tests.support.worker_processes import has_live_job, make_delayed_jobs_due
+from tests.worker.tries.test_killed_workers import begin
+
+
+def test_cleaning_that_breaks_off_before_a_job_is_scheduled_again_does_not_lose_it(
+    snapshots: Snapshots,
+) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=3)
+    begin(snapshots, link)
+    docora = snapshots.docora
+    wip = f"rq:wip:{QUEUE}"
+    for member in cast("list[bytes]", docora.redis.zrange(wip, 0, -1)):
+        docora.redis.zadd(wip, {member: 1})
+    docora.redis.delete(*cast("list[bytes]", docora.redis.keys("rq:execution*")))
+
+    def clean(url: str) -> None:
+        with connect(docora.settings.model_copy(update={"redis_url": SecretStr(url)})) as client:
+            caretaker = LinkCaretaker(snapshots.settings, client)
+            with redis_errors("here"):
+                SnapshotWorker(snapshots.settings, client, "w", caretaker).run_maintenance_tasks()
+
+    with Proxy.before_redis(docora.redis_access.worker) as proxy:
+        plan = proxy.plan(f"rq:scheduled:{QUEUE}".encode(), Fault.LOSE_REQUEST)
+        with pytest.raises(LostRedisError):
+            clean(proxy.url)
+        assert plan.reached.is_set()
+    assert docora.status(link) == "pending_snapshot"
+    docora.redis.delete(f"rq:clean_registries:{QUEUE}")
+    clean(docora.redis_access.worker)
+    assert has_live_job(docora, link)
+    assert docora.row(link)["retry_count"] == 1
+
+
+def test_a_process_that_is_killed_when_it_has_seen_to_the_next_try_does_not_double_it(
+    snapshots: Snapshots,
+) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=3)
+    docora = snapshots.docora
+    with connect(snapshots.settings) as client:
+        caretaker = LinkCaretaker(snapshots.settings, client)
+        worker = SnapshotWorker(snapshots.settings, client, "worker-1", caretaker)
+        [queue] = worker.queues
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+        job, parents_copy = (worker.job_class.fetch(link.job_id, client) for _ in range(2))
+        execution = worker.prepare_execution(job)
+        job.set_status(JobStatus.STARTED)
+        worker.handle_job_failure(job, queue, execution=execution)
+        make_delayed_jobs_due(docora)
+        worker._start_scheduler(burst=True)
+        assert docora.waiting() == [link.job_id]
+        worker.handle_job_failure(parents_copy, queue, execution=execution)
+    assert docora.waiting() == [link.job_id]
+    assert docora.registries(link.job_id) == set()
+    assert docora.job_hash(link.job_id)["retries_left"] == b"1"
+
+
+@pytest.mark.parametrize("is_delayed", [False, True], ids=["waiting", "delayed"])
+def test_a_job_that_was_popped_and_queued_again_since_is_not_doubled(
+    snapshots: Snapshots, is_delayed: bool
+) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=3)
+    docora = snapshots.docora
+    intermediate = f"rq:queue:{QUEUE}:intermediate"
+    docora.redis.rpush(intermediate, link.job_id)
+    docora.redis.set(f"{intermediate}:first_seen:{link.job_id}", 1)
+    if is_delayed:
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+        docora.redis.zadd(f"rq:scheduled:{QUEUE}", {link.job_id: time.time() + 60})
+    before = docora.waiting(), docora.registries(link.job_id), docora.job_hash(link.job_id)
+    with connect(snapshots.settings) as client:
+        caretaker = LinkCaretaker(snapshots.settings, client)
+        SnapshotWorker(snapshots.settings, client, "worker-1", caretaker).run_maintenance_tasks()
+    after = docora.waiting(), docora.registries(link.job_id), docora.job_hash(link.job_id)
+    assert after == before
+    assert docora.redis.llen(intermediate) == 0
+
+
+@contextmanager
+def begun(snapshots: Snapshots) -> Iterator[tuple[SnapshotWorker, Job, Execution]]:
+    """A worker, and the job that it has just begun."""
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=3)
+    with connect(snapshots.settings) as client:
+        worker = SnapshotWorker(
+            snapshots.settings, client, "worker-1", LinkCaretaker(snapshots.settings, client)
+        )
+        snapshots.docora.redis.lrem(snapshots.docora.queue.key, 0, link.job_id)
+        job = worker.job_class.fetch(link.job_id, client)
+        execution = worker.prepare_execution(job)
+        job.set_status(JobStatus.STARTED)
+        yield worker, job, execution
+
+
+def test_a_job_whose_process_was_killed_before_it_began_stands_somewhere_at_any_time(
+    snapshots: Snapshots,
+) -> None:
+    with begun(snapshots) as (worker, job, execution):
+        intermediate = f"rq:queue:{QUEUE}:intermediate"
+        snapshots.docora.redis.rpush(intermediate, job.id)
+        worker._horse_was_killed(job, None, 9, None)
+        assert snapshots.docora.redis.lrange(intermediate, 0, -1) == [job.id.encode()]
+        worker.handle_job_failure(job, worker.queues[0], execution=execution)
+        assert snapshots.docora.redis.lrange(intermediate, 0, -1) == []
+        assert snapshots.docora.registries(job.id) == {f"rq:scheduled:{QUEUE}"}
+
+
+def test_a_stop_that_comes_when_the_next_try_is_scheduled_stops_no_later_one(
+    snapshots: Snapshots,
+) -> None:
+    with begun(snapshots) as (worker, job, execution):
+        parents_copy = worker.job_class.fetch(job.id, worker.connection)
+        worker.handle_job_failure(job, worker.queues[0], execution=execution)
+        worker._stopped_job_id = job.id
+        worker.handle_job_failure(parents_copy, worker.queues[0], execution=execution)
+        assert worker._stopped_job_id is None
+
+
+def test_of_an_execution_that_others_have_seen_to_nothing_is_left(snapshots: Snapshots) -> None:
+    with begun(snapshots) as (worker, job, execution):
+        docora = snapshots.docora
+        docora.redis.zrem(f"rq:wip:{QUEUE}", execution.composite_key)
+        docora.redis.zadd(f"rq:scheduled:{QUEUE}", {job.id: time.time() + 60})
+        job.set_status(JobStatus.SCHEDULED)
+        worker.handle_job_failure(job, worker.queues[0], execution=execution)
+        assert docora.redis.keys("rq:execution*") == []
+        assert docora.registries(job.id) == {f"rq:scheduled:{QUEUE}"}
+
+
+@pytest.mark.parametrize("command", ["retry", "retry_all", "resync"])
+def test_who_retries_a_link_just_when_its_job_that_never_began_is_given_up_keeps_off(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=1)
+    docora = snapshots.docora
+    intermediate = docora.queue.intermediate_queue
+    docora.redis.lmove(docora.queue.key, intermediate.key)
+    docora.redis.set(intermediate.get_first_seen_key(link.job_id), 1)
+    outcomes = []
+
+    class Caretaker(LinkCaretaker):
+        """Somebody retries the link as soon as its failure is committed."""
+
+        def job_was_killed(self, *arguments: Any, **options: Any) -> None:
+            super().job_was_killed(*arguments, **options)
+            assert docora.status(link) == "failed"
+            try:
+                result = getattr(docora.actions(), command)(*([] if "all" in command else [link]))
+            except SnapshotRunningError:
+                outcomes.append(Outcome.ALREADY_RUNNING)
+            else:
+                outcomes.extend(getattr(result, "counts", None) or [result.outcome])
+
+    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.02)
+    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.02)
+    with connect(snapshots.settings) as client:
+        caretaker = Caretaker(snapshots.settings, client)
+        SnapshotWorker(snapshots.settings, client, "worker-1", caretaker).run_maintenance_tasks()
+    assert outcomes == [Outcome.ALREADY_RUNNING]
+    assert docora.status(link) == "failed"
+    assert docora.registries(link.job_id) == {f"rq:failed:{QUEUE}"}
+    assert docora.redis.keys("rq:execution*") == []
+    assert docora.redis.llen(intermediate.key) == 0
+
+
+def test_a_busy_worker_shows_life_before_each_link_that_it_sees_to(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    with begun(snapshots) as (worker, job, execution):
+        wip = f"rq:wip:{QUEUE}"
+        lives = []
+
+        class Caretaker:
+            """Waits for a lock, say, until the worker's own heartbeat is about to expire."""
+
+            def job_was_killed(self, *_: object, **__: object) -> None:
+                lives.append(cast("float", docora.redis.zscore(wip, execution.composite_key)))
+                docora.redis.zadd(wip, {execution.composite_key: time.time() + 1})
+
+            def tidy_up(self, keep_alive: Callable[[], object]) -> None:
+                keep_alive()
+                self.job_was_killed()
+
+        for _ in range(3):
+            link = docora.add_link("scanning")
+            ids = {"app_id": link.app_id, "repository_id": link.repository_id}
+            docora.enqueue(link.job_id, kwargs=ids).set_status(JobStatus.STARTED)
+            docora.redis.lrem(docora.queue.key, 0, link.job_id)
+            docora.redis.zadd(wip, {f"{link.job_id}:killed": 1})
+        worker._caretaker = Caretaker()
+        worker.birth_date = worker.last_heartbeat = now()
+        worker.maintain_heartbeats(job, execution)
+    assert len(lives) == 4
+    assert min(lives) > time.time() + 60
