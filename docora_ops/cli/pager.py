@@ -15,15 +15,14 @@ _COULD_NOT_RUN = (126, 127)
 
 def show_markdown(text: str) -> None:
     """Render the text on stdout, which is a terminal."""
-    from rich.markdown import Markdown
-
     from docora_ops.render.console import is_terminal, output
+    from docora_ops.render.markdown import WholeMarkdown
 
     # Links to other topics are paths in the repository: only their text is of use here.
     text = re.sub(r"\[([^]]+)\]\([\w./#-]+\)", r"\1", text)
     console = output()
     with console.capture() as capture:
-        console.print(Markdown(text, code_theme="ansi_dark", hyperlinks=False))
+        console.print(WholeMarkdown(text, code_theme="ansi_dark", hyperlinks=False))
     rendered = capture.get()
     is_long = rendered.count("\n") >= console.height
     if not (is_long and is_terminal(sys.stdout) and _page(rendered)):

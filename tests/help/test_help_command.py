@@ -133,6 +133,13 @@ def test_a_dumb_terminal_gets_no_escapes_and_no_pager(docora: Docora) -> None:
     assert ESCAPE not in shown
 
 
+def test_nothing_is_cut_off_on_a_narrow_terminal(docora: Docora) -> None:
+    env = {"PAGER": "cat", "TERM": "dumb"}
+    code, shown = on_terminal(docora, ["help", "environment"], columns=60, env=env)
+    assert code == 0
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+
+
 def test_no_color_turns_colours_off(docora: Docora) -> None:
     env = {"PAGER": "cat", "TERM": "xterm-256color", "NO_COLOR": "1"}
     code, shown = on_terminal(docora, ["help", "exit-codes"], env=env)
