@@ -175,8 +175,3 @@ def second_look_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def repository_root() -> Path:
     """Where README and the package lie."""
     return Path(__file__).parent.parent
-
-
-@pytest.fixture
-def readme(repository_root: Path) -> str:
-    return (repository_root / "README.md").read_text(encoding="utf-8")

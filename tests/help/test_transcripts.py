@@ -59,7 +59,7 @@ class Stage:
             ENCRYPTION_KEY=self.place.key.hex(),
             REPOS_BASE_PATH=str(self.place.repositories / "clones"),
             DOCORA_OPS_GIT_PROTOCOLS="file",
-            DOCORA_OPS_DRIFT_GRACE=None if WRITING else "0",
+            DOCORA_OPS_DRIFT_GRACE=None if WRITING else "1",
         )
 
     def forget_job(self, link: world.Link) -> None:
@@ -123,10 +123,13 @@ def two_workers(stage: Stage) -> Iterator[None]:
         "REDIS_URL": stage.docora.redis_access.worker,
     }
     with stage.docora.start_installed("worker", "--concurrency", "2", env=environment) as process:
-        eventually(lambda: stage.docora.redis.scard("rq:workers:snapshot-queue") == 2, "workers")
-        yield
-        process.terminate()
-        process.communicate(timeout=60)
+        try:
+            queue = "rq:workers:snapshot-queue"
+            eventually(lambda: stage.docora.redis.scard(queue) == 2, "two workers")
+            yield
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
 
 
 def test_the_incident(stage: Stage, upstream: None, monkeypatch: pytest.MonkeyPatch) -> None:

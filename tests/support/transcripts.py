@@ -62,11 +62,11 @@ def _operations(text: str) -> list[str]:
     return list(dict.fromkeys(each for each in _OPERATION.findall(text) if each != DASHBOARDS))
 
 
-def comparable(text: str) -> str:
-    """Returns the text without what differs from run to run."""
+def comparable(text: str) -> list[str]:
+    """Returns the text, cut before each command, without what differs from run to run."""
     for pattern, placeholder in _VARYING:
         text = re.sub(pattern, placeholder, text)
-    return text
+    return text.split("$ docora-ops ")
 
 
 def _readable(shown: str) -> str:
