@@ -76,7 +76,8 @@ class Result:
 class Docora(Rows):
     """One database and one Redis, empty at the start of each test.
 
-    Commands and actions reach them as README prescribes; what is done here, as their owner.
+    Commands and actions connect with the privileges of the help topic `privileges`; the tests
+    themselves connect as the owner.
     """
 
     database_access: Access
