@@ -281,7 +281,7 @@ def test_links_without_a_job_id_cost_only_themselves_and_are_listed_with_reasons
     assert (data["queued"], data["failed"], data["cancelled"]) == (3, 25, False)
     assert [failure["job_id"] for failure in data["failures"]] == sorted(bad)
     for failure in data["failures"]:
-        assert failure.keys() == {"job_id", "error"}
+        assert failure.keys() == {"job_id", "error_message"}
         assert "job id" in failure["error_message"]
     assert docora.waiting() == [link.job_id for link in good]
     after = docora.connection.execute(
