@@ -242,7 +242,7 @@ class Docora(Rows):
             return self.redis.hgetall(key)
         return self.redis.dump(key)
 
-    def audit_trail(self, stream: str = "docora-ops:audit") -> list[dict[str, str]]:
+    def audit_entries(self, stream: str = "docora-ops:audit") -> list[dict[str, str]]:
         """The entries of a stream, the oldest first."""
         found = cast("list[tuple[bytes, dict[bytes, bytes]]]", self.redis.xrange(stream))
         return [
