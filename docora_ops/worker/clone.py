@@ -131,7 +131,7 @@ class Clone:
         with self._git.start(
             self.path, "ls-tree", "-r", "-z", "--full-tree", commit.sha
         ) as process:
-            for record in _records(output_of(process)):
+            for record in records(output_of(process)):
                 header, _, path = record.partition(b"\t")
                 mode, kind, object_id = header.split(b" ")
                 if kind != b"blob" or not mode.startswith(b"100"):
@@ -326,7 +326,7 @@ def _leads_to_itself(path: Path) -> bool:
     return False
 
 
-def _records(stream: IO[bytes]) -> Iterator[bytes]:
+def records(stream: IO[bytes]) -> Iterator[bytes]:
     """Yields the texts that a NUL ends."""
     rest = b""
     while piece := stream.read(1 << 16):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import closing
 
 from rq import get_current_job
@@ -42,7 +43,7 @@ from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.deliveries import Plan, Sender, compare, fits_index
 from docora_ops.worker.endpoint import secrets_of
 from docora_ops.worker.repository_lock import RepositoryLock
-from docora_ops.worker.scan import Scan, scan
+from docora_ops.worker.scan import File, scan
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.sync_failed import post_sync_failed
 from docora_ops.worker.tries import Tries
@@ -181,29 +182,28 @@ class _Snapshot:
             end_scan(self.session, link.ref)
             return
         commit, files = self._scan(clone, lock, commit)
-        with files:
-            plan = compare(files, read_deliveries(self.session, link.ref))
-            log.info(
-                "%s: %s at %s: %d to delete, %d to create, %d to update",
-                self.name,
-                inert(commit.label),
-                commit.sha[:12],
-                len(plan.deletions),
-                len(plan.creations),
-                len(plan.updates),
-            )
-            if not app_exists(self.session, self.app_id):
-                raise _GoneError
-            self._require_lock(link)
-            if plan.total:
-                try:
-                    self._deliver(link, clone, commit, files, plan, auth_key)
-                except BrokenCloneError:
-                    with lock.held():
-                        clone.discard()
-                    raise
-            self._require_lock(link)
-            self._store(commit, files)
+        plan = compare(files, read_deliveries(self.session, link.ref))
+        log.info(
+            "%s: %s at %s: %d to delete, %d to create, %d to update",
+            self.name,
+            inert(commit.label),
+            commit.sha[:12],
+            len(plan.deletions),
+            len(plan.creations),
+            len(plan.updates),
+        )
+        if not app_exists(self.session, self.app_id):
+            raise _GoneError
+        self._require_lock(link)
+        if plan.deletions or plan.creations or plan.updates:
+            try:
+                self._deliver(link, clone, commit, plan, auth_key)
+            except BrokenCloneError:
+                with lock.held():
+                    clone.discard()
+                raise
+        self._require_lock(link)
+        self._store(commit, files)
         end_scan(self.session, link.ref)
 
     def _decrypt(self, payload: Payload) -> tuple[str | None, str]:
@@ -233,7 +233,9 @@ class _Snapshot:
         git_succeeded(self.session, self.repository_id)
         return commit
 
-    def _scan(self, clone: Clone, lock: RepositoryLock, commit: Commit) -> tuple[Commit, Scan]:
+    def _scan(
+        self, clone: Clone, lock: RepositoryLock, commit: Commit
+    ) -> tuple[Commit, Sequence[File]]:
         """Scans the commit; replaces a clone that cannot be read by a new one, once."""
         try:
             return commit, scan(clone, commit)
@@ -246,9 +248,7 @@ class _Snapshot:
             raise GitError("the repository shows no branch any more")
         return newest, scan(clone, newest)
 
-    def _deliver(
-        self, link: Link, clone: Clone, commit: Commit, files: Scan, plan: Plan, auth_key: str
-    ) -> None:
+    def _deliver(self, link: Link, clone: Clone, commit: Commit, plan: Plan, auth_key: str) -> None:
         payload = link.payload
         record = DeliveryRecord(self.session, link.ref)
 
@@ -266,7 +266,6 @@ class _Snapshot:
             clone.objects() as objects,
         ):
             sender = Sender(
-                files,
                 objects,
                 BodyWriter(repository_fields(payload), commit.sha),
                 chunk_threshold=self.settings.binary_chunk_threshold_bytes,
@@ -280,7 +279,7 @@ class _Snapshot:
         if not record.close():
             raise _GoneError
 
-    def _store(self, commit: Commit, files: Scan) -> None:
+    def _store(self, commit: Commit, files: Sequence[File]) -> None:
         store_snapshot(
             self.session,
             self.repository_id,
@@ -288,7 +287,7 @@ class _Snapshot:
             commit.branch[:255],
             lambda: (
                 (file.name, file.sha, min(file.size, _LARGEST_SIZE))
-                for _, file in files.files()
+                for file in files
                 if len(file.name) <= _LONGEST_SNAPSHOT_PATH and fits_index(file.name)
             ),
         )
