@@ -16,6 +16,7 @@ from docora_ops.database.circuits import Circuit, git_failed, git_succeeded, rec
 from docora_ops.database.delivered_files import DeliveryRecord, read_deliveries
 from docora_ops.database.link_scans import (
     Ending,
+    Failure,
     Refusal,
     app_exists,
     begin_scan,
@@ -39,14 +40,14 @@ from docora_ops.settings import Settings, load_settings
 from docora_ops.text import inert, moment
 from docora_ops.worker.bodies import BodyWriter, Event, repository_fields
 from docora_ops.worker.clone import Clone, Commit
-from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.deliveries import Plan, Sender, compare, fits_index
 from docora_ops.worker.endpoint import secrets_of
+from docora_ops.worker.git import Git
+from docora_ops.worker.recovery import Tries
 from docora_ops.worker.repository_lock import RepositoryLock
 from docora_ops.worker.scan import File, scan
-from docora_ops.worker.secrets import Cleaner
+from docora_ops.worker.secrets import Cleaner, decrypt
 from docora_ops.worker.sync_failed import post_sync_failed
-from docora_ops.worker.tries import Tries
 from docora_ops.worker.webhook import Webhook
 
 DELIVERY_TIMEOUT = 30
@@ -166,16 +167,14 @@ class _Snapshot:
         payload = link.payload
         token, auth_key = self._decrypt(payload)
         lock = RepositoryLock(self.settings, connect(self.settings), payload.repository)
-        clone = Clone(
-            self.settings.repos_base_path,
-            payload.owner,
-            payload.name,
+        git = Git(
             payload.github_url,
             token=token,
             protocols=self.settings.git_protocols.split(","),
             timeout=self.settings.git_timeout,
             keep_alive=lock.renew,
         )
+        clone = Clone(self.settings.repos_base_path, payload.owner, payload.name, git)
         commit = self._sync(clone, lock)
         if commit is None:
             log.warning("%s: the repository has no branch, so nothing is sent", self.name)
@@ -334,15 +333,14 @@ class _Snapshot:
                         threshold=self.settings.circuit_breaker_threshold,
                         cooldown=self.settings.circuit_breaker_cooldown_ms / 1000,
                     )
-                ending = fail_scan(
-                    database,
+                failure = Failure(
                     self.app_id,
                     self.repository_id,
                     message,
-                    tries_left=self.tries.left,
-                    max_attempts=self.settings.max_retry_attempts,
-                    session_id=self.session_id,
+                    self.tries.left,
+                    self.settings.max_retry_attempts,
                 )
+                ending = fail_scan(database, failure, self.session_id)
             except ServerError as trouble:
                 log.warning("%s: its link can't be marked: %s", self.name, trouble.message)
         return circuit, ending
