@@ -10,7 +10,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,6 @@ from docora_ops.demo.world import (
     MOBILE,
     REPOSITORIES,
     ROBOT,
-    Place,
 )
 from docora_ops.links import LinkStatus
 from docora_ops.queue.redis_client import describe
@@ -44,20 +43,24 @@ class Stage:
     """The small Docora of the demo, on the servers of the tests."""
 
     docora: Docora
-    place: Place
+    upstream: Path
+    apps_url: str
     root: Path
+    key: bytes = field(default_factory=lambda: os.urandom(32))
 
     def fill(self) -> None:
         with self.docora.connection.transaction():
-            world._fill_tables(self.docora.connection, self.place)  # type: ignore[arg-type]
-        world._fill_queue(self.docora.redis, self.place)
+            cursor = self.docora.connection.cursor()
+            world._fill_tables(cursor, self.key, self.upstream, self.apps_url)  # type: ignore[arg-type]
+        database = self.docora.actions().database
+        world._fill_queue(self.docora.settings, database, self.docora.redis)
         self.docora.age_links()
 
     def environment(self) -> dict[str, str]:
         return self.docora.environment(
             PATH=f"{COMMAND.parent}:{os.environ['PATH']}",
-            ENCRYPTION_KEY=self.place.key.hex(),
-            REPOS_BASE_PATH=str(self.place.repositories / "clones"),
+            ENCRYPTION_KEY=self.key.hex(),
+            REPOS_BASE_PATH=str(self.upstream / "clones"),
             DOCORA_OPS_GIT_PROTOCOLS="file",
             DOCORA_OPS_DRIFT_GRACE=None if WRITING else "1",
         )
@@ -106,13 +109,13 @@ class Stage:
 def stage(docora: Docora, tmp_path: Path, repository_root: Path) -> Iterator[Stage]:
     apps = Receiver({app.slug: app.auth_key for app in APPS})
     with apps.serving():
-        yield Stage(docora, Place(tmp_path / "upstream", apps.url, os.urandom(32)), repository_root)
+        yield Stage(docora, tmp_path / "upstream", apps.url, repository_root)
 
 
 @pytest.fixture
 def upstream(stage: Stage) -> None:
     for repository in REPOSITORIES:
-        world._make_upstream(repository, stage.place)
+        world._create_repository(repository, stage.upstream / repository.repository_name)
 
 
 @contextmanager
@@ -173,7 +176,7 @@ def test_the_json_documents(stage: Stage) -> None:
         " SELECT repository_id, repeat('77035d0ce7', 4) FROM repositories WHERE name = 'api'"
         " RETURNING id) INSERT INTO snapshot_files (snapshot_id, path, sha, size)"
         " SELECT id, path, 'sha', 20 FROM snapshot, unnest(%s::text[]) AS path",
-        (list(API.contents),),
+        (list(world.contents(API)),),
     )
     stage.forget_job(world.Link(ROBOT, HANDBOOK, LinkStatus.PENDING_SNAPSHOT))
     docora.redis.set(f"rq:job:{MAPLE.app_id}-{MOBILE.repository_id}", "no job")
