@@ -10,6 +10,13 @@ from docora_ops.queue import Answer
 STUCK_ERROR = "the snapshot was cut off: its worker was killed"
 """Error of a link whose scan ended without a result."""
 
+_OUTCOMES = {
+    JobState.NONE: Outcome.QUEUED,
+    JobState.STALE: Outcome.REPLACED_STALE,
+    JobState.WAITING: Outcome.ALREADY_QUEUED,
+    JobState.UNREADABLE: Outcome.FAILED,
+}
+
 
 def decide(answer: Answer, earlier: str = "") -> Outcome | None:
     """Returns the outcome of a link that qualifies, None if its job must be looked at again.
@@ -17,20 +24,9 @@ def decide(answer: Answer, earlier: str = "") -> Outcome | None:
     `answer`: the job, as a look or a push found it. `earlier`: the evidence of a doubtful job at an
     earlier look; unchanged, the job is stale.
     """
-    if answer.outcome is not None:
-        return answer.outcome
-    match answer.state:
-        case JobState.NONE:
-            return Outcome.QUEUED
-        case JobState.STALE:
-            return Outcome.REPLACED_STALE
-        case JobState.WAITING:
-            return Outcome.ALREADY_QUEUED
-        case JobState.UNREADABLE:
-            return Outcome.FAILED
-        case JobState.DOUBTFUL if earlier and answer.evidence == earlier:
-            return Outcome.REPLACED_STALE
-    return None
+    if answer.state is JobState.DOUBTFUL and earlier and answer.evidence == earlier:
+        return Outcome.REPLACED_STALE
+    return answer.outcome or _OUTCOMES.get(answer.state)
 
 
 def invalid_job_id(ref: LinkRef) -> InvalidJobIdError:

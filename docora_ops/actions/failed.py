@@ -9,7 +9,6 @@ from itertools import islice
 
 from docora_ops.actions.folding import LONGEST, fold
 from docora_ops.actions.look import look_at_jobs
-from docora_ops.actions.lookup import resolve_app
 from docora_ops.database import Database
 from docora_ops.database.reading import failed_by_app, failed_by_error, failed_page
 from docora_ops.failed_links import ErrorGroup, FailedLink, Page, Row
@@ -19,27 +18,15 @@ from docora_ops.queue import LinkQueue
 from docora_ops.text import mask, mask_cut
 
 OTHER_ERRORS = "(other errors)"
-_MOST_GROUPS = 10_000
-"""Further groups become one, which bounds the memory."""
+_MOST_GROUPS = 10_000  # further groups become one, which bounds the memory
 _FOLDED_AT_ONCE = 1000
 
 
 def failed_links(
-    database: Database,
-    queue: LinkQueue,
-    *,
-    app: str | None,
-    error: str | None,
-    page: int,
-    limit: int,
+    database: Database, queue: LinkQueue, which: FailedFilter, page: int, limit: int
 ) -> Page[FailedLink]:
-    """Returns one page of the failed links, each with the state of its job.
-
-    Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
-    """
-    total, links = failed_page(
-        database, _filter(database, app, error), limit=limit, offset=(page - 1) * limit
-    )
+    """Returns one page of the failed links, each with the state of its job."""
+    total, links = failed_page(database, which, limit=limit, offset=(page - 1) * limit)
     refs = [link.ref for link in links]
     jobs = {ref: answer.state for ref, answer in look_at_jobs(database, queue, refs, detailed=True)}
     rows = [replace(link, job=jobs.get(link.ref, JobState.NONE)) for link in links]
@@ -47,25 +34,19 @@ def failed_links(
 
 
 def failed_links_by_app(
-    database: Database, *, app: str | None, error: str | None, page: int, limit: int
+    database: Database, which: FailedFilter, page: int, limit: int
 ) -> Page[AppCount]:
-    """Counts the failed links of each app, most links first.
-
-    Raises NotFoundError, AmbiguousError, PostgresError.
-    """
-    return _page(failed_by_app(database, _filter(database, app, error)), page, limit)
+    """Counts the failed links of each app, most links first."""
+    return _page(failed_by_app(database, which), page, limit)
 
 
 def failed_links_by_error(
-    database: Database, *, app: str | None, error: str | None, page: int, limit: int
+    database: Database, which: FailedFilter, page: int, limit: int
 ) -> Page[ErrorGroup]:
-    """Groups the failed links by folded error, most links first.
-
-    Raises NotFoundError, AmbiguousError, PostgresError.
-    """
+    """Groups the failed links by folded error, most links first."""
     links: Counter[str | None] = Counter()
     apps: dict[str | None, set[str]] = {}
-    rows = failed_by_error(database, _filter(database, app, error), LONGEST)
+    rows = failed_by_error(database, which, LONGEST)
     while some := list(islice(rows, _FOLDED_AT_ONCE)):
         texts = [text or "" for _, text, _ in some]
         folded = fold([mask_cut(text) if len(text) >= LONGEST else text for text in texts])
@@ -80,10 +61,6 @@ def failed_links_by_error(
         for key, count in sorted(links.items(), key=lambda item: (-item[1], item[0] or ""))
     ]
     return _page(groups, page, limit)
-
-
-def _filter(database: Database, app: str | None, error: str | None) -> FailedFilter:
-    return FailedFilter(None if app is None else resolve_app(database, app).app_id, error)
 
 
 def _page(rows: Sequence[Row], number: int, limit: int) -> Page[Row]:

@@ -57,10 +57,8 @@ class LinkChange:
     front: bool = False
     reset_circuit: bool = False
     dry_run: bool = False
-    change: Change | None = None
-    """For the audit entries. None: the change is not recorded."""
-    _run: str = field(default_factory=new_operation_id)
-    """Joins the two audit entries of one change."""
+    change: Change | None = None  # for the audit entries; None: the change is not recorded
+    _run: str = field(default_factory=new_operation_id)  # joins the two audit entries of one change
 
     def make(self) -> LinkResult:
         """Makes the change, and after the commit writes the audit entry that it was made.

@@ -11,8 +11,7 @@ from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef
 from docora_ops.queue import Answer, LinkQueue, WaitingList
 
-_FEW = 100
-"""For more jobs it is faster to read the waiting list once than to search it for each."""
+_FEW = 100  # for more jobs it is faster to read the waiting list once than to search it for each
 _SEARCHED_AT_ONCE = 20
 _FOUND_AT_ONCE = 500
 
@@ -27,8 +26,7 @@ def look_at_jobs(
 ) -> Iterator[tuple[LinkRef, Answer]]:
     """Yields each link with a valid job id, and its job: running if a worker holds the link's lock.
 
-    `waiting`: the list as read before. `detailed`: tells a stale job from none. Raises
-    PostgresError, RedisError.
+    `waiting`: the list as read before. `detailed`: tells a stale job from none.
     """
     valid = [ref for ref in refs if ref.has_valid_job_id]
     if waiting is None and len(valid) > _FEW:
@@ -43,9 +41,6 @@ def look_at_jobs(
 
 
 def job_state(database: Database, queue: LinkQueue, ref: LinkRef) -> JobState:
-    """Returns the state of the link's job; a link with an invalid job id has none.
-
-    Raises PostgresError, RedisError.
-    """
+    """Returns the state of the link's job; a link with an invalid job id has none."""
     found = [answer.state for _, answer in look_at_jobs(database, queue, [ref], detailed=True)]
     return found[0] if found else JobState.NONE

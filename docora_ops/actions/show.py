@@ -9,7 +9,6 @@ from docora_ops.actions.lookup import resolve_link
 from docora_ops.database import Database
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.database.reading import link_history
-from docora_ops.errors import NotFoundError
 from docora_ops.link_details import LinkDetails
 from docora_ops.queue import LinkQueue, QueueReader
 from docora_ops.text import mask, mask_url
@@ -18,15 +17,10 @@ from docora_ops.text import mask, mask_url
 def link_details(
     database: Database, queue: LinkQueue, reader: QueueReader, app: str, repository: str
 ) -> LinkDetails:
-    """Collects all about one link except its secrets.
-
-    Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
-    """
+    """Collects all about one link except its secrets. Raises NotFoundError, AmbiguousError."""
     with database.snapshot():
         link = resolve_link(database, app, repository)
         history = link_history(database, link.ref)
-    if history is None:
-        raise NotFoundError("the link is gone", hint="it was removed a moment ago")
     payload = link.payload
     secrets = (payload.github_token_encrypted, payload.client_auth_key_encrypted)
     rq = reader.job(link.ref.job_id)

@@ -16,8 +16,7 @@ class Need:
     privilege: str
     table: str
     columns: tuple[str, ...]
-    only_for: str = ""
-    """The few commands or options that need it; empty if many do."""
+    only_for: str = ""  # the few commands or options that need it; empty if many do
 
     @property
     def privileges(self) -> list[Privilege]:

@@ -140,10 +140,8 @@ class ClaimState(StrEnum):
     """What a claim found."""
 
     CLAIMED = "claimed"
-    CHANGED = "changed"
-    """The link does not qualify any more."""
-    LOCKED = "locked"
-    """A worker holds the link's lock."""
+    CHANGED = "changed"  # the link does not qualify any more
+    LOCKED = "locked"  # a worker holds the link's lock
     EXHAUSTED = "exhausted"
     """The link was stuck for the last time that is allowed, and is failed now."""
 

@@ -28,7 +28,7 @@ from docora_ops.bulk import BulkResult
 from docora_ops.drift import DriftKind
 from docora_ops.errors import DocoraOpsError, LinkLockedError, OperationFinishedError
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, LinkResult, Outcome, count_succeeded
+from docora_ops.links import Action, FailedFilter, LinkResult, Outcome, count_succeeded
 from docora_ops.queue import QueueReader
 from tests.jobs.machine.cutting import Call, Cut, call_while_cut
 from tests.jobs.machine.foretelling import (
@@ -358,7 +358,7 @@ class Actions(Watch):
         assert drift[DriftKind.LOST] == len(now.lost)
         assert drift[DriftKind.LOST] + drift[DriftKind.STUCK] == len(now.without_job)
         page = failed.failed_links(
-            self.actions.database, self.actions.queue, app=None, error=None, page=1, limit=50
+            self.actions.database, self.actions.queue, FailedFilter(), page=1, limit=50
         )
         states = {link.ref.job_id: link.job for link in page.rows}
         assert states == {

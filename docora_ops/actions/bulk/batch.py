@@ -10,8 +10,7 @@ from docora_ops.actions.decision import invalid_job_id
 from docora_ops.links import LinkRef, Outcome
 from docora_ops.queue import Answer, WaitingList
 
-_LONGEST_WAIT = 1
-"""Seconds that a batch, with its rows locked, waits for the batch before it."""
+_LONGEST_WAIT = 1  # seconds that a batch, with its rows locked, waits for the batch before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +33,7 @@ class Batch:
     waiting: WaitingList
     earlier: Mapping[str, str] | None = None
     """Evidence of doubtful jobs in the first round, by the id of the link. None: first round."""
-    after: Batch | None = None
-    """The batch whose jobs come before these in the queue."""
+    after: Batch | None = None  # the batch whose jobs come before these in the queue
     pushed: Event = field(default_factory=Event)
     recorded: list[LinkOutcome] = field(default_factory=list)
     postponed: dict[str, str] = field(default_factory=dict)

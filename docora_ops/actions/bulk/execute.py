@@ -30,12 +30,9 @@ class _Candidate:
     """A link that is to be claimed and queued."""
 
     ref: LinkRef
-    is_live: bool = False
-    """Its job waits: the push only confirms that."""
-    evidence: str = ""
-    """Evidence of a job that was doubtful at two looks."""
-    is_pushed: bool = False
-    """An earlier attempt, which was rolled back, has pushed the job."""
+    is_live: bool = False  # its job waits: the push only confirms that
+    evidence: str = ""  # evidence of a job that was doubtful at two looks
+    is_pushed: bool = False  # an earlier attempt, which was rolled back, has pushed the job
 
 
 class BatchExecution:

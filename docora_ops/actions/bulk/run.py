@@ -44,8 +44,7 @@ class BulkRun:
     store: ProgressStore
     selection: Selection
     batch_size: int
-    audit: AuditEntries | None = None
-    """None: the change is not recorded."""
+    audit: AuditEntries | None = None  # None: the change is not recorded
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
     on_recorded: Callable[[Sequence[LinkOutcome]], None] = lambda _recorded: None

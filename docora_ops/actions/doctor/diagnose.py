@@ -37,8 +37,7 @@ from docora_ops.settings import Settings, load_settings
 T = TypeVar("T")
 
 _CLOCK_WARNING = 5
-_CLOCK_FAILURE = 30
-"""Seconds. A worker whose clock is further off cleans up nothing."""
+_CLOCK_FAILURE = 30  # seconds; a worker whose clock is further off cleans up nothing
 
 _WHY_NOT = "needs what failed above"
 _DRIFT = {
@@ -59,8 +58,7 @@ class _Server:
     clock: dict[str, float] = field(default_factory=dict)
     """By the name of the server, the seconds that its clock is ahead of this host's."""
     is_lost: bool = False
-    is_fit: bool = False
-    """Drift can be looked for."""
+    is_fit: bool = False  # drift can be looked for
 
     def lose(self, name: CheckName, error: DocoraOpsError) -> None:
         """Records that the server does not answer, or refuses."""
@@ -93,7 +91,8 @@ def diagnose(env_file: Path | None, before_second_look: Callable[[int], object])
     with closing(database) if database else nullcontext():
         postgres = _check_postgres(settings, database)
         redis = redis_in_background.result()
-        drift = belonging = None
+        drift = None
+        belonging = Belonging(0, 0)
         if database and client and postgres.is_fit and redis.is_fit:
             queue = LinkQueue(settings, client)
             try:
@@ -103,9 +102,8 @@ def diagnose(env_file: Path | None, before_second_look: Callable[[int], object])
                     grace_seconds=settings.drift_grace,
                     before_second_look=before_second_look,
                 )
-                belonging = (
-                    count_jobs_with_links(database, queue) if drift.total else Belonging(0, 0)
-                )
+                if drift.total:
+                    belonging = count_jobs_with_links(database, queue)
             except PostgresError as error:
                 postgres.lose(CheckName.POSTGRES, error)
             except RedisError as error:
@@ -115,7 +113,7 @@ def diagnose(env_file: Path | None, before_second_look: Callable[[int], object])
         *postgres.checks,
         *redis.checks,
         _check_clocks(postgres.clock | redis.clock),
-        *(_check_drift(drift, belonging) if drift and belonging else ()),
+        *(_check_drift(drift, belonging) if drift else ()),
     ]
     return Diagnosis(
         _complete(found, _WHY_NOT),
@@ -191,11 +189,8 @@ def _check_redis(settings: Settings, client: Redis | None) -> _Server:
 def _check_settings(settings: Settings, problems: Sequence[ConfigurationError]) -> Check:
     name = CheckName.SETTINGS
     if problems:
-        return failed(
-            name,
-            "; ".join(problem.message for problem in problems),
-            "; ".join(problem.hint for problem in problems if problem.hint),
-        )
+        found = "; ".join(problem.message for problem in problems)
+        return failed(name, found, "; ".join(problem.hint or "" for problem in problems))
     if settings.encryption_key is not None:
         try:
             settings.require_encryption_key()
@@ -227,12 +222,10 @@ def _check_belonging(belonging: Belonging) -> Check:
     name = CheckName.SERVERS_MATCH
     if belonging.is_plausible:
         return ok(name, "nothing speaks against it")
-    return failed(
-        name,
-        f"Postgres and Redis do not seem to belong together: {belonging}",
-        "check DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME: until they fit, docora-ops "
-        "repair changes nothing",
-    )
+    found = f"Postgres and Redis do not seem to belong together: {belonging}"
+    settings = "DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME"
+    until = "until they fit, docora-ops repair changes nothing"
+    return failed(name, found, f"check {settings}: {until}")
 
 
 def _seconds_ahead(read: Callable[[], float]) -> float:
@@ -247,16 +240,16 @@ def _check_clocks(ahead: Mapping[str, float]) -> Check:
     name = CheckName.CLOCKS
     if not ahead:
         return not_checked(name, _WHY_NOT)
-    clocks = {**ahead, "this host": 0.0}
+    clocks = {"this host": 0.0, **ahead}
     first, last = (choose(clocks, key=clocks.__getitem__) for choose in (max, min))
     difference = clocks[first] - clocks[last]
     if difference <= _CLOCK_WARNING:
-        return ok(name, f"{', '.join(ahead)} and this host agree to {_CLOCK_WARNING} s")
-    return (failed if difference > _CLOCK_FAILURE else warning)(
-        name,
-        f"{first} is {difference:,.0f} s ahead of {last}",
-        "set the clocks by NTP on each host: heartbeats and due times are judged by them",
-    )
+        *others, last = clocks
+        return ok(name, f"{', '.join(others)} and {last} agree to {_CLOCK_WARNING} s")
+    found = f"{first} is {difference:,.0f} s ahead of {last}"
+    problem = failed if difference > _CLOCK_FAILURE else warning
+    why = "heartbeats and due times are judged by them"
+    return problem(name, found, f"set the clocks by NTP on each host: {why}")
 
 
 def _failure(name: CheckName, error: DocoraOpsError) -> Check:

@@ -54,10 +54,7 @@ def find_drift(
     grace_seconds: float,
     before_second_look: Callable[[int], object] = lambda _: None,
 ) -> DriftReport:
-    """Counts all confirmed drift, with some examples; writes nothing.
-
-    Raises PostgresError, RedisError.
-    """
+    """Counts all confirmed drift, with some examples; writes nothing."""
     counts: Counter[DriftKind] = Counter()
     examples: dict[DriftKind, list[Drift]] = {}
     for suspect in confirmed(
@@ -86,7 +83,7 @@ def confirmed(
 
     The second look comes `grace_seconds` after the first, or sooner for a single link. Meanwhile no
     lock is held and no transaction is open. `before_second_look` gets the number of disagreements
-    that the first look has found. Raises PostgresError, RedisError.
+    that the first look has found.
     """
     suspects = list(_Look(database, queue, app_id, ref).find())
     if not suspects:
@@ -99,7 +96,7 @@ def confirmed(
 
 
 def named(database: Database, drifts: Sequence[Drift]) -> list[Drift]:
-    """Adds the names of apps and repositories. Raises PostgresError."""
+    """Adds the names of apps and repositories."""
     return [
         replace(drift, app_name=app_name, repository_name=repository_name)
         for drift, (app_name, repository_name) in zip(
@@ -112,7 +109,7 @@ def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
     """Counts the jobs of the whole queue, and the ones that have no link in the database.
 
     Jobs that were not made for a link do not count. A job without a link counts only if it is to be
-    run or has failed: finished jobs of deleted links are history. Raises PostgresError, RedisError.
+    run or has failed: finished jobs of deleted links are history.
     """
     linked: set[str] = set()
     unlinked: set[str] = set()

@@ -18,11 +18,9 @@ from docora_ops.links import LinkFailure, LinkRef, LinkStatus, Outcome
 from docora_ops.queue import Answer, LinkQueue
 from docora_ops.waits import BulkWait, JobCounts, LinkWait, WaitEnd
 
-_AT_ONCE = 5_000
-"""Links per statement."""
+_AT_ONCE = 5_000  # links per statement
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
-_REST = 4
-"""The pause after a round lasts at least this many times as long as the round."""
+_REST = 4  # the pause after a round lasts at least this many times as long as the round
 
 
 @dataclass
@@ -35,8 +33,7 @@ class Following:
     database: Database
     queue: LinkQueue
     stop: Stop = field(default_factory=Stop)
-    grace: float = 5
-    """Seconds without a live job after which a link is lost."""
+    grace: float = 5  # seconds without a live job after which a link is lost
     on_step: Callable[[BulkWait], None] = lambda _wait: None
     watch: JobWatch = field(init=False)
     _reset: list[str] = field(default_factory=list)
@@ -112,12 +109,13 @@ class Following:
     def _check_running(self) -> None:
         if not self._running or self.stop.requested:
             return
+        ended_jobs = set()
         try:
-            jobs = list(look_at_jobs(self.database, self.queue, self._running))
+            for ref, answer in look_at_jobs(self.database, self.queue, self._running):
+                if self._has_ended(answer):
+                    ended_jobs.add(ref.id)
         except RedisError as error:
             self.watch.redis_is_away(error)
-            jobs = []
-        ended_jobs = {ref.id for ref, answer in jobs if self._has_ended(answer)}
         # Read after the look at the jobs: a job records its result before it ends.
         results = read_results(self.database, [ref.id for ref in self._running])
         ended = self._count(
@@ -160,8 +158,7 @@ def wait_for_one(following: Following, ref: LinkRef, timeout: float | None) -> L
     link = read_link(following.database, ref.app_id, ref.repository_id) if wait.running else None
     if link is None:
         return LinkWait(WaitEnd.GONE, None, None, wait.seconds)
+    end = WaitEnd.LOST if wait.only_lost_left else WaitEnd.TIMEOUT
     if following.stop.requested:
         end = WaitEnd.INTERRUPTED
-    else:
-        end = WaitEnd.LOST if wait.only_lost_left else WaitEnd.TIMEOUT
     return LinkWait(end, link.status, link.error_message, wait.seconds)

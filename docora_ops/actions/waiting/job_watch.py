@@ -20,10 +20,8 @@ from docora_ops.queue import Answer, LinkQueue
 from docora_ops.queue.link_queue import DELAYED
 from docora_ops.waits import JobCounts
 
-_AT_ONCE = 500
-"""Links per statement."""
-_REST = 10
-"""The pause between two looks lasts at least this many times as long as a look."""
+_AT_ONCE = 500  # links per statement
+_REST = 10  # the pause between two looks lasts at least this many times as long as a look
 _CLEAN_UP = 60
 """Seconds within which a worker that listens queues the links of a killed worker again."""
 
@@ -51,23 +49,18 @@ class JobWatch:
     stop: Stop
     grace: float
     on_notice: Callable[[Notice, str], None] = lambda _notice, _text: None
-    counts: JobCounts = field(default_factory=JobCounts)
-    """Jobs by state at the last look."""
+    counts: JobCounts = field(default_factory=JobCounts)  # jobs by state at the last look
     had_workers: bool = False
     """A worker has listened on the queue; until then, its absence is not reported."""
     _workers: int = 0
     _next_look: float = 0
     _suspects: dict[str, tuple[float, str]] = field(default_factory=dict)
     """When a job was first found not live, and its evidence if doubtful, by job id."""
-    _cleaned_up_at: float = 0
-    """When workers have queued all lost links again that they can queue."""
+    _cleaned_up_at: float = 0  # when workers have queued all lost links again that they can queue
     _reported: set[Notice] = field(default_factory=set)
 
     def look(self, ids: Sequence[str], *, at_once: bool = False) -> bool:
-        """Looks at the links with these row ids, if it is time to; returns whether it looked.
-
-        Raises PostgresError.
-        """
+        """Looks at the links with these row ids, if it is time to; returns whether it looked."""
         began = time.monotonic()
         if self.stop.requested or (began < self._next_look and not at_once):
             return False
