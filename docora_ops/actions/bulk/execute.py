@@ -193,7 +193,7 @@ class BatchExecution:
     def _look(
         self, refs: Sequence[LinkRef], batch: Batch
     ) -> tuple[dict[str, _Candidate], list[_Left]]:
-        """Returns the links that are to be claimed, by job id, and those that are not."""
+        """Returns the links to claim, by job id, and the decisions about the other links."""
         candidates: dict[str, _Candidate] = {}
         left: list[_Left] = []
         for ref, answer in zip(refs, self._answers(refs, batch), strict=True):
@@ -247,7 +247,7 @@ class BatchExecution:
     def _push(
         self, claims: Sequence[Claim], candidates: Mapping[str, _Candidate], batch: Batch
     ) -> list[Answer]:
-        """Queues the jobs of claimed links, after those of the batch before."""
+        """Queues the jobs of claimed links, after the jobs of the batch before."""
         requests = []
         for claim in claims:
             job_id = claim.payload.job_id
@@ -273,7 +273,7 @@ class BatchExecution:
 
 
 def _is_refused(claim: Claim, answer: Answer) -> bool:
-    """Whether the push found the job in another state than the look."""
+    """Tells whether the push found the job in another state than the look."""
     if claim.state is ClaimState.EXHAUSTED:
         return answer.state is not JobState.NONE
     return answer.outcome is None
