@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from docora_ops.links import OneLink
+
 EXAMPLES_SHOWN = 5
 """A report names so many examples of each kind of drift; it counts all of them."""
 _ENOUGH_JOBS = 10
@@ -35,7 +37,7 @@ class DriftKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class Drift(OneLink):
     """One disagreement. The names are None where the app or the repository is gone."""
 
     kind: DriftKind
@@ -45,11 +47,6 @@ class Drift:
     repository_name: str | None = None
     detail: str = ""
     """Where the job stands in the queue, or why the link can't be repaired."""
-
-    @property
-    def job_id(self) -> str:
-        """The fixed id of the link's job."""
-        return f"{self.app_id}-{self.repository_id}"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.waiting.follow import Following
@@ -38,8 +39,9 @@ class BulkCommand(LongRun):
         batch_size: int,
         change: Change,
     ) -> None:
+        audit = AuditEntries(change, selection.total)
         self._run = BulkRun(
-            action, context.database, context.queue, context.store, selection, batch_size, change
+            action, context.database, context.queue, context.store, selection, batch_size, audit
         )
         super().__init__(context, self._run, selection.total)
         self._action = action

@@ -41,21 +41,24 @@ def failed(
     """
     context = context_of(typer_context, as_json=as_json)
     from docora_ops.actions import failed as actions
+    from docora_ops.actions.lookup import resolve_app
+    from docora_ops.links import FailedFilter
     from docora_ops.render import failed as render
     from docora_ops.render.cells import amount
 
-    choice: dict[str, Any] = {"app": app, "error": error, "page": page, "limit": limit}
+    app_id = None if app is None else resolve_app(context.database, app).app_id
+    which = FailedFilter(app_id, error)
     found: Any
     if group_by is GroupBy.APP:
-        found = actions.failed_links_by_app(context.database, **choice)
+        found = actions.failed_links_by_app(context.database, which, page, limit)
         document, tables = render.apps_document(found), iter([render.apps_table(found)])
         noun = "app"
     elif group_by is GroupBy.ERROR:
-        found = actions.failed_links_by_error(context.database, **choice)
+        found = actions.failed_links_by_error(context.database, which, page, limit)
         document, tables = render.errors_document(found), iter([render.errors_table(found)])
         noun = "different error"
     else:
-        found = actions.failed_links(context.database, context.queue, **choice)
+        found = actions.failed_links(context.database, context.queue, which, page, limit)
         document = render.links_document(found)
         tables = render.links_tables(found, context.out.width)
         noun = "failed link"

@@ -52,9 +52,10 @@ def resync(
             "resync --all sends every file of the app again, and nobody is here to confirm it",
             hint="add --yes",
         )
-    from docora_ops.actions import link_change
+    from docora_ops.actions.link_change import LinkChange
     from docora_ops.actions.lookup import resolve_app, resolve_link
     from docora_ops.cli.link_result import show_result
+    from docora_ops.links import Action
 
     if repo is not None:
         link = resolve_link(context.database, app, repo)
@@ -62,19 +63,17 @@ def resync(
         if terminal is not None:
             _ask(context, terminal, link)
         change = describe_link_change("resync", reason, link)
-        result = link_change.resync(
-            context.database, context.queue, link.ref, dry_run=dry_run, change=change
+        resync = LinkChange(
+            Action.RESYNC, context.database, context.queue, link.ref, dry_run=dry_run, change=change
         )
-        return show_result(context, result, workers)
+        return show_result(context, resync.make(), workers)
 
     from docora_ops.cli.bulk_command import BulkCommand
-    from docora_ops.database.link_rows import count_deliveries_of_app
+    from docora_ops.database.link_rows import count_deliveries
     from docora_ops.database.selection import select_of_app
-    from docora_ops.links import Action
     from docora_ops.render.cells import amount
 
     found = resolve_app(context.database, app)
-    files = count_deliveries_of_app(context.database, found.app_id)
     selection = select_of_app(context.database, found.app_id)
     change = describe_change(
         "resync", reason, app_id=found.app_id, app_name=found.app_name, all=True
@@ -84,7 +83,7 @@ def resync(
         "reset the links and queue their snapshot jobs)?",
         terminal,
         app=found.app_name,
-        files=amount(files, "file"),
+        files=amount(count_deliveries(context.database, selection.refs), "file"),
     )
 
 

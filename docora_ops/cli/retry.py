@@ -40,21 +40,22 @@ def retry(
     context = context_of(
         typer_context, as_json=as_json, dry_run=dry_run, wait=wait, timeout=timeout
     )
-    from docora_ops.actions import link_change
+    from docora_ops.actions.link_change import LinkChange
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.cli.link_result import show_result
+    from docora_ops.links import Action
 
     link = resolve_link(context.database, app, repo)
     workers = context.count_workers()
-    result = link_change.retry(
+    change = describe_link_change("retry", reason, link, front=front, reset_circuit=reset_circuit)
+    retry = LinkChange(
+        Action.RETRY,
         context.database,
         context.queue,
         link.ref,
         front=front,
         reset_circuit=reset_circuit,
         dry_run=dry_run,
-        change=describe_link_change(
-            "retry", reason, link, front=front, reset_circuit=reset_circuit
-        ),
+        change=change,
     )
-    return show_result(context, result, workers)
+    return show_result(context, retry.make(), workers)

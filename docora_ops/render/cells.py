@@ -49,16 +49,6 @@ def retries(count: int) -> str:
     return amount(count, "retry", "retries")
 
 
-def duration(seconds: int) -> str:
-    """Returns `5 s`, `12 min`, `3 h 5 min` or `2 d 4 h`."""
-    days, hours, minutes = seconds // 86_400, seconds // 3600 % 24, seconds // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes else f"{seconds} s"
-
-
 def with_id(name: str, identifier: str) -> str:
     """Returns `Acme Search (app_…)`."""
     return f"{name} ({identifier})"

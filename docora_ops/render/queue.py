@@ -8,10 +8,10 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from docora_ops.jobs import QueuedJob, QueueOverview, Scheduler, Worker
-from docora_ops.render.cells import cell, duration, link_name
+from docora_ops.render.cells import cell, link_name
 from docora_ops.render.json import Document
 from docora_ops.render.layout import fitting_table, pairs, record
-from docora_ops.text import moment
+from docora_ops.text import duration, moment
 
 _STATUS_STYLES = {"active": "green", "delayed": "yellow"}
 
