@@ -11,19 +11,6 @@ from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink, cou
 
 
 @dataclass(frozen=True)
-class KeptFailures:
-    """The failures of an operation, of which Redis keeps the first ones."""
-
-    items: Sequence[LinkFailure] = ()
-    total: int = 0
-
-    @property
-    def not_kept(self) -> int:
-        """Counts the failures that were not kept."""
-        return max(self.total - len(self.items), 0)
-
-
-@dataclass(frozen=True)
 class Progress:
     """The progress of a bulk operation in Redis, where Docora's dashboard reads it too."""
 

@@ -14,7 +14,7 @@ from docora_ops.database.link_rows import held_job_ids
 from docora_ops.database.reading import failed_by_app, failed_by_error, failed_page
 from docora_ops.failed_links import ErrorGroup, FailedLink, Page, Row
 from docora_ops.jobs import JobState
-from docora_ops.links import AppCount, FailedFilter, LinkRef
+from docora_ops.links import AppCount, FailedFilter, LinkIds
 from docora_ops.queue import Answer, LinkQueue
 from docora_ops.text import mask, mask_cut
 
@@ -47,8 +47,8 @@ def failed_links(
     total, links = failed_page(
         database, _filter(database, app, error), limit=limit, offset=(page - 1) * limit
     )
-    jobs = job_states(database, queue, [link.ref for link in links])
-    return Page([replace(link, job=jobs[link.ref.id]) for link in links], page, limit, total)
+    jobs = job_states(database, queue, links)
+    return Page([replace(link, job=jobs[link.job_id]) for link in links], page, limit, total)
 
 
 def failed_links_by_app(
@@ -91,14 +91,13 @@ def _without_cut_secret(error: str) -> str:
 
 
 def job_states(
-    database: Database, queue: LinkQueue, refs: Sequence[LinkRef]
+    database: Database, queue: LinkQueue, links: Sequence[LinkIds]
 ) -> dict[str, JobState]:
-    """Returns the states of the links' jobs, by the row id of the link.
+    """Returns the states of the links' jobs, by job id.
 
     A link with an invalid job id has no job. Raises PostgresError, RedisError.
     """
-    valid = [ref for ref in refs if ref.has_valid_job_id]
-    job_ids = [ref.job_id for ref in valid]
+    job_ids = [link.job_id for link in links if link.has_valid_job_id]
     waiting = queue.read_waiting() if len(job_ids) > _MOST_WALKS else None
     expired = None if waiting else queue.read_expired()
     at_once = _WALKED_AT_ONCE if waiting is None else _FOUND_AT_ONCE
@@ -107,9 +106,9 @@ def job_states(
         some = job_ids[start : start + at_once]
         answers += queue.look(some, waiting=waiting, expired=expired, detailed=True)
     held = held_job_ids(database, job_ids)
-    states = {ref.id: JobState.NONE for ref in refs}
-    for ref, answer in zip(valid, answers, strict=True):
-        states[ref.id] = JobState.RUNNING if ref.job_id in held else answer.state
+    states = {link.job_id: JobState.NONE for link in links}
+    for job_id, answer in zip(job_ids, answers, strict=True):
+        states[job_id] = JobState.RUNNING if job_id in held else answer.state
     return states
 
 

@@ -45,7 +45,7 @@ def link_details(
         circuit_open_until=link.circuit_open_until,
         history=history,
         lock_held=bool(held_job_ids(database, [link.ref.job_id])),
-        job=job_states(database, queue, [link.ref])[link.ref.id],
+        job=job_states(database, queue, [link.ref])[link.ref.job_id],
         job_id=link.ref.job_id,
         rq=_without(secrets, job),
     )

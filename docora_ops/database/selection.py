@@ -18,7 +18,7 @@ from docora_ops.database.link_rows import (
     claim_links_of_app,
 )
 from docora_ops.database.postgres import Database
-from docora_ops.links import App, AppCount, FailedFilter, LinkRef
+from docora_ops.links import AppCount, FailedFilter, LinkRef
 
 _LINKS = """
 SELECT l.id::text, l.app_id, l.repository_id
@@ -112,7 +112,7 @@ def _select(database: Database, sql: str, parameters: Mapping[str, object]) -> l
 def _count_by_app(database: Database, refs: Sequence[LinkRef]) -> list[AppCount]:
     links = Counter(ref.app_id for ref in refs)
     names: dict[str, str] = dict(database.rows(APP_NAMES, {"app_ids": list(links)}))
-    return [AppCount(App(app_id, names[app_id]), count) for app_id, count in links.items()]
+    return [AppCount(app_id, names[app_id], count) for app_id, count in links.items()]
 
 
 def _spread(refs: Sequence[LinkRef], limit: int) -> list[LinkRef]:

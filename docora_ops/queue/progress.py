@@ -11,7 +11,7 @@ from typing import cast
 
 from redis import Redis
 
-from docora_ops.bulk import KeptFailures, KnownOperation, OperationState, Progress
+from docora_ops.bulk import KnownOperation, OperationState, Progress
 from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure
 from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry, write_entry
@@ -147,14 +147,14 @@ class ProgressStore:
             raise _not_found(operation_id)
         return found
 
-    def read_failures(self, operation_id: str) -> KeptFailures:
-        """Returns the failed links of the operation, in the order of their failures."""
+    def read_failures(self, operation_id: str) -> tuple[list[LinkFailure], int]:
+        """Returns the first failures of the operation, in their order, and the number of all."""
         with redis_errors(self._client):
             fields = cast("dict[bytes, bytes]", self._client.hgetall(_failures_key(operation_id)))
         total = _number(fields.pop(b"total", None))
         found = ((_number(name), _failure(value)) for name, value in fields.items())
         kept = {number: failure for number, failure in found if failure}
-        return KeptFailures(tuple(kept[number] for number in sorted(kept)), total)
+        return [kept[number] for number in sorted(kept)], total
 
     def read_all(self) -> list[KnownOperation]:
         """Returns every operation that has not expired, the one renewed last first."""

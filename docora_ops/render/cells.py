@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from docora_ops.text import inert
+from docora_ops.text import inert, moment
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -47,6 +48,18 @@ def amount(count: int, noun: str, plural: str | None = None) -> str:
 def retries(count: int) -> str:
     """Returns `1 retry` or `2 retries`."""
     return amount(count, "retry", "retries")
+
+
+def words(slug: str) -> str:
+    """Returns `left alone` for `left_alone`."""
+    return slug.replace("_", " ")
+
+
+def circuit(open_until: datetime | None) -> Text:
+    """Tells whether a circuit is open, and until when."""
+    if open_until is None or open_until <= datetime.now(UTC):
+        return cell("closed")
+    return cell(f"open until {moment(open_until)}", "yellow")
 
 
 def duration(seconds: int) -> str:

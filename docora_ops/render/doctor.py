@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
+from rich.console import RenderableType
 from rich.text import Text
 
 from docora_ops.diagnosis import Check, CheckState, Diagnosis
 from docora_ops.drift import Drift, DriftKind, DriftReport
-from docora_ops.render.cells import amount, cell, link_name
+from docora_ops.render.cells import amount, cell, link_name, words
 from docora_ops.render.json import Document, fields_of
-from docora_ops.render.layout import headed
+from docora_ops.render.layout import headed, records
 from docora_ops.text import inert
 
-_NARROWEST_TABLE = 72
 _STYLES = {
     CheckState.OK: "green",
     CheckState.WARNING: "yellow",
@@ -44,33 +42,20 @@ def document(diagnosis: Diagnosis) -> Document:
 
 
 def checks(diagnosis: Diagnosis, width: int) -> RenderableType:
-    """Shows a row for each check, or a paragraph if `width` is too small."""
-    if width < _NARROWEST_TABLE:
-        return Group(*(line for check in diagnosis.checks for line in _paragraph(check)))
-    shown = headed("Check", "State", "Found")
-    for column in shown.columns[:2]:
-        column.no_wrap = True
-    for check in diagnosis.checks:
-        shown.add_row(cell(_label(check)), _state(check), _found(check))
-    return shown
+    """Shows the result of each check."""
+    rows = [
+        (_label(check), cell(words(check.state), _STYLES[check.state]), _found(check))
+        for check in diagnosis.checks
+    ]
+    return records(("Check", "State", "Found"), rows, width, long=2)
 
 
-def _paragraph(check: Check) -> tuple[RenderableType, RenderableType]:
-    heading = Text.assemble(_label(check), ": ", _state(check))
-    return heading, Padding(_found(check), (0, 0, 0, 2))
-
-
-def _label(check: Check) -> str:
-    return check.name.replace("_", " ").capitalize().replace("Bullmq", "BullMQ")
-
-
-def _state(check: Check) -> Text:
-    return cell(check.state.replace("_", " "), _STYLES[check.state])
+def _label(check: Check) -> Text:
+    return cell(words(check.name).capitalize().replace("Bullmq", "BullMQ"))
 
 
 def _found(check: Check) -> Text:
-    style = "dim" if check.state is CheckState.NOT_CHECKED else ""
-    text = cell(check.finding, style)
+    text = cell(check.finding, "dim" if check.state is CheckState.NOT_CHECKED else "")
     if check.what_to_do:
         text.append(f"\n→ {inert(check.what_to_do)}")
     return text
@@ -84,7 +69,7 @@ def drift_examples(drift: DriftReport) -> RenderableType | None:
     shown = headed("Drift", "Link", "Where")
     for example in examples:
         link = link_name(example.app_name, example.repository_name) or example.job_id
-        shown.add_row(cell(example.kind.replace("_", " ")), cell(link), cell(example.detail))
+        shown.add_row(cell(words(example.kind)), cell(link), cell(example.detail))
     return shown
 
 
