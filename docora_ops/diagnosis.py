@@ -16,8 +16,7 @@ class CheckState(StrEnum):
     OK = "ok"
     WARNING = "warning"
     FAILED = "failed"
-    NOT_CHECKED = "not_checked"
-    """Another check, which this one depends on, failed."""
+    NOT_CHECKED = "not_checked"  # it depends on another check that failed
 
 
 class CheckName(StrEnum):
@@ -71,11 +70,9 @@ class Diagnosis:
     """The results of all checks, each once, in order."""
 
     checks: Sequence[Check]
-    drift: DriftReport | None
-    """None if a server could not be asked."""
+    drift: DriftReport | None  # None if a server could not be asked
     misconfigured: bool = False
     server_lost: bool = False
-    """Postgres or Redis is unreachable, refuses commands, or is too slow."""
 
     @property
     def state(self) -> CheckState:

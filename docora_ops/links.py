@@ -70,13 +70,7 @@ class Repository:
     """One watched repository."""
 
     repository_id: str
-    owner: str
-    name: str
-
-    @property
-    def repository_name(self) -> str:
-        """`owner/name`."""
-        return f"{self.owner}/{self.name}"
+    repository_name: str
 
 
 class LinkIds:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from docora_ops.bulk import BulkResult
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
-from docora_ops.render.cells import cell, with_id, words
+from docora_ops.render.cells import cell, style_of, with_id, words
 from docora_ops.render.json import Document, encode_long, fields_of
 from docora_ops.render.layout import fitting_table, headed, long_table, pairs, records
 from docora_ops.text import inert
@@ -19,14 +19,6 @@ _PLANNED = {
     Outcome.QUEUED: "would queue",
     Outcome.REPLACED_STALE: "would replace a stale job",
     Outcome.FAILED: "can't be queued",
-}
-STYLES = {
-    Outcome.QUEUED: "green",
-    Outcome.REPLACED_STALE: "green",
-    Outcome.ALREADY_QUEUED: "cyan",
-    Outcome.ALREADY_RUNNING: "cyan",
-    Outcome.SKIPPED: "yellow",
-    Outcome.FAILED: "bold red",
 }
 _MESSAGES = {
     Action.RETRY: ("Bulk retry started", "No failed notifications found"),
@@ -93,7 +85,7 @@ def plan_tables(links: Sequence[PlannedLink], width: int) -> Iterator[Renderable
         return tuple(map(inert, (link.app_name, link.repository_name, plan, link.job_id)))
 
     columns = ("App", "Repository", "Would happen", "Job")
-    return long_table(columns, links, cells, lambda link: STYLES[link.outcome], width)
+    return long_table(columns, links, cells, lambda link: style_of(link.outcome), width)
 
 
 def table(result: BulkResult, width: int) -> RenderableType:
@@ -102,7 +94,7 @@ def table(result: BulkResult, width: int) -> RenderableType:
     numbers = [*(_label(each, planned=result.links is not None) for each in shown), "total"]
 
     def row(app: str, counts: Mapping[Outcome, int]) -> list[Text]:
-        cells = (cell(counts.get(outcome, 0), STYLES[outcome]) for outcome in shown)
+        cells = (cell(counts.get(outcome, 0), style_of(outcome)) for outcome in shown)
         return [cell(app), *cells, cell(sum(counts.values()))]
 
     all_apps = [row("all", result.counts)] if len(result.by_app) > 1 else []

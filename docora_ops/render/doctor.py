@@ -9,17 +9,10 @@ from rich.text import Text
 
 from docora_ops.diagnosis import Check, CheckState, Diagnosis
 from docora_ops.drift import Drift, DriftKind, DriftReport
-from docora_ops.render.cells import amount, cell, link_name, words
+from docora_ops.render.cells import amount, cell, link_name, state, words
 from docora_ops.render.json import Document, fields_of
 from docora_ops.render.layout import headed, records
 from docora_ops.text import inert
-
-_STYLES = {
-    CheckState.OK: "green",
-    CheckState.WARNING: "yellow",
-    CheckState.FAILED: "bold red",
-    CheckState.NOT_CHECKED: "dim",
-}
 
 
 def document(diagnosis: Diagnosis) -> Document:
@@ -43,10 +36,7 @@ def document(diagnosis: Diagnosis) -> Document:
 
 def checks(diagnosis: Diagnosis, width: int) -> RenderableType:
     """Shows the result of each check."""
-    rows = [
-        (_label(check), cell(words(check.state), _STYLES[check.state]), _found(check))
-        for check in diagnosis.checks
-    ]
+    rows = [(_label(check), state(check.state), _found(check)) for check in diagnosis.checks]
     return records(("Check", "State", "Found"), rows, width, long=2)
 
 
@@ -55,7 +45,7 @@ def _label(check: Check) -> Text:
 
 
 def _found(check: Check) -> Text:
-    text = cell(check.finding, "dim" if check.state is CheckState.NOT_CHECKED else "")
+    text = cell(check.finding)
     if check.what_to_do:
         text.append(f"\n→ {inert(check.what_to_do)}")
     return text
@@ -79,8 +69,8 @@ def summary(diagnosis: Diagnosis) -> str:
         return "All is well."
     states = [check.state for check in diagnosis.checks]
     failed, warnings, left_out = (
-        states.count(state)
-        for state in (CheckState.FAILED, CheckState.WARNING, CheckState.NOT_CHECKED)
+        states.count(each)
+        for each in (CheckState.FAILED, CheckState.WARNING, CheckState.NOT_CHECKED)
     )
     parts = [
         f"{amount(failed, 'check')} failed" if failed else "",

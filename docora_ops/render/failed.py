@@ -8,20 +8,13 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from docora_ops.failed_links import ErrorGroup, FailedLink, Page
-from docora_ops.jobs import JobState
 from docora_ops.links import AppCount
-from docora_ops.render.cells import amount, cell, circuit, with_id
+from docora_ops.render.cells import amount, cell, circuit, state, with_id
 from docora_ops.render.json import Document
 from docora_ops.render.layout import fitting_table, pairs, records
 from docora_ops.text import moment
 
 _COLUMNS = ("App", "Repository", "Error", "Retries", "Last good scan", "Circuit", "Job")
-_JOB_STYLES = {
-    JobState.WAITING: "cyan",
-    JobState.RUNNING: "cyan",
-    JobState.DOUBTFUL: "yellow",
-    JobState.UNREADABLE: "bold red",
-}
 
 
 def document(page: Page[Any]) -> Document:
@@ -60,7 +53,7 @@ def _cells(link: FailedLink, *, with_ids: bool) -> list[Text]:
         cell(link.retry_count),
         cell(moment(link.last_scanned_at) or "never"),
         circuit(link.circuit_open_until),
-        cell(link.job, _JOB_STYLES.get(link.job, "")),
+        state(link.job),
     ]
 
 

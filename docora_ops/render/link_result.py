@@ -5,8 +5,7 @@ from __future__ import annotations
 from rich.console import RenderableType
 
 from docora_ops.links import Action, LinkResult, Outcome
-from docora_ops.render.bulk import STYLES
-from docora_ops.render.cells import cell, circuit, retries, with_id, words
+from docora_ops.render.cells import cell, circuit, retries, state, with_id
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
 from docora_ops.waits import LinkWait, WaitEnd
@@ -65,7 +64,7 @@ def table(result: LinkResult) -> RenderableType:
     )
     if link.error_message is not None:
         shown.add_row("Last error", cell(link.error_message))
-    shown.add_row("Outcome", cell(words(result.outcome), STYLES[result.outcome]))
+    shown.add_row("Outcome", state(result.outcome))
     shown.add_row("Job", cell(link.ref.job_id))
     if result.action is Action.RESYNC:
         shown.add_row("Files", cell(f"{result.deliveries_cleared} to send again"))

@@ -7,19 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from docora_ops.bulk import KnownOperation, OperationState, Progress
+from docora_ops.bulk import KnownOperation, Progress
 from docora_ops.links import LinkFailure
 from docora_ops.render.bulk import failures as failures_table
-from docora_ops.render.cells import cell, duration, words
+from docora_ops.render.cells import cell, state
 from docora_ops.render.json import Document, fields_of
 from docora_ops.render.layout import pairs, records
-
-_STATE_STYLES = {
-    OperationState.RUNNING: "cyan",
-    OperationState.DONE: "green",
-    OperationState.CANCELLED: "yellow",
-    OperationState.OWNER_GONE: "bold red",
-}
+from docora_ops.text import duration
 
 
 def list_document(operations: Iterable[KnownOperation]) -> Document:
@@ -45,7 +39,7 @@ def list_table(operations: Iterable[KnownOperation], width: int) -> RenderableTy
             cell(f"{operation.progress.completed} of {operation.progress.total}"),
             cell(operation.progress.succeeded),
             _failed(operation.progress),
-            cell(words(operation.state), _STATE_STYLES[operation.state]),
+            state(operation.state),
             _last_step(operation),
         )
         for operation in operations
@@ -56,7 +50,7 @@ def list_table(operations: Iterable[KnownOperation], width: int) -> RenderableTy
 def _last_step(operation: KnownOperation) -> Text:
     if operation.silence is None:
         return cell("unknown")
-    return cell(f"{duration(int(operation.silence.total_seconds()))} ago")
+    return cell(f"{duration(operation.silence.total_seconds())} ago")
 
 
 def progress_document(

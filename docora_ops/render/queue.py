@@ -8,12 +8,10 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from docora_ops.jobs import QueuedJob, QueueOverview, Scheduler, Worker
-from docora_ops.render.cells import cell, duration, link_name
+from docora_ops.render.cells import cell, link_name, state
 from docora_ops.render.json import Document
 from docora_ops.render.layout import fitting_table, pairs, records
-from docora_ops.text import moment
-
-_STATUS_STYLES = {"active": "green", "delayed": "yellow"}
+from docora_ops.text import duration, moment
 
 
 def document(overview: QueueOverview) -> Document:
@@ -66,7 +64,7 @@ def _workers(workers: Sequence[Worker], width: int) -> RenderableType:
 def _jobs(jobs: Sequence[QueuedJob], width: int) -> RenderableType:
     rows = [
         (
-            cell(job.status, _STATUS_STYLES.get(job.status, "")),
+            state(job.status),
             cell(_name(job)),
             _since(job),
             cell(job.id),

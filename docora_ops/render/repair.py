@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from docora_ops.drift import DriftKind, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import DocoraOpsError
 from docora_ops.links import LinkFailure
-from docora_ops.render.cells import cell, link_name, words
+from docora_ops.render.cells import cell, link_name, style_of, words
 from docora_ops.render.json import Document, encode_long, error_document, fields_of
 from docora_ops.render.layout import headed, long_table
 from docora_ops.text import inert
@@ -34,13 +34,6 @@ _PLANNED = _DONE | {
     RepairOutcome.REMOVED: "would remove",
     RepairOutcome.FAILED: "can't be repaired",
 }
-_STYLES = {
-    RepairOutcome.QUEUED: "green",
-    RepairOutcome.MARKED_FAILED: "yellow",
-    RepairOutcome.REMOVED: "green",
-    RepairOutcome.LEFT_ALONE: "cyan",
-    RepairOutcome.FAILED: "bold red",
-}
 
 
 def message(result: RepairResult) -> str:
@@ -49,7 +42,7 @@ def message(result: RepairResult) -> str:
         return "Nothing to repair"
     if result.dry_run:
         return "Dry run"
-    return "Repair done" if result.complete else "Repair stopped"
+    return "Repair done" if result.completed >= result.total else "Repair stopped"
 
 
 def encode(result: RepairResult, error: DocoraOpsError | None = None) -> Iterator[str]:
@@ -95,7 +88,7 @@ def tables(result: RepairResult, width: int) -> Iterator[RenderableType]:
         return tuple(map(inert, (words(drift.kind), link, done, drift.job_id)))
 
     columns = ("Drift", "Link", "Would happen" if result.dry_run else "Done", "Job")
-    return long_table(columns, result.repaired, cells, lambda item: _STYLES[item.outcome], width)
+    return long_table(columns, result.repaired, cells, lambda item: style_of(item.outcome), width)
 
 
 def summary(result: RepairResult) -> RenderableType:

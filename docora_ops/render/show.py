@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from rich.console import RenderableType
 from rich.text import Text
 
-from docora_ops.jobs import JobPlace, JobRecord, JobState
+from docora_ops.jobs import JobPlace, JobRecord
 from docora_ops.link_details import LinkDetails, LinkHistory
-from docora_ops.render.cells import amount, cell, circuit, duration, retries, with_id
+from docora_ops.render.cells import amount, cell, circuit, retries, state, with_id
 from docora_ops.render.json import Document, fields_of
 from docora_ops.render.layout import pairs
-from docora_ops.text import moment
+from docora_ops.text import duration, moment
 
 _SCORES = {
     "scheduled": "due",
@@ -81,9 +81,8 @@ def _snapshot(history: LinkHistory) -> Text:
 
 
 def _state(details: LinkDetails) -> Text:
-    is_live = details.job in {JobState.WAITING, JobState.RUNNING}
     held = ", a worker holds the link" if details.lock_held else ""
-    return cell(f"{details.job}{held}", "cyan" if is_live else "")
+    return state(details.job).append(held)
 
 
 def _job(job: JobRecord) -> list[tuple[str, Text]]:

@@ -11,6 +11,7 @@ from docora_ops.database.postgres_server import PostgresServer
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.queue.redis_server import RedisServer
 from docora_ops.render.doctor import summary
+from docora_ops.text import duration
 
 NOW = 1_800_000_000.0
 HEALTHY = {
@@ -108,7 +109,7 @@ def test_postgres(server: PostgresServer, expected: list[str]) -> None:
     ],
 )
 def test_durations_are_short(seconds: float, shown: str) -> None:
-    assert redis_checks.duration(seconds) == shown
+    assert duration(seconds) == shown
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from shlex import quote
 from docora_ops.diagnosis import Check, CheckName, failed, not_checked, ok, warning
 from docora_ops.jobs import BullmqQueue
 from docora_ops.queue.redis_server import QueueHealth, RedisServer
+from docora_ops.text import duration
 
 _OLDEST = (6, 0, 6)
 """The first version with LPOS."""
@@ -203,11 +204,3 @@ def _check_waiting(queue: QueueHealth) -> Check:
             "see what the workers do, and start more: docora-ops worker --concurrency N",
         )
     return ok(name, found)
-
-
-def duration(seconds: float) -> str:
-    """Returns `5 s`, `12 min`, `3 h`, `4 days`: in the largest unit that fits at least twice."""
-    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"

@@ -122,7 +122,8 @@ class Repair:
         if self._trail is None or not self._trail.begun or self._trail.ended:
             return
         result = self.result()
-        self.store.record(self._trail.end(result.counts, cancelled=not result.complete))
+        is_cancelled = result.completed < result.total
+        self.store.record(self._trail.end(result.counts, cancelled=is_cancelled))
         self._trail.ended = True
 
     def plan(self) -> RepairResult:
