@@ -71,9 +71,7 @@ class Belonging:
         return self.jobs < 10 or self.without_link * 2 <= self.jobs  # noqa: PLR2004
 
     def __str__(self) -> str:
-        return (
-            f"{self.without_link} of {self.jobs} jobs in the queue have no link in this database"
-        )
+        return f"{self.without_link} of {self.jobs} jobs in the queue have no link in this database"
 
 
 class RepairOutcome(StrEnum):
