@@ -70,7 +70,13 @@ class Repository:
     """One watched repository."""
 
     repository_id: str
-    repository_name: str
+    owner: str
+    name: str
+
+    @property
+    def repository_name(self) -> str:
+        """`owner/name`."""
+        return f"{self.owner}/{self.name}"
 
 
 class LinkIds:

@@ -17,7 +17,7 @@ ORDER BY app_id = %(text)s DESC, app_id
 """
 
 REPOSITORIES_BY_ID_NAME_OR_URL = """
-SELECT repository_id, owner || '/' || name, EXISTS (
+SELECT repository_id, owner, name, EXISTS (
     SELECT FROM app_repositories l
     WHERE l.app_id = %(app_id)s AND l.repository_id = r.repository_id
 )

@@ -146,7 +146,7 @@ def test_a_repository_is_found_by_its_id(docora: Docora, actions: Actions, app: 
     repository_id = docora.add_repository("octo/api")
     docora.add_repository("octo/web")
     assert resolve_repository(actions.database, app, repository_id) == Repository(
-        repository_id, "octo/api"
+        repository_id, "octo", "api"
     )
 
 
@@ -225,7 +225,7 @@ def test_a_repositorys_name_is_taken_literally(
 ) -> None:
     ids = {other: docora.add_repository(f"octo/{other}") for other in STRANGE_NAMES}
     assert resolve_repository(actions.database, app, f"octo/{name}") == Repository(
-        ids[name], f"octo/{name}"
+        ids[name], "octo", name
     )
 
 
