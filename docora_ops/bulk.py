@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink, count_succeeded
@@ -37,12 +37,10 @@ class OperationState(StrEnum):
 
 
 @dataclass(frozen=True)
-class KnownOperation:
+class KnownOperation(Progress):
     """A bulk operation that Redis still knows."""
 
-    progress: Progress
     state: OperationState
-    silence: timedelta | None  # since its last step, if known
     last_step_at: datetime | None
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 from psycopg.rows import TupleRow
 
 from docora_ops.database.postgres import Database
-from docora_ops.links import FailedFilter, Link, LinkRef, LinkStatus, Payload, ids_of_job
+from docora_ops.links import FailedFilter, Link, LinkRef, LinkStatus, Payload
 from docora_ops.text import mask
 
 _LINK_COLUMNS = """
@@ -136,16 +136,6 @@ FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (re
 WHERE l.id = ANY (%(ids)s::uuid[])
 """
 
-# The limit keeps Postgres from reading the whole table: it looks up one link after the other.
-LINKS_BY_IDS = """
-SELECT l.app_id, l.repository_id, l.status
-FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS ids(app_id, repository_id)
-CROSS JOIN LATERAL (
-    SELECT app_id, repository_id, status FROM app_repositories
-    WHERE app_id = ids.app_id AND repository_id = ids.repository_id LIMIT 1
-) l
-"""
-
 
 class ClaimState(StrEnum):
     """What a claim found."""
@@ -165,16 +155,6 @@ class Claim:
 
     state: ClaimState
     payload: Payload
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class JobLink:
-    """The link of a job."""
-
-    job_id: str
-    app_id: str
-    repository_id: str
     status: str
 
 
@@ -302,18 +282,6 @@ def describe_links(database: Database, ids: Sequence[str]) -> dict[str, tuple[st
     """Returns app name and `owner/name` by row id."""
     rows = database.rows(DESCRIBE_LINKS, {"ids": list(ids)})
     return {row[0]: (row[1], f"{row[2]}/{row[3]}") for row in rows}
-
-
-def links_of_jobs(database: Database, job_ids: Iterable[str]) -> list[JobLink]:
-    """Returns the links of the jobs with these ids. Invalid job ids have none."""
-    pairs = {pair for job_id in job_ids if (pair := ids_of_job(job_id))}
-    if not pairs:
-        return []
-    parameters = {
-        "app_ids": [app_id for app_id, _ in pairs],
-        "repository_ids": [repository_id for _, repository_id in pairs],
-    }
-    return [JobLink(f"{row[0]}-{row[1]}", *row) for row in database.rows(LINKS_BY_IDS, parameters)]
 
 
 def _link(row: TupleRow | None) -> Link | None:

@@ -28,6 +28,7 @@ FAILURES_KEPT = 10_000
 
 _PREFIX = "docora:bulk:"
 _SCAN_COUNT = 1_000
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 
@@ -161,13 +162,8 @@ class ProgressStore:
         with redis_errors(self._client):
             keys = self._client.scan_iter(f"{_PREFIX}*", count=_SCAN_COUNT, _type="HASH")
             found = list(self._read_some(list(set(keys))))  # SCAN may name a key twice
-        return sorted(
-            found,
-            key=lambda each: (
-                timedelta.max if each.silence is None else each.silence,
-                each.progress.operation_id,
-            ),
-        )
+        found.sort(key=lambda each: each.operation_id)
+        return sorted(found, key=lambda each: each.last_step_at or _LONG_AGO, reverse=True)
 
     def has_lost_its_runner(self, operation_id: str) -> bool:
         """Tells whether the operation runs and its TTL has not been renewed for long."""
@@ -191,10 +187,9 @@ class ProgressStore:
             silence = timedelta(seconds=EXPIRY) - timedelta(milliseconds=left)
             known = left >= 0 and silence >= timedelta(0)
             yield KnownOperation(
-                progress,
-                _state(progress, silence if known else timedelta(0)),
-                silence if known else None,
-                datetime.fromtimestamp(seconds, UTC) - silence if known else None,
+                **vars(progress),
+                state=_state(progress, silence if known else timedelta(0)),
+                last_step_at=datetime.fromtimestamp(seconds, UTC) - silence if known else None,
             )
 
     def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> None:

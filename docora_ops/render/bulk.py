@@ -47,7 +47,8 @@ def document(result: BulkResult, wait: BulkWait | None = None) -> Document:
     }
     if wait is not None:
         waited = fields_of(wait)
-        data |= {"failed_links": waited.pop("failed_links"), "waited": waited}
+        failed_links = waited.pop("failed_links")
+        data |= {"waited": waited, "failed_links": failed_links}
     return {"data": data}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import RenderableType
@@ -67,17 +68,13 @@ def summary(diagnosis: Diagnosis) -> str:
     """Counts the checks that are not well, in a sentence."""
     if diagnosis.state is CheckState.OK:
         return "All is well."
-    states = [check.state for check in diagnosis.checks]
-    failed, warnings, left_out = (
-        states.count(each)
-        for each in (CheckState.FAILED, CheckState.WARNING, CheckState.NOT_CHECKED)
-    )
-    parts = [
-        f"{amount(failed, 'check')} failed" if failed else "",
-        amount(warnings, "warning") if warnings else "",
-        f"{left_out} not checked" if left_out else "",
-    ]
-    return ", ".join(filter(None, parts)) + "."
+    counts = Counter(check.state for check in diagnosis.checks)
+    parts = {
+        CheckState.FAILED: f"{amount(counts[CheckState.FAILED], 'check')} failed",
+        CheckState.WARNING: amount(counts[CheckState.WARNING], "warning"),
+        CheckState.NOT_CHECKED: f"{counts[CheckState.NOT_CHECKED]} not checked",
+    }
+    return ", ".join(text for each, text in parts.items() if counts[each]) + "."
 
 
 def _examples(drift: DriftReport) -> Sequence[Drift]:

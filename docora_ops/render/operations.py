@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -18,16 +19,7 @@ from docora_ops.text import duration
 
 def list_document(operations: Iterable[KnownOperation]) -> Document:
     """Returns the JSON of `operations`."""
-    return {
-        "data": [
-            {
-                **fields_of(operation.progress),
-                "state": operation.state,
-                "last_step_at": operation.last_step_at,
-            }
-            for operation in operations
-        ]
-    }
+    return {"data": operations}
 
 
 def list_table(operations: Iterable[KnownOperation], width: int) -> RenderableType:
@@ -35,22 +27,22 @@ def list_table(operations: Iterable[KnownOperation], width: int) -> RenderableTy
     numbers = ("Completed", "Succeeded", "Failed")
     rows = [
         (
-            cell(operation.progress.operation_id),
-            cell(f"{operation.progress.completed} of {operation.progress.total}"),
-            cell(operation.progress.succeeded),
-            _failed(operation.progress),
+            cell(operation.operation_id),
+            cell(f"{operation.completed} of {operation.total}"),
+            cell(operation.succeeded),
+            _failed(operation),
             state(operation.state),
-            _last_step(operation),
+            cell(_ago(operation.last_step_at)),
         )
         for operation in operations
     ]
     return records(("Operation", *numbers, "State", "Last step"), rows, width, numbers=numbers)
 
 
-def _last_step(operation: KnownOperation) -> Text:
-    if operation.silence is None:
-        return cell("unknown")
-    return cell(f"{duration(operation.silence.total_seconds())} ago")
+def _ago(moment: datetime | None) -> str:
+    if moment is None:
+        return "unknown"
+    return f"{duration((datetime.now(UTC) - moment).total_seconds())} ago"
 
 
 def progress_document(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 from rich.cells import cell_len
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Column, Table
 
 _WIDEST = 1_000
@@ -15,10 +15,7 @@ _WIDEST = 1_000
 
 def lines(renderable: RenderableType, rule: str = "─") -> Iterator[str]:
     """Returns the lines of a renderable."""
-    if isinstance(renderable, Group):
-        for each in renderable.renderables:
-            yield from lines(each, rule)
-    elif isinstance(renderable, Table):
+    if isinstance(renderable, Table):
         yield from _table(renderable, rule)
     else:
         yield from str(renderable).split("\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -270,8 +270,8 @@ def test_operations() -> None:
     step = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     operation = Progress("bulk_0", total=10, completed=4, succeeded=3, failed=1, cancelled=False)
     known = [
-        KnownOperation(operation, OperationState.OWNER_GONE, timedelta(minutes=3), step),
-        KnownOperation(operation, OperationState.RUNNING, None, None),
+        KnownOperation(**asdict(operation), state=OperationState.OWNER_GONE, last_step_at=step),
+        KnownOperation(**asdict(operation), state=OperationState.RUNNING, last_step_at=None),
     ]
     common = {
         "operation_id": "bulk_0",

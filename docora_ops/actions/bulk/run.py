@@ -146,7 +146,7 @@ class BulkRun:
             evidence |= batch.postponed
         if not postponed or self._must_stop():
             return
-        self._pause(SECOND_LOOK_DELAY)
+        self.stop.sleep(SECOND_LOOK_DELAY)
         self._report()  # tells, too, whether it was cancelled meanwhile
         waiting = self.queue.read_waiting()
         second = (Batch(refs, waiting, evidence) for refs in self._batches(postponed))
@@ -211,11 +211,6 @@ class BulkRun:
         if self.stop.requested and not self.cancelled:
             self.cancel()
         return self.cancelled
-
-    def _pause(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self._must_stop():
-            time.sleep(min(left, 0.1))
 
     def _count(self, batch: Batch) -> None:
         for item in batch.recorded:
