@@ -21,7 +21,6 @@ from docora_ops.errors import ServerError
 from docora_ops.links import Action, Outcome
 from docora_ops.queue import ProgressStore, connect
 from docora_ops.render import bulk as render
-from docora_ops.render import waiting as render_wait
 from docora_ops.render.cells import amount
 from docora_ops.waits import BulkWait
 
@@ -129,7 +128,8 @@ class BulkCommand(LongRun):
         if self.context.as_json:
             self.context.show_document(render.document(self._run.result(), waited), lost)
         elif waited.total:
-            self.context.show_tables("", render_wait.bulk_line(waited))
+            line = f"{render.wait_counts(waited)}, after {waited.seconds:.0f} s"
+            self.context.show_tables("", line)
             if failed := waited.failed_links:
                 self.context.show_tables("", render.failures(failed, heading="Failed again"))
         if lost:

@@ -51,19 +51,18 @@ def failed(
     found: Any
     if group_by is GroupBy.APP:
         found = actions.failed_links_by_app(context.database, which, page, limit)
-        document, tables = render.apps_document(found), iter([render.apps_table(found)])
+        table = render.apps_table(found)
         noun = "app"
     elif group_by is GroupBy.ERROR:
         found = actions.failed_links_by_error(context.database, which, page, limit)
-        document, tables = render.errors_document(found), iter([render.errors_table(found)])
+        table = render.errors_table(found)
         noun = "different error"
     else:
         found = actions.failed_links(context.database, context.queue, which, page, limit)
-        document = render.links_document(found)
-        tables = render.links_tables(found, context.out.width)
+        table = render.links_table(found, context.out.width)
         noun = "failed link"
     if found.rows or as_json:
-        context.show(document, tables)
+        context.show(render.document(found), [table])
     where = context.database.target if group_by else context.servers
     if found.total:
         total = amount(found.total, noun)

@@ -12,7 +12,6 @@ from docora_ops.errors import ServerError
 from docora_ops.links import LinkResult, PlannedLink
 from docora_ops.render import bulk as render_bulk
 from docora_ops.render import link_result as render
-from docora_ops.render import waiting as render_wait
 from docora_ops.waits import WaitEnd
 
 _GOES_ON = "the job goes on. To look at it: docora-ops show {}"
@@ -79,7 +78,7 @@ def _wait(context: Context, result: LinkResult, workers: int) -> int:
         if context.as_json:
             context.show_document(render.document(result, workers), error)
         return context.report(error, next_step="the job goes on")
-    context.show(render.document(result, workers, waited), [render_wait.link_table(waited)])
+    context.show(render.document(result, workers, waited), [render.wait_table(waited)])
     code, sentence = _ENDS[waited.result]
     context.say(sentence, ref.words)
     return interrupted_code() if code is ExitCode.INTERRUPTED else code

@@ -47,7 +47,7 @@ class RepairCommand(LongRun):
         result = self._fix.result()
         if self.context.dry_run:
             self.context.say("Dry run: nothing was changed.")
-        elif not result.complete:
+        elif result.completed < result.total:
             stopped = "Stopped after {} of {}; {}."
             self.context.warn(stopped, result.completed, result.total, self.next_step)
             if self._fix.stop.requested:

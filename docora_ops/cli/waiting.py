@@ -12,9 +12,9 @@ from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import progress_bar
 from docora_ops.cli.signals import interrupt, interrupted_code, stopping_on_signals
+from docora_ops.render.bulk import wait_counts
 from docora_ops.render.cells import amount
 from docora_ops.render.console import may_animate
-from docora_ops.render.waiting import bulk_counts
 from docora_ops.waits import BulkWait
 
 
@@ -38,8 +38,8 @@ def waiting(context: Context, following: Following, workers: int, link: str = ""
             with progress_bar(context, None, "Waiting for the snapshot"):
                 yield
             return
-        with progress_bar(context, so_far.total, bulk_counts(so_far)) as move:
-            following.on_step = lambda step: move(step.total - step.running, bulk_counts(step))
+        with progress_bar(context, so_far.total, wait_counts(so_far)) as move:
+            following.on_step = lambda step: move(step.total - step.running, wait_counts(step))
             yield
 
 

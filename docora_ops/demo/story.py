@@ -169,7 +169,7 @@ class Story:
             raise DemoError(f"an app refused what it was sent: {self.receiver.problems[0]}")
         say("# What has arrived at the apps, each signature checked:")
         console = make_console(sys.stdout)
-        console.print(records(_COLUMNS, rows, console.width, _COLUMNS[2:]))
+        console.print(records(_COLUMNS, rows, console.width, numbers=_COLUMNS[2:]))
 
     def operation_id(self) -> str:
         """Returns the id of the only bulk operation so far."""

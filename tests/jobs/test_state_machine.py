@@ -360,7 +360,7 @@ class Actions(Watch):
         page = failed.failed_links(
             self.actions.database, self.actions.queue, FailedFilter(), page=1, limit=50
         )
-        states = {link.ref.job_id: link.job for link in page.rows}
+        states = {link.job_id: link.job for link in page.rows}
         assert states == {
             job_id: now.jobs[job_id].state
             for job_id, row in now.rows.items()

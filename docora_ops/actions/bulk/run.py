@@ -19,7 +19,7 @@ from docora_ops.bulk import BulkResult, Progress
 from docora_ops.database import Database, Selection
 from docora_ops.errors import NotFoundError, OperationFinishedError, ServerError
 from docora_ops.interrupts import Stop
-from docora_ops.links import Action, LinkFailure, LinkRef, Outcome, count_succeeded
+from docora_ops.links import Action, App, LinkFailure, LinkRef, Outcome, count_succeeded
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
 from docora_ops.settings import SECOND_LOOK_DELAY
@@ -116,7 +116,7 @@ class BulkRun:
             total=self.selection.total,
             counts=dict(self._counts),
             by_app={
-                count.app: dict(self._by_app.get(count.app.app_id, {}))
+                App(count.app_id, count.app_name): dict(self._by_app.get(count.app_id, {}))
                 for count in self.selection.by_app
             },
             failures=tuple(self._failures),
@@ -141,7 +141,7 @@ class BulkRun:
             evidence |= batch.postponed
         if not postponed or self._must_stop():
             return
-        self._pause(SECOND_LOOK_DELAY)
+        self.stop.sleep(SECOND_LOOK_DELAY)
         self._report()  # tells, too, whether it was cancelled meanwhile
         waiting = self.queue.read_waiting()
         second = (Batch(refs, waiting, evidence) for refs in batches(postponed, self.batch_size))
@@ -191,11 +191,6 @@ class BulkRun:
         if self.stop.requested and not self.cancelled:
             self.cancel()
         return self.cancelled
-
-    def _pause(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self._must_stop():
-            time.sleep(min(left, 0.1))
 
     def _count(self, batch: Batch) -> None:
         for item in batch.recorded:
