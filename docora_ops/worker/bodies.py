@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from enum import Enum
+from enum import StrEnum
 
 from docora_ops.links import Payload
 from docora_ops.text import moment
@@ -22,16 +22,12 @@ Pieces = Callable[[], Iterable[bytes]]
 """Yields bytes, the same at each call."""
 
 
-class Event(Enum):
-    """A change of a file: the last part of the URL, and the word in error messages."""
+class Event(StrEnum):
+    """A change of a file: the last part of the URL."""
 
-    CREATE = "create", "created"
-    UPDATE = "update", "updated"
-    DELETE = "delete", "deleted"
-
-    def __init__(self, path: str, verb: str) -> None:
-        self.path = path
-        self.verb = verb
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +56,18 @@ def _encode_text(text: str) -> bytes:
         # A pair of surrogates is one character; JSON.stringify escapes only a lone surrogate.
         paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
         return _LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", paired).encode()
+
+
+def resized(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Yields the same bytes in pieces of this size; the last one may be smaller."""
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        while len(held) >= size:
+            yield bytes(held[:size])
+            del held[:size]
+    if held:
+        yield bytes(held)
 
 
 def repository_fields(payload: Payload) -> dict[str, str]:
