@@ -84,14 +84,12 @@ class BodyWriter:
     """Writes bodies about the files of one repository at one commit."""
 
     def __init__(self, repository: dict[str, str], commit_sha: str) -> None:
-        self._head = b'{"repository":' + encode(repository) + b',"file":{"path":'
-        self._commit = b',"commit_sha":' + encode(commit_sha) + b',"timestamp":'
+        self._repository = repository
+        self._commit_sha = commit_sha
 
     def deletion(self, path: str, sha: str) -> bytes:
         """Returns the body for a deleted file; `sha` is the last delivered one."""
-        return b"".join(
-            (self._head, encode(path), b',"sha":', encode(sha), b"}", self._commit, _now(), b"}")
-        )
+        return self._encode({"path": path, "sha": sha})
 
     def file(
         self,
@@ -108,26 +106,24 @@ class BodyWriter:
 
         `content` yields the bytes between the quotes.
         """
-        head = b"".join(
-            (self._head, encode(path), b',"sha":', encode(sha), b',"size":%d,"content":"' % size)
-        )
-        tail = b'"'
+        file: dict[str, object] = {"path": path, "sha": sha, "size": size, "content": ""}
         if is_base64:
-            tail += b',"content_encoding":"base64"'
+            file["content_encoding"] = "base64"
         if chunk is not None:
-            tail += b',"chunk":' + encode(asdict(chunk))
-        tail += b"}"
-        if previous_sha is not None:
-            tail += b',"previous_sha":' + encode(previous_sha)
-        tail += self._commit + _now() + b"}"
+            file["chunk"] = asdict(chunk)
+        # A value cannot contain this: its quotes are escaped.
+        head, key, tail = self._encode(file, previous_sha).partition(b',"content":"')
 
         def pieces() -> Iterator[bytes]:
-            yield head
+            yield head + key
             yield from content()
             yield tail
 
         return pieces
 
-
-def _now() -> bytes:
-    return encode(moment(datetime.now(UTC)))
+    def _encode(self, file: dict[str, object], previous_sha: str | None = None) -> bytes:
+        body: dict[str, object] = {"repository": self._repository, "file": file}
+        if previous_sha is not None:
+            body["previous_sha"] = previous_sha
+        now = moment(datetime.now(UTC))
+        return encode(body | {"commit_sha": self._commit_sha, "timestamp": now})
