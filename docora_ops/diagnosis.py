@@ -1,4 +1,4 @@
-"""What `doctor` finds."""
+"""Checks of `doctor` and their results."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from docora_ops.drift import DriftReport
 
 
 class CheckState(StrEnum):
-    """What came of one check of `doctor`."""
+    """The result of one check."""
 
     OK = "ok"
     WARNING = "warning"
     FAILED = "failed"
     NOT_CHECKED = "not_checked"
-    """It depends on another check, which failed."""
+    """Another check, which this one depends on, failed."""
 
 
 class CheckName(StrEnum):
-    """The checks of `doctor`, in the order in which they are shown."""
+    """The checks, in the order in which they are shown."""
 
     SETTINGS = "settings"
     POSTGRES = "postgres"
@@ -51,7 +51,7 @@ class CheckName(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found and, unless all is well, what to do."""
+    """The result of one check and, unless it is OK, what to do."""
 
     name: CheckName
     state: CheckState
@@ -59,20 +59,40 @@ class Check:
     what_to_do: str | None = None
 
 
+def ok(name: CheckName, finding: str) -> Check:
+    """Returns a check that found all well."""
+    return Check(name, CheckState.OK, finding)
+
+
+def warning(name: CheckName, finding: str, what_to_do: str | None) -> Check:
+    """Returns a check that found a risk."""
+    return Check(name, CheckState.WARNING, finding, what_to_do)
+
+
+def failed(name: CheckName, finding: str, what_to_do: str | None) -> Check:
+    """Returns a check that found a fault."""
+    return Check(name, CheckState.FAILED, finding, what_to_do)
+
+
+def not_checked(name: CheckName, reason: str) -> Check:
+    """Returns a check that could not be made."""
+    return Check(name, CheckState.NOT_CHECKED, reason)
+
+
 @dataclass(frozen=True)
 class Diagnosis:
-    """Every check of `doctor`, once each, in order."""
+    """The results of all checks, each once, in order."""
 
     checks: Sequence[Check]
     drift: DriftReport | None
-    """None where it could not be looked for."""
+    """None if a server could not be asked."""
     misconfigured: bool = False
     server_lost: bool = False
-    """Postgres or Redis is unreachable, refuses, or is too slow."""
+    """Postgres or Redis is unreachable, refuses commands, or is too slow."""
 
     @property
     def state(self) -> CheckState:
-        """The worst of all."""
+        """The worst state of all checks; one that was not checked counts as a warning."""
         states = {check.state for check in self.checks}
         if CheckState.FAILED in states:
             return CheckState.FAILED

@@ -1,4 +1,4 @@
-"""What can be out of step between database and queue."""
+"""Drift: disagreement between database and queue, and its repair."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from docora_ops.links import OneLink
+
 EXAMPLES_SHOWN = 5
-"""Findings of each kind that a report names; it counts them all."""
+"""A report names so many examples of each kind of drift; it counts all of them."""
+_ENOUGH_JOBS = 10
+"""From so many jobs on, at least half of them must have a link."""
 
 
 class DriftKind(StrEnum):
@@ -16,52 +20,46 @@ class DriftKind(StrEnum):
     LOST = "lost"
     """The link is `pending_snapshot` and has no live job."""
     STUCK = "stuck"
-    """The link is `scanning` and has no live job: a waiting one would be run whatever it says."""
+    """The link is `scanning` and has no live job."""
     ORPHAN = "orphan"
-    """The job is there to be run, or failed, and its link is gone."""
+    """The job is to be run, or failed, and its link is gone."""
     DUPLICATE = "duplicate"
-    """The id of the job stands in the queue's list twice, or there and in the schedule."""
+    """The job stands in the queue's list twice, or in the list and in the schedule."""
     STALE_ENTRY = "stale_entry"
     """A list or registry names a job that is gone, or that is in another state now."""
     FAILED_LIVE = "failed_live"
-    """The link is `failed` and has a live job. Nothing needs to be mended."""
+    """The link is `failed` and has a live job. Nothing needs to be repaired."""
 
     @property
     def is_drift(self) -> bool:
-        """Whether it is something to mend."""
+        """Whether it needs to be repaired."""
         return self is not DriftKind.FAILED_LIVE
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong. What is not known of the link, since it is gone, is None."""
+class Drift(OneLink):
+    """One disagreement. The names are None where the app or the repository is gone."""
 
     kind: DriftKind
-    job_id: str
-    app_id: str | None = None
+    app_id: str
+    repository_id: str
     app_name: str | None = None
-    repository_id: str | None = None
-    repository: str | None = None
-    """`owner/name`."""
+    repository_name: str | None = None
     detail: str = ""
-    """Where in the queue, or why it can't be mended."""
+    """Where the job stands in the queue, or why the link can't be repaired."""
 
 
 @dataclass(frozen=True)
 class DriftReport:
-    """All that is wrong, counted, with the first few of each kind."""
+    """The number of disagreements of each kind, with some examples."""
 
     counts: Mapping[DriftKind, int]
-    examples: Mapping[DriftKind, Sequence[Finding]] = field(default_factory=dict)
+    examples: Mapping[DriftKind, Sequence[Drift]] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
-        """How many things there are to mend."""
+        """The number of disagreements that need to be repaired."""
         return sum(count for kind, count in self.counts.items() if kind.is_drift)
-
-
-_JOBS_THAT_TELL = 10
-"""From so many jobs on, more than half of them must have a link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class Belonging:
         """Whether the queue and the database look like those of one Docora."""
         if self.without_link == self.jobs:
             return not self.jobs
-        return self.jobs < _JOBS_THAT_TELL or self.without_link * 2 <= self.jobs
+        return self.jobs < _ENOUGH_JOBS or self.without_link * 2 <= self.jobs
 
     def __str__(self) -> str:
         if self.jobs == self.without_link == 1:
@@ -86,44 +84,47 @@ class Belonging:
         return f"{self.without_link} of {self.jobs} jobs in the queue have no link in this database"
 
 
-class Mending(StrEnum):
-    """What became of one thing that was wrong, or would."""
+class RepairOutcome(StrEnum):
+    """What a repair did about one disagreement, or would do."""
 
     QUEUED = "queued"
-    """The link has a fresh job."""
+    """The link has a new job."""
     REMOVED = "removed"
-    """What was too much in the queue is gone."""
+    """The job, or its needless entries, were removed."""
     LEFT_ALONE = "left_alone"
-    """It is not wrong any more, or a worker has it in hand."""
+    """The disagreement has ended, or a worker runs the job."""
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
-    """One thing that was wrong, and what became of it."""
+class Repaired:
+    """One disagreement and what was done about it."""
 
-    finding: Finding
-    mending: Mending
-    error: str | None = None
+    drift: Drift
+    outcome: RepairOutcome
+    error_message: str | None = None
 
 
 @dataclass(frozen=True)
 class RepairResult:
-    """What a repair has found, and what it has done so far, or would do."""
+    """The drift that a repair has found, and what it has done so far, or would do."""
 
     found: Mapping[DriftKind, int]
-    """How often each kind of drift was there."""
-    counts: Mapping[Mending, int]
-    """How many came to what."""
-    mended: Sequence[Mended]
+    counts: Mapping[RepairOutcome, int]
+    repaired: Sequence[Repaired]
     dry_run: bool = False
 
     @property
     def total(self) -> int:
-        """How many things there were to mend."""
+        """The number of disagreements found."""
         return sum(self.found.values())
 
     @property
+    def completed(self) -> int:
+        """How many of them are repaired, left alone, or failed."""
+        return len(self.repaired)
+
+    @property
     def complete(self) -> bool:
-        """Whether each has been seen to."""
-        return len(self.mended) >= self.total
+        """Tells whether the repair has come to its end."""
+        return self.completed >= self.total

@@ -1,4 +1,4 @@
-"""Failed links, as lists of them show them. Secrets have been cut out of every text and URL."""
+"""Lists of failed links. Their texts and URLs hold no secrets."""
 
 from __future__ import annotations
 
@@ -15,42 +15,38 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Page(Generic[Row]):
-    """Some rows of a list that may be long."""
+    """A page of a long list."""
 
     rows: Sequence[Row]
-    number: int
-    """Counted from 1."""
+    number: int  # from 1 on
     limit: int
-    total: int
-    """Rows of all pages."""
+    total: int  # rows of all pages
 
     @property
     def pages(self) -> int:
-        """How many pages there are; an empty list has one."""
+        """Counts the pages; an empty list has one."""
         return max(1, -(-self.total // self.limit))
 
 
 @dataclass(frozen=True, slots=True)
 class FailedLink:
-    """One failed link, and where its job stands."""
+    """A failed link and the state of its job."""
 
     ref: LinkRef
     app_name: str
-    repository: str
+    repository_name: str
     github_url: str
-    error: str | None
-    error_left_out: int
-    """Characters at the end of the error that are left out."""
+    error_message: str | None
+    error_left_out: int  # characters cut off its end
     retry_count: int
-    last_scanned_at: datetime | None
-    """The end of the last good scan."""
+    last_scanned_at: datetime | None  # the end of the last successful scan
     created_at: datetime
     circuit_open_until: datetime | None
     job: JobState = JobState.NONE
 
     @property
     def timestamp(self) -> datetime:
-        """What is known to have been good last: when it failed is not recorded."""
+        """The last successful scan: the moment of the failure is not recorded."""
         return self.last_scanned_at or self.created_at
 
 
@@ -58,7 +54,6 @@ class FailedLink:
 class ErrorGroup:
     """Failed links whose errors differ only in paths, numbers and ids."""
 
-    error: str | None
-    """With `*` for what differs; None: no error is recorded."""
+    error_message: str | None  # with `*` for the parts that differ
     links: int
     apps: int

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli.context import context_of
-from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
@@ -24,17 +24,12 @@ def worker(
     burst: Annotated[bool, typer.Option("--burst", help="End when the queue is empty.")] = False,
     concurrency: Annotated[
         int,
-        typer.Option(
-            "--concurrency", metavar="N", min=1, max=256, help="Jobs that run at the same time."
-        ),
+        typer.Option(metavar="N", min=1, max=256, help="Jobs that run at the same time."),
     ] = 1,
     name: Annotated[
         str | None,
         typer.Option(
-            "--name",
-            metavar="NAME",
-            show_default=False,
-            help="Name on RQ's screens; made of host and process by default.",
+            metavar="NAME", help="Name on RQ's screens; made of host and process by default."
         ),
     ] = None,
 ) -> int:
@@ -71,40 +66,30 @@ def worker(
         try:
             process.serve(settings, name if is_only_one else f"{name}-{number}", burst=burst)
         except DocoraOpsError as error:
-            context.say("Error: {}", error.message, style="bold red")
-            return exit_code_of(error)
+            return context.report(error)
         return ExitCode.OK
 
     return process.serve_with_children(concurrency, run)
 
 
-class _OneLine(logging.Formatter):
-    """Time, level and message of an event, whatever is in it, on one line."""
+class _StderrHandler(logging.Handler):
+    """Writes each event on one line, in one call, and lets exceptions through.
 
-    def format(self, record: logging.LogRecord) -> str:
-        from docora_ops.text import inert, moment
-
-        when = moment(datetime.fromtimestamp(record.created, UTC))
-        return f"{when} {record.levelname} {inert(super().format(record))}"
-
-
-class _Stderr(logging.Handler):
-    """Writes each event at once, and lets through what is raised meanwhile.
-
-    RQ's signal handlers log something, perhaps in the middle of another line, and raise an
-    exception that ends the worker: logging's own handlers can stand neither.
+    RQ's signal handlers log while another line is being logged, and raise an exception that ends
+    the worker. The handlers of `logging` support neither.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, unless nobody reads it any more."""
-        line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        """Writes the line, unless stderr is closed."""
+        from docora_ops.text import inert, moment
+
+        when = moment(datetime.fromtimestamp(record.created, UTC))
+        line = f"{when} {record.levelname} {inert(self.format(record))}\n"
         with suppress(OSError):
-            os.write(sys.stderr.fileno(), line)
+            os.write(sys.stderr.fileno(), line.encode(errors="backslashreplace"))
 
 
 def _log_to_stderr() -> None:
-    handler = _Stderr()
-    handler.setFormatter(_OneLine())
     rq = logging.getLogger("rq")
-    rq.handlers = [handler]
+    rq.handlers = [_StderrHandler()]
     rq.propagate = False

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
-from typing import ClassVar
 
 from rich.text import Text
 
@@ -24,7 +23,7 @@ from docora_ops.demo.servers import postgres, valkey
 from docora_ops.demo.world import ACME, API, APPS, LANTERN, REPOSITORIES, WEB, build, contents
 from docora_ops.errors import DocoraOpsError
 from docora_ops.queue import connect
-from docora_ops.render.console import output
+from docora_ops.render.console import make_console
 from docora_ops.render.layout import records
 from docora_ops.settings import Settings, load_settings
 
@@ -37,10 +36,8 @@ _PAUSE = 0.3
 COUNT_STATUSES = "SELECT status, count(*) FROM app_repositories GROUP BY status"
 
 
-class DemoError(DocoraOpsError):
+class DemoError(DocoraOpsError, code="demo"):
     """A command of the story did not end as expected."""
-
-    code: ClassVar[str] = "demo"
 
 
 def tell(keep: bool = False) -> None:
@@ -85,14 +82,14 @@ class Story:
         )
         self.run(
             "One link back to work. The failed job that it left in the queue is replaced.",
-            f"docora-ops retry '{ACME.name}' {API.full_name} --front",
+            f"docora-ops retry '{ACME.name}' {API.repository_name} --front",
         )
         self.show_state()
         self.run("A worker takes what waits, and ends.", "docora-ops worker --burst")
         self.show_arrivals()
         self.run(
             "This link is in sync: refused, with what would help.",
-            f"docora-ops retry '{LANTERN.name}' {API.full_name}",
+            f"docora-ops retry '{LANTERN.name}' {API.repository_name}",
             exit_code=4,
         )
         self.run(
@@ -110,7 +107,7 @@ class Story:
         self.show_arrivals()
         self.run(
             "An app has lost its copy: forget what it was sent, so that all is sent again.",
-            f"docora-ops resync '{ACME.name}' {WEB.full_name} --yes",
+            f"docora-ops resync '{ACME.name}' {WEB.repository_name} --yes",
         )
         self.run("And a worker sends it.", f"docora-ops worker --burst{_TO_LOG}")
         self.show_arrivals()
@@ -163,12 +160,13 @@ class Story:
             requests.clear()
             for repository in REPOSITORIES:
                 if count := sent[repository.repository_id]:
-                    row = (app.name, repository.full_name, count, len(contents(repository)))
+                    row = (app.name, repository.repository_name, count, len(contents(repository)))
                     rows.append([Text(str(value)) for value in row])
         if self.receiver.problems:
             raise DemoError(f"an app refused what it was sent: {self.receiver.problems[0]}")
         say("# What has arrived at the apps, each signature checked:")
-        output().print(records(_COLUMNS, rows, output().width, _COLUMNS[2:]))
+        console = make_console(sys.stdout)
+        console.print(records(_COLUMNS, rows, console.width, _COLUMNS[2:]))
 
     def operation_id(self) -> str:
         """Returns the id of the only bulk operation so far."""
@@ -188,7 +186,7 @@ class Story:
 def say(text: str) -> None:
     """Prints one line on stdout."""
     style = "bold" if text.startswith("$") else None
-    output().print(text, style=style, soft_wrap=True)
+    make_console(sys.stdout).print(text, style=style, soft_wrap=True)
 
 
 def _wait(variables: dict[str, str]) -> None:

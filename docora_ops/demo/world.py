@@ -144,7 +144,7 @@ VALUES (%s, %s, %s, %s, now() - make_interval(mins => %s))
 def build(settings: Settings, upstream: Path, apps_url: str) -> None:
     """Fills an empty database and an empty queue; creates the repositories below `upstream`."""
     for repository in REPOSITORIES:
-        _create_repository(repository, upstream / repository.full_name)
+        _create_repository(repository, upstream / repository.repository_name)
     url = settings.require_database_url().get_secret_value()
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
         connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
@@ -157,7 +157,7 @@ def contents(repository: Repository) -> dict[str, str]:
     """Returns the files of a repository by path."""
     modules = range(REPOSITORIES.index(repository) + 6)
     paths = ["README.md", "LICENSE", *(f"src/module-{number}.ts" for number in modules)]
-    return {path: f"{path} of {repository.full_name}\n" for path in paths}
+    return {path: f"{path} of {repository.repository_name}\n" for path in paths}
 
 
 def _create_repository(repository: Repository, folder: Path) -> None:
@@ -182,7 +182,7 @@ def _fill_tables(
         auth_key = _encrypt(app.auth_key, key)
         cursor.execute(INSERT_APP, (app.app_id, _sha(app.name), app.name, url, email, auth_key))
     for repository in REPOSITORIES:
-        url = (upstream / repository.full_name).as_uri()
+        url = (upstream / repository.repository_name).as_uri()
         circuit = (5, 20) if repository in OPEN_CIRCUITS else (0, None)
         names = (repository.repository_id, url, repository.owner, repository.name)
         cursor.execute(INSERT_REPOSITORY, (*names, repository in PRIVATE, *circuit))

@@ -1,15 +1,15 @@
--- What "live" means: where the job of a link stands, and what traces a dead one has left. Each
--- script that looks at jobs begins with this, so that there is one rule.
+-- Judges the state of a job, and finds and removes what a stale job has left. look_and_push.lua and
+-- sweep.lua begin with this script, so that there is one rule for what "live" means.
 --
--- ARGV[1]  what to do: links.lua and sweep.lua tell
--- ARGV[2]  JSON: names of keys. Where the caller has read the queue's list also `cutoff`, and
---          `walks`, how often the script may still walk over the list for ids that were not in it
---          then. Where the caller has read the expired executions of the queue also `expired_at`,
---          the moment of that, and `expired`, the executions of these jobs
+-- ARGV[1]  mode of the script
+-- ARGV[2]  JSON: names of keys. If the caller has read the queue's list: `cutoff`, and `walks`, the
+--          number of walks over the list that are left for ids that were not in it. If the caller
+--          has read the expired executions of the queue: `expired_at`, when it did, and `expired`,
+--          the executions of these jobs
 --
--- hint  index at which an id stood when the caller read the queue's list;
---       -1: it was not in that list; -2: the list has not been read; -3: it stood there twice
--- seen  `enqueued_at` of a job that was doubtful before that list was read; otherwise empty
+-- hint  index of an id when the caller read the queue's list;
+--       -1: it was not in the list; -2: the list has not been read; -3: it stood there twice
+-- seen  `enqueued_at` of a job that was doubtful before the list was read; otherwise empty
 
 local config = cjson.decode(ARGV[2])
 local pushing = ARGV[1] == 'push'
@@ -23,8 +23,8 @@ local function execution_id_of(member)
 end
 
 -- Executions of a queue whose heartbeat expires after the moment, by job id:
--- {{member, execution id, heartbeat is alive}, ...}. They stand at the end of the registry, so the
--- expired ones, of which there may be a hundred thousand, are not read.
+-- {{member, execution id, heartbeat is alive}, ...}. They stand at the end of the registry: a
+-- hundred thousand expired executions need not be read.
 local function executions_after(queue, moment)
   local by_job = {}
   local last = -1
@@ -68,10 +68,10 @@ local function has_live_execution(queue, id)
   return false
 end
 
--- All executions of the job, expired ones too: those that the caller has read and those since,
--- otherwise all that stand in the registry.
+-- All executions of the job, expired or not. Uses the expired ones that the caller has read, or
+-- reads the whole registry.
 local all_by_queue = {}
-local known = {} -- by job id: a registry may name one job thousands of times
+local known = {} -- by job id: a registry may hold thousands of executions of one job
 local function executions_of(queue, id)
   if not config.expired or queue ~= config.queue then
     all_by_queue[queue] = all_by_queue[queue] or executions_after(queue, -math.huge)
@@ -91,7 +91,7 @@ local function executions_of(queue, id)
   return found
 end
 
--- How often each id stands in our list, once LPOS has had to walk it too often.
+-- How often each id stands in our list. Read once LPOS has walked over the list too often.
 local WALKS_BEFORE_SCAN = 16
 local walks = 0
 local SCAN_COSTS = 30
@@ -111,8 +111,7 @@ end
 
 local shift = 0 -- how far the list has moved since the caller read it
 
--- How often the id stands in our list: 0, 1, or 2 and more; nil if that can't be told without a
--- walk over the list, and there have been enough.
+-- How often the id stands in our list: 0, 1, or 2 and more; nil if no walk is left to find out.
 local function places_in_main_list(id, hint, enqueued_at, seen)
   if hint >= 0 then
     local index = hint - shift
@@ -122,8 +121,8 @@ local function places_in_main_list(id, hint, enqueued_at, seen)
   elseif hint == -1
     and (not pushing or not enqueued_at or enqueued_at < config.cutoff or enqueued_at == seen)
   then
-    -- Every enqueue writes enqueued_at: it was not in the list then and was not put there since.
-    -- A mere look is content with how it was then.
+    -- Every enqueue writes enqueued_at: the id was not in the list and was not added since. Without
+    -- a push, the state when the list was read is good enough.
     return 0
   end
   if scanned then
@@ -158,8 +157,8 @@ end
 
 local DEAD = {finished = true, failed = true, stopped = true, canceled = true}
 
--- Returns an answer, the queue of the job, in how many places the id stands in our list, and of a
--- waiting job that is in no list `delayed`; of one that is not live its `enqueued_at` if it may
+-- Returns the answer, the queue of the job, how often the id stands in our list, and a detail:
+-- `delayed` for a waiting job that is in no list; `enqueued_at` for a job that is not live, if it may
 -- have been queued since the list was read.
 local function judge(id, hint, seen)
   local status, origin, enqueued_at, rate_limit_key = unpack(redis.call(
@@ -173,7 +172,7 @@ local function judge(id, hint, seen)
       return 'running', queue, 0
     end
   end
-  -- A worker that was paused and woke up again is in no wip registry, but its execution beats.
+  -- The execution of a worker that was paused has left the registry; its heartbeat goes on.
   for _, execution_id in ipairs(redis.call('ZRANGE', config.executions_prefix .. id, 0, -1)) do
     if redis.call('EXISTS', config.execution_prefix .. id .. ':' .. execution_id) == 1 then
       return 'running', queue, 0
@@ -184,10 +183,10 @@ local function judge(id, hint, seen)
     return 'doubtful:' .. (enqueued_at or 'never'), queue, 0
   end
   if not status then
-    -- Workers drop an id without a job: its place in the list is there, the job is not.
+    -- Workers drop an id whose job is gone.
     return 'none', queue, places
   end
-  -- Where its own queue is another one, a place in our list is a leftover.
+  -- If the job belongs to another queue, its place in our list is stale.
   if queue == config.queue and places > 0
     or queue ~= config.queue and redis.call('LPOS', config.queue_prefix .. queue, id)
   then
@@ -219,8 +218,8 @@ local function key_exists(key)
   return present[key]
 end
 
--- Counts the traces of a dead job, but for its place in the list, and removes them if told to.
-local function leftovers(id, queue, remove)
+-- Counts the keys and entries of a stale job, but for its place in the list. Removes them if told.
+local function remains(id, queue, remove)
   local job_key = config.job_prefix .. id
   local count = redis.call(remove and 'DEL' or 'EXISTS', job_key, job_key .. ':dependencies',
     config.results_prefix .. id, config.executions_prefix .. id,
@@ -255,12 +254,12 @@ local function leftovers(id, queue, remove)
   return count
 end
 
--- What is not permitted to our user is no fault of a single job.
+-- Missing permissions fail every job, not a single one.
 local function fails_for_all(text)
   return string.find(text, 'NOPERM') or string.find(text, 'ACL failure')
 end
 
--- Calls the action, and makes an answer of what is wrong with one job: it must not cost the others.
+-- Calls the action. Turns an error into an answer, so that one bad job does not cost the others.
 local function alone(action, ...)
   local results = {pcall(action, ...)}
   if results[1] then
@@ -282,8 +281,8 @@ local TRIALS = {
   RPUSH = {'x'}, XADD = {'*', 'x', 'x'}, ZREM = {'x'},
 }
 
--- A script that breaks off undoes nothing. So what our user is not permitted shows before anything
--- is removed. Out of memory, Redis refuses only what a script writes first.
+-- Redis does not roll back a script that fails. So missing permissions must show before anything is
+-- removed. When it is out of memory, Redis refuses only the first write of a script.
 local function try_writes(commands)
   local key = config.queue_prefix .. 'docora-ops:trial'
   for _, command in ipairs(commands) do
@@ -298,6 +297,6 @@ local function try_writes(commands)
   redis.call('DEL', key)
 end
 
--- A list or registry that is something else is no fault of a single job.
+-- A list or registry of the wrong type fails every job, not a single one.
 redis.call('LLEN', main_list)
 recent_executions_of(config.queue, '')

@@ -14,7 +14,7 @@ from rq.suspension import WORKERS_SUSPENDED
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import BullmqQueue, JobState
-from docora_ops.links import Outcome, Payload, ids_of_job
+from docora_ops.links import Outcome, Payload
 from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry, write_entry
 from docora_ops.queue.bullmq import read_bullmq
 from docora_ops.queue.job_template import JobTemplate
@@ -26,11 +26,6 @@ from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, Wait
 from docora_ops.settings import Settings
 
 DELAYED = "delayed"
-
-
-def is_valid_job_id(job_id: str) -> bool:
-    """Whether the id can be the id of a link's job."""
-    return ids_of_job(job_id) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +67,23 @@ class LinkQueue:
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
         self._client = client
-        self._where = describe(settings)
         self._queue = Queue(settings.queue_name, connection=client)
         self._wip_key = registry_key(StartedJobRegistry, settings.queue_name)
-        self._script = JobScript(settings, client, "links.lua")
+        self._script = JobScript(settings, client, "look_and_push.lua")
 
     @property
     def where(self) -> str:
         """Host and database of Redis."""
-        return self._where
+        return describe(self._client)
 
     def read_waiting(self) -> WaitingList:
         """Reads the ids in the queue's list."""
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             return WaitingList.read(self._client, self._queue.key, self._wip_key)
 
     def read_expired(self) -> ExpiredExecutions:
         """Reads the executions whose heartbeat has expired."""
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             return ExpiredExecutions.read(self._client, self._wip_key)
 
     def look(
@@ -159,12 +153,12 @@ class LinkQueue:
 
     def record(self, audit: AuditEntry) -> None:
         """Writes an audit entry by itself."""
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             write_entry(self._client, audit)
 
     def count_workers(self) -> int:
         """Counts the live workers that listen on the queue."""
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             keys = cast(
                 "set[bytes]",
                 self._client.smembers(WORKERS_BY_QUEUE_KEY % self._settings.queue_name),
@@ -173,12 +167,12 @@ class LinkQueue:
 
     def is_suspended(self) -> bool:
         """Whether RQ has told the workers to take no jobs."""
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             return self._client.exists(WORKERS_SUSPENDED) > 0
 
     def read_bullmq(self) -> BullmqQueue:
         """Tells whether jobs stand in the BullMQ queue, and whether a BullMQ worker runs."""
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             return read_bullmq(self._client)
 
     @cached_property

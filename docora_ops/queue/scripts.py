@@ -1,4 +1,4 @@
-"""Our Lua scripts, which RQ's names of its keys are told to."""
+"""Running Lua scripts, which get the names of RQ's keys as an argument."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.results import Result
 
-from docora_ops.queue.redis_client import describe, redis_errors, with_rows_locked
+from docora_ops.queue.redis_client import redis_errors, with_rows_locked
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.settings import Settings
 
 
 class JobScript:
-    """A script about the jobs of one queue; what judge.lua says comes before it."""
+    """A script about the jobs of one queue, behind the functions of judge.lua."""
 
     def __init__(self, settings: Settings, client: Redis, name: str) -> None:
-        self._where = describe(settings)
         self._client = client
         self._keys = _key_names(settings.queue_name)
         folder = files("docora_ops.queue")
@@ -37,7 +36,7 @@ class JobScript:
 
     @cached_property
     def client_with_rows_locked(self) -> Redis:
-        """For calls that are made while rows are locked."""
+        """The client for calls while rows are locked."""
         return with_rows_locked(self._client)
 
     def run(
@@ -48,18 +47,21 @@ class JobScript:
         *,
         rows_locked: bool = False,
     ) -> list[str]:
-        """Its answers; `rows_locked`: within a few seconds. Raises RedisError."""
-        with redis_errors(self._where, rows_locked=rows_locked):
+        """Runs the script and returns its answers. Raises RedisError.
+
+        `rows_locked`: give Redis a few seconds only.
+        """
+        with redis_errors(self._client, rows_locked=rows_locked):
             replies = self._script(
                 args=[mode, json.dumps({**self._keys, **config}), *arguments],
                 client=self.client_with_rows_locked if rows_locked else self._client,
             )
-        # Fields of jobs are in there, and anybody may have written those.
+        # Answers hold fields of jobs, which others may have written.
         return [reply.decode(errors="surrogateescape") for reply in cast("list[bytes]", replies)]
 
 
 def _key_names(queue_name: str) -> dict[str, object]:
-    """RQ's names of its keys, as prefixes to the name of a queue or the id of a job."""
+    """Returns the names of RQ's keys, as prefixes to the name of a queue or a job id."""
     return {
         "queue": queue_name,
         "queue_prefix": Queue.redis_queue_namespace_prefix,

@@ -1,4 +1,4 @@
-"""Cells of tables, whose text is inert."""
+"""Cells of tables, whose text is inert, and the words for numbers and names in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_ON_SCREEN = 2_000
 
 
 class _Cell(Text):
-    """On a screen no longer than can be read there."""
+    """A text that a screen shows only the beginning of if it is very long."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
         return Text.__rich_console__(self._readable, console, options)
@@ -35,5 +35,25 @@ class _Cell(Text):
 
 
 def cell(value: object, style: str = "") -> Text:
-    """Inert text for a table: no markup is read in it, and in a pipe nothing of it is cut off."""
+    """Makes inert text for a table: rich reads no markup in it, and a pipe gets all of it."""
     return _Cell(inert(value), style=style, overflow="fold")
+
+
+def amount(count: int, noun: str, plural: str | None = None) -> str:
+    """Returns `1 link` or `2 links`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
+
+
+def retries(count: int) -> str:
+    """Returns `1 retry` or `2 retries`."""
+    return amount(count, "retry", "retries")
+
+
+def with_id(name: str, identifier: str) -> str:
+    """Returns `Acme Search (app_…)`."""
+    return f"{name} ({identifier})"
+
+
+def link_name(app_name: str | None, repository_name: str | None) -> str | None:
+    """Returns `Acme Search ← octo/api`, or None unless both names are known."""
+    return f"{app_name} ← {repository_name}" if app_name and repository_name else None

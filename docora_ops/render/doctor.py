@@ -1,22 +1,21 @@
-"""What `doctor` found, for a person and for a script."""
+"""`doctor`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from docora_ops.diagnosis import Check, CheckState, Diagnosis
-from docora_ops.drift import DriftKind, DriftReport, Finding
-from docora_ops.render.cells import cell
-from docora_ops.render.documents import Document
+from docora_ops.drift import Drift, DriftKind, DriftReport
+from docora_ops.render.cells import amount, cell, link_name
+from docora_ops.render.json import Document, fields_of
+from docora_ops.render.layout import headed
 from docora_ops.text import inert
 
-_WIDTH_OF_COLUMNS = 72
+_NARROWEST_TABLE = 72
 _STYLES = {
     CheckState.OK: "green",
     CheckState.WARNING: "yellow",
@@ -26,55 +25,34 @@ _STYLES = {
 
 
 def document(diagnosis: Diagnosis) -> Document:
-    """Of `doctor`. `drift` is null where it could not be looked for."""
+    """Returns the JSON of `doctor`; `drift` is null if it could not be looked for."""
     drift = diagnosis.drift
     return {
         "data": {
             "state": diagnosis.state,
-            "checks": [
-                {
-                    "name": check.name,
-                    "state": check.state,
-                    "finding": check.finding,
-                    "what_to_do": check.what_to_do,
-                }
-                for check in diagnosis.checks
-            ],
-            "drift": None if drift is None else _drift_document(drift),
+            "checks": diagnosis.checks,
+            "drift": drift
+            and {
+                "total": drift.total,
+                "counts": {kind: drift.counts.get(kind, 0) for kind in DriftKind},
+                "examples": [
+                    {"job_id": example.job_id, **fields_of(example)} for example in _examples(drift)
+                ],
+            },
         }
     }
 
 
-def _drift_document(drift: DriftReport) -> Document:
-    return {
-        "total": drift.total,
-        "counts": {kind: drift.counts.get(kind, 0) for kind in DriftKind},
-        "examples": [
-            {
-                "kind": finding.kind,
-                "job_id": finding.job_id,
-                "app_id": finding.app_id,
-                "app_name": finding.app_name,
-                "repository_id": finding.repository_id,
-                "repository": finding.repository,
-                "detail": finding.detail,
-            }
-            for finding in _examples(drift)
-        ],
-    }
-
-
 def checks(diagnosis: Diagnosis, width: int) -> RenderableType:
-    """A row for each check, and what to do below it; where `width` is too small, a paragraph."""
-    if width < _WIDTH_OF_COLUMNS:
+    """Shows a row for each check, or a paragraph if `width` is too small."""
+    if width < _NARROWEST_TABLE:
         return Group(*(line for check in diagnosis.checks for line in _paragraph(check)))
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
-    table.add_column("Check", no_wrap=True)
-    table.add_column("State", no_wrap=True)
-    table.add_column("Found", overflow="fold")
+    shown = headed("Check", "State", "Found")
+    for column in shown.columns[:2]:
+        column.no_wrap = True
     for check in diagnosis.checks:
-        table.add_row(cell(_label(check)), _state(check), _found(check))
-    return table
+        shown.add_row(cell(_label(check)), _state(check), _found(check))
+    return shown
 
 
 def _paragraph(check: Check) -> tuple[RenderableType, RenderableType]:
@@ -99,37 +77,33 @@ def _found(check: Check) -> Text:
 
 
 def drift_examples(drift: DriftReport) -> RenderableType | None:
-    """The first things of each kind that are out of step, if any are."""
+    """Shows the first examples of each kind of drift, if there are any."""
     examples = _examples(drift)
     if not examples:
         return None
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
-    for heading in ("Drift", "Link", "Where"):
-        table.add_column(heading, overflow="fold")
-    for finding in examples:
-        link = finding.job_id
-        if finding.app_name and finding.repository:
-            link = f"{finding.app_name} ← {finding.repository}"
-        table.add_row(cell(finding.kind.replace("_", " ")), cell(link), cell(finding.detail))
-    return table
+    shown = headed("Drift", "Link", "Where")
+    for example in examples:
+        link = link_name(example.app_name, example.repository_name) or example.job_id
+        shown.add_row(cell(example.kind.replace("_", " ")), cell(link), cell(example.detail))
+    return shown
 
 
 def summary(diagnosis: Diagnosis) -> str:
-    """How many checks are not well, in a sentence."""
+    """Counts the checks that are not well, in a sentence."""
+    if diagnosis.state is CheckState.OK:
+        return "All is well."
     states = [check.state for check in diagnosis.checks]
     failed, warnings, left_out = (
         states.count(state)
         for state in (CheckState.FAILED, CheckState.WARNING, CheckState.NOT_CHECKED)
     )
-    if diagnosis.state is CheckState.OK:
-        return "All is well."
     parts = [
-        f"{failed} {'check' if failed == 1 else 'checks'} failed" if failed else "",
-        f"{warnings} {'warning' if warnings == 1 else 'warnings'}" if warnings else "",
+        f"{amount(failed, 'check')} failed" if failed else "",
+        amount(warnings, "warning") if warnings else "",
         f"{left_out} not checked" if left_out else "",
     ]
-    return ", ".join(part for part in parts if part) + "."
+    return ", ".join(filter(None, parts)) + "."
 
 
-def _examples(drift: DriftReport) -> Sequence[Finding]:
-    return [finding for kind in DriftKind for finding in drift.examples.get(kind, ())]
+def _examples(drift: DriftReport) -> Sequence[Drift]:
+    return [example for kind in DriftKind for example in drift.examples.get(kind, ())]

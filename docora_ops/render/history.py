@@ -1,4 +1,4 @@
-"""The audit trail for a person."""
+"""`history`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ from shlex import quote
 from rich.console import RenderableType
 
 from docora_ops.audit import HistoryEntry, HistoryState
-from docora_ops.render.cells import cell
+from docora_ops.render.cells import amount, cell
+from docora_ops.render.json import Document
 from docora_ops.render.layout import records
-from docora_ops.render.tables import amount
 from docora_ops.text import moment
 
 _COLUMNS = ("When", "Who", "What", "Result", "Operation", "Reason")
-_ARGUMENTS = {"app_name": "app_id", "repository": "repository_id"}
-"""What is shown without the name of an option, and what is left out then."""
+_ARGUMENTS = {"app_name": "app_id", "repository_name": "repository_id"}
+"""The arguments of a command, each with the id that is not shown beside its name."""
 
 
-def history(entries: Sequence[HistoryEntry], width: int) -> RenderableType:
-    """Who changed what, when and why; what, in the form of the command."""
+def document(entries: Sequence[HistoryEntry]) -> Document:
+    """Returns the JSON of `history`."""
+    return {"data": entries}
+
+
+def table(entries: Sequence[HistoryEntry], width: int) -> RenderableType:
+    """Shows the changes, each with its command as it was typed."""
     rows = [
         (
-            moment(entry.when),
+            moment(entry.started_at),
             entry.who,
             " ".join(_words(entry)),
             _result(entry),

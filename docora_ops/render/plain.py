@@ -1,4 +1,4 @@
-"""Tables in a pipe or a file, where nobody looks at a screen."""
+"""Tables in a pipe or a file, where no line is folded and no text cut off."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 
 _WIDEST = 1_000
-"""Columns that a column is given: what has more pushes aside the rest of its own row, and no
-other's."""
+"""The largest width of a column; a longer text moves the rest of its own row only."""
 
 
 def lines(renderable: RenderableType, rule: str = "─") -> Iterator[str]:
-    """All of it, line by line: nothing is folded, and nothing cut off."""
+    """Returns the lines of a renderable."""
     if isinstance(renderable, Group):
         for each in renderable.renderables:
             yield from lines(each, rule)

@@ -17,7 +17,7 @@ from docora_ops.database.pooling import require_session
 from docora_ops.errors import ConfigurationError, ServerError
 from docora_ops.interrupts import ENDING, held_back
 from docora_ops.queue import connect
-from docora_ops.queue.redis_client import describe, redis_errors
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
 from docora_ops.worker.git import require_git
 from docora_ops.worker.rq_worker import SnapshotWorker
@@ -65,8 +65,7 @@ def serve(settings: Settings, name: str, *, burst: bool) -> None:
     global _worker  # noqa: PLW0603 - the thread that waits for the parent reads it
     use_settings(settings)
     client = connect(settings)
-    where = describe(settings)
-    with redis_errors(where):
+    with redis_errors(client):
         worker = SnapshotWorker(settings, client, name)
         _worker = worker
         try:

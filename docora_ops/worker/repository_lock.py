@@ -10,8 +10,7 @@ from redis.exceptions import LockNotOwnedError
 from redis.lock import Lock
 
 from docora_ops.errors import SnapshotError
-from docora_ops.queue.redis_client import describe, redis_errors
-from docora_ops.settings import Settings
+from docora_ops.queue.redis_client import redis_errors
 
 TTL = 120
 """Seconds, as in Docora's own workers."""
@@ -24,8 +23,8 @@ TIMEOUT = 60.0
 class RepositoryLock:
     """The key `docora:repo-lock:{owner}/{name}`, which Docora's own workers take, too."""
 
-    def __init__(self, settings: Settings, client: redis.Redis, full_name: str) -> None:
-        self._where = describe(settings)
+    def __init__(self, client: redis.Redis, full_name: str) -> None:
+        self._client = client
         self._full_name = full_name
         self._lock = Lock(
             client,
@@ -41,7 +40,7 @@ class RepositoryLock:
 
         Raises RedisError, and SnapshotError if another worker has held the lock for a minute.
         """
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             is_ours = self._lock.acquire()
         if not is_ours:
             raise SnapshotError(
@@ -56,7 +55,7 @@ class RepositoryLock:
 
     def renew(self) -> None:
         """Sets the TTL again. Raises RedisError, and SnapshotError if the lock was lost."""
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             try:
                 self._lock.reacquire()
             except LockNotOwnedError as error:

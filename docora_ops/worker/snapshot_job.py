@@ -166,7 +166,7 @@ class _Snapshot:
     def _work(self, link: Link) -> None:
         payload = link.payload
         token, auth_key = self._decrypt(payload)
-        lock = RepositoryLock(self.settings, connect(self.settings), payload.repository)
+        lock = RepositoryLock(connect(self.settings), payload.repository_name)
         git = Git(
             payload.github_url,
             token=token,

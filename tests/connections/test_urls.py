@@ -90,8 +90,7 @@ def test_a_database_url_that_only_the_driver_refuses_is_a_matter_of_configuratio
     ],
 )
 def test_a_redis_is_named_by_host_and_number_only(url: str, text: str) -> None:
-    connect(settings(redis_url=url)).close()
-    assert describe(settings(redis_url=url)) == text
+    assert describe(connect(settings(redis_url=url))) == text
 
 
 @pytest.mark.parametrize(

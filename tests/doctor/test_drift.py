@@ -60,7 +60,7 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     by_kind: dict[str, list[Any]] = {}
     for example in drift["examples"]:
         assert example.keys() == {
-            *("kind", "job_id", "app_id", "app_name", "repository_id", "repository", "detail"),
+            *("kind", "job_id", "app_id", "app_name", "repository_id", "repository_name", "detail"),
         }
         by_kind.setdefault(example["kind"], []).append(example["job_id"])
     assert len(by_kind["lost"]) == 5
@@ -104,7 +104,7 @@ def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora)
     docora.add_link("pending_snapshot")
     make_old(docora)
     with docora.start("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "600"}) as process:
-        assert "looking again in 600 s" in process.stderr.readline()
+        assert "checking again in 600 s" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         result = finish(process)
     assert (result.code, result.json["code"]) == (130, "interrupted"), result
@@ -115,7 +115,7 @@ def test_what_was_wrong_at_the_first_look_only_does_not_count(docora: Docora) ->
     link = docora.add_link("pending_snapshot")
     make_old(docora)
     with docora.start("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "3"}) as process:
-        assert process.stderr.readline() == "1 out of step at first sight: looking again in 3 s.\n"
+        assert process.stderr.readline() == "1 mismatch at first check: checking again in 3 s.\n"
         docora.enqueue(link.job_id)
         result = finish(process)
     assert result.code == 0, result

@@ -92,7 +92,7 @@ def test_a_statement_that_takes_too_long_is_given_up(docora: Docora, link: TestL
     shows_no_secret(bulk)
     [failure] = bulk.data["failures"]
     assert failure["job_id"] == link.job_id
-    assert sentence in failure["error"]
+    assert sentence in failure["error_message"]
     docora.redis.delete(*docora.redis.keys("docora:bulk:*"), *docora.redis.keys("docora-ops:*"))
     assert docora.dump() == before
 
@@ -127,7 +127,7 @@ def test_a_row_that_somebody_else_has_locked_costs_a_bulk_retry_only_itself(
     assert (result.data["queued"], result.data["failed"]) == (49, 1)
     [failure] = result.data["failures"]
     assert failure["job_id"] == link.job_id
-    assert "another session" in failure["error"]
+    assert "another session" in failure["error_message"]
     assert docora.status(link) == "failed"
     assert len(docora.waiting()) == 49
     docora.assert_sound()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,7 +23,8 @@ from docora_ops.links import (
     Payload,
     PlannedLink,
 )
-from docora_ops.render import documents
+from docora_ops.render import bulk, error, history, link_result, operations
+from docora_ops.render.json import Document, encode
 
 LINK = Link(
     LinkRef("row-id", "app_1", "repo_1"),
@@ -53,7 +54,7 @@ COUNTS = {
     Outcome.FAILED: 1,
 }
 BULK = BulkResult(
-    operation=Action.RETRY,
+    action=Action.RETRY,
     operation_id="bulk_0123456789abcdef",
     total=21,
     counts=COUNTS,
@@ -74,9 +75,9 @@ COUNT_FIELDS = {
 }
 
 
-def decoded(document: documents.Document) -> Any:
+def decoded(document: Document) -> Any:
     """As a script gets it."""
-    text = documents.encode(document)
+    text = encode(document)
     assert text.isascii()
     assert "\n" not in text
     assert "secret" not in text
@@ -84,7 +85,7 @@ def decoded(document: documents.Document) -> Any:
 
 
 def test_a_retry() -> None:
-    assert decoded(documents.link_result(RESULT, workers=2)) == {
+    assert decoded(link_result.document(RESULT, workers=2)) == {
         "data": {
             "message": "Retry queued",
             "job_id": "app_1-repo_1",
@@ -92,8 +93,8 @@ def test_a_retry() -> None:
             "app_id": "app_1",
             "app_name": "Acme Search",
             "repository_id": "repo_1",
-            "repository": "octo/api",
-            "previous": {"status": "failed", "retry_count": 5, "last_error": "HTTP 500"},
+            "repository_name": "octo/api",
+            "previous": {"status": "failed", "retry_count": 5, "error_message": "HTTP 500"},
             "circuit_open_until": "2026-01-02T03:04:05.000Z",
             "workers": 2,
         }
@@ -101,9 +102,9 @@ def test_a_retry() -> None:
 
 
 def test_a_resync_says_in_addition_what_was_forgotten() -> None:
-    retry = decoded(documents.link_result(RESULT, workers=0))["data"]
-    resynced = replace(RESULT, operation=Action.RESYNC, deliveries_cleared=7)
-    assert decoded(documents.link_result(resynced, workers=0))["data"] == {
+    retry = decoded(link_result.document(RESULT, workers=0))["data"]
+    resynced = replace(RESULT, action=Action.RESYNC, deliveries_cleared=7)
+    assert decoded(link_result.document(resynced, workers=0))["data"] == {
         **retry,
         "message": "Re-sync queued",
         "deliveries_cleared": 7,
@@ -113,37 +114,37 @@ def test_a_resync_says_in_addition_what_was_forgotten() -> None:
 @pytest.mark.parametrize("outcome", ["queued", "replaced_stale", "already_queued"])
 def test_a_link_that_has_a_job_waiting_was_queued_in_docoras_words(outcome: str) -> None:
     result = replace(RESULT, outcome=Outcome(outcome))
-    data = decoded(documents.link_result(result, workers=0))["data"]
+    data = decoded(link_result.document(result, workers=0))["data"]
     assert (data["message"], data["outcome"]) == ("Retry queued", outcome)
 
 
 def test_a_running_snapshot_was_not_queued() -> None:
     result = replace(RESULT, outcome=Outcome.ALREADY_RUNNING)
-    data = decoded(documents.link_result(result, workers=0))["data"]
+    data = decoded(link_result.document(result, workers=0))["data"]
     assert data["outcome"] == "already_running"
     assert "queued" not in data["message"]
 
 
 def test_a_closed_circuit_and_no_error_are_null() -> None:
-    result = replace(RESULT, link=replace(LINK, last_error=None), circuit_open_until=None)
-    data = decoded(documents.link_result(result, workers=0))["data"]
-    assert (data["circuit_open_until"], data["previous"]["last_error"]) == (None, None)
+    result = replace(RESULT, link=replace(LINK, error_message=None), circuit_open_until=None)
+    data = decoded(link_result.document(result, workers=0))["data"]
+    assert (data["circuit_open_until"], data["previous"]["error_message"]) == (None, None)
 
 
 def test_a_bulk_retry() -> None:
-    assert decoded(documents.bulk_result(BULK)) == {
+    assert decoded(bulk.document(BULK)) == {
         "data": {
             "message": "Bulk retry started",
             "operation_id": "bulk_0123456789abcdef",
             **COUNT_FIELDS,
-            "failures": [{"job_id": "app_1-repo_1", "error": "HTTP 500"}],
+            "failures": [{"job_id": "app_1-repo_1", "error_message": "HTTP 500"}],
         }
     }
 
 
 def test_a_bulk_retry_that_found_nothing() -> None:
     empty = BulkResult(Action.RETRY, None, 0, {}, {})
-    assert decoded(documents.bulk_result(empty)) == {
+    assert decoded(bulk.document(empty)) == {
         "data": {
             "message": "No failed notifications found",
             "operation_id": None,
@@ -155,37 +156,37 @@ def test_a_bulk_retry_that_found_nothing() -> None:
 
 
 def test_a_bulk_retry_that_left_open_circuits_out_says_how_many() -> None:
-    data = decoded(documents.bulk_result(replace(BULK, open_circuits_left_out=4)))["data"]
+    data = decoded(bulk.document(replace(BULK, open_circuits_left_out=4)))["data"]
     assert data["open_circuits_left_out"] == 4
 
 
 def test_a_bulk_resync() -> None:
-    resynced = replace(BULK, operation=Action.RESYNC, deliveries_cleared=9)
-    retry = decoded(documents.bulk_result(BULK))["data"]
-    assert decoded(documents.bulk_result(resynced))["data"] == {
+    resynced = replace(BULK, action=Action.RESYNC, deliveries_cleared=9)
+    retry = decoded(bulk.document(BULK))["data"]
+    assert decoded(bulk.document(resynced))["data"] == {
         **retry,
         "message": "Bulk re-sync started",
         "deliveries_cleared": 9,
     }
 
 
-SCHEDULED = replace(BULK, operation=Action.SCHEDULE, operation_id=None)
+SCHEDULED = replace(BULK, action=Action.SCHEDULE, operation_id=None)
 
 
 def test_a_pass_of_the_schedule() -> None:
-    assert decoded(documents.bulk_result(SCHEDULED)) == {
+    assert decoded(bulk.document(SCHEDULED)) == {
         "data": {
             "message": "Schedule pass done",
             "operation_id": None,
             **COUNT_FIELDS,
-            "failures": [{"job_id": "app_1-repo_1", "error": "HTTP 500"}],
+            "failures": [{"job_id": "app_1-repo_1", "error_message": "HTTP 500"}],
         }
     }
 
 
 def test_a_pass_of_the_schedule_that_found_nothing() -> None:
     empty = BulkResult(Action.SCHEDULE, None, 0, {}, {})
-    assert decoded(documents.bulk_result(empty)) == {
+    assert decoded(bulk.document(empty)) == {
         "data": {
             "message": "Nothing is due",
             "operation_id": None,
@@ -197,9 +198,9 @@ def test_a_pass_of_the_schedule_that_found_nothing() -> None:
 
 
 def test_a_pass_of_the_schedule_that_was_stopped_is_not_done() -> None:
-    data = decoded(documents.bulk_result(replace(SCHEDULED, total=22, cancelled=True)))["data"]
+    data = decoded(bulk.document(replace(SCHEDULED, total=22, cancelled=True)))["data"]
     assert data == {
-        **decoded(documents.bulk_result(SCHEDULED))["data"],
+        **decoded(bulk.document(SCHEDULED))["data"],
         "message": "Schedule pass stopped",
         "total": 22,
         "cancelled": True,
@@ -208,7 +209,7 @@ def test_a_pass_of_the_schedule_that_was_stopped_is_not_done() -> None:
 
 def test_all_failures_are_in_the_document() -> None:
     failures = tuple(LinkFailure(f"job-{number}", "error") for number in range(500))
-    data = decoded(documents.bulk_result(replace(BULK, failures=failures)))["data"]
+    data = decoded(bulk.document(replace(BULK, failures=failures)))["data"]
     assert len(data["failures"]) == 500
 
 
@@ -217,7 +218,7 @@ def test_a_dry_run() -> None:
         PlannedLink("app_1", "Acme Search", "repo_1", "octo/api", Outcome.QUEUED),
         PlannedLink("app_1", "Acme Search", "repo 2", "octo/web", Outcome.FAILED, "no job id"),
     ]
-    document = decoded(documents.dry_run(replace(BULK, operation_id=None), planned))
+    document = json.loads("".join(bulk.encode_plan(replace(BULK, operation_id=None), planned)))
     assert document == {
         "data": {
             "message": "Dry run",
@@ -230,8 +231,8 @@ def test_a_dry_run() -> None:
                     "app_id": "app_1",
                     "app_name": "Acme Search",
                     "repository_id": "repo_1",
-                    "repository": "octo/api",
-                    "error": None,
+                    "repository_name": "octo/api",
+                    "error_message": None,
                 },
                 {
                     "job_id": "app_1-repo 2",
@@ -239,8 +240,8 @@ def test_a_dry_run() -> None:
                     "app_id": "app_1",
                     "app_name": "Acme Search",
                     "repository_id": "repo 2",
-                    "repository": "octo/web",
-                    "error": "no job id",
+                    "repository_name": "octo/web",
+                    "error_message": "no job id",
                 },
             ],
         }
@@ -258,11 +259,11 @@ def test_progress() -> None:
         "cancelled": True,
         "failures": [],
     }
-    assert decoded(documents.progress(operation, KeptFailures())) == {"data": expected}
-    expected["failures"] = [{"job_id": "app_1-repo_1", "error": "no job id"}]
+    assert decoded(operations.progress_document(operation, KeptFailures())) == {"data": expected}
+    expected["failures"] = [{"job_id": "app_1-repo_1", "error_message": "no job id"}]
     expected["failures_not_kept"] = 2
     failures = KeptFailures([LinkFailure("app_1-repo_1", "no job id")], 3)
-    assert decoded(documents.progress(operation, failures)) == {"data": expected}
+    assert decoded(operations.progress_document(operation, failures)) == {"data": expected}
 
 
 def test_operations() -> None:
@@ -280,7 +281,7 @@ def test_operations() -> None:
         "failed": 1,
         "cancelled": False,
     }
-    assert decoded(documents.operations(known)) == {
+    assert decoded(operations.list_document(known)) == {
         "data": [
             common | {"state": "owner_gone", "last_step_at": "2026-01-02T03:04:05.000Z"},
             common | {"state": "running", "last_step_at": None},
@@ -292,12 +293,12 @@ def test_history() -> None:
     when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     selection: dict[str, str | int] = {"error": "HTTP 502", "limit": 5}
     counts = {"total": 2, "queued": 2}
-    bulk = HistoryEntry(
+    run = HistoryEntry(
         when, "kim@ops1", "retry-all-failed", selection, "why", "bulk_0", counts, HistoryState.DONE
     )
-    single = replace(bulk, reason=None, operation_id=None, state=HistoryState.NOT_FINISHED)
+    single = replace(run, reason=None, operation_id=None, state=HistoryState.NOT_FINISHED)
     expected = {
-        "when": "2026-01-02T03:04:05.000Z",
+        "started_at": "2026-01-02T03:04:05.000Z",
         "who": "kim@ops1",
         "command": "retry-all-failed",
         "selection": {"error": "HTTP 502", "limit": 5},
@@ -306,7 +307,7 @@ def test_history() -> None:
         "counts": {"total": 2, "queued": 2},
         "state": "done",
     }
-    assert decoded(documents.history([bulk, single])) == {
+    assert decoded(history.document([run, single])) == {
         "data": [
             expected,
             expected | {"reason": None, "operation_id": None, "state": "not_finished"},
@@ -315,13 +316,13 @@ def test_history() -> None:
 
 
 def test_a_cancellation() -> None:
-    assert decoded(documents.cancelled("bulk_0")) == {
+    assert decoded(operations.cancel_document("bulk_0")) == {
         "data": {"message": "Cancellation requested", "operation_id": "bulk_0"}
     }
 
 
 def test_an_error() -> None:
-    assert decoded(documents.error(UsageError("no such option: --frunt"))) == {
+    assert decoded(error.document(UsageError("no such option: --frunt"))) == {
         "error": "no such option: --frunt",
         "code": "usage",
     }
@@ -333,7 +334,7 @@ def test_a_refusal_shows_the_status_of_link_and_job() -> None:
         hint="wait",
         details={"status": "scanning", "job": "running"},
     )
-    assert decoded(documents.error(refusal)) == {
+    assert decoded(error.document(refusal)) == {
         "error": "Only failed entries can be retried",
         "code": "not_failed",
         "hint": "wait",
@@ -343,29 +344,27 @@ def test_a_refusal_shows_the_status_of_link_and_job() -> None:
 
 
 def test_a_bulk_run_that_lost_its_server_shows_what_was_done() -> None:
-    document = decoded(
-        documents.error(PostgresError("gone", hint="look"), documents.bulk_result(BULK))
-    )
+    document = decoded(error.document(PostgresError("gone", hint="look"), bulk.document(BULK)))
     assert document == {
         "error": "gone",
         "code": "postgres",
         "hint": "look",
-        "data": decoded(documents.bulk_result(BULK))["data"],
+        "data": decoded(bulk.document(BULK))["data"],
     }
 
 
 def test_nothing_in_a_document_can_act_on_a_terminal() -> None:
-    hostile = replace(LINK, last_error="\x1b[2J\n\u202e💥")
-    data = decoded(documents.link_result(replace(RESULT, link=hostile), workers=0))["data"]
-    assert data["previous"]["last_error"] == "\x1b[2J\n\u202e💥"
+    hostile = replace(LINK, error_message="\x1b[2J\n\u202e💥")
+    data = decoded(link_result.document(replace(RESULT, link=hostile), workers=0))["data"]
+    assert data["previous"]["error_message"] == "\x1b[2J\n\u202e💥"
 
 
-def test_a_dry_run_encoded_in_pieces_is_the_same_document() -> None:
+def test_a_dry_run_is_encoded_in_pieces_whatever_the_names_are() -> None:
     links = [
         PlannedLink("app_1", "[]", f"repo_{number}", 'o/"[]"', Outcome.QUEUED)
         for number in range(3)
     ]
     result = BulkResult(Action.RETRY, None, 3, {Outcome.QUEUED: 3}, {})
     for some in (links, []):
-        pieces = documents.encode_dry_run(result, some)
-        assert json.loads("".join(pieces)) == documents.dry_run(result, some)
+        data = json.loads("".join(bulk.encode_plan(result, some)))["data"]
+        assert data["links"] == [{"job_id": link.job_id, **asdict(link)} for link in some]

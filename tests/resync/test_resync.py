@@ -55,8 +55,8 @@ def test_a_resync_forgets_the_deliveries_resets_the_link_and_queues_it(
             "app_id": APP,
             "app_name": "Acme Search",
             "repository_id": REPOSITORY,
-            "repository": "octo/api",
-            "previous": {"status": "synced", "retry_count": 0, "last_error": None},
+            "repository_name": "octo/api",
+            "previous": {"status": "synced", "retry_count": 0, "error_message": None},
             "circuit_open_until": None,
             "workers": 0,
             "deliveries_cleared": 3,
@@ -217,7 +217,7 @@ def test_all_lists_a_running_link_and_does_the_others(docora: Docora, link: Test
     assert result.data["deliveries_cleared"] == 5
     [failure] = result.data["failures"]
     assert failure["job_id"] == link.job_id
-    assert "running" in failure["error"]
+    assert "running" in failure["error_message"]
     assert (docora.row(link), docora.deliveries(link)) == (row, 3)
     assert docora.was_reset(second)
     assert docora.deliveries(second) == 0

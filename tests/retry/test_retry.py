@@ -99,8 +99,8 @@ def test_each_outcome_succeeds_and_has_its_table_and_its_json(
             "app_id": APP,
             "app_name": "Acme Search",
             "repository_id": REPOSITORY,
-            "repository": "octo/api",
-            "previous": {"status": "failed", "retry_count": 5, "last_error": ERROR},
+            "repository_name": "octo/api",
+            "previous": {"status": "failed", "retry_count": 5, "error_message": ERROR},
             "circuit_open_until": None,
             "workers": 0,
         }

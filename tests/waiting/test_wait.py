@@ -79,8 +79,12 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
 
     assert synced.code == 0, synced
     waited = synced.data["waited"]
-    assert waited.keys() == {"result", "status", "error", "seconds"}
-    assert (waited["result"], waited["status"], waited["error"]) == ("synced", "synced", None)
+    assert waited.keys() == {"result", "status", "error_message", "seconds"}
+    assert (waited["result"], waited["status"], waited["error_message"]) == (
+        "synced",
+        "synced",
+        None,
+    )
     assert 0 <= waited["seconds"] < 60
     assert "Waiting for 1 snapshot.\n" in synced.stderr
 
@@ -91,8 +95,12 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
 
     assert failed.code == 7, failed
     waited = failed.data["waited"]
-    assert (waited["result"], waited["status"], waited["error"]) == ("failed", "failed", error)
-    assert failed.data["previous"]["last_error"] == "HTTP 500 on created README.md"
+    assert (waited["result"], waited["status"], waited["error_message"]) == (
+        "failed",
+        "failed",
+        error,
+    )
+    assert failed.data["previous"]["error_message"] == "HTTP 500 on created README.md"
 
     assert failed_again.code == 7, failed_again
     assert re.search(r"^Result +failed again, after \d+ s$", failed_again.stdout, re.MULTILINE)
@@ -109,7 +117,7 @@ def test_many_are_counted_by_result_and_the_failed_ones_listed(docora: Docora) -
     assert document.code == 7, document
     data = document.data
     assert (data["total"], data["queued"], data["failed"], data["cancelled"]) == (5, 5, 0, False)
-    assert data["failed_links"] == [{"job_id": bad.job_id, "error": "HTTP 503"}]
+    assert data["failed_links"] == [{"job_id": bad.job_id, "error_message": "HTTP 503"}]
     assert data["waited"].pop("seconds") < 60
     jobs = {"waiting": 0, "running": 0, "delayed": 0, "lost": 0}
     assert data["waited"] == {"synced": 4, "failed": 1, "gone": 0, "running": 0, "jobs": jobs}

@@ -6,31 +6,29 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from itertools import cycle
 
-from docora_ops.actions.bulk.audit_trail import RunTrail
-from docora_ops.actions.bulk.batch import Batch, BatchHandler, LinkOutcome
+from docora_ops.actions.bulk.audit_entries import AuditEntries
+from docora_ops.actions.bulk.batch import Batch, LinkOutcome
 from docora_ops.actions.bulk.execute import BatchExecution
 from docora_ops.actions.bulk.plan import BatchPlan
-from docora_ops.actions.decision import SECOND_LOOK_DELAY
-from docora_ops.audit import ChangeNote
+from docora_ops.batches import batches
 from docora_ops.bulk import BulkResult, Progress
 from docora_ops.database import Database, Selection
-from docora_ops.errors import ServerError
+from docora_ops.errors import NotFoundError, OperationFinishedError, ServerError
+from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkFailure, LinkRef, Outcome, count_succeeded
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
+from docora_ops.settings import SECOND_LOOK_DELAY
 
 BATCHES_IN_FLIGHT = 2
 """While Postgres works on the links of one batch, the jobs of the other are made and pushed."""
 
-
-@dataclass(slots=True)
-class Stop:
-    """Set, by a signal handler say, to end a run before its next batch."""
-
-    requested: bool = False
+BatchHandler = Callable[[Batch], None]
+"""Records or postpones each link of a batch: for real, or as a dry run."""
 
 
 @dataclass(slots=True)
@@ -46,16 +44,12 @@ class BulkRun:
     store: ProgressStore
     selection: Selection
     batch_size: int
-    note: ChangeNote | None = None
-    """Who asked for the change; None: it is not recorded, or only with `trail`."""
-    trail: RunTrail | None = None
-    """Audit entries of a larger change, which ends them."""
+    audit: AuditEntries | None = None  # None: the change is not recorded
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
     on_recorded: Callable[[Sequence[LinkOutcome]], None] = lambda _recorded: None
     operation_id: str | None = None
     cancelled: bool = False
-    _own_trail: RunTrail | None = None
     _plan: BatchPlan | None = None
     _counts: Counter[Outcome] = field(default_factory=Counter)
     _by_app: dict[str, Counter[Outcome]] = field(default_factory=dict)
@@ -64,18 +58,14 @@ class BulkRun:
     _reported_at: float = 0
     _reported_failures: int = 0
 
-    def __post_init__(self) -> None:
-        if self.note is not None:
-            self._own_trail = RunTrail(self.note, self.selection.total)
-
     def start(self) -> str:
         """Makes the run an operation that all can see in Redis. Returns its id. Raises RedisError.
 
         Schedule, which runs each minute, does without: it would crowd out others on a dashboard.
         """
         self.operation_id = new_operation_id()
-        if self._own_trail:
-            self._own_trail.operation_id = self.operation_id
+        if self.audit:
+            self.audit.operation_id = self.operation_id
         self._report()
         return self.operation_id
 
@@ -85,15 +75,15 @@ class BulkRun:
         Raises PostgresError or RedisError if a server is lost: unfinished batches are rolled back.
         """
         databases = [self.database.sibling() for _ in range(BATCHES_IN_FLIGHT)]
-        trail = self._own_trail or self.trail
+        claim, audit = self.selection.claim, self.audit
         try:
             self._work(
                 [
-                    BatchExecution(database, self.queue, self.action, self.selection.claim, trail)
+                    BatchExecution(database, self.queue, self.action, claim, audit).handle
                     for database in databases
                 ]
             )
-            self._end_trail()
+            self._end_audit()
         finally:
             for database in databases:
                 database.close()
@@ -102,12 +92,12 @@ class BulkRun:
     def break_off(self) -> None:
         """Marks the run cancelled after a server was lost. Raises RedisError."""
         self.cancel()
-        self._end_trail()
+        self._end_audit()
 
     def plan(self) -> BulkResult:
         """Finds what `run` would do, and changes nothing. Raises PostgresError, RedisError."""
         self._plan = BatchPlan(self.database, self.queue, self.action)
-        self._work([self._plan])
+        self._work([self._plan.handle])
         return self.result()
 
     def cancel(self) -> None:
@@ -115,12 +105,13 @@ class BulkRun:
         self.cancelled = True
         if self.operation_id is not None:
             self._report()
-            self.store.cancel(self.operation_id)
+            with suppress(NotFoundError, OperationFinishedError):
+                self.store.cancel(self.operation_id)
 
     def result(self) -> BulkResult:
         """Returns what has been done so far."""
         return BulkResult(
-            operation=self.action,
+            action=self.action,
             operation_id=self.operation_id,
             total=self.selection.total,
             counts=dict(self._counts),
@@ -144,7 +135,7 @@ class BulkRun:
         waiting = self.queue.read_waiting()
         postponed: list[LinkRef] = []
         evidence: dict[str, str] = {}
-        first = (Batch(refs, waiting) for refs in self._batches(self.selection.refs))
+        first = (Batch(refs, waiting) for refs in batches(self.selection.refs, self.batch_size))
         for batch in self._handle(first, handlers):
             postponed += [ref for ref in batch.refs if ref.id in batch.postponed]
             evidence |= batch.postponed
@@ -153,43 +144,28 @@ class BulkRun:
         self._pause(SECOND_LOOK_DELAY)
         self._report()  # tells, too, whether it was cancelled meanwhile
         waiting = self.queue.read_waiting()
-        second = (Batch(refs, waiting, evidence) for refs in self._batches(postponed))
+        second = (Batch(refs, waiting, evidence) for refs in batches(postponed, self.batch_size))
         for _ in self._handle(second, handlers):
             pass
 
-    def _batches(self, refs: Sequence[LinkRef]) -> Iterator[Sequence[LinkRef]]:
-        for start in range(0, len(refs), self.batch_size):
-            yield refs[start : start + self.batch_size]
-
-    def _handle(
-        self, batches: Iterator[Batch], handlers: Sequence[BatchHandler]
-    ) -> Iterator[Batch]:
+    def _handle(self, to_do: Iterator[Batch], handlers: Sequence[BatchHandler]) -> Iterator[Batch]:
         """Yields each batch, handled and counted, in order; as many at once as there are handlers.
 
         When the run is to stop, it ends after the batches that have begun.
         """
-        idle: SimpleQueue[BatchHandler] = SimpleQueue()
-        for handler in handlers:
-            idle.put(handler)
-
-        def handle(batch: Batch) -> None:
-            handler = idle.get()
-            try:
-                handler.handle(batch)
-            finally:
-                idle.put(handler)
-
         begun: deque[tuple[Batch, Future[None]]] = deque()
         before: Batch | None = None
+        # Batches end in order, so that the next handler is idle when a batch begins.
+        turns = cycle(handlers)
         with ThreadPoolExecutor(len(handlers)) as pool:
             try:
                 while begun or not self._must_stop():
                     while len(begun) < len(handlers) and not self._must_stop():
-                        batch = next(batches, None)
+                        batch = next(to_do, None)
                         if batch is None:
                             break
                         batch.after = before
-                        begun.append((batch, pool.submit(handle, batch)))
+                        begun.append((batch, pool.submit(next(turns), batch)))
                         before = batch
                     if not begun:
                         return
@@ -233,15 +209,14 @@ class BulkRun:
         self._deliveries_cleared += batch.deliveries_cleared
         self.on_recorded(batch.recorded)
 
-    def _end_trail(self) -> None:
-        trail = self._own_trail
-        if trail is None or not trail.begun or trail.ended:
+    def _end_audit(self) -> None:
+        # A repair, which has no operation, ends the entries itself after all its runs.
+        if self.audit is None or self.action is Action.REPAIR:
             return
-        if self.operation_id is not None:
+        if self.operation_id is None:
+            self.audit.write_end(self.store, self._counts, cancelled=self._is_cut_short)
+        elif self.audit.has_begun and not self.audit.has_ended:
             self._report(is_last=True)
-        else:
-            self.store.record(trail.end(self._counts, cancelled=self._is_cut_short))
-            trail.ended = True
 
     def _report(self, *, is_last: bool = False) -> None:
         """Writes the progress and, at the start and the end, the audit entries."""
@@ -250,12 +225,12 @@ class BulkRun:
         self.on_progress(completed)
         if self.operation_id is None:
             return
-        trail, audit = self._own_trail, None
+        audit = self.audit
         is_last = is_last or completed >= self.selection.total
-        if trail and not trail.begun:
-            audit = trail.start()
-        elif trail and is_last and not trail.ended:
-            audit = trail.end(self._counts, cancelled=self._is_cut_short)
+        entry = audit.start() if audit else None
+        is_end = entry is None and audit is not None and is_last and not audit.has_ended
+        if audit and is_end:
+            entry = audit.end(self._counts, cancelled=self._is_cut_short)
         was_cancelled = self.store.write(
             Progress(
                 operation_id=self.operation_id,
@@ -267,10 +242,10 @@ class BulkRun:
             ),
             self._failures,
             since=self._reported_failures,
-            audit=audit,
+            audit=entry,
         )
-        if trail and audit:
-            trail.ended = trail.begun
-            trail.begun = True
+        if audit:
+            audit.has_begun = True
+            audit.has_ended |= is_end
         self._reported_failures = len(self._failures)
         self.cancelled = self.cancelled or was_cancelled

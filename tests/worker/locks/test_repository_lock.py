@@ -88,7 +88,7 @@ def test_the_lock_of_another_repository_does_not_matter(
 
 def test_only_its_owner_releases_and_renews_the_lock(snapshots: Snapshots) -> None:
     redis = snapshots.docora.redis
-    lock = RepositoryLock(snapshots.settings, redis, "octo/api")
+    lock = RepositoryLock(redis, "octo/api")
     with lock.held():
         redis.pexpire(KEY, 5000)
         lock.renew()
@@ -108,7 +108,7 @@ def test_one_process_at_a_time_has_the_lock(
     overlaps = []
 
     def take_it() -> None:
-        lock = RepositoryLock(snapshots.settings, snapshots.docora.redis, "octo/api")
+        lock = RepositoryLock(snapshots.docora.redis, "octo/api")
         for _ in range(10):
             with lock.held():
                 if not inside.acquire(blocking=False):

@@ -43,7 +43,7 @@ def test_cleaning_that_breaks_off_before_a_job_is_scheduled_again_does_not_lose_
 
     def clean(url: str) -> None:
         settings = docora.settings.model_copy(update={"redis_url": SecretStr(url)})
-        with connect(settings) as client, redis_errors("here"):
+        with connect(settings) as client, redis_errors(client):
             SnapshotWorker(snapshots.settings, client, "w").run_maintenance_tasks()
 
     with Proxy.before_redis(docora.redis_access.worker) as proxy:
