@@ -121,7 +121,7 @@ def run(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     if output.failure is not None:
-        Context(None).say("Error: the output can't be written: {}", output.failure.strerror)
+        Context(None).say(f"Error: the output can't be written: {output.failure.strerror}")
         return code or ExitCode.PROBLEMS
     return code
 

@@ -19,7 +19,7 @@ def cancel(
 
     What it has queued stays queued; a bulk retry, run again, finishes the rest.
     """
-    context = context_of(typer_context, as_json=as_json)
+    context = context_of(typer_context)
     from docora_ops.queue.audit_stream import cancel_entry
     from docora_ops.render import operations as render
     from docora_ops.render.cells import cell

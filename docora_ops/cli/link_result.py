@@ -33,13 +33,13 @@ def show_result(context: Context, result: LinkResult, workers: int) -> int:
         _show_plan(context, result)
     elif not context.as_json:
         context.show_tables(render.table(result))
-        context.say("{}: {}.", context.servers, render.message(result))
+        context.say(f"{context.servers}: {render.message(result)}.")
     elif not context.wait:
         context.show_document(render.document(result, workers))
     if result.audit_error:
         context.warn(
-            "Warning: the change was made, but history shows it as not finished: {}",
-            result.audit_error,
+            "Warning: the change was made, but history shows it as not finished: "
+            f"{result.audit_error}"
         )
     return _wait(context, result, workers) if context.wait else ExitCode.OK
 
@@ -81,5 +81,5 @@ def _wait(context: Context, result: LinkResult, workers: int) -> int:
         return context.report(error, next_step="the job goes on")
     context.show(render.document(result, workers, waited), [render_wait.link_table(waited)])
     code, sentence = _ENDS[waited.result]
-    context.say(sentence, ref.words)
+    context.say(sentence.format(ref.words))
     return interrupted_code() if code is ExitCode.INTERRUPTED else code

@@ -24,10 +24,10 @@ class LongRun(ABC):
     unit = ""
     next_step = "the same command finishes the rest"
 
-    def __init__(self, context: Context, work: BulkRun | Repair, total: int) -> None:
+    def __init__(self, context: Context, work: BulkRun | Repair) -> None:
         self.context = context
         self._work = work
-        self._total = total
+        context.collect_garbage()
 
     def carry_out(
         self,
@@ -51,7 +51,8 @@ class LongRun(ABC):
         try:
             with stopping_on_signals(self._work.stop, exit_at_once):
                 start()
-                with progress_bar(self.context, self._total) as self._work.on_progress:
+                total = self._work.result().total
+                with progress_bar(self.context, total) as self._work.on_progress:
                     self._work.run()
                 # Signals are still handled here: none may cut the document in two.
                 return self.finish()
@@ -60,8 +61,8 @@ class LongRun(ABC):
                 self._work.break_off()
             self.context.database.close()
             self.show(error)
-            done = self._work.result().completed
-            stopped = f"Stopped after {done} of {self._total}{self.unit}."
+            result = self._work.result()
+            stopped = f"Stopped after {result.completed} of {result.total}{self.unit}."
             return self.context.report(error, stopped, self.next_step)
 
     @abstractmethod
@@ -87,27 +88,20 @@ def progress_bar(
     if not may_animate(sys.stderr):
         yield lambda *_: None
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress as rich
     from rich.text import Text
 
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
+    class Rate(rich.ProgressColumn):
+        def render(self, task: rich.Task) -> Text:
             return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
 
-    columns: tuple[ProgressColumn, ...]
+    columns: tuple[rich.ProgressColumn, ...]
     if description:
-        columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        columns = (rich.TextColumn("{task.description}"), rich.TimeElapsedColumn())
     else:
-        columns = (BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=context.err, transient=total is None) as progress:
+        columns = (rich.MofNCompleteColumn(), Rate(), rich.TimeRemainingColumn())
+    with rich.Progress(
+        rich.BarColumn(), *columns, console=context.err, transient=total is None
+    ) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done, text=None: progress.update(task, completed=done, description=text)

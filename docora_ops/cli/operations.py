@@ -13,7 +13,7 @@ def operations(typer_context: typer.Context, as_json: options.Json = False) -> N
 
     An operation whose runner has been silent for two minutes has lost it.
     """
-    context = context_of(typer_context, as_json=as_json)
+    context = context_of(typer_context)
     from docora_ops.render import operations as render
 
     found = context.store.read_all()

@@ -30,7 +30,7 @@ def progress(
     as_json: options.Json = False,
 ) -> int:
     """Show how far a bulk operation is: ours, or one of Docora's dashboard."""
-    context = context_of(typer_context, as_json=as_json)
+    context = context_of(typer_context)
     from docora_ops.render import operations as render
 
     found = context.store.read(operation_id)
@@ -59,7 +59,7 @@ def _follow(context: Context, operation: Progress) -> Progress:
                 last_step = time.monotonic()
                 move(operation.completed)
                 if not may_animate(sys.stderr):
-                    context.say("{} of {}", operation.completed, operation.total)
+                    context.say(f"{operation.completed} of {operation.total}")
             elif operation.cancelled:
                 break
             elif time.monotonic() - last_step > _SILENCE and context.store.has_lost_its_runner(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.audit_note import link_note
+from docora_ops.cli.audit_note import change_note, names_of
 from docora_ops.cli.context import context_of
 
 
@@ -37,15 +37,14 @@ def retry(
     running already, and replaces a stale one. An open circuit of the repository does not delay the
     job.
     """
-    context = context_of(
-        typer_context, as_json=as_json, dry_run=dry_run, wait=wait, timeout=timeout
-    )
+    context = context_of(typer_context)
     from docora_ops.actions import link_change
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.cli.link_result import show_result
 
     link = resolve_link(context.database, app, repo)
     workers = context.count_workers()
+    note = change_note("retry", reason, **names_of(link), front=front, reset_circuit=reset_circuit)
     result = link_change.retry(
         context.database,
         context.queue,
@@ -53,6 +52,6 @@ def retry(
         front=front,
         reset_circuit=reset_circuit,
         dry_run=dry_run,
-        note=link_note("retry", reason, link, front=front, reset_circuit=reset_circuit),
+        note=note,
     )
     return show_result(context, result, workers)
