@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from docora_ops.cli.audit_note import check_reason
+from docora_ops.cli.change import check_reason
 
 
 def number(most: int, help_text: str) -> Any:
@@ -35,7 +35,7 @@ DryRun = Annotated[
 ]
 Reason = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", callback=check_reason, help="Why, for the audit trail."),
+    typer.Option(metavar="TEXT", callback=check_reason, help="Why, for the audit entry."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.audit_note import change_note, names_of
+from docora_ops.cli.change import describe_change, names_of
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
 
@@ -58,5 +58,5 @@ def repair(
         found = resolve_app(context.database, app)
         fix.app_id = found.app_id
         names = {"app_id": found.app_id, "app_name": found.app_name}
-    fix.note = change_note("repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs)
+    fix.change = describe_change("repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs)
     return RepairCommand(context, fix).run(terminal)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.audit_note import change_note, names_of
+from docora_ops.cli.change import describe_change, names_of
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.terminal import Terminal, terminal_to_ask
 from docora_ops.errors import UsageError
@@ -70,9 +70,9 @@ def _resync_one(
             f"{link.payload.repository_name} again (delete the delivery records, reset the link "
             "and queue its snapshot job)?"
         )
-    note = change_note("resync", reason, **names_of(link))
+    change = describe_change("resync", reason, **names_of(link))
     result = link_change.resync(
-        context.database, context.queue, link.ref, dry_run=context.dry_run, note=note
+        context.database, context.queue, link.ref, dry_run=context.dry_run, change=change
     )
     return show_result(context, result, workers)
 
@@ -92,6 +92,8 @@ def _resync_all(context: Context, app: str, reason: str | None, terminal: Termin
         f"send {found.app_name}, over {amount(selection.total, 'link')}, {files} again (delete "
         "the delivery records, reset the links and queue their snapshot jobs)"
     )
-    note = change_note("resync", reason, app_id=found.app_id, app_name=found.app_name, all=True)
-    command = BulkCommand(context, Action.RESYNC, selection, _BATCH_SIZE, note)
+    change = describe_change(
+        "resync", reason, app_id=found.app_id, app_name=found.app_name, all=True
+    )
+    command = BulkCommand(context, Action.RESYNC, selection, _BATCH_SIZE, change)
     return command.run(question, terminal)

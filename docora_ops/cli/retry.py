@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.audit_note import change_note, names_of
+from docora_ops.cli.change import describe_change, names_of
 from docora_ops.cli.context import context_of
 
 
@@ -44,7 +44,9 @@ def retry(
 
     link = resolve_link(context.database, app, repo)
     workers = context.count_workers()
-    note = change_note("retry", reason, **names_of(link), front=front, reset_circuit=reset_circuit)
+    change = describe_change(
+        "retry", reason, **names_of(link), front=front, reset_circuit=reset_circuit
+    )
     result = link_change.retry(
         context.database,
         context.queue,
@@ -52,6 +54,6 @@ def retry(
         front=front,
         reset_circuit=reset_circuit,
         dry_run=dry_run,
-        note=note,
+        change=change,
     )
     return show_result(context, result, workers)

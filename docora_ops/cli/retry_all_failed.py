@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.audit_note import change_note
+from docora_ops.cli.change import describe_change
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
 
@@ -49,7 +49,7 @@ def retry_all_failed(
     from docora_ops.links import Action, FailedFilter
     from docora_ops.render.cells import amount
 
-    note = change_note(
+    change = describe_change(
         "retry-all-failed",
         reason,
         app=app,
@@ -61,5 +61,5 @@ def retry_all_failed(
     which = FailedFilter(app_id, error, limit, skip_open_circuits)
     selection = select_failed(context.database, which)
     question = f"reset {amount(selection.total, 'link')} and queue their snapshot jobs"
-    command = BulkCommand(context, Action.RETRY, selection, batch_size, note)
+    command = BulkCommand(context, Action.RETRY, selection, batch_size, change)
     return command.run(question, terminal)

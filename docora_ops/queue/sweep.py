@@ -112,8 +112,7 @@ class QueueSweep:
     def remove(self, drifts: Sequence[Drift], audit: AuditEntry | None = None) -> list[Repaired]:
         """Removes orphans, duplicates and stale entries, unless they have changed.
 
-        Redis has a few seconds, since rows are locked. `audit` is written to the audit trail if
-        anything is removed.
+        Redis has a few seconds, since rows are locked. `audit` is written if anything is removed.
         """
         config: dict[str, object] = {"cutoff": ""}
         config |= self._expired.config([drift.job_id for drift in drifts])
