@@ -76,12 +76,11 @@ class LongRun(ABC):
 
 @contextmanager
 def progress_bar(
-    context: Context, total: int | None, description: str = ""
+    context: Context, total: int, description: str = ""
 ) -> Iterator[Callable[..., None]]:
-    """Shows a bar on stderr if that is a terminal.
+    """Shows a bar on stderr if that is a terminal. Yields a function that moves it.
 
-    Yields a function that takes the number of links done and, if the bar has one, its new
-    description. Without a total the bar only moves, and vanishes in the end.
+    The function takes the number of links done and, if the bar has one, its new description.
     """
     from docora_ops.render.console import may_animate
 
@@ -100,8 +99,6 @@ def progress_bar(
         columns = (rich.TextColumn("{task.description}"), rich.TimeElapsedColumn())
     else:
         columns = (rich.MofNCompleteColumn(), Rate(), rich.TimeRemainingColumn())
-    with rich.Progress(
-        rich.BarColumn(), *columns, console=context.err, transient=total is None
-    ) as progress:
+    with rich.Progress(rich.BarColumn(), *columns, console=context.err) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done, text=None: progress.update(task, completed=done, description=text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +12,6 @@ from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import progress_bar
 from docora_ops.cli.signals import interrupt, interrupted_code, stopping_on_signals
 from docora_ops.render.cells import amount
-from docora_ops.render.console import may_animate
 from docora_ops.render.waiting import bulk_counts
 from docora_ops.waits import BulkWait
 
@@ -29,15 +27,10 @@ def waiting(context: Context, following: Following, workers: int, link: str = ""
     following.watch.had_workers = workers > 0
     so_far = following.result()
     with stopping_on_signals(following.stop, interrupt, announced=False):
-        if not may_animate(sys.stderr):
-            at_most = f", {context.timeout} s at most" if context.timeout else ""
-            context.say(f"Waiting for {amount(so_far.total, 'snapshot')}{at_most}.")
+        at_most = f", {context.timeout} s at most" if context.timeout else ""
+        context.say(f"Waiting for {amount(so_far.total, 'snapshot')}{at_most}.")
         if not workers:
             context.say("Waiting all the same: a worker may come. To start one: docora-ops worker")
-        if link:
-            with progress_bar(context, None, "Waiting for the snapshot"):
-                yield
-            return
         with progress_bar(context, so_far.total, bulk_counts(so_far)) as move:
             following.on_step = lambda step: move(step.total - step.running, bulk_counts(step))
             yield
@@ -45,12 +38,8 @@ def waiting(context: Context, following: Following, workers: int, link: str = ""
 
 def _tell(context: Context, link: str, notice: Notice, text: str) -> None:
     match notice:
-        case Notice.LOST if link:
-            sentence = f"the link has no live job; to queue it again: docora-ops repair {link}"
         case Notice.LOST:
-            sentence = (
-                f"no live job for {text} of the links; to queue them again: docora-ops repair"
-            )
+            sentence = f"no live job for {text} of the links. {_queue_again(link)}"
         case Notice.NO_WORKER:
             name = context.settings.queue_name
             sentence = f"no worker listens on the queue {name} any more: docora-ops worker"
@@ -64,22 +53,26 @@ def _tell(context: Context, link: str, notice: Notice, text: str) -> None:
     context.warn(f"Warning: {sentence}")
 
 
-def end_wait(context: Context, wait: BulkWait, *, interrupted: bool) -> set[ExitCode]:
+def end_wait(
+    context: Context, wait: BulkWait, link: str = "", *, interrupted: bool
+) -> set[ExitCode]:
     """Says which results are missing. Returns every exit code that fits the wait."""
-    codes = set()
+    codes = {ExitCode.OK}
     if wait.failed:
         codes.add(ExitCode.SNAPSHOT_FAILED)
     if wait.gone:
         codes.add(ExitCode.PROBLEMS)
     if wait.only_lost_left and not interrupted:
         codes.add(ExitCode.PROBLEMS)
-        left = amount(wait.running, "link")
-        context.warn(f"No live job for the {left} left. To queue them again: docora-ops repair")
+        context.warn(f"No live job for {amount(wait.running, 'link')}. {_queue_again(link)}")
     elif wait.running:
         codes.add(interrupted_code() if interrupted else ExitCode.TIMED_OUT)
         end = "No longer waiting" if interrupted else "Time ran out"
-        context.warn(
-            f"{end}; {amount(wait.running, 'result')} still to come. The jobs go on; "
-            "to look at them: docora-ops queue"
-        )
+        look = f"docora-ops show {link}" if link else "docora-ops queue"
+        left = amount(wait.running, "result")
+        context.warn(f"{end}; {left} still to come. The jobs go on; to look at them: {look}")
     return codes
+
+
+def _queue_again(link: str) -> str:
+    return f"To queue {'it' if link else 'them'} again: docora-ops repair {link}".rstrip()
