@@ -254,7 +254,7 @@ def test_a_row_that_is_locked_for_good_fails_and_the_others_go_on(
         result = bulk.run(docora.actions(lock_timeout=1), batch_size=2)
     assert result.counts == {Outcome.QUEUED: 5, Outcome.FAILED: 1}
     assert [failure.job_id for failure in result.failures] == [held.job_id]
-    assert "lock" in result.failures[0].error
+    assert "another session has held a lock for over 1 s" in result.failures[0].error
     assert docora.row(held) == row
     assert held.job_id not in docora.waiting()
     assert result.completed == result.total

@@ -32,6 +32,7 @@ from tests.support.running_commands import (
     only_operation,
     pending,
     progress_of,
+    suspended,
     terminate_sessions,
 )
 
@@ -148,6 +149,9 @@ def test_a_bulk_action_whose_postgres_is_lost_tells_what_it_has_done(
     if bulk is not SCHEDULE:
         progress = progress_of(docora, only_operation(docora))
         assert (progress["completed"], progress["cancelled"]) == (str(done), "true")
+        [entry] = docora.run("history", "--json").data
+        assert (entry["operation_id"], entry["state"]) == (only_operation(docora), "cancelled")
+        assert entry["counts"] == {"total": 5 * bulk.batch, "queued": done}
     assert_next_run_does_the_rest(docora, bulk, 5 * bulk.batch)
 
 
@@ -333,10 +337,9 @@ def test_an_operation_cancelled_before_its_last_look_leaves_the_rest_alone(
         eventually(lambda: docora.redis.keys("docora:bulk:*"), "an operation")
         operation_id = only_operation(docora)
         eventually(lambda: progress_of(docora, operation_id).items() >= one, "one link")
-        process.send_signal(signal.SIGSTOP)
-        cancelled = docora.run("cancel", operation_id)
-        other.rollback()
-        process.send_signal(signal.SIGCONT)
+        with suspended(process):
+            cancelled = docora.run("cancel", operation_id)
+            other.rollback()
         result = finish(process)
     assert cancelled.code == 0, cancelled
     assert docora.row(held) == before
