@@ -107,9 +107,7 @@ def test_a_link_that_does_not_match_any_more_when_its_turn_comes_is_skipped(
 def test_a_link_that_fails_after_the_choice_is_left_for_the_next_run(docora: Docora) -> None:
     docora.add_links(3)
     late = docora.links()[1]
-    docora.connection.execute(
-        f"{LINK} status = 'synced' WHERE repository_id = %s".encode(), (late.repository_id,)
-    )
+    docora.set_link(late, status="synced")
     result = docora.actions().retry_all(
         prepare=lambda run: docora.connection.execute(f"{LINK} status = 'failed'".encode())
     )

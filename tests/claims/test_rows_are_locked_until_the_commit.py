@@ -44,10 +44,7 @@ def test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen(
     first, second = (docora.link(app_id, docora.add_repository(), "synced") for _ in range(2))
     # The first is locked before the second is waited for.
     for link, digit in ((first, "0"), (second, "f")):
-        docora.connection.execute(
-            "UPDATE app_repositories SET id = repeat(%s, 32)::uuid WHERE repository_id = %s",
-            (digit, link.repository_id),
-        )
+        docora.set_link(link, id=digit * 32)
     at_once = f"repository_id = '{first.repository_id}'"
     with slow_claims(docora, worker_number, at_once=at_once) as (actions, holder):
         begin = partial(docora.hold_lock, second.job_id)

@@ -28,11 +28,7 @@ def link(docora: Docora) -> TestLink:
 
 
 def fail_again(docora: Docora, link: TestLink) -> None:
-    docora.connection.execute(
-        "UPDATE app_repositories SET status = 'failed', retry_count = 5, last_error = %s"
-        " WHERE app_id = %s AND repository_id = %s",
-        (ERROR, link.app_id, link.repository_id),
-    )
+    docora.set_link(link, status="failed", retry_count=5, last_error=ERROR)
 
 
 @pytest.mark.parametrize(

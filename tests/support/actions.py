@@ -20,6 +20,8 @@ from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
 from tests.support.rows import TestLink
 
+_RUN_OPTIONS = {"dry_run", "note", "prepare"}
+
 
 class Actions:
     """The functions of docora-ops on connections of their own, without a command around them."""
@@ -50,45 +52,36 @@ class Actions:
     def resync(self, link: TestLink, **options: Any) -> LinkResult:
         return single.resync(self.database, self.queue, self.ref(link), **options)
 
-    def retry_all(
-        self,
-        *,
-        batch_size: int = 500,
-        dry_run: bool = False,
-        note: ChangeNote | None = None,
-        prepare: Callable[[BulkRun], object] = lambda run: None,
-        **choice: Any,
-    ) -> BulkResult:
-        """A bulk retry; `prepare` gets the run when its operation is known and no link is done."""
-        selection = selecting.failed_links(self.database, **choice)
-        run = self._bulk_run(Action.RETRY, selection, batch_size, note)
-        return self._finish(run, prepare, dry_run=dry_run)
+    def retry_all(self, *, batch_size: int = 500, **options: Any) -> BulkResult:
+        """A bulk retry; options of `_run`, and `app`, `error`, ... choose links."""
+        run = {name: options.pop(name) for name in _RUN_OPTIONS & options.keys()}
+        selection = selecting.failed_links(self.database, **options)
+        return self._run(Action.RETRY, selection, batch_size, **run)
 
-    def resync_all(
-        self,
-        app_id: str,
-        *,
-        batch_size: int = 50,
-        dry_run: bool = False,
-        prepare: Callable[[BulkRun], object] = lambda run: None,
-    ) -> BulkResult:
+    def resync_all(self, app_id: str, *, batch_size: int = 50, **options: Any) -> BulkResult:
         _, selection, _ = selecting.links_of_app(self.database, app_id)
-        run = self._bulk_run(Action.RESYNC, selection, batch_size, None)
-        return self._finish(run, prepare, dry_run=dry_run)
+        return self._run(Action.RESYNC, selection, batch_size, **options)
 
-    def schedule(
+    def schedule(self, *, batch_size: int = 500, **options: Any) -> BulkResult:
+        selection = selecting.due_links(self.database, self.settings.rescan_interval_ms)
+        return self._run(Action.SCHEDULE, selection, batch_size, **options)
+
+    def _run(
         self,
+        action: Action,
+        selection: Selection,
+        batch_size: int,
         *,
-        batch_size: int = 500,
         dry_run: bool = False,
         note: ChangeNote | None = None,
         prepare: Callable[[BulkRun], object] = lambda run: None,
     ) -> BulkResult:
-        """A pass of the schedule; `prepare` gets the run when its links are chosen."""
-        interval = self.settings.rescan_interval_ms
-        selection = selecting.due_links(self.database, interval)
-        run = self._bulk_run(Action.SCHEDULE, selection, batch_size, note)
-        return self._finish(run, prepare, dry_run=dry_run)
+        """A bulk action; `prepare` gets the run when its links are chosen and none is done."""
+        run = BulkRun(action, self.database, self.queue, self.store, selection, batch_size, note)
+        if not dry_run and action is not Action.SCHEDULE:
+            run.start()
+        prepare(run)
+        return run.plan() if dry_run else run.run()
 
     def drift(self) -> DriftReport:
         return find_drift(self.database, self.queue, grace_seconds=0)
@@ -106,25 +99,3 @@ class Actions:
         repair.find()
         prepare(repair)
         return repair.plan() if dry_run else repair.run()
-
-    def _bulk_run(
-        self,
-        operation: Action,
-        selection: Selection,
-        batch_size: int,
-        note: ChangeNote | None,
-    ) -> BulkRun:
-        return BulkRun(
-            operation, self.database, self.queue, self.store, selection, batch_size, note
-        )
-
-    def _finish(
-        self, run: BulkRun, prepare: Callable[[BulkRun], object], *, dry_run: bool
-    ) -> BulkResult:
-        if dry_run:
-            prepare(run)
-            return run.plan()
-        if run.operation is not Action.SCHEDULE:
-            run.start()
-        prepare(run)
-        return run.run()

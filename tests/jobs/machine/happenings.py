@@ -42,11 +42,7 @@ def row_is_made_anew(world: World, link: TestLink) -> None:
 
 def _row_becomes(status: str) -> Happening:
     def write(world: World, link: TestLink) -> None:
-        world.docora.connection.execute(
-            "UPDATE app_repositories SET status = %s, last_error = 'written', retry_count = 3"
-            " WHERE app_id = %s AND repository_id = %s",
-            (status, link.app_id, link.repository_id),
-        )
+        world.docora.set_link(link, status=status, last_error="written", retry_count=3)
 
     write.__name__ = f"row_becomes_{status}"
     return write
