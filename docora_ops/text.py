@@ -91,11 +91,8 @@ def moment(when: datetime | None) -> str | None:
 
 
 def duration(seconds: float) -> str:
-    """Returns `5 s`, `12 min`, `3 h 5 min` or `2 d 4 h`."""
-    seconds = max(int(seconds), 0)
-    days, hours, minutes = seconds // 86_400, seconds // 3600 % 24, seconds // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes else f"{seconds} s"
+    """Returns `5 s`, `12 min`, `3 h`, `4 days`: in the largest unit that fits at least twice."""
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

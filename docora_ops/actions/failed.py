@@ -27,9 +27,9 @@ def failed_links(
 ) -> Page[FailedLink]:
     """Returns one page of the failed links, each with the state of its job."""
     total, links = failed_page(database, which, limit=limit, offset=(page - 1) * limit)
-    refs = [link.ref for link in links]
-    jobs = {ref: answer.state for ref, answer in look_at_jobs(database, queue, refs, detailed=True)}
-    rows = [replace(link, job=jobs.get(link.ref, JobState.NONE)) for link in links]
+    looked = look_at_jobs(database, queue, links, detailed=True)
+    jobs = {link.job_id: answer.state for link, answer in looked}
+    rows = [replace(link, job=jobs.get(link.job_id, JobState.NONE)) for link in links]
     return Page(rows, page, limit, total)
 
 

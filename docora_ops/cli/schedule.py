@@ -23,7 +23,7 @@ def schedule(
     Leaves out repositories whose circuit is open, and failed links of repositories whose circuit
     was opened since git last succeeded.
     """
-    context = context_of(typer_context, as_json=as_json, dry_run=dry_run)
+    context = context_of(typer_context)
     from docora_ops.cli.bulk_command import BulkCommand
     from docora_ops.database.selection import select_due
     from docora_ops.links import Action

@@ -35,21 +35,18 @@ class Terminal:
                     hint="add --yes, or run it in the foreground",
                 )
 
-    def ask(self, question: str, *above: RenderableType, **values: object) -> None:
-        """Prints `above` and the question, whose braces `values` fill, and reads the answer.
+    def ask(self, question: str, *above: RenderableType) -> None:
+        """Prints `above` and the question, as inert text, and reads the answer.
 
         Raises CommandInterruptedError unless the answer is yes, HungUpError if the terminal is
         closed meanwhile, and UsageError in a background job.
         """
-        from docora_ops.text import inert
-
-        shown = question.format_map({name: inert(value) for name, value in values.items()})
         answer = b""
         with suppress(OSError, termios.error):  # the terminal is closed
             self.require_foreground()
             # Drops the keys that were pressed before the question appeared.
             termios.tcflush(self._reader, termios.TCIFLUSH)
-            self._print(shown, *above)
+            self._print(question, *above)
             answer = self._read_line()
             if not answer:
                 os.write(self._writer, b"\n")
@@ -68,6 +65,7 @@ class Terminal:
 
     def _print(self, question: str, *above: RenderableType) -> None:
         from docora_ops.render.console import make_console
+        from docora_ops.text import inert
 
         with open(
             self._writer,
@@ -79,7 +77,7 @@ class Terminal:
             console = make_console(stream)
             for renderable in above:
                 console.print(renderable)
-            console.print(question, "[y/N] ", end="", soft_wrap=True)
+            console.print(inert(question), "[y/N] ", end="", soft_wrap=True)
 
     def _read_line(self) -> bytes:
         """Returns bytes, since what was typed may be in any encoding."""

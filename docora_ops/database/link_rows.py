@@ -10,7 +10,7 @@ from sys import intern
 from psycopg.rows import TupleRow
 
 from docora_ops.database.postgres import Database
-from docora_ops.links import FailedFilter, Link, LinkRef, LinkStatus, OneLink, Payload
+from docora_ops.links import FailedFilter, Link, LinkIds, LinkRef, LinkStatus, Payload
 from docora_ops.text import mask
 
 _LINK_COLUMNS = """
@@ -178,18 +178,18 @@ def close_circuit(database: Database, repository_id: str) -> None:
     database.execute(CLOSE_CIRCUIT, {"repository_id": repository_id})
 
 
-def delete_deliveries(database: Database, links: Sequence[OneLink]) -> int:
+def delete_deliveries(database: Database, links: Sequence[LinkIds]) -> int:
     """Deletes the delivery records of the links. Returns their number."""
     return database.execute(DELETE_DELIVERIES, _pairs(links))
 
 
-def count_deliveries(database: Database, links: Sequence[OneLink]) -> int:
+def count_deliveries(database: Database, links: Sequence[LinkIds]) -> int:
     """Counts the delivery records of the links."""
     [(count,)] = database.rows(COUNT_DELIVERIES, _pairs(links))
     return int(count)
 
 
-def _pairs(links: Sequence[OneLink]) -> dict[str, list[str]]:
+def _pairs(links: Sequence[LinkIds]) -> dict[str, list[str]]:
     return {
         "app_ids": [link.app_id for link in links],
         "repository_ids": [link.repository_id for link in links],
@@ -268,7 +268,7 @@ def _claimed(claims: Mapping[str, Claim]) -> list[str]:
     return [id_ for id_, claim in claims.items() if claim.state is ClaimState.CLAIMED]
 
 
-def names_of(database: Database, links: Sequence[OneLink]) -> list[tuple[str | None, str | None]]:
+def names_of(database: Database, links: Sequence[LinkIds]) -> list[tuple[str | None, str | None]]:
     """Returns app name and `owner/name`, where they exist, for each link in order."""
     rows = database.rows(NAMES_OF_LINKS, _pairs(links))
     # One string for all links of an app or a repository: there may be a million.

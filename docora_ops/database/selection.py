@@ -18,7 +18,7 @@ from docora_ops.database.link_rows import (
     claim_links_of_app,
 )
 from docora_ops.database.postgres import Database
-from docora_ops.links import App, AppCount, FailedFilter, LinkRef
+from docora_ops.links import AppCount, FailedFilter, LinkRef
 
 _LINKS = """
 SELECT l.id::text, l.app_id, l.repository_id
@@ -105,7 +105,7 @@ def _selection(
             refs = _spread(refs, limit)
         counts = Counter(ref.app_id for ref in refs)
         names: dict[str, str] = dict(database.rows(APP_NAMES, {"app_ids": list(counts)}))
-    by_app = [AppCount(App(app_id, names[app_id]), count) for app_id, count in counts.items()]
+    by_app = [AppCount(app_id, names[app_id], count) for app_id, count in counts.items()]
     return Selection(refs, by_app, claim)
 
 

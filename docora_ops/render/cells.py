@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from docora_ops.text import inert
+from docora_ops.text import inert, moment
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from rich.segment import Segment
 
 _LONGEST_ON_SCREEN = 2_000
+_STYLES = {
+    "green": {"ok", "done", "active", "queued", "replaced_stale", "removed"},
+    "cyan": {"running", "waiting", "already_queued", "already_running", "left_alone"},
+    "yellow": {"warning", "delayed", "doubtful", "cancelled", "skipped"},
+    "bold red": {"failed", "unreadable", "owner_gone"},
+    "dim": {"not_checked"},
+}
 
 
 class _Cell(Text):
@@ -47,6 +55,28 @@ def amount(count: int, noun: str, plural: str | None = None) -> str:
 def retries(count: int) -> str:
     """Returns `1 retry` or `2 retries`."""
     return amount(count, "retry", "retries")
+
+
+def words(slug: str) -> str:
+    """Returns `left alone` for `left_alone`."""
+    return slug.replace("_", " ")
+
+
+def style_of(slug: str) -> str:
+    """Returns the style of a state or an outcome."""
+    return next((style for style, slugs in _STYLES.items() if slug in slugs), "")
+
+
+def state(slug: str) -> Text:
+    """Shows a state or an outcome in words."""
+    return cell(words(slug), style_of(slug))
+
+
+def circuit(open_until: datetime | None) -> Text:
+    """Tells whether a circuit is open, and until when."""
+    if open_until is None or open_until <= datetime.now(UTC):
+        return cell("closed")
+    return cell(f"open until {moment(open_until)}", "yellow")
 
 
 def with_id(name: str, identifier: str) -> str:

@@ -127,6 +127,6 @@ def test_durations_are_short(seconds: float, shown: str) -> None:
     ],
 )
 def test_the_worst_check_is_what_counts(found: list[str], worst: str, sentence: str) -> None:
-    checks = [Check(CheckName.SETTINGS, CheckState(state), "found") for state in found]
+    checks = [Check(CheckName.SETTINGS, "found", state=CheckState(state)) for state in found]
     diagnosis = Diagnosis(checks, None)
     assert (diagnosis.state, summary(diagnosis)) == (worst, sentence)

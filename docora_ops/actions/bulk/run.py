@@ -20,7 +20,15 @@ from docora_ops.bulk import BulkResult, Progress
 from docora_ops.database import Database, Selection
 from docora_ops.errors import NotFoundError, OperationFinishedError, ServerError
 from docora_ops.interrupts import Stop
-from docora_ops.links import Action, LinkFailure, LinkRef, Outcome, PlannedLink, count_succeeded
+from docora_ops.links import (
+    Action,
+    App,
+    LinkFailure,
+    LinkRef,
+    Outcome,
+    PlannedLink,
+    count_succeeded,
+)
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
 from docora_ops.settings import SECOND_LOOK_DELAY
@@ -114,7 +122,7 @@ class BulkRun:
             total=self.selection.total,
             counts=dict(self._counts),
             by_app={
-                count.app: dict(self._by_app.get(count.app.app_id, {}))
+                App(count.app_id, count.app_name): dict(self._by_app.get(count.app_id, {}))
                 for count in self.selection.by_app
             },
             failures=tuple(self._failures),

@@ -113,7 +113,8 @@ class Repair:
         """Records the end of the repair if it has begun. Raises RedisError."""
         if self._audit is not None:
             result = self.result()
-            self._audit.write_end(self.store, result.counts, cancelled=not result.complete)
+            is_cancelled = result.completed < result.total
+            self._audit.write_end(self.store, result.counts, cancelled=is_cancelled)
 
     def plan(self) -> RepairResult:
         """Returns what `run` would do; writes nothing. Raises PostgresError, RedisError."""

@@ -93,7 +93,7 @@ class Following:
             gone=self._gone,
             running=running,
             failed_links=self._failures,
-            seconds=time.monotonic() - self._began,
+            seconds=round(time.monotonic() - self._began, 1),
             jobs=self.watch.counts if running else JobCounts(),
         )
 
