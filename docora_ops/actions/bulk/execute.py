@@ -30,7 +30,6 @@ class _Candidate:
     """A link that is to be claimed and queued."""
 
     ref: LinkRef
-    is_live: bool = False  # its job waits: the push only confirms that
     evidence: str = ""  # evidence of a job that was doubtful at two looks
     is_pushed: bool = False  # an earlier attempt, which was rolled back, has pushed the job
 
@@ -151,15 +150,10 @@ class BatchExecution:
                 batch.deliveries_cleared += cleared
                 break
             for answer in refused:
-                if candidates[answer.job_id].is_live:
-                    candidates[answer.job_id].is_live = False
-                else:
-                    ref = candidates.pop(answer.job_id).ref
-                    left.append((ref, decide(answer), answer))
+                ref = candidates.pop(answer.job_id).ref
+                left.append((ref, decide(answer), answer))
 
-        self._must_look = bool(left) or any(
-            each.is_live or each.evidence for each in candidates.values()
-        )
+        self._must_look = bool(left) or any(each.evidence for each in candidates.values())
         for decision in left:
             batch.record_decision(*decision)
         return self._record_claims(candidates, claims, outcomes, batch)
@@ -199,7 +193,6 @@ class BatchExecution:
         for ref, answer in zip(refs, self._answers(refs, batch), strict=True):
             earlier = batch.evidence_of(ref)
             outcome = decide(answer, earlier)
-            is_live = outcome is Outcome.ALREADY_QUEUED
             # The job may have been queued since the list was read, and nobody can tell yet.
             is_too_recent = (
                 answer.state is JobState.NONE
@@ -213,19 +206,19 @@ class BatchExecution:
                 left.append((ref, None, answer))
             elif (
                 outcome is Outcome.FAILED
-                or (is_live and self._action is Action.REPAIR)
+                or (outcome is Outcome.ALREADY_QUEUED and self._action is Action.REPAIR)
                 or (outcome is None and not can_push_tell)
             ):
                 left.append((ref, outcome, answer))
             else:
                 evidence = earlier if answer.evidence == earlier else ""
-                candidates[ref.job_id] = _Candidate(ref, is_live, evidence)
+                candidates[ref.job_id] = _Candidate(ref, evidence)
         return candidates, left
 
     def _answers(self, refs: Sequence[LinkRef], batch: Batch) -> list[Answer]:
         """Returns where the jobs stand, so that few transactions are rolled back.
 
-        Skipped if the previous batch found no live jobs; the push checks again anyway.
+        Skipped if the previous batch found no job to leave alone; the push checks again anyway.
         """
         job_ids = [ref.job_id for ref in refs]
         if self._must_look or batch.is_final:
@@ -252,11 +245,10 @@ class BatchExecution:
         for claim in claims:
             job_id = claim.payload.job_id
             candidate = candidates[job_id]
-            must_queue = claim.state is ClaimState.CLAIMED and not candidate.is_live
             requests.append(
                 PushRequest(
                     job_id,
-                    payload=claim.payload if must_queue else None,
+                    payload=claim.payload if claim.state is ClaimState.CLAIMED else None,
                     is_rescan=self._action.is_rescan(claim.status),
                     seen=candidate.evidence,
                     is_repeated=candidate.is_pushed,
