@@ -34,25 +34,18 @@ class _Candidate:
     is_pushed: bool = False  # an earlier attempt, which was rolled back, has pushed the job
 
 
+@dataclass(slots=True)
 class BatchExecution:
     """Queues the links of batches. A link that can't be queued costs only itself."""
 
-    def __init__(
-        self,
-        database: Database,
-        queue: LinkQueue,
-        action: Action,
-        claim: Claiming,
-        audit: AuditEntries | None = None,
-    ) -> None:
-        self._database = database
-        self._queue = queue
-        self._action = action
-        self._claim_links = claim
-        self._audit = audit
-        self._has_waited_for_lock = False
-        self._must_look = True
-        self._slow_links = 0
+    database: Database
+    queue: LinkQueue
+    action: Action
+    claim_links: Claiming
+    audit: AuditEntries | None = None
+    _has_waited_for_lock: bool = False
+    _must_look: bool = True
+    _slow_links: int = 0
 
     def handle(self, batch: Batch) -> None:
         """Records or postpones each link. Raises PostgresError, RedisError."""
@@ -98,7 +91,7 @@ class BatchExecution:
                 batch.record(ref, Outcome.SKIPPED)
                 continue
             try:
-                is_gone = read_link(self._database, ref.app_id, ref.repository_id) is None
+                is_gone = read_link(self.database, ref.app_id, ref.repository_id) is None
             except LinkError as error:
                 self._record_error(ref, error, batch)
                 continue
@@ -113,7 +106,7 @@ class BatchExecution:
     def _postpone(self, refs: Sequence[LinkRef], batch: Batch) -> None:
         """Keeps the evidence of the jobs for the second round."""
         job_ids = [ref.job_id for ref in refs]
-        answers = self._queue.look(job_ids, waiting=batch.waiting) if refs else []
+        answers = self.queue.look(job_ids, waiting=batch.waiting) if refs else []
         for ref, answer in zip(refs, answers, strict=True):
             batch.postponed[ref.id] = answer.evidence
 
@@ -130,13 +123,13 @@ class BatchExecution:
         outcomes: dict[str, Outcome] = {}
         while candidates:
             refused: list[Answer] = []
-            with self._database.transaction():
+            with self.database.transaction():
                 claims = self._claim(candidates, wait=wait)
                 changed = [claim for claim in claims.values() if claim.state in _CHANGED_BY_US]
                 cleared = 0
-                if self._action is Action.RESYNC:
+                if self.action is Action.RESYNC:
                     payloads = [claim.payload for claim in changed]
-                    cleared = delete_deliveries(self._database, payloads)
+                    cleared = delete_deliveries(self.database, payloads)
                 for answer in self._push(changed, candidates, batch):
                     if _is_refused(claims[answer.job_id], answer):
                         refused.append(answer)
@@ -206,7 +199,7 @@ class BatchExecution:
                 left.append((ref, None, answer))
             elif (
                 outcome is Outcome.FAILED
-                or (outcome is Outcome.ALREADY_QUEUED and self._action is Action.REPAIR)
+                or (outcome is Outcome.ALREADY_QUEUED and self.action is Action.REPAIR)
                 or (outcome is None and not can_push_tell)
             ):
                 left.append((ref, outcome, answer))
@@ -222,7 +215,7 @@ class BatchExecution:
         """
         job_ids = [ref.job_id for ref in refs]
         if self._must_look or batch.is_final:
-            return self._queue.look(job_ids, waiting=batch.waiting)
+            return self.queue.look(job_ids, waiting=batch.waiting)
         return [Answer(job_id, JobState.NONE) for job_id in job_ids]
 
     def _claim(self, candidates: Mapping[str, _Candidate], *, wait: bool) -> dict[str, Claim]:
@@ -230,10 +223,10 @@ class BatchExecution:
         refs = [candidate.ref for candidate in candidates.values()]
         if wait:
             for ref in refs:
-                lock_link(self._database, ref.app_id, ref.repository_id)
+                lock_link(self.database, ref.app_id, ref.repository_id)
         claims = {
             claim.payload.job_id: claim
-            for claim in self._claim_links(self._database, [ref.id for ref in refs])
+            for claim in self.claim_links(self.database, [ref.id for ref in refs])
         }
         return {job_id: claims[job_id] for job_id in candidates if job_id in claims}
 
@@ -249,17 +242,17 @@ class BatchExecution:
                 PushRequest(
                     job_id,
                     payload=claim.payload if claim.state is ClaimState.CLAIMED else None,
-                    is_rescan=self._action.is_rescan(claim.status),
+                    is_rescan=self.action.is_rescan(claim.status),
                     seen=candidate.evidence,
                     is_repeated=candidate.is_pushed,
                 )
             )
         batch.wait_for_turn()
-        start = self._audit.start() if self._audit else None
+        start = self.audit.start() if self.audit else None
         entries = dict.fromkeys(_PUSHED, start) if start else None
-        answers = self._queue.push(requests, waiting=batch.waiting, audit=entries)
-        if self._audit and any(answer.outcome in _PUSHED for answer in answers):
-            self._audit.has_begun = True
+        answers = self.queue.push(requests, waiting=batch.waiting, audit=entries)
+        if self.audit and any(answer.outcome in _PUSHED for answer in answers):
+            self.audit.has_begun = True
         batch.pushed.set()
         return answers
 
