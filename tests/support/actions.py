@@ -14,7 +14,7 @@ from docora_ops.actions.repair.fix import Repair
 from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult
 from docora_ops.database import Database
-from docora_ops.database.selection import Selection, select_failed, select_of_app
+from docora_ops.database.selection import Selection, select_due, select_failed, select_of_app
 from docora_ops.drift import DriftReport, RepairResult
 from docora_ops.links import Action, FailedFilter, LinkRef, LinkResult
 from docora_ops.queue import LinkQueue, ProgressStore, connect
