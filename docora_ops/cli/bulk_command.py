@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.waiting.follow import Following
@@ -19,7 +20,6 @@ from docora_ops.errors import ServerError
 from docora_ops.links import Action
 from docora_ops.queue import ProgressStore, connect
 from docora_ops.render import bulk as render
-from docora_ops.render import waiting as render_wait
 from docora_ops.render.cells import amount
 
 
@@ -36,8 +36,9 @@ class BulkCommand(LongRun):
         change: Change,
         batch_size: int = 500,
     ) -> None:
+        audit = AuditEntries(change, selection.total)
         self._run = BulkRun(
-            action, context.database, context.queue, context.store, selection, batch_size, change
+            action, context.database, context.queue, context.store, selection, batch_size, audit
         )
         super().__init__(context, self._run)
         self._action = action
@@ -120,7 +121,8 @@ class BulkCommand(LongRun):
         if self.context.as_json:
             self.context.show_document(render.document(self._run.result(), waited), lost)
         elif waited.total:
-            self.context.show_tables("", render_wait.bulk_line(waited))
+            line = f"{render.wait_counts(waited)}, after {waited.seconds:.0f} s"
+            self.context.show_tables("", line)
             if failed := waited.failed_links:
                 self.context.show_tables("", render.failures(failed, heading="Failed again"))
         if lost:

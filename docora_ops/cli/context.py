@@ -130,11 +130,10 @@ class Context:
 
     def show_document(self, document: Document, error: DocoraOpsError | None = None) -> None:
         """Prints data for a script on stdout, with the error that ended the command, if any."""
-        from docora_ops.render import error as render_error
-        from docora_ops.render.json import encode
+        from docora_ops.render.json import encode, error_document
 
         if error is not None:
-            document = render_error.document(error, document)
+            document = error_document(error, document)
         self.show_text([encode(document)])
 
     def show_text(self, pieces: Iterable[str]) -> None:

@@ -21,8 +21,8 @@ def doctor(typer_context: typer.Context, as_json: options.Json = False) -> int:
     from docora_ops.render import doctor as render
     from docora_ops.render.cells import amount
 
-    def before_second_look(suspects: int, seconds: int) -> None:
-        if seconds:
+    def before_second_look(suspects: int) -> None:
+        if seconds := context.settings.drift_grace:
             found = amount(suspects, "mismatch", "mismatches")
             context.say(f"{found} at first check: checking again in {seconds} s.")
 

@@ -39,25 +39,29 @@ def failed(
     """
     context = context_of(typer_context)
     from docora_ops.actions import failed as actions
+    from docora_ops.actions.lookup import resolve_app
+    from docora_ops.links import FailedFilter
     from docora_ops.render import failed as render
     from docora_ops.render.cells import amount
 
-    choice: dict[str, Any] = {"app": app, "error": error, "page": page, "limit": limit}
+    app_id = None if app is None else resolve_app(context.database, app).app_id
+    which = FailedFilter(app_id, error)
     found: Any
     if group_by is GroupBy.APP:
-        found = actions.failed_links_by_app(context.database, **choice)
-        document, tables, noun = render.apps_document(found), [render.apps_table(found)], "app"
+        found = actions.failed_links_by_app(context.database, which, page, limit)
+        table = render.apps_table(found)
+        noun = "app"
     elif group_by is GroupBy.ERROR:
-        found = actions.failed_links_by_error(context.database, **choice)
-        document, tables = render.errors_document(found), [render.errors_table(found)]
+        found = actions.failed_links_by_error(context.database, which, page, limit)
+        table = render.errors_table(found)
         noun = "different error"
     else:
-        found = actions.failed_links(context.database, context.queue, **choice)
-        document = render.links_document(found)
-        tables = list(render.links_tables(found, context.out.width))
+        found = actions.failed_links(context.database, context.queue, which, page, limit)
+        table = render.links_table(found, context.out.width)
         noun = "failed link"
     if found.rows or as_json:
-        context.show(document, tables)
+        context.show(render.document(found), [table])
+    where = context.database.target if group_by else context.servers
     if found.total:
         count = f"{amount(found.total, noun)}, page {found.number} of {found.pages}"
     else:

@@ -11,7 +11,6 @@ from docora_ops.errors import ServerError
 from docora_ops.links import LinkResult, PlannedLink
 from docora_ops.render import bulk as render_bulk
 from docora_ops.render import link_result as render
-from docora_ops.render import waiting as render_wait
 
 
 def show_result(context: Context, result: LinkResult, workers: int) -> int:
@@ -57,6 +56,6 @@ def _wait(context: Context, result: LinkResult, workers: int) -> int:
         if context.as_json:
             context.show_document(render.document(result, workers), error)
         return context.report(error, next_step="the job goes on")
-    context.show(render.document(result, workers, waited), [render_wait.link_table(waited)])
+    context.show(render.document(result, workers, waited), [render.wait_table(waited)])
     interrupted = following.stop.requested
     return gravest(end_wait(context, following.result(), ref.words, interrupted=interrupted))

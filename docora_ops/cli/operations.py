@@ -50,8 +50,11 @@ def progress(
     found = context.store.read(operation_id)
     if follow:
         found = _follow(context, found)
-    failures = context.store.read_failures(operation_id)
-    context.show(render.progress_document(found, failures), render.progress_tables(found, failures))
+    failures, total = context.store.read_failures(operation_id)
+    context.show(
+        render.progress_document(found, failures, total),
+        render.progress_tables(found, failures, total),
+    )
     if follow and (found.cancelled or found.failed or not found.finished):
         return ExitCode.PROBLEMS
     return ExitCode.OK

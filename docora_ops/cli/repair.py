@@ -30,8 +30,8 @@ def repair(
 ) -> int:
     """Repair the drift that doctor finds: everywhere, of one app, or of one link.
 
-    Queues lost and stuck links again, which keep their retries and their error; removes orphaned
-    and duplicate jobs and stale entries. Never touches a job that is running. Changes nothing if
+    Queues lost and stuck links again; a stuck link counts a failure. Removes orphaned and
+    duplicate jobs and stale entries. Never touches a job that is running. Changes nothing if
     database and queue do not seem to belong together. If the command is killed, run it again: it
     finishes the rest.
     """

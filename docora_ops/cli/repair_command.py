@@ -44,7 +44,7 @@ class RepairCommand(LongRun):
         result = self._fix.result()
         if self.context.dry_run:
             self.context.say("Dry run: nothing was changed.")
-        elif not result.complete:
+        elif result.completed < result.total:
             done = f"Stopped after {result.completed} of {result.total}"
             self.context.warn(f"{done}; {self.next_step}.")
             if self._fix.stop.requested:

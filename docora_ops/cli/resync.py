@@ -55,10 +55,11 @@ def resync(
 def _resync_one(
     context: Context, app: str, repo: str, reason: str | None, terminal: Terminal | None
 ) -> int:
-    from docora_ops.actions import link_change
+    from docora_ops.actions.link_change import LinkChange
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.cli.link_result import show_result
     from docora_ops.database.link_rows import count_deliveries
+    from docora_ops.links import Action
     from docora_ops.render.cells import amount
 
     link = resolve_link(context.database, app, repo)
@@ -71,23 +72,28 @@ def _resync_one(
             "and queue its snapshot job)?"
         )
     change = describe_change("resync", reason, **names_of(link))
-    result = link_change.resync(
-        context.database, context.queue, link.ref, dry_run=context.dry_run, change=change
+    resync = LinkChange(
+        Action.RESYNC,
+        context.database,
+        context.queue,
+        link.ref,
+        dry_run=context.dry_run,
+        change=change,
     )
-    return show_result(context, result, workers)
+    return show_result(context, resync.make(), workers)
 
 
 def _resync_all(context: Context, app: str, reason: str | None, terminal: Terminal | None) -> int:
     from docora_ops.actions.lookup import resolve_app
     from docora_ops.cli.bulk_command import BulkCommand
-    from docora_ops.database.link_rows import count_deliveries_of_app
+    from docora_ops.database.link_rows import count_deliveries
     from docora_ops.database.selection import select_of_app
     from docora_ops.links import Action
     from docora_ops.render.cells import amount
 
     found = resolve_app(context.database, app)
-    files = amount(count_deliveries_of_app(context.database, found.app_id), "file")
     selection = select_of_app(context.database, found.app_id)
+    files = amount(count_deliveries(context.database, selection.refs), "file")
     question = (
         f"send {found.app_name}, over {amount(selection.total, 'link')}, {files} again (delete "
         "the delivery records, reset the links and queue their snapshot jobs)"

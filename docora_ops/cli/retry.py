@@ -38,16 +38,18 @@ def retry(
     job.
     """
     context = context_of(typer_context)
-    from docora_ops.actions import link_change
+    from docora_ops.actions.link_change import LinkChange
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.cli.link_result import show_result
+    from docora_ops.links import Action
 
     link = resolve_link(context.database, app, repo)
     workers = context.count_workers()
     change = describe_change(
         "retry", reason, **names_of(link), front=front, reset_circuit=reset_circuit
     )
-    result = link_change.retry(
+    retry = LinkChange(
+        Action.RETRY,
         context.database,
         context.queue,
         link.ref,
@@ -56,4 +58,4 @@ def retry(
         dry_run=dry_run,
         change=change,
     )
-    return show_result(context, result, workers)
+    return show_result(context, retry.make(), workers)

@@ -11,8 +11,8 @@ from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import progress_bar
 from docora_ops.cli.signals import interrupt, interrupted_code, stopping_on_signals
+from docora_ops.render.bulk import wait_counts
 from docora_ops.render.cells import amount
-from docora_ops.render.waiting import bulk_counts
 from docora_ops.waits import BulkWait
 
 
@@ -31,8 +31,8 @@ def waiting(context: Context, following: Following, workers: int, link: str = ""
         context.say(f"Waiting for {amount(so_far.total, 'snapshot')}{at_most}.")
         if not workers:
             context.say("Waiting all the same: a worker may come. To start one: docora-ops worker")
-        with progress_bar(context, so_far.total, bulk_counts(so_far)) as move:
-            following.on_step = lambda step: move(step.total - step.running, bulk_counts(step))
+        with progress_bar(context, so_far.total, wait_counts(so_far)) as move:
+            following.on_step = lambda step: move(step.total - step.running, wait_counts(step))
             yield
 
 

@@ -14,7 +14,7 @@ from rq.suspension import WORKERS_SUSPENDED
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import BullmqQueue, JobState
-from docora_ops.links import Outcome, Payload, ids_of_job
+from docora_ops.links import Outcome, Payload
 from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry, write_entry
 from docora_ops.queue.bullmq import read_bullmq
 from docora_ops.queue.job_template import JobTemplate
@@ -26,11 +26,6 @@ from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, Wait
 from docora_ops.settings import Settings
 
 DELAYED = "delayed"
-
-
-def is_valid_job_id(job_id: str) -> bool:
-    """Whether the id can be the id of a link's job."""
-    return ids_of_job(job_id) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import cast
 
 from redis import Redis
 
-from docora_ops.bulk import KeptFailures, KnownOperation, OperationState, Progress
+from docora_ops.bulk import KnownOperation, OperationState, Progress
 from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure
 from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry, write_entry
@@ -28,6 +28,7 @@ FAILURES_KEPT = 10_000
 
 _PREFIX = "docora:bulk:"
 _SCAN_COUNT = 1_000
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 
@@ -147,27 +148,22 @@ class ProgressStore:
             raise _not_found(operation_id)
         return found
 
-    def read_failures(self, operation_id: str) -> KeptFailures:
-        """Returns the failed links of the operation, in the order of their failures."""
+    def read_failures(self, operation_id: str) -> tuple[list[LinkFailure], int]:
+        """Returns the first failures of the operation, in their order, and the number of all."""
         with redis_errors(self._client):
             fields = cast("dict[bytes, bytes]", self._client.hgetall(_failures_key(operation_id)))
         total = _number(fields.pop(b"total", None))
         found = ((_number(name), _failure(value)) for name, value in fields.items())
         kept = {number: failure for number, failure in found if failure}
-        return KeptFailures(tuple(kept[number] for number in sorted(kept)), total)
+        return [kept[number] for number in sorted(kept)], total
 
     def read_all(self) -> list[KnownOperation]:
         """Returns every operation that has not expired, the one renewed last first."""
         with redis_errors(self._client):
             keys = self._client.scan_iter(f"{_PREFIX}*", count=_SCAN_COUNT, _type="HASH")
             found = list(self._read_some(list(set(keys))))  # SCAN may name a key twice
-        return sorted(
-            found,
-            key=lambda each: (
-                timedelta.max if each.silence is None else each.silence,
-                each.progress.operation_id,
-            ),
-        )
+        found.sort(key=lambda each: each.operation_id)
+        return sorted(found, key=lambda each: each.last_step_at or _LONG_AGO, reverse=True)
 
     def has_lost_its_runner(self, operation_id: str) -> bool:
         """Tells whether the operation runs and its TTL has not been renewed for long."""
@@ -191,10 +187,9 @@ class ProgressStore:
             silence = timedelta(seconds=EXPIRY) - timedelta(milliseconds=left)
             known = left >= 0 and silence >= timedelta(0)
             yield KnownOperation(
-                progress,
-                _state(progress, silence if known else timedelta(0)),
-                silence if known else None,
-                datetime.fromtimestamp(seconds, UTC) - silence if known else None,
+                **vars(progress),
+                state=_state(progress, silence if known else timedelta(0)),
+                last_step_at=datetime.fromtimestamp(seconds, UTC) - silence if known else None,
             )
 
     def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> None:

@@ -93,8 +93,9 @@ def test_names_from_strangers_are_inert_and_a_narrow_terminal_stays_readable(
     assert code == 6
     assert "\x1b[5m" not in shown
     plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
-    assert "Redis primary: ok" in plain
-    assert "Drift lost: failed" in plain
+    words = [line.split() for line in plain.splitlines()]
+    for name, state in ((["Redis", "primary"], "ok"), (["Drift", "lost"], "failed")):
+        assert words[words.index(["Check", *name]) + 1] == ["State", state]
     assert "…" not in plain
     assert max(map(len, plain.splitlines())) <= 40
     assert docora.status(link) == "pending_snapshot"

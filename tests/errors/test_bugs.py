@@ -10,7 +10,7 @@ from tests.support.docora import Docora, Result
 BUGGY = """
 import sys
 from docora_ops.__main__ import main
-from docora_ops.actions import link_change
+from docora_ops.actions.link_change import LinkChange
 
 secret = "s3cr" + "3t"  # Python 3.13 shows the lines of code
 
@@ -20,7 +20,7 @@ def retry(*_, **__):
     except KeyError as error:
         raise ValueError(f"postgres://user:{secret}@host/docora") from error
 
-link_change.retry = retry
+LinkChange.make = retry
 sys.exit(main())
 """
 

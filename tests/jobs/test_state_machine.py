@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from docora_ops.actions import failed
-from docora_ops.actions import link_change as single
 from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.show import link_details
 from docora_ops.bulk import BulkResult
 from docora_ops.drift import DriftKind
 from docora_ops.errors import DocoraOpsError, LinkLockedError, OperationFinishedError
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, LinkResult, Outcome, count_succeeded
+from docora_ops.links import Action, FailedFilter, LinkResult, Outcome, count_succeeded
 from docora_ops.queue import QueueReader
 from tests.jobs.machine.cutting import Call, Cut, call_while_cut
 from tests.jobs.machine.foretelling import (
@@ -139,9 +139,10 @@ class Actions(Watch):
         self._one(link, operation)
 
     def _call_of_one(self, link: TestLink, operation: Action, **options: Any) -> Call:
-        action = single.retry if operation is Action.RETRY else single.resync
         ref = self.refs[link.job_id]
-        return lambda actions: action(actions.database, actions.queue, ref, **options)
+        return lambda actions: LinkChange(
+            operation, actions.database, actions.queue, ref, **options
+        ).make()
 
     def _call_one(
         self, link: TestLink, operation: Action, **options: Any
@@ -357,9 +358,9 @@ class Actions(Watch):
         assert drift[DriftKind.LOST] == len(now.lost)
         assert drift[DriftKind.LOST] + drift[DriftKind.STUCK] == len(now.without_job)
         page = failed.failed_links(
-            self.actions.database, self.actions.queue, app=None, error=None, page=1, limit=50
+            self.actions.database, self.actions.queue, FailedFilter(), page=1, limit=50
         )
-        states = {link.ref.job_id: link.job for link in page.rows}
+        states = {link.job_id: link.job for link in page.rows}
         assert states == {
             job_id: now.jobs[job_id].state
             for job_id, row in now.rows.items()

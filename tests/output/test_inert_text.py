@@ -74,7 +74,7 @@ def every_table(text: str, width: int) -> Iterator[tuple[str, list[RenderableTyp
     yield "plan", [*bulk.plan_tables([planned], width)]
     yield "bulk", [bulk.table(many, width)]
     yield "failures", [bulk.failures([LinkFailure(text, text)])]
-    yield "apps", [bulk.app_counts([AppCount(app, 3)])]
+    yield "apps", [bulk.app_counts([AppCount(text, text, 3)])]
 
 
 def in_pipe(renderables: Iterable[RenderableType]) -> list[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from docora_ops.audit import HistoryEntry, HistoryState
-from docora_ops.bulk import BulkResult, KeptFailures, KnownOperation, OperationState, Progress
+from docora_ops.bulk import BulkResult, KnownOperation, OperationState, Progress
 from docora_ops.errors import NotFailedError, PostgresError, UsageError
 from docora_ops.links import (
     Action,
@@ -23,8 +23,8 @@ from docora_ops.links import (
     Payload,
     PlannedLink,
 )
-from docora_ops.render import bulk, error, history, link_result, operations
-from docora_ops.render.json import Document, encode
+from docora_ops.render import bulk, history, link_result, operations
+from docora_ops.render.json import Document, encode, error_document
 
 LINK = Link(
     LinkRef("row-id", "app_1", "repo_1"),
@@ -259,19 +259,19 @@ def test_progress() -> None:
         "cancelled": True,
         "failures": [],
     }
-    assert decoded(operations.progress_document(operation, KeptFailures())) == {"data": expected}
+    assert decoded(operations.progress_document(operation, [], 0)) == {"data": expected}
     expected["failures"] = [{"job_id": "app_1-repo_1", "error_message": "no job id"}]
     expected["failures_not_kept"] = 2
-    failures = KeptFailures([LinkFailure("app_1-repo_1", "no job id")], 3)
-    assert decoded(operations.progress_document(operation, failures)) == {"data": expected}
+    failures = [LinkFailure("app_1-repo_1", "no job id")]
+    assert decoded(operations.progress_document(operation, failures, 3)) == {"data": expected}
 
 
 def test_operations() -> None:
     step = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     operation = Progress("bulk_0", total=10, completed=4, succeeded=3, failed=1, cancelled=False)
     known = [
-        KnownOperation(operation, OperationState.OWNER_GONE, timedelta(minutes=3), step),
-        KnownOperation(operation, OperationState.RUNNING, None, None),
+        KnownOperation(**asdict(operation), state=OperationState.OWNER_GONE, last_step_at=step),
+        KnownOperation(**asdict(operation), state=OperationState.RUNNING, last_step_at=None),
     ]
     common = {
         "operation_id": "bulk_0",
@@ -322,7 +322,7 @@ def test_a_cancellation() -> None:
 
 
 def test_an_error() -> None:
-    assert decoded(error.document(UsageError("no such option: --frunt"))) == {
+    assert decoded(error_document(UsageError("no such option: --frunt"))) == {
         "error": "no such option: --frunt",
         "code": "usage",
     }
@@ -334,7 +334,7 @@ def test_a_refusal_shows_the_status_of_link_and_job() -> None:
         hint="wait",
         details={"status": "scanning", "job": "running"},
     )
-    assert decoded(error.document(refusal)) == {
+    assert decoded(error_document(refusal)) == {
         "error": "Only failed entries can be retried",
         "code": "not_failed",
         "hint": "wait",
@@ -344,7 +344,7 @@ def test_a_refusal_shows_the_status_of_link_and_job() -> None:
 
 
 def test_a_bulk_run_that_lost_its_server_shows_what_was_done() -> None:
-    document = decoded(error.document(PostgresError("gone", hint="look"), bulk.document(BULK)))
+    document = decoded(error_document(PostgresError("gone", hint="look"), bulk.document(BULK)))
     assert document == {
         "error": "gone",
         "code": "postgres",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from docora_ops.actions import link_change as single
+from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.actions.repair.fix import Repair
@@ -45,10 +46,12 @@ class Actions:
         return LinkRef(row[0], link.app_id, link.repository_id)
 
     def retry(self, link: TestLink, **options: Any) -> LinkResult:
-        return single.retry(self.database, self.queue, self.ref(link), **options)
+        ref = self.ref(link)
+        return LinkChange(Action.RETRY, self.database, self.queue, ref, **options).make()
 
     def resync(self, link: TestLink, **options: Any) -> LinkResult:
-        return single.resync(self.database, self.queue, self.ref(link), **options)
+        ref = self.ref(link)
+        return LinkChange(Action.RESYNC, self.database, self.queue, ref, **options).make()
 
     def failed_links(self, *, app: str | None = None, **choice: Any) -> Selection:
         """Chooses the failed links of a bulk retry."""
@@ -119,7 +122,8 @@ class Actions:
         batch_size: int,
         change: Change | None,
     ) -> BulkRun:
-        return BulkRun(action, self.database, self.queue, self.store, selection, batch_size, change)
+        audit = AuditEntries(change, selection.total) if change else None
+        return BulkRun(action, self.database, self.queue, self.store, selection, batch_size, audit)
 
     def _finish(
         self, run: BulkRun, prepare: Callable[[BulkRun], object], *, dry_run: bool
