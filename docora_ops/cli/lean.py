@@ -24,7 +24,7 @@ class _LeanParameters:
                 converter = _LeanConverter(parameter)
                 parameter.get_runtime_param = lambda converter=converter: converter
                 if getattr(parameter, "is_flag", True):  # arguments show their name already
-                    parameter.display_type_rich = lambda _ctx: None
+                    parameter.display_type_rich = lambda **_: None
         return parameters
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
