@@ -100,12 +100,11 @@ def job_states(
     valid = [ref for ref in refs if ref.has_valid_job_id]
     job_ids = [ref.job_id for ref in valid]
     waiting = queue.read_waiting() if len(job_ids) > _MOST_WALKS else None
-    expired = None if waiting else queue.read_expired()
     at_once = _WALKED_AT_ONCE if waiting is None else _FOUND_AT_ONCE
     answers: list[Answer] = []
     for start in range(0, len(job_ids), at_once):
         some = job_ids[start : start + at_once]
-        answers += queue.look(some, waiting=waiting, expired=expired, detailed=True)
+        answers += queue.look(some, waiting=waiting, detailed=True)
     held = held_job_ids(database, job_ids)
     states = {ref.id: JobState.NONE for ref in refs}
     for ref, answer in zip(valid, answers, strict=True):

@@ -30,7 +30,6 @@ from docora_ops.links import Action, Link, LinkRef, LinkResult, LinkStatus, Outc
 from docora_ops.queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.audit_stream import link_end_entry, link_entries
 from docora_ops.queue.progress import new_operation_id
-from docora_ops.queue.waiting_list import ExpiredExecutions
 from docora_ops.settings import SECOND_LOOK_DELAY
 
 
@@ -102,10 +101,9 @@ class _Change:
     def _make(self) -> LinkResult:
         """Attempts the change, and again a moment later while the job is running or doubtful."""
         require_valid_job_id(self.ref)
-        expired = self.queue.read_expired()  # before a row is locked
         before: _Live | None = None
         while True:
-            found = self._attempt(before, expired)
+            found = self._attempt(before)
             if isinstance(found, LinkResult):
                 return found
             if before and (before.evidence or not found.evidence):
@@ -121,7 +119,7 @@ class _Change:
             )
         return self._result(found.link, Outcome.ALREADY_RUNNING)
 
-    def _attempt(self, before: _Live | None, expired: ExpiredExecutions) -> LinkResult | _Live:
+    def _attempt(self, before: _Live | None) -> LinkResult | _Live:
         """Makes the change in one transaction, or none if the job is running or doubtful."""
         earlier = before.evidence if before else ""
         with self.database.transaction():
@@ -129,20 +127,18 @@ class _Change:
             link = self._existing(read(self.database, self.ref.app_id, self.ref.repository_id))
             if before is not None and self._has_moved_on(link):
                 return self._result(link, Outcome.ALREADY_RUNNING)
-            self._require_status(link, expired)
+            self._require_status(link)
             if held_job_ids(self.database, [self.ref.job_id]):
                 return _Live(link)
             cleared = self._clear_deliveries()
             if self.dry_run:
-                [answer] = self.queue.look(
-                    [self.ref.job_id], expired=expired, detailed=True, rows_locked=True
-                )
+                [answer] = self.queue.look([self.ref.job_id], detailed=True, rows_locked=True)
             else:
-                answer = self._reset_and_push(link, earlier, expired)
+                answer = self._reset_and_push(link, earlier)
             outcome = decide(answer, earlier=earlier)
             if outcome is Outcome.FAILED:
                 raise JobUnreadableError(
-                    f"the Redis key of job {answer.job_id!r} does not hold a job: {answer.detail}",
+                    f"the Redis key of job {answer.job_id!r} does not hold a job: {answer.reason}",
                     hint="look at that key, and remove it if nothing needs it",
                 )
             if outcome is None:
@@ -157,14 +153,13 @@ class _Change:
         act = count_deliveries if self.dry_run else delete_deliveries
         return act(self.database, [self.ref])
 
-    def _reset_and_push(self, link: Link, evidence: str, expired: ExpiredExecutions) -> Answer:
+    def _reset_and_push(self, link: Link, evidence: str) -> Answer:
         reset_link(self.database, self.ref)
         if self.reset_circuit:
             close_circuit(self.database, self.ref.repository_id)
         is_rescan = self.action.is_rescan(link.status)
         [answer] = self.queue.push(
             [PushRequest(self.ref.job_id, link.payload, is_rescan=is_rescan, seen=evidence)],
-            expired=expired,
             front=self.front,
             audit=link_entries(self.note, self.run) if self.note else None,
         )
@@ -183,12 +178,10 @@ class _Change:
         """Whether the job that was running gave the link another status meanwhile."""
         return self.action is Action.RETRY and link.status != LinkStatus.FAILED
 
-    def _require_status(self, link: Link, expired: ExpiredExecutions) -> None:
+    def _require_status(self, link: Link) -> None:
         if self.action is Action.RESYNC or link.status == LinkStatus.FAILED:
             return
-        [answer] = self.queue.look(
-            [self.ref.job_id], expired=expired, detailed=True, rows_locked=True
-        )
+        [answer] = self.queue.look([self.ref.job_id], detailed=True, rows_locked=True)
         is_held = bool(held_job_ids(self.database, [self.ref.job_id]))
         job = JobState.RUNNING if is_held else answer.state
         raise NotFailedError(

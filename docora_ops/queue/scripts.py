@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from importlib.resources import files
 from typing import cast
 
@@ -26,24 +25,23 @@ class JobScript:
 
     def __init__(self, settings: Settings, client: Redis, name: str) -> None:
         self._client = client
+        self._client_with_rows_locked = with_rows_locked(client)
+        self._wip_key = registry_key(StartedJobRegistry, settings.queue_name)
         self._keys = _key_names(settings.queue_name)
-        folder = files("docora_ops.queue")
+        self._expired_at = 0
+        self._expired: dict[str, list[str]] | None = None
+        """Executions in the registry of running jobs that had expired then, by job id."""
+        sources = [files("docora_ops.queue").joinpath(part) for part in ("judge.lua", name)]
         self._script = client.register_script(
-            "".join(
-                folder.joinpath(part).read_text(encoding="utf-8") for part in ("judge.lua", name)
-            )
+            "".join(source.read_text(encoding="utf-8") for source in sources)
         )
-
-    @cached_property
-    def client_with_rows_locked(self) -> Redis:
-        """The client for calls while rows are locked."""
-        return with_rows_locked(self._client)
 
     def run(
         self,
         mode: str,
-        config: Mapping[str, object],
+        job_ids: Sequence[str],
         arguments: Sequence[str | int | bytes],
+        config: Mapping[str, object],
         *,
         rows_locked: bool = False,
     ) -> list[str]:
@@ -51,13 +49,27 @@ class JobScript:
 
         `rows_locked`: give Redis a few seconds only.
         """
+        client = self._client_with_rows_locked if rows_locked else self._client
         with redis_errors(self._client, rows_locked=rows_locked):
-            replies = self._script(
-                args=[mode, json.dumps({**self._keys, **config}), *arguments],
-                client=self.client_with_rows_locked if rows_locked else self._client,
-            )
+            if self._expired is None:
+                self._expired_at, self._expired = self._read_expired(client)
+            expired = self._expired
+            known = {job_id: expired[job_id] for job_id in job_ids if job_id in expired}
+            config = {**self._keys, **config, "expired": known, "expired_at": self._expired_at}
+            replies = self._script(args=[mode, json.dumps(config), *arguments], client=client)
         # Answers hold fields of jobs, which others may have written.
         return [reply.decode(errors="surrogateescape") for reply in cast("list[bytes]", replies)]
+
+    def _read_expired(self, client: Redis) -> tuple[int, dict[str, list[str]]]:
+        """Reads the expired executions, once: there may be a hundred thousand."""
+        now = client.time()[0]
+        members = client.zrange(self._wip_key, cast("int", "-inf"), now, byscore=True)
+        expired: dict[str, list[str]] = {}
+        for member in cast("list[bytes]", members):
+            # Scripts take UTF-8 only: RQ removes other members.
+            text = member.decode(errors="replace")
+            expired.setdefault(text.partition(":")[0], []).append(text)
+        return now, expired
 
 
 def _key_names(queue_name: str) -> dict[str, object]:

@@ -79,7 +79,7 @@ class Batch:
     def record_decision(self, ref: LinkRef, outcome: Outcome | None, answer: Answer) -> None:
         """Records an outcome of `decide`, or postpones a link whose job is running or doubtful."""
         if outcome is Outcome.FAILED:
-            reason = f"its Redis key does not hold a job: {answer.detail}"
+            reason = f"its Redis key does not hold a job: {answer.reason}"
             self.record(ref, outcome, reason)
         elif outcome is not None:
             self.record(ref, outcome)

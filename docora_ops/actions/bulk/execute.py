@@ -32,8 +32,8 @@ class _Candidate:
     """Its job waits: the push only confirms that."""
     evidence: str = ""
     """Evidence of a job that was doubtful at two looks."""
-    is_pushed: bool = False
-    """An earlier attempt, which was rolled back, has pushed the job."""
+    search: bool = False
+    """The job may have been queued since the list was read, also by a rolled-back attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class BatchExecution:
     def _postpone(self, refs: Sequence[LinkRef], batch: Batch) -> None:
         """Notes the evidence of the jobs, for the second round."""
         job_ids = [ref.job_id for ref in refs]
-        answers = self._queue.look(job_ids, waiting=batch.waiting) if refs else []
+        answers = self._queue.look(job_ids, waiting=batch.waiting)
         for ref, answer in zip(refs, answers, strict=True):
             batch.postponed[ref.id] = answer.evidence
 
@@ -154,7 +154,7 @@ class BatchExecution:
                     elif answer.outcome is not None:
                         # A job of an attempt that was rolled back is found waiting in the next.
                         outcomes.setdefault(answer.job_id, answer.outcome)
-                        candidates[answer.job_id].is_pushed = True
+                        candidates[answer.job_id].search = True
                 if refused:
                     raise Rollback
             if not refused:
@@ -210,28 +210,16 @@ class BatchExecution:
             earlier = batch.evidence_of(ref)
             outcome = decide(answer, earlier=earlier)
             is_live = outcome is Outcome.ALREADY_QUEUED
-            is_dead = answer.evidence != "" and answer.evidence == earlier
-            if (
-                outcome is Outcome.FAILED
-                or (is_live and self._action is Action.REPAIR)
-                or (outcome is None and not self._can_push_tell(answer, batch))
-            ):
-                left.append(_Left(ref, outcome, answer))
-            elif self._is_too_recent(answer, batch):
+            is_recent = answer.evidence not in {"", earlier}
+            must_wait = answer.state is JobState.RUNNING or (is_recent and not batch.is_final)
+            if must_wait:
                 left.append(_Left(ref, None, answer))
+            elif outcome is Outcome.FAILED or (is_live and self._action is Action.REPAIR):
+                left.append(_Left(ref, outcome, answer))
             else:
-                evidence = answer.evidence if is_dead else ""
-                candidates[ref.job_id] = _Candidate(ref, is_live, evidence)
+                evidence = earlier if answer.evidence == earlier else ""
+                candidates[ref.job_id] = _Candidate(ref, is_live, evidence, search=is_recent)
         return candidates, left
-
-    def _can_push_tell(self, answer: Answer, batch: Batch) -> bool:
-        """Whether a push finds out where a job stands that was queued since the first round."""
-        return batch.is_final and answer.state is JobState.DOUBTFUL
-
-    def _is_too_recent(self, answer: Answer, batch: Batch) -> bool:
-        """Whether the job may have been queued since the list was read, and nobody can tell yet."""
-        is_absent = answer.state is JobState.NONE and answer.evidence != ""
-        return is_absent and not batch.is_final and batch.waiting.walks_left <= 0
 
     def _answers(self, refs: Sequence[LinkRef], batch: Batch) -> list[Answer]:
         """Returns where the jobs stand, so that few transactions are rolled back.
@@ -270,7 +258,7 @@ class BatchExecution:
                     payload=claim.payload if must_queue else None,
                     is_rescan=self._action.is_rescan(claim.status),
                     seen=candidate.evidence,
-                    is_repeated=candidate.is_pushed,
+                    search=candidate.search,
                 )
             )
         batch.wait_for_turn()

@@ -62,7 +62,7 @@ def _stuck_links(database: Database, queue: LinkQueue) -> dict[LinkRef, str]:
         refs = [ref for ref in page if ref.has_valid_job_id]
         job_ids = [ref.job_id for ref in refs]
         held = held_job_ids(database, job_ids)
-        for ref, answer in zip(refs, queue.look(job_ids) if refs else (), strict=True):
+        for ref, answer in zip(refs, queue.look(job_ids), strict=True):
             if ref.job_id not in held and answer.state in {JobState.NONE, JobState.DOUBTFUL}:
                 found[ref] = answer.evidence
     return found

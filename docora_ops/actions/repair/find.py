@@ -23,15 +23,12 @@ from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus, ids_of_job
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.sweep import TO_RUN_OR_FAILED, InspectedJob, Place, Problem
-from docora_ops.queue.waiting_list import TWICE_IN_LIST
 from docora_ops.settings import SECOND_LOOK_DELAY
 
 Item = TypeVar("Item")
 
 _LINKS_AT_ONCE = 5000
 _JOBS_AT_ONCE = 500
-_COUNTED_AT_ONCE = 20_000
-"""Redis walks over its list once to count so many ids."""
 _DOCORA_JOB_ID = re.compile(r"app_[0-9a-f]{24}-repo_[0-9a-f]{24}")
 _KINDS_OF_LINKS = {
     LinkStatus.PENDING_SNAPSHOT.value: DriftKind.LOST,
@@ -153,10 +150,8 @@ class _Look:
 
     def suspects(self) -> Iterator[Suspect]:
         """Yields all drift, each once."""
-        for job_ids, from_list in self._jobs():
-            if job_ids:
-                jobs = self._queue.sweep.inspect(job_ids, self._waiting, from_list=from_list)
-                yield from self._check_jobs(jobs)
+        for job_ids in self._jobs():
+            yield from self._check_jobs(self._queue.sweep.inspect(job_ids, self._waiting))
         link_id = self._ref.id if self._ref else None
         for links in unfinished_links(
             self._database, _LINKS_AT_ONCE, app_id=self._app_id, link_id=link_id
@@ -167,22 +162,11 @@ class _Look:
 
     # Jobs that have entries in the queue
 
-    def _jobs(self) -> Iterator[tuple[Sequence[str], bool]]:
-        """Yields the ids of all jobs with entries, each once, and whether the list has them."""
-        if self._ref:
-            yield list(filter(self._is_wanted, [self._ref.job_id])), False
-            return
-        twice: dict[str, None] = {}
-        for place in Place:
-            for page in self._queue.sweep.pages(place):
-                job_ids = dict.fromkeys(filter(self._is_wanted, page))
-                if place is Place.LIST and self._waiting is not None:
-                    hint = self._waiting.hint
-                    twice |= {each: None for each in job_ids if hint(each) == TWICE_IN_LIST}
-                yield [each for each in job_ids if each not in twice], place is Place.LIST
-        # Redis walks over its list once for each of these batches.
-        for batch in batches(list(twice), _COUNTED_AT_ONCE):
-            yield batch, False
+    def _jobs(self) -> Iterator[list[str]]:
+        """Yields the ids of all jobs with entries, each once."""
+        pages = (page for place in Place for page in self._queue.sweep.pages(place))
+        for page in [[self._ref.job_id]] if self._ref else pages:
+            yield list(dict.fromkeys(filter(self._is_wanted, page)))
 
     def _is_wanted(self, job_id: str) -> bool:
         ids = ids_of_job(job_id)
@@ -191,6 +175,8 @@ class _Look:
         return self._only is None or any(job_id in self._only[kind] for kind in _KINDS_OF_JOBS)
 
     def _check_jobs(self, jobs: Sequence[InspectedJob]) -> Iterator[Suspect]:
+        if not jobs:
+            return
         self._is_live |= {job.job_id: job.state in _LIVE for job in jobs}
         statuses = link_statuses(self._database, [job.job_id for job in jobs])
         orphans = self._queue.sweep.made_for_links(
@@ -221,14 +207,14 @@ class _Look:
         valid = [link for link in links if link.ref.has_valid_job_id]
         job_ids = [link.ref.job_id for link in valid]
         held = held_job_ids(self._database, job_ids)
-        answers = self._queue.look(job_ids, waiting=self._waiting) if job_ids else []
+        answers = self._queue.look(job_ids, waiting=self._waiting)
         for link, answer in zip(valid, answers, strict=True):
             if answer.job_id in held:
                 continue
             if answer.state in {JobState.NONE, JobState.DOUBTFUL}:
                 yield _suspect(link, enqueued_at=answer.evidence)
             elif answer.state is JobState.UNREADABLE:
-                yield _suspect(link, f"its Redis key does not hold a job: {answer.detail}")
+                yield _suspect(link, f"its Redis key does not hold a job: {answer.reason}")
         for link in links:
             if not link.ref.has_valid_job_id:
                 yield _suspect(link, "its ids can't form a job id")

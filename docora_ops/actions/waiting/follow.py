@@ -142,8 +142,8 @@ class Following:
         if answer.state is not JobState.DOUBTFUL:
             return False
         before = self._doubtful.get(answer.job_id)
-        self._doubtful[answer.job_id] = answer.detail
-        return before != answer.detail
+        self._doubtful[answer.job_id] = answer.evidence
+        return before != answer.evidence
 
     def _count(self, results: Iterable[SnapshotResult]) -> set[str]:
         """Counts the results and returns the row ids of their links."""
