@@ -84,9 +84,9 @@ local walks = 0
 local shift = 0 -- how far the list has moved since the caller read it
 
 -- How often the id stands in our list: 0, 1, or 2 and more.
-local function places_in_main_list(id, hint)
-  if hint == -1 then
-    return 0
+local function places_in_main_list(id, hint, is_recent)
+  if hint == -1 and not (is_recent and mode == 'push') then
+    return 0 -- without a push, the state when the list was read is good enough
   elseif hint == -3 and mode == 'inspect' then
     return 2 -- a removal counts again
   elseif hint >= 0 and hint >= shift
@@ -137,11 +137,11 @@ local function judge(id, hint, seen)
       return 'running', queue, 0
     end
   end
-  local places = places_in_main_list(id, hint)
-  -- Every enqueue writes enqueued_at.
+  -- Every enqueue writes enqueued_at: other jobs were not added since the list was read.
   local is_recent = hint == -1 and enqueued_at and enqueued_at >= config.cutoff
     and enqueued_at ~= seen
-  if not status and not is_recent then
+  local places = places_in_main_list(id, hint, is_recent)
+  if not status then
     -- Workers drop an id whose job is gone.
     return 'none', queue, places
   end
@@ -163,7 +163,7 @@ local function judge(id, hint, seen)
     return 'waiting', queue, 0, 'delayed'
   end
   enqueued_at = enqueued_at or 'never'
-  if status == 'queued' and enqueued_at ~= seen or is_recent and mode == 'push' then
+  if status == 'queued' and enqueued_at ~= seen then
     return 'doubtful', queue, 0, enqueued_at
   end
   return 'none', queue, places, is_recent and enqueued_at or nil

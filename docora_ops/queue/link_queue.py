@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import cast
 
@@ -30,14 +29,14 @@ class PushRequest:
     """A job to push. Without a payload, the push only confirms that the job is live.
 
     `seen`: evidence of a job that was doubtful at an earlier look; unchanged, the job is stale.
-    `search`: look for the job in the list itself: it may have been queued since the list was read.
+    `is_repeated`: it was pushed a moment ago, after the waiting list was read.
     """
 
     job_id: str
     payload: Payload | None
     is_rescan: bool
     seen: str = ""
-    search: bool = False
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +72,7 @@ class LinkQueue:
 
     def read_waiting(self) -> WaitingList:
         """Reads the ids in the queue's list."""
-        with redis_errors(self._client):
-            read_at = datetime.fromtimestamp(self._client.time()[0], UTC)
-            ids = cast("list[bytes]", self._client.lrange(self._queue.key, 0, -1))
-        return WaitingList(read_at, ids)
+        return self._script.read_waiting()
 
     def look(
         self,
@@ -96,8 +92,9 @@ class LinkQueue:
         arguments: list[str | int] = []
         for job_id in job_ids:
             arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
-        config = {"cutoff": waiting and waiting.cutoff, "detailed": detailed}
-        replies = self._script.run("look", job_ids, arguments, config, rows_locked=rows_locked)
+        replies = self._script.run(
+            "look", job_ids, arguments, waiting, rows_locked=rows_locked, detailed=detailed
+        )
         return list(map(_answer, job_ids, replies))
 
     def push(
@@ -121,25 +118,24 @@ class LinkQueue:
             payload = request.payload
             arguments += (
                 request.job_id,
-                waiting.hint(request.job_id) if waiting and not request.search else LIST_NOT_READ,
+                waiting.hint(request.job_id)
+                if waiting and not request.is_repeated
+                else LIST_NOT_READ,
                 request.seen.encode(errors="surrogateescape"),
                 template.data(payload, is_rescan=request.is_rescan) if payload else b"",
                 payload.description if payload else b"",
             )
-        config: dict[str, object] = {
-            "cutoff": waiting and waiting.cutoff,
-            "front": front,
-            "fields": template.fields(),
-        }
-        if audit:
-            entries = {reply: audit.get(outcome) for reply, outcome in _OUTCOMES.items()}
-            config["audit"] = {
-                "key": next(iter(audit.values())).key,
-                "kept": ENTRIES_KEPT,
-                "entries": {reply: entry.fields for reply, entry in entries.items() if entry},
-            }
         job_ids = [request.job_id for request in requests]
-        replies = self._script.run("push", job_ids, arguments, config, rows_locked=True)
+        replies = self._script.run(
+            "push",
+            job_ids,
+            arguments,
+            waiting,
+            rows_locked=True,
+            front=front,
+            fields=template.fields(),
+            audit=_audit_config(audit) if audit else None,
+        )
         return list(map(_answer, job_ids, replies))
 
     def record(self, audit: AuditEntry) -> None:
@@ -181,6 +177,15 @@ _OUTCOMES = {
     "replaced": Outcome.REPLACED_STALE,
     "waiting": Outcome.ALREADY_QUEUED,
 }
+
+
+def _audit_config(audit: Mapping[Outcome, AuditEntry]) -> dict[str, object]:
+    entries = {word: audit.get(outcome) for word, outcome in _OUTCOMES.items()}
+    return {
+        "key": next(iter(audit.values())).key,
+        "kept": ENTRIES_KEPT,
+        "entries": {word: entry.fields for word, entry in entries.items() if entry},
+    }
 
 
 def _answer(job_id: str, reply: str) -> Answer:

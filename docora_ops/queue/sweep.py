@@ -95,8 +95,7 @@ class QueueSweep:
         arguments: list[str | int] = []
         for job_id in job_ids:
             arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
-        config = {"cutoff": waiting and waiting.cutoff}
-        answers = self._script.run("inspect", job_ids, arguments, config)
+        answers = self._script.run("inspect", job_ids, arguments, waiting)
         return list(map(_inspected, job_ids, answers))
 
     def remove(self, drifts: Sequence[Drift], audit: AuditEntry | None = None) -> list[Repaired]:
@@ -105,12 +104,10 @@ class QueueSweep:
         Redis has a few seconds, since rows are locked. `audit` is written to the audit trail if
         anything is removed.
         """
-        config: dict[str, object] = {}
-        if audit:
-            config["audit"] = {"key": audit.key, "kept": ENTRIES_KEPT, "entry": audit.fields}
+        entry = audit and {"key": audit.key, "kept": ENTRIES_KEPT, "entry": audit.fields}
         job_ids = [drift.job_id for drift in drifts]
         arguments = [text for drift in drifts for text in (drift.kind.value, drift.job_id)]
-        answers = self._script.run("remove", job_ids, arguments, config, rows_locked=True)
+        answers = self._script.run("remove", job_ids, arguments, rows_locked=True, audit=entry)
         return list(map(_repaired, drifts, answers))
 
     def made_for_links(self, job_ids: Collection[str]) -> set[str]:

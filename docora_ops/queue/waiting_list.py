@@ -1,8 +1,9 @@
-"""The ids in the queue's list, read once for many looks at jobs."""
+"""The ids in the queue's list and the expired executions, each read once for many looks at jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from rq.utils import utcformat
@@ -15,13 +16,23 @@ _CLOCK_SKEW = timedelta(seconds=30)
 """By how much the clock of a producer, which writes `enqueued_at`, may lag behind that of Redis."""
 
 
+@dataclass(frozen=True, slots=True)
+class ExpiredExecutions:
+    """The executions in RQ's registry of running jobs whose heartbeat had expired at a moment."""
+
+    read_at: int
+    by_job: Mapping[str, Sequence[str]]
+    """Members of the registry, by job id."""
+
+
 class WaitingList:
     """The index of each id in a queue's list when the list was read.
 
     LPOS searches the list for each id, which takes quadratic time for many ids.
     """
 
-    def __init__(self, read_at: datetime, ids: Iterable[bytes]) -> None:
+    def __init__(self, read_at: datetime, ids: Iterable[bytes], expired: ExpiredExecutions) -> None:
+        self.expired = expired
         self.cutoff = utcformat(read_at - _CLOCK_SKEW)
         """A job whose `enqueued_at` is earlier was enqueued before the list was read."""
         self._hints: dict[bytes, int] = {}

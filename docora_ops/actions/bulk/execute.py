@@ -20,6 +20,9 @@ _SLOW_LINKS_IN_A_ROW = 2
 """If so many links, each by itself, take too long, the whole server is too slow."""
 
 
+_MOST_SEARCHES = 50
+"""Jobs that are searched in the list although it was read: each search may walk over all of it."""
+
 _CHANGED_BY_US = frozenset({ClaimState.CLAIMED, ClaimState.EXHAUSTED})
 
 
@@ -32,8 +35,8 @@ class _Candidate:
     """Its job waits: the push only confirms that."""
     evidence: str = ""
     """Evidence of a job that was doubtful at two looks."""
-    search: bool = False
-    """The job may have been queued since the list was read, also by a rolled-back attempt."""
+    is_pushed: bool = False
+    """An earlier attempt, which was rolled back, has pushed the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class BatchExecution:
         self._has_waited_for_lock = False
         self._must_look = True
         self._slow_links = 0
+        self._searches_left = _MOST_SEARCHES
 
     def handle(self, batch: Batch) -> None:
         """Records or postpones each link. Raises PostgresError, RedisError."""
@@ -154,7 +158,7 @@ class BatchExecution:
                     elif answer.outcome is not None:
                         # A job of an attempt that was rolled back is found waiting in the next.
                         outcomes.setdefault(answer.job_id, answer.outcome)
-                        candidates[answer.job_id].search = True
+                        candidates[answer.job_id].is_pushed = True
                 if refused:
                     raise Rollback
             if not refused:
@@ -168,7 +172,8 @@ class BatchExecution:
                     left.append(_Left(ref, decide(answer), answer))
 
         self._must_look = bool(left) or any(
-            each.is_live or each.evidence for each in candidates.values()
+            each.is_live or outcomes.get(job_id) is Outcome.REPLACED_STALE
+            for job_id, each in candidates.items()
         )
         for each in left:
             batch.record_decision(each.ref, each.outcome, each.answer)
@@ -210,21 +215,31 @@ class BatchExecution:
             earlier = batch.evidence_of(ref)
             outcome = decide(answer, earlier=earlier)
             is_live = outcome is Outcome.ALREADY_QUEUED
-            is_recent = answer.evidence not in {"", earlier}
-            must_wait = answer.state is JobState.RUNNING or (is_recent and not batch.is_final)
-            if must_wait:
+            if answer.state is JobState.RUNNING or self._must_wait(answer, earlier, batch):
                 left.append(_Left(ref, None, answer))
             elif outcome is Outcome.FAILED or (is_live and self._action is Action.REPAIR):
                 left.append(_Left(ref, outcome, answer))
             else:
                 evidence = earlier if answer.evidence == earlier else ""
-                candidates[ref.job_id] = _Candidate(ref, is_live, evidence, search=is_recent)
+                candidates[ref.job_id] = _Candidate(ref, is_live, evidence)
         return candidates, left
+
+    def _must_wait(self, answer: Answer, earlier: str, batch: Batch) -> bool:
+        """Whether the job may have been queued since the list was read.
+
+        A push finds out by a search in the list: in the first round, only a few jobs are searched.
+        """
+        if batch.is_final or answer.evidence in {"", earlier}:
+            return False
+        if answer.state is JobState.DOUBTFUL:
+            return True
+        self._searches_left -= 1
+        return self._searches_left < 0
 
     def _answers(self, refs: Sequence[LinkRef], batch: Batch) -> list[Answer]:
         """Returns where the jobs stand, so that few transactions are rolled back.
 
-        Skipped if the previous batch found no live jobs; the push checks again anyway.
+        Skipped if the previous batch found no jobs; the push checks again anyway.
         """
         job_ids = [ref.job_id for ref in refs]
         if self._must_look or batch.is_final:
@@ -258,7 +273,7 @@ class BatchExecution:
                     payload=claim.payload if must_queue else None,
                     is_rescan=self._action.is_rescan(claim.status),
                     seen=candidate.evidence,
-                    search=candidate.search,
+                    is_repeated=candidate.is_pushed,
                 )
             )
         batch.wait_for_turn()
