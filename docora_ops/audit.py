@@ -1,4 +1,4 @@
-"""Entries of the audit trail: who changed what, and why."""
+"""Audit entries: who changed what, and why."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 @dataclass(frozen=True)
-class ChangeNote:
+class Change:
     """Who asks for a change, by which command and options, and why."""
 
     who: str
@@ -28,7 +28,7 @@ class HistoryState(StrEnum):
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """A change in the audit trail. `counts`: links by outcome, and their `total`."""
+    """A change as its audit entries tell it. `counts`: links by outcome, and their `total`."""
 
     started_at: datetime
     who: str

@@ -92,8 +92,6 @@ class RepairOutcome(StrEnum):
 
     QUEUED = "queued"
     """The link has a new job."""
-    MARKED_FAILED = "marked_failed"
-    """The link was stuck for the last of its tries, and is `failed` now."""
     REMOVED = "removed"
     """The job, or its needless entries, were removed."""
     LEFT_ALONE = "left_alone"

@@ -175,7 +175,7 @@ class LinkResult:
     circuit_open_until: datetime | None
     circuit_reset: bool = False
     deliveries_cleared: int = 0
-    audit_error: str | None = None  # why the audit trail shows the change as not finished
+    audit_error: str | None = None  # why the audit entries show the change as not finished
 
 
 @dataclass(frozen=True, slots=True)

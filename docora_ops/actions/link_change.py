@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from docora_ops.actions.bulk.batch import require_valid_job_id
 from docora_ops.actions.decision import decide
-from docora_ops.audit import ChangeNote
+from docora_ops.audit import Change
 from docora_ops.database import Database, Rollback
 from docora_ops.database.link_rows import (
     close_circuit,
@@ -41,7 +41,7 @@ def retry(
     front: bool = False,
     reset_circuit: bool = False,
     dry_run: bool = False,
-    note: ChangeNote | None = None,
+    change: Change | None = None,
 ) -> LinkResult:
     """Resets one failed link and queues its job, both or neither.
 
@@ -49,7 +49,9 @@ def retry(
     NotFoundError if the link has gone, UnqueueableError, PostgresError, RedisError; nothing has
     changed then.
     """
-    return _Change(Action.RETRY, database, queue, ref, dry_run, note, front, reset_circuit).make()
+    return _LinkChange(
+        Action.RETRY, database, queue, ref, dry_run, change, front, reset_circuit
+    ).make()
 
 
 def resync(
@@ -58,13 +60,13 @@ def resync(
     ref: LinkRef,
     *,
     dry_run: bool = False,
-    note: ChangeNote | None = None,
+    change: Change | None = None,
 ) -> LinkResult:
     """Deletes the link's delivery records, resets it and queues its job, whatever its status.
 
     Raises SnapshotRunningError while its job is running, and otherwise what `retry` raises.
     """
-    return _Change(Action.RESYNC, database, queue, ref, dry_run, note).make()
+    return _LinkChange(Action.RESYNC, database, queue, ref, dry_run, change).make()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,13 @@ class _Live:
 
 
 @dataclass(frozen=True, slots=True)
-class _Change:
+class _LinkChange:
     action: Action
     database: Database
     queue: LinkQueue
     ref: LinkRef
     dry_run: bool
-    note: ChangeNote | None = None
+    change: Change | None = None
     front: bool = False
     reset_circuit: bool = False
     run: str = field(default_factory=new_operation_id)
@@ -91,9 +93,9 @@ class _Change:
     def make(self) -> LinkResult:
         """Makes the change, and after the commit writes the audit entry that it was made."""
         result = self._make()
-        if self.note and not self.dry_run and result.outcome is Outcome.ALREADY_QUEUED:
+        if self.change and not self.dry_run and result.outcome is Outcome.ALREADY_QUEUED:
             try:
-                self.queue.record(link_end_entry(self.note, self.run))
+                self.queue.record(link_end_entry(self.change, self.run))
             except RedisError as error:
                 return replace(result, audit_error=error.message)
         return result
@@ -161,7 +163,7 @@ class _Change:
         [answer] = self.queue.push(
             [PushRequest(self.ref.job_id, link.payload, is_rescan=is_rescan, seen=evidence)],
             front=self.front,
-            audit=link_entries(self.note, self.run) if self.note else None,
+            audit=link_entries(self.change, self.run) if self.change else None,
         )
         return answer
 

@@ -20,6 +20,7 @@ from docora_ops.cli.demo import demo
 from docora_ops.cli.doctor import doctor
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.failed import failed
+from docora_ops.cli.help import show_help
 from docora_ops.cli.history import history
 from docora_ops.cli.lean import LeanCommand, LeanGroup
 from docora_ops.cli.operations import operations
@@ -61,6 +62,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., int | None], str], ...] = (
     ("history", history, "docora-ops history --no-schedule"),
     ("worker", worker, "docora-ops worker --concurrency 4"),
     ("demo", demo, "docora-ops demo --keep"),
+    ("help", show_help, "docora-ops help exit-codes"),
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.waiting.follow import Following
-from docora_ops.audit import ChangeNote
+from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
@@ -36,10 +36,10 @@ class BulkCommand(LongRun):
         action: Action,
         selection: Selection,
         batch_size: int,
-        note: ChangeNote,
+        change: Change,
     ) -> None:
         self._run = BulkRun(
-            action, context.database, context.queue, context.store, selection, batch_size, note
+            action, context.database, context.queue, context.store, selection, batch_size, change
         )
         super().__init__(context, self._run, selection.total)
         self._action = action

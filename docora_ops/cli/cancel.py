@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.audit_note import change_note
+from docora_ops.cli.change import describe_change
 from docora_ops.cli.context import context_of
 
 
@@ -24,6 +24,8 @@ def cancel(
     from docora_ops.render import operations as render
     from docora_ops.render.cells import cell
 
-    context.store.cancel(operation_id, cancel_entry(change_note("cancel", reason), operation_id))
+    context.store.cancel(
+        operation_id, cancel_entry(describe_change("cancel", reason), operation_id)
+    )
     requested = cell(f"Cancellation requested: {operation_id}")
     context.show(render.cancel_document(operation_id), [requested])

@@ -22,7 +22,7 @@ def history(
 ) -> None:
     """Show who changed what, when and why, the latest first.
 
-    Only what was done with docora-ops: the dashboard keeps no such trail.
+    Only what was done with docora-ops: the dashboard keeps no such record.
     """
     context = context_of(typer_context, as_json=as_json)
     from docora_ops.queue import History

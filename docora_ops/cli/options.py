@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from docora_ops.cli.audit_note import check_reason
+from docora_ops.cli.change import check_reason
 
 _app = typer.Argument(metavar="APP", help="App id, or the app's exact name (case aside).")
 _repo = typer.Argument(metavar="REPO", help="Repository id, owner/name, or GitHub URL.")
@@ -29,7 +29,7 @@ DryRun = Annotated[
 ]
 Reason = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", callback=check_reason, help="Why, for the audit trail."),
+    typer.Option(metavar="TEXT", callback=check_reason, help="Why, for the audit entry."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.audit_note import change_note, link_note
+from docora_ops.cli.change import describe_change, describe_link_change
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
 
@@ -30,8 +30,8 @@ def repair(
 ) -> int:
     """Repair the drift that doctor finds: everywhere, of one app, or of one link.
 
-    Queues lost and stuck links again, which keep their retries and their error; removes orphaned
-    and duplicate jobs and stale entries. Never touches a job that is running. Changes nothing if
+    Queues lost and stuck links again; a stuck link counts a failure. Removes orphaned and
+    duplicate jobs and stale entries. Never touches a job that is running. Changes nothing if
     database and queue do not seem to belong together. If the command is killed, run it again: it
     finishes the rest.
     """
@@ -50,15 +50,15 @@ def repair(
         settings.max_retry_attempts,
     )
     fix.remove_unknown_jobs = remove_unknown_jobs
-    noted: dict[str, object] = {"remove_unknown_jobs": remove_unknown_jobs}
+    options: dict[str, object] = {"remove_unknown_jobs": remove_unknown_jobs}
     if app is not None and repo is not None:
         link = resolve_link(context.database, app, repo)
         fix.ref, fix.app_id = link.ref, link.ref.app_id
-        fix.note = link_note("repair", reason, link, **noted)
+        fix.change = describe_link_change("repair", reason, link, **options)
     else:
         if app is not None:
             found = resolve_app(context.database, app)
             fix.app_id = found.app_id
-            noted = {"app_id": found.app_id, "app_name": found.app_name, **noted}
-        fix.note = change_note("repair", reason, **noted)
+            options = {"app_id": found.app_id, "app_name": found.app_name, **options}
+        fix.change = describe_change("repair", reason, **options)
     return RepairCommand(context, fix).run(terminal)

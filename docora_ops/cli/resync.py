@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.audit_note import change_note, link_note
+from docora_ops.cli.change import describe_change, describe_link_change
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.terminal import Terminal, terminal_to_ask
 from docora_ops.errors import UsageError
@@ -61,9 +61,9 @@ def resync(
         workers = context.count_workers()
         if terminal is not None:
             _ask(context, terminal, link)
-        note = link_note("resync", reason, link)
+        change = describe_link_change("resync", reason, link)
         result = link_change.resync(
-            context.database, context.queue, link.ref, dry_run=dry_run, note=note
+            context.database, context.queue, link.ref, dry_run=dry_run, change=change
         )
         return show_result(context, result, workers)
 
@@ -76,8 +76,10 @@ def resync(
     found = resolve_app(context.database, app)
     files = count_deliveries_of_app(context.database, found.app_id)
     selection = select_of_app(context.database, found.app_id)
-    note = change_note("resync", reason, app_id=found.app_id, app_name=found.app_name, all=True)
-    return BulkCommand(context, Action.RESYNC, selection, _BATCH_SIZE, note).run(
+    change = describe_change(
+        "resync", reason, app_id=found.app_id, app_name=found.app_name, all=True
+    )
+    return BulkCommand(context, Action.RESYNC, selection, _BATCH_SIZE, change).run(
         "{servers}: send {app}, over {links}, {files} again (delete the delivery records, "
         "reset the links and queue their snapshot jobs)?",
         terminal,

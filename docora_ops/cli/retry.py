@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.audit_note import link_note
+from docora_ops.cli.change import describe_link_change
 from docora_ops.cli.context import context_of
 
 
@@ -53,6 +53,8 @@ def retry(
         front=front,
         reset_circuit=reset_circuit,
         dry_run=dry_run,
-        note=link_note("retry", reason, link, front=front, reset_circuit=reset_circuit),
+        change=describe_link_change(
+            "retry", reason, link, front=front, reset_circuit=reset_circuit
+        ),
     )
     return show_result(context, result, workers)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.audit_note import change_note
+from docora_ops.cli.change import describe_change
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
 
@@ -59,7 +59,7 @@ def retry_all_failed(
     from docora_ops.database.selection import select_failed
     from docora_ops.links import Action, FailedFilter
 
-    note = change_note(
+    change = describe_change(
         "retry-all-failed",
         reason,
         app=app,
@@ -70,5 +70,5 @@ def retry_all_failed(
     app_id = None if app is None else resolve_app(context.database, app).app_id
     which = FailedFilter(app_id, error, limit, skip_open_circuits)
     selection = select_failed(context.database, which)
-    command = BulkCommand(context, Action.RETRY, selection, batch_size, note)
+    command = BulkCommand(context, Action.RETRY, selection, batch_size, change)
     return command.run("{servers}: reset {links} and queue their snapshot jobs?", terminal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.audit_note import change_note
+from docora_ops.cli.change import describe_change
 from docora_ops.cli.context import context_of
 
 _BATCH_SIZE = 500
@@ -29,5 +29,5 @@ def schedule(
     from docora_ops.links import Action
 
     selection = select_due(context.database, context.settings.rescan_interval_ms)
-    note = change_note("schedule", reason)
-    return BulkCommand(context, Action.SCHEDULE, selection, _BATCH_SIZE, note).run()
+    change = describe_change("schedule", reason)
+    return BulkCommand(context, Action.SCHEDULE, selection, _BATCH_SIZE, change).run()

@@ -1,4 +1,4 @@
-"""Privileges on Docora's tables that docora-ops and its workers need."""
+"""Privileges that commands and workers need, as the help topic `privileges` grants them."""
 
 from __future__ import annotations
 
@@ -101,6 +101,12 @@ def missing_columns(existing: Collection[tuple[str, str]]) -> list[str]:
     )
 
 
+def only_reads(role: Role) -> bool:
+    """Returns whether the role can change nothing in the tables: a role for monitoring."""
+    may_change = role.is_superuser or role.owned_tables
+    return not may_change and {each.name for each in role.privileges} == {"SELECT"}
+
+
 def missing_needs(role: Role) -> list[Need]:
     """Returns the needs that the role lacks, with the missing columns only."""
     lacking = []
@@ -115,7 +121,9 @@ def missing_needs(role: Role) -> list[Need]:
 
 
 def _needs_of(role: Role) -> tuple[Need, ...]:
-    """Returns the needs of a worker if the role may change something that only workers change."""
+    """Returns what the role needs for monitoring, for commands, or for commands and workers."""
+    if only_reads(role):
+        return tuple(need for need in NEEDS if need.privilege == "SELECT")
     of_others = {each for need in NEEDS for each in need.privileges}
     of_workers = {each for need in WORKER_NEEDS for each in need.privileges}
     is_for_workers = any(

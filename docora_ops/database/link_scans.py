@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from docora_ops.database.link_rows import lock_link
@@ -52,6 +52,17 @@ SCANNING_LINKS = """
 SELECT id::text, app_id, repository_id FROM app_repositories
 WHERE status = 'scanning' AND id > %(after)s::uuid ORDER BY id LIMIT %(limit)s
 """
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failure of a link's job. The link becomes `failed` without tries or at `max_attempts`."""
+
+    app_id: str
+    repository_id: str
+    error: str
+    tries_left: int
+    max_attempts: int
 
 
 class Refusal(StrEnum):
@@ -109,71 +120,42 @@ def end_scan(database: Database, ref: LinkRef) -> None:
     database.execute(END_SCAN, {"id": ref.id})
 
 
-def fail_scan(
-    database: Database,
-    app_id: str,
-    repository_id: str,
-    error: str,
-    *,
-    tries_left: int,
-    max_attempts: int,
-    session_id: int,
-) -> Ending | Refusal:
+def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending | Refusal:
     """Counts a failure of the job whose session is, or was, `session_id`.
 
     Changes nothing if another session holds the link's lock.
     """
     with database.transaction():
-        link = lock_link(database, app_id, repository_id)
+        link = lock_link(database, failure.app_id, failure.repository_id)
         if link is None:
             return Refusal.GONE
         values = {"job_id": link.ref.job_id, "session_id": session_id}
         if database.row(OWNS_LINK, values) != (True,):
             return _held(link)
-        return count_failure(
-            database, link, error, tries_left=tries_left, max_attempts=max_attempts
-        )
+        return _count(database, link, failure)
 
 
-def fail_killed_scan(
-    database: Database,
-    app_id: str,
-    repository_id: str,
-    error: str,
-    *,
-    tries_left: int,
-    max_attempts: int,
-) -> Ending | Refusal:
+def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
     """Counts a failure of a job whose process was killed, unless the job did so before.
 
     Waits until Postgres has ended the session of the job. Raises LinkLockedError if another job
     holds the link's lock.
     """
     with database.transaction():
-        database.execute(AWAIT_LINK, {"job_id": f"{app_id}-{repository_id}"})
-        link = lock_link(database, app_id, repository_id)
+        database.execute(AWAIT_LINK, {"job_id": f"{failure.app_id}-{failure.repository_id}"})
+        link = lock_link(database, failure.app_id, failure.repository_id)
         if link is None:
             return Refusal.GONE
         is_uncounted = link.status == LinkStatus.SCANNING or (
-            link.status == LinkStatus.PENDING_SNAPSHOT and tries_left <= 0
+            link.status == LinkStatus.PENDING_SNAPSHOT and failure.tries_left <= 0
         )
         if is_uncounted:
-            return count_failure(
-                database, link, error, tries_left=tries_left, max_attempts=max_attempts
-            )
+            return _count(database, link, failure)
         return Ending(link.status, link.retry_count)
 
 
-def count_failure(
-    database: Database, link: Link, error: str, *, tries_left: int, max_attempts: int
-) -> Ending:
-    """Counts a failure of a locked link.
-
-    The link becomes `failed` from `max_attempts` failures on or if its job has no tries left,
-    otherwise `pending_snapshot`.
-    """
-    values = {"id": link.ref.id, "error": error, "tries_left": tries_left}
-    [row] = database.rows(FAIL_SCAN, values | {"max_attempts": max_attempts})
+def _count(database: Database, link: Link, failure: Failure) -> Ending:
+    [row] = database.rows(FAIL_SCAN, asdict(failure) | {"id": link.ref.id})
     return Ending(*row)
 
 

@@ -297,13 +297,13 @@ class Database:
             case pg.UndefinedTable() | pg.UndefinedColumn():
                 return PostgresError(
                     f"{where} is not a Docora database: {text}",
-                    hint="point DATABASE_URL at the database that Docora uses, and grant the role "
-                    "its schema as README does under Least privilege",
+                    hint="point DATABASE_URL at the database that Docora uses, and let the role "
+                    "use its schema: docora-ops help privileges",
                 )
             case pg.InsufficientPrivilege():
                 return PostgresError(
                     f"{where} refuses: {text}",
-                    hint="grant the role in DATABASE_URL what README lists under Least privilege",
+                    hint="docora-ops help privileges lists what the role in DATABASE_URL needs",
                 )
             case pg.ReadOnlySqlTransaction():
                 return PostgresError(

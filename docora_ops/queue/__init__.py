@@ -1,4 +1,4 @@
-"""The edge to Redis: the RQ queue of jobs, the progress of bulk operations, the audit trail."""
+"""The edge to Redis: the RQ queue of jobs, the progress of bulk operations, the audit entries."""
 
 from redis import Redis
 

@@ -1,4 +1,4 @@
-"""The audit trail in Redis streams: who changed what, when and why."""
+"""The audit entries in Redis streams: who changed what, when and why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import cast
 
 from redis import Redis
 
-from docora_ops.audit import ChangeNote, HistoryEntry, HistoryState
+from docora_ops.audit import Change, HistoryEntry, HistoryState
 from docora_ops.links import Action, Outcome
 from docora_ops.queue.redis_client import redis_errors
 
@@ -50,37 +50,39 @@ class AuditEntry:
     """Names and values, alternating."""
 
 
-def link_entries(note: ChangeNote, run: str) -> dict[Outcome, AuditEntry]:
+def link_entries(change: Change, run: str) -> dict[Outcome, AuditEntry]:
     """Returns the audit entries to write with the push of one link's job, by outcome.
 
     A pushed job is a change even if the commit fails. A waiting job that is kept is a change only
     after the commit: the entry says that a run starts, and `link_end_entry` that it has ended.
     """
     entries = {
-        outcome: _entry(note, _Event.DONE, counts={"total": 1, outcome: 1})
+        outcome: _entry(change, _Event.DONE, counts={"total": 1, outcome: 1})
         for outcome in (Outcome.QUEUED, Outcome.REPLACED_STALE)
     }
-    return entries | {Outcome.ALREADY_QUEUED: start_entry(note, run, None, 1)}
+    return entries | {Outcome.ALREADY_QUEUED: start_entry(change, run, None, 1)}
 
 
-def link_end_entry(note: ChangeNote, run: str) -> AuditEntry:
+def link_end_entry(change: Change, run: str) -> AuditEntry:
     """Returns the entry for the committed reset of a link whose waiting job was kept."""
     counts = {"total": 1, Outcome.ALREADY_QUEUED: 1}
-    return end_entry(note, run, None, counts, cancelled=False)
+    return end_entry(change, run, None, counts, cancelled=False)
 
 
-def cancel_entry(note: ChangeNote, operation_id: str) -> AuditEntry:
+def cancel_entry(change: Change, operation_id: str) -> AuditEntry:
     """Returns the entry for the cancellation of an operation."""
-    return _entry(note, _Event.DONE, operation_id=operation_id)
+    return _entry(change, _Event.DONE, operation_id=operation_id)
 
 
-def start_entry(note: ChangeNote, run: str, operation_id: str | None, total: int) -> AuditEntry:
+def start_entry(change: Change, run: str, operation_id: str | None, total: int) -> AuditEntry:
     """Returns the entry for the start of a run; the end has the same `run`."""
-    return _entry(note, _Event.STARTED, run=run, operation_id=operation_id, counts={"total": total})
+    return _entry(
+        change, _Event.STARTED, run=run, operation_id=operation_id, counts={"total": total}
+    )
 
 
 def end_entry(
-    note: ChangeNote,
+    change: Change,
     run: str,
     operation_id: str | None,
     counts: Mapping[str, int],
@@ -89,11 +91,11 @@ def end_entry(
 ) -> AuditEntry:
     """Returns the entry for the end of a run."""
     event = _Event.CANCELLED if cancelled else _Event.FINISHED
-    return _entry(note, event, run=run, operation_id=operation_id, counts=counts)
+    return _entry(change, event, run=run, operation_id=operation_id, counts=counts)
 
 
 def _entry(
-    note: ChangeNote,
+    change: Change,
     event: _Event,
     *,
     run: str = "",
@@ -102,15 +104,15 @@ def _entry(
 ) -> AuditEntry:
     fields = {
         "event": event.value,
-        "who": note.who,
-        "command": note.command,
-        "selection": json.dumps(note.selection),
-        "reason": note.reason or "",
+        "who": change.who,
+        "command": change.command,
+        "selection": json.dumps(change.selection),
+        "reason": change.reason or "",
         "operation_id": operation_id or "",
         "run": run,
         "counts": json.dumps(counts or {}),
     }
-    key = SCHEDULE_STREAM if note.command == Action.SCHEDULE else STREAM
+    key = SCHEDULE_STREAM if change.command == Action.SCHEDULE else STREAM
     return AuditEntry(key, tuple(text for item in fields.items() for text in item))
 
 
@@ -124,7 +126,7 @@ def write_entry(client: Redis, entry: AuditEntry) -> None:
 
 
 class History:
-    """Reads the audit trail. Raises RedisError."""
+    """Reads the audit entries. Raises RedisError."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client

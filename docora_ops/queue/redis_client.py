@@ -199,5 +199,5 @@ def _no_permission(text: str) -> _Explanation:
     what = f"the command {command[1]}" if command else "one of our keys or channels"
     return (
         f"does not permit {what} to our user",
-        "give the user in REDIS_URL what README lists under Least privilege",
+        "docora-ops help privileges lists what the user in REDIS_URL needs",
     )

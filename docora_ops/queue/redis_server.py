@@ -23,6 +23,8 @@ from docora_ops.queue.redis_client import explain_refused_write, redis_errors
 from docora_ops.queue.registries import registry_key
 from docora_ops.settings import Settings
 
+_TRIAL = "docora-ops:trial"
+"""The end of the names of keys that never exist."""
 _CLOCK_GRAIN = 2
 """Seconds by which moments of INFO may be off."""
 
@@ -128,6 +130,19 @@ class QueueInspector:
         self._queue = Queue(settings.queue_name, connection=client)
         self._try_writes = client.register_script(_TRY_WRITES)
 
+    def only_reads(self) -> bool:
+        """Returns whether our user may write nothing: a user for monitoring.
+
+        What it tries has no effect, since the keys do not exist.
+        """
+        key = f"{self._queue.key}:{_TRIAL}"
+        with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
+            pipeline.delete(key)
+            pipeline.persist(key)
+            pipeline.expire(operation_key(_TRIAL), 1)
+            replies = pipeline.execute(raise_on_error=False)
+        return all(isinstance(reply, redis.exceptions.NoPermissionError) for reply in replies)
+
     def connect(self) -> tuple[str, str] | None:
         """Checks that the server answers and permits all commands. Raises RedisError.
 
@@ -135,13 +150,12 @@ class QueueInspector:
         """
         with redis_errors(self._client):
             self._client.ping()
-            trial = "docora-ops:trial"
             refusals = self._try_writes(
                 [
-                    f"{self._queue.key}:{trial}",
+                    f"{self._queue.key}:{_TRIAL}",
                     self._queue.redis_queues_keys,
                     STREAM,
-                    operation_key(trial),
+                    operation_key(_TRIAL),
                 ]
             )
         texts = (text.decode(errors="replace") for text in cast("list[bytes]", refusals))

@@ -101,8 +101,7 @@ class QueueSweep:
     def remove(self, drifts: Sequence[Drift], audit: AuditEntry | None = None) -> list[Repaired]:
         """Removes orphans, duplicates and stale entries, unless they have changed.
 
-        Redis has a few seconds, since rows are locked. `audit` is written to the audit trail if
-        anything is removed.
+        Redis has a few seconds, since rows are locked. `audit` is written if anything is removed.
         """
         entry = audit and {"key": audit.key, "kept": ENTRIES_KEPT, "entry": audit.fields}
         job_ids = [drift.job_id for drift in drifts]

@@ -10,19 +10,16 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
 
 from docora_ops.errors import BrokenCloneError, GitError, SnapshotError
 from docora_ops.text import inert
 from docora_ops.worker.git import Git, output_of
 from docora_ops.worker.objects import Objects
-from docora_ops.worker.redirects import is_redirect, location_in, target_on_same_server
 
 log = logging.getLogger("rq.worker.snapshot")
 
@@ -31,7 +28,6 @@ _OTHERS = 0o077
 _HEAD = "refs/docora-ops/head"
 _IDENTITY = "docora-ops-clone"
 _MAIN = "refs/heads/main"
-_MOST_REDIRECTS = 5
 _DAY = 86_400
 # git itself creates no such paths, but accepts them from a server.
 _UNSAFE_PATH = re.compile(rb"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
@@ -64,33 +60,16 @@ class TreeEntry:
 class Clone:
     """The clone of one repository, in a folder below `base_path` that Docora does not use.
 
-    Other users cannot read the clone and its scan, which hold private code. One call of git may
-    take `timeout` seconds, and calls `keep_alive` every 20 s. Raises SnapshotError for an unsafe
-    URL, owner or name.
+    Other users cannot read the clone and its scan, which hold private code. Raises SnapshotError
+    for an unsafe owner or name.
     """
 
-    def __init__(
-        self,
-        base_path: Path,
-        owner: str,
-        name: str,
-        url: str,
-        *,
-        token: str | None,
-        protocols: Sequence[str],
-        timeout: float,
-        keep_alive: Callable[[], None],
-    ) -> None:
-        _check_url(url, protocols)
+    def __init__(self, base_path: Path, owner: str, name: str, git: Git) -> None:
         self._base_path = base_path
         self._folder = base_path / ".docora-ops"
         self.path = _path_below(self._folder / "clones", base_path, owner, name)
         self._mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
-        self._url = url
-        self._git_for = partial(
-            Git, token=token, protocols=protocols, timeout=timeout, keep_alive=keep_alive
-        )
-        self._git = self._git_for(url)
+        self._git = git
         self._synced = ""
 
     def sync(self) -> Commit | None:
@@ -131,7 +110,7 @@ class Clone:
         with self._git.start(
             self.path, "ls-tree", "-r", "-z", "--full-tree", commit.sha
         ) as process:
-            for record in _records(output_of(process)):
+            for record in records(output_of(process)):
                 header, _, path = record.partition(b"\t")
                 mode, kind, object_id = header.split(b" ")
                 if kind != b"blob" or not mode.startswith(b"100"):
@@ -162,7 +141,7 @@ class Clone:
             self._replace(commit.branch)
         head = self._local_head()
         if head is None:
-            raise BrokenCloneError(f"the new clone of {self._url} can't be read")
+            raise BrokenCloneError(f"the new clone of {self._git.url} can't be read")
         return replace(commit, sha=head)
 
     def _remove(self) -> None:
@@ -180,10 +159,9 @@ class Clone:
 
     def _remote_head(self) -> Commit | None:
         """Asks the server for `main` and the default branch; returns None if there is no branch."""
-        self._git = self._git_for(self._url)
         default = "HEAD"
         commits: dict[str, str] = {}
-        for line in self._ask_server(["--symref"], ["HEAD", _MAIN]).splitlines():
+        for line in self._git.list_refs("HEAD", _MAIN).splitlines():
             value, _, name = line.partition("\t")
             if not value.startswith("ref: "):
                 commits[name] = value
@@ -194,25 +172,11 @@ class Clone:
             return Commit(commits[_MAIN], "main", default if default != "HEAD" else "main")
         if "HEAD" in commits:
             return Commit(commits["HEAD"], default, default)
-        if self._ask_server([], ["refs/heads/*"]).strip():
-            raise GitError(f"{self._url} has no branch main, and its default branch does not exist")
+        if self._git.list_refs("refs/heads/*").strip():
+            raise GitError(
+                f"{self._git.url} has no branch main, and its default branch does not exist"
+            )
         return None
-
-    def _ask_server(self, options: Sequence[str], patterns: Sequence[str]) -> str:
-        """Lists refs of the server, and keeps the URL that redirects have led to.
-
-        Raises GitError if a redirect leads to another server.
-        """
-        for _ in range(_MOST_REDIRECTS + 1):
-            arguments = ["ls-remote", *options, "--", self._git.url, *patterns]
-            try:
-                return self._git.run(arguments)
-            except GitError as error:
-                if not is_redirect(error):
-                    raise
-            location = location_in(self._git.trace(arguments))
-            self._git = self._git_for(target_on_same_server(self._git.url, location))
-        raise GitError(f"{self._url} redirects more than {_MOST_REDIRECTS} times")
 
     def _local_head(self) -> str | None:
         """Returns the commit of the clone, if its tree can be read."""
@@ -260,7 +224,7 @@ class Clone:
     def _fetch(self, clone: Path, branch: str) -> None:
         source = branch if branch == "HEAD" else f"refs/heads/{branch}"
         options = ["--quiet", "--force", "--no-tags", "--depth=1", "--no-write-fetch-head"]
-        self._git.run(["fetch", *options, "--", self._git.url, f"+{source}:{_HEAD}"], clone)
+        self._git.run(["fetch", *options, "--", self._git.location, f"+{source}:{_HEAD}"], clone)
 
     def _make_folders(self) -> None:
         """Creates the folders above the clone and closes them, and the clone, to other users."""
@@ -282,29 +246,6 @@ class Clone:
                     leftover.unlink()
 
 
-def _check_url(url: str, protocols: Sequence[str]) -> None:
-    shown = repr(re.sub("//.*@", "//***@", url, flags=re.DOTALL)[:200])
-    try:
-        parts = urlsplit(url)
-        has_host = parts.scheme == "file" or bool(parts.hostname and parts.port != 0)
-    except ValueError:
-        parts, has_host = urlsplit(""), False
-    if (
-        url.startswith("-")
-        or not re.match(r"[a-z0-9+]+://", url)
-        or not has_host
-        or re.search(r"[\x00-\x20\x7f]", url)
-    ):
-        raise SnapshotError(f"the URL {shown} is not one that git may be given")
-    if parts.scheme not in protocols:
-        raise SnapshotError(
-            f"the URL {shown} uses {parts.scheme}: allowed is {', '.join(protocols)} "
-            "(DOCORA_OPS_GIT_PROTOCOLS)"
-        )
-    if parts.password is not None or (parts.username and parts.scheme != "ssh"):
-        raise SnapshotError("the repository's URL has a user or a password in it")
-
-
 def _path_below(clones: Path, base_path: Path, owner: str, name: str) -> Path:
     for part in (owner, name):
         if part in {"", ".", ".."} or "/" in part or "\0" in part:
@@ -318,15 +259,13 @@ def _path_below(clones: Path, base_path: Path, owner: str, name: str) -> Path:
 def _leads_to_itself(path: Path) -> bool:
     """Returns whether symbolic links in the path form a circle."""
     try:
-        path.resolve(strict=True)
-    except RuntimeError:  # until Python 3.12
-        return True
+        os.path.realpath(path, strict=True)
     except OSError as error:
         return error.errno == errno.ELOOP
     return False
 
 
-def _records(stream: IO[bytes]) -> Iterator[bytes]:
+def records(stream: IO[bytes]) -> Iterator[bytes]:
     """Yields the texts that a NUL ends."""
     rest = b""
     while piece := stream.read(1 << 16):

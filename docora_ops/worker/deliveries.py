@@ -5,58 +5,38 @@ from __future__ import annotations
 import base64
 import codecs
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from uuid import uuid4
 
 from docora_ops.errors import BrokenCloneError, DeliveryError
 from docora_ops.text import inert
 from docora_ops.worker.bodies import BodyWriter, Chunk, Event, Pieces, escape
 from docora_ops.worker.objects import Objects
-from docora_ops.worker.scan import File, Scan
+from docora_ops.worker.scan import File
 from docora_ops.worker.webhook import Webhook
 
 LONGEST_PATH = 1024
 """Characters that Docora's table of deliveries can hold."""
 _LONGEST_INDEXED = 2600
 """Bytes of a path that fit into an index of Postgres, together with the two ids."""
-_REPLACED = "\N{REPLACEMENT CHARACTER}"
 _SMALL = 1 << 20
 """Bytes up to which a file's body is made in memory."""
 
 log = logging.getLogger("rq.worker.snapshot")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """The changes to send. Created and updated files are known by their places in the scan."""
+    """The changes to send."""
 
     deletions: list[tuple[str, str]] = field(default_factory=list)
     """Path and last delivered SHA-256."""
-    creations: list[int] = field(default_factory=list)
-    updates: list[tuple[int, str]] = field(default_factory=list)
-    """Place, and last delivered SHA-256."""
-
-    def add(self, place: int, file: File, delivered_sha: str | None) -> None:
-        """Adds a file, unless the app has it or Docora cannot record its path."""
-        if delivered_sha is None and (len(file.name) > LONGEST_PATH or not fits_index(file.name)):
-            log.warning(
-                "not sent, its path is longer than %d characters or %d bytes: %s",
-                LONGEST_PATH,
-                _LONGEST_INDEXED,
-                inert(file.name),
-            )
-        elif delivered_sha is None:
-            self.creations.append(place)
-        elif delivered_sha != file.sha:
-            self.updates.append((place, delivered_sha))
-
-    @property
-    def total(self) -> int:
-        """The number of files that change."""
-        return len(self.deletions) + len(self.creations) + len(self.updates)
+    creations: list[File] = field(default_factory=list)
+    updates: list[tuple[File, str]] = field(default_factory=list)
+    """File and last delivered SHA-256."""
 
 
 def fits_index(path: str) -> bool:
@@ -64,39 +44,33 @@ def fits_index(path: str) -> bool:
     return len(path.encode()) <= _LONGEST_INDEXED
 
 
-def compare(scan: Scan, delivered: Iterator[tuple[str, str]]) -> Plan:
-    """Returns the changes that bring an app from `delivered` (path, SHA-256) to the scan.
+def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> Plan:
+    """Returns the changes that bring an app from `delivered` (path, SHA-256) to the files.
 
-    Reads both side by side, ordered by the bytes of the paths, so that neither fills the memory.
     Logs paths that Docora cannot record.
     """
     plan = Plan()
-    replaced: dict[str, int] = {}
-    known = next(delivered, None)
-    for place, file in scan.files():
-        name = file.name
-        if _REPLACED in name:
-            # The path is not UTF-8: its bytes and its name are ordered differently.
-            if name in replaced:
-                log.warning("not sent, another file has the same name in UTF-8: %s", inert(name))
-            replaced.setdefault(name, place)
-            continue
-        while known is not None and known[0].encode() < file.path:
-            plan.deletions.append(known)
-            known = next(delivered, None)
-        if known is not None and known[0] == name:
-            plan.add(place, file, known[1])
-            known = next(delivered, None)
+    by_name: dict[str, File] = {}
+    for file in files:
+        # Paths that are not UTF-8 may have the same name.
+        if by_name.setdefault(file.name, file) is not file:
+            log.warning("not sent, another file has the same name in UTF-8: %s", inert(file.name))
+    for path, sha in delivered:
+        known = by_name.pop(path, None)
+        if known is None:
+            plan.deletions.append((path, sha))
+        elif known.sha != sha:
+            plan.updates.append((known, sha))
+    for name, file in by_name.items():
+        if len(name) <= LONGEST_PATH and fits_index(name):
+            plan.creations.append(file)
         else:
-            plan.add(place, file, None)
-    if known is not None:
-        plan.deletions.append(known)
-    plan.deletions.extend(delivered)
-    if replaced:
-        gone = {path: sha for path, sha in plan.deletions if path in replaced}
-        for name, place in replaced.items():
-            plan.add(place, scan.at(place), gone.get(name))
-        plan.deletions = [item for item in plan.deletions if item[0] not in replaced]
+            log.warning(
+                "not sent, its path is longer than %d characters or %d bytes: %s",
+                LONGEST_PATH,
+                _LONGEST_INDEXED,
+                inert(name),
+            )
     return plan
 
 
@@ -126,14 +100,12 @@ class Sender:
 
     def __init__(
         self,
-        scan: Scan,
         objects: Objects,
         writer: BodyWriter,
         *,
         chunk_threshold: int,
         chunk_size: int,
     ) -> None:
-        self._scan = scan
         self._objects = objects
         self._writer = writer
         self._chunk_threshold = chunk_threshold
@@ -174,37 +146,27 @@ class Sender:
         for path, sha in plan.deletions:
             body = self._writer.deletion(path, sha)
             yield _Delivery(Event.DELETE, path, sha, (body,), is_ready=True)
-        ahead: deque[_Change] = deque()
-        for change in self._changed_files(plan):
-            # Small files are requested ahead, so that git has read them when their turn comes.
-            if not self._is_small(change.file) or not self._objects.can_ask:
-                yield from self._small_ones(ahead)
-            if self._is_small(change.file):
-                self._objects.ask(change.file.object_id)
-                ahead.append(change)
+        changes = [
+            *(_Change(Event.CREATE, file) for file in plan.creations),
+            *(_Change(Event.UPDATE, *update) for update in plan.updates),
+        ]
+        for are_small, group in groupby(changes, self._is_small):
+            if are_small:
+                yield from self._small_ones(list(group))
             else:
-                yield self._large_one(change)
-        yield from self._small_ones(ahead)
-
-    def _changed_files(self, plan: Plan) -> Iterator[_Change]:
-        for place in plan.creations:
-            yield _Change(Event.CREATE, self._scan.at(place))
-        for place, previous_sha in plan.updates:
-            yield _Change(Event.UPDATE, self._scan.at(place), previous_sha)
+                yield from map(self._large_one, group)
 
     def _is_chunked(self, file: File) -> bool:
         return not file.is_text and file.size > self._chunk_threshold
 
-    def _is_small(self, file: File) -> bool:
-        return file.size <= _SMALL and not self._is_chunked(file)
+    def _is_small(self, change: _Change) -> bool:
+        return change.file.size <= _SMALL and not self._is_chunked(change.file)
 
-    def _small_ones(self, ahead: deque[_Change]) -> Iterator[_Delivery]:
-        while ahead:
-            change = ahead.popleft()
+    def _small_ones(self, changes: Sequence[_Change]) -> Iterator[_Delivery]:
+        contents = self._objects.read(change.file.object_id for change in changes)
+        for change, content in zip(changes, contents, strict=True):
             file = change.file
-            body = b"".join(
-                self._body(change, partial(_as_content, file, self._objects.receive()))()
-            )
+            body = b"".join(self._body(change, partial(_as_content, file, content))())
             yield _Delivery(change.event, file.name, file.sha, (body,), is_ready=True)
 
     def _large_one(self, change: _Change) -> _Delivery:
@@ -237,8 +199,8 @@ class Sender:
 
     def _content(self, file: File) -> Iterator[bytes]:
         """Reads the file again, and returns the text between the quotes of the JSON string."""
-        self._objects.ask(file.object_id)
-        return _as_content(file, self._objects.receive())
+        content = next(self._objects.read([file.object_id]))
+        return _as_content(file, content)
 
 
 def _as_content(file: File, pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from docora_ops.errors import ConfigurationError, GitError
+from docora_ops.errors import ConfigurationError, GitError, SnapshotError
+from docora_ops.worker.redirects import is_redirect, location_in, target_on_same_server
 
 PIECE = 1 << 20
 """Bytes to read from git at once."""
@@ -30,6 +32,7 @@ _HELPER = f'!f() {{ test "$1" != get || printf "username=%s\\npassword=\\n" "${_
 _UMASK = 0o077
 """Keeps the files that git writes from other users."""
 _KEEP_ALIVE_INTERVAL = 20
+_MOST_REDIRECTS = 5
 
 
 def require_git() -> None:
@@ -39,25 +42,49 @@ def require_git() -> None:
 
 
 class Git:
-    """Runs git for one repository.
+    """Runs git for the repository at `url`, with `token` as its login there.
 
-    `url` is the server's, `token` the login there, and `protocols` those that git may use. git
-    follows no redirect. `run` and `trace` take `timeout` seconds at most, and call `keep_alive`
-    every 20 s. They raise GitError and the errors of `keep_alive`.
+    `protocols` are those that git may use. A call may take `timeout` seconds, and calls
+    `keep_alive` every 20 s. Calls raise GitError and the errors of `keep_alive`. Raises
+    SnapshotError for an unsafe URL.
     """
 
     def __init__(
         self,
         url: str,
+        *,
         token: str | None,
         protocols: Sequence[str],
         timeout: float,
         keep_alive: Callable[[], None],
     ) -> None:
+        _check_url(url, protocols)
         self.url = url
-        self._environment = _environment(url, token, protocols)
+        self.location = url
+        """The URL to which the server redirects; `url` if it does not."""
+        self._token = token
+        self._protocols = protocols
         self._timeout = timeout
         self._keep_alive = keep_alive
+
+    def list_refs(self, *patterns: str) -> str:
+        """Lists refs of the server, and keeps the location that redirects lead to.
+
+        git itself follows none. Raises GitError if a redirect leads to another server.
+        """
+        self.location = self.url
+        for _ in range(_MOST_REDIRECTS + 1):
+            arguments = ["ls-remote", "--symref", "--", self.location, *patterns]
+            try:
+                return self.run(arguments)
+            except GitError as error:
+                if not is_redirect(error):
+                    raise
+            # The trace of the HTTP headers names hosts, so it must not be shown.
+            variables = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
+            trace = self._finish(arguments, "ls-remote", variables)[2]
+            self.location = target_on_same_server(self.location, location_in(trace))
+        raise GitError(f"{self.url} redirects more than {_MOST_REDIRECTS} times")
 
     def run(self, arguments: Sequence[str], inside: Path | None = None) -> str:
         """Runs git and returns its stdout. Raises GitError with git's own message."""
@@ -67,14 +94,6 @@ class Git:
             raise GitError(_gist(complaint, arguments[0]))
         return output
 
-    def trace(self, arguments: Sequence[str]) -> str:
-        """Runs git and returns its log of the HTTP headers.
-
-        The log names hosts, so it must not be shown; git leaves credentials out.
-        """
-        variables = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
-        return self._finish(arguments, arguments[0], variables)[2]
-
     def _finish(
         self, arguments: Sequence[str], command: str, variables: dict[str, str]
     ) -> tuple[int, str, str]:
@@ -82,7 +101,7 @@ class Git:
         end = time.monotonic() + self._timeout
         process = subprocess.Popen(
             ["git", *arguments],
-            env=self._environment | variables,
+            env=self._environment() | variables,
             umask=_UMASK,
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -110,7 +129,7 @@ class Git:
         """Starts a git that reads the clone; the caller ends it by `stop`."""
         return subprocess.Popen(
             ["git", f"--git-dir={clone}", *arguments],
-            env=self._environment,
+            env=self._environment(),
             umask=_UMASK,
             cwd="/",
             stdin=stdin,
@@ -118,6 +137,42 @@ class Git:
             stderr=subprocess.DEVNULL,
             bufsize=PIECE,
         )
+
+    def _environment(self) -> dict[str, str]:
+        configuration = [
+            ("core.hooksPath", os.devnull),
+            ("core.bigFileThreshold", "16m"),  # larger ones are streamed, not held in memory
+            ("core.fsmonitor", "false"),
+            ("credential.helper", ""),
+            ("fetch.recurseSubmodules", "false"),
+            ("gc.autoDetach", "false"),
+            ("maintenance.autoDetach", "false"),
+            ("http.followRedirects", "false"),  # git cannot be limited to one host
+            ("http.lowSpeedLimit", "1000"),
+            ("http.lowSpeedTime", "60"),
+        ]
+        environment = {
+            name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES
+        } | {
+            "HOME": os.devnull,  # no .netrc; ssh finds its keys without HOME
+            "LC_ALL": "C",
+            "GIT_ALLOW_PROTOCOL": ":".join(self._protocols),
+            "GIT_ASKPASS": "",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_TERMINAL_PROMPT": "0",
+            "SSH_ASKPASS": "",
+        }
+        if self._token is not None:
+            parts = urlsplit(self.location)
+            # For this server only, even if the server makes git ask for another one.
+            configuration.append((f"credential.{parts.scheme}://{parts.netloc}.helper", _HELPER))
+            environment[_TOKEN] = self._token
+        environment["GIT_CONFIG_COUNT"] = str(len(configuration))
+        for index, (key, value) in enumerate(configuration):
+            environment[f"GIT_CONFIG_KEY_{index}"] = key
+            environment[f"GIT_CONFIG_VALUE_{index}"] = value
+        return environment
 
 
 def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
@@ -144,39 +199,27 @@ def output_of(process: subprocess.Popen[bytes]) -> IO[bytes]:
     return process.stdout
 
 
-def _environment(url: str, token: str | None, protocols: Sequence[str]) -> dict[str, str]:
-    configuration = [
-        ("core.hooksPath", os.devnull),
-        ("core.bigFileThreshold", "16m"),  # larger ones are streamed, not held in memory
-        ("core.fsmonitor", "false"),
-        ("credential.helper", ""),
-        ("fetch.recurseSubmodules", "false"),
-        ("gc.autoDetach", "false"),
-        ("maintenance.autoDetach", "false"),
-        ("http.followRedirects", "false"),  # git cannot be limited to one host
-        ("http.lowSpeedLimit", "1000"),
-        ("http.lowSpeedTime", "60"),
-    ]
-    environment = {name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES} | {
-        "HOME": os.devnull,  # no .netrc; ssh finds its keys without HOME
-        "LC_ALL": "C",
-        "GIT_ALLOW_PROTOCOL": ":".join(protocols),
-        "GIT_ASKPASS": "",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_TERMINAL_PROMPT": "0",
-        "SSH_ASKPASS": "",
-    }
-    if token is not None:
+def _check_url(url: str, protocols: Sequence[str]) -> None:
+    shown = repr(re.sub("//.*@", "//***@", url, flags=re.DOTALL)[:200])
+    try:
         parts = urlsplit(url)
-        # For this server only, even if the server makes git ask for another one.
-        configuration.append((f"credential.{parts.scheme}://{parts.netloc}.helper", _HELPER))
-        environment[_TOKEN] = token
-    environment["GIT_CONFIG_COUNT"] = str(len(configuration))
-    for index, (key, value) in enumerate(configuration):
-        environment[f"GIT_CONFIG_KEY_{index}"] = key
-        environment[f"GIT_CONFIG_VALUE_{index}"] = value
-    return environment
+        has_host = parts.scheme == "file" or bool(parts.hostname and parts.port != 0)
+    except ValueError:
+        parts, has_host = urlsplit(""), False
+    if (
+        url.startswith("-")
+        or not re.match(r"[a-z0-9+]+://", url)
+        or not has_host
+        or re.search(r"[\x00-\x20\x7f]", url)
+    ):
+        raise SnapshotError(f"the URL {shown} is not one that git may be given")
+    if parts.scheme not in protocols:
+        raise SnapshotError(
+            f"the URL {shown} uses {parts.scheme}: allowed is {', '.join(protocols)} "
+            "(DOCORA_OPS_GIT_PROTOCOLS)"
+        )
+    if parts.password is not None or (parts.username and parts.scheme != "ssh"):
+        raise SnapshotError("the repository's URL has a user or a password in it")
 
 
 def _gist(complaint: str, command: str) -> str:

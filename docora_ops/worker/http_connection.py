@@ -7,6 +7,7 @@ import re
 import select
 import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
@@ -47,6 +48,8 @@ class AppConnection:
         self._proxy = _proxy_for(endpoint)
         self._is_connecting = False
         self._http = self._make()
+        self._opened: socket.socket | None = None
+        """The last open socket. http.client forgets it if the app closes the connection."""
 
     @property
     def sock(self) -> socket.socket | None:
@@ -68,11 +71,18 @@ class AppConnection:
         self._http.connect()
         self._is_connecting = False
         # From here on the deadline of the whole exchange applies.
-        self._http.sock.settimeout(None)
+        self._opened = self._http.sock
+        self._opened.settimeout(None)
 
     def close(self) -> None:
         """Closes the connection; it can be opened again."""
         self._http.close()
+
+    def shut_down(self) -> None:
+        """Ends all waiting for the app, from another thread."""
+        with suppress(OSError):
+            if sock := self.sock or self._opened:
+                sock.shutdown(socket.SHUT_RDWR)
 
     def close_if_ended(self) -> None:
         """Closes an idle connection that the app has closed."""

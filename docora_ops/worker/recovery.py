@@ -6,16 +6,43 @@ import logging
 from collections.abc import Callable
 from contextlib import closing
 
+from rq.job import Job
+
 from docora_ops.actions.repair.abandoned import recover_abandoned
 from docora_ops.database import Database
-from docora_ops.database.link_scans import Refusal, fail_killed_scan
+from docora_ops.database.link_scans import Failure, Refusal, fail_killed_scan
 from docora_ops.errors import DocoraOpsError
 from docora_ops.queue import LinkQueue, Redis
 from docora_ops.settings import Settings
 from docora_ops.text import inert
-from docora_ops.worker.tries import Tries
+
+_KEPT_DELAY = 10
+"""Seconds until the next try of a job that has no delays of its own."""
 
 log = logging.getLogger("rq.worker.snapshot")
+
+
+class Tries:
+    """The tries that a job has left: none without a job. RQ reads them after a failure."""
+
+    def __init__(self, job: Job | None) -> None:
+        self._job = job
+
+    @property
+    def left(self) -> int:
+        """The number of tries after this one."""
+        return 0 if self._job is None else self._job.retries_left or 0
+
+    def end(self) -> None:
+        """Makes this try the last one."""
+        if self._job is not None:
+            self._job.retries_left = 0
+
+    def keep(self) -> None:
+        """Makes sure that another try follows."""
+        if self._job is not None:
+            self._job.retries_left = max(self.left, 1)
+            self._job.retry_intervals = self._job.retry_intervals or [_KEPT_DELAY]
 
 
 class LinkRecovery:
@@ -33,16 +60,16 @@ class LinkRecovery:
         `stopped`: an operator has stopped the job, so it gets no further try.
         """
         name = inert(f"{app_id} {repository_id}")
+        failure = Failure(
+            app_id,
+            repository_id,
+            f"the snapshot was cut off: {reason}",
+            0 if stopped else tries.left,
+            self._settings.max_retry_attempts,
+        )
         try:
             with closing(Database(self._settings)) as database:
-                ending = fail_killed_scan(
-                    database,
-                    app_id,
-                    repository_id,
-                    f"the snapshot was cut off: {reason}",
-                    tries_left=0 if stopped else tries.left,
-                    max_attempts=self._settings.max_retry_attempts,
-                )
+                ending = fail_killed_scan(database, failure)
         except DocoraOpsError as error:
             # Another job holds the link, or Postgres is away: the next try updates the link.
             tries.keep()

@@ -25,10 +25,8 @@ from rq.worker import WorkerStatus
 from docora_ops.errors import SnapshotError, WorkerNameTakenError
 from docora_ops.interrupts import ENDING, held_back, repeat_if_swallowed
 from docora_ops.settings import Settings
-from docora_ops.worker.recovery import LinkRecovery
-from docora_ops.worker.rq_jobs import RunningJobs, SnapshotJob, SnapshotQueue
-from docora_ops.worker.rq_scheduler import DelayedJobScheduler
-from docora_ops.worker.tries import Tries
+from docora_ops.worker.recovery import LinkRecovery, Tries
+from docora_ops.worker.rq_parts import DelayedJobScheduler, RunningJobs, SnapshotJob, SnapshotQueue
 
 _WORKER_TTL = 45
 """Seconds; an idle worker wakes up 15 s earlier."""

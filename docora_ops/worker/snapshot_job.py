@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import closing
 
 from rq import get_current_job
@@ -15,6 +16,7 @@ from docora_ops.database.circuits import Circuit, git_failed, git_succeeded, rec
 from docora_ops.database.delivered_files import DeliveryRecord, read_deliveries
 from docora_ops.database.link_scans import (
     Ending,
+    Failure,
     Refusal,
     app_exists,
     begin_scan,
@@ -38,14 +40,14 @@ from docora_ops.settings import Settings, load_settings
 from docora_ops.text import inert, moment
 from docora_ops.worker.bodies import BodyWriter, Event, repository_fields
 from docora_ops.worker.clone import Clone, Commit
-from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.deliveries import Plan, Sender, compare, fits_index
 from docora_ops.worker.endpoint import secrets_of
+from docora_ops.worker.git import Git
+from docora_ops.worker.recovery import Tries
 from docora_ops.worker.repository_lock import RepositoryLock
-from docora_ops.worker.scan import Scan, scan
-from docora_ops.worker.secrets import Cleaner
+from docora_ops.worker.scan import File, scan
+from docora_ops.worker.secrets import Cleaner, decrypt
 from docora_ops.worker.sync_failed import post_sync_failed
-from docora_ops.worker.tries import Tries
 from docora_ops.worker.webhook import Webhook
 
 DELIVERY_TIMEOUT = 30
@@ -165,45 +167,42 @@ class _Snapshot:
         payload = link.payload
         token, auth_key = self._decrypt(payload)
         lock = RepositoryLock(connect(self.settings), payload.repository_name)
-        clone = Clone(
-            self.settings.repos_base_path,
-            payload.owner,
-            payload.name,
+        git = Git(
             payload.github_url,
             token=token,
             protocols=self.settings.git_protocols.split(","),
             timeout=self.settings.git_timeout,
             keep_alive=lock.renew,
         )
+        clone = Clone(self.settings.repos_base_path, payload.owner, payload.name, git)
         commit = self._sync(clone, lock)
         if commit is None:
             log.warning("%s: the repository has no branch, so nothing is sent", self.name)
             end_scan(self.session, link.ref)
             return
         commit, files = self._scan(clone, lock, commit)
-        with files:
-            plan = compare(files, read_deliveries(self.session, link.ref))
-            log.info(
-                "%s: %s at %s: %d to delete, %d to create, %d to update",
-                self.name,
-                inert(commit.label),
-                commit.sha[:12],
-                len(plan.deletions),
-                len(plan.creations),
-                len(plan.updates),
-            )
-            if not app_exists(self.session, self.app_id):
-                raise _GoneError
-            self._require_lock(link)
-            if plan.total:
-                try:
-                    self._deliver(link, clone, commit, files, plan, auth_key)
-                except BrokenCloneError:
-                    with lock.held():
-                        clone.discard()
-                    raise
-            self._require_lock(link)
-            self._store(commit, files)
+        plan = compare(files, read_deliveries(self.session, link.ref))
+        log.info(
+            "%s: %s at %s: %d to delete, %d to create, %d to update",
+            self.name,
+            inert(commit.label),
+            commit.sha[:12],
+            len(plan.deletions),
+            len(plan.creations),
+            len(plan.updates),
+        )
+        if not app_exists(self.session, self.app_id):
+            raise _GoneError
+        self._require_lock(link)
+        if plan.deletions or plan.creations or plan.updates:
+            try:
+                self._deliver(link, clone, commit, plan, auth_key)
+            except BrokenCloneError:
+                with lock.held():
+                    clone.discard()
+                raise
+        self._require_lock(link)
+        self._store(commit, files)
         end_scan(self.session, link.ref)
 
     def _decrypt(self, payload: Payload) -> tuple[str | None, str]:
@@ -233,7 +232,9 @@ class _Snapshot:
         git_succeeded(self.session, self.repository_id)
         return commit
 
-    def _scan(self, clone: Clone, lock: RepositoryLock, commit: Commit) -> tuple[Commit, Scan]:
+    def _scan(
+        self, clone: Clone, lock: RepositoryLock, commit: Commit
+    ) -> tuple[Commit, Sequence[File]]:
         """Scans the commit; replaces a clone that cannot be read by a new one, once."""
         try:
             return commit, scan(clone, commit)
@@ -246,9 +247,7 @@ class _Snapshot:
             raise GitError("the repository shows no branch any more")
         return newest, scan(clone, newest)
 
-    def _deliver(
-        self, link: Link, clone: Clone, commit: Commit, files: Scan, plan: Plan, auth_key: str
-    ) -> None:
+    def _deliver(self, link: Link, clone: Clone, commit: Commit, plan: Plan, auth_key: str) -> None:
         payload = link.payload
         record = DeliveryRecord(self.session, link.ref)
 
@@ -266,7 +265,6 @@ class _Snapshot:
             clone.objects() as objects,
         ):
             sender = Sender(
-                files,
                 objects,
                 BodyWriter(repository_fields(payload), commit.sha),
                 chunk_threshold=self.settings.binary_chunk_threshold_bytes,
@@ -280,7 +278,7 @@ class _Snapshot:
         if not record.close():
             raise _GoneError
 
-    def _store(self, commit: Commit, files: Scan) -> None:
+    def _store(self, commit: Commit, files: Sequence[File]) -> None:
         store_snapshot(
             self.session,
             self.repository_id,
@@ -288,7 +286,7 @@ class _Snapshot:
             commit.branch[:255],
             lambda: (
                 (file.name, file.sha, min(file.size, _LARGEST_SIZE))
-                for _, file in files.files()
+                for file in files
                 if len(file.name) <= _LONGEST_SNAPSHOT_PATH and fits_index(file.name)
             ),
         )
@@ -335,15 +333,14 @@ class _Snapshot:
                         threshold=self.settings.circuit_breaker_threshold,
                         cooldown=self.settings.circuit_breaker_cooldown_ms / 1000,
                     )
-                ending = fail_scan(
-                    database,
+                failure = Failure(
                     self.app_id,
                     self.repository_id,
                     message,
-                    tries_left=self.tries.left,
-                    max_attempts=self.settings.max_retry_attempts,
-                    session_id=self.session_id,
+                    self.tries.left,
+                    self.settings.max_retry_attempts,
                 )
+                ending = fail_scan(database, failure, self.session_id)
             except ServerError as trouble:
                 log.warning("%s: its link can't be marked: %s", self.name, trouble.message)
         return circuit, ending

@@ -11,9 +11,8 @@ from docora_ops.database.circuits import Circuit, Recipient
 from docora_ops.errors import SnapshotError
 from docora_ops.text import inert, moment
 from docora_ops.worker.bodies import encode
-from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.endpoint import secrets_of
-from docora_ops.worker.secrets import Cleaner
+from docora_ops.worker.secrets import Cleaner, decrypt
 from docora_ops.worker.webhook import Webhook
 
 _TIMEOUT = 10

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hmac
 import http.client
 import logging
+import math
 import signal
-import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 
 from docora_ops import __version__
 from docora_ops.errors import DeliveryError
@@ -50,8 +50,10 @@ class Webhook:
         self._base = self._endpoint = endpoint_of(base_url)
         self._connections: dict[tuple[str, str, int], AppConnection] = {}
         self._connection = self._connection_to(self._base)
-        self._watch = _Watch()
-        self._deadline = 0.0
+        self._deadline = math.inf
+        """When the POST at work must have ended; infinite while there is none."""
+        self._expired = False
+        self._closed = threading.Event()
         self._redirects = 0
         self._headers: dict[str, str] = {}
         self._body: Pieces | bytes = b""
@@ -65,10 +67,11 @@ class Webhook:
         """The app's own origin, and origins that were logged."""
 
     def __enter__(self) -> Webhook:
+        threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._watch.end()
+        self._closed.set()
         self._close_all()
 
     def send(self, event: str, body: Pieces | bytes) -> None:
@@ -76,8 +79,8 @@ class Webhook:
         self._headers, self._body = self._sign(body), body
         with self._errors():
             self._redirects = 0
+            self._expired = False
             self._deadline = time.monotonic() + self._timeout
-            self._watch.begin(self._deadline)
             self._post(self._base.below(event))
 
     def receive(self) -> None:
@@ -88,7 +91,7 @@ class Webhook:
                 for _ in self._unsent:
                     pass
                 self._post(endpoint)
-        self._watch.pause()
+        self._deadline = math.inf
 
     def _sign(self, body: Pieces | bytes) -> dict[str, str]:
         timestamp = str(int(time.time()))
@@ -115,13 +118,10 @@ class Webhook:
 
     def _write(self) -> None:
         self._hung_up = None
-        self._watch.guard(self._connection)
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
         self._connection.open(left)
-        # Once more with the open socket: http.client forgets it if the app closes early.
-        self._watch.guard(self._connection)
         self._connection.put_head(self._endpoint, self._headers)
         try:
             if isinstance(self._body, bytes):
@@ -147,7 +147,7 @@ class Webhook:
                     raise self._hung_up
             if self._hung_up is None:
                 answer.read(_LONGEST_ANSWER)
-            if self._watch.expired:
+            if self._expired:
                 raise TimeoutError
             if self._hung_up is not None or not answer.isclosed():
                 self._connection.close()
@@ -157,7 +157,7 @@ class Webhook:
         try:
             return self._connection.answer()
         except _HUNG_UP as error:
-            if not self._is_repeatable or self._watch.expired:
+            if not self._is_repeatable or self._expired:
                 raise self._hung_up or error from None
         # The app closed the idle connection while the request was on its way.
         self._connection.close()
@@ -166,16 +166,16 @@ class Webhook:
 
     def _redirect(self, answer: http.client.HTTPResponse) -> Endpoint:
         """Returns the target of a redirect. Raises DeliveryError if it must not be followed."""
+        self._redirects += 1
         there = self._location(answer)
+        reason = None
         if there is None:
             reason = "the app redirects without a Location that is an http or https URL"
-            raise self._connection.refusal(answer.status, reason)
-        if self._endpoint.scheme == "https" and there.scheme == "http":
+        elif self._endpoint.scheme == "https" and there.scheme == "http":
             reason = f"the app redirects from https to {there.url}, which is not encrypted"
-            raise self._connection.refusal(answer.status, reason)
-        self._redirects += 1
-        if self._redirects > _MOST_REDIRECTS:
+        elif self._redirects > _MOST_REDIRECTS:
             reason = f"the app redirects more than {_MOST_REDIRECTS} times"
+        if there is None or reason:
             raise self._connection.refusal(answer.status, reason)
         if there.origin not in self._known_origins:
             self._known_origins.add(there.origin)
@@ -216,11 +216,11 @@ class Webhook:
         try:
             yield
         except DeliveryError:
-            self._watch.pause()
+            self._deadline = math.inf
             raise
         except (OSError, http.client.HTTPException, ValueError) as error:
-            expired = self._watch.expired or isinstance(error, TimeoutError)
-            self._watch.pause()
+            expired = self._expired or isinstance(error, TimeoutError)
+            self._deadline = math.inf
             self._connection.close()
             if expired:
                 reason = self._connection.timeout(self._timeout, error)
@@ -228,55 +228,18 @@ class Webhook:
                 reason = self._connection.failure(error)
             raise DeliveryError(reason) from error
 
-
-class _Watch:
-    """Closes the socket of an exchange that takes too long.
-
-    A socket's own timeout is for each single wait. An app that sends a byte now and then would
-    never reach it.
-    """
-
-    def __init__(self) -> None:
-        self._end = threading.Event()
-        self._running: tuple[float, AppConnection | None, socket.socket | None] | None = None
-        self.expired = False
-        self._thread: threading.Thread | None = None
-
-    def begin(self, deadline: float) -> None:
-        """Watches an exchange until `pause` or the deadline."""
-        self.expired = False
-        self._running = (deadline, None, None)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
-
-    def guard(self, connection: AppConnection) -> None:
-        """Watches this connection: its socket, or the one that it opens later."""
-        if self._running is not None:
-            self._running = (self._running[0], connection, connection.sock)
-
-    def pause(self) -> None:
-        """Stops watching until the next exchange."""
-        self._running = None
-
-    def end(self) -> None:
-        """Ends the thread."""
-        self._running = None
-        self._end.set()
-
     def _watch(self) -> None:
+        """Shuts the connection down at the deadline.
+
+        A socket's own timeout is for each single wait. An app that sends a byte now and then would
+        never reach it.
+        """
         # The timer of the job must interrupt the main thread, which waits for the app.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        while not self._end.wait(_WATCH_INTERVAL):
-            running = self._running
-            if running is not None and time.monotonic() > running[0]:
-                self.expired = True
-                _, connection, sock = running
-                if sock is None and connection is not None:
-                    sock = connection.sock
-                if sock is not None:
-                    with suppress(OSError):
-                        sock.shutdown(socket.SHUT_RDWR)
+        while not self._closed.wait(_WATCH_INTERVAL):
+            if time.monotonic() > self._deadline:
+                self._expired = True
+                self._connection.shut_down()
 
 
 def _pieces(body: Pieces | bytes) -> Iterable[bytes]:

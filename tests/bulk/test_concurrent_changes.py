@@ -1,4 +1,4 @@
-"""Bulk operations while others are at the same links, and without their servers."""
+"""Links that change, are locked or get a job while a bulk action runs."""
 
 from __future__ import annotations
 
@@ -6,58 +6,85 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 from rq.job import Job, JobStatus
 
 from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.bulk import BulkResult
-from docora_ops.errors import PostgresError, RedisError
+from docora_ops.errors import RedisError
 from docora_ops.links import Outcome
-from tests.support.actions import Actions
+from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
 from tests.support.docora import Docora
-from tests.support.row_locks import released_when_waited_for, row_locks
+from tests.support.row_locks import released_when_waited_for, row_locks, slow_claims
+
+LINK = "UPDATE app_repositories SET"
+REPOSITORY = "UPDATE repositories SET circuit_open_until ="
+DELETE = "DELETE FROM app_repositories"
 
 
-def job_ids_in_order(docora: Docora) -> list[str]:
-    return [link.job_id for link in docora.links()]
-
-
-def between_rounds(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> None:
-    """Let something happen between a run's first look at its links and the second."""
+def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> None:
+    """Lets something happen between a run's first look at its links and the second."""
     monkeypatch.setattr(BulkRun, "_pause", lambda run, seconds: happen())
 
 
-# What changes while it runs
+# Links that change before their turn
 
 
-@pytest.mark.parametrize("status", ["synced", "scanning", "pending_snapshot"])
-def test_a_link_whose_status_changes_before_its_turn_is_skipped(
-    docora: Docora, status: str
+@pytest.mark.parametrize(
+    ("bulk", "before", "change", "skipped"),
+    [
+        (RETRY, "failed", f"{LINK} status = 'synced', last_error = 'new'", True),
+        (RETRY, "failed", f"{LINK} status = 'scanning'", True),
+        (RETRY, "failed", f"{LINK} status = 'pending_snapshot'", True),
+        (RETRY, "failed", DELETE, True),
+        (RESYNC, "synced", DELETE, True),
+        (SCHEDULE, "synced", DELETE, True),
+        *(
+            (SCHEDULE, before, change, skipped)
+            for before in ("pending_snapshot", "synced", "failed")
+            for change, skipped in (
+                (f"{LINK} status = 'synced', last_scanned_at = now()", True),
+                (f"{LINK} status = 'scanning'", True),
+                (f"{LINK} status = 'archived'", True),
+                (f"{LINK} status = 'synced', last_scanned_at = NULL", False),
+                (f"{LINK} status = 'pending_snapshot'", False),
+                (f"{LINK} status = 'failed'", False),
+                (f"{REPOSITORY} now() + interval '1 hour'", True),
+                (f"{REPOSITORY} now() - interval '1 second'", before == "failed"),
+            )
+        ),
+    ],
+)
+def test_a_link_that_changes_before_its_turn_is_judged_as_it_then_is(
+    docora: Docora, bulk: BulkAction, before: str, change: str, skipped: bool
 ) -> None:
-    docora.add_links(6)
+    docora.add_links(6, status=before)
     last = docora.links()[-1]
+    where = f" WHERE repository_id = '{last.repository_id}'"
+    changed: list[Any] = []
 
     def prepare(run: BulkRun) -> None:
-        docora.connection.execute(
-            "UPDATE app_repositories SET status = %s, last_error = 'new' WHERE repository_id = %s",
-            (status, last.repository_id),
-        )
+        docora.connection.execute(f"{change}{where}".encode())
+        changed.extend(docora.connection.execute(f"SELECT * FROM app_repositories{where}".encode()))
 
-    result = docora.actions().retry_all(batch_size=2, prepare=prepare)
-    assert result.counts == {Outcome.QUEUED: 5, Outcome.SKIPPED: 1}
-    assert result.completed == result.total
-    assert (docora.status(last), docora.row(last)["last_error"]) == (status, "new")
-    assert last.job_id not in docora.waiting()
+    result = bulk.run(docora.actions(), batch_size=2, prepare=prepare)
+    assert result.completed == result.total == 6
+    if skipped:
+        assert result.counts == {Outcome.QUEUED: 5, Outcome.SKIPPED: 1}
+        assert last.job_id not in docora.waiting()
+        assert not docora.redis.exists(Job.key_for(last.job_id))
+        assert changed == [docora.row(last) for _ in changed]
+    else:
+        assert result.counts == {Outcome.QUEUED: 6}
+        is_rescan = docora.status(last) != "pending_snapshot"
+        assert docora.job(last).kwargs["is_rescan"] is is_rescan
 
 
 @pytest.mark.parametrize(
     ("choice", "change"),
     [
-        ({"error": "500"}, "UPDATE app_repositories SET last_error = 'HTTP 404'"),
-        (
-            {"skip_open_circuits": True},
-            "UPDATE repositories SET circuit_open_until = now() + interval '1 hour'",
-        ),
+        ({"error": "500"}, f"{LINK} last_error = 'HTTP 404'"),
+        ({"skip_open_circuits": True}, f"{REPOSITORY} now() + interval '1 hour'"),
     ],
 )
 def test_a_link_that_does_not_match_any_more_when_its_turn_comes_is_skipped(
@@ -77,186 +104,159 @@ def test_a_link_that_does_not_match_any_more_when_its_turn_comes_is_skipped(
     assert last.job_id not in docora.waiting()
 
 
-@pytest.mark.parametrize(("command", "status"), [("retry_all", "failed"), ("schedule", "synced")])
-def test_a_link_that_is_deleted_before_its_turn_is_skipped(
-    docora: Docora, command: str, status: str
-) -> None:
-    docora.add_links(6, status=status)
-    gone = docora.links()[3]
-    result = getattr(docora.actions(), command)(
-        batch_size=2,
-        prepare=lambda run: docora.connection.execute(
-            "DELETE FROM app_repositories WHERE repository_id = %s", (gone.repository_id,)
-        ),
-    )
-    assert result.counts == {Outcome.QUEUED: 5, Outcome.SKIPPED: 1}
-    assert gone.job_id not in docora.waiting()
-    assert not docora.redis.exists(Job.key_for(gone.job_id))
-
-
 def test_a_link_that_fails_after_the_choice_is_left_for_the_next_run(docora: Docora) -> None:
     docora.add_links(3)
     late = docora.links()[1]
     docora.connection.execute(
-        "UPDATE app_repositories SET status = 'synced' WHERE repository_id = %s",
-        (late.repository_id,),
+        f"{LINK} status = 'synced' WHERE repository_id = %s".encode(), (late.repository_id,)
     )
     result = docora.actions().retry_all(
-        prepare=lambda run: docora.connection.execute(
-            "UPDATE app_repositories SET status = 'failed'"
-        )
+        prepare=lambda run: docora.connection.execute(f"{LINK} status = 'failed'".encode())
     )
     assert result.total == result.completed == 2
     assert docora.status(late) == "failed"
 
 
+# Jobs that others make or take
+
+
+@every_bulk_action
 def test_links_that_are_all_queued_by_somebody_else_meanwhile_are_not_doubled(
-    docora: Docora,
+    docora: Docora, bulk: BulkAction
 ) -> None:
-    docora.add_links(20)
+    bulk.add_links(docora, 20)
 
     def prepare(run: BulkRun) -> None:
         for link in docora.links():
             docora.enqueue(link.job_id)
 
-    result = docora.actions().retry_all(batch_size=3, prepare=prepare)
+    result = bulk.run(docora.actions(), batch_size=3, prepare=prepare)
     assert result.counts == {Outcome.ALREADY_QUEUED: 20}
-    assert docora.waiting() == job_ids_in_order(docora)
-    assert docora.statuses() == {"pending_snapshot": 20}
+    assert docora.waiting() == [link.job_id for link in docora.links()]
+    assert docora.statuses() == {bulk.done_status: 20}
 
 
-def test_a_job_that_comes_to_life_after_the_look_undoes_only_its_own_link(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
+@every_bulk_action
+@pytest.mark.parametrize(
+    ("had_job", "after", "outcome"),
+    [
+        (False, JobStatus.STARTED, Outcome.ALREADY_RUNNING),
+        (True, JobStatus.STARTED, Outcome.ALREADY_RUNNING),
+        (True, JobStatus.FINISHED, Outcome.REPLACED_STALE),
+        (True, JobStatus.FAILED, Outcome.REPLACED_STALE),
+    ],
+)
+def test_a_job_that_a_worker_takes_after_the_look_changes_only_its_own_link(
+    docora: Docora,
+    monkeypatch: pytest.MonkeyPatch,
+    bulk: BulkAction,
+    had_job: bool,
+    after: JobStatus,
+    outcome: Outcome,
 ) -> None:
-    docora.add_links(5)
+    bulk.add_links(docora, 5)
     links = docora.links()
-    actions = docora.actions()
-    push = actions.queue.push
-    once = iter([True])
-
-    def start_one_then_push(*arguments: Any, **options: Any) -> Any:
-        if next(once, False):
-            docora.start_job(links[2].job_id)
-        return push(*arguments, **options)
-
-    monkeypatch.setattr(actions.queue, "push", start_one_then_push)
-    result = actions.retry_all()
-    assert result.counts == {Outcome.QUEUED: 4, Outcome.ALREADY_RUNNING: 1}
-    assert docora.status(links[2]) == "failed"
-    assert docora.row(links[2])["retry_count"] == 5
-    assert sorted(docora.waiting()) == [link.job_id for link in links if link != links[2]]
-    docora.assert_sound()
-
-
-@pytest.mark.parametrize("after", ["runs", "ends", "fails"])
-def test_a_waiting_job_that_a_worker_takes_after_the_look_is_not_doubled(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch, after: str
-) -> None:
-    docora.add_links(3)
-    links = docora.links()
-    for link in links:
-        docora.enqueue(link.job_id)
+    taken = links[2]
+    if had_job:
+        docora.enqueue(taken.job_id)
+    row = docora.row(taken)
     actions = docora.actions()
     push = actions.queue.push
     once = iter([True])
 
     def take_one_then_push(*arguments: Any, **options: Any) -> Any:
         if next(once, False):
-            docora.redis.lrem(docora.queue.key, 0, links[0].job_id)
-            if after == "runs":
-                docora.start_job(links[0].job_id)
+            docora.redis.lrem(docora.queue.key, 0, taken.job_id)
+            if after is JobStatus.STARTED:
+                docora.start_job(taken.job_id)
             else:
-                docora.leave_job(
-                    links[0].job_id, JobStatus.FINISHED if after == "ends" else JobStatus.FAILED
-                )
+                docora.leave_job(taken.job_id, after)
         return push(*arguments, **options)
 
     monkeypatch.setattr(actions.queue, "push", take_one_then_push)
-    result = actions.retry_all()
-    if after == "runs":
-        assert result.counts == {Outcome.ALREADY_QUEUED: 2, Outcome.ALREADY_RUNNING: 1}
-        assert docora.status(links[0]) == "failed"
-    else:
-        assert result.counts == {Outcome.ALREADY_QUEUED: 2, Outcome.REPLACED_STALE: 1}
-        assert docora.was_reset(links[0])
+    result = bulk.run(actions)
+    assert result.counts == {Outcome.QUEUED: 4, outcome: 1}
+    queued = [link for link in links if outcome.succeeded or link != taken]
+    assert sorted(docora.waiting()) == [link.job_id for link in queued]
+    if not outcome.succeeded:
+        assert docora.row(taken) == row
+    assert {docora.status(link) for link in queued} == {bulk.done_status}
     docora.assert_sound()
-
-
-def test_all_doubtful_links_share_one_second_look(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    docora.add_links(30)
-    for link in docora.links():
-        docora.leave_job(link.job_id, JobStatus.QUEUED)
-    pauses: list[float] = []
-    monkeypatch.setattr(BulkRun, "_pause", lambda run, seconds: pauses.append(seconds))
-    result = docora.actions().retry_all(batch_size=4)
-    assert result.counts == {Outcome.REPLACED_STALE: 30}
-    assert pauses == [0.01]
-    docora.assert_sound()
-
-
-def test_without_doubtful_links_there_is_no_second_look(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    docora.add_links(3)
-    pauses: list[float] = []
-    monkeypatch.setattr(BulkRun, "_pause", lambda run, seconds: pauses.append(seconds))
-    docora.actions().retry_all()
-    assert pauses == []
 
 
 # Rows that others hold
 
 
+@every_bulk_action
 def test_a_row_that_is_locked_for_a_while_is_queued_at_the_end(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
+    docora: Docora, monkeypatch: pytest.MonkeyPatch, bulk: BulkAction
 ) -> None:
-    docora.add_links(6)
+    bulk.add_links(docora, 6)
     links = docora.links()
     with row_locks(docora, links[0], links[3]) as other:
-        between_rounds(monkeypatch, other.commit)
-        result = docora.actions(lock_timeout=1).retry_all(batch_size=2)
+        between_looks(monkeypatch, other.commit)
+        result = bulk.run(docora.actions(lock_timeout=1), batch_size=2)
     assert result.counts == {Outcome.QUEUED: 6}
     assert set(docora.waiting()[-2:]) == {links[0].job_id, links[3].job_id}
+    assert docora.statuses() == {bulk.done_status: 6}
     docora.assert_sound()
 
 
-def test_a_row_whose_holder_changed_it_is_skipped(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("waited_for", [True, False])
+@pytest.mark.parametrize(
+    ("bulk", "change", "skipped"),
+    [
+        (RETRY, "status = 'synced'", True),
+        (RETRY, "status = 'failed'", False),
+        (SCHEDULE, "status = 'synced', last_scanned_at = now()", True),
+        (SCHEDULE, "status = 'scanning'", True),
+        (SCHEDULE, "status = 'pending_snapshot', retry_count = 0", False),
+    ],
+)
+def test_a_locked_row_is_judged_by_what_its_holder_made_of_it(
+    docora: Docora,
+    monkeypatch: pytest.MonkeyPatch,
+    bulk: BulkAction,
+    change: str,
+    skipped: bool,
+    waited_for: bool,
 ) -> None:
     docora.add_links(3)
-    links = docora.links()
-    with row_locks(docora, links[1]) as other:
-        other.execute(
-            "UPDATE app_repositories SET status = 'synced' WHERE repository_id = %s",
-            (links[1].repository_id,),
-        )
-        between_rounds(monkeypatch, other.commit)
-        result = docora.actions(lock_timeout=1).retry_all()
-    assert result.counts == {Outcome.QUEUED: 2, Outcome.SKIPPED: 1}
-    assert docora.status(links[1]) == "synced"
+    held = docora.links()[1]
+    with row_locks(docora, held) as other:
+        where = f"WHERE repository_id = '{held.repository_id}'"
+        other.execute(f"{LINK} {change} {where} RETURNING *".encode())
+        if waited_for:
+            with released_when_waited_for(docora, other):
+                result = bulk.run(docora.actions(lock_timeout=10))
+        else:
+            between_looks(monkeypatch, other.commit)
+            result = bulk.run(docora.actions(lock_timeout=1))
+    if skipped:
+        assert result.counts == {Outcome.QUEUED: 2, Outcome.SKIPPED: 1}
+        assert held.job_id not in docora.waiting()
+        assert docora.status(held) in change
+    else:
+        assert result.counts == {Outcome.QUEUED: 3}
+        assert docora.waiting()[-1] == held.job_id
+        assert docora.job(held).kwargs["is_rescan"] is (bulk is RETRY)
+    assert len(docora.waiting()) == 3 - skipped
 
 
-def test_a_row_whose_holder_commits_while_the_run_waits_for_it_is_queued(docora: Docora) -> None:
-    docora.add_links(3)
-    links = docora.links()
-    actions = docora.actions(lock_timeout=10)
-    with row_locks(docora, links[1]) as other, released_when_waited_for(docora, other):
-        result = actions.retry_all()
-    assert result.counts == {Outcome.QUEUED: 3}
-    assert docora.waiting()[-1] == links[1].job_id
-
-
-def test_a_row_that_is_locked_for_good_fails_and_the_others_go_on(docora: Docora) -> None:
-    docora.add_links(6)
-    links = docora.links()
-    with row_locks(docora, links[2]):
-        result = docora.actions(lock_timeout=1).retry_all(batch_size=2)
+@every_bulk_action
+def test_a_row_that_is_locked_for_good_fails_and_the_others_go_on(
+    docora: Docora, bulk: BulkAction
+) -> None:
+    bulk.add_links(docora, 6)
+    held = docora.links()[2]
+    row = docora.row(held)
+    with row_locks(docora, held):
+        result = bulk.run(docora.actions(lock_timeout=1), batch_size=2)
     assert result.counts == {Outcome.QUEUED: 5, Outcome.FAILED: 1}
-    assert [failure.job_id for failure in result.failures] == [links[2].job_id]
+    assert [failure.job_id for failure in result.failures] == [held.job_id]
     assert "lock" in result.failures[0].error_message
-    assert docora.status(links[2]) == "failed"
+    assert docora.row(held) == row
+    assert held.job_id not in docora.waiting()
     assert result.completed == result.total
     docora.assert_sound()
 
@@ -265,17 +265,15 @@ def test_a_locked_row_fails_alone_even_if_statements_may_not_take_as_long_as_loc
     docora: Docora,
 ) -> None:
     docora.add_links(3)
-    links = docora.links()
-    with row_locks(docora, links[0]):
+    with row_locks(docora, docora.links()[0]):
         result = docora.actions(lock_timeout=5, statement_timeout=1).retry_all()
     assert result.counts == {Outcome.QUEUED: 2, Outcome.FAILED: 1}
 
 
 def test_many_locked_rows_cost_one_wait_only(docora: Docora) -> None:
     docora.add_links(40)
-    links = docora.links()
     actions = docora.actions(lock_timeout=1)
-    with row_locks(docora, *links[10:]):
+    with row_locks(docora, *docora.links()[10:]):
         begin = time.monotonic()
         result = actions.retry_all(batch_size=5)
         took = time.monotonic() - begin
@@ -285,66 +283,77 @@ def test_many_locked_rows_cost_one_wait_only(docora: Docora) -> None:
     assert docora.statuses() == {"pending_snapshot": 10, "failed": 30}
 
 
-# Servers that are lost midway
+@every_bulk_action
+def test_no_link_can_change_between_the_check_and_the_push(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch, bulk: BulkAction
+) -> None:
+    bulk.add_links(docora, 3)
+    actions = docora.actions()
+    push = actions.queue.push
+    refusals: list[str] = []
+
+    def try_to_change_then_push(*arguments: Any, **options: Any) -> Any:
+        with psycopg.connect(docora.database_access.owner, autocommit=True) as other:
+            other.execute("SET lock_timeout = '10ms'")
+            try:
+                other.execute("UPDATE app_repositories SET status = 'scanning'")
+            except psycopg.errors.LockNotAvailable:
+                refusals.append("locked")
+        return push(*arguments, **options)
+
+    monkeypatch.setattr(actions.queue, "push", try_to_change_then_push)
+    assert bulk.run(actions).counts == {Outcome.QUEUED: 3}
+    assert refusals == ["locked"]
 
 
-def run_until_broken(
-    actions: Actions, breaking: Callable[[], object], at: int, error: type[Exception]
-) -> BulkResult:
-    """Run batches of two, let a server be lost when `at` links are done; what was done by then."""
+@pytest.mark.parametrize("bulk", [RETRY, SCHEDULE], ids=str)
+@pytest.mark.parametrize("status", ["scanning", "synced"])
+def test_a_row_that_changes_while_it_is_being_claimed_is_judged_by_what_was_locked(
+    docora: Docora, worker_number: int, bulk: BulkAction, status: str
+) -> None:
+    """The claim's statement has begun with the old row, and finds a newer one to lock."""
+    docora.add_links(3)
+    changed = docora.links()[1]
+    with slow_claims(docora, worker_number) as (actions, holder):
+        holder.execute(
+            "UPDATE app_repositories SET status = %s, last_scanned_at = now()"
+            " WHERE repository_id = %s",
+            (status, changed.repository_id),
+        )
+        with released_when_waited_for(docora, holder):
+            result = bulk.run(actions)
+    assert result.counts == {Outcome.QUEUED: 2, Outcome.SKIPPED: 1}
+    assert docora.status(changed) == status
+    assert changed.job_id not in docora.waiting()
+
+
+# A queue that breaks midway
+
+
+@every_bulk_action
+def test_when_the_queues_key_breaks_nothing_more_is_changed_and_the_result_tells_what_was_done(
+    docora: Docora, bulk: BulkAction
+) -> None:
+    bulk.add_links(docora, 30)
     runs: list[BulkRun] = []
 
     def prepare(run: BulkRun) -> None:
         runs.append(run)
 
-        def step(done: int) -> None:
-            if done == at:
-                breaking()
+        def break_the_queue(done: int) -> None:
+            if done == 6:
+                with docora.redis.pipeline() as pipeline:
+                    pipeline.rename(docora.queue.key, "kept")
+                    pipeline.set(docora.queue.key, "not a list")
+                    pipeline.execute()
 
-        run.on_progress = step
+        run.on_progress = break_the_queue
 
-    with pytest.raises(error):
-        actions.retry_all(batch_size=2, prepare=prepare)
-    return runs[0].result()
-
-
-def test_when_postgres_cuts_the_connections_the_result_says_what_was_done(docora: Docora) -> None:
-    docora.add_links(30)
-    actions = docora.actions()
-    result = run_until_broken(
-        actions,
-        lambda: docora.connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name = 'docora-ops'"
-        ),
-        6,
-        PostgresError,
-    )
-    # A batch that was committed just before may not have been counted any more.
-    assert 6 <= result.completed <= docora.statuses()["pending_snapshot"] < 30
-    docora.assert_sound()
-    actions = docora.actions()
-    rest = actions.retry_all()
-    assert rest.failed == 0
-    assert docora.statuses() == {"pending_snapshot": 30}
-    docora.assert_sound()
-
-
-def test_when_the_queues_key_breaks_nothing_more_is_reset(docora: Docora) -> None:
-    docora.add_links(30)
-    actions = docora.actions()
-
-    def break_the_queue() -> None:
-        with docora.redis.pipeline() as pipeline:
-            pipeline.rename(docora.queue.key, "kept")
-            pipeline.set(docora.queue.key, "not a list")
-            pipeline.execute()
-
-    result = run_until_broken(actions, break_the_queue, 6, RedisError)
-    assert result.completed >= 6
+    with pytest.raises(RedisError):
+        bulk.run(docora.actions(), batch_size=2, prepare=prepare)
     docora.redis.rename("kept", docora.queue.key)
-    assert docora.statuses()["pending_snapshot"] < 30
+    assert 6 <= runs[0].result().completed <= len(docora.waiting()) < 30
     docora.assert_sound()
-    actions.retry_all()
-    assert docora.statuses() == {"pending_snapshot": 30}
-    docora.assert_sound()
+    bulk.run(docora.actions())
+    assert sorted(docora.waiting()) == [link.job_id for link in docora.links()]
+    assert docora.statuses() == {bulk.done_status: 30}

@@ -1,4 +1,4 @@
-"""Bulk retries that are interrupted, cancelled and followed."""
+"""Bulk actions that are interrupted, cancelled and followed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
 from tests.support.docora import COMMAND, Docora, finish
 from tests.support.fork_server import ForkedProcess
 from tests.support.own_servers import own_redis
 from tests.support.proxy import PATIENCE, PUSH, Fault, Plan, Proxy, eventually
+from tests.support.row_locks import row_locks
 from tests.support.running_commands import (
     LOCK_TABLE,
     PATIENT,
@@ -29,81 +32,174 @@ from tests.support.running_commands import (
     only_operation,
     pending,
     progress_of,
+    terminate_sessions,
 )
 
 
+@contextmanager
+def held_at_push(
+    docora: Docora, bulk: BulkAction, redis_url: str, *options: str
+) -> Iterator[tuple[ForkedProcess, ErrorOutput, Plan]]:
+    """A bulk action of five batches that has come to its third push."""
+    bulk.add_links(docora, 5 * bulk.batch)
+    with Proxy.before_redis(redis_url) as proxy:
+        push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=3)
+        process = docora.start(*bulk.command, *options, env={**PATIENT, "REDIS_URL": proxy.url})
+        stderr = ErrorOutput(process)
+        push.wait()
+        if bulk is not SCHEDULE:
+            eventually(lambda: pending(docora) == 2 * bulk.batch, "two batches committed")
+        yield process, stderr, push
+
+
+def assert_next_run_does_the_rest(docora: Docora, bulk: BulkAction, total: int) -> None:
+    docora.assert_sound()
+    queued = len(docora.waiting())
+    left_out = pending(docora) if bulk is RETRY else 0
+    rest = docora.run(*bulk.command, "--json")
+    assert rest.code == 0, rest
+    assert rest.data["total"] == rest.data["succeeded"] == total - left_out
+    assert rest.data["already_queued"] == queued - left_out
+    assert docora.waiting() == [link.job_id for link in docora.links()]
+    assert docora.statuses() == {bulk.done_status: total}
+
+
+@every_bulk_action
 @pytest.mark.parametrize(
     ("number", "as_json"),
     [(signal.SIGINT, False), (signal.SIGTERM, True)],
     ids=["SIGINT", "SIGTERM with --json"],
 )
-def test_one_signal_ends_a_bulk_retry_after_the_batch_in_hand(
-    docora: Docora, number: signal.Signals, as_json: bool
+def test_one_signal_ends_a_bulk_action_after_the_batches_in_flight(
+    docora: Docora, bulk: BulkAction, number: signal.Signals, as_json: bool
 ) -> None:
-    docora.add_links(300, apps=2)
-    with Proxy.before_redis(docora.redis_url) as proxy:
-        fifth = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
-        process = docora.start(
-            *("retry-all-failed", "--batch-size", "10", *["--json"] * as_json),
-            env={**PATIENT, "REDIS_URL": proxy.url},
-        )
-        stderr = ErrorOutput(process)
-        fifth.wait()
-        operation_id = only_operation(docora)
+    total = 5 * bulk.batch
+    options = ["--json"] * as_json
+    with held_at_push(docora, bulk, docora.redis_url, *options) as (process, stderr, push):
+        if bulk is not SCHEDULE:
+            stderr.wait_for(only_operation(docora))
         process.send_signal(number)
         stderr.wait_for(STOPPING)
-        fifth.release()
+        push.release()
         code, stdout = stderr.finish()
     assert code == 130
-    progress = progress_of(docora, operation_id)
-    done = int(progress["completed"])
-    # The fifth batch, and the sixth that was in flight with it.
-    assert 50 <= done <= 60
-    assert progress == {
-        "total": "300",
-        "completed": str(done),
-        "succeeded": str(done),
-        "failed": "0",
-        "cancelled": "true",
-    }
-    assert docora.statuses() == {"failed": 300 - done, "pending_snapshot": done}
-    assert len(docora.waiting()) == done
-    docora.assert_sound()
+    assert "Traceback" not in stderr.text
+    done = len(docora.waiting())
+    assert done in {3 * bulk.batch, 4 * bulk.batch}
+    if bulk is SCHEDULE:
+        assert docora.redis.keys("docora:*") == []
+    else:
+        assert docora.statuses() == {bulk.status: total - done, bulk.done_status: done}
+        assert progress_of(docora, only_operation(docora)) == {
+            "total": str(total),
+            "completed": str(done),
+            "succeeded": str(done),
+            "failed": "0",
+            "cancelled": "true",
+        }
     if as_json:
-        document = json.loads(stdout)["data"]
-        assert document["cancelled"] is True
-        assert (document["total"], document["completed"], document["queued"]) == (300, done, done)
-        assert document["operation_id"] == operation_id
+        data = json.loads(stdout)["data"]
+        assert data["cancelled"] is True
+        assert (data["total"], data["completed"], data["queued"]) == (total, done, done)
+        assert (data["operation_id"] is None) is (bulk is SCHEDULE)
     else:
         assert re.search(rf"App 1 .*\s{done}\s", stdout), stdout
-        assert f"Cancelled after {done} of 300 links" in stderr.text
+        assert f"Cancelled after {done} of {total} links" in stderr.text
+        again = "begins again, with all of them" if bulk is RESYNC else "finishes the rest"
+        assert f"the same command {again}" in stderr.text
+    assert_next_run_does_the_rest(docora, bulk, total)
+
+
+@every_bulk_action
+def test_a_bulk_action_whose_redis_is_lost_tells_what_it_has_done(
+    docora: Docora, tmp_path: Path, bulk: BulkAction
+) -> None:
+    with (
+        own_redis(tmp_path) as own,
+        held_at_push(docora, bulk, own.url, "--json") as (_, stderr, push),
+    ):
+        own.stop()
+        push.release()
+        code, stdout = stderr.finish()
+    error = assert_stopped(docora, bulk, code, stdout, stderr, done=2 * bulk.batch)
+    assert error["code"] == "redis"
+    assert "can't be reached, or broke the connection" in error["error"]
+
+
+@every_bulk_action
+def test_a_bulk_action_whose_postgres_is_lost_tells_what_it_has_done(
+    docora: Docora, bulk: BulkAction
+) -> None:
+    with held_at_push(docora, bulk, docora.redis_url, "--json") as (_, stderr, push):
+        if bulk is not SCHEDULE:
+            two = {"completed": str(2 * bulk.batch)}.items()
+            eventually(
+                lambda: progress_of(docora, only_operation(docora)).items() >= two, "two batches"
+            )
+        assert terminate_sessions(docora) == 3
+        push.release()
+        code, stdout = stderr.finish()
+    done = json.loads(stdout)["data"]["queued"]
+    # The second batch of the schedule has been pushed, and may have been about to commit.
+    assert done in {2 * bulk.batch, bulk.batch if bulk is SCHEDULE else 2 * bulk.batch}
+    error = assert_stopped(docora, bulk, code, stdout, stderr, done=done)
+    assert error["code"] == "postgres"
+    assert "Postgres database" in error["error"]
+    if bulk is not SCHEDULE:
+        progress = progress_of(docora, only_operation(docora))
+        assert (progress["completed"], progress["cancelled"]) == (str(done), "true")
+    assert_next_run_does_the_rest(docora, bulk, 5 * bulk.batch)
+
+
+def assert_stopped(
+    docora: Docora, bulk: BulkAction, code: int, stdout: str, stderr: ErrorOutput, *, done: int
+) -> Any:
+    """The command tells of this many links, and Postgres has as many. Returns its document."""
+    total = 5 * bulk.batch
+    assert code == 5
+    document = json.loads(stdout)
+    data = document["data"]
+    assert (data["total"], data["completed"], data["cancelled"]) == (total, done, True)
+    assert data["queued"] == data["succeeded"] == done
+    assert f"Error: {document['error']}\n" in stderr.text
+    assert document["hint"]
+    assert f"Stopped after {done} of {total} links." in stderr.text
+    assert "Traceback" not in stderr.text
+    if bulk is SCHEDULE:
+        assert docora.statuses() == {bulk.status: total}
+    else:
+        assert docora.statuses() == {bulk.status: total - done, bulk.done_status: done}
+    return document
+
+
+def signal_twice(
+    process: ForkedProcess, stderr: ErrorOutput, number: signal.Signals, limit: float = 5
+) -> None:
+    """The second signal ends the command with code 130, at once."""
+    process.send_signal(number)
+    stderr.wait_for(STOPPING)
+    process.send_signal(number)
+    since = time.monotonic()
+    code, _ = stderr.finish()
+    assert time.monotonic() - since < limit
+    assert code == 130
     assert "Traceback" not in stderr.text
 
 
+@every_bulk_action
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_second_signal_ends_a_bulk_retry_at_once_while_redis_holds_a_push(
-    docora: Docora, number: signal.Signals
+def test_a_second_signal_ends_a_bulk_action_at_once_while_redis_holds_a_push(
+    docora: Docora, bulk: BulkAction, number: signal.Signals
 ) -> None:
-    docora.add_links(100)
-    with Proxy.before_redis(docora.redis_url) as proxy:
-        fifth = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
-        process = docora.start(
-            "retry-all-failed", "--batch-size", "10", env={**PATIENT, "REDIS_URL": proxy.url}
-        )
-        stderr = ErrorOutput(process)
-        fifth.wait()
-        operation_id = only_operation(docora)
-        eventually(
-            lambda: progress_of(docora, operation_id)["completed"] == "40", "four batches counted"
-        )
-        code, seconds = signal_twice(process, stderr, number)
-    assert code == 130
-    assert seconds < 5
-    await_goodbye(docora)
-    assert progress_of(docora, operation_id)["cancelled"] == "true"
-    assert docora.statuses() == {"failed": 60, "pending_snapshot": 40}, "not rolled back"
-    assert len(docora.waiting()) == 40
-    docora.assert_sound()
+    with held_at_push(docora, bulk, docora.redis_url) as (process, stderr, _):
+        signal_twice(process, stderr, number)
+        await_goodbye(docora)
+    assert len(docora.waiting()) == 2 * bulk.batch
+    if bulk is not SCHEDULE:
+        assert progress_of(docora, only_operation(docora))["cancelled"] == "true"
+        done_links = docora.statuses()[bulk.done_status]
+        assert done_links == 2 * bulk.batch, "the others were not rolled back"
+    assert_next_run_does_the_rest(docora, bulk, 5 * bulk.batch)
 
 
 def test_a_second_signal_ends_a_bulk_retry_at_once_while_postgres_holds_a_lock(
@@ -115,18 +211,10 @@ def test_a_second_signal_ends_a_bulk_retry_at_once_while_postgres_holds_a_lock(
         process = docora.start("retry-all-failed", "--batch-size", "10", env=PATIENT)
         stderr = ErrorOutput(process)
         await_locks(docora, 2)
-        operation_id = only_operation(docora)
-        code, seconds = signal_twice(process, stderr, signal.SIGINT)
-    assert code == 130
-    assert seconds < 5
+        signal_twice(process, stderr, signal.SIGINT)
     await_goodbye(docora)
-    assert progress_of(docora, operation_id) == {
-        "total": "100",
-        "completed": "0",
-        "succeeded": "0",
-        "failed": "0",
-        "cancelled": "true",
-    }
+    progress = progress_of(docora, only_operation(docora))
+    assert (progress["completed"], progress["cancelled"]) == ("0", "true")
     assert docora.statuses() == {"failed": 100}
     assert docora.waiting() == []
 
@@ -134,34 +222,13 @@ def test_a_second_signal_ends_a_bulk_retry_at_once_while_postgres_holds_a_lock(
 def test_a_second_signal_ends_a_bulk_retry_at_once_even_when_redis_hangs(
     docora: Docora, tmp_path: Path
 ) -> None:
-    docora.add_links(100)
-    with own_redis(tmp_path) as own, Proxy.before_redis(own.url) as proxy:
-        fifth = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
-        process = docora.start(
-            "retry-all-failed", "--batch-size", "10", env={**PATIENT, "REDIS_URL": proxy.url}
-        )
-        stderr = ErrorOutput(process)
-        fifth.wait()
-        own.hang()
-        code, seconds = signal_twice(process, stderr, signal.SIGINT)
-        assert code == 130
-        assert seconds < 8
-        await_goodbye(docora)
+    with own_redis(tmp_path) as own:
+        with held_at_push(docora, RETRY, own.url) as (process, stderr, _):
+            own.hang()
+            signal_twice(process, stderr, signal.SIGINT, limit=8)
+            await_goodbye(docora)
         own.go_on()
-        assert pending(docora) == own.client.llen(docora.queue.key) == 40
-
-
-def signal_twice(
-    process: ForkedProcess, stderr: ErrorOutput, number: signal.Signals
-) -> tuple[int, float]:
-    """Exit code, and seconds from the second signal to the end."""
-    process.send_signal(number)
-    stderr.wait_for(STOPPING)
-    process.send_signal(number)
-    since = time.monotonic()
-    code, _ = stderr.finish()
-    assert "Traceback" not in stderr.text
-    return code, time.monotonic() - since
+        assert docora.statuses()["pending_snapshot"] == own.client.llen(docora.queue.key) == 20
 
 
 @pytest.mark.parametrize(
@@ -200,80 +267,126 @@ def test_a_signal_before_anything_has_changed_ends_a_command_without_a_trace(
 # Cancelled and followed
 
 
-def start_bulk(docora: Docora, proxy: Proxy, hold: int) -> tuple[ForkedProcess, Plan, str]:
-    """A bulk retry in batches of ten that has come to its `hold`th push."""
-    plan = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=hold)
-    process = docora.start(
-        "retry-all-failed", "--batch-size", "10", "--json", env={**PATIENT, "REDIS_URL": proxy.url}
-    )
-    plan.wait()
-    return process, plan, only_operation(docora)
-
-
-def start_following(docora: Docora, proxy: Proxy, operation_id: str) -> ForkedProcess:
-    """Another process that follows the operation, and has looked at it once."""
-    look = proxy.plan(b"HMGET")
-    process = docora.start(
-        *("progress", operation_id, "--follow", "--json"),
-        env={"REDIS_URL": proxy.url, "DATABASE_URL": None},
-    )
-    look.wait()
-    return process
-
-
 @contextmanager
-def followed_bulk(docora: Docora) -> Iterator[tuple[ForkedProcess, Plan, ForkedProcess, str]]:
-    """A bulk retry of 200 links at its fifth push, the push, its follower, and its id."""
-    docora.add_links(200)
+def followed(docora: Docora) -> Iterator[tuple[ErrorOutput, Plan, ForkedProcess, str]]:
+    """A bulk retry of 50 links at its third push, the push, `progress --follow`, and the id."""
     with (
+        held_at_push(docora, RETRY, docora.redis_url, "--json") as (_, stderr, push),
         Proxy.before_redis(docora.redis_url) as proxy,
-        Proxy.before_redis(docora.redis_url) as follower_proxy,
     ):
-        bulk, plan, operation_id = start_bulk(docora, proxy, 5)
-        yield bulk, plan, start_following(docora, follower_proxy, operation_id), operation_id
+        operation_id = only_operation(docora)
+        look = proxy.plan(b"HMGET")
+        follower = docora.start(
+            *("progress", operation_id, "--follow", "--json"),
+            env={"REDIS_URL": proxy.url, "DATABASE_URL": None},
+        )
+        look.wait()
+        yield stderr, push, follower, operation_id
 
 
 def test_another_process_follows_a_bulk_retry_to_its_end(docora: Docora) -> None:
-    with followed_bulk(docora) as (bulk, plan, follower, operation_id):
+    with followed(docora) as (stderr, push, follower, operation_id):
         assert follower.poll() is None
-        plan.release()
-        assert finish(bulk).code == 0
-        followed = finish(follower)
-    assert followed.code == 0, followed
-    assert followed.data == {
+        push.release()
+        assert stderr.finish()[0] == 0
+        result = finish(follower)
+    assert result.code == 0, result
+    assert result.data == {
         "operation_id": operation_id,
-        "total": 200,
-        "completed": 200,
-        "succeeded": 200,
+        "total": 50,
+        "completed": 50,
+        "succeeded": 50,
         "failed": 0,
         "cancelled": False,
         "failures": [],
     }
-    assert "200 of 200" in followed.stderr
+    assert "50 of 50" in result.stderr
 
 
 def test_another_process_cancels_a_bulk_retry_before_its_next_batch(docora: Docora) -> None:
-    with followed_bulk(docora) as (bulk, plan, follower, operation_id):
+    with followed(docora) as (stderr, push, follower, operation_id):
         cancel = docora.run("cancel", operation_id, "--json", env={"DATABASE_URL": None})
         assert cancel.code == 0, cancel
         assert cancel.data["message"] == "Cancellation requested"
-        plan.release()
-        result = finish(bulk)
-        followed = finish(follower)
+        push.release()
+        code, stdout = stderr.finish()
+        result = finish(follower)
+    assert code == 6
+    data = json.loads(stdout)["data"]
+    assert data["cancelled"] is True
+    done = data["completed"]
+    assert done in {30, 40}, "the batches in flight, and no other"
+    assert docora.statuses() == {"failed": 50 - done, "pending_snapshot": done}
+    progress = progress_of(docora, operation_id)
+    assert (progress["cancelled"], progress["completed"]) == ("true", str(done))
+    assert (result.code, result.data["cancelled"]) == (6, True), result
+    assert_next_run_does_the_rest(docora, RETRY, 50)
+
+
+def test_an_operation_cancelled_before_its_last_look_leaves_the_rest_alone(
+    docora: Docora,
+) -> None:
+    held, _ = docora.add_link(), docora.add_link()
+    before = docora.row(held)
+    with row_locks(docora, held) as other, docora.start("retry-all-failed", "--json") as process:
+        one = {"completed": "1"}.items()
+        eventually(lambda: docora.redis.keys("docora:bulk:*"), "an operation")
+        operation_id = only_operation(docora)
+        eventually(lambda: progress_of(docora, operation_id).items() >= one, "one link")
+        process.send_signal(signal.SIGSTOP)
+        cancelled = docora.run("cancel", operation_id)
+        other.rollback()
+        process.send_signal(signal.SIGCONT)
+        result = finish(process)
+    assert cancelled.code == 0, cancelled
+    assert docora.row(held) == before
     assert result.code == 6, result
-    assert result.data["cancelled"] is True
-    done = result.data["completed"]
-    assert 50 <= done <= 60, "the batches in hand, and no other"
-    assert docora.statuses() == {"failed": 200 - done, "pending_snapshot": done}
-    assert len(docora.waiting()) == done
-    assert progress_of(docora, operation_id)["cancelled"] == "true"
-    assert progress_of(docora, operation_id)["completed"] == str(done)
-    assert followed.code == 6, followed
-    assert followed.data["cancelled"] is True
-    docora.assert_sound()
-    rest = docora.run("retry-all-failed", "--json")
-    assert rest.code == 0
-    assert rest.data["queued"] == 200 - done
+    assert (result.data["cancelled"], result.data["completed"]) == (True, 1)
+
+
+# Output that nobody reads
+
+
+def full_pipe() -> tuple[int, int]:
+    """A pipe into which nothing more can be written until somebody reads."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x")
+    os.set_blocking(writer, True)
+    return reader, writer
+
+
+def test_a_signal_while_the_operation_is_announced_cancels_it_for_all_to_see(
+    docora: Docora,
+) -> None:
+    docora.add_worker()
+    docora.add_links(3)
+    before = docora.statuses()
+    # The first line on stderr, which tells the operation's id, finds no room in the pipe.
+    reader, writer = full_pipe()
+    with subprocess.Popen(
+        [COMMAND, "retry-all-failed", "--json"],
+        env=docora.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        os.close(writer)
+        eventually(lambda: docora.redis.keys("docora:bulk:*"), "an operation")
+        process.send_signal(signal.SIGTERM)
+        while os.read(reader, 65536):
+            pass
+        assert process.stdout is not None
+        document = process.stdout.read()
+    os.close(reader)
+    assert process.returncode == 130
+    assert document.count("\n") == 1
+    assert docora.statuses() == before
+    assert progress_of(docora, only_operation(docora))["cancelled"] == "true"
 
 
 @pytest.mark.parametrize("insistent", [False, True])
@@ -297,12 +410,7 @@ def test_a_signal_does_not_cut_a_document_in_two(docora: Docora, *, insistent: b
 def test_a_signal_after_the_document_adds_no_second_one(
     docora: Docora, number: signal.Signals
 ) -> None:
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"x")
-    os.set_blocking(writer, True)
+    reader, writer = full_pipe()
     with subprocess.Popen(
         [COMMAND, "doctor", "--json"],
         env=docora.environment(),

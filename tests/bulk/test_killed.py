@@ -1,4 +1,4 @@
-"""Commands that are killed, interrupted, cancelled and followed, at the worst moments."""
+"""Changes that are killed at the worst moments."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
 from tests.support.docora import Docora, finish
 from tests.support.proxy import COMMIT, LOOKUPS, PUSH, Fault, Proxy, eventually
 from tests.support.running_commands import (
@@ -67,13 +68,12 @@ def test_a_bulk_retry_killed_at_random_moments_loses_nothing_and_is_finished_by_
         assert 0 < docora.redis.ttl(f"docora:bulk:{operation_id}") <= 3600
         docora.redis.delete(f"docora:bulk:{operation_id}")
     left = total - pending(docora)
-    orphans = len(docora.waiting()) - pending(docora)
+    not_committed = len(docora.waiting()) - pending(docora)
 
     result = docora.run("retry-all-failed", "--json")
     assert result.code == 0, result
     assert result.data["total"] == result.data["succeeded"] == left
-    # Jobs of batches that were pushed, but not committed, are found and kept.
-    assert result.data["already_queued"] == orphans
+    assert result.data["already_queued"] == not_committed
     assert docora.statuses() == {"pending_snapshot": total}
     assert len(docora.waiting()) == total
     docora.assert_sound()
@@ -131,53 +131,75 @@ def test_one_link_of_a_killed_command_is_as_it_was_or_done(
     assert docora.deliveries(link) == (0 if command == "resync" else 7)
 
 
+@every_bulk_action
 @pytest.mark.parametrize(
-    ("marker", "fault"),
+    ("marker", "fault", "pushed"),
     [
-        pytest.param(PUSH, Fault.HOLD_REPLY, id="after a push"),
-        pytest.param(COMMIT, Fault.HOLD_REPLY, id="after a commit"),
+        pytest.param(PUSH, Fault.HOLD_REQUEST, {2}, id="before a push"),
+        pytest.param(PUSH, Fault.HOLD_REPLY, {3}, id="after a push"),
+        pytest.param(COMMIT, Fault.HOLD_REQUEST, {3, 4}, id="before a commit"),
+        pytest.param(COMMIT, Fault.HOLD_REPLY, {3, 4}, id="after a commit"),
     ],
 )
-def test_a_killed_resync_of_all_forgets_deliveries_only_of_links_that_it_reset(
-    docora: Docora, marker: bytes, fault: Fault
+def test_a_bulk_action_killed_in_its_third_batch_loses_nothing_and_the_next_one_does_the_rest(
+    docora: Docora, bulk: BulkAction, marker: bytes, fault: Fault, pushed: set[int]
 ) -> None:
-    docora.add_links(170)
-    app_id = f"app_{1:024x}"
+    total = 4 * bulk.batch + 1
+    bulk.add_links(docora, total)
     docora.connection.execute(
         "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
-        " SELECT app_id, repository_id, 'file' || i, 'sha'"
-        " FROM app_repositories, generate_series(1, 3) i"
+        " SELECT app_id, repository_id, 'file', 'sha' FROM app_repositories"
     )
+    tables = docora.dump()[0]
     with (
         Proxy.before_redis(docora.redis_url) as redis_proxy,
         Proxy.before_postgres(docora.database_url) as postgres_proxy,
     ):
-        # The second batch, after the commits of app, deliveries and selection, and the first.
-        plan = (
-            redis_proxy.plan(marker, fault, number=2)
-            if marker is PUSH
-            else postgres_proxy.plan(marker, fault, number=5)
-        )
+        if marker is PUSH:
+            plan = redis_proxy.plan(marker, fault, number=3)
+        else:
+            # A resync looks up its app and counts the deliveries; each action selects its links.
+            before = 3 if bulk is RESYNC else 1
+            plan = postgres_proxy.plan(marker, fault, number=before + 3)
         process = docora.start(
-            *("resync", app_id, "--all", "--yes"),
+            *bulk.command,
             env={**PATIENT, "REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url},
         )
         plan.wait()
         process.kill()
-        finish(process)
+        assert finish(process).code == -signal.SIGKILL
         await_goodbye(docora)
-    rows = docora.connection.execute(
-        "SELECT l.status, count(f.file_path) AS files, count(DISTINCT l.id) AS links"
-        " FROM app_repositories l LEFT JOIN app_delivered_files f USING (app_id, repository_id)"
-        " GROUP BY l.id, l.status"
-    ).fetchall()
-    by_status = {(row["status"], row["files"]) for row in rows}
-    assert by_status == {("failed", 3), ("pending_snapshot", 0)}
+    queued = len(docora.waiting())
+    assert queued / bulk.batch in pushed
+    docora.assert_sound()
+    done = pending(docora)
+    if bulk is SCHEDULE:
+        assert docora.dump()[0] == tables
+    else:
+        assert 2 <= done / bulk.batch <= 3
+    deliveries = deliveries_by_status(docora)
+    if bulk is RESYNC:
+        assert deliveries == {("synced", 1): total - done, ("pending_snapshot", 0): done}
+    else:
+        assert sum(links for (_, files), links in deliveries.items() if files == 1) == total
+
+    result = docora.run(*bulk.command, "--json")
+    assert result.code == 0, result
+    assert result.data["total"] == (total - done if bulk is RETRY else total)
+    # Jobs of batches that were pushed but not committed are found and kept.
+    assert result.data["already_queued"] == (queued - done if bulk is RETRY else queued)
+    if bulk is RESYNC:
+        assert result.data["deliveries_cleared"] == total - done
+    assert docora.waiting() == [link.job_id for link in docora.links()]
+    assert docora.statuses() == {bulk.done_status: total}
     docora.assert_sound()
 
-    result = docora.run("resync", app_id, "--all", "--yes", "--json")
-    assert result.code == 0, result
-    assert result.data["deliveries_cleared"] == sum(row["files"] for row in rows)
-    assert docora.statuses() == {"pending_snapshot": 170}
-    assert len(docora.waiting()) == 170
-    docora.assert_sound()
+
+def deliveries_by_status(docora: Docora) -> dict[tuple[str, int], int]:
+    """The number of links, by their status and their delivered files."""
+    rows = docora.connection.execute(
+        "SELECT status, files, count(*) AS links FROM (SELECT l.status, count(f.file_path) AS files"
+        " FROM app_repositories l LEFT JOIN app_delivered_files f USING (app_id, repository_id)"
+        " GROUP BY l.id) AS each GROUP BY status, files"
+    ).fetchall()
+    return {(row["status"], row["files"]): row["links"] for row in rows}

@@ -1,76 +1,36 @@
-"""What everybody can see of a bulk operation, and how it is stopped."""
+"""The progress of a bulk operation, and how it is cancelled before its end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import pytest
-from rq.job import Job, JobStatus
+from rq.job import JobStatus
 
 from docora_ops.actions.bulk import run as bulk
 from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.audit import ChangeNote, HistoryState
-from docora_ops.bulk import BulkResult, Progress
-from docora_ops.errors import NotFoundError, OperationFinishedError
+from docora_ops.audit import Change, HistoryState
 from docora_ops.links import Outcome
 from docora_ops.queue import History
 from tests.support.docora import Docora
-
-
-def progress_hash(docora: Docora, result: BulkResult) -> dict[str, str]:
-    fields = cast("dict[bytes, bytes]", docora.redis.hgetall(f"docora:bulk:{result.operation_id}"))
-    return {name.decode(): value.decode() for name, value in fields.items()}
-
+from tests.support.running_commands import only_operation, progress_of
 
 # Cancelling and stopping
 
 
-def test_an_operation_cancelled_in_redis_stops_before_its_next_batch(docora: Docora) -> None:
-    docora.add_links(40)
-    actions, dashboard = docora.actions(), docora.actions()
-
-    def prepare(run: BulkRun) -> None:
-        def step(done: int) -> None:
-            if done == 4:
-                dashboard.store.cancel(run.operation_id or "")
-
-        run.on_progress = step
-
-    result = actions.retry_all(batch_size=2, prepare=prepare)
-    assert result.cancelled is True
-    assert result.total == 40
-    # What was in hand when the cancellation came is finished.
-    assert 4 <= result.completed <= 4 + bulk.BATCHES_IN_FLIGHT * 2
-    assert docora.statuses() == {
-        "pending_snapshot": result.completed,
-        "failed": 40 - result.completed,
-    }
-    assert progress_hash(docora, result) == {
-        "total": "40",
-        "completed": str(result.completed),
-        "succeeded": str(result.completed),
-        "failed": "0",
-        "cancelled": "true",
-    }
-    docora.assert_sound()
-    rest = actions.retry_all(batch_size=2)
-    assert rest.counts == {Outcome.QUEUED: 40 - result.completed}
-
-
-def test_an_operation_cancelled_too_late_is_done_in_the_audit_trail_too(docora: Docora) -> None:
+def test_an_operation_cancelled_too_late_is_done_in_the_audit_entries_too(docora: Docora) -> None:
     docora.add_links(6)
     actions = docora.actions()
 
     def prepare(run: BulkRun) -> None:
         def step(done: int) -> None:
-            if done == 4:  # the last batch is in hand
+            if done == 4:  # the last batch is in flight
                 actions.store.cancel(run.operation_id or "")
 
         run.on_progress = step
 
-    note = ChangeNote("somebody@host", "retry-all-failed", {})
-    result = actions.retry_all(batch_size=2, note=note, prepare=prepare)
+    change = Change("somebody@host", "retry-all-failed", {})
+    result = actions.retry_all(batch_size=2, change=change, prepare=prepare)
     assert (result.completed, result.cancelled) == (6, False)
     [entry] = History(actions.redis).read(10)
     assert entry.state is HistoryState.DONE
@@ -88,39 +48,6 @@ def test_an_operation_cancelled_before_its_first_batch_changes_nothing(docora: D
     assert result.completed <= bulk.BATCHES_IN_FLIGHT
     assert docora.statuses()["failed"] == 5 - result.completed
     docora.assert_sound()
-
-
-def test_a_stop_finishes_what_is_in_hand_and_marks_the_operation_cancelled(
-    docora: Docora,
-) -> None:
-    docora.add_links(40)
-
-    def prepare(run: BulkRun) -> None:
-        def step(done: int) -> None:
-            run.stop.requested = run.stop.requested or done >= 6
-
-        run.on_progress = step
-
-    result = docora.actions().retry_all(batch_size=3, prepare=prepare)
-    assert result.cancelled is True
-    assert 6 <= result.completed <= 6 + bulk.BATCHES_IN_FLIGHT * 3
-    assert docora.statuses()["pending_snapshot"] == result.completed
-    assert progress_hash(docora, result)["cancelled"] == "true"
-    assert progress_hash(docora, result)["completed"] == str(result.completed)
-    docora.assert_sound()
-
-
-def test_a_stop_that_comes_before_the_first_batch_changes_nothing(docora: Docora) -> None:
-    docora.add_links(5)
-
-    def prepare(run: BulkRun) -> None:
-        run.stop.requested = True
-
-    result = docora.actions().retry_all(prepare=prepare)
-    assert (result.cancelled, result.completed) == (True, 0)
-    assert docora.statuses() == {"failed": 5}
-    assert docora.waiting() == []
-    assert progress_hash(docora, result)["cancelled"] == "true"
 
 
 def test_a_stop_ends_the_wait_for_the_second_look(
@@ -145,131 +72,55 @@ def test_a_stop_ends_the_wait_for_the_second_look(
 # Progress
 
 
-def test_progress_is_as_docoras_dashboard_expects_it(docora: Docora) -> None:
-    docora.add_links(5)
-    docora.start_job(docora.links()[0].job_id)
-    docora.redis.set(Job.key_for(docora.links()[1].job_id), "not a hash")
-    result = docora.actions().retry_all(batch_size=2)
-    operation_id = result.operation_id or ""
-    prefix, _, digits = operation_id.partition("_")
-    assert prefix == "bulk"
-    assert len(digits) == 16
-    assert set(digits) <= set("0123456789abcdef")
-    assert progress_hash(docora, result) == {
-        "total": "5",
-        "completed": "5",
-        "succeeded": "3",
-        "failed": "1",
-        "cancelled": "false",
-    }
-    assert 3590 <= docora.redis.ttl(f"docora:bulk:{operation_id}") <= 3600
-    assert docora.actions().store.read(operation_id) == Progress(
-        operation_id, total=5, completed=5, succeeded=3, failed=1, cancelled=False
-    )
-
-
 def test_progress_is_there_before_the_first_link_and_grows_batch_by_batch(docora: Docora) -> None:
     docora.add_links(10)
-    actions, dashboard = docora.actions(), docora.actions()
-    seen: list[int] = []
+    seen: list[str] = []
     reported: list[int] = []
 
     def prepare(run: BulkRun) -> None:
-        assert dashboard.store.read(run.operation_id or "") == Progress(
-            run.operation_id or "", total=10, completed=0, succeeded=0, failed=0, cancelled=False
-        )
+        assert progress_of(docora, only_operation(docora)) == {
+            "total": "10",
+            "completed": "0",
+            "succeeded": "0",
+            "failed": "0",
+            "cancelled": "false",
+        }
 
         def step(done: int) -> None:
             # Called before Redis is told, so it still shows the batch before.
-            seen.append(dashboard.store.read(run.operation_id or "").completed)
+            seen.append(progress_of(docora, only_operation(docora))["completed"])
             reported.append(done)
 
         run.on_progress = step
 
-    actions.retry_all(batch_size=3, prepare=prepare)
+    docora.actions().retry_all(batch_size=3, prepare=prepare)
     assert reported == [3, 6, 9, 10]
-    assert seen == [0, 3, 6, 9]
+    assert seen == ["0", "3", "6", "9"]
 
 
-def test_each_batch_renews_the_life_of_the_progress(docora: Docora) -> None:
-    docora.add_links(4)
-    lives: list[int] = []
-
-    def prepare(run: BulkRun) -> None:
-        key = f"docora:bulk:{run.operation_id}"
-
-        def step(done: int) -> None:
-            lives.append(docora.redis.ttl(key))
-            docora.redis.expire(key, 5)
-
-        run.on_progress = step
-
-    result = docora.actions().retry_all(batch_size=1, prepare=prepare)
-    assert all(life >= 3590 for life in lives)
-    assert docora.redis.ttl(f"docora:bulk:{result.operation_id}") >= 3590
+def somebody_writes_into_it(docora: Docora, key: str) -> None:
+    docora.redis.hset(key, "completed", "1000")
 
 
-def test_progress_is_absolute_whatever_somebody_wrote_into_it(docora: Docora) -> None:
-    docora.add_links(4)
-
-    def prepare(run: BulkRun) -> None:
-        docora.redis.hset(f"docora:bulk:{run.operation_id}", "completed", "1000")
-
-    result = docora.actions().retry_all(prepare=prepare)
-    assert progress_hash(docora, result)["completed"] == "4"
+def it_expires(docora: Docora, key: str) -> None:
+    docora.redis.delete(key)
 
 
-def test_progress_that_has_expired_midway_comes_back(docora: Docora) -> None:
+@pytest.mark.parametrize("happening", [somebody_writes_into_it, it_expires])
+def test_progress_is_written_whole_with_each_batch(
+    docora: Docora, happening: Callable[[Docora, str], None]
+) -> None:
     docora.add_links(6)
 
     def prepare(run: BulkRun) -> None:
-        run.on_progress = lambda done: cast(
-            "None", docora.redis.delete(f"docora:bulk:{run.operation_id}")
-        )
+        run.on_progress = lambda done: happening(docora, f"docora:bulk:{run.operation_id}")
 
     result = docora.actions().retry_all(batch_size=2, prepare=prepare)
-    assert progress_hash(docora, result) == {
+    assert result.operation_id is not None
+    assert progress_of(docora, result.operation_id) == {
         "total": "6",
         "completed": "6",
         "succeeded": "6",
         "failed": "0",
         "cancelled": "false",
     }
-
-
-def test_an_unknown_operation_is_not_found_and_not_created(docora: Docora) -> None:
-    store = docora.actions().store
-    asks: list[Callable[[str], object]] = [store.read, store.cancel]
-    for ask in asks:
-        with pytest.raises(NotFoundError, match="Operation not found or expired"):
-            ask("bulk_0123456789abcdef")
-    assert docora.redis.keys() == []
-
-
-def test_an_operation_that_has_finished_cannot_be_cancelled(docora: Docora) -> None:
-    docora.add_links(1)
-    actions = docora.actions()
-    result = actions.retry_all()
-    with pytest.raises(OperationFinishedError):
-        actions.store.cancel(result.operation_id or "")
-    assert progress_hash(docora, result)["cancelled"] == "false"
-
-
-def test_an_operation_of_docora_itself_can_be_followed_and_cancelled(docora: Docora) -> None:
-    key = "docora:bulk:bulk_00000000000000ff"
-    docora.redis.hset(
-        key,
-        mapping={
-            "total": "10",
-            "completed": "3",
-            "succeeded": "2",
-            "failed": "1",
-            "cancelled": "false",
-        },
-    )
-    docora.redis.expire(key, 100)
-    store = docora.actions().store
-    assert store.read("bulk_00000000000000ff").completed == 3
-    store.cancel("bulk_00000000000000ff")
-    assert store.read("bulk_00000000000000ff").cancelled is True
-    assert 0 < docora.redis.ttl(key) <= 100

@@ -49,7 +49,9 @@ class Driver:
         with self.postgres.connect() as connection:
             connection.execute("TRUNCATE apps, repositories CASCADE")
         self.valkey.empty()
-        postgres, redis = (Access(url, url, url) for url in (self.postgres.url, self.valkey.url))
+        postgres, redis = (
+            Access(url, url, url, url) for url in (self.postgres.url, self.valkey.url)
+        )
         producer = Producer(postgres, redis, self.fork_server)
         apps = Apps()
         try:

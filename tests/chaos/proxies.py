@@ -34,7 +34,7 @@ class Proxies:
         """Returns settings that commands left in the sessions of the pool."""
         assert self.pool_url is not None
         url = self.database_url
-        next_client = Neighbours(Access(url, url, url), self.pool_url)
+        next_client = Neighbours(Access(url, url, url, url), self.pool_url)
         next_client.look_everywhere(POOL_SIZE)
         return next_client.strange
 
@@ -52,6 +52,6 @@ def start_proxies(postgres: Postgres, valkey: Valkey) -> Iterator[Proxies]:
         url = with_login(to_postgres.url, "postgres", POSTGRES_PASSWORD)
         pool_url = None
         if PROGRAM is not None:
-            pooled = pgbouncer(Access(url, url, url), "transaction", POOL_SIZE)
+            pooled = pgbouncer(Access(url, url, url, url), "transaction", POOL_SIZE)
             pool_url = stack.enter_context(pooled).command
         yield Proxies(to_postgres, to_redis, url, pool_url)

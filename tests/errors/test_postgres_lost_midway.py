@@ -5,29 +5,11 @@ from __future__ import annotations
 import time
 from typing import cast
 
-from tests.errors.bulk_midway import hold_bulk, rest_is_finished, tells_what_was_done
-from tests.errors.checks import HURRIED, refuses, terminate
+from tests.errors.bulk_midway import rest_is_finished, tells_what_was_done
+from tests.errors.checks import HURRIED, refuses
 from tests.support.docora import Docora, Result, finish
 from tests.support.own_servers import OwnRedis
 from tests.support.proxy import COMMIT, PUSH, Fault, Proxy, eventually
-from tests.support.running_commands import progress_of
-
-
-def test_a_postgres_that_is_lost_midway_stops_a_bulk_retry_which_says_what_was_done(
-    docora: Docora,
-) -> None:
-    with Proxy.before_redis(docora.redis_url) as proxy:
-        process, push = hold_bulk(docora, proxy, 200)
-        assert terminate(docora) == 3
-        push.release()
-        result = finish(process)
-    document = refuses(result, "postgres", "Postgres database")
-    tells_what_was_done(docora, document, result, 40)
-    progress = progress_of(docora, document["data"]["operation_id"])
-    assert (progress["completed"], progress["cancelled"]) == ("40", "true")
-    orphans = len(docora.waiting()) - 40
-    assert orphans in {10, 20}, "of the two batches in flight"
-    rest_is_finished(docora, already_queued=orphans)
 
 
 def test_a_postgres_that_hangs_midway_is_given_up_by_a_bulk_retry_once(docora: Docora) -> None:

@@ -14,19 +14,6 @@ from tests.support.proxy import PUSH, Fault, Proxy
 from tests.support.running_commands import progress_of
 
 
-def test_a_redis_that_is_lost_midway_stops_a_bulk_retry_which_says_what_was_done(
-    docora: Docora, own: OwnRedis
-) -> None:
-    with Proxy.before_redis(own.url) as proxy:
-        process, push = hold_bulk(docora, proxy, 200)
-        own.stop()
-        push.release()
-        result = finish(process)
-    document = refuses(result, "redis", "can't be reached, or broke the connection")
-    tells_what_was_done(docora, document, result, 40)
-    assert document["data"]["cancelled"] is True
-
-
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [

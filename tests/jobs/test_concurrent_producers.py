@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 
-import psycopg
+import pytest
 import redis
 from rq import Queue
 from rq.exceptions import DuplicateJobError
 
+from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction
 from tests.support.docora import QUEUE, Docora, Result, finish
-from tests.support.proxy import PATIENCE, PUSH, Fault, Proxy, eventually
+from tests.support.proxy import PATIENCE, PUSH, Fault, Proxy
 from tests.support.rows import TestLink
-from tests.support.running_commands import PATIENT
+from tests.support.running_commands import PATIENT, starting_line
 
 PROCESSES = 20
-
-
-@contextmanager
-def starting_line(docora: Docora, lock: str, runners: int) -> Iterator[None]:
-    """Hold a lock that so many connections of commands come to wait for; then let all go at once.
-
-    The commands are started in the block.
-    """
-    with psycopg.connect(docora.database_access.owner) as holder:
-        holder.execute(lock.encode())
-        yield
-        eventually(
-            lambda: waiting_for_locks(docora) >= runners, f"{runners} commands that wait for a lock"
-        )
-        holder.rollback()
-
-
-def waiting_for_locks(docora: Docora) -> int:
-    row = docora.connection.execute(
-        "SELECT count(*) AS waiting FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name = 'docora-ops' AND wait_event_type = 'Lock'"
-    ).fetchone()
-    assert row is not None
-    return int(row["waiting"])
 
 
 def retried_once(docora: Docora, link: TestLink, results: list[Result]) -> None:
@@ -60,7 +36,7 @@ def retried_once(docora: Docora, link: TestLink, results: list[Result]) -> None:
 
 def test_twenty_processes_that_retry_one_link_at_once_leave_one_job(docora: Docora) -> None:
     link = docora.add_link()
-    with starting_line(docora, "SELECT 1 FROM app_repositories FOR UPDATE", PROCESSES):
+    with starting_line(docora, PROCESSES, "SELECT 1 FROM app_repositories FOR UPDATE"):
         processes = [
             docora.start("retry", link.app_id, link.repository_id, "--json", env=PATIENT)
             for _ in range(PROCESSES)
@@ -77,8 +53,7 @@ def test_retries_of_a_link_that_is_being_bulk_retried_leave_one_job(docora: Doco
     docora.add_links(300)
     link = TestLink("app_" + f"{1:024x}", "repo_" + f"{150:024x}")
     # The bulk operation's two batches in flight wait as well.
-    lock = "LOCK TABLE app_repositories IN EXCLUSIVE MODE"
-    with starting_line(docora, lock, PROCESSES + 2):
+    with starting_line(docora, PROCESSES + 2):
         bulk = docora.start("retry-all-failed", "--batch-size", "50", "--json", env=PATIENT)
         singles = [
             docora.start("retry", link.app_id, link.repository_id, "--json", env=PATIENT)
@@ -98,44 +73,50 @@ def test_retries_of_a_link_that_is_being_bulk_retried_leave_one_job(docora: Doco
     docora.assert_sound()
 
 
-def test_several_bulk_retries_at_once_share_the_links(docora: Docora) -> None:
-    docora.add_links(2000, apps=4)
-    lock = "LOCK TABLE app_repositories IN EXCLUSIVE MODE"
-    with starting_line(docora, lock, 2 * 4):
-        processes = [
-            docora.start("retry-all-failed", "--batch-size", size, "--json", env=PATIENT)
-            for size in ("500", "100", "70", "30")
-        ]
+@pytest.mark.parametrize(
+    "together",
+    [
+        pytest.param(
+            [
+                replace(RETRY, command=("retry-all-failed", "--batch-size", size))
+                for size in ("500", "100", "70", "30")
+            ],
+            id="four retries",
+        ),
+        pytest.param([RETRY, RESYNC], id="retry and resync"),
+        pytest.param([RETRY, SCHEDULE], id="retry and schedule"),
+        pytest.param([RESYNC, SCHEDULE], id="resync and schedule"),
+        pytest.param([SCHEDULE] * 3, id="three schedules"),
+    ],
+)
+def test_bulk_actions_at_once_leave_one_job_for_each_link(
+    docora: Docora, together: list[BulkAction]
+) -> None:
+    total = 1200
+    together[0].add_links(docora, total)
+    tables = docora.dump()[0]
+    docora.connection.execute(
+        "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
+        " SELECT app_id, repository_id, 'file', 'sha' FROM app_repositories"
+    )
+    with starting_line(docora, 2 * len(together)):
+        processes = [docora.start(*bulk.command, "--json", env=PATIENT) for bulk in together]
     results = [finish(process) for process in processes]
     for result in results:
         assert result.code == 0, result
-        data = result.data
-        assert data["total"] == data["completed"] == 2000
-        assert data["succeeded"] + data["skipped"] == 2000
-        assert docora.redis.hget(f"docora:bulk:{data['operation_id']}", "completed") == b"2000"
-    assert sum(result.data["queued"] for result in results) == 2000
-    assert len(docora.waiting()) == 2000
-    assert docora.statuses() == {"pending_snapshot": 2000}
+        assert result.data["total"] == result.data["completed"] == total
+        assert result.data["succeeded"] + result.data["skipped"] == total
+        if operation_id := result.data["operation_id"]:
+            assert docora.redis.hget(f"docora:bulk:{operation_id}", "completed") == b"1200"
+    assert sum(result.data["queued"] for result in results) == total
+    assert sorted(docora.waiting()) == [link.job_id for link in docora.links()]
     docora.assert_sound()
-
-
-def test_a_resync_and_a_retry_of_all_links_at_once_leave_one_job_each(docora: Docora) -> None:
-    docora.add_links(400)
-    app_id = "app_" + f"{1:024x}"
-    for number in range(1, 401):
-        docora.add_deliveries(TestLink(app_id, "repo_" + f"{number:024x}"), 1)
-    lock = "LOCK TABLE app_repositories IN EXCLUSIVE MODE"
-    with starting_line(docora, lock, 2 * 2):
-        retry = docora.start("retry-all-failed", "--batch-size", "20", "--json", env=PATIENT)
-        resync = docora.start("resync", app_id, "--all", "--yes", "--json", env=PATIENT)
-    for result in (finish(retry), finish(resync)):
-        assert result.code == 0, result
-        assert result.data["completed"] == 400
-    assert len(docora.waiting()) == 400
-    assert docora.statuses() == {"pending_snapshot": 400}
+    if set(together) == {SCHEDULE}:
+        assert docora.dump()[0]["app_repositories"] == tables["app_repositories"]
+    else:
+        assert docora.statuses() == {"pending_snapshot": total}
     row = docora.connection.execute("SELECT count(*) AS left FROM app_delivered_files").fetchone()
-    assert row == {"left": 0}
-    docora.assert_sound()
+    assert row == {"left": 0 if RESYNC in together else total}
 
 
 class OtherProducer(threading.Thread):
@@ -166,9 +147,9 @@ def test_a_bulk_retry_beside_another_producer_leaves_one_job_each(docora: Docora
     docora.add_links(1000)
     app_id = "app_" + f"{1:024x}"
     job_ids = [f"{app_id}-repo_{number:024x}" for number in range(1, 1001)]
-    batch_in_hand = job_ids[190:200]
+    next_batch = job_ids[190:200]
     # First what the bulk operation is about to push; then both run towards each other.
-    producer = OtherProducer(docora, batch_in_hand + job_ids[:199:-1] + job_ids[:190], 300)
+    producer = OtherProducer(docora, next_batch + job_ids[:199:-1] + job_ids[:190], 300)
     with Proxy.before_redis(docora.redis_url) as proxy:
         push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=20)
         bulk = docora.start(

@@ -1,4 +1,4 @@
-"""What is running, or may be, is looked at again a moment later, and no lock is held meanwhile."""
+"""A running or doubtful job is looked at again a moment later, and no lock is held meanwhile."""
 
 from __future__ import annotations
 
@@ -12,34 +12,25 @@ from rq.registry import StartedJobRegistry
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.errors import NotFoundError
 from docora_ops.links import Outcome
+from tests.support.bulk_actions import BulkAction, every_bulk_action
 from tests.support.docora import QUEUE, Docora
+from tests.support.job_states import Arrange, doubtful, started
 from tests.support.rows import TestLink
 
-Arrange = Callable[[Docora, str], object]
-
-
-def running(docora: Docora, job_id: str) -> None:
-    docora.start_job(job_id)
+Happening = Callable[[Docora, TestLink], object]
 
 
 def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> list[float]:
-    """Let something happen while one link's retry waits to look again; returns its waits."""
+    """Lets something happen while an action waits to look again. Returns its waits."""
     waits: list[float] = []
 
-    def sleep(seconds: float) -> None:
+    def pause(seconds: float) -> None:
         waits.append(seconds)
         happen()
 
-    monkeypatch.setattr("docora_ops.actions.link_change.time.sleep", sleep)
+    monkeypatch.setattr("docora_ops.actions.link_change.time.sleep", pause)
+    monkeypatch.setattr(BulkRun, "_pause", lambda run, seconds: pause(seconds))
     return waits
-
-
-def between_rounds(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> None:
-    """The same for a bulk run."""
-    monkeypatch.setattr(BulkRun, "_pause", lambda run, seconds: happen())
-
-
-Happening = Callable[[Docora, TestLink], object]
 
 
 def begins_to_run(docora: Docora, link: TestLink) -> None:
@@ -64,6 +55,10 @@ def fails_again(docora: Docora, link: TestLink) -> None:
     finish(docora, link, JobStatus.FAILED, "failed")
 
 
+def fails_and_may_be_tried_again(docora: Docora, link: TestLink) -> None:
+    finish(docora, link, JobStatus.FINISHED, "pending_snapshot")
+
+
 def comes_back_into_the_list(docora: Docora, link: TestLink) -> None:
     docora.redis.rpush(docora.queue.key, link.job_id)
 
@@ -81,94 +76,122 @@ def nothing_happens(docora: Docora, link: TestLink) -> None:
 
 
 def finish(docora: Docora, link: TestLink, job_status: JobStatus, status: str) -> None:
+    end_execution(docora)
+    docora.leave_job(link.job_id, job_status)
+    docora.connection.execute(
+        "UPDATE app_repositories SET status = %s, last_scanned_at = now()", (status,)
+    )
+
+
+def end_execution(docora: Docora) -> None:
     keys = cast("list[bytes]", docora.redis.keys("rq:*execution*"))
     docora.redis.delete(StartedJobRegistry(QUEUE, connection=docora.redis).key, *keys)
-    docora.leave_job(link.job_id, job_status)
-    docora.connection.execute("UPDATE app_repositories SET status = %s", (status,))
 
 
-def doubtful(docora: Docora, job_id: str) -> None:
-    docora.leave_job(job_id, JobStatus.QUEUED)
-
-
-# First look, what happens then, outcome of a single retry and of a bulk one, jobs in the list.
-STORIES: list[tuple[Arrange, Happening, Outcome, Outcome, int]] = [
-    (doubtful, nothing_happens, Outcome.REPLACED_STALE, Outcome.REPLACED_STALE, 1),
-    (doubtful, begins_to_run, Outcome.ALREADY_RUNNING, Outcome.ALREADY_RUNNING, 0),
-    (
-        doubtful,
-        begins_to_run_and_takes_the_lock,
-        Outcome.ALREADY_RUNNING,
-        Outcome.ALREADY_RUNNING,
-        0,
-    ),
-    (doubtful, begins_and_writes_scanning, Outcome.ALREADY_RUNNING, Outcome.ALREADY_RUNNING, 0),
-    (doubtful, ends_well, Outcome.ALREADY_RUNNING, Outcome.SKIPPED, 0),
-    (doubtful, fails_again, Outcome.REPLACED_STALE, Outcome.REPLACED_STALE, 1),
-    (doubtful, comes_back_into_the_list, Outcome.ALREADY_QUEUED, Outcome.ALREADY_QUEUED, 1),
-    (doubtful, is_enqueued_by_somebody_else, Outcome.ALREADY_QUEUED, Outcome.ALREADY_QUEUED, 1),
-    (doubtful, is_popped_once_more, Outcome.ALREADY_RUNNING, Outcome.ALREADY_RUNNING, 0),
-    (running, nothing_happens, Outcome.ALREADY_RUNNING, Outcome.ALREADY_RUNNING, 0),
-    (running, ends_well, Outcome.ALREADY_RUNNING, Outcome.SKIPPED, 0),
-    (running, fails_again, Outcome.REPLACED_STALE, Outcome.REPLACED_STALE, 1),
-]
-every_story = pytest.mark.parametrize(
-    ("arrange", "happening", "outcome", "bulk_outcome", "jobs"),
-    STORIES,
-    ids=[f"{story[0].__name__}, {story[1].__name__}" for story in STORIES],
+REPLACED, QUEUED, RUNNING, SKIPPED = (
+    Outcome.REPLACED_STALE,
+    Outcome.ALREADY_QUEUED,
+    Outcome.ALREADY_RUNNING,
+    Outcome.SKIPPED,
 )
+STORIES: list[tuple[Arrange, Happening, Outcome, Outcome, Outcome]] = [
+    (doubtful, nothing_happens, REPLACED, REPLACED, REPLACED),
+    (doubtful, begins_to_run, RUNNING, RUNNING, RUNNING),
+    (doubtful, begins_to_run_and_takes_the_lock, RUNNING, RUNNING, RUNNING),
+    (doubtful, begins_and_writes_scanning, RUNNING, RUNNING, RUNNING),
+    (doubtful, ends_well, RUNNING, SKIPPED, SKIPPED),
+    (doubtful, fails_and_may_be_tried_again, RUNNING, SKIPPED, REPLACED),
+    (doubtful, fails_again, REPLACED, REPLACED, REPLACED),
+    (doubtful, comes_back_into_the_list, QUEUED, QUEUED, QUEUED),
+    (doubtful, is_enqueued_by_somebody_else, QUEUED, QUEUED, QUEUED),
+    (doubtful, is_popped_once_more, RUNNING, RUNNING, RUNNING),
+    (started, nothing_happens, RUNNING, RUNNING, RUNNING),
+    (started, ends_well, RUNNING, SKIPPED, SKIPPED),
+    (started, fails_and_may_be_tried_again, RUNNING, SKIPPED, REPLACED),
+    (started, fails_again, REPLACED, REPLACED, REPLACED),
+]
+"""First look, what happens then, and the outcomes of retry, retry-all-failed and schedule."""
 
 
-@every_story
-def test_a_retry_believes_its_second_look(
+@pytest.mark.parametrize(
+    ("arrange", "happening", "command", "outcome"),
+    [
+        pytest.param(
+            *(arrange, happening, command, outcome),
+            id=f"{'running' if arrange is started else 'doubtful'}-{happening.__name__}-{command}",
+        )
+        for arrange, happening, *outcomes in STORIES
+        for command, outcome in zip(("retry", "retry_all", "schedule"), outcomes, strict=True)
+    ],
+)
+def test_what_the_second_look_finds_decides(
     docora: Docora,
     monkeypatch: pytest.MonkeyPatch,
     arrange: Arrange,
     happening: Happening,
+    command: str,
     outcome: Outcome,
-    bulk_outcome: Outcome,
-    jobs: int,
 ) -> None:
     link = docora.add_link()
     arrange(docora, link.job_id)
     waits = between_looks(monkeypatch, lambda: happening(docora, link))
-    assert docora.actions().retry(link).outcome is outcome
+    actions = docora.actions()
+    if command == "retry":
+        assert actions.retry(link).outcome is outcome
+    else:
+        assert getattr(actions, command)().counts == {outcome: 1}
     assert len(waits) == 1
-    assert docora.waiting() == [link.job_id] * jobs
-    assert docora.was_reset(link) == outcome.succeeded
-    assert docora.lost_links() == []
+    assert docora.waiting() == [link.job_id] * outcome.succeeded
+    assert docora.was_reset(link) == (outcome.succeeded and command != "schedule")
 
 
-@every_story
-def test_a_bulk_retry_believes_its_second_look(
-    docora: Docora,
-    monkeypatch: pytest.MonkeyPatch,
-    arrange: Arrange,
-    happening: Happening,
-    outcome: Outcome,
-    bulk_outcome: Outcome,
-    jobs: int,
+@pytest.mark.parametrize("command", ["resync", "resync_all"])
+def test_a_resync_goes_ahead_when_the_running_job_ends_before_the_second_look(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    link = docora.add_link()
-    arrange(docora, link.job_id)
-    between_rounds(monkeypatch, lambda: happening(docora, link))
-    assert docora.actions().retry_all().counts == {bulk_outcome: 1}
-    assert docora.waiting() == [link.job_id] * jobs
-    assert docora.was_reset(link) == outcome.succeeded
-    assert docora.lost_links() == []
+    link = docora.add_link("scanning")
+    docora.add_deliveries(link, 3)
+    started(docora, link.job_id)
+    between_looks(monkeypatch, lambda: ends_well(docora, link))
+    actions = docora.actions()
+    if command == "resync":
+        one = actions.resync(link)
+        assert (one.outcome, one.deliveries_cleared) == (REPLACED, 3)
+    else:
+        result = actions.resync_all(link.app_id)
+        assert (result.counts, result.deliveries_cleared) == ({REPLACED: 1}, 3)
+    assert docora.was_reset(link)
+    assert docora.waiting() == [link.job_id]
+    assert docora.deliveries(link) == 0
 
 
-def test_a_link_that_qualifies_at_once_is_not_kept_waiting(
+@every_bulk_action
+def test_all_doubtful_links_share_one_second_look(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch, bulk: BulkAction
+) -> None:
+    bulk.add_links(docora, 30)
+    for link in docora.links():
+        doubtful(docora, link.job_id)
+    waits = between_looks(monkeypatch, lambda: None)
+    assert bulk.run(docora.actions(), batch_size=4).counts == {REPLACED: 30}
+    assert waits == [0.01]
+    docora.assert_sound()
+
+
+def test_there_is_no_second_look_where_the_first_one_decides(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = between_looks(monkeypatch, lambda: None)
     docora.actions().retry(docora.add_link())
+    docora.add_link()
+    docora.actions().retry_all()
     assert waits == []
 
 
-@pytest.mark.parametrize("arrange", [doubtful, running, Docora.hold_lock])
-def test_no_lock_is_held_while_a_retry_waits_to_look_again(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch, arrange: Arrange
+@pytest.mark.parametrize("command", ["retry", "retry_all"])
+@pytest.mark.parametrize("arrange", [doubtful, started, Docora.hold_lock])
+def test_no_lock_is_held_until_the_second_look(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch, arrange: Arrange, command: str
 ) -> None:
     link = docora.add_link()
     arrange(docora, link.job_id)
@@ -178,61 +201,19 @@ def test_no_lock_is_held_while_a_retry_waits_to_look_again(
         docora.connection.execute("UPDATE app_repositories SET last_error = 'changed meanwhile'")
 
     waits = between_looks(monkeypatch, change_the_row)
-    docora.actions().retry(link)
+    actions = docora.actions()
+    actions.retry(link) if command == "retry" else actions.retry_all()
     assert len(waits) == 1
-
-
-def test_no_lock_is_held_while_a_bulk_retry_waits_to_look_again(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for arrange in (doubtful, running, Docora.hold_lock):
-        arrange(docora, docora.add_link().job_id)
-    looked: list[bool] = []
-
-    def change_the_rows() -> None:
-        docora.connection.execute("SET lock_timeout = '1s'")
-        docora.connection.execute("UPDATE app_repositories SET retry_count = 4")
-        looked.append(True)
-
-    between_rounds(monkeypatch, change_the_rows)
-    docora.actions().retry_all()
-    assert looked == [True]
 
 
 def test_a_link_that_is_removed_between_the_looks_is_not_found(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = docora.add_link()
-    running(docora, link.job_id)
+    started(docora, link.job_id)
     between_looks(monkeypatch, lambda: docora.connection.execute("DELETE FROM app_repositories"))
     with pytest.raises(NotFoundError):
         docora.actions().retry(link)
-
-
-def test_a_resync_goes_ahead_when_the_running_job_ends_before_the_second_look(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link = docora.add_link("scanning")
-    docora.add_deliveries(link, 3)
-    running(docora, link.job_id)
-    between_looks(monkeypatch, lambda: ends_well(docora, link))
-    result = docora.actions().resync(link)
-    assert (result.outcome, result.deliveries_cleared) == (Outcome.REPLACED_STALE, 3)
-    assert docora.was_reset(link)
-    assert docora.waiting() == [link.job_id]
-
-
-def test_a_bulk_resync_tries_running_links_once_more_at_the_end(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link = docora.add_link("scanning")
-    docora.add_deliveries(link, 3)
-    running(docora, link.job_id)
-    between_rounds(monkeypatch, lambda: ends_well(docora, link))
-    result = docora.actions().resync_all(link.app_id)
-    assert result.counts == {Outcome.REPLACED_STALE: 1}
-    assert result.deliveries_cleared == 3
-    assert docora.deliveries(link) == 0
 
 
 def test_what_is_doubtful_only_at_the_second_look_is_looked_at_a_third_time(
@@ -240,17 +221,14 @@ def test_what_is_doubtful_only_at_the_second_look_is_looked_at_a_third_time(
 ) -> None:
     """A run that ends, and is queued anew and in no list: a worker may have it, or nobody."""
     link = docora.add_link()
-    execution = docora.start_job(link.job_id)
-    waits: list[float] = []
+    started(docora, link.job_id)
 
-    def sleep(seconds: float) -> None:
-        if not waits:
-            execution_keys = docora.redis.keys("rq:*execution*")
-            docora.redis.delete(f"rq:wip:{docora.queue.name}", *cast("list[bytes]", execution_keys))
-            docora.leave_job(execution.job_id, JobStatus.QUEUED)
-        waits.append(seconds)
+    def be_queued_anew() -> None:
+        if len(waits) == 1:
+            end_execution(docora)
+            doubtful(docora, link.job_id)
 
-    monkeypatch.setattr("docora_ops.actions.link_change.time.sleep", sleep)
+    waits = between_looks(monkeypatch, be_queued_anew)
     assert docora.actions().retry(link).outcome is Outcome.REPLACED_STALE
     assert len(waits) == 2
     docora.assert_sound()

@@ -181,9 +181,9 @@ def test_no_error_of_a_driver_shows_a_secret(docora: Docora, link: TestLink) -> 
                 assert "Traceback" not in result.stderr
                 assert_no_secret(result.stdout, result.stderr)
     docora.redis.acl_deluser(USER)
-    trail = b"".join(redis_texts(docora, but=b"rq:results:")).decode()
-    assert "refuses: row 1 of ***, ***, ***" in trail
-    assert_no_secret(trail)
+    entries = b"".join(redis_texts(docora, but=b"rq:results:")).decode()
+    assert "refuses: row 1 of ***, ***, ***" in entries
+    assert_no_secret(entries)
 
 
 BUG = """

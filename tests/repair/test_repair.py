@@ -67,7 +67,7 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
     assert "would queue" in shown.stdout
     assert "nothing was changed" in shown.stderr
 
-    assert docora.audit_trail() == []
+    assert docora.audit_entries() == []
     result = repair(docora, "--json", "--reason", "killed")
     assert result.code == 0, result
     assert result.stdout.count("\n") == 1
@@ -75,7 +75,7 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
     counts = {"total": 5, "queued": 2, "removed": 3}
     assert [
         (entry["event"], entry["command"], entry["reason"], json.loads(entry["counts"]))
-        for entry in docora.audit_trail()
+        for entry in docora.audit_entries()
     ] == [("started", "repair", "killed", {"total": 5}), ("finished", "repair", "killed", counts)]
     found = dict.fromkeys(links, 1)
     assert {kind: data[kind] for kind in found} == found
@@ -147,10 +147,10 @@ def test_an_app_or_a_link_is_repaired_alone(docora: Docora) -> None:
     new = docora.add_link("pending_snapshot")
     one = repair(docora, other.app_id, other.repository_id, "--json")
     assert (one.code, one.data["lost"], one.data["queued"]) == (0, 1, 1)
-    # Without anything to remove, the trail begins with the job.
-    assert [entry["event"] for entry in docora.audit_trail()] == ["started", "finished"]
+    # Without anything to remove, the audit entries begin with the job.
+    assert [entry["event"] for entry in docora.audit_entries()] == ["started", "finished"]
     ids = {"app_id": other.app_id, "repository_id": other.repository_id}
-    assert ids.items() <= json.loads(docora.audit_trail()[0]["selection"]).items()
+    assert ids.items() <= json.loads(docora.audit_entries()[0]["selection"]).items()
     named = repair(docora, new.app_id, new.repository_id, "--json")
     assert named.data["queued"] == 1, "it need not be five minutes old"
     unknown = repair(docora, "Nobody", "octo/api")
@@ -321,7 +321,7 @@ def test_a_repair_killed_while_it_removes_has_removed_all_or_nothing(
         assert finish(process).code == -signal.SIGKILL
     assert (docora.waiting() == [links["duplicate"].job_id]) is is_done
     assert (docora.registries(links["stale_entry"].job_id) == set()) is is_done
-    assert [entry["event"] for entry in docora.audit_trail()] == ["started"] * is_done
+    assert [entry["event"] for entry in docora.audit_entries()] == ["started"] * is_done
     result = docora.run("repair", "--json", env=AT_ONCE_PATIENT)
     assert (result.code, result.data["removed"]) == (0, 0 if is_done else 3)
     assert docora.waiting() == [links["duplicate"].job_id]

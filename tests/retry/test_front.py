@@ -7,9 +7,9 @@ from rq.job import Job
 
 from docora_ops.links import Outcome
 from tests.support.docora import QUEUE, Docora
-from tests.support.live_jobs import (
+from tests.support.job_states import (
     Arrange,
-    in_the_hand_of_a_worker,
+    in_the_intermediate_list,
     on_another_queue,
     scheduled,
 )
@@ -71,7 +71,7 @@ def test_front_does_not_bring_a_scheduled_job_forward(docora: Docora) -> None:
     assert docora.registries(link.job_id) == {f"rq:scheduled:{QUEUE}"}
 
 
-@pytest.mark.parametrize("arrange", [in_the_hand_of_a_worker, on_another_queue])
+@pytest.mark.parametrize("arrange", [in_the_intermediate_list, on_another_queue])
 def test_front_does_not_double_a_job_that_waits_elsewhere(docora: Docora, arrange: Arrange) -> None:
     link = docora.add_link()
     arrange(docora, link.job_id)

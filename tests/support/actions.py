@@ -10,7 +10,7 @@ from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.actions.repair.fix import Repair
-from docora_ops.audit import ChangeNote
+from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult
 from docora_ops.database import Database
 from docora_ops.database.selection import Selection, select_due, select_failed, select_of_app
@@ -60,13 +60,13 @@ class Actions:
         *,
         batch_size: int = 500,
         dry_run: bool = False,
-        note: ChangeNote | None = None,
+        change: Change | None = None,
         prepare: Callable[[BulkRun], object] = lambda run: None,
         **choice: Any,
     ) -> BulkResult:
         """A bulk retry; `prepare` gets the run when its operation is known and no link is done."""
         selection = self.failed_links(**choice)
-        run = self._bulk_run(Action.RETRY, selection, batch_size, note)
+        run = self._bulk_run(Action.RETRY, selection, batch_size, change)
         return self._finish(run, prepare, dry_run=dry_run)
 
     def resync_all(
@@ -86,12 +86,12 @@ class Actions:
         *,
         batch_size: int = 500,
         dry_run: bool = False,
-        note: ChangeNote | None = None,
+        change: Change | None = None,
         prepare: Callable[[BulkRun], object] = lambda run: None,
     ) -> BulkResult:
         """A pass of the schedule; `prepare` gets the run when its links are chosen."""
         selection = select_due(self.database, self.settings.rescan_interval_ms)
-        run = self._bulk_run(Action.SCHEDULE, selection, batch_size, note)
+        run = self._bulk_run(Action.SCHEDULE, selection, batch_size, change)
         return self._finish(run, prepare, dry_run=dry_run)
 
     def drift(self) -> DriftReport:
@@ -117,9 +117,9 @@ class Actions:
         action: Action,
         selection: Selection,
         batch_size: int,
-        note: ChangeNote | None,
+        change: Change | None,
     ) -> BulkRun:
-        return BulkRun(action, self.database, self.queue, self.store, selection, batch_size, note)
+        return BulkRun(action, self.database, self.queue, self.store, selection, batch_size, change)
 
     def _finish(
         self, run: BulkRun, prepare: Callable[[BulkRun], object], *, dry_run: bool

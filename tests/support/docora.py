@@ -76,7 +76,8 @@ class Result:
 class Docora(Rows):
     """One database and one Redis, empty at the start of each test.
 
-    Commands and actions reach them as README prescribes; what is done here, as their owner.
+    Commands and actions connect with the privileges of the help topic `privileges`; the tests
+    themselves connect as the owner.
     """
 
     database_access: Access
@@ -232,15 +233,16 @@ class Docora(Rows):
             )
         }
         keys = sorted(cast("list[bytes]", self.redis.keys()))
-        return tables, {key: (self._content(key), self.redis.ttl(key) >= 0) for key in keys}
+        return tables, {key: (self.content(key), self.redis.ttl(key) >= 0) for key in keys}
 
-    def _content(self, key: bytes) -> object:
+    def content(self, key: bytes) -> object:
+        """The value of a key, in a form that can be compared."""
         # A hash table that grows changes its order by itself.
         if self.redis.type(key) == b"hash":
             return self.redis.hgetall(key)
         return self.redis.dump(key)
 
-    def audit_trail(self, stream: str = "docora-ops:audit") -> list[dict[str, str]]:
+    def audit_entries(self, stream: str = "docora-ops:audit") -> list[dict[str, str]]:
         """The entries of a stream, the oldest first."""
         found = cast("list[tuple[bytes, dict[bytes, bytes]]]", self.redis.xrange(stream))
         return [

@@ -166,6 +166,34 @@ class Rows:
             (link.app_id, link.repository_id),
         )
 
+    def add_trigger(
+        self,
+        statements: str,
+        *,
+        when: str = "true",
+        event: str = "BEFORE UPDATE ON app_repositories",
+    ) -> None:
+        """Has Postgres run PL/pgSQL statements for each row of an event."""
+        self.connection.execute(
+            f"""
+            CREATE FUNCTION of_the_test() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN {statements}; RETURN coalesce(new, old); END $$;
+            CREATE TRIGGER of_the_test {event} FOR EACH ROW
+            WHEN ({when}) EXECUTE FUNCTION of_the_test()
+            """.encode()
+        )
+
+    def refuse_at_commit(self, when: str = "true") -> None:
+        """Has Postgres refuse to commit a change of a link."""
+        self.connection.execute(
+            f"""
+            CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN RAISE EXCEPTION 'refused at commit'; END $$;
+            CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON app_repositories
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION refuse()
+            """.encode()
+        )
+
     def was_reset(self, link: TestLink) -> bool:
         row = self.row(link)
         return (row["status"], row["retry_count"], row["last_error"]) == (

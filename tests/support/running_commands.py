@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
+
+import psycopg
 
 from tests.support.docora import Docora
 from tests.support.fork_server import ForkedProcess
@@ -42,6 +46,26 @@ def await_locks(docora: Docora, waiting: int) -> None:
         return row is not None and row["waiting"] >= waiting
 
     eventually(are_waiting, f"{waiting} connections that wait for a lock")
+
+
+@contextmanager
+def starting_line(docora: Docora, waiting: int, lock: str = LOCK_TABLE) -> Iterator[None]:
+    """Commands that are started in the block go on together, once so many connections wait."""
+    with psycopg.connect(docora.database_access.owner) as holder:
+        holder.execute(lock.encode())
+        yield
+        await_locks(docora, waiting)
+        holder.rollback()
+
+
+def terminate_sessions(docora: Docora) -> int:
+    """Ends the connections of commands to Postgres. Returns how many there were."""
+    row = docora.connection.execute(
+        "SELECT count(pg_terminate_backend(pid)) AS ended FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'docora-ops'"
+    ).fetchone()
+    assert row is not None
+    return int(row["ended"])
 
 
 class ErrorOutput:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from docora_ops.actions.bulk.audit_trail import RunTrail
+from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import Batch
 from docora_ops.actions.decision import decide
 from docora_ops.database import Database, Rollback
@@ -57,13 +57,13 @@ class BatchExecution:
         queue: LinkQueue,
         action: Action,
         claim: Claiming,
-        trail: RunTrail | None = None,
+        audit: AuditEntries | None = None,
     ) -> None:
         self._database = database
         self._queue = queue
         self._action = action
         self._claim_links = claim
-        self._trail = trail
+        self._audit = audit
         self._has_waited_for_lock = False
         self._must_look = True
         self._slow_links = 0
@@ -277,10 +277,10 @@ class BatchExecution:
                 )
             )
         batch.wait_for_turn()
-        audit = self._trail.start_with_push() if self._trail else None
-        answers = self._queue.push(requests, waiting=batch.waiting, audit=audit)
-        if self._trail:
-            self._trail.notice(answers)
+        entries = self._audit.start_with_push() if self._audit else None
+        answers = self._queue.push(requests, waiting=batch.waiting, audit=entries)
+        if self._audit:
+            self._audit.notice(answers)
         batch.pushed.set()
         return answers
 

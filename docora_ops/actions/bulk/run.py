@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
-from docora_ops.actions.bulk.audit_trail import RunTrail
+from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import Batch, BatchHandler, LinkOutcome
 from docora_ops.actions.bulk.execute import BatchExecution
 from docora_ops.actions.bulk.plan import BatchPlan
-from docora_ops.audit import ChangeNote
+from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult, Progress
 from docora_ops.database import Database, Selection
 from docora_ops.errors import NotFoundError, OperationFinishedError, ServerError
@@ -41,16 +41,16 @@ class BulkRun:
     store: ProgressStore
     selection: Selection
     batch_size: int
-    note: ChangeNote | None = None
-    """Who asked for the change; None: it is not recorded, or only with `trail`."""
-    trail: RunTrail | None = None
+    change: Change | None = None
+    """Who asked for the change; None: it is not recorded, or only with `audit`."""
+    audit: AuditEntries | None = None
     """Audit entries of a larger change, which ends them."""
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
     on_recorded: Callable[[Sequence[LinkOutcome]], None] = lambda _recorded: None
     operation_id: str | None = None
     cancelled: bool = False
-    _own_trail: RunTrail | None = None
+    _own_audit: AuditEntries | None = None
     _plan: BatchPlan | None = None
     _counts: Counter[Outcome] = field(default_factory=Counter)
     _by_app: dict[str, Counter[Outcome]] = field(default_factory=dict)
@@ -60,8 +60,8 @@ class BulkRun:
     _reported_failures: int = 0
 
     def __post_init__(self) -> None:
-        if self.note is not None:
-            self._own_trail = RunTrail(self.note, self.selection.total)
+        if self.change is not None:
+            self._own_audit = AuditEntries(self.change, self.selection.total)
 
     def start(self) -> str:
         """Makes the run an operation that all can see in Redis. Returns its id. Raises RedisError.
@@ -69,8 +69,8 @@ class BulkRun:
         Schedule, which runs each minute, does without: it would crowd out others on a dashboard.
         """
         self.operation_id = new_operation_id()
-        if self._own_trail:
-            self._own_trail.operation_id = self.operation_id
+        if self._own_audit:
+            self._own_audit.operation_id = self.operation_id
         self._report()
         return self.operation_id
 
@@ -80,15 +80,15 @@ class BulkRun:
         Raises PostgresError or RedisError if a server is lost: unfinished batches are rolled back.
         """
         databases = [self.database.sibling() for _ in range(BATCHES_IN_FLIGHT)]
-        trail = self._own_trail or self.trail
+        audit = self._own_audit or self.audit
         try:
             self._work(
                 [
-                    BatchExecution(database, self.queue, self.action, self.selection.claim, trail)
+                    BatchExecution(database, self.queue, self.action, self.selection.claim, audit)
                     for database in databases
                 ]
             )
-            self._end_trail()
+            self._end_audit()
         finally:
             for database in databases:
                 database.close()
@@ -97,7 +97,7 @@ class BulkRun:
     def break_off(self) -> None:
         """Marks the run cancelled after a server was lost. Raises RedisError."""
         self.cancel()
-        self._end_trail()
+        self._end_audit()
 
     def plan(self) -> BulkResult:
         """Finds what `run` would do, and changes nothing. Raises PostgresError, RedisError."""
@@ -229,15 +229,15 @@ class BulkRun:
         self._deliveries_cleared += batch.deliveries_cleared
         self.on_recorded(batch.recorded)
 
-    def _end_trail(self) -> None:
-        trail = self._own_trail
-        if trail is None or not trail.begun or trail.ended:
+    def _end_audit(self) -> None:
+        audit = self._own_audit
+        if audit is None or not audit.begun or audit.ended:
             return
         if self.operation_id is not None:
             self._report(is_last=True)
         else:
-            self.store.record(trail.end(self._counts, cancelled=self._is_cut_short))
-            trail.ended = True
+            self.store.record(audit.end(self._counts, cancelled=self._is_cut_short))
+            audit.ended = True
 
     def _report(self, *, is_last: bool = False) -> None:
         """Writes the progress and, at the start and the end, the audit entries."""
@@ -246,12 +246,12 @@ class BulkRun:
         self.on_progress(completed)
         if self.operation_id is None:
             return
-        trail, audit = self._own_trail, None
+        audit, entry = self._own_audit, None
         is_last = is_last or completed >= self.selection.total
-        if trail and not trail.begun:
-            audit = trail.start()
-        elif trail and is_last and not trail.ended:
-            audit = trail.end(self._counts, cancelled=self._is_cut_short)
+        if audit and not audit.begun:
+            entry = audit.start()
+        elif audit and is_last and not audit.ended:
+            entry = audit.end(self._counts, cancelled=self._is_cut_short)
         was_cancelled = self.store.write(
             Progress(
                 operation_id=self.operation_id,
@@ -263,10 +263,10 @@ class BulkRun:
             ),
             self._failures,
             since=self._reported_failures,
-            audit=audit,
+            audit=entry,
         )
-        if trail and audit:
-            trail.ended = trail.begun
-            trail.begun = True
+        if audit and entry:
+            audit.ended = audit.begun
+            audit.begun = True
         self._reported_failures = len(self._failures)
         self.cancelled = self.cancelled or was_cancelled

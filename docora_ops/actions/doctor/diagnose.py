@@ -169,7 +169,8 @@ def _check_redis(settings: Settings, client: Redis | None) -> _Server:
     implied = ", since REDIS_URL is not set" if settings.redis_is_implied else ""
     where = describe(client) + implied
     try:
-        refusal = inspector.connect()
+        only_reads = inspector.only_reads()
+        refusal = None if only_reads else inspector.connect()
         found.clock["Redis"] = seconds_ahead(inspector.clock)
         server = inspector.server()
         if server is None:
@@ -182,7 +183,7 @@ def _check_redis(settings: Settings, client: Redis | None) -> _Server:
                 *redis_checks.unknown_server("INFO is not permitted to our user", refusal),
             ]
         else:
-            found.checks.append(ok(CheckName.REDIS, where))
+            found.checks.append(redis_checks.check_user(where, only_reads=only_reads))
             found.checks += redis_checks.check_server(server, refusal)
         found.checks += redis_checks.check_queue(inspector.queue(), settings.queue_name)
         found.is_fit = True

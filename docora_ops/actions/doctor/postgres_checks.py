@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from docora_ops.database.grants import excess, grant_statements, missing_needs
+from docora_ops.database.grants import excess, grant_statements, missing_needs, only_reads
 from docora_ops.database.pooling import SESSIONS_FOR_WORKERS, Pooling
 from docora_ops.database.postgres_server import PostgresServer, Role
 from docora_ops.diagnosis import Check, CheckName, failed, ok, warning
@@ -92,6 +92,12 @@ def check_privileges(role: Role) -> Check:
         return warning(
             name,
             f"{role.name} has more than it needs: {'; '.join(surplus)}",
-            "use a role with no more than README's grants",
+            "use a role with no more grants than docora-ops help privileges lists",
+        )
+    if only_reads(role):
+        return warning(
+            name,
+            f"{role.name} may only read: Postgres refuses what changes something",
+            "for more than monitoring, use the role docora_ops of docora-ops help privileges",
         )
     return ok(name, f"{role.name} has what it needs, and no more")

@@ -36,6 +36,17 @@ def check_server(server: RedisServer, refusal: Refusal | None = None) -> list[Ch
     ]
 
 
+def check_user(where: str, *, only_reads: bool) -> Check:
+    """Tells whether the user may change anything. `where` names the server."""
+    if only_reads:
+        return warning(
+            CheckName.REDIS,
+            f"{where}, whose user may only read: Redis refuses what changes something",
+            "for more than monitoring, use the user docora-ops of docora-ops help privileges",
+        )
+    return ok(CheckName.REDIS, where)
+
+
 def unknown_server(reason: str, refusal: Refusal | None) -> list[Check]:
     """Returns the checks of `check_server` for a server that may not be asked."""
     names = (

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from docora_ops.actions.bulk.audit_trail import RunTrail
+from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.actions.repair.belonging import count_jobs_with_links
 from docora_ops.actions.repair.find import batches, confirmed, named
-from docora_ops.audit import ChangeNote
+from docora_ops.audit import Change
 from docora_ops.database import Database, Selection
 from docora_ops.database.drift_rows import link_statuses, lock_against_new_links
 from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids
@@ -48,8 +48,8 @@ class Repair:
     ref: LinkRef | None = None
     remove_unknown_jobs: bool = False
     """Repair even if the jobs in the queue do not look like jobs of this database."""
-    note: ChangeNote | None = None
-    """For the audit trail."""
+    change: Change | None = None
+    """For the audit entries."""
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
     before_second_look: Callable[[int], object] = lambda _suspects: None
@@ -60,7 +60,7 @@ class Repair:
     """Orphans, duplicates and stale entries."""
     _repaired: list[Repaired] = field(default_factory=list)
     _dry_run: bool = False
-    _trail: RunTrail | None = None
+    _audit: AuditEntries | None = None
 
     def find(self) -> RepairResult:
         """Finds the drift to repair; writes nothing.
@@ -108,8 +108,8 @@ class Repair:
 
         Raises PostgresError, RedisError; `result` then returns what has been done.
         """
-        if self.note is not None:
-            self._trail = RunTrail(self.note, self._found.total())
+        if self.change is not None:
+            self._audit = AuditEntries(self.change, self._found.total())
         self._remove_jobs()
         for kind, refs in self._links.items():
             if not self.stop.requested:
@@ -118,12 +118,12 @@ class Repair:
         return self.result()
 
     def break_off(self) -> None:
-        """Records the end of the repair in the audit trail, if it has begun. Raises RedisError."""
-        if self._trail is None or not self._trail.begun or self._trail.ended:
+        """Records the end of the repair if it has begun. Raises RedisError."""
+        if self._audit is None or not self._audit.begun or self._audit.ended:
             return
         result = self.result()
-        self.store.record(self._trail.end(result.counts, cancelled=not result.complete))
-        self._trail.ended = True
+        self.store.record(self._audit.end(result.counts, cancelled=not result.complete))
+        self._audit.ended = True
 
     def plan(self) -> RepairResult:
         """Returns what `run` would do; writes nothing. Raises PostgresError, RedisError."""
@@ -155,7 +155,7 @@ class Repair:
             self.store,
             Selection(refs, (), claim),
             LINKS_AT_ONCE,
-            trail=self._trail,
+            audit=self._audit,
             stop=self.stop,
             on_recorded=partial(self._record_links, kind),
         )
@@ -222,9 +222,9 @@ class Repair:
         return held_back
 
     def _remove_now(self, drifts: Sequence[Drift]) -> list[Repaired]:
-        trail = self._trail
-        begins = trail is not None and not trail.begun
-        removed = self.queue.sweep.remove(drifts, trail.start() if trail and begins else None)
-        if trail and any(item.outcome is RepairOutcome.REMOVED for item in removed):
-            trail.begun = True
+        audit = self._audit
+        begins = audit is not None and not audit.begun
+        removed = self.queue.sweep.remove(drifts, audit.start() if audit and begins else None)
+        if audit and any(item.outcome is RepairOutcome.REMOVED for item in removed):
+            audit.begun = True
         return removed

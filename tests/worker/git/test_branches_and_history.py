@@ -341,11 +341,7 @@ def test_what_git_says_is_told_in_short(snapshots: Snapshots) -> None:
         snapshots.repos,
         "octo",
         "api",
-        upstream.url,
-        token=None,
-        protocols=["file"],
-        timeout=60,
-        keep_alive=lambda: None,
+        Git(upstream.url, token=None, protocols=["file"], timeout=60, keep_alive=lambda: None),
     )
     commit = clone.sync()
     assert commit is not None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from docora_ops.worker.recovery import LinkRecovery
-from docora_ops.worker.tries import Tries
+from docora_ops.worker.recovery import LinkRecovery, Tries
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import await_waiting_session
 

@@ -11,6 +11,7 @@ from rq.executions import Execution
 
 from docora_ops.queue import connect
 from docora_ops.worker.clone import Clone
+from docora_ops.worker.git import Git
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.snapshots import Snapshots
 
@@ -85,11 +86,7 @@ def test_a_clone_that_another_job_has_made_anew_is_not_thrown_away(snapshots: Sn
             settings.repos_base_path,
             "octo",
             "api",
-            upstream.url,
-            token=None,
-            protocols=["file"],
-            timeout=60,
-            keep_alive=lambda: None,
+            Git(upstream.url, token=None, protocols=["file"], timeout=60, keep_alive=lambda: None),
         )
 
     snapshots.run_job(link)

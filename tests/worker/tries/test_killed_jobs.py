@@ -12,8 +12,7 @@ from rq.command import send_stop_job_command
 from rq.job import JobStatus
 
 from docora_ops.demo.receiver import Request
-from docora_ops.worker.recovery import LinkRecovery
-from docora_ops.worker.tries import Tries
+from docora_ops.worker.recovery import LinkRecovery, Tries
 from tests.support.git_over_http import gate_at
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from docora_ops.audit import ChangeNote
+from docora_ops.audit import Change
 from docora_ops.links import Outcome
 from docora_ops.queue import Answer
 from docora_ops.queue.audit_stream import AuditEntry, end_entry, start_entry
@@ -18,14 +18,14 @@ _PUSHED = (Outcome.QUEUED, Outcome.REPLACED_STALE)
 
 
 @dataclass(slots=True)
-class RunTrail:
+class AuditEntries:
     """The two entries of one run, and which of them have been written.
 
     Bulk operations write both together with their progress. A run without an operation id writes
     the first with the first job that it queues: a run that queues nothing leaves no entry.
     """
 
-    note: ChangeNote
+    change: Change
     total: int
     operation_id: str | None = None
     begun: bool = False
@@ -34,7 +34,7 @@ class RunTrail:
 
     def start(self) -> AuditEntry:
         """Returns the entry for the start of the run."""
-        return start_entry(self.note, self._run, self.operation_id, self.total)
+        return start_entry(self.change, self._run, self.operation_id, self.total)
 
     def start_with_push(self) -> Mapping[Outcome, AuditEntry]:
         """Returns the entry by the outcomes of a push that write it; none if it is written."""
@@ -48,7 +48,7 @@ class RunTrail:
         """Returns the entry for the end of the run. `counts`: links by outcome."""
         shown = {str(outcome): count for outcome, count in counts.items() if count}
         return end_entry(
-            self.note,
+            self.change,
             self._run,
             self.operation_id,
             {"total": self.total, **shown},

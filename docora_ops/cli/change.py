@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
-    from docora_ops.audit import ChangeNote
+    from docora_ops.audit import Change
     from docora_ops.links import Link
 
 _LONGEST_REASON = 500
@@ -30,12 +30,12 @@ def check_reason(reason: str | None) -> str | None:
     return reason
 
 
-def change_note(command: str, reason: str | None, **selection: object) -> ChangeNote:
+def describe_change(command: str, reason: str | None, **selection: object) -> Change:
     """Describes a command with the options that were given. Secrets are masked."""
-    from docora_ops.audit import ChangeNote
+    from docora_ops.audit import Change
     from docora_ops.text import mask
 
-    return ChangeNote(
+    return Change(
         who=f"{_user()}@{os.uname().nodename}",
         command=command,
         selection={
@@ -47,9 +47,9 @@ def change_note(command: str, reason: str | None, **selection: object) -> Change
     )
 
 
-def link_note(command: str, reason: str | None, link: Link, **options: object) -> ChangeNote:
+def describe_link_change(command: str, reason: str | None, link: Link, **options: object) -> Change:
     """Describes a command that changes one link."""
-    return change_note(
+    return describe_change(
         command,
         reason,
         app_id=link.ref.app_id,

@@ -1,0 +1,88 @@
+"""The actions on many links, for tests of what is the same in all of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from docora_ops.bulk import BulkResult
+from docora_ops.links import Action
+from tests.support.actions import Actions
+from tests.support.docora import Docora
+
+APP = f"app_{1:024x}"
+"""The first app of `Docora.add_links`, whose links a resync is about."""
+
+
+@dataclass(frozen=True)
+class BulkAction:
+    """One of retry-all-failed, resync --all and schedule."""
+
+    action: Action
+    command: tuple[str, ...]
+    status: str
+    """Status of a link before the action."""
+    done_status: str
+    """Status of a link that the action has queued."""
+    batch: int
+    """Links in a batch of the command."""
+
+    def __str__(self) -> str:
+        return self.command[0]
+
+    def add_links(self, docora: Docora, amount: int, **options: Any) -> None:
+        docora.add_links(amount, **{"status": self.status, **options})
+
+    def run(self, actions: Actions, **options: Any) -> BulkResult:
+        match self.action:
+            case Action.RETRY:
+                return actions.retry_all(**options)
+            case Action.RESYNC:
+                return actions.resync_all(APP, **options)
+        return actions.schedule(**options)
+
+
+RETRY = BulkAction(
+    Action.RETRY,
+    ("retry-all-failed", "--batch-size", "10"),
+    status="failed",
+    done_status="pending_snapshot",
+    batch=10,
+)
+RESYNC = BulkAction(
+    Action.RESYNC,
+    ("resync", APP, "--all", "--yes"),
+    status="synced",
+    done_status="pending_snapshot",
+    batch=50,
+)
+SCHEDULE = BulkAction(
+    Action.SCHEDULE, ("schedule",), status="synced", done_status="synced", batch=500
+)
+every_bulk_action = pytest.mark.parametrize("bulk", [RETRY, RESYNC, SCHEDULE], ids=str)
+
+
+OPERATION_ID = re.compile(r"bulk_[0-9a-f]{16}")
+COUNTS = ("queued", "replaced_stale", "already_queued", "already_running", "skipped", "failed")
+
+
+def bulk_document(message: str, operation_id: str | None = None, **changed: Any) -> dict[str, Any]:
+    """The JSON document of a bulk action; counts are 0 unless given."""
+    counts = {name: changed.pop(name, 0) for name in COUNTS}
+    total = sum(counts.values())
+    return {
+        "data": {
+            "message": message,
+            "operation_id": operation_id,
+            "total": total,
+            "completed": total,
+            "succeeded": counts["queued"] + counts["replaced_stale"] + counts["already_queued"],
+            "cancelled": False,
+            "failures": [],
+            **counts,
+            **changed,
+        }
+    }

@@ -1,0 +1,304 @@
+"""The states in which a job can be found, arranged as RQ leaves them.
+
+`WAITING` and `RUNNING` are the live jobs. `STALE` are the remains of jobs that ended, `UNREADABLE`
+the keys that hold no job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rq.job import Job, JobStatus
+from rq.rate_limit import RateLimit
+from rq.registry import (
+    DeferredJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ReadyJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
+from rq.results import Result
+from rq.utils import now
+
+from docora_ops.links import Outcome
+from tests.support.docora import QUEUE, Docora
+from tests.support.rows import TestLink
+
+OTHER_QUEUE = "other-queue"
+INTERMEDIATE = f"rq:queue:{QUEUE}:intermediate"
+
+Arrange = Callable[[Docora, str], object]
+"""Puts the job with this id into a state."""
+
+
+# Parts of states
+
+
+def all_of(*parts: Arrange) -> Arrange:
+    def arrange(docora: Docora, job_id: str) -> None:
+        for part in parts:
+            part(docora, job_id)
+
+    return arrange
+
+
+def left(status: JobStatus) -> Arrange:
+    """A job that is in no list, where RQ records this status."""
+    return lambda docora, job_id: docora.leave_job(job_id, status)
+
+
+def reads(**fields: str) -> Arrange:
+    """Changes fields of the job's hash."""
+    return lambda docora, job_id: [
+        docora.redis.hset(Job.key_for(job_id), name, value) for name, value in fields.items()
+    ]
+
+
+def entry_in(registry: type[Any], queue: str = QUEUE) -> Arrange:
+    def arrange(docora: Docora, job_id: str) -> None:
+        key = registry(queue, connection=docora.redis).key
+        docora.redis.zadd(key, {job_id: now().timestamp() + 3600})
+
+    return arrange
+
+
+def no_entry_in(registry: type[Any]) -> Arrange:
+    return lambda docora, job_id: docora.redis.zrem(
+        registry(QUEUE, connection=docora.redis).key, job_id
+    )
+
+
+def started(docora: Docora, job_id: str) -> None:
+    docora.start_job(job_id)
+
+
+def heartbeat_expired(docora: Docora, job_id: str) -> None:
+    docora.start_job(job_id, heartbeat=-30)
+
+
+def not_in_the_list(docora: Docora, job_id: str) -> None:
+    docora.redis.lrem(docora.queue.key, 0, job_id)
+
+
+def expires(docora: Docora, job_id: str) -> None:
+    docora.redis.expire(Job.key_for(job_id), 300)
+
+
+def hash_gone(docora: Docora, job_id: str) -> None:
+    docora.redis.delete(Job.key_for(job_id))
+
+
+def scheduled(docora: Docora, job_id: str) -> None:
+    docora.schedule_job(job_id)
+
+
+# Waiting
+
+
+def in_the_intermediate_list(docora: Docora, job_id: str) -> None:
+    docora.enqueue(job_id)
+    docora.redis.lmove(docora.queue.key, INTERMEDIATE, "RIGHT", "LEFT")
+
+
+def on_another_queue(docora: Docora, job_id: str) -> None:
+    docora.enqueue(job_id)
+    not_in_the_list(docora, job_id)
+    reads(origin=OTHER_QUEUE)(docora, job_id)
+    docora.redis.rpush(f"rq:queue:{OTHER_QUEUE}", job_id)
+
+
+def rate_limited(docora: Docora, job_id: str) -> None:
+    limit = RateLimit("github", 1)
+    docora.enqueue("holds-the-slot", rate_limit=limit)
+    job = docora.enqueue(job_id, rate_limit=limit)
+    assert job.get_status() == JobStatus.RATE_LIMITED
+    expires(docora, job_id)
+
+
+WAITING: dict[str, Arrange] = {
+    "enqueued": Docora.enqueue,
+    "enqueued with a time to live": all_of(Docora.enqueue, expires),
+    "enqueued over a failed job": all_of(left(JobStatus.FAILED), expires, Docora.enqueue),
+    "enqueued, reads failed": all_of(Docora.enqueue, reads(status="failed")),
+    "enqueued, old execution expired": all_of(heartbeat_expired, Docora.enqueue),
+    "in the intermediate list": in_the_intermediate_list,
+    "on another queue": on_another_queue,
+    "scheduled": scheduled,
+    "scheduled with a time to live": all_of(scheduled, expires),
+    "scheduled after a failure": all_of(left(JobStatus.FAILED), scheduled),
+    "deferred": left(JobStatus.DEFERRED),
+    "ready to enqueue": all_of(left(JobStatus.READY_TO_ENQUEUE), entry_in(ReadyJobRegistry)),
+    "rate limited": rate_limited,
+}
+
+
+# Running
+
+
+def running_in_no_wip_registry(docora: Docora, job_id: str) -> None:
+    """RQ leaves it so when a worker was paused for longer than its heartbeat, then went on."""
+    execution = docora.start_job(job_id)
+    wip = StartedJobRegistry(QUEUE, connection=docora.redis).key
+    docora.redis.zrem(wip, execution.composite_key)
+
+
+def running_from_another_queue(docora: Docora, job_id: str) -> None:
+    execution = docora.start_job(job_id)
+    reads(origin=OTHER_QUEUE)(docora, job_id)
+    ours, theirs = (
+        StartedJobRegistry(name, connection=docora.redis).key for name in (QUEUE, OTHER_QUEUE)
+    )
+    docora.redis.zrem(ours, execution.composite_key)
+    docora.redis.zadd(theirs, {execution.composite_key: now().timestamp() + 60})
+    docora.redis.delete(execution.key)
+
+
+RUNNING: dict[str, Arrange] = {
+    "running": started,
+    "running and enqueued again": all_of(started, Docora.enqueue),
+    "running, another execution expired": all_of(heartbeat_expired, started),
+    "running, in no wip registry": running_in_no_wip_registry,
+    "running, marked failed": all_of(running_in_no_wip_registry, reads(status="failed")),
+    "running, hash gone": all_of(started, hash_gone),
+    "running from another queue": running_from_another_queue,
+    "locked": Docora.hold_lock,
+    "locked, job failed": all_of(left(JobStatus.FAILED), Docora.hold_lock),
+    "locked, job waiting": all_of(Docora.enqueue, Docora.hold_lock),
+}
+
+
+# Stale
+
+
+def heartbeat_expired_execution_listed(docora: Docora, job_id: str) -> None:
+    execution = docora.start_job(job_id)
+    wip = StartedJobRegistry(QUEUE, connection=docora.redis).key
+    docora.redis.zadd(wip, {execution.composite_key: now().timestamp() - 1})
+    docora.redis.delete(execution.key)
+
+
+def wip_entry_without_an_execution(docora: Docora, job_id: str) -> None:
+    docora.leave_job(job_id, JobStatus.STARTED)
+    wip = StartedJobRegistry(QUEUE, connection=docora.redis).key
+    docora.redis.zadd(wip, {job_id: now().timestamp() - 30})
+
+
+def taken_by_a_worker_that_died(docora: Docora, job_id: str) -> None:
+    docora.redis.rpush(INTERMEDIATE, job_id)
+    docora.redis.set(f"{INTERMEDIATE}:first_seen:{job_id}", now().timestamp(), ex=86_400)
+
+
+def results(docora: Docora, job_id: str) -> None:
+    job = docora.leave_job(job_id, JobStatus.FINISHED)
+    Result.create(job, Result.Type.SUCCESSFUL, ttl=500, return_value="old")
+    Result.create_failure(job, ttl=500, exc_string="old")
+
+
+def fields_of_an_earlier_run(docora: Docora, job_id: str) -> None:
+    docora.leave_job(job_id, JobStatus.FAILED)
+    docora.redis.hset(
+        Job.key_for(job_id),
+        mapping={
+            "exc_info": "old",
+            "worker_name": "worker-1",
+            "started_at": "2020-01-01T00:00:00.000000Z",
+            "ended_at": "2020-01-01T00:00:00.000000Z",
+            "number_of_retries": 4,
+            "rate_limit_key": "github",
+            "rate_limit_concurrency": 1,
+            "enqueue_at_front": 1,
+            "dependency_ids": '["gone"]',
+            "meta": "old",
+        },
+    )
+    docora.redis.sadd(f"{Job.key_for(job_id)}:dependencies", "gone")
+
+
+def stale_on_another_queue(docora: Docora, job_id: str) -> None:
+    heartbeat_expired(docora, job_id)
+    reads(origin=OTHER_QUEUE)(docora, job_id)
+    wip = StartedJobRegistry(OTHER_QUEUE, connection=docora.redis).key
+    docora.redis.zadd(wip, {f"{job_id}:0123": now().timestamp() - 30})
+    for registry in (FailedJobRegistry, FinishedJobRegistry):
+        entry_in(registry, OTHER_QUEUE)(docora, job_id)
+        entry_in(registry)(docora, job_id)
+    reads(status="failed")(docora, job_id)
+    for intermediate in (INTERMEDIATE, f"rq:queue:{OTHER_QUEUE}:intermediate"):
+        docora.redis.rpush(intermediate, job_id)
+        docora.redis.set(f"{intermediate}:first_seen:{job_id}", 1)
+
+
+in_the_list_without_a_hash = all_of(Docora.enqueue, hash_gone)
+doubtful = left(JobStatus.QUEUED)
+"""Queued, but in no list: a worker may just have taken it."""
+
+STALE: dict[str, Arrange] = {
+    "failed": left(JobStatus.FAILED),
+    "finished": left(JobStatus.FINISHED),
+    "stopped": left(JobStatus.STOPPED),
+    "cancelled": left(JobStatus.CANCELED),
+    "created": left(JobStatus.CREATED),
+    "queued, in no list": doubtful,
+    "started, no execution": left(JobStatus.STARTED),
+    "started, heartbeat expired": heartbeat_expired,
+    "started, heartbeat expired, execution listed": heartbeat_expired_execution_listed,
+    "started, heartbeat expired, no execution": wip_entry_without_an_execution,
+    "several executions": all_of(heartbeat_expired, heartbeat_expired),
+    "deferred, not registered": all_of(left(JobStatus.DEFERRED), no_entry_in(DeferredJobRegistry)),
+    "scheduled, not registered": left(JobStatus.SCHEDULED),
+    "rate limited, not registered": left(JobStatus.RATE_LIMITED),
+    "in the list, hash gone": in_the_list_without_a_hash,
+    "enqueued over a failed job, then lost": all_of(
+        left(JobStatus.FAILED), Docora.enqueue, not_in_the_list
+    ),
+    "failed entry, hash gone": entry_in(FailedJobRegistry),
+    "scheduled entry, hash gone": entry_in(ScheduledJobRegistry),
+    "deferred entry, hash gone": entry_in(DeferredJobRegistry),
+    "ready entry, hash gone": entry_in(ReadyJobRegistry),
+    "deferred and ready entry of a failed job": all_of(
+        left(JobStatus.FAILED), entry_in(DeferredJobRegistry), entry_in(ReadyJobRegistry)
+    ),
+    "taken by a worker that died, failed": all_of(
+        left(JobStatus.FAILED), taken_by_a_worker_that_died
+    ),
+    "taken by a worker that died, hash gone": taken_by_a_worker_that_died,
+    "results": results,
+    "results, hash gone": all_of(results, hash_gone, no_entry_in(FinishedJobRegistry)),
+    "finished, expires soon": all_of(left(JobStatus.FINISHED), expires),
+    "fields of an earlier run": fields_of_an_earlier_run,
+    "stale on another queue": stale_on_another_queue,
+}
+
+
+# Unreadable
+
+UNREADABLE: dict[str, Arrange] = {
+    "job is a string": lambda docora, job_id: docora.redis.set(Job.key_for(job_id), "x"),
+    "job is a list": lambda docora, job_id: docora.redis.rpush(Job.key_for(job_id), "x"),
+    "job is a set": lambda docora, job_id: docora.redis.sadd(Job.key_for(job_id), "x"),
+    "job is a sorted set": lambda docora, job_id: docora.redis.zadd(Job.key_for(job_id), {"x": 1}),
+    "executions are a string": lambda docora, job_id: docora.redis.set(
+        f"rq:executions:{job_id}", "x"
+    ),
+}
+
+STATES: dict[str, tuple[Arrange, Outcome]] = {
+    "no job": (all_of(), Outcome.QUEUED),
+    **{name: (arrange, Outcome.ALREADY_QUEUED) for name, arrange in WAITING.items()},
+    **{name: (arrange, Outcome.ALREADY_RUNNING) for name, arrange in RUNNING.items()},
+    **{name: (arrange, Outcome.REPLACED_STALE) for name, arrange in STALE.items()},
+    **{name: (arrange, Outcome.FAILED) for name, arrange in UNREADABLE.items()},
+}
+"""Every state, and what becomes of a link whose job is in it."""
+
+
+def add_link_in_each_state(docora: Docora, app_id: str, status: str) -> dict[str, TestLink]:
+    """Links with two delivered files, by the state of their jobs."""
+    links = {}
+    for number, (name, (arrange, _)) in enumerate(STATES.items()):
+        links[name] = docora.link(app_id, docora.add_repository(f"octo/{number}"), status)
+        docora.add_deliveries(links[name], 2)
+        arrange(docora, links[name].job_id)
+    return links
