@@ -33,8 +33,8 @@ class BulkCommand(LongRun):
         context: Context,
         action: Action,
         selection: Selection,
-        batch_size: int,
         change: Change,
+        batch_size: int = 500,
     ) -> None:
         audit = AuditEntries(change, selection.total)
         self._run = BulkRun(

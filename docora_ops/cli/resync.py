@@ -101,5 +101,5 @@ def _resync_all(context: Context, app: str, reason: str | None, terminal: Termin
     change = describe_change(
         "resync", reason, app_id=found.app_id, app_name=found.app_name, all=True
     )
-    command = BulkCommand(context, Action.RESYNC, selection, _BATCH_SIZE, change)
+    command = BulkCommand(context, Action.RESYNC, selection, change, _BATCH_SIZE)
     return command.run(question, terminal)

@@ -61,5 +61,5 @@ def retry_all_failed(
     which = FailedFilter(app_id, error, limit, skip_open_circuits)
     selection = select_failed(context.database, which)
     question = f"reset {amount(selection.total, 'link')} and queue their snapshot jobs"
-    command = BulkCommand(context, Action.RETRY, selection, batch_size, change)
+    command = BulkCommand(context, Action.RETRY, selection, change, batch_size)
     return command.run(question, terminal)

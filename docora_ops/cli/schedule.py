@@ -8,8 +8,6 @@ from docora_ops.cli import options
 from docora_ops.cli.change import describe_change
 from docora_ops.cli.context import context_of
 
-_BATCH_SIZE = 500
-
 
 def schedule(
     typer_context: typer.Context,
@@ -30,4 +28,4 @@ def schedule(
 
     selection = select_due(context.database, context.settings.rescan_interval_ms)
     change = describe_change("schedule", reason)
-    return BulkCommand(context, Action.SCHEDULE, selection, _BATCH_SIZE, change).run()
+    return BulkCommand(context, Action.SCHEDULE, selection, change).run()

@@ -47,21 +47,16 @@ class Terminal:
             # Drops the keys that were pressed before the question appeared.
             termios.tcflush(self._reader, termios.TCIFLUSH)
             self._print(question, *above)
-            answer = self._read_line()
+            with os.fdopen(self._reader, "rb", 0, closefd=False) as stream:
+                answer = stream.readline()  # bytes: it may be in any encoding
             if not answer:
                 os.write(self._writer, b"\n")
-        if not answer and self._is_closed() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        is_closed = not answer and not os.isatty(self._reader)
+        if is_closed and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             # The end of the input came before the signal.
             raise HungUpError("hung up (SIGHUP)")
         if answer.strip().lower() not in _YES:
             raise CommandInterruptedError("nothing was changed")
-
-    def _is_closed(self) -> bool:
-        try:
-            termios.tcgetattr(self._reader)
-        except (OSError, termios.error):
-            return True
-        return False
 
     def _print(self, question: str, *above: RenderableType) -> None:
         from docora_ops.render.console import make_console
@@ -78,11 +73,6 @@ class Terminal:
             for renderable in above:
                 console.print(renderable)
             console.print(inert(question), "[y/N] ", end="", soft_wrap=True)
-
-    def _read_line(self) -> bytes:
-        """Returns bytes, since what was typed may be in any encoding."""
-        with os.fdopen(self._reader, "rb", 0, closefd=False) as stream:
-            return stream.readline()
 
 
 def terminal_to_ask(*, skip: bool) -> Terminal | None:

@@ -52,7 +52,8 @@ def worker(
     settings = context.settings
     process.check(settings)
     _ = context.redis  # named if no setting names one
-    _log_to_stderr()
+    log = logging.getLogger("rq")
+    log.handlers, log.propagate = [_StderrHandler()], False
     context.collect_garbage()
     name = name or process.default_name()
     if concurrency == 1 and not process.needs_parent():
@@ -85,9 +86,3 @@ class _StderrHandler(logging.Handler):
         line = f"{when} {record.levelname} {inert(self.format(record))}\n"
         with suppress(OSError):
             os.write(sys.stderr.fileno(), line.encode(errors="backslashreplace"))
-
-
-def _log_to_stderr() -> None:
-    rq = logging.getLogger("rq")
-    rq.handlers = [_StderrHandler()]
-    rq.propagate = False
