@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from docora_ops.links import LinkIds
+
 EXAMPLES_SHOWN = 5
 """A report names so many examples of each kind of drift; it counts all of them."""
 
@@ -27,7 +29,7 @@ class DriftKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class Drift(LinkIds):
     """One disagreement. The names are None where the app or the repository is gone."""
 
     kind: DriftKind
@@ -36,11 +38,6 @@ class Drift:
     app_name: str | None = None
     repository_name: str | None = None
     detail: str = ""  # where the job is in the queue, or why the link can't be repaired
-
-    @property
-    def job_id(self) -> str:
-        """The fixed id of the link's job."""
-        return f"{self.app_id}-{self.repository_id}"
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,6 @@ class _LinkChange:
             link=link,
             outcome=outcome,
             circuit_open_until=None if changed else link.circuit_open_until,
-            circuit_reset=changed,
             deliveries_cleared=cleared,
         )
 
