@@ -75,7 +75,6 @@ class RepairOutcome(StrEnum):
     """What a repair did about one disagreement, or would do."""
 
     QUEUED = "queued"  # the link has a new job
-    MARKED_FAILED = "marked_failed"  # the link was stuck at its last try
     REMOVED = "removed"  # the job, or its needless entries, were removed
     LEFT_ALONE = "left_alone"  # the disagreement has ended, or a worker runs the job
     FAILED = "failed"

@@ -96,21 +96,12 @@ def failed_by_error(
     return ((app_id, error, links) for app_id, error, links in rows)
 
 
-def link_history(database: Database, ref: LinkRef) -> LinkHistory | None:
-    """Returns the history of a link, or None if the link is gone."""
-    row = database.row(LINK_HISTORY, {"id": ref.id})
-    if row is None:
-        return None
+def link_history(database: Database, ref: LinkRef) -> LinkHistory:
+    """Returns the history of a link that exists."""
+    [row] = database.rows(LINK_HISTORY, {"id": ref.id})
     snapshot = database.row(LAST_SNAPSHOT, {"repository_id": ref.repository_id})
-    created_at, last_scanned_at, failures, files, last_delivered_at = row
-    return LinkHistory(
-        created_at,
-        last_scanned_at,
-        failures,
-        files,
-        last_delivered_at,
-        Snapshot(*snapshot) if snapshot else None,
-    )
+    fields = [*row, Snapshot(*snapshot) if snapshot else None]
+    return LinkHistory(*fields)
 
 
 def _without_secrets(link: FailedLink) -> FailedLink:

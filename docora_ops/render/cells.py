@@ -19,7 +19,7 @@ _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "removed"},
     "cyan": {"running", "waiting", "already_queued", "already_running", "left_alone"},
-    "yellow": {"warning", "delayed", "doubtful", "cancelled", "skipped", "marked_failed"},
+    "yellow": {"warning", "delayed", "doubtful", "cancelled", "skipped"},
     "bold red": {"failed", "unreadable", "owner_gone"},
     "dim": {"not_checked"},
 }

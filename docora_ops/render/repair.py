@@ -23,14 +23,12 @@ _KINDS = {
 }
 _DONE = {
     RepairOutcome.QUEUED: "queued",
-    RepairOutcome.MARKED_FAILED: "marked failed: that was its last try",
     RepairOutcome.REMOVED: "removed",
     RepairOutcome.LEFT_ALONE: "left alone: well by now, or running",
     RepairOutcome.FAILED: "not repaired",
 }
 _PLANNED = _DONE | {
     RepairOutcome.QUEUED: "would queue",
-    RepairOutcome.MARKED_FAILED: "would mark failed: that was its last try",
     RepairOutcome.REMOVED: "would remove",
     RepairOutcome.FAILED: "can't be repaired",
 }

@@ -18,9 +18,11 @@ from docora_ops.queue import Answer, LinkQueue, PushRequest
 
 _SLOW_LINKS_IN_A_ROW = 2
 """If so many links, each by itself, take too long, the whole server is too slow."""
-
-
 _CHANGED_BY_US = frozenset({ClaimState.CLAIMED, ClaimState.EXHAUSTED})
+_PUSHED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE})
+
+_Left = tuple[LinkRef, Outcome | None, Answer]
+"""A link that is not to be claimed, and the decision about it."""
 
 
 @dataclass(slots=True)
@@ -28,21 +30,9 @@ class _Candidate:
     """A link that is to be claimed and queued."""
 
     ref: LinkRef
-    is_live: bool = False
-    """Its job waits: the push only confirms that."""
-    evidence: str = ""
-    """Evidence of a job that was doubtful at two looks."""
-    is_pushed: bool = False
-    """An earlier attempt, which was rolled back, has pushed the job."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """A link that is not to be claimed."""
-
-    ref: LinkRef
-    outcome: Outcome | None
-    answer: Answer
+    is_live: bool = False  # its job waits: the push only confirms that
+    evidence: str = ""  # evidence of a job that was doubtful at two looks
+    is_pushed: bool = False  # an earlier attempt, which was rolled back, has pushed the job
 
 
 class BatchExecution:
@@ -122,7 +112,7 @@ class BatchExecution:
                 self._execute([ref], batch, wait=True)
 
     def _postpone(self, refs: Sequence[LinkRef], batch: Batch) -> None:
-        """Notes the evidence of the jobs, for the second round."""
+        """Keeps the evidence of the jobs for the second round."""
         job_ids = [ref.job_id for ref in refs]
         answers = self._queue.look(job_ids, waiting=batch.waiting) if refs else []
         for ref, answer in zip(refs, answers, strict=True):
@@ -165,13 +155,13 @@ class BatchExecution:
                     candidates[answer.job_id].is_live = False
                 else:
                     ref = candidates.pop(answer.job_id).ref
-                    left.append(_Left(ref, decide(answer), answer))
+                    left.append((ref, decide(answer), answer))
 
         self._must_look = bool(left) or any(
             each.is_live or each.evidence for each in candidates.values()
         )
-        for each in left:
-            batch.record_decision(each.ref, each.outcome, each.answer)
+        for decision in left:
+            batch.record_decision(*decision)
         return self._record_claims(candidates, claims, outcomes, batch)
 
     def _record_claims(
@@ -208,30 +198,29 @@ class BatchExecution:
         left: list[_Left] = []
         for ref, answer in zip(refs, self._answers(refs, batch), strict=True):
             earlier = batch.evidence_of(ref)
-            outcome = decide(answer, earlier=earlier)
+            outcome = decide(answer, earlier)
             is_live = outcome is Outcome.ALREADY_QUEUED
-            is_dead = answer.evidence != "" and answer.evidence == earlier
-            if (
+            # The job may have been queued since the list was read, and nobody can tell yet.
+            is_too_recent = (
+                answer.state is JobState.NONE
+                and answer.evidence != ""
+                and not batch.is_final
+                and batch.waiting.walks_left <= 0
+            )
+            # A push finds out where a job stands that was queued since the first round.
+            can_push_tell = batch.is_final and answer.state is JobState.DOUBTFUL
+            if is_too_recent:
+                left.append((ref, None, answer))
+            elif (
                 outcome is Outcome.FAILED
                 or (is_live and self._action is Action.REPAIR)
-                or (outcome is None and not self._can_push_tell(answer, batch))
+                or (outcome is None and not can_push_tell)
             ):
-                left.append(_Left(ref, outcome, answer))
-            elif self._is_too_recent(answer, batch):
-                left.append(_Left(ref, None, answer))
+                left.append((ref, outcome, answer))
             else:
-                evidence = answer.evidence if is_dead else ""
+                evidence = earlier if answer.evidence == earlier else ""
                 candidates[ref.job_id] = _Candidate(ref, is_live, evidence)
         return candidates, left
-
-    def _can_push_tell(self, answer: Answer, batch: Batch) -> bool:
-        """Whether a push finds out where a job stands that was queued since the first round."""
-        return batch.is_final and answer.state is JobState.DOUBTFUL
-
-    def _is_too_recent(self, answer: Answer, batch: Batch) -> bool:
-        """Whether the job may have been queued since the list was read, and nobody can tell yet."""
-        is_absent = answer.state is JobState.NONE and answer.evidence != ""
-        return is_absent and not batch.is_final and batch.waiting.walks_left <= 0
 
     def _answers(self, refs: Sequence[LinkRef], batch: Batch) -> list[Answer]:
         """Returns where the jobs stand, so that few transactions are rolled back.
@@ -274,10 +263,11 @@ class BatchExecution:
                 )
             )
         batch.wait_for_turn()
-        entries = self._audit.start_with_push() if self._audit else None
+        start = self._audit.start() if self._audit else None
+        entries = dict.fromkeys(_PUSHED, start) if start else None
         answers = self._queue.push(requests, waiting=batch.waiting, audit=entries)
-        if self._audit:
-            self._audit.notice(answers)
+        if self._audit and any(answer.outcome in _PUSHED for answer in answers):
+            self._audit.has_begun = True
         batch.pushed.set()
         return answers
 
