@@ -22,6 +22,7 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 
 from docora_ops.actions import failed
 from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.show import link_details
 from docora_ops.bulk import BulkResult
@@ -331,7 +332,13 @@ class Actions(Watch):
             if job_id not in todo:
                 assert after.rows[job_id] == row
                 continue
-            assert after.rows[job_id].is_like(row, status="pending_snapshot")
+            changes: dict[str, Any] = {"status": "pending_snapshot"}
+            if row.status == "scanning":
+                changes |= {"retry_count": row.retry_count + 1, "last_error": STUCK_ERROR}
+                if row.retry_count + 1 >= self.docora.settings.max_retry_attempts:
+                    assert after.rows[job_id].is_like(row, **(changes | {"status": "failed"}))
+                    continue
+            assert after.rows[job_id].is_like(row, **changes)
             is_rescan = row.status != "pending_snapshot"
             assert after.jobs[job_id].is_fresh(is_rescan, self.known[job_id])
         if locked is None:
