@@ -30,7 +30,6 @@ from docora_ops.links import Action, Link, LinkRef, LinkResult, LinkStatus, Outc
 from docora_ops.queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.audit_stream import link_end_entry, link_entries
 from docora_ops.queue.progress import new_operation_id
-from docora_ops.queue.waiting_list import ExpiredExecutions
 from docora_ops.settings import SECOND_LOOK_DELAY
 
 
@@ -78,10 +77,9 @@ class LinkChange:
         """Attempts the change, and again a moment later while the job is running or doubtful."""
         if not self.ref.has_valid_job_id:
             raise invalid_job_id(self.ref)
-        expired = self.queue.read_expired()  # before a row is locked
         before: _Live | None = None
         while True:
-            found = self._attempt(before, expired)
+            found = self._attempt(before)
             if isinstance(found, LinkResult):
                 return found
             if before and (before.evidence or not found.evidence):
@@ -97,7 +95,7 @@ class LinkChange:
             )
         return self._result(found.link, Outcome.ALREADY_RUNNING)
 
-    def _attempt(self, before: _Live | None, expired: ExpiredExecutions) -> LinkResult | _Live:
+    def _attempt(self, before: _Live | None) -> LinkResult | _Live:
         """Makes the change in one transaction, or none if the job is running or doubtful."""
         earlier = before.evidence if before else ""
         evidence = ""
@@ -110,11 +108,11 @@ class LinkChange:
             if held_job_ids(self.database, [self.ref.job_id]):
                 return _Live(link)
             cleared = self._clear_deliveries()
-            answer = self._look_or_push(link, earlier, expired)
+            answer = self._look_or_push(link, earlier)
             outcome = decide(answer, earlier)
             if outcome is Outcome.FAILED:
                 raise JobUnreadableError(
-                    f"the Redis key of job {answer.job_id!r} does not hold a job: {answer.detail}",
+                    f"the Redis key of job {answer.job_id!r} does not hold a job: {answer.reason}",
                     hint="look at that key, and remove it if nothing needs it",
                 )
             if outcome is None:
@@ -144,12 +142,10 @@ class LinkChange:
         act = count_deliveries if self.dry_run else delete_deliveries
         return act(self.database, [self.ref])
 
-    def _look_or_push(self, link: Link, evidence: str, expired: ExpiredExecutions) -> Answer:
+    def _look_or_push(self, link: Link, evidence: str) -> Answer:
         """Resets the link and pushes its job; in a dry run, only looks at the job."""
         if self.dry_run:
-            [answer] = self.queue.look(
-                [self.ref.job_id], expired=expired, detailed=True, rows_locked=True
-            )
+            [answer] = self.queue.look([self.ref.job_id], detailed=True, rows_locked=True)
             return answer
         reset_link(self.database, self.ref)
         if self.reset_circuit:
@@ -157,7 +153,6 @@ class LinkChange:
         is_rescan = self.action.is_rescan(link.status)
         [answer] = self.queue.push(
             [PushRequest(self.ref.job_id, link.payload, is_rescan=is_rescan, seen=evidence)],
-            expired=expired,
             front=self.front,
             audit=link_entries(self.change, self._run) if self.change else None,
         )

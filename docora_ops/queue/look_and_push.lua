@@ -6,13 +6,11 @@
 -- then per link, look: id, hint; push: id, hint, seen, data, description
 --   data  empty: the push only confirms a live job
 --
--- Returns one answer per link: none, waiting, running, doubtful:ENQUEUED_AT (nothing was done),
--- queued, replaced, or unreadable:REASON; a detailed look also answers stale: not live, but
--- something is left of the job. A look adds :delayed to a waiting job that is in no list, and
--- :ENQUEUED_AT to none and stale if the job may have been queued since the list was read. The last
--- answer is the number of `walks` that were used.
+-- Returns one answer per link: none, waiting, running, doubtful (nothing was done), queued, replaced,
+-- or unreadable; a detailed look also answers stale: not live, but something is left of the job. The
+-- detail that `judge` returns, or the reason of unreadable, follows a colon.
 
-if pushing then
+if mode == 'push' then
   -- Redis refuses this if it is out of memory or read-only, before anything is removed.
   redis.call('SADD', config.queues_key, main_list)
   try_writes({'DEL', 'HSET', 'LPUSH', 'LREM', 'PERSIST', 'RPUSH', 'XADD', 'ZREM'})
@@ -32,38 +30,32 @@ local function move_to_front(id)
 end
 
 -- Formats the present time as RQ does. Redis's clock is the only one that all processes share.
-local function moment()
+local function format_now()
+  local year, month = 1970, 1
+  local function days_in_month()
+    if month == 2 then
+      return year % 4 == 0 and (year % 100 ~= 0 or year % 400 == 0) and 29 or 28
+    end
+    return (month == 4 or month == 6 or month == 9 or month == 11) and 30 or 31
+  end
   local days, second = math.floor(now / 86400), now % 86400
-  local year = 1970
-  local function is_leap()
-    return year % 4 == 0 and (year % 100 ~= 0 or year % 400 == 0)
-  end
-  while days >= (is_leap() and 366 or 365) do
-    days = days - (is_leap() and 366 or 365)
-    year = year + 1
-  end
-  local lengths = {31, is_leap() and 29 or 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31}
-  local month = 1
-  while days >= lengths[month] do
-    days = days - lengths[month]
-    month = month + 1
+  while days >= days_in_month() do
+    days = days - days_in_month()
+    year, month = month == 12 and year + 1 or year, month % 12 + 1
   end
   return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%06dZ', year, month, days + 1,
     math.floor(second / 3600), math.floor(second / 60) % 60, second % 60, tonumber(time[2]))
 end
 
-local fields = config.fields or {}
-for _, name in ipairs({'created_at', 'enqueued_at'}) do
-  fields[#fields + 1] = name
-  fields[#fields + 1] = moment()
+local function write_job(id, data, description)
+  config.now = config.now or format_now()
+  redis.call('HSET', config.job_prefix .. id, 'created_at', config.now, 'enqueued_at', config.now,
+    'data', data, 'description', description, unpack(config.fields))
 end
-local data_slot, description_slot = #fields + 2, #fields + 4
-fields[data_slot - 1] = 'data'
-fields[description_slot - 1] = 'description'
 
 local to_push = {}
 local function push(id, hint, seen, data, description)
-  local answer, queue, places = judge_alone(id, hint, seen)
+  local answer, queue, places, detail = alone(judge, id, hint, seen)
   if answer == 'waiting' then
     -- A TTL of an earlier run would delete the job while it waits.
     redis.call('PERSIST', config.job_prefix .. id)
@@ -71,15 +63,12 @@ local function push(id, hint, seen, data, description)
       redis.call('LREM', main_list, 0, id)
       places = 0
     end
-  elseif answer ~= 'none' then
-    return answer
-  elseif data == '' then
-    return answer -- not live any more, and there is no payload to push
+  elseif answer ~= 'none' or data == '' then
+    -- Nothing is done, either, for a job that was to be confirmed and is not live any more.
+    return answer, detail
   else
     local removed = remains(id, queue, true) + places
-    fields[data_slot] = data
-    fields[description_slot] = description
-    redis.call('HSET', config.job_prefix .. id, unpack(fields))
+    write_job(id, data, description)
     if places == 0 and config.front then
       redis.call('LPUSH', main_list, id)
     elseif places == 0 then
@@ -95,35 +84,27 @@ local function push(id, hint, seen, data, description)
   return answer
 end
 
-if config.audit then
-  redis.call('XLEN', config.audit.key)
+local function look(id, hint)
+  local answer, queue, places, detail = alone(judge, id, hint, nil)
+  if config.detailed and answer == 'none' and (places > 0 or remains(id, queue, false) > 0) then
+    answer = 'stale'
+  end
+  return answer, detail
 end
 
 local answers = {}
-if pushing then
-  for i = 3, #ARGV, 5 do
-    answers[#answers + 1] =
-      push(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
-  end
-  if #to_push > 0 then
-    redis.call('RPUSH', main_list, unpack(to_push))
-  end
-  for _, answer in ipairs(config.audit and answers or {}) do
-    local entry = config.audit.entries[answer]
-    if entry then
-      redis.call('XADD', config.audit.key, 'MAXLEN', '~', config.audit.kept, '*', unpack(entry))
-      break
-    end
-  end
-else
-  for i = 3, #ARGV, 2 do
-    local id = ARGV[i]
-    local answer, queue, places, detail = judge_alone(id, tonumber(ARGV[i + 1]), nil)
-    if config.detailed and answer == 'none' and (places > 0 or remains(id, queue, false) > 0) then
-      answer = 'stale'
-    end
-    answers[#answers + 1] = detail and answer .. ':' .. detail or answer
-  end
+local audit_entry = nil
+local stride = mode == 'push' and 5 or 2
+for i = 3, #ARGV, stride do
+  local act = mode == 'push' and push or look
+  local answer, detail = act(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
+  answers[#answers + 1] = joined(answer, nil, nil, detail)
+  audit_entry = audit_entry or config.audit and config.audit.entries[answer]
 end
-answers[#answers + 1] = tostring(charged)
+if #to_push > 0 then
+  redis.call('RPUSH', main_list, unpack(to_push))
+end
+if audit_entry then
+  write_audit_entry(audit_entry)
+end
 return answers

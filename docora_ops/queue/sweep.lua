@@ -1,9 +1,8 @@
 -- Inspects jobs with all their entries in the queue's list and registries, and removes orphans,
--- duplicates and stale entries. judge.lua comes before this.
+-- duplicates and stale entries. Follows judge.lua.
 --
 -- ARGV[1]  "inspect" (writes nothing) or "remove"
--- ARGV[2]  JSON: what judge.lua needs; to inspect also `from_list`: each id has just been read from
---          the list; to remove also `audit`, the audit entry to write if anything is removed
+-- ARGV[2]  JSON: what judge.lua needs; `audit`: the audit entry to write if anything is removed
 -- then     inspect: id, hint...; remove: kind (orphan, duplicate or stale_entry), id...
 --
 -- Returns one answer per id, unreadable:REASON or
@@ -28,7 +27,7 @@ local EXPIRES = {failed = true, finished = true}
 -- Returns the state of a job, the problems of its entries by place, and its status.
 local function inspect(id, hint)
   local status, origin = unpack(redis.call('HMGET', config.job_prefix .. id, 'status', 'origin'))
-  local answer, _, places = judge(id, hint, nil)
+  local state, _, places = judge(id, hint, nil)
   local problems = {}
   -- If the job belongs to another queue, its place in our list is none of our business.
   if places > 0 and not (status and origin and origin ~= '' and origin ~= config.queue) then
@@ -49,10 +48,8 @@ local function inspect(id, hint)
       problems[place] = fits and 'ok' or status and 'contradicts' or 'gone'
     end
   end
-  return string.match(answer, '^%a+'), problems, status
+  return state, problems, status
 end
-
-local answers = {}
 
 local function answer_inspection(id, hint)
   local state, problems, status = inspect(id, hint)
@@ -63,15 +60,10 @@ local function answer_inspection(id, hint)
   return state .. ' ' .. table.concat(entries, ',') .. ' ' .. (status or '')
 end
 
-if ARGV[1] == 'inspect' then
-  if config.from_list then
-    scanned = {} -- instead of a search in the list for each id
-    for i = 3, #ARGV, 2 do
-      scanned[ARGV[i]] = 1
-    end
-  end
+local answers = {}
+if mode == 'inspect' then
   for i = 3, #ARGV, 2 do
-    answers[#answers + 1] = alone(answer_inspection, ARGV[i], tonumber(ARGV[i + 1]))
+    answers[#answers + 1] = joined(alone(answer_inspection, ARGV[i], tonumber(ARGV[i + 1])))
   end
   return answers
 end
@@ -115,7 +107,6 @@ local REMOVED = 'docora-ops:removed' -- no job id, since it has a colon
 -- Walks over the list once for all ids: one walk for each id would be quadratic.
 local function thin_out_list()
   local seen = {}
-  local found = false
   local length = next(places_to_keep) and redis.call('LLEN', main_list) or 0
   for start = 0, length - 1, 5000 do
     for offset, id in ipairs(redis.call('LRANGE', main_list, start, start + 4999)) do
@@ -123,22 +114,18 @@ local function thin_out_list()
         seen[id] = (seen[id] or 0) + 1
         if seen[id] > places_to_keep[id] then
           redis.call('LSET', main_list, start + offset - 1, REMOVED)
-          found = true
         end
       end
     end
   end
-  if found then
+  if next(seen) then
     redis.call('LREM', main_list, 0, REMOVED)
   end
 end
 
 local function remove_entry(place, id)
   if place == 'wip' then
-    for _, execution in ipairs(executions_of(config.queue, id)) do
-      redis.call('ZREM', config.wip_prefix .. config.queue, execution[1])
-      redis.call('DEL', config.execution_prefix .. id .. ':' .. execution[2])
-    end
+    remove_executions(config.queue, executions_of(config.queue, id))
   elseif place == 'intermediate' then
     redis.call('LREM', main_list .. ':intermediate', 0, id)
     redis.call('DEL', main_list .. ':intermediate:first_seen:' .. id)
@@ -160,9 +147,6 @@ local function carry_out(id, decision)
   return 'removed'
 end
 
-if config.audit then
-  redis.call('XLEN', config.audit.key)
-end
 local wanted = {}
 for i = 4, #ARGV, 2 do
   wanted[ARGV[i]] = true
@@ -170,20 +154,17 @@ end
 scan_main_list(wanted)
 local decisions = {}
 for i = 3, #ARGV, 2 do
-  decisions[#decisions + 1] = alone(decide, ARGV[i], ARGV[i + 1])
+  decisions[#decisions + 1] = joined(alone(decide, ARGV[i], ARGV[i + 1]))
 end
 -- The first write is one that Redis refuses when it is out of memory, so nothing is removed then.
-local begins_with_list = next(places_to_keep)
-try_writes({begins_with_list and 'LSET' or 'LREM', 'LREM', 'DEL', 'XADD', 'ZREM'})
+try_writes({next(places_to_keep) and 'LSET' or 'LREM', 'LREM', 'DEL', 'XADD', 'ZREM'})
 thin_out_list()
 local removed = false
-for i = 3, #ARGV, 2 do
-  local decision = decisions[#answers + 1]
-  answers[#answers + 1] = alone(carry_out, ARGV[i + 1], decision)
-  removed = removed or answers[#answers] == 'removed'
+for i, decision in ipairs(decisions) do
+  answers[i] = joined(alone(carry_out, ARGV[2 * i + 2], decision))
+  removed = removed or answers[i] == 'removed'
 end
 if removed and config.audit then
-  redis.call('XADD', config.audit.key, 'MAXLEN', '~', config.audit.kept, '*',
-    unpack(config.audit.entry))
+  write_audit_entry(config.audit.entry)
 end
 return answers

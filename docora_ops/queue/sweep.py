@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
 from typing import cast
 
 from redis import Redis
@@ -21,7 +20,7 @@ from docora_ops.queue.job_template import calls_for_link
 from docora_ops.queue.redis_client import answers_of, redis_errors
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.queue.scripts import JobScript
-from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
+from docora_ops.queue.waiting_list import LIST_NOT_READ, WaitingList
 from docora_ops.settings import Settings
 
 _PAGE = 5000
@@ -76,13 +75,6 @@ class QueueSweep:
         self._name = settings.queue_name
         self._script = JobScript(settings, client, "sweep.lua")
 
-    @cached_property
-    def _expired(self) -> ExpiredExecutions:
-        with redis_errors(self._client):
-            return ExpiredExecutions.read(
-                self._client, registry_key(StartedJobRegistry, self._name)
-            )
-
     def pages(self, place: Place) -> Iterator[list[str]]:
         """Yields the job ids in this place, some thousand at a time.
 
@@ -93,34 +85,29 @@ class QueueSweep:
             start += len(ids)
             yield [job_id.decode(errors="replace") for job_id in ids]
 
-    def inspect(
-        self, job_ids: Sequence[str], waiting: WaitingList | None, *, from_list: bool
-    ) -> list[InspectedJob]:
+    def inspect(self, job_ids: Sequence[str], waiting: WaitingList | None) -> list[InspectedJob]:
         """Compares these jobs with their entries; writes nothing.
 
         `waiting` is the list as read before; without it, Redis searches the list for each id.
-        `from_list`: each id has just been read from the list, once.
         """
+        if not job_ids:
+            return []
         arguments: list[str | int] = []
         for job_id in job_ids:
-            hint = waiting.hint(job_id) if waiting and not from_list else LIST_NOT_READ
-            arguments += (job_id, hint)
-        config = {"cutoff": "", "from_list": from_list, **self._expired.config(job_ids)}
-        answers = self._script.run("inspect", config, arguments)
-        return [_inspected(job_id, answer) for job_id, answer in zip(job_ids, answers, strict=True)]
+            arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
+        answers = self._script.run("inspect", job_ids, arguments, waiting)
+        return list(map(_inspected, job_ids, answers))
 
     def remove(self, drifts: Sequence[Drift], audit: AuditEntry | None = None) -> list[Repaired]:
         """Removes orphans, duplicates and stale entries, unless they have changed.
 
         Redis has a few seconds, since rows are locked. `audit` is written if anything is removed.
         """
-        config: dict[str, object] = {"cutoff": ""}
-        config |= self._expired.config([drift.job_id for drift in drifts])
-        if audit:
-            config["audit"] = {"key": audit.key, "kept": ENTRIES_KEPT, "entry": audit.fields}
+        entry = audit and {"key": audit.key, "kept": ENTRIES_KEPT, "entry": audit.fields}
+        job_ids = [drift.job_id for drift in drifts]
         arguments = [text for drift in drifts for text in (drift.kind.value, drift.job_id)]
-        answers = self._script.run("remove", config, arguments, rows_locked=True)
-        return [_repaired(drift, answer) for drift, answer in zip(drifts, answers, strict=True)]
+        answers = self._script.run("remove", job_ids, arguments, rows_locked=True, audit=entry)
+        return list(map(_repaired, drifts, answers))
 
     def made_for_links(self, job_ids: Collection[str]) -> set[str]:
         """Returns the ids of jobs that call our function with the ids of a link."""

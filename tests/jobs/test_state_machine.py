@@ -22,6 +22,7 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 
 from docora_ops.actions import failed
 from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.show import link_details
 from docora_ops.bulk import BulkResult
@@ -124,11 +125,11 @@ class Actions(Watch):
         before, job_id = self.latest, link.job_id
         expected = before.copy()
         foretell_one(operation, job_id, before, expected)
-        traces = before.jobs[job_id]
+        job = before.jobs[job_id]
         marker, fault = cut
-        is_reached = marker is COMMIT if traces.locked else marker is PUSH or not traces.beats
+        is_reached = marker is COMMIT if job.locked else marker is PUSH or not job.beats
         is_cut = is_reached and qualifies(operation, before, job_id)
-        if is_cut and marker is PUSH and traces.state is JobState.DOUBTFUL:
+        if is_cut and marker is PUSH and job.state is JobState.DOUBTFUL:
             expected = before  # the first push only looks
         elif is_cut and (marker, fault) == (PUSH, Fault.LOSE_REQUEST):
             expected = before
@@ -215,12 +216,12 @@ class Actions(Watch):
             result = call(self.actions)
         [before] = begun
         expected = before.copy()
-        outcomes, put_off = foretell_first_round(operation, chosen, expected, locked)
-        assert bool(self.looks) == bool(put_off)
+        outcomes, postponed = foretell_first_round(operation, chosen, expected, locked)
+        assert bool(self.looks) == bool(postponed)
         if self.looks:
             assert not expected.differences(self.looks[0])
             expected = self.looks[1].copy()
-        outcomes += foretell_last_round(operation, put_off, before, expected, locked)
+        outcomes += foretell_last_round(operation, postponed, before, expected, locked)
         assert result.counts == outcomes
         self._compare_progress(result, len(chosen))
         self.compare(expected)
@@ -278,8 +279,8 @@ class Actions(Watch):
     def _foretell_many(self, operation: Action) -> tuple[Situation, dict[Outcome, int]]:
         expected = self.latest.copy()
         chosen = self._chosen(operation, 0)
-        outcomes, put_off = foretell_first_round(operation, chosen, expected, None)
-        outcomes += foretell_last_round(operation, put_off, self.latest, expected, None)
+        outcomes, postponed = foretell_first_round(operation, chosen, expected, None)
+        outcomes += foretell_last_round(operation, postponed, self.latest, expected, None)
         return expected, outcomes
 
     def _call_of_many(self, operation: Action, size: int, app: int, **options: Any) -> Call:
@@ -331,7 +332,13 @@ class Actions(Watch):
             if job_id not in todo:
                 assert after.rows[job_id] == row
                 continue
-            assert after.rows[job_id].is_like(row, status="pending_snapshot")
+            changes: dict[str, Any] = {"status": "pending_snapshot"}
+            if row.status == "scanning":
+                changes |= {"retry_count": row.retry_count + 1, "last_error": STUCK_ERROR}
+                if row.retry_count + 1 >= self.docora.settings.max_retry_attempts:
+                    assert after.rows[job_id].is_like(row, **(changes | {"status": "failed"}))
+                    continue
+            assert after.rows[job_id].is_like(row, **changes)
             is_rescan = row.status != "pending_snapshot"
             assert after.jobs[job_id].is_fresh(is_rescan, self.known[job_id])
         if locked is None:
@@ -341,12 +348,12 @@ class Actions(Watch):
             assert self.docora.dump() == dump
 
     def _compare_live(self, before: Situation, after: Situation) -> None:
-        for job_id, traces in before.jobs.items():
-            if traces.state is JobState.RUNNING:
-                assert after.jobs[job_id] == traces
-            elif traces.state in LIVE and job_id in before.rows:
-                assert after.jobs[job_id].state is traces.state
-                assert after.jobs[job_id].fields == traces.fields
+        for job_id, job in before.jobs.items():
+            if job.state is JobState.RUNNING:
+                assert after.jobs[job_id] == job
+            elif job.state in LIVE and job_id in before.rows:
+                assert after.jobs[job_id].state is job.state
+                assert after.jobs[job_id].fields == job.fields
 
     # Reading
 

@@ -71,7 +71,7 @@ class Batch:
     def record_decision(self, ref: LinkRef, outcome: Outcome | None, answer: Answer) -> None:
         """Records an outcome of `decide`, or postpones a link whose job is running or doubtful."""
         if outcome is Outcome.FAILED:
-            self.record(ref, outcome, f"its Redis key does not hold a job: {answer.detail}")
+            self.record(ref, outcome, f"its Redis key does not hold a job: {answer.reason}")
         elif outcome is not None:
             self.record(ref, outcome)
         elif self.is_final:

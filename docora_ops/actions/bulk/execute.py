@@ -18,6 +18,11 @@ from docora_ops.queue import Answer, LinkQueue, PushRequest
 
 _SLOW_LINKS_IN_A_ROW = 2
 """If so many links, each by itself, take too long, the whole server is too slow."""
+
+
+_MOST_SEARCHES = 50
+"""Jobs that are searched in the list although it was read: each search may walk over all of it."""
+
 _CHANGED_BY_US = frozenset({ClaimState.CLAIMED, ClaimState.EXHAUSTED})
 _PUSHED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE})
 
@@ -54,6 +59,7 @@ class BatchExecution:
         self._has_waited_for_lock = False
         self._must_look = True
         self._slow_links = 0
+        self._searches_left = _MOST_SEARCHES
 
     def handle(self, batch: Batch) -> None:
         """Records or postpones each link. Raises PostgresError, RedisError."""
@@ -114,7 +120,7 @@ class BatchExecution:
     def _postpone(self, refs: Sequence[LinkRef], batch: Batch) -> None:
         """Keeps the evidence of the jobs for the second round."""
         job_ids = [ref.job_id for ref in refs]
-        answers = self._queue.look(job_ids, waiting=batch.waiting) if refs else []
+        answers = self._queue.look(job_ids, waiting=batch.waiting)
         for ref, answer in zip(refs, answers, strict=True):
             batch.postponed[ref.id] = answer.evidence
 
@@ -158,7 +164,8 @@ class BatchExecution:
                     left.append((ref, decide(answer), answer))
 
         self._must_look = bool(left) or any(
-            each.is_live or each.evidence for each in candidates.values()
+            each.is_live or outcomes.get(job_id) is Outcome.REPLACED_STALE
+            for job_id, each in candidates.items()
         )
         for decision in left:
             batch.record_decision(*decision)
@@ -200,32 +207,31 @@ class BatchExecution:
             earlier = batch.evidence_of(ref)
             outcome = decide(answer, earlier)
             is_live = outcome is Outcome.ALREADY_QUEUED
-            # The job may have been queued since the list was read, and nobody can tell yet.
-            is_too_recent = (
-                answer.state is JobState.NONE
-                and answer.evidence != ""
-                and not batch.is_final
-                and batch.waiting.walks_left <= 0
-            )
-            # A push finds out where a job stands that was queued since the first round.
-            can_push_tell = batch.is_final and answer.state is JobState.DOUBTFUL
-            if is_too_recent:
+            if answer.state is JobState.RUNNING or self._must_wait(answer, earlier, batch):
                 left.append((ref, None, answer))
-            elif (
-                outcome is Outcome.FAILED
-                or (is_live and self._action is Action.REPAIR)
-                or (outcome is None and not can_push_tell)
-            ):
+            elif outcome is Outcome.FAILED or (is_live and self._action is Action.REPAIR):
                 left.append((ref, outcome, answer))
             else:
                 evidence = earlier if answer.evidence == earlier else ""
                 candidates[ref.job_id] = _Candidate(ref, is_live, evidence)
         return candidates, left
 
+    def _must_wait(self, answer: Answer, earlier: str, batch: Batch) -> bool:
+        """Whether the job may have been queued since the list was read.
+
+        A push finds out by a search in the list: in the first round, only a few jobs are searched.
+        """
+        if batch.is_final or answer.evidence in {"", earlier}:
+            return False
+        if answer.state is JobState.DOUBTFUL:
+            return True
+        self._searches_left -= 1
+        return self._searches_left < 0
+
     def _answers(self, refs: Sequence[LinkRef], batch: Batch) -> list[Answer]:
         """Returns where the jobs stand, so that few transactions are rolled back.
 
-        Skipped if the previous batch found no live jobs; the push checks again anyway.
+        Skipped if the previous batch found no jobs; the push checks again anyway.
         """
         job_ids = [ref.job_id for ref in refs]
         if self._must_look or batch.is_final:

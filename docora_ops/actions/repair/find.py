@@ -20,7 +20,6 @@ from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus, ids_of_job
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.sweep import TO_RUN_OR_FAILED, InspectedJob, Place, Problem
-from docora_ops.queue.waiting_list import TWICE_IN_LIST
 from docora_ops.settings import SECOND_LOOK_DELAY
 
 _AT_ONCE = 5000
@@ -140,8 +139,8 @@ class _Look:
 
     def find(self) -> Iterator[Suspect]:
         """Yields all drift, each once."""
-        for job_ids, from_list in self._jobs():
-            yield from self._check_jobs(job_ids, from_list=from_list)
+        for job_ids in self._jobs():
+            yield from self._check_jobs(job_ids)
         link_id = self._ref.id if self._ref else None
         for links in unfinished_links(
             self._database, _AT_ONCE, app_id=self._app_id, link_id=link_id
@@ -161,22 +160,11 @@ class _Look:
             ids = [suspect.ref.id for suspect in some if suspect.ref]
             yield from _repeated(some, self._check_links(read_unsynced(self._database, ids)))
 
-    def _jobs(self) -> Iterator[tuple[Sequence[str], bool]]:
-        """Yields the ids of all jobs with entries, each once, and whether the list has them."""
-        if self._ref:
-            yield [self._ref.job_id] if self._ref.has_valid_job_id else [], False
-            return
-        twice: dict[str, None] = {}
-        for place in Place:
-            for page in self._queue.sweep.pages(place):
-                job_ids = dict.fromkeys(filter(self._is_wanted, page))
-                if place is Place.LIST and self._waiting is not None:
-                    hint = self._waiting.hint
-                    twice |= {each: None for each in job_ids if hint(each) == TWICE_IN_LIST}
-                yield [each for each in job_ids if each not in twice], place is Place.LIST
-        # Redis walks over its list once for each of these batches.
-        for batch in batches(list(twice), _AT_ONCE):
-            yield batch, False
+    def _jobs(self) -> Iterator[list[str]]:
+        """Yields the ids of all jobs with entries, each once."""
+        pages = (page for place in Place for page in self._queue.sweep.pages(place))
+        for page in [[self._ref.job_id]] if self._ref else pages:
+            yield list(dict.fromkeys(filter(self._is_wanted, page)))
 
     def _is_wanted(self, job_id: str) -> bool:
         ids = ids_of_job(job_id)
@@ -184,11 +172,11 @@ class _Look:
             return False
         return job_id not in self._is_live
 
-    def _check_jobs(self, job_ids: Sequence[str], *, from_list: bool = False) -> Iterator[Suspect]:
+    def _check_jobs(self, job_ids: Sequence[str]) -> Iterator[Suspect]:
         """Yields the drift of jobs that have entries in the queue."""
         if not job_ids:
             return
-        jobs = self._queue.sweep.inspect(job_ids, self._waiting, from_list=from_list)
+        jobs = self._queue.sweep.inspect(job_ids, self._waiting)
         self._is_live |= {job.job_id: job.state in _LIVE for job in jobs}
         statuses = link_statuses(self._database, job_ids)
         orphans = self._queue.sweep.made_for_links(
@@ -216,7 +204,7 @@ class _Look:
             if answer.state in {JobState.NONE, JobState.DOUBTFUL}:
                 yield _suspect(kinds[ref], ref, enqueued_at=answer.evidence)
             elif answer.state is JobState.UNREADABLE:
-                detail = f"its Redis key does not hold a job: {answer.detail}"
+                detail = f"its Redis key does not hold a job: {answer.reason}"
                 yield _suspect(kinds[ref], ref, detail)
         for ref, kind in kinds.items():
             if not ref.has_valid_job_id:

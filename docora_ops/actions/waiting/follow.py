@@ -129,8 +129,8 @@ class Following:
         """Tells whether the job is over; a doubtful one if it was as doubtful at the last look."""
         if answer.state is JobState.DOUBTFUL:
             before = self._doubtful.get(answer.job_id)
-            self._doubtful[answer.job_id] = answer.detail
-            return before == answer.detail
+            self._doubtful[answer.job_id] = answer.evidence
+            return before == answer.evidence
         return answer.state not in {JobState.RUNNING, JobState.WAITING}
 
     def _count(self, results: Iterable[SnapshotResult]) -> set[str]:

@@ -17,7 +17,6 @@ from docora_ops.interrupts import Stop
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkStatus
 from docora_ops.queue import Answer, LinkQueue
-from docora_ops.queue.link_queue import DELAYED
 from docora_ops.waits import JobCounts
 
 _AT_ONCE = 500  # links per statement
@@ -102,12 +101,12 @@ class JobWatch:
             if answer.state is JobState.RUNNING:
                 found["running"] += 1
             elif answer.state is JobState.WAITING:
-                found["delayed" if answer.detail == DELAYED else "waiting"] += 1
+                found["delayed" if answer.is_delayed else "waiting"] += 1
             elif status != LinkStatus.FAILED:
-                since, evidence = self._suspects.get(answer.job_id, (now, answer.detail))
-                if evidence != answer.detail:
+                since, evidence = self._suspects.get(answer.job_id, (now, answer.evidence))
+                if evidence != answer.evidence:
                     since = now
-                suspects[answer.job_id] = since, answer.detail
+                suspects[answer.job_id] = since, answer.evidence
                 if since < now and now - since >= self.grace:
                     found["lost"] += 1
                     if status == LinkStatus.SCANNING:
