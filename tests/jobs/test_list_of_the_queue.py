@@ -89,38 +89,14 @@ def test_an_id_that_stands_twice_is_found(docora: Docora) -> None:
     assert found.hint("other") == 25
 
 
-def pop_head(docora: Docora, chunk: int) -> None:
-    docora.redis.lpop(KEY, 3)
-
-
-def push_few(docora: Docora, chunk: int) -> None:
-    docora.redis.rpush(KEY, *(f"new-{chunk}-{number}" for number in range(OVERLAP - 1)))
-
-
-def push_many(docora: Docora, chunk: int) -> None:
-    docora.redis.rpush(KEY, *(f"new-{chunk}-{number}" for number in range(CHUNK * 2)))
-
-
-def push_to_head(docora: Docora, chunk: int) -> None:
-    docora.redis.lpush(KEY, *(f"new-{chunk}-{number}" for number in range(CHUNK * 2)))
-
-
-def remove_from_tail(docora: Docora, chunk: int) -> None:
-    docora.redis.rpop(KEY, 2)
-
-
-def remove_many_from_tail(docora: Docora, chunk: int) -> None:
-    docora.redis.rpop(KEY, CHUNK + 3)
+def new_ids(chunk: int, amount: int) -> list[str]:
+    return [f"new-{chunk}-{number}" for number in range(amount)]
 
 
 def remove_at_random(docora: Docora, chunk: int) -> None:
     ids = docora.waiting()
     for job_id in random.sample(ids, min(5, len(ids))):
         docora.redis.lrem(KEY, 0, job_id)
-
-
-def empty(docora: Docora, chunk: int) -> None:
-    docora.redis.delete(KEY)
 
 
 def move_at_random_to_head(docora: Docora, chunk: int) -> None:
@@ -143,14 +119,14 @@ def double_last_read(docora: Docora, chunk: int) -> None:
 
 
 CHANGES: dict[str, Callable[[Docora, int], object]] = {
-    "pop at the head": pop_head,
-    "few pushes": push_few,
-    "many pushes": push_many,
-    "pushes to the head": push_to_head,
-    "few removals at the tail": remove_from_tail,
-    "many removals at the tail": remove_many_from_tail,
+    "pop at the head": lambda docora, chunk: docora.redis.lpop(KEY, 3),
+    "few pushes": lambda docora, chunk: docora.redis.rpush(KEY, *new_ids(chunk, OVERLAP - 1)),
+    "many pushes": lambda docora, chunk: docora.redis.rpush(KEY, *new_ids(chunk, CHUNK * 2)),
+    "pushes to the head": lambda docora, chunk: docora.redis.lpush(KEY, *new_ids(chunk, CHUNK * 2)),
+    "few removals at the tail": lambda docora, chunk: docora.redis.rpop(KEY, 2),
+    "many removals at the tail": lambda docora, chunk: docora.redis.rpop(KEY, CHUNK + 3),
     "removals anywhere": remove_at_random,
-    "the list goes": empty,
+    "the list goes": lambda docora, chunk: docora.redis.delete(KEY),
     "moves to the head": move_at_random_to_head,
     "move of the last id read to the head": move_last_read_to_head,
     "another place for the last id read": double_last_read,
