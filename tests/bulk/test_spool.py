@@ -30,7 +30,7 @@ def test_a_list_gives_back_what_it_was_given(
     assert list(new_list()) == []
 
 
-def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = new_list()
 
     def refuse(_: bytes) -> int:

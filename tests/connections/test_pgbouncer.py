@@ -127,7 +127,7 @@ def test_a_pool_of_statements_is_refused(docora: Docora, command: str) -> None:
         ("session", 8, "ok", "a proxy that pools sessions"),
     ],
 )
-def test_doctor_names_the_pool_and_says_what_works(
+def test_doctor_names_the_pool_and_what_works(
     docora: Docora, mode: str, size: int, state: str, finding: str
 ) -> None:
     with (

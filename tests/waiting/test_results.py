@@ -85,7 +85,7 @@ def test_many_are_counted_each_once_and_forgotten(
     }
 
 
-def test_a_running_job_that_has_not_said_so_yet_is_waited_for(docora: Docora) -> None:
+def test_a_running_job_that_has_not_written_its_status_yet_is_waited_for(docora: Docora) -> None:
     link, actions = docora.add_link(), docora.actions()
     execution = docora.start_job(link.job_id)
     followed = follow(actions, link, outcome=Outcome.ALREADY_RUNNING)
