@@ -12,7 +12,6 @@ from docora_ops.link_details import LinkHistory, Snapshot
 from docora_ops.links import App, AppCount, FailedFilter, LinkRef
 from docora_ops.text import mask, mask_cut, mask_url
 
-_ROWS_AT_ONCE = 1000
 _LONGEST_ERROR = 1900
 """Characters of an error in a list: git can write a megabyte."""
 
@@ -64,10 +63,7 @@ FROM repository_snapshots s WHERE repository_id = %(repository_id)s
 def failed_page(
     database: Database, which: FailedFilter, *, limit: int, offset: int
 ) -> tuple[int, list[FailedLink]]:
-    """Returns the number of failed links and one page, by app id, then repository id.
-
-    Leaves out the states of their jobs.
-    """
+    """Returns the number of failed links and one page of them, without the states of their jobs."""
     parameters = _parameters(which)
     with database.snapshot():
         row = database.row(COUNT_FAILED, parameters)
@@ -91,25 +87,17 @@ def failed_by_error(
     Read all before the next statement of this connection.
     """
     parameters = _parameters(which) | {"longest": longest}
-    rows = database.stream(FAILED_BY_ERROR, parameters, at_once=_ROWS_AT_ONCE)
+    rows = database.stream(FAILED_BY_ERROR, parameters)
     return ((app_id, error, links) for app_id, error, links in rows)
 
 
 def link_history(database: Database, ref: LinkRef) -> LinkHistory | None:
     """Returns the history of a link, or None if the link is gone."""
-    row = database.row(LINK_HISTORY, {"id": ref.id})
-    if row is None:
-        return None
+    history = database.row(LINK_HISTORY, {"id": ref.id})
     snapshot = database.row(LAST_SNAPSHOT, {"repository_id": ref.repository_id})
-    created_at, last_scanned_at, failures, files, last_delivered_at = row
-    return LinkHistory(
-        created_at,
-        last_scanned_at,
-        failures,
-        files,
-        last_delivered_at,
-        Snapshot(*snapshot) if snapshot else None,
-    )
+    if history is None:
+        return None
+    return LinkHistory(*(*history, Snapshot(*snapshot) if snapshot else None))
 
 
 def _failed_link(*row: Any) -> FailedLink:

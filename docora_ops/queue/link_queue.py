@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import cast
 
 from redis import Redis
@@ -14,7 +15,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import BullmqQueue, JobState
 from docora_ops.links import Outcome, Payload
-from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry, write_entry
+from docora_ops.queue.audit_stream import AuditEntry, write_entry
 from docora_ops.queue.bullmq import read_bullmq
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.queue.redis_client import describe, redis_errors
@@ -103,7 +104,7 @@ class LinkQueue:
         *,
         waiting: WaitingList | None = None,
         front: bool = False,
-        audit: Mapping[Outcome, AuditEntry] | None = None,
+        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
     ) -> list[Answer]:
         """Queues each job unless it is live, and removes stale jobs, all atomically.
 
@@ -134,14 +135,13 @@ class LinkQueue:
             rows_locked=True,
             front=front,
             fields=template.fields(),
-            audit=_audit_config(audit) if audit else None,
+            audit={word: audit[each].xadd for word, each in _OUTCOMES.items() if each in audit},
         )
         return list(map(_answer, job_ids, replies))
 
     def record(self, audit: AuditEntry) -> None:
         """Writes an audit entry by itself."""
-        with redis_errors(self._client):
-            write_entry(self._client, audit)
+        write_entry(self._client, audit)
 
     def count_workers(self) -> int:
         """Counts the live workers that listen on the queue."""
@@ -177,15 +177,6 @@ _OUTCOMES = {
     "replaced": Outcome.REPLACED_STALE,
     "waiting": Outcome.ALREADY_QUEUED,
 }
-
-
-def _audit_config(audit: Mapping[Outcome, AuditEntry]) -> dict[str, object]:
-    entries = {word: audit.get(outcome) for word, outcome in _OUTCOMES.items()}
-    return {
-        "key": next(iter(audit.values())).key,
-        "kept": ENTRIES_KEPT,
-        "entries": {word: entry.fields for word, entry in entries.items() if entry},
-    }
 
 
 def _answer(job_id: str, reply: str) -> Answer:

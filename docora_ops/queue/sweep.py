@@ -15,7 +15,7 @@ from rq.registry import StartedJobRegistry
 
 from docora_ops.drift import Drift, Repaired, RepairOutcome
 from docora_ops.jobs import JobState
-from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry
+from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.job_template import calls_for_link
 from docora_ops.queue.redis_client import answers_of, redis_errors
 from docora_ops.queue.registries import REGISTRIES, registry_key
@@ -103,10 +103,11 @@ class QueueSweep:
 
         Redis has a few seconds, since rows are locked. `audit` is written if anything is removed.
         """
-        entry = audit and {"key": audit.key, "kept": ENTRIES_KEPT, "entry": audit.fields}
         job_ids = [drift.job_id for drift in drifts]
         arguments = [text for drift in drifts for text in (drift.kind.value, drift.job_id)]
-        answers = self._script.run("remove", job_ids, arguments, rows_locked=True, audit=entry)
+        answers = self._script.run(
+            "remove", job_ids, arguments, rows_locked=True, audit=audit and {"removed": audit.xadd}
+        )
         return list(map(_repaired, drifts, answers))
 
     def made_for_links(self, job_ids: Collection[str]) -> set[str]:

@@ -277,7 +277,7 @@ class BatchExecution:
                 )
             )
         batch.wait_for_turn()
-        entries = self._audit.start_with_push() if self._audit else None
+        entries = self._audit.start_with_push() if self._audit else {}
         answers = self._queue.push(requests, waiting=batch.waiting, audit=entries)
         if self._audit:
             self._audit.notice(answers)
