@@ -16,13 +16,14 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 from docora_ops.jobs import BullmqQueue, JobState
 from docora_ops.links import Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry, write_entry
-from docora_ops.queue.bullmq import read_bullmq
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.queue.redis_client import describe, redis_errors
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.sweep import QueueSweep
 from docora_ops.queue.waiting_list import LIST_NOT_READ, WaitingList
 from docora_ops.settings import Settings
+
+_BULLMQ = "bull:snapshot-queue:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +159,15 @@ class LinkQueue:
             return self._client.exists(WORKERS_SUSPENDED) > 0
 
     def read_bullmq(self) -> BullmqQueue:
-        """Tells whether jobs stand in the BullMQ queue, and whether a BullMQ worker runs."""
+        """Tells whether Docora's own queue holds jobs, and whether a BullMQ worker runs."""
         with redis_errors(self._client):
-            return read_bullmq(self._client)
+            active = cast("list[bytes]", self._client.lrange(_BULLMQ + "active", 0, 99))
+            locks = [_BULLMQ.encode() + job_id + b":lock" for job_id in active]
+            # A worker renews its locks each 15 seconds, and sets the other key each 30.
+            if self._client.exists(_BULLMQ + "stalled-check", *locks):
+                return BullmqQueue.WORKED_ON
+            jobs = (_BULLMQ + name for name in ("wait", "active", "delayed"))
+            return BullmqQueue.LEFT_JOBS if self._client.exists(*jobs) else BullmqQueue.UNUSED
 
     @cached_property
     def sweep(self) -> QueueSweep:

@@ -176,10 +176,10 @@ class ProgressStore:
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
             for key in keys:
-                pipeline.hmget(key, list(_FIELDS))
                 pipeline.pttl(key)
+                pipeline.hmget(key, list(_FIELDS))
             (seconds, _), *replies = pipeline.execute()
-        for key, values, left in zip(keys, replies[::2], replies[1::2], strict=True):
+        for key, left, values in zip(keys, replies[::2], replies[1::2], strict=True):
             if values[0] is None:
                 continue  # the dashboard's cancel makes a hash without a total
             operation_id = key.decode(errors="backslashreplace").removeprefix(_PREFIX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import cast
 
 from redis import Redis
@@ -70,19 +71,16 @@ class QueueReader:
             now = server_time(self._client)
             not_expired = f"({now}", cast("int", "+inf")
             read = max(limit, _LEAST_WAITING)
+            key_of = partial(registry_key, queue=self._name)
             pipeline = self._pipeline()
             pipeline.llen(self._list)
-            pipeline.zcard(registry_key(ScheduledJobRegistry, self._name))
-            pipeline.zcount(registry_key(FinishedJobRegistry, self._name), *not_expired)
-            pipeline.zcount(registry_key(FailedJobRegistry, self._name), *not_expired)
+            pipeline.zcard(key_of(ScheduledJobRegistry))
+            pipeline.zcount(key_of(FinishedJobRegistry), *not_expired)
+            pipeline.zcount(key_of(FailedJobRegistry), *not_expired)
             pipeline.lrange(self._list, 0, read - 1)
             pipeline.lrange(self._intermediate, 0, _MOST_INTERMEDIATE - 1)
-            pipeline.zrange(
-                registry_key(StartedJobRegistry, self._name), *not_expired, byscore=True
-            )
-            pipeline.zrange(
-                registry_key(ScheduledJobRegistry, self._name), 0, limit - 1, withscores=True
-            )
+            pipeline.zrange(key_of(StartedJobRegistry), *not_expired, byscore=True)
+            pipeline.zrange(key_of(ScheduledJobRegistry), 0, limit - 1, withscores=True)
             pipeline.smembers(WORKERS_BY_QUEUE_KEY % self._name)
             pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % self._name)
             length, delayed, finished, failed, *found, worker_keys, lock = pipeline.execute()

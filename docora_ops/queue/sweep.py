@@ -43,27 +43,26 @@ TO_RUN_OR_FAILED = frozenset({Place.LIST, Place.SCHEDULED, Place.DEFERRED, Place
 
 
 class Problem(StrEnum):
-    """What is wrong with the entries of a job in one place."""
+    """The fault of a job's entries in one place.
+
+    `GONE`: the job does not exist. `CONTRADICTS`: its status does not belong in this place.
+    `TWICE`: it stands in the list more than once.
+    """
 
     NONE = "ok"
     GONE = "gone"
-    """The entry exists, its job does not."""
     CONTRADICTS = "contradicts"
-    """The job has a status that does not belong in this place."""
     TWICE = "twice"
-    """The job stands in the list more than once."""
 
 
 @dataclass(frozen=True, slots=True)
 class InspectedJob:
-    """A job that has entries, or had some a moment ago."""
+    """A job that has entries, or had some a moment ago. `problems`: in each place that has any."""
 
     job_id: str
     state: JobState
     problems: Mapping[Place, Problem]
-    """By the places in which the job has entries."""
-    status: str
-    """Empty if the job itself is gone."""
+    status: str  # empty if the job itself is gone
 
 
 class QueueSweep:
