@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink, count_succeeded
-
-
-@dataclass(frozen=True)
-class KeptFailures:
-    """The failures of an operation, of which Redis keeps the first ones."""
-
-    items: Sequence[LinkFailure] = ()
-    total: int = 0
-
-    @property
-    def not_kept(self) -> int:
-        """Counts the failures that were not kept."""
-        return max(self.total - len(self.items), 0)
 
 
 @dataclass(frozen=True)
@@ -50,12 +37,10 @@ class OperationState(StrEnum):
 
 
 @dataclass(frozen=True)
-class KnownOperation:
+class KnownOperation(Progress):
     """A bulk operation that Redis still knows."""
 
-    progress: Progress
     state: OperationState
-    silence: timedelta | None  # since its last step, if known
     last_step_at: datetime | None
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 from docora_ops.drift import DriftReport
 
@@ -15,8 +16,7 @@ class CheckState(StrEnum):
     OK = "ok"
     WARNING = "warning"
     FAILED = "failed"
-    NOT_CHECKED = "not_checked"
-    """Another check, which this one depends on, failed."""
+    NOT_CHECKED = "not_checked"  # it depends on another check that failed
 
 
 class CheckName(StrEnum):
@@ -54,29 +54,15 @@ class Check:
     """The result of one check and, unless it is OK, what to do."""
 
     name: CheckName
-    state: CheckState
+    state: CheckState = field(kw_only=True)
     finding: str
     what_to_do: str | None = None
 
 
-def ok(name: CheckName, finding: str) -> Check:
-    """Returns a check that found all well."""
-    return Check(name, CheckState.OK, finding)
-
-
-def warning(name: CheckName, finding: str, what_to_do: str | None) -> Check:
-    """Returns a check that found a risk."""
-    return Check(name, CheckState.WARNING, finding, what_to_do)
-
-
-def failed(name: CheckName, finding: str, what_to_do: str | None) -> Check:
-    """Returns a check that found a fault."""
-    return Check(name, CheckState.FAILED, finding, what_to_do)
-
-
-def not_checked(name: CheckName, reason: str) -> Check:
-    """Returns a check that could not be made."""
-    return Check(name, CheckState.NOT_CHECKED, reason)
+ok = partial(Check, state=CheckState.OK)
+warning = partial(Check, state=CheckState.WARNING)
+failed = partial(Check, state=CheckState.FAILED)
+not_checked = partial(Check, state=CheckState.NOT_CHECKED)
 
 
 @dataclass(frozen=True)
@@ -84,11 +70,9 @@ class Diagnosis:
     """The results of all checks, each once, in order."""
 
     checks: Sequence[Check]
-    drift: DriftReport | None
-    """None if a server could not be asked."""
+    drift: DriftReport | None  # None if a server could not be asked
     misconfigured: bool = False
     server_lost: bool = False
-    """Postgres or Redis is unreachable, refuses commands, or is too slow."""
 
     @property
     def state(self) -> CheckState:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from docora_ops.jobs import JobState
-from docora_ops.links import LinkRef
+from docora_ops.links import LinkIds
 
 Row = TypeVar("Row")
 
@@ -29,25 +29,21 @@ class Page(Generic[Row]):
 
 
 @dataclass(frozen=True, slots=True)
-class FailedLink:
-    """A failed link and the state of its job."""
+class FailedLink(LinkIds):
+    """A failed link and the state of its job, by Docora's own names."""
 
-    ref: LinkRef
+    app_id: str
     app_name: str
+    repository_id: str
     repository_name: str
     github_url: str
     error_message: str | None
-    error_left_out: int  # characters cut off its end
+    error_message_cut: bool
+    timestamp: datetime  # of the last successful scan: when the link failed is not recorded
     retry_count: int
-    last_scanned_at: datetime | None  # the end of the last successful scan
-    created_at: datetime
+    last_scanned_at: datetime | None
     circuit_open_until: datetime | None
     job: JobState = JobState.NONE
-
-    @property
-    def timestamp(self) -> datetime:
-        """The last successful scan: the moment of the failure is not recorded."""
-        return self.last_scanned_at or self.created_at
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from docora_ops.links import Outcome
-
 
 class JobState(StrEnum):
     """The state of a link's job.
@@ -24,14 +22,6 @@ class JobState(StrEnum):
     RUNNING = "running"
     DOUBTFUL = "doubtful"
     UNREADABLE = "unreadable"
-
-
-PLANNED_OUTCOMES = {
-    JobState.NONE: Outcome.QUEUED,
-    JobState.STALE: Outcome.REPLACED_STALE,
-    JobState.WAITING: Outcome.ALREADY_QUEUED,
-}
-"""The outcome that a push would have, by the state of the job before."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class Repository:
         return f"{self.owner}/{self.name}"
 
 
-class _OneLink:
+class LinkIds:
     """Names a link by its two ids."""
 
     __slots__ = ()
@@ -120,7 +120,7 @@ def ids_of_job(job_id: str) -> tuple[str, str] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkRef(_OneLink):
+class LinkRef(LinkIds):
     """The id of a link's row, and the two ids that form its job id."""
 
     id: str
@@ -129,7 +129,7 @@ class LinkRef(_OneLink):
 
 
 @dataclass(frozen=True, slots=True)
-class Payload(_OneLink):
+class Payload(LinkIds):
     """The arguments of a snapshot job, except for the rescan flag."""
 
     app_id: str
@@ -187,7 +187,7 @@ class LinkFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedLink(_OneLink):
+class PlannedLink(LinkIds):
     """The outcome that a dry run expects for one link."""
 
     app_id: str
@@ -199,10 +199,9 @@ class PlannedLink(_OneLink):
 
 
 @dataclass(frozen=True)
-class AppCount:
+class AppCount(App):
     """The number of links of one app."""
 
-    app: App
     links: int
 
 

@@ -45,12 +45,6 @@ def _is_url(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _dotted_name(name: str) -> str:
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", name):
-        raise ValueError("must be a dotted name such as package.module.function")
-    return name
-
-
 def _own(name: str, **rules: Any) -> Any:
     return Field(validation_alias=f"DOCORA_OPS_{name}", **rules)
 
@@ -79,7 +73,7 @@ class Settings(BaseSettings):
     queue_name: Annotated[str, _own("QUEUE_NAME", pattern=r"^[A-Za-z0-9_.-]{1,200}$")] = (
         "snapshot-queue"
     )
-    job_function: Annotated[str, _own("JOB_FUNCTION"), AfterValidator(_dotted_name)] = (
+    job_function: Annotated[str, _own("JOB_FUNCTION", pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)+$")] = (
         "docora_ops.worker.snapshot"
     )
     job_timeout: Annotated[int, _own("JOB_TIMEOUT", ge=1, le=2_592_000)] = 3600
@@ -124,15 +118,10 @@ class Settings(BaseSettings):
 
     @property
     def retry_delays(self) -> list[int]:
-        """The seconds before each further try of a job, doubling.
-
-        RQ counts in whole seconds, so they are rounded up.
-        """
+        """Returns the doubling delays before each further try, in whole seconds as RQ counts."""
         base = self.retry_base_delay_ms / 1000
-        return [
-            min(math.ceil(base * 2 ** min(attempt, 64)), LONGEST_RETRY_DELAY)
-            for attempt in range(self.max_retry_attempts - 1)
-        ]
+        delays = (math.ceil(base * 2**attempt) for attempt in range(self.max_retry_attempts - 1))
+        return [min(delay, LONGEST_RETRY_DELAY) for delay in delays]
 
 
 def load_settings(env_file: Path | None = None) -> Settings:
@@ -179,15 +168,9 @@ def _read(env_file: Path) -> dict[str, Any]:
             f"--env-file {shown} can't be used: line {unreadable[0]} is not NAME=VALUE",
             hint="correct the line, or take it out",
         )
-    wanted = {
-        str(field.validation_alias or name).upper(): str(field.validation_alias or name)
-        for name, field in Settings.model_fields.items()
-    }
-    return {
-        wanted[binding.key.upper()]: binding.value
-        for binding in bindings
-        if binding.key and binding.value and binding.key.upper() in wanted
-    }
+    names = (str(field.validation_alias or name) for name, field in Settings.model_fields.items())
+    values = {each.key.upper(): each.value for each in bindings if each.key and each.value}
+    return {name: values[name.upper()] for name in names if name.upper() in values}
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

@@ -21,7 +21,7 @@ from tests.support import servers
 from tests.support.database import TestDatabase
 from tests.support.docora import Docora
 from tests.support.fork_server import ForkServer
-from tests.support.own_servers import guarded_postgres
+from tests.support.own_servers import OwnRedis, guarded_postgres, own_redis
 from tests.support.pgbouncer import pgbouncer
 from tests.support.privileges import (
     Access,
@@ -154,6 +154,13 @@ def guarded(
         docora.redis.flushdb()
         yield docora
         docora.close()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[OwnRedis]:
+    """A Redis that this test may stop and spoil."""
+    with own_redis(tmp_path, unixsocket=str(tmp_path / "r")) as own:
+        yield own
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-LONGEST = 300
-"""Characters of an error that are compared."""
+LONGEST = 300  # characters of an error that are compared
 
 # In no text of Postgres. One call for many texts takes a fraction of the time of a call for each.
 _SEPARATOR = "\0"

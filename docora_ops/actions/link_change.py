@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
-from docora_ops.actions.bulk.batch import require_valid_job_id
-from docora_ops.actions.decision import decide
+from docora_ops.actions.decision import decide, invalid_job_id
+from docora_ops.actions.look import job_state
 from docora_ops.audit import Change
 from docora_ops.database import Database, Rollback
 from docora_ops.database.link_rows import (
@@ -33,42 +33,6 @@ from docora_ops.queue.progress import new_operation_id
 from docora_ops.settings import SECOND_LOOK_DELAY
 
 
-def retry(
-    database: Database,
-    queue: LinkQueue,
-    ref: LinkRef,
-    *,
-    front: bool = False,
-    reset_circuit: bool = False,
-    dry_run: bool = False,
-    change: Change | None = None,
-) -> LinkResult:
-    """Resets one failed link and queues its job, both or neither.
-
-    A link whose job is running is left as it is. Raises NotFailedError in any other status,
-    NotFoundError if the link has gone, UnqueueableError, PostgresError, RedisError; nothing has
-    changed then.
-    """
-    return _LinkChange(
-        Action.RETRY, database, queue, ref, dry_run, change, front, reset_circuit
-    ).make()
-
-
-def resync(
-    database: Database,
-    queue: LinkQueue,
-    ref: LinkRef,
-    *,
-    dry_run: bool = False,
-    change: Change | None = None,
-) -> LinkResult:
-    """Deletes the link's delivery records, resets it and queues its job, whatever its status.
-
-    Raises SnapshotRunningError while its job is running, and otherwise what `retry` raises.
-    """
-    return _LinkChange(Action.RESYNC, database, queue, ref, dry_run, change).make()
-
-
 @dataclass(frozen=True, slots=True)
 class _Live:
     """A link whose job is running, or doubtful with this evidence."""
@@ -78,31 +42,41 @@ class _Live:
 
 
 @dataclass(frozen=True, slots=True)
-class _LinkChange:
+class LinkChange:
+    """Retry or resync of one link: resets it and queues its job, both or neither.
+
+    A retry takes failed links only, and leaves a link alone whose job is running. A resync takes
+    any link, and deletes its delivery records.
+    """
+
     action: Action
     database: Database
     queue: LinkQueue
     ref: LinkRef
-    dry_run: bool
-    change: Change | None = None
     front: bool = False
     reset_circuit: bool = False
-    run: str = field(default_factory=new_operation_id)
-    """Joins the two audit entries of one change."""
+    dry_run: bool = False
+    change: Change | None = None  # for the audit entries; None: the change is not recorded
+    _run: str = field(default_factory=new_operation_id)  # joins the two audit entries of one change
 
     def make(self) -> LinkResult:
-        """Makes the change, and after the commit writes the audit entry that it was made."""
+        """Makes the change, and after the commit writes the audit entry that it was made.
+
+        Raises NotFailedError, SnapshotRunningError, NotFoundError if the link has gone,
+        UnqueueableError, PostgresError, RedisError; nothing has changed then.
+        """
         result = self._make()
         if self.change and not self.dry_run and result.outcome is Outcome.ALREADY_QUEUED:
             try:
-                self.queue.record(link_end_entry(self.change, self.run))
+                self.queue.record(link_end_entry(self.change, self._run))
             except RedisError as error:
                 return replace(result, audit_error=error.message)
         return result
 
     def _make(self) -> LinkResult:
         """Attempts the change, and again a moment later while the job is running or doubtful."""
-        require_valid_job_id(self.ref)
+        if not self.ref.has_valid_job_id:
+            raise invalid_job_id(self.ref)
         before: _Live | None = None
         while True:
             found = self._attempt(before)
@@ -124,50 +98,35 @@ class _LinkChange:
     def _attempt(self, before: _Live | None) -> LinkResult | _Live:
         """Makes the change in one transaction, or none if the job is running or doubtful."""
         earlier = before.evidence if before else ""
+        evidence = ""
         with self.database.transaction():
-            read = read_link if self.dry_run else lock_link
-            link = self._existing(read(self.database, self.ref.app_id, self.ref.repository_id))
-            if before is not None and self._has_moved_on(link):
-                return self._result(link, Outcome.ALREADY_RUNNING)
-            self._require_status(link)
+            link = self._read()
+            if self.action is Action.RETRY and link.status != LinkStatus.FAILED:
+                if before:  # the job that was running gave the link another status meanwhile
+                    return self._result(link, Outcome.ALREADY_RUNNING)
+                raise Rollback
             if held_job_ids(self.database, [self.ref.job_id]):
                 return _Live(link)
             cleared = self._clear_deliveries()
-            if self.dry_run:
-                [answer] = self.queue.look([self.ref.job_id], detailed=True, rows_locked=True)
-            else:
-                answer = self._reset_and_push(link, earlier)
-            outcome = decide(answer, earlier=earlier)
+            answer = self._look_or_push(link, earlier)
+            outcome = decide(answer, earlier)
             if outcome is Outcome.FAILED:
                 raise JobUnreadableError(
                     f"the Redis key of job {answer.job_id!r} does not hold a job: {answer.reason}",
                     hint="look at that key, and remove it if nothing needs it",
                 )
             if outcome is None:
+                evidence = answer.evidence
                 raise Rollback
             return self._result(link, outcome, cleared)
-        return _Live(link, answer.evidence)
+        if self.action is Action.RETRY and link.status != LinkStatus.FAILED:
+            raise self._not_failed(link)
+        return _Live(link, evidence)
 
-    def _clear_deliveries(self) -> int:
-        """Deletes the delivery records before a resync. Returns their number."""
-        if self.action is not Action.RESYNC:
-            return 0
-        act = count_deliveries if self.dry_run else delete_deliveries
-        return act(self.database, [self.ref])
-
-    def _reset_and_push(self, link: Link, evidence: str) -> Answer:
-        reset_link(self.database, self.ref)
-        if self.reset_circuit:
-            close_circuit(self.database, self.ref.repository_id)
-        is_rescan = self.action.is_rescan(link.status)
-        [answer] = self.queue.push(
-            [PushRequest(self.ref.job_id, link.payload, is_rescan=is_rescan, seen=evidence)],
-            front=self.front,
-            audit=link_entries(self.change, self.run) if self.change else {},
-        )
-        return answer
-
-    def _existing(self, link: Link | None) -> Link:
+    def _read(self) -> Link:
+        """Locks the link, except in a dry run."""
+        read = read_link if self.dry_run else lock_link
+        link = read(self.database, self.ref.app_id, self.ref.repository_id)
         if link is None:
             raise NotFoundError(
                 f"App-repository link not found: {self.ref.app_id!r} and "
@@ -176,17 +135,32 @@ class _LinkChange:
             )
         return link
 
-    def _has_moved_on(self, link: Link) -> bool:
-        """Whether the job that was running gave the link another status meanwhile."""
-        return self.action is Action.RETRY and link.status != LinkStatus.FAILED
+    def _clear_deliveries(self) -> int:
+        """Deletes the delivery records before a resync. Returns their number."""
+        if self.action is not Action.RESYNC:
+            return 0
+        act = count_deliveries if self.dry_run else delete_deliveries
+        return act(self.database, [self.ref])
 
-    def _require_status(self, link: Link) -> None:
-        if self.action is Action.RESYNC or link.status == LinkStatus.FAILED:
-            return
-        [answer] = self.queue.look([self.ref.job_id], detailed=True, rows_locked=True)
-        is_held = bool(held_job_ids(self.database, [self.ref.job_id]))
-        job = JobState.RUNNING if is_held else answer.state
-        raise NotFailedError(
+    def _look_or_push(self, link: Link, evidence: str) -> Answer:
+        """Resets the link and pushes its job; in a dry run, only looks at the job."""
+        if self.dry_run:
+            [answer] = self.queue.look([self.ref.job_id], detailed=True, rows_locked=True)
+            return answer
+        reset_link(self.database, self.ref)
+        if self.reset_circuit:
+            close_circuit(self.database, self.ref.repository_id)
+        is_rescan = self.action.is_rescan(link.status)
+        [answer] = self.queue.push(
+            [PushRequest(self.ref.job_id, link.payload, is_rescan=is_rescan, seen=evidence)],
+            front=self.front,
+            audit=link_entries(self.change, self._run) if self.change else {},
+        )
+        return answer
+
+    def _not_failed(self, link: Link) -> NotFailedError:
+        job = job_state(self.database, self.queue, self.ref)
+        return NotFailedError(
             f"Only failed entries can be retried: {_name(link)} is {link.status!r}",
             hint=self._what_helps(link.status, job),
             details={"status": link.status, "job": job},
@@ -194,25 +168,22 @@ class _LinkChange:
 
     def _what_helps(self, status: str, job: JobState) -> str:
         link = self.ref.words
-        if job is JobState.WAITING:
-            return "its job is waiting in the queue: nothing needs to be done"
-        if job is JobState.RUNNING:
-            return "its snapshot is running: wait for it to end"
-        if job is JobState.DOUBTFUL:
-            return "its job may be in a worker's hand just now: look again in a moment"
-        if job is JobState.UNREADABLE:
-            return f"its Redis key does not hold a job: docora-ops show {link} has its id"
-        if status == LinkStatus.SYNCED:
-            return f"it is in sync; to send every file again: docora-ops resync {link}"
+        match job:
+            case JobState.WAITING:
+                return "its job is waiting in the queue: nothing needs to be done"
+            case JobState.RUNNING:
+                return "its snapshot is running: wait for it to end"
+            case JobState.DOUBTFUL:
+                return "a worker may be taking its job just now: look again in a moment"
+            case JobState.UNREADABLE:
+                return f"its Redis key does not hold a job: docora-ops show {link} has its id"
         if status in {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}:
             return (
                 "it has no live job, so nobody works on it; to queue it again: "
                 f"docora-ops repair {link}"
             )
-        return (
-            "it has no live job, so nobody works on it; to queue it again, with every file: "
-            f"docora-ops resync {link}"
-        )
+        state = "it is in sync; " if status == LinkStatus.SYNCED else ""
+        return f"{state}to send every file again: docora-ops resync {link}"
 
     def _result(self, link: Link, outcome: Outcome, cleared: int = 0) -> LinkResult:
         changed = self.reset_circuit and outcome.succeeded

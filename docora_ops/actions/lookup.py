@@ -28,11 +28,7 @@ def resolve_app(database: Database, text: str) -> App:
             )
         case apps:
             ids = [app.app_id for app in apps]
-            raise AmbiguousError(
-                f"{len(apps)} apps are named {text!r}: {', '.join(map(quote, ids))}",
-                hint="give the id of the one you mean",
-                details={"app_ids": ids},
-            )
+            raise _ambiguous(f"{len(ids)} apps are named {text!r}", app_ids=ids)
 
 
 def resolve_repository(database: Database, app: App, text: str) -> Repository:
@@ -51,11 +47,7 @@ def resolve_repository(database: Database, app: App, text: str) -> Repository:
             )
         case repositories:
             ids = [repository.repository_id for repository in repositories]
-            raise AmbiguousError(
-                f"{len(repositories)} repositories are {text!r}: {', '.join(map(quote, ids))}",
-                hint="give the id of the one you mean",
-                details={"repository_ids": ids},
-            )
+            raise _ambiguous(f"{len(ids)} repositories are {text!r}", repository_ids=ids)
 
 
 def resolve_link(database: Database, app_text: str, repository_text: str) -> Link:
@@ -64,14 +56,21 @@ def resolve_link(database: Database, app_text: str, repository_text: str) -> Lin
     repository = resolve_repository(database, app, repository_text)
     link = read_link(database, app.app_id, repository.repository_id)
     if link is None:
+        name = repository.repository_name
         raise NotFoundError(
-            f"App-repository link not found: app {app.app_name!r} is not linked to "
-            f"{repository.repository_name!r}",
-            hint=_did_you_mean(
-                repository.repository_name, repository_names(database, app.app_id), "repository"
-            ),
+            f"App-repository link not found: app {app.app_name!r} is not linked to {name!r}",
+            hint=_did_you_mean(name, repository_names(database, app.app_id), "repository"),
         )
     return link
+
+
+def _ambiguous(sentence: str, **candidates: list[str]) -> AmbiguousError:
+    [ids] = candidates.values()
+    return AmbiguousError(
+        f"{sentence}: {', '.join(map(quote, ids))}",
+        hint="give the id of the one you mean",
+        details={**candidates},
+    )
 
 
 def _did_you_mean(text: str, names: Sequence[str], kind: str) -> str:

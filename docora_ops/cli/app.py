@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from docora_ops import __version__
-from docora_ops.cli.cancel import cancel
 from docora_ops.cli.context import Context
 from docora_ops.cli.demo import demo
 from docora_ops.cli.doctor import doctor
@@ -23,8 +21,7 @@ from docora_ops.cli.failed import failed
 from docora_ops.cli.help import show_help
 from docora_ops.cli.history import history
 from docora_ops.cli.lean import LeanCommand, LeanGroup
-from docora_ops.cli.operations import operations
-from docora_ops.cli.progress import progress
+from docora_ops.cli.operations import cancel, operations, progress
 from docora_ops.cli.queue import queue
 from docora_ops.cli.repair import repair
 from docora_ops.cli.resync import resync
@@ -66,27 +63,21 @@ _COMMANDS: tuple[tuple[str, Callable[..., int | None], str], ...] = (
 )
 
 
-def _interruptible(command: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Hides KeyboardInterrupt from Typer, which would exit without a message."""
-
-    @functools.wraps(command)
-    def interruptible(*arguments: object, **options: object) -> int | None:
+class _Command(LeanCommand):
+    def invoke(self, ctx: Any) -> Any:
+        """Hides KeyboardInterrupt from Typer, which would exit without a message."""
         try:
             with taking_signals():
-                return command(*arguments, **options)
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise interruption() from None
-
-    return interruptible
 
 
 for _name, _command, _example in _COMMANDS:
     # Typer keeps the line breaks of a docstring.
     _paragraphs = inspect.cleandoc(_command.__doc__ or "").split("\n\n")
     _help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in _paragraphs)
-    app.command(_name, cls=LeanCommand, help=_help, epilog=f"Example: {_example}")(
-        _interruptible(_command)
-    )
+    app.command(_name, cls=_Command, help=_help, epilog=f"Example: {_example}")(_command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -123,7 +114,7 @@ def run(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     if output.failure is not None:
-        Context(None).say("Error: the output can't be written: {}", output.failure.strerror)
+        Context(None).say(f"Error: the output can't be written: {output.failure.strerror}")
         return code or ExitCode.PROBLEMS
     return code
 

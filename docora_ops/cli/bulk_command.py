@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.waiting.follow import Following
 from docora_ops.audit import Change
-from docora_ops.bulk import BulkResult
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.long_run import LongRun
 from docora_ops.cli.signals import interrupted_code
 from docora_ops.cli.terminal import Terminal
-from docora_ops.cli.waiting import codes_of, waiting
+from docora_ops.cli.waiting import end_wait, waiting
 from docora_ops.database import Selection
 from docora_ops.errors import ServerError
-from docora_ops.links import Action, Outcome
+from docora_ops.links import Action
 from docora_ops.queue import ProgressStore, connect
 from docora_ops.render import bulk as render
-from docora_ops.render import waiting as render_wait
 from docora_ops.render.cells import amount
-from docora_ops.waits import BulkWait
 
 
 class BulkCommand(LongRun):
@@ -35,13 +33,14 @@ class BulkCommand(LongRun):
         context: Context,
         action: Action,
         selection: Selection,
-        batch_size: int,
         change: Change,
+        batch_size: int = 500,
     ) -> None:
+        audit = AuditEntries(change, selection.total)
         self._run = BulkRun(
-            action, context.database, context.queue, context.store, selection, batch_size, change
+            action, context.database, context.queue, context.store, selection, batch_size, audit
         )
-        super().__init__(context, self._run, selection.total)
+        super().__init__(context, self._run)
         self._action = action
         self._following = Following(
             context.database, context.queue, self._run.stop, context.settings.drift_grace
@@ -52,35 +51,30 @@ class BulkCommand(LongRun):
         self._links = amount(selection.total, "link")
         if action is Action.RESYNC:
             self.next_step = "the same command begins again, with all of them"
-        context.collect_garbage()
 
-    def run(self, question: str = "", terminal: Terminal | None = None, **values: object) -> int:
-        """Asks, changes the links and shows the result. Returns the exit code.
-
-        `question` has braces for `servers`, `links` and the names of `values`.
-        """
-        context = self.context
-        servers = context.servers
-        if self.context.dry_run:
-            context.say("{}: dry run over {}, nothing will be changed.", servers, self._links)
+    def run(self, question: str = "", terminal: Terminal | None = None) -> int:
+        """Asks, changes the links and shows the result. Returns the exit code."""
+        context, selection = self.context, self._run.selection
+        if context.dry_run:
+            context.say(f"{context.servers}: dry run over {self._links}, nothing will be changed.")
             self._run.plan()
             return self.finish()
-        if not self._total:
+        if not selection.total:
             context.queue.count_workers()  # raises RedisError even if there is nothing to do
             return self.finish()
         self._workers = context.count_workers()
         if terminal is not None:
-            by_app = self._run.selection.by_app
+            by_app = selection.by_app
             above = [render.app_counts(by_app)] if len(by_app) > 1 else []
-            terminal.ask(question, *above, servers=servers, links=self._links, **values)
+            terminal.ask(f"{context.servers}: {question}?", *above)
         return self.carry_out(self._start, self._cancel_at_once)
 
     def _start(self) -> None:
-        servers = self.context.servers
         if self._action is Action.SCHEDULE:
-            self.context.say("{}: {} due.", servers, self._links)
+            begun = f"{self._links} due"
         else:
-            self.context.say("{}: operation {}, {}.", servers, self._run.start(), self._links)
+            begun = f"operation {self._run.start()}, {self._links}"
+        self.context.say(f"{self.context.servers}: {begun}.")
 
     def finish(self) -> int:
         """Shows the result, with `--wait` that of the snapshots too. Returns the exit code."""
@@ -92,7 +86,7 @@ class BulkCommand(LongRun):
         """Shows what was done until now, and in JSON the error that has ended it."""
         result = self._run.result()
         if not self.context.as_json:
-            self._show_summary(result)
+            self._show_summary()
         elif result.links is not None:
             self.context.show_text(render.encode_plan(result, result.links))
         else:
@@ -127,38 +121,23 @@ class BulkCommand(LongRun):
         if self.context.as_json:
             self.context.show_document(render.document(self._run.result(), waited), lost)
         elif waited.total:
-            self.context.show_tables("", render_wait.bulk_line(waited))
+            line = f"{render.wait_counts(waited)}, after {waited.seconds:.0f} s"
+            self.context.show_tables("", line)
             if failed := waited.failed_links:
                 self.context.show_tables("", render.failures(failed, heading="Failed again"))
         if lost:
             return self.context.report(lost, next_step="the jobs go on")
-        interrupted = following.stop.requested
-        self._say_what_is_left(waited, interrupted=interrupted)
-        return gravest({self._code(), *codes_of(waited, interrupted=interrupted)})
-
-    def _say_what_is_left(self, waited: BulkWait, *, interrupted: bool) -> None:
-        if waited.only_lost_left and not interrupted:
-            self.context.warn(
-                "No live job for the {} left. To queue them again: docora-ops repair",
-                amount(waited.running, "link"),
-            )
-        elif waited.running:
-            self.context.warn(
-                "{}; {} still to come. The jobs go on; to look at them: docora-ops queue",
-                "No longer waiting" if interrupted else "Time ran out",
-                amount(waited.running, "result"),
-            )
+        codes = end_wait(self.context, waited, interrupted=following.stop.requested)
+        return gravest({self._code(), *codes})
 
     def _code(self) -> ExitCode:
         result = self._run.result()
         if self._run.stop.requested and result.cancelled:
             return interrupted_code()
-        running = result.counts.get(Outcome.ALREADY_RUNNING, 0)
-        missed = running if self._action is Action.RESYNC else 0
-        return ExitCode.PROBLEMS if result.cancelled or result.failed or missed else ExitCode.OK
+        return ExitCode.PROBLEMS if result.cancelled or result.failures else ExitCode.OK
 
-    def _show_summary(self, result: BulkResult) -> None:
-        context = self.context
+    def _show_summary(self) -> None:
+        context, result = self.context, self._run.result()
         if result.links:
             for part in render.plan_tables(result.links, context.out.width):
                 context.show_tables(part)
@@ -170,13 +149,13 @@ class BulkCommand(LongRun):
         if result.failures:
             context.show_tables("", render.failures(result.failures))
         if self._action is Action.RESYNC and result.total:
-            verb = "would be sent" if self.context.dry_run else "will be sent"
+            verb = "would be sent" if context.dry_run else "will be sent"
             context.show_tables(f"{amount(result.deliveries_cleared, 'file')} {verb} again.")
         if result.open_circuits_left_out is not None:
             left_out = amount(result.open_circuits_left_out, "link")
             context.show_tables(f"{left_out} left out: the circuit of the repository is open.")
-        if self.context.dry_run:
+        if context.dry_run:
             context.say("Dry run: nothing was changed.")
         elif result.cancelled:
-            cancelled = "Cancelled after {} of {} links; {}."
-            context.warn(cancelled, result.completed, result.total, self.next_step)
+            done = f"Cancelled after {result.completed} of {result.total} links"
+            context.warn(f"{done}; {self.next_step}.")

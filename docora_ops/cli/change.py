@@ -47,17 +47,10 @@ def describe_change(command: str, reason: str | None, **selection: object) -> Ch
     )
 
 
-def describe_link_change(command: str, reason: str | None, link: Link, **options: object) -> Change:
-    """Describes a command that changes one link."""
-    return describe_change(
-        command,
-        reason,
-        app_id=link.ref.app_id,
-        app_name=link.payload.app_name,
-        repository_id=link.ref.repository_id,
-        repository_name=link.payload.repository_name,
-        **options,
-    )
+def names_of(link: Link) -> dict[str, object]:
+    """Returns the names of the link's app and repository for an audit entry."""
+    names = ("app_id", "app_name", "repository_id", "repository_name")
+    return {name: getattr(link.payload, name) for name in names}
 
 
 def _user() -> str:

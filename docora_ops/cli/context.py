@@ -53,11 +53,13 @@ class Context:
 
     @cached_property
     def redis(self) -> Redis:
-        """The client of Redis that all its readers and writers share."""
+        """The client of Redis, whose server is named if no setting names one."""
         from docora_ops.queue import connect
+        from docora_ops.queue.redis_client import describe
 
         client = connect(self.settings)
-        self.say_if_redis_is_implied()
+        if self.settings.redis_is_implied:
+            self.say(f"REDIS_URL is not set: using Redis at {describe(client)}")
         return client
 
     @property
@@ -128,11 +130,10 @@ class Context:
 
     def show_document(self, document: Document, error: DocoraOpsError | None = None) -> None:
         """Prints data for a script on stdout, with the error that ended the command, if any."""
-        from docora_ops.render import error as render_error
-        from docora_ops.render.json import encode
+        from docora_ops.render.json import encode, error_document
 
         if error is not None:
-            document = render_error.document(error, document)
+            document = error_document(error, document)
         self.show_text([encode(document)])
 
     def show_text(self, pieces: Iterable[str]) -> None:
@@ -144,15 +145,15 @@ class Context:
             sys.stdout.write("\n")
             sys.stdout.flush()
 
-    def say(self, text: str, *values: object, style: str = "") -> None:
-        """Prints one line of conversation on stderr. Inert texts of `values` fill the braces."""
+    def say(self, text: str, *, style: str | None = None) -> None:
+        """Prints one line of conversation on stderr, as inert text."""
         from docora_ops.text import inert
 
-        self.err.print(text.format(*map(inert, values)), style=style or None, soft_wrap=True)
+        self.err.print(inert(text), style=style, soft_wrap=True)
 
-    def warn(self, text: str, *values: object) -> None:
+    def warn(self, text: str) -> None:
         """Prints one line of conversation in yellow."""
-        self.say(text, *values, style="yellow")
+        self.say(text, style="yellow")
 
     def report(self, error: DocoraOpsError, stopped: str = "", next_step: str = "") -> ExitCode:
         """Prints an error; with `--json` as a document too, unless there is one already.
@@ -162,20 +163,12 @@ class Context:
         """
         if self.as_json and not Context.document_has_begun:
             self.show_document({}, error)
-        self.say("Error: {}", error.message, style="bold red")
+        self.say(f"Error: {error.message}", style="bold red")
         if stopped:
             self.say(stopped)
         if hint := "; ".join(filter(None, (next_step, error.hint))):
-            self.say("Hint: {}", hint)
+            self.say(f"Hint: {hint}")
         return exit_code_of(error)
-
-    def say_if_redis_is_implied(self) -> None:
-        """Names the Redis that is used if no setting does. Raises ConfigurationError."""
-        if self.settings.redis_is_implied:
-            from docora_ops.queue import connect
-            from docora_ops.queue.redis_client import describe
-
-            self.say("REDIS_URL is not set: using Redis at {}", describe(connect(self.settings)))
 
     def count_workers(self) -> int:
         """Counts the live workers. Warns if there is none, or if BullMQ's queue is in use."""
@@ -185,8 +178,8 @@ class Context:
         bullmq = self.queue.read_bullmq()
         if not workers:
             self.warn(
-                "Warning: no worker listens on the queue {}: jobs wait until one is started",
-                self.settings.queue_name,
+                f"Warning: no worker listens on the queue {self.settings.queue_name}: "
+                "jobs wait until one is started"
             )
         if bullmq is BullmqQueue.WORKED_ON:
             self.warn(
@@ -201,26 +194,22 @@ class Context:
         return workers
 
 
-def context_of(
-    typer_context: typer.Context,
-    *,
-    as_json: bool = False,
-    dry_run: bool = False,
-    wait: bool = False,
-    timeout: int | None = None,
-) -> Context:
-    """Returns the Context of the command, with the options that many commands have.
+def context_of(typer_context: typer.Context) -> Context:
+    """Returns the Context of the command, which knows the options that many commands have.
 
     Raises UsageError if these contradict each other.
     """
-    if timeout is not None and not wait:
+    context: Context = typer_context.obj
+    given = typer_context.params
+    context.as_json = given.get("as_json", False)
+    context.dry_run = given.get("dry_run", False)
+    context.wait = given.get("wait", False)
+    context.timeout = given.get("timeout")
+    if context.timeout is not None and not context.wait:
         raise UsageError("--timeout needs --wait", hint="add --wait")
-    if wait and dry_run:
+    if context.wait and context.dry_run:
         raise UsageError(
             "--wait and --dry-run exclude each other: a dry run queues nothing",
             hint="leave out one of them",
         )
-    context: Context = typer_context.obj
-    context.as_json, context.dry_run = as_json, dry_run
-    context.wait, context.timeout = wait, timeout
     return context

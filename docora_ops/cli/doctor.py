@@ -15,16 +15,16 @@ def doctor(typer_context: typer.Context, as_json: options.Json = False) -> int:
     Changes nothing, and says what to do about each problem. Mismatches are checked twice, some
     seconds apart, so that normal activity does not count.
     """
-    context = context_of(typer_context, as_json=as_json)
+    context = context_of(typer_context)
     from docora_ops.actions.doctor.diagnose import diagnose
     from docora_ops.diagnosis import CheckState
     from docora_ops.render import doctor as render
     from docora_ops.render.cells import amount
 
-    def before_second_look(suspects: int, seconds: int) -> None:
-        if seconds:
+    def before_second_look(suspects: int) -> None:
+        if seconds := context.settings.drift_grace:
             found = amount(suspects, "mismatch", "mismatches")
-            context.say("{} at first check: checking again in {} s.", found, seconds)
+            context.say(f"{found} at first check: checking again in {seconds} s.")
 
     context.collect_garbage()
     diagnosis = diagnose(context.env_file, before_second_look)

@@ -22,10 +22,8 @@ def failed(
     typer_context: typer.Context,
     app: options.AppFilter = None,
     error: options.ErrorFilter = None,
-    limit: Annotated[
-        int, typer.Option(metavar="N", min=1, max=10_000, help="Rows of a page.")
-    ] = 50,
-    page: Annotated[int, typer.Option(metavar="N", min=1, max=10**9, help="Which page.")] = 1,
+    limit: Annotated[int, options.number(10_000, "Rows of a page.")] = 50,
+    page: Annotated[int, options.number(10**9, "Which page.")] = 1,
     group_by: Annotated[
         GroupBy | None,
         typer.Option(
@@ -39,32 +37,34 @@ def failed(
     In the order of app id, then repository id, as `retry-all-failed` takes them: when a link
     failed is not recorded. Changes nothing.
     """
-    context = context_of(typer_context, as_json=as_json)
+    context = context_of(typer_context)
     from docora_ops.actions import failed as actions
+    from docora_ops.actions.lookup import resolve_app
+    from docora_ops.links import FailedFilter
     from docora_ops.render import failed as render
     from docora_ops.render.cells import amount
 
-    choice: dict[str, Any] = {"app": app, "error": error, "page": page, "limit": limit}
+    app_id = None if app is None else resolve_app(context.database, app).app_id
+    which = FailedFilter(app_id, error)
     found: Any
     if group_by is GroupBy.APP:
-        found = actions.failed_links_by_app(context.database, **choice)
-        document, tables = render.apps_document(found), iter([render.apps_table(found)])
+        found = actions.failed_links_by_app(context.database, which, page, limit)
+        table = render.apps_table(found)
         noun = "app"
     elif group_by is GroupBy.ERROR:
-        found = actions.failed_links_by_error(context.database, **choice)
-        document, tables = render.errors_document(found), iter([render.errors_table(found)])
+        found = actions.failed_links_by_error(context.database, which, page, limit)
+        table = render.errors_table(found)
         noun = "different error"
     else:
-        found = actions.failed_links(context.database, context.queue, **choice)
-        document = render.links_document(found)
-        tables = render.links_tables(found, context.out.width)
+        found = actions.failed_links(context.database, context.queue, which, page, limit)
+        table = render.links_table(found, context.out.width)
         noun = "failed link"
     if found.rows or as_json:
-        context.show(document, tables)
+        context.show(render.document(found), [table])
     where = context.database.target if group_by else context.servers
     if found.total:
-        total = amount(found.total, noun)
-        context.say("{}: {}, page {} of {}.", where, total, found.number, found.pages)
+        count = f"{amount(found.total, noun)}, page {found.number} of {found.pages}"
     else:
-        filtered = app is not None or error is not None
-        context.say("{}: no failed link{}.", where, " matches" if filtered else "s")
+        count = "no failed links" if app is None and error is None else "no failed link matches"
+    where = context.database.target if group_by else context.servers
+    context.say(f"{where}: {count}.")

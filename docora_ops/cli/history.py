@@ -12,9 +12,7 @@ from docora_ops.cli.context import context_of
 
 def history(
     typer_context: typer.Context,
-    limit: Annotated[
-        int, typer.Option(metavar="N", min=1, max=100_000, help="At most so many.")
-    ] = 20,
+    limit: Annotated[int, options.number(100_000, "At most so many.")] = 20,
     no_schedule: Annotated[
         bool, typer.Option("--no-schedule", help="Leave out the passes of the schedule.")
     ] = False,
@@ -24,7 +22,7 @@ def history(
 
     Only what was done with docora-ops: the dashboard keeps no such record.
     """
-    context = context_of(typer_context, as_json=as_json)
+    context = context_of(typer_context)
     from docora_ops.queue import History
     from docora_ops.render import history as render
 

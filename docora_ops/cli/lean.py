@@ -24,7 +24,7 @@ class _LeanParameters:
                 converter = _LeanConverter(parameter)
                 parameter.get_runtime_param = lambda converter=converter: converter
                 if getattr(parameter, "is_flag", True):  # arguments show their name already
-                    parameter.display_type_rich = _no_type
+                    parameter.display_type_rich = lambda **_: None
         return parameters
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
@@ -38,10 +38,6 @@ class _LeanParameters:
                         hint="give it once",
                     )
         return super().parse_args(ctx, args)  # type: ignore[misc]
-
-
-def _no_type(ctx: Any) -> None:
-    """Replaces a method of Typer."""
 
 
 class _LeanConverter:

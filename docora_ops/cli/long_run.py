@@ -24,10 +24,10 @@ class LongRun(ABC):
     unit = ""
     next_step = "the same command finishes the rest"
 
-    def __init__(self, context: Context, work: BulkRun | Repair, total: int) -> None:
+    def __init__(self, context: Context, work: BulkRun | Repair) -> None:
         self.context = context
         self._work = work
-        self._total = total
+        context.collect_garbage()
 
     def carry_out(
         self,
@@ -51,7 +51,8 @@ class LongRun(ABC):
         try:
             with stopping_on_signals(self._work.stop, exit_at_once):
                 start()
-                with progress_bar(self.context, self._total) as self._work.on_progress:
+                total = self._work.result().total
+                with progress_bar(self.context, total) as self._work.on_progress:
                     self._work.run()
                 # Signals are still handled here: none may cut the document in two.
                 return self.finish()
@@ -60,8 +61,8 @@ class LongRun(ABC):
                 self._work.break_off()
             self.context.database.close()
             self.show(error)
-            done = self._work.result().completed
-            stopped = f"Stopped after {done} of {self._total}{self.unit}."
+            result = self._work.result()
+            stopped = f"Stopped after {result.completed} of {result.total}{self.unit}."
             return self.context.report(error, stopped, self.next_step)
 
     @abstractmethod
@@ -75,39 +76,29 @@ class LongRun(ABC):
 
 @contextmanager
 def progress_bar(
-    context: Context, total: int | None, description: str = ""
+    context: Context, total: int, description: str = ""
 ) -> Iterator[Callable[..., None]]:
-    """Shows a bar on stderr if that is a terminal.
+    """Shows a bar on stderr if that is a terminal. Yields a function that moves it.
 
-    Yields a function that takes the number of links done and, if the bar has one, its new
-    description. Without a total the bar only moves, and vanishes in the end.
+    The function takes the number of links done and, if the bar has one, its new description.
     """
     from docora_ops.render.console import may_animate
 
     if not may_animate(sys.stderr):
         yield lambda *_: None
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress as rich
     from rich.text import Text
 
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
+    class Rate(rich.ProgressColumn):
+        def render(self, task: rich.Task) -> Text:
             return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
 
-    columns: tuple[ProgressColumn, ...]
+    columns: tuple[rich.ProgressColumn, ...]
     if description:
-        columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        columns = (rich.TextColumn("{task.description}"), rich.TimeElapsedColumn())
     else:
-        columns = (BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=context.err, transient=total is None) as progress:
+        columns = (rich.MofNCompleteColumn(), Rate(), rich.TimeRemainingColumn())
+    with rich.Progress(rich.BarColumn(), *columns, console=context.err) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done, text=None: progress.update(task, completed=done, description=text)

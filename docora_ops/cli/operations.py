@@ -1,11 +1,23 @@
-"""`operations`. Needs only Redis."""
+"""`operations`, `progress` and `cancel`. Need only Redis."""
 
 from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.context import context_of
+from docora_ops.cli.change import describe_change
+from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.cli.long_run import progress_bar
+
+if TYPE_CHECKING:
+    from docora_ops.bulk import Progress
+
+_POLL = 0.5
 
 
 def operations(typer_context: typer.Context, as_json: options.Json = False) -> None:
@@ -13,7 +25,7 @@ def operations(typer_context: typer.Context, as_json: options.Json = False) -> N
 
     An operation whose runner has been silent for two minutes has lost it.
     """
-    context = context_of(typer_context, as_json=as_json)
+    context = context_of(typer_context)
     from docora_ops.render import operations as render
 
     found = context.store.read_all()
@@ -21,3 +33,76 @@ def operations(typer_context: typer.Context, as_json: options.Json = False) -> N
         context.show(render.list_document(found), [render.list_table(found, context.out.width)])
     else:
         context.say("No bulk operation is known: one is forgotten an hour after its last step.")
+
+
+def progress(
+    typer_context: typer.Context,
+    operation_id: options.OperationId,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the operation ends.")
+    ] = False,
+    as_json: options.Json = False,
+) -> int:
+    """Show how far a bulk operation is: ours, or one of Docora's dashboard."""
+    context = context_of(typer_context)
+    from docora_ops.render import operations as render
+
+    found = context.store.read(operation_id)
+    if follow:
+        found = _follow(context, found)
+    failures, total = context.store.read_failures(operation_id)
+    context.show(
+        render.progress_document(found, failures, total),
+        render.progress_tables(found, failures, total),
+    )
+    if follow and (found.cancelled or found.failed or not found.finished):
+        return ExitCode.PROBLEMS
+    return ExitCode.OK
+
+
+def _follow(context: Context, operation: Progress) -> Progress:
+    """Shows each step on stderr until the operation ends or has lost its runner."""
+    from docora_ops.render.console import may_animate
+
+    context.collect_garbage()
+    with progress_bar(context, operation.total) as move:
+        move(operation.completed)
+        while not operation.finished:
+            time.sleep(_POLL)
+            before = operation
+            operation = context.store.read(operation.operation_id)
+            if operation != before:
+                move(operation.completed)
+                if not may_animate(sys.stderr):
+                    context.say(f"{operation.completed} of {operation.total}")
+            elif operation.cancelled:
+                break
+            elif context.store.has_lost_its_runner(operation.operation_id):
+                context.warn(
+                    "Its runner has been silent for two minutes: it has been killed, or hangs. The "
+                    "command that started it can be run again."
+                )
+                break
+    return operation
+
+
+def cancel(
+    typer_context: typer.Context,
+    operation_id: options.OperationId,
+    reason: options.Reason = None,
+    as_json: options.Json = False,
+) -> None:
+    """Ask a bulk operation, ours or the dashboard's, to stop before its next batch.
+
+    What it has queued stays queued; a bulk retry, run again, finishes the rest.
+    """
+    context = context_of(typer_context)
+    from docora_ops.queue.audit_stream import cancel_entry
+    from docora_ops.render import operations as render
+    from docora_ops.render.cells import cell
+
+    context.store.cancel(
+        operation_id, cancel_entry(describe_change("cancel", reason), operation_id)
+    )
+    requested = cell(f"Cancellation requested: {operation_id}")
+    context.show(render.cancel_document(operation_id), [requested])

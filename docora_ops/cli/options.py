@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from docora_ops.cli.change import check_reason
+
+
+def number(most: int, help_text: str) -> Any:
+    """Makes an option that takes a number from 1 to `most`."""
+    return typer.Option(metavar="N", min=1, max=most, help=help_text)
+
 
 _app = typer.Argument(metavar="APP", help="App id, or the app's exact name (case aside).")
 _repo = typer.Argument(metavar="REPO", help="Repository id, owner/name, or GitHub URL.")

@@ -12,16 +12,14 @@ from docora_ops.cli.context import context_of
 
 def queue(
     typer_context: typer.Context,
-    limit: Annotated[
-        int, typer.Option(metavar="N", min=1, max=10_000, help="At most so many jobs.")
-    ] = 20,
+    limit: Annotated[int, options.number(10_000, "At most so many jobs.")] = 20,
     as_json: options.Json = False,
 ) -> None:
     """Show the queue: counts, workers and what they do, scheduler, the first jobs.
 
     Needs only Redis. Changes nothing.
     """
-    context = context_of(typer_context, as_json=as_json)
+    context = context_of(typer_context)
     from docora_ops.queue import QueueReader
     from docora_ops.render import queue as render
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change, describe_link_change
+from docora_ops.cli.change import describe_change, names_of
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
 
@@ -35,30 +35,28 @@ def repair(
     database and queue do not seem to belong together. If the command is killed, run it again: it
     finishes the rest.
     """
-    context = context_of(typer_context, as_json=as_json, dry_run=dry_run)
+    context = context_of(typer_context)
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.actions.lookup import resolve_app, resolve_link
     from docora_ops.actions.repair.fix import Repair
     from docora_ops.cli.repair_command import RepairCommand
 
-    settings = context.settings
     fix = Repair(
         context.database,
         context.queue,
         context.store,
-        settings.drift_grace,
-        settings.max_retry_attempts,
+        context.settings.drift_grace,
+        context.settings.max_retry_attempts,
+        remove_unknown_jobs=remove_unknown_jobs,
     )
-    fix.remove_unknown_jobs = remove_unknown_jobs
-    options: dict[str, object] = {"remove_unknown_jobs": remove_unknown_jobs}
+    names: dict[str, object] = {}
     if app is not None and repo is not None:
         link = resolve_link(context.database, app, repo)
         fix.ref, fix.app_id = link.ref, link.ref.app_id
-        fix.change = describe_link_change("repair", reason, link, **options)
-    else:
-        if app is not None:
-            found = resolve_app(context.database, app)
-            fix.app_id = found.app_id
-            options = {"app_id": found.app_id, "app_name": found.app_name, **options}
-        fix.change = describe_change("repair", reason, **options)
+        names = names_of(link)
+    elif app is not None:
+        found = resolve_app(context.database, app)
+        fix.app_id = found.app_id
+        names = {"app_id": found.app_id, "app_name": found.app_name}
+    fix.change = describe_change("repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs)
     return RepairCommand(context, fix).run(terminal)

@@ -18,28 +18,25 @@ class RepairCommand(LongRun):
     """One repair, from the search for drift to the exit code."""
 
     def __init__(self, context: Context, fix: Repair) -> None:
-        super().__init__(context, fix, 0)
+        super().__init__(context, fix)
         self._fix = fix
 
     def run(self, terminal: Terminal | None) -> int:
         """Finds drift, asks, repairs it and shows the result. Returns the exit code."""
         context = self.context
-        context.say("{}: looking for drift.", context.servers)
+        context.say(f"{context.servers}: looking for drift.")
         context.count_workers()
-        context.collect_garbage()
         self._fix.before_second_look = lambda suspects: context.say(
-            "{} at first check: checking again.", amount(suspects, "mismatch", "mismatches")
+            f"{amount(suspects, 'mismatch', 'mismatches')} at first check: checking again."
         )
         found = self._fix.find()
-        self._total = found.total
-        if self.context.dry_run:
+        if context.dry_run:
             self._fix.plan()
-            return self.finish()
-        if not found.total:
-            return self.finish()
-        if terminal is not None:
-            self._ask(terminal, found)
-        return self.carry_out()
+        elif found.total:
+            if terminal is not None:
+                terminal.ask(f"{context.servers}: {_changes(found)}?", render.found(found))
+            return self.carry_out()
+        return self.finish()
 
     def finish(self) -> int:
         """Shows the result. Returns the exit code."""
@@ -47,9 +44,9 @@ class RepairCommand(LongRun):
         result = self._fix.result()
         if self.context.dry_run:
             self.context.say("Dry run: nothing was changed.")
-        elif not result.complete:
-            stopped = "Stopped after {} of {}; {}."
-            self.context.warn(stopped, result.completed, result.total, self.next_step)
+        elif result.completed < result.total:
+            done = f"Stopped after {result.completed} of {result.total}"
+            self.context.warn(f"{done}; {self.next_step}.")
             if self._fix.stop.requested:
                 return interrupted_code()
         return ExitCode.PROBLEMS if result.counts.get(RepairOutcome.FAILED) else ExitCode.OK
@@ -57,7 +54,7 @@ class RepairCommand(LongRun):
     def show(self, error: ServerError | None = None) -> None:
         """Shows what was done until now, and in JSON the error that has ended it."""
         context, result = self.context, self._fix.result()
-        if self.context.as_json:
+        if context.as_json:
             context.show_text(render.encode(result, error))
         elif not result.total:
             context.show_tables(render.message(result))
@@ -66,17 +63,10 @@ class RepairCommand(LongRun):
                 context.show_tables(part)
             context.show_tables("", render.summary(result))
 
-    def _ask(self, terminal: Terminal, found: RepairResult) -> None:
-        links = found.found[DriftKind.LOST] + found.found[DriftKind.STUCK]
-        removals = found.total - links
-        changes = [
-            "queue {links} again" if links else "",
-            "remove {removals}" if removals else "",
-        ]
-        terminal.ask(
-            f"{{servers}}: {' and '.join(filter(None, changes))}?",
-            render.found(found),
-            links=amount(links, "link"),
-            removals=amount(removals, "job or entry", "jobs or entries"),
-            servers=self.context.servers,
-        )
+
+def _changes(found: RepairResult) -> str:
+    links = found.found[DriftKind.LOST] + found.found[DriftKind.STUCK]
+    removals = found.total - links
+    queue = f"queue {amount(links, 'link')} again" if links else ""
+    remove = f"remove {amount(removals, 'job or entry', 'jobs or entries')}" if removals else ""
+    return " and ".join(filter(None, (queue, remove)))

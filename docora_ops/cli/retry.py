@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_link_change
+from docora_ops.cli.change import describe_change, names_of
 from docora_ops.cli.context import context_of
 
 
@@ -37,24 +37,25 @@ def retry(
     running already, and replaces a stale one. An open circuit of the repository does not delay the
     job.
     """
-    context = context_of(
-        typer_context, as_json=as_json, dry_run=dry_run, wait=wait, timeout=timeout
-    )
-    from docora_ops.actions import link_change
+    context = context_of(typer_context)
+    from docora_ops.actions.link_change import LinkChange
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.cli.link_result import show_result
+    from docora_ops.links import Action
 
     link = resolve_link(context.database, app, repo)
     workers = context.count_workers()
-    result = link_change.retry(
+    change = describe_change(
+        "retry", reason, **names_of(link), front=front, reset_circuit=reset_circuit
+    )
+    retry = LinkChange(
+        Action.RETRY,
         context.database,
         context.queue,
         link.ref,
         front=front,
         reset_circuit=reset_circuit,
         dry_run=dry_run,
-        change=describe_link_change(
-            "retry", reason, link, front=front, reset_circuit=reset_circuit
-        ),
+        change=change,
     )
-    return show_result(context, result, workers)
+    return show_result(context, retry.make(), workers)

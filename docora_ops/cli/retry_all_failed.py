@@ -17,10 +17,7 @@ def retry_all_failed(
     app: options.AppFilter = None,
     error: options.ErrorFilter = None,
     limit: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, max=10**9, help="At most so many links, spread over the apps."
-        ),
+        int | None, options.number(10**9, "At most so many links, spread over the apps.")
     ] = None,
     skip_open_circuits: Annotated[
         bool,
@@ -29,13 +26,7 @@ def retry_all_failed(
         ),
     ] = False,
     batch_size: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=1,
-            max=1000,
-            help="Links that are locked, queued and committed together.",
-        ),
+        int, options.number(1000, "Links that are locked, queued and committed together.")
     ] = 500,
     reason: options.Reason = None,
     wait: options.Wait = False,
@@ -50,14 +41,13 @@ def retry_all_failed(
     command is killed, run it again: it finishes the rest. `--limit` takes one link of each app,
     then a second one of each, and so on: a few links show how all of them would fare.
     """
-    context = context_of(
-        typer_context, as_json=as_json, dry_run=dry_run, wait=wait, timeout=timeout
-    )
+    context = context_of(typer_context)
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.actions.lookup import resolve_app
     from docora_ops.cli.bulk_command import BulkCommand
     from docora_ops.database.selection import select_failed
     from docora_ops.links import Action, FailedFilter
+    from docora_ops.render.cells import amount
 
     change = describe_change(
         "retry-all-failed",
@@ -70,5 +60,6 @@ def retry_all_failed(
     app_id = None if app is None else resolve_app(context.database, app).app_id
     which = FailedFilter(app_id, error, limit, skip_open_circuits)
     selection = select_failed(context.database, which)
-    command = BulkCommand(context, Action.RETRY, selection, batch_size, change)
-    return command.run("{servers}: reset {links} and queue their snapshot jobs?", terminal)
+    question = f"reset {amount(selection.total, 'link')} and queue their snapshot jobs"
+    command = BulkCommand(context, Action.RETRY, selection, change, batch_size)
+    return command.run(question, terminal)

@@ -8,8 +8,6 @@ from docora_ops.cli import options
 from docora_ops.cli.change import describe_change
 from docora_ops.cli.context import context_of
 
-_BATCH_SIZE = 500
-
 
 def schedule(
     typer_context: typer.Context,
@@ -23,11 +21,11 @@ def schedule(
     Leaves out repositories whose circuit is open, and failed links of repositories whose circuit
     was opened since git last succeeded.
     """
-    context = context_of(typer_context, as_json=as_json, dry_run=dry_run)
+    context = context_of(typer_context)
     from docora_ops.cli.bulk_command import BulkCommand
     from docora_ops.database.selection import select_due
     from docora_ops.links import Action
 
     selection = select_due(context.database, context.settings.rescan_interval_ms)
     change = describe_change("schedule", reason)
-    return BulkCommand(context, Action.SCHEDULE, selection, _BATCH_SIZE, change).run()
+    return BulkCommand(context, Action.SCHEDULE, selection, change).run()

@@ -18,7 +18,7 @@ def show(
 
     The job in every place where it stands in RQ, with its last failure. Changes nothing.
     """
-    context = context_of(typer_context, as_json=as_json)
+    context = context_of(typer_context)
     from docora_ops.actions.show import link_details
     from docora_ops.queue import QueueReader
     from docora_ops.render import show as render

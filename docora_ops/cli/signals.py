@@ -71,13 +71,11 @@ def stopping_on_signals(
         stop.requested = True
         if not announced:
             return
-        if signal.SIGHUP in _came:
-            text = b"\nHung up. Stopping after the current batches; SIGTERM stops at once.\n"
-        else:
-            text = b"\nStopping after the current batches. A second signal stops at once.\n"
+        why = "Hung up. " if signal.SIGHUP in _came else ""
+        text = f"\n{why}Stopping after the current batches. A second signal stops at once.\n"
         # Not through the console, which the signal may have interrupted; and stderr may be closed.
         with suppress(OSError):
-            os.write(sys.stderr.fileno(), text)
+            os.write(sys.stderr.fileno(), text.encode())
 
     with _handling_signals(handle):
         yield

@@ -35,39 +35,32 @@ class Terminal:
                     hint="add --yes, or run it in the foreground",
                 )
 
-    def ask(self, question: str, *above: RenderableType, **values: object) -> None:
-        """Prints `above` and the question, whose braces `values` fill, and reads the answer.
+    def ask(self, question: str, *above: RenderableType) -> None:
+        """Prints `above` and the question, as inert text, and reads the answer.
 
         Raises CommandInterruptedError unless the answer is yes, HungUpError if the terminal is
         closed meanwhile, and UsageError in a background job.
         """
-        from docora_ops.text import inert
-
-        shown = question.format_map({name: inert(value) for name, value in values.items()})
         answer = b""
         with suppress(OSError, termios.error):  # the terminal is closed
             self.require_foreground()
             # Drops the keys that were pressed before the question appeared.
             termios.tcflush(self._reader, termios.TCIFLUSH)
-            self._print(shown, *above)
-            answer = self._read_line()
+            self._print(question, *above)
+            with os.fdopen(self._reader, "rb", 0, closefd=False) as stream:
+                answer = stream.readline()  # bytes: it may be in any encoding
             if not answer:
                 os.write(self._writer, b"\n")
-        if not answer and self._is_closed() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        is_closed = not answer and not os.isatty(self._reader)
+        if is_closed and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             # The end of the input came before the signal.
             raise HungUpError("hung up (SIGHUP)")
         if answer.strip().lower() not in _YES:
             raise CommandInterruptedError("nothing was changed")
 
-    def _is_closed(self) -> bool:
-        try:
-            termios.tcgetattr(self._reader)
-        except (OSError, termios.error):
-            return True
-        return False
-
     def _print(self, question: str, *above: RenderableType) -> None:
         from docora_ops.render.console import make_console
+        from docora_ops.text import inert
 
         with open(
             self._writer,
@@ -79,12 +72,7 @@ class Terminal:
             console = make_console(stream)
             for renderable in above:
                 console.print(renderable)
-            console.print(question, "[y/N] ", end="", soft_wrap=True)
-
-    def _read_line(self) -> bytes:
-        """Returns bytes, since what was typed may be in any encoding."""
-        with os.fdopen(self._reader, "rb", 0, closefd=False) as stream:
-            return stream.readline()
+            console.print(inert(question), "[y/N] ", end="", soft_wrap=True)
 
 
 def terminal_to_ask(*, skip: bool) -> Terminal | None:

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError
@@ -22,10 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 def worker(
     typer_context: typer.Context,
     burst: Annotated[bool, typer.Option("--burst", help="End when the queue is empty.")] = False,
-    concurrency: Annotated[
-        int,
-        typer.Option(metavar="N", min=1, max=256, help="Jobs that run at the same time."),
-    ] = 1,
+    concurrency: Annotated[int, options.number(256, "Jobs that run at the same time.")] = 1,
     name: Annotated[
         str | None,
         typer.Option(
@@ -53,8 +51,9 @@ def worker(
         ) from error
     settings = context.settings
     process.check(settings)
-    context.say_if_redis_is_implied()
-    _log_to_stderr()
+    _ = context.redis  # named if no setting names one
+    log = logging.getLogger("rq")
+    log.handlers, log.propagate = [_StderrHandler()], False
     context.collect_garbage()
     name = name or process.default_name()
     if concurrency == 1 and not process.needs_parent():
@@ -87,9 +86,3 @@ class _StderrHandler(logging.Handler):
         line = f"{when} {record.levelname} {inert(self.format(record))}\n"
         with suppress(OSError):
             os.write(sys.stderr.fileno(), line.encode(errors="backslashreplace"))
-
-
-def _log_to_stderr() -> None:
-    rq = logging.getLogger("rq")
-    rq.handlers = [_StderrHandler()]
-    rq.propagate = False

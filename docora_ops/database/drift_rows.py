@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from sys import intern
 
 from docora_ops.database.postgres import Database
@@ -24,11 +23,10 @@ ORDER BY app_id, repository_id LIMIT %(size)s
 
 # The limit keeps Postgres from reading the whole table: it looks up one link after the other.
 LINK_STATUSES = """
-SELECT l.app_id, l.repository_id, l.status
-FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS ids(app_id, repository_id)
+SELECT job_id, l.status FROM unnest(%(job_ids)s::text[]) AS job_id
 CROSS JOIN LATERAL (
-    SELECT app_id, repository_id, status FROM app_repositories
-    WHERE app_id = ids.app_id AND repository_id = ids.repository_id LIMIT 1
+    SELECT status FROM app_repositories
+    WHERE app_id = split_part(job_id, '-', 1) AND repository_id = split_part(job_id, '-', 2) LIMIT 1
 ) l
 """
 
@@ -44,28 +42,14 @@ KNOWN_REPOSITORIES = """
 SELECT repository_id FROM repositories WHERE repository_id = ANY (%(ids)s::text[])
 """
 
-NAMES_OF_IDS = """
-SELECT ids.app_id, ids.repository_id, a.app_name, r.owner || '/' || r.name
-FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS ids(app_id, repository_id)
-LEFT JOIN apps a USING (app_id) LEFT JOIN repositories r USING (repository_id)
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class UnfinishedLink:
-    """A link that is pending or being scanned."""
-
-    ref: LinkRef
-    status: str
-
 
 def unfinished_links(
     database: Database, size: int, *, app_id: str | None, link_id: str | None
-) -> Iterator[list[UnfinishedLink]]:
-    """Yields the links that should have a live job, `size` at a time: all, of one app, or one link.
+) -> Iterator[list[tuple[LinkRef, str]]]:
+    """Yields links that should have a live job, and their statuses: all, of one app, or one link.
 
-    Links that were made in the last five minutes are left out, except for a single one. No
-    transaction is open between two pages.
+    Yields `size` at a time, in no transaction. Leaves out links that were made in the last five
+    minutes, except for a single one.
     """
     last = LinkRef("", "", "")
     while True:
@@ -81,20 +65,17 @@ def unfinished_links(
             return
         # Interned, since apps and repositories have many links.
         links = [
-            UnfinishedLink(LinkRef(row[0], intern(row[1]), intern(row[2])), intern(row[3]))
-            for row in rows
+            (LinkRef(id_, intern(app_id), intern(repository_id)), status)
+            for id_, app_id, repository_id, status in rows
         ]
         yield links
-        last = links[-1].ref
+        last = links[-1][0]
 
 
 def link_statuses(database: Database, job_ids: Iterable[str]) -> dict[str, str]:
-    """Returns the status of the link of each job id that has one."""
-    pairs = [ids for ids in map(ids_of_job, job_ids) if ids is not None]
-    if not pairs:
-        return {}
-    rows = database.rows(LINK_STATUSES, _columns(pairs))
-    return {f"{app_id}-{repository_id}": status for app_id, repository_id, status in rows}
+    """Returns the status of the link of each valid job id that has one."""
+    valid = [job_id for job_id in job_ids if ids_of_job(job_id)]
+    return dict(database.rows(LINK_STATUSES, {"job_ids": valid})) if valid else {}
 
 
 def lock_against_new_links(
@@ -107,23 +88,6 @@ def lock_against_new_links(
     """
     ids = {"ids": list(repository_ids)}
     sql = LOCK_REPOSITORIES if wait else LOCK_FREE_REPOSITORIES
-    locked = {row[0] for row in database.rows(sql, ids)}
-    known = {row[0] for row in database.rows(KNOWN_REPOSITORIES, ids)}
+    locked = {id_ for (id_,) in database.rows(sql, ids)}
+    known = {id_ for (id_,) in database.rows(KNOWN_REPOSITORIES, ids)}
     return locked | (set(repository_ids) - known)
-
-
-def names_of(
-    database: Database, pairs: Collection[tuple[str, str]]
-) -> dict[tuple[str, str], tuple[str | None, str | None]]:
-    """Returns app name and `owner/name`, where they exist, by app and repository id."""
-    rows = database.rows(NAMES_OF_IDS, _columns(pairs))
-    return {
-        (row[0], row[1]): (row[2] and intern(row[2]), row[3] and intern(row[3])) for row in rows
-    }
-
-
-def _columns(pairs: Collection[tuple[str, str]]) -> dict[str, list[str]]:
-    return {
-        "app_ids": [app_id for app_id, _ in pairs],
-        "repository_ids": [repository_id for _, repository_id in pairs],
-    }

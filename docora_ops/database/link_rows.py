@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from sys import intern
 
 from psycopg.rows import TupleRow
 
 from docora_ops.database.postgres import Database
-from docora_ops.links import FailedFilter, Link, LinkRef, LinkStatus, Payload, ids_of_job
+from docora_ops.links import FailedFilter, Link, LinkIds, LinkRef, LinkStatus, Payload
 from docora_ops.text import mask
 
 _LINK_COLUMNS = """
@@ -47,10 +48,6 @@ CLOSE_CIRCUIT = """
 UPDATE repositories
 SET consecutive_failures = 0, circuit_open_until = NULL, updated_at = now()
 WHERE repository_id = %(repository_id)s
-"""
-
-COUNT_DELIVERIES_OF_APP = """
-SELECT count(*) FROM app_delivered_files WHERE app_id = %(app_id)s
 """
 
 # Who runs a snapshot holds the session advisory lock of its job id, a 64-bit key that pg_locks
@@ -130,20 +127,12 @@ JOIN unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, rep
     ON d.app_id = link.app_id AND d.repository_id = link.repository_id
 """
 
-DESCRIBE_LINKS = """
-SELECT l.id::text, a.app_name, r.owner, r.name
-FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
-WHERE l.id = ANY (%(ids)s::uuid[])
-"""
-
-# The limit keeps Postgres from reading the whole table: it looks up one link after the other.
-LINKS_BY_IDS = """
-SELECT l.app_id, l.repository_id, l.status
-FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS ids(app_id, repository_id)
-CROSS JOIN LATERAL (
-    SELECT app_id, repository_id, status FROM app_repositories
-    WHERE app_id = ids.app_id AND repository_id = ids.repository_id LIMIT 1
-) l
+NAMES_OF_LINKS = """
+SELECT a.app_name, r.owner || '/' || r.name
+FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[])
+    WITH ORDINALITY AS link(app_id, repository_id, number)
+LEFT JOIN apps a USING (app_id) LEFT JOIN repositories r USING (repository_id)
+ORDER BY link.number
 """
 
 
@@ -151,10 +140,8 @@ class ClaimState(StrEnum):
     """What a claim found."""
 
     CLAIMED = "claimed"
-    CHANGED = "changed"
-    """The link does not qualify any more."""
-    LOCKED = "locked"
-    """A worker holds the link's lock."""
+    CHANGED = "changed"  # the link does not qualify any more
+    LOCKED = "locked"  # a worker holds the link's lock
     EXHAUSTED = "exhausted"
     """The link was stuck for the last time that is allowed, and is failed now."""
 
@@ -165,16 +152,6 @@ class Claim:
 
     state: ClaimState
     payload: Payload
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class JobLink:
-    """The link of a job."""
-
-    job_id: str
-    app_id: str
-    repository_id: str
     status: str
 
 
@@ -201,24 +178,18 @@ def close_circuit(database: Database, repository_id: str) -> None:
     database.execute(CLOSE_CIRCUIT, {"repository_id": repository_id})
 
 
-def delete_deliveries(database: Database, links: Sequence[LinkRef | Payload]) -> int:
+def delete_deliveries(database: Database, links: Sequence[LinkIds]) -> int:
     """Deletes the delivery records of the links. Returns their number."""
     return database.execute(DELETE_DELIVERIES, _pairs(links))
 
 
-def count_deliveries(database: Database, links: Sequence[LinkRef | Payload]) -> int:
+def count_deliveries(database: Database, links: Sequence[LinkIds]) -> int:
     """Counts the delivery records of the links."""
-    row = database.row(COUNT_DELIVERIES, _pairs(links))
-    return int(row[0]) if row else 0
+    [(count,)] = database.rows(COUNT_DELIVERIES, _pairs(links))
+    return int(count)
 
 
-def count_deliveries_of_app(database: Database, app_id: str) -> int:
-    """Counts the delivery records of the app."""
-    row = database.row(COUNT_DELIVERIES_OF_APP, {"app_id": app_id})
-    return int(row[0]) if row else 0
-
-
-def _pairs(links: Sequence[LinkRef | Payload]) -> dict[str, list[str]]:
+def _pairs(links: Sequence[LinkIds]) -> dict[str, list[str]]:
     return {
         "app_ids": [link.app_id for link in links],
         "repository_ids": [link.repository_id for link in links],
@@ -235,16 +206,12 @@ def claim_links_of_app(database: Database, ids: Sequence[str], app_id: str) -> l
 
     `ids`: row ids. Links that are gone or locked by others are left out, as in all claims.
     """
-    claims = _claim(database, ids, JUDGE_LINKS_OF_APP, {"app_id": app_id})
-    _update(database, RESET_LINKS, claims)
-    return list(claims.values())
+    return _claim_and_reset(database, ids, JUDGE_LINKS_OF_APP, {"app_id": app_id})
 
 
 def claim_failed_links(database: Database, ids: Sequence[str], which: FailedFilter) -> list[Claim]:
     """Locks and resets the links that still are failed and match the filter."""
-    claims = _claim(database, ids, JUDGE_FAILED_LINKS, asdict(which))
-    _update(database, RESET_LINKS, claims)
-    return list(claims.values())
+    return _claim_and_reset(database, ids, JUDGE_FAILED_LINKS, asdict(which))
 
 
 def claim_unfinished_links(
@@ -270,6 +237,15 @@ def claim_due_links(database: Database, ids: Sequence[str], rescan_interval_ms: 
     return list(_claim(database, ids, JUDGE_DUE_LINKS, parameters).values())
 
 
+def _claim_and_reset(
+    database: Database, ids: Sequence[str], sql: str, parameters: Mapping[str, object]
+) -> list[Claim]:
+    claims = _claim(database, ids, sql, parameters)
+    if claimed := _claimed(claims):
+        database.execute(RESET_LINKS, {"ids": claimed})
+    return list(claims.values())
+
+
 def _claim(
     database: Database, ids: Sequence[str], sql: str, parameters: Mapping[str, object]
 ) -> dict[str, Claim]:
@@ -292,28 +268,11 @@ def _claimed(claims: Mapping[str, Claim]) -> list[str]:
     return [id_ for id_, claim in claims.items() if claim.state is ClaimState.CLAIMED]
 
 
-def _update(database: Database, sql: str, claims: Mapping[str, Claim]) -> None:
-    ids = _claimed(claims)
-    if ids:
-        database.execute(sql, {"ids": ids})
-
-
-def describe_links(database: Database, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Returns app name and `owner/name` by row id."""
-    rows = database.rows(DESCRIBE_LINKS, {"ids": list(ids)})
-    return {row[0]: (row[1], f"{row[2]}/{row[3]}") for row in rows}
-
-
-def links_of_jobs(database: Database, job_ids: Iterable[str]) -> list[JobLink]:
-    """Returns the links of the jobs with these ids. Invalid job ids have none."""
-    pairs = {pair for job_id in job_ids if (pair := ids_of_job(job_id))}
-    if not pairs:
-        return []
-    parameters = {
-        "app_ids": [app_id for app_id, _ in pairs],
-        "repository_ids": [repository_id for _, repository_id in pairs],
-    }
-    return [JobLink(f"{row[0]}-{row[1]}", *row) for row in database.rows(LINKS_BY_IDS, parameters)]
+def names_of(database: Database, links: Sequence[LinkIds]) -> list[tuple[str | None, str | None]]:
+    """Returns app name and `owner/name`, where they exist, for each link in order."""
+    rows = database.rows(NAMES_OF_LINKS, _pairs(links))
+    # One string for all links of an app or a repository: there may be a million.
+    return [(app and intern(app), repository and intern(repository)) for app, repository in rows]
 
 
 def _link(row: TupleRow | None) -> Link | None:

@@ -50,7 +50,7 @@ RETURNING status, retry_count
 
 SCANNING_LINKS = """
 SELECT id::text, app_id, repository_id FROM app_repositories
-WHERE status = 'scanning' AND id > %(after)s::uuid ORDER BY id LIMIT %(limit)s
+WHERE status = 'scanning' ORDER BY id
 """
 
 
@@ -159,10 +159,9 @@ def _count(database: Database, link: Link, failure: Failure) -> Ending:
     return Ending(*row)
 
 
-def scanning_links(database: Database, after: str, limit: int) -> list[LinkRef]:
-    """Returns links with the status `scanning` whose row id is above `after`, in that order."""
-    rows = database.rows(SCANNING_LINKS, {"after": after, "limit": limit})
-    return [LinkRef(*row) for row in rows]
+def scanning_links(database: Database) -> list[LinkRef]:
+    """Returns the links with the status `scanning`."""
+    return [LinkRef(*row) for row in database.rows(SCANNING_LINKS)]
 
 
 def _held(link: Link) -> Refusal:

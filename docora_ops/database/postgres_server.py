@@ -58,8 +58,7 @@ class PostgresServer:
     """The version and the state of the server."""
 
     version: str
-    version_number: int
-    """140005 for 14.5."""
+    version_number: int  # 140005 for 14.5
     is_replica: bool
     is_read_only: bool
 
@@ -77,10 +76,8 @@ class Privilege:
 class Role:
     """The role of the current connection."""
 
-    name: str
-    """Quoted if SQL needs it."""
-    attributes: tuple[str, ...]
-    """`CREATEROLE` and the like."""
+    name: str  # quoted if SQL needs it
+    attributes: tuple[str, ...]  # `CREATEROLE` and the like
     is_superuser: bool
     owned_tables: tuple[str, ...]
     privileges: frozenset[Privilege]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from sys import intern
 
@@ -18,7 +18,7 @@ from docora_ops.database.link_rows import (
     claim_links_of_app,
 )
 from docora_ops.database.postgres import Database
-from docora_ops.links import App, AppCount, FailedFilter, LinkRef
+from docora_ops.links import AppCount, FailedFilter, LinkRef
 
 _LINKS = """
 SELECT l.id::text, l.app_id, l.repository_id
@@ -62,17 +62,12 @@ class Selection:
 
 def select_failed(database: Database, which: FailedFilter) -> Selection:
     """Selects the failed links that match."""
-    parameters = asdict(which)
-    left_out = None
-    with database.snapshot():
-        if which.skip_open_circuits:
-            row = database.row(COUNT_OPEN_CIRCUITS, parameters)
-            left_out = int(row[0]) if row else 0
-        refs = _select(database, SELECT_FAILED, parameters)
-        if which.limit is not None:
-            refs = _spread(refs, which.limit)
-        by_app = _count_by_app(database, refs)
-    return Selection(refs, by_app, partial(claim_failed_links, which=which), left_out)
+    parameters, claim = asdict(which), partial(claim_failed_links, which=which)
+    selection = _selection(database, SELECT_FAILED, parameters, claim, which.limit)
+    if not which.skip_open_circuits:
+        return selection
+    [(left_out,)] = database.rows(COUNT_OPEN_CIRCUITS, parameters)
+    return replace(selection, open_circuits_left_out=left_out)
 
 
 def select_of_app(database: Database, app_id: str) -> Selection:
@@ -94,23 +89,22 @@ def select_due(database: Database, rescan_interval_ms: int) -> Selection:
 
 
 def _selection(
-    database: Database, sql: str, parameters: Mapping[str, object], claim: Claiming
+    database: Database,
+    sql: str,
+    parameters: Mapping[str, object],
+    claim: Claiming,
+    limit: int | None = None,
 ) -> Selection:
     with database.snapshot():
-        refs = _select(database, sql, parameters)
-        return Selection(refs, _count_by_app(database, refs), claim)
-
-
-def _select(database: Database, sql: str, parameters: Mapping[str, object]) -> list[LinkRef]:
-    rows = database.stream(sql, parameters)
-    # One string for all links of an app: there may be a million.
-    return [LinkRef(id_, intern(app_id), repository_id) for id_, app_id, repository_id in rows]
-
-
-def _count_by_app(database: Database, refs: Sequence[LinkRef]) -> list[AppCount]:
-    links = Counter(ref.app_id for ref in refs)
-    names: dict[str, str] = dict(database.rows(APP_NAMES, {"app_ids": list(links)}))
-    return [AppCount(App(app_id, names[app_id]), count) for app_id, count in links.items()]
+        rows = database.stream(sql, parameters)
+        # One string for all links of an app: there may be a million.
+        refs = [LinkRef(id_, intern(app_id), repository_id) for id_, app_id, repository_id in rows]
+        if limit is not None:
+            refs = _spread(refs, limit)
+        counts = Counter(ref.app_id for ref in refs)
+        names: dict[str, str] = dict(database.rows(APP_NAMES, {"app_ids": list(counts)}))
+    by_app = [AppCount(app_id, names[app_id], count) for app_id, count in counts.items()]
+    return Selection(refs, by_app, claim)
 
 
 def _spread(refs: Sequence[LinkRef], limit: int) -> list[LinkRef]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from uuid import uuid4
 
 from docora_ops.database.postgres import Database
@@ -50,9 +50,9 @@ def store_snapshot(
     repository_id: str,
     commit_sha: str,
     branch: str,
-    files: Callable[[], Iterable[tuple[str, str, int]]],
+    files: Sequence[tuple[str, str, int]],
 ) -> None:
-    """Replaces the repository's snapshot; `files()` yields path, SHA-256 and size of each file.
+    """Replaces the repository's snapshot; `files` has path, SHA-256 and size of each file.
 
     The files stay as they are if equally many are stored with this commit.
     """
@@ -61,10 +61,10 @@ def store_snapshot(
         database.row(LOCK_SNAPSHOT, values)
         stored = database.row(COUNT_SNAPSHOT_FILES, values)
         snapshot = database.row(UPSERT_SNAPSHOT, values)
-        if snapshot is None or stored == (sum(1 for _ in files()),):
+        if snapshot is None or stored == (len(files),):
             return
         database.execute(DELETE_SNAPSHOT_FILES, {"snapshot_id": snapshot[0]})
         database.copy(
             COPY_SNAPSHOT_FILES,
-            ((uuid4(), snapshot[0], path, sha, size) for path, sha, size in files()),
+            ((uuid4(), snapshot[0], path, sha, size) for path, sha, size in files),
         )

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -72,8 +72,6 @@ class Story:
 
     settings: Settings
     receiver: Receiver
-    shown: Counter[str] = field(default_factory=Counter)
-    """The number of requests of each app that were shown already."""
 
     def tell(self) -> None:
         """Runs the commands. Raises DemoError."""
@@ -158,9 +156,8 @@ class Story:
         rows = []
         for app in APPS:
             requests = self.receiver.of(app.slug).requests
-            new = requests[self.shown[app.slug] :]
-            sent = Counter(request.json["repository"]["repository_id"] for request in new)
-            self.shown[app.slug] = len(requests)
+            sent = Counter(request.json["repository"]["repository_id"] for request in requests)
+            requests.clear()
             for repository in REPOSITORIES:
                 if count := sent[repository.repository_id]:
                     row = (app.name, repository.repository_name, count, len(contents(repository)))
@@ -169,7 +166,7 @@ class Story:
             raise DemoError(f"an app refused what it was sent: {self.receiver.problems[0]}")
         say("# What has arrived at the apps, each signature checked:")
         console = make_console(sys.stdout)
-        console.print(records(_COLUMNS, rows, console.width, _COLUMNS[2:]))
+        console.print(records(_COLUMNS, rows, console.width, numbers=_COLUMNS[2:]))
 
     def operation_id(self) -> str:
         """Returns the id of the only bulk operation so far."""

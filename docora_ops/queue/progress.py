@@ -11,7 +11,7 @@ from typing import cast
 
 from redis import Redis
 
-from docora_ops.bulk import KeptFailures, KnownOperation, OperationState, Progress
+from docora_ops.bulk import KnownOperation, OperationState, Progress
 from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure
 from docora_ops.queue.audit_stream import AuditEntry, write_entry
@@ -28,7 +28,10 @@ FAILURES_KEPT = 10_000
 
 _PREFIX = "docora:bulk:"
 _SCAN_COUNT = 1_000
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
+_Known = tuple[Progress, OperationState, datetime | None]
+"""With the moment of the last step, if known."""
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 
 # KEYS: the operation, its failures, the stream of the audit entry if there is one
@@ -138,41 +141,39 @@ class ProgressStore:
 
     def read(self, operation_id: str) -> Progress:
         """Returns the progress of an operation. Raises NotFoundError if unknown or expired."""
-        return self._known(operation_id).progress
+        return self._known(operation_id)[0]
 
     def has_lost_its_runner(self, operation_id: str) -> bool:
         """Tells whether the operation runs and its TTL has not been renewed for long."""
-        return self._known(operation_id).state is OperationState.OWNER_GONE
+        return self._known(operation_id)[1] is OperationState.OWNER_GONE
 
-    def read_failures(self, operation_id: str) -> KeptFailures:
-        """Returns the failed links of the operation, in the order of their failures."""
+    def read_failures(self, operation_id: str) -> tuple[list[LinkFailure], int]:
+        """Returns the first failures of the operation, in their order, and the number of all."""
         with redis_errors(self._client):
             fields = cast("dict[bytes, bytes]", self._client.hgetall(_failures_key(operation_id)))
         total = _number(fields.pop(b"total", None))
         found = ((_number(name), _failure(value)) for name, value in fields.items())
         kept = {number: failure for number, failure in found if failure}
-        return KeptFailures(tuple(kept[number] for number in sorted(kept)), total)
+        return [kept[number] for number in sorted(kept)], total
 
     def read_all(self) -> list[KnownOperation]:
         """Returns every operation that has not expired, the one renewed last first."""
         with redis_errors(self._client):
             keys = self._client.scan_iter(f"{_PREFIX}*", count=_SCAN_COUNT, _type="HASH")
-            found = list(self._read_some(list(set(keys))))  # SCAN may name a key twice
-        return sorted(
-            found,
-            key=lambda each: (
-                timedelta.max if each.silence is None else each.silence,
-                each.progress.operation_id,
-            ),
-        )
+            found = [
+                KnownOperation(**vars(progress), state=state, last_step_at=last_step_at)
+                for progress, state, last_step_at in self._read_some(list(set(keys)))
+            ]  # SCAN may name a key twice
+        found.sort(key=lambda each: each.operation_id)
+        return sorted(found, key=lambda each: each.last_step_at or _LONG_AGO, reverse=True)
 
-    def _known(self, operation_id: str) -> KnownOperation:
+    def _known(self, operation_id: str) -> _Known:
         with redis_errors(self._client):
             for found in self._read_some([operation_key(operation_id).encode()]):
                 return found
         raise _not_found(operation_id)
 
-    def _read_some(self, keys: Sequence[bytes]) -> Iterator[KnownOperation]:
+    def _read_some(self, keys: Sequence[bytes]) -> Iterator[_Known]:
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
             for key in keys:
@@ -191,9 +192,9 @@ class ProgressStore:
             silence = timedelta(seconds=EXPIRY) - timedelta(milliseconds=left)
             if left >= 0 and silence >= timedelta(0):
                 at = datetime.fromtimestamp(seconds, UTC) - silence
-                yield KnownOperation(progress, _state(progress, silence), silence, at)
+                yield progress, _state(progress, silence), at
             else:
-                yield KnownOperation(progress, _state(progress, timedelta(0)), None, None)
+                yield progress, _state(progress, timedelta(0)), None
 
     def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> None:
         """Asks the runner to stop before its next batch.

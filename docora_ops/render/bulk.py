@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from docora_ops.bulk import BulkResult
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
-from docora_ops.render import waiting
-from docora_ops.render.cells import cell, with_id
+from docora_ops.render.cells import cell, style_of, with_id, words
 from docora_ops.render.json import Document, encode_long, fields_of
-from docora_ops.render.layout import fitting_table, headed, long_table, pairs
+from docora_ops.render.layout import fitting_table, headed, long_table, pairs, records
 from docora_ops.text import inert
 from docora_ops.waits import BulkWait
 
-LABELS = {
-    Outcome.QUEUED: "queued",
-    Outcome.REPLACED_STALE: "replaced stale",
-    Outcome.ALREADY_QUEUED: "already queued",
-    Outcome.ALREADY_RUNNING: "already running",
-    Outcome.SKIPPED: "skipped",
-    Outcome.FAILED: "failed",
-}
-_PLANNED_LABELS = LABELS | {
+_PLANNED = {
     Outcome.QUEUED: "would queue",
-    Outcome.REPLACED_STALE: "would replace stale",
+    Outcome.REPLACED_STALE: "would replace a stale job",
     Outcome.FAILED: "can't be queued",
-}
-_PLANS = _PLANNED_LABELS | {Outcome.REPLACED_STALE: "would replace a stale job"}
-STYLES = {
-    Outcome.QUEUED: "green",
-    Outcome.REPLACED_STALE: "green",
-    Outcome.ALREADY_QUEUED: "cyan",
-    Outcome.ALREADY_RUNNING: "cyan",
-    Outcome.SKIPPED: "yellow",
-    Outcome.FAILED: "bold red",
 }
 _MESSAGES = {
     Action.RETRY: ("Bulk retry started", "No failed notifications found"),
@@ -43,8 +26,7 @@ _MESSAGES = {
     Action.SCHEDULE: ("Schedule pass done", "Nothing is due"),
 }
 """For some links, and for none."""
-_FAILURES_SHOWN = 20
-_APPS_SHOWN = 20
+_ROWS_SHOWN = 20
 
 
 def message(result: BulkResult) -> str:
@@ -64,7 +46,9 @@ def document(result: BulkResult, wait: BulkWait | None = None) -> Document:
         "failures": result.failures,
     }
     if wait is not None:
-        data |= waiting.bulk_fields(wait)
+        waited = fields_of(wait)
+        failed_links = waited.pop("failed_links")
+        data |= {"waited": waited, "failed_links": failed_links}
     return {"data": data}
 
 
@@ -83,9 +67,8 @@ def _counts(result: BulkResult) -> Document:
         "succeeded": result.succeeded,
         "failed": result.failed,
         "cancelled": result.cancelled,
+        **{outcome: result.counts.get(outcome, 0) for outcome in Outcome},
     }
-    for outcome in Outcome:
-        fields[outcome] = result.counts.get(outcome, 0)
     if result.action is Action.RESYNC:
         fields["deliveries_cleared"] = result.deliveries_cleared
     if result.open_circuits_left_out is not None:
@@ -94,62 +77,39 @@ def _counts(result: BulkResult) -> Document:
 
 
 def plan_tables(links: Sequence[PlannedLink], width: int) -> Iterator[RenderableType]:
-    """Shows what would happen, link by link, some hundred rows at a time.
+    """Shows the expected outcome of each link."""
 
-    Leaves out the ids if `width` is too small; `--json` has them.
-    """
+    def cells(link: PlannedLink) -> tuple[str, ...]:
+        plan = _label(link.outcome, planned=True)
+        if link.error_message:
+            plan += f": {link.error_message}"
+        return tuple(map(inert, (link.app_name, link.repository_name, plan, link.job_id)))
+
     columns = ("App", "Repository", "Would happen", "Job")
-    return long_table(
-        [(columns, _plan_cells), (columns[:3], _short_plan_cells)],
-        links,
-        lambda link: STYLES[link.outcome],
-        width,
-    )
-
-
-def _plan_cells(link: PlannedLink) -> tuple[str, ...]:
-    _, repository, plan = _short_plan_cells(link)
-    return inert(with_id(link.app_name, link.app_id)), repository, plan, inert(link.job_id)
-
-
-def _short_plan_cells(link: PlannedLink) -> tuple[str, ...]:
-    plan = _PLANS[link.outcome] + (f": {link.error_message}" if link.error_message else "")
-    return inert(link.app_name), inert(link.repository_name), inert(plan)
+    return long_table(columns, links, cells, lambda link: style_of(link.outcome), width)
 
 
 def table(result: BulkResult, width: int) -> RenderableType:
-    """Shows the outcomes by app: each in a column, or all in one if `width` is too small."""
-    labels = LABELS if result.links is None else _PLANNED_LABELS
+    """Shows the number of links by app and outcome."""
     shown = [outcome for outcome in Outcome if result.counts.get(outcome)]
-    names = tuple(labels[outcome] for outcome in shown)
-    all_counts = list(result.by_app.values())
-    if len(all_counts) > 1:
-        all_counts.append(result.counts)
-    numbers = [
-        [
-            *(cell(counts.get(outcome, 0), STYLES[outcome]) for outcome in shown),
-            cell(sum(counts.values())),
-        ]
-        for counts in all_counts
-    ]
-    for with_ids in (True, False):
-        apps = [
-            cell(with_id(app.app_name, app.app_id) if with_ids else app.app_name)
-            for app in result.by_app
-        ]
-        if len(apps) > 1:
-            apps.append(cell("all"))
-        rows = [[app, *cells] for app, cells in zip(apps, numbers, strict=True)]
-        if found := fitting_table(("App", *names, "total"), rows, width, numbers=(*names, "total")):
-            break
-    else:
-        found = headed("App", "Links")
-        for app, counts in zip(apps, all_counts, strict=True):
-            words = (f"{counts[each]} {labels[each]}" for each in shown if counts.get(each))
-            found.add_row(app, cell(", ".join(words)))
-    if len(apps) > 1:
-        found.rows[-2].end_section = True
-    return found
+    numbers = [*(_label(each, planned=result.links is not None) for each in shown), "total"]
+
+    def row(app: str, counts: Mapping[Outcome, int]) -> list[Text]:
+        cells = (cell(counts.get(outcome, 0), style_of(outcome)) for outcome in shown)
+        return [cell(app), *cells, cell(sum(counts.values()))]
+
+    all_apps = [row("all", result.counts)] if len(result.by_app) > 1 else []
+    counts = result.by_app.items()
+    with_ids = [row(with_id(app.app_name, app.app_id), each) for app, each in counts]
+    rows = [row(app.app_name, each) for app, each in counts]
+    columns = ("App", *numbers)
+    return fitting_table(columns, with_ids + all_apps, width, numbers=numbers) or records(
+        columns, rows + all_apps, width, numbers=numbers
+    )
+
+
+def _label(outcome: Outcome, *, planned: bool) -> str:
+    return (planned and _PLANNED.get(outcome)) or words(outcome)
 
 
 def failures(
@@ -157,10 +117,10 @@ def failures(
 ) -> RenderableType:
     """Shows the first failures, and how many more there are: `total` if `items` has not all."""
     shown = headed(heading, "Why")
-    for failure in items[:_FAILURES_SHOWN]:
+    for failure in items[:_ROWS_SHOWN]:
         shown.add_row(cell(failure.job_id), cell(failure.error_message))
-    if len(items) > _FAILURES_SHOWN:
-        more = max(total, len(items)) - _FAILURES_SHOWN
+    if len(items) > _ROWS_SHOWN:
+        more = max(total, len(items)) - _ROWS_SHOWN
         shown.add_row(cell(f"and {more} more"), cell("see --json"))
     return shown
 
@@ -168,10 +128,25 @@ def failures(
 def app_counts(counts: Iterable[AppCount]) -> RenderableType:
     """Shows the number of links of each app, the largest first."""
     ordered = sorted(counts, key=lambda count: -count.links)
-    shown = pairs()
-    for count in ordered[:_APPS_SHOWN]:
-        shown.add_row(cell(count.links), cell(with_id(count.app.app_name, count.app.app_id)))
-    if rest := ordered[_APPS_SHOWN:]:
+    shown = pairs(
+        (cell(count.links), cell(with_id(count.app_name, count.app_id)))
+        for count in ordered[:_ROWS_SHOWN]
+    )
+    if rest := ordered[_ROWS_SHOWN:]:
         links = sum(count.links for count in rest)
         shown.add_row(cell(links), cell(f"in {len(rest)} more apps"))
     return shown
+
+
+def wait_counts(wait: BulkWait) -> str:
+    """Counts the snapshots by result, and the jobs of the others by place."""
+    counts = {
+        "in sync": wait.synced,
+        "failed again": wait.failed,
+        "gone": wait.gone,
+        "still to come": wait.running,
+    }
+    shown = ", ".join(f"{count} {label}" for label, count in counts.items() if count)
+    places = fields_of(wait.jobs).items()
+    jobs = ", ".join(f"{count} {place}" for place, count in places if count)
+    return f"{shown} ({jobs})" if jobs else shown

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from docora_ops.text import inert
+from docora_ops.text import inert, moment
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from rich.segment import Segment
 
 _LONGEST_ON_SCREEN = 2_000
+_STYLES = {
+    "green": {"ok", "done", "active", "queued", "replaced_stale", "removed"},
+    "cyan": {"running", "waiting", "already_queued", "already_running", "left_alone"},
+    "yellow": {"warning", "delayed", "doubtful", "cancelled", "skipped"},
+    "bold red": {"failed", "unreadable", "owner_gone"},
+    "dim": {"not_checked"},
+}
 
 
 class _Cell(Text):
@@ -49,14 +57,26 @@ def retries(count: int) -> str:
     return amount(count, "retry", "retries")
 
 
-def duration(seconds: int) -> str:
-    """Returns `5 s`, `12 min`, `3 h 5 min` or `2 d 4 h`."""
-    days, hours, minutes = seconds // 86_400, seconds // 3600 % 24, seconds // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes else f"{seconds} s"
+def words(slug: str) -> str:
+    """Returns `left alone` for `left_alone`."""
+    return slug.replace("_", " ")
+
+
+def style_of(slug: str) -> str:
+    """Returns the style of a state or an outcome."""
+    return next((style for style, slugs in _STYLES.items() if slug in slugs), "")
+
+
+def state(slug: str) -> Text:
+    """Shows a state or an outcome in words."""
+    return cell(words(slug), style_of(slug))
+
+
+def circuit(open_until: datetime | None) -> Text:
+    """Tells whether a circuit is open, and until when."""
+    if open_until is None or open_until <= datetime.now(UTC):
+        return cell("closed")
+    return cell(f"open until {moment(open_until)}", "yellow")
 
 
 def with_id(name: str, identifier: str) -> str:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
+from rich.console import RenderableType
 from rich.text import Text
 
 from docora_ops.diagnosis import Check, CheckState, Diagnosis
 from docora_ops.drift import Drift, DriftKind, DriftReport
-from docora_ops.render.cells import amount, cell, link_name
+from docora_ops.render.cells import amount, cell, link_name, state, words
 from docora_ops.render.json import Document, fields_of
-from docora_ops.render.layout import headed
+from docora_ops.render.layout import headed, records
 from docora_ops.text import inert
-
-_NARROWEST_TABLE = 72
-_STYLES = {
-    CheckState.OK: "green",
-    CheckState.WARNING: "yellow",
-    CheckState.FAILED: "bold red",
-    CheckState.NOT_CHECKED: "dim",
-}
 
 
 def document(diagnosis: Diagnosis) -> Document:
@@ -44,33 +36,17 @@ def document(diagnosis: Diagnosis) -> Document:
 
 
 def checks(diagnosis: Diagnosis, width: int) -> RenderableType:
-    """Shows a row for each check, or a paragraph if `width` is too small."""
-    if width < _NARROWEST_TABLE:
-        return Group(*(line for check in diagnosis.checks for line in _paragraph(check)))
-    shown = headed("Check", "State", "Found")
-    for column in shown.columns[:2]:
-        column.no_wrap = True
-    for check in diagnosis.checks:
-        shown.add_row(cell(_label(check)), _state(check), _found(check))
-    return shown
+    """Shows the result of each check."""
+    rows = [(_label(check), state(check.state), _found(check)) for check in diagnosis.checks]
+    return records(("Check", "State", "Found"), rows, width, long=2)
 
 
-def _paragraph(check: Check) -> tuple[RenderableType, RenderableType]:
-    heading = Text.assemble(_label(check), ": ", _state(check))
-    return heading, Padding(_found(check), (0, 0, 0, 2))
-
-
-def _label(check: Check) -> str:
-    return check.name.replace("_", " ").capitalize().replace("Bullmq", "BullMQ")
-
-
-def _state(check: Check) -> Text:
-    return cell(check.state.replace("_", " "), _STYLES[check.state])
+def _label(check: Check) -> Text:
+    return cell(words(check.name).capitalize().replace("Bullmq", "BullMQ"))
 
 
 def _found(check: Check) -> Text:
-    style = "dim" if check.state is CheckState.NOT_CHECKED else ""
-    text = cell(check.finding, style)
+    text = cell(check.finding)
     if check.what_to_do:
         text.append(f"\n→ {inert(check.what_to_do)}")
     return text
@@ -84,7 +60,7 @@ def drift_examples(drift: DriftReport) -> RenderableType | None:
     shown = headed("Drift", "Link", "Where")
     for example in examples:
         link = link_name(example.app_name, example.repository_name) or example.job_id
-        shown.add_row(cell(example.kind.replace("_", " ")), cell(link), cell(example.detail))
+        shown.add_row(cell(words(example.kind)), cell(link), cell(example.detail))
     return shown
 
 
@@ -92,17 +68,13 @@ def summary(diagnosis: Diagnosis) -> str:
     """Counts the checks that are not well, in a sentence."""
     if diagnosis.state is CheckState.OK:
         return "All is well."
-    states = [check.state for check in diagnosis.checks]
-    failed, warnings, left_out = (
-        states.count(state)
-        for state in (CheckState.FAILED, CheckState.WARNING, CheckState.NOT_CHECKED)
-    )
-    parts = [
-        f"{amount(failed, 'check')} failed" if failed else "",
-        amount(warnings, "warning") if warnings else "",
-        f"{left_out} not checked" if left_out else "",
-    ]
-    return ", ".join(filter(None, parts)) + "."
+    counts = Counter(check.state for check in diagnosis.checks)
+    parts = {
+        CheckState.FAILED: f"{amount(counts[CheckState.FAILED], 'check')} failed",
+        CheckState.WARNING: amount(counts[CheckState.WARNING], "warning"),
+        CheckState.NOT_CHECKED: f"{counts[CheckState.NOT_CHECKED]} not checked",
+    }
+    return ", ".join(text for each, text in parts.items() if counts[each]) + "."
 
 
 def _examples(drift: DriftReport) -> Sequence[Drift]:

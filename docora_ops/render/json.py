@@ -8,6 +8,7 @@ from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from docora_ops.errors import DocoraOpsError
 from docora_ops.text import moment
 
 if TYPE_CHECKING:
@@ -35,6 +36,19 @@ def encode_long(document: Document, items: Iterable[object]) -> Iterator[str]:
 def fields_of(value: DataclassInstance) -> Document:
     """Returns the fields of a dataclass by name."""
     return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def error_document(error: DocoraOpsError, done: Document | None = None) -> Document:
+    """Returns the JSON of an error, with the document of everything that had been done before."""
+    found: Document = {"error": _valid(error.message), "code": error.code}
+    if error.hint:
+        found["hint"] = _valid(error.hint)
+    return found | (done or {}) | error.details
+
+
+def _valid(text: str) -> str:
+    """Spells out the stray bytes that an argument may hold: a valid document has none."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _encodable(value: DataclassInstance | datetime) -> object:

@@ -1,4 +1,4 @@
-"""Lists that are a table where it is readable, and something narrower where it is not."""
+"""Lists that are a table where it is readable, and blocks of lines where it is not."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import TypeVar
 from rich import box
 from rich.cells import cell_len
 from rich.console import Group, JustifyMethod, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 T = TypeVar("T")
-Cells = Sequence[Text]
+Rows = Sequence[Sequence[Text]]
 
 _GAP = 3
 """Blanks that a column needs beside its text."""
@@ -32,17 +31,19 @@ def headed(*columns: str, widths: Iterable[int] = (), numbers: Collection[str] =
     return shown
 
 
-def pairs() -> Table:
-    """Returns an empty table of names and values."""
+def pairs(rows: Iterable[tuple[str | Text, Text]], width: int = 0) -> Table:
+    """Returns a table of names, `width` columns wide at least, and values."""
     shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column(style="bold", no_wrap=True, min_width=width)
     shown.add_column(overflow="fold")
+    for name, text in rows:
+        shown.add_row(name, text)
     return shown
 
 
 def fitting_table(
     columns: Sequence[str],
-    rows: Sequence[Cells],
+    rows: Rows,
     width: int,
     *,
     long: int | None = None,
@@ -53,16 +54,14 @@ def fitting_table(
     Only the column number `long` may be folded.
     """
     widths = [
-        max(cell_len(name), *(cell_len(row[index].plain) for row in rows), 0)
-        for index, name in enumerate(columns)
+        max(cell_len(line) for text in texts for line in text.split("\n"))
+        for texts in zip(columns, *([text.plain for text in row] for row in rows), strict=True)
     ]
     missing = sum(widths) + _GAP * len(widths) - width
     if missing > 0:
-        if long is None:
+        if long is None or widths[long] - missing < _NARROWEST:
             return None
         widths[long] -= missing
-        if widths[long] < _NARROWEST:
-            return None
     shown = headed(*columns, widths=widths, numbers=numbers)
     for row in rows:
         shown.add_row(*row)
@@ -70,57 +69,50 @@ def fitting_table(
 
 
 def records(
-    names: Sequence[str], rows: Sequence[Cells], width: int, numbers: Collection[str] = ()
+    columns: Sequence[str],
+    rows: Rows,
+    width: int,
+    *,
+    long: int | None = None,
+    numbers: Collection[str] = (),
 ) -> RenderableType:
-    """Shows each row as a line, or as a block of lines if a line would exceed `width`."""
-    if found := fitting_table(names, rows, width, numbers=numbers):
+    """Returns a table as `fitting_table` does, otherwise a block of lines for each row."""
+    if found := fitting_table(columns, rows, width, long=long, numbers=numbers):
         return found
     blocks: list[RenderableType] = []
     for row in rows:
-        block = pairs()
-        block.columns[0].min_width = max(map(len, names))
-        for name, text in zip(names, row, strict=True):
-            if text:
-                block.add_row(name, text)
-        blocks += [block, ""]
+        filled = [(name, text) for name, text in zip(columns, row, strict=True) if text]
+        blocks += [pairs(filled, max(map(len, columns))), ""]
     return Group(*blocks[:-1])
 
 
-def record(title: Text, *lines: Text) -> RenderableType:
-    """Shows one row of a list as some lines, for a narrow screen."""
-    shown = Table.grid()
-    shown.add_column(overflow="fold")
-    title.stylize("bold")
-    shown.add_row(title)
-    for line in lines:
-        shown.add_row(Padding(line, (0, 0, 0, 2)))
-    return shown
-
-
 def long_table(
-    layouts: Sequence[tuple[tuple[str, ...], Callable[[T], tuple[str, ...]]]],
+    columns: Sequence[str],
     rows: Sequence[T],
+    cells: Callable[[T], Sequence[str]],
     style: Callable[[T], str],
     width: int,
 ) -> Iterator[RenderableType]:
-    """Shows any number of rows, some hundred at a time, in the first layout that fits, or the last.
+    """Shows any number of rows, some hundred at a time, without the last column if too wide.
 
-    A layout has columns and a function from a row to as many inert texts; the third is styled.
+    `cells` returns the inert texts of a row; the third one is styled.
     """
-    for columns, cells in layouts:
-        widths = [len(column) for column in columns]
-        for row in rows:
-            widths = [
-                max(size, cell_len(text)) for size, text in zip(widths, cells(row), strict=True)
-            ]
-        fits = sum(widths) + _GAP * len(widths) <= width
-        if fits:
-            break
+    widths = [len(column) for column in columns]
+    for row in rows:
+        widths = list(map(max, widths, map(cell_len, cells(row))))
+    if not _fits(widths, width):
+        columns, widths = columns[:-1], widths[:-1]
+    if not _fits(widths, width):
+        widths = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        shown = headed(*columns, widths=widths if fits else ())
+        shown = headed(*columns, widths=widths)
         shown.show_header = not start
         for row in rows[start : start + _ROWS_AT_ONCE]:
-            texts = [Text(text, overflow="fold") for text in cells(row)]
+            texts = [Text(text, overflow="fold") for text in cells(row)[: len(columns)]]
             texts[2].stylize(style(row))
             shown.add_row(*texts)
         yield shown
+
+
+def _fits(widths: Sequence[int], width: int) -> bool:
+    return sum(widths) + _GAP * len(widths) <= width

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from rich.console import RenderableType
 
 from docora_ops.links import Action, LinkResult, Outcome
-from docora_ops.render import waiting
-from docora_ops.render.bulk import LABELS, STYLES
-from docora_ops.render.cells import cell, retries, with_id
+from docora_ops.render.cells import cell, circuit, retries, state, with_id
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
-from docora_ops.text import moment
-from docora_ops.waits import LinkWait
+from docora_ops.waits import LinkWait, WaitEnd
 
 _MESSAGES = {Action.RETRY: "Retry queued", Action.RESYNC: "Re-sync queued"}
+_ENDS = {
+    WaitEnd.SYNCED: ("in sync", "green"),
+    WaitEnd.FAILED: ("failed again", "bold red"),
+    WaitEnd.GONE: ("the link is gone", "yellow"),
+    WaitEnd.LOST: ("the job is lost", "bold red"),
+}
 
 
 def message(result: LinkResult) -> str:
@@ -47,26 +48,35 @@ def document(result: LinkResult, workers: int, wait: LinkWait | None = None) -> 
     if result.action is Action.RESYNC:
         data["deliveries_cleared"] = result.deliveries_cleared
     if wait is not None:
-        data |= waiting.link_fields(wait)
+        data["waited"] = wait
     return {"data": data}
 
 
 def table(result: LinkResult) -> RenderableType:
     """Shows the link as it was before, and the outcome."""
     link = result.link
-    shown = pairs()
-    shown.add_row("App", cell(with_id(link.payload.app_name, link.ref.app_id)))
-    shown.add_row("Repository", cell(with_id(link.payload.repository_name, link.ref.repository_id)))
-    shown.add_row("Was", cell(f"{link.status}, {retries(link.retry_count)}"))
+    shown = pairs(
+        [
+            ("App", cell(with_id(link.payload.app_name, link.ref.app_id))),
+            ("Repository", cell(with_id(link.payload.repository_name, link.ref.repository_id))),
+            ("Was", cell(f"{link.status}, {retries(link.retry_count)}")),
+        ]
+    )
     if link.error_message is not None:
         shown.add_row("Last error", cell(link.error_message))
-    shown.add_row("Outcome", cell(LABELS[result.outcome], STYLES[result.outcome]))
+    shown.add_row("Outcome", state(result.outcome))
     shown.add_row("Job", cell(link.ref.job_id))
     if result.action is Action.RESYNC:
         shown.add_row("Files", cell(f"{result.deliveries_cleared} to send again"))
-    if result.circuit_reset:
-        shown.add_row("Circuit", cell("closed"))
-    elif link.circuit_open_until and link.circuit_open_until > datetime.now(UTC):
-        until = f"open until {moment(link.circuit_open_until)}"
-        shown.add_row("Circuit", cell(until, "yellow"))
+    if link.circuit_open_until:
+        shown.add_row("Circuit", circuit(result.circuit_open_until))
+    return shown
+
+
+def wait_table(wait: LinkWait) -> RenderableType:
+    """Shows the result of the snapshot."""
+    text, style = _ENDS.get(wait.result, (f"still {wait.status}", "yellow"))
+    shown = pairs([("Result", cell(f"{text}, after {wait.seconds:.0f} s", style))])
+    if wait.error_message is not None:
+        shown.add_row("Error", cell(wait.error_message))
     return shown

@@ -8,12 +8,10 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from docora_ops.jobs import QueuedJob, QueueOverview, Scheduler, Worker
-from docora_ops.render.cells import cell, duration, link_name
+from docora_ops.render.cells import cell, link_name, state
 from docora_ops.render.json import Document
-from docora_ops.render.layout import fitting_table, pairs, record
-from docora_ops.text import moment
-
-_STATUS_STYLES = {"active": "green", "delayed": "yellow"}
+from docora_ops.render.layout import fitting_table, pairs, records
+from docora_ops.text import duration, moment
 
 
 def document(overview: QueueOverview) -> Document:
@@ -23,24 +21,24 @@ def document(overview: QueueOverview) -> Document:
 
 def tables(overview: QueueOverview, width: int) -> Iterator[RenderableType]:
     """Shows the counts, the workers and the jobs, with a blank line between the tables."""
-    counts = pairs()
     age = overview.oldest_waiting_seconds
     waited = "" if age is None else f", the oldest for {duration(age)}"
-    counts.add_row("Waiting", cell(f"{overview.waiting}{waited}"))
-    counts.add_row("Active", cell(overview.active))
-    counts.add_row("Delayed", cell(overview.delayed))
-    counts.add_row("Completed", cell(overview.completed))
-    counts.add_row("Failed", cell(overview.failed))
-    counts.add_row("Scheduler", _scheduler(overview.scheduler, needed=overview.delayed > 0))
     alive = sum(worker.alive for worker in overview.workers)
-    counts.add_row("Workers", cell(alive) if alive else cell("none", "yellow"))
-    yield counts
+    yield pairs(
+        [
+            ("Waiting", cell(f"{overview.waiting}{waited}")),
+            ("Active", cell(overview.active)),
+            ("Delayed", cell(overview.delayed)),
+            ("Completed", cell(overview.completed)),
+            ("Failed", cell(overview.failed)),
+            ("Scheduler", _scheduler(overview.scheduler, needed=overview.delayed > 0)),
+            ("Workers", cell(alive) if alive else cell("none", "yellow")),
+        ]
+    )
     if overview.workers:
-        yield ""
-        yield from _workers(overview.workers, width)
+        yield from ("", _workers(overview.workers, width))
     if overview.jobs:
-        yield ""
-        yield from _jobs(overview.jobs, width)
+        yield from ("", _jobs(overview.jobs, width))
 
 
 def _scheduler(scheduler: Scheduler | None, *, needed: bool) -> Text:
@@ -50,8 +48,7 @@ def _scheduler(scheduler: Scheduler | None, *, needed: bool) -> Text:
     return cell(f"running on {host}, process {pid}" if host and pid else "running")
 
 
-def _workers(workers: Sequence[Worker], width: int) -> Iterator[RenderableType]:
-    columns = ("Worker", "State", "Last heartbeat", "At work on")
+def _workers(workers: Sequence[Worker], width: int) -> RenderableType:
     rows = [
         (
             cell(worker.name),
@@ -61,27 +58,23 @@ def _workers(workers: Sequence[Worker], width: int) -> Iterator[RenderableType]:
         )
         for worker in workers
     ]
-    if shown := fitting_table(columns, rows, width, long=3):
-        yield shown
-        return
-    for name, state, heartbeat, work in rows:
-        yield record(name, Text.assemble(state, ", heartbeat ", heartbeat), work)
+    return records(("Worker", "State", "Last heartbeat", "At work on"), rows, width, long=3)
 
 
-def _jobs(jobs: Sequence[QueuedJob], width: int) -> Iterator[RenderableType]:
-    columns = ("Status", "Job", "Since", "Id")
+def _jobs(jobs: Sequence[QueuedJob], width: int) -> RenderableType:
     rows = [
-        (cell(job.status, _STATUS_STYLES.get(job.status, "")), cell(_name(job)), _since(job))
+        (
+            state(job.status),
+            cell(_name(job)),
+            _since(job),
+            cell(job.id),
+        )
         for job in jobs
     ]
-    with_ids = [(*row, cell(job.id)) for row, job in zip(rows, jobs, strict=True)]
-    if shown := fitting_table(columns, with_ids, width, long=1) or fitting_table(
-        columns[:3], rows, width, long=1
-    ):
-        yield shown
-        return
-    for status, name, since in rows:
-        yield record(name, Text.assemble(status, " ", since))
+    columns = ("Status", "Job", "Since", "Id")
+    return fitting_table(columns, rows, width, long=1) or records(
+        columns[:3], [row[:3] for row in rows], width, long=1
+    )
 
 
 def _name(job: QueuedJob) -> str:

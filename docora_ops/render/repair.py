@@ -9,9 +9,8 @@ from rich.console import RenderableType
 from docora_ops.drift import DriftKind, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import DocoraOpsError
 from docora_ops.links import LinkFailure
-from docora_ops.render import error as errors
-from docora_ops.render.cells import cell, link_name
-from docora_ops.render.json import Document, encode_long, fields_of
+from docora_ops.render.cells import cell, link_name, style_of, words
+from docora_ops.render.json import Document, encode_long, error_document, fields_of
 from docora_ops.render.layout import headed, long_table
 from docora_ops.text import inert
 
@@ -33,12 +32,6 @@ _PLANNED = _DONE | {
     RepairOutcome.REMOVED: "would remove",
     RepairOutcome.FAILED: "can't be repaired",
 }
-_STYLES = {
-    RepairOutcome.QUEUED: "green",
-    RepairOutcome.REMOVED: "green",
-    RepairOutcome.LEFT_ALONE: "cyan",
-    RepairOutcome.FAILED: "bold red",
-}
 
 
 def message(result: RepairResult) -> str:
@@ -47,7 +40,7 @@ def message(result: RepairResult) -> str:
         return "Nothing to repair"
     if result.dry_run:
         return "Dry run"
-    return "Repair done" if result.complete else "Repair stopped"
+    return "Repair done" if result.completed >= result.total else "Repair stopped"
 
 
 def encode(result: RepairResult, error: DocoraOpsError | None = None) -> Iterator[str]:
@@ -64,7 +57,7 @@ def encode(result: RepairResult, error: DocoraOpsError | None = None) -> Iterato
     ]
     data["repaired"] = []
     return encode_long(
-        {**(errors.document(error) if error else {}), "data": data},
+        {**(error_document(error) if error else {}), "data": data},
         (
             {"outcome": item.outcome, "job_id": item.drift.job_id, **fields_of(item.drift)}
             for item in result.repaired
@@ -83,25 +76,17 @@ def found(result: RepairResult) -> RenderableType:
 
 
 def tables(result: RepairResult, width: int) -> Iterator[RenderableType]:
-    """Shows what was done, or would be, line by line, some hundred rows at a time."""
+    """Shows what was done, or would be, about each disagreement."""
     labels = _PLANNED if result.dry_run else _DONE
 
-    def short_cells(item: Repaired) -> tuple[str, ...]:
+    def cells(item: Repaired) -> tuple[str, ...]:
         drift = item.drift
         done = labels[item.outcome] + (f": {item.error_message}" if item.error_message else "")
         link = link_name(drift.app_name, drift.repository_name) or drift.job_id
-        return inert(drift.kind.replace("_", " ")), inert(link), inert(done)
-
-    def cells(item: Repaired) -> tuple[str, ...]:
-        return *short_cells(item), inert(item.drift.job_id)
+        return tuple(map(inert, (words(drift.kind), link, done, drift.job_id)))
 
     columns = ("Drift", "Link", "Would happen" if result.dry_run else "Done", "Job")
-    return long_table(
-        [(columns, cells), (columns[:3], short_cells)],
-        result.repaired,
-        lambda item: _STYLES[item.outcome],
-        width,
-    )
+    return long_table(columns, result.repaired, cells, lambda item: style_of(item.outcome), width)
 
 
 def summary(result: RepairResult) -> RenderableType:

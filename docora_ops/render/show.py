@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from rich.console import RenderableType
 from rich.text import Text
 
-from docora_ops.jobs import JobPlace, JobRecord, JobState
+from docora_ops.jobs import JobPlace, JobRecord
 from docora_ops.link_details import LinkDetails, LinkHistory
-from docora_ops.render.cells import amount, cell, duration, retries, with_id
+from docora_ops.render.cells import amount, cell, circuit, retries, state, with_id
 from docora_ops.render.json import Document, fields_of
 from docora_ops.render.layout import pairs
-from docora_ops.text import moment
+from docora_ops.text import duration, moment
 
 _SCORES = {
     "scheduled": "due",
@@ -33,39 +33,36 @@ def document(details: LinkDetails) -> Document:
 
 def table(details: LinkDetails) -> RenderableType:
     """Shows the rows of the database, then the job in RQ."""
-    shown = pairs()
     history = details.history
     error = details.error_message
-    for name, text in (
-        ("App", cell(with_id(details.app_name, details.app_id))),
-        ("App URL", cell(details.base_url)),
-        ("Repository", cell(with_id(details.repository_name, details.repository_id))),
-        ("GitHub URL", cell(details.github_url)),
-        ("Token", cell("yes" if details.has_token else "no")),
-        ("Status", cell(f"{details.status}, {retries(details.retry_count)}")),
-        ("Error", cell("none" if error is None else error)),
-        ("Linked since", cell(moment(history.created_at))),
-        ("Last good scan", cell(moment(history.last_scanned_at) or "never")),
-        ("Circuit", _circuit(details)),
-        ("Delivered", _delivered(history)),
-        ("Snapshot", _snapshot(history)),
-        ("Job", cell(details.job_id)),
-        ("Job state", _state(details)),
-        *_job(details.rq),
-    ):
-        shown.add_row(name, text)
-    return shown
+    return pairs(
+        [
+            ("App", cell(with_id(details.app_name, details.app_id))),
+            ("App URL", cell(details.base_url)),
+            ("Repository", cell(with_id(details.repository_name, details.repository_id))),
+            ("GitHub URL", cell(details.github_url)),
+            ("Token", cell("yes" if details.has_token else "no")),
+            ("Status", cell(f"{details.status}, {retries(details.retry_count)}")),
+            ("Error", cell("none" if error is None else error)),
+            ("Linked since", cell(moment(history.created_at))),
+            ("Last good scan", cell(moment(history.last_scanned_at) or "never")),
+            ("Circuit", _circuit(details)),
+            ("Delivered", _delivered(history)),
+            ("Snapshot", _snapshot(history)),
+            ("Job", cell(details.job_id)),
+            ("Job state", _state(details)),
+            *_job(details.rq),
+        ]
+    )
 
 
 def _circuit(details: LinkDetails) -> Text:
-    failures = details.history.consecutive_failures
-    text = f", {amount(failures, 'git failure')} in a row" if failures else ""
-    until = details.circuit_open_until
-    if until is None:
-        return cell(f"closed{text}")
-    if until <= datetime.now(UTC):
-        return cell(f"was open until {moment(until)}{text}")
-    return cell(f"open until {moment(until)}{text}", "yellow")
+    until, failures = details.circuit_open_until, details.history.consecutive_failures
+    is_over = until is not None and until <= datetime.now(UTC)
+    text = cell(f"was open until {moment(until)}") if is_over else circuit(until)
+    if failures:
+        text.append(f", {amount(failures, 'git failure')} in a row")
+    return text
 
 
 def _delivered(history: LinkHistory) -> Text:
@@ -84,9 +81,8 @@ def _snapshot(history: LinkHistory) -> Text:
 
 
 def _state(details: LinkDetails) -> Text:
-    is_live = details.job in {JobState.WAITING, JobState.RUNNING}
     held = ", a worker holds the link" if details.lock_held else ""
-    return cell(f"{details.job}{held}", "cyan" if is_live else "")
+    return state(details.job).append(held)
 
 
 def _job(job: JobRecord) -> list[tuple[str, Text]]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from enum import Enum
+from enum import StrEnum
 
 from docora_ops.links import Payload
 from docora_ops.text import moment
@@ -22,16 +22,12 @@ Pieces = Callable[[], Iterable[bytes]]
 """Yields bytes, the same at each call."""
 
 
-class Event(Enum):
-    """A change of a file: the last part of the URL, and the word in error messages."""
+class Event(StrEnum):
+    """A change of a file: the last part of the URL."""
 
-    CREATE = "create", "created"
-    UPDATE = "update", "updated"
-    DELETE = "delete", "deleted"
-
-    def __init__(self, path: str, verb: str) -> None:
-        self.path = path
-        self.verb = verb
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +58,18 @@ def _encode_text(text: str) -> bytes:
         return _LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", paired).encode()
 
 
+def resized(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Yields the same bytes in pieces of this size; the last one may be smaller."""
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        while len(held) >= size:
+            yield bytes(held[:size])
+            del held[:size]
+    if held:
+        yield bytes(held)
+
+
 def repository_fields(payload: Payload) -> dict[str, str]:
     """Returns the fields that describe the repository in every body."""
     return {
@@ -76,14 +84,12 @@ class BodyWriter:
     """Writes bodies about the files of one repository at one commit."""
 
     def __init__(self, repository: dict[str, str], commit_sha: str) -> None:
-        self._head = b'{"repository":' + encode(repository) + b',"file":{"path":'
-        self._commit = b',"commit_sha":' + encode(commit_sha) + b',"timestamp":'
+        self._repository = repository
+        self._commit_sha = commit_sha
 
     def deletion(self, path: str, sha: str) -> bytes:
         """Returns the body for a deleted file; `sha` is the last delivered one."""
-        return b"".join(
-            (self._head, encode(path), b',"sha":', encode(sha), b"}", self._commit, _now(), b"}")
-        )
+        return self._encode({"path": path, "sha": sha})
 
     def file(
         self,
@@ -100,26 +106,24 @@ class BodyWriter:
 
         `content` yields the bytes between the quotes.
         """
-        head = b"".join(
-            (self._head, encode(path), b',"sha":', encode(sha), b',"size":%d,"content":"' % size)
-        )
-        tail = b'"'
+        file: dict[str, object] = {"path": path, "sha": sha, "size": size, "content": ""}
         if is_base64:
-            tail += b',"content_encoding":"base64"'
+            file["content_encoding"] = "base64"
         if chunk is not None:
-            tail += b',"chunk":' + encode(asdict(chunk))
-        tail += b"}"
-        if previous_sha is not None:
-            tail += b',"previous_sha":' + encode(previous_sha)
-        tail += self._commit + _now() + b"}"
+            file["chunk"] = asdict(chunk)
+        # A value cannot contain this: its quotes are escaped.
+        head, key, tail = self._encode(file, previous_sha).partition(b',"content":"')
 
         def pieces() -> Iterator[bytes]:
-            yield head
+            yield head + key
             yield from content()
             yield tail
 
         return pieces
 
-
-def _now() -> bytes:
-    return encode(moment(datetime.now(UTC)))
+    def _encode(self, file: dict[str, object], previous_sha: str | None = None) -> bytes:
+        body: dict[str, object] = {"repository": self._repository, "file": file}
+        if previous_sha is not None:
+            body["previous_sha"] = previous_sha
+        now = moment(datetime.now(UTC))
+        return encode(body | {"commit_sha": self._commit_sha, "timestamp": now})

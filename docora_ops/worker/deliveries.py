@@ -12,8 +12,9 @@ from itertools import groupby
 from uuid import uuid4
 
 from docora_ops.errors import BrokenCloneError, DeliveryError
+from docora_ops.settings import Settings
 from docora_ops.text import inert
-from docora_ops.worker.bodies import BodyWriter, Chunk, Event, Pieces, escape
+from docora_ops.worker.bodies import BodyWriter, Chunk, Event, Pieces, escape, resized
 from docora_ops.worker.objects import Objects
 from docora_ops.worker.scan import File
 from docora_ops.worker.webhook import Webhook
@@ -98,18 +99,11 @@ class _Delivery:
 class Sender:
     """Sends a plan, one change after the other."""
 
-    def __init__(
-        self,
-        objects: Objects,
-        writer: BodyWriter,
-        *,
-        chunk_threshold: int,
-        chunk_size: int,
-    ) -> None:
+    def __init__(self, objects: Objects, writer: BodyWriter, settings: Settings) -> None:
         self._objects = objects
         self._writer = writer
-        self._chunk_threshold = chunk_threshold
-        self._chunk_size = chunk_size
+        self._chunk_threshold = settings.binary_chunk_threshold_bytes
+        self._chunk_size = settings.binary_chunk_size_bytes
 
     def send(
         self, plan: Plan, webhook: Webhook, acknowledged: Callable[[Event, str, str], None]
@@ -124,7 +118,7 @@ class Sender:
             following = broken = None
             try:
                 for body in current.bodies:
-                    webhook.send(current.event.path, body)
+                    webhook.send(current.event, body)
                     if current.is_ready:
                         # Prepared while the app works on the current one.
                         try:
@@ -134,9 +128,8 @@ class Sender:
                     webhook.receive()
             except DeliveryError as error:
                 hint = f": {error.hint}" if error.hint else ""
-                raise DeliveryError(
-                    f"{error.message} on {current.event.verb} {current.path}{hint}"
-                ) from error
+                reason = f"{error.message} on {current.event}d {current.path}{hint}"
+                raise DeliveryError(reason) from error
             acknowledged(current.event, current.path, current.sha)
             if broken is not None:
                 raise broken
@@ -193,7 +186,7 @@ class Sender:
         length = 4 * -(-change.file.size // 3)
         total = -(-length // self._chunk_size)
         chunk_id = str(uuid4())
-        for index, text in enumerate(_resized(self._content(change.file), self._chunk_size)):
+        for index, text in enumerate(resized(self._content(change.file), self._chunk_size)):
             body = self._body(change, partial(iter, (text,)), Chunk(chunk_id, index, total))
             yield b"".join(body())
 
@@ -221,15 +214,3 @@ def _base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
         rest = data[whole:]
         yield base64.b64encode(data[:whole])
     yield base64.b64encode(rest)
-
-
-def _resized(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Yields the same bytes in pieces of this size; the last one may be smaller."""
-    held = bytearray()
-    for piece in pieces:
-        held += piece
-        while len(held) >= size:
-            yield bytes(held[:size])
-            del held[:size]
-    if held:
-        yield bytes(held)

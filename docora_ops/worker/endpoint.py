@@ -35,7 +35,8 @@ class Endpoint:
     @property
     def address(self) -> str:
         """Host and port."""
-        return address(self.host, self.port)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
     @property
     def authority(self) -> str:
@@ -73,11 +74,6 @@ class Endpoint:
             return None
         is_same = there.origin == self.origin
         return replace(there, authorization=self.authorization if is_same else None)
-
-
-def address(host: str, port: int) -> str:
-    """Returns host and port as one text."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def endpoint_of(base_url: str) -> Endpoint:

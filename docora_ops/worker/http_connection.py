@@ -8,32 +8,17 @@ import select
 import socket
 import ssl
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from docora_ops.errors import DeliveryError
-from docora_ops.worker.endpoint import Endpoint, address, basic_login
+from docora_ops.worker.endpoint import Endpoint, basic_login
 
 _PROXY_PORT = 1080
 """git's default port of a proxy."""
 _REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 _PROXY_LOGIN_NEEDED = 407
-
-
-@dataclass(frozen=True, slots=True)
-class _Proxy:
-    host: str
-    port: int
-    authorization: str | None = field(repr=False)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Proxy-Authorization": self.authorization} if self.authorization else {}
-
-    def __str__(self) -> str:
-        return f"the proxy {address(self.host, self.port)}"
 
 
 class AppConnection:
@@ -56,6 +41,15 @@ class AppConnection:
         """The socket, if the connection is open."""
         # The class declares a socket even for a closed connection.
         return cast("socket.socket | None", self._http.sock)
+
+    @property
+    def _proxy_name(self) -> str:
+        return f"the proxy {self._proxy.address}" if self._proxy else ""
+
+    @property
+    def _proxy_headers(self) -> dict[str, str]:
+        login = self._proxy.authorization if self._proxy else None
+        return {"Proxy-Authorization": login} if login else {}
 
     @property
     def _is_forwarded(self) -> bool:
@@ -94,7 +88,7 @@ class AppConnection:
         target = endpoint.target
         if self._is_forwarded:
             target = f"http://{endpoint.authority}{target}"
-            headers = headers | (self._proxy.headers if self._proxy else {})
+            headers = headers | self._proxy_headers
         if endpoint.authorization:
             headers = headers | {"Authorization": endpoint.authorization}
         self._http.putrequest("POST", target, skip_accept_encoding=True)
@@ -124,13 +118,15 @@ class AppConnection:
         if not self._is_forwarded:
             return DeliveryError(f"HTTP {status}", hint=hint)
         if status == _PROXY_LOGIN_NEEDED:
-            hint = f"{self._proxy} wants another user or password"
-        return DeliveryError(f"HTTP {status}", hint=hint or f"answered through {self._proxy}")
+            hint = f"{self._proxy_name} wants another user or password"
+        return DeliveryError(f"HTTP {status}", hint=hint or f"answered through {self._proxy_name}")
 
     def failure(self, error: Exception) -> str:
         """Returns a sentence about an error of the network: who failed, and how."""
         if self._proxy is not None and (found := _REFUSED_TUNNEL.search(str(error))):
-            return f"{self._proxy} does not connect to {self._endpoint.address}: HTTP {found[1]}"
+            return (
+                f"{self._proxy_name} does not connect to {self._endpoint.address}: HTTP {found[1]}"
+            )
         where = self._where(error)
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"the certificate of {where} is not valid: {error.verify_message}"
@@ -146,8 +142,8 @@ class AppConnection:
         if self._proxy is None:
             return self._endpoint.address
         if self._is_connecting and not isinstance(error, ssl.SSLError):
-            return str(self._proxy)
-        return f"{self._endpoint.address} through {self._proxy}"
+            return self._proxy_name
+        return f"{self._endpoint.address} through {self._proxy_name}"
 
     def _make(self) -> http.client.HTTPConnection:
         """Returns a connection that is not yet open."""
@@ -158,12 +154,12 @@ class AppConnection:
             first.host, first.port, context=ssl.create_default_context()
         )
         if self._proxy is not None:
-            headers = {"Host": self._endpoint.address, **self._proxy.headers}
+            headers = {"Host": self._endpoint.address, **self._proxy_headers}
             connection.set_tunnel(self._endpoint.host, self._endpoint.port, headers)
         return connection
 
 
-def _proxy_for(endpoint: Endpoint) -> _Proxy | None:
+def _proxy_for(endpoint: Endpoint) -> Endpoint | None:
     proxies = getproxies()
     url = proxies.get(endpoint.scheme) or proxies.get("all")
     # no_proxy names an IPv6 address without its port.
@@ -175,7 +171,8 @@ def _proxy_for(endpoint: Endpoint) -> _Proxy | None:
     try:
         parts = urlsplit(url)
         if parts.scheme == "http" and parts.hostname:
-            return _Proxy(parts.hostname, parts.port or _PROXY_PORT, basic_login(url))
+            port = parts.port or _PROXY_PORT
+            return Endpoint("http", parts.hostname, port, "", authorization=basic_login(url))
     except ValueError:
         pass
     raise DeliveryError(

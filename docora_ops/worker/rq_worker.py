@@ -125,7 +125,10 @@ class SnapshotWorker(Worker):
                 # The next worker that pops the job gets a minute of its own.
                 self.connection.delete(queue.intermediate_queue.get_first_seen_key(job.id))
                 return
-            execution = self._begin_execution(job)
+            # The job counts as running, so that a retry of its link keeps off.
+            with self.connection.pipeline() as pipeline:
+                execution = Execution.create(job, 2 * _WORKER_TTL, pipeline, worker_name=self.name)
+                pipeline.execute()
             self._job_was_killed(job, "its worker was killed before it began")
         elif self._stopped_job_id != job.id and self._is_queued_again(job, execution):
             with self.connection.pipeline() as pipeline:
@@ -259,11 +262,8 @@ class SnapshotWorker(Worker):
         seconds, microseconds = self.connection.time()
         ahead = (before + time.time()) / 2 - seconds - microseconds / 1e6
         RunningJobs.clock_ahead = ahead
-        was_wrong, self._clock_is_wrong = (
-            self._clock_is_wrong,
-            abs(ahead) > _LARGEST_CLOCK_DIFFERENCE,
-        )
-        if self._clock_is_wrong and not was_wrong:
+        is_wrong = abs(ahead) > _LARGEST_CLOCK_DIFFERENCE
+        if is_wrong and not self._clock_is_wrong:
             self.log.warning(
                 "Worker %s: the clock of this host is %.0f s %s Redis's: cleaning up after killed "
                 "workers is left to others",
@@ -271,8 +271,9 @@ class SnapshotWorker(Worker):
                 abs(ahead),
                 "ahead of" if ahead > 0 else "behind",
             )
-        elif was_wrong and not self._clock_is_wrong:
+        elif self._clock_is_wrong and not is_wrong:
             self.log.warning("Worker %s: the clock of this host is right again", self.name)
+        self._clock_is_wrong = is_wrong
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Sends heartbeats, and runs maintenance when it is due: a job may take an hour.
@@ -350,13 +351,6 @@ class SnapshotWorker(Worker):
         with suppress(InvalidJobOperation):
             return job.get_status() in {JobStatus.QUEUED, JobStatus.SCHEDULED}
         return False
-
-    def _begin_execution(self, job: Job) -> Execution:
-        """Marks a job that never began as running, so that a retry of its link keeps off."""
-        with self.connection.pipeline() as pipeline:
-            execution = Execution.create(job, 2 * _WORKER_TTL, pipeline, worker_name=self.name)
-            pipeline.execute()
-        return execution
 
 
 def _without_redis_traceback(record: logging.LogRecord) -> bool:

@@ -126,10 +126,6 @@ class _Snapshot:
             # Known before the lock is taken: the session may fail at any moment afterwards.
             self.session_id = session_id(self.session)
             begun = self._begin()
-            if begun is Refusal.HELD:
-                raise SnapshotError(
-                    f"another session has held the link's lock for {_LINK_TIMEOUT} s"
-                )
             if isinstance(begun, Refusal):
                 self._end_quietly(begun)
                 return None
@@ -151,8 +147,12 @@ class _Snapshot:
         end = time.monotonic() + _LINK_TIMEOUT
         while True:
             begun = begin_scan(self.session, self.app_id, self.repository_id)
-            if begun is not Refusal.HELD or time.monotonic() > end:
+            if begun is not Refusal.HELD:
                 return begun
+            if time.monotonic() > end:
+                raise SnapshotError(
+                    f"another session has held the link's lock for {_LINK_TIMEOUT} s"
+                )
             time.sleep(_PAUSE)
 
     def _require_lock(self, link: Link) -> None:
@@ -264,14 +264,9 @@ class _Snapshot:
             ) as webhook,
             clone.objects() as objects,
         ):
-            sender = Sender(
-                objects,
-                BodyWriter(repository_fields(payload), commit.sha),
-                chunk_threshold=self.settings.binary_chunk_threshold_bytes,
-                chunk_size=self.settings.binary_chunk_size_bytes,
-            )
+            writer = BodyWriter(repository_fields(payload), commit.sha)
             try:
-                sender.send(plan, webhook, acknowledged)
+                Sender(objects, writer, self.settings).send(plan, webhook, acknowledged)
             except SnapshotError:
                 record.flush()
                 raise
@@ -284,11 +279,11 @@ class _Snapshot:
             self.repository_id,
             commit.sha,
             commit.branch[:255],
-            lambda: (
+            [
                 (file.name, file.sha, min(file.size, _LARGEST_SIZE))
                 for file in files
                 if len(file.name) <= _LONGEST_SNAPSHOT_PATH and fits_index(file.name)
-            ),
+            ],
         )
 
     def _end_quietly(self, refusal: Refusal) -> None:
@@ -365,13 +360,6 @@ class _Snapshot:
         try:
             with closing(self.session.sibling()) as database:
                 apps = recipients(database, self.repository_id)
-            post_sync_failed(
-                apps,
-                repository_fields(self.link.payload),
-                circuit,
-                self.settings.circuit_breaker_threshold,
-                message,
-                self.settings.require_encryption_key(),
-            )
+            post_sync_failed(apps, self.link.payload, circuit, message, self.settings)
         except Exception as error:  # noqa: BLE001 - logged only, as the contract says
             log.warning("%s: the apps were not told: %s", self.name, self._describe(error))

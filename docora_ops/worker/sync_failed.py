@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 
 from docora_ops.database.circuits import Circuit, Recipient
 from docora_ops.errors import SnapshotError
+from docora_ops.links import Payload
+from docora_ops.settings import Settings
 from docora_ops.text import inert, moment
-from docora_ops.worker.bodies import encode
+from docora_ops.worker.bodies import encode, repository_fields
 from docora_ops.worker.endpoint import secrets_of
 from docora_ops.worker.secrets import Cleaner, decrypt
 from docora_ops.worker.webhook import Webhook
@@ -23,27 +25,24 @@ log = logging.getLogger("rq.worker.snapshot")
 
 def post_sync_failed(
     recipients: Sequence[Recipient],
-    repository: dict[str, str],
+    payload: Payload,
     circuit: Circuit,
-    threshold: int,
     message: str,
-    key: bytes,
+    settings: Settings,
 ) -> None:
-    """Posts `sync_failed` to every app; failures are only logged.
-
-    `message` is git's error, `key` decrypts the apps' auth keys.
-    """
+    """Posts `sync_failed` with git's error to every app; failures are only logged."""
+    key = settings.require_encryption_key()
 
     def post(recipient: Recipient) -> None:
         body = encode(
             {
                 "event": "sync_failed",
-                "repository": repository,
+                "repository": repository_fields(payload),
                 "error": {"type": "git_failure", "message": message},
                 "circuit_breaker": {
                     "status": "open",
                     "consecutive_failures": circuit.consecutive_failures,
-                    "threshold": threshold,
+                    "threshold": settings.circuit_breaker_threshold,
                     "cooldown_until": moment(circuit.open_until),
                 },
                 "retry_count": recipient.retry_count,

@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from docora_ops import __version__
 from docora_ops.errors import DeliveryError
 from docora_ops.text import inert
-from docora_ops.worker.bodies import Pieces
+from docora_ops.worker.bodies import Pieces, resized
 from docora_ops.worker.endpoint import Endpoint, endpoint_of
 from docora_ops.worker.http_connection import AppConnection
 
@@ -128,7 +128,7 @@ class Webhook:
                 self._connection.end_head(self._body)
             else:
                 self._connection.end_head()
-                self._unsent = _gathered(self._body())
+                self._unsent = resized(self._body(), _GATHERED)
                 for piece in self._unsent:
                     self._connection.send(piece)
         except _HUNG_UP as error:
@@ -244,15 +244,3 @@ class Webhook:
 
 def _pieces(body: Pieces | bytes) -> Iterable[bytes]:
     return (body,) if isinstance(body, bytes) else body()
-
-
-def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yields the same bytes in larger pieces, for fewer system calls."""
-    gathered = bytearray()
-    for piece in pieces:
-        gathered += piece
-        if len(gathered) >= _GATHERED:
-            yield bytes(gathered)
-            gathered.clear()
-    if gathered:
-        yield bytes(gathered)

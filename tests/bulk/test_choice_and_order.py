@@ -28,10 +28,7 @@ def test_jobs_stand_in_the_queue_by_app_id_then_repository_id(
 def test_the_order_holds_however_rows_lie_in_the_table(docora: Docora) -> None:
     docora.add_links(40, apps=4)
     for link in reversed(docora.links()[::3]):
-        docora.connection.execute(
-            "UPDATE app_repositories SET retry_count = 3 WHERE app_id = %s AND repository_id = %s",
-            (link.app_id, link.repository_id),
-        )
+        docora.set_link(link, retry_count=3)
     docora.connection.execute("ANALYZE")
     docora.actions().retry_all(batch_size=500)
     assert docora.waiting() == job_ids_in_order(docora)

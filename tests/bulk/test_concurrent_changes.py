@@ -107,9 +107,7 @@ def test_a_link_that_does_not_match_any_more_when_its_turn_comes_is_skipped(
 def test_a_link_that_fails_after_the_choice_is_left_for_the_next_run(docora: Docora) -> None:
     docora.add_links(3)
     late = docora.links()[1]
-    docora.connection.execute(
-        f"{LINK} status = 'synced' WHERE repository_id = %s".encode(), (late.repository_id,)
-    )
+    docora.set_link(late, status="synced")
     result = docora.actions().retry_all(
         prepare=lambda run: docora.connection.execute(f"{LINK} status = 'failed'".encode())
     )
@@ -254,7 +252,7 @@ def test_a_row_that_is_locked_for_good_fails_and_the_others_go_on(
         result = bulk.run(docora.actions(lock_timeout=1), batch_size=2)
     assert result.counts == {Outcome.QUEUED: 5, Outcome.FAILED: 1}
     assert [failure.job_id for failure in result.failures] == [held.job_id]
-    assert "lock" in result.failures[0].error_message
+    assert "another session has held a lock for over 1 s" in result.failures[0].error_message
     assert docora.row(held) == row
     assert held.job_id not in docora.waiting()
     assert result.completed == result.total

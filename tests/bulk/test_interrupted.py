@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
 
 from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
-from tests.support.docora import COMMAND, Docora, finish
+from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
-from tests.support.own_servers import own_redis
-from tests.support.proxy import PATIENCE, PUSH, Fault, Plan, Proxy, eventually
+from tests.support.own_servers import OwnRedis
+from tests.support.proxy import PUSH, Fault, Plan, Proxy, eventually
 from tests.support.row_locks import row_locks
 from tests.support.running_commands import (
     LOCK_TABLE,
@@ -32,6 +29,7 @@ from tests.support.running_commands import (
     only_operation,
     pending,
     progress_of,
+    suspended,
     terminate_sessions,
 )
 
@@ -112,12 +110,9 @@ def test_one_signal_ends_a_bulk_action_after_the_batches_in_flight(
 
 @every_bulk_action
 def test_a_bulk_action_whose_redis_is_lost_tells_what_it_has_done(
-    docora: Docora, tmp_path: Path, bulk: BulkAction
+    docora: Docora, own: OwnRedis, bulk: BulkAction
 ) -> None:
-    with (
-        own_redis(tmp_path) as own,
-        held_at_push(docora, bulk, own.url, "--json") as (_, stderr, push),
-    ):
+    with held_at_push(docora, bulk, own.url, "--json") as (_, stderr, push):
         own.stop()
         push.release()
         code, stdout = stderr.finish()
@@ -148,6 +143,9 @@ def test_a_bulk_action_whose_postgres_is_lost_tells_what_it_has_done(
     if bulk is not SCHEDULE:
         progress = progress_of(docora, only_operation(docora))
         assert (progress["completed"], progress["cancelled"]) == (str(done), "true")
+        [entry] = docora.run("history", "--json").data
+        assert (entry["operation_id"], entry["state"]) == (only_operation(docora), "cancelled")
+        assert entry["counts"] == {"total": 5 * bulk.batch, "queued": done}
     assert_next_run_does_the_rest(docora, bulk, 5 * bulk.batch)
 
 
@@ -220,15 +218,14 @@ def test_a_second_signal_ends_a_bulk_retry_at_once_while_postgres_holds_a_lock(
 
 
 def test_a_second_signal_ends_a_bulk_retry_at_once_even_when_redis_hangs(
-    docora: Docora, tmp_path: Path
+    docora: Docora, own: OwnRedis
 ) -> None:
-    with own_redis(tmp_path) as own:
-        with held_at_push(docora, RETRY, own.url) as (process, stderr, _):
-            own.hang()
-            signal_twice(process, stderr, signal.SIGINT, limit=8)
-            await_goodbye(docora)
-        own.go_on()
-        assert docora.statuses()["pending_snapshot"] == own.client.llen(docora.queue.key) == 20
+    with held_at_push(docora, RETRY, own.url) as (process, stderr, _):
+        own.hang()
+        signal_twice(process, stderr, signal.SIGINT, limit=8)
+        await_goodbye(docora)
+    own.go_on()
+    assert docora.statuses()["pending_snapshot"] == own.client.llen(docora.queue.key) == 20
 
 
 @pytest.mark.parametrize(
@@ -333,110 +330,11 @@ def test_an_operation_cancelled_before_its_last_look_leaves_the_rest_alone(
         eventually(lambda: docora.redis.keys("docora:bulk:*"), "an operation")
         operation_id = only_operation(docora)
         eventually(lambda: progress_of(docora, operation_id).items() >= one, "one link")
-        process.send_signal(signal.SIGSTOP)
-        cancelled = docora.run("cancel", operation_id)
-        other.rollback()
-        process.send_signal(signal.SIGCONT)
+        with suspended(process):
+            cancelled = docora.run("cancel", operation_id)
+            other.rollback()
         result = finish(process)
     assert cancelled.code == 0, cancelled
     assert docora.row(held) == before
     assert result.code == 6, result
     assert (result.data["cancelled"], result.data["completed"]) == (True, 1)
-
-
-# Output that nobody reads
-
-
-def full_pipe() -> tuple[int, int]:
-    """A pipe into which nothing more can be written until somebody reads."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"x")
-    os.set_blocking(writer, True)
-    return reader, writer
-
-
-def test_a_signal_while_the_operation_is_announced_cancels_it_for_all_to_see(
-    docora: Docora,
-) -> None:
-    docora.add_worker()
-    docora.add_links(3)
-    before = docora.statuses()
-    # The first line on stderr, which tells the operation's id, finds no room in the pipe.
-    reader, writer = full_pipe()
-    with subprocess.Popen(
-        [COMMAND, "retry-all-failed", "--json"],
-        env=docora.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=writer,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        os.close(writer)
-        eventually(lambda: docora.redis.keys("docora:bulk:*"), "an operation")
-        process.send_signal(signal.SIGTERM)
-        while os.read(reader, 65536):
-            pass
-        assert process.stdout is not None
-        document = process.stdout.read()
-    os.close(reader)
-    assert process.returncode == 130
-    assert document.count("\n") == 1
-    assert docora.statuses() == before
-    assert progress_of(docora, only_operation(docora))["cancelled"] == "true"
-
-
-@pytest.mark.parametrize("insistent", [False, True])
-def test_a_signal_does_not_cut_a_document_in_two(docora: Docora, *, insistent: bool) -> None:
-    docora.add_links(2000)
-    with docora.start("retry-all-failed", "--dry-run", "--json") as process:
-        beginning = process.stdout.read(1)
-        # More than a pipe holds is still to come.
-        process.send_signal(signal.SIGINT)
-        if insistent:
-            process.send_signal(signal.SIGTERM)
-        result = finish(process)
-    if insistent:
-        assert result.code == 130
-        return
-    assert result.code == 0
-    assert len(json.loads(beginning + result.stdout)["data"]["links"]) == 2000
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_a_signal_after_the_document_adds_no_second_one(
-    docora: Docora, number: signal.Signals
-) -> None:
-    reader, writer = full_pipe()
-    with subprocess.Popen(
-        [COMMAND, "doctor", "--json"],
-        env=docora.environment(),
-        stdout=subprocess.PIPE,
-        stderr=writer,
-        text=True,
-    ) as process:
-        os.close(writer)
-        assert process.stdout is not None
-        document = process.stdout.readline()
-        # The command writes its summary to stderr next, and waits for a reader.
-        time.sleep(0.2)
-        process.send_signal(number)
-        os.close(reader)
-        assert process.stdout.read() == ""
-        # A signal that comes while the document is being printed has no effect.
-        assert process.wait(PATIENCE) in {0, 128 + number}
-    assert "checks" in json.loads(document)["data"]
-
-
-@pytest.mark.parametrize("options", [["--json"], []], ids=["json", "table"])
-def test_output_that_nobody_reads_does_not_outlive_a_signal(
-    docora: Docora, options: list[str]
-) -> None:
-    docora.add_links(2000)
-    with docora.start("retry-all-failed", "--dry-run", *options) as process:
-        assert process.stdout.read(1)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 130

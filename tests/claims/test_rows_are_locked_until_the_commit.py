@@ -44,10 +44,7 @@ def test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen(
     first, second = (docora.link(app_id, docora.add_repository(), "synced") for _ in range(2))
     # The first is locked before the second is waited for.
     for link, digit in ((first, "0"), (second, "f")):
-        docora.connection.execute(
-            "UPDATE app_repositories SET id = repeat(%s, 32)::uuid WHERE repository_id = %s",
-            (digit, link.repository_id),
-        )
+        docora.set_link(link, id=digit * 32)
     at_once = f"repository_id = '{first.repository_id}'"
     with slow_claims(docora, worker_number, at_once=at_once) as (actions, holder):
         begin = partial(docora.hold_lock, second.job_id)
@@ -72,3 +69,16 @@ def test_a_resync_of_an_app_refuses_links_of_another(docora: Docora) -> None:
     assert docora.status(other) == "synced"
     assert (docora.deliveries(mine), docora.deliveries(other)) == (0, 3)
     assert docora.waiting() == [mine.job_id]
+
+
+@pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
+def test_a_lock_in_another_database_is_not_that_of_a_worker(
+    docora: Docora, postgres_url: str, command: str
+) -> None:
+    """Two Docoras on one server, one a copy of the other: their links have the same ids."""
+    link = docora.add_link()
+    ids = [link.app_id, link.repository_id] if command == "retry" else []
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (link.job_id,))
+        assert docora.run(command, *ids).code == 0
+    assert docora.was_reset(link)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import redis
 import trustme
 
 from tests.support.docora import Docora, Result, finish
-from tests.support.own_servers import OwnRedis, own_redis, role
+from tests.support.own_servers import OwnRedis, role
 from tests.support.privileges import with_login
 from tests.support.proxy import Proxy, eventually
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
@@ -90,12 +89,6 @@ def test_a_redis_that_nobody_vouches_for_is_refused(
         url = proxy.url.replace("redis://", "rediss://")
         result = retry(docora, link, REDIS_URL=url)
     was_refused(docora, link, result, "redis", "Redis at 127.0.0.1")
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[OwnRedis]:
-    with own_redis(tmp_path, unixsocket=str(tmp_path / "r")) as own:
-        yield own
 
 
 @pytest.mark.parametrize("way", ["number in the path", "number as an option", "socket"])

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
-
 import pytest
 from pydantic import SecretStr
 
 from docora_ops.database import Database
-from docora_ops.errors import ConfigurationError
 from docora_ops.queue import connect
 from docora_ops.queue.redis_client import describe
 from docora_ops.settings import Settings
@@ -19,10 +16,6 @@ def settings(*, database_url: str | None = None, redis_url: str = "redis://local
         database_url=SecretStr(database_url) if database_url else None,
         redis_url=SecretStr(redis_url),
     )
-
-
-def shown(error: ConfigurationError) -> str:
-    return "".join([*traceback.format_exception(error), error.message, error.hint or ""])
 
 
 @pytest.mark.parametrize(
@@ -45,36 +38,6 @@ def test_a_database_is_named_by_host_and_name_only(url: str, target: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "url",
-    [
-        "postgres://u:hunter2%zz@db.example/docora",
-        "postgres://u:hunter2@db.example/docora?schema=public",
-        "postgres://u:hunter2@db.example/docora?pool_timeout=hunter2",
-        "postgres://u:p@db.example/docora?hunter2",
-        "postgres:hunter2",
-    ],
-)
-def test_a_malformed_database_url_is_named_and_never_shown(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="DATABASE_URL") as error:
-        Database(settings(database_url=url))
-    assert "hunter2" not in shown(error.value)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "postgres://u:hunter2@127.0.0.1:hunter2/docora",
-        "postgres://u:hunter2@127.0.0.1:99999999/docora",
-        "postgres://u:hunter2@127.0.0.1:1/docora?sslmode=hunter2",
-    ],
-)
-def test_a_database_url_that_only_the_driver_refuses_is_a_matter_of_configuration(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="DATABASE_URL") as error:
-        Database(settings(database_url=url)).row("SELECT 1")
-    assert "hunter2" not in error.value.message + (error.value.hint or "")
-
-
-@pytest.mark.parametrize(
     ("url", "text"),
     [
         ("redis://localhost", "localhost:6379/0"),
@@ -90,21 +53,6 @@ def test_a_database_url_that_only_the_driver_refuses_is_a_matter_of_configuratio
     ],
 )
 def test_a_redis_is_named_by_host_and_number_only(url: str, text: str) -> None:
-    assert describe(connect(settings(redis_url=url))) == text
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://:hunter2@redis.example:port/0",
-        "redis://:hunter2@redis.example:99999999/0",
-        "redis://:hunter2@redis.example?family=6",
-        "redis://:hunter2@redis.example?hunter2=1",
-        "redis://:hunter2@redis.example?socket_timeout=hunter2",
-        "rediss://:hunter2@redis.example?ssl_cert_reqs=hunter2",
-    ],
-)
-def test_an_unusable_redis_url_is_named_and_never_shown(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="REDIS_URL") as error:
-        connect(settings(redis_url=url))
-    assert "hunter2" not in shown(error.value)
+    client = connect(settings(redis_url=url))
+    client.close()
+    assert describe(client) == text

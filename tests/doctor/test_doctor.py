@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from tests.support.diagnoses import (
     states,
 )
 from tests.support.docora import QUEUE, Docora, finish
-from tests.support.own_servers import OwnRedis, own_redis
+from tests.support.own_servers import OwnRedis
 from tests.support.proxy import Fault, Proxy, eventually, refused_port
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
 
@@ -31,33 +29,20 @@ OF_POSTGRES = ALL[1:7]
 OF_REDIS = ALL[7:17]
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[OwnRedis]:
-    with own_redis(tmp_path) as own:
-        yield own
-
-
-@pytest.fixture
-def spoiled(docora: Docora, own: OwnRedis) -> Iterator[Docora]:
-    """The same Docora, with a Redis that may be spoiled."""
-    docora = replace(docora, redis_access=own.access)
-    yield docora
-    docora.close()
-
-
 def set_user(own: OwnRedis, statement: str) -> None:
     own.client.execute_command(*statement.split())  # type: ignore[no-untyped-call]
 
 
 def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
-    docora: Docora, own: OwnRedis
+    spoiled: Docora, own: OwnRedis
 ) -> None:
-    owner = replace(docora, redis_access=own.access)
-    make_healthy(owner)
-    before = owner.dump()
-    document, table = (owner.run("doctor", *options, env=ONE_LOOK) for options in (["--json"], []))
-    of_worker = examine(owner, DATABASE_URL=docora.database_access.worker)
-    assert owner.dump() == before
+    make_healthy(spoiled)
+    before = spoiled.dump()
+    document, table = (
+        spoiled.run("doctor", *options, env=ONE_LOOK) for options in (["--json"], [])
+    )
+    of_worker = examine(spoiled, DATABASE_URL=spoiled.database_access.worker)
+    assert spoiled.dump() == before
     assert own.client.acl_log() == []
     assert (document.code, document.stderr) == (0, "All is well.\n"), document
     assert document.json.keys() == {"data"}
@@ -83,7 +68,6 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
     for result in (document, table, of_worker):
         for secret in ("choose-one", "choose one", AUTH_KEY, GITHUB_TOKEN):
             assert secret not in result.stdout + result.stderr
-    owner.close()
 
 
 @with_wrong_clock
@@ -134,7 +118,7 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     assert "1 job waits" in check(first, "workers")["finding"]
     assert "docora-ops worker" in check(first, "workers")["what_to_do"]
     assert "overdue since 10 min" in check(first, "scheduler")["finding"]
-    assert check(first, "waiting_jobs")["finding"] == "1, the next since 3 h"
+    assert check(first, "waiting_jobs")["finding"] == "1, the next since 3 h 0 min"
 
     client.config_set("maxmemory", "0")
     client.config_set("maxmemory-policy", "noeviction")

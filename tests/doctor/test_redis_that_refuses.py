@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import redis
 
 from tests.support.diagnoses import check, examine, not_ok
@@ -23,12 +22,6 @@ def beside(docora: Docora, own: OwnRedis) -> Iterator[Docora]:
     other = replace(docora, redis_access=own.access)
     yield other
     other.close()
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[OwnRedis]:
-    with own_redis(tmp_path) as own:
-        yield own
 
 
 @contextmanager
@@ -57,13 +50,12 @@ def endless_script(own: OwnRedis) -> Iterator[None]:
         thread.join()
 
 
-def test_a_redis_without_enough_replicas_refuses_writes(docora: Docora, own: OwnRedis) -> None:
-    link = docora.add_link()
-    with beside(docora, own) as other:
-        own.client.config_set("min-replicas-to-write", 1)
-        result = examine(other)
-        refused = other.run("retry", link.app_id, link.repository_id, "--json")
-        assert other.status(link) == "failed"
+def test_a_redis_without_enough_replicas_refuses_writes(spoiled: Docora, own: OwnRedis) -> None:
+    link = spoiled.add_link()
+    own.client.config_set("min-replicas-to-write", 1)
+    result = examine(spoiled)
+    refused = spoiled.run("retry", *link.ids, "--json")
+    assert spoiled.status(link) == "failed"
     assert result.code == 6, result
     assert not_ok(result) == {"redis_primary": "failed", "workers": "warning"}
     found = check(result, "redis_primary")
@@ -72,11 +64,11 @@ def test_a_redis_without_enough_replicas_refuses_writes(docora: Docora, own: Own
     assert (refused.code, refused.json["code"]) == (5, "redis"), refused
 
 
-def test_a_redis_that_is_busy_with_a_script_is_called_so(docora: Docora, own: OwnRedis) -> None:
-    link = docora.add_link()
-    with beside(docora, own) as other, endless_script(own):
-        result = examine(other)
-        refused = other.run("retry", link.app_id, link.repository_id, "--json")
+def test_a_redis_that_is_busy_with_a_script_is_called_so(spoiled: Docora, own: OwnRedis) -> None:
+    link = spoiled.add_link()
+    with endless_script(own):
+        result = examine(spoiled)
+        refused = spoiled.run("retry", *link.ids, "--json")
     assert (result.code, refused.code) == (5, 5), (result, refused)
     assert "busy with one script" in check(result, "redis")["finding"]
     assert "SCRIPT KILL" in check(result, "redis")["what_to_do"]
@@ -91,7 +83,7 @@ def test_a_node_of_a_cluster_is_called_so(docora: Docora, tmp_path: Path) -> Non
         own.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)  # type: ignore[no-untyped-call]
         eventually(lambda: own.client.cluster("INFO")["cluster_state"] == "ok", "a Cluster")
         result = examine(other)
-        refused = other.run("retry", link.app_id, link.repository_id, "--json")
+        refused = other.run("retry", *link.ids, "--json")
         assert other.status(link) == "failed"
     assert (result.code, refused.code) == (5, 5), (result, refused)
     assert "node of a Cluster" in check(result, "redis")["finding"]

@@ -14,16 +14,16 @@ HURRIED = {
 }
 SECRET = "5ecr3t@passw0rd/t0ken?#%"
 ENCODED = "5ecr3t%40passw0rd%2Ft0ken%3F%23%25"
-PIECES = ("5ecr3t", "passw0rd", "t0ken")
-"""Of the secret: a URL whose password is not encoded falls apart in odd places."""
+PIECES = ("5ecr3t", "passw0rd", "t0ken", "someone")
+"""Of user and secret: a URL whose password is not encoded falls apart in odd places."""
 ONE = ["retry", "resync"]
-ALL = [*ONE, "retry-all-failed", "resync --all"]
+ALL = [*ONE, "retry-all-failed", "resync --all", "schedule"]
 
 
 def arguments(command: str, link: TestLink) -> list[str]:
     """The command line of a change to the link, or to all."""
     match command:
-        case "retry-all-failed":
+        case "retry-all-failed" | "schedule":
             return [command, "--json"]
         case "resync --all":
             return ["resync", link.app_id, "--all", "--yes", "--json"]
@@ -60,13 +60,3 @@ def forget_operations(docora: Docora) -> None:
         docora.redis.delete(key)
     assert all(entry["operation_id"] for entry in docora.audit_entries())
     docora.redis.delete("docora-ops:audit")
-
-
-def terminate(docora: Docora) -> int:
-    """End the connections of commands; returns how many there were."""
-    row = docora.connection.execute(
-        "SELECT count(pg_terminate_backend(pid)) AS ended FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name = 'docora-ops'"
-    ).fetchone()
-    assert row is not None
-    return int(row["ended"])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from rq.job import JobStatus
 
 from tests.errors.checks import SECRET
 from tests.support.docora import Docora
-from tests.support.own_servers import OwnRedis, Role, own_redis, role
+from tests.support.own_servers import OwnRedis, Role, role
 from tests.support.privileges import Access
 from tests.support.rows import TestLink
 
@@ -22,13 +21,6 @@ def link(docora: Docora) -> TestLink:
     docora.add_deliveries(link, 3)
     docora.leave_job(link.job_id, JobStatus.FAILED)
     return link
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[OwnRedis]:
-    """A Redis that this test may stop and spoil."""
-    with own_redis(tmp_path) as own:
-        yield own
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from tests.errors.checks import (
     arguments,
     refuses,
     shows_no_secret,
-    terminate,
 )
 from tests.support.database import with_database
 from tests.support.docora import Docora, finish
@@ -27,9 +26,10 @@ from tests.support.proxy import (
     refused_port,
 )
 from tests.support.rows import TestLink
+from tests.support.running_commands import terminate_sessions
 
 
-@pytest.mark.parametrize("command", ["retry", "resync --all", "retry-all-failed"])
+@pytest.mark.parametrize("command", ["retry", "resync --all", "retry-all-failed", "schedule"])
 def test_a_postgres_that_is_not_there_changes_nothing(
     docora: Docora, link: TestLink, command: str
 ) -> None:
@@ -73,14 +73,7 @@ def test_a_postgres_that_hangs_midway_is_given_up(
 
 
 def test_a_statement_that_takes_too_long_is_given_up(docora: Docora, link: TestLink) -> None:
-    docora.connection.execute(
-        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN PERFORM pg_sleep(30); RETURN new; END $$"
-    )
-    docora.connection.execute(
-        "CREATE TRIGGER dawdle BEFORE UPDATE ON app_repositories"
-        " FOR EACH ROW EXECUTE FUNCTION dawdle()"
-    )
+    docora.add_trigger("PERFORM pg_sleep(30)")
     before = docora.dump()
     sentence = "did not finish a statement within 1 s"
     result = docora.run(*arguments("retry", link), env=HURRIED)
@@ -109,30 +102,6 @@ def test_a_row_that_somebody_else_has_locked_is_left_alone(
     assert docora.dump() == before
 
 
-def test_a_row_that_somebody_else_has_locked_costs_a_bulk_retry_only_itself(
-    docora: Docora,
-) -> None:
-    docora.add_links(50)
-    link = TestLink(f"app_{1:024x}", f"repo_{20:024x}")
-    with psycopg.connect(docora.database_access.owner) as holder:
-        holder.execute(
-            "SELECT 1 FROM app_repositories WHERE repository_id = %s FOR UPDATE",
-            (link.repository_id,),
-        )
-        result = docora.run(
-            *arguments("retry-all-failed", link), env={"DOCORA_OPS_LOCK_TIMEOUT": "1"}
-        )
-    assert result.code == 6, result
-    shows_no_secret(result)
-    assert (result.data["queued"], result.data["failed"]) == (49, 1)
-    [failure] = result.data["failures"]
-    assert failure["job_id"] == link.job_id
-    assert "another session" in failure["error_message"]
-    assert docora.status(link) == "failed"
-    assert len(docora.waiting()) == 49
-    docora.assert_sound()
-
-
 @pytest.mark.parametrize("command", ONE)
 def test_a_postgres_connection_that_ends_before_the_commit_leaves_the_link_as_it_was(
     docora: Docora, link: TestLink, command: str
@@ -142,7 +111,7 @@ def test_a_postgres_connection_that_ends_before_the_commit_leaves_the_link_as_it
         push = proxy.plan(PUSH, Fault.HOLD_REQUEST)
         process = docora.start(*arguments(command, link), env={"REDIS_URL": proxy.url})
         push.wait()
-        assert terminate(docora) == 1
+        assert terminate_sessions(docora) == 1
         push.release()
         result = finish(process)
     refuses(result, "postgres", "Postgres database")

@@ -80,14 +80,8 @@ def test_links_that_a_bulk_retry_did_one_by_one_are_counted_when_redis_is_lost(
     docora: Docora, own: OwnRedis
 ) -> None:
     docora.add_links(10)
-    docora.connection.execute(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$"
-    )
     # So the whole batch fails, and its links are tried one by one.
-    docora.connection.execute(
-        "CREATE TRIGGER refuse BEFORE UPDATE ON app_repositories FOR EACH ROW"
-        " WHEN (old.repository_id LIKE 'repo_%1') EXECUTE FUNCTION refuse()"
-    )
+    docora.add_trigger("RAISE 'no'", when="old.repository_id LIKE 'repo_%1'")
     with Proxy.before_redis(own.url) as proxy:
         push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
         process = docora.start("retry-all-failed", "--json", env={"REDIS_URL": proxy.url})

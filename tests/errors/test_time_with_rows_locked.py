@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-
 from tests.errors.bulk_midway import rest_is_finished, tells_what_was_done
 from tests.errors.checks import refuses
 from tests.support.docora import Docora, finish
 from tests.support.proxy import PUSH, Fault, Proxy
-from tests.support.running_commands import PATIENT
+from tests.support.running_commands import PATIENT, suspended
 
 
 def test_a_redis_that_hangs_has_a_few_seconds_while_rows_are_locked(docora: Docora) -> None:
@@ -40,13 +38,10 @@ def test_a_command_that_is_stopped_with_rows_locked_loses_them_and_ends_with_a_s
             env={**PATIENT, "REDIS_URL": proxy.url},
         )
         push.wait()
-        process.send_signal(signal.SIGSTOP)
-        try:
+        with suspended(process):
             push.release()
             # Waits for the rows of the fifth batch, a minute at most.
             docora.connection.execute("SELECT 1 FROM app_repositories FOR UPDATE")
-        finally:
-            process.send_signal(signal.SIGCONT)
         result = finish(process)
     document = refuses(result, "postgres", "ended a transaction of ours that was idle for 6 s")
     done = docora.statuses()["pending_snapshot"]

@@ -11,13 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.docora import COMMAND, Docora
-from tests.support.rows import TestLink
 
 HOST = os.uname().nodename
-
-
-def ids(link: TestLink) -> tuple[str, str]:
-    return link.app_id, link.repository_id
 
 
 def who(docora: Docora) -> str:
@@ -37,7 +32,7 @@ def as_the_kernel_says() -> str:
 
 def test_who_it_was_is_what_the_kernel_says(docora: Docora) -> None:
     link = docora.add_link()
-    assert docora.run("retry", *ids(link)).code == 0
+    assert docora.run("retry", *link.ids).code == 0
     assert who(docora) == f"{as_the_kernel_says()}@{HOST}"
 
 
@@ -48,7 +43,7 @@ def test_a_name_from_the_environment_is_a_claim_beside_the_login(
     link, login = docora.add_link(), pwd.getpwuid(1).pw_name
     script = 'echo 1 >/proc/self/loginuid || exit 99; exec "$0" "$@"'
     done = subprocess.run(
-        ["sh", "-c", script, str(COMMAND), "retry", *ids(link)],
+        ["sh", "-c", script, str(COMMAND), "retry", *link.ids],
         env=docora.environment(SUDO_USER=claim or login),
         capture_output=True,
         start_new_session=True,

@@ -87,16 +87,16 @@ def run_worker(docora: Docora, *queues: str) -> SimpleWorker:
 
 @pytest.mark.parametrize("attempts", [1, 2, 5], ids=lambda number: f"{number} attempts")
 @pytest.mark.parametrize("private", [True, False], ids=["private", "public"])
-@pytest.mark.parametrize("operation", ["retry", "resync"])
+@pytest.mark.parametrize("action", ["retry", "resync"])
 def test_the_hash_is_the_one_that_rqs_own_enqueue_writes(
-    docora: Docora, operation: str, private: bool, attempts: int
+    docora: Docora, action: str, private: bool, attempts: int
 ) -> None:
     link = add_link(docora, private=private)
     actions = docora.actions(max_retry_attempts=attempts)
-    arguments = payload(link, is_rescan=operation == "retry", private=private)
+    arguments = payload(link, is_rescan=action == "retry", private=private)
     expected = written_by_rq(docora, actions, link, arguments)
 
-    getattr(actions, operation)(link)
+    getattr(actions, action)(link)
 
     fields = docora.job_hash(link.job_id)
     assert fields.keys() == expected.keys()
@@ -114,7 +114,7 @@ def test_the_hash_is_the_one_that_rqs_own_enqueue_writes(
     assert docora.redis.smembers("rq:queues") == {docora.queue.key.encode()}
 
 
-def test_jobs_of_a_bulk_run_are_the_same(docora: Docora) -> None:
+def test_jobs_of_a_bulk_action_are_the_same(docora: Docora) -> None:
     link = add_link(docora)
     actions = docora.actions()
     expected = written_by_rq(docora, actions, link, payload(link, is_rescan=True))
@@ -141,28 +141,6 @@ def test_rq_reads_the_job_with_its_own_fetch(docora: Docora) -> None:
     assert (job.result_ttl, job.failure_ttl) == (86_400, 604_800)
     assert (job.retries_left, job.retry_intervals) == (4, [1, 2, 4, 8])
     assert job.enqueued_at is not None
-
-
-@pytest.mark.parametrize(("operation", "is_rescan"), [("retry", True), ("resync", False)])
-def test_a_retry_is_a_rescan_and_a_resync_is_not(
-    docora: Docora, operation: str, is_rescan: bool
-) -> None:
-    link = add_link(docora)
-    getattr(docora.actions(), operation)(link)
-    assert docora.job(link).kwargs["is_rescan"] is is_rescan
-
-
-def test_with_one_attempt_rq_never_tries_again(docora: Docora) -> None:
-    link = add_link(docora)
-    docora.actions(max_retry_attempts=1).retry(link)
-    assert docora.job(link).retries_left is None
-    assert not {"retries_left", "retry_intervals"} & docora.job_hash(link.job_id).keys()
-
-
-def test_a_public_repository_has_no_token(docora: Docora) -> None:
-    link = add_link(docora, private=False)
-    docora.actions().retry(link)
-    assert docora.job(link).kwargs["github_token_encrypted"] is None
 
 
 def test_the_description_names_repository_and_app_and_nothing_but_data_holds_a_secret(
@@ -193,10 +171,10 @@ def test_the_queue_can_be_another_one(docora: Docora) -> None:
     assert docora.redis.smembers("rq:queues") == {b"rq:queue:other.queue"}
 
 
-def test_a_plain_rq_worker_runs_the_job(docora: Docora) -> None:
+def test_a_plain_rq_worker_runs_the_job_and_the_next_one(docora: Docora) -> None:
     link = add_link(docora)
     actions = docora.actions(job_function=FUNCTION)
-    actions.retry(link)
+    assert actions.retry(link).outcome == "queued"
     calls.clear()
     run_worker(docora)
     assert calls == [payload(link, is_rescan=True)]
@@ -205,18 +183,9 @@ def test_a_plain_rq_worker_runs_the_job(docora: Docora) -> None:
     assert job.return_value() == "done"
     assert 0 < docora.redis.ttl(Job.key_for(link.job_id)) <= RESULT_TTL
     assert docora.waiting() == []
-
-
-def test_a_link_that_fails_again_can_be_retried_again_after_a_worker_ran_its_job(
-    docora: Docora,
-) -> None:
-    link = add_link(docora)
-    actions = docora.actions(job_function=FUNCTION)
-    calls.clear()
-    for outcome in ("queued", "replaced_stale"):
-        assert actions.retry(link).outcome == outcome
-        run_worker(docora)
-        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+    docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+    assert actions.retry(link).outcome == "replaced_stale"
+    run_worker(docora)
     assert len(calls) == 2
 
 
@@ -233,16 +202,13 @@ def test_a_job_whose_function_fails_is_tried_as_often_as_docora_says(docora: Doc
     assert json.loads(docora.job_hash(link.job_id)["retry_intervals"]) == [3, 5]
 
 
-def test_a_plain_worker_on_several_queues_works_off_a_bulk_run(docora: Docora) -> None:
+def test_a_plain_rq_worker_on_several_queues_runs_the_jobs_of_a_bulk_action(docora: Docora) -> None:
     docora.add_links(30, apps=3)
     docora.actions(job_function=FUNCTION).retry_all(batch_size=7)
     calls.clear()
     run_worker(docora, QUEUE, "another-queue")
     worked_on = [f"{call['app_id']}-{call['repository_id']}" for call in calls]
-    rows = docora.connection.execute(
-        "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories"
-    ).fetchall()
-    assert sorted(worked_on) == sorted(row["job_id"] for row in rows)
+    assert sorted(worked_on) == [link.job_id for link in docora.links()]
 
 
 @with_wrong_clock

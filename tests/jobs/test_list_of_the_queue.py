@@ -212,8 +212,7 @@ def test_workers_that_pop_while_waiting_jobs_are_retried_cause_no_double(docora:
         run.on_progress = pop
 
     result = actions.retry_all(prepare=prepare)
-    # An id that a worker holds in its hand is doubtful, and is a leftover when nothing has come
-    # of it by the second look.
+    # A job that a worker has taken is doubtful, and stale if it is in no list at the second look.
     assert result.completed == result.succeeded == 5_000
     assert docora.doubled_jobs() == []
 

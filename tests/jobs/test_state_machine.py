@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from docora_ops.actions import failed
-from docora_ops.actions import link_change as single
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.decision import STUCK_ERROR
+from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.show import link_details
 from docora_ops.bulk import BulkResult
 from docora_ops.drift import DriftKind
 from docora_ops.errors import DocoraOpsError, LinkLockedError, OperationFinishedError
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, LinkResult, Outcome, count_succeeded
+from docora_ops.links import Action, FailedFilter, LinkResult, Outcome, count_succeeded
 from docora_ops.queue import QueueReader
 from tests.jobs.machine.cutting import Call, Cut, call_while_cut
 from tests.jobs.machine.foretelling import (
@@ -125,11 +125,11 @@ class Actions(Watch):
         before, job_id = self.latest, link.job_id
         expected = before.copy()
         foretell_one(operation, job_id, before, expected)
-        traces = before.jobs[job_id]
+        job = before.jobs[job_id]
         marker, fault = cut
-        is_reached = marker is COMMIT if traces.locked else marker is PUSH or not traces.beats
+        is_reached = marker is COMMIT if job.locked else marker is PUSH or not job.beats
         is_cut = is_reached and qualifies(operation, before, job_id)
-        if is_cut and marker is PUSH and traces.state is JobState.DOUBTFUL:
+        if is_cut and marker is PUSH and job.state is JobState.DOUBTFUL:
             expected = before  # the first push only looks
         elif is_cut and (marker, fault) == (PUSH, Fault.LOSE_REQUEST):
             expected = before
@@ -140,9 +140,10 @@ class Actions(Watch):
         self._one(link, operation)
 
     def _call_of_one(self, link: TestLink, operation: Action, **options: Any) -> Call:
-        action = single.retry if operation is Action.RETRY else single.resync
         ref = self.refs[link.job_id]
-        return lambda actions: action(actions.database, actions.queue, ref, **options)
+        return lambda actions: LinkChange(
+            operation, actions.database, actions.queue, ref, **options
+        ).make()
 
     def _call_one(
         self, link: TestLink, operation: Action, **options: Any
@@ -215,12 +216,12 @@ class Actions(Watch):
             result = call(self.actions)
         [before] = begun
         expected = before.copy()
-        outcomes, put_off = foretell_first_round(operation, chosen, expected, locked)
-        assert bool(self.looks) == bool(put_off)
+        outcomes, postponed = foretell_first_round(operation, chosen, expected, locked)
+        assert bool(self.looks) == bool(postponed)
         if self.looks:
             assert not expected.differences(self.looks[0])
             expected = self.looks[1].copy()
-        outcomes += foretell_last_round(operation, put_off, before, expected, locked)
+        outcomes += foretell_last_round(operation, postponed, before, expected, locked)
         assert result.counts == outcomes
         self._compare_progress(result, len(chosen))
         self.compare(expected)
@@ -278,8 +279,8 @@ class Actions(Watch):
     def _foretell_many(self, operation: Action) -> tuple[Situation, dict[Outcome, int]]:
         expected = self.latest.copy()
         chosen = self._chosen(operation, 0)
-        outcomes, put_off = foretell_first_round(operation, chosen, expected, None)
-        outcomes += foretell_last_round(operation, put_off, self.latest, expected, None)
+        outcomes, postponed = foretell_first_round(operation, chosen, expected, None)
+        outcomes += foretell_last_round(operation, postponed, self.latest, expected, None)
         return expected, outcomes
 
     def _call_of_many(self, operation: Action, size: int, app: int, **options: Any) -> Call:
@@ -347,12 +348,12 @@ class Actions(Watch):
             assert self.docora.dump() == dump
 
     def _compare_live(self, before: Situation, after: Situation) -> None:
-        for job_id, traces in before.jobs.items():
-            if traces.state is JobState.RUNNING:
-                assert after.jobs[job_id] == traces
-            elif traces.state in LIVE and job_id in before.rows:
-                assert after.jobs[job_id].state is traces.state
-                assert after.jobs[job_id].fields == traces.fields
+        for job_id, job in before.jobs.items():
+            if job.state is JobState.RUNNING:
+                assert after.jobs[job_id] == job
+            elif job.state in LIVE and job_id in before.rows:
+                assert after.jobs[job_id].state is job.state
+                assert after.jobs[job_id].fields == job.fields
 
     # Reading
 
@@ -364,9 +365,9 @@ class Actions(Watch):
         assert drift[DriftKind.LOST] == len(now.lost)
         assert drift[DriftKind.LOST] + drift[DriftKind.STUCK] == len(now.without_job)
         page = failed.failed_links(
-            self.actions.database, self.actions.queue, app=None, error=None, page=1, limit=50
+            self.actions.database, self.actions.queue, FailedFilter(), page=1, limit=50
         )
-        states = {link.ref.job_id: link.job for link in page.rows}
+        states = {link.job_id: link.job for link in page.rows}
         assert states == {
             job_id: now.jobs[job_id].state
             for job_id, row in now.rows.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,9 +11,8 @@ import pytest
 
 from docora_ops.actions.bulk import run as bulk
 from docora_ops.actions.bulk.run import BulkRun
-from tests.support.docora import Docora, finish
-from tests.support.proxy import eventually
-from tests.support.running_commands import LOCK_TABLE, await_locks, only_operation
+from tests.support.docora import Docora
+from tests.support.running_commands import LOCK_TABLE
 from tests.support.terminal import on_terminal
 
 NO_DATABASE = {"DATABASE_URL": None}
@@ -34,10 +32,6 @@ def known(docora: Docora) -> list[Any]:
     result = docora.run("operations", "--json", env=NO_DATABASE)
     assert (result.code, result.stderr) == (0, ""), result
     return list(result.data)
-
-
-def states(docora: Docora) -> dict[str, str]:
-    return {each["operation_id"]: each["state"] for each in known(docora)}
 
 
 def test_each_state_is_told_with_the_dashboards_fields_and_the_latest_step_first(
@@ -82,7 +76,7 @@ def test_each_state_is_told_with_the_dashboards_fields_and_the_latest_step_first
     heading, _, *rows = [re.split(r"\s{2,}", line.strip()) for line in table.stdout.splitlines()]
     assert heading == ["Operation", "Completed", "Succeeded", "Failed", "State", "Last step"]
     assert rows[2][:5] == ["bulk_gone", "4 of 9", "3", "1", "owner gone"]
-    assert re.fullmatch(r"3 min \d+ s ago", rows[2][5])
+    assert rows[2][5] == "3 min ago"
     assert rows[-1][5] == "unknown"
 
 
@@ -121,23 +115,6 @@ def test_a_narrow_terminal_shows_one_below_the_other(docora: Docora) -> None:
         assert line in lines
 
 
-def test_a_run_is_running_until_it_ends_and_one_that_was_killed_lost_its_owner(
-    docora: Docora,
-) -> None:
-    docora.add_links(4)
-    with psycopg.connect(docora.database_access.owner) as blocker:
-        blocker.execute(LOCK_TABLE)
-        with docora.start("retry-all-failed") as process:
-            await_locks(docora, 1)
-            running = only_operation(docora)
-            assert states(docora) == {running: "running"}
-            process.send_signal(signal.SIGKILL)
-    # As time goes by.
-    docora.redis.pexpire(f"docora:bulk:{running}", 3_470_000)
-    again = docora.run("retry-all-failed", "--json")
-    assert states(docora) == {again.data["operation_id"]: "done", running: "owner_gone"}
-
-
 def test_a_runner_makes_itself_heard_while_a_batch_takes_long(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,19 +139,3 @@ def test_a_runner_makes_itself_heard_while_a_batch_takes_long(
     result = docora.actions(statement_timeout=5).retry_all(prepare=prepare)
     blocker.close()
     assert (result.completed, result.failed) == (2, 0)
-
-
-def test_cancelling_from_elsewhere_shows_until_the_operation_is_forgotten(docora: Docora) -> None:
-    docora.add_links(4)
-    with psycopg.connect(docora.database_access.owner) as blocker:
-        blocker.execute(LOCK_TABLE)
-        process = docora.start("retry-all-failed", "--batch-size", "1", "--json")
-        await_locks(docora, 1)
-        operation = only_operation(docora)
-        assert docora.run("cancel", operation, env=NO_DATABASE).code == 0
-        assert states(docora) == {operation: "cancelled"}
-    result = finish(process)
-    assert (result.code, result.data["cancelled"]) == (6, True)
-    assert states(docora) == {operation: "cancelled"}
-    docora.redis.pexpire(f"docora:bulk:{operation}", 1)
-    eventually(lambda: states(docora) == {}, "the operation being forgotten")

@@ -130,12 +130,7 @@ def test_no_command_shows_or_stores_a_secret(
 
 
 def test_no_error_of_a_driver_shows_a_secret(docora: Docora, link: TestLink) -> None:
-    docora.connection.execute(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        f" RAISE EXCEPTION 'row % of pg-s3cr3t, {TOKEN}, {ENCRYPTED}', 1; END $$;"
-        " CREATE TRIGGER refuse BEFORE UPDATE ON app_repositories FOR EACH ROW"
-        " EXECUTE FUNCTION refuse()".encode()
-    )
+    docora.add_trigger(f"RAISE EXCEPTION 'row % of pg-s3cr3t, {TOKEN}, {ENCRYPTED}', 1")
     docora.redis.acl_setuser(
         USER, enabled=True, passwords=["+redis-s3cr3t"], keys=["*"], commands=["+ping", "+time"]
     )
@@ -202,13 +197,14 @@ sys.exit(main())
 """
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_bug_shows_where_it_happened_and_no_secret(
-    docora: Docora, link: TestLink, env_file: Path
+    docora: Docora, link: TestLink, env_file: Path, options: list[str]
 ) -> None:
     with subprocess.Popen(
         [
             *(sys.executable, "-X", "dev", "-c", BUG, "--env-file", str(env_file)),
-            *("retry", link.app_id, link.repository_id, "--json"),
+            *("retry", link.app_id, link.repository_id, *options),
         ],
         env=docora.environment(DATABASE_URL=None, REDIS_URL=None, PYTHONFAULTHANDLER="1"),
         stdout=subprocess.PIPE,
@@ -216,7 +212,15 @@ def test_a_bug_shows_where_it_happened_and_no_secret(
         text=True,
     ) as process:
         result = finish(process)
-    assert (result.code, result.json["code"]) == (1, "bug")
+    assert result.code == 1, result
+    if options:
+        assert result.json["code"] == "bug"
+        assert "RuntimeError" in result.json["error"]
+    else:
+        assert result.stdout == ""
+    assert 'File "<string>", line 10, in break_down' in result.stderr
     assert re.search(r'File ".*retry.py", line \d+, in retry\n', result.stderr)
+    assert "this is a bug in docora-ops" in result.stderr
+    assert "report it" in result.stderr
     assert_no_secret(result.stdout, result.stderr)
     assert docora.status(link) == "failed"

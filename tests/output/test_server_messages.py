@@ -15,14 +15,7 @@ def test_a_password_in_what_postgres_says_is_cut_out(docora: Docora) -> None:
     """As of a trigger that passes the change on, and says how it logs in."""
     password = str(conninfo_to_dict(docora.database_url)["password"])
     url = docora.database_url
-    docora.connection.execute(
-        f"""
-        CREATE FUNCTION say_all() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN RAISE '%', 'can not pass it on as user:{password} at {url}'; END $$;
-        CREATE TRIGGER say_all BEFORE UPDATE ON app_repositories
-            FOR EACH ROW EXECUTE FUNCTION say_all();
-        """.encode()
-    )
+    docora.add_trigger(f"RAISE '%', 'can not pass it on as user:{password} at {url}'")
     link = docora.add_link()
     actions = docora.actions()
     with pytest.raises(LinkError, match=r"as user:\*\*\* at \*\*\*$") as refusal:

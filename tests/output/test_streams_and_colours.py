@@ -148,22 +148,3 @@ def test_any_locale_works(docora: Docora) -> None:
     assert table.code == 0
     assert (table.stdout + table.stderr).isascii()
     assert "\\u2500" not in table.stdout
-
-
-# Secrets
-
-
-def test_errors_name_the_place_but_neither_user_nor_password(docora: Docora) -> None:
-    postgres, redis = (
-        docora.run(
-            "retry-all-failed", env={"DATABASE_URL": "postgres://who:hush@127.0.0.1:1/docora"}
-        ),
-        docora.run("progress", "bulk_x", env={"REDIS_URL": "redis://who:hush@127.0.0.1:1/3"}),
-    )
-    for result in (postgres, redis):
-        assert result.code == 5, result
-        assert "127.0.0.1" in result.stderr
-        assert "hush" not in result.stderr
-        assert "who" not in result.stderr
-    assert "docora on 127.0.0.1" in postgres.stderr
-    assert "127.0.0.1:1/3" in redis.stderr

@@ -186,9 +186,7 @@ def test_what_changes_between_the_looks_is_not_counted(docora: Docora) -> None:
         docora.redis.lrem(docora.queue.key, 0, waits.job_id)  # in another worker's hand
         docora.redis.delete(Job.key_for(taken.job_id))
         docora.start_job(taken.job_id)
-        docora.connection.execute(
-            "UPDATE app_repositories SET status = 'synced' WHERE app_id = %s", (finished.app_id,)
-        )
+        docora.set_link(finished, status="synced")
         docora.delete_link(removed)
         docora.redis.delete(Job.key_for(removed.job_id))
 
@@ -222,10 +220,7 @@ def test_what_changes_before_it_is_repaired_is_left_alone(docora: Docora) -> Non
 
     def meanwhile(_: object) -> None:
         docora.queue_job(arranged[never_queued])
-        docora.connection.execute(
-            "UPDATE app_repositories SET status = 'failed' WHERE app_id = %s",
-            (arranged[in_no_list].app_id,),
-        )
+        docora.set_link(arranged[in_no_list], status="failed")
         docora.delete_link(arranged[expired])
         docora.hold_lock(arranged[failed_job].job_id)
         docora.start_job(arranged[killed].job_id)

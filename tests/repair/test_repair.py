@@ -256,11 +256,7 @@ def spoil(docora: Docora, moments: random.Random, links: list[TestLink]) -> None
             case 2:
                 docora.redis.rpush(docora.queue.key, link.job_id)
             case 3:
-                docora.connection.execute(
-                    "UPDATE app_repositories SET status = 'scanning'"
-                    " WHERE app_id = %s AND repository_id = %s",
-                    (link.app_id, link.repository_id),
-                )
+                docora.set_link(link, status="scanning")
                 docora.redis.lrem(docora.queue.key, 0, link.job_id)
             case 4:
                 docora.delete_link(link)
@@ -356,11 +352,7 @@ def test_beside_bulk_retries_and_schedules_it_never_makes_a_job_twice(docora: Do
         moments.shuffle(links)
         spoil(docora, moments, links[:100])
         for link in links[100:150]:
-            docora.connection.execute(
-                "UPDATE app_repositories SET status = 'failed'"
-                " WHERE app_id = %s AND repository_id = %s",
-                (link.app_id, link.repository_id),
-            )
+            docora.set_link(link, status="failed")
         commands = [
             ("repair", "--json"),
             ("repair", "--json"),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from rq.job import JobStatus
 
+from tests.support.bulk_actions import OPERATION_ID, bulk_document
 from tests.support.docora import Docora
+from tests.support.read_only import frozen
 from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal
 
@@ -81,7 +81,7 @@ def test_the_table_says_how_many_files_will_be_sent(docora: Docora, link: TestLi
     assert "[y/N]" not in result.stderr
 
 
-def test_the_status_does_not_matter_and_a_dead_job_is_replaced(docora: Docora) -> None:
+def test_the_status_does_not_matter_and_a_stale_job_is_replaced(docora: Docora) -> None:
     app = docora.add_app("Acme Search", APP)
     links = {
         status: docora.link(app, docora.add_repository(), status)
@@ -95,8 +95,8 @@ def test_the_status_does_not_matter_and_a_dead_job_is_replaced(docora: Docora) -
     for (status, link), result in zip(links.items(), results, strict=True):
         assert result.code == 0, result
         assert result.data["previous"]["status"] == status
-        dead = status in {"failed", "scanning"}
-        assert result.data["outcome"] == ("replaced_stale" if dead else "queued")
+        stale = status in {"failed", "scanning"}
+        assert result.data["outcome"] == ("replaced_stale" if stale else "queued")
         assert docora.was_reset(link)
         assert docora.registries(link.job_id) == set()
         assert call_of(docora, link)["is_rescan"] is False
@@ -120,50 +120,23 @@ def test_a_running_snapshot_refuses_it_and_nothing_changes(docora: Docora, link:
     assert f"Error: {result.json['error']}\nHint: {result.json['hint']}\n" in person.stderr
 
 
-def test_over_a_waiting_job_its_payload_stays_as_it_is(docora: Docora, link: TestLink) -> None:
-    first = docora.run("resync", APP, REPOSITORY, "--json")
-    assert first.code == 0
-    docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-    docora.redis.delete(f"rq:job:{link.job_id}")
-    docora.redis.delete(docora.queue.key)
-    retried = docora.run("retry", APP, REPOSITORY, "--json")
-    assert retried.data["outcome"] == "queued"
-    docora.add_deliveries(link, 4)
-    before = docora.job_hash(link.job_id)
-
-    result = docora.run("resync", APP, REPOSITORY, "--json")
-    assert result.data["outcome"] == "already_queued"
-    assert result.data["deliveries_cleared"] == 4
-    assert docora.deliveries(link) == 0
-    assert docora.job_hash(link.job_id) == before
-    assert call_of(docora, link)["is_rescan"] is True
-    assert docora.waiting() == [link.job_id]
-
-
 def test_an_app_alone_is_refused_saying_what_is_missing(docora: Docora, link: TestLink) -> None:
     before = docora.dump()
-    alone, both, unknown = docora.run_together(
+    alone, both, unconfirmed, unknown = docora.run_together(
         ("resync", APP, "--json"),
         ("resync", APP, REPOSITORY, "--all", "--yes", "--json"),
+        ("resync", APP, "--all", "--json"),
         ("resync", "Acme Serch", "--all", "--yes", "--json"),
     )
     assert docora.dump() == before
-    for result in (alone, both):
+    for result in (alone, both, unconfirmed):
         assert result.code == 2, result
         assert result.json["code"] == "usage"
     assert "which repository" in alone.json["error"]
     assert "--all" in alone.json["hint"]
     assert "not both" in both.json["error"]
+    assert "--yes" in unconfirmed.json["hint"]
     assert (unknown.code, unknown.json["code"]) == (3, "not_found")
-
-
-def test_all_without_a_terminal_needs_yes(docora: Docora, link: TestLink) -> None:
-    before = docora.dump()
-    result = docora.run("resync", APP, "--all", "--json")
-    assert result.code == 2, result
-    assert result.json["code"] == "usage"
-    assert "--yes" in result.json["hint"]
-    assert docora.dump() == before
 
 
 def test_all_is_one_bulk_operation_over_the_links_of_the_app(
@@ -177,25 +150,10 @@ def test_all_is_one_bulk_operation_over_the_links_of_the_app(
     result = docora.run("resync", APP, "--all", "--yes", "--json")
     assert result.code == 0, result
     operation_id = result.data["operation_id"]
-    assert re.fullmatch(r"bulk_[0-9a-f]{16}", operation_id)
-    assert result.json == {
-        "data": {
-            "message": "Bulk re-sync started",
-            "operation_id": operation_id,
-            "total": 3,
-            "completed": 3,
-            "succeeded": 3,
-            "failed": 0,
-            "cancelled": False,
-            "queued": 2,
-            "replaced_stale": 0,
-            "already_queued": 1,
-            "already_running": 0,
-            "skipped": 0,
-            "failures": [],
-            "deliveries_cleared": 8,
-        }
-    }
+    assert OPERATION_ID.fullmatch(operation_id)
+    assert result.json == bulk_document(
+        "Bulk re-sync started", operation_id, queued=2, already_queued=1, deliveries_cleared=8
+    )
     assert docora.redis.hget(f"docora:bulk:{operation_id}", "succeeded") == b"3"
     assert all(docora.was_reset(one) for one in (link, second, third))
     assert deliveries_in_all(docora) == 2
@@ -207,25 +165,12 @@ def test_all_is_one_bulk_operation_over_the_links_of_the_app(
 
 def test_all_lists_a_running_link_and_does_the_others(docora: Docora, link: TestLink) -> None:
     second = docora.link(APP, docora.add_repository(), "synced")
-    docora.add_deliveries(second, 5)
     docora.start_job(link.job_id)
-    row = docora.row(link)
-    result = docora.run("resync", APP, "--all", "--yes", "--json")
-    assert result.code == 6, result
-    assert (result.data["completed"], result.data["succeeded"]) == (2, 1)
-    assert (result.data["already_running"], result.data["failed"]) == (1, 0)
-    assert result.data["deliveries_cleared"] == 5
-    [failure] = result.data["failures"]
-    assert failure["job_id"] == link.job_id
-    assert "running" in failure["error_message"]
-    assert (docora.row(link), docora.deliveries(link)) == (row, 3)
-    assert docora.was_reset(second)
-    assert docora.deliveries(second) == 0
-
     table = docora.run("resync", APP, "--all", "--yes")
     assert table.code == 6, table
     assert link.job_id in table.stdout
     assert "already running" in table.stdout
+    assert (docora.status(link), docora.was_reset(second)) == ("synced", True)
 
 
 def test_an_app_without_links_is_no_error(docora: Docora) -> None:
@@ -234,19 +179,12 @@ def test_an_app_without_links_is_no_error(docora: Docora) -> None:
     assert (result.code, result.data["operation_id"], result.data["total"]) == (0, None, 0)
 
 
-@contextmanager
-def unchanged(docora: Docora) -> Iterator[None]:
-    before = docora.dump()
-    yield
-    assert docora.dump() == before
-
-
 def test_a_terminal_shows_how_many_files_will_be_sent_again_and_asks(
     docora: Docora, link: TestLink
 ) -> None:
     database = str(conninfo_to_dict(docora.database_url)["dbname"])
     docora.add_deliveries(docora.link(APP, docora.add_repository("octo/web"), "synced"), 4)
-    with unchanged(docora):
+    with frozen(docora):
         code, shown = on_terminal(docora, ["resync", APP, "octo/api"], answers="n\n", columns=200)
         assert code == 130, shown
         question = shown[: shown.index("[y/N]")]
@@ -257,18 +195,12 @@ def test_a_terminal_shows_how_many_files_will_be_sent_again_and_asks(
         code, shown = on_terminal(docora, ["resync", APP, "--all"], answers="n\n", columns=200)
         assert code == 130, shown
         question = shown[: shown.index("[y/N]")]
-        for part in ("7 files", "2 links", f"{database} on "):
+        for part in ("7 files", "2 links", "Acme Search", f"{database} on "):
             assert part in question
 
         code, shown = on_terminal(docora, ["resync", APP, "--all", "--dry-run"])
         assert code == 0, shown
         assert "[y/N]" not in shown
-
-
-def test_the_question_about_all_links_names_the_app(docora: Docora, link: TestLink) -> None:
-    code, shown = on_terminal(docora, ["resync", APP, "--all"], answers="n\n", columns=200)
-    assert code == 130, shown
-    assert "Acme Search" in shown[: shown.index("[y/N]")]
 
 
 def test_a_yes_at_the_terminal_or_on_the_command_line_does_it(
@@ -290,17 +222,3 @@ def test_a_yes_at_the_terminal_or_on_the_command_line_does_it(
     assert code == 0, shown
     assert docora.deliveries(link) == 0
     assert deliveries_in_all(docora) == 2
-
-
-def test_a_poison_link_is_left_as_it_was_with_its_deliveries(docora: Docora) -> None:
-    app = docora.add_app("Dotted", "app.dotted")
-    bad = docora.link(app, docora.add_repository("octo/api", "repo_bad"), "synced")
-    docora.add_deliveries(bad, 2)
-    with unchanged(docora):
-        one = docora.run("resync", app, "octo/api", "--json")
-    assert (one.code, one.json["code"]) == (6, "invalid_job_id")
-    everything = docora.run("resync", app, "--all", "--yes", "--json")
-    assert everything.code == 6, everything
-    assert everything.data["deliveries_cleared"] == 0
-    assert [failure["job_id"] for failure in everything.data["failures"]] == [bad.job_id]
-    assert (docora.status(bad), docora.deliveries(bad)) == ("synced", 2)

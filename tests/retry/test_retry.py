@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from rq.job import JobStatus
 
 from tests.support.docora import Docora, finish
+from tests.support.job_states import Arrange, all_of, left, started
 from tests.support.proxy import COMMIT, LOOKUPS, Proxy
 from tests.support.rows import TestLink
 
@@ -28,39 +28,16 @@ def link(docora: Docora) -> TestLink:
 
 
 def fail_again(docora: Docora, link: TestLink) -> None:
-    docora.connection.execute(
-        "UPDATE app_repositories SET status = 'failed', retry_count = 5, last_error = %s"
-        " WHERE app_id = %s AND repository_id = %s",
-        (ERROR, link.app_id, link.repository_id),
-    )
-
-
-def leave_nothing(docora: Docora, link: TestLink) -> None:
-    docora.redis.flushdb()
-
-
-def leave_a_failed_job(docora: Docora, link: TestLink) -> None:
-    docora.redis.flushdb()
-    docora.leave_job(link.job_id, JobStatus.FAILED)
-
-
-def leave_a_waiting_job(docora: Docora, link: TestLink) -> None:
-    docora.redis.flushdb()
-    docora.enqueue(link.job_id)
-
-
-def leave_a_running_job(docora: Docora, link: TestLink) -> None:
-    docora.redis.flushdb()
-    docora.start_job(link.job_id)
+    docora.set_link(link, status="failed", retry_count=5, last_error=ERROR)
 
 
 @pytest.mark.parametrize(
-    ("outcome", "label", "prepare"),
+    ("outcome", "label", "arrange"),
     [
-        ("queued", "queued", leave_nothing),
-        ("replaced_stale", "replaced stale", leave_a_failed_job),
-        ("already_queued", "already queued", leave_a_waiting_job),
-        ("already_running", "already running", leave_a_running_job),
+        ("queued", "queued", all_of()),
+        ("replaced_stale", "replaced stale", left(JobStatus.FAILED)),
+        ("already_queued", "already queued", Docora.enqueue),
+        ("already_running", "already running", started),
     ],
 )
 def test_each_outcome_succeeds_and_has_its_table_and_its_json(
@@ -68,10 +45,10 @@ def test_each_outcome_succeeds_and_has_its_table_and_its_json(
     link: TestLink,
     outcome: str,
     label: str,
-    prepare: Callable[[Docora, TestLink], None],
+    arrange: Arrange,
 ) -> None:
     before = docora.row(link)
-    prepare(docora, link)
+    arrange(docora, link.job_id)
     if outcome == "already_running":
         # Neither changes anything, and each takes its time for a second look.
         result, table = docora.run_together(
@@ -85,7 +62,8 @@ def test_each_outcome_succeeds_and_has_its_table_and_its_json(
         assert docora.job(link).get_status() is JobStatus.QUEUED
         assert docora.redis.ttl(f"rq:job:{link.job_id}") == -1
         fail_again(docora, link)
-        prepare(docora, link)
+        docora.redis.flushdb()
+        arrange(docora, link.job_id)
         table = docora.run("retry", APP, REPOSITORY)
 
     assert result.code == 0, result
@@ -148,8 +126,11 @@ def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: 
         return link
 
     docora.enqueue(add("pending_snapshot", "waiting", "nothing needs to be done").job_id)
+    docora.enqueue(add("synced", "waiting", "nothing needs to be done").job_id)
     docora.leave_job(add("pending_snapshot", "stale", "repair").job_id, JobStatus.FAILED)
+    docora.leave_job(add("scanning", "stale", "repair").job_id, JobStatus.FAILED)
     docora.start_job(add("scanning", "running", "wait for it to end").job_id)
+    docora.hold_lock(add("scanning", "running", "wait for it to end").job_id)
     add("pending_snapshot", "none", "repair")
     add("scanning", "none", "repair")
     add("synced", "none", "resync")
@@ -195,37 +176,6 @@ def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: 
             assert docora.status(link) == "pending_snapshot"
 
 
-def test_front_pushes_to_the_head_and_moves_a_waiting_job_there(
-    docora: Docora, link: TestLink
-) -> None:
-    others = [f"other-{number}" for number in range(5)]
-    for job_id in others:
-        docora.enqueue(job_id)
-
-    pushed = docora.run("retry", APP, REPOSITORY, "--front", "--json")
-    assert pushed.data["outcome"] == "queued"
-    assert docora.waiting() == [link.job_id, *others]
-
-    docora.redis.lrem(docora.queue.key, 0, link.job_id)
-    docora.redis.linsert(docora.queue.key, "AFTER", "other-2", link.job_id)
-    fail_again(docora, link)
-    stays = docora.run("retry", APP, REPOSITORY, "--json")
-    assert stays.data["outcome"] == "already_queued"
-    assert docora.waiting().index(link.job_id) == 3
-
-    fail_again(docora, link)
-    moved = docora.run("retry", APP, REPOSITORY, "--front", "--json")
-    assert moved.data["outcome"] == "already_queued"
-    assert docora.waiting() == [link.job_id, *others]
-
-    docora.redis.lrem(docora.queue.key, 0, link.job_id)
-    docora.leave_job(link.job_id, JobStatus.FAILED)
-    fail_again(docora, link)
-    replaced = docora.run("retry", APP, REPOSITORY, "--front", "--json")
-    assert replaced.data["outcome"] == "replaced_stale"
-    assert docora.waiting() == [link.job_id, *others]
-
-
 def open_circuit(docora: Docora, until: timedelta) -> None:
     docora.connection.execute(
         "UPDATE repositories SET consecutive_failures = 5, circuit_open_until = now() + %s",
@@ -258,10 +208,7 @@ def test_an_open_circuit_is_named_with_its_time_and_left_open(
     assert datetime.fromisoformat(shown) <= until
     assert circuit(docora) == before
 
-
-def test_a_circuit_whose_time_is_over_is_no_cause_for_a_warning(
-    docora: Docora, link: TestLink
-) -> None:
+    fail_again(docora, link)
     open_circuit(docora, timedelta(minutes=-1))
     table = docora.run("retry", APP, REPOSITORY)
     assert table.code == 0
@@ -272,11 +219,7 @@ def test_reset_circuit_closes_it_in_the_transaction_that_resets_the_link(
     docora: Docora, link: TestLink
 ) -> None:
     other = docora.add_repository("octo/other", circuit_open_for=timedelta(minutes=20))
-    docora.connection.execute(
-        "UPDATE repositories SET consecutive_failures = 5,"
-        " circuit_open_until = now() + interval '20 minutes' WHERE repository_id = %s",
-        (REPOSITORY,),
-    )
+    open_circuit(docora, timedelta(minutes=20))
     result = docora.run("retry", APP, REPOSITORY, "--reset-circuit", "--json")
     assert result.code == 0, result
     assert result.data["circuit_open_until"] is None
@@ -297,12 +240,13 @@ def test_reset_circuit_closes_it_in_the_transaction_that_resets_the_link(
     assert "closed" in table.stdout
 
 
-def test_a_link_whose_lock_is_held_to_the_end_is_left_alone_with_its_open_circuit(
-    docora: Docora, link: TestLink
+@pytest.mark.parametrize("arrange", [started, Docora.hold_lock])
+def test_a_link_that_is_running_is_left_alone_with_its_open_circuit(
+    docora: Docora, link: TestLink, arrange: Arrange
 ) -> None:
     open_circuit(docora, timedelta(minutes=20))
     before = docora.row(link), circuit(docora)
-    docora.connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (link.job_id,))
+    arrange(docora, link.job_id)
     result = docora.run("retry", APP, REPOSITORY, "--reset-circuit", "--json")
     assert (result.code, result.data["outcome"]) == (0, "already_running")
     assert result.data["circuit_open_until"] is not None
@@ -365,22 +309,22 @@ def test_jobs_in_the_bullmq_queue_are_warned_about_and_a_bullmq_worker_otherwise
     assert (real.code, real.data["outcome"]) == (0, "queued")
 
 
-def test_a_link_whose_ids_cannot_form_a_job_id_is_left_as_it_was(docora: Docora) -> None:
-    link = docora.link(docora.add_app("Dotted", "app.dotted"), docora.add_repository())
-    before = docora.dump()
-    result = docora.run("retry", link.app_id, link.repository_id, "--json")
-    assert result.code == 6, result
-    assert result.json["code"] == "invalid_job_id"
-    assert "app.dotted" in result.json["error"]
-    assert docora.dump() == before
-
-
-def test_a_key_that_holds_no_job_is_left_as_it_was(docora: Docora, link: TestLink) -> None:
-    docora.redis.sadd("rq:queues", docora.queue.key)
+@pytest.mark.parametrize("command", ["retry", "resync"])
+def test_a_link_that_cannot_be_queued_is_left_as_it_was(
+    docora: Docora, link: TestLink, command: str
+) -> None:
+    dotted = docora.link(docora.add_app("Dotted", "app.dotted"), docora.add_repository())
+    docora.add_deliveries(dotted, 2)
+    docora.add_deliveries(link, 2)
     docora.redis.set(f"rq:job:{link.job_id}", "not a hash")
+    docora.redis.sadd("rq:queues", docora.queue.key)
     before = docora.dump()
-    result = docora.run("retry", APP, REPOSITORY, "--json")
-    assert result.code == 6, result
-    assert result.json["code"] == "job_unreadable"
-    assert link.job_id in result.json["error"]
+    invalid, unreadable = docora.run_together(
+        (command, dotted.app_id, dotted.repository_id, "--json"),
+        (command, APP, REPOSITORY, "--json"),
+    )
     assert docora.dump() == before
+    assert (invalid.code, invalid.json["code"]) == (6, "invalid_job_id")
+    assert "app.dotted" in invalid.json["error"]
+    assert (unreadable.code, unreadable.json["code"]) == (6, "job_unreadable")
+    assert link.job_id in unreadable.json["error"]

@@ -119,28 +119,58 @@ UNUSABLE = {
 
 UNUSABLE_DATABASE_URLS = [
     SECRET,
+    f"//u:{SECRET}@h/d",
     f"mysql://u:{SECRET}@h/d",
+    f"postgres:{SECRET}",
+    f"postgres://[{SECRET}",
     f"postgres://u:{SECRET}@[::1/d",
     f"postgres://u:{SECRET}@h:port/d",
+    f"postgres://u:{SECRET}@h:99999999/d",
+    f"postgres://u:{SECRET}@{SECRET}@h/d",
+    f"postgres://u:{SECRET}/{SECRET}@h/d",
+    f"postgres://u:{SECRET}@{SECRET}/{SECRET}?#%@h/d",
+    f"postgres://u:{SECRET}%zz@h/d",
+    f"postgres://u:{SECRET}@h/d?schema=public",
     f"postgres://u:{SECRET}@h/d?nonsense={SECRET}",
+    f"postgres://u:{SECRET}@h/d?sslmode={SECRET}",
     f"postgres://u:{SECRET}@h/d?connect_timeout={SECRET}",
     f"postgres://u:{SECRET}@h/d?connect_timeout=0",
+    f"postgres://u:p@h/d?{SECRET}",
     f"postgres://u{STRAY}:{SECRET}@h/d",
+    f"host=h password={SECRET}",
 ]
 UNUSABLE_REDIS_URLS = [
     SECRET,
+    f"http://u:{SECRET}@h",
+    f"redis-sentinel://{SECRET}",
+    f"unix://u:{SECRET}@",
     f"redis://u:{SECRET}@h:port",
+    f"redis://u:{SECRET}@h:99999999",
+    f"redis://u:{SECRET}/{SECRET}@h:6379/0",
+    f"redis://u:{SECRET}@{SECRET}/{SECRET}@h:6379/0",
     f"redis://:p#{SECRET}@h:1/0",
+    f"redis://u:{SECRET}@h/first",
     f"redis://u:{SECRET}@h?db={SECRET}",
-    f"redis://u:{SECRET}@h?nonsense={SECRET}",
+    f"redis://u:{SECRET}@h?{SECRET}=1",
+    f"redis://u:{SECRET}@h?family=6",
+    f"redis://u:{SECRET}@h?credential_provider=x",
+    f"redis://u:{SECRET}@h?socket_timeout={SECRET}",
     f"redis://u:{SECRET}@127.0.0.1:1?encoding={SECRET}",
     f"redis://u:{SECRET}@127.0.0.1:1?retry={SECRET}",
+    f"rediss://u:{SECRET}@h?ssl_cert_reqs={SECRET}",
     f"redis://u:{SECRET}@h{STRAY}:1",
 ]
 
 
-def assert_none_works(docora: Docora, variable: str, values: list[str]) -> None:
-    """Each ends with 2 and names the variable, and no value is shown."""
+@pytest.mark.parametrize(
+    ("variable", "values"),
+    [("DATABASE_URL", UNUSABLE_DATABASE_URLS), ("REDIS_URL", UNUSABLE_REDIS_URLS)],
+)
+def test_an_unusable_url_is_named_but_not_shown(
+    docora: Docora, variable: str, values: list[str]
+) -> None:
+    docora.add_link()
+    before = docora.dump()
     problems = []
     command = ("retry-all-failed", "--json")
     for start in range(0, len(values), 4):
@@ -153,9 +183,10 @@ def assert_none_works(docora: Docora, variable: str, values: list[str]) -> None:
                 problems.append(f"{value!a} printed {result.stdout!a}")
             if SECRET in result.stdout + result.stderr:
                 problems.append(f"{value!a} was shown: {result.stderr!a}")
-            if '  File "' in result.stderr:
-                problems.append(f"{value!a} gave a traceback")
+            if "\nHint: " not in result.stderr or '  File "' in result.stderr:
+                problems.append(f"{value!a} gave {result.stderr!a}")
     assert not problems, "\n".join(problems)
+    assert docora.dump() == before
 
 
 @pytest.mark.parametrize("index", range(3))
@@ -173,17 +204,6 @@ def test_unusable_settings_are_all_named_at_once_and_not_shown(docora: Docora, i
         assert len(value) < 4 or value not in result.stdout + result.stderr
     assert SECRET not in result.stdout + result.stderr
     assert "Traceback" not in result.stderr
-
-
-def test_an_unusable_database_url_is_named_but_not_shown(docora: Docora) -> None:
-    assert_none_works(docora, "DATABASE_URL", UNUSABLE_DATABASE_URLS)
-
-
-def test_an_unusable_redis_url_is_named_but_not_shown(docora: Docora) -> None:
-    docora.add_link()
-    before = docora.dump()
-    assert_none_works(docora, "REDIS_URL", UNUSABLE_REDIS_URLS)
-    assert docora.dump() == before
 
 
 def with_options(url: str, *options: str) -> str:
@@ -233,43 +253,3 @@ def test_every_setting_shows_in_the_job(docora: Docora) -> None:
     job = docora.job(link)
     assert (job.origin, job.func_name, job.timeout) == ("another-queue", "our.own.snapshot", 1234)
     assert (job.retries_left, job.retry_intervals) == (3, [3, 5, 10])
-
-
-def test_without_settings_the_job_is_the_one_that_docora_expects(docora: Docora) -> None:
-    app_id = docora.add_app("Acme Search")
-    repository_id = docora.add_repository("octo/api", url="https://github.com/octo/api")
-    link = docora.link(app_id, repository_id)
-    result = docora.run("retry", app_id, repository_id)
-    assert result.code == 0, result
-    job = docora.job(link)
-    assert (job.origin, job.func_name) == ("snapshot-queue", "docora_ops.worker.snapshot")
-    assert (job.retries_left, job.retry_intervals) == (4, [1, 2, 4, 8])
-    assert (job.result_ttl, job.failure_ttl) == (86_400, 7 * 86_400)
-    assert job.description == "octo/api → Acme Search"
-    assert job.args == ()
-    assert set(job.kwargs) == {
-        *("app_id", "app_name", "repository_id", "github_url", "owner", "name", "base_url"),
-        *("github_token_encrypted", "client_auth_key_encrypted", "is_rescan"),
-    }
-    assert job.kwargs["is_rescan"] is True
-
-    docora.redis.flushdb()
-    docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-    once = docora.run("retry", app_id, repository_id, env={"MAX_RETRY_ATTEMPTS": "1"})
-    assert once.code == 0
-    assert docora.job(link).retries_left in {None, 0}
-
-
-def test_the_lock_timeout_is_how_long_a_locked_row_is_waited_for(docora: Docora) -> None:
-    link = docora.add_link()
-    docora.connection.execute("BEGIN")
-    docora.connection.execute("SELECT 1 FROM app_repositories FOR UPDATE")
-    result = docora.run(
-        *("retry", link.app_id, link.repository_id, "--json"),
-        env={"DOCORA_OPS_LOCK_TIMEOUT": "1"},
-    )
-    docora.connection.execute("ROLLBACK")
-    assert result.code == 5, result
-    assert result.json["code"] == "link_locked"
-    assert "1 s" in result.json["error"]
-    assert docora.status(link) == "failed"

@@ -71,12 +71,6 @@ def test_everything_but_the_database_has_a_default() -> None:
     assert settings.git_timeout == 1800
 
 
-def test_a_missing_database_is_named_with_what_to_do() -> None:
-    with pytest.raises(ConfigurationError, match=r"^DATABASE_URL is not set$") as error:
-        load_settings().require_database_url()
-    assert "--env-file" in (error.value.hint or "")
-
-
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_each_variable_sets_its_own_setting(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     field, text, value = VARIABLES[variable]
@@ -126,25 +120,23 @@ def test_our_own_variables_need_their_prefix(
     assert load_settings().model_dump() == Settings().model_dump()
 
 
-@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
-def test_both_schemes_of_postgres_are_taken(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    url = f"{scheme}://u:p%40ss@db.example:5433/docora?sslmode=require"
-    monkeypatch.setenv("DATABASE_URL", url)
-    assert load_settings().require_database_url().get_secret_value() == url
-
-
 @pytest.mark.parametrize(
-    "url",
+    ("variable", "url"),
     [
-        "redis://localhost",
-        "redis://:password@redis.example:6380/2",
-        "rediss://user:p%40ss@redis.example:6380/2?ssl_cert_reqs=none",
-        "unix:///run/redis.sock?db=1",
+        ("DATABASE_URL", "postgres://u:p%40ss@db.example:5433/docora?sslmode=require"),
+        ("DATABASE_URL", "postgresql://u:p%40ss@db.example:5433/docora?sslmode=require"),
+        ("REDIS_URL", "redis://localhost"),
+        ("REDIS_URL", "redis://:password@redis.example:6380/2"),
+        ("REDIS_URL", "rediss://user:p%40ss@redis.example:6380/2?ssl_cert_reqs=none"),
+        ("REDIS_URL", "unix:///run/redis.sock?db=1"),
     ],
 )
-def test_all_schemes_of_redis_are_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setenv("REDIS_URL", url)
-    assert load_settings().redis_url.get_secret_value() == url
+def test_a_url_of_any_known_scheme_is_taken_as_it_stands(
+    monkeypatch: pytest.MonkeyPatch, variable: str, url: str
+) -> None:
+    monkeypatch.setenv(variable, url)
+    secret = getattr(load_settings(), variable.lower())
+    assert secret.get_secret_value() == url
 
 
 # Env files
@@ -186,24 +178,6 @@ def test_a_password_with_dollars_is_taken_from_an_env_file_as_it_stands(
     assert load_settings(env_file).require_database_url().get_secret_value() == url
 
 
-def test_no_file_is_read_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in (".env", ".env.local", "docora.env"):
-        (tmp_path / name).write_text(f"DATABASE_URL={DATABASE_URL}\nMAX_RETRY_ATTEMPTS=9\n")
-    monkeypatch.chdir(tmp_path)
-    assert load_settings().database_url is None
-    assert load_settings().max_retry_attempts == 5
-
-
-def test_the_environment_wins_over_the_file(
-    monkeypatch: pytest.MonkeyPatch, env_file: Path
-) -> None:
-    env_file.write_text(f"DATABASE_URL={DATABASE_URL}\nMAX_RETRY_ATTEMPTS=9\n")
-    monkeypatch.setenv("MAX_RETRY_ATTEMPTS", "2")
-    settings = load_settings(env_file)
-    assert settings.max_retry_attempts == 2
-    assert settings.database_url is not None
-
-
 def test_an_unusable_value_in_the_file_does_not_matter_where_the_environment_wins(
     monkeypatch: pytest.MonkeyPatch, env_file: Path
 ) -> None:
@@ -231,20 +205,12 @@ def test_an_empty_variable_does_not_hide_the_file(
     assert load_settings(env_file).max_retry_attempts == 9
 
 
-def test_a_file_that_is_not_there_is_named(env_file: Path) -> None:
-    with pytest.raises(ConfigurationError) as error:
-        load_settings(env_file)
-    assert str(env_file) in error.value.message
-
-
-def test_a_directory_is_no_env_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError) as error:
-        load_settings(tmp_path)
-    assert str(tmp_path) in error.value.message
-
-
-def test_a_file_that_is_not_text_is_named_and_not_shown(env_file: Path) -> None:
-    env_file.write_bytes(b"DATABASE_URL=\xff\xfehunter2\n")
+@pytest.mark.parametrize("content", [None, b"DATABASE_URL=\xff\xfehunter2\n"])
+def test_an_env_file_that_cannot_be_read_is_named_and_not_shown(
+    env_file: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        env_file.write_bytes(content)
     with pytest.raises(ConfigurationError) as error:
         load_settings(env_file)
     assert str(env_file) in error.value.message
@@ -260,14 +226,6 @@ def shown(error: ConfigurationError) -> str:
 
 
 UNUSABLE = [
-    ("DATABASE_URL", "hunter2"),
-    ("DATABASE_URL", "mysql://u:hunter2@h/d"),
-    ("DATABASE_URL", "//u:hunter2@h/d"),
-    ("DATABASE_URL", "postgres://[hunter2"),
-    ("DATABASE_URL", " hunter2://h/d"),
-    ("REDIS_URL", "hunter2"),
-    ("REDIS_URL", "http://u:hunter2@h"),
-    ("REDIS_URL", "redis-sentinel://hunter2"),
     ("MAX_RETRY_ATTEMPTS", "hunter2"),
     ("MAX_RETRY_ATTEMPTS", "0"),
     ("MAX_RETRY_ATTEMPTS", "-7777"),
@@ -318,16 +276,6 @@ def test_an_unusable_value_is_refused_by_its_name_and_never_shown(
     assert variable in error.value.message
     assert "hunter2" not in shown(error.value)
     assert "7777" not in shown(error.value)
-
-
-def test_all_unusable_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MAX_RETRY_ATTEMPTS", "many")
-    monkeypatch.setenv("REDIS_URL", "http://redis.example")
-    monkeypatch.setenv("DOCORA_OPS_LOCK_TIMEOUT", "0")
-    with pytest.raises(ConfigurationError) as error:
-        load_settings()
-    for variable in ("MAX_RETRY_ATTEMPTS", "REDIS_URL", "DOCORA_OPS_LOCK_TIMEOUT"):
-        assert variable in error.value.message
 
 
 def test_the_urls_are_not_shown_by_accident(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from docora_ops.actions import link_change as single
+from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.actions.repair.fix import Repair
@@ -19,6 +20,8 @@ from docora_ops.links import Action, FailedFilter, LinkRef, LinkResult
 from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
 from tests.support.rows import TestLink
+
+_RUN_OPTIONS = {"change", "dry_run", "prepare"}
 
 
 class Actions:
@@ -45,54 +48,48 @@ class Actions:
         return LinkRef(row[0], link.app_id, link.repository_id)
 
     def retry(self, link: TestLink, **options: Any) -> LinkResult:
-        return single.retry(self.database, self.queue, self.ref(link), **options)
+        ref = self.ref(link)
+        return LinkChange(Action.RETRY, self.database, self.queue, ref, **options).make()
 
     def resync(self, link: TestLink, **options: Any) -> LinkResult:
-        return single.resync(self.database, self.queue, self.ref(link), **options)
+        ref = self.ref(link)
+        return LinkChange(Action.RESYNC, self.database, self.queue, ref, **options).make()
 
     def failed_links(self, *, app: str | None = None, **choice: Any) -> Selection:
         """Chooses the failed links of a bulk retry."""
         app_id = None if app is None else resolve_app(self.database, app).app_id
         return select_failed(self.database, FailedFilter(app_id, **choice))
 
-    def retry_all(
-        self,
-        *,
-        batch_size: int = 500,
-        dry_run: bool = False,
-        change: Change | None = None,
-        prepare: Callable[[BulkRun], object] = lambda run: None,
-        **choice: Any,
-    ) -> BulkResult:
-        """A bulk retry; `prepare` gets the run when its operation is known and no link is done."""
-        selection = self.failed_links(**choice)
-        run = self._bulk_run(Action.RETRY, selection, batch_size, change)
-        return self._finish(run, prepare, dry_run=dry_run)
+    def retry_all(self, *, batch_size: int = 500, **options: Any) -> BulkResult:
+        """A bulk retry; options of `_run`, and `app`, `error`, ... choose links."""
+        run = {name: options.pop(name) for name in _RUN_OPTIONS & options.keys()}
+        return self._run(Action.RETRY, self.failed_links(**options), batch_size, **run)
 
-    def resync_all(
-        self,
-        app_id: str,
-        *,
-        batch_size: int = 50,
-        dry_run: bool = False,
-        prepare: Callable[[BulkRun], object] = lambda run: None,
-    ) -> BulkResult:
+    def resync_all(self, app_id: str, *, batch_size: int = 50, **options: Any) -> BulkResult:
         selection = select_of_app(self.database, app_id)
-        run = self._bulk_run(Action.RESYNC, selection, batch_size, None)
-        return self._finish(run, prepare, dry_run=dry_run)
+        return self._run(Action.RESYNC, selection, batch_size, **options)
 
-    def schedule(
+    def schedule(self, *, batch_size: int = 500, **options: Any) -> BulkResult:
+        selection = select_due(self.database, self.settings.rescan_interval_ms)
+        return self._run(Action.SCHEDULE, selection, batch_size, **options)
+
+    def _run(
         self,
+        action: Action,
+        selection: Selection,
+        batch_size: int,
         *,
-        batch_size: int = 500,
         dry_run: bool = False,
         change: Change | None = None,
         prepare: Callable[[BulkRun], object] = lambda run: None,
     ) -> BulkResult:
-        """A pass of the schedule; `prepare` gets the run when its links are chosen."""
-        selection = select_due(self.database, self.settings.rescan_interval_ms)
-        run = self._bulk_run(Action.SCHEDULE, selection, batch_size, change)
-        return self._finish(run, prepare, dry_run=dry_run)
+        """A bulk action; `prepare` gets the run when its links are chosen and none is done."""
+        audit = AuditEntries(change, selection.total) if change else None
+        run = BulkRun(action, self.database, self.queue, self.store, selection, batch_size, audit)
+        if not dry_run and action is not Action.SCHEDULE:
+            run.start()
+        prepare(run)
+        return run.plan() if dry_run else run.run()
 
     def drift(self) -> DriftReport:
         return find_drift(self.database, self.queue, grace_seconds=0)
@@ -111,23 +108,3 @@ class Actions:
         repair.find()
         prepare(repair)
         return repair.plan() if dry_run else repair.run()
-
-    def _bulk_run(
-        self,
-        action: Action,
-        selection: Selection,
-        batch_size: int,
-        change: Change | None,
-    ) -> BulkRun:
-        return BulkRun(action, self.database, self.queue, self.store, selection, batch_size, change)
-
-    def _finish(
-        self, run: BulkRun, prepare: Callable[[BulkRun], object], *, dry_run: bool
-    ) -> BulkResult:
-        if dry_run:
-            prepare(run)
-            return run.plan()
-        if run.action is not Action.SCHEDULE:
-            run.start()
-        prepare(run)
-        return run.run()

@@ -82,11 +82,7 @@ def scanned_ago(snapshots: Snapshots, link: TestLink) -> timedelta:
 
 def failure(snapshots: Snapshots, link: TestLink) -> str:
     """Run the link's job, which has to fail for good; returns its `last_error`."""
-    snapshots.docora.connection.execute(
-        "UPDATE app_repositories SET retry_count = 0, last_error = NULL WHERE app_id = %s"
-        " AND repository_id = %s",
-        (link.app_id, link.repository_id),
-    )
+    snapshots.docora.set_link(link, retry_count=0, last_error=None)
     message = ""
     try:
         snapshots.run_job(link)

@@ -46,9 +46,4 @@ def make_healthy(docora: Docora) -> None:
     docora.schedule_job(synced.job_id)
     docora.add_worker()
     docora.redis.set(f"rq:scheduler-lock:{QUEUE}", "scheduler", ex=60)
-    make_old(docora)
-
-
-def make_old(docora: Docora) -> None:
-    """So that no link counts as new."""
-    docora.connection.execute("UPDATE app_repositories SET created_at = now() - interval '1 day'")
+    docora.age_links()

@@ -184,11 +184,7 @@ class Docora(Rows):
 
     def queue_job(self, link: TestLink) -> Job:
         """A job of ours that waits for the link, which is pending then."""
-        self.connection.execute(
-            "UPDATE app_repositories SET status = 'failed'"
-            " WHERE app_id = %s AND repository_id = %s",
-            (link.app_id, link.repository_id),
-        )
+        self.set_link(link, status="failed")
         self.actions().retry(link)
         return self.job(link)
 

@@ -23,6 +23,11 @@ class TestLink:
     repository_id: str
 
     @property
+    def ids(self) -> tuple[str, str]:
+        """For the command line."""
+        return self.app_id, self.repository_id
+
+    @property
     def job_id(self) -> str:
         """The id of the link's job."""
         return f"{self.app_id}-{self.repository_id}"
@@ -158,6 +163,15 @@ class Rows:
         """All links so far were made an hour ago."""
         self.connection.execute(
             "UPDATE app_repositories SET created_at = now() - interval '1 hour'"
+        )
+
+    def set_link(self, link: TestLink, **columns: object) -> None:
+        """Changes columns of the link's row."""
+        assignments = ", ".join(f"{name} = %s" for name in columns)
+        self.connection.execute(
+            f"UPDATE app_repositories SET {assignments}"
+            " WHERE app_id = %s AND repository_id = %s".encode(),
+            (*columns.values(), *link.ids),
         )
 
     def delete_link(self, link: TestLink) -> None:

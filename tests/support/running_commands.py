@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 import psycopg
@@ -56,6 +58,18 @@ def starting_line(docora: Docora, waiting: int, lock: str = LOCK_TABLE) -> Itera
         yield
         await_locks(docora, waiting)
         holder.rollback()
+
+
+@contextmanager
+def suspended(process: ForkedProcess) -> Iterator[None]:
+    """The process does nothing until the end of the block."""
+    process.send_signal(signal.SIGSTOP)
+    state = Path(f"/proc/{process.pid}/stat")
+    eventually(lambda: state.read_text(encoding="utf-8").rpartition(") ")[2][0] == "T", "a stop")
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def terminate_sessions(docora: Docora) -> int:

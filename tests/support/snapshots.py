@@ -133,11 +133,7 @@ class Snapshots:
         return link
 
     def set_token(self, link: TestLink, token: str | None) -> None:
-        self.docora.connection.execute(
-            "UPDATE app_repositories SET github_token_encrypted = %s"
-            " WHERE app_id = %s AND repository_id = %s",
-            (token and encrypt(token), link.app_id, link.repository_id),
-        )
+        self.docora.set_link(link, github_token_encrypted=token and encrypt(token))
 
     def add_link(
         self,
@@ -185,11 +181,7 @@ class Snapshots:
 
     def queue(self, link: TestLink, **retry: Any) -> None:
         """Have the link's job wait in the queue, whatever the status of the link."""
-        self.docora.connection.execute(
-            "UPDATE app_repositories SET status = 'failed' WHERE app_id = %s"
-            " AND repository_id = %s",
-            (link.app_id, link.repository_id),
-        )
+        self.docora.set_link(link, status="failed")
         self.docora.actions(**retry).retry(link)
 
     def run_job(self, link: TestLink) -> None:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from docora_ops.demo.receiver import Request
 from tests.support.delivery_checks import events, link_row
-from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import running
 
 TWO_TRIES = {"MAX_RETRY_ATTEMPTS": "2", "RETRY_BASE_DELAY_MS": "0"}
 CREATED = ("create", "README.md")
 ERROR = "HTTP 503 on created README.md"
-
-
-def ids(link: TestLink) -> tuple[str, str]:
-    return link.app_id, link.repository_id
 
 
 def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots) -> None:
@@ -33,18 +28,18 @@ def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots) -> No
     wait = ("--wait", "--timeout", "60", "--json")
     with running(snapshots, **TWO_TRIES) as worker:
         worker.await_ready()
-        second_try = docora.run("retry", *ids(good), *wait, env=TWO_TRIES)
+        second_try = docora.run("retry", *good.ids, *wait, env=TWO_TRIES)
         assert second_try.code == 0, second_try
         assert second_try.data["waited"]["status"] == "synced"
         assert events(snapshots, "Good") == [CREATED] * 2
         assert "no worker" not in second_try.stderr
 
-        failed = docora.run("retry", *ids(bad), *wait, env=TWO_TRIES)
+        failed = docora.run("retry", *bad.ids, *wait, env=TWO_TRIES)
         assert failed.code == 7, failed
         assert failed.data["waited"]["error_message"] == ERROR
         assert link_row(snapshots, bad) == ("failed", 2, ERROR)
 
-        sent_again = docora.run("resync", *ids(good), *wait, env=TWO_TRIES)
+        sent_again = docora.run("resync", *good.ids, *wait, env=TWO_TRIES)
         assert sent_again.code == 0, sent_again
         assert events(snapshots, "Good") == [CREATED] * 3
 

@@ -26,11 +26,7 @@ def follow(actions: Actions, *links: TestLink, outcome: Outcome = Outcome.QUEUED
 
 
 def set_status(docora: Docora, link: TestLink, status: str, error: str | None = None) -> None:
-    docora.connection.execute(
-        "UPDATE app_repositories SET status = %s, last_error = %s"
-        " WHERE app_id = %s AND repository_id = %s",
-        (status, error, link.app_id, link.repository_id),
-    )
+    docora.set_link(link, status=status, last_error=error)
 
 
 def one_by_one(followed: Following, *actions: Callable[[], object]) -> list[BulkWait]:
@@ -76,10 +72,7 @@ def test_many_are_counted_each_once_and_forgotten(
     seen = one_by_one(
         followed,
         lambda: set_status(docora, links[0], "synced"),
-        lambda: docora.connection.execute(
-            "DELETE FROM app_repositories WHERE app_id = %s AND repository_id = %s",
-            (links[29].app_id, links[29].repository_id),
-        ),
+        lambda: docora.delete_link(links[29]),
         sync_the_rest,
     )
     result = followed.run()

@@ -18,7 +18,6 @@ import pytest
 from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
 from tests.support.proxy import PATIENCE, Proxy
-from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal
 
 SETTLE = """
@@ -28,10 +27,6 @@ SET status = CASE WHEN %(error)s::text IS NULL THEN 'synced' ELSE 'failed' END,
 WHERE app_id || '-' || repository_id = %(job_id)s
 """
 ANIMATION = re.compile(r"\x1b\[\?25l|\x1b\[2K")
-
-
-def ids(link: TestLink) -> tuple[str, str]:
-    return link.app_id, link.repository_id
 
 
 @contextmanager
@@ -72,10 +67,10 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
     good, bad = docora.add_link(), docora.add_link()
     error = "HTTP 503 on \x1b[31mred"
     with other_worker(docora, lambda job_id: error if job_id == bad.job_id else None):
-        synced = docora.run("retry", *ids(good), "--wait", "--json")
-        again = docora.run("resync", *ids(good), "--wait", "--timeout", "60")
-        failed = docora.run("retry", *ids(bad), "--wait", "--timeout", "60", "--json")
-        failed_again = docora.run("retry", *ids(bad), "--wait")
+        synced = docora.run("retry", *good.ids, "--wait", "--json")
+        again = docora.run("resync", *good.ids, "--wait", "--timeout", "60")
+        failed = docora.run("retry", *bad.ids, "--wait", "--timeout", "60", "--json")
+        failed_again = docora.run("retry", *bad.ids, "--wait")
 
     assert synced.code == 0, synced
     waited = synced.data["waited"]
@@ -91,7 +86,6 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
     assert again.code == 0, again
     assert re.search(r"^Result +in sync, after \d+ s$", again.stdout, re.MULTILINE)
     assert "Waiting for 1 snapshot, 60 s at most.\n" in again.stderr
-    assert "The snapshot is done." in again.stderr
 
     assert failed.code == 7, failed
     waited = failed.data["waited"]
@@ -145,7 +139,7 @@ def test_a_snapshot_that_a_resync_could_not_queue_is_not_waited_for(docora: Doco
 def test_when_no_worker_comes_it_says_so_at_once_and_time_runs_out(docora: Docora) -> None:
     one, other = docora.add_link(), docora.add_link()
     single, bulk = docora.run_together(
-        ("retry", *ids(one), "--wait", "--timeout", "1", "--json"),
+        ("retry", *one.ids, "--wait", "--timeout", "1", "--json"),
         ("retry-all-failed", "--app", other.app_id, "--wait", "--timeout", "1"),
     )
     assert single.code == 8, single
@@ -167,7 +161,7 @@ def test_an_interrupt_ends_the_wait_and_says_what_is_known(
     docora: Docora, command: str, number: signal.Signals, code: int
 ) -> None:
     link = docora.add_link()
-    arguments = (command, *ids(link)) if command == "retry" else (command,)
+    arguments = (command, *link.ids) if command == "retry" else (command,)
     process = docora.start(*arguments, "--wait", "--json")
     await_line(process, "Waiting for 1 snapshot")
     process.send_signal(number)
@@ -201,7 +195,7 @@ def test_a_link_that_is_removed_meanwhile_is_nothing_to_wait_for(
     docora: Docora, command: str
 ) -> None:
     link = docora.add_link()
-    arguments = (command, *ids(link)) if command == "retry" else (command,)
+    arguments = (command, *link.ids) if command == "retry" else (command,)
     process = docora.start(*arguments, "--wait", "--json")
     await_line(process, "Waiting for 1 snapshot")
     docora.connection.execute("DELETE FROM app_repositories")
@@ -210,7 +204,6 @@ def test_a_link_that_is_removed_meanwhile_is_nothing_to_wait_for(
     waited = result.data["waited"]
     if command == "retry":
         assert (waited["result"], waited["status"]) == ("gone", None)
-        assert "The link was removed" in result.stderr
     else:
         assert (waited["gone"], waited["running"]) == (1, 0)
 
@@ -220,7 +213,7 @@ def test_a_server_that_is_lost_while_waiting_is_said_with_what_was_done(
     docora: Docora, command: str
 ) -> None:
     link = docora.add_link()
-    arguments = (command, *ids(link)) if command == "retry" else (command,)
+    arguments = (command, *link.ids) if command == "retry" else (command,)
     process = docora.start(*arguments, "--wait", "--json")
     await_line(process, "Waiting for 1 snapshot")
     docora.connection.execute(
@@ -247,7 +240,7 @@ def test_a_wait_for_nothing_but_lost_jobs_ends_and_names_repair(docora: Docora, 
     one, app_id = docora.add_link(), docora.add_link().app_id
     docora.link(app_id, docora.add_repository())
     docora.add_worker()
-    single = docora.start("retry", *ids(one), "--wait", "--json", env=QUICK)
+    single = docora.start("retry", *one.ids, "--wait", "--json", env=QUICK)
     bulk = docora.start("retry-all-failed", "--app", app_id, "--wait", "--json", env=QUICK)
     for process in (single, bulk):
         await_line(process, "Waiting for ")
@@ -309,13 +302,14 @@ def test_a_redis_that_goes_away_does_not_end_a_wait(docora: Docora) -> None:
     assert result.data["waited"]["synced"] == 1
 
 
-def test_a_terminal_shows_a_spinner_for_one_and_a_bar_for_many(docora: Docora) -> None:
+def test_a_terminal_shows_a_bar(docora: Docora) -> None:
     link, *_ = [docora.add_link() for _ in range(4)]
     with other_worker(docora, lambda job_id: "HTTP 503" if job_id == link.job_id else None):
-        code, shown = on_terminal(docora, ["retry", *ids(link), "--wait"])
+        code, shown = on_terminal(docora, ["retry", *link.ids, "--wait"])
         assert code == 7, shown
         assert ANIMATION.search(shown)
-        assert "Waiting for the snapshot" in shown
+        assert "Waiting for 1 snapshot." in shown
+        assert "1 failed again" in shown
         assert "HTTP 503" in shown
         code, shown = on_terminal(docora, ["retry-all-failed", "--yes", "--wait"])
     assert code == 7, shown

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Protocol
 
-from docora_ops.errors import InvalidJobIdError
+from docora_ops.actions.decision import invalid_job_id
 from docora_ops.links import LinkRef, Outcome
 from docora_ops.queue import Answer, WaitingList
 
-_LONGEST_WAIT = 1
-"""Seconds that a batch, with its rows locked, waits for the batch before it."""
+_LONGEST_WAIT = 1  # seconds that a batch, with its rows locked, waits for the batch before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +33,7 @@ class Batch:
     waiting: WaitingList
     earlier: Mapping[str, str] | None = None
     """Evidence of doubtful jobs in the first round, by the id of the link. None: first round."""
-    after: Batch | None = None
-    """The batch whose jobs come before these in the queue."""
+    after: Batch | None = None  # the batch whose jobs come before these in the queue
     pushed: Event = field(default_factory=Event)
     recorded: list[LinkOutcome] = field(default_factory=list)
     postponed: dict[str, str] = field(default_factory=dict)
@@ -66,40 +63,18 @@ class Batch:
 
     def record_invalid(self) -> list[LinkRef]:
         """Records links with invalid job ids as failed. Returns the other links."""
-        valid = []
         for ref in self.refs:
-            try:
-                require_valid_job_id(ref)
-            except InvalidJobIdError as error:
-                self.record(ref, Outcome.FAILED, error.message)
-            else:
-                valid.append(ref)
-        return valid
+            if not ref.has_valid_job_id:
+                self.record(ref, Outcome.FAILED, invalid_job_id(ref).message)
+        return [ref for ref in self.refs if ref.has_valid_job_id]
 
     def record_decision(self, ref: LinkRef, outcome: Outcome | None, answer: Answer) -> None:
         """Records an outcome of `decide`, or postpones a link whose job is running or doubtful."""
         if outcome is Outcome.FAILED:
-            reason = f"its Redis key does not hold a job: {answer.reason}"
-            self.record(ref, outcome, reason)
+            self.record(ref, outcome, f"its Redis key does not hold a job: {answer.reason}")
         elif outcome is not None:
             self.record(ref, outcome)
         elif self.is_final:
             self.record(ref, Outcome.ALREADY_RUNNING)
         else:
             self.postponed[ref.id] = answer.evidence
-
-
-class BatchHandler(Protocol):
-    """Handles batches: for real, or as a dry run."""
-
-    def handle(self, batch: Batch) -> None:
-        """Records or postpones each link. Raises PostgresError, RedisError."""
-
-
-def require_valid_job_id(ref: LinkRef) -> None:
-    """Raises InvalidJobIdError if the two ids form no job id that can be told apart."""
-    if not ref.has_valid_job_id:
-        raise InvalidJobIdError(
-            f"the ids {ref.app_id!r} and {ref.repository_id!r} can't form a job id",
-            hint="ids of Docora hold only letters, digits and `_`",
-        )

@@ -24,6 +24,10 @@ _MOST_SEARCHES = 50
 """Jobs that are searched in the list although it was read: each search may walk over all of it."""
 
 _CHANGED_BY_US = frozenset({ClaimState.CLAIMED, ClaimState.EXHAUSTED})
+_PUSHED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE})
+
+_Left = tuple[LinkRef, Outcome | None, Answer]
+"""A link that is not to be claimed, and the decision about it."""
 
 
 @dataclass(slots=True)
@@ -31,21 +35,9 @@ class _Candidate:
     """A link that is to be claimed and queued."""
 
     ref: LinkRef
-    is_live: bool = False
-    """Its job waits: the push only confirms that."""
-    evidence: str = ""
-    """Evidence of a job that was doubtful at two looks."""
-    is_pushed: bool = False
-    """An earlier attempt, which was rolled back, has pushed the job."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """A link that is not to be claimed."""
-
-    ref: LinkRef
-    outcome: Outcome | None
-    answer: Answer
+    is_live: bool = False  # its job waits: the push only confirms that
+    evidence: str = ""  # evidence of a job that was doubtful at two looks
+    is_pushed: bool = False  # an earlier attempt, which was rolled back, has pushed the job
 
 
 class BatchExecution:
@@ -126,7 +118,7 @@ class BatchExecution:
                 self._execute([ref], batch, wait=True)
 
     def _postpone(self, refs: Sequence[LinkRef], batch: Batch) -> None:
-        """Notes the evidence of the jobs, for the second round."""
+        """Keeps the evidence of the jobs for the second round."""
         job_ids = [ref.job_id for ref in refs]
         answers = self._queue.look(job_ids, waiting=batch.waiting)
         for ref, answer in zip(refs, answers, strict=True):
@@ -169,14 +161,14 @@ class BatchExecution:
                     candidates[answer.job_id].is_live = False
                 else:
                     ref = candidates.pop(answer.job_id).ref
-                    left.append(_Left(ref, decide(answer), answer))
+                    left.append((ref, decide(answer), answer))
 
         self._must_look = bool(left) or any(
             each.is_live or outcomes.get(job_id) is Outcome.REPLACED_STALE
             for job_id, each in candidates.items()
         )
-        for each in left:
-            batch.record_decision(each.ref, each.outcome, each.answer)
+        for decision in left:
+            batch.record_decision(*decision)
         return self._record_claims(candidates, claims, outcomes, batch)
 
     def _record_claims(
@@ -213,12 +205,12 @@ class BatchExecution:
         left: list[_Left] = []
         for ref, answer in zip(refs, self._answers(refs, batch), strict=True):
             earlier = batch.evidence_of(ref)
-            outcome = decide(answer, earlier=earlier)
+            outcome = decide(answer, earlier)
             is_live = outcome is Outcome.ALREADY_QUEUED
             if answer.state is JobState.RUNNING or self._must_wait(answer, earlier, batch):
-                left.append(_Left(ref, None, answer))
+                left.append((ref, None, answer))
             elif outcome is Outcome.FAILED or (is_live and self._action is Action.REPAIR):
-                left.append(_Left(ref, outcome, answer))
+                left.append((ref, outcome, answer))
             else:
                 evidence = earlier if answer.evidence == earlier else ""
                 candidates[ref.job_id] = _Candidate(ref, is_live, evidence)
@@ -277,10 +269,11 @@ class BatchExecution:
                 )
             )
         batch.wait_for_turn()
-        entries = self._audit.start_with_push() if self._audit else {}
+        start = self._audit.start() if self._audit else None
+        entries = dict.fromkeys(_PUSHED, start) if start else {}
         answers = self._queue.push(requests, waiting=batch.waiting, audit=entries)
-        if self._audit:
-            self._audit.notice(answers)
+        if self._audit and any(answer.outcome in _PUSHED for answer in answers):
+            self._audit.has_begun = True
         batch.pushed.set()
         return answers
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from sys import intern
 
-from docora_ops.actions.bulk.batch import Batch, LinkOutcome
+from docora_ops.actions.bulk.batch import Batch
 from docora_ops.actions.decision import decide
+from docora_ops.actions.look import look_at_jobs
 from docora_ops.database import Database
-from docora_ops.database.link_rows import count_deliveries, describe_links, held_job_ids
+from docora_ops.database.link_rows import count_deliveries, names_of
 from docora_ops.links import Action, PlannedLink
 from docora_ops.queue import LinkQueue
 
@@ -25,30 +25,23 @@ class BatchPlan:
     def handle(self, batch: Batch) -> None:
         """Records or postpones each link. Raises PostgresError, RedisError."""
         refs = batch.record_invalid()
-        job_ids = [ref.job_id for ref in refs]
-        held = held_job_ids(self._database, job_ids)
-        answers = self._queue.look(job_ids, waiting=batch.waiting, detailed=True)
-        for ref, answer in zip(refs, answers, strict=True):
-            is_locked = ref.job_id in held
-            outcome = decide(answer, is_locked=is_locked, earlier=batch.evidence_of(ref))
-            batch.record_decision(ref, outcome, answer)
+        for ref, answer in look_at_jobs(
+            self._database, self._queue, refs, waiting=batch.waiting, detailed=True
+        ):
+            batch.record_decision(ref, decide(answer, batch.evidence_of(ref)), answer)
         if self._action is Action.RESYNC:
             queued = [item.ref for item in batch.recorded if item.outcome.succeeded]
             batch.deliveries_cleared = count_deliveries(self._database, queued)
-        self._describe(batch.recorded)
-
-    def _describe(self, recorded: Sequence[LinkOutcome]) -> None:
-        names = describe_links(self._database, [item.ref.id for item in recorded])
-        for item in recorded:
-            app_name, repository = names.get(item.ref.id, ("", ""))
-            self.links.append(
-                PlannedLink(
-                    # One string for all links of an app: there may be a million.
-                    app_id=intern(item.ref.app_id),
-                    app_name=intern(app_name),
-                    repository_id=item.ref.repository_id,
-                    repository_name=repository,
-                    outcome=item.outcome,
-                    error_message=item.error_message,
-                )
+        names = names_of(self._database, [item.ref for item in batch.recorded])
+        self.links += (
+            PlannedLink(
+                # One string for all links of an app: there may be a million.
+                intern(item.ref.app_id),
+                app_name or "",
+                item.ref.repository_id,
+                repository_name or "",
+                item.outcome,
+                item.error_message,
             )
+            for item, (app_name, repository_name) in zip(batch.recorded, names, strict=True)
+        )

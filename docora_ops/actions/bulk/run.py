@@ -8,24 +8,27 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from itertools import cycle
 
 from docora_ops.actions.bulk.audit_entries import AuditEntries
-from docora_ops.actions.bulk.batch import Batch, BatchHandler, LinkOutcome
+from docora_ops.actions.bulk.batch import Batch, LinkOutcome
 from docora_ops.actions.bulk.execute import BatchExecution
 from docora_ops.actions.bulk.plan import BatchPlan
-from docora_ops.audit import Change
+from docora_ops.batches import batches
 from docora_ops.bulk import BulkResult, Progress
 from docora_ops.database import Database, Selection
 from docora_ops.errors import NotFoundError, OperationFinishedError, ServerError
 from docora_ops.interrupts import Stop
-from docora_ops.links import Action, LinkFailure, LinkRef, Outcome, count_succeeded
+from docora_ops.links import Action, App, LinkFailure, LinkRef, Outcome, count_succeeded
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
 from docora_ops.settings import SECOND_LOOK_DELAY
 
 BATCHES_IN_FLIGHT = 2
 """While Postgres works on the links of one batch, the jobs of the other are made and pushed."""
+
+BatchHandler = Callable[[Batch], None]
+"""Records or postpones each link of a batch: for real, or as a dry run."""
 
 
 @dataclass(slots=True)
@@ -41,16 +44,12 @@ class BulkRun:
     store: ProgressStore
     selection: Selection
     batch_size: int
-    change: Change | None = None
-    """Who asked for the change; None: it is not recorded, or only with `audit`."""
-    audit: AuditEntries | None = None
-    """Audit entries of a larger change, which ends them."""
+    audit: AuditEntries | None = None  # None: the change is not recorded
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
     on_recorded: Callable[[Sequence[LinkOutcome]], None] = lambda _recorded: None
     operation_id: str | None = None
     cancelled: bool = False
-    _own_audit: AuditEntries | None = None
     _plan: BatchPlan | None = None
     _counts: Counter[Outcome] = field(default_factory=Counter)
     _by_app: dict[str, Counter[Outcome]] = field(default_factory=dict)
@@ -59,18 +58,14 @@ class BulkRun:
     _reported_at: float = 0
     _reported_failures: int = 0
 
-    def __post_init__(self) -> None:
-        if self.change is not None:
-            self._own_audit = AuditEntries(self.change, self.selection.total)
-
     def start(self) -> str:
         """Makes the run an operation that all can see in Redis. Returns its id. Raises RedisError.
 
         Schedule, which runs each minute, does without: it would crowd out others on a dashboard.
         """
         self.operation_id = new_operation_id()
-        if self._own_audit:
-            self._own_audit.operation_id = self.operation_id
+        if self.audit:
+            self.audit.operation_id = self.operation_id
         self._report()
         return self.operation_id
 
@@ -80,11 +75,11 @@ class BulkRun:
         Raises PostgresError or RedisError if a server is lost: unfinished batches are rolled back.
         """
         databases = [self.database.sibling() for _ in range(BATCHES_IN_FLIGHT)]
-        audit = self._own_audit or self.audit
+        claim, audit = self.selection.claim, self.audit
         try:
             self._work(
                 [
-                    BatchExecution(database, self.queue, self.action, self.selection.claim, audit)
+                    BatchExecution(database, self.queue, self.action, claim, audit).handle
                     for database in databases
                 ]
             )
@@ -102,7 +97,7 @@ class BulkRun:
     def plan(self) -> BulkResult:
         """Finds what `run` would do, and changes nothing. Raises PostgresError, RedisError."""
         self._plan = BatchPlan(self.database, self.queue, self.action)
-        self._work([self._plan])
+        self._work([self._plan.handle])
         return self.result()
 
     def cancel(self) -> None:
@@ -121,7 +116,7 @@ class BulkRun:
             total=self.selection.total,
             counts=dict(self._counts),
             by_app={
-                count.app: dict(self._by_app.get(count.app.app_id, {}))
+                App(count.app_id, count.app_name): dict(self._by_app.get(count.app_id, {}))
                 for count in self.selection.by_app
             },
             failures=tuple(self._failures),
@@ -140,52 +135,37 @@ class BulkRun:
         waiting = self.queue.read_waiting()
         postponed: list[LinkRef] = []
         evidence: dict[str, str] = {}
-        first = (Batch(refs, waiting) for refs in self._batches(self.selection.refs))
+        first = (Batch(refs, waiting) for refs in batches(self.selection.refs, self.batch_size))
         for batch in self._handle(first, handlers):
             postponed += [ref for ref in batch.refs if ref.id in batch.postponed]
             evidence |= batch.postponed
         if not postponed or self._must_stop():
             return
-        self._pause(SECOND_LOOK_DELAY)
+        self.stop.sleep(SECOND_LOOK_DELAY)
         self._report()  # tells, too, whether it was cancelled meanwhile
         waiting = self.queue.read_waiting()
-        second = (Batch(refs, waiting, evidence) for refs in self._batches(postponed))
+        second = (Batch(refs, waiting, evidence) for refs in batches(postponed, self.batch_size))
         for _ in self._handle(second, handlers):
             pass
 
-    def _batches(self, refs: Sequence[LinkRef]) -> Iterator[Sequence[LinkRef]]:
-        for start in range(0, len(refs), self.batch_size):
-            yield refs[start : start + self.batch_size]
-
-    def _handle(
-        self, batches: Iterator[Batch], handlers: Sequence[BatchHandler]
-    ) -> Iterator[Batch]:
+    def _handle(self, to_do: Iterator[Batch], handlers: Sequence[BatchHandler]) -> Iterator[Batch]:
         """Yields each batch, handled and counted, in order; as many at once as there are handlers.
 
         When the run is to stop, it ends after the batches that have begun.
         """
-        idle: SimpleQueue[BatchHandler] = SimpleQueue()
-        for handler in handlers:
-            idle.put(handler)
-
-        def handle(batch: Batch) -> None:
-            handler = idle.get()
-            try:
-                handler.handle(batch)
-            finally:
-                idle.put(handler)
-
         begun: deque[tuple[Batch, Future[None]]] = deque()
         before: Batch | None = None
+        # Batches end in order, so that the next handler is idle when a batch begins.
+        turns = cycle(handlers)
         with ThreadPoolExecutor(len(handlers)) as pool:
             try:
                 while begun or not self._must_stop():
                     while len(begun) < len(handlers) and not self._must_stop():
-                        batch = next(batches, None)
+                        batch = next(to_do, None)
                         if batch is None:
                             break
                         batch.after = before
-                        begun.append((batch, pool.submit(handle, batch)))
+                        begun.append((batch, pool.submit(next(turns), batch)))
                         before = batch
                     if not begun:
                         return
@@ -212,11 +192,6 @@ class BulkRun:
             self.cancel()
         return self.cancelled
 
-    def _pause(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self._must_stop():
-            time.sleep(min(left, 0.1))
-
     def _count(self, batch: Batch) -> None:
         for item in batch.recorded:
             self._counts[item.outcome] += 1
@@ -230,14 +205,13 @@ class BulkRun:
         self.on_recorded(batch.recorded)
 
     def _end_audit(self) -> None:
-        audit = self._own_audit
-        if audit is None or not audit.begun or audit.ended:
+        # A repair, which has no operation, ends the entries itself after all its runs.
+        if self.audit is None or self.action is Action.REPAIR:
             return
-        if self.operation_id is not None:
+        if self.operation_id is None:
+            self.audit.write_end(self.store, self._counts, cancelled=self._is_cut_short)
+        elif self.audit.has_begun and not self.audit.has_ended:
             self._report(is_last=True)
-        else:
-            self.store.record(audit.end(self._counts, cancelled=self._is_cut_short))
-            audit.ended = True
 
     def _report(self, *, is_last: bool = False) -> None:
         """Writes the progress and, at the start and the end, the audit entries."""
@@ -246,11 +220,11 @@ class BulkRun:
         self.on_progress(completed)
         if self.operation_id is None:
             return
-        audit, entry = self._own_audit, None
+        audit = self.audit
         is_last = is_last or completed >= self.selection.total
-        if audit and not audit.begun:
-            entry = audit.start()
-        elif audit and is_last and not audit.ended:
+        entry = audit.start() if audit else None
+        is_end = entry is None and audit is not None and is_last and not audit.has_ended
+        if audit and is_end:
             entry = audit.end(self._counts, cancelled=self._is_cut_short)
         was_cancelled = self.store.write(
             Progress(
@@ -265,8 +239,8 @@ class BulkRun:
             since=self._reported_failures,
             audit=entry,
         )
-        if audit and entry:
-            audit.ended = audit.begun
-            audit.begun = True
+        if audit:
+            audit.has_begun = True
+            audit.has_ended |= is_end
         self._reported_failures = len(self._failures)
         self.cancelled = self.cancelled or was_cancelled

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
 from docora_ops.actions.doctor import postgres_checks, redis_checks
-from docora_ops.actions.doctor.clocks import check_clocks, seconds_ahead
-from docora_ops.actions.repair.belonging import count_jobs_with_links
-from docora_ops.actions.repair.find import find_drift
+from docora_ops.actions.repair.find import count_jobs_with_links, find_drift
 from docora_ops.database import Database
 from docora_ops.database.grants import TABLES, missing_columns
 from docora_ops.database.pooling import find_pooling
@@ -37,9 +36,10 @@ from docora_ops.settings import Settings, load_settings
 
 T = TypeVar("T")
 
-SecondLook = Callable[[int, int], object]
-"""Called with the number of disagreements, and the seconds until they are looked at again."""
+_CLOCK_WARNING = 5
+_CLOCK_FAILURE = 30  # seconds; a worker whose clock is further off cleans up nothing
 
+_WHY_NOT = "needs what failed above"
 _DRIFT = {
     DriftKind.LOST: "{count} pending {links} without a live job",
     DriftKind.STUCK: "{count} scanning {links} without a live job",
@@ -58,8 +58,7 @@ class _Server:
     clock: dict[str, float] = field(default_factory=dict)
     """By the name of the server, the seconds that its clock is ahead of this host's."""
     is_lost: bool = False
-    is_fit: bool = False
-    """Drift can be looked for."""
+    is_fit: bool = False  # drift can be looked for
 
     def lose(self, name: CheckName, error: DocoraOpsError) -> None:
         """Records that the server does not answer, or refuses."""
@@ -67,24 +66,33 @@ class _Server:
         self.is_lost, self.is_fit = True, False
 
 
-def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis:
-    """Makes all checks that can be made; an unreachable server does not prevent the others."""
+def diagnose(env_file: Path | None, before_second_look: Callable[[int], object]) -> Diagnosis:
+    """Makes all checks that can be made; an unreachable server does not prevent the others.
+
+    Calls `before_second_look` with the number of disagreements before they are checked again.
+    """
     try:
         settings = load_settings(env_file)
     except ConfigurationError as error:
         checks = _complete([_failure(CheckName.SETTINGS, error)], "the settings can't be used")
         return Diagnosis(checks, None, misconfigured=True)
     problems: list[ConfigurationError] = []
-    database = _unless_unusable(lambda: Database(settings), problems)
-    client = _unless_unusable(lambda: connect(settings), problems)
+    database = client = None
+    try:
+        database = Database(settings)
+    except ConfigurationError as error:
+        problems.append(error)
+    try:
+        client = connect(settings)
+    except ConfigurationError as error:
+        problems.append(error)
     # Together, two servers that do not answer cost no more time than one.
     redis_in_background = _in_background(lambda: _check_redis(settings, client))
-    with ExitStack() as stack:
-        if database:
-            stack.enter_context(closing(database))
+    with closing(database) if database else nullcontext():
         postgres = _check_postgres(settings, database)
         redis = redis_in_background.result()
-        drift = belonging = None
+        drift = None
+        belonging = Belonging(0, 0)
         if database and client and postgres.is_fit and redis.is_fit:
             queue = LinkQueue(settings, client)
             try:
@@ -92,13 +100,10 @@ def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis
                     database,
                     queue,
                     grace_seconds=settings.drift_grace,
-                    before_second_look=lambda count: before_second_look(
-                        count, settings.drift_grace
-                    ),
+                    before_second_look=before_second_look,
                 )
-                belonging = (
-                    count_jobs_with_links(database, queue) if drift.total else Belonging(0, 0)
-                )
+                if drift.total:
+                    belonging = count_jobs_with_links(database, queue)
             except PostgresError as error:
                 postgres.lose(CheckName.POSTGRES, error)
             except RedisError as error:
@@ -107,23 +112,15 @@ def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis
         _check_settings(settings, problems),
         *postgres.checks,
         *redis.checks,
-        check_clocks(postgres.clock | redis.clock),
-        *(_check_drift(drift, belonging) if drift and belonging else ()),
+        _check_clocks(postgres.clock | redis.clock),
+        *(_check_drift(drift, belonging) if drift else ()),
     ]
     return Diagnosis(
-        _complete(found, "needs what failed above"),
+        _complete(found, _WHY_NOT),
         drift,
         misconfigured=bool(problems),
         server_lost=postgres.is_lost or redis.is_lost,
     )
-
-
-def _unless_unusable(make: Callable[[], T], problems: list[ConfigurationError]) -> T | None:
-    try:
-        return make()
-    except ConfigurationError as error:
-        problems.append(error)
-        return None
 
 
 def _in_background(check: Callable[[], T]) -> Future[T]:
@@ -146,7 +143,7 @@ def _check_postgres(settings: Settings, database: Database | None) -> _Server:
         return found
     try:
         server = read_server(database)
-        found.clock["Postgres"] = seconds_ahead(lambda: read_clock(database))
+        found.clock["Postgres"] = _seconds_ahead(lambda: read_clock(database))
         found.checks.append(ok(CheckName.POSTGRES, str(database.target)))
         found.checks += postgres_checks.check_server(server)
         found.checks.append(postgres_checks.check_pooling(find_pooling(settings)))
@@ -171,17 +168,14 @@ def _check_redis(settings: Settings, client: Redis | None) -> _Server:
     try:
         only_reads = inspector.only_reads()
         refusal = None if only_reads else inspector.connect()
-        found.clock["Redis"] = seconds_ahead(inspector.clock)
+        found.clock["Redis"] = _seconds_ahead(inspector.clock)
         server = inspector.server()
         if server is None:
-            found.checks += [
-                warning(
-                    CheckName.REDIS,
-                    f"{where}, but our user may not ask how it is",
-                    "ACL SETUSER the user in REDIS_URL +info",
-                ),
-                *redis_checks.unknown_server("INFO is not permitted to our user", refusal),
-            ]
+            what_to_do = "ACL SETUSER the user in REDIS_URL +info"
+            finding = f"{where}, but our user may not ask how it is"
+            found.checks.append(warning(CheckName.REDIS, finding, what_to_do))
+            if refusal:
+                found.checks.append(failed(CheckName.REDIS_PRIMARY, *refusal))
         else:
             found.checks.append(redis_checks.check_user(where, only_reads=only_reads))
             found.checks += redis_checks.check_server(server, refusal)
@@ -195,11 +189,8 @@ def _check_redis(settings: Settings, client: Redis | None) -> _Server:
 def _check_settings(settings: Settings, problems: Sequence[ConfigurationError]) -> Check:
     name = CheckName.SETTINGS
     if problems:
-        return failed(
-            name,
-            "; ".join(problem.message for problem in problems),
-            "; ".join(problem.hint for problem in problems if problem.hint),
-        )
+        found = "; ".join(problem.message for problem in problems)
+        return failed(name, found, "; ".join(problem.hint or "" for problem in problems))
     if settings.encryption_key is not None:
         try:
             settings.require_encryption_key()
@@ -231,12 +222,34 @@ def _check_belonging(belonging: Belonging) -> Check:
     name = CheckName.SERVERS_MATCH
     if belonging.is_plausible:
         return ok(name, "nothing speaks against it")
-    return failed(
-        name,
-        f"Postgres and Redis do not seem to belong together: {belonging}",
-        "check DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME: until they fit, docora-ops "
-        "repair changes nothing",
-    )
+    found = f"Postgres and Redis do not seem to belong together: {belonging}"
+    settings = "DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME"
+    until = "until they fit, docora-ops repair changes nothing"
+    return failed(name, found, f"check {settings}: {until}")
+
+
+def _seconds_ahead(read: Callable[[], float]) -> float:
+    """Returns how far the clock that is read is ahead of this host's."""
+    before = time.time()
+    found = read()
+    return found - (before + time.time()) / 2
+
+
+def _check_clocks(ahead: Mapping[str, float]) -> Check:
+    """Compares this host's clock with those of the servers, given by name as seconds ahead."""
+    name = CheckName.CLOCKS
+    if not ahead:
+        return not_checked(name, _WHY_NOT)
+    clocks = {"this host": 0.0, **ahead}
+    first, last = (choose(clocks, key=clocks.__getitem__) for choose in (max, min))
+    difference = clocks[first] - clocks[last]
+    if difference <= _CLOCK_WARNING:
+        *others, last = clocks
+        return ok(name, f"{', '.join(others)} and {last} agree to {_CLOCK_WARNING} s")
+    found = f"{first} is {difference:,.0f} s ahead of {last}"
+    problem = failed if difference > _CLOCK_FAILURE else warning
+    why = "heartbeats and due times are judged by them"
+    return problem(name, found, f"set the clocks by NTP on each host: {why}")
 
 
 def _failure(name: CheckName, error: DocoraOpsError) -> Check:

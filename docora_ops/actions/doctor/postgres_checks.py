@@ -31,11 +31,8 @@ def _check_primary(server: PostgresServer) -> Check:
     if server.is_replica:
         return failed(name, "it is a replica", _TO_PRIMARY)
     if server.is_read_only:
-        return failed(
-            name,
-            "transactions are read-only",
-            f"{_TO_PRIMARY}, or reset default_transaction_read_only",
-        )
+        what_to_do = f"{_TO_PRIMARY}, or reset default_transaction_read_only"
+        return failed(name, "transactions are read-only", what_to_do)
     return ok(name, "takes writes")
 
 
@@ -44,18 +41,12 @@ def check_pooling(pooling: Pooling) -> Check:
     name = CheckName.POSTGRES_POOLING
     match pooling:
         case Pooling.TRANSACTIONS:
-            return warning(
-                name,
-                "a proxy that pools transactions: commands work, and a worker refuses to start",
-                SESSIONS_FOR_WORKERS,
-            )
+            found = "a proxy that pools transactions: commands work, and a worker refuses to start"
+            return warning(name, found, SESSIONS_FOR_WORKERS)
         case Pooling.UNDECIDED:
-            return warning(
-                name,
-                "unknown: two more connections could not be opened at once",
-                "allow the role, and the proxy's pool, more connections: a bulk operation uses "
-                "two at once",
-            )
+            found = "unknown: two more connections could not be opened at once"
+            more = "allow the role, and the proxy's pool, more connections"
+            return warning(name, found, f"{more}: a bulk operation uses two at once")
         case Pooling.SESSIONS:
             return ok(name, "a proxy that pools sessions")
         case Pooling.NONE:
@@ -66,12 +57,9 @@ def check_tables(missing: Sequence[str], tables: int) -> Check:
     """Checks that no tables and columns are missing."""
     if not missing:
         return ok(CheckName.TABLES, f"{tables} tables, and all their columns")
-    return failed(
-        CheckName.TABLES,
-        f"missing: {', '.join(missing)}",
-        "point DATABASE_URL at the database that Docora uses, and let the role use the schema: "
-        "GRANT USAGE ON SCHEMA public",
-    )
+    to_docora = "point DATABASE_URL at the database that Docora uses"
+    grant = "let the role use the schema: GRANT USAGE ON SCHEMA public"
+    return failed(CheckName.TABLES, f"missing: {', '.join(missing)}", f"{to_docora}, and {grant}")
 
 
 def check_privileges(role: Role) -> Check:
@@ -80,24 +68,17 @@ def check_privileges(role: Role) -> Check:
     missing = [] if role.is_superuser else missing_needs(role)
     if missing:
         lacking = "; ".join(
-            f"{need.privilege} on {need.table}"
-            + (f" ({', '.join(need.columns)})" if need.columns else "")
-            + (f", for {need.only_for} only" if need.only_for else "")
-            for need in missing
+            f"{need}, for {need.only_for} only" if need.only_for else str(need) for need in missing
         )
-        return (warning if all(need.only_for for need in missing) else failed)(
-            name, f"{role.name} lacks {lacking}", grant_statements(missing, role.name)
-        )
+        problem = warning if all(need.only_for for need in missing) else failed
+        grants = grant_statements(missing, role.name)
+        return problem(name, f"{role.name} lacks {lacking}", grants)
     if surplus := excess(role):
-        return warning(
-            name,
-            f"{role.name} has more than it needs: {'; '.join(surplus)}",
-            "use a role with no more grants than docora-ops help privileges lists",
-        )
+        found = f"{role.name} has more than it needs: {'; '.join(surplus)}"
+        what_to_do = "use a role with no more grants than docora-ops help privileges lists"
+        return warning(name, found, what_to_do)
     if only_reads(role):
-        return warning(
-            name,
-            f"{role.name} may only read: Postgres refuses what changes something",
-            "for more than monitoring, use the role docora_ops of docora-ops help privileges",
-        )
+        found = f"{role.name} may only read: Postgres refuses what changes something"
+        docora_ops = "the role docora_ops of docora-ops help privileges"
+        return warning(name, found, f"for more than monitoring, use {docora_ops}")
     return ok(name, f"{role.name} has what it needs, and no more")

@@ -5,45 +5,35 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from sys import intern
-from typing import TypeVar
 
+from docora_ops.actions.look import look_at_jobs
+from docora_ops.batches import batches
 from docora_ops.database import Database
-from docora_ops.database.drift_rows import (
-    UnfinishedLink,
-    link_statuses,
-    names_of,
-    unfinished_links,
-)
-from docora_ops.database.link_rows import held_job_ids
-from docora_ops.drift import EXAMPLES_SHOWN, Drift, DriftKind, DriftReport
+from docora_ops.database.drift_rows import link_statuses, unfinished_links
+from docora_ops.database.link_rows import held_job_ids, names_of
+from docora_ops.database.results import read_unsynced
+from docora_ops.drift import EXAMPLES_SHOWN, Belonging, Drift, DriftKind, DriftReport
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus, ids_of_job
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.sweep import TO_RUN_OR_FAILED, InspectedJob, Place, Problem
 from docora_ops.settings import SECOND_LOOK_DELAY
 
-Item = TypeVar("Item")
-
-_LINKS_AT_ONCE = 5000
-_JOBS_AT_ONCE = 500
+_AT_ONCE = 5000
 _DOCORA_JOB_ID = re.compile(r"app_[0-9a-f]{24}-repo_[0-9a-f]{24}")
 _KINDS_OF_LINKS = {
     LinkStatus.PENDING_SNAPSHOT.value: DriftKind.LOST,
     LinkStatus.SCANNING.value: DriftKind.STUCK,
 }
-_KINDS_OF_JOBS = [kind for kind in DriftKind if kind not in _KINDS_OF_LINKS.values()]
 _LIVE = {JobState.WAITING, JobState.RUNNING}
 _STALE = {Problem.GONE, Problem.CONTRADICTS}
 _WHERE = {place: f"the {place} registry" for place in Place} | {
     Place.LIST: "the queue's list",
     Place.INTERMEDIATE: "the intermediate list",
 }
-
-Found = dict[DriftKind, dict[str, str]]
-"""By kind and job id the `enqueued_at` of the job if it was doubtful, otherwise empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +53,7 @@ def find_drift(
     grace_seconds: float,
     before_second_look: Callable[[int], object] = lambda _: None,
 ) -> DriftReport:
-    """Counts all confirmed drift, with some examples; writes nothing.
-
-    Raises PostgresError, RedisError.
-    """
+    """Counts all confirmed drift, with some examples; writes nothing."""
     counts: Counter[DriftKind] = Counter()
     examples: dict[DriftKind, list[Drift]] = {}
     for suspect in confirmed(
@@ -95,72 +82,83 @@ def confirmed(
 
     The second look comes `grace_seconds` after the first, or sooner for a single link. Meanwhile no
     lock is held and no transaction is open. `before_second_look` gets the number of disagreements
-    that the first look has found. Raises PostgresError, RedisError.
+    that the first look has found.
     """
-    found: Found = {kind: {} for kind in DriftKind}
-    for suspect in _Look(database, queue, app_id, ref).suspects():
-        found[suspect.drift.kind][suspect.drift.job_id] = suspect.enqueued_at
-    if not any(found.values()):
+    suspects = list(_Look(database, queue, app_id, ref).find())
+    if not suspects:
         return
-    drifted = sum(len(job_ids) for kind, job_ids in found.items() if kind.is_drift)
+    drifted = sum(suspect.drift.kind.is_drift for suspect in suspects)
     if drifted:
         before_second_look(drifted)
         time.sleep(min(grace_seconds, SECOND_LOOK_DELAY) if ref else grace_seconds)
-    for suspect in _Look(database, queue, app_id, ref, only=found).suspects():
-        if found[suspect.drift.kind].get(suspect.drift.job_id) == suspect.enqueued_at:
-            yield suspect
+    yield from _Look(database, queue, app_id, ref).find_again(suspects)
 
 
 def named(database: Database, drifts: Sequence[Drift]) -> list[Drift]:
-    """Adds the names of apps and repositories. Raises PostgresError."""
-    names = names_of(database, {(drift.app_id, drift.repository_id) for drift in drifts})
-    result = []
-    for drift in drifts:
-        app_name, repository_name = names[drift.app_id, drift.repository_id]
-        result.append(replace(drift, app_name=app_name, repository_name=repository_name))
-    return result
+    """Adds the names of apps and repositories."""
+    return [
+        replace(drift, app_name=app_name, repository_name=repository_name)
+        for drift, (app_name, repository_name) in zip(
+            drifts, names_of(database, drifts), strict=True
+        )
+    ]
 
 
-def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Yields the items in order, `size` at a time."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
+    """Counts the jobs of the whole queue, and the ones that have no link in the database.
+
+    Jobs that were not made for a link do not count. A job without a link counts only if it is to be
+    run or has failed: finished jobs of deleted links are history.
+    """
+    linked: set[str] = set()
+    unlinked: set[str] = set()
+    for place in Place:
+        for page in queue.sweep.pages(place):
+            new = {job_id for job_id in page if ids_of_job(job_id)} - linked - unlinked
+            found = link_statuses(database, new).keys()
+            linked |= found
+            if place in TO_RUN_OR_FAILED:
+                unlinked |= queue.sweep.made_for_links(new - found)
+    return Belonging(len(linked) + len(unlinked), len(unlinked))
 
 
 class _Look:
-    """One look at all jobs and links, or with `only` at the jobs that an earlier look found."""
+    """One look at all jobs and links, at those of one app, or at one link."""
 
     def __init__(
-        self,
-        database: Database,
-        queue: LinkQueue,
-        app_id: str | None,
-        ref: LinkRef | None,
-        only: Found | None = None,
+        self, database: Database, queue: LinkQueue, app_id: str | None, ref: LinkRef | None
     ) -> None:
         self._database = database
         self._queue = queue
         self._app_id = app_id
         self._ref = ref
-        self._only = only
         # The queue's list need not be read for a single link.
         self._waiting = None if ref else queue.read_waiting()
         self._is_live: dict[str, bool] = {}
         """By the job ids that have been inspected."""
 
-    def suspects(self) -> Iterator[Suspect]:
+    def find(self) -> Iterator[Suspect]:
         """Yields all drift, each once."""
         for job_ids in self._jobs():
-            yield from self._check_jobs(self._queue.sweep.inspect(job_ids, self._waiting))
+            yield from self._check_jobs(job_ids)
         link_id = self._ref.id if self._ref else None
         for links in unfinished_links(
-            self._database, _LINKS_AT_ONCE, app_id=self._app_id, link_id=link_id
+            self._database, _AT_ONCE, app_id=self._app_id, link_id=link_id
         ):
-            doubtful = [link for link in links if self._may_lack_job(link)]
-            for batch in batches(doubtful, _JOBS_AT_ONCE):
-                yield from self._check_links(batch)
+            yield from self._check_links(
+                link for link in links if not self._is_live.get(link[0].job_id)
+            )
 
-    # Jobs that have entries in the queue
+    def find_again(self, suspects: Sequence[Suspect]) -> Iterator[Suspect]:
+        """Yields the suspects of an earlier look that are found again."""
+        jobs = [suspect for suspect in suspects if suspect.ref is None]
+        for some in batches(jobs, _AT_ONCE):
+            job_ids = list(dict.fromkeys(suspect.drift.job_id for suspect in some))
+            yield from _repeated(some, self._check_jobs(job_ids))
+        links = [suspect for suspect in suspects if suspect.ref is not None]
+        for some in batches(links, _AT_ONCE):
+            ids = [suspect.ref.id for suspect in some if suspect.ref]
+            yield from _repeated(some, self._check_links(read_unsynced(self._database, ids)))
 
     def _jobs(self) -> Iterator[list[str]]:
         """Yields the ids of all jobs with entries, each once."""
@@ -170,15 +168,17 @@ class _Look:
 
     def _is_wanted(self, job_id: str) -> bool:
         ids = ids_of_job(job_id)
-        if ids is None or self._app_id not in {None, ids[0]} or job_id in self._is_live:
+        if ids is None or self._app_id not in {None, ids[0]}:
             return False
-        return self._only is None or any(job_id in self._only[kind] for kind in _KINDS_OF_JOBS)
+        return job_id not in self._is_live
 
-    def _check_jobs(self, jobs: Sequence[InspectedJob]) -> Iterator[Suspect]:
-        if not jobs:
+    def _check_jobs(self, job_ids: Sequence[str]) -> Iterator[Suspect]:
+        """Yields the drift of jobs that have entries in the queue."""
+        if not job_ids:
             return
+        jobs = self._queue.sweep.inspect(job_ids, self._waiting)
         self._is_live |= {job.job_id: job.state in _LIVE for job in jobs}
-        statuses = link_statuses(self._database, [job.job_id for job in jobs])
+        statuses = link_statuses(self._database, job_ids)
         orphans = self._queue.sweep.made_for_links(
             [job.job_id for job in jobs if job.job_id not in statuses and _may_be_orphan(job)]
         )
@@ -195,35 +195,32 @@ class _Look:
             if not drift.kind.is_drift or drift.job_id not in held:
                 yield Suspect(drift)
 
-    # Links without a job
-
-    def _may_lack_job(self, link: UnfinishedLink) -> bool:
-        job_id = link.ref.job_id
-        if self._only is not None:
-            return job_id in self._only[_KINDS_OF_LINKS[link.status]]
-        return not self._is_live.get(job_id, False)
-
-    def _check_links(self, links: Sequence[UnfinishedLink]) -> Iterator[Suspect]:
-        valid = [link for link in links if link.ref.has_valid_job_id]
-        job_ids = [link.ref.job_id for link in valid]
-        held = held_job_ids(self._database, job_ids)
-        answers = self._queue.look(job_ids, waiting=self._waiting)
-        for link, answer in zip(valid, answers, strict=True):
-            if answer.job_id in held:
-                continue
+    def _check_links(self, links: Iterable[tuple[LinkRef, str]]) -> Iterator[Suspect]:
+        """Yields the links without a live job, given with their statuses."""
+        kinds = {ref: _KINDS_OF_LINKS[status] for ref, status in links if status in _KINDS_OF_LINKS}
+        for ref, answer in look_at_jobs(
+            self._database, self._queue, list(kinds), waiting=self._waiting
+        ):
             if answer.state in {JobState.NONE, JobState.DOUBTFUL}:
-                yield _suspect(link, enqueued_at=answer.evidence)
+                yield _suspect(kinds[ref], ref, enqueued_at=answer.evidence)
             elif answer.state is JobState.UNREADABLE:
-                yield _suspect(link, f"its Redis key does not hold a job: {answer.reason}")
-        for link in links:
-            if not link.ref.has_valid_job_id:
-                yield _suspect(link, "its ids can't form a job id")
+                detail = f"its Redis key does not hold a job: {answer.reason}"
+                yield _suspect(kinds[ref], ref, detail)
+        for ref, kind in kinds.items():
+            if not ref.has_valid_job_id:
+                yield _suspect(kind, ref, "its ids can't form a job id")
 
 
-def _suspect(link: UnfinishedLink, detail: str = "", *, enqueued_at: str = "") -> Suspect:
-    ref = link.ref
-    kind = _KINDS_OF_LINKS[link.status]
+def _suspect(kind: DriftKind, ref: LinkRef, detail: str = "", *, enqueued_at: str = "") -> Suspect:
     return Suspect(Drift(kind, ref.app_id, ref.repository_id, detail=detail), ref, enqueued_at)
+
+
+def _repeated(before: Iterable[Suspect], now: Iterable[Suspect]) -> Iterator[Suspect]:
+    """Yields the suspects whose drift is found now, too, with the same evidence."""
+    found = {(each.drift.kind, each.drift.job_id): each.enqueued_at for each in now}
+    for suspect in before:
+        if found.get((suspect.drift.kind, suspect.drift.job_id)) == suspect.enqueued_at:
+            yield suspect
 
 
 def _may_be_orphan(job: InspectedJob) -> bool:

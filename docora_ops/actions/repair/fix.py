@@ -11,9 +11,9 @@ from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.decision import STUCK_ERROR
-from docora_ops.actions.repair.belonging import count_jobs_with_links
-from docora_ops.actions.repair.find import batches, confirmed, named
+from docora_ops.actions.repair.find import confirmed, count_jobs_with_links, named
 from docora_ops.audit import Change
+from docora_ops.batches import batches
 from docora_ops.database import Database, Selection
 from docora_ops.database.drift_rows import link_statuses, lock_against_new_links
 from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids
@@ -23,8 +23,7 @@ from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkRef, Outcome
 from docora_ops.queue import LinkQueue, ProgressStore
 
-LINKS_AT_ONCE = 500
-"""Links that are locked, queued and committed together."""
+_LINKS_AT_ONCE = 500  # links that are locked, queued and committed together
 _ENTRIES_AT_ONCE = 2000
 """Jobs that are removed together: Redis walks over its list once for all of them."""
 _OUTCOMES = {
@@ -42,22 +41,18 @@ class Repair:
     queue: LinkQueue
     store: ProgressStore
     grace_seconds: float
-    max_attempts: int
-    """Failures after which a stuck link is `failed` instead of queued again."""
+    max_attempts: int  # failures after which a stuck link is `failed` instead of queued again
     app_id: str | None = None
     ref: LinkRef | None = None
     remove_unknown_jobs: bool = False
     """Repair even if the jobs in the queue do not look like jobs of this database."""
-    change: Change | None = None
-    """For the audit entries."""
+    change: Change | None = None  # for the audit entries
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
     before_second_look: Callable[[int], object] = lambda _suspects: None
     _found: Counter[DriftKind] = field(default_factory=Counter)
-    _links: dict[DriftKind, list[LinkRef]] = field(default_factory=dict)
-    """Lost and stuck links."""
-    _jobs: list[Drift] = field(default_factory=list)
-    """Orphans, duplicates and stale entries."""
+    _links: dict[LinkRef, DriftKind] = field(default_factory=dict)  # lost and stuck links
+    _jobs: list[Drift] = field(default_factory=list)  # orphans, duplicates and stale entries
     _repaired: list[Repaired] = field(default_factory=list)
     _dry_run: bool = False
     _audit: AuditEntries | None = None
@@ -65,8 +60,7 @@ class Repair:
     def find(self) -> RepairResult:
         """Finds the drift to repair; writes nothing.
 
-        Raises PostgresError, RedisError, and ServersMismatchedError if there is any drift and the
-        two servers do not seem to belong together.
+        Raises ServersMismatchedError if there is drift and the servers do not belong together.
         """
         for suspect in confirmed(
             self.database,
@@ -81,7 +75,7 @@ class Repair:
                 continue
             self._found[kind] += 1
             if suspect.ref is not None:
-                self._links.setdefault(kind, []).append(suspect.ref)
+                self._links[suspect.ref] = kind
             else:
                 self._jobs.append(suspect.drift)
         if self._found and not self.remove_unknown_jobs:
@@ -111,27 +105,25 @@ class Repair:
         if self.change is not None:
             self._audit = AuditEntries(self.change, self._found.total())
         self._remove_jobs()
-        for kind, refs in self._links.items():
-            if not self.stop.requested:
-                self._bulk_run(kind, refs).run()
+        if self._links and not self.stop.requested:
+            self._bulk_run().run()
         self.break_off()
         return self.result()
 
     def break_off(self) -> None:
         """Records the end of the repair if it has begun. Raises RedisError."""
-        if self._audit is None or not self._audit.begun or self._audit.ended:
-            return
-        result = self.result()
-        self.store.record(self._audit.end(result.counts, cancelled=not result.complete))
-        self._audit.ended = True
+        if self._audit is not None:
+            result = self.result()
+            is_cancelled = result.completed < result.total
+            self._audit.write_end(self.store, result.counts, cancelled=is_cancelled)
 
     def plan(self) -> RepairResult:
         """Returns what `run` would do; writes nothing. Raises PostgresError, RedisError."""
         self._dry_run = True
         for drifts in self._batches_of_jobs():
             self._record(Repaired(drift, RepairOutcome.REMOVED) for drift in drifts)
-        for kind, refs in self._links.items():
-            self._bulk_run(kind, refs).plan()
+        if self._links:
+            self._bulk_run().plan()
         return self.result()
 
     def result(self) -> RepairResult:
@@ -146,28 +138,27 @@ class Repair:
 
     # Links without a job
 
-    def _bulk_run(self, kind: DriftKind, refs: Sequence[LinkRef]) -> BulkRun:
+    def _bulk_run(self) -> BulkRun:
         claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=self.max_attempts)
         return BulkRun(
             Action.REPAIR,
             self.database,
             self.queue,
             self.store,
-            Selection(refs, (), claim),
-            LINKS_AT_ONCE,
+            Selection(list(self._links), (), claim),
+            _LINKS_AT_ONCE,
             audit=self._audit,
             stop=self.stop,
-            on_recorded=partial(self._record_links, kind),
+            on_recorded=self._record_links,
         )
 
-    def _record_links(self, kind: DriftKind, recorded: Sequence[LinkOutcome]) -> None:
-        drifts = [Drift(kind, item.ref.app_id, item.ref.repository_id) for item in recorded]
-        self._record(
-            Repaired(
-                drift, _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE), item.error_message
-            )
-            for drift, item in zip(named(self.database, drifts), recorded, strict=True)
-        )
+    def _record_links(self, recorded: Sequence[LinkOutcome]) -> None:
+        refs = [item.ref for item in recorded]
+        drifts = [Drift(self._links[ref], ref.app_id, ref.repository_id) for ref in refs]
+        for drift, item in zip(named(self.database, drifts), recorded, strict=True):
+            outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
+            self._repaired.append(Repaired(drift, outcome, item.error_message))
+        self.on_progress(len(self._repaired))
 
     # Jobs that are removed
 
@@ -188,9 +179,8 @@ class Repair:
             try:
                 self._remove(drifts, wait=True)
             except LinkError as error:
-                self._record(
-                    Repaired(drift, RepairOutcome.FAILED, error.message) for drift in drifts
-                )
+                failed = (Repaired(each, RepairOutcome.FAILED, error.message) for each in drifts)
+                self._record(failed)
 
     def _remove(self, drifts: Sequence[Drift], *, wait: bool = False) -> list[Drift]:
         """Removes the jobs and entries; returns the orphans whose repository is locked elsewhere.
@@ -199,32 +189,24 @@ class Repair:
         such a link would be left without a job.
         """
         orphans = [drift for drift in drifts if drift.kind is DriftKind.ORPHAN]
+        repositories = {orphan.repository_id for orphan in orphans}
         with self.database.transaction():
-            locked = lock_against_new_links(
-                self.database, {orphan.repository_id for orphan in orphans}, wait=wait
-            )
-            held_back = [orphan for orphan in orphans if orphan.repository_id not in locked]
-            able = [
-                drift
-                for drift in drifts
-                if drift.kind is not DriftKind.ORPHAN or drift.repository_id in locked
-            ]
-            in_use = held_job_ids(self.database, [drift.job_id for drift in able])
+            locked = lock_against_new_links(self.database, repositories, wait=wait)
+            in_use = held_job_ids(self.database, [drift.job_id for drift in drifts])
             linked = link_statuses(self.database, [orphan.job_id for orphan in orphans])
-            left: list[Drift] = []
-            to_remove: list[Drift] = []
-            for drift in able:
-                has_link = drift.kind is DriftKind.ORPHAN and drift.job_id in linked
-                (left if drift.job_id in in_use or has_link else to_remove).append(drift)
-            removed = self._remove_now(to_remove)
+            held_back, left, to_remove = [], [], []
+            for drift in drifts:
+                is_orphan = drift.kind is DriftKind.ORPHAN
+                if is_orphan and drift.repository_id not in locked:
+                    held_back.append(drift)
+                elif drift.job_id in in_use or (is_orphan and drift.job_id in linked):
+                    left.append(drift)
+                else:
+                    to_remove.append(drift)
+            start = self._audit.start() if self._audit else None
+            removed = self.queue.sweep.remove(to_remove, start)
+        if self._audit and any(item.outcome is RepairOutcome.REMOVED for item in removed):
+            self._audit.has_begun = True
         self._record(Repaired(drift, RepairOutcome.LEFT_ALONE) for drift in left)
         self._record(removed)
         return held_back
-
-    def _remove_now(self, drifts: Sequence[Drift]) -> list[Repaired]:
-        audit = self._audit
-        begins = audit is not None and not audit.begun
-        removed = self.queue.sweep.remove(drifts, audit.start() if audit and begins else None)
-        if audit and any(item.outcome is RepairOutcome.REMOVED for item in removed):
-            audit.begun = True
-        return removed

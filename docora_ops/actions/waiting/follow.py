@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.waiting.job_watch import JobWatch
 from docora_ops.database import Database
-from docora_ops.database.link_rows import held_job_ids, read_link
+from docora_ops.database.link_rows import read_link
 from docora_ops.database.results import SnapshotResult, read_results
 from docora_ops.errors import RedisError
 from docora_ops.interrupts import Stop
@@ -17,12 +18,9 @@ from docora_ops.links import LinkFailure, LinkRef, LinkStatus, Outcome
 from docora_ops.queue import Answer, LinkQueue
 from docora_ops.waits import BulkWait, JobCounts, LinkWait, WaitEnd
 
-_AT_ONCE = 5_000
-"""Links per statement."""
+_AT_ONCE = 5_000  # links per statement
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
-_REST = 4
-"""The pause after a round lasts at least this many times as long as the round."""
-_LIVE = frozenset({JobState.RUNNING, JobState.WAITING})
+_REST = 4  # the pause after a round lasts at least this many times as long as the round
 
 
 @dataclass
@@ -35,8 +33,7 @@ class Following:
     database: Database
     queue: LinkQueue
     stop: Stop = field(default_factory=Stop)
-    grace: float = 5
-    """Seconds without a live job after which a link is lost."""
+    grace: float = 5  # seconds without a live job after which a link is lost
     on_step: Callable[[BulkWait], None] = lambda _wait: None
     watch: JobWatch = field(init=False)
     _reset: list[str] = field(default_factory=list)
@@ -96,7 +93,7 @@ class Following:
             gone=self._gone,
             running=running,
             failed_links=self._failures,
-            seconds=time.monotonic() - self._began,
+            seconds=round(time.monotonic() - self._began, 1),
             jobs=self.watch.counts if running else JobCounts(),
         )
 
@@ -112,38 +109,29 @@ class Following:
     def _check_running(self) -> None:
         if not self._running or self.stop.requested:
             return
-        without_job = self._find_ended_jobs([ref.job_id for ref in self._running])
+        ended_jobs = set()
+        try:
+            for ref, answer in look_at_jobs(self.database, self.queue, self._running):
+                if self._has_ended(answer):
+                    ended_jobs.add(ref.id)
+        except RedisError as error:
+            self.watch.redis_is_away(error)
         # Read after the look at the jobs: a job records its result before it ends.
         results = read_results(self.database, [ref.id for ref in self._running])
         ended = self._count(
             result
             for result in results
-            if result.status != LinkStatus.FAILED or result.job_id in without_job
+            if result.status != LinkStatus.FAILED or result.id in ended_jobs
         )
         self._running = [ref for ref in self._running if ref.id not in ended]
 
-    def _find_ended_jobs(self, job_ids: list[str]) -> set[str]:
-        held = held_job_ids(self.database, job_ids)
-        try:
-            answers = self.queue.look(job_ids)
-        except RedisError as error:
-            self.watch.redis_is_away(error)
-            return set()
-        return {
-            answer.job_id
-            for answer in answers
-            if answer.state not in _LIVE
-            and answer.job_id not in held
-            and not self._is_newly_doubtful(answer)
-        }
-
-    def _is_newly_doubtful(self, answer: Answer) -> bool:
-        """Tells whether a worker may have taken the job from the list just now."""
-        if answer.state is not JobState.DOUBTFUL:
-            return False
-        before = self._doubtful.get(answer.job_id)
-        self._doubtful[answer.job_id] = answer.evidence
-        return before != answer.evidence
+    def _has_ended(self, answer: Answer) -> bool:
+        """Tells whether the job is over; a doubtful one if it was as doubtful at the last look."""
+        if answer.state is JobState.DOUBTFUL:
+            before = self._doubtful.get(answer.job_id)
+            self._doubtful[answer.job_id] = answer.evidence
+            return before == answer.evidence
+        return answer.state not in {JobState.RUNNING, JobState.WAITING}
 
     def _count(self, results: Iterable[SnapshotResult]) -> set[str]:
         """Counts the results and returns the row ids of their links."""
@@ -170,8 +158,7 @@ def wait_for_one(following: Following, ref: LinkRef, timeout: float | None) -> L
     link = read_link(following.database, ref.app_id, ref.repository_id) if wait.running else None
     if link is None:
         return LinkWait(WaitEnd.GONE, None, None, wait.seconds)
+    end = WaitEnd.LOST if wait.only_lost_left else WaitEnd.TIMEOUT
     if following.stop.requested:
         end = WaitEnd.INTERRUPTED
-    else:
-        end = WaitEnd.LOST if wait.only_lost_left else WaitEnd.TIMEOUT
     return LinkWait(end, link.status, link.error_message, wait.seconds)

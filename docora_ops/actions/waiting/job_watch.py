@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from docora_ops.actions.look import look_at_jobs
+from docora_ops.batches import batches
 from docora_ops.database import Database
-from docora_ops.database.link_rows import held_job_ids
 from docora_ops.database.results import read_unsynced
 from docora_ops.errors import RedisError
 from docora_ops.interrupts import Stop
@@ -18,12 +19,8 @@ from docora_ops.links import LinkStatus
 from docora_ops.queue import Answer, LinkQueue
 from docora_ops.waits import JobCounts
 
-_AT_ONCE = 500
-"""Links per statement and script."""
-_FEW = 100
-"""Up to this many ids are searched one by one in the waiting list."""
-_REST = 10
-"""The pause between two looks lasts at least this many times as long as a look."""
+_AT_ONCE = 500  # links per statement
+_REST = 10  # the pause between two looks lasts at least this many times as long as a look
 _CLEAN_UP = 60
 """Seconds within which a worker that listens queues the links of a killed worker again."""
 
@@ -51,23 +48,18 @@ class JobWatch:
     stop: Stop
     grace: float
     on_notice: Callable[[Notice, str], None] = lambda _notice, _text: None
-    counts: JobCounts = field(default_factory=JobCounts)
-    """Jobs by state at the last look."""
+    counts: JobCounts = field(default_factory=JobCounts)  # jobs by state at the last look
     had_workers: bool = False
     """A worker has listened on the queue; until then, its absence is not reported."""
     _workers: int = 0
     _next_look: float = 0
     _suspects: dict[str, tuple[float, str]] = field(default_factory=dict)
     """When a job was first found not live, and its evidence if doubtful, by job id."""
-    _cleaned_up_at: float = 0
-    """When workers have queued all lost links again that they can queue."""
+    _cleaned_up_at: float = 0  # when workers have queued all lost links again that they can queue
     _reported: set[Notice] = field(default_factory=set)
 
     def look(self, ids: Sequence[str], *, at_once: bool = False) -> bool:
-        """Looks at the links with these row ids, if it is time to; returns whether it looked.
-
-        Raises PostgresError.
-        """
+        """Looks at the links with these row ids, if it is time to; returns whether it looked."""
         began = time.monotonic()
         if self.stop.requested or (began < self._next_look and not at_once):
             return False
@@ -85,7 +77,7 @@ class JobWatch:
             self.counts = counts
             self._workers = workers
             self.had_workers |= workers > 0
-            self._report_redis_back()
+            self._report(Notice.REDIS_AWAY, holds=False)
             self._report(Notice.LOST, str(counts.lost), holds=counts.lost > 0)
             self._report(Notice.NO_WORKER, holds=self.had_workers and not workers)
             self._report(Notice.SUSPENDED, holds=is_suspended)
@@ -105,8 +97,8 @@ class JobWatch:
     def _count(self, ids: Sequence[str], now: float) -> JobCounts:
         found: Counter[str] = Counter()
         suspects: dict[str, tuple[float, str]] = {}
-        for answer, status, is_held in self._answers(ids):
-            if is_held or answer.state is JobState.RUNNING:
+        for answer, status in self._jobs(ids):
+            if answer.state is JobState.RUNNING:
                 found["running"] += 1
             elif answer.state is JobState.WAITING:
                 found["delayed" if answer.is_delayed else "waiting"] += 1
@@ -122,27 +114,23 @@ class JobWatch:
         self._suspects = suspects
         return JobCounts(**found)
 
-    def _answers(self, ids: Sequence[str]) -> Iterator[tuple[Answer, str, bool]]:
-        """Yields the job, the status and whether a worker holds the lock, of each unsynced link."""
-        waiting = self.queue.read_waiting() if len(ids) > _FEW else None
-        for start in range(0, len(ids), _AT_ONCE):
+    def _jobs(self, ids: Sequence[str]) -> Iterator[tuple[Answer, str]]:
+        """Yields the job and the status of each link that is not synced."""
+        waiting = self.queue.read_waiting() if len(ids) > _AT_ONCE else None
+        for some in batches(ids, _AT_ONCE):
             if self.stop.requested:
                 return
-            links = read_unsynced(self.database, ids[start : start + _AT_ONCE])
-            job_ids = [ref.job_id for ref, _ in links]
-            answers = self.queue.look(job_ids, waiting=waiting)
-            held = held_job_ids(self.database, job_ids)
-            for (_, status), answer in zip(links, answers, strict=True):
-                yield answer, status, answer.job_id in held
+            statuses = dict(read_unsynced(self.database, some))
+            for ref, answer in look_at_jobs(
+                self.database, self.queue, list(statuses), waiting=waiting
+            ):
+                yield answer, statuses[ref]
 
     def _report(self, notice: Notice, text: str = "", *, holds: bool = True) -> None:
-        if not holds:
-            self._reported.discard(notice)
-        elif notice not in self._reported:
+        if holds and notice not in self._reported:
             self._reported.add(notice)
             self.on_notice(notice, text)
-
-    def _report_redis_back(self) -> None:
-        if Notice.REDIS_AWAY in self._reported:
-            self._reported.discard(Notice.REDIS_AWAY)
-            self.on_notice(Notice.REDIS_BACK, "")
+        elif not holds and notice in self._reported:
+            self._reported.discard(notice)
+            if notice is Notice.REDIS_AWAY:
+                self.on_notice(Notice.REDIS_BACK, "")

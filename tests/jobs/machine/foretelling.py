@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from docora_ops.errors import DocoraOpsError, NotFailedError, NotFoundError, SnapshotRunningError
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, Outcome
-from tests.jobs.machine.situation import Situation, Traces
+from tests.jobs.machine.situation import FoundJob, Situation
 
 REFUSALS = (NotFailedError, NotFoundError, SnapshotRunningError)
 LOOKED_AT_TWICE = frozenset({JobState.RUNNING, JobState.DOUBTFUL})
@@ -44,12 +44,12 @@ def foretell_one(
     """
     if job_id not in before.rows or job_id not in now.rows:
         return NotFoundError("")
-    row, traces = now.rows[job_id], now.jobs[job_id]
+    row, job = now.rows[job_id], now.jobs[job_id]
     if not qualifies(operation, before, job_id):
-        return NotFailedError("", details={"status": row.status, "job": traces.state})
+        return NotFailedError("", details={"status": row.status, "job": job.state})
     if not qualifies(operation, now, job_id):
         return Outcome.ALREADY_RUNNING
-    if traces.state is JobState.RUNNING or _is_queued_anew(before.jobs[job_id], traces):
+    if job.state is JobState.RUNNING or _is_queued_anew(before.jobs[job_id], job):
         if operation is Action.RETRY:
             return Outcome.ALREADY_RUNNING
         return SnapshotRunningError("", details={"status": row.status, "job": JobState.RUNNING})
@@ -59,22 +59,22 @@ def foretell_one(
 def foretell_first_round(
     operation: Action, job_ids: Sequence[str], now: Situation, locked: str | None
 ) -> tuple[Counter[Outcome], list[str]]:
-    """What many links come to at first, and which are put off."""
+    """What many links come to at first, and which are postponed."""
     outcomes: Counter[Outcome] = Counter()
-    put_off = []
+    postponed = []
     for job_id in job_ids:
         if now.jobs[job_id].state in LOOKED_AT_TWICE or job_id == locked:
-            put_off.append(job_id)
+            postponed.append(job_id)
         elif not qualifies(operation, now, job_id):
             outcomes[Outcome.SKIPPED] += 1
         else:
             outcomes[_queue(operation, job_id, now)] += 1
-    return outcomes, put_off
+    return outcomes, postponed
 
 
 def foretell_last_round(
     operation: Action,
-    put_off: Sequence[str],
+    postponed: Sequence[str],
     before: Situation,
     now: Situation,
     locked: str | None,
@@ -82,28 +82,28 @@ def foretell_last_round(
     """What they come to in the end. `before`: how their jobs stood in the first round."""
     return Counter(
         _foretell_last(operation, job_id, before, now, is_locked=job_id == locked)
-        for job_id in put_off
+        for job_id in postponed
     )
 
 
 def _foretell_last(
     operation: Action, job_id: str, before: Situation, now: Situation, *, is_locked: bool
 ) -> Outcome:
-    traces = now.jobs[job_id]
-    if traces.beats:
+    job = now.jobs[job_id]
+    if job.beats:
         return Outcome.ALREADY_RUNNING
     if is_locked:
         return Outcome.FAILED
     if not qualifies(operation, now, job_id):
         return Outcome.SKIPPED
-    only_now = traces.state is JobState.DOUBTFUL and before.jobs[job_id].beats
-    if traces.locked or only_now or _is_queued_anew(before.jobs[job_id], traces):
+    only_now = job.state is JobState.DOUBTFUL and before.jobs[job_id].beats
+    if job.locked or only_now or _is_queued_anew(before.jobs[job_id], job):
         return Outcome.ALREADY_RUNNING
     return _queue(operation, job_id, now)
 
 
-def _is_queued_anew(before: Traces, now: Traces) -> bool:
-    """Whether a worker may have the job in its hand, though it may have had the one before."""
+def _is_queued_anew(before: FoundJob, now: FoundJob) -> bool:
+    """Whether a worker may have taken the job, though it may have had the one before."""
     return before.state is now.state is JobState.DOUBTFUL and before.fields.get(
         "enqueued_at"
     ) != now.fields.get("enqueued_at")

@@ -15,7 +15,7 @@ from rq.registry import FailedJobRegistry, ScheduledJobRegistry, StartedJobRegis
 from rq.scheduler import RQScheduler
 from rq.utils import now
 
-from tests.jobs.machine.hands import Hand
+from tests.jobs.machine.led_worker import LedWorker
 from tests.support.docora import QUEUE
 from tests.support.rows import TestLink
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STATUSES = ("failed", "failed", "failed", "pending_snapshot", "scanning", "synced")
 FUNCTION = "docora_ops.worker.snapshot"
-_MOST_HANDS = 3
+_MOST_WORKERS = 3
 
 
 Happening: TypeAlias = "Callable[[World, TestLink], None]"
@@ -42,11 +42,7 @@ def row_is_made_anew(world: World, link: TestLink) -> None:
 
 def _row_becomes(status: str) -> Happening:
     def write(world: World, link: TestLink) -> None:
-        world.docora.connection.execute(
-            "UPDATE app_repositories SET status = %s, last_error = 'written', retry_count = 3"
-            " WHERE app_id = %s AND repository_id = %s",
-            (status, link.app_id, link.repository_id),
-        )
+        world.docora.set_link(link, status=status, last_error="written", retry_count=3)
 
     write.__name__ = f"row_becomes_{status}"
     return write
@@ -153,14 +149,14 @@ LEFT_BEHIND = (
 
 
 def job_begins(world: World, link: TestLink) -> None:
-    """In the hands of a worker of which nothing more is heard."""
+    """Begins in a worker of which nothing more is heard."""
     world.docora.start_job(link.job_id)
 
 
 def worker_takes_job(world: World, _: TestLink, *, locks: bool = True) -> None:
-    hand = Hand(world.docora, locks)
-    if len(world.hands) < _MOST_HANDS and hand.take():
-        world.hands.append(hand)
+    worker = LedWorker(world.docora, locks)
+    if len(world.led_workers) < _MOST_WORKERS and worker.take():
+        world.led_workers.append(worker)
 
 
 def worker_that_does_not_lock_takes_job(world: World, link: TestLink) -> None:
@@ -170,18 +166,18 @@ def worker_that_does_not_lock_takes_job(world: World, link: TestLink) -> None:
 def jobs_are_run(world: World, _: TestLink) -> None:
     """All that wait, one after the other."""
     for _jobs in range(len(world.latest.waiting)):
-        hand = Hand(world.docora, locks=True)
-        if hand.take():
-            link = world.known[hand.job_id]
-            while hand.go_on(link, world.verdicts):
+        worker = LedWorker(world.docora, locks=True)
+        if worker.take():
+            link = world.known[worker.job_id]
+            while worker.go_on(link, world.verdicts):
                 pass
 
 
 def worker_goes_on(world: World, link: TestLink) -> None:
     """It begins, writes its verdict, or ends."""
-    hand = world.hand_of(link)
-    if hand is not None and not hand.go_on(world.known[hand.job_id], world.verdicts):
-        world.hands.remove(hand)
+    worker = world.worker_of(link)
+    if worker is not None and not worker.go_on(world.known[worker.job_id], world.verdicts):
+        world.led_workers.remove(worker)
 
 
 def worker_that_rq_has_given_up_holds_lock(world: World, link: TestLink) -> None:
@@ -196,10 +192,10 @@ def such_workers_end(world: World, _: TestLink) -> None:
 
 
 def worker_is_killed(world: World, link: TestLink) -> None:
-    hand = world.hand_of(link)
-    if hand is not None:
-        hand.die()
-        world.hands.remove(hand)
+    worker = world.worker_of(link)
+    if worker is not None:
+        worker.die()
+        world.led_workers.remove(worker)
 
 
 def heartbeats_expire(world: World, link: TestLink) -> None:
@@ -226,7 +222,7 @@ BY_WORKERS = (
 
 def rq_cleans_up(world: World, _: TestLink) -> None:
     world.docora.redis.delete(world.docora.queue.registry_cleaning_key)
-    Hand(world.docora, locks=False).clean_up()
+    LedWorker(world.docora, locks=False).clean_up()
 
 
 def scheduled_jobs_are_due(world: World, _: TestLink) -> None:

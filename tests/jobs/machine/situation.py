@@ -20,7 +20,7 @@ from docora_ops.links import Outcome
 from tests.support.docora import QUEUE, REGISTRIES, Docora
 from tests.support.rows import TestLink
 
-DEAD = frozenset({"finished", "failed", "stopped", "canceled"})
+ENDED = frozenset({"finished", "failed", "stopped", "canceled"})
 UNFINISHED = frozenset({"pending_snapshot", "scanning"})
 LIVE = frozenset({JobState.RUNNING, JobState.WAITING})
 
@@ -79,14 +79,14 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Traces:
+class FoundJob:
     """All that there is of the job of a link."""
 
     fields: Mapping[str, bytes] = field(default_factory=dict)
     expires: bool = False
     places: int = 0
     """In the queue's list."""
-    in_hand: int = 0
+    taken: int = 0
     """In RQ's intermediate list."""
     registries: frozenset[str] = frozenset()
     executions: frozenset[str] = frozenset()
@@ -108,7 +108,7 @@ class Traces:
         """Whether a worker will take the job."""
         return bool(self.status) and bool(
             self.places
-            or (self.in_hand and self.status not in DEAD)
+            or (self.taken and self.status not in ENDED)
             or "scheduled" in self.registries
             or (self.status == "deferred" and "deferred" in self.registries)
         )
@@ -122,11 +122,11 @@ class Traces:
             return JobState.WAITING
         if self.status == "queued":
             return JobState.DOUBTFUL
-        return JobState.STALE if replace(self, locked=False) != Traces() else JobState.NONE
+        return JobState.STALE if replace(self, locked=False) != FoundJob() else JobState.NONE
 
     def is_fresh(self, rescan: bool | None, link: TestLink) -> bool:
         """Whether this is a job that docora-ops has just made for the link, and nothing else."""
-        if replace(self, fields={}, locked=False) != Traces(places=1):
+        if replace(self, fields={}, locked=False) != FoundJob(places=1):
             return False
         if self.status != "queued" or any(map(self.fields.get, ("started_at", "ended_at", "meta"))):
             return False
@@ -142,7 +142,7 @@ class Situation:
 
     links: Mapping[str, TestLink]
     rows: dict[str, Row]
-    jobs: dict[str, Traces]
+    jobs: dict[str, FoundJob]
     waiting: list[str]
 
     @classmethod
@@ -155,7 +155,7 @@ class Situation:
             rows[link.job_id] = Row(**row)
         locked = docora.connection.execute(_LOCKED, [list(by_id)]).fetchall()
         waiting = docora.waiting()
-        jobs = _traces(docora, list(by_id), waiting, {row["id"] for row in locked})
+        jobs = _found_jobs(docora, list(by_id), waiting, {row["id"] for row in locked})
         return cls(by_id, rows, jobs, waiting)
 
     @property
@@ -180,19 +180,19 @@ class Situation:
         self, job_id: str, *, rescan: bool, reset: bool, forget: bool = False, front: bool = False
     ) -> Outcome:
         """Change this as docora-ops has to, unless the job is running; returns the outcome."""
-        traces = self.jobs[job_id]
-        state = traces.state
+        job = self.jobs[job_id]
+        state = job.state
         if state is JobState.RUNNING:
             return Outcome.ALREADY_RUNNING
         if reset:
             self.rows[job_id] = self.rows[job_id].reset(forget=forget)
         if state is JobState.WAITING:
-            self.jobs[job_id] = replace(traces, expires=False, places=min(traces.places, 1))
+            self.jobs[job_id] = replace(job, expires=False, places=min(job.places, 1))
             outcome = Outcome.ALREADY_QUEUED
         else:
-            self.jobs[job_id] = Traces(places=1, rescan=rescan)
+            self.jobs[job_id] = FoundJob(places=1, rescan=rescan)
             outcome = Outcome.QUEUED if state is JobState.NONE else Outcome.REPLACED_STALE
-        if traces.places:
+        if job.places:
             first = self.waiting.index(job_id)
             rest = [each for each in self.waiting if each != job_id]
             at = 0 if front else first
@@ -208,9 +208,9 @@ class Situation:
             row, actual_row = self.rows.get(job_id), actual.rows.get(job_id)
             if not _is_row(row, actual_row):
                 found.append(f"row of {job_id}: {row} expected, {actual_row} found")
-            traces, actual_traces = self.jobs[job_id], actual.jobs[job_id]
-            if not _is_job(traces, actual_traces, link):
-                found.append(f"job {job_id}: {traces} expected, {actual_traces} found")
+            job, actual_traces = self.jobs[job_id], actual.jobs[job_id]
+            if not _is_job(job, actual_traces, link):
+                found.append(f"job {job_id}: {job} expected, {actual_traces} found")
         if in_order and self.waiting != actual.waiting:
             found.append(f"list: {self.waiting} expected, {actual.waiting} found")
         return found
@@ -235,7 +235,7 @@ def _is_row(expected: Row | None, actual: Row | None) -> bool:
     return expected == actual
 
 
-def _is_job(expected: Traces, actual: Traces, link: TestLink) -> bool:
+def _is_job(expected: FoundJob, actual: FoundJob, link: TestLink) -> bool:
     if expected.rescan is not None:
         return actual.is_fresh(expected.rescan, link)
     return expected == actual
@@ -245,9 +245,9 @@ def _call(data: bytes) -> object:
     return pickle.loads(zlib.decompress(data))
 
 
-def _traces(
+def _found_jobs(
     docora: Docora, job_ids: Sequence[str], waiting: Sequence[str], locked: set[str]
-) -> dict[str, Traces]:
+) -> dict[str, FoundJob]:
     registries = {registry.key_template.split(":")[1]: registry for registry in REGISTRIES}
     with docora.redis.pipeline(transaction=False) as pipeline:
         pipeline.time()
@@ -267,11 +267,11 @@ def _traces(
                 f"{intermediate}:first_seen:{job_id}",
             )
             pipeline.zrange(ExecutionRegistry(job_id, connection=docora.redis).key, 0, -1)
-        (seconds, _), in_hand, executions, *found = pipeline.execute()
+        (seconds, _), taken, executions, *found = pipeline.execute()
     registered, found = found[: len(registries)], found[len(registries) :]
-    hands = Counter(member.decode() for member in in_hand)
+    taken_by_id = Counter(member.decode() for member in taken)
     places = Counter(waiting)
-    traces = {}
+    job = {}
     for job_id, fields, ttl, others, own in zip(
         job_ids, found[::4], found[1::4], found[2::4], found[3::4], strict=True
     ):
@@ -284,11 +284,11 @@ def _traces(
         beats = any(at_work.values()) or any(
             docora.redis.exists(f"rq:execution:{member}") for member in mine
         )
-        traces[job_id] = Traces(
+        job[job_id] = FoundJob(
             fields={name.decode(): value for name, value in fields.items()},
             expires=ttl >= 0,
             places=places[job_id],
-            in_hand=hands[job_id],
+            taken=taken_by_id[job_id],
             registries=frozenset(
                 name
                 for name, members in zip(registries, registered, strict=True)
@@ -299,4 +299,4 @@ def _traces(
             other_keys=others,
             locked=job_id in locked,
         )
-    return traces
+    return job

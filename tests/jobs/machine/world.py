@@ -19,8 +19,8 @@ from hypothesis.stateful import (
 )
 
 from docora_ops.links import LinkRef
-from tests.jobs.machine.hands import Hand
 from tests.jobs.machine.happenings import ALL, STATUSES, Happening
+from tests.jobs.machine.led_worker import LedWorker
 from tests.jobs.machine.situation import Situation
 from tests.support.actions import Actions
 from tests.support.docora import Docora
@@ -46,14 +46,14 @@ class World(RuleBasedStateMachine):
         self.apps = [docora.add_app(), docora.add_app()]
         self.known: dict[str, TestLink] = {}
         self.refs: dict[str, LinkRef] = {}
-        self.hands: list[Hand] = []
+        self.led_workers: list[LedWorker] = []
         self.verdicts = cycle(("failed", "synced", "pending_snapshot"))
         self.latest = Situation.of(docora, ())
         self.lost_by_others: set[str] = set()
 
     def teardown(self) -> None:
-        for hand in self.hands:
-            hand.die()
+        for worker in self.led_workers:
+            worker.die()
         self.actions.close()
 
     @initialize(target=links, statuses=st.lists(st.sampled_from(STATUSES), min_size=1, max_size=3))
@@ -112,7 +112,7 @@ class World(RuleBasedStateMachine):
         self.latest = Situation.of(self.docora, self.known.values())
         return self.latest
 
-    def hand_of(self, link: TestLink) -> Hand | None:
+    def worker_of(self, link: TestLink) -> LedWorker | None:
         """The worker that has the link's job, or else any."""
-        mine = [hand for hand in self.hands if hand.job_id == link.job_id]
-        return next(iter(mine or self.hands), None)
+        mine = [worker for worker in self.led_workers if worker.job_id == link.job_id]
+        return next(iter(mine or self.led_workers), None)

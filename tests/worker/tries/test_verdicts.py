@@ -61,7 +61,7 @@ def test_of_two_snapshots_of_one_repository_the_last_is_stored_with_its_own_file
     first, second = "1" * 40, "2" * 40
     other_files = [(f"other{number}", "b" * 64, 1) for number in range(3)]
     with closing(Database(snapshots.settings)) as database:
-        store_snapshot(database, repository_id, second, "main", lambda: other_files)
+        store_snapshot(database, repository_id, second, "main", other_files)
     with psycopg.connect(snapshots.docora.database_access.owner) as blocker:
         blocker.execute("SELECT FROM repository_snapshots FOR UPDATE")
         blocker.execute("UPDATE repository_snapshots SET commit_sha = %s", (first,))
@@ -69,7 +69,7 @@ def test_of_two_snapshots_of_one_repository_the_last_is_stored_with_its_own_file
 
         def store() -> None:
             with closing(Database(snapshots.settings)) as database:
-                store_snapshot(database, repository_id, second, "main", lambda: other_files)
+                store_snapshot(database, repository_id, second, "main", other_files)
 
         thread = threading.Thread(target=store)
         thread.start()

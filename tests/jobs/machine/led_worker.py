@@ -22,7 +22,7 @@ class GitError(Exception):
 
 
 @dataclass
-class Hand:
+class LedWorker:
     """A worker with one job. `locks`: whether it holds the link's lock, as ours does."""
 
     docora: Docora
