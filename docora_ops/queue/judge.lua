@@ -59,9 +59,13 @@ local function executions_of(queue, id)
 end
 
 local function remove_executions(queue, members)
-  for _, member in ipairs(members) do
-    redis.call('ZREM', config.wip_prefix .. queue, member)
-    redis.call('DEL', config.execution_prefix .. member)
+  for start = 1, #members, 1000 do -- a call takes only so many arguments
+    local some = {unpack(members, start, math.min(start + 999, #members))}
+    redis.call('ZREM', config.wip_prefix .. queue, unpack(some))
+    for i, member in ipairs(some) do
+      some[i] = config.execution_prefix .. member
+    end
+    redis.call('DEL', unpack(some))
   end
 end
 
