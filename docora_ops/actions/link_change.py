@@ -149,7 +149,7 @@ class LinkChange:
         [answer] = self.queue.push(
             [PushRequest(self.ref.job_id, link.payload, is_rescan=is_rescan, seen=evidence)],
             front=self.front,
-            audit=link_entries(self.change, self._run) if self.change else None,
+            audit=link_entries(self.change, self._run) if self.change else {},
         )
         return answer
 
@@ -187,7 +187,6 @@ class LinkChange:
             link=link,
             outcome=outcome,
             circuit_open_until=None if changed else link.circuit_open_until,
-            circuit_reset=changed,
             deliveries_cleared=cleared,
         )
 

@@ -330,7 +330,7 @@ def test_a_row_that_changes_while_it_is_being_claimed_is_judged_by_what_was_lock
 
 
 @every_bulk_action
-def test_when_the_queues_key_breaks_nothing_more_is_changed_and_the_result_tells_what_was_done(
+def test_when_the_queues_key_breaks_nothing_more_is_changed_and_the_result_shows_what_was_done(
     docora: Docora, bulk: BulkAction
 ) -> None:
     bulk.add_links(docora, 30)

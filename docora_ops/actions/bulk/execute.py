@@ -255,7 +255,7 @@ class BatchExecution:
             )
         batch.wait_for_turn()
         start = self.audit.start() if self.audit else None
-        entries = dict.fromkeys(_PUSHED, start) if start else None
+        entries = dict.fromkeys(_PUSHED, start) if start else {}
         answers = self.queue.push(requests, waiting=batch.waiting, audit=entries)
         if self.audit and any(answer.outcome in _PUSHED for answer in answers):
             self.audit.has_begun = True

@@ -21,7 +21,7 @@ from tests.support.rows import TestLink
 
 
 class Watch(World):
-    """The world, and how it compares with what was foretold."""
+    """The world, and how it compares with what was predicted."""
 
     def __init__(self, docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(docora)
@@ -84,13 +84,13 @@ class Watch(World):
             yield link.job_id
 
 
-def assert_foretold(
-    foretold: Outcome | DocoraOpsError, result: LinkResult | DocoraOpsError
+def assert_predicted(
+    predicted: Outcome | DocoraOpsError, result: LinkResult | DocoraOpsError
 ) -> None:
     """The call has returned this outcome, or raised this error with these details."""
-    if isinstance(result, LinkResult) and isinstance(foretold, Outcome):
-        assert result.outcome is foretold, f"{foretold} foretold, {result.outcome} found"
+    if isinstance(result, LinkResult) and isinstance(predicted, Outcome):
+        assert result.outcome is predicted, f"{predicted} predicted, {result.outcome} found"
     else:
-        assert isinstance(result, type(foretold)), f"{foretold!r} foretold, {result!r} found"
-        assert isinstance(foretold, DocoraOpsError)
-        assert result.details == foretold.details, f"{foretold.details}, {result.details}"
+        assert isinstance(result, type(predicted)), f"{predicted!r} predicted, {result!r} found"
+        assert isinstance(predicted, DocoraOpsError)
+        assert result.details == predicted.details, f"{predicted.details}, {result.details}"
