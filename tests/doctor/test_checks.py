@@ -101,11 +101,11 @@ def test_postgres(server: PostgresServer, expected: list[str]) -> None:
     [
         (-3, "0 s"),
         (0.4, "0 s"),
-        (119, "119 s"),
-        (120, "2 min"),
-        (7199, "120 min"),
-        (7200, "2 h"),
-        (200_000, "2 days"),
+        (59, "59 s"),
+        (119, "1 min"),
+        (7199, "1 h 59 min"),
+        (7200, "2 h 0 min"),
+        (200_000, "2 d 7 h"),
     ],
 )
 def test_durations_are_short(seconds: float, shown: str) -> None:
