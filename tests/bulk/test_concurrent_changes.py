@@ -12,6 +12,7 @@ from rq.job import Job, JobStatus
 
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.errors import RedisError
+from docora_ops.interrupts import Stop
 from docora_ops.links import Outcome
 from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
 from tests.support.docora import Docora
@@ -24,7 +25,7 @@ DELETE = "DELETE FROM app_repositories"
 
 def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> None:
     """Lets something happen between a run's first look at its links and the second."""
-    monkeypatch.setattr(BulkRun, "_pause", lambda run, seconds: happen())
+    monkeypatch.setattr(Stop, "sleep", lambda _, seconds: happen())
 
 
 # Links that change before their turn

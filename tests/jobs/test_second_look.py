@@ -29,7 +29,7 @@ def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object])
         happen()
 
     monkeypatch.setattr("docora_ops.actions.link_change.time.sleep", pause)
-    monkeypatch.setattr(Stop, "sleep", lambda stop, seconds: pause(seconds))
+    monkeypatch.setattr(Stop, "sleep", lambda _, seconds: pause(seconds))
     return waits
 
 
