@@ -8,11 +8,11 @@ import sys
 
 
 def main() -> int:
-    """Run the command line; returns the exit code."""
-    # Nearly all that the imports create stays: collecting among it costs a fifth of a short run.
+    """Runs the command line. Returns the exit code."""
+    # Nearly all objects of the imports stay: collecting garbage takes a fifth of a short command.
     # A command that may run long turns the collector on again.
     gc.disable()
-    # Held back until there is somebody to say that it was interrupted.
+    # Blocked until the handlers that report an interrupt are installed.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     from docora_ops.cli.app import run
 

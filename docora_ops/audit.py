@@ -1,4 +1,4 @@
-"""Entries of the audit trail: who changed what, and why."""
+"""Audit entries: who changed what, and why."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from enum import StrEnum
 
 
 @dataclass(frozen=True)
-class ChangeNote:
-    """What the audit trail is to say of a change: who asked for it, how, and why."""
+class Change:
+    """Who asks for a change, by which command and options, and why."""
 
     who: str
     command: str
@@ -19,7 +19,7 @@ class ChangeNote:
 
 
 class HistoryState(StrEnum):
-    """How a change has ended, as far as the audit trail tells."""
+    """The end of a change by its audit entries."""
 
     DONE = "done"
     CANCELLED = "cancelled"
@@ -28,9 +28,9 @@ class HistoryState(StrEnum):
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """A change in the audit trail. `counts`: links by outcome, and their `total`."""
+    """A change as its audit entries tell it. `counts`: links by outcome, and their `total`."""
 
-    when: datetime
+    started_at: datetime
     who: str
     command: str
     selection: Mapping[str, str | int]

@@ -1,26 +1,26 @@
-"""What `doctor` finds."""
+"""Checks of `doctor` and their results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 from docora_ops.drift import DriftReport
 
 
 class CheckState(StrEnum):
-    """What came of one check of `doctor`."""
+    """The result of one check."""
 
     OK = "ok"
     WARNING = "warning"
     FAILED = "failed"
-    NOT_CHECKED = "not_checked"
-    """It depends on another check, which failed."""
+    NOT_CHECKED = "not_checked"  # it depends on another check that failed
 
 
 class CheckName(StrEnum):
-    """The checks of `doctor`, in the order in which they are shown."""
+    """The checks, in the order in which they are shown."""
 
     SETTINGS = "settings"
     POSTGRES = "postgres"
@@ -51,28 +51,32 @@ class CheckName(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found and, unless all is well, what to do."""
+    """The result of one check and, unless it is OK, what to do."""
 
     name: CheckName
-    state: CheckState
+    state: CheckState = field(kw_only=True)
     finding: str
     what_to_do: str | None = None
 
 
+ok = partial(Check, state=CheckState.OK)
+warning = partial(Check, state=CheckState.WARNING)
+failed = partial(Check, state=CheckState.FAILED)
+not_checked = partial(Check, state=CheckState.NOT_CHECKED)
+
+
 @dataclass(frozen=True)
 class Diagnosis:
-    """Every check of `doctor`, once each, in order."""
+    """The results of all checks, each once, in order."""
 
     checks: Sequence[Check]
-    drift: DriftReport | None
-    """None where it could not be looked for."""
+    drift: DriftReport | None  # None if a server could not be asked
     misconfigured: bool = False
     server_lost: bool = False
-    """Postgres or Redis is unreachable, refuses, or is too slow."""
 
     @property
     def state(self) -> CheckState:
-        """The worst of all."""
+        """The worst state of all checks; one that was not checked counts as a warning."""
         states = {check.state for check in self.checks}
         if CheckState.FAILED in states:
             return CheckState.FAILED

@@ -1,4 +1,4 @@
-"""What can be out of step between database and queue."""
+"""Drift: disagreement between database and queue, and its repair."""
 
 from __future__ import annotations
 
@@ -6,62 +6,51 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from docora_ops.links import LinkIds
+
 EXAMPLES_SHOWN = 5
-"""Findings of each kind that a report names; it counts them all."""
+"""A report names so many examples of each kind of drift; it counts all of them."""
 
 
 class DriftKind(StrEnum):
     """What is wrong with a link or its job."""
 
-    LOST = "lost"
-    """The link is `pending_snapshot` and has no live job."""
-    STUCK = "stuck"
-    """The link is `scanning` and has no live job: a waiting one would be run whatever it says."""
-    ORPHAN = "orphan"
-    """The job is there to be run, or failed, and its link is gone."""
-    DUPLICATE = "duplicate"
-    """The id of the job stands in the queue's list twice, or there and in the schedule."""
-    STALE_ENTRY = "stale_entry"
-    """A list or registry names a job that is gone, or that is in another state now."""
-    FAILED_LIVE = "failed_live"
-    """The link is `failed` and has a live job. Nothing needs to be mended."""
+    LOST = "lost"  # the link is `pending_snapshot` and has no live job
+    STUCK = "stuck"  # the link is `scanning` and has no live job
+    ORPHAN = "orphan"  # the job is to be run, or failed, and its link is gone
+    DUPLICATE = "duplicate"  # the job is in the queue's list twice, or in list and schedule
+    STALE_ENTRY = "stale_entry"  # a list or registry names a job that is gone or elsewhere
+    FAILED_LIVE = "failed_live"  # the link is `failed` and has a live job, which is no harm
 
     @property
     def is_drift(self) -> bool:
-        """Whether it is something to mend."""
+        """Tells whether it needs to be repaired."""
         return self is not DriftKind.FAILED_LIVE
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong. What is not known of the link, since it is gone, is None."""
+class Drift(LinkIds):
+    """One disagreement. The names are None where the app or the repository is gone."""
 
     kind: DriftKind
-    job_id: str
-    app_id: str | None = None
+    app_id: str
+    repository_id: str
     app_name: str | None = None
-    repository_id: str | None = None
-    repository: str | None = None
-    """`owner/name`."""
-    detail: str = ""
-    """Where in the queue, or why it can't be mended."""
+    repository_name: str | None = None
+    detail: str = ""  # where the job is in the queue, or why the link can't be repaired
 
 
 @dataclass(frozen=True)
 class DriftReport:
-    """All that is wrong, counted, with the first few of each kind."""
+    """The number of disagreements of each kind, with some examples."""
 
     counts: Mapping[DriftKind, int]
-    examples: Mapping[DriftKind, Sequence[Finding]] = field(default_factory=dict)
+    examples: Mapping[DriftKind, Sequence[Drift]] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
-        """How many things there are to mend."""
+        """Counts the disagreements that need to be repaired."""
         return sum(count for kind, count in self.counts.items() if kind.is_drift)
-
-
-_JOBS_THAT_TELL = 10
-"""From so many jobs on, more than half of them must have a link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,57 +62,48 @@ class Belonging:
 
     @property
     def is_plausible(self) -> bool:
-        """Whether the queue and the database look like those of one Docora."""
+        """Tells whether some jobs have a link, and from 10 jobs on at least half of them."""
         if self.without_link == self.jobs:
             return not self.jobs
-        return self.jobs < _JOBS_THAT_TELL or self.without_link * 2 <= self.jobs
+        return self.jobs < 10 or self.without_link * 2 <= self.jobs  # noqa: PLR2004
 
     def __str__(self) -> str:
-        if self.jobs == self.without_link == 1:
-            return "the only job in the queue has no link in this database"
-        if self.jobs == self.without_link:
-            return f"none of the {self.jobs} jobs in the queue has a link in this database"
         return f"{self.without_link} of {self.jobs} jobs in the queue have no link in this database"
 
 
-class Mending(StrEnum):
-    """What became of one thing that was wrong, or would."""
+class RepairOutcome(StrEnum):
+    """What a repair did about one disagreement, or would do."""
 
-    QUEUED = "queued"
-    """The link has a fresh job."""
-    REMOVED = "removed"
-    """What was too much in the queue is gone."""
-    LEFT_ALONE = "left_alone"
-    """It is not wrong any more, or a worker has it in hand."""
+    QUEUED = "queued"  # the link has a new job
+    REMOVED = "removed"  # the job, or its needless entries, were removed
+    LEFT_ALONE = "left_alone"  # the disagreement has ended, or a worker runs the job
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
-    """One thing that was wrong, and what became of it."""
+class Repaired:
+    """One disagreement and what was done about it."""
 
-    finding: Finding
-    mending: Mending
-    error: str | None = None
+    drift: Drift
+    outcome: RepairOutcome
+    error_message: str | None = None
 
 
 @dataclass(frozen=True)
 class RepairResult:
-    """What a repair has found, and what it has done so far, or would do."""
+    """The drift that a repair has found, and what it has done so far, or would do."""
 
     found: Mapping[DriftKind, int]
-    """How often each kind of drift was there."""
-    counts: Mapping[Mending, int]
-    """How many came to what."""
-    mended: Sequence[Mended]
+    counts: Mapping[RepairOutcome, int]
+    repaired: Sequence[Repaired]
     dry_run: bool = False
 
     @property
     def total(self) -> int:
-        """How many things there were to mend."""
+        """Counts the disagreements found."""
         return sum(self.found.values())
 
     @property
-    def complete(self) -> bool:
-        """Whether each has been seen to."""
-        return len(self.mended) >= self.total
+    def completed(self) -> int:
+        """Counts the disagreements that are repaired, left alone, or failed."""
+        return len(self.repaired)

@@ -1,4 +1,4 @@
-"""What can go wrong, in sentences for a person and stable codes for a script."""
+"""The errors, each with a sentence for a person and a stable code for a script."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from typing import ClassVar
 
 
 class DocoraOpsError(Exception):
-    """Base of all errors that are not bugs of ours.
+    """Base of all errors that are not bugs.
 
     `message` is one sentence with the value that is wrong; `code` never changes; `hint` says what
     to do next; `details` are further fields for the JSON document.
     """
 
     code: ClassVar[str] = "error"
+
+    def __init_subclass__(cls, code: str) -> None:
+        cls.code = code
 
     def __init__(
         self, message: str, *, hint: str | None = None, details: dict[str, object] | None = None
@@ -23,157 +26,105 @@ class DocoraOpsError(Exception):
         self.details = details or {}
 
 
-class UsageError(DocoraOpsError):
-    """The command line makes no sense."""
-
-    code = "usage"
+class UsageError(DocoraOpsError, code="usage"):
+    """The command line is not valid."""
 
 
-class ConfigurationError(DocoraOpsError):
+class ConfigurationError(DocoraOpsError, code="configuration"):
     """A setting is missing or unusable."""
 
-    code = "configuration"
 
-
-class AmbiguousError(DocoraOpsError):
+class AmbiguousError(DocoraOpsError, code="ambiguous"):
     """A name fits several apps or repositories."""
 
-    code = "ambiguous"
 
-
-class NotFoundError(DocoraOpsError):
+class NotFoundError(DocoraOpsError, code="not_found"):
     """No such app, repository, link or operation."""
 
-    code = "not_found"
 
-
-class RefusedError(DocoraOpsError):
+class RefusedError(DocoraOpsError, code="refused"):
     """The link or the operation is not in a state that allows this."""
 
-    code = "refused"
 
-
-class NotFailedError(RefusedError):
+class NotFailedError(RefusedError, code="not_failed"):
     """Only failed links can be retried."""
 
-    code = "not_failed"
 
-
-class SnapshotRunningError(RefusedError):
+class SnapshotRunningError(RefusedError, code="snapshot_running"):
     """A resync would be lost on the snapshot that is running."""
 
-    code = "snapshot_running"
 
-
-class OperationFinishedError(RefusedError):
+class OperationFinishedError(RefusedError, code="operation_finished"):
     """Nothing is left to cancel."""
 
-    code = "operation_finished"
 
-
-class ServersMismatchedError(RefusedError):
+class ServersMismatchedError(RefusedError, code="servers_mismatched"):
     """The jobs in the queue do not look like jobs of this database."""
 
-    code = "servers_mismatched"
+
+class WorkerNameTakenError(RefusedError, code="worker_name_taken"):
+    """Another worker runs under this name."""
 
 
-class WorkerNameTakenError(RefusedError):
-    """Two workers of one name would take each other for themselves."""
-
-    code = "worker_name_taken"
-
-
-class ServerError(DocoraOpsError):
+class ServerError(DocoraOpsError, code="server"):
     """Postgres or Redis is unreachable, refuses, or is too slow."""
 
-    code = "server"
 
-
-class PostgresError(ServerError):
+class PostgresError(ServerError, code="postgres"):
     """Postgres is unreachable, refuses, or is too slow."""
 
-    code = "postgres"
 
-
-class PoolingError(PostgresError):
+class PoolingError(PostgresError, code="postgres_pooling"):
     """A proxy in front of Postgres pools statements, or the sessions that workers need."""
 
-    code = "postgres_pooling"
+
+class LinkError(PostgresError, code="postgres_statement"):
+    """Postgres refused a statement because of its rows: other links may work."""
 
 
-class LinkError(PostgresError):
-    """Postgres refused one statement for reasons that lie in its rows: other links may work."""
-
-    code = "postgres_statement"
-
-
-class StatementTimeoutError(LinkError):
+class StatementTimeoutError(LinkError, code="statement_timeout"):
     """Postgres did not finish a statement in time: fewer links at once may do."""
 
-    code = "statement_timeout"
 
-
-class LinkLockedError(LinkError):
+class LinkLockedError(LinkError, code="link_locked"):
     """Another session holds the row of the link."""
 
-    code = "link_locked"
 
-
-class RedisError(ServerError):
+class RedisError(ServerError, code="redis"):
     """Redis is unreachable, refuses, or is too slow."""
 
-    code = "redis"
 
-
-class UnqueueableError(DocoraOpsError):
+class UnqueueableError(DocoraOpsError, code="unqueueable"):
     """This one link can't be queued, whatever its status."""
 
-    code = "unqueueable"
+
+class InvalidJobIdError(UnqueueableError, code="invalid_job_id"):
+    """The ids of the link can't form a job id."""
 
 
-class InvalidJobIdError(UnqueueableError):
-    """The ids of the link can't form a job id, or another link's job holds it."""
-
-    code = "invalid_job_id"
-
-
-class JobUnreadableError(UnqueueableError):
+class JobUnreadableError(UnqueueableError, code="job_unreadable"):
     """The key of the link's job holds something that is not a job."""
 
-    code = "job_unreadable"
+
+class SnapshotError(DocoraOpsError, code="snapshot"):
+    """A snapshot job failed; its next try may succeed."""
 
 
-class SnapshotError(DocoraOpsError):
-    """A snapshot job came to nothing; its next try may do better."""
-
-    code = "snapshot"
+class GitError(SnapshotError, code="git"):
+    """git did not get the repository. Counts as a failure of the repository's circuit."""
 
 
-class GitError(SnapshotError):
-    """git did not get the repository: counts against the repository's circuit."""
-
-    code = "git"
-
-
-class BrokenCloneError(SnapshotError):
+class BrokenCloneError(SnapshotError, code="broken_clone"):
     """The clone on disk can't be read."""
 
-    code = "broken_clone"
 
-
-class DeliveryError(SnapshotError):
+class DeliveryError(SnapshotError, code="delivery"):
     """The app did not take a file."""
 
-    code = "delivery"
 
-
-class CommandInterruptedError(DocoraOpsError):
+class CommandInterruptedError(DocoraOpsError, code="interrupted"):
     """The user, or a signal, ended the command."""
 
-    code = "interrupted"
 
-
-class HungUpError(CommandInterruptedError):
+class HungUpError(CommandInterruptedError, code="hung_up"):
     """The terminal was closed: SIGHUP ended the command."""
-
-    code = "hung_up"

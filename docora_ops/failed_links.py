@@ -1,4 +1,4 @@
-"""Failed links, as lists of them show them. Secrets have been cut out of every text and URL."""
+"""Lists of failed links. Their texts and URLs hold no secrets."""
 
 from __future__ import annotations
 
@@ -8,57 +8,48 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from docora_ops.jobs import JobState
-from docora_ops.links import LinkRef
+from docora_ops.links import LinkIds
 
 Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
 class Page(Generic[Row]):
-    """Some rows of a list that may be long."""
+    """A page of a long list."""
 
     rows: Sequence[Row]
-    number: int
-    """Counted from 1."""
+    number: int  # from 1 on
     limit: int
-    total: int
-    """Rows of all pages."""
+    total: int  # rows of all pages
 
     @property
     def pages(self) -> int:
-        """How many pages there are; an empty list has one."""
+        """Counts the pages; an empty list has one."""
         return max(1, -(-self.total // self.limit))
 
 
 @dataclass(frozen=True, slots=True)
-class FailedLink:
-    """One failed link, and where its job stands."""
+class FailedLink(LinkIds):
+    """A failed link and the state of its job, by Docora's own names."""
 
-    ref: LinkRef
+    app_id: str
     app_name: str
-    repository: str
+    repository_id: str
+    repository_name: str
     github_url: str
-    error: str | None
-    error_left_out: int
-    """Characters at the end of the error that are left out."""
+    error_message: str | None
+    error_message_cut: bool
+    timestamp: datetime  # of the last successful scan: when the link failed is not recorded
     retry_count: int
     last_scanned_at: datetime | None
-    """The end of the last good scan."""
-    created_at: datetime
     circuit_open_until: datetime | None
     job: JobState = JobState.NONE
-
-    @property
-    def timestamp(self) -> datetime:
-        """What is known to have been good last: when it failed is not recorded."""
-        return self.last_scanned_at or self.created_at
 
 
 @dataclass(frozen=True)
 class ErrorGroup:
     """Failed links whose errors differ only in paths, numbers and ids."""
 
-    error: str | None
-    """With `*` for what differs; None: no error is recorded."""
+    error_message: str | None  # with `*` for the parts that differ
     links: int
     apps: int

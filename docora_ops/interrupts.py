@@ -1,15 +1,17 @@
-"""Holds back signals, and repeats the interrupts that Python swallows.
+"""Blocks signals, and repeats the interrupts that Python ignores.
 
-Python drops what is raised while a destructor, a weakref callback or a hook of `fork` runs, and
-prints "Exception ignored in …". A signal handler that raises just then would have no effect.
+If an exception is raised in a destructor, a weakref callback or a hook of `fork`, Python ignores it
+and prints "Exception ignored in …". A signal handler that raises just then has no effect.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,14 +19,29 @@ if TYPE_CHECKING:
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end a command or a worker."""
+_NOTICED_AFTER = 0.1
+"""Seconds until a sleeping run notices that it is to stop."""
 _SOON = 0.05
-"""Seconds until the destructor has very probably ended; if not, the next try is swallowed too."""
+"""Seconds until the destructor has probably ended; if not, the next try is ignored too."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """Asks a long run to end early. A signal handler sets it; the run looks at it."""
+
+    requested: bool = False
+
+    def sleep(self, seconds: float) -> None:
+        """Sleeps, but no longer than until a stop is requested."""
+        end = time.monotonic() + seconds
+        while not self.requested and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _NOTICED_AFTER))
 
 
 def repeat_if_swallowed(kind: type[BaseException], repeat: Callable[[], object]) -> None:
-    """Call `repeat` in the main thread a moment after Python has swallowed such an exception.
+    """Calls `repeat` in the main thread a moment after Python has ignored such an exception.
 
-    Nothing is printed then. Uses SIGALRM. Only signal handlers may raise this kind.
+    Uses SIGALRM. Only signal handlers may raise this kind of exception.
     """
     before = sys.unraisablehook
 
@@ -43,7 +60,7 @@ def repeat_if_swallowed(kind: type[BaseException], repeat: Callable[[], object])
 
 @contextmanager
 def held_back() -> Iterator[set[int | signal.Signals]]:
-    """Hold back the signals that end a process; yields the mask of before."""
+    """Blocks the signals that end a process. Yields the previous mask."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield mask

@@ -1,4 +1,4 @@
-"""Jobs of links, and the RQ queue that they stand in."""
+"""Jobs of links, and the RQ queue."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from docora_ops.links import Outcome
-
 
 class JobState(StrEnum):
-    """Where the job of a link stands in the queue.
+    """The state of a link's job.
 
-    `NONE`: no job, or only a dead leftover, which a detailed look calls `STALE`. `DOUBTFUL`:
-    `queued` yet in no list, so either an orphan or just now in a worker's hand. `UNREADABLE`: the
+    `NONE`: no job, or only a stale one, which a detailed look calls `STALE`. `DOUBTFUL`: its status
+    is `queued` but it is in no list: an orphan, or a worker is just taking it. `UNREADABLE`: the
     job's key holds something else.
     """
 
@@ -26,45 +24,32 @@ class JobState(StrEnum):
     UNREADABLE = "unreadable"
 
 
-PLANNED_OUTCOMES = {
-    JobState.NONE: Outcome.QUEUED,
-    JobState.STALE: Outcome.REPLACED_STALE,
-    JobState.WAITING: Outcome.ALREADY_QUEUED,
-}
-"""What a push would do, by the state that a detailed look finds."""
-
-
 @dataclass(frozen=True)
 class QueuedJob:
-    """One job that runs or is going to. What is None, the queue does not say."""
+    """A live job. A field is None if the queue does not tell it."""
 
     id: str
-    status: str
-    """`active`, `waiting` or `delayed`."""
-    name: str | None
-    """The function that it calls."""
+    status: str  # `active`, `waiting` or `delayed`
+    name: str | None  # of the function that it calls
     app_name: str | None
-    repository: str | None
+    repository_name: str | None
     created_at: datetime | None
+    processed_on: datetime | None
     enqueued_at: datetime | None
-    started_at: datetime | None
-    due_at: datetime | None = None
-    """Of a delayed one."""
+    due_at: datetime | None = None  # of a delayed job
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One process that has said that it listens on the queue."""
+    """A process that is registered as a worker of the queue."""
 
     name: str
     state: str | None
     hostname: str | None
     pid: str | None
-    last_heartbeat: datetime | None
-    alive: bool
-    """False: it was killed, and what it has recorded of itself is gone."""
-    jobs: Sequence[QueuedJob]
-    """What it is at work on."""
+    last_heartbeat_at: datetime | None
+    alive: bool  # False: it was killed, and its own key has expired
+    jobs: Sequence[QueuedJob]  # the jobs that it runs
 
 
 @dataclass(frozen=True)
@@ -74,67 +59,51 @@ class Scheduler:
     name: str
     hostname: str | None
     pid: str | None
-    last_heartbeat: datetime | None
+    last_heartbeat_at: datetime | None
 
 
 @dataclass(frozen=True)
 class QueueOverview:
     """The queue at one moment."""
 
-    queue: str
     waiting: int
     active: int
     completed: int
     failed: int
     delayed: int
-    seen_at: datetime
-    """By the clock of Redis."""
+    queue: str
     oldest_waiting_at: datetime | None
+    oldest_waiting_seconds: int | None  # by the clock of Redis
     workers: Sequence[Worker]
     scheduler: Scheduler | None
-    jobs: Sequence[QueuedJob]
-    """The first of those that run, wait and are delayed, in this order."""
-
-    @property
-    def oldest_waiting_seconds(self) -> int | None:
-        """How long the oldest of the jobs that are next has waited."""
-        if self.oldest_waiting_at is None:
-            return None
-        return max(0, int((self.seen_at - self.oldest_waiting_at).total_seconds()))
+    jobs: Sequence[QueuedJob]  # the first ones: running, then waiting, then delayed
 
 
 @dataclass(frozen=True)
 class JobPlace:
-    """One place in RQ where the id of a job stands."""
+    """A place in RQ that holds the id of a job."""
 
-    where: str
-    """`list`, `intermediate`, `execution`, or the name of a registry."""
+    where: str  # `list`, `intermediate`, `execution`, or the name of a registry
     queue: str
-    position: int | None = None
-    """In a list, from its head, counted from 1."""
-    at: datetime | None = None
-    """The time that stands beside it: when it is due, was put there, or expires."""
-    alive: bool | None = None
-    """Of an execution: whether its heartbeat has not expired."""
-    worker: str | None = None
-    """Of an execution."""
+    position: int | None = None  # in a list, counted from 1
+    score_at: datetime | None = None  # when it is due, was put there, or expires
+    alive: bool | None = None  # of an execution: its heartbeat has not expired
+    worker: str | None = None  # of an execution
 
 
 @dataclass(frozen=True)
 class JobFailure:
-    """How a try of a job ended."""
+    """The failure of one try of a job."""
 
-    at: datetime | None
+    failed_at: datetime | None
     worker: str | None
-    text: str
-    """The last lines of its traceback."""
+    text: str  # the last lines of the traceback
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What RQ has of one job. All None where there is no job."""
+    """RQ's record of one job. All fields are None if there is no job."""
 
-    id: str
     status: str | None
     origin: str | None
     created_at: datetime | None
@@ -143,8 +112,7 @@ class JobRecord:
     ended_at: datetime | None
     retries_left: int | None
     worker: str | None
-    expires_in: int | None
-    """Seconds that it is kept, if not for good."""
+    expires_in: int | None  # seconds until it is deleted, if ever
     places: Sequence[JobPlace]
     last_failure: JobFailure | None
 
@@ -153,16 +121,5 @@ class BullmqQueue(StrEnum):
     """The state of Docora's own queue, which BullMQ keeps."""
 
     UNUSED = "unused"
-    LEFT_JOBS = "left_jobs"
-    """Jobs wait for a BullMQ worker, and none runs: the dashboard leaves some."""
-    WORKED_ON = "worked_on"
-    """A BullMQ worker runs: each link may be worked on twice."""
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """The workers of the RQ queue, and the state of the BullMQ queue."""
-
-    workers: int
-    """Live workers that listen on the queue."""
-    bullmq: BullmqQueue
+    LEFT_JOBS = "left_jobs"  # jobs wait, and no BullMQ worker runs to take them
+    WORKED_ON = "worked_on"  # a BullMQ worker runs: each link may be worked on twice

@@ -1,4 +1,4 @@
-"""Everything about one link. Secrets have been cut out of every text and URL."""
+"""Everything about one link. Its texts and URLs hold no secrets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from docora_ops.jobs import JobRecord, JobState
-from docora_ops.links import LinkRef
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class LinkHistory:
-    """What the tables have of a link, beyond what its job needs."""
+    """The fields of a link in Postgres that its job does not need."""
 
     created_at: datetime
     last_scanned_at: datetime | None
@@ -35,18 +34,19 @@ class LinkHistory:
 class LinkDetails:
     """Everything about one link."""
 
-    ref: LinkRef
+    app_id: str
     app_name: str
     base_url: str
-    repository: str
+    repository_id: str
+    repository_name: str
     github_url: str
     has_token: bool
     status: str
-    error: str | None
+    error_message: str | None
     retry_count: int
     circuit_open_until: datetime | None
     history: LinkHistory
-    lock_is_held: bool
-    """A worker holds the link in Postgres."""
-    state: JobState
-    job: JobRecord
+    lock_held: bool  # a worker holds the link in Postgres
+    job: JobState
+    job_id: str
+    rq: JobRecord

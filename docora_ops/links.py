@@ -1,15 +1,12 @@
-"""Links between apps and repositories, and what becomes of them."""
+"""Links between apps and repositories, and the results of their changes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-
-_LONGEST_JOB_ID = 50 + 1 + 50
-"""Characters: both ids are `varchar(50)`."""
 
 
 class LinkStatus(StrEnum):
@@ -22,7 +19,7 @@ class LinkStatus(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of one link."""
+    """The result of a change of one link."""
 
     QUEUED = "queued"
     REPLACED_STALE = "replaced_stale"
@@ -33,17 +30,17 @@ class Outcome(StrEnum):
 
     @property
     def succeeded(self) -> bool:
-        """Whether the link now has a job waiting."""
+        """Tells whether the link has a waiting job now."""
         return self in {Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.ALREADY_QUEUED}
 
 
 def count_succeeded(counts: Mapping[Outcome, int]) -> int:
-    """How many of the links now have a job waiting."""
+    """Counts the links that have a waiting job now."""
     return sum(count for outcome, count in counts.items() if outcome.succeeded)
 
 
 class Action(StrEnum):
-    """The kinds of change that can be made to a link."""
+    """The kinds of change of a link."""
 
     RETRY = "retry"
     RESYNC = "resync"
@@ -51,10 +48,9 @@ class Action(StrEnum):
     REPAIR = "repair"
 
     def is_rescan(self, status: str) -> bool:
-        """The rescan flag of the job for a link that has this status.
+        """Returns the rescan flag of the job for a link with this status.
 
-        True for a retry, false for a resync; of what is scheduled or repaired, all but first
-        snapshots.
+        True for a retry, false for a resync. Schedule and repair: false for a first snapshot.
         """
         if self in {Action.SCHEDULE, Action.REPAIR}:
             return status != LinkStatus.PENDING_SNAPSHOT
@@ -78,13 +74,13 @@ class Repository:
     name: str
 
     @property
-    def full_name(self) -> str:
+    def repository_name(self) -> str:
         """`owner/name`."""
         return f"{self.owner}/{self.name}"
 
 
-class _OneLink:
-    """What names a link by its two ids."""
+class LinkIds:
+    """Names a link by its two ids."""
 
     __slots__ = ()
     app_id: str
@@ -92,17 +88,17 @@ class _OneLink:
 
     @property
     def job_id(self) -> str:
-        """The fixed id of the link's job."""
+        """The id of the link's job."""
         return f"{self.app_id}-{self.repository_id}"
 
     @property
     def has_valid_job_id(self) -> bool:
-        """Whether the two ids form a valid job id, from which they can be read back."""
+        """Tells whether the two ids form a valid job id, from which they can be read back."""
         return bool(_ID.fullmatch(self.app_id) and _ID.fullmatch(self.repository_id))
 
     @property
     def words(self) -> str:
-        """The two ids, as they are typed behind a command."""
+        """The two ids as arguments of a command."""
         import shlex  # seldom needed
 
         ids = (self.app_id, self.repository_id)
@@ -123,18 +119,9 @@ def ids_of_job(job_id: str) -> tuple[str, str] | None:
     return None
 
 
-def possible_ids(job_id: str) -> Iterator[tuple[str, str]]:
-    """Every pair of app and repository id that forms this job id."""
-    if len(job_id) > _LONGEST_JOB_ID:
-        return
-    parts = job_id.split("-")
-    for cut in range(1, len(parts)):
-        yield "-".join(parts[:cut]), "-".join(parts[cut:])
-
-
 @dataclass(frozen=True, slots=True)
-class LinkRef(_OneLink):
-    """Which link: the row and the two ids that make its job id."""
+class LinkRef(LinkIds):
+    """The id of a link's row, and the two ids that form its job id."""
 
     id: str
     app_id: str
@@ -142,8 +129,8 @@ class LinkRef(_OneLink):
 
 
 @dataclass(frozen=True, slots=True)
-class Payload(_OneLink):
-    """What a snapshot job is called with, but for the rescan flag."""
+class Payload(LinkIds):
+    """The arguments of a snapshot job, except for the rescan flag."""
 
     app_id: str
     app_name: str
@@ -156,77 +143,73 @@ class Payload(_OneLink):
     client_auth_key_encrypted: str = field(repr=False)
 
     @property
-    def repository(self) -> str:
+    def repository_name(self) -> str:
         """`owner/name`."""
         return f"{self.owner}/{self.name}"
 
     @property
     def description(self) -> str:
-        """What RQ's own screens show of the job."""
-        return f"{self.repository} → {self.app_name}"
+        """The job's description on RQ's own screens."""
+        return f"{self.repository_name} → {self.app_name}"
 
 
 @dataclass(frozen=True)
 class Link:
-    """One link with all that its screen and its job need."""
+    """One link with the fields that its table and its job need."""
 
     ref: LinkRef
     payload: Payload
     status: str
     retry_count: int
-    last_error: str | None
+    error_message: str | None
     circuit_open_until: datetime | None
 
 
 @dataclass(frozen=True)
 class LinkResult:
-    """What one `retry` or `resync` did. `link` is the link as it was before."""
+    """The result of one `retry` or `resync`. `link` is the link before it."""
 
-    operation: Action
+    action: Action
     link: Link
     outcome: Outcome
     circuit_open_until: datetime | None
     circuit_reset: bool = False
     deliveries_cleared: int = 0
-    audit_error: str | None = None
-    """Why the audit trail does not say that the change was made."""
+    audit_error: str | None = None  # why the audit entries show the change as not finished
 
 
 @dataclass(frozen=True, slots=True)
 class LinkFailure:
-    """A link that was left undone, and why."""
+    """A link that could not be queued, and why."""
 
     job_id: str
-    error: str
+    error_message: str
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedLink(_OneLink):
-    """What a dry run says of one link."""
+class PlannedLink(LinkIds):
+    """The outcome that a dry run expects for one link."""
 
     app_id: str
     app_name: str
     repository_id: str
-    repository: str
+    repository_name: str
     outcome: Outcome
-    error: str | None = None
+    error_message: str | None = None
 
 
 @dataclass(frozen=True)
-class AppCount:
-    """How many of the selected links belong to one app."""
+class AppCount(App):
+    """The number of links of one app."""
 
-    app: App
     links: int
 
 
 @dataclass(frozen=True)
 class FailedFilter:
-    """Which failed links a bulk retry is about."""
+    """Chooses the failed links of a bulk retry."""
 
     app_id: str | None = None
-    error: str | None = None
-    """Case-insensitive substring of `last_error`, taken literally."""
-    limit: int | None = None
-    """At most so many: each app has its turn before one has another."""
+    error: str | None = None  # a substring of `last_error`, case aside
+    limit: int | None = None  # one link of each app, then a second one of each, and so on
     skip_open_circuits: bool = False

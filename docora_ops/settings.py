@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from io import StringIO
 from pathlib import Path
@@ -10,20 +11,14 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from docora_ops.errors import ConfigurationError
 
-RESULT_TTL = 86_400
-"""Seconds that RQ keeps a finished job: a day."""
-FAILURE_TTL = 7 * 86_400
-"""Seconds that RQ keeps a failed job: a week."""
-LONGEST_RETRY_DELAY = 86_400
-"""Seconds; doubling would otherwise outgrow what a timer can hold."""
+RESULT_TTL = 86_400  # seconds that RQ keeps a finished job
+FAILURE_TTL = 7 * 86_400  # seconds that RQ keeps a failed job
+SECOND_LOOK_DELAY = 1.5  # seconds after which a running or doubtful job is looked at again
+LONGEST_RETRY_DELAY = 86_400  # seconds; doubled without a limit, no timer could hold them
 _TEN_YEARS_IN_MS = 10 * 365 * 86_400_000
 
 
@@ -37,7 +32,7 @@ def _is_url(*schemes: str) -> AfterValidator:
             parts = urlsplit("")
         if parts.scheme not in schemes:
             raise ValueError(f"must look like {' or '.join(f'{each}://…' for each in schemes)}")
-        # Such a character in a password would make a part of it the host, which is shown.
+        # Unescaped in a password, it would make the rest of the password the host, which is shown.
         options = [option for option in parts.query.split("&") if "=" not in option]
         if parts.netloc.count("@") > 1 or "@" in parts.path + "".join(options) or parts.fragment:
             raise ValueError("has an @ / ? or # that must be percent-encoded")
@@ -50,14 +45,12 @@ def _is_url(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _dotted_name(name: str) -> str:
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", name):
-        raise ValueError("must be a dotted name such as package.module.function")
-    return name
+def _own(name: str, **rules: Any) -> Any:
+    return Field(validation_alias=f"DOCORA_OPS_{name}", **rules)
 
 
 class Settings(BaseSettings):
-    """Everything that the environment or an env file can set. Times are in seconds."""
+    """The settings in the environment or an env file. Times without a unit are in seconds."""
 
     model_config = SettingsConfigDict(
         env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
@@ -77,35 +70,24 @@ class Settings(BaseSettings):
     binary_chunk_threshold_bytes: Annotated[int, Field(ge=0, le=2**40)] = 1_048_576
     binary_chunk_size_bytes: Annotated[int, Field(ge=1, le=2**30)] = 524_288
 
-    queue_name: Annotated[
-        str, Field(validation_alias="DOCORA_OPS_QUEUE_NAME", pattern=r"^[A-Za-z0-9_.-]{1,200}$")
-    ] = "snapshot-queue"
-    job_function: Annotated[
-        str, Field(validation_alias="DOCORA_OPS_JOB_FUNCTION"), AfterValidator(_dotted_name)
-    ] = "docora_ops.worker.snapshot"
-    job_timeout: Annotated[
-        int, Field(validation_alias="DOCORA_OPS_JOB_TIMEOUT", ge=1, le=2_592_000)
-    ] = 3600
-    connect_timeout: Annotated[
-        int, Field(validation_alias="DOCORA_OPS_CONNECT_TIMEOUT", ge=1, le=3600)
-    ] = 5
-    statement_timeout: Annotated[
-        int, Field(validation_alias="DOCORA_OPS_STATEMENT_TIMEOUT", ge=1, le=86_400)
-    ] = 30
-    lock_timeout: Annotated[
-        int, Field(validation_alias="DOCORA_OPS_LOCK_TIMEOUT", ge=1, le=86_400)
-    ] = 5
-    drift_grace: Annotated[int, Field(validation_alias="DOCORA_OPS_DRIFT_GRACE", ge=0, le=3600)] = 5
-    git_protocols: Annotated[
-        str,
-        Field(validation_alias="DOCORA_OPS_GIT_PROTOCOLS", pattern=r"^[a-z0-9+]+(,[a-z0-9+]+)*$"),
-    ] = "https"
-    git_timeout: Annotated[
-        int, Field(validation_alias="DOCORA_OPS_GIT_TIMEOUT", ge=1, le=2_592_000)
-    ] = 1800
+    queue_name: Annotated[str, _own("QUEUE_NAME", pattern=r"^[A-Za-z0-9_.-]{1,200}$")] = (
+        "snapshot-queue"
+    )
+    job_function: Annotated[str, _own("JOB_FUNCTION", pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)+$")] = (
+        "docora_ops.worker.snapshot"
+    )
+    job_timeout: Annotated[int, _own("JOB_TIMEOUT", ge=1, le=2_592_000)] = 3600
+    connect_timeout: Annotated[int, _own("CONNECT_TIMEOUT", ge=1, le=3600)] = 5
+    statement_timeout: Annotated[int, _own("STATEMENT_TIMEOUT", ge=1, le=86_400)] = 30
+    lock_timeout: Annotated[int, _own("LOCK_TIMEOUT", ge=1, le=86_400)] = 5
+    drift_grace: Annotated[int, _own("DRIFT_GRACE", ge=0, le=3600)] = 5
+    git_protocols: Annotated[str, _own("GIT_PROTOCOLS", pattern=r"^[a-z0-9+]+(,[a-z0-9+]+)*$")] = (
+        "https"
+    )
+    git_timeout: Annotated[int, _own("GIT_TIMEOUT", ge=1, le=2_592_000)] = 1800
 
     def require_database_url(self) -> SecretStr:
-        """The database URL. Raises ConfigurationError when there is none."""
+        """Returns the database URL. Raises ConfigurationError if it is not set."""
         if self.database_url is None:
             raise ConfigurationError(
                 "DATABASE_URL is not set",
@@ -115,10 +97,7 @@ class Settings(BaseSettings):
         return self.database_url
 
     def require_encryption_key(self) -> bytes:
-        """The 32 bytes of the key. Raises ConfigurationError when there is none, or no such key.
-
-        Checked only where it is needed: a retry works without it.
-        """
+        """Returns the key's 32 bytes. Raises ConfigurationError if it is not set or not valid."""
         if self.encryption_key is None:
             raise ConfigurationError(
                 "ENCRYPTION_KEY is not set",
@@ -134,29 +113,28 @@ class Settings(BaseSettings):
 
     @property
     def redis_is_implied(self) -> bool:
-        """Whether REDIS_URL is set nowhere, or to nothing."""
+        """Tells whether REDIS_URL is not set, or empty."""
         return "redis_url" not in self.model_fields_set
 
     @property
     def retry_delays(self) -> list[int]:
-        """Seconds before each further try of a job: one less than `MAX_RETRY_ATTEMPTS`, doubling.
-
-        RQ counts in whole seconds, so a shorter delay becomes one second.
-        """
+        """Returns the doubling delays before each further try, in whole seconds as RQ counts."""
         base = self.retry_base_delay_ms / 1000
-        return [
-            min(math.ceil(base * 2 ** min(attempt, 64)), LONGEST_RETRY_DELAY)
-            for attempt in range(self.max_retry_attempts - 1)
-        ]
+        delays = (math.ceil(base * 2**attempt) for attempt in range(self.max_retry_attempts - 1))
+        return [min(delay, LONGEST_RETRY_DELAY) for delay in delays]
 
 
 def load_settings(env_file: Path | None = None) -> Settings:
-    """Read the environment and, if given, an env file; the environment wins.
+    """Reads the environment and, if given, an env file; the environment wins.
 
-    Raises ConfigurationError naming each unusable variable, never its value.
+    Raises ConfigurationError with the name of each unusable variable, never its value.
     """
+    in_file = _read(env_file) if env_file else {}
+    in_environment = {name.upper() for name, value in os.environ.items() if value}
     try:
-        return _FileSettings(**_read(env_file)) if env_file else Settings()
+        return Settings(
+            **{name: in_file[name] for name in in_file if name.upper() not in in_environment}
+        )
     except ValidationError as error:
         problems = "; ".join(
             f"{_variable(problem['loc'])} {_reason(problem['msg'])}"
@@ -167,24 +145,8 @@ def load_settings(env_file: Path | None = None) -> Settings:
         ) from None
 
 
-class _FileSettings(Settings):
-    """Settings whose arguments are what an env file says: the environment wins over them."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """First the environment, then the file."""
-        return env_settings, init_settings
-
-
 def _read(env_file: Path) -> dict[str, Any]:
-    """What an env file says of our settings; it may be a pipe. Raises ConfigurationError."""
+    """Reads the settings in an env file, which may be a pipe."""
     from dotenv.parser import parse_stream
 
     shown = str(env_file)[:200]
@@ -200,21 +162,15 @@ def _read(env_file: Path) -> dict[str, Any]:
             hint="give the path of a readable env file",
         ) from None
     bindings = list(parse_stream(StringIO(text)))
-    # With a default in the place of what is meant, the wrong servers might be changed.
+    # A default in place of the unreadable setting could make the command change other servers.
     if unreadable := [binding.original.line for binding in bindings if binding.error]:
         raise ConfigurationError(
             f"--env-file {shown} can't be used: line {unreadable[0]} is not NAME=VALUE",
             hint="correct the line, or take it out",
         )
-    wanted = {
-        str(field.validation_alias or name).upper(): str(field.validation_alias or name)
-        for name, field in Settings.model_fields.items()
-    }
-    return {
-        wanted[binding.key.upper()]: binding.value
-        for binding in bindings
-        if binding.key and binding.value and binding.key.upper() in wanted
-    }
+    names = (str(field.validation_alias or name) for name, field in Settings.model_fields.items())
+    values = {each.key.upper(): each.value for each in bindings if each.key and each.value}
+    return {name: values[name.upper()] for name in names if name.upper() in values}
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

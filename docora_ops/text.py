@@ -1,4 +1,4 @@
-"""Texts that are safe to show: without secrets and without control characters."""
+"""Makes texts safe to show: without secrets and without control characters."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ _CUT_SECRET = re.compile(
 
 
 def mask(text: str, secrets: Iterable[str | None] = ()) -> str:
-    """The text without these secrets, passwords in URLs, GitHub tokens and encrypted values."""
+    """Replaces these secrets, passwords in URLs, GitHub tokens and encrypted values by `***`."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, MASK)
     return _SECRETS.sub(MASK, text)
 
 
 def mask_cut(text: str) -> str:
-    """Mask the beginning of a longer text, and what may be the beginning of a secret at its end."""
+    """Masks a text that was cut off, also if it ends with the beginning of a secret."""
     return _CUT_SECRET.sub(MASK, mask(text), count=1)
 
 
 def mask_url(url: str) -> str:
-    """The URL without user, password, query and fragment: each may carry a secret."""
+    """Replaces the user, password, query and fragment of a URL: each may hold a secret."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -67,14 +67,11 @@ _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0").union(
     *(map(chr, range(*ends)) for ends in ((0x180B, 0x1810), (0xFE00, 0xFE10), (0xE0100, 0xE01F0)))
 )
-"""Letters and marks that Unicode has no glyph for."""
+"""Letters and marks without a glyph."""
 
 
 def inert(value: object) -> str:
-    """The value as one line of characters that can be seen.
-
-    Control characters, escape sequences, bidi controls and the like are spelled out.
-    """
+    """Returns the value as one line. Spells out control characters and invisible ones."""
     text = str(value)
     if text.isascii() and text.isprintable():
         return text
@@ -87,7 +84,15 @@ def inert(value: object) -> str:
 
 
 def moment(when: datetime | None) -> str | None:
-    """ISO 8601 in UTC with milliseconds and `Z`, as Docora writes it."""
+    """Returns a time as Docora writes it: ISO 8601 in UTC with milliseconds and `Z`."""
     if when is None:
         return None
     return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def duration(seconds: float) -> str:
+    """Returns `5 s`, `12 min`, `3 h`, `4 days`: in the largest unit that fits at least twice."""
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

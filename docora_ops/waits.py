@@ -10,7 +10,7 @@ from docora_ops.links import LinkFailure
 
 
 class WaitEnd(StrEnum):
-    """How the wait for the snapshot of one link has ended."""
+    """The end of the wait for one link."""
 
     SYNCED = "synced"
     FAILED = "failed"
@@ -22,48 +22,42 @@ class WaitEnd(StrEnum):
 
 @dataclass(frozen=True)
 class LinkWait:
-    """What the wait for one link has shown. `status`: None where the link is gone."""
+    """The result of the wait for one link. `status` is None if the link is gone."""
 
-    end: WaitEnd
+    result: WaitEnd
     status: str | None
-    error: str | None
+    error_message: str | None
     seconds: float
 
 
 @dataclass(frozen=True)
 class JobCounts:
-    """Where the jobs of links that are followed stood at the last look.
-
-    A job that was just changing its place is in none of the counts.
-    """
+    """Counts the jobs of followed links, except those that were just changing their place."""
 
     waiting: int = 0
     running: int = 0
     delayed: int = 0
-    lost: int = 0
-    """Links without a live job."""
+    lost: int = 0  # links without a live job
 
 
 @dataclass(frozen=True)
 class BulkWait:
-    """What the wait for many links has shown so far."""
+    """The result of the wait for many links so far."""
 
     synced: int
     failed: int
     gone: int
-    running: int
-    """Links that have not ended yet."""
-    failures: Sequence[LinkFailure]
+    running: int  # links without a result yet
+    failed_links: Sequence[LinkFailure]
     seconds: float
-    jobs: JobCounts = field(default_factory=JobCounts)
-    """Where the jobs of those that have not ended stand."""
+    jobs: JobCounts = field(default_factory=JobCounts)  # of the links without a result
 
     @property
     def only_lost_left(self) -> bool:
-        """Whether nobody works on any of the links that have not ended."""
+        """Tells whether there are links without a result, and none of them has a live job."""
         return 0 < self.running <= self.jobs.lost
 
     @property
     def total(self) -> int:
-        """How many links have been followed."""
+        """Counts the links that are or were followed."""
         return self.synced + self.failed + self.gone + self.running

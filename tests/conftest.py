@@ -87,7 +87,7 @@ def redis_url(server_directory: Path, worker_number: int) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_access(redis_url: str, worker_number: int) -> Iterator[Access]:
-    """The same, with the users of README."""
+    """Yields the URLs of the users that the help topic `privileges` creates there."""
     with redis.Redis.from_url(redis_url) as admin:
         create_users(admin, worker_number)
         yield user_access(redis_url, worker_number)
@@ -182,8 +182,3 @@ def second_look_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def repository_root() -> Path:
     """Where README and the package lie."""
     return Path(__file__).parent.parent
-
-
-@pytest.fixture
-def readme(repository_root: Path) -> str:
-    return (repository_root / "README.md").read_text(encoding="utf-8")

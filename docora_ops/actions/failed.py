@@ -1,4 +1,4 @@
-"""Looking at the failed links: one by one, by app, by error."""
+"""Listing failed links: one by one, by app, or by error."""
 
 from __future__ import annotations
 
@@ -8,65 +8,48 @@ from dataclasses import replace
 from itertools import islice
 
 from docora_ops.actions.folding import LONGEST, fold
-from docora_ops.actions.lookup import resolve_app
+from docora_ops.actions.look import look_at_jobs
 from docora_ops.database import Database
-from docora_ops.database.link_rows import held_job_ids, shared_job_ids
 from docora_ops.database.reading import failed_by_app, failed_by_error, failed_page
 from docora_ops.failed_links import ErrorGroup, FailedLink, Page, Row
 from docora_ops.jobs import JobState
-from docora_ops.links import AppCount, FailedFilter, LinkRef
-from docora_ops.queue import Answer, LinkQueue
+from docora_ops.links import AppCount, FailedFilter
+from docora_ops.queue import LinkQueue
 from docora_ops.text import mask, mask_cut
 
 OTHER_ERRORS = "(other errors)"
-_MOST_GROUPS = 10_000
-"""Further kinds of errors become one, so that memory stays flat."""
+_MOST_GROUPS = 10_000  # further groups become one, which bounds the memory
 _FOLDED_AT_ONCE = 1000
-
-_WALKED_AT_ONCE = 16
-"""Ids for which Redis walks the waiting list one by one."""
-_MOST_WALKS = 10 * _WALKED_AT_ONCE
-"""With more ids it is quicker to read the list."""
-_FOUND_AT_ONCE = 500
-"""Ids whose place in the list is known."""
 
 
 def failed_links(
-    database: Database,
-    queue: LinkQueue,
-    *,
-    app: str | None,
-    error: str | None,
-    page: int,
-    limit: int,
+    database: Database, queue: LinkQueue, which: FailedFilter, page: int, limit: int
 ) -> Page[FailedLink]:
-    """One page of the failed links, each with where its job stands.
-
-    Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
-    """
-    total, links = failed_page(
-        database, _filter(database, app, error), limit=limit, offset=(page - 1) * limit
-    )
-    jobs = job_states(database, queue, [link.ref for link in links])
-    return Page([replace(link, job=jobs[link.ref.id]) for link in links], page, limit, total)
+    """Returns one page of the failed links, each with the state of its job."""
+    total, links = failed_page(database, which, limit=limit, offset=(page - 1) * limit)
+    looked = look_at_jobs(database, queue, links, detailed=True)
+    jobs = {link.job_id: answer.state for link, answer in looked}
+    rows = [replace(link, job=jobs.get(link.job_id, JobState.NONE)) for link in links]
+    return Page(rows, page, limit, total)
 
 
 def failed_links_by_app(
-    database: Database, *, app: str | None, error: str | None, page: int, limit: int
+    database: Database, which: FailedFilter, page: int, limit: int
 ) -> Page[AppCount]:
-    """How many failed links each app has, most first. Raises the same, but for RedisError."""
-    return _page(failed_by_app(database, _filter(database, app, error)), page, limit)
+    """Counts the failed links of each app, most links first."""
+    return _page(failed_by_app(database, which), page, limit)
 
 
 def failed_links_by_error(
-    database: Database, *, app: str | None, error: str | None, page: int, limit: int
+    database: Database, which: FailedFilter, page: int, limit: int
 ) -> Page[ErrorGroup]:
-    """The errors of failed links, folded, most links first. Raises the same."""
+    """Groups the failed links by folded error, most links first."""
     links: Counter[str | None] = Counter()
     apps: dict[str | None, set[str]] = {}
-    rows = failed_by_error(database, _filter(database, app, error), LONGEST)
+    rows = failed_by_error(database, which, LONGEST)
     while some := list(islice(rows, _FOLDED_AT_ONCE)):
-        folded = fold([_without_cut_secret(text or "") for _, text, _ in some])
+        texts = [text or "" for _, text, _ in some]
+        folded = fold([mask_cut(text) if len(text) >= LONGEST else text for text in texts])
         for (app_id, text, count), kind in zip(some, folded, strict=True):
             key = None if text is None else kind
             if key not in links and len(links) >= _MOST_GROUPS:
@@ -78,36 +61,6 @@ def failed_links_by_error(
         for key, count in sorted(links.items(), key=lambda item: (-item[1], item[0] or ""))
     ]
     return _page(groups, page, limit)
-
-
-def _without_cut_secret(error: str) -> str:
-    return mask_cut(error) if len(error) >= LONGEST else error
-
-
-def job_states(
-    database: Database, queue: LinkQueue, refs: Sequence[LinkRef]
-) -> dict[str, JobState]:
-    """Where the jobs of links stand, by the id of the link. Raises PostgresError, RedisError."""
-    job_ids = [ref.job_id for ref in refs]
-    waiting = queue.read_waiting() if len(job_ids) > _MOST_WALKS else None
-    expired = None if waiting else queue.read_expired()
-    at_once = _WALKED_AT_ONCE if waiting is None else _FOUND_AT_ONCE
-    answers: list[Answer] = []
-    for start in range(0, len(job_ids), at_once):
-        some = job_ids[start : start + at_once]
-        answers += queue.look(some, waiting=waiting, expired=expired, detailed=True)
-    held = held_job_ids(database, job_ids)
-    shared = shared_job_ids(database, refs)
-    states = {}
-    for ref, answer in zip(refs, answers, strict=True):
-        states[ref.id] = JobState.RUNNING if ref.job_id in held else answer.state
-        if ref.job_id in shared and not queue.is_made_for(ref.job_id, ref.app_id):
-            states[ref.id] = JobState.NONE
-    return states
-
-
-def _filter(database: Database, app: str | None, error: str | None) -> FailedFilter:
-    return FailedFilter(None if app is None else resolve_app(database, app).app_id, error)
 
 
 def _page(rows: Sequence[Row], number: int, limit: int) -> Page[Row]:

@@ -1,20 +1,19 @@
-"""Errors that differ only in paths, numbers and ids, made the same."""
+"""Making errors equal that differ only in paths, numbers and ids."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-LONGEST = 300
-"""Characters of an error that are looked at."""
+LONGEST = 300  # characters of an error that are compared
 
-# Not in any text of Postgres. Many texts in one call take a fraction of the time of one by one.
+# In no text of Postgres. One call for many texts takes a fraction of the time of a call for each.
 _SEPARATOR = "\0"
 
-# Each kind begins only where the run of its characters does: so nothing is walked twice.
+# Each alternative begins only where the run of its characters does, so the time stays linear.
 _VARIABLE = re.compile(
     r"""
-    # Docora's own worker: the reason stands behind the path. Only some texts of Node hold ": " too.
+    # Docora's own worker puts the reason behind the path. Some texts of Node hold ": " too.
     (?P<notification> (?<![^\0]) Notification\ failed\ for\ (?:created|updated|deleted)\  )
     (?: [^\0]+ (?= :\ (?:Hostname/IP|Parse\ Error|Redirected\ request) )
       | [^\0]+ (?= :\  )
@@ -40,9 +39,9 @@ _REPEATED = re.compile(r"\* (?: [\ ,:]++ \* )++", re.VERBOSE)
 
 
 def fold(errors: Sequence[str]) -> list[str]:
-    """Each error with `*` where it names a path, a URL, a number, an id, or quotes something.
+    """Replaces paths, URLs, numbers, ids and quotations in each error by `*`.
 
-    The status of an HTTP answer stays. Takes time in proportion to the length of the texts.
+    Keeps the status of an HTTP answer. Takes linear time.
     """
     text = _SEPARATOR.join(error[:LONGEST] for error in errors)
     return _REPEATED.sub("*", _VARIABLE.sub(_replace, text)).split(_SEPARATOR)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
-from docora_ops.actions.job_ids import require_job_id_not_held, require_valid_job_id
-from docora_ops.audit import ChangeNote
+from docora_ops.actions.decision import decide, invalid_job_id
+from docora_ops.actions.look import job_state
+from docora_ops.audit import Change
 from docora_ops.database import Database, Rollback
 from docora_ops.database.link_rows import (
     close_circuit,
@@ -16,7 +17,6 @@ from docora_ops.database.link_rows import (
     lock_link,
     read_link,
     reset_link,
-    shared_job_ids,
 )
 from docora_ops.errors import (
     JobUnreadableError,
@@ -25,168 +25,108 @@ from docora_ops.errors import (
     RedisError,
     SnapshotRunningError,
 )
-from docora_ops.jobs import PLANNED_OUTCOMES, JobState
+from docora_ops.jobs import JobState
 from docora_ops.links import Action, Link, LinkRef, LinkResult, LinkStatus, Outcome
 from docora_ops.queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.audit_stream import link_end_entry, link_entries
 from docora_ops.queue.progress import new_operation_id
-from docora_ops.queue.waiting_list import ExpiredExecutions
-
-SECOND_LOOK_DELAY = 1.5
-"""Seconds after which a running or doubtful job is looked at again."""
-
-
-def retry(
-    database: Database,
-    queue: LinkQueue,
-    ref: LinkRef,
-    *,
-    front: bool = False,
-    reset_circuit: bool = False,
-    dry_run: bool = False,
-    note: ChangeNote | None = None,
-) -> LinkResult:
-    """Put one failed link back to work, and leave `note` in the audit trail.
-
-    A link whose job is running is left as it is. Raises NotFailedError in any other status,
-    NotFoundError if the link has gone, UnqueueableError, PostgresError, RedisError; nothing has
-    changed then.
-    """
-    return _Change(Action.RETRY, database, queue, ref, dry_run, note, front, reset_circuit).make()
-
-
-def resync(
-    database: Database,
-    queue: LinkQueue,
-    ref: LinkRef,
-    *,
-    dry_run: bool = False,
-    note: ChangeNote | None = None,
-) -> LinkResult:
-    """Forget the link's deliveries and queue it, whatever its status, so that all is sent again.
-
-    Raises SnapshotRunningError while its job is running, and otherwise what `retry` raises.
-    """
-    return _Change(Action.RESYNC, database, queue, ref, dry_run, note).make()
+from docora_ops.settings import SECOND_LOOK_DELAY
 
 
 @dataclass(frozen=True, slots=True)
 class _Live:
-    """A link whose job is running, or is doubtful since the moment that it gives."""
+    """A link whose job is running, or doubtful with this evidence."""
 
     link: Link
-    doubtful_since: str = ""
+    evidence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class _Change:
-    operation: Action
+class LinkChange:
+    """Retry or resync of one link: resets it and queues its job, both or neither.
+
+    A retry takes failed links only, and leaves a link alone whose job is running. A resync takes
+    any link, and deletes its delivery records.
+    """
+
+    action: Action
     database: Database
     queue: LinkQueue
     ref: LinkRef
-    dry_run: bool
-    note: ChangeNote | None = None
     front: bool = False
     reset_circuit: bool = False
-    run: str = field(default_factory=new_operation_id)
-    """Joins the two entries of one change in the audit trail."""
+    dry_run: bool = False
+    change: Change | None = None  # for the audit entries; None: the change is not recorded
+    _run: str = field(default_factory=new_operation_id)  # joins the two audit entries of one change
 
     def make(self) -> LinkResult:
-        """Make the change, and tell the audit trail what is certain only after the commit."""
+        """Makes the change, and after the commit writes the audit entry that it was made.
+
+        Raises NotFailedError, SnapshotRunningError, NotFoundError if the link has gone,
+        UnqueueableError, PostgresError, RedisError; nothing has changed then.
+        """
         result = self._make()
-        if self.note and not self.dry_run and result.outcome is Outcome.ALREADY_QUEUED:
+        if self.change and not self.dry_run and result.outcome is Outcome.ALREADY_QUEUED:
             try:
-                self.queue.record(link_end_entry(self.note, self.run))
+                self.queue.record(link_end_entry(self.change, self._run))
             except RedisError as error:
-                return replace(result, audit_error=error.message)  # it is made all the same
+                return replace(result, audit_error=error.message)
         return result
 
     def _make(self) -> LinkResult:
-        """Try, and once more a moment later if the job is running or may be."""
-        require_valid_job_id(self.ref)
-        self._require_own_job()
-        expired = self.queue.read_expired()  # before a row is locked
-        attempt = self._plan if self.dry_run else self._attempt
-        first = attempt(None, expired)
-        if isinstance(first, LinkResult):
-            return first
-        time.sleep(SECOND_LOOK_DELAY)  # holding no lock
-        second = attempt(first, expired)
-        if isinstance(second, _Live) and second.doubtful_since and not first.doubtful_since:
-            # It was running, and is doubtful only now.
-            time.sleep(SECOND_LOOK_DELAY)
-            second = attempt(second, expired)
-        if isinstance(second, LinkResult):
-            return second
-        if self.operation is Action.RESYNC:
+        """Attempts the change, and again a moment later while the job is running or doubtful."""
+        if not self.ref.has_valid_job_id:
+            raise invalid_job_id(self.ref)
+        before: _Live | None = None
+        while True:
+            found = self._attempt(before)
+            if isinstance(found, LinkResult):
+                return found
+            if before and (before.evidence or not found.evidence):
+                break
+            # The first look, or the job was running and is doubtful only now.
+            before = found
+            time.sleep(SECOND_LOOK_DELAY)  # holding no lock
+        if self.action is Action.RESYNC:
             raise SnapshotRunningError(
-                f"the snapshot of {_name(second.link)} is running; a resync now would be lost",
+                f"the snapshot of {_name(found.link)} is running; a resync now would be lost",
                 hint="run the same command again when it has ended",
-                details={"status": second.link.status, "job": JobState.RUNNING},
+                details={"status": found.link.status, "job": JobState.RUNNING},
             )
-        return self._result(first.link, Outcome.ALREADY_RUNNING)
+        return self._result(found.link, Outcome.ALREADY_RUNNING)
 
-    def _attempt(self, before: _Live | None, expired: ExpiredExecutions) -> LinkResult | _Live:
-        """One transaction, without a change if the job is running or doubtful."""
+    def _attempt(self, before: _Live | None) -> LinkResult | _Live:
+        """Makes the change in one transaction, or none if the job is running or doubtful."""
+        earlier = before.evidence if before else ""
+        evidence = ""
         with self.database.transaction():
-            link = self._existing(lock_link(self.database, self.ref.app_id, self.ref.repository_id))
-            if before is not None and self._has_moved_on(link):
-                return self._result(link, Outcome.ALREADY_RUNNING)
-            self._require_status(link, expired)
+            link = self._read()
+            if self.action is Action.RETRY and link.status != LinkStatus.FAILED:
+                if before:  # the job that was running gave the link another status meanwhile
+                    return self._result(link, Outcome.ALREADY_RUNNING)
+                raise Rollback
             if held_job_ids(self.database, [self.ref.job_id]):
                 return _Live(link)
-            reset_link(self.database, self.ref)
-            if self.reset_circuit:
-                close_circuit(self.database, self.ref.repository_id)
-            cleared = 0
-            if self.operation is Action.RESYNC:
-                cleared = delete_deliveries(self.database, [self.ref])
-            [answer] = self.queue.push(
-                [
-                    PushRequest(
-                        self.ref.job_id,
-                        link.payload,
-                        is_rescan=self.operation.is_rescan(link.status),
-                        seen=before.doubtful_since if before else "",
-                    )
-                ],
-                expired=expired,
-                front=self.front,
-                audit=link_entries(self.note, self.run) if self.note else None,
-            )
-            _require_readable(answer)
-            if answer.outcome is None:
+            cleared = self._clear_deliveries()
+            answer = self._look_or_push(link, earlier)
+            outcome = decide(answer, earlier)
+            if outcome is Outcome.FAILED:
+                raise JobUnreadableError(
+                    f"the Redis key of job {answer.job_id!r} does not hold a job: {answer.reason}",
+                    hint="look at that key, and remove it if nothing needs it",
+                )
+            if outcome is None:
+                evidence = answer.evidence
                 raise Rollback
-            if answer.outcome is Outcome.ALREADY_QUEUED:
-                self._require_own_job()
-            return self._result(link, answer.outcome, cleared)
-        return _Live(link, answer.detail)
+            return self._result(link, outcome, cleared)
+        if self.action is Action.RETRY and link.status != LinkStatus.FAILED:
+            raise self._not_failed(link)
+        return _Live(link, evidence)
 
-    def _plan(self, before: _Live | None, expired: ExpiredExecutions) -> LinkResult | _Live:
-        """The same without a change."""
-        link = self._existing(read_link(self.database, self.ref.app_id, self.ref.repository_id))
-        if before is not None and self._has_moved_on(link):
-            return self._result(link, Outcome.ALREADY_RUNNING)
-        self._require_status(link, expired)
-        [answer] = self.queue.look([self.ref.job_id], expired=expired, detailed=True)
-        _require_readable(answer)
-        if held_job_ids(self.database, [self.ref.job_id]):
-            return _Live(link)
-        outcome = PLANNED_OUTCOMES.get(answer.state)
-        if before is not None and before.doubtful_since and answer.detail == before.doubtful_since:
-            outcome = Outcome.REPLACED_STALE
-        if outcome is None:
-            return _Live(link, answer.detail)
-        cleared = 0
-        if self.operation is Action.RESYNC:
-            cleared = count_deliveries(self.database, [self.ref])
-        return self._result(link, outcome, cleared)
-
-    def _require_own_job(self) -> None:
-        if shared_job_ids(self.database, [self.ref]):
-            require_job_id_not_held(self.queue, self.ref)
-
-    def _existing(self, link: Link | None) -> Link:
+    def _read(self) -> Link:
+        """Locks the link, except in a dry run."""
+        read = read_link if self.dry_run else lock_link
+        link = read(self.database, self.ref.app_id, self.ref.repository_id)
         if link is None:
             raise NotFoundError(
                 f"App-repository link not found: {self.ref.app_id!r} and "
@@ -195,19 +135,32 @@ class _Change:
             )
         return link
 
-    def _has_moved_on(self, link: Link) -> bool:
-        """Whether the job that was running gave the link another status meanwhile."""
-        return self.operation is Action.RETRY and link.status != LinkStatus.FAILED
+    def _clear_deliveries(self) -> int:
+        """Deletes the delivery records before a resync. Returns their number."""
+        if self.action is not Action.RESYNC:
+            return 0
+        act = count_deliveries if self.dry_run else delete_deliveries
+        return act(self.database, [self.ref])
 
-    def _require_status(self, link: Link, expired: ExpiredExecutions) -> None:
-        if self.operation is Action.RESYNC or link.status == LinkStatus.FAILED:
-            return
-        [answer] = self.queue.look(
-            [self.ref.job_id], expired=expired, detailed=True, rows_locked=True
+    def _look_or_push(self, link: Link, evidence: str) -> Answer:
+        """Resets the link and pushes its job; in a dry run, only looks at the job."""
+        if self.dry_run:
+            [answer] = self.queue.look([self.ref.job_id], detailed=True, rows_locked=True)
+            return answer
+        reset_link(self.database, self.ref)
+        if self.reset_circuit:
+            close_circuit(self.database, self.ref.repository_id)
+        is_rescan = self.action.is_rescan(link.status)
+        [answer] = self.queue.push(
+            [PushRequest(self.ref.job_id, link.payload, is_rescan=is_rescan, seen=evidence)],
+            front=self.front,
+            audit=link_entries(self.change, self._run) if self.change else None,
         )
-        is_held = bool(held_job_ids(self.database, [self.ref.job_id]))
-        job = JobState.RUNNING if is_held else answer.state
-        raise NotFailedError(
+        return answer
+
+    def _not_failed(self, link: Link) -> NotFailedError:
+        job = job_state(self.database, self.queue, self.ref)
+        return NotFailedError(
             f"Only failed entries can be retried: {_name(link)} is {link.status!r}",
             hint=self._what_helps(link.status, job),
             details={"status": link.status, "job": job},
@@ -215,30 +168,27 @@ class _Change:
 
     def _what_helps(self, status: str, job: JobState) -> str:
         link = self.ref.words
-        if job is JobState.WAITING:
-            return "its job is waiting in the queue: nothing needs to be done"
-        if job is JobState.RUNNING:
-            return "its snapshot is running: wait for it to end"
-        if job is JobState.DOUBTFUL:
-            return "its job may be in a worker's hand just now: look again in a moment"
-        if job is JobState.UNREADABLE:
-            return f"its Redis key does not hold a job: docora-ops show {link} has its id"
-        if status == LinkStatus.SYNCED:
-            return f"it is in sync; to send every file again: docora-ops resync {link}"
+        match job:
+            case JobState.WAITING:
+                return "its job is waiting in the queue: nothing needs to be done"
+            case JobState.RUNNING:
+                return "its snapshot is running: wait for it to end"
+            case JobState.DOUBTFUL:
+                return "a worker may be taking its job just now: look again in a moment"
+            case JobState.UNREADABLE:
+                return f"its Redis key does not hold a job: docora-ops show {link} has its id"
         if status in {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}:
             return (
                 "it has no live job, so nobody works on it; to queue it again: "
                 f"docora-ops repair {link}"
             )
-        return (
-            "it has no live job, so nobody works on it; to queue it again, with every file: "
-            f"docora-ops resync {link}"
-        )
+        state = "it is in sync; " if status == LinkStatus.SYNCED else ""
+        return f"{state}to send every file again: docora-ops resync {link}"
 
     def _result(self, link: Link, outcome: Outcome, cleared: int = 0) -> LinkResult:
         changed = self.reset_circuit and outcome.succeeded
         return LinkResult(
-            operation=self.operation,
+            action=self.action,
             link=link,
             outcome=outcome,
             circuit_open_until=None if changed else link.circuit_open_until,
@@ -247,13 +197,5 @@ class _Change:
         )
 
 
-def _require_readable(answer: Answer) -> None:
-    if answer.state is JobState.UNREADABLE:
-        raise JobUnreadableError(
-            f"the Redis key of job {answer.job_id!r} does not hold a job: {answer.detail}",
-            hint="look at that key, and remove it if nothing needs it",
-        )
-
-
 def _name(link: Link) -> str:
-    return f"{link.payload.app_name} ← {link.payload.repository}"
+    return f"{link.payload.app_name} ← {link.payload.repository_name}"

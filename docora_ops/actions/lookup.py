@@ -1,4 +1,4 @@
-"""From what a person typed to an app, a repository, a link."""
+"""Finds the app, the repository and the link that a person names."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from docora_ops.text import mask
 
 
 def resolve_app(database: Database, text: str) -> App:
-    """The app with this id or exact name, case aside.
+    """Finds the app with this id or name; upper and lower case are the same.
 
-    Raises NotFoundError with the nearest names, AmbiguousError with the ids of the candidates.
+    Raises NotFoundError with similar names, AmbiguousError with the ids of the candidates.
     """
     match find_apps(database, text):
         case [app]:
@@ -28,18 +28,14 @@ def resolve_app(database: Database, text: str) -> App:
             )
         case apps:
             ids = [app.app_id for app in apps]
-            raise AmbiguousError(
-                f"{len(apps)} apps are named {text!r}: {', '.join(map(quote, ids))}",
-                hint="give the id of the one you mean",
-                details={"app_ids": ids},
-            )
+            raise _ambiguous(f"{len(ids)} apps are named {text!r}", app_ids=ids)
 
 
 def resolve_repository(database: Database, app: App, text: str) -> Repository:
-    """The repository with this id, `owner/name` or GitHub URL: one of the app's, if any fits.
+    """Finds the repository with this id, `owner/name` or GitHub URL, best one that the app has.
 
-    Raises NotFoundError with the nearest names among the app's repositories, AmbiguousError
-    with the ids of the candidates.
+    Raises NotFoundError with similar names of the app's repositories, AmbiguousError with the ids
+    of the candidates.
     """
     match find_repositories(database, app.app_id, text):
         case [repository]:
@@ -51,27 +47,30 @@ def resolve_repository(database: Database, app: App, text: str) -> Repository:
             )
         case repositories:
             ids = [repository.repository_id for repository in repositories]
-            raise AmbiguousError(
-                f"{len(repositories)} repositories are {text!r}: {', '.join(map(quote, ids))}",
-                hint="give the id of the one you mean",
-                details={"repository_ids": ids},
-            )
+            raise _ambiguous(f"{len(ids)} repositories are {text!r}", repository_ids=ids)
 
 
 def resolve_link(database: Database, app_text: str, repository_text: str) -> Link:
-    """The link between the two. Raises what the two functions above raise."""
+    """Finds the link of an app and a repository. Raises NotFoundError, AmbiguousError."""
     app = resolve_app(database, app_text)
     repository = resolve_repository(database, app, repository_text)
     link = read_link(database, app.app_id, repository.repository_id)
     if link is None:
+        name = repository.repository_name
         raise NotFoundError(
-            f"App-repository link not found: app {app.app_name!r} is not linked to "
-            f"{repository.full_name!r}",
-            hint=_did_you_mean(
-                repository.full_name, repository_names(database, app.app_id), "repository"
-            ),
+            f"App-repository link not found: app {app.app_name!r} is not linked to {name!r}",
+            hint=_did_you_mean(name, repository_names(database, app.app_id), "repository"),
         )
     return link
+
+
+def _ambiguous(sentence: str, **candidates: list[str]) -> AmbiguousError:
+    [ids] = candidates.values()
+    return AmbiguousError(
+        f"{sentence}: {', '.join(map(quote, ids))}",
+        hint="give the id of the one you mean",
+        details={**candidates},
+    )
 
 
 def _did_you_mean(text: str, names: Sequence[str], kind: str) -> str:

@@ -1,15 +1,14 @@
-"""The commands, and the way from an error to an exit code."""
+"""The table of commands, and how each is run."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,15 +16,17 @@ from docora_ops import __version__
 from docora_ops.cli.context import Context
 from docora_ops.cli.demo import demo
 from docora_ops.cli.doctor import doctor
-from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.failed import failed
+from docora_ops.cli.help import show_help
 from docora_ops.cli.history import history
 from docora_ops.cli.lean import LeanCommand, LeanGroup
-from docora_ops.cli.operations import cancel, list_operations, progress
+from docora_ops.cli.operations import cancel, operations, progress
 from docora_ops.cli.queue import queue
 from docora_ops.cli.repair import repair
 from docora_ops.cli.resync import resync
-from docora_ops.cli.retry import retry, retry_all_failed
+from docora_ops.cli.retry import retry
+from docora_ops.cli.retry_all_failed import retry_all_failed
 from docora_ops.cli.schedule import schedule
 from docora_ops.cli.show import show
 from docora_ops.cli.signals import interrupt_on_signals, interruption, taking_signals
@@ -42,7 +43,7 @@ app = typer.Typer(
     epilog="Example: docora-ops retry 'Acme Search' octo/api",
 )
 
-_COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
+_COMMANDS: tuple[tuple[str, Callable[..., int | None], str], ...] = (
     ("failed", failed, "docora-ops failed --group-by error"),
     ("show", show, "docora-ops show 'Acme Search' octo/api"),
     ("queue", queue, "docora-ops queue --limit 100"),
@@ -52,36 +53,31 @@ _COMMANDS: tuple[tuple[str, Callable[..., int], str], ...] = (
     ("resync", resync, "docora-ops resync 'Acme Search' octo/api"),
     ("repair", repair, "docora-ops repair 'Acme Search' octo/api --dry-run"),
     ("schedule", schedule, "docora-ops schedule --dry-run"),
-    ("operations", list_operations, "docora-ops operations"),
+    ("operations", operations, "docora-ops operations"),
     ("progress", progress, "docora-ops progress bulk_0123456789abcdef --follow"),
     ("cancel", cancel, "docora-ops cancel bulk_0123456789abcdef"),
     ("history", history, "docora-ops history --no-schedule"),
     ("worker", worker, "docora-ops worker --concurrency 4"),
     ("demo", demo, "docora-ops demo --keep"),
+    ("help", show_help, "docora-ops help exit-codes"),
 )
 
 
-def _interruptible(command: Callable[..., int]) -> Callable[..., int]:
-    """Typer would turn Ctrl-C into an exit code without a word, so it never sees it."""
-
-    @functools.wraps(command)
-    def interruptible(*arguments: object, **options: object) -> int:
+class _Command(LeanCommand):
+    def invoke(self, ctx: Any) -> Any:
+        """Hides KeyboardInterrupt from Typer, which would exit without a message."""
         try:
             with taking_signals():
-                return command(*arguments, **options)
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise interruption() from None
-
-    return interruptible
 
 
 for _name, _command, _example in _COMMANDS:
     # Typer keeps the line breaks of a docstring.
     _paragraphs = inspect.cleandoc(_command.__doc__ or "").split("\n\n")
     _help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in _paragraphs)
-    app.command(_name, cls=LeanCommand, help=_help, epilog=f"Example: {_example}")(
-        _interruptible(_command)
-    )
+    app.command(_name, cls=_Command, help=_help, epilog=f"Example: {_example}")(_command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -96,10 +92,7 @@ def _options(
     env_file: Annotated[
         Path | None,
         typer.Option(
-            "--env-file",
-            metavar="PATH",
-            show_default=False,
-            help="Read settings from this file too; the environment wins.",
+            metavar="PATH", help="Read settings from this file too; the environment wins."
         ),
     ] = None,
     version: Annotated[
@@ -114,34 +107,34 @@ def _options(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code, whatever happens."""
+    """Runs one command and returns its exit code. Raises nothing."""
     output = guard_streams()
     interrupt_on_signals()
     code = _run(arguments)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     if output.failure is not None:
-        Context(None).say("Error: the output can't be written: {}", output.failure.strerror)
+        Context(None).say(f"Error: the output can't be written: {output.failure.strerror}")
         return code or ExitCode.PROBLEMS
     return code
 
 
 def _run(arguments: Sequence[str]) -> int:
-    as_json = "--json" in takewhile("--".__ne__, arguments)
+    context = Context(None, as_json="--json" in takewhile("--".__ne__, arguments))
     try:
         return int(app(list(arguments), standalone_mode=False, prog_name="docora-ops") or 0)
     except typer.TyperException as error:
         message = error.format_message()
         if not message:
-            # Without a command, the help has been shown.
+            # The help was shown, since no command was given.
             return ExitCode.USAGE
-        return _report(UsageError(message, hint=_usage_hint(message)), as_json=as_json)
+        return context.report(UsageError(message, hint=_usage_hint(message)))
     except DocoraOpsError as error:
-        return _report(error, as_json=as_json)
+        return context.report(error)
     except (typer.Abort, KeyboardInterrupt):
-        return _report(interruption(), as_json=as_json)
-    except Exception as error:  # noqa: BLE001 - a bug of ours: said, not swallowed
-        return _report_bug(error, as_json=as_json)
+        return context.report(interruption())
+    except Exception as error:  # noqa: BLE001 - a bug, which is reported
+        return _report_bug(context, error)
 
 
 def _usage_hint(message: str) -> str:
@@ -152,23 +145,11 @@ def _usage_hint(message: str) -> str:
     return "docora-ops --help, or the command's own --help"
 
 
-def _report(error: DocoraOpsError, *, as_json: bool) -> int:
-    context = Context(None)
-    if as_json and not Context.document_has_begun:
-        from docora_ops.render.documents import error as error_document
-
-        context.show_document(error_document(error))
-    context.say("Error: {}", error.message, style="bold red")
-    if error.hint:
-        context.say("Hint: {}", error.hint)
-    return exit_code_of(error)
-
-
-def _report_bug(error: Exception, *, as_json: bool) -> int:
+def _report_bug(context: Context, error: Exception) -> int:
     sentence = f"this is a bug in docora-ops {__version__}: {type(error).__name__}"
-    if as_json and not Context.document_has_begun:
-        Context(None).show_document({"error": sentence, "code": "bug"})
-    # Where it happened, but not the exception's own text nor its causes': they may hold secrets.
+    if context.as_json and not Context.document_has_begun:
+        context.show_document({"error": sentence, "code": "bug"})
+    # The place, but not the text of the exception or its causes, which may hold secrets.
     sys.stderr.write("".join(traceback.format_tb(error.__traceback__)))
     sys.stderr.write(f"Error: {sentence}\nHint: please report it with the lines above\n")
     return ExitCode.BUG

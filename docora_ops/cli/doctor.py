@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.options import JsonOption
-
-if TYPE_CHECKING:
-    from docora_ops.diagnosis import Diagnosis
 
 
-def doctor(typer_context: typer.Context, as_json: JsonOption = False) -> int:
+def doctor(typer_context: typer.Context, as_json: options.Json = False) -> int:
     """Check the settings, both servers, the queue, and whether database and queue agree.
 
-    Changes nothing, and says of everything that is not well what to do. What looks out of step is
-    looked at again some seconds later, and only counts if it is so still.
+    Changes nothing, and says what to do about each problem. Mismatches are checked twice, some
+    seconds apart, so that normal activity does not count.
     """
     context = context_of(typer_context)
     from docora_ops.actions.doctor.diagnose import diagnose
+    from docora_ops.diagnosis import CheckState
     from docora_ops.render import doctor as render
+    from docora_ops.render.cells import amount
 
-    def before_second_look(suspects: int, seconds: int) -> None:
-        if seconds:
-            context.say("{} out of step at first sight: looking again in {} s.", suspects, seconds)
+    def before_second_look(suspects: int) -> None:
+        if seconds := context.settings.drift_grace:
+            found = amount(suspects, "mismatch", "mismatches")
+            context.say(f"{found} at first check: checking again in {seconds} s.")
 
     context.collect_garbage()
     diagnosis = diagnose(context.env_file, before_second_look)
-    if as_json:
-        context.show_document(render.document(diagnosis))
-    else:
-        context.show(render.checks(diagnosis, context.out.width))
-        examples = diagnosis.drift and render.drift_examples(diagnosis.drift)
-        if examples:
-            context.show("", examples)
+    examples = diagnosis.drift and render.drift_examples(diagnosis.drift)
+    tables = [render.checks(diagnosis, context.out.width), *(["", examples] if examples else [])]
+    context.show(render.document(diagnosis), tables)
     context.say(render.summary(diagnosis))
-    return _exit_code(diagnosis)
-
-
-def _exit_code(diagnosis: Diagnosis) -> ExitCode:
-    from docora_ops.diagnosis import CheckState
-
     if diagnosis.misconfigured:
         return ExitCode.USAGE
     if diagnosis.server_lost:

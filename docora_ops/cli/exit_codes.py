@@ -1,4 +1,4 @@
-"""The promise to cron jobs and scripts."""
+"""The exit codes: a promise to cron jobs and scripts."""
 
 from __future__ import annotations
 
@@ -9,30 +9,19 @@ from docora_ops import errors
 
 
 class ExitCode(IntEnum):
-    """What the exit code of a command means."""
+    """Every exit code of a command."""
 
-    OK = 0
-    """Done, nothing to do, or already queued."""
+    OK = 0  # done, nothing to do, or already queued
     BUG = 1
-    """A bug of ours."""
-    USAGE = 2
-    """Usage or configuration."""
-    NOT_FOUND = 3
-    """No such app, repository, link or operation."""
-    REFUSED = 4
-    """Refused in this state."""
-    SERVER = 5
-    """Postgres or Redis unreachable, refusing or too slow."""
-    PROBLEMS = 6
-    """Finished, with problems."""
-    SNAPSHOT_FAILED = 7
-    """`--wait`: the snapshot failed."""
-    TIMED_OUT = 8
-    """`--wait`: time ran out."""
-    HUNG_UP = 129
-    """The terminal was closed (SIGHUP)."""
+    USAGE = 2  # usage or configuration
+    NOT_FOUND = 3  # no such app, repository, link or operation
+    REFUSED = 4  # refused in this state
+    SERVER = 5  # Postgres or Redis is unreachable, refuses, or is too slow
+    PROBLEMS = 6  # finished, with problems
+    SNAPSHOT_FAILED = 7  # `--wait`: the snapshot failed
+    TIMED_OUT = 8  # `--wait`: time ran out
+    HUNG_UP = 129  # the terminal was closed (SIGHUP)
     INTERRUPTED = 130
-    """Interrupted."""
 
 
 _GRAVEST_FIRST = (
@@ -46,7 +35,7 @@ _GRAVEST_FIRST = (
 
 
 def gravest(codes: Container[ExitCode]) -> ExitCode:
-    """The one of several exit codes of a command that says most."""
+    """Returns the exit code for a command that several codes fit."""
     return next(code for code in _GRAVEST_FIRST if code in codes)
 
 
@@ -64,5 +53,5 @@ EXIT_CODES: tuple[tuple[type[errors.DocoraOpsError], ExitCode], ...] = (
 
 
 def exit_code_of(error: errors.DocoraOpsError) -> ExitCode:
-    """The exit code for an error."""
+    """Returns the exit code for an error."""
     return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), ExitCode.BUG)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from docora_ops.cli.context import Context, context_of, require_text
-from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.options import AppOption, ErrorOption, JsonOption
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from docora_ops.failed_links import Page
-    from docora_ops.render.documents import Document
+from docora_ops.cli import options
+from docora_ops.cli.context import context_of
 
 
 class GroupBy(StrEnum):
-    """What failed links can be counted by."""
+    """The fields that failed links can be counted by."""
 
     APP = "app"
     ERROR = "error"
@@ -28,66 +20,51 @@ class GroupBy(StrEnum):
 
 def failed(
     typer_context: typer.Context,
-    app: AppOption = None,
-    error: ErrorOption = None,
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="Rows of a page.")
-    ] = 50,
-    page: Annotated[
-        int, typer.Option("--page", metavar="N", min=1, max=10**9, help="Which page.")
-    ] = 1,
+    app: options.AppFilter = None,
+    error: options.ErrorFilter = None,
+    limit: Annotated[int, options.number(10_000, "Rows of a page.")] = 50,
+    page: Annotated[int, options.number(10**9, "Which page.")] = 1,
     group_by: Annotated[
         GroupBy | None,
         typer.Option(
-            "--group-by",
-            show_default=False,
-            help="Count the links by app, or by error, whatever paths, numbers and ids it names.",
+            help="Count the links by app, or by error, whatever paths, numbers and ids it names."
         ),
     ] = None,
-    as_json: JsonOption = False,
-) -> int:
+    as_json: options.Json = False,
+) -> None:
     """Show the failed links, and whether a job is at work on them.
 
     In the order of app id, then repository id, as `retry-all-failed` takes them: when a link
     failed is not recorded. Changes nothing.
     """
     context = context_of(typer_context)
-    require_text("--app", app)
-    require_text("--error", error)
     from docora_ops.actions import failed as actions
-    from docora_ops.render import view_documents, view_tables
+    from docora_ops.actions.lookup import resolve_app
+    from docora_ops.links import FailedFilter
+    from docora_ops.render import failed as render
+    from docora_ops.render.cells import amount
 
-    found: Page[Any]
-    document: Document
-    tables: Iterable[RenderableType]
-    choice: dict[str, Any] = {"app": app, "error": error, "page": page, "limit": limit}
+    app_id = None if app is None else resolve_app(context.database, app).app_id
+    which = FailedFilter(app_id, error)
+    found: Any
     if group_by is GroupBy.APP:
-        found = actions.failed_links_by_app(context.database, **choice)
-        document, tables = view_documents.failed_by_app(found), [view_tables.failed_by_app(found)]
+        found = actions.failed_links_by_app(context.database, which, page, limit)
+        table = render.apps_table(found)
+        noun = "app"
     elif group_by is GroupBy.ERROR:
-        found = actions.failed_links_by_error(context.database, **choice)
-        document = view_documents.failed_by_error(found)
-        tables = [view_tables.failed_by_error(found)]
+        found = actions.failed_links_by_error(context.database, which, page, limit)
+        table = render.errors_table(found)
+        noun = "different error"
     else:
-        found = actions.failed_links(context.database, context.queue, **choice)
-        document = view_documents.failed(found)
-        tables = view_tables.failed(found, context.out.width)
-    if as_json:
-        context.show_document(document)
-    elif found.rows:
-        context.show(*tables)
-    _say_how_many(context, found, group_by, filtered=app is not None or error is not None)
-    return ExitCode.OK
-
-
-def _say_how_many(
-    context: Context, page: Page[Any], group_by: GroupBy | None, *, filtered: bool
-) -> None:
-    from docora_ops.render.tables import amount
-
+        found = actions.failed_links(context.database, context.queue, which, page, limit)
+        table = render.links_table(found, context.out.width)
+        noun = "failed link"
+    if found.rows or as_json:
+        context.show(render.document(found), [table])
     where = context.database.target if group_by else context.servers
-    if not page.total:
-        context.say("{}: no failed link{}.", where, " matches" if filtered else "s")
-        return
-    noun = {None: "failed link", GroupBy.APP: "app", GroupBy.ERROR: "different error"}[group_by]
-    context.say("{}: {}, page {} of {}.", where, amount(page.total, noun), page.number, page.pages)
+    if found.total:
+        count = f"{amount(found.total, noun)}, page {found.number} of {found.pages}"
+    else:
+        count = "no failed links" if app is None and error is None else "no failed link matches"
+    where = context.database.target if group_by else context.servers
+    context.say(f"{where}: {count}.")

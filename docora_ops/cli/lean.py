@@ -1,4 +1,4 @@
-"""Typer commands with a lean start and help, that take each value once."""
+"""Typer commands that start fast and check what they are given."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from docora_ops.errors import UsageError
 
 
 class _LeanParameters:
-    """Takes text as it is, and what is not given as None, without asking Typer's converters.
+    """Replaces the converters of Typer 0.29.
 
-    Typer (0.29) has pydantic convert each of them, which takes longer than all the rest of a help,
-    and calls each flag a `<bool>`, as if it took a value.
+    They use pydantic, whose import takes longer than the whole rest of a help page, and they show
+    each flag with the type `<bool>`, as if it took a value.
     """
 
     def get_params(self, ctx: Any) -> Any:
-        """Typer's own parameters, with other converters. Called again and again."""
+        """Returns Typer's parameters with other converters."""
         parameters = super().get_params(ctx)  # type: ignore[misc]
         for parameter in parameters:
             if "get_runtime_param" not in vars(parameter):
                 converter = _LeanConverter(parameter)
                 parameter.get_runtime_param = lambda converter=converter: converter
-                if getattr(parameter, "is_flag", True):  # an argument shows its name
-                    parameter.display_type_rich = _no_type
+                if getattr(parameter, "is_flag", True):  # arguments show their name already
+                    parameter.display_type_rich = lambda **_: None
         return parameters
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """As Typer does, which takes the last of several values and says nothing of the others."""
+        """Raises UsageError if an option is given twice: Typer would take the last value."""
         if not ctx.resilient_parsing:
             _, _, given = self.make_parser(ctx).parse_args(args=list(args))  # type: ignore[attr-defined]
             for parameter in given:
@@ -40,19 +40,27 @@ class _LeanParameters:
         return super().parse_args(ctx, args)  # type: ignore[misc]
 
 
-def _no_type(ctx: Any) -> None:
-    """In the place of Typer's own method."""
-
-
 class _LeanConverter:
     def __init__(self, parameter: Any) -> None:
+        is_option = parameter.param_type_name == "option"
+        self._name = parameter.opts[0] if is_option else parameter.metavar
         self._is_text = parameter.type_descriptor.annotation is str
         self._typers_own = parameter.get_runtime_param
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
-        if value is None or self._is_text:
-            return value
+        if value is None:
+            return None
+        if self._is_text:
+            return _checked(self._name, value)
         return self._typers_own().coerce(value, param=param, ctx=ctx)
+
+
+def _checked(name: str, value: str) -> str:
+    if not value.strip():
+        raise UsageError(f"{name} is empty", hint="give a value")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise UsageError(f"{name} {value!r} is not valid text", hint="give it as UTF-8")
+    return value
 
 
 class LeanCommand(_LeanParameters, TyperCommand):

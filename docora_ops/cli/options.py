@@ -2,72 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-AppArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="APP", show_default=False, help="App id, or the app's exact name (case aside)."
-    ),
+from docora_ops.cli.change import check_reason
+
+
+def number(most: int, help_text: str) -> Any:
+    """Makes an option that takes a number from 1 to `most`."""
+    return typer.Option(metavar="N", min=1, max=most, help=help_text)
+
+
+_app = typer.Argument(metavar="APP", help="App id, or the app's exact name (case aside).")
+_repo = typer.Argument(metavar="REPO", help="Repository id, owner/name, or GitHub URL.")
+App = Annotated[str, _app]
+OptionalApp = Annotated[str | None, _app]
+Repo = Annotated[str, _repo]
+OptionalRepo = Annotated[str | None, _repo]
+OperationId = Annotated[
+    str, typer.Argument(metavar="OPERATION_ID", help="As printed when the operation began.")
 ]
-RepoArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="REPO", show_default=False, help="Repository id, owner/name, or GitHub URL."
-    ),
-]
-OptionalRepoArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="REPO", show_default=False, help="Repository id, owner/name, or GitHub URL."
-    ),
-]
-OperationArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="OPERATION_ID", show_default=False, help="As printed when the operation began."
-    ),
-]
-AppOption = Annotated[
-    str | None,
-    typer.Option("--app", metavar="APP", show_default=False, help="Only links of this app."),
-]
-ErrorOption = Annotated[
+AppFilter = Annotated[str | None, typer.Option(metavar="APP", help="Only links of this app.")]
+ErrorFilter = Annotated[
     str | None,
     typer.Option(
-        "--error",
-        metavar="TEXT",
-        show_default=False,
-        help="Only links whose last error contains this text, case aside.",
+        metavar="TEXT", help="Only links whose last error contains this text, case aside."
     ),
 ]
-DryRunOption = Annotated[
+DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what would happen, link by link; change nothing.")
 ]
-ReasonOption = Annotated[
+Reason = Annotated[
     str | None,
-    typer.Option("--reason", metavar="TEXT", show_default=False, help="Why, for the audit trail."),
+    typer.Option(metavar="TEXT", callback=check_reason, help="Why, for the audit entry."),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")
-]
-WaitOption = Annotated[
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
+Wait = Annotated[
     bool,
     typer.Option(
-        "--wait", help="Wait for what the snapshots come to: exit code 7 if one failed again."
+        "--wait",
+        help="Wait until every snapshot has succeeded or failed: exit code 7 if one failed again.",
     ),
 ]
-TimeoutOption = Annotated[
+Timeout = Annotated[
     int | None,
     typer.Option(
-        "--timeout",
         metavar="SECONDS",
         min=1,
         max=10**9,
-        show_default=False,
         help="Wait no longer than this: exit code 8, and the jobs go on.",
     ),
 ]

@@ -6,37 +6,27 @@ from typing import Annotated
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.options import JsonOption
 
 
 def queue(
     typer_context: typer.Context,
-    limit: Annotated[
-        int,
-        typer.Option("--limit", metavar="N", min=1, max=10_000, help="At most so many jobs."),
-    ] = 20,
-    as_json: JsonOption = False,
-) -> int:
+    limit: Annotated[int, options.number(10_000, "At most so many jobs.")] = 20,
+    as_json: options.Json = False,
+) -> None:
     """Show the queue: counts, workers and what they do, scheduler, the first jobs.
 
     Needs only Redis. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.surroundings import look_around, queue_overview
-    from docora_ops.render import view_documents, view_tables
+    from docora_ops.queue import QueueReader
+    from docora_ops.render import queue as render
 
-    surroundings = look_around(context.queue)
-    overview = queue_overview(context.queue_reader, limit)
-    context.warn(surroundings)
+    context.count_workers()
+    overview = QueueReader(context.settings, context.redis).overview(limit)
     if overview.delayed and overview.scheduler is None:
-        context.say(
-            "Warning: no scheduler runs: delayed jobs wait until a worker with one is started",
-            style="yellow",
+        context.warn(
+            "Warning: no scheduler runs: delayed jobs wait until a worker with one is started"
         )
-    if as_json:
-        context.show_document(view_documents.queue(overview))
-    else:
-        context.show(*view_tables.queue(overview, context.out.width))
-    return ExitCode.OK
+    context.show(render.document(overview), render.tables(overview, context.out.width))

@@ -1,4 +1,4 @@
-"""What a command does when a signal comes."""
+"""How a command reacts to signals."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.errors import CommandInterruptedError, HungUpError
-from docora_ops.interrupts import ENDING, repeat_if_swallowed
-
-if TYPE_CHECKING:
-    from docora_ops.actions.bulk.run import Stop
+from docora_ops.interrupts import ENDING, Stop, repeat_if_swallowed
 
 _PATIENCE = 2
-"""Seconds for the rest of what is being printed."""
+"""Seconds that a reader gets to take the rest of the output."""
 
 _came: list[int] = []
-"""The signals that have come, in their order; SIGHUP once at most."""
+"""The signals received, in their order; SIGHUP once at most."""
 
 
 def interrupt_on_signals() -> None:
-    """Have a signal raise KeyboardInterrupt.
+    """Makes SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt.
 
-    SIGHUP and SIGINT stay ignored where the process was started so, as `nohup` does.
+    SIGHUP and SIGINT stay ignored if the process was started so, for example by `nohup`.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+    for number in ENDING:
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _on_signal(interrupt))
     repeat_if_swallowed(KeyboardInterrupt, _repeat)
+
+
+def interrupt() -> None:
+    """Raises KeyboardInterrupt."""
+    raise KeyboardInterrupt
 
 
 @contextmanager
 def taking_signals() -> Iterator[None]:
-    """Let signals through; before and after, `main` has them held back."""
+    """Lets signals through: before and after, they are blocked by `main`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
@@ -48,44 +48,45 @@ def taking_signals() -> Iterator[None]:
 
 
 def interruption() -> CommandInterruptedError:
-    """The error that a command ends with because of the signals that have come."""
+    """Returns the error for a command that was ended by a signal."""
     if signal.SIGHUP in _came[:1]:
         return HungUpError("hung up (SIGHUP)")
     return CommandInterruptedError("interrupted")
 
 
 def interrupted_code() -> ExitCode:
-    """The exit code of a command that a signal has ended."""
+    """Returns the exit code of a command that was ended by a signal."""
     return exit_code_of(interruption())
 
 
 @contextmanager
-def stopping_on_signals(stop: Stop, stop_at_once: Callable[[], object]) -> Iterator[None]:
-    """The first signal ends the run after the batch in hand; a second one at once."""
+def stopping_on_signals(
+    stop: Stop, stop_at_once: Callable[[], object], *, announced: bool = True
+) -> Iterator[None]:
+    """Has the first signal request a stop, and a second one call `stop_at_once`."""
 
     def handle() -> None:
         if stop.requested:
             stop_at_once()
         stop.requested = True
-        if signal.SIGHUP in _came:
-            text = b"\nHung up. Stopping after the batches in hand; SIGTERM stops at once.\n"
-        else:
-            text = b"\nStopping after the batches in hand. Once more to stop at once.\n"
-        # Not through a console: the run may be in the middle of using it.
-        # And it may be that nobody reads it any more.
+        if not announced:
+            return
+        why = "Hung up. " if signal.SIGHUP in _came else ""
+        text = f"\n{why}Stopping after the current batches. A second signal stops at once.\n"
+        # Not through the console, which the signal may have interrupted; and stderr may be closed.
         with suppress(OSError):
-            os.write(sys.stderr.fileno(), text)
+            os.write(sys.stderr.fileno(), text.encode())
 
-    with handling_signals(handle):
+    with _handling_signals(handle):
         yield
 
 
 @contextmanager
 def finishing_first(*, is_all: bool) -> Iterator[None]:
-    """A signal waits until what is being printed is whole, but not for long.
+    """Delays a signal until the output is complete, but not for long: nobody may be reading.
 
-    It may be that nobody reads it. A second signal ends us at once. `is_all`: nothing is left to
-    be stopped then, and nothing more may be said; otherwise the signal has its usual effect.
+    A second signal exits at once. With `is_all` the output is the last thing that the command does,
+    so the delayed signal has no effect; otherwise it has its usual effect.
     """
     is_waiting = False
 
@@ -100,7 +101,7 @@ def finishing_first(*, is_all: bool) -> Iterator[None]:
         signal.signal(signal.SIGALRM, end)
         signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
-    with handling_signals(handle):
+    with _handling_signals(handle):
         yield
     if is_waiting:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -109,15 +110,9 @@ def finishing_first(*, is_all: bool) -> Iterator[None]:
 
 
 @contextmanager
-def handling_signals(handle: Callable[[], object]) -> Iterator[None]:
-    """Call this whenever a signal comes, unless it is ignored or a second SIGHUP."""
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        if _is_new(number):
-            handle()
-
+def _handling_signals(handle: Callable[[], object]) -> Iterator[None]:
     numbers = [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in numbers}
+    before = {number: signal.signal(number, _on_signal(handle)) for number in numbers}
     try:
         yield
     finally:
@@ -125,22 +120,16 @@ def handling_signals(handle: Callable[[], object]) -> Iterator[None]:
             signal.signal(number, handler_before)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    if _is_new(number):
-        raise KeyboardInterrupt
+def _on_signal(handle: Callable[[], object]) -> Callable[[int, FrameType | None], None]:
+    def handler(number: int, frame: FrameType | None) -> None:
+        # A closed terminal often sends two SIGHUPs: the shell one, and the kernel another.
+        if number == signal.SIGHUP and number in _came:
+            return
+        _came.append(number)
+        handle()
 
-
-def _is_new(number: int) -> bool:
-    """Notes a signal. A second SIGHUP tells nothing new: a closed terminal often sends two.
-
-    The shell sends one to its jobs, the kernel another when the shell has ended.
-    """
-    if number == signal.SIGHUP and number in _came:
-        return False
-    _came.append(number)
-    return True
+    return handler
 
 
 def _repeat() -> None:
-    """The signal that came last comes again."""
     signal.raise_signal(_came.pop())

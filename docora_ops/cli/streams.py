@@ -9,24 +9,24 @@ from typing import TextIO, cast
 
 
 class OutputStream:
-    """Stdout or stderr. Once nobody reads it, or its disk is full, it goes on as a bottomless pit.
+    """Stdout or stderr. Drops the rest of the output once its reader has gone or its disk is full.
 
-    So a change is carried through and its exit code is the right one, whoever reads of it.
+    So a command finishes its work, with the right exit code, whether or not anybody reads.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        # What can't be encoded must not end the command.
+        # A character that can't be encoded must not end the command.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
         self._stream = stream
         self.failure: OSError | None = None
-        """Why text was lost, unless its reader had simply gone."""
+        """Why text was lost, unless its reader has gone."""
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write, or pretend to."""
+        """Writes the text, or drops it."""
         try:
             return self._stream.write(text)
         except OSError as error:
@@ -34,7 +34,7 @@ class OutputStream:
             return len(text)
 
     def flush(self) -> None:
-        """Flush, or pretend to."""
+        """Flushes, or does nothing."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -47,7 +47,7 @@ class OutputStream:
 
 
 def guard_streams() -> OutputStream:
-    """Put such streams in place of those that the process was started with; returns stdout."""
+    """Replaces stdin if it is closed, and stdout and stderr. Returns stdout."""
     if sys.stdin is None:
         sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - for good
     output = OutputStream(sys.stdout or _nowhere())

@@ -18,15 +18,15 @@ _YES = frozenset({b"y", b"yes"})
 
 
 class Terminal:
-    """The controlling terminal of this process, or one that stdin and stderr have without it."""
+    """The controlling terminal of the process or, without one, that of stdin and stderr."""
 
     def __init__(self, reader: int, writer: int) -> None:
         self._reader = reader
         self._writer = writer
 
     def require_foreground(self) -> None:
-        """Raise UsageError in a background job: the kernel stops one that reads the terminal."""
-        # An error: it is not the controlling terminal, or has gone, so that `ask` gets no answer.
+        """Raises UsageError in a background job: the kernel stops one that reads the terminal."""
+        # An OSError: not the controlling terminal, or closed, so that `ask` gets no answer.
         with suppress(OSError):
             if os.tcgetpgrp(self._reader) != os.getpgrp():
                 raise UsageError(
@@ -35,39 +35,32 @@ class Terminal:
                     hint="add --yes, or run it in the foreground",
                 )
 
-    def ask(self, question: str, *above: RenderableType, **values: object) -> None:
-        """Print `above` and the question, whose braces `values` fill, and read the answer.
+    def ask(self, question: str, *above: RenderableType) -> None:
+        """Prints `above` and the question, as inert text, and reads the answer.
 
         Raises CommandInterruptedError unless the answer is yes, HungUpError if the terminal is
         closed meanwhile, and UsageError in a background job.
         """
-        from docora_ops.text import inert
-
-        shown = question.format_map({name: inert(value) for name, value in values.items()})
         answer = b""
-        with suppress(OSError, termios.error):  # the terminal has gone
+        with suppress(OSError, termios.error):  # the terminal is closed
             self.require_foreground()
-            # A key that was pressed before the question appeared is no answer to it.
+            # Drops the keys that were pressed before the question appeared.
             termios.tcflush(self._reader, termios.TCIFLUSH)
-            self._print(shown, *above)
-            answer = self._read_line()
+            self._print(question, *above)
+            with os.fdopen(self._reader, "rb", 0, closefd=False) as stream:
+                answer = stream.readline()  # bytes: it may be in any encoding
             if not answer:
                 os.write(self._writer, b"\n")
-        if not answer and self._has_gone() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            # The end of the input may come before the signal.
+        is_closed = not answer and not os.isatty(self._reader)
+        if is_closed and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            # The end of the input came before the signal.
             raise HungUpError("hung up (SIGHUP)")
         if answer.strip().lower() not in _YES:
             raise CommandInterruptedError("nothing was changed")
 
-    def _has_gone(self) -> bool:
-        try:
-            termios.tcgetattr(self._reader)
-        except (OSError, termios.error):
-            return True
-        return False
-
     def _print(self, question: str, *above: RenderableType) -> None:
         from docora_ops.render.console import make_console
+        from docora_ops.text import inert
 
         with open(
             self._writer,
@@ -79,27 +72,22 @@ class Terminal:
             console = make_console(stream)
             for renderable in above:
                 console.print(renderable)
-            console.print(question, "[y/N] ", end="", soft_wrap=True)
-
-    def _read_line(self) -> bytes:
-        """Return bytes, since what was typed may be in any encoding."""
-        with os.fdopen(self._reader, "rb", 0, closefd=False) as stream:
-            return stream.readline()
+            console.print(inert(question), "[y/N] ", end="", soft_wrap=True)
 
 
 def terminal_to_ask(*, skip: bool) -> Terminal | None:
-    """Return the terminal for the question of a command.
+    """Returns the terminal to ask a question at, None with `skip` and without a terminal.
 
-    Returns None with `skip`, and without a terminal: cron, CI, a container. Raises UsageError in a
-    background job.
+    Raises UsageError in a background job.
     """
     if skip:
         return None
     try:
         descriptor = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
         terminal = Terminal(descriptor, descriptor)
-    except OSError:  # ENXIO and, where the file is missing or not permitted, others
-        # `su -c` takes only the controlling terminal away.
+    except OSError:
+        # Without a controlling terminal, as in cron, CI or a container. But `su -c` takes only
+        # the controlling one away.
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             return None
         terminal = Terminal(sys.stdin.fileno(), sys.stderr.fileno())

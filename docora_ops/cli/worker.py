@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
+from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
@@ -22,19 +23,11 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 def worker(
     typer_context: typer.Context,
     burst: Annotated[bool, typer.Option("--burst", help="End when the queue is empty.")] = False,
-    concurrency: Annotated[
-        int,
-        typer.Option(
-            "--concurrency", metavar="N", min=1, max=256, help="Jobs that run at the same time."
-        ),
-    ] = 1,
+    concurrency: Annotated[int, options.number(256, "Jobs that run at the same time.")] = 1,
     name: Annotated[
         str | None,
         typer.Option(
-            "--name",
-            metavar="NAME",
-            show_default=False,
-            help="Name on RQ's screens; made of host and process by default.",
+            metavar="NAME", help="Name on RQ's screens; made of host and process by default."
         ),
     ] = None,
 ) -> int:
@@ -58,8 +51,9 @@ def worker(
         ) from error
     settings = context.settings
     process.check(settings)
-    context.say_if_redis_is_implied()
-    _log_to_stderr()
+    _ = context.redis  # named if no setting names one
+    log = logging.getLogger("rq")
+    log.handlers, log.propagate = [_StderrHandler()], False
     context.collect_garbage()
     name = name or process.default_name()
     if concurrency == 1 and not process.needs_parent():
@@ -71,40 +65,24 @@ def worker(
         try:
             process.serve(settings, name if is_only_one else f"{name}-{number}", burst=burst)
         except DocoraOpsError as error:
-            context.say("Error: {}", error.message, style="bold red")
-            return exit_code_of(error)
+            return context.report(error)
         return ExitCode.OK
 
     return process.serve_with_children(concurrency, run)
 
 
-class _OneLine(logging.Formatter):
-    """Time, level and message of an event, whatever is in it, on one line."""
+class _StderrHandler(logging.Handler):
+    """Writes each event on one line, in one call, and lets exceptions through.
 
-    def format(self, record: logging.LogRecord) -> str:
-        from docora_ops.text import inert, moment
-
-        when = moment(datetime.fromtimestamp(record.created, UTC))
-        return f"{when} {record.levelname} {inert(super().format(record))}"
-
-
-class _Stderr(logging.Handler):
-    """Writes each event at once, and lets through what is raised meanwhile.
-
-    RQ's signal handlers log something, perhaps in the middle of another line, and raise an
-    exception that ends the worker: logging's own handlers can stand neither.
+    RQ's signal handlers log while another line is being logged, and raise an exception that ends
+    the worker. The handlers of `logging` support neither.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, unless nobody reads it any more."""
-        line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        """Writes the line, unless stderr is closed."""
+        from docora_ops.text import inert, moment
+
+        when = moment(datetime.fromtimestamp(record.created, UTC))
+        line = f"{when} {record.levelname} {inert(self.format(record))}\n"
         with suppress(OSError):
-            os.write(sys.stderr.fileno(), line)
-
-
-def _log_to_stderr() -> None:
-    handler = _Stderr()
-    handler.setFormatter(_OneLine())
-    rq = logging.getLogger("rq")
-    rq.handlers = [handler]
-    rq.propagate = False
+            os.write(sys.stderr.fileno(), line.encode(errors="backslashreplace"))

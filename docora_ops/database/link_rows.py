@@ -1,16 +1,16 @@
-"""Reading, locking and changing links."""
+"""Rows of links: reading, locking and changing them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from sys import intern
 
 from psycopg.rows import TupleRow
 
 from docora_ops.database.postgres import Database
-from docora_ops.links import FailedFilter, Link, LinkRef, LinkStatus, Payload, possible_ids
+from docora_ops.links import FailedFilter, Link, LinkIds, LinkRef, LinkStatus, Payload
 from docora_ops.text import mask
 
 _LINK_COLUMNS = """
@@ -35,19 +35,19 @@ UPDATE app_repositories SET status = 'pending_snapshot', retry_count = 0, last_e
 WHERE id = ANY (%(ids)s::uuid[])
 """
 
-# A stuck link keeps its retries and its error: they are what it had before.
-FREE_STUCK_LINKS = """
-UPDATE app_repositories SET status = 'pending_snapshot' WHERE id = ANY (%(ids)s::uuid[])
+# A repository that kills each worker must not be scanned for ever: a scan that was cut off counts.
+COUNT_CUT_OFF_SCANS = """
+UPDATE app_repositories
+SET retry_count = retry_count + 1, last_error = %(error)s,
+    status = CASE WHEN retry_count + 1 >= %(max_attempts)s THEN 'failed' ELSE 'pending_snapshot' END
+WHERE id = ANY (%(ids)s::uuid[])
+RETURNING id::text, status
 """
 
 CLOSE_CIRCUIT = """
 UPDATE repositories
 SET consecutive_failures = 0, circuit_open_until = NULL, updated_at = now()
 WHERE repository_id = %(repository_id)s
-"""
-
-COUNT_DELIVERIES_OF_APP = """
-SELECT count(*) FROM app_delivered_files WHERE app_id = %(app_id)s
 """
 
 # Who runs a snapshot holds the session advisory lock of its job id, a 64-bit key that pg_locks
@@ -127,57 +127,41 @@ JOIN unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, rep
     ON d.app_id = link.app_id AND d.repository_id = link.repository_id
 """
 
-DESCRIBE_LINKS = """
-SELECT l.id::text, a.app_name, r.owner, r.name
-FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
-WHERE l.id = ANY (%(ids)s::uuid[])
-"""
-
-# The limit keeps Postgres from reading the whole table: it looks up one link after the other.
-LINKS_BY_IDS = """
-SELECT l.app_id, l.repository_id, l.status
-FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS ids(app_id, repository_id)
-CROSS JOIN LATERAL (
-    SELECT app_id, repository_id, status FROM app_repositories
-    WHERE app_id = ids.app_id AND repository_id = ids.repository_id LIMIT 1
-) l
+NAMES_OF_LINKS = """
+SELECT a.app_name, r.owner || '/' || r.name
+FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[])
+    WITH ORDINALITY AS link(app_id, repository_id, number)
+LEFT JOIN apps a USING (app_id) LEFT JOIN repositories r USING (repository_id)
+ORDER BY link.number
 """
 
 
-class Verdict(StrEnum):
-    """What a claim found of one link."""
+class ClaimState(StrEnum):
+    """What a claim found."""
 
     CLAIMED = "claimed"
-    CHANGED = "changed"
-    RUNNING = "running"
+    CHANGED = "changed"  # the link does not qualify any more
+    LOCKED = "locked"  # a worker holds the link's lock
+    EXHAUSTED = "exhausted"
+    """The link was stuck for the last time that is allowed, and is failed now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One link that was locked, whether it may be queued, and the status that it had."""
+    """A link whose row is locked. `status`: before the claim."""
 
-    verdict: Verdict
+    state: ClaimState
     payload: Payload
     status: str
 
 
-@dataclass(frozen=True, slots=True)
-class JobLink:
-    """The link that a job id stands for, or one of them."""
-
-    job_id: str
-    app_id: str
-    repository_id: str
-    status: str
-
-
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
-    """The link as it stands, without a lock."""
+    """Returns the link without locking it, None if there is none."""
     return _link(database.row(READ_LINK, {"app_id": app_id, "repository_id": repository_id}))
 
 
 def lock_link(database: Database, app_id: str, repository_id: str) -> Link | None:
-    """The link, locked until the transaction ends. Raises LinkLockedError."""
+    """Locks the link until the transaction ends and returns it. Raises LinkLockedError."""
     if database.row(LOCK_LINK, {"app_id": app_id, "repository_id": repository_id}) is None:
         return None
     # A statement that waits for the row reads the rest, its app and repository, as before the wait.
@@ -185,33 +169,27 @@ def lock_link(database: Database, app_id: str, repository_id: str) -> Link | Non
 
 
 def reset_link(database: Database, ref: LinkRef) -> None:
-    """Make the link pending, with no retries and no error."""
+    """Makes the link pending, without retries and error."""
     database.execute(RESET_LINKS, {"ids": [ref.id]})
 
 
 def close_circuit(database: Database, repository_id: str) -> None:
-    """Close the circuit breaker of a repository."""
+    """Closes the circuit of a repository."""
     database.execute(CLOSE_CIRCUIT, {"repository_id": repository_id})
 
 
-def delete_deliveries(database: Database, links: Sequence[LinkRef | Payload]) -> int:
-    """Forget what the apps have received over these links; returns how many files that was."""
+def delete_deliveries(database: Database, links: Sequence[LinkIds]) -> int:
+    """Deletes the delivery records of the links. Returns their number."""
     return database.execute(DELETE_DELIVERIES, _pairs(links))
 
 
-def count_deliveries(database: Database, links: Sequence[LinkRef | Payload]) -> int:
-    """How many files the apps have received over these links."""
-    row = database.row(COUNT_DELIVERIES, _pairs(links))
-    return int(row[0]) if row else 0
+def count_deliveries(database: Database, links: Sequence[LinkIds]) -> int:
+    """Counts the delivery records of the links."""
+    [(count,)] = database.rows(COUNT_DELIVERIES, _pairs(links))
+    return int(count)
 
 
-def count_deliveries_of_app(database: Database, app_id: str) -> int:
-    """How many files the app has received in all."""
-    row = database.row(COUNT_DELIVERIES_OF_APP, {"app_id": app_id})
-    return int(row[0]) if row else 0
-
-
-def _pairs(links: Sequence[LinkRef | Payload]) -> dict[str, list[str]]:
+def _pairs(links: Sequence[LinkIds]) -> dict[str, list[str]]:
     return {
         "app_ids": [link.app_id for link in links],
         "repository_ids": [link.repository_id for link in links],
@@ -219,57 +197,59 @@ def _pairs(links: Sequence[LinkRef | Payload]) -> dict[str, list[str]]:
 
 
 def held_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
-    """Those job ids whose link a worker holds at this moment."""
+    """Returns the job ids whose link a worker has locked."""
     return {job_id for (job_id,) in database.rows(HELD_JOB_IDS, {"job_ids": list(job_ids)})}
 
 
 def claim_links_of_app(database: Database, ids: Sequence[str], app_id: str) -> list[Claim]:
-    """Lock and reset those among `ids` that are the app's, whatever their status.
+    """Locks and resets the links of the app, whatever their status.
 
-    Links that are locked elsewhere or gone are missing from the answer.
+    `ids`: row ids. Links that are gone or locked by others are left out, as in all claims.
     """
-    claims = _claim(database, ids, JUDGE_LINKS_OF_APP, {"app_id": app_id})
-    _update(database, RESET_LINKS, claims)
-    return list(claims.values())
+    return _claim_and_reset(database, ids, JUDGE_LINKS_OF_APP, {"app_id": app_id})
 
 
 def claim_failed_links(database: Database, ids: Sequence[str], which: FailedFilter) -> list[Claim]:
-    """Lock and reset those among `ids` that are failed still, and match still.
-
-    Links that are locked elsewhere or gone are missing from the answer.
-    """
-    claims = _claim(database, ids, JUDGE_FAILED_LINKS, asdict(which))
-    _update(database, RESET_LINKS, claims)
-    return list(claims.values())
+    """Locks and resets the links that still are failed and match the filter."""
+    return _claim_and_reset(database, ids, JUDGE_FAILED_LINKS, asdict(which))
 
 
-def claim_unfinished_links(database: Database, ids: Sequence[str]) -> list[Claim]:
-    """Lock those among `ids` that are pending or being scanned still, and make them pending.
+def claim_unfinished_links(
+    database: Database, ids: Sequence[str], *, error: str, max_attempts: int
+) -> list[Claim]:
+    """Locks the links that still are pending or being scanned.
 
-    Links that are locked elsewhere or gone are missing from the answer.
+    Counts a failure with `error` for each that is being scanned: it becomes pending, or `failed`
+    from `max_attempts` failures on.
     """
     claims = _claim(database, ids, JUDGE_UNFINISHED_LINKS, {})
-    stuck = {id_: claim for id_, claim in claims.items() if claim.status == LinkStatus.SCANNING}
-    _update(database, FREE_STUCK_LINKS, stuck)
+    stuck = [id_ for id_ in _claimed(claims) if claims[id_].status == LinkStatus.SCANNING]
+    parameters = {"ids": stuck, "error": error, "max_attempts": max_attempts}
+    for id_, status in database.rows(COUNT_CUT_OFF_SCANS, parameters) if stuck else ():
+        if status == LinkStatus.FAILED:
+            claims[id_] = replace(claims[id_], state=ClaimState.EXHAUSTED)
     return list(claims.values())
 
 
 def claim_due_links(database: Database, ids: Sequence[str], rescan_interval_ms: int) -> list[Claim]:
-    """Lock those among `ids`, and change nothing; links that are not due any more are refused.
-
-    Links that are locked elsewhere or gone are missing from the answer.
-    """
+    """Locks the links that still are due, and changes nothing."""
     parameters = {"rescan_interval_ms": rescan_interval_ms}
     return list(_claim(database, ids, JUDGE_DUE_LINKS, parameters).values())
+
+
+def _claim_and_reset(
+    database: Database, ids: Sequence[str], sql: str, parameters: Mapping[str, object]
+) -> list[Claim]:
+    claims = _claim(database, ids, sql, parameters)
+    if claimed := _claimed(claims):
+        database.execute(RESET_LINKS, {"ids": claimed})
+    return list(claims.values())
 
 
 def _claim(
     database: Database, ids: Sequence[str], sql: str, parameters: Mapping[str, object]
 ) -> dict[str, Claim]:
-    """The claims by the id of the link.
-
-    Links that changed since they were selected and those whose snapshot is running are refused.
-    """
+    """Locks the links and returns their claims by row id."""
     locked = [id_ for (id_,) in database.rows(LOCK_LINKS, {"ids": list(ids)})]
     # In statements of their own, which see what was committed before the last row was locked. One
     # that locks reads that row as it is by then, and the rest as it was when the statement began.
@@ -279,44 +259,20 @@ def _claim(
     claims = {}
     for id_, *_, status, qualifies in rows:
         payload = payloads[id_]
-        if not qualifies:
-            verdict = Verdict.CHANGED
-        else:
-            verdict = Verdict.RUNNING if payload.job_id in held else Verdict.CLAIMED
-        claims[id_] = Claim(verdict, payload, status)
+        state = ClaimState.LOCKED if payload.job_id in held else ClaimState.CLAIMED
+        claims[id_] = Claim(state if qualifies else ClaimState.CHANGED, payload, status)
     return claims
 
 
-def _update(database: Database, sql: str, claims: Mapping[str, Claim]) -> None:
-    """Change the links that were claimed: no rows but those that we have locked."""
-    ids = [id_ for id_, claim in claims.items() if claim.verdict is Verdict.CLAIMED]
-    if ids:
-        database.execute(sql, {"ids": ids})
+def _claimed(claims: Mapping[str, Claim]) -> list[str]:
+    return [id_ for id_, claim in claims.items() if claim.state is ClaimState.CLAIMED]
 
 
-def describe_links(database: Database, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """App name and `owner/name` by the id of the link."""
-    rows = database.rows(DESCRIBE_LINKS, {"ids": list(ids)})
-    return {row[0]: (row[1], f"{row[2]}/{row[3]}") for row in rows}
-
-
-def shared_job_ids(database: Database, refs: Sequence[LinkRef]) -> set[str]:
-    """Those job ids that another link's ids form too: `a-b` + `c` and `a` + `b-c`."""
-    dashed = {ref.job_id for ref in refs if ref.job_id.count("-") > 1}
-    links = Counter(link.job_id for link in links_of_jobs(database, dashed))
-    return {job_id for job_id, count in links.items() if count > 1}
-
-
-def links_of_jobs(database: Database, job_ids: Iterable[str]) -> list[JobLink]:
-    """Every link whose ids form one of these job ids, and its status."""
-    pairs = {pair for job_id in job_ids for pair in possible_ids(job_id)}
-    if not pairs:
-        return []
-    parameters = {
-        "app_ids": [app_id for app_id, _ in pairs],
-        "repository_ids": [repository_id for _, repository_id in pairs],
-    }
-    return [JobLink(f"{row[0]}-{row[1]}", *row) for row in database.rows(LINKS_BY_IDS, parameters)]
+def names_of(database: Database, links: Sequence[LinkIds]) -> list[tuple[str | None, str | None]]:
+    """Returns app name and `owner/name`, where they exist, for each link in order."""
+    rows = database.rows(NAMES_OF_LINKS, _pairs(links))
+    # One string for all links of an app or a repository: there may be a million.
+    return [(app and intern(app), repository and intern(repository)) for app, repository in rows]
 
 
 def _link(row: TupleRow | None) -> Link | None:

@@ -1,4 +1,4 @@
-"""Finding apps and repositories by what a person types."""
+"""Finding apps and repositories by id, name or URL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from docora_ops.database.postgres import Database
 from docora_ops.links import App, Repository
 
 _SUGGESTION_POOL = 5000
-"""Names among which the nearest are looked for."""
+"""Names that are compared for suggestions."""
 
 APPS_BY_ID_OR_NAME = """
 SELECT app_id, app_name FROM apps
@@ -39,16 +39,19 @@ ORDER BY 1 LIMIT %(limit)s
 
 
 def find_apps(database: Database, text: str) -> list[App]:
-    """The app with this id alone, or else every app of this name, case and normal form aside."""
+    """Returns the app with this id, otherwise all apps with this name.
+
+    Ignores case and Unicode normal form.
+    """
     parameters = {"text": text, "forms": _forms(text)}
     apps = [App(*row) for row in database.rows(APPS_BY_ID_OR_NAME, parameters)]
     return apps[:1] if apps and apps[0].app_id == text else apps
 
 
 def find_repositories(database: Database, app_id: str, text: str) -> list[Repository]:
-    """The repository with this id alone, or else all with this `owner/name` or GitHub URL.
+    """Returns the repository with this id, otherwise all with this `owner/name` or GitHub URL.
 
-    Leaves out repositories that the app is not linked to, if it is linked to one that fits.
+    If the app is linked to some of these, returns only the linked ones.
     """
     parameters = {
         "app_id": app_id,
@@ -67,23 +70,23 @@ def find_repositories(database: Database, app_id: str, text: str) -> list[Reposi
 
 
 def app_names(database: Database) -> list[str]:
-    """Names to suggest from."""
+    """Returns names of apps for suggestions."""
     return [name for (name,) in database.rows(APP_NAMES, {"limit": _SUGGESTION_POOL})]
 
 
 def repository_names(database: Database, app_id: str) -> list[str]:
-    """`owner/name` of the app's repositories, to suggest from."""
+    """Returns `owner/name` of the app's repositories for suggestions."""
     parameters = {"app_id": app_id, "limit": _SUGGESTION_POOL}
     return [name for (name,) in database.rows(REPOSITORY_NAMES_OF_APP, parameters)]
 
 
 def _forms(text: str) -> list[str]:
-    """The same letters as others write them: `é`, or `e` and an accent."""
+    """Returns the text in each Unicode form: `é` as one character, or as `e` and an accent."""
     return [text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))]
 
 
 def _spellings(text: str) -> list[str]:
-    """The ways in which the GitHub URL, if it is one, may be stored."""
+    """Returns the spellings of a GitHub URL that may be stored; none for other texts."""
     scheme, separator, rest = text.partition("://")
     if not separator or scheme.lower() not in {"http", "https"}:
         return []

@@ -1,4 +1,4 @@
-"""Telling what a proxy in front of Postgres pools."""
+"""Finding out whether a proxy in front of Postgres pools transactions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from docora_ops.database.postgres import Database
 from docora_ops.errors import PoolingError, PostgresError
 from docora_ops.settings import Settings
 
-# Not the driver's word for the session: behind a proxy that is the proxy's own.
+# The driver's session id would be that of the proxy.
 SESSION_ID = "SELECT pg_backend_pid()"
 
 SESSIONS_FOR_WORKERS = (
@@ -18,33 +18,33 @@ SESSIONS_FOR_WORKERS = (
 )
 
 _TRIES = 5
-"""Other clients of the pool may take, at each try, the session that would have given it away."""
+"""Other clients may take the session that would show the pooling, so one try is not enough."""
 
 
 class Pooling(StrEnum):
-    """What a proxy before Postgres, if there is one, gives to each client."""
+    """How a proxy, if there is one, shares the sessions of Postgres among its clients."""
 
     NONE = "none"
-    """No proxy: each connection is a session of Postgres."""
+    """No proxy: each connection is a session."""
     SESSIONS = "sessions"
     """One session for as long as the connection lasts."""
     TRANSACTIONS = "transactions"
-    """Another session for each transaction."""
+    """Possibly another session for each transaction."""
     UNDECIDED = "undecided"
     """Two connections could not be opened at once."""
 
 
 def session_id(database: Database) -> int:
-    """Which session of Postgres serves this connection at this moment."""
+    """Returns the id of the session of Postgres that serves this connection now."""
     row = database.row(SESSION_ID)
     return int(row[0]) if row else 0
 
 
 def find_pooling(settings: Settings) -> Pooling:
-    """Find out by two connections, neither of which waits much longer than for connecting.
+    """Finds out with two connections, within a few seconds.
 
-    Behind a proxy that pools transactions, the session of the first is given to the second, or
-    the first gets another one. Raises PoolingError where single statements are pooled.
+    A proxy that pools transactions gives the session of the first connection to the second, or
+    another session to the first. Raises PoolingError if the proxy pools statements.
     """
     hurried = settings.model_copy(update={"statement_timeout": settings.connect_timeout})
     with closing(Database(hurried)) as first, closing(Database(hurried)) as second:
@@ -57,9 +57,9 @@ def find_pooling(settings: Settings) -> Pooling:
                 with second.transaction():
                     is_shared = session_id(second) in seen
                     if not is_shared:
-                        # Were it shared, a pool of one session would not answer this.
+                        # With a shared session, a pool of one session would not answer.
                         seen.add(session_id(first))
-                # Postgres may have ended the first session since it was idle.
+                # Postgres may have ended the first session because it was idle.
                 is_new_connection = first.session_id_of_driver != as_told
                 if is_shared or (len(seen) > 1 and not is_new_connection):
                     return Pooling.TRANSACTIONS
@@ -71,7 +71,7 @@ def find_pooling(settings: Settings) -> Pooling:
 
 
 def require_session(settings: Settings) -> None:
-    """Raise PoolingError where a connection is known not to keep its session."""
+    """Raises PoolingError if a proxy pools transactions."""
     if find_pooling(settings) is Pooling.TRANSACTIONS:
         raise PoolingError(
             "DATABASE_URL leads to a proxy that pools transactions, and a worker needs sessions "

@@ -1,7 +1,7 @@
 """Connecting to Postgres, and turning its errors into ours.
 
-A proxy may give each transaction to another session of the server, which other programs use before
-and after. So no setting, cursor, prepared statement or lock of a `Database` outlives a transaction.
+A pooling proxy may run each transaction in another session, shared with other programs. So no
+setting, cursor, prepared statement or lock of a `Database` outlives a transaction.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -33,20 +32,18 @@ from docora_ops.errors import (
 from docora_ops.settings import Settings
 from docora_ops.text import mask
 
-# What goes wrong it also raises, but for a rollback that no longer matters; and its text may have
-# secrets in it.
+# psycopg raises what it logs, apart from failed rollbacks, and the text may hold secrets.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 _IDLE_LIMIT = 6
-"""Seconds that a transaction may be idle: longer than Redis and another batch keep it waiting."""
+"""Seconds that a transaction may be idle: longer than a call of Redis with rows locked."""
 
 _REPLY_GRACE = 5
 """Seconds beyond the statement timeout after which a silent server counts as lost."""
 
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 
-# Whatever isolation, style and zone the database is set to, transactions see what is committed
-# before each statement, and moments are read in one form.
+# Set for each transaction, since a database may have other defaults.
 BEGIN = """BEGIN ISOLATION LEVEL {isolation};
 SET LOCAL datestyle = 'ISO';
 SET LOCAL timezone = 'UTC';
@@ -55,7 +52,7 @@ SET LOCAL lock_timeout = '{lock}s';
 SET LOCAL idle_in_transaction_session_timeout = '{idle}s'"""
 
 _STATEMENT_POOLING = "statement pooling"
-"""PgBouncer says this of a BEGIN; the code of its error says nothing."""
+"""Part of PgBouncer's error for BEGIN; its SQLSTATE is not specific."""
 
 _FIRST_MOMENT = datetime(1, 1, 1, tzinfo=UTC)
 _LAST_MOMENT = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
@@ -65,19 +62,19 @@ RV = TypeVar("RV")
 
 
 class Connection(psycopg.Connection[TupleRow]):
-    """A connection that does not wait for a server that has gone silent."""
+    """A connection that gives up on a server that does not answer."""
 
     reply_timeout: float | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        """Wait for the server, as long as `reply_timeout` unless told otherwise."""
+        """Waits for the server, `reply_timeout` seconds by default."""
         return super().wait(gen, interval, self.reply_timeout if timeout is None else timeout)
 
 
 class _MomentLoader(TimestamptzLoader):
-    """Takes `infinity`, and whatever else Python has no year for, for its first or last moment.
+    """Loads `infinity` and years that Python can't express as the first or last moment.
 
-    Or one such row would keep all that are read with it from being shown.
+    Otherwise one such row would make the whole list unreadable.
     """
 
     def load(self, data: Buffer) -> datetime:
@@ -88,22 +85,11 @@ class _MomentLoader(TimestamptzLoader):
             return _FIRST_MOMENT if is_past else _LAST_MOMENT
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Which database, in words that may be shown."""
-
-    host: str
-    database: str
-
-    def __str__(self) -> str:
-        return f"{self.database} on {self.host}"
-
-
 class Database:
-    """One connection to Docora's database, with or without a pooling proxy in between.
+    """One connection to Docora's database, which connects when first used.
 
-    Connects when first used. Each statement outside of `transaction()` runs in a transaction of
-    its own. All calls raise PostgresError.
+    A statement outside of `transaction()` runs in its own transaction. All calls raise
+    PostgresError.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -119,80 +105,68 @@ class Database:
                 hint="use postgres://USER:PASSWORD@HOST:PORT/DATABASE; percent-encode special "
                 "characters in the password, and leave out options that are not Postgres's own",
             ) from None
-        self.target = Target(
-            str(self._parameters.get("host") or "localhost"),
-            str(self._parameters.get("dbname") or self._parameters.get("user") or "postgres"),
-        )
+        host = self._parameters.get("host") or "localhost"
+        name = self._parameters.get("dbname") or self._parameters.get("user") or "postgres"
+        self.target = f"{name} on {host}"
+        # Shorter than the statement timeout, whose error does not mention the lock.
+        self._lock_timeout = min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
+        self._reply_timeout = settings.statement_timeout + _REPLY_GRACE
         self._connection: Connection | None = None
         self._in_transaction = False
 
     @property
-    def _lock_timeout(self) -> float:
-        """Shorter than the statement's, which would end the wait without a reason."""
-        settings = self._settings
-        return min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
-
-    @property
-    def _reply_timeout(self) -> int:
-        """Seconds after which a server or client that does not answer counts as lost."""
-        return self._settings.statement_timeout + _REPLY_GRACE
-
-    @property
     def session_id_of_driver(self) -> int:
-        """Process id of the session as told when connecting: a proxy tells another than Postgres.
-
-        Raises PostgresError.
-        """
+        """The session id that was reported when connecting; a proxy reports an id of its own."""
         return self._connect().info.backend_pid
 
     def sibling(self) -> Database:
-        """Another connection to the same database, for another thread."""
+        """Returns another connection to the same database, for another thread."""
         return Database(self._settings)
 
     def close(self) -> None:
-        """Close the connection; what was not committed is rolled back."""
+        """Closes the connection, which rolls back an open transaction."""
         if self._connection is not None:
             self._connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit at the end, roll back on any exception; `Rollback` ends only the block."""
+        """Commits at the end of the block, or rolls back on an exception; swallows `Rollback`."""
         with self._transaction("READ COMMITTED"):
             yield
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """A transaction whose statements all see the database at one moment."""
+        """Begins a transaction whose statements all see the same state of the database."""
         with self._transaction("REPEATABLE READ"):
             yield
 
     def rows(self, sql: str, parameters: Parameters | None = None) -> Sequence[TupleRow]:
-        """Run one statement and return its rows."""
+        """Runs one statement and returns its rows."""
         with self._statement() as connection:
             return connection.execute(sql.encode(), parameters).fetchall()
 
     def row(self, sql: str, parameters: Parameters | None = None) -> TupleRow | None:
-        """Run one statement and return its first row, if any."""
+        """Runs one statement and returns its first row, if any."""
         with self._statement() as connection:
             return connection.execute(sql.encode(), parameters).fetchone()
 
     def execute(self, sql: str, parameters: Parameters | None = None) -> int:
-        """Run one statement and return how many rows it touched."""
+        """Runs one statement and returns how many rows it touched."""
         with self._statement() as connection:
             return connection.execute(sql.encode(), parameters).rowcount
 
     def stream(
         self, sql: str, parameters: Parameters | None = None, *, at_once: int = 1
     ) -> Iterator[TupleRow]:
-        """Run one statement and yield its rows as they come; ends before the next statement.
+        """Runs one statement and yields its rows; read all rows before the next statement.
 
-        `at_once`: how many rows the driver takes from the server together.
+        `at_once`: rows per fetch.
         """
         with self._statement() as connection, connection.cursor() as cursor:
             yield from cursor.stream(sql.encode(), parameters, size=at_once)
 
     def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
-        """Run one `COPY … FROM STDIN` with these rows."""
+        """Runs one `COPY … FROM STDIN` with these rows."""
         with (
             self._statement() as connection,
             connection.cursor() as cursor,
@@ -203,7 +177,7 @@ class Database:
 
     @contextmanager
     def _statement(self) -> Iterator[Connection]:
-        """The connection, in a transaction that commits with the statement if none is open."""
+        """Yields the connection, in a transaction for one statement if none is open."""
         if self._in_transaction:
             with self._errors():
                 yield self._connect()
@@ -229,7 +203,7 @@ class Database:
                 self._in_transaction = False
 
     def _begin(self, isolation: str) -> Connection:
-        """Begin a transaction with all settings of ours, in one message."""
+        # One message for BEGIN and all settings.
         statements = BEGIN.format(
             isolation=isolation,
             statement=self._settings.statement_timeout,
@@ -240,14 +214,14 @@ class Database:
         try:
             connection.execute(statements)
         except pg.IdleSessionTimeout:
-            # Between two transactions there was nothing to lose.
+            # No transaction was open, so nothing is lost.
             self._connection = None
             connection = self._connect()
             connection.execute(statements)
         return connection
 
     def _roll_back(self) -> None:
-        """End the transaction: with its connection, where that is lost or still at work."""
+        """Rolls back, or closes the connection if it is lost or busy."""
         connection = self._connection
         if connection is None or connection.closed:
             return
@@ -276,7 +250,7 @@ class Database:
             | self._parameters
             | {"client_encoding": "utf8"}
         )
-        # The driver would prepare what is executed often, and the next session does not know it.
+        # A prepared statement would be unknown in the next session of a pooling proxy.
         connection = Connection.connect(**parameters, autocommit=True, prepare_threshold=None)
         connection.adapters.register_loader("timestamptz", _MomentLoader)
         connection.reply_timeout = self._reply_timeout
@@ -323,13 +297,13 @@ class Database:
             case pg.UndefinedTable() | pg.UndefinedColumn():
                 return PostgresError(
                     f"{where} is not a Docora database: {text}",
-                    hint="point DATABASE_URL at the database that Docora uses, and grant the role "
-                    "its schema as README does under Least privilege",
+                    hint="point DATABASE_URL at the database that Docora uses, and let the role "
+                    "use its schema: docora-ops help privileges",
                 )
             case pg.InsufficientPrivilege():
                 return PostgresError(
                     f"{where} refuses: {text}",
-                    hint="grant the role in DATABASE_URL what README lists under Least privilege",
+                    hint="docora-ops help privileges lists what the role in DATABASE_URL needs",
                 )
             case pg.ReadOnlySqlTransaction():
                 return PostgresError(
@@ -351,9 +325,9 @@ class Database:
         return LinkError(f"{where} refuses: {text}", hint="see the database's log")
 
     def _primary_message(self, error: psycopg.Error) -> str:
-        """The server's or the driver's one sentence, with secrets cut out."""
+        """Returns the main sentence of the server or the driver, with secrets masked."""
         text = error.diag.message_primary or str(error).strip() or type(error).__name__
-        # The driver tells of each address that it tried, with advice on further lines.
+        # The driver lists each address that it tried, with hints on further lines.
         reasons = re.findall(r".*failed: (?:FATAL: +)?(.+)", text)
         text = reasons[-1] if reasons else text.splitlines()[0]
         secrets = (self._parameters.get(name) for name in ("password", "sslpassword"))
@@ -361,9 +335,9 @@ class Database:
 
 
 def _check(parameters: Mapping[str, Any]) -> None:
-    """Raise ValueError for what the driver would only notice when it connects."""
+    """Raises ValueError for values that the driver would refuse only when it connects."""
     if int(parameters.get("connect_timeout") or 1) < 1:
-        raise ValueError("connect_timeout")  # would be no limit at all
+        raise ValueError("connect_timeout")  # 0 means no limit
     if parameters.get("sslmode", "prefer") not in _SSL_MODES:
         raise ValueError("sslmode")
     for port in str(parameters.get("port") or "").split(","):

@@ -1,4 +1,4 @@
-"""What Postgres is like: its version, Docora's tables, and what our role may do with them."""
+"""Checking the Postgres server: its version, Docora's tables, and our role's privileges."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
 
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
-# Not information_schema, which hides what our role may not use.
+# information_schema would hide columns that our role may not use.
 _COLUMNS = """
     SELECT wanted.name AS table_name, a.attrelid, a.attnum, a.attname::text AS column_name
     FROM unnest(%(tables)s::text[]) AS wanted(name)
@@ -55,18 +55,17 @@ FROM pg_roles WHERE rolname = current_user
 
 @dataclass(frozen=True)
 class PostgresServer:
-    """The server, as far as it concerns us."""
+    """The version and the state of the server."""
 
     version: str
-    version_number: int
-    """140005 for 14.5."""
+    version_number: int  # 140005 for 14.5
     is_replica: bool
     is_read_only: bool
 
 
 @dataclass(frozen=True, order=True)
 class Privilege:
-    """What may be done with a column or, without one, with a whole table."""
+    """One privilege on a column, or on a whole table."""
 
     name: str
     table: str
@@ -75,36 +74,34 @@ class Privilege:
 
 @dataclass(frozen=True)
 class Role:
-    """Whom the server takes us for."""
+    """The role of the current connection."""
 
-    name: str
-    """As it stands in a statement, quoted where needed."""
-    attributes: tuple[str, ...]
-    """`CREATEROLE` and the like."""
+    name: str  # quoted if SQL needs it
+    attributes: tuple[str, ...]  # `CREATEROLE` and the like
     is_superuser: bool
     owned_tables: tuple[str, ...]
     privileges: frozenset[Privilege]
 
 
 def read_server(database: Database) -> PostgresServer:
-    """Connects, if that has not been done."""
+    """Reads the version and the state of the server."""
     [row] = database.rows(SERVER)
     return PostgresServer(*row)
 
 
 def read_clock(database: Database) -> float:
-    """The server's clock, in seconds since 1970."""
+    """Returns the time of the server's clock, in seconds since 1970."""
     [(seconds,)] = database.rows(CLOCK)
     return float(seconds)
 
 
 def read_columns(database: Database, tables: Sequence[str]) -> frozenset[tuple[str, str]]:
-    """Table and column of all that is there of these tables, on the role's search path."""
+    """Returns table and column for all columns of these tables on the search path."""
     return frozenset(database.rows(COLUMNS, {"tables": list(tables)}))
 
 
 def read_role(database: Database, tables: Sequence[str]) -> Role:
-    """Our role and what it may do with these tables."""
+    """Reads the role of the connection and its privileges on these tables."""
     parameters = {"tables": list(tables)}
     [(name, attributes, is_superuser, owned)] = database.rows(ROLE, parameters)
     privileges = frozenset(Privilege(*found) for found in database.rows(PRIVILEGES, parameters))

@@ -1,32 +1,33 @@
-"""What the commands that only read ask of the database."""
+"""Reading failed links and link histories, with secrets masked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
 
 from docora_ops.database.link_rows import FAILED
 from docora_ops.database.postgres import Database
 from docora_ops.failed_links import FailedLink
 from docora_ops.link_details import LinkHistory, Snapshot
-from docora_ops.links import App, AppCount, FailedFilter, LinkRef
+from docora_ops.links import AppCount, FailedFilter, LinkRef
 from docora_ops.text import mask, mask_cut, mask_url
 
 _ROWS_AT_ONCE = 1000
 _LONGEST_ERROR = 1900
-"""Characters of an error in a list: git may have written a megabyte."""
+"""Characters of an error in a list: git can write a megabyte."""
 
 COUNT_FAILED = f"SELECT count(*) FROM app_repositories l WHERE {FAILED}"
 
-# The page is chosen from narrow rows, along the index on the two ids, before anything is joined.
+# Selects the page by the index on the two ids before any join.
 FAILED_PAGE = f"""
 WITH page AS MATERIALIZED (
     SELECT l.id FROM app_repositories l WHERE {FAILED}
     ORDER BY l.app_id, l.repository_id LIMIT %(limit)s OFFSET %(offset)s
 )
-SELECT l.id::text, l.app_id, l.repository_id, a.app_name, r.owner || '/' || r.name, r.github_url,
-    left(l.last_error, %(longest)s), greatest(length(l.last_error) - %(longest)s, 0),
-    l.retry_count, l.last_scanned_at, l.created_at, r.circuit_open_until
+SELECT l.app_id, a.app_name, l.repository_id, r.owner || '/' || r.name, r.github_url,
+    left(l.last_error, %(longest)s), coalesce(length(l.last_error) > %(longest)s, false),
+    coalesce(l.last_scanned_at, l.created_at), l.retry_count, l.last_scanned_at,
+    r.circuit_open_until
 FROM page JOIN app_repositories l USING (id)
 JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
 ORDER BY l.app_id, l.repository_id
@@ -64,9 +65,9 @@ FROM repository_snapshots s WHERE repository_id = %(repository_id)s
 def failed_page(
     database: Database, which: FailedFilter, *, limit: int, offset: int
 ) -> tuple[int, list[FailedLink]]:
-    """How many failed links there are, and some of them, by app id, then repository id.
+    """Returns the number of failed links and one page, by app id, then repository id.
 
-    Without secrets, and without a word about their jobs.
+    Leaves out the states of their jobs.
     """
     parameters = _parameters(which)
     with database.snapshot():
@@ -74,51 +75,40 @@ def failed_page(
         rows = database.rows(
             FAILED_PAGE, {**parameters, "limit": limit, "offset": offset, "longest": _LONGEST_ERROR}
         )
-    return int(row[0]) if row else 0, [_failed_link(*row) for row in rows]
+    return int(row[0]) if row else 0, [_without_secrets(FailedLink(*row)) for row in rows]
 
 
 def failed_by_app(database: Database, which: FailedFilter) -> list[AppCount]:
-    """How many failed links each app has, most first."""
+    """Counts the failed links of each app, most links first."""
     rows = database.rows(FAILED_BY_APP, _parameters(which))
-    return [AppCount(App(app_id, app_name), links) for app_id, app_name, links in rows]
+    return [AppCount(*row) for row in rows]
 
 
 def failed_by_error(
     database: Database, which: FailedFilter, longest: int
 ) -> Iterator[tuple[str, str | None, int]]:
-    """App id, error, cut to `longest` characters, and how many links; in no order.
+    """Yields app id, error, cut to `longest` characters, and number of links, in no order.
 
-    To be read to its end before anything else is asked of this connection.
+    Read all before the next statement of this connection.
     """
     parameters = _parameters(which) | {"longest": longest}
     rows = database.stream(FAILED_BY_ERROR, parameters, at_once=_ROWS_AT_ONCE)
     return ((app_id, error, links) for app_id, error, links in rows)
 
 
-def link_history(database: Database, ref: LinkRef) -> LinkHistory | None:
-    """What has become of a link so far; None where it is gone."""
-    row = database.row(LINK_HISTORY, {"id": ref.id})
-    if row is None:
-        return None
+def link_history(database: Database, ref: LinkRef) -> LinkHistory:
+    """Returns the history of a link that exists."""
+    [row] = database.rows(LINK_HISTORY, {"id": ref.id})
     snapshot = database.row(LAST_SNAPSHOT, {"repository_id": ref.repository_id})
-    created_at, last_scanned_at, failures, files, last_delivered_at = row
-    return LinkHistory(
-        created_at,
-        last_scanned_at,
-        failures,
-        files,
-        last_delivered_at,
-        Snapshot(*snapshot) if snapshot else None,
-    )
+    fields = [*row, Snapshot(*snapshot) if snapshot else None]
+    return LinkHistory(*fields)
 
 
-def _failed_link(*row: Any) -> FailedLink:
-    ids, (app_name, repository, github_url, error, left_out), rest = row[:3], row[3:8], row[8:]
+def _without_secrets(link: FailedLink) -> FailedLink:
+    error = link.error_message
     if error:
-        error = mask_cut(error) if left_out else mask(error)
-    return FailedLink(
-        LinkRef(*ids), app_name, repository, mask_url(github_url), error, left_out or 0, *rest
-    )
+        error = mask_cut(error) if link.error_message_cut else mask(error)
+    return replace(link, error_message=error, github_url=mask_url(link.github_url))
 
 
 def _parameters(which: FailedFilter) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""A session of Postgres that a snapshot job keeps to itself."""
+"""A session of Postgres for one snapshot job."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ SELECT set_config('datestyle', 'ISO', false), set_config('timezone', 'UTC', fals
 
 
 class Session(Database):
-    """One session of the server, whose settings and locks last until it is closed.
+    """A session of the server, whose settings and locks last until it is closed.
 
-    Needs a direct connection, or a proxy that pools sessions. A statement outside of
-    `transaction()` takes effect by itself, without the round trips of a transaction.
+    Needs a direct connection, or a proxy that pools sessions. Statements outside of
+    `transaction()` commit by themselves, without the round trips of a transaction.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -38,9 +38,9 @@ class Session(Database):
         self._prepared: dict[str, bytes] = {}
 
     def send(self, sql: str, parameters: Sequence[str]) -> None:
-        """Have the server run one statement, with `$1` and so on; `receive` waits for its end.
+        """Sends one statement, with `$1` and so on; `receive` waits for its end.
 
-        Once this returns the statement is the server's, whatever becomes of this process.
+        The server runs the statement even if this process is killed afterwards.
         """
         with self._errors():
             connection = self._connect()
@@ -56,7 +56,7 @@ class Session(Database):
                 connection.wait(generators.send(connection.pgconn))
 
     def receive(self) -> int:
-        """Wait for the statement that was sent; returns how many rows it touched or found."""
+        """Waits for the statement that was sent; returns how many rows it changed or found."""
         with self._errors():
             connection = self._connect()
             return _check_results(connection.wait(generators.fetch_many(connection.pgconn)))
@@ -68,8 +68,8 @@ class Session(Database):
             {
                 "statement": f"{self._settings.statement_timeout}s",
                 "lock": f"{self._lock_timeout:.1f}s",
-                # Or the locks of a machine that has lost its power are held for hours. A job
-                # locks its own link only, and reads a long scan within a transaction.
+                # Ends the transaction of a machine that has lost its power within minutes. A
+                # job needs that long: it reads a long scan within a transaction.
                 "idle": f"{self._reply_timeout}s",
             },
         )
@@ -87,7 +87,7 @@ class Session(Database):
 
 
 def _check_results(results: Sequence[PGresult]) -> int:
-    """Returns how many rows the statements touched. Raises the error of the server."""
+    """Returns how many rows the statements changed or found. Raises the server's error."""
     for result in results:
         if result.status == ExecStatus.FATAL_ERROR:
             raise pg.error_from_result(result)

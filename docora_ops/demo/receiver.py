@@ -1,4 +1,4 @@
-"""A client app: takes what a snapshot job sends, and checks every signature."""
+"""A web server that stands for the client apps, and checks each signature."""
 
 from __future__ import annotations
 
@@ -15,88 +15,81 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 CREATED, REFUSED = 200, 401
-_ESCAPED = re.compile('["\\\\\x00-\x1f\ud800-\udfff]')
-_SHORT = {'"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
-_LARGEST_NUMBER = 2**53
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One POST as it came in."""
+    """A POST to an app. `app` is the first part of its path, `event` the last."""
 
     app: str
-    """The first part of the path: which of the receiver's apps it is for."""
     event: str
     headers: dict[str, str]
     body: bytes
 
     @property
     def json(self) -> Any:
-        """The body's value."""
+        """The decoded body."""
         return json.loads(self.body)
 
     @property
     def path(self) -> str:
-        """Path of the file, if it is about one."""
+        """The path of the file, or "" if the request is about no file."""
         return str(self.json.get("file", {}).get("path", ""))
 
 
 @dataclass
 class Received:
-    """What one app has been sent."""
+    """The requests to one app, and the files that it has then."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     chunks: dict[str, list[str]] = field(default_factory=dict)
-    """The pieces so far of files that are not yet complete, by id."""
+    """The chunks of incomplete files by chunk id."""
 
 
 @dataclass
 class Receiver:
-    """An HTTP server for any number of apps, each below a path of its own.
+    """A web server for any number of apps.
 
-    `keys`: the auth key of each app. `answer` decides on the status before anything is taken.
+    `keys` holds the auth key of each app. `answer` returns the status of a valid request.
     """
 
     keys: dict[str, str] = field(default_factory=dict)
     answer: Callable[[Request], int] = lambda _request: CREATED
     apps: dict[str, Received] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    """Signatures that are wrong, bodies that are not what JavaScript would print, and the like."""
+    """Errors in requests, such as a wrong signature."""
     url: str = ""
     connections: int = 0
-    """How many there have been."""
+    """The number of connections so far."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @contextmanager
     def serving(self) -> Iterator[Receiver]:
-        """Listen on a free port of the loopback interface."""
+        """Listens on a free port of the loopback interface."""
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
-            def setup(self) -> None:
-                super().setup()
+            def handle(self) -> None:
                 with receiver._lock:
                     receiver.connections += 1
-
-            def handle(self) -> None:
-                # Who sends may be killed.
+                # A killed worker leaves its connection.
                 with suppress(ConnectionError):
                     super().handle()
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 _, app, event = self.path.rsplit("/", 2)
-                status = receiver.take(Request(app, event, dict(self.headers.items()), body))
-                self.send_response(status)
+                self.send_response(receiver.take(Request(app, event, dict(self.headers), body)))
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Nobody reads it."""
+                """Logs nothing."""
 
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
             server.daemon_threads = True
@@ -110,72 +103,58 @@ class Receiver:
                 thread.join()
 
     def base_url(self, app: str) -> str:
-        """What Docora is to know the app by."""
+        """Returns the base_url of an app."""
         return f"{self.url}/{app}"
 
     def of(self, app: str) -> Received:
-        """What the app has been sent."""
+        """Returns the requests and files of an app."""
         with self._lock:
             return self.apps.setdefault(app, Received())
 
     def take(self, request: Request) -> int:
-        """Check a request and, if it is to be answered with success, do what it says."""
-        problem = _problem(request, self.keys.get(request.app, ""))
-        if problem:
+        """Checks a request and, if it is answered with success, stores its file."""
+        if problem := _problem(request, self.keys.get(request.app, "")):
             self.problems.append(f"{request.app}, {request.event}: {problem}")
             return REFUSED
         status = self.answer(request)
         with self._lock:
             received = self.of(request.app)
             received.requests.append(request)
-            if 200 <= status < 300 and request.event != "sync_failed":  # noqa: PLR2004
-                problem = _apply(received, request)
-                if problem:
-                    self.problems.append(
-                        f"{request.app}, {request.event} {request.path}: {problem}"
-                    )
+            is_stored = 200 <= status < 300 and request.event != "sync_failed"  # noqa: PLR2004
+            if is_stored and (problem := _store(received, request)):
+                self.problems.append(f"{request.app}, {request.event} {request.path}: {problem}")
         return status
 
 
 def stringify(value: object) -> str:
-    """What JavaScript's JSON.stringify makes of it. Raises ValueError for what JSON can't say."""
-    match value:
-        case str():
-            return f'"{_ESCAPED.sub(_escape, value)}"'
-        case bool() | None:
-            return {True: "true", False: "false", None: "null"}[value]
-        case int() if abs(value) < _LARGEST_NUMBER:
-            return str(value)
-        case list():
-            return f"[{','.join(map(stringify, value))}]"
-        case dict():
-            members = (f"{stringify(key)}:{stringify(member)}" for key, member in value.items())
-            return f"{{{','.join(members)}}}"
-    raise ValueError(f"{value!r:.100} is not what Docora sends")
+    """Returns a decoded body as JavaScript's JSON.stringify prints it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _escape(found: re.Match[str]) -> str:
-    character = found[0]
-    return f"\\{_SHORT.get(character) or f'u{ord(character):04x}'}"
+def _number(text: str) -> int:
+    """Returns the number as JavaScript reads it: as a float. Docora sends only integers."""
+    return int(float(text))
 
 
 def _problem(request: Request, key: str) -> str:
-    """What is wrong with a request, by what a client app in JavaScript would check."""
+    """Checks body and signature as a client app in JavaScript does; returns the error or ""."""
     try:
-        rebuilt = stringify(json.loads(request.body.decode())).encode()
+        value = json.loads(request.body.decode(), parse_int=_number, parse_float=_number)
+        rebuilt = stringify(value).encode()
     except ValueError:
         return f"no JSON: {request.body[:200]!r}"
     if rebuilt != request.body:
         return f"not as JavaScript prints it: {request.body[:200]!r}"
-    timestamp = request.headers.get("X-Docora-Timestamp", "")
-    signature = hmac.new(key.encode(), f"{timestamp}.".encode() + rebuilt, "sha256").hexdigest()
+    signed = request.headers.get("X-Docora-Timestamp", "").encode() + b"." + rebuilt
+    signature = hmac.new(key.encode(), signed, "sha256").hexdigest()
     if request.headers.get("X-Docora-Signature", "") != f"sha256={signature}":
         return "the signature is wrong"
     return ""
 
 
-def _apply(received: Received, request: Request) -> str:
-    """Do what a request says; returns what is wrong with it."""
+def _store(received: Received, request: Request) -> str:
+    """Stores or removes a file; returns the error in the request or ""."""
     file = request.json["file"]
     path = file["path"]
     if request.event == "delete":
@@ -183,11 +162,11 @@ def _apply(received: Received, request: Request) -> str:
         return ""
     content = file["content"]
     if chunk := file.get("chunk"):
-        pieces = received.chunks.setdefault(chunk["id"], [])
-        if chunk["index"] != len(pieces):
-            return f"chunk {chunk['index']} came after {len(pieces)} others"
-        pieces.append(content)
-        if len(pieces) < chunk["total"]:
+        chunks = received.chunks.setdefault(chunk["id"], [])
+        if chunk["index"] != len(chunks):
+            return f"chunk {chunk['index']} came after {len(chunks)} others"
+        chunks.append(content)
+        if len(chunks) < chunk["total"]:
             return ""
         content = "".join(received.chunks.pop(chunk["id"]))
     is_binary = file.get("content_encoding") == "base64"

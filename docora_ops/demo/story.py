@@ -1,4 +1,4 @@
-"""The tool's main job, told with the real commands on real servers."""
+"""Runs the real commands on the demo's servers, one after the other."""
 
 from __future__ import annotations
 
@@ -8,227 +8,200 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
-from typing import ClassVar
 
-import psycopg
-from redis import Redis
-from rich import box
-from rich.table import Table
-from rq import Queue
+from rich.text import Text
 
+from docora_ops.database import Database
 from docora_ops.demo.receiver import Receiver
 from docora_ops.demo.servers import postgres, valkey
-from docora_ops.demo.world import ACME, API, APPS, LANTERN, REPOSITORIES, WEB, Place, build
+from docora_ops.demo.world import ACME, API, APPS, LANTERN, REPOSITORIES, WEB, build, contents
 from docora_ops.errors import DocoraOpsError
-from docora_ops.render.console import output
-from docora_ops.settings import Settings
+from docora_ops.queue import connect
+from docora_ops.render.console import make_console
+from docora_ops.render.layout import records
+from docora_ops.settings import Settings, load_settings
 
-REFUSED = 4
-"""What a refusal exits with."""
-
-_GLANCE = 0.3
-"""Seconds between two looks at the queue."""
+_TO_LOG = " 2>worker.log"
+"""Ends the line of a command whose stderr is not shown."""
+_COLUMNS = ("App", "Repository", "Files sent", "In the repository")
+_PAUSE = 0.3
+"""Seconds between two looks at the queue while workers run."""
 
 COUNT_STATUSES = "SELECT status, count(*) FROM app_repositories GROUP BY status"
 
 
-class DemoError(DocoraOpsError):
-    """A command of the story did not end as it should."""
-
-    code: ClassVar[str] = "demo"
+class DemoError(DocoraOpsError, code="demo"):
+    """A command of the story did not end as expected."""
 
 
 def tell(keep: bool = False) -> None:
-    """Start servers, fill them, run the commands on them one by one, and clear all away.
+    """Starts servers, fills them, runs the commands on them, and removes the servers.
 
-    `keep`: leave the servers up after the story, until Ctrl-C. Raises DemoError when a command
-    does not exit as expected, and KeyboardInterrupt after having cleared away.
+    `keep`: leaves the servers up after the story, until Ctrl-C. Raises DemoError.
     """
-    with _clean_environment():
-        say("Starting a Postgres and a Valkey in a temporary folder. No other server is touched.")
-        with _servers() as (folder, database_url, redis_url), _apps().serving() as apps:
-            say("Both are up, and so is a web server that stands for the apps. No worker runs yet.")
-            place = Place(folder / "upstream", apps.url, os.urandom(32))
-            build(database_url, redis_url, place)
-            variables = {
-                "DATABASE_URL": database_url,
-                "REDIS_URL": redis_url,
-                "ENCRYPTION_KEY": place.key.hex(),
-                "REPOS_BASE_PATH": str(folder / "clones"),
-                "DOCORA_OPS_GIT_PROTOCOLS": "file",
-            }
-            story = Story(variables, apps)
-            story.tell()
-            if keep:
-                story.wait()
-        say("The servers are stopped and their folder is gone.")
+    _clean_environment()
+    receiver = Receiver({app.slug: app.auth_key for app in APPS})
+    say("Starting a Postgres and a Valkey in a temporary folder. No other server is touched.")
+    with _servers() as (folder, database_url, redis_url), receiver.serving():
+        say("Both are up, and so is a web server that stands for the apps. No worker runs yet.")
+        variables = {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "ENCRYPTION_KEY": os.urandom(32).hex(),
+            "REPOS_BASE_PATH": str(folder / "clones"),
+            "DOCORA_OPS_GIT_PROTOCOLS": "file",
+        }
+        os.environ.update(variables)
+        settings = load_settings()
+        build(settings, folder / "upstream", receiver.url)
+        Story(settings, receiver).tell()
+        if keep:
+            _wait(variables)
+    say("The servers are stopped and their folder is gone.")
 
 
 @dataclass(slots=True)
 class Story:
-    """The commands, in the environment of the servers."""
+    """The commands in their order."""
 
-    variables: dict[str, str]
-    apps: Receiver
-    shown: Counter[str] = field(default_factory=Counter)
-    """How many requests of each app have been shown."""
+    settings: Settings
+    receiver: Receiver
 
     def tell(self) -> None:
-        """Run one command after another. Raises DemoError."""
+        """Runs the commands. Raises DemoError."""
         self.show_state()
         self.run(
             "What would a bulk retry do? Link by link, and nothing is changed.",
-            "retry-all-failed",
-            "--dry-run",
+            "docora-ops retry-all-failed --dry-run",
         )
         self.run(
             "One link back to work. The failed job that it left in the queue is replaced.",
-            *("retry", ACME.name, API.full_name, "--front"),
+            f"docora-ops retry '{ACME.name}' {API.repository_name} --front",
         )
         self.show_state()
-        self.run("A worker takes what waits, and ends.", "worker", "--burst")
+        self.run("A worker takes what waits, and ends.", "docora-ops worker --burst")
         self.show_arrivals()
         self.run(
             "This link is in sync: refused, with what would help.",
-            *("retry", LANTERN.name, API.full_name),
-            exit_code=REFUSED,
+            f"docora-ops retry '{LANTERN.name}' {API.repository_name}",
+            exit_code=4,
         )
         self.run(
             "All the rest. Where a snapshot runs elsewhere: hands off.",
-            *("retry-all-failed", "--yes"),
+            "docora-ops retry-all-failed --yes",
         )
         self.run(
             "Any terminal, and Docora's dashboard, can follow an operation by its id.",
-            *("progress", self.operation_id()),
+            f"docora-ops progress {self.operation_id()}",
         )
-        self.drain("Two workers empty the queue.", "worker", "--burst", "--concurrency", "2")
+        self.run(
+            "Two workers empty the queue.",
+            f"docora-ops worker --burst --concurrency 2{_TO_LOG}",
+        )
         self.show_arrivals()
         self.run(
             "An app has lost its copy: forget what it was sent, so that all is sent again.",
-            *("resync", ACME.name, WEB.full_name, "--yes"),
+            f"docora-ops resync '{ACME.name}' {WEB.repository_name} --yes",
         )
-        self.drain("And a worker sends it.", "worker", "--burst")
+        self.run("And a worker sends it.", f"docora-ops worker --burst{_TO_LOG}")
         self.show_arrivals()
         self.run(
             "Queue what is due, once a minute, say: new links, rescans, and failed links, unless "
             "the circuit of their repository was opened.",
-            *("schedule", "--dry-run"),
+            "docora-ops schedule --dry-run",
         )
         self.show_state()
 
-    def run(self, sentence: str, *arguments: str, exit_code: int = 0) -> None:
-        """Run one command as a user would. Raises DemoError unless it exits with `exit_code`."""
-        self._announce(sentence, arguments)
-        with self._start(arguments) as process:
-            self._finish(process, arguments, exit_code)
+    def run(self, sentence: str, line: str, *, exit_code: int = 0) -> None:
+        """Runs one command. Raises DemoError unless it exits with `exit_code`."""
+        say(f"\n# {sentence}")
+        say(f"$ {line}")
+        line, logs_to_file, _ = line.partition(_TO_LOG)
+        _, *arguments = shlex.split(line)
+        with subprocess.Popen(
+            [sys.executable, "-m", "docora_ops", *arguments],
+            stderr=subprocess.DEVNULL if logs_to_file else None,
+        ) as process:
+            if logs_to_file:
+                self.follow(process)
+        if process.returncode != exit_code:
+            raise DemoError(f"`{line}` exited with {process.returncode}; {exit_code} was expected")
         if exit_code:
             say(f"# Exit code {exit_code}, as it should be.")
 
-    def drain(self, sentence: str, *arguments: str) -> None:
-        """Run workers, and say how far they are instead of showing their log."""
-        self._announce(sentence, (*arguments, "2>worker.log"))
-        with self._start(arguments, stderr=subprocess.DEVNULL) as process:
-            before = None
-            while process.poll() is None:
-                state = self._state()
-                if state != before:
-                    say("# {} failed, {} waiting, {} in sync".format(*state))
-                before = state
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(_GLANCE)
-            self._finish(process, arguments, 0)
+    def follow(self, process: subprocess.Popen[bytes]) -> None:
+        """Shows the number of links and jobs, at each change, while workers run."""
+        before = None
+        while process.poll() is None:
+            state = self.state()
+            if state != before:
+                say("# {} failed, {} waiting, {} in sync".format(*state))
+            before = state
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_PAUSE)
 
     def show_state(self) -> None:
-        """Say what stands in Postgres and in Redis, read without the tool."""
-        failed, waiting, in_sync = self._state()
+        """Shows the number of links and jobs."""
+        failed, waiting, in_sync = self.state()
         say(f"# Links: {failed} failed, {in_sync} in sync. Jobs waiting in the queue: {waiting}.")
 
     def show_arrivals(self) -> None:
-        """A table of what the apps have got since the last one."""
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
-        for name in ("App", "Repository", "Files sent", "In the repository"):
-            table.add_column(name, justify="left" if name in {"App", "Repository"} else "right")
+        """Shows how many files each app has received since the last call."""
+        rows = []
         for app in APPS:
-            requests = self.apps.of(app.slug).requests
-            sent = Counter(
-                f"{request.json['repository']['owner']}/{request.json['repository']['name']}"
-                for request in requests[self.shown[app.slug] :]
-            )
-            self.shown[app.slug] = len(requests)
+            requests = self.receiver.of(app.slug).requests
+            sent = Counter(request.json["repository"]["repository_id"] for request in requests)
+            requests.clear()
             for repository in REPOSITORIES:
-                if count := sent[repository.full_name]:
-                    total = len(repository.contents)
-                    table.add_row(app.name, repository.full_name, str(count), str(total))
-        if self.apps.problems:
-            raise DemoError(f"an app refused what it was sent: {self.apps.problems[0]}")
+                if count := sent[repository.repository_id]:
+                    row = (app.name, repository.repository_name, count, len(contents(repository)))
+                    rows.append([Text(str(value)) for value in row])
+        if self.receiver.problems:
+            raise DemoError(f"an app refused what it was sent: {self.receiver.problems[0]}")
         say("# What has arrived at the apps, each signature checked:")
-        output().print(table)
+        console = make_console(sys.stdout)
+        console.print(records(_COLUMNS, rows, console.width, numbers=_COLUMNS[2:]))
 
     def operation_id(self) -> str:
-        """The id of the one bulk operation so far."""
-        with Redis.from_url(self.variables["REDIS_URL"], decode_responses=True) as client:
+        """Returns the id of the only bulk operation so far."""
+        with connect(self.settings) as client:
             [key] = client.scan_iter("docora:bulk:*")
-        return str(key).rpartition(":")[2]
+        return str(key.decode().rpartition(":")[2])
 
-    def wait(self) -> None:
-        """Say where the servers are, and wait for Ctrl-C."""
-        say("\n# The servers stay up until Ctrl-C. To play with them, in another terminal:")
-        for name, value in self.variables.items():
-            say(f"export {name}={shlex.quote(value)}")
-        say(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
-        with suppress(KeyboardInterrupt):
-            Event().wait()
-
-    def _announce(self, sentence: str, arguments: Sequence[str]) -> None:
-        say(f"\n# {sentence}")
-        say(f"$ {shlex.join(['docora-ops', *arguments])}".replace("'2>worker.log'", "2>worker.log"))
-
-    def _start(
-        self, arguments: Sequence[str], stderr: int | None = None
-    ) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "docora_ops", *arguments],
-            env=os.environ | self.variables,
-            stderr=stderr,
-        )
-
-    def _finish(
-        self, process: subprocess.Popen[bytes], arguments: Sequence[str], exit_code: int
-    ) -> None:
-        code = process.wait()
-        if code != exit_code:
-            line = shlex.join(["docora-ops", *arguments])
-            raise DemoError(f"`{line}` exited with {code}; {exit_code} was expected")
-
-    def _state(self) -> tuple[int, int, int]:
-        """Failed links, waiting jobs, links in sync."""
-        with psycopg.connect(self.variables["DATABASE_URL"]) as connection:
-            statuses: dict[str, int] = dict(connection.execute(COUNT_STATUSES).fetchall())
-        name = Settings.model_construct().queue_name
-        with Redis.from_url(self.variables["REDIS_URL"]) as client:
-            waiting = Queue(name, connection=client).count
-        return statuses.get("failed", 0), waiting, statuses.get("synced", 0)
+    def state(self) -> tuple[int, int, int]:
+        """Counts failed links, waiting jobs and links in sync."""
+        with closing(Database(self.settings)) as database:
+            links: dict[str, int] = dict(database.rows(COUNT_STATUSES))
+        with connect(self.settings) as client:
+            waiting = client.llen(f"rq:queue:{self.settings.queue_name}")
+        return links.get("failed", 0), waiting, links.get("synced", 0)
 
 
 def say(text: str) -> None:
-    """One line on stdout, there before a command's own output."""
+    """Prints one line on stdout."""
     style = "bold" if text.startswith("$") else None
-    output().print(text, style=style, soft_wrap=True)
+    make_console(sys.stdout).print(text, style=style, soft_wrap=True)
 
 
-def _apps() -> Receiver:
-    return Receiver({app.slug: app.auth_key for app in APPS})
+def _wait(variables: dict[str, str]) -> None:
+    """Prints the variables that lead to the servers, and waits for Ctrl-C."""
+    say("\n# The servers stay up until Ctrl-C. To play with them, in another terminal:")
+    for name, value in variables.items():
+        say(f"export {name}={shlex.quote(value)}")
+    say(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
+    with suppress(KeyboardInterrupt):
+        Event().wait()
 
 
 @contextmanager
 def _servers() -> Iterator[tuple[Path, str, str]]:
-    """A folder, a Postgres and a Valkey; interrupted or not, nothing of them stays."""
+    """Starts the servers in a temporary folder; always stops them and removes the folder."""
     stack = ExitStack()
     try:
         with _signals_held_back():
@@ -242,14 +215,14 @@ def _servers() -> Iterator[tuple[Path, str, str]]:
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Put off a Ctrl-C: whoever is broken off while starting a server leaves it behind."""
+    """Delays signals, since an interrupted start would leave a server behind."""
     pending: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _: pending.append(number))
         for number in (signal.SIGTERM, signal.SIGHUP)
     }
-    # A terminal sends Ctrl-C to every process, and these have to outlive the commands that use
-    # them: what is started here inherits the block. Of SIGTERM it must not, as that ends them.
+    # A terminal sends Ctrl-C to every process. The servers inherit this block, so that they outlive
+    # the commands. SIGTERM ends the servers, so it is not blocked.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -261,19 +234,12 @@ def _signals_held_back() -> Iterator[None]:
             signal.raise_signal(held_back)
 
 
-@contextmanager
-def _clean_environment() -> Iterator[None]:
-    """Without Docora's settings, libpq's (PGHOSTADDR would lead to another server) and proxies."""
-    before = dict(os.environ)
+def _clean_environment() -> None:
+    """Removes the variables that lead to other servers: of Docora, libpq, git and proxies."""
     ours = {
         str(field.validation_alias or name).upper() for name, field in Settings.model_fields.items()
     }
-    for name in before:
-        is_proxy = name.upper().endswith("_PROXY")
-        if name.upper().startswith(("PG", "GIT_")) or name.upper() in ours or is_proxy:
-            del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    for variable in list(os.environ):
+        name = variable.upper()
+        if name in ours or name.startswith(("PG", "GIT_")) or name.endswith("_PROXY"):
+            del os.environ[variable]

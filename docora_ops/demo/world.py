@@ -1,13 +1,11 @@
-"""A small Docora in the middle of a bad day: apps, repositories, links, and their jobs."""
+"""Fills the demo's servers: a Docora with failed links, their jobs, and the git repositories."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from enum import Enum, auto
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -15,87 +13,37 @@ from typing import NamedTuple
 import psycopg
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from redis import Redis
-from rq import Queue, Retry
 from rq.executions import Execution
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.job_lifecycle import record_job_failure
 
-from docora_ops.links import LinkStatus, Payload
-from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
+from docora_ops.database import Database
+from docora_ops.database.link_rows import read_link
+from docora_ops.links import LinkStatus, Repository
+from docora_ops.queue import LinkQueue, PushRequest, connect
+from docora_ops.settings import Settings
 
 WORKER = "snapshot-worker-1"
 HEARTBEAT_TTL = 7 * 86_400
-"""Seconds; nobody is there to renew it, and the world may be played with for long."""
-
-
-class JobKind(Enum):
-    """Where the job of a link stands."""
-
-    DEAD = auto()
-    RUNNING = auto()
-    WAITING = auto()
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the world lies: what stands for GitHub, for the apps, and Docora's key."""
-
-    repositories: Path
-    apps_url: str
-    key: bytes
-
-    def encrypt(self, text: str) -> str:
-        """As Docora encrypts its secrets: `iv:tag:ciphertext` in hex."""
-        iv = os.urandom(16)
-        sealed = AESGCM(self.key).encrypt(iv, text.encode(), None)
-        return f"{iv.hex()}:{sealed[-16:].hex()}:{sealed[:-16].hex()}"
+"""Seconds: no worker renews the heartbeat, and `--keep` may leave the servers up for days."""
 
 
 class App(NamedTuple):
-    """A client app; the domain is one that can't exist."""
+    """A client app."""
 
     app_id: str
     name: str
-    domain: str
-
-    @property
-    def slug(self) -> str:
-        """The last part of where it is sent its files."""
-        return self.domain.partition(".")[0]
+    slug: str
+    """The last part of its base_url."""
 
     @property
     def auth_key(self) -> str:
-        """What its requests are signed with."""
+        """The key that signs requests to the app."""
         return _sha(self.app_id)
 
 
-class Repository(NamedTuple):
-    """A watched repository."""
-
-    repository_id: str
-    owner: str
-    name: str
-    is_private: bool = False
-    circuit_is_open: bool = False
-
-    @property
-    def full_name(self) -> str:
-        """`owner/name`."""
-        return f"{self.owner}/{self.name}"
-
-    @property
-    def contents(self) -> dict[str, str]:
-        """Its files."""
-        paths = PATHS[: 8 + REPOSITORIES.index(self)]
-        return {path: f"{path} of {self.full_name}\n" for path in paths}
-
-    def url(self, place: Place) -> str:
-        """Where it is cloned from."""
-        return f"file://{place.repositories / self.owner / self.name}"
-
-
 class Link(NamedTuple):
-    """One app's link to one repository, and the job that it has left in the queue."""
+    """An app's link to a repository, and the status of its job in the queue."""
 
     app: App
     repository: Repository
@@ -103,27 +51,27 @@ class Link(NamedTuple):
     minutes_since_scan: int | None = None
     retry_count: int = 0
     last_error: str | None = None
-    job: JobKind | None = None
+    job: JobStatus | None = None
 
 
-ACME = App("app_04c2f7a91be85d3360e1a7c4", "Acme Search", "acme-search.example")
-LANTERN = App("app_2d91b60ce47f38a5c0d2f816", "Paper Lantern", "paper-lantern.example")
-HARBOR = App("app_57e08a3f1c6bd92740b5e3ad", "Quiet Harbor", "quiet-harbor.example")
-ROBOT = App("app_8b3d16f5a2097ce84f61d0b9", "Tin Robot Notes", "tin-robot.example")
-MAPLE = App("app_c96a4e02d8f7135b9e0c2a74", "Maple Review", "maple-review.example")
+ACME = App("app_04c2f7a91be85d3360e1a7c4", "Acme Search", "acme-search")
+LANTERN = App("app_2d91b60ce47f38a5c0d2f816", "Paper Lantern", "paper-lantern")
+HARBOR = App("app_57e08a3f1c6bd92740b5e3ad", "Quiet Harbor", "quiet-harbor")
+ROBOT = App("app_8b3d16f5a2097ce84f61d0b9", "Tin Robot Notes", "tin-robot")
+MAPLE = App("app_c96a4e02d8f7135b9e0c2a74", "Maple Review", "maple-review")
 APPS = (ACME, LANTERN, HARBOR, ROBOT, MAPLE)
 
 API = Repository("repo_0a7d52c8e1f94b3d60a2c5f7", "octo", "api")
 WEB = Repository("repo_1e84b90f3c2d57a6e8b1d042", "octo", "web")
-BILLING = Repository("repo_39c5f1a70d86e24b9c3f7a18", "octo", "billing", is_private=True)
-MOBILE = Repository("repo_4f20d7b8a96c13e5047bd2c9", "octo", "mobile", is_private=True)
+BILLING = Repository("repo_39c5f1a70d86e24b9c3f7a18", "octo", "billing")
+MOBILE = Repository("repo_4f20d7b8a96c13e5047bd2c9", "octo", "mobile")
 HANDBOOK = Repository("repo_6b18e3d4c7f05a92d1e60b3f", "hollow-hill", "handbook")
-INFRA = Repository(
-    "repo_8d7a04c2b5e91f36a8d4c0e7", "hollow-hill", "infra", is_private=True, circuit_is_open=True
-)
+INFRA = Repository("repo_8d7a04c2b5e91f36a8d4c0e7", "hollow-hill", "infra")
 FIRMWARE = Repository("repo_a5e3961f0b7d48c2e5a19d60", "tin-robot", "firmware")
 DOCS = Repository("repo_d2f6b85e4a0c739b1d8e5f24", "tin-robot", "docs")
 REPOSITORIES = (API, WEB, BILLING, MOBILE, HANDBOOK, INFRA, FIRMWARE, DOCS)
+PRIVATE = {BILLING, MOBILE, INFRA}
+OPEN_CIRCUITS = {INFRA}
 
 NO_USER = "fatal: could not read Username for 'https://github.com': terminal prompts disabled"
 GIT_503 = (
@@ -145,7 +93,7 @@ MAPLE_REFUSED = "Notification failed for created LICENSE: connect ECONNREFUSED 2
 NO_HOST = "docora.paper-lantern.example:443: Name or service not known on created LICENSE"
 
 PENDING, SCANNING, SYNCED, FAILED = LinkStatus
-DEAD, RUNNING, WAITING = JobKind
+DEAD, RUNNING, WAITING = JobStatus.FAILED, JobStatus.STARTED, JobStatus.QUEUED
 
 LINKS = (
     Link(ACME, API, FAILED, 95, 5, "HTTP 500 on created src/index.ts", DEAD),
@@ -161,7 +109,7 @@ LINKS = (
     Link(HARBOR, MOBILE, PENDING, job=WAITING),
     Link(HARBOR, HANDBOOK, SCANNING, 5, job=RUNNING),
     Link(HARBOR, INFRA, FAILED, 72, 5, GIT_503, DEAD),
-    # Just now between its verdict in Postgres and the end of its job.
+    # Its job has marked the link and has not ended yet.
     Link(HARBOR, FIRMWARE, FAILED, 30, 5, "HTTP 413 on created assets/boot.bin", RUNNING),
     Link(ROBOT, API, FAILED, 44, 5, ROBOT_500),
     Link(ROBOT, HANDBOOK, PENDING, 25, 2, "HTTP 502 on created guides/onboarding.md", WAITING),
@@ -171,24 +119,6 @@ LINKS = (
     Link(MAPLE, WEB, SYNCED, 2),
     Link(MAPLE, MOBILE, FAILED, 1500, 5, NOT_FOUND),
     Link(MAPLE, HANDBOOK, SYNCED, 3),
-)
-
-PATHS = (
-    "README.md",
-    "LICENSE",
-    "package.json",
-    "config/limits.yaml",
-    "docs/getting-started.md",
-    "docs/troubleshooting.md",
-    "guides/onboarding.md",
-    "scripts/release.sh",
-    "src/config.ts",
-    "src/http/client.ts",
-    "src/http/server.ts",
-    "src/main.ts",
-    "src/queue.ts",
-    "tests/client.test.ts",
-    "tests/server.test.ts",
 )
 
 INSERT_APP = """
@@ -211,23 +141,27 @@ VALUES (%s, %s, %s, %s, now() - make_interval(mins => %s))
 """
 
 
-def build(database_url: str, redis_url: str, place: Place) -> None:
-    """Fill an empty database, an empty queue and an empty folder of repositories.
-
-    Raises psycopg's, redis-py's and git's errors.
-    """
+def build(settings: Settings, upstream: Path, apps_url: str) -> None:
+    """Fills an empty database and an empty queue; creates the repositories below `upstream`."""
     for repository in REPOSITORIES:
-        _make_upstream(repository, place)
-    with psycopg.connect(database_url) as connection:
+        _create_repository(repository, upstream / repository.repository_name)
+    url = settings.require_database_url().get_secret_value()
+    with psycopg.connect(url) as connection, connection.cursor() as cursor:
         connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
-        _fill_tables(connection, place)
-    with Redis.from_url(redis_url) as client:
-        _fill_queue(client, place)
+        _fill_tables(cursor, settings.require_encryption_key(), upstream, apps_url)
+    with closing(Database(settings)) as database, connect(settings) as client:
+        _fill_queue(settings, database, client)
 
 
-def _make_upstream(repository: Repository, place: Place) -> None:
-    folder = place.repositories / repository.owner / repository.name
-    for path, content in repository.contents.items():
+def contents(repository: Repository) -> dict[str, str]:
+    """Returns the files of a repository by path."""
+    modules = range(REPOSITORIES.index(repository) + 6)
+    paths = ["README.md", "LICENSE", *(f"src/module-{number}.ts" for number in modules)]
+    return {path: f"{path} of {repository.repository_name}\n" for path in paths}
+
+
+def _create_repository(repository: Repository, folder: Path) -> None:
+    for path, content in contents(repository).items():
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content, encoding="utf-8")
@@ -240,116 +174,65 @@ def _make_upstream(repository: Repository, place: Place) -> None:
         subprocess.run(["git", *arguments], cwd=folder, check=True)
 
 
-def _fill_tables(connection: psycopg.Connection, place: Place) -> None:
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            INSERT_APP,
-            [
-                (
-                    app.app_id,
-                    _sha(app.name),
-                    app.name,
-                    f"{place.apps_url}/{app.slug}",
-                    f"ops@{app.domain}",
-                    place.encrypt(app.auth_key),
-                )
-                for app in APPS
-            ],
-        )
-        cursor.executemany(
-            INSERT_REPOSITORY,
-            [
-                (
-                    repository.repository_id,
-                    repository.url(place),
-                    repository.owner,
-                    repository.name,
-                    repository.is_private,
-                    5 if repository.circuit_is_open else 0,
-                    20 if repository.circuit_is_open else None,
-                )
-                for repository in REPOSITORIES
-            ],
-        )
-        cursor.executemany(
-            INSERT_LINK,
-            [
-                (
-                    link.app.app_id,
-                    link.repository.repository_id,
-                    place.encrypt("a token") if link.repository.is_private else None,
-                    link.status,
-                    link.retry_count,
-                    link.last_error,
-                    link.minutes_since_scan,
-                )
-                for link in LINKS
-            ],
-        )
-        cursor.executemany(INSERT_DELIVERY, _deliveries())
-
-
-def _deliveries() -> Iterator[tuple[object, ...]]:
-    """What the apps have received: all of a repository, or what came before the failure."""
+def _fill_tables(
+    cursor: psycopg.Cursor[tuple[object, ...]], key: bytes, upstream: Path, apps_url: str
+) -> None:
+    for app in APPS:
+        url, email = f"{apps_url}/{app.slug}", f"ops@{app.slug}.example"
+        auth_key = _encrypt(app.auth_key, key)
+        cursor.execute(INSERT_APP, (app.app_id, _sha(app.name), app.name, url, email, auth_key))
+    for repository in REPOSITORIES:
+        url = (upstream / repository.repository_name).as_uri()
+        circuit = (5, 20) if repository in OPEN_CIRCUITS else (0, None)
+        names = (repository.repository_id, url, repository.owner, repository.name)
+        cursor.execute(INSERT_REPOSITORY, (*names, repository in PRIVATE, *circuit))
     for link in LINKS:
-        if link.minutes_since_scan is None:
-            continue
-        contents = list(link.repository.contents.items())
-        received = len(contents) if link.status is SYNCED else len(contents) // 2
-        for path, content in contents[:received]:
-            ids = link.app.app_id, link.repository.repository_id
-            yield *ids, path, _sha(content), link.minutes_since_scan
+        ids = (link.app.app_id, link.repository.repository_id)
+        token = _encrypt("a token", key) if link.repository in PRIVATE else None
+        state = (link.status, link.retry_count, link.last_error, link.minutes_since_scan)
+        cursor.execute(INSERT_LINK, (*ids, token, *state))
+        for path, content in _delivered(link):
+            cursor.execute(INSERT_DELIVERY, (*ids, path, _sha(content), link.minutes_since_scan))
 
 
-def _fill_queue(client: Redis, place: Place) -> None:
-    settings = Settings.model_construct()  # the defaults, whatever the environment says
-    queue = Queue(settings.queue_name, connection=client)
-    # Those that a worker has taken out come first, while the list is otherwise empty.
-    for link in sorted(LINKS, key=lambda link: link.job is WAITING):
-        if link.job is None:
+def _delivered(link: Link) -> list[tuple[str, str]]:
+    """Returns the files that the app has received: half of them if the snapshot failed."""
+    if link.minutes_since_scan is None:
+        return []
+    all_files = list(contents(link.repository).items())
+    return all_files if link.status is SYNCED else all_files[: len(all_files) // 2]
+
+
+def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
+    queue = LinkQueue(settings, client)
+    for link in LINKS:
+        row = read_link(database, link.app.app_id, link.repository.repository_id)
+        if link.job is None or row is None:
             continue
-        job = queue.enqueue_job(_make_job(queue, settings, link, place))
+        is_rescan = link.minutes_since_scan is not None
+        queue.push([PushRequest(row.ref.job_id, row.payload, is_rescan)])
         if link.job is not WAITING:
-            queue.pop_job_id()
-            _work(job, fails=link.job is DEAD, error=link.last_error or "")
+            client.lrem(f"rq:queue:{settings.queue_name}", 1, row.ref.job_id)
+            _run(Job.fetch(row.ref.job_id, connection=client), link)
 
 
-def _make_job(queue: Queue, settings: Settings, link: Link, place: Place) -> Job:
-    app, repository = link.app, link.repository
-    payload = Payload(
-        app_id=app.app_id,
-        app_name=app.name,
-        repository_id=repository.repository_id,
-        github_url=repository.url(place),
-        owner=repository.owner,
-        name=repository.name,
-        base_url=f"{place.apps_url}/{app.slug}",
-        github_token_encrypted=None,
-        client_auth_key_encrypted=place.encrypt(app.auth_key),
-    )
-    delays = settings.retry_delays
-    return queue.create_job(
-        settings.job_function,
-        kwargs=asdict(payload) | {"is_rescan": link.minutes_since_scan is not None},
-        timeout=settings.job_timeout,
-        result_ttl=RESULT_TTL,
-        failure_ttl=FAILURE_TTL,
-        description=payload.description,
-        job_id=payload.job_id,
-        retry=Retry(max=len(delays), interval=delays),
-    )
-
-
-def _work(job: Job, *, fails: bool, error: str) -> None:
-    """What a worker writes when it begins a job and, perhaps, when that has failed."""
+def _run(job: Job, link: Link) -> None:
+    """Writes what a worker writes when it begins a job and, perhaps, when the job has failed."""
     with job.connection.pipeline() as pipeline:
         job.prepare_for_execution(WORKER, pipeline)
-        if fails:
+        if link.job is DEAD:
             job.retries_left = 0
-            record_job_failure(job, error, pipeline)
+            record_job_failure(job, link.last_error or "", pipeline)
         else:
-            Execution.create(job, HEARTBEAT_TTL, pipeline=pipeline, worker_name=WORKER)
+            Execution.create(job, HEARTBEAT_TTL, pipeline, worker_name=WORKER)
         pipeline.execute()
+
+
+def _encrypt(text: str, key: bytes) -> str:
+    """Encrypts a secret as Docora does: `iv:tag:ciphertext` in hex."""
+    iv = os.urandom(16)
+    sealed = AESGCM(key).encrypt(iv, text.encode(), None)
+    return f"{iv.hex()}:{sealed[-16:].hex()}:{sealed[:-16].hex()}"
 
 
 def _sha(text: str) -> str:

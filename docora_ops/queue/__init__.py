@@ -1,11 +1,11 @@
-"""The edge to Redis: the RQ queue of jobs, the progress of bulk operations, the audit trail."""
+"""The edge to Redis: the RQ queue of jobs, the progress of bulk operations, the audit entries."""
 
 from redis import Redis
 
 from docora_ops.queue.audit_stream import History
-from docora_ops.queue.inspection import QueueReader
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import ProgressStore
+from docora_ops.queue.queue_reader import QueueReader
 from docora_ops.queue.redis_client import connect
 from docora_ops.queue.waiting_list import WaitingList
 

@@ -1,4 +1,4 @@
-"""Docora's own queue, which BullMQ keeps in the same Redis. Only reads."""
+"""Reading Docora's own BullMQ queue, which is in the same Redis."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _JOBS = tuple(_PREFIX + name for name in ("wait", "active", "delayed"))
 # A running BullMQ worker sets this key each 30 seconds, with a TTL of 30 seconds.
 _WORKER = _PREFIX + "stalled-check"
 _ACTIVE_ASKED = 100
-"""Active jobs whose locks are looked for: a worker runs five at once by default."""
+"""Active jobs whose locks are checked: a worker runs five at once by default."""
 
 
 def read_bullmq(client: Redis) -> BullmqQueue:
-    """Tells whether jobs stand in the BullMQ queue, and whether a BullMQ worker runs."""
+    """Tells whether the BullMQ queue holds jobs, and whether a BullMQ worker runs."""
     if client.exists(_WORKER) or _has_locked_job(client):
         return BullmqQueue.WORKED_ON
     return BullmqQueue.LEFT_JOBS if client.exists(*_JOBS) else BullmqQueue.UNUSED
 
 
 def _has_locked_job(client: Redis) -> bool:
-    """Tells whether a worker holds an active job: it renews the job's lock each 15 seconds."""
+    """Tells whether a worker holds an active job, whose lock it renews each 15 seconds."""
     if not client.exists(_PREFIX + "active"):
         return False
     job_ids = cast("list[bytes]", client.lrange(_PREFIX + "active", 0, _ACTIVE_ASKED - 1))

@@ -1,33 +1,36 @@
-"""What a snapshot job looks like in Redis: written by RQ once, filled in for each link."""
+"""The hash of a snapshot job in Redis: RQ builds one, and each link fills in its own values."""
 
 from __future__ import annotations
 
 import pickle
 import zlib
 from base64 import b64decode
+from dataclasses import fields
 
 from redis import Redis
 from rq import Queue, Retry
 
-from docora_ops.links import Payload, possible_ids
+from docora_ops.links import Payload, ids_of_job
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
-WHAT_CALL_SAYS = frozenset({"app_name", "owner", "name"})
-"""Arguments of a job that may be shown."""
+_PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
+_SHOWN_ARGUMENTS = frozenset({"app_name", "owner", "name"})
 _MOST_OF_A_CALL = 1 << 20
-"""Bytes."""
+"""Bytes of a pickled call that are read."""
 _STEP = 1 << 14
+"""Bytes at the end of a traceback that are kept, and the size of a step of unpacking."""
 _MOST_STEPS = 1 << 10
-"""A traceback is read up to so many steps, of so many bytes, and the last one is kept."""
 _LINES = 10
+"""Lines of a traceback that are shown."""
 _SAMPLE = Payload("a", "a", "r", "u", "o", "n", "b", None, "k")
 
 
 class JobTemplate:
-    """The fields of a job's hash, built by RQ itself for one job and reused for the rest.
+    """Builds the fields of a job's hash.
 
-    Having RQ build and describe one Job object per link costs more than everything else together.
+    RQ builds one job, whose fields serve all: a Job object for each link would take longer than
+    all the rest.
     """
 
     def __init__(self, settings: Settings, client: Redis) -> None:
@@ -50,60 +53,43 @@ class JobTemplate:
         }
 
     def fields(self) -> list[str]:
-        """Names and values, alternating, of the fields that all jobs have in common."""
+        """Returns the fields that all jobs have in common, names and values alternating."""
         return [text for item in self._constants.items() for text in item]
 
     def data(self, payload: Payload, *, is_rescan: bool) -> bytes:
-        """The call, in the form of RQ's default serializer."""
+        """Returns the call of a link's job as RQ's default serializer writes it."""
         call = (self._function, None, (), _arguments(payload, is_rescan=is_rescan))
         return zlib.compress(pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL))
 
 
 def _arguments(payload: Payload, *, is_rescan: bool) -> dict[str, object]:
-    # Written out: dataclasses.asdict takes three times as long, for each link.
-    return {
-        "app_id": payload.app_id,
-        "app_name": payload.app_name,
-        "repository_id": payload.repository_id,
-        "github_url": payload.github_url,
-        "owner": payload.owner,
-        "name": payload.name,
-        "base_url": payload.base_url,
-        "github_token_encrypted": payload.github_token_encrypted,
-        "client_auth_key_encrypted": payload.client_auth_key_encrypted,
-        "is_rescan": is_rescan,
-    }
-
-
-def names_link(data: bytes, app_id: str) -> bool:
-    """Whether a job's stored call was made for this app. Looks at the bytes, unpickles nothing."""
-    return _argument("app_id", app_id) in _call(data)
+    # Not dataclasses.asdict, which takes several times as long.
+    arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
+    return {**arguments, "is_rescan": is_rescan}
 
 
 def calls_for_link(data: bytes, function: str, job_id: str) -> tuple[str, str] | None:
-    """App and repository id, if the stored call is one of `function` with ids that form `job_id`.
+    """Returns the ids in `job_id` if the stored call passes these to `function`, otherwise None.
 
-    Looks at the bytes, unpickles nothing.
+    Compares bytes and unpickles nothing.
     """
+    ids = ids_of_job(job_id)
     call = _call(data)
-    if _text(function) not in call:
+    if ids is None or _text(function) not in call:
         return None
-    for app_id, repository_id in possible_ids(job_id):
-        if (
-            _argument("app_id", app_id) in call
-            and _argument("repository_id", repository_id) in call
-        ):
-            return app_id, repository_id
-    return None
+    app_id, repository_id = ids
+    is_ours = (
+        _argument("app_id", app_id) in call and _argument("repository_id", repository_id) in call
+    )
+    return ids if is_ours else None
 
 
 def call_of(data: bytes) -> dict[str, str]:
-    """What a stored call has as texts, of `WHAT_CALL_SAYS`, and its `function`; nothing secret.
+    """Returns the function of a stored call, and the arguments that are no secrets.
 
-    Reads the pickle's opcodes one after the other and unpickles nothing. What is not a pickle says
-    nothing.
+    Reads the opcodes of the pickle and unpickles nothing. Returns nothing for other bytes.
     """
-    import pickletools  # seldom needed
+    import pickletools  # slow to import
 
     found: dict[str, str] = {}
     memo: dict[object, str] = {}
@@ -120,15 +106,15 @@ def call_of(data: bytes) -> dict[str, str]:
                     text = argument
                 if text and not found:
                     found["function"] = text
-                elif text and key in WHAT_CALL_SAYS:
+                elif text and key in _SHOWN_ARGUMENTS:
                     found.setdefault(key, text)
-    except Exception:  # noqa: BLE001 - whatever strange bytes lead to
+    except Exception:  # noqa: BLE001 - strange bytes can raise anything
         return found
     return found
 
 
 def traceback_of(exc_string: bytes) -> str:
-    """The last lines of a traceback, as RQ stores it beside a result; empty if it is none."""
+    """Returns the last lines of a traceback that RQ has packed; empty for other bytes."""
     tail = b""
     unpacker = zlib.decompressobj()
     try:
@@ -151,13 +137,13 @@ def _call(data: bytes) -> bytes:
 
 
 def _text(value: str) -> bytes:
-    """As pickle writes a short string: an opcode, its length in bytes and its UTF-8 bytes."""
+    """Returns a short string as pickle writes it: an opcode, the length in bytes, UTF-8."""
     text = value.encode()
     return b"\x8c" + bytes([len(text) & 0xFF]) + text
 
 
 def _argument(name: str, value: str) -> bytes:
-    """Pickle remembers a key once it has written it, and then comes the value."""
+    """Returns a key, the opcode that memoizes the key, and the value, as pickle writes these."""
     return _text(name) + b"\x94" + _text(value)
 
 

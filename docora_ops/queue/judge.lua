@@ -1,101 +1,71 @@
--- What "live" means: where the job of a link stands, and what traces a dead one has left. Each
--- script that looks at jobs begins with this, so that there is one rule.
+-- Judges the state of a job, and finds and removes what a stale job has left. look_and_push.lua and
+-- sweep.lua begin with this script, so that there is one rule for what "live" means.
 --
--- ARGV[1]  what to do: links.lua and sweep.lua tell
--- ARGV[2]  JSON: names of keys. Where the caller has read the queue's list also `cutoff`, and
---          `walks`, how often the script may still walk over the list for ids that were not in it
---          then. Where the caller has read the expired executions of the queue also `expired_at`,
---          the moment of that, and `expired`, the executions of these jobs
+-- ARGV[1]  mode of the script
+-- ARGV[2]  JSON: names of keys; `expired`: executions of these jobs that had expired at the time
+--          `expired_at`; `cutoff`: a job whose enqueued_at is earlier was queued before the caller
+--          read the queue's list
 --
--- hint  index at which an id stood when the caller read the queue's list;
---       -1: it was not in that list; -2: the list has not been read; -3: it stood there twice
--- seen  `enqueued_at` of a job that was doubtful before that list was read; otherwise empty
+-- hint  index of an id when the caller read the queue's list;
+--       -1: it was not in the list; -2: the list has not been read; -3: it stood there twice
+-- seen  `enqueued_at` of a job that was doubtful before the list was read; otherwise empty
 
-local config = cjson.decode(ARGV[2])
-local pushing = ARGV[1] == 'push'
+local mode, config = ARGV[1], cjson.decode(ARGV[2])
 local main_list = config.queue_prefix .. config.queue
 
 local time = redis.call('TIME')
 local now = tonumber(time[1])
 
-local function execution_id_of(member)
-  return string.match(member, ':(.*)$') or ''
-end
-
--- Executions of a queue whose heartbeat expires after the moment, by job id:
--- {{member, execution id, heartbeat is alive}, ...}. They stand at the end of the registry, so the
--- expired ones, of which there may be a hundred thousand, are not read.
-local function executions_after(queue, moment)
-  local by_job = {}
-  local last = -1
-  local found_older = false
-  repeat
-    local entries =
-      redis.call('ZRANGE', config.wip_prefix .. queue, last - 499, last, 'WITHSCORES')
-    for i = 1, #entries, 2 do
-      local member, expires_at = entries[i], tonumber(entries[i + 1])
-      if expires_at > moment then
-        local job_id = string.match(member, '^(.-):') or member
-        by_job[job_id] = by_job[job_id] or {}
-        table.insert(by_job[job_id], {member, execution_id_of(member), expires_at > now})
-      else
-        found_older = true
-      end
-    end
-    last = last - 500
-  until found_older or #entries == 0
-  return by_job
-end
-
+-- Executions of a job as {member, expires_at}. A hundred thousand expired executions of our queue
+-- need not be read: the caller has read them.
 local recent_by_queue = {}
 local function recent_executions_of(queue, id)
   if not recent_by_queue[queue] then
-    local moment = now
-    if config.expired and queue == config.queue then
-      moment = math.min(config.expired_at, now)
+    local since = queue == config.queue and math.min(config.expired_at, now) or '-inf'
+    local entries = redis.call('ZRANGE', config.wip_prefix .. queue, '(' .. since, '+inf',
+      'BYSCORE', 'WITHSCORES')
+    local by_job = {}
+    for i = 1, #entries, 2 do
+      local job_id = string.match(entries[i], '^(.-):') or entries[i]
+      by_job[job_id] = by_job[job_id] or {}
+      table.insert(by_job[job_id], {entries[i], tonumber(entries[i + 1])})
     end
-    recent_by_queue[queue] = executions_after(queue, moment)
+    recent_by_queue[queue] = by_job
   end
   return recent_by_queue[queue][id] or {}
 end
 
 local function has_live_execution(queue, id)
   for _, execution in ipairs(recent_executions_of(queue, id)) do
-    if execution[3] then
+    if execution[2] > now then
       return true
     end
   end
   return false
 end
 
--- All executions of the job, expired ones too: those that the caller has read and those since,
--- otherwise all that stand in the registry.
-local all_by_queue = {}
-local known = {} -- by job id: a registry may name one job thousands of times
+-- Returns the members of the registry of running jobs that belong to the job, expired or not.
 local function executions_of(queue, id)
-  if not config.expired or queue ~= config.queue then
-    all_by_queue[queue] = all_by_queue[queue] or executions_after(queue, -math.huge)
-    return all_by_queue[queue][id] or {}
+  local members = {}
+  for _, execution in ipairs(recent_executions_of(queue, id)) do
+    table.insert(members, execution[1])
   end
-  if known[id] then
-    return known[id]
-  end
-  local found = {unpack(recent_executions_of(queue, id))}
-  for _, member in ipairs(config.expired[id] or {}) do
-    local expires_at = tonumber(redis.call('ZSCORE', config.wip_prefix .. queue, member) or nil)
-    if expires_at and expires_at <= math.min(config.expired_at, now) then
-      table.insert(found, {member, execution_id_of(member), false})
+  for _, member in ipairs(queue == config.queue and config.expired[id] or {}) do
+    if redis.call('ZSCORE', config.wip_prefix .. queue, member) then
+      table.insert(members, member)
     end
   end
-  known[id] = found
-  return found
+  return members
 end
 
--- How often each id stands in our list, once LPOS has had to walk it too often.
-local WALKS_BEFORE_SCAN = 16
-local walks = 0
-local SCAN_COSTS = 30
-local charged = 0 -- walks for ids that were not in the list when the caller read it
+local function remove_executions(queue, members)
+  for _, member in ipairs(members) do
+    redis.call('ZREM', config.wip_prefix .. queue, member)
+    redis.call('DEL', config.execution_prefix .. member)
+  end
+end
+
+-- How often each id stands in our list. Read once LPOS has walked over the list too often.
 local scanned = nil
 local function scan_main_list(wanted) -- nil: every id
   scanned = {}
@@ -109,37 +79,27 @@ local function scan_main_list(wanted) -- nil: every id
   end
 end
 
+local WALKS_BEFORE_SCAN = 16
+local walks = 0
 local shift = 0 -- how far the list has moved since the caller read it
 
--- How often the id stands in our list: 0, 1, or 2 and more; nil if that can't be told without a
--- walk over the list, and there have been enough.
-local function places_in_main_list(id, hint, enqueued_at, seen)
-  if hint >= 0 then
-    local index = hint - shift
-    if index >= 0 and redis.call('LINDEX', main_list, index) == id then
-      return 1
-    end
-  elseif hint == -1
-    and (not pushing or not enqueued_at or enqueued_at < config.cutoff or enqueued_at == seen)
+-- How often the id stands in our list: 0, 1, or 2 and more.
+local function places_in_main_list(id, hint, is_recent)
+  if hint == -1 and not (is_recent and mode == 'push') then
+    return 0 -- without a push, the state when the list was read is good enough
+  elseif hint == -3 and mode == 'inspect' then
+    return 2 -- a removal counts again
+  elseif hint >= 0 and hint >= shift
+    and redis.call('LINDEX', main_list, hint - shift) == id
   then
-    -- Every enqueue writes enqueued_at: it was not in the list then and was not put there since.
-    -- A mere look is content with how it was then.
-    return 0
+    return 1
+  elseif not scanned and walks == WALKS_BEFORE_SCAN then
+    scan_main_list()
   end
   if scanned then
     return scanned[id] or 0
   end
-  if hint == -1 and config.walks then
-    if charged >= config.walks then
-      return nil
-    end
-    charged = charged + (walks < WALKS_BEFORE_SCAN and 1 or SCAN_COSTS)
-  end
   walks = walks + 1
-  if walks > WALKS_BEFORE_SCAN then
-    scan_main_list()
-    return scanned[id] or 0
-  end
   local indexes = redis.call('LPOS', main_list, id, 'COUNT', 2)
   if hint >= 0 and indexes[1] then
     shift = hint - indexes[1]
@@ -158,9 +118,9 @@ end
 
 local DEAD = {finished = true, failed = true, stopped = true, canceled = true}
 
--- Returns an answer, the queue of the job, in how many places the id stands in our list, and of a
--- waiting job that is in no list `delayed`; of one that is not live its `enqueued_at` if it may
--- have been queued since the list was read.
+-- Returns the state, the queue of the job, how often the id stands in our list, and a detail:
+-- `delayed` for a waiting job that is in no list; the evidence, `enqueued_at`, of a doubtful job and
+-- of one that may have been queued since the list was read.
 local function judge(id, hint, seen)
   local status, origin, enqueued_at, rate_limit_key = unpack(redis.call(
     'HMGET', config.job_prefix .. id, 'status', 'origin', 'enqueued_at', 'rate_limit_key'))
@@ -168,26 +128,24 @@ local function judge(id, hint, seen)
   if origin and origin ~= '' then
     queue = origin
   end
-  for _, name in ipairs(queue == config.queue and {queue} or {queue, config.queue}) do
-    if has_live_execution(name, id) then
-      return 'running', queue, 0
-    end
+  if has_live_execution(queue, id) or has_live_execution(config.queue, id) then
+    return 'running', queue, 0
   end
-  -- A worker that was paused and woke up again is in no wip registry, but its execution beats.
+  -- The execution of a worker that was paused has left the registry; its heartbeat goes on.
   for _, execution_id in ipairs(redis.call('ZRANGE', config.executions_prefix .. id, 0, -1)) do
     if redis.call('EXISTS', config.execution_prefix .. id .. ':' .. execution_id) == 1 then
       return 'running', queue, 0
     end
   end
-  local places = places_in_main_list(id, hint, enqueued_at, seen)
-  if not places then
-    return 'doubtful:' .. (enqueued_at or 'never'), queue, 0
-  end
+  -- Every enqueue writes enqueued_at: other jobs were not added since the list was read.
+  local is_recent = hint == -1 and enqueued_at and enqueued_at >= config.cutoff
+    and enqueued_at ~= seen
+  local places = places_in_main_list(id, hint, is_recent)
   if not status then
-    -- Workers drop an id without a job: its place in the list is there, the job is not.
+    -- Workers drop an id whose job is gone.
     return 'none', queue, places
   end
-  -- Where its own queue is another one, a place in our list is a leftover.
+  -- If the job belongs to another queue, its place in our list is stale.
   if queue == config.queue and places > 0
     or queue ~= config.queue and redis.call('LPOS', config.queue_prefix .. queue, id)
   then
@@ -204,11 +162,11 @@ local function judge(id, hint, seen)
   then
     return 'waiting', queue, 0, 'delayed'
   end
-  if status == 'queued' and (enqueued_at or 'never') ~= seen then
-    return 'doubtful:' .. (enqueued_at or 'never'), queue, 0
+  enqueued_at = enqueued_at or 'never'
+  if status == 'queued' and enqueued_at ~= seen then
+    return 'doubtful', queue, 0, enqueued_at
   end
-  local is_uncertain = hint == -1 and enqueued_at and enqueued_at >= config.cutoff
-  return 'none', queue, places, is_uncertain and enqueued_at or nil
+  return 'none', queue, places, is_recent and enqueued_at or nil
 end
 
 local present = {}
@@ -219,8 +177,8 @@ local function key_exists(key)
   return present[key]
 end
 
--- Counts the traces of a dead job, but for its place in the list, and removes them if told to.
-local function leftovers(id, queue, remove)
+-- Counts the keys and entries of a stale job, but for its place in the list. Removes them if told.
+local function remains(id, queue, remove)
   local job_key = config.job_prefix .. id
   local count = redis.call(remove and 'DEL' or 'EXISTS', job_key, job_key .. ':dependencies',
     config.results_prefix .. id, config.executions_prefix .. id,
@@ -235,12 +193,10 @@ local function leftovers(id, queue, remove)
         end
       end
     end
-    for _, execution in ipairs(executions_of(name, id)) do
-      count = count + 1
-      if remove then
-        redis.call('ZREM', config.wip_prefix .. name, execution[1])
-        redis.call('DEL', config.execution_prefix .. id .. ':' .. execution[2])
-      end
+    local executions = executions_of(name, id)
+    count = count + #executions
+    if remove then
+      remove_executions(name, executions)
     end
     if name ~= config.queue and remove then
       redis.call('DEL', config.queue_prefix .. name .. ':intermediate:first_seen:' .. id)
@@ -255,26 +211,22 @@ local function leftovers(id, queue, remove)
   return count
 end
 
--- What is not permitted to our user is no fault of a single job.
+-- Missing permissions fail every job, not a single one.
 local function fails_for_all(text)
   return string.find(text, 'NOPERM') or string.find(text, 'ACL failure')
 end
 
--- Calls the action, and makes an answer of what is wrong with one job: it must not cost the others.
+-- Calls the action. Turns an error into an answer, so that one bad job does not cost the others.
 local function alone(action, ...)
   local results = {pcall(action, ...)}
   if results[1] then
-    return unpack(results, 2)
+    return unpack(results, 2, 5)
   end
   local text = type(results[2]) == 'table' and results[2].err or tostring(results[2])
   if fails_for_all(text) then
     error(text, 0)
   end
-  return 'unreadable:' .. text
-end
-
-local function judge_alone(...)
-  return alone(judge, ...)
+  return 'unreadable', nil, 0, text
 end
 
 local TRIALS = {
@@ -282,8 +234,8 @@ local TRIALS = {
   RPUSH = {'x'}, XADD = {'*', 'x', 'x'}, ZREM = {'x'},
 }
 
--- A script that breaks off undoes nothing. So what our user is not permitted shows before anything
--- is removed. Out of memory, Redis refuses only what a script writes first.
+-- Redis does not roll back a script that fails. So missing permissions must show before anything is
+-- removed. When it is out of memory, Redis refuses only the first write of a script.
 local function try_writes(commands)
   local key = config.queue_prefix .. 'docora-ops:trial'
   for _, command in ipairs(commands) do
@@ -298,6 +250,17 @@ local function try_writes(commands)
   redis.call('DEL', key)
 end
 
--- A list or registry that is something else is no fault of a single job.
+local function joined(answer, _, _, detail)
+  return detail and answer .. ':' .. detail or answer
+end
+
+local function write_audit_entry(fields)
+  redis.call('XADD', config.audit.key, 'MAXLEN', '~', config.audit.kept, '*', unpack(fields))
+end
+
+-- A list, registry or stream of the wrong type fails every job, not a single one.
 redis.call('LLEN', main_list)
 recent_executions_of(config.queue, '')
+if config.audit then
+  redis.call('XLEN', config.audit.key)
+end

@@ -1,4 +1,4 @@
-"""Progress of bulk operations, in the hash that Docora's dashboard polls and cancels through."""
+"""Progress of bulk operations, in the hash that Docora's dashboard reads and cancels through."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from itertools import islice
+from shlex import quote
 from typing import cast
 
 from redis import Redis
 
-from docora_ops.bulk import KeptFailures, KnownOperation, OperationState, Progress
+from docora_ops.bulk import KnownOperation, OperationState, Progress
+from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure
 from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry, write_entry
-from docora_ops.queue.redis_client import describe, redis_errors
-from docora_ops.settings import Settings
+from docora_ops.queue.redis_client import redis_errors
 
 EXPIRY = 3_600
-"""Seconds that an operation is remembered after its last step."""
+"""TTL in seconds of an operation, renewed with each batch."""
 HEARTBEAT = 30
-"""Seconds after which a runner makes itself heard, even if its batch takes longer."""
+"""Seconds after which a runner renews the TTL, even if its batch takes longer."""
 OWNER_PATIENCE = timedelta(seconds=120)
-"""A running operation that has been silent for longer has lost its runner."""
+"""A running operation without a renewal for longer has lost its runner."""
 
 FAILURES_KEPT = 10_000
 
 _PREFIX = "docora:bulk:"
 _SCAN_COUNT = 1_000
-_READ_COUNT = 500
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 
-# The failures go by their numbers, so that a report that is made twice does no harm.
-# ARGV: life, four counts, how many failures in all, the number of the first one given, how many are
-# given, these, and what XADD is to be told. The stream, if any, is looked at before all is written:
-# a script that breaks off undoes nothing. Where EXPIRE is not permitted, no operation is left that
-# never ends.
+# KEYS: the operation, its failures, the stream of the audit entry if there is one
+# ARGV: TTL, four counts, the number of all failures, the number of the first failure that follows,
+# how many follow, these, and the arguments of XADD
+# Failures are stored by number, so that a repeated call changes nothing. A script that fails undoes
+# nothing: so a stream of another type is noticed before the first write, and if EXPIRE is not
+# permitted, a new operation is deleted, which would never expire.
 _WRITE = """
 if KEYS[3] then
   redis.call('XLEN', KEYS[3])
@@ -69,13 +69,13 @@ return redis.call('HGET', KEYS[1], 'cancelled')
 _CANCEL = """
 local counts = redis.call('HMGET', KEYS[1], 'total', 'completed')
 if not counts[1] then
-  return 'unknown' -- also where the dashboard has cancelled what it did not know
+  return 'unknown' -- the dashboard's cancel makes a hash without a total
 end
 if (tonumber(counts[2]) or 0) >= (tonumber(counts[1]) or 0) then
   return 'finished'
 end
 if redis.call('HGET', KEYS[1], 'cancelled') == 'true' then
-  return 'cancelled' -- and has been told by whoever did it
+  return 'cancelled' -- the first cancellation has written the audit entry
 end
 if KEYS[2] then
   redis.call('XLEN', KEYS[2])
@@ -88,14 +88,6 @@ return 'cancelled'
 """
 
 
-class CancelReply(StrEnum):
-    """What came of a cancellation."""
-
-    CANCELLED = "cancelled"
-    FINISHED = "finished"
-    UNKNOWN = "unknown"
-
-
 def new_operation_id() -> str:
     """`bulk_` and 16 random hex digits."""
     return f"bulk_{os.urandom(8).hex()}"
@@ -104,9 +96,8 @@ def new_operation_id() -> str:
 class ProgressStore:
     """Reads and writes `docora:bulk:{operation_id}`. All calls raise RedisError."""
 
-    def __init__(self, settings: Settings, client: Redis) -> None:
+    def __init__(self, client: Redis) -> None:
         self._client = client
-        self._where = describe(settings)
         self._write = client.register_script(_WRITE)
         self._cancel = client.register_script(_CANCEL)
 
@@ -118,16 +109,17 @@ class ProgressStore:
         since: int = 0,
         audit: AuditEntry | None = None,
     ) -> bool:
-        """Store the absolute counts and renew their life; returns whether it was cancelled.
+        """Stores the counts, renews the TTL, and returns whether the operation is cancelled.
 
-        `progress.cancelled` is not written: cancelling may come from anywhere at any time.
-        `failures`: all so far, of which those before the index `since` have been stored already.
+        Does not write `progress.cancelled`: others may cancel at any time. `failures`: all so far;
+        those before the index `since` are stored already.
         """
         new = [
-            json.dumps([failure.job_id, failure.error]) for failure in failures[since:FAILURES_KEPT]
+            json.dumps([failure.job_id, failure.error_message])
+            for failure in failures[since:FAILURES_KEPT]
         ]
         keys = [operation_key(progress.operation_id), _failures_key(progress.operation_id)]
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             cancelled = self._write(
                 keys=[*keys, audit.key] if audit else keys,
                 args=[
@@ -145,44 +137,37 @@ class ProgressStore:
             )
         return cast("bytes", cancelled) == b"true"
 
-    def read(self, operation_id: str) -> Progress | None:
-        """The operation as it stands, or None when it is unknown or expired."""
-        with redis_errors(self._where):
+    def read(self, operation_id: str) -> Progress:
+        """Returns the progress of an operation. Raises NotFoundError if unknown or expired."""
+        with redis_errors(self._client):
             values = cast(
                 "list[bytes | None]", self._client.hmget(operation_key(operation_id), list(_FIELDS))
             )
-        return _progress(operation_id, values)
+        found = _progress(operation_id, values)
+        if found is None:
+            raise _not_found(operation_id)
+        return found
 
-    def read_failures(self, operation_id: str) -> KeptFailures:
-        """The links that the operation has left undone so far, in the order of their failures."""
-        with redis_errors(self._where):
+    def read_failures(self, operation_id: str) -> tuple[list[LinkFailure], int]:
+        """Returns the first failures of the operation, in their order, and the number of all."""
+        with redis_errors(self._client):
             fields = cast("dict[bytes, bytes]", self._client.hgetall(_failures_key(operation_id)))
         total = _number(fields.pop(b"total", None))
         found = ((_number(name), _failure(value)) for name, value in fields.items())
         kept = {number: failure for number, failure in found if failure}
-        return KeptFailures(tuple(kept[number] for number in sorted(kept)), total)
+        return [kept[number] for number in sorted(kept)], total
 
     def read_all(self) -> list[KnownOperation]:
-        """Every operation that is still remembered, the one with the latest step first."""
-        with redis_errors(self._where):
-            keys = iter(
-                # A set: SCAN may name a key twice.
-                set(self._client.scan_iter(f"{_PREFIX}*", count=_SCAN_COUNT, _type="HASH"))
-            )
-            found: list[KnownOperation] = []
-            while some := list(islice(keys, _READ_COUNT)):
-                found += self._read_some(some)
-        return sorted(
-            found,
-            key=lambda each: (
-                timedelta.max if each.silence is None else each.silence,
-                each.progress.operation_id,
-            ),
-        )
+        """Returns every operation that has not expired, the one renewed last first."""
+        with redis_errors(self._client):
+            keys = self._client.scan_iter(f"{_PREFIX}*", count=_SCAN_COUNT, _type="HASH")
+            found = list(self._read_some(list(set(keys))))  # SCAN may name a key twice
+        found.sort(key=lambda each: each.operation_id)
+        return sorted(found, key=lambda each: each.last_step_at or _LONG_AGO, reverse=True)
 
     def has_lost_its_runner(self, operation_id: str) -> bool:
-        """Whether nothing has been heard of the operation's runner for long."""
-        with redis_errors(self._where):
+        """Tells whether the operation runs and its TTL has not been renewed for long."""
+        with redis_errors(self._client):
             found = next(self._read_some([operation_key(operation_id).encode()]), None)
         return found is not None and found.state is OperationState.OWNER_GONE
 
@@ -198,34 +183,50 @@ class ProgressStore:
             progress = _progress(operation_id, values)
             if progress is None:
                 continue
-            # It lives for an hour after each step: so what is left tells when that was.
+            # Each step sets the same TTL, so the rest of it tells the time of the step.
             silence = timedelta(seconds=EXPIRY) - timedelta(milliseconds=left)
             known = left >= 0 and silence >= timedelta(0)
             yield KnownOperation(
-                progress,
-                _state(progress, silence if known else timedelta(0)),
-                silence if known else None,
-                datetime.fromtimestamp(seconds, UTC) - silence if known else None,
+                **vars(progress),
+                state=_state(progress, silence if known else timedelta(0)),
+                last_step_at=datetime.fromtimestamp(seconds, UTC) - silence if known else None,
             )
 
-    def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> CancelReply:
-        """Ask the runner to stop before its next step. Never creates an operation."""
+    def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> None:
+        """Asks the runner to stop before its next batch.
+
+        Raises NotFoundError if the operation is unknown, OperationFinishedError if it has finished.
+        """
         keys = [operation_key(operation_id)]
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             reply = self._cancel(
                 keys=[*keys, audit.key] if audit else keys, args=_xadd_arguments(audit)
             )
-        return CancelReply(cast("bytes", reply).decode())
+        if reply == b"unknown":
+            raise _not_found(operation_id)
+        if reply == b"finished":
+            raise OperationFinishedError(
+                f"operation {operation_id!r} has finished: nothing is left to cancel",
+                hint=f"docora-ops progress {quote(operation_id)} shows what it did",
+            )
 
     def record(self, audit: AuditEntry) -> None:
-        """Write an entry of the audit trail by itself."""
-        with redis_errors(self._where):
+        """Writes an audit entry without a change."""
+        with redis_errors(self._client):
             write_entry(self._client, audit)
 
 
 def operation_key(operation_id: str) -> str:
-    """The hash of the operation."""
+    """Returns the key of the operation's hash."""
     return _PREFIX + operation_id
+
+
+def _not_found(operation_id: str) -> NotFoundError:
+    return NotFoundError(
+        f"Operation not found or expired: {operation_id!r}",
+        hint="ids look like bulk_0123456789abcdef; an operation is forgotten an hour after its "
+        "last step",
+    )
 
 
 def _xadd_arguments(audit: AuditEntry | None) -> list[str | int]:
@@ -233,7 +234,7 @@ def _xadd_arguments(audit: AuditEntry | None) -> list[str | int]:
 
 
 def _failures_key(operation_id: str) -> str:
-    # Not below the others' prefix: the dashboard would take it for an operation.
+    # Not with the prefix of operations: the dashboard would take the key for one.
     return f"docora-ops:operation:{operation_id}:failures"
 
 

@@ -11,7 +11,6 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import redis
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
-from redis.connection import parse_url
 from redis.retry import Retry
 
 from docora_ops.errors import ConfigurationError, RedisError
@@ -26,10 +25,10 @@ _REFUSED_OPTIONS = frozenset({"encoding", "encoding_errors", "retry", "retry_on_
 
 
 def connect(settings: Settings) -> redis.Redis:
-    """A client for `REDIS_URL`; it connects at its first command.
+    """Returns a client for `REDIS_URL`; it connects at its first command.
 
-    Commands are never sent again: a push whose reply was lost may have been done.
-    Raises ConfigurationError when the URL is unusable.
+    It never sends a command again: a push whose reply was lost may have been done.
+    Raises ConfigurationError if the URL is unusable.
     """
     try:
         client = redis.Redis.from_url(
@@ -65,7 +64,7 @@ def with_rows_locked(client: redis.Redis) -> redis.Redis:
 
 
 def answers_of(pipeline: Pipeline) -> list[Any]:
-    """Runs the commands of a pipeline; returns None for each key of another type."""
+    """Runs the commands of a pipeline; the answer for a key of another type is None."""
     answers = []
     for answer in pipeline.execute(raise_on_error=False):
         is_other = isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer)
@@ -76,9 +75,8 @@ def answers_of(pipeline: Pipeline) -> list[Any]:
 
 
 def _without_our_options(url: str) -> str:
-    """The URL without what the client would read there and this tool decides for itself."""
-    parts = urlsplit(url)
-    options = parse_qsl(parts.query, keep_blank_values=True)
+    """Returns the URL without options that the client would take over our own."""
+    options = parse_qsl(urlsplit(url).query, keep_blank_values=True)
     if not _REFUSED_OPTIONS.isdisjoint(name for name, _ in options):
         raise ValueError("an option that only the client itself can use")
     kept = urlencode([(name, value) for name, value in options if name not in _OUR_OPTIONS])
@@ -86,14 +84,9 @@ def _without_our_options(url: str) -> str:
     return url.partition("?")[0] + (f"?{kept}" if kept else "")
 
 
-def describe(settings: Settings) -> str:
-    """Name the server and the database of `REDIS_URL`, without user or password.
-
-    `connect` has accepted the URL before.
-    """
-    # As the client reads it: options of the URL may name the host and the database, too.
-    url = _without_our_options(settings.redis_url.get_secret_value())
-    options = parse_url(url)  # type: ignore[no-untyped-call]
+def describe(client: redis.Redis) -> str:
+    """Names the server and the database of a client, without user or password."""
+    options = client.connection_pool.connection_kwargs
     database = options.get("db", 0)
     if "path" in options:
         return f"{options['path']}, database {database}"
@@ -102,10 +95,10 @@ def describe(settings: Settings) -> str:
 
 
 @contextmanager
-def redis_errors(where: str, *, rows_locked: bool = False) -> Iterator[None]:
-    """Raise what goes wrong inside as RedisError with a sentence about `where`.
+def redis_errors(client: redis.Redis, *, rows_locked: bool = False) -> Iterator[None]:
+    """Raises an error of the client inside the block as RedisError, with a sentence and a hint.
 
-    `rows_locked`: the call was made by a client of `with_rows_locked`.
+    `rows_locked`: the client is one of `with_rows_locked`.
     """
     try:
         yield
@@ -114,30 +107,23 @@ def redis_errors(where: str, *, rows_locked: bool = False) -> Iterator[None]:
         if rows_locked and hint == _SLOW[1]:
             # A longer timeout of ours would not help.
             hint = f"it has {ROWS_LOCKED_TIMEOUT} s while links are locked: check its load"
-        raise RedisError(f"Redis at {where} {message}", hint=hint) from error
+        raise RedisError(f"Redis at {describe(client)} {message}", hint=hint) from error
 
 
 _Explanation = tuple[str, str]
+"""What happened, and what to do."""
 _SLOW: _Explanation = (
     "did not answer in time",
     "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",
-)
-_OUT_OF_MEMORY: _Explanation = (
-    "refuses writes: it is out of memory",
-    "free memory or raise maxmemory",
-)
-_READ_ONLY: _Explanation = (
-    "refuses writes: it is a read-only replica",
-    "point REDIS_URL at the primary",
 )
 _CLUSTER: _Explanation = (
     "is a node of a Cluster, which spreads its keys over several servers",
     "point REDIS_URL at a Redis or Valkey without cluster-enabled: RQ needs one server",
 )
-# What a script runs into reaches us as a plain ResponseError, most often with the code in its text.
+# An error inside a script arrives as a plain ResponseError, most often with the code in its text.
 _REFUSES_WRITES: dict[str, _Explanation] = {
-    "OOM": _OUT_OF_MEMORY,
-    "READONLY": _READ_ONLY,
+    "OOM": ("refuses writes: it is out of memory", "free memory or raise maxmemory"),
+    "READONLY": ("refuses writes: it is a read-only replica", "point REDIS_URL at the primary"),
     "MISCONF": ("refuses writes: it can't save its data to disk", "see Redis's log"),
     "NOREPLICAS": (
         "refuses writes: it has fewer connected replicas than min-replicas-to-write asks for",
@@ -161,21 +147,23 @@ _BY_CODE: dict[str, _Explanation] = _REFUSES_WRITES | {
 
 
 def _explain(error: redis.RedisError) -> _Explanation:
-    """What happened, and what to do."""
+    text = str(error)
     match error:
         case redis.AuthenticationError() | redis.exceptions.AuthorizationError():
             return "refuses our user or password", "check the credentials in REDIS_URL"
         case redis.exceptions.NoPermissionError():
-            return _no_permission(str(error))
+            return _no_permission(text)
         case redis.TimeoutError():
             return _SLOW
         case redis.exceptions.OutOfMemoryError():
-            return _OUT_OF_MEMORY
+            return _REFUSES_WRITES["OOM"]
         case redis.ReadOnlyError():
-            return _READ_ONLY
-        case redis.exceptions.ClusterError() | redis.exceptions.ClusterCrossSlotError():
-            return _CLUSTER
-        case redis.exceptions.AskError():  # MOVED, too
+            return _REFUSES_WRITES["READONLY"]
+        case (
+            redis.exceptions.ClusterError()
+            | redis.exceptions.ClusterCrossSlotError()
+            | redis.exceptions.AskError()  # and MovedError, its subclass
+        ):
             return _CLUSTER
         case redis.exceptions.BusyLoadingError():
             return "is still loading its data", "try again in a moment"
@@ -183,7 +171,6 @@ def _explain(error: redis.RedisError) -> _Explanation:
             if isinstance(error.__cause__, TimeoutError):
                 return "did not answer in time", "check REDIS_URL and the network"
             return "can't be reached, or broke the connection", "check that it runs, and REDIS_URL"
-    text = str(error)
     if "NOPERM" in text or "ACL failure in script" in text:
         return _no_permission(text)
     # In a script, a Cluster has a sentence of its own for each reason not to serve a key.
@@ -191,7 +178,7 @@ def _explain(error: redis.RedisError) -> _Explanation:
         return _CLUSTER
     if found := _find_code(_BY_CODE, text):
         return found
-    # Redis repeats the arguments of a command that it does not know, a password's among them.
+    # Redis repeats the arguments of an unknown command, which may hold a password.
     text = text.partition(", with args beginning with")[0].splitlines()[0] if text else "no text"
     return f"answered with an error: {mask(text)[:200]}", "see Redis's log"
 
@@ -207,10 +194,10 @@ def _find_code(explanations: Mapping[str, _Explanation], text: str) -> _Explanat
 
 
 def _no_permission(text: str) -> _Explanation:
-    """Redis names the command that is missing, yet never the key or channel."""
+    # Redis names the command, yet never the key or channel.
     command = re.search(r"to run the '([\w|-]+)' command", text)
     what = f"the command {command[1]}" if command else "one of our keys or channels"
     return (
         f"does not permit {what} to our user",
-        "give the user in REDIS_URL what README lists under Least privilege",
+        "docora-ops help privileges lists what the user in REDIS_URL needs",
     )

@@ -1,4 +1,4 @@
-"""What Redis is like, and who is at work on the queue. Only reads."""
+"""Checking the Redis server and the queue. Only reads."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from docora_ops.jobs import BullmqQueue
 from docora_ops.queue.audit_stream import STREAM
 from docora_ops.queue.bullmq import read_bullmq
 from docora_ops.queue.progress import operation_key
-from docora_ops.queue.redis_client import describe, explain_refused_write, redis_errors
+from docora_ops.queue.redis_client import explain_refused_write, redis_errors
+from docora_ops.queue.registries import registry_key
 from docora_ops.settings import Settings
 
+_TRIAL = "docora-ops:trial"
+"""The end of the names of keys that never exist."""
 _CLOCK_GRAIN = 2
 """Seconds by which moments of INFO may be off."""
 
-# Refused where it is not permitted, and without effect where it is: there is no such key, what it
-# is given is malformed, or the key holds something else.
+# Tries each command that changes need, without effect: the key is absent or of another type, or the
+# arguments are malformed.
 _TRY_WRITES = """
 local calls = {
   {'DEL', KEYS[1]}, {'HSET', KEYS[1], 'x', 'x', 'x'}, {'LREM', KEYS[1], 0, 'x'},
@@ -55,12 +58,11 @@ return refusals
 
 @dataclass(frozen=True)
 class RedisServer:
-    """The server, as far as it concerns us; None and 0 stand for what it does not tell."""
+    """The state of the server. Unknown values are None or 0."""
 
     product: str
-    """Name and version; of Valkey its own."""
     version: str
-    """The version of Redis that it is compatible with."""
+    """The compatible version of Redis."""
     is_replica: bool
     eviction_policy: str | None
     used_memory: int
@@ -76,7 +78,7 @@ class RedisServer:
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any], now: float) -> RedisServer:
-        """From what INFO says, at this moment of the server's clock."""
+        """Reads the answer of INFO; `now`: the time of the server's clock."""
 
         def number(name: str) -> int:
             value = info.get(name, 0)
@@ -85,7 +87,7 @@ class RedisServer:
         version = str(info.get("redis_version", ""))
         valkey = info.get("valkey_version")
         uptime = number("uptime_in_seconds")
-        # At its start a server counts as having saved just then.
+        # A server that starts sets the time of the last save to that of its start.
         last_save = number("rdb_last_save_time")
         return cls(
             product=f"Valkey {valkey}" if valkey else f"Redis {version}",
@@ -106,14 +108,14 @@ class RedisServer:
 
 @dataclass(frozen=True)
 class QueueHealth:
-    """The queue and who is at work on it, at one moment."""
+    """The state of the queue."""
 
     waiting: int
     head_waits_for: float | None
     """Seconds since the job at the head of the list was queued; None if that is not known."""
     workers: int
     is_suspended: bool
-    """RQ has told the workers to take no jobs."""
+    """`rq suspend` has told the workers to take no jobs."""
     has_scheduler: bool
     first_delayed_in: float | None
     """Seconds until the first of the delayed jobs is due, below 0 if it is overdue."""
@@ -121,32 +123,47 @@ class QueueHealth:
 
 
 class QueueInspector:
-    """Looks at Redis and at the queue without a change. All calls raise RedisError."""
+    """Checks Redis and the queue. All calls raise RedisError."""
 
     def __init__(self, settings: Settings, client: redis.Redis) -> None:
         self._client = client
-        self._where = describe(settings)
-        self._name = settings.queue_name
+        self._queue = Queue(settings.queue_name, connection=client)
         self._try_writes = client.register_script(_TRY_WRITES)
 
-    def connect(self) -> tuple[str, str] | None:
-        """Raises RedisError unless the server answers, and permits what changes need.
+    def only_reads(self) -> bool:
+        """Returns whether our user may write nothing: a user for monitoring.
 
-        Returns why it takes no writes at present, and what to do, or None if it takes them.
+        What it tries has no effect, since the keys do not exist.
         """
-        queue = Queue(self._name, connection=self._client)
-        with redis_errors(self._where):
+        key = f"{self._queue.key}:{_TRIAL}"
+        with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
+            pipeline.delete(key)
+            pipeline.persist(key)
+            pipeline.expire(operation_key(_TRIAL), 1)
+            replies = pipeline.execute(raise_on_error=False)
+        return all(isinstance(reply, redis.exceptions.NoPermissionError) for reply in replies)
+
+    def connect(self) -> tuple[str, str] | None:
+        """Checks that the server answers and permits all commands. Raises RedisError.
+
+        Returns why it refuses writes at present, and what to do, or None if it takes writes.
+        """
+        with redis_errors(self._client):
             self._client.ping()
-            trial = "docora-ops:trial"
             refusals = self._try_writes(
-                [f"{queue.key}:{trial}", queue.redis_queues_keys, STREAM, operation_key(trial)]
+                [
+                    f"{self._queue.key}:{_TRIAL}",
+                    self._queue.redis_queues_keys,
+                    STREAM,
+                    operation_key(_TRIAL),
+                ]
             )
         texts = (text.decode(errors="replace") for text in cast("list[bytes]", refusals))
         return next(filter(None, map(explain_refused_write, texts)), None)
 
     def server(self) -> RedisServer | None:
-        """What the server says of itself; None if our user may not ask."""
-        with redis_errors(self._where):
+        """Reads the state of the server; None if INFO is not permitted."""
+        with redis_errors(self._client):
             try:
                 info = self._client.info()
             except redis.exceptions.NoPermissionError:
@@ -154,40 +171,32 @@ class QueueInspector:
             return RedisServer.from_info(info, self._now())
 
     def clock(self) -> float:
-        """The server's clock, in seconds since 1970."""
-        with redis_errors(self._where):
+        """Returns the time of the server's clock, in seconds since 1970."""
+        with redis_errors(self._client):
             return self._now()
 
     def queue(self) -> QueueHealth:
-        """The queue as it stands."""
-        queue = Queue(self._name, connection=self._client)
-        with redis_errors(self._where), self._client.pipeline(transaction=False) as pipeline:
-            pipeline.llen(queue.key)
-            pipeline.lindex(queue.key, 0)
-            pipeline.smembers(WORKERS_BY_QUEUE_KEY % self._name)
-            pipeline.exists(WORKERS_SUSPENDED)
-            pipeline.exists(RQScheduler.get_locking_key(self._name))
-            pipeline.zrange(
-                ScheduledJobRegistry.key_template.format(self._name), 0, 0, withscores=True
+        """Reads the state of the queue."""
+        key = self._queue.key
+        with redis_errors(self._client):
+            head = cast("bytes | None", self._client.lindex(key, 0))
+            scheduled = registry_key(ScheduledJobRegistry, self._queue.name)
+            delayed = cast(
+                "list[tuple[bytes, float]]", self._client.zrange(scheduled, 0, 0, withscores=True)
             )
-            (
-                waiting,
-                head,
-                worker_keys,
-                is_suspended,
-                has_scheduler,
-                first_scheduled,
-            ) = pipeline.execute()
-            workers = self._client.exists(*sorted(worker_keys)) if worker_keys else 0
+            workers = cast(
+                "set[bytes]", self._client.smembers(WORKERS_BY_QUEUE_KEY % self._queue.name)
+            )
             now = self._now()
             queued_at = self._queued_at(head) if head else None
             return QueueHealth(
-                waiting=waiting,
+                waiting=self._client.llen(key),
                 head_waits_for=queued_at and now - queued_at,
-                workers=workers,
-                is_suspended=bool(is_suspended),
-                has_scheduler=bool(has_scheduler),
-                first_delayed_in=first_scheduled[0][1] - now if first_scheduled else None,
+                workers=self._client.exists(*sorted(workers)) if workers else 0,
+                is_suspended=self._client.exists(WORKERS_SUSPENDED) > 0,
+                has_scheduler=self._client.exists(RQScheduler.get_locking_key(self._queue.name))
+                > 0,
+                first_delayed_in=delayed[0][1] - now if delayed else None,
                 bullmq=read_bullmq(self._client),
             )
 
@@ -202,6 +211,5 @@ class QueueInspector:
             return None
 
     def _now(self) -> float:
-        """By the server's clock."""
         seconds, microseconds = self._client.time()
         return float(seconds) + microseconds / 1e6

@@ -1,4 +1,4 @@
-"""RQ's registries of jobs, but for those that run."""
+"""RQ's registries, except that of running jobs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ REGISTRIES: dict[str, type[BaseRegistry]] = {
     "scheduled": ScheduledJobRegistry,
     "ready": ReadyJobRegistry,
 }
-"""By the names that they have in keys."""
 
 
 def registry_key(registry: type[BaseRegistry], queue: str) -> str:
-    """The key of a queue's registry; with an empty name, what all such keys begin with."""
+    """Returns the key of a queue's registry, or the prefix of such keys for an empty name."""
     return registry.key_template.format(queue)

@@ -1,10 +1,10 @@
-"""Our Lua scripts, which RQ's names of its keys are told to."""
+"""Running Lua scripts, which get the names of RQ's keys as an argument."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib.resources import files
 from typing import cast
 
@@ -16,50 +16,73 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.results import Result
 
-from docora_ops.queue.redis_client import describe, redis_errors, with_rows_locked
+from docora_ops.queue.redis_client import redis_errors, with_rows_locked
 from docora_ops.queue.registries import REGISTRIES, registry_key
+from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 
 
 class JobScript:
-    """A script about the jobs of one queue; what judge.lua says comes before it."""
+    """A script about the jobs of one queue, behind the functions of judge.lua."""
 
     def __init__(self, settings: Settings, client: Redis, name: str) -> None:
-        self._where = describe(settings)
         self._client = client
+        self._client_with_rows_locked = with_rows_locked(client)
+        self._list_key = Queue.redis_queue_namespace_prefix + settings.queue_name
+        self._wip_key = registry_key(StartedJobRegistry, settings.queue_name)
         self._keys = _key_names(settings.queue_name)
-        folder = files("docora_ops.queue")
+        sources = [files("docora_ops.queue").joinpath(part) for part in ("judge.lua", name)]
         self._script = client.register_script(
-            "".join(
-                folder.joinpath(part).read_text(encoding="utf-8") for part in ("judge.lua", name)
-            )
+            "".join(source.read_text(encoding="utf-8") for source in sources)
         )
-
-    @cached_property
-    def client_with_rows_locked(self) -> Redis:
-        """For calls that are made while rows are locked."""
-        return with_rows_locked(self._client)
 
     def run(
         self,
         mode: str,
-        config: Mapping[str, object],
+        job_ids: Sequence[str],
         arguments: Sequence[str | int | bytes],
+        waiting: WaitingList | None = None,
         *,
         rows_locked: bool = False,
+        **config: object,
     ) -> list[str]:
-        """Its answers; `rows_locked`: within a few seconds. Raises RedisError."""
-        with redis_errors(self._where, rows_locked=rows_locked):
-            replies = self._script(
-                args=[mode, json.dumps({**self._keys, **config}), *arguments],
-                client=self.client_with_rows_locked if rows_locked else self._client,
-            )
-        # Fields of jobs are in there, and anybody may have written those.
+        """Runs the script and returns its answers. Raises RedisError.
+
+        `waiting` saves reading the expired executions. `rows_locked`: give Redis a few seconds.
+        """
+        if waiting:
+            config["cutoff"] = waiting.cutoff
+        client = self._client_with_rows_locked if rows_locked else self._client
+        with redis_errors(self._client, rows_locked=rows_locked):
+            expired = waiting.expired if waiting else self._read_expired(client)
+            known = {id_: expired.by_job[id_] for id_ in job_ids if id_ in expired.by_job}
+            config |= {**self._keys, "expired": known, "expired_at": expired.read_at}
+            config = {name: value for name, value in config.items() if value is not None}
+            replies = self._script(args=[mode, json.dumps(config), *arguments], client=client)
+        # Answers hold fields of jobs, which others may have written.
         return [reply.decode(errors="surrogateescape") for reply in cast("list[bytes]", replies)]
+
+    def read_waiting(self) -> WaitingList:
+        """Reads the queue's list, and the expired executions."""
+        with redis_errors(self._client):
+            expired = self._read_expired(self._client)
+            read_at = datetime.fromtimestamp(self._client.time()[0], UTC)
+            ids = cast("list[bytes]", self._client.lrange(self._list_key, 0, -1))
+        return WaitingList(read_at, ids, expired)
+
+    def _read_expired(self, client: Redis) -> ExpiredExecutions:
+        now = client.time()[0]
+        expired = client.zrange(self._wip_key, cast("int", "-inf"), now, byscore=True)
+        by_job: dict[str, list[str]] = {}
+        for member in cast("list[bytes]", expired):
+            # Scripts take UTF-8 only: RQ removes other members.
+            text = member.decode(errors="replace")
+            by_job.setdefault(text.partition(":")[0], []).append(text)
+        return ExpiredExecutions(now, by_job)
 
 
 def _key_names(queue_name: str) -> dict[str, object]:
-    """RQ's names of its keys, as prefixes to the name of a queue or the id of a job."""
+    """Returns the names of RQ's keys, as prefixes to the name of a queue or a job id."""
     return {
         "queue": queue_name,
         "queue_prefix": Queue.redis_queue_namespace_prefix,

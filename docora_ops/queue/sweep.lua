@@ -1,218 +1,131 @@
--- Finds and removes what stands in the queue's list and registries and should not. judge.lua comes
--- before this.
+-- Inspects jobs with all their entries in the queue's list and registries, and removes orphans,
+-- duplicates and stale entries. Follows judge.lua.
 --
--- ARGV[1]  "check" (writes nothing) or "mend"
--- ARGV[2]  JSON: what judge.lua needs, and for a check the `place`: list, intermediate, wip,
---          scheduled, deferred, failed, finished or canceled; `exact`: of the list, count the ids
---          there, which otherwise have been read from it a moment ago; `audit`, if an entry of the
---          audit trail is to be written should anything be removed
--- then, check: id; mend: action (orphan, duplicate or stale), id
+-- ARGV[1]  "inspect" (writes nothing) or "remove"
+-- ARGV[2]  JSON: what judge.lua needs; `audit`: the audit entry to write if anything is removed
+-- then     inspect: id, hint...; remove: kind (orphan, duplicate or stale_entry), id...
 --
--- Returns one answer per id. check: absent, running, ok, gone (the entry is there, its job is not),
--- contradicts:STATUS (the job is in a state that does not belong there), and of the list also
--- elsewhere (the job is of another queue), twice, scheduled (it stands there too). mend: removed,
--- absent (there is nothing to remove any more), running, or unreadable:REASON.
+-- Returns one answer per id, unreadable:REASON or
+-- inspect: "STATE ENTRIES STATUS", where STATE is none, waiting, doubtful or running; ENTRIES are
+--          PLACE:PROBLEM, separated by commas; STATUS is that of the job, empty if there is none
+-- remove:  removed, absent (nothing is left to remove) or running
+--
+-- PROBLEM is ok, gone (the entry exists, its job does not), contradicts (the job has a status that
+-- does not belong there) or twice (the job stands in the list more than once).
 
-local mending = ARGV[1] == 'mend'
-
--- What a job may say of itself where it stands.
+-- The statuses that a job may have in each registry; any status in `scheduled`.
 local BELONGS = {
   deferred = {deferred = true},
   failed = {failed = true, stopped = true},
   finished = {finished = true},
   canceled = {canceled = true},
 }
--- Of these RQ itself removes what has had its time; a score below 0 means for ever.
+local REGISTRIES = {'scheduled', 'deferred', 'failed', 'finished', 'canceled'}
+-- RQ removes expired entries of these registries itself; a score below 0 never expires.
 local EXPIRES = {failed = true, finished = true}
 
-local function is_running(id)
-  return (judge(id, mending and -2 or -1, nil)) == 'running'
-end
-
-local function check_list(id)
-  local status, origin =
-    unpack(redis.call('HMGET', config.job_prefix .. id, 'status', 'origin'))
-  if status and origin and origin ~= '' and origin ~= config.queue then
-    return 'elsewhere'
+-- Returns the state of a job, the problems of its entries by place, and its status.
+local function inspect(id, hint)
+  local status, origin = unpack(redis.call('HMGET', config.job_prefix .. id, 'status', 'origin'))
+  local state, _, places = judge(id, hint, nil)
+  local problems = {}
+  -- If the job belongs to another queue, its place in our list is none of our business.
+  if places > 0 and not (status and origin and origin ~= '' and origin ~= config.queue) then
+    problems.list = not status and 'gone' or places > 1 and 'twice' or 'ok'
   end
-  if mending or config.exact then
-    local answer, _, places = judge(id, -2, nil)
-    if answer == 'running' then
-      return 'running'
+  if stands_in_intermediate(config.queue, id) then
+    problems.intermediate = status and 'ok' or 'gone'
+  end
+  if #executions_of(config.queue, id) > 0 then
+    -- RQ's own cleanup retries or fails a `started` job whose executions have expired.
+    problems.wip = not status and 'gone' or status == 'started' and 'ok' or 'contradicts'
+  end
+  for _, place in ipairs(REGISTRIES) do
+    local key = config[place .. '_prefix'] .. config.queue
+    local score = key_exists(key) and tonumber(redis.call('ZSCORE', key, id) or nil)
+    if score and not (EXPIRES[place] and score >= 0 and score <= now) then
+      local fits = status and (not BELONGS[place] or BELONGS[place][status])
+      problems[place] = fits and 'ok' or status and 'contradicts' or 'gone'
     end
-    if places == 0 then
-      return 'absent'
-    end
-    if status and places > 1 then
-      return 'twice'
-    end
-  elseif not status and is_running(id) then
-    return 'running'
   end
-  if not status then
-    return 'gone'
-  end
-  local scheduled = config.scheduled_prefix .. config.queue
-  if key_exists(scheduled) and redis.call('ZSCORE', scheduled, id) then
-    return is_running(id) and 'running' or 'scheduled'
-  end
-  return 'ok'
+  return state, problems, status
 end
 
-local function check_wip(id)
-  local executions = executions_of(config.queue, id)
-  if #executions == 0 then
-    return 'absent'
+local function answer_inspection(id, hint)
+  local state, problems, status = inspect(id, hint)
+  local entries = {}
+  for place, problem in pairs(problems) do
+    entries[#entries + 1] = place .. ':' .. problem
   end
-  local status = redis.call('HGET', config.job_prefix .. id, 'status')
-  if is_running(id) then
-    return 'running'
-  end
-  if not status then
-    return 'gone'
-  end
-  -- Dead ones that say so are for RQ's own cleanup, which tries them again or lets them fail.
-  return status == 'started' and 'ok' or 'contradicts:' .. status
+  return state .. ' ' .. table.concat(entries, ',') .. ' ' .. (status or '')
 end
 
-local function check_registry(place, id)
-  local score = redis.call('ZSCORE', config[place .. '_prefix'] .. config.queue, id)
-  if not score then
-    return 'absent'
-  end
-  if EXPIRES[place] and tonumber(score) >= 0 and tonumber(score) <= now then
-    return 'absent'
-  end
-  local status = redis.call('HGET', config.job_prefix .. id, 'status')
-  if status and (not BELONGS[place] or BELONGS[place][status]) then
-    return 'ok'
-  end
-  if is_running(id) then
-    return 'running'
-  end
-  return status and 'contradicts:' .. status or 'gone'
-end
-
-local function check_intermediate(id)
-  if not stands_in_intermediate(config.queue, id) then
-    return 'absent'
-  end
-  if redis.call('EXISTS', config.job_prefix .. id) == 1 then
-    return 'ok' -- in a worker's hand, or for RQ's own cleanup
-  end
-  return is_running(id) and 'running' or 'gone'
-end
-
-local function check(place, id)
-  if place == 'list' then
-    return check_list(id)
-  elseif place == 'wip' then
-    return check_wip(id)
-  elseif place == 'intermediate' then
-    return check_intermediate(id)
-  end
-  return check_registry(place, id)
-end
-
-if config.audit then
-  redis.call('XLEN', config.audit.key)
-end
 local answers = {}
-
-local step = mending and 2 or 1
-if mending or config.exact and #ARGV > WALKS_BEFORE_SCAN then
-  local wanted = {}
-  for i = 2 + step, #ARGV, step do
-    wanted[ARGV[i]] = true
-  end
-  scan_main_list(wanted)
-end
-
-if not mending then
-  for i = 3, #ARGV do
-    answers[#answers + 1] = alone(check, config.place, ARGV[i])
+if mode == 'inspect' then
+  for i = 3, #ARGV, 2 do
+    answers[#answers + 1] = joined(alone(answer_inspection, ARGV[i], tonumber(ARGV[i + 1])))
   end
   return answers
 end
 
-local places_to_keep = {} -- by id, of those that lose some
+-- From here on: remove.
 
-local function decide_orphan(id)
-  local answer, _, places = judge(id, -2, nil)
-  if answer == 'running' or string.find(answer, '^doubtful')
-    or (places == 0 and stands_in_intermediate(config.queue, id))
-  then
+local places_to_keep = {} -- in the list, by id; other ids keep all their places
+
+-- Returns the places to remove the job from, `all`, or an answer if nothing is to be removed.
+local function decide(kind, id)
+  local state, problems = inspect(id, -2)
+  if state == 'running' then
     return 'running'
+  elseif kind == 'orphan' then
+    if state == 'doubtful' or problems.intermediate then
+      return 'running' -- a worker may have just taken it
+    end
+    places_to_keep[id] = problems.list and 0 or nil
+    return 'all'
+  elseif kind == 'duplicate' then
+    places_to_keep[id] = problems.list == 'twice' and 1 or nil
+    if problems.list and problems.scheduled then
+      return {'scheduled'}
+    end
+    return problems.list == 'twice' and {} or 'absent'
   end
-  if places > 0 then
+  local stale = {}
+  for place, problem in pairs(problems) do
+    if problem == 'gone' or problem == 'contradicts' then
+      stale[#stale + 1] = place
+    end
+  end
+  if problems.list == 'gone' then
     places_to_keep[id] = 0
   end
-  return 'orphan'
+  return #stale > 0 and stale or 'absent'
 end
 
-local function decide_duplicate(id)
-  local answer = check_list(id)
-  if answer == 'twice' then
-    places_to_keep[id] = 1
-  elseif answer ~= 'scheduled' then
-    return answer == 'running' and 'running' or 'absent'
-  end
-  return 'duplicate'
-end
+local REMOVED = 'docora-ops:removed' -- no job id, since it has a colon
 
-local STALE_PLACES =
-  {'list', 'intermediate', 'wip', 'scheduled', 'deferred', 'failed', 'finished', 'canceled'}
-
-local function decide_stale(id)
-  local found = {}
-  for _, place in ipairs(STALE_PLACES) do
-    local answer = check(place, id)
-    if answer == 'running' then
-      return 'running'
-    end
-    if answer == 'gone' or string.find(answer, '^contradicts') then
-      found[#found + 1] = place
-    end
-    if place == 'list' and answer == 'gone' then
-      places_to_keep[id] = 0
-    end
-  end
-  return #found > 0 and found or 'absent'
-end
-
-local DECIDE = {orphan = decide_orphan, duplicate = decide_duplicate, stale = decide_stale}
-
--- One walk for all: a walk for each id would be quadratic.
-local REMOVED = 'docora-ops:removed' -- no id, since it has a colon
+-- Walks over the list once for all ids: one walk for each id would be quadratic.
 local function thin_out_list()
-  if not next(places_to_keep) then
-    return
-  end
   local seen = {}
-  local found = false
-  local length = redis.call('LLEN', main_list)
+  local length = next(places_to_keep) and redis.call('LLEN', main_list) or 0
   for start = 0, length - 1, 5000 do
     for offset, id in ipairs(redis.call('LRANGE', main_list, start, start + 4999)) do
       if places_to_keep[id] then
         seen[id] = (seen[id] or 0) + 1
         if seen[id] > places_to_keep[id] then
           redis.call('LSET', main_list, start + offset - 1, REMOVED)
-          found = true
         end
       end
     end
   end
-  if found then
+  if next(seen) then
     redis.call('LREM', main_list, 0, REMOVED)
   end
 end
 
 local function remove_entry(place, id)
   if place == 'wip' then
-    for _, execution in ipairs(executions_of(config.queue, id)) do
-      redis.call('ZREM', config.wip_prefix .. config.queue, execution[1])
-      redis.call('DEL', config.execution_prefix .. id .. ':' .. execution[2])
-    end
+    remove_executions(config.queue, executions_of(config.queue, id))
   elseif place == 'intermediate' then
     redis.call('LREM', main_list .. ':intermediate', 0, id)
     redis.call('DEL', main_list .. ':intermediate:first_seen:' .. id)
@@ -222,10 +135,8 @@ local function remove_entry(place, id)
 end
 
 local function carry_out(id, decision)
-  if decision == 'orphan' then
-    leftovers(id, config.queue, true)
-  elseif decision == 'duplicate' then
-    redis.call('ZREM', config.scheduled_prefix .. config.queue, id)
+  if decision == 'all' then
+    remains(id, config.queue, true)
   elseif type(decision) == 'table' then
     for _, place in ipairs(decision) do
       remove_entry(place, id)
@@ -236,23 +147,24 @@ local function carry_out(id, decision)
   return 'removed'
 end
 
--- First all that is to be decided, then the list: when Redis is out of memory it refuses that, and
--- nothing has been removed. Then the rest, which it takes.
-local removed = false
+local wanted = {}
+for i = 4, #ARGV, 2 do
+  wanted[ARGV[i]] = true
+end
+scan_main_list(wanted)
 local decisions = {}
 for i = 3, #ARGV, 2 do
-  decisions[#decisions + 1] = alone(DECIDE[ARGV[i]], ARGV[i + 1])
+  decisions[#decisions + 1] = joined(alone(decide, ARGV[i], ARGV[i + 1]))
 end
-local begins_with_list = next(places_to_keep)
-try_writes({begins_with_list and 'LSET' or 'LREM', 'LREM', 'DEL', 'XADD', 'ZREM'})
+-- The first write is one that Redis refuses when it is out of memory, so nothing is removed then.
+try_writes({next(places_to_keep) and 'LSET' or 'LREM', 'LREM', 'DEL', 'XADD', 'ZREM'})
 thin_out_list()
-for i = 3, #ARGV, 2 do
-  local decision = decisions[#answers + 1]
-  answers[#answers + 1] = alone(carry_out, ARGV[i + 1], decision)
-  removed = removed or answers[#answers] == 'removed'
+local removed = false
+for i, decision in ipairs(decisions) do
+  answers[i] = joined(alone(carry_out, ARGV[2 * i + 2], decision))
+  removed = removed or answers[i] == 'removed'
 end
 if removed and config.audit then
-  redis.call('XADD', config.audit.key, 'MAXLEN', '~', config.audit.kept, '*',
-    unpack(config.audit.entry))
+  write_audit_entry(config.audit.entry)
 end
 return answers

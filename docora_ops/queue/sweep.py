@@ -1,11 +1,10 @@
-"""Entries of the queue's list and registries that should not be there."""
+"""Inspects and removes entries of the queue's list and registries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
 from typing import cast
 
 from redis import Redis
@@ -14,19 +13,21 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 
+from docora_ops.drift import Drift, Repaired, RepairOutcome
+from docora_ops.jobs import JobState
 from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry
 from docora_ops.queue.job_template import calls_for_link
-from docora_ops.queue.redis_client import answers_of, describe, redis_errors
+from docora_ops.queue.redis_client import answers_of, redis_errors
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.queue.scripts import JobScript
-from docora_ops.queue.waiting_list import ExpiredExecutions
+from docora_ops.queue.waiting_list import LIST_NOT_READ, WaitingList
 from docora_ops.settings import Settings
 
 _PAGE = 5000
 
 
 class Place(StrEnum):
-    """Where the id of a job can stand."""
+    """A list or registry that can hold the id of a job."""
 
     LIST = "list"
     INTERMEDIATE = "intermediate"
@@ -38,144 +39,93 @@ class Place(StrEnum):
     CANCELED = "canceled"
 
 
-TO_BE_RUN = frozenset({Place.LIST, Place.SCHEDULED, Place.DEFERRED})
-TO_RUN_OR_FAILED = TO_BE_RUN | {Place.FAILED}
+TO_RUN_OR_FAILED = frozenset({Place.LIST, Place.SCHEDULED, Place.DEFERRED, Place.FAILED})
 
 
-class EntryState(StrEnum):
-    """What an entry says, compared with its job."""
+class Problem(StrEnum):
+    """What is wrong with the entries of a job in one place."""
 
-    ABSENT = "absent"
-    RUNNING = "running"
-    OK = "ok"
-    ELSEWHERE = "elsewhere"
-    """The job belongs to another queue."""
+    NONE = "ok"
     GONE = "gone"
-    """The entry is there, its job is not."""
+    """The entry exists, its job does not."""
     CONTRADICTS = "contradicts"
-    """The job is in a state that does not belong there."""
+    """The job has a status that does not belong in this place."""
     TWICE = "twice"
-    SCHEDULED = "scheduled"
-    """The id stands in the list and in the schedule."""
-    UNREADABLE = "unreadable"
+    """The job stands in the list more than once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One id in one place. `status`: the job's, where it contradicts."""
+class InspectedJob:
+    """A job that has entries, or had some a moment ago."""
 
     job_id: str
-    place: Place
-    state: EntryState
-    status: str = ""
-
-
-class Removal(StrEnum):
-    """What to take away."""
-
-    ORPHAN = "orphan"
-    """The job, from everywhere."""
-    DUPLICATE = "duplicate"
-    """All but the job's first place in the list."""
-    STALE = "stale"
-    """The entries of a job that is gone, or is in another state."""
-
-
-class RemovalAnswer(StrEnum):
-    """What came of it."""
-
-    REMOVED = "removed"
-    ABSENT = "absent"
-    """It has been seen to by somebody else."""
-    RUNNING = "running"
-    """It is, or may be, in a worker's hand."""
-    UNREADABLE = "unreadable"
+    state: JobState
+    problems: Mapping[Place, Problem]
+    """By the places in which the job has entries."""
+    status: str
+    """Empty if the job itself is gone."""
 
 
 class QueueSweep:
-    """Looks through all that stands in the queue. All calls raise RedisError."""
+    """Goes through all entries of the queue. All calls raise RedisError."""
 
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._client = client
-        self._where = describe(settings)
         self._function = settings.job_function
         self._name = settings.queue_name
         self._script = JobScript(settings, client, "sweep.lua")
 
-    @cached_property
-    def _expired(self) -> ExpiredExecutions:
-        with redis_errors(self._where):
-            return ExpiredExecutions.read(
-                self._client, registry_key(StartedJobRegistry, self._name)
-            )
-
     def pages(self, place: Place) -> Iterator[list[str]]:
-        """The ids that stand there, some thousand at a time.
+        """Yields the job ids in this place, some thousand at a time.
 
-        Where others push and remove meanwhile, an id may come twice or not at all.
+        An id may come twice, or not at all if the place changes meanwhile.
         """
         start = 0
-        seen: set[str] = set()
         while ids := self._page(place, start):
             start += len(ids)
-            job_ids = [job_id.decode(errors="replace") for job_id in ids]
-            if place is Place.WIP:
-                # An entry for each execution: thousands may be of one job.
-                job_ids = [job_id for job_id in dict.fromkeys(job_ids) if job_id not in seen]
-                seen.update(job_ids)
-            yield job_ids
+            yield [job_id.decode(errors="replace") for job_id in ids]
 
-    def check(self, place: Place, job_ids: Sequence[str], *, exact: bool) -> list[Entry]:
-        """What the entries of these ids in this place say; writes nothing.
+    def inspect(self, job_ids: Sequence[str], waiting: WaitingList | None) -> list[InspectedJob]:
+        """Compares these jobs with their entries; writes nothing.
 
-        `exact`: look for the ids in the list, and count them there; otherwise they were read from
-        it a moment ago, each once.
+        `waiting` is the list as read before; without it, Redis searches the list for each id.
         """
-        config: dict[str, object] = {"place": place, "exact": exact, "cutoff": ""}
-        config |= self._expired.config(job_ids)
-        answers = self._script.run("check", config, job_ids)
-        return [
-            Entry(job_id, place, EntryState(state), status.encode(errors="replace").decode())
-            for job_id, (state, _, status) in zip(
-                job_ids, (answer.partition(":") for answer in answers), strict=True
-            )
-        ]
+        if not job_ids:
+            return []
+        arguments: list[str | int] = []
+        for job_id in job_ids:
+            arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
+        answers = self._script.run("inspect", job_ids, arguments, waiting)
+        return list(map(_inspected, job_ids, answers))
 
-    def remove(
-        self, items: Sequence[tuple[Removal, str]], audit: AuditEntry | None = None
-    ) -> list[tuple[RemovalAnswer, str]]:
-        """Remove each if it still is what it was taken for; returns answers with their reasons.
+    def remove(self, drifts: Sequence[Drift], audit: AuditEntry | None = None) -> list[Repaired]:
+        """Removes orphans, duplicates and stale entries, unless they have changed.
 
-        Redis has a few seconds, since rows are locked. `audit` goes into the audit trail if
-        anything is removed.
+        Redis has a few seconds, since rows are locked. `audit` is written if anything is removed.
         """
-        config: dict[str, object] = {"cutoff": ""}
-        config |= self._expired.config([job_id for _, job_id in items])
-        if audit:
-            config["audit"] = {"key": audit.key, "kept": ENTRIES_KEPT, "entry": audit.fields}
-        arguments = [text for removal, job_id in items for text in (removal.value, job_id)]
-        answers = self._script.run("mend", config, arguments, rows_locked=True)
-        return [
-            (RemovalAnswer(answer), reason)
-            for answer, _, reason in (answer.partition(":") for answer in answers)
-        ]
+        entry = audit and {"key": audit.key, "kept": ENTRIES_KEPT, "entry": audit.fields}
+        job_ids = [drift.job_id for drift in drifts]
+        arguments = [text for drift in drifts for text in (drift.kind.value, drift.job_id)]
+        answers = self._script.run("remove", job_ids, arguments, rows_locked=True, audit=entry)
+        return list(map(_repaired, drifts, answers))
 
-    def made_for(self, job_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-        """App and repository id of each job that calls our function with the ids of its own id."""
-        with redis_errors(self._where), self._client.pipeline(transaction=False) as pipeline:
+    def made_for_links(self, job_ids: Collection[str]) -> set[str]:
+        """Returns the ids of jobs that call our function with the ids of a link."""
+        if not job_ids:
+            return set()
+        with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
                 pipeline.hget(Job.key_for(job_id), "data")
             calls = answers_of(pipeline)
-        found = {}
-        for job_id, data in zip(job_ids, calls, strict=True):
-            ids = calls_for_link(data, self._function, job_id) if data else None
-            if ids is not None:
-                found[job_id] = ids
-        return found
+        return {
+            job_id
+            for job_id, data in zip(job_ids, calls, strict=True)
+            if data and calls_for_link(data, self._function, job_id)
+        }
 
     def _page(self, place: Place, start: int) -> list[bytes]:
         queue = Queue(self._name, connection=self._client)
-        with redis_errors(self._where):
+        with redis_errors(self._client):
             if place is Place.LIST:
                 # From its tail, since workers pop its head.
                 return cast(
@@ -190,3 +140,25 @@ class QueueSweep:
         if place is Place.WIP:
             return [member.partition(b":")[0] for member in members]
         return members
+
+
+def _inspected(job_id: str, answer: str) -> InspectedJob:
+    if answer.startswith("unreadable:"):
+        return InspectedJob(job_id, JobState.UNREADABLE, {}, "")
+    state, entries, status = answer.split(" ", 2)
+    pairs = (entry.split(":") for entry in entries.split(",") if entry)
+    problems = {Place(place): Problem(problem) for place, problem in pairs}
+    # Anybody may have written the status.
+    status = status.encode(errors="replace").decode()
+    return InspectedJob(job_id, JobState(state), problems, status)
+
+
+def _repaired(drift: Drift, answer: str) -> Repaired:
+    state, _, reason = answer.partition(":")
+    match state:
+        case "removed":
+            return Repaired(drift, RepairOutcome.REMOVED)
+        case "unreadable":
+            error = f"its Redis key does not hold a job: {reason}"
+            return Repaired(drift, RepairOutcome.FAILED, error)
+    return Repaired(drift, RepairOutcome.LEFT_ALONE)

@@ -1,13 +1,14 @@
-"""Cells of tables, whose text is inert."""
+"""Cells of tables, whose text is inert, and the words for numbers and names in them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from docora_ops.text import inert
+from docora_ops.text import inert, moment
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -15,10 +16,17 @@ if TYPE_CHECKING:
     from rich.segment import Segment
 
 _LONGEST_ON_SCREEN = 2_000
+_STYLES = {
+    "green": {"ok", "done", "active", "queued", "replaced_stale", "removed"},
+    "cyan": {"running", "waiting", "already_queued", "already_running", "left_alone"},
+    "yellow": {"warning", "delayed", "doubtful", "cancelled", "skipped"},
+    "bold red": {"failed", "unreadable", "owner_gone"},
+    "dim": {"not_checked"},
+}
 
 
 class _Cell(Text):
-    """On a screen no longer than can be read there."""
+    """A text that a screen shows only the beginning of if it is very long."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
         return Text.__rich_console__(self._readable, console, options)
@@ -35,5 +43,47 @@ class _Cell(Text):
 
 
 def cell(value: object, style: str = "") -> Text:
-    """Inert text for a table: no markup is read in it, and in a pipe nothing of it is cut off."""
+    """Makes inert text for a table: rich reads no markup in it, and a pipe gets all of it."""
     return _Cell(inert(value), style=style, overflow="fold")
+
+
+def amount(count: int, noun: str, plural: str | None = None) -> str:
+    """Returns `1 link` or `2 links`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
+
+
+def retries(count: int) -> str:
+    """Returns `1 retry` or `2 retries`."""
+    return amount(count, "retry", "retries")
+
+
+def words(slug: str) -> str:
+    """Returns `left alone` for `left_alone`."""
+    return slug.replace("_", " ")
+
+
+def style_of(slug: str) -> str:
+    """Returns the style of a state or an outcome."""
+    return next((style for style, slugs in _STYLES.items() if slug in slugs), "")
+
+
+def state(slug: str) -> Text:
+    """Shows a state or an outcome in words."""
+    return cell(words(slug), style_of(slug))
+
+
+def circuit(open_until: datetime | None) -> Text:
+    """Tells whether a circuit is open, and until when."""
+    if open_until is None or open_until <= datetime.now(UTC):
+        return cell("closed")
+    return cell(f"open until {moment(open_until)}", "yellow")
+
+
+def with_id(name: str, identifier: str) -> str:
+    """Returns `Acme Search (app_…)`."""
+    return f"{name} ({identifier})"
+
+
+def link_name(app_name: str | None, repository_name: str | None) -> str | None:
+    """Returns `Acme Search ← octo/api`, or None unless both names are known."""
+    return f"{app_name} ← {repository_name}" if app_name and repository_name else None

@@ -1,4 +1,4 @@
-"""Consoles for stdout, which carries data, and stderr, which carries conversation."""
+"""Consoles that suit a terminal, a pipe or a file."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _PIPE_WIDTH = sys.maxsize
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person looks at the stream, on a screen that can do more than print."""
+    """Tells whether the stream is a screen that can do more than print."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def may_animate(stream: TextIO) -> bool:
-    """Whether the stream may show something that moves."""
+    """Tells whether the stream may show something that moves."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 def make_console(stream: TextIO) -> Console:
-    """A console that neither colours nor wraps unless the stream is a terminal."""
+    """Makes a console that neither colours nor wraps unless the stream is a terminal."""
     terminal = is_terminal(stream)
     return Console(
         file=stream,
@@ -34,13 +34,3 @@ def make_console(stream: TextIO) -> Console:
         emoji=False,
         highlight=False,
     )
-
-
-def output() -> Console:
-    """The console for data."""
-    return make_console(sys.stdout)
-
-
-def conversation() -> Console:
-    """The console for progress, hints and prompts."""
-    return make_console(sys.stderr)

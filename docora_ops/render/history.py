@@ -1,4 +1,4 @@
-"""The audit trail for a person."""
+"""`history`."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from shlex import quote
 from rich.console import RenderableType
 
 from docora_ops.audit import HistoryEntry, HistoryState
-from docora_ops.render.cells import cell
+from docora_ops.render.cells import amount, cell, words
+from docora_ops.render.json import Document
 from docora_ops.render.layout import records
-from docora_ops.render.tables import amount
 from docora_ops.text import moment
 
 _COLUMNS = ("When", "Who", "What", "Result", "Operation", "Reason")
-_ARGUMENTS = {"app_name": "app_id", "repository": "repository_id"}
-"""What is shown without the name of an option, and what is left out then."""
+_NAMES = {"app_name": "app_id", "repository_name": "repository_id"}
+"""Positional arguments of a command, each with the id that is left out beside it."""
 
 
-def history(entries: Sequence[HistoryEntry], width: int) -> RenderableType:
-    """Who changed what, when and why; what, in the form of the command."""
+def document(entries: Sequence[HistoryEntry]) -> Document:
+    """Returns the JSON of `history`."""
+    return {"data": entries}
+
+
+def table(entries: Sequence[HistoryEntry], width: int) -> RenderableType:
+    """Shows the changes, each with its command as it was typed."""
     rows = [
         (
-            moment(entry.when),
+            moment(entry.started_at),
             entry.who,
-            " ".join(_words(entry)),
+            " ".join(_arguments(entry)),
             _result(entry),
             entry.operation_id or "",
             entry.reason or "",
@@ -34,13 +39,13 @@ def history(entries: Sequence[HistoryEntry], width: int) -> RenderableType:
     return records(_COLUMNS, [tuple(map(cell, row)) for row in rows], width)
 
 
-def _words(entry: HistoryEntry) -> Iterator[str]:
+def _arguments(entry: HistoryEntry) -> Iterator[str]:
     yield quote(entry.command)
-    left_out = {identifier for name, identifier in _ARGUMENTS.items() if name in entry.selection}
+    left_out = {identifier for name, identifier in _NAMES.items() if name in entry.selection}
     for name, value in entry.selection.items():
         if name in left_out:
             continue
-        if name not in _ARGUMENTS:
+        if name not in _NAMES:
             yield quote(f"--{name.replace('_', '-')}")
         if value is not True:
             yield quote(str(value))
@@ -49,7 +54,7 @@ def _words(entry: HistoryEntry) -> Iterator[str]:
 def _result(entry: HistoryEntry) -> str:
     counts = dict(entry.counts)
     total = counts.pop("total", 0)
-    parts = [f"{count} {outcome.replace('_', ' ')}" for outcome, count in counts.items()]
+    parts = [f"{count} {words(outcome)}" for outcome, count in counts.items()]
     if entry.state is HistoryState.DONE:
         return ", ".join(parts)
-    return f"{amount(total, 'link')}: {', '.join([*parts, entry.state.replace('_', ' ')])}"
+    return f"{amount(total, 'link')}: {', '.join([*parts, words(entry.state)])}"

@@ -1,83 +1,118 @@
-"""Lists that are a table where it is readable, and something narrower where it is not."""
+"""Lists that are a table where it is readable, and blocks of lines where it is not."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import zip_longest
+from typing import TypeVar
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Group, JustifyMethod, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+T = TypeVar("T")
+Rows = Sequence[Sequence[Text]]
 
 _GAP = 3
 """Blanks that a column needs beside its text."""
 _NARROWEST = 24
-"""Columns that a long text needs to be read with pleasure."""
+"""Columns that a long text needs to be readable."""
+_ROWS_AT_ONCE = 500
 
-Cells = Sequence[Text]
+
+def headed(*columns: str, widths: Iterable[int] = (), numbers: Collection[str] = ()) -> Table:
+    """Returns an empty table with headings; the columns named in `numbers` align right."""
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
+    for name, width in zip_longest(columns, widths):
+        justify: JustifyMethod = "right" if name in numbers else "left"
+        shown.add_column(name, width=width, overflow="fold", justify=justify)
+    return shown
 
 
-def table(
+def pairs(rows: Iterable[tuple[str | Text, Text]], width: int = 0) -> Table:
+    """Returns a table of names, `width` columns wide at least, and values."""
+    shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    shown.add_column(style="bold", no_wrap=True, min_width=width)
+    shown.add_column(overflow="fold")
+    for name, text in rows:
+        shown.add_row(name, text)
+    return shown
+
+
+def fitting_table(
     columns: Sequence[str],
-    rows: Sequence[Cells],
+    rows: Rows,
     width: int,
     *,
     long: int | None = None,
     numbers: Collection[str] = (),
-) -> RenderableType | None:
-    """A table of inert cells that is readable in `width` columns, or None where there is none.
+) -> Table | None:
+    """Returns a table that is readable in `width` columns, or None if there is none.
 
-    The column number `long`, if any, may be folded, the others are as wide as their texts.
-    `numbers` names the columns that hold such.
+    Only the column number `long` may be folded.
     """
     widths = [
-        max(cell_len(name), *(cell_len(row[index].plain) for row in rows), 0)
-        for index, name in enumerate(columns)
+        max(cell_len(line) for text in texts for line in text.split("\n"))
+        for texts in zip(columns, *([text.plain for text in row] for row in rows), strict=True)
     ]
     missing = sum(widths) + _GAP * len(widths) - width
     if missing > 0:
-        if long is None:
+        if long is None or widths[long] - missing < _NARROWEST:
             return None
         widths[long] -= missing
-        if widths[long] < _NARROWEST:
-            return None
-    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
-    for name, column_width in zip(columns, widths, strict=True):
-        justify: JustifyMethod = "right" if name in numbers else "left"
-        shown.add_column(name, width=column_width, overflow="fold", justify=justify)
+    shown = headed(*columns, widths=widths, numbers=numbers)
     for row in rows:
         shown.add_row(*row)
     return shown
 
 
 def records(
-    names: Sequence[str], rows: Sequence[Cells], width: int, numbers: Collection[str] = ()
+    columns: Sequence[str],
+    rows: Rows,
+    width: int,
+    *,
+    long: int | None = None,
+    numbers: Collection[str] = (),
 ) -> RenderableType:
-    """A line for each row, or a block of lines if that takes more than `width` columns."""
-    return table(names, rows, width, numbers=numbers) or Group(*_blocks(names, rows))
-
-
-def record(title: Text, *lines: Text) -> RenderableType:
-    """One row of a list as some lines, for a narrow screen."""
-    shown = Table.grid()
-    shown.add_column(overflow="fold")
-    title.stylize("bold")
-    shown.add_row(title)
-    for line in lines:
-        shown.add_row(Padding(line, (0, 0, 0, 2)))
-    return shown
-
-
-def _blocks(names: Sequence[str], rows: Sequence[Cells]) -> list[RenderableType]:
+    """Returns a table as `fitting_table` does, otherwise a block of lines for each row."""
+    if found := fitting_table(columns, rows, width, long=long, numbers=numbers):
+        return found
     blocks: list[RenderableType] = []
     for row in rows:
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        table.add_column(style="bold", no_wrap=True, min_width=max(map(len, names)))
-        table.add_column(overflow="fold")
-        for name, text in zip(names, row, strict=True):
-            if text:
-                table.add_row(name, text)
-        blocks += [table, ""]
-    return blocks[:-1]
+        filled = [(name, text) for name, text in zip(columns, row, strict=True) if text]
+        blocks += [pairs(filled, max(map(len, columns))), ""]
+    return Group(*blocks[:-1])
+
+
+def long_table(
+    columns: Sequence[str],
+    rows: Sequence[T],
+    cells: Callable[[T], Sequence[str]],
+    style: Callable[[T], str],
+    width: int,
+) -> Iterator[RenderableType]:
+    """Shows any number of rows, some hundred at a time, without the last column if too wide.
+
+    `cells` returns the inert texts of a row; the third one is styled.
+    """
+    widths = [len(column) for column in columns]
+    for row in rows:
+        widths = list(map(max, widths, map(cell_len, cells(row))))
+    if not _fits(widths, width):
+        columns, widths = columns[:-1], widths[:-1]
+    if not _fits(widths, width):
+        widths = []
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        shown = headed(*columns, widths=widths)
+        shown.show_header = not start
+        for row in rows[start : start + _ROWS_AT_ONCE]:
+            texts = [Text(text, overflow="fold") for text in cells(row)[: len(columns)]]
+            texts[2].stylize(style(row))
+            shown.add_row(*texts)
+        yield shown
+
+
+def _fits(widths: Sequence[int], width: int) -> bool:
+    return sum(widths) + _GAP * len(widths) <= width

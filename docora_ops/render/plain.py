@@ -1,4 +1,4 @@
-"""Tables in a pipe or a file, where nobody looks at a screen."""
+"""Tables in a pipe or a file, where no line is folded and no text cut off."""
 
 from __future__ import annotations
 
@@ -6,29 +6,24 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 from rich.cells import cell_len
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Column, Table
 
 _WIDEST = 1_000
-"""Columns that a column is given: what has more pushes aside the rest of its own row, and no
-other's."""
+"""The largest width of a column; a longer text moves the rest of its own row only."""
 
 
 def lines(renderable: RenderableType, rule: str = "─") -> Iterator[str]:
-    """All of it, line by line: nothing is folded, and nothing cut off."""
-    if isinstance(renderable, Group):
-        for each in renderable.renderables:
-            yield from lines(each, rule)
-    elif isinstance(renderable, Table):
+    """Returns the lines of a renderable."""
+    if isinstance(renderable, Table):
         yield from _table(renderable, rule)
     else:
         yield from str(renderable).split("\n")
 
 
 def _table(table: Table, rule: str) -> Iterator[str]:
-    rows = [
-        [str(text) for text in row] for row in zip(*(c.cells for c in table.columns), strict=True)
-    ]
+    cells = zip(*(column.cells for column in table.columns), strict=True)
+    rows = [list(map(str, row)) for row in cells]
     headings = [str(column.header) for column in table.columns]
     texts = [*rows, headings] if table.show_header else rows
     widths = [
@@ -40,11 +35,9 @@ def _table(table: Table, rule: str) -> Iterator[str]:
     if table.show_header:
         yield margin + _line(headings, table.columns, widths, gap)
         yield rule * (sum(widths) + len(gap) * (len(widths) - 1) + left + right)
-    for row, its in zip(table.rows, rows, strict=True):
-        for parts in zip_longest(*(text.split("\n") for text in its), fillvalue=""):
+    for row in rows:
+        for parts in zip_longest(*(text.split("\n") for text in row), fillvalue=""):
             yield margin + _line(parts, table.columns, widths, gap)
-        if row.end_section:
-            yield ""
 
 
 def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int], gap: str) -> str:

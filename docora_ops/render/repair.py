@@ -1,19 +1,17 @@
-"""What `repair` found and did, for a person and for a script."""
+"""`repair`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 
-from docora_ops.drift import DriftKind, Mended, Mending, RepairResult
+from docora_ops.drift import DriftKind, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import DocoraOpsError
-from docora_ops.render import documents
-from docora_ops.render.cells import cell
-from docora_ops.render.documents import Document
-from docora_ops.render.tables import long_table
+from docora_ops.links import LinkFailure
+from docora_ops.render.cells import cell, link_name, style_of, words
+from docora_ops.render.json import Document, encode_long, error_document, fields_of
+from docora_ops.render.layout import headed, long_table
 from docora_ops.text import inert
 
 _KINDS = {
@@ -24,109 +22,79 @@ _KINDS = {
     DriftKind.STALE_ENTRY: "stale entry: of a job that is gone or elsewhere",
 }
 _DONE = {
-    Mending.QUEUED: "queued",
-    Mending.REMOVED: "removed",
-    Mending.LEFT_ALONE: "left alone: well by now, or running",
-    Mending.FAILED: "not mended",
+    RepairOutcome.QUEUED: "queued",
+    RepairOutcome.REMOVED: "removed",
+    RepairOutcome.LEFT_ALONE: "left alone: well by now, or running",
+    RepairOutcome.FAILED: "not repaired",
 }
 _PLANNED = _DONE | {
-    Mending.QUEUED: "would queue",
-    Mending.REMOVED: "would remove",
-    Mending.FAILED: "can't be mended",
-}
-_STYLES = {
-    Mending.QUEUED: "green",
-    Mending.REMOVED: "green",
-    Mending.LEFT_ALONE: "cyan",
-    Mending.FAILED: "bold red",
+    RepairOutcome.QUEUED: "would queue",
+    RepairOutcome.REMOVED: "would remove",
+    RepairOutcome.FAILED: "can't be repaired",
 }
 
 
 def message(result: RepairResult) -> str:
-    """What happened, in a few words."""
+    """Returns the result in a few words."""
     if not result.total:
         return "Nothing to repair"
     if result.dry_run:
         return "Dry run"
-    return "Repair done" if result.complete else "Repair stopped"
+    return "Repair done" if result.completed >= result.total else "Repair stopped"
+
+
+def encode(result: RepairResult, error: DocoraOpsError | None = None) -> Iterator[str]:
+    """Encodes the JSON of a repair piece by piece, with the error that ended it, if any."""
+    data: Document = {"message": message(result)}
+    if result.dry_run:
+        data["dry_run"] = True
+    data |= {kind.value: count for kind, count in result.found.items()}
+    data |= {outcome.value: result.counts.get(outcome, 0) for outcome in RepairOutcome}
+    data["failures"] = [
+        LinkFailure(item.drift.job_id, item.error_message or "")
+        for item in result.repaired
+        if item.outcome is RepairOutcome.FAILED
+    ]
+    data["repaired"] = []
+    return encode_long(
+        {**(error_document(error) if error else {}), "data": data},
+        (
+            {"outcome": item.outcome, "job_id": item.drift.job_id, **fields_of(item.drift)}
+            for item in result.repaired
+            if item.outcome is not RepairOutcome.FAILED
+        ),
+    )
 
 
 def found(result: RepairResult) -> RenderableType:
-    """How often each kind of drift is there."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1))
-    table.add_column("Drift", overflow="fold")
-    table.add_column("found", justify="right", no_wrap=True)
+    """Counts each kind of drift."""
+    shown = headed("Drift", "found", numbers=["found"])
     for kind, count in result.found.items():
         if count:
-            table.add_row(cell(_KINDS[kind]), cell(count))
-    return table
+            shown.add_row(cell(_KINDS[kind]), cell(count))
+    return shown
 
 
-def mended(result: RepairResult, width: int) -> Iterator[RenderableType]:
-    """What was done, link by link, some hundred rows at a time."""
+def tables(result: RepairResult, width: int) -> Iterator[RenderableType]:
+    """Shows what was done, or would be, about each disagreement."""
     labels = _PLANNED if result.dry_run else _DONE
 
-    def short_cells(item: Mended) -> tuple[str, ...]:
-        finding = item.finding
-        done = labels[item.mending] + (f": {item.error}" if item.error else "")
-        link = finding.job_id
-        if finding.app_name and finding.repository:
-            link = f"{finding.app_name} ← {finding.repository}"
-        return inert(finding.kind.replace("_", " ")), inert(link), inert(done)
-
-    def cells(item: Mended) -> tuple[str, ...]:
-        return *short_cells(item), inert(item.finding.job_id)
+    def cells(item: Repaired) -> tuple[str, ...]:
+        drift = item.drift
+        done = labels[item.outcome] + (f": {item.error_message}" if item.error_message else "")
+        link = link_name(drift.app_name, drift.repository_name) or drift.job_id
+        return tuple(map(inert, (words(drift.kind), link, done, drift.job_id)))
 
     columns = ("Drift", "Link", "Would happen" if result.dry_run else "Done", "Job")
-    return long_table(
-        [(columns, cells), (columns[:3], short_cells)],
-        result.mended,
-        lambda item: _STYLES[item.mending],
-        width,
-    )
+    return long_table(columns, result.repaired, cells, lambda item: style_of(item.outcome), width)
 
 
 def summary(result: RepairResult) -> RenderableType:
-    """How many came to what."""
+    """Counts the outcomes in one line."""
     labels = _PLANNED if result.dry_run else _DONE
-    counts = result.counts
     done = ", ".join(
-        f"{counts[mending]} {labels[mending]}" for mending in Mending if counts[mending]
+        f"{result.counts[outcome]} {label}"
+        for outcome, label in labels.items()
+        if result.counts[outcome]
     )
     return cell(f"{message(result)}: {done or 'nothing'}.")
-
-
-def encoded(result: RepairResult, error: DocoraOpsError | None = None) -> Iterator[str]:
-    """Of `repair`, piece by piece; `error`: what has broken it off."""
-    counts = result.counts
-    data: Document = {
-        "message": message(result),
-        **({"dry_run": True} if result.dry_run else {}),
-        **{kind.value: count for kind, count in result.found.items()},
-        **{mending.value: counts.get(mending, 0) for mending in Mending},
-        "failures": [
-            {"job_id": item.finding.job_id, "error": item.error}
-            for item in result.mended
-            if item.mending is Mending.FAILED
-        ],
-        "repaired": [],
-    }
-    document = documents.error(error) if error else {}
-    return documents.encode_long(
-        document | {"data": data},
-        (_repaired(item) for item in result.mended if item.mending is not Mending.FAILED),
-    )
-
-
-def _repaired(item: Mended) -> Document:
-    finding = item.finding
-    return {
-        "kind": finding.kind,
-        "outcome": item.mending,
-        "job_id": finding.job_id,
-        "app_id": finding.app_id,
-        "app_name": finding.app_name,
-        "repository_id": finding.repository_id,
-        "repository": finding.repository,
-        "detail": finding.detail,
-    }

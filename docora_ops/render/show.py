@@ -1,4 +1,4 @@
-"""Everything about one link, for a person."""
+"""`show`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from rich.console import RenderableType
 from rich.text import Text
 
-from docora_ops.jobs import JobPlace, JobRecord, JobState
+from docora_ops.jobs import JobPlace, JobRecord
 from docora_ops.link_details import LinkDetails, LinkHistory
-from docora_ops.render.cells import cell
-from docora_ops.render.tables import amount, pairs, retries, with_id
-from docora_ops.render.view_tables import duration
-from docora_ops.text import moment
+from docora_ops.render.cells import amount, cell, circuit, retries, state, with_id
+from docora_ops.render.json import Document, fields_of
+from docora_ops.render.layout import pairs
+from docora_ops.text import duration, moment
 
 _SCORES = {
     "scheduled": "due",
@@ -21,43 +21,48 @@ _SCORES = {
     "rate_limited": "since",
     "execution": "heartbeat expires",
 }
-"""What the time beside a place means; elsewhere it is when the entry expires."""
+"""The meaning of an entry's score by place; elsewhere it is when the entry expires."""
 
 
-def link(details: LinkDetails) -> RenderableType:
-    """The rows of the database first, then what RQ has of the job."""
-    table = pairs()
+def document(details: LinkDetails) -> Document:
+    """Returns the JSON of `show`."""
+    data = fields_of(details) | fields_of(details.history)
+    del data["history"]
+    return {"data": data}
+
+
+def table(details: LinkDetails) -> RenderableType:
+    """Shows the rows of the database, then the job in RQ."""
     history = details.history
-    for name, text in (
-        ("App", cell(with_id(details.app_name, details.ref.app_id))),
-        ("App URL", cell(details.base_url)),
-        ("Repository", cell(with_id(details.repository, details.ref.repository_id))),
-        ("GitHub URL", cell(details.github_url)),
-        ("Token", cell("yes" if details.has_token else "no")),
-        ("Status", cell(f"{details.status}, {retries(details.retry_count)}")),
-        ("Error", cell("none" if details.error is None else details.error)),
-        ("Linked since", cell(moment(history.created_at))),
-        ("Last good scan", cell(moment(history.last_scanned_at) or "never")),
-        ("Circuit", _circuit(details)),
-        ("Delivered", _delivered(history)),
-        ("Snapshot", _snapshot(history)),
-        ("Job", cell(details.job.id)),
-        ("Job state", _state(details)),
-        *_job(details.job),
-    ):
-        table.add_row(name, text)
-    return table
+    error = details.error_message
+    return pairs(
+        [
+            ("App", cell(with_id(details.app_name, details.app_id))),
+            ("App URL", cell(details.base_url)),
+            ("Repository", cell(with_id(details.repository_name, details.repository_id))),
+            ("GitHub URL", cell(details.github_url)),
+            ("Token", cell("yes" if details.has_token else "no")),
+            ("Status", cell(f"{details.status}, {retries(details.retry_count)}")),
+            ("Error", cell("none" if error is None else error)),
+            ("Linked since", cell(moment(history.created_at))),
+            ("Last good scan", cell(moment(history.last_scanned_at) or "never")),
+            ("Circuit", _circuit(details)),
+            ("Delivered", _delivered(history)),
+            ("Snapshot", _snapshot(history)),
+            ("Job", cell(details.job_id)),
+            ("Job state", _state(details)),
+            *_job(details.rq),
+        ]
+    )
 
 
 def _circuit(details: LinkDetails) -> Text:
-    failures = details.history.consecutive_failures
-    text = f", {amount(failures, 'git failure')} in a row" if failures else ""
-    until = details.circuit_open_until
-    if until is None:
-        return cell(f"closed{text}")
-    if until <= datetime.now(UTC):
-        return cell(f"was open until {moment(until)}{text}")
-    return cell(f"open until {moment(until)}{text}", "yellow")
+    until, failures = details.circuit_open_until, details.history.consecutive_failures
+    is_over = until is not None and until <= datetime.now(UTC)
+    text = cell(f"was open until {moment(until)}") if is_over else circuit(until)
+    if failures:
+        text.append(f", {amount(failures, 'git failure')} in a row")
+    return text
 
 
 def _delivered(history: LinkHistory) -> Text:
@@ -76,9 +81,8 @@ def _snapshot(history: LinkHistory) -> Text:
 
 
 def _state(details: LinkDetails) -> Text:
-    is_live = details.state in {JobState.WAITING, JobState.RUNNING}
-    held = ", a worker holds the link" if details.lock_is_held else ""
-    return cell(f"{details.state}{held}", "cyan" if is_live else "")
+    held = ", a worker holds the link" if details.lock_held else ""
+    return state(details.job).append(held)
 
 
 def _job(job: JobRecord) -> list[tuple[str, Text]]:
@@ -104,7 +108,7 @@ def _job(job: JobRecord) -> list[tuple[str, Text]]:
     if job.last_failure is not None:
         failure = job.last_failure
         by = f" on {failure.worker}" if failure.worker else ""
-        rows.append(("Last failure", cell(f"{moment(failure.at) or 'once'}{by}")))
+        rows.append(("Last failure", cell(f"{moment(failure.failed_at) or 'once'}{by}")))
         rows += [("", cell(line)) for line in failure.text.split("\n")]
     return rows
 
@@ -119,6 +123,6 @@ def _place(place: JobPlace) -> Text:
         text += f" on {place.worker}"
     if place.alive is not None:
         text += ", alive" if place.alive else ", dead"
-    if place.at is not None:
-        text += f", {_SCORES.get(place.where, 'expires')} {moment(place.at)}"
+    if place.score_at is not None:
+        text += f", {_SCORES.get(place.where, 'expires')} {moment(place.score_at)}"
     return cell(text)

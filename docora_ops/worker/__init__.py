@@ -1,4 +1,4 @@
-"""Optional: the worker, for installations whose snapshot queue is RQ."""
+"""The optional worker, for installations whose snapshot queue is RQ."""
 
 from docora_ops.worker.snapshot_job import snapshot
 

@@ -1,4 +1,4 @@
-"""What is sent to an app, byte for byte as JavaScript would print it.
+"""Writes the bodies of POSTs to apps, byte for byte as JavaScript prints them.
 
 Receivers check the signature over `JSON.stringify(JSON.parse(body))`: compact, keys in the order
 of the contract, nothing escaped but what JSON.stringify escapes.
@@ -9,50 +9,43 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from enum import Enum
+from enum import StrEnum
 
+from docora_ops.links import Payload
 from docora_ops.text import moment
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
+Pieces = Callable[[], Iterable[bytes]]
+"""Yields bytes, the same at each call."""
 
-class Event(Enum):
-    """What has happened to a file: the last part of the URL, and the word for a person."""
 
-    CREATE = "create", "created"
-    UPDATE = "update", "updated"
-    DELETE = "delete", "deleted"
+class Event(StrEnum):
+    """A change of a file: the last part of the URL."""
 
-    def __init__(self, path: str, verb: str) -> None:
-        self.path = path
-        self.verb = verb
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Which piece of a file a body holds."""
+    """One of the pieces in which a large binary file is sent. Fields in the order of the JSON."""
 
     id: str
     index: int
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
-    """One body: `pieces()` gives its bytes, the same each time."""
-
-    pieces: Callable[[], Iterable[bytes]]
-
-
 def encode(value: object) -> bytes:
-    """The value as `JSON.stringify` prints it, in UTF-8."""
+    """Returns the value as `JSON.stringify` prints it, in UTF-8."""
     return _encode_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def escape(text: str) -> bytes:
-    """The text as it stands between the quotes of a JSON string."""
+    """Returns the text as it stands between the quotes of a JSON string."""
     return _encode_text(json.dumps(text, ensure_ascii=False)[1:-1])
 
 
@@ -60,72 +53,77 @@ def _encode_text(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        # Two halves make one character; JSON.stringify escapes only a half that stands alone.
+        # A pair of surrogates is one character; JSON.stringify escapes only a lone surrogate.
         paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
         return _LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", paired).encode()
 
 
-class BodyWriter:
-    """Writes the bodies about one repository at one commit."""
+def resized(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Yields the same bytes in pieces of this size; the last one may be smaller."""
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        while len(held) >= size:
+            yield bytes(held[:size])
+            del held[:size]
+    if held:
+        yield bytes(held)
 
-    def __init__(
-        self, repository_id: str, github_url: str, owner: str, name: str, commit_sha: str
-    ) -> None:
-        self.repository = {
-            "repository_id": repository_id,
-            "github_url": github_url,
-            "owner": owner,
-            "name": name,
-        }
-        self._head = b'{"repository":' + encode(self.repository) + b',"file":{"path":'
-        self._commit = b',"commit_sha":' + encode(commit_sha) + b',"timestamp":'
+
+def repository_fields(payload: Payload) -> dict[str, str]:
+    """Returns the fields that describe the repository in every body."""
+    return {
+        "repository_id": payload.repository_id,
+        "github_url": payload.github_url,
+        "owner": payload.owner,
+        "name": payload.name,
+    }
+
+
+class BodyWriter:
+    """Writes bodies about the files of one repository at one commit."""
+
+    def __init__(self, repository: dict[str, str], commit_sha: str) -> None:
+        self._repository = repository
+        self._commit_sha = commit_sha
 
     def deletion(self, path: str, sha: str) -> bytes:
-        """Of a file that is gone; `sha` as last delivered."""
-        return b"".join(
-            (self._head, encode(path), b',"sha":', encode(sha), b"}", self._commit, _now(), b"}")
-        )
+        """Returns the body for a deleted file; `sha` is the last delivered one."""
+        return self._encode({"path": path, "sha": sha})
 
     def file(
         self,
         path: str,
         sha: str,
         size: int,
-        content: Callable[[], Iterable[bytes]],
+        content: Pieces,
         *,
         is_base64: bool,
         previous_sha: str | None = None,
         chunk: Chunk | None = None,
-    ) -> Body:
-        """Of a file, or of one chunk: `content` gives what stands between the quotes."""
-        head = b"".join(
-            (
-                self._head,
-                encode(path),
-                b',"sha":',
-                encode(sha),
-                b',"size":%d,"content":"' % size,
-            )
-        )
-        tail = b'"'
+    ) -> Pieces:
+        """Returns the body for a file, or for a chunk of a file.
+
+        `content` yields the bytes between the quotes.
+        """
+        file: dict[str, object] = {"path": path, "sha": sha, "size": size, "content": ""}
         if is_base64:
-            tail += b',"content_encoding":"base64"'
+            file["content_encoding"] = "base64"
         if chunk is not None:
-            tail += b',"chunk":' + encode(
-                {"id": chunk.id, "index": chunk.index, "total": chunk.total}
-            )
-        tail += b"}"
-        if previous_sha is not None:
-            tail += b',"previous_sha":' + encode(previous_sha)
-        tail += self._commit + _now() + b"}"
+            file["chunk"] = asdict(chunk)
+        # A value cannot contain this: its quotes are escaped.
+        head, key, tail = self._encode(file, previous_sha).partition(b',"content":"')
 
         def pieces() -> Iterator[bytes]:
-            yield head
+            yield head + key
             yield from content()
             yield tail
 
-        return Body(pieces)
+        return pieces
 
-
-def _now() -> bytes:
-    return encode(moment(datetime.now(UTC)))
+    def _encode(self, file: dict[str, object], previous_sha: str | None = None) -> bytes:
+        body: dict[str, object] = {"repository": self._repository, "file": file}
+        if previous_sha is not None:
+            body["previous_sha"] = previous_sha
+        now = moment(datetime.now(UTC))
+        return encode(body | {"commit_sha": self._commit_sha, "timestamp": now})

@@ -1,4 +1,4 @@
-"""Bare shallow clones, one a repository, shared by all its links."""
+"""Keeps a bare shallow clone of each repository, which all its links share."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
 
 from docora_ops.errors import BrokenCloneError, GitError, SnapshotError
 from docora_ops.text import inert
 from docora_ops.worker.git import Git, output_of
 from docora_ops.worker.objects import Objects
-from docora_ops.worker.redirects import is_redirect, location_in, target_on_same_server
 
 log = logging.getLogger("rq.worker.snapshot")
 
@@ -31,9 +28,8 @@ _OTHERS = 0o077
 _HEAD = "refs/docora-ops/head"
 _IDENTITY = "docora-ops-clone"
 _MAIN = "refs/heads/main"
-_MOST_REDIRECTS = 5
 _DAY = 86_400
-# git itself makes no such tree, but takes one from a server.
+# git itself creates no such paths, but accepts them from a server.
 _UNSAFE_PATH = re.compile(rb"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
 
 
@@ -47,7 +43,7 @@ class Commit:
 
     @property
     def label(self) -> str:
-        """Names the branch, and the default branch if that is another one."""
+        """The branch, and the default branch if that is another one."""
         if self.branch == self.default_branch:
             return self.branch
         return f"{self.branch} (default branch: {self.default_branch})"
@@ -62,46 +58,31 @@ class TreeEntry:
 
 
 class Clone:
-    """The clone of one repository, in a folder below `base_path` where Docora never looks.
+    """The clone of one repository, in a folder below `base_path` that Docora does not use.
 
-    Clone and scan are for their owner alone: they hold private code.
-    `url` is what git fetches from, `protocols` those that it may use, `timeout` the seconds that
-    one call may take. Raises SnapshotError where the URL or the names are not to be used.
+    Other users cannot read the clone and its scan, which hold private code. Raises SnapshotError
+    for an unsafe owner or name.
     """
 
-    def __init__(
-        self,
-        base_path: Path,
-        owner: str,
-        name: str,
-        url: str,
-        *,
-        token: str | None,
-        protocols: Sequence[str],
-        timeout: float,
-    ) -> None:
-        _check_url(url, protocols)
+    def __init__(self, base_path: Path, owner: str, name: str, git: Git) -> None:
         self._base_path = base_path
-        self._workshop = base_path / ".docora-ops"
-        self.path = _path_below(self._workshop / "clones", base_path, owner, name)
+        self._folder = base_path / ".docora-ops"
+        self.path = _path_below(self._folder / "clones", base_path, owner, name)
         self._mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
-        self._url = url
-        self._git_for = partial(Git, token=token, protocols=protocols, timeout=timeout)
-        self._git = self._git_for(url)
+        self._git = git
         self._synced = ""
 
-    def sync(self, keep_alive: Callable[[], None]) -> Commit | None:
-        """Bring the clone to the head of `main` or, if there is no `main`, of the default branch.
+    def sync(self) -> Commit | None:
+        """Brings the clone to the head of `main` or, if there is no `main`, of the default branch.
 
-        Returns None where the repository shows no branch, and leaves the clone as it is. Must not
-        run twice at once for one repository. `keep_alive` is called every 20 s or so.
-        Raises GitError when the repository can't be had, SnapshotError when the disk says no, and
-        whatever `keep_alive` raises, after stopping git.
+        Returns None if the repository shows no branch, and leaves the clone as it is. Must not run
+        twice at once for one repository. Raises GitError if the repository cannot be fetched, and
+        SnapshotError if the disk cannot be written.
         """
         try:
             self._make_folders()
-            self._clear_workshop()
-            commit = self._sync(keep_alive)
+            self._remove_leftovers()
+            commit = self._sync()
             self._synced = self._identity()
         except OSError as error:
             raise SnapshotError(
@@ -111,9 +92,9 @@ class Clone:
         return commit
 
     def discard(self) -> None:
-        """Throw the clone away that `sync` has left, as it can't be read. Raises SnapshotError.
+        """Removes the clone of the last `sync`, unless another job has replaced it since.
 
-        Must not run while another job syncs. Leaves alone what another job has made anew since.
+        Must not run while another job syncs. Raises SnapshotError.
         """
         try:
             if self._is_clone() and self._identity() == self._synced:
@@ -122,14 +103,14 @@ class Clone:
             raise SnapshotError(f"a broken clone can't be removed: {error.strerror}") from error
 
     def files(self, commit: Commit) -> Iterator[TreeEntry]:
-        """The regular files of the commit, ordered by the bytes of their paths.
+        """Yields the regular files of the commit, by the bytes of their paths.
 
         Raises BrokenCloneError.
         """
         with self._git.start(
             self.path, "ls-tree", "-r", "-z", "--full-tree", commit.sha
         ) as process:
-            for record in _records(output_of(process)):
+            for record in records(output_of(process)):
                 header, _, path = record.partition(b"\t")
                 mode, kind, object_id = header.split(b" ")
                 if kind != b"blob" or not mode.startswith(b"100"):
@@ -143,45 +124,44 @@ class Clone:
                 raise BrokenCloneError(f"the clone {self.path} can't be listed")
 
     def objects(self) -> Objects:
-        """For reading what the files hold."""
+        """Starts a reader of the files' contents."""
         return Objects(self._git, self.path)
 
-    def _sync(self, keep_alive: Callable[[], None]) -> Commit | None:
-        commit = self._remote_head(keep_alive)
+    def _sync(self) -> Commit | None:
+        commit = self._remote_head()
         if commit is None or self._local_head() == commit.sha:
             return commit
         if self._is_ours():
             try:
-                self._fetch(self.path, commit.branch, keep_alive)
+                self._fetch(self.path, commit.branch)
             except GitError:
-                # The remote has just answered, so it may be the clone.
-                self._make_anew(commit.branch, keep_alive)
+                # The server has just answered, so the clone may be broken.
+                self._replace(commit.branch)
         else:
-            self._make_anew(commit.branch, keep_alive)
+            self._replace(commit.branch)
         head = self._local_head()
         if head is None:
-            raise BrokenCloneError(f"the new clone of {self._url} can't be read")
+            raise BrokenCloneError(f"the new clone of {self._git.url} can't be read")
         return replace(commit, sha=head)
 
     def _remove(self) -> None:
         with tempfile.TemporaryDirectory(
-            dir=self._workshop, prefix=f"{self._mark}-", ignore_cleanup_errors=True
+            dir=self._folder, prefix=f"{self._mark}-", ignore_cleanup_errors=True
         ) as folder:
             self.path.rename(Path(folder) / "discarded")
 
     def _identity(self) -> str:
-        """What tells this clone from one that is made in its place; the system reuses inodes."""
+        """Returns a random text that each new clone gets; the system reuses inodes."""
         try:
             return (self.path / _IDENTITY).read_text(encoding="ascii")
         except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
             return ""
 
-    def _remote_head(self, keep_alive: Callable[[], None]) -> Commit | None:
-        """Asks the server for `main` and the default branch; returns None if it has no branch."""
-        self._git = self._git_for(self._url)
+    def _remote_head(self) -> Commit | None:
+        """Asks the server for `main` and the default branch; returns None if there is no branch."""
         default = "HEAD"
         commits: dict[str, str] = {}
-        for line in self._ask_server(["--symref"], ["HEAD", _MAIN], keep_alive).splitlines():
+        for line in self._git.list_refs("HEAD", _MAIN).splitlines():
             value, _, name = line.partition("\t")
             if not value.startswith("ref: "):
                 commits[name] = value
@@ -192,50 +172,31 @@ class Clone:
             return Commit(commits[_MAIN], "main", default if default != "HEAD" else "main")
         if "HEAD" in commits:
             return Commit(commits["HEAD"], default, default)
-        if self._ask_server([], ["refs/heads/*"], keep_alive).strip():
-            raise GitError(f"{self._url} has no branch main, and its default branch does not exist")
+        if self._git.list_refs("refs/heads/*").strip():
+            raise GitError(
+                f"{self._git.url} has no branch main, and its default branch does not exist"
+            )
         return None
 
-    def _ask_server(
-        self, options: Sequence[str], patterns: Sequence[str], keep_alive: Callable[[], None]
-    ) -> str:
-        """Lists refs of the server. From then on git uses the URL that redirects have led to.
-
-        Raises GitError where a redirect leads to another server.
-        """
-        for _ in range(_MOST_REDIRECTS + 1):
-            arguments = ["ls-remote", *options, "--", self._git.url, *patterns]
-            try:
-                return self._git.run(arguments, keep_alive)
-            except GitError as error:
-                if not is_redirect(error):
-                    raise
-            location = location_in(self._git.trace(arguments, keep_alive))
-            self._git = self._git_for(target_on_same_server(self._git.url, location))
-        raise GitError(f"{self._url} redirects more than {_MOST_REDIRECTS} times")
-
     def _local_head(self) -> str | None:
-        """The commit that the clone stands at, if its tree can be read."""
+        """Returns the commit of the clone, if its tree can be read."""
         if not self._is_ours():
             return None
         try:
-            found = self._git.run(
-                ["rev-parse", _HEAD, f"{_HEAD}^{{tree}}"], _nothing, inside=self.path
-            )
+            found = self._git.run(["rev-parse", _HEAD, f"{_HEAD}^{{tree}}"], self.path)
         except GitError:
             return None
         return found.split()[0]
 
     def _is_ours(self) -> bool:
-        """Whether git may be run on what lies there.
+        """Returns whether git may run in the folder: only in a bare clone.
 
-        Not in a working tree: the files of its top level are a stranger's, and git would take
-        its settings from one that is called `config`.
+        In a working tree git would read a committed file named `config` as its settings.
         """
         return self._is_clone() and not (self.path / ".git").exists()
 
     def _is_clone(self) -> bool:
-        """Whether a clone lies there, whole or not, and not something that is none of ours."""
+        """Returns whether there is a clone. Raises SnapshotError if there are other files."""
         if any((self.path / name).exists() for name in ("HEAD", "objects", ".git")):
             return True
         try:
@@ -246,13 +207,11 @@ class Clone:
             raise SnapshotError(f"{self.path} is in the way, and is not a clone")
         return False
 
-    def _make_anew(self, branch: str, keep_alive: Callable[[], None]) -> None:
-        folder = Path(tempfile.mkdtemp(dir=self._workshop, prefix=f"{self._mark}-"))
+    def _replace(self, branch: str) -> None:
+        folder = Path(tempfile.mkdtemp(dir=self._folder, prefix=f"{self._mark}-"))
         try:
-            self._git.run(
-                ["init", "--quiet", "--bare", "--template=", "--", str(folder)], keep_alive
-            )
-            self._fetch(folder, branch, keep_alive)
+            self._git.run(["init", "--quiet", "--bare", "--template=", "--", str(folder)])
+            self._fetch(folder, branch)
             identity = folder / _IDENTITY
             identity.touch(mode=0o600)
             identity.write_text(os.urandom(16).hex(), encoding="ascii")
@@ -262,56 +221,29 @@ class Clone:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _fetch(self, clone: Path, branch: str, keep_alive: Callable[[], None]) -> None:
+    def _fetch(self, clone: Path, branch: str) -> None:
         source = branch if branch == "HEAD" else f"refs/heads/{branch}"
         options = ["--quiet", "--force", "--no-tags", "--depth=1", "--no-write-fetch-head"]
-        self._git.run(
-            ["fetch", *options, "--", self._git.url, f"+{source}:{_HEAD}"],
-            keep_alive,
-            inside=clone,
-        )
+        self._git.run(["fetch", *options, "--", self._git.location, f"+{source}:{_HEAD}"], clone)
 
     def _make_folders(self) -> None:
         """Creates the folders above the clone and closes them, and the clone, to other users."""
         self._base_path.mkdir(parents=True, exist_ok=True)
         owner = self.path.parent
-        for folder in (self._workshop, owner.parent, owner):
+        for folder in (self._folder, owner.parent, owner):
             folder.mkdir(mode=_OWNER_ONLY, exist_ok=True)
-        for folder in (self._workshop, owner.parent, owner, self.path):
+        for folder in (self._folder, owner.parent, owner, self.path):
             if folder.is_dir() and folder.stat().st_mode & _OTHERS:
                 folder.chmod(_OWNER_ONLY)
 
-    def _clear_workshop(self) -> None:
-        """Remove what killed jobs have left of this repository."""
-        for leftover in self._workshop.glob(f"{self._mark}-*"):
+    def _remove_leftovers(self) -> None:
+        """Removes temporary files that killed jobs of this repository have left."""
+        for leftover in self._folder.glob(f"{self._mark}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         for leftover in self.path.glob("docora-ops-scan.*"):
-            with suppress(FileNotFoundError):  # another job may be about to rename it
+            with suppress(FileNotFoundError):  # another job may have renamed it
                 if time.time() - leftover.stat().st_mtime > _DAY:
                     leftover.unlink()
-
-
-def _check_url(url: str, protocols: Sequence[str]) -> None:
-    shown = repr(re.sub("//.*@", "//***@", url, flags=re.DOTALL)[:200])
-    try:
-        parts = urlsplit(url)
-        has_host = parts.scheme == "file" or bool(parts.hostname and parts.port != 0)
-    except ValueError:
-        parts, has_host = urlsplit(""), False
-    if (
-        url.startswith("-")
-        or not re.match(r"[a-z0-9+]+://", url)
-        or not has_host
-        or re.search(r"[\x00-\x20\x7f]", url)
-    ):
-        raise SnapshotError(f"the URL {shown} is not one that git may be given")
-    if parts.scheme not in protocols:
-        raise SnapshotError(
-            f"the URL {shown} uses {parts.scheme}: allowed is {', '.join(protocols)} "
-            "(DOCORA_OPS_GIT_PROTOCOLS)"
-        )
-    if parts.password is not None or (parts.username and parts.scheme != "ssh"):
-        raise SnapshotError("the repository's URL has a user or a password in it")
 
 
 def _path_below(clones: Path, base_path: Path, owner: str, name: str) -> Path:
@@ -325,23 +257,17 @@ def _path_below(clones: Path, base_path: Path, owner: str, name: str) -> Path:
 
 
 def _leads_to_itself(path: Path) -> bool:
-    """Links in it go in a circle."""
+    """Returns whether symbolic links in the path form a circle."""
     try:
-        path.resolve(strict=True)
-    except RuntimeError:  # up to Python 3.12
-        return True
+        os.path.realpath(path, strict=True)
     except OSError as error:
         return error.errno == errno.ELOOP
     return False
 
 
-def _records(stream: IO[bytes]) -> Iterator[bytes]:
-    """What stands before each NUL."""
+def records(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yields the texts that a NUL ends."""
     rest = b""
     while piece := stream.read(1 << 16):
         *whole, rest = (rest + piece).split(b"\0")
         yield from whole
-
-
-def _nothing() -> None:
-    """Nobody waits."""

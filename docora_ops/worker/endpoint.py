@@ -1,4 +1,4 @@
-"""Turns an app's base_url, or where a redirect leads, into the parts of a request."""
+"""Parses the URLs that requests are sent to: an app's base_url, and the targets of redirects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHORTEST_SECRET = 8
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A URL that requests are sent to. Neither its query nor its credentials are ever printed."""
+    """A URL that requests are sent to. Its query and its credentials are never shown."""
 
     scheme: str
     host: str
@@ -35,32 +35,33 @@ class Endpoint:
     @property
     def address(self) -> str:
         """Host and port."""
-        return address(self.host, self.port)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
     @property
     def authority(self) -> str:
-        """Host and port, without the port if it is the scheme's own."""
-        is_usual = self.port == DEFAULT_PORTS[self.scheme]
-        return self.address.removesuffix(f":{self.port}") if is_usual else self.address
+        """Host and port, without the scheme's default port."""
+        is_default = self.port == DEFAULT_PORTS[self.scheme]
+        return self.address.removesuffix(f":{self.port}") if is_default else self.address
 
     @property
     def url(self) -> str:
-        """The URL for a person: without credentials and query."""
+        """The URL without credentials and query."""
         return f"{self.scheme}://{self.authority}{self.path}"
 
     @property
     def target(self) -> str:
-        """Path and query, as the request line holds them."""
+        """Path and query, as in the request line."""
         return f"{self.path or '/'}?{self.query}" if self.query else self.path or "/"
 
     def below(self, name: str) -> Endpoint:
-        """Returns the endpoint whose path has one more part; the query stays behind the path."""
+        """Returns the endpoint with one more part of the path, before the query."""
         return replace(self, path=f"{self.path}/{name}")
 
     def redirected(self, location: str) -> Endpoint | None:
-        """Returns where a `Location` header leads, or None if that is not an http or https URL.
+        """Returns the endpoint in a `Location` header, or None if it is no http or https URL.
 
-        The credentials go along only to the same scheme, host and port.
+        Keeps the credentials only for the same scheme, host and port.
         """
         # http.client decodes headers as Latin-1.
         text = quote(location.strip().encode("latin-1"), safe=f"{_SAFE}?#[]")
@@ -75,11 +76,6 @@ class Endpoint:
         return replace(there, authorization=self.authorization if is_same else None)
 
 
-def address(host: str, port: int) -> str:
-    """Host and port as one text."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def endpoint_of(base_url: str) -> Endpoint:
     """Parses an app's base_url. Raises DeliveryError."""
     endpoint = _parse(base_url)
@@ -89,7 +85,7 @@ def endpoint_of(base_url: str) -> Endpoint:
 
 
 def basic_login(url: str) -> str | None:
-    """Returns the value of an `Authorization` header for the user and the password in a URL."""
+    """Returns the `Authorization` header for the user and password in a URL, if any."""
     parts = urlsplit(url)
     if not parts.username and not parts.password:
         return None
@@ -98,9 +94,9 @@ def basic_login(url: str) -> str | None:
 
 
 def secrets_of(url: str) -> set[str]:
-    """Returns each text in a URL that may be a secret: user, password and values of its query.
+    """Returns the texts of a URL that may be secret: user, password and values of its query.
 
-    Short ones are left out: every path could hold them by chance.
+    Leaves out short ones, which any other text could contain by chance.
     """
     try:
         parts = urlsplit(url)

@@ -1,8 +1,9 @@
-"""Runs git with a configuration of ours and without a prompt; no shell starts it."""
+"""Runs git without a shell, a prompt or any configuration but ours."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from docora_ops.errors import ConfigurationError, GitError
+from docora_ops.errors import ConfigurationError, GitError, SnapshotError
+from docora_ops.worker.redirects import is_redirect, location_in, target_on_same_server
 
 PIECE = 1 << 20
-"""Bytes that are read from git at once."""
+"""Bytes to read from git at once."""
 
 _KEPT_VARIABLES = frozenset(
     {"PATH", "USER", "TMPDIR", "SSH_AUTH_SOCK", "SSL_CERT_DIR", "SSL_CERT_FILE"}
@@ -25,101 +27,110 @@ _KEPT_VARIABLES = frozenset(
     | {"ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 )
 _TOKEN = "DOCORA_OPS_GIT_TOKEN"  # noqa: S105 - the name of the variable
-# The token is the user name; git asks for it only where the repository itself lies.
+# The token is the user name; git uses this helper only for the repository's own server.
 _HELPER = f'!f() {{ test "$1" != get || printf "username=%s\\npassword=\\n" "${_TOKEN}"; }}; f'
-_PRIVATE = 0o077
-"""The umask of every git: its files are for their owner alone."""
-_STEP = 20
-"""Seconds after which whoever waits for git shows that he is alive."""
+_UMASK = 0o077
+"""Keeps the files that git writes from other users."""
+_KEEP_ALIVE_INTERVAL = 20
+_MOST_REDIRECTS = 5
 
 
 def require_git() -> None:
-    """Raise ConfigurationError unless git can be run."""
+    """Raises ConfigurationError if git is not installed."""
     if shutil.which("git") is None:
         raise ConfigurationError("git is not on PATH", hint="install it, version 2.31 or newer")
 
 
 class Git:
-    """How git is run for one repository: `timeout` is the seconds that one call may take.
+    """Runs git for the repository at `url`, with `token` as its login there.
 
-    `url` is what it fetches from, `token` what it shows there, `protocols` those it may use.
-    git follows no redirect.
+    `protocols` are those that git may use. A call may take `timeout` seconds, and calls
+    `keep_alive` every 20 s. Calls raise GitError and the errors of `keep_alive`. Raises
+    SnapshotError for an unsafe URL.
     """
 
     def __init__(
-        self, url: str, token: str | None, protocols: Sequence[str], timeout: float
+        self,
+        url: str,
+        *,
+        token: str | None,
+        protocols: Sequence[str],
+        timeout: float,
+        keep_alive: Callable[[], None],
     ) -> None:
+        _check_url(url, protocols)
         self.url = url
-        self._environment = _environment(url, token, protocols)
+        self.location = url
+        """The URL to which the server redirects; `url` if it does not."""
+        self._token = token
+        self._protocols = protocols
         self._timeout = timeout
+        self._keep_alive = keep_alive
 
-    def run(
-        self, arguments: Sequence[str], keep_alive: Callable[[], None], inside: Path | None = None
-    ) -> str:
-        """What git prints; `keep_alive` is called every 20 s or so.
+    def list_refs(self, *patterns: str) -> str:
+        """Lists refs of the server, and keeps the location that redirects lead to.
 
-        Raises GitError with what git complains about, and whatever `keep_alive` raises.
+        git itself follows none. Raises GitError if a redirect leads to another server.
         """
-        code, output, complaint = self._finish(arguments, keep_alive, self._environment, inside)
+        self.location = self.url
+        for _ in range(_MOST_REDIRECTS + 1):
+            arguments = ["ls-remote", "--symref", "--", self.location, *patterns]
+            try:
+                return self.run(arguments)
+            except GitError as error:
+                if not is_redirect(error):
+                    raise
+            # The trace of the HTTP headers names hosts, so it must not be shown.
+            variables = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
+            trace = self._finish(arguments, "ls-remote", variables)[2]
+            self.location = target_on_same_server(self.location, location_in(trace))
+        raise GitError(f"{self.url} redirects more than {_MOST_REDIRECTS} times")
+
+    def run(self, arguments: Sequence[str], inside: Path | None = None) -> str:
+        """Runs git and returns its stdout. Raises GitError with git's own message."""
+        where = [f"--git-dir={inside}"] if inside else []
+        code, output, complaint = self._finish([*where, *arguments], arguments[0], {})
         if code:
             raise GitError(_gist(complaint, arguments[0]))
         return output
 
-    def trace(self, arguments: Sequence[str], keep_alive: Callable[[], None]) -> str:
-        """Runs git and returns its log of the HTTP headers. Not to be shown: it names hosts.
-
-        git leaves credentials out of it. Raises GitError when it takes too long, and whatever
-        `keep_alive` raises.
-        """
-        variables = self._environment | {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
-        _, _, log = self._finish(arguments, keep_alive, variables, None)
-        return log
-
     def _finish(
-        self,
-        arguments: Sequence[str],
-        keep_alive: Callable[[], None],
-        variables: dict[str, str],
-        inside: Path | None,
+        self, arguments: Sequence[str], command: str, variables: dict[str, str]
     ) -> tuple[int, str, str]:
-        """Runs git to its end; returns its exit code and what it wrote to stdout and stderr."""
-        where = [f"--git-dir={inside}"] if inside else []
+        """Runs git to its end; returns its exit code, stdout and stderr."""
         end = time.monotonic() + self._timeout
         process = subprocess.Popen(
-            ["git", *where, *arguments],
-            env=variables,
-            umask=_PRIVATE,
+            ["git", *arguments],
+            env=self._environment() | variables,
+            umask=_UMASK,
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
         )
         try:
             while True:
                 left = end - time.monotonic()
                 if left <= 0:
-                    raise GitError(f"git {arguments[0]} took longer than {self._timeout:g} s")
+                    raise GitError(f"git {command} took longer than {self._timeout:g} s")
                 with suppress(subprocess.TimeoutExpired):
-                    output, complaint = process.communicate(timeout=min(_STEP, left))
-                    break
-                keep_alive()
+                    output, complaint = process.communicate(timeout=min(_KEEP_ALIVE_INTERVAL, left))
+                    return process.returncode, output, complaint
+                self._keep_alive()
         except BaseException:
             stop(process)
             raise
-        return (
-            process.returncode,
-            output.decode(errors="replace"),
-            complaint.decode(errors="replace"),
-        )
 
     def start(
         self, clone: Path, *arguments: str, stdin: int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
-        """A git that reads the clone, to be stopped by the caller."""
+        """Starts a git that reads the clone; the caller ends it by `stop`."""
         return subprocess.Popen(
             ["git", f"--git-dir={clone}", *arguments],
-            env=self._environment,
-            umask=_PRIVATE,
+            env=self._environment(),
+            umask=_UMASK,
             cwd="/",
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -127,9 +138,45 @@ class Git:
             bufsize=PIECE,
         )
 
+    def _environment(self) -> dict[str, str]:
+        configuration = [
+            ("core.hooksPath", os.devnull),
+            ("core.bigFileThreshold", "16m"),  # larger ones are streamed, not held in memory
+            ("core.fsmonitor", "false"),
+            ("credential.helper", ""),
+            ("fetch.recurseSubmodules", "false"),
+            ("gc.autoDetach", "false"),
+            ("maintenance.autoDetach", "false"),
+            ("http.followRedirects", "false"),  # git cannot be limited to one host
+            ("http.lowSpeedLimit", "1000"),
+            ("http.lowSpeedTime", "60"),
+        ]
+        environment = {
+            name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES
+        } | {
+            "HOME": os.devnull,  # no .netrc; ssh finds its keys without HOME
+            "LC_ALL": "C",
+            "GIT_ALLOW_PROTOCOL": ":".join(self._protocols),
+            "GIT_ASKPASS": "",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_TERMINAL_PROMPT": "0",
+            "SSH_ASKPASS": "",
+        }
+        if self._token is not None:
+            parts = urlsplit(self.location)
+            # For this server only, even if the server makes git ask for another one.
+            configuration.append((f"credential.{parts.scheme}://{parts.netloc}.helper", _HELPER))
+            environment[_TOKEN] = self._token
+        environment["GIT_CONFIG_COUNT"] = str(len(configuration))
+        for index, (key, value) in enumerate(configuration):
+            environment[f"GIT_CONFIG_KEY_{index}"] = key
+            environment[f"GIT_CONFIG_VALUE_{index}"] = value
+        return environment
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a git, which removes its own temporary files, and its helpers, which it leaves behind."""
+
+def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+    """Ends a git, which removes its temporary files, and its helpers, which git would leave."""
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
             with suppress(OSError):
@@ -147,58 +194,45 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def output_of(process: subprocess.Popen[bytes]) -> IO[bytes]:
-    """What it prints."""
+    """Returns the stdout of a git from `start`."""
     assert process.stdout is not None  # noqa: S101 - opened as a pipe
     return process.stdout
 
 
-def _environment(url: str, token: str | None, protocols: Sequence[str]) -> dict[str, str]:
-    """What git runs with: nobody's configuration but ours, and no prompt."""
-    configuration = [
-        ("core.hooksPath", os.devnull),
-        ("core.bigFileThreshold", "16m"),  # larger ones are streamed, not held in memory
-        ("core.fsmonitor", "false"),
-        ("credential.helper", ""),
-        ("fetch.recurseSubmodules", "false"),
-        ("gc.autoDetach", "false"),
-        ("maintenance.autoDetach", "false"),
-        ("http.followRedirects", "false"),  # git knows no limit to one host
-        ("http.lowSpeedLimit", "1000"),
-        ("http.lowSpeedTime", "60"),
-    ]
-    environment = {name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES} | {
-        "HOME": os.devnull,  # no .netrc; ssh does not look here for its keys
-        "LC_ALL": "C",
-        "GIT_ALLOW_PROTOCOL": ":".join(protocols),
-        "GIT_ASKPASS": "",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_TERMINAL_PROMPT": "0",
-        "SSH_ASKPASS": "",
-    }
-    if token is not None:
+def _check_url(url: str, protocols: Sequence[str]) -> None:
+    shown = repr(re.sub("//.*@", "//***@", url, flags=re.DOTALL)[:200])
+    try:
         parts = urlsplit(url)
-        # Not for another host, whatever the server makes git ask for.
-        configuration.append((f"credential.{parts.scheme}://{parts.netloc}.helper", _HELPER))
-        environment[_TOKEN] = token
-    environment["GIT_CONFIG_COUNT"] = str(len(configuration))
-    for index, (key, value) in enumerate(configuration):
-        environment[f"GIT_CONFIG_KEY_{index}"] = key
-        environment[f"GIT_CONFIG_VALUE_{index}"] = value
-    return environment
+        has_host = parts.scheme == "file" or bool(parts.hostname and parts.port != 0)
+    except ValueError:
+        parts, has_host = urlsplit(""), False
+    if (
+        url.startswith("-")
+        or not re.match(r"[a-z0-9+]+://", url)
+        or not has_host
+        or re.search(r"[\x00-\x20\x7f]", url)
+    ):
+        raise SnapshotError(f"the URL {shown} is not one that git may be given")
+    if parts.scheme not in protocols:
+        raise SnapshotError(
+            f"the URL {shown} uses {parts.scheme}: allowed is {', '.join(protocols)} "
+            "(DOCORA_OPS_GIT_PROTOCOLS)"
+        )
+    if parts.password is not None or (parts.username and parts.scheme != "ssh"):
+        raise SnapshotError("the repository's URL has a user or a password in it")
 
 
 def _gist(complaint: str, command: str) -> str:
-    """Of all that git says, what went wrong."""
+    """Returns the lines of git's stderr that tell the error."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]
     return "; ".join((telling or lines)[-3:]) or f"git {command} failed without a word"
 
 
 def _helpers(pid: int) -> list[int]:
-    """The processes below this one, where the system tells; elsewhere they end a minute later.
+    """Returns the descendants of a process, on Linux; elsewhere they end by themselves later.
 
-    A process group of git's own would be simpler, but whoever kills a job kills the job's group.
+    git gets no process group of its own, since RQ kills a job by the group of its process.
     """
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()

@@ -7,41 +7,25 @@ import re
 import select
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, cast
+from contextlib import suppress
+from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from docora_ops.errors import DeliveryError
-from docora_ops.worker.endpoint import Endpoint, address, basic_login
+from docora_ops.worker.endpoint import Endpoint, basic_login
 
 _PROXY_PORT = 1080
-"""Port of a proxy without one, as in git."""
+"""git's default port of a proxy."""
 _REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 _PROXY_LOGIN_NEEDED = 407
 
 
-@dataclass(frozen=True, slots=True)
-class _Proxy:
-    host: str
-    port: int
-    authorization: str | None = field(repr=False)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Proxy-Authorization": self.authorization} if self.authorization else {}
-
-    def __str__(self) -> str:
-        return f"the proxy {address(self.host, self.port)}"
-
-
-class Connection:
-    """A connection to one scheme, host and port, opened by the first request.
+class AppConnection:
+    """A connection to one scheme, host and port.
 
     Reads `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`. Raises DeliveryError if the proxy
-    that they name is not an HTTP proxy.
+    is not an HTTP proxy.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -49,69 +33,84 @@ class Connection:
         self._proxy = _proxy_for(endpoint)
         self._is_connecting = False
         self._http = self._make()
+        self._opened: socket.socket | None = None
+        """The last open socket. http.client forgets it if the app closes the connection."""
 
     @property
     def sock(self) -> socket.socket | None:
         """The socket, if the connection is open."""
-        return self._http.sock
+        # The class declares a socket even for a closed connection.
+        return cast("socket.socket | None", self._http.sock)
 
     @property
-    def is_open(self) -> bool:
-        """Whether the next request needs no new connection."""
-        return self._http.sock is not None
+    def _proxy_name(self) -> str:
+        return f"the proxy {self._proxy.address}" if self._proxy else ""
+
+    @property
+    def _proxy_headers(self) -> dict[str, str]:
+        login = self._proxy.authorization if self._proxy else None
+        return {"Proxy-Authorization": login} if login else {}
 
     @property
     def _is_forwarded(self) -> bool:
-        """Whether the proxy reads the requests, as it does those for http URLs."""
+        """True if a proxy reads the requests, as for http URLs."""
         return self._proxy is not None and self._endpoint.scheme == "http"
 
     def open(self, timeout: float) -> None:
-        """Connect if needed. `timeout` is for each address and each wait in a handshake."""
-        if self._http.sock is not None:
+        """Connects if needed. `timeout` is for each address and each wait in a handshake."""
+        if self.sock is not None:
             return
         self._http.timeout = timeout
         self._is_connecting = True
         self._http.connect()
         self._is_connecting = False
-        # From here on the deadline of the whole exchange ends it.
-        cast("socket.socket", self._http.sock).settimeout(None)
+        # From here on the deadline of the whole exchange applies.
+        self._opened = self._http.sock
+        self._opened.settimeout(None)
 
     def close(self) -> None:
-        """Close the connection; the next request opens it again."""
+        """Closes the connection; it can be opened again."""
         self._http.close()
 
+    def shut_down(self) -> None:
+        """Ends all waiting for the app, from another thread."""
+        with suppress(OSError):
+            if sock := self.sock or self._opened:
+                sock.shutdown(socket.SHUT_RDWR)
+
     def close_if_ended(self) -> None:
-        """Close an idle connection that the other side has closed meanwhile."""
-        sock = self._http.sock
-        if sock is not None and select.select([sock], [], [], 0)[0]:
+        """Closes an idle connection that the app has closed."""
+        if self.sock is not None and select.select([self.sock], [], [], 0)[0]:
             self.close()
 
     def put_head(self, endpoint: Endpoint, headers: dict[str, str]) -> None:
-        """Begin a POST; `end_head` sends it."""
+        """Begins a POST; `end_head` sends it."""
         target = endpoint.target
         if self._is_forwarded:
             target = f"http://{endpoint.authority}{target}"
-            headers = headers | (self._proxy.headers if self._proxy else {})
+            headers = headers | self._proxy_headers
         if endpoint.authorization:
             headers = headers | {"Authorization": endpoint.authorization}
         self._http.putrequest("POST", target, skip_accept_encoding=True)
         for name, value in headers.items():
             self._http.putheader(name, value)
 
-    def end_head(self, body: bytes | None = None) -> None:
-        """Send the head, together with a small body."""
-        if body is None:
-            self._http.endheaders()
-            return
-        with self._http.gathering():
+    def end_head(self, body: bytes = b"") -> None:
+        """Sends the head and a small body in one packet; http.client alone would send two."""
+        pieces: list[bytes] = []
+        self._http.send = pieces.append  # type: ignore[assignment,method-assign]
+        try:
             self._http.endheaders(body)
+        finally:
+            del self._http.send
+        self._http.send(b"".join(pieces))
 
     def send(self, data: bytes) -> None:
-        """Send a piece of a body."""
+        """Sends a piece of a body."""
         self._http.send(data)
 
     def answer(self) -> http.client.HTTPResponse:
-        """Wait for the head of the answer."""
+        """Waits for the head of the answer."""
         return self._http.getresponse()
 
     def refusal(self, status: int, hint: str | None = None) -> DeliveryError:
@@ -119,13 +118,15 @@ class Connection:
         if not self._is_forwarded:
             return DeliveryError(f"HTTP {status}", hint=hint)
         if status == _PROXY_LOGIN_NEEDED:
-            hint = f"{self._proxy} wants another user or password"
-        return DeliveryError(f"HTTP {status}", hint=hint or f"answered through {self._proxy}")
+            hint = f"{self._proxy_name} wants another user or password"
+        return DeliveryError(f"HTTP {status}", hint=hint or f"answered through {self._proxy_name}")
 
     def failure(self, error: Exception) -> str:
         """Returns a sentence about an error of the network: who failed, and how."""
         if self._proxy is not None and (found := _REFUSED_TUNNEL.search(str(error))):
-            return f"{self._proxy} does not connect to {self._endpoint.address}: HTTP {found[1]}"
+            return (
+                f"{self._proxy_name} does not connect to {self._endpoint.address}: HTTP {found[1]}"
+            )
         where = self._where(error)
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"the certificate of {where} is not valid: {error.verify_message}"
@@ -141,25 +142,27 @@ class Connection:
         if self._proxy is None:
             return self._endpoint.address
         if self._is_connecting and not isinstance(error, ssl.SSLError):
-            return str(self._proxy)
-        return f"{self._endpoint.address} through {self._proxy}"
+            return self._proxy_name
+        return f"{self._endpoint.address} through {self._proxy_name}"
 
-    def _make(self) -> _HTTPConnection | _HTTPSConnection:
+    def _make(self) -> http.client.HTTPConnection:
         """Returns a connection that is not yet open."""
         first = self._proxy or self._endpoint
         if self._endpoint.scheme == "http":
-            return _HTTPConnection(first.host, first.port)
-        connection = _HTTPSConnection(first.host, first.port, context=ssl.create_default_context())
+            return http.client.HTTPConnection(first.host, first.port)
+        connection = http.client.HTTPSConnection(
+            first.host, first.port, context=ssl.create_default_context()
+        )
         if self._proxy is not None:
-            headers = {"Host": self._endpoint.address, **self._proxy.headers}
+            headers = {"Host": self._endpoint.address, **self._proxy_headers}
             connection.set_tunnel(self._endpoint.host, self._endpoint.port, headers)
         return connection
 
 
-def _proxy_for(endpoint: Endpoint) -> _Proxy | None:
+def _proxy_for(endpoint: Endpoint) -> Endpoint | None:
     proxies = getproxies()
     url = proxies.get(endpoint.scheme) or proxies.get("all")
-    # With a port behind it, an IPv6 address would not be found in no_proxy.
+    # no_proxy names an IPv6 address without its port.
     host = endpoint.host if ":" in endpoint.host else endpoint.address
     if not url or proxy_bypass(host):
         return None
@@ -168,42 +171,11 @@ def _proxy_for(endpoint: Endpoint) -> _Proxy | None:
     try:
         parts = urlsplit(url)
         if parts.scheme == "http" and parts.hostname:
-            return _Proxy(parts.hostname, parts.port or _PROXY_PORT, basic_login(url))
+            port = parts.port or _PROXY_PORT
+            return Endpoint("http", parts.hostname, port, "", authorization=basic_login(url))
     except ValueError:
         pass
     raise DeliveryError(
         f"the proxy for {endpoint.address} is not an http://HOST:PORT: see {endpoint.scheme}_proxy,"
         " all_proxy and no_proxy in the worker's environment"
     )
-
-
-class _Gathering:
-    """Sends the head of a request and a small body in one piece: one packet, one system call."""
-
-    _gathered: list[Any] | None = None
-
-    @contextmanager
-    def gathering(self) -> Iterator[None]:
-        """Send at the end of the block what is sent in it."""
-        gathered: list[Any] = []
-        self._gathered = gathered
-        try:
-            yield
-        finally:
-            self._gathered = None
-        self.send(b"".join(gathered))
-
-    def send(self, data: Any) -> None:
-        """Send, or gather."""
-        if self._gathered is None:
-            super().send(data)  # type: ignore[misc]
-        else:
-            self._gathered.append(data)
-
-
-class _HTTPConnection(_Gathering, http.client.HTTPConnection):
-    """Plain."""
-
-
-class _HTTPSConnection(_Gathering, http.client.HTTPSConnection):
-    """Encrypted."""

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import IO
 
 from docora_ops.errors import BrokenCloneError
 from docora_ops.worker.git import PIECE, Git, output_of, stop
 
-_AHEAD = 64
-"""Objects that are asked for before the first has been read."""
+_MOST_REQUESTED = 64
+"""Objects that are requested before the first is read."""
 
 
 class Objects:
-    """Reads the contents of files; those that are asked for ahead come in the same order."""
+    """Reads contents from one `git cat-file`. Raises BrokenCloneError, also within a content."""
 
     def __init__(self, git: Git, clone: Path) -> None:
         self._clone = clone
         self._process = git.start(clone, "cat-file", "--batch", stdin=subprocess.PIPE)
-        self.asked = 0
-        """How many have been asked for and not yet read."""
 
     def __enter__(self) -> Objects:
         return self
@@ -29,40 +27,37 @@ class Objects:
     def __exit__(self, *exc_info: object) -> None:
         stop(self._process)
 
-    @property
-    def _requests(self) -> IO[bytes]:
-        assert self._process.stdin is not None  # noqa: S101 - opened as a pipe
-        return self._process.stdin
+    def read(self, object_ids: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
+        """Yields the content of each object; each has to be read to its end before the next.
 
-    @property
-    def can_ask(self) -> bool:
-        """Whether another may be asked for before the first is read."""
-        return self.asked < _AHEAD
+        Requests objects ahead, so that git has read them when their turn comes.
+        """
+        left = iter(object_ids)
+        requested = 0
+        while True:
+            for object_id in islice(left, _MOST_REQUESTED - requested):
+                self.ask(object_id)
+                requested += 1
+            if not requested:
+                return
+            yield self._receive()
+            requested -= 1
 
     def ask(self, object_id: bytes) -> None:
-        """Have the content of an object come after those that were asked for before."""
+        """Requests the content of an object."""
+        assert self._process.stdin is not None  # noqa: S101 - opened as a pipe
         try:
-            self._requests.write(object_id + b"\n")
+            self._process.stdin.write(object_id + b"\n")
+            self._process.stdin.flush()
         except OSError as error:
             raise self._broken(object_id) from error
-        self.asked += 1
 
-    def receive(self) -> tuple[int, Iterator[bytes]]:
-        """Size and content of the first that was asked for; the content must be read to its end.
-
-        Raises BrokenCloneError, also in the middle of the content.
-        """
-        self.asked -= 1
-        try:
-            self._requests.flush()
-        except OSError as error:
-            raise self._broken(b"") from error
+    def _receive(self) -> Iterator[bytes]:
         header = output_of(self._process).readline()
         fields = header.split()
         if len(fields) != 3 or fields[1] != b"blob":  # noqa: PLR2004 - id, type, size
             raise self._broken(header[:40])
-        size = int(fields[2])
-        return size, self._content(size, fields[0])
+        return self._content(int(fields[2]), fields[0])
 
     def _content(self, size: int, object_id: bytes) -> Iterator[bytes]:
         stdout = output_of(self._process)

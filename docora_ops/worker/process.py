@@ -1,4 +1,4 @@
-"""Worker processes: one, or several under one parent."""
+"""Runs worker processes: one, or several under one parent."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from docora_ops.database.pooling import require_session
 from docora_ops.errors import ConfigurationError, ServerError
 from docora_ops.interrupts import ENDING, held_back
 from docora_ops.queue import connect
-from docora_ops.queue.redis_client import describe, redis_errors
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
-from docora_ops.worker.caretaker import LinkCaretaker
 from docora_ops.worker.git import require_git
 from docora_ops.worker.rq_worker import SnapshotWorker
 from docora_ops.worker.snapshot_job import use_settings
@@ -30,16 +29,16 @@ _PAUSE = 1.0
 Handlers = Mapping[signal.Signals, Any]
 
 _worker: SnapshotWorker | None = None
-"""The worker of this process, once there is one."""
+"""The worker of this process."""
 
 
 def default_name() -> str:
-    """A name that no other worker has."""
+    """Returns a name that no other worker has."""
     return f"{socket.gethostname()}.{os.getpid()}.{os.urandom(2).hex()}"
 
 
 def check(settings: Settings) -> None:
-    """Raise ConfigurationError or PoolingError for what every job would fail of."""
+    """Raises ConfigurationError or PoolingError for settings with which every job would fail."""
     settings.require_database_url()
     settings.require_encryption_key()
     require_git()
@@ -58,17 +57,16 @@ def check(settings: Settings) -> None:
 
 
 def serve(settings: Settings, name: str, *, burst: bool) -> None:
-    """Work until told to stop or, in a burst, until the queue is empty.
+    """Works until told to stop or, in a burst, until the queue is empty.
 
-    Raises WorkerNameTakenError, RedisError, also when Redis was lost on the way, and ServerError
-    when RQ's worker has ended for another reason.
+    Raises WorkerNameTakenError, RedisError, and ServerError if RQ's worker ended for another
+    reason.
     """
-    global _worker  # noqa: PLW0603 - a thread of this process asks it
+    global _worker  # noqa: PLW0603 - the thread that waits for the parent reads it
     use_settings(settings)
     client = connect(settings)
-    where = describe(settings)
-    with redis_errors(where):
-        worker = SnapshotWorker(settings, client, name, LinkCaretaker(settings, client))
+    with redis_errors(client):
+        worker = SnapshotWorker(settings, client, name)
         _worker = worker
         try:
             worker.work_until_stopped(burst=burst)
@@ -80,21 +78,20 @@ def serve(settings: Settings, name: str, *, burst: bool) -> None:
 
 
 def needs_parent() -> bool:
-    """Whether this process is PID 1, as in a container without an init.
+    """Returns whether this process is PID 1, as in a container without an init.
 
-    The system makes PID 1 the parent of orphans, such as the git of a job that was killed. RQ's
-    worker waits for its own child processes only, so the orphans would stay as zombies.
+    PID 1 becomes the parent of orphans, such as the git of a killed job. RQ's worker waits for its
+    own child processes only, so orphans would stay as zombies.
     """
     return os.getpid() == 1
 
 
 def serve_with_children(count: int, run: Callable[[int], int]) -> int:
-    """Have `count` children call `run` with a number, from 1 on, and exit with its value.
+    """Forks `count` children, which call `run` with a number and exit with its value.
 
-    SIGTERM, SIGINT and SIGHUP end the children by SIGTERM, and so does the end of this process,
-    however it ends. A child that is killed is replaced by one with a number of its own, as RQ holds
-    its name for a while; one that ends with an error ends all. Orphans that the system has given to
-    this process are waited for, and nothing else. Returns the exit code: the first error's, or 0.
+    SIGTERM, SIGINT, SIGHUP and the end of this process send the children SIGTERM. A killed child is
+    replaced by one with a new number, since RQ holds its name for a while. A child that ends with
+    an error ends all. Waits for orphans, too. Returns the first error's exit code, or 0.
     """
     alive, held_by_parent = os.pipe()
     children: set[int] = set()
@@ -112,13 +109,13 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         nonlocal told_to_end
         is_first, told_to_end = not told_to_end, True
-        # A second SIGTERM kills the job of a child. An error may have sent the first one already,
-        # and a closed terminal often sends two SIGHUPs.
+        # A second SIGTERM kills the job of a child. The first one may have followed an error, and a
+        # closed terminal often sends two SIGHUPs.
         if not stopping or not (is_first or number == signal.SIGHUP):
             stop()
 
     def start() -> None:
-        # Held back, or a signal could come between the fork and the child's own handlers.
+        # The child must receive no signal before it has its own handlers.
         with held_back() as mask:
             if stopping:
                 return
@@ -144,7 +141,7 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
             children.remove(pid)
             exit_code = os.waitstatus_to_exitcode(status)
             if exit_code < 0:
-                time.sleep(_PAUSE)  # what kills it may kill the next at once
+                time.sleep(_PAUSE)  # the cause may kill the next one, too
                 start()
             elif exit_code > 0 and not code:
                 code = exit_code
@@ -161,9 +158,9 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
 def _be_child(
     mask: set[int | signal.Signals], handlers: Handlers, alive: int, run: Callable[[], int]
 ) -> NoReturn:
-    """Run in a process that has just been forked, with the mask and handlers of before.
+    """Runs in a forked process, with the parent's former handlers and mask.
 
-    `alive` is a pipe that is closed when the parent ends.
+    `alive` is a pipe that the system closes when the parent ends.
     """
     try:
         Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
@@ -172,16 +169,15 @@ def _be_child(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         code = run()
     except (KeyboardInterrupt, SystemExit):
-        code = 0  # told to end before it had begun, or told twice
+        code = 0  # a signal before the start, or a second one
     os._exit(code)
 
 
 def _end_with_parent(alive: int) -> None:
-    """Wait for the end of the parent and send this process SIGTERM then: the job is finished first.
+    """Sends this process SIGTERM when the parent has ended, unless the worker is ending already.
 
-    A worker that is ending already gets none: a second SIGTERM would kill its job.
-    Runs in a thread, which is started while signals are held back: a signal that the system
-    delivered to it would not wake the main thread, which may be waiting for Redis.
+    A second SIGTERM would kill the job. The thread is started while signals are held back, since a
+    signal that the system delivered to it would not wake the main thread.
     """
     os.read(alive, 1)
     if _worker is None or not _worker.stop_was_requested:

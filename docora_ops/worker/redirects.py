@@ -1,6 +1,6 @@
 """Finds out where a git server redirects to, and keeps git on that server.
 
-git can follow redirects to any host or none. A renamed repository needs them on its own server.
+git follows redirects to any host or to none. A renamed repository needs them on its own server.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ def location_in(trace: str) -> str:
 def target_on_same_server(url: str, location: str) -> str:
     """Returns the URL of the repository at `url` after a redirect of its `info/refs`.
 
-    Raises GitError, without the name of the other host, where the redirect leaves the host or the
-    port, and where it leads to something else than a repository. From http it may lead to https.
+    Raises GitError, without the name of the other host, if the redirect leaves the host or the
+    port, or leads to something else than a repository. http may redirect to https.
     """
     try:
         target = urlsplit(urljoin(url.rstrip("/") + _REFS, location))
-        stays = _server(target) in _allowed(_server(urlsplit(url)))
+        here, there = _server(urlsplit(url)), _server(target)
     except ValueError:
-        target, stays = urlsplit(""), False
-    if not stays:
-        where = "{}://{}:{}".format(*_server(target))
+        target, here, there = urlsplit(""), None, ("", None, None)
+    is_upgrade = here == ("http", there[1], 80) and there == ("https", there[1], 443)
+    if there != here and not is_upgrade:
+        where = "{}://{}:{}".format(*there)
         log.warning("%s redirects to %s: not followed", inert(url), inert(where))
         raise GitError(
             f"{url} redirects to another server; only redirects on its own host and port are "
@@ -56,11 +57,3 @@ def target_on_same_server(url: str, location: str) -> str:
 
 def _server(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
-
-
-def _allowed(
-    server: tuple[str, str | None, int | None],
-) -> list[tuple[str, str | None, int | None]]:
-    scheme, host, port = server
-    secure = [("https", host, DEFAULT_PORTS["https"])] if (scheme, port) == ("http", 80) else []
-    return [server, *secure]

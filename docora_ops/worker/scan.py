@@ -1,4 +1,4 @@
-"""Which files a commit holds, and the SHA-256 of each."""
+"""Lists the files of a commit, with the SHA-256 of each."""
 
 from __future__ import annotations
 
@@ -6,143 +6,84 @@ import codecs
 import hashlib
 import os
 import re
-import tempfile
-from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from tempfile import NamedTemporaryFile
 
 from docora_ops.errors import SnapshotError
-from docora_ops.worker.clone import Clone, Commit, TreeEntry
-from docora_ops.worker.objects import Objects
+from docora_ops.worker.clone import Clone, Commit, TreeEntry, records
 
 _NAME = "docora-ops-scan"
 _HEADER = b"docora-ops scan 2\n"
-"""Changes with what a scan says about the same file, so that old ones are not used again."""
+"""Has to change whenever a scan records something else about the same file."""
 _PDF = b"%PDF-"
-_LONGEST_LINE = 8192
-"""Bytes; git's own limit for a path is half of it."""
-_MOST_WAITING = 1000
 _LINE = re.compile(rb"([0-9a-f]{40,64}) ([0-9a-f]{64}) (\d+) ([tb])\t(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A regular file: where it is, the git object that holds it, and what is in it."""
+    """A regular file of a commit."""
 
     path: bytes
     object_id: bytes
     sha: str
-    """SHA-256 of the bytes, in hex."""
+    """SHA-256 of the content, in hex."""
     size: int
     is_text: bool
-    """UTF-8 without NUL, and no PDF: sent as it is."""
+    """True for UTF-8 without NUL, PDF excepted; other files are sent as base64."""
 
     @property
     def name(self) -> str:
-        """The path as text. What is not UTF-8 in it becomes U+FFFD, as in Docora itself."""
+        """The path as text; U+FFFD replaces bytes that are not UTF-8, as in Docora itself."""
         return self.path.decode(errors="replace")
 
 
-class Scan:
-    """The files of one commit, in a file of its own beside the clone's: it may be millions.
+def scan(clone: Clone, commit: Commit) -> Sequence[File]:
+    """Returns the regular files of the commit, ordered by the bytes of their paths.
 
-    A file of the scan is known by its place there.
+    Hashes each file whose git object the last scan, which is stored in the clone, does not know.
+    Raises BrokenCloneError, SnapshotError.
     """
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-
-    def __enter__(self) -> Scan:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stream.close()
-
-    def files(self) -> Iterator[tuple[int, File]]:
-        """All of them, ordered by the bytes of their paths, each with its place."""
-        return _read(self._stream)
-
-    def at(self, place: int) -> File:
-        """The file at a place."""
-        self._stream.seek(place)
-        _, file = next(_read_on(self._stream, place, _LONGEST_LINE))
-        return file
-
-
-def scan(clone: Clone, commit: Commit) -> Scan:
-    """Hash each regular file of the commit, but for those that the last scan knows.
-
-    Same path and same git object: same content. Raises BrokenCloneError, SnapshotError.
-    """
+    path = clone.path / _NAME
     try:
-        with suppress(FileNotFoundError), (clone.path / _NAME).open("rb") as before:
-            return _write(clone, commit, before)
-        return _write(clone, commit, None)
+        items = list(_known_or_new(clone.files(commit), _read(path)))
+        new = (item.object_id for item in items if isinstance(item, TreeEntry))
+        with clone.objects() as objects:
+            contents = objects.read(new)
+            files = [
+                item if isinstance(item, File) else _hash(item, next(contents)) for item in items
+            ]
+        _write(path, files)
     except OSError as error:
         raise SnapshotError(f"the scan can't be written: {error.strerror}") from error
+    return files
 
 
-def _write(clone: Clone, commit: Commit, before: IO[bytes] | None) -> Scan:
-    descriptor, name = tempfile.mkstemp(dir=clone.path, prefix=f"{_NAME}.")
-    stream = os.fdopen(descriptor, "w+b", buffering=1 << 20)
-    try:
-        stream.write(_HEADER)
-        known = (file for _, file in _read(before)) if before else iter(())
-        for file in _hash(clone, clone.files(commit), known):
-            kind = b"t" if file.is_text else b"b"
-            stream.write(b"%b %b %d %b\t" % (file.object_id, file.sha.encode(), file.size, kind))
-            stream.write(file.path + b"\0")
-        stream.flush()
-        # Or a power cut could leave a whole name on half a file.
-        os.fsync(stream.fileno())
-        Path(name).replace(clone.path / _NAME)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        stream.close()
-        raise
-    return Scan(stream)
-
-
-def _hash(clone: Clone, entries: Iterable[TreeEntry], known: Iterator[File]) -> Iterator[File]:
-    """Both are ordered by path."""
+def _known_or_new(
+    entries: Iterable[TreeEntry], known: Iterator[File]
+) -> Iterator[File | TreeEntry]:
+    """Yields the known file of each entry, or the entry. Both are ordered by path."""
     candidate = next(known, None)
-    waiting: deque[TreeEntry | File] = deque()
-    with clone.objects() as objects:
-        for entry in entries:
-            while candidate is not None and candidate.path < entry.path:
-                candidate = next(known, None)
-            if (
-                candidate is not None
-                and candidate.path == entry.path
-                and candidate.object_id == entry.object_id
-            ):
-                waiting.append(candidate)
-            else:
-                objects.ask(entry.object_id)
-                waiting.append(entry)
-            if not objects.asked or not objects.can_ask or len(waiting) >= _MOST_WAITING:
-                yield from _drain(waiting, objects)
-        yield from _drain(waiting, objects)
+    for entry in entries:
+        while candidate is not None and candidate.path < entry.path:
+            candidate = next(known, None)
+        is_known = candidate is not None and (
+            (candidate.path, candidate.object_id) == (entry.path, entry.object_id)
+        )
+        yield candidate if candidate is not None and is_known else entry
 
 
-def _drain(waiting: deque[TreeEntry | File], objects: Objects) -> Iterator[File]:
-    while waiting:
-        item = waiting.popleft()
-        yield item if isinstance(item, File) else _hashed(item, objects)
-
-
-def _hashed(entry: TreeEntry, objects: Objects) -> File:
-    size, content = objects.receive()
+def _hash(entry: TreeEntry, content: Iterable[bytes]) -> File:
+    size = 0
     digest = hashlib.sha256()
     decoder = codecs.getincrementaldecoder("utf-8")()
     is_text = True
-    for number, piece in enumerate(content):
-        digest.update(piece)
-        if number == 0 and piece.startswith(_PDF):
+    for piece in content:
+        if not size and piece.startswith(_PDF):
             is_text = False
+        size += len(piece)
+        digest.update(piece)
         if is_text:
             is_text = b"\0" not in piece and _decodes(decoder, piece)
     is_text = is_text and _decodes(decoder, b"", final=True)
@@ -157,21 +98,35 @@ def _decodes(decoder: codecs.IncrementalDecoder, piece: bytes, *, final: bool = 
     return True
 
 
-def _read(stream: IO[bytes]) -> Iterator[tuple[int, File]]:
-    stream.seek(0)
-    if stream.read(len(_HEADER)) == _HEADER:
-        yield from _read_on(stream, len(_HEADER))
-
-
-def _read_on(stream: IO[bytes], place: int, at_once: int = 1 << 16) -> Iterator[tuple[int, File]]:
-    """From a place on, up to the end or to what is no line of a scan."""
-    rest = b""
-    while piece := stream.read(at_once):
-        *lines, rest = (rest + piece).split(b"\0")
-        for line in lines:
+def _read(path: Path) -> Iterator[File]:
+    """Yields the files of a stored scan, up to the end or to the first malformed line."""
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError:
+        return
+    with stream:
+        if stream.read(len(_HEADER)) != _HEADER:
+            return
+        for line in records(stream):
             found = _LINE.fullmatch(line)
             if found is None:
                 return
-            object_id, sha, size, kind, path = found.groups()
-            yield place, File(path, object_id, sha.decode(), int(size), kind == b"t")
-            place += len(line) + 1
+            object_id, sha, size, kind, name = found.groups()
+            yield File(name, object_id, sha.decode(), int(size), kind == b"t")
+
+
+def _write(path: Path, files: Iterable[File]) -> None:
+    with NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", delete=False) as stream:
+        try:
+            stream.write(_HEADER)
+            for file in files:
+                kind = b"t" if file.is_text else b"b"
+                values = (file.object_id, file.sha.encode(), file.size, kind, file.path)
+                stream.write(b"%b %b %d %b\t%b\0" % values)
+            stream.flush()
+            # Without it a power cut could leave the new name on an incomplete file.
+            os.fsync(stream.fileno())
+            Path(stream.name).replace(path)
+        except BaseException:
+            Path(stream.name).unlink(missing_ok=True)
+            raise

@@ -1,29 +1,52 @@
-"""Keeping secrets out of texts that are stored or logged."""
+"""Decrypts Docora's secrets, and keeps them out of texts that are stored or logged."""
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Iterable
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from docora_ops.errors import SnapshotError
 from docora_ops.text import mask
 
+_FORM = re.compile(r"([0-9a-f]{32}):([0-9a-f]{32}):((?:[0-9a-f]{2})*)", re.IGNORECASE)
 _LONGEST_ERROR = 1000
-"""Characters of `last_error`; the rest of a page of HTML helps nobody."""
+"""Characters of `last_error`: an error may quote a whole page of HTML."""
 
 
 class Cleaner:
-    """Knows the secrets of one job, and cuts them out of whatever is said of it."""
+    """Removes the secrets of one job from texts."""
 
     def __init__(self) -> None:
         self._secrets: set[str] = set()
 
     def learn(self, secrets: Iterable[str | None]) -> None:
-        """These must not be shown, nor the way in which git logs in with them."""
+        """Adds secrets, and the form in which git sends each as a login."""
         for secret in filter(None, secrets):
             self._secrets |= {secret, b64encode(f"{secret}:".encode()).decode()}
 
     def clean(self, text: str) -> str:
-        """The text without secrets, in characters that Postgres takes, cut to a sensible length."""
+        """Returns the text without secrets, in characters that Postgres accepts, and cut."""
         text = mask(text, self._secrets)
         text = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
         return text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…"
+
+
+def decrypt(text: str, key: bytes, name: str) -> str:
+    """Decrypts `iv:tag:ciphertext`, each in hex: AES-256-GCM with an iv of 16 bytes.
+
+    Raises SnapshotError, with `name` and without any part of the text.
+    """
+    found = _FORM.fullmatch(text)
+    if found is None:
+        raise SnapshotError(f"{name} is not in the form iv:tag:ciphertext")
+    iv, tag, ciphertext = (bytes.fromhex(part) for part in found.groups())
+    try:
+        return AESGCM(key).decrypt(iv, ciphertext + tag, None).decode()
+    except (InvalidTag, UnicodeDecodeError):
+        raise SnapshotError(
+            f"{name} can't be decrypted: it was encrypted with another ENCRYPTION_KEY"
+        ) from None

@@ -5,28 +5,27 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+
+from rq import get_current_job
+from rq.timeouts import JobTimeoutException
 
 from docora_ops.database import Session
-from docora_ops.database.pooling import session_id
-from docora_ops.database.snapshots import (
-    Circuit,
-    DeliveryRecord,
+from docora_ops.database.circuits import Circuit, git_failed, git_succeeded, recipients
+from docora_ops.database.delivered_files import DeliveryRecord, read_deliveries
+from docora_ops.database.link_scans import (
     Ending,
+    Failure,
     Refusal,
     app_exists,
     begin_scan,
     end_scan,
     fail_scan,
-    git_failed,
-    git_succeeded,
-    had_commit,
     keeps_link,
-    read_deliveries,
-    recipients,
-    store_snapshot,
 )
+from docora_ops.database.pooling import session_id
+from docora_ops.database.snapshots import had_commit, store_snapshot
 from docora_ops.errors import (
     BrokenCloneError,
     ConfigurationError,
@@ -35,94 +34,85 @@ from docora_ops.errors import (
     ServerError,
     SnapshotError,
 )
-from docora_ops.links import Link
+from docora_ops.links import Link, Payload
 from docora_ops.queue import connect
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import inert, moment
-from docora_ops.worker.bodies import BodyWriter, Event
-from docora_ops.worker.circuit import announce_open_circuit
+from docora_ops.worker.bodies import BodyWriter, Event, repository_fields
 from docora_ops.worker.clone import Clone, Commit
-from docora_ops.worker.crypto import decrypt
 from docora_ops.worker.deliveries import Plan, Sender, compare, fits_index
 from docora_ops.worker.endpoint import secrets_of
+from docora_ops.worker.git import Git
+from docora_ops.worker.recovery import Tries
 from docora_ops.worker.repository_lock import RepositoryLock
-from docora_ops.worker.scan import Scan, scan
-from docora_ops.worker.secrets import Cleaner
-from docora_ops.worker.tries import JobTimeoutException, Tries
+from docora_ops.worker.scan import File, scan
+from docora_ops.worker.secrets import Cleaner, decrypt
+from docora_ops.worker.sync_failed import post_sync_failed
 from docora_ops.worker.webhook import Webhook
 
 DELIVERY_TIMEOUT = 30
 """Seconds for the POST of a file, or of a chunk."""
-_PATIENCE = 60
-"""Seconds to wait for whoever is changing the link, or letting go of it, when its job begins."""
+_LINK_TIMEOUT = 60
+"""Seconds to wait for a change of the link to commit, and for the link's lock."""
 _PAUSE = 0.05
 _STATEMENT_TIMEOUT = 300
 """Seconds, at least: the files of a large repository are listed in one statement."""
 _LONGEST_SNAPSHOT_PATH = 2048
 _LARGEST_SIZE = 2**31 - 1
-"""What Docora's column for the size of a file can hold."""
+"""The largest size of a file that Docora's column can hold."""
 
-# A child of RQ's own logger: its lines appear wherever the worker's do.
+# The worker's log handler belongs to the logger "rq", so it shows the lines of this one, too.
 log = logging.getLogger("rq.worker.snapshot")
 
 _settings: Settings | None = None
 
 
 def use_settings(settings: Settings) -> None:
-    """Have jobs of this process and its children use these, instead of the environment alone."""
+    """Gives the jobs of this process and its children these settings."""
     global _settings  # noqa: PLW0603 - RQ calls a plain function
     _settings = settings
 
 
 def snapshot(*, app_id: str, repository_id: str, **_: object) -> None:
-    """Bring the link of an app to a repository up to date: what RQ calls for each job.
+    """Brings the link of an app to a repository up to date. RQ calls this for each job.
 
-    Of the payload only the two ids are used: the rest is read from the database, where a token or
-    a URL may have been replaced since the job was queued. Ends without a word where there is
-    nothing to do: the link or the app is gone, or another job is at work on it. Raises
-    SnapshotError, without secrets, when it has come to nothing and is to be tried again as far as
-    there are tries left.
+    Reads everything but the two ids from the database, where a token or URL may have changed since
+    the job was queued. Does nothing if the link or the app is gone, or if another job is scanning
+    the link. Raises SnapshotError, without secrets, if the job failed.
     """
-    tries = Tries.of_current_job()
+    tries = Tries(get_current_job())
     try:
         job = _Snapshot(_settings or load_settings(), app_id, repository_id, tries)
     except ConfigurationError as error:
-        # Nothing can be written about the link, so it must not be lost with the last try.
+        # The failure cannot be counted, so the link needs another try.
         tries.keep()
         raise SnapshotError(error.message) from None
     job.run()
 
 
 class _GoneError(Exception):
-    """The link or the app was removed while we worked."""
+    """The link or the app was removed while the job ran."""
 
 
-@dataclass
 class _Snapshot:
-    settings: Settings
-    app_id: str
-    repository_id: str
-    tries: Tries
-    cleaner: Cleaner = field(default_factory=Cleaner)
-    name: str = ""
-    sent: int = 0
-    link: Link | None = None
-    session_id: int = 0
-
-    def __post_init__(self) -> None:
-        self.name = inert(f"{self.app_id} {self.repository_id}")
-        timeout = max(self.settings.statement_timeout, _STATEMENT_TIMEOUT)
-        self.session = Session(
-            self.settings.model_copy(
-                update={"lock_timeout": _PATIENCE, "statement_timeout": timeout}
-            )
-        )
+    def __init__(self, settings: Settings, app_id: str, repository_id: str, tries: Tries) -> None:
+        self.settings = settings
+        self.app_id = app_id
+        self.repository_id = repository_id
+        self.tries = tries
+        self.cleaner = Cleaner()
+        self.name = inert(f"{app_id} {repository_id}")
+        self.sent = 0
+        self.link: Link | None = None
+        timeout = max(settings.statement_timeout, _STATEMENT_TIMEOUT)
+        timeouts = {"lock_timeout": _LINK_TIMEOUT, "statement_timeout": timeout}
+        self.session = Session(settings.model_copy(update=timeouts))
+        self.session_id = 0
 
     def run(self) -> None:
-        """All nine steps. Raises SnapshotError."""
+        """Runs the job. Raises SnapshotError."""
         try:
-            # Seen to where it is not being handled any more: it would be the context of whatever
-            # goes wrong then, and be logged with it, secrets and all.
+            # Handled outside `except`, so that it is not chained into the log, secrets and all.
             error = self._try()
             if error is not None:
                 self._fail(error)
@@ -130,14 +120,12 @@ class _Snapshot:
             self.session.close()
 
     def _try(self) -> Exception | None:
-        """All nine steps, or what is wrong: whatever it is, the link must not stay behind."""
+        """Runs the job; returns any error, since each failure has to be counted."""
         started = time.monotonic()
         try:
-            # Before there is anything to lose: a session that has the link may fail at any moment.
+            # Known before the lock is taken: the session may fail at any moment afterwards.
             self.session_id = session_id(self.session)
             begun = self._begin()
-            if begun is Refusal.HELD:
-                raise SnapshotError(f"another session has held the link's lock for {_PATIENCE} s")
             if isinstance(begun, Refusal):
                 self._end_quietly(begun)
                 return None
@@ -150,21 +138,25 @@ class _Snapshot:
             )
         except _GoneError:
             self._end_quietly(Refusal.GONE)
-        except Exception as error:  # noqa: BLE001 - it is seen to by whoever gets it
+        except Exception as error:  # noqa: BLE001 - the caller counts it as a failure
             return error
         return None
 
     def _begin(self) -> Link | Refusal:
-        """Take the link, also from a job that has ended and whose session still has to."""
-        end = time.monotonic() + _PATIENCE
+        """Takes the link; waits for the session of a job that has just ended."""
+        end = time.monotonic() + _LINK_TIMEOUT
         while True:
             begun = begin_scan(self.session, self.app_id, self.repository_id)
-            if begun is not Refusal.HELD or time.monotonic() > end:
+            if begun is not Refusal.HELD:
                 return begun
+            if time.monotonic() > end:
+                raise SnapshotError(
+                    f"another session has held the link's lock for {_LINK_TIMEOUT} s"
+                )
             time.sleep(_PAUSE)
 
     def _require_lock(self, link: Link) -> None:
-        """Raise SnapshotError where another job could be at work on the link, too."""
+        """Raises SnapshotError if another job could be scanning the link, too."""
         if not keeps_link(self.session, link.ref, self.session_id):
             raise SnapshotError(
                 "its session of Postgres has not got the link's lock: DATABASE_URL must lead to "
@@ -173,6 +165,48 @@ class _Snapshot:
 
     def _work(self, link: Link) -> None:
         payload = link.payload
+        token, auth_key = self._decrypt(payload)
+        lock = RepositoryLock(connect(self.settings), payload.repository_name)
+        git = Git(
+            payload.github_url,
+            token=token,
+            protocols=self.settings.git_protocols.split(","),
+            timeout=self.settings.git_timeout,
+            keep_alive=lock.renew,
+        )
+        clone = Clone(self.settings.repos_base_path, payload.owner, payload.name, git)
+        commit = self._sync(clone, lock)
+        if commit is None:
+            log.warning("%s: the repository has no branch, so nothing is sent", self.name)
+            end_scan(self.session, link.ref)
+            return
+        commit, files = self._scan(clone, lock, commit)
+        plan = compare(files, read_deliveries(self.session, link.ref))
+        log.info(
+            "%s: %s at %s: %d to delete, %d to create, %d to update",
+            self.name,
+            inert(commit.label),
+            commit.sha[:12],
+            len(plan.deletions),
+            len(plan.creations),
+            len(plan.updates),
+        )
+        if not app_exists(self.session, self.app_id):
+            raise _GoneError
+        self._require_lock(link)
+        if plan.deletions or plan.creations or plan.updates:
+            try:
+                self._deliver(link, clone, commit, plan, auth_key)
+            except BrokenCloneError:
+                with lock.held():
+                    clone.discard()
+                raise
+        self._require_lock(link)
+        self._store(commit, files)
+        end_scan(self.session, link.ref)
+
+    def _decrypt(self, payload: Payload) -> tuple[str | None, str]:
+        """Returns the GitHub token and the app's auth key."""
         key = self.settings.require_encryption_key()
         self.cleaner.learn((payload.github_token_encrypted, payload.client_auth_key_encrypted))
         self.cleaner.learn(secrets_of(payload.base_url))
@@ -181,46 +215,7 @@ class _Snapshot:
             token = decrypt(payload.github_token_encrypted, key, "the GitHub token")
         auth_key = decrypt(payload.client_auth_key_encrypted, key, "the app's auth key")
         self.cleaner.learn((token, auth_key))
-        clone = Clone(
-            self.settings.repos_base_path,
-            payload.owner,
-            payload.name,
-            payload.github_url,
-            token=token,
-            protocols=self.settings.git_protocols.split(","),
-            timeout=self.settings.git_timeout,
-        )
-        lock = RepositoryLock(self.settings, connect(self.settings), payload.repository)
-        commit = self._sync(clone, lock)
-        if commit is None:
-            log.warning("%s: the repository has no branch, so nothing is sent", self.name)
-            end_scan(self.session, link.ref)
-            return
-        commit, files = self._read(clone, lock, commit)
-        with files:
-            plan = compare(files, read_deliveries(self.session, link.ref))
-            log.info(
-                "%s: %s at %s: %d to delete, %d to create, %d to update",
-                self.name,
-                inert(commit.label),
-                commit.sha[:12],
-                len(plan.deletions),
-                len(plan.creations),
-                len(plan.updates),
-            )
-            if not app_exists(self.session, self.app_id):
-                raise _GoneError
-            self._require_lock(link)
-            if plan.total:
-                try:
-                    self._deliver(link, clone, commit, files, plan, auth_key)
-                except BrokenCloneError:
-                    with lock.held():
-                        clone.discard()
-                    raise
-            self._require_lock(link)
-            self._store(commit, files)
-        end_scan(self.session, link.ref)
+        return token, auth_key
 
     def _sync(self, clone: Clone, lock: RepositoryLock) -> Commit | None:
         """Fetches the newest commit; returns None for a repository that never had one.
@@ -229,7 +224,7 @@ class _Snapshot:
         like a repository without branches, and must not have everything deleted at the apps.
         """
         with lock.held():
-            commit = clone.sync(lock.renew)
+            commit = clone.sync()
         if commit is None and had_commit(self.session, self.repository_id):
             raise GitError(
                 "the repository shows no branch, though it was delivered before: nothing is deleted"
@@ -237,74 +232,58 @@ class _Snapshot:
         git_succeeded(self.session, self.repository_id)
         return commit
 
-    def _read(self, clone: Clone, lock: RepositoryLock, commit: Commit) -> tuple[Commit, Scan]:
-        """Scans the commit; a clone that can't be read is thrown away and made anew, once."""
+    def _scan(
+        self, clone: Clone, lock: RepositoryLock, commit: Commit
+    ) -> tuple[Commit, Sequence[File]]:
+        """Scans the commit; replaces a clone that cannot be read by a new one, once."""
         try:
             return commit, scan(clone, commit)
         except BrokenCloneError as error:
             log.warning("%s: %s: cloning it anew", self.name, inert(error.message))
         with lock.held():
             clone.discard()
-        anew = self._sync(clone, lock)
-        if anew is None:
+        newest = self._sync(clone, lock)
+        if newest is None:
             raise GitError("the repository shows no branch any more")
-        return anew, scan(clone, anew)
+        return newest, scan(clone, newest)
 
-    def _deliver(
-        self,
-        link: Link,
-        clone: Clone,
-        commit: Commit,
-        files: Scan,
-        plan: Plan,
-        auth_key: str,
-    ) -> None:
+    def _deliver(self, link: Link, clone: Clone, commit: Commit, plan: Plan, auth_key: str) -> None:
         payload = link.payload
-
         record = DeliveryRecord(self.session, link.ref)
 
         def acknowledged(event: Event, path: str, sha: str) -> None:
             self.sent += 1
             is_deletion = event is Event.DELETE
-            link_is_there = record.remove(path) if is_deletion else record.record(path, sha)
-            if not link_is_there:
+            link_exists = record.remove(path) if is_deletion else record.record(path, sha)
+            if not link_exists:
                 raise _GoneError
 
-        writer = BodyWriter(
-            payload.repository_id, payload.github_url, payload.owner, payload.name, commit.sha
-        )
         with (
             Webhook(
                 payload.base_url, payload.app_id, auth_key, timeout=DELIVERY_TIMEOUT
             ) as webhook,
             clone.objects() as objects,
         ):
-            sender = Sender(
-                files,
-                objects,
-                writer,
-                chunk_threshold=self.settings.binary_chunk_threshold_bytes,
-                chunk_size=self.settings.binary_chunk_size_bytes,
-            )
+            writer = BodyWriter(repository_fields(payload), commit.sha)
             try:
-                sender.send(plan, webhook, acknowledged)
+                Sender(objects, writer, self.settings).send(plan, webhook, acknowledged)
             except SnapshotError:
-                record.settle()
+                record.flush()
                 raise
         if not record.close():
             raise _GoneError
 
-    def _store(self, commit: Commit, files: Scan) -> None:
+    def _store(self, commit: Commit, files: Sequence[File]) -> None:
         store_snapshot(
             self.session,
             self.repository_id,
             commit.sha,
             commit.branch[:255],
-            lambda: (
+            [
                 (file.name, file.sha, min(file.size, _LARGEST_SIZE))
-                for _, file in files.files()
+                for file in files
                 if len(file.name) <= _LONGEST_SNAPSHOT_PATH and fits_index(file.name)
-            ),
+            ],
         )
 
     def _end_quietly(self, refusal: Refusal) -> None:
@@ -314,32 +293,9 @@ class _Snapshot:
             log.info("%s: another job is at work on it, nothing to do", self.name)
 
     def _fail(self, error: Exception) -> None:
-        """Write the verdict, have RQ act by it, and raise what RQ is to know."""
+        """Counts the failure, ends or keeps the tries accordingly, and raises SnapshotError."""
         message = self.cleaner.clean(self._describe(error))
-        # Of the first connection nobody knows in which state it is, or whether it still is.
-        database = self.session.sibling()
-        circuit = ending = None
-        try:
-            if isinstance(error, GitError):
-                circuit = git_failed(
-                    database,
-                    self.repository_id,
-                    threshold=self.settings.circuit_breaker_threshold,
-                    cooldown=self.settings.circuit_breaker_cooldown_ms / 1000,
-                )
-            ending = fail_scan(
-                database,
-                self.app_id,
-                self.repository_id,
-                message,
-                tries_left=self.tries.left,
-                max_attempts=self.settings.max_retry_attempts,
-                session_id=self.session_id,
-            )
-        except ServerError as trouble:
-            log.warning("%s: its link can't be marked: %s", self.name, trouble.message)
-        finally:
-            database.close()
+        circuit, ending = self._count_failure(error, message)
         if circuit is not None and circuit.opened:
             self._announce(circuit, message)
         if ending in {Refusal.GONE, Refusal.BUSY}:
@@ -351,18 +307,45 @@ class _Snapshot:
             counted = f"failed, try {ending.retry_count}"
             outlook = "given up" if ending.is_final else f"{self.tries.left} more"
         else:
-            # Without a verdict the link would be lost with the last try.
+            # The failure was not counted, so the link needs another try.
             self.tries.keep()
             counted, outlook = "failed, not marked", "tried again"
         log.warning("%s: %s: %s; %s", self.name, counted, inert(message), outlook)
         raise SnapshotError(message)
+
+    def _count_failure(
+        self, error: Exception, message: str
+    ) -> tuple[Circuit | None, Ending | Refusal | None]:
+        """Counts the failure of the repository and of the link, as far as Postgres answers."""
+        circuit = ending = None
+        # The job's own connection may be lost, or in the middle of a statement.
+        with closing(self.session.sibling()) as database:
+            try:
+                if isinstance(error, GitError):
+                    circuit = git_failed(
+                        database,
+                        self.repository_id,
+                        threshold=self.settings.circuit_breaker_threshold,
+                        cooldown=self.settings.circuit_breaker_cooldown_ms / 1000,
+                    )
+                failure = Failure(
+                    self.app_id,
+                    self.repository_id,
+                    message,
+                    self.tries.left,
+                    self.settings.max_retry_attempts,
+                )
+                ending = fail_scan(database, failure, self.session_id)
+            except ServerError as trouble:
+                log.warning("%s: its link can't be marked: %s", self.name, trouble.message)
+        return circuit, ending
 
     def _describe(self, error: Exception) -> str:
         if isinstance(error, DocoraOpsError):
             return error.message
         if isinstance(error, JobTimeoutException):
             return f"the snapshot took longer than {self.settings.job_timeout} s"
-        # The exception's own text may hold anything, so it stays here.
+        # The exception's own text may contain secrets, so it is left out.
         places = "; ".join(
             f"{frame.filename}:{frame.lineno}"
             for frame in traceback.extract_tb(error.__traceback__)
@@ -371,25 +354,12 @@ class _Snapshot:
         return f"a bug in docora-ops: {type(error).__name__}"
 
     def _announce(self, circuit: Circuit, message: str) -> None:
-        """Tell the apps; whatever goes wrong with that does not change the verdict."""
-        assert self.link is not None  # noqa: S101 - git has worked on it
-        payload = self.link.payload
+        """Tells the apps; errors are logged and do not change the link's status."""
+        assert self.link is not None  # noqa: S101 - only git errors open a circuit
         log.warning("%s: the circuit is open until %s", self.name, moment(circuit.open_until))
         try:
             with closing(self.session.sibling()) as database:
                 apps = recipients(database, self.repository_id)
-            announce_open_circuit(
-                apps,
-                {
-                    "repository_id": payload.repository_id,
-                    "github_url": payload.github_url,
-                    "owner": payload.owner,
-                    "name": payload.name,
-                },
-                circuit,
-                self.settings.circuit_breaker_threshold,
-                message,
-                self.settings.require_encryption_key(),
-            )
+            post_sync_failed(apps, self.link.payload, circuit, message, self.settings)
         except Exception as error:  # noqa: BLE001 - logged only, as the contract says
             log.warning("%s: the apps were not told: %s", self.name, self._describe(error))

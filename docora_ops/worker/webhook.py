@@ -1,46 +1,46 @@
-"""Signed POSTs to one app, over connections that are kept."""
+"""Sends signed POSTs to one app, over connections that stay open."""
 
 from __future__ import annotations
 
 import hmac
 import http.client
 import logging
+import math
 import signal
-import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 
 from docora_ops import __version__
 from docora_ops.errors import DeliveryError
 from docora_ops.text import inert
-from docora_ops.worker.bodies import Body
+from docora_ops.worker.bodies import Pieces, resized
 from docora_ops.worker.endpoint import Endpoint, endpoint_of
-from docora_ops.worker.http_connection import Connection
+from docora_ops.worker.http_connection import AppConnection
 
 _GATHERED = 1 << 18
-"""Bytes of a long body that are sent at once."""
+"""Bytes of a large body that are sent at once."""
 _WATCH_INTERVAL = 0.25
 _LONGEST_ANSWER = 1 << 16
-"""Bytes of an answer that are read, so that the connection can be used again."""
+"""Bytes of an answer that are read before the connection is used again."""
 _HUNG_UP = (ConnectionError, ssl.SSLError)
 _FOLLOWED = {307, 308}
-"""Redirects that ask for the same request elsewhere."""
+"""Redirects that keep the method and the body."""
 _NOT_FOLLOWED = {301, 302, 303}
-"""Redirects that clients follow with a GET, which would deliver nothing."""
+"""Redirects that become a GET, which would deliver nothing."""
 _MOST_REDIRECTS = 5
 
 log = logging.getLogger("rq.worker.snapshot")
 
 
 class Webhook:
-    """One app's endpoint. `timeout` is for a whole POST, from the TLS handshake to the answer.
+    """Sends POSTs to one app; follows redirects by 307 and 308 and verifies certificates.
 
-    Connecting has as much time for each address of the host. Redirects by 307 and 308 are followed
-    within the same time; each POST begins at the app's base_url again. Certificates are verified.
-    Raises DeliveryError, without the name of the file, in all its calls.
+    `timeout` is for a whole POST with its redirects, from the TLS handshake to the answer;
+    connecting may take as long for each address of the host. Each POST begins at the base_url.
+    All calls raise DeliveryError, without the name of the file.
     """
 
     def __init__(self, base_url: str, app_id: str, auth_key: str, *, timeout: float) -> None:
@@ -48,49 +48,52 @@ class Webhook:
         self._key = auth_key.encode()
         self._timeout = timeout
         self._base = self._endpoint = endpoint_of(base_url)
-        self._connections: dict[tuple[str, str, int], Connection] = {}
+        self._connections: dict[tuple[str, str, int], AppConnection] = {}
         self._connection = self._connection_to(self._base)
-        self._watch = _Watch()
-        self._deadline = 0.0
+        self._deadline = math.inf
+        """When the POST at work must have ended; infinite while there is none."""
+        self._expired = False
+        self._closed = threading.Event()
         self._redirects = 0
         self._headers: dict[str, str] = {}
-        self._body: Body | bytes = b""
+        self._body: Pieces | bytes = b""
         self._is_repeatable = False
-        """Whether to send once more, should the connection turn out to be a dead one."""
+        """True if the request is sent again when the app has closed the idle connection."""
         self._hung_up: OSError | None = None
-        """Set when the app hung up before it had all."""
+        """The error of sending, if the app closed the connection before it had the whole body."""
         self._unsent: Iterator[bytes] = iter(())
-        """The rest of a body, after the app hung up."""
+        """The rest of the body in that case."""
         self._known_origins = {self._base.origin}
-        """Origins that are the app's own, or were logged."""
+        """The app's own origin, and origins that were logged."""
 
     def __enter__(self) -> Webhook:
+        threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._watch.end()
+        self._closed.set()
         self._close_all()
 
-    def send(self, event: str, body: Body | bytes) -> None:
-        """Send a body to `{base_url}/{event}`; `receive` has the answer."""
+    def send(self, event: str, body: Pieces | bytes) -> None:
+        """Sends a body to `{base_url}/{event}`; `receive` waits for the answer."""
         self._headers, self._body = self._sign(body), body
         with self._errors():
             self._redirects = 0
+            self._expired = False
             self._deadline = time.monotonic() + self._timeout
-            self._watch.begin(self._deadline)
             self._post(self._base.below(event))
 
     def receive(self) -> None:
-        """Wait for the answer to what was sent. Raises DeliveryError unless it is 2xx."""
+        """Waits for the answer. Raises DeliveryError unless it is 2xx."""
         with self._errors():
             while (endpoint := self._read_answer()) is not None:
-                # The rest of the body has to be read before its source can begin again.
+                # git has to send the rest of the file before it can send the file again.
                 for _ in self._unsent:
                     pass
                 self._post(endpoint)
-        self._watch.pause()
+        self._deadline = math.inf
 
-    def _sign(self, body: Body | bytes) -> dict[str, str]:
+    def _sign(self, body: Pieces | bytes) -> dict[str, str]:
         timestamp = str(int(time.time()))
         signature = hmac.new(self._key, f"{timestamp}.".encode(), "sha256")
         length = 0
@@ -110,44 +113,41 @@ class Webhook:
         self._endpoint = endpoint
         self._connection = self._connection_to(endpoint)
         self._connection.close_if_ended()
-        self._is_repeatable = self._connection.is_open and isinstance(self._body, bytes)
+        self._is_repeatable = self._connection.sock is not None and isinstance(self._body, bytes)
         self._write()
 
     def _write(self) -> None:
         self._hung_up = None
-        self._watch.guard(self._connection)
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
         self._connection.open(left)
-        # Again, since a connection that is closed early forgets its socket.
-        self._watch.guard(self._connection)
         self._connection.put_head(self._endpoint, self._headers)
         try:
             if isinstance(self._body, bytes):
                 self._connection.end_head(self._body)
             else:
                 self._connection.end_head()
-                self._unsent = _gathered(self._body.pieces())
+                self._unsent = resized(self._body(), _GATHERED)
                 for piece in self._unsent:
                     self._connection.send(piece)
         except _HUNG_UP as error:
-            # It may have said why: a body that is too large for it, for example.
+            # The answer may tell the reason, for example that the body is too large.
             self._hung_up = error
 
     def _read_answer(self) -> Endpoint | None:
-        """Returns where to send the request again, or None if the app took it."""
-        # An answer that ends with its connection is the only one to close that.
+        """Returns the target of a redirect, or None if the app accepted the request."""
+        # If the answer ends with its connection, only closing the answer closes the socket.
         with closing(self._answer()) as answer:
             there = self._redirect(answer) if answer.status in _FOLLOWED else None
             if there is None:
-                if not 200 <= answer.status < 300:  # noqa: PLR2004 - what HTTP calls success
+                if not 200 <= answer.status < 300:  # noqa: PLR2004 - success in HTTP
                     raise self._refusal(answer)
                 if self._hung_up is not None:
                     raise self._hung_up
             if self._hung_up is None:
                 answer.read(_LONGEST_ANSWER)
-            if self._watch.expired:
+            if self._expired:
                 raise TimeoutError
             if self._hung_up is not None or not answer.isclosed():
                 self._connection.close()
@@ -157,29 +157,29 @@ class Webhook:
         try:
             return self._connection.answer()
         except _HUNG_UP as error:
-            if not self._is_repeatable or self._watch.expired:
+            if not self._is_repeatable or self._expired:
                 raise self._hung_up or error from None
-        # It had given the connection up just before, and no one can see that in time.
+        # The app closed the idle connection while the request was on its way.
         self._connection.close()
         self._write()
         return self._connection.answer()
 
     def _redirect(self, answer: http.client.HTTPResponse) -> Endpoint:
-        """Returns where a redirect leads. Raises DeliveryError if it is not to be followed."""
+        """Returns the target of a redirect. Raises DeliveryError if it must not be followed."""
+        self._redirects += 1
         there = self._location(answer)
+        reason = None
         if there is None:
             reason = "the app redirects without a Location that is an http or https URL"
-            raise self._connection.refusal(answer.status, reason)
-        if self._endpoint.scheme == "https" and there.scheme == "http":
+        elif self._endpoint.scheme == "https" and there.scheme == "http":
             reason = f"the app redirects from https to {there.url}, which is not encrypted"
-            raise self._connection.refusal(answer.status, reason)
-        self._redirects += 1
-        if self._redirects > _MOST_REDIRECTS:
+        elif self._redirects > _MOST_REDIRECTS:
             reason = f"the app redirects more than {_MOST_REDIRECTS} times"
+        if there is None or reason:
             raise self._connection.refusal(answer.status, reason)
         if there.origin not in self._known_origins:
             self._known_origins.add(there.origin)
-            # Without the path, in which an app can repeat what it was sent.
+            # Without the path, in which an app could repeat secrets of the request.
             where = f"{there.scheme}://{there.authority}"
             log.warning("app %s redirects to %s", inert(self._app_id), inert(where))
         return there
@@ -199,12 +199,11 @@ class Webhook:
         location = answer.getheader("Location")
         return self._endpoint.redirected(location) if location else None
 
-    def _connection_to(self, endpoint: Endpoint) -> Connection:
-        """Returns the connection of the endpoint, which may have been used before."""
+    def _connection_to(self, endpoint: Endpoint) -> AppConnection:
         if endpoint.origin not in self._connections:
             if len(self._connections) > _MOST_REDIRECTS:
                 self._close_all()
-            self._connections[endpoint.origin] = Connection(endpoint)
+            self._connections[endpoint.origin] = AppConnection(endpoint)
         return self._connections[endpoint.origin]
 
     def _close_all(self) -> None:
@@ -217,11 +216,11 @@ class Webhook:
         try:
             yield
         except DeliveryError:
-            self._watch.pause()
+            self._deadline = math.inf
             raise
         except (OSError, http.client.HTTPException, ValueError) as error:
-            expired = self._watch.expired or isinstance(error, TimeoutError)
-            self._watch.pause()
+            expired = self._expired or isinstance(error, TimeoutError)
+            self._deadline = math.inf
             self._connection.close()
             if expired:
                 reason = self._connection.timeout(self._timeout, error)
@@ -229,68 +228,19 @@ class Webhook:
                 reason = self._connection.failure(error)
             raise DeliveryError(reason) from error
 
-
-class _Watch:
-    """Ends an exchange that takes too long.
-
-    The timeout of a socket is for each single wait, and who sends a byte now and then never
-    reaches it.
-    """
-
-    def __init__(self) -> None:
-        self._end = threading.Event()
-        self._running: tuple[float, Connection | None, socket.socket | None] | None = None
-        self.expired = False
-        self._thread: threading.Thread | None = None
-
-    def begin(self, deadline: float) -> None:
-        """Watch an exchange until `pause` or the deadline."""
-        self.expired = False
-        self._running = (deadline, None, None)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
-
-    def guard(self, connection: Connection) -> None:
-        """End this connection at the deadline: the socket that it has now, or will have."""
-        if self._running is not None:
-            self._running = (self._running[0], connection, connection.sock)
-
-    def pause(self) -> None:
-        """The exchange is over."""
-        self._running = None
-
-    def end(self) -> None:
-        """There will be no more."""
-        self._running = None
-        self._end.set()
-
     def _watch(self) -> None:
-        # Or the timer of the whole job may go off here, and not where the job waits.
+        """Shuts the connection down at the deadline.
+
+        A socket's own timeout is for each single wait. An app that sends a byte now and then would
+        never reach it.
+        """
+        # The timer of the job must interrupt the main thread, which waits for the app.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        while not self._end.wait(_WATCH_INTERVAL):
-            running = self._running
-            if running is not None and time.monotonic() > running[0]:
-                self.expired = True
-                _, connection, sock = running
-                if sock is None and connection is not None:
-                    sock = connection.sock
-                if sock is not None:
-                    with suppress(OSError):
-                        sock.shutdown(socket.SHUT_RDWR)
+        while not self._closed.wait(_WATCH_INTERVAL):
+            if time.monotonic() > self._deadline:
+                self._expired = True
+                self._connection.shut_down()
 
 
-def _pieces(body: Body | bytes) -> Iterable[bytes]:
-    return (body,) if isinstance(body, bytes) else body.pieces()
-
-
-def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces that are worth a system call."""
-    gathered = bytearray()
-    for piece in pieces:
-        gathered += piece
-        if len(gathered) >= _GATHERED:
-            yield bytes(gathered)
-            gathered.clear()
-    if gathered:
-        yield bytes(gathered)
+def _pieces(body: Pieces | bytes) -> Iterable[bytes]:
+    return (body,) if isinstance(body, bytes) else body()

@@ -252,7 +252,7 @@ def test_a_row_that_is_locked_for_good_fails_and_the_others_go_on(
         result = bulk.run(docora.actions(lock_timeout=1), batch_size=2)
     assert result.counts == {Outcome.QUEUED: 5, Outcome.FAILED: 1}
     assert [failure.job_id for failure in result.failures] == [held.job_id]
-    assert "another session has held a lock for over 1 s" in result.failures[0].error
+    assert "another session has held a lock for over 1 s" in result.failures[0].error_message
     assert docora.row(held) == row
     assert held.job_id not in docora.waiting()
     assert result.completed == result.total
@@ -276,7 +276,7 @@ def test_many_locked_rows_cost_one_wait_only(docora: Docora) -> None:
         result = actions.retry_all(batch_size=5)
         took = time.monotonic() - begin
     assert result.counts == {Outcome.QUEUED: 10, Outcome.FAILED: 30}
-    assert all("lock" in failure.error for failure in result.failures)
+    assert all("lock" in failure.error_message for failure in result.failures)
     assert took < 4  # two batches at once, each of which may wait a second
     assert docora.statuses() == {"pending_snapshot": 10, "failed": 30}
 

@@ -23,7 +23,7 @@ def test_links_whose_ids_form_no_job_id_fail_alone(docora: Docora, bulk: BulkAct
     result = bulk.run(docora.actions(), batch_size=3)
     assert result.counts == {Outcome.QUEUED: 4, Outcome.FAILED: 5}
     assert {failure.job_id for failure in result.failures} == {link.job_id for link in bad}
-    assert all("can't form a job id" in failure.error for failure in result.failures)
+    assert all("can't form a job id" in failure.error_message for failure in result.failures)
     assert [docora.row(link) for link in bad] == rows
     assert len(docora.waiting()) == 4
     docora.assert_sound()
@@ -49,7 +49,7 @@ def test_a_row_that_postgres_refuses_to_change_fails_alone(
     result = docora.actions().retry_all(batch_size=batch_size)
     assert result.counts == {Outcome.QUEUED: 7, Outcome.FAILED: 1}
     assert [failure.job_id for failure in result.failures] == [links[4].job_id]
-    assert "the row is cursed" in result.failures[0].error
+    assert "the row is cursed" in result.failures[0].error_message
     assert docora.status(links[4]) == "failed"
     assert links[4].job_id not in docora.waiting()
     assert not docora.redis.exists(Job.key_for(links[4].job_id))
@@ -135,7 +135,7 @@ def test_one_slow_link_is_left_and_the_rest_of_its_batch_is_done(docora: Docora)
     add_links_that_are_slow_to_resync(docora, {2})
     result = docora.actions(statement_timeout=1).resync_all(APP)
     assert result.counts == {Outcome.QUEUED: 4, Outcome.FAILED: 1}
-    assert "within 1 s" in result.failures[0].error
+    assert "within 1 s" in result.failures[0].error_message
     assert docora.statuses() == {"pending_snapshot": 4, "synced": 1}
     docora.assert_sound()
 

@@ -9,7 +9,7 @@ from rq.job import JobStatus
 
 from docora_ops.actions.bulk import run as bulk
 from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.audit import ChangeNote, HistoryState
+from docora_ops.audit import Change, HistoryState
 from docora_ops.links import Outcome
 from docora_ops.queue import History
 from tests.support.docora import Docora
@@ -18,7 +18,7 @@ from tests.support.running_commands import only_operation, progress_of
 # Cancelling and stopping
 
 
-def test_an_operation_cancelled_too_late_is_done_in_the_audit_trail_too(docora: Docora) -> None:
+def test_an_operation_cancelled_too_late_is_done_in_the_audit_entries_too(docora: Docora) -> None:
     docora.add_links(6)
     actions = docora.actions()
 
@@ -29,10 +29,10 @@ def test_an_operation_cancelled_too_late_is_done_in_the_audit_trail_too(docora: 
 
         run.on_progress = step
 
-    note = ChangeNote("somebody@host", "retry-all-failed", {})
-    result = actions.retry_all(batch_size=2, note=note, prepare=prepare)
+    change = Change("somebody@host", "retry-all-failed", {})
+    result = actions.retry_all(batch_size=2, change=change, prepare=prepare)
     assert (result.completed, result.cancelled) == (6, False)
-    [entry] = History(docora.settings, actions.redis).read(10)
+    [entry] = History(actions.redis).read(10)
     assert entry.state is HistoryState.DONE
     assert entry.counts == {"total": 6, Outcome.QUEUED: 6}
 

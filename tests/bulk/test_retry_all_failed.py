@@ -281,8 +281,8 @@ def test_links_without_a_job_id_cost_only_themselves_and_are_listed_with_reasons
     assert (data["queued"], data["failed"], data["cancelled"]) == (3, 25, False)
     assert [failure["job_id"] for failure in data["failures"]] == sorted(bad)
     for failure in data["failures"]:
-        assert failure.keys() == {"job_id", "error"}
-        assert "job id" in failure["error"]
+        assert failure.keys() == {"job_id", "error_message"}
+        assert "job id" in failure["error_message"]
     assert docora.waiting() == [link.job_id for link in good]
     after = docora.connection.execute(
         "SELECT * FROM app_repositories WHERE app_id = 'app.dotted' ORDER BY id"
@@ -310,7 +310,7 @@ def test_a_terminal_shows_the_exact_count_by_app_and_the_database_before_it_asks
     question = re.sub(r"\x1b\[[0-9;]*m", "", shown[: shown.index("[y/N]")])
     assert re.search(r"\b7 links\b", question)
     assert f"{database_name(docora)} on " in question
-    assert f", Redis {describe(docora.settings)}: reset 7 links" in question
+    assert f", Redis {describe(docora.redis)}: reset 7 links" in question
     assert re.search(rf"4 +App 1 \(app_{1:024x}\)", question)
     assert re.search(rf"3 +App 2 \(app_{2:024x}\)", question)
     assert "nothing was changed" in shown

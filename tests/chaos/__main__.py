@@ -1,7 +1,7 @@
-"""`make chaos`: round after round of processes and servers that are killed, paused and cut off.
+"""`make chaos`: plays rounds in which processes and servers are killed, paused and cut off.
 
-The seed fixes what is done, not how the machine schedules it: the same seed is likely, not certain,
-to break the same thing again.
+The seed fixes the steps, not their timing: the same seed is likely, but not certain, to break the
+same thing again.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ SECONDS = 480
 
 
 def main() -> int:
-    """Play rounds for so long; returns the exit code."""
+    """Plays rounds until the time is up; returns the exit code."""
     parser = argparse.ArgumentParser(prog="make chaos ARGS=…", description=__doc__)
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(1_000_000))
     parser.add_argument("--seconds", type=int, default=SECONDS)
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     if PROGRAM is None:
-        print("PgBouncer is not installed: all commands reach Postgres directly", flush=True)
-    logging.getLogger("rq").addHandler(logging.NullHandler())  # of what runs in this process
+        print("PgBouncer is not installed: all commands connect to Postgres directly", flush=True)
+    logging.getLogger("rq").addHandler(logging.NullHandler())
     directory = Path(tempfile.mkdtemp(prefix="docora-ops-chaos-"))
     directory.chmod(0o755)
     with driver(options.seed, FULL, directory) as chaos:
@@ -47,35 +47,32 @@ def main() -> int:
 
 
 def play(chaos: Driver, seconds: float) -> None:
-    """As many rounds as there is time for, a line for each. Raises Broken."""
+    """Plays rounds while there is time for another, and prints each. Raises Broken."""
     end = time.monotonic() + seconds
     longest = 0.0
     played: list[Round] = []
     while time.monotonic() + longest < end:
         began = time.monotonic()
         played.append(chaos.play(len(played) + 1))
-        longest = max(longest, time.monotonic() - began)
-        print(
-            f"round {len(played)}, {time.monotonic() - began:.0f} s: {describe(played[-1:])}",
-            flush=True,
-        )
+        took = time.monotonic() - began
+        longest = max(longest, took)
+        print(f"round {len(played)}, {took:.0f} s: {describe(played[-1:])}", flush=True)
     print(f"\nall {len(played)} rounds: {describe(played)}")
 
 
 def describe(rounds: list[Round]) -> str:
-    """What was done, and how it ended."""
+    """Returns what happened, in numbers."""
+    processes = [process for each in rounds for process in each.processes]
     faults: Counter[str] = Counter()
-    codes: Counter[int] = Counter()
     for each in rounds:
         faults += each.faults
-        codes += Counter(process.process.returncode for process in each.processes)
-    links = sum(len(each.world.links) for each in rounds)
-    pooled = sum(process.is_pooled for each in rounds for process in each.processes)
+    codes = Counter(process.process.returncode for process in processes)
     by_code = ", ".join(f"{code}: {number}" for code, number in sorted(codes.items()))
     by_kind = ", ".join(f"{name} {number}" for name, number in sorted(faults.items()))
     return (
-        f"{links} links, {codes.total()} processes by exit code ({by_code}), "
-        f"{pooled} of them through a pooler, "
+        f"{sum(len(each.world.links) for each in rounds)} links, "
+        f"{len(processes)} processes by exit code ({by_code}), "
+        f"{sum(process.is_pooled for process in processes)} of them through PgBouncer, "
         f"{faults.total()} faults ({by_kind})"
     )
 

@@ -1,4 +1,4 @@
-"""The client apps' side: how they answer, and what they can swear to."""
+"""The client apps: how they answer, and what they acknowledged."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from threading import Event, Lock, Thread, current_thread
 
 from docora_ops.demo.receiver import CREATED, Request
 
-_SLOWNESS = 0.5
-"""Seconds that a slow app takes over each file."""
-_FAILURE = 500
+SLOWNESS = 0.5
+"""Seconds that a slow app takes for each file."""
+FAILURE = 500
 
 
 class Mood(Enum):
@@ -20,11 +20,11 @@ class Mood(Enum):
 
     WELL = auto()
     FLAKY = auto()
-    """With 500, each third time."""
+    """Every third request fails."""
     BROKEN = auto()
-    """With 500."""
+    """Every request fails."""
     HANGS_UP = auto()
-    """Not at all."""
+    """It closes the connection without an answer."""
     SLOW = auto()
 
 
@@ -34,55 +34,55 @@ Delivery = tuple[str, str, str, str]
 
 @dataclass
 class Apps:
-    """What the receiver asks for an answer; keeps what was acknowledged, and who sent at once.
+    """Answers for the receiver, and counts requests of jobs that overlap.
 
-    A job sends over a connection of its own, so jobs at work on one link at once show: one that
-    goes on sending after another has begun.
+    Each job sends over its own connection. A request on a connection that is not the newest of its
+    link is late: another job has begun meanwhile.
     """
 
     moods: dict[str, Mood] = field(default_factory=dict)
     acknowledged: dict[Delivery, float] = field(default_factory=dict)
-    """When, for the last time."""
+    """The time of the last acknowledgement."""
     late: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Of each link, the most that a job has sent after another had begun."""
+    """The most late requests of one job, by link."""
     calm: Event = field(default_factory=Event)
-    """Set, when nobody is to be slow any more."""
+    """While set, no app is slow."""
     _requests: Counter[str] = field(default_factory=Counter)
-    _connections: dict[tuple[str, str], dict[Thread, int]] = field(default_factory=dict)
-    """Of each link, in the order of their first requests, with how many came too late."""
+    _connections: dict[tuple[str, str], Counter[Thread]] = field(default_factory=dict)
+    """Late requests by connection, in the order of the first requests, by link."""
     _lock: Lock = field(default_factory=Lock)
 
     def answer(self, request: Request) -> int:
-        """The status. Raises ConnectionError to hang up."""
+        """Returns the status. Raises ConnectionError to hang up."""
         if request.event == "sync_failed":
             return CREATED
         body = request.json
         link = (request.app, body["repository"]["repository_id"])
         with self._lock:
-            self._note(link)
+            self._count_late(link)
             self._requests[request.app] += 1
             number = self._requests[request.app]
         match self.moods.get(request.app, Mood.WELL):
             case Mood.HANGS_UP:
                 raise ConnectionResetError
             case Mood.BROKEN:
-                return _FAILURE
+                return FAILURE
             case Mood.FLAKY if number % 3 == 0:
-                return _FAILURE
+                return FAILURE
             case Mood.SLOW:
-                self.calm.wait(_SLOWNESS)
+                self.calm.wait(SLOWNESS)
         self.acknowledge(*link, body["file"]["path"], body["file"]["sha"])
         return CREATED
 
     def acknowledge(self, app: str, repository_id: str, path: str, sha: str) -> None:
-        """The app has the file."""
+        """Notes that the app has the file."""
         with self._lock:
             self.acknowledged[app, repository_id, path, sha] = time.monotonic()
 
-    def _note(self, link: tuple[str, str]) -> None:
-        known = self._connections.setdefault(link, {})
-        connection = current_thread()  # each has one
-        known.setdefault(connection, 0)
-        if connection is not next(reversed(known)):
-            known[connection] += 1
-            self.late[link] = max(self.late[link], known[connection])
+    def _count_late(self, link: tuple[str, str]) -> None:
+        counts = self._connections.setdefault(link, Counter())
+        connection = current_thread()  # the receiver runs a thread for each connection
+        counts.setdefault(connection, 0)
+        if connection is not next(reversed(counts)):
+            counts[connection] += 1
+            self.late[link] = max(self.late[link], counts[connection])

@@ -1,23 +1,25 @@
-"""What must hold once all is quiet, whatever has befallen whom.
+"""What must hold after a round, whatever happened in it.
 
-Without exception: statuses are those of the machine; each delivery on record was acknowledged;
-progress counts make sense and expire; every command ends, with a code that was promised, says no
-traceback and no secret, and ends by a signal only if that came before it could handle it; one that
-ends well has done all that it counts; behind the pooler commands work, and leave nothing there; the
-children of a worker that was killed end by themselves, and nobody is left when the round is over.
+Always:
+- Statuses are those of Docora. Each recorded delivery was acknowledged by the app.
+- Progress counts add up and expire.
+- Every command ends with a promised exit code, prints neither a traceback nor a secret, and dies
+  of a signal only if the signal came before the command could handle it. A command that succeeds
+  has done all that it counts.
+- Commands work through PgBouncer and leave nothing in its sessions.
+- Children of a killed worker end by themselves; no process outlives the round.
+- A resync that succeeded sends every file again before its link is synced.
 
-Where Redis kept its data: no pending link is without a live job, once somebody has seen to what
-killed workers had in hand. Where it lost them, doctor counts the links that are lost, and repair
-brings back every one.
+While Redis keeps its data: once the maintenance of a worker has cleaned up after killed workers,
+each pending link has a live job. If Redis lost its data, doctor counts the lost links and repair
+queues each of them.
 
-No id stands in the queue twice, except where the promise does not reach: the producer did not look
-before it pushed, Redis lost what would have told of the first, or a worker overslept, whose job RQ
-had given to another. Those doctor counts and repair mends.
+No job id is queued twice, with three exceptions: the careless producer pushed it, Redis lost the
+first job, or a worker overslept whose job RQ had given to another. Doctor counts these and repair
+fixes them.
 
-A resync that has succeeded sends every file again, before its link is in sync.
-
-Two jobs are never at work on one link. A job finds out that it has lost its lock, with its session
-of Postgres, only when it next records a file: until then it may send one more than was on its way.
+Two jobs never work on one link at once. A job notices that it has lost its lock, with its Postgres
+session, when it next records a file: until then it may send one more.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from rq.job import Job
 
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.links import LinkStatus
-from tests.chaos.between import POSTGRES_PASSWORD
 from tests.chaos.processes import Process
+from tests.chaos.proxies import POSTGRES_PASSWORD
 from tests.chaos.servers import REDIS_PASSWORD
 from tests.chaos.world import World
 from tests.support.docora import QUEUE, Docora
@@ -49,36 +51,30 @@ _BULK = {"retry-all-failed", "resync", "schedule"}
 _COUNTS = (b"total", b"completed", b"succeeded", b"failed")
 
 
-class Broken(AssertionError):  # noqa: N818 - it is not the program that is in error
+class Broken(AssertionError):  # noqa: N818 - a finding, not an error of this program
     """An invariant does not hold."""
 
 
-def check(problems: list[str]) -> None:
-    """Raise Broken if there are any."""
-    if problems:
-        raise Broken("\n".join(problems))
-
-
 def of_processes(processes: list[Process]) -> list[str]:
-    """How they have ended, and what they have said."""
+    """Checks how processes ended and what they printed."""
     problems = []
     for process in processes:
-        if _had_not_begun(process):
+        if _was_starting(process):
             continue
         code = process.process.returncode
         if code not in _promised(process) and -code not in process.fatal:
             problems.append(f"{process.name} ended with {code}: {_last_words(process)}")
-        said = process.output + process.log
-        if "Traceback" in said:
-            problems.append(f"{process.name} said a traceback: {_last_words(process)}")
-        problems += [f"{process.name} said {secret}" for secret in _SECRETS if secret in said]
+        printed = process.output + process.log
+        if "Traceback" in printed:
+            problems.append(f"{process.name} printed a traceback: {_last_words(process)}")
+        problems += [f"{process.name} printed {secret}" for secret in _SECRETS if secret in printed]
         if "--json" in process.arguments and code >= 0:
             problems += _of_document(process)
     return problems
 
 
 def _promised(process: Process) -> set[int]:
-    """The exit codes that README promises for what was done to it."""
+    """Returns the exit codes that are promised after the signals that were sent."""
     ended = process.signals & {Signals.SIGINT, Signals.SIGTERM, Signals.SIGHUP}
     promised: set[int] = set(_PROMISED)
     if process.is_worker:
@@ -91,7 +87,7 @@ def _promised(process: Process) -> set[int]:
 
 
 def _of_document(process: Process) -> list[str]:
-    """Whether it printed one JSON document and, if all went well, has done all that it counts."""
+    """Checks that there is one JSON document and, on success, that all links are done."""
     try:
         document = json.loads(process.output)
     except ValueError:
@@ -99,12 +95,12 @@ def _of_document(process: Process) -> list[str]:
     if process.process.returncode == ExitCode.OK and process.arguments[0] in _BULK:
         data = document["data"]
         if data.get("total") != data.get("completed"):
-            return [f"{process.name} ended well and has done less than all: {process.output}"]
+            return [f"{process.name} succeeded and has done less than all: {process.output}"]
     return []
 
 
-def _had_not_begun(process: Process) -> bool:
-    """Whether Ctrl-C came while Python itself was starting: nobody can make it quiet then."""
+def _was_starting(process: Process) -> bool:
+    """Returns whether SIGINT came while Python was starting, which prints a traceback."""
     is_cut = Signals.SIGINT in process.signals and "KeyboardInterrupt" in process.log
     return is_cut and not re.search(r"__main__\.py\", line \d+, in main", process.log)
 
@@ -114,7 +110,7 @@ def _last_words(process: Process) -> str:
 
 
 def of_stores(world: World) -> list[str]:
-    """What both stores say, whatever has happened."""
+    """Checks statuses, deliveries and progress hashes."""
     docora = world.producer
     unknown = sorted(set(docora.statuses()) - set(LinkStatus))
     problems = [f"status {status!r}" for status in unknown]
@@ -129,18 +125,18 @@ def of_stores(world: World) -> list[str]:
             problems.append(f"{key!r}: {fields}")
             continue
         total, completed, succeeded, failed = map(int, counts)
-        life = docora.redis.ttl(key)
+        ttl = docora.redis.ttl(key)
         if (
             not succeeded + failed <= completed <= total
             or fields.get(b"cancelled") not in {b"true", b"false"}
-            or not 0 < life <= 3600
+            or not 0 < ttl <= 3600
         ):
-            problems.append(f"{key!r}, which expires in {life} s: {fields}")
+            problems.append(f"{key!r}, which expires in {ttl} s: {fields}")
     return problems
 
 
 def of_receiver(world: World, *, sessions_cut: bool) -> list[str]:
-    """What the apps have seen."""
+    """Checks what the apps received."""
     allowed = 2 if sessions_cut else 1
     problems = [
         f"two jobs at once: {app} {repository_id}: {late} sent after another had begun"
@@ -151,17 +147,17 @@ def of_receiver(world: World, *, sessions_cut: bool) -> list[str]:
 
 
 def lost(docora: Docora) -> list[str]:
-    """Jobs of pending links that are not there to be run."""
+    """Returns the job ids of pending links without a job that will run."""
     return _without_job(docora, LinkStatus.PENDING_SNAPSHOT)
 
 
 def stuck(docora: Docora) -> list[str]:
-    """The same of links that are marked as being scanned."""
+    """Returns the job ids of scanning links without a job that will run."""
     return _without_job(docora, LinkStatus.SCANNING)
 
 
 def story_of(docora: Docora, job_id: str) -> str:
-    """All that is known of a link and its job."""
+    """Returns all that is known of a link and its job."""
     app_id, _, repository_id = job_id.partition("-")
     row = docora.row(TestLink(app_id, repository_id))
     told = ("status", "retry_count", "last_error")
@@ -174,28 +170,28 @@ def story_of(docora: Docora, job_id: str) -> str:
     return f"{job_id}: { {name: row[name] for name in told} }, in {sorted(places)}: {job}"
 
 
-def in_hand(docora: Docora) -> set[str]:
-    """Jobs that a worker had when it was killed."""
+def taken(docora: Docora) -> set[str]:
+    """Returns the ids of jobs that a worker had taken when it was killed."""
     members = cast("list[bytes]", docora.redis.zrange(f"rq:wip:{QUEUE}", 0, -1))
     popped = cast("list[bytes]", docora.redis.lrange(f"rq:queue:{QUEUE}:intermediate", 0, -1))
     return {member.decode().partition(":")[0] for member in [*members, *popped]}
 
 
 def doubled(docora: Docora) -> list[str]:
-    """Jobs that stand to be run twice."""
+    """Returns the ids of jobs that are queued twice."""
     return sorted(set(docora.doubled_jobs()) | (set(docora.waiting()) & _scheduled(docora)))
 
 
 def of_deliveries(world: World, processes: Sequence[Process]) -> list[str]:
-    """Whether every link has come to an end, and the app of one that is in sync has all files."""
+    """Checks that every link is synced or failed, and that apps of synced links have all files."""
     problems = []
     for link in world.links:
         row = world.producer.row(link)
         delivered, files = world.snapshots.deliveries(link), world.files[link.repository_id]
         if row["status"] not in {LinkStatus.SYNCED, LinkStatus.FAILED}:
-            problems.append(f"{link.job_id} is {row['status']} in the end: {row['last_error']}")
+            problems.append(f"{link.job_id} is {row['status']} at the end: {row['last_error']}")
         elif row["status"] == LinkStatus.SYNCED and delivered != files:
-            problems.append(f"{link.job_id} is in sync with {sorted(delivered)}")
+            problems.append(f"{link.job_id} is synced with {sorted(delivered)}")
         elif row["status"] == LinkStatus.SYNCED:
             resynced = _last_resync(link, processes)
             last = [
@@ -208,7 +204,7 @@ def of_deliveries(world: World, processes: Sequence[Process]) -> list[str]:
 
 
 def _last_resync(link: TestLink, processes: Sequence[Process]) -> float:
-    """When the last one began that has succeeded."""
+    """Returns when the last successful resync of a link began."""
     began = [
         process.began
         for process in processes

@@ -1,4 +1,4 @@
-"""The processes of docora-ops that a round starts and hurts."""
+"""The processes of docora-ops in a round."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from tests.support.worker_processes import Running
 
 
 class Process(Running):
-    """The installed command, all it has said, and what was done to it.
-
-    `is_pooled`: it reaches Postgres through PgBouncer.
-    """
+    """A command or a worker, its output, and the signals that were sent to it."""
 
     def __init__(
         self,
@@ -27,17 +24,19 @@ class Process(Running):
         environment: Mapping[str, str],
         logs: Path,
         *,
-        is_pooled: bool = False,
+        is_pooled: bool,
     ) -> None:
         self.arguments = tuple(arguments)
         self.is_pooled = is_pooled
         self.name = f"{number:03} {' '.join(arguments)}{' through the pooler' * is_pooled}"
         self.is_worker = arguments[0] == "worker"
+        self.is_parent = self.is_worker and arguments[-1] != "1"
         self.began = time.monotonic()
         self.signals: set[Signals] = set()
-        """Signals that were sent to it."""
         self.fatal: set[Signals] = set()
-        """SIGKILL, and those that came while Python was starting: they may have ended it."""
+        """SIGKILL, and signals that came before the process could handle them."""
+        self.was_killed_alone = False
+        """Its children were not killed with it."""
         self._files = logs / f"{number:03}-{arguments[0]}"
         with self._files.with_suffix(".out").open("wb") as stdout:
             super().__init__(
@@ -54,31 +53,23 @@ class Process(Running):
             )
 
     @property
-    def is_parent(self) -> bool:
-        """Whether it has several workers for children."""
-        return self.is_worker and self.arguments[-1] != "1"
-
-    @property
-    def is_running(self) -> bool:
-        return self.process.poll() is None
-
-    @property
     def output(self) -> str:
-        """What it has written to stdout."""
+        """Returns what it wrote to stdout."""
         return self._files.with_suffix(".out").read_text(encoding="utf-8")
 
-    def hurt(self, number: Signals, *, all_of_it: bool = True) -> None:
-        """A signal to it, and to all its children or not."""
+    def hurt(self, number: Signals, *, alone: bool) -> None:
+        """Sends a signal to the process, and to its children unless `alone`."""
         self.signals.add(number)
         if number is Signals.SIGKILL or not _handles(self.pid, Signals.SIGTERM):
             self.fatal.add(number)
-        if all_of_it:
-            self.signal_all(number)
-        else:
+        if alone:
+            self.was_killed_alone |= self.is_worker and number is Signals.SIGKILL
             self.signal(number)
+        else:
+            self.signal_all(number)
 
     def end(self) -> int:
-        """As it does; what it has said on stderr lies beside its stdout then."""
+        """Waits for the end and keeps what was written to stderr; returns the exit code."""
         code = super().end()
         assert self.process.stderr is not None
         self.process.stderr.close()
@@ -87,7 +78,7 @@ class Process(Running):
 
 
 def _handles(pid: int, number: Signals) -> bool:
-    """Returns whether a process catches this signal, or holds it back until it can."""
+    """Returns whether a process catches or blocks this signal."""
     with suppress(OSError):
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
         masks = re.findall(r"^Sig(?:Blk|Cgt):\s*(\w+)$", status, re.MULTILINE)

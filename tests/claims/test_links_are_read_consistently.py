@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from docora_ops.database import Session
-from docora_ops.database.snapshots import Refusal, begin_scan
+from docora_ops.database.link_scans import Refusal, begin_scan
 from docora_ops.links import Outcome, Payload
 from docora_ops.queue.job_template import JobTemplate
 from tests.support.docora import Docora

@@ -10,7 +10,7 @@ import pytest
 
 from docora_ops.database.link_rows import (
     Claim,
-    Verdict,
+    ClaimState,
     claim_due_links,
     claim_failed_links,
     claim_unfinished_links,
@@ -45,7 +45,7 @@ def remove_everything(docora: Docora) -> None:
     ("status", "claim"),
     [
         ("failed", partial(claim_failed_links, which=FailedFilter())),
-        ("scanning", claim_unfinished_links),
+        ("scanning", partial(claim_unfinished_links, error="x", max_attempts=9)),
         ("pending_snapshot", partial(claim_due_links, rescan_interval_ms=300_000)),
     ],
 )
@@ -60,5 +60,5 @@ def test_misleading_statistics_do_not_slow_a_claim(
     database = misjudged.actions(statement_timeout=2).database
     with database.transaction():
         claims = claim(database, ids)
-    assert Counter(claim.verdict for claim in claims) == {Verdict.CLAIMED: LINKS}
+    assert Counter(claim.state for claim in claims) == {ClaimState.CLAIMED: LINKS}
     assert misjudged.statuses() == {"pending_snapshot": LINKS}

@@ -53,5 +53,6 @@ def test_a_database_is_named_by_host_and_name_only(url: str, target: str) -> Non
     ],
 )
 def test_a_redis_is_named_by_host_and_number_only(url: str, text: str) -> None:
-    connect(settings(redis_url=url)).close()
-    assert describe(settings(redis_url=url)) == text
+    client = connect(settings(redis_url=url))
+    client.close()
+    assert describe(client) == text

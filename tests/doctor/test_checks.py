@@ -11,6 +11,7 @@ from docora_ops.database.postgres_server import PostgresServer
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.queue.redis_server import RedisServer
 from docora_ops.render.doctor import summary
+from docora_ops.text import duration
 
 NOW = 1_800_000_000.0
 HEALTHY = {
@@ -100,15 +101,15 @@ def test_postgres(server: PostgresServer, expected: list[str]) -> None:
     [
         (-3, "0 s"),
         (0.4, "0 s"),
-        (119, "119 s"),
-        (120, "2 min"),
-        (7199, "120 min"),
-        (7200, "2 h"),
-        (200_000, "2 days"),
+        (59, "59 s"),
+        (119, "1 min"),
+        (7199, "1 h 59 min"),
+        (7200, "2 h 0 min"),
+        (200_000, "2 d 7 h"),
     ],
 )
 def test_durations_are_short(seconds: float, shown: str) -> None:
-    assert redis_checks.duration(seconds) == shown
+    assert duration(seconds) == shown
 
 
 @pytest.mark.parametrize(
@@ -126,6 +127,6 @@ def test_durations_are_short(seconds: float, shown: str) -> None:
     ],
 )
 def test_the_worst_check_is_what_counts(found: list[str], worst: str, sentence: str) -> None:
-    checks = [Check(CheckName.SETTINGS, CheckState(state), "found") for state in found]
+    checks = [Check(CheckName.SETTINGS, "found", state=CheckState(state)) for state in found]
     diagnosis = Diagnosis(checks, None)
     assert (diagnosis.state, summary(diagnosis)) == (worst, sentence)

@@ -58,7 +58,7 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     by_kind: dict[str, list[Any]] = {}
     for example in drift["examples"]:
         assert example.keys() == {
-            *("kind", "job_id", "app_id", "app_name", "repository_id", "repository", "detail"),
+            *("kind", "job_id", "app_id", "app_name", "repository_id", "repository_name", "detail"),
         }
         by_kind.setdefault(example["kind"], []).append(example["job_id"])
     assert len(by_kind["lost"]) == 5
@@ -81,8 +81,9 @@ def test_a_narrow_terminal_shows_one_check_below_the_other(docora: Docora) -> No
     code, shown = on_terminal(docora, ["doctor"], env=ONE_LOOK, columns=40)
     assert code == 6
     plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
-    assert "Redis primary: ok" in plain
-    assert "Drift lost: failed" in plain
+    words = [line.split() for line in plain.splitlines()]
+    for name, state in ((["Redis", "primary"], "ok"), (["Drift", "lost"], "failed")):
+        assert words[words.index(["Check", *name]) + 1] == ["State", state]
     assert "…" not in plain
     assert max(map(len, plain.splitlines())) <= 40
 
@@ -91,7 +92,7 @@ def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora)
     docora.add_link("pending_snapshot")
     docora.age_links()
     with docora.start("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "600"}) as process:
-        assert "looking again in 600 s" in process.stderr.readline()
+        assert "checking again in 600 s" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         result = finish(process)
     assert (result.code, result.json["code"]) == (130, "interrupted"), result
@@ -102,7 +103,7 @@ def test_what_was_wrong_at_the_first_look_only_does_not_count(docora: Docora) ->
     link = docora.add_link("pending_snapshot")
     docora.age_links()
     with docora.start("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "3"}) as process:
-        assert process.stderr.readline() == "1 out of step at first sight: looking again in 3 s.\n"
+        assert process.stderr.readline() == "1 mismatch at first check: checking again in 3 s.\n"
         docora.enqueue(link.job_id)
         result = finish(process)
     assert result.code == 0, result

@@ -66,20 +66,20 @@ def test_a_dry_run_of_many_links_predicts_what_the_real_one_then_does(
         "app_id": APP,
         "app_name": "Acme Search",
         "repository_id": links["no job"].repository_id,
-        "repository": "octo/0",
-        "error": None,
+        "repository_name": "octo/0",
+        "error_message": None,
     }
 
     rows = docora.dump()[0]
     real = docora.run(*bulk.command, "--json")
     assert real.code == dry.code
     assert {name: real.data[name] for name in tally} == {name: dry.data[name] for name in tally}
-    failures = {one["job_id"]: one["error"] for one in real.data["failures"]}
+    failures = {one["job_id"]: one["error_message"] for one in real.data["failures"]}
     for one in dry.data["links"]:
         if one["outcome"] == "failed":
-            assert failures.pop(one["job_id"]) == one["error"]
+            assert failures.pop(one["job_id"]) == one["error_message"]
         else:
-            assert one["error"] is None
+            assert one["error_message"] is None
     running = {links[name].job_id for name, outcome in OUTCOMES.items() if "running" in outcome}
     assert failures.keys() == (running if bulk is RESYNC else set())
     if bulk is SCHEDULE:

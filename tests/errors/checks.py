@@ -54,9 +54,9 @@ def shows_no_secret(result: Result) -> None:
 
 
 def forget_operations(docora: Docora) -> None:
-    """A bulk operation that changed nothing may still be known, and is in the audit trail."""
+    """A bulk operation that changed nothing may still be known, and has audit entries."""
     for key in docora.redis.keys("docora:bulk:*"):
         assert docora.redis.hget(key, "completed") == b"0"
         docora.redis.delete(key)
-    assert all(entry["operation_id"] for entry in docora.audit_trail())
+    assert all(entry["operation_id"] for entry in docora.audit_entries())
     docora.redis.delete("docora-ops:audit")

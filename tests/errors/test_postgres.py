@@ -83,7 +83,7 @@ def test_a_statement_that_takes_too_long_is_given_up(docora: Docora, link: TestL
     shows_no_secret(bulk)
     [failure] = bulk.data["failures"]
     assert failure["job_id"] == link.job_id
-    assert sentence in failure["error"]
+    assert sentence in failure["error_message"]
     docora.redis.delete(*docora.redis.keys("docora:bulk:*"), *docora.redis.keys("docora-ops:*"))
     assert docora.dump() == before
 

@@ -6,6 +6,7 @@ import pytest
 
 from docora_ops.actions import failed
 from docora_ops.failed_links import ErrorGroup, Page
+from docora_ops.links import FailedFilter
 from tests.support.docora import Docora
 
 
@@ -19,7 +20,7 @@ def test_kinds_of_errors_beyond_the_limit_become_one(
     database = docora.actions().database
 
     def groups() -> Page[ErrorGroup]:
-        return failed.failed_links_by_error(database, app=None, error=None, page=1, limit=100)
+        return failed.failed_links_by_error(database, FailedFilter(), page=1, limit=100)
 
     every = groups()
     monkeypatch.setattr(failed, "_MOST_GROUPS", 10)
@@ -27,5 +28,5 @@ def test_kinds_of_errors_beyond_the_limit_become_one(
     some = groups()
     assert every.total > 11
     assert some.total == 11
-    assert some.rows[0].error == failed.OTHER_ERRORS
+    assert some.rows[0].error_message == failed.OTHER_ERRORS
     assert sum(group.links for group in some.rows) == 60

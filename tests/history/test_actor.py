@@ -1,4 +1,4 @@
-"""Who the audit trail says it was: nobody takes another's name."""
+"""Who changed something by the audit entries: nobody takes another's name."""
 
 from __future__ import annotations
 

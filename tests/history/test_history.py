@@ -1,4 +1,4 @@
-"""The audit trail: who changed what, when and why; and `docora-ops history`."""
+"""The audit history: who changed what, when and why; and `docora-ops history`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from docora_ops.audit import ChangeNote
+from docora_ops.audit import Change
 from docora_ops.links import Action, Outcome
 from docora_ops.queue import audit_stream as audit
 from docora_ops.queue.progress import new_operation_id
@@ -51,15 +51,16 @@ def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> 
     )
     results = [docora.run(*command, "--json", env={"SUDO_USER": "kim"}) for command in commands]
     assert [result.code for result in results] == [0] * len(commands), results
-    names = {"app_name": "App 1", "repository": "octo/repo1"}
+    names = {"app_name": "App 1", "repository_name": "octo/repo1"}
     first = {"app_id": links[0].app_id, "repository_id": links[0].repository_id} | names
     found = history(docora)
     assert all(each["who"].endswith(f" (claims to be kim)@{HOST}") for each in found)
-    moments = [datetime.fromisoformat(each["when"]) for each in found]
+    moments = [datetime.fromisoformat(each["started_at"]) for each in found]
     assert moments == sorted(moments, reverse=True)
     assert began < moments[-1] <= moments[0] < datetime.now(UTC) + timedelta(seconds=5)
     shown = [
-        {name: each[name] for name in each if name not in {"when", "who"}} for each in found[::-1]
+        {name: each[name] for name in each if name not in {"started_at", "who"}}
+        for each in found[::-1]
     ]
     second = shown.pop(1)
     assert (second["command"], second["reason"]) == ("retry", None)
@@ -121,7 +122,7 @@ def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> 
     assert due.job_id in docora.waiting()
     assert [each["command"] for each in history(docora, "--limit", "2")] == ["cancel", "schedule"]
     assert "schedule" not in {each["command"] for each in history(docora, "--no-schedule")}
-    stored = json.dumps([docora.audit_trail(stream) for stream in STREAMS])
+    stored = json.dumps([docora.audit_entries(stream) for stream in STREAMS])
     assert "encrypted" not in stored
 
 
@@ -235,7 +236,7 @@ def test_a_run_that_is_killed_lost_its_owner_and_is_not_finished_and_a_cancelled
 
 def test_a_pass_writes_its_first_entry_with_the_first_job_that_it_queues(docora: Docora) -> None:
     docora.add_links(6, status="pending_snapshot")
-    note = ChangeNote("kim@ops1", Action.SCHEDULE, {})
+    change = Change("kim@ops1", Action.SCHEDULE, {})
     actions = docora.actions()
     # The first two wait already, so that the first batch queues nothing.
     for link in docora.links()[:2]:
@@ -243,48 +244,48 @@ def test_a_pass_writes_its_first_entry_with_the_first_job_that_it_queues(docora:
     seen = []
 
     def prepare(run: Any) -> None:
-        run.on_progress = lambda done: seen.append(len(docora.audit_trail(STREAMS[1])))
+        run.on_progress = lambda done: seen.append(len(docora.audit_entries(STREAMS[1])))
 
-    result = actions.schedule(batch_size=2, prepare=prepare, note=note)
+    result = actions.schedule(batch_size=2, prepare=prepare, change=change)
     assert result.counts == {Outcome.ALREADY_QUEUED: 2, Outcome.QUEUED: 4}
-    started, finished = docora.audit_trail(STREAMS[1])
+    started, finished = docora.audit_entries(STREAMS[1])
     assert (started["event"], finished["event"]) == ("started", "finished")
     assert started["run"] == finished["run"]
     assert json.loads(finished["counts"]) == {"total": 6, "already_queued": 2, "queued": 4}
     assert max(seen) == 1
-    assert docora.audit_trail() == []
+    assert docora.audit_entries() == []
 
 
-def test_the_trail_is_capped_and_read_in_pieces(
+def test_the_stream_is_capped_and_read_in_pieces(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "_CHUNK", 7)
     actions = docora.actions()
-    note = ChangeNote("kim@ops1", "cancel", {})
+    change = Change("kim@ops1", "cancel", {})
     for number in range(250):
-        actions.store.record(audit.cancel_entry(note, f"bulk_{number}"))
-    trail = audit.History(actions.settings, actions.redis)
-    assert [each.operation_id for each in trail.read(1000)] == [
+        actions.store.record(audit.cancel_entry(change, f"bulk_{number}"))
+    history = audit.History(actions.redis)
+    assert [each.operation_id for each in history.read(1000)] == [
         f"bulk_{number}" for number in reversed(range(250))
     ]
-    assert [each.operation_id for each in trail.read(15)] == [
+    assert [each.operation_id for each in history.read(15)] == [
         f"bulk_{number}" for number in range(249, 234, -1)
     ]
     # Start and end far apart, in a stream with passes between: one change, when it began.
-    bulk = ChangeNote("kim@ops1", "retry-all-failed", {})
+    bulk = Change("kim@ops1", "retry-all-failed", {})
     run, operation = new_operation_id(), new_operation_id()
     actions.store.record(audit.start_entry(bulk, run, operation, 9))
     for number in range(30):
-        other = ChangeNote("kim@ops1", "cancel", {}, str(number))
+        other = Change("kim@ops1", "cancel", {}, str(number))
         actions.store.record(audit.cancel_entry(other, "bulk_x"))
     for _ in range(2):  # said twice, as after a lost reply
         counts = {"total": 9, "queued": 9}
         actions.store.record(audit.end_entry(bulk, run, operation, counts, cancelled=False))
-    newest = trail.read(3)
+    newest = history.read(3)
     assert [each.command for each in newest] == ["cancel", "cancel", "retry-all-failed"]
-    assert [each.command for each in trail.read(40)].count("retry-all-failed") == 1
+    assert [each.command for each in history.read(40)].count("retry-all-failed") == 1
     monkeypatch.setattr("docora_ops.queue.audit_stream.ENTRIES_KEPT", 100)
-    actions.store.record(audit.cancel_entry(note, "bulk_last"))
+    actions.store.record(audit.cancel_entry(change, "bulk_last"))
     # About so many: Redis drops whole nodes of a hundred.
     assert 100 <= docora.redis.xlen(STREAMS[0]) <= 200
 
@@ -293,8 +294,8 @@ def test_every_script_caps_the_stream(docora: Docora, monkeypatch: pytest.Monkey
     for module in ("link_queue", "progress"):
         monkeypatch.setattr(f"docora_ops.queue.{module}.ENTRIES_KEPT", 100)
     actions = docora.actions()
-    note = ChangeNote("kim@ops1", "retry", {})
-    entry = audit.cancel_entry(note, "bulk_x")
+    change = Change("kim@ops1", "retry", {})
+    entry = audit.cancel_entry(change, "bulk_x")
     link = docora.add_link()
 
     def fill() -> None:
@@ -304,14 +305,14 @@ def test_every_script_caps_the_stream(docora: Docora, monkeypatch: pytest.Monkey
             pipeline.execute()
 
     docora.redis.hset("docora:bulk:bulk_x", "total", "9")
-    for change in (
-        lambda: actions.retry(link, note=note),
+    for make in (
+        lambda: actions.retry(link, change=change),
         lambda: actions.store.cancel("bulk_x", entry),
-        lambda: actions.retry_all(note=note),
+        lambda: actions.retry_all(change=change),
     ):
         fill()
         docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-        change()
+        make()
         assert docora.redis.xlen(STREAMS[0]) <= 200
 
 

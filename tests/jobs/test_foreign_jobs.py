@@ -5,14 +5,12 @@ from __future__ import annotations
 import pickle
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from rq.job import Job, JobStatus
 
-from docora_ops.errors import InvalidJobIdError
-from docora_ops.queue.job_template import names_link
+from docora_ops.queue.job_template import calls_for_link
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
@@ -46,9 +44,7 @@ def test_no_command_unpickles_what_it_finds(
     status: JobStatus,
     command: Callable[[Actions, TestLink], object],
 ) -> None:
-    link = docora.link(docora.add_app("One", "a-b"), docora.add_repository("octo/one", "c"))
-    # Shares its job id with the link, which is why the job is looked into.
-    docora.link(docora.add_app("Two", "a"), docora.add_repository("octo/two", "b-c"), "synced")
+    link = docora.add_link("failed")
     sprung = tmp_path / "sprung"
     trap = pickle.dumps(Trap(sprung))
     pickle.loads(trap)
@@ -60,8 +56,7 @@ def test_no_command_unpickles_what_it_finds(
         docora.leave_job(link.job_id, status)
     key = Job.key_for(link.job_id)
     docora.redis.hset(key, mapping={"data": zlib.compress(trap), "meta": trap, "result": trap})
-    with suppress(InvalidJobIdError):  # a refusal is as good
-        command(docora.actions(), link)
+    command(docora.actions(), link)
     assert not sprung.exists()
 
 
@@ -96,33 +91,28 @@ def test_a_look_for_drift_unpickles_nothing(docora: Docora, tmp_path: Path) -> N
     ids=ascii,
 )
 def test_what_is_no_call_names_no_link(data: bytes) -> None:
-    assert names_link(data, "app_1") is False
+    assert calls_for_link(data, "f", "app_1-repo_1") is None
 
 
-@pytest.mark.parametrize("compressed", [True, False])
-@pytest.mark.parametrize("app_id", ["app_1", "a", "a" * 50, "Größe"])
-def test_a_call_names_the_app_that_it_is_made_for_and_no_other(
-    app_id: str, compressed: bool
-) -> None:
-    call = pickle.dumps(("f", None, (), {"app_id": app_id, "is_rescan": True}), protocol=5)
-    data = zlib.compress(call) if compressed else call
-    assert names_link(data, app_id) is True
-    assert names_link(data, app_id + "x") is False
-    assert names_link(data, app_id[:-1] or "b") is False
+LINK = TestLink("app_1", "repo_1")
+
+
+def call(function: str = "f", app_id: str = "app_1", repository_id: str = "repo_1") -> bytes:
+    arguments = {"app_id": app_id, "owner": "o", "repository_id": repository_id}
+    return pickle.dumps((function, None, (), arguments), protocol=pickle.HIGHEST_PROTOCOL)
+
+
+@pytest.mark.parametrize("pack", [zlib.compress, bytes])
+def test_a_call_is_known_by_its_function_and_both_ids(pack: Callable[[bytes], bytes]) -> None:
+    def ids_in(data: bytes) -> tuple[str, str] | None:
+        return calls_for_link(pack(data), "f", LINK.job_id)
+
+    assert ids_in(call()) == ("app_1", "repo_1")
+    assert ids_in(call(function="g")) is None
+    assert ids_in(call(app_id="app_2")) is None
+    assert ids_in(call(app_id="app_1x")) is None
+    assert ids_in(call(repository_id="repo_")) is None
 
 
 def test_a_job_that_swells_when_unpacked_costs_little() -> None:
-    assert names_link(zlib.compress(bytes(200_000_000)), "app_1") is False
-
-
-@pytest.mark.parametrize(
-    ("arguments", "made_for"),
-    [
-        ({"app_id": "a", "owner": "b"}, True),
-        ({"app_id": "b", "owner": "a"}, False),
-        ({"app_id": "a-b", "owner": "a"}, False),
-    ],
-)
-def test_a_job_is_known_by_its_app_id_alone(arguments: dict[str, str], made_for: bool) -> None:
-    call = pickle.dumps(("f", None, (), arguments), protocol=pickle.HIGHEST_PROTOCOL)
-    assert names_link(zlib.compress(call), "a") is made_for
+    assert calls_for_link(zlib.compress(bytes(200_000_000)), "f", LINK.job_id) is None

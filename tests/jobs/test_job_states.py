@@ -141,7 +141,7 @@ def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_pr
     assert result.counts == plan.counts == expected
     assert result.by_app == plan.by_app == {App(APP, "Acme Search"): expected}
     assert result.total == result.completed == len(STATES)
-    errors = {failure.job_id: failure.error for failure in result.failures}
+    errors = {failure.job_id: failure.error_message for failure in result.failures}
     for name, (_, outcome) in STATES.items():
         link = links[name]
         is_rescan = bulk is not RESYNC

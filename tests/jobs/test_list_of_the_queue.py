@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import timedelta
 from itertools import takewhile
@@ -12,49 +10,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import redis
 from rq.utils import now, utcformat
 
 from docora_ops.actions.bulk import run as bulk
 from docora_ops.jobs import JobState
 from docora_ops.links import Outcome
-from docora_ops.queue import PushRequest, WaitingList
-from docora_ops.queue import waiting_list as waiting
-from docora_ops.queue.waiting_list import NOT_IN_LIST
+from docora_ops.queue import PushRequest
+from docora_ops.queue.waiting_list import NOT_IN_LIST, TWICE_IN_LIST
 from tests.support.docora import Docora
 from tests.support.fork_server import ForkServer
 from tests.support.own_servers import own_redis
 from tests.support.privileges import Access
 
 KEY, WIP = "rq:queue:snapshot-queue", "rq:wip:snapshot-queue"
-CHUNK = 10
-OVERLAP = 4
-
-
-@pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_CHUNK", CHUNK)
-    monkeypatch.setattr(waiting, "_OVERLAP", OVERLAP)
-
-
-class Interrupted(redis.Redis):
-    """A client to whose list something happens between two chunks that are read."""
-
-    between: Callable[[int], object] = staticmethod(lambda chunk: None)
-    chunks_read = 0
-
-    def lrange(self, name: Any, start: Any, end: Any) -> Any:
-        if self.chunks_read:
-            self.between(self.chunks_read)
-        self.chunks_read += 1
-        return super().lrange(name, start, end)
-
-
-@pytest.fixture
-def client(docora: Docora) -> Iterable[Interrupted]:
-    client = cast("Interrupted", Interrupted.from_url(docora.redis_url, driver_info=None))
-    yield client
-    client.close()
 
 
 def fill(docora: Docora, length: int) -> list[str]:
@@ -64,98 +32,18 @@ def fill(docora: Docora, length: int) -> list[str]:
     return ids
 
 
-@pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("length", [0, 1, 2, 9, 10, 11, 14, 15, 16, 19, 20, 21, 99, 100, 101, 500])
-def test_every_id_is_found_at_its_index(docora: Docora, length: int) -> None:
-    ids = fill(docora, length)
-    found = WaitingList.read(docora.redis, KEY, WIP)
-    assert [found.hint(job_id) for job_id in ids] == list(range(length))
-    for absent in ("job-", f"job-{length}", "job", "", "ob-1"):
+def test_every_id_is_found_at_its_index(docora: Docora) -> None:
+    ids = fill(docora, 25_000)
+    found = docora.actions().queue.read_waiting()
+    assert [found.hint(job_id) for job_id in ids] == list(range(25_000))
+    for absent in ("job-", "job-25000", "job", "", "ob-1"):
         assert found.hint(absent) == NOT_IN_LIST
 
 
-def test_a_list_of_many_chunks_is_found_whole(docora: Docora) -> None:
-    ids = fill(docora, 25_000)
-    found = WaitingList.read(docora.redis, KEY, WIP)
-    assert [found.hint(job_id) for job_id in ids] == list(range(25_000))
-    assert all(found.hint(f"absent-{number}") == NOT_IN_LIST for number in range(25_000))
-
-
-@pytest.mark.usefixtures("small_chunks")
-def test_an_id_that_stands_twice_is_found(docora: Docora) -> None:
-    docora.redis.rpush(KEY, *["same"] * 25, "other", *["same"] * 25)
-    found = WaitingList.read(docora.redis, KEY, WIP)
-    assert found.hint("same") != NOT_IN_LIST
-    assert found.hint("other") == 25
-
-
-def new_ids(chunk: int, amount: int) -> list[str]:
-    return [f"new-{chunk}-{number}" for number in range(amount)]
-
-
-def remove_at_random(docora: Docora, chunk: int) -> None:
-    ids = docora.waiting()
-    for job_id in random.sample(ids, min(5, len(ids))):
-        docora.redis.lrem(KEY, 0, job_id)
-
-
-def move_at_random_to_head(docora: Docora, chunk: int) -> None:
-    for job_id in random.sample(docora.waiting(), 5):
-        docora.redis.lrem(KEY, 0, job_id)
-        docora.redis.lpush(KEY, job_id)
-
-
-def move_last_read_to_head(docora: Docora, chunk: int) -> None:
-    """What `retry --front` does, to the very id at which the next chunk begins."""
-    if job_id := cast("bytes | None", docora.redis.lindex(KEY, -chunk * CHUNK)):
-        docora.redis.lrem(KEY, 0, job_id.decode())
-        docora.redis.lpush(KEY, job_id)
-
-
-def double_last_read(docora: Docora, chunk: int) -> None:
-    """A plain enqueue of the id at which the next chunk begins, which now stands twice."""
-    if job_id := docora.redis.lindex(KEY, -chunk * CHUNK):
-        docora.redis.lpush(KEY, job_id)
-
-
-CHANGES: dict[str, Callable[[Docora, int], object]] = {
-    "pop at the head": lambda docora, chunk: docora.redis.lpop(KEY, 3),
-    "few pushes": lambda docora, chunk: docora.redis.rpush(KEY, *new_ids(chunk, OVERLAP - 1)),
-    "many pushes": lambda docora, chunk: docora.redis.rpush(KEY, *new_ids(chunk, CHUNK * 2)),
-    "pushes to the head": lambda docora, chunk: docora.redis.lpush(KEY, *new_ids(chunk, CHUNK * 2)),
-    "few removals at the tail": lambda docora, chunk: docora.redis.rpop(KEY, 2),
-    "many removals at the tail": lambda docora, chunk: docora.redis.rpop(KEY, CHUNK + 3),
-    "removals anywhere": remove_at_random,
-    "the list goes": lambda docora, chunk: docora.redis.delete(KEY),
-    "moves to the head": move_at_random_to_head,
-    "move of the last id read to the head": move_last_read_to_head,
-    "another place for the last id read": double_last_read,
-}
-
-
-@pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("when", [1, 2, None], ids=["first", "second", "always"])
-@pytest.mark.parametrize("length", [15, 35])
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_ids_that_stand_in_the_list_all_the_while_are_found_whatever_others_do_to_it(
-    docora: Docora,
-    client: Interrupted,
-    change: Callable[[Docora, int], object],
-    length: int,
-    when: int | None,
-) -> None:
-    stood = set(fill(docora, length))
-
-    def between(chunk: int) -> None:
-        nonlocal stood
-        if chunk <= 6 and when in (None, chunk):
-            change(docora, chunk)
-            stood &= set(docora.waiting())
-
-    client.between = between
-    found = WaitingList.read(client, KEY, WIP)
-    assert client.chunks_read >= 2
-    assert {job_id for job_id in stood if found.hint(job_id) == NOT_IN_LIST} == set()
+def test_an_id_that_stands_twice_is_told_from_the_rest(docora: Docora) -> None:
+    docora.redis.rpush(KEY, *["same"] * 2, "other", "same")
+    found = docora.actions().queue.read_waiting()
+    assert (found.hint("same"), found.hint("other")) == (TWICE_IN_LIST, 2)
 
 
 # What the script makes of the hints
@@ -203,21 +91,6 @@ def test_an_id_that_was_enqueued_after_the_list_was_read_is_found_by_a_push(
     [answer] = actions.queue.push([request], waiting=found)
     assert answer.outcome is Outcome.ALREADY_QUEUED
     assert docora.waiting() == [row["job_id"]]
-
-
-def test_ids_whose_hashes_look_alike_are_told_apart(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Leaves 4 bits of each hash, so that nearly all of these collide.
-    monkeypatch.setattr(waiting, "_HASH_MASK", 0xF << 60)
-    monkeypatch.setattr(waiting, "_POSITION_MASK", (1 << 24) - 1)
-    standing, absent = [f"job-{n}" for n in range(100)], [f"absent-{n}" for n in range(100)]
-    for job_id in standing:
-        docora.enqueue(job_id)
-    actions = docora.actions()
-    answers = actions.queue.look(standing + absent, waiting=actions.queue.read_waiting())
-    assert [answer.state for answer in answers[:100]] == [JobState.WAITING] * 100
-    assert [answer.state for answer in answers[100:]] == [JobState.NONE] * 100
 
 
 # At size
@@ -281,14 +154,17 @@ def test_executions_that_have_expired_are_read_once_in_a_run_and_cleaned_away(
         commands = list(takewhile(lambda each: each["command"] != "ECHO the end", monitor.listen()))
     assert result.counts == {Outcome.REPLACED_STALE: 50, Outcome.QUEUED: 149}
     assert docora.redis.zcard(WIP) == 12_000
-    ranges = {
-        (each["client_type"], *each["command"].split()[2:4])
+    ranges = [
+        (each["client_type"], each["command"].split()[2])
         for each in commands
         if each["command"].startswith(f"ZRANGE {WIP} ")
-    }
-    # Scripts read what is alive, at the end; what has expired is read in pieces, between them.
-    assert ("lua", "-500", "-1") in ranges
-    assert {start for kind, start, _ in ranges if kind == "lua"} == {"-500"}
+    ]
+    # Scripts read live executions. Each action reads the expired ones once.
+    now = docora.redis.time()[0]
+    starts = {float(start.strip("(")) for kind, start in ranges if kind == "lua"}
+    assert starts
+    assert all(now - 60 < start <= now for start in starts)
+    assert [start for kind, start in ranges if kind != "lua"] == ["-inf"] * 2
     docora.assert_sound()
 
 

@@ -20,15 +20,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from docora_ops.actions import failed, operations
-from docora_ops.actions import link_change as single
+from docora_ops.actions import failed
 from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.decision import STUCK_ERROR
+from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.show import link_details
 from docora_ops.bulk import BulkResult
 from docora_ops.drift import DriftKind
 from docora_ops.errors import DocoraOpsError, LinkLockedError, OperationFinishedError
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, LinkResult, Outcome, count_succeeded
+from docora_ops.links import Action, FailedFilter, LinkResult, Outcome, count_succeeded
 from docora_ops.queue import QueueReader
 from tests.jobs.machine.cutting import Call, Cut, call_while_cut
 from tests.jobs.machine.happenings import BETWEEN_LOOKS, NEW_STATUSES, Happening
@@ -139,9 +140,10 @@ class Actions(Watch):
         self._one(link, operation)
 
     def _call_of_one(self, link: TestLink, operation: Action, **options: Any) -> Call:
-        action = single.retry if operation is Action.RETRY else single.resync
         ref = self.refs[link.job_id]
-        return lambda actions: action(actions.database, actions.queue, ref, **options)
+        return lambda actions: LinkChange(
+            operation, actions.database, actions.queue, ref, **options
+        ).make()
 
     def _call_one(
         self, link: TestLink, operation: Action, **options: Any
@@ -255,7 +257,7 @@ class Actions(Watch):
         def cancel(run: BulkRun) -> None:
             assert run.operation_id is not None
             try:
-                operations.cancel(self.actions.store, run.operation_id)
+                self.actions.store.cancel(run.operation_id)
             except OperationFinishedError:
                 assert total == 0
 
@@ -293,7 +295,7 @@ class Actions(Watch):
     def _compare_progress(self, result: BulkResult, total: int) -> None:
         assert result.total == result.completed == total
         if result.operation_id is not None:
-            progress = operations.progress(self.actions.store, result.operation_id)
+            progress = self.actions.store.read(result.operation_id)
             assert progress.finished
             assert progress.total == total
             assert progress.succeeded == count_succeeded(result.counts)
@@ -330,7 +332,13 @@ class Actions(Watch):
             if job_id not in todo:
                 assert after.rows[job_id] == row
                 continue
-            assert after.rows[job_id].is_like(row, status="pending_snapshot")
+            changes: dict[str, Any] = {"status": "pending_snapshot"}
+            if row.status == "scanning":
+                changes |= {"retry_count": row.retry_count + 1, "last_error": STUCK_ERROR}
+                if row.retry_count + 1 >= self.docora.settings.max_retry_attempts:
+                    assert after.rows[job_id].is_like(row, **(changes | {"status": "failed"}))
+                    continue
+            assert after.rows[job_id].is_like(row, **changes)
             is_rescan = row.status != "pending_snapshot"
             assert after.jobs[job_id].is_fresh(is_rescan, self.known[job_id])
         if locked is None:
@@ -357,9 +365,9 @@ class Actions(Watch):
         assert drift[DriftKind.LOST] == len(now.lost)
         assert drift[DriftKind.LOST] + drift[DriftKind.STUCK] == len(now.without_job)
         page = failed.failed_links(
-            self.actions.database, self.actions.queue, app=None, error=None, page=1, limit=50
+            self.actions.database, self.actions.queue, FailedFilter(), page=1, limit=50
         )
-        states = {link.ref.job_id: link.job for link in page.rows}
+        states = {link.job_id: link.job for link in page.rows}
         assert states == {
             job_id: now.jobs[job_id].state
             for job_id, row in now.rows.items()
@@ -381,7 +389,7 @@ class Actions(Watch):
         if link.job_id in self.latest.rows:
             database, queue = self.actions.database, self.actions.queue
             details = link_details(database, queue, self._reader, link.app_id, link.repository_id)
-            assert details.state is self.latest.jobs[link.job_id].state
+            assert details.job is self.latest.jobs[link.job_id].state
         assert self.docora.dump() == before
 
     def _call_while_cut(self, call: Call, cut: Cut, number: int) -> bool:

@@ -185,6 +185,6 @@ def test_a_link_is_found_with_all_that_its_screen_and_job_need(
     docora.link(app_id, repository_id, retry_count=3, last_error="HTTP 500")
     link = resolve_link(actions.database, "acme search", "https://github.com/Octo/API.git")
     assert (link.ref.app_id, link.ref.repository_id) == (app_id, repository_id)
-    assert (link.status, link.retry_count, link.last_error) == ("failed", 3, "HTTP 500")
+    assert (link.status, link.retry_count, link.error_message) == ("failed", 3, "HTTP 500")
     assert link.payload.base_url == "https://acme.example/docora"
     assert link.circuit_open_until is None

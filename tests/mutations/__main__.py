@@ -1,6 +1,7 @@
-"""`make mutants`: break each promise on purpose, one at a time, and see that some test fails.
+"""`make mutants`: breaks each promise on purpose, in a copy of the project, and runs its tests.
 
-Nothing of it touches the package itself: each change is made to a copy.
+A test must fail for each mutation. A mutation that no longer applies is reported before any test
+runs, and counts as a failure.
 """
 
 from __future__ import annotations
@@ -9,118 +10,92 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutations.catalogue import MUTATIONS
-from tests.mutations.mutation import Mutation, Tests
-from tests.mutations.replica import ROOT, Replica
+from tests.mutations.catalogue import Mutation, find_tests, read_mutations
+from tests.mutations.replica import Replica, TestRunError
 
 HEALTHY = (
     "test_a_retried_link_really_gets_its_files",
     "test_the_order_holds_however_rows_lie_in_the_table",
     "test_many_are_mended_in_batches_and_keep_their_places",
 )
-"""A change that these notice breaks everything: it says nothing about the promise."""
-ASIDE = {"benchmarks", "chaos", "help", "matrix", "mutations", "settings", "support"}
-WIDER = tuple(
-    f"tests/{folder.name}"
-    for folder in sorted((ROOT / "tests").iterdir())
-    if folder.is_dir() and folder.name not in {*ASIDE, "__pycache__"}
-)
+"""Tests that no mutation may break: one that breaks everything proves nothing."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What became of one mutation."""
-
-    mutation: Mutation
-    killer: str | None
-    """The test that failed."""
-    seconds: float
-    invalid: str = ""
-    """Why it is no mutation."""
-
-    @property
-    def word(self) -> str:
-        """In short."""
-        return "INVALID" if self.invalid else "killed" if self.killer else "SURVIVED"
+TEST_IDS = find_tests()
 
 
-@contextmanager
-def replica() -> Iterator[Replica]:
-    """A copy of the project, for as long as the block runs."""
+def test_ids(names: Iterable[str]) -> list[str]:
+    """Returns the ids for pytest of the tests with these names, each once."""
+    return [test_id for name in dict.fromkeys(names) for test_id in TEST_IDS[name]]
+
+
+def run(tests: Sequence[str], mutation: Mutation | None = None) -> str:
+    """Runs tests in a copy of the project; returns the first failure. Raises TestRunError."""
     with tempfile.TemporaryDirectory(prefix="docora-ops-mutant-") as folder:
-        yield Replica(Path(folder))
+        replica = Replica(Path(folder))
+        if mutation:
+            mutation.apply(replica.project)
+        return replica.first_failure(tests)
 
 
-def ids(names: Sequence[str]) -> list[str]:
-    """Of the tests with these names, each once."""
-    tests = Tests(ROOT)
-    return list(dict.fromkeys(test for name in names for test in tests.ids(name)))
-
-
-def require_sound(tests: Sequence[str]) -> None:
-    """Exit unless these pass in a copy in which nothing is broken."""
-    with replica() as copy:
-        copy.require_isolation()
-        run = copy.test(tests)
-    if run.trouble or run.failed:
-        sys.exit(f"Without any mutation: {run.failed or run.trouble}")
-
-
-def judge(mutation: Mutation, *, wide: bool) -> Verdict:
-    """Break the promise in a copy and run the tests there. Raises DoesNotApplyError."""
+def judge(mutation: Mutation) -> tuple[bool, str]:
+    """Returns whether the right test failed for a mutation, and a line for the table."""
     began = time.monotonic()
+    killed = False
+    try:
+        failed = run(test_ids([*HEALTHY, *mutation.tests]), mutation)
+    except TestRunError as error:
+        result = f"INVALID: {error}"
+    else:
+        killed = bool(failed) and failed.partition("[")[0] not in test_ids(HEALTHY)
+        result = failed or "SURVIVED"
+        if failed and not killed:
+            result = f"INVALID: nothing works any more: {failed}"
+    seconds = time.monotonic() - began
+    return killed, f"| {mutation.name} | {mutation.promise} | {result} | {seconds:.0f} |"
 
-    def verdict(killer: str | None, invalid: str = "") -> Verdict:
-        return Verdict(mutation, killer, time.monotonic() - began, invalid)
 
-    with replica() as copy:
-        path = copy.project / mutation.file
-        path.write_text(mutation.apply(path.read_text("utf-8")), encoding="utf-8")
-        if trouble := copy.import_all():
-            return verdict(None, trouble)
-        run = copy.test([*ids(HEALTHY), *ids(mutation.tests)])
-        if run.failed and run.failed.partition("[")[0] in ids(HEALTHY):
-            return verdict(None, f"nothing works any more: {run.failed}")
-        if not run.failed and not run.trouble and wide:
-            run = copy.test(WIDER)
-            if run.failed:
-                require_sound([run.failed])
-        return verdict(run.failed, run.trouble)
+def judge_all(mutations: Sequence[Mutation], jobs: int) -> int:
+    """Prints a table of all mutations; returns how many no test has failed for."""
+    tests = test_ids([*HEALTHY, *(name for each in mutations for name in each.tests)])
+    try:
+        if failed := run(tests):
+            sys.exit(f"{failed} fails without any mutation")
+    except TestRunError as error:
+        sys.exit(f"The tests can't be run without any mutation: {error}")
+    print("| mutation | promise | killed by | seconds |\n| --- | --- | --- | --- |", flush=True)
+    survived = 0
+    with ThreadPoolExecutor(jobs) as pool:
+        for killed, line in pool.map(judge, mutations):
+            survived += not killed
+            print(line, flush=True)
+    return survived
 
 
 def main() -> None:
-    """Judge all mutations, or those that are asked for."""
+    """Judges all mutations, or the named ones."""
     parser = argparse.ArgumentParser(prog="make mutants ARGS=…", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these mutations alone")
-    parser.add_argument("--all", action="store_true", help="then run the wider tests, for each")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="so many at a time")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these mutations")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="run N at a time")
+    parser.add_argument("--check", action="store_true", help="only check that all still apply")
     options = parser.parse_args()
-    known = {mutation.name: mutation for mutation in MUTATIONS}
-    if unknown := set(options.only or ()) - known.keys():
+    mutations = {mutation.name: mutation for mutation in read_mutations()}
+    if unknown := set(options.only or ()) - mutations.keys():
         parser.error(f"no such mutation: {', '.join(sorted(unknown))}")
-    chosen = [known[name] for name in options.only or known]
-    for mutation in chosen:
-        mutation.apply((ROOT / mutation.file).read_text("utf-8"))
-    require_sound(ids([*HEALTHY, *(name for mutation in chosen for name in mutation.tests)]))
-    print("| mutation | promise | killed by | seconds |\n| --- | --- | --- | --- |")
-    missed = 0
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for verdict in pool.map(lambda each: judge(each, wide=options.all), chosen):
-            missed += verdict.word != "killed"
-            print(
-                f"| {verdict.mutation.name} | {verdict.mutation.promise}"
-                f" | {verdict.killer or f'{verdict.word} {verdict.invalid}'.strip()}"
-                f" | {verdict.seconds:.0f} |",
-                flush=True,
-            )
-    print(f"\n{len(chosen)} mutations, {len(chosen) - missed} killed")
-    sys.exit(missed > 0)
+    if missing := set(HEALTHY) - TEST_IDS.keys():
+        sys.exit(f"There is no test {', '.join(sorted(missing))}")
+    chosen = [mutations[name] for name in options.only or mutations]
+    problems = {each.name: problem for each in chosen if (problem := each.problem(TEST_IDS))}
+    for name, problem in problems.items():
+        print(f"{name} no longer applies: {problem}", flush=True)
+    valid = [] if options.check else [each for each in chosen if each.name not in problems]
+    survived = judge_all(valid, options.jobs) if valid else 0
+    print(f"\n{len(chosen)} mutations, {survived} not killed, {len(problems)} no longer apply")
+    sys.exit(bool(survived or problems))
 
 
 if __name__ == "__main__":

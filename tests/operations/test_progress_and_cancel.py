@@ -109,7 +109,7 @@ def test_what_the_dashboards_cancel_of_an_unknown_operation_leaves_is_no_operati
         assert (result.code, result.json["code"]) == (3, "not_found"), result
     assert (operations.code, operations.data) == (0, [])
     assert docora.redis.hgetall(KEY) == {b"cancelled": b"true"}
-    assert docora.audit_trail() == []
+    assert docora.audit_entries() == []
 
 
 def test_an_operation_that_has_ended_cannot_be_cancelled(docora: Docora) -> None:

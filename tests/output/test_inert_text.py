@@ -22,7 +22,7 @@ from docora_ops.links import (
     Payload,
     PlannedLink,
 )
-from docora_ops.render import tables
+from docora_ops.render import bulk, link_result
 from docora_ops.render.cells import cell
 from docora_ops.render.console import make_console
 from docora_ops.render.plain import lines
@@ -69,11 +69,11 @@ def every_table(text: str, width: int) -> Iterator[tuple[str, list[RenderableTyp
     counts = {Outcome.QUEUED: 1}
     many = BulkResult(Action.RETRY, "bulk_0", 1, counts, {app: counts, App("a", "b"): counts})
     planned = PlannedLink(text, text, text, text, Outcome.FAILED, text)
-    yield "link", [tables.link_result(result)]
-    yield "plan", [*tables.plan([planned], width)]
-    yield "bulk", [tables.bulk_result(many, width)]
-    yield "failures", [tables.failures([LinkFailure(text, text)])]
-    yield "apps", [tables.app_counts([AppCount(app, 3)])]
+    yield "link", [link_result.table(result)]
+    yield "plan", [*bulk.plan_tables([planned], width)]
+    yield "bulk", [bulk.table(many, width)]
+    yield "failures", [bulk.failures([LinkFailure(text, text)])]
+    yield "apps", [bulk.app_counts([AppCount(text, text, 3)])]
 
 
 def in_pipe(renderables: Iterable[RenderableType]) -> list[str]:
@@ -101,7 +101,7 @@ def test_on_a_narrow_terminal_hostile_text_is_wrapped_and_no_more(text: str, wid
 
 
 def test_a_very_long_text_is_cut_on_a_screen_with_a_note() -> None:
-    table = tables.failures([LinkFailure("link", "z" * 150_000)])
+    table = bulk.failures([LinkFailure("link", "z" * 150_000)])
     shown = "".join("".join(on_screen([table], 80)).split())
     assert shown.count("z") == 2000
     assert "…and148,000charactersmore:see--json" in shown
@@ -109,7 +109,7 @@ def test_a_very_long_text_is_cut_on_a_screen_with_a_note() -> None:
 
 def test_in_a_pipe_a_long_text_costs_no_more_than_its_length() -> None:
     short, long = (LinkFailure(name, "boom") for name in ("a" * 30, "b" * 100_000))
-    table = tables.failures([short] * 18 + [long])
+    table = bulk.failures([short] * 18 + [long])
     shown = in_pipe([table])
     assert sum(map(len, shown)) < 150_000
     assert shown[-1] == f" {long.job_id}   boom"

@@ -13,7 +13,7 @@ from zlib import compress
 
 import pytest
 
-from docora_ops.database.verdicts import read_verdicts
+from docora_ops.database.results import read_results
 from tests.support.docora import Docora, Result, finish
 from tests.support.proxy import Proxy, refused_port
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
@@ -121,9 +121,9 @@ def test_no_command_shows_or_stores_a_secret(
     docora.connection.execute(
         "UPDATE app_repositories SET status = 'failed', last_error = %s", (ERROR,)
     )
-    [verdict] = read_verdicts(docora.actions().database, docora.row(link)["id"].bytes)
-    assert "***" in str(verdict.error)
-    assert_no_secret(str(verdict.error))
+    [result] = read_results(docora.actions().database, [str(docora.row(link)["id"])])
+    assert "***" in str(result.error_message)
+    assert_no_secret(str(result.error_message))
     stored = b"\n".join(redis_texts(docora, but=b"rq:results:")).decode(errors="replace")
     assert "octo/api → Acme" in stored
     assert_no_secret(stored)
@@ -176,22 +176,22 @@ def test_no_error_of_a_driver_shows_a_secret(docora: Docora, link: TestLink) -> 
                 assert "Traceback" not in result.stderr
                 assert_no_secret(result.stdout, result.stderr)
     docora.redis.acl_deluser(USER)
-    trail = b"".join(redis_texts(docora, but=b"rq:results:")).decode()
-    assert "refuses: row 1 of ***, ***, ***" in trail
-    assert_no_secret(trail)
+    entries = b"".join(redis_texts(docora, but=b"rq:results:")).decode()
+    assert "refuses: row 1 of ***, ***, ***" in entries
+    assert_no_secret(entries)
 
 
 BUG = """
 import sys
-from docora_ops.database import Database
+from docora_ops.cli.context import Context
 secret = "s3cr" + "3t"  # Python 3.13 shows the lines of code
-def break_down(database, key="key-" + secret):
+def break_down(context, key="key-" + secret):
     try:
         raise ValueError("pg-" + secret)
     except ValueError as error:
         error.add_note("note-" + secret)
-        raise RuntimeError("redis-" + secret, key, database) from error
-Database.transaction = break_down
+        raise RuntimeError("redis-" + secret, key, context) from error
+Context.count_workers = break_down
 from docora_ops.__main__ import main
 sys.exit(main())
 """

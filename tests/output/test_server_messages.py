@@ -22,12 +22,12 @@ def test_a_password_in_what_postgres_says_is_cut_out(docora: Docora) -> None:
         actions.retry(link)
     assert password not in refusal.value.message
     [failure] = actions.retry_all().failures
-    assert failure.error == refusal.value.message
+    assert failure.error_message == refusal.value.message
 
 
 def test_arguments_that_redis_repeats_are_not_shown() -> None:
     answer = "unknown command 'AUTH', with args beginning with: 'ops' 'hunter2secret'"
-    with pytest.raises(RedisError) as caught, redis_errors("localhost:6379"):
+    with pytest.raises(RedisError) as caught, redis_errors(redis.Redis()):
         raise redis.ResponseError(answer)
     assert "unknown command 'AUTH'" in caught.value.message
     assert "hunter2secret" not in caught.value.message

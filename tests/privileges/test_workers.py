@@ -1,4 +1,4 @@
-"""What README prescribes for workers is enough, as all their tests show, and needed."""
+"""Each privilege of the role and the user for workers is needed; their tests run with them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_without_any_one_rule_of_redis_a_worker_does_not_start_and_nothing_is_lo
                 before = docora.row(link)
                 continue
             assert result.code == 5, result
-            assert "Least privilege" in result.stderr
+            assert "docora-ops help privileges" in result.stderr
             assert docora.row(link) == before
             assert docora.waiting() == [link.job_id]
     assert snapshots.work().code == 0

@@ -64,15 +64,6 @@ def orphaned(docora: Docora) -> TestLink:
     return link
 
 
-def orphaned_with_a_dash(docora: Docora) -> TestLink:
-    link = docora.link(
-        docora.add_app("Dash", "dash-app"), docora.add_repository("octo/dash", "a-b")
-    )
-    docora.queue_job(link)
-    docora.delete_link(link)
-    return link
-
-
 def orphaned_without_repository(docora: Docora) -> TestLink:
     link = orphaned(docora)
     docora.connection.execute(
@@ -165,7 +156,6 @@ DRIFT: dict[Arrange, DriftKind] = {
     killed: STUCK,
     cut_off: STUCK,
     orphaned: ORPHAN,
-    orphaned_with_a_dash: ORPHAN,
     orphaned_without_repository: ORPHAN,
     orphaned_twice: ORPHAN,
     orphaned_in("scheduled", JobStatus.SCHEDULED): ORPHAN,

@@ -34,7 +34,7 @@ def test_a_link_whose_worker_was_killed_is_stuck_and_works_again_after_a_repair(
         worker.end()
     assert docora.status(link) == "scanning"
     assert not actions.drift().total, "its heart may still beat, as far as one can tell"
-    assert len(actions.repair(app_id=link.app_id, ref=actions.ref(link)).mended) == 0
+    assert len(actions.repair(app_id=link.app_id, ref=actions.ref(link)).repaired) == 0
 
     expire_heartbeats(docora)
     assert actions.drift().counts[DriftKind.STUCK] == 1
@@ -87,8 +87,8 @@ def test_beside_a_worker_at_work_it_never_makes_a_job_twice(
         problems.extend(docora.lost_links())
         problems.extend(
             f"{running_app}: {item}"
-            for item in result.mended
-            if item.finding.app_name == running_app
+            for item in result.repaired
+            if item.drift.app_name == running_app
         )
         return 200
 

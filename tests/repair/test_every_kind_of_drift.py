@@ -1,4 +1,4 @@
-"""What is out of step between database and queue: seen, mended, gone; and nothing else is."""
+"""Drift of every kind is found and repaired, and nothing else is drift."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 
+from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.actions.repair.find import confirmed
-from docora_ops.drift import DriftKind, Finding, Mending, RepairResult
+from docora_ops.drift import DriftKind, RepairOutcome, RepairResult
 from docora_ops.errors import RedisError
 from tests.repair.kinds_of_drift import (
     DRIFT,
@@ -31,7 +32,6 @@ from tests.repair.kinds_of_drift import (
     never_queued,
     orphaned,
     orphaned_twice,
-    orphaned_with_a_dash,
     orphaned_without_repository,
     place_without_job,
     registry,
@@ -56,11 +56,11 @@ def traces(docora: Docora, link: TestLink) -> list[str]:
     return found + sorted(docora.registries(link.job_id))
 
 
-def mended(result: RepairResult) -> dict[str, tuple[DriftKind, Mending]]:
-    return {item.finding.job_id: (item.finding.kind, item.mending) for item in result.mended}
+def repaired(result: RepairResult) -> dict[str, tuple[DriftKind, RepairOutcome]]:
+    return {item.drift.job_id: (item.drift.kind, item.outcome) for item in result.repaired}
 
 
-def test_drift_of_every_kind_is_seen_and_mended_and_gone(docora: Docora) -> None:
+def test_drift_of_every_kind_is_seen_and_repaired_and_gone(docora: Docora) -> None:
     links = {arrange(docora): kind for arrange, kind in DRIFT.items()}
     docora.age_links()
     actions = docora.actions()
@@ -76,14 +76,17 @@ def test_drift_of_every_kind_is_seen_and_mended_and_gone(docora: Docora) -> None
     }
     for findings in report.examples.values():
         for finding in findings:
-            assert links[TestLink(*_ids(finding, links))] is finding.kind
+            assert links[TestLink(finding.app_id, finding.repository_id)] is finding.kind
 
     result = actions.repair()
     done = {
-        link.job_id: (kind, Mending.QUEUED if kind in {LOST, STUCK} else Mending.REMOVED)
+        link.job_id: (
+            kind,
+            RepairOutcome.QUEUED if kind in {LOST, STUCK} else RepairOutcome.REMOVED,
+        )
         for link, kind in links.items()
     }
-    assert mended(result) == done == mended(planned)
+    assert repaired(result) == done == repaired(planned)
     assert result.total == len(links)
     for link, kind in links.items():
         if kind in {LOST, STUCK}:
@@ -94,22 +97,15 @@ def test_drift_of_every_kind_is_seen_and_mended_and_gone(docora: Docora) -> None
             assert docora.registries(link.job_id) == set()
         elif kind is ORPHAN:
             assert traces(docora, link) == []
-    # A link that is mended keeps what is known of its failures.
+    # A stuck link counts a failure.
     kept = [docora.row(link) for link in links if links[link] is STUCK]
-    assert [(row["retry_count"], row["last_error"]) for row in kept] == [(2, "said before")] * 2
+    assert [(row["retry_count"], row["last_error"]) for row in kept] == [(3, STUCK_ERROR)] * 2
     docora.assert_sound()
 
     after = docora.dump()
     assert not actions.drift().total
-    assert len(actions.repair().mended) == 0
+    assert len(actions.repair().repaired) == 0
     assert docora.dump() == after
-
-
-def _ids(finding: Finding, links: dict[TestLink, DriftKind]) -> tuple[str, str]:
-    if finding.app_id is not None and finding.repository_id is not None:
-        return finding.app_id, finding.repository_id
-    [link] = [link for link in links if link.job_id == finding.job_id]
-    return link.app_id, link.repository_id
 
 
 def _of(links: dict[TestLink, DriftKind], arrange: Arrange, docora: Docora) -> TestLink:
@@ -173,7 +169,7 @@ def test_nothing_is_wrong_with_a_busy_queue_and_jobs_of_others(docora: Docora) -
     before = docora.dump()
     actions = docora.actions()
     assert dict(actions.drift().counts) == dict.fromkeys(DriftKind, 0)
-    assert len(actions.repair().mended) == 0
+    assert len(actions.repair().repaired) == 0
     assert docora.dump() == before
 
 
@@ -198,7 +194,7 @@ def test_what_changes_between_the_looks_is_not_counted(docora: Docora) -> None:
     found = confirmed(
         actions.database, actions.queue, grace_seconds=0, before_second_look=meanwhile
     )
-    assert [suspect.finding.job_id for suspect in found] == [lost.job_id]
+    assert [suspect.drift.job_id for suspect in found] == [lost.job_id]
 
 
 def test_a_failed_link_with_a_live_job_is_told_and_left_alone(docora: Docora) -> None:
@@ -214,10 +210,10 @@ def test_a_failed_link_with_a_live_job_is_told_and_left_alone(docora: Docora) ->
     assert docora.dump() == before
 
 
-# Mending
+# RepairOutcome
 
 
-def test_what_changes_before_it_is_mended_is_left_alone(docora: Docora) -> None:
+def test_what_changes_before_it_is_repaired_is_left_alone(docora: Docora) -> None:
     arranged = {arrange: arrange(docora) for arrange in DRIFT}
     docora.age_links()
     actions = docora.actions()
@@ -230,7 +226,6 @@ def test_what_changes_before_it_is_mended_is_left_alone(docora: Docora) -> None:
         docora.start_job(arranged[killed].job_id)
         docora.enqueue(arranged[cut_off].job_id)
         docora.link(arranged[orphaned].app_id, arranged[orphaned].repository_id)
-        docora.hold_lock(arranged[orphaned_with_a_dash].job_id)
         docora.start_job(arranged[orphaned_twice].job_id)
         docora.redis.lrem(docora.queue.key, 0, arranged[orphaned_without_repository].job_id)
         docora.redis.rpush(INTERMEDIATE, arranged[orphaned_without_repository].job_id)
@@ -241,12 +236,12 @@ def test_what_changes_before_it_is_mended_is_left_alone(docora: Docora) -> None:
 
     changed = [
         *(never_queued, in_no_list, expired, failed_job, killed, cut_off, orphaned),
-        *(orphaned_with_a_dash, orphaned_without_repository, orphaned_twice, thrice),
+        *(orphaned_without_repository, orphaned_twice, thrice),
         *(scheduled_too, entry_of_waiting_job, place_without_job),
     ]
-    result = mended(actions.repair(prepare=meanwhile))
+    result = repaired(actions.repair(prepare=meanwhile))
     for arrange, link in arranged.items():
-        left_alone = result[link.job_id][1] is Mending.LEFT_ALONE
+        left_alone = result[link.job_id][1] is RepairOutcome.LEFT_ALONE
         assert left_alone is (arrange in changed), (arrange, result[link.job_id])
     assert docora.status(arranged[in_no_list]) == "failed"
     assert docora.status(arranged[killed]) == "scanning"
@@ -264,11 +259,11 @@ def test_no_link_is_made_while_its_old_job_is_removed(docora: Docora) -> None:
         docora.link(link.app_id, link.repository_id, "pending_snapshot")
         actions = docora.actions(lock_timeout=1)
         result = actions.repair()
-        assert mended(result) == {
-            link.job_id: (ORPHAN, Mending.FAILED),
-            other.job_id: (ORPHAN, Mending.REMOVED),
+        assert repaired(result) == {
+            link.job_id: (ORPHAN, RepairOutcome.FAILED),
+            other.job_id: (ORPHAN, RepairOutcome.REMOVED),
         }
-        assert "has held a lock" in str([item.error for item in result.mended])
+        assert "has held a lock" in str([item.error_message for item in result.repaired])
     assert docora.waiting() == [link.job_id]
     assert not actions.drift().total
 
@@ -281,51 +276,50 @@ def test_poison_costs_only_itself(docora: Docora) -> None:
     )
     unreadable = docora.add_link("scanning")
     docora.redis.set(Job.key_for(unreadable.job_id), "not a hash")
-    # These two form one job id, and the job is the second one's.
-    first = docora.link(docora.add_app("1", "a-b"), docora.add_repository("o/1", "c"), "scanning")
-    second = docora.link(docora.add_app("2", "a"), docora.add_repository("o/2", "b-c"))
-    docora.queue_job(second)
+    # Its job id could be read as that of another link.
+    dashed = docora.link(docora.add_app("1", "a-b"), docora.add_repository("o/1", "c"), "scanning")
+    docora.enqueue(dashed.job_id)
     docora.age_links()
     result = docora.actions().repair()
     assert result.found == {LOST: 2, STUCK: 2, ORPHAN: 0, DUPLICATE: 0, STALE: 0}
-    by_app = {item.finding.app_id: item for item in result.mended}
-    assert by_app[good.app_id].mending is Mending.QUEUED
+    by_app = {item.drift.app_id: item for item in result.repaired}
+    assert by_app[good.app_id].outcome is RepairOutcome.QUEUED
     for link, error in {
         invalid: "can't form a job id",
         unreadable: "does not hold a job",
-        first: "is held by the job of another link",
+        dashed: "can't form a job id",
     }.items():
         item = by_app[link.app_id]
-        assert item.mending is Mending.FAILED
-        assert error in (item.error or "")
-    assert docora.waiting() == [second.job_id, good.job_id]
+        assert item.outcome is RepairOutcome.FAILED
+        assert error in (item.error_message or "")
+    assert docora.waiting() == [dashed.job_id, good.job_id]
     assert docora.status(invalid) == "pending_snapshot"
-    assert (docora.status(unreadable), docora.status(first)) == ("scanning", "scanning")
+    assert (docora.status(unreadable), docora.status(dashed)) == ("scanning", "scanning")
 
 
-def test_an_app_or_a_link_alone_is_looked_at_and_mended(docora: Docora) -> None:
+def test_an_app_or_a_link_alone_is_looked_at_and_repaired(docora: Docora) -> None:
     arranged = {arrange: arrange(docora) for arrange in DRIFT}
     docora.age_links()
     new = docora.add_link("pending_snapshot")
     actions = docora.actions()
     for arrange, kind in DRIFT.items():
         link = arranged[arrange]
-        assert mended(actions.repair(app_id=link.app_id, dry_run=True)).keys() == {link.job_id}
+        assert repaired(actions.repair(app_id=link.app_id, dry_run=True)).keys() == {link.job_id}
         if kind in {LOST, STUCK, DUPLICATE} or arrange is entry_of_waiting_job:
             alone = actions.repair(app_id=link.app_id, ref=actions.ref(link))
-            assert mended(alone).keys() == {link.job_id}, arrange
+            assert repaired(alone).keys() == {link.job_id}, arrange
     # One that is asked for by name need not be five minutes old.
-    assert len(actions.repair(app_id=new.app_id).mended) == 0
-    assert len(actions.repair(app_id=new.app_id, ref=actions.ref(new)).mended) == 1
+    assert len(actions.repair(app_id=new.app_id).repaired) == 0
+    assert len(actions.repair(app_id=new.app_id, ref=actions.ref(new)).repaired) == 1
     assert docora.waiting().count(new.job_id) == 1
 
 
-def test_many_are_mended_in_batches_and_keep_their_places(docora: Docora) -> None:
+def test_many_are_repaired_in_batches_and_keep_their_places(docora: Docora) -> None:
     docora.add_links(1200, apps=3, status="pending_snapshot")
     links = docora.links()
     docora.age_links()
     actions = docora.actions()
-    assert actions.repair().counts == {Mending.QUEUED: 1200}
+    assert actions.repair().counts == {RepairOutcome.QUEUED: 1200}
     docora.assert_sound()
     order = docora.waiting()
     moments = random.Random(1)
@@ -333,7 +327,11 @@ def test_many_are_mended_in_batches_and_keep_their_places(docora: Docora) -> Non
         docora.redis.rpush(docora.queue.key, link.job_id)
     doubled = len(docora.doubled_jobs())
     result = actions.repair()
-    assert result.counts == {Mending.REMOVED: doubled} == {Mending.REMOVED: result.found[DUPLICATE]}
+    assert (
+        result.counts
+        == {RepairOutcome.REMOVED: doubled}
+        == {RepairOutcome.REMOVED: result.found[DUPLICATE]}
+    )
     assert docora.waiting() == order
 
 
@@ -354,5 +352,5 @@ def test_where_redis_is_out_of_memory_it_breaks_off_and_nothing_is_half_done(
     finally:
         docora.redis.config_set("maxmemory", "0")
     assert docora.dump() == before
-    assert len(actions.repair().mended) == len(links)
+    assert len(actions.repair().repaired) == len(links)
     docora.assert_sound()

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from docora_ops.actions.link_change import SECOND_LOOK_DELAY
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.actions.repair.fix import Repair
+from docora_ops.settings import SECOND_LOOK_DELAY
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
@@ -18,7 +18,7 @@ GRACE = 600
 
 
 def repair(actions: Actions, **scope: Any) -> None:
-    Repair(actions.database, actions.queue, actions.store, grace_seconds=GRACE, **scope).find()
+    Repair(actions.database, actions.queue, actions.store, GRACE, max_attempts=5, **scope).find()
 
 
 @pytest.mark.parametrize(

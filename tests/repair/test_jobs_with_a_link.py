@@ -6,7 +6,7 @@ import pytest
 from rq.job import JobStatus
 from rq.utils import now
 
-from docora_ops.actions.repair.belonging import count_jobs_with_links
+from docora_ops.actions.repair.find import count_jobs_with_links
 from docora_ops.drift import Belonging
 from tests.support.docora import QUEUE, Docora
 

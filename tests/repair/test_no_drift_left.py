@@ -1,4 +1,4 @@
-"""What a look for drift finds a repair can mend: after it, nothing is found."""
+"""A repair repairs all that a look for drift finds."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 AT_ONCE_PATIENT = AT_ONCE | PATIENT
 
 
-REMOVE = b"\r\nmend\r\n"
+REMOVE = b"\r\nremove\r\n"
 
 
 def world(docora: Docora) -> dict[str, TestLink]:
@@ -42,6 +42,7 @@ def world(docora: Docora) -> dict[str, TestLink]:
             "stale_entry": "synced",
         }.items()
     }
+    docora.connection.execute("UPDATE app_repositories SET retry_count = 0")
     docora.queue_job(links["orphan"])
     docora.delete_link(links["orphan"])
     docora.queue_job(links["duplicate"])
@@ -66,7 +67,7 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
     assert "would queue" in shown.stdout
     assert "nothing was changed" in shown.stderr
 
-    assert docora.audit_trail() == []
+    assert docora.audit_entries() == []
     result = repair(docora, "--json", "--reason", "killed")
     assert result.code == 0, result
     assert result.stdout.count("\n") == 1
@@ -74,7 +75,7 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
     counts = {"total": 5, "queued": 2, "removed": 3}
     assert [
         (entry["event"], entry["command"], entry["reason"], json.loads(entry["counts"]))
-        for entry in docora.audit_trail()
+        for entry in docora.audit_entries()
     ] == [("started", "repair", "killed", {"total": 5}), ("finished", "repair", "killed", counts)]
     found = dict.fromkeys(links, 1)
     assert {kind: data[kind] for kind in found} == found
@@ -88,14 +89,22 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
     items = {item["kind"]: item for item in data["repaired"]}
     for kind, link in links.items():
         assert items[kind].keys() == {
-            *("kind", "outcome", "job_id", "app_id", "app_name", "repository_id", "repository"),
+            *(
+                "kind",
+                "outcome",
+                "job_id",
+                "app_id",
+                "app_name",
+                "repository_id",
+                "repository_name",
+            ),
             "detail",
         }
         assert items[kind]["job_id"] == link.job_id
-        assert items[kind]["repository"] == f"octo/{kind}"
+        assert items[kind]["repository_name"] == f"octo/{kind}"
         assert items[kind]["outcome"] == ("queued" if kind in {"lost", "stuck"} else "removed")
     assert planned.data["repaired"] == data["repaired"]
-    assert "5 out of step at first sight" in result.stderr
+    assert "5 mismatches at first check" in result.stderr
     assert sorted(docora.waiting()) == sorted(
         links[kind].job_id for kind in ("lost", "stuck", "duplicate")
     )
@@ -130,7 +139,7 @@ def test_at_a_terminal_it_shows_the_counts_and_asks(docora: Docora) -> None:
     assert docora.doubled_jobs() == []
 
 
-def test_an_app_or_a_link_is_mended_alone(docora: Docora) -> None:
+def test_an_app_or_a_link_is_repaired_alone(docora: Docora) -> None:
     links = world(docora)
     other = docora.add_link("pending_snapshot")
     third = docora.add_link("scanning")
@@ -138,21 +147,21 @@ def test_an_app_or_a_link_is_mended_alone(docora: Docora) -> None:
     new = docora.add_link("pending_snapshot")
     one = repair(docora, other.app_id, other.repository_id, "--json")
     assert (one.code, one.data["lost"], one.data["queued"]) == (0, 1, 1)
-    # Without anything to remove, the trail begins with the job.
-    assert [entry["event"] for entry in docora.audit_trail()] == ["started", "finished"]
+    # Without anything to remove, the audit entries begin with the job.
+    assert [entry["event"] for entry in docora.audit_entries()] == ["started", "finished"]
     ids = {"app_id": other.app_id, "repository_id": other.repository_id}
-    assert ids.items() <= json.loads(docora.audit_trail()[0]["selection"]).items()
+    assert ids.items() <= json.loads(docora.audit_entries()[0]["selection"]).items()
     named = repair(docora, new.app_id, new.repository_id, "--json")
     assert named.data["queued"] == 1, "it need not be five minutes old"
     unknown = repair(docora, "Nobody", "octo/api")
     assert unknown.code == 3
-    mended = repair(docora, links["lost"].app_id, "--json")
-    assert (mended.code, len(mended.data["repaired"])) == (0, 5)
+    repaired = repair(docora, links["lost"].app_id, "--json")
+    assert (repaired.code, len(repaired.data["repaired"])) == (0, 5)
     assert docora.status(third) == "scanning"
     assert repair(docora, "--json").data["stuck"] == 1
 
 
-def test_what_can_not_be_mended_makes_exit_code_6_and_the_rest_is_done(docora: Docora) -> None:
+def test_what_can_not_be_repaired_makes_exit_code_6_and_the_rest_is_done(docora: Docora) -> None:
     links = world(docora)
     app = docora.add_app("Poison")
     poison = docora.link(app, docora.add_repository("o/p", "repo.poison"), "pending_snapshot")
@@ -161,13 +170,13 @@ def test_what_can_not_be_mended_makes_exit_code_6_and_the_rest_is_done(docora: D
     for arguments in (["--dry-run"], []):
         result = repair(docora, *arguments, "--json")
         assert result.code == 6, result
-        errors = {item["job_id"]: item["error"] for item in result.data["failures"]}
+        errors = {item["job_id"]: item["error_message"] for item in result.data["failures"]}
         assert errors.keys() == {poison.job_id, links["stuck"].job_id}
         assert "can't form a job id" in errors[poison.job_id]
         assert "does not hold a job" in errors[links["stuck"].job_id]
         assert (result.data["failed"], len(result.data["repaired"])) == (2, 4)
     shown = repair(docora)
-    assert (shown.code, "not mended" in shown.stdout) == (6, True)
+    assert (shown.code, "not repaired" in shown.stdout) == (6, True)
     assert docora.status(links["lost"]) == "pending_snapshot"
     assert links["lost"].job_id in docora.waiting()
 
@@ -185,21 +194,6 @@ def test_what_strangers_wrote_into_the_queue_costs_only_itself(docora: Docora) -
     result = repair(docora, "--json")
     assert (result.code, result.data["queued"]) == (0, 3), result
     assert {link.job_id for link in (strange, doubtful, lost)} < set(docora.waiting())
-
-
-def test_an_app_whose_id_begins_like_another_one_is_mended_alone(docora: Docora) -> None:
-    short, long = docora.add_app("Short", "a"), docora.add_app("Long", "a-b")
-    links = [docora.link(app, docora.add_repository(f"octo/{app}")) for app in (short, long)]
-    for link in links:
-        docora.queue_job(link)
-        docora.redis.rpush(docora.queue.key, link.job_id)
-    orphan = docora.link(long, docora.add_repository("octo/gone"))
-    docora.queue_job(orphan)
-    docora.delete_link(orphan)
-    result = repair(docora, "a", "--json")
-    assert [item["job_id"] for item in result.data["repaired"]] == [links[0].job_id]
-    assert docora.waiting().count(links[1].job_id) == 2
-    assert orphan.job_id in docora.waiting()
 
 
 def test_orphans_of_a_locked_repository_stay_until_it_is_free(docora: Docora) -> None:
@@ -269,7 +263,7 @@ def spoil(docora: Docora, moments: random.Random, links: list[TestLink]) -> None
 
 
 def settled(docora: Docora) -> None:
-    """Nothing is out of step any more."""
+    """There is no drift any more."""
     docora.assert_sound()
     assert docora.statuses().keys() <= {"pending_snapshot", "scanning", "failed"}
     # What was killed between push and commit has its job, and its worker sets the status.
@@ -284,7 +278,8 @@ def test_a_repair_killed_at_random_moments_is_finished_by_the_next(docora: Docor
     total = 2000
     docora.add_links(total, apps=3, status="pending_snapshot")
     docora.connection.execute(
-        "UPDATE app_repositories SET status = 'scanning' WHERE app_id = %s", (f"app_{1:024x}",)
+        "UPDATE app_repositories SET status = 'scanning', retry_count = 0 WHERE app_id = %s",
+        (f"app_{1:024x}",),
     )
     docora.age_links()
     for kills_left in (2, 1):
@@ -322,7 +317,7 @@ def test_a_repair_killed_while_it_removes_has_removed_all_or_nothing(
         assert finish(process).code == -signal.SIGKILL
     assert (docora.waiting() == [links["duplicate"].job_id]) is is_done
     assert (docora.registries(links["stale_entry"].job_id) == set()) is is_done
-    assert [entry["event"] for entry in docora.audit_trail()] == ["started"] * is_done
+    assert [entry["event"] for entry in docora.audit_entries()] == ["started"] * is_done
     result = docora.run("repair", "--json", env=AT_ONCE_PATIENT)
     assert (result.code, result.data["removed"]) == (0, 0 if is_done else 3)
     assert docora.waiting() == [links["duplicate"].job_id]

@@ -77,8 +77,8 @@ def test_each_outcome_succeeds_and_has_its_table_and_its_json(
             "app_id": APP,
             "app_name": "Acme Search",
             "repository_id": REPOSITORY,
-            "repository": "octo/api",
-            "previous": {"status": "failed", "retry_count": 5, "last_error": ERROR},
+            "repository_name": "octo/api",
+            "previous": {"status": "failed", "retry_count": 5, "error_message": ERROR},
             "circuit_open_until": None,
             "workers": 0,
         }
@@ -121,7 +121,7 @@ def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: 
     expected: dict[TestLink, tuple[str, str, str]] = {}
 
     def add(status: str, job: str, helps: str) -> TestLink:
-        link = docora.link(app, docora.add_repository(), status)
+        link = docora.link(app, docora.add_repository(), status, retry_count=1)
         expected[link] = (status, job, helps)
         return link
 

@@ -140,11 +140,11 @@ def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Doco
             "where": "list",
             "queue": QUEUE,
             "position": 2,
-            **dict.fromkeys(("at", "alive", "worker")),
+            **dict.fromkeys(("score_at", "alive", "worker")),
         }
     ]
     failure = rq["last_failure"]
-    assert failure["at"]
+    assert failure["failed_at"]
     assert failure["worker"] == "web-1.4711"
     masked = "DeliveryError: boom at https://***@h/x with ***"
     assert failure["text"].splitlines() == [*lines[-9:], masked]
@@ -177,21 +177,23 @@ def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
     ]
     found = data["rq"]["places"]
     assert [place["position"] for place in found[:3]] == [1, 3, 1]
-    assert found[3]["at"] == datetime.fromtimestamp(LATER, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    assert found[3]["score_at"] == datetime.fromtimestamp(LATER, UTC).strftime(
+        "%Y-%m-%dT%H:%M:%S.000Z"
+    )
     executions = sorted(found[-2:], key=lambda place: place["alive"])
     assert [(place["alive"], place["worker"]) for place in executions] == [
         (False, None),
         (True, "worker-1"),
     ]
-    assert executions[0]["at"] < executions[1]["at"]
+    assert executions[0]["score_at"] < executions[1]["score_at"]
     assert expired.id not in result.stdout
     lines = [" ".join(line.split()) for line in table.stdout.splitlines()]
     for line in (
         "Job state running, a worker holds the link",
         "RQ status started",
         f"Stands in between {QUEUE} and a worker",
-        f"Stands in scheduled of {QUEUE}, due {found[3]['at']}",
-        f"Stands in failed of {QUEUE}, expires {found[3]['at']}",
+        f"Stands in scheduled of {QUEUE}, due {found[3]['score_at']}",
+        f"Stands in failed of {QUEUE}, expires {found[3]['score_at']}",
     ):
         assert line in lines
 

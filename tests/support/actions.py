@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from docora_ops.actions import link_change as single
-from docora_ops.actions import selecting
+from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.link_change import LinkChange
+from docora_ops.actions.lookup import resolve_app
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.actions.repair.fix import Repair
-from docora_ops.audit import ChangeNote
+from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult
 from docora_ops.database import Database
-from docora_ops.database.selection import Selection
+from docora_ops.database.selection import Selection, select_due, select_failed, select_of_app
 from docora_ops.drift import DriftReport, RepairResult
-from docora_ops.links import Action, LinkRef, LinkResult
+from docora_ops.links import Action, FailedFilter, LinkRef, LinkResult
 from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
 from tests.support.rows import TestLink
 
-_RUN_OPTIONS = {"dry_run", "note", "prepare"}
+_RUN_OPTIONS = {"change", "dry_run", "prepare"}
 
 
 class Actions:
@@ -31,7 +32,7 @@ class Actions:
         self.redis = connect(settings)
         self.database = Database(settings)
         self.queue = LinkQueue(settings, self.redis)
-        self.store = ProgressStore(settings, self.redis)
+        self.store = ProgressStore(self.redis)
 
     def close(self) -> None:
         self.database.close()
@@ -47,23 +48,29 @@ class Actions:
         return LinkRef(row[0], link.app_id, link.repository_id)
 
     def retry(self, link: TestLink, **options: Any) -> LinkResult:
-        return single.retry(self.database, self.queue, self.ref(link), **options)
+        ref = self.ref(link)
+        return LinkChange(Action.RETRY, self.database, self.queue, ref, **options).make()
 
     def resync(self, link: TestLink, **options: Any) -> LinkResult:
-        return single.resync(self.database, self.queue, self.ref(link), **options)
+        ref = self.ref(link)
+        return LinkChange(Action.RESYNC, self.database, self.queue, ref, **options).make()
+
+    def failed_links(self, *, app: str | None = None, **choice: Any) -> Selection:
+        """Chooses the failed links of a bulk retry."""
+        app_id = None if app is None else resolve_app(self.database, app).app_id
+        return select_failed(self.database, FailedFilter(app_id, **choice))
 
     def retry_all(self, *, batch_size: int = 500, **options: Any) -> BulkResult:
         """A bulk retry; options of `_run`, and `app`, `error`, ... choose links."""
         run = {name: options.pop(name) for name in _RUN_OPTIONS & options.keys()}
-        selection = selecting.failed_links(self.database, **options)
-        return self._run(Action.RETRY, selection, batch_size, **run)
+        return self._run(Action.RETRY, self.failed_links(**options), batch_size, **run)
 
     def resync_all(self, app_id: str, *, batch_size: int = 50, **options: Any) -> BulkResult:
-        _, selection, _ = selecting.links_of_app(self.database, app_id)
+        selection = select_of_app(self.database, app_id)
         return self._run(Action.RESYNC, selection, batch_size, **options)
 
     def schedule(self, *, batch_size: int = 500, **options: Any) -> BulkResult:
-        selection = selecting.due_links(self.database, self.settings.rescan_interval_ms)
+        selection = select_due(self.database, self.settings.rescan_interval_ms)
         return self._run(Action.SCHEDULE, selection, batch_size, **options)
 
     def _run(
@@ -73,11 +80,12 @@ class Actions:
         batch_size: int,
         *,
         dry_run: bool = False,
-        note: ChangeNote | None = None,
+        change: Change | None = None,
         prepare: Callable[[BulkRun], object] = lambda run: None,
     ) -> BulkResult:
         """A bulk action; `prepare` gets the run when its links are chosen and none is done."""
-        run = BulkRun(action, self.database, self.queue, self.store, selection, batch_size, note)
+        audit = AuditEntries(change, selection.total) if change else None
+        run = BulkRun(action, self.database, self.queue, self.store, selection, batch_size, audit)
         if not dry_run and action is not Action.SCHEDULE:
             run.start()
         prepare(run)
@@ -93,9 +101,10 @@ class Actions:
         prepare: Callable[[Repair], object] = lambda repair: None,
         **scope: Any,
     ) -> RepairResult:
-        """A repair without grace; `prepare` gets it when all is found and nothing mended."""
+        """A repair without grace; `prepare` gets it when all is found and nothing repaired."""
         scope = {"remove_unknown_jobs": True} | scope
-        repair = Repair(self.database, self.queue, self.store, grace_seconds=0, **scope)
+        attempts = self.settings.max_retry_attempts
+        repair = Repair(self.database, self.queue, self.store, 0, attempts, **scope)
         repair.find()
         prepare(repair)
         return repair.plan() if dry_run else repair.run()

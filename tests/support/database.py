@@ -41,7 +41,7 @@ DELETE FROM apps;
 class TestDatabase:
     """A database with Docora's tables, emptied for each test, made anew where a test changed it.
 
-    README's roles have their grants in it.
+    The roles of the help topic `privileges` have their grants in it.
     """
 
     __test__ = False

@@ -76,7 +76,8 @@ class Result:
 class Docora(Rows):
     """One database and one Redis, empty at the start of each test.
 
-    Commands and actions reach them as README prescribes; what is done here, as their owner.
+    Commands and actions connect with the privileges of the help topic `privileges`; the tests
+    themselves connect as the owner.
     """
 
     database_access: Access
@@ -237,7 +238,7 @@ class Docora(Rows):
             return self.redis.hgetall(key)
         return self.redis.dump(key)
 
-    def audit_trail(self, stream: str = "docora-ops:audit") -> list[dict[str, str]]:
+    def audit_entries(self, stream: str = "docora-ops:audit") -> list[dict[str, str]]:
         """The entries of a stream, the oldest first."""
         found = cast("list[tuple[bytes, dict[bytes, bytes]]]", self.redis.xrange(stream))
         return [

@@ -89,7 +89,7 @@ def _add_link(
 
 
 def fill_redis(docora: Docora) -> None:
-    """Jobs, workers, operations and an audit trail."""
+    """Jobs, workers, operations and audit entries."""
     for number, trick in enumerate(TRICKS):
         _add_job(docora, link_of(number), trick.encode(), trick)
         _add_worker(docora, trick)

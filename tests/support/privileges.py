@@ -1,4 +1,4 @@
-"""Those whom README has connect to Postgres and Redis: whoever runs the command, and workers."""
+"""The roles of Postgres and the users of Redis that the help topic `privileges` creates."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from urllib.parse import quote, urlsplit
 import psycopg
 import redis
 
-ROLES = ("docora_ops", "docora_worker")
+ROLES = ("docora_ops", "docora_worker", "docora_monitor")
 """In Postgres, each with `_` and the number of the test process: roles belong to no database."""
-USERS = ("docora-ops", "docora-worker")
+USERS = ("docora-ops", "docora-worker", "docora-monitor")
 """In Redis, likewise with `-`."""
 
-_README = Path(__file__).parents[2] / "README.md"
+_TOPIC = Path(__file__).parents[2] / "docora_ops" / "help" / "privileges.md"
 
 
 @dataclass(frozen=True)
 class Access:
-    """URLs of one server: for the tests, who may do everything, and for those whom README knows."""
+    """URLs of one server: of the tests, which may do everything, and of the topic's users."""
 
     owner: str
     command: str
     worker: str
+    monitor: str
 
     @property
     def command_name(self) -> str:
@@ -36,6 +37,11 @@ class Access:
     def worker_name(self) -> str:
         """The user of `worker`."""
         return urlsplit(self.worker).username or ""
+
+    @property
+    def monitor_name(self) -> str:
+        """The user of `monitor`."""
+        return urlsplit(self.monitor).username or ""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Grant:
 
 
 def grants(role: str) -> list[Grant]:
-    """What README grants this role on tables, one by one."""
+    """Returns what the topic grants this role on tables, one by one."""
     found = []
     for privileges, tables in re.findall(
         r"GRANT (.+?) ON ([\w, ]+) TO", block(f"CREATE ROLE {role}").replace("\n", " ")
@@ -64,13 +70,13 @@ def grants(role: str) -> list[Grant]:
 
 
 def rules(user: str) -> list[str]:
-    """Each command and each pattern of keys and channels that README permits this user in Redis."""
+    """Returns the commands and the patterns of keys and channels that this user may use."""
     return [rule for rule in block(f"ACL SETUSER {user} on").split() if rule[0] in "+~%&"]
 
 
 def block(start: str) -> str:
-    """The fenced block of README that begins with these words."""
-    text = _README.read_text(encoding="utf-8")
+    """Returns the fenced block of the topic that begins with these words."""
+    text = _TOPIC.read_text(encoding="utf-8")
     found = re.search(rf"```\w*\n({re.escape(start)}\b.*?)```", text, re.DOTALL)
     assert found, start
     return found[1]
@@ -89,7 +95,7 @@ def role_access(url: str, number: int) -> Access:
 
 
 def create_roles(connection: psycopg.Connection, number: int) -> None:
-    """Both, with what they may do with the tables of this database."""
+    """Creates the roles, with their grants on the tables of this database."""
     # What everybody may do by default would hide that a grant is missing.
     connection.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
     for role in ROLES:
@@ -111,7 +117,7 @@ def user_access(url: str, number: int) -> Access:
 
 
 def create_users(admin: redis.Redis, number: int) -> None:
-    """Both, with what they may do."""
+    """Creates the users, with their permissions."""
     for user in USERS:
         acl, setuser, name, *rules = block(f"ACL SETUSER {user} on").split()
         admin.execute_command(acl, setuser, f"{name}-{number}", *rules)  # type: ignore[no-untyped-call]

@@ -23,7 +23,7 @@ PATIENT = {
 }
 """For commands that the test holds back until something else has happened."""
 LOCK_TABLE = "LOCK TABLE app_repositories IN EXCLUSIVE MODE"
-STOPPING = "Stopping after the batch"
+STOPPING = "Stopping after the current batches"
 
 
 def progress_of(docora: Docora, operation_id: str) -> dict[str, str]:

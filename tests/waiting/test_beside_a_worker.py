@@ -36,7 +36,7 @@ def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots) -> No
 
         failed = docora.run("retry", *bad.ids, *wait, env=TWO_TRIES)
         assert failed.code == 7, failed
-        assert failed.data["waited"]["error"] == ERROR
+        assert failed.data["waited"]["error_message"] == ERROR
         assert link_row(snapshots, bad) == ("failed", 2, ERROR)
 
         sent_again = docora.run("resync", *good.ids, *wait, env=TWO_TRIES)
@@ -47,7 +47,7 @@ def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots) -> No
         both = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
         assert both.code == 7, both
         assert (both.data["waited"]["synced"], both.data["waited"]["running"]) == (1, 0)
-        assert both.data["failed_links"] == [{"job_id": bad.job_id, "error": ERROR}]
+        assert both.data["failed_links"] == [{"job_id": bad.job_id, "error_message": ERROR}]
 
         rest = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
         assert rest.code == 0, rest

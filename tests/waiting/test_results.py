@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -53,7 +52,7 @@ def test_a_try_that_failed_is_no_result_as_long_as_another_is_to_come(docora: Do
         lambda: set_status(docora, link, "synced"),
     )
     result = wait_for_one(followed, actions.ref(link), None)
-    assert (result.end, result.status, result.error) == (WaitEnd.SYNCED, "synced", None)
+    assert (result.result, result.status, result.error_message) == (WaitEnd.SYNCED, "synced", None)
     assert [so_far.running for so_far in seen] == [1, 1, 1, 0]
 
 
@@ -80,7 +79,7 @@ def test_many_are_counted_each_once_and_forgotten(
     assert [
         (so_far.synced, so_far.failed, so_far.gone, so_far.running, so_far.total) for so_far in seen
     ] == [(0, 3, 0, 27, 30), (1, 3, 0, 26, 30), (1, 3, 1, 25, 30), (26, 3, 1, 0, 30)]
-    assert {failure.job_id: failure.error for failure in result.failures} == {
+    assert {failure.job_id: failure.error_message for failure in result.failed_links} == {
         link.job_id: f"HTTP 500 for {link.job_id}" for link in links[5:8]
     }
 
@@ -101,7 +100,10 @@ def test_a_running_job_that_has_not_written_its_status_yet_is_waited_for(docora:
     seen = one_by_one(followed, end_job, release)
     result = wait_for_one(followed, actions.ref(link), None)
     assert [so_far.running for so_far in seen] == [1, 1, 0]
-    assert (result.end, result.error) == (WaitEnd.FAILED, "HTTP 500 on created README.md")
+    assert (result.result, result.error_message) == (
+        WaitEnd.FAILED,
+        "HTTP 500 on created README.md",
+    )
 
 
 def test_a_job_that_ends_between_two_questions_has_the_last_word(
@@ -116,13 +118,13 @@ def test_a_job_that_ends_between_two_questions_has_the_last_word(
         return look(job_ids, **options)
 
     monkeypatch.setattr(actions.queue, "look", end_job_and_look)
-    assert wait_for_one(followed, actions.ref(link), None).end is WaitEnd.SYNCED
+    assert wait_for_one(followed, actions.ref(link), None).result is WaitEnd.SYNCED
 
 
 def test_a_link_without_a_live_job_is_lost_after_some_time(docora: Docora) -> None:
     link, actions = docora.add_link("pending_snapshot"), docora.actions()
     watch = follow(actions, link).watch
-    ids = UUID(actions.ref(link).id).bytes
+    ids = [actions.ref(link).id]
 
     def look() -> int:
         watch.look(ids, at_once=True)
@@ -153,7 +155,7 @@ def test_a_worker_is_only_missed_after_one_has_listened(docora: Docora) -> None:
     watch.on_notice = lambda notice, _: notices.append(notice)
 
     def look() -> list[Notice]:
-        watch.look(UUID(actions.ref(link).id).bytes, at_once=True)
+        watch.look([actions.ref(link).id], at_once=True)
         return notices
 
     assert (look(), look()) == ([], [])

@@ -10,12 +10,11 @@ import traceback
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from rq.job import JobStatus
+from rq.timeouts import JobTimeoutException
 
 from docora_ops.demo.receiver import Request
 from docora_ops.errors import SnapshotError
-from docora_ops.worker.crypto import decrypt
-from docora_ops.worker.secrets import Cleaner
-from docora_ops.worker.tries import JobTimeoutException
+from docora_ops.worker.secrets import Cleaner, decrypt
 from tests.support.delivery_checks import assert_in_sync, failure, repository_row
 from tests.support.docora import finish
 from tests.support.git_over_http import GitHandler, GitSite

@@ -1,113 +1,80 @@
-"""One batch of a bulk operation, and what has become of its links."""
+"""One batch of a bulk operation: its links, and their outcomes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Protocol
 
-from docora_ops.actions.job_ids import require_valid_job_id
-from docora_ops.database import Database
-from docora_ops.database.link_rows import shared_job_ids
-from docora_ops.errors import InvalidJobIdError
-from docora_ops.jobs import JobState
+from docora_ops.actions.decision import invalid_job_id
 from docora_ops.links import LinkRef, Outcome
 from docora_ops.queue import Answer, WaitingList
 
-_PATIENCE = 1
-"""Seconds that a batch, with its rows locked, waits for the one before."""
+_LONGEST_WAIT = 1  # seconds that a batch, with its rows locked, waits for the batch before it
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """A link that needs no more work."""
+class LinkOutcome:
+    """The outcome of one link."""
 
     ref: LinkRef
     outcome: Outcome
-    error: str | None = None
+    error_message: str | None = None
 
 
 @dataclass(slots=True)
 class Batch:
-    """Links of one batch, settled or put off.
+    """Links that are handled together. Each is recorded with its outcome, or postponed.
 
-    In the final round nothing is put off; `seen` then holds, by the id of the link, a fingerprint
-    of how its doubtful job looked in the first.
+    The second round handles the postponed links, and postpones none.
     """
 
     refs: Sequence[LinkRef]
     waiting: WaitingList
-    seen: Mapping[str, int] | None = None
-    after: Batch | None = None
-    """The batch whose jobs come before these in the queue."""
+    earlier: Mapping[str, str] | None = None
+    """Evidence of doubtful jobs in the first round, by the id of the link. None: first round."""
+    after: Batch | None = None  # the batch whose jobs come before these in the queue
     pushed: Event = field(default_factory=Event)
-    settled: list[Settled] = field(default_factory=list)
-    put_off: dict[str, int] = field(default_factory=dict)
+    recorded: list[LinkOutcome] = field(default_factory=list)
+    postponed: dict[str, str] = field(default_factory=dict)
+    """Evidence of doubtful jobs, by the id of the link."""
     deliveries_cleared: int = 0
 
-    def wait_for_turn(self) -> None:
-        """Until the jobs of the batch before are in the queue, or it has given up.
+    @property
+    def is_final(self) -> bool:
+        """Whether this is the second round."""
+        return self.earlier is not None
 
-        Order is a courtesy: not worth keeping a transaction open for as long as it takes.
+    def evidence_of(self, ref: LinkRef) -> str:
+        """Returns the evidence of the link's job in the first round."""
+        return self.earlier[ref.id] if self.earlier else ""
+
+    def wait_for_turn(self) -> None:
+        """Waits until the batch before has pushed its jobs, but not for long.
+
+        The order of jobs is not worth a transaction that stays open.
         """
         if self.after is not None:
-            self.after.pushed.wait(_PATIENCE)
+            self.after.pushed.wait(_LONGEST_WAIT)
 
-    @property
-    def final(self) -> bool:
-        """Whether this is the last round."""
-        return self.seen is not None
+    def record(self, ref: LinkRef, outcome: Outcome, error_message: str | None = None) -> None:
+        """Records the outcome of a link."""
+        self.recorded.append(LinkOutcome(ref, outcome, error_message))
 
-    def still_doubtful(self, ref: LinkRef, answer: Answer) -> bool:
-        """Whether nothing has happened to a doubtful job since the first round: it is dead."""
-        return (
-            self.seen is not None
-            and (answer.state is JobState.DOUBTFUL or answer.enqueued_at != "")
-            and self.seen[ref.id] == fingerprint(answer)
-        )
+    def record_invalid(self) -> list[LinkRef]:
+        """Records links with invalid job ids as failed. Returns the other links."""
+        for ref in self.refs:
+            if not ref.has_valid_job_id:
+                self.record(ref, Outcome.FAILED, invalid_job_id(ref).message)
+        return [ref for ref in self.refs if ref.has_valid_job_id]
 
-    def settle(self, ref: LinkRef, outcome: Outcome, error: str | None = None) -> None:
-        """The link is done with."""
-        self.settled.append(Settled(ref, outcome, error))
-
-    def leave(self, ref: LinkRef, answer: Answer) -> None:
-        """The link's job is not to be touched now."""
-        if answer.state is JobState.UNREADABLE:
-            reason = f"its Redis key does not hold a job: {answer.detail}"
-            self.settle(ref, Outcome.FAILED, reason)
-        elif self.final:
-            self.settle(ref, Outcome.ALREADY_RUNNING)
+    def record_decision(self, ref: LinkRef, outcome: Outcome | None, answer: Answer) -> None:
+        """Records an outcome of `decide`, or postpones a link whose job is running or doubtful."""
+        if outcome is Outcome.FAILED:
+            self.record(ref, outcome, f"its Redis key does not hold a job: {answer.reason}")
+        elif outcome is not None:
+            self.record(ref, outcome)
+        elif self.is_final:
+            self.record(ref, Outcome.ALREADY_RUNNING)
         else:
-            self.put_off[ref.id] = fingerprint(answer)
-
-
-def fingerprint(answer: Answer) -> int:
-    """Eight bytes that change when a job that is doubtful, or not live, is queued anew; or 0."""
-    enqueued_at = answer.detail if answer.state is JobState.DOUBTFUL else answer.enqueued_at
-    return hash(enqueued_at) if enqueued_at else 0
-
-
-class BatchHandler(Protocol):
-    """Settles the links of a batch."""
-
-    def handle(self, batch: Batch) -> None:
-        """Settle each link or put it off. Raises PostgresError, RedisError."""
-
-
-def separate(database: Database, batch: Batch) -> tuple[list[LinkRef], list[LinkRef]]:
-    """The links with a job id of their own, and those that share it with another link.
-
-    Those that can't have a job are settled.
-    """
-    shared = shared_job_ids(database, batch.refs)
-    alone: list[LinkRef] = []
-    sharing: list[LinkRef] = []
-    for ref in batch.refs:
-        try:
-            require_valid_job_id(ref)
-        except InvalidJobIdError as error:
-            batch.settle(ref, Outcome.FAILED, error.message)
-            continue
-        (sharing if ref.job_id in shared else alone).append(ref)
-    return alone, sharing
+            self.postponed[ref.id] = answer.evidence

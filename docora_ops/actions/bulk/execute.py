@@ -1,273 +1,285 @@
-"""Batches for real: links that are locked, changed, queued and committed together."""
+"""Execution of one batch: links are claimed, queued and committed together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from threading import Lock
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from docora_ops.actions.bulk.audit_trail import RunTrail
-from docora_ops.actions.bulk.batch import Batch, fingerprint, separate
-from docora_ops.actions.job_ids import require_job_id_not_held
+from docora_ops.actions.bulk.audit_entries import AuditEntries
+from docora_ops.actions.bulk.batch import Batch
+from docora_ops.actions.decision import decide
 from docora_ops.database import Database, Rollback
-from docora_ops.database.link_rows import Claim, Verdict, delete_deliveries, lock_link, read_link
+from docora_ops.database.link_rows import Claim, ClaimState, delete_deliveries, lock_link, read_link
 from docora_ops.database.selection import Claiming
-from docora_ops.errors import (
-    InvalidJobIdError,
-    LinkError,
-    LinkLockedError,
-    PostgresError,
-    StatementTimeoutError,
-)
+from docora_ops.errors import LinkError, LinkLockedError, PostgresError, StatementTimeoutError
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, Outcome
 from docora_ops.queue import Answer, LinkQueue, PushRequest
 
 _SLOW_LINKS_IN_A_ROW = 2
-"""After so many links that each alone took too long, the server is what is slow."""
-_ONE_SHARING_LINK_AT_A_TIME = Lock()
-"""Of two links that share a job id only one may have it, so both must not look at once."""
+"""If so many links, each by itself, take too long, the whole server is too slow."""
+
+
+_MOST_SEARCHES = 50
+"""Jobs that are searched in the list although it was read: each search may walk over all of it."""
+
+_CHANGED_BY_US = frozenset({ClaimState.CLAIMED, ClaimState.EXHAUSTED})
+_PUSHED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE})
+
+_Left = tuple[LinkRef, Outcome | None, Answer]
+"""A link that is not to be claimed, and the decision about it."""
 
 
 @dataclass(slots=True)
-class _Todo:
-    """Links that are to be claimed, by job id, and what is known of their jobs."""
+class _Candidate:
+    """A link that is to be claimed and queued."""
 
-    refs: dict[str, LinkRef] = field(default_factory=dict)
-    live: set[str] = field(default_factory=set)
-    """Jobs that wait already."""
-    dead: dict[str, str] = field(default_factory=dict)
-    """Jobs that were doubtful twice, with the moment when they were queued."""
-    pushed: set[str] = field(default_factory=set)
-    """Jobs that a try before this one has pushed."""
-    left: list[tuple[LinkRef, Answer]] = field(default_factory=list)
-    """Links whose jobs are not to be touched now."""
-
-    def refuse(self, answer: Answer) -> None:
-        """The queue did not take this one: it is not waiting any more, or has come to life."""
-        if answer.job_id in self.live:
-            self.live.remove(answer.job_id)
-        else:
-            self.left.append((self.refs.pop(answer.job_id), answer))
+    ref: LinkRef
+    is_live: bool = False  # its job waits: the push only confirms that
+    evidence: str = ""  # evidence of a job that was doubtful at two looks
+    is_pushed: bool = False  # an earlier attempt, which was rolled back, has pushed the job
 
 
-class BatchWriter:
-    """Queues links for real. A link that can't be queued costs only itself."""
+class BatchExecution:
+    """Queues the links of batches. A link that can't be queued costs only itself."""
 
     def __init__(
         self,
         database: Database,
         queue: LinkQueue,
-        operation: Action,
+        action: Action,
         claim: Claiming,
-        trail: RunTrail | None = None,
+        audit: AuditEntries | None = None,
     ) -> None:
         self._database = database
         self._queue = queue
-        self._operation = operation
+        self._action = action
         self._claim_links = claim
-        self._trail = trail
-        self._lock_wait_spent = False
-        self._look_first = True
+        self._audit = audit
+        self._has_waited_for_lock = False
+        self._must_look = True
         self._slow_links = 0
+        self._searches_left = _MOST_SEARCHES
 
     def handle(self, batch: Batch) -> None:
-        """Settle each link or put it off. Raises PostgresError, RedisError."""
+        """Records or postpones each link. Raises PostgresError, RedisError."""
         try:
-            alone, sharing = separate(self._database, batch)
-            if batch.final:
-                for ref in sharing:
-                    # Before the lock: the batch before may be waiting for it.
-                    batch.wait_for_turn()
-                    with _ONE_SHARING_LINK_AT_A_TIME:
-                        self._write_sharing(ref, batch)
-            else:
-                self._put_off(sharing, batch)
-            self._write(alone, batch)
+            self._execute(batch.record_invalid(), batch)
         finally:
             batch.pushed.set()
 
-    def _put_off(self, refs: Sequence[LinkRef], batch: Batch) -> None:
-        """Their turn comes in the final round, which needs to know how their jobs stand now."""
-        job_ids = [ref.job_id for ref in refs]
-        answers = self._queue.look(job_ids, waiting=batch.waiting) if refs else []
-        for ref, answer in zip(refs, answers, strict=True):
-            batch.put_off[ref.id] = fingerprint(answer)
+    def _execute(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool = False) -> None:
+        """Queues the links together; if one of them is refused, each by itself.
 
-    def _write_sharing(self, ref: LinkRef, batch: Batch) -> None:
-        try:
-            require_job_id_not_held(self._queue, ref)
-            unclaimed = self._transact([ref], batch, sharing=True)
-        except (InvalidJobIdError, LinkError) as error:
-            batch.settle(ref, Outcome.FAILED, error.message)
-        else:
-            self._settle_unclaimed(unclaimed, batch)
-
-    def _write(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool = False) -> None:
+        `wait`: waits for locked rows.
+        """
         if not refs:
             return
         try:
-            unclaimed = self._transact(refs, batch, wait=wait)
+            unclaimed = self._claim_and_push(refs, batch, wait=wait)
         except LinkError as error:
             if len(refs) > 1:
                 for ref in refs:
-                    self._write([ref], batch, wait=wait)
-                return
-            self._fail_alone(refs[0], error, batch)
+                    self._execute([ref], batch, wait=wait)
+            else:
+                self._record_error(refs[0], error, batch)
         else:
             self._slow_links = 0
-            self._settle_unclaimed(unclaimed, batch, waited=wait)
+            self._handle_unclaimed(unclaimed, batch, waited=wait)
 
-    def _fail_alone(self, ref: LinkRef, error: LinkError, batch: Batch) -> None:
-        batch.settle(ref, Outcome.FAILED, error.message)
-        self._lock_wait_spent |= isinstance(error, LinkLockedError)
+    def _record_error(self, ref: LinkRef, error: LinkError, batch: Batch) -> None:
+        batch.record(ref, Outcome.FAILED, error.message)
+        self._has_waited_for_lock |= isinstance(error, LinkLockedError)
         if isinstance(error, StatementTimeoutError):
             self._slow_links += 1
             if self._slow_links == _SLOW_LINKS_IN_A_ROW:
-                raise PostgresError(error.message, hint=error.hint)  # it is the server
+                raise PostgresError(error.message, hint=error.hint)
 
-    def _settle_unclaimed(
-        self, refs: Sequence[LinkRef], batch: Batch, *, waited: bool = False
-    ) -> None:
-        """The links are gone, or somebody else has locked their rows."""
-        if not batch.final:
-            self._put_off(refs, batch)
+    def _handle_unclaimed(self, refs: Sequence[LinkRef], batch: Batch, *, waited: bool) -> None:
+        """Handles links that are gone, or whose rows another session has locked."""
+        if not batch.is_final:
+            self._postpone(refs, batch)
             return
         for ref in refs:
             if waited:
-                batch.settle(ref, Outcome.SKIPPED)
+                batch.record(ref, Outcome.SKIPPED)
                 continue
             try:
-                gone = read_link(self._database, ref.app_id, ref.repository_id) is None
+                is_gone = read_link(self._database, ref.app_id, ref.repository_id) is None
             except LinkError as error:
-                self._fail_alone(ref, error, batch)
+                self._record_error(ref, error, batch)
                 continue
-            if gone:
-                batch.settle(ref, Outcome.SKIPPED)
-            elif self._lock_wait_spent:
-                # Waiting for each of ten thousand rows that one session holds would take a day.
-                batch.settle(ref, Outcome.FAILED, "another session holds a lock on its row")
+            if is_gone:
+                batch.record(ref, Outcome.SKIPPED)
+            elif self._has_waited_for_lock:
+                # Waiting for each of ten thousand locked rows would take a day.
+                batch.record(ref, Outcome.FAILED, "another session holds a lock on its row")
             else:
-                self._write([ref], batch, wait=True)
+                self._execute([ref], batch, wait=True)
 
-    def _transact(
-        self,
-        refs: Sequence[LinkRef],
-        batch: Batch,
-        *,
-        wait: bool = False,
-        sharing: bool = False,
+    def _postpone(self, refs: Sequence[LinkRef], batch: Batch) -> None:
+        """Keeps the evidence of the jobs for the second round."""
+        job_ids = [ref.job_id for ref in refs]
+        answers = self._queue.look(job_ids, waiting=batch.waiting)
+        for ref, answer in zip(refs, answers, strict=True):
+            batch.postponed[ref.id] = answer.evidence
+
+    def _claim_and_push(
+        self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool
     ) -> list[LinkRef]:
-        """Lock, change and queue links together; returns those whose rows it did not get.
+        """Claims and queues links in one transaction. Returns the links that were not claimed.
 
-        Settles nothing unless the transaction, if there was one, has been committed.
+        Records nothing before the commit. If a job has become live since the look, all is rolled
+        back and attempted again without that link.
         """
-        todo = self._sort(refs, batch)
+        candidates, left = self._look(refs, batch)
         claims: dict[str, Claim] = {}
         outcomes: dict[str, Outcome] = {}
-        while todo.refs:
+        while candidates:
             refused: list[Answer] = []
             with self._database.transaction():
-                claims = self._claim(list(todo.refs.values()), wait=wait)
-                # In the order of the links, which is not the order of the rows.
-                found = [claims[job_id] for job_id in todo.refs if job_id in claims]
-                claimed = [claim for claim in found if claim.verdict is Verdict.CLAIMED]
+                claims = self._claim(candidates, wait=wait)
+                changed = [claim for claim in claims.values() if claim.state in _CHANGED_BY_US]
                 cleared = 0
-                if self._operation is Action.RESYNC:
-                    payloads = [claim.payload for claim in claimed]
+                if self._action is Action.RESYNC:
+                    payloads = [claim.payload for claim in changed]
                     cleared = delete_deliveries(self._database, payloads)
-                for answer in self._push(claimed, todo, batch):
-                    if answer.outcome is None:
+                for answer in self._push(changed, candidates, batch):
+                    if _is_refused(claims[answer.job_id], answer):
                         refused.append(answer)
-                    else:
-                        # What was pushed in a first try is found waiting in the second.
+                    elif answer.outcome is not None:
+                        # A job of an attempt that was rolled back is found waiting in the next.
                         outcomes.setdefault(answer.job_id, answer.outcome)
-                        todo.pushed.add(answer.job_id)
-                    if sharing and answer.outcome is Outcome.ALREADY_QUEUED:
-                        # The other link may have been queued since the check.
-                        require_job_id_not_held(self._queue, refs[0])
+                        candidates[answer.job_id].is_pushed = True
                 if refused:
-                    # Some have come to life since the look: undo all, try without them.
                     raise Rollback
             if not refused:
                 batch.deliveries_cleared += cleared
                 break
             for answer in refused:
-                todo.refuse(answer)
+                if candidates[answer.job_id].is_live:
+                    candidates[answer.job_id].is_live = False
+                else:
+                    ref = candidates.pop(answer.job_id).ref
+                    left.append((ref, decide(answer), answer))
 
-        self._look_first = bool(todo.left or todo.live or todo.dead)
-        for ref, answer in todo.left:
-            batch.leave(ref, answer)
-        unclaimed: list[LinkRef] = []
-        for job_id, ref in todo.refs.items():
-            claim = claims.get(job_id)
+        self._must_look = bool(left) or any(
+            each.is_live or outcomes.get(job_id) is Outcome.REPLACED_STALE
+            for job_id, each in candidates.items()
+        )
+        for decision in left:
+            batch.record_decision(*decision)
+        return self._record_claims(candidates, claims, outcomes, batch)
+
+    def _record_claims(
+        self,
+        candidates: Mapping[str, _Candidate],
+        claims: Mapping[str, Claim],
+        outcomes: Mapping[str, Outcome],
+        batch: Batch,
+    ) -> list[LinkRef]:
+        unclaimed = []
+        for job_id, candidate in candidates.items():
+            ref, claim = candidate.ref, claims.get(job_id)
             if claim is None:
                 unclaimed.append(ref)
-            elif claim.verdict is Verdict.CHANGED:
-                # Unless a job of ours, pushed in a first try, is what has changed it.
-                batch.settle(ref, outcomes.get(job_id, Outcome.SKIPPED))
-            elif claim.verdict is Verdict.RUNNING:
-                batch.leave(ref, Answer(job_id, JobState.RUNNING))
-            else:
-                batch.settle(ref, outcomes[job_id])
+                continue
+            match claim.state:
+                case ClaimState.CLAIMED:
+                    batch.record(ref, outcomes[job_id])
+                case ClaimState.CHANGED:
+                    # Unless a job that an earlier attempt has pushed is what changed it.
+                    batch.record(ref, outcomes.get(job_id, Outcome.SKIPPED))
+                case ClaimState.LOCKED:
+                    batch.record_decision(ref, None, Answer(job_id, JobState.RUNNING))
+                case ClaimState.EXHAUSTED:
+                    reason = "its snapshot was cut off too often: the link is failed now"
+                    batch.record(ref, Outcome.FAILED, reason)
         return unclaimed
 
-    def _sort(self, refs: Sequence[LinkRef], batch: Batch) -> _Todo:
-        todo = _Todo()
-        for ref, answer in zip(refs, self._look(refs, batch), strict=True):
-            if answer.state is JobState.WAITING and self._operation is Action.REPAIR:
-                batch.settle(ref, Outcome.ALREADY_QUEUED)  # it has mended itself
-                continue
-            if answer.state is JobState.WAITING:
-                todo.live.add(ref.job_id)
-            elif batch.still_doubtful(ref, answer):
-                todo.dead[ref.job_id] = answer.detail or answer.enqueued_at
-            elif answer.enqueued_at and not batch.final and batch.waiting.walks_left <= 0:
-                # By then it is known whether it was queued since the list was read.
-                todo.left.append((ref, answer))
-                continue
-            elif answer.state is not JobState.NONE and not (
-                # Queued anew since the first round: the push finds out where it stands.
-                batch.final and answer.state is JobState.DOUBTFUL
-            ):
-                todo.left.append((ref, answer))
-                continue
-            todo.refs[ref.job_id] = ref
-        return todo
+    def _look(
+        self, refs: Sequence[LinkRef], batch: Batch
+    ) -> tuple[dict[str, _Candidate], list[_Left]]:
+        """Returns the links that are to be claimed, by job id, and those that are not."""
+        candidates: dict[str, _Candidate] = {}
+        left: list[_Left] = []
+        for ref, answer in zip(refs, self._answers(refs, batch), strict=True):
+            earlier = batch.evidence_of(ref)
+            outcome = decide(answer, earlier)
+            is_live = outcome is Outcome.ALREADY_QUEUED
+            if answer.state is JobState.RUNNING or self._must_wait(answer, earlier, batch):
+                left.append((ref, None, answer))
+            elif outcome is Outcome.FAILED or (is_live and self._action is Action.REPAIR):
+                left.append((ref, outcome, answer))
+            else:
+                evidence = earlier if answer.evidence == earlier else ""
+                candidates[ref.job_id] = _Candidate(ref, is_live, evidence)
+        return candidates, left
 
-    def _look(self, refs: Sequence[LinkRef], batch: Batch) -> list[Answer]:
-        """Where the jobs stand, so that no link is reset only to be given back.
+    def _must_wait(self, answer: Answer, earlier: str, batch: Batch) -> bool:
+        """Whether the job may have been queued since the list was read.
 
-        Left out where it did not pay in the batch before: a push looks for itself.
+        A push finds out by a search in the list: in the first round, only a few jobs are searched.
+        """
+        if batch.is_final or answer.evidence in {"", earlier}:
+            return False
+        if answer.state is JobState.DOUBTFUL:
+            return True
+        self._searches_left -= 1
+        return self._searches_left < 0
+
+    def _answers(self, refs: Sequence[LinkRef], batch: Batch) -> list[Answer]:
+        """Returns where the jobs stand, so that few transactions are rolled back.
+
+        Skipped if the previous batch found no jobs; the push checks again anyway.
         """
         job_ids = [ref.job_id for ref in refs]
-        if self._look_first or batch.final:
+        if self._must_look or batch.is_final:
             return self._queue.look(job_ids, waiting=batch.waiting)
         return [Answer(job_id, JobState.NONE) for job_id in job_ids]
 
-    def _claim(self, refs: Sequence[LinkRef], *, wait: bool) -> dict[str, Claim]:
+    def _claim(self, candidates: Mapping[str, _Candidate], *, wait: bool) -> dict[str, Claim]:
+        """Returns the claims by job id, in the order of the candidates."""
+        refs = [candidate.ref for candidate in candidates.values()]
         if wait:
             for ref in refs:
                 lock_link(self._database, ref.app_id, ref.repository_id)
-        claims = self._claim_links(self._database, [ref.id for ref in refs])
-        return {claim.payload.job_id: claim for claim in claims}
+        claims = {
+            claim.payload.job_id: claim
+            for claim in self._claim_links(self._database, [ref.id for ref in refs])
+        }
+        return {job_id: claims[job_id] for job_id in candidates if job_id in claims}
 
-    def _push(self, claims: Sequence[Claim], todo: _Todo, batch: Batch) -> list[Answer]:
-        requests = [
-            PushRequest(
-                job_id := claim.payload.job_id,
-                # A job that is live needs none: only its life is confirmed.
-                payload=None if job_id in todo.live else claim.payload,
-                is_rescan=self._operation.is_rescan(claim.status),
-                seen=todo.dead.get(job_id, ""),
-                is_repeated=job_id in todo.pushed,
+    def _push(
+        self, claims: Sequence[Claim], candidates: Mapping[str, _Candidate], batch: Batch
+    ) -> list[Answer]:
+        """Queues the jobs of claimed links, after those of the batch before."""
+        requests = []
+        for claim in claims:
+            job_id = claim.payload.job_id
+            candidate = candidates[job_id]
+            must_queue = claim.state is ClaimState.CLAIMED and not candidate.is_live
+            requests.append(
+                PushRequest(
+                    job_id,
+                    payload=claim.payload if must_queue else None,
+                    is_rescan=self._action.is_rescan(claim.status),
+                    seen=candidate.evidence,
+                    is_repeated=candidate.is_pushed,
+                )
             )
-            for claim in claims
-        ]
         batch.wait_for_turn()
-        audit = self._trail.start_with_push() if self._trail else None
-        answers = self._queue.push(requests, waiting=batch.waiting, audit=audit)
-        if self._trail:
-            self._trail.notice(answers)
+        start = self._audit.start() if self._audit else None
+        entries = dict.fromkeys(_PUSHED, start) if start else None
+        answers = self._queue.push(requests, waiting=batch.waiting, audit=entries)
+        if self._audit and any(answer.outcome in _PUSHED for answer in answers):
+            self._audit.has_begun = True
         batch.pushed.set()
         return answers
+
+
+def _is_refused(claim: Claim, answer: Answer) -> bool:
+    """Whether the push found the job in another state than the look."""
+    if claim.state is ClaimState.EXHAUSTED:
+        return answer.state is not JobState.NONE
+    return answer.outcome is None

@@ -1,24 +1,32 @@
-"""`doctor`: settings, both servers, the queue, and what is out of step. Changes nothing."""
+"""`doctor`: checks the settings, both servers, the queue, and whether they agree."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
 from docora_ops.actions.doctor import postgres_checks, redis_checks
-from docora_ops.actions.doctor.clocks import check_clocks, seconds_ahead
-from docora_ops.actions.repair.belonging import count_jobs_with_links
-from docora_ops.actions.repair.find import find_drift
+from docora_ops.actions.repair.find import count_jobs_with_links, find_drift
 from docora_ops.database import Database
 from docora_ops.database.grants import TABLES, missing_columns
 from docora_ops.database.pooling import find_pooling
 from docora_ops.database.postgres_server import read_clock, read_columns, read_role, read_server
-from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
+from docora_ops.diagnosis import (
+    Check,
+    CheckName,
+    CheckState,
+    Diagnosis,
+    failed,
+    not_checked,
+    ok,
+    warning,
+)
 from docora_ops.drift import Belonging, DriftKind, DriftReport
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
 from docora_ops.queue import LinkQueue, Redis, connect
@@ -28,10 +36,11 @@ from docora_ops.settings import Settings, load_settings
 
 T = TypeVar("T")
 
-SecondLook = Callable[[int, int], object]
-"""Told how many things look wrong, and in how many seconds they are looked at again."""
+_CLOCK_WARNING = 5
+_CLOCK_FAILURE = 30  # seconds; a worker whose clock is further off cleans up nothing
 
-_THINGS = {
+_WHY_NOT = "needs what failed above"
+_DRIFT = {
     DriftKind.LOST: "{count} pending {links} without a live job",
     DriftKind.STUCK: "{count} scanning {links} without a live job",
     DriftKind.ORPHAN: "{count} {jobs} whose link is gone",
@@ -42,26 +51,25 @@ _THINGS = {
 
 
 @dataclass
-class _Side:
-    """What has been found of one server."""
+class _Server:
+    """The checks of one server."""
 
     checks: list[Check] = field(default_factory=list)
     clock: dict[str, float] = field(default_factory=dict)
     """By the name of the server, the seconds that its clock is ahead of this host's."""
     is_lost: bool = False
-    is_fit: bool = False
-    """Drift can be looked for."""
+    is_fit: bool = False  # drift can be looked for
 
     def lose(self, name: CheckName, error: DocoraOpsError) -> None:
-        """The server is not there, or not any more."""
+        """Records that the server does not answer, or refuses."""
         self.checks.append(_failure(name, error))
         self.is_lost, self.is_fit = True, False
 
 
-def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis:
-    """Check all that can be checked, whatever can't. Raises nothing but bugs.
+def diagnose(env_file: Path | None, before_second_look: Callable[[int], object]) -> Diagnosis:
+    """Makes all checks that can be made; an unreachable server does not prevent the others.
 
-    Neither server is needed for the checks of the other.
+    Calls `before_second_look` with the number of disagreements before they are checked again.
     """
     try:
         settings = load_settings(env_file)
@@ -69,15 +77,22 @@ def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis
         checks = _complete([_failure(CheckName.SETTINGS, error)], "the settings can't be used")
         return Diagnosis(checks, None, misconfigured=True)
     problems: list[ConfigurationError] = []
-    database = _unless_unusable(lambda: Database(settings), problems)
-    client = _unless_unusable(lambda: connect(settings), problems)
-    redis_side = _in_background(lambda: _look_at_redis(settings, client))
-    with ExitStack() as stack:
-        if database:
-            stack.enter_context(closing(database))
-        postgres = _look_at_postgres(settings, database)
-        redis = redis_side.result()
-        drift = belonging = None
+    database = client = None
+    try:
+        database = Database(settings)
+    except ConfigurationError as error:
+        problems.append(error)
+    try:
+        client = connect(settings)
+    except ConfigurationError as error:
+        problems.append(error)
+    # Together, two servers that do not answer cost no more time than one.
+    redis_in_background = _in_background(lambda: _check_redis(settings, client))
+    with closing(database) if database else nullcontext():
+        postgres = _check_postgres(settings, database)
+        redis = redis_in_background.result()
+        drift = None
+        belonging = Belonging(0, 0)
         if database and client and postgres.is_fit and redis.is_fit:
             queue = LinkQueue(settings, client)
             try:
@@ -85,13 +100,10 @@ def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis
                     database,
                     queue,
                     grace_seconds=settings.drift_grace,
-                    before_second_look=lambda suspects: before_second_look(
-                        suspects, settings.drift_grace
-                    ),
+                    before_second_look=before_second_look,
                 )
-                belonging = (
-                    count_jobs_with_links(database, queue) if drift.total else Belonging(0, 0)
-                )
+                if drift.total:
+                    belonging = count_jobs_with_links(database, queue)
             except PostgresError as error:
                 postgres.lose(CheckName.POSTGRES, error)
             except RedisError as error:
@@ -100,32 +112,24 @@ def diagnose(env_file: Path | None, before_second_look: SecondLook) -> Diagnosis
         _check_settings(settings, problems),
         *postgres.checks,
         *redis.checks,
-        check_clocks(postgres.clock | redis.clock),
-        *(_check_drift(drift, belonging) if drift and belonging else ()),
+        _check_clocks(postgres.clock | redis.clock),
+        *(_check_drift(drift, belonging) if drift else ()),
     ]
     return Diagnosis(
-        _complete(found, "needs what failed above"),
+        _complete(found, _WHY_NOT),
         drift,
         misconfigured=bool(problems),
         server_lost=postgres.is_lost or redis.is_lost,
     )
 
 
-def _unless_unusable(make: Callable[[], T], problems: list[ConfigurationError]) -> T | None:
-    try:
-        return make()
-    except ConfigurationError as error:
-        problems.append(error)
-        return None
-
-
-def _in_background(look: Callable[[], T]) -> Future[T]:
-    """So that two silent servers cost no more time than one; an interrupt does not wait for it."""
+def _in_background(check: Callable[[], T]) -> Future[T]:
+    """Runs the check in a daemon thread, which an interrupt does not wait for."""
     future: Future[T] = Future()
 
     def run() -> None:
         try:
-            future.set_result(look())
+            future.set_result(check())
         except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
             future.set_exception(error)
 
@@ -133,116 +137,126 @@ def _in_background(look: Callable[[], T]) -> Future[T]:
     return future
 
 
-def _look_at_postgres(settings: Settings, database: Database | None) -> _Side:
-    side = _Side()
+def _check_postgres(settings: Settings, database: Database | None) -> _Server:
+    found = _Server()
     if database is None:
-        return side
+        return found
     try:
         server = read_server(database)
-        side.clock["Postgres"] = seconds_ahead(lambda: read_clock(database))
-        side.checks.append(Check(CheckName.POSTGRES, CheckState.OK, str(database.target)))
-        side.checks += postgres_checks.check_server(server)
-        side.checks.append(postgres_checks.check_pooling(find_pooling(settings)))
+        found.clock["Postgres"] = _seconds_ahead(lambda: read_clock(database))
+        found.checks.append(ok(CheckName.POSTGRES, str(database.target)))
+        found.checks += postgres_checks.check_server(server)
+        found.checks.append(postgres_checks.check_pooling(find_pooling(settings)))
         missing = missing_columns(read_columns(database, TABLES))
-        side.checks.append(postgres_checks.check_tables(missing, len(TABLES)))
+        found.checks.append(postgres_checks.check_tables(missing, len(TABLES)))
         privileges = postgres_checks.check_privileges(read_role(database, TABLES))
-        if not missing:  # or they would seem not to be granted
-            side.checks.append(privileges)
-            side.is_fit = privileges.state is not CheckState.FAILED
+        if not missing:  # missing columns would look like missing privileges
+            found.checks.append(privileges)
+            found.is_fit = privileges.state is not CheckState.FAILED
     except PostgresError as error:
-        side.lose(CheckName.POSTGRES, error)
-    return side
+        found.lose(CheckName.POSTGRES, error)
+    return found
 
 
-def _look_at_redis(settings: Settings, client: Redis | None) -> _Side:
-    side = _Side()
+def _check_redis(settings: Settings, client: Redis | None) -> _Server:
+    found = _Server()
     if client is None:
-        return side
+        return found
     inspector = QueueInspector(settings, client)
-    where = describe(settings) + (
-        ", since REDIS_URL is not set" if settings.redis_is_implied else ""
-    )
+    implied = ", since REDIS_URL is not set" if settings.redis_is_implied else ""
+    where = describe(client) + implied
     try:
-        refusal = inspector.connect()
-        side.clock["Redis"] = seconds_ahead(inspector.clock)
+        only_reads = inspector.only_reads()
+        refusal = None if only_reads else inspector.connect()
+        found.clock["Redis"] = _seconds_ahead(inspector.clock)
         server = inspector.server()
         if server is None:
-            reached = Check(
-                CheckName.REDIS,
-                CheckState.WARNING,
-                f"{where}, but our user may not ask how it is",
-                "ACL SETUSER the user in REDIS_URL +info",
-            )
-            side.checks.append(reached)
-            side.checks += redis_checks.unknown_server("INFO is not permitted to our user", refusal)
+            what_to_do = "ACL SETUSER the user in REDIS_URL +info"
+            finding = f"{where}, but our user may not ask how it is"
+            found.checks.append(warning(CheckName.REDIS, finding, what_to_do))
+            if refusal:
+                found.checks.append(failed(CheckName.REDIS_PRIMARY, *refusal))
         else:
-            side.checks.append(Check(CheckName.REDIS, CheckState.OK, where))
-            side.checks += redis_checks.check_server(server, refusal)
-        side.checks += redis_checks.check_queue(inspector.queue(), settings.queue_name)
-        side.is_fit = True
+            found.checks.append(redis_checks.check_user(where, only_reads=only_reads))
+            found.checks += redis_checks.check_server(server, refusal)
+        found.checks += redis_checks.check_queue(inspector.queue(), settings.queue_name)
+        found.is_fit = True
     except RedisError as error:
-        side.lose(CheckName.REDIS, error)
-    return side
+        found.lose(CheckName.REDIS, error)
+    return found
 
 
 def _check_settings(settings: Settings, problems: Sequence[ConfigurationError]) -> Check:
+    name = CheckName.SETTINGS
     if problems:
-        return Check(
-            CheckName.SETTINGS,
-            CheckState.FAILED,
-            "; ".join(problem.message for problem in problems),
-            "; ".join(problem.hint for problem in problems if problem.hint),
-        )
+        found = "; ".join(problem.message for problem in problems)
+        return failed(name, found, "; ".join(problem.hint or "" for problem in problems))
     if settings.encryption_key is not None:
         try:
             settings.require_encryption_key()
         except ConfigurationError as error:
-            return Check(
-                CheckName.SETTINGS,
-                CheckState.WARNING,
-                f"{error.message}: no worker starts with it",
-                error.hint,
-            )
-    return Check(CheckName.SETTINGS, CheckState.OK, f"queue {settings.queue_name}")
+            return warning(name, f"{error.message}: no worker starts with it", error.hint)
+    return ok(name, f"queue {settings.queue_name}")
 
 
 def _check_drift(drift: DriftReport, belonging: Belonging) -> Iterator[Check]:
-    """Drift between servers that do not belong together is no reason to repair it."""
-    what_to_do = "docora-ops repair" if belonging.is_plausible else None
     yield _check_belonging(belonging)
-    for kind, thing in _THINGS.items():
+    # Servers that do not belong together are no reason to repair drift.
+    what_to_do = "docora-ops repair" if belonging.is_plausible else None
+    for kind, text in _DRIFT.items():
         count = drift.counts.get(kind, 0)
         name = CheckName(f"drift_{kind}")
-        finding = thing.format(
+        finding = text.format(
             count=count,
             links="link" if count == 1 else "links",
             jobs="job" if count == 1 else "jobs",
             entries="entry" if count == 1 else "entries",
         )
         if count and kind.is_drift:
-            yield Check(name, CheckState.FAILED, finding, what_to_do)
+            yield failed(name, finding, what_to_do)
         else:
-            yield Check(name, CheckState.OK, finding if count else "none")
+            yield ok(name, finding if count else "none")
 
 
 def _check_belonging(belonging: Belonging) -> Check:
     name = CheckName.SERVERS_MATCH
     if belonging.is_plausible:
-        return Check(name, CheckState.OK, "nothing speaks against it")
-    return Check(
-        name,
-        CheckState.FAILED,
-        f"Postgres and Redis do not seem to belong together: {belonging}",
-        "check DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME: until they fit, docora-ops "
-        "repair changes nothing",
-    )
+        return ok(name, "nothing speaks against it")
+    found = f"Postgres and Redis do not seem to belong together: {belonging}"
+    settings = "DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME"
+    until = "until they fit, docora-ops repair changes nothing"
+    return failed(name, found, f"check {settings}: {until}")
+
+
+def _seconds_ahead(read: Callable[[], float]) -> float:
+    """Returns how far the clock that is read is ahead of this host's."""
+    before = time.time()
+    found = read()
+    return found - (before + time.time()) / 2
+
+
+def _check_clocks(ahead: Mapping[str, float]) -> Check:
+    """Compares this host's clock with those of the servers, given by name as seconds ahead."""
+    name = CheckName.CLOCKS
+    if not ahead:
+        return not_checked(name, _WHY_NOT)
+    clocks = {"this host": 0.0, **ahead}
+    first, last = (choose(clocks, key=clocks.__getitem__) for choose in (max, min))
+    difference = clocks[first] - clocks[last]
+    if difference <= _CLOCK_WARNING:
+        *others, last = clocks
+        return ok(name, f"{', '.join(others)} and {last} agree to {_CLOCK_WARNING} s")
+    found = f"{first} is {difference:,.0f} s ahead of {last}"
+    problem = failed if difference > _CLOCK_FAILURE else warning
+    why = "heartbeats and due times are judged by them"
+    return problem(name, found, f"set the clocks by NTP on each host: {why}")
 
 
 def _failure(name: CheckName, error: DocoraOpsError) -> Check:
-    return Check(name, CheckState.FAILED, error.message, error.hint)
+    return failed(name, error.message, error.hint)
 
 
 def _complete(found: Iterable[Check], why_not: str) -> list[Check]:
-    """Every check once, in order; of two with one name the later one holds."""
+    """Returns every check once, in order; if two have one name, the later one."""
     by_name = {check.name: check for check in found}
-    return [by_name.get(name) or Check(name, CheckState.NOT_CHECKED, why_not) for name in CheckName]
+    return [by_name.get(name) or not_checked(name, why_not) for name in CheckName]

@@ -1,33 +1,29 @@
-"""What `doctor` makes of Redis, and of who is at work on the queue."""
+"""Checks of Redis, and of the queue and its workers."""
 
 from __future__ import annotations
 
 import re
 from shlex import quote
 
-from docora_ops.diagnosis import Check, CheckName, CheckState
+from docora_ops.diagnosis import Check, CheckName, failed, not_checked, ok, warning
 from docora_ops.jobs import BullmqQueue
 from docora_ops.queue.redis_server import QueueHealth, RedisServer
+from docora_ops.text import duration
 
-_OLDEST = (6, 0, 6)
-"""The first with LPOS."""
-_SAFE_FOR_WORKERS = (6, 2, 0)
-"""The first with LMOVE."""
+_OLDEST = (6, 0, 6)  # the first version with LPOS
+_SAFE_FOR_WORKERS = (6, 2, 0)  # the first version with LMOVE
 _MEMORY_WARNING = 0.80
 _MEMORY_FAILURE = 0.95
 _LONG_UNSAVED = 3600
-"""Seconds; Redis's own settings have it save within an hour whatever has changed."""
+"""Seconds. With its own settings Redis saves within an hour, however little has changed."""
 _LONG_WAIT = 3600
-_OVERDUE = 60
-"""Seconds by which a delayed job may be late: RQ's scheduler looks every second."""
+_OVERDUE = 60  # seconds by which a delayed job may be late: RQ's scheduler looks every second
 
-
-Refusal = tuple[str, str]
-"""Why Redis takes no writes, and what to do."""
+Refusal = tuple[str, str]  # why Redis takes no writes, and what to do
 
 
 def check_server(server: RedisServer, refusal: Refusal | None = None) -> list[Check]:
-    """Version, role, eviction, memory, persistence."""
+    """Checks version, role, eviction, memory and persistence."""
     return [
         _check_version(server),
         _check_primary(server, refusal),
@@ -37,21 +33,17 @@ def check_server(server: RedisServer, refusal: Refusal | None = None) -> list[Ch
     ]
 
 
-def unknown_server(reason: str, refusal: Refusal | None) -> list[Check]:
-    """The same checks, where the server could not be asked."""
-    names = (
-        CheckName.REDIS_VERSION,
-        CheckName.REDIS_PRIMARY,
-        CheckName.REDIS_EVICTION,
-        CheckName.REDIS_MEMORY,
-        CheckName.REDIS_PERSISTENCE,
-    )
-    checks = [Check(name, CheckState.NOT_CHECKED, reason) for name in names]
-    return [*checks, _refused(refusal)] if refusal else checks
+def check_user(where: str, *, only_reads: bool) -> Check:
+    """Tells whether the user may change anything. `where` names the server."""
+    if not only_reads:
+        return ok(CheckName.REDIS, where)
+    found = f"{where}, whose user may only read: Redis refuses what changes something"
+    user = "the user docora-ops of docora-ops help privileges"
+    return warning(CheckName.REDIS, found, f"for more than monitoring, use {user}")
 
 
 def check_queue(queue: QueueHealth, queue_name: str) -> list[Check]:
-    """BullMQ queue, workers, scheduler, waiting jobs."""
+    """Checks the BullMQ queue, workers, scheduler and waiting jobs."""
     return [
         _check_bullmq(queue.bullmq),
         _check_workers(queue, queue_name),
@@ -63,48 +55,33 @@ def check_queue(queue: QueueHealth, queue_name: str) -> list[Check]:
 def _check_version(server: RedisServer) -> Check:
     name = CheckName.REDIS_VERSION
     numbers = tuple(int(number) for number in re.findall(r"\d+", server.version)[:3])
+    found, upgrade = server.product, "upgrade to Redis 6.2 or newer"
     if not numbers:
-        return Check(name, CheckState.NOT_CHECKED, "it does not tell its version")
-    found = server.product
+        return not_checked(name, "it does not tell its version")
     if numbers < _OLDEST:
-        return Check(
-            name, CheckState.FAILED, f"{found} is too old", "upgrade to Redis 6.2 or newer"
-        )
+        return failed(name, f"{found} is too old", upgrade)
     if numbers < _SAFE_FOR_WORKERS:
-        return Check(
-            name,
-            CheckState.WARNING,
-            f"{found}: a worker that is killed as it takes a job loses it",
-            "upgrade to Redis 6.2 or newer",
-        )
-    return Check(name, CheckState.OK, found)
+        found += ": a worker that is killed as it takes a job loses it"
+        return warning(name, found, upgrade)
+    return ok(name, found)
 
 
 def _check_primary(server: RedisServer, refusal: Refusal | None) -> Check:
     name = CheckName.REDIS_PRIMARY
     if server.is_replica:
-        return Check(name, CheckState.FAILED, "it is a replica", "point REDIS_URL at the primary")
-    return _refused(refusal) if refusal else Check(name, CheckState.OK, "takes writes")
-
-
-def _refused(refusal: Refusal) -> Check:
-    finding, what_to_do = refusal
-    return Check(CheckName.REDIS_PRIMARY, CheckState.FAILED, finding, what_to_do)
+        return failed(name, "it is a replica", "point REDIS_URL at the primary")
+    return failed(name, *refusal) if refusal else ok(name, "takes writes")
 
 
 def _check_eviction(server: RedisServer) -> Check:
     name = CheckName.REDIS_EVICTION
     policy = server.eviction_policy
     if policy is None:
-        return Check(name, CheckState.NOT_CHECKED, "it does not tell its maxmemory-policy")
-    if policy != "noeviction":
-        return Check(
-            name,
-            CheckState.FAILED,
-            f"maxmemory-policy is {policy}: jobs may be thrown away",
-            "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf",
-        )
-    return Check(name, CheckState.OK, "noeviction")
+        return not_checked(name, "it does not tell its maxmemory-policy")
+    if policy == "noeviction":
+        return ok(name, policy)
+    found = f"maxmemory-policy is {policy}: jobs may be thrown away"
+    return failed(name, found, "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf")
 
 
 def _check_memory(server: RedisServer) -> Check:
@@ -114,78 +91,57 @@ def _check_memory(server: RedisServer) -> Check:
         limit, of_what = server.system_memory, "the machine's memory, as maxmemory is not set"
     used = f"{server.used_memory / 2**20:,.0f} MiB"
     if not limit:
-        return Check(name, CheckState.OK, f"{used} used, with no limit that is known")
+        return ok(name, f"{used} used, with no limit that is known")
     share = server.used_memory / limit
     found = f"{used} used, {share:.0%} of {of_what}"
     if share < _MEMORY_WARNING:
-        return Check(name, CheckState.OK, found)
-    state = CheckState.WARNING if share < _MEMORY_FAILURE else CheckState.FAILED
-    return Check(name, state, found, "free memory, or raise maxmemory: a full Redis takes no jobs")
+        return ok(name, found)
+    return (warning if share < _MEMORY_FAILURE else failed)(
+        name, found, "free memory, or raise maxmemory: a full Redis takes no jobs"
+    )
 
 
 def _check_persistence(server: RedisServer) -> Check:
     name = CheckName.REDIS_PERSISTENCE
     if server.last_append_failed or server.last_snapshot_failed:
         what = "append-only file" if server.last_append_failed else "snapshot"
-        return Check(
-            name,
-            CheckState.FAILED,
-            f"the last write of its {what} failed: it refuses writes, or soon will",
-            "see Redis's log and its disk",
-        )
+        found = f"the last write of its {what} failed: it refuses writes, or soon will"
+        return failed(name, found, "see Redis's log and its disk")
     if server.appends_to_file:
-        return Check(name, CheckState.OK, "append-only file")
+        return ok(name, "append-only file")
     if server.has_saved_snapshot:
-        return Check(name, CheckState.OK, "snapshots")
+        return ok(name, "snapshots")
     if server.unsaved_changes and server.uptime > _LONG_UNSAVED:
-        return Check(
-            name,
-            CheckState.WARNING,
-            f"nothing saved since its start {duration(server.uptime)} ago: "
-            "a restart would lose the queue",
-            "turn on appendonly or save in redis.conf",
-        )
-    return Check(name, CheckState.OK, "nothing to save yet")
+        since = f"its start {duration(server.uptime)} ago"
+        found = f"nothing saved since {since}: a restart would lose the queue"
+        return warning(name, found, "turn on appendonly or save in redis.conf")
+    return ok(name, "nothing to save yet")
 
 
 def _check_bullmq(bullmq: BullmqQueue) -> Check:
     name = CheckName.BULLMQ_QUEUE
-    match bullmq:
-        case BullmqQueue.WORKED_ON:
-            return Check(
-                name,
-                CheckState.FAILED,
-                "a BullMQ worker of Docora runs beside the RQ queue: each link may be worked on "
-                "twice",
-                "run Docora with RUN_MODE=api",
-            )
-        case BullmqQueue.LEFT_JOBS:
-            return Check(
-                name,
-                CheckState.WARNING,
-                "the BullMQ queue holds jobs, and no BullMQ worker runs to take them",
-                "nothing is lost: docora-ops schedule, run each minute, queues their links",
-            )
-    return Check(name, CheckState.OK, "not in use")
+    if bullmq is BullmqQueue.WORKED_ON:
+        beside = "a BullMQ worker of Docora runs beside the RQ queue"
+        found = f"{beside}: each link may be worked on twice"
+        return failed(name, found, "run Docora with RUN_MODE=api")
+    if bullmq is BullmqQueue.LEFT_JOBS:
+        found = "the BullMQ queue holds jobs, and no BullMQ worker runs to take them"
+        schedule = "docora-ops schedule, run each minute, queues their links"
+        return warning(name, found, f"nothing is lost: {schedule}")
+    return ok(name, "not in use")
 
 
 def _check_workers(queue: QueueHealth, queue_name: str) -> Check:
     name = CheckName.WORKERS
     jobs = f"{queue.waiting or 'no'} {'jobs wait' if queue.waiting > 1 else 'job waits'}"
-    state = CheckState.FAILED if queue.waiting else CheckState.WARNING
+    problem = failed if queue.waiting else warning
     if not queue.workers:
-        return Check(
-            name,
-            state,
-            f"nobody listens on {queue_name}, and {jobs}",
-            "start one: docora-ops worker",
-        )
+        found = f"nobody listens on {queue_name}, and {jobs}"
+        return problem(name, found, "start one: docora-ops worker")
     found = f"{queue.workers} on {queue_name}"
     if queue.is_suspended:
-        return Check(
-            name, state, f"{found}, but told to take no jobs, and {jobs}", "run: rq resume"
-        )
-    return Check(name, CheckState.OK, found)
+        return problem(name, f"{found}, but told to take no jobs, and {jobs}", "run: rq resume")
+    return ok(name, found)
 
 
 def _check_scheduler(queue: QueueHealth, queue_name: str) -> Check:
@@ -193,43 +149,24 @@ def _check_scheduler(queue: QueueHealth, queue_name: str) -> Check:
     delay = queue.first_delayed_in
     if delay is None:
         found = "running" if queue.has_scheduler else "none, and none is needed"
-        return Check(name, CheckState.OK, f"{found}: no job is delayed")
+        return ok(name, f"{found}: no job is delayed")
     first = f"the first delayed job is due in {duration(delay)}"
     if delay < 0:
         first = f"the first delayed job is overdue since {duration(-delay)}"
     if not queue.has_scheduler:
-        return Check(
-            name,
-            CheckState.FAILED,
-            f"none, and {first}",
-            "start a worker, which brings one: docora-ops worker, or rq worker "
-            f"{quote(queue_name)} --with-scheduler",
-        )
+        commands = f"docora-ops worker, or rq worker {quote(queue_name)} --with-scheduler"
+        return failed(name, f"none, and {first}", f"start a worker, which brings one: {commands}")
     if delay < -_OVERDUE:
-        return Check(
-            name, CheckState.WARNING, f"running, yet {first}", "see the log of the workers"
-        )
-    return Check(name, CheckState.OK, f"running; {first}")
+        return warning(name, f"running, yet {first}", "see the log of the workers")
+    return ok(name, f"running; {first}")
 
 
 def _check_waiting(queue: QueueHealth) -> Check:
     name = CheckName.WAITING_JOBS
     if queue.head_waits_for is None:
-        return Check(name, CheckState.OK, str(queue.waiting) if queue.waiting else "none")
+        return ok(name, str(queue.waiting) if queue.waiting else "none")
     found = f"{queue.waiting}, the next since {duration(queue.head_waits_for)}"
     if queue.head_waits_for > _LONG_WAIT:
-        return Check(
-            name,
-            CheckState.WARNING,
-            found,
-            "see what the workers do, and start more: docora-ops worker --concurrency N",
-        )
-    return Check(name, CheckState.OK, found)
-
-
-def duration(seconds: float) -> str:
-    """`5 s`, `12 min`, `3 h`, `4 days`: the largest unit of which there are two."""
-    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
+        start_more = "docora-ops worker --concurrency N"
+        return warning(name, found, f"see what the workers do, and start more: {start_more}")
+    return ok(name, found)

@@ -1,34 +1,26 @@
-"""Links that are marked as being scanned, yet nobody scans them."""
+"""Recovery of stuck links by workers: links that are being scanned, and have no live job."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 
-from docora_ops.actions.link_change import SECOND_LOOK_DELAY
-from docora_ops.database import Database, Rollback
-from docora_ops.database.link_rows import held_job_ids, lock_link, shared_job_ids
-from docora_ops.database.snapshots import Ending, count_failure, scanning_links
-from docora_ops.errors import LinkError
+from docora_ops.actions.bulk.batch import Batch, LinkOutcome
+from docora_ops.actions.bulk.execute import BatchExecution
+from docora_ops.actions.decision import STUCK_ERROR
+from docora_ops.actions.look import look_at_jobs
+from docora_ops.batches import batches
+from docora_ops.database import Database
+from docora_ops.database.link_rows import claim_unfinished_links
+from docora_ops.database.link_scans import scanning_links
 from docora_ops.jobs import JobState
-from docora_ops.links import LinkRef, LinkStatus
-from docora_ops.queue import LinkQueue, PushRequest
-from docora_ops.queue.link_queue import is_valid_job_id
-from docora_ops.queue.waiting_list import ExpiredExecutions
+from docora_ops.links import Action, Outcome
+from docora_ops.queue import LinkQueue
+from docora_ops.settings import SECOND_LOOK_DELAY
 
-_AT_ONCE = 500
-_FIRST = "00000000-0000-0000-0000-000000000000"
-_ERROR = "the snapshot was cut off: its worker was killed"
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """A link that was left behind, and what it is now."""
-
-    ref: LinkRef
-    ending: Ending
+_CLAIMED_AT_ONCE = 20
+_ANSWERED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.FAILED})
 
 
 def recover_abandoned(
@@ -36,71 +28,29 @@ def recover_abandoned(
     queue: LinkQueue,
     max_attempts: int,
     keep_alive: Callable[[], object] = lambda: None,
-) -> list[Recovered]:
-    """Count a failure for each link in `scanning` without a live job, and queue it once more.
+) -> list[LinkOutcome]:
+    """Counts a failure for each stuck link and queues it again, as `repair` does.
 
-    From `max_attempts` failures on it is `failed` instead. Looks twice, a moment apart, before it
-    touches a link; links that share their job id with another are left alone. `keep_alive` is
-    called before each, which may take as long as a lock is waited for. Raises PostgresError,
-    RedisError; the links so far are done then.
+    From `max_attempts` failures on a link is `failed` instead. Looks twice before it changes a
+    link. Calls `keep_alive` before each batch. Returns the links that were stuck still. Raises
+    PostgresError, RedisError; the links so far are recovered then.
     """
-    suspects = _suspects(database, queue)
-    if not suspects:
+    stuck = [
+        (ref, answer.evidence)
+        for ref, answer in look_at_jobs(database, queue, scanning_links(database))
+        if answer.state in {JobState.NONE, JobState.DOUBTFUL}
+    ]
+    if not stuck:
         return []
     time.sleep(SECOND_LOOK_DELAY)
-    expired = queue.read_expired()
+    claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=max_attempts)
+    execution = BatchExecution(database, queue, Action.REPAIR, claim)
+    waiting = queue.read_waiting()
     recovered = []
-    for ref, doubtful_since in suspects:
+    for some in batches(stuck, _CLAIMED_AT_ONCE):
         keep_alive()
-        # A link that somebody else has locked is left to the next look.
-        with suppress(LinkError):
-            ending = _recover(database, queue, expired, ref, doubtful_since, max_attempts)
-            if ending is not None:
-                recovered.append(Recovered(ref, ending))
+        earlier = {ref.id: evidence for ref, evidence in some}
+        batch = Batch([ref for ref, _ in some], waiting, earlier)
+        execution.handle(batch)
+        recovered += [item for item in batch.recorded if item.outcome in _ANSWERED]
     return recovered
-
-
-def _suspects(database: Database, queue: LinkQueue) -> list[tuple[LinkRef, str]]:
-    """Links without a live job and, where a job is doubtful, since when it is queued."""
-    suspects = []
-    last = _FIRST
-    while refs := scanning_links(database, last, _AT_ONCE):
-        last = refs[-1].id
-        shared = shared_job_ids(database, refs)
-        refs = [ref for ref in refs if is_valid_job_id(ref.job_id) and ref.job_id not in shared]
-        job_ids = [ref.job_id for ref in refs]
-        held = held_job_ids(database, job_ids)
-        for ref, answer in zip(refs, queue.look(job_ids) if refs else (), strict=True):
-            if ref.job_id not in held and answer.state in {JobState.NONE, JobState.DOUBTFUL}:
-                suspects.append((ref, answer.detail))
-    return suspects
-
-
-def _recover(
-    database: Database,
-    queue: LinkQueue,
-    expired: ExpiredExecutions,
-    ref: LinkRef,
-    doubtful_since: str,
-    max_attempts: int,
-) -> Ending | None:
-    with database.transaction():
-        link = lock_link(database, ref.app_id, ref.repository_id)
-        if link is None or link.status != LinkStatus.SCANNING:
-            return None
-        if held_job_ids(database, [ref.job_id]):
-            return None
-        [answer] = queue.look([ref.job_id], rows_locked=True)
-        is_dead = answer.state is JobState.NONE or (
-            answer.state is JobState.DOUBTFUL and answer.detail == doubtful_since
-        )
-        if not is_dead:
-            return None
-        ending = count_failure(database, link, _ERROR, tries_left=1, max_attempts=max_attempts)
-        if not ending.is_final:
-            request = PushRequest(ref.job_id, link.payload, is_rescan=True, seen=doubtful_since)
-            [answer] = queue.push([request], expired=expired)
-            if answer.outcome is None:
-                raise Rollback
-        return ending
-    return None

@@ -1,196 +1,164 @@
-"""Following links that were put to work to what their snapshots come to in the database."""
+"""Following queued links until their snapshots have results."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from uuid import UUID
 
-from docora_ops.actions.bulk.run import Stop
+from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.waiting.job_watch import JobWatch
 from docora_ops.database import Database
-from docora_ops.database.link_rows import held_job_ids, read_link
-from docora_ops.database.verdicts import ID_SIZE, Verdict, read_verdicts
+from docora_ops.database.link_rows import read_link
+from docora_ops.database.results import SnapshotResult, read_results
 from docora_ops.errors import RedisError
+from docora_ops.interrupts import Stop
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkFailure, LinkRef, LinkStatus, Outcome
 from docora_ops.queue import Answer, LinkQueue
 from docora_ops.waits import BulkWait, JobCounts, LinkWait, WaitEnd
 
-_AT_ONCE = 5_000
-"""Links that are asked for in one statement."""
+_AT_ONCE = 5_000  # links per statement
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
-_REST = 4
-"""How many times longer than a round of questions the pause after it is, at least."""
-_SLICE = 0.1
-"""Seconds after which a request to stop is noticed."""
-_LIVE = frozenset({JobState.RUNNING, JobState.WAITING})
+_REST = 4  # the pause after a round lasts at least this many times as long as the round
 
 
 @dataclass
 class Following:
-    """Links that are followed until each is synced, failed or gone, or only lost ones are left.
+    """Follows links until each is synced, failed or gone, or only lost links are left.
 
-    Each costs 16 bytes until then, and no transaction is open between two questions.
+    Opens no transaction between two rounds.
     """
 
     database: Database
     queue: LinkQueue
     stop: Stop = field(default_factory=Stop)
-    grace: float = 5
-    """Seconds without a live job after which a link is lost."""
+    grace: float = 5  # seconds without a live job after which a link is lost
     on_step: Callable[[BulkWait], None] = lambda _wait: None
-    _reset: bytearray = field(default_factory=bytearray)
-    """Ids of links that were made pending: any verdict there is has come after that."""
-    _running: bytearray = field(default_factory=bytearray)
-    """Ids of links whose job was running, and that may be `failed` from before it."""
+    watch: JobWatch = field(init=False)
+    _reset: list[str] = field(default_factory=list)
+    """Row ids of links that were made pending: a result can only be newer."""
+    _running: list[LinkRef] = field(default_factory=list)
+    """Links whose job was running: `failed` may be older than that job."""
     _doubtful: dict[str, str] = field(default_factory=dict)
-    """Since when jobs are queued that stood in no list at the last look."""
+    """The evidence of doubtful jobs at the last look, by job id."""
     _synced: int = 0
     _gone: int = 0
     _failures: list[LinkFailure] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
-    watch: JobWatch = field(init=False)
-    """Counts the jobs by state, and notices missing workers."""
 
     def __post_init__(self) -> None:
         self.watch = JobWatch(self.database, self.queue, self.stop, self.grace)
 
     def add(self, ref: LinkRef, outcome: Outcome) -> None:
-        """Follow the link, if by this outcome it has a job."""
+        """Follows the link if the outcome says that it has a job."""
         if outcome.succeeded:
-            self._reset += UUID(ref.id).bytes
+            self._reset.append(ref.id)
         elif outcome is Outcome.ALREADY_RUNNING:
-            self._running += UUID(ref.id).bytes
+            self._running.append(ref)
 
     def run(self, timeout: float | None = None) -> BulkWait:
-        """Until all is known, for `timeout` seconds at most, or until told to stop.
+        """Follows the links until all have results, for `timeout` seconds at most.
 
-        With a timeout of 0 it looks once. Ends when only lost links are left. Raises PostgresError;
-        `result()` says what is known by then. Without Redis it goes on.
+        Looks at least once, and ends early if asked to stop. Goes on without Redis. Raises
+        PostgresError; `result()` returns the results so far.
         """
         self._began = time.monotonic()
         pause = _FIRST_PAUSE
         while True:
             round_began = time.monotonic()
-            self._look_at(self._reset)
-            self._look_at(self._running)
+            self._check_reset()
+            self._check_running()
             now = time.monotonic()
             left = None if timeout is None else self._began + timeout - now
             is_over = self.stop.requested or (left is not None and left <= 0)
-            remaining = bytes(self._reset + self._running)
-            has_looked = bool(remaining) and self.watch.look(remaining, at_once=is_over)
+            unfinished = self._reset + [ref.id for ref in self._running]
+            has_looked = bool(unfinished) and self.watch.look(unfinished, at_once=is_over)
             result = self.result()
             self.on_step(result)
-            if not result.running or is_over:
+            if not unfinished or is_over:
                 return result
             if has_looked and result.only_lost_left and self.watch.is_hopeless:
                 return result
             rest = max(pause, (now - round_began) * _REST)
-            self._pause(rest if left is None else min(rest, left))
+            self.stop.sleep(rest if left is None else min(rest, left))
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     def result(self) -> BulkWait:
-        """What is known so far."""
+        """Returns the results so far."""
+        running = len(self._reset) + len(self._running)
         return BulkWait(
             synced=self._synced,
             failed=len(self._failures),
             gone=self._gone,
-            running=(len(self._reset) + len(self._running)) // ID_SIZE,
-            failures=self._failures,
-            seconds=time.monotonic() - self._began,
-            jobs=self.watch.counts if self._reset or self._running else JobCounts(),
+            running=running,
+            failed_links=self._failures,
+            seconds=round(time.monotonic() - self._began, 1),
+            jobs=self.watch.counts if running else JobCounts(),
         )
 
-    def _look_at(self, ids: bytearray) -> None:
-        """Count those of which there is a verdict, and forget them."""
-        size = _AT_ONCE * ID_SIZE
-        # From the end, so that what is taken out moves nothing that is still to come.
-        for start in reversed(range(0, len(ids), size)):
+    def _check_reset(self) -> None:
+        # From the end: removing ids moves none of those still to be checked.
+        for start in reversed(range(0, len(self._reset), _AT_ONCE)):
             if self.stop.requested:
                 return
-            asked = bytes(ids[start : start + size])
-            if ids is self._running:
-                verdicts = self._verdicts_after_jobs(asked)
+            some = self._reset[start : start + _AT_ONCE]
+            ended = self._count(read_results(self.database, some))
+            self._reset[start : start + _AT_ONCE] = [id_ for id_ in some if id_ not in ended]
+
+    def _check_running(self) -> None:
+        if not self._running or self.stop.requested:
+            return
+        ended_jobs = set()
+        try:
+            for ref, answer in look_at_jobs(self.database, self.queue, self._running):
+                if self._has_ended(answer):
+                    ended_jobs.add(ref.id)
+        except RedisError as error:
+            self.watch.redis_is_away(error)
+        # Read after the look at the jobs: a job records its result before it ends.
+        results = read_results(self.database, [ref.id for ref in self._running])
+        ended = self._count(
+            result
+            for result in results
+            if result.status != LinkStatus.FAILED or result.id in ended_jobs
+        )
+        self._running = [ref for ref in self._running if ref.id not in ended]
+
+    def _has_ended(self, answer: Answer) -> bool:
+        """Tells whether the job is over; a doubtful one if it was as doubtful at the last look."""
+        if answer.state is JobState.DOUBTFUL:
+            before = self._doubtful.get(answer.job_id)
+            self._doubtful[answer.job_id] = answer.evidence
+            return before == answer.evidence
+        return answer.state not in {JobState.RUNNING, JobState.WAITING}
+
+    def _count(self, results: Iterable[SnapshotResult]) -> set[str]:
+        """Counts the results and returns the row ids of their links."""
+        ids = set()
+        for result in results:
+            ids.add(result.id)
+            if result.status == LinkStatus.SYNCED:
+                self._synced += 1
+            elif result.job_id is None:
+                self._gone += 1
             else:
-                verdicts = read_verdicts(self.database, asked)
-            if not verdicts:
-                continue
-            known = {verdict.position for verdict in verdicts}
-            ids[start : start + size] = b"".join(
-                asked[position * ID_SIZE : (position + 1) * ID_SIZE]
-                for position in range(len(asked) // ID_SIZE)
-                if position not in known
-            )
-            for verdict in verdicts:
-                self._count(verdict)
-
-    def _verdicts_after_jobs(self, ids: bytes) -> Sequence[Verdict]:
-        """A running job may not have said yet that it is at work on a failed link."""
-        failed = [
-            verdict.job_id
-            for verdict in read_verdicts(self.database, ids)
-            if verdict.status == LinkStatus.FAILED
-        ]
-        over: set[str] = set()
-        if failed:
-            held = held_job_ids(self.database, failed)
-            try:
-                answers = self.queue.look(failed)
-            except RedisError as error:
-                self.watch.redis_is_away(error)
-                answers = []
-            over = {
-                answer.job_id
-                for answer in answers
-                if answer.state not in _LIVE
-                and answer.job_id not in held
-                and not self._is_newly_doubtful(answer)
-            }
-        # Once more: only now is it certain that the job has had the last word.
-        return [
-            verdict
-            for verdict in read_verdicts(self.database, ids)
-            if verdict.status != LinkStatus.FAILED or verdict.job_id in over
-        ]
-
-    def _is_newly_doubtful(self, answer: Answer) -> bool:
-        """Whether a worker may have the job in its hand, and be about to begin."""
-        if answer.state is not JobState.DOUBTFUL:
-            return False
-        before = self._doubtful.get(answer.job_id)
-        self._doubtful[answer.job_id] = answer.detail
-        return before != answer.detail
-
-    def _count(self, verdict: Verdict) -> None:
-        if verdict.status is None:
-            self._gone += 1
-        elif verdict.status == LinkStatus.SYNCED:
-            self._synced += 1
-        else:
-            self._failures.append(LinkFailure(verdict.job_id, verdict.error or ""))
-
-    def _pause(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while not self.stop.requested and (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, _SLICE))
+                self._failures.append(LinkFailure(result.job_id, result.error_message or ""))
+        return ids
 
 
 def wait_for_one(following: Following, ref: LinkRef, timeout: float | None) -> LinkWait:
-    """Follow this link alone, as `Following.run` does. Raises the same."""
+    """Follows the only link of `following`. Raises PostgresError."""
     wait = following.run(timeout)
     if wait.synced:
         return LinkWait(WaitEnd.SYNCED, LinkStatus.SYNCED, None, wait.seconds)
     if wait.failed:
-        [failure] = wait.failures
-        return LinkWait(WaitEnd.FAILED, LinkStatus.FAILED, failure.error, wait.seconds)
-    link = None
-    if wait.running:
-        link = read_link(following.database, ref.app_id, ref.repository_id)
+        [failure] = wait.failed_links
+        return LinkWait(WaitEnd.FAILED, LinkStatus.FAILED, failure.error_message, wait.seconds)
+    link = read_link(following.database, ref.app_id, ref.repository_id) if wait.running else None
     if link is None:
         return LinkWait(WaitEnd.GONE, None, None, wait.seconds)
     end = WaitEnd.LOST if wait.only_lost_left else WaitEnd.TIMEOUT
     if following.stop.requested:
         end = WaitEnd.INTERRUPTED
-    return LinkWait(end, link.status, link.last_error, wait.seconds)
+    return LinkWait(end, link.status, link.error_message, wait.seconds)

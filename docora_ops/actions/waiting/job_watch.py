@@ -1,36 +1,32 @@
-"""Looking, while links are followed, at where their jobs stand and who is at work on the queue."""
+"""Looking at the jobs and the workers of links that are followed."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from docora_ops.actions.bulk.run import Stop
+from docora_ops.actions.look import look_at_jobs
+from docora_ops.batches import batches
 from docora_ops.database import Database
-from docora_ops.database.link_rows import held_job_ids
-from docora_ops.database.verdicts import ID_SIZE, read_unfinished
+from docora_ops.database.results import read_unsynced
 from docora_ops.errors import RedisError
+from docora_ops.interrupts import Stop
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkStatus
 from docora_ops.queue import Answer, LinkQueue
-from docora_ops.queue.link_queue import DELAYED
 from docora_ops.waits import JobCounts
 
-_AT_ONCE = 500
-"""Links that are asked for in one statement and one script."""
-_FEW = 100
-"""So many ids are looked for one by one in the waiting list; for more it is read once."""
-_REST = 10
-"""The pause between two looks lasts at least this many times as long as a look."""
+_AT_ONCE = 500  # links per statement
+_REST = 10  # the pause between two looks lasts at least this many times as long as a look
 _CLEAN_UP = 60
-"""Seconds in which a worker that listens has queued the links of a killed one again."""
+"""Seconds within which a worker that listens queues the links of a killed worker again."""
 
 
 class Notice(Enum):
-    """A problem that a look has found, or the end of one."""
+    """A problem that a look has found, or its end."""
 
     LOST = auto()
     NO_WORKER = auto()
@@ -41,10 +37,10 @@ class Notice(Enum):
 
 @dataclass
 class JobWatch:
-    """Looks at the jobs of links now and then, and says each change once.
+    """Looks at the jobs of links now and then, and reports each change once.
 
-    A link is lost if it has no live job at two looks that are `grace` seconds apart. A Redis that
-    is away is no end: the results stand in Postgres.
+    A link is lost if it has no live job at two looks that are `grace` seconds apart. Without Redis
+    the jobs are unknown, but the wait can go on: Postgres has the results.
     """
 
     database: Database
@@ -52,100 +48,89 @@ class JobWatch:
     stop: Stop
     grace: float
     on_notice: Callable[[Notice, str], None] = lambda _notice, _text: None
-    counts: JobCounts = field(default_factory=JobCounts)
-    """Jobs by state, as the last look found them."""
+    counts: JobCounts = field(default_factory=JobCounts)  # jobs by state at the last look
     had_workers: bool = False
-    """A worker has listened on the queue. Until then, it is no news that none does."""
+    """A worker has listened on the queue; until then, its absence is not reported."""
+    _workers: int = 0
     _next_look: float = 0
     _suspects: dict[str, tuple[float, str]] = field(default_factory=dict)
-    """By job id, when it was first seen without a live job, and the evidence of a doubtful one."""
-    _cleaned_up_at: float = 0
-    """When the last lost link that a worker may still queue again is given up."""
-    _workers: int = 0
-    _said: set[Notice] = field(default_factory=set)
+    """When a job was first found not live, and its evidence if doubtful, by job id."""
+    _cleaned_up_at: float = 0  # when workers have queued all lost links again that they can queue
+    _reported: set[Notice] = field(default_factory=set)
 
-    def look(self, ids: bytes, *, at_once: bool = False) -> bool:
-        """Look at the links with these row ids, if it is time to; returns whether it has.
-
-        Raises PostgresError.
-        """
+    def look(self, ids: Sequence[str], *, at_once: bool = False) -> bool:
+        """Looks at the links with these row ids, if it is time to; returns whether it looked."""
         began = time.monotonic()
         if self.stop.requested or (began < self._next_look and not at_once):
             return False
         try:
             counts = self._count(ids, began)
-            self._look_at_workers()
+            workers = self.queue.count_workers()
+            is_suspended = self.queue.is_suspended()
         except RedisError as error:
             self._suspects.clear()
             self.counts = JobCounts()
-            self._say(Notice.REDIS_AWAY, error.message)
+            self.redis_is_away(error)
         else:
             if self.stop.requested:
                 return False  # it may have looked at a part of them
             self.counts = counts
-            if Notice.REDIS_AWAY in self._said:
-                self._said -= {Notice.REDIS_AWAY, Notice.REDIS_BACK}
-                self._say(Notice.REDIS_BACK)
-            self._say_while(Notice.LOST, counts.lost > 0, str(counts.lost))
+            self._workers = workers
+            self.had_workers |= workers > 0
+            self._report(Notice.REDIS_AWAY, holds=False)
+            self._report(Notice.LOST, str(counts.lost), holds=counts.lost > 0)
+            self._report(Notice.NO_WORKER, holds=self.had_workers and not workers)
+            self._report(Notice.SUSPENDED, holds=is_suspended)
         ended = time.monotonic()
         self._next_look = ended + max(self.grace, (ended - began) * _REST)
         return True
 
     def redis_is_away(self, error: RedisError) -> None:
-        """Note that Redis did not answer another question either."""
-        self._say(Notice.REDIS_AWAY, error.message)
+        """Reports that Redis can't be asked."""
+        self._report(Notice.REDIS_AWAY, error.message)
 
     @property
     def is_hopeless(self) -> bool:
-        """Returns whether no worker will queue the lost links again."""
+        """Whether no worker will queue the lost links again."""
         return not self._workers or time.monotonic() >= self._cleaned_up_at
 
-    def _count(self, ids: bytes, now: float) -> JobCounts:
+    def _count(self, ids: Sequence[str], now: float) -> JobCounts:
         found: Counter[str] = Counter()
         suspects: dict[str, tuple[float, str]] = {}
-        for answer, status, is_held in self._answers(ids):
-            if is_held or answer.state is JobState.RUNNING:
+        for answer, status in self._jobs(ids):
+            if answer.state is JobState.RUNNING:
                 found["running"] += 1
             elif answer.state is JobState.WAITING:
-                found["delayed" if answer.detail == DELAYED else "waiting"] += 1
-            elif status in {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}:
-                since, evidence = self._suspects.get(answer.job_id, (None, ""))
-                if since is None or evidence != answer.detail:
-                    suspects[answer.job_id] = now, answer.detail
-                    continue
-                suspects[answer.job_id] = since, evidence
-                if now - since >= self.grace:
+                found["delayed" if answer.is_delayed else "waiting"] += 1
+            elif status != LinkStatus.FAILED:
+                since, evidence = self._suspects.get(answer.job_id, (now, answer.evidence))
+                if evidence != answer.evidence:
+                    since = now
+                suspects[answer.job_id] = since, answer.evidence
+                if since < now and now - since >= self.grace:
                     found["lost"] += 1
                     if status == LinkStatus.SCANNING:
                         self._cleaned_up_at = max(self._cleaned_up_at, since + _CLEAN_UP)
         self._suspects = suspects
         return JobCounts(**found)
 
-    def _answers(self, ids: bytes) -> Iterator[tuple[Answer, str, bool]]:
-        waiting = self.queue.read_waiting() if len(ids) > _FEW * ID_SIZE else None
-        for start in range(0, len(ids), _AT_ONCE * ID_SIZE):
+    def _jobs(self, ids: Sequence[str]) -> Iterator[tuple[Answer, str]]:
+        """Yields the job and the status of each link that is not synced."""
+        waiting = self.queue.read_waiting() if len(ids) > _AT_ONCE else None
+        for some in batches(ids, _AT_ONCE):
             if self.stop.requested:
                 return
-            links = read_unfinished(self.database, ids[start : start + _AT_ONCE * ID_SIZE])
-            job_ids = [link.job_id for link in links]
-            answers = self.queue.look(job_ids, waiting=waiting) if links else []
-            held = held_job_ids(self.database, job_ids)
-            for link, answer in zip(links, answers, strict=True):
-                yield answer, link.status, link.job_id in held
+            statuses = dict(read_unsynced(self.database, some))
+            for ref, answer in look_at_jobs(
+                self.database, self.queue, list(statuses), waiting=waiting
+            ):
+                yield answer, statuses[ref]
 
-    def _look_at_workers(self) -> None:
-        self._workers = self.queue.count_workers()
-        self.had_workers |= self._workers > 0
-        self._say_while(Notice.NO_WORKER, self.had_workers and not self._workers)
-        self._say_while(Notice.SUSPENDED, self.queue.is_suspended())
-
-    def _say_while(self, notice: Notice, holds: bool, text: str = "") -> None:
-        if holds:
-            self._say(notice, text)
-        else:
-            self._said.discard(notice)
-
-    def _say(self, notice: Notice, text: str = "") -> None:
-        if notice not in self._said:
-            self._said.add(notice)
+    def _report(self, notice: Notice, text: str = "", *, holds: bool = True) -> None:
+        if holds and notice not in self._reported:
+            self._reported.add(notice)
             self.on_notice(notice, text)
+        elif not holds and notice in self._reported:
+            self._reported.discard(notice)
+            if notice is Notice.REDIS_AWAY:
+                self.on_notice(Notice.REDIS_BACK, "")

@@ -39,11 +39,11 @@ def test_clones_of_docoras_own_worker_and_of_former_versions_are_neither_used_no
     assert (snapshots.repos / ".docora-ops/clones/octo/api/docora-ops-clone").exists()
 
 
-def test_readme_removes_the_clones_of_former_versions_and_nothing_else(
+def test_the_topic_removes_the_clones_of_former_versions_and_nothing_else(
     snapshots: Snapshots, repository_root: Path
 ) -> None:
-    readme = (repository_root / "README.md").read_text(encoding="utf-8")
-    [command] = re.findall(r"^find .*\n(?: +.*\n)+", readme, re.MULTILINE)
+    topic = (repository_root / "docora_ops/help/workers.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"^find .*\n(?: +.*\n)+", topic, re.MULTILINE)
     # Docora's own clone of a repository with a file that is called like ours.
     link, upstream = snapshots.add_link({"docora-ops-clone": "1\n", "HEAD": "x\n", "objects/x": ""})
     snapshots.run_job(link)

@@ -79,7 +79,13 @@ def as_javascript(request: pytest.FixtureRequest) -> Callable[[Sequence[bytes]],
 
 def corpus() -> list[bytes]:
     """Bodies of every kind, with all that is hard to print."""
-    writer = BodyWriter("repo_1", "https://github.com/ö/\u2028", 'o"wner', "na\\me\0", "1" * 40)
+    repository = {
+        "repository_id": "repo_1",
+        "github_url": "https://github.com/ö/\u2028",
+        "owner": 'o"wner',
+        "name": "na\\me\0",
+    }
+    writer = BodyWriter(repository, "1" * 40)
     odd = [*ODD_TEXTS, *LONE_HALVES]
     bodies = [encode(value) for value in [*odd, {text: text for text in odd}, odd]]
     for text in odd:
@@ -87,7 +93,7 @@ def corpus() -> list[bytes]:
         for size in (0, 1, 2**31, 2**53 - 1):
             content = partial(list[bytes], (escape(text), b" ", escape(text)))
             body = writer.file(text, "1" * 64, size, content, is_base64=False)
-            bodies.append(b"".join(body.pieces()))
+            bodies.append(b"".join(body()))
         for chunk in (None, Chunk("id", 0, 1), Chunk("id", 10, 1000)):
             body = writer.file(
                 text,
@@ -98,7 +104,7 @@ def corpus() -> list[bytes]:
                 previous_sha="2" * 64,
                 chunk=chunk,
             )
-            bodies.append(b"".join(body.pieces()))
+            bodies.append(b"".join(body()))
     choose = random.Random(7).choices
     everything = [chr(code) for code in range(0x110000)]
     bodies += [encode("".join(choose(everything, k=300))) for _ in range(200)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -10,7 +11,7 @@ from rq.job import JobStatus
 from docora_ops.demo.receiver import Request
 from docora_ops.worker import snapshot_job as job
 from docora_ops.worker.clone import Clone, Commit
-from docora_ops.worker.scan import Scan, scan
+from docora_ops.worker.scan import File, scan
 from tests.support.delivery_checks import (
     assert_in_sync,
     events,
@@ -251,7 +252,7 @@ def test_an_app_that_is_deleted_while_its_files_are_hashed_gets_nothing(
 ) -> None:
     link, _ = snapshots.add_link({"a": "1"})
 
-    def scan_and_delete(clone: Clone, commit: Commit) -> Scan:
+    def scan_and_delete(clone: Clone, commit: Commit) -> Sequence[File]:
         delete_link(snapshots, app_too=True)
         return scan(clone, commit)
 

@@ -338,13 +338,16 @@ def test_what_git_says_is_told_in_short(snapshots: Snapshots) -> None:
     upstream = snapshots.add_upstream()
     upstream.commit({"a": "1\n"})
     clone = Clone(
-        snapshots.repos, "octo", "api", upstream.url, token=None, protocols=["file"], timeout=60
+        snapshots.repos,
+        "octo",
+        "api",
+        Git(upstream.url, token=None, protocols=["file"], timeout=60, keep_alive=lambda: None),
     )
-    commit = clone.sync(lambda: None)
+    commit = clone.sync()
     assert commit is not None
     assert commit.sha == upstream.head
     shutil.rmtree(upstream.path)
     with pytest.raises(GitError) as caught:
-        clone.sync(lambda: None)
+        clone.sync()
     assert caught.value.message.startswith("fatal: ")
     assert "\n" not in caught.value.message

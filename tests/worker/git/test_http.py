@@ -256,7 +256,7 @@ def test_a_server_that_never_answers_is_a_git_failure_and_leaves_no_git(
 def test_the_repository_lock_is_renewed_while_git_works(
     snapshots: Snapshots, site: GitSite, link: TestLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(git, "_STEP", 0.02)
+    monkeypatch.setattr(git, "_KEEP_ALIVE_INTERVAL", 0.02)
     key = "docora:repo-lock:octo/api"
     renewals = []
 
@@ -282,7 +282,7 @@ def test_a_lock_that_is_lost_while_git_works_ends_the_job_and_git(
     monkeypatch: pytest.MonkeyPatch,
     owner: str | None,
 ) -> None:
-    monkeypatch.setattr(git, "_STEP", 0.02)
+    monkeypatch.setattr(git, "_KEEP_ALIVE_INTERVAL", 0.02)
     key = "docora:repo-lock:octo/api"
     found: list[int] = []
 

@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from docora_ops.database import Database
-from docora_ops.database.snapshots import Ending, Refusal, fail_scan
+from docora_ops.database.link_scans import Ending, Failure, Refusal, fail_scan
 from docora_ops.demo.receiver import Request
 from docora_ops.worker import snapshot_job
 from tests.support.delivery_checks import assert_in_sync
@@ -47,7 +47,7 @@ def test_a_job_whose_link_is_held_by_a_session_that_outlives_its_own_job_is_trie
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
     """Postgres goes on with a long statement after its job has run out of time."""
-    monkeypatch.setattr(snapshot_job, "_PATIENCE", 0.2)
+    monkeypatch.setattr(snapshot_job, "_LINK_TIMEOUT", 0.2)
     link, upstream = snapshots.add_link({"a": "1\n"}, retry_count=0)
     snapshots.queue(link, max_retry_attempts=1)
     docora = snapshots.docora
@@ -66,15 +66,8 @@ def test_a_job_whose_link_is_held_by_a_session_that_outlives_its_own_job_is_trie
 def fail(snapshots: Snapshots, link: TestLink, session_id: int) -> Ending | Refusal:
     """The verdict of a job in this session of Postgres."""
     with closing(Database(snapshots.settings)) as database:
-        return fail_scan(
-            database,
-            link.app_id,
-            link.repository_id,
-            "it failed",
-            tries_left=1,
-            max_attempts=5,
-            session_id=session_id,
-        )
+        failure = Failure(link.app_id, link.repository_id, "it failed", 1, 5)
+        return fail_scan(database, failure, session_id)
 
 
 @pytest.mark.parametrize("is_own", [True, False])

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from docora_ops.database.snapshots import begin_scan
+from docora_ops.database.link_scans import begin_scan
 from docora_ops.errors import SnapshotError
 from docora_ops.worker import snapshot_job
 from tests.support.delivery_checks import assert_in_sync

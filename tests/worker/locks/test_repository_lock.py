@@ -52,7 +52,7 @@ def test_a_lock_that_is_held_for_long_fails_the_job_and_not_the_repository(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link, _ = snapshots.add_link({"a": "1\n"})
-    monkeypatch.setattr(repository_lock, "ATTEMPTS", 3)
+    monkeypatch.setattr(repository_lock, "TIMEOUT", 0.03)
     snapshots.docora.redis.set(KEY, "somebody else")
     with pytest.raises(SnapshotError):
         snapshots.run_job(link)
@@ -70,7 +70,7 @@ def test_a_lock_that_is_let_go_is_taken(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link, _ = snapshots.add_link({"a": "1\n"})
-    monkeypatch.setattr(repository_lock, "ATTEMPTS", 1000)
+    monkeypatch.setattr(repository_lock, "TIMEOUT", 10)
     snapshots.docora.redis.set(KEY, "somebody else", px=150)
     snapshots.run_job(link)
     assert snapshots.docora.status(link) == "synced"
@@ -80,7 +80,7 @@ def test_the_lock_of_another_repository_does_not_matter(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link, _ = snapshots.add_link({"a": "1\n"})
-    monkeypatch.setattr(repository_lock, "ATTEMPTS", 1)
+    monkeypatch.setattr(repository_lock, "TIMEOUT", 0)
     snapshots.docora.redis.set("docora:repo-lock:octo/other", "somebody else")
     snapshots.run_job(link)
     assert snapshots.docora.status(link) == "synced"
@@ -88,7 +88,7 @@ def test_the_lock_of_another_repository_does_not_matter(
 
 def test_only_its_owner_releases_and_renews_the_lock(snapshots: Snapshots) -> None:
     redis = snapshots.docora.redis
-    lock = RepositoryLock(snapshots.settings, redis, "octo/api")
+    lock = RepositoryLock(redis, "octo/api")
     with lock.held():
         redis.pexpire(KEY, 5000)
         lock.renew()
@@ -103,12 +103,12 @@ def test_only_its_owner_releases_and_renews_the_lock(snapshots: Snapshots) -> No
 def test_one_process_at_a_time_has_the_lock(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repository_lock, "ATTEMPTS", 10_000)
+    monkeypatch.setattr(repository_lock, "TIMEOUT", 100)
     inside = threading.Lock()
     overlaps = []
 
     def take_it() -> None:
-        lock = RepositoryLock(snapshots.settings, snapshots.docora.redis, "octo/api")
+        lock = RepositoryLock(snapshots.docora.redis, "octo/api")
         for _ in range(10):
             with lock.held():
                 if not inside.acquire(blocking=False):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from docora_ops.worker.caretaker import LinkCaretaker
-from docora_ops.worker.tries import Tries
+from docora_ops.worker.recovery import LinkRecovery, Tries
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import await_waiting_session
 
@@ -15,11 +14,11 @@ def test_a_killed_job_is_judged_once_its_session_has_ended(snapshots: Snapshots)
     link = docora.add_link("scanning", retry_count=0, last_error=None)
     job = docora.enqueue(link.job_id)
     job.retries_left = 2
-    caretaker = LinkCaretaker(snapshots.settings, docora.redis)
+    recovery = LinkRecovery(snapshots.settings, docora.redis)
     docora.hold_lock(link.job_id)
     with ThreadPoolExecutor(1) as thread:
         judged = thread.submit(
-            caretaker.job_was_killed, link.app_id, link.repository_id, Tries(job), what="it fell"
+            recovery.count_killed_job, link.app_id, link.repository_id, Tries(job), reason="it fell"
         )
         try:
             await_waiting_session(snapshots)
@@ -41,7 +40,7 @@ def test_a_killed_job_whose_link_another_has_is_tried_again(snapshots: Snapshots
     docora.hold_lock(link.job_id)
     before = docora.row(link)
     settings = snapshots.settings.model_copy(update={"lock_timeout": 0.1})
-    caretaker = LinkCaretaker(settings, docora.redis)
-    caretaker.job_was_killed(link.app_id, link.repository_id, Tries(job), what="it fell")
+    recovery = LinkRecovery(settings, docora.redis)
+    recovery.count_killed_job(link.app_id, link.repository_id, Tries(job), reason="it fell")
     assert job.retries_left == 1
     assert docora.row(link) == before

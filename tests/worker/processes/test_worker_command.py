@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from docora_ops.cli.worker import _OneLine
+from docora_ops.cli.worker import _StderrHandler
 from tests.support.proxy import refused_port
 from tests.support.rows import TestLink
 from tests.support.snapshots import KEY, Snapshots
@@ -156,7 +156,7 @@ def test_the_log_is_one_inert_line_an_event_on_stderr(snapshots: Snapshots) -> N
     assert r"\x1b]0;title\x07\u202e" in worker.log
 
 
-def test_a_traceback_is_one_line_of_the_log() -> None:
+def test_a_traceback_is_one_line_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
     import logging
 
     try:
@@ -165,8 +165,10 @@ def test_a_traceback_is_one_line_of_the_log() -> None:
         import sys
 
         record = logging.LogRecord("rq", logging.ERROR, "", 0, "it\nfailed", (), sys.exc_info())
-    line = _OneLine().format(record)
-    assert "\n" not in line
+    _StderrHandler().emit(record)
+    line = capfd.readouterr().err
+    assert line.endswith("\n")
+    assert line.count("\n") == 1
     assert r"it\nfailed\nTraceback" in line
 
 

@@ -10,8 +10,8 @@ from rq import Worker
 from rq.executions import Execution
 
 from docora_ops.queue import connect
-from docora_ops.worker.caretaker import LinkCaretaker
 from docora_ops.worker.clone import Clone
+from docora_ops.worker.git import Git
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.snapshots import Snapshots
 
@@ -19,9 +19,7 @@ from tests.support.snapshots import Snapshots
 @pytest.fixture
 def worker(snapshots: Snapshots) -> SnapshotWorker:
     client = connect(snapshots.settings)
-    return SnapshotWorker(
-        snapshots.settings, client, "worker-1", LinkCaretaker(snapshots.settings, client)
-    )
+    return SnapshotWorker(snapshots.settings, client, "worker-1")
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError, redis.TimeoutError])
@@ -88,24 +86,18 @@ def test_a_clone_that_another_job_has_made_anew_is_not_thrown_away(snapshots: Sn
             settings.repos_base_path,
             "octo",
             "api",
-            upstream.url,
-            token=None,
-            protocols=["file"],
-            timeout=60,
+            Git(upstream.url, token=None, protocols=["file"], timeout=60, keep_alive=lambda: None),
         )
-
-    def nothing() -> None:
-        """Nobody waits."""
 
     snapshots.run_job(link)
     slow, quick = clone(), clone()
-    slow.sync(nothing)
-    quick.sync(nothing)
+    slow.sync()
+    quick.sync()
     quick.discard()
     assert not quick.path.exists()
-    quick.sync(nothing)
+    quick.sync()
     slow.discard()
     assert quick.path.exists()
-    commit = quick.sync(nothing)
+    commit = quick.sync()
     assert commit is not None
     assert [entry.path for entry in quick.files(commit)] == [b"a"]

@@ -8,7 +8,7 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.actions.repair.abandoned import recover_abandoned
-from docora_ops.links import LinkStatus
+from docora_ops.links import LinkStatus, Outcome
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
 
@@ -27,6 +27,7 @@ def takes_the_lock(docora: Docora, link: TestLink) -> None:
 
 def is_retried(docora: Docora, link: TestLink) -> None:
     docora.connection.execute("UPDATE app_repositories SET status = 'pending_snapshot'")
+    docora.enqueue(link.job_id)
 
 
 @pytest.mark.parametrize("happens", [is_popped_once_more, begins, takes_the_lock, is_retried])
@@ -64,5 +65,7 @@ def test_where_nothing_happens_it_gets_its_verdict(
     monkeypatch.setattr("docora_ops.actions.repair.abandoned.time.sleep", lambda _: None)
     actions = docora.actions()
     [recovered] = recover_abandoned(actions.database, actions.queue, max_attempts)
-    assert recovered.ending.status == docora.status(link) == status
-    assert docora.waiting() == ([] if status is LinkStatus.FAILED else [link.job_id])
+    is_failed = status is LinkStatus.FAILED
+    assert recovered.outcome is (Outcome.FAILED if is_failed else Outcome.REPLACED_STALE)
+    assert docora.status(link) == status
+    assert docora.waiting() == ([] if is_failed else [link.job_id])

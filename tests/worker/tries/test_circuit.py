@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable
 from datetime import timedelta
 
 import psycopg
 import pytest
 
 from docora_ops.text import moment
-from docora_ops.worker import circuit
+from docora_ops.worker import sync_failed
 from docora_ops.worker.clone import Clone, Commit
 from tests.support.delivery_checks import (
     assert_in_sync,
@@ -131,8 +130,8 @@ def escaped(text: str) -> str:
 def test_apps_that_can_not_be_told_are_named_in_the_log_and_nothing_else(
     snapshots: Snapshots, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert circuit._TIMEOUT == 10
-    monkeypatch.setattr(circuit, "_TIMEOUT", 0.3)
+    assert sync_failed._TIMEOUT == 10
+    monkeypatch.setattr(sync_failed, "_TIMEOUT", 0.3)
     snapshots.settings_changes = {"circuit_breaker_threshold": 1}
 
     def say_nothing(talk: Talk) -> None:
@@ -241,7 +240,7 @@ def test_the_environment_sets_threshold_and_cooldown(snapshots: Snapshots) -> No
 def test_apps_are_told_though_the_verdict_can_not_be_written_at_once(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("docora_ops.worker.snapshot_job._PATIENCE", 0.2)
+    monkeypatch.setattr("docora_ops.worker.snapshot_job._LINK_TIMEOUT", 0.2)
     snapshots.settings_changes["circuit_breaker_threshold"] = 1
     link, upstream = snapshots.add_link({"a": "1"})
     take_away(upstream)
@@ -249,9 +248,9 @@ def test_apps_are_told_though_the_verdict_can_not_be_written_at_once(
     sync = Clone.sync
     with psycopg.connect(snapshots.docora.database_access.owner) as holder:
 
-        def lock_and_sync(clone: Clone, keep_alive: Callable[[], None]) -> Commit | None:
+        def lock_and_sync(clone: Clone) -> Commit | None:
             holder.execute("SELECT FROM app_repositories FOR UPDATE")
-            return sync(clone, keep_alive)
+            return sync(clone)
 
         monkeypatch.setattr(Clone, "sync", lock_and_sync)
         snapshots.work_here()

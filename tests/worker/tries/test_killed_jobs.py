@@ -12,8 +12,7 @@ from rq.command import send_stop_job_command
 from rq.job import JobStatus
 
 from docora_ops.demo.receiver import Request
-from docora_ops.worker.caretaker import LinkCaretaker
-from docora_ops.worker.tries import Tries
+from docora_ops.worker.recovery import LinkRecovery, Tries
 from tests.support.git_over_http import gate_at
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
@@ -159,8 +158,8 @@ def test_a_verdict_that_a_killed_job_has_written_stands(
     link = snapshots.docora.add_link(status, retry_count=1, last_error="said before")
     job = snapshots.docora.enqueue(link.job_id)
     job.retries_left = tries
-    caretaker = LinkCaretaker(snapshots.settings, snapshots.docora.redis)
-    caretaker.job_was_killed(link.app_id, link.repository_id, Tries(job), what="it fell over")
+    recovery = LinkRecovery(snapshots.settings, snapshots.docora.redis)
+    recovery.count_killed_job(link.app_id, link.repository_id, Tries(job), reason="it fell over")
     row = snapshots.docora.row(link)
     after = status if stays else "pending_snapshot" if tries else "failed"
     assert (row["status"], row["retry_count"]) == (after, 1 if stays else 2)
@@ -175,8 +174,8 @@ def test_the_killed_job_of_a_link_that_is_gone_is_not_tried_again(snapshots: Sna
     job = snapshots.docora.enqueue(link.job_id)
     job.retries_left = 3
     snapshots.docora.connection.execute("DELETE FROM app_repositories")
-    caretaker = LinkCaretaker(snapshots.settings, snapshots.docora.redis)
-    caretaker.job_was_killed(link.app_id, link.repository_id, Tries(job), what="it fell over")
+    recovery = LinkRecovery(snapshots.settings, snapshots.docora.redis)
+    recovery.count_killed_job(link.app_id, link.repository_id, Tries(job), reason="it fell over")
     assert job.retries_left == 0
 
 

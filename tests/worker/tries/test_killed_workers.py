@@ -17,7 +17,7 @@ from rq.registry import clean_registries
 
 from docora_ops.actions.repair import abandoned as abandoned_links
 from docora_ops.queue import connect
-from docora_ops.worker.caretaker import LinkCaretaker
+from docora_ops.worker.recovery import LinkRecovery
 from tests.support.docora import QUEUE
 from tests.support.git_over_http import gate_at
 from tests.support.proxy import eventually, refused_port
@@ -69,7 +69,7 @@ def add_link(snapshots: Snapshots, *, attempts: int) -> tuple[TestLink, Upstream
 
 def tidy_up(snapshots: Snapshots) -> None:
     """What each worker does when it starts, and now and then."""
-    LinkCaretaker(snapshots.settings, snapshots.docora.redis).tidy_up(lambda: None)
+    LinkRecovery(snapshots.settings, snapshots.docora.redis).recover_abandoned_links(lambda: None)
 
 
 def assert_synced(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> None:
@@ -192,7 +192,7 @@ def test_a_link_whose_job_was_lost_is_served_by_the_next_worker(snapshots: Snaps
     with running(snapshots, "--burst") as one, running(snapshots, "--burst") as other:
         assert (one.end(), other.end()) == (0, 0)
     assert_synced(snapshots, link, upstream)
-    said = f"{link.job_id}: left behind by a killed worker; now it is pending"
+    said = f"{link.job_id}: left behind by a killed worker; it is queued again"
     assert (one.log + other.log).count(said) == 1
     assert [request.path for request in snapshots.received().requests] == ["a", "b", "b"]
 
@@ -253,7 +253,7 @@ def test_servers_that_are_away_do_not_end_the_worker(
     del snapshots.settings_changes["database_url"]
     snapshots.settings_changes["redis_url"] = SecretStr(f"redis://127.0.0.1:{refused_port()}")
     with connect(snapshots.settings) as gone:
-        LinkCaretaker(snapshots.settings, gone).tidy_up(lambda: None)
+        LinkRecovery(snapshots.settings, gone).recover_abandoned_links(lambda: None)
     assert caplog.text.count("links left behind can't be looked for") == 2
     assert "hunter2" not in caplog.text
     assert snapshots.docora.status(link) == "scanning"

@@ -20,7 +20,7 @@ from docora_ops.errors import SnapshotRunningError
 from docora_ops.links import Outcome
 from docora_ops.queue import connect
 from docora_ops.queue.redis_client import redis_errors
-from docora_ops.worker.caretaker import LinkCaretaker
+from docora_ops.worker.recovery import LinkRecovery
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.docora import QUEUE
 from tests.support.proxy import Fault, Proxy
@@ -42,10 +42,9 @@ def test_cleaning_that_breaks_off_before_a_job_is_scheduled_again_does_not_lose_
     docora.redis.delete(*cast("list[bytes]", docora.redis.keys("rq:execution*")))
 
     def clean(url: str) -> None:
-        with connect(docora.settings.model_copy(update={"redis_url": SecretStr(url)})) as client:
-            caretaker = LinkCaretaker(snapshots.settings, client)
-            with redis_errors("here"):
-                SnapshotWorker(snapshots.settings, client, "w", caretaker).run_maintenance_tasks()
+        settings = docora.settings.model_copy(update={"redis_url": SecretStr(url)})
+        with connect(settings) as client, redis_errors(client):
+            SnapshotWorker(snapshots.settings, client, "w").run_maintenance_tasks()
 
     with Proxy.before_redis(docora.redis_access.worker) as proxy:
         plan = proxy.plan(f"rq:scheduled:{QUEUE}".encode(), Fault.LOSE_REQUEST)
@@ -66,8 +65,7 @@ def test_a_process_that_is_killed_when_it_has_seen_to_the_next_try_does_not_doub
     snapshots.queue(link, max_retry_attempts=3)
     docora = snapshots.docora
     with connect(snapshots.settings) as client:
-        caretaker = LinkCaretaker(snapshots.settings, client)
-        worker = SnapshotWorker(snapshots.settings, client, "worker-1", caretaker)
+        worker = SnapshotWorker(snapshots.settings, client, "worker-1")
         [queue] = worker.queues
         docora.redis.lrem(docora.queue.key, 0, link.job_id)
         job, parents_copy = (worker.job_class.fetch(link.job_id, client) for _ in range(2))
@@ -98,8 +96,7 @@ def test_a_job_that_was_popped_and_queued_again_since_is_not_doubled(
         docora.redis.zadd(f"rq:scheduled:{QUEUE}", {link.job_id: time.time() + 60})
     before = docora.waiting(), docora.registries(link.job_id), docora.job_hash(link.job_id)
     with connect(snapshots.settings) as client:
-        caretaker = LinkCaretaker(snapshots.settings, client)
-        SnapshotWorker(snapshots.settings, client, "worker-1", caretaker).run_maintenance_tasks()
+        SnapshotWorker(snapshots.settings, client, "worker-1").run_maintenance_tasks()
     after = docora.waiting(), docora.registries(link.job_id), docora.job_hash(link.job_id)
     assert after == before
     assert docora.redis.llen(intermediate) == 0
@@ -111,9 +108,7 @@ def begun(snapshots: Snapshots) -> Iterator[tuple[SnapshotWorker, Job, Execution
     link, _ = snapshots.add_link({"a": "1\n"})
     snapshots.queue(link, max_retry_attempts=3)
     with connect(snapshots.settings) as client:
-        worker = SnapshotWorker(
-            snapshots.settings, client, "worker-1", LinkCaretaker(snapshots.settings, client)
-        )
+        worker = SnapshotWorker(snapshots.settings, client, "worker-1")
         snapshots.docora.redis.lrem(snapshots.docora.queue.key, 0, link.job_id)
         job = worker.job_class.fetch(link.job_id, client)
         execution = worker.prepare_execution(job)
@@ -127,7 +122,7 @@ def test_a_job_whose_process_was_killed_before_it_began_stands_somewhere_at_any_
     with begun(snapshots) as (worker, job, execution):
         intermediate = f"rq:queue:{QUEUE}:intermediate"
         snapshots.docora.redis.rpush(intermediate, job.id)
-        worker._horse_was_killed(job, None, 9, None)
+        worker._job_process_was_killed(job, None, 9, None)
         assert snapshots.docora.redis.lrange(intermediate, 0, -1) == [job.id.encode()]
         worker.handle_job_failure(job, worker.queues[0], execution=execution)
         assert snapshots.docora.redis.lrange(intermediate, 0, -1) == []
@@ -168,11 +163,11 @@ def test_who_retries_a_link_just_when_its_job_that_never_began_is_given_up_keeps
     docora.redis.set(intermediate.get_first_seen_key(link.job_id), 1)
     outcomes = []
 
-    class Caretaker(LinkCaretaker):
+    class Recovery(LinkRecovery):
         """Somebody retries the link as soon as its failure is committed."""
 
-        def job_was_killed(self, *arguments: Any, **options: Any) -> None:
-            super().job_was_killed(*arguments, **options)
+        def count_killed_job(self, *arguments: Any, **options: Any) -> None:
+            super().count_killed_job(*arguments, **options)
             assert docora.status(link) == "failed"
             try:
                 result = getattr(docora.actions(), command)(*([] if "all" in command else [link]))
@@ -184,8 +179,9 @@ def test_who_retries_a_link_just_when_its_job_that_never_began_is_given_up_keeps
     monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.02)
     monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.02)
     with connect(snapshots.settings) as client:
-        caretaker = Caretaker(snapshots.settings, client)
-        SnapshotWorker(snapshots.settings, client, "worker-1", caretaker).run_maintenance_tasks()
+        worker = SnapshotWorker(snapshots.settings, client, "worker-1")
+        worker.recovery = Recovery(snapshots.settings, client)
+        worker.run_maintenance_tasks()
     assert outcomes == [Outcome.ALREADY_RUNNING]
     assert docora.status(link) == "failed"
     assert docora.registries(link.job_id) == {f"rq:failed:{QUEUE}"}
@@ -199,16 +195,16 @@ def test_a_busy_worker_shows_life_before_each_link_that_it_sees_to(snapshots: Sn
         wip = f"rq:wip:{QUEUE}"
         lives = []
 
-        class Caretaker:
+        class SlowRecovery(LinkRecovery):
             """Waits for a lock, say, until the worker's own heartbeat is about to expire."""
 
-            def job_was_killed(self, *_: object, **__: object) -> None:
+            def count_killed_job(self, *_: object, **__: object) -> None:
                 lives.append(cast("float", docora.redis.zscore(wip, execution.composite_key)))
                 docora.redis.zadd(wip, {execution.composite_key: time.time() + 1})
 
-            def tidy_up(self, keep_alive: Callable[[], object]) -> None:
+            def recover_abandoned_links(self, keep_alive: Callable[[], object]) -> None:
                 keep_alive()
-                self.job_was_killed()
+                self.count_killed_job()
 
         for _ in range(3):
             link = docora.add_link("scanning")
@@ -216,7 +212,7 @@ def test_a_busy_worker_shows_life_before_each_link_that_it_sees_to(snapshots: Sn
             docora.enqueue(link.job_id, kwargs=ids).set_status(JobStatus.STARTED)
             docora.redis.lrem(docora.queue.key, 0, link.job_id)
             docora.redis.zadd(wip, {f"{link.job_id}:killed": 1})
-        worker._caretaker = Caretaker()
+        worker.recovery = SlowRecovery(snapshots.settings, worker.connection)
         worker.birth_date = worker.last_heartbeat = now()
         worker.maintain_heartbeats(job, execution)
     assert len(lives) == 4

@@ -10,8 +10,9 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.database import Database, Session
+from docora_ops.database.link_scans import begin_scan
 from docora_ops.database.pooling import session_id
-from docora_ops.database.snapshots import begin_scan, store_snapshot
+from docora_ops.database.snapshots import store_snapshot
 from docora_ops.worker.webhook import Webhook
 from tests.support.delivery_checks import link_row
 from tests.support.proxy import eventually
@@ -60,7 +61,7 @@ def test_of_two_snapshots_of_one_repository_the_last_is_stored_with_its_own_file
     first, second = "1" * 40, "2" * 40
     other_files = [(f"other{number}", "b" * 64, 1) for number in range(3)]
     with closing(Database(snapshots.settings)) as database:
-        store_snapshot(database, repository_id, second, "main", lambda: other_files)
+        store_snapshot(database, repository_id, second, "main", other_files)
     with psycopg.connect(snapshots.docora.database_access.owner) as blocker:
         blocker.execute("SELECT FROM repository_snapshots FOR UPDATE")
         blocker.execute("UPDATE repository_snapshots SET commit_sha = %s", (first,))
@@ -68,7 +69,7 @@ def test_of_two_snapshots_of_one_repository_the_last_is_stored_with_its_own_file
 
         def store() -> None:
             with closing(Database(snapshots.settings)) as database:
-                store_snapshot(database, repository_id, second, "main", lambda: other_files)
+                store_snapshot(database, repository_id, second, "main", other_files)
 
         thread = threading.Thread(target=store)
         thread.start()

@@ -1,0 +1,50 @@
+"""Audit entries of a bulk operation or a repair: one when it starts, one when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from docora_ops.audit import Change
+from docora_ops.queue import ProgressStore
+from docora_ops.queue.audit_stream import AuditEntry, end_entry, start_entry
+from docora_ops.queue.progress import new_operation_id
+
+Key = TypeVar("Key", bound=str)
+
+
+@dataclass(slots=True)
+class AuditEntries:
+    """The two entries of one run, and which of them have been written.
+
+    Bulk operations write both together with their progress. A run without an operation id writes
+    the first with its first change: a run that changes nothing leaves no entry.
+    """
+
+    change: Change
+    total: int
+    operation_id: str | None = None
+    has_begun: bool = False
+    has_ended: bool = False
+    _run: str = field(default_factory=new_operation_id)
+
+    def start(self) -> AuditEntry | None:
+        """Returns the entry for the start of the run, None if it is written."""
+        if self.has_begun:
+            return None
+        return start_entry(self.change, self._run, self.operation_id, self.total)
+
+    def end(self, counts: Mapping[Key, int], *, cancelled: bool) -> AuditEntry:
+        """Returns the entry for the end of the run. `counts`: links by outcome."""
+        shown = {str(outcome): count for outcome, count in counts.items() if count}
+        shown = {"total": self.total, **shown}
+        return end_entry(self.change, self._run, self.operation_id, shown, cancelled=cancelled)
+
+    def write_end(
+        self, store: ProgressStore, counts: Mapping[Key, int], *, cancelled: bool
+    ) -> None:
+        """Writes the entry for the end of a run that has begun, once. Raises RedisError."""
+        if self.has_begun and not self.has_ended:
+            store.record(self.end(counts, cancelled=cancelled))
+            self.has_ended = True

@@ -1,0 +1,65 @@
+"""`retry-all-failed`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from docora_ops.cli import options
+from docora_ops.cli.change import describe_change
+from docora_ops.cli.context import context_of
+from docora_ops.cli.terminal import terminal_to_ask
+
+
+def retry_all_failed(
+    typer_context: typer.Context,
+    app: options.AppFilter = None,
+    error: options.ErrorFilter = None,
+    limit: Annotated[
+        int | None, options.number(10**9, "At most so many links, spread over the apps.")
+    ] = None,
+    skip_open_circuits: Annotated[
+        bool,
+        typer.Option(
+            "--skip-open-circuits", help="Leave out repositories whose circuit breaker is open."
+        ),
+    ] = False,
+    batch_size: Annotated[
+        int, options.number(1000, "Links that are locked, queued and committed together.")
+    ] = 500,
+    reason: options.Reason = None,
+    wait: options.Wait = False,
+    timeout: options.Timeout = None,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    as_json: options.Json = False,
+) -> int:
+    """Put every failed link back to work, as one bulk operation.
+
+    Goes in the order of app id, then repository id: when a link failed is not recorded. If the
+    command is killed, run it again: it finishes the rest. `--limit` takes one link of each app,
+    then a second one of each, and so on: a few links show how all of them would fare.
+    """
+    context = context_of(typer_context)
+    terminal = terminal_to_ask(skip=yes or dry_run)
+    from docora_ops.actions.lookup import resolve_app
+    from docora_ops.cli.bulk_command import BulkCommand
+    from docora_ops.database.selection import select_failed
+    from docora_ops.links import Action, FailedFilter
+    from docora_ops.render.cells import amount
+
+    change = describe_change(
+        "retry-all-failed",
+        reason,
+        app=app,
+        error=error,
+        limit=limit,
+        skip_open_circuits=skip_open_circuits,
+    )
+    app_id = None if app is None else resolve_app(context.database, app).app_id
+    which = FailedFilter(app_id, error, limit, skip_open_circuits)
+    selection = select_failed(context.database, which)
+    question = f"reset {amount(selection.total, 'link')} and queue their snapshot jobs"
+    command = BulkCommand(context, Action.RETRY, selection, change, batch_size)
+    return command.run(question, terminal)

@@ -1,0 +1,93 @@
+"""Rows that finding and repairing drift needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from sys import intern
+
+from docora_ops.database.postgres import Database
+from docora_ops.links import LinkRef, ids_of_job
+
+# A new link gets its job a moment later, so it is left out for five minutes. One that is scanned
+# has had its job, and one that is asked for by id is wanted whatever its age.
+UNFINISHED_LINKS = """
+SELECT id::text, app_id, repository_id, status FROM app_repositories
+WHERE (app_id, repository_id) > (%(last_app_id)s, %(last_repository_id)s)
+  AND status IN ('pending_snapshot', 'scanning')
+  AND (status = 'scanning' OR %(id)s::uuid IS NOT NULL
+       OR created_at < now() - interval '5 minutes')
+  AND (%(app_id)s::text IS NULL OR app_id = %(app_id)s)
+  AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
+ORDER BY app_id, repository_id LIMIT %(size)s
+"""
+
+# The limit keeps Postgres from reading the whole table: it looks up one link after the other.
+LINK_STATUSES = """
+SELECT job_id, l.status FROM unnest(%(job_ids)s::text[]) AS job_id
+CROSS JOIN LATERAL (
+    SELECT status FROM app_repositories
+    WHERE app_id = split_part(job_id, '-', 1) AND repository_id = split_part(job_id, '-', 2) LIMIT 1
+) l
+"""
+
+# An INSERT of a link takes a key share lock on its repository's row, so it waits for this lock.
+LOCK_REPOSITORIES = """
+SELECT repository_id FROM repositories WHERE repository_id = ANY (%(ids)s::text[])
+ORDER BY repository_id FOR UPDATE
+"""
+
+LOCK_FREE_REPOSITORIES = LOCK_REPOSITORIES + "SKIP LOCKED"
+
+KNOWN_REPOSITORIES = """
+SELECT repository_id FROM repositories WHERE repository_id = ANY (%(ids)s::text[])
+"""
+
+
+def unfinished_links(
+    database: Database, size: int, *, app_id: str | None, link_id: str | None
+) -> Iterator[list[tuple[LinkRef, str]]]:
+    """Yields links that should have a live job, and their statuses: all, of one app, or one link.
+
+    Yields `size` at a time, in no transaction. Leaves out links that were made in the last five
+    minutes, except for a single one.
+    """
+    last = LinkRef("", "", "")
+    while True:
+        parameters = {
+            "app_id": app_id,
+            "id": link_id,
+            "last_app_id": last.app_id,
+            "last_repository_id": last.repository_id,
+            "size": size,
+        }
+        rows = database.rows(UNFINISHED_LINKS, parameters)
+        if not rows:
+            return
+        # Interned, since apps and repositories have many links.
+        links = [
+            (LinkRef(id_, intern(app_id), intern(repository_id)), status)
+            for id_, app_id, repository_id, status in rows
+        ]
+        yield links
+        last = links[-1][0]
+
+
+def link_statuses(database: Database, job_ids: Iterable[str]) -> dict[str, str]:
+    """Returns the status of the link of each valid job id that has one."""
+    valid = [job_id for job_id in job_ids if ids_of_job(job_id)]
+    return dict(database.rows(LINK_STATUSES, {"job_ids": valid})) if valid else {}
+
+
+def lock_against_new_links(
+    database: Database, repository_ids: Collection[str], *, wait: bool
+) -> set[str]:
+    """Locks the repositories, so that they get no new link until the transaction ends.
+
+    Returns the ids of those that were locked, or that do not exist. Repositories that are locked
+    elsewhere are left out; with `wait`, raises LinkLockedError if one of them stays locked.
+    """
+    ids = {"ids": list(repository_ids)}
+    sql = LOCK_REPOSITORIES if wait else LOCK_FREE_REPOSITORIES
+    locked = {id_ for (id_,) in database.rows(sql, ids)}
+    known = {id_ for (id_,) in database.rows(KNOWN_REPOSITORIES, ids)}
+    return locked | (set(repository_ids) - known)

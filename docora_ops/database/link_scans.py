@@ -1,0 +1,169 @@
+"""Changes the status of a link while its snapshot job runs, and when the job fails."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from docora_ops.database.link_rows import lock_link
+from docora_ops.database.postgres import Database
+from docora_ops.database.session import Session
+from docora_ops.links import Link, LinkRef, LinkStatus
+
+_KEY = "hashtextextended(%(job_id)s, 0)"
+
+TAKE_LINK = f"SELECT pg_try_advisory_lock({_KEY})"
+
+BEGIN_SCAN = "UPDATE app_repositories SET status = 'scanning' WHERE id = %(id)s"
+
+END_SCAN = """
+UPDATE app_repositories
+SET status = 'synced', last_scanned_at = now(), retry_count = 0, last_error = NULL
+WHERE id = %(id)s
+"""
+
+APP_EXISTS = "SELECT 1 FROM apps WHERE app_id = %(app_id)s"
+
+_HOLDS_LINK = f"""EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pid = %(session_id)s
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (classid::bigint << 32) | objid::bigint = {_KEY}
+)"""
+
+# A proxy that pools transactions may run this in another session than the one with the lock.
+KEEPS_LINK = f"SELECT pg_backend_pid() = %(session_id)s AND {_HOLDS_LINK}"
+
+# True if the session of the job holds the lock, or if no session does: this transaction takes it.
+OWNS_LINK = f"SELECT {_HOLDS_LINK} OR pg_try_advisory_xact_lock({_KEY})"
+
+AWAIT_LINK = f"SELECT pg_advisory_xact_lock({_KEY})"
+
+FAIL_SCAN = """
+UPDATE app_repositories
+SET retry_count = retry_count + 1, last_error = %(error)s,
+    status = CASE WHEN retry_count + 1 >= %(max_attempts)s OR %(tries_left)s <= 0
+        THEN 'failed' ELSE 'pending_snapshot' END
+WHERE id = %(id)s
+RETURNING status, retry_count
+"""
+
+SCANNING_LINKS = """
+SELECT id::text, app_id, repository_id FROM app_repositories
+WHERE status = 'scanning' ORDER BY id
+"""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failure of a link's job. The link becomes `failed` without tries or at `max_attempts`."""
+
+    app_id: str
+    repository_id: str
+    error: str
+    tries_left: int
+    max_attempts: int
+
+
+class Refusal(StrEnum):
+    """Why a job has nothing to do."""
+
+    GONE = "gone"
+    BUSY = "busy"
+    """Another job is scanning the link."""
+    HELD = "held"
+    """A session holds the link's lock, yet the link is not `scanning`: a job begins or ends."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A link's status and failures after its job has failed."""
+
+    status: str
+    retry_count: int
+
+    @property
+    def is_final(self) -> bool:
+        """True if the job must not be tried again."""
+        return self.status == LinkStatus.FAILED
+
+
+def begin_scan(session: Session, app_id: str, repository_id: str) -> Link | Refusal:
+    """Takes the link's lock until the session is closed, and sets the link to `scanning`.
+
+    Waits for a transaction that is changing the link: a job can start before the commit of the
+    retry that queued it. Returns the link as it was before, or the reason to do nothing.
+    """
+    with session.transaction():
+        link = lock_link(session, app_id, repository_id)
+        if link is None:
+            return Refusal.GONE
+        if session.row(TAKE_LINK, {"job_id": link.ref.job_id}) != (True,):
+            return _held(link)
+        session.execute(BEGIN_SCAN, {"id": link.ref.id})
+    return link
+
+
+def keeps_link(session: Session, ref: LinkRef, session_id: int) -> bool:
+    """Returns whether the session is still `session_id` and still holds the link's lock."""
+    values = {"job_id": ref.job_id, "session_id": session_id}
+    return session.row(KEEPS_LINK, values) == (True,)
+
+
+def app_exists(database: Database, app_id: str) -> bool:
+    """Returns whether the app still exists."""
+    return database.row(APP_EXISTS, {"app_id": app_id}) is not None
+
+
+def end_scan(database: Database, ref: LinkRef) -> None:
+    """Sets the link to `synced`."""
+    database.execute(END_SCAN, {"id": ref.id})
+
+
+def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending | Refusal:
+    """Counts a failure of the job whose session is, or was, `session_id`.
+
+    Changes nothing if another session holds the link's lock.
+    """
+    with database.transaction():
+        link = lock_link(database, failure.app_id, failure.repository_id)
+        if link is None:
+            return Refusal.GONE
+        values = {"job_id": link.ref.job_id, "session_id": session_id}
+        if database.row(OWNS_LINK, values) != (True,):
+            return _held(link)
+        return _count(database, link, failure)
+
+
+def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
+    """Counts a failure of a job whose process was killed, unless the job did so before.
+
+    Waits until Postgres has ended the session of the job. Raises LinkLockedError if another job
+    holds the link's lock.
+    """
+    with database.transaction():
+        database.execute(AWAIT_LINK, {"job_id": f"{failure.app_id}-{failure.repository_id}"})
+        link = lock_link(database, failure.app_id, failure.repository_id)
+        if link is None:
+            return Refusal.GONE
+        is_uncounted = link.status == LinkStatus.SCANNING or (
+            link.status == LinkStatus.PENDING_SNAPSHOT and failure.tries_left <= 0
+        )
+        if is_uncounted:
+            return _count(database, link, failure)
+        return Ending(link.status, link.retry_count)
+
+
+def _count(database: Database, link: Link, failure: Failure) -> Ending:
+    [row] = database.rows(FAIL_SCAN, asdict(failure) | {"id": link.ref.id})
+    return Ending(*row)
+
+
+def scanning_links(database: Database) -> list[LinkRef]:
+    """Returns the links with the status `scanning`."""
+    return [LinkRef(*row) for row in database.rows(SCANNING_LINKS)]
+
+
+def _held(link: Link) -> Refusal:
+    """The row is locked, so the status cannot change meanwhile."""
+    return Refusal.BUSY if link.status == LinkStatus.SCANNING else Refusal.HELD

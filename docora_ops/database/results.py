@@ -1,0 +1,46 @@
+"""Reading the results of snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from docora_ops.database.postgres import Database
+from docora_ops.links import LinkRef
+from docora_ops.text import mask
+
+READ_RESULTS = """
+SELECT followed.id::text, l.status, l.app_id || '-' || l.repository_id, l.last_error
+FROM unnest(%(ids)s::uuid[]) AS followed(id)
+LEFT JOIN app_repositories l ON l.id = followed.id
+WHERE l.id IS NULL OR l.status IN ('synced', 'failed')
+"""
+
+READ_UNSYNCED = """
+SELECT l.id::text, l.app_id, l.repository_id, l.status
+FROM app_repositories l WHERE l.id = ANY (%(ids)s::uuid[]) AND l.status <> 'synced'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotResult:
+    """The result of the last snapshot of a link. Only `id` is set if the link is gone."""
+
+    id: str
+    status: str | None
+    job_id: str | None
+    error_message: str | None
+
+
+def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]:
+    """Returns the results of the links with these row ids that are synced, failed or gone."""
+    return [
+        SnapshotResult(id_, status, job_id, error and mask(error))
+        for id_, status, job_id, error in database.rows(READ_RESULTS, {"ids": list(ids)})
+    ]
+
+
+def read_unsynced(database: Database, ids: Sequence[str]) -> list[tuple[LinkRef, str]]:
+    """Returns the links with these row ids that are not synced, each with its status."""
+    rows = database.rows(READ_UNSYNCED, {"ids": list(ids)})
+    return [(LinkRef(*ref), status) for *ref, status in rows]

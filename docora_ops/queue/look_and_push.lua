@@ -1,0 +1,110 @@
+-- Judges the jobs of links and queues them, id by id, atomically. Follows judge.lua.
+--
+-- ARGV[1]  "look" (writes nothing) or "push"
+-- ARGV[2]  JSON: what judge.lua needs, `front`, `detailed`, and for a push the constant `fields` and
+--          `audit`: audit entries by answer; the first answer that has one writes it
+-- then per link, look: id, hint; push: id, hint, seen, data, description
+--   data  empty: the push only confirms a live job
+--
+-- Returns one answer per link: none, waiting, running, doubtful (nothing was done), queued, replaced,
+-- or unreadable; a detailed look also answers stale: not live, but something is left of the job. The
+-- detail that `judge` returns, or the reason of unreadable, follows a colon.
+
+if mode == 'push' then
+  -- Redis refuses this if it is out of memory or read-only, before anything is removed.
+  redis.call('SADD', config.queues_key, main_list)
+  try_writes({'DEL', 'HSET', 'LPUSH', 'LREM', 'PERSIST', 'RPUSH', 'XADD', 'ZREM'})
+end
+
+-- Keeps the place nearest to the head.
+local function keep_one_place(id, places)
+  if places > 1 then
+    local count = #redis.call('LPOS', main_list, id, 'COUNT', 0)
+    redis.call('LREM', main_list, 1 - count, id)
+  end
+end
+
+local function move_to_front(id)
+  redis.call('LREM', main_list, 0, id)
+  redis.call('LPUSH', main_list, id)
+end
+
+-- Formats the present time as RQ does. Redis's clock is the only one that all processes share.
+local function format_now()
+  local year, month = 1970, 1
+  local function days_in_month()
+    if month == 2 then
+      return year % 4 == 0 and (year % 100 ~= 0 or year % 400 == 0) and 29 or 28
+    end
+    return (month == 4 or month == 6 or month == 9 or month == 11) and 30 or 31
+  end
+  local days, second = math.floor(now / 86400), now % 86400
+  while days >= days_in_month() do
+    days = days - days_in_month()
+    year, month = month == 12 and year + 1 or year, month % 12 + 1
+  end
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%06dZ', year, month, days + 1,
+    math.floor(second / 3600), math.floor(second / 60) % 60, second % 60, tonumber(time[2]))
+end
+
+local function write_job(id, data, description)
+  config.now = config.now or format_now()
+  redis.call('HSET', config.job_prefix .. id, 'created_at', config.now, 'enqueued_at', config.now,
+    'data', data, 'description', description, unpack(config.fields))
+end
+
+local to_push = {}
+local function push(id, hint, seen, data, description)
+  local answer, queue, places, detail = alone(judge, id, hint, seen)
+  if answer == 'waiting' then
+    -- A TTL of an earlier run would delete the job while it waits.
+    redis.call('PERSIST', config.job_prefix .. id)
+    if places > 0 and queue ~= config.queue then
+      redis.call('LREM', main_list, 0, id)
+      places = 0
+    end
+  elseif answer ~= 'none' or data == '' then
+    -- Nothing is done, either, for a job that was to be confirmed and is not live any more.
+    return answer, detail
+  else
+    local removed = remains(id, queue, true) + places
+    write_job(id, data, description)
+    if places == 0 and config.front then
+      redis.call('LPUSH', main_list, id)
+    elseif places == 0 then
+      to_push[#to_push + 1] = id
+    end
+    answer = removed > 0 and 'replaced' or 'queued'
+  end
+  if places > 0 and config.front then
+    move_to_front(id)
+  else
+    keep_one_place(id, places)
+  end
+  return answer
+end
+
+local function look(id, hint)
+  local answer, queue, places, detail = alone(judge, id, hint, nil)
+  if config.detailed and answer == 'none' and (places > 0 or remains(id, queue, false) > 0) then
+    answer = 'stale'
+  end
+  return answer, detail
+end
+
+local answers = {}
+local audit_entry = nil
+local stride = mode == 'push' and 5 or 2
+for i = 3, #ARGV, stride do
+  local act = mode == 'push' and push or look
+  local answer, detail = act(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
+  answers[#answers + 1] = joined(answer, nil, nil, detail)
+  audit_entry = audit_entry or config.audit and config.audit.entries[answer]
+end
+if #to_push > 0 then
+  redis.call('RPUSH', main_list, unpack(to_push))
+end
+if audit_entry then
+  write_audit_entry(audit_entry)
+end
+return answers

@@ -1,0 +1,315 @@
+"""Reading the RQ queue. Writes nothing and unpickles nothing, unlike RQ's own calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import cast
+
+from redis import Redis
+from redis.client import Pipeline
+from rq import Queue
+from rq.defaults import RQ_KEY_PREFIX
+from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE, ExecutionRegistry
+from rq.intermediate_queue import IntermediateQueue
+from rq.job import Job
+from rq.registry import (
+    BaseRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
+from rq.results import Result
+from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
+from rq.utils import utcparse
+from rq.worker import Worker as RQWorker
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
+
+from docora_ops.jobs import (
+    JobFailure,
+    JobPlace,
+    JobRecord,
+    QueuedJob,
+    QueueOverview,
+    Scheduler,
+    Worker,
+)
+from docora_ops.queue.job_template import call_of, traceback_of
+from docora_ops.queue.redis_client import answers_of, redis_errors
+from docora_ops.queue.registries import REGISTRIES, registry_key
+from docora_ops.settings import Settings
+
+_JOB_FIELDS = ("data", "created_at", "enqueued_at", "started_at")
+_RECORD_FIELDS = (
+    *("status", "origin", "retries_left", "worker_name", "rate_limit_key"),
+    *("created_at", "enqueued_at", "started_at", "ended_at"),
+)
+_WORKER_FIELDS = ("birth", "death", "state", "hostname", "pid", "last_heartbeat")
+_SCHEDULER_FIELDS = ("hostname", "pid", "last_heartbeat")
+_MOST_RESULTS = 10
+"""RQ keeps no more."""
+_LEAST_WAITING = 20
+"""Jobs at the head of the list that are compared for the oldest: `--front` puts new jobs there."""
+_MOST_INTERMEDIATE = 1000
+"""Ids in the intermediate list that are read: each worker has one at most."""
+
+
+class QueueReader:
+    """Reads the RQ queue. All calls raise RedisError."""
+
+    def __init__(self, settings: Settings, client: Redis) -> None:
+        self._client = client
+        self._name = settings.queue_name
+        self._list = Queue(settings.queue_name, connection=client).key
+        self._intermediate = IntermediateQueue.get_intermediate_queue_key(self._list)
+
+    def overview(self, limit: int) -> QueueOverview:
+        """Reads the counts, the workers, the scheduler and the first `limit` jobs."""
+        with redis_errors(self._client):
+            now = self._now()
+            not_expired = f"({now}", cast("int", "+inf")
+            read = max(limit, _LEAST_WAITING)
+            pipeline = self._pipeline()
+            pipeline.llen(self._list)
+            pipeline.zcard(self._registry(ScheduledJobRegistry))
+            pipeline.zcount(self._registry(FinishedJobRegistry), *not_expired)
+            pipeline.zcount(self._registry(FailedJobRegistry), *not_expired)
+            pipeline.lrange(self._list, 0, read - 1)
+            pipeline.lrange(self._intermediate, 0, _MOST_INTERMEDIATE - 1)
+            pipeline.zrange(self._registry(StartedJobRegistry), *not_expired, byscore=True)
+            pipeline.zrange(self._registry(ScheduledJobRegistry), 0, limit - 1, withscores=True)
+            pipeline.smembers(WORKERS_BY_QUEUE_KEY % self._name)
+            pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % self._name)
+            length, delayed, finished, failed, *found, worker_keys, lock = pipeline.execute()
+            head, intermediate, executions, due = found
+            active = list(dict.fromkeys(_job_id(member) for member in executions))
+            taken = [job_id for job_id in map(_text, intermediate) if job_id not in active]
+            due_at = {_text(job_id): _from_timestamp(score) for job_id, score in due}
+            first = self._jobs([*taken, *map(_text, head)][:read], "waiting")
+            jobs = [
+                *self._jobs(active[:limit], "active"),
+                *first[:limit],
+                *self._jobs(list(due_at), "delayed", due_at),
+            ]
+            oldest = min(filter(None, (job.enqueued_at for job in first)), default=None)
+            age = None if oldest is None else max(0, int(now - oldest.timestamp()))
+            return QueueOverview(
+                waiting=length + len(taken),
+                active=len(executions),
+                completed=finished,
+                failed=failed,
+                delayed=delayed,
+                queue=self._name,
+                oldest_waiting_at=oldest,
+                oldest_waiting_seconds=age,
+                workers=self._workers(worker_keys),
+                scheduler=self._scheduler(lock),
+                jobs=jobs[:limit],
+            )
+
+    def _jobs(
+        self,
+        job_ids: Sequence[str],
+        status: str,
+        due_at: Mapping[str, datetime | None] | None = None,
+    ) -> list[QueuedJob]:
+        rows = self._hashes([Job.key_for(job_id) for job_id in job_ids], _JOB_FIELDS)
+        jobs = []
+        for job_id, (data, created_at, enqueued_at, started_at) in zip(job_ids, rows, strict=True):
+            call = call_of(data or b"")
+            owner, name = call.get("owner"), call.get("name")
+            jobs.append(
+                QueuedJob(
+                    id=job_id,
+                    status=status,
+                    name=call.get("function"),
+                    app_name=call.get("app_name"),
+                    repository_name=f"{owner}/{name}" if owner and name else None,
+                    created_at=_moment(created_at),
+                    processed_on=_moment(started_at) if status == "active" else None,
+                    enqueued_at=_moment(enqueued_at),
+                    due_at=due_at[job_id] if due_at else None,
+                )
+            )
+        return jobs
+
+    def _workers(self, keys: Iterable[bytes]) -> list[Worker]:
+        prefix = RQWorker.redis_worker_namespace_prefix
+        names = sorted(_text(key).removeprefix(prefix) for key in keys)
+        rows = self._hashes([prefix + name for name in names], _WORKER_FIELDS)
+        pipeline = self._pipeline()
+        for name in names:
+            pipeline.smembers(WORKER_EXECUTIONS_KEY_TEMPLATE.format(name))
+        workers = []
+        for name, row, executions in zip(names, rows, pipeline.execute(), strict=True):
+            birth, death, state, hostname, pid, last_heartbeat = row
+            alive = birth is not None and death is None
+            job_ids = self._running(sorted(executions)) if alive else []
+            workers.append(
+                Worker(
+                    name=name,
+                    state=_optional_text(state),
+                    hostname=_optional_text(hostname),
+                    pid=_optional_text(pid),
+                    last_heartbeat_at=_moment(last_heartbeat),
+                    alive=alive,
+                    jobs=self._jobs(job_ids, "active"),
+                )
+            )
+        return workers
+
+    def _running(self, executions: Sequence[bytes]) -> list[str]:
+        """Returns the job ids of the executions that have not expired."""
+        keys = [f"{RQ_KEY_PREFIX}:execution:{_text(each)}" for each in executions]
+        known = self._hashes(keys, ("created_at",))
+        return [_job_id(each) for each, [at] in zip(executions, known, strict=True) if at]
+
+    def _scheduler(self, lock: bytes | None) -> Scheduler | None:
+        if lock is None:
+            return None
+        name = _text(lock)
+        [(hostname, pid, heartbeat)] = self._hashes(
+            [SCHEDULER_KEY_TEMPLATE % name], _SCHEDULER_FIELDS
+        )
+        return Scheduler(name, _optional_text(hostname), _optional_text(pid), _moment(heartbeat))
+
+    def job(self, job_id: str) -> JobRecord:
+        """Reads all that RQ has of one job."""
+        with redis_errors(self._client):
+            now = self._now()
+            key = Job.key_for(job_id)
+            [(status, origin_field, retries_left, worker, limit_key, *times)] = self._hashes(
+                [key], _RECORD_FIELDS
+            )
+            created_at, enqueued_at, started_at, ended_at = map(_moment, times)
+            origin = _optional_text(origin_field)
+            queues = [self._name] if origin in {None, self._name} else [self._name, str(origin)]
+            places = [place for queue in queues for place in self._places(job_id, queue)]
+            if limit_key:
+                limited = f"{RQ_KEY_PREFIX}:rl:{_text(limit_key)}:rate_limited"
+                score = self._client.zscore(limited, job_id)
+                if score is not None:
+                    place = JobPlace("rate_limited", queues[-1], score_at=_from_timestamp(score))
+                    places.append(place)
+            ttl = self._client.pttl(key)
+            return JobRecord(
+                status=_optional_text(status),
+                origin=origin,
+                created_at=created_at,
+                enqueued_at=enqueued_at,
+                started_at=started_at,
+                ended_at=ended_at,
+                retries_left=_number(retries_left),
+                worker=_optional_text(worker),
+                expires_in=ttl // 1000 if ttl >= 0 else None,
+                places=[*places, *self._executions(job_id, queues, now)],
+                last_failure=self._last_failure(job_id),
+            )
+
+    def _places(self, job_id: str, queue: str) -> list[JobPlace]:
+        """Finds the job in the lists and the registries of a queue."""
+        waiting = Queue.redis_queue_namespace_prefix + queue
+        pipeline = self._pipeline()
+        pipeline.lpos(waiting, job_id, count=0)
+        pipeline.lpos(IntermediateQueue.get_intermediate_queue_key(waiting), job_id, count=0)
+        for registry in REGISTRIES.values():
+            pipeline.zscore(registry_key(registry, queue), job_id)
+        indexes, between, *scores = pipeline.execute()
+        return [
+            *(JobPlace("list", queue, position=index + 1) for index in indexes),
+            *(JobPlace("intermediate", queue, position=index + 1) for index in between),
+            *(
+                JobPlace(name, queue, score_at=_from_timestamp(score))
+                for name, score in zip(REGISTRIES, scores, strict=True)
+                if score is not None
+            ),
+        ]
+
+    def _executions(self, job_id: str, queues: Sequence[str], now: float) -> list[JobPlace]:
+        """Finds the executions of the job in the registries of running jobs and in its own."""
+        pipeline = self._pipeline()
+        for queue in queues:
+            pipeline.zrange(registry_key(StartedJobRegistry, queue), 0, -1, withscores=True)
+        pipeline.zrange(registry_key(ExecutionRegistry, job_id), 0, -1)
+        *registered, own = pipeline.execute()
+        found: dict[str, tuple[str, float]] = {_text(each): (queues[-1], 0.0) for each in own}
+        for queue, members in zip(queues, registered, strict=True):
+            for member, score in members:
+                if _job_id(member) == job_id:
+                    found[_text(member).partition(":")[2]] = (queue, score)
+        prefix = f"{RQ_KEY_PREFIX}:execution:{job_id}:"
+        rows = self._hashes([prefix + each for each in found], ("created_at", "worker_name"))
+        return [
+            JobPlace(
+                "execution",
+                queue,
+                score_at=_from_timestamp(score) if score else None,
+                alive=score > now or known is not None,
+                worker=_optional_text(worker),
+            )
+            for (queue, score), (known, worker) in zip(found.values(), rows, strict=True)
+        ]
+
+    def _last_failure(self, job_id: str) -> JobFailure | None:
+        key = Result.get_key(job_id)  # type: ignore[no-untyped-call]
+        pipeline = self._pipeline()
+        pipeline.xrevrange(key, count=_MOST_RESULTS)
+        [entries] = answers_of(pipeline)
+        for entry_id, fields in entries or ():
+            text = traceback_of(fields.get(b"exc_string") or b"")
+            if text:
+                failed_at = _from_timestamp(int(entry_id.partition(b"-")[0]) / 1000)
+                return JobFailure(failed_at, _optional_text(fields.get(b"worker_name")), text)
+        return None
+
+    def _hashes(self, keys: Sequence[str], fields: Sequence[str]) -> list[list[bytes | None]]:
+        """Reads these fields of each hash; all are None for a key of another type."""
+        pipeline = self._pipeline()
+        for key in keys:
+            pipeline.hmget(key, list(fields))
+        return [row or [None] * len(fields) for row in answers_of(pipeline)]
+
+    def _pipeline(self) -> Pipeline:
+        return self._client.pipeline(transaction=False)
+
+    def _now(self) -> float:
+        seconds, microseconds = self._client.time()
+        return seconds + microseconds / 1e6
+
+    def _registry(self, registry: type[BaseRegistry]) -> str:
+        return registry_key(registry, self._name)
+
+
+def _job_id(execution: bytes) -> str:
+    """Returns the job id in an entry of a registry of executions."""
+    return _text(execution).partition(":")[0]
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
+
+
+def _optional_text(value: bytes | None) -> str | None:
+    return _text(value) if value else None
+
+
+def _number(value: bytes | None) -> int | None:
+    with suppress(ValueError):
+        return int(value or b"")
+    return None
+
+
+def _from_timestamp(score: float) -> datetime | None:
+    with suppress(ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(score, UTC)
+    return None
+
+
+def _moment(value: bytes | None) -> datetime | None:
+    """Parses a time as RQ writes it; returns None for anything else."""
+    with suppress(ValueError):
+        if value:
+            return utcparse(_text(value))
+    return None

@@ -1,0 +1,152 @@
+"""`retry-all-failed`, `resync --all`, `schedule`, and every dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from docora_ops.bulk import BulkResult
+from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
+from docora_ops.render.cells import cell, style_of, with_id, words
+from docora_ops.render.json import Document, encode_long, fields_of
+from docora_ops.render.layout import fitting_table, headed, long_table, pairs, records
+from docora_ops.text import inert
+from docora_ops.waits import BulkWait
+
+_PLANNED = {
+    Outcome.QUEUED: "would queue",
+    Outcome.REPLACED_STALE: "would replace a stale job",
+    Outcome.FAILED: "can't be queued",
+}
+_MESSAGES = {
+    Action.RETRY: ("Bulk retry started", "No failed notifications found"),
+    Action.RESYNC: ("Bulk re-sync started", "No links found"),
+    Action.SCHEDULE: ("Schedule pass done", "Nothing is due"),
+}
+"""For some links, and for none."""
+_ROWS_SHOWN = 20
+
+
+def message(result: BulkResult) -> str:
+    """Returns the result in the dashboard's words where it has them."""
+    if result.action is Action.SCHEDULE and result.completed < result.total:
+        return "Schedule pass stopped"
+    some, none = _MESSAGES[result.action]
+    return some if result.total else none
+
+
+def document(result: BulkResult, wait: BulkWait | None = None) -> Document:
+    """Returns the JSON of a bulk operation: Docora's `BulkRetryResponse` and further fields."""
+    data: Document = {
+        "message": message(result),
+        "operation_id": result.operation_id,
+        **_counts(result),
+        "failures": result.failures,
+    }
+    if wait is not None:
+        waited = fields_of(wait)
+        failed_links = waited.pop("failed_links")
+        data |= {"waited": waited, "failed_links": failed_links}
+    return {"data": data}
+
+
+def encode_plan(result: BulkResult, links: Iterable[PlannedLink]) -> Iterator[str]:
+    """Encodes the JSON of a dry run piece by piece, since there may be a million links."""
+    data = {"message": "Dry run", "dry_run": True, **_counts(result), "links": []}
+    return encode_long(
+        {"data": data}, ({"job_id": link.job_id, **fields_of(link)} for link in links)
+    )
+
+
+def _counts(result: BulkResult) -> Document:
+    fields: Document = {
+        "total": result.total,
+        "completed": result.completed,
+        "succeeded": result.succeeded,
+        "failed": result.failed,
+        "cancelled": result.cancelled,
+        **{outcome: result.counts.get(outcome, 0) for outcome in Outcome},
+    }
+    if result.action is Action.RESYNC:
+        fields["deliveries_cleared"] = result.deliveries_cleared
+    if result.open_circuits_left_out is not None:
+        fields["open_circuits_left_out"] = result.open_circuits_left_out
+    return fields
+
+
+def plan_tables(links: Sequence[PlannedLink], width: int) -> Iterator[RenderableType]:
+    """Shows the expected outcome of each link."""
+
+    def cells(link: PlannedLink) -> tuple[str, ...]:
+        plan = _label(link.outcome, planned=True)
+        if link.error_message:
+            plan += f": {link.error_message}"
+        return tuple(map(inert, (link.app_name, link.repository_name, plan, link.job_id)))
+
+    columns = ("App", "Repository", "Would happen", "Job")
+    return long_table(columns, links, cells, lambda link: style_of(link.outcome), width)
+
+
+def table(result: BulkResult, width: int) -> RenderableType:
+    """Shows the number of links by app and outcome."""
+    shown = [outcome for outcome in Outcome if result.counts.get(outcome)]
+    numbers = [*(_label(each, planned=result.links is not None) for each in shown), "total"]
+
+    def row(app: str, counts: Mapping[Outcome, int]) -> list[Text]:
+        cells = (cell(counts.get(outcome, 0), style_of(outcome)) for outcome in shown)
+        return [cell(app), *cells, cell(sum(counts.values()))]
+
+    all_apps = [row("all", result.counts)] if len(result.by_app) > 1 else []
+    counts = result.by_app.items()
+    with_ids = [row(with_id(app.app_name, app.app_id), each) for app, each in counts]
+    rows = [row(app.app_name, each) for app, each in counts]
+    columns = ("App", *numbers)
+    return fitting_table(columns, with_ids + all_apps, width, numbers=numbers) or records(
+        columns, rows + all_apps, width, numbers=numbers
+    )
+
+
+def _label(outcome: Outcome, *, planned: bool) -> str:
+    return (planned and _PLANNED.get(outcome)) or words(outcome)
+
+
+def failures(
+    items: Sequence[LinkFailure], total: int = 0, heading: str = "Not done"
+) -> RenderableType:
+    """Shows the first failures, and how many more there are: `total` if `items` has not all."""
+    shown = headed(heading, "Why")
+    for failure in items[:_ROWS_SHOWN]:
+        shown.add_row(cell(failure.job_id), cell(failure.error_message))
+    if len(items) > _ROWS_SHOWN:
+        more = max(total, len(items)) - _ROWS_SHOWN
+        shown.add_row(cell(f"and {more} more"), cell("see --json"))
+    return shown
+
+
+def app_counts(counts: Iterable[AppCount]) -> RenderableType:
+    """Shows the number of links of each app, the largest first."""
+    ordered = sorted(counts, key=lambda count: -count.links)
+    shown = pairs(
+        (cell(count.links), cell(with_id(count.app_name, count.app_id)))
+        for count in ordered[:_ROWS_SHOWN]
+    )
+    if rest := ordered[_ROWS_SHOWN:]:
+        links = sum(count.links for count in rest)
+        shown.add_row(cell(links), cell(f"in {len(rest)} more apps"))
+    return shown
+
+
+def wait_counts(wait: BulkWait) -> str:
+    """Counts the snapshots by result, and the jobs of the others by place."""
+    counts = {
+        "in sync": wait.synced,
+        "failed again": wait.failed,
+        "gone": wait.gone,
+        "still to come": wait.running,
+    }
+    shown = ", ".join(f"{count} {label}" for label, count in counts.items() if count)
+    places = fields_of(wait.jobs).items()
+    jobs = ", ".join(f"{count} {place}" for place, count in places if count)
+    return f"{shown} ({jobs})" if jobs else shown

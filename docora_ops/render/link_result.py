@@ -1,0 +1,82 @@
+"""`retry` and `resync` of one link."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+
+from docora_ops.links import Action, LinkResult, Outcome
+from docora_ops.render.cells import cell, circuit, retries, state, with_id
+from docora_ops.render.json import Document
+from docora_ops.render.layout import pairs
+from docora_ops.waits import LinkWait, WaitEnd
+
+_MESSAGES = {Action.RETRY: "Retry queued", Action.RESYNC: "Re-sync queued"}
+_ENDS = {
+    WaitEnd.SYNCED: ("in sync", "green"),
+    WaitEnd.FAILED: ("failed again", "bold red"),
+    WaitEnd.GONE: ("the link is gone", "yellow"),
+    WaitEnd.LOST: ("the job is lost", "bold red"),
+}
+
+
+def message(result: LinkResult) -> str:
+    """Returns the result in the dashboard's words where it has them."""
+    if result.outcome is Outcome.ALREADY_RUNNING:
+        return "Snapshot already running"
+    return _MESSAGES[result.action]
+
+
+def document(result: LinkResult, workers: int, wait: LinkWait | None = None) -> Document:
+    """Returns the JSON of a result: Docora's `RetryResponse` and further fields."""
+    link = result.link
+    data: Document = {
+        "message": message(result),
+        "job_id": link.ref.job_id,
+        "outcome": result.outcome,
+        "app_id": link.ref.app_id,
+        "app_name": link.payload.app_name,
+        "repository_id": link.ref.repository_id,
+        "repository_name": link.payload.repository_name,
+        "previous": {
+            "status": link.status,
+            "retry_count": link.retry_count,
+            "error_message": link.error_message,
+        },
+        "circuit_open_until": result.circuit_open_until,
+        "workers": workers,
+    }
+    if result.action is Action.RESYNC:
+        data["deliveries_cleared"] = result.deliveries_cleared
+    if wait is not None:
+        data["waited"] = wait
+    return {"data": data}
+
+
+def table(result: LinkResult) -> RenderableType:
+    """Shows the link as it was before, and the outcome."""
+    link = result.link
+    shown = pairs(
+        [
+            ("App", cell(with_id(link.payload.app_name, link.ref.app_id))),
+            ("Repository", cell(with_id(link.payload.repository_name, link.ref.repository_id))),
+            ("Was", cell(f"{link.status}, {retries(link.retry_count)}")),
+        ]
+    )
+    if link.error_message is not None:
+        shown.add_row("Last error", cell(link.error_message))
+    shown.add_row("Outcome", state(result.outcome))
+    shown.add_row("Job", cell(link.ref.job_id))
+    if result.action is Action.RESYNC:
+        shown.add_row("Files", cell(f"{result.deliveries_cleared} to send again"))
+    if link.circuit_open_until:
+        shown.add_row("Circuit", circuit(result.circuit_open_until))
+    return shown
+
+
+def wait_table(wait: LinkWait) -> RenderableType:
+    """Shows the result of the snapshot."""
+    text, style = _ENDS.get(wait.result, (f"still {wait.status}", "yellow"))
+    shown = pairs([("Result", cell(f"{text}, after {wait.seconds:.0f} s", style))])
+    if wait.error_message is not None:
+        shown.add_row("Error", cell(wait.error_message))
+    return shown

@@ -1,0 +1,81 @@
+"""`operations`, `progress` and `cancel`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from docora_ops.bulk import KnownOperation, Progress
+from docora_ops.links import LinkFailure
+from docora_ops.render.bulk import failures as failures_table
+from docora_ops.render.cells import cell, state
+from docora_ops.render.json import Document, fields_of
+from docora_ops.render.layout import pairs, records
+from docora_ops.text import duration
+
+
+def list_document(operations: Iterable[KnownOperation]) -> Document:
+    """Returns the JSON of `operations`."""
+    return {"data": operations}
+
+
+def list_table(operations: Iterable[KnownOperation], width: int) -> RenderableType:
+    """Shows the operations with their progress and state."""
+    numbers = ("Completed", "Succeeded", "Failed")
+    rows = [
+        (
+            cell(operation.operation_id),
+            cell(f"{operation.completed} of {operation.total}"),
+            cell(operation.succeeded),
+            _failed(operation),
+            state(operation.state),
+            cell(_ago(operation.last_step_at)),
+        )
+        for operation in operations
+    ]
+    return records(("Operation", *numbers, "State", "Last step"), rows, width, numbers=numbers)
+
+
+def _ago(moment: datetime | None) -> str:
+    if moment is None:
+        return "unknown"
+    return f"{duration((datetime.now(UTC) - moment).total_seconds())} ago"
+
+
+def progress_document(
+    progress: Progress, failures: Sequence[LinkFailure], failures_total: int
+) -> Document:
+    """Returns the JSON of `progress`: Docora's `BulkProgressResponse` and the failures."""
+    data = fields_of(progress) | {"failures": failures}
+    if failures_total > len(failures):
+        data["failures_not_kept"] = failures_total - len(failures)
+    return {"data": data}
+
+
+def progress_tables(
+    progress: Progress, failures: Sequence[LinkFailure], failures_total: int
+) -> Iterator[RenderableType]:
+    """Shows the progress of one operation and its failures."""
+    yield pairs(
+        [
+            ("Operation", cell(progress.operation_id)),
+            ("Completed", cell(f"{progress.completed} of {progress.total}")),
+            ("Succeeded", cell(progress.succeeded)),
+            ("Failed", _failed(progress)),
+            ("Cancelled", cell("yes" if progress.cancelled else "no")),
+        ]
+    )
+    if failures:
+        yield from ("", failures_table(failures, failures_total))
+
+
+def cancel_document(operation_id: str) -> Document:
+    """Returns the JSON of `cancel`."""
+    return {"data": {"message": "Cancellation requested", "operation_id": operation_id}}
+
+
+def _failed(progress: Progress) -> Text:
+    return cell(progress.failed, "bold red" if progress.failed else "")

@@ -1,0 +1,88 @@
+"""`queue`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from docora_ops.jobs import QueuedJob, QueueOverview, Scheduler, Worker
+from docora_ops.render.cells import cell, link_name, state
+from docora_ops.render.json import Document
+from docora_ops.render.layout import fitting_table, pairs, records
+from docora_ops.text import duration, moment
+
+
+def document(overview: QueueOverview) -> Document:
+    """Returns the JSON of `queue`, with Docora's own field names for the counts and the jobs."""
+    return {"data": overview}
+
+
+def tables(overview: QueueOverview, width: int) -> Iterator[RenderableType]:
+    """Shows the counts, the workers and the jobs, with a blank line between the tables."""
+    age = overview.oldest_waiting_seconds
+    waited = "" if age is None else f", the oldest for {duration(age)}"
+    alive = sum(worker.alive for worker in overview.workers)
+    yield pairs(
+        [
+            ("Waiting", cell(f"{overview.waiting}{waited}")),
+            ("Active", cell(overview.active)),
+            ("Delayed", cell(overview.delayed)),
+            ("Completed", cell(overview.completed)),
+            ("Failed", cell(overview.failed)),
+            ("Scheduler", _scheduler(overview.scheduler, needed=overview.delayed > 0)),
+            ("Workers", cell(alive) if alive else cell("none", "yellow")),
+        ]
+    )
+    if overview.workers:
+        yield from ("", _workers(overview.workers, width))
+    if overview.jobs:
+        yield from ("", _jobs(overview.jobs, width))
+
+
+def _scheduler(scheduler: Scheduler | None, *, needed: bool) -> Text:
+    if scheduler is None:
+        return cell("none", "yellow" if needed else "")
+    host, pid = scheduler.hostname, scheduler.pid
+    return cell(f"running on {host}, process {pid}" if host and pid else "running")
+
+
+def _workers(workers: Sequence[Worker], width: int) -> RenderableType:
+    rows = [
+        (
+            cell(worker.name),
+            cell(worker.state or "unknown") if worker.alive else cell("gone", "yellow"),
+            cell(moment(worker.last_heartbeat_at) or "-"),
+            cell(", ".join(map(_name, worker.jobs)) or "-"),
+        )
+        for worker in workers
+    ]
+    return records(("Worker", "State", "Last heartbeat", "At work on"), rows, width, long=3)
+
+
+def _jobs(jobs: Sequence[QueuedJob], width: int) -> RenderableType:
+    rows = [
+        (
+            state(job.status),
+            cell(_name(job)),
+            _since(job),
+            cell(job.id),
+        )
+        for job in jobs
+    ]
+    columns = ("Status", "Job", "Since", "Id")
+    return fitting_table(columns, rows, width, long=1) or records(
+        columns[:3], [row[:3] for row in rows], width, long=1
+    )
+
+
+def _name(job: QueuedJob) -> str:
+    return link_name(job.app_name, job.repository_name) or job.id
+
+
+def _since(job: QueuedJob) -> Text:
+    if job.status == "delayed":
+        return cell(f"due {moment(job.due_at) or 'never'}")
+    since = moment(job.processed_on if job.status == "active" else job.enqueued_at)
+    return cell(since or "-")

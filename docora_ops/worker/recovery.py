@@ -1,0 +1,100 @@
+"""Updates links whose job was killed or whose worker is gone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import closing
+
+from rq.job import Job
+
+from docora_ops.actions.repair.abandoned import recover_abandoned
+from docora_ops.database import Database
+from docora_ops.database.link_scans import Failure, Refusal, fail_killed_scan
+from docora_ops.errors import DocoraOpsError
+from docora_ops.queue import LinkQueue, Redis
+from docora_ops.settings import Settings
+from docora_ops.text import inert
+
+_KEPT_DELAY = 10
+"""Seconds until the next try of a job that has no delays of its own."""
+
+log = logging.getLogger("rq.worker.snapshot")
+
+
+class Tries:
+    """The tries that a job has left: none without a job. RQ reads them after a failure."""
+
+    def __init__(self, job: Job | None) -> None:
+        self._job = job
+
+    @property
+    def left(self) -> int:
+        """The number of tries after this one."""
+        return 0 if self._job is None else self._job.retries_left or 0
+
+    def end(self) -> None:
+        """Makes this try the last one."""
+        if self._job is not None:
+            self._job.retries_left = 0
+
+    def keep(self) -> None:
+        """Makes sure that another try follows."""
+        if self._job is not None:
+            self._job.retries_left = max(self.left, 1)
+            self._job.retry_intervals = self._job.retry_intervals or [_KEPT_DELAY]
+
+
+class LinkRecovery:
+    """Counts the failures that killed jobs could not count themselves. Logs errors of Postgres."""
+
+    def __init__(self, settings: Settings, client: Redis) -> None:
+        self._settings = settings
+        self._queue = LinkQueue(settings, client)
+
+    def count_killed_job(
+        self, app_id: str, repository_id: str, tries: Tries, *, reason: str, stopped: bool = False
+    ) -> None:
+        """Counts a failure of the link, and ends or keeps the tries of the job accordingly.
+
+        `stopped`: an operator has stopped the job, so it gets no further try.
+        """
+        name = inert(f"{app_id} {repository_id}")
+        failure = Failure(
+            app_id,
+            repository_id,
+            f"the snapshot was cut off: {reason}",
+            0 if stopped else tries.left,
+            self._settings.max_retry_attempts,
+        )
+        try:
+            with closing(Database(self._settings)) as database:
+                ending = fail_killed_scan(database, failure)
+        except DocoraOpsError as error:
+            # Another job holds the link, or Postgres is away: the next try updates the link.
+            tries.keep()
+            log.warning("%s: %s; not marked: %s", name, reason, inert(error.message))
+            return
+        if isinstance(ending, Refusal) or ending.is_final:
+            tries.end()
+        log.warning("%s: %s; the link is %s", name, reason, getattr(ending, "status", "gone"))
+
+    def recover_abandoned_links(self, keep_alive: Callable[[], object]) -> None:
+        """Queues links again that are `scanning` without a job.
+
+        Calls `keep_alive` now and then; only errors of that call are raised.
+        """
+        try:
+            with closing(Database(self._settings)) as database:
+                recovered = recover_abandoned(
+                    database, self._queue, self._settings.max_retry_attempts, keep_alive
+                )
+        except DocoraOpsError as error:
+            log.warning("links left behind can't be looked for: %s", inert(error.message))
+            return
+        for item in recovered:
+            log.warning(
+                "%s: left behind by a killed worker; %s",
+                inert(item.ref.job_id),
+                inert(item.error_message or "it is queued again"),
+            )

@@ -1,0 +1,126 @@
+"""RQ's queue, job, registry of running jobs and scheduler, each with corrections."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import ClassVar, cast
+
+from redis import Redis, RedisError
+from redis.client import Pipeline
+from rq import Queue
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.registry import StartedJobRegistry
+from rq.scheduler import RQScheduler
+
+from docora_ops.interrupts import held_back
+
+_MAINTENANCE_LOCK_TTL = 120
+
+
+class SnapshotQueue(Queue):
+    """A queue whose maintenance lock expires after two minutes.
+
+    RQ's own lasts 15 minutes. If its owner were killed, nobody would clean up until then.
+    """
+
+    def acquire_maintenance_lock(self) -> bool:
+        """Takes the lock; returns False if another worker holds it."""
+        key = self.registry_cleaning_key
+        return bool(self.connection.set(key, 1, nx=True, ex=_MAINTENANCE_LOCK_TTL))
+
+
+class SnapshotJob(Job):
+    """A job whose next try is scheduled atomically.
+
+    RQ first sets the status `scheduled`, and then adds the job to the schedule. If the process were
+    killed in between, RQ would drop the job.
+    """
+
+    _retry_pipeline: Pipeline | None = None
+
+    @property
+    def started_job_registry(self) -> StartedJobRegistry:
+        """The registry of running jobs, with heartbeats by Redis's clock."""
+        return RunningJobs(
+            self.origin,
+            connection=self.connection,
+            job_class=type(self),
+            serializer=self.serializer,
+        )
+
+    def retry(self, queue: Queue, pipeline: Pipeline) -> None:
+        """Queues or schedules the next try in the pipeline, its status included."""
+        self._retry_pipeline = pipeline
+        try:
+            super().retry(queue, pipeline)
+        finally:
+            self._retry_pipeline = None
+
+    def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
+        """Sets the status."""
+        super().set_status(status, self._retry_pipeline if pipeline is None else pipeline)
+
+
+class RunningJobs(StartedJobRegistry):
+    """A registry of running jobs whose heartbeats expire by Redis's clock.
+
+    RQ's own expire by the clock of this host. If that is behind, other workers take a running job
+    for abandoned.
+    """
+
+    clock_ahead: ClassVar[float] = 0
+    """Seconds by which the clock of this host is ahead of Redis's."""
+
+    def add_execution(
+        self, execution: Execution, pipeline: Pipeline, ttl: int = 0, xx: bool = False
+    ) -> int:
+        """Adds or renews an execution; it expires `ttl` seconds from now by Redis's clock."""
+        if ttl < 0:
+            return super().add_execution(execution, pipeline, ttl, xx)
+        expires_at = time.time() - self.clock_ahead + ttl
+        return cast("int", pipeline.zadd(self.key, {execution.composite_key: expires_at}, xx=xx))
+
+
+class DelayedJobScheduler(RQScheduler):
+    """A scheduler whose process ends on a signal, and when its worker was killed.
+
+    RQ's own process goes on, with a copy of the dead worker's connection. Redis hands the next job
+    to that connection, where nobody reads it.
+    """
+
+    def __init__(self, queues: list[Queue], connection: Redis, logging_level: int) -> None:
+        super().__init__(queues, connection=connection, logging_level=logging_level)
+        self._pool = connection.connection_pool
+        self._worker_pid = os.getpid()
+        self._mask: set[int | signal.Signals] = set()
+
+    def start(self) -> None:
+        """Forks, with signals held back until the scheduler has its own handlers."""
+        with held_back() as self._mask:
+            super().start()  # type: ignore[no-untyped-call]
+
+    def work(self) -> None:
+        """Runs in the scheduler's process until it is told to end."""
+        self._install_signal_handlers()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        self._pool.disconnect()
+        try:
+            super().work()  # type: ignore[no-untyped-call]
+        except RedisError as error:
+            # The next maintenance of the worker starts another scheduler.
+            self.log.warning("Scheduler has lost Redis: %s", type(error).__name__)
+
+    def _install_signal_handlers(self) -> None:
+        """Handles SIGHUP like SIGTERM, unless it is ignored."""
+        super()._install_signal_handlers()  # type: ignore[no-untyped-call]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self.request_stop)
+
+    def heartbeat(self) -> None:
+        """Sends a heartbeat each second; ends if the worker is no longer the parent."""
+        if os.getppid() != self._worker_pid:
+            self._stop_requested = True
+        super().heartbeat()  # type: ignore[no-untyped-call]

@@ -1,0 +1,69 @@
+"""Tells apps that the circuit of one of their repositories is open."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+from docora_ops.database.circuits import Circuit, Recipient
+from docora_ops.errors import SnapshotError
+from docora_ops.links import Payload
+from docora_ops.settings import Settings
+from docora_ops.text import inert, moment
+from docora_ops.worker.bodies import encode, repository_fields
+from docora_ops.worker.endpoint import secrets_of
+from docora_ops.worker.secrets import Cleaner, decrypt
+from docora_ops.worker.webhook import Webhook
+
+_TIMEOUT = 10
+_THREADS = 8
+
+log = logging.getLogger("rq.worker.snapshot")
+
+
+def post_sync_failed(
+    recipients: Sequence[Recipient],
+    payload: Payload,
+    circuit: Circuit,
+    message: str,
+    settings: Settings,
+) -> None:
+    """Posts `sync_failed` with git's error to every app; failures are only logged."""
+    key = settings.require_encryption_key()
+
+    def post(recipient: Recipient) -> None:
+        body = encode(
+            {
+                "event": "sync_failed",
+                "repository": repository_fields(payload),
+                "error": {"type": "git_failure", "message": message},
+                "circuit_breaker": {
+                    "status": "open",
+                    "consecutive_failures": circuit.consecutive_failures,
+                    "threshold": settings.circuit_breaker_threshold,
+                    "cooldown_until": moment(circuit.open_until),
+                },
+                "retry_count": recipient.retry_count,
+                "timestamp": moment(datetime.now(UTC)),
+            }
+        )
+        cleaner = Cleaner()
+        cleaner.learn(secrets_of(recipient.base_url))
+        try:
+            auth_key = decrypt(recipient.client_auth_key_encrypted, key, "its auth key")
+            with Webhook(
+                recipient.base_url, recipient.app_id, auth_key, timeout=_TIMEOUT
+            ) as webhook:
+                webhook.send("sync_failed", body)
+                webhook.receive()
+        except SnapshotError as error:
+            log.warning(
+                "app %s was not told of the open circuit: %s",
+                inert(recipient.app_id),
+                inert(cleaner.clean(": ".join(filter(None, (error.message, error.hint))))),
+            )
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(post, recipients))

@@ -1,0 +1,124 @@
+"""The topics keep up with the code: exit codes, settings, checks, drift, words of the JSON."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from docora_ops import errors
+from docora_ops.audit import HistoryState
+from docora_ops.bulk import OperationState
+from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.diagnosis import CheckName
+from docora_ops.drift import DriftKind
+from docora_ops.jobs import JobState
+from docora_ops.links import Outcome
+from docora_ops.settings import Settings
+from docora_ops.waits import WaitEnd
+from tests.help.documents import ROOT, TOPICS, topic
+
+NO_DEFAULT = "\N{EN DASH}"
+ABSTRACT = {"error", "refused", "server", "unqueueable"}
+"""The codes of errors that are never raised themselves."""
+
+
+def kinds(kind: type[errors.DocoraOpsError]) -> list[type[errors.DocoraOpsError]]:
+    """Returns the kind and all kinds below it, except those that only a job meets."""
+    if kind is errors.SnapshotError:
+        return []
+    return [kind, *(each for below in kind.__subclasses__() for each in kinds(below))]
+
+
+def test_every_exit_code_has_its_row_and_no_other_does() -> None:
+    rows = re.findall(r"^\| (\d+) \| \S", topic("exit-codes"), re.MULTILINE)
+    assert rows == [str(int(code)) for code in ExitCode]
+
+
+def test_every_setting_has_its_row_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| \S", topic("environment"), re.MULTILINE))
+    expected = {}
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if isinstance(default, SecretStr):
+            default = default.get_secret_value()
+        variable = str(field.validation_alias or name.upper())
+        expected[variable] = NO_DEFAULT if default is None else str(default)
+    assert {name: default.strip("`") for name, default in rows.items()} == expected
+
+
+def test_every_error_code_has_its_row_with_its_exit_code() -> None:
+    table = topic("json").partition("## Errors")[2]
+    rows = {
+        code: int(exit_code)
+        for codes, exit_code in re.findall(r"^\| (`.*?`) \| (\d+) \|", table, re.MULTILINE)
+        for code in re.findall(r"`(\w+)`", codes)
+    }
+    expected = {each.code: int(exit_code_of(each(""))) for each in kinds(errors.DocoraOpsError)}
+    assert rows == {"bug": 1} | {
+        code: exit_code for code, exit_code in expected.items() if code not in ABSTRACT
+    }
+
+
+def test_every_word_of_the_documents_is_explained_or_shown() -> None:
+    words = {
+        *(each.value for each in (*Outcome, *JobState, *OperationState, *HistoryState, *WaitEnd)),
+        *("failures_not_kept", "last_step_at", "open_circuits_left_out", "deliveries_cleared"),
+        *("app_ids", "repository_ids", "jobs_without_link", "failed_links", "waited", "hint"),
+    }
+    text = topic("json")
+    assert not {word for word in words if not re.search(rf"[`\"]{word}[`\"]", text)}
+
+
+def test_every_check_of_doctor_has_its_row_once() -> None:
+    rows = re.findall(r"^\| (`.*?`) \|", topic("doctor"), re.MULTILINE)
+    names = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(names) == sorted(CheckName)
+
+
+def test_every_kind_of_drift_has_its_row() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", topic("repair"), re.MULTILINE)
+    assert rows == [kind for kind in DriftKind if kind.is_drift]
+
+
+def test_every_job_state_and_state_of_an_operation_has_its_row() -> None:
+    for name, states in ("failed", JobState), ("operations", OperationState):
+        rows = re.findall(r"^\| `(\w+)` \|", topic(name), re.MULTILINE)
+        assert sorted(rows) == sorted(states)
+
+
+def test_every_message_under_troubleshooting_is_one_of_ours() -> None:
+    said = set()
+    for file in (ROOT / "docora_ops").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.add(node.value)
+    texts = "\n".join(said).replace("already_running", "already running")
+    messages = re.findall(r"^## (`.*`)", topic("troubleshooting"), re.MULTILINE)
+    ours = [each for message in messages for each in re.findall(r"`([^`]+)`", message)]
+    # Postgres says that itself.
+    assert [each for each in ours if each not in texts] == ["permission denied"]
+
+
+def test_every_topic_begins_with_a_heading_and_a_sentence_for_the_list() -> None:
+    for name in TOPICS:
+        heading, sentence, *_ = topic(name).split("\n\n")
+        assert re.fullmatch("# .+", heading), name
+        assert re.match(r"[A-Z`].*?\.(\s|$)", sentence, re.DOTALL), name
+
+
+def test_the_wheel_has_every_topic(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    [wheel] = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"docora_ops/help/{name}.md" for name in TOPICS} <= names

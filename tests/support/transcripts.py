@@ -1,0 +1,120 @@
+"""The console blocks of the Markdown files: commands, and what they print in a small Docora."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+_BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
+_COMMAND = re.compile(r"^\$ (.*)$", re.MULTILINE)
+_OPERATION = re.compile(r"bulk_[0-9a-f]{16}")
+_WHO = re.compile(r'(?<="who": ")[^"]*|(?<=Z   )\S+@\S+ *(?=  \S)')
+_WIDTH = 100
+
+DASHBOARDS = "bulk_0123456789abcdef"
+"""An operation of Docora's dashboard that the tests prepare."""
+
+_VARYING = (
+    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "MOMENT"),
+    (r"bulk_[0-9a-f]{16}", "OPERATION"),
+    (r"\bafter \d+ s\b", "after SECONDS"),
+    (r"\bagain in \d+ s\b", "again in SECONDS"),
+    (r"\b\d+ d \d+ h\b", "DURATION"),
+    (r"\bsince \d+ s\b", "since SECONDS"),
+    (r"\b\d+ MiB used, \d+%", "MEMORY"),
+    (r"\b(PostgreSQL|Valkey|Redis) \d[\d.]*", "VERSION"),
+    (r"\b(nothing to save yet|snapshots|append-only file)\b", "PERSISTENCE"),
+    (r'("[a-z_]*seconds"|"expires_in"|"pid"): "?[\d.]+"?', r"\1: NUMBER"),
+    (r"─+", "─"),
+    (r"\s+", " "),
+)
+"""Patterns of what differs from run to run, with what stands for it in a comparison."""
+
+
+def play(text: str, run: Callable[[str], str]) -> str:
+    """Returns the text with what the commands of its console blocks print now.
+
+    `run` runs one command line and returns what it printed.
+    """
+    ids_in_text = _operations(text)
+    shown_so_far = ""
+
+    def play_command(command: str) -> str:
+        nonlocal shown_so_far
+        # The text has the operation ids of an earlier run.
+        ids = dict(zip(ids_in_text, _operations(shown_so_far), strict=False))
+        as_run = _OPERATION.sub(lambda found: ids.get(found[0], found[0]), command)
+        shown = f"$ {as_run}\n{_readable(run(as_run))}"
+        shown_so_far += shown
+        return shown
+
+    def play_block(block: re.Match[str]) -> str:
+        return "".join(map(play_command, _COMMAND.findall(block[0])))
+
+    return _BLOCK.sub(play_block, text)
+
+
+def _operations(text: str) -> list[str]:
+    """Returns the operation ids in the order of their first appearance."""
+    return list(dict.fromkeys(each for each in _OPERATION.findall(text) if each != DASHBOARDS))
+
+
+def comparable(text: str) -> list[str]:
+    """Returns the text, cut before each command, without what differs from run to run."""
+    for pattern, placeholder in _VARYING:
+        text = re.sub(pattern, placeholder, text)
+    return text.split("$ docora-ops ")
+
+
+def _readable(shown: str) -> str:
+    """Returns output with folded documents and narrow tables."""
+    if shown.startswith("{"):
+        return f"{_folded(json.loads(_WHO.sub('kim@ops1', shown)))}\n"
+    lines = (_WHO.sub(_same_width, line).rstrip() for line in shown.splitlines())
+    return _with_short_rules("".join(f"{line}\n" for line in lines))
+
+
+def _same_width(who: re.Match[str]) -> str:
+    return "kim@ops1".ljust(len(who[0]))
+
+
+def _with_short_rules(shown: str) -> str:
+    """Returns the output with each rule of a table as wide as its longest row."""
+    lines: list[str] = []
+    for is_table, group in groupby(
+        shown.splitlines(), key=lambda line: line.startswith((" ", "─"))
+    ):
+        rows = list(group)
+        if is_table:
+            width = max((len(row) for row in rows if not row.startswith("─")), default=0)
+            rows = ["─" * (width + 1) if row.startswith("─") else row for row in rows]
+        lines += rows
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _folded(value: Any, indent: str = "", before: int = 0) -> str:
+    """Returns JSON with each list and object on one line if it fits, else on several.
+
+    `before`: how many characters stand before it on its first line.
+    """
+    flat = json.dumps(value, ensure_ascii=False)
+    if len(indent) + before + len(flat) < _WIDTH or not isinstance(value, dict | list) or not value:
+        return flat
+    inner = indent + "  "
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(inner + _folded(each, inner) for each in value) + f"\n{indent}]"
+    lines = [""]
+    for name, each in value.items():
+        label = f"{json.dumps(name)}: "
+        piece = label + _folded(each, inner, len(label))
+        if lines[-1] and "\n" not in piece and len(lines[-1]) + len(piece) + 3 < _WIDTH:
+            lines[-1] += f", {piece}"
+        elif lines[-1]:
+            lines[-1] += ","
+            lines.append(inner + piece)
+        else:
+            lines[-1] = inner + piece
+    return "{\n" + "\n".join(lines) + f"\n{indent}}}"
