@@ -22,7 +22,6 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 
 from docora_ops.actions import failed
 from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.show import link_details
 from docora_ops.bulk import BulkResult
@@ -42,7 +41,7 @@ from tests.jobs.machine.predicting import (
     predict_one,
     qualifies,
 )
-from tests.jobs.machine.situation import LIVE, Situation
+from tests.jobs.machine.situation import Situation
 from tests.jobs.machine.watch import Watch, assert_predicted
 from tests.jobs.machine.world import HAPPENINGS, World
 from tests.support.docora import Docora
@@ -309,7 +308,7 @@ class Actions(Watch):
         before = self.latest
         with self.row_locked(link if is_locked else None) as locked:
             self.actions.repair()
-        self._compare_repaired(before, locked)
+        self.compare_repaired(before, locked)
 
     @rule(link=World.links, first=HAPPENINGS, cut=CUTS, number=st.integers(1, 4))
     def repair_is_cut_and_repeated(
@@ -319,41 +318,9 @@ class Actions(Watch):
         before = self.latest
         self._call_while_cut(lambda actions: actions.repair(), cut, number)
         half_way = self.see_after_us()
-        self._compare_live(before, half_way)
+        self.compare_live(before, half_way)
         self.actions.repair()
-        self._compare_repaired(half_way, None)
-
-    def _compare_repaired(self, before: Situation, locked: str | None) -> None:
-        """No link is without a job, what was live is so still, and nothing is left to do."""
-        after = self.see_after_us()
-        self._compare_live(before, after)
-        todo = {job_id for job_id in before.without_job if job_id != locked}
-        for job_id, row in before.rows.items():
-            if job_id not in todo:
-                assert after.rows[job_id] == row
-                continue
-            changes: dict[str, Any] = {"status": "pending_snapshot"}
-            if row.status == "scanning":
-                changes |= {"retry_count": row.retry_count + 1, "last_error": STUCK_ERROR}
-                if row.retry_count + 1 >= self.docora.settings.max_retry_attempts:
-                    assert after.rows[job_id].is_like(row, **(changes | {"status": "failed"}))
-                    continue
-            assert after.rows[job_id].is_like(row, **changes)
-            is_rescan = row.status != "pending_snapshot"
-            assert after.jobs[job_id].is_fresh(is_rescan, self.known[job_id])
-        if locked is None:
-            assert self.actions.drift().total == 0
-            dump = self.docora.dump()
-            self.actions.repair()
-            assert self.docora.dump() == dump
-
-    def _compare_live(self, before: Situation, after: Situation) -> None:
-        for job_id, job in before.jobs.items():
-            if job.state is JobState.RUNNING:
-                assert after.jobs[job_id] == job
-            elif job.state in LIVE and job_id in before.rows:
-                assert after.jobs[job_id].state is job.state
-                assert after.jobs[job_id].fields == job.fields
+        self.compare_repaired(half_way, None)
 
     # Reading
 
