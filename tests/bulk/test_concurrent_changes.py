@@ -12,6 +12,7 @@ from rq.job import Job, JobStatus
 
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.errors import RedisError
+from docora_ops.interrupts import Stop
 from docora_ops.links import Outcome
 from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
 from tests.support.docora import Docora
@@ -24,7 +25,7 @@ DELETE = "DELETE FROM app_repositories"
 
 def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> None:
     """Lets something happen between a run's first look at its links and the second."""
-    monkeypatch.setattr(BulkRun, "_pause", lambda run, seconds: happen())
+    monkeypatch.setattr(Stop, "sleep", lambda _, seconds: happen())
 
 
 # Links that change before their turn
@@ -329,7 +330,7 @@ def test_a_row_that_changes_while_it_is_being_claimed_is_judged_by_what_was_lock
 
 
 @every_bulk_action
-def test_when_the_queues_key_breaks_nothing_more_is_changed_and_the_result_tells_what_was_done(
+def test_when_the_queues_key_breaks_nothing_more_is_changed_and_the_result_shows_what_was_done(
     docora: Docora, bulk: BulkAction
 ) -> None:
     bulk.add_links(docora, 30)

@@ -109,7 +109,7 @@ def test_one_signal_ends_a_bulk_action_after_the_batches_in_flight(
 
 
 @every_bulk_action
-def test_a_bulk_action_whose_redis_is_lost_tells_what_it_has_done(
+def test_a_bulk_action_whose_redis_is_lost_reports_what_it_has_done(
     docora: Docora, own: OwnRedis, bulk: BulkAction
 ) -> None:
     with held_at_push(docora, bulk, own.url, "--json") as (_, stderr, push):
@@ -122,7 +122,7 @@ def test_a_bulk_action_whose_redis_is_lost_tells_what_it_has_done(
 
 
 @every_bulk_action
-def test_a_bulk_action_whose_postgres_is_lost_tells_what_it_has_done(
+def test_a_bulk_action_whose_postgres_is_lost_reports_what_it_has_done(
     docora: Docora, bulk: BulkAction
 ) -> None:
     with held_at_push(docora, bulk, docora.redis_url, "--json") as (_, stderr, push):

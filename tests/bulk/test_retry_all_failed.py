@@ -68,7 +68,7 @@ def test_the_json_has_the_fields_of_the_contract_and_their_sums(docora: Docora) 
     assert_without_escapes(result)
 
 
-def test_the_summary_counts_by_app_and_the_id_and_database_are_said_on_stderr(
+def test_the_summary_counts_by_app_and_stderr_names_the_operation_and_the_database(
     docora: Docora,
 ) -> None:
     docora.add_links(5, apps=2)

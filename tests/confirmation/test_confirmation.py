@@ -39,7 +39,7 @@ def test_a_dumb_terminal_is_asked_too(docora: Docora) -> None:
     assert docora.statuses() == {"failed": 3}
 
 
-def test_a_background_job_is_told_to_add_yes_and_does_not_wait(docora: Docora) -> None:
+def test_a_background_job_must_add_yes_and_does_not_wait(docora: Docora) -> None:
     """It would be stopped as soon as it reads."""
     link = docora.add_link()
     environment = docora.environment(TERM="xterm")

@@ -10,9 +10,11 @@ import pytest
 from tests.support.diagnoses import check, examine
 from tests.support.docora import Docora
 from tests.support.pgbouncer import Neighbours, needs_pgbouncer, pgbouncer
+from tests.support.rows import TestLink
 
 pytestmark = needs_pgbouncer
 
+FIRST = TestLink(f"app_{1:024x}", f"repo_{1:024x}")
 SIZES = {"transaction": 2, "session": 8}
 """A session pool serves one client with each session: two neighbours, and up to three of ours."""
 
@@ -32,30 +34,34 @@ def pooled(request: pytest.FixtureRequest, docora: Docora) -> Iterator[Docora]:
         assert neighbours.strange == []
 
 
-def test_a_retry(pooled: Docora) -> None:
-    link = pooled.add_link()
-    result = pooled.run("retry", link.app_id, link.repository_id, "--json")
-    assert (result.code, result.data["outcome"]) == (0, "queued"), result
-    assert pooled.was_reset(link)
-    assert pooled.waiting() == [link.job_id]
-
-
-def test_a_retry_of_all(pooled: Docora) -> None:
-    pooled.add_links(300, apps=2)
-    result = pooled.run("retry-all-failed", "--batch-size", "20", "--json")
-    assert (result.code, result.data["queued"]) == (0, 300), result
-    assert pooled.statuses() == {"pending_snapshot": 300}
-    assert len(pooled.waiting()) == 300
-    pooled.assert_sound()
-
-
-def test_a_resync(pooled: Docora) -> None:
-    link = pooled.add_link("synced")
-    pooled.add_deliveries(link, 3)
-    result = pooled.run("resync", link.app_id, link.repository_id, "--json")
-    assert (result.code, result.data["outcome"]) == (0, "queued"), result
-    assert (pooled.status(link), pooled.deliveries(link)) == ("pending_snapshot", 0)
-    assert pooled.waiting() == [link.job_id]
+@pytest.mark.parametrize(
+    ("status", "command", "queued"),
+    [
+        pytest.param("failed", ("retry", *FIRST.ids), 1, id="retry"),
+        pytest.param("synced", ("resync", *FIRST.ids), 1, id="resync"),
+        pytest.param("failed", ("retry-all-failed", "--batch-size", "20"), 300, id="retry all"),
+        pytest.param("pending_snapshot", ("repair", "--yes"), 300, id="repair"),
+        pytest.param("synced", ("schedule",), 300, id="schedule"),
+    ],
+)
+def test_a_change_is_made_behind_a_pool(
+    pooled: Docora, status: str, command: tuple[str, ...], queued: int
+) -> None:
+    pooled.add_links(300, apps=2, status=status)
+    pooled.add_deliveries(FIRST, 3)
+    pooled.age_links()
+    result = pooled.run(*command, "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
+    assert result.code == 0, result
+    assert result.data.get("queued", 1) == queued
+    assert len(pooled.waiting()) == queued
+    if queued == 1:
+        assert pooled.waiting() == [FIRST.job_id]
+        assert pooled.was_reset(FIRST)
+        assert pooled.deliveries(FIRST) == (0 if command[0] == "resync" else 3)
+    else:
+        done = "synced" if command == ("schedule",) else "pending_snapshot"
+        assert pooled.statuses() == {done: 300}
+        assert pooled.doubled_jobs() == []
 
 
 def test_a_resync_of_one_app_after_a_dry_run_of_another_leaves_the_other_alone(
@@ -72,23 +78,6 @@ def test_a_resync_of_one_app_after_a_dry_run_of_another_leaves_the_other_alone(
     left = {link.app_id for link in pooled.links() if pooled.deliveries(link)}
     assert left == {f"app_{2:024x}"}
     assert pooled.statuses() == {"pending_snapshot": 100, "synced": 100}
-    pooled.assert_sound()
-
-
-def test_a_repair(pooled: Docora) -> None:
-    pooled.add_links(120, status="pending_snapshot")
-    pooled.age_links()
-    result = pooled.run("repair", "--yes", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
-    assert (result.code, result.data["queued"]) == (0, 120), result
-    assert len(pooled.waiting()) == 120
-    pooled.assert_sound()
-
-
-def test_a_pass_of_the_schedule(pooled: Docora) -> None:
-    pooled.add_links(120, status="pending_snapshot")
-    result = pooled.run("schedule", "--json")
-    assert (result.code, result.data["queued"]) == (0, 120), result
-    assert len(pooled.waiting()) == 120
     pooled.assert_sound()
 
 
@@ -138,7 +127,7 @@ def test_a_pool_of_statements_is_refused(docora: Docora, command: str) -> None:
         ("session", 8, "ok", "a proxy that pools sessions"),
     ],
 )
-def test_doctor_names_the_pool_and_says_what_works(
+def test_doctor_names_the_pool_and_what_works(
     docora: Docora, mode: str, size: int, state: str, finding: str
 ) -> None:
     with (

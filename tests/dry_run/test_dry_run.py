@@ -38,7 +38,7 @@ def dry_command(bulk: BulkAction) -> list[str]:
 
 
 @every_bulk_action
-def test_a_dry_run_of_many_links_tells_what_the_real_one_then_does(
+def test_a_dry_run_of_many_links_predicts_what_the_real_one_then_does(
     docora: Docora, bulk: BulkAction
 ) -> None:
     links = add_links(docora, bulk.status)
@@ -87,7 +87,7 @@ def test_a_dry_run_of_many_links_tells_what_the_real_one_then_does(
 
 
 @pytest.mark.parametrize("command", ["retry", "resync"])
-def test_a_dry_run_of_one_link_tells_what_the_real_one_then_does(
+def test_a_dry_run_of_one_link_predicts_what_the_real_one_then_does(
     docora: Docora, command: str
 ) -> None:
     links = add_links(docora, "failed")

@@ -23,9 +23,9 @@ def troubled(docora: Docora, link: TestLink) -> None:
     """Whatever a change would see to."""
     docora.redis.hset(f"docora:bulk:{OPERATION}", mapping={"total": 2, "completed": 1})
     docora.leave_job(link.job_id, JobStatus.FAILED)
-    doubtful, dead, waiting, doubled = (docora.add_link() for _ in range(4))
+    doubtful, expired, waiting, doubled = (docora.add_link() for _ in range(4))
     docora.leave_job(doubtful.job_id, JobStatus.QUEUED)
-    docora.start_job(dead.job_id, heartbeat=-30)
+    docora.start_job(expired.job_id, heartbeat=-30)
     docora.enqueue(waiting.job_id)
     docora.redis.expire(Job.key_for(waiting.job_id), 3600)
     docora.enqueue(doubled.job_id)

@@ -16,7 +16,7 @@ from tests.support.rows import TestLink
 
 @pytest.fixture
 def link(docora: Docora) -> TestLink:
-    """A failed link with deliveries, over the leftover of a dead job."""
+    """A failed link with deliveries, over a stale job."""
     link = docora.add_link()
     docora.add_deliveries(link, 3)
     docora.leave_job(link.job_id, JobStatus.FAILED)

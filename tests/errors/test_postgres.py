@@ -16,17 +16,15 @@ from tests.errors.checks import (
     shows_no_secret,
 )
 from tests.support.database import with_database
-from tests.support.docora import Docora, finish
+from tests.support.docora import Docora
 from tests.support.proxy import (
     COMMIT,
     LOOKUPS,
-    PUSH,
     Fault,
     Proxy,
     refused_port,
 )
 from tests.support.rows import TestLink
-from tests.support.running_commands import terminate_sessions
 
 
 @pytest.mark.parametrize("command", ["retry", "resync --all", "retry-all-failed", "schedule"])
@@ -100,57 +98,3 @@ def test_a_row_that_somebody_else_has_locked_is_left_alone(
         result = docora.run(*arguments(command, link), env={"DOCORA_OPS_LOCK_TIMEOUT": "1"})
     refuses(result, "link_locked", "another session has held a lock for over 1 s")
     assert docora.dump() == before
-
-
-@pytest.mark.parametrize("command", ONE)
-def test_a_postgres_connection_that_ends_before_the_commit_leaves_the_link_as_it_was(
-    docora: Docora, link: TestLink, command: str
-) -> None:
-    row = docora.row(link)
-    with Proxy.before_redis(docora.redis_url) as proxy:
-        push = proxy.plan(PUSH, Fault.HOLD_REQUEST)
-        process = docora.start(*arguments(command, link), env={"REDIS_URL": proxy.url})
-        push.wait()
-        assert terminate_sessions(docora) == 1
-        push.release()
-        result = finish(process)
-    refuses(result, "postgres", "Postgres database")
-    assert docora.row(link) == row
-    assert docora.deliveries(link) == 3
-    # A job too many, which a worker simply runs, and which the next try keeps.
-    assert docora.waiting() == [link.job_id]
-    again = docora.run(*arguments(command, link))
-    assert again.data["outcome"] == "already_queued", again
-    assert docora.waiting() == [link.job_id]
-    assert docora.was_reset(link)
-
-
-@pytest.mark.parametrize("command", ONE)
-@pytest.mark.parametrize("fault", [Fault.LOSE_REQUEST, Fault.LOSE_REPLY], ids=["lost", "done"])
-def test_a_commit_of_which_nobody_hears_leaves_a_job_whether_it_was_done_or_not(
-    docora: Docora, link: TestLink, command: str, fault: Fault
-) -> None:
-    row = docora.row(link)
-    with Proxy.before_postgres(docora.database_url) as proxy:
-        commit = proxy.plan(COMMIT, fault, LOOKUPS + 1)
-        result = docora.run(*arguments(command, link), env={"DATABASE_URL": proxy.url})
-        commit.wait()
-    refuses(result, "postgres", "Postgres database")
-    assert docora.waiting() == [link.job_id]
-    was_done = fault is Fault.LOSE_REPLY
-    if was_done:
-        assert docora.was_reset(link)
-    else:
-        assert docora.row(link) == row
-    assert docora.deliveries(link) == (0 if was_done and command == "resync" else 3)
-    docora.assert_sound()
-
-    again = docora.run(*arguments(command, link))
-    if was_done and command == "retry":
-        assert again.code == 4, again
-        assert (again.json["status"], again.json["job"]) == ("pending_snapshot", "waiting")
-    else:
-        assert again.code == 0, again
-        assert again.data["outcome"] == "already_queued"
-    assert docora.was_reset(link)
-    assert docora.waiting() == [link.job_id]

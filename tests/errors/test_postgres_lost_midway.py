@@ -45,7 +45,7 @@ def lose_a_commit(docora: Docora, fault: Fault) -> Result:
     with Proxy.before_postgres(docora.database_url) as proxy:
         # The first commit is that of the selection.
         commit = proxy.plan(COMMIT, fault, number=6)
-        # The other connection may do what it has in hand, however late it hears of the loss.
+        # The other connection may finish its batch, however late it hears of the loss.
         proxy.plan(COMMIT, Fault.LOSE_REQUEST, number=8)
         result = docora.run(
             *("retry-all-failed", "--batch-size", "10", "--json"), env={"DATABASE_URL": proxy.url}

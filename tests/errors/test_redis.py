@@ -11,7 +11,6 @@ from tests.errors.checks import (
     ALL,
     ENCODED,
     HURRIED,
-    ONE,
     arguments,
     forget_operations,
     refuses,
@@ -78,28 +77,6 @@ def test_a_redis_that_hangs_at_the_push_is_given_up_and_the_link_rolled_back(
         result = docora.run(*arguments("retry", link), env={"REDIS_URL": proxy.url, **HURRIED})
     refuses(result, "redis", "did not answer in time")
     assert docora.dump() == before
-
-
-@pytest.mark.parametrize("command", ONE)
-def test_a_reply_that_is_lost_after_the_push_leaves_one_job_and_the_next_try_keeps_it(
-    docora: Docora, link: TestLink, command: str
-) -> None:
-    row = docora.row(link)
-    with Proxy.before_redis(docora.redis_url) as proxy:
-        push = proxy.plan(PUSH, Fault.LOSE_REPLY)
-        result = docora.run(*arguments(command, link), env={"REDIS_URL": proxy.url})
-        assert push.requests == 1, "sent again"
-    refuses(result, "redis", "broke the connection")
-    assert docora.waiting() == [link.job_id]
-    assert docora.row(link) == row
-    assert docora.deliveries(link) == 3
-
-    again = docora.run(*arguments(command, link))
-    assert again.code == 0, again
-    assert again.data["outcome"] == "already_queued"
-    assert docora.waiting() == [link.job_id]
-    assert docora.was_reset(link)
-    assert docora.deliveries(link) == (3 if command == "retry" else 0)
 
 
 @pytest.mark.parametrize(

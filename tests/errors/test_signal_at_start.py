@@ -30,7 +30,7 @@ LOADING, PARSING = "docora_ops.cli.context", "typer._click.decorators"
         ("SIGINT", PARSING, (130, "interrupted", "Error: interrupted\n")),
     ],
 )
-def test_it_is_told_as_any_other_interrupt(
+def test_a_signal_before_the_start_is_reported_as_any_other_interrupt(
     docora: Docora, tmp_path: Path, name: str, module: str, ends: tuple[int, str, str]
 ) -> None:
     link = docora.add_link()

@@ -123,7 +123,7 @@ def test_nothing_failed_is_a_sentence_and_an_unknown_app_an_error(docora: Docora
     assert (unknown.code, unknown.json["code"]) == (3, "not_found")
 
 
-def test_groups_say_how_many_links_and_apps(docora: Docora) -> None:
+def test_groups_count_links_and_apps(docora: Docora) -> None:
     acme, robot = docora.add_app("Acme Search"), docora.add_app("Tin Robot")
     errors: list[str | None] = [f"HTTP 500 on created src/{number}.ts" for number in range(3)]
     errors += ["HTTP 502 on created a", "HTTP 500 on updated b", None]

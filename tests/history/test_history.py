@@ -381,7 +381,7 @@ def test_a_reason_that_cannot_be_kept_is_refused(docora: Docora, reason: str) ->
     assert [entry["reason"] for entry in history(docora)] == [longest]
 
 
-def test_a_reset_whose_commit_fails_is_never_told_as_done(docora: Docora) -> None:
+def test_a_reset_whose_commit_fails_is_never_shown_as_done(docora: Docora) -> None:
     link = docora.add_link()
     docora.enqueue(link.job_id)
     docora.refuse_at_commit()

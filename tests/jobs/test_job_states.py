@@ -119,7 +119,7 @@ def test_a_change_of_one_link_does_what_the_state_of_its_job_asks_for(
 
 @every_bulk_action
 @pytest.mark.parametrize("batch_size", [1, 7, 500])
-def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_foretells_it(
+def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_predicts_it(
     docora: Docora, bulk: BulkAction, batch_size: int
 ) -> None:
     links = add_link_in_each_state(docora, docora.add_app("Acme Search", APP), bulk.status)

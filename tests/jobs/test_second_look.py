@@ -9,8 +9,8 @@ import pytest
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 
-from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.errors import NotFoundError
+from docora_ops.interrupts import Stop
 from docora_ops.links import Outcome
 from tests.support.bulk_actions import BulkAction, every_bulk_action
 from tests.support.docora import QUEUE, Docora
@@ -29,7 +29,7 @@ def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object])
         happen()
 
     monkeypatch.setattr("docora_ops.actions.link_change.time.sleep", pause)
-    monkeypatch.setattr(BulkRun, "_pause", lambda run, seconds: pause(seconds))
+    monkeypatch.setattr(Stop, "sleep", lambda _, seconds: pause(seconds))
     return waits
 
 

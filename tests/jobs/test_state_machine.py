@@ -2,7 +2,7 @@
 
 Hypothesis makes up stories: links and jobs in every state, other producers, workers that are led
 through their jobs in RQ's own calls, lost data, cut connections. What an action of ours is to do is
-foretold from what both stores hold; afterwards they are compared with that, whole. The suite has a
+predicted from what both stores hold; afterwards they are compared with that, whole. The suite has a
 short look only; to search for longer:
 
     make test ARGS="tests/jobs/test_state_machine.py --hypothesis-profile=long"
@@ -22,7 +22,6 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 
 from docora_ops.actions import failed
 from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.show import link_details
 from docora_ops.bulk import BulkResult
@@ -32,18 +31,18 @@ from docora_ops.jobs import JobState
 from docora_ops.links import Action, FailedFilter, LinkResult, Outcome, count_succeeded
 from docora_ops.queue import QueueReader
 from tests.jobs.machine.cutting import Call, Cut, call_while_cut
-from tests.jobs.machine.foretelling import (
+from tests.jobs.machine.happenings import BETWEEN_LOOKS, NEW_STATUSES, Happening
+from tests.jobs.machine.predicting import (
     LOOKED_AT_TWICE,
     REFUSALS,
-    foretell_first_round,
-    foretell_last_round,
-    foretell_one,
     one_is_looked_at_twice,
+    predict_first_round,
+    predict_last_round,
+    predict_one,
     qualifies,
 )
-from tests.jobs.machine.happenings import BETWEEN_LOOKS, NEW_STATUSES, Happening
-from tests.jobs.machine.situation import LIVE, Situation
-from tests.jobs.machine.watch import Watch, assert_foretold
+from tests.jobs.machine.situation import Situation
+from tests.jobs.machine.watch import Watch, assert_predicted
 from tests.jobs.machine.world import HAPPENINGS, World
 from tests.support.docora import Docora
 from tests.support.proxy import COMMIT, PUSH, Fault
@@ -108,11 +107,11 @@ class Actions(Watch):
         second = self.looks[1] if self.looks else before
         expected = second.copy()
         if locked:
-            foretold: Outcome | DocoraOpsError = LinkLockedError("")
+            predicted: Outcome | DocoraOpsError = LinkLockedError("")
         else:
             assert bool(self.looks) == one_is_looked_at_twice(operation, before, link.job_id)
-            foretold = foretell_one(operation, link.job_id, before, expected, **options)
-        assert_foretold(foretold, result)
+            predicted = predict_one(operation, link.job_id, before, expected, **options)
+        assert_predicted(predicted, result)
         if isinstance(result, LinkResult) and operation is Action.RESYNC:
             assert result.deliveries_cleared == second.rows[link.job_id].deliveries
         self.compare(expected)
@@ -124,7 +123,7 @@ class Actions(Watch):
         self.others_do(first, link)
         before, job_id = self.latest, link.job_id
         expected = before.copy()
-        foretell_one(operation, job_id, before, expected)
+        predict_one(operation, job_id, before, expected)
         job = before.jobs[job_id]
         marker, fault = cut
         is_reached = marker is COMMIT if job.locked else marker is PUSH or not job.beats
@@ -216,12 +215,12 @@ class Actions(Watch):
             result = call(self.actions)
         [before] = begun
         expected = before.copy()
-        outcomes, postponed = foretell_first_round(operation, chosen, expected, locked)
+        outcomes, postponed = predict_first_round(operation, chosen, expected, locked)
         assert bool(self.looks) == bool(postponed)
         if self.looks:
             assert not expected.differences(self.looks[0])
             expected = self.looks[1].copy()
-        outcomes += foretell_last_round(operation, postponed, before, expected, locked)
+        outcomes += predict_last_round(operation, postponed, before, expected, locked)
         assert result.counts == outcomes
         self._compare_progress(result, len(chosen))
         self.compare(expected)
@@ -244,14 +243,14 @@ class Actions(Watch):
         number: int,
     ) -> None:
         self.others_do(first, link)
-        before, expected = self.latest, self._foretell_many(operation)[0]
+        before, expected = self.latest, self._predict_many(operation)[0]
         self._call_while_cut(self._call_of_many(operation, size, 0), cut, number)
         self.compare_half_way(before, expected)
         self._many(operation, size)
 
     @rule(operation=OF_ONE, size=SIZES)
     def many_are_cancelled_and_repeated(self, operation: Action, size: int) -> None:
-        before, expected = self.latest, self._foretell_many(operation)[0]
+        before, expected = self.latest, self._predict_many(operation)[0]
         total = len(self._chosen(operation, 0))
 
         def cancel(run: BulkRun) -> None:
@@ -276,11 +275,11 @@ class Actions(Watch):
             and (operation is not Action.RESYNC or self.known[job_id].app_id == self.apps[app])
         ]
 
-    def _foretell_many(self, operation: Action) -> tuple[Situation, dict[Outcome, int]]:
+    def _predict_many(self, operation: Action) -> tuple[Situation, dict[Outcome, int]]:
         expected = self.latest.copy()
         chosen = self._chosen(operation, 0)
-        outcomes, postponed = foretell_first_round(operation, chosen, expected, None)
-        outcomes += foretell_last_round(operation, postponed, self.latest, expected, None)
+        outcomes, postponed = predict_first_round(operation, chosen, expected, None)
+        outcomes += predict_last_round(operation, postponed, self.latest, expected, None)
         return expected, outcomes
 
     def _call_of_many(self, operation: Action, size: int, app: int, **options: Any) -> Call:
@@ -309,7 +308,7 @@ class Actions(Watch):
         before = self.latest
         with self.row_locked(link if is_locked else None) as locked:
             self.actions.repair()
-        self._compare_repaired(before, locked)
+        self.compare_repaired(before, locked)
 
     @rule(link=World.links, first=HAPPENINGS, cut=CUTS, number=st.integers(1, 4))
     def repair_is_cut_and_repeated(
@@ -319,41 +318,9 @@ class Actions(Watch):
         before = self.latest
         self._call_while_cut(lambda actions: actions.repair(), cut, number)
         half_way = self.see_after_us()
-        self._compare_live(before, half_way)
+        self.compare_live(before, half_way)
         self.actions.repair()
-        self._compare_repaired(half_way, None)
-
-    def _compare_repaired(self, before: Situation, locked: str | None) -> None:
-        """No link is without a job, what was live is so still, and nothing is left to do."""
-        after = self.see_after_us()
-        self._compare_live(before, after)
-        todo = {job_id for job_id in before.without_job if job_id != locked}
-        for job_id, row in before.rows.items():
-            if job_id not in todo:
-                assert after.rows[job_id] == row
-                continue
-            changes: dict[str, Any] = {"status": "pending_snapshot"}
-            if row.status == "scanning":
-                changes |= {"retry_count": row.retry_count + 1, "last_error": STUCK_ERROR}
-                if row.retry_count + 1 >= self.docora.settings.max_retry_attempts:
-                    assert after.rows[job_id].is_like(row, **(changes | {"status": "failed"}))
-                    continue
-            assert after.rows[job_id].is_like(row, **changes)
-            is_rescan = row.status != "pending_snapshot"
-            assert after.jobs[job_id].is_fresh(is_rescan, self.known[job_id])
-        if locked is None:
-            assert self.actions.drift().total == 0
-            dump = self.docora.dump()
-            self.actions.repair()
-            assert self.docora.dump() == dump
-
-    def _compare_live(self, before: Situation, after: Situation) -> None:
-        for job_id, job in before.jobs.items():
-            if job.state is JobState.RUNNING:
-                assert after.jobs[job_id] == job
-            elif job.state in LIVE and job_id in before.rows:
-                assert after.jobs[job_id].state is job.state
-                assert after.jobs[job_id].fields == job.fields
+        self.compare_repaired(half_way, None)
 
     # Reading
 
@@ -375,7 +342,7 @@ class Actions(Watch):
         }
         for operation in (Action.RETRY, Action.RESYNC, Action.SCHEDULE):
             result = self._call_of_many(operation, 2, 0, dry_run=True)(self.actions)
-            assert result.counts == self._foretell_many(operation)[1]
+            assert result.counts == self._predict_many(operation)[1]
         self.actions.repair(dry_run=True)
         self._reader.overview(10)
         assert self.docora.dump() == before
@@ -384,8 +351,8 @@ class Actions(Watch):
     def read_one(self, link: TestLink, first: Sequence[Happening], operation: Action) -> None:
         self.others_do(first, link)
         before = self.docora.dump()
-        foretold = foretell_one(operation, link.job_id, self.latest, self.latest.copy())
-        assert_foretold(foretold, self._call_one(link, operation, dry_run=True))
+        predicted = predict_one(operation, link.job_id, self.latest, self.latest.copy())
+        assert_predicted(predicted, self._call_one(link, operation, dry_run=True))
         if link.job_id in self.latest.rows:
             database, queue = self.actions.database, self.actions.queue
             details = link_details(database, queue, self._reader, link.app_id, link.repository_id)
@@ -396,7 +363,7 @@ class Actions(Watch):
         return call_while_cut(self.docora, self.actions.settings, call, cut, number)
 
 
-def test_each_action_does_what_is_foretold(
+def test_each_action_does_what_is_predicted(
     docora: Docora, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "rq")  # which has a lot to say

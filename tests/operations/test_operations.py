@@ -34,7 +34,7 @@ def known(docora: Docora) -> list[Any]:
     return list(result.data)
 
 
-def test_each_state_is_told_with_the_dashboards_fields_and_the_latest_step_first(
+def test_each_state_is_listed_with_the_dashboards_fields_and_the_latest_step_first(
     docora: Docora,
 ) -> None:
     write(docora, "bulk_running", left=3_590_000)
@@ -80,7 +80,7 @@ def test_each_state_is_told_with_the_dashboards_fields_and_the_latest_step_first
     assert rows[-1][5] == "unknown"
 
 
-def test_without_operations_it_says_so_and_what_strangers_wrote_is_inert(docora: Docora) -> None:
+def test_without_operations_a_sentence_is_printed_and_foreign_text_is_inert(docora: Docora) -> None:
     nothing, document = docora.run_together(
         ("operations",), ("operations", "--json"), env=NO_DATABASE
     )

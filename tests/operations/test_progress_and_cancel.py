@@ -151,7 +151,7 @@ def following(docora: Docora, *options: str) -> Iterator[ForkedProcess]:
             process.kill()
 
 
-def test_follow_tells_each_step_and_ends_with_the_operation(docora: Docora) -> None:
+def test_follow_shows_each_step_and_ends_with_the_operation(docora: Docora) -> None:
     write(docora, completed="0", succeeded="0")
     with following(docora, "--json") as process:
         for step in ("3", "6"):

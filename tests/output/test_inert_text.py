@@ -100,7 +100,7 @@ def test_on_a_narrow_terminal_hostile_text_is_wrapped_and_no_more(text: str, wid
         assert not letters - Counter("".join(shown)), name
 
 
-def test_of_a_text_without_end_a_screen_shows_the_beginning_and_says_so() -> None:
+def test_a_very_long_text_is_cut_on_a_screen_with_a_note() -> None:
     table = bulk.failures([LinkFailure("link", "z" * 150_000)])
     shown = "".join("".join(on_screen([table], 80)).split())
     assert shown.count("z") == 2000

@@ -92,7 +92,7 @@ class World:
 
     docora: Docora
     link: TestLink
-    """Failed, its circuit open, over the leftover of a dead job."""
+    """Failed, its circuit open, over a stale job."""
 
     def run(self, arguments: tuple[str, ...], **environment: str) -> Result:
         names = {"APP": self.link.app_id, "REPO": self.link.repository_id}

@@ -145,7 +145,7 @@ def test_workers_are_listed_with_what_they_do_and_who_is_gone(
     assert data["scheduler"]["last_heartbeat_at"]
 
     for line in (
-        "Waiting    5, the oldest for 3 h",
+        "Waiting    5, the oldest for 3 h 0 min",
         f"Scheduler  running on {os.uname().nodename}, process {os.getpid()}",
         "Workers    2",
     ):
@@ -196,6 +196,6 @@ def test_no_secret_of_a_job_is_shown_and_nothing_is_unpickled(
         assert secret not in result.stdout + table.stdout
 
 
-def test_a_lost_redis_is_said(docora: Docora) -> None:
+def test_a_lost_redis_is_an_error(docora: Docora) -> None:
     result = docora.run("queue", "--json", env={"REDIS_URL": "redis://127.0.0.1:1"})
     assert (result.code, result.json["code"]) == (5, "redis")

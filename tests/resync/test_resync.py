@@ -70,7 +70,7 @@ def test_a_resync_forgets_the_deliveries_resets_the_link_and_queues_it(
     assert "no worker listens" in result.stderr
 
 
-def test_the_table_says_how_many_files_will_be_sent(docora: Docora, link: TestLink) -> None:
+def test_the_table_counts_the_files_that_will_be_sent(docora: Docora, link: TestLink) -> None:
     docora.add_worker()
     result = docora.run("resync", "acme search", "octo/api")
     assert result.code == 0, result

@@ -254,7 +254,7 @@ def test_a_link_that_is_running_is_left_alone_with_its_open_circuit(
     assert docora.waiting() == []
 
 
-def test_nobody_on_the_queue_is_said_every_time_and_a_live_worker_silences_it(
+def test_a_missing_worker_is_warned_about_every_time_until_one_listens(
     docora: Docora, link: TestLink
 ) -> None:
     docora.redis.sadd("rq:workers:snapshot-queue", "rq:worker:died-long-ago")

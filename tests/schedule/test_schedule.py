@@ -43,7 +43,7 @@ def add_a_link_of_each_kind(docora: Docora) -> dict[str, TestLink]:
     return links
 
 
-def test_one_pass_queues_what_is_due_and_says_so_in_one_bulk_document(docora: Docora) -> None:
+def test_one_pass_queues_what_is_due_and_prints_one_document(docora: Docora) -> None:
     links = add_a_link_of_each_kind(docora)
     before = docora.dump()[0]
     result = docora.run("schedule", "--json")

@@ -46,7 +46,9 @@ def test_an_env_file_is_read_when_named_and_the_environment_wins(
     assert docora.job(link).timeout == 99
 
 
-def test_a_line_of_an_env_file_that_says_nothing_is_refused(docora: Docora, tmp_path: Path) -> None:
+def test_a_line_of_an_env_file_that_is_no_assignment_is_refused(
+    docora: Docora, tmp_path: Path
+) -> None:
     """What follows a quote that is not closed is lost, and a default would take its place."""
     for bad in ('FOO="unclosed', "REDIS_URL: redis://elsewhere"):
         file = tmp_path / "docora.env"
@@ -57,7 +59,9 @@ def test_a_line_of_an_env_file_that_says_nothing_is_refused(docora: Docora, tmp_
 
 
 @pytest.mark.parametrize("line", ["", "REDIS_URL", "REDIS_URL=", "export REDIS_URL=''"])
-def test_a_redis_that_no_setting_names_is_said(docora: Docora, tmp_path: Path, line: str) -> None:
+def test_a_redis_that_no_setting_names_is_named_on_stderr(
+    docora: Docora, tmp_path: Path, line: str
+) -> None:
     file = tmp_path / "docora.env"
     # No command gets as far as to ask a Redis.
     file.write_text(f"DATABASE_URL=postgres://u@127.0.0.1:1/d\n{line}\n", encoding="utf-8")

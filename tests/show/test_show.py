@@ -49,7 +49,7 @@ def fail_job(docora: Docora, link: TestLink, text: str) -> None:
     RQResult.create_failure(docora.job(link), 1000, text, worker_name="web-1.4711")
 
 
-def test_the_tables_say_all_there_is_about_a_link(docora: Docora) -> None:
+def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
     app = docora.add_app("Acme Search")
     repository = docora.add_repository("octo/api", circuit_open_for=timedelta(hours=1))
     link = docora.link(app, repository, retry_count=3, scanned=timedelta(days=2))
@@ -158,7 +158,7 @@ def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
     link = docora.add_link("scanning")
     job_id = link.job_id
     alive = docora.start_job(job_id)
-    dead = docora.start_job(job_id, heartbeat=-100)
+    expired = docora.start_job(job_id, heartbeat=-100)
     docora.redis.zadd(f"rq:executions:{job_id}", {alive.id: LATER})
     docora.redis.rpush(docora.queue.key, job_id, "other", job_id)
     docora.redis.rpush(f"{docora.queue.key}:intermediate", job_id)
@@ -186,7 +186,7 @@ def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
         (True, "worker-1"),
     ]
     assert executions[0]["score_at"] < executions[1]["score_at"]
-    assert dead.id not in result.stdout
+    assert expired.id not in result.stdout
     lines = [" ".join(line.split()) for line in table.stdout.splitlines()]
     for line in (
         "Job state running, a worker holds the link",

@@ -105,7 +105,7 @@ def fill_redis(docora: Docora) -> None:
 
 
 def _add_job(docora: Docora, link: TestLink, text: bytes, name: str) -> None:
-    """What a job that has failed leaves, a job of another's in the list, and one in its hand."""
+    """A failed job, a job of another producer in the list, and one that a worker has taken."""
     call = {"app_name": name, "owner": name, "name": name, "client_auth_key_encrypted": AUTH_KEY}
     data = zlib.compress(pickle.dumps((name, None, (), call)))
     fields: dict[Any, Any] = {

@@ -84,7 +84,7 @@ def test_many_are_counted_each_once_and_forgotten(
     }
 
 
-def test_a_running_job_that_has_not_said_so_yet_is_waited_for(docora: Docora) -> None:
+def test_a_running_job_that_has_not_written_its_status_yet_is_waited_for(docora: Docora) -> None:
     link, actions = docora.add_link(), docora.actions()
     execution = docora.start_job(link.job_id)
     followed = follow(actions, link, outcome=Outcome.ALREADY_RUNNING)
@@ -119,31 +119,6 @@ def test_a_job_that_ends_between_two_questions_has_the_last_word(
 
     monkeypatch.setattr(actions.queue, "look", end_job_and_look)
     assert wait_for_one(followed, actions.ref(link), None).result is WaitEnd.SYNCED
-
-
-def test_it_ends_when_time_is_up_or_when_told_to(docora: Docora) -> None:
-    link, actions = docora.add_link("scanning", last_error="HTTP 502"), docora.actions()
-    result = wait_for_one(follow(actions, link), actions.ref(link), 0)
-    assert (result.result, result.status, result.error_message) == (
-        WaitEnd.TIMEOUT,
-        "scanning",
-        "HTTP 502",
-    )
-
-    followed = follow(actions, link)
-
-    def stop() -> None:
-        followed.stop.requested = True
-
-    one_by_one(followed, stop)
-    assert wait_for_one(followed, actions.ref(link), None).result is WaitEnd.INTERRUPTED
-
-
-def test_what_has_no_job_is_not_followed(docora: Docora) -> None:
-    link, actions = docora.add_link(), docora.actions()
-    followed = follow(actions, link, outcome=Outcome.FAILED)
-    followed.add(actions.ref(link), Outcome.SKIPPED)
-    assert followed.run().total == 0
 
 
 def test_a_link_without_a_live_job_is_lost_after_some_time(docora: Docora) -> None:

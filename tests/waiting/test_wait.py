@@ -20,7 +20,7 @@ from tests.support.fork_server import ForkedProcess
 from tests.support.proxy import PATIENCE, Proxy
 from tests.support.terminal import on_terminal
 
-SETTLE = """
+WRITE_RESULT = """
 UPDATE app_repositories
 SET status = CASE WHEN %(error)s::text IS NULL THEN 'synced' ELSE 'failed' END,
     last_error = %(error)s
@@ -44,7 +44,7 @@ def other_worker(
                 if taken is not None:
                     job_id = taken[1].decode()
                     docora.redis.delete(f"rq:job:{job_id}")
-                    connection.execute(SETTLE, {"job_id": job_id, "error": error_of(job_id)})
+                    connection.execute(WRITE_RESULT, {"job_id": job_id, "error": error_of(job_id)})
 
     thread = Thread(target=work)
     thread.start()
@@ -136,7 +136,7 @@ def test_a_snapshot_that_a_resync_could_not_queue_is_not_waited_for(docora: Doco
     assert (result.data["waited"]["synced"], result.data["waited"]["running"]) == (1, 0)
 
 
-def test_when_no_worker_comes_it_says_so_at_once_and_time_runs_out(docora: Docora) -> None:
+def test_when_no_worker_listens_the_wait_warns_at_once_and_time_runs_out(docora: Docora) -> None:
     one, other = docora.add_link(), docora.add_link()
     single, bulk = docora.run_together(
         ("retry", *one.ids, "--wait", "--timeout", "1", "--json"),
@@ -157,7 +157,7 @@ def test_when_no_worker_comes_it_says_so_at_once_and_time_runs_out(docora: Docor
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
-def test_an_interrupt_ends_the_wait_and_says_what_is_known(
+def test_an_interrupt_ends_the_wait_and_shows_what_is_known(
     docora: Docora, command: str, number: signal.Signals, code: int
 ) -> None:
     link = docora.add_link()
@@ -209,7 +209,7 @@ def test_a_link_that_is_removed_meanwhile_is_nothing_to_wait_for(
 
 
 @pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
-def test_a_server_that_is_lost_while_waiting_is_said_with_what_was_done(
+def test_a_server_that_is_lost_while_waiting_is_an_error_with_what_was_done(
     docora: Docora, command: str
 ) -> None:
     link = docora.add_link()
@@ -262,7 +262,7 @@ def test_a_wait_for_nothing_but_lost_jobs_ends_and_names_repair(docora: Docora, 
     assert docora.statuses() == {"pending_snapshot": 3}
 
 
-def test_a_wait_tells_where_the_jobs_stand_and_goes_on_while_some_are_lost(docora: Docora) -> None:
+def test_a_wait_shows_where_the_jobs_stand_and_goes_on_while_some_are_lost(docora: Docora) -> None:
     links = [docora.add_link() for _ in range(4)]
     docora.add_worker()
     process = docora.start("retry-all-failed", "--wait", "--timeout", "60", "--json", env=QUICK)

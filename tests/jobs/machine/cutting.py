@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from docora_ops.errors import ServerError
 from docora_ops.settings import Settings
-from tests.jobs.machine.foretelling import REFUSALS
+from tests.jobs.machine.predicting import REFUSALS
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.proxy import PUSH, Fault, Proxy, eventually

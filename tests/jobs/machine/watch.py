@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import note
 
 from docora_ops.actions import link_change as single
-from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.errors import DocoraOpsError
+from docora_ops.interrupts import Stop
+from docora_ops.jobs import JobState
 from docora_ops.links import LinkResult, Outcome
 from tests.jobs.machine.happenings import Happening
-from tests.jobs.machine.situation import Situation
+from tests.jobs.machine.situation import LIVE, Situation
 from tests.jobs.machine.world import World
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
 
 
 class Watch(World):
-    """The world, and how it compares with what was foretold."""
+    """The world, and how it compares with what was predicted."""
 
     def __init__(self, docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(docora)
@@ -30,7 +33,7 @@ class Watch(World):
         """At the end of the first look, and at the start of the second, if there was one."""
         clock = SimpleNamespace(sleep=self._pause)
         monkeypatch.setattr(single, "time", clock)
-        monkeypatch.setattr(BulkRun, "_pause", lambda _, seconds: self._pause(seconds))
+        monkeypatch.setattr(Stop, "sleep", lambda _, seconds: self._pause(seconds))
 
     @contextmanager
     def happens_between_looks(
@@ -70,6 +73,38 @@ class Watch(World):
         strange = expected.half_way(before, self.see_after_us())
         assert not strange, "\n".join(strange)
 
+    def compare_repaired(self, before: Situation, locked: str | None) -> None:
+        """No link is without a job, what was live is so still, and nothing is left to do."""
+        after = self.see_after_us()
+        self.compare_live(before, after)
+        todo = {job_id for job_id in before.without_job if job_id != locked}
+        for job_id, row in before.rows.items():
+            if job_id not in todo:
+                assert after.rows[job_id] == row
+                continue
+            changes: dict[str, Any] = {"status": "pending_snapshot"}
+            if row.status == "scanning":
+                changes |= {"retry_count": row.retry_count + 1, "last_error": STUCK_ERROR}
+                if row.retry_count + 1 >= self.docora.settings.max_retry_attempts:
+                    assert after.rows[job_id].is_like(row, **(changes | {"status": "failed"}))
+                    continue
+            assert after.rows[job_id].is_like(row, **changes)
+            is_rescan = row.status != "pending_snapshot"
+            assert after.jobs[job_id].is_fresh(is_rescan, self.known[job_id])
+        if locked is None:
+            assert self.actions.drift().total == 0
+            dump = self.docora.dump()
+            self.actions.repair()
+            assert self.docora.dump() == dump
+
+    def compare_live(self, before: Situation, after: Situation) -> None:
+        for job_id, job in before.jobs.items():
+            if job.state is JobState.RUNNING:
+                assert after.jobs[job_id] == job
+            elif job.state in LIVE and job_id in before.rows:
+                assert after.jobs[job_id].state is job.state
+                assert after.jobs[job_id].fields == job.fields
+
     @contextmanager
     def row_locked(self, link: TestLink | None) -> Iterator[str | None]:
         """Its job id if another session holds the row of the link meanwhile."""
@@ -84,13 +119,13 @@ class Watch(World):
             yield link.job_id
 
 
-def assert_foretold(
-    foretold: Outcome | DocoraOpsError, result: LinkResult | DocoraOpsError
+def assert_predicted(
+    predicted: Outcome | DocoraOpsError, result: LinkResult | DocoraOpsError
 ) -> None:
     """The call has returned this outcome, or raised this error with these details."""
-    if isinstance(result, LinkResult) and isinstance(foretold, Outcome):
-        assert result.outcome is foretold, f"{foretold} foretold, {result.outcome} found"
+    if isinstance(result, LinkResult) and isinstance(predicted, Outcome):
+        assert result.outcome is predicted, f"{predicted} predicted, {result.outcome} found"
     else:
-        assert isinstance(result, type(foretold)), f"{foretold!r} foretold, {result!r} found"
-        assert isinstance(foretold, DocoraOpsError)
-        assert result.details == foretold.details, f"{foretold.details}, {result.details}"
+        assert isinstance(result, type(predicted)), f"{predicted!r} predicted, {result!r} found"
+        assert isinstance(predicted, DocoraOpsError)
+        assert result.details == predicted.details, f"{predicted.details}, {result.details}"

@@ -30,7 +30,7 @@ def one_is_looked_at_twice(operation: Action, before: Situation, job_id: str) ->
     return qualifies(operation, before, job_id) and before.jobs[job_id].state in LOOKED_AT_TWICE
 
 
-def foretell_one(
+def predict_one(
     operation: Action,
     job_id: str,
     before: Situation,
@@ -56,7 +56,7 @@ def foretell_one(
     return _queue(operation, job_id, now, front=front)
 
 
-def foretell_first_round(
+def predict_first_round(
     operation: Action, job_ids: Sequence[str], now: Situation, locked: str | None
 ) -> tuple[Counter[Outcome], list[str]]:
     """What many links come to at first, and which are postponed."""
@@ -72,7 +72,7 @@ def foretell_first_round(
     return outcomes, postponed
 
 
-def foretell_last_round(
+def predict_last_round(
     operation: Action,
     postponed: Sequence[str],
     before: Situation,
@@ -81,12 +81,12 @@ def foretell_last_round(
 ) -> Counter[Outcome]:
     """What they come to in the end. `before`: how their jobs stood in the first round."""
     return Counter(
-        _foretell_last(operation, job_id, before, now, is_locked=job_id == locked)
+        _predict_last(operation, job_id, before, now, is_locked=job_id == locked)
         for job_id in postponed
     )
 
 
-def _foretell_last(
+def _predict_last(
     operation: Action, job_id: str, before: Situation, now: Situation, *, is_locked: bool
 ) -> Outcome:
     job = now.jobs[job_id]
