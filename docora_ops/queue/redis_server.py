@@ -36,7 +36,7 @@ _CLOCK_GRAIN = 2
 _TRY_WRITES = """
 local calls = {
   {'DEL', KEYS[1]}, {'HSET', KEYS[1], 'x', 'x', 'x'}, {'LREM', KEYS[1], 0, 'x'},
-  {'LSET', KEYS[1], 0, 'x'}, {'PERSIST', KEYS[1]}, {'ZREM', KEYS[1], 'x'},
+  {'LSET', KEYS[1], 0, 'x'}, {'PERSIST', KEYS[1]}, {'ZREM', KEYS[1], 'x'}, {'LPOS', KEYS[1], 'x'},
   {'XLEN', KEYS[3]}, {'XADD', KEYS[3], 'x', 'x', 'x'}, {'EXPIRE', KEYS[4], 1},
 }
 local queues = redis.pcall('SMEMBERS', KEYS[2])
