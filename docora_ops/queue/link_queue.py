@@ -152,7 +152,7 @@ class LinkQueue:
             return self._client.exists(*sorted(keys)) if keys else 0
 
     def is_suspended(self) -> bool:
-        """Whether RQ has told the workers to take no jobs."""
+        """Tells whether RQ has told the workers to take no jobs."""
         with redis_errors(self._client):
             return self._client.exists(WORKERS_SUSPENDED) > 0
 

@@ -118,7 +118,7 @@ def redis_errors(client: redis.Redis, *, rows_locked: bool = False) -> Iterator[
 
 
 _Explanation = tuple[str, str]
-"""What happened, and what to do."""
+"""A sentence and a hint."""
 _CREDENTIALS = ("refuses our user or password", "check the credentials in REDIS_URL")
 _SLOW: _Explanation = (
     "did not answer in time",
