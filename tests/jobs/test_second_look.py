@@ -29,11 +29,7 @@ def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object])
         happen()
 
     monkeypatch.setattr("docora_ops.actions.link_change.time.sleep", pause)
-<<<<<<< HEAD
-    monkeypatch.setattr(Stop, "sleep", lambda stop, seconds: pause(seconds))
-=======
     monkeypatch.setattr(Stop, "sleep", lambda _, seconds: pause(seconds))
->>>>>>> b29d4b9686da68ab8bd5386e17fead296425132e
     return waits
 
 
