@@ -11,9 +11,9 @@ import pytest
 from hypothesis import note
 
 from docora_ops.actions import link_change as single
-from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.errors import DocoraOpsError
+from docora_ops.interrupts import Stop
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkResult, Outcome
 from tests.jobs.machine.happenings import Happening
@@ -33,7 +33,7 @@ class Watch(World):
         """At the end of the first look, and at the start of the second, if there was one."""
         clock = SimpleNamespace(sleep=self._pause)
         monkeypatch.setattr(single, "time", clock)
-        monkeypatch.setattr(BulkRun, "_pause", lambda _, seconds: self._pause(seconds))
+        monkeypatch.setattr(Stop, "sleep", lambda _, seconds: self._pause(seconds))
 
     @contextmanager
     def happens_between_looks(
