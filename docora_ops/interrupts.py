@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end a command or a worker."""
-_NOTICED_AFTER = 0.1
-"""Seconds until a sleeping run notices that it is to stop."""
-_SOON = 0.05
-"""Seconds until the destructor has probably ended; if not, the next try is ignored too."""
+_NOTICED_AFTER = 0.1  # seconds until a sleeping run notices that it is to stop
+_SOON = 0.05  # seconds until a destructor has probably ended; if not, it is ignored again
 
 
 @dataclass(slots=True)

@@ -173,7 +173,6 @@ class LinkResult:
     link: Link
     outcome: Outcome
     circuit_open_until: datetime | None
-    circuit_reset: bool = False
     deliveries_cleared: int = 0
     audit_error: str | None = None  # why the audit entries show the change as not finished
 

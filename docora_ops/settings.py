@@ -137,7 +137,7 @@ def load_settings(env_file: Path | None = None) -> Settings:
         )
     except ValidationError as error:
         problems = "; ".join(
-            f"{_variable(problem['loc'])} {_reason(problem['msg'])}"
+            f"{str(problem['loc'][0]).upper()} {_reason(problem['msg'])}"
             for problem in error.errors(include_input=False, include_context=False)
         )
         raise ConfigurationError(
@@ -171,10 +171,6 @@ def _read(env_file: Path) -> dict[str, Any]:
     names = (str(field.validation_alias or name) for name, field in Settings.model_fields.items())
     values = {each.key.upper(): each.value for each in bindings if each.key and each.value}
     return {name: values[name.upper()] for name in names if name.upper() in values}
-
-
-def _variable(location: tuple[int | str, ...]) -> str:
-    return str(location[0]).upper() if location else "a setting"
 
 
 def _reason(message: str) -> str:

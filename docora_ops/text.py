@@ -91,8 +91,11 @@ def moment(when: datetime | None) -> str | None:
 
 
 def duration(seconds: float) -> str:
-    """Returns `5 s`, `12 min`, `3 h`, `4 days`: in the largest unit that fits at least twice."""
-    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
+    """Returns `5 s`, `12 min`, `3 h 5 min` or `2 d 4 h`."""
+    whole = max(0, int(seconds))
+    days, hours, minutes = whole // 86_400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{whole} s"

@@ -101,13 +101,15 @@ class LinkChange:
         evidence = ""
         with self.database.transaction():
             link = self._read()
-            if self.action is Action.RETRY and link.status != LinkStatus.FAILED:
-                if before:  # the job that was running gave the link another status meanwhile
-                    return self._result(link, Outcome.ALREADY_RUNNING)
+            is_refused = self.action is Action.RETRY and link.status != LinkStatus.FAILED
+            if is_refused and before:  # the job that was running gave it another status meanwhile
+                return self._result(link, Outcome.ALREADY_RUNNING)
+            if is_refused:
                 raise Rollback
             if held_job_ids(self.database, [self.ref.job_id]):
                 return _Live(link)
-            cleared = self._clear_deliveries()
+            clear = count_deliveries if self.dry_run else delete_deliveries
+            cleared = clear(self.database, [self.ref]) if self.action is Action.RESYNC else 0
             answer = self._look_or_push(link, earlier)
             outcome = decide(answer, earlier)
             if outcome is Outcome.FAILED:
@@ -119,7 +121,7 @@ class LinkChange:
                 evidence = answer.evidence
                 raise Rollback
             return self._result(link, outcome, cleared)
-        if self.action is Action.RETRY and link.status != LinkStatus.FAILED:
+        if is_refused:
             raise self._not_failed(link)
         return _Live(link, evidence)
 
@@ -135,13 +137,6 @@ class LinkChange:
             )
         return link
 
-    def _clear_deliveries(self) -> int:
-        """Deletes the delivery records before a resync. Returns their number."""
-        if self.action is not Action.RESYNC:
-            return 0
-        act = count_deliveries if self.dry_run else delete_deliveries
-        return act(self.database, [self.ref])
-
     def _look_or_push(self, link: Link, evidence: str) -> Answer:
         """Resets the link and pushes its job; in a dry run, only looks at the job."""
         if self.dry_run:
@@ -154,7 +149,7 @@ class LinkChange:
         [answer] = self.queue.push(
             [PushRequest(self.ref.job_id, link.payload, is_rescan=is_rescan, seen=evidence)],
             front=self.front,
-            audit=link_entries(self.change, self._run) if self.change else None,
+            audit=link_entries(self.change, self._run) if self.change else {},
         )
         return answer
 
@@ -192,7 +187,6 @@ class LinkChange:
             link=link,
             outcome=outcome,
             circuit_open_until=None if changed else link.circuit_open_until,
-            circuit_reset=changed,
             deliveries_cleared=cleared,
         )
 

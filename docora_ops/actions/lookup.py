@@ -28,7 +28,7 @@ def resolve_app(database: Database, text: str) -> App:
             )
         case apps:
             ids = [app.app_id for app in apps]
-            raise _ambiguous(f"{len(ids)} apps are named {text!r}", app_ids=ids)
+            raise _ambiguous(f"{len(ids)} apps are named {text!r}", "app_ids", ids)
 
 
 def resolve_repository(database: Database, app: App, text: str) -> Repository:
@@ -47,7 +47,7 @@ def resolve_repository(database: Database, app: App, text: str) -> Repository:
             )
         case repositories:
             ids = [repository.repository_id for repository in repositories]
-            raise _ambiguous(f"{len(ids)} repositories are {text!r}", repository_ids=ids)
+            raise _ambiguous(f"{len(ids)} repositories are {text!r}", "repository_ids", ids)
 
 
 def resolve_link(database: Database, app_text: str, repository_text: str) -> Link:
@@ -64,12 +64,11 @@ def resolve_link(database: Database, app_text: str, repository_text: str) -> Lin
     return link
 
 
-def _ambiguous(sentence: str, **candidates: list[str]) -> AmbiguousError:
-    [ids] = candidates.values()
+def _ambiguous(sentence: str, key: str, ids: list[str]) -> AmbiguousError:
     return AmbiguousError(
         f"{sentence}: {', '.join(map(quote, ids))}",
         hint="give the id of the one you mean",
-        details={**candidates},
+        details={key: ids},
     )
 
 

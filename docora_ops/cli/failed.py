@@ -61,7 +61,6 @@ def failed(
         noun = "failed link"
     if found.rows or as_json:
         context.show(render.document(found), [table])
-    where = context.database.target if group_by else context.servers
     if found.total:
         count = f"{amount(found.total, noun)}, page {found.number} of {found.pages}"
     else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from docora_ops.cli.context import Context
 from docora_ops.cli.signals import interrupted_code, stopping_on_signals
+from docora_ops.cli.streams import write_at_once
 from docora_ops.errors import RedisError, ServerError
 
 if TYPE_CHECKING:
@@ -42,8 +43,7 @@ class LongRun(ABC):
 
         def exit_at_once() -> None:
             try:
-                with suppress(OSError):
-                    os.write(sys.stderr.fileno(), f"Stopped: {self.next_step}.\n".encode())
+                write_at_once(f"Stopped: {self.next_step}.\n")
                 cancel_at_once()
             finally:
                 os._exit(interrupted_code())  # Postgres rolls back what is not committed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -57,6 +58,6 @@ def repair(
     elif app is not None:
         found = resolve_app(context.database, app)
         fix.app_id = found.app_id
-        names = {"app_id": found.app_id, "app_name": found.app_name}
+        names = asdict(found)
     fix.change = describe_change("repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs)
     return RepairCommand(context, fix).run(terminal)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change, names_of
-from docora_ops.cli.context import Context, context_of
-from docora_ops.cli.terminal import Terminal, terminal_to_ask
+from docora_ops.cli.change import describe_change
+from docora_ops.cli.context import context_of
+from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import UsageError
 
 _BATCH_SIZE = 50
@@ -42,53 +43,21 @@ def resync(
             hint="docora-ops resync APP REPO for one, docora-ops resync APP --all for every one",
         )
     terminal = terminal_to_ask(skip=yes or dry_run)
+    from docora_ops.links import Action
+
     if repo is not None:
-        return _resync_one(context, app, repo, reason, terminal)
+        from docora_ops.cli.link_command import change_link
+
+        return change_link(context, Action.RESYNC, app, repo, reason, terminal)
     if not (yes or dry_run or terminal):
         raise UsageError(
             "resync --all sends every file of the app again, and nobody is here to confirm it",
             hint="add --yes",
         )
-    return _resync_all(context, app, reason, terminal)
-
-
-def _resync_one(
-    context: Context, app: str, repo: str, reason: str | None, terminal: Terminal | None
-) -> int:
-    from docora_ops.actions.link_change import LinkChange
-    from docora_ops.actions.lookup import resolve_link
-    from docora_ops.cli.link_result import show_result
-    from docora_ops.database.link_rows import count_deliveries
-    from docora_ops.links import Action
-    from docora_ops.render.cells import amount
-
-    link = resolve_link(context.database, app, repo)
-    workers = context.count_workers()
-    if terminal is not None:
-        files = amount(count_deliveries(context.database, [link.ref]), "file")
-        terminal.ask(
-            f"{context.servers}: send {link.payload.app_name} {files} of "
-            f"{link.payload.repository_name} again (delete the delivery records, reset the link "
-            "and queue its snapshot job)?"
-        )
-    change = describe_change("resync", reason, **names_of(link))
-    resync = LinkChange(
-        Action.RESYNC,
-        context.database,
-        context.queue,
-        link.ref,
-        dry_run=context.dry_run,
-        change=change,
-    )
-    return show_result(context, resync.make(), workers)
-
-
-def _resync_all(context: Context, app: str, reason: str | None, terminal: Terminal | None) -> int:
     from docora_ops.actions.lookup import resolve_app
     from docora_ops.cli.bulk_command import BulkCommand
     from docora_ops.database.link_rows import count_deliveries
     from docora_ops.database.selection import select_of_app
-    from docora_ops.links import Action
     from docora_ops.render.cells import amount
 
     found = resolve_app(context.database, app)
@@ -98,8 +67,6 @@ def _resync_all(context: Context, app: str, reason: str | None, terminal: Termin
         f"send {found.app_name}, over {amount(selection.total, 'link')}, {files} again (delete "
         "the delivery records, reset the links and queue their snapshot jobs)"
     )
-    change = describe_change(
-        "resync", reason, app_id=found.app_id, app_name=found.app_name, all=True
-    )
+    change = describe_change("resync", reason, **asdict(found), all=True)
     command = BulkCommand(context, Action.RESYNC, selection, change, _BATCH_SIZE)
     return command.run(question, terminal)

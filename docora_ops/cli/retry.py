@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change, names_of
 from docora_ops.cli.context import context_of
 
 
@@ -38,24 +37,9 @@ def retry(
     job.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.link_change import LinkChange
-    from docora_ops.actions.lookup import resolve_link
-    from docora_ops.cli.link_result import show_result
+    from docora_ops.cli.link_command import change_link
     from docora_ops.links import Action
 
-    link = resolve_link(context.database, app, repo)
-    workers = context.count_workers()
-    change = describe_change(
-        "retry", reason, **names_of(link), front=front, reset_circuit=reset_circuit
+    return change_link(
+        context, Action.RETRY, app, repo, reason, front=front, reset_circuit=reset_circuit
     )
-    retry = LinkChange(
-        Action.RETRY,
-        context.database,
-        context.queue,
-        link.ref,
-        front=front,
-        reset_circuit=reset_circuit,
-        dry_run=dry_run,
-        change=change,
-    )
-    return show_result(context, retry.make(), workers)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.streams import write_at_once
 from docora_ops.errors import CommandInterruptedError, HungUpError
 from docora_ops.interrupts import ENDING, Stop, repeat_if_swallowed
 
@@ -72,10 +72,9 @@ def stopping_on_signals(
         if not announced:
             return
         why = "Hung up. " if signal.SIGHUP in _came else ""
-        text = f"\n{why}Stopping after the current batches. A second signal stops at once.\n"
-        # Not through the console, which the signal may have interrupted; and stderr may be closed.
-        with suppress(OSError):
-            os.write(sys.stderr.fileno(), text.encode())
+        write_at_once(
+            f"\n{why}Stopping after the current batches. A second signal stops at once.\n"
+        )
 
     with _handling_signals(handle):
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -54,6 +55,12 @@ def guard_streams() -> OutputStream:
     sys.stdout = cast("TextIO", output)
     sys.stderr = cast("TextIO", OutputStream(sys.stderr or _nowhere()))
     return output
+
+
+def write_at_once(text: str) -> None:
+    """Writes to stderr, unless it is closed, past its buffer, which a signal may interrupt."""
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), text.encode(errors="backslashreplace"))
 
 
 def _nowhere() -> TextIO:

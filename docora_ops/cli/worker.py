@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-import sys
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -15,6 +12,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.cli.streams import write_at_once
 from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
@@ -83,6 +81,4 @@ class _StderrHandler(logging.Handler):
         from docora_ops.text import inert, moment
 
         when = moment(datetime.fromtimestamp(record.created, UTC))
-        line = f"{when} {record.levelname} {inert(self.format(record))}\n"
-        with suppress(OSError):
-            os.write(sys.stderr.fileno(), line.encode(errors="backslashreplace"))
+        write_at_once(f"{when} {record.levelname} {inert(self.format(record))}\n")

@@ -83,7 +83,7 @@ def lock_against_new_links(
 ) -> set[str]:
     """Locks the repositories, so that they get no new link until the transaction ends.
 
-    Returns the ids of those that were locked, or that do not exist. Repositories that are locked
+    Returns the ids of the ones that were locked, or do not exist. Repositories that are locked
     elsewhere are left out; with `wait`, raises LinkLockedError if one of them stays locked.
     """
     ids = {"ids": list(repository_ids)}

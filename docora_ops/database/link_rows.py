@@ -137,7 +137,7 @@ ORDER BY link.number
 
 
 class ClaimState(StrEnum):
-    """What a claim found."""
+    """The result of a claim of one link."""
 
     CLAIMED = "claimed"
     CHANGED = "changed"  # the link does not qualify any more

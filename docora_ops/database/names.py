@@ -39,10 +39,7 @@ ORDER BY 1 LIMIT %(limit)s
 
 
 def find_apps(database: Database, text: str) -> list[App]:
-    """Returns the app with this id, otherwise all apps with this name.
-
-    Ignores case and Unicode normal form.
-    """
+    """Returns the app with this id, otherwise all apps with this name, in any letter case."""
     parameters = {"text": text, "forms": _forms(text)}
     apps = [App(*row) for row in database.rows(APPS_BY_ID_OR_NAME, parameters)]
     return apps[:1] if apps and apps[0].app_id == text else apps
@@ -53,20 +50,15 @@ def find_repositories(database: Database, app_id: str, text: str) -> list[Reposi
 
     If the app is linked to some of these, returns only the linked ones.
     """
-    parameters = {
-        "app_id": app_id,
-        "text": text,
-        "forms": _forms(text),
-        "urls": _spellings(text),
-    }
-    found = [
-        (Repository(*names), is_own)
-        for *names, is_own in database.rows(REPOSITORIES_BY_ID_NAME_OR_URL, parameters)
-    ]
+    spellings = {"forms": _forms(text), "urls": _spellings(text)}
+    rows = database.rows(
+        REPOSITORIES_BY_ID_NAME_OR_URL, {"app_id": app_id, "text": text, **spellings}
+    )
+    found = [(Repository(*names), is_linked) for *names, is_linked in rows]
     if found and found[0][0].repository_id == text:
         return [found[0][0]]
-    own = [repository for repository, is_own in found if is_own]
-    return own or [repository for repository, _ in found]
+    linked = [repository for repository, is_linked in found if is_linked]
+    return linked or [repository for repository, _ in found]
 
 
 def app_names(database: Database) -> list[str]:

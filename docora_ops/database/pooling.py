@@ -9,9 +9,6 @@ from docora_ops.database.postgres import Database
 from docora_ops.errors import PoolingError, PostgresError
 from docora_ops.settings import Settings
 
-# The driver's session id would be that of the proxy.
-SESSION_ID = "SELECT pg_backend_pid()"
-
 SESSIONS_FOR_WORKERS = (
     "point the workers' DATABASE_URL at Postgres itself, or at a proxy that pools sessions "
     "(in PgBouncer: pool_mode)"
@@ -22,21 +19,21 @@ _TRIES = 5
 
 
 class Pooling(StrEnum):
-    """How a proxy, if there is one, shares the sessions of Postgres among its clients."""
+    """How a proxy, if there is one, shares the sessions of Postgres among its clients.
+
+    `UNDECIDED`: two connections could not be opened at once.
+    """
 
     NONE = "none"
-    """No proxy: each connection is a session."""
     SESSIONS = "sessions"
-    """One session for as long as the connection lasts."""
     TRANSACTIONS = "transactions"
-    """Possibly another session for each transaction."""
     UNDECIDED = "undecided"
-    """Two connections could not be opened at once."""
 
 
 def session_id(database: Database) -> int:
-    """Returns the id of the session of Postgres that serves this connection now."""
-    row = database.row(SESSION_ID)
+    """Returns the id of the session that serves this connection now."""
+    # The id that the driver knows may be that of a proxy.
+    row = database.row("SELECT pg_backend_pid()")
     return int(row[0]) if row else 0
 
 

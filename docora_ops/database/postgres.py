@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -40,6 +40,8 @@ _IDLE_LIMIT = 6
 
 _REPLY_GRACE = 5
 """Seconds beyond the statement timeout after which a silent server counts as lost."""
+
+_ROWS_AT_ONCE = 1000
 
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 
@@ -128,17 +130,13 @@ class Database:
         if self._connection is not None:
             self._connection.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[object]:
         """Commits at the end of the block, or rolls back on an exception; swallows `Rollback`."""
-        with self._transaction("READ COMMITTED"):
-            yield
+        return self._transaction("READ COMMITTED")
 
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
+    def snapshot(self) -> AbstractContextManager[object]:
         """Begins a transaction whose statements all see the same state of the database."""
-        with self._transaction("REPEATABLE READ"):
-            yield
+        return self._transaction("REPEATABLE READ")
 
     def rows(self, sql: str, parameters: Parameters | None = None) -> Sequence[TupleRow]:
         """Runs one statement and returns its rows."""
@@ -155,15 +153,10 @@ class Database:
         with self._statement() as connection:
             return connection.execute(sql.encode(), parameters).rowcount
 
-    def stream(
-        self, sql: str, parameters: Parameters | None = None, *, at_once: int = 1
-    ) -> Iterator[TupleRow]:
-        """Runs one statement and yields its rows; read all rows before the next statement.
-
-        `at_once`: rows per fetch.
-        """
+    def stream(self, sql: str, parameters: Parameters | None = None) -> Iterator[TupleRow]:
+        """Runs one statement and yields its rows; read all rows before the next statement."""
         with self._statement() as connection, connection.cursor() as cursor:
-            yield from cursor.stream(sql.encode(), parameters, size=at_once)
+            yield from cursor.stream(sql.encode(), parameters, size=_ROWS_AT_ONCE)
 
     def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         """Runs one `COPY … FROM STDIN` with these rows."""
@@ -203,7 +196,7 @@ class Database:
                 self._in_transaction = False
 
     def _begin(self, isolation: str) -> Connection:
-        # One message for BEGIN and all settings.
+        # In one message.
         statements = BEGIN.format(
             isolation=isolation,
             statement=self._settings.statement_timeout,

@@ -12,7 +12,6 @@ from docora_ops.link_details import LinkHistory, Snapshot
 from docora_ops.links import AppCount, FailedFilter, LinkRef
 from docora_ops.text import mask, mask_cut, mask_url
 
-_ROWS_AT_ONCE = 1000
 _LONGEST_ERROR = 1900
 """Characters of an error in a list: git can write a megabyte."""
 
@@ -65,10 +64,7 @@ FROM repository_snapshots s WHERE repository_id = %(repository_id)s
 def failed_page(
     database: Database, which: FailedFilter, *, limit: int, offset: int
 ) -> tuple[int, list[FailedLink]]:
-    """Returns the number of failed links and one page, by app id, then repository id.
-
-    Leaves out the states of their jobs.
-    """
+    """Returns the number of failed links and one page of them, without the states of their jobs."""
     parameters = _parameters(which)
     with database.snapshot():
         row = database.row(COUNT_FAILED, parameters)
@@ -92,7 +88,7 @@ def failed_by_error(
     Read all before the next statement of this connection.
     """
     parameters = _parameters(which) | {"longest": longest}
-    rows = database.stream(FAILED_BY_ERROR, parameters, at_once=_ROWS_AT_ONCE)
+    rows = database.stream(FAILED_BY_ERROR, parameters)
     return ((app_id, error, links) for app_id, error, links in rows)
 
 

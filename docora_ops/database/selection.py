@@ -38,8 +38,6 @@ WHERE {FAILED} AND r.circuit_open_until > now()
 
 APP_NAMES = "SELECT app_id, app_name FROM apps WHERE app_id = ANY (%(app_ids)s::text[])"
 
-_ROWS_AT_ONCE = 1000
-
 Claiming = Callable[[Database, Sequence[str]], list[Claim]]
 """Locks and changes links, given by their row ids, that still qualify."""
 
@@ -98,7 +96,7 @@ def _selection(
     limit: int | None = None,
 ) -> Selection:
     with database.snapshot():
-        rows = database.stream(sql, parameters, at_once=_ROWS_AT_ONCE)
+        rows = database.stream(sql, parameters)
         # One string for all links of an app: there may be a million.
         refs = [LinkRef(id_, intern(app_id), repository_id) for id_, app_id, repository_id in rows]
         if limit is not None:

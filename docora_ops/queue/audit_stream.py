@@ -6,9 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from heapq import merge
-from operator import itemgetter
 from typing import cast
 
 from redis import Redis
@@ -24,21 +22,14 @@ ENTRIES_KEPT = 10_000
 _CHUNK = 200
 
 
-class _Event(StrEnum):
-    """The event of an entry: a whole change, or the start or the end of a run."""
-
-    DONE = "done"
-    STARTED = "started"
-    FINISHED = "finished"
-    CANCELLED = "cancelled"
-
-
+_DONE, _STARTED, _FINISHED, _CANCELLED = "done", "started", "finished", "cancelled"
 _STATES = {
-    _Event.DONE: HistoryState.DONE,
-    _Event.STARTED: HistoryState.NOT_FINISHED,
-    _Event.FINISHED: HistoryState.DONE,
-    _Event.CANCELLED: HistoryState.CANCELLED,
+    _DONE: HistoryState.DONE,  # a change without a start
+    _STARTED: HistoryState.NOT_FINISHED,
+    _FINISHED: HistoryState.DONE,
+    _CANCELLED: HistoryState.CANCELLED,
 }
+"""The state of a change by the `event` of its last entry."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +40,11 @@ class AuditEntry:
     fields: tuple[str, ...]
     """Names and values, alternating."""
 
+    @property
+    def xadd(self) -> list[str | int]:
+        """Returns the arguments of the XADD that writes the entry."""
+        return [self.key, "MAXLEN", "~", ENTRIES_KEPT, "*", *self.fields]
+
 
 def link_entries(change: Change, run: str) -> dict[Outcome, AuditEntry]:
     """Returns the audit entries to write with the push of one link's job, by outcome.
@@ -57,7 +53,7 @@ def link_entries(change: Change, run: str) -> dict[Outcome, AuditEntry]:
     after the commit: the entry says that a run starts, and `link_end_entry` that it has ended.
     """
     entries = {
-        outcome: _entry(change, _Event.DONE, counts={"total": 1, outcome: 1})
+        outcome: _entry(change, _DONE, counts={"total": 1, outcome: 1})
         for outcome in (Outcome.QUEUED, Outcome.REPLACED_STALE)
     }
     return entries | {Outcome.ALREADY_QUEUED: start_entry(change, run, None, 1)}
@@ -71,14 +67,12 @@ def link_end_entry(change: Change, run: str) -> AuditEntry:
 
 def cancel_entry(change: Change, operation_id: str) -> AuditEntry:
     """Returns the entry for the cancellation of an operation."""
-    return _entry(change, _Event.DONE, operation_id=operation_id)
+    return _entry(change, _DONE, operation_id=operation_id)
 
 
 def start_entry(change: Change, run: str, operation_id: str | None, total: int) -> AuditEntry:
     """Returns the entry for the start of a run; the end has the same `run`."""
-    return _entry(
-        change, _Event.STARTED, run=run, operation_id=operation_id, counts={"total": total}
-    )
+    return _entry(change, _STARTED, run=run, operation_id=operation_id, counts={"total": total})
 
 
 def end_entry(
@@ -90,20 +84,20 @@ def end_entry(
     cancelled: bool,
 ) -> AuditEntry:
     """Returns the entry for the end of a run."""
-    event = _Event.CANCELLED if cancelled else _Event.FINISHED
+    event = _CANCELLED if cancelled else _FINISHED
     return _entry(change, event, run=run, operation_id=operation_id, counts=counts)
 
 
 def _entry(
     change: Change,
-    event: _Event,
+    event: str,
     *,
     run: str = "",
     operation_id: str | None = None,
     counts: Mapping[str, int] | None = None,
 ) -> AuditEntry:
     fields = {
-        "event": event.value,
+        "event": event,
         "who": change.who,
         "command": change.command,
         "selection": json.dumps(change.selection),
@@ -118,11 +112,12 @@ def _entry(
 
 def write_entry(client: Redis, entry: AuditEntry) -> None:
     """Writes an entry without a change."""
-    client.xadd(
-        entry.key,
-        dict(zip(entry.fields[::2], entry.fields[1::2], strict=True)),
-        maxlen=ENTRIES_KEPT,
-    )
+    with redis_errors(client):
+        client.xadd(
+            entry.key,
+            dict(zip(entry.fields[::2], entry.fields[1::2], strict=True)),
+            maxlen=ENTRIES_KEPT,
+        )
 
 
 class History:
@@ -135,21 +130,18 @@ class History:
         """Returns the newest changes; `schedule`: with the passes of `schedule`."""
         keys = [STREAM, SCHEDULE_STREAM] if schedule else [STREAM]
         with redis_errors(self._client):
-            entries = merge(
-                *(self._newest_first(key) for key in keys), key=itemgetter(0), reverse=True
-            )
-            return _fold((fields for _, fields in entries), limit)
+            streams = map(self._newest_first, keys)
+            return _fold(merge(*streams, key=lambda fields: int(fields["ms"]), reverse=True), limit)
 
-    def _newest_first(self, key: str) -> Iterator[tuple[tuple[int, int], dict[str, str]]]:
+    def _newest_first(self, key: str) -> Iterator[dict[str, str]]:
         newest = "+"
         while some := cast(
             "list[tuple[bytes, dict[bytes, bytes]]]",
             self._client.xrevrange(key, newest, count=_CHUNK),
         ):
             for entry_id, fields in some:
-                milliseconds, _, sequence = entry_id.decode().partition("-")
                 texts = {_text(name): _text(value) for name, value in fields.items()}
-                yield (int(milliseconds), int(sequence)), texts | {"ms": milliseconds}
+                yield texts | {"ms": entry_id.decode().partition("-")[0]}
             newest = f"({some[-1][0].decode()}"
 
 
@@ -159,26 +151,26 @@ def _fold(entries: Iterable[Mapping[str, str]], limit: int) -> list[HistoryEntry
     without_start: set[str] = set()
     for fields in entries:
         try:
-            event = _Event(fields["event"])
-            row = _row(fields, event)
+            event = fields["event"]
+            row = _row(fields)
         except (KeyError, ValueError, OverflowError, OSError):
             continue  # not written by us
         run = fields.get("run")
         key = run or str(len(rows))
         if key in rows:
-            if event is _Event.STARTED:
+            if event == _STARTED:
                 rows[key] = replace(rows[key], started_at=row.started_at)
                 without_start.discard(key)
         elif len(rows) < limit:
             rows[key] = row
-            if run and event is not _Event.STARTED:
+            if run and event != _STARTED:
                 without_start.add(key)
         if len(rows) == limit and not without_start:
             break
     return sorted(rows.values(), key=lambda row: row.started_at, reverse=True)
 
 
-def _row(fields: Mapping[str, str], event: _Event) -> HistoryEntry:
+def _row(fields: Mapping[str, str]) -> HistoryEntry:
     counts = _mapping(fields.get("counts", ""))
     selection = _mapping(fields.get("selection", ""))
     if "repository" in selection:  # its name in older entries
@@ -191,7 +183,7 @@ def _row(fields: Mapping[str, str], event: _Event) -> HistoryEntry:
         reason=fields.get("reason") or None,
         operation_id=fields.get("operation_id") or None,
         counts={name: value for name, value in counts.items() if type(value) is int},
-        state=_STATES[event],
+        state=_STATES[fields["event"]],
     )
 
 

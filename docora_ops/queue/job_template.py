@@ -21,6 +21,8 @@ _MOST_OF_A_CALL = 1 << 20
 _STEP = 1 << 14
 """Bytes at the end of a traceback that are kept, and the size of a step of unpacking."""
 _MOST_STEPS = 1 << 10
+_MEMOIZE = b"\x94"
+"""The opcode that follows the key of an argument."""
 _LINES = 10
 """Lines of a traceback that are shown."""
 _SAMPLE = Payload("a", "a", "r", "u", "o", "n", "b", None, "k")
@@ -68,20 +70,19 @@ def _arguments(payload: Payload, *, is_rescan: bool) -> dict[str, object]:
     return {**arguments, "is_rescan": is_rescan}
 
 
-def calls_for_link(data: bytes, function: str, job_id: str) -> tuple[str, str] | None:
-    """Returns the ids in `job_id` if the stored call passes these to `function`, otherwise None.
+def calls_for_link(data: bytes, function: str, job_id: str) -> bool:
+    """Tells whether the stored call passes the ids in `job_id` to `function`.
 
     Compares bytes and unpickles nothing.
     """
     ids = ids_of_job(job_id)
     call = _call(data)
-    if ids is None or _text(function) not in call:
-        return None
-    app_id, repository_id = ids
-    is_ours = (
-        _argument("app_id", app_id) in call and _argument("repository_id", repository_id) in call
+    return (
+        ids is not None
+        and _text(function) in call
+        and _text("app_id") + _MEMOIZE + _text(ids[0]) in call
+        and _text("repository_id") + _MEMOIZE + _text(ids[1]) in call
     )
-    return ids if is_ours else None
 
 
 def call_of(data: bytes) -> dict[str, str]:
@@ -140,11 +141,6 @@ def _text(value: str) -> bytes:
     """Returns a short string as pickle writes it: an opcode, the length in bytes, UTF-8."""
     text = value.encode()
     return b"\x8c" + bytes([len(text) & 0xFF]) + text
-
-
-def _argument(name: str, value: str) -> bytes:
-    """Returns a key, the opcode that memoizes the key, and the value, as pickle writes these."""
-    return _text(name) + b"\x94" + _text(value)
 
 
 def _as_text(value: object) -> str:

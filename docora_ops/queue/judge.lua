@@ -4,7 +4,7 @@
 -- ARGV[1]  mode of the script
 -- ARGV[2]  JSON: names of keys; `expired`: executions of these jobs that had expired at the time
 --          `expired_at`; `cutoff`: a job whose enqueued_at is earlier was queued before the caller
---          read the queue's list
+--          read the queue's list; `audit`: by answer, the arguments of XADD for an audit entry
 --
 -- hint  index of an id when the caller read the queue's list;
 --       -1: it was not in the list; -2: the list has not been read; -3: it stood there twice
@@ -59,9 +59,13 @@ local function executions_of(queue, id)
 end
 
 local function remove_executions(queue, members)
-  for _, member in ipairs(members) do
-    redis.call('ZREM', config.wip_prefix .. queue, member)
-    redis.call('DEL', config.execution_prefix .. member)
+  for start = 1, #members, 1000 do -- a call takes only so many arguments
+    local some = {unpack(members, start, math.min(start + 999, #members))}
+    redis.call('ZREM', config.wip_prefix .. queue, unpack(some))
+    for i, member in ipairs(some) do
+      some[i] = config.execution_prefix .. member
+    end
+    redis.call('DEL', unpack(some))
   end
 end
 
@@ -254,13 +258,18 @@ local function joined(answer, _, _, detail)
   return detail and answer .. ':' .. detail or answer
 end
 
-local function write_audit_entry(fields)
-  redis.call('XADD', config.audit.key, 'MAXLEN', '~', config.audit.kept, '*', unpack(fields))
+-- Writes the audit entry of the first answer that has one.
+local function write_audit_entry(answers)
+  for _, answer in ipairs(config.audit and answers or {}) do
+    if config.audit[answer] then
+      return redis.call('XADD', unpack(config.audit[answer]))
+    end
+  end
 end
 
 -- A list, registry or stream of the wrong type fails every job, not a single one.
 redis.call('LLEN', main_list)
 recent_executions_of(config.queue, '')
-if config.audit then
-  redis.call('XLEN', config.audit.key)
+for _, xadd in pairs(config.audit or {}) do
+  redis.call('XLEN', xadd[1])
 end

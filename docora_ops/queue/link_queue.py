@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import cast
 
 from redis import Redis
@@ -14,14 +15,15 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import BullmqQueue, JobState
 from docora_ops.links import Outcome, Payload
-from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry, write_entry
-from docora_ops.queue.bullmq import read_bullmq
+from docora_ops.queue.audit_stream import AuditEntry, write_entry
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.queue.redis_client import describe, redis_errors
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.sweep import QueueSweep
 from docora_ops.queue.waiting_list import LIST_NOT_READ, WaitingList
 from docora_ops.settings import Settings
+
+_BULLMQ = "bull:snapshot-queue:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class LinkQueue:
         *,
         waiting: WaitingList | None = None,
         front: bool = False,
-        audit: Mapping[Outcome, AuditEntry] | None = None,
+        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
     ) -> list[Answer]:
         """Queues each job unless it is live, and removes stale jobs, all atomically.
 
@@ -134,14 +136,13 @@ class LinkQueue:
             rows_locked=True,
             front=front,
             fields=template.fields(),
-            audit=_audit_config(audit) if audit else None,
+            audit={word: audit[each].xadd for word, each in _OUTCOMES.items() if each in audit},
         )
         return list(map(_answer, job_ids, replies))
 
     def record(self, audit: AuditEntry) -> None:
         """Writes an audit entry by itself."""
-        with redis_errors(self._client):
-            write_entry(self._client, audit)
+        write_entry(self._client, audit)
 
     def count_workers(self) -> int:
         """Counts the live workers that listen on the queue."""
@@ -158,9 +159,15 @@ class LinkQueue:
             return self._client.exists(WORKERS_SUSPENDED) > 0
 
     def read_bullmq(self) -> BullmqQueue:
-        """Tells whether jobs stand in the BullMQ queue, and whether a BullMQ worker runs."""
+        """Tells whether Docora's own queue holds jobs, and whether a BullMQ worker runs."""
         with redis_errors(self._client):
-            return read_bullmq(self._client)
+            active = cast("list[bytes]", self._client.lrange(_BULLMQ + "active", 0, 99))
+            locks = [_BULLMQ.encode() + job_id + b":lock" for job_id in active]
+            # A worker renews its locks each 15 seconds, and sets the other key each 30.
+            if self._client.exists(_BULLMQ + "stalled-check", *locks):
+                return BullmqQueue.WORKED_ON
+            jobs = (_BULLMQ + name for name in ("wait", "active", "delayed"))
+            return BullmqQueue.LEFT_JOBS if self._client.exists(*jobs) else BullmqQueue.UNUSED
 
     @cached_property
     def sweep(self) -> QueueSweep:
@@ -177,15 +184,6 @@ _OUTCOMES = {
     "replaced": Outcome.REPLACED_STALE,
     "waiting": Outcome.ALREADY_QUEUED,
 }
-
-
-def _audit_config(audit: Mapping[Outcome, AuditEntry]) -> dict[str, object]:
-    entries = {word: audit.get(outcome) for word, outcome in _OUTCOMES.items()}
-    return {
-        "key": next(iter(audit.values())).key,
-        "kept": ENTRIES_KEPT,
-        "entries": {word: entry.fields for word, entry in entries.items() if entry},
-    }
 
 
 def _answer(job_id: str, reply: str) -> Answer:

@@ -1,8 +1,7 @@
 -- Judges the jobs of links and queues them, id by id, atomically. Follows judge.lua.
 --
 -- ARGV[1]  "look" (writes nothing) or "push"
--- ARGV[2]  JSON: what judge.lua needs, `front`, `detailed`, and for a push the constant `fields` and
---          `audit`: audit entries by answer; the first answer that has one writes it
+-- ARGV[2]  JSON: what judge.lua needs, `front`, `detailed`, and for a push the constant `fields`
 -- then per link, look: id, hint; push: id, hint, seen, data, description
 --   data  empty: the push only confirms a live job
 --
@@ -93,18 +92,14 @@ local function look(id, hint)
 end
 
 local answers = {}
-local audit_entry = nil
 local stride = mode == 'push' and 5 or 2
 for i = 3, #ARGV, stride do
   local act = mode == 'push' and push or look
   local answer, detail = act(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
   answers[#answers + 1] = joined(answer, nil, nil, detail)
-  audit_entry = audit_entry or config.audit and config.audit.entries[answer]
 end
 if #to_push > 0 then
   redis.call('RPUSH', main_list, unpack(to_push))
 end
-if audit_entry then
-  write_audit_entry(audit_entry)
-end
+write_audit_entry(answers)
 return answers

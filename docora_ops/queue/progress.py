@@ -14,7 +14,7 @@ from redis import Redis
 from docora_ops.bulk import KnownOperation, OperationState, Progress
 from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure
-from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry, write_entry
+from docora_ops.queue.audit_stream import AuditEntry, write_entry
 from docora_ops.queue.redis_client import redis_errors
 
 EXPIRY = 3_600
@@ -30,6 +30,8 @@ _PREFIX = "docora:bulk:"
 _SCAN_COUNT = 1_000
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
+_Known = tuple[Progress, OperationState, datetime | None]
+"""With the moment of the last step, if known."""
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 
 # KEYS: the operation, its failures, the stream of the audit entry if there is one
@@ -61,7 +63,7 @@ if tonumber(ARGV[6]) > 0 then
   redis.call('EXPIRE', KEYS[2], ARGV[1])
 end
 if KEYS[3] then
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', unpack(ARGV, 9 + ARGV[8]))
+  redis.call('XADD', unpack(ARGV, 9 + ARGV[8]))
 end
 return redis.call('HGET', KEYS[1], 'cancelled')
 """
@@ -82,7 +84,7 @@ if KEYS[2] then
 end
 redis.call('HSET', KEYS[1], 'cancelled', 'true')
 if KEYS[2] then
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', unpack(ARGV))
+  redis.call('XADD', unpack(ARGV))
 end
 return 'cancelled'
 """
@@ -132,21 +134,18 @@ class ProgressStore:
                     since,
                     len(new),
                     *new,
-                    *_xadd_arguments(audit),
+                    *(audit.xadd if audit else ()),
                 ],
             )
         return cast("bytes", cancelled) == b"true"
 
     def read(self, operation_id: str) -> Progress:
         """Returns the progress of an operation. Raises NotFoundError if unknown or expired."""
-        with redis_errors(self._client):
-            values = cast(
-                "list[bytes | None]", self._client.hmget(operation_key(operation_id), list(_FIELDS))
-            )
-        found = _progress(operation_id, values)
-        if found is None:
-            raise _not_found(operation_id)
-        return found
+        return self._known(operation_id)[0]
+
+    def has_lost_its_runner(self, operation_id: str) -> bool:
+        """Tells whether the operation runs and its TTL has not been renewed for long."""
+        return self._known(operation_id)[1] is OperationState.OWNER_GONE
 
     def read_failures(self, operation_id: str) -> tuple[list[LinkFailure], int]:
         """Returns the first failures of the operation, in their order, and the number of all."""
@@ -161,36 +160,41 @@ class ProgressStore:
         """Returns every operation that has not expired, the one renewed last first."""
         with redis_errors(self._client):
             keys = self._client.scan_iter(f"{_PREFIX}*", count=_SCAN_COUNT, _type="HASH")
-            found = list(self._read_some(list(set(keys))))  # SCAN may name a key twice
+            found = [
+                KnownOperation(**vars(progress), state=state, last_step_at=last_step_at)
+                for progress, state, last_step_at in self._read_some(list(set(keys)))
+            ]  # SCAN may name a key twice
         found.sort(key=lambda each: each.operation_id)
         return sorted(found, key=lambda each: each.last_step_at or _LONG_AGO, reverse=True)
 
-    def has_lost_its_runner(self, operation_id: str) -> bool:
-        """Tells whether the operation runs and its TTL has not been renewed for long."""
+    def _known(self, operation_id: str) -> _Known:
         with redis_errors(self._client):
-            found = next(self._read_some([operation_key(operation_id).encode()]), None)
-        return found is not None and found.state is OperationState.OWNER_GONE
+            for found in self._read_some([operation_key(operation_id).encode()]):
+                return found
+        raise _not_found(operation_id)
 
-    def _read_some(self, keys: Sequence[bytes]) -> Iterator[KnownOperation]:
+    def _read_some(self, keys: Sequence[bytes]) -> Iterator[_Known]:
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
             for key in keys:
-                pipeline.hmget(key, list(_FIELDS))
                 pipeline.pttl(key)
+                pipeline.hmget(key, list(_FIELDS))
             (seconds, _), *replies = pipeline.execute()
-        for key, values, left in zip(keys, replies[::2], replies[1::2], strict=True):
+        for key, left, values in zip(keys, replies[::2], replies[1::2], strict=True):
+            if values[0] is None:
+                continue  # the dashboard's cancel makes a hash without a total
             operation_id = key.decode(errors="backslashreplace").removeprefix(_PREFIX)
-            progress = _progress(operation_id, values)
-            if progress is None:
-                continue
+            total, completed, succeeded, failed = map(_number, values[:4])
+            progress = Progress(
+                operation_id, total, completed, succeeded, failed, values[4] == b"true"
+            )
             # Each step sets the same TTL, so the rest of it tells the time of the step.
             silence = timedelta(seconds=EXPIRY) - timedelta(milliseconds=left)
-            known = left >= 0 and silence >= timedelta(0)
-            yield KnownOperation(
-                **vars(progress),
-                state=_state(progress, silence if known else timedelta(0)),
-                last_step_at=datetime.fromtimestamp(seconds, UTC) - silence if known else None,
-            )
+            if left >= 0 and silence >= timedelta(0):
+                at = datetime.fromtimestamp(seconds, UTC) - silence
+                yield progress, _state(progress, silence), at
+            else:
+                yield progress, _state(progress, timedelta(0)), None
 
     def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> None:
         """Asks the runner to stop before its next batch.
@@ -200,7 +204,7 @@ class ProgressStore:
         keys = [operation_key(operation_id)]
         with redis_errors(self._client):
             reply = self._cancel(
-                keys=[*keys, audit.key] if audit else keys, args=_xadd_arguments(audit)
+                keys=[*keys, audit.key] if audit else keys, args=audit.xadd if audit else []
             )
         if reply == b"unknown":
             raise _not_found(operation_id)
@@ -212,8 +216,7 @@ class ProgressStore:
 
     def record(self, audit: AuditEntry) -> None:
         """Writes an audit entry without a change."""
-        with redis_errors(self._client):
-            write_entry(self._client, audit)
+        write_entry(self._client, audit)
 
 
 def operation_key(operation_id: str) -> str:
@@ -229,10 +232,6 @@ def _not_found(operation_id: str) -> NotFoundError:
     )
 
 
-def _xadd_arguments(audit: AuditEntry | None) -> list[str | int]:
-    return [ENTRIES_KEPT, "*", *audit.fields] if audit else []
-
-
 def _failures_key(operation_id: str) -> str:
     # Not with the prefix of operations: the dashboard would take the key for one.
     return f"docora-ops:operation:{operation_id}:failures"
@@ -244,14 +243,6 @@ def _failure(value: bytes) -> LinkFailure | None:
     except (ValueError, TypeError, RecursionError):
         return None
     return LinkFailure(str(job_id), str(error))
-
-
-def _progress(operation_id: str, values: Sequence[bytes | None]) -> Progress | None:
-    # The dashboard's cancel makes the hash of an operation that it does not know, without a total.
-    if values[0] is None:
-        return None
-    total, completed, succeeded, failed = (_number(value) for value in values[:4])
-    return Progress(operation_id, total, completed, succeeded, failed, values[4] == b"true")
 
 
 def _state(progress: Progress, silence: timedelta) -> OperationState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import cast
 
 from redis import Redis
@@ -15,7 +16,6 @@ from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE, ExecutionRegistry
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import (
-    BaseRegistry,
     FailedJobRegistry,
     FinishedJobRegistry,
     ScheduledJobRegistry,
@@ -37,7 +37,7 @@ from docora_ops.jobs import (
     Worker,
 )
 from docora_ops.queue.job_template import call_of, traceback_of
-from docora_ops.queue.redis_client import answers_of, redis_errors
+from docora_ops.queue.redis_client import answers_of, redis_errors, server_time
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.settings import Settings
 
@@ -68,18 +68,19 @@ class QueueReader:
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers, the scheduler and the first `limit` jobs."""
         with redis_errors(self._client):
-            now = self._now()
+            now = server_time(self._client)
             not_expired = f"({now}", cast("int", "+inf")
             read = max(limit, _LEAST_WAITING)
+            key_of = partial(registry_key, queue=self._name)
             pipeline = self._pipeline()
             pipeline.llen(self._list)
-            pipeline.zcard(self._registry(ScheduledJobRegistry))
-            pipeline.zcount(self._registry(FinishedJobRegistry), *not_expired)
-            pipeline.zcount(self._registry(FailedJobRegistry), *not_expired)
+            pipeline.zcard(key_of(ScheduledJobRegistry))
+            pipeline.zcount(key_of(FinishedJobRegistry), *not_expired)
+            pipeline.zcount(key_of(FailedJobRegistry), *not_expired)
             pipeline.lrange(self._list, 0, read - 1)
             pipeline.lrange(self._intermediate, 0, _MOST_INTERMEDIATE - 1)
-            pipeline.zrange(self._registry(StartedJobRegistry), *not_expired, byscore=True)
-            pipeline.zrange(self._registry(ScheduledJobRegistry), 0, limit - 1, withscores=True)
+            pipeline.zrange(key_of(StartedJobRegistry), *not_expired, byscore=True)
+            pipeline.zrange(key_of(ScheduledJobRegistry), 0, limit - 1, withscores=True)
             pipeline.smembers(WORKERS_BY_QUEUE_KEY % self._name)
             pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % self._name)
             length, delayed, finished, failed, *found, worker_keys, lock = pipeline.execute()
@@ -127,9 +128,9 @@ class QueueReader:
                     name=call.get("function"),
                     app_name=call.get("app_name"),
                     repository_name=f"{owner}/{name}" if owner and name else None,
-                    created_at=_moment(created_at),
-                    processed_on=_moment(started_at) if status == "active" else None,
-                    enqueued_at=_moment(enqueued_at),
+                    created_at=moment_of(created_at),
+                    processed_on=moment_of(started_at) if status == "active" else None,
+                    enqueued_at=moment_of(enqueued_at),
                     due_at=due_at[job_id] if due_at else None,
                 )
             )
@@ -153,7 +154,7 @@ class QueueReader:
                     state=_optional_text(state),
                     hostname=_optional_text(hostname),
                     pid=_optional_text(pid),
-                    last_heartbeat_at=_moment(last_heartbeat),
+                    last_heartbeat_at=moment_of(last_heartbeat),
                     alive=alive,
                     jobs=self._jobs(job_ids, "active"),
                 )
@@ -173,17 +174,17 @@ class QueueReader:
         [(hostname, pid, heartbeat)] = self._hashes(
             [SCHEDULER_KEY_TEMPLATE % name], _SCHEDULER_FIELDS
         )
-        return Scheduler(name, _optional_text(hostname), _optional_text(pid), _moment(heartbeat))
+        return Scheduler(name, _optional_text(hostname), _optional_text(pid), moment_of(heartbeat))
 
     def job(self, job_id: str) -> JobRecord:
         """Reads all that RQ has of one job."""
         with redis_errors(self._client):
-            now = self._now()
+            now = server_time(self._client)
             key = Job.key_for(job_id)
             [(status, origin_field, retries_left, worker, limit_key, *times)] = self._hashes(
                 [key], _RECORD_FIELDS
             )
-            created_at, enqueued_at, started_at, ended_at = map(_moment, times)
+            created_at, enqueued_at, started_at, ended_at = map(moment_of, times)
             origin = _optional_text(origin_field)
             queues = [self._name] if origin in {None, self._name} else [self._name, str(origin)]
             places = [place for queue in queues for place in self._places(job_id, queue)]
@@ -274,13 +275,6 @@ class QueueReader:
     def _pipeline(self) -> Pipeline:
         return self._client.pipeline(transaction=False)
 
-    def _now(self) -> float:
-        seconds, microseconds = self._client.time()
-        return seconds + microseconds / 1e6
-
-    def _registry(self, registry: type[BaseRegistry]) -> str:
-        return registry_key(registry, self._name)
-
 
 def _job_id(execution: bytes) -> str:
     """Returns the job id in an entry of a registry of executions."""
@@ -296,9 +290,7 @@ def _optional_text(value: bytes | None) -> str | None:
 
 
 def _number(value: bytes | None) -> int | None:
-    with suppress(ValueError):
-        return int(value or b"")
-    return None
+    return int(value) if value and value.isdigit() else None
 
 
 def _from_timestamp(score: float) -> datetime | None:
@@ -307,7 +299,7 @@ def _from_timestamp(score: float) -> datetime | None:
     return None
 
 
-def _moment(value: bytes | None) -> datetime | None:
+def moment_of(value: bytes | None) -> datetime | None:
     """Parses a time as RQ writes it; returns None for anything else."""
     with suppress(ValueError):
         if value:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import redis
+from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.retry import Retry
@@ -63,6 +64,12 @@ def with_rows_locked(client: redis.Redis) -> redis.Redis:
     )
 
 
+def server_time(client: redis.Redis) -> float:
+    """Returns the time of the server's clock, in seconds since 1970."""
+    seconds, microseconds = client.time()
+    return float(seconds) + microseconds / 1e6
+
+
 def answers_of(pipeline: Pipeline) -> list[Any]:
     """Runs the commands of a pipeline; the answer for a key of another type is None."""
     answers = []
@@ -112,6 +119,7 @@ def redis_errors(client: redis.Redis, *, rows_locked: bool = False) -> Iterator[
 
 _Explanation = tuple[str, str]
 """What happened, and what to do."""
+_CREDENTIALS = ("refuses our user or password", "check the credentials in REDIS_URL")
 _SLOW: _Explanation = (
     "did not answer in time",
     "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",
@@ -146,32 +154,30 @@ _BY_CODE: dict[str, _Explanation] = _REFUSES_WRITES | {
 }
 
 
+_BY_KIND = (
+    (exceptions.AuthenticationError, _CREDENTIALS),
+    (exceptions.AuthorizationError, _CREDENTIALS),
+    (exceptions.TimeoutError, _SLOW),
+    (exceptions.OutOfMemoryError, _REFUSES_WRITES["OOM"]),
+    (exceptions.ReadOnlyError, _REFUSES_WRITES["READONLY"]),
+    (exceptions.ClusterError, _CLUSTER),
+    (exceptions.ClusterCrossSlotError, _CLUSTER),
+    (exceptions.AskError, _CLUSTER),  # and MovedError, its subclass
+    (exceptions.BusyLoadingError, ("is still loading its data", "try again in a moment")),
+)
+
+
 def _explain(error: redis.RedisError) -> _Explanation:
     text = str(error)
-    match error:
-        case redis.AuthenticationError() | redis.exceptions.AuthorizationError():
-            return "refuses our user or password", "check the credentials in REDIS_URL"
-        case redis.exceptions.NoPermissionError():
-            return _no_permission(text)
-        case redis.TimeoutError():
-            return _SLOW
-        case redis.exceptions.OutOfMemoryError():
-            return _REFUSES_WRITES["OOM"]
-        case redis.ReadOnlyError():
-            return _REFUSES_WRITES["READONLY"]
-        case (
-            redis.exceptions.ClusterError()
-            | redis.exceptions.ClusterCrossSlotError()
-            | redis.exceptions.AskError()  # and MovedError, its subclass
-        ):
-            return _CLUSTER
-        case redis.exceptions.BusyLoadingError():
-            return "is still loading its data", "try again in a moment"
-        case redis.ConnectionError():
-            if isinstance(error.__cause__, TimeoutError):
-                return "did not answer in time", "check REDIS_URL and the network"
-            return "can't be reached, or broke the connection", "check that it runs, and REDIS_URL"
-    if "NOPERM" in text or "ACL failure in script" in text:
+    for kind, explanation in _BY_KIND:
+        if isinstance(error, kind):
+            return explanation
+    if isinstance(error, redis.ConnectionError):
+        if isinstance(error.__cause__, TimeoutError):
+            return "did not answer in time", "check REDIS_URL and the network"
+        return "can't be reached, or broke the connection", "check that it runs, and REDIS_URL"
+    is_refused = isinstance(error, exceptions.NoPermissionError)
+    if is_refused or "NOPERM" in text or "ACL failure in script" in text:
         return _no_permission(text)
     # In a script, a Cluster has a sentence of its own for each reason not to serve a key.
     if "cluster" in text or "hash to the same slot" in text:

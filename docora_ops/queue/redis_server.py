@@ -11,15 +11,18 @@ from rq import Queue
 from rq.job import Job
 from rq.registry import ScheduledJobRegistry
 from rq.scheduler import RQScheduler
-from rq.suspension import WORKERS_SUSPENDED
-from rq.utils import utcparse
-from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import BullmqQueue
 from docora_ops.queue.audit_stream import STREAM
-from docora_ops.queue.bullmq import read_bullmq
+from docora_ops.queue.link_queue import LinkQueue
 from docora_ops.queue.progress import operation_key
-from docora_ops.queue.redis_client import explain_refused_write, redis_errors
+from docora_ops.queue.queue_reader import moment_of
+from docora_ops.queue.redis_client import (
+    answers_of,
+    explain_refused_write,
+    redis_errors,
+    server_time,
+)
 from docora_ops.queue.registries import registry_key
 from docora_ops.settings import Settings
 
@@ -128,6 +131,7 @@ class QueueInspector:
     def __init__(self, settings: Settings, client: redis.Redis) -> None:
         self._client = client
         self._queue = Queue(settings.queue_name, connection=client)
+        self._links = LinkQueue(settings, client)
         self._try_writes = client.register_script(_TRY_WRITES)
 
     def only_reads(self) -> bool:
@@ -168,12 +172,12 @@ class QueueInspector:
                 info = self._client.info()
             except redis.exceptions.NoPermissionError:
                 return None
-            return RedisServer.from_info(info, self._now())
+            return RedisServer.from_info(info, server_time(self._client))
 
     def clock(self) -> float:
         """Returns the time of the server's clock, in seconds since 1970."""
         with redis_errors(self._client):
-            return self._now()
+            return server_time(self._client)
 
     def queue(self) -> QueueHealth:
         """Reads the state of the queue."""
@@ -184,32 +188,21 @@ class QueueInspector:
             delayed = cast(
                 "list[tuple[bytes, float]]", self._client.zrange(scheduled, 0, 0, withscores=True)
             )
-            workers = cast(
-                "set[bytes]", self._client.smembers(WORKERS_BY_QUEUE_KEY % self._queue.name)
-            )
-            now = self._now()
+            now = server_time(self._client)
             queued_at = self._queued_at(head) if head else None
             return QueueHealth(
                 waiting=self._client.llen(key),
                 head_waits_for=queued_at and now - queued_at,
-                workers=self._client.exists(*sorted(workers)) if workers else 0,
-                is_suspended=self._client.exists(WORKERS_SUSPENDED) > 0,
+                workers=self._links.count_workers(),
+                is_suspended=self._links.is_suspended(),
                 has_scheduler=self._client.exists(RQScheduler.get_locking_key(self._queue.name))
                 > 0,
                 first_delayed_in=delayed[0][1] - now if delayed else None,
-                bullmq=read_bullmq(self._client),
+                bullmq=self._links.read_bullmq(),
             )
 
     def _queued_at(self, job_id: bytes) -> float | None:
-        key = Job.redis_job_namespace_prefix.encode() + job_id
-        try:
-            value = cast("bytes | None", self._client.hget(key, "enqueued_at"))
-            return utcparse(value.decode()).timestamp() if value else None
-        except redis.exceptions.NoPermissionError:
-            raise
-        except (redis.ResponseError, ValueError):
-            return None
-
-    def _now(self) -> float:
-        seconds, microseconds = self._client.time()
-        return float(seconds) + microseconds / 1e6
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.hget(Job.redis_job_namespace_prefix.encode() + job_id, "enqueued_at")
+        queued_at = moment_of(*answers_of(pipeline))
+        return queued_at.timestamp() if queued_at else None

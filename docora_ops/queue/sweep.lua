@@ -2,7 +2,7 @@
 -- duplicates and stale entries. Follows judge.lua.
 --
 -- ARGV[1]  "inspect" (writes nothing) or "remove"
--- ARGV[2]  JSON: what judge.lua needs; `audit`: the audit entry to write if anything is removed
+-- ARGV[2]  JSON: what judge.lua needs
 -- then     inspect: id, hint...; remove: kind (orphan, duplicate or stale_entry), id...
 --
 -- Returns one answer per id, unreadable:REASON or
@@ -159,12 +159,8 @@ end
 -- The first write is one that Redis refuses when it is out of memory, so nothing is removed then.
 try_writes({next(places_to_keep) and 'LSET' or 'LREM', 'LREM', 'DEL', 'XADD', 'ZREM'})
 thin_out_list()
-local removed = false
 for i, decision in ipairs(decisions) do
   answers[i] = joined(alone(carry_out, ARGV[2 * i + 2], decision))
-  removed = removed or answers[i] == 'removed'
 end
-if removed and config.audit then
-  write_audit_entry(config.audit.entry)
-end
+write_audit_entry(answers)
 return answers

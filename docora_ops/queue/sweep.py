@@ -15,7 +15,7 @@ from rq.registry import StartedJobRegistry
 
 from docora_ops.drift import Drift, Repaired, RepairOutcome
 from docora_ops.jobs import JobState
-from docora_ops.queue.audit_stream import ENTRIES_KEPT, AuditEntry
+from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.job_template import calls_for_link
 from docora_ops.queue.redis_client import answers_of, redis_errors
 from docora_ops.queue.registries import REGISTRIES, registry_key
@@ -43,27 +43,26 @@ TO_RUN_OR_FAILED = frozenset({Place.LIST, Place.SCHEDULED, Place.DEFERRED, Place
 
 
 class Problem(StrEnum):
-    """What is wrong with the entries of a job in one place."""
+    """The fault of a job's entries in one place.
+
+    `GONE`: the job does not exist. `CONTRADICTS`: its status does not belong in this place.
+    `TWICE`: it stands in the list more than once.
+    """
 
     NONE = "ok"
     GONE = "gone"
-    """The entry exists, its job does not."""
     CONTRADICTS = "contradicts"
-    """The job has a status that does not belong in this place."""
     TWICE = "twice"
-    """The job stands in the list more than once."""
 
 
 @dataclass(frozen=True, slots=True)
 class InspectedJob:
-    """A job that has entries, or had some a moment ago."""
+    """A job that has entries, or had some a moment ago. `problems`: in each place that has any."""
 
     job_id: str
     state: JobState
     problems: Mapping[Place, Problem]
-    """By the places in which the job has entries."""
-    status: str
-    """Empty if the job itself is gone."""
+    status: str  # empty if the job itself is gone
 
 
 class QueueSweep:
@@ -103,10 +102,11 @@ class QueueSweep:
 
         Redis has a few seconds, since rows are locked. `audit` is written if anything is removed.
         """
-        entry = audit and {"key": audit.key, "kept": ENTRIES_KEPT, "entry": audit.fields}
         job_ids = [drift.job_id for drift in drifts]
         arguments = [text for drift in drifts for text in (drift.kind.value, drift.job_id)]
-        answers = self._script.run("remove", job_ids, arguments, rows_locked=True, audit=entry)
+        answers = self._script.run(
+            "remove", job_ids, arguments, rows_locked=True, audit=audit and {"removed": audit.xadd}
+        )
         return list(map(_repaired, drifts, answers))
 
     def made_for_links(self, job_ids: Collection[str]) -> set[str]:

@@ -57,7 +57,7 @@ def test_a_role_that_lacks_a_privilege_changes_nothing(
     document = refuses(
         result, "postgres", f"permission denied for table {missing.rpartition(' ')[2]}"
     )
-    assert "grant" in document["hint"]
+    assert "docora-ops help privileges" in document["hint"]
     forget_operations(docora)
     assert docora.dump() == before
 

@@ -291,8 +291,7 @@ def test_the_stream_is_capped_and_read_in_pieces(
 
 
 def test_every_script_caps_the_stream(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("link_queue", "progress"):
-        monkeypatch.setattr(f"docora_ops.queue.{module}.ENTRIES_KEPT", 100)
+    monkeypatch.setattr("docora_ops.queue.audit_stream.ENTRIES_KEPT", 100)
     actions = docora.actions()
     change = Change("kim@ops1", "retry", {})
     entry = audit.cancel_entry(change, "bulk_x")

@@ -91,7 +91,7 @@ def test_a_look_for_drift_unpickles_nothing(docora: Docora, tmp_path: Path) -> N
     ids=ascii,
 )
 def test_what_is_no_call_names_no_link(data: bytes) -> None:
-    assert calls_for_link(data, "f", "app_1-repo_1") is None
+    assert calls_for_link(data, "f", "app_1-repo_1") is False
 
 
 LINK = TestLink("app_1", "repo_1")
@@ -104,15 +104,15 @@ def call(function: str = "f", app_id: str = "app_1", repository_id: str = "repo_
 
 @pytest.mark.parametrize("pack", [zlib.compress, bytes])
 def test_a_call_is_known_by_its_function_and_both_ids(pack: Callable[[bytes], bytes]) -> None:
-    def ids_in(data: bytes) -> tuple[str, str] | None:
+    def is_for_link(data: bytes) -> bool:
         return calls_for_link(pack(data), "f", LINK.job_id)
 
-    assert ids_in(call()) == ("app_1", "repo_1")
-    assert ids_in(call(function="g")) is None
-    assert ids_in(call(app_id="app_2")) is None
-    assert ids_in(call(app_id="app_1x")) is None
-    assert ids_in(call(repository_id="repo_")) is None
+    assert is_for_link(call()) is True
+    assert is_for_link(call(function="g")) is False
+    assert is_for_link(call(app_id="app_2")) is False
+    assert is_for_link(call(app_id="app_1x")) is False
+    assert is_for_link(call(repository_id="repo_")) is False
 
 
 def test_a_job_that_swells_when_unpacked_costs_little() -> None:
-    assert calls_for_link(zlib.compress(bytes(200_000_000)), "f", LINK.job_id) is None
+    assert calls_for_link(zlib.compress(bytes(200_000_000)), "f", LINK.job_id) is False

@@ -145,7 +145,7 @@ def test_workers_are_listed_with_what_they_do_and_who_is_gone(
     assert data["scheduler"]["last_heartbeat_at"]
 
     for line in (
-        "Waiting    5, the oldest for 3 h",
+        "Waiting    5, the oldest for 3 h 0 min",
         f"Scheduler  running on {os.uname().nodename}, process {os.getpid()}",
         "Workers    2",
     ):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from docora_ops.audit import Change
+from docora_ops.drift import RepairOutcome
+from docora_ops.links import Outcome
 from docora_ops.queue import ProgressStore
 from docora_ops.queue.audit_stream import AuditEntry, end_entry, start_entry
 from docora_ops.queue.progress import new_operation_id
 
-Key = TypeVar("Key", bound=str)
+Counts = Mapping[Outcome, int] | Mapping[RepairOutcome, int]
 
 
 @dataclass(slots=True)
@@ -35,15 +36,13 @@ class AuditEntries:
             return None
         return start_entry(self.change, self._run, self.operation_id, self.total)
 
-    def end(self, counts: Mapping[Key, int], *, cancelled: bool) -> AuditEntry:
+    def end(self, counts: Counts, *, cancelled: bool) -> AuditEntry:
         """Returns the entry for the end of the run. `counts`: links by outcome."""
         shown = {str(outcome): count for outcome, count in counts.items() if count}
         shown = {"total": self.total, **shown}
         return end_entry(self.change, self._run, self.operation_id, shown, cancelled=cancelled)
 
-    def write_end(
-        self, store: ProgressStore, counts: Mapping[Key, int], *, cancelled: bool
-    ) -> None:
+    def write_end(self, store: ProgressStore, counts: Counts, *, cancelled: bool) -> None:
         """Writes the entry for the end of a run that has begun, once. Raises RedisError."""
         if self.has_begun and not self.has_ended:
             store.record(self.end(counts, cancelled=cancelled))

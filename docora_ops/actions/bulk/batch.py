@@ -42,7 +42,7 @@ class Batch:
 
     @property
     def is_final(self) -> bool:
-        """Whether this is the second round."""
+        """Tells whether this is the second round."""
         return self.earlier is not None
 
     def evidence_of(self, ref: LinkRef) -> str:

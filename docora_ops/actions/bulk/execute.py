@@ -18,11 +18,8 @@ from docora_ops.queue import Answer, LinkQueue, PushRequest
 
 _SLOW_LINKS_IN_A_ROW = 2
 """If so many links, each by itself, take too long, the whole server is too slow."""
-
-
 _MOST_SEARCHES = 50
 """Jobs that are searched in the list although it was read: each search may walk over all of it."""
-
 _CHANGED_BY_US = frozenset({ClaimState.CLAIMED, ClaimState.EXHAUSTED})
 _PUSHED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE})
 
@@ -35,31 +32,23 @@ class _Candidate:
     """A link that is to be claimed and queued."""
 
     ref: LinkRef
-    is_live: bool = False  # its job waits: the push only confirms that
     evidence: str = ""  # evidence of a job that was doubtful at two looks
     is_pushed: bool = False  # an earlier attempt, which was rolled back, has pushed the job
 
 
+@dataclass(slots=True)
 class BatchExecution:
     """Queues the links of batches. A link that can't be queued costs only itself."""
 
-    def __init__(
-        self,
-        database: Database,
-        queue: LinkQueue,
-        action: Action,
-        claim: Claiming,
-        audit: AuditEntries | None = None,
-    ) -> None:
-        self._database = database
-        self._queue = queue
-        self._action = action
-        self._claim_links = claim
-        self._audit = audit
-        self._has_waited_for_lock = False
-        self._must_look = True
-        self._slow_links = 0
-        self._searches_left = _MOST_SEARCHES
+    database: Database
+    queue: LinkQueue
+    action: Action
+    claim_links: Claiming
+    audit: AuditEntries | None = None
+    _has_waited_for_lock: bool = False
+    _must_look: bool = True
+    _slow_links: int = 0
+    _searches_left: int = _MOST_SEARCHES
 
     def handle(self, batch: Batch) -> None:
         """Records or postpones each link. Raises PostgresError, RedisError."""
@@ -105,7 +94,7 @@ class BatchExecution:
                 batch.record(ref, Outcome.SKIPPED)
                 continue
             try:
-                is_gone = read_link(self._database, ref.app_id, ref.repository_id) is None
+                is_gone = read_link(self.database, ref.app_id, ref.repository_id) is None
             except LinkError as error:
                 self._record_error(ref, error, batch)
                 continue
@@ -120,7 +109,7 @@ class BatchExecution:
     def _postpone(self, refs: Sequence[LinkRef], batch: Batch) -> None:
         """Keeps the evidence of the jobs for the second round."""
         job_ids = [ref.job_id for ref in refs]
-        answers = self._queue.look(job_ids, waiting=batch.waiting)
+        answers = self.queue.look(job_ids, waiting=batch.waiting)
         for ref, answer in zip(refs, answers, strict=True):
             batch.postponed[ref.id] = answer.evidence
 
@@ -137,13 +126,13 @@ class BatchExecution:
         outcomes: dict[str, Outcome] = {}
         while candidates:
             refused: list[Answer] = []
-            with self._database.transaction():
+            with self.database.transaction():
                 claims = self._claim(candidates, wait=wait)
                 changed = [claim for claim in claims.values() if claim.state in _CHANGED_BY_US]
                 cleared = 0
-                if self._action is Action.RESYNC:
+                if self.action is Action.RESYNC:
                     payloads = [claim.payload for claim in changed]
-                    cleared = delete_deliveries(self._database, payloads)
+                    cleared = delete_deliveries(self.database, payloads)
                 for answer in self._push(changed, candidates, batch):
                     if _is_refused(claims[answer.job_id], answer):
                         refused.append(answer)
@@ -157,15 +146,11 @@ class BatchExecution:
                 batch.deliveries_cleared += cleared
                 break
             for answer in refused:
-                if candidates[answer.job_id].is_live:
-                    candidates[answer.job_id].is_live = False
-                else:
-                    ref = candidates.pop(answer.job_id).ref
-                    left.append((ref, decide(answer), answer))
+                ref = candidates.pop(answer.job_id).ref
+                left.append((ref, decide(answer), answer))
 
         self._must_look = bool(left) or any(
-            each.is_live or outcomes.get(job_id) is Outcome.REPLACED_STALE
-            for job_id, each in candidates.items()
+            outcome is not Outcome.QUEUED for outcome in outcomes.values()
         )
         for decision in left:
             batch.record_decision(*decision)
@@ -200,24 +185,25 @@ class BatchExecution:
     def _look(
         self, refs: Sequence[LinkRef], batch: Batch
     ) -> tuple[dict[str, _Candidate], list[_Left]]:
-        """Returns the links that are to be claimed, by job id, and those that are not."""
+        """Returns the links to claim, by job id, and the decisions about the other links."""
         candidates: dict[str, _Candidate] = {}
         left: list[_Left] = []
         for ref, answer in zip(refs, self._answers(refs, batch), strict=True):
             earlier = batch.evidence_of(ref)
             outcome = decide(answer, earlier)
-            is_live = outcome is Outcome.ALREADY_QUEUED
             if answer.state is JobState.RUNNING or self._must_wait(answer, earlier, batch):
                 left.append((ref, None, answer))
-            elif outcome is Outcome.FAILED or (is_live and self._action is Action.REPAIR):
+            elif outcome is Outcome.FAILED or (
+                outcome is Outcome.ALREADY_QUEUED and self.action is Action.REPAIR
+            ):
                 left.append((ref, outcome, answer))
             else:
                 evidence = earlier if answer.evidence == earlier else ""
-                candidates[ref.job_id] = _Candidate(ref, is_live, evidence)
+                candidates[ref.job_id] = _Candidate(ref, evidence)
         return candidates, left
 
     def _must_wait(self, answer: Answer, earlier: str, batch: Batch) -> bool:
-        """Whether the job may have been queued since the list was read.
+        """Tells whether the job may have been queued since the list was read.
 
         A push finds out by a search in the list: in the first round, only a few jobs are searched.
         """
@@ -235,7 +221,7 @@ class BatchExecution:
         """
         job_ids = [ref.job_id for ref in refs]
         if self._must_look or batch.is_final:
-            return self._queue.look(job_ids, waiting=batch.waiting)
+            return self.queue.look(job_ids, waiting=batch.waiting)
         return [Answer(job_id, JobState.NONE) for job_id in job_ids]
 
     def _claim(self, candidates: Mapping[str, _Candidate], *, wait: bool) -> dict[str, Claim]:
@@ -243,43 +229,42 @@ class BatchExecution:
         refs = [candidate.ref for candidate in candidates.values()]
         if wait:
             for ref in refs:
-                lock_link(self._database, ref.app_id, ref.repository_id)
+                lock_link(self.database, ref.app_id, ref.repository_id)
         claims = {
             claim.payload.job_id: claim
-            for claim in self._claim_links(self._database, [ref.id for ref in refs])
+            for claim in self.claim_links(self.database, [ref.id for ref in refs])
         }
         return {job_id: claims[job_id] for job_id in candidates if job_id in claims}
 
     def _push(
         self, claims: Sequence[Claim], candidates: Mapping[str, _Candidate], batch: Batch
     ) -> list[Answer]:
-        """Queues the jobs of claimed links, after those of the batch before."""
+        """Queues the jobs of claimed links, after the jobs of the batch before."""
         requests = []
         for claim in claims:
             job_id = claim.payload.job_id
             candidate = candidates[job_id]
-            must_queue = claim.state is ClaimState.CLAIMED and not candidate.is_live
             requests.append(
                 PushRequest(
                     job_id,
-                    payload=claim.payload if must_queue else None,
-                    is_rescan=self._action.is_rescan(claim.status),
+                    payload=claim.payload if claim.state is ClaimState.CLAIMED else None,
+                    is_rescan=self.action.is_rescan(claim.status),
                     seen=candidate.evidence,
                     is_repeated=candidate.is_pushed,
                 )
             )
         batch.wait_for_turn()
-        start = self._audit.start() if self._audit else None
-        entries = dict.fromkeys(_PUSHED, start) if start else None
-        answers = self._queue.push(requests, waiting=batch.waiting, audit=entries)
-        if self._audit and any(answer.outcome in _PUSHED for answer in answers):
-            self._audit.has_begun = True
+        start = self.audit.start() if self.audit else None
+        entries = dict.fromkeys(_PUSHED, start) if start else {}
+        answers = self.queue.push(requests, waiting=batch.waiting, audit=entries)
+        if self.audit and any(answer.outcome in _PUSHED for answer in answers):
+            self.audit.has_begun = True
         batch.pushed.set()
         return answers
 
 
 def _is_refused(claim: Claim, answer: Answer) -> bool:
-    """Whether the push found the job in another state than the look."""
+    """Tells whether the push found the job in another state than the look."""
     if claim.state is ClaimState.EXHAUSTED:
         return answer.state is not JobState.NONE
     return answer.outcome is None

@@ -13,35 +13,22 @@ from docora_ops.links import Action, PlannedLink
 from docora_ops.queue import LinkQueue
 
 
-class BatchPlan:
-    """Finds what BatchExecution would do, and changes nothing."""
+def plan_batch(
+    database: Database, queue: LinkQueue, action: Action, planned: list[PlannedLink], batch: Batch
+) -> None:
+    """Records or postpones each link as BatchExecution would, and changes nothing.
 
-    def __init__(self, database: Database, queue: LinkQueue, action: Action) -> None:
-        self._database = database
-        self._queue = queue
-        self._action = action
-        self.links: list[PlannedLink] = []
-
-    def handle(self, batch: Batch) -> None:
-        """Records or postpones each link. Raises PostgresError, RedisError."""
-        refs = batch.record_invalid()
-        for ref, answer in look_at_jobs(
-            self._database, self._queue, refs, waiting=batch.waiting, detailed=True
-        ):
-            batch.record_decision(ref, decide(answer, batch.evidence_of(ref)), answer)
-        if self._action is Action.RESYNC:
-            queued = [item.ref for item in batch.recorded if item.outcome.succeeded]
-            batch.deliveries_cleared = count_deliveries(self._database, queued)
-        names = names_of(self._database, [item.ref for item in batch.recorded])
-        self.links += (
-            PlannedLink(
-                # One string for all links of an app: there may be a million.
-                intern(item.ref.app_id),
-                app_name or "",
-                item.ref.repository_id,
-                repository_name or "",
-                item.outcome,
-                item.error_message,
-            )
-            for item, (app_name, repository_name) in zip(batch.recorded, names, strict=True)
-        )
+    Adds the recorded links to `planned`.
+    """
+    refs = batch.record_invalid()
+    for ref, answer in look_at_jobs(database, queue, refs, waiting=batch.waiting, detailed=True):
+        batch.record_decision(ref, decide(answer, batch.evidence_of(ref)), answer)
+    if action is Action.RESYNC:
+        queued = [item.ref for item in batch.recorded if item.outcome.succeeded]
+        batch.deliveries_cleared = count_deliveries(database, queued)
+    names = names_of(database, [item.ref for item in batch.recorded])
+    for item, (app_name, repository_name) in zip(batch.recorded, names, strict=True):
+        ref = item.ref
+        # One string for all links of an app: there may be a million.
+        link = (intern(ref.app_id), app_name or "", ref.repository_id, repository_name or "")
+        planned.append(PlannedLink(*link, item.outcome, item.error_message))

@@ -6,20 +6,29 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 
 from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import Batch, LinkOutcome
 from docora_ops.actions.bulk.execute import BatchExecution
-from docora_ops.actions.bulk.plan import BatchPlan
+from docora_ops.actions.bulk.plan import plan_batch
 from docora_ops.batches import batches
 from docora_ops.bulk import BulkResult, Progress
 from docora_ops.database import Database, Selection
 from docora_ops.errors import NotFoundError, OperationFinishedError, ServerError
 from docora_ops.interrupts import Stop
-from docora_ops.links import Action, App, LinkFailure, LinkRef, Outcome, count_succeeded
+from docora_ops.links import (
+    Action,
+    App,
+    LinkFailure,
+    LinkRef,
+    Outcome,
+    PlannedLink,
+    count_succeeded,
+)
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
 from docora_ops.settings import SECOND_LOOK_DELAY
@@ -50,7 +59,7 @@ class BulkRun:
     on_recorded: Callable[[Sequence[LinkOutcome]], None] = lambda _recorded: None
     operation_id: str | None = None
     cancelled: bool = False
-    _plan: BatchPlan | None = None
+    _planned: list[PlannedLink] | None = None  # of a dry run
     _counts: Counter[Outcome] = field(default_factory=Counter)
     _by_app: dict[str, Counter[Outcome]] = field(default_factory=dict)
     _failures: list[LinkFailure] = field(default_factory=list)
@@ -74,19 +83,15 @@ class BulkRun:
 
         Raises PostgresError or RedisError if a server is lost: unfinished batches are rolled back.
         """
-        databases = [self.database.sibling() for _ in range(BATCHES_IN_FLIGHT)]
-        claim, audit = self.selection.claim, self.audit
-        try:
-            self._work(
-                [
-                    BatchExecution(database, self.queue, self.action, claim, audit).handle
-                    for database in databases
-                ]
-            )
+        with ExitStack() as stack:
+            handlers = []
+            for _ in range(BATCHES_IN_FLIGHT):
+                database = stack.enter_context(closing(self.database.sibling()))
+                claim = self.selection.claim
+                execution = BatchExecution(database, self.queue, self.action, claim, self.audit)
+                handlers.append(execution.handle)
+            self._work(handlers)
             self._end_audit()
-        finally:
-            for database in databases:
-                database.close()
         return self.result()
 
     def break_off(self) -> None:
@@ -96,8 +101,9 @@ class BulkRun:
 
     def plan(self) -> BulkResult:
         """Finds what `run` would do, and changes nothing. Raises PostgresError, RedisError."""
-        self._plan = BatchPlan(self.database, self.queue, self.action)
-        self._work([self._plan.handle])
+        self._planned = []
+        handler = partial(plan_batch, self.database, self.queue, self.action, self._planned)
+        self._work([handler])
         return self.result()
 
     def cancel(self) -> None:
@@ -123,7 +129,7 @@ class BulkRun:
             cancelled=self._is_cut_short,
             open_circuits_left_out=self.selection.open_circuits_left_out,
             deliveries_cleared=self._deliveries_cleared,
-            links=self._plan.links if self._plan else None,
+            links=self._planned,
         )
 
     @property

@@ -9,7 +9,6 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
-from typing import TypeVar
 
 from docora_ops.actions.doctor import postgres_checks, redis_checks
 from docora_ops.actions.repair.find import count_jobs_with_links, find_drift
@@ -33,8 +32,6 @@ from docora_ops.queue import LinkQueue, Redis, connect
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.redis_server import QueueInspector
 from docora_ops.settings import Settings, load_settings
-
-T = TypeVar("T")
 
 _CLOCK_WARNING = 5
 _CLOCK_FAILURE = 30  # seconds; a worker whose clock is further off cleans up nothing
@@ -123,9 +120,9 @@ def diagnose(env_file: Path | None, before_second_look: Callable[[int], object])
     )
 
 
-def _in_background(check: Callable[[], T]) -> Future[T]:
+def _in_background(check: Callable[[], _Server]) -> Future[_Server]:
     """Runs the check in a daemon thread, which an interrupt does not wait for."""
-    future: Future[T] = Future()
+    future: Future[_Server] = Future()
 
     def run() -> None:
         try:
@@ -236,7 +233,7 @@ def _seconds_ahead(read: Callable[[], float]) -> float:
 
 
 def _check_clocks(ahead: Mapping[str, float]) -> Check:
-    """Compares this host's clock with those of the servers, given by name as seconds ahead."""
+    """Compares this host's clock with the servers' clocks, given by name as seconds ahead."""
     name = CheckName.CLOCKS
     if not ahead:
         return not_checked(name, _WHY_NOT)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from sys import intern
 
 from docora_ops.actions.look import look_at_jobs
-from docora_ops.batches import batches
 from docora_ops.database import Database
 from docora_ops.database.drift_rows import link_statuses, unfinished_links
 from docora_ops.database.link_rows import held_job_ids, names_of
@@ -84,7 +83,7 @@ def confirmed(
     lock is held and no transaction is open. `before_second_look` gets the number of disagreements
     that the first look has found.
     """
-    suspects = list(_Look(database, queue, app_id, ref).find())
+    suspects = deque(_Look(database, queue, app_id, ref).find())
     if not suspects:
         return
     drifted = sum(suspect.drift.kind.is_drift for suspect in suspects)
@@ -123,7 +122,7 @@ def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
 
 
 class _Look:
-    """One look at all jobs and links, at those of one app, or at one link."""
+    """One look at the jobs and links of everything, of one app, or at one link."""
 
     def __init__(
         self, database: Database, queue: LinkQueue, app_id: str | None, ref: LinkRef | None
@@ -149,16 +148,19 @@ class _Look:
                 link for link in links if not self._is_live.get(link[0].job_id)
             )
 
-    def find_again(self, suspects: Sequence[Suspect]) -> Iterator[Suspect]:
-        """Yields the suspects of an earlier look that are found again."""
-        jobs = [suspect for suspect in suspects if suspect.ref is None]
-        for some in batches(jobs, _AT_ONCE):
-            job_ids = list(dict.fromkeys(suspect.drift.job_id for suspect in some))
-            yield from _repeated(some, self._check_jobs(job_ids))
-        links = [suspect for suspect in suspects if suspect.ref is not None]
-        for some in batches(links, _AT_ONCE):
-            ids = [suspect.ref.id for suspect in some if suspect.ref]
-            yield from _repeated(some, self._check_links(read_unsynced(self._database, ids)))
+    def find_again(self, suspects: deque[Suspect]) -> Iterator[Suspect]:
+        """Removes the suspects of an earlier look, and yields the ones that are found again."""
+        while suspects:
+            some = [suspects.popleft() for _ in range(min(len(suspects), _AT_ONCE))]
+            job_ids = {each.drift.job_id: None for each in some if each.ref is None}
+            ids = [each.ref.id for each in some if each.ref is not None]
+            links = read_unsynced(self._database, ids) if ids else []
+            now = (*self._check_jobs(list(job_ids)), *self._check_links(links))
+            evidence = {(each.drift.kind, each.drift.job_id): each.enqueued_at for each in now}
+            for suspect in some:
+                key = suspect.drift.kind, suspect.drift.job_id
+                if evidence.get(key) == suspect.enqueued_at:
+                    yield suspect
 
     def _jobs(self) -> Iterator[list[str]]:
         """Yields the ids of all jobs with entries, each once."""
@@ -215,16 +217,8 @@ def _suspect(kind: DriftKind, ref: LinkRef, detail: str = "", *, enqueued_at: st
     return Suspect(Drift(kind, ref.app_id, ref.repository_id, detail=detail), ref, enqueued_at)
 
 
-def _repeated(before: Iterable[Suspect], now: Iterable[Suspect]) -> Iterator[Suspect]:
-    """Yields the suspects whose drift is found now, too, with the same evidence."""
-    found = {(each.drift.kind, each.drift.job_id): each.enqueued_at for each in now}
-    for suspect in before:
-        if found.get((suspect.drift.kind, suspect.drift.job_id)) == suspect.enqueued_at:
-            yield suspect
-
-
 def _may_be_orphan(job: InspectedJob) -> bool:
-    """Whether the job is to be run or has failed, and no worker runs it or has just taken it.
+    """Tells whether the job is to be run or has failed, and no worker runs it or has just taken it.
 
     Finished and cancelled jobs of deleted links are history; they expire.
     """

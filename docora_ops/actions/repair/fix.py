@@ -98,9 +98,8 @@ class Repair:
     def run(self) -> RepairResult:
         """Repairs the drift that was found; if killed, a new repair finishes the rest.
 
-        A lost link keeps its retries and its error; a stuck link counts a failure.
-
-        Raises PostgresError, RedisError; `result` then returns what has been done.
+        A lost link keeps its retries and its error; a stuck link counts a failure. After a
+        lost server, `result` returns what has been done.
         """
         if self.change is not None:
             self._audit = AuditEntries(self.change, self._found.total())

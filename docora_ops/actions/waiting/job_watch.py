@@ -91,7 +91,7 @@ class JobWatch:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether no worker will queue the lost links again."""
+        """Tells whether no worker will queue the lost links again."""
         return not self._workers or time.monotonic() >= self._cleaned_up_at
 
     def _count(self, ids: Sequence[str], now: float) -> JobCounts:

@@ -1,20 +1,58 @@
-"""The result of a `retry` or `resync` of one link."""
+"""`retry` or `resync` of one link."""
 
 from __future__ import annotations
 
+from docora_ops.actions.link_change import LinkChange
+from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.waiting.follow import Following, wait_for_one
 from docora_ops.bulk import BulkResult
+from docora_ops.cli.change import describe_change, names_of
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
+from docora_ops.cli.terminal import Terminal
 from docora_ops.cli.waiting import end_wait, waiting
+from docora_ops.database.link_rows import count_deliveries
 from docora_ops.errors import ServerError
-from docora_ops.links import LinkResult, PlannedLink
+from docora_ops.links import Action, LinkResult, PlannedLink
 from docora_ops.render import bulk as render_bulk
 from docora_ops.render import link_result as render
+from docora_ops.render.cells import amount
 
 
-def show_result(context: Context, result: LinkResult, workers: int) -> int:
-    """Shows the result, after the wait for the snapshot if there is one. Returns the exit code."""
+def change_link(
+    context: Context,
+    action: Action,
+    app: str,
+    repo: str,
+    reason: str | None,
+    terminal: Terminal | None = None,
+    *,
+    front: bool = False,
+    reset_circuit: bool = False,
+) -> int:
+    """Asks at the terminal, changes the link and shows the result. Returns the exit code."""
+    database = context.database
+    link = resolve_link(database, app, repo)
+    workers = context.count_workers()
+    if terminal is not None:
+        files = amount(count_deliveries(database, [link.ref]), "file")
+        terminal.ask(
+            f"{context.servers}: send {link.payload.app_name} {files} of "
+            f"{link.payload.repository_name} again (delete the delivery records, reset the link "
+            "and queue its snapshot job)?"
+        )
+    change = describe_change(
+        action, reason, **names_of(link), front=front, reset_circuit=reset_circuit
+    )
+    dry_run = context.dry_run
+    result = LinkChange(
+        action, database, context.queue, link.ref, front, reset_circuit, dry_run, change
+    ).make()
+    _show(context, result, workers)
+    return _wait(context, result, workers) if context.wait else ExitCode.OK
+
+
+def _show(context: Context, result: LinkResult, workers: int) -> None:
     if context.dry_run:
         _show_plan(context, result)
     elif not context.as_json:
@@ -27,7 +65,6 @@ def show_result(context: Context, result: LinkResult, workers: int) -> int:
             "Warning: the change was made, but history shows it as not finished: "
             f"{result.audit_error}"
         )
-    return _wait(context, result, workers) if context.wait else ExitCode.OK
 
 
 def _show_plan(context: Context, result: LinkResult) -> None:
