@@ -44,29 +44,40 @@ local function has_live_execution(queue, id)
   return false
 end
 
--- Returns the members of the registry of running jobs that belong to the job, expired or not.
+-- Returns the executions of the job, expired or not. Some may have left the registry meanwhile.
 local function executions_of(queue, id)
   local members = {}
   for _, execution in ipairs(recent_executions_of(queue, id)) do
     table.insert(members, execution[1])
   end
   for _, member in ipairs(queue == config.queue and config.expired[id] or {}) do
-    if redis.call('ZSCORE', config.wip_prefix .. queue, member) then
-      table.insert(members, member)
-    end
+    table.insert(members, member)
   end
   return members
 end
 
-local function remove_executions(queue, members)
+local function has_execution(queue, id)
+  for _, member in ipairs(executions_of(queue, id)) do
+    if redis.call('ZSCORE', config.wip_prefix .. queue, member) then
+      return true
+    end
+  end
+  return false
+end
+
+-- Removes the executions of a job. Returns how many there were.
+local function remove_executions(queue, id)
+  local members = executions_of(queue, id)
+  local count = 0
   for start = 1, #members, 1000 do -- a call takes only so many arguments
     local some = {unpack(members, start, math.min(start + 999, #members))}
-    redis.call('ZREM', config.wip_prefix .. queue, unpack(some))
+    count = count + redis.call('ZREM', config.wip_prefix .. queue, unpack(some))
     for i, member in ipairs(some) do
       some[i] = config.execution_prefix .. member
     end
     redis.call('DEL', unpack(some))
   end
+  return count
 end
 
 -- How often each id stands in our list. Read once LPOS has walked over the list too often.
@@ -197,10 +208,10 @@ local function remains(id, queue, remove)
         end
       end
     end
-    local executions = executions_of(name, id)
-    count = count + #executions
     if remove then
-      remove_executions(name, executions)
+      count = count + remove_executions(name, id)
+    elseif has_execution(name, id) then
+      count = count + 1
     end
     if name ~= config.queue and remove then
       redis.call('DEL', config.queue_prefix .. name .. ':intermediate:first_seen:' .. id)

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import cast
 
 from redis import Redis
-from rq import Queue
 from rq.suspension import WORKERS_SUSPENDED
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
@@ -64,7 +63,6 @@ class LinkQueue:
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
         self._client = client
-        self._queue = Queue(settings.queue_name, connection=client)
         self._script = JobScript(settings, client, "look_and_push.lua")
 
     @property
@@ -135,7 +133,7 @@ class LinkQueue:
             waiting,
             rows_locked=True,
             front=front,
-            fields=template.fields(),
+            fields=template.fields,
             audit={word: audit[each].xadd for word, each in _OUTCOMES.items() if each in audit},
         )
         return list(map(_answer, job_ids, replies))
