@@ -247,8 +247,8 @@ def _judge(
             yield DriftKind.STALE_ENTRY, _describe_stale(job, stale[0])
     else:
         is_waiting = job.state is JobState.WAITING
-        # A repair of a lost or stuck link removes its stale entries too.
-        if stale and (is_waiting or link_status not in _KINDS_OF_LINKS):
+        # A repair of a lost link removes its stale entries too. A stuck link may become failed.
+        if stale and (is_waiting or link_status != LinkStatus.PENDING_SNAPSHOT):
             yield DriftKind.STALE_ENTRY, _describe_stale(job, stale[0])
         if job.problems.get(Place.LIST) is Problem.TWICE:
             yield DriftKind.DUPLICATE, f"more than once in {_WHERE[Place.LIST]}"
