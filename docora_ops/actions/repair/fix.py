@@ -21,7 +21,7 @@ from docora_ops.drift import Drift, DriftKind, Repaired, RepairOutcome, RepairRe
 from docora_ops.errors import LinkError, ServersMismatchedError
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkRef, Outcome
-from docora_ops.queue import LinkQueue, ProgressStore
+from docora_ops.queue import ExpiredExecutions, LinkQueue, ProgressStore
 
 _LINKS_AT_ONCE = 500  # links that are locked, queued and committed together
 _ENTRIES_AT_ONCE = 2000
@@ -166,22 +166,27 @@ class Repair:
             yield named(self.database, batch)
 
     def _remove_jobs(self) -> None:
+        if not self._jobs:
+            return
+        expired = self.queue.read_expired()
         by_locked_repository: dict[str, list[Drift]] = {}
         for drifts in self._batches_of_jobs():
             if self.stop.requested:
                 return
-            for drift in self._remove(drifts):
+            for drift in self._remove(drifts, expired):
                 by_locked_repository.setdefault(drift.repository_id, []).append(drift)
         for drifts in by_locked_repository.values():
             if self.stop.requested:
                 return
             try:
-                self._remove(drifts, wait=True)
+                self._remove(drifts, expired, wait=True)
             except LinkError as error:
                 failed = (Repaired(each, RepairOutcome.FAILED, error.message) for each in drifts)
                 self._record(failed)
 
-    def _remove(self, drifts: Sequence[Drift], *, wait: bool = False) -> list[Drift]:
+    def _remove(
+        self, drifts: Sequence[Drift], expired: ExpiredExecutions, *, wait: bool = False
+    ) -> list[Drift]:
         """Removes the jobs and entries; returns the orphans whose repository is locked elsewhere.
 
         The locks keep the links of orphans from being created anew while their jobs are removed:
@@ -203,9 +208,9 @@ class Repair:
                 else:
                     to_remove.append(drift)
             start = self._audit.start() if self._audit else None
-            removed = self.queue.sweep.remove(to_remove, start)
-        if self._audit and any(item.outcome is RepairOutcome.REMOVED for item in removed):
-            self._audit.has_begun = True
+            removed = self.queue.sweep.remove(to_remove, expired, start)
+            if self._audit and any(item.outcome is RepairOutcome.REMOVED for item in removed):
+                self._audit.has_begun = True
         self._record(Repaired(drift, RepairOutcome.LEFT_ALONE) for drift in left)
         self._record(removed)
         return held_back
