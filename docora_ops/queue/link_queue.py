@@ -124,8 +124,8 @@ class LinkQueue:
 
         Called with the rows locked: Redis has 4 s. A waiting job is kept for good, and moved to
         the head if `front` is set. A running, doubtful or unreadable job is left alone, and its
-        answer has no outcome. `audit`: audit entries by outcome; the first outcome that is among
-        them writes its entry.
+        answer has no outcome. `audit`: audit entries by outcome, `FAILED` for a job that was to be
+        confirmed and is not live; the first outcome that is among them writes its entry.
         """
         template = self._template
         arguments: list[str | int | bytes] = []
@@ -150,7 +150,7 @@ class LinkQueue:
             rows_locked=True,
             front=front,
             fields=template.fields(),
-            audit={word: audit[each].xadd for word, each in _OUTCOMES.items() if each in audit},
+            audit={word: audit[each].xadd for word, each in _AUDITED.items() if each in audit},
         )
         return list(map(_answer, job_ids, replies))
 
@@ -198,6 +198,7 @@ _OUTCOMES = {
     "replaced": Outcome.REPLACED_STALE,
     "waiting": Outcome.ALREADY_QUEUED,
 }
+_AUDITED = {**_OUTCOMES, "none": Outcome.FAILED}
 
 
 def _answer(job_id: str, reply: str) -> Answer:

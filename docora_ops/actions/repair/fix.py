@@ -15,7 +15,11 @@ from docora_ops.actions.repair.find import confirmed, count_jobs_with_links, nam
 from docora_ops.audit import Change
 from docora_ops.batches import batches
 from docora_ops.database import Database, Selection
-from docora_ops.database.drift_rows import link_statuses, lock_against_new_links
+from docora_ops.database.drift_rows import (
+    exhausted_links,
+    link_statuses,
+    lock_against_new_links,
+)
 from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids
 from docora_ops.drift import Drift, DriftKind, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import LinkError, ServersMismatchedError
@@ -154,10 +158,22 @@ class Repair:
     def _record_links(self, recorded: Sequence[LinkOutcome]) -> None:
         refs = [item.ref for item in recorded]
         drifts = [Drift(self._links[ref], ref.app_id, ref.repository_id) for ref in refs]
+        exhausted = self._exhausted(recorded) if self._dry_run else set()
         for drift, item in zip(named(self.database, drifts), recorded, strict=True):
             outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
-            self._repaired.append(Repaired(drift, outcome, item.error_message))
+            error = item.error_message
+            if item.ref.id in exhausted:
+                outcome = RepairOutcome.FAILED
+                error = "its snapshot was cut off too often: the link would be failed"
+            self._repaired.append(Repaired(drift, outcome, error))
         self.on_progress(len(self._repaired))
+
+    def _exhausted(self, planned: Sequence[LinkOutcome]) -> set[str]:
+        """Returns the row ids of the links that would be failed instead of queued."""
+        ids = [
+            item.ref.id for item in planned if _OUTCOMES.get(item.outcome) is RepairOutcome.QUEUED
+        ]
+        return exhausted_links(self.database, ids, self.max_attempts)
 
     # Jobs that are removed
 
