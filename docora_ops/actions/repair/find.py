@@ -204,7 +204,9 @@ class _Look:
             self._database, self._queue, list(kinds), waiting=self._waiting
         ):
             if answer.state in {JobState.NONE, JobState.DOUBTFUL}:
-                yield _suspect(kinds[ref], ref, enqueued_at=answer.evidence)
+                # Without a job, the evidence says no more once it is half a minute old.
+                is_doubtful = answer.state is JobState.DOUBTFUL
+                yield _suspect(kinds[ref], ref, enqueued_at=answer.evidence if is_doubtful else "")
             elif answer.state is JobState.UNREADABLE:
                 detail = f"its Redis key does not hold a job: {answer.reason}"
                 yield _suspect(kinds[ref], ref, detail)
