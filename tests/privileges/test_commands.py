@@ -71,18 +71,18 @@ NEED_RULE = {
         *("~rq:*", "~docora-ops:*", "%R~bull:snapshot-queue:*", "+client|setname", "+select"),
         *("+evalsha", "+script|load", "+time", "+exists", "+smembers", "+sadd", "+hmget"),
         *("+hset", "+del", "+persist", "+llen", "+lpos", "+lrem", "+lpush", "+rpush", "+zrange"),
-        *("+zscore", "+zrem", "+xadd", "+xlen"),
+        *("+zscore", "+zrem", "+xadd", "+xlen", "+zcount"),
     ),
     RETRY_ALL: ("+hsetnx", "+expire"),
     ("progress", OPERATION): ("~docora:bulk:*", "+hgetall"),
     ("operations",): ("+scan", "+pttl"),
-    ("queue",): ("+lrange", "+get", "+zcard", "+zcount"),
+    ("queue",): ("+lrange", "+get", "+zcard"),
     ("history",): ("+xrevrange",),
     ("repair",): ("+lset",),
     DOCTOR: ("+ping", "+lindex", "+hget", "+info"),
 }
 """The same, for each command and pattern of keys in Redis."""
-ONLY_SHOWS = {"+hgetall", "+scan", "+pttl", "+zcard", "+zcount", "+get", "+xrevrange"}
+ONLY_SHOWS = {"+hgetall", "+scan", "+pttl", "+zcard", "+get", "+xrevrange"}
 """What none but a command that shows something needs: doctor does not ask for it."""
 
 

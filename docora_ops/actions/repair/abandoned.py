@@ -10,7 +10,6 @@ from docora_ops.actions.bulk.batch import Batch, LinkOutcome
 from docora_ops.actions.bulk.execute import BatchExecution
 from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.actions.look import look_at_jobs
-from docora_ops.batches import batches
 from docora_ops.database import Database
 from docora_ops.database.link_rows import claim_unfinished_links
 from docora_ops.database.link_scans import scanning_links
@@ -19,7 +18,6 @@ from docora_ops.links import Action, Outcome
 from docora_ops.queue import LinkQueue
 from docora_ops.settings import SECOND_LOOK_DELAY
 
-_CLAIMED_AT_ONCE = 20
 _ANSWERED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.FAILED})
 
 
@@ -32,7 +30,7 @@ def recover_abandoned(
     """Counts a failure for each stuck link and queues it again, as `repair` does.
 
     From `max_attempts` failures on a link is `failed` instead. Looks twice before it changes a
-    link. Calls `keep_alive` before each batch. Returns the links that were stuck still. Raises
+    link. Calls `keep_alive` before each link. Returns the links that were stuck still. Raises
     PostgresError, RedisError; the links so far are recovered then.
     """
     stuck = [
@@ -47,10 +45,10 @@ def recover_abandoned(
     execution = BatchExecution(database, queue, Action.REPAIR, claim)
     waiting = queue.read_waiting()
     recovered = []
-    for some in batches(stuck, _CLAIMED_AT_ONCE):
+    for ref, evidence in stuck:
         keep_alive()
-        earlier = {ref.id: evidence for ref, evidence in some}
-        batch = Batch([ref for ref, _ in some], waiting, earlier)
+        # One link at a time: a statement may take half a minute, and a heartbeat lasts for 90 s.
+        batch = Batch([ref], waiting, {ref.id: evidence})
         execution.handle(batch)
         recovered += [item for item in batch.recorded if item.outcome in _ANSWERED]
     return recovered

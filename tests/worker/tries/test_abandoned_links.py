@@ -69,3 +69,15 @@ def test_where_nothing_happens_it_gets_its_verdict(
     assert recovered.outcome is (Outcome.FAILED if is_failed else Outcome.REPLACED_STALE)
     assert docora.status(link) == status
     assert docora.waiting() == ([] if is_failed else [link.job_id])
+
+
+def test_a_worker_that_recovers_many_links_sends_a_heartbeat_before_each(docora: Docora) -> None:
+    links = [docora.add_link("scanning", retry_count=0) for _ in range(3)]
+    actions = docora.actions()
+    done: list[int] = []
+    recover_abandoned(
+        actions.database, actions.queue, 5, lambda: done.append(len(docora.waiting()))
+    )
+    assert done == [0, 1, 2]
+    assert len(docora.waiting()) == len(links)
+    docora.assert_sound()
