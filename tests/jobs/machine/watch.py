@@ -20,6 +20,7 @@ from tests.jobs.machine.happenings import Happening
 from tests.jobs.machine.situation import LIVE, Situation
 from tests.jobs.machine.world import World
 from tests.support.docora import Docora
+from tests.support.row_locks import row_locks
 from tests.support.rows import TestLink
 
 
@@ -111,11 +112,7 @@ class Watch(World):
         if link is None or link.job_id not in self.latest.rows:
             yield None
             return
-        with self.docora.connection.transaction():
-            self.docora.connection.execute(
-                "SELECT FROM app_repositories WHERE app_id = %s AND repository_id = %s FOR UPDATE",
-                (link.app_id, link.repository_id),
-            )
+        with row_locks(self.docora, link):
             yield link.job_id
 
 
