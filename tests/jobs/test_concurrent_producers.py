@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -12,7 +12,8 @@ from rq.exceptions import DuplicateJobError
 
 from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction
 from tests.support.docora import QUEUE, Docora, Result, finish
-from tests.support.proxy import PATIENCE, PUSH, Fault, Proxy
+from tests.support.fork_server import ForkedProcess
+from tests.support.proxy import PUSH, Fault, Proxy
 from tests.support.rows import TestLink
 from tests.support.running_commands import PATIENT, starting_line
 
@@ -34,13 +35,15 @@ def retried_once(docora: Docora, link: TestLink, results: list[Result]) -> None:
             assert result.json["job"] == "waiting"
 
 
+def start_retries(docora: Docora, link: TestLink) -> list[ForkedProcess]:
+    command = ("retry", *link.ids, "--json")
+    return [docora.start(*command, env=PATIENT) for _ in range(PROCESSES)]
+
+
 def test_twenty_processes_that_retry_one_link_at_once_leave_one_job(docora: Docora) -> None:
     link = docora.add_link()
     with starting_line(docora, PROCESSES, "SELECT 1 FROM app_repositories FOR UPDATE"):
-        processes = [
-            docora.start("retry", link.app_id, link.repository_id, "--json", env=PATIENT)
-            for _ in range(PROCESSES)
-        ]
+        processes = start_retries(docora, link)
     results = [finish(process) for process in processes]
     retried_once(docora, link, results)
     outcomes = [result.data["outcome"] for result in results if result.code == 0]
@@ -55,10 +58,7 @@ def test_retries_of_a_link_that_is_being_bulk_retried_leave_one_job(docora: Doco
     # The bulk operation's two batches in flight wait as well.
     with starting_line(docora, PROCESSES + 2):
         bulk = docora.start("retry-all-failed", "--batch-size", "50", "--json", env=PATIENT)
-        singles = [
-            docora.start("retry", link.app_id, link.repository_id, "--json", env=PATIENT)
-            for _ in range(PROCESSES)
-        ]
+        singles = start_retries(docora, link)
     results = [finish(process) for process in singles]
     bulk_result = finish(bulk)
     retried_once(docora, link, results)
@@ -119,28 +119,17 @@ def test_bulk_actions_at_once_leave_one_job_for_each_link(
     assert row == {"left": 0 if RESYNC in together else total}
 
 
-class OtherProducer(threading.Thread):
-    """Pushes ids with RQ's own unique enqueue; pauses after some of them until told to go on."""
-
-    def __init__(self, docora: Docora, job_ids: list[str], pause_after: int) -> None:
-        super().__init__()
-        self._queue = Queue(QUEUE, connection=redis.Redis.from_url(docora.redis_access.owner))
-        self._job_ids = job_ids
-        self._pause_after = pause_after
-        self.pausing = threading.Event()
-        self.go_on = threading.Event()
-        self.refused: list[str] = []
-
-    def run(self) -> None:
-        for number, job_id in enumerate(self._job_ids):
-            if number == self._pause_after:
-                self.pausing.set()
-                self.go_on.wait(PATIENCE)
+def enqueue_unique(docora: Docora, job_ids: list[str]) -> list[str]:
+    """Pushes ids with RQ's own unique enqueue. Returns those that it refused."""
+    refused = []
+    with redis.Redis.from_url(docora.redis_access.owner) as client:
+        queue = Queue(QUEUE, connection=client)
+        for job_id in job_ids:
             try:
-                self._queue.enqueue("other.producer", job_id=job_id, description="", unique=True)
+                queue.enqueue("other.producer", job_id=job_id, description="", unique=True)
             except DuplicateJobError:
-                self.refused.append(job_id)
-        self._queue.connection.close()
+                refused.append(job_id)
+    return refused
 
 
 def test_a_bulk_retry_beside_another_producer_leaves_one_job_each(docora: Docora) -> None:
@@ -149,31 +138,25 @@ def test_a_bulk_retry_beside_another_producer_leaves_one_job_each(docora: Docora
     job_ids = [f"{app_id}-repo_{number:024x}" for number in range(1, 1001)]
     next_batch = job_ids[190:200]
     # First what the bulk operation is about to push; then both run towards each other.
-    producer = OtherProducer(docora, next_batch + job_ids[:199:-1] + job_ids[:190], 300)
+    others = next_batch + job_ids[:199:-1] + job_ids[:190]
     with Proxy.before_redis(docora.redis_url) as proxy:
         push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=20)
-        bulk = docora.start(
-            "retry-all-failed",
-            "--batch-size",
-            "10",
-            "--json",
-            env={**PATIENT, "REDIS_URL": proxy.url},
-        )
+        bulk = docora.start(*RETRY.command, "--json", env={**PATIENT, "REDIS_URL": proxy.url})
         push.wait()
         assert docora.waiting() == job_ids[:190]
-        producer.start()
-        assert producer.pausing.wait(PATIENCE)
-        producer.go_on.set()
-        push.release()
-        result = finish(bulk)
-    producer.join(PATIENCE)
+        refused = enqueue_unique(docora, others[:300])
+        with ThreadPoolExecutor(1) as thread:
+            rest = thread.submit(enqueue_unique, docora, others[300:])
+            push.release()
+            result = finish(bulk)
+        refused += rest.result()
     assert result.code == 0, result
     data = result.data
     assert data["completed"] == data["succeeded"] == 1000
     assert data["queued"] >= 190
     assert data["already_queued"] >= 300
-    assert data["already_queued"] + len(producer.refused) == 1000
-    assert len(producer.refused) >= 190
+    assert data["already_queued"] + len(refused) == 1000
+    assert len(refused) >= 190
     assert sorted(docora.waiting()) == job_ids
     assert docora.statuses() == {"pending_snapshot": 1000}
     docora.assert_sound()

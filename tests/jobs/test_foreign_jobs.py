@@ -6,6 +6,7 @@ import pickle
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from rq.job import Job, JobStatus
@@ -36,39 +37,44 @@ COMMANDS: dict[str, Callable[[Actions, TestLink], object]] = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
-@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.FAILED])
-def test_no_command_unpickles_what_it_finds(
-    docora: Docora,
-    tmp_path: Path,
-    status: JobStatus,
-    command: Callable[[Actions, TestLink], object],
-) -> None:
-    link = docora.add_link("failed")
-    sprung = tmp_path / "sprung"
+@pytest.fixture
+def sprung(tmp_path: Path) -> Path:
+    return tmp_path / "sprung"
+
+
+def set_trap(docora: Docora, job_id: str, sprung: Path) -> None:
+    """Has whoever unpickles a field of the job make the file `sprung`."""
     trap = pickle.dumps(Trap(sprung))
     pickle.loads(trap)
     assert sprung.exists()
     sprung.unlink()
+    fields = {"data": zlib.compress(trap), "meta": trap, "result": trap}
+    docora.redis.hset(Job.key_for(job_id), mapping=cast("Any", fields))
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.FAILED])
+def test_no_command_unpickles_what_it_finds(
+    docora: Docora,
+    sprung: Path,
+    status: JobStatus,
+    command: Callable[[Actions, TestLink], object],
+) -> None:
+    link = docora.add_link("failed")
     if status is JobStatus.QUEUED:
         docora.enqueue(link.job_id)
     else:
         docora.leave_job(link.job_id, status)
-    key = Job.key_for(link.job_id)
-    docora.redis.hset(key, mapping={"data": zlib.compress(trap), "meta": trap, "result": trap})
+    set_trap(docora, link.job_id, sprung)
     command(docora.actions(), link)
     assert not sprung.exists()
 
 
-def test_a_look_for_drift_unpickles_nothing(docora: Docora, tmp_path: Path) -> None:
+def test_a_look_for_drift_unpickles_nothing(docora: Docora, sprung: Path) -> None:
     orphan = TestLink(f"app_{1:024x}", f"repo_{1:024x}")
-    sprung = tmp_path / "sprung"
-    trap = pickle.dumps(Trap(sprung))
     for job_id in (orphan.job_id, "job-of-somebody"):
         docora.enqueue(job_id)
-        docora.redis.hset(
-            Job.key_for(job_id), mapping={"data": zlib.compress(trap), "meta": trap, "result": trap}
-        )
+        set_trap(docora, job_id, sprung)
     actions = docora.actions()
     assert actions.drift().total == 0
     assert actions.repair().total == 0

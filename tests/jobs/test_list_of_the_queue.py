@@ -15,35 +15,23 @@ from rq.utils import now, utcformat
 from docora_ops.actions.bulk import run as bulk
 from docora_ops.jobs import JobState
 from docora_ops.links import Outcome
-from docora_ops.queue import PushRequest
 from docora_ops.queue.waiting_list import NOT_IN_LIST, TWICE_IN_LIST
-from tests.support.docora import Docora
+from tests.support.docora import WIP, Docora
 from tests.support.fork_server import ForkServer
 from tests.support.own_servers import own_redis
 from tests.support.privileges import Access
 
-KEY, WIP = "rq:queue:snapshot-queue", "rq:wip:snapshot-queue"
-
-
-def fill(docora: Docora, length: int) -> list[str]:
-    ids = [f"job-{number}" for number in range(length)]
-    if ids:
-        docora.redis.rpush(KEY, *ids)
-    return ids
+KEY = "rq:queue:snapshot-queue"
 
 
 def test_every_id_is_found_at_its_index(docora: Docora) -> None:
-    ids = fill(docora, 25_000)
+    ids = [f"job-{number}" for number in range(25_000)]
+    docora.redis.rpush(KEY, *ids, "twice", "once", "twice")
     found = docora.actions().queue.read_waiting()
     assert [found.hint(job_id) for job_id in ids] == list(range(25_000))
+    assert (found.hint("twice"), found.hint("once")) == (TWICE_IN_LIST, 25_001)
     for absent in ("job-", "job-25000", "job", "", "ob-1"):
         assert found.hint(absent) == NOT_IN_LIST
-
-
-def test_an_id_that_stands_twice_is_told_from_the_rest(docora: Docora) -> None:
-    docora.redis.rpush(KEY, *["same"] * 2, "other", "same")
-    found = docora.actions().queue.read_waiting()
-    assert (found.hint("same"), found.hint("other")) == (TWICE_IN_LIST, 2)
 
 
 # What the script makes of the hints
@@ -76,33 +64,13 @@ def test_hints_are_checked_against_a_list_that_has_shifted(docora: Docora, shift
     ]
 
 
-def test_an_id_that_was_enqueued_after_the_list_was_read_is_found_by_a_push(
-    docora: Docora,
-) -> None:
-    docora.add_links(3)
-    actions = docora.actions()
-    found = actions.queue.read_waiting()
-    row = docora.connection.execute(
-        "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories LIMIT 1"
-    ).fetchone()
-    assert row is not None
-    docora.enqueue(row["job_id"])
-    request = PushRequest(row["job_id"], None, is_rescan=True)
-    [answer] = actions.queue.push([request], waiting=found)
-    assert answer.outcome is Outcome.ALREADY_QUEUED
-    assert docora.waiting() == [row["job_id"]]
-
-
 # At size
 
 
-def add_jobs(docora: Docora, *, listed: bool) -> None:
-    """A job for each failed link, waiting or without a place in the list."""
-    actions = docora.actions()
-    actions.retry_all(batch_size=1000)
+def add_jobs(docora: Docora) -> None:
+    """A job for each failed link."""
+    docora.actions().retry_all(batch_size=1000)
     docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-    if not listed:
-        docora.redis.delete(KEY)
 
 
 def list_walks(docora: Docora) -> int:
@@ -115,7 +83,8 @@ def test_jobs_of_a_host_that_is_an_hour_ahead_do_not_make_each_batch_walk_over_t
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docora.add_links(1000)
-    add_jobs(docora, listed=False)
+    add_jobs(docora)
+    docora.redis.delete(KEY)
     ahead = utcformat(now() + timedelta(hours=1))
     for link in docora.links():
         fields = {"status": "failed", "enqueued_at": ahead}
@@ -200,7 +169,7 @@ def test_an_expired_execution_that_is_not_utf_8_stops_nothing(docora: Docora) ->
 
 def test_twenty_thousand_waiting_jobs_are_all_kept_and_none_is_doubled(docora: Docora) -> None:
     docora.add_links(20_000, apps=4)
-    add_jobs(docora, listed=True)
+    add_jobs(docora)
     waiting_before = docora.waiting()
     result = docora.actions().retry_all()
     assert result.counts == {Outcome.ALREADY_QUEUED: 20_000}
@@ -210,7 +179,7 @@ def test_twenty_thousand_waiting_jobs_are_all_kept_and_none_is_doubled(docora: D
 
 def test_workers_that_pop_while_waiting_jobs_are_retried_cause_no_double(docora: Docora) -> None:
     docora.add_links(5_000)
-    add_jobs(docora, listed=True)
+    add_jobs(docora)
     actions = docora.actions()
     popped: list[bytes] = []
 
@@ -224,15 +193,6 @@ def test_workers_that_pop_while_waiting_jobs_are_retried_cause_no_double(docora:
     # A job that a worker has taken is doubtful, and stale if it is in no list at the second look.
     assert result.completed == result.succeeded == 5_000
     assert docora.doubled_jobs() == []
-
-
-def test_five_thousand_orphans_are_all_replaced_and_none_is_doubled(docora: Docora) -> None:
-    docora.add_links(5_000, apps=2)
-    add_jobs(docora, listed=False)
-    result = docora.actions().retry_all()
-    assert result.counts == {Outcome.REPLACED_STALE: 5_000}
-    assert len(docora.waiting()) == len(set(docora.waiting())) == 5_000
-    assert docora.lost_links() == []
 
 
 def test_redis_does_not_walk_its_list_for_each_job(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import cast
 
 import pytest
 from rq.job import Job, JobStatus
-from rq.registry import StartedJobRegistry
 
 from docora_ops.errors import NotFoundError
 from docora_ops.links import Outcome
 from tests.support.actions import between_looks
 from tests.support.bulk_actions import BulkAction, every_bulk_action
-from tests.support.docora import QUEUE, Docora
+from tests.support.docora import WIP, Docora
 from tests.support.job_states import Arrange, doubtful, started
 from tests.support.rows import TestLink
 
@@ -29,50 +29,39 @@ def begins_to_run_and_takes_the_lock(docora: Docora, link: TestLink) -> None:
     docora.hold_lock(link.job_id)
 
 
-def ends_well(docora: Docora, link: TestLink) -> None:
-    finish(docora, link, JobStatus.FINISHED, "synced")
-
-
 def begins_and_writes_scanning(docora: Docora, link: TestLink) -> None:
     docora.start_job(link.job_id)
-    docora.connection.execute("UPDATE app_repositories SET status = 'scanning'")
+    docora.set_link(link, status="scanning")
 
 
-def fails_again(docora: Docora, link: TestLink) -> None:
-    finish(docora, link, JobStatus.FAILED, "failed")
+def ends(job_status: JobStatus, status: str) -> Happening:
+    def end(docora: Docora, link: TestLink) -> None:
+        end_execution(docora)
+        docora.leave_job(link.job_id, job_status)
+        docora.set_link(link, status=status, last_scanned_at=datetime.now(UTC))
 
-
-def fails_and_may_be_tried_again(docora: Docora, link: TestLink) -> None:
-    finish(docora, link, JobStatus.FINISHED, "pending_snapshot")
-
-
-def comes_back_into_the_list(docora: Docora, link: TestLink) -> None:
-    docora.redis.rpush(docora.queue.key, link.job_id)
-
-
-def is_enqueued_by_somebody_else(docora: Docora, link: TestLink) -> None:
-    docora.enqueue(link.job_id)
-
-
-def is_popped_once_more(docora: Docora, link: TestLink) -> None:
-    docora.leave_job(link.job_id, JobStatus.QUEUED)
-
-
-def nothing_happens(docora: Docora, link: TestLink) -> None:
-    pass
-
-
-def finish(docora: Docora, link: TestLink, job_status: JobStatus, status: str) -> None:
-    end_execution(docora)
-    docora.leave_job(link.job_id, job_status)
-    docora.connection.execute(
-        "UPDATE app_repositories SET status = %s, last_scanned_at = now()", (status,)
-    )
+    return end
 
 
 def end_execution(docora: Docora) -> None:
     keys = cast("list[bytes]", docora.redis.keys("rq:*execution*"))
-    docora.redis.delete(StartedJobRegistry(QUEUE, connection=docora.redis).key, *keys)
+    docora.redis.delete(WIP, *keys)
+
+
+HAPPENINGS: dict[str, Happening] = {
+    "nothing happens": lambda _, link: None,
+    "begins to run": begins_to_run,
+    "begins to run and takes the lock": begins_to_run_and_takes_the_lock,
+    "begins and writes scanning": begins_and_writes_scanning,
+    "ends well": ends(JobStatus.FINISHED, "synced"),
+    "fails again": ends(JobStatus.FAILED, "failed"),
+    "fails and may be tried again": ends(JobStatus.FINISHED, "pending_snapshot"),
+    "comes back into the list": lambda docora, link: docora.redis.rpush(
+        docora.queue.key, link.job_id
+    ),
+    "is enqueued by somebody else": lambda docora, link: docora.enqueue(link.job_id),
+    "is popped once more": lambda docora, link: docora.leave_job(link.job_id, JobStatus.QUEUED),
+}
 
 
 REPLACED, QUEUED, RUNNING, SKIPPED = (
@@ -81,21 +70,21 @@ REPLACED, QUEUED, RUNNING, SKIPPED = (
     Outcome.ALREADY_RUNNING,
     Outcome.SKIPPED,
 )
-STORIES: list[tuple[Arrange, Happening, Outcome, Outcome, Outcome]] = [
-    (doubtful, nothing_happens, REPLACED, REPLACED, REPLACED),
-    (doubtful, begins_to_run, RUNNING, RUNNING, RUNNING),
-    (doubtful, begins_to_run_and_takes_the_lock, RUNNING, RUNNING, RUNNING),
-    (doubtful, begins_and_writes_scanning, RUNNING, RUNNING, RUNNING),
-    (doubtful, ends_well, RUNNING, SKIPPED, SKIPPED),
-    (doubtful, fails_and_may_be_tried_again, RUNNING, SKIPPED, REPLACED),
-    (doubtful, fails_again, REPLACED, REPLACED, REPLACED),
-    (doubtful, comes_back_into_the_list, QUEUED, QUEUED, QUEUED),
-    (doubtful, is_enqueued_by_somebody_else, QUEUED, QUEUED, QUEUED),
-    (doubtful, is_popped_once_more, RUNNING, RUNNING, RUNNING),
-    (started, nothing_happens, RUNNING, RUNNING, RUNNING),
-    (started, ends_well, RUNNING, SKIPPED, SKIPPED),
-    (started, fails_and_may_be_tried_again, RUNNING, SKIPPED, REPLACED),
-    (started, fails_again, REPLACED, REPLACED, REPLACED),
+STORIES: list[tuple[Arrange, str, Outcome, Outcome, Outcome]] = [
+    (doubtful, "nothing happens", REPLACED, REPLACED, REPLACED),
+    (doubtful, "begins to run", RUNNING, RUNNING, RUNNING),
+    (doubtful, "begins to run and takes the lock", RUNNING, RUNNING, RUNNING),
+    (doubtful, "begins and writes scanning", RUNNING, RUNNING, RUNNING),
+    (doubtful, "ends well", RUNNING, SKIPPED, SKIPPED),
+    (doubtful, "fails and may be tried again", RUNNING, SKIPPED, REPLACED),
+    (doubtful, "fails again", REPLACED, REPLACED, REPLACED),
+    (doubtful, "comes back into the list", QUEUED, QUEUED, QUEUED),
+    (doubtful, "is enqueued by somebody else", QUEUED, QUEUED, QUEUED),
+    (doubtful, "is popped once more", RUNNING, RUNNING, RUNNING),
+    (started, "nothing happens", RUNNING, RUNNING, RUNNING),
+    (started, "ends well", RUNNING, SKIPPED, SKIPPED),
+    (started, "fails and may be tried again", RUNNING, SKIPPED, REPLACED),
+    (started, "fails again", REPLACED, REPLACED, REPLACED),
 ]
 """First look, what happens then, and the outcomes of retry, retry-all-failed and schedule."""
 
@@ -105,7 +94,7 @@ STORIES: list[tuple[Arrange, Happening, Outcome, Outcome, Outcome]] = [
     [
         pytest.param(
             *(arrange, happening, command, outcome),
-            id=f"{'running' if arrange is started else 'doubtful'}-{happening.__name__}-{command}",
+            id=f"{'running' if arrange is started else 'doubtful'}, {happening}, {command}",
         )
         for arrange, happening, *outcomes in STORIES
         for command, outcome in zip(("retry", "retry_all", "schedule"), outcomes, strict=True)
@@ -115,13 +104,13 @@ def test_what_the_second_look_finds_decides(
     docora: Docora,
     monkeypatch: pytest.MonkeyPatch,
     arrange: Arrange,
-    happening: Happening,
+    happening: str,
     command: str,
     outcome: Outcome,
 ) -> None:
     link = docora.add_link()
     arrange(docora, link.job_id)
-    waits = between_looks(monkeypatch, lambda: happening(docora, link))
+    waits = between_looks(monkeypatch, lambda: HAPPENINGS[happening](docora, link))
     actions = docora.actions()
     if command == "retry":
         assert actions.retry(link).outcome is outcome
@@ -139,7 +128,7 @@ def test_a_resync_goes_ahead_when_the_running_job_ends_before_the_second_look(
     link = docora.add_link("scanning")
     docora.add_deliveries(link, 3)
     started(docora, link.job_id)
-    between_looks(monkeypatch, lambda: ends_well(docora, link))
+    between_looks(monkeypatch, lambda: HAPPENINGS["ends well"](docora, link))
     actions = docora.actions()
     if command == "resync":
         one = actions.resync(link)

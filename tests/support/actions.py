@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,18 +48,19 @@ class Actions:
         row = self.database.row(
             "SELECT id::text FROM app_repositories"
             " WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s",
-            {"app_id": link.app_id, "repository_id": link.repository_id},
+            asdict(link),
         )
         assert row is not None
         return LinkRef(row[0], link.app_id, link.repository_id)
 
     def retry(self, link: TestLink, **options: Any) -> LinkResult:
-        ref = self.ref(link)
-        return LinkChange(Action.RETRY, self.database, self.queue, ref, **options).make()
+        return self.change(Action.RETRY, link, **options)
 
     def resync(self, link: TestLink, **options: Any) -> LinkResult:
-        ref = self.ref(link)
-        return LinkChange(Action.RESYNC, self.database, self.queue, ref, **options).make()
+        return self.change(Action.RESYNC, link, **options)
+
+    def change(self, action: Action, link: TestLink, **options: Any) -> LinkResult:
+        return LinkChange(action, self.database, self.queue, self.ref(link), **options).make()
 
     def failed_links(self, *, app: str | None = None, **choice: Any) -> Selection:
         """Chooses the failed links of a bulk retry."""

@@ -53,6 +53,10 @@ def repository_row(snapshots: Snapshots, repository_id: str) -> dict[str, Any]:
     return row
 
 
+def git_failures(snapshots: Snapshots, link: TestLink) -> int:
+    return int(repository_row(snapshots, link.repository_id)["consecutive_failures"])
+
+
 def assert_in_sync(
     snapshots: Snapshots, link: TestLink, upstream: Upstream, name: str = "Acme"
 ) -> None:
@@ -73,7 +77,7 @@ def scanned_ago(snapshots: Snapshots, link: TestLink) -> timedelta:
     row = snapshots.docora.connection.execute(
         "SELECT now() - last_scanned_at AS age FROM app_repositories"
         " WHERE app_id = %s AND repository_id = %s",
-        (link.app_id, link.repository_id),
+        link.ids,
     ).fetchone()
     assert row is not None
     age: timedelta = row["age"]

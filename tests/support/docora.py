@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +28,6 @@ from rq.registry import (
     FailedJobRegistry,
     FinishedJobRegistry,
     ScheduledJobRegistry,
-    StartedJobRegistry,
 )
 from rq.utils import now
 
@@ -39,6 +39,8 @@ from tests.support.rows import Rows, TestLink
 
 COMMAND = Path(sys.executable).parent / "docora-ops"
 QUEUE = "snapshot-queue"
+WIP = f"rq:wip:{QUEUE}"
+INTERMEDIATE = f"rq:queue:{QUEUE}:intermediate"
 REGISTRIES = (
     FailedJobRegistry,
     FinishedJobRegistry,
@@ -149,16 +151,10 @@ class Docora(Rows):
 
     def registries(self, job_id: str) -> set[str]:
         """Names of the registry keys in which the job stands, wip included."""
-        found = {
-            registry(QUEUE, connection=self.redis).key
-            for registry in REGISTRIES
-            if self.redis.zscore(registry(QUEUE, connection=self.redis).key, job_id) is not None
-        }
-        wip = StartedJobRegistry(QUEUE, connection=self.redis).key
-        members = cast("list[bytes]", self.redis.zrange(wip, 0, -1))
-        if any(member.decode().split(":")[0] == job_id for member in members):
-            found.add(wip)
-        return found
+        keys = [registry(QUEUE, connection=self.redis).key for registry in REGISTRIES]
+        found = {key for key in keys if self.redis.zscore(key, job_id) is not None}
+        members = cast("list[bytes]", self.redis.zrange(WIP, 0, -1))
+        return found | {WIP for member in members if member.decode().split(":")[0] == job_id}
 
     def enqueue(self, job_id: str, **options: Any) -> Job:
         """A plain enqueue, as another producer does it."""
@@ -201,8 +197,7 @@ class Docora(Rows):
             execution = Execution.create(job, 90, pipeline, worker_name="worker-1")
             pipeline.execute()
         if heartbeat < 0:
-            wip = job.started_job_registry.key
-            self.redis.zadd(wip, {execution.composite_key: now().timestamp() + heartbeat})
+            self.redis.zadd(WIP, {execution.composite_key: now().timestamp() + heartbeat})
             self.redis.delete(execution.key, job.execution_registry.key)
         return execution
 
@@ -245,6 +240,15 @@ class Docora(Rows):
             {name.decode(): value.decode() for name, value in fields.items()} for _, fields in found
         ]
 
+    def sessions(self, condition: str) -> int:
+        """Counts the connections of commands and jobs to Postgres that fulfil an SQL condition."""
+        row = self.connection.execute(
+            "SELECT count(*) AS sessions FROM pg_stat_activity WHERE datname = current_database()"
+            f" AND application_name = 'docora-ops' AND {condition}".encode()
+        ).fetchone()
+        assert row is not None
+        return int(row["sessions"])
+
     # Invariants
 
     def lost_links(self) -> list[str]:
@@ -262,12 +266,8 @@ class Docora(Rows):
 
     def doubled_jobs(self) -> list[str]:
         """Ids that stand more than once in the queue's list."""
-        waiting = self.waiting()
-        return (
-            sorted({job_id for job_id in waiting if waiting.count(job_id) > 1})
-            if len(set(waiting)) != len(waiting)
-            else []
-        )
+        places = Counter(self.waiting())
+        return sorted(job_id for job_id in places if places[job_id] > 1)
 
     def assert_sound(self) -> None:
         assert self.lost_links() == []

@@ -6,7 +6,7 @@ import base64
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,15 +38,18 @@ class GitHandler(BaseHTTPRequestHandler):
             return
         self._run(body)
 
-    def refuse(self) -> None:
-        self.send_response(401)
-        self.send_header("WWW-Authenticate", 'Basic realm="git"')
+    def reply(self, status: int, headers: Mapping[str, str], content: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
+        self.wfile.write(content)
+
+    def refuse(self) -> None:
+        self.reply(401, {"WWW-Authenticate": 'Basic realm="git"'})
 
     def redirect(self, url: str) -> None:
-        self.send_response(302)
-        self.send_header("Location", url)
-        self.end_headers()
+        self.reply(302, {"Location": url})
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -78,11 +81,7 @@ class GitHandler(BaseHTTPRequestHandler):
         ).stdout
         head, _, content = answer.partition(b"\r\n\r\n")
         headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-        self.send_response(int(headers.pop("Status", "200").split()[0]))
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
+        self.reply(int(headers.pop("Status", "200").split()[0]), headers, content)
 
     def log_message(self, *_: object) -> None:
         """Nobody reads it."""

@@ -50,4 +50,3 @@ TRICKS = {
 """Each fits into every column of Docora's, and no two of them are the same app's name."""
 
 EVIL = " ".join(TRICKS)
-EVIL_SHOWN = " ".join(TRICKS.values())

@@ -108,16 +108,8 @@ def _add_job(docora: Docora, link: TestLink, text: bytes, name: str) -> None:
     """A failed job, a job of another producer in the list, and one that a worker has taken."""
     call = {"app_name": name, "owner": name, "name": name, "client_auth_key_encrypted": AUTH_KEY}
     data = zlib.compress(pickle.dumps((name, None, (), call)))
-    fields: dict[Any, Any] = {
-        "status": text,
-        "origin": text,
-        "worker_name": text,
-        "description": text,
-        "exc_info": text,
-        "meta": text,
-        "created_at": text,
-        "data": data,
-    }
+    names = ("status", "origin", "worker_name", "description", "exc_info", "meta", "created_at")
+    fields: dict[Any, Any] = {**dict.fromkeys(names, text), "data": data}
     docora.redis.hset(f"rq:job:{link.job_id}", mapping=fields)
     docora.redis.hset(f"rq:job:{name}", mapping=fields)
     docora.redis.rpush(docora.queue.key, text)
@@ -125,23 +117,16 @@ def _add_job(docora: Docora, link: TestLink, text: bytes, name: str) -> None:
     for job_id in (text, link.job_id.encode()):
         docora.redis.zadd(f"rq:failed:{QUEUE}", {job_id: 4e9})
     docora.redis.zadd(f"rq:wip:{QUEUE}", {text + b":" + text: 4e9})
-    docora.redis.xadd(
-        f"rq:results:{link.job_id}",
-        {
-            "type": "2",
-            "worker_name": text,
-            "exc_string": b64encode(zlib.compress(b"Traceback:\n" + text)),
-        },
-    )
+    error = b64encode(zlib.compress(b"Traceback:\n" + text))
+    result: dict[Any, Any] = {"type": "2", "worker_name": text, "exc_string": error}
+    docora.redis.xadd(f"rq:results:{link.job_id}", result)
 
 
 def _add_worker(docora: Docora, name: str, text: bytes | None = None) -> None:
     text = name.encode() if text is None else text
     docora.add_worker(name)
-    docora.redis.hset(
-        f"rq:worker:{name}",
-        mapping={"state": text, "hostname": text, "pid": text, "last_heartbeat": text},
-    )
+    fields: Any = dict.fromkeys(("state", "hostname", "pid", "last_heartbeat"), text)
+    docora.redis.hset(f"rq:worker:{name}", mapping=fields)
     docora.redis.sadd(f"rq:workers:{name}:executions", text + b":1")
     docora.redis.hset(b"rq:execution:" + text + b":1", "created_at", text)
 
@@ -165,11 +150,8 @@ def _add_change(docora: Docora, text: bytes) -> None:
         "docora-ops:audit",
         {
             "event": "finished",
-            "who": text,
-            "command": text,
+            **dict.fromkeys(("who", "command", "reason", "operation_id"), text),
             "selection": json.dumps({"app_name": value, value: value, "error": value}),
-            "reason": text,
-            "operation_id": text,
             "counts": json.dumps({"total": 1, value: 1}),
         },
     )

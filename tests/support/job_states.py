@@ -17,17 +17,16 @@ from rq.registry import (
     FinishedJobRegistry,
     ReadyJobRegistry,
     ScheduledJobRegistry,
-    StartedJobRegistry,
 )
 from rq.results import Result
 from rq.utils import now
 
 from docora_ops.links import Outcome
-from tests.support.docora import QUEUE, Docora
+from tests.support.docora import INTERMEDIATE, QUEUE, WIP, Docora
 from tests.support.rows import TestLink
 
 OTHER_QUEUE = "other-queue"
-INTERMEDIATE = f"rq:queue:{QUEUE}:intermediate"
+OTHER_WIP = f"rq:wip:{OTHER_QUEUE}"
 
 Arrange = Callable[[Docora, str], object]
 """Puts the job with this id into a state."""
@@ -140,18 +139,14 @@ WAITING: dict[str, Arrange] = {
 def running_in_no_wip_registry(docora: Docora, job_id: str) -> None:
     """RQ leaves it so when a worker was paused for longer than its heartbeat, then went on."""
     execution = docora.start_job(job_id)
-    wip = StartedJobRegistry(QUEUE, connection=docora.redis).key
-    docora.redis.zrem(wip, execution.composite_key)
+    docora.redis.zrem(WIP, execution.composite_key)
 
 
 def running_from_another_queue(docora: Docora, job_id: str) -> None:
     execution = docora.start_job(job_id)
     reads(origin=OTHER_QUEUE)(docora, job_id)
-    ours, theirs = (
-        StartedJobRegistry(name, connection=docora.redis).key for name in (QUEUE, OTHER_QUEUE)
-    )
-    docora.redis.zrem(ours, execution.composite_key)
-    docora.redis.zadd(theirs, {execution.composite_key: now().timestamp() + 60})
+    docora.redis.zrem(WIP, execution.composite_key)
+    docora.redis.zadd(OTHER_WIP, {execution.composite_key: now().timestamp() + 60})
     docora.redis.delete(execution.key)
 
 
@@ -174,15 +169,13 @@ RUNNING: dict[str, Arrange] = {
 
 def heartbeat_expired_execution_listed(docora: Docora, job_id: str) -> None:
     execution = docora.start_job(job_id)
-    wip = StartedJobRegistry(QUEUE, connection=docora.redis).key
-    docora.redis.zadd(wip, {execution.composite_key: now().timestamp() - 1})
+    docora.redis.zadd(WIP, {execution.composite_key: now().timestamp() - 1})
     docora.redis.delete(execution.key)
 
 
 def wip_entry_without_an_execution(docora: Docora, job_id: str) -> None:
     docora.leave_job(job_id, JobStatus.STARTED)
-    wip = StartedJobRegistry(QUEUE, connection=docora.redis).key
-    docora.redis.zadd(wip, {job_id: now().timestamp() - 30})
+    docora.redis.zadd(WIP, {job_id: now().timestamp() - 30})
 
 
 def taken_by_a_worker_that_died(docora: Docora, job_id: str) -> None:
@@ -201,16 +194,10 @@ def fields_of_an_earlier_run(docora: Docora, job_id: str) -> None:
     docora.redis.hset(
         Job.key_for(job_id),
         mapping={
-            "exc_info": "old",
-            "worker_name": "worker-1",
-            "started_at": "2020-01-01T00:00:00.000000Z",
-            "ended_at": "2020-01-01T00:00:00.000000Z",
-            "number_of_retries": 4,
-            "rate_limit_key": "github",
-            "rate_limit_concurrency": 1,
-            "enqueue_at_front": 1,
+            **dict.fromkeys(("exc_info", "worker_name", "rate_limit_key", "meta"), "old"),
+            **dict.fromkeys(("started_at", "ended_at"), "2020-01-01T00:00:00.000000Z"),
+            **dict.fromkeys(("number_of_retries", "rate_limit_concurrency", "enqueue_at_front"), 1),
             "dependency_ids": '["gone"]',
-            "meta": "old",
         },
     )
     docora.redis.sadd(f"{Job.key_for(job_id)}:dependencies", "gone")
@@ -219,8 +206,7 @@ def fields_of_an_earlier_run(docora: Docora, job_id: str) -> None:
 def stale_on_another_queue(docora: Docora, job_id: str) -> None:
     heartbeat_expired(docora, job_id)
     reads(origin=OTHER_QUEUE)(docora, job_id)
-    wip = StartedJobRegistry(OTHER_QUEUE, connection=docora.redis).key
-    docora.redis.zadd(wip, {f"{job_id}:0123": now().timestamp() - 30})
+    docora.redis.zadd(OTHER_WIP, {f"{job_id}:0123": now().timestamp() - 30})
     for registry in (FailedJobRegistry, FinishedJobRegistry):
         entry_in(registry, OTHER_QUEUE)(docora, job_id)
         entry_in(registry)(docora, job_id)

@@ -6,12 +6,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from pwd import getpwnam
 from tempfile import TemporaryDirectory
-from threading import Event, Thread
+from threading import Event
 from urllib.parse import quote
 
 import psycopg
@@ -51,10 +52,7 @@ def pgbouncer(access: Access, mode: str, size: int) -> Iterator[Access]:
     """Start one that pools `mode`, `size` sessions for each role; yields how to connect to it."""
     assert PROGRAM is not None
     server = conninfo_to_dict(access.owner)
-    logins = [
-        conninfo_to_dict(url)
-        for url in (access.owner, access.command, access.worker, access.monitor)
-    ]
+    logins = list(map(conninfo_to_dict, astuple(access)))
     with TemporaryDirectory(prefix="docora-ops-tests-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / "users").write_text(
@@ -117,16 +115,14 @@ class Neighbours:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """In the block they are busy."""
-        threads = [Thread(target=self._work) for _ in range(self.clients)]
-        for thread in threads:
-            thread.start()
-        try:
-            eventually(lambda: self.transactions >= self.clients, "transactions of others")
-            yield
-        finally:
-            self._ended.set()
-            for thread in threads:
-                thread.join()
+        with ThreadPoolExecutor(self.clients) as threads:
+            for _ in range(self.clients):
+                threads.submit(self._work)
+            try:
+                eventually(lambda: self.transactions >= self.clients, "transactions of others")
+                yield
+            finally:
+                self._ended.set()
 
     def _work(self) -> None:
         with psycopg.connect(self.pool, autocommit=True, prepare_threshold=None) as connection:

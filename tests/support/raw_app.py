@@ -59,13 +59,13 @@ class Talk:
     def read_body(self, head: tuple[str, dict[str, str]]) -> bytes:
         return self._stream.read(int(head[1]["Content-Length"]))
 
-    def take(self) -> bool:
+    def take(self, answer: bytes = OK) -> bool:
         """Read a request, have the receiver take it, and answer; False when there is none."""
         request = self.read()
         if request is None:
             return False
         assert self._app.receiver.take(request) == 200
-        self.send(OK)
+        self.send(answer)
         return True
 
     def send(self, data: bytes) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg
@@ -18,13 +18,11 @@ from tests.support.rows import TestLink
 
 @contextmanager
 def row_locks(docora: Docora, *links: TestLink) -> Iterator[psycopg.Connection]:
-    """Another session that holds these rows until the block ends, or it commits."""
+    """Another session that holds these rows, or all, until the block ends, or it commits."""
     with psycopg.connect(docora.database_access.owner) as other:
-        for link in links:
-            other.execute(
-                "SELECT FROM app_repositories WHERE app_id = %s AND repository_id = %s FOR UPDATE",
-                (link.app_id, link.repository_id),
-            )
+        held = [link.job_id for link in links or docora.links()]
+        rows = "app_repositories WHERE app_id || '-' || repository_id = ANY (%s)"
+        other.execute(f"SELECT FROM {rows} FOR UPDATE".encode(), [held])
         yield other
 
 
@@ -35,23 +33,16 @@ def released_when_waited_for(
     """In the block: `prepare` and commit once a session of docora-ops waits for a lock."""
 
     def release() -> None:
-        with psycopg.connect(docora.database_access.owner, autocommit=True) as observer:
-            end = time.monotonic() + 20
-            while time.monotonic() < end:
-                row = observer.execute(
-                    "SELECT count(*) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND application_name = 'docora-ops'"
-                    " AND wait_event_type = 'Lock'"
-                ).fetchone()
-                if row and row[0]:
-                    break
+        end = time.monotonic() + 20
+        while time.monotonic() < end and not docora.sessions("wait_event_type = 'Lock'"):
+            time.sleep(0.001)
         prepare()
         holder.commit()
 
-    waiter = threading.Thread(target=release)
-    waiter.start()
-    yield
-    waiter.join()
+    with ThreadPoolExecutor(1) as waiter:
+        released = waiter.submit(release)
+        yield
+    released.result()
 
 
 @contextmanager

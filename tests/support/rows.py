@@ -64,12 +64,8 @@ class Rows:
             " consecutive_failures, circuit_open_until)"
             " VALUES (%s, %s, %s, %s, %s, now() + %s)",
             (
-                repository_id,
-                url or f"https://github.com/{full_name}-{number}",
-                owner,
-                name,
-                5 if circuit_open_for else 0,
-                circuit_open_for,
+                *(repository_id, url or f"https://github.com/{full_name}-{number}", owner, name),
+                *(5 if circuit_open_for else 0, circuit_open_for),
             ),
         )
         return repository_id
@@ -129,7 +125,7 @@ class Rows:
     def row(self, link: TestLink) -> dict[str, Any]:
         row = self.connection.execute(
             "SELECT * FROM app_repositories WHERE app_id = %s AND repository_id = %s",
-            (link.app_id, link.repository_id),
+            link.ids,
         ).fetchone()
         assert row is not None
         return row
@@ -146,15 +142,13 @@ class Rows:
     def links(self) -> list[TestLink]:
         """All links in the order of a bulk operation."""
         rows = self.connection.execute("SELECT app_id, repository_id FROM app_repositories")
-        return sorted(
-            (TestLink(**row) for row in rows), key=lambda link: (link.app_id, link.repository_id)
-        )
+        return sorted((TestLink(**row) for row in rows), key=lambda link: link.ids)
 
     def deliveries(self, link: TestLink) -> int:
         row = self.connection.execute(
             "SELECT count(*) AS files FROM app_delivered_files"
             " WHERE app_id = %s AND repository_id = %s",
-            (link.app_id, link.repository_id),
+            link.ids,
         ).fetchone()
         assert row is not None
         return int(row["files"])
@@ -177,7 +171,7 @@ class Rows:
     def delete_link(self, link: TestLink) -> None:
         self.connection.execute(
             "DELETE FROM app_repositories WHERE app_id = %s AND repository_id = %s",
-            (link.app_id, link.repository_id),
+            link.ids,
         )
 
     def add_trigger(
@@ -210,8 +204,5 @@ class Rows:
 
     def was_reset(self, link: TestLink) -> bool:
         row = self.row(link)
-        return (row["status"], row["retry_count"], row["last_error"]) == (
-            "pending_snapshot",
-            0,
-            None,
-        )
+        reset = {"status": "pending_snapshot", "retry_count": 0, "last_error": None}
+        return row | reset == row

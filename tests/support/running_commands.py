@@ -37,17 +37,12 @@ def only_operation(docora: Docora) -> str:
     return key.decode().removeprefix("docora:bulk:")
 
 
-def await_locks(docora: Docora, waiting: int) -> None:
+def await_locks(docora: Docora, waiting: int = 1) -> None:
     """Until so many connections of commands wait for a lock that the test holds."""
-
-    def are_waiting() -> bool:
-        row = docora.connection.execute(
-            "SELECT count(*) AS waiting FROM pg_stat_activity WHERE datname = current_database()"
-            " AND application_name = 'docora-ops' AND wait_event_type = 'Lock'"
-        ).fetchone()
-        return row is not None and row["waiting"] >= waiting
-
-    eventually(are_waiting, f"{waiting} connections that wait for a lock")
+    eventually(
+        lambda: docora.sessions("wait_event_type = 'Lock'") >= waiting,
+        f"{waiting} connections that wait for a lock",
+    )
 
 
 @contextmanager
@@ -75,7 +70,7 @@ def suspended(process: ForkedProcess) -> Iterator[None]:
 def terminate_sessions(docora: Docora) -> int:
     """Ends the connections of commands to Postgres. Returns how many there were."""
     row = docora.connection.execute(
-        "SELECT count(pg_terminate_backend(pid)) AS ended FROM pg_stat_activity"
+        "SELECT count(pg_terminate_backend(pid, 5000)) AS ended FROM pg_stat_activity"
         " WHERE datname = current_database() AND application_name = 'docora-ops'"
     ).fetchone()
     assert row is not None
@@ -117,15 +112,7 @@ class ErrorOutput:
 
 def await_goodbye(docora: Docora) -> None:
     """Until Postgres has noticed that the commands are gone, and undone what they left open."""
-
-    def are_gone() -> bool:
-        row = docora.connection.execute(
-            "SELECT count(*) AS left FROM pg_stat_activity WHERE datname = current_database()"
-            " AND application_name = 'docora-ops'"
-        ).fetchone()
-        return row == {"left": 0}
-
-    eventually(are_gone, "the end of the commands' connections")
+    eventually(lambda: docora.sessions("true") == 0, "the end of the commands' connections")
 
 
 def pending(docora: Docora) -> int:

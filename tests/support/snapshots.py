@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from tests.support.rows import TestLink
 KEY = bytes(range(32))
 TOKEN = "ghp_averysecrettoken"
 AUTH_KEY = "a-very-secret-auth-key"
+
+Files = Mapping[str | bytes, str | bytes | None]
+"""Contents by path; None removes a file."""
 
 
 def encrypt(text: str, key: bytes = KEY) -> str:
@@ -47,15 +50,12 @@ class Upstream:
 
     def git(self, *arguments: str) -> str:
         identity = ("-c", "user.name=Ada", "-c", "user.email=ada@example.com")
+        command = ["git", *identity, *arguments]
         return subprocess.run(
-            ["git", *identity, *arguments],
-            cwd=self.path,
-            check=True,
-            capture_output=True,
-            text=True,
+            command, cwd=self.path, check=True, capture_output=True, text=True
         ).stdout
 
-    def write(self, files: Mapping[str | bytes, str | bytes | None]) -> None:
+    def write(self, files: Files) -> None:
         """Write files, or remove those that are None."""
         for name, content in files.items():
             path = os.path.join(os.fsencode(self.path), os.fsencode(name))  # noqa: PTH118 - bytes
@@ -66,7 +66,7 @@ class Upstream:
             with open(path, "wb") as file:  # noqa: PTH123
                 file.write(content if isinstance(content, bytes) else content.encode())
 
-    def commit(self, files: Mapping[str | bytes, str | bytes | None] | None = None) -> str:
+    def commit(self, files: Files | None = None) -> str:
         """Write files and commit all there is; returns the commit's id."""
         self.write(files or {})
         self.git("add", "--all")
@@ -136,16 +136,36 @@ class Snapshots:
         self.docora.set_link(link, github_token_encrypted=token and encrypt(token))
 
     def add_link(
-        self,
-        files: Mapping[str | bytes, str | bytes | None],
-        status: str = "failed",
-        **options: Any,
+        self, files: Files, status: str = "failed", **options: Any
     ) -> tuple[TestLink, Upstream]:
         """A new app's link to a new repository with one commit of these files."""
         upstream = self.add_upstream()
         upstream.commit(files)
         link = self.link(self.add_app(), self.add_repository(upstream), status, **options)
         return link, upstream
+
+    def add_queued(self, files: Files, **retry: Any) -> tuple[TestLink, Upstream]:
+        """A new link whose job waits."""
+        link, upstream = self.add_link(files)
+        self.queue(link, **retry)
+        return link, upstream
+
+    def add_synced(self, files: Files) -> tuple[TestLink, Upstream]:
+        """A new link whose job has run once."""
+        link, upstream = self.add_link(files)
+        self.run_job(link)
+        return link, upstream
+
+    def add_links(self, names: Iterable[str]) -> dict[str, TestLink]:
+        """Links of as many new apps to one repository with one file."""
+        upstream = self.add_upstream()
+        upstream.commit({"a": "1\n"})
+        repository_id = self.add_repository(upstream)
+        return {name: self.link(self.add_app(name), repository_id) for name in names}
+
+    def set_base_url(self, url: str) -> None:
+        """Has all apps at this URL."""
+        self.docora.connection.execute("UPDATE apps SET base_url = %s", (url,))
 
     def received(self, name: str = "Acme") -> Received:
         return self.receiver.of(name)
@@ -208,8 +228,8 @@ class Snapshots:
         rows = self.docora.connection.execute(
             "SELECT file_path, file_sha FROM app_delivered_files"
             " WHERE app_id = %s AND repository_id = %s",
-            (link.app_id, link.repository_id),
-        ).fetchall()
+            link.ids,
+        )
         return {row["file_path"]: row["file_sha"] for row in rows}
 
     def snapshot_files(self, repository_id: str) -> dict[str, str]:
@@ -218,5 +238,5 @@ class Snapshots:
             "SELECT path, sha FROM snapshot_files f JOIN repository_snapshots s"
             " ON s.id = f.snapshot_id WHERE repository_id = %s",
             (repository_id,),
-        ).fetchall()
+        )
         return {row["path"]: row["sha"] for row in rows}

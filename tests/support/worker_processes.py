@@ -12,10 +12,8 @@ from pathlib import Path
 from signal import Signals
 from typing import cast
 
-import psycopg
-from rq.registry import StartedJobRegistry
-
-from tests.support.docora import COMMAND, QUEUE, Docora
+from tests.support.docora import COMMAND, QUEUE, WIP, Docora
+from tests.support.git_over_http import Gate, gate_at
 from tests.support.proxy import PATIENCE, eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
@@ -58,13 +56,12 @@ class Running:
         [pid] = self.horses
         return pid
 
-    def await_line(self, text: str) -> str:
-        """The first line with this text, as soon as there is one."""
-        eventually(lambda: any(text in line for line in self.lines), f"{text!r} in the log")
-        return next(line for line in self.lines if text in line)
+    def await_line(self, text: str, times: int = 1) -> None:
+        """Until the log has this text so many times."""
+        eventually(lambda: self.log.count(text) >= times, f"{text!r} in the log")
 
-    def await_ready(self) -> None:
-        self.await_line("Listening on")
+    def await_ready(self, workers: int = 1) -> None:
+        self.await_line("Listening on", workers)
 
     def signal(self, number: Signals) -> None:
         self.process.send_signal(number)
@@ -100,6 +97,19 @@ def running(snapshots: Snapshots, *arguments: str, **changes: str | None) -> Ite
 
 
 @contextmanager
+def held_worker(
+    snapshots: Snapshots, *arguments: str, **changes: str | None
+) -> Iterator[tuple[Gate, Running]]:
+    """Starts a worker, and holds it while its job waits for the app's answer about the file b."""
+    with (
+        gate_at(snapshots.receiver, "b") as gate,
+        running(snapshots, *arguments, **changes) as worker,
+    ):
+        gate.wait()
+        yield gate, worker
+
+
+@contextmanager
 def running_program(
     command: Sequence[str], snapshots: Snapshots, **changes: str | None
 ) -> Iterator[Running]:
@@ -119,32 +129,6 @@ def running_program(
             yield program
         finally:
             program.kill()
-
-
-def hold_row(snapshots: Snapshots) -> psycopg.Connection:
-    """A producer that is changing the links, and has not yet committed."""
-    connection = psycopg.connect(snapshots.docora.database_access.owner)
-    connection.execute("SELECT FROM app_repositories FOR UPDATE")
-    return connection
-
-
-def await_waiting_session(snapshots: Snapshots) -> None:
-    """Until somebody waits for a row that is held."""
-    sql = (
-        "SELECT FROM pg_stat_activity"
-        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
-    eventually(
-        lambda: snapshots.docora.connection.execute(sql).fetchone() is not None, "a wait for a row"
-    )
-
-
-def cut_sessions(snapshots: Snapshots) -> None:
-    """End the connections that jobs have to Postgres."""
-    snapshots.docora.connection.execute(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name = 'docora-ops'"
-    )
 
 
 def all_processes() -> list[int]:
@@ -172,11 +156,16 @@ def belonging_to(path: str) -> list[int]:
     return [pid for pid in all_processes() if names_it(pid)]
 
 
+def _stat(pid: int) -> list[str]:
+    """Returns a process's state, its parent's id and more; where it is gone, a zombie's."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return ["Z", "0"]
+
+
 def parent_of(pid: int) -> int:
     """0, where it is gone."""
-    with suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return 0
+    return int(_stat(pid)[1])
 
 
 def children_of(pid: int) -> list[int]:
@@ -191,14 +180,8 @@ def _group(pid: int) -> int:
 
 def _is_in_session(pid: int, session: int) -> bool:
     with suppress(ProcessLookupError):
-        return os.getsid(pid) == session and not _is_zombie(pid)
+        return os.getsid(pid) == session and _stat(pid)[0] != "Z"
     return False
-
-
-def _is_zombie(pid: int) -> bool:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return True
 
 
 def await_waiting_worker(docora: Docora) -> None:
@@ -211,21 +194,20 @@ def await_waiting_worker(docora: Docora) -> None:
 
 def expire_heartbeats(docora: Docora) -> None:
     """Let as much time go by as RQ takes to see that a worker has gone silent."""
-    wip = StartedJobRegistry(QUEUE, connection=docora.redis).key
-    for member in cast("list[bytes]", docora.redis.zrange(wip, 0, -1)):
-        docora.redis.zadd(wip, {member: 1})
-    for key in docora.redis.scan_iter("rq:execution*"):
-        docora.redis.delete(key)
-    docora.redis.delete("rq:workers")
-    for key in docora.redis.scan_iter("rq:worker:*"):
-        docora.redis.delete(key)
+    make_due(docora, WIP)
+    for pattern in ("rq:execution*", "rq:workers", "rq:worker:*"):
+        for key in docora.redis.scan_iter(pattern):
+            docora.redis.delete(key)
 
 
 def make_delayed_jobs_due(docora: Docora) -> None:
     """Let as much time go by as the delayed jobs have to wait."""
-    key = f"rq:scheduled:{QUEUE}"
-    for member in cast("list[bytes]", docora.redis.zrange(key, 0, -1)):
-        docora.redis.zadd(key, {member: 1})
+    make_due(docora, f"rq:scheduled:{QUEUE}")
+
+
+def make_due(docora: Docora, key: str) -> None:
+    """Sets the time of each entry of a registry to 0."""
+    docora.redis.zunionstore(key, {key: 0})
 
 
 def has_live_job(docora: Docora, link: TestLink) -> bool:
@@ -234,6 +216,5 @@ def has_live_job(docora: Docora, link: TestLink) -> bool:
         return docora.redis.exists(f"rq:job:{link.job_id}") == 1
     if docora.redis.zscore(f"rq:scheduled:{QUEUE}", link.job_id) is not None:
         return True
-    wip = docora.redis.zrangebyscore(f"rq:wip:{QUEUE}", time.time(), "+inf")
-    beating = cast("list[bytes]", wip)
+    beating = cast("list[bytes]", docora.redis.zrangebyscore(WIP, time.time(), "+inf"))
     return any(member.startswith(f"{link.job_id}:".encode()) for member in beating)

@@ -15,7 +15,6 @@ from rq.timeouts import JobTimeoutException
 from docora_ops.demo.receiver import Request
 from docora_ops.errors import SnapshotError
 from docora_ops.worker.secrets import Cleaner, decrypt
-from tests.support.delivery_checks import assert_in_sync, failure, repository_row
 from tests.support.docora import finish
 from tests.support.git_over_http import GitHandler, GitSite
 from tests.support.privileges import with_login
@@ -66,44 +65,17 @@ def flip(text: str, place: int) -> str:
     return f"{text[:place]}{'0' if text[place] != '0' else '1'}{text[place + 1 :]}"
 
 
-@pytest.mark.parametrize("place", [0, 31, 33, 64, 66, -1])
-def test_a_changed_digit_is_noticed(place: int) -> None:
+def test_a_changed_digit_another_key_and_bytes_that_are_no_text_are_told_in_the_same_words() -> (
+    None
+):
     text = encrypt(AUTH_KEY)
-    with pytest.raises(SnapshotError) as caught:
-        decrypt(flip(text, place % len(text)), KEY, "it")
-    assert caught.value.message == f"it {ANOTHER_KEY}"
-
-
-def test_another_key_and_bytes_that_are_no_text_are_told_in_the_same_words() -> None:
+    changed = [flip(text, place % len(text)) for place in (0, 31, 33, 64, 66, -1)]
     sealed = AESGCM(KEY).encrypt(bytes(16), b"\xff\xfe", None)
     no_text = f"{bytes(16).hex()}:{sealed[-16:].hex()}:{sealed[:-16].hex()}"
-    for text, key in ((encrypt(AUTH_KEY), bytes(32)), (no_text, KEY)):
+    for broken, key in ((text, bytes(32)), *((each, KEY) for each in (*changed, no_text))):
         with pytest.raises(SnapshotError) as caught:
-            decrypt(text, key, "it")
+            decrypt(broken, key, "it")
         assert caught.value.message == f"it {ANOTHER_KEY}"
-
-
-@pytest.mark.parametrize(
-    ("column", "table", "name"),
-    [
-        ("github_token_encrypted", "app_repositories", "the GitHub token"),
-        ("client_auth_key_encrypted", "apps", "the app's auth key"),
-    ],
-)
-def test_a_secret_that_can_not_be_decrypted_is_named_in_the_link(
-    snapshots: Snapshots, column: str, table: str, name: str
-) -> None:
-    link, upstream = snapshots.add_link({"a": "1"})
-    good = encrypt(AUTH_KEY)
-    for text, reason in ((encrypt(AUTH_KEY, bytes(32)), ANOTHER_KEY), (AUTH_KEY, NO_FORM)):
-        snapshots.docora.connection.execute(f"UPDATE {table} SET {column} = %s".encode(), (text,))
-        assert failure(snapshots, link) == f"{name} {reason}"
-    assert snapshots.receiver.connections == 0
-    assert not snapshots.repos.exists()
-    assert repository_row(snapshots, link.repository_id)["consecutive_failures"] == 0
-    snapshots.docora.connection.execute(f"UPDATE {table} SET {column} = %s".encode(), (good,))
-    snapshots.run_job(link)
-    assert_in_sync(snapshots, link, upstream)
 
 
 # Errors that hold a secret
@@ -126,18 +98,14 @@ def echo(handler: GitHandler) -> bool:
     login = handler.headers.get("Authorization", "")
     token = base64.b64decode(login.removeprefix("Basic ")).decode()
     text = f"I do not like {token} nor {login}\n".encode()
-    handler.send_response(403 if login else 401)
-    handler.send_header("WWW-Authenticate", 'Basic realm="git"')
-    handler.send_header("Content-Type", "text/plain")
-    handler.send_header("Content-Length", str(len(text)))
-    handler.end_headers()
-    handler.wfile.write(text)
+    headers = {"Content-Type": "text/plain", "Content-Length": str(len(text))}
+    realm = {"WWW-Authenticate": 'Basic realm="git"'}
+    handler.reply(403 if login else 401, headers | realm, text)
     return False
 
 
 def fail_in_every_way(snapshots: Snapshots, url: str) -> dict[str, TestLink]:
     """Links whose jobs fail, each for a reason of its own; `url`: of a server that echoes."""
-    connection = snapshots.docora.connection
     upstream = snapshots.add_upstream("octo/good")
     upstream.commit({"a": "1", "b": "1"})
     good = snapshots.add_repository(upstream, "octo/good")
@@ -155,18 +123,14 @@ def fail_in_every_way(snapshots: Snapshots, url: str) -> dict[str, TestLink]:
         app_id = snapshots.add_app(name, base_url=urls.get(name))
         links[name] = snapshots.link(app_id, repositories.get(name, good))
         snapshots.set_token(links[name], TOKEN)
-    connection.execute(
-        "UPDATE app_repositories SET github_token_encrypted = %s WHERE app_id = %s",
-        (encrypt(TOKEN, bytes(32)), links["Other"].app_id),
-    )
-    connection.execute(
+    snapshots.docora.set_link(links["Other"], github_token_encrypted=encrypt(TOKEN, bytes(32)))
+    snapshots.docora.connection.execute(
         "UPDATE apps SET client_auth_key_encrypted = %s WHERE app_name = 'Plain'", (AUTH_KEY,)
     )
-    connection.execute(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
-        f" $$ BEGIN RAISE EXCEPTION 'not for {PASSWORD}'; END $$;"
-        " CREATE TRIGGER refuse BEFORE INSERT ON app_delivered_files FOR EACH ROW"
-        f" WHEN (NEW.app_id = '{links['Unrecorded'].app_id}') EXECUTE FUNCTION refuse()".encode()
+    snapshots.docora.add_trigger(
+        f"RAISE EXCEPTION 'not for {PASSWORD}'",
+        when=f"NEW.app_id = '{links['Unrecorded'].app_id}'",
+        event="BEFORE INSERT ON app_delivered_files",
     )
     return links
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -42,12 +42,7 @@ def call_while_cut(docora: Docora, settings: Settings, call: Call, cut: Cut, num
         finally:
             actions.close()
 
-    def all_is_rolled_back() -> bool:
-        row = docora.connection.execute(
-            "SELECT count(*) AS sessions FROM pg_stat_activity WHERE datname = current_database()"
-            " AND application_name = 'docora-ops' AND xact_start IS NOT NULL"
-        ).fetchone()
-        return cast("dict[str, int]", row)["sessions"] == 0
-
-    eventually(all_is_rolled_back, "the end of what was cut")
+    eventually(
+        lambda: docora.sessions("xact_start IS NOT NULL") == 0, "the rollback of what was cut"
+    )
     return plan.reached.is_set()

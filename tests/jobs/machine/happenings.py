@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -11,12 +12,12 @@ import psycopg
 from rq import Retry
 from rq.exceptions import DuplicateJobError
 from rq.job import Job, JobStatus
-from rq.registry import FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
+from rq.registry import FailedJobRegistry, ScheduledJobRegistry
 from rq.scheduler import RQScheduler
 from rq.utils import now
 
 from tests.jobs.machine.led_worker import LedWorker
-from tests.support.docora import QUEUE
+from tests.support.docora import INTERMEDIATE, QUEUE, WIP
 from tests.support.rows import TestLink
 
 if TYPE_CHECKING:
@@ -54,9 +55,8 @@ TO_ROWS = (row_is_deleted, row_is_made_anew, *NEW_STATUSES)
 
 def enqueue(world: World, link: TestLink, **options: Any) -> None:
     """As another producer of snapshot jobs does."""
-    arguments = {"app_id": link.app_id, "repository_id": link.repository_id}
     world.docora.queue.enqueue(
-        FUNCTION, kwargs=arguments, job_id=link.job_id, description="other", **options
+        FUNCTION, kwargs=asdict(link), job_id=link.job_id, description="other", **options
     )
 
 
@@ -131,7 +131,7 @@ def _entry_is_left(registry: type[Any]) -> Happening:
 
 
 def id_is_left_between_queue_and_worker(world: World, link: TestLink) -> None:
-    world.docora.redis.lpush(f"{world.docora.queue.key}:intermediate", link.job_id)
+    world.docora.redis.lpush(INTERMEDIATE, link.job_id)
 
 
 def execution_is_left(world: World, link: TestLink) -> None:
@@ -199,9 +199,8 @@ def worker_is_killed(world: World, link: TestLink) -> None:
 
 
 def heartbeats_expire(world: World, link: TestLink) -> None:
-    wip = _key_of(StartedJobRegistry, world)
     for member in world.latest.jobs[link.job_id].executions:
-        world.docora.redis.zadd(wip, {member: now().timestamp() - 5}, xx=True)
+        world.docora.redis.zadd(WIP, {member: now().timestamp() - 5}, xx=True)
         world.docora.redis.delete(f"rq:execution:{member}")
 
 

@@ -113,14 +113,11 @@ class LedWorker:
 
     def _write(self, link: TestLink, status: str) -> None:
         failed = status in {"failed", "pending_snapshot"}
+        change = "retry_count = 0, last_scanned_at = now()"
+        if status != "synced":
+            change = f"retry_count = retry_count + {int(failed)}"
         self.docora.connection.execute(
-            "UPDATE app_repositories SET status = %s, last_error = %s, retry_count = CASE"
-            " WHEN %s THEN 0 ELSE retry_count + %s END,"
-            " last_scanned_at = CASE WHEN %s THEN now() ELSE last_scanned_at END"
-            " WHERE app_id = %s AND repository_id = %s",
-            (
-                *(status, "git failed" if failed else None),
-                *(status == "synced", int(failed), status == "synced"),
-                *(link.app_id, link.repository_id),
-            ),
+            f"UPDATE app_repositories SET status = %s, last_error = %s, {change}"
+            " WHERE app_id = %s AND repository_id = %s".encode(),
+            (status, "git failed" if failed else None, *link.ids),
         )

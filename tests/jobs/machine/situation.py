@@ -10,14 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 from rq.executions import ExecutionRegistry
-from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
-from rq.registry import StartedJobRegistry
 from rq.results import Result
 
 from docora_ops.jobs import JobState
 from docora_ops.links import Outcome
-from tests.support.docora import QUEUE, REGISTRIES, Docora
+from tests.support.docora import INTERMEDIATE, QUEUE, REGISTRIES, WIP, Docora
 from tests.support.rows import TestLink
 
 ENDED = frozenset({"finished", "failed", "stopped", "canceled"})
@@ -201,7 +199,7 @@ class Situation:
             self.waiting.insert(0 if front else len(self.waiting), job_id)
         return outcome
 
-    def differences(self, actual: Situation, *, in_order: bool = True) -> list[str]:
+    def differences(self, actual: Situation) -> list[str]:
         """What is not as it should be, in words."""
         found = []
         for job_id, link in self.links.items():
@@ -211,7 +209,7 @@ class Situation:
             job, actual_traces = self.jobs[job_id], actual.jobs[job_id]
             if not _is_job(job, actual_traces, link):
                 found.append(f"job {job_id}: {job} expected, {actual_traces} found")
-        if in_order and self.waiting != actual.waiting:
+        if self.waiting != actual.waiting:
             found.append(f"list: {self.waiting} expected, {actual.waiting} found")
         return found
 
@@ -251,10 +249,8 @@ def _found_jobs(
     registries = {registry.key_template.split(":")[1]: registry for registry in REGISTRIES}
     with docora.redis.pipeline(transaction=False) as pipeline:
         pipeline.time()
-        intermediate = IntermediateQueue.get_intermediate_queue_key(docora.queue.key)
-        pipeline.lrange(intermediate, 0, -1)
-        wip = StartedJobRegistry(QUEUE, connection=docora.redis).key
-        pipeline.zrange(wip, 0, -1, withscores=True)
+        pipeline.lrange(INTERMEDIATE, 0, -1)
+        pipeline.zrange(WIP, 0, -1, withscores=True)
         for registry in registries.values():
             pipeline.zrange(registry(QUEUE, connection=docora.redis).key, 0, -1)
         for job_id in job_ids:
@@ -264,7 +260,7 @@ def _found_jobs(
             pipeline.exists(
                 f"{key}:dependencies",
                 Result.get_key(job_id),  # type: ignore[no-untyped-call]
-                f"{intermediate}:first_seen:{job_id}",
+                f"{INTERMEDIATE}:first_seen:{job_id}",
             )
             pipeline.zrange(ExecutionRegistry(job_id, connection=docora.redis).key, 0, -1)
         (seconds, _), taken, executions, *found = pipeline.execute()

@@ -20,6 +20,7 @@ from tests.jobs.machine.happenings import Happening
 from tests.jobs.machine.situation import LIVE, Situation
 from tests.jobs.machine.world import World
 from tests.support.docora import Docora
+from tests.support.row_locks import row_locks
 from tests.support.rows import TestLink
 
 
@@ -78,7 +79,6 @@ class Watch(World):
         after = self.see_after_us()
         self.compare_live(before, after)
         todo = {job_id for job_id in before.without_job if job_id != locked}
-        has_new_failed_link = False
         for job_id, row in before.rows.items():
             if job_id not in todo:
                 assert after.rows[job_id] == row
@@ -88,14 +88,11 @@ class Watch(World):
                 changes |= {"retry_count": row.retry_count + 1, "last_error": STUCK_ERROR}
                 if row.retry_count + 1 >= self.docora.settings.max_retry_attempts:
                     assert after.rows[job_id].is_like(row, **(changes | {"status": "failed"}))
-                    has_new_failed_link = True
                     continue
             assert after.rows[job_id].is_like(row, **changes)
             is_rescan = row.status != "pending_snapshot"
             assert after.jobs[job_id].is_fresh(is_rescan, self.known[job_id])
         if locked is None:
-            if has_new_failed_link:
-                self.actions.repair()  # removes the stale entries of links that are failed now
             assert self.actions.drift().total == 0
             dump = self.docora.dump()
             self.actions.repair()
@@ -115,11 +112,7 @@ class Watch(World):
         if link is None or link.job_id not in self.latest.rows:
             yield None
             return
-        with self.docora.connection.transaction():
-            self.docora.connection.execute(
-                "SELECT FROM app_repositories WHERE app_id = %s AND repository_id = %s FOR UPDATE",
-                (link.app_id, link.repository_id),
-            )
+        with row_locks(self.docora, link):
             yield link.job_id
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from docora_ops.errors import SnapshotError
+from tests.support.delivery_checks import assert_in_sync, git_failures
 from tests.support.rows import TestLink
-from tests.support.snapshots import Snapshots, Upstream
+from tests.support.snapshots import Files, Snapshots, Upstream
 
-FILES: dict[str | bytes, str | bytes | None] = {
+FILES: Files = {
     "README.md": "hello\n" * 100,
     "src/a.py": "x = 1\n",
     "src/b.bin": bytes(range(256)) * 50,
@@ -36,12 +37,7 @@ def assert_sent_in_full(snapshots: Snapshots, link: TestLink, upstream: Upstream
         if "is broken at object" not in error.message:
             raise
         snapshots.run_job(link)
-    assert snapshots.docora.status(link) == "synced"
-    contents = upstream.contents()
-    assert snapshots.received().files == contents
-    expected = {path: sha256(content).hexdigest() for path, content in contents.items()}
-    assert snapshots.deliveries(link) == expected
-    assert snapshots.snapshot_files(link.repository_id) == expected
+    assert_in_sync(snapshots, link, upstream)
     workshop = snapshots.repos / ".docora-ops"
     assert [path.name for path in workshop.iterdir()] == ["clones"]
 
@@ -52,24 +48,24 @@ def forget(snapshots: Snapshots) -> None:
     snapshots.received().files.clear()
 
 
-def pack(clone: Path) -> list[Path]:
+def pack(clone: Path) -> Path:
     """Have all objects in packs."""
     subprocess.run(["git", "repack", "-a", "-d", "--quiet"], cwd=clone, check=True)
     [found] = (clone / "objects/pack").glob("*.pack")
     found.chmod(0o644)
-    return [found]
+    return found
 
 
 def truncate_packs(clone: Path) -> None:
-    for path in pack(clone):
-        os.truncate(path, path.stat().st_size // 2)
+    path = pack(clone)
+    os.truncate(path, path.stat().st_size // 2)
 
 
 def spoil_packs(clone: Path) -> None:
-    for path in pack(clone):
-        data = bytearray(path.read_bytes())
-        data[20:-20] = bytes(len(data) - 40)
-        path.write_bytes(data)
+    path = pack(clone)
+    data = bytearray(path.read_bytes())
+    data[20:-20] = bytes(len(data) - 40)
+    path.write_bytes(data)
 
 
 def remove_packs(clone: Path) -> None:
@@ -94,39 +90,9 @@ def remove_big_blob(clone: Path) -> None:
     max(paths, key=lambda path: path.stat().st_size).unlink()
 
 
-def remove_objects(clone: Path) -> None:
-    shutil.rmtree(clone / "objects")
-
-
-def remove_head(clone: Path) -> None:
-    (clone / "HEAD").unlink()
-
-
-def empty_head(clone: Path) -> None:
-    (clone / "HEAD").write_bytes(b"")
-
-
 def remove_refs(clone: Path) -> None:
     shutil.rmtree(clone / "refs")
     (clone / "packed-refs").unlink(missing_ok=True)
-
-
-def spoil_config(clone: Path) -> None:
-    (clone / "config").write_text("[core\n")
-
-
-def spoil_shallow(clone: Path) -> None:
-    (clone / "shallow").write_text("garbage\n")
-
-
-def spoil_ref(clone: Path) -> None:
-    (clone / "refs/docora-ops/head").write_text("0123\n")
-
-
-def leave_only_head(clone: Path) -> None:
-    shutil.rmtree(clone)
-    clone.mkdir()
-    (clone / "HEAD").write_text("ref: refs/heads/main\n")
 
 
 def empty_folder(clone: Path) -> None:
@@ -134,29 +100,30 @@ def empty_folder(clone: Path) -> None:
     clone.mkdir()
 
 
-def remove(clone: Path) -> None:
-    shutil.rmtree(clone)
+def leave_only_head(clone: Path) -> None:
+    empty_folder(clone)
+    (clone / "HEAD").write_text("ref: refs/heads/main\n")
 
 
-OBJECTS = (
-    truncate_packs,
-    spoil_packs,
-    remove_packs,
-    remove_objects,
-    empty_blobs,
-    remove_big_blob,
-)
-OTHERS = (
-    remove_head,
-    empty_head,
-    remove_refs,
-    spoil_config,
-    spoil_shallow,
-    spoil_ref,
-    leave_only_head,
-    empty_folder,
-    remove,
-)
+OBJECTS: dict[str, Callable[[Path], object]] = {
+    "truncated packs": truncate_packs,
+    "spoilt packs": spoil_packs,
+    "no packs": remove_packs,
+    "no objects": lambda clone: shutil.rmtree(clone / "objects"),
+    "empty blobs": empty_blobs,
+    "no big blob": remove_big_blob,
+}
+OTHERS: dict[str, Callable[[Path], object]] = {
+    "no HEAD": lambda clone: (clone / "HEAD").unlink(),
+    "empty HEAD": lambda clone: (clone / "HEAD").write_bytes(b""),
+    "no refs": remove_refs,
+    "spoilt config": lambda clone: (clone / "config").write_text("[core\n"),
+    "spoilt shallow": lambda clone: (clone / "shallow").write_text("garbage\n"),
+    "spoilt ref": lambda clone: (clone / "refs/docora-ops/head").write_text("0123\n"),
+    "only HEAD": leave_only_head,
+    "empty folder": empty_folder,
+    "no clone": shutil.rmtree,
+}
 
 
 @pytest.mark.parametrize(
@@ -164,12 +131,11 @@ OTHERS = (
     [(False, True), (False, False), (True, True)],
     ids=["as it was", "not scanned", "news"],
 )
-@pytest.mark.parametrize("damage", OBJECTS, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", OBJECTS.values(), ids=OBJECTS)
 def test_a_clone_that_has_lost_objects_is_replaced(
-    snapshots: Snapshots, damage: Callable[[Path], None], has_news: bool, has_scan: bool
+    snapshots: Snapshots, damage: Callable[[Path], object], has_news: bool, has_scan: bool
 ) -> None:
-    link, upstream = snapshots.add_link(FILES)
-    snapshots.run_job(link)
+    link, upstream = snapshots.add_synced(FILES)
     forget(snapshots)
     clone = clone_of(snapshots)
     damage(clone)
@@ -180,12 +146,11 @@ def test_a_clone_that_has_lost_objects_is_replaced(
     assert_sent_in_full(snapshots, link, upstream)
 
 
-@pytest.mark.parametrize("damage", OTHERS, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", OTHERS.values(), ids=OTHERS)
 def test_a_clone_that_is_none_any_more_is_replaced(
-    snapshots: Snapshots, damage: Callable[[Path], None]
+    snapshots: Snapshots, damage: Callable[[Path], object]
 ) -> None:
-    link, upstream = snapshots.add_link(FILES)
-    snapshots.run_job(link)
+    link, upstream = snapshots.add_synced(FILES)
     forget(snapshots)
     damage(clone_of(snapshots))
     assert_sent_in_full(snapshots, link, upstream)
@@ -207,16 +172,14 @@ def test_a_clone_that_is_none_any_more_is_replaced(
     ids=["empty", "zeros", "noise", "head only", "no end", "other version", "other object"],
 )
 def test_a_scan_that_is_garbage_is_made_anew(snapshots: Snapshots, scan: bytes) -> None:
-    link, upstream = snapshots.add_link(FILES)
-    snapshots.run_job(link)
+    link, upstream = snapshots.add_synced(FILES)
     forget(snapshots)
     (clone_of(snapshots) / SCAN).write_bytes(scan)
     assert_sent_in_full(snapshots, link, upstream)
 
 
 def test_a_scan_that_is_cut_short_anywhere_is_completed(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link(FILES)
-    snapshots.run_job(link)
+    link, upstream = snapshots.add_synced(FILES)
     scan = clone_of(snapshots) / SCAN
     whole = scan.read_bytes()
     places = {*range(len(whole) - 130, len(whole), 9), 17, 18, 19, len(whole) // 2}
@@ -225,15 +188,6 @@ def test_a_scan_that_is_cut_short_anywhere_is_completed(snapshots: Snapshots) ->
         scan.write_bytes(whole[:length])
         assert_sent_in_full(snapshots, link, upstream)
         assert scan.read_bytes() == whole
-
-
-def test_an_unchanged_object_is_not_read_again(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link(FILES)
-    snapshots.run_job(link)
-    empty_blobs(clone_of(snapshots))
-    snapshots.run_job(link)  # has nothing to read
-    assert snapshots.docora.status(link) == "synced"
-    assert snapshots.received().files == upstream.contents()
 
 
 def test_what_a_killed_job_has_left_is_cleared(snapshots: Snapshots) -> None:
@@ -258,8 +212,7 @@ def test_a_clone_that_another_repository_is_making_is_left_alone(snapshots: Snap
 
 
 def test_half_written_scans_of_killed_jobs_are_cleared_after_a_day(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link(FILES)
-    snapshots.run_job(link)
+    link, _ = snapshots.add_synced(FILES)
     old, new = (clone_of(snapshots) / f"{SCAN}.{name}" for name in ("old", "new"))
     for path in (old, new):
         path.write_bytes(b"half")
@@ -275,16 +228,13 @@ def test_a_disk_that_takes_no_clone_is_no_git_failure(snapshots: Snapshots) -> N
     snapshots.repos.write_text("a file\n")
     with pytest.raises(Exception, match="can't be written below REPOS_BASE_PATH"):
         snapshots.run_job(link)
-    row = snapshots.docora.connection.execute("SELECT * FROM repositories").fetchone()
-    assert row is not None
-    assert row["consecutive_failures"] == 0
+    assert git_failures(snapshots, link) == 0
 
 
 def test_what_was_taken_is_recorded_though_the_next_file_can_not_be_read(
     snapshots: Snapshots,
 ) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n", "b": "2\n", "c": "3\n"})
-    snapshots.run_job(link)
+    link, upstream = snapshots.add_synced({"a": "1\n", "b": "2\n", "c": "3\n"})
     snapshots.docora.connection.execute("DELETE FROM app_delivered_files")
     snapshots.received().requests.clear()
     object_id = upstream.git("rev-parse", "HEAD:b").strip()

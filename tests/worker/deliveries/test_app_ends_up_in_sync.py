@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from itertools import count
 
 from hypothesis import HealthCheck, given, settings
@@ -13,7 +12,7 @@ from docora_ops.demo.receiver import Request
 from docora_ops.errors import SnapshotError
 from tests.support.delivery_checks import assert_in_sync, sha
 from tests.support.rows import TestLink
-from tests.support.snapshots import Snapshots, Upstream
+from tests.support.snapshots import Snapshots
 
 PATHS = ("a", "b.bin", "d/a", "d/ä\u2028", "z\n")
 CONTENTS: tuple[bytes, ...] = (
@@ -28,61 +27,10 @@ CONTENTS: tuple[bytes, ...] = (
 NUMBERS = count()
 
 
-@dataclass(frozen=True)
-class Write:
-    """Create a file, or change it."""
-
-    path: str
-    content: bytes
-
-
-@dataclass(frozen=True)
-class Delete:
-    path: str
-
-
-@dataclass(frozen=True)
-class Rename:
-    path: str
-    new_path: str
-
-
-Change = Write | Delete | Rename
-
-paths = st.sampled_from(PATHS)
-changes = st.one_of(
-    st.builds(Write, paths, st.sampled_from(CONTENTS)),
-    st.builds(Delete, paths),
-    st.builds(Rename, paths, paths),
-)
+changes = st.dictionaries(st.sampled_from(PATHS), st.none() | st.sampled_from(CONTENTS), max_size=5)
+"""A commit: contents by path; None deletes a file. Both for one content are a rename."""
 statuses = st.lists(st.sampled_from([200, 200, 200, 201, 204, 400, 500, 503]), max_size=8)
-
-
-@dataclass(frozen=True)
-class Step:
-    """A commit, and how the POSTs of the job after it are answered; those beyond: 200."""
-
-    changes: list[Change]
-    statuses: list[int]
-
-
-steps = st.lists(st.builds(Step, st.lists(changes, max_size=5), statuses), min_size=1, max_size=4)
-
-
-def commit(upstream: Upstream, files: dict[str, bytes], changes: list[Change]) -> None:
-    """Make the changes that can be made to the files, in the repository too."""
-    before = dict(files)
-    for change in changes:
-        match change:
-            case Write(path, content):
-                files[path] = content
-            case Delete(path):
-                files.pop(path, None)
-            case Rename(path, new_path) if path in files:
-                files[new_path] = files.pop(path)
-    to_write: dict[str | bytes, str | bytes | None] = dict.fromkeys(before)
-    to_write.update(files)
-    upstream.commit(to_write)
+"""Answers to the POSTs of the job after a commit; 200 to those beyond."""
 
 
 class App:
@@ -123,14 +71,12 @@ def run(snapshots: Snapshots, link: TestLink, app: App) -> None:
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(steps)
+@given(st.lists(st.tuples(changes, statuses), min_size=1, max_size=4))
 def test_the_app_ends_up_with_the_files_of_the_repository(
-    snapshots: Snapshots, steps: list[Step]
+    snapshots: Snapshots, steps: list[tuple[dict[str, bytes | None], list[int]]]
 ) -> None:
-    snapshots.settings_changes = {
-        "binary_chunk_threshold_bytes": 20,
-        "binary_chunk_size_bytes": 101,
-    }
+    chunks = {"binary_chunk_threshold_bytes": 20, "binary_chunk_size_bytes": 101}
+    snapshots.settings_changes |= chunks
     number = next(NUMBERS)
     name, full_name = f"App{number}", f"octo/repo{number}"
     upstream = snapshots.add_upstream(full_name)
@@ -139,10 +85,13 @@ def test_the_app_ends_up_with_the_files_of_the_repository(
     snapshots.receiver.answer = app.answer
     files: dict[str, bytes] = {}
     received = snapshots.received(name)
-    for step in steps:
-        app.statuses = list(step.statuses)
+    for commit, answers in steps:
+        app.statuses = list(answers)
         acknowledged, before = app.acknowledged.copy(), dict(received.files)
-        commit(upstream, files, step.changes)
+        old = files.keys()
+        contents = {**files, **commit}
+        files = {path: content for path, content in contents.items() if content is not None}
+        upstream.commit({path: files.get(path) for path in {*old, *files}})
         run(snapshots, link, app)
         # What the app has acknowledged is recorded, and nothing else.
         deliveries = snapshots.deliveries(link)

@@ -15,36 +15,44 @@ from tests.support.git_over_http import basic
 from tests.support.proxy import refused_port
 from tests.support.raw_app import OK, Talk, context, raw_app, take_all
 from tests.support.snapshots import Snapshots
-from tests.worker.deliveries.test_failing_apps import goes_on_after, link_to
-from tests.worker.deliveries.test_redirects import redirect, set_base_url
+from tests.worker.deliveries.test_failing_apps import goes_on_after, linked_app
+from tests.worker.deliveries.test_redirects import redirect
+
+Head = tuple[str, dict[str, str]]
 
 
-def test_user_password_and_query_of_a_base_url_reach_the_app(snapshots: Snapshots) -> None:
-    heads = []
+def noting(heads: list[Head]) -> Callable[[Talk], None]:
+    """Takes all requests, and notes the path and the headers of each."""
 
     def talk(talk: Talk) -> None:
         while head := talk.read_head():
             talk.read_body(head)
-            heads.append((head[0], head[1]["Authorization"]))
+            heads.append(head)
             talk.send(OK)
 
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
+    return talk
+
+
+def test_user_password_and_query_of_a_base_url_reach_the_app(snapshots: Snapshots) -> None:
+    heads: list[Head] = []
+    with linked_app(snapshots, noting(heads)) as (app, link, upstream):
         upstream.commit({"src/b.py": None, "z.txt": None})
         for login, suffix in (
             ("us%65r:p%C3%A4ss%40word", "/hook?key=a b&x=%2F/"),
             ("token:", "?key"),
             ("token", "/#fragment"),
             (":password", "/?"),
+            ("", "/a%20b/ü c//"),
         ):
-            set_base_url(snapshots, f"http://{login}@{app.host}{suffix}")
+            snapshots.set_base_url(f"http://{login}@{app.host}{suffix}".replace("//@", "//"))
             snapshots.docora.connection.execute("DELETE FROM app_delivered_files")
             snapshots.run_job(link)
-    assert heads == [
+    assert [(path, headers.get("Authorization")) for path, headers in heads] == [
         ("/hook/create?key=a%20b&x=%2F/", basic("user", "päss@word")),
         ("/create?key", basic("token")),
         ("/create", basic("token")),
         ("/create", basic("", "password")),
+        ("/a%20b/%C3%BC%20c/create", None),
     ]
 
 
@@ -58,9 +66,8 @@ def test_what_an_app_repeats_of_its_login_is_not_shown(
         login = head[1]["Authorization"].removeprefix("Basic ")
         talk.send(redirect(301, f"/password1/username1/p%40ssword/{login}/queryvalue"))
 
-    with raw_app(snapshots.receiver, talk) as app:
-        link, _ = link_to(snapshots, app)
-        set_base_url(snapshots, f"http://username1:p%40ssword@{app.host}?a=queryvalue")
+    with linked_app(snapshots, talk) as (app, link, _):
+        snapshots.set_base_url(f"http://username1:p%40ssword@{app.host}?a=queryvalue")
         with caplog.at_level(logging.DEBUG):
             error = failure(snapshots, link)
     assert f"the app redirects to http://{app.host}/password1/***/***/***/***, which" in error
@@ -75,17 +82,10 @@ def test_what_an_app_repeats_of_its_login_is_not_shown(
 def test_http_proxy_stands_before_the_apps_that_no_proxy_does_not_name(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heads = []
-
-    def talk(talk: Talk) -> None:
-        while head := talk.read_head():
-            talk.read_body(head)
-            heads.append((head[0], head[1]))
-            talk.send(OK)
-
-    with raw_app(snapshots.receiver, talk) as proxy:
+    heads: list[Head] = []
+    with raw_app(snapshots.receiver, noting(heads)) as proxy:
         link, upstream = snapshots.add_link({"a.txt": "1"})
-        set_base_url(snapshots, "http://user:geheim@acme.example:8080/Acme")
+        snapshots.set_base_url("http://user:geheim@acme.example:8080/Acme")
         monkeypatch.setenv("HTTP_PROXY", f"http://pr%6Fxy:p%40ss@{proxy.host}")
         snapshots.run_job(link)
         [(target, headers)] = heads
@@ -96,7 +96,7 @@ def test_http_proxy_stands_before_the_apps_that_no_proxy_does_not_name(
 
         snapshots.docora.connection.execute("DELETE FROM app_delivered_files")
         monkeypatch.setenv("no_proxy", "x.example,127.0.0.1")
-        set_base_url(snapshots, snapshots.receiver.base_url("Acme"))
+        snapshots.set_base_url(snapshots.receiver.base_url("Acme"))
         snapshots.run_job(link)
         assert proxy.connections == 1
     assert_in_sync(snapshots, link, upstream)
@@ -116,13 +116,12 @@ def test_https_proxy_only_forwards_what_it_can_not_read(
 
     tls = context(trusted, "acme.example")
     with (
-        raw_app(snapshots.receiver, take_all, tls=tls) as app,
+        linked_app(snapshots, take_all, tls=tls) as (app, link, upstream),
         raw_app(snapshots.receiver, connect) as proxy,
     ):
         port = app.listener.getsockname()[1]
-        link, upstream = link_to(snapshots, app)
         upstream.commit({"large.txt": "\u20ac" * 1_000_000})
-        set_base_url(snapshots, f"https://user:geheim@acme.example:{port}/Acme")
+        snapshots.set_base_url(f"https://user:geheim@acme.example:{port}/Acme")
         monkeypatch.setenv("https_proxy", f"proxy:geheim@{proxy.host}")
         snapshots.run_job(link)
         assert {request.headers["Authorization"] for request in app.requests} == {
@@ -156,31 +155,14 @@ def answering(status: int) -> Callable[[Talk], None]:
 @pytest.mark.parametrize(
     ("talk", "scheme", "error"),
     [
-        (None, "http", "the proxy {proxy}: Connection refused on created a.txt"),
-        (None, "https", "the proxy {proxy}: Connection refused on created a.txt"),
-        (hang_up, "https", "the proxy {proxy}: RemoteDisconnected on created a.txt"),
-        (
-            answering(403),
-            "https",
-            "the proxy {proxy} does not connect to acme.example:8080: HTTP 403 on created a.txt",
-        ),
-        (
-            answering(407),
-            "http",
-            "HTTP 407 on created a.txt: the proxy {proxy} wants another user or password",
-        ),
-        (
-            answering(502),
-            "http",
-            "HTTP 502 on created a.txt: answered through the proxy {proxy}",
-        ),
-        (say_nothing, "https", "no answer from the proxy {proxy} within 0.3 s on created a.txt"),
-        (
-            say_nothing,
-            "http",
-            "no answer from acme.example:8080 through the proxy {proxy} within 0.3 s"
-            " on created a.txt",
-        ),
+        (None, "http", "the proxy {proxy}: Connection refused{on}"),
+        (None, "https", "the proxy {proxy}: Connection refused{on}"),
+        (hang_up, "https", "the proxy {proxy}: RemoteDisconnected{on}"),
+        (answering(403), "https", "the proxy {proxy} does not connect to {app}: HTTP 403{on}"),
+        (answering(407), "http", "HTTP 407{on}: the proxy {proxy} wants another user or password"),
+        (answering(502), "http", "HTTP 502{on}: answered through the proxy {proxy}"),
+        (say_nothing, "https", "no answer from the proxy {proxy} within 0.3 s{on}"),
+        (say_nothing, "http", "no answer from {app} through the proxy {proxy} within 0.3 s{on}"),
     ],
 )
 def test_a_proxy_that_fails_is_named(
@@ -192,13 +174,14 @@ def test_a_proxy_that_fails_is_named(
 ) -> None:
     if talk is say_nothing:
         monkeypatch.setattr(job, "DELIVERY_TIMEOUT", 0.3)
-    with raw_app(snapshots.receiver, talk or take_all) as app:
+    with linked_app(snapshots, talk or take_all) as (app, link, upstream):
         proxy = app.host if talk else f"127.0.0.1:{refused_port()}"
-        link, upstream = link_to(snapshots, app)
-        set_base_url(snapshots, f"{scheme}://user:geheim@acme.example:8080/Acme")
+        snapshots.set_base_url(f"{scheme}://user:geheim@acme.example:8080/Acme")
         with monkeypatch.context() as patch:
             patch.setenv("all_proxy", f"http://user:geheim@{proxy}")
-            assert failure(snapshots, link) == error.format(proxy=proxy)
+            assert failure(snapshots, link) == error.format(
+                proxy=proxy, app="acme.example:8080", on=" on created a.txt"
+            )
     monkeypatch.undo()
     goes_on_after(snapshots, link, upstream)
 

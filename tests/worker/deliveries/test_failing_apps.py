@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -17,22 +20,25 @@ from tests.support.delivery_checks import (
 from tests.support.proxy import refused_port
 from tests.support.raw_app import OK, RawApp, Talk, raw_app
 from tests.support.rows import TestLink
-from tests.support.snapshots import Snapshots, Upstream
+from tests.support.snapshots import Files, Snapshots, Upstream
 
-FILES: dict[str | bytes, str | bytes | None] = {"a.txt": "1", "src/b.py": "2", "z.txt": "3"}
+FILES: Files = {"a.txt": "1", "src/b.py": "2", "z.txt": "3"}
 
 
-def link_to(snapshots: Snapshots, app: RawApp) -> tuple[TestLink, Upstream]:
-    """A link of that app."""
-    link, upstream = snapshots.add_link(FILES)
-    snapshots.docora.connection.execute("UPDATE apps SET base_url = %s", (app.base_url,))
-    return link, upstream
+@contextmanager
+def linked_app(
+    snapshots: Snapshots, talk: Callable[[Talk], object], *, tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[RawApp, TestLink, Upstream]]:
+    """Serves an app that talks like this, and links it to a new repository."""
+    with raw_app(snapshots.receiver, talk, tls=tls) as app:
+        link, upstream = snapshots.add_link(FILES)
+        snapshots.set_base_url(app.base_url)
+        yield app, link, upstream
 
 
 def goes_on_after(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> None:
     """Once the app works again, only what it has not acknowledged is sent."""
-    base_url = snapshots.receiver.base_url("Acme")
-    snapshots.docora.connection.execute("UPDATE apps SET base_url = %s", (base_url,))
+    snapshots.set_base_url(snapshots.receiver.base_url("Acme"))
     snapshots.receiver.answer = lambda _: 200
     done = snapshots.deliveries(link)
     before = len(events(snapshots))
@@ -58,8 +64,7 @@ def test_any_answer_but_2xx_ends_the_job_at_once(snapshots: Snapshots, status: i
 def test_a_failed_change_leaves_what_was_recorded_before(
     snapshots: Snapshots, event: str, verb: str
 ) -> None:
-    link, upstream = snapshots.add_link({"a": "1", "b": "1", "c": "1", "d": "1"})
-    snapshots.run_job(link)
+    link, upstream = snapshots.add_synced({"a": "1", "b": "1", "c": "1", "d": "1"})
     before = snapshots.deliveries(link)
     stored = snapshot_row(snapshots, link.repository_id)
     upstream.commit({"a": None, "b": None, "c": "2", "d": "2"})
@@ -83,9 +88,7 @@ def test_a_failed_change_leaves_what_was_recorded_before(
 def test_an_app_that_is_down_is_named(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_link(FILES)
     port = refused_port()
-    snapshots.docora.connection.execute(
-        "UPDATE apps SET base_url = %s", (f"http://127.0.0.1:{port}/hook",)
-    )
+    snapshots.set_base_url(f"http://127.0.0.1:{port}/hook")
     assert failure(snapshots, link) == f"127.0.0.1:{port}: Connection refused on created a.txt"
     assert snapshots.deliveries(link) == {}
     goes_on_after(snapshots, link, upstream)
@@ -103,30 +106,9 @@ def test_an_app_without_a_usable_url_gets_nothing(snapshots: Snapshots) -> None:
         "https://[::1/hook",
         "",
     ):
-        snapshots.docora.connection.execute("UPDATE apps SET base_url = %s", (base_url,))
-        error = failure(snapshots, link)
-        assert error == "the app's base_url is not an http or https URL"
+        snapshots.set_base_url(base_url)
+        assert failure(snapshots, link) == "the app's base_url is not an http or https URL"
     goes_on_after(snapshots, link, upstream)
-
-
-def test_the_path_of_a_url_is_kept_as_it_is(snapshots: Snapshots) -> None:
-    paths = []
-
-    def talk(talk: Talk) -> None:
-        while head := talk.read_head():
-            paths.append(head[0])
-            talk.read_body(head)
-            talk.send(OK)
-
-    with raw_app(snapshots.receiver, talk) as app:
-        link, _ = link_to(snapshots, app)
-        for end in ("", "/", "/a%20b/ü c//"):
-            snapshots.docora.connection.execute(
-                "UPDATE apps SET base_url = %s", (f"http://{app.host}{end}",)
-            )
-            snapshots.docora.connection.execute("DELETE FROM app_delivered_files")
-            snapshots.run_job(link)
-    assert paths == ["/create"] * 6 + ["/a%20b/%C3%BC%20c/create"] * 3
 
 
 # Connections that end
@@ -137,46 +119,20 @@ def reset_after_the_answer(talk: Talk) -> None:
     talk.reset()
 
 
-def close_after_the_answer(talk: Talk) -> None:
+def reset_when_idle(talk: Talk) -> None:
+    """Too late for the worker to see it: it has begun to send."""
     talk.take()
-
-
-def say_so_and_close(talk: Talk) -> None:
-    request = talk.read()
-    assert request is not None
-    talk.receiver.take(request)
-    talk.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-
-
-def speak_http_1_0(talk: Talk) -> None:
-    request = talk.read()
-    assert request is not None
-    talk.receiver.take(request)
-    talk.send(b"HTTP/1.0 200 OK\r\n\r\nthanks")
-
-
-def answer_at_length(talk: Talk) -> None:
-    request = talk.read()
-    assert request is not None
-    talk.receiver.take(request)
-    talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n")
-    for _ in range(50):
-        talk.send(b"x" * 1_000_000)
+    talk.read_head()
+    talk.reset()
 
 
 def answer_in_part(talk: Talk) -> None:
-    request = talk.read()
-    assert request is not None
-    talk.receiver.take(request)
-    talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: 65537\r\n\r\n" + b"x" * 65536)
+    talk.take(b"HTTP/1.1 200 OK\r\nContent-Length: 65537\r\n\r\n" + b"x" * 65536)
     talk.wait_for_hangup()
 
 
 def answer_without_end(talk: Talk) -> None:
-    request = talk.read()
-    assert request is not None
-    talk.receiver.take(request)
-    talk.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    talk.take(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     while not talk.over.is_set():
         talk.send(b"1000\r\n%b\r\n" % (b"x" * 0x1000))
 
@@ -185,19 +141,19 @@ def answer_without_end(talk: Talk) -> None:
     "talk",
     [
         reset_after_the_answer,
-        close_after_the_answer,
-        say_so_and_close,
-        speak_http_1_0,
-        answer_at_length,
+        reset_when_idle,
+        partial(Talk.take),
+        partial(Talk.take, answer=OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n")),
+        partial(Talk.take, answer=b"HTTP/1.0 200 OK\r\n\r\nthanks"),
+        partial(Talk.take, answer=OK.replace(b" 0", b" 50000000") + b"x" * 50_000_000),
         answer_in_part,
         answer_without_end,
     ],
 )
 def test_an_app_that_keeps_no_connection_gets_a_new_one_for_each_file(
-    snapshots: Snapshots, talk: Callable[[Talk], None]
+    snapshots: Snapshots, talk: Callable[[Talk], object]
 ) -> None:
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, talk) as (app, link, upstream):
         snapshots.run_job(link)
         assert app.paths == sorted(FILES, key=str)
         assert app.connections == 3
@@ -213,32 +169,12 @@ def test_an_answer_of_some_length_keeps_the_connection(snapshots: Snapshots) -> 
 
     def talk(talk: Talk) -> None:
         for answer in answers:
-            request = talk.read()
-            assert request is not None
-            talk.receiver.take(request)
-            talk.send(answer)
+            talk.take(answer)
         talk.wait_for_hangup()
 
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, talk) as (app, link, upstream):
         snapshots.run_job(link)
         assert app.connections == 1
-    assert_in_sync(snapshots, link, upstream)
-
-
-def test_a_connection_that_is_closed_while_it_is_idle_is_made_anew(snapshots: Snapshots) -> None:
-    """Too late for the worker to see it: it has begun to send."""
-
-    def talk(talk: Talk) -> None:
-        talk.take()
-        talk.read_head()
-        talk.reset()
-
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
-        snapshots.run_job(link)
-        assert app.paths == sorted(FILES, key=str)
-        assert app.connections == 3
     assert_in_sync(snapshots, link, upstream)
 
 
@@ -247,14 +183,11 @@ def test_a_large_file_is_never_sent_on_a_connection_that_has_ended(snapshots: Sn
     """It is not held in memory, so it could not be sent once more."""
 
     def talk(talk: Talk) -> None:
-        request = talk.read()
-        assert request is not None
-        talk.receiver.take(request)
+        talk.take(b"")
         talk.send_last(OK)
         talk.wait_for_hangup()
 
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, talk) as (app, link, upstream):
         upstream.commit({"large.txt": "x" * (2 << 20)})
         snapshots.run_job(link)
         assert app.paths == ["a.txt", "large.txt", "src/b.py", "z.txt"]
@@ -270,8 +203,7 @@ def test_a_request_is_sent_only_once_more(snapshots: Snapshots) -> None:
             talk.send(OK)
             talk.read()
 
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, talk) as (app, link, upstream):
         error = failure(snapshots, link)
         assert error == f"{app.host}: RemoteDisconnected on created src/b.py"
         assert app.paths == ["a.txt", "src/b.py", "src/b.py"]
@@ -288,23 +220,14 @@ def reset_after_the_request(talk: Talk) -> None:
     talk.reset()
 
 
-def close_after_the_request(talk: Talk) -> None:
-    talk.read()
+def answering(answer: bytes) -> Callable[[Talk], None]:
+    """Reads a request, sends this and closes the connection."""
 
+    def talk(talk: Talk) -> None:
+        talk.read()
+        talk.send(answer)
 
-def close_in_the_head(talk: Talk) -> None:
-    talk.read()
-    talk.send(b"HTTP/1.1 2")
-
-
-def talk_nonsense(talk: Talk) -> None:
-    talk.read()
-    talk.send(b"220 mail.example ESMTP\r\n")
-
-
-def hide_behind_headers(talk: Talk) -> None:
-    talk.read()
-    talk.send(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n")
+    return talk
 
 
 @pytest.mark.parametrize(
@@ -312,17 +235,16 @@ def hide_behind_headers(talk: Talk) -> None:
     [
         (reset_at_the_head, "Connection reset by peer|Broken pipe"),
         (reset_after_the_request, "Connection reset by peer"),
-        (close_after_the_request, "RemoteDisconnected"),
-        (close_in_the_head, "BadStatusLine"),
-        (talk_nonsense, "BadStatusLine"),
-        (hide_behind_headers, "HTTPException"),
+        (answering(b""), "RemoteDisconnected"),
+        (answering(b"HTTP/1.1 2"), "BadStatusLine"),
+        (answering(b"220 mail.example ESMTP\r\n"), "BadStatusLine"),
+        (answering(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n"), "HTTPException"),
     ],
 )
 def test_a_request_without_a_whole_answer_is_not_acknowledged(
     snapshots: Snapshots, talk: Callable[[Talk], None], reason: str
 ) -> None:
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, talk) as (app, link, upstream):
         error = failure(snapshots, link)
         assert error in {f"{app.host}: {each} on created a.txt" for each in reason.split("|")}
         assert app.connections == 1

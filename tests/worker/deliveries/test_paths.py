@@ -67,8 +67,7 @@ def long_path(length: int, letter: str = "x") -> str:
 
 
 def test_odd_names_come_through_as_they_are(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({name: f"in {name}" for name in ODD_NAMES})
-    snapshots.run_job(link)
+    link, upstream = snapshots.add_synced({name: f"in {name}" for name in ODD_NAMES})
     assert set(snapshots.received().files) == set(ODD_NAMES)
     assert_in_sync(snapshots, link, upstream)
     upstream.commit(dict.fromkeys(ODD_NAMES, "changed"))
@@ -81,8 +80,7 @@ def test_odd_names_come_through_as_they_are(snapshots: Snapshots) -> None:
 
 
 def test_what_is_no_utf8_in_a_name_is_replaced(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({b"caf\xe9/\xff.txt": "1"})
-    snapshots.run_job(link)
+    link, upstream = snapshots.add_synced({b"caf\xe9/\xff.txt": "1"})
     name = "caf\ufffd/\ufffd.txt"
     assert snapshots.received().files == {name: b"1"}
     assert snapshots.deliveries(link) == {name: sha("1")}
@@ -98,8 +96,7 @@ def test_what_is_no_utf8_in_a_name_is_replaced(snapshots: Snapshots) -> None:
 def test_of_names_that_are_the_same_once_replaced_the_first_is_sent(
     snapshots: Snapshots, caplog: pytest.LogCaptureFixture
 ) -> None:
-    link, upstream = snapshots.add_link({b"\xe9": "first", b"\xff": "third", "\ufffd": "second"})
-    snapshots.run_job(link)
+    link, upstream = snapshots.add_synced({b"\xe9": "first", b"\xff": "third", "\ufffd": "second"})
     assert snapshots.received().files == {"\ufffd": b"first"}
     assert snapshots.deliveries(link) == {"\ufffd": sha("first")}
     assert caplog.text.count("another file has the same name in UTF-8") == 2

@@ -11,9 +11,9 @@ import trustme
 from docora_ops.worker import snapshot_job as job
 from tests.support.delivery_checks import assert_in_sync, events, failure
 from tests.support.git_over_http import basic
-from tests.support.raw_app import Talk, context, raw_app
+from tests.support.raw_app import Talk, context
 from tests.support.snapshots import Snapshots
-from tests.worker.deliveries.test_failing_apps import goes_on_after, link_to
+from tests.worker.deliveries.test_failing_apps import goes_on_after, linked_app
 
 LARGE = "x" * (20 << 20)
 """More than the buffers of a connection hold."""
@@ -23,10 +23,6 @@ def redirect(status: int, location: str | None) -> bytes:
     """An answer, with a few bytes that nobody needs."""
     header = f"Location: {location}\r\n" if location is not None else ""
     return f"HTTP/1.1 {status} Elsewhere\r\n{header}Content-Length: 4\r\n\r\ngone".encode()
-
-
-def set_base_url(snapshots: Snapshots, base_url: str) -> None:
-    snapshots.docora.connection.execute("UPDATE apps SET base_url = %s", (base_url,))
 
 
 @pytest.mark.parametrize("status", [307, 308])
@@ -39,10 +35,9 @@ def test_the_same_signed_request_goes_where_307_and_308_lead(
         while request := talk.read():
             talk.send(redirect(status, f"{target}/{request.event}?key=hidden"))
 
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, talk) as (app, link, upstream):
         upstream.commit({"a.bin": b"\0" * (2 << 20), "large.txt": "\u20ac" * 1_000_000})
-        set_base_url(snapshots, app.base_url.replace("://", "://user:geheim@"))
+        snapshots.set_base_url(app.base_url.replace("://", "://user:geheim@"))
         with caplog.at_level(logging.DEBUG):
             snapshots.run_job(link)
         assert_in_sync(snapshots, link, upstream)
@@ -70,9 +65,8 @@ def test_a_redirect_within_the_app_keeps_connection_and_login(snapshots: Snapsho
             talk.send(b"HTTP/1.1 204 Yes\r\n\r\n")
 
     snapshots.receiver.keys["v2"] = "a-very-secret-auth-key"
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
-        set_base_url(snapshots, app.base_url.replace("://", "://user:geheim@"))
+    with linked_app(snapshots, talk) as (app, link, upstream):
+        snapshots.set_base_url(app.base_url.replace("://", "://user:geheim@"))
         snapshots.run_job(link)
         assert app.connections == 1
     assert snapshots.received("v2").files == upstream.contents()
@@ -89,8 +83,7 @@ def test_a_redirect_before_the_whole_body_was_read_is_followed(snapshots: Snapsh
             "Connection: close\r\nContent-Length: 0\r\n\r\n".encode()
         )
 
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, talk) as (_app, link, upstream):
         upstream.commit({"a.txt": LARGE, "b.txt": LARGE})
         snapshots.run_job(link)
     assert_in_sync(snapshots, link, upstream)
@@ -122,8 +115,7 @@ def test_a_redirect_that_is_not_followed_says_why(
         while talk.read():
             talk.send(redirect(status, location))
 
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, talk) as (app, link, upstream):
         reason = reason or f"the app redirects to https://new.example:444/hook/create, {USE_NEW}"
         reason = reason.format(origin=f"http://{app.host}")
         assert failure(snapshots, link) == f"HTTP {status} on created a.txt: {reason}"
@@ -139,8 +131,7 @@ def test_no_redirect_leads_from_https_to_http(snapshots: Snapshots, trusted: tru
         talk.read()
         talk.send(redirect(307, target))
 
-    with raw_app(snapshots.receiver, talk, tls=context(trusted, "127.0.0.1")) as app:
-        link, _ = link_to(snapshots, app)
+    with linked_app(snapshots, talk, tls=context(trusted, "127.0.0.1")) as (_app, link, _):
         assert failure(snapshots, link) == (
             "HTTP 307 on created a.txt:"
             f" the app redirects from https to {target}, which is not encrypted"
@@ -161,8 +152,7 @@ def test_all_redirects_of_a_post_share_its_time(
         while talk.take():
             pass
 
-    with raw_app(snapshots.receiver, talk) as app:
-        link, _ = link_to(snapshots, app)
+    with linked_app(snapshots, talk) as (app, link, _):
         error = failure(snapshots, link)
         assert error == f"no answer from {app.host} within 0.5 s on created a.txt"
     assert snapshots.deliveries(link) == {}

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import trustme
 
 from docora_ops.worker import snapshot_job as job
 from tests.support.delivery_checks import assert_in_sync, events, failure, sha
-from tests.support.raw_app import OK, Talk, context, raw_app, take_all
+from tests.support.raw_app import OK, Talk, context, take_all
 from tests.support.snapshots import Snapshots
-from tests.worker.deliveries.test_failing_apps import FILES, goes_on_after, link_to
+from tests.worker.deliveries.test_failing_apps import FILES, goes_on_after, linked_app
 
 LARGE = "x" * (20 << 20)
 """More than the buffers of a connection hold."""
@@ -35,33 +34,18 @@ def read_nothing(talk: Talk) -> None:
     talk.over.wait(25)
 
 
-def drip_headers(talk: Talk) -> None:
-    talk.read()
-    talk.send(b"HTTP/1.1 200 OK\r\n")
-    drip(talk, b"X")
+def dripping(head: bytes, data: bytes) -> Callable[[Talk], None]:
+    """Reads a request, sends the head at once and the data again and again."""
+
+    def talk(talk: Talk) -> None:
+        talk.read()
+        talk.send(head)
+        drip(talk, data)
+
+    return talk
 
 
-def drip_an_answer(talk: Talk) -> None:
-    talk.read()
-    talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-    drip(talk, b"x")
-
-
-def drip_chunks(talk: Talk) -> None:
-    talk.read()
-    talk.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    drip(talk, b"1\r\nx\r\n")
-
-
-def drip_until_the_end(talk: Talk) -> None:
-    talk.read()
-    talk.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
-    drip(talk, b"x")
-
-
-def drip_continues(talk: Talk) -> None:
-    talk.read()
-    drip(talk, b"HTTP/1.1 100 Continue\r\n\r\n")
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -69,11 +53,11 @@ def drip_continues(talk: Talk) -> None:
     [
         say_nothing,
         read_nothing,
-        drip_headers,
-        drip_an_answer,
-        drip_chunks,
-        drip_until_the_end,
-        drip_continues,
+        dripping(b"HTTP/1.1 200 OK\r\n", b"X"),
+        dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
+        dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        dripping(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
+        dripping(b"", CONTINUE),
     ],
 )
 def test_an_exchange_has_its_time_however_it_is_used(
@@ -81,8 +65,7 @@ def test_an_exchange_has_its_time_however_it_is_used(
 ) -> None:
     assert job.DELIVERY_TIMEOUT == 30
     monkeypatch.setattr(job, "DELIVERY_TIMEOUT", 0.3)
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, talk) as (app, link, upstream):
         if talk is read_nothing:
             upstream.commit({"a.txt": LARGE})
         begun = time.monotonic()
@@ -105,8 +88,7 @@ def test_each_post_has_the_time_for_itself(
         return 200
 
     snapshots.receiver.answer = answer
-    link, upstream = snapshots.add_link(FILES)
-    snapshots.run_job(link)
+    link, upstream = snapshots.add_synced(FILES)
     assert snapshots.receiver.connections == 1
     assert_in_sync(snapshots, link, upstream)
 
@@ -118,10 +100,10 @@ def test_a_reused_connection_that_says_nothing_is_not_tried_again(
 
     def talk(talk: Talk) -> None:
         talk.take()
-        drip_continues(talk)
+        talk.read()
+        drip(talk, CONTINUE)
 
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, talk) as (app, link, upstream):
         error = failure(snapshots, link)
         assert error == f"no answer from {app.host} within 0.3 s on created src/b.py"
         assert app.paths == ["a.txt", "src/b.py"]
@@ -149,8 +131,7 @@ def refuse_and_read_on(talk: Talk) -> None:
 def test_an_app_that_refuses_a_body_before_it_has_read_it_is_heard(
     snapshots: Snapshots, talk: Callable[[Talk], None]
 ) -> None:
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, talk) as (_app, link, upstream):
         upstream.commit({"a.txt": LARGE})
         assert failure(snapshots, link) == "HTTP 413 on created a.txt"
     goes_on_after(snapshots, link, upstream)
@@ -163,8 +144,7 @@ def test_an_app_that_says_yes_before_it_has_read_the_body_is_not_believed(
         talk.read_head()
         talk.send(OK)
 
-    with raw_app(snapshots.receiver, talk) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, talk) as (app, link, upstream):
         upstream.commit({"a.txt": LARGE})
         error = failure(snapshots, link)
         assert error in {
@@ -182,8 +162,7 @@ def test_a_certificate_that_nobody_vouches_for_gets_nothing(
     snapshots: Snapshots, authority: trustme.CA
 ) -> None:
     tls = context(authority, "127.0.0.1")
-    with raw_app(snapshots.receiver, take_all, tls=tls) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, take_all, tls=tls) as (app, link, upstream):
         error = failure(snapshots, link)
         assert error.startswith(f"the certificate of {app.host} is not valid: ")
         assert error.endswith(" on created a.txt")
@@ -193,31 +172,22 @@ def test_a_certificate_that_nobody_vouches_for_gets_nothing(
 
 
 def test_a_certificate_for_another_host_gets_nothing(
-    snapshots: Snapshots,
-    authority: trustme.CA,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    snapshots: Snapshots, trusted: trustme.CA
 ) -> None:
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    tls = context(authority, "acme.example")
-    with raw_app(snapshots.receiver, take_all, tls=tls) as app:
-        link, _ = link_to(snapshots, app)
+    with linked_app(snapshots, take_all, tls=context(trusted, "acme.example")) as (app, link, _):
         error = failure(snapshots, link)
         assert error.startswith(f"the certificate of {app.host} is not valid: IP address mismatch")
         assert app.requests == []
 
 
 def test_a_certificate_of_a_trusted_authority_is_fine(
-    snapshots: Snapshots,
-    authority: trustme.CA,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    snapshots: Snapshots, trusted: trustme.CA
 ) -> None:
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    with raw_app(snapshots.receiver, take_all, tls=context(authority, "127.0.0.1")) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, take_all, tls=context(trusted, "127.0.0.1")) as (
+        app,
+        link,
+        upstream,
+    ):
         upstream.commit({"large.txt": "\u20ac" * 1_000_000})
         snapshots.run_job(link)
         assert app.connections == 1
@@ -226,31 +196,22 @@ def test_a_certificate_of_a_trusted_authority_is_fine(
 
 
 def test_tls_connections_may_end_between_files_too(
-    snapshots: Snapshots,
-    authority: trustme.CA,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    snapshots: Snapshots, trusted: trustme.CA
 ) -> None:
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
 
     def talk(talk: Talk) -> None:
         talk.take()
         talk.read_head()
 
-    with raw_app(snapshots.receiver, talk, tls=context(authority, "127.0.0.1")) as app:
-        link, upstream = link_to(snapshots, app)
+    with linked_app(snapshots, talk, tls=context(trusted, "127.0.0.1")) as (app, link, upstream):
         snapshots.run_job(link)
         assert app.connections == 3
     assert_in_sync(snapshots, link, upstream)
 
 
 def test_an_app_that_speaks_no_tls_is_named(snapshots: Snapshots) -> None:
-    with raw_app(snapshots.receiver, lambda talk: talk.send(b"hello\r\n")) as app:
-        link, upstream = link_to(snapshots, app)
-        snapshots.docora.connection.execute(
-            "UPDATE apps SET base_url = %s", (f"https://{app.host}",)
-        )
+    with linked_app(snapshots, lambda talk: talk.send(b"hello\r\n")) as (app, link, upstream):
+        snapshots.set_base_url(f"https://{app.host}")
         assert failure(snapshots, link).startswith(f"{app.host}: [SSL: WRONG_VERSION_NUMBER]")
     goes_on_after(snapshots, link, upstream)
 
@@ -263,10 +224,7 @@ def test_a_handshake_has_its_time_too(
         drip(talk, b"x")
 
     monkeypatch.setattr(job, "DELIVERY_TIMEOUT", 0.3)
-    with raw_app(snapshots.receiver, drip_a_handshake) as app:
-        link, _ = link_to(snapshots, app)
-        snapshots.docora.connection.execute(
-            "UPDATE apps SET base_url = %s", (f"https://{app.host}/Acme",)
-        )
+    with linked_app(snapshots, drip_a_handshake) as (app, link, _):
+        snapshots.set_base_url(f"https://{app.host}/Acme")
         error = failure(snapshots, link)
         assert error == f"no answer from {app.host} within 0.3 s on created a.txt"

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from docora_ops.errors import GitError, SnapshotError
-from docora_ops.worker.clone import Clone
 from docora_ops.worker.git import Git
 from docora_ops.worker.objects import Objects
-from tests.support.delivery_checks import snapshot_row
+from tests.support.delivery_checks import (
+    assert_in_sync,
+    events,
+    failure,
+    git_failures,
+    snapshot_row,
+)
 from tests.support.rows import TestLink
-from tests.support.snapshots import Snapshots, Upstream
+from tests.support.snapshots import Files, Snapshots, Upstream
 
 
 def clone_of(snapshots: Snapshots, full_name: str = "octo/api") -> Path:
@@ -28,51 +32,17 @@ def git_in(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def fail(snapshots: Snapshots, link: TestLink) -> str:
-    """Run the job, which must fail; returns what the link is told of it."""
-    with pytest.raises(SnapshotError):
-        snapshots.run_job(link)
-    row = snapshots.docora.row(link)
-    assert row["status"] == "failed"
-    return str(row["last_error"])
-
-
-def assert_synced(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> None:
-    """Rows and receiver say what the repository's head holds."""
-    row = snapshots.docora.row(link)
-    assert (row["status"], row["retry_count"], row["last_error"]) == ("synced", 0, None)
-    assert snapshots.received().files == upstream.contents()
-    assert set(snapshots.deliveries(link)) == set(upstream.contents())
-    assert snapshots.deliveries(link) == snapshots.snapshot_files(link.repository_id)
-
-
 def branch_of(snapshots: Snapshots, link: TestLink) -> tuple[str, str]:
-    row = snapshots.docora.connection.execute(
-        "SELECT commit_sha, branch FROM repository_snapshots WHERE repository_id = %s",
-        (link.repository_id,),
-    ).fetchone()
+    row = snapshot_row(snapshots, link.repository_id)
     assert row is not None
     return row["commit_sha"], row["branch"]
-
-
-def git_failures(snapshots: Snapshots, link: TestLink) -> int:
-    row = snapshots.docora.connection.execute(
-        "SELECT consecutive_failures FROM repositories WHERE repository_id = %s",
-        (link.repository_id,),
-    ).fetchone()
-    assert row is not None
-    return int(row["consecutive_failures"])
-
-
-def events(snapshots: Snapshots) -> list[tuple[str, str]]:
-    return [(request.event, request.path) for request in snapshots.received().requests]
 
 
 def test_the_clone_is_bare_and_holds_one_commit(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_link({"a": "1\n"})
     upstream.commit({"a": "2\n"})
     snapshots.run_job(link)
-    assert_synced(snapshots, link, upstream)
+    assert_in_sync(snapshots, link, upstream)
     clone = clone_of(snapshots)
     assert git_in(clone, "rev-parse", "--is-bare-repository") == "true"
     assert git_in(clone, "rev-list", "--count", "--all") == "1"
@@ -107,17 +77,8 @@ def test_a_second_run_without_a_change_fetches_hashes_and_sends_nothing(
     upstream.commit({"b": "3\n"})
     snapshots.run_job(link)
     assert (len(asked), "fetch" in commands) == (2, True)
-    assert_synced(snapshots, link, upstream)
+    assert_in_sync(snapshots, link, upstream)
     assert events(snapshots) == [("create", "a"), ("create", "b"), ("update", "b")]
-
-
-def test_the_default_branch_is_followed_whatever_its_name(snapshots: Snapshots) -> None:
-    upstream = snapshots.add_upstream(branch="release/2.x")
-    upstream.commit({"a": "1\n"})
-    link = snapshots.link(snapshots.add_app(), snapshots.add_repository(upstream))
-    snapshots.run_job(link)
-    assert_synced(snapshots, link, upstream)
-    assert branch_of(snapshots, link) == (upstream.head, "release/2.x")
 
 
 def test_main_is_delivered_though_another_branch_is_the_default(
@@ -137,12 +98,12 @@ def test_main_is_delivered_though_another_branch_is_the_default(
 def test_a_main_that_comes_later_takes_the_place_of_the_default_branch(
     snapshots: Snapshots,
 ) -> None:
-    upstream = snapshots.add_upstream(branch="develop")
+    upstream = snapshots.add_upstream(branch="release/2.x")
     upstream.commit({"a": "1\n", "both": "1\n"})
     link = snapshots.link(snapshots.add_app(), snapshots.add_repository(upstream))
     snapshots.run_job(link)
     clone = (clone_of(snapshots) / "docora-ops-clone").read_text()
-    assert branch_of(snapshots, link) == (upstream.head, "develop")
+    assert branch_of(snapshots, link) == (upstream.head, "release/2.x")
     upstream.git("branch", "main")
     snapshots.run_job(link)
     assert branch_of(snapshots, link) == (upstream.head, "main")
@@ -150,65 +111,52 @@ def test_a_main_that_comes_later_takes_the_place_of_the_default_branch(
     upstream.git("checkout", "--quiet", "main")
     upstream.commit({"a": None, "both": "2\n"})
     snapshots.run_job(link)
-    assert_synced(snapshots, link, upstream)
+    assert_in_sync(snapshots, link, upstream)
     assert events(snapshots)[2:] == [("delete", "a"), ("update", "both")]
     assert (clone_of(snapshots) / "docora-ops-clone").read_text() == clone
 
 
-def test_a_renamed_default_branch_is_followed(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n"})
-    snapshots.run_job(link)
-    upstream.git("branch", "--move", "trunk")
-    upstream.commit({"b": "2\n"})
-    snapshots.run_job(link)
-    assert_synced(snapshots, link, upstream)
-    assert branch_of(snapshots, link) == (upstream.head, "trunk")
-
-
-def test_another_default_branch_with_another_history_is_followed(snapshots: Snapshots) -> None:
+@pytest.mark.parametrize(
+    ("steps", "branch"),
+    [
+        pytest.param(["branch --move trunk", {"b": "2\n"}], "trunk", id="renamed"),
+        pytest.param(
+            ["checkout --orphan next", {"a": None, "both": "2\n"}, "branch --delete --force main"],
+            "next",
+            id="another default branch with another history",
+        ),
+        pytest.param(
+            ["checkout --detach", "branch --delete --force main", {"a": "2\n"}],
+            None,
+            id="without a name",
+        ),
+        pytest.param(
+            [
+                "checkout --orphan rewritten",
+                {"both": "3\n", "a": None},
+                "branch --delete --force main",
+                "branch --move main",
+                "reflog expire --expire=now --all",
+                "gc --quiet --prune=now",
+            ],
+            "main",
+            id="rewritten, the old commits are gone",
+        ),
+        pytest.param(["reset --hard HEAD~1"], "main", id="set back"),
+    ],
+)
+def test_the_branch_is_followed_whatever_is_made_of_it(
+    snapshots: Snapshots, steps: list[str | Files], branch: str | None
+) -> None:
     link, upstream = snapshots.add_link({"a": "1\n", "both": "1\n"})
+    upstream.commit({"a": "2\n", "c": "2\n"})
     snapshots.run_job(link)
-    upstream.git("checkout", "--quiet", "--orphan", "next")
-    upstream.commit({"a": None, "both": "2\n"})
-    upstream.git("branch", "--delete", "--force", "main")
+    for step in steps:
+        upstream.git(*step.split()) if isinstance(step, str) else upstream.commit(step)
     snapshots.run_job(link)
-    assert_synced(snapshots, link, upstream)
-    assert events(snapshots)[2:] == [("delete", "a"), ("update", "both")]
-
-
-def test_a_branch_without_a_name_is_followed(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n"})
-    upstream.git("checkout", "--quiet", "--detach")
-    upstream.git("branch", "--delete", "--force", "main")
-    upstream.commit({"a": "2\n"})
-    snapshots.run_job(link)
-    assert_synced(snapshots, link, upstream)
-
-
-def test_rewritten_history_is_followed_when_the_old_commits_are_gone(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n", "b": "1\n"})
-    upstream.commit({"a": "2\n"})
-    snapshots.run_job(link)
-    upstream.commit({"a": "3\n", "b": None})
-    upstream.git("checkout", "--quiet", "--orphan", "rewritten")
-    upstream.git("commit", "--quiet", "--message=all anew")
-    upstream.git("branch", "--delete", "--force", "main")
-    upstream.git("branch", "--move", "main")
-    upstream.git("reflog", "expire", "--expire=now", "--all")
-    upstream.git("gc", "--quiet", "--prune=now")
-    snapshots.run_job(link)
-    assert_synced(snapshots, link, upstream)
-    assert branch_of(snapshots, link) == (upstream.head, "main")
-    assert events(snapshots)[2:] == [("delete", "b"), ("update", "a")]
-
-
-def test_a_branch_that_is_set_back_is_followed(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n"})
-    upstream.commit({"a": "2\n", "b": "2\n"})
-    snapshots.run_job(link)
-    upstream.git("reset", "--quiet", "--hard", "HEAD~1")
-    snapshots.run_job(link)
-    assert_synced(snapshots, link, upstream)
+    assert_in_sync(snapshots, link, upstream)
+    if branch:
+        assert branch_of(snapshots, link) == (upstream.head, branch)
 
 
 def test_an_empty_repository_is_in_sync_and_later_gets_its_files(
@@ -224,7 +172,7 @@ def test_an_empty_repository_is_in_sync_and_later_gets_its_files(
     assert snapshot_row(snapshots, link.repository_id) is None
     upstream.commit({"a": "1\n"})
     snapshots.run_job(link)
-    assert_synced(snapshots, link, upstream)
+    assert_in_sync(snapshots, link, upstream)
 
 
 @pytest.mark.parametrize("left", ["app_delivered_files", "repository_snapshots"])
@@ -232,8 +180,7 @@ def test_a_repository_that_shows_no_branch_any_more_is_a_git_failure_and_nothing
     snapshots: Snapshots, left: str
 ) -> None:
     """A delivery to any app is enough, or a snapshot alone."""
-    link, upstream = snapshots.add_link({"a": "1\n", "b": "2\n"})
-    snapshots.run_job(link)
+    link, upstream = snapshots.add_synced({"a": "1\n", "b": "2\n"})
     other = snapshots.link(snapshots.add_app("Other"), link.repository_id)
     rows = {"app_delivered_files", "repository_snapshots"} - {left}
     snapshots.docora.connection.execute(f"DELETE FROM {rows.pop()}".encode())
@@ -242,7 +189,7 @@ def test_a_repository_that_shows_no_branch_any_more_is_a_git_failure_and_nothing
     shutil.rmtree(upstream.path)
     Upstream(upstream.path)
     for number, each in enumerate((link, other), start=1):
-        assert "shows no branch, though it was delivered before" in fail(snapshots, each)
+        assert "shows no branch, though it was delivered before" in failure(snapshots, each)
         assert git_failures(snapshots, link) == number
     assert len(events(snapshots)) == 2
     assert snapshots.received().files == contents
@@ -251,46 +198,38 @@ def test_a_repository_that_shows_no_branch_any_more_is_a_git_failure_and_nothing
         assert after[table] == before[table]
 
 
-def test_a_repository_that_is_gone_is_a_git_failure_and_nothing_is_deleted(
-    snapshots: Snapshots,
-) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n"})
-    snapshots.run_job(link)
-    contents = upstream.contents()
-    shutil.rmtree(upstream.path)
-    error = fail(snapshots, link)
-    assert "does not appear to be a git repository" in error
-    assert git_failures(snapshots, link) == 1
-    assert snapshots.received().files == contents
-    assert set(snapshots.deliveries(link)) == set(contents)
-
-
 def test_a_default_branch_that_does_not_exist_is_a_git_failure_and_nothing_is_deleted(
     snapshots: Snapshots,
 ) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n"})
-    snapshots.run_job(link)
+    link, upstream = snapshots.add_synced({"a": "1\n"})
     upstream.git("branch", "--move", "trunk/2.x")
     upstream.git("symbolic-ref", "HEAD", "refs/heads/nowhere")
-    assert "its default branch does not exist" in fail(snapshots, link)
+    assert "its default branch does not exist" in failure(snapshots, link)
     assert git_failures(snapshots, link) == 1
     assert list(snapshots.received().files) == ["a"]
 
 
-def test_a_success_forgets_earlier_git_failures(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n"})
-    upstream.path.rename(upstream.path.with_name("elsewhere"))
-    fail(snapshots, link)
-    fail(snapshots, link)
-    assert git_failures(snapshots, link) == 2
-    upstream.path.with_name("elsewhere").rename(upstream.path)
+def test_a_repository_that_is_gone_is_a_git_failure_until_it_is_back_and_nothing_is_deleted(
+    snapshots: Snapshots,
+) -> None:
+    link, upstream = snapshots.add_synced({"a": "1\n"})
+    contents = upstream.contents()
+    away = upstream.path.rename(upstream.path.with_name("away"))
+    for number in (1, 2):
+        error = failure(snapshots, link)
+        assert error.startswith("fatal: ")
+        assert "does not appear to be a git repository" in error
+        assert "\n" not in error
+        assert git_failures(snapshots, link) == number
+    assert snapshots.received().files == contents
+    assert set(snapshots.deliveries(link)) == set(contents)
+    away.rename(upstream.path)
     snapshots.run_job(link)
     assert git_failures(snapshots, link) == 0
 
 
 def test_hooks_in_the_clone_are_not_run(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n"})
-    snapshots.run_job(link)
+    link, upstream = snapshots.add_synced({"a": "1\n"})
     marker = snapshots.folder / "marker"
     hook = clone_of(snapshots) / "hooks" / "reference-transaction"
     hook.parent.mkdir(exist_ok=True)
@@ -298,7 +237,7 @@ def test_hooks_in_the_clone_are_not_run(snapshots: Snapshots) -> None:
     hook.chmod(0o755)
     upstream.commit({"a": "2\n"})
     snapshots.run_job(link)
-    assert_synced(snapshots, link, upstream)
+    assert_in_sync(snapshots, link, upstream)
     assert not marker.exists()
     # It works, for whoever lets it.
     git_in(clone_of(snapshots), "update-ref", "refs/other", upstream.head)
@@ -314,7 +253,7 @@ def test_submodules_are_left_alone(snapshots: Snapshots) -> None:
     )
     upstream.commit()
     snapshots.run_job(link)
-    assert_synced(snapshots, link, upstream)
+    assert_in_sync(snapshots, link, upstream)
     assert sorted(snapshots.received().files) == [".gitmodules", "a"]
     assert not (clone_of(snapshots) / "modules").exists()
 
@@ -332,22 +271,3 @@ def test_two_repositories_of_one_name_have_clones_of_their_own(snapshots: Snapsh
         snapshots.run_job(link)
     assert snapshots.received("octo").files == {"who": b"octo/api\n"}
     assert snapshots.received("other").files == {"who": b"other/api\n"}
-
-
-def test_what_git_says_is_told_in_short(snapshots: Snapshots) -> None:
-    upstream = snapshots.add_upstream()
-    upstream.commit({"a": "1\n"})
-    clone = Clone(
-        snapshots.repos,
-        "octo",
-        "api",
-        Git(upstream.url, token=None, protocols=["file"], timeout=60, keep_alive=lambda: None),
-    )
-    commit = clone.sync()
-    assert commit is not None
-    assert commit.sha == upstream.head
-    shutil.rmtree(upstream.path)
-    with pytest.raises(GitError) as caught:
-        clone.sync()
-    assert caught.value.message.startswith("fatal: ")
-    assert "\n" not in caught.value.message

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from docora_ops.errors import SnapshotError
 from docora_ops.worker import git
+from tests.support.delivery_checks import assert_in_sync, failure, git_failures
 from tests.support.git_over_http import GitHandler, GitSite, basic
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
@@ -24,19 +24,17 @@ def site(snapshots: Snapshots) -> Iterator[GitSite]:
 
 
 @pytest.fixture
-def link(snapshots: Snapshots, site: GitSite) -> TestLink:
-    """To a repository on that site."""
+def upstream(snapshots: Snapshots) -> Upstream:
     upstream = snapshots.add_upstream()
     upstream.commit({"README.md": "hello\n", "src/a.py": "x = 1\n"})
-    repository = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
-    return snapshots.link(snapshots.add_app(), repository)
+    return upstream
 
 
 @pytest.fixture
-def upstream(snapshots: Snapshots, link: TestLink) -> Upstream:
-    upstream = Upstream.__new__(Upstream)
-    upstream.path = snapshots.folder / "upstream" / "octo/api"
-    return upstream
+def link(snapshots: Snapshots, site: GitSite, upstream: Upstream) -> TestLink:
+    """Links an app to the upstream on that site."""
+    repository = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
+    return snapshots.link(snapshots.add_app(), repository)
 
 
 def git_processes(port: str) -> list[int]:
@@ -46,22 +44,6 @@ def git_processes(port: str) -> list[int]:
 
 def port_of(site: GitSite) -> str:
     return site.url.rpartition(":")[2]
-
-
-def fail(snapshots: Snapshots, link: TestLink) -> str:
-    with pytest.raises(SnapshotError):
-        snapshots.run_job(link)
-    row = snapshots.docora.row(link)
-    assert row["status"] == "failed"
-    return str(row["last_error"])
-
-
-def git_failures(snapshots: Snapshots) -> int:
-    row = snapshots.docora.connection.execute(
-        "SELECT consecutive_failures FROM repositories"
-    ).fetchone()
-    assert row is not None
-    return int(row["consecutive_failures"])
 
 
 def files_with(folder: Path, text: str) -> list[Path]:
@@ -74,9 +56,7 @@ def test_a_public_repository_is_fetched_without_a_login(
     snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
 ) -> None:
     snapshots.run_job(link)
-    assert snapshots.docora.status(link) == "synced"
-    assert snapshots.received().files == upstream.contents()
-    assert site.logins
+    assert_in_sync(snapshots, link, upstream)
     assert set(site.logins) == {""}
 
 
@@ -95,8 +75,7 @@ def test_the_token_is_the_user_name_and_reaches_nothing_but_the_server(
     snapshots.run_job(link)
     upstream.commit({"README.md": "hello again\n"})
     snapshots.run_job(link)
-    assert snapshots.docora.status(link) == "synced"
-    assert snapshots.received().files == upstream.contents()
+    assert_in_sync(snapshots, link, upstream)
     assert basic(TOKEN) in site.logins
     assert any(" fetch " in line for line in seen)
     assert any("remote-http" in line for line in seen)
@@ -105,27 +84,27 @@ def test_the_token_is_the_user_name_and_reaches_nothing_but_the_server(
     assert files_with(snapshots.repos, TOKEN) == []
 
 
-def test_a_wrong_token_is_a_git_failure_that_does_not_show_it(
-    snapshots: Snapshots, site: GitSite, link: TestLink, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [("ghp_another", "Authentication failed"), (None, "could not read Username")],
+)
+def test_a_wrong_token_or_none_is_a_git_failure_that_does_not_show_it(
+    snapshots: Snapshots,
+    site: GitSite,
+    link: TestLink,
+    caplog: pytest.LogCaptureFixture,
+    token: str | None,
+    reason: str,
 ) -> None:
     site.token = TOKEN
-    snapshots.set_token(link, "ghp_another")
+    snapshots.set_token(link, token)
     with caplog.at_level(logging.DEBUG):
-        error = fail(snapshots, link)
-    assert basic("ghp_another") in site.logins
-    assert "Authentication failed" in error
+        error = failure(snapshots, link)
+    assert set(site.logins) == ({"", basic(token)} if token else {""})
+    assert reason in error
     assert "ghp_another" not in error + caplog.text
-    assert git_failures(snapshots) == 1
+    assert git_failures(snapshots, link) == 1
     assert snapshots.received().requests == []
-
-
-def test_a_private_repository_without_a_token_is_a_git_failure_without_a_prompt(
-    snapshots: Snapshots, site: GitSite, link: TestLink
-) -> None:
-    site.token = TOKEN
-    assert "could not read Username" in fail(snapshots, link)
-    assert set(site.logins) == {""}
-    assert git_failures(snapshots) == 1
 
 
 def test_a_token_in_what_the_server_says_is_cut_out(
@@ -135,15 +114,12 @@ def test_a_token_in_what_the_server_says_is_cut_out(
 
     def talk(handler: GitHandler) -> bool:
         text = f"no repository for {TOKEN} here".encode()
-        handler.send_response(404)
-        handler.send_header("Content-Type", "text/plain")
-        handler.end_headers()
-        handler.wfile.write(text)
+        handler.reply(404, {"Content-Type": "text/plain"}, text)
         return False
 
     site.intercept = talk
     with caplog.at_level(logging.DEBUG):
-        error = fail(snapshots, link)
+        error = failure(snapshots, link)
     assert "no repository for *** here" in error
     assert TOKEN not in caplog.text
 
@@ -168,11 +144,11 @@ def test_another_server_is_not_asked_where_a_redirect_leads_to_it(
             return False
 
         site.intercept = send_away
-        error = fail(snapshots, link)
+        error = failure(snapshots, link)
         assert "redirects to another server" in error
         assert port_of(other) not in error
         assert f"redirects to {other.url}: not followed" in caplog.text
-        assert git_failures(snapshots) == 1
+        assert git_failures(snapshots, link) == 1
         assert (basic(TOKEN) in site.logins) is login_first
         assert other.paths == []
 
@@ -209,23 +185,22 @@ def test_a_redirect_on_the_same_server_that_leads_nowhere_is_a_git_failure(
         return False
 
     site.intercept = send_on
-    assert sentence in fail(snapshots, link)
-    assert git_failures(snapshots) == 1
+    assert sentence in failure(snapshots, link)
+    assert git_failures(snapshots, link) == 1
 
 
 def test_an_empty_answer_of_a_gateway_is_a_git_failure_and_nothing_is_deleted(
     snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
 ) -> None:
     def answer_with_nothing(handler: GitHandler) -> bool:
-        handler.send_response(200)
-        handler.end_headers()
+        handler.reply(200, {})
         return False
 
     snapshots.run_job(link)
     deliveries = snapshots.deliveries(link)
     site.intercept = answer_with_nothing
-    assert "shows no branch, though it was delivered before" in fail(snapshots, link)
-    assert git_failures(snapshots) == 1
+    assert "shows no branch, though it was delivered before" in failure(snapshots, link)
+    assert git_failures(snapshots, link) == 1
     assert snapshots.received().files == upstream.contents()
     assert snapshots.deliveries(link) == snapshots.snapshot_files(link.repository_id) == deliveries
 
@@ -246,8 +221,8 @@ def test_a_server_that_never_answers_is_a_git_failure_and_leaves_no_git(
 
     site.intercept = never
     snapshots.settings_changes["git_timeout"] = 1
-    assert fail(snapshots, link) == f"git {command} took longer than 1 s"
-    assert git_failures(snapshots) == 1
+    assert failure(snapshots, link) == f"git {command} took longer than 1 s"
+    assert git_failures(snapshots, link) == 1
     assert held[0]
     eventually(lambda: not git_processes(port_of(site)), "the end of all git processes")
     assert [path.name for path in (snapshots.repos / ".docora-ops").iterdir()] == ["clones"]
@@ -295,8 +270,8 @@ def test_a_lock_that_is_lost_while_git_works_ends_the_job_and_git(
         return False
 
     site.intercept = lose_it
-    assert fail(snapshots, link) == "the lock of octo/api was lost while git worked"
+    assert failure(snapshots, link) == "the lock of octo/api was lost while git worked"
     assert found
     eventually(lambda: not git_processes(port_of(site)), "the end of all git processes")
-    assert git_failures(snapshots) == 0
+    assert git_failures(snapshots, link) == 0
     assert snapshots.docora.redis.get(key) == (owner and owner.encode())

@@ -27,8 +27,7 @@ pytestmark = needs_pgbouncer
 def test_a_worker_refuses_to_start_where_transactions_or_statements_are_pooled(
     snapshots: Snapshots, mode: str, size: int, concurrency: str, sentence: str
 ) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    snapshots.queue(link)
+    link, _ = snapshots.add_queued({"a": "1\n"})
     database = snapshots.docora.database_access
     with pgbouncer(database, mode, size) as access:
         arguments = ("--concurrency", concurrency)
@@ -48,8 +47,7 @@ def test_a_worker_refuses_to_start_where_transactions_or_statements_are_pooled(
 
 
 def test_a_worker_works_where_sessions_are_pooled(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n"})
-    snapshots.queue(link)
+    link, upstream = snapshots.add_queued({"a": "1\n"})
     database = snapshots.docora.database_access
     with (
         pgbouncer(database, "session", 8) as access,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from docora_ops.errors import SnapshotError
 from docora_ops.worker import repository_lock
-from docora_ops.worker.git import Git
 from docora_ops.worker.repository_lock import RepositoryLock
+from tests.support.delivery_checks import assert_in_sync, events, failure, git_failures
 from tests.support.git_over_http import gate_at
 from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
@@ -23,67 +24,36 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repository_lock, "PAUSE", 0.01)
 
 
-def test_the_lock_is_held_while_git_works_and_only_then(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    redis = snapshots.docora.redis
-    seen: list[tuple[str, bool]] = []
-    run = Git.run
-
-    def noted(self: Git, arguments: list[str], *rest: object, **options: object) -> str:
-        seen.append((arguments[0], 119_000 < int(redis.pttl(KEY)) <= 120_000))
-        return run(self, arguments, *rest, **options)  # type: ignore[arg-type]
-
-    def answer(_request: object) -> int:
-        seen.append(("POST", bool(redis.exists(KEY))))
-        return 200
-
-    monkeypatch.setattr(Git, "run", noted)
-    snapshots.receiver.answer = answer
-    snapshots.run_job(link)
-    assert ("fetch", True) in seen
-    assert [held for name, held in seen if name != "POST"] == [True] * (len(seen) - 1)
-    assert seen[-1] == ("POST", False)
-    assert not redis.exists(KEY)
-
-
 def test_a_lock_that_is_held_for_long_fails_the_job_and_not_the_repository(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link, _ = snapshots.add_link({"a": "1\n"})
     monkeypatch.setattr(repository_lock, "TIMEOUT", 0.03)
     snapshots.docora.redis.set(KEY, "somebody else")
-    with pytest.raises(SnapshotError):
-        snapshots.run_job(link)
-    row = snapshots.docora.row(link)
-    assert row["status"] == "failed"
-    assert row["last_error"] == "another worker has held the lock of octo/api for over 0.03 s"
-    repository = snapshots.docora.connection.execute("SELECT * FROM repositories").fetchone()
-    assert repository is not None
-    assert repository["consecutive_failures"] == 0
+    error = failure(snapshots, link)
+    assert error == "another worker has held the lock of octo/api for over 0.03 s"
+    assert git_failures(snapshots, link) == 0
     assert snapshots.docora.redis.get(KEY) == b"somebody else"
     assert not (snapshots.repos / ".docora-ops").exists()
 
 
-def test_a_lock_that_is_let_go_is_taken(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("key", "milliseconds", "timeout"),
+    [(KEY, 150, 10), ("docora:repo-lock:octo/other", None, 0)],
+    ids=["let go", "of another repository"],
+)
+def test_a_lock_that_is_let_go_or_of_another_repository_is_no_obstacle(
+    snapshots: Snapshots,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    milliseconds: int | None,
+    timeout: float,
 ) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    monkeypatch.setattr(repository_lock, "TIMEOUT", 10)
-    snapshots.docora.redis.set(KEY, "somebody else", px=150)
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    monkeypatch.setattr(repository_lock, "TIMEOUT", timeout)
+    snapshots.docora.redis.set(key, "somebody else", px=milliseconds)
     snapshots.run_job(link)
-    assert snapshots.docora.status(link) == "synced"
-
-
-def test_the_lock_of_another_repository_does_not_matter(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    monkeypatch.setattr(repository_lock, "TIMEOUT", 0)
-    snapshots.docora.redis.set("docora:repo-lock:octo/other", "somebody else")
-    snapshots.run_job(link)
-    assert snapshots.docora.status(link) == "synced"
+    assert_in_sync(snapshots, link, upstream)
 
 
 def test_only_its_owner_releases_and_renews_the_lock(snapshots: Snapshots) -> None:
@@ -105,24 +75,20 @@ def test_one_process_at_a_time_has_the_lock(
 ) -> None:
     monkeypatch.setattr(repository_lock, "TIMEOUT", 100)
     inside = threading.Lock()
-    overlaps = []
+    taken = []
 
     def take_it() -> None:
         lock = RepositoryLock(snapshots.docora.redis, "octo/api")
         for _ in range(10):
             with lock.held():
-                if not inside.acquire(blocking=False):
-                    overlaps.append(1)
-                    continue
+                taken.append(inside.acquire(blocking=False))
                 snapshots.docora.redis.ping()  # long enough for the others to come in
                 inside.release()
 
-    threads = [threading.Thread(target=take_it) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert overlaps == []
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(4):
+            threads.submit(take_it)
+    assert taken == [True] * 40
     assert not snapshots.docora.redis.exists(KEY)
 
 
@@ -144,8 +110,6 @@ def test_two_workers_serve_two_apps_of_one_repository_at_a_time(snapshots: Snaps
         assert snapshots.docora.statuses() == {"scanning": 2}
         gate.release()
         assert (one.end(), other.end()) == (0, 0)
-    assert snapshots.docora.statuses() == {"synced": 2}
     for link, name in ((first, "Acme"), (second, "Second")):
-        assert snapshots.received(name).files == upstream.contents()
-        assert [request.path for request in snapshots.received(name).requests] == ["a", "b"]
-        assert snapshots.deliveries(link) == snapshots.snapshot_files(first.repository_id)
+        assert_in_sync(snapshots, link, upstream, name)
+        assert events(snapshots, name) == [("create", "a"), ("create", "b")]

@@ -6,59 +6,42 @@ import signal
 import sys
 from pathlib import Path
 
-import psycopg
 import pytest
 from rq.job import JobStatus
 
 from docora_ops.demo.receiver import Request
-from docora_ops.errors import SnapshotError
-from tests.support.git_over_http import GitSite, basic, gate_at
+from tests.support.delivery_checks import assert_in_sync, events, link_row
+from tests.support.git_over_http import GitSite, basic
 from tests.support.proxy import Proxy, eventually
+from tests.support.row_locks import row_locks
 from tests.support.rows import TestLink
-from tests.support.snapshots import TOKEN, Snapshots, Upstream
+from tests.support.running_commands import await_locks, terminate_sessions
+from tests.support.snapshots import TOKEN, Files, Snapshots, Upstream
 from tests.support.worker_processes import (
-    await_waiting_session,
-    cut_sessions,
     expire_heartbeats,
     has_live_job,
-    hold_row,
+    held_worker,
     make_delayed_jobs_due,
     running,
     running_program,
 )
 
+FILES: Files = {"a": "1\n", "b": "2\n"}
 RQ = Path(sys.executable).parent / "rq"
 
 
-def add_link(snapshots: Snapshots, **retry: int) -> tuple[TestLink, Upstream]:
-    """A link whose job waits, with no delay between its tries."""
-    link, upstream = snapshots.add_link({"a": "1\n", "b": "2\n"})
-    snapshots.queue(link, retry_base_delay_ms=0, **retry)
-    return link, upstream
-
-
-def paths(snapshots: Snapshots) -> list[str]:
-    return [request.path for request in snapshots.received().requests]
-
-
 def assert_synced(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> None:
-    row = snapshots.docora.row(link)
-    assert (row["status"], row["retry_count"], row["last_error"]) == ("synced", 0, None)
-    assert snapshots.received().files == upstream.contents()
-    assert set(snapshots.deliveries(link)) == set(upstream.contents())
+    assert_in_sync(snapshots, link, upstream)
     assert not has_live_job(snapshots.docora, link)
 
 
 def test_a_second_job_for_a_link_at_work_ends_without_a_word(snapshots: Snapshots) -> None:
-    link, upstream = add_link(snapshots)
-    with gate_at(snapshots.receiver, "b") as gate, running(snapshots, "--burst") as first:
-        gate.wait()
+    link, upstream = snapshots.add_queued(FILES, retry_base_delay_ms=0)
+    with held_worker(snapshots, "--burst") as (gate, first):
         before = snapshots.docora.row(link)
+        ids = {"app_id": link.app_id, "repository_id": link.repository_id}
         snapshots.docora.queue.enqueue(
-            "docora_ops.worker.snapshot",
-            kwargs={"app_id": link.app_id, "repository_id": link.repository_id},
-            job_id=link.job_id,
-            description="another producer's",
+            "docora_ops.worker.snapshot", kwargs=ids, job_id=link.job_id, description="another's"
         )
         second = snapshots.work()
         assert second.code == 0
@@ -68,32 +51,30 @@ def test_a_second_job_for_a_link_at_work_ends_without_a_word(snapshots: Snapshot
         gate.release()
         assert first.end() == 0
     assert_synced(snapshots, link, upstream)
-    assert paths(snapshots) == ["a", "b"]
+    assert events(snapshots) == [("create", "a"), ("create", "b")]
 
 
 def test_a_worker_that_was_paused_past_its_heartbeat_finishes_alone(snapshots: Snapshots) -> None:
-    link, upstream = add_link(snapshots)
-    with gate_at(snapshots.receiver, "b") as gate, running(snapshots, "--burst") as paused:
-        gate.wait()
+    link, upstream = snapshots.add_queued(FILES, retry_base_delay_ms=0)
+    with held_worker(snapshots, "--burst") as (gate, paused):
         paused.signal_all(signal.SIGSTOP)
         expire_heartbeats(snapshots.docora)
         with running(snapshots, "--burst", DOCORA_OPS_LOCK_TIMEOUT="1") as second:
             assert second.end() == 0
         assert "its worker was killed; not marked: another session has held a lock" in second.log
         assert "another job is at work on it, nothing to do" in second.log
-        row = snapshots.docora.row(link)
-        assert (row["status"], row["retry_count"]) == ("scanning", 0)
+        assert link_row(snapshots, link)[:2] == ("scanning", 0)
         paused.signal_all(signal.SIGCONT)
         gate.release()
         assert paused.end() == 0
     assert_synced(snapshots, link, upstream)
-    assert paths(snapshots) == ["a", "b"]
+    assert events(snapshots) == [("create", "a"), ("create", "b")]
 
 
 def test_a_job_that_begins_before_its_producer_has_committed_waits(snapshots: Snapshots) -> None:
-    link, upstream = add_link(snapshots)
-    with hold_row(snapshots) as producer, running(snapshots, "--burst") as worker:
-        await_waiting_session(snapshots)
+    link, upstream = snapshots.add_queued(FILES, retry_base_delay_ms=0)
+    with row_locks(snapshots.docora) as producer, running(snapshots, "--burst") as worker:
+        await_locks(snapshots.docora)
         assert snapshots.received().requests == []
         producer.execute("UPDATE app_repositories SET retry_count = 3")
         producer.commit()
@@ -102,7 +83,7 @@ def test_a_job_that_begins_before_its_producer_has_committed_waits(snapshots: Sn
 
 
 def test_a_job_begins_whatever_the_status_of_its_link(snapshots: Snapshots) -> None:
-    link, upstream = add_link(snapshots)
+    link, upstream = snapshots.add_queued(FILES, retry_base_delay_ms=0)
     for status in ("synced", "failed", "scanning", "pending_snapshot"):
         snapshots.docora.connection.execute("UPDATE app_repositories SET status = %s", (status,))
         snapshots.run_job(link)
@@ -113,7 +94,7 @@ def test_a_job_begins_whatever_the_status_of_its_link(snapshots: Snapshots) -> N
 def test_a_job_whose_connection_is_cut_writes_its_verdict_over_another(
     snapshots: Snapshots,
 ) -> None:
-    link, upstream = add_link(snapshots)
+    link, upstream = snapshots.add_queued(FILES, retry_base_delay_ms=0)
     rows = []
 
     def answer(request: Request) -> int:
@@ -121,24 +102,24 @@ def test_a_job_whose_connection_is_cut_writes_its_verdict_over_another(
         if len(rows) == 2:
             # It is recorded while the next file is sent.
             eventually(lambda: set(snapshots.deliveries(link)) == {"a"}, "the first delivery")
-            cut_sessions(snapshots)
+            terminate_sessions(snapshots.docora)
         return 200
 
     snapshots.receiver.answer = answer
     snapshots.work_here()
     assert_synced(snapshots, link, upstream)
     # What was sent when the connection was cut was not recorded.
-    assert paths(snapshots) == ["a", "b", "b"]
+    assert [path for _, path in events(snapshots)] == ["a", "b", "b"]
     assert (rows[2]["status"], rows[2]["retry_count"]) == ("scanning", 1)
     assert "can't be used" in rows[2]["last_error"]
 
 
 def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link({"a": "1\n", "b": "2\n"})
+    link, _ = snapshots.add_link(FILES)
     before = []
 
     def answer(request: Request) -> int:
-        cut_sessions(snapshots)
+        terminate_sessions(snapshots.docora)
         snapshots.docora.hold_lock(link.job_id)  # another job has begun
         before.append(snapshots.docora.row(link))
         return 200
@@ -147,17 +128,15 @@ def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(snapshots: Sn
     snapshots.run_job(link)
     assert snapshots.docora.row(link) == before[0]
     assert before[0]["status"] == "scanning"
-    assert paths(snapshots) == ["a"]
+    assert events(snapshots) == [("create", "a")]
 
 
 def test_a_row_that_is_locked_for_long_leaves_the_job_a_try(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("docora_ops.worker.snapshot_job._LINK_TIMEOUT", 1)
-    link, upstream = snapshots.add_link({"a": "1\n"})
-    snapshots.queue(link, max_retry_attempts=1)
-    with psycopg.connect(snapshots.docora.database_access.owner) as producer:
-        producer.execute("SELECT FROM app_repositories FOR UPDATE")
+    link, upstream = snapshots.add_queued(FILES, max_retry_attempts=1)
+    with row_locks(snapshots.docora):
         snapshots.work_here()
     assert has_live_job(snapshots.docora, link)
     assert snapshots.docora.status(link) == "pending_snapshot"
@@ -167,8 +146,7 @@ def test_a_row_that_is_locked_for_long_leaves_the_job_a_try(
 
 
 def test_a_job_that_loses_postgres_keeps_a_try_until_it_is_back(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n", "b": "2\n"})
-    snapshots.queue(link, max_retry_attempts=1)
+    link, upstream = snapshots.add_queued(FILES, max_retry_attempts=1)
     with Proxy.before_postgres(snapshots.docora.database_access.worker) as proxy:
 
         def go_away(_request: Request) -> int:
@@ -213,18 +191,7 @@ def test_a_plain_rq_worker_serves_the_jobs_just_as_well(snapshots: Snapshots) ->
             output = worker.process.stdout.read() if worker.process.stdout else ""
             assert worker.end() == 0
     assert_synced(snapshots, good, upstream)
-    row = snapshots.docora.row(bad)
-    assert (row["status"], row["retry_count"]) == ("failed", 2)
-    assert row["last_error"] == "HTTP 500 on created a"
+    assert link_row(snapshots, bad) == ("failed", 2, "HTTP 500 on created a")
     assert not has_live_job(snapshots.docora, bad)
     assert basic(TOKEN) in site.logins
     assert TOKEN not in worker.log + output
-
-
-def test_a_job_that_fails_without_rq_around_it_has_no_further_tries(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"}, retry_count=0)
-    snapshots.receiver.answer = lambda _: 500
-    with pytest.raises(SnapshotError, match="HTTP 500 on created a"):
-        snapshots.run_job(link)
-    row = snapshots.docora.row(link)
-    assert (row["status"], row["retry_count"]) == ("failed", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.delivery_checks import link_row
 from tests.support.docora import QUEUE
 from tests.support.git_over_http import gate_at
 from tests.support.proxy import PATIENCE, Fault, Proxy, eventually
@@ -30,8 +31,7 @@ def test_a_scheduler_that_loses_redis_says_it_in_one_line(snapshots: Snapshots) 
 def test_a_worker_that_loses_redis_at_the_end_of_a_job_says_it_in_one_line(
     snapshots: Snapshots,
 ) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    snapshots.queue(link)
+    link, _ = snapshots.add_queued({"a": "1\n"})
     with (
         Proxy.before_redis(snapshots.docora.redis_access.worker) as proxy,
         gate_at(snapshots.receiver) as gate,
@@ -50,8 +50,7 @@ def test_a_worker_that_loses_redis_at_the_end_of_a_job_says_it_in_one_line(
 def test_a_job_that_loses_redis_before_it_begins_leaves_no_link_behind(
     snapshots: Snapshots, tries: int, expected: tuple[str, int]
 ) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    snapshots.queue(link, max_retry_attempts=tries, retry_base_delay_ms=0)
+    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=tries, retry_base_delay_ms=0)
     with Proxy.before_redis(snapshots.docora.redis_access.worker) as proxy:
         # First the worker tells of its execution, then the job that it has begun.
         plan = proxy.plan(b"worker_name", Fault.LOSE_REQUEST, 2)
@@ -64,15 +63,13 @@ def test_a_job_that_loses_redis_before_it_begins_leaves_no_link_behind(
     if tries > 1:
         make_delayed_jobs_due(snapshots.docora)
         assert snapshots.work().code == 0
-    row = snapshots.docora.row(link)
-    assert (row["status"], row["retry_count"]) == expected
+    assert link_row(snapshots, link)[:2] == expected
 
 
 def test_a_job_that_loses_redis_before_it_begins_and_once_more_is_not_lost(
     snapshots: Snapshots,
 ) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    snapshots.queue(link, max_retry_attempts=3, retry_base_delay_ms=0)
+    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3, retry_base_delay_ms=0)
     docora = snapshots.docora
     with Proxy.before_redis(docora.redis_access.worker) as proxy:
         plans = [

@@ -25,6 +25,7 @@ from tests.support.worker_processes import (
     Running,
     await_waiting_worker,
     children_of,
+    held_worker,
     running,
     running_program,
 )
@@ -42,8 +43,7 @@ def may_unshare() -> bool:
 
 
 def add_link(snapshots: Snapshots) -> TestLink:
-    link, _ = snapshots.add_link({"a": "1\n", "b": "2\n"})
-    snapshots.queue(link, retry_base_delay_ms=0)
+    link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"}, retry_base_delay_ms=0)
     return link
 
 
@@ -51,12 +51,8 @@ def add_link(snapshots: Snapshots) -> TestLink:
 def two_workers(snapshots: Snapshots) -> Iterator[tuple[TestLink, Gate, Running]]:
     """A parent of two, one of which waits within a job for the answer of the app."""
     link = add_link(snapshots)
-    with (
-        gate_at(snapshots.receiver, "b") as gate,
-        running(snapshots, "--concurrency", "2") as worker,
-    ):
-        gate.wait()
-        eventually(lambda: worker.log.count("Listening on") == 2, "two workers")
+    with held_worker(snapshots, "--concurrency", "2") as (gate, worker):
+        worker.await_ready(2)
         yield link, gate, worker
 
 
@@ -88,33 +84,24 @@ def exists(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.parametrize("is_ending", [False, True])
 def test_children_finish_their_job_and_end_when_their_parent_is_killed(
-    snapshots: Snapshots,
+    snapshots: Snapshots, *, is_ending: bool
 ) -> None:
     with two_workers(snapshots) as (link, gate, worker):
-        worker.signal(signal.SIGKILL)
-        eventually(lambda: worker.log.count("warm shut down requested") == 2, "the news")
+        worker.signal(signal.SIGTERM if is_ending else signal.SIGKILL)
+        worker.await_line("warm shut down requested", 2)
+        if is_ending:
+            time.sleep(PAST_DOUBLED)
+            worker.signal(signal.SIGKILL)
+            eventually(lambda: worker.process.poll() is not None, "the end of the parent")
+            time.sleep(0.3)
         assert snapshots.docora.status(link) == "scanning"
-        gate.release()
-        eventually(lambda: worker.processes == [], "the end of all processes")
-    assert snapshots.docora.status(link) == "synced"
-    assert snapshots.docora.redis.smembers("rq:workers") == set()
-
-
-def test_children_that_are_ending_finish_their_job_when_their_parent_is_killed(
-    snapshots: Snapshots,
-) -> None:
-    with two_workers(snapshots) as (link, gate, worker):
-        worker.signal(signal.SIGTERM)
-        eventually(lambda: worker.log.count("warm shut down requested") == 2, "the news")
-        time.sleep(PAST_DOUBLED)
-        worker.signal(signal.SIGKILL)
-        eventually(lambda: worker.process.poll() is not None, "the end of the parent")
-        time.sleep(0.3)
         gate.release()
         eventually(lambda: worker.processes == [], "the end of all processes")
     assert "cold shut down" not in worker.log
     assert snapshots.docora.status(link) == "synced"
+    assert snapshots.docora.redis.smembers("rq:workers") == set()
 
 
 FAMILY = """
@@ -155,7 +142,7 @@ def test_after_an_error_in_one_child_only_a_second_signal_kills_the_jobs_of_the_
 def test_under_nohup_workers_go_on_after_a_hang_up(snapshots: Snapshots) -> None:
     command = ["nohup", str(COMMAND), "worker", "--concurrency", "2"]
     with running_program(command, snapshots) as worker:
-        eventually(lambda: worker.log.count("Listening on") == 2, "two workers")
+        worker.await_ready(2)
         os.killpg(worker.pid, signal.SIGHUP)
         link = add_link(snapshots)
         eventually(lambda: snapshots.docora.status(link) == "synced", "a snapshot")
@@ -179,7 +166,7 @@ def test_a_worker_that_is_told_to_end_leaves_a_name_that_is_not_its_own(
     assert docora.redis.hgetall("rq:worker:mine") == {b"birth": b"now"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_that_comes_in_a_destructor_ends_an_idle_worker(
     snapshots: Snapshots, tmp_path: Path, number: signal.Signals
 ) -> None:

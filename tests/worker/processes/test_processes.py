@@ -13,34 +13,27 @@ from rq.job import JobStatus
 
 from docora_ops.demo.receiver import Request
 from tests.support.docora import QUEUE
-from tests.support.git_over_http import gate_at
 from tests.support.proxy import PATIENCE, eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import (
-    Running,
     all_processes,
     await_waiting_worker,
     expire_heartbeats,
+    held_worker,
     parent_of,
     running,
 )
 
 
 def add_link(snapshots: Snapshots, **retry: int) -> TestLink:
-    link, _ = snapshots.add_link({"a": "1\n", "b": "2\n"})
-    snapshots.queue(link, **retry)
+    link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"}, **retry)
     return link
 
 
-def add_links(snapshots: Snapshots, number: int) -> list[TestLink]:
-    upstream = snapshots.add_upstream()
-    upstream.commit({"a": "1\n"})
-    repository = snapshots.add_repository(upstream)
-    links = [snapshots.link(snapshots.add_app(f"App{n}"), repository) for n in range(number)]
-    for link in links:
+def queue_two(snapshots: Snapshots) -> None:
+    for link in snapshots.add_links(["One", "Two"]).values():
         snapshots.queue(link)
-    return links
 
 
 def names(snapshots: Snapshots) -> set[str]:
@@ -49,30 +42,25 @@ def names(snapshots: Snapshots) -> set[str]:
     return {key.decode().removeprefix("rq:worker:") for key in keys}
 
 
-def ready(snapshots: Snapshots, worker: Running, number: int) -> None:
-    eventually(lambda: worker.log.count("Listening on") >= number, f"{number} workers")
-
-
 @pytest.mark.parametrize(
     ("number", "concurrency"),
-    [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2"), (signal.SIGHUP, "2")],
-    ids=["TERM", "INT", "TERM to two", "HUP to two"],
+    [
+        *((signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2")),
+        *((signal.SIGHUP, "2"), (signal.SIGINT, "2")),
+    ],
+    ids=["TERM", "INT", "TERM to two", "HUP to two", "Ctrl-C, which comes to all of the group"],
 )
 def test_a_signal_ends_it_when_the_job_in_hand_is_done(
     snapshots: Snapshots, number: signal.Signals, concurrency: str
 ) -> None:
     link = add_link(snapshots)
-    with (
-        gate_at(snapshots.receiver, "b") as gate,
-        running(snapshots, "--concurrency", concurrency) as worker,
-    ):
-        gate.wait()
-        ready(snapshots, worker, int(concurrency))
-        worker.signal(number)
-        eventually(
-            lambda: worker.log.count("warm shut down requested") == int(concurrency),
-            "a signal to all",
-        )
+    with held_worker(snapshots, "--concurrency", concurrency) as (gate, worker):
+        worker.await_ready(int(concurrency))
+        if (number, concurrency) == (signal.SIGINT, "2"):
+            os.killpg(worker.pid, number)
+        else:
+            worker.signal(number)
+        worker.await_line("warm shut down requested", int(concurrency))
         eventually(lambda: len(names(snapshots)) == 1, "the end of who is idle")
         snapshots.docora.enqueue("app_1-repo_1")
         gate.release()
@@ -84,45 +72,9 @@ def test_a_signal_ends_it_when_the_job_in_hand_is_done(
     assert names(snapshots) == set()
 
 
-@pytest.mark.parametrize(
-    ("number", "concurrency"),
-    [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGHUP, "1"), (signal.SIGTERM, "2")],
-    ids=["TERM", "INT", "HUP", "TERM to two"],
-)
-def test_an_idle_worker_ends_at_once(
-    snapshots: Snapshots, number: signal.Signals, concurrency: str
-) -> None:
-    with running(snapshots, "--concurrency", concurrency) as worker:
-        ready(snapshots, worker, int(concurrency))
-        eventually(lambda: len(names(snapshots)) == int(concurrency), "a worker in RQ")
-        started = time.monotonic()
-        worker.signal(number)
-        assert worker.end() == 0
-        assert time.monotonic() - started < 10
-        eventually(lambda: worker.processes == [], "the end of all processes")
-    assert names(snapshots) == set()
-
-
-def test_a_signal_to_all_of_the_group_ends_it_in_order(snapshots: Snapshots) -> None:
-    """As Ctrl-C on a terminal comes to parent and children."""
-    add_link(snapshots)
-    with (
-        gate_at(snapshots.receiver, "b") as gate,
-        running(snapshots, "--concurrency", "2") as worker,
-    ):
-        gate.wait()
-        ready(snapshots, worker, 2)
-        os.killpg(worker.pid, signal.SIGINT)
-        worker.await_line("warm shut down requested")
-        gate.release()
-        assert worker.end() == 0
-    assert snapshots.docora.statuses() == {"synced": 1}
-
-
 def test_a_second_signal_kills_the_job_and_its_link_is_not_lost(snapshots: Snapshots) -> None:
     link = add_link(snapshots, retry_base_delay_ms=0)
-    with gate_at(snapshots.receiver, "b") as gate, running(snapshots) as worker:
-        gate.wait()
+    with held_worker(snapshots) as (_gate, worker):
         horse = worker.horse()
         worker.signal(signal.SIGTERM)
         worker.await_line("warm shut down requested")
@@ -140,7 +92,7 @@ def test_a_second_signal_kills_the_job_and_its_link_is_not_lost(snapshots: Snaps
 
 
 def test_two_children_work_at_the_same_time(snapshots: Snapshots) -> None:
-    add_links(snapshots, 2)
+    queue_two(snapshots)
     barrier = threading.Barrier(2, timeout=PATIENCE)
     seen: list[set[str]] = []
 
@@ -153,33 +105,25 @@ def test_two_children_work_at_the_same_time(snapshots: Snapshots) -> None:
     snapshots.receiver.answer = answer
     with running(snapshots, "--burst", "--concurrency", "2", "--name", "pair") as worker:
         assert worker.end() == 0
+        eventually(lambda: worker.processes == [], "the end of all processes")
     assert seen == [{"pair-1", "pair-2"}] * 2
     assert snapshots.docora.statuses() == {"synced": 2}
     assert names(snapshots) == set()
 
 
-def test_a_burst_with_children_ends_when_all_is_done(snapshots: Snapshots) -> None:
-    add_links(snapshots, 7)
-    with running(snapshots, "--burst", "--concurrency", "3") as worker:
-        assert worker.end() == 0
-        eventually(lambda: worker.processes == [], "the end of all processes")
-    assert snapshots.docora.statuses() == {"synced": 7}
-    assert snapshots.docora.waiting() == []
-
-
 def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
     with running(snapshots, "--concurrency", "2", "--name", "pair") as worker:
-        ready(snapshots, worker, 2)
+        worker.await_ready(2)
         for number in (3, 4):
             eventually(lambda: len(worker.children) == 2, "two children")
             first = min(worker.children)
             os.kill(first, signal.SIGKILL)
-            ready(snapshots, worker, number)
+            worker.await_ready(number)
             assert first not in worker.children
         # They still work, both of them.
         barrier = threading.Barrier(2, timeout=PATIENCE)
         snapshots.receiver.answer = lambda _: barrier.wait() * 0 + 200
-        add_links(snapshots, 2)
+        queue_two(snapshots)
         eventually(lambda: snapshots.docora.statuses() == {"synced": 2}, "two snapshots")
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0
@@ -195,27 +139,6 @@ def test_a_worker_that_is_killed_while_idle_takes_no_job_with_it(snapshots: Snap
         link = add_link(snapshots)
         eventually(lambda: worker.processes == [], "the end of its scheduler")
     assert snapshots.docora.waiting() == [link.job_id]
-    assert snapshots.work().code == 0
-    assert snapshots.docora.status(link) == "synced"
-
-
-def test_a_child_that_is_killed_at_work_loses_no_link(snapshots: Snapshots) -> None:
-    link = add_link(snapshots, retry_base_delay_ms=0)
-    with (
-        gate_at(snapshots.receiver, "b") as gate,
-        running(snapshots, "--concurrency", "2") as worker,
-    ):
-        gate.wait()
-        ready(snapshots, worker, 2)
-        [horse] = worker.horses
-        child = parent_of(horse)
-        os.kill(child, signal.SIGKILL)
-        os.kill(horse, signal.SIGKILL)
-        ready(snapshots, worker, 3)
-        expire_heartbeats(snapshots.docora)
-        gate.release()
-        worker.signal(signal.SIGTERM)
-        assert worker.end() == 0
     assert snapshots.work().code == 0
     assert snapshots.docora.status(link) == "synced"
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 from pathlib import Path
 
 import pytest
 
-from docora_ops.cli.worker import _StderrHandler
 from tests.support.proxy import refused_port
 from tests.support.rows import TestLink
 from tests.support.snapshots import KEY, Snapshots
-from tests.support.worker_processes import running
 
 PASSWORD = "hunter2"
-EVENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|WARNING|ERROR) [ -~←→]+\n")
 
 
 @pytest.fixture
@@ -132,55 +128,11 @@ def test_without_the_extra_it_says_how_to_install_it(
     assert snapshots.docora.run("retry-all-failed", "--yes", env=env).code == 0
 
 
-def test_the_log_is_one_inert_line_an_event_on_stderr(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link({"a": "1\n", "evil\x1b[31m\nname": "x\n"})
-    other = snapshots.link(snapshots.add_app("Other"), link.repository_id)
-    hostile = "Evil\n2026-01-01T00:00:00.000Z INFO forged \x1b]0;title\x07\u202e"
-    snapshots.docora.connection.execute(
-        "UPDATE apps SET app_name = %s WHERE app_id = %s", (hostile, link.app_id)
-    )
-    snapshots.receiver.answer = lambda request: 500 if request.path != "a" else 200
-    for each in (link, other):
-        snapshots.queue(each, max_retry_attempts=2, retry_base_delay_ms=0)
-    with running(snapshots, "--burst") as worker:
-        stdout = worker.process.stdout.read() if worker.process.stdout else None
-        assert worker.end() == 0
-    assert stdout == ""
-    assert worker.lines
-    assert [line for line in worker.lines if not EVENT.fullmatch(line)] == []
-    assert not [line for line in worker.lines if line.startswith("2026-01-01")]
-    failures = [line for line in worker.lines if "failed, try" in line]
-    assert len(failures) == 4
-    assert all(r"HTTP 500 on created evil\x1b[31m\nname" in line for line in failures)
-    assert sum(r"Evil\n2026" in line for line in failures) == 2
-    assert r"\x1b]0;title\x07\u202e" in worker.log
-
-
-def test_a_traceback_is_one_line_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
-    import logging
-
-    try:
-        raise ValueError("a\nb")
-    except ValueError:
-        import sys
-
-        record = logging.LogRecord("rq", logging.ERROR, "", 0, "it\nfailed", (), sys.exc_info())
-    _StderrHandler().emit(record)
-    line = capfd.readouterr().err
-    assert line.endswith("\n")
-    assert line.count("\n") == 1
-    assert r"it\nfailed\nTraceback" in line
-
-
 @pytest.mark.parametrize(("concurrency", "is_pipe"), [(1, False), (1, True), (2, True)])
 def test_settings_of_an_env_file_reach_the_jobs(
     snapshots: Snapshots, tmp_path: Path, concurrency: int, is_pipe: bool
 ) -> None:
-    upstream = snapshots.add_upstream()
-    upstream.commit({"a": "1\n"})
-    repository = snapshots.add_repository(upstream)
-    links = [snapshots.link(snapshots.add_app(f"App{n}"), repository) for n in range(concurrency)]
-    for link in links:
+    for link in snapshots.add_links(["One", "Two"][:concurrency]).values():
         snapshots.queue(link)
     environment = snapshots.environment()
     names = (

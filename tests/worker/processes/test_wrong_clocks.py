@@ -9,10 +9,9 @@ from rq.job import JobStatus
 
 from tests.support.clocks import clock_ahead, with_wrong_clock
 from tests.support.docora import QUEUE
-from tests.support.git_over_http import gate_at
 from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import running
+from tests.support.worker_processes import held_worker, running
 
 
 @with_wrong_clock
@@ -22,8 +21,7 @@ def test_a_worker_whose_clock_is_ahead_takes_no_running_job_for_abandoned(
     docora = snapshots.docora
     busy = docora.add_link("scanning")
     docora.start_job(busy.job_id)
-    link, _ = snapshots.add_link({"a": "1"})
-    snapshots.queue(link)
+    link, _ = snapshots.add_queued({"a": "1"})
     with running(snapshots, "--burst", **clock_ahead(600)) as worker:
         assert worker.end() == 0
     assert worker.log.count("the clock of this host is 600 s ahead of Redis's") == 1
@@ -38,10 +36,8 @@ def test_the_job_of_a_worker_whose_clock_is_behind_is_not_taken_for_abandoned_by
     snapshots: Snapshots,
 ) -> None:
     docora = snapshots.docora
-    link, _ = snapshots.add_link({"a": "1", "b": "2"})
-    snapshots.queue(link)
-    with gate_at(snapshots.receiver, "b") as gate, running(snapshots, **clock_ahead(-600)):
-        gate.wait()
+    link, _ = snapshots.add_queued({"a": "1", "b": "2"})
+    with held_worker(snapshots, **clock_ahead(-600)) as (gate, _):
         entries = docora.redis.zrange(f"rq:wip:{QUEUE}", 0, -1, withscores=True)
         [(_, expires_at)] = cast("list[tuple[bytes, float]]", entries)
         assert expires_at > time.time()

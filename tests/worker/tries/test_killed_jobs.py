@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import pytest
@@ -13,37 +14,25 @@ from rq.job import JobStatus
 
 from docora_ops.demo.receiver import Request
 from docora_ops.worker.recovery import LinkRecovery, Tries
+from tests.support.delivery_checks import link_row
 from tests.support.git_over_http import gate_at
+from tests.support.row_locks import row_locks
 from tests.support.rows import TestLink
+from tests.support.running_commands import await_locks
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import (
-    Running,
-    await_waiting_session,
-    has_live_job,
-    hold_row,
-    running,
-)
+from tests.support.worker_processes import Running, has_live_job, held_worker, running
 
 OK, FAIL, KILL = "o", "f", "k"
-
-
-def add_apps(snapshots: Snapshots, names: list[str]) -> dict[str, TestLink]:
-    """Links of as many apps to one repository with one file."""
-    upstream = snapshots.add_upstream()
-    upstream.commit({"a": "1\n"})
-    repository = snapshots.add_repository(upstream)
-    return {name: snapshots.link(snapshots.add_app(name), repository) for name in names}
 
 
 class Story:
     """What befalls each try of each app: the letters of its name tell."""
 
-    def __init__(self, snapshots: Snapshots, *, always: str = OK) -> None:
+    def __init__(self, snapshots: Snapshots) -> None:
         self.tries: Counter[str] = Counter()
         self.problems: list[str] = []
         self.worker: Running | None = None
         self._snapshots = snapshots
-        self._always = always
         snapshots.receiver.answer = self.answer
 
     def answer(self, request: Request) -> int:
@@ -51,8 +40,7 @@ class Story:
         self.tries[request.app] += 1
         self.problems += self._snapshots.docora.lost_links()
         self.problems += self._snapshots.docora.doubled_jobs()
-        letters = "" if self._always != OK else request.app
-        event = letters[number] if number < len(letters) else self._always
+        event = request.app[number]
         if event == KILL:
             assert self.worker is not None
             os.kill(self.worker.horse(), signal.SIGKILL)
@@ -65,58 +53,54 @@ def assert_settled(snapshots: Snapshots, link: TestLink) -> None:
     assert has_live_job(snapshots.docora, link) is expected[row["status"]]
 
 
-def test_every_order_of_failures_and_kills_ends_well(snapshots: Snapshots) -> None:
-    failures = [
-        "".join(letters) for length in range(4) for letters in product((FAIL, KILL), repeat=length)
-    ]
-    links = add_apps(snapshots, [letters + OK for letters in failures])
+def play(
+    snapshots: Snapshots, stories: list[str], tries: int, attempts: int
+) -> dict[str, tuple[str, int, str | None]]:
+    """Has each story happen to a link of its own. Returns their rows."""
+    links = snapshots.add_links(stories)
     for link in links.values():
-        snapshots.queue(link, max_retry_attempts=3, retry_base_delay_ms=0)
+        snapshots.queue(link, max_retry_attempts=tries, retry_base_delay_ms=0)
     story = Story(snapshots)
-    with running(snapshots, "--burst", MAX_RETRY_ATTEMPTS="3") as worker:
-        story.worker = worker
-        assert worker.end() == 0
+    with running(snapshots, "--burst", MAX_RETRY_ATTEMPTS=str(attempts)) as story.worker:
+        assert story.worker.end() == 0
     assert story.problems == []
-    for name, link in links.items():
-        row = snapshots.docora.row(link)
+    assert story.tries == {name: min(len(name), tries, attempts) for name in stories}
+    for link in links.values():
         assert_settled(snapshots, link)
+    return {name: link_row(snapshots, link) for name, link in links.items()}
+
+
+def test_every_order_of_failures_and_kills_ends_well(snapshots: Snapshots) -> None:
+    stories = [
+        "".join(letters) + OK
+        for length in range(4)
+        for letters in product((FAIL, KILL), repeat=length)
+    ]
+    for name, (status, retry_count, error) in play(snapshots, stories, 3, 3).items():
         if len(name) <= 3:
-            assert (row["status"], row["retry_count"], row["last_error"]) == ("synced", 0, None)
+            assert (status, retry_count, error) == ("synced", 0, None)
             assert snapshots.received(name).files == {"a": b"1\n"}
         else:
             last = "was cut off" if name[2] == KILL else "HTTP 500 on created a"
-            assert (row["status"], row["retry_count"]) == ("failed", 3)
-            assert last in row["last_error"]
-        assert story.tries[name] == min(len(name), 3)
+            assert (status, retry_count) == ("failed", 3)
+            assert last in str(error)
 
 
 @pytest.mark.parametrize(("tries", "attempts"), [(2, 4), (4, 2)])
 def test_the_smaller_of_both_counts_ends_it(
     snapshots: Snapshots, tries: int, attempts: int
 ) -> None:
-    names = ["".join(letters) for letters in product((FAIL, KILL), repeat=2)]
-    links = add_apps(snapshots, names)
-    for link in links.values():
-        snapshots.queue(link, max_retry_attempts=tries, retry_base_delay_ms=0)
-    story = Story(snapshots)
-    with running(snapshots, "--burst", MAX_RETRY_ATTEMPTS=str(attempts)) as worker:
-        story.worker = worker
-        assert worker.end() == 0
-    assert story.problems == []
-    for name, link in links.items():
-        row = snapshots.docora.row(link)
-        assert (row["status"], row["retry_count"]) == ("failed", 2)
-        assert_settled(snapshots, link)
-        assert story.tries[name] == 2
+    stories = ["".join(letters) for letters in product((FAIL, KILL), repeat=2)]
+    for status, retry_count, _ in play(snapshots, stories, tries, attempts).values():
+        assert (status, retry_count) == ("failed", 2)
 
 
 def test_a_delayed_retry_of_a_killed_job_waits_its_time(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
+    [link] = snapshots.add_links([KILL]).values()
     snapshots.queue(link, retry_base_delay_ms=60_000)
-    with running(snapshots, "--burst") as worker:
-        story = Story(snapshots, always=KILL)
-        story.worker = worker
-        assert worker.end() == 0
+    story = Story(snapshots)
+    with running(snapshots, "--burst") as story.worker:
+        assert story.worker.end() == 0
     row = snapshots.docora.row(link)
     assert (row["status"], row["retry_count"]) == ("pending_snapshot", 1)
     assert "the snapshot was cut off: its process was killed" in row["last_error"]
@@ -128,16 +112,14 @@ def test_a_delayed_retry_of_a_killed_job_waits_its_time(snapshots: Snapshots) ->
 def test_a_job_that_is_killed_before_it_has_begun_is_counted_only_as_the_last(
     snapshots: Snapshots, tries: int, expected: tuple[str, int]
 ) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    snapshots.queue(link, max_retry_attempts=tries, retry_base_delay_ms=0)
-    with hold_row(snapshots) as producer, running(snapshots, "--burst") as worker:
-        await_waiting_session(snapshots)
+    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=tries, retry_base_delay_ms=0)
+    with row_locks(snapshots.docora) as producer, running(snapshots, "--burst") as worker:
+        await_locks(snapshots.docora)
         os.kill(worker.horse(), signal.SIGKILL)
         worker.await_line("Work horse killed")
         producer.commit()
         assert worker.end() == 0
-    row = snapshots.docora.row(link)
-    assert (row["status"], row["retry_count"]) == expected
+    assert link_row(snapshots, link)[:2] == expected
     assert_settled(snapshots, link)
 
 
@@ -159,36 +141,30 @@ def test_a_verdict_that_a_killed_job_has_written_stands(
     job = snapshots.docora.enqueue(link.job_id)
     job.retries_left = tries
     recovery = LinkRecovery(snapshots.settings, snapshots.docora.redis)
-    recovery.count_killed_job(link.app_id, link.repository_id, Tries(job), reason="it fell over")
-    row = snapshots.docora.row(link)
-    after = status if stays else "pending_snapshot" if tries else "failed"
-    assert (row["status"], row["retry_count"]) == (after, 1 if stays else 2)
-    assert row["last_error"] == (
-        "said before" if stays else "the snapshot was cut off: it fell over"
+    recovery.count_killed_job(*link.ids, Tries(job), reason="it fell over")
+    after = "pending_snapshot" if tries else "failed"
+    assert link_row(snapshots, link) == (
+        (status, 1, "said before")
+        if stays
+        else (after, 2, "the snapshot was cut off: it fell over")
     )
     assert job.retries_left == expected_tries
-
-
-def test_the_killed_job_of_a_link_that_is_gone_is_not_tried_again(snapshots: Snapshots) -> None:
-    link = snapshots.docora.add_link()
-    job = snapshots.docora.enqueue(link.job_id)
+    # A link that is gone has no further tries.
+    snapshots.docora.delete_link(link)
     job.retries_left = 3
-    snapshots.docora.connection.execute("DELETE FROM app_repositories")
-    recovery = LinkRecovery(snapshots.settings, snapshots.docora.redis)
-    recovery.count_killed_job(link.app_id, link.repository_id, Tries(job), reason="it fell over")
+    recovery.count_killed_job(*link.ids, Tries(job), reason="it fell over")
     assert job.retries_left == 0
 
 
 def test_a_job_that_an_operator_stops_fails_for_good(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link({"a": "1\n", "b": "2\n"})
-    snapshots.queue(link, max_retry_attempts=3, retry_base_delay_ms=0)
-    with gate_at(snapshots.receiver, "b") as gate, running(snapshots, "--burst") as worker:
-        gate.wait()
+    link, _ = snapshots.add_queued(
+        {"a": "1\n", "b": "2\n"}, max_retry_attempts=3, retry_base_delay_ms=0
+    )
+    with held_worker(snapshots, "--burst") as (_gate, worker):
         send_stop_job_command(snapshots.docora.redis, link.job_id)
         assert worker.end() == 0
-    row = snapshots.docora.row(link)
-    assert (row["status"], row["retry_count"]) == ("failed", 1)
-    assert row["last_error"] == "the snapshot was cut off: it was stopped by an operator"
+    error = "the snapshot was cut off: it was stopped by an operator"
+    assert link_row(snapshots, link) == ("failed", 1, error)
     assert snapshots.docora.job(link).get_status() is JobStatus.STOPPED
     assert_settled(snapshots, link)
     # And can be retried.
@@ -199,8 +175,9 @@ def test_a_job_that_an_operator_stops_fails_for_good(snapshots: Snapshots) -> No
 
 
 def test_a_job_that_takes_too_long_fails_in_words_and_is_tried_again(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    snapshots.queue(link, max_retry_attempts=3, retry_base_delay_ms=0, job_timeout=1)
+    link, _ = snapshots.add_queued(
+        {"a": "1\n"}, max_retry_attempts=3, retry_base_delay_ms=0, job_timeout=1
+    )
     errors: list[str | None] = []
     with gate_at(snapshots.receiver) as gate:
         held = snapshots.receiver.answer
@@ -218,3 +195,39 @@ def test_a_job_that_takes_too_long_fails_in_words_and_is_tried_again(snapshots: 
             assert worker.end() == 0
     assert errors == [None, "the snapshot took longer than 1 s"]
     assert snapshots.docora.status(link) == "synced"
+
+
+def test_a_killed_job_is_judged_once_its_session_has_ended(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    link = docora.add_link("scanning", retry_count=0, last_error=None)
+    job = docora.enqueue(link.job_id)
+    job.retries_left = 2
+    recovery = LinkRecovery(snapshots.settings, docora.redis)
+    docora.hold_lock(link.job_id)
+    with ThreadPoolExecutor(1) as thread:
+        judged = thread.submit(
+            recovery.count_killed_job, link.app_id, link.repository_id, Tries(job), reason="it fell"
+        )
+        try:
+            await_locks(snapshots.docora)
+            # What the job had sent before it was killed arrives now.
+            docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
+        finally:
+            docora.connection.execute("SELECT pg_advisory_unlock_all()")
+        judged.result()
+    assert link_row(snapshots, link) == ("synced", 0, None)
+
+
+def test_a_killed_job_whose_link_another_has_is_tried_again(snapshots: Snapshots) -> None:
+    """It may be the other that ends without a word: somebody has to look."""
+    docora = snapshots.docora
+    link = docora.add_link("scanning", retry_count=0)
+    job = docora.enqueue(link.job_id)
+    job.retries_left = 0
+    docora.hold_lock(link.job_id)
+    before = docora.row(link)
+    settings = snapshots.settings.model_copy(update={"lock_timeout": 0.1})
+    recovery = LinkRecovery(settings, docora.redis)
+    recovery.count_killed_job(link.app_id, link.repository_id, Tries(job), reason="it fell")
+    assert job.retries_left == 1
+    assert docora.row(link) == before

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-import psycopg
 import pytest
 from pydantic import SecretStr
 from rq import SimpleWorker
@@ -16,15 +15,18 @@ from rq.job import JobStatus
 from rq.registry import clean_registries
 
 from docora_ops.actions.repair import abandoned as abandoned_links
+from docora_ops.actions.repair.abandoned import recover_abandoned
 from docora_ops.queue import connect
 from docora_ops.worker.recovery import LinkRecovery
-from tests.support.docora import QUEUE
-from tests.support.git_over_http import gate_at
+from tests.support.delivery_checks import assert_in_sync, link_row
+from tests.support.docora import QUEUE, Docora
 from tests.support.proxy import eventually, refused_port
+from tests.support.row_locks import row_locks
 from tests.support.rows import TestLink
-from tests.support.snapshots import Snapshots, Upstream
-from tests.support.worker_processes import expire_heartbeats, has_live_job, running
+from tests.support.snapshots import Files, Snapshots, Upstream
+from tests.support.worker_processes import expire_heartbeats, has_live_job, held_worker, running
 
+FILES: Files = {"a": "1\n", "b": "2\n"}
 CUT_OFF = "the snapshot was cut off: its worker was killed"
 
 
@@ -35,8 +37,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def kill_worker_at_work(snapshots: Snapshots, link: TestLink) -> None:
     """Have a worker killed, with its work-horse, in the middle of the link's job."""
-    with gate_at(snapshots.receiver, "b") as gate, running(snapshots) as worker:
-        gate.wait()
+    with held_worker(snapshots) as (_gate, worker):
         worker.signal_all(signal.SIGKILL)
         worker.end()
         eventually(lambda: worker.processes == [], "the end of all its processes")
@@ -47,11 +48,7 @@ def kill_worker_at_work(snapshots: Snapshots, link: TestLink) -> None:
 def begin(snapshots: Snapshots, link: TestLink, retry_count: int = 0) -> None:
     """What a worker has done that has just begun the link's waiting job."""
     docora = snapshots.docora
-    docora.connection.execute(
-        "UPDATE app_repositories SET status = 'scanning', retry_count = %s, last_error = NULL"
-        " WHERE app_id = %s",
-        (retry_count, link.app_id),
-    )
+    docora.set_link(link, status="scanning", retry_count=retry_count, last_error=None)
     job = docora.job(link)
     assert docora.redis.lrem(docora.queue.key, 0, link.job_id) == 1
     job.set_status(JobStatus.STARTED)
@@ -60,37 +57,25 @@ def begin(snapshots: Snapshots, link: TestLink, retry_count: int = 0) -> None:
         pipeline.execute()
 
 
-def add_link(snapshots: Snapshots, *, attempts: int) -> tuple[TestLink, Upstream]:
-    """A link whose job waits, with this many tries and no delay between them."""
-    link, upstream = snapshots.add_link({"a": "1\n", "b": "2\n"})
-    snapshots.queue(link, max_retry_attempts=attempts, retry_base_delay_ms=0)
-    return link, upstream
-
-
 def tidy_up(snapshots: Snapshots) -> None:
     """What each worker does when it starts, and now and then."""
     LinkRecovery(snapshots.settings, snapshots.docora.redis).recover_abandoned_links(lambda: None)
 
 
 def assert_synced(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> None:
-    row = snapshots.docora.row(link)
-    assert (row["status"], row["retry_count"], row["last_error"]) == ("synced", 0, None)
-    assert snapshots.received().files == upstream.contents()
-    assert set(snapshots.deliveries(link)) == set(upstream.contents())
+    assert_in_sync(snapshots, link, upstream)
     assert not has_live_job(snapshots.docora, link)
 
 
 def assert_given_up(snapshots: Snapshots, link: TestLink, retry_count: int) -> None:
-    row = snapshots.docora.row(link)
-    assert (row["status"], row["retry_count"]) == ("failed", retry_count)
-    assert row["last_error"] == CUT_OFF
+    assert link_row(snapshots, link) == ("failed", retry_count, CUT_OFF)
     assert not has_live_job(snapshots.docora, link)
 
 
 def test_another_worker_takes_up_the_job_once_the_heartbeat_has_expired(
     snapshots: Snapshots,
 ) -> None:
-    link, upstream = add_link(snapshots, attempts=3)
+    link, upstream = snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
     kill_worker_at_work(snapshots, link)
     # As long as the heartbeat has not expired nobody may touch it.
     assert snapshots.work().code == 0
@@ -105,7 +90,7 @@ def test_another_worker_takes_up_the_job_once_the_heartbeat_has_expired(
 
 
 def test_the_last_try_of_a_killed_worker_makes_the_link_failed(snapshots: Snapshots) -> None:
-    link, _ = add_link(snapshots, attempts=1)
+    link, _ = snapshots.add_queued(FILES, max_retry_attempts=1, retry_base_delay_ms=0)
     kill_worker_at_work(snapshots, link)
     expire_heartbeats(snapshots.docora)
     assert snapshots.work().code == 0
@@ -113,80 +98,72 @@ def test_the_last_try_of_a_killed_worker_makes_the_link_failed(snapshots: Snapsh
     assert snapshots.docora.job(link).get_status() is JobStatus.FAILED
 
 
-def lose_job(snapshots: Snapshots, link: TestLink) -> None:
-    expire_heartbeats(snapshots.docora)
-    snapshots.docora.job(link).delete()
+def lose_job(docora: Docora, link: TestLink) -> None:
+    expire_heartbeats(docora)
+    docora.job(link).delete()
 
 
-def lose_hash(snapshots: Snapshots, link: TestLink) -> None:
-    expire_heartbeats(snapshots.docora)
-    snapshots.docora.redis.delete(f"rq:job:{link.job_id}")
+def lose_hash(docora: Docora, link: TestLink) -> None:
+    expire_heartbeats(docora)
+    docora.redis.delete(f"rq:job:{link.job_id}")
 
 
-def fail_job(snapshots: Snapshots, link: TestLink) -> None:
+def fail_job(docora: Docora, link: TestLink) -> None:
     """As a plain worker does, that knows nothing of the link."""
-    expire_heartbeats(snapshots.docora)
-    snapshots.docora.redis.hset(f"rq:job:{link.job_id}", "retries_left", 0)
-    clean_registries(snapshots.docora.queue, [])
-    assert snapshots.docora.registries(link.job_id) == {f"rq:failed:{QUEUE}"}
+    expire_heartbeats(docora)
+    docora.redis.hset(f"rq:job:{link.job_id}", "retries_left", 0)
+    clean_registries(docora.queue, [])
+    assert docora.registries(link.job_id) == {f"rq:failed:{QUEUE}"}
 
 
-def flush(snapshots: Snapshots, link: TestLink) -> None:
-    snapshots.docora.redis.flushdb()
+def finish_job(docora: Docora, link: TestLink) -> None:
+    docora.redis.delete(f"rq:wip:{QUEUE}")
+    expire_heartbeats(docora)
+    docora.job(link).set_status(JobStatus.FINISHED)
 
 
-def finish_job(snapshots: Snapshots, link: TestLink) -> None:
-    snapshots.docora.redis.delete(f"rq:wip:{QUEUE}")
-    expire_heartbeats(snapshots.docora)
-    snapshots.docora.job(link).set_status(JobStatus.FINISHED)
+def queue_nowhere(docora: Docora, link: TestLink) -> None:
+    finish_job(docora, link)
+    docora.job(link).set_status(JobStatus.QUEUED)
 
 
-def queue_nowhere(snapshots: Snapshots, link: TestLink) -> None:
-    finish_job(snapshots, link)
-    snapshots.docora.job(link).set_status(JobStatus.QUEUED)
+LOSSES: dict[str, Callable[[Docora, TestLink], object]] = {
+    "job": lose_job,
+    "hash": lose_hash,
+    "failed": fail_job,
+    "all of Redis": lambda docora, _: docora.redis.flushdb(),
+    "finished": finish_job,
+    "queued nowhere": queue_nowhere,
+    "not cleaned up yet": lambda docora, _: expire_heartbeats(docora),
+}
 
 
-def keep_expired(snapshots: Snapshots, link: TestLink) -> None:
-    """Nobody's cleanup has been there yet."""
-    expire_heartbeats(snapshots.docora)
-
-
-LOSSES = (lose_job, lose_hash, fail_job, flush, finish_job, queue_nowhere, keep_expired)
-
-
-@pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
+@pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES)
 def test_a_link_whose_job_was_lost_is_queued_again(
-    snapshots: Snapshots, lose: Callable[[Snapshots, TestLink], None]
+    snapshots: Snapshots, lose: Callable[[Docora, TestLink], object]
 ) -> None:
-    link, _ = add_link(snapshots, attempts=3)
+    link, _ = snapshots.add_queued(FILES, max_retry_attempts=3)
     begin(snapshots, link, retry_count=1)
     tidy_up(snapshots)
     assert snapshots.docora.row(link)["retry_count"] == 1  # it seems to be at work
-    lose(snapshots, link)
+    lose(snapshots.docora, link)
     tidy_up(snapshots)
     row = snapshots.docora.row(link)
-    assert (row["status"], row["retry_count"]) == ("pending_snapshot", 2)
-    assert row["last_error"] == CUT_OFF
+    assert link_row(snapshots, link) == ("pending_snapshot", 2, CUT_OFF)
     assert snapshots.docora.waiting() == [link.job_id]
     assert snapshots.docora.registries(link.job_id) == set()
     assert snapshots.docora.job(link).kwargs["app_id"] == link.app_id
     tidy_up(snapshots)
     assert snapshots.docora.row(link) == row
-
-
-@pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
-def test_a_link_whose_job_was_lost_too_often_is_failed(
-    snapshots: Snapshots, lose: Callable[[Snapshots, TestLink], None]
-) -> None:
-    link, _ = add_link(snapshots, attempts=5)
+    # Lost once too often, it fails.
     begin(snapshots, link, retry_count=4)
-    lose(snapshots, link)
+    lose(snapshots.docora, link)
     tidy_up(snapshots)
     assert_given_up(snapshots, link, 5)
 
 
 def test_a_link_whose_job_was_lost_is_served_by_the_next_worker(snapshots: Snapshots) -> None:
-    link, upstream = add_link(snapshots, attempts=3)
+    link, upstream = snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
     kill_worker_at_work(snapshots, link)
     snapshots.docora.redis.flushdb()
     with running(snapshots, "--burst") as one, running(snapshots, "--burst") as other:
@@ -200,11 +177,10 @@ def test_a_link_whose_job_was_lost_is_served_by_the_next_worker(snapshots: Snaps
 def test_a_link_that_is_being_scanned_is_left_alone_even_without_a_trace_in_redis(
     snapshots: Snapshots,
 ) -> None:
-    link, upstream = add_link(snapshots, attempts=3)
-    with gate_at(snapshots.receiver, "b") as gate, running(snapshots, "--burst") as worker:
-        gate.wait()
+    link, upstream = snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
+    with held_worker(snapshots, "--burst") as (gate, worker):
         before = snapshots.docora.row(link)
-        flush(snapshots, link)
+        snapshots.docora.redis.flushdb()
         assert "left behind" not in snapshots.work().stderr
         assert snapshots.docora.row(link) == before
         assert snapshots.docora.waiting() == []
@@ -230,10 +206,7 @@ def test_a_link_whose_job_waits_or_is_delayed_is_left_alone(snapshots: Snapshots
 def test_a_link_that_somebody_is_changing_is_left_to_the_next_look(snapshots: Snapshots) -> None:
     first, second = (snapshots.docora.add_link("scanning", retry_count=0) for _ in range(2))
     snapshots.settings_changes["lock_timeout"] = 1
-    with psycopg.connect(snapshots.docora.database_access.owner) as producer:
-        producer.execute(
-            "SELECT FROM app_repositories WHERE app_id = %s FOR UPDATE", (first.app_id,)
-        )
+    with row_locks(snapshots.docora, first):
         tidy_up(snapshots)
     assert snapshots.docora.status(first) == "scanning"
     assert snapshots.docora.status(second) == "pending_snapshot"
@@ -272,27 +245,17 @@ def test_a_busy_worker_looks_after_links_of_killed_ones(
         "    self.job_monitoring_interval = 1\n"
         "module.SnapshotWorker.__init__ = patched\n"
     )
-    link, _ = add_link(snapshots, attempts=3)
+    link, _ = snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
     abandoned = snapshots.docora.add_link()
-    with (
-        gate_at(snapshots.receiver, "b") as gate,
-        running(snapshots, "--burst", PYTHONPATH=str(tmp_path)) as worker,
-    ):
-        gate.wait()
+    with held_worker(snapshots, "--burst", PYTHONPATH=str(tmp_path)) as (gate, worker):
         snapshots.queue(abandoned, max_retry_attempts=1)
         begin(snapshots, abandoned)
         left = snapshots.docora.add_link("scanning", retry_count=0)
         before = snapshots.docora.row(link)
-        snapshots.docora.redis.zadd(
-            f"rq:wip:{QUEUE}",
-            {
-                member: 1
-                for member in cast(
-                    "list[bytes]", snapshots.docora.redis.zrange(f"rq:wip:{QUEUE}", 0, -1)
-                )
-                if abandoned.job_id.encode() in member
-            },
-        )
+        wip = f"rq:wip:{QUEUE}"
+        for member in cast("list[bytes]", snapshots.docora.redis.zrange(wip, 0, -1)):
+            if abandoned.job_id.encode() in member:
+                snapshots.docora.redis.zadd(wip, {member: 1})
         worker.await_line(f"{left.job_id}: left behind")
         worker.await_line("its worker was killed; the link is failed")
         assert snapshots.docora.row(left)["retry_count"] == 1
@@ -309,10 +272,9 @@ def test_a_busy_worker_looks_after_links_of_killed_ones(
 def test_a_job_whose_worker_was_killed_before_it_began_is_not_lost(
     snapshots: Snapshots, attempts: int, status: str
 ) -> None:
-    link, _ = add_link(snapshots, attempts=attempts)
+    link, _ = snapshots.add_queued(FILES, max_retry_attempts=attempts, retry_base_delay_ms=0)
     queue = snapshots.docora.queue
     snapshots.docora.redis.lmove(queue.key, queue.intermediate_queue_key)
-    queue.intermediate_queue.set_first_seen(link.job_id)
     key = queue.intermediate_queue.get_first_seen_key(link.job_id)
     snapshots.docora.redis.set(key, 1)  # long ago
     assert snapshots.work().code == 0
@@ -325,7 +287,7 @@ def test_a_job_whose_worker_was_killed_before_it_began_is_not_lost(
 
 def test_a_plain_worker_beside_ours_does_no_harm(snapshots: Snapshots) -> None:
     """Its registry cleanup makes an abandoned job a retried one, without a word to the link."""
-    link, upstream = add_link(snapshots, attempts=3)
+    link, upstream = snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
     kill_worker_at_work(snapshots, link)
     expire_heartbeats(snapshots.docora)
     worker = SimpleWorker([snapshots.docora.queue], connection=snapshots.docora.redis)
@@ -334,3 +296,44 @@ def test_a_plain_worker_beside_ours_does_no_harm(snapshots: Snapshots) -> None:
     assert snapshots.docora.waiting() == [link.job_id]
     assert snapshots.work().code == 0
     assert_synced(snapshots, link, upstream)
+
+
+def is_popped_once_more(docora: Docora, link: TestLink) -> None:
+    docora.leave_job(link.job_id, JobStatus.QUEUED)
+
+
+def begins(docora: Docora, link: TestLink) -> None:
+    docora.start_job(link.job_id)
+
+
+def takes_the_lock(docora: Docora, link: TestLink) -> None:
+    docora.hold_lock(link.job_id)
+
+
+def is_retried(docora: Docora, link: TestLink) -> None:
+    docora.connection.execute("UPDATE app_repositories SET status = 'pending_snapshot'")
+    docora.enqueue(link.job_id)
+
+
+@pytest.mark.parametrize("happens", [is_popped_once_more, begins, takes_the_lock, is_retried])
+@pytest.mark.parametrize("max_attempts", [1, 5])
+def test_what_happens_between_the_looks_saves_the_link_from_a_verdict(
+    docora: Docora,
+    monkeypatch: pytest.MonkeyPatch,
+    happens: Callable[[Docora, TestLink], None],
+    max_attempts: int,
+) -> None:
+    link = docora.add_link("scanning", retry_count=0, last_error=None)
+    docora.leave_job(link.job_id, JobStatus.QUEUED)
+    after: list[object] = []
+
+    def sleep(_: float) -> None:
+        happens(docora, link)
+        after.append(docora.dump())
+
+    monkeypatch.setattr("docora_ops.actions.repair.abandoned.time.sleep", sleep)
+    actions = docora.actions()
+    assert recover_abandoned(actions.database, actions.queue, max_attempts) == []
+    assert docora.row(link)["retry_count"] == 0
+    # RQ's set of queues has the queue already, so not even that changes.
+    assert [docora.dump()] == after

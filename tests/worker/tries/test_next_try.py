@@ -25,21 +25,17 @@ from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.docora import QUEUE
 from tests.support.proxy import Fault, Proxy
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import has_live_job, make_delayed_jobs_due
+from tests.support.worker_processes import expire_heartbeats, has_live_job, make_delayed_jobs_due
 from tests.worker.tries.test_killed_workers import begin
 
 
 def test_cleaning_that_breaks_off_before_a_job_is_scheduled_again_does_not_lose_it(
     snapshots: Snapshots,
 ) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    snapshots.queue(link, max_retry_attempts=3)
+    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3)
     begin(snapshots, link)
     docora = snapshots.docora
-    wip = f"rq:wip:{QUEUE}"
-    for member in cast("list[bytes]", docora.redis.zrange(wip, 0, -1)):
-        docora.redis.zadd(wip, {member: 1})
-    docora.redis.delete(*cast("list[bytes]", docora.redis.keys("rq:execution*")))
+    expire_heartbeats(docora)
 
     def clean(url: str) -> None:
         settings = docora.settings.model_copy(update={"redis_url": SecretStr(url)})
@@ -61,32 +57,25 @@ def test_cleaning_that_breaks_off_before_a_job_is_scheduled_again_does_not_lose_
 def test_a_process_that_is_killed_when_it_has_seen_to_the_next_try_does_not_double_it(
     snapshots: Snapshots,
 ) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    snapshots.queue(link, max_retry_attempts=3)
     docora = snapshots.docora
-    with connect(snapshots.settings) as client:
-        worker = SnapshotWorker(snapshots.settings, client, "worker-1")
+    with begun(snapshots) as (worker, job, execution):
         [queue] = worker.queues
-        docora.redis.lrem(docora.queue.key, 0, link.job_id)
-        job, parents_copy = (worker.job_class.fetch(link.job_id, client) for _ in range(2))
-        execution = worker.prepare_execution(job)
-        job.set_status(JobStatus.STARTED)
+        parents_copy = worker.job_class.fetch(job.id, worker.connection)
         worker.handle_job_failure(job, queue, execution=execution)
         make_delayed_jobs_due(docora)
         worker._start_scheduler(burst=True)
-        assert docora.waiting() == [link.job_id]
+        assert docora.waiting() == [job.id]
         worker.handle_job_failure(parents_copy, queue, execution=execution)
-    assert docora.waiting() == [link.job_id]
-    assert docora.registries(link.job_id) == set()
-    assert docora.job_hash(link.job_id)["retries_left"] == b"1"
+    assert docora.waiting() == [job.id]
+    assert docora.registries(job.id) == set()
+    assert docora.job_hash(job.id)["retries_left"] == b"1"
 
 
 @pytest.mark.parametrize("is_delayed", [False, True], ids=["waiting", "delayed"])
 def test_a_job_that_was_popped_and_queued_again_since_is_not_doubled(
     snapshots: Snapshots, is_delayed: bool
 ) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    snapshots.queue(link, max_retry_attempts=3)
+    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3)
     docora = snapshots.docora
     intermediate = f"rq:queue:{QUEUE}:intermediate"
     docora.redis.rpush(intermediate, link.job_id)
@@ -105,8 +94,7 @@ def test_a_job_that_was_popped_and_queued_again_since_is_not_doubled(
 @contextmanager
 def begun(snapshots: Snapshots) -> Iterator[tuple[SnapshotWorker, Job, Execution]]:
     """A worker, and the job that it has just begun."""
-    link, _ = snapshots.add_link({"a": "1\n"})
-    snapshots.queue(link, max_retry_attempts=3)
+    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3)
     with connect(snapshots.settings) as client:
         worker = SnapshotWorker(snapshots.settings, client, "worker-1")
         snapshots.docora.redis.lrem(snapshots.docora.queue.key, 0, link.job_id)
@@ -155,8 +143,7 @@ def test_of_an_execution_that_others_have_seen_to_nothing_is_left(snapshots: Sna
 def test_who_retries_a_link_just_when_its_job_that_never_began_is_given_up_keeps_off(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    link, _ = snapshots.add_link({"a": "1\n"})
-    snapshots.queue(link, max_retry_attempts=1)
+    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=1)
     docora = snapshots.docora
     intermediate = docora.queue.intermediate_queue
     docora.redis.lmove(docora.queue.key, intermediate.key)

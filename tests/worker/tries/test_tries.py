@@ -1,18 +1,28 @@
-"""What becomes of a job that fails, in RQ and in its link's row."""
+"""What becomes of a job that fails, in RQ and in its link's row, and what must not disturb that."""
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import closing
 from threading import Timer
 
 import psycopg
 import pytest
+from rq import SimpleWorker
 from rq.job import JobStatus
 
-from docora_ops.demo.receiver import Request
+from docora_ops.database import Database, Session
+from docora_ops.database.link_scans import begin_scan
+from docora_ops.database.pooling import session_id
+from docora_ops.database.snapshots import store_snapshot
+from docora_ops.worker import snapshot_job as job_module
+from docora_ops.worker.webhook import Webhook
 from tests.support.delivery_checks import assert_in_sync, events, link_row
 from tests.support.rows import TestLink
+from tests.support.running_commands import await_locks
 from tests.support.snapshots import Snapshots
+from tests.support.worker_processes import make_delayed_jobs_due
 
 
 def due(snapshots: Snapshots, link: TestLink) -> float | None:
@@ -23,30 +33,23 @@ def due(snapshots: Snapshots, link: TestLink) -> float | None:
     return score
 
 
-def make_due(snapshots: Snapshots, link: TestLink) -> None:
-    key = snapshots.docora.queue.scheduled_job_registry.key
-    snapshots.docora.redis.zadd(key, {link.job_id: 1})
-
-
 def test_a_job_is_tried_again_later_and_later_and_given_up_in_the_end(
     snapshots: Snapshots,
 ) -> None:
-    link, _ = snapshots.add_link({"a": "1", "src/b": "1"})
-    snapshots.queue(link, max_retry_attempts=3, retry_base_delay_ms=20_000)
+    link, _ = snapshots.add_queued(
+        {"a": "1", "src/b": "1"}, max_retry_attempts=3, retry_base_delay_ms=20_000
+    )
     snapshots.receiver.answer = lambda request: 500 if request.path == "src/b" else 200
     for number, delay in enumerate((20, 40), start=1):
         begun = time.time()
         assert snapshots.work(MAX_RETRY_ATTEMPTS="3").code == 0
-        assert link_row(snapshots, link) == (
-            "pending_snapshot",
-            number,
-            "HTTP 500 on created src/b",
-        )
+        error = "HTTP 500 on created src/b"
+        assert link_row(snapshots, link) == ("pending_snapshot", number, error)
         assert snapshots.docora.job(link).get_status() is JobStatus.SCHEDULED
         when = due(snapshots, link)
         assert when is not None
         assert begun + delay - 1 <= when <= time.time() + delay + 1
-        make_due(snapshots, link)
+        make_delayed_jobs_due(snapshots.docora)
     assert snapshots.work(MAX_RETRY_ATTEMPTS="3").code == 0
     assert link_row(snapshots, link) == ("failed", 3, "HTTP 500 on created src/b")
     job = snapshots.docora.job(link)
@@ -62,36 +65,11 @@ def test_a_job_is_tried_again_later_and_later_and_given_up_in_the_end(
     assert result.exc_string.rstrip().endswith("SnapshotError: HTTP 500 on created src/b")
 
 
-def test_a_job_that_works_in_the_end_leaves_no_trace_of_its_failures(
-    snapshots: Snapshots,
-) -> None:
-    link, upstream = snapshots.add_link({"a": "1"})
-    snapshots.queue(link, retry_base_delay_ms=0)
-    answers = iter([500, 404, 503, 200])
-    seen = []
-
-    def answer(_: Request) -> int:
-        seen.append(link_row(snapshots, link))
-        return next(answers)
-
-    snapshots.receiver.answer = answer
-    snapshots.work_here()
-    assert seen == [
-        ("scanning", 0, None),
-        ("scanning", 1, "HTTP 500 on created a"),
-        ("scanning", 2, "HTTP 404 on created a"),
-        ("scanning", 3, "HTTP 503 on created a"),
-    ]
-    assert snapshots.docora.job(link).get_status() is JobStatus.FINISHED
-    assert_in_sync(snapshots, link, upstream)
-
-
 @pytest.mark.parametrize("failures", [0, 3])
 def test_a_link_that_has_failed_too_often_ends_its_job_though_it_has_tries_left(
     snapshots: Snapshots, failures: int
 ) -> None:
-    link, _ = snapshots.add_link({"a": "1"})
-    snapshots.queue(link, max_retry_attempts=10, retry_base_delay_ms=0)
+    link, _ = snapshots.add_queued({"a": "1"}, max_retry_attempts=10, retry_base_delay_ms=0)
     snapshots.docora.connection.execute("UPDATE app_repositories SET retry_count = %s", (failures,))
     snapshots.receiver.answer = lambda _: 500
     snapshots.work_here()
@@ -102,8 +80,7 @@ def test_a_link_that_has_failed_too_often_ends_its_job_though_it_has_tries_left(
 
 
 def test_a_job_without_tries_left_makes_its_link_failed_at_once(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link({"a": "1"})
-    snapshots.queue(link, max_retry_attempts=1)
+    link, _ = snapshots.add_queued({"a": "1"}, max_retry_attempts=1)
     snapshots.receiver.answer = lambda _: 500
     snapshots.work_here()
     assert link_row(snapshots, link) == ("failed", 1, "HTTP 500 on created a")
@@ -113,13 +90,12 @@ def test_a_job_without_tries_left_makes_its_link_failed_at_once(snapshots: Snaps
 def test_a_link_that_is_retried_after_it_was_given_up_goes_on_where_it_stopped(
     snapshots: Snapshots,
 ) -> None:
-    link, upstream = snapshots.add_link({"a": "1", "b": "1", "c": "1"})
-    snapshots.queue(link, max_retry_attempts=1)
+    link, upstream = snapshots.add_queued({"a": "1", "b": "1", "c": "1"}, max_retry_attempts=1)
     snapshots.receiver.answer = lambda request: 500 if request.path == "b" else 200
     snapshots.work_here()
     assert snapshots.docora.status(link) == "failed"
     snapshots.receiver.answer = lambda _: 200
-    assert snapshots.docora.run("retry", link.app_id, link.repository_id).code == 0
+    assert snapshots.docora.run("retry", *link.ids).code == 0
     snapshots.work_here()
     assert [path for _, path in events(snapshots)] == ["a", "b", "b", "c"]
     assert_in_sync(snapshots, link, upstream)
@@ -141,18 +117,110 @@ def test_a_job_waits_until_the_one_before_has_let_go_of_the_link(
     assert_in_sync(snapshots, link, upstream)
 
 
-def test_a_job_does_not_wait_for_one_that_is_at_work(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link({"a": "1"}, "scanning")
-    snapshots.docora.hold_lock(link.job_id)
-    snapshots.run_job(link)
-    assert snapshots.receiver.connections == 0
-    assert snapshots.docora.status(link) == "scanning"
-
-
 def test_a_resynced_link_gets_every_file_once_more(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1", "b": "1"})
-    snapshots.run_job(link)
-    assert snapshots.docora.run("resync", link.app_id, link.repository_id, "--yes").code == 0
+    link, upstream = snapshots.add_synced({"a": "1", "b": "1"})
+    assert snapshots.docora.run("resync", *link.ids, "--yes").code == 0
     snapshots.work_here()
     assert events(snapshots) == [("create", "a"), ("create", "b")] * 2
     assert_in_sync(snapshots, link, upstream)
+
+
+def test_the_session_that_holds_a_link_is_the_one_that_postgres_knows(
+    snapshots: Snapshots,
+) -> None:
+    """Behind a proxy the driver's own idea of it is another one."""
+    link, _ = snapshots.add_link({"a": "1"})
+    with closing(Session(snapshots.settings)) as session:
+        assert begin_scan(session, link.app_id, link.repository_id)
+        row = snapshots.docora.connection.execute(
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        ).fetchone()
+        assert row == {"pid": session_id(session)}
+
+
+def test_of_two_snapshots_of_one_repository_the_last_is_stored_with_its_own_files(
+    snapshots: Snapshots,
+) -> None:
+    """The first has as many files, and is stored while the second waits for its row."""
+    link, _ = snapshots.add_link({"a": "1"})
+    repository_id = link.repository_id
+    first, second = "1" * 40, "2" * 40
+    other_files = [(f"other{number}", "b" * 64, 1) for number in range(3)]
+    with closing(Database(snapshots.settings)) as database:
+        store_snapshot(database, repository_id, second, "main", other_files)
+    with psycopg.connect(snapshots.docora.database_access.owner) as blocker:
+        blocker.execute("SELECT FROM repository_snapshots FOR UPDATE")
+        blocker.execute("UPDATE repository_snapshots SET commit_sha = %s", (first,))
+        blocker.execute("UPDATE snapshot_files SET path = 'of the first ' || path")
+
+        def store() -> None:
+            with closing(Database(snapshots.settings)) as database:
+                store_snapshot(database, repository_id, second, "main", other_files)
+
+        thread = threading.Thread(target=store)
+        thread.start()
+        await_locks(snapshots.docora)
+        blocker.commit()
+        thread.join()
+    assert snapshots.snapshot_files(repository_id) == {path: sha for path, sha, _ in other_files}
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "REDIS_URL"])
+def test_a_job_without_settings_is_kept(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """A worker of RQ itself, started in the wrong environment, must not lose links."""
+    link, _ = snapshots.add_queued({"a": "1"}, max_retry_attempts=1)
+    monkeypatch.setattr(job_module, "_settings", None)
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    if variable == "REDIS_URL":
+        monkeypatch.setenv("REDIS_URL", "nonsense")
+    SimpleWorker([snapshots.docora.queue], connection=snapshots.docora.redis).work(burst=True)
+    assert link_row(snapshots, link)[0] == "pending_snapshot"
+    assert snapshots.docora.job(link).get_status() is JobStatus.SCHEDULED
+
+
+@pytest.mark.parametrize(
+    ("base_url", "expected"),
+    [
+        ("http://[::1]/x", ("::1", 80)),
+        ("https://[::1]/x", ("::1", 443)),
+        ("http://[::1]:8080/x", ("::1", 8080)),
+        ("https://app.example", ("app.example", 443)),
+    ],
+)
+def test_a_base_url_without_a_port_means_that_of_its_scheme(
+    base_url: str, expected: tuple[str, int]
+) -> None:
+    with Webhook(base_url, "app", "key", timeout=1) as webhook:
+        connection = webhook._connection._http
+        assert (connection.host, connection.port) == expected
+
+
+def test_the_verdict_waits_for_the_disk_though_deliveries_do_not(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_link({"a": "1\n", "b": "2\n"})
+    snapshots.docora.connection.execute(
+        """
+        CREATE TABLE commits (what text, waits text);
+        GRANT INSERT ON commits TO PUBLIC;
+        CREATE FUNCTION note_it() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO commits VALUES (TG_ARGV[0], current_setting('synchronous_commit'));
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER note_it AFTER INSERT ON app_delivered_files
+            FOR EACH ROW EXECUTE FUNCTION note_it('delivery');
+        CREATE TRIGGER note_it AFTER UPDATE ON app_repositories
+            FOR EACH ROW WHEN (NEW.status = 'synced') EXECUTE FUNCTION note_it('verdict');
+        CREATE TRIGGER note_it AFTER INSERT ON repository_snapshots
+            FOR EACH ROW EXECUTE FUNCTION note_it('snapshot');
+        """
+    )
+    snapshots.run_job(link)
+    rows = snapshots.docora.connection.execute("SELECT what, waits FROM commits").fetchall()
+    assert [(row["what"], row["waits"]) for row in rows] == [
+        ("delivery", "off"),
+        ("delivery", "off"),
+        ("snapshot", "on"),
+        ("verdict", "on"),
+    ]
