@@ -18,7 +18,7 @@ from tests.mutations.catalogue import Mutation, find_tests, read_mutations
 from tests.mutations.replica import Replica, TestRunError
 
 HEALTHY = (
-    "test_a_retried_link_really_gets_its_files",
+    "test_what_a_worker_does_is_what_the_command_says",
     "test_the_order_holds_however_rows_lie_in_the_table",
     "test_many_are_repaired_in_batches_and_keep_their_places",
 )
