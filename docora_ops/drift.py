@@ -20,7 +20,7 @@ class DriftKind(StrEnum):
     ORPHAN = "orphan"  # the job is to be run, or failed, and its link is gone
     DUPLICATE = "duplicate"  # the job is in the queue's list twice, or in list and schedule
     STALE_ENTRY = "stale_entry"  # a list or registry names a job that is gone or elsewhere
-    FAILED_LIVE = "failed_live"  # the link is `failed` and has a live job, which is no harm
+    FAILED_LIVE = "failed_live"  # the link is `failed` and has a live job, which does no harm
 
     @property
     def is_drift(self) -> bool:

@@ -124,7 +124,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         return int(app(list(arguments), standalone_mode=False, prog_name="docora-ops") or 0)
     except typer.TyperException as error:
-        message = error.format_message()
+        message = error.format_message().replace(": Value error, ", ": ")
         if not message:
             # The help was shown, since no command was given.
             return ExitCode.USAGE

@@ -15,9 +15,9 @@ def demo(
         typer.Option("--keep", help="Leave the servers up, to play with, until Ctrl-C."),
     ] = False,
 ) -> None:
-    r"""Show the tool at work on a small Docora with servers of its own.
+    """Show the tool at work on a small Docora with servers of its own.
 
-    Touches no other database. Needs the extra `demo`: in a clone, pipx install '.\[demo]'.
+    Touches no other database. Needs the extra `demo`, which `make demo` installs in a clone.
     """
     try:
         from docora_ops.demo.story import tell

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _LIST = """\
 # docora-ops
 
-`docora-ops help NAME` shows the help of a command or a topic.
-`docora-ops COMMAND --help` shows the options of a command.
+- `docora-ops help NAME` shows the help of a command or a topic.
+- `docora-ops COMMAND --help` shows the options of a command.
 
 ## Commands
 

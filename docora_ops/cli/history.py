@@ -30,4 +30,4 @@ def history(
     if found or as_json:
         context.show(render.document(found), [render.table(found, context.out.width)])
     else:
-        context.say("No change has been made yet, or all have been forgotten.")
+        context.say("No change is recorded.")

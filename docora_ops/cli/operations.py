@@ -21,9 +21,10 @@ _POLL = 0.5
 
 
 def operations(typer_context: typer.Context, as_json: options.Json = False) -> None:
-    """Show the bulk operations that are still known: ours, and those of Docora's dashboard.
+    """Show the bulk operations of the last hour, those of Docora's dashboard, too.
 
-    An operation whose runner has been silent for two minutes has lost it.
+    The state `owner_gone` means: links are left, and the command that runs the operation has been
+    silent for two minutes.
     """
     context = context_of(typer_context)
     from docora_ops.render import operations as render
@@ -32,7 +33,7 @@ def operations(typer_context: typer.Context, as_json: options.Json = False) -> N
     if found or as_json:
         context.show(render.list_document(found), [render.list_table(found, context.out.width)])
     else:
-        context.say("No bulk operation is known: one is forgotten an hour after its last step.")
+        context.say("No bulk operations: each is kept for an hour after its last step.")
 
 
 def progress(
@@ -43,7 +44,7 @@ def progress(
     ] = False,
     as_json: options.Json = False,
 ) -> int:
-    """Show how far a bulk operation is: ours, or one of Docora's dashboard."""
+    """Show how far a bulk operation is, also one of Docora's dashboard."""
     context = context_of(typer_context)
     from docora_ops.render import operations as render
 
@@ -79,8 +80,8 @@ def _follow(context: Context, operation: Progress) -> Progress:
                 break
             elif context.store.has_lost_its_runner(operation.operation_id):
                 context.warn(
-                    "Its runner has been silent for two minutes: it has been killed, or hangs. The "
-                    "command that started it can be run again."
+                    "The command that runs the operation has been silent for two minutes: it was "
+                    "killed, or hangs. It can be run again."
                 )
                 break
     return operation
@@ -92,7 +93,7 @@ def cancel(
     reason: options.Reason = None,
     as_json: options.Json = False,
 ) -> None:
-    """Ask a bulk operation, ours or the dashboard's, to stop before its next batch.
+    """Ask a bulk operation, also one of Docora's dashboard, to stop before its next batch.
 
     What it has queued stays queued; a bulk retry, run again, finishes the rest.
     """

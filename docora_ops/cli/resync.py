@@ -51,7 +51,7 @@ def resync(
         return change_link(context, Action.RESYNC, app, repo, reason, terminal)
     if not (yes or dry_run or terminal):
         raise UsageError(
-            "resync --all sends every file of the app again, and nobody is here to confirm it",
+            "resync --all sends every file of the app again, and no terminal can confirm it",
             hint="add --yes",
         )
     from docora_ops.actions.lookup import resolve_app

@@ -48,7 +48,12 @@ class Terminal:
             termios.tcflush(self._reader, termios.TCIFLUSH)
             self._print(question, *above)
             with os.fdopen(self._reader, "rb", 0, closefd=False) as stream:
-                answer = stream.readline()  # bytes: it may be in any encoding
+                try:
+                    answer = stream.readline()  # bytes: it may be in any encoding
+                except KeyboardInterrupt:
+                    with suppress(OSError):  # the terminal is closed
+                        os.write(self._writer, b"\n")
+                    raise
             if not answer:
                 os.write(self._writer, b"\n")
         is_closed = not answer and not os.isatty(self._reader)

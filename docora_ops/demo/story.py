@@ -93,7 +93,7 @@ class Story:
             exit_code=4,
         )
         self.run(
-            "All the rest. Where a snapshot runs elsewhere: hands off.",
+            "All the rest. A link whose snapshot is running is left as it is.",
             "docora-ops retry-all-failed --yes",
         )
         self.run(

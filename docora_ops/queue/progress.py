@@ -227,8 +227,8 @@ def operation_key(operation_id: str) -> str:
 def _not_found(operation_id: str) -> NotFoundError:
     return NotFoundError(
         f"Operation not found or expired: {operation_id!r}",
-        hint="ids look like bulk_0123456789abcdef; an operation is forgotten an hour after its "
-        "last step",
+        hint="ids look like bulk_0123456789abcdef; an operation is kept for an hour after its last "
+        "step",
     )
 
 

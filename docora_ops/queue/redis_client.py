@@ -141,7 +141,7 @@ _REFUSES_WRITES: dict[str, _Explanation] = {
 }
 _BY_CODE: dict[str, _Explanation] = _REFUSES_WRITES | {
     "BUSY": (
-        "answers nobody: it has been busy with one script for too long",
+        "answers no command: it has been busy with one script for too long",
         "wait for the script's end, or end it with: redis-cli SCRIPT KILL",
     ),
     "DB index is out of range": (

@@ -11,7 +11,7 @@ from docora_ops.bulk import BulkResult
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
 from docora_ops.render.cells import cell, style_of, with_id, words
 from docora_ops.render.json import Document, encode_long, fields_of
-from docora_ops.render.layout import fitting_table, headed, long_table, pairs, records
+from docora_ops.render.layout import fitting_table, headed, long_table, pairs
 from docora_ops.text import inert
 from docora_ops.waits import BulkWait
 
@@ -90,22 +90,36 @@ def plan_tables(links: Sequence[PlannedLink], width: int) -> Iterator[Renderable
 
 
 def table(result: BulkResult, width: int) -> RenderableType:
-    """Shows the number of links by app and outcome."""
-    shown = [outcome for outcome in Outcome if result.counts.get(outcome)]
-    numbers = [*(_label(each, planned=result.links is not None) for each in shown), "total"]
+    """Shows the number of links by app and outcome, in one column for all outcomes if narrow."""
+    planned = result.links is not None
+    labels = {each: _label(each, planned=planned) for each in Outcome if result.counts.get(each)}
+    rows = [
+        (app.app_name, with_id(app.app_name, app.app_id), counts)
+        for app, counts in result.by_app.items()
+    ]
+    has_sum = len(rows) > 1
+    if has_sum:
+        rows.append(("all", "all", result.counts))
 
-    def row(app: str, counts: Mapping[Outcome, int]) -> list[Text]:
-        cells = (cell(counts.get(outcome, 0), style_of(outcome)) for outcome in shown)
-        return [cell(app), *cells, cell(sum(counts.values()))]
+    def numbers(counts: Mapping[Outcome, int]) -> Iterator[Text]:
+        yield from (cell(counts.get(each, 0), style_of(each)) for each in labels)
+        yield cell(sum(counts.values()))
 
-    all_apps = [row("all", result.counts)] if len(result.by_app) > 1 else []
-    counts = result.by_app.items()
-    with_ids = [row(with_id(app.app_name, app.app_id), each) for app, each in counts]
-    rows = [row(app.app_name, each) for app, each in counts]
-    columns = ("App", *numbers)
-    return fitting_table(columns, with_ids + all_apps, width, numbers=numbers) or records(
-        columns, rows + all_apps, width, numbers=numbers
-    )
+    def texts(counts: Mapping[Outcome, int]) -> Iterator[Text]:
+        for each, label in labels.items():
+            if counts.get(each):
+                yield cell(f"{counts[each]} {label}", style_of(each))
+
+    headings = (*labels.values(), "total")
+    wide = [(cell(app), *numbers(counts)) for _, app, counts in rows]
+    found = fitting_table(("App", *headings), wide, width, numbers=headings)
+    if found is None:
+        found = headed("App", "Links")
+        for app, _, counts in rows:
+            found.add_row(cell(app), Text(", ").join(texts(counts)))
+    if has_sum:
+        found.rows[-2].end_section = True
+    return found
 
 
 def _label(outcome: Outcome, *, planned: bool) -> str:

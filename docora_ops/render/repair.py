@@ -24,7 +24,7 @@ _KINDS = {
 _DONE = {
     RepairOutcome.QUEUED: "queued",
     RepairOutcome.REMOVED: "removed",
-    RepairOutcome.LEFT_ALONE: "left alone: well by now, or running",
+    RepairOutcome.LEFT_ALONE: "left alone: no longer wrong, or running",
     RepairOutcome.FAILED: "not repaired",
 }
 _PLANNED = _DONE | {

@@ -132,6 +132,15 @@ def test_each_wrong_value_gets_a_sentence_and_changes_nothing(docora: Docora) ->
     assert docora.dump() == before
 
 
+def test_a_value_that_is_no_choice_gets_the_choices(docora: Docora) -> None:
+    result = docora.run("failed", "--group-by", "repository")
+    assert result.code == 2
+    message, _ = result.stderr.splitlines()
+    assert message == (
+        "Error: Invalid value for '--group-by': 'repository' is not one of 'app', 'error'."
+    )
+
+
 def test_what_is_no_env_file_gets_a_sentence(docora: Docora, tmp_path: Path) -> None:
     docora.add_link()
     before = docora.dump()

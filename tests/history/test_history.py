@@ -156,7 +156,7 @@ def test_what_changes_nothing_leaves_nothing(docora: Docora) -> None:
     assert docora.redis.exists(*STREAMS) == 0
     empty = docora.run("history", env=NO_DATABASE)
     assert (empty.code, empty.stdout) == (0, "")
-    assert empty.stderr.startswith("No change has been made yet")
+    assert empty.stderr.startswith("No change is recorded.")
 
 
 def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: Docora) -> None:

@@ -85,7 +85,7 @@ def test_without_operations_a_sentence_is_printed_and_foreign_text_is_inert(doco
         ("operations",), ("operations", "--json"), env=NO_DATABASE
     )
     assert (nothing.code, nothing.stdout) == (0, "")
-    assert nothing.stderr.startswith("No bulk operation is known")
+    assert nothing.stderr.startswith("No bulk operations:")
     assert document.json == {"data": []}
     hostile = "bulk_\x1b[31mred[bold]"
     write(docora, hostile, total="9" * 5000, completed="-1", failed="x")

@@ -191,7 +191,7 @@ def test_follow_ends_when_the_runner_has_been_silent_for_long(docora: Docora) ->
     result = docora.run("progress", OPERATION, "--follow", "--json", env=NO_DATABASE)
     assert result.code == 6, result
     assert result.data["completed"] == 4
-    assert "Its runner has been silent for two minutes" in result.stderr
+    assert "The command that runs the operation has been silent for two minutes" in result.stderr
 
 
 def test_follow_ends_when_the_operation_is_forgotten_midway(docora: Docora) -> None:

@@ -100,6 +100,29 @@ def test_on_a_narrow_terminal_hostile_text_is_wrapped_and_no_more(text: str, wid
         assert not letters - Counter("".join(shown)), name
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_summary_has_one_row_for_each_app_and_one_for_all(width: int) -> None:
+    counts = dict.fromkeys([Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.ALREADY_RUNNING], 2)
+    by_app = {
+        App("app_04c2f7a91be85d3360e1a7c4", "Acme Search"): {Outcome.QUEUED: 2},
+        App("app_c96a4e02d8f7135b9e0c2a74", "Maple Review"): {
+            Outcome.REPLACED_STALE: 2,
+            Outcome.ALREADY_RUNNING: 2,
+        },
+    }
+    summary = bulk.table(BulkResult(Action.RETRY, "bulk_0", 6, counts, by_app), width)
+    rows = [" ".join(line.split()) for line in on_screen([summary], width)]
+    narrow = [
+        *("Acme Search 2 queued", "Maple Review 2 replaced stale, 2 already running", ""),
+        "all 2 queued, 2 replaced stale, 2 already running",
+    ]
+    wide = [
+        "Acme Search (app_04c2f7a91be85d3360e1a7c4) 2 0 0 2",
+        *("Maple Review (app_c96a4e02d8f7135b9e0c2a74) 0 2 2 4", "", "all 2 2 2 6"),
+    ]
+    assert rows[2:-1] == (narrow if width == 80 else wide)
+
+
 def test_a_very_long_text_is_cut_on_a_screen_with_a_note() -> None:
     table = bulk.failures([LinkFailure("link", "z" * 150_000)])
     shown = "".join("".join(on_screen([table], 80)).split())

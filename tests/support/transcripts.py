@@ -23,7 +23,7 @@ _VARYING = (
     (r"\bafter \d+ s\b", "after SECONDS"),
     (r"\bagain in \d+ s\b", "again in SECONDS"),
     (r"\b\d+ d \d+ h\b", "DURATION"),
-    (r"\bsince \d+ s\b", "since SECONDS"),
+    (r"\bfor \d+ s\b", "for SECONDS"),
     (r"\b\d+ MiB used, \d+%", "MEMORY"),
     (r"\b(PostgreSQL|Valkey|Redis) \d[\d.]*", "VERSION"),
     (r"\b(nothing to save yet|snapshots|append-only file)\b", "PERSISTENCE"),

@@ -43,7 +43,7 @@ _DRIFT = {
     DriftKind.ORPHAN: "{count} {jobs} whose link is gone",
     DriftKind.DUPLICATE: "{count} {jobs} more than once in the queue",
     DriftKind.STALE_ENTRY: "{count} {entries} of jobs that are gone or elsewhere",
-    DriftKind.FAILED_LIVE: "{count} failed {links} with a live job, which is no harm",
+    DriftKind.FAILED_LIVE: "{count} failed {links} with a live job, which does no harm",
 }
 
 
@@ -218,7 +218,7 @@ def _check_drift(drift: DriftReport, belonging: Belonging) -> Iterator[Check]:
 def _check_belonging(belonging: Belonging) -> Check:
     name = CheckName.SERVERS_MATCH
     if belonging.is_plausible:
-        return ok(name, "nothing speaks against it")
+        return ok(name, "no sign of a mismatch")
     found = f"Postgres and Redis do not seem to belong together: {belonging}"
     settings = "DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME"
     until = "until they fit, docora-ops repair changes nothing"

@@ -136,7 +136,7 @@ def _check_workers(queue: QueueHealth, queue_name: str) -> Check:
     jobs = f"{queue.waiting or 'no'} {'jobs wait' if queue.waiting > 1 else 'job waits'}"
     problem = failed if queue.waiting else warning
     if not queue.workers:
-        found = f"nobody listens on {queue_name}, and {jobs}"
+        found = f"no worker listens on {queue_name}, and {jobs}"
         return problem(name, found, "start one: docora-ops worker")
     found = f"{queue.workers} on {queue_name}"
     if queue.is_suspended:
@@ -152,7 +152,7 @@ def _check_scheduler(queue: QueueHealth, queue_name: str) -> Check:
         return ok(name, f"{found}: no job is delayed")
     first = f"the first delayed job is due in {duration(delay)}"
     if delay < 0:
-        first = f"the first delayed job is overdue since {duration(-delay)}"
+        first = f"the first delayed job has been overdue for {duration(-delay)}"
     if not queue.has_scheduler:
         commands = f"docora-ops worker, or rq worker {quote(queue_name)} --with-scheduler"
         return failed(name, f"none, and {first}", f"start a worker, which brings one: {commands}")
@@ -165,7 +165,7 @@ def _check_waiting(queue: QueueHealth) -> Check:
     name = CheckName.WAITING_JOBS
     if queue.head_waits_for is None:
         return ok(name, str(queue.waiting) if queue.waiting else "none")
-    found = f"{queue.waiting}, the next since {duration(queue.head_waits_for)}"
+    found = f"{queue.waiting}, the next one for {duration(queue.head_waits_for)}"
     if queue.head_waits_for > _LONG_WAIT:
         start_more = "docora-ops worker --concurrency N"
         return warning(name, found, f"see what the workers do, and start more: {start_more}")
