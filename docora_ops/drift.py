@@ -13,7 +13,7 @@ EXAMPLES_SHOWN = 5
 
 
 class DriftKind(StrEnum):
-    """What is wrong with a link or its job."""
+    """Kinds of disagreement between a link and its job."""
 
     LOST = "lost"  # the link is `pending_snapshot` and has no live job
     STUCK = "stuck"  # the link is `scanning` and has no live job
@@ -72,7 +72,7 @@ class Belonging:
 
 
 class RepairOutcome(StrEnum):
-    """What a repair did about one disagreement, or would do."""
+    """Results of the repair of one disagreement, done or planned."""
 
     QUEUED = "queued"  # the link has a new job
     REMOVED = "removed"  # the job, or its needless entries, were removed

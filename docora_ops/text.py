@@ -90,9 +90,12 @@ def moment(when: datetime | None) -> str | None:
     return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+_LONGEST = 10**9  # seconds: others may have written any number
+
+
 def duration(seconds: float) -> str:
     """Returns `5 s`, `12 min`, `3 h 5 min` or `2 d 4 h`."""
-    whole = max(0, int(seconds))
+    whole = int(min(max(0, seconds), _LONGEST))
     days, hours, minutes = whole // 86_400, whole // 3600 % 24, whole // 60 % 60
     if days:
         return f"{days} d {hours} h"

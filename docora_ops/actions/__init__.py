@@ -1,1 +1,1 @@
-"""What docora-ops does: changes Postgres and the queue together, returns values, prints nothing."""
+"""Actions: they change Postgres and the queue together, return values, and print nothing."""

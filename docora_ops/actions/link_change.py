@@ -27,7 +27,7 @@ from docora_ops.errors import (
 )
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, Link, LinkRef, LinkResult, LinkStatus, Outcome
-from docora_ops.queue import Answer, LinkQueue, PushRequest
+from docora_ops.queue import Answer, ExpiredExecutions, LinkQueue, PushRequest
 from docora_ops.queue.audit_stream import link_end_entry, link_entries
 from docora_ops.queue.progress import new_operation_id
 from docora_ops.settings import SECOND_LOOK_DELAY
@@ -77,9 +77,10 @@ class LinkChange:
         """Attempts the change, and again a moment later while the job is running or doubtful."""
         if not self.ref.has_valid_job_id:
             raise invalid_job_id(self.ref)
+        expired = self.queue.read_expired()  # before the row is locked
         before: _Live | None = None
         while True:
-            found = self._attempt(before)
+            found = self._attempt(before, expired)
             if isinstance(found, LinkResult):
                 return found
             if before and (before.evidence or not found.evidence):
@@ -95,7 +96,7 @@ class LinkChange:
             )
         return self._result(found.link, Outcome.ALREADY_RUNNING)
 
-    def _attempt(self, before: _Live | None) -> LinkResult | _Live:
+    def _attempt(self, before: _Live | None, expired: ExpiredExecutions) -> LinkResult | _Live:
         """Makes the change in one transaction, or none if the job is running or doubtful."""
         earlier = before.evidence if before else ""
         evidence = ""
@@ -110,7 +111,7 @@ class LinkChange:
                 return _Live(link)
             clear = count_deliveries if self.dry_run else delete_deliveries
             cleared = clear(self.database, [self.ref]) if self.action is Action.RESYNC else 0
-            answer = self._look_or_push(link, earlier)
+            answer = self._look_or_push(link, earlier, expired)
             outcome = decide(answer, earlier)
             if outcome is Outcome.FAILED:
                 raise JobUnreadableError(
@@ -137,10 +138,12 @@ class LinkChange:
             )
         return link
 
-    def _look_or_push(self, link: Link, evidence: str) -> Answer:
+    def _look_or_push(self, link: Link, evidence: str, expired: ExpiredExecutions) -> Answer:
         """Resets the link and pushes its job; in a dry run, only looks at the job."""
         if self.dry_run:
-            [answer] = self.queue.look([self.ref.job_id], detailed=True, rows_locked=True)
+            [answer] = self.queue.look(
+                [self.ref.job_id], expired=expired, detailed=True, rows_locked=True
+            )
             return answer
         reset_link(self.database, self.ref)
         if self.reset_circuit:
@@ -148,6 +151,7 @@ class LinkChange:
         is_rescan = self.action.is_rescan(link.status)
         [answer] = self.queue.push(
             [PushRequest(self.ref.job_id, link.payload, is_rescan=is_rescan, seen=evidence)],
+            expired=expired,
             front=self.front,
             audit=link_entries(self.change, self._run) if self.change else {},
         )

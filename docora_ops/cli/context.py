@@ -1,4 +1,4 @@
-"""What commands share: settings, connections, and printing."""
+"""Shared by all commands: settings, connections, and printing."""
 
 from __future__ import annotations
 

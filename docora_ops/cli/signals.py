@@ -1,4 +1,4 @@
-"""How a command reacts to signals."""
+"""Reactions of a command to signals."""
 
 from __future__ import annotations
 

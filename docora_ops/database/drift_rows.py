@@ -21,6 +21,12 @@ WHERE (app_id, repository_id) > (%(last_app_id)s, %(last_repository_id)s)
 ORDER BY app_id, repository_id LIMIT %(size)s
 """
 
+# Links that `claim_unfinished_links` would fail.
+EXHAUSTED_LINKS = """
+SELECT id::text FROM app_repositories
+WHERE id = ANY (%(ids)s::uuid[]) AND status = 'scanning' AND retry_count + 1 >= %(max_attempts)s
+"""
+
 # The limit keeps Postgres from reading the whole table: it looks up one link after the other.
 LINK_STATUSES = """
 SELECT job_id, l.status FROM unnest(%(job_ids)s::text[]) AS job_id
@@ -76,6 +82,12 @@ def link_statuses(database: Database, job_ids: Iterable[str]) -> dict[str, str]:
     """Returns the status of the link of each valid job id that has one."""
     valid = [job_id for job_id in job_ids if ids_of_job(job_id)]
     return dict(database.rows(LINK_STATUSES, {"job_ids": valid})) if valid else {}
+
+
+def exhausted_links(database: Database, ids: Iterable[str], max_attempts: int) -> set[str]:
+    """Returns those row ids whose link is stuck for the last time that is allowed."""
+    parameters = {"ids": list(ids), "max_attempts": max_attempts}
+    return {id_ for (id_,) in database.rows(EXHAUSTED_LINKS, parameters)}
 
 
 def lock_against_new_links(

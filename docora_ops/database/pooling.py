@@ -19,7 +19,7 @@ _TRIES = 5
 
 
 class Pooling(StrEnum):
-    """How a proxy, if there is one, shares the sessions of Postgres among its clients.
+    """Ways in which a proxy, if there is one, shares the sessions of Postgres among its clients.
 
     `UNDECIDED`: two connections could not be opened at once.
     """

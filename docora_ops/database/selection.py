@@ -56,7 +56,7 @@ class Selection:
 
     @property
     def total(self) -> int:
-        """How many links there are."""
+        """Counts the links."""
         return len(self.refs)
 
 

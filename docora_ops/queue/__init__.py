@@ -7,10 +7,11 @@ from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import ProgressStore
 from docora_ops.queue.queue_reader import QueueReader
 from docora_ops.queue.redis_client import connect
-from docora_ops.queue.waiting_list import WaitingList
+from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
 
 __all__ = [
     "Answer",
+    "ExpiredExecutions",
     "History",
     "LinkQueue",
     "ProgressStore",

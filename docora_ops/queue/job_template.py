@@ -48,15 +48,11 @@ class JobTemplate:
             job_id=_SAMPLE.job_id,
             retry=Retry(max=len(delays), interval=delays) if delays else None,
         )
-        self._constants = {
-            name: _as_text(value)
-            for name, value in job.to_dict().items()
-            if name not in _VARIABLE_FIELDS
-        }
-
-    def fields(self) -> list[str]:
-        """Returns the fields that all jobs have in common, names and values alternating."""
-        return [text for item in self._constants.items() for text in item]
+        self.fields: list[str] = []
+        """The fields that all jobs have in common, names and values alternating."""
+        for name, value in job.to_dict().items():
+            if name not in _VARIABLE_FIELDS:
+                self.fields += (name, _as_text(value))
 
     def data(self, payload: Payload, *, is_rescan: bool) -> bytes:
         """Returns the call of a link's job as RQ's default serializer writes it."""

@@ -16,20 +16,29 @@ local main_list = config.queue_prefix .. config.queue
 local time = redis.call('TIME')
 local now = tonumber(time[1])
 
--- Executions of a job as {member, expires_at}. A hundred thousand expired executions of our queue
--- need not be read: the caller has read them.
+-- Executions of a job as {member, expires_at}. A hundred thousand expired executions of our queue,
+-- at the beginning of the registry, need not be read: the caller has read them.
 local recent_by_queue = {}
 local function recent_executions_of(queue, id)
   if not recent_by_queue[queue] then
-    local since = queue == config.queue and math.min(config.expired_at, now) or '-inf'
-    local entries = redis.call('ZRANGE', config.wip_prefix .. queue, '(' .. since, '+inf',
-      'BYSCORE', 'WITHSCORES')
+    local since = queue == config.queue and math.min(config.expired_at, now) or -math.huge
     local by_job = {}
-    for i = 1, #entries, 2 do
-      local job_id = string.match(entries[i], '^(.-):') or entries[i]
-      by_job[job_id] = by_job[job_id] or {}
-      table.insert(by_job[job_id], {entries[i], tonumber(entries[i + 1])})
-    end
+    local last, is_older = -1, false
+    repeat -- not BYSCORE, which Redis has since 6.2
+      local entries =
+        redis.call('ZRANGE', config.wip_prefix .. queue, last - 499, last, 'WITHSCORES')
+      for i = 1, #entries, 2 do
+        local expires_at = tonumber(entries[i + 1])
+        if expires_at > since then
+          local job_id = string.match(entries[i], '^(.-):') or entries[i]
+          by_job[job_id] = by_job[job_id] or {}
+          table.insert(by_job[job_id], {entries[i], expires_at})
+        else
+          is_older = true
+        end
+      end
+      last = last - 500
+    until is_older or #entries == 0
     recent_by_queue[queue] = by_job
   end
   return recent_by_queue[queue][id] or {}
@@ -44,29 +53,40 @@ local function has_live_execution(queue, id)
   return false
 end
 
--- Returns the members of the registry of running jobs that belong to the job, expired or not.
+-- Returns the executions of the job, expired or not. Some may have left the registry meanwhile.
 local function executions_of(queue, id)
   local members = {}
   for _, execution in ipairs(recent_executions_of(queue, id)) do
     table.insert(members, execution[1])
   end
   for _, member in ipairs(queue == config.queue and config.expired[id] or {}) do
-    if redis.call('ZSCORE', config.wip_prefix .. queue, member) then
-      table.insert(members, member)
-    end
+    table.insert(members, member)
   end
   return members
 end
 
-local function remove_executions(queue, members)
+local function has_execution(queue, id)
+  for _, member in ipairs(executions_of(queue, id)) do
+    if redis.call('ZSCORE', config.wip_prefix .. queue, member) then
+      return true
+    end
+  end
+  return false
+end
+
+-- Removes the executions of a job. Returns how many there were.
+local function remove_executions(queue, id)
+  local members = executions_of(queue, id)
+  local count = 0
   for start = 1, #members, 1000 do -- a call takes only so many arguments
     local some = {unpack(members, start, math.min(start + 999, #members))}
-    redis.call('ZREM', config.wip_prefix .. queue, unpack(some))
+    count = count + redis.call('ZREM', config.wip_prefix .. queue, unpack(some))
     for i, member in ipairs(some) do
       some[i] = config.execution_prefix .. member
     end
     redis.call('DEL', unpack(some))
   end
+  return count
 end
 
 -- How often each id stands in our list. Read once LPOS has walked over the list too often.
@@ -197,10 +217,10 @@ local function remains(id, queue, remove)
         end
       end
     end
-    local executions = executions_of(name, id)
-    count = count + #executions
     if remove then
-      remove_executions(name, executions)
+      count = count + remove_executions(name, id)
+    elseif has_execution(name, id) then
+      count = count + 1
     end
     if name ~= config.queue and remove then
       redis.call('DEL', config.queue_prefix .. name .. ':intermediate:first_seen:' .. id)

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import cast
 
 from redis import Redis
-from rq import Queue
 from rq.suspension import WORKERS_SUSPENDED
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
@@ -20,7 +19,7 @@ from docora_ops.queue.job_template import JobTemplate
 from docora_ops.queue.redis_client import describe, redis_errors
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.sweep import QueueSweep
-from docora_ops.queue.waiting_list import LIST_NOT_READ, WaitingList
+from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 
 _BULLMQ = "bull:snapshot-queue:"
@@ -64,7 +63,6 @@ class LinkQueue:
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
         self._client = client
-        self._queue = Queue(settings.queue_name, connection=client)
         self._script = JobScript(settings, client, "look_and_push.lua")
 
     @property
@@ -76,18 +74,24 @@ class LinkQueue:
         """Reads the ids in the queue's list."""
         return self._script.read_waiting()
 
+    def read_expired(self) -> ExpiredExecutions:
+        """Reads the expired executions, before rows are locked: there may be many."""
+        return self._script.read_expired()
+
     def look(
         self,
         job_ids: Sequence[str],
         *,
         waiting: WaitingList | None = None,
+        expired: ExpiredExecutions | None = None,
         detailed: bool = False,
         rows_locked: bool = False,
     ) -> list[Answer]:
         """Returns the state of each job; writes nothing.
 
-        `waiting`: the list as read before; without it each id is searched. `detailed`: tells a
-        stale job from none. `rows_locked`: Redis has 4 s.
+        `waiting`: the list as read before; without it each id is searched. `expired`: the expired
+        executions as read before, if `waiting` is not given. `detailed`: tells a stale job from
+        none. `rows_locked`: Redis has 4 s.
         """
         if not job_ids:
             return []
@@ -95,7 +99,13 @@ class LinkQueue:
         for job_id in job_ids:
             arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
         replies = self._script.run(
-            "look", job_ids, arguments, waiting, rows_locked=rows_locked, detailed=detailed
+            "look",
+            job_ids,
+            arguments,
+            waiting,
+            expired=expired,
+            rows_locked=rows_locked,
+            detailed=detailed,
         )
         return list(map(_answer, job_ids, replies))
 
@@ -104,6 +114,7 @@ class LinkQueue:
         requests: Sequence[PushRequest],
         *,
         waiting: WaitingList | None = None,
+        expired: ExpiredExecutions | None = None,
         front: bool = False,
         audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
     ) -> list[Answer]:
@@ -111,8 +122,8 @@ class LinkQueue:
 
         Called with the rows locked: Redis has 4 s. A waiting job is kept for good, and moved to
         the head if `front` is set. A running, doubtful or unreadable job is left alone, and its
-        answer has no outcome. `audit`: audit entries by outcome; the first outcome that is among
-        them writes its entry.
+        answer has no outcome. `audit`: audit entries by outcome, `FAILED` for a job that was to be
+        confirmed and is not live; the first outcome that is among them writes its entry.
         """
         template = self._template
         arguments: list[str | int | bytes] = []
@@ -133,10 +144,11 @@ class LinkQueue:
             job_ids,
             arguments,
             waiting,
+            expired=expired,
             rows_locked=True,
             front=front,
-            fields=template.fields(),
-            audit={word: audit[each].xadd for word, each in _OUTCOMES.items() if each in audit},
+            fields=template.fields,
+            audit={word: audit[each].xadd for word, each in _AUDITED.items() if each in audit},
         )
         return list(map(_answer, job_ids, replies))
 
@@ -154,7 +166,7 @@ class LinkQueue:
             return self._client.exists(*sorted(keys)) if keys else 0
 
     def is_suspended(self) -> bool:
-        """Whether RQ has told the workers to take no jobs."""
+        """Tells whether RQ has told the workers to take no jobs."""
         with redis_errors(self._client):
             return self._client.exists(WORKERS_SUSPENDED) > 0
 
@@ -184,6 +196,7 @@ _OUTCOMES = {
     "replaced": Outcome.REPLACED_STALE,
     "waiting": Outcome.ALREADY_QUEUED,
 }
+_AUDITED = {**_OUTCOMES, "none": Outcome.FAILED}
 
 
 def _answer(job_id: str, reply: str) -> Answer:

@@ -62,9 +62,10 @@ local function push(id, hint, seen, data, description)
       redis.call('LREM', main_list, 0, id)
       places = 0
     end
-  elseif answer ~= 'none' or data == '' then
-    -- Nothing is done, either, for a job that was to be confirmed and is not live any more.
+  elseif answer ~= 'none' then
     return answer, detail
+  elseif data == '' then
+    return answer -- nothing is done, either, for a job that was to be confirmed
   else
     local removed = remains(id, queue, true) + places
     write_job(id, data, description)

@@ -15,7 +15,7 @@ from docora_ops.bulk import KnownOperation, OperationState, Progress
 from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure
 from docora_ops.queue.audit_stream import AuditEntry, write_entry
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_client import redis_errors, whole_number
 
 EXPIRY = 3_600
 """TTL in seconds of an operation, renewed with each batch."""
@@ -151,8 +151,8 @@ class ProgressStore:
         """Returns the first failures of the operation, in their order, and the number of all."""
         with redis_errors(self._client):
             fields = cast("dict[bytes, bytes]", self._client.hgetall(_failures_key(operation_id)))
-        total = _number(fields.pop(b"total", None))
-        found = ((_number(name), _failure(value)) for name, value in fields.items())
+        total = whole_number(fields.pop(b"total", None)) or 0
+        found = ((whole_number(name) or 0, _failure(value)) for name, value in fields.items())
         kept = {number: failure for number, failure in found if failure}
         return [kept[number] for number in sorted(kept)], total
 
@@ -184,7 +184,7 @@ class ProgressStore:
             if values[0] is None:
                 continue  # the dashboard's cancel makes a hash without a total
             operation_id = key.decode(errors="backslashreplace").removeprefix(_PREFIX)
-            total, completed, succeeded, failed = map(_number, values[:4])
+            total, completed, succeeded, failed = (whole_number(each) or 0 for each in values[:4])
             progress = Progress(
                 operation_id, total, completed, succeeded, failed, values[4] == b"true"
             )
@@ -251,7 +251,3 @@ def _state(progress: Progress, silence: timedelta) -> OperationState:
     if progress.cancelled:
         return OperationState.CANCELLED
     return OperationState.OWNER_GONE if silence > OWNER_PATIENCE else OperationState.RUNNING
-
-
-def _number(value: bytes | None) -> int:
-    return int(value) if value and value.isdigit() and len(value) < 20 else 0  # noqa: PLR2004

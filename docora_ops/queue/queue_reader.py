@@ -37,7 +37,7 @@ from docora_ops.jobs import (
     Worker,
 )
 from docora_ops.queue.job_template import call_of, traceback_of
-from docora_ops.queue.redis_client import answers_of, redis_errors, server_time
+from docora_ops.queue.redis_client import answers_of, redis_errors, server_time, whole_number
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.settings import Settings
 
@@ -202,7 +202,7 @@ class QueueReader:
                 enqueued_at=enqueued_at,
                 started_at=started_at,
                 ended_at=ended_at,
-                retries_left=_number(retries_left),
+                retries_left=whole_number(retries_left),
                 worker=_optional_text(worker),
                 expires_in=ttl // 1000 if ttl >= 0 else None,
                 places=[*places, *self._executions(job_id, queues, now)],
@@ -287,10 +287,6 @@ def _text(value: bytes) -> str:
 
 def _optional_text(value: bytes | None) -> str | None:
     return _text(value) if value else None
-
-
-def _number(value: bytes | None) -> int | None:
-    return int(value) if value and value.isdigit() else None
 
 
 def _from_timestamp(score: float) -> datetime | None:

@@ -21,6 +21,7 @@ from docora_ops.text import mask
 ROWS_LOCKED_TIMEOUT = 4
 """Seconds for an answer of Redis while rows are locked in Postgres: Docora waits for those rows."""
 
+_MOST_DIGITS = 20
 _OUR_OPTIONS = frozenset({"client_name", "decode_responses", "protocol"})
 _REFUSED_OPTIONS = frozenset({"encoding", "encoding_errors", "retry", "retry_on_error"})
 
@@ -118,7 +119,7 @@ def redis_errors(client: redis.Redis, *, rows_locked: bool = False) -> Iterator[
 
 
 _Explanation = tuple[str, str]
-"""What happened, and what to do."""
+"""A sentence and a hint."""
 _CREDENTIALS = ("refuses our user or password", "check the credentials in REDIS_URL")
 _SLOW: _Explanation = (
     "did not answer in time",
@@ -187,6 +188,11 @@ def _explain(error: redis.RedisError) -> _Explanation:
     # Redis repeats the arguments of an unknown command, which may hold a password.
     text = text.partition(", with args beginning with")[0].splitlines()[0] if text else "no text"
     return f"answered with an error: {mask(text)[:200]}", "see Redis's log"
+
+
+def whole_number(text: bytes | None) -> int | None:
+    """Reads a count that others may have written; None for anything but a few digits."""
+    return int(text) if text and text.isdigit() and len(text) < _MOST_DIGITS else None
 
 
 def explain_refused_write(text: str) -> tuple[str, str] | None:

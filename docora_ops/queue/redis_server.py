@@ -36,7 +36,7 @@ _CLOCK_GRAIN = 2
 _TRY_WRITES = """
 local calls = {
   {'DEL', KEYS[1]}, {'HSET', KEYS[1], 'x', 'x', 'x'}, {'LREM', KEYS[1], 0, 'x'},
-  {'LSET', KEYS[1], 0, 'x'}, {'PERSIST', KEYS[1]}, {'ZREM', KEYS[1], 'x'},
+  {'LSET', KEYS[1], 0, 'x'}, {'PERSIST', KEYS[1]}, {'ZREM', KEYS[1], 'x'}, {'LPOS', KEYS[1], 'x'},
   {'XLEN', KEYS[3]}, {'XADD', KEYS[3], 'x', 'x', 'x'}, {'EXPIRE', KEYS[4], 1},
 }
 local queues = redis.pcall('SMEMBERS', KEYS[2])
@@ -64,8 +64,7 @@ class RedisServer:
     """The state of the server. Unknown values are None or 0."""
 
     product: str
-    version: str
-    """The compatible version of Redis."""
+    version: str  # the compatible version of Redis
     is_replica: bool
     eviction_policy: str | None
     used_memory: int
@@ -76,8 +75,7 @@ class RedisServer:
     last_snapshot_failed: bool
     has_saved_snapshot: bool
     unsaved_changes: int
-    uptime: int
-    """Seconds."""
+    uptime: int  # seconds
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any], now: float) -> RedisServer:
@@ -111,17 +109,14 @@ class RedisServer:
 
 @dataclass(frozen=True)
 class QueueHealth:
-    """The state of the queue."""
+    """The state of the queue. A moment that is not known is None."""
 
     waiting: int
-    head_waits_for: float | None
-    """Seconds since the job at the head of the list was queued; None if that is not known."""
+    head_waits_for: float | None  # seconds since the job at the head of the list was queued
     workers: int
-    is_suspended: bool
-    """`rq suspend` has told the workers to take no jobs."""
+    is_suspended: bool  # by `rq suspend`: workers take no jobs
     has_scheduler: bool
-    first_delayed_in: float | None
-    """Seconds until the first of the delayed jobs is due, below 0 if it is overdue."""
+    first_delayed_in: float | None  # seconds until a delayed job is due, below 0 if it is overdue
     bullmq: BullmqQueue
 
 
@@ -154,14 +149,8 @@ class QueueInspector:
         """
         with redis_errors(self._client):
             self._client.ping()
-            refusals = self._try_writes(
-                [
-                    f"{self._queue.key}:{_TRIAL}",
-                    self._queue.redis_queues_keys,
-                    STREAM,
-                    operation_key(_TRIAL),
-                ]
-            )
+            key, queues = f"{self._queue.key}:{_TRIAL}", self._queue.redis_queues_keys
+            refusals = self._try_writes([key, queues, STREAM, operation_key(_TRIAL)])
         texts = (text.decode(errors="replace") for text in cast("list[bytes]", refusals))
         return next(filter(None, map(explain_refused_write, texts)), None)
 
@@ -182,6 +171,7 @@ class QueueInspector:
     def queue(self) -> QueueHealth:
         """Reads the state of the queue."""
         key = self._queue.key
+        scheduler = RQScheduler.get_locking_key(self._queue.name)
         with redis_errors(self._client):
             head = cast("bytes | None", self._client.lindex(key, 0))
             scheduled = registry_key(ScheduledJobRegistry, self._queue.name)
@@ -195,8 +185,7 @@ class QueueInspector:
                 head_waits_for=queued_at and now - queued_at,
                 workers=self._links.count_workers(),
                 is_suspended=self._links.is_suspended(),
-                has_scheduler=self._client.exists(RQScheduler.get_locking_key(self._queue.name))
-                > 0,
+                has_scheduler=self._client.exists(scheduler) > 0,
                 first_delayed_in=delayed[0][1] - now if delayed else None,
                 bullmq=self._links.read_bullmq(),
             )

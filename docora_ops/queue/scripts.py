@@ -43,18 +43,22 @@ class JobScript:
         arguments: Sequence[str | int | bytes],
         waiting: WaitingList | None = None,
         *,
+        expired: ExpiredExecutions | None = None,
         rows_locked: bool = False,
         **config: object,
     ) -> list[str]:
         """Runs the script and returns its answers. Raises RedisError.
 
-        `waiting` saves reading the expired executions. `rows_locked`: give Redis a few seconds.
+        `waiting` or `expired` saves reading the expired executions, which may be many: with rows
+        locked, give one of them. `rows_locked`: give Redis a few seconds.
         """
         if waiting:
             config["cutoff"] = waiting.cutoff
         client = self._client_with_rows_locked if rows_locked else self._client
         with redis_errors(self._client, rows_locked=rows_locked):
-            expired = waiting.expired if waiting else self._read_expired(client)
+            if waiting:
+                expired = waiting.expired
+            expired = expired or self._read_expired(client)
             known = {id_: expired.by_job[id_] for id_ in job_ids if id_ in expired.by_job}
             config |= {**self._keys, "expired": known, "expired_at": expired.read_at}
             config = {name: value for name, value in config.items() if value is not None}
@@ -70,9 +74,17 @@ class JobScript:
             ids = cast("list[bytes]", self._client.lrange(self._list_key, 0, -1))
         return WaitingList(read_at, ids, expired)
 
+    def read_expired(self) -> ExpiredExecutions:
+        """Reads the expired executions."""
+        with redis_errors(self._client):
+            return self._read_expired(self._client)
+
     def _read_expired(self, client: Redis) -> ExpiredExecutions:
         now = client.time()[0]
-        expired = client.zrange(self._wip_key, cast("int", "-inf"), now, byscore=True)
+        # They come first. Not `byscore`, which Redis has since 6.2. If some of them are removed in
+        # between, others are read beyond, which does no harm.
+        count = client.zcount(self._wip_key, "-inf", now)
+        expired = client.zrange(self._wip_key, 0, count - 1) if count else []
         by_job: dict[str, list[str]] = {}
         for member in cast("list[bytes]", expired):
             # Scripts take UTF-8 only: RQ removes other members.

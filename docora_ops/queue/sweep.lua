@@ -36,7 +36,7 @@ local function inspect(id, hint)
   if stands_in_intermediate(config.queue, id) then
     problems.intermediate = status and 'ok' or 'gone'
   end
-  if #executions_of(config.queue, id) > 0 then
+  if has_execution(config.queue, id) then
     -- RQ's own cleanup retries or fails a `started` job whose executions have expired.
     problems.wip = not status and 'gone' or status == 'started' and 'ok' or 'contradicts'
   end
@@ -125,7 +125,7 @@ end
 
 local function remove_entry(place, id)
   if place == 'wip' then
-    remove_executions(config.queue, executions_of(config.queue, id))
+    remove_executions(config.queue, id)
   elseif place == 'intermediate' then
     redis.call('LREM', main_list .. ':intermediate', 0, id)
     redis.call('DEL', main_list .. ':intermediate:first_seen:' .. id)

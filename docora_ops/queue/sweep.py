@@ -20,7 +20,7 @@ from docora_ops.queue.job_template import calls_for_link
 from docora_ops.queue.redis_client import answers_of, redis_errors
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.queue.scripts import JobScript
-from docora_ops.queue.waiting_list import LIST_NOT_READ, WaitingList
+from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 
 _PAGE = 5000
@@ -97,7 +97,9 @@ class QueueSweep:
         answers = self._script.run("inspect", job_ids, arguments, waiting)
         return list(map(_inspected, job_ids, answers))
 
-    def remove(self, drifts: Sequence[Drift], audit: AuditEntry | None = None) -> list[Repaired]:
+    def remove(
+        self, drifts: Sequence[Drift], expired: ExpiredExecutions, audit: AuditEntry | None = None
+    ) -> list[Repaired]:
         """Removes orphans, duplicates and stale entries, unless they have changed.
 
         Redis has a few seconds, since rows are locked. `audit` is written if anything is removed.
@@ -105,7 +107,12 @@ class QueueSweep:
         job_ids = [drift.job_id for drift in drifts]
         arguments = [text for drift in drifts for text in (drift.kind.value, drift.job_id)]
         answers = self._script.run(
-            "remove", job_ids, arguments, rows_locked=True, audit=audit and {"removed": audit.xadd}
+            "remove",
+            job_ids,
+            arguments,
+            expired=expired,
+            rows_locked=True,
+            audit=audit and {"removed": audit.xadd},
         )
         return list(map(_repaired, drifts, answers))
 

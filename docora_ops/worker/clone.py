@@ -81,7 +81,7 @@ class Clone:
         """
         try:
             self._make_folders()
-            self._remove_leftovers()
+            self._remove_temporary()
             commit = self._sync()
             self._synced = self._identity()
         except OSError as error:
@@ -236,14 +236,14 @@ class Clone:
             if folder.is_dir() and folder.stat().st_mode & _OTHERS:
                 folder.chmod(_OWNER_ONLY)
 
-    def _remove_leftovers(self) -> None:
+    def _remove_temporary(self) -> None:
         """Removes temporary files that killed jobs of this repository have left."""
-        for leftover in self._folder.glob(f"{self._mark}-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for leftover in self.path.glob("docora-ops-scan.*"):
+        for temporary in self._folder.glob(f"{self._mark}-*"):
+            shutil.rmtree(temporary, ignore_errors=True)
+        for temporary in self.path.glob("docora-ops-scan.*"):
             with suppress(FileNotFoundError):  # another job may have renamed it
-                if time.time() - leftover.stat().st_mtime > _DAY:
-                    leftover.unlink()
+                if time.time() - temporary.stat().st_mtime > _DAY:
+                    temporary.unlink()
 
 
 def _path_below(clones: Path, base_path: Path, owner: str, name: str) -> Path:

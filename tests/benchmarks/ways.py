@@ -119,7 +119,7 @@ def floor(limit: int) -> int:
     queued = 0
     for rows in reset_batches(connection, limit):
         pipeline = client.pipeline()
-        names_and_values = iter(template.fields())
+        names_and_values = iter(template.fields)
         constants: dict[Any, Any] = dict(zip(names_and_values, names_and_values, strict=True))
         constants |= dict.fromkeys(("created_at", "enqueued_at"), utcformat(now()))
         for row in rows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -12,8 +11,8 @@ from rq.job import Job, JobStatus
 
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.errors import RedisError
-from docora_ops.interrupts import Stop
 from docora_ops.links import Outcome
+from tests.support.actions import between_looks
 from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
 from tests.support.docora import Docora
 from tests.support.row_locks import released_when_waited_for, row_locks, slow_claims
@@ -21,11 +20,6 @@ from tests.support.row_locks import released_when_waited_for, row_locks, slow_cl
 LINK = "UPDATE app_repositories SET"
 REPOSITORY = "UPDATE repositories SET circuit_open_until ="
 DELETE = "DELETE FROM app_repositories"
-
-
-def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> None:
-    """Lets something happen between a run's first look at its links and the second."""
-    monkeypatch.setattr(Stop, "sleep", lambda _, seconds: happen())
 
 
 # Links that change before their turn

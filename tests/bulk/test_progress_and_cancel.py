@@ -60,7 +60,7 @@ def test_a_stop_ends_the_wait_for_the_second_look(
 
     def prepare(run: BulkRun) -> None:
         monkeypatch.setattr(
-            "docora_ops.actions.bulk.run.time.sleep",
+            "docora_ops.interrupts.time.sleep",
             lambda seconds: setattr(run.stop, "requested", True),
         )
 

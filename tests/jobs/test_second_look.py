@@ -10,27 +10,14 @@ import pytest
 from rq.job import Job, JobStatus
 
 from docora_ops.errors import NotFoundError
-from docora_ops.interrupts import Stop
 from docora_ops.links import Outcome
+from tests.support.actions import between_looks
 from tests.support.bulk_actions import BulkAction, every_bulk_action
 from tests.support.docora import WIP, Docora
 from tests.support.job_states import Arrange, doubtful, started
 from tests.support.rows import TestLink
 
 Happening = Callable[[Docora, TestLink], object]
-
-
-def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> list[float]:
-    """Lets something happen while an action waits to look again. Returns its waits."""
-    waits: list[float] = []
-
-    def pause(seconds: float) -> None:
-        waits.append(seconds)
-        happen()
-
-    monkeypatch.setattr("docora_ops.actions.link_change.time.sleep", pause)
-    monkeypatch.setattr(Stop, "sleep", lambda _, seconds: pause(seconds))
-    return waits
 
 
 def begins_to_run(docora: Docora, link: TestLink) -> None:

@@ -128,6 +128,9 @@ class Actions(Watch):
         marker, fault = cut
         is_reached = marker is COMMIT if job.locked else marker is PUSH or not job.beats
         is_cut = is_reached and qualifies(operation, before, job_id)
+        row = before.rows.get(job_id)
+        if operation is Action.RETRY and row is not None and row.status != "failed":
+            is_cut = marker is COMMIT  # of the look at the lock, which the refusal names
         if is_cut and marker is PUSH and job.state is JobState.DOUBTFUL:
             expected = before  # the first push only looks
         elif is_cut and (marker, fault) == (PUSH, Fault.LOSE_REQUEST):

@@ -20,7 +20,7 @@ from tests.mutations.replica import Replica, TestRunError
 HEALTHY = (
     "test_a_retried_link_really_gets_its_files",
     "test_the_order_holds_however_rows_lie_in_the_table",
-    "test_many_are_mended_in_batches_and_keep_their_places",
+    "test_many_are_repaired_in_batches_and_keep_their_places",
 )
 """Tests that no mutation may break: one that breaks everything proves nothing."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -54,3 +55,19 @@ def test_a_link_that_was_stuck_too_often_is_failed_and_not_queued(
     # As for any failed link, a retry brings it back.
     assert docora.run("retry", link.app_id, link.repository_id).code == 0
     assert docora.waiting() == [link.job_id]
+
+
+def test_a_repair_that_only_fails_links_is_in_the_history(docora: Docora) -> None:
+    docora.add_link("scanning", retry_count=ATTEMPTS - 1)
+    assert by_repair(docora) is not None
+    started, finished = docora.audit_entries()
+    assert (started["event"], finished["event"]) == ("started", "finished")
+    assert json.loads(finished["counts"]) == {"total": 1, "failed": 1}
+
+
+def test_a_dry_run_tells_which_stuck_links_would_be_failed(docora: Docora) -> None:
+    link = docora.add_link("scanning", retry_count=ATTEMPTS - 1)
+    docora.add_link("scanning", retry_count=ATTEMPTS - 2)
+    result = docora.run("repair", "--dry-run", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
+    assert (result.code, result.data["queued"]) == (6, 1)
+    assert [failure["job_id"] for failure in result.data["failures"]] == [link.job_id]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from docora_ops.actions import link_change
 from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.link_change import LinkChange
@@ -17,6 +21,7 @@ from docora_ops.bulk import BulkResult
 from docora_ops.database import Database
 from docora_ops.database.selection import Selection, select_due, select_failed, select_of_app
 from docora_ops.drift import DriftReport, RepairResult
+from docora_ops.interrupts import Stop
 from docora_ops.links import Action, FailedFilter, LinkRef, LinkResult
 from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
@@ -110,3 +115,16 @@ class Actions:
         repair.find()
         prepare(repair)
         return repair.plan() if dry_run else repair.run()
+
+
+def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> list[float]:
+    """Lets something happen while an action waits to look again. Returns its waits."""
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        happen()
+
+    monkeypatch.setattr(link_change, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(Stop, "sleep", lambda stop, seconds: sleep(seconds))
+    return waits

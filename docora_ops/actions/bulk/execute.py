@@ -21,7 +21,8 @@ _SLOW_LINKS_IN_A_ROW = 2
 _MOST_SEARCHES = 50
 """Jobs that are searched in the list although it was read: each search may walk over all of it."""
 _CHANGED_BY_US = frozenset({ClaimState.CLAIMED, ClaimState.EXHAUSTED})
-_PUSHED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE})
+_AUDITED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.FAILED})
+"""Outcomes of a push with which a run has begun. Failed is a link that was stuck too often."""
 
 _Left = tuple[LinkRef, Outcome | None, Answer]
 """A link that is not to be claimed, and the decision about it."""
@@ -255,9 +256,11 @@ class BatchExecution:
             )
         batch.wait_for_turn()
         start = self.audit.start() if self.audit else None
-        entries = dict.fromkeys(_PUSHED, start) if start else {}
+        entries = dict.fromkeys(_AUDITED, start) if start else {}
         answers = self.queue.push(requests, waiting=batch.waiting, audit=entries)
-        if self.audit and any(answer.outcome in _PUSHED for answer in answers):
+        if self.audit and any(
+            answer.outcome in _AUDITED or answer.state is JobState.NONE for answer in answers
+        ):
             self.audit.has_begun = True
         batch.pushed.set()
         return answers

@@ -204,7 +204,9 @@ class _Look:
             self._database, self._queue, list(kinds), waiting=self._waiting
         ):
             if answer.state in {JobState.NONE, JobState.DOUBTFUL}:
-                yield _suspect(kinds[ref], ref, enqueued_at=answer.evidence)
+                # Without a job, the evidence says no more once it is half a minute old.
+                is_doubtful = answer.state is JobState.DOUBTFUL
+                yield _suspect(kinds[ref], ref, enqueued_at=answer.evidence if is_doubtful else "")
             elif answer.state is JobState.UNREADABLE:
                 detail = f"its Redis key does not hold a job: {answer.reason}"
                 yield _suspect(kinds[ref], ref, detail)
@@ -247,8 +249,8 @@ def _judge(
             yield DriftKind.STALE_ENTRY, _describe_stale(job, stale[0])
     else:
         is_waiting = job.state is JobState.WAITING
-        # A repair of a lost or stuck link removes its stale entries too.
-        if stale and (is_waiting or link_status not in _KINDS_OF_LINKS):
+        # A repair of a lost link removes its stale entries too. A stuck link may become failed.
+        if stale and (is_waiting or link_status != LinkStatus.PENDING_SNAPSHOT):
             yield DriftKind.STALE_ENTRY, _describe_stale(job, stale[0])
         if job.problems.get(Place.LIST) is Problem.TWICE:
             yield DriftKind.DUPLICATE, f"more than once in {_WHERE[Place.LIST]}"

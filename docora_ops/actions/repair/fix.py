@@ -15,13 +15,17 @@ from docora_ops.actions.repair.find import confirmed, count_jobs_with_links, nam
 from docora_ops.audit import Change
 from docora_ops.batches import batches
 from docora_ops.database import Database, Selection
-from docora_ops.database.drift_rows import link_statuses, lock_against_new_links
+from docora_ops.database.drift_rows import (
+    exhausted_links,
+    link_statuses,
+    lock_against_new_links,
+)
 from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids
 from docora_ops.drift import Drift, DriftKind, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import LinkError, ServersMismatchedError
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkRef, Outcome
-from docora_ops.queue import LinkQueue, ProgressStore
+from docora_ops.queue import ExpiredExecutions, LinkQueue, ProgressStore
 
 _LINKS_AT_ONCE = 500  # links that are locked, queued and committed together
 _ENTRIES_AT_ONCE = 2000
@@ -154,10 +158,22 @@ class Repair:
     def _record_links(self, recorded: Sequence[LinkOutcome]) -> None:
         refs = [item.ref for item in recorded]
         drifts = [Drift(self._links[ref], ref.app_id, ref.repository_id) for ref in refs]
+        exhausted = self._exhausted(recorded) if self._dry_run else set()
         for drift, item in zip(named(self.database, drifts), recorded, strict=True):
             outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
-            self._repaired.append(Repaired(drift, outcome, item.error_message))
+            error = item.error_message
+            if item.ref.id in exhausted:
+                outcome = RepairOutcome.FAILED
+                error = "its snapshot was cut off too often: the link would be failed"
+            self._repaired.append(Repaired(drift, outcome, error))
         self.on_progress(len(self._repaired))
+
+    def _exhausted(self, planned: Sequence[LinkOutcome]) -> set[str]:
+        """Returns the row ids of the links that would be failed instead of queued."""
+        ids = [
+            item.ref.id for item in planned if _OUTCOMES.get(item.outcome) is RepairOutcome.QUEUED
+        ]
+        return exhausted_links(self.database, ids, self.max_attempts)
 
     # Jobs that are removed
 
@@ -166,22 +182,27 @@ class Repair:
             yield named(self.database, batch)
 
     def _remove_jobs(self) -> None:
+        if not self._jobs:
+            return
+        expired = self.queue.read_expired()
         by_locked_repository: dict[str, list[Drift]] = {}
         for drifts in self._batches_of_jobs():
             if self.stop.requested:
                 return
-            for drift in self._remove(drifts):
+            for drift in self._remove(drifts, expired):
                 by_locked_repository.setdefault(drift.repository_id, []).append(drift)
         for drifts in by_locked_repository.values():
             if self.stop.requested:
                 return
             try:
-                self._remove(drifts, wait=True)
+                self._remove(drifts, expired, wait=True)
             except LinkError as error:
                 failed = (Repaired(each, RepairOutcome.FAILED, error.message) for each in drifts)
                 self._record(failed)
 
-    def _remove(self, drifts: Sequence[Drift], *, wait: bool = False) -> list[Drift]:
+    def _remove(
+        self, drifts: Sequence[Drift], expired: ExpiredExecutions, *, wait: bool = False
+    ) -> list[Drift]:
         """Removes the jobs and entries; returns the orphans whose repository is locked elsewhere.
 
         The locks keep the links of orphans from being created anew while their jobs are removed:
@@ -203,9 +224,9 @@ class Repair:
                 else:
                     to_remove.append(drift)
             start = self._audit.start() if self._audit else None
-            removed = self.queue.sweep.remove(to_remove, start)
-        if self._audit and any(item.outcome is RepairOutcome.REMOVED for item in removed):
-            self._audit.has_begun = True
+            removed = self.queue.sweep.remove(to_remove, expired, start)
+            if self._audit and any(item.outcome is RepairOutcome.REMOVED for item in removed):
+                self._audit.has_begun = True
         self._record(Repaired(drift, RepairOutcome.LEFT_ALONE) for drift in left)
         self._record(removed)
         return held_back
