@@ -9,6 +9,7 @@ from typing import TypeVar
 from rich import box
 from rich.cells import cell_len
 from rich.console import Group, JustifyMethod, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -65,6 +66,17 @@ def fitting_table(
     shown = headed(*columns, widths=widths, numbers=numbers)
     for row in rows:
         shown.add_row(*row)
+    return shown
+
+
+def block(title: Text, *lines: Text) -> Table:
+    """Returns one row of a list as a title and some lines, for a narrow terminal."""
+    shown = Table.grid()
+    shown.add_column(overflow="fold")
+    title.stylize("bold")
+    shown.add_row(title)
+    for line in lines:
+        shown.add_row(Padding(line, (0, 0, 0, 2)))
     return shown
 
 

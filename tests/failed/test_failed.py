@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.support.docora import QUEUE, Docora
 from tests.support.proxy import Proxy
 from tests.support.read_only import frozen, read_only
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
+from tests.support.terminal import on_terminal
 
 TOKEN = "ghp_0123456789abcdefABCD"
 
@@ -192,3 +194,17 @@ def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Doco
     docora.connection.execute("UPDATE app_repositories SET last_error = %s", (error,))
     grouped = docora.run("failed", "--group-by", "error")
     assert "ghp_" not in grouped.stdout
+
+
+def test_a_narrow_terminal_shows_each_link_in_four_lines(docora: Docora) -> None:
+    docora.add_links(3, last_error="HTTP 502 on created README.md")
+    _, shown = on_terminal(docora, ["failed"], columns=80, env={"NO_COLOR": "1"})
+    *lines, _ = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert len(lines) == 3 * 4
+    title, *details = (line.strip() for line in lines[:4])
+    assert title.startswith("App 1 ← octo/")
+    assert details == [
+        "HTTP 502 on created README.md",
+        "5 retries, last good scan: never",
+        "circuit closed, job: none",
+    ]
