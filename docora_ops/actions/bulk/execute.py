@@ -150,7 +150,10 @@ class BatchExecution:
                 ref = candidates.pop(answer.job_id).ref
                 left.append((ref, decide(answer), answer))
 
-        self._must_look = bool(left) or Outcome.ALREADY_QUEUED in outcomes.values()
+        # A look bounds the searches for stale jobs that seem to have been queued just now.
+        self._must_look = bool(left) or any(
+            outcome is not Outcome.QUEUED for outcome in outcomes.values()
+        )
         for decision in left:
             batch.record_decision(*decision)
         return self._record_claims(candidates, claims, outcomes, batch)
@@ -216,7 +219,7 @@ class BatchExecution:
     def _answers(self, refs: Sequence[LinkRef], batch: Batch) -> list[Answer]:
         """Returns where the jobs stand, so that few transactions are rolled back.
 
-        Skipped if the previous batch found no live jobs; the push checks again anyway.
+        Skipped if the previous batch found no jobs; the push checks again anyway.
         """
         job_ids = [ref.job_id for ref in refs]
         if self._must_look or batch.is_final:
