@@ -29,7 +29,7 @@ local function recent_executions_of(queue, id)
         redis.call('ZRANGE', config.wip_prefix .. queue, last - 499, last, 'WITHSCORES')
       for i = 1, #entries, 2 do
         local expires_at = tonumber(entries[i + 1])
-        if expires_at > since then
+        if expires_at >= since then
           local job_id = string.match(entries[i], '^(.-):') or entries[i]
           by_job[job_id] = by_job[job_id] or {}
           table.insert(by_job[job_id], {entries[i], expires_at})

@@ -200,7 +200,7 @@ def worker_is_killed(world: World, link: TestLink) -> None:
 
 def heartbeats_expire(world: World, link: TestLink) -> None:
     for member in world.latest.jobs[link.job_id].executions:
-        world.docora.redis.zadd(WIP, {member: now().timestamp() - 5}, xx=True)
+        world.docora.redis.zadd(WIP, {member: int(now().timestamp())}, xx=True)
         world.docora.redis.delete(f"rq:execution:{member}")
 
 
