@@ -18,6 +18,20 @@ CREATED, REFUSED = 200, 401
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+@contextmanager
+def web_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serves http on a free port of the loopback interface, in threads. Yields the URL."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @dataclass(frozen=True)
 class Request:
     """A POST to an app. `app` is the first part of its path, `event` the last."""
@@ -91,16 +105,8 @@ class Receiver:
             def log_message(self, *_: object) -> None:
                 """Logs nothing."""
 
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            server.daemon_threads = True
-            thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-            thread.start()
-            self.url = f"http://127.0.0.1:{server.server_port}"
-            try:
-                yield self
-            finally:
-                server.shutdown()
-                thread.join()
+        with web_server(Handler) as self.url:
+            yield self
 
     def base_url(self, app: str) -> str:
         """Returns the base_url of an app."""

@@ -9,10 +9,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from docora_ops.demo.receiver import Receiver
+from docora_ops.demo.receiver import Receiver, web_server
 from tests.support.proxy import PATIENCE
 
 
@@ -111,17 +111,8 @@ class GitSite:
     @contextmanager
     def serving(self) -> Iterator[GitSite]:
         """Listen on a free port of the loopback interface."""
-        handler = type("Handler", (GitHandler,), {"site": self})
-        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            server.daemon_threads = True
-            thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-            thread.start()
-            self.url = f"http://127.0.0.1:{server.server_port}"
-            try:
-                yield self
-            finally:
-                server.shutdown()
-                thread.join()
+        with web_server(type("Handler", (GitHandler,), {"site": self})) as self.url:
+            yield self
 
 
 @dataclass
