@@ -10,7 +10,7 @@ from enum import StrEnum
 
 @dataclass(frozen=True)
 class Change:
-    """Who asks for a change, by which command and options, and why."""
+    """A change as it was asked for: by whom, with which command and options, for what reason."""
 
     who: str
     command: str

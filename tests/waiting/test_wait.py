@@ -18,6 +18,7 @@ import pytest
 from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
 from tests.support.proxy import PATIENCE, Proxy
+from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal
 
 WRITE_RESULT = """
@@ -61,6 +62,15 @@ def await_line(process: ForkedProcess, text: str) -> None:
         if text in line:
             return
     raise AssertionError(f"no {text!r} on stderr")
+
+
+def waiting_for_one(docora: Docora, command: str) -> tuple[TestLink, ForkedProcess]:
+    """The only link, and its `retry` or `retry-all-failed` that has said that it waits."""
+    link = docora.add_link()
+    arguments = (command, *link.ids) if command == "retry" else (command,)
+    process = docora.start(*arguments, "--wait", "--json")
+    await_line(process, "Waiting for 1 snapshot")
+    return link, process
 
 
 def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> None:
@@ -194,10 +204,7 @@ def test_a_run_that_is_interrupted_is_not_waited_for(docora: Docora) -> None:
 def test_a_link_that_is_removed_meanwhile_is_nothing_to_wait_for(
     docora: Docora, command: str
 ) -> None:
-    link = docora.add_link()
-    arguments = (command, *link.ids) if command == "retry" else (command,)
-    process = docora.start(*arguments, "--wait", "--json")
-    await_line(process, "Waiting for 1 snapshot")
+    _, process = waiting_for_one(docora, command)
     docora.connection.execute("DELETE FROM app_repositories")
     result = finish(process)
     assert result.code == 6, result
@@ -212,10 +219,7 @@ def test_a_link_that_is_removed_meanwhile_is_nothing_to_wait_for(
 def test_a_server_that_is_lost_while_waiting_is_an_error_with_what_was_done(
     docora: Docora, command: str
 ) -> None:
-    link = docora.add_link()
-    arguments = (command, *link.ids) if command == "retry" else (command,)
-    process = docora.start(*arguments, "--wait", "--json")
-    await_line(process, "Waiting for 1 snapshot")
+    link, process = waiting_for_one(docora, command)
     docora.connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE application_name = 'docora-ops' AND datname = current_database()"
