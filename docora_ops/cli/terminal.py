@@ -46,14 +46,14 @@ class Terminal:
             self.require_foreground()
             # Drops the keys that were pressed before the question appeared.
             termios.tcflush(self._reader, termios.TCIFLUSH)
-            self._print(question, *above)
-            with os.fdopen(self._reader, "rb", 0, closefd=False) as stream:
-                try:
+            try:
+                self._print(question, *above)
+                with os.fdopen(self._reader, "rb", 0, closefd=False) as stream:
                     answer = stream.readline()  # bytes: it may be in any encoding
-                except KeyboardInterrupt:
-                    with suppress(OSError):  # the terminal is closed
-                        os.write(self._writer, b"\n")
-                    raise
+            except KeyboardInterrupt:
+                with suppress(OSError):  # the terminal is closed
+                    os.write(self._writer, b"\n")
+                raise
             if not answer:
                 os.write(self._writer, b"\n")
         is_closed = not answer and not os.isatty(self._reader)
