@@ -36,8 +36,10 @@ from tests.support.snapshots import Snapshots
 for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[variable]
 
-# Under nohup all that the tests start would ignore it; a handler is not inherited, SIG_IGN is.
+# Under nohup, or in the background of a script, all that the tests start would ignore these two: a
+# handler is not inherited, SIG_IGN is.
 signal.signal(signal.SIGHUP, lambda *_: None)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Beside pytest's own cache, instead of in a folder more.
 configuration.set_hypothesis_home_dir(Path(__file__).parents[1] / ".pytest_cache" / "hypothesis")
 # For pytest --hypothesis-profile=long: what searches for an hour rather than for seconds.
