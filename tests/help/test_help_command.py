@@ -154,8 +154,7 @@ def test_less_shows_a_long_page_survives_ctrl_c_and_ends_with_q(docora: Docora) 
     with TerminalSession([str(COMMAND), "help", "json"], environment) as session:
         session.read_until(re.compile(rb"\n:"))
         session.type(b"\x03")
-        session.read_until(re.compile(rb"\n:.*\n:|\x07.*:\x1b\[K|:\x1b\[K.*:\x1b\[K", re.DOTALL))
-        session.type(b"q")
+        session.type(b"qq")  # the interrupt may cost less the next key
         code, shown = session.end()
     assert code == 0, shown
     assert "hung_up" not in shown
