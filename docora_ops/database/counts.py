@@ -1,0 +1,25 @@
+"""Counting links and open circuits."""
+
+from __future__ import annotations
+
+from docora_ops.database.postgres import Database
+from docora_ops.links import LinkStatus
+from docora_ops.overview import LinkCounts
+
+# One statement, so that all counts are of the same moment.
+COUNT_LINKS = """
+SELECT status, count(*), 0 FROM app_repositories GROUP BY status
+UNION ALL
+SELECT NULL, 0, count(*) FROM repositories WHERE circuit_open_until > now()
+"""
+
+
+def count_links(database: Database) -> LinkCounts:
+    """Counts the links by status, and the repositories whose circuit is open."""
+    by_status = dict.fromkeys(LinkStatus, 0)
+    open_circuits = 0
+    for status, links, circuits in database.rows(COUNT_LINKS):
+        if status in set(LinkStatus):
+            by_status[LinkStatus(status)] = links
+        open_circuits += circuits
+    return LinkCounts(by_status, open_circuits)
