@@ -24,7 +24,7 @@ def list_document(operations: Iterable[KnownOperation]) -> Document:
 
 def list_table(operations: Iterable[KnownOperation], width: int) -> RenderableType:
     """Shows the operations with their progress and state."""
-    numbers = ("Completed", "Succeeded", "Failed")
+    numbers = ("Completed", "Queued", "Failed")
     rows = [
         (
             cell(operation.operation_id),
@@ -63,7 +63,7 @@ def progress_tables(
         [
             ("Operation", cell(progress.operation_id)),
             ("Completed", cell(f"{progress.completed} of {progress.total}")),
-            ("Succeeded", cell(progress.succeeded)),
+            ("Queued", cell(progress.succeeded)),
             ("Failed", _failed(progress)),
             ("Cancelled", cell("yes" if progress.cancelled else "no")),
         ]

@@ -52,7 +52,7 @@ def test_progress_reads_an_operation_of_the_dashboard_and_needs_only_redis(
     assert [[label, value.strip()] for label, value in rows] == [
         ["Operation", OPERATION],
         ["Completed", "4 of 9"],
-        ["Succeeded", "3"],
+        ["Queued", "3"],
         ["Failed", "1"],
         ["Cancelled", "no"],
     ]
