@@ -26,10 +26,10 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A live job. A field is None if the queue does not tell it."""
+    """A live job, or one that a killed worker ran. None: the queue does not tell a field."""
 
     id: str
-    status: str  # `active`, `waiting` or `delayed`
+    status: str  # `active`, `waiting`, `delayed` or, once its heartbeat has expired, `abandoned`
     name: str | None  # of the function that it calls
     app_name: str | None
     repository_name: str | None
@@ -49,7 +49,7 @@ class Worker:
     pid: str | None
     last_heartbeat_at: datetime | None
     alive: bool  # False: it was killed, and its own key has expired
-    jobs: Sequence[QueuedJob]  # the jobs that it runs
+    jobs: Sequence[QueuedJob]  # the jobs that it runs, or ran when it was killed
 
 
 @dataclass(frozen=True)

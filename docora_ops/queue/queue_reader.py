@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import cast
@@ -41,6 +42,7 @@ from docora_ops.queue.redis_client import answers_of, redis_errors, server_time,
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.settings import Settings
 
+_BEGUN = {"active", "abandoned"}
 _JOB_FIELDS = ("data", "created_at", "enqueued_at", "started_at")
 _RECORD_FIELDS = (
     *("status", "origin", "retries_left", "worker_name", "rate_limit_key"),
@@ -54,6 +56,17 @@ _LEAST_WAITING = 20
 """Jobs at the head of the list that are compared for the oldest: `--front` puts new jobs there."""
 _MOST_INTERMEDIATE = 1000
 """Ids in the intermediate list that are read: each worker has one at most."""
+_MOST_EXECUTIONS = 1000
+"""Executions that are searched for those of killed workers, the latest heartbeats first."""
+
+
+@dataclass
+class _LastRuns:
+    """The jobs that a killed worker ran, and its last heartbeat."""
+
+    heartbeat_at: datetime | None = None
+    active: list[str] = field(default_factory=list)
+    abandoned: list[str] = field(default_factory=list)
 
 
 class QueueReader:
@@ -105,7 +118,7 @@ class QueueReader:
                 queue=self._name,
                 oldest_waiting_at=oldest,
                 oldest_waiting_seconds=age,
-                workers=self._workers(worker_keys),
+                workers=self._workers(worker_keys, now),
                 scheduler=self._scheduler(lock),
                 jobs=jobs[:limit],
             )
@@ -129,34 +142,40 @@ class QueueReader:
                     app_name=call.get("app_name"),
                     repository_name=f"{owner}/{name}" if owner and name else None,
                     created_at=moment_of(created_at),
-                    processed_on=moment_of(started_at) if status == "active" else None,
+                    processed_on=moment_of(started_at) if status in _BEGUN else None,
                     enqueued_at=moment_of(enqueued_at),
                     due_at=due_at[job_id] if due_at else None,
                 )
             )
         return jobs
 
-    def _workers(self, keys: Iterable[bytes]) -> list[Worker]:
+    def _workers(self, keys: Iterable[bytes], now: float) -> list[Worker]:
         prefix = RQWorker.redis_worker_namespace_prefix
         names = sorted(_text(key).removeprefix(prefix) for key in keys)
         rows = self._hashes([prefix + name for name in names], _WORKER_FIELDS)
         pipeline = self._pipeline()
         for name in names:
             pipeline.smembers(WORKER_EXECUTIONS_KEY_TEMPLATE.format(name))
+        killed = [name for name, (birth, *_) in zip(names, rows, strict=True) if birth is None]
+        last_runs = self._last_runs(killed, now)
         workers = []
         for name, row, executions in zip(names, rows, pipeline.execute(), strict=True):
             birth, death, state, hostname, pid, last_heartbeat = row
             alive = birth is not None and death is None
-            job_ids = self._running(sorted(executions)) if alive else []
+            active = self._running(sorted(executions)) if alive else []
+            last = last_runs.get(name, _LastRuns(active=active))
             workers.append(
                 Worker(
                     name=name,
                     state=_optional_text(state),
                     hostname=_optional_text(hostname),
                     pid=_optional_text(pid),
-                    last_heartbeat_at=moment_of(last_heartbeat),
+                    last_heartbeat_at=moment_of(last_heartbeat) or last.heartbeat_at,
                     alive=alive,
-                    jobs=self._jobs(job_ids, "active"),
+                    jobs=[
+                        *self._jobs(last.active, "active"),
+                        *self._jobs(last.abandoned, "abandoned"),
+                    ],
                 )
             )
         return workers
@@ -166,6 +185,41 @@ class QueueReader:
         keys = [f"{RQ_KEY_PREFIX}:execution:{_text(each)}" for each in executions]
         known = self._hashes(keys, ("created_at",))
         return [_job_id(each) for each, [at] in zip(executions, known, strict=True) if at]
+
+    def _last_runs(self, killed: Sequence[str], now: float) -> dict[str, _LastRuns]:
+        """Finds what RQ still knows of killed workers whose own keys have expired, by name.
+
+        RQ registers executions until a worker cleans up. The execution names its worker. When it
+        has expired, the job does, if it has not been queued again since.
+        """
+        if not killed:
+            return {}
+        registry = registry_key(StartedJobRegistry, self._name)
+        found = self._client.zrange(registry, -_MOST_EXECUTIONS, -1, withscores=True)
+        members = cast("list[tuple[bytes, float]]", found)
+        executions = self._hashes(
+            [f"{RQ_KEY_PREFIX}:execution:{_text(member)}" for member, _ in members],
+            ("worker_name", "last_heartbeat"),
+        )
+        jobs = self._hashes(
+            [Job.key_for(_job_id(member)) for member, _ in members],
+            ("worker_name", "last_heartbeat", "status"),
+        )
+        last_runs = {name: _LastRuns() for name in killed}
+        for (member, score), execution, job in zip(members, executions, jobs, strict=True):
+            worker, heartbeat = execution
+            heartbeat_at = _from_timestamp_text(heartbeat)
+            if worker is None and job[2] == b"started":
+                worker, heartbeat_at = job[0], moment_of(job[1])
+            last = last_runs.get(_text(worker or b""))
+            if last is None:
+                continue
+            heartbeats = filter(None, (last.heartbeat_at, heartbeat_at))
+            last.heartbeat_at = max(heartbeats, default=None)
+            ids = last.active if score > now else last.abandoned
+            if _job_id(member) not in ids:
+                ids.append(_job_id(member))
+        return last_runs
 
     def _scheduler(self, lock: bytes | None) -> Scheduler | None:
         if lock is None:
@@ -292,6 +346,13 @@ def _optional_text(value: bytes | None) -> str | None:
 def _from_timestamp(score: float) -> datetime | None:
     with suppress(ValueError, OverflowError, OSError):
         return datetime.fromtimestamp(score, UTC)
+    return None
+
+
+def _from_timestamp_text(value: bytes | None) -> datetime | None:
+    with suppress(ValueError):
+        if value:
+            return _from_timestamp(float(value))
     return None
 
 

@@ -54,11 +54,15 @@ def _workers(workers: Sequence[Worker], width: int) -> RenderableType:
             cell(worker.name),
             cell(worker.state or "unknown") if worker.alive else cell("gone", "yellow"),
             cell(moment(worker.last_heartbeat_at) or "-"),
-            cell(", ".join(map(_name, worker.jobs)) or "-"),
+            cell(", ".join(map(_work, worker.jobs)) or "-"),
         )
         for worker in workers
     ]
     return records(("Worker", "State", "Last heartbeat", "At work on"), rows, width, long=3)
+
+
+def _work(job: QueuedJob) -> str:
+    return f"abandoned: {_name(job)}" if job.status == "abandoned" else _name(job)
 
 
 def _jobs(jobs: Sequence[QueuedJob], width: int) -> RenderableType:
