@@ -11,12 +11,14 @@ from enum import StrEnum
 class JobState(StrEnum):
     """The state of a link's job.
 
-    `NONE`: no job, or only a stale one, which a detailed look calls `STALE`. `DOUBTFUL`: its status
-    is `queued` but it is in no list: an orphan, or a worker is just taking it. `UNREADABLE`: the
-    job's key holds something else.
+    `NONE`: no job, or only an ended one, which a detailed look calls `FINISHED` if RQ's record of a
+    finished job is all that is left, otherwise `STALE`. `DOUBTFUL`: its status is `queued` but it
+    is in no list: an orphan, or a worker is just taking it. `UNREADABLE`: the job's key holds
+    something else.
     """
 
     NONE = "none"
+    FINISHED = "finished"
     STALE = "stale"
     WAITING = "waiting"
     RUNNING = "running"

@@ -12,6 +12,7 @@ STUCK_ERROR = "the snapshot was cut off: its worker was killed"
 
 _OUTCOMES = {
     JobState.NONE: Outcome.QUEUED,
+    JobState.FINISHED: Outcome.QUEUED,
     JobState.STALE: Outcome.REPLACED_STALE,
     JobState.WAITING: Outcome.ALREADY_QUEUED,
     JobState.UNREADABLE: Outcome.FAILED,

@@ -29,7 +29,8 @@ def look_at_jobs(
 ) -> Iterator[tuple[LinkT, Answer]]:
     """Yields each link with a valid job id, and its job: running if a worker holds the link's lock.
 
-    `waiting`: the list as read before. `detailed`: tells a stale job from none.
+    `waiting`: the list as read before. `detailed`: tells a finished and a stale job
+    from none.
     """
     valid = [link for link in links if link.has_valid_job_id]
     if waiting is None and len(valid) > _FEW:

@@ -1,4 +1,4 @@
--- Judges the state of a job, and finds and removes what a stale job has left. look_and_push.lua and
+-- Judges the state of a job, and finds and removes what an ended job has left. look_and_push.lua and
 -- sweep.lua begin with this script, so that there is one rule for what "live" means.
 --
 -- ARGV[1]  mode of the script
@@ -142,9 +142,10 @@ end
 
 local DEAD = {finished = true, failed = true, stopped = true, canceled = true}
 
--- Returns the state, the queue of the job, how often the id stands in our list, and a detail:
--- `delayed` for a waiting job that is in no list; the evidence, `enqueued_at`, of a doubtful job and
--- of one that may have been queued since the list was read.
+-- Returns the state, the queue of the job, how often the id stands in our list, a detail, and the
+-- status of a job that is not live. The detail is `delayed` for a waiting job that is in no list; the
+-- evidence, `enqueued_at`, of a doubtful job and of one that may have been queued since the list was
+-- read.
 local function judge(id, hint, seen)
   local status, origin, enqueued_at, rate_limit_key = unpack(redis.call(
     'HMGET', config.job_prefix .. id, 'status', 'origin', 'enqueued_at', 'rate_limit_key'))
@@ -190,7 +191,7 @@ local function judge(id, hint, seen)
   if status == 'queued' and enqueued_at ~= seen then
     return 'doubtful', queue, 0, enqueued_at
   end
-  return 'none', queue, places, is_recent and enqueued_at or nil
+  return 'none', queue, places, is_recent and enqueued_at or nil, status
 end
 
 local present = {}
@@ -201,38 +202,51 @@ local function key_exists(key)
   return present[key]
 end
 
--- Counts the keys and entries of a stale job, but for its place in the list. Removes them if told.
-local function remains(id, queue, remove)
-  local job_key = config.job_prefix .. id
-  local count = redis.call(remove and 'DEL' or 'EXISTS', job_key, job_key .. ':dependencies',
-    config.results_prefix .. id, config.executions_prefix .. id,
+-- Finds the keys and entries of a job that is not live, but for its place in the list. Removes them
+-- if told. `status`: as `judge` has returned it.
+--
+-- Returns none if there are none; finished if they are no more than RQ keeps of a finished job: its
+-- keys, or without them its entry in the registry of finished jobs; otherwise stale. So a finished
+-- job with an execution, or with an entry elsewhere, is stale.
+local function remains(id, queue, remove, status)
+  local job_key, executions_key = config.job_prefix .. id, config.executions_prefix .. id
+  -- Only finished jobs take the second call.
+  local is_stale = status == 'finished' and redis.call('EXISTS', executions_key) == 1
+  local keys = redis.call(remove and 'DEL' or 'EXISTS', job_key, job_key .. ':dependencies',
+    config.results_prefix .. id, executions_key,
     main_list .. ':intermediate:first_seen:' .. id)
+  local is_finished = false
   for _, name in ipairs(queue == config.queue and {queue} or {queue, config.queue}) do
     for _, prefix in ipairs(config.registry_prefixes) do
       local registry = prefix .. name
       if key_exists(registry) and redis.call('ZSCORE', registry, id) then
-        count = count + 1
+        if prefix == config.finished_prefix then
+          is_finished = true
+        else
+          is_stale = true
+        end
         if remove then
           redis.call('ZREM', registry, id)
         end
       end
     end
-    if remove then
-      count = count + remove_executions(name, id)
-    elseif has_execution(name, id) then
-      count = count + 1
+    if remove and remove_executions(name, id) > 0 or not remove and has_execution(name, id) then
+      is_stale = true
     end
     if name ~= config.queue and remove then
       redis.call('DEL', config.queue_prefix .. name .. ':intermediate:first_seen:' .. id)
     end
     if stands_in_intermediate(name, id) then
-      count = count + 1
+      is_stale = true
       if remove then
         redis.call('LREM', config.queue_prefix .. name .. ':intermediate', 0, id)
       end
     end
   end
-  return count
+  if is_stale or keys > 0 and status ~= 'finished' then
+    return 'stale'
+  end
+  return (keys > 0 or is_finished) and 'finished' or 'none'
 end
 
 -- Missing permissions fail every job, not a single one.
@@ -244,7 +258,7 @@ end
 local function alone(action, ...)
   local results = {pcall(action, ...)}
   if results[1] then
-    return unpack(results, 2, 5)
+    return unpack(results, 2, 6)
   end
   local text = type(results[2]) == 'table' and results[2].err or tostring(results[2])
   if fails_for_all(text) then

@@ -45,8 +45,9 @@ class Answer:
     """The state of one job or, after a push, its outcome.
 
     `evidence`: `enqueued_at` of a doubtful job, or of one that may have been queued since the list
-    was read; it changes when the job is queued anew. `is_delayed`: of a waiting job. `reason`: why
-    the job is unreadable.
+    was read; it changes when the job is queued anew. `is_delayed`: of a waiting job.
+    `has_replaced`: the push removed what was left of an ended job. `reason`: why the job is
+    unreadable.
     """
 
     job_id: str
@@ -54,6 +55,7 @@ class Answer:
     outcome: Outcome | None = None
     evidence: str = ""
     is_delayed: bool = False
+    has_replaced: bool = False
     reason: str = ""
 
 
@@ -90,8 +92,8 @@ class LinkQueue:
         """Returns the state of each job; writes nothing.
 
         `waiting`: the list as read before; without it each id is searched. `expired`: the expired
-        executions as read before, if `waiting` is not given. `detailed`: tells a stale job from
-        none. `rows_locked`: Redis has 4 s.
+        executions as read before, if `waiting` is not given. `detailed`: tells a finished and
+        a stale job from none. `rows_locked`: Redis has 4 s.
         """
         if not job_ids:
             return []
@@ -118,7 +120,7 @@ class LinkQueue:
         front: bool = False,
         audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
     ) -> list[Answer]:
-        """Queues each job unless it is live, and removes stale jobs, all atomically.
+        """Queues each job unless it is live, and removes ended jobs, all atomically.
 
         Called with the rows locked: Redis has 4 s. A waiting job is kept for good, and moved to
         the head if `front` is set. A running, doubtful or unreadable job is left alone, and its
@@ -193,7 +195,8 @@ class LinkQueue:
 
 _OUTCOMES = {
     "queued": Outcome.QUEUED,
-    "replaced": Outcome.REPLACED_STALE,
+    "replaced_finished": Outcome.QUEUED,
+    "replaced_stale": Outcome.REPLACED_STALE,
     "waiting": Outcome.ALREADY_QUEUED,
 }
 _AUDITED = {**_OUTCOMES, "none": Outcome.FAILED}
@@ -202,8 +205,13 @@ _AUDITED = {**_OUTCOMES, "none": Outcome.FAILED}
 def _answer(job_id: str, reply: str) -> Answer:
     word, _, detail = reply.partition(":")
     if word in _OUTCOMES:
-        is_delayed = detail == "delayed"
-        return Answer(job_id, JobState.WAITING, _OUTCOMES[word], is_delayed=is_delayed)
+        return Answer(
+            job_id,
+            JobState.WAITING,
+            _OUTCOMES[word],
+            is_delayed=detail == "delayed",
+            has_replaced=word.startswith("replaced"),
+        )
     if word == JobState.UNREADABLE:
         return Answer(job_id, JobState.UNREADABLE, reason=detail)
     return Answer(job_id, JobState(word), evidence=detail)

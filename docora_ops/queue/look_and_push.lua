@@ -5,9 +5,10 @@
 -- then per link, look: id, hint; push: id, hint, seen, data, description
 --   data  empty: the push only confirms a live job
 --
--- Returns one answer per link: none, waiting, running, doubtful (nothing was done), queued, replaced,
--- or unreadable; a detailed look also answers stale: not live, but something is left of the job. The
--- detail that `judge` returns, or the reason of unreadable, follows a colon.
+-- Returns one answer per link: none, waiting, running, doubtful (nothing was done), unreadable;
+-- queued, replaced_finished or replaced_stale after a push, by what was left of an ended job, as
+-- `remains` tells; for the same, a detailed look answers none, finished or stale. The detail that
+-- `judge` returns, or the reason of unreadable, follows a colon.
 
 if mode == 'push' then
   -- Redis refuses this if it is out of memory or read-only, before anything is removed.
@@ -52,9 +53,16 @@ local function write_job(id, data, description)
     'data', data, 'description', description, unpack(config.fields))
 end
 
+-- A place in the list is no part of a finished job.
+local function with_place(found, places)
+  return places > 0 and 'stale' or found
+end
+
+local REPLACED = {none = 'queued', finished = 'replaced_finished', stale = 'replaced_stale'}
+
 local to_push = {}
 local function push(id, hint, seen, data, description)
-  local answer, queue, places, detail = alone(judge, id, hint, seen)
+  local answer, queue, places, detail, status = alone(judge, id, hint, seen)
   if answer == 'waiting' then
     -- A TTL of an earlier run would delete the job while it waits.
     redis.call('PERSIST', config.job_prefix .. id)
@@ -67,14 +75,13 @@ local function push(id, hint, seen, data, description)
   elseif data == '' then
     return answer -- nothing is done, either, for a job that was to be confirmed
   else
-    local removed = remains(id, queue, true) + places
+    answer = REPLACED[with_place(remains(id, queue, true, status), places)]
     write_job(id, data, description)
     if places == 0 and config.front then
       redis.call('LPUSH', main_list, id)
     elseif places == 0 then
       to_push[#to_push + 1] = id
     end
-    answer = removed > 0 and 'replaced' or 'queued'
   end
   if places > 0 and config.front then
     move_to_front(id)
@@ -85,9 +92,9 @@ local function push(id, hint, seen, data, description)
 end
 
 local function look(id, hint)
-  local answer, queue, places, detail = alone(judge, id, hint, nil)
-  if config.detailed and answer == 'none' and (places > 0 or remains(id, queue, false) > 0) then
-    answer = 'stale'
+  local answer, queue, places, detail, status = alone(judge, id, hint, nil)
+  if config.detailed and answer == 'none' then
+    answer = with_place(remains(id, queue, false, status), places)
   end
   return answer, detail
 end

@@ -72,7 +72,7 @@ def test_the_summary_counts_by_app_and_stderr_names_the_operation_and_the_databa
     docora: Docora,
 ) -> None:
     docora.add_links(5, apps=2)
-    docora.leave_job(f"app_{1:024x}-repo_{1:024x}", JobStatus.FINISHED)
+    docora.leave_job(f"app_{1:024x}-repo_{1:024x}", JobStatus.FAILED)
     docora.start_job(f"app_{2:024x}-repo_{2:024x}")
     result = docora.run("retry-all-failed")
     assert result.code == 0, result

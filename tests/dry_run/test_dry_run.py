@@ -92,7 +92,7 @@ def test_a_dry_run_of_one_link_predicts_what_the_real_one_then_does(
 ) -> None:
     links = add_links(docora, "failed")
     errors = {"bad ids": "invalid_job_id", "job is a string": "job_unreadable"}
-    kinds = ("no job", "queued, in no list", "enqueued", "running", *errors)
+    kinds = ("no job", "finished", "queued, in no list", "enqueued", "running", *errors)
     commands = [(command, links[kind].app_id, links[kind].repository_id) for kind in kinds]
     with frozen(docora):
         dry_runs = docora.run_together(

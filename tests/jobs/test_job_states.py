@@ -14,7 +14,12 @@ from docora_ops.links import Action, App, Outcome
 from tests.support.bulk_actions import APP, RESYNC, BulkAction, every_bulk_action
 from tests.support.docora import QUEUE, Docora
 from tests.support.job_states import (
+    FINISHED,
+    RUNNING,
+    STALE,
     STATES,
+    UNREADABLE,
+    WAITING,
     Arrange,
     add_link_in_each_state,
     in_the_list_without_a_hash,
@@ -25,6 +30,9 @@ from tests.support.rows import TestLink
 
 Footprint = dict[str, object]
 """The Redis keys that are about a job, with what they hold of it."""
+
+DOUBTFUL = {"queued, in no list", "enqueued over a failed job, then lost"}
+"""States that a second look finds to be stale."""
 
 DIFFERENT_IN_EACH_JOB = {"data", "description", "created_at", "enqueued_at"}
 
@@ -165,12 +173,29 @@ def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_pr
     assert docora.waiting() == queue
 
 
+def test_failed_and_show_name_the_state_of_each_job(docora: Docora) -> None:
+    links = add_link_in_each_state(docora, docora.add_app(), "failed")
+    expected = dict.fromkeys(STATES, "none")
+    for state, names in (
+        *(("finished", FINISHED), ("stale", STALE), ("waiting", WAITING)),
+        *(("running", RUNNING), ("unreadable", UNREADABLE)),
+    ):
+        expected |= dict.fromkeys(names, state)
+    expected |= dict.fromkeys(DOUBTFUL, "doubtful")
+    rows = docora.run("failed", "--limit", str(len(links)), "--json").data
+    found = {row["repository_id"]: row["job"] for row in rows}
+    assert {name: found[link.repository_id] for name, link in links.items()} == expected
+    for name in ("finished", "finished, execution left"):
+        shown = docora.run("show", *links[name].ids, "--json").data
+        assert (shown["job"], shown["rq"]["status"]) == (expected[name], "finished")
+
+
 def test_a_new_job_has_the_fields_of_any_other_whatever_it_replaces(docora: Docora) -> None:
     links = add_link_in_each_state(docora, docora.add_app(), "failed")
     docora.actions().retry_all()
     plain = docora.job_hash(links["no job"].job_id)
     for name, (_, outcome) in STATES.items():
-        if outcome is Outcome.REPLACED_STALE:
+        if outcome in {Outcome.QUEUED, Outcome.REPLACED_STALE}:
             fields = docora.job_hash(links[name].job_id)
             assert fields.keys() == plain.keys(), name
             changed = {field for field in fields if fields[field] != plain[field]}

@@ -64,8 +64,9 @@ HAPPENINGS: dict[str, Happening] = {
 }
 
 
-REPLACED, QUEUED, RUNNING, SKIPPED = (
+REPLACED, NEW, QUEUED, RUNNING, SKIPPED = (
     Outcome.REPLACED_STALE,
+    Outcome.QUEUED,
     Outcome.ALREADY_QUEUED,
     Outcome.ALREADY_RUNNING,
     Outcome.SKIPPED,
@@ -76,14 +77,14 @@ STORIES: list[tuple[Arrange, str, Outcome, Outcome, Outcome]] = [
     (doubtful, "begins to run and takes the lock", RUNNING, RUNNING, RUNNING),
     (doubtful, "begins and writes scanning", RUNNING, RUNNING, RUNNING),
     (doubtful, "ends well", RUNNING, SKIPPED, SKIPPED),
-    (doubtful, "fails and may be tried again", RUNNING, SKIPPED, REPLACED),
+    (doubtful, "fails and may be tried again", RUNNING, SKIPPED, NEW),
     (doubtful, "fails again", REPLACED, REPLACED, REPLACED),
     (doubtful, "comes back into the list", QUEUED, QUEUED, QUEUED),
     (doubtful, "is enqueued by somebody else", QUEUED, QUEUED, QUEUED),
     (doubtful, "is popped once more", RUNNING, RUNNING, RUNNING),
     (started, "nothing happens", RUNNING, RUNNING, RUNNING),
     (started, "ends well", RUNNING, SKIPPED, SKIPPED),
-    (started, "fails and may be tried again", RUNNING, SKIPPED, REPLACED),
+    (started, "fails and may be tried again", RUNNING, SKIPPED, NEW),
     (started, "fails again", REPLACED, REPLACED, REPLACED),
 ]
 """First look, what happens then, and the outcomes of retry, retry-all-failed and schedule."""
@@ -132,10 +133,10 @@ def test_a_resync_goes_ahead_when_the_running_job_ends_before_the_second_look(
     actions = docora.actions()
     if command == "resync":
         one = actions.resync(link)
-        assert (one.outcome, one.deliveries_cleared) == (REPLACED, 3)
+        assert (one.outcome, one.deliveries_cleared) == (NEW, 3)
     else:
         result = actions.resync_all(link.app_id)
-        assert (result.counts, result.deliveries_cleared) == ({REPLACED: 1}, 3)
+        assert (result.counts, result.deliveries_cleared) == ({NEW: 1}, 3)
     assert docora.was_reset(link)
     assert docora.waiting() == [link.job_id]
     assert docora.deliveries(link) == 0

@@ -1,7 +1,7 @@
 """The states in which a job can be found, arranged as RQ leaves them.
 
-`WAITING` and `RUNNING` are the live jobs. `STALE` are the remains of jobs that ended, `UNREADABLE`
-the keys that hold no job.
+`WAITING` and `RUNNING` are the live jobs. `FINISHED` are RQ's records of jobs that finished,
+`STALE` the remains of other jobs that ended, `UNREADABLE` the keys that hold no job.
 """
 
 from __future__ import annotations
@@ -164,6 +164,31 @@ RUNNING: dict[str, Arrange] = {
 }
 
 
+# Finished
+
+
+def results(docora: Docora, job_id: str) -> None:
+    job = docora.leave_job(job_id, JobStatus.FINISHED)
+    Result.create(job, Result.Type.SUCCESSFUL, ttl=500, return_value="old")
+    Result.create_failure(job, ttl=500, exc_string="old")
+
+
+def finished_on_another_queue(docora: Docora, job_id: str) -> None:
+    left(JobStatus.FINISHED)(docora, job_id)
+    reads(origin=OTHER_QUEUE)(docora, job_id)
+    entry_in(FinishedJobRegistry, OTHER_QUEUE)(docora, job_id)
+
+
+FINISHED: dict[str, Arrange] = {
+    "finished": left(JobStatus.FINISHED),
+    "finished, expires soon": all_of(left(JobStatus.FINISHED), expires),
+    "finished, not registered": all_of(left(JobStatus.FINISHED), no_entry_in(FinishedJobRegistry)),
+    "finished, with results": results,
+    "finished on another queue": finished_on_another_queue,
+    "finished entry, hash gone": entry_in(FinishedJobRegistry),
+}
+
+
 # Stale
 
 
@@ -183,10 +208,12 @@ def taken_by_a_worker_that_died(docora: Docora, job_id: str) -> None:
     docora.redis.set(f"{INTERMEDIATE}:first_seen:{job_id}", now().timestamp(), ex=86_400)
 
 
-def results(docora: Docora, job_id: str) -> None:
-    job = docora.leave_job(job_id, JobStatus.FINISHED)
-    Result.create(job, Result.Type.SUCCESSFUL, ttl=500, return_value="old")
-    Result.create_failure(job, ttl=500, exc_string="old")
+def execution_key_left(docora: Docora, job_id: str) -> None:
+    docora.redis.zadd(f"rq:executions:{job_id}", {"0123": now().timestamp() - 30})
+
+
+def place_in_our_list(docora: Docora, job_id: str) -> None:
+    docora.redis.rpush(docora.queue.key, job_id)
 
 
 def fields_of_an_earlier_run(docora: Docora, job_id: str) -> None:
@@ -222,7 +249,6 @@ doubtful = left(JobStatus.QUEUED)
 
 STALE: dict[str, Arrange] = {
     "failed": left(JobStatus.FAILED),
-    "finished": left(JobStatus.FINISHED),
     "stopped": left(JobStatus.STOPPED),
     "cancelled": left(JobStatus.CANCELED),
     "created": left(JobStatus.CREATED),
@@ -250,9 +276,19 @@ STALE: dict[str, Arrange] = {
         left(JobStatus.FAILED), taken_by_a_worker_that_died
     ),
     "taken by a worker that died, hash gone": taken_by_a_worker_that_died,
-    "results": results,
     "results, hash gone": all_of(results, hash_gone, no_entry_in(FinishedJobRegistry)),
-    "finished, expires soon": all_of(left(JobStatus.FINISHED), expires),
+    "finished, execution left": all_of(heartbeat_expired, left(JobStatus.FINISHED)),
+    "finished, key of an execution left": all_of(left(JobStatus.FINISHED), execution_key_left),
+    "finished, failed entry": all_of(left(JobStatus.FINISHED), entry_in(FailedJobRegistry)),
+    "finished, taken by a worker that died": all_of(
+        left(JobStatus.FINISHED), taken_by_a_worker_that_died
+    ),
+    "finished on another queue, id in our list": all_of(
+        finished_on_another_queue, place_in_our_list
+    ),
+    "finished and failed entry, hash gone": all_of(
+        entry_in(FinishedJobRegistry), entry_in(FailedJobRegistry)
+    ),
     "fields of an earlier run": fields_of_an_earlier_run,
     "stale on another queue": stale_on_another_queue,
 }
@@ -274,6 +310,7 @@ STATES: dict[str, tuple[Arrange, Outcome]] = {
     "no job": (all_of(), Outcome.QUEUED),
     **{name: (arrange, Outcome.ALREADY_QUEUED) for name, arrange in WAITING.items()},
     **{name: (arrange, Outcome.ALREADY_RUNNING) for name, arrange in RUNNING.items()},
+    **{name: (arrange, Outcome.QUEUED) for name, arrange in FINISHED.items()},
     **{name: (arrange, Outcome.REPLACED_STALE) for name, arrange in STALE.items()},
     **{name: (arrange, Outcome.FAILED) for name, arrange in UNREADABLE.items()},
 }

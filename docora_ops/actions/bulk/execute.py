@@ -125,6 +125,7 @@ class BatchExecution:
         candidates, left = self._look(refs, batch)
         claims: dict[str, Claim] = {}
         outcomes: dict[str, Outcome] = {}
+        has_found_jobs = False
         while candidates:
             refused: list[Answer] = []
             with self.database.transaction():
@@ -141,6 +142,8 @@ class BatchExecution:
                         # A job of an attempt that was rolled back is found waiting in the next.
                         outcomes.setdefault(answer.job_id, answer.outcome)
                         candidates[answer.job_id].is_pushed = True
+                        is_kept = answer.outcome is Outcome.ALREADY_QUEUED
+                        has_found_jobs |= is_kept or answer.has_replaced
                 if refused:
                     raise Rollback
             if not refused:
@@ -150,10 +153,8 @@ class BatchExecution:
                 ref = candidates.pop(answer.job_id).ref
                 left.append((ref, decide(answer), answer))
 
-        # A look bounds the searches for stale jobs that seem to have been queued just now.
-        self._must_look = bool(left) or any(
-            outcome is not Outcome.QUEUED for outcome in outcomes.values()
-        )
+        # A look bounds the searches for ended jobs that seem to have been queued just now.
+        self._must_look = bool(left) or has_found_jobs
         for decision in left:
             batch.record_decision(*decision)
         return self._record_claims(candidates, claims, outcomes, batch)

@@ -120,7 +120,17 @@ class FoundJob:
             return JobState.WAITING
         if self.status == "queued":
             return JobState.DOUBTFUL
-        return JobState.STALE if replace(self, locked=False) != FoundJob() else JobState.NONE
+        if replace(self, locked=False) == FoundJob():
+            return JobState.NONE
+        return JobState.FINISHED if self.is_finished else JobState.STALE
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether RQ's record of a finished job is all that is left."""
+        is_elsewhere = self.places or self.taken or self.executions
+        if is_elsewhere or not self.registries <= {"finished"}:
+            return False
+        return self.status == "finished" or not (self.fields or self.other_keys)
 
     def is_fresh(self, rescan: bool | None, link: TestLink) -> bool:
         """Whether this is a job that docora-ops has just made for the link, and nothing else."""
@@ -189,7 +199,8 @@ class Situation:
             outcome = Outcome.ALREADY_QUEUED
         else:
             self.jobs[job_id] = FoundJob(places=1, rescan=rescan)
-            outcome = Outcome.QUEUED if state is JobState.NONE else Outcome.REPLACED_STALE
+            is_new = state in {JobState.NONE, JobState.FINISHED}
+            outcome = Outcome.QUEUED if is_new else Outcome.REPLACED_STALE
         if job.places:
             first = self.waiting.index(job_id)
             rest = [each for each in self.waiting if each != job_id]
