@@ -104,9 +104,11 @@ $(READY): requirements.lock pyproject.toml
 	        'name another one, as in make PYTHON=python3.13' >&2; exit 1; }; \
 	python=$$('$(PYTHON)' -c '$(FIND_PYTHON)') || exit 1; \
 	uv=$$(command -v uv) && ! test "$$uv" -ef $(BIN)/uv || uv=; \
+	while sleep 2 && kill -0 $$$$ 2>/dev/null; do printf . >&2; done & dots=$$!; \
+	trap 'kill $$dots; echo >&2' EXIT; \
 	set -e; \
 	if test "$$uv"; then \
-	    echo "Creating .venv with $$python and uv ..." >&2; \
+	    echo "Creating .venv with $$python and uv" >&2; \
 	    rm -rf .venv; \
 	    uv venv --quiet --python "$$python" .venv; \
 	    uv pip sync --quiet --python $(BIN)/python --require-hashes --only-binary :all: \
@@ -117,7 +119,7 @@ $(READY): requirements.lock pyproject.toml
 	    "$$python" -c 'import ensurepip, venv' 2>/dev/null || { \
 	        echo '$(PYTHON) lacks the venv module: install it (on Debian and Ubuntu the package' \
 	            'python3-venv), or install uv' >&2; exit 1; }; \
-	    echo "Creating .venv with $$python and pip: this takes a minute ..." >&2; \
+	    echo "Creating .venv with $$python and pip: this takes a minute" >&2; \
 	    rm -rf .venv; \
 	    "$$python" -m venv .venv; \
 	    pip="$(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install"; \

@@ -76,6 +76,7 @@ class QueueOverview:
     queue: str
     oldest_waiting_at: datetime | None
     oldest_waiting_seconds: int | None  # by the clock of Redis
+    suspended: bool  # by `rq suspend`: workers take no jobs
     workers: Sequence[Worker]
     scheduler: Scheduler | None
     jobs: Sequence[QueuedJob]  # the first ones: running, then waiting, then delayed

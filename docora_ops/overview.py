@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from docora_ops.links import LinkStatus
+from docora_ops.bulk import KnownOperation
+from docora_ops.errors import ServerError
+from docora_ops.failed_links import ErrorGroup, Page
+from docora_ops.jobs import QueueOverview
+from docora_ops.links import AppCount, LinkStatus
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class LinkCounts:
         """Counts the failed links."""
         return self.by_status[LinkStatus.FAILED]
 
+    @property
+    def unfinished(self) -> int:
+        """Counts the links that should have a live job."""
+        return self.by_status[LinkStatus.PENDING_SNAPSHOT] + self.by_status[LinkStatus.SCANNING]
+
 
 @dataclass(frozen=True)
 class DriftCounts:
@@ -32,3 +41,43 @@ class DriftCounts:
 
     lost: int  # pending for five minutes, without a live job
     stuck: int  # scanning, without a live job
+
+
+@dataclass(frozen=True)
+class LinkOverview:
+    """The links in Postgres, with the apps and the errors that have most failed links."""
+
+    counts: LinkCounts
+    failed_by_app: Page[AppCount]
+    failed_by_error: Page[ErrorGroup]
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a Docora. What a lost server would tell is None; `errors` has the reasons."""
+
+    postgres: str  # names the server and the database
+    redis: str
+    links: LinkOverview | None
+    queue: QueueOverview | None
+    last_operation: KnownOperation | None
+    drift: DriftCounts | None  # None, too, if too many links are unfinished
+    errors: Sequence[ServerError]
+
+    @property
+    def jobs(self) -> int | None:
+        """Counts the jobs that are still to be done."""
+        queue = self.queue
+        return None if queue is None else queue.waiting + queue.active + queue.delayed
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The changes since a watch began. What a lost server would tell is None."""
+
+    seconds: float
+    synced: int | None
+    failed: int | None
+    jobs: int | None
+    jobs_per_second: float | None  # of late; above 0 while the queue drains
+    seconds_left: float | None  # until the queue is empty, if it drains

@@ -30,6 +30,7 @@ from docora_ops.cli.retry_all_failed import retry_all_failed
 from docora_ops.cli.schedule import schedule
 from docora_ops.cli.show import show
 from docora_ops.cli.signals import interrupt_on_signals, interruption, taking_signals
+from docora_ops.cli.status import status
 from docora_ops.cli.streams import guard_streams
 from docora_ops.cli.worker import worker
 from docora_ops.errors import DocoraOpsError, UsageError
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 
 _COMMANDS: tuple[tuple[str, Callable[..., int | None], str], ...] = (
+    ("status", status, "docora-ops status --watch"),
     ("failed", failed, "docora-ops failed --group-by error"),
     ("show", show, "docora-ops show 'Acme Search' octo/api"),
     ("queue", queue, "docora-ops queue --limit 100"),

@@ -107,6 +107,11 @@ class Context:
         if "database" in self.__dict__:
             self.database.close()
 
+    def reconnect(self) -> None:
+        """Replaces a database connection that was lost."""
+        self.database.close()
+        self.database = self.database.sibling()
+
     def show(self, document: Document, tables: Iterable[RenderableType]) -> None:
         """Prints the document with `--json`, otherwise the tables, on stdout."""
         if self.as_json:

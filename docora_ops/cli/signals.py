@@ -54,6 +54,11 @@ def interruption() -> CommandInterruptedError:
     return CommandInterruptedError("interrupted")
 
 
+def ended_by_ctrl_c() -> bool:
+    """Tells whether the first signal was SIGINT."""
+    return signal.SIGINT in _came[:1]
+
+
 def interrupted_code() -> ExitCode:
     """Returns the exit code of a command that was ended by a signal."""
     return exit_code_of(interruption())

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import psycopg
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from redis import Redis
-from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.job_lifecycle import record_job_failure
 
@@ -24,8 +23,6 @@ from docora_ops.queue import LinkQueue, PushRequest, connect
 from docora_ops.settings import Settings
 
 WORKER = "snapshot-worker-1"
-HEARTBEAT_TTL = 7 * 86_400
-"""Seconds: no worker renews the heartbeat, and `--keep` may leave the servers up for days."""
 
 
 class App(NamedTuple):
@@ -73,10 +70,10 @@ REPOSITORIES = (API, WEB, BILLING, MOBILE, HANDBOOK, INFRA, FIRMWARE, DOCS)
 PRIVATE = {BILLING, MOBILE, INFRA}
 OPEN_CIRCUITS = {INFRA}
 
-NO_USER = "fatal: could not read Username for 'https://github.com': terminal prompts disabled"
-GIT_503 = (
+NO_ACCESS = "fatal: Authentication failed for 'https://github.com/octo/billing/'"
+NO_GITHUB = (
     "fatal: unable to access 'https://github.com/hollow-hill/infra/': "
-    "The requested URL returned error: 503"
+    "Could not resolve host: github.com"
 )
 NOT_FOUND = "fatal: repository 'https://github.com/octo/mobile/' not found"
 # Written by Docora's own worker, before the installation moved to RQ.
@@ -93,24 +90,23 @@ MAPLE_REFUSED = "Notification failed for created LICENSE: connect ECONNREFUSED 2
 NO_HOST = "docora.paper-lantern.example:443: Name or service not known on created LICENSE"
 
 PENDING, SCANNING, SYNCED, FAILED = LinkStatus
-DEAD, RUNNING, WAITING = JobStatus.FAILED, JobStatus.STARTED, JobStatus.QUEUED
+DEAD, WAITING = JobStatus.FAILED, JobStatus.QUEUED
 
 LINKS = (
     Link(ACME, API, FAILED, 95, 5, "HTTP 500 on created src/index.ts", DEAD),
     Link(ACME, WEB, SYNCED, 3),
-    Link(ACME, BILLING, FAILED, 4320, 5, NO_USER),
+    Link(ACME, BILLING, FAILED, 4320, 5, NO_ACCESS),
     Link(ACME, MOBILE, SYNCED, 4),
-    Link(ACME, INFRA, FAILED, 70, 5, GIT_503),
+    Link(ACME, INFRA, FAILED, 70, 5, NO_GITHUB),
     Link(LANTERN, API, SYNCED, 2),
     Link(LANTERN, WEB, FAILED, 180, 5, LANTERN_README, WAITING),
     Link(LANTERN, HANDBOOK, FAILED, 185, 5, LANTERN_LICENSE),
     Link(LANTERN, DOCS, FAILED, 190, 5, NO_HOST, DEAD),
     Link(HARBOR, BILLING, FAILED, 610, 5, HARBOR_401),
     Link(HARBOR, MOBILE, PENDING, job=WAITING),
-    Link(HARBOR, HANDBOOK, SCANNING, 5, job=RUNNING),
-    Link(HARBOR, INFRA, FAILED, 72, 5, GIT_503, DEAD),
-    # Its job has marked the link and has not ended yet.
-    Link(HARBOR, FIRMWARE, FAILED, 30, 5, "HTTP 413 on created assets/boot.bin", RUNNING),
+    Link(HARBOR, HANDBOOK, SYNCED, 5),
+    Link(HARBOR, INFRA, FAILED, 72, 5, NO_GITHUB, DEAD),
+    Link(HARBOR, FIRMWARE, FAILED, 30, 5, "HTTP 413 on created assets/boot.bin", DEAD),
     Link(ROBOT, API, FAILED, 44, 5, ROBOT_500),
     Link(ROBOT, HANDBOOK, PENDING, 25, 2, "HTTP 502 on created guides/onboarding.md", WAITING),
     Link(ROBOT, FIRMWARE, SYNCED, 1),
@@ -213,18 +209,15 @@ def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
         queue.push([PushRequest(row.ref.job_id, row.payload, is_rescan)])
         if link.job is not WAITING:
             client.lrem(f"rq:queue:{settings.queue_name}", 1, row.ref.job_id)
-            _run(Job.fetch(row.ref.job_id, connection=client), link)
+            _fail(Job.fetch(row.ref.job_id, connection=client), link.last_error or "")
 
 
-def _run(job: Job, link: Link) -> None:
-    """Writes what a worker writes when it begins a job and, perhaps, when the job has failed."""
+def _fail(job: Job, error: str) -> None:
+    """Writes what a worker writes when it begins a job, and when the job has failed for good."""
     with job.connection.pipeline() as pipeline:
         job.prepare_for_execution(WORKER, pipeline)
-        if link.job is DEAD:
-            job.retries_left = 0
-            record_job_failure(job, link.last_error or "", pipeline)
-        else:
-            Execution.create(job, HEARTBEAT_TTL, pipeline, worker_name=WORKER)
+        job.retries_left = 0
+        record_job_failure(job, error, pipeline)
         pipeline.execute()
 
 

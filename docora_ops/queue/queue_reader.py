@@ -24,6 +24,7 @@ from rq.registry import (
 )
 from rq.results import Result
 from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
+from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import utcparse
 from rq.worker import Worker as RQWorker
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
@@ -96,7 +97,10 @@ class QueueReader:
             pipeline.zrange(key_of(ScheduledJobRegistry), 0, limit - 1, withscores=True)
             pipeline.smembers(WORKERS_BY_QUEUE_KEY % self._name)
             pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % self._name)
-            length, delayed, finished, failed, *found, worker_keys, lock = pipeline.execute()
+            pipeline.exists(WORKERS_SUSPENDED)
+            length, delayed, finished, failed, *found, worker_keys, lock, suspended = (
+                pipeline.execute()
+            )
             head, intermediate, executions, due = found
             active = list(dict.fromkeys(_job_id(member) for member in executions))
             taken = [job_id for job_id in map(_text, intermediate) if job_id not in active]
@@ -118,6 +122,7 @@ class QueueReader:
                 queue=self._name,
                 oldest_waiting_at=oldest,
                 oldest_waiting_seconds=age,
+                suspended=suspended > 0,
                 workers=self._workers(worker_keys, now),
                 scheduler=self._scheduler(lock),
                 jobs=jobs[:limit],

@@ -1,4 +1,4 @@
-"""`make bench`: measures bulk retry, schedule, cold start and snapshot against baselines.
+"""`make bench`: measures bulk retry, schedule, start, screens and snapshot against baselines.
 
 Compare the ratios: they compare processes that ran one after the other on the same machine.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from docora_ops.demo import servers
 from tests.benchmarks import snapshots, world
 from tests.benchmarks.measured import Results, measure, show
+from tests.benchmarks.screens import COMMANDS
 
 BIN = Path(sys.executable).parent
 LINK_BY_LINK_SAMPLE = 2_000
@@ -76,6 +77,23 @@ def cold_start(rounds: int) -> None:
         print(f"  {arguments[0]}: {own:.0f} ms, {ratio:.2f} times `{name}` ({other:.0f} ms)")
 
 
+def screens() -> None:
+    """Runs the commands that read over 1,000,000 links, of which 100,000 have failed."""
+    world.fill(1_000_000)
+    world.mend()
+    print("\n1,000,000 links, 100,000 of them failed")
+    environment = {"DOCORA_OPS_DRIFT_GRACE": "0"}  # without the pause before the second look
+    os.environ |= environment
+    baseline = measure("screens", "history")
+    for command in COMMANDS:
+        found = measure("screens", *command.split())
+        ratio = found.seconds / baseline.seconds
+        print(
+            f"  {command:<28}{found.seconds:>6.2f} s{found.peak_mib:>6.0f} MiB"
+            f"   {ratio:>5.1f} times `history`, which reads no link"
+        )
+
+
 def wall_seconds(arguments: Sequence[str]) -> float:
     """Runs a command and returns how long it took."""
     start = time.perf_counter()
@@ -88,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
     parser.add_argument("--links", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("throughput", "start", "snapshot"))
+    parser.add_argument("--only", choices=("throughput", "start", "snapshot", "screens"))
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -101,6 +119,8 @@ def main() -> None:
             cold_start(options.rounds * 5)
         if options.only in {None, "throughput"}:
             throughput(options.links, options.rounds)
+        if options.only in {None, "screens"}:
+            screens()
         if options.only in {None, "snapshot"}:
             snapshots.compare(Path(folder), options.rounds)
 

@@ -51,6 +51,7 @@ def test_an_empty_queue_is_all_zeros(docora: Docora) -> None:
             "queue": QUEUE,
             "oldest_waiting_at": None,
             "oldest_waiting_seconds": None,
+            "suspended": False,
             "workers": [],
             "scheduler": None,
             "jobs": [],

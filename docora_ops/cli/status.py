@@ -1,0 +1,98 @@
+"""`status`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from docora_ops.cli import options
+from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.signals import ended_by_ctrl_c
+from docora_ops.errors import UsageError
+
+if TYPE_CHECKING:
+    from docora_ops.overview import Status
+
+_REST = 2  # the pause after a read lasts at least this many times as long as the read
+
+
+def status(
+    typer_context: typer.Context,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Show it again each SECONDS, with the changes, until Ctrl-C."),
+    ] = False,
+    seconds: Annotated[
+        int | None,
+        typer.Argument(
+            metavar="SECONDS", min=1, max=86_400, help="With --watch: 2 if it is not given."
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> int:
+    """Show how everything stands, on one screen: links, failures, queue, workers, drift.
+
+    Changes nothing. If a server is lost, shows what the other one tells, and exits with 5.
+    """
+    context = context_of(typer_context)
+    if watch and as_json:
+        raise UsageError("--watch and --json exclude each other", hint="leave out one of them")
+    if seconds is not None and not watch:
+        raise UsageError("SECONDS needs --watch", hint=f"docora-ops status --watch {seconds}")
+    if watch:
+        try:
+            _watch(context, seconds or 2)
+        except KeyboardInterrupt:
+            if not ended_by_ctrl_c():
+                raise
+        return ExitCode.OK
+    from docora_ops.render import status as render
+
+    found = _read(context)
+    if not as_json:
+        context.show_tables(render.screen(found))
+    else:
+        context.show_document(render.document(found), next(iter(found.errors), None))
+    for error in found.errors:
+        context.report(error)
+    return exit_code_of(found.errors[0]) if found.errors else ExitCode.OK
+
+
+def _read(context: Context) -> Status:
+    from docora_ops.actions.overview import read_status
+    from docora_ops.queue import QueueReader
+
+    reader = QueueReader(context.settings, context.redis)
+    return read_status(context.database, context.queue, reader, context.store)
+
+
+def _watch(context: Context, seconds: int) -> None:
+    """Shows the state again and again, in place at a terminal. Ends with KeyboardInterrupt."""
+    from rich.live import Live
+
+    from docora_ops.actions.overview import Watch
+    from docora_ops.errors import PostgresError
+    from docora_ops.render import status as render
+    from docora_ops.render.console import may_animate
+
+    context.collect_garbage()
+    compare = Watch().compare
+    live = Live(console=context.out, auto_refresh=False) if may_animate(sys.stdout) else None
+    with live or nullcontext():
+        while True:
+            began = time.monotonic()
+            found = _read(context)
+            shown = render.screen(found, compare(found, began))
+            if live:
+                live.update(shown, refresh=True)
+            else:
+                context.show_tables(shown, "")
+            if any(isinstance(error, PostgresError) for error in found.errors):
+                context.reconnect()
+            taken = time.monotonic() - began
+            time.sleep(max(seconds - taken, taken * _REST))

@@ -1,0 +1,187 @@
+"""`status`: the first screen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from rich.table import Table
+from rich.text import Text
+
+from docora_ops.bulk import KnownOperation
+from docora_ops.errors import RedisError
+from docora_ops.jobs import QueueOverview
+from docora_ops.links import LinkStatus
+from docora_ops.overview import LinkOverview, Status, Trend
+from docora_ops.render.cells import amount, cell, with_id, words
+from docora_ops.render.json import Document
+from docora_ops.render.layout import pairs
+from docora_ops.text import duration
+
+_STATUSES = (
+    LinkStatus.SYNCED,
+    LinkStatus.PENDING_SNAPSHOT,
+    LinkStatus.SCANNING,
+    LinkStatus.FAILED,
+)
+NO_ERROR = "(no error recorded)"
+Row = tuple[str, Text]
+
+
+def document(status: Status) -> Document:
+    """Returns the JSON of `status`. What a lost server would tell is null."""
+    links, queue = status.links, status.queue
+    counts = links.counts if links else None
+    return {
+        "data": {
+            "postgres": status.postgres,
+            "redis": status.redis,
+            "links": counts and dict(counts.by_status),
+            "open_circuits": counts and counts.open_circuits,
+            "failed_apps": links and links.failed_by_app.total,
+            "failed_by_app": links and links.failed_by_app.rows,
+            "failed_errors": links and links.failed_by_error.total,
+            "failed_by_error": links and links.failed_by_error.rows,
+            "queue": queue
+            and {
+                "queue": queue.queue,
+                "waiting": queue.waiting,
+                "active": queue.active,
+                "delayed": queue.delayed,
+                "completed": queue.completed,
+                "failed": queue.failed,
+                "oldest_waiting_seconds": queue.oldest_waiting_seconds,
+                "suspended": queue.suspended,
+                "workers": _alive(queue),
+                "workers_busy": _busy(queue),
+            },
+            "drift": status.drift,
+            "last_operation": status.last_operation,
+        }
+    }
+
+
+def screen(status: Status, trend: Trend | None = None) -> Table:
+    """Shows the state on one screen; with `trend` also what has changed."""
+    return pairs(_rows(status, trend))
+
+
+def _rows(status: Status, trend: Trend | None) -> Iterator[Row]:
+    lost = {isinstance(error, RedisError): error for error in status.errors}
+    for name, is_redis, where in (
+        ("Postgres", False, status.postgres),
+        ("Redis", True, status.redis),
+    ):
+        error = lost.get(is_redis)
+        yield name, cell(error.message, "bold red") if error else cell(where)
+    if status.links:
+        yield from _links(status.links)
+    if status.queue:
+        yield from _queue(status.queue)
+    yield from _drift(status)
+    if status.queue:
+        yield "Operation", _operation(status.last_operation)
+    if trend:
+        yield "Change", _trend(trend)
+
+
+def _links(links: LinkOverview) -> Iterator[Row]:
+    counts = links.counts
+    parts = (
+        cell(f"{counts.by_status[each]} {words(each)}", "red" if each == LinkStatus.FAILED else "")
+        for each in _STATUSES
+        if counts.by_status[each]
+    )
+    yield "Links", Text(", ").join(parts) if counts.total else cell("none")
+    if counts.failed:
+        apps, errors = links.failed_by_app, links.failed_by_error
+        yield "Failed", _heading(f"in {amount(apps.total, 'app')}", "docora-ops apps")
+        names = Counter(row.app_name for row in apps.rows)
+        width = len(str(counts.failed))
+        for row in apps.rows:
+            is_unique = names[row.app_name] == 1
+            name = row.app_name if is_unique else with_id(row.app_name, row.app_id)
+            yield "", _line(f"{row.links:>{width}}  {name}")
+        command = "docora-ops failed --group-by error"
+        yield "", _heading(f"with {amount(errors.total, 'different error')}", command)
+        for group in errors.rows:
+            yield "", _line(f"{group.links:>{width}}  {group.error_message or NO_ERROR}")
+    if counts.open_circuits:
+        command = "docora-ops links --circuit open"
+        text = f"{amount(counts.open_circuits, 'repository', 'repositories')} open"
+        yield "Circuits", _heading(text, command, "yellow")
+    else:
+        yield "Circuits", cell("none open")
+
+
+def _heading(text: str, command: str, style: str = "") -> Text:
+    return cell(text, style).append(f": {command}", "dim")
+
+
+def _line(text: str) -> Text:
+    """Returns text that is cut at the edge of a terminal: the screen must stay one screen."""
+    line = cell(f"  {text}")
+    line.overflow, line.no_wrap = "ellipsis", True
+    return line
+
+
+def _queue(queue: QueueOverview) -> Iterator[Row]:
+    age = queue.oldest_waiting_seconds
+    waited = f" (the oldest for {duration(age)})" if age is not None else ""
+    text = cell(f"{queue.waiting} waiting{waited}, {queue.active} running, {queue.delayed} delayed")
+    if queue.suspended:
+        text.append("; suspended, to go on: rq resume", "yellow")
+    yield "Queue", text
+    if alive := _alive(queue):
+        yield "Workers", cell(f"{alive}, {_busy(queue)} busy")
+    else:
+        yield "Workers", cell("none: docora-ops worker", "yellow")
+
+
+def _alive(queue: QueueOverview) -> int:
+    return sum(worker.alive for worker in queue.workers)
+
+
+def _busy(queue: QueueOverview) -> int:
+    return sum(worker.alive and bool(worker.jobs) for worker in queue.workers)
+
+
+def _drift(status: Status) -> Iterator[Row]:
+    drift = status.drift
+    if drift is None:
+        if not status.errors and status.links:
+            many = f"not counted, as {status.links.counts.unfinished} links are unfinished"
+            yield "Drift", _heading(many, "docora-ops doctor")
+    elif drift.lost or drift.stuck:
+        text = f"{amount(drift.lost, 'lost link')}, {drift.stuck} stuck"
+        yield "Drift", _heading(text, "docora-ops repair", "red")
+    else:
+        yield "Drift", cell("no lost or stuck link")
+
+
+def _operation(operation: KnownOperation | None) -> Text:
+    if operation is None:
+        return cell("none in the last hour")
+    done = f"{operation.completed} of {operation.total}, {words(operation.state)}"
+    ago = ""
+    if operation.last_step_at is not None:
+        seconds = (datetime.now(UTC) - operation.last_step_at).total_seconds()
+        ago = f", {duration(seconds)} ago"
+    return cell(f"{operation.operation_id}: {done}{ago}")
+
+
+def _trend(trend: Trend) -> Text:
+    parts = [
+        f"{abs(change)} {'more' if change > 0 else 'fewer'} {what}"
+        for change, what in (
+            (trend.synced, "synced"),
+            (trend.failed, "failed"),
+            (trend.jobs, "jobs"),
+        )
+        if change
+    ]
+    text = f"in {duration(trend.seconds)}: {', '.join(parts) or 'nothing'}"
+    if trend.seconds_left is not None:
+        text += f"; {trend.jobs_per_second:.1f} jobs/s, {duration(trend.seconds_left)} left"
+    return cell(text)

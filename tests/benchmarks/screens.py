@@ -1,0 +1,33 @@
+"""One command that reads, in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+
+from docora_ops.cli.app import run
+from tests.benchmarks.measured import report
+
+COMMANDS = (
+    "status",
+    "failed",
+    "failed --group-by error",
+    "links",
+    "links --sort error",
+    "links --group-by repository",
+    "apps",
+    "metrics",
+    "doctor",
+    "queue",
+)
+
+
+def _work() -> int:
+    with redirect_stdout(StringIO()):
+        run(sys.argv[1:])
+    return 1
+
+
+if __name__ == "__main__":
+    report(_work)

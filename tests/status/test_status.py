@@ -1,0 +1,204 @@
+"""`status`: one screen that tells what is wrong, how much, and whether it is over."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from rq.utils import now, utcformat
+
+from docora_ops.queue.redis_client import describe
+from tests.support.docora import Docora
+from tests.support.read_only import frozen, read_only
+from tests.support.screens import at_terminals, plain_data
+
+NO_POSTGRES = {"DATABASE_URL": "postgres://ops@127.0.0.1:1/docora"}
+NO_REDIS = {"REDIS_URL": "redis://127.0.0.1:1/7"}
+
+GIT_ERROR = (
+    "fatal: unable to access 'https://github.com/tide/notes/': "
+    "The requested URL returned error: 503 again and again"
+)
+
+TROUBLE = """\
+Links      2 synced, 5 pending snapshot, 1 scanning, 30 failed
+Failed     in 6 apps: docora-ops apps
+             15  Tidewater Notes (app_t1)
+              4  App 1
+              4  Tidewater Notes (app_t2)
+              3  App 2
+              2  App 3
+           with 6 different errors: docora-ops failed --group-by error
+             15  (no error recorded)
+              8  HTTP 502 on created *
+              4  fatal: unable to access *: The requested URL returned error:…
+              1  HTTP 400 on created *
+              1  HTTP 401 on created *
+Circuits   1 repository open: docora-ops links --circuit open
+Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed
+Workers    none: docora-ops worker
+Drift      2 lost links, 1 stuck: docora-ops repair
+Operation  OPERATION: 3 of 3, done, 0 s ago
+"""
+NARROW_TROUBLE = """\
+Links      2 synced, 5 pending
+           snapshot, 1 scanning, 30
+           failed
+Failed     in 6 apps: docora-ops apps
+             15  Tidewater Notes (app…
+              4  App 1
+              4  Tidewater Notes (app…
+              3  App 2
+              2  App 3
+           with 6 different errors:
+           docora-ops failed
+           --group-by error
+             15  (no error recorded)
+              8  HTTP 502 on created *
+              4  fatal: unable to acc…
+              1  HTTP 400 on created *
+              1  HTTP 401 on created *
+Circuits   1 repository open:
+           docora-ops links --circuit
+           open
+Queue      3 waiting (the oldest for 2
+           h 0 min), 0 running, 0
+           delayed
+Workers    none: docora-ops worker
+Drift      2 lost links, 1 stuck:
+           docora-ops repair
+Operation  OPERATION: 3 of
+           3, done, 0 s ago
+"""
+PEACE = """\
+Links      2 synced
+Circuits   none open
+Queue      0 waiting, 0 running, 0 delayed
+Workers    1, 0 busy
+Drift      no lost or stuck link
+Operation  none in the last hour
+"""
+
+
+@pytest.fixture
+def trouble(docora: Docora) -> Docora:
+    """Failed, lost and stuck links, an open circuit, and a queue that nobody works on."""
+    docora.add_links(11, apps=4, last_error="HTTP 502 on created docs/index.md")
+    assert docora.run("retry-all-failed", "--limit", "3", "--yes").code == 0
+    queued_at = utcformat(now() - timedelta(hours=2, seconds=10))
+    docora.redis.hset(f"rq:job:{docora.waiting()[0]}", "enqueued_at", queued_at)
+    first, second, third, fourth = (
+        *(link.app_id for link in docora.links()[:4:3]),
+        docora.add_app("Tidewater Notes", "app_t1"),
+        docora.add_app("Tidewater Notes", "app_t2"),
+    )
+    for app, status, error, links in (
+        (first, "failed", "HTTP 400 on created a", 1),
+        (first, "failed", "HTTP 401 on created a", 1),
+        (second, "failed", "HTTP 403 on created a", 1),
+        (third, "failed", None, 15),
+        (fourth, "failed", GIT_ERROR, 4),
+        (first, "synced", None, 1),
+        (first, "pending_snapshot", None, 2),
+        (first, "scanning", None, 1),
+    ):
+        for number in range(links):
+            name = f"{status}/{error}/{number}"
+            repository = docora.add_repository(name, f"repo_{abs(hash(name))}")
+            docora.link(app, repository, status, last_error=error)
+    circuit = docora.add_repository("octo/open", "repo_open", circuit_open_for=timedelta(hours=1))
+    docora.link(first, circuit, "synced", last_error=None)
+    docora.age_links()
+    return docora
+
+
+def screen(shown: str) -> str:
+    """The rows below the names of the servers, without what differs from run to run."""
+    shown = re.sub(r"bulk_[0-9a-f]{16}", "OPERATION", shown)
+    shown = re.sub(r"\b\d s ago", "0 s ago", shown)
+    lines = [line.rstrip() for line in shown.splitlines()]
+    start = next(number for number, line in enumerate(lines) if line.startswith("Links"))
+    return "".join(f"{line}\n" for line in lines[start:])
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(40, NARROW_TROUBLE), (80, TROUBLE)])
+def test_trouble_fits_one_screen(trouble: Docora, columns: int, expected: str) -> None:
+    shown = at_terminals(trouble, ["status"], columns=columns)
+    assert (shown.code, shown.talk) == (0, "")
+    assert screen(plain_data(shown.data)) == expected
+
+
+def test_a_wide_terminal_and_a_pipe_cut_nothing(trouble: Docora) -> None:
+    whole = TROUBLE.replace(":…", ": 503 again and again")
+    with frozen(trouble):
+        wide = at_terminals(trouble, ["status"], columns=160, env=read_only(trouble))
+        pipe = trouble.run("status", env={**read_only(trouble), "COLUMNS": "40"})
+    assert screen(plain_data(wide.data)) == screen(pipe.stdout) == whole
+    assert (pipe.code, pipe.stderr) == (0, "")
+    assert pipe.stdout.splitlines()[0] == f"Postgres   {trouble.actions().database.target}"
+    assert pipe.stdout.splitlines()[1] == f"Redis      {describe(trouble.redis)}"
+
+
+def test_peace(docora: Docora) -> None:
+    for _ in range(2):
+        docora.add_link("synced", last_error=None)
+    docora.add_worker()
+    result = docora.run("status")
+    assert (result.code, result.stderr) == (0, "")
+    assert screen(result.stdout) == PEACE
+
+
+def test_the_document(trouble: Docora) -> None:
+    data = trouble.run("status", "--json").data
+    assert data["postgres"] == trouble.actions().database.target
+    assert data["redis"] == describe(trouble.redis)
+    assert data["links"] == {"pending_snapshot": 5, "scanning": 1, "synced": 2, "failed": 30}
+    assert (data["open_circuits"], data["failed_apps"], data["failed_errors"]) == (1, 6, 6)
+    assert [each["links"] for each in data["failed_by_app"]] == [15, 4, 4, 3, 2]
+    assert data["failed_by_error"][0] == {"error_message": None, "links": 15, "apps": 1}
+    assert data["queue"]["waiting"] == 3
+    assert 7200 <= data["queue"]["oldest_waiting_seconds"] < 7800
+    assert data["queue"]["suspended"] is False
+    assert data["drift"] == {"lost": 2, "stuck": 1}
+    assert data["last_operation"]["total"] == 3
+
+
+def test_suspended_workers_and_an_operation_of_the_dashboard_are_told(docora: Docora) -> None:
+    docora.redis.set("rq:suspended", 1)
+    docora.redis.hset("docora:bulk:bulk_0123456789abcdef", items=["total", 12, "completed", 4])
+    docora.redis.expire("docora:bulk:bulk_0123456789abcdef", 3600)
+    shown = docora.run("status").stdout
+    assert "Links      none\n" in shown
+    assert "suspended, to go on: rq resume" in shown
+    assert "bulk_0123456789abcdef: 4 of 12, running, " in shown
+
+
+@pytest.mark.parametrize(
+    ("env", "code", "rows"),
+    [
+        (NO_POSTGRES, "postgres", ["Postgres", "Redis", "Queue", "Workers", "Operation"]),
+        (NO_REDIS, "redis", ["Postgres", "Redis", "Links", "Failed", "Circuits"]),
+        (NO_POSTGRES | NO_REDIS, "postgres", ["Postgres", "Redis"]),
+    ],
+)
+def test_a_lost_server_leaves_what_the_other_one_tells(
+    trouble: Docora, env: dict[str, str], code: str, rows: list[str]
+) -> None:
+    shown, document = trouble.run("status", env=env), trouble.run("status", "--json", env=env)
+    assert shown.code == document.code == 5
+    assert re.findall(r"^\w+", shown.stdout, re.MULTILINE) == rows
+    assert shown.stderr.count("Error: ") == len(env)
+    assert document.json["code"] == code
+    data = document.data
+    assert (data["links"] is None) == (data["failed_by_app"] is None) == ("DATABASE_URL" in env)
+    assert (data["queue"] is None) == ("REDIS_URL" in env)
+    assert data["drift"] is None
+
+
+def test_too_many_unfinished_links_are_not_looked_at(docora: Docora) -> None:
+    docora.add_links(5001, status="pending_snapshot")
+    docora.age_links()
+    shown, data = docora.run("status").stdout, docora.run("status", "--json").data
+    assert "Drift      not counted, as 5001 links are unfinished: docora-ops doctor\n" in shown
+    assert data["drift"] is None

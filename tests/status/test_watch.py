@@ -1,0 +1,76 @@
+"""`status --watch`: what changes, how fast, and when it is over."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import pytest
+
+from docora_ops.actions.overview import Watch
+from docora_ops.jobs import QueueOverview
+from docora_ops.overview import Status, Trend
+from tests.support.docora import COMMAND, Docora
+from tests.support.terminal import TerminalSession
+
+
+def test_a_terminal_shows_what_changes_until_ctrl_c(docora: Docora) -> None:
+    docora.add_links(30)
+    environment = docora.environment(TERM="xterm-256color")
+    with TerminalSession([str(COMMAND), "status", "--watch", "1"], environment, 80) as session:
+        session.read_until(re.compile(rb"in 0 s: nothing"))
+        assert docora.run("retry-all-failed", "--limit", "7", "--yes").code == 0
+        session.read_until(re.compile(rb"7 fewer failed, 7 more\s+jobs"))
+        session.type(b"\x03")
+        code, shown = session.end()
+    assert code == 0
+    assert "nterrupted" not in shown
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 130)])
+def test_a_pipe_gets_one_screen_after_the_other_also_after_a_lost_connection(
+    docora: Docora, number: signal.Signals, code: int
+) -> None:
+    process = docora.start_installed("status", "--watch", "1")
+    with process:
+        stdout = process.stdout
+        assert stdout is not None
+        lines = iter(stdout.readline, "")
+        assert next(line for line in lines if line.startswith("Links"))
+        docora.connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'docora-ops' AND datname = current_database()"
+        )
+        assert next(line for line in lines if line.startswith("Postgres   Postgres database"))
+        assert next(line for line in lines if line.startswith("Links"))
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--watch", "--json"), ("3",), ("--watch", "0"), ("--watch", "soon")]
+)
+def test_wrong_uses(docora: Docora, arguments: tuple[str, ...]) -> None:
+    result = docora.run("status", *arguments)
+    assert (result.code, result.stdout == "" or "--json" in arguments) == (2, True), result
+
+
+def state(jobs: int | None) -> Status:
+    queue = None
+    if jobs is not None:
+        nothing = (0, 0, 0, 0, "snapshot-queue", None, None)
+        queue = QueueOverview(jobs, *nothing, suspended=False, workers=(), scheduler=None, jobs=())
+    return Status("postgres", "redis", None, queue, None, None, [])
+
+
+def test_the_rate_is_that_of_the_last_minute_and_tells_the_time_left() -> None:
+    watch = Watch()
+    assert watch.compare(state(1000), 100) == Trend(0, None, None, 0, None, None)
+    assert watch.compare(state(900), 110) == Trend(10, None, None, -100, 10.0, 90.0)
+    # The queue grows, a server is lost, and it drains again.
+    assert watch.compare(state(1000), 120) == Trend(20, None, None, 0, 0.0, None)
+    assert watch.compare(state(None), 130) == Trend(30, None, None, None, None, None)
+    assert watch.compare(state(600), 140) == Trend(40, None, None, -400, None, None)
+    assert watch.compare(state(480), 200) == Trend(100, None, None, -520, 2.0, 240.0)
+    assert watch.compare(state(0), 210) == Trend(110, None, None, -1000, 48.0, None)
