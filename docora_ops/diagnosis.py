@@ -16,7 +16,7 @@ class CheckState(StrEnum):
     OK = "ok"
     WARNING = "warning"
     FAILED = "failed"
-    NOT_CHECKED = "not_checked"  # it depends on another check that failed
+    NOT_CHECKED = "not_checked"
 
 
 class CheckName(StrEnum):
@@ -41,6 +41,8 @@ class CheckName(StrEnum):
     WAITING_JOBS = "waiting_jobs"
     CLOCKS = "clocks"
     SERVERS_MATCH = "servers_match"
+    FAILED_LINKS = "failed_links"
+    OPEN_CIRCUITS = "open_circuits"
     DRIFT_LOST = "drift_lost"
     DRIFT_STUCK = "drift_stuck"
     DRIFT_ORPHAN = "drift_orphan"
@@ -51,18 +53,27 @@ class CheckName(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check and, unless it is OK, what to do."""
+    """The result of one check and, unless it is OK, what to do.
+
+    `needs`: servers, settings or privileges that are missing, so that the check was not made.
+    """
 
     name: CheckName
     state: CheckState = field(kw_only=True)
     finding: str
     what_to_do: str | None = None
+    needs: Sequence[str] = ()
 
 
 ok = partial(Check, state=CheckState.OK)
 warning = partial(Check, state=CheckState.WARNING)
 failed = partial(Check, state=CheckState.FAILED)
 not_checked = partial(Check, state=CheckState.NOT_CHECKED)
+
+
+def not_made(name: CheckName, needs: Sequence[str]) -> Check:
+    """Returns a check that was not made, since it needs what is missing."""
+    return not_checked(name, f"needs {' and '.join(needs)}", needs=needs)
 
 
 @dataclass(frozen=True)

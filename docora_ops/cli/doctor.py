@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from docora_ops.cli import options
@@ -9,11 +11,33 @@ from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
 
 
-def doctor(typer_context: typer.Context, as_json: options.Json = False) -> int:
-    """Check the settings, both servers, the queue, and whether database and queue agree.
+def doctor(
+    typer_context: typer.Context,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Show every check, also those that are ok.")
+    ] = False,
+    max_failed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=10**9,
+            help="Fail with exit code 6 if more than N links have failed.",
+        ),
+    ] = None,
+    read_only: Annotated[
+        bool,
+        typer.Option(
+            "--read-only",
+            help="For monitoring: expect a role and a user that may only read, and try no write.",
+        ),
+    ] = False,
+    as_json: options.Json = False,
+) -> int:
+    """Check the settings, both servers, the queue, the links, and whether queue and links agree.
 
-    Changes nothing, and says what to do about each problem. Mismatches are checked twice, some
-    seconds apart, so that normal activity does not count.
+    Changes nothing, and says what to do about each problem, the worst one last. Mismatches are
+    checked twice, some seconds apart, so that normal activity does not count.
     """
     context = context_of(typer_context)
     from docora_ops.actions.doctor.diagnose import diagnose
@@ -27,11 +51,14 @@ def doctor(typer_context: typer.Context, as_json: options.Json = False) -> int:
             context.say(f"{found} at first check: checking again in {seconds} s.")
 
     context.collect_garbage()
-    diagnosis = diagnose(context.env_file, before_second_look)
-    examples = diagnosis.drift and render.drift_examples(diagnosis.drift)
-    tables = [render.checks(diagnosis, context.out.width), *(["", examples] if examples else [])]
-    context.show(render.document(diagnosis), tables)
-    context.say(render.summary(diagnosis))
+    diagnosis = diagnose(
+        context.env_file, before_second_look, max_failed=max_failed, read_only=read_only
+    )
+    if as_json:
+        context.show_document(render.document(diagnosis))
+        context.say(render.summary(diagnosis))
+    else:
+        context.show_tables(*render.screen(diagnosis, context.out.width, show_all=show_all))
     if diagnosis.misconfigured:
         return ExitCode.USAGE
     if diagnosis.server_lost:

@@ -13,6 +13,12 @@ UNION ALL
 SELECT NULL, 0, count(*) FROM repositories WHERE circuit_open_until > now()
 """
 
+COUNT_APPS_WITH_FAILED_LINKS = """
+SELECT count(*) FROM (
+    SELECT FROM app_repositories WHERE status = 'failed' GROUP BY app_id
+) apps
+"""
+
 
 def count_links(database: Database) -> LinkCounts:
     """Counts the links by status, and the repositories whose circuit is open."""
@@ -23,3 +29,9 @@ def count_links(database: Database) -> LinkCounts:
             by_status[LinkStatus(status)] = links
         open_circuits += circuits
     return LinkCounts(by_status, open_circuits)
+
+
+def count_apps_with_failed_links(database: Database) -> int:
+    """Counts the apps that have failed links."""
+    [(apps,)] = database.rows(COUNT_APPS_WITH_FAILED_LINKS)
+    return int(apps)

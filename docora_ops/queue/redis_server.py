@@ -58,6 +58,29 @@ end
 return refusals
 """
 
+# Redis checks the permissions and runs none of the commands. It knows this function since 7.0.
+# The keys are arguments: EVALSHA with KEYS needs the permission to write them.
+_FIND_PERMITTED_WRITE = """
+if not redis.acl_check_cmd then
+  return false
+end
+for _, key in ipairs(ARGV) do
+  local calls = {
+    {'DEL', key}, {'SET', key, 'x'}, {'EXPIRE', key, 1}, {'PERSIST', key}, {'RENAME', key, key},
+    {'RPUSH', key, 'x'}, {'LPUSH', key, 'x'}, {'LSET', key, 0, 'x'}, {'LREM', key, 0, 'x'},
+    {'LPOP', key}, {'HSET', key, 'x', 'x'}, {'HSETNX', key, 'x', 'x'}, {'HDEL', key, 'x'},
+    {'SADD', key, 'x'}, {'SREM', key, 'x'}, {'ZADD', key, 1, 'x'}, {'ZREM', key, 'x'},
+    {'XADD', key, '*', 'x', 'x'}, {'FLUSHDB'}, {'FLUSHALL'},
+  }
+  for _, call in ipairs(calls) do
+    if redis.acl_check_cmd(unpack(call)) then
+      return call[1]
+    end
+  end
+end
+return ''
+"""
+
 
 @dataclass(frozen=True)
 class RedisServer:
@@ -128,6 +151,7 @@ class QueueInspector:
         self._queue = Queue(settings.queue_name, connection=client)
         self._links = LinkQueue(settings, client)
         self._try_writes = client.register_script(_TRY_WRITES)
+        self._find_permitted_write = client.register_script(_FIND_PERMITTED_WRITE)
 
     def only_reads(self) -> bool:
         """Returns whether our user may write nothing: a user for monitoring.
@@ -141,6 +165,16 @@ class QueueInspector:
             pipeline.expire(operation_key(_TRIAL), 1)
             replies = pipeline.execute(raise_on_error=False)
         return all(isinstance(reply, redis.exceptions.NoPermissionError) for reply in replies)
+
+    def permitted_write(self) -> str | None:
+        """Returns a command that our user may use to change something, or "" if there is none.
+
+        None if Redis does not tell. Tries no command, so that the ACL log gets no entry.
+        """
+        keys = (f"{self._queue.key}:{_TRIAL}", operation_key(_TRIAL), STREAM)
+        with redis_errors(self._client):
+            found = cast("bytes | None", self._find_permitted_write(args=keys))
+        return None if found is None else found.decode()
 
     def connect(self) -> tuple[str, str] | None:
         """Checks that the server answers and permits all commands. Raises RedisError.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from docora_ops.diagnosis import Check, CheckState, Diagnosis
-from docora_ops.drift import Drift, DriftKind, DriftReport
-from docora_ops.render.cells import amount, cell, link_name, state, words
+from docora_ops.drift import EXAMPLES_SHOWN, Drift, DriftKind, DriftReport
+from docora_ops.render.cells import amount, cell, link_name, state, style_of, words
 from docora_ops.render.json import Document, fields_of
-from docora_ops.render.layout import headed, records
+from docora_ops.render.layout import block, fitting_table, records
 from docora_ops.text import inert
 
 
@@ -22,23 +22,63 @@ def document(diagnosis: Diagnosis) -> Document:
     return {
         "data": {
             "state": diagnosis.state,
-            "checks": diagnosis.checks,
+            "checks": [
+                {name: getattr(check, name) for name in ("name", "state", "finding", "what_to_do")}
+                for check in diagnosis.checks
+            ],
             "drift": drift
             and {
                 "total": drift.total,
                 "counts": {kind: drift.counts.get(kind, 0) for kind in DriftKind},
                 "examples": [
-                    {"job_id": example.job_id, **fields_of(example)} for example in _examples(drift)
+                    {"job_id": example.job_id, **fields_of(example)}
+                    for example in _examples(drift, all_kinds=True)
                 ],
             },
         }
     }
 
 
-def checks(diagnosis: Diagnosis, width: int) -> RenderableType:
-    """Shows the result of each check."""
-    rows = [(_label(check), state(check.state), _found(check)) for check in diagnosis.checks]
-    return records(("Check", "State", "Found"), rows, width, long=2)
+def screen(diagnosis: Diagnosis, width: int, *, show_all: bool) -> Iterator[RenderableType]:
+    """Shows the checks that are not ok, the worst last, examples of drift, and the summary.
+
+    With `show_all`: all checks, in their order, and examples of harmless drift, too.
+    """
+    if show_all:
+        yield _table(diagnosis.checks, width)
+    else:
+        yield from _not_ok(diagnosis.checks, width)
+    if diagnosis.drift and (examples := _examples(diagnosis.drift, all_kinds=show_all)):
+        yield ""
+        yield _drift_table(examples, width)
+        yield ""
+    yield cell(summary(diagnosis), style_of(diagnosis.state))
+
+
+def _not_ok(checks: Sequence[Check], width: int) -> Iterator[RenderableType]:
+    unmade = [check for check in checks if check.needs]
+    if unmade:
+        needs = " and ".join(dict.fromkeys(need for check in unmade for need in check.needs))
+        verb = "it needs" if len(unmade) == 1 else "they need"
+        yield cell(f"{amount(len(unmade), 'check')} not made: {verb} {needs}", "dim")
+    found = [
+        check
+        for worse in (CheckState.NOT_CHECKED, CheckState.WARNING, CheckState.FAILED)
+        for check in checks
+        if check.state is worse and not check.needs
+    ]
+    if found:
+        yield _table(found, width)
+    fine = sum(check.state is CheckState.OK for check in checks)
+    if fine:
+        yield cell(f"{amount(fine, 'check')} ok; --all shows {'it' if fine == 1 else 'them'}")
+
+
+def _table(checks: Sequence[Check], width: int) -> RenderableType:
+    rows = [(_label(check), state(check.state), _found(check)) for check in checks]
+    if table := fitting_table(("Check", "State", "Found"), rows, width, long=2):
+        return table
+    return Group(*(block(label + cell(": ") + state, found) for label, state, found in rows))
 
 
 def _label(check: Check) -> Text:
@@ -52,16 +92,16 @@ def _found(check: Check) -> Text:
     return text
 
 
-def drift_examples(drift: DriftReport) -> RenderableType | None:
-    """Shows the first examples of each kind of drift, if there are any."""
-    examples = _examples(drift)
-    if not examples:
-        return None
-    shown = headed("Drift", "Link", "Where")
-    for example in examples:
-        link = link_name(example.app_name, example.repository_name) or example.job_id
-        shown.add_row(cell(words(example.kind)), cell(link), cell(example.detail))
-    return shown
+def _drift_table(examples: Sequence[Drift], width: int) -> RenderableType:
+    rows = [
+        (
+            cell(words(example.kind)),
+            cell(link_name(example.app_name, example.repository_name) or example.job_id),
+            cell(example.detail),
+        )
+        for example in examples
+    ]
+    return records(("Drift", "Link", "Where"), rows, width, long=1)
 
 
 def summary(diagnosis: Diagnosis) -> str:
@@ -77,5 +117,9 @@ def summary(diagnosis: Diagnosis) -> str:
     return ", ".join(text for each, text in parts.items() if counts[each]) + "."
 
 
-def _examples(drift: DriftReport) -> Sequence[Drift]:
-    return [example for kind in DriftKind for example in drift.examples.get(kind, ())]
+def _examples(drift: DriftReport, *, all_kinds: bool) -> list[Drift]:
+    """Returns all examples, or five lines of the harmful kinds, so that failures stay in view."""
+    found = [drift.examples.get(kind, ()) for kind in DriftKind if kind.is_drift or all_kinds]
+    kinds = sum(map(bool, found))
+    each = EXAMPLES_SHOWN if all_kinds else max(1, EXAMPLES_SHOWN // max(1, kinds))
+    return [example for examples in found for example in examples[:each]]

@@ -13,6 +13,7 @@ from tests.support.clocks import clock_ahead, with_wrong_clock
 from tests.support.diagnoses import (
     ALL,
     OF_BOTH,
+    OF_LINKS,
     ONE_LOOK,
     check,
     examine,
@@ -25,7 +26,7 @@ from tests.support.own_servers import OwnRedis
 from tests.support.proxy import Fault, Proxy, eventually, refused_port
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
 
-OF_POSTGRES = ALL[1:7]
+OF_POSTGRES = [*ALL[1:7], *OF_LINKS]
 OF_REDIS = ALL[7:17]
 
 
@@ -38,8 +39,8 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
 ) -> None:
     make_healthy(spoiled)
     before = spoiled.dump()
-    document, table = (
-        spoiled.run("doctor", *options, env=ONE_LOOK) for options in (["--json"], [])
+    document, short, table = (
+        spoiled.run("doctor", *options, env=ONE_LOOK) for options in (["--json"], [], ["--all"])
     )
     of_worker = examine(spoiled, DATABASE_URL=spoiled.database_access.worker)
     assert spoiled.dump() == before
@@ -60,12 +61,14 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
         assert each.keys() == {"name", "state", "finding", "what_to_do"}
         assert (each["state"], each["what_to_do"]) == ("ok", None), each
         assert each["finding"]
-    assert (table.code, table.stderr) == (0, "All is well.\n")
-    rows = table.stdout.splitlines()[2:]
+    assert (short.code, short.stderr) == (table.code, table.stderr) == (0, "")
+    assert short.stdout == "27 checks ok; --all shows them\nAll is well.\n"
+    *rows, last = table.stdout.splitlines()[2:]
+    assert last == "All is well."
     assert [row.split()[0].lower() for row in rows] == [name.split("_")[0] for name in ALL]
     assert all("  ok  " in row for row in rows), table.stdout
     assert (of_worker.code, not_ok(of_worker)) == (0, {}), of_worker
-    for result in (document, table, of_worker):
+    for result in (document, short, table, of_worker):
         for secret in ("choose-one", "choose one", AUTH_KEY, GITHUB_TOKEN):
             assert secret not in result.stdout + result.stderr
 
@@ -81,6 +84,37 @@ def test_clocks_that_differ_are_told_apart(docora: Docora) -> None:
     assert states(behind)["clocks"] == "failed"
     assert check(behind, "clocks")["finding"].endswith(" is 600 s ahead of this host")
     assert "NTP" in check(behind, "clocks")["what_to_do"]
+
+
+# Links
+
+
+def test_failed_links_and_open_circuits_are_counted_and_too_many_are_a_failure(
+    docora: Docora,
+) -> None:
+    make_healthy(docora)
+    apps = [docora.add_app("Acme"), docora.add_app("Quiet Harbor")]
+    for number in range(3):
+        docora.link(apps[number % 2], docora.add_repository(f"octo/web{number}"))
+    docora.connection.execute(
+        "UPDATE repositories SET circuit_open_until = now() + interval '1 hour' * CASE name"
+        " WHEN 'web0' THEN 1 ELSE -1 END WHERE name LIKE 'web_'"
+    )
+    for options, state, code in (
+        ((), "warning", 0),
+        (("--max-failed", "3"), "warning", 0),
+        (("--max-failed", "2"), "failed", 6),
+    ):
+        result = docora.run("doctor", "--json", *options, env=ONE_LOOK)
+        assert (result.code, states(result)["failed_links"]) == (code, state), result
+        links, circuits = check(result, "failed_links"), check(result, "open_circuits")
+        assert links["finding"].startswith("3 failed links of 2 apps")
+        assert links["what_to_do"] == "docora-ops failed --group-by error"
+        assert (circuits["state"], circuits["finding"]) == ("warning", "1 open circuit")
+        assert circuits["what_to_do"] == "docora-ops links --circuit open --group-by repository"
+    docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
+    none = docora.run("doctor", "--json", "--max-failed", "0", env=ONE_LOOK)
+    assert states(none)["failed_links"] == "ok"
 
 
 # Redis
@@ -205,7 +239,7 @@ def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
     assert not_ok(result) == {
         "tables": "failed",
         "workers": "warning",
-        **dict.fromkeys(["privileges", *OF_BOTH], "not_checked"),
+        **dict.fromkeys(["privileges", *OF_LINKS, *OF_BOTH], "not_checked"),
     }
     assert check(result, "tables")["finding"] == (
         "missing: repositories.circuit_open_until, app_repositories.last_error, snapshot_files"
@@ -227,7 +261,7 @@ def test_a_missing_privilege_comes_with_the_statement_that_grants_it(
     assert not_ok(result) == {
         "privileges": "failed",
         "workers": "warning",
-        **dict.fromkeys(OF_BOTH, "not_checked"),
+        **dict.fromkeys([*OF_LINKS, *OF_BOTH], "not_checked"),
     }
     statement = check(result, "privileges")["what_to_do"]
     assert statement == (
@@ -308,11 +342,18 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
         **dict.fromkeys([*OF_REDIS[1:], *OF_BOTH], "not_checked"),
     }
     assert not_ok(both).keys() == {*OF_POSTGRES, *OF_REDIS, "clocks", *OF_BOTH}
-    assert len(table.stdout.splitlines()) == 2 + len(ALL) + 2, "what to do of two"
+    first, *_, last = table.stdout.splitlines()
+    assert first == "24 checks not made: they need Postgres and Redis"
+    assert last == "2 checks failed, 24 not checked."
     for result in (database, queue, both, table):
         assert result.code == 5, result
         assert "5ecr3t" not in result.stdout + result.stderr
-        assert "failed" in result.stderr
+    for result, name, needs in (
+        (database, "failed_links", "Postgres"),
+        (queue, "workers", "Redis"),
+        (both, "drift_lost", "Postgres and Redis"),
+    ):
+        assert check(result, name)["finding"] == f"needs {needs}"
     for each in (check(database, "postgres"), check(queue, "redis")):
         assert "127.0.0.1" in each["finding"]
         assert each["what_to_do"]

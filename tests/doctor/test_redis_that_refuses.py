@@ -57,7 +57,8 @@ def test_a_redis_without_enough_replicas_refuses_writes(spoiled: Docora, own: Ow
     refused = spoiled.run("retry", *link.ids, "--json")
     assert spoiled.status(link) == "failed"
     assert result.code == 6, result
-    assert not_ok(result) == {"redis_primary": "failed", "workers": "warning"}
+    expected = {"redis_primary": "failed", "workers": "warning", "failed_links": "warning"}
+    assert not_ok(result) == expected
     found = check(result, "redis_primary")
     for text in (found["finding"], found["what_to_do"], refused.json["error"]):
         assert "min-replicas-to-write" in text

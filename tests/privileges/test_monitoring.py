@@ -112,8 +112,7 @@ def test_each_server_refuses_changes_by_itself(world: World) -> None:
 
 
 def test_doctor_warns_that_both_may_only_read_and_fails_for_nothing_else(world: World) -> None:
-    pending = "SELECT FROM app_repositories WHERE status = 'pending_snapshot'"
-    world.docora.connection.execute(pending.replace("SELECT", "DELETE").encode())
+    world.docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
     world.docora.redis.flushdb()
     world.docora.add_worker()
     result = world.run(DOCTOR)

@@ -12,12 +12,13 @@ ALL = [
     *("postgres_pooling", "tables", "privileges"),
     *("redis", "redis_version", "redis_primary", "redis_eviction", "redis_memory"),
     *("redis_persistence", "bullmq_queue", "workers", "scheduler", "waiting_jobs"),
-    *("clocks", "servers_match"),
+    *("clocks", "servers_match", "failed_links", "open_circuits"),
     *("drift_lost", "drift_stuck", "drift_orphan", "drift_duplicate", "drift_stale_entry"),
     "drift_failed_live",
 ]
-OF_BOTH = ALL[18:]
-OF_DRIFT = OF_BOTH[1:]
+OF_LINKS = ALL[19:21]
+OF_DRIFT = ALL[21:]
+OF_BOTH = ["servers_match", *OF_DRIFT]
 
 
 def examine(docora: Docora, **environment: str | None) -> Result:
@@ -38,8 +39,8 @@ def check(result: Result, name: str) -> Any:
 
 def make_healthy(docora: Docora) -> None:
     """A link in each good state, a worker, a scheduler."""
-    pending, scanning, _, synced = (
-        docora.add_link(status) for status in ("pending_snapshot", "scanning", "failed", "synced")
+    pending, scanning, synced = (
+        docora.add_link(status) for status in ("pending_snapshot", "scanning", "synced")
     )
     docora.enqueue(pending.job_id)
     docora.start_job(scanning.job_id)

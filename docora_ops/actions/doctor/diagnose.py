@@ -13,6 +13,7 @@ from threading import Thread
 from docora_ops.actions.doctor import postgres_checks, redis_checks
 from docora_ops.actions.repair.find import count_jobs_with_links, find_drift
 from docora_ops.database import Database
+from docora_ops.database.counts import count_apps_with_failed_links, count_links
 from docora_ops.database.grants import TABLES, missing_columns
 from docora_ops.database.pooling import find_pooling
 from docora_ops.database.postgres_server import read_clock, read_columns, read_role, read_server
@@ -22,7 +23,7 @@ from docora_ops.diagnosis import (
     CheckState,
     Diagnosis,
     failed,
-    not_checked,
+    not_made,
     ok,
     warning,
 )
@@ -36,7 +37,24 @@ from docora_ops.settings import Settings, load_settings
 _CLOCK_WARNING = 5
 _CLOCK_FAILURE = 30  # seconds; a worker whose clock is further off cleans up nothing
 
-_WHY_NOT = "needs what failed above"
+_OF_POSTGRES = frozenset(
+    {
+        *(CheckName.POSTGRES, CheckName.POSTGRES_VERSION, CheckName.POSTGRES_PRIMARY),
+        *(CheckName.POSTGRES_POOLING, CheckName.TABLES, CheckName.PRIVILEGES),
+        *(CheckName.FAILED_LINKS, CheckName.OPEN_CIRCUITS),
+    }
+)
+_INFO = (
+    *(CheckName.REDIS_VERSION, CheckName.REDIS_PRIMARY, CheckName.REDIS_EVICTION),
+    *(CheckName.REDIS_MEMORY, CheckName.REDIS_PERSISTENCE),
+)
+"""The checks that are made from the answer of INFO."""
+_OF_REDIS = frozenset(
+    {
+        *(CheckName.REDIS, CheckName.BULLMQ_QUEUE, CheckName.WORKERS, CheckName.SCHEDULER),
+        *(CheckName.WAITING_JOBS, *_INFO),
+    }
+)
 _DRIFT = {
     DriftKind.LOST: "{count} pending {links} without a live job",
     DriftKind.STUCK: "{count} scanning {links} without a live job",
@@ -55,23 +73,33 @@ class _Server:
     clock: dict[str, float] = field(default_factory=dict)
     """By the name of the server, the seconds that its clock is ahead of this host's."""
     is_lost: bool = False
-    is_fit: bool = False  # drift can be looked for
+    missing: str = ""
+    """What further checks need and is missing. Empty if drift can be looked for."""
 
     def lose(self, name: CheckName, error: DocoraOpsError) -> None:
         """Records that the server does not answer, or refuses."""
         self.checks.append(_failure(name, error))
-        self.is_lost, self.is_fit = True, False
+        self.is_lost, self.missing = True, name.capitalize()
 
 
-def diagnose(env_file: Path | None, before_second_look: Callable[[int], object]) -> Diagnosis:
+def diagnose(
+    env_file: Path | None,
+    before_second_look: Callable[[int], object],
+    *,
+    max_failed: int | None = None,
+    read_only: bool = False,
+) -> Diagnosis:
     """Makes all checks that can be made; an unreachable server does not prevent the others.
 
     Calls `before_second_look` with the number of disagreements before they are checked again.
+    `max_failed`: more failed links are a failure. `read_only`: role and user are to read only, and
+    nothing is tried that could write.
     """
     try:
         settings = load_settings(env_file)
     except ConfigurationError as error:
-        checks = _complete([_failure(CheckName.SETTINGS, error)], "the settings can't be used")
+        settings_only = [_failure(CheckName.SETTINGS, error)]
+        checks = _complete(settings_only, lambda _: ("usable settings",))
         return Diagnosis(checks, None, misconfigured=True)
     problems: list[ConfigurationError] = []
     database = client = None
@@ -84,13 +112,15 @@ def diagnose(env_file: Path | None, before_second_look: Callable[[int], object])
     except ConfigurationError as error:
         problems.append(error)
     # Together, two servers that do not answer cost no more time than one.
-    redis_in_background = _in_background(lambda: _check_redis(settings, client))
+    redis_in_background = _in_background(
+        lambda: _check_redis(settings, client, read_only=read_only)
+    )
     with closing(database) if database else nullcontext():
-        postgres = _check_postgres(settings, database)
+        postgres = _check_postgres(settings, database, max_failed=max_failed, read_only=read_only)
         redis = redis_in_background.result()
         drift = None
         belonging = Belonging(0, 0)
-        if database and client and postgres.is_fit and redis.is_fit:
+        if database and client and not (postgres.missing or redis.missing):
             queue = LinkQueue(settings, client)
             try:
                 drift = find_drift(
@@ -109,11 +139,17 @@ def diagnose(env_file: Path | None, before_second_look: Callable[[int], object])
         _check_settings(settings, problems),
         *postgres.checks,
         *redis.checks,
-        _check_clocks(postgres.clock | redis.clock),
+        *_check_clocks(postgres.clock | redis.clock),
         *(_check_drift(drift, belonging) if drift else ()),
     ]
+
+    def missing_for(name: CheckName) -> Sequence[str]:
+        asked = [] if name in _OF_REDIS else [postgres.missing]
+        asked += [] if name in _OF_POSTGRES else [redis.missing]
+        return [missing for missing in asked if missing]
+
     return Diagnosis(
-        _complete(found, _WHY_NOT),
+        _complete(found, missing_for),
         drift,
         misconfigured=bool(problems),
         server_lost=postgres.is_lost or redis.is_lost,
@@ -134,50 +170,68 @@ def _in_background(check: Callable[[], _Server]) -> Future[_Server]:
     return future
 
 
-def _check_postgres(settings: Settings, database: Database | None) -> _Server:
+def _check_postgres(
+    settings: Settings, database: Database | None, *, max_failed: int | None, read_only: bool
+) -> _Server:
     found = _Server()
     if database is None:
+        found.missing = CheckName.POSTGRES.capitalize()
         return found
     try:
         server = read_server(database)
         found.clock["Postgres"] = _seconds_ahead(lambda: read_clock(database))
         found.checks.append(ok(CheckName.POSTGRES, str(database.target)))
-        found.checks += postgres_checks.check_server(server)
+        found.checks += postgres_checks.check_server(server, read_only=read_only)
         found.checks.append(postgres_checks.check_pooling(find_pooling(settings)))
         missing = missing_columns(read_columns(database, TABLES))
         found.checks.append(postgres_checks.check_tables(missing, len(TABLES)))
-        privileges = postgres_checks.check_privileges(read_role(database, TABLES))
-        if not missing:  # missing columns would look like missing privileges
-            found.checks.append(privileges)
-            found.is_fit = privileges.state is not CheckState.FAILED
+        if missing:  # missing columns would look like missing privileges
+            found.missing = "the missing tables and columns"
+            return found
+        role = read_role(database, TABLES)
+        privileges = postgres_checks.check_privileges(role, read_only=read_only)
+        found.checks.append(privileges)
+        if privileges.state is CheckState.FAILED:
+            found.missing = "the missing privileges"
+            return found
+        with database.snapshot():
+            counts = count_links(database)
+            apps = count_apps_with_failed_links(database) if counts.failed else 0
+        found.checks += postgres_checks.check_links(counts, apps, max_failed)
     except PostgresError as error:
         found.lose(CheckName.POSTGRES, error)
     return found
 
 
-def _check_redis(settings: Settings, client: Redis | None) -> _Server:
+def _check_redis(settings: Settings, client: Redis | None, *, read_only: bool) -> _Server:
     found = _Server()
     if client is None:
+        found.missing = CheckName.REDIS.capitalize()
         return found
     inspector = QueueInspector(settings, client)
     implied = ", since REDIS_URL is not set" if settings.redis_is_implied else ""
     where = describe(client) + implied
     try:
-        only_reads = inspector.only_reads()
-        refusal = None if only_reads else inspector.connect()
+        refusal, tried = None, False
+        if read_only:
+            user = redis_checks.check_monitor(where, inspector.permitted_write())
+        else:
+            tried = not inspector.only_reads()
+            refusal = inspector.connect() if tried else None
+            user = redis_checks.check_user(where, only_reads=not tried)
         found.clock["Redis"] = _seconds_ahead(inspector.clock)
         server = inspector.server()
         if server is None:
             what_to_do = "ACL SETUSER the user in REDIS_URL +info"
             finding = f"{where}, but our user may not ask how it is"
             found.checks.append(warning(CheckName.REDIS, finding, what_to_do))
+            found.checks += (not_made(name, ["INFO of Redis"]) for name in _INFO)
             if refusal:
                 found.checks.append(failed(CheckName.REDIS_PRIMARY, *refusal))
         else:
-            found.checks.append(redis_checks.check_user(where, only_reads=only_reads))
-            found.checks += redis_checks.check_server(server, refusal)
+            found.checks.append(user)
+            found.checks += redis_checks.check_server(server, refusal, tried=tried)
         found.checks += redis_checks.check_queue(inspector.queue(), settings.queue_name)
-        found.is_fit = True
     except RedisError as error:
         found.lose(CheckName.REDIS, error)
     return found
@@ -232,28 +286,34 @@ def _seconds_ahead(read: Callable[[], float]) -> float:
     return found - (before + time.time()) / 2
 
 
-def _check_clocks(ahead: Mapping[str, float]) -> Check:
+def _check_clocks(ahead: Mapping[str, float]) -> Iterator[Check]:
     """Compares this host's clock with the servers' clocks, given by name as seconds ahead."""
     name = CheckName.CLOCKS
     if not ahead:
-        return not_checked(name, _WHY_NOT)
+        return
     clocks = {"this host": 0.0, **ahead}
     first, last = (choose(clocks, key=clocks.__getitem__) for choose in (max, min))
     difference = clocks[first] - clocks[last]
     if difference <= _CLOCK_WARNING:
         *others, last = clocks
-        return ok(name, f"{', '.join(others)} and {last} agree to {_CLOCK_WARNING} s")
+        yield ok(name, f"{', '.join(others)} and {last} agree to {_CLOCK_WARNING} s")
+        return
     found = f"{first} is {difference:,.0f} s ahead of {last}"
     problem = failed if difference > _CLOCK_FAILURE else warning
     why = "heartbeats and due times are judged by them"
-    return problem(name, found, f"set the clocks by NTP on each host: {why}")
+    yield problem(name, found, f"set the clocks by NTP on each host: {why}")
 
 
 def _failure(name: CheckName, error: DocoraOpsError) -> Check:
     return failed(name, error.message, error.hint)
 
 
-def _complete(found: Iterable[Check], why_not: str) -> list[Check]:
-    """Returns every check once, in order; if two have one name, the later one."""
+def _complete(
+    found: Iterable[Check], missing_for: Callable[[CheckName], Sequence[str]]
+) -> list[Check]:
+    """Returns every check once, in order; if two have one name, the later one.
+
+    `missing_for` tells what a check that was not made needs and is missing.
+    """
     by_name = {check.name: check for check in found}
-    return [by_name.get(name) or not_checked(name, why_not) for name in CheckName]
+    return [by_name.get(name) or not_made(name, missing_for(name)) for name in CheckName]

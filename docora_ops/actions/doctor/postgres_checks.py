@@ -8,14 +8,19 @@ from docora_ops.database.grants import excess, grant_statements, missing_needs, 
 from docora_ops.database.pooling import SESSIONS_FOR_WORKERS, Pooling
 from docora_ops.database.postgres_server import PostgresServer, Role
 from docora_ops.diagnosis import Check, CheckName, failed, ok, warning
+from docora_ops.overview import LinkCounts
 
 _OLDEST_MAJOR = 14
 _TO_PRIMARY = "point DATABASE_URL at the primary"
+_ROLE = "the role {} of docora-ops help privileges"
 
 
-def check_server(server: PostgresServer) -> list[Check]:
-    """Checks the version, and whether the server takes writes."""
-    return [_check_version(server), _check_primary(server)]
+def check_server(server: PostgresServer, *, read_only: bool = False) -> list[Check]:
+    """Checks the version, and whether the server takes writes.
+
+    `read_only`: a role whose transactions are read-only is as wanted.
+    """
+    return [_check_version(server), _check_primary(server, read_only=read_only)]
 
 
 def _check_version(server: PostgresServer) -> Check:
@@ -26,10 +31,12 @@ def _check_version(server: PostgresServer) -> Check:
     return failed(name, f"{found} is too old", f"upgrade to PostgreSQL {_OLDEST_MAJOR} or newer")
 
 
-def _check_primary(server: PostgresServer) -> Check:
+def _check_primary(server: PostgresServer, *, read_only: bool) -> Check:
     name = CheckName.POSTGRES_PRIMARY
     if server.is_replica:
         return failed(name, "it is a replica", _TO_PRIMARY)
+    if server.is_read_only and read_only:
+        return ok(name, "the primary; transactions are read-only, as wanted")
     if server.is_read_only:
         what_to_do = f"{_TO_PRIMARY}, or reset default_transaction_read_only"
         return failed(name, "transactions are read-only", what_to_do)
@@ -62,10 +69,15 @@ def check_tables(missing: Sequence[str], tables: int) -> Check:
     return failed(CheckName.TABLES, f"missing: {', '.join(missing)}", f"{to_docora}, and {grant}")
 
 
-def check_privileges(role: Role) -> Check:
-    """Checks that the role has all privileges that it needs, and no others."""
+def check_privileges(role: Role, *, read_only: bool = False) -> Check:
+    """Checks that the role has all privileges that it needs, and no others.
+
+    `read_only`: it needs the privileges to read only, and is to have no others.
+    """
     name = CheckName.PRIVILEGES
     missing = [] if role.is_superuser else missing_needs(role)
+    if read_only:
+        missing = [need for need in missing if need.privilege == "SELECT"]
     if missing:
         lacking = "; ".join(
             f"{need}, for {need.only_for} only" if need.only_for else str(need) for need in missing
@@ -73,12 +85,59 @@ def check_privileges(role: Role) -> Check:
         problem = warning if all(need.only_for for need in missing) else failed
         grants = grant_statements(missing, role.name)
         return problem(name, f"{role.name} lacks {lacking}", grants)
+    if read_only and not only_reads(role):
+        found = f"{role.name} may do more than read: {_power(role)}"
+        return warning(name, found, f"use {_ROLE.format('docora_monitor')}")
     if surplus := excess(role):
         found = f"{role.name} has more than it needs: {'; '.join(surplus)}"
         what_to_do = "use a role with no more grants than docora-ops help privileges lists"
         return warning(name, found, what_to_do)
+    if read_only:
+        return ok(name, f"{role.name} may only read, as wanted")
     if only_reads(role):
         found = f"{role.name} may only read: Postgres refuses what changes something"
-        docora_ops = "the role docora_ops of docora-ops help privileges"
-        return warning(name, found, f"for more than monitoring, use {docora_ops}")
+        what_to_do = f"for more than monitoring, use {_ROLE.format('docora_ops')}"
+        return warning(name, found, f"{what_to_do}; for monitoring, add --read-only")
     return ok(name, f"{role.name} has what it needs, and no more")
+
+
+def _power(role: Role) -> str:
+    """Names what lets the role change something."""
+    if role.is_superuser:
+        return "it is a superuser"
+    if role.owned_tables:
+        return f"it owns {', '.join(role.owned_tables)}"
+    names = {(each.name, each.table) for each in role.privileges if each.name != "SELECT"}
+    return ", ".join(f"{privilege} on {table}" for privilege, table in sorted(names))
+
+
+def check_links(counts: LinkCounts, apps: int, max_failed: int | None) -> list[Check]:
+    """Checks how many links have failed, and how many circuits are open.
+
+    `apps`: how many apps have failed links. `max_failed`: more failed links are a failure.
+    """
+    return [_check_failed_links(counts.failed, apps, max_failed), _check_circuits(counts)]
+
+
+def _check_failed_links(links: int, apps: int, max_failed: int | None) -> Check:
+    name = CheckName.FAILED_LINKS
+    if not links:
+        return ok(name, "none")
+    found = f"{links} failed {_plural(links, 'link')} of {apps} {_plural(apps, 'app')}"
+    what_to_do = "docora-ops failed --group-by error"
+    if max_failed is not None and links > max_failed:
+        return failed(name, f"{found}, more than {max_failed}", what_to_do)
+    return warning(name, found, what_to_do)
+
+
+def _check_circuits(counts: LinkCounts) -> Check:
+    name = CheckName.OPEN_CIRCUITS
+    circuits = counts.open_circuits
+    if not circuits:
+        return ok(name, "none")
+    found = f"{circuits} open {_plural(circuits, 'circuit')}"
+    return warning(name, found, "docora-ops links --circuit open --group-by repository")
+
+
+def _plural(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}s"

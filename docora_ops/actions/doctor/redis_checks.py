@@ -22,11 +22,16 @@ _OVERDUE = 60  # seconds by which a delayed job may be late: RQ's scheduler look
 Refusal = tuple[str, str]  # why Redis takes no writes, and what to do
 
 
-def check_server(server: RedisServer, refusal: Refusal | None = None) -> list[Check]:
-    """Checks version, role, eviction, memory and persistence."""
+def check_server(
+    server: RedisServer, refusal: Refusal | None = None, *, tried: bool = True
+) -> list[Check]:
+    """Checks version, role, eviction, memory and persistence.
+
+    `refusal`: why it refused the writes that were tried, if any were `tried`.
+    """
     return [
         _check_version(server),
-        _check_primary(server, refusal),
+        _check_primary(server, refusal, tried=tried),
         _check_eviction(server),
         _check_memory(server),
         _check_persistence(server),
@@ -39,7 +44,24 @@ def check_user(where: str, *, only_reads: bool) -> Check:
         return ok(CheckName.REDIS, where)
     found = f"{where}, whose user may only read: Redis refuses what changes something"
     user = "the user docora-ops of docora-ops help privileges"
-    return warning(CheckName.REDIS, found, f"for more than monitoring, use {user}")
+    what_to_do = f"for more than monitoring, use {user}; for monitoring, add --read-only"
+    return warning(CheckName.REDIS, found, what_to_do)
+
+
+def check_monitor(where: str, permitted: str | None) -> Check:
+    """Checks that the user may change nothing.
+
+    `permitted`: a command that changes something and that the user may use, "" if there is none,
+    None if Redis does not tell.
+    """
+    name = CheckName.REDIS
+    if permitted:
+        found = f"{where}, whose user may do more than read: {permitted}"
+        return warning(name, found, "use the user docora-monitor of docora-ops help privileges")
+    if permitted is None:
+        found = f"{where}, which does not tell whether the user may only read"
+        return warning(name, found, "upgrade to Redis 7 or newer")
+    return ok(name, f"{where}, whose user may only read, as wanted")
 
 
 def check_queue(queue: QueueHealth, queue_name: str) -> list[Check]:
@@ -66,11 +88,15 @@ def _check_version(server: RedisServer) -> Check:
     return ok(name, found)
 
 
-def _check_primary(server: RedisServer, refusal: Refusal | None) -> Check:
+def _check_primary(server: RedisServer, refusal: Refusal | None, *, tried: bool) -> Check:
     name = CheckName.REDIS_PRIMARY
     if server.is_replica:
         return failed(name, "it is a replica", "point REDIS_URL at the primary")
-    return failed(name, *refusal) if refusal else ok(name, "takes writes")
+    if refusal:
+        return failed(name, *refusal)
+    return ok(
+        name, "takes writes" if tried else "the primary; whether it takes writes is not known"
+    )
 
 
 def _check_eviction(server: RedisServer) -> Check:
