@@ -21,6 +21,7 @@ from docora_ops.cli.failed import failed
 from docora_ops.cli.help import show_help
 from docora_ops.cli.history import history
 from docora_ops.cli.lean import LeanCommand, LeanGroup
+from docora_ops.cli.metrics import metrics
 from docora_ops.cli.operations import cancel, operations, progress
 from docora_ops.cli.queue import queue
 from docora_ops.cli.repair import repair
@@ -50,6 +51,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., int | None], str], ...] = (
     ("show", show, "docora-ops show 'Acme Search' octo/api"),
     ("queue", queue, "docora-ops queue --limit 100"),
     ("doctor", doctor, "docora-ops doctor --json"),
+    ("metrics", metrics, "docora-ops metrics --by-app"),
     ("retry", retry, "docora-ops retry 'Acme Search' octo/api --front"),
     ("retry-all-failed", retry_all_failed, "docora-ops retry-all-failed --error 502 --dry-run"),
     ("resync", resync, "docora-ops resync 'Acme Search' octo/api"),

@@ -53,6 +53,7 @@ def test_what_only_reads_changes_nothing(
         ("show", *ids),
         ("queue",),
         ("doctor",),
+        ("metrics", "--by-app"),
         ("operations",),
         ("history",),
         ("progress", OPERATION),

@@ -16,7 +16,7 @@ from docora_ops import __version__
 from docora_ops.cli.app import app
 from tests.support.docora import COMMAND, Docora, Result
 
-DRIVERS = {"psycopg", "psycopg_binary", "redis", "rq"}
+DRIVERS = {"psycopg", "psycopg_binary", "redis", "rq", "prometheus_client"}
 PYDANTIC = {"pydantic", "pydantic_core", "pydantic_settings"}
 TRACE = {"PYTHONPROFILEIMPORTTIME": "1"}
 STRAY = os.fsdecode(b"\xff\xfe")

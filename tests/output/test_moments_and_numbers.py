@@ -87,7 +87,7 @@ def test_what_is_no_number_in_redis_costs_only_itself(docora: Docora) -> None:
     for arguments in (
         ("show", link.app_id, link.repository_id),
         *(("queue",), ("operations",), ("progress", "odd"), ("history",), ("failed",)),
-        *(("repair", "--dry-run"), ("doctor",)),
+        *(("repair", "--dry-run"), ("doctor",), ("metrics",)),
     ):
         for options in ((), ("--json",)):
             result = docora.run(*arguments, *options, env=AT_ONCE)

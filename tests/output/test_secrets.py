@@ -89,6 +89,7 @@ def test_no_command_shows_or_stores_a_secret(
         ("show", *ids),
         ("show", ids[0], f"https://{TOKEN}@github.com/octo/apix"),
         ("doctor",),
+        ("metrics", "--by-app"),
         ("retry-all-failed", "--dry-run"),
         ("retry-all-failed", "--error", f"https://{TOKEN}@github.com"),
         ("retry", *ids, "--dry-run"),

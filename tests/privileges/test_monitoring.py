@@ -21,6 +21,7 @@ READING = (
     SHOW,
     ("queue",),
     DOCTOR,
+    ("metrics", "--by-app"),
     ("operations",),
     ("progress", OPERATION),
     ("history",),

@@ -1,0 +1,56 @@
+"""Reading the numbers for a monitoring system."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from docora_ops.actions.overview import count_drift
+from docora_ops.database import Database
+from docora_ops.database.counts import count_links
+from docora_ops.database.reading import failed_by_app
+from docora_ops.errors import PostgresError, RedisError, ServerError
+from docora_ops.links import FailedFilter
+from docora_ops.metrics import Metrics, Server
+from docora_ops.queue import LinkQueue, QueueReader
+
+
+def read_metrics(
+    database: Database, queue: LinkQueue, reader: QueueReader, *, by_app: bool
+) -> Metrics:
+    """Reads the numbers of both servers, or of the one that is up. `by_app`: failed links, too.
+
+    A server counts as down if it is unreachable, refuses, or is too slow, even if only midway.
+    """
+    start = time.monotonic()
+    links = failed = overview = drift = None
+    errors: dict[Server, ServerError] = {}
+    # In one transaction, so that the failed links of the apps add up.
+    with _keeping_errors(errors), database.snapshot():
+        links = count_links(database)
+        failed = failed_by_app(database, FailedFilter()) if by_app else None
+    with _keeping_errors(errors):
+        overview = reader.overview(limit=1)
+    if not errors:
+        with _keeping_errors(errors):
+            drift = count_drift(database, queue)
+    return Metrics(
+        links=None if Server.POSTGRES in errors else links,
+        failed_by_app=None if Server.POSTGRES in errors else failed,
+        queue=None if Server.REDIS in errors else overview,
+        drift=drift,
+        scrape_seconds=round(time.monotonic() - start, 3),
+        errors=errors,
+    )
+
+
+@contextmanager
+def _keeping_errors(errors: dict[Server, ServerError]) -> Iterator[None]:
+    """Adds an error of a server inside the block to `errors`, and ends the block."""
+    try:
+        yield
+    except PostgresError as error:
+        errors[Server.POSTGRES] = error
+    except RedisError as error:
+        errors[Server.REDIS] = error

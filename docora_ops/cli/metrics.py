@@ -1,0 +1,42 @@
+"""`metrics`."""
+
+from __future__ import annotations
+
+import sys
+from io import TextIOWrapper
+from typing import Annotated, cast
+
+import typer
+
+from docora_ops.cli import options
+from docora_ops.cli.context import context_of
+from docora_ops.cli.exit_codes import ExitCode
+
+
+def metrics(
+    typer_context: typer.Context,
+    by_app: Annotated[
+        bool, typer.Option("--by-app", help="Count the failed links of each app, too.")
+    ] = False,
+    as_json: options.Json = False,
+) -> int:
+    """Print numbers for a monitoring system, as Prometheus text.
+
+    The numbers of a server that is down are left out, and the exit code is 5. Changes nothing.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.metrics import read_metrics
+    from docora_ops.queue import QueueReader
+    from docora_ops.render import metrics as render
+
+    reader = QueueReader(context.settings, context.redis)
+    found = read_metrics(context.database, context.queue, reader, by_app=by_app)
+    if as_json:
+        context.show_document(render.document(found), next(iter(found.errors.values()), None))
+    else:
+        # Prometheus reads UTF-8, whatever the locale of a cron job.
+        cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
+        context.show_text([render.text(found).removesuffix("\n")])
+    for error in found.errors.values():
+        context.report(error)
+    return ExitCode.SERVER if found.errors else ExitCode.OK

@@ -1,0 +1,116 @@
+"""`metrics`: Prometheus text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+
+from docora_ops.jobs import QueueOverview
+from docora_ops.metrics import Metrics
+from docora_ops.render.json import Document, fields_of
+from docora_ops.text import inert
+
+
+def document(found: Metrics) -> Document:
+    """Returns the JSON of `metrics`; a number that the text leaves out is null."""
+    queue, links = found.queue, found.links
+    data: Document = {
+        "up": found.up,
+        "links": links and links.by_status,
+        "failed_links": found.failed_by_app,
+        "circuits_open": links and links.open_circuits,
+        "queue": queue and queue.queue,
+        "queue_jobs": queue and _jobs(queue),
+        "queue_oldest_seconds": queue and queue.oldest_waiting_seconds,
+        "workers": found.workers,
+        "drift_links": found.drift and fields_of(found.drift),
+        "scrape_seconds": found.scrape_seconds,
+    }
+    return {"data": data}
+
+
+def text(found: Metrics) -> str:
+    """Returns the numbers in the text format 0.0.4 of Prometheus."""
+    registry = CollectorRegistry()
+    registry.register(_Collector(found))
+    return generate_latest(registry).decode()
+
+
+def _jobs(queue: QueueOverview) -> Mapping[str, int]:
+    """Returns the number of jobs by Docora's word for their status."""
+    return {
+        "waiting": queue.waiting,
+        "active": queue.active,
+        "delayed": queue.delayed,
+        "completed": queue.completed,
+        "failed": queue.failed,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Collector:
+    """Yields the metrics that have a value. A server that is down has none, which is not 0."""
+
+    found: Metrics
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        found, links, queue = self.found, self.found.links, self.found.queue
+        yield _by(
+            "server",
+            found.up.items(),
+            "docora_up",
+            "1 if the server answers and permits everything, 0 if it is unreachable, refuses, or "
+            "is too slow.",
+        )
+        if links:
+            help_text = "Links by status."
+            yield _by("status", links.by_status.items(), "docora_links", help_text)
+        if found.failed_by_app:
+            apps = [(inert(app.app_id), app.links) for app in found.failed_by_app]
+            help_text = "Failed links by app, of apps that have any."
+            yield _by("app_id", apps, "docora_failed_links", help_text)
+        if links:
+            help_text = "Repositories whose circuit is open."
+            yield GaugeMetricFamily("docora_circuits_open", help_text, links.open_circuits)
+        if queue:
+            yield from _families_of(queue)
+        if found.workers:
+            help_text = "Live workers that listen on the queue, by state."
+            yield _by("state", found.workers.items(), "docora_workers", help_text)
+        if found.drift:
+            help_text = (
+                "Links that nobody works on: lost ones are pending for five minutes without a "
+                "live job, stuck ones are scanning without one."
+            )
+            drift = [("lost", found.drift.lost), ("stuck", found.drift.stuck)]
+            yield _by("kind", drift, "docora_drift_links", help_text)
+        help_text = "Seconds that it took to read these numbers."
+        yield GaugeMetricFamily("docora_scrape_seconds", help_text, found.scrape_seconds)
+
+
+def _families_of(queue: QueueOverview) -> Iterator[GaugeMetricFamily]:
+    jobs = GaugeMetricFamily(
+        "docora_queue_jobs",
+        "Jobs in the queue by status; completed and failed ones are kept until they expire.",
+        labels=("queue", "status"),
+    )
+    for status, count in _jobs(queue).items():
+        jobs.add_metric((queue.queue, status), count)
+    yield jobs
+    if queue.oldest_waiting_seconds is not None:
+        help_text = "Seconds that the oldest waiting job has waited."
+        waits = [(queue.queue, queue.oldest_waiting_seconds)]
+        yield _by("queue", waits, "docora_queue_oldest_seconds", help_text)
+
+
+def _by(
+    label: str, values: Iterable[tuple[str, float]], name: str, help_text: str
+) -> GaugeMetricFamily:
+    """Makes a metric with one label."""
+    family = GaugeMetricFamily(name, help_text, labels=(label,))
+    for value_of_label, value in values:
+        family.add_metric((value_of_label,), value)
+    return family

@@ -1,0 +1,198 @@
+"""The cron line and the alert rules of the topic `metrics` do what the topic says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.help.documents import topic
+from tests.support.docora import COMMAND, Docora
+from tests.support.proxy import refused_port
+
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="needs promtool (Debian: promtool)"
+)
+FAILED = "DocoraFailedLinksStay"
+NO_WORKERS = "DocoraNoWorkers"
+WITHOUT_JOB = "DocoraLinksWithoutJob"
+NOT_SEEN = "DocoraNotSeen"
+
+CALM = {
+    'docora_up{server="postgres"}': "1x100",
+    'docora_up{server="redis"}': "1x100",
+    'docora_links{status="failed"}': "0x100",
+    'docora_queue_jobs{queue="q",status="waiting"}': "7x100",
+    'docora_queue_jobs{queue="q",status="failed"}': "7x100",
+    'docora_workers{state="busy"}': "1x100",
+    'docora_workers{state="suspended"}': "0x100",
+    'docora_drift_links{kind="lost"}': "0x100",
+    'docora_drift_links{kind="stuck"}': "0x100",
+    'node_textfile_mtime_seconds{file="/var/lib/node/docora.prom"}': "0+60x100",
+}
+"""One value a minute, for a hundred minutes."""
+QUIET: dict[int, list[str]] = {20: [], 60: [], 99: []}
+
+
+def rules() -> str:
+    found = re.search(r"^```yaml\n(.*?)^```$", topic("metrics"), re.MULTILINE | re.DOTALL)
+    assert found
+    return found[1]
+
+
+def test_each_rule_is_complete_and_names_metrics_and_labels_that_there_are(docora: Docora) -> None:
+    docora.add_link()
+    docora.queue_job(docora.add_link("pending_snapshot"))
+    text = docora.run("metrics").stdout
+    alerts = rules().split("      - alert: ")[1:]
+    assert [alert.split()[0] for alert in alerts] == [FAILED, NO_WORKERS, WITHOUT_JOB, NOT_SEEN]
+    for alert in alerts:
+        assert re.findall(r"^ {8}(\w+):", alert, re.MULTILINE) == [
+            *("expr", "for", "labels", "annotations")
+        ]
+        named = re.findall(r"(docora_\w+)(?:\{(\w+)!?=\"(\w+)\"\})?", alert)
+        assert named
+        for name, label, value in named:
+            assert re.search(rf'^{name}{{.*{label}.*"{value}', text, re.MULTILINE), name
+
+
+@needs_promtool
+def test_promtool_accepts_the_rules_and_the_text(docora: Docora, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yml"
+    file.write_text(rules(), encoding="utf-8")
+    checked = run("promtool", "check", "rules", "--lint-fatal", str(file))
+    assert "4 rules found" in checked
+    docora.add_link()
+    docora.queue_job(docora.add_link("pending_snapshot"))
+    run("promtool", "check", "metrics", given=docora.run("metrics", "--by-app").stdout)
+
+
+@needs_promtool
+def test_each_rule_fires_when_the_topic_says_and_not_in_peace(tmp_path: Path) -> None:
+    (tmp_path / "rules.yml").write_text(rules(), encoding="utf-8")
+    tests = [
+        scenario("peace", {}, QUIET),
+        scenario(
+            "failed links grow",
+            {'docora_links{status="failed"}': "0x70 10+10x30"},
+            {80: [], 99: [FAILED]},
+        ),
+        scenario(
+            "failed links stay", {'docora_links{status="failed"}': "3x100"}, {70: [], 99: [FAILED]}
+        ),
+        scenario("failed links drain", {'docora_links{status="failed"}': "300-3x100"}, QUIET),
+        scenario(
+            "no workers while jobs wait",
+            {'docora_workers{state="busy"}': "1x10 0x90"},
+            {14: [], 20: [NO_WORKERS]},
+        ),
+        scenario(
+            "only suspended workers",
+            {
+                'docora_workers{state="busy"}': "0x100",
+                'docora_workers{state="suspended"}': "2x100",
+            },
+            {4: [], 20: [NO_WORKERS]},
+        ),
+        scenario(
+            "no workers and no waiting jobs",
+            {
+                'docora_workers{state="busy"}': "0x100",
+                'docora_queue_jobs{queue="q",status="waiting"}': "0x100",
+            },
+            QUIET,
+        ),
+        scenario(
+            "stuck links",
+            {'docora_drift_links{kind="stuck"}': "2x100"},
+            {14: [], 20: [WITHOUT_JOB]},
+        ),
+        scenario(
+            "links that are lost for a moment",
+            {'docora_drift_links{kind="lost"}': "0x10 1x10 0x80"},
+            QUIET,
+        ),
+        scenario(
+            "Redis is down",
+            {
+                'docora_up{server="redis"}': "1x10 0x90",
+                **dict.fromkeys(
+                    (name for name in CALM if re.match("docora_(queue|workers|drift)", name)),
+                    "1x10 stale",
+                ),
+            },
+            {11: [], 20: [NOT_SEEN]},
+        ),
+        scenario(
+            "the file is stale",
+            {'node_textfile_mtime_seconds{file="/var/lib/node/docora.prom"}': "0+60x10 600x90"},
+            {14: [], 20: [NOT_SEEN]},
+        ),
+        scenario("nothing is scraped", dict.fromkeys(CALM, "1x10 stale"), {11: [], 20: [NOT_SEEN]}),
+    ]
+    file = tmp_path / "tests.yml"
+    # JSON is YAML, too.
+    file.write_text(json.dumps({"rule_files": ["rules.yml"], "tests": tests}), encoding="utf-8")
+    run("promtool", "test", "rules", str(file))
+
+
+def scenario(name: str, changes: dict[str, str], firing: dict[int, list[str]]) -> dict[str, Any]:
+    """Returns a test of promtool: which alerts fire after so many minutes."""
+    return {
+        "name": name,
+        "interval": "1m",
+        "input_series": [
+            {"series": series, "values": values} for series, values in (CALM | changes).items()
+        ],
+        "promql_expr_test": [
+            {
+                "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                "eval_time": f"{minute}m",
+                "exp_samples": [
+                    {"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts
+                ],
+            }
+            for minute, alerts in firing.items()
+        ],
+    }
+
+
+def run(*command: str, given: str = "") -> str:
+    done = subprocess.run(
+        command, input=given, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_cron_line_keeps_each_complete_text_and_nothing_else(
+    docora: Docora, tmp_path: Path
+) -> None:
+    docora.add_link()
+    [line] = re.findall(r"^(?:\* ){5}(.*)$", topic("metrics"), re.MULTILINE)
+    assert "%" not in line  # which ends the command for cron
+    file = tmp_path / "docora.prom"
+    for before, after in (
+        ("/usr/local/bin/docora-ops --env-file /etc/docora/docora.env", str(COMMAND)),
+        ("/var/lib/prometheus/node-exporter/docora.prom", str(file)),
+        ("/var/log/docora-ops.log", str(tmp_path / "log")),
+    ):
+        assert before in line
+        line = line.replace(before, after)
+
+    def run_line(**changes: str | None) -> str:
+        subprocess.run(["sh", "-c", line], env=docora.environment(**changes), check=True)
+        assert {each.name for each in tmp_path.iterdir()} <= {"docora.prom", "log"}
+        return file.read_text(encoding="utf-8")
+
+    assert 'docora_up{server="redis"} 1.0' in run_line()
+    down = run_line(REDIS_URL=f"redis://127.0.0.1:{refused_port()}")
+    assert 'docora_up{server="redis"} 0.0' in down
+    assert run_line(DATABASE_URL=None) == down
+    log = (tmp_path / "log").read_text(encoding="utf-8")
+    assert log.count("Error: ") == 2

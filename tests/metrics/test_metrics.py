@@ -1,0 +1,225 @@
+"""`metrics`: each number where it stands, nothing of a server that is down, one valid text."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from rq.job import JobStatus
+from rq.worker import WorkerStatus
+
+from docora_ops.actions import overview
+from tests.support.docora import QUEUE, Docora, Result
+from tests.support.proxy import refused_port
+from tests.support.read_only import frozen
+from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
+
+STATUSES = ("pending_snapshot", "scanning", "synced", "failed")
+JOBS = ("waiting", "active", "delayed", "completed", "failed")
+WORKERS = (*(status.value for status in WorkerStatus), "unknown")
+OF_POSTGRES = {"docora_links", "docora_circuits_open"}
+OF_REDIS = {"docora_queue_jobs", "docora_workers"}
+OF_ANY = {"docora_up", "docora_scrape_seconds"}
+Numbers = dict[str, dict[tuple[str, ...], float]]
+
+
+def numbers(result: Result) -> Numbers:
+    """The samples of the text by metric, and by the values of their labels."""
+    found: Numbers = {}
+    for family in text_string_to_metric_families(result.stdout):
+        assert (family.type, bool(family.documentation)) == ("gauge", True)
+        found[family.name] = {}
+        for sample in family.samples:
+            labels = tuple(value for _, value in sorted(sample.labels.items()))
+            assert labels not in found[family.name]
+            found[family.name][labels] = sample.value
+    return found
+
+
+def by(names: tuple[str, ...], *before: str, **counts: int) -> dict[tuple[str, ...], float]:
+    return {(*before, name): counts.get(name, 0) for name in names}
+
+
+def add_worker(docora: Docora, name: str, state: str) -> None:
+    docora.add_worker(name)
+    docora.redis.hset(f"rq:worker:{name}", "state", state)
+
+
+@pytest.fixture
+def apps(docora: Docora) -> list[str]:
+    """Two apps, and one of everything that is counted."""
+    apps = [docora.add_app("Acme Search"), docora.add_app("Quiet Harbor")]
+    repositories = [docora.add_repository(f"octo/{each}") for each in "abc"]
+    repositories.append(docora.add_repository("octo/d", circuit_open_for=timedelta(hours=1)))
+    docora.add_repository("octo/e", circuit_open_for=timedelta(hours=-1))
+    for repository in repositories:
+        docora.link(apps[0], repository)
+    docora.link(apps[1], repositories[0])
+    docora.link(apps[1], repositories[1], "synced")
+    docora.link(apps[1], repositories[2], "scanning")
+    docora.add_link("pending_snapshot")  # lost
+    docora.queue_job(docora.add_link("pending_snapshot"))
+    docora.age_links()
+    docora.add_link("pending_snapshot")  # too new to be lost
+    docora.start_job("running")
+    docora.schedule_job("later")
+    docora.leave_job("broken", JobStatus.FAILED)
+    docora.leave_job("finished", JobStatus.FINISHED)
+    add_worker(docora, "secret-host-1", "busy")
+    add_worker(docora, "secret-host-2", "idle")
+    add_worker(docora, "secret-host-3", "suspended")
+    add_worker(docora, "secret-host-4", "secret-host-4 is on fire")
+    docora.redis.sadd(f"rq:workers:{QUEUE}", "rq:worker:killed")
+    return apps
+
+
+def test_each_number_is_counted_where_it_stands(docora: Docora, apps: list[str]) -> None:
+    with frozen(docora):
+        result = docora.run("metrics", "--by-app")
+    assert (result.code, result.stderr) == (0, "")
+    found = numbers(result)
+    [age] = found.pop("docora_queue_oldest_seconds").values()
+    assert 0 <= age < 300
+    [seconds] = found.pop("docora_scrape_seconds").values()
+    assert 0 < seconds < 60
+    assert found == {
+        "docora_up": {("postgres",): 1, ("redis",): 1},
+        "docora_links": by(STATUSES, pending_snapshot=3, scanning=1, synced=1, failed=5),
+        "docora_failed_links": {(apps[0],): 4, (apps[1],): 1},
+        "docora_circuits_open": {(): 1},
+        "docora_queue_jobs": by(JOBS, QUEUE, waiting=1, active=1, delayed=1, completed=1, failed=1),
+        "docora_workers": by(WORKERS, busy=1, idle=1, suspended=1, unknown=1),
+        "docora_drift_links": {("lost",): 1, ("stuck",): 1},
+    }
+    for hidden in ("secret-host", "killed", "HTTP 500", AUTH_KEY, GITHUB_TOKEN):
+        assert hidden not in result.stdout
+
+
+def test_the_document_has_the_same_numbers(docora: Docora, apps: list[str]) -> None:
+    with frozen(docora):
+        result, plain = docora.run("metrics", "--by-app", "--json"), docora.run("metrics", "--json")
+    assert (result.code, plain.code) == (0, 0), result
+    data = result.data
+    assert 0 <= data.pop("queue_oldest_seconds") < 300
+    assert 0 < data.pop("scrape_seconds") < 60
+    assert data == {
+        "up": {"postgres": True, "redis": True},
+        "links": {"pending_snapshot": 3, "scanning": 1, "synced": 1, "failed": 5},
+        "failed_links": [
+            {"app_id": apps[0], "app_name": "Acme Search", "links": 4},
+            {"app_id": apps[1], "app_name": "Quiet Harbor", "links": 1},
+        ],
+        "circuits_open": 1,
+        "queue": QUEUE,
+        "queue_jobs": dict.fromkeys(JOBS, 1),
+        "workers": {**dict.fromkeys(WORKERS, 1), "started": 0},
+        "drift_links": {"lost": 1, "stuck": 1},
+    }
+    assert plain.data["failed_links"] is None
+    assert plain.data["links"] == data["links"]
+
+
+def test_an_empty_docora_is_all_zeros_and_nothing_waits(docora: Docora) -> None:
+    result = docora.run("metrics", "--by-app")
+    found = numbers(result)
+    assert found.keys() == OF_ANY | OF_POSTGRES | OF_REDIS | {"docora_drift_links"}
+    assert {*found["docora_up"].values()} == {1}
+    for name in OF_POSTGRES | OF_REDIS | {"docora_drift_links"}:
+        assert {*found[name].values()} == {0}, name
+    assert result.stdout.endswith("\n")
+    assert not result.stdout.endswith("\n\n")
+
+
+@pytest.mark.parametrize(
+    ("down", "kept"),
+    [
+        (("postgres",), OF_ANY | OF_REDIS | {"docora_queue_oldest_seconds"}),
+        (("redis",), OF_ANY | OF_POSTGRES | {"docora_failed_links"}),
+        (("postgres", "redis"), OF_ANY),
+    ],
+    ids=["postgres", "redis", "both"],
+)
+def test_a_server_that_is_down_has_no_numbers_but_that_it_is_down(
+    docora: Docora, apps: list[str], down: tuple[str, ...], kept: set[str]
+) -> None:
+    port = refused_port()
+    urls = {
+        "postgres": ("DATABASE_URL", f"postgres://u:s3cr3t@127.0.0.1:{port}/docora"),
+        "redis": ("REDIS_URL", f"redis://u:s3cr3t@127.0.0.1:{port}/1"),
+    }
+    env = dict(urls[name] for name in down)
+    result, document = docora.run_together(
+        ("metrics", "--by-app"), ("metrics", "--by-app", "--json"), env=env
+    )
+    assert result.code == document.code == 5
+    found = numbers(result)
+    assert found.keys() == kept
+    up = {name: name not in down for name in ("postgres", "redis")}
+    assert found["docora_up"] == {(name,): is_up for name, is_up in up.items()}
+    assert result.stderr.count("Error: ") == document.stderr.count("Error: ") == len(down)
+    assert "s3cr3t" not in result.stdout + result.stderr
+
+    assert (document.json["code"], document.data["up"]) == (down[0], up)
+    absent = {name for name, value in document.data.items() if value is None}
+    assert absent == {
+        *(("links", "circuits_open", "failed_links") if "postgres" in down else ()),
+        *(("queue", "queue_jobs", "queue_oldest_seconds", "workers") if "redis" in down else ()),
+        "drift_links",
+    }
+
+
+def test_a_server_that_refuses_midway_counts_as_down(docora: Docora) -> None:
+    docora.add_link()
+    role = docora.database_access.command_name
+    docora.connection.execute(
+        f"REVOKE SELECT (created_at) ON app_repositories FROM {role}".encode()
+    )
+    try:
+        result = docora.run("metrics")
+    finally:
+        docora.connection.execute(
+            f"GRANT SELECT (created_at) ON app_repositories TO {role}".encode()
+        )
+    assert result.code == 5
+    assert "Error: Postgres database" in result.stderr
+    found = numbers(result)
+    assert found.keys() == OF_ANY | OF_REDIS
+    assert found["docora_up"] == {("postgres",): 0, ("redis",): 1}
+
+
+def test_unusable_settings_print_no_text(docora: Docora) -> None:
+    result = docora.run("metrics", env={"DATABASE_URL": None})
+    assert (result.code, result.stdout) == (2, "")
+    assert "DATABASE_URL is not set" in result.stderr
+
+
+def test_links_without_a_job_are_not_counted_if_too_many_are_unfinished(docora: Docora) -> None:
+    docora.add_links(overview._MOST + 1, status="pending_snapshot")
+    docora.age_links()
+    result, document = docora.run_together(("metrics",), ("metrics", "--json"))
+    assert result.code == document.code == 0
+    assert numbers(result).keys() == OF_ANY | OF_POSTGRES | OF_REDIS
+    assert document.data["drift_links"] is None
+    assert document.data["links"]["pending_snapshot"] == overview._MOST + 1
+
+
+def test_an_odd_app_id_is_escaped_and_written_in_utf_8_whatever_the_locale(docora: Docora) -> None:
+    repository = docora.add_repository()
+    for app_id in ('a"b\\c', "line\nbreak\r\x1b[2J", "é→", "app_1"):
+        docora.link(docora.add_app(app_id=app_id), repository)
+    plain, latin = (
+        docora.run("metrics", "--by-app"),
+        docora.run("metrics", "--by-app", env={"PYTHONIOENCODING": "latin-1"}),
+    )
+    for result in (plain, latin):
+        assert result.code == 0
+        assert numbers(result)["docora_failed_links"] == {
+            ('a"b\\c',): 1,
+            ("line\\nbreak\\r\\x1b[2J",): 1,
+            ("é→",): 1,
+            ("app_1",): 1,
+        }
+    document: Any = docora.run("metrics", "--by-app", "--json").data
+    assert "line\nbreak\r\x1b[2J" in [app["app_id"] for app in document["failed_links"]]
