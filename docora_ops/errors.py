@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Another word for an argument of the command: the APP, or the REPO."""
+
+    typed: str
+    meant: str
+    is_repository: bool = False
+
+
+@dataclass(frozen=True)
+class Retyped:
+    """The command that was typed, with corrections and added words: for a hint."""
+
+    corrections: tuple[Correction, ...] = ()
+    added: tuple[str, ...] = ()
 
 
 class DocoraOpsError(Exception):
     """Base of all errors that are not bugs.
 
     `message` is one sentence with the value that is wrong; `code` never changes; `hint` says what
-    to do next; `details` are further fields for the JSON document.
+    to do next; `retyped` are the commands to paste that the hint ends with; `details` are further
+    fields for the JSON document.
     """
 
     code: ClassVar[str] = "error"
@@ -18,11 +38,17 @@ class DocoraOpsError(Exception):
         cls.code = code
 
     def __init__(
-        self, message: str, *, hint: str | None = None, details: dict[str, object] | None = None
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        retyped: Sequence[Retyped] = (),
+        details: dict[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.retyped = retyped
         self.details = details or {}
 
 

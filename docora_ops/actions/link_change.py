@@ -23,6 +23,7 @@ from docora_ops.errors import (
     NotFailedError,
     NotFoundError,
     RedisError,
+    Retyped,
     SnapshotRunningError,
 )
 from docora_ops.jobs import JobState
@@ -91,7 +92,8 @@ class LinkChange:
         if self.action is Action.RESYNC:
             raise SnapshotRunningError(
                 f"the snapshot of {_name(found.link)} is running; a resync now would be lost",
-                hint="run the same command again when it has ended",
+                hint="when it has ended, run it again",
+                retyped=[Retyped()],
                 details={"status": found.link.status, "job": JobState.RUNNING},
             )
         return self._result(found.link, Outcome.ALREADY_RUNNING)

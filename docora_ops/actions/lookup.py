@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from shlex import quote
 
 from docora_ops.database import Database
 from docora_ops.database.link_rows import read_link
-from docora_ops.database.names import app_names, find_apps, find_repositories, repository_names
-from docora_ops.errors import AmbiguousError, NotFoundError
+from docora_ops.database.names import (
+    find_apps,
+    find_apps_by_prefix,
+    find_repositories,
+    some_apps,
+    some_repositories,
+)
+from docora_ops.errors import AmbiguousError, Correction, NotFoundError, Retyped
 from docora_ops.links import App, Link, Repository
-from docora_ops.text import mask
+from docora_ops.text import inert, mask
+
+_MOST_CANDIDATES = 10
+"""Apps that are listed if a prefix fits several."""
+_MOST_COMMANDS = 3
+"""Commands in one hint."""
 
 
 def resolve_app(database: Database, text: str) -> App:
-    """Finds the app with this id or name; upper and lower case are the same.
+    """Finds the app with this id or name, otherwise the only one whose id or name begins so.
 
-    Raises NotFoundError with similar names, AmbiguousError with the ids of the candidates.
+    Upper and lower case are the same, except in ids. Raises NotFoundError with similar names,
+    AmbiguousError with the names and ids of the candidates.
     """
     match find_apps(database, text):
         case [app]:
             return app
         case []:
-            raise NotFoundError(
-                f"no app {mask(text)!r}", hint=_did_you_mean(text, app_names(database), "app")
-            )
+            return _resolve_prefix(database, text)
         case apps:
-            ids = [app.app_id for app in apps]
-            raise _ambiguous(f"{len(ids)} apps are named {text!r}", "app_ids", ids)
+            raise _ambiguous_app(f"{len(apps)} apps are named {mask(text)!r}", text, apps)
 
 
 def resolve_repository(database: Database, app: App, text: str) -> Repository:
@@ -41,46 +50,116 @@ def resolve_repository(database: Database, app: App, text: str) -> Repository:
         case [repository]:
             return repository
         case []:
-            raise NotFoundError(
-                f"no repository {mask(text)!r} for app {app.app_name!r}",
-                hint=_did_you_mean(text, repository_names(database, app.app_id), "repository"),
-            )
+            sentence = f"no repository {mask(text)!r} for app {app.app_name!r}"
+            raise _no_repository(sentence, database, app, text, text)
         case repositories:
             ids = [repository.repository_id for repository in repositories]
-            raise _ambiguous(f"{len(ids)} repositories are {text!r}", "repository_ids", ids)
+            raise AmbiguousError(
+                f"{len(ids)} repositories are {mask(text)!r}: {', '.join(map(quote, ids))}",
+                hint="give the id of the one you mean",
+                retyped=_retyped(text, ids, is_repository=True),
+                details={"repository_ids": ids},
+            )
 
 
 def resolve_link(database: Database, app_text: str, repository_text: str) -> Link:
     """Finds the link of an app and a repository. Raises NotFoundError, AmbiguousError."""
-    app = resolve_app(database, app_text)
+    try:
+        app = resolve_app(database, app_text)
+    except NotFoundError:
+        if _are_swapped(database, app_text, repository_text):
+            raise _swapped(app_text, repository_text) from None
+        raise
     repository = resolve_repository(database, app, repository_text)
     link = read_link(database, app.app_id, repository.repository_id)
     if link is None:
         name = repository.repository_name
-        raise NotFoundError(
-            f"App-repository link not found: app {app.app_name!r} is not linked to {name!r}",
-            hint=_did_you_mean(name, repository_names(database, app.app_id), "repository"),
-        )
+        sentence = f"App-repository link not found: app {app.app_name!r} is not linked to {name!r}"
+        raise _no_repository(sentence, database, app, repository_text, name)
     return link
 
 
-def _ambiguous(sentence: str, key: str, ids: list[str]) -> AmbiguousError:
-    return AmbiguousError(
-        f"{sentence}: {', '.join(map(quote, ids))}",
-        hint="give the id of the one you mean",
-        details={key: ids},
+def _resolve_prefix(database: Database, text: str) -> App:
+    apps = find_apps_by_prefix(database, text, _MOST_CANDIDATES + 1)
+    if len(apps) == 1:
+        return apps[0]
+    if apps:
+        is_cut = len(apps) > _MOST_CANDIDATES
+        count = f"more than {_MOST_CANDIDATES}" if is_cut else str(len(apps))
+        sentence = f"the names or ids of {count} apps begin with {mask(text)!r}"
+        raise _ambiguous_app(sentence, text, apps[:_MOST_CANDIDATES])
+    words = {app.app_name: _word(app.app_name, app.app_id) for app in some_apps(database)}
+    near = _nearest(text, words)
+    raise NotFoundError(
+        f"no app {mask(text)!r}",
+        hint="did you mean" if near else "check the spelling, or give the app id",
+        retyped=_retyped(text, near),
     )
 
 
-def _did_you_mean(text: str, names: Sequence[str], kind: str) -> str:
+def _ambiguous_app(sentence: str, text: str, apps: Sequence[App]) -> AmbiguousError:
+    ids = [app.app_id for app in apps]
+    named = ", ".join(f"{mask(app.app_name)} ({quote(app.app_id)})" for app in apps)
+    return AmbiguousError(
+        f"{sentence}: {named}",
+        hint="give the id of the one you mean",
+        retyped=_retyped(text, ids),
+        details={"app_ids": ids},
+    )
+
+
+def _are_swapped(database: Database, app_text: str, repository_text: str) -> bool:
+    """Tells whether a text that is no app is a repository, or the other text is an app."""
+    if find_repositories(database, "", app_text) or find_apps(database, repository_text):
+        return True
+    return "/" in app_text and bool(find_apps_by_prefix(database, repository_text, 1))
+
+
+def _swapped(app_text: str, repository_text: str) -> NotFoundError:
+    corrections = (
+        Correction(app_text, repository_text),
+        Correction(repository_text, app_text, is_repository=True),
+    )
+    return NotFoundError(
+        f"no app {mask(app_text)!r}: APP comes first, then REPO",
+        hint="did you mean",
+        retyped=[Retyped(corrections)],
+    )
+
+
+def _no_repository(
+    sentence: str, database: Database, app: App, typed: str, name: str
+) -> NotFoundError:
+    """Returns the error that suggests the app's repositories whose names are similar to `name`."""
+    words = {
+        repository.repository_name: _word(repository.repository_name, repository.repository_id)
+        for repository in some_repositories(database, app.app_id)
+    }
+    near = _nearest(name, words)
+    return NotFoundError(
+        sentence,
+        hint="did you mean" if near else "check the spelling, or give the repository id",
+        retyped=_retyped(typed, near, is_repository=True),
+    )
+
+
+def _word(name: str, identifier: str) -> str:
+    """Returns the name, or the id if the name is not shown as it is, so that it can be pasted."""
+    return name if inert(mask(name)) == name else identifier
+
+
+def _retyped(text: str, words: Sequence[str], *, is_repository: bool = False) -> list[Retyped]:
+    return [Retyped((Correction(text, word, is_repository),)) for word in words[:_MOST_COMMANDS]]
+
+
+def _nearest(text: str, words: Mapping[str, str]) -> list[str]:
+    """Returns the words of the names that are most similar to the text."""
     from difflib import get_close_matches  # seldom needed, and slow to import
 
-    by_folded = {_folded(name): name for name in names}
+    by_folded = {_folded(name): word for name, word in words.items()}
     typed = text.partition("://")[2].partition("/")[2] or text  # of a URL, the path
-    near = get_close_matches(_folded(typed), by_folded, n=3, cutoff=0.5)
-    if not near:
-        return f"check the spelling, or give the {kind} id"
-    return f"did you mean {' or '.join(quote(by_folded[name]) for name in near)}?"
+    near = get_close_matches(_folded(typed), by_folded, n=_MOST_COMMANDS, cutoff=0.5)
+    return [by_folded[name] for name in near]
 
 
 def _folded(name: str) -> str:

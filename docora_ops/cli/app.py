@@ -33,6 +33,7 @@ from docora_ops.cli.show import show
 from docora_ops.cli.signals import interrupt_on_signals, interruption, taking_signals
 from docora_ops.cli.status import status
 from docora_ops.cli.streams import guard_streams
+from docora_ops.cli.typed import quoted_name, with_commands
 from docora_ops.cli.worker import worker
 from docora_ops.errors import DocoraOpsError, UsageError
 
@@ -132,21 +133,24 @@ def _run(arguments: Sequence[str]) -> int:
         if not message:
             # The help was shown, since no command was given.
             return ExitCode.USAGE
-        return context.report(UsageError(message, hint=_usage_hint(message)))
+        return context.report(_usage_error(message, arguments))
     except DocoraOpsError as error:
-        return context.report(error)
+        return context.report(with_commands(error, arguments, typer.main.get_command(app)))
     except (typer.Abort, KeyboardInterrupt):
         return context.report(interruption())
     except Exception as error:  # noqa: BLE001 - a bug, which is reported
         return _report_bug(context, error)
 
 
-def _usage_hint(message: str) -> str:
+def _usage_error(message: str, arguments: Sequence[str]) -> UsageError:
+    hint = "docora-ops --help, or the command's own --help"
     if message.startswith("Got unexpected extra argument"):
-        return "a name with blanks goes into quotes: docora-ops retry 'Acme Search' octo/api"
-    if "--env-file" in message:
-        return "it goes before the command: docora-ops --env-file PATH failed"
-    return "docora-ops --help, or the command's own --help"
+        command = quoted_name(arguments, typer.main.get_command(app))
+        command = command or "docora-ops retry 'Acme Search' octo/api"
+        hint = f"a name with blanks goes into quotes: {command}"
+    elif "--env-file" in message:
+        hint = "it goes before the command: docora-ops --env-file PATH failed"
+    return UsageError(message, hint=hint)
 
 
 def _report_bug(context: Context, error: Exception) -> int:

@@ -48,7 +48,7 @@ class BulkCommand(LongRun):
         if context.wait:
             self._run.on_recorded = self._follow
         self._workers = 0
-        self._links = amount(selection.total, "link")
+        self._links = links_of(selection)
         if action is Action.RESYNC:
             self.next_step = "the same command begins again, with all of them"
 
@@ -159,3 +159,9 @@ class BulkCommand(LongRun):
         elif result.cancelled:
             done = f"Cancelled after {result.completed} of {result.total} links"
             context.warn(f"{done}; {self.next_step}.")
+
+
+def links_of(selection: Selection) -> str:
+    """Counts the links; names the app if all are of one."""
+    links = amount(selection.total, "link")
+    return f"{links} of {selection.by_app[0].app_name}" if len(selection.by_app) == 1 else links

@@ -14,7 +14,7 @@ import typer
 
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import finishing_first
-from docora_ops.errors import DocoraOpsError, UsageError
+from docora_ops.errors import DocoraOpsError, Retyped, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -211,7 +211,9 @@ def context_of(typer_context: typer.Context) -> Context:
     context.wait = given.get("wait", False)
     context.timeout = given.get("timeout")
     if context.timeout is not None and not context.wait:
-        raise UsageError("--timeout needs --wait", hint="add --wait")
+        raise UsageError(
+            "--timeout needs --wait", hint="add it", retyped=[Retyped(added=("--wait",))]
+        )
     if context.wait and context.dry_run:
         raise UsageError(
             "--wait and --dry-run exclude each other: a dry run queues nothing",

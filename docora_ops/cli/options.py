@@ -14,7 +14,7 @@ def number(most: int, help_text: str) -> Any:
     return typer.Option(metavar="N", min=1, max=most, help=help_text)
 
 
-_app = typer.Argument(metavar="APP", help="App id, or the app's exact name (case aside).")
+_app = typer.Argument(metavar="APP", help="App id or name, case aside, or how the only one begins.")
 _repo = typer.Argument(metavar="REPO", help="Repository id, owner/name, or GitHub URL.")
 App = Annotated[str, _app]
 OptionalApp = Annotated[str | None, _app]

@@ -51,13 +51,16 @@ def repair(
         remove_unknown_jobs=remove_unknown_jobs,
     )
     names: dict[str, object] = {}
+    of = ""
     if app is not None and repo is not None:
         link = resolve_link(context.database, app, repo)
         fix.ref, fix.app_id = link.ref, link.ref.app_id
         names = names_of(link)
+        of = f" of {link.payload.app_name} ← {link.payload.repository_name}"
     elif app is not None:
         found = resolve_app(context.database, app)
         fix.app_id = found.app_id
         names = asdict(found)
+        of = f" of {found.app_name}"
     fix.change = describe_change("repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs)
-    return RepairCommand(context, fix).run(terminal)
+    return RepairCommand(context, fix, of).run(terminal)

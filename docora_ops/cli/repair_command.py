@@ -17,14 +17,16 @@ from docora_ops.render.cells import amount
 class RepairCommand(LongRun):
     """One repair, from the search for drift to the exit code."""
 
-    def __init__(self, context: Context, fix: Repair) -> None:
+    def __init__(self, context: Context, fix: Repair, of: str) -> None:
+        """Takes the app or the link as words: ` of Acme Search`, or nothing for everywhere."""
         super().__init__(context, fix)
         self._fix = fix
+        self._of = of
 
     def run(self, terminal: Terminal | None) -> int:
         """Finds drift, asks, repairs it and shows the result. Returns the exit code."""
         context = self.context
-        context.say(f"{context.servers}: looking for drift.")
+        context.say(f"{context.servers}: looking for drift{self._of}.")
         context.count_workers()
         self._fix.before_second_look = lambda suspects: context.say(
             f"{amount(suspects, 'mismatch', 'mismatches')} at first check: checking again."
@@ -34,7 +36,9 @@ class RepairCommand(LongRun):
             self._fix.plan()
         elif found.total:
             if terminal is not None:
-                terminal.ask(f"{context.servers}: {_changes(found)}?", render.found(found))
+                terminal.ask(
+                    f"{context.servers}: {_changes(found)}{self._of}?", render.found(found)
+                )
             return self.carry_out()
         return self.finish()
 

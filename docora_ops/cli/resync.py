@@ -11,7 +11,7 @@ from docora_ops.cli import options
 from docora_ops.cli.change import describe_change
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
-from docora_ops.errors import UsageError
+from docora_ops.errors import Retyped, UsageError
 
 _BATCH_SIZE = 50
 """Links in one transaction, which deletes thousands of rows for each."""
@@ -36,11 +36,14 @@ def resync(
     """
     context = context_of(typer_context)
     if (repo is None) != all_links:
+        if all_links:
+            raise UsageError(
+                "resync needs a repository or --all, not both", hint="leave out one of them"
+            )
         raise UsageError(
-            "resync needs a repository or --all, not both"
-            if all_links
-            else "resync of which repository?",
-            hint="docora-ops resync APP REPO for one, docora-ops resync APP --all for every one",
+            "resync of which repository?",
+            hint="name it, or send every file of all",
+            retyped=[Retyped(added=("REPO",)), Retyped(added=("--all",))],
         )
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.links import Action
@@ -52,7 +55,8 @@ def resync(
     if not (yes or dry_run or terminal):
         raise UsageError(
             "resync --all sends every file of the app again, and no terminal can confirm it",
-            hint="add --yes",
+            hint="if that is meant",
+            retyped=[Retyped(added=("--yes",))],
         )
     from docora_ops.actions.lookup import resolve_app
     from docora_ops.cli.bulk_command import BulkCommand

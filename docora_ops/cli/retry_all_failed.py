@@ -44,11 +44,15 @@ def retry_all_failed(
     context = context_of(typer_context)
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.actions.lookup import resolve_app
-    from docora_ops.cli.bulk_command import BulkCommand
+    from docora_ops.cli.bulk_command import BulkCommand, links_of
     from docora_ops.database.selection import select_failed
     from docora_ops.links import Action, FailedFilter
-    from docora_ops.render.cells import amount
 
+    app_id = None
+    if app is not None:
+        found = resolve_app(context.database, app)
+        app_id = found.app_id
+        app = app if app == app_id else found.app_name  # in full, for the audit entry
     change = describe_change(
         "retry-all-failed",
         reason,
@@ -57,9 +61,8 @@ def retry_all_failed(
         limit=limit,
         skip_open_circuits=skip_open_circuits,
     )
-    app_id = None if app is None else resolve_app(context.database, app).app_id
     which = FailedFilter(app_id, error, limit, skip_open_circuits)
     selection = select_failed(context.database, which)
-    question = f"reset {amount(selection.total, 'link')} and queue their snapshot jobs"
+    question = f"reset {links_of(selection)} and queue their snapshot jobs"
     command = BulkCommand(context, Action.RETRY, selection, change, batch_size)
     return command.run(question, terminal)

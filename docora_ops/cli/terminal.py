@@ -9,7 +9,7 @@ import termios
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
+from docora_ops.errors import CommandInterruptedError, HungUpError, Retyped, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,7 +32,8 @@ class Terminal:
                 raise UsageError(
                     "the command asks before it changes anything, and a background job can't be "
                     "answered",
-                    hint="add --yes, or run it in the foreground",
+                    hint="run it in the foreground, or without the question",
+                    retyped=[Retyped(added=("--yes",))],
                 )
 
     def ask(self, question: str, *above: RenderableType) -> None:

@@ -28,11 +28,15 @@ def worker(
             metavar="NAME", help="Name on RQ's screens; made of host and process by default."
         ),
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Log RQ's own lines, too, not only its warnings.")
+    ] = False,
 ) -> int:
     """Run the snapshot jobs that wait in the queue, with RQ's own worker and scheduler.
 
     SIGTERM, SIGHUP or Ctrl-C: the job at work is finished first; a second SIGTERM or Ctrl-C kills
-    it, and it is tried again. Needs the extra `worker` and git; the log goes to stderr.
+    it, and it is tried again. Needs the extra `worker` and git. The log goes to stderr, one line
+    for each event.
     """
     context = context_of(typer_context)
     if name is not None and not _NAME.fullmatch(name):
@@ -51,7 +55,7 @@ def worker(
     process.check(settings)
     _ = context.redis  # named if no setting names one
     log = logging.getLogger("rq")
-    log.handlers, log.propagate = [_StderrHandler()], False
+    log.handlers, log.propagate = [_StderrHandler(everything=verbose)], False
     context.collect_garbage()
     name = name or process.default_name()
     if concurrency == 1 and not process.needs_parent():
@@ -76,9 +80,18 @@ class _StderrHandler(logging.Handler):
     the worker. The handlers of `logging` support neither.
     """
 
+    def __init__(self, *, everything: bool = False) -> None:
+        """Takes whether RQ's own lines are written, apart from its warnings and errors."""
+        super().__init__()
+        self._everything = everything
+
     def emit(self, record: logging.LogRecord) -> None:
         """Writes the line, unless stderr is closed."""
         from docora_ops.text import inert, moment
+        from docora_ops.worker.log import NAME
+
+        if not (self._everything or record.name == NAME or record.levelno >= logging.WARNING):
+            return
 
         when = moment(datetime.fromtimestamp(record.created, UTC))
         write_at_once(f"{when} {record.levelname} {inert(self.format(record))}\n")

@@ -16,6 +16,15 @@ WHERE app_id = %(text)s OR lower(app_name) = ANY (SELECT lower(unnest(%(forms)s:
 ORDER BY app_id = %(text)s DESC, app_id
 """
 
+# starts_with, since LIKE would give `%` and `_` in the text a meaning.
+APPS_BY_PREFIX = """
+SELECT app_id, app_name FROM apps
+WHERE starts_with(app_id, %(text)s) OR EXISTS (
+    SELECT FROM unnest(%(forms)s::text[]) form WHERE starts_with(lower(app_name), lower(form))
+)
+ORDER BY app_name, app_id LIMIT %(limit)s
+"""
+
 REPOSITORIES_BY_ID_NAME_OR_URL = """
 SELECT repository_id, owner, name, EXISTS (
     SELECT FROM app_repositories l
@@ -28,13 +37,13 @@ WHERE repository_id = %(text)s
 ORDER BY repository_id = %(text)s DESC, repository_id
 """
 
-APP_NAMES = "SELECT app_name FROM apps ORDER BY app_name LIMIT %(limit)s"
+SOME_APPS = "SELECT app_id, app_name FROM apps ORDER BY app_name LIMIT %(limit)s"
 
-REPOSITORY_NAMES_OF_APP = """
-SELECT r.owner || '/' || r.name
+SOME_REPOSITORIES_OF_APP = """
+SELECT r.repository_id, r.owner, r.name
 FROM app_repositories l JOIN repositories r USING (repository_id)
 WHERE l.app_id = %(app_id)s
-ORDER BY 1 LIMIT %(limit)s
+ORDER BY r.owner || '/' || r.name LIMIT %(limit)s
 """
 
 
@@ -43,6 +52,14 @@ def find_apps(database: Database, text: str) -> list[App]:
     parameters = {"text": text, "forms": _forms(text)}
     apps = [App(*row) for row in database.rows(APPS_BY_ID_OR_NAME, parameters)]
     return apps[:1] if apps and apps[0].app_id == text else apps
+
+
+def find_apps_by_prefix(database: Database, text: str, limit: int) -> list[App]:
+    """Returns apps whose name begins with the text, in any letter case, or whose id does."""
+    if not text.strip():
+        return []
+    parameters = {"text": text, "forms": _forms(text), "limit": limit}
+    return [App(*row) for row in database.rows(APPS_BY_PREFIX, parameters)]
 
 
 def find_repositories(database: Database, app_id: str, text: str) -> list[Repository]:
@@ -61,15 +78,15 @@ def find_repositories(database: Database, app_id: str, text: str) -> list[Reposi
     return linked or [repository for repository, _ in found]
 
 
-def app_names(database: Database) -> list[str]:
-    """Returns names of apps for suggestions."""
-    return [name for (name,) in database.rows(APP_NAMES, {"limit": _SUGGESTION_POOL})]
+def some_apps(database: Database) -> list[App]:
+    """Returns apps whose names may be suggested."""
+    return [App(*row) for row in database.rows(SOME_APPS, {"limit": _SUGGESTION_POOL})]
 
 
-def repository_names(database: Database, app_id: str) -> list[str]:
-    """Returns `owner/name` of the app's repositories for suggestions."""
+def some_repositories(database: Database, app_id: str) -> list[Repository]:
+    """Returns repositories of the app whose names may be suggested."""
     parameters = {"app_id": app_id, "limit": _SUGGESTION_POOL}
-    return [name for (name,) in database.rows(REPOSITORY_NAMES_OF_APP, parameters)]
+    return [Repository(*row) for row in database.rows(SOME_REPOSITORIES_OF_APP, parameters)]
 
 
 def _forms(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -311,6 +312,11 @@ class Database:
                     hint="have the proxy pool transactions or sessions (in PgBouncer: pool_mode), "
                     "or point DATABASE_URL at Postgres itself",
                 )
+            case psycopg.OperationalError() if self._connection is None and "FATAL" not in str(
+                error
+            ):
+                reason, hint = _unreachable(text)
+                return PostgresError(f"{where} can't be reached: {reason}", hint=hint)
             case psycopg.OperationalError() | psycopg.InterfaceError():
                 return PostgresError(
                     f"{where} can't be used: {text}", hint="check that it runs, and DATABASE_URL"
@@ -327,12 +333,27 @@ class Database:
         return mask(text, [self._secret, *secrets])
 
 
+def _unreachable(text: str) -> tuple[str, str]:
+    """Returns why the driver got no connection, and what to do."""
+    found = re.match(r"failed to resolve host '(.+?)': \[Errno (-?\d+)\]", text)
+    if found is None:
+        return text[:1].lower() + text[1:], "check that it runs, and DATABASE_URL"
+    host, number = found.groups()
+    if int(number) == socket.EAI_AGAIN:
+        reason = f"the name {host} can't be looked up at present"
+        return reason, "check the host in DATABASE_URL, and the name server"
+    return f"no host named {host}", "check the host in DATABASE_URL"
+
+
 def _check(parameters: Mapping[str, Any]) -> None:
     """Raises ValueError for values that the driver would refuse only when it connects."""
     if int(parameters.get("connect_timeout") or 1) < 1:
         raise ValueError("connect_timeout")  # 0 means no limit
     if parameters.get("sslmode", "prefer") not in _SSL_MODES:
         raise ValueError("sslmode")
+    for host in str(parameters.get("host") or "").split(","):
+        if not host.startswith("/"):
+            host.encode("idna")  # as the look-up does
     for port in str(parameters.get("port") or "").split(","):
         if port and not 0 < int(port) < 1 << 16:
             raise ValueError("port")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -45,6 +48,7 @@ def connect(settings: Settings) -> redis.Redis:
         # An unknown option in the URL shows only when a connection is made from it.
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)
+        str(pool.connection_kwargs.get("host", "")).encode("idna")  # as the look-up does
     except (ValueError, TypeError, AttributeError, OSError, redis.RedisError):
         raise ConfigurationError(
             "REDIS_URL is not a URL that the Redis client understands",
@@ -111,7 +115,7 @@ def redis_errors(client: redis.Redis, *, rows_locked: bool = False) -> Iterator[
     try:
         yield
     except redis.RedisError as error:
-        message, hint = _explain(error)
+        message, hint = _explain(error, client)
         if rows_locked and hint == _SLOW[1]:
             # A longer timeout of ours would not help.
             hint = f"it has {ROWS_LOCKED_TIMEOUT} s while links are locked: check its load"
@@ -168,15 +172,22 @@ _BY_KIND = (
 )
 
 
-def _explain(error: redis.RedisError) -> _Explanation:
+def _explain(error: redis.RedisError, client: redis.Redis) -> _Explanation:
     text = str(error)
+    if isinstance(error, exceptions.TimeoutError) and "connecting" in text:
+        # A server without TLS waits for the rest of what it takes for a command.
+        with_tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
+        hint = "use redis:// if it does not speak TLS; " if with_tls else ""
+        return "can't be reached: connecting timed out", f"{hint}check REDIS_URL and the network"
     for kind, explanation in _BY_KIND:
         if isinstance(error, kind):
             return explanation
     if isinstance(error, redis.ConnectionError):
         if isinstance(error.__cause__, TimeoutError):
             return "did not answer in time", "check REDIS_URL and the network"
-        return "can't be reached, or broke the connection", "check that it runs, and REDIS_URL"
+        if "connecting to" not in text:
+            return "broke the connection", "check that it runs, and its log"
+        return _unreachable(error, client.connection_pool.connection_kwargs)
     is_refused = isinstance(error, exceptions.NoPermissionError)
     if is_refused or "NOPERM" in text or "ACL failure in script" in text:
         return _no_permission(text)
@@ -188,6 +199,36 @@ def _explain(error: redis.RedisError) -> _Explanation:
     # Redis repeats the arguments of an unknown command, which may hold a password.
     text = text.partition(", with args beginning with")[0].splitlines()[0] if text else "no text"
     return f"answered with an error: {mask(text)[:200]}", "see Redis's log"
+
+
+def _unreachable(error: BaseException, options: Mapping[str, Any]) -> _Explanation:
+    """Explains a failure to connect by the system's error that caused it.
+
+    The texts of the client are not shown.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    hint = "check that it runs, and REDIS_URL"
+    host = options.get("host", "localhost")
+    match cause:
+        case ssl.SSLCertVerificationError():
+            reason = f"its TLS certificate is refused: {cause.verify_message}"
+            hint = "check the host in REDIS_URL, and ssl_ca_certs"
+        case ssl.SSLError():
+            reason = f"TLS failed: {(cause.reason or 'no reason').lower().replace('_', ' ')}"
+            hint = "use redis:// if it does not speak TLS"
+        case socket.gaierror(errno=socket.EAI_AGAIN):
+            reason = f"the name {host} can't be looked up at present"
+            hint = "check the host in REDIS_URL, and the name server"
+        case socket.gaierror():
+            reason = f"no host named {host}"
+            hint = "check the host in REDIS_URL"
+        case OSError(errno=int(number)):
+            reason = os.strerror(number).lower()
+        case _:
+            reason = "the connection failed"
+    return f"can't be reached: {reason}", hint
 
 
 def whole_number(text: bytes | None) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import logging
 import os
 import re
 import shutil
@@ -19,9 +18,8 @@ from typing import IO
 from docora_ops.errors import BrokenCloneError, GitError, SnapshotError
 from docora_ops.text import inert
 from docora_ops.worker.git import Git, output_of
+from docora_ops.worker.log import log
 from docora_ops.worker.objects import Objects
-
-log = logging.getLogger("rq.worker.snapshot")
 
 _OWNER_ONLY = 0o700
 _OTHERS = 0o077

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import codecs
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +14,7 @@ from docora_ops.errors import BrokenCloneError, DeliveryError
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker.bodies import BodyWriter, Chunk, Event, Pieces, escape, resized
+from docora_ops.worker.log import log
 from docora_ops.worker.objects import Objects
 from docora_ops.worker.scan import File
 from docora_ops.worker.webhook import Webhook
@@ -25,8 +25,6 @@ _LONGEST_INDEXED = 2600
 """Bytes of a path that fit into an index of Postgres, together with the two ids."""
 _SMALL = 1 << 20
 """Bytes up to which a file's body is made in memory."""
-
-log = logging.getLogger("rq.worker.snapshot")
 
 
 @dataclass(frozen=True, slots=True)

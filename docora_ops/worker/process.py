@@ -20,6 +20,7 @@ from docora_ops.queue import connect
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
 from docora_ops.worker.git import require_git
+from docora_ops.worker.log import log
 from docora_ops.worker.rq_worker import SnapshotWorker
 from docora_ops.worker.snapshot_job import use_settings
 
@@ -141,6 +142,10 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
             children.remove(pid)
             exit_code = os.waitstatus_to_exitcode(status)
             if exit_code < 0:
+                log.warning(
+                    "a worker was killed by %s: another is started",
+                    signal.Signals(-exit_code).name,
+                )
                 time.sleep(_PAUSE)  # the cause may kill the next one, too
                 start()
             elif exit_code > 0 and not code:

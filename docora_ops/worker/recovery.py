@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import closing
 
@@ -10,16 +9,16 @@ from rq.job import Job
 
 from docora_ops.actions.repair.abandoned import recover_abandoned
 from docora_ops.database import Database
+from docora_ops.database.link_rows import read_link
 from docora_ops.database.link_scans import Failure, Refusal, fail_killed_scan
 from docora_ops.errors import DocoraOpsError
 from docora_ops.queue import LinkQueue, Redis
 from docora_ops.settings import Settings
 from docora_ops.text import inert
+from docora_ops.worker.log import link_name, log, name_of_arguments
 
 _KEPT_DELAY = 10
 """Seconds until the next try of a job that has no delays of its own."""
-
-log = logging.getLogger("rq.worker.snapshot")
 
 
 class Tries:
@@ -32,6 +31,14 @@ class Tries:
     def left(self) -> int:
         """The number of tries after this one."""
         return 0 if self._job is None else self._job.retries_left or 0
+
+    @property
+    def outlook(self) -> str:
+        """Says when the next try is, for the log."""
+        if self._job is None or not self.left:
+            return "no further try"
+        delay = self._job.get_retry_interval()
+        return f"tried again in {delay} s" if delay else "tried again at once"
 
     def end(self) -> None:
         """Makes this try the last one."""
@@ -53,13 +60,21 @@ class LinkRecovery:
         self._queue = LinkQueue(settings, client)
 
     def count_killed_job(
-        self, app_id: str, repository_id: str, tries: Tries, *, reason: str, stopped: bool = False
+        self,
+        app_id: str,
+        repository_id: str,
+        tries: Tries,
+        *,
+        reason: str,
+        stopped: bool = False,
+        name: str = "",
     ) -> None:
         """Counts a failure of the link, and ends or keeps the tries of the job accordingly.
 
-        `stopped`: an operator has stopped the job, so it gets no further try.
+        `stopped`: an operator has stopped the job, so it gets no further try. `name` names the link
+        in the log, its ids by default.
         """
-        name = inert(f"{app_id} {repository_id}")
+        name = name or inert(f"{app_id} {repository_id}")
         failure = Failure(
             app_id,
             repository_id,
@@ -73,11 +88,14 @@ class LinkRecovery:
         except DocoraOpsError as error:
             # Another job holds the link, or Postgres is away: the next try updates the link.
             tries.keep()
-            log.warning("%s: %s; not marked: %s", name, reason, inert(error.message))
+            outlook = f"{inert(error.message)}; {tries.outlook}"
+            log.warning("%s: failed: %s; not marked: %s", name, reason, outlook)
             return
         if isinstance(ending, Refusal) or ending.is_final:
             tries.end()
-        log.warning("%s: %s; the link is %s", name, reason, getattr(ending, "status", "gone"))
+        status = getattr(ending, "status", "gone")
+        outlook = "no further try" if stopped else tries.outlook
+        log.warning("%s: failed: %s; the link is %s; %s", name, reason, status, outlook)
 
     def recover_abandoned_links(self, keep_alive: Callable[[], object]) -> None:
         """Queues links again that are `scanning` without a job.
@@ -89,12 +107,25 @@ class LinkRecovery:
                 recovered = recover_abandoned(
                     database, self._queue, self._settings.max_retry_attempts, keep_alive
                 )
+                for item in recovered:
+                    link = read_link(database, item.ref.app_id, item.ref.repository_id)
+                    names = link and (link.payload.app_name, link.payload.repository_name)
+                    log.warning(
+                        "%s: left behind by a killed worker; %s",
+                        link_name(*names) if names else inert(item.ref.job_id),
+                        inert(item.error_message or "it is queued again"),
+                    )
         except DocoraOpsError as error:
             log.warning("links left behind can't be looked for: %s", inert(error.message))
-            return
-        for item in recovered:
-            log.warning(
-                "%s: left behind by a killed worker; %s",
-                inert(item.ref.job_id),
-                inert(item.error_message or "it is queued again"),
-            )
+
+
+def ids_and_name(job: Job) -> tuple[str, str, str] | None:
+    """Returns the app id, the repository id and the link's name; None for a job of another kind."""
+    try:
+        arguments = job.kwargs
+    except Exception:  # noqa: BLE001 - unpickling may raise anything
+        return None
+    app_id, repository_id = arguments.get("app_id"), arguments.get("repository_id")
+    if isinstance(app_id, str) and isinstance(repository_id, str):
+        return app_id, repository_id, name_of_arguments(arguments)
+    return None

@@ -5,15 +5,13 @@ git follows redirects to any host or to none. A renamed repository needs them on
 
 from __future__ import annotations
 
-import logging
 import re
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from docora_ops.errors import GitError
 from docora_ops.text import inert
 from docora_ops.worker.endpoint import DEFAULT_PORTS
-
-log = logging.getLogger("rq.worker.snapshot")
+from docora_ops.worker.log import log
 
 _REFS = "/info/refs"
 _REDIRECT = re.compile(r"unable to access .*: The requested URL returned error: 30[12378]")

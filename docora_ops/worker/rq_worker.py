@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import time
@@ -19,13 +18,17 @@ from rq.exceptions import AbandonedJobError, InvalidJobOperation, StopRequested
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.logutils import colorizer
+from rq.suspension import is_suspended
 from rq.utils import now
 from rq.worker import WorkerStatus
 
 from docora_ops.errors import SnapshotError, WorkerNameTakenError
 from docora_ops.interrupts import ENDING, held_back, repeat_if_swallowed
+from docora_ops.queue.redis_client import describe
 from docora_ops.settings import Settings
-from docora_ops.worker.recovery import LinkRecovery, Tries
+from docora_ops.text import inert
+from docora_ops.worker.log import log, without_redis_traceback
+from docora_ops.worker.recovery import LinkRecovery, Tries, ids_and_name
 from docora_ops.worker.rq_parts import DelayedJobScheduler, RunningJobs, SnapshotJob, SnapshotQueue
 
 _WORKER_TTL = 45
@@ -63,7 +66,7 @@ class SnapshotWorker(Worker):
         )
         colorizer.notty = True  # the log shows escape sequences as text
         self.log_result_lifespan = False
-        self.log.addFilter(_without_redis_traceback)
+        self.log.addFilter(without_redis_traceback)
         self.stop_was_requested = False
         self.queue_was_empty = False
         """True if the last look into the queue found no job."""
@@ -88,12 +91,36 @@ class SnapshotWorker(Worker):
             self.work(burst=burst, logging_level=None, with_scheduler=True)
         except _Stopped:
             self.teardown()  # RQ tears down only if its loop has begun
+        except SystemExit:
+            log.warning("worker %s: ended; its job was killed, and is tried again", self.name)
+            raise
         finally:
             # A further signal must not cut off the last messages.
             for number in ENDING:
                 signal.signal(number, signal.SIG_IGN)
         if not self.stop_was_requested and not (burst and self.queue_was_empty):
             raise RuntimeError("the worker could not go on")
+        reason = "as told" if self.stop_was_requested else "since the queue is empty"
+        log.info("worker %s: ended, %s", self.name, reason)
+
+    def bootstrap(self, *arguments: Any) -> None:
+        """Registers the worker and listens for commands; logs that it began."""
+        super().bootstrap(*arguments)
+        log.info(
+            "worker %s: listening on %s, Redis %s",
+            self.name,
+            inert(", ".join(self.queue_names())),
+            describe(self.connection),
+        )
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """Waits while `rq suspend` keeps workers from taking jobs."""
+        if not is_suspended(self.connection, self):
+            return
+        log.warning("worker %s: suspended, takes no job until `rq resume`", self.name)
+        super().check_for_suspension(burst)
+        if not self.stop_was_requested:
+            log.warning("worker %s: resumed", self.name)
 
     def _check_permissions(self) -> None:
         """Raises NoPermissionError for commands whose refusal RQ ignores or meets too late.
@@ -191,6 +218,8 @@ class SnapshotWorker(Worker):
         """Records that the worker was told to end."""
         self.stop_was_requested = True
         self._stop_requested = True
+        rest = "; its job is finished first" if self.get_state() == WorkerStatus.BUSY else ""
+        log.info("worker %s: told to end%s", self.name, rest)
         # A closed terminal often sends two SIGHUPs, from the shell and from the kernel. Only SIGINT
         # and SIGTERM count as a second signal, which kills the job.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -331,9 +360,12 @@ class SnapshotWorker(Worker):
 
     def _job_was_killed(self, job: Job, reason: str, *, stopped: bool = False) -> None:
         self._keep_alive()
-        ids = _link_ids(job)
-        if ids is not None:
-            self.recovery.count_killed_job(*ids, Tries(job), reason=reason, stopped=stopped)
+        found = ids_and_name(job)
+        if found is not None:
+            app_id, repository_id, name = found
+            self.recovery.count_killed_job(
+                app_id, repository_id, Tries(job), reason=reason, stopped=stopped, name=name
+            )
 
     def _is_waiting(self, job: Job, queue: Queue) -> bool:
         """Returns whether the job is in the queue's list or schedule."""
@@ -353,26 +385,5 @@ class SnapshotWorker(Worker):
         return False
 
 
-def _without_redis_traceback(record: logging.LogRecord) -> bool:
-    """Replaces the traceback of a Redis error, which is no bug, by the error's name."""
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, RedisError):
-        record.msg, record.args = "%s (%s)", (record.getMessage(), type(error).__name__)
-        record.exc_info = None
-    return True
-
-
 def _nothing() -> None:
     """Is called instead of a heartbeat while no job runs."""
-
-
-def _link_ids(job: Job) -> tuple[str, str] | None:
-    """Returns the app id and repository id of a snapshot job; None for a job of another kind."""
-    try:
-        arguments = job.kwargs
-    except Exception:  # noqa: BLE001 - unpickling may raise anything
-        return None
-    app_id, repository_id = arguments.get("app_id"), arguments.get("repository_id")
-    if isinstance(app_id, str) and isinstance(repository_id, str):
-        return app_id, repository_id
-    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import traceback
 from collections.abc import Sequence
@@ -43,6 +42,7 @@ from docora_ops.worker.clone import Clone, Commit
 from docora_ops.worker.deliveries import Plan, Sender, compare, fits_index
 from docora_ops.worker.endpoint import secrets_of
 from docora_ops.worker.git import Git
+from docora_ops.worker.log import link_name, log, name_of_arguments
 from docora_ops.worker.recovery import Tries
 from docora_ops.worker.repository_lock import RepositoryLock
 from docora_ops.worker.scan import File, scan
@@ -61,9 +61,6 @@ _LONGEST_SNAPSHOT_PATH = 2048
 _LARGEST_SIZE = 2**31 - 1
 """The largest size of a file that Docora's column can hold."""
 
-# The worker's log handler belongs to the logger "rq", so it shows the lines of this one, too.
-log = logging.getLogger("rq.worker.snapshot")
-
 _settings: Settings | None = None
 
 
@@ -73,19 +70,21 @@ def use_settings(settings: Settings) -> None:
     _settings = settings
 
 
-def snapshot(*, app_id: str, repository_id: str, **_: object) -> None:
+def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     """Brings the link of an app to a repository up to date. RQ calls this for each job.
 
     Reads everything but the two ids from the database, where a token or URL may have changed since
-    the job was queued. Does nothing if the link or the app is gone, or if another job is scanning
-    the link. Raises SnapshotError, without secrets, if the job failed.
+    the job was queued; `names` are for the log. Does nothing if the link or the app is gone, or if
+    another job is scanning the link. Raises SnapshotError, without secrets, if the job failed.
     """
     tries = Tries(get_current_job())
+    name = name_of_arguments({"app_id": app_id, "repository_id": repository_id} | names)
     try:
-        job = _Snapshot(_settings or load_settings(), app_id, repository_id, tries)
+        job = _Snapshot(_settings or load_settings(), app_id, repository_id, tries, name)
     except ConfigurationError as error:
         # The failure cannot be counted, so the link needs another try.
         tries.keep()
+        log.error("%s: failed: %s; %s", name, inert(error.message), tries.outlook)
         raise SnapshotError(error.message) from None
     job.run()
 
@@ -95,13 +94,16 @@ class _GoneError(Exception):
 
 
 class _Snapshot:
-    def __init__(self, settings: Settings, app_id: str, repository_id: str, tries: Tries) -> None:
+    def __init__(
+        self, settings: Settings, app_id: str, repository_id: str, tries: Tries, name: str
+    ) -> None:
         self.settings = settings
         self.app_id = app_id
         self.repository_id = repository_id
         self.tries = tries
         self.cleaner = Cleaner()
-        self.name = inert(f"{app_id} {repository_id}")
+        self.name = name
+        self.started = time.monotonic()
         self.sent = 0
         self.link: Link | None = None
         timeout = max(settings.statement_timeout, _STATEMENT_TIMEOUT)
@@ -121,7 +123,6 @@ class _Snapshot:
 
     def _try(self) -> Exception | None:
         """Runs the job; returns any error, since each failure has to be counted."""
-        started = time.monotonic()
         try:
             # Known before the lock is taken: the session may fail at any moment afterwards.
             self.session_id = session_id(self.session)
@@ -130,17 +131,24 @@ class _Snapshot:
                 self._end_quietly(begun)
                 return None
             self.link = begun
-            self.name = inert(begun.payload.description)
+            self.name = link_name(begun.payload.app_name, begun.payload.repository_name)
+            log.info("%s: began, %s", self.name, self._try_number(begun.retry_count + 1))
             self._require_lock(begun)
             self._work(begun)
-            log.info(
-                "%s: in sync, %d sent in %.1f s", self.name, self.sent, time.monotonic() - started
-            )
+            files = "1 file" if self.sent == 1 else f"{self.sent} files"
+            log.info("%s: synced, %s sent in %.1f s", self.name, files, self._seconds)
         except _GoneError:
             self._end_quietly(Refusal.GONE)
         except Exception as error:  # noqa: BLE001 - the caller counts it as a failure
             return error
         return None
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def _try_number(self, number: int) -> str:
+        return f"try {number} of {self.settings.max_retry_attempts}"
 
     def _begin(self) -> Link | Refusal:
         """Takes the link; waits for the session of a job that has just ended."""
@@ -287,10 +295,9 @@ class _Snapshot:
         )
 
     def _end_quietly(self, refusal: Refusal) -> None:
-        if refusal is Refusal.GONE:
-            log.info("%s: the link is gone, nothing to do", self.name)
-        else:
-            log.info("%s: another job is at work on it, nothing to do", self.name)
+        gone = refusal is Refusal.GONE
+        reason = "the link or its app is gone" if gone else "another job is at work on it"
+        log.info("%s: nothing to do: %s, %.1f s", self.name, reason, self._seconds)
 
     def _fail(self, error: Exception) -> None:
         """Counts the failure, ends or keeps the tries accordingly, and raises SnapshotError."""
@@ -304,13 +311,13 @@ class _Snapshot:
         if isinstance(ending, Ending):
             if ending.is_final:
                 self.tries.end()
-            counted = f"failed, try {ending.retry_count}"
-            outlook = "given up" if ending.is_final else f"{self.tries.left} more"
+            counted = self._try_number(ending.retry_count)
         else:
             # The failure was not counted, so the link needs another try.
             self.tries.keep()
-            counted, outlook = "failed, not marked", "tried again"
-        log.warning("%s: %s: %s; %s", self.name, counted, inert(message), outlook)
+            counted = "not marked"
+        counted = f"failed after {self._seconds:.1f} s, {counted}"
+        log.warning("%s: %s: %s; %s", self.name, counted, inert(message), self.tries.outlook)
         raise SnapshotError(message)
 
     def _count_failure(

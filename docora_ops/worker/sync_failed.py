@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -14,13 +13,12 @@ from docora_ops.settings import Settings
 from docora_ops.text import inert, moment
 from docora_ops.worker.bodies import encode, repository_fields
 from docora_ops.worker.endpoint import secrets_of
+from docora_ops.worker.log import log
 from docora_ops.worker.secrets import Cleaner, decrypt
 from docora_ops.worker.webhook import Webhook
 
 _TIMEOUT = 10
 _THREADS = 8
-
-log = logging.getLogger("rq.worker.snapshot")
 
 
 def post_sync_failed(

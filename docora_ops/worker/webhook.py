@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import http.client
-import logging
 import math
 import signal
 import ssl
@@ -19,6 +18,7 @@ from docora_ops.text import inert
 from docora_ops.worker.bodies import Pieces, resized
 from docora_ops.worker.endpoint import Endpoint, endpoint_of
 from docora_ops.worker.http_connection import AppConnection
+from docora_ops.worker.log import log
 
 _GATHERED = 1 << 18
 """Bytes of a large body that are sent at once."""
@@ -31,8 +31,6 @@ _FOLLOWED = {307, 308}
 _NOT_FOLLOWED = {301, 302, 303}
 """Redirects that become a GET, which would deliver nothing."""
 _MOST_REDIRECTS = 5
-
-log = logging.getLogger("rq.worker.snapshot")
 
 
 class Webhook:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from tests.errors.checks import (
     arguments,
     forget_operations,
     refuses,
+    shows_no_secret,
 )
 from tests.support.docora import Docora
 from tests.support.own_servers import OwnRedis
@@ -28,7 +31,7 @@ def test_a_redis_that_is_not_there_changes_nothing(
     before = docora.dump()
     url = f"redis://someone:{ENCODED}@127.0.0.1:{refused_port()}/3"
     result = docora.run(*arguments(command, link), env={"REDIS_URL": url})
-    refuses(result, "redis", "Redis at 127.0.0.1:", "/3 can't be reached")
+    refuses(result, "redis", "Redis at 127.0.0.1:", "/3 can't be reached: connection refused")
     assert docora.dump() == before
 
 
@@ -106,4 +109,32 @@ def test_a_wrong_redis_password_changes_nothing_and_is_not_shown(
     url = own.access.owner.replace("redis://", f"redis://{login}")
     result = docora.run(*arguments("retry", link), env={"REDIS_URL": url})
     refuses(result, "redis", "refuses our user or password")
+    assert docora.dump() == before
+
+
+def test_why_a_server_can_not_be_reached_is_told(
+    docora: Docora, link: TestLink, tmp_path: Path
+) -> None:
+    before = docora.dump()
+    name = "docora.invalid"
+    unknown = rf"can't be reached: (no host named {name}|the name {name} can't be looked up)"
+    login = f"someone:{ENCODED}"
+    for variable, url, sentence in (
+        ("REDIS_URL", f"redis://{login}@{name}", unknown),
+        ("REDIS_URL", f"unix://{login}@{tmp_path}/none", "can't be reached: no such file"),
+        ("REDIS_URL", f"redis://{login}@{'x' * 70}", "REDIS_URL is not a URL"),
+        ("DATABASE_URL", f"postgres://{login}@{name}/d", unknown),
+        ("DATABASE_URL", f"postgres://{login}@127.0.0.1:{refused_port()}/d", "reached: connection"),
+        (
+            "DATABASE_URL",
+            f"postgres://{login}@/d?host={tmp_path}",
+            "can't be reached: no such file",
+        ),
+        ("DATABASE_URL", f"postgres://{login}@{'x' * 70}/d", "DATABASE_URL is not a URL"),
+    ):
+        result = docora.run("failed", "--json", env={variable: url})
+        shows_no_secret(result)
+        assert result.code == (2 if "not a URL" in sentence else 5), result
+        assert re.search(sentence, result.json["error"]), result
+        assert result.json["hint"]
     assert docora.dump() == before

@@ -68,7 +68,8 @@ def test_several_of_one_name_are_listed_by_id(docora: Docora, link: TestLink) ->
         assert result.json.keys() == {"error", "code", "hint", field}
         assert result.json["code"] == "ambiguous"
         assert sorted(result.json[field]) == sorted(ids)
-        assert all(one in result.stderr for one in ids)
+        assert all(one in result.json["error"] for one in ids)
+        assert all(f" {one} " in result.json["hint"] for one in ids)
 
 
 def test_of_several_of_one_name_the_one_that_the_app_has_is_meant(
@@ -91,8 +92,8 @@ def test_what_a_hint_has_to_paste_runs_nothing_in_a_shell(docora: Docora, tmp_pa
     docora.link(docora.add_app(evil), docora.add_repository(f"octo/{evil}"))
     docora.redis.hset("docora:bulk:$(touch pwned)", mapping={"total": 1, "completed": 1})
     for arguments, before, behind, word in (
-        (("show", "Acmes touch pwned", "x"), "did you mean ", "?", evil),
-        (("show", evil, "octo/Acmes touch"), "did you mean ", "?", f"octo/{evil}"),
+        (("show", "Acmes touch pwned", "x"), "docora-ops show ", " x\n", evil),
+        (("show", "Acm", "octo/Acmes touch"), "docora-ops show Acm ", "\n", f"octo/{evil}"),
         (("cancel", "$(touch pwned)"), "docora-ops progress ", " shows what", "$(touch pwned)"),
     ):
         result = docora.run(*arguments)
@@ -129,7 +130,7 @@ def test_what_is_not_found_is_named_and_the_nearest_names_are_suggested(
     assert "'Acme Search'" in no_app.json["hint"]
     assert "Zebra" not in no_app.json["hint"]
     assert "'octo/ap'" in no_repository.json["error"]
-    assert "did you mean octo/api?" in no_repository.json["hint"]
+    assert no_repository.json["hint"].endswith("retry 'Acme Search' octo/api --json")
     assert no_link.json["error"].startswith("App-repository link not found")
     assert "octo/website" in no_link.json["error"]
     assert "did you mean" not in nothing_near.json["hint"]

@@ -78,7 +78,7 @@ READING = (
     Reading(("repair", "--dry-run"), EACH),
     Reading(("resync", WHOLE.app_id, "--all", "--dry-run")),
     Reading(("retry", WHOLE.app_id, WHOLE.repository_id, "--dry-run")),
-    Reading(("show", "\x1b]0;PWNED", EVIL), ("did you mean '\x1b]0;PWNED\x07'",), code=3),
+    Reading(("show", "\x1b]0;PWNE", EVIL), ("no repository",), code=3),
     Reading(("show", WHOLE.app_id, EVIL), SENTENCE, code=3),
     Reading(("cancel", EVIL), SENTENCE, code=3),
     Reading(("retry", EVIL, EVIL, f"--{EVIL}"), SENTENCE, code=2),

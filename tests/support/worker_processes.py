@@ -61,7 +61,7 @@ class Running:
         eventually(lambda: self.log.count(text) >= times, f"{text!r} in the log")
 
     def await_ready(self, workers: int = 1) -> None:
-        self.await_line("Listening on", workers)
+        self.await_line("istening on", workers)  # our line, or that of RQ
 
     def signal(self, number: Signals) -> None:
         self.process.send_signal(number)

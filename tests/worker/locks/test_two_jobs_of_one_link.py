@@ -45,7 +45,7 @@ def test_a_second_job_for_a_link_at_work_ends_without_a_word(snapshots: Snapshot
         )
         second = snapshots.work()
         assert second.code == 0
-        assert "another job is at work on it, nothing to do" in second.stderr
+        assert "nothing to do: another job is at work on it" in second.stderr
         assert snapshots.docora.job(link).get_status() is JobStatus.FINISHED
         assert snapshots.docora.row(link) == before
         gate.release()
@@ -62,7 +62,7 @@ def test_a_worker_that_was_paused_past_its_heartbeat_finishes_alone(snapshots: S
         with running(snapshots, "--burst", DOCORA_OPS_LOCK_TIMEOUT="1") as second:
             assert second.end() == 0
         assert "its worker was killed; not marked: another session has held a lock" in second.log
-        assert "another job is at work on it, nothing to do" in second.log
+        assert "nothing to do: another job is at work on it" in second.log
         assert link_row(snapshots, link)[:2] == ("scanning", 0)
         paused.signal_all(signal.SIGCONT)
         gate.release()

@@ -23,6 +23,7 @@ from tests.support.proxy import PATIENCE, eventually
 from tests.support.screens import assert_inert
 from tests.support.snapshots import Snapshots
 from tests.support.terminal import on_terminal
+from tests.support.worker_processes import running
 
 CHOSEN = (0, 3, 9, 12)
 HOSTILE = "evil\n2026 INFO forged\x1b]0;title\x07\u202e"
@@ -50,12 +51,14 @@ def test_each_line_of_a_workers_log_is_one_event_in_letters_that_can_be_read(
     assert code == 0
     shown = shown.replace("\r\n", "\n")
     assert_inert(shown)
-    assert "Listening on snapshot-queue" in shown, "colours are spelled out"
+    assert "listening on snapshot-queue" in shown
     for line in shown.splitlines():
         assert re.match(r"20\d\d-\d\d-\d\dT[\d:.]+Z [A-Z]+ \S", line), line
     for number in CHOSEN:
         name = inert(list(TRICKS)[number])
-        assert f"{name}/{name} → {name}: failed, try 1: " in shown
+        assert re.search(
+            rf"{re.escape(f'{name} ← {name}/{name}')}: failed after [\d.]+ s, try 1 of 1: ", shown
+        )
         assert docora.status(link_of(number)) == "failed"
 
 
@@ -101,10 +104,59 @@ def test_a_signal_that_comes_while_a_line_is_written_ends_the_worker_without_a_w
         with os.fdopen(reader, encoding="utf-8") as log:
             said = log.read()
         assert worker.wait(PATIENCE) == 0
-    assert "warm shut down requested" in said
+    assert "told to end" in said
     assert "Traceback" not in said
 
 
 def is_asleep(pid: int) -> bool:
     with open(f"/proc/{pid}/wchan", encoding="ascii") as file:  # noqa: PTH123
         return "pipe" in file.read()
+
+
+def test_a_worker_logs_each_event_in_one_line_and_the_lines_of_rq_only_if_asked(
+    snapshots: Snapshots,
+) -> None:
+    app_id = snapshots.add_app("Acme")
+    upstream = snapshots.add_upstream()
+    upstream.commit({"a": "1\n", "b": "2\n"})
+    good = snapshots.link(app_id, snapshots.add_repository(upstream))
+    bad = snapshots.link(app_id, snapshots.docora.add_repository("octo/web", url="file:///nowhere"))
+    gone = snapshots.link(app_id, snapshots.docora.add_repository("octo/old"))
+    for link in (good, bad, gone):
+        assert snapshots.docora.run("retry", *link.ids).code == 0
+    snapshots.docora.connection.execute(
+        "DELETE FROM app_repositories WHERE repository_id = %s", (gone.repository_id,)
+    )
+    worked = snapshots.work("--name", "one")
+    assert worked.code == 0, worked
+    said = [line.split(" ", 1)[1] for line in worked.stderr.splitlines()]
+    expected = [
+        r"INFO worker one: listening on snapshot-queue, Redis \S+",
+        r"INFO Acme ← octo/api: began, try 1 of 5",
+        r"INFO Acme ← octo/api: main at \w{12}: 0 to delete, 2 to create, 0 to update",
+        r"INFO Acme ← octo/api: synced, 2 files sent in [\d.]+ s",
+        r"INFO Acme ← octo/web: began, try 1 of 5",
+        r"WARNING Acme ← octo/web: failed after [\d.]+ s, try 1 of 5: .+; "
+        r"tried again in \d+ s",
+        r"INFO Acme ← octo/old: nothing to do: the link or its app is gone, [\d.]+ s",
+        r"INFO worker one: ended, since the queue is empty",
+    ]
+    assert len(said) == len(expected), said
+    for line, pattern in zip(said, expected, strict=True):
+        assert re.fullmatch(pattern, line), line
+    verbose = snapshots.work("--name", "two", "--verbose")
+    assert "*** Listening on snapshot-queue" in verbose.stderr
+    assert "worker two: ended" in verbose.stderr
+
+
+def test_a_suspended_worker_says_so(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_queued({"a": "1\n"})
+    snapshots.docora.redis.set("rq:suspended", 1)
+    with running(snapshots) as worker:
+        worker.await_line("suspended, takes no job until `rq resume`")
+        snapshots.docora.redis.delete("rq:suspended")
+        worker.await_line("resumed")
+        eventually(lambda: snapshots.docora.status(link) == "synced", "the job")
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+    assert "ended, as told" in worker.log

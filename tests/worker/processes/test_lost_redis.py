@@ -19,7 +19,7 @@ def has_scheduler(snapshots: Snapshots) -> bool:
 def test_a_scheduler_that_loses_redis_says_it_in_one_line(snapshots: Snapshots) -> None:
     with (
         Proxy.before_redis(snapshots.docora.redis_access.worker) as proxy,
-        running(snapshots, REDIS_URL=proxy.url) as worker,
+        running(snapshots, "--verbose", REDIS_URL=proxy.url) as worker,
     ):
         worker.await_line("Scheduler for snapshot-queue started")
         eventually(lambda: has_scheduler(snapshots), "a scheduler")

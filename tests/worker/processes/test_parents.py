@@ -90,7 +90,7 @@ def test_children_finish_their_job_and_end_when_their_parent_is_killed(
 ) -> None:
     with two_workers(snapshots) as (link, gate, worker):
         worker.signal(signal.SIGTERM if is_ending else signal.SIGKILL)
-        worker.await_line("warm shut down requested", 2)
+        worker.await_line("told to end", 2)
         if is_ending:
             time.sleep(PAST_DOUBLED)
             worker.signal(signal.SIGKILL)

@@ -60,7 +60,7 @@ def test_a_signal_ends_it_when_the_job_in_hand_is_done(
             os.killpg(worker.pid, number)
         else:
             worker.signal(number)
-        worker.await_line("warm shut down requested", int(concurrency))
+        worker.await_line("told to end", int(concurrency))
         eventually(lambda: len(names(snapshots)) == 1, "the end of who is idle")
         snapshots.docora.enqueue("app_1-repo_1")
         gate.release()
@@ -77,7 +77,7 @@ def test_a_second_signal_kills_the_job_and_its_link_is_not_lost(snapshots: Snaps
     with held_worker(snapshots) as (_gate, worker):
         horse = worker.horse()
         worker.signal(signal.SIGTERM)
-        worker.await_line("warm shut down requested")
+        worker.await_line("told to end")
         time.sleep(1.1)  # RQ takes a second signal within a second for the first
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0
@@ -131,7 +131,7 @@ def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
 
 
 def test_a_worker_that_is_killed_while_idle_takes_no_job_with_it(snapshots: Snapshots) -> None:
-    with running(snapshots) as worker:
+    with running(snapshots, "--verbose") as worker:
         worker.await_line("Scheduler for")
         await_waiting_worker(snapshots.docora)
         worker.signal(signal.SIGKILL)
@@ -152,7 +152,7 @@ def test_delayed_retries_are_run_when_their_time_has_come(snapshots: Snapshots) 
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0
     assert answers == []
-    assert "failed, try 1: HTTP 500 on created a; 4 more" in worker.log
+    assert "try 1 of 5: HTTP 500 on created a; tried again in " in worker.log
     assert sorted(snapshots.received().files) == ["a", "b"]
 
 

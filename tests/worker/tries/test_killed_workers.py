@@ -169,7 +169,7 @@ def test_a_link_whose_job_was_lost_is_served_by_the_next_worker(snapshots: Snaps
     with running(snapshots, "--burst") as one, running(snapshots, "--burst") as other:
         assert (one.end(), other.end()) == (0, 0)
     assert_synced(snapshots, link, upstream)
-    said = f"{link.job_id}: left behind by a killed worker; it is queued again"
+    said = "Acme ← octo/api: left behind by a killed worker; it is queued again"
     assert (one.log + other.log).count(said) == 1
     assert [request.path for request in snapshots.received().requests] == ["a", "b", "b"]
 
@@ -256,7 +256,7 @@ def test_a_busy_worker_looks_after_links_of_killed_ones(
         for member in cast("list[bytes]", snapshots.docora.redis.zrange(wip, 0, -1)):
             if abandoned.job_id.encode() in member:
                 snapshots.docora.redis.zadd(wip, {member: 1})
-        worker.await_line(f"{left.job_id}: left behind")
+        worker.await_line(": left behind by a killed worker")
         worker.await_line("its worker was killed; the link is failed")
         assert snapshots.docora.row(left)["retry_count"] == 1
         assert snapshots.docora.waiting() == [left.job_id]

@@ -1,0 +1,85 @@
+"""An app by the beginning of its name or id."""
+
+from __future__ import annotations
+
+from unicodedata import normalize
+
+import pytest
+
+from docora_ops.actions.lookup import resolve_app
+from docora_ops.errors import AmbiguousError, NotFoundError
+from docora_ops.links import App
+from tests.support.docora import Docora
+
+NOTES = "Tidewater Notes"
+
+
+def test_the_beginning_of_one_name_or_id_finds_the_app(docora: Docora) -> None:
+    database = docora.actions().database
+    apps = {
+        name: App(docora.add_app(name, app_id), name)
+        for name, app_id in {
+            NOTES: "app_1a",
+            "Acme": "app_2b",
+            "Acme Search": "app_3c",
+            "100% Sure": "app_4d",
+            "under_score": "app_5e",
+            "back\\slash": "app_6f",
+            normalize("NFC", "Café Åland"): "app_7a",
+            normalize("NFD", "Élan Café"): "app_8b",
+        }.items()
+    }
+    for text, name in {
+        "tidewater": NOTES,
+        "T": NOTES,
+        "app_1": NOTES,
+        "acme": "Acme",
+        "ACME ": "Acme Search",
+        "100%": "100% Sure",
+        "under_": "under_score",
+        "back\\": "back\\slash",
+        normalize("NFD", "CAFÉ"): normalize("NFC", "Café Åland"),
+        normalize("NFC", "élan"): normalize("NFD", "Élan Café"),
+    }.items():
+        assert resolve_app(database, text) == apps[name], text
+    for text in ("", " ", "APP_1", "idewater", "tide%", "10_%", "under%", "%", "_", "Notes"):
+        with pytest.raises(NotFoundError):
+            resolve_app(database, text)
+
+
+def test_a_beginning_of_several_lists_some_and_takes_none(docora: Docora) -> None:
+    database = docora.actions().database
+    ids = [docora.add_app(f"Acme {number:02}") for number in range(12)]
+    with pytest.raises(AmbiguousError, match="of more than 10 apps begin with 'acme'") as error:
+        resolve_app(database, "acme")
+    assert error.value.details == {"app_ids": ids[:10]}
+    assert f"Acme 00 ({ids[0]})" in error.value.message
+    # The beginnings of names and of ids are beginnings alike.
+    docora.add_app("Unlike", "acme 1x")
+    with pytest.raises(AmbiguousError, match="of 3 apps begin with 'acme 1'"):
+        resolve_app(database, "acme 1")
+    assert resolve_app(database, "acme 11").app_id == ids[11]
+
+
+def test_changes_by_a_beginning_name_the_app_in_full_and_its_neighbours_stay(
+    docora: Docora,
+) -> None:
+    link = docora.link(docora.add_app(NOTES), docora.add_repository("octo/api"))
+    other = docora.link(docora.add_app("Acme Search"), docora.add_repository("octo/web"))
+    for command in (
+        ("retry", "tide", "octo/api"),
+        ("retry-all-failed", "--app", "tide"),
+        ("resync", "tide", "octo/api"),
+        ("resync", "tide", "--all", "--yes"),
+        ("repair", "tide"),
+    ):
+        docora.redis.flushdb()
+        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+        result = docora.run(*command)
+        assert result.code == 0, result
+        assert NOTES in result.stdout + result.stderr, command
+        assert not docora.was_reset(other)
+        if command[0] != "repair":
+            assert docora.was_reset(link), command
+            [entry, *_] = docora.run("history", "--json").data
+            assert NOTES in entry["selection"].values()
