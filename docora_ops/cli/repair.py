@@ -25,6 +25,10 @@ def repair(
             help="Repair even if most jobs in the queue have no link in the database.",
         ),
     ] = False,
+    with_list: Annotated[
+        bool,
+        typer.Option("--list", help="Show each disagreement too, not just the counts by app."),
+    ] = False,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
     as_json: options.Json = False,
@@ -60,4 +64,4 @@ def repair(
         fix.app_id = found.app_id
         names = asdict(found)
     fix.change = describe_change("repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs)
-    return RepairCommand(context, fix).run(terminal)
+    return RepairCommand(context, fix, with_list=with_list).run(terminal)
