@@ -74,11 +74,17 @@ def _pager() -> str:
     return os.environ.get("PAGER", "less")
 
 
+def _command() -> str:
+    """Returns the shell command, which becomes the pager where it can: so a signal reaches it."""
+    pager = _pager()
+    return pager if re.search(r"[|&;<>()=\n]", pager) else f"exec {pager}"
+
+
 def _page(pieces: Iterator[str]) -> Iterator[str]:
     """Shows the pieces in the pager. Returns what is still to be shown: all if it can't run."""
     sys.stdout.flush()
     process = subprocess.Popen(
-        ["sh", "-c", _pager()],
+        ["sh", "-c", _command()],
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={"LESS": "FRX", **os.environ},  # -R: show colours

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from docora_ops.bulk import BulkResult
@@ -84,9 +84,10 @@ def plan_tables(links: Sequence[PlannedLink], width: int) -> Iterator[Renderable
         plan = outcome_label(link.outcome, planned=True)
         if link.error_message:
             plan += f": {link.error_message}"
-        return tuple(map(inert, (link.app_name, link.repository_name, plan, link.job_id)))
+        name = link_name(link.app_name, link.repository_name) or link.job_id
+        return tuple(map(inert, (name, plan, link.job_id)))
 
-    columns = ("App", "Repository", "Would happen", "Job")
+    columns = ("Link", "Would happen", "Job")
     return long_table(columns, links, cells, lambda link: style_of(link.outcome), width)
 
 
@@ -141,10 +142,10 @@ def failures(
         )
         for failure in items[:ROWS_SHOWN]
     ]
-    if len(items) > ROWS_SHOWN:
-        more = max(total, len(items)) - ROWS_SHOWN
-        rows.append((cell(f"and {more} more"), cell("see --json")))
-    return records((heading, "Why"), rows, width, long=1)
+    shown = records((heading, "Why"), rows, width, long=1)
+    if len(items) <= ROWS_SHOWN:
+        return shown
+    return Group(shown, f"and {max(total, len(items)) - ROWS_SHOWN} more: see --json")
 
 
 def app_counts(counts: Iterable[AppCount]) -> RenderableType:

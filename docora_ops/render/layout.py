@@ -91,15 +91,11 @@ def records(
     """Returns a table as `fitting_table` does, otherwise a block of lines for each row."""
     if found := fitting_table(columns, rows, width, long=long, numbers=numbers):
         return found
-    return Group(*_blocks(columns, rows))
-
-
-def _blocks(columns: Sequence[str], rows: Iterable[Sequence[Text]]) -> Iterator[RenderableType]:
-    for number, row in enumerate(rows):
-        if number:
-            yield ""
+    blocks: list[RenderableType] = []
+    for row in rows:
         filled = [(name, text) for name, text in zip(columns, row, strict=True) if text]
-        yield pairs(filled, max(map(len, columns)))
+        blocks += [pairs(filled, max(map(len, columns))), ""]
+    return Group(*blocks[:-1])
 
 
 def long_table(
@@ -111,20 +107,21 @@ def long_table(
 ) -> Iterator[RenderableType]:
     """Shows any number of rows, some hundred at a time.
 
-    If the table is too wide, leaves out the last column; if it still is, shows a block of lines for
-    each row. `cells` returns the inert texts of a row; the third one is styled.
+    If the table is too wide, leaves out the last column; if it still is, shows a line for each
+    cell. `cells` returns the inert texts of a row; the one before the last is styled.
     """
 
     def texts(row: T) -> list[Text]:
         shown = [Text(text, overflow="fold") for text in cells(row)]
-        shown[2].stylize(style(row))
+        shown[-2].stylize(style(row))
         return shown
 
     widths = [len(column) for column in columns]
     for row in rows:
         widths = list(map(max, widths, map(cell_len, cells(row))))
     if not (_fits(widths, width) or _fits(widths[:-1], width)):
-        yield from _blocks(columns, map(texts, rows))
+        for row in rows:
+            yield block(*texts(row))
         return
     if not _fits(widths, width):
         columns, widths = columns[:-1], widths[:-1]

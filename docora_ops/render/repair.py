@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from docora_ops.drift import AppDrift, DriftKind, Repaired, RepairOutcome, RepairResult
+from docora_ops.drift import DriftKind, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import DocoraOpsError
 from docora_ops.links import LinkFailure
 from docora_ops.render.bulk import ROWS_SHOWN, failures
@@ -67,7 +67,10 @@ def encode(result: RepairResult, error: DocoraOpsError | None = None) -> Iterato
 def found(result: RepairResult, width: int) -> RenderableType:
     """Counts the drift by app and kind for the question: of the first ones, and of the rest."""
     shown, rest = result.by_app[:ROWS_SHOWN], result.by_app[ROWS_SHOWN:]
-    rows = [(*_names(drift), cell(drift.found)) for drift in shown]
+    rows = [
+        (cell(drift.app_name or drift.app_id), cell(_KINDS[drift.kind]), cell(drift.found))
+        for drift in shown
+    ]
     if rest:
         count = sum(drift.found for drift in rest)
         rows.append((cell("the rest"), cell(""), cell(count)))
@@ -77,13 +80,17 @@ def found(result: RepairResult, width: int) -> RenderableType:
 def tables(result: RepairResult, width: int, *, with_list: bool) -> Iterator[RenderableType]:
     """Shows the counts by app and kind, what failed and, with `with_list`, each disagreement."""
     labels = _PLANNED if result.dry_run else _DONE
-    outcomes = [each for each in labels if result.counts[each]]
-    headings = ("App", "Drift", "Found", *(labels[each].capitalize() for each in outcomes))
+    done = "Would happen" if result.dry_run else "Done"
     rows = [
-        (*_names(drift), cell(drift.found), *(_count(drift, each) for each in outcomes))
+        (
+            cell(drift.app_name or drift.app_id),
+            cell(words(drift.kind)),
+            cell(drift.found),
+            _counts(drift.counts, labels),
+        )
         for drift in result.by_app
     ]
-    yield records(headings, rows, width, long=1, numbers=headings[2:])
+    yield records(("App", "Drift", "Found", done), rows, width, numbers=["Found"])
     yield from ("", _summary(result))
     if failed := _failures(result):
         yield from ("", failures(failed, width, heading="Not repaired"))
@@ -91,25 +98,26 @@ def tables(result: RepairResult, width: int, *, with_list: bool) -> Iterator[Ren
         return
 
     def cells(item: Repaired) -> tuple[str, ...]:
-        drift = item.drift
-        done = labels[item.outcome] + (f": {item.error_message}" if item.error_message else "")
-        link = link_name(drift.app_name, drift.repository_name) or drift.job_id
-        return tuple(map(inert, (words(drift.kind), link, done, drift.job_id)))
+        outcome = labels[item.outcome] + (f": {item.error_message}" if item.error_message else "")
+        link = link_name(item.drift.app_name, item.drift.repository_name) or item.drift.job_id
+        return tuple(map(inert, (link, words(item.drift.kind), outcome, item.drift.job_id)))
 
-    columns = ("Drift", "Link", "Would happen" if result.dry_run else "Done", "Job")
     yield ""
     yield from long_table(
-        columns, result.repaired, cells, lambda item: style_of(item.outcome), width
+        ("Link", "Drift", done, "Job"),
+        result.repaired,
+        cells,
+        lambda item: style_of(item.outcome),
+        width,
     )
 
 
-def _names(drift: AppDrift) -> tuple[Text, Text]:
-    return cell(drift.app_name or drift.app_id), cell(_KINDS[drift.kind])
-
-
-def _count(drift: AppDrift, outcome: RepairOutcome) -> Text:
-    count = drift.counts.get(outcome, 0)
-    return cell(count, style_of(outcome) if count else "")
+def _counts(counts: Mapping[RepairOutcome, int], labels: Mapping[RepairOutcome, str]) -> Text:
+    return Text(", ").join(
+        cell(f"{counts[outcome]} {label}", style_of(outcome))
+        for outcome, label in labels.items()
+        if counts.get(outcome)
+    )
 
 
 def _failures(result: RepairResult) -> list[LinkFailure]:
@@ -126,12 +134,7 @@ def _failures(result: RepairResult) -> list[LinkFailure]:
 
 
 def _summary(result: RepairResult) -> RenderableType:
-    """Counts the outcomes in one line."""
     labels = _PLANNED if result.dry_run else _DONE
     labels = labels | {RepairOutcome.LEFT_ALONE: "left alone (no longer wrong, or running)"}
-    done = ", ".join(
-        f"{result.counts[outcome]} {label}"
-        for outcome, label in labels.items()
-        if result.counts[outcome]
-    )
-    return cell(f"{message(result)}: {done or 'nothing'}.")
+    done = _counts(result.counts, labels).plain or "nothing"
+    return cell(f"{message(result)}: {done}.")
