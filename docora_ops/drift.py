@@ -90,11 +90,23 @@ class Repaired:
 
 
 @dataclass(frozen=True)
+class AppDrift:
+    """The drift of one kind that one app has, and what was done about it."""
+
+    app_id: str
+    app_name: str | None  # None if the app is gone
+    kind: DriftKind
+    found: int
+    counts: Mapping[RepairOutcome, int]
+
+
+@dataclass(frozen=True)
 class RepairResult:
     """The drift that a repair has found, and what it has done so far, or would do."""
 
     found: Mapping[DriftKind, int]
     counts: Mapping[RepairOutcome, int]
+    by_app: Sequence[AppDrift]  # most drift first
     repaired: Sequence[Repaired]
     dry_run: bool = False
 

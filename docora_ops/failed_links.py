@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
 
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkIds
+from docora_ops.pages import Page, Row
 
-Row = TypeVar("Row")
-
-
-@dataclass(frozen=True)
-class Page(Generic[Row]):
-    """A page of a long list."""
-
-    rows: Sequence[Row]
-    number: int  # from 1 on
-    limit: int
-    total: int  # rows of all pages
-
-    @property
-    def pages(self) -> int:
-        """Counts the pages; an empty list has one."""
-        return max(1, -(-self.total // self.limit))
+__all__ = ["ErrorGroup", "FailedLink", "Page", "Row"]
 
 
 @dataclass(frozen=True, slots=True)

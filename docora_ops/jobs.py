@@ -48,7 +48,7 @@ class Worker:
     name: str
     state: str | None
     hostname: str | None
-    pid: str | None
+    pid: int | None
     last_heartbeat_at: datetime | None
     alive: bool  # False: it was killed, and its own key has expired
     jobs: Sequence[QueuedJob]  # the jobs that it runs, or ran when it was killed
@@ -60,7 +60,7 @@ class Scheduler:
 
     name: str
     hostname: str | None
-    pid: str | None
+    pid: int | None
     last_heartbeat_at: datetime | None
 
 

@@ -174,15 +174,18 @@ class LinkResult:
     outcome: Outcome
     circuit_open_until: datetime | None
     deliveries_cleared: int = 0
+    dry_run: bool = False
     audit_error: str | None = None  # why the audit entries show the change as not finished
 
 
 @dataclass(frozen=True, slots=True)
 class LinkFailure:
-    """A link that could not be queued, and why."""
+    """A link that could not be queued, and why. The names are None if they are not known."""
 
     job_id: str
     error_message: str
+    app_name: str | None = None
+    repository_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

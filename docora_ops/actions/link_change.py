@@ -194,6 +194,7 @@ class LinkChange:
             outcome=outcome,
             circuit_open_until=None if changed else link.circuit_open_until,
             deliveries_cleared=cleared,
+            dry_run=self.dry_run,
         )
 
 

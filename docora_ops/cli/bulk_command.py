@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
 
 from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.waiting.follow import Following
 from docora_ops.audit import Change
+from docora_ops.bulk import BulkResult
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.long_run import LongRun
@@ -86,7 +89,7 @@ class BulkCommand(LongRun):
         """Shows what was done until now, and in JSON the error that has ended it."""
         result = self._run.result()
         if not self.context.as_json:
-            self._show_summary()
+            self._show_summary(error)
         elif result.links is not None:
             self.context.show_text(render.encode_plan(result, result.links))
         else:
@@ -121,10 +124,7 @@ class BulkCommand(LongRun):
         if self.context.as_json:
             self.context.show_document(render.document(self._run.result(), waited), lost)
         elif waited.total:
-            line = f"{render.wait_counts(waited)}, after {waited.seconds:.0f} s"
-            self.context.show_tables("", line)
-            if failed := waited.failed_links:
-                self.context.show_tables("", render.failures(failed, heading="Failed again"))
+            self.context.show_tables(render.wait_tables(waited, self.context.out.width))
         if lost:
             return self.context.report(lost, next_step="the jobs go on")
         codes = end_wait(self.context, waited, interrupted=following.stop.requested)
@@ -136,30 +136,32 @@ class BulkCommand(LongRun):
             return interrupted_code()
         return ExitCode.PROBLEMS if result.cancelled or result.failures else ExitCode.OK
 
-    def _show_summary(self) -> None:
+    def _show_summary(self, error: ServerError | None) -> None:
         context, result = self.context, self._run.result()
-        if result.links:
-            for part in render.plan_tables(result.links, context.out.width):
-                context.show_tables(part)
-            context.show_tables("")
-        if result.total:
-            context.show_tables(render.table(result, context.out.width))
-        else:
-            context.show_tables(render.message(result))
-        if result.failures:
-            context.show_tables("", render.failures(result.failures))
-        if self._action is Action.RESYNC and result.total:
-            verb = "would be sent" if context.dry_run else "will be sent"
-            context.show_tables(f"{amount(result.deliveries_cleared, 'file')} {verb} again.")
-        if result.open_circuits_left_out is not None:
-            left_out = amount(result.open_circuits_left_out, "link")
-            context.show_tables(f"{left_out} left out: the circuit of the repository is open.")
+        # With --wait the result of the snapshots follows, which must not wait for a key.
+        is_last = not (context.wait or error or self._run.stop.requested)
+        context.show_tables(self._summary(result), is_last=is_last)
         if context.dry_run:
             context.say("Dry run: nothing was changed.")
         elif result.cancelled:
             done = f"Cancelled after {result.completed} of {result.total} links"
             context.warn(f"{done}; {self.next_step}.")
 
+    def _summary(self, result: BulkResult) -> Iterator[RenderableType]:
+        """Yields the counts, then the links that could not be queued, then those of a dry run."""
+        width = self.context.out.width
+        yield render.table(result, width) if result.total else render.message(result)
+        if self._action is Action.RESYNC and result.total:
+            verb = "would be sent" if self.context.dry_run else "will be sent"
+            yield f"{amount(result.deliveries_cleared, 'file')} {verb} again."
+        if result.open_circuits_left_out is not None:
+            left_out = amount(result.open_circuits_left_out, "link")
+            yield f"{left_out} left out: the circuit of the repository is open."
+        if result.failures:
+            yield from ("", render.failures(result.failures, width))
+        if result.links:
+            yield ""
+            yield from render.plan_tables(result.links, width)
 
 def links_of(selection: Selection) -> str:
     """Counts the links; names the app if all are of one."""

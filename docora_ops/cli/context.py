@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -112,26 +113,49 @@ class Context:
         self.database.close()
         self.database = self.database.sibling()
 
-    def show(self, document: Document, tables: Iterable[RenderableType]) -> None:
-        """Prints the document with `--json`, otherwise the tables, on stdout."""
+    def show(self, document: Document, tables: Iterable[RenderableType], footer: str = "") -> None:
+        """Prints the document with `--json`, otherwise the tables and the footer, on stdout."""
         if self.as_json:
             self.show_document(document)
         else:
-            self.show_tables(*tables)
+            self.show_tables(tables, footer)
 
-    def show_tables(self, *renderables: RenderableType) -> None:
-        """Prints data for a person on stdout."""
-        if sys.stdout.isatty():
-            self.out.print(*renderables, sep="\n")
-            return
+    def show_tables(
+        self, tables: Iterable[RenderableType], footer: str = "", *, is_last: bool = True
+    ) -> None:
+        """Prints the data for a person on stdout: the tables, then one line as inert text.
+
+        At a terminal, what is taller than the screen goes through the pager. `is_last`: False if
+        the command goes on afterwards, so that it may not wait for a key. Reads the tables only as
+        far as they are shown.
+        """
+        from docora_ops.render.cells import cell
+
+        parts = chain(tables, [cell(footer)] if footer else ())
+        if not sys.stdout.isatty():
+            self._show_plain(parts)
+        elif is_last:
+            from docora_ops.cli.pager import show_paged
+
+            show_paged(map(self._rendered, parts), self.out.height)
+        else:
+            for part in parts:
+                self.out.print(part)
+
+    def _show_plain(self, parts: Iterable[RenderableType]) -> None:
         from docora_ops.render.plain import lines
 
         rule = "-" if self.out.options.ascii_only else "─"
         with finishing_first(is_all=False):
-            for renderable in renderables:
-                for line in lines(renderable, rule):
+            for part in parts:
+                for line in lines(part, rule, self.out.width):
                     sys.stdout.write(line + "\n")
             sys.stdout.flush()
+
+    def _rendered(self, part: RenderableType) -> str:
+        with self.out.capture() as capture:
+            self.out.print(part)
+        return capture.get()
 
     def show_document(self, document: Document, error: DocoraOpsError | None = None) -> None:
         """Prints data for a script on stdout, with the error that ended the command, if any."""
@@ -151,10 +175,23 @@ class Context:
             sys.stdout.flush()
 
     def say(self, text: str, *, style: str | None = None) -> None:
-        """Prints one line of conversation on stderr, as inert text."""
+        """Prints one line of conversation on stderr, as inert text.
+
+        On a terminal that is too narrow for the line, a command begins a line of its own, and the
+        rest is broken between words: no id is broken in two.
+        """
+        from rich.cells import cell_len
+
         from docora_ops.text import inert
 
-        self.err.print(inert(text), style=style, soft_wrap=True)
+        text = inert(text)
+        if not sys.stderr.isatty() or cell_len(text) <= self.err.width:
+            self.err.print(text, style=style, soft_wrap=True)
+            return
+        sentence, colon, command = text.partition(": docora-ops ")
+        self.err.print(sentence + colon[:1], style=style)
+        if command:
+            self.err.print(f"  docora-ops {command}", style=style, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Prints one line of conversation in yellow."""

@@ -12,7 +12,8 @@ from docora_ops.cli.context import context_of
 
 def history(
     typer_context: typer.Context,
-    limit: Annotated[int, options.number(100_000, "At most so many.")] = 20,
+    limit: options.Limit = 20,
+    page: options.PageNumber = 1,
     no_schedule: Annotated[
         bool, typer.Option("--no-schedule", help="Leave out the passes of the schedule.")
     ] = False,
@@ -23,11 +24,15 @@ def history(
     Only what was done with docora-ops: the dashboard keeps no such record.
     """
     context = context_of(typer_context)
+    from docora_ops.pages import page_of
     from docora_ops.queue import History
+    from docora_ops.queue.redis_client import describe
     from docora_ops.render import history as render
+    from docora_ops.render.pages import page_document, page_footer
 
-    found = History(context.redis).read(limit, schedule=not no_schedule)
-    if found or as_json:
-        context.show(render.document(found), [render.table(found, context.out.width)])
-    else:
-        context.say("No change is recorded.")
+    entries = History(context.redis).read(schedule=not no_schedule)
+    found = page_of(entries, page, limit)
+    tables = [render.table(found.rows, context.out.width)] if found.rows else []
+    where = f"Redis {describe(context.redis)}"
+    footer = page_footer(where, found, "change", "no change is recorded")
+    context.show(page_document(found), tables, footer)

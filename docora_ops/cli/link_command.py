@@ -5,7 +5,6 @@ from __future__ import annotations
 from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.waiting.follow import Following, wait_for_one
-from docora_ops.bulk import BulkResult
 from docora_ops.cli.change import describe_change, names_of
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
@@ -13,8 +12,7 @@ from docora_ops.cli.terminal import Terminal
 from docora_ops.cli.waiting import end_wait, waiting
 from docora_ops.database.link_rows import count_deliveries
 from docora_ops.errors import ServerError
-from docora_ops.links import Action, LinkResult, PlannedLink
-from docora_ops.render import bulk as render_bulk
+from docora_ops.links import Action, LinkResult
 from docora_ops.render import link_result as render
 from docora_ops.render.cells import amount
 
@@ -53,11 +51,12 @@ def change_link(
 
 
 def _show(context: Context, result: LinkResult, workers: int) -> None:
-    if context.dry_run:
-        _show_plan(context, result)
-    elif not context.as_json:
-        context.show_tables(render.table(result))
-        context.say(f"{context.servers}: {render.message(result)}.")
+    if not context.as_json:
+        context.show_tables([render.table(result)], is_last=not context.wait)
+        if result.dry_run:
+            context.say("Dry run: nothing was changed.")
+        else:
+            context.say(f"{context.servers}: {render.message(result)}.")
     elif not context.wait:
         context.show_document(render.document(result, workers))
     if result.audit_error:
@@ -65,21 +64,6 @@ def _show(context: Context, result: LinkResult, workers: int) -> None:
             "Warning: the change was made, but history shows it as not finished: "
             f"{result.audit_error}"
         )
-
-
-def _show_plan(context: Context, result: LinkResult) -> None:
-    link = result.link.payload
-    planned = PlannedLink(
-        link.app_id, link.app_name, link.repository_id, link.repository_name, result.outcome
-    )
-    if context.as_json:
-        counts = {result.outcome: 1}
-        cleared = result.deliveries_cleared
-        plan = BulkResult(result.action, None, 1, counts, {}, deliveries_cleared=cleared)
-        context.show_text(render_bulk.encode_plan(plan, [planned]))
-    else:
-        context.show_tables(*render_bulk.plan_tables([planned], context.out.width))
-        context.say("Dry run: nothing was changed.")
 
 
 def _wait(context: Context, result: LinkResult, workers: int) -> int:

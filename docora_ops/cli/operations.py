@@ -20,20 +20,28 @@ if TYPE_CHECKING:
 _POLL = 0.5
 
 
-def operations(typer_context: typer.Context, as_json: options.Json = False) -> None:
+def operations(
+    typer_context: typer.Context,
+    limit: options.Limit = 50,
+    page: options.PageNumber = 1,
+    as_json: options.Json = False,
+) -> None:
     """Show the bulk operations of the last hour, those of Docora's dashboard, too.
 
     The state `owner_gone` means: links are left, and the command that runs the operation has been
     silent for two minutes.
     """
     context = context_of(typer_context)
+    from docora_ops.pages import page_of
+    from docora_ops.queue.redis_client import describe
     from docora_ops.render import operations as render
+    from docora_ops.render.pages import page_document, page_footer
 
-    found = context.store.read_all()
-    if found or as_json:
-        context.show(render.list_document(found), [render.list_table(found, context.out.width)])
-    else:
-        context.say("No bulk operations: each is kept for an hour after its last step.")
+    found = page_of(context.store.read_all(), page, limit)
+    tables = [render.list_table(found.rows, context.out.width)] if found.rows else []
+    nothing = "no bulk operations: each is kept for an hour after its last step"
+    footer = page_footer(f"Redis {describe(context.redis)}", found, "operation", nothing)
+    context.show(page_document(found), tables, footer)
 
 
 def progress(
@@ -54,7 +62,7 @@ def progress(
     failures, total = context.store.read_failures(operation_id)
     context.show(
         render.progress_document(found, failures, total),
-        render.progress_tables(found, failures, total),
+        render.progress_tables(found, failures, total, context.out.width),
     )
     if follow and (found.cancelled or found.failed or not found.finished):
         return ExitCode.PROBLEMS

@@ -14,6 +14,8 @@ def number(most: int, help_text: str) -> Any:
     return typer.Option(metavar="N", min=1, max=most, help=help_text)
 
 
+Limit = Annotated[int, number(10_000, "Rows of a page.")]
+PageNumber = Annotated[int, number(10**9, "Which page.")]
 _app = typer.Argument(metavar="APP", help="App id or name, case aside, or how the only one begins.")
 _repo = typer.Argument(metavar="REPO", help="Repository id, owner/name, or GitHub URL.")
 App = Annotated[str, _app]
@@ -30,9 +32,7 @@ ErrorFilter = Annotated[
         metavar="TEXT", help="Only links whose last error contains this text, case aside."
     ),
 ]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show what would happen, link by link; change nothing.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")]
 Reason = Annotated[
     str | None,
     typer.Option(metavar="TEXT", callback=check_reason, help="Why, for the audit entry."),

@@ -25,6 +25,10 @@ def repair(
             help="Repair even if most jobs in the queue have no link in the database.",
         ),
     ] = False,
+    with_list: Annotated[
+        bool,
+        typer.Option("--list", help="Show each disagreement too, not just the counts by app."),
+    ] = False,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
     as_json: options.Json = False,
@@ -63,4 +67,4 @@ def repair(
         names = asdict(found)
         of = f" of {found.app_name}"
     fix.change = describe_change("repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs)
-    return RepairCommand(context, fix, of).run(terminal)
+    return RepairCommand(context, fix, of, with_list=with_list).run(terminal)

@@ -17,11 +17,12 @@ from docora_ops.render.cells import amount
 class RepairCommand(LongRun):
     """One repair, from the search for drift to the exit code."""
 
-    def __init__(self, context: Context, fix: Repair, of: str) -> None:
+    def __init__(self, context: Context, fix: Repair, of: str, *, with_list: bool) -> None:
         """Takes the app or the link as words: ` of Acme Search`, or nothing for everywhere."""
         super().__init__(context, fix)
         self._fix = fix
         self._of = of
+        self._with_list = with_list
 
     def run(self, terminal: Terminal | None) -> int:
         """Finds drift, asks, repairs it and shows the result. Returns the exit code."""
@@ -36,9 +37,8 @@ class RepairCommand(LongRun):
             self._fix.plan()
         elif found.total:
             if terminal is not None:
-                terminal.ask(
-                    f"{context.servers}: {_changes(found)}{self._of}?", render.found(found)
-                )
+                above = render.found(found, context.err.width)
+                terminal.ask(f"{context.servers}: {_changes(found)}{self._of}?", above)
             return self.carry_out()
         return self.finish()
 
@@ -61,11 +61,10 @@ class RepairCommand(LongRun):
         if context.as_json:
             context.show_text(render.encode(result, error))
         elif not result.total:
-            context.show_tables(render.message(result))
+            context.show_tables([render.message(result)])
         else:
-            for part in render.tables(result, context.out.width):
-                context.show_tables(part)
-            context.show_tables("", render.summary(result))
+            tables = render.tables(result, context.out.width, with_list=self._with_list)
+            context.show_tables(tables, is_last=not (error or self._fix.stop.requested))
 
 
 def _changes(found: RepairResult) -> str:

@@ -10,7 +10,7 @@ from docora_ops.links import LinkRef
 from docora_ops.text import mask
 
 READ_RESULTS = """
-SELECT followed.id::text, l.status, l.app_id || '-' || l.repository_id, l.last_error
+SELECT followed.id::text, l.app_id, l.repository_id, l.status, l.last_error
 FROM unnest(%(ids)s::uuid[]) AS followed(id)
 LEFT JOIN app_repositories l ON l.id = followed.id
 WHERE l.id IS NULL OR l.status IN ('synced', 'failed')
@@ -27,16 +27,23 @@ class SnapshotResult:
     """The result of the last snapshot of a link. Only `id` is set if the link is gone."""
 
     id: str
+    ref: LinkRef | None
     status: str | None
-    job_id: str | None
     error_message: str | None
 
 
 def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]:
     """Returns the results of the links with these row ids that are synced, failed or gone."""
     return [
-        SnapshotResult(id_, status, job_id, error and mask(error))
-        for id_, status, job_id, error in database.rows(READ_RESULTS, {"ids": list(ids)})
+        SnapshotResult(
+            id_,
+            None if status is None else LinkRef(id_, app_id, repository_id),
+            status,
+            error and mask(error),
+        )
+        for id_, app_id, repository_id, status, error in database.rows(
+            READ_RESULTS, {"ids": list(ids)}
+        )
     ]
 
 

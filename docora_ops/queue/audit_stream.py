@@ -19,7 +19,7 @@ STREAM = "docora-ops:audit"
 SCHEDULE_STREAM = "docora-ops:audit:schedule"
 """A stream of its own: a pass each minute would push out the entries of people."""
 ENTRIES_KEPT = 10_000
-_CHUNK = 200
+_CHUNK = 1000
 
 
 _DONE, _STARTED, _FINISHED, _CANCELLED = "done", "started", "finished", "cancelled"
@@ -126,12 +126,12 @@ class History:
     def __init__(self, client: Redis) -> None:
         self._client = client
 
-    def read(self, limit: int, *, schedule: bool = True) -> list[HistoryEntry]:
-        """Returns the newest changes; `schedule`: with the passes of `schedule`."""
+    def read(self, *, schedule: bool = True) -> list[HistoryEntry]:
+        """Returns the changes, the newest first; `schedule`: with the passes of `schedule`."""
         keys = [STREAM, SCHEDULE_STREAM] if schedule else [STREAM]
         with redis_errors(self._client):
             streams = map(self._newest_first, keys)
-            return _fold(merge(*streams, key=lambda fields: int(fields["ms"]), reverse=True), limit)
+            return _fold(merge(*streams, key=lambda fields: int(fields["ms"]), reverse=True))
 
     def _newest_first(self, key: str) -> Iterator[dict[str, str]]:
         newest = "+"
@@ -153,10 +153,9 @@ def _before(entry_id: str) -> str:
     return str(int(milliseconds) - 1)  # without a number, it means the last one
 
 
-def _fold(entries: Iterable[Mapping[str, str]], limit: int) -> list[HistoryEntry]:
+def _fold(entries: Iterable[Mapping[str, str]]) -> list[HistoryEntry]:
     """Makes one row of the start and the end of a run; `entries` and rows are newest first."""
     rows: dict[str, HistoryEntry] = {}
-    without_start: set[str] = set()
     for fields in entries:
         try:
             event = fields["event"]
@@ -168,13 +167,8 @@ def _fold(entries: Iterable[Mapping[str, str]], limit: int) -> list[HistoryEntry
         if key in rows:
             if event == _STARTED:
                 rows[key] = replace(rows[key], started_at=row.started_at)
-                without_start.discard(key)
-        elif len(rows) < limit:
+        else:
             rows[key] = row
-            if run and event != _STARTED:
-                without_start.add(key)
-        if len(rows) == limit and not without_start:
-            break
     return sorted(rows.values(), key=lambda row: row.started_at, reverse=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from shlex import quote
 from typing import cast
@@ -116,10 +117,7 @@ class ProgressStore:
         Does not write `progress.cancelled`: others may cancel at any time. `failures`: all so far;
         those before the index `since` are stored already.
         """
-        new = [
-            json.dumps([failure.job_id, failure.error_message])
-            for failure in failures[since:FAILURES_KEPT]
-        ]
+        new = [json.dumps(astuple(failure)) for failure in failures[since:FAILURES_KEPT]]
         keys = [operation_key(progress.operation_id), _failures_key(progress.operation_id)]
         with redis_errors(self._client):
             cancelled = self._write(
@@ -239,10 +237,10 @@ def _failures_key(operation_id: str) -> str:
 
 def _failure(value: bytes) -> LinkFailure | None:
     try:
-        job_id, error = json.loads(value)
+        job_id, error, *names = json.loads(value)  # older entries have no names
+        return LinkFailure(str(job_id), str(error), *(name and str(name) for name in names))
     except (ValueError, TypeError, RecursionError):
         return None
-    return LinkFailure(str(job_id), str(error))
 
 
 def _state(progress: Progress, silence: timedelta) -> OperationState:

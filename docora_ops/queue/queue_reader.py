@@ -174,7 +174,7 @@ class QueueReader:
                     name=name,
                     state=_optional_text(state),
                     hostname=_optional_text(hostname),
-                    pid=_optional_text(pid),
+                    pid=whole_number(pid),
                     last_heartbeat_at=moment_of(last_heartbeat) or last.heartbeat_at,
                     alive=alive,
                     jobs=[
@@ -233,7 +233,7 @@ class QueueReader:
         [(hostname, pid, heartbeat)] = self._hashes(
             [SCHEDULER_KEY_TEMPLATE % name], _SCHEDULER_FIELDS
         )
-        return Scheduler(name, _optional_text(hostname), _optional_text(pid), moment_of(heartbeat))
+        return Scheduler(name, _optional_text(hostname), whole_number(pid), moment_of(heartbeat))
 
     def job(self, job_id: str) -> JobRecord:
         """Reads all that RQ has of one job."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from docora_ops.bulk import BulkResult
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
-from docora_ops.render.cells import cell, style_of, with_id, words
+from docora_ops.render.cells import cell, link_name, style_of, with_id, words
 from docora_ops.render.json import Document, encode_long, fields_of
-from docora_ops.render.layout import fitting_table, headed, long_table, pairs
+from docora_ops.render.layout import fitting_table, headed, long_table, pairs, records
 from docora_ops.text import inert
 from docora_ops.waits import BulkWait
 
@@ -26,7 +26,8 @@ _MESSAGES = {
     Action.SCHEDULE: ("Schedule pass done", "Nothing is due"),
 }
 """For some links, and for none."""
-_ROWS_SHOWN = 20
+ROWS_SHOWN = 20
+"""Rows of a list that only says what a summary is about."""
 
 
 def message(result: BulkResult) -> str:
@@ -80,19 +81,22 @@ def plan_tables(links: Sequence[PlannedLink], width: int) -> Iterator[Renderable
     """Shows the expected outcome of each link."""
 
     def cells(link: PlannedLink) -> tuple[str, ...]:
-        plan = _label(link.outcome, planned=True)
+        plan = outcome_label(link.outcome, planned=True)
         if link.error_message:
             plan += f": {link.error_message}"
-        return tuple(map(inert, (link.app_name, link.repository_name, plan, link.job_id)))
+        name = link_name(link.app_name, link.repository_name) or link.job_id
+        return tuple(map(inert, (name, plan, link.job_id)))
 
-    columns = ("App", "Repository", "Would happen", "Job")
+    columns = ("Link", "Would happen", "Job")
     return long_table(columns, links, cells, lambda link: style_of(link.outcome), width)
 
 
 def table(result: BulkResult, width: int) -> RenderableType:
     """Shows the number of links by app and outcome, in one column for all outcomes if narrow."""
     planned = result.links is not None
-    labels = {each: _label(each, planned=planned) for each in Outcome if result.counts.get(each)}
+    labels = {
+        each: outcome_label(each, planned=planned) for each in Outcome if result.counts.get(each)
+    }
     rows = [
         (app.app_name, with_id(app.app_name, app.app_id), counts)
         for app, counts in result.by_app.items()
@@ -122,21 +126,26 @@ def table(result: BulkResult, width: int) -> RenderableType:
     return found
 
 
-def _label(outcome: Outcome, *, planned: bool) -> str:
+def outcome_label(outcome: Outcome, *, planned: bool) -> str:
+    """Returns an outcome in words; `planned`: that of a dry run."""
     return (planned and _PLANNED.get(outcome)) or words(outcome)
 
 
 def failures(
-    items: Sequence[LinkFailure], total: int = 0, heading: str = "Not done"
+    items: Sequence[LinkFailure], width: int, total: int = 0, heading: str = "Not done"
 ) -> RenderableType:
     """Shows the first failures, and how many more there are: `total` if `items` has not all."""
-    shown = headed(heading, "Why")
-    for failure in items[:_ROWS_SHOWN]:
-        shown.add_row(cell(failure.job_id), cell(failure.error_message))
-    if len(items) > _ROWS_SHOWN:
-        more = max(total, len(items)) - _ROWS_SHOWN
-        shown.add_row(cell(f"and {more} more"), cell("see --json"))
-    return shown
+    rows = [
+        (
+            cell(link_name(failure.app_name, failure.repository_name) or failure.job_id),
+            cell(failure.error_message),
+        )
+        for failure in items[:ROWS_SHOWN]
+    ]
+    shown = records((heading, "Why"), rows, width, long=1)
+    if len(items) <= ROWS_SHOWN:
+        return shown
+    return Group(shown, f"and {max(total, len(items)) - ROWS_SHOWN} more: see --json")
 
 
 def app_counts(counts: Iterable[AppCount]) -> RenderableType:
@@ -144,12 +153,19 @@ def app_counts(counts: Iterable[AppCount]) -> RenderableType:
     ordered = sorted(counts, key=lambda count: -count.links)
     shown = pairs(
         (cell(count.links), cell(with_id(count.app_name, count.app_id)))
-        for count in ordered[:_ROWS_SHOWN]
+        for count in ordered[:ROWS_SHOWN]
     )
-    if rest := ordered[_ROWS_SHOWN:]:
+    if rest := ordered[ROWS_SHOWN:]:
         links = sum(count.links for count in rest)
         shown.add_row(cell(links), cell(f"in {len(rest)} more apps"))
     return shown
+
+
+def wait_tables(wait: BulkWait, width: int) -> Iterator[RenderableType]:
+    """Shows the result of the wait for the snapshots, and the ones that failed again."""
+    yield from ("", f"{wait_counts(wait)}, after {wait.seconds:.0f} s")
+    if wait.failed_links:
+        yield from ("", failures(wait.failed_links, width, heading="Failed again"))
 
 
 def wait_counts(wait: BulkWait) -> str:

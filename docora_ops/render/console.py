@@ -9,7 +9,8 @@ from typing import TextIO
 from rich.console import Console
 
 _PIPE_WIDTH = sys.maxsize
-"""Nothing is ever folded where nobody looks at columns."""
+"""Where no COLUMNS are given, no table is too wide."""
+_MOST_DIGITS = 9
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -29,8 +30,15 @@ def make_console(stream: TextIO) -> Console:
         file=stream,
         force_terminal=terminal,
         no_color=True if os.environ.get("NO_COLOR") else None,
-        width=None if stream.isatty() else _PIPE_WIDTH,
+        width=None if stream.isatty() else _width_of_pipe(),
         markup=False,
         emoji=False,
         highlight=False,
     )
+
+
+def _width_of_pipe() -> int:
+    """Returns COLUMNS, by which lists are laid out; no line is folded there."""
+    columns = os.environ.get("COLUMNS", "")
+    is_number = columns.isascii() and columns.isdigit() and len(columns) < _MOST_DIGITS
+    return (int(columns) if is_number else 0) or _PIPE_WIDTH

@@ -9,18 +9,12 @@ from rich.console import RenderableType
 
 from docora_ops.audit import HistoryEntry, HistoryState
 from docora_ops.render.cells import amount, cell, words
-from docora_ops.render.json import Document
 from docora_ops.render.layout import records
 from docora_ops.text import moment
 
 _COLUMNS = ("When", "Who", "What", "Result", "Operation", "Reason")
 _NAMES = {"app_name": "app_id", "repository_name": "repository_id"}
 """Positional arguments of a command, each with the id that is left out beside it."""
-
-
-def document(entries: Sequence[HistoryEntry]) -> Document:
-    """Returns the JSON of `history`."""
-    return {"data": entries}
 
 
 def table(entries: Sequence[HistoryEntry], width: int) -> RenderableType:

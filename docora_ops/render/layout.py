@@ -105,24 +105,31 @@ def long_table(
     style: Callable[[T], str],
     width: int,
 ) -> Iterator[RenderableType]:
-    """Shows any number of rows, some hundred at a time, without the last column if too wide.
+    """Shows any number of rows, some hundred at a time.
 
-    `cells` returns the inert texts of a row; the third one is styled.
+    If the table is too wide, leaves out the last column; if it still is, shows a line for each
+    cell. `cells` returns the inert texts of a row; the one before the last is styled.
     """
+
+    def texts(row: T) -> list[Text]:
+        shown = [Text(text, overflow="fold") for text in cells(row)]
+        shown[-2].stylize(style(row))
+        return shown
+
     widths = [len(column) for column in columns]
     for row in rows:
         widths = list(map(max, widths, map(cell_len, cells(row))))
+    if not (_fits(widths, width) or _fits(widths[:-1], width)):
+        for row in rows:
+            yield block(*texts(row))
+        return
     if not _fits(widths, width):
         columns, widths = columns[:-1], widths[:-1]
-    if not _fits(widths, width):
-        widths = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         shown = headed(*columns, widths=widths)
         shown.show_header = not start
         for row in rows[start : start + _ROWS_AT_ONCE]:
-            texts = [Text(text, overflow="fold") for text in cells(row)[: len(columns)]]
-            texts[2].stylize(style(row))
-            shown.add_row(*texts)
+            shown.add_row(*texts(row)[: len(columns)])
         yield shown
 
 

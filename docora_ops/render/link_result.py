@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import RenderableType
 
 from docora_ops.links import Action, LinkResult, Outcome
-from docora_ops.render.cells import cell, circuit, retries, state, with_id
+from docora_ops.render.bulk import outcome_label
+from docora_ops.render.cells import cell, circuit, retries, style_of, with_id
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
 from docora_ops.waits import LinkWait, WaitEnd
@@ -21,6 +22,8 @@ _ENDS = {
 
 def message(result: LinkResult) -> str:
     """Returns the result in the dashboard's words where it has them."""
+    if result.dry_run:
+        return "Dry run"
     if result.outcome is Outcome.ALREADY_RUNNING:
         return "Snapshot already running"
     return _MESSAGES[result.action]
@@ -29,8 +32,10 @@ def message(result: LinkResult) -> str:
 def document(result: LinkResult, workers: int, wait: LinkWait | None = None) -> Document:
     """Returns the JSON of a result: Docora's `RetryResponse` and further fields."""
     link = result.link
-    data: Document = {
-        "message": message(result),
+    data: Document = {"message": message(result)}
+    if result.dry_run:
+        data["dry_run"] = True
+    data |= {
         "job_id": link.ref.job_id,
         "outcome": result.outcome,
         "app_id": link.ref.app_id,
@@ -64,7 +69,8 @@ def table(result: LinkResult) -> RenderableType:
     )
     if link.error_message is not None:
         shown.add_row("Last error", cell(link.error_message))
-    shown.add_row("Outcome", state(result.outcome))
+    label = outcome_label(result.outcome, planned=result.dry_run)
+    shown.add_row("Outcome", cell(label, style_of(result.outcome)))
     shown.add_row("Job", cell(link.ref.job_id))
     if result.action is Action.RESYNC:
         shown.add_row("Files", cell(f"{result.deliveries_cleared} to send again"))

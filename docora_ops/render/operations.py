@@ -17,11 +17,6 @@ from docora_ops.render.layout import pairs, records
 from docora_ops.text import duration
 
 
-def list_document(operations: Iterable[KnownOperation]) -> Document:
-    """Returns the JSON of `operations`."""
-    return {"data": operations}
-
-
 def list_table(operations: Iterable[KnownOperation], width: int) -> RenderableType:
     """Shows the operations with their progress and state."""
     numbers = ("Completed", "Queued", "Failed")
@@ -56,7 +51,7 @@ def progress_document(
 
 
 def progress_tables(
-    progress: Progress, failures: Sequence[LinkFailure], failures_total: int
+    progress: Progress, failures: Sequence[LinkFailure], failures_total: int, width: int
 ) -> Iterator[RenderableType]:
     """Shows the progress of one operation and its failures."""
     yield pairs(
@@ -69,7 +64,7 @@ def progress_tables(
         ]
     )
     if failures:
-        yield from ("", failures_table(failures, failures_total))
+        yield from ("", failures_table(failures, width, failures_total))
 
 
 def cancel_document(operation_id: str) -> Document:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from docora_ops.drift import DriftKind, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import DocoraOpsError
 from docora_ops.links import LinkFailure
+from docora_ops.render.bulk import ROWS_SHOWN, failures
 from docora_ops.render.cells import cell, link_name, style_of, words
 from docora_ops.render.json import Document, encode_long, error_document, fields_of
-from docora_ops.render.layout import headed, long_table
+from docora_ops.render.layout import long_table, records
 from docora_ops.text import inert
 
 _KINDS = {
@@ -24,7 +26,7 @@ _KINDS = {
 _DONE = {
     RepairOutcome.QUEUED: "queued",
     RepairOutcome.REMOVED: "removed",
-    RepairOutcome.LEFT_ALONE: "left alone: no longer wrong, or running",
+    RepairOutcome.LEFT_ALONE: "left alone",
     RepairOutcome.FAILED: "not repaired",
 }
 _PLANNED = _DONE | {
@@ -50,11 +52,7 @@ def encode(result: RepairResult, error: DocoraOpsError | None = None) -> Iterato
         data["dry_run"] = True
     data |= {kind.value: count for kind, count in result.found.items()}
     data |= {outcome.value: result.counts.get(outcome, 0) for outcome in RepairOutcome}
-    data["failures"] = [
-        LinkFailure(item.drift.job_id, item.error_message or "")
-        for item in result.repaired
-        if item.outcome is RepairOutcome.FAILED
-    ]
+    data["failures"] = _failures(result)
     data["repaired"] = []
     return encode_long(
         {**(error_document(error) if error else {}), "data": data},
@@ -66,35 +64,77 @@ def encode(result: RepairResult, error: DocoraOpsError | None = None) -> Iterato
     )
 
 
-def found(result: RepairResult) -> RenderableType:
-    """Counts each kind of drift."""
-    shown = headed("Drift", "found", numbers=["found"])
-    for kind, count in result.found.items():
-        if count:
-            shown.add_row(cell(_KINDS[kind]), cell(count))
-    return shown
+def found(result: RepairResult, width: int) -> RenderableType:
+    """Counts the drift by app and kind for the question: of the first ones, and of the rest."""
+    shown, rest = result.by_app[:ROWS_SHOWN], result.by_app[ROWS_SHOWN:]
+    rows = [
+        (cell(drift.app_name or drift.app_id), cell(_KINDS[drift.kind]), cell(drift.found))
+        for drift in shown
+    ]
+    if rest:
+        count = sum(drift.found for drift in rest)
+        rows.append((cell("the rest"), cell(""), cell(count)))
+    return records(("App", "Drift", "Found"), rows, width, long=1, numbers=["Found"])
 
 
-def tables(result: RepairResult, width: int) -> Iterator[RenderableType]:
-    """Shows what was done, or would be, about each disagreement."""
+def tables(result: RepairResult, width: int, *, with_list: bool) -> Iterator[RenderableType]:
+    """Shows the counts by app and kind, what failed and, with `with_list`, each disagreement."""
     labels = _PLANNED if result.dry_run else _DONE
+    done = "Would happen" if result.dry_run else "Done"
+    rows = [
+        (
+            cell(drift.app_name or drift.app_id),
+            cell(words(drift.kind)),
+            cell(drift.found),
+            _counts(drift.counts, labels),
+        )
+        for drift in result.by_app
+    ]
+    yield records(("App", "Drift", "Found", done), rows, width, numbers=["Found"])
+    yield from ("", _summary(result))
+    if failed := _failures(result):
+        yield from ("", failures(failed, width, heading="Not repaired"))
+    if not with_list:
+        return
 
     def cells(item: Repaired) -> tuple[str, ...]:
-        drift = item.drift
-        done = labels[item.outcome] + (f": {item.error_message}" if item.error_message else "")
-        link = link_name(drift.app_name, drift.repository_name) or drift.job_id
-        return tuple(map(inert, (words(drift.kind), link, done, drift.job_id)))
+        outcome = labels[item.outcome] + (f": {item.error_message}" if item.error_message else "")
+        link = link_name(item.drift.app_name, item.drift.repository_name) or item.drift.job_id
+        return tuple(map(inert, (link, words(item.drift.kind), outcome, item.drift.job_id)))
 
-    columns = ("Drift", "Link", "Would happen" if result.dry_run else "Done", "Job")
-    return long_table(columns, result.repaired, cells, lambda item: style_of(item.outcome), width)
-
-
-def summary(result: RepairResult) -> RenderableType:
-    """Counts the outcomes in one line."""
-    labels = _PLANNED if result.dry_run else _DONE
-    done = ", ".join(
-        f"{result.counts[outcome]} {label}"
-        for outcome, label in labels.items()
-        if result.counts[outcome]
+    yield ""
+    yield from long_table(
+        ("Link", "Drift", done, "Job"),
+        result.repaired,
+        cells,
+        lambda item: style_of(item.outcome),
+        width,
     )
-    return cell(f"{message(result)}: {done or 'nothing'}.")
+
+
+def _counts(counts: Mapping[RepairOutcome, int], labels: Mapping[RepairOutcome, str]) -> Text:
+    return Text(", ").join(
+        cell(f"{counts[outcome]} {label}", style_of(outcome))
+        for outcome, label in labels.items()
+        if counts.get(outcome)
+    )
+
+
+def _failures(result: RepairResult) -> list[LinkFailure]:
+    return [
+        LinkFailure(
+            item.drift.job_id,
+            item.error_message or "",
+            item.drift.app_name,
+            item.drift.repository_name,
+        )
+        for item in result.repaired
+        if item.outcome is RepairOutcome.FAILED
+    ]
+
+
+def _summary(result: RepairResult) -> RenderableType:
+    labels = _PLANNED if result.dry_run else _DONE
+    labels = labels | {RepairOutcome.LEFT_ALONE: "left alone (no longer wrong, or running)"}
+    done = _counts(result.counts, labels).plain or "nothing"
+    return cell(f"{message(result)}: {done}.")

@@ -32,7 +32,7 @@ def test_an_operation_cancelled_too_late_is_done_in_the_audit_entries_too(docora
     change = Change("somebody@host", "retry-all-failed", {})
     result = actions.retry_all(batch_size=2, change=change, prepare=prepare)
     assert (result.completed, result.cancelled) == (6, False)
-    [entry] = History(actions.redis).read(10)
+    [entry] = History(actions.redis).read()
     assert entry.state is HistoryState.DONE
     assert entry.counts == {"total": 6, Outcome.QUEUED: 6}
 

@@ -155,8 +155,8 @@ def test_what_changes_nothing_leaves_nothing(docora: Docora) -> None:
     assert (passed.code, passed.data["already_queued"]) == (0, 1)
     assert docora.redis.exists(*STREAMS) == 0
     empty = docora.run("history", env=NO_DATABASE)
-    assert (empty.code, empty.stdout) == (0, "")
-    assert empty.stderr.startswith("No change is recorded.")
+    assert (empty.code, empty.stderr) == (0, "")
+    assert empty.stdout.endswith(": no change is recorded.\n")
 
 
 def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: Docora) -> None:
@@ -265,11 +265,8 @@ def test_the_stream_is_capped_and_read_in_pieces(
     for number in range(250):
         actions.store.record(audit.cancel_entry(change, f"bulk_{number}"))
     history = audit.History(actions.redis)
-    assert [each.operation_id for each in history.read(1000)] == [
+    assert [each.operation_id for each in history.read()] == [
         f"bulk_{number}" for number in reversed(range(250))
-    ]
-    assert [each.operation_id for each in history.read(15)] == [
-        f"bulk_{number}" for number in range(249, 234, -1)
     ]
     # Start and end far apart, in a stream with passes between: one change, when it began.
     bulk = Change("kim@ops1", "retry-all-failed", {})
@@ -281,9 +278,8 @@ def test_the_stream_is_capped_and_read_in_pieces(
     for _ in range(2):  # said twice, as after a lost reply
         counts = {"total": 9, "queued": 9}
         actions.store.record(audit.end_entry(bulk, run, operation, counts, cancelled=False))
-    newest = history.read(3)
-    assert [each.command for each in newest] == ["cancel", "cancel", "retry-all-failed"]
-    assert [each.command for each in history.read(40)].count("retry-all-failed") == 1
+    commands = [each.command for each in history.read()[:32]]
+    assert commands == [*30 * ["cancel"], "retry-all-failed", "cancel"]
     monkeypatch.setattr("docora_ops.queue.audit_stream.ENTRIES_KEPT", 100)
     actions.store.record(audit.cancel_entry(change, "bulk_last"))
     # About so many: Redis drops whole nodes of a hundred.

@@ -55,7 +55,7 @@ def test_progress_lists_the_failures_later_and_forgets_them_with_the_operation(
     assert followed.code == 6
     assert followed.data == document.data
     assert table.code == 0, table
-    assert poison[0].job_id.replace("\x1b", r"\x1b") in table.stdout
+    assert "Poison ← octo/poison0 " in table.stdout
     assert "\x1b" not in table.stdout + document.stdout
     assert "and 2 more" in table.stdout
     # One operation, and one lifetime.
@@ -128,18 +128,30 @@ def test_only_so_many_are_kept_and_the_rest_is_counted(
 
 def test_a_report_that_is_made_twice_or_spoilt_by_others_does_no_harm(docora: Docora) -> None:
     store = docora.actions().store
-    failures = [LinkFailure(f"job{number}", "an error") for number in range(3)]
+    failures = [LinkFailure(f"job{number}", "an error", "Acme", "o/a") for number in range(3)]
     step = Progress("bulk_x", 9, 3, 0, 3, False)
     store.write(step, failures[:1])
     for _ in range(2):
         store.write(step, failures, since=1)
     assert store.read_failures("bulk_x") == (failures, 3)
-    for field, value in (("x", "1"), ("7", "not JSON"), ("8", "[1]"), ("9", "[" * 100_000)):
+    for field, value in (
+        ("x", "1"),
+        ("7", "not JSON"),
+        ("8", "[1]"),
+        ("6", '["job6", "of an older version"]'),
+        ("9", "[" * 100_000),
+    ):
         docora.redis.hset(failures_key("bulk_x"), field, value)
     docora.redis.hset(failures_key("bulk_x"), "total", "many")
     shown = docora.run("progress", "bulk_x", "--json", env=NO_DATABASE)
     assert shown.code == 0, shown
-    assert [each["job_id"] for each in shown.data["failures"]] == ["job0", "job1", "job2"]
+    assert [each["job_id"] for each in shown.data["failures"]] == [
+        *("job0", "job1", "job2", "job6")
+    ]
+    assert (shown.data["failures"][0]["app_name"], shown.data["failures"][3]["app_name"]) == (
+        "Acme",
+        None,
+    )
     docora.redis.delete(failures_key("bulk_x"))
     docora.redis.set(failures_key("bulk_x"), "something else")
     shown = docora.run("progress", "bulk_x", "--json", env=NO_DATABASE)

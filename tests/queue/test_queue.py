@@ -138,11 +138,11 @@ def test_workers_are_listed_with_what_they_do_and_who_is_gone(
     assert (busy["name"], busy["alive"], busy["state"]) == ("busy-one", True, "busy")
     assert busy["jobs"] == data["jobs"][:1]
     assert busy["jobs"][0]["id"] == links[1].job_id
-    assert (busy["pid"], busy["hostname"]) == (str(os.getpid()), os.uname().nodename)
+    assert (busy["pid"], busy["hostname"]) == (os.getpid(), os.uname().nodename)
     assert busy["last_heartbeat_at"]
     assert (idle["name"], idle["state"], idle["jobs"]) == ("idle-one", "idle", [])
     assert (killed["name"], killed["alive"], killed["state"]) == ("killed-one", False, None)
-    assert data["scheduler"]["pid"] == str(os.getpid())
+    assert data["scheduler"]["pid"] == os.getpid()
     assert data["scheduler"]["last_heartbeat_at"]
 
     for line in (

@@ -97,7 +97,7 @@ def at_terminals(
 ) -> Shown:
     """Run a command; `answer` is typed as soon as it asks something."""
     data, talk = _Screen(columns, b""), _Screen(columns, answer.encode())
-    environment = docora.environment(**{"TERM": "xterm-256color", **(env or {})})
+    environment = docora.environment(**{"TERM": "xterm-256color", "PAGER": "", **(env or {})})
     streams = (talk.theirs, data.theirs, talk.theirs)
     with docora.fork_server.start_at(arguments, environment, streams) as process:
         os.close(data.theirs)

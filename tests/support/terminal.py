@@ -32,10 +32,14 @@ class TerminalSession:
     """A command in a session of its own, on a pseudo-terminal of its own."""
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], columns: int = 100
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        columns: int = 100,
+        lines: int = 50,
     ) -> None:
         self._master, self._slave = pty.openpty()
-        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self._shown = b""
         self._process = subprocess.Popen(
             ["sh", "-c", _LEADER, os.ttyname(self._slave), *command],
@@ -90,6 +94,7 @@ def on_terminal(
     answers: str | bytes = "",
     redirect: str = "",
     columns: int = 100,
+    lines: int = 50,
     env: Mapping[str, str | None] | None = None,
     timeout: float = 60,
 ) -> tuple[int, str]:
@@ -101,8 +106,8 @@ def on_terminal(
     command = [str(COMMAND), *arguments]
     if redirect:
         command = ["sh", "-c", f'"$0" "$@" {redirect}', *command]
-    environment = docora.environment(**{"TERM": "xterm-256color", **(env or {})})
-    with TerminalSession(command, environment, columns) as session:
+    environment = docora.environment(**{"TERM": "xterm-256color", "PAGER": "", **(env or {})})
+    with TerminalSession(command, environment, columns, lines) as session:
         if answers:
             asked = session.read_until(re.compile(QUESTION.pattern + b"|" + _END.pattern), timeout)
             if QUESTION.match(asked[0]):

@@ -121,7 +121,8 @@ def test_many_are_counted_by_result_and_the_failed_ones_listed(docora: Docora) -
     assert document.code == 7, document
     data = document.data
     assert (data["total"], data["queued"], data["failed"], data["cancelled"]) == (5, 5, 0, False)
-    assert data["failed_links"] == [{"job_id": bad.job_id, "error_message": "HTTP 503"}]
+    [failed] = data["failed_links"]
+    assert (failed["job_id"], failed["error_message"]) == (bad.job_id, "HTTP 503")
     assert data["waited"].pop("seconds") < 60
     jobs = {"waiting": 0, "running": 0, "delayed": 0, "lost": 0}
     assert data["waited"] == {"synced": 4, "failed": 1, "gone": 0, "running": 0, "jobs": jobs}
@@ -129,7 +130,7 @@ def test_many_are_counted_by_result_and_the_failed_ones_listed(docora: Docora) -
 
     assert shown.code == 7, shown
     assert re.search(r"^1 failed again, after \d+ s$", shown.stdout, re.MULTILINE)
-    assert re.search(rf"{bad.job_id} +HTTP 503", shown.stdout)
+    assert re.search(rf"{failed['app_name']} ← {failed['repository_name']} +HTTP 503", shown.stdout)
 
     assert nothing.code == 0, nothing
     assert (nothing.data["waited"]["synced"], nothing.data["failed_links"]) == (0, [])

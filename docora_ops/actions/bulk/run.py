@@ -18,7 +18,13 @@ from docora_ops.actions.bulk.plan import plan_batch
 from docora_ops.batches import batches
 from docora_ops.bulk import BulkResult, Progress
 from docora_ops.database import Database, Selection
-from docora_ops.errors import NotFoundError, OperationFinishedError, ServerError
+from docora_ops.database.link_rows import names_of
+from docora_ops.errors import (
+    NotFoundError,
+    OperationFinishedError,
+    PostgresError,
+    ServerError,
+)
 from docora_ops.interrupts import Stop
 from docora_ops.links import (
     Action,
@@ -190,7 +196,7 @@ class BulkRun:
                 # Links that the unfinished batches have recorded are done.
                 wait(future for _, future in begun)
                 for batch, _ in begun:
-                    self._count(batch)
+                    self._count(batch, is_lost=True)
                 raise
 
     def _must_stop(self) -> bool:
@@ -198,7 +204,9 @@ class BulkRun:
             self.cancel()
         return self.cancelled
 
-    def _count(self, batch: Batch) -> None:
+    def _count(self, batch: Batch, *, is_lost: bool = False) -> None:
+        """Counts what the batch has recorded. `is_lost`: a server can't be asked for names."""
+        failed: list[tuple[LinkRef, str]] = []
         for item in batch.recorded:
             self._counts[item.outcome] += 1
             self._by_app.setdefault(item.ref.app_id, Counter())[item.outcome] += 1
@@ -206,9 +214,24 @@ class BulkRun:
             if item.outcome is Outcome.ALREADY_RUNNING and self.action is Action.RESYNC:
                 error = "its snapshot is running; resync it again when that has ended"
             if error is not None:
-                self._failures.append(LinkFailure(item.ref.job_id, error))
+                failed.append((item.ref, error))
+        if failed:
+            names = self._names([ref for ref, _ in failed], is_lost=is_lost)
+            self._failures += [
+                LinkFailure(ref.job_id, error, *found)
+                for (ref, error), found in zip(failed, names, strict=True)
+            ]
         self._deliveries_cleared += batch.deliveries_cleared
         self.on_recorded(batch.recorded)
+
+    def _names(
+        self, refs: Sequence[LinkRef], *, is_lost: bool
+    ) -> list[tuple[str | None, str | None]]:
+        """Returns the names of the links, or None for each: a failure counts without names, too."""
+        if not is_lost:
+            with suppress(PostgresError):
+                return names_of(self.database, refs)
+        return [(None, None)] * len(refs)
 
     def _end_audit(self) -> None:
         # A repair, which has no operation, ends the entries itself after all its runs.

@@ -21,7 +21,7 @@ from docora_ops.database.drift_rows import (
     lock_against_new_links,
 )
 from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids
-from docora_ops.drift import Drift, DriftKind, Repaired, RepairOutcome, RepairResult
+from docora_ops.drift import AppDrift, Drift, DriftKind, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import LinkError, ServersMismatchedError
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkRef, Outcome
@@ -30,6 +30,8 @@ from docora_ops.queue import ExpiredExecutions, LinkQueue, ProgressStore
 _LINKS_AT_ONCE = 500  # links that are locked, queued and committed together
 _ENTRIES_AT_ONCE = 2000
 """Jobs that are removed together: Redis walks over its list once for all of them."""
+_AppAndKind = tuple[str, DriftKind]
+"""App id and kind of drift."""
 _OUTCOMES = {
     Outcome.QUEUED: RepairOutcome.QUEUED,
     Outcome.REPLACED_STALE: RepairOutcome.QUEUED,
@@ -54,7 +56,8 @@ class Repair:
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
     before_second_look: Callable[[int], object] = lambda _suspects: None
-    _found: Counter[DriftKind] = field(default_factory=Counter)
+    _found: Counter[_AppAndKind] = field(default_factory=Counter)
+    _app_names: dict[str, str | None] = field(default_factory=dict)
     _links: dict[LinkRef, DriftKind] = field(default_factory=dict)  # lost and stuck links
     _jobs: list[Drift] = field(default_factory=list)  # orphans, duplicates and stale entries
     _repaired: list[Repaired] = field(default_factory=list)
@@ -66,6 +69,7 @@ class Repair:
 
         Raises ServersMismatchedError if there is drift and the servers do not belong together.
         """
+        examples: dict[str, Drift] = {}  # by app id
         for suspect in confirmed(
             self.database,
             self.queue,
@@ -77,13 +81,18 @@ class Repair:
             kind = suspect.drift.kind
             if not kind.is_drift:
                 continue
-            self._found[kind] += 1
+            if suspect.drift.app_id not in examples:
+                examples[suspect.drift.app_id] = suspect.drift
+            self._found[suspect.drift.app_id, kind] += 1
             if suspect.ref is not None:
                 self._links[suspect.ref] = kind
             else:
                 self._jobs.append(suspect.drift)
         if self._found and not self.remove_unknown_jobs:
             self._require_servers_to_belong_together()
+        if examples:
+            named_examples = named(self.database, list(examples.values()))
+            self._app_names = {drift.app_id: drift.app_name for drift in named_examples}
         return self.result()
 
     def _require_servers_to_belong_together(self) -> None:
@@ -131,9 +140,18 @@ class Repair:
 
     def result(self) -> RepairResult:
         """Returns what has been found and done so far."""
-        found = {kind: self._found[kind] for kind in DriftKind if kind.is_drift}
-        counts = Counter(item.outcome for item in self._repaired)
-        return RepairResult(found, counts, self._repaired, self._dry_run)
+        found = {kind: 0 for kind in DriftKind if kind.is_drift}
+        done: dict[_AppAndKind, Counter[RepairOutcome]] = {each: Counter() for each in self._found}
+        for (_, kind), count in self._found.items():
+            found[kind] += count
+        for item in self._repaired:
+            done[item.drift.app_id, item.drift.kind][item.outcome] += 1
+        by_app = [
+            AppDrift(app_id, self._app_names.get(app_id), kind, count, done[app_id, kind])
+            for (app_id, kind), count in self._found.most_common()
+        ]
+        counts = sum(done.values(), Counter())
+        return RepairResult(found, counts, by_app, self._repaired, self._dry_run)
 
     def _record(self, repaired: Iterable[Repaired]) -> None:
         self._repaired += repaired

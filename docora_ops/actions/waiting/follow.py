@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.waiting.job_watch import JobWatch
 from docora_ops.database import Database
-from docora_ops.database.link_rows import read_link
+from docora_ops.database.link_rows import names_of, read_link
 from docora_ops.database.results import SnapshotResult, read_results
 from docora_ops.errors import RedisError
 from docora_ops.interrupts import Stop
@@ -135,16 +135,24 @@ class Following:
 
     def _count(self, results: Iterable[SnapshotResult]) -> set[str]:
         """Counts the results and returns the row ids of their links."""
-        ids = set()
-        for result in results:
-            ids.add(result.id)
-            if result.status == LinkStatus.SYNCED:
-                self._synced += 1
-            elif result.job_id is None:
-                self._gone += 1
-            else:
-                self._failures.append(LinkFailure(result.job_id, result.error_message or ""))
-        return ids
+        results = list(results)
+        # Before anything is counted: Postgres may be lost here, and the results so far stay right.
+        self._failures += self._name_failures(results)
+        self._gone += sum(result.ref is None for result in results)
+        self._synced += sum(result.status == LinkStatus.SYNCED for result in results)
+        return {result.id for result in results}
+
+    def _name_failures(self, results: Iterable[SnapshotResult]) -> list[LinkFailure]:
+        failed = [
+            (result.ref, result.error_message or "")
+            for result in results
+            if result.ref is not None and result.status == LinkStatus.FAILED
+        ]
+        names = names_of(self.database, [ref for ref, _ in failed]) if failed else []
+        return [
+            LinkFailure(ref.job_id, error, *found)
+            for (ref, error), found in zip(failed, names, strict=True)
+        ]
 
 
 def wait_for_one(following: Following, ref: LinkRef, timeout: float | None) -> LinkWait:

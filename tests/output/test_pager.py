@@ -1,0 +1,202 @@
+"""What is taller than the terminal goes through the pager; a pipe is laid out by COLUMNS."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.support.docora import COMMAND, Docora
+from tests.support.rows import TestLink
+from tests.support.screens import at_terminals
+from tests.support.terminal import QUESTION, TerminalSession, on_terminal
+
+STYLE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
+MARKED = "printf '[pager]\\n'; cat"
+"""A pager that says that it was used."""
+AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+
+
+def at_80_by_24(docora: Docora, arguments: list[str], pager: str) -> tuple[int, str]:
+    return on_terminal(docora, arguments, env={"PAGER": pager}, columns=80, lines=24)
+
+
+def plain(shown: str) -> str:
+    return STYLE.sub("", shown).replace("\r", "")
+
+
+def poison(docora: Docora, links: int) -> list[TestLink]:
+    """Links whose ids can't form a job id, each of an app of its own."""
+    return [
+        docora.link(
+            docora.add_app(f"Poison {number}", f"app_!{number}"),
+            docora.add_repository(f"octo/poison{number}", f"repo_!{number}"),
+        )
+        for number in range(links)
+    ]
+
+
+def test_only_what_is_taller_than_the_screen_is_paged(docora: Docora) -> None:
+    docora.add_links(30)
+    command = ["retry-all-failed", "--dry-run"]
+    for options, pager, is_paged in (
+        ([], MARKED, True),
+        (["--json"], MARKED, False),
+        (["--limit", "5"], MARKED, False),
+        ([], "no-such-pager", False),
+    ):
+        code, shown = at_80_by_24(docora, [*command, *options], pager)
+        assert code == 0
+        assert ("[pager]" in shown) is is_paged, options
+    for number in range(1, 31):
+        assert plain(shown).count(f"octo/repo{number} ") == 1, number
+
+
+def test_a_change_is_paged_only_when_it_is_done_and_nobody_can_be_kept_waiting(
+    docora: Docora, tmp_path: Path
+) -> None:
+    """The pager runs once, after the last link, and not before a wait."""
+    poison(docora, 12)
+    queued = docora.add_link()
+    docora.add_worker()
+    status = f"{tmp_path}/status"
+    # The pager copies what the database says at that moment.
+    query = "SELECT status FROM app_repositories WHERE app_id = '{}'"
+    pager = (
+        f"cat; '{COMMAND.parent}/python' -c \"import psycopg, sys; "
+        f'print(psycopg.connect(sys.argv[1]).execute(sys.argv[2]).fetchone()[0])" '
+        f'"$DATABASE_URL" "{query.format(queued.app_id)}" >>{status}'
+    )
+    command = ["retry-all-failed", "--yes"]
+    code, _ = at_80_by_24(docora, command, pager)
+    assert code == 6
+    assert Path(status).read_text(encoding="utf-8").split() == ["pending_snapshot"]
+
+    docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+    code, shown = at_80_by_24(docora, [*command, "--wait", "--timeout", "1"], MARKED)
+    assert code == 6
+    assert shown.index("Poison 0 ← octo/poison0") < shown.index("Waiting for")
+    assert "[pager]" not in shown
+    # Without a controlling terminal nobody can press a key.
+    background = f"{COMMAND} {' '.join(command)} --dry-run & wait $!"
+    with TerminalSession(
+        ["sh", "-mc", background], docora.environment(TERM="xterm", PAGER=MARKED), 80, 24
+    ) as session:
+        code, shown = session.end()
+    assert (code, "[pager]" in shown) == (6, False), shown
+
+
+@pytest.mark.skipif(shutil.which("less") is None, reason="needs less")
+@pytest.mark.parametrize("signal_number", [None, signal.SIGTERM])
+def test_neither_keys_nor_signals_in_less_change_the_exit_code(
+    docora: Docora, signal_number: int | None
+) -> None:
+    docora.add_links(3000)
+    poison(docora, 1)
+    environment = docora.environment(TERM="xterm-256color")
+    command = ["sh", "-c", 'echo $$; exec "$0" "$@"', str(COMMAND), "retry-all-failed", "--dry-run"]
+    with TerminalSession(command, environment, 80, 24) as session:
+        pid = int(session.read_until(re.compile(rb"\A(\d+)\r\n"))[1])
+        session.read_until(re.compile(rb"\n:"))
+        if signal_number is None:
+            session.type(b"\x03")
+            session.type(b"qq")  # the interrupt may cost less the next key
+        else:
+            os.kill(pid, signal_number)
+        code, shown = session.end()
+    assert code == 6, shown
+    text = plain(shown)
+    assert "Dry run: nothing was changed." in text
+    assert "octo/repo2999" not in text
+
+
+def test_at_80_columns_no_id_is_broken_in_two(docora: Docora) -> None:
+    docora.add_links(2, apps=2)
+    [first, lost] = docora.links()
+    [bad] = poison(docora, 1)
+    docora.set_link(lost, status="pending_snapshot")
+    docora.set_link(bad, status="pending_snapshot")
+    docora.age_links()
+    for arguments in (
+        ["retry", *first.ids, "--dry-run"],
+        ["retry", *first.ids],
+        ["retry", *first.ids],
+        ["resync", *first.ids, "--dry-run"],
+        ["resync", first.app_id, "--all", "--yes"],
+        ["retry", *lost.ids],
+        ["show", *first.ids],
+        ["queue"],
+        ["schedule", "--dry-run"],
+        ["repair", "--dry-run", "--list"],
+        ["operations"],
+        ["history"],
+    ):
+        shown = at_terminals(docora, arguments, columns=80, env=AT_ONCE)
+        text = plain(shown.data + shown.talk)
+        for found in re.findall(r"\b(?:app|repo)_\d+|\bbulk_\w+", text):
+            length = {"a": 28, "r": 29, "b": 21}[found[0]]
+            assert len(found) == length, (arguments, text)
+        too_long = [line for line in text.split("\n") if len(line) > 80 and "━" not in line]
+        assert not too_long, (arguments, text)
+
+
+def test_failures_are_named_after_the_counts_and_ids_stand_in_for_names(docora: Docora) -> None:
+    poison(docora, 22)
+    docora.add_worker()
+    result = docora.run("retry-all-failed")
+    lines = result.stdout.splitlines()
+    heading = next(number for number, line in enumerate(lines) if "Not done" in line)
+    assert any("all" in line.split() for line in lines[:heading])
+    assert re.match(" Poison 0 ← octo/poison0 +the ids", lines[heading + 2])
+    assert lines[-1] == "and 2 more: see --json"
+
+
+def test_columns_in_a_pipe_choose_the_layout_and_cut_nothing(docora: Docora) -> None:
+    error = "HTTP 502 on created " + "docs/" * 60
+    docora.link(docora.add_app("Acme Search"), docora.add_repository("octo/api"), last_error=error)
+    docora.add_worker()
+    for command in (["failed"], ["retry-all-failed", "--dry-run"], ["queue"]):
+        wide, narrow = docora.run(*command), docora.run(*command, env={"COLUMNS": "20"})
+        nonsense = docora.run(*command, env={"COLUMNS": "wide"})
+        assert wide.code == narrow.code == 0
+        assert nonsense.stdout == wide.stdout
+        assert "──" in wide.stdout
+        assert "──" not in narrow.stdout
+        assert max(map(len, wide.stdout.splitlines())) > 80 or command == ["queue"]
+        texts = {each for each in re.split(r"\s{2,}", wide.stdout) if "app_" in each or "/" in each}
+        for text in texts - {""}:
+            name = re.sub(r" \(.*\)", "", text)
+            assert name in narrow.stdout, (command, text)
+    # A column that a terminal would fold makes a table too wide for a pipe.
+    folded = docora.run("queue", env={"COLUMNS": "60"})
+    assert max(map(len, folded.stdout.splitlines())) <= 60 or "──" not in folded.stdout
+
+
+def test_the_question_of_a_repair_and_its_result_count_by_app(docora: Docora) -> None:
+    docora.add_links(3, apps=2, status="pending_snapshot")
+    bad = docora.link(
+        docora.add_app("Poison", "app_!"), docora.add_repository("o/p", "repo_!"), "scanning"
+    )
+    docora.age_links()
+    environment = docora.environment(TERM="xterm-256color", **AT_ONCE)
+    with TerminalSession([str(COMMAND), "repair"], environment, 80, 24) as session:
+        asked = plain(session.read_until(re.compile(b"(?s)\\A.*" + QUESTION.pattern))[0].decode())
+        session.type(b"y\n")
+        code, shown = session.end()
+    assert code == 6
+    assert re.search(r"App 1 +lost: pending, and no job +2\b", asked)
+    result = plain(shown)[len(asked) :]
+    assert re.search(r"App 1 +lost +2 +2 queued", result)
+    assert re.search(r"App 2 +lost +1 +1 queued", result)
+    assert re.search(r"Poison +stuck +1 +1 not repaired", result)
+    assert re.search(r"Poison ← o/p +the ids", result)
+    assert "octo/repo1" not in result
+    assert docora.status(bad) == "scanning"
+    docora.connection.execute("UPDATE app_repositories SET retry_count = 0")
+    docora.redis.delete(docora.queue.key)
+    listed = docora.run("repair", "--list", env=AT_ONCE)
+    assert re.search(r"App 1 ← octo/repo1 +lost +queued +app_0", listed.stdout)
