@@ -163,6 +163,7 @@ class BulkCommand(LongRun):
             yield ""
             yield from render.plan_tables(result.links, width)
 
+
 def links_of(selection: Selection) -> str:
     """Counts the links; names the app if all are of one."""
     links = amount(selection.total, "link")

@@ -58,7 +58,7 @@ def doctor(
         context.show_document(render.document(diagnosis))
         context.say(render.summary(diagnosis))
     else:
-        context.show_tables(*render.screen(diagnosis, context.out.width, show_all=show_all))
+        context.show_tables(render.screen(diagnosis, context.out.width, show_all=show_all))
     if diagnosis.misconfigured:
         return ExitCode.USAGE
     if diagnosis.server_lost:

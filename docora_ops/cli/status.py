@@ -55,7 +55,7 @@ def status(
 
     found = _read(context)
     if not as_json:
-        context.show_tables(render.screen(found))
+        context.show_tables([render.screen(found)])
     else:
         context.show_document(render.document(found), next(iter(found.errors), None))
     for error in found.errors:
@@ -91,7 +91,7 @@ def _watch(context: Context, seconds: int) -> None:
             if live:
                 live.update(shown, refresh=True)
             else:
-                context.show_tables(shown, "")
+                context.show_tables([shown, ""], is_last=False)
             if any(isinstance(error, PostgresError) for error in found.errors):
                 context.reconnect()
             taken = time.monotonic() - began
