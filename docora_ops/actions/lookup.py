@@ -31,37 +31,73 @@ def resolve_app(database: Database, text: str) -> App:
             raise _ambiguous(f"{len(ids)} apps are named {text!r}", "app_ids", ids)
 
 
-def resolve_repository(database: Database, app: App, text: str) -> Repository:
-    """Finds the repository with this id, `owner/name` or GitHub URL, best one that the app has.
+def resolve_repository(database: Database, apps: Sequence[App], text: str) -> Repository:
+    """Finds the repository with this id, `owner/name` or GitHub URL, best one that an app has.
 
-    Raises NotFoundError with similar names of the app's repositories, AmbiguousError with the ids
-    of the candidates.
+    `apps`: none stand for every app. Raises NotFoundError with similar names of the apps'
+    repositories, AmbiguousError with the ids of the candidates.
     """
-    match find_repositories(database, app.app_id, text):
-        case [repository]:
-            return repository
-        case []:
-            raise NotFoundError(
-                f"no repository {mask(text)!r} for app {app.app_name!r}",
-                hint=_did_you_mean(text, repository_names(database, app.app_id), "repository"),
-            )
-        case repositories:
-            ids = [repository.repository_id for repository in repositories]
-            raise _ambiguous(f"{len(ids)} repositories are {text!r}", "repository_ids", ids)
+    return _find_repository(database, apps, text)[0]
+
+
+def resolve_linked_repository(database: Database, apps: Sequence[App], text: str) -> Repository:
+    """Finds a repository that one of the apps, or any app if there are none, is linked to.
+
+    Raises NotFoundError, AmbiguousError.
+    """
+    repository, is_linked = _find_repository(database, apps, text)
+    if not is_linked:
+        raise _not_linked(database, apps, repository)
+    return repository
 
 
 def resolve_link(database: Database, app_text: str, repository_text: str) -> Link:
     """Finds the link of an app and a repository. Raises NotFoundError, AmbiguousError."""
     app = resolve_app(database, app_text)
-    repository = resolve_repository(database, app, repository_text)
+    repository = resolve_repository(database, [app], repository_text)
     link = read_link(database, app.app_id, repository.repository_id)
     if link is None:
-        name = repository.repository_name
-        raise NotFoundError(
-            f"App-repository link not found: app {app.app_name!r} is not linked to {name!r}",
-            hint=_did_you_mean(name, repository_names(database, app.app_id), "repository"),
-        )
+        raise _not_linked(database, [app], repository)
     return link
+
+
+def _find_repository(database: Database, apps: Sequence[App], text: str) -> tuple[Repository, bool]:
+    """Returns the repository, and whether one of the apps is linked to it."""
+    app_ids = [app.app_id for app in apps]
+    match find_repositories(database, app_ids, text):
+        case [found]:
+            return found
+        case []:
+            raise NotFoundError(
+                f"no repository {mask(text)!r}{_of(apps)}",
+                hint=_did_you_mean(text, repository_names(database, app_ids), "repository"),
+            )
+        case several:
+            ids = [repository.repository_id for repository, _ in several]
+            raise _ambiguous(f"{len(ids)} repositories are {text!r}", "repository_ids", ids)
+
+
+def _not_linked(database: Database, apps: Sequence[App], repository: Repository) -> NotFoundError:
+    name = repository.repository_name
+    match [repr(app.app_name) for app in apps]:
+        case []:
+            none = "no app is"
+        case [app]:
+            none = f"app {app} is not"
+        case several:
+            none = f"neither {' nor '.join(several)} is"
+    names = repository_names(database, [app.app_id for app in apps])
+    return NotFoundError(
+        f"App-repository link not found: {none} linked to {name!r}",
+        hint=_did_you_mean(name, names, "repository"),
+    )
+
+
+def _of(apps: Sequence[App]) -> str:
+    """Returns the apps that were named, for a sentence."""
+    if not apps:
+        return ""
+    return f" for app {' or '.join(repr(app.app_name) for app in apps)}"
 
 
 def _ambiguous(sentence: str, key: str, ids: list[str]) -> AmbiguousError:

@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from docora_ops.errors import DocoraOpsError
 from docora_ops.text import moment
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+    from docora_ops.link_lists import Page
 
 Document = dict[str, object]
 
@@ -36,6 +38,19 @@ def encode_long(document: Document, items: Iterable[object]) -> Iterator[str]:
 def fields_of(value: DataclassInstance) -> Document:
     """Returns the fields of a dataclass by name."""
     return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def page_document(page: Page[Any]) -> Document:
+    """Returns the JSON of one page of a list, paginated as Docora's own lists are."""
+    return {
+        "data": page.rows,
+        "pagination": {
+            "page": page.number,
+            "limit": page.limit,
+            "total": page.total,
+            "total_pages": page.pages,
+        },
+    }
 
 
 def error_document(error: DocoraOpsError, done: Document | None = None) -> Document:
