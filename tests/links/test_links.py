@@ -145,7 +145,7 @@ def test_what_is_shown_is_what_is_retried(various: Docora) -> None:
             (row["app_id"], row["repository_id"]) for row in planned.data["links"]
         ]
         sizes.append(len(shown.data))
-    assert sizes == [8, 4, 4, 0, 5, 4, 4, 0, 1, 3, 3, 2, 3, 2, 2, 6, 2, 3, 1, 1]
+    assert sizes == [8, 4, 4, 0, 5, 4, 4, 0, 1, 3, 3, 2, 3, 2, 2, 6, 2, 2, 1, 1]
 
 
 def test_links_of_any_status_are_listed_and_counted(various: Docora) -> None:
@@ -170,7 +170,7 @@ def test_links_of_any_status_are_listed_and_counted(various: Docora) -> None:
     assert "9 repositories, page 1 of 5." in by_repository.stdout
     heading, _, first, *_ = table.stdout.splitlines()
     assert re.findall(r"\w+(?: \w+)*", heading)[:4] == ["App", "Repository", "Status", "Error"]
-    assert "synced" in first
+    assert "scanning" in first
 
 
 @pytest.mark.parametrize(
