@@ -28,12 +28,16 @@ class HistoryState(StrEnum):
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """A change as its audit entries tell it. `counts`: links by outcome, and their `total`."""
+    """A change as its audit entries tell it.
+
+    `selection`: options and their values, several in a list. `counts`: links by outcome, and their
+    `total`.
+    """
 
     started_at: datetime
     who: str
     command: str
-    selection: Mapping[str, str | int]
+    selection: Mapping[str, str | int | list[str]]
     reason: str | None
     operation_id: str | None
     counts: Mapping[str, int]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -208,10 +208,14 @@ class AppCount(App):
 
 
 @dataclass(frozen=True)
-class FailedFilter:
-    """Chooses the failed links of a bulk retry."""
+class LinkFilter:
+    """Chooses links: one value of each field must match, and an empty field chooses every link."""
 
-    app_id: str | None = None
-    error: str | None = None  # a substring of `last_error`, case aside
-    limit: int | None = None  # one link of each app, then a second one of each, and so on
-    skip_open_circuits: bool = False
+    app_ids: Sequence[str] = ()
+    repository_ids: Sequence[str] = ()
+    statuses: Sequence[LinkStatus] = ()
+    errors: Sequence[str] = ()
+    """The error contains one of these texts, case aside; one with `*` must match all of it."""
+    exclude_errors: Sequence[str] = ()
+    no_error: bool = False  # links without an error, as well as those that `errors` chooses
+    open_circuit: bool = False  # only links of repositories whose circuit is open

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from docora_ops.bulk import KnownOperation
 from docora_ops.errors import ServerError
-from docora_ops.failed_links import ErrorGroup, Page
 from docora_ops.jobs import QueueOverview
+from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkStatus
+from docora_ops.pages import Page
 
 
 @dataclass(frozen=True)

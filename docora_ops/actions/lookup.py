@@ -40,26 +40,24 @@ def resolve_app(database: Database, text: str) -> App:
             raise _ambiguous_app(f"{len(apps)} apps are named {mask(text)!r}", text, apps)
 
 
-def resolve_repository(database: Database, app: App, text: str) -> Repository:
-    """Finds the repository with this id, `owner/name` or GitHub URL, best one that the app has.
+def resolve_repository(database: Database, apps: Sequence[App], text: str) -> Repository:
+    """Finds the repository with this id, `owner/name` or GitHub URL, best one that an app has.
 
-    Raises NotFoundError with similar names of the app's repositories, AmbiguousError with the ids
-    of the candidates.
+    `apps`: none stand for every app. Raises NotFoundError with similar names of the apps'
+    repositories, AmbiguousError with the ids of the candidates.
     """
-    match find_repositories(database, app.app_id, text):
-        case [repository]:
-            return repository
-        case []:
-            sentence = f"no repository {mask(text)!r} for app {app.app_name!r}"
-            raise _no_repository(sentence, database, app, text, text)
-        case repositories:
-            ids = [repository.repository_id for repository in repositories]
-            raise AmbiguousError(
-                f"{len(ids)} repositories are {mask(text)!r}: {', '.join(map(quote, ids))}",
-                hint="give the id of the one you mean",
-                retyped=_retyped(text, ids, is_repository=True),
-                details={"repository_ids": ids},
-            )
+    return _find_repository(database, apps, text)[0]
+
+
+def resolve_linked_repository(database: Database, apps: Sequence[App], text: str) -> Repository:
+    """Finds a repository that one of the apps, or any app if there are none, is linked to.
+
+    Raises NotFoundError, AmbiguousError.
+    """
+    repository, is_linked = _find_repository(database, apps, text)
+    if not is_linked:
+        raise _not_linked(database, apps, repository, text)
+    return repository
 
 
 def resolve_link(database: Database, app_text: str, repository_text: str) -> Link:
@@ -70,13 +68,51 @@ def resolve_link(database: Database, app_text: str, repository_text: str) -> Lin
         if _are_swapped(database, app_text, repository_text):
             raise _swapped(app_text, repository_text) from None
         raise
-    repository = resolve_repository(database, app, repository_text)
+    repository = resolve_repository(database, [app], repository_text)
     link = read_link(database, app.app_id, repository.repository_id)
     if link is None:
-        name = repository.repository_name
-        sentence = f"App-repository link not found: app {app.app_name!r} is not linked to {name!r}"
-        raise _no_repository(sentence, database, app, repository_text, name)
+        raise _not_linked(database, [app], repository, repository_text)
     return link
+
+
+def _find_repository(database: Database, apps: Sequence[App], text: str) -> tuple[Repository, bool]:
+    """Returns the repository, and whether one of the apps is linked to it."""
+    match find_repositories(database, [app.app_id for app in apps], text):
+        case [found]:
+            return found
+        case []:
+            sentence = f"no repository {mask(text)!r}{_of(apps)}"
+            raise _no_repository(sentence, database, apps, text, text)
+        case several:
+            ids = [repository.repository_id for repository, _ in several]
+            raise AmbiguousError(
+                f"{len(ids)} repositories are {mask(text)!r}: {', '.join(map(quote, ids))}",
+                hint="give the id of the one you mean",
+                retyped=_retyped(text, ids, is_repository=True),
+                details={"repository_ids": ids},
+            )
+
+
+def _not_linked(
+    database: Database, apps: Sequence[App], repository: Repository, typed: str
+) -> NotFoundError:
+    name = repository.repository_name
+    match [repr(app.app_name) for app in apps]:
+        case []:
+            none = "no app is"
+        case [app]:
+            none = f"app {app} is not"
+        case several:
+            none = f"neither {' nor '.join(several)} is"
+    sentence = f"App-repository link not found: {none} linked to {name!r}"
+    return _no_repository(sentence, database, apps, typed, name)
+
+
+def _of(apps: Sequence[App]) -> str:
+    """Returns the apps that were named, for a sentence."""
+    if not apps:
+        return ""
+    return f" for app {' or '.join(repr(app.app_name) for app in apps)}"
 
 
 def _resolve_prefix(database: Database, text: str) -> App:
@@ -110,7 +146,7 @@ def _ambiguous_app(sentence: str, text: str, apps: Sequence[App]) -> AmbiguousEr
 
 def _are_swapped(database: Database, app_text: str, repository_text: str) -> bool:
     """Tells whether a text that is no app is a repository, or the other text is an app."""
-    if find_repositories(database, "", app_text) or find_apps(database, repository_text):
+    if find_repositories(database, [], app_text) or find_apps(database, repository_text):
         return True
     return "/" in app_text and bool(find_apps_by_prefix(database, repository_text, 1))
 
@@ -128,12 +164,12 @@ def _swapped(app_text: str, repository_text: str) -> NotFoundError:
 
 
 def _no_repository(
-    sentence: str, database: Database, app: App, typed: str, name: str
+    sentence: str, database: Database, apps: Sequence[App], typed: str, name: str
 ) -> NotFoundError:
-    """Returns the error that suggests the app's repositories whose names are similar to `name`."""
+    """Returns the error that suggests the apps' repositories whose names are similar to `name`."""
     words = {
         repository.repository_name: _word(repository.repository_name, repository.repository_id)
-        for repository in some_repositories(database, app.app_id)
+        for repository in some_repositories(database, [app.app_id for app in apps])
     }
     near = _nearest(name, words)
     return NotFoundError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
-from docora_ops.actions.failed import failed_links_by_app, failed_links_by_error
+from docora_ops.actions.links import count_by_app, count_by_error
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.bulk import KnownOperation
 from docora_ops.database import Database
@@ -12,12 +12,13 @@ from docora_ops.database.counts import count_links
 from docora_ops.database.drift_rows import unfinished_links
 from docora_ops.errors import RedisError, ServerError
 from docora_ops.jobs import JobState, QueueOverview
-from docora_ops.links import FailedFilter, LinkStatus
+from docora_ops.links import LinkFilter, LinkStatus
 from docora_ops.overview import DriftCounts, LinkOverview, Status, Trend
 from docora_ops.queue import LinkQueue, ProgressStore, QueueReader
 
 _MOST = 5000
 """Links whose jobs are looked at: more would take longer than the rest of a screen."""
+_FAILED = LinkFilter(statuses=[LinkStatus.FAILED])
 _GROUPS = 5
 """Apps and errors that are named."""
 _RECENT = 60
@@ -58,8 +59,8 @@ def _read_links(database: Database) -> LinkOverview:
     with database.snapshot():
         return LinkOverview(
             counts=count_links(database),
-            failed_by_app=failed_links_by_app(database, FailedFilter(), 1, _GROUPS),
-            failed_by_error=failed_links_by_error(database, FailedFilter(), 1, _GROUPS),
+            failed_by_app=count_by_app(database, _FAILED, 1, _GROUPS),
+            failed_by_error=count_by_error(database, _FAILED, 1, _GROUPS),
         )
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from docora_ops.actions.look import job_state
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.database import Database
+from docora_ops.database.link_history import link_history
 from docora_ops.database.link_rows import held_job_ids
-from docora_ops.database.reading import link_history
 from docora_ops.link_details import LinkDetails
 from docora_ops.queue import LinkQueue, QueueReader
 from docora_ops.text import mask, mask_url

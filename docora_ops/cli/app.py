@@ -13,14 +13,15 @@ from typing import Annotated, Any
 import typer
 
 from docora_ops import __version__
+from docora_ops.cli.apps import apps
 from docora_ops.cli.context import Context
 from docora_ops.cli.demo import demo
 from docora_ops.cli.doctor import doctor
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.failed import failed
 from docora_ops.cli.help import show_help
 from docora_ops.cli.history import history
 from docora_ops.cli.lean import LeanCommand, LeanGroup
+from docora_ops.cli.links import failed, links
 from docora_ops.cli.metrics import metrics
 from docora_ops.cli.operations import cancel, operations, progress
 from docora_ops.cli.queue import queue
@@ -49,6 +50,8 @@ app = typer.Typer(
 _COMMANDS: tuple[tuple[str, Callable[..., int | None], str], ...] = (
     ("status", status, "docora-ops status --watch"),
     ("failed", failed, "docora-ops failed --group-by error"),
+    ("links", links, "docora-ops links --repo octo/api --status synced"),
+    ("apps", apps, "docora-ops apps --limit 10"),
     ("show", show, "docora-ops show 'Acme Search' octo/api"),
     ("queue", queue, "docora-ops queue --limit 100"),
     ("doctor", doctor, "docora-ops doctor --json"),

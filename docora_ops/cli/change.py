@@ -31,17 +31,25 @@ def check_reason(reason: str | None) -> str | None:
 
 
 def describe_change(command: str, reason: str | None, **selection: object) -> Change:
-    """Describes a command with the options that were given. Secrets are masked."""
+    """Describes a command with the options that were given. Secrets are masked.
+
+    An option that was given several times has a list of its values.
+    """
     from docora_ops.audit import Change
     from docora_ops.text import mask
+
+    def recorded(value: object) -> object:
+        if isinstance(value, list):
+            return recorded(value[0]) if len(value) == 1 else list(map(recorded, value))
+        return mask(value)[:_LONGEST_VALUE] if isinstance(value, str) else value
 
     return Change(
         who=f"{_user()}@{os.uname().nodename}",
         command=command,
         selection={
-            name: mask(value)[:_LONGEST_VALUE] if isinstance(value, str) else value
+            name: recorded(value)
             for name, value in selection.items()
-            if value is not None and value is not False
+            if value is not None and value is not False and value != []
         },
         reason=reason and mask(reason),
     )

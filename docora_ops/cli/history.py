@@ -18,21 +18,26 @@ def history(
         bool, typer.Option("--no-schedule", help="Leave out the passes of the schedule.")
     ] = False,
     as_json: options.Json = False,
-) -> None:
+) -> int:
     """Show who changed what, when and why, the latest first.
 
     Only what was done with docora-ops: the dashboard keeps no such record.
     """
     context = context_of(typer_context)
+    from docora_ops.cli.pages import show_page
     from docora_ops.pages import page_of
     from docora_ops.queue import History
     from docora_ops.queue.redis_client import describe
     from docora_ops.render import history as render
-    from docora_ops.render.pages import page_document, page_footer
+    from docora_ops.render.cells import amount
 
     entries = History(context.redis).read(schedule=not no_schedule)
     found = page_of(entries, page, limit)
-    tables = [render.table(found.rows, context.out.width)] if found.rows else []
-    where = f"Redis {describe(context.redis)}"
-    footer = page_footer(where, found, "change", "no change is recorded")
-    context.show(page_document(found), tables, footer)
+    return show_page(
+        context,
+        found,
+        render.table(found.rows, context.out.width),
+        where=f"Redis {describe(context.redis)}",
+        counted=amount(found.total, "change"),
+        nothing="no change is recorded",
+    )

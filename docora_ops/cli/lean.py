@@ -28,11 +28,15 @@ class _LeanParameters:
         return parameters
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Raises UsageError if an option is given twice: Typer would take the last value."""
+        """Raises UsageError if an option that takes one value is given twice.
+
+        Typer would take the last value.
+        """
         if not ctx.resilient_parsing:
             _, _, given = self.make_parser(ctx).parse_args(args=list(args))  # type: ignore[attr-defined]
             for parameter in given:
-                if not getattr(parameter, "is_flag", True) and given.count(parameter) > 1:
+                takes_one = not getattr(parameter, "is_flag", True) and not parameter.multiple
+                if takes_one and given.count(parameter) > 1:
                     raise UsageError(
                         f"{parameter.opts[0]} is given {given.count(parameter)} times",
                         hint="give it once",
@@ -45,6 +49,7 @@ class _LeanConverter:
         is_option = parameter.param_type_name == "option"
         self._name = parameter.opts[0] if is_option else parameter.metavar
         self._is_text = parameter.type_descriptor.annotation is str
+        self._is_list_of_texts = parameter.type_descriptor.annotation == list[str]
         self._typers_own = parameter.get_runtime_param
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
@@ -52,6 +57,8 @@ class _LeanConverter:
             return None
         if self._is_text:
             return _checked(self._name, value)
+        if self._is_list_of_texts:
+            return [_checked(self._name, each) for each in value]
         return self._typers_own().coerce(value, param=param, ctx=ctx)
 
 

@@ -25,23 +25,28 @@ def operations(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
-) -> None:
+) -> int:
     """Show the bulk operations of the last hour, those of Docora's dashboard, too.
 
     The state `owner_gone` means: links are left, and the command that runs the operation has been
     silent for two minutes.
     """
     context = context_of(typer_context)
+    from docora_ops.cli.pages import show_page
     from docora_ops.pages import page_of
     from docora_ops.queue.redis_client import describe
     from docora_ops.render import operations as render
-    from docora_ops.render.pages import page_document, page_footer
+    from docora_ops.render.cells import amount
 
     found = page_of(context.store.read_all(), page, limit)
-    tables = [render.list_table(found.rows, context.out.width)] if found.rows else []
-    nothing = "no bulk operations: each is kept for an hour after its last step"
-    footer = page_footer(f"Redis {describe(context.redis)}", found, "operation", nothing)
-    context.show(page_document(found), tables, footer)
+    return show_page(
+        context,
+        found,
+        render.list_table(found.rows, context.out.width),
+        where=f"Redis {describe(context.redis)}",
+        counted=amount(found.total, "operation"),
+        nothing="no bulk operations: each is kept for an hour after its last step",
+    )
 
 
 def progress(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from docora_ops.cli.change import check_reason
+from docora_ops.links import LinkFilter, LinkStatus
+
+if TYPE_CHECKING:
+    from docora_ops.database import Database
 
 
 def number(most: int, help_text: str) -> Any:
@@ -25,11 +31,59 @@ OptionalRepo = Annotated[str | None, _repo]
 OperationId = Annotated[
     str, typer.Argument(metavar="OPERATION_ID", help="As printed when the operation began.")
 ]
-AppFilter = Annotated[str | None, typer.Option(metavar="APP", help="Only links of this app.")]
-ErrorFilter = Annotated[
-    str | None,
+
+
+class Circuit(StrEnum):
+    """The states of a circuit that links can be chosen by."""
+
+    OPEN = "open"
+
+
+Apps = Annotated[
+    list[str] | None,
+    typer.Option("--app", metavar="APP", help="Only links of this app, by id or name. Repeatable."),
+]
+Repositories = Annotated[
+    list[str] | None,
     typer.Option(
-        metavar="TEXT", help="Only links whose last error contains this text, case aside."
+        "--repo",
+        metavar="REPO",
+        help="Only links of this repository, by id, owner/name or URL. Repeatable.",
+    ),
+]
+Statuses = Annotated[
+    list[LinkStatus] | None,
+    typer.Option(
+        "--status",
+        metavar="STATUS",
+        help="Only links that are pending_snapshot, scanning, synced or failed. Repeatable.",
+    ),
+]
+Errors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--error",
+        metavar="TEXT",
+        help="Only links whose last error contains this text, case aside. With * for anything, "
+        "the text must be the whole error. Repeatable.",
+    ),
+]
+ExcludeErrors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude-error", metavar="TEXT", help="No links that --error TEXT chooses. Repeatable."
+    ),
+]
+NoError = Annotated[
+    bool,
+    typer.Option("--no-error", help="Only links without an error, or that --error TEXT chooses."),
+]
+CircuitFilter = Annotated[
+    Circuit | None,
+    typer.Option(
+        "--circuit",
+        metavar="open",
+        help="Only links of repositories whose circuit breaker is open.",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")]
@@ -55,3 +109,28 @@ Timeout = Annotated[
         help="Wait no longer than this: exit code 8, and the jobs go on.",
     ),
 ]
+
+
+def typed_choice(typer_context: typer.Context) -> dict[str, object]:
+    """Returns the options that choose links as they were typed, for the audit entry."""
+    names = ("app", "repo", "error", "exclude_error", "no_error", "circuit")
+    return {name: typer_context.params[name] for name in names}
+
+
+def chosen_links(
+    typer_context: typer.Context, database: Database, statuses: Sequence[LinkStatus]
+) -> LinkFilter:
+    """Finds what the options that choose links name. Raises NotFoundError, AmbiguousError."""
+    from docora_ops.actions.link_choice import choose_links
+
+    typed = typer_context.params
+    return choose_links(
+        database,
+        apps=typed["app"] or (),
+        repositories=typed["repo"] or (),
+        statuses=statuses,
+        errors=typed["error"] or (),
+        exclude_errors=typed["exclude_error"] or (),
+        no_error=typed["no_error"],
+        open_circuit=typed["circuit"] is Circuit.OPEN,
+    )

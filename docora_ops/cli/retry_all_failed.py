@@ -10,12 +10,17 @@ from docora_ops.cli import options
 from docora_ops.cli.change import describe_change
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
+from docora_ops.errors import UsageError
 
 
 def retry_all_failed(
     typer_context: typer.Context,
-    app: options.AppFilter = None,
-    error: options.ErrorFilter = None,
+    app: options.Apps = None,
+    repo: options.Repositories = None,
+    error: options.Errors = None,
+    exclude_error: options.ExcludeErrors = None,
+    no_error: options.NoError = False,
+    circuit: options.CircuitFilter = None,
     limit: Annotated[
         int | None, options.number(10**9, "At most so many links, spread over the apps.")
     ] = None,
@@ -42,27 +47,24 @@ def retry_all_failed(
     then a second one of each, and so on: a few links show how all of them would fare.
     """
     context = context_of(typer_context)
+    if circuit and skip_open_circuits:
+        raise UsageError(
+            "--circuit open and --skip-open-circuits exclude each other",
+            hint="leave out one of them",
+        )
     terminal = terminal_to_ask(skip=yes or dry_run)
-    from docora_ops.actions.lookup import resolve_app
     from docora_ops.cli.bulk_command import BulkCommand, links_of
     from docora_ops.database.selection import select_failed
-    from docora_ops.links import Action, FailedFilter
+    from docora_ops.links import Action, LinkStatus
 
-    app_id = None
-    if app is not None:
-        found = resolve_app(context.database, app)
-        app_id = found.app_id
-        app = app if app == app_id else found.app_name  # in full, for the audit entry
+    typed = options.typed_choice(typer_context)
     change = describe_change(
-        "retry-all-failed",
-        reason,
-        app=app,
-        error=error,
-        limit=limit,
-        skip_open_circuits=skip_open_circuits,
+        "retry-all-failed", reason, **typed, limit=limit, skip_open_circuits=skip_open_circuits
     )
-    which = FailedFilter(app_id, error, limit, skip_open_circuits)
-    selection = select_failed(context.database, which)
+    which = options.chosen_links(typer_context, context.database, [LinkStatus.FAILED])
+    selection = select_failed(
+        context.database, which, limit=limit, skip_open_circuits=skip_open_circuits
+    )
     question = f"reset {links_of(selection)} and queue their snapshot jobs"
     command = BulkCommand(context, Action.RETRY, selection, change, batch_size)
     return command.run(question, terminal)

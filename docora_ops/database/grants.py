@@ -50,7 +50,7 @@ NEEDS = (
         "app_repositories",
         "id app_id repository_id github_token_encrypted status retry_count last_error created_at",
     ),
-    _need("SELECT", "app_repositories", "last_scanned_at", "schedule, failed and show"),
+    _need("SELECT", "app_repositories", "last_scanned_at", "schedule, links, apps and show"),
     _need("UPDATE", "app_repositories", "status retry_count last_error"),
     _need("SELECT", "app_delivered_files", "app_id repository_id", "resync and show"),
     _need("DELETE", "app_delivered_files", "", "resync"),

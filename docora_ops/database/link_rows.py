@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from sys import intern
 
 from psycopg.rows import TupleRow
 
+from docora_ops.database.link_filter import MATCHES, filter_parameters
 from docora_ops.database.postgres import Database
-from docora_ops.links import FailedFilter, Link, LinkIds, LinkRef, LinkStatus, Payload
+from docora_ops.links import Link, LinkFilter, LinkIds, LinkRef, LinkStatus, Payload
 from docora_ops.text import mask
 
 _LINK_COLUMNS = """
@@ -66,12 +67,6 @@ SELECT job_id FROM unnest(%(job_ids)s::text[]) AS job_id
 WHERE hashtextextended(job_id, 0) IN (SELECT key FROM held)
 """
 
-FAILED = """(
-    l.status = 'failed'
-    AND (%(app_id)s::text IS NULL OR l.app_id = %(app_id)s)
-    AND (%(error)s::text IS NULL OR strpos(lower(l.last_error), lower(%(error)s)) > 0)
-)"""
-
 NOT_HELD_BACK = """(
     NOT %(skip_open_circuits)s OR r.circuit_open_until IS NULL OR r.circuit_open_until <= now()
 )"""
@@ -109,7 +104,7 @@ WHERE l.id = ANY (%(ids)s::uuid[])
 """
 
 JUDGE_LINKS_OF_APP = _JUDGE_LINKS.format(qualifies="l.app_id = %(app_id)s")
-JUDGE_FAILED_LINKS = _JUDGE_LINKS.format(qualifies=f"{FAILED} AND {NOT_HELD_BACK}")
+JUDGE_FAILED_LINKS = _JUDGE_LINKS.format(qualifies=f"{MATCHES} AND {NOT_HELD_BACK}")
 JUDGE_UNFINISHED_LINKS = _JUDGE_LINKS.format(
     qualifies="l.status IN ('pending_snapshot', 'scanning')"
 )
@@ -209,9 +204,12 @@ def claim_links_of_app(database: Database, ids: Sequence[str], app_id: str) -> l
     return _claim_and_reset(database, ids, JUDGE_LINKS_OF_APP, {"app_id": app_id})
 
 
-def claim_failed_links(database: Database, ids: Sequence[str], which: FailedFilter) -> list[Claim]:
-    """Locks and resets the links that still are failed and match the filter."""
-    return _claim_and_reset(database, ids, JUDGE_FAILED_LINKS, asdict(which))
+def claim_failed_links(
+    database: Database, ids: Sequence[str], which: LinkFilter, *, skip_open_circuits: bool
+) -> list[Claim]:
+    """Locks and resets the links that still match the filter, which chooses failed ones."""
+    parameters = filter_parameters(which) | {"skip_open_circuits": skip_open_circuits}
+    return _claim_and_reset(database, ids, JUDGE_FAILED_LINKS, parameters)
 
 
 def claim_unfinished_links(

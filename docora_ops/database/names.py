@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 from docora_ops.database.postgres import Database
 from docora_ops.links import App, Repository
@@ -28,7 +29,8 @@ ORDER BY app_name, app_id LIMIT %(limit)s
 REPOSITORIES_BY_ID_NAME_OR_URL = """
 SELECT repository_id, owner, name, EXISTS (
     SELECT FROM app_repositories l
-    WHERE l.app_id = %(app_id)s AND l.repository_id = r.repository_id
+    WHERE (%(app_ids)s::text[] IS NULL OR l.app_id = ANY (%(app_ids)s::text[]))
+      AND l.repository_id = r.repository_id
 )
 FROM repositories r
 WHERE repository_id = %(text)s
@@ -39,10 +41,13 @@ ORDER BY repository_id = %(text)s DESC, repository_id
 
 SOME_APPS = "SELECT app_id, app_name FROM apps ORDER BY app_name LIMIT %(limit)s"
 
-SOME_REPOSITORIES_OF_APP = """
-SELECT r.repository_id, r.owner, r.name
-FROM app_repositories l JOIN repositories r USING (repository_id)
-WHERE l.app_id = %(app_id)s
+SOME_REPOSITORIES = """
+SELECT r.repository_id, r.owner, r.name FROM repositories r
+WHERE EXISTS (
+    SELECT FROM app_repositories l
+    WHERE (%(app_ids)s::text[] IS NULL OR l.app_id = ANY (%(app_ids)s::text[]))
+      AND l.repository_id = r.repository_id
+)
 ORDER BY r.owner || '/' || r.name LIMIT %(limit)s
 """
 
@@ -62,20 +67,23 @@ def find_apps_by_prefix(database: Database, text: str, limit: int) -> list[App]:
     return [App(*row) for row in database.rows(APPS_BY_PREFIX, parameters)]
 
 
-def find_repositories(database: Database, app_id: str, text: str) -> list[Repository]:
+def find_repositories(
+    database: Database, app_ids: Sequence[str], text: str
+) -> list[tuple[Repository, bool]]:
     """Returns the repository with this id, otherwise all with this `owner/name` or GitHub URL.
 
-    If the app is linked to some of these, returns only the linked ones.
+    Each with whether one of the apps, or any app if there are none, is linked to it. If some of
+    the repositories are linked, returns only these.
     """
     spellings = {"forms": _forms(text), "urls": _spellings(text)}
     rows = database.rows(
-        REPOSITORIES_BY_ID_NAME_OR_URL, {"app_id": app_id, "text": text, **spellings}
+        REPOSITORIES_BY_ID_NAME_OR_URL,
+        {"app_ids": list(app_ids) or None, "text": text, **spellings},
     )
     found = [(Repository(*names), is_linked) for *names, is_linked in rows]
     if found and found[0][0].repository_id == text:
-        return [found[0][0]]
-    linked = [repository for repository, is_linked in found if is_linked]
-    return linked or [repository for repository, _ in found]
+        return found[:1]
+    return [each for each in found if each[1]] or found
 
 
 def some_apps(database: Database) -> list[App]:
@@ -83,10 +91,10 @@ def some_apps(database: Database) -> list[App]:
     return [App(*row) for row in database.rows(SOME_APPS, {"limit": _SUGGESTION_POOL})]
 
 
-def some_repositories(database: Database, app_id: str) -> list[Repository]:
-    """Returns repositories of the app whose names may be suggested."""
-    parameters = {"app_id": app_id, "limit": _SUGGESTION_POOL}
-    return [Repository(*row) for row in database.rows(SOME_REPOSITORIES_OF_APP, parameters)]
+def some_repositories(database: Database, app_ids: Sequence[str]) -> list[Repository]:
+    """Returns repositories whose names may be suggested: of these apps, or of any app."""
+    parameters = {"app_ids": list(app_ids) or None, "limit": _SUGGESTION_POOL}
+    return [Repository(*row) for row in database.rows(SOME_REPOSITORIES, parameters)]
 
 
 def _forms(text: str) -> list[str]:

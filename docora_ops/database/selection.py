@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from sys import intern
 
+from docora_ops.database.link_filter import LINKS, MATCHES, filter_parameters
 from docora_ops.database.link_rows import (
     DUE,
-    FAILED,
     NOT_HELD_BACK,
     Claim,
     claim_due_links,
@@ -18,7 +18,7 @@ from docora_ops.database.link_rows import (
     claim_links_of_app,
 )
 from docora_ops.database.postgres import Database
-from docora_ops.links import AppCount, FailedFilter, LinkRef
+from docora_ops.links import AppCount, LinkFilter, LinkRef, LinkStatus
 
 _LINKS = """
 SELECT l.id::text, l.app_id, l.repository_id
@@ -27,13 +27,12 @@ WHERE {condition}
 ORDER BY l.app_id, l.repository_id
 """
 
-SELECT_FAILED = _LINKS.format(condition=f"{FAILED} AND {NOT_HELD_BACK}")
+SELECT_FAILED = _LINKS.format(condition=f"{MATCHES} AND {NOT_HELD_BACK}")
 SELECT_OF_APP = _LINKS.format(condition="l.app_id = %(app_id)s")
 SELECT_DUE = _LINKS.format(condition=DUE)
 
 COUNT_OPEN_CIRCUITS = f"""
-SELECT count(*) FROM app_repositories l JOIN repositories r USING (repository_id)
-WHERE {FAILED} AND r.circuit_open_until > now()
+SELECT count(*) FROM {LINKS} WHERE {MATCHES} AND r.circuit_open_until > now()
 """
 
 APP_NAMES = "SELECT app_id, app_name FROM apps WHERE app_id = ANY (%(app_ids)s::text[])"
@@ -60,11 +59,22 @@ class Selection:
         return len(self.refs)
 
 
-def select_failed(database: Database, which: FailedFilter) -> Selection:
-    """Selects the failed links that match."""
-    parameters, claim = asdict(which), partial(claim_failed_links, which=which)
-    selection = _selection(database, SELECT_FAILED, parameters, claim, which.limit)
-    if not which.skip_open_circuits:
+def select_failed(
+    database: Database,
+    which: LinkFilter,
+    *,
+    limit: int | None = None,
+    skip_open_circuits: bool = False,
+) -> Selection:
+    """Selects the failed links that match.
+
+    `limit`: one link of each app, then a second one of each, and so on.
+    """
+    which = replace(which, statuses=[LinkStatus.FAILED])
+    parameters = filter_parameters(which) | {"skip_open_circuits": skip_open_circuits}
+    claim = partial(claim_failed_links, which=which, skip_open_circuits=skip_open_circuits)
+    selection = _selection(database, SELECT_FAILED, parameters, claim, limit)
+    if not skip_open_circuits:
         return selection
     [(left_out,)] = database.rows(COUNT_OPEN_CIRCUITS, parameters)
     return replace(selection, open_circuits_left_out=left_out)

@@ -189,15 +189,20 @@ def _row(fields: Mapping[str, str]) -> HistoryEntry:
     )
 
 
-def _mapping(text: str) -> dict[str, str | int]:
-    """Returns the texts and numbers of a JSON object; others may have written anything."""
+def _mapping(text: str) -> dict[str, str | int | list[str]]:
+    """Returns the texts, numbers and lists of texts of a JSON object: others may write anything."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}
-    return {name: value for name, value in found.items() if isinstance(value, str | int)}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, str | int)
+        or (isinstance(value, list) and all(isinstance(each, str) for each in value))
+    }
 
 
 def _text(value: bytes) -> str:

@@ -74,9 +74,14 @@ def state(slug: str) -> Text:
 
 def circuit(open_until: datetime | None) -> Text:
     """Tells whether a circuit is open, and until when."""
-    if open_until is None or open_until <= datetime.now(UTC):
+    if not is_open(open_until):
         return cell("closed")
     return cell(f"open until {moment(open_until)}", "yellow")
+
+
+def is_open(open_until: datetime | None) -> bool:
+    """Tells whether a circuit is open."""
+    return open_until is not None and open_until > datetime.now(UTC)
 
 
 def with_id(name: str, identifier: str) -> str:

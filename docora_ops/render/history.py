@@ -39,10 +39,11 @@ def _arguments(entry: HistoryEntry) -> Iterator[str]:
     for name, value in entry.selection.items():
         if name in left_out:
             continue
-        if name not in _NAMES:
-            yield quote(f"--{name.replace('_', '-')}")
-        if value is not True:
-            yield quote(str(value))
+        for each in value if isinstance(value, list) else [value]:
+            if name not in _NAMES:
+                yield quote(f"--{name.replace('_', '-')}")
+            if each is not True:
+                yield quote(str(each))
 
 
 def _result(entry: HistoryEntry) -> str:

@@ -14,6 +14,7 @@ from docora_ops.text import moment
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+
 Document = dict[str, object]
 
 

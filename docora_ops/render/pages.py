@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from docora_ops.pages import Page
-from docora_ops.render.cells import amount
 from docora_ops.render.json import Document
 
 
@@ -22,14 +21,13 @@ def page_document(page: Page[Any]) -> Document:
     }
 
 
-def page_footer(where: str, page: Page[Any], noun: str, nothing: str) -> str:
+def page_footer(page: Page[Any], where: str, counted: str, nothing: str) -> str:
     """Returns the line below a list: what the page is part of, or `nothing` if the list is empty.
 
-    `where` names the servers, `noun` one row.
+    `where` names the servers, `counted` is the number of rows of all pages with their noun.
     """
     if not page.total:
         return f"{where}: {nothing}."
-    count = amount(page.total, noun)
     if page.number > page.pages:
-        return f"{where}: {count}, and no page {page.number}: the last one is {page.pages}."
-    return f"{where}: {count}, page {page.number} of {page.pages}."
+        return f"{where}: {counted}, and no page {page.number}: the last one is {page.pages}."
+    return f"{where}: {counted}, page {page.number} of {page.pages}."

@@ -15,7 +15,7 @@ from rq.utils import now, utcformat
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.database import Database
 from docora_ops.database.selection import select_due, select_failed
-from docora_ops.links import Action, FailedFilter, Payload
+from docora_ops.links import Action, LinkFilter, Payload
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue import connect as connect_to_redis
 from docora_ops.queue.job_template import JobTemplate
@@ -139,7 +139,7 @@ def retry(limit: int) -> int:
     """Runs this project's bulk retry, with its progress."""
     database, client = Database(settings()), connect_to_redis(settings())
     queue, store = LinkQueue(settings(), client), ProgressStore(client)
-    links = select_failed(database, FailedFilter(limit=limit))
+    links = select_failed(database, LinkFilter(), limit=limit)
     run = BulkRun(Action.RETRY, database, queue, store, links, BATCH)
     run.start()
     result = run.run()

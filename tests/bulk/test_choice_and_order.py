@@ -59,7 +59,7 @@ def test_only_matching_links_with_an_open_circuit_are_counted_as_left_out(docora
         )
         docora.link(app_id, repository_id, last_error=error)
     actions = docora.actions()
-    assert actions.retry_all(skip_open_circuits=True, error="404").open_circuits_left_out == 1
+    assert actions.retry_all(skip_open_circuits=True, errors=["404"]).open_circuits_left_out == 1
     assert actions.retry_all(skip_open_circuits=True, app="App 0").open_circuits_left_out == 1
     assert actions.retry_all(skip_open_circuits=True).open_circuits_left_out == 2
     assert docora.waiting() == []

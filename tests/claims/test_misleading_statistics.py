@@ -16,7 +16,7 @@ from docora_ops.database.link_rows import (
     claim_unfinished_links,
 )
 from docora_ops.database.postgres import Database
-from docora_ops.links import FailedFilter
+from docora_ops.links import LinkFilter
 from tests.support.docora import Docora
 
 LINKS = 6_000
@@ -44,7 +44,7 @@ def remove_everything(docora: Docora) -> None:
 @pytest.mark.parametrize(
     ("status", "claim"),
     [
-        ("failed", partial(claim_failed_links, which=FailedFilter())),
+        ("failed", partial(claim_failed_links, which=LinkFilter(), skip_open_circuits=False)),
         ("scanning", partial(claim_unfinished_links, error="x", max_attempts=9)),
         ("pending_snapshot", partial(claim_due_links, rescan_interval_ms=300_000)),
     ],

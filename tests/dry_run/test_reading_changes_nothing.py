@@ -50,6 +50,8 @@ def test_what_only_reads_changes_nothing(
     commands: list[tuple[str, ...]] = [
         ("failed",),
         ("failed", "--group-by", "error"),
+        ("links", "--sort", "error", "--circuit", "open"),
+        ("apps",),
         ("show", *ids),
         ("queue",),
         ("doctor",),

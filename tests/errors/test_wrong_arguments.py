@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import typer.main
 
@@ -65,6 +65,8 @@ def some_of(values: Sequence[T], name: str, amount: int) -> Sequence[T]:
 def wrong_values(name: str, command: Any, parameter: Any) -> Iterator[Case]:
     base = [name, *sound(command)]
     kind = parameter.type_descriptor.annotation
+    if is_repeatable := parameter.param_type_name == "option" and parameter.multiple:
+        [kind] = get_args(kind)
     if parameter.param_type_name == "argument":
         place = 1 + [each.name for each in command.params].index(parameter.name)
         for value in (*some_of(NO_TEXT, name, 1), *some_of(TEXT, name, 1)):
@@ -86,11 +88,15 @@ def wrong_values(name: str, command: Any, parameter: Any) -> Iterator[Case]:
     elif issubclass(kind, Enum):
         yield from (([*base, option, value], WRONG) for value in (*NO_TEXT, *TEXT))
         first = next(iter(kind)).value
-        yield [*base, option, first, option, first], WRONG
+        twice = ["nonsense"] if is_repeatable else [option, first]
+        yield [*base, option, first, *twice], WRONG
     else:
         yield from (([*base, f"{option}={value}"], WRONG) for value in some_of(NO_TEXT, name, 1))
         yield from (([*base, option, value], UNKNOWN) for value in some_of(TEXT, name, 1))
-        yield [*base, option, "a", option, "b"], WRONG
+        if is_repeatable:
+            yield [*base, option, "a", f"{option}={NO_TEXT[0]}"], WRONG
+        else:
+            yield [*base, option, "a", option, "b"], WRONG
 
 
 def problem_of(result: Result, codes: frozenset[int], *, as_json: bool) -> str | None:
@@ -133,12 +139,18 @@ def test_each_wrong_value_gets_a_sentence_and_changes_nothing(docora: Docora) ->
 
 
 def test_a_value_that_is_no_choice_gets_the_choices(docora: Docora) -> None:
-    result = docora.run("failed", "--group-by", "repository")
-    assert result.code == 2
-    message, _ = result.stderr.splitlines()
-    assert message == (
-        "Error: Invalid value for '--group-by': 'repository' is not one of 'app', 'error'."
-    )
+    for option, choices in (
+        ("--group-by", "'app', 'repository', 'error', 'status'"),
+        ("--sort", "'app', 'error', 'retries', 'last-scan'"),
+        ("--status", "'pending_snapshot', 'scanning', 'synced', 'failed'"),
+        ("--circuit", "'open'"),
+    ):
+        result = docora.run("links", option, "nonsense")
+        assert result.code == 2
+        message, _ = result.stderr.splitlines()
+        assert message == (
+            f"Error: Invalid value for '{option}': 'nonsense' is not one of {choices}."
+        )
 
 
 def test_what_is_no_env_file_gets_a_sentence(docora: Docora, tmp_path: Path) -> None:

@@ -311,6 +311,28 @@ def test_every_script_caps_the_stream(docora: Docora, monkeypatch: pytest.Monkey
         assert docora.redis.xlen(STREAMS[0]) <= 200
 
 
+def test_options_given_several_times_are_shown_as_they_were_typed(docora: Docora) -> None:
+    link = docora.add_link(last_error="HTTP 500 on created a")
+    options = (
+        *("--app", link.app_id, "--error", "HTTP 500*", "--error", "http 502", "--no-error"),
+        *("--exclude-error", "x y", "--limit", "3"),
+    )
+    assert docora.run("retry-all-failed", *options).code == 0
+    assert docora.run("retry-all-failed", "--circuit", "open").code == 0
+    # Nothing was chosen, so nothing was changed or recorded.
+    [entry] = history(docora)
+    assert entry["selection"] == {
+        "app": link.app_id,
+        "error": ["HTTP 500*", "http 502"],
+        "exclude_error": "x y",
+        "no_error": True,
+        "limit": 3,
+    }
+    shown = docora.run("history").stdout
+    typed = "--error 'HTTP 500*' --error 'http 502' --exclude-error 'x y' --no-error --limit 3"
+    assert f"  retry-all-failed --app {link.app_id} {typed}  " in shown
+
+
 def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
     link = docora.add_link()
     assert docora.run("retry", *link.ids, "--reason", HOSTILE).code == 0
@@ -319,6 +341,7 @@ def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
         {"event": "done"},
         {"event": "nonsense", "who": "x", "command": "x"},
         {b"\xff": b"\xfe"},
+        {**good, "selection": '{"error": ["\\u001b[31m", "b"], "app": [1], "f": []}'},
         {**good, "selection": "[" * 100_000, "counts": "[1]"},
         {
             **good,
@@ -334,7 +357,7 @@ def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
     docora.redis.xadd(STREAMS[1], good, id="18446744073709551615-1")
     document, table = docora.run_together(("history", "--json"), ("history",), env=NO_DATABASE)
     assert (document.code, table.code) == (0, 0), (document, table)
-    assert len(document.data) == 5
+    assert len(document.data) == 6
     assert document.data[-1]["reason"] == HOSTILE
     assert document.stdout.isascii()
     for text in (document.stdout, table.stdout):

@@ -20,15 +20,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from docora_ops.actions import failed
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.link_change import LinkChange
+from docora_ops.actions.links import list_links
 from docora_ops.actions.show import link_details
 from docora_ops.bulk import BulkResult
 from docora_ops.drift import DriftKind
 from docora_ops.errors import DocoraOpsError, LinkLockedError, OperationFinishedError
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, FailedFilter, LinkResult, Outcome, count_succeeded
+from docora_ops.link_lists import LinkSort
+from docora_ops.links import Action, LinkFilter, LinkResult, LinkStatus, Outcome, count_succeeded
 from docora_ops.queue import QueueReader
 from tests.jobs.machine.cutting import Call, Cut, call_while_cut
 from tests.jobs.machine.happenings import BETWEEN_LOOKS, NEW_STATUSES, Happening
@@ -334,8 +335,9 @@ class Actions(Watch):
         drift = self.actions.drift().counts
         assert drift[DriftKind.LOST] == len(now.lost)
         assert drift[DriftKind.LOST] + drift[DriftKind.STUCK] == len(now.without_job)
-        page = failed.failed_links(
-            self.actions.database, self.actions.queue, FailedFilter(), page=1, limit=50
+        which = LinkFilter(statuses=[LinkStatus.FAILED])
+        page, _ = list_links(
+            self.actions.database, self.actions.queue, which, LinkSort.APP, page=1, limit=50
         )
         states = {link.job_id: link.job for link in page.rows}
         assert states == {

@@ -135,16 +135,16 @@ def test_a_repository_is_found_by_its_id_its_name_and_any_spelling_of_its_url_bu
     docora.add_repository("other/api", url="https://github.com/other/api")
     meant = Repository(repository_id, "octo", "api")
     for text in (repository_id, "octo/api", "Octo/API", "OCTO/api", *TYPED_URLS):
-        assert resolve_repository(actions.database, app, text) == meant, text
+        assert resolve_repository(actions.database, [app], text) == meant, text
     for text in NOT_ENOUGH:
         with pytest.raises(NotFoundError):
-            resolve_repository(actions.database, app, text)
+            resolve_repository(actions.database, [app], text)
 
 
 def test_a_repositorys_name_is_taken_literally(docora: Docora, actions: Actions, app: App) -> None:
     ids = {name: docora.add_repository(f"octo/{name}") for name in STRANGE_NAMES}
     for name, repository_id in ids.items():
-        found = resolve_repository(actions.database, app, f"octo/{name}")
+        found = resolve_repository(actions.database, [app], f"octo/{name}")
         assert found == Repository(repository_id, "octo", name)
 
 
@@ -153,7 +153,7 @@ def test_an_id_wins_over_another_repository_of_that_name(
 ) -> None:
     meant = docora.add_repository("octo/api", "repo/1")
     docora.add_repository("repo/1")
-    assert resolve_repository(actions.database, app, "repo/1").repository_id == meant
+    assert resolve_repository(actions.database, [app], "repo/1").repository_id == meant
 
 
 def test_the_url_tells_repositories_of_one_name_apart_unless_it_is_spelled_in_two_ways(
@@ -162,10 +162,10 @@ def test_the_url_tells_repositories_of_one_name_apart_unless_it_is_spelled_in_tw
     urls = ("https://github.com/octo/api", "https://github.example/octo/api")
     first, second = (docora.add_repository("octo/api", url=url) for url in urls)
     for url, repository_id in zip(urls, (first, second), strict=True):
-        assert resolve_repository(actions.database, app, url).repository_id == repository_id
+        assert resolve_repository(actions.database, [app], url).repository_id == repository_id
     third = docora.add_repository("octo/api", url=f"{urls[0]}.git")
     with pytest.raises(AmbiguousError) as error:
-        resolve_repository(actions.database, app, urls[0])
+        resolve_repository(actions.database, [app], urls[0])
     assert error.value.details == {"repository_ids": sorted([first, third])}
 
 
@@ -176,7 +176,7 @@ def test_only_repositories_of_the_app_are_suggested(
     docora.link(app.app_id, docora.add_repository("octo/api-v2"))
     docora.add_repository("octo/api-v3")
     with pytest.raises(NotFoundError) as error:
-        resolve_repository(actions.database, app, text)
+        resolve_repository(actions.database, [app], text)
     assert meant(error.value) == ["octo/api-v2"]
 
 

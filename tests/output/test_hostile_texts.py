@@ -61,6 +61,12 @@ READING = (
     Reading(("failed", "--limit", "100"), EACH),
     Reading(("failed", "--group-by", "app"), EACH),
     Reading(("failed", "--group-by", "error"), FOLDED),
+    Reading(("links", "--limit", "100"), EACH),
+    Reading(("links", "--group-by", "repository", "--limit", "100"), EACH),
+    Reading(("links", "--group-by", "status"), (EVIL[:50],)),
+    Reading(("apps", "--limit", "100"), EACH),
+    Reading(("links", "--error", EVIL, "--exclude-error", EVIL)),
+    Reading(("links", "--repo", EVIL), SENTENCE, code=3),
     Reading(("show", WHOLE.app_id, WHOLE.repository_id), WHOLES),
     *(
         Reading(("show", link_of(each).app_id, link_of(each).repository_id), [trick])

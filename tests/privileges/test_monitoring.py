@@ -18,6 +18,8 @@ DOCTOR = ("doctor", "--json")
 READING = (
     ("failed",),
     ("failed", "--group-by", "error"),
+    ("links", "--circuit", "open", "--group-by", "repository"),
+    ("apps",),
     SHOW,
     ("queue",),
     DOCTOR,

@@ -13,7 +13,7 @@ from docora_ops.actions import link_change
 from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.link_change import LinkChange
-from docora_ops.actions.lookup import resolve_app
+from docora_ops.actions.link_choice import choose_links
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.actions.repair.fix import Repair
 from docora_ops.audit import Change
@@ -22,12 +22,13 @@ from docora_ops.database import Database
 from docora_ops.database.selection import Selection, select_due, select_failed, select_of_app
 from docora_ops.drift import DriftReport, RepairResult
 from docora_ops.interrupts import Stop
-from docora_ops.links import Action, FailedFilter, LinkRef, LinkResult
+from docora_ops.links import Action, LinkRef, LinkResult
 from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
 from tests.support.rows import TestLink
 
 _RUN_OPTIONS = {"change", "dry_run", "prepare"}
+_SELECTION_OPTIONS = {"limit", "skip_open_circuits"}
 
 
 class Actions:
@@ -64,11 +65,12 @@ class Actions:
 
     def failed_links(self, *, app: str | None = None, **choice: Any) -> Selection:
         """Chooses the failed links of a bulk retry."""
-        app_id = None if app is None else resolve_app(self.database, app).app_id
-        return select_failed(self.database, FailedFilter(app_id, **choice))
+        options = {name: choice.pop(name) for name in _SELECTION_OPTIONS & choice.keys()}
+        which = choose_links(self.database, apps=[app] if app else [], **choice)
+        return select_failed(self.database, which, **options)
 
     def retry_all(self, *, batch_size: int = 500, **options: Any) -> BulkResult:
-        """A bulk retry; options of `_run`, and `app`, `error`, ... choose links."""
+        """A bulk retry; options of `_run`, and `app`, `errors`, ... choose links."""
         run = {name: options.pop(name) for name in _RUN_OPTIONS & options.keys()}
         return self._run(Action.RETRY, self.failed_links(**options), batch_size, **run)
 

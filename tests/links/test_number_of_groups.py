@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from docora_ops.actions import failed
-from docora_ops.failed_links import ErrorGroup, Page
-from docora_ops.links import FailedFilter
+from docora_ops.actions import links
+from docora_ops.link_lists import ErrorGroup
+from docora_ops.links import LinkFilter
+from docora_ops.pages import Page
 from tests.support.docora import Docora
 
 
@@ -20,13 +21,13 @@ def test_kinds_of_errors_beyond_the_limit_become_one(
     database = docora.actions().database
 
     def groups() -> Page[ErrorGroup]:
-        return failed.failed_links_by_error(database, FailedFilter(), page=1, limit=100)
+        return links.count_by_error(database, LinkFilter(), page=1, limit=100)
 
     every = groups()
-    monkeypatch.setattr(failed, "_MOST_GROUPS", 10)
-    monkeypatch.setattr(failed, "_FOLDED_AT_ONCE", 7)
+    monkeypatch.setattr(links, "_MOST_GROUPS", 10)
+    monkeypatch.setattr(links, "_FOLDED_AT_ONCE", 7)
     some = groups()
     assert every.total > 11
     assert some.total == 11
-    assert some.rows[0].error_message == failed.OTHER_ERRORS
+    assert some.rows[0].error_message == links.OTHER_ERRORS
     assert sum(group.links for group in some.rows) == 60

@@ -1,0 +1,38 @@
+"""Finds the apps and repositories that the options of a command choose links by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from docora_ops.actions.lookup import resolve_app, resolve_linked_repository
+from docora_ops.database import Database
+from docora_ops.links import LinkFilter, LinkStatus
+
+
+def choose_links(
+    database: Database,
+    *,
+    apps: Sequence[str] = (),
+    repositories: Sequence[str] = (),
+    statuses: Sequence[LinkStatus] = (),
+    errors: Sequence[str] = (),
+    exclude_errors: Sequence[str] = (),
+    no_error: bool = False,
+    open_circuit: bool = False,
+) -> LinkFilter:
+    """Makes a filter from what a person typed.
+
+    `apps`: ids or names; `repositories`: ids, `owner/name` or URLs, each of which one of the apps
+    must have. Raises NotFoundError, AmbiguousError.
+    """
+    found = [resolve_app(database, text) for text in apps]
+    linked = [resolve_linked_repository(database, found, text) for text in repositories]
+    return LinkFilter(
+        app_ids=[app.app_id for app in found],
+        repository_ids=[repository.repository_id for repository in linked],
+        statuses=statuses,
+        errors=errors,
+        exclude_errors=exclude_errors,
+        no_error=no_error,
+        open_circuit=open_circuit,
+    )

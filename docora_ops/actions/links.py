@@ -1,0 +1,101 @@
+"""Listing links, and counting them by app, repository, error or status; listing apps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+
+from docora_ops.actions.folding import LONGEST, fold
+from docora_ops.actions.look import look_at_jobs
+from docora_ops.database import Database
+from docora_ops.database import link_lists as lists
+from docora_ops.errors import RedisError
+from docora_ops.jobs import JobState
+from docora_ops.link_lists import (
+    AppSummary,
+    ErrorGroup,
+    LinkSort,
+    ListedLink,
+    RepositoryCount,
+    StatusCount,
+)
+from docora_ops.links import AppCount, LinkFilter
+from docora_ops.pages import Page
+from docora_ops.queue import LinkQueue
+from docora_ops.text import mask, mask_cut
+
+OTHER_ERRORS = "(other errors)"
+_MOST_GROUPS = 10_000  # further groups become one, which bounds the memory
+_FOLDED_AT_ONCE = 1000
+
+
+def list_links(
+    database: Database, queue: LinkQueue, which: LinkFilter, sort: LinkSort, page: int, limit: int
+) -> tuple[Page[ListedLink], RedisError | None]:
+    """Returns one page of the links, each with the state of its job.
+
+    If Redis can't be used, the states are None, and its error is returned as well.
+    """
+    total, links = lists.links_page(database, which, sort, limit=limit, offset=(page - 1) * limit)
+    error = None
+    try:
+        looked = look_at_jobs(database, queue, links, detailed=True)
+        jobs = {link.job_id: answer.state for link, answer in looked}
+        links = [replace(link, job=jobs.get(link.job_id, JobState.NONE)) for link in links]
+    except RedisError as lost:
+        error = lost
+    return Page(links, page, limit, total), error
+
+
+def count_by_app(database: Database, which: LinkFilter, page: int, limit: int) -> Page[AppCount]:
+    """Counts the links of each app, most links first."""
+    total, rows = lists.links_by_app(database, which, limit=limit, offset=(page - 1) * limit)
+    return Page(rows, page, limit, total)
+
+
+def count_by_repository(
+    database: Database, which: LinkFilter, page: int, limit: int
+) -> Page[RepositoryCount]:
+    """Counts the links of each repository, most links first."""
+    offset = (page - 1) * limit
+    total, rows = lists.links_by_repository(database, which, limit=limit, offset=offset)
+    return Page(rows, page, limit, total)
+
+
+def count_by_status(
+    database: Database, which: LinkFilter, page: int, limit: int
+) -> Page[StatusCount]:
+    """Counts the links of each status, most links first."""
+    total, rows = lists.links_by_status(database, which, limit=limit, offset=(page - 1) * limit)
+    return Page(rows, page, limit, total)
+
+
+def count_by_error(
+    database: Database, which: LinkFilter, page: int, limit: int
+) -> Page[ErrorGroup]:
+    """Groups the links by folded error, most links first."""
+    links: Counter[str | None] = Counter()
+    apps: dict[str | None, set[str]] = {}
+    rows = lists.links_by_error(database, which, LONGEST + 1)
+    while some := list(islice(rows, _FOLDED_AT_ONCE)):
+        texts = [text or "" for _, text, _ in some]
+        # Once masked, a text may be short: the star keeps its end open.
+        folded = fold([mask_cut(text) + "*" if len(text) > LONGEST else text for text in texts])
+        for (app_id, text, count), kind in zip(some, folded, strict=True):
+            key = kind if text else None
+            if key not in links and len(links) >= _MOST_GROUPS:
+                key = OTHER_ERRORS
+            links[key] += count
+            apps.setdefault(key, set()).add(app_id)
+    groups = [
+        ErrorGroup(None if key is None else mask(key), count, len(apps[key]))
+        for key, count in sorted(links.items(), key=lambda item: (-item[1], item[0] or ""))
+    ]
+    return Page(groups[(page - 1) * limit : page * limit], page, limit, len(groups))
+
+
+def list_apps(database: Database, page: int, limit: int) -> Page[AppSummary]:
+    """Returns one page of the apps, most failed links first."""
+    total, rows = lists.apps_page(database, limit=limit, offset=(page - 1) * limit)
+    return Page(rows, page, limit, total)

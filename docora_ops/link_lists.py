@@ -1,0 +1,86 @@
+"""Lists of links, and counts of them. Their texts and URLs hold no secrets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from docora_ops.jobs import JobState
+from docora_ops.links import App, LinkIds
+
+
+class LinkSort(StrEnum):
+    """The order of a list of links."""
+
+    APP = "app"
+    ERROR = "error"
+    RETRIES = "retries"
+    LAST_SCAN = "last-scan"
+
+
+class LinkGroup(StrEnum):
+    """The fields that links can be counted by."""
+
+    APP = "app"
+    REPOSITORY = "repository"
+    ERROR = "error"
+    STATUS = "status"
+
+
+@dataclass(frozen=True, slots=True)
+class ListedLink(LinkIds):
+    """A link and the state of its job, by Docora's own names."""
+
+    app_id: str
+    app_name: str
+    repository_id: str
+    repository_name: str
+    github_url: str
+    status: str
+    error_message: str | None
+    error_message_cut: bool
+    timestamp: datetime  # of the last successful scan: when the link failed is not recorded
+    retry_count: int
+    last_scanned_at: datetime | None
+    circuit_open_until: datetime | None
+    job: JobState | None = None  # None: Redis did not tell
+
+
+@dataclass(frozen=True)
+class RepositoryCount:
+    """The number of links of one repository."""
+
+    repository_id: str
+    repository_name: str
+    links: int
+
+
+@dataclass(frozen=True)
+class StatusCount:
+    """The number of links with one status."""
+
+    status: str
+    links: int
+
+
+@dataclass(frozen=True)
+class ErrorGroup:
+    """Links whose errors differ only in paths, numbers and ids."""
+
+    error_message: str | None  # with `*` for the parts that differ
+    links: int
+    apps: int
+
+
+@dataclass(frozen=True)
+class AppSummary(App):
+    """An app with the number of its links, by status, and the moment of their last good scan."""
+
+    base_url: str
+    links: int
+    failed: int
+    pending_snapshot: int
+    scanning: int
+    synced: int
+    last_scanned_at: datetime | None

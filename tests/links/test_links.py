@@ -1,0 +1,379 @@
+"""`links` and `failed`: which links, in which words, and that looking changes nothing."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, timedelta
+from typing import Any
+
+import pytest
+from rq.job import JobStatus
+
+from tests.support.docora import QUEUE, Docora
+from tests.support.proxy import Proxy
+from tests.support.read_only import frozen, read_only
+from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
+from tests.support.terminal import on_terminal
+
+TOKEN = "ghp_0123456789abcdefABCD"
+
+
+def names(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["repository_name"] for row in rows]
+
+
+def test_each_failed_link_is_there_with_the_state_of_its_job(docora: Docora) -> None:
+    app = docora.add_app("Acme Search")
+    links: dict[str, TestLink] = {}
+    for name in ("none", "stale", "waiting", "running", "held", "doubtful", "unreadable"):
+        links[name] = docora.link(app, docora.add_repository(f"octo/{name}"))
+    docora.leave_job(links["stale"].job_id, JobStatus.FAILED)
+    docora.enqueue(links["waiting"].job_id)
+    docora.start_job(links["running"].job_id)
+    docora.hold_lock(links["held"].job_id)
+    docora.leave_job(links["doubtful"].job_id, JobStatus.QUEUED)
+    docora.redis.set(f"rq:job:{links['unreadable'].job_id}", "not a hash")
+    for status in ("synced", "scanning", "pending_snapshot"):
+        docora.add_link(status)
+    with frozen(docora):
+        result = docora.run("failed", "--json", env=read_only(docora))
+    assert result.code == 0, result
+    assert result.json.keys() == {"data", "pagination"}
+    assert result.json["pagination"] == {"page": 1, "limit": 50, "total": 7, "total_pages": 1}
+    assert names(result.data) == [f"octo/{name}" for name in links]
+    assert {row["repository_name"].removeprefix("octo/"): row["job"] for row in result.data} == {
+        **{name: name for name in links if name != "held"},
+        "held": "running",
+    }
+
+
+def test_a_row_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> None:
+    app = docora.add_app("Acme Search")
+    repository = docora.add_repository(
+        url=f"https://octo:{TOKEN}@github.com/octo/api?key=hush",
+        circuit_open_for=timedelta(hours=1),
+    )
+    link = docora.link(
+        app,
+        repository,
+        retry_count=3,
+        last_error=f"fatal: unable to access 'https://{TOKEN}@github.com/octo/api'",
+        scanned=timedelta(days=1),
+    )
+    never = docora.link(app, docora.add_repository("octo/web"), last_error=None)
+    result, table = docora.run("failed", "--json"), docora.run("failed")
+    first, second = result.data
+    scanned = docora.row(link)["last_scanned_at"].astimezone(UTC)
+    assert first.pop("timestamp") == first["last_scanned_at"]
+    assert first.pop("last_scanned_at").startswith(f"{scanned:%Y-%m-%dT%H:%M:%S.}")
+    assert first.pop("circuit_open_until") > second["timestamp"]
+    assert first == {
+        "app_id": app,
+        "app_name": "Acme Search",
+        "repository_id": repository,
+        "repository_name": "octo/api",
+        "github_url": "https://***@github.com/octo/api?***",
+        "status": "failed",
+        "error_message": "fatal: unable to access 'https://***@github.com/octo/api'",
+        "error_message_cut": False,
+        "retry_count": 3,
+        "job": "none",
+    }
+    assert (second["repository_id"], second["error_message"]) == (never.repository_id, None)
+    assert second["last_scanned_at"] is second["circuit_open_until"] is None
+    assert second["timestamp"]
+    assert "(no error recorded)" in table.stdout
+    for text in (result.stdout, table.stdout):
+        for secret in (TOKEN, "hush", GITHUB_TOKEN, AUTH_KEY):
+            assert secret not in text
+
+
+CHOICES: tuple[tuple[str, ...], ...] = (
+    (),
+    ("--error", "http 502"),
+    ("--error", "%_"),
+    ("--error", "_%"),
+    ("--error", "CREATED", "--error", "not found"),
+    ("--error", "http*done"),
+    ("--error", "http*"),
+    ("--error", "created*"),
+    ("--error", "*\\*\nline 2"),
+    ("--exclude-error", "http", "--exclude-error", "line"),
+    ("--error", "*", "--exclude-error", "*done"),
+    ("--no-error",),
+    ("--no-error", "--error", "not found"),
+    ("--no-error", "--exclude-error", "x", "--app", "app_other"),
+    ("--app", "app 2"),
+    ("--app", "app 1", "--app", "app_other"),
+    ("--repo", "octo/repo2"),
+    ("--repo", "octo/repo2", "--repo", "repo_other", "--app", "app_other", "--app", "app 1"),
+    ("--repo", "https://github.com/octo/other", "--circuit", "open"),
+    ("--circuit", "open", "--error", "line*"),
+)
+
+
+@pytest.fixture
+def various(docora: Docora) -> Docora:
+    """Eight failed links of three apps, and one of each other status."""
+    docora.add_links(4, apps=2, last_error="HTTP 502 on created 100%_done")
+    app = docora.add_app("Other", "app_other")
+    for number, error in enumerate(("Not Found", "", None)):
+        repository = docora.add_repository(f"octo/{number}", f"repo_{number}")
+        docora.link(app, repository, last_error=error)
+    repository = docora.add_repository(
+        "octo/other",
+        "repo_other",
+        url="https://github.com/octo/other",
+        circuit_open_for=timedelta(hours=1),
+    )
+    docora.link(app, repository, last_error="line 1 \\\nline 2")
+    for status in ("synced", "scanning", "pending_snapshot"):
+        repository = docora.add_repository(f"octo/{status}", f"repo_{status}")
+        docora.link(app, repository, status, last_error=None)
+    return docora
+
+
+def test_what_is_shown_is_what_is_retried(various: Docora) -> None:
+    sizes = []
+    for options in CHOICES:
+        shown = various.run("failed", *options, "--json")
+        same = various.run("links", "--status", "failed", *options, "--json")
+        planned = various.run("retry-all-failed", *options, "--dry-run", "--json")
+        assert shown.code == planned.code == 0, (options, shown, planned)
+        assert shown.stdout == same.stdout
+        assert [(row["app_id"], row["repository_id"]) for row in shown.data] == [
+            (row["app_id"], row["repository_id"]) for row in planned.data["links"]
+        ]
+        sizes.append(len(shown.data))
+    assert sizes == [8, 4, 4, 0, 5, 4, 4, 0, 1, 3, 3, 2, 3, 2, 2, 6, 2, 2, 1, 1]
+
+
+def test_links_of_any_status_are_listed_and_counted(various: Docora) -> None:
+    env = read_only(various)
+    with frozen(various):
+        every = various.run("links", "--json", env=env)
+        some = various.run("links", "--status", "synced", "--status", "scanning", "--json", env=env)
+        by_status = various.run("links", "--group-by", "status", "--json", env=env)
+        by_repository = various.run("links", "--group-by", "repository", "--limit", "2", env=env)
+        table = various.run("links", "--status", "scanning", "--status", "synced", env=env)
+    assert every.json["pagination"]["total"] == 11
+    assert [row["status"] for row in some.data] == ["scanning", "synced"]
+    assert by_status.data == [
+        {"status": "failed", "links": 8},
+        {"status": "pending_snapshot", "links": 1},
+        {"status": "scanning", "links": 1},
+        {"status": "synced", "links": 1},
+    ]
+    assert by_repository.stdout.splitlines()[:2] == [
+        f"2 links  octo/repo{number} (repo_{number:024x})" for number in (1, 2)
+    ]
+    assert "9 repositories, page 1 of 5." in by_repository.stdout
+    heading, _, first, *_ = table.stdout.splitlines()
+    assert re.findall(r"\w+(?: \w+)*", heading)[:4] == ["App", "Repository", "Status", "Error"]
+    assert "scanning" in first
+
+
+@pytest.mark.parametrize(
+    ("sort", "expected"),
+    [("app", "ABCD"), ("error", "DABC"), ("retries", "CDAB"), ("last-scan", "BDCA")],
+)
+def test_links_are_sorted(docora: Docora, sort: str, expected: str) -> None:
+    for name, error, retry_count, hours in (
+        ("A", "x", 1, 1),
+        ("B", "x", 0, None),
+        ("C", None, 5, 2),
+        ("D", "a", 5, 3),
+    ):
+        docora.link(
+            docora.add_app(name),
+            docora.add_repository(f"octo/{name}"),
+            "synced",
+            last_error=error,
+            retry_count=retry_count,
+            scanned=None if hours is None else timedelta(hours=hours),
+        )
+    whole = docora.run("links", "--sort", sort, "--json")
+    pages = [
+        docora.run("links", "--sort", sort, "--limit", "1", "--page", page, "--json")
+        for page in "1234"
+    ]
+    assert "".join(row["app_name"] for row in whole.data) == expected
+    assert [row for page in pages for row in page.data] == whole.data
+
+
+def test_pages_follow_one_another_and_none_comes_after_the_last(docora: Docora) -> None:
+    docora.add_links(8, apps=2)
+    pages = [docora.run("failed", "--limit", "3", "--page", page, "--json") for page in "1234"]
+    listed = [row["app_id"] + "-" + row["repository_id"] for page in pages for row in page.data]
+    assert listed == [link.job_id for link in docora.links()]
+    assert [len(page.data) for page in pages] == [3, 3, 2, 0]
+    assert pages[3].json["pagination"] == {"page": 4, "limit": 3, "total": 8, "total_pages": 3}
+    for command, count in (
+        (("failed",), "8 failed links"),
+        (("links", "--group-by", "app"), "2 apps"),
+        (("links", "--group-by", "error"), "1 different error"),
+        (("apps",), "2 apps"),
+    ):
+        last = -(-int(count.split()[0]) // 3)
+        late = docora.run(*command, "--limit", "3", "--page", "4")
+        assert (late.code, late.stdout) == (0, "")
+        assert f"{count}, but no page 4: the last is {last}." in late.stderr
+
+
+def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None:
+    docora.add_links(4, apps=2)
+    unlinked = docora.add_repository("octo/lonely", "repo_lonely")
+    app = docora.add_app("Other", "app_other")
+    docora.link(app, docora.add_repository("octo/other", "repo_other"))
+    for options, message, hint in (
+        (["--repo", unlinked], "no app is linked to 'octo/lonely'", "octo/"),
+        (["--repo", "octo/othr"], "no repository 'octo/othr'", "did you mean octo/other or"),
+        (["--app", "Other", "--repo", "octo/repo1"], "app 'Other' is not linked to", "octo/other"),
+        (
+            ["--app", "App 1", "--app", "App 2", "--repo", "octo/other"],
+            "neither 'App 1' nor 'App 2' is linked to 'octo/other'",
+            "octo/repo1",
+        ),
+        (["--app", "Othe"], "no app 'Othe'", "did you mean Other?"),
+    ):
+        for command in ("links", "retry-all-failed"):
+            result = docora.run(command, *options)
+            assert result.code == 3, result
+            assert message in result.stderr
+            assert hint in result.stderr
+
+
+def test_without_redis_the_links_are_listed_and_without_postgres_nothing(docora: Docora) -> None:
+    docora.add_links(2, last_error="HTTP 502")
+    env = {"REDIS_URL": "redis://127.0.0.1:1"}
+    for command in (("failed",), ("links", "--status", "failed")):
+        result, table = docora.run(*command, "--json", env=env), docora.run(*command, env=env)
+        assert result.code == table.code == 5
+        assert (result.json["code"], result.json["pagination"]["total"]) == ("redis", 2)
+        assert [row["job"] for row in result.data] == [None, None]
+        assert "can't be" in result.stderr
+        assert table.stdout.count(" unknown") == 2
+        assert "2 " in table.stdout.splitlines()[-1]
+        assert "Hint: " in table.stderr
+    env = {"DATABASE_URL": "postgres://127.0.0.1:1/docora"}
+    for command in (("failed",), ("links",), ("links", "--group-by", "status"), ("apps",)):
+        result = docora.run(*command, "--json", env=env)
+        assert (result.code, result.json["code"]) == (5, "postgres"), result
+
+
+def test_nothing_failed_is_a_sentence_and_an_unknown_app_an_error(docora: Docora) -> None:
+    for options in ((), ("--group-by", "app"), ("--group-by", "error"), ("--error", "x")):
+        result, table = docora.run("failed", *options, "--json"), docora.run("failed", *options)
+        assert (result.code, result.data) == (0, [])
+        assert result.json["pagination"]["total"] == 0
+        assert (table.code, table.stdout) == (0, "")
+        assert "no failed link" in table.stderr
+        assert result.stderr == ""
+    unknown = docora.run("failed", "--app", "Nobody", "--json")
+    assert (unknown.code, unknown.json["code"]) == (3, "not_found")
+
+
+def test_groups_count_links_and_apps(docora: Docora) -> None:
+    acme, robot = docora.add_app("Acme Search"), docora.add_app("Tin Robot")
+    errors: list[str | None] = [f"HTTP 500 on created src/{number}.ts" for number in range(3)]
+    errors += ["HTTP 502 on created a", "HTTP 500 on updated b", None]
+    for number, error in enumerate(errors):
+        docora.link(
+            acme if number else robot, docora.add_repository(f"octo/{number}"), last_error=error
+        )
+    env = {**read_only(docora), "REDIS_URL": "redis://127.0.0.1:1"}
+    with frozen(docora):
+        by_error = docora.run("failed", "--group-by", "error", "--json", env=env)
+        by_app = docora.run("failed", "--group-by", "app", "--json", env=env)
+        table = docora.run("failed", "--group-by", "error", "--error", "created", env=env)
+        second = docora.run(
+            *("failed", "--group-by", "error", "--limit", "1", "--page", "2", "--json"), env=env
+        )
+    assert by_error.code == by_app.code == 0, by_error
+    assert by_error.data == [
+        {"error_message": "HTTP 500 on created *", "links": 3, "apps": 2},
+        {"error_message": None, "links": 1, "apps": 1},
+        {"error_message": "HTTP 500 on updated *", "links": 1, "apps": 1},
+        {"error_message": "HTTP 502 on created *", "links": 1, "apps": 1},
+    ]
+    assert by_app.data == [
+        {"app_id": acme, "app_name": "Acme Search", "links": 5},
+        {"app_id": robot, "app_name": "Tin Robot", "links": 1},
+    ]
+    assert table.stdout.splitlines()[:-1] == [
+        "3 links, 2 apps  HTTP 500 on created *",
+        "1 link, 1 app    HTTP 502 on created *",
+    ]
+    assert table.stdout.endswith(": 2 different errors, page 1 of 1.\n")
+    assert table.stderr == ""
+    none = docora.run("links", "--group-by", "error", "--no-error", env=env)
+    assert "1 link, 1 app  (no error recorded: --no-error)" in none.stdout
+    assert second.data == by_error.data[1:2]
+    assert second.json["pagination"] == {"page": 2, "limit": 1, "total": 4, "total_pages": 4}
+
+
+def test_a_longer_page_reads_the_waiting_list_once(docora: Docora) -> None:
+    docora.add_links(400)
+    waiting = [link.job_id for link in docora.links()][::3]
+    for job_id in waiting:
+        docora.redis.hset(f"rq:job:{job_id}", mapping={"status": "queued", "origin": QUEUE})
+    docora.redis.rpush(docora.queue.key, *waiting)
+    with frozen(docora):
+        result = docora.run("failed", "--limit", "400", "--json")
+    found = [
+        f"{row['app_id']}-{row['repository_id']}" for row in result.data if row["job"] != "none"
+    ]
+    assert found == waiting
+
+
+def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Docora) -> None:
+    head = "x" * 1880 + " "
+    long = f"{head}https://user:5ecr3t-password@h.example/octo/api" + "y" * 3_000_000
+    link = docora.add_link(last_error=long)
+    with Proxy.before_postgres(docora.database_url) as proxy:
+        listed = docora.run("failed", "--json", env={"DATABASE_URL": proxy.url})
+        assert proxy.received < 200_000
+    assert listed.code == 0, listed
+    [row] = listed.data
+    assert (row["error_message"], row["error_message_cut"]) == (f"{head}https://***", True)
+    shown = docora.run("failed")
+    more = f"… all of it: docora-ops show {link.app_id}"
+    assert f"{head}https://***{more}" in shown.stdout
+    assert "5ecr3t" not in shown.stdout
+    whole = docora.run("show", link.app_id, link.repository_id, "--json")
+    assert len(whole.data["error_message"]) > 3_000_000
+    error = "x" * 285 + " ghp_0123456789abcdefABCD"
+    docora.connection.execute("UPDATE app_repositories SET last_error = %s", (error,))
+    grouped = docora.run("failed", "--group-by", "error")
+    assert "ghp_" not in grouped.stdout
+
+
+def test_a_narrow_terminal_shows_each_link_in_three_lines(docora: Docora) -> None:
+    docora.add_links(2, last_error="HTTP 502 on created README.md")
+    docora.link(
+        docora.add_app("New", "app_x"),
+        docora.add_repository("octo/a", "repo_a"),
+        "pending_snapshot",
+        retry_count=0,
+        last_error=None,
+        scanned=timedelta(days=1),
+    )
+    repository = docora.add_repository("octo/b", "repo_b", circuit_open_for=timedelta(hours=1))
+    docora.link(docora.add_app("Zen", "app_z"), repository, "scanning", last_error=None)
+    lines = {}
+    for command in ("failed", "links"):
+        _, shown = on_terminal(docora, [command], columns=80, env={"NO_COLOR": "1"})
+        lines[command] = [
+            line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+        ]
+    assert " ".join(lines["failed"][6:]).endswith("2 failed links, page 1 of 1.")
+    assert lines["failed"][:3] == [
+        "App 1 ← octo/repo1",
+        "HTTP 502 on created README.md",
+        "5 retries, last good scan never, job none",
+    ]
+    assert lines["links"][1] == "failed: HTTP 502 on created README.md"
+    assert lines["links"][7] == "pending snapshot"
+    assert re.fullmatch(r"last good scan 20\d\d-\S+Z, job none", lines["links"][8])
+    assert lines["links"][9:11] == ["Zen ← octo/b", "scanning"]
+    assert lines["links"][11].startswith("5 retries, last good scan never, job none, circuit open")

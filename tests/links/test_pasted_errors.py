@@ -1,0 +1,68 @@
+"""A line of `--group-by error`, given to `--error`, finds every link that it stands for."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from docora_ops.actions.folding import LONGEST
+from docora_ops.actions.links import count_by_error
+from docora_ops.database.link_lists import links_by_app
+from docora_ops.links import LinkFilter
+from docora_ops.text import inert
+from tests.support.docora import Docora
+
+PIECES = (
+    *("HTTP 502 on created ", "Notification failed for created ", ": ", " ", "*", "%", "_", "\\"),
+    *("\\%", "'", '"', "\n", "\t", "\x1b[2J", "\u202e", "\u200b", "\xa0", "\u3000", "\u00e9"),
+    *("a/b.ts", "https://u:p@h.example/x?token=abc", "ghp_0123456789abcdefABCD", "word", "12"),
+    *("x " * (LONGEST // 2), "y" * (LONGEST - 8), "\u6f22\u5b57", "\U000e0101", "\uffff"),
+)
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
+ERRORS = st.lists(st.sampled_from(PIECES) | TEXTS, max_size=8).map("".join)
+LINKS = 6
+CUT = tuple(
+    "x" * (LONGEST - 10) + end
+    for end in (" ghp_01", " ghp_0123456789abcdefABCD", "y" * 10, "y" * 11, "\\" * 90, " " * 11)
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(ERRORS, min_size=LINKS, max_size=LINKS))
+@example([" ", "\xa0", "\n", "", " x 1 ", "x" * 2000])
+@example(list(CUT))
+def test_a_folded_error_finds_the_error(docora: Docora, errors: list[str]) -> None:
+    if not docora.links():
+        docora.add_links(LINKS, apps=LINKS)
+    database = docora.actions().database
+    for link, error in zip(docora.links(), errors, strict=True):
+        docora.set_link(link, last_error=error)
+    for link, error in zip(docora.links(), errors, strict=True):
+        [group] = count_by_error(database, LinkFilter(app_ids=[link.app_id]), 1, 9).rows
+        shown = group.error_message
+        if shown is None:
+            assert not error
+            which = LinkFilter(no_error=True)
+        else:
+            assert shown == inert(shown) == shown.strip() != ""
+            which = LinkFilter(errors=[shown])
+        _, apps = links_by_app(database, which, limit=LINKS, offset=0)
+        assert link.app_id in {app.app_id for app in apps}, (error, shown)
+
+
+def test_pasted_lines_of_the_table_find_all_links(docora: Docora) -> None:
+    app = docora.add_app()
+    for number in range(9):
+        error = (f"HTTP 50{number % 3} on created a/{number}\n", "no %_ here", None)[number % 3]
+        docora.link(app, docora.add_repository(f"octo/{number}"), last_error=error)
+    lines = docora.run("failed", "--group-by", "error").stdout.splitlines()[:-1]
+    found = [line.split("  ", 1) for line in lines]
+    assert sorted(text for _, text in found) == [
+        *("(no error recorded: --no-error)", "HTTP 500 on created *", "no %_ here")
+    ]
+    for counts, text in found:
+        options = ["--no-error"] if "--no-error" in text else ["--error", text]
+        result = docora.run("links", *options, "--json")
+        assert counts == f"{len(result.data)} links, 1 app"
