@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from docora_ops.actions.lookup import resolve_app, resolve_linked_repository
 from docora_ops.database import Database
-from docora_ops.links import LinkFilter, LinkStatus
+from docora_ops.links import App, LinkFilter, LinkStatus
 
 
 def choose_links(
@@ -19,15 +19,15 @@ def choose_links(
     exclude_errors: Sequence[str] = (),
     no_error: bool = False,
     open_circuit: bool = False,
-) -> LinkFilter:
-    """Makes a filter from what a person typed.
+) -> tuple[LinkFilter, list[App]]:
+    """Makes a filter from what a person typed. Returns the apps that were found, too.
 
     `apps`: ids or names; `repositories`: ids, `owner/name` or URLs, each of which one of the apps
     must have. Raises NotFoundError, AmbiguousError.
     """
     found = [resolve_app(database, text) for text in apps]
     linked = [resolve_linked_repository(database, found, text) for text in repositories]
-    return LinkFilter(
+    which = LinkFilter(
         app_ids=[app.app_id for app in found],
         repository_ids=[repository.repository_id for repository in linked],
         statuses=statuses,
@@ -36,3 +36,4 @@ def choose_links(
         no_error=no_error,
         open_circuit=open_circuit,
     )
+    return which, found

@@ -85,7 +85,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     from docora_ops.render.cells import amount
 
     typed, database = typer_context.params, context.database
-    which = options.chosen_links(typer_context, database, statuses)
+    which, choice = options.chosen_links(typer_context, database, statuses)
     page = (typed["page"], typed["limit"])
     counted = (noun, f"{noun}s")
     where = database.target
@@ -108,7 +108,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
             where = context.servers
             found, lost = actions.list_links(database, context.queue, which, typed["sort"], *page)
             table = render.links_table(found, context.out.width, with_status=len(statuses) != 1)
-    is_narrowed = any(options.typed_choice(typer_context).values()) or typed.get("status")
+    is_narrowed = any(choice.values()) or typed.get("status")
     return show_page(
         context,
         found,

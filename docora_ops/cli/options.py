@@ -111,20 +111,18 @@ Timeout = Annotated[
 ]
 
 
-def typed_choice(typer_context: typer.Context) -> dict[str, object]:
-    """Returns the options that choose links as they were typed, for the audit entry."""
-    names = ("app", "repo", "error", "exclude_error", "no_error", "circuit")
-    return {name: typer_context.params[name] for name in names}
-
-
 def chosen_links(
     typer_context: typer.Context, database: Database, statuses: Sequence[LinkStatus]
-) -> LinkFilter:
-    """Finds what the options that choose links name. Raises NotFoundError, AmbiguousError."""
+) -> tuple[LinkFilter, dict[str, object]]:
+    """Finds what the options that choose links name. Raises NotFoundError, AmbiguousError.
+
+    Returns the options for the audit entry, too: as they were typed, but with apps named in full.
+    """
     from docora_ops.actions.link_choice import choose_links
 
-    typed = typer_context.params
-    return choose_links(
+    names = ("app", "repo", "error", "exclude_error", "no_error", "circuit")
+    typed = {name: typer_context.params[name] for name in names}
+    which, apps = choose_links(
         database,
         apps=typed["app"] or (),
         repositories=typed["repo"] or (),
@@ -134,3 +132,8 @@ def chosen_links(
         no_error=typed["no_error"],
         open_circuit=typed["circuit"] is Circuit.OPEN,
     )
+    in_full = [
+        text if text == app.app_id else app.app_name
+        for text, app in zip(typed["app"] or (), apps, strict=True)
+    ]
+    return which, {**typed, "app": in_full or None}

@@ -57,11 +57,10 @@ def retry_all_failed(
     from docora_ops.database.selection import select_failed
     from docora_ops.links import Action, LinkStatus
 
-    typed = options.typed_choice(typer_context)
+    which, typed = options.chosen_links(typer_context, context.database, [LinkStatus.FAILED])
     change = describe_change(
         "retry-all-failed", reason, **typed, limit=limit, skip_open_circuits=skip_open_circuits
     )
-    which = options.chosen_links(typer_context, context.database, [LinkStatus.FAILED])
     selection = select_failed(
         context.database, which, limit=limit, skip_open_circuits=skip_open_circuits
     )

@@ -72,5 +72,5 @@ def test_a_narrow_terminal_shows_each_app_in_lines(docora: Docora) -> None:
 def test_no_apps_are_a_sentence(docora: Docora) -> None:
     assert docora.run("apps", "--json").data == []
     result = docora.run("apps")
-    assert (result.code, result.stdout) == (0, "")
-    assert "no apps" in result.stderr
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout.endswith(": no apps.\n")

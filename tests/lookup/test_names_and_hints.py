@@ -42,7 +42,7 @@ def test_apps_and_repositories_are_found_by_every_name_they_have(docora: Docora)
         )
     ):
         assert result.code == 0, result
-        assert [item["job_id"] for item in result.data["links"]] == [f"{APP}-{REPOSITORY}"]
+        assert result.data["job_id"] == f"{APP}-{REPOSITORY}"
 
 
 def test_an_id_wins_over_a_name_that_reads_the_same(docora: Docora, link: TestLink) -> None:

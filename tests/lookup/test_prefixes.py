@@ -82,4 +82,4 @@ def test_changes_by_a_beginning_name_the_app_in_full_and_its_neighbours_stay(
         if command[0] != "repair":
             assert docora.was_reset(link), command
             [entry, *_] = docora.run("history", "--json").data
-            assert NOTES in entry["selection"].values()
+            assert NOTES in str(entry["selection"])
