@@ -6,7 +6,7 @@ from collections import Counter
 
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.database import Database
-from docora_ops.database.drift_rows import unfinished_links
+from docora_ops.database.drift_rows import some_unfinished_links
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkStatus
 from docora_ops.overview import DriftCounts
@@ -22,7 +22,7 @@ def count_drift(database: Database, queue: LinkQueue) -> DriftCounts | None:
     A job that a worker may be taking counts as live, which `doctor` looks at twice instead.
     Raises PostgresError, RedisError.
     """
-    links = next(unfinished_links(database, _MOST + 1, app_id=None, link_id=None), [])
+    links = some_unfinished_links(database, _MOST + 1)
     if len(links) > _MOST:
         return None
     statuses = dict(links)
