@@ -9,7 +9,7 @@ from docora_ops.actions.look import look_at_jobs
 from docora_ops.bulk import KnownOperation
 from docora_ops.database import Database
 from docora_ops.database.counts import count_links
-from docora_ops.database.drift_rows import unfinished_links
+from docora_ops.database.drift_rows import some_unfinished_links
 from docora_ops.errors import RedisError, ServerError
 from docora_ops.jobs import JobState, QueueOverview
 from docora_ops.links import LinkFilter, LinkStatus
@@ -70,7 +70,7 @@ def count_drift(database: Database, queue: LinkQueue) -> DriftCounts | None:
     A job that a worker may be taking counts as live, which `doctor` looks at twice instead.
     Raises PostgresError, RedisError.
     """
-    links = next(unfinished_links(database, _MOST + 1, app_id=None, link_id=None), [])
+    links = some_unfinished_links(database, _MOST + 1)
     if len(links) > _MOST:
         return None
     statuses = dict(links)

@@ -21,6 +21,17 @@ WHERE (app_id, repository_id) > (%(last_app_id)s, %(last_repository_id)s)
 ORDER BY app_id, repository_id LIMIT %(size)s
 """
 
+# Without an order: with statistics from before a bulk change, Postgres would walk through all links
+# in that order. Materialized, or it would read the whole table up to the limit for the same reason.
+SOME_UNFINISHED_LINKS = """
+WITH unfinished AS MATERIALIZED (
+    SELECT id::text, app_id, repository_id, status FROM app_repositories
+    WHERE status IN ('pending_snapshot', 'scanning')
+      AND (status = 'scanning' OR created_at < now() - interval '5 minutes')
+)
+SELECT * FROM unfinished LIMIT %(most)s
+"""
+
 # Links that `claim_unfinished_links` would fail.
 EXHAUSTED_LINKS = """
 SELECT id::text FROM app_repositories
@@ -69,13 +80,22 @@ def unfinished_links(
         rows = database.rows(UNFINISHED_LINKS, parameters)
         if not rows:
             return
-        # Interned, since apps and repositories have many links.
-        links = [
-            (LinkRef(id_, intern(app_id), intern(repository_id)), status)
-            for id_, app_id, repository_id, status in rows
-        ]
+        links = _with_statuses(rows)
         yield links
         last = links[-1][0]
+
+
+def some_unfinished_links(database: Database, most: int) -> list[tuple[LinkRef, str]]:
+    """Returns at most so many links of `unfinished_links`, in no order."""
+    return _with_statuses(database.rows(SOME_UNFINISHED_LINKS, {"most": most}))
+
+
+def _with_statuses(rows: Iterable[tuple[str, str, str, str]]) -> list[tuple[LinkRef, str]]:
+    # Interned, since apps and repositories have many links.
+    return [
+        (LinkRef(id_, intern(app_id), intern(repository_id)), status)
+        for id_, app_id, repository_id, status in rows
+    ]
 
 
 def link_statuses(database: Database, job_ids: Iterable[str]) -> dict[str, str]:
