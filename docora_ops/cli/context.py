@@ -64,11 +64,16 @@ class Context:
         return client
 
     @property
-    def servers(self) -> str:
-        """Both servers, with their databases and without secrets."""
+    def redis_server(self) -> str:
+        """Redis with its database, without secrets."""
         from docora_ops.queue.redis_client import describe
 
-        return f"{self.database.target}, Redis {describe(self.redis)}"
+        return f"Redis {describe(self.redis)}"
+
+    @property
+    def servers(self) -> str:
+        """Both servers, with their databases and without secrets."""
+        return f"{self.database.target}, {self.redis_server}"
 
     @cached_property
     def queue(self) -> LinkQueue:

@@ -27,7 +27,6 @@ def history(
     from docora_ops.cli.pages import show_page
     from docora_ops.pages import page_of
     from docora_ops.queue import History
-    from docora_ops.queue.redis_client import describe
     from docora_ops.render import history as render
     from docora_ops.render.cells import amount
 
@@ -37,7 +36,7 @@ def history(
         context,
         found,
         render.table(found.rows, context.out.width),
-        where=f"Redis {describe(context.redis)}",
+        where=context.redis_server,
         counted=amount(found.total, "change"),
         nothing="no change is recorded",
     )

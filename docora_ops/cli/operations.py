@@ -34,7 +34,6 @@ def operations(
     context = context_of(typer_context)
     from docora_ops.cli.pages import show_page
     from docora_ops.pages import page_of
-    from docora_ops.queue.redis_client import describe
     from docora_ops.render import operations as render
     from docora_ops.render.cells import amount
 
@@ -43,7 +42,7 @@ def operations(
         context,
         found,
         render.list_table(found.rows, context.out.width),
-        where=f"Redis {describe(context.redis)}",
+        where=context.redis_server,
         counted=amount(found.total, "operation"),
         nothing="no bulk operations: each is kept for an hour after its last step",
     )

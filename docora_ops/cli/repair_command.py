@@ -37,7 +37,7 @@ class RepairCommand(LongRun):
             self._fix.plan()
         elif found.total:
             if terminal is not None:
-                above = render.found(found, context.err.width)
+                above = render.found(found, terminal.width)
                 terminal.ask(f"{context.servers}: {_changes(found)}{self._of}?", above)
             return self.carry_out()
         return self.finish()

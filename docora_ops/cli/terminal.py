@@ -14,6 +14,7 @@ from docora_ops.errors import CommandInterruptedError, HungUpError, Retyped, Usa
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_USUAL_WIDTH = 80
 _YES = frozenset({b"y", b"yes"})
 
 
@@ -23,6 +24,14 @@ class Terminal:
     def __init__(self, reader: int, writer: int) -> None:
         self._reader = reader
         self._writer = writer
+
+    @property
+    def width(self) -> int:
+        """Counts the columns of the terminal."""
+        try:
+            return os.get_terminal_size(self._writer).columns or _USUAL_WIDTH
+        except OSError:
+            return _USUAL_WIDTH
 
     def require_foreground(self) -> None:
         """Raises UsageError in a background job: the kernel stops one that reads the terminal."""

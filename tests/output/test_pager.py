@@ -183,11 +183,13 @@ def test_the_question_of_a_repair_and_its_result_count_by_app(docora: Docora) ->
     )
     docora.age_links()
     environment = docora.environment(TERM="xterm-256color", **AT_ONCE)
-    with TerminalSession([str(COMMAND), "repair"], environment, 80, 24) as session:
+    command = ["sh", "-c", '"$0" "$@" 2>/dev/null', str(COMMAND), "repair"]
+    with TerminalSession(command, environment, 80, 24) as session:
         asked = plain(session.read_until(re.compile(b"(?s)\\A.*" + QUESTION.pattern))[0].decode())
         session.type(b"y\n")
         code, shown = session.end()
     assert code == 6
+    assert max(map(len, asked.split("\n")[:-1])) <= 80
     assert re.search(r"App 1 +lost: pending, and no job +2\b", asked)
     result = plain(shown)[len(asked) :]
     assert re.search(r"App 1 +lost +2 +2 queued", result)
