@@ -120,7 +120,7 @@ def typed_choice(typer_context: typer.Context) -> dict[str, object]:
 
 
 def chosen_links(
-    typer_context: typer.Context, database: Database, statuses: Sequence[LinkStatus]
+    typer_context: typer.Context, database: Database, statuses: Sequence[LinkStatus] = ()
 ) -> LinkFilter:
     """Finds what the options that choose links name. Raises NotFoundError, AmbiguousError."""
     from docora_ops.actions.link_choice import choose_links

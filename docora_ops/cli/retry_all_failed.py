@@ -55,14 +55,14 @@ def retry_all_failed(
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.cli.bulk_command import BulkCommand
     from docora_ops.database.selection import select_failed
-    from docora_ops.links import Action, LinkStatus
+    from docora_ops.links import Action
     from docora_ops.render.cells import amount
 
     typed = options.typed_choice(typer_context)
     change = describe_change(
         "retry-all-failed", reason, **typed, limit=limit, skip_open_circuits=skip_open_circuits
     )
-    which = options.chosen_links(typer_context, context.database, [LinkStatus.FAILED])
+    which = options.chosen_links(typer_context, context.database)
     selection = select_failed(
         context.database, which, limit=limit, skip_open_circuits=skip_open_circuits
     )
