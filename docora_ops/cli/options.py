@@ -112,7 +112,7 @@ Timeout = Annotated[
 
 
 def chosen_links(
-    typer_context: typer.Context, database: Database, statuses: Sequence[LinkStatus]
+    typer_context: typer.Context, database: Database, statuses: Sequence[LinkStatus] = ()
 ) -> tuple[LinkFilter, dict[str, object]]:
     """Finds what the options that choose links name. Raises NotFoundError, AmbiguousError.
 

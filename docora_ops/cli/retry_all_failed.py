@@ -55,9 +55,9 @@ def retry_all_failed(
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.cli.bulk_command import BulkCommand, links_of
     from docora_ops.database.selection import select_failed
-    from docora_ops.links import Action, LinkStatus
+    from docora_ops.links import Action
 
-    which, typed = options.chosen_links(typer_context, context.database, [LinkStatus.FAILED])
+    which, typed = options.chosen_links(typer_context, context.database)
     change = describe_change(
         "retry-all-failed", reason, **typed, limit=limit, skip_open_circuits=skip_open_circuits
     )
