@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from docora_ops.cli.change import check_reason
+from docora_ops.cli.completers import complete_app, complete_operation, complete_repo
 
 
 def number(most: int, help_text: str) -> Any:
@@ -14,16 +15,32 @@ def number(most: int, help_text: str) -> Any:
     return typer.Option(metavar="N", min=1, max=most, help=help_text)
 
 
-_app = typer.Argument(metavar="APP", help="App id, or the app's exact name (case aside).")
-_repo = typer.Argument(metavar="REPO", help="Repository id, owner/name, or GitHub URL.")
+_app = typer.Argument(
+    metavar="APP",
+    help="App id, or the app's exact name (case aside).",
+    autocompletion=complete_app,
+)
+_repo = typer.Argument(
+    metavar="REPO",
+    help="Repository id, owner/name, or GitHub URL.",
+    autocompletion=complete_repo,
+)
 App = Annotated[str, _app]
 OptionalApp = Annotated[str | None, _app]
 Repo = Annotated[str, _repo]
 OptionalRepo = Annotated[str | None, _repo]
 OperationId = Annotated[
-    str, typer.Argument(metavar="OPERATION_ID", help="As printed when the operation began.")
+    str,
+    typer.Argument(
+        metavar="OPERATION_ID",
+        help="As printed when the operation began.",
+        autocompletion=complete_operation,
+    ),
 ]
-AppFilter = Annotated[str | None, typer.Option(metavar="APP", help="Only links of this app.")]
+AppFilter = Annotated[
+    str | None,
+    typer.Option(metavar="APP", help="Only links of this app.", autocompletion=complete_app),
+]
 ErrorFilter = Annotated[
     str | None,
     typer.Option(

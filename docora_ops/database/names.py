@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from docora_ops.database.postgres import Database
 from docora_ops.links import App, Repository
@@ -37,6 +39,46 @@ WHERE l.app_id = %(app_id)s
 ORDER BY 1 LIMIT %(limit)s
 """
 
+_BY_PREFIX = """
+SELECT id, name, by_name
+FROM (
+    SELECT *, lower(name) ^@ ANY (ARRAY (SELECT lower(unnest(%(forms)s::text[])))) AS by_name
+    FROM ({candidates}) candidates
+) compared
+WHERE by_name OR lower(id) ^@ lower(%(text)s)
+ORDER BY by_name DESC, comes_first DESC, lower(name), id LIMIT %(limit)s
+"""
+
+APPS_BY_PREFIX = _BY_PREFIX.format(
+    candidates="SELECT app_id AS id, app_name AS name, false AS comes_first FROM apps"
+)
+
+REPOSITORIES_BY_PREFIX = _BY_PREFIX.format(
+    candidates="""
+    SELECT repository_id AS id, owner || '/' || name AS name, false AS comes_first
+    FROM repositories
+"""
+)
+
+REPOSITORIES_OF_APPS_BY_PREFIX = _BY_PREFIX.format(
+    candidates="""
+    SELECT repository_id AS id, r.owner || '/' || r.name AS name,
+        l.status = 'failed' AND %(failed_first)s AS comes_first
+    FROM app_repositories l JOIN repositories r USING (repository_id)
+    WHERE l.app_id = ANY (%(app_ids)s)
+"""
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An app or a repository that begins with a typed text."""
+
+    id: str
+    name: str
+    by_name: bool
+    """True if the name begins with the text, false if only the id does."""
+
 
 def find_apps(database: Database, text: str) -> list[App]:
     """Returns the app with this id, otherwise all apps with this name, in any letter case."""
@@ -70,6 +112,35 @@ def repository_names(database: Database, app_id: str) -> list[str]:
     """Returns `owner/name` of the app's repositories for suggestions."""
     parameters = {"app_id": app_id, "limit": _SUGGESTION_POOL}
     return [name for (name,) in database.rows(REPOSITORY_NAMES_OF_APP, parameters)]
+
+
+def apps_by_prefix(database: Database, text: str, limit: int) -> list[Candidate]:
+    """Returns the apps whose name begins with the text, then those whose id does."""
+    parameters = {"text": text, "forms": _forms(text), "limit": limit}
+    return [Candidate(*row) for row in database.rows(APPS_BY_PREFIX, parameters)]
+
+
+def repositories_by_prefix(
+    database: Database,
+    text: str,
+    limit: int,
+    app_ids: Sequence[str] | None,
+    *,
+    failed_first: bool = False,
+) -> list[Candidate]:
+    """Returns the repositories whose `owner/name` begins with the text, then those whose id does.
+
+    Only those linked to one of the apps, unless `app_ids` is None. With `failed_first`, those
+    of a failed link come first.
+    """
+    parameters = {"text": text, "forms": _forms(text), "limit": limit}
+    if app_ids is None:
+        rows = database.rows(REPOSITORIES_BY_PREFIX, parameters)
+    else:
+        of_apps = {"app_ids": list(app_ids), "failed_first": failed_first}
+        rows = database.rows(REPOSITORIES_OF_APPS_BY_PREFIX, {**parameters, **of_apps})
+    # A repository of several apps has a row for each.
+    return list(dict.fromkeys(Candidate(*row) for row in rows))
 
 
 def _forms(text: str) -> list[str]:
