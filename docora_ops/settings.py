@@ -158,14 +158,14 @@ def _read(env_file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigurationError(
-            f"--env-file {shown} can't be read: {reason}",
-            hint="give the path of a readable env file",
+            f"env file {shown} can't be read: {reason}",
+            hint="name a readable file with --env-file or DOCORA_OPS_ENV_FILE",
         ) from None
     bindings = list(parse_stream(StringIO(text)))
     # A default in place of the unreadable setting could make the command change other servers.
     if unreadable := [binding.original.line for binding in bindings if binding.error]:
         raise ConfigurationError(
-            f"--env-file {shown} can't be used: line {unreadable[0]} is not NAME=VALUE",
+            f"env file {shown} can't be used: line {unreadable[0]} is not NAME=VALUE",
             hint="correct the line, or take it out",
         )
     names = (str(field.validation_alias or name) for name, field in Settings.model_fields.items())

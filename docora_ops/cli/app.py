@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from itertools import takewhile
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,10 +16,11 @@ from docora_ops.cli.apps import apps
 from docora_ops.cli.context import Context
 from docora_ops.cli.demo import demo
 from docora_ops.cli.doctor import doctor
+from docora_ops.cli.env_file import with_env_file
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.help import show_help
 from docora_ops.cli.history import history
-from docora_ops.cli.lean import LeanCommand, LeanGroup
+from docora_ops.cli.lean import LeanCommand
 from docora_ops.cli.links import failed, links
 from docora_ops.cli.metrics import metrics
 from docora_ops.cli.operations import cancel, operations, progress
@@ -30,6 +30,7 @@ from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry
 from docora_ops.cli.retry_all_failed import retry_all_failed
 from docora_ops.cli.schedule import schedule
+from docora_ops.cli.shell_completion import CompletingGroup
 from docora_ops.cli.show import show
 from docora_ops.cli.signals import interrupt_on_signals, interruption, taking_signals
 from docora_ops.cli.status import status
@@ -40,7 +41,7 @@ from docora_ops.errors import DocoraOpsError, UsageError
 
 app = typer.Typer(
     name="docora-ops",
-    cls=LeanGroup,
+    cls=CompletingGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
@@ -69,6 +70,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., int | None], str], ...] = (
     ("demo", demo, "docora-ops demo --keep"),
     ("help", show_help, "docora-ops help exit-codes"),
 )
+_WITHOUT_SETTINGS = (demo, show_help)
 
 
 class _Command(LeanCommand):
@@ -85,7 +87,9 @@ for _name, _command, _example in _COMMANDS:
     # Typer keeps the line breaks of a docstring.
     _paragraphs = inspect.cleandoc(_command.__doc__ or "").split("\n\n")
     _help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in _paragraphs)
-    app.command(_name, cls=_Command, help=_help, epilog=f"Example: {_example}")(_command)
+    app.command(_name, cls=_Command, help=_help, epilog=f"Example: {_example}")(
+        _command if _command in _WITHOUT_SETTINGS else with_env_file(_command)
+    )
 
 
 def _show_version(wanted: bool) -> None:
@@ -95,21 +99,16 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
+@with_env_file
 def _options(
     typer_context: typer.Context,
-    env_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH", help="Read settings from this file too; the environment wins."
-        ),
-    ] = None,
     version: Annotated[
         bool,
         typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
     ] = False,
 ) -> None:
     """Retry failed links of a Docora installation, and look after its snapshot queue."""
-    context = Context(env_file)
+    context = Context()
     typer_context.obj = context
     typer_context.call_on_close(context.close)
 
@@ -122,13 +121,13 @@ def run(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     if output.failure is not None:
-        Context(None).say(f"Error: the output can't be written: {output.failure.strerror}")
+        Context().say(f"Error: the output can't be written: {output.failure.strerror}")
         return code or ExitCode.PROBLEMS
     return code
 
 
 def _run(arguments: Sequence[str]) -> int:
-    context = Context(None, as_json="--json" in takewhile("--".__ne__, arguments))
+    context = Context(as_json="--json" in takewhile("--".__ne__, arguments))
     try:
         return int(app(list(arguments), standalone_mode=False, prog_name="docora-ops") or 0)
     except typer.TyperException as error:
@@ -151,8 +150,6 @@ def _usage_error(message: str, arguments: Sequence[str]) -> UsageError:
         command = quoted_name(arguments, typer.main.get_command(app))
         command = command or "docora-ops retry 'Acme Search' octo/api"
         hint = f"a name with blanks goes into quotes: {command}"
-    elif "--env-file" in message:
-        hint = "it goes before the command: docora-ops --env-file PATH failed"
     return UsageError(message, hint=hint)
 
 

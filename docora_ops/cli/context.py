@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
+from docora_ops.cli.env_file import env_file_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import finishing_first
 from docora_ops.errors import DocoraOpsError, Retyped, UsageError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 class Context:
     """Lives as long as one command. Imports and connects only what is used."""
 
-    env_file: Path | None
+    env_file: Path | None = None
     as_json: bool = False
     dry_run: bool = False
     wait: bool = False
@@ -247,6 +248,7 @@ def context_of(typer_context: typer.Context) -> Context:
     Raises UsageError if these contradict each other.
     """
     context: Context = typer_context.obj
+    context.env_file = env_file_of(typer_context)
     given = typer_context.params
     context.as_json = given.get("as_json", False)
     context.dry_run = given.get("dry_run", False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from docora_ops.cli.change import check_reason
+from docora_ops.cli.completers import complete_app, complete_operation, complete_repo
 from docora_ops.links import LinkFilter, LinkStatus
 
 if TYPE_CHECKING:
@@ -22,14 +23,27 @@ def number(most: int, help_text: str) -> Any:
 
 Limit = Annotated[int, number(10_000, "Rows of a page.")]
 PageNumber = Annotated[int, number(10**9, "Which page.")]
-_app = typer.Argument(metavar="APP", help="App id or name, case aside, or how the only one begins.")
-_repo = typer.Argument(metavar="REPO", help="Repository id, owner/name, or GitHub URL.")
+_app = typer.Argument(
+    metavar="APP",
+    help="App id or name, case aside, or how the only one begins.",
+    autocompletion=complete_app,
+)
+_repo = typer.Argument(
+    metavar="REPO",
+    help="Repository id, owner/name, or GitHub URL.",
+    autocompletion=complete_repo,
+)
 App = Annotated[str, _app]
 OptionalApp = Annotated[str | None, _app]
 Repo = Annotated[str, _repo]
 OptionalRepo = Annotated[str | None, _repo]
 OperationId = Annotated[
-    str, typer.Argument(metavar="OPERATION_ID", help="As printed when the operation began.")
+    str,
+    typer.Argument(
+        metavar="OPERATION_ID",
+        help="As printed when the operation began.",
+        autocompletion=complete_operation,
+    ),
 ]
 
 
@@ -41,7 +55,12 @@ class Circuit(StrEnum):
 
 Apps = Annotated[
     list[str] | None,
-    typer.Option("--app", metavar="APP", help="Only links of this app, by id or name. Repeatable."),
+    typer.Option(
+        "--app",
+        metavar="APP",
+        help="Only links of this app, by id or name. Repeatable.",
+        autocompletion=complete_app,
+    ),
 ]
 Repositories = Annotated[
     list[str] | None,
@@ -49,6 +68,7 @@ Repositories = Annotated[
         "--repo",
         metavar="REPO",
         help="Only links of this repository, by id, owner/name or URL. Repeatable.",
+        autocompletion=complete_repo,
     ),
 ]
 Statuses = Annotated[

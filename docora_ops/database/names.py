@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from docora_ops.database.postgres import Database
 from docora_ops.links import App, Repository
@@ -18,13 +19,6 @@ ORDER BY app_id = %(text)s DESC, app_id
 """
 
 # starts_with, since LIKE would give `%` and `_` in the text a meaning.
-APPS_BY_PREFIX = """
-SELECT app_id, app_name FROM apps
-WHERE starts_with(app_id, %(text)s) OR EXISTS (
-    SELECT FROM unnest(%(forms)s::text[]) form WHERE starts_with(lower(app_name), lower(form))
-)
-ORDER BY app_name, app_id LIMIT %(limit)s
-"""
 
 REPOSITORIES_BY_ID_NAME_OR_URL = """
 SELECT repository_id, owner, name, EXISTS (
@@ -51,6 +45,46 @@ WHERE EXISTS (
 ORDER BY r.owner || '/' || r.name LIMIT %(limit)s
 """
 
+_BY_PREFIX = """
+SELECT id, name, by_name
+FROM (
+    SELECT *, lower(name) ^@ ANY (ARRAY (SELECT lower(unnest(%(forms)s::text[])))) AS by_name
+    FROM ({candidates}) candidates
+) compared
+WHERE by_name OR lower(id) ^@ lower(%(text)s)
+ORDER BY by_name DESC, comes_first DESC, lower(name), id LIMIT %(limit)s
+"""
+
+APPS_BY_PREFIX = _BY_PREFIX.format(
+    candidates="SELECT app_id AS id, app_name AS name, false AS comes_first FROM apps"
+)
+
+REPOSITORIES_BY_PREFIX = _BY_PREFIX.format(
+    candidates="""
+    SELECT repository_id AS id, owner || '/' || name AS name, false AS comes_first
+    FROM repositories
+"""
+)
+
+REPOSITORIES_OF_APPS_BY_PREFIX = _BY_PREFIX.format(
+    candidates="""
+    SELECT repository_id AS id, r.owner || '/' || r.name AS name,
+        l.status = 'failed' AND %(failed_first)s AS comes_first
+    FROM app_repositories l JOIN repositories r USING (repository_id)
+    WHERE l.app_id = ANY (%(app_ids)s)
+"""
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An app or a repository that begins with a typed text."""
+
+    id: str
+    name: str
+    by_name: bool
+    """True if the name begins with the text, false if only the id does."""
+
 
 def find_apps(database: Database, text: str) -> list[App]:
     """Returns the app with this id, otherwise all apps with this name, in any letter case."""
@@ -63,8 +97,7 @@ def find_apps_by_prefix(database: Database, text: str, limit: int) -> list[App]:
     """Returns apps whose name begins with the text, in any letter case, or whose id does."""
     if not text.strip():
         return []
-    parameters = {"text": text, "forms": _forms(text), "limit": limit}
-    return [App(*row) for row in database.rows(APPS_BY_PREFIX, parameters)]
+    return [App(found.id, found.name) for found in apps_by_prefix(database, text, limit)]
 
 
 def find_repositories(
@@ -95,6 +128,35 @@ def some_repositories(database: Database, app_ids: Sequence[str]) -> list[Reposi
     """Returns repositories whose names may be suggested: of these apps, or of any app."""
     parameters = {"app_ids": list(app_ids) or None, "limit": _SUGGESTION_POOL}
     return [Repository(*row) for row in database.rows(SOME_REPOSITORIES, parameters)]
+
+
+def apps_by_prefix(database: Database, text: str, limit: int) -> list[Candidate]:
+    """Returns the apps whose name begins with the text, then those whose id does."""
+    parameters = {"text": text, "forms": _forms(text), "limit": limit}
+    return [Candidate(*row) for row in database.rows(APPS_BY_PREFIX, parameters)]
+
+
+def repositories_by_prefix(
+    database: Database,
+    text: str,
+    limit: int,
+    app_ids: Sequence[str] | None,
+    *,
+    failed_first: bool = False,
+) -> list[Candidate]:
+    """Returns the repositories whose `owner/name` begins with the text, then those whose id does.
+
+    Only those linked to one of the apps, unless `app_ids` is None. With `failed_first`, those
+    of a failed link come first.
+    """
+    parameters = {"text": text, "forms": _forms(text), "limit": limit}
+    if app_ids is None:
+        rows = database.rows(REPOSITORIES_BY_PREFIX, parameters)
+    else:
+        of_apps = {"app_ids": list(app_ids), "failed_first": failed_first}
+        rows = database.rows(REPOSITORIES_OF_APPS_BY_PREFIX, {**parameters, **of_apps})
+    # A repository of several apps has a row for each.
+    return list(dict.fromkeys(Candidate(*row) for row in rows))
 
 
 def _forms(text: str) -> list[str]:

@@ -90,6 +90,8 @@ def wrong_values(name: str, command: Any, parameter: Any) -> Iterator[Case]:
         first = next(iter(kind)).value
         twice = ["nonsense"] if is_repeatable else [option, first]
         yield [*base, option, first, *twice], WRONG
+    elif kind is Path:  # see test_what_is_no_env_file_gets_a_sentence
+        yield [*base, option, "a", option, "b"], WRONG
     else:
         yield from (([*base, f"{option}={value}"], WRONG) for value in some_of(NO_TEXT, name, 1))
         yield from (([*base, option, value], UNKNOWN) for value in some_of(TEXT, name, 1))
@@ -164,6 +166,7 @@ def test_what_is_no_env_file_gets_a_sentence(docora: Docora, tmp_path: Path) -> 
         for path in (*paths, str(tmp_path), str(binary), "/dev/null")
     ]
     wrong += [(["--env-file"], WRONG), (["--env-file", "a", "--env-file", "b", "queue"], WRONG)]
+    wrong += [(["queue", "--env-file", ""], WRONG), (["queue", "--env-file", EVIL], WRONG)]
     for number, text in enumerate(
         (
             b"DATABASE_URL=postgres://u:p@h/d\0\n",

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import pytest
 import typer.main
 
 from docora_ops import __version__
 from docora_ops.cli.app import app
-from tests.support.docora import COMMAND, Docora, Result
+from tests.support.docora import Docora, Result
 
 DRIVERS = {"psycopg", "psycopg_binary", "redis", "rq", "prometheus_client"}
 PYDANTIC = {"pydantic", "pydantic_core", "pydantic_settings"}
@@ -166,34 +163,7 @@ def test_usage_errors_are_one_sentence_or_one_document_and_load_no_driver(docora
             assert result.stdout == ""
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_usual_slips_get_a_hint_of_their_own(docora: Docora) -> None:
     unquoted = docora.run("retry", "Acme", "Search", "octo/api")
     assert unquoted.code == 2
     assert "Hint: a name with blanks goes into quotes" in unquoted.stderr
-    late = docora.run("failed", "--env-file", "docora.env")
-    assert late.code == 2
-    assert "Hint: it goes before the command" in late.stderr
-
-
-def test_completion_can_be_shown_and_works(docora: Docora) -> None:
-    script = """
-        eval "$(docora-ops --show-completion)"
-        COMP_WORDS=(docora-ops ret) COMP_CWORD=1
-        _docora_ops_completion docora-ops; echo "${COMPREPLY[@]}"
-        COMP_WORDS=(docora-ops retry --fr) COMP_CWORD=2
-        _docora_ops_completion docora-ops; echo "${COMPREPLY[@]}"
-    """
-    path = f"{COMMAND.parent}:{os.environ['PATH']}"
-    shell = subprocess.run(
-        ["bash", "--norc", "-c", script],
-        env=docora.environment(PATH=path),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert shell.stderr == ""
-    assert shell.stdout == "retry retry-all-failed\n--front\n"
-
-    assert docora.waiting() == []

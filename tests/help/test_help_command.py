@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.completion.offers import offers
 from tests.help.documents import TOPICS, group, topic
 from tests.help.test_help import DRIVERS, PYDANTIC, TRACE, split_trace
 from tests.support.docora import COMMAND, Docora
@@ -79,25 +78,10 @@ def test_with_json_there_is_one_document_that_says_that_help_has_none(docora: Do
     assert (result.json["code"], result.json["error"]) == ("usage", "No such option: --json")
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_names_are_completed(docora: Docora) -> None:
-    script = """
-        eval "$(docora-ops --show-completion)"
-        COMP_WORDS=(docora-ops help re) COMP_CWORD=2
-        _docora_ops_completion docora-ops; echo "${COMPREPLY[@]}"
-        COMP_WORDS=(docora-ops help ex) COMP_CWORD=2
-        _docora_ops_completion docora-ops; echo "${COMPREPLY[@]}"
-    """
-    shell = subprocess.run(
-        ["bash", "--norc", "-c", script],
-        env=docora.environment(PATH=f"{COMMAND.parent}:{os.environ['PATH']}", **NOTHING_SET),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert shell.stderr == ""
-    assert shell.stdout == "retry retry-all-failed resync repair recipes\nexit-codes\n"
+    commands = ["retry", "retry-all-failed", "resync", "repair", "recipes"]
+    assert offers(docora, "help", "re", **NOTHING_SET) == commands
+    assert offers(docora, "help", "ex", **NOTHING_SET) == ["exit-codes"]
 
 
 def test_a_long_page_goes_through_the_pager_that_is_set(docora: Docora, tmp_path: Path) -> None:

@@ -46,6 +46,32 @@ def test_an_env_file_is_read_when_named_and_the_environment_wins(
     assert docora.job(link).timeout == 99
 
 
+def test_an_env_file_is_named_before_or_after_the_command_or_by_the_variable(
+    docora: Docora, tmp_path: Path
+) -> None:
+    """The queue that the file names is shown; what is given wins over the variable."""
+    one, other = (
+        env_file(tmp_path / name, DOCORA_OPS_QUEUE_NAME=name) for name in ("one", "other")
+    )
+    for arguments, variable, expected in (
+        (["--env-file", one, "queue"], None, "one"),
+        (["queue", "--env-file", one], None, "one"),
+        (["queue"], one, "one"),
+        (["--env-file", one, "queue"], other, "one"),
+        (["queue", "--env-file", one], other, "one"),
+        (["queue"], "", "snapshot-queue"),
+    ):
+        env = {"DOCORA_OPS_ENV_FILE": variable}
+        assert docora.run(*arguments, "--json", env=env).data["queue"] == expected, arguments
+    twice = docora.run("--env-file", one, "queue", "--env-file", other, "--json")
+    assert (twice.code, twice.json["error"]) == (2, "--env-file is given 2 times")
+    wrong = docora.run("doctor", "--json", env={"DOCORA_OPS_ENV_FILE": str(tmp_path)})
+    assert wrong.code == 2
+    assert f"env file {tmp_path} can't be read" in wrong.stdout
+    useless = docora.run("help", "--env-file", one)
+    assert (useless.code, "No such option: --env-file" in useless.stderr) == (2, True)
+
+
 def test_a_line_of_an_env_file_that_is_no_assignment_is_refused(
     docora: Docora, tmp_path: Path
 ) -> None:
@@ -55,7 +81,7 @@ def test_a_line_of_an_env_file_that_is_no_assignment_is_refused(
         file.write_text(f"# Docora\n{bad}\nREDIS_URL={docora.redis_url}\n", encoding="utf-8")
         result = docora.run("--env-file", str(file), "queue", "--json", env={"REDIS_URL": None})
         assert result.code == 2, result
-        assert result.json["error"] == f"--env-file {file} can't be used: line 2 is not NAME=VALUE"
+        assert result.json["error"] == f"env file {file} can't be used: line 2 is not NAME=VALUE"
 
 
 @pytest.mark.parametrize("line", ["", "REDIS_URL", "REDIS_URL=", "export REDIS_URL=''"])
