@@ -1,7 +1,5 @@
 """Servers for the tests: embedded ones, or those of TEST_DATABASE_URL and TEST_REDIS_URL."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Bulk actions that are interrupted, cancelled and followed."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal

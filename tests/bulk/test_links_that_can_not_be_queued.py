@@ -1,7 +1,5 @@
 """Links that can't be queued cost a bulk operation only themselves."""
 
-from __future__ import annotations
-
 import pytest
 from rq.job import Job
 

@@ -1,7 +1,5 @@
 """The progress of a bulk operation, and how it is cancelled before its end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

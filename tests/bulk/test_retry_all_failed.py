@@ -1,7 +1,5 @@
 """`docora-ops retry-all-failed`."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The commands of a round."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from random import Random
 

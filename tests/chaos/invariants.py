@@ -22,8 +22,6 @@ Two jobs never work on one link at once. A job notices that it has lost its lock
 session, when it next records a file: until then it may send one more.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """A Docora with links in every state; workers can really make their snapshots."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A change is confirmed at the controlling terminal, wherever a person is there to answer."""
 
-from __future__ import annotations
-
 import os
 import re
 import select

@@ -1,7 +1,5 @@
 """Commands behind a PgBouncer whose few sessions other clients use, too."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

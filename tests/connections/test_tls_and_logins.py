@@ -1,7 +1,5 @@
 """Every way to reach the two servers, and what they see of us."""
 
-from __future__ import annotations
-
 import ssl
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `doctor` makes of what it has seen."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """`docora-ops doctor`."""
 
-from __future__ import annotations
-
 import socket
 from datetime import timedelta
 from pathlib import Path

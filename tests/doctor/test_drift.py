@@ -1,7 +1,5 @@
 """Doctor's look at where database and queue disagree."""
 
-from __future__ import annotations
-
 import re
 import signal
 from typing import Any

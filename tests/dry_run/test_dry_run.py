@@ -1,7 +1,5 @@
 """`--dry-run` tells what a command would do, and changes nothing."""
 
-from __future__ import annotations
-
 import pytest
 
 from docora_ops.links import Outcome

@@ -1,7 +1,5 @@
 """What only reads, dry runs among it, leaves both servers byte for byte as they were."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import timedelta
 

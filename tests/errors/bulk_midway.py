@@ -1,7 +1,5 @@
 """A bulk retry that is held in the middle, and what it then has done."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tests.support.docora import Docora, Result

@@ -1,7 +1,5 @@
 """What is asked for, and what has to hold after a fault."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tests.support.docora import Docora, Result

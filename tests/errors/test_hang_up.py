@@ -1,7 +1,5 @@
 """A terminal that is closed under a command, and signals that come at a bad moment."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

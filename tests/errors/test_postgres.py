@@ -1,7 +1,5 @@
 """A Postgres that is gone, hangs, or loses a reply: a sentence, a code, nothing half done."""
 
-from __future__ import annotations
-
 import time
 
 import psycopg

@@ -1,7 +1,5 @@
 """Postgres is lost just when a change is to be undone."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.support.docora import Docora

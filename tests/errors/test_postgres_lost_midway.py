@@ -1,7 +1,5 @@
 """A Postgres that is lost in the middle of a bulk retry."""
 
-from __future__ import annotations
-
 import time
 from typing import cast
 

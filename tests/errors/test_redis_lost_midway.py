@@ -1,7 +1,5 @@
 """A Redis that is lost, or refuses, in the middle of a bulk retry."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

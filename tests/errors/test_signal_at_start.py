@@ -1,7 +1,5 @@
 """A signal that comes before the command has begun."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Rows that a bulk retry has locked, while Redis hangs or the command is stopped: not for long."""
 
-from __future__ import annotations
-
 import pytest
 from pydantic import SecretStr
 

@@ -1,7 +1,5 @@
 """Bad values for each argument and option that there is: a sentence, and nothing changed."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """`failed`: which links, in which words, and that looking changes nothing."""
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """Errors that differ only in paths, numbers and ids fold into one; others do not."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

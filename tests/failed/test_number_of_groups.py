@@ -1,7 +1,5 @@
 """However many kinds of errors there are, as many are told apart as memory has room for."""
 
-from __future__ import annotations
-
 import pytest
 
 from docora_ops.actions import failed

@@ -1,7 +1,5 @@
 """What a person meets before anything is done: help, usage errors, settings."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

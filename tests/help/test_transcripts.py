@@ -3,8 +3,6 @@
 WRITE_TRANSCRIPTS=1 writes what they print now into the files instead.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """Who changed something by the audit entries: nobody takes another's name."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import subprocess

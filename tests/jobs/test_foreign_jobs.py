@@ -1,7 +1,5 @@
 """What others have written into Redis is looked at and never run."""
 
-from __future__ import annotations
-
 import pickle
 import zlib
 from collections.abc import Callable

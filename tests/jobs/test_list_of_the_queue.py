@@ -1,7 +1,5 @@
 """The queue's list is read once, and no id that stands in it is ever missed."""
 
-from __future__ import annotations
-
 import time
 from contextlib import closing
 from datetime import timedelta

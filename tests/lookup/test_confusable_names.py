@@ -1,7 +1,5 @@
 """Names and ids that look like each other, like options or like commands."""
 
-from __future__ import annotations
-
 import shlex
 from typing import Literal
 from unicodedata import normalize

@@ -1,7 +1,5 @@
 """The links that an operation has left undone, and why, as long as it is remembered."""
 
-from __future__ import annotations
-
 import signal
 
 import psycopg

@@ -1,7 +1,5 @@
 """`docora-ops progress` and `docora-ops cancel`."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Whatever is in the stores does nothing to a terminal, and is whole in a pipe and in JSON."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """A signal while a command writes: no document is cut in two, or printed twice."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """What looks like a secret is cut out, whatever is around it."""
 
-from __future__ import annotations
-
 import pytest
 
 from docora_ops.text import mask, mask_cut, mask_url

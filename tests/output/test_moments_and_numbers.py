@@ -1,7 +1,5 @@
 """Moments and numbers that are none, or that no calendar has."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Secrets in every place where one can be, and none of them in anything that comes out."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

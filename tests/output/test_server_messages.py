@@ -1,7 +1,5 @@
 """What a server says is shown without the password that it was given."""
 
-from __future__ import annotations
-
 import pytest
 import redis
 from psycopg.conninfo import conninfo_to_dict

@@ -1,7 +1,5 @@
 """What is printed: in the right place, with colours where there is a screen, and read or not."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

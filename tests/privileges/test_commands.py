@@ -1,7 +1,5 @@
 """Each privilege of the role and the user for commands is needed; the suite runs with them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`repair` and workers: what a killed one has left, and beside one that is at work."""
 
-from __future__ import annotations
-
 import os
 import random
 import sys

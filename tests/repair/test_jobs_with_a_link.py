@@ -1,7 +1,5 @@
 """Which jobs of the queue have a link in the database, and what that tells of the two servers."""
 
-from __future__ import annotations
-
 import pytest
 from rq.job import JobStatus
 from rq.utils import now

@@ -1,7 +1,5 @@
 """A database and a queue that do not belong together: nothing is removed or queued."""
 
-from __future__ import annotations
-
 import re
 
 from rq.job import JobStatus

@@ -1,7 +1,5 @@
 """`repair` as its user meets it: what it says, asks and answers; killed, and beside others."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """A stuck link gets one answer, whoever finds it: `repair`, or a worker that tidies up."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 

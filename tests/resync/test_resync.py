@@ -1,7 +1,5 @@
 """`docora-ops resync`."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

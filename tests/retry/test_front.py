@@ -1,7 +1,5 @@
 """`docora-ops retry --front`: a job comes to the head of the queue, and stands there once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest

@@ -1,7 +1,5 @@
 """`docora-ops retry`."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

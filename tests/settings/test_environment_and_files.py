@@ -1,7 +1,5 @@
 """Settings: from the environment and a file, what can't be used, and what they do."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

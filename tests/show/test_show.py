@@ -1,7 +1,5 @@
 """`show`: everything about one link, in every place, and that looking changes nothing."""
 
-from __future__ import annotations
-
 import zlib
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta

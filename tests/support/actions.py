@@ -1,7 +1,5 @@
 """The functions of docora-ops without a command around them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict
 from types import SimpleNamespace

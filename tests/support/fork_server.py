@@ -4,8 +4,6 @@ Each command costs half a second of imports otherwise, a thousand times over. Wh
 the start itself or a terminal runs the installed command instead (`Docora.start_installed`).
 """
 
-from __future__ import annotations
-
 import fcntl
 import gc
 import importlib

@@ -1,7 +1,5 @@
 """A Docora whose every text comes from the corpus, in both stores."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import zlib

@@ -4,8 +4,6 @@
 the keys that hold no job.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Commands at real terminals, one for stdout and one for stderr, and what they may do to them."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import pty

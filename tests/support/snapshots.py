@@ -1,7 +1,5 @@
 """A Docora whose snapshots can really be made: git repositories, a receiver, worker processes."""
 
-from __future__ import annotations
-
 import io
 import os
 import subprocess

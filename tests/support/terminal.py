@@ -1,7 +1,5 @@
 """The command at a pseudo-terminal, its controlling one."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import pty

@@ -1,7 +1,5 @@
 """Worker processes that a test looks into, stops and kills."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import threading

@@ -1,7 +1,5 @@
 """What the contract has docora-ops do, made in a situation instead of in the stores."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What is in a file, and how it is sent: as text, as base64, in chunks."""
 
-from __future__ import annotations
-
 import base64
 import random
 from typing import Any

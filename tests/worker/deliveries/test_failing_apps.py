@@ -1,7 +1,5 @@
 """Apps that are down, slow, rude or mistaken."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 from collections.abc import Callable, Iterator

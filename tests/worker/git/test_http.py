@@ -1,7 +1,5 @@
 """Fetching over http: the token, and servers that answer late, elsewhere or not at all."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Redirects of a git server: which are followed."""
 
-from __future__ import annotations
-
 import pytest
 
 from docora_ops.errors import GitError

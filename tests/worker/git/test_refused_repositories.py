@@ -1,7 +1,5 @@
 """URLs that git is never given, and names that lead out of REPOS_BASE_PATH."""
 
-from __future__ import annotations
-
 import logging
 import subprocess
 from pathlib import Path

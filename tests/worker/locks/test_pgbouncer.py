@@ -1,7 +1,5 @@
 """The worker behind a PgBouncer: it needs sessions to itself."""
 
-from __future__ import annotations
-
 import psycopg
 import pytest
 from pydantic import SecretStr

@@ -1,7 +1,5 @@
 """The log of a worker: one inert line for each event."""
 
-from __future__ import annotations
-
 import fcntl
 import logging
 import os

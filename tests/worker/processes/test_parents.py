@@ -1,7 +1,5 @@
 """Workers and the processes above them: PID 1, and parents that are killed or hung up."""
 
-from __future__ import annotations
-
 import os
 import select
 import shutil

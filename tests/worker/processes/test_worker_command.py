@@ -1,7 +1,5 @@
 """`docora-ops worker`: what it refuses, what it says, and where."""
 
-from __future__ import annotations
-
 import os
 import threading
 from pathlib import Path

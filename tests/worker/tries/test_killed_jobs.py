@@ -1,7 +1,5 @@
 """Jobs whose process is killed: their links are tried again or fail, and are never lost."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections import Counter

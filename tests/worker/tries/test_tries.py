@@ -1,7 +1,5 @@
 """What becomes of a job that fails, in RQ and in its link's row, and what must not disturb that."""
 
-from __future__ import annotations
-
 import threading
 import time
 from contextlib import closing
