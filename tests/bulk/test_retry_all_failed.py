@@ -9,9 +9,9 @@ from rq.job import JobStatus
 
 from docora_ops.queue.redis_client import describe
 from tests.support.bulk_actions import OPERATION_ID, bulk_document
-from tests.support.docora import Docora, Result
+from tests.support.docora import COMMAND, Docora, Result
 from tests.support.rows import TestLink
-from tests.support.terminal import on_terminal
+from tests.support.terminal import QUESTION, TerminalSession, on_terminal
 
 ESCAPE = "\x1b"
 ANIMATION = re.compile(r"\x1b\[\?25l|\x1b\[2K")
@@ -302,7 +302,7 @@ def test_a_terminal_shows_the_exact_count_by_app_and_the_database_before_it_asks
 ) -> None:
     docora.add_links(7, apps=2)
     before = docora.dump()
-    code, shown = on_terminal(docora, ["retry-all-failed"], answers="n\n")
+    code, shown = on_terminal(docora, ["retry-all-failed"], answer=b"n\n")
     assert code == 130
     assert docora.dump() == before
     question = re.sub(r"\x1b\[[0-9;]*m", "", shown[: shown.index("[y/N]")])
@@ -318,7 +318,7 @@ def test_a_terminal_shows_the_exact_count_by_app_and_the_database_before_it_asks
 
 def test_a_yes_runs_it_with_a_bar_that_shows_rate_and_time_left(docora: Docora) -> None:
     docora.add_links(7, apps=2)
-    code, shown = on_terminal(docora, ["retry-all-failed"], answers="y\n")
+    code, shown = on_terminal(docora, ["retry-all-failed"], answer=b"y\n")
     assert code == 0, shown
     assert docora.statuses() == {"pending_snapshot": 7}
     assert ANIMATION.search(shown)
@@ -345,9 +345,11 @@ def test_the_question_leaves_nothing_on_a_stdout_that_is_redirected(
 ) -> None:
     docora.add_links(2)
     stdout = tmp_path / "stdout"
-    code, shown = on_terminal(
-        docora, ["retry-all-failed", "--json"], answers="y\n", redirect=f">{stdout}"
-    )
+    line = f"{COMMAND} retry-all-failed --json >{stdout}"
+    with TerminalSession(["sh", "-c", line], docora.environment(TERM="xterm")) as session:
+        session.read_until(QUESTION)
+        session.type(b"y\n")
+        code, shown = session.end()
     assert code == 0, shown
     assert "[y/N]" in shown
     document = stdout.read_text(encoding="utf-8")

@@ -59,7 +59,7 @@ def of_processes(processes: list[Process]) -> list[str]:
     for process in processes:
         if _was_starting(process):
             continue
-        code = process.process.returncode
+        code = process.process.wait()
         if code not in _promised(process) and -code not in process.fatal:
             problems.append(f"{process.name} ended with {code}: {_last_words(process)}")
         printed = process.output + process.log

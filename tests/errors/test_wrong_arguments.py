@@ -12,7 +12,7 @@ import typer.main
 from docora_ops.cli.app import app
 from tests.support.docora import Docora, Result
 from tests.support.hostile_texts import EVIL
-from tests.support.screens import assert_inert
+from tests.support.terminal import assert_inert
 
 STRAY = os.fsdecode(b"x\xff\xfe")
 LONG = "x" * 100_000

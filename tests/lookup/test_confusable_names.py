@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.docora import Docora
 from tests.support.hostile_world import STRANGE_IDS
-from tests.support.screens import assert_inert
+from tests.support.terminal import assert_inert
 
 Form = Literal["NFC", "NFD"]
 FORMS: tuple[Form, ...] = ("NFC", "NFD")

@@ -24,7 +24,7 @@ from tests.support.hostile_world import (
     fill_redis,
     link_of,
 )
-from tests.support.screens import assert_inert, at_terminals, plain_data, plain_talk
+from tests.support.terminal import assert_inert, at_terminals, plain_data, plain_talk
 
 WIDTHS = (40, 80, 200)
 ODD_IDS = ("a b", "\x1b[2J", "\u202ex")

@@ -26,7 +26,7 @@ from docora_ops.render.console import make_console
 from docora_ops.render.plain import lines
 from docora_ops.text import inert, moment
 from tests.support.hostile_texts import EVIL, TRICKS
-from tests.support.screens import assert_inert
+from tests.support.terminal import assert_inert
 
 HOSTILE = [*TRICKS, EVIL, "\0", "lone\ud800surrogate\udfff", "x" * 2000, ""]
 hostile = pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:20]))

@@ -49,7 +49,7 @@ def test_the_first_line_and_the_question_name_both_servers(docora: Docora) -> No
     for link in (kept, gone):
         docora.queue_job(link)
     docora.delete_link(gone)
-    code, shown = on_terminal(docora, ["repair"], answers="n\n", env=ONE_LOOK)
+    code, shown = on_terminal(docora, ["repair"], answer=b"n\n", env=ONE_LOOK)
     assert code == 130, shown
     url = docora.redis_url.rpartition("@")[2].partition("/")[0]
     lines = [line for line in shown.splitlines() if f", Redis {url}" in line]

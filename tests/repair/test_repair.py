@@ -118,13 +118,13 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
 def test_at_a_terminal_it_shows_the_counts_and_asks(docora: Docora) -> None:
     links = world(docora)
     with frozen(docora):
-        code, shown = on_terminal(docora, ["repair"], answers="n\n", env=AT_ONCE)
+        code, shown = on_terminal(docora, ["repair"], answer=b"n\n", env=AT_ONCE)
     assert code == 130
     for text in ("lost: pending", "stuck: scanning", "orphan", "duplicate", "stale entry"):
         assert text in shown
     assert ": queue 2 links again and remove 3 jobs or entries?" in shown
 
-    code, shown = on_terminal(docora, ["repair"], answers="y\n", env=AT_ONCE, columns=60)
+    code, shown = on_terminal(docora, ["repair"], answer=b"y\n", env=AT_ONCE, columns=60)
     assert code == 0, shown
     assert "\x1b[31mSearch" not in shown
     assert "octo/orphan" in shown.replace("\r\n", "")

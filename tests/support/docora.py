@@ -48,7 +48,7 @@ REGISTRIES = (
     DeferredJobRegistry,
     ScheduledJobRegistry,
 )
-STARTERS = ("PATH", "LANG", "LC_", "PYTHON")
+STARTERS = ("LANG", "LC_", "LD_", "PYTHON")
 """How the names of variables begin that act before the command does."""
 
 
@@ -305,6 +305,18 @@ class Docora(Rows):
             **{"start_new_session": True, **options},
         )
 
+    def start_suitable(
+        self, *arguments: str, env: Mapping[str, str | None] | None = None, **options: Any
+    ) -> Process:
+        """The installed command where the test says how it is to be started, else a forked one."""
+        acts_at_start = any(
+            name.startswith(STARTERS) and value != os.environ.get(name)
+            for name, value in (env or {}).items()
+        )
+        if options or acts_at_start:
+            return self.start_installed(*arguments, env=env, **options)
+        return self.start(*arguments, env=env)
+
     def run(
         self,
         *arguments: str,
@@ -312,14 +324,8 @@ class Docora(Rows):
         timeout: float = 60,
         **options: Any,
     ) -> Result:
-        """The command, to its end, its streams in pipes.
-
-        The installed one where the test says how it is to be started.
-        """
-        if options or any(name.startswith(STARTERS) for name in env or {}):
-            with self.start_installed(*arguments, env=env, **options) as process:
-                return finish(process, timeout)
-        with self.start(*arguments, env=env) as process:
+        """The command, to its end, its streams in pipes."""
+        with self.start_suitable(*arguments, env=env, **options) as process:
             return finish(process, timeout)
 
     def run_together(

@@ -18,9 +18,8 @@ from tests.support.docora import COMMAND, Docora
 from tests.support.hostile_texts import TRICKS
 from tests.support.hostile_world import fill_database, link_of
 from tests.support.proxy import PATIENCE, eventually
-from tests.support.screens import assert_inert
 from tests.support.snapshots import Snapshots
-from tests.support.terminal import on_terminal
+from tests.support.terminal import assert_inert, on_terminal
 
 CHOSEN = (0, 3, 9, 12)
 HOSTILE = "evil\n2026 INFO forged\x1b]0;title\x07\u202e"
