@@ -318,9 +318,7 @@ def test_another_process_cancels_a_bulk_retry_before_its_next_batch(docora: Doco
     assert_next_run_does_the_rest(docora, RETRY, 50)
 
 
-def test_an_operation_cancelled_before_its_last_look_leaves_the_rest_alone(
-    docora: Docora,
-) -> None:
+def test_an_operation_cancelled_before_its_last_look_leaves_the_rest_alone(docora: Docora) -> None:
     held, _ = docora.add_link(), docora.add_link()
     before = docora.row(held)
     with row_locks(docora, held) as other, docora.start("retry-all-failed", "--json") as process:

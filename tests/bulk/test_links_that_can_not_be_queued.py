@@ -88,11 +88,7 @@ def test_a_resync_that_is_undone_forgets_no_delivery(docora: Docora) -> None:
     forbid(docora, links[1], "P0001")
     docora.start_job(links[2].job_id)
     result = docora.actions().resync_all(APP)
-    assert result.counts == {
-        Outcome.QUEUED: 2,
-        Outcome.FAILED: 1,
-        Outcome.ALREADY_RUNNING: 1,
-    }
+    assert result.counts == {Outcome.QUEUED: 2, Outcome.FAILED: 1, Outcome.ALREADY_RUNNING: 1}
     assert result.deliveries_cleared == 10
     assert [docora.deliveries(link) for link in links] == [0, 5, 5, 0]
     assert {failure.job_id for failure in result.failures} == {links[1].job_id, links[2].job_id}

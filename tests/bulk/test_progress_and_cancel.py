@@ -58,8 +58,7 @@ def test_a_stop_ends_the_wait_for_the_second_look(
 
     def prepare(run: BulkRun) -> None:
         monkeypatch.setattr(
-            "docora_ops.interrupts.time.sleep",
-            lambda seconds: setattr(run.stop, "requested", True),
+            "docora_ops.interrupts.time.sleep", lambda seconds: setattr(run.stop, "requested", True)
         )
 
     result = docora.actions().retry_all(prepare=prepare)

@@ -119,12 +119,7 @@ STATES: dict[str, tuple[str, dict[str, Any], int]] = {
     "killed while scanning": ("scanning", RESET, 0),
 }
 """Status, further fields and number of delivered files of a link, by the name of its state."""
-LIKELY_STATES = (
-    *STATES,
-    *["failed", "waiting"] * 3,
-    *["failed half way"] * 2,
-    "due",
-)
+LIKELY_STATES = (*STATES, *["failed", "waiting"] * 3, *["failed half way"] * 2, "due")
 
 
 def make_upstreams(directory: Path, number: int) -> dict[str, Upstream]:

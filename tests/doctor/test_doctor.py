@@ -215,9 +215,7 @@ def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
     assert result.data["drift"] is None
 
 
-def test_a_missing_privilege_comes_with_the_statement_that_grants_it(
-    docora: Docora,
-) -> None:
+def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Docora) -> None:
     name = docora.role
     docora.connection.execute(
         f"REVOKE SELECT (status), UPDATE (status) ON app_repositories FROM {name}".encode()

@@ -6,13 +6,7 @@ from typing import Any
 
 from rq.utils import now
 
-from tests.support.diagnoses import (
-    OF_DRIFT,
-    ONE_LOOK,
-    check,
-    make_healthy,
-    not_ok,
-)
+from tests.support.diagnoses import OF_DRIFT, ONE_LOOK, check, make_healthy, not_ok
 from tests.support.docora import QUEUE, Docora, finish
 from tests.support.terminal import on_terminal
 
@@ -56,7 +50,7 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     by_kind: dict[str, list[Any]] = {}
     for example in drift["examples"]:
         assert example.keys() == {
-            *("kind", "job_id", "app_id", "app_name", "repository_id", "repository_name", "detail"),
+            *("kind", "job_id", "app_id", "app_name", "repository_id", "repository_name", "detail")
         }
         by_kind.setdefault(example["kind"], []).append(example["job_id"])
     assert len(by_kind["lost"]) == 5
@@ -64,7 +58,7 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     for kind, link in expected.items():
         assert by_kind[kind] == [link.job_id]
     assert not_ok(document) == {
-        **dict.fromkeys([name for name in OF_DRIFT if name != "drift_failed_live"], "failed"),
+        **dict.fromkeys([name for name in OF_DRIFT if name != "drift_failed_live"], "failed")
     }
     for name in OF_DRIFT[:-1]:
         assert check(document, name)["what_to_do"] == "docora-ops repair"

@@ -3,13 +3,7 @@
 from typing import Any
 
 from tests.support.docora import Docora, Result
-from tests.support.proxy import (
-    PUSH,
-    Fault,
-    Plan,
-    Proxy,
-    eventually,
-)
+from tests.support.proxy import PUSH, Fault, Plan, Proxy, eventually
 
 
 def hold_bulk(docora: Docora, proxy: Proxy, links: int) -> tuple[Any, Plan]:

@@ -5,23 +5,10 @@ import time
 import psycopg
 import pytest
 
-from tests.errors.checks import (
-    ENCODED,
-    HURRIED,
-    ONE,
-    arguments,
-    refuses,
-    shows_no_secret,
-)
+from tests.errors.checks import ENCODED, HURRIED, ONE, arguments, refuses, shows_no_secret
 from tests.support.database import with_database
 from tests.support.docora import Docora
-from tests.support.proxy import (
-    COMMIT,
-    LOOKUPS,
-    Fault,
-    Proxy,
-    refused_port,
-)
+from tests.support.proxy import COMMIT, LOOKUPS, Fault, Proxy, refused_port
 from tests.support.rows import TestLink
 
 

@@ -5,14 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.errors.checks import (
-    ALL,
-    ENCODED,
-    HURRIED,
-    arguments,
-    forget_operations,
-    refuses,
-)
+from tests.errors.checks import ALL, ENCODED, HURRIED, arguments, forget_operations, refuses
 from tests.support.docora import Docora
 from tests.support.own_servers import OwnRedis
 from tests.support.proxy import PUSH, Fault, Proxy, refused_port

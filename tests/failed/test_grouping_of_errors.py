@@ -30,17 +30,17 @@ ALIKE = {
     ],
     "Notification failed for updated *: HTTP 401": ["Notification failed for updated a: HTTP 401"],
     "Notification failed for deleted *: getaddrinfo ENOTFOUND *": [
-        "Notification failed for deleted LICENSE: getaddrinfo ENOTFOUND acme.example",
+        "Notification failed for deleted LICENSE: getaddrinfo ENOTFOUND acme.example"
     ],
     "Notification failed for deleted *: connect ECONNREFUSED *": [
         "Notification failed for deleted a b: connect ECONNREFUSED 203.0.113.24:443",
         "Notification failed for deleted .env: connect ECONNREFUSED 203.0.113.25:443",
     ],
     "Notification failed for created *: timeout of * exceeded": [
-        "Notification failed for created LICENSE: timeout of 30000ms exceeded",
+        "Notification failed for created LICENSE: timeout of 30000ms exceeded"
     ],
     "Notification failed for created *: Parse Error: Expected *": [
-        "Notification failed for created a: b: Parse Error: Expected HTTP/",
+        "Notification failed for created a: b: Parse Error: Expected HTTP/"
     ],
     "Notification failed for created *": ["Notification failed for created a path that is cut o"],
     "fatal: unable to access *: The requested URL returned error: 503": [

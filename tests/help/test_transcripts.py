@@ -183,8 +183,7 @@ def test_the_json_documents(stage: Stage) -> None:
     docora.redis.expire(f"docora:bulk:{DASHBOARDS}", 3600)
     docora.add_worker("web-1.4711.ab12")
     docora.redis.hset(
-        "rq:worker:web-1.4711.ab12",
-        items=["state", "idle", "hostname", "web-1", "pid", "4711"],
+        "rq:worker:web-1.4711.ab12", items=["state", "idle", "hostname", "web-1", "pid", "4711"]
     )
     stage.check("docora_ops/help/json.md")
 

@@ -30,9 +30,7 @@ def test_a_name_is_found_in_either_normal_form_and_case(docora: Docora, stored: 
     assert f"did you mean {shlex.quote(normalize(stored, CAFE))}?" in near.stderr
 
 
-def test_names_that_differ_only_in_normal_form_are_not_taken_for_each_other(
-    docora: Docora,
-) -> None:
+def test_names_that_differ_only_in_normal_form_are_not_taken_for_each_other(docora: Docora) -> None:
     repository_id = docora.add_repository("octo/api")
     apps = [docora.add_app(normalize(form, CAFE)) for form in FORMS]
     links = [docora.link(app_id, repository_id) for app_id in apps]

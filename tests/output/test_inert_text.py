@@ -143,10 +143,7 @@ def test_in_a_pipe_a_long_text_costs_no_more_than_its_length() -> None:
         (None, None),
         (datetime(2026, 1, 2, 3, 4, 5, 678_901, UTC), "2026-01-02T03:04:05.678Z"),
         (datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02T00:00:00.000Z"),
-        (
-            datetime(2026, 1, 2, 1, tzinfo=timezone(timedelta(hours=2))),
-            "2026-01-01T23:00:00.000Z",
-        ),
+        (datetime(2026, 1, 2, 1, tzinfo=timezone(timedelta(hours=2))), "2026-01-01T23:00:00.000Z"),
     ],
 )
 def test_a_moment_is_written_as_docora_writes_it(when: datetime | None, text: str | None) -> None:

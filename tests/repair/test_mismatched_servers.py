@@ -22,10 +22,7 @@ def test_the_jobs_of_another_docora_are_neither_removed_nor_joined(docora: Docor
     diagnosis = examine(docora)
     assert diagnosis.code == 6, diagnosis
     found = check(diagnosis, "servers_match")
-    assert (found["state"], "12 of 12 jobs" in found["finding"]) == (
-        "failed",
-        True,
-    ), found
+    assert (found["state"], "12 of 12 jobs" in found["finding"]) == ("failed", True), found
     assert "REDIS_URL" in found["what_to_do"]
     assert {check(diagnosis, name)["what_to_do"] for name in OF_DRIFT} == {None}
 

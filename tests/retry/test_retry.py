@@ -39,11 +39,7 @@ def fail_again(docora: Docora, link: TestLink) -> None:
     ],
 )
 def test_each_outcome_succeeds_and_has_its_table_and_its_json(
-    docora: Docora,
-    link: TestLink,
-    outcome: str,
-    label: str,
-    arrange: Arrange,
+    docora: Docora, link: TestLink, outcome: str, label: str, arrange: Arrange
 ) -> None:
     before = docora.row(link)
     arrange(docora, link.job_id)

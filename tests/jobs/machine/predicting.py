@@ -29,12 +29,7 @@ def one_is_looked_at_twice(operation: Action, before: Situation, job_id: str) ->
 
 
 def predict_one(
-    operation: Action,
-    job_id: str,
-    before: Situation,
-    now: Situation,
-    *,
-    front: bool = False,
+    operation: Action, job_id: str, before: Situation, now: Situation, *, front: bool = False
 ) -> Outcome | DocoraOpsError:
     """A retry or resync that began in `before` and goes on in `now`, which is changed.
 

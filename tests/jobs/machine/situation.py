@@ -53,11 +53,7 @@ class Row:
     @property
     def is_due(self) -> bool:
         """Whether a pass of the schedule has to see to it."""
-        wanted = {
-            "pending_snapshot": True,
-            "synced": self.old,
-            "failed": self.never_tripped,
-        }
+        wanted = {"pending_snapshot": True, "synced": self.old, "failed": self.never_tripped}
         return wanted.get(self.status, False) and not self.tripped
 
     def reset(self, *, forget: bool) -> Self:

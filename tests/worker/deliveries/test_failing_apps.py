@@ -8,13 +8,7 @@ from functools import partial
 
 import pytest
 
-from tests.support.delivery_checks import (
-    assert_in_sync,
-    events,
-    failure,
-    sha,
-    snapshot_row,
-)
+from tests.support.delivery_checks import assert_in_sync, events, failure, sha, snapshot_row
 from tests.support.proxy import refused_port
 from tests.support.raw_app import OK, RawApp, Talk, raw_app
 from tests.support.rows import TestLink

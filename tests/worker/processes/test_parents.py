@@ -61,10 +61,7 @@ def test_a_worker_that_is_pid_1_outlives_the_process_of_a_job_and_its_orphans(
 ) -> None:
     link = add_link(snapshots)
     command = [*PID_1, str(COMMAND), "worker", "--concurrency", concurrency]
-    with (
-        gate_at(snapshots.receiver, "b") as gate,
-        running_program(command, snapshots) as worker,
-    ):
+    with gate_at(snapshots.receiver, "b") as gate, running_program(command, snapshots) as worker:
         gate.wait()
         horse = worker.horse()
         gits = children_of(horse)

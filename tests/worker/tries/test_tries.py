@@ -31,9 +31,7 @@ def due(snapshots: Snapshots, link: TestLink) -> float | None:
     return score
 
 
-def test_a_job_is_tried_again_later_and_later_and_given_up_in_the_end(
-    snapshots: Snapshots,
-) -> None:
+def test_a_job_is_tried_again_later_and_later_and_given_up_in_the_end(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued(
         {"a": "1", "src/b": "1"}, max_retry_attempts=3, retry_base_delay_ms=20_000
     )
@@ -123,9 +121,7 @@ def test_a_resynced_link_gets_every_file_once_more(snapshots: Snapshots) -> None
     assert_in_sync(snapshots, link, upstream)
 
 
-def test_the_session_that_holds_a_link_is_the_one_that_postgres_knows(
-    snapshots: Snapshots,
-) -> None:
+def test_the_session_that_holds_a_link_is_the_one_that_postgres_knows(snapshots: Snapshots) -> None:
     """Behind a proxy the driver's own idea of it is another one."""
     link, _ = snapshots.add_link({"a": "1"})
     with closing(Session(snapshots.settings)) as session:
