@@ -242,7 +242,7 @@ def test_a_signal_before_anything_has_changed_ends_a_command_without_a_trace(
     link = docora.add_link()
     docora.add_deliveries(link, 3)
     before = docora.dump()
-    which = [] if command == "retry-all-failed" else [link.app_id, link.repository_id]
+    which = [] if command == "retry-all-failed" else [*link.ids]
     with psycopg.connect(docora.database_access.owner) as holder:
         # Not even to be read.
         holder.execute("LOCK TABLE app_repositories" if not which else LOCK_TABLE)

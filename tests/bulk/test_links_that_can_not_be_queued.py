@@ -121,7 +121,7 @@ def add_links_that_are_slow_to_resync(docora: Docora, slow: set[int]) -> None:
         docora.connection.execute(
             "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
             " VALUES (%s, %s, 'a', %s)",
-            (link.app_id, link.repository_id, "slow" if number in slow else "quick"),
+            (*link.ids, "slow" if number in slow else "quick"),
         )
 
 

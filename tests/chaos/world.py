@@ -82,12 +82,12 @@ class World:
     def add(self, link: TestLink, state: str) -> None:
         """Adds a link in this state."""
         status, fields, delivered = STATES[state]
-        self.snapshots.docora.link(link.app_id, link.repository_id, status, **fields)
+        self.snapshots.docora.link(*link.ids, status, **fields)
         for path, sha in list(self.files[link.repository_id].items())[:delivered]:
             self.producer.connection.execute(
                 "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
                 " VALUES (%s, %s, %s, %s)",
-                (link.app_id, link.repository_id, path, sha),
+                (*link.ids, path, sha),
             )
             self.apps.acknowledge(self.names[link.app_id], link.repository_id, path, sha)
         match state:

@@ -186,7 +186,7 @@ def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Doco
     more = f"… all of it: docora-ops show {link.app_id}"
     assert f"{head}https://***{more}" in shown.stdout
     assert "5ecr3t" not in shown.stdout
-    whole = docora.run("show", link.app_id, link.repository_id, "--json")
+    whole = docora.run("show", *link.ids, "--json")
     assert len(whole.data["error_message"]) > 3_000_000
     error = "x" * 285 + " ghp_0123456789abcdefABCD"
     docora.connection.execute("UPDATE app_repositories SET last_error = %s", (error,))

@@ -69,7 +69,7 @@ def test_ids_of_any_form_are_shown_and_refused_one_by_one_and_every_hint_can_be_
     ]
     before = docora.dump()
     for link in links:
-        ids = (link.app_id, link.repository_id)
+        ids = link.ids
         shown = docora.run("show", "--json", "--", *ids)
         assert (shown.code, shown.data["job_id"]) == (0, link.job_id)
         refused = docora.run("retry", "--", *ids)

@@ -59,13 +59,13 @@ READING = (
     Reading(("failed", "--limit", "100"), EACH),
     Reading(("failed", "--group-by", "app"), EACH),
     Reading(("failed", "--group-by", "error"), FOLDED),
-    Reading(("show", WHOLE.app_id, WHOLE.repository_id), WHOLES),
+    Reading(("show", *WHOLE.ids), WHOLES),
     *(
         Reading(("show", link_of(each).app_id, link_of(each).repository_id), [trick])
         for each, trick in enumerate(TRICKS)
         if each in {3, 17}
     ),
-    Reading(("show", ODD.app_id, ODD.repository_id), (EVIL[:50],)),
+    Reading(("show", *ODD.ids), (EVIL[:50],)),
     Reading(("queue", "--limit", "200"), EACH),
     Reading(("doctor",), EACH[:3], code=6),
     Reading(("operations",), EACH),
@@ -75,7 +75,7 @@ READING = (
     Reading(("schedule", "--dry-run"), EACH, code=6),
     Reading(("repair", "--dry-run"), EACH),
     Reading(("resync", WHOLE.app_id, "--all", "--dry-run")),
-    Reading(("retry", WHOLE.app_id, WHOLE.repository_id, "--dry-run")),
+    Reading(("retry", *WHOLE.ids, "--dry-run")),
     Reading(("show", "\x1b]0;PWNED", EVIL), ("did you mean '\x1b]0;PWNED\x07'",), code=3),
     Reading(("show", WHOLE.app_id, EVIL), SENTENCE, code=3),
     Reading(("cancel", EVIL), SENTENCE, code=3),
@@ -133,7 +133,7 @@ def test_results_of_changes_are_inert_whole_and_in_columns_in_a_pipe(world: Doco
     for arguments, code in (
         (("repair", "--yes"), 0),
         (("retry-all-failed", "--yes"), 6),
-        (("resync", WHOLE.app_id, WHOLE.repository_id), 0),
+        (("resync", *WHOLE.ids), 0),
         (("resync", link_of(3).app_id, "--all", "--yes"), 0),
         (("schedule",), 6),
     ):
@@ -210,7 +210,7 @@ def test_a_megabyte_of_an_error_is_cut_in_a_list_and_at_a_terminal_and_else_whol
     world: Docora,
 ) -> None:
     add_long_link(world)
-    ids = (LONG.app_id, LONG.repository_id)
+    ids = LONG.ids
     for columns in WIDTHS:
         shown = at_terminals(world, ["show", *ids], columns=columns)
         assert "…and" in "".join(plain_data(shown.data).split())
@@ -231,7 +231,7 @@ def test_questions_and_results_of_changes_are_inert_at_any_width(world: Docora) 
     add_colliding_links(world)
     for columns, number, odd in zip(WIDTHS, (0, 3, 17), ODD_IDS, strict=True):
         link = link_of(number)
-        ids = (link.app_id, link.repository_id)
+        ids = link.ids
         name = inert(list(TRICKS)[number])
         # Waiting takes its time, and shows nothing else at another width.
         wait, end = (("--wait", "--timeout", "1"), 8) if columns == 40 else ((), 0)

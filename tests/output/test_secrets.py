@@ -80,7 +80,7 @@ def assert_no_secret(*texts: str) -> None:
 def test_no_command_shows_or_stores_a_secret(
     docora: Docora, link: TestLink, env_file: Path
 ) -> None:
-    ids = (link.app_id, link.repository_id)
+    ids = link.ids
     commands: tuple[tuple[str, ...], ...] = (
         ("failed",),
         ("failed", "--group-by", "error"),
@@ -202,7 +202,7 @@ def test_a_bug_shows_where_it_happened_and_no_secret(
     with subprocess.Popen(
         [
             *(sys.executable, "-X", "dev", "-c", BUG, "--env-file", str(env_file)),
-            *("retry", link.app_id, link.repository_id, *options),
+            *("retry", *link.ids, *options),
         ],
         env=docora.environment(DATABASE_URL=None, REDIS_URL=None, PYTHONFAULTHANDLER="1"),
         stdout=subprocess.PIPE,

@@ -88,7 +88,7 @@ def test_a_reader_that_has_gone_is_no_bug(docora: Docora) -> None:
         (["retry", "--json"], 2),
         (["retry", "nobody", "nothing", "--json"], 3),
         (["retry-all-failed", "--dry-run"], 0),
-        (["retry", link.app_id, link.repository_id], 0),
+        (["retry", *link.ids], 0),
         (["retry-all-failed", "--json"], 0),
     ):
         code, stderr = run_into_closed_pipe(docora, *arguments)

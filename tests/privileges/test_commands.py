@@ -245,9 +245,9 @@ def test_what_only_reading_commands_read_the_others_do_without(docora: Docora) -
     ):
         docora.connection.execute(f"REVOKE {revoked} FROM {docora.role}".encode())
     for arguments in (
-        ("retry", link.app_id, link.repository_id),
+        ("retry", *link.ids),
         ("retry-all-failed",),
-        ("resync", link.app_id, link.repository_id),
+        ("resync", *link.ids),
         ("resync", link.app_id, "--all", "--yes"),
     ):
         result = docora.run(*arguments)

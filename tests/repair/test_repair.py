@@ -143,13 +143,13 @@ def test_an_app_or_a_link_is_repaired_alone(docora: Docora) -> None:
     third = docora.add_link("scanning")
     docora.age_links()
     new = docora.add_link("pending_snapshot")
-    one = repair(docora, other.app_id, other.repository_id, "--json")
+    one = repair(docora, *other.ids, "--json")
     assert (one.code, one.data["lost"], one.data["queued"]) == (0, 1, 1)
     # Without anything to remove, the audit entries begin with the job.
     assert [entry["event"] for entry in docora.audit_entries()] == ["started", "finished"]
     ids = {"app_id": other.app_id, "repository_id": other.repository_id}
     assert ids.items() <= json.loads(docora.audit_entries()[0]["selection"]).items()
-    named = repair(docora, new.app_id, new.repository_id, "--json")
+    named = repair(docora, *new.ids, "--json")
     assert named.data["queued"] == 1, "it need not be five minutes old"
     unknown = repair(docora, "Nobody", "octo/api")
     assert unknown.code == 3

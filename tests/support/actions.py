@@ -49,7 +49,7 @@ class Actions:
             asdict(link),
         )
         assert row is not None
-        return LinkRef(row[0], link.app_id, link.repository_id)
+        return LinkRef(row[0], *link.ids)
 
     def retry(self, link: TestLink, **options: Any) -> LinkResult:
         return self.change(Action.RETRY, link, **options)

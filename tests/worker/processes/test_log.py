@@ -32,7 +32,7 @@ def test_each_line_of_a_workers_log_is_one_event_in_letters_that_can_be_read(
     fill_database(docora)
     for number in CHOSEN:
         link = link_of(number)
-        assert docora.run("retry", link.app_id, link.repository_id).code == 0
+        assert docora.run("retry", *link.ids).code == 0
     # RQ itself is told of a function that is not there, by another producer.
     docora.enqueue("other")
     docora.redis.hset("rq:job:other", "description", list(TRICKS)[3])

@@ -125,7 +125,7 @@ def test_the_session_that_holds_a_link_is_the_one_that_postgres_knows(snapshots:
     """Behind a proxy the driver's own idea of it is another one."""
     link, _ = snapshots.add_link({"a": "1"})
     with closing(Session(snapshots.settings)) as session:
-        assert begin_scan(session, link.app_id, link.repository_id)
+        assert begin_scan(session, *link.ids)
         row = snapshots.docora.connection.execute(
             "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
         ).fetchone()
