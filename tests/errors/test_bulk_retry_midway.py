@@ -14,7 +14,6 @@ from tests.support.own_servers import OwnRedis
 from tests.support.proxy import COMMIT, PUSH, Fault, Plan, Proxy, eventually
 from tests.support.running_commands import PATIENT, progress_of, suspended
 
-
 EXECUTIONS = f"rq:wip:{QUEUE}".encode()
 """In a request that reads RQ's registry of running jobs."""
 
