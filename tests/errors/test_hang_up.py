@@ -85,17 +85,11 @@ def test_after_a_hang_up_only_another_signal_ends_a_bulk_retry_at_once(
 
 def test_under_nohup_a_hang_up_ends_nothing(docora: Docora) -> None:
     docora.add_links(100)
-    environment = docora.environment(**PATIENT)
+    command = ("nohup", str(COMMAND), "retry-all-failed", "--batch-size", "10", "--json")
     with Proxy.before_redis(docora.redis_url) as proxy:
         third = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=3)
-        with subprocess.Popen(
-            ["nohup", str(COMMAND), "retry-all-failed", "--batch-size", "10", "--json"],
-            env=environment | {"REDIS_URL": proxy.url},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+        environment = {**PATIENT, "REDIS_URL": proxy.url}
+        with docora.start_program(*command, env=environment) as process:
             third.wait()
             process.send_signal(signal.SIGHUP)
             third.release()

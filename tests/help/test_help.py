@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import typer.main
 
 from docora_ops import __version__
 from docora_ops.cli.app import app
-from tests.support.docora import COMMAND, Docora, Result
+from tests.support.docora import Docora, Result
 
 DRIVERS = {"psycopg", "psycopg_binary", "redis", "rq"}
 PYDANTIC = {"pydantic", "pydantic_core", "pydantic_settings"}
@@ -182,15 +181,7 @@ def test_completion_can_be_shown_and_works(docora: Docora) -> None:
         COMP_WORDS=(docora-ops retry --fr) COMP_CWORD=2
         _docora_ops_completion docora-ops; echo "${COMPREPLY[@]}"
     """
-    path = f"{COMMAND.parent}:{os.environ['PATH']}"
-    shell = subprocess.run(
-        ["bash", "--norc", "-c", script],
-        env=docora.environment(PATH=path),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    shell = docora.run_in_shell(script, "bash", "--norc")
     assert shell.stderr == ""
     assert shell.stdout == "retry retry-all-failed\n--front\n"
 

@@ -1,9 +1,7 @@
 """`docora-ops help` shows commands and topics without settings, servers and their drivers."""
 
-import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -86,14 +84,7 @@ def test_names_are_completed(docora: Docora) -> None:
         COMP_WORDS=(docora-ops help ex) COMP_CWORD=2
         _docora_ops_completion docora-ops; echo "${COMPREPLY[@]}"
     """
-    shell = subprocess.run(
-        ["bash", "--norc", "-c", script],
-        env=docora.environment(PATH=f"{COMMAND.parent}:{os.environ['PATH']}", **NOTHING_SET),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    shell = docora.run_in_shell(script, "bash", "--norc", env=NOTHING_SET)
     assert shell.stderr == ""
     assert shell.stdout == "retry retry-all-failed resync repair recipes\nexit-codes\n"
 

@@ -293,16 +293,21 @@ class Docora(Rows):
     def start_installed(
         self, *arguments: str, env: Mapping[str, str | None] | None = None, **options: Any
     ) -> subprocess.Popen[str]:
-        """The installed command, started by the system; in a session without a terminal."""
+        """The installed command, started by the system."""
+        return self.start_program(str(COMMAND), *arguments, env=env, **options)
+
+    def start_program(
+        self, *command: str, env: Mapping[str, str | None] | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        """Any program with the environment of a command, in a session without a terminal."""
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(
-            [str(COMMAND), *arguments],
+            command,
             env=self.environment(**(env or {})),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            **{"start_new_session": True, **options},
+            **{"start_new_session": True, **streams, **options},
         )
 
     def start_suitable(
@@ -327,6 +332,15 @@ class Docora(Rows):
         """The command, to its end, its streams in pipes."""
         with self.start_suitable(*arguments, env=env, **options) as process:
             return finish(process, timeout)
+
+    def run_in_shell(
+        self, line: str, *shell: str, env: Mapping[str, str | None] | None = None
+    ) -> Result:
+        """A line of sh, or another shell, in which docora-ops is the installed command."""
+        path = f"{COMMAND.parent}:{os.environ['PATH']}"
+        command = (*(shell or ("sh",)), "-c", line)
+        with self.start_program(*command, env={**(env or {}), "PATH": path}) as process:
+            return finish(process)
 
     def run_together(
         self, *commands: Sequence[str], env: Mapping[str, str | None] | None = None

@@ -1,7 +1,6 @@
 """Worker processes that a test looks into, stops and kills."""
 
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -113,16 +112,7 @@ def running_program(
 ) -> Iterator[Running]:
     """Any program, with the environment of a worker; killed at the end of the block."""
     with (
-        subprocess.Popen(
-            command,
-            env=snapshots.docora.environment(**snapshots.environment(**changes)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,
-        ) as process,
+        snapshots.docora.start_program(*command, env=snapshots.environment(**changes)) as process,
         _until_killed(process) as program,
     ):
         yield program
