@@ -1,7 +1,5 @@
 """Servers for the tests: embedded ones, or those of TEST_DATABASE_URL and TEST_REDIS_URL."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterator
@@ -23,13 +21,7 @@ from tests.support.docora import Docora
 from tests.support.fork_server import ForkServer
 from tests.support.own_servers import OwnRedis, guarded_postgres, own_redis
 from tests.support.pgbouncer import pgbouncer
-from tests.support.privileges import (
-    Access,
-    create_users,
-    denials,
-    drop_users,
-    user_access,
-)
+from tests.support.privileges import Access, create_users, denials, drop_users, user_access
 from tests.support.snapshots import Snapshots
 
 # Jobs that run in a test's own process would ask it for the apps of the test.

@@ -1,7 +1,5 @@
 """The workflow on GitHub runs what a person runs."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

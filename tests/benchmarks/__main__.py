@@ -3,8 +3,6 @@
 Compare the ratios: they compare processes that ran one after the other on the same machine.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import statistics

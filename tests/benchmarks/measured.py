@@ -1,7 +1,5 @@
 """Measures a function in a new process and compares measurements."""
 
-from __future__ import annotations
-
 import json
 import statistics
 import subprocess

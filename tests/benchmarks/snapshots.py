@@ -4,8 +4,6 @@ As a program: `snapshots snapshot`, `snapshots loop RECEIVER FILE` (posts the re
 file), or `snapshots receiver [FILE]` (serves an app until killed, and records its requests).
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json

@@ -1,7 +1,5 @@
 """The ways to queue many links: `ways NAME LINKS`, with the servers of the environment."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Iterator

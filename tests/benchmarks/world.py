@@ -1,7 +1,5 @@
 """A database full of links, and jobs for them. The servers are those of the environment."""
 
-from __future__ import annotations
-
 import os
 from importlib.resources import files
 

@@ -1,7 +1,5 @@
 """Which links a bulk action chooses, and in which order their jobs stand in the queue."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import pytest

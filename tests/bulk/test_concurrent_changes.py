@@ -1,7 +1,5 @@
 """Links that change, are locked or get a job while a bulk action runs."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from typing import Any

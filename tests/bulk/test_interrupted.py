@@ -1,7 +1,5 @@
 """Bulk actions that are interrupted, cancelled and followed."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal
@@ -244,7 +242,7 @@ def test_a_signal_before_anything_has_changed_ends_a_command_without_a_trace(
     link = docora.add_link()
     docora.add_deliveries(link, 3)
     before = docora.dump()
-    which = [] if command == "retry-all-failed" else [link.app_id, link.repository_id]
+    which = [] if command == "retry-all-failed" else [*link.ids]
     with psycopg.connect(docora.database_access.owner) as holder:
         # Not even to be read.
         holder.execute("LOCK TABLE app_repositories" if not which else LOCK_TABLE)
@@ -320,9 +318,7 @@ def test_another_process_cancels_a_bulk_retry_before_its_next_batch(docora: Doco
     assert_next_run_does_the_rest(docora, RETRY, 50)
 
 
-def test_an_operation_cancelled_before_its_last_look_leaves_the_rest_alone(
-    docora: Docora,
-) -> None:
+def test_an_operation_cancelled_before_its_last_look_leaves_the_rest_alone(docora: Docora) -> None:
     held, _ = docora.add_link(), docora.add_link()
     before = docora.row(held)
     with row_locks(docora, held) as other, docora.start("retry-all-failed", "--json") as process:

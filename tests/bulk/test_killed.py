@@ -1,7 +1,5 @@
 """Changes that are killed at the worst moments."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

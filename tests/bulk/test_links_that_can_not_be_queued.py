@@ -1,7 +1,5 @@
 """Links that can't be queued cost a bulk operation only themselves."""
 
-from __future__ import annotations
-
 import pytest
 from rq.job import Job
 
@@ -90,11 +88,7 @@ def test_a_resync_that_is_undone_forgets_no_delivery(docora: Docora) -> None:
     forbid(docora, links[1], "P0001")
     docora.start_job(links[2].job_id)
     result = docora.actions().resync_all(APP)
-    assert result.counts == {
-        Outcome.QUEUED: 2,
-        Outcome.FAILED: 1,
-        Outcome.ALREADY_RUNNING: 1,
-    }
+    assert result.counts == {Outcome.QUEUED: 2, Outcome.FAILED: 1, Outcome.ALREADY_RUNNING: 1}
     assert result.deliveries_cleared == 10
     assert [docora.deliveries(link) for link in links] == [0, 5, 5, 0]
     assert {failure.job_id for failure in result.failures} == {links[1].job_id, links[2].job_id}
@@ -127,7 +121,7 @@ def add_links_that_are_slow_to_resync(docora: Docora, slow: set[int]) -> None:
         docora.connection.execute(
             "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
             " VALUES (%s, %s, 'a', %s)",
-            (link.app_id, link.repository_id, "slow" if number in slow else "quick"),
+            (*link.ids, "slow" if number in slow else "quick"),
         )
 
 

@@ -1,7 +1,5 @@
 """The progress of a bulk operation, and how it is cancelled before its end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest
@@ -60,8 +58,7 @@ def test_a_stop_ends_the_wait_for_the_second_look(
 
     def prepare(run: BulkRun) -> None:
         monkeypatch.setattr(
-            "docora_ops.interrupts.time.sleep",
-            lambda seconds: setattr(run.stop, "requested", True),
+            "docora_ops.interrupts.time.sleep", lambda seconds: setattr(run.stop, "requested", True)
         )
 
     result = docora.actions().retry_all(prepare=prepare)

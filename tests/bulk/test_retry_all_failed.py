@@ -1,7 +1,5 @@
 """`docora-ops retry-all-failed`."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -11,9 +9,9 @@ from rq.job import JobStatus
 
 from docora_ops.queue.redis_client import describe
 from tests.support.bulk_actions import OPERATION_ID, bulk_document
-from tests.support.docora import Docora, Result
+from tests.support.docora import COMMAND, Docora, Result
 from tests.support.rows import TestLink
-from tests.support.terminal import on_terminal
+from tests.support.terminal import QUESTION, TerminalSession, on_terminal
 
 ESCAPE = "\x1b"
 ANIMATION = re.compile(r"\x1b\[\?25l|\x1b\[2K")
@@ -176,11 +174,7 @@ def test_limit_spreads_its_pick_over_the_apps_and_a_rerun_takes_the_next(docora:
     a_links, b_links = [link(a) for _ in range(4)], [link(b) for _ in range(2)]
     c_link = link(c)
     docora.link(b, docora.add_repository(), "synced")
-    picks = [
-        [a_links[0], b_links[0], c_link],
-        [a_links[1], a_links[2], b_links[1]],
-        [a_links[3]],
-    ]
+    picks = [[a_links[0], b_links[0], c_link], [a_links[1], a_links[2], b_links[1]], [a_links[3]]]
     limited = ("retry-all-failed", "--limit", "3", "--json")
     assert job_ids(docora.run(*limited, "--dry-run")) == [link.job_id for link in picks[0]]
     assert job_ids(docora.run("retry-all-failed", "--limit", "5", "--dry-run", "--json")) == [
@@ -303,7 +297,7 @@ def test_a_terminal_shows_the_exact_count_by_app_and_the_database_before_it_asks
 ) -> None:
     docora.add_links(7, apps=2)
     before = docora.dump()
-    code, shown = on_terminal(docora, ["retry-all-failed"], answers="n\n")
+    code, shown = on_terminal(docora, ["retry-all-failed"], answer=b"n\n")
     assert code == 130
     assert docora.dump() == before
     question = re.sub(r"\x1b\[[0-9;]*m", "", shown[: shown.index("[y/N]")])
@@ -319,7 +313,7 @@ def test_a_terminal_shows_the_exact_count_by_app_and_the_database_before_it_asks
 
 def test_a_yes_runs_it_with_a_bar_that_shows_rate_and_time_left(docora: Docora) -> None:
     docora.add_links(7, apps=2)
-    code, shown = on_terminal(docora, ["retry-all-failed"], answers="y\n")
+    code, shown = on_terminal(docora, ["retry-all-failed"], answer=b"y\n")
     assert code == 0, shown
     assert docora.statuses() == {"pending_snapshot": 7}
     assert ANIMATION.search(shown)
@@ -346,9 +340,11 @@ def test_the_question_leaves_nothing_on_a_stdout_that_is_redirected(
 ) -> None:
     docora.add_links(2)
     stdout = tmp_path / "stdout"
-    code, shown = on_terminal(
-        docora, ["retry-all-failed", "--json"], answers="y\n", redirect=f">{stdout}"
-    )
+    line = f"{COMMAND} retry-all-failed --json >{stdout}"
+    with TerminalSession(["sh", "-c", line], docora.environment(TERM="xterm")) as session:
+        session.read_until(QUESTION)
+        session.type(b"y\n")
+        code, shown = session.end()
     assert code == 0, shown
     assert "[y/N]" in shown
     document = stdout.read_text(encoding="utf-8")

@@ -4,8 +4,6 @@ The seed fixes the steps, not their timing: the same seed is likely, but not cer
 same thing again.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import shutil

@@ -1,7 +1,5 @@
 """The client apps: how they answer, and what they acknowledged."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from dataclasses import dataclass, field

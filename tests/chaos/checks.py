@@ -1,7 +1,5 @@
 """The checks after a round. Each raises Broken with all that does not hold."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from docora_ops.cli.exit_codes import ExitCode

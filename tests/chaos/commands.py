@@ -1,7 +1,5 @@
 """The commands of a round."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from random import Random
 
@@ -14,9 +12,7 @@ def random_command(world: World, operations: Sequence[str], random: Random) -> l
     The slow app is chosen more often: its jobs take long, so that others meet them.
     """
     app = world.slow_app if random.random() < 0.3 else random.choice(list(world.names))
-    link = random.choice(
-        [[link.app_id, link.repository_id] for link in world.links if link.app_id == app]
-    )
+    link = random.choice([[*link.ids] for link in world.links if link.app_id == app])
     operation = random.choice([*operations, "bulk_0123456789abcdef"])
     wait = ["--wait", "--timeout", "5"]
     retry_options: list[list[str]] = [[], [], ["--front"], ["--reset-circuit"], ["--dry-run"]]

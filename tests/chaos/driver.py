@@ -1,7 +1,5 @@
 """Plays rounds on its own servers, and checks after each round what is left."""
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager

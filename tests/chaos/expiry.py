@@ -1,7 +1,5 @@
 """Lets heartbeats and locks expire without waiting."""
 
-from __future__ import annotations
-
 from typing import cast
 
 from docora_ops.queue import connect

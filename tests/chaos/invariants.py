@@ -22,8 +22,6 @@ Two jobs never work on one link at once. A job notices that it has lost its lock
 session, when it next records a file: until then it may send one more.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence
@@ -61,7 +59,7 @@ def of_processes(processes: list[Process]) -> list[str]:
     for process in processes:
         if _was_starting(process):
             continue
-        code = process.process.returncode
+        code = process.process.wait()
         if code not in _promised(process) and -code not in process.fatal:
             problems.append(f"{process.name} ended with {code}: {_last_words(process)}")
         printed = process.output + process.log

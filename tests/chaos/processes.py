@@ -1,7 +1,5 @@
 """The processes of docora-ops in a round."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import time

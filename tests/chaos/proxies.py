@@ -1,7 +1,5 @@
 """The proxies between the processes of a round and the servers, and PgBouncer if installed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The steps of a round: start a command, push jobs, or inflict a fault."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from contextlib import suppress

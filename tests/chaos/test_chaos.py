@@ -1,7 +1,5 @@
 """Plays one small round of `make chaos`, with a random seed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from random import SystemRandom
 from tempfile import TemporaryDirectory

@@ -1,7 +1,5 @@
 """A Docora with links in every state; workers can really make their snapshots."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -84,12 +82,12 @@ class World:
     def add(self, link: TestLink, state: str) -> None:
         """Adds a link in this state."""
         status, fields, delivered = STATES[state]
-        self.snapshots.docora.link(link.app_id, link.repository_id, status, **fields)
+        self.snapshots.docora.link(*link.ids, status, **fields)
         for path, sha in list(self.files[link.repository_id].items())[:delivered]:
             self.producer.connection.execute(
                 "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
                 " VALUES (%s, %s, %s, %s)",
-                (link.app_id, link.repository_id, path, sha),
+                (*link.ids, path, sha),
             )
             self.apps.acknowledge(self.names[link.app_id], link.repository_id, path, sha)
         match state:
@@ -121,12 +119,7 @@ STATES: dict[str, tuple[str, dict[str, Any], int]] = {
     "killed while scanning": ("scanning", RESET, 0),
 }
 """Status, further fields and number of delivered files of a link, by the name of its state."""
-LIKELY_STATES = (
-    *STATES,
-    *["failed", "waiting"] * 3,
-    *["failed half way"] * 2,
-    "due",
-)
+LIKELY_STATES = (*STATES, *["failed", "waiting"] * 3, *["failed half way"] * 2, "due")
 
 
 def make_upstreams(directory: Path, number: int) -> dict[str, Upstream]:

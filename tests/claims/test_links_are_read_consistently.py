@@ -3,8 +3,6 @@
 Who waits for a row finds it as its holder has left it; the rest must not be from before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 

@@ -1,7 +1,5 @@
 """Whatever Postgres believes of its tables, a claim does not go through a product of them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """From the look at its status to the commit, nobody else changes the row of a link."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from typing import Any

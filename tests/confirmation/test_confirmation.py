@@ -1,7 +1,5 @@
 """A change is confirmed at the controlling terminal, wherever a person is there to answer."""
 
-from __future__ import annotations
-
 import os
 import re
 import select
@@ -20,9 +18,11 @@ def test_a_terminal_is_asked_whatever_is_redirected(
 ) -> None:
     docora.add_links(3, apps=2)
     log = tmp_path / "log"
-    code, shown = on_terminal(
-        docora, ["retry-all-failed"], answers="n\n", redirect=redirect.format(log)
-    )
+    line = f"{COMMAND} retry-all-failed {redirect.format(log)}"
+    with TerminalSession(["sh", "-c", line], docora.environment(TERM="xterm")) as session:
+        session.read_until(QUESTION)
+        session.type(b"n\n")
+        code, shown = session.end()
     assert code == 130, shown
     question = shown[: shown.index("[y/N]")]
     assert "3 links" in question
@@ -33,7 +33,7 @@ def test_a_terminal_is_asked_whatever_is_redirected(
 
 def test_a_dumb_terminal_is_asked_too(docora: Docora) -> None:
     docora.add_links(3)
-    code, shown = on_terminal(docora, ["retry-all-failed"], answers="n\n", env={"TERM": "dumb"})
+    code, shown = on_terminal(docora, ["retry-all-failed"], answer=b"n\n", env={"TERM": "dumb"})
     assert code == 130
     assert "3 links" in shown
     assert docora.statuses() == {"failed": 3}
@@ -83,9 +83,7 @@ def test_without_a_terminal_nothing_is_asked(docora: Docora) -> None:
 def test_an_answer_that_is_not_yes_is_no(docora: Docora, answer: bytes) -> None:
     docora.add_link()
     before = docora.dump()
-    # As in most locales, whether they are installed here or not.
-    env = {"PYTHONIOENCODING": "utf-8:strict"}
-    code, shown = on_terminal(docora, ["retry-all-failed"], answers=answer, env=env)
+    code, shown = on_terminal(docora, ["retry-all-failed"], answer=answer)
     assert code == 130, shown
     assert "nothing was changed" in shown
     assert docora.dump() == before
@@ -94,7 +92,7 @@ def test_an_answer_that_is_not_yes_is_no(docora: Docora, answer: bytes) -> None:
 def test_ctrl_c_at_the_question_changes_nothing(docora: Docora) -> None:
     docora.add_link()
     before = docora.dump()
-    code, shown = on_terminal(docora, ["retry-all-failed"], answers="\x03")
+    code, shown = on_terminal(docora, ["retry-all-failed"], answer=b"\x03")
     assert code == 130, shown
     assert re.search(r"\[y/N\] \^C\r\n\S*Error: interrupted", shown)
     assert docora.dump() == before

@@ -1,7 +1,5 @@
 """Commands behind a PgBouncer whose few sessions other clients use, too."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -104,7 +102,7 @@ def test_commands_leave_nothing_in_the_pool(docora: Docora) -> None:
 @pytest.mark.parametrize("command", ["retry", "failed", "doctor"])
 def test_a_pool_of_statements_is_refused(docora: Docora, command: str) -> None:
     link = docora.add_link()
-    arguments = [link.app_id, link.repository_id] if command == "retry" else []
+    arguments = [*link.ids] if command == "retry" else []
     with pgbouncer(docora.database_access, "statement", 2) as access:
         result = docora.run(command, *arguments, "--json", env={"DATABASE_URL": access.command})
     assert result.code == 5, result

@@ -1,7 +1,5 @@
 """Timeouts of the settings reach Redis, and idle sessions that Postgres ends do no harm."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

@@ -1,7 +1,5 @@
 """Every way to reach the two servers, and what they see of us."""
 
-from __future__ import annotations
-
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +44,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def retry(docora: Docora, link: TestLink, **environment: str) -> Result:
-    return docora.run("retry", link.app_id, link.repository_id, "--json", env=environment)
+    return docora.run("retry", *link.ids, "--json", env=environment)
 
 
 def was_queued(docora: Docora, link: TestLink, result: Result) -> None:
@@ -230,7 +228,7 @@ def test_no_secret_is_in_the_process_list_nor_where_the_servers_show_their_clien
     with psycopg.connect(docora.database_access.owner) as holder:
         holder.execute("SELECT 1 FROM app_repositories FOR UPDATE")
         process = docora.start_installed(
-            *("--env-file", str(file), "retry", link.app_id, link.repository_id, "--json"),
+            *("--env-file", str(file), "retry", *link.ids, "--json"),
             env={"DATABASE_URL": None, "REDIS_URL": None},
         )
 

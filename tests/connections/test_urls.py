@@ -1,7 +1,5 @@
 """What can be seen of the URLs of the servers, before any server is asked."""
 
-from __future__ import annotations
-
 import pytest
 from pydantic import SecretStr
 

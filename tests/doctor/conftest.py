@@ -1,7 +1,5 @@
 """A Docora whose Redis may be spoiled."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """What `doctor` makes of what it has seen."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -61,10 +59,7 @@ def states(found: dict[str, tuple[CheckState, str]]) -> dict[str, CheckState]:
             {"aof_enabled": 1, "aof_last_write_status": "err"},
             {"redis_persistence": CheckState.FAILED},
         ),
-        (
-            {"rdb_last_save_time": int(NOW) - 86_400},
-            {"redis_persistence": CheckState.WARNING},
-        ),
+        ({"rdb_last_save_time": int(NOW) - 86_400}, {"redis_persistence": CheckState.WARNING}),
         ({"rdb_last_save_time": int(NOW) - 86_400, "aof_enabled": 1}, {}),
         ({"rdb_last_save_time": int(NOW) - 86_400, "rdb_changes_since_last_save": 0}, {}),
         ({"rdb_last_save_time": int(NOW) - 600, "uptime_in_seconds": 600}, {}),

@@ -1,7 +1,7 @@
 """`docora-ops doctor`."""
 
-from __future__ import annotations
-
+import re
+import signal
 import socket
 from datetime import timedelta
 from pathlib import Path
@@ -80,9 +80,10 @@ def test_clocks_that_differ_are_told_apart(docora: Docora) -> None:
         for seconds in (10, -600)
     )
     assert states(ahead)["clocks"] == "warning"
-    assert check(ahead, "clocks")["finding"].startswith("this host is 10 s ahead of ")
+    # On a busy machine the answer of a server comes up to a second late.
+    assert re.match(r"this host is (9|10) s ahead of ", check(ahead, "clocks")["finding"])
     assert states(behind)["clocks"] == "failed"
-    assert check(behind, "clocks")["finding"].endswith(" is 600 s ahead of this host")
+    assert re.search(r" is 60[01] s ahead of this host$", check(behind, "clocks")["finding"])
     assert "NTP" in check(behind, "clocks")["what_to_do"]
 
 
@@ -171,10 +172,10 @@ def test_a_real_worker_and_its_scheduler_are_seen(docora: Docora, tmp_path: Path
         "ENCRYPTION_KEY": "00" * 32,
         "REPOS_BASE_PATH": str(tmp_path),
     }
-    with docora.start_installed("worker", env=settings) as worker:
+    with docora.start("worker", env=settings) as worker:
         eventually(lambda: states(examine(docora))["scheduler"] == "ok", "a scheduler")
         seen = examine(docora, ENCRYPTION_KEY=settings["ENCRYPTION_KEY"])
-        worker.terminate()
+        worker.send_signal(signal.SIGTERM)
         finish(worker)
     assert seen.code == 0, seen
     assert not_ok(seen) == {}
@@ -217,9 +218,7 @@ def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
     assert result.data["drift"] is None
 
 
-def test_a_missing_privilege_comes_with_the_statement_that_grants_it(
-    docora: Docora,
-) -> None:
+def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Docora) -> None:
     name = docora.role
     docora.connection.execute(
         f"REVOKE SELECT (status), UPDATE (status) ON app_repositories FROM {name}".encode()

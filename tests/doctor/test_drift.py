@@ -1,19 +1,11 @@
 """Doctor's look at where database and queue disagree."""
 
-from __future__ import annotations
-
 import signal
 from typing import Any
 
 from rq.utils import now
 
-from tests.support.diagnoses import (
-    OF_DRIFT,
-    ONE_LOOK,
-    check,
-    make_healthy,
-    not_ok,
-)
+from tests.support.diagnoses import OF_DRIFT, ONE_LOOK, check, make_healthy, not_ok
 from tests.support.docora import QUEUE, Docora, finish
 
 
@@ -56,7 +48,7 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     by_kind: dict[str, list[Any]] = {}
     for example in drift["examples"]:
         assert example.keys() == {
-            *("kind", "job_id", "app_id", "app_name", "repository_id", "repository_name", "detail"),
+            *("kind", "job_id", "app_id", "app_name", "repository_id", "repository_name", "detail")
         }
         by_kind.setdefault(example["kind"], []).append(example["job_id"])
     assert len(by_kind["lost"]) == 5

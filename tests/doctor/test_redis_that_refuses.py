@@ -1,7 +1,5 @@
 """Doctor, and commands, before a Redis that refuses: each reason is named, with what to do."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

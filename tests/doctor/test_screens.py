@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.diagnoses import ONE_LOOK, make_healthy
 from tests.support.docora import Docora
-from tests.support.screens import at_terminals, plain_data
+from tests.support.terminal import at_terminals, plain_data
 
 APPS = ("Acme Search", "Paper Lantern", "Quiet Harbor", "Tin Robot Notes", "Maple Review")
 WIDTHS = (40, 80, 160)

@@ -1,8 +1,10 @@
 """`--dry-run` tells what a command would do, and changes nothing."""
 
-from __future__ import annotations
+from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
+from rq.job import Job, JobStatus
 
 from docora_ops.links import Outcome
 from tests.support.bulk_actions import APP, RESYNC, SCHEDULE, BulkAction, every_bulk_action
@@ -93,7 +95,7 @@ def test_a_dry_run_of_one_link_predicts_what_the_real_one_then_does(
     links = add_links(docora, "failed")
     errors = {"bad ids": "invalid_job_id", "job is a string": "job_unreadable"}
     kinds = ("no job", "finished", "queued, in no list", "enqueued", "running", *errors)
-    commands = [(command, links[kind].app_id, links[kind].repository_id) for kind in kinds]
+    commands = [(command, *links[kind].ids) for kind in kinds]
     with frozen(docora):
         dry_runs = docora.run_together(
             *((*one, "--dry-run", "--json") for one in commands), env=read_only(docora)
@@ -138,7 +140,7 @@ def test_what_is_refused_unknown_or_empty_ends_dry_as_it_does_for_real(docora: D
     docora.enqueue(waiting.job_id)
     before = docora.dump()
     commands: list[tuple[str, ...]] = [
-        ("retry", waiting.app_id, waiting.repository_id),
+        ("retry", *waiting.ids),
         ("retry", waiting.app_id, "octo/nothing"),
         ("resync", "Nobody", "octo/nothing"),
         ("retry-all-failed",),
@@ -153,3 +155,66 @@ def test_what_is_refused_unknown_or_empty_ends_dry_as_it_does_for_real(docora: D
             assert dry.json == real.json
     assert dry_runs[3].data["links"] == []
     assert docora.dump() == before
+
+
+OPERATION = "bulk_0123456789abcdef"
+
+
+def quiet(docora: Docora, link: TestLink) -> None:
+    """Nobody has ever used this Redis."""
+    docora.redis.flushdb()
+
+
+def troubled(docora: Docora, link: TestLink) -> None:
+    """Whatever a change would see to."""
+    docora.redis.hset(f"docora:bulk:{OPERATION}", mapping={"total": 2, "completed": 1})
+    docora.leave_job(link.job_id, JobStatus.FAILED)
+    doubtful, expired, waiting, doubled = (docora.add_link() for _ in range(4))
+    docora.leave_job(doubtful.job_id, JobStatus.QUEUED)
+    docora.start_job(expired.job_id, heartbeat=-30)
+    docora.enqueue(waiting.job_id)
+    docora.redis.expire(Job.key_for(waiting.job_id), 3600)
+    docora.enqueue(doubled.job_id)
+    docora.redis.rpush(docora.queue.key, doubled.job_id)
+    for status in ("pending_snapshot", "scanning", "synced"):
+        docora.add_link(status, scanned=timedelta(days=1))
+    gone = docora.add_link("pending_snapshot")
+    docora.queue_job(gone)
+    docora.delete_link(gone)
+    docora.age_links()
+
+
+@pytest.mark.parametrize("arrange", [quiet, troubled])
+def test_what_only_reads_changes_nothing(
+    docora: Docora, arrange: Callable[[Docora, TestLink], None]
+) -> None:
+    link = docora.add_link()
+    docora.add_deliveries(link, 3)
+    arrange(docora, link)
+    before = docora.dump()
+    ids = link.ids
+    commands: list[tuple[str, ...]] = [
+        ("failed",),
+        ("status",),
+        ("failed", "--group-by", "error"),
+        ("links", "--sort", "error", "--circuit", "open"),
+        ("apps",),
+        ("show", *ids),
+        ("queue",),
+        ("doctor",),
+        ("metrics", "--by-app"),
+        ("operations",),
+        ("history",),
+        ("progress", OPERATION),
+        ("retry", *ids, "--dry-run"),
+        ("retry-all-failed", "--dry-run"),
+        ("resync", *ids, "--dry-run"),
+        ("resync", link.app_id, "--all", "--dry-run"),
+        ("schedule", "--dry-run"),
+        ("repair", "--dry-run"),
+        ("repair", *ids, "--dry-run"),
+    ]
+    for command in commands:
+        result = docora.run(*command, env={"DOCORA_OPS_DRIFT_GRACE": "0"})
+        assert result.code in {0, 3, 6}, result
+        assert docora.dump() == before, command

@@ -1,7 +1,5 @@
 """What is asked for, and what has to hold after a fault."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tests.support.docora import Docora, Result
@@ -29,7 +27,7 @@ def arguments(command: str, link: TestLink) -> list[str]:
             return ["resync", link.app_id, "--all", "--yes", "--json"]
         case "progress" | "cancel":
             return [command, "bulk_0123456789abcdef", "--json"]
-    return [command, link.app_id, link.repository_id, "--json"]
+    return [command, *link.ids, "--json"]
 
 
 def refuses(result: Result, code: str, *sentences: str, exit_code: int = 5) -> Any:

@@ -1,7 +1,5 @@
 """What these tests stop, and what they change."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

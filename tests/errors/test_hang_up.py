@@ -1,7 +1,5 @@
 """A terminal that is closed under a command, and signals that come at a bad moment."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
@@ -87,17 +85,11 @@ def test_after_a_hang_up_only_another_signal_ends_a_bulk_retry_at_once(
 
 def test_under_nohup_a_hang_up_ends_nothing(docora: Docora) -> None:
     docora.add_links(100)
-    environment = docora.environment(**PATIENT)
+    command = ("nohup", str(COMMAND), "retry-all-failed", "--batch-size", "10", "--json")
     with Proxy.before_redis(docora.redis_url) as proxy:
         third = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=3)
-        with subprocess.Popen(
-            ["nohup", str(COMMAND), "retry-all-failed", "--batch-size", "10", "--json"],
-            env=environment | {"REDIS_URL": proxy.url},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+        environment = {**PATIENT, "REDIS_URL": proxy.url}
+        with docora.start_program(*command, env=environment) as process:
             third.wait()
             process.send_signal(signal.SIGHUP)
             third.release()
@@ -114,9 +106,7 @@ def test_a_signal_that_comes_in_a_destructor_ends_a_command_all_the_same(
     environment = {**PATIENT, **dying_on_trigger(tmp_path, number)}
     with psycopg.connect(docora.database_access.owner) as holder:
         holder.execute(LOCK_TABLE)
-        process = docora.start_installed(
-            "retry", link.app_id, link.repository_id, "--json", env=environment
-        )
+        process = docora.start_installed("retry", *link.ids, "--json", env=environment)
         await_locks(docora, 1)
         process.send_signal(TRIGGER)
         result = finish(process)
@@ -124,4 +114,38 @@ def test_a_signal_that_comes_in_a_destructor_ends_a_command_all_the_same(
     assert (result.code, result.json["code"]) == expected, result
     assert result.stderr.endswith(f"\nError: {result.json['error']}\n")
     assert "ignored" not in result.stderr
+    assert docora.status(link) == "failed"
+
+
+AT_AN_IMPORT = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{module}":
+            os.kill(os.getpid(), signal.{name})
+
+sys.meta_path.insert(0, Interrupt())
+"""
+LOADING, PARSING = "docora_ops.cli.context", "typer._click.decorators"
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "ends"),
+    [
+        ("SIGINT", LOADING, (130, "interrupted", "Error: interrupted\n")),
+        ("SIGTERM", LOADING, (130, "interrupted", "Error: interrupted\n")),
+        ("SIGHUP", LOADING, (129, "hung_up", "Error: hung up (SIGHUP)\n")),
+        ("SIGINT", PARSING, (130, "interrupted", "Error: interrupted\n")),
+    ],
+)
+def test_a_signal_before_the_start_is_reported_as_any_other_interrupt(
+    docora: Docora, tmp_path: Path, name: str, module: str, ends: tuple[int, str, str]
+) -> None:
+    link = docora.add_link()
+    code = AT_AN_IMPORT.format(name=name, module=module)
+    (tmp_path / "sitecustomize.py").write_text(code, encoding="utf-8")
+    arguments = ("retry", *link.ids, "--json")
+    result = docora.run(*arguments, env={"PYTHONPATH": str(tmp_path)})
+    assert (result.code, result.json["code"], result.stderr) == ends, result
     assert docora.status(link) == "failed"

@@ -1,7 +1,5 @@
 """A change of one link is cut off midway: the link is as it was or done, never without a job."""
 
-from __future__ import annotations
-
 import signal
 
 import pytest

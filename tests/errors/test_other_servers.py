@@ -1,7 +1,5 @@
 """A port on which something else listens."""
 
-from __future__ import annotations
-
 import socket
 import threading
 from collections.abc import Iterator

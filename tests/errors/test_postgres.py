@@ -1,29 +1,14 @@
 """A Postgres that is gone, hangs, or loses a reply: a sentence, a code, nothing half done."""
 
-from __future__ import annotations
-
 import time
 
 import psycopg
 import pytest
 
-from tests.errors.checks import (
-    ENCODED,
-    HURRIED,
-    ONE,
-    arguments,
-    refuses,
-    shows_no_secret,
-)
+from tests.errors.checks import ENCODED, HURRIED, ONE, arguments, refuses, shows_no_secret
 from tests.support.database import with_database
 from tests.support.docora import Docora
-from tests.support.proxy import (
-    COMMIT,
-    LOOKUPS,
-    Fault,
-    Proxy,
-    refused_port,
-)
+from tests.support.proxy import COMMIT, LOOKUPS, Fault, Proxy, refused_port
 from tests.support.rows import TestLink
 
 
@@ -98,3 +83,18 @@ def test_a_row_that_somebody_else_has_locked_is_left_alone(
         result = docora.run(*arguments(command, link), env={"DOCORA_OPS_LOCK_TIMEOUT": "1"})
     refuses(result, "link_locked", "another session has held a lock for over 1 s")
     assert docora.dump() == before
+
+
+@pytest.mark.parametrize("fault", [Fault.LOSE_REQUEST, Fault.LOSE_REPLY])
+def test_it_is_lost_and_no_bug_of_ours(docora: Docora, fault: Fault) -> None:
+    link = docora.add_link()
+    docora.start_job(link.job_id)  # so nothing is pushed, and the reset is undone
+    with Proxy.before_postgres(docora.database_url) as proxy:
+        plan = proxy.plan(b"ROLLBACK", fault)
+        result = docora.run("retry", *link.ids, "--json", env={"DATABASE_URL": proxy.url})
+        assert plan.reached.is_set()
+    assert (result.code, result.json["code"]) == (5, "postgres"), result
+    assert [line.split(":")[0] for line in result.stderr.splitlines()] == [
+        *("Warning", "Error", "Hint")
+    ], result
+    assert docora.status(link) == "failed"

@@ -1,7 +1,5 @@
 """A Redis that is gone, refuses, hangs, or loses a reply: a sentence, a code, nothing half done."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A database that is not as it should be."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.errors.checks import ALL, SECRET, arguments, forget_operations, refuses

@@ -1,7 +1,5 @@
 """Bad values for each argument and option that there is: a sentence, and nothing changed."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +12,7 @@ import typer.main
 from docora_ops.cli.app import app
 from tests.support.docora import Docora, Result
 from tests.support.hostile_texts import EVIL
-from tests.support.screens import assert_inert
+from tests.support.terminal import assert_inert
 
 STRAY = os.fsdecode(b"x\xff\xfe")
 LONG = "x" * 100_000

@@ -1,7 +1,5 @@
 """What a person meets before anything is done: help, usage errors, settings."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence

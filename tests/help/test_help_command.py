@@ -1,7 +1,5 @@
 """`docora-ops help` shows commands and topics without settings, servers and their drivers."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """README is short, names every command and topic, and shows only what exists."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The topics keep up with the code: exit codes, settings, checks, drift, words of the JSON."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

@@ -3,11 +3,8 @@
 WRITE_TRANSCRIPTS=1 writes what they print now into the files instead.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +27,7 @@ from docora_ops.demo.world import (
 )
 from docora_ops.links import LinkStatus
 from docora_ops.queue.redis_client import describe
-from tests.support.docora import COMMAND, Docora
+from tests.support.docora import Docora
 from tests.support.proxy import eventually
 from tests.support.transcripts import DASHBOARDS, comparable, play
 
@@ -58,7 +55,6 @@ class Stage:
 
     def environment(self) -> dict[str, str]:
         return self.docora.environment(
-            PATH=f"{COMMAND.parent}:{os.environ['PATH']}",
             ENCRYPTION_KEY=self.key.hex(),
             REPOS_BASE_PATH=str(self.upstream / "clones"),
             DOCORA_OPS_GIT_PROTOCOLS="file",
@@ -77,16 +73,8 @@ class Stage:
             _, *arguments = shlex.split(command)
             shown = self.docora.run(*arguments, env=self.environment()).stdout
         else:
-            shown = subprocess.run(
-                ["sh", "-c", f"exec 2>&1; {command}"],
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                text=True,
-                timeout=120,
-                check=False,
-                start_new_session=True,
-            ).stdout
+            line = f"exec 2>&1; {command}"
+            shown = self.docora.run_in_shell(line, env=self.environment()).stdout
         for name, written in {
             str(self.docora.actions().database.target): "docora on db.internal",
             describe(self.docora.actions().redis): "redis.internal:6379/0",
@@ -185,8 +173,7 @@ def test_the_json_documents(stage: Stage) -> None:
     docora.redis.expire(f"docora:bulk:{DASHBOARDS}", 3600)
     docora.add_worker("web-1.4711.ab12")
     docora.redis.hset(
-        "rq:worker:web-1.4711.ab12",
-        items=["state", "idle", "hostname", "web-1", "pid", "4711"],
+        "rq:worker:web-1.4711.ab12", items=["state", "idle", "hostname", "web-1", "pid", "4711"]
     )
     stage.check("docora_ops/help/json.md")
 

@@ -1,16 +1,13 @@
 """Who changed something by the audit entries: nobody takes another's name."""
 
-from __future__ import annotations
-
 import os
 import pwd
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.support.docora import COMMAND, Docora
+from tests.support.docora import Docora
 
 HOST = os.uname().nodename
 
@@ -41,17 +38,11 @@ def test_a_name_from_the_environment_is_a_claim_beside_the_login(
     docora: Docora, claim: str
 ) -> None:
     link, login = docora.add_link(), pwd.getpwuid(1).pw_name
-    script = 'echo 1 >/proc/self/loginuid || exit 99; exec "$0" "$@"'
-    done = subprocess.run(
-        ["sh", "-c", script, str(COMMAND), "retry", *link.ids],
-        env=docora.environment(SUDO_USER=claim or login),
-        capture_output=True,
-        start_new_session=True,
-        check=False,
-    )
-    if done.returncode == 99:
+    line = f"echo 1 >/proc/self/loginuid || exit 99; docora-ops retry {' '.join(link.ids)}"
+    done = docora.run_in_shell(line, env={"SUDO_USER": claim or login})
+    if done.code == 99:
         pytest.skip("only root may say who has logged in")
-    assert done.returncode == 0, done
+    assert done.code == 0, done
     expected = f"{login} as {pwd.getpwuid(os.getuid()).pw_name}"
     if claim:
         expected += f" (claims to be {claim.replace(')', '?')})"

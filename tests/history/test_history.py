@@ -1,7 +1,5 @@
 """The audit history: who changed what, when and why; and `docora-ops history`."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

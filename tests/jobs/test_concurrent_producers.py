@@ -1,7 +1,5 @@
 """Many commands, and other producers, at the same links at once."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 

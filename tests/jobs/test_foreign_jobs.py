@@ -1,7 +1,5 @@
 """What others have written into Redis is looked at and never run."""
 
-from __future__ import annotations
-
 import pickle
 import zlib
 from collections.abc import Callable
@@ -55,10 +53,7 @@ def set_trap(docora: Docora, job_id: str, sprung: Path) -> None:
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.FAILED])
 def test_no_command_unpickles_what_it_finds(
-    docora: Docora,
-    sprung: Path,
-    status: JobStatus,
-    command: Callable[[Actions, TestLink], object],
+    docora: Docora, sprung: Path, status: JobStatus, command: Callable[[Actions, TestLink], object]
 ) -> None:
     link = docora.add_link("failed")
     if status is JobStatus.QUEUED:

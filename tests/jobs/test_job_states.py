@@ -1,7 +1,5 @@
 """What becomes of a link depends on the state of its job, in the same way for each action."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from typing import cast

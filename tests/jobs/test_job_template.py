@@ -1,7 +1,5 @@
 """A job of ours is the job that RQ itself would have written."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import zlib

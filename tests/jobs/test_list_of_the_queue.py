@@ -1,7 +1,5 @@
 """The queue's list is read once, and no id that stands in it is ever missed."""
 
-from __future__ import annotations
-
 import time
 from contextlib import closing
 from datetime import timedelta
@@ -151,9 +149,7 @@ def test_more_jobs_run_than_a_script_reads_executions_at_once(docora: Docora) ->
     assert docora.actions().retry_all().counts == {Outcome.ALREADY_RUNNING: 2}
 
 
-def test_a_hundred_thousand_expired_executions_of_one_job_take_no_long_time(
-    docora: Docora,
-) -> None:
+def test_a_hundred_thousand_expired_executions_of_one_job_take_no_long_time(docora: Docora) -> None:
     link = docora.add_link()
     for start in range(0, 100_000, 10_000):
         numbers = range(start, start + 10_000)

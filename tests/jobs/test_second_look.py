@@ -1,7 +1,5 @@
 """A running or doubtful job is looked at again a moment later, and no lock is held meanwhile."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import cast

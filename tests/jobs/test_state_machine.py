@@ -360,7 +360,7 @@ class Actions(Watch):
         assert_predicted(predicted, self._call_one(link, operation, dry_run=True))
         if link.job_id in self.latest.rows:
             database, queue = self.actions.database, self.actions.queue
-            details = link_details(database, queue, self._reader, link.app_id, link.repository_id)
+            details = link_details(database, queue, self._reader, *link.ids)
             assert details.job is self.latest.jobs[link.job_id].state
         assert self.docora.dump() == before
 

@@ -1,12 +1,15 @@
 """Errors that differ only in paths, numbers and ids fold into one; others do not."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from docora_ops.actions import links
 from docora_ops.actions.folding import LONGEST, fold
+from docora_ops.link_lists import ErrorGroup
+from docora_ops.links import LinkFilter
+from docora_ops.pages import Page
+from tests.support.docora import Docora
 
 ALIKE = {
     "HTTP 500 on created *": [
@@ -32,17 +35,17 @@ ALIKE = {
     ],
     "Notification failed for updated *: HTTP 401": ["Notification failed for updated a: HTTP 401"],
     "Notification failed for deleted *: getaddrinfo ENOTFOUND *": [
-        "Notification failed for deleted LICENSE: getaddrinfo ENOTFOUND acme.example",
+        "Notification failed for deleted LICENSE: getaddrinfo ENOTFOUND acme.example"
     ],
     "Notification failed for deleted *: connect ECONNREFUSED *": [
         "Notification failed for deleted a b: connect ECONNREFUSED 203.0.113.24:443",
         "Notification failed for deleted .env: connect ECONNREFUSED 203.0.113.25:443",
     ],
     "Notification failed for created *: timeout of * exceeded": [
-        "Notification failed for created LICENSE: timeout of 30000ms exceeded",
+        "Notification failed for created LICENSE: timeout of 30000ms exceeded"
     ],
     "Notification failed for created *: Parse Error: Expected *": [
-        "Notification failed for created a: b: Parse Error: Expected HTTP/",
+        "Notification failed for created a: b: Parse Error: Expected HTTP/"
     ],
     "Notification failed for created *": ["Notification failed for created a path that is cut o"],
     "fatal: unable to access *: The requested URL returned error: 503": [
@@ -99,3 +102,25 @@ def test_what_comes_late_makes_no_difference() -> None:
 @given(st.lists(st.text(st.characters(exclude_characters="\0")), min_size=1))
 def test_many_in_one_call_are_folded_as_one_by_one(errors: list[str]) -> None:
     assert fold(errors) == [fold([error])[0] for error in errors]
+
+
+def test_kinds_of_errors_beyond_the_limit_become_one(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docora.add_links(60)
+    docora.connection.execute(
+        "UPDATE app_repositories SET last_error = 'kind ' || translate(id::text, '0123456789-', '')"
+    )
+    database = docora.actions().database
+
+    def groups() -> Page[ErrorGroup]:
+        return links.count_by_error(database, LinkFilter(), page=1, limit=100)
+
+    every = groups()
+    monkeypatch.setattr(links, "_MOST_GROUPS", 10)
+    monkeypatch.setattr(links, "_FOLDED_AT_ONCE", 7)
+    some = groups()
+    assert every.total > 11
+    assert some.total == 11
+    assert some.rows[0].error_message == links.OTHER_ERRORS
+    assert sum(group.links for group in some.rows) == 60

@@ -1,7 +1,5 @@
 """Names and ids that look like each other, like options or like commands."""
 
-from __future__ import annotations
-
 import shlex
 from typing import Literal
 from unicodedata import normalize
@@ -10,7 +8,7 @@ import pytest
 
 from tests.support.docora import Docora
 from tests.support.hostile_world import STRANGE_IDS
-from tests.support.screens import assert_inert
+from tests.support.terminal import assert_inert
 
 Form = Literal["NFC", "NFD"]
 FORMS: tuple[Form, ...] = ("NFC", "NFD")
@@ -32,9 +30,7 @@ def test_a_name_is_found_in_either_normal_form_and_case(docora: Docora, stored: 
     assert f"show {shlex.quote(normalize(stored, CAFE))} x\n" in near.stderr
 
 
-def test_names_that_differ_only_in_normal_form_are_not_taken_for_each_other(
-    docora: Docora,
-) -> None:
+def test_names_that_differ_only_in_normal_form_are_not_taken_for_each_other(docora: Docora) -> None:
     repository_id = docora.add_repository("octo/api")
     apps = [docora.add_app(normalize(form, CAFE)) for form in FORMS]
     links = [docora.link(app_id, repository_id) for app_id in apps]
@@ -73,7 +69,7 @@ def test_ids_of_any_form_are_shown_and_refused_one_by_one_and_every_hint_can_be_
     ]
     before = docora.dump()
     for link in links:
-        ids = (link.app_id, link.repository_id)
+        ids = link.ids
         shown = docora.run("show", "--json", "--", *ids)
         assert (shown.code, shown.data["job_id"]) == (0, link.job_id)
         refused = docora.run("retry", "--", *ids)

@@ -1,7 +1,5 @@
 """From what a person types to the one app, repository or link that is meant."""
 
-from __future__ import annotations
-
 import pytest
 
 from docora_ops.actions.lookup import resolve_app, resolve_link, resolve_repository

@@ -1,7 +1,5 @@
 """An app and a repository, by every name they have."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

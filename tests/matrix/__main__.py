@@ -4,8 +4,6 @@ Each combination changes one thing of what `make test` runs with; the last one t
 everything. Environments and logs are kept in `.matrix/`.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Finds the Pythons and servers that are installed on the machine."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -4,8 +4,6 @@ A test must fail for each mutation. A mutation that no longer applies is reporte
 runs, and counts as a failure.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """Reads catalogue.txt: the mutations, each with the promise that it breaks and the tests for it."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Container

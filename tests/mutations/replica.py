@@ -1,7 +1,5 @@
 """A copy of the project with a Python of its own, which imports docora_ops from the copy alone."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

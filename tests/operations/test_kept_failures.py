@@ -1,7 +1,5 @@
 """The links that an operation has left undone, and why, as long as it is remembered."""
 
-from __future__ import annotations
-
 import signal
 
 import psycopg
@@ -82,7 +80,7 @@ def test_each_step_renews_both_lives_and_a_killed_run_keeps_what_it_had_found(
     with psycopg.connect(docora.database_access.owner) as blocker:
         blocker.execute(
             "SELECT 1 FROM app_repositories WHERE app_id = %s AND repository_id = %s FOR UPDATE",
-            (locked.app_id, locked.repository_id),
+            locked.ids,
         )
         process = docora.start(
             *("retry-all-failed", "--batch-size", "1"), env={"DOCORA_OPS_LOCK_TIMEOUT": "60"}

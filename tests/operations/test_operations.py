@@ -1,7 +1,5 @@
 """`docora-ops operations`: what goes on, what went on, and what nobody goes on with."""
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any

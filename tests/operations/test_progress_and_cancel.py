@@ -1,7 +1,5 @@
 """`docora-ops progress` and `docora-ops cancel`."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +24,7 @@ def write(docora: Docora, key: str = KEY, **changed: str) -> None:
     docora.redis.expire(key, 3600)
 
 
-def test_progress_reads_an_operation_of_the_dashboard_and_needs_only_redis(
-    docora: Docora,
-) -> None:
+def test_progress_reads_an_operation_of_the_dashboard_and_needs_only_redis(docora: Docora) -> None:
     write(docora, failed="1")
     with frozen(docora):
         document, table = docora.run_together(
@@ -165,9 +161,7 @@ def test_follow_shows_each_step_and_ends_with_the_operation(docora: Docora) -> N
     assert (result.data["completed"], result.data["succeeded"]) == (9, 9)
 
 
-def test_follow_ends_with_a_code_of_its_own_when_the_operation_is_cancelled(
-    docora: Docora,
-) -> None:
+def test_follow_ends_with_a_code_of_its_own_when_the_operation_is_cancelled(docora: Docora) -> None:
     write(docora)
     with following(docora, "--json") as process:
         docora.redis.hset(KEY, "cancelled", "true")

@@ -1,7 +1,5 @@
 """Whatever is in the stores does nothing to a terminal, and is whole in a pipe and in JSON."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -26,7 +24,7 @@ from tests.support.hostile_world import (
     fill_redis,
     link_of,
 )
-from tests.support.screens import assert_inert, at_terminals, plain_data, plain_talk
+from tests.support.terminal import assert_inert, at_terminals, plain_data, plain_talk
 
 WIDTHS = (40, 80, 200)
 ODD_IDS = ("a b", "\x1b[2J", "\u202ex")
@@ -67,13 +65,13 @@ READING = (
     Reading(("apps", "--limit", "100"), EACH),
     Reading(("links", "--error", EVIL, "--exclude-error", EVIL)),
     Reading(("links", "--repo", EVIL), SENTENCE, code=3),
-    Reading(("show", WHOLE.app_id, WHOLE.repository_id), WHOLES),
+    Reading(("show", *WHOLE.ids), WHOLES),
     *(
         Reading(("show", link_of(each).app_id, link_of(each).repository_id), [trick])
         for each, trick in enumerate(TRICKS)
         if each in {3, 17}
     ),
-    Reading(("show", ODD.app_id, ODD.repository_id), (EVIL[:50],)),
+    Reading(("show", *ODD.ids), (EVIL[:50],)),
     Reading(("queue", "--limit", "200"), EACH),
     Reading(("doctor",), EACH[:3], code=6),
     Reading(("operations",), EACH),
@@ -83,7 +81,7 @@ READING = (
     Reading(("schedule", "--dry-run"), EACH, code=6),
     Reading(("repair", "--dry-run"), EACH),
     Reading(("resync", WHOLE.app_id, "--all", "--dry-run")),
-    Reading(("retry", WHOLE.app_id, WHOLE.repository_id, "--dry-run")),
+    Reading(("retry", *WHOLE.ids, "--dry-run")),
     Reading(("show", "\x1b]0;PWNE", EVIL), ("no repository",), code=3),
     Reading(("show", WHOLE.app_id, EVIL), SENTENCE, code=3),
     Reading(("cancel", EVIL), SENTENCE, code=3),
@@ -141,7 +139,7 @@ def test_results_of_changes_are_inert_whole_and_in_columns_in_a_pipe(world: Doco
     for arguments, code in (
         (("repair", "--yes"), 0),
         (("retry-all-failed", "--yes"), 6),
-        (("resync", WHOLE.app_id, WHOLE.repository_id), 0),
+        (("resync", *WHOLE.ids), 0),
         (("resync", link_of(3).app_id, "--all", "--yes"), 0),
         (("schedule",), 6),
     ):
@@ -218,7 +216,7 @@ def test_a_megabyte_of_an_error_is_cut_in_a_list_and_at_a_terminal_and_else_whol
     world: Docora,
 ) -> None:
     add_long_link(world)
-    ids = (LONG.app_id, LONG.repository_id)
+    ids = LONG.ids
     for columns in WIDTHS:
         shown = at_terminals(world, ["show", *ids], columns=columns)
         assert "…and" in "".join(plain_data(shown.data).split())
@@ -239,7 +237,7 @@ def test_questions_and_results_of_changes_are_inert_at_any_width(world: Docora) 
     add_colliding_links(world)
     for columns, number, odd in zip(WIDTHS, (0, 3, 17), ODD_IDS, strict=True):
         link = link_of(number)
-        ids = (link.app_id, link.repository_id)
+        ids = link.ids
         name = inert(list(TRICKS)[number])
         # Waiting takes its time, and shows nothing else at another width.
         wait, end = (("--wait", "--timeout", "1"), 8) if columns == 40 else ((), 0)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -29,7 +27,7 @@ from docora_ops.render.console import make_console
 from docora_ops.render.plain import lines
 from docora_ops.text import inert, moment
 from tests.support.hostile_texts import EVIL, TRICKS
-from tests.support.screens import assert_inert
+from tests.support.terminal import assert_inert
 
 HOSTILE = [*TRICKS, EVIL, "\0", "lone\ud800surrogate\udfff", "x" * 2000, ""]
 hostile = pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:20]))
@@ -146,10 +144,7 @@ def test_in_a_pipe_a_long_text_costs_no_more_than_its_length() -> None:
         (None, None),
         (datetime(2026, 1, 2, 3, 4, 5, 678_901, UTC), "2026-01-02T03:04:05.678Z"),
         (datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02T00:00:00.000Z"),
-        (
-            datetime(2026, 1, 2, 1, tzinfo=timezone(timedelta(hours=2))),
-            "2026-01-01T23:00:00.000Z",
-        ),
+        (datetime(2026, 1, 2, 1, tzinfo=timezone(timedelta(hours=2))), "2026-01-01T23:00:00.000Z"),
     ],
 )
 def test_a_moment_is_written_as_docora_writes_it(when: datetime | None, text: str | None) -> None:

@@ -1,17 +1,14 @@
 """A signal while a command writes: no document is cut in two, or printed twice."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
-import subprocess
 import time
 from contextlib import suppress
 
 import pytest
 
-from tests.support.docora import COMMAND, Docora, finish
+from tests.support.docora import Docora, finish
 from tests.support.proxy import PATIENCE, eventually
 from tests.support.running_commands import only_operation, progress_of
 
@@ -35,15 +32,7 @@ def test_a_signal_while_the_operation_is_announced_cancels_it_for_all_to_see(
     before = docora.statuses()
     # The first line on stderr, which tells the operation's id, finds no room in the pipe.
     reader, writer = full_pipe()
-    with subprocess.Popen(
-        [COMMAND, "retry-all-failed", "--json"],
-        env=docora.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=writer,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    with docora.start_installed("retry-all-failed", "--json", stderr=writer) as process:
         os.close(writer)
         eventually(lambda: docora.redis.keys("docora:bulk:*"), "an operation")
         process.send_signal(signal.SIGTERM)
@@ -80,13 +69,7 @@ def test_a_signal_after_the_document_adds_no_second_one(
     docora: Docora, number: signal.Signals
 ) -> None:
     reader, writer = full_pipe()
-    with subprocess.Popen(
-        [COMMAND, "doctor", "--json"],
-        env=docora.environment(),
-        stdout=subprocess.PIPE,
-        stderr=writer,
-        text=True,
-    ) as process:
+    with docora.start_installed("doctor", "--json", stderr=writer) as process:
         os.close(writer)
         assert process.stdout is not None
         document = process.stdout.readline()

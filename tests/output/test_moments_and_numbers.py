@@ -1,7 +1,5 @@
 """Moments and numbers that are none, or that no calendar has."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -34,7 +32,7 @@ def test_a_moment_beyond_all_years_is_shown_as_the_last_or_first_there_is(
         f"UPDATE {table} SET {column} = %s WHERE repository_id = %s".encode(),
         (moment, link.repository_id),
     )
-    ids = (link.app_id, link.repository_id)
+    ids = link.ids
     assert docora.run("show", *ids, "--json").data[column] == shown
     listed = docora.run("failed", "--json").data
     assert [row["app_id"] for row in listed] == [link.app_id, other.app_id]
@@ -47,8 +45,7 @@ def test_moments_are_read_whatever_style_and_zone_the_database_is_set_to(docora:
     link = docora.add_link()
     env = {"PGOPTIONS": "-c datestyle=German -c timezone=Asia/Kolkata"}
     styled, plain = (
-        docora.run("show", link.app_id, link.repository_id, "--json", env=each).data["created_at"]
-        for each in (env, {})
+        docora.run("show", *link.ids, "--json", env=each).data["created_at"] for each in (env, {})
     )
     assert styled == plain
 
@@ -85,7 +82,7 @@ def test_what_is_no_number_in_redis_costs_only_itself(docora: Docora) -> None:
     last = "18446744073709551615-1"
     redis.xadd("docora-ops:audit", CHANGE, id=last)
     for arguments in (
-        ("show", link.app_id, link.repository_id),
+        ("show", *link.ids),
         *(("queue",), ("operations",), ("progress", "odd"), ("history",), ("failed",)),
         *(("repair", "--dry-run"), ("doctor",), ("metrics",)),
     ):

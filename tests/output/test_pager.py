@@ -12,8 +12,7 @@ import pytest
 
 from tests.support.docora import COMMAND, Docora
 from tests.support.rows import TestLink
-from tests.support.screens import at_terminals
-from tests.support.terminal import QUESTION, TerminalSession, on_terminal
+from tests.support.terminal import QUESTION, TerminalSession, at_terminals, on_terminal
 
 STYLE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
 MARKED = "printf '[pager]\\n'; cat"

@@ -1,9 +1,6 @@
 """Secrets in every place where one can be, and none of them in anything that comes out."""
 
-from __future__ import annotations
-
 import re
-import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
@@ -82,7 +79,7 @@ def assert_no_secret(*texts: str) -> None:
 def test_no_command_shows_or_stores_a_secret(
     docora: Docora, link: TestLink, env_file: Path
 ) -> None:
-    ids = (link.app_id, link.repository_id)
+    ids = link.ids
     commands: tuple[tuple[str, ...], ...] = (
         ("failed",),
         ("failed", "--group-by", "error"),
@@ -202,15 +199,10 @@ sys.exit(main())
 def test_a_bug_shows_where_it_happened_and_no_secret(
     docora: Docora, link: TestLink, env_file: Path, options: list[str]
 ) -> None:
-    with subprocess.Popen(
-        [
-            *(sys.executable, "-X", "dev", "-c", BUG, "--env-file", str(env_file)),
-            *("retry", link.app_id, link.repository_id, *options),
-        ],
-        env=docora.environment(DATABASE_URL=None, REDIS_URL=None, PYTHONFAULTHANDLER="1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    with docora.start_program(
+        *(sys.executable, "-X", "dev", "-c", BUG, "--env-file", str(env_file)),
+        *("retry", *link.ids, *options),
+        env={"DATABASE_URL": None, "REDIS_URL": None, "PYTHONFAULTHANDLER": "1"},
     ) as process:
         result = finish(process)
     assert result.code == 1, result

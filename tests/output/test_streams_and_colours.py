@@ -1,12 +1,9 @@
 """What is printed: in the right place, with colours where there is a screen, and read or not."""
 
-from __future__ import annotations
-
 import os
 import re
-import subprocess
 
-from tests.support.docora import COMMAND, Docora
+from tests.support.docora import Docora
 from tests.support.terminal import on_terminal
 
 COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3\d|4\d|9\d|10\d)(?:;[\d;]*)?m")
@@ -49,55 +46,27 @@ def test_a_dumb_terminal_gets_no_escape_sequence_at_all(docora: Docora) -> None:
 # Streams
 
 
-def in_shell(docora: Docora, command: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["sh", "-c", command.replace("docora-ops", str(COMMAND))],
-        env=docora.environment(**env),
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def run_into_closed_pipe(docora: Docora, *arguments: str) -> tuple[int, str]:
-    reader, writer = os.pipe()
-    os.close(reader)
-    process = subprocess.run(
-        [COMMAND, *arguments],
-        env=docora.environment(),
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    os.close(writer)
-    return process.returncode, process.stderr
-
-
 def test_a_reader_that_has_gone_is_no_bug(docora: Docora) -> None:
     link = docora.add_link()
     other = docora.add_link()
     problems = []
+    reader, writer = os.pipe()
+    os.close(reader)
     for arguments, expected in (
         (["--help"], 0),
         (["--version"], 0),
         (["retry", "--json"], 2),
         (["retry", "nobody", "nothing", "--json"], 3),
         (["retry-all-failed", "--dry-run"], 0),
-        (["retry", link.app_id, link.repository_id], 0),
+        (["retry", *link.ids], 0),
         (["retry-all-failed", "--json"], 0),
     ):
-        code, stderr = run_into_closed_pipe(docora, *arguments)
-        if code not in {0, expected}:
-            problems.append(f"{arguments} ended with {code}")
-        if re.search(r"Traceback|Exception ignored|BrokenPipe|bug", stderr):
-            problems.append(f"{arguments} said {stderr!r}")
+        result = docora.run(*arguments, stdout=writer)
+        if result.code not in {0, expected}:
+            problems.append(f"{arguments} ended with {result.code}")
+        if re.search(r"Traceback|Exception ignored|BrokenPipe|bug", result.stderr):
+            problems.append(f"{arguments} said {result.stderr!r}")
+    os.close(writer)
     assert docora.was_reset(link)
     assert docora.was_reset(other)
     assert not problems, "\n".join(problems)
@@ -108,19 +77,19 @@ def test_closed_streams_do_not_keep_the_work_from_being_done(docora: Docora) -> 
     problems = []
     for redirection in (">&-", "2>&-", ">&- 2>&-", "<&-"):
         link = docora.add_link()
-        done = in_shell(
-            docora, f"docora-ops retry {link.app_id} {link.repository_id} {redirection}"
+        done = docora.run_in_shell(
+            f"docora-ops retry {link.app_id} {link.repository_id} {redirection}"
         )
-        if done.returncode != 0 or not docora.was_reset(link):
-            problems.append(f"{redirection}: {done.returncode}, {done.stderr[-200:]!r}")
+        if done.code != 0 or not docora.was_reset(link):
+            problems.append(f"{redirection}: {done.code}, {done.stderr[-200:]!r}")
     assert not problems, "\n".join(problems)
 
 
 def test_a_full_disk_under_stdout_is_an_error_in_a_sentence(docora: Docora) -> None:
     link = docora.add_link()
-    done = in_shell(docora, f"docora-ops retry {link.app_id} {link.repository_id} >/dev/full")
+    done = docora.run_in_shell(f"docora-ops retry {link.app_id} {link.repository_id} >/dev/full")
     assert docora.was_reset(link)
-    assert done.returncode not in {0, 120}
+    assert done.code not in {0, 120}
     assert not re.search(r"Traceback|Exception ignored|bug", done.stderr), done.stderr
     assert "Error: " in done.stderr
 

@@ -1,7 +1,5 @@
 """Each privilege of the role and the user for commands is needed; the suite runs with them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -247,9 +245,9 @@ def test_what_only_reading_commands_read_the_others_do_without(docora: Docora) -
     ):
         docora.connection.execute(f"REVOKE {revoked} FROM {docora.role}".encode())
     for arguments in (
-        ("retry", link.app_id, link.repository_id),
+        ("retry", *link.ids),
         ("retry-all-failed",),
-        ("resync", link.app_id, link.repository_id),
+        ("resync", *link.ids),
         ("resync", link.app_id, "--all", "--yes"),
     ):
         result = docora.run(*arguments)

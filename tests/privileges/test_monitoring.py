@@ -1,7 +1,5 @@
 """The role and the user for monitoring run every command that only reads, and change nothing."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from typing import Any

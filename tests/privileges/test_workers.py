@@ -1,7 +1,5 @@
 """Each privilege of the role and the user for workers is needed; their tests run with them."""
 
-from __future__ import annotations
-
 import pytest
 from rq.job import JobStatus
 

@@ -1,7 +1,5 @@
 """`queue`: what waits, what runs, who works, and that looking changes nothing."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import zlib

@@ -1,7 +1,5 @@
 """A way to make each kind of drift."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from rq.job import Job, JobStatus

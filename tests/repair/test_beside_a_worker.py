@@ -1,7 +1,5 @@
 """`repair` and workers: what a killed one has left, and beside one that is at work."""
 
-from __future__ import annotations
-
 import os
 import random
 import sys
@@ -38,9 +36,7 @@ def test_a_link_whose_worker_was_killed_is_stuck_and_works_again_after_a_repair(
 
     expire_heartbeats(docora)
     assert actions.drift().counts[DriftKind.STUCK] == 1
-    result = docora.run(
-        "repair", link.app_id, link.repository_id, "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"}
-    )
+    result = docora.run("repair", *link.ids, "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
     assert (result.code, result.data["stuck"], result.data["queued"]) == (0, 1, 1), result
     assert docora.waiting() == [link.job_id]
     assert docora.registries(link.job_id) == set()

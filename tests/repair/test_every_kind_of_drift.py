@@ -1,7 +1,5 @@
 """Drift of every kind is found and repaired, and nothing else is drift."""
 
-from __future__ import annotations
-
 import random
 from typing import cast
 

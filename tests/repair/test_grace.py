@@ -1,7 +1,5 @@
 """The second look for drift comes after the grace period."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any

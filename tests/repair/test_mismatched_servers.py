@@ -1,13 +1,15 @@
 """A database and a queue that do not belong together: nothing is removed or queued."""
 
-from __future__ import annotations
-
 import re
 
+import pytest
 from rq.job import JobStatus
+from rq.utils import now
 
+from docora_ops.actions.repair.find import count_jobs_with_links
+from docora_ops.drift import Belonging
 from tests.support.diagnoses import OF_DRIFT, ONE_LOOK, check, examine, states
-from tests.support.docora import Docora
+from tests.support.docora import QUEUE, Docora
 from tests.support.terminal import on_terminal
 
 
@@ -24,14 +26,11 @@ def test_the_jobs_of_another_docora_are_neither_removed_nor_joined(docora: Docor
     diagnosis = examine(docora)
     assert diagnosis.code == 6, diagnosis
     found = check(diagnosis, "servers_match")
-    assert (found["state"], "12 of 12 jobs" in found["finding"]) == (
-        "failed",
-        True,
-    ), found
+    assert (found["state"], "12 of 12 jobs" in found["finding"]) == ("failed", True), found
     assert "REDIS_URL" in found["what_to_do"]
     assert {check(diagnosis, name)["what_to_do"] for name in OF_DRIFT} == {None}
 
-    for arguments in ([], ["--dry-run"], [lost.app_id], [lost.app_id, lost.repository_id]):
+    for arguments in ([], ["--dry-run"], [lost.app_id], [*lost.ids]):
         refused = docora.run("repair", *arguments, "--yes", "--json", env=ONE_LOOK)
         assert (refused.code, refused.json["code"]) == (4, "servers_mismatched"), refused
         assert (refused.json["jobs"], refused.json["jobs_without_link"]) == (12, 12)
@@ -51,7 +50,7 @@ def test_the_first_line_and_the_question_name_both_servers(docora: Docora) -> No
     for link in (kept, gone):
         docora.queue_job(link)
     docora.delete_link(gone)
-    code, shown = on_terminal(docora, ["repair"], answers="n\n", env=ONE_LOOK)
+    code, shown = on_terminal(docora, ["repair"], answer=b"n\n", env=ONE_LOOK)
     assert code == 130, shown
     url = docora.redis_url.rpartition("@")[2].partition("/")[0]
     lines = [line for line in shown.splitlines() if f", Redis {url}" in line]
@@ -69,3 +68,62 @@ def test_a_finished_job_of_a_link_shows_that_an_orphan_is_of_this_database(docor
     docora.leave_job(finished.job_id, JobStatus.FINISHED)
     assert states(examine(docora))["servers_match"] == "ok"
     assert docora.run("repair", "--json", env=ONE_LOOK).data["removed"] == 1
+
+
+def test_each_job_that_was_made_for_a_link_counts_once_wherever_it_stands(docora: Docora) -> None:
+    waiting, deferred, failed, delayed, finished = gone = [docora.add_link() for _ in range(5)]
+    for link in gone:
+        docora.queue_job(link)
+    docora.redis.rpush(docora.queue.key, waiting.job_id)
+    for link, registry in (
+        (deferred, "deferred"),
+        (failed, "failed"),
+        (delayed, "scheduled"),
+        (finished, "finished"),
+    ):
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+        docora.redis.zadd(f"rq:{registry}:{QUEUE}", {link.job_id: now().timestamp() + 3600})
+        docora.delete_link(link)
+    docora.delete_link(waiting)
+    here, over, running = (docora.add_link() for _ in range(3))
+    docora.enqueue(here.job_id)
+    docora.leave_job(over.job_id, JobStatus.FINISHED)
+    docora.start_job(running.job_id)
+    docora.enqueue("a-job-of-somebody-else")
+    actions = docora.actions()
+    before = docora.dump()
+    assert count_jobs_with_links(actions.database, actions.queue) == Belonging(7, without_link=4)
+    assert docora.dump() == before
+
+
+@pytest.mark.parametrize(
+    ("jobs", "without_link", "is_plausible"),
+    [
+        (0, 0, True),
+        (1, 0, True),
+        (1, 1, False),
+        (9, 8, True),
+        (9, 9, False),
+        (10, 5, True),
+        (10, 6, False),
+        (2000, 1000, True),
+        (2000, 1001, False),
+    ],
+)
+def test_no_link_at_all_or_fewer_than_half_of_ten_jobs_tell(
+    jobs: int, without_link: int, is_plausible: bool
+) -> None:
+    assert Belonging(jobs, without_link).is_plausible is is_plausible
+
+
+def test_a_key_that_holds_no_job_is_no_job(docora: Docora) -> None:
+    """One such key must not keep doctor and repair from their work."""
+    gone = docora.add_link()
+    docora.enqueue(gone.job_id)
+    docora.delete_link(gone)
+    docora.redis.delete(f"rq:job:{gone.job_id}")
+    docora.redis.set(f"rq:job:{gone.job_id}", "not a job")
+    here = docora.add_link()
+    docora.enqueue(here.job_id)
+    actions = docora.actions()
+    assert count_jobs_with_links(actions.database, actions.queue) == Belonging(1, without_link=0)

@@ -1,7 +1,5 @@
 """A repair repairs all that a look for drift finds."""
 
-from __future__ import annotations
-
 from rq.job import JobStatus
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry
 from rq.utils import now

@@ -1,7 +1,5 @@
 """`repair` as its user meets it: what it says, asks and answers; killed, and beside others."""
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -120,13 +118,13 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
 def test_at_a_terminal_it_shows_the_counts_and_asks(docora: Docora) -> None:
     links = world(docora)
     with frozen(docora):
-        code, shown = on_terminal(docora, ["repair"], answers="n\n", env=AT_ONCE)
+        code, shown = on_terminal(docora, ["repair"], answer=b"n\n", env=AT_ONCE)
     assert code == 130
     for text in ("lost: pending", "stuck: scanning", "orphan", "duplicate", "stale entry"):
         assert text in shown
     assert ": queue 2 links again and remove 3 jobs or entries?" in shown
 
-    code, shown = on_terminal(docora, ["repair"], answers="y\n", env=AT_ONCE, columns=60)
+    code, shown = on_terminal(docora, ["repair"], answer=b"y\n", env=AT_ONCE, columns=60)
     assert code == 0, shown
     assert "\x1b[31mSearch" not in shown
     assert len(docora.waiting()) == 3
@@ -144,13 +142,13 @@ def test_an_app_or_a_link_is_repaired_alone(docora: Docora) -> None:
     third = docora.add_link("scanning")
     docora.age_links()
     new = docora.add_link("pending_snapshot")
-    one = repair(docora, other.app_id, other.repository_id, "--json")
+    one = repair(docora, *other.ids, "--json")
     assert (one.code, one.data["lost"], one.data["queued"]) == (0, 1, 1)
     # Without anything to remove, the audit entries begin with the job.
     assert [entry["event"] for entry in docora.audit_entries()] == ["started", "finished"]
     ids = {"app_id": other.app_id, "repository_id": other.repository_id}
     assert ids.items() <= json.loads(docora.audit_entries()[0]["selection"]).items()
-    named = repair(docora, new.app_id, new.repository_id, "--json")
+    named = repair(docora, *new.ids, "--json")
     assert named.data["queued"] == 1, "it need not be five minutes old"
     unknown = repair(docora, "Nobody", "octo/api")
     assert unknown.code == 3

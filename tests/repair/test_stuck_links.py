@@ -1,7 +1,5 @@
 """A stuck link gets one answer, whoever finds it: `repair`, or a worker that tidies up."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 
@@ -53,7 +51,7 @@ def test_a_link_that_was_stuck_too_often_is_failed_and_not_queued(
     assert row["last_error"] == "the snapshot was cut off: its worker was killed"
     assert docora.waiting() == []
     # As for any failed link, a retry brings it back.
-    assert docora.run("retry", link.app_id, link.repository_id).code == 0
+    assert docora.run("retry", *link.ids).code == 0
     assert docora.waiting() == [link.job_id]
 
 

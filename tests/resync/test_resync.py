@@ -1,7 +1,5 @@
 """`docora-ops resync`."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -185,14 +183,14 @@ def test_a_terminal_shows_how_many_files_will_be_sent_again_and_asks(
     database = str(conninfo_to_dict(docora.database_url)["dbname"])
     docora.add_deliveries(docora.link(APP, docora.add_repository("octo/web"), "synced"), 4)
     with frozen(docora):
-        code, shown = on_terminal(docora, ["resync", APP, "octo/api"], answers="n\n", columns=200)
+        code, shown = on_terminal(docora, ["resync", APP, "octo/api"], answer=b"n\n", columns=200)
         assert code == 130, shown
         question = shown[: shown.index("[y/N]")]
         for part in ("3 files", "octo/api", "Acme Search", f"{database} on "):
             assert part in question
         assert "nothing was changed" in shown
 
-        code, shown = on_terminal(docora, ["resync", APP, "--all"], answers="n\n", columns=200)
+        code, shown = on_terminal(docora, ["resync", APP, "--all"], answer=b"n\n", columns=200)
         assert code == 130, shown
         question = shown[: shown.index("[y/N]")]
         for part in ("7 files", "2 links", "Acme Search", f"{database} on "):
@@ -206,7 +204,7 @@ def test_a_terminal_shows_how_many_files_will_be_sent_again_and_asks(
 def test_a_yes_at_the_terminal_or_on_the_command_line_does_it(
     docora: Docora, link: TestLink
 ) -> None:
-    code, shown = on_terminal(docora, ["resync", APP, REPOSITORY], answers="y\n")
+    code, shown = on_terminal(docora, ["resync", APP, REPOSITORY], answer=b"y\n")
     assert code == 0, shown
     assert docora.was_reset(link)
     assert docora.deliveries(link) == 0
@@ -218,7 +216,7 @@ def test_a_yes_at_the_terminal_or_on_the_command_line_does_it(
     assert docora.deliveries(link) == 0
 
     docora.add_deliveries(link, 2)
-    code, shown = on_terminal(docora, ["resync", APP, "--all"], answers="y\n")
+    code, shown = on_terminal(docora, ["resync", APP, "--all"], answer=b"y\n")
     assert code == 0, shown
     assert docora.deliveries(link) == 0
     assert deliveries_in_all(docora) == 2

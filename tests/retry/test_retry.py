@@ -1,15 +1,24 @@
 """`docora-ops retry`."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from rq.job import JobStatus
+from rq.job import Job, JobStatus
 
 from tests.support.docora import Docora, finish
-from tests.support.job_states import Arrange, all_of, left, started
+from tests.support.job_states import (
+    Arrange,
+    all_of,
+    expires,
+    hash_gone,
+    in_the_intermediate_list,
+    left,
+    on_another_queue,
+    scheduled,
+    started,
+)
 from tests.support.proxy import COMMIT, LOOKUPS, Proxy
 from tests.support.rows import TestLink
 
@@ -41,11 +50,7 @@ def fail_again(docora: Docora, link: TestLink) -> None:
     ],
 )
 def test_each_outcome_succeeds_and_has_its_table_and_its_json(
-    docora: Docora,
-    link: TestLink,
-    outcome: str,
-    label: str,
-    arrange: Arrange,
+    docora: Docora, link: TestLink, outcome: str, label: str, arrange: Arrange
 ) -> None:
     before = docora.row(link)
     arrange(docora, link.job_id)
@@ -320,11 +325,58 @@ def test_a_link_that_cannot_be_queued_is_left_as_it_was(
     docora.redis.sadd("rq:queues", docora.queue.key)
     before = docora.dump()
     invalid, unreadable = docora.run_together(
-        (command, dotted.app_id, dotted.repository_id, "--json"),
-        (command, APP, REPOSITORY, "--json"),
+        (command, *dotted.ids, "--json"), (command, APP, REPOSITORY, "--json")
     )
     assert docora.dump() == before
     assert (invalid.code, invalid.json["code"]) == (6, "invalid_job_id")
     assert "app.dotted" in invalid.json["error"]
     assert (unreadable.code, unreadable.json["code"]) == (6, "job_unreadable")
     assert link.job_id in unreadable.json["error"]
+
+
+NOTHING = all_of()
+
+
+@pytest.mark.parametrize(
+    ("queue", "arrange", "outcome", "after"),
+    [
+        pytest.param("a b", NOTHING, "queued", "LINK a b", id="no job"),
+        pytest.param("a LINK b", NOTHING, "already_queued", "LINK a b", id="waiting"),
+        pytest.param("a LINK b", expires, "already_queued", "LINK a b", id="waiting, expires"),
+        pytest.param("LINK a LINK", NOTHING, "already_queued", "LINK a", id="enqueued twice"),
+        pytest.param("a LINK b", hash_gone, "replaced_stale", "LINK a b", id="hash gone"),
+        pytest.param("a b", left(JobStatus.FAILED), "replaced_stale", "LINK a b", id="stale"),
+        pytest.param("a", scheduled, "already_queued", "a", id="scheduled"),
+        pytest.param("a", in_the_intermediate_list, "already_queued", "a", id="taken"),
+        pytest.param("a", on_another_queue, "already_queued", "a", id="on another queue"),
+    ],
+)
+def test_front_moves_a_job_in_the_queue_to_its_head_and_no_other(
+    docora: Docora, queue: str, arrange: Arrange, outcome: str, after: str
+) -> None:
+    link = docora.add_link()
+
+    def ids(names: str) -> Sequence[str]:
+        return names.replace("LINK", link.job_id).split()
+
+    for job_id in ids(queue):
+        docora.enqueue(job_id)
+    arrange(docora, link.job_id)
+    fields, registries = docora.job_hash(link.job_id), docora.registries(link.job_id)
+    result = docora.run("retry", *link.ids, "--front", "--json")
+    assert (result.code, result.data["outcome"]) == (0, outcome), result
+    assert docora.waiting() == ids(after)
+    assert docora.redis.ttl(Job.key_for(link.job_id)) == -1
+    if outcome == "already_queued":
+        assert docora.job_hash(link.job_id) == fields
+        assert docora.registries(link.job_id) == registries
+    else:
+        assert docora.registries(link.job_id) == set()
+
+
+def test_without_front_a_waiting_job_keeps_its_place(docora: Docora) -> None:
+    link = docora.add_link()
+    for job_id in ("first", link.job_id, "last"):
+        docora.enqueue(job_id)
+    docora.actions().retry(link)
+    assert docora.waiting() == ["first", link.job_id, "last"]

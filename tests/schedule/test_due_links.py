@@ -1,7 +1,5 @@
 """Which links are due for the schedule. It makes their jobs and changes nothing else."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import pytest

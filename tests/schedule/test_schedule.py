@@ -1,7 +1,5 @@
 """`docora-ops schedule`."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """Settings: from the environment and a file, what can't be used, and what they do."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -33,7 +31,7 @@ def test_an_env_file_is_read_when_named_and_the_environment_wins(
         ENCRYPTION_KEY="00" * 32,
         UNKNOWN_TO_US="whatever",
     )
-    arguments = ("--env-file", file, "retry", link.app_id, link.repository_id, "--json")
+    arguments = ("--env-file", file, "retry", *link.ids, "--json")
     env = {"DATABASE_URL": None, "DOCORA_OPS_JOB_TIMEOUT": "99"}
     file_alone = docora.run(*arguments, env={**env, "REDIS_URL": None})
     assert file_alone.code == 5, file_alone
@@ -125,7 +123,7 @@ def test_an_env_file_through_a_pipe_is_read(docora: Docora) -> None:
     os.write(writer, f"DATABASE_URL={docora.database_url}\n".encode())
     os.close(writer)
     result = docora.run(
-        *("--env-file", f"/dev/fd/{reader}", "retry", link.app_id, link.repository_id),
+        *("--env-file", f"/dev/fd/{reader}", "retry", *link.ids),
         env={"DATABASE_URL": None},
         pass_fds=[reader],
     )
@@ -267,7 +265,7 @@ def test_an_empty_variable_counts_as_unset(docora: Docora) -> None:
 def test_every_setting_shows_in_the_job(docora: Docora) -> None:
     link = docora.add_link()
     result = docora.run(
-        *("retry", link.app_id, link.repository_id, "--json"),
+        *("retry", *link.ids, "--json"),
         env={
             "DOCORA_OPS_QUEUE_NAME": "another-queue",
             "DOCORA_OPS_JOB_FUNCTION": "our.own.snapshot",

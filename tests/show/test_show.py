@@ -1,7 +1,5 @@
 """`show`: everything about one link, in every place, and that looking changes nothing."""
 
-from __future__ import annotations
-
 import zlib
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
@@ -22,9 +20,7 @@ LATER = 4_000_000_000
 
 def show(docora: Docora, link: TestLink, *options: str) -> Result:
     with frozen(docora):
-        result = docora.run(
-            "show", link.app_id, link.repository_id, *options, env=read_only(docora)
-        )
+        result = docora.run("show", *link.ids, *options, env=read_only(docora))
     assert result.code == 0, result
     assert result.stderr == ""
     return result
@@ -124,7 +120,7 @@ def test_a_link_is_found_by_names_and_what_is_not_there_is_none(docora: Docora) 
 def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Docora) -> None:
     docora.enqueue("before")
     link = docora.add_link()
-    assert docora.run("retry", link.app_id, link.repository_id).code == 0
+    assert docora.run("retry", *link.ids).code == 0
     lines = [f'  File "{number}.py", line 1' for number in range(30)]
     secrets = f"boom at https://{TOKEN}@h/x with {GITHUB_TOKEN}"
     fail_job(docora, link, "\n".join(["Traceback", *lines, f"DeliveryError: {secrets}"]))

@@ -11,7 +11,7 @@ from rq.utils import now, utcformat
 from docora_ops.queue.redis_client import describe
 from tests.support.docora import Docora
 from tests.support.read_only import frozen, read_only
-from tests.support.screens import at_terminals, plain_data
+from tests.support.terminal import at_terminals, plain_data
 
 NO_POSTGRES = {"DATABASE_URL": "postgres://ops@127.0.0.1:1/docora"}
 NO_REDIS = {"REDIS_URL": "redis://127.0.0.1:1/7"}

@@ -1,7 +1,5 @@
 """The functions of docora-ops without a command around them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict
 from types import SimpleNamespace
@@ -52,7 +50,7 @@ class Actions:
             asdict(link),
         )
         assert row is not None
-        return LinkRef(row[0], link.app_id, link.repository_id)
+        return LinkRef(row[0], *link.ids)
 
     def retry(self, link: TestLink, **options: Any) -> LinkResult:
         return self.change(Action.RETRY, link, **options)

@@ -1,7 +1,5 @@
 """The actions on many links, for tests of what is the same in all of them."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Any

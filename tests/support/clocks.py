@@ -1,7 +1,5 @@
 """Processes whose clock is wrong."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

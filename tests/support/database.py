@@ -1,7 +1,5 @@
 """The database of a test process, with Docora's tables."""
 
-from __future__ import annotations
-
 import re
 import time
 from contextlib import ExitStack

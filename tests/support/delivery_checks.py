@@ -1,7 +1,5 @@
 """What the tests of deliveries look at."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from datetime import timedelta

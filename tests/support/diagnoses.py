@@ -1,7 +1,5 @@
 """What doctor says, and what it finds well."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tests.support.docora import QUEUE, Docora, Result

@@ -48,7 +48,7 @@ REGISTRIES = (
     DeferredJobRegistry,
     ScheduledJobRegistry,
 )
-STARTERS = ("PATH", "LANG", "LC_", "PYTHON")
+STARTERS = ("LANG", "LC_", "LD_", "PYTHON")
 """How the names of variables begin that act before the command does."""
 
 
@@ -293,17 +293,34 @@ class Docora(Rows):
     def start_installed(
         self, *arguments: str, env: Mapping[str, str | None] | None = None, **options: Any
     ) -> subprocess.Popen[str]:
-        """The installed command, started by the system; in a session without a terminal."""
+        """The installed command, started by the system."""
+        return self.start_program(str(COMMAND), *arguments, env=env, **options)
+
+    def start_program(
+        self, *command: str, env: Mapping[str, str | None] | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        """Any program with the environment of a command, in a session without a terminal."""
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(
-            [str(COMMAND), *arguments],
+            command,
             env=self.environment(**(env or {})),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            **{"start_new_session": True, **options},
+            **{"start_new_session": True, **streams, **options},
         )
+
+    def start_suitable(
+        self, *arguments: str, env: Mapping[str, str | None] | None = None, **options: Any
+    ) -> Process:
+        """The installed command where the test says how it is to be started, else a forked one."""
+        acts_at_start = any(
+            name.startswith(STARTERS) and value != os.environ.get(name)
+            for name, value in (env or {}).items()
+        )
+        if options or acts_at_start:
+            return self.start_installed(*arguments, env=env, **options)
+        return self.start(*arguments, env=env)
 
     def run(
         self,
@@ -312,15 +329,18 @@ class Docora(Rows):
         timeout: float = 60,
         **options: Any,
     ) -> Result:
-        """The command, to its end, its streams in pipes.
-
-        The installed one where the test says how it is to be started.
-        """
-        if options or any(name.startswith(STARTERS) for name in env or {}):
-            with self.start_installed(*arguments, env=env, **options) as process:
-                return finish(process, timeout)
-        with self.start(*arguments, env=env) as process:
+        """The command, to its end, its streams in pipes."""
+        with self.start_suitable(*arguments, env=env, **options) as process:
             return finish(process, timeout)
+
+    def run_in_shell(
+        self, line: str, *shell: str, env: Mapping[str, str | None] | None = None
+    ) -> Result:
+        """A line of sh, or another shell, in which docora-ops is the installed command."""
+        path = f"{COMMAND.parent}:{os.environ['PATH']}"
+        command = (*(shell or ("sh",)), "-c", line)
+        with self.start_program(*command, env={**(env or {}), "PATH": path}) as process:
+            return finish(process)
 
     def run_together(
         self, *commands: Sequence[str], env: Mapping[str, str | None] | None = None

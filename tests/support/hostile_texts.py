@@ -1,7 +1,5 @@
 """What strangers may have put where Docora keeps texts, and how a person has to see it."""
 
-from __future__ import annotations
-
 TRICKS = {
     # escape sequences, in seven bits and in eight
     "\x1b[5;35mX\x1b[2J": r"\x1b[5;35mX\x1b[2J",

@@ -1,7 +1,5 @@
 """A Docora whose every text comes from the corpus, in both stores."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import zlib
@@ -76,7 +74,7 @@ def _add_link(
         "UPDATE repositories SET owner = %s, name = %s, github_url = %s WHERE repository_id = %s",
         (name, name, f"https://github.com/{link.repository_id}/{name}", link.repository_id),
     )
-    docora.link(link.app_id, link.repository_id, status, last_error=last_error)
+    docora.link(*link.ids, status, last_error=last_error)
     execute(
         "INSERT INTO repository_snapshots (repository_id, commit_sha, branch) VALUES (%s, %s, %s)",
         (link.repository_id, name[:40], name),

@@ -4,8 +4,6 @@
 `STALE` the remains of other jobs that ended, `UNREADABLE` the keys that hold no job.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

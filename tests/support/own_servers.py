@@ -1,7 +1,5 @@
 """Servers, and roles of a server, that a test may stop and spoil."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """A PgBouncer between the command and Postgres, and other clients that share its pool."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The roles of Postgres and the users of Redis that the help topic `privileges` creates."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

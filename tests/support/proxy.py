@@ -1,7 +1,5 @@
 """What a test puts between the command and a server."""
 
-from __future__ import annotations
-
 import select
 import socket
 import ssl

@@ -1,7 +1,5 @@
 """Checks that a command writes nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

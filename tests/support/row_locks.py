@@ -1,7 +1,5 @@
 """Rows that another session holds."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -124,8 +124,7 @@ class Rows:
 
     def row(self, link: TestLink) -> dict[str, Any]:
         row = self.connection.execute(
-            "SELECT * FROM app_repositories WHERE app_id = %s AND repository_id = %s",
-            link.ids,
+            "SELECT * FROM app_repositories WHERE app_id = %s AND repository_id = %s", link.ids
         ).fetchone()
         assert row is not None
         return row
@@ -170,8 +169,7 @@ class Rows:
 
     def delete_link(self, link: TestLink) -> None:
         self.connection.execute(
-            "DELETE FROM app_repositories WHERE app_id = %s AND repository_id = %s",
-            link.ids,
+            "DELETE FROM app_repositories WHERE app_id = %s AND repository_id = %s", link.ids
         )
 
     def add_trigger(

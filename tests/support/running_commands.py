@@ -1,7 +1,5 @@
 """Commands that are looked at, and killed, while they run."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import threading

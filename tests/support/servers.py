@@ -4,8 +4,6 @@
 `TEST_REDIS_SERVER`: another redis-server or valkey-server.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

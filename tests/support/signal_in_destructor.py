@@ -1,7 +1,5 @@
 """A signal that comes while a destructor runs, where Python swallows what its handler raises."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A Docora whose snapshots can really be made: git repositories, a receiver, worker processes."""
 
-from __future__ import annotations
-
 import io
 import os
 import subprocess
@@ -18,7 +16,7 @@ from rq import SimpleWorker
 from docora_ops.demo.receiver import Received, Receiver
 from docora_ops.settings import Settings
 from docora_ops.worker import snapshot_job as job
-from tests.support.docora import QUEUE, Docora, Result, finish
+from tests.support.docora import QUEUE, Docora, Process, Result, finish
 from tests.support.rows import TestLink
 
 KEY = bytes(range(32))
@@ -195,7 +193,6 @@ class Snapshots:
             "ENCRYPTION_KEY": KEY.hex(),
             "REPOS_BASE_PATH": str(self.repos),
             "DOCORA_OPS_GIT_PROTOCOLS": "file,http",
-            "PYTHONFAULTHANDLER": "1",
             **changes,
         }
 
@@ -215,12 +212,11 @@ class Snapshots:
         with redis.Redis.from_url(self.docora.redis_access.worker) as connection:
             SimpleWorker([QUEUE], connection=connection).work(burst=True)
 
-    def start_worker(self, *arguments: str, **changes: str | None) -> subprocess.Popen[str]:
-        """The installed command."""
-        return self.docora.start_installed("worker", *arguments, env=self.environment(**changes))
+    def start_worker(self, *arguments: str, **changes: str | None) -> Process:
+        return self.docora.start_suitable("worker", *arguments, env=self.environment(**changes))
 
     def work(self, *arguments: str, **changes: str | None) -> Result:
-        """The installed command, until the queue is empty."""
+        """A worker, until the queue is empty."""
         return finish(self.start_worker("--burst", *arguments, **changes))
 
     def deliveries(self, link: TestLink) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """What the two servers know of us, searched through for what they must not."""
 
-from __future__ import annotations
-
 import base64
 import pickle
 import zlib

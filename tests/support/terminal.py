@@ -1,6 +1,4 @@
-"""The command at a pseudo-terminal, its controlling one."""
-
-from __future__ import annotations
+"""Commands at pseudo-terminals, and what they may do to them."""
 
 import fcntl
 import os
@@ -11,11 +9,16 @@ import struct
 import subprocess
 import termios
 import time
+import tty
+import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Thread
 from typing import Self
 
-from tests.support.docora import COMMAND, Docora
+from tests.support.docora import Docora
 
+QUESTION = re.compile(rb"\[y/N\] ")
 # Opened by a session's leader, it becomes the session's controlling terminal. Once the leader ends,
 # the kernel throws away what nobody has read yet: so it waits.
 _LEADER = """
@@ -27,9 +30,46 @@ read -r _
 """
 _END = re.compile(rb"(?:\r\n|\n)\[exit (\d+)\]\r?\n\Z")
 
+_UNSEEN = re.compile(
+    r"[\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    r"\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
+)
+"""What has no glyph, or turns the order of what has one."""
+_STYLE = re.compile(r"\x1b\[(?:0|[12](?:;3[1-6])?|3[1-6])m")
+"""What a table is coloured with."""
+_ANIMATION = re.compile(r"\x1b\[(?:\?25[lh]|2K|1A|(?:[12];)?(?:3[0-7]|9[0-7]|38;5;\d+)m)|\r")
+"""What a bar moves and is coloured with."""
+
+
+def assert_inert(text: str) -> None:
+    """Nothing acts on a terminal, but for ends of lines, and nothing is unseen."""
+    bad = {each for each in text if unicodedata.category(each)[0] == "C" or _UNSEEN.match(each)}
+    assert not bad - {"\n"}, f"{sorted(bad)!a} in {text[:2000]!a}"
+
+
+def plain_data(shown: str) -> str:
+    """What is read of data at a terminal; nothing else than colours may have been sent there."""
+    plain = _STYLE.sub("", shown)
+    assert_inert(plain)
+    return plain
+
+
+def plain_talk(shown: str) -> str:
+    """The same for conversation, which has bars that move."""
+    plain = _ANIMATION.sub("", _STYLE.sub("", shown))
+    assert_inert(plain)
+    return plain
+
+
+def open_terminal(columns: int, lines: int = 50) -> tuple[int, int]:
+    """Returns our side of a terminal and that of the command."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    return ours, theirs
+
 
 class TerminalSession:
-    """A command in a session of its own, on a pseudo-terminal of its own."""
+    """Any program in a session of its own, on a pseudo-terminal of its own."""
 
     def __init__(
         self,
@@ -38,8 +78,7 @@ class TerminalSession:
         columns: int = 100,
         lines: int = 50,
     ) -> None:
-        self._master, self._slave = pty.openpty()
-        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self._master, self._slave = open_terminal(columns, lines)
         self._shown = b""
         self._process = subprocess.Popen(
             ["sh", "-c", _LEADER, os.ttyname(self._slave), *command],
@@ -84,32 +123,94 @@ class TerminalSession:
         return int(match[1]), self._shown[: match.start()].decode("utf-8", "replace")
 
 
-QUESTION = re.compile(rb"\[y/N\] ")
+@dataclass(frozen=True)
+class Shown:
+    """What a command has shown at two terminals."""
+
+    code: int
+    data: str
+    talk: str
+
+
+class _Screen:
+    """A terminal that takes down what is sent to it, and types the answer to a question."""
+
+    def __init__(self, columns: int, answer: bytes, lines: int = 50) -> None:
+        self.ours, self.theirs = open_terminal(columns, lines)
+        self._answer = answer
+        self._shown = bytearray()
+        self._thread = Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                piece = os.read(self.ours, 65536)
+            except OSError:  # Linux's way to say that the other side is closed
+                return
+            self._shown += piece
+            if self._answer and QUESTION.search(self._shown):
+                os.write(self.ours, self._answer)
+                self._answer = b""
+
+    def content(self) -> bytes:
+        """All that was sent to it, once nobody writes any more."""
+        self._thread.join()
+        os.close(self.ours)
+        return bytes(self._shown)
+
+
+def at_terminals(
+    docora: Docora,
+    arguments: Sequence[str],
+    *,
+    columns: int,
+    answer: str = "",
+    env: Mapping[str, str | None] | None = None,
+) -> Shown:
+    """Run a command at two raw terminals, one for stdout only. Raises UnicodeDecodeError.
+
+    `answer` is typed as soon as it asks something.
+    """
+    data, talk = _Screen(columns, b""), _Screen(columns, answer.encode())
+    for screen in (data, talk):
+        tty.setraw(screen.theirs)
+    code = _run_at(docora, arguments, env, data, talk)
+    return Shown(code, data.content().decode(), talk.content().decode())
 
 
 def on_terminal(
     docora: Docora,
     arguments: Sequence[str],
     *,
-    answers: str | bytes = "",
-    redirect: str = "",
+    answer: bytes = b"",
     columns: int = 100,
     lines: int = 50,
     env: Mapping[str, str | None] | None = None,
-    timeout: float = 60,
 ) -> tuple[int, str]:
-    """Run the installed command on a pseudo-terminal; returns its exit code and what it showed.
+    """Run a command at a terminal; returns its exit code and what it showed.
 
-    `answers` is typed as soon as the command asks something; `redirect` is what a shell reads
-    behind the command.
+    `answer` is typed as soon as it asks something.
     """
-    command = [str(COMMAND), *arguments]
-    if redirect:
-        command = ["sh", "-c", f'"$0" "$@" {redirect}', *command]
+    screen = _Screen(columns, answer, lines)
+    code = _run_at(docora, arguments, env, screen, screen)
+    return code, screen.content().decode("utf-8", "replace")
+
+
+def _run_at(
+    docora: Docora,
+    arguments: Sequence[str],
+    env: Mapping[str, str | None] | None,
+    data: _Screen,
+    talk: _Screen,
+) -> int:
+    """Run a command, and close its side of the terminals; returns its exit code."""
     environment = docora.environment(**{"TERM": "xterm-256color", "PAGER": "", **(env or {})})
-    with TerminalSession(command, environment, columns, lines) as session:
-        if answers:
-            asked = session.read_until(re.compile(QUESTION.pattern + b"|" + _END.pattern), timeout)
-            if QUESTION.match(asked[0]):
-                session.type(answers if isinstance(answers, bytes) else answers.encode())
-        return session.end(timeout)
+    streams = (talk.theirs, data.theirs, talk.theirs)
+    with docora.fork_server.start_at(arguments, environment, streams) as process:
+        for descriptor in {data.theirs, talk.theirs}:
+            os.close(descriptor)
+        try:
+            return process.wait(60)
+        finally:
+            process.kill()

@@ -1,7 +1,5 @@
 """The console blocks of the Markdown files: commands, and what they print in a small Docora."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

@@ -1,9 +1,6 @@
 """Worker processes that a test looks into, stops and kills."""
 
-from __future__ import annotations
-
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +9,7 @@ from pathlib import Path
 from signal import Signals
 from typing import cast
 
-from tests.support.docora import COMMAND, QUEUE, WIP, Docora
+from tests.support.docora import QUEUE, WIP, Docora, Process
 from tests.support.git_over_http import Gate, gate_at
 from tests.support.proxy import PATIENCE, eventually
 from tests.support.rows import TestLink
@@ -22,7 +19,7 @@ from tests.support.snapshots import Snapshots
 class Running:
     """A command with all its processes, which have a session of their own."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: Process) -> None:
         self.process = process
         self.pid = process.pid
         self.lines: list[str] = []
@@ -92,7 +89,7 @@ class Running:
 @contextmanager
 def running(snapshots: Snapshots, *arguments: str, **changes: str | None) -> Iterator[Running]:
     """`docora-ops worker` with these arguments; killed at the end of the block."""
-    with running_program([str(COMMAND), "worker", *arguments], snapshots, **changes) as worker:
+    with snapshots.start_worker(*arguments, **changes) as process, _until_killed(process) as worker:
         yield worker
 
 
@@ -113,22 +110,21 @@ def held_worker(
 def running_program(
     command: Sequence[str], snapshots: Snapshots, **changes: str | None
 ) -> Iterator[Running]:
-    """The same for any program, with the environment of a worker."""
-    with subprocess.Popen(
-        command,
-        env=snapshots.docora.environment(**snapshots.environment(**changes)),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,
-    ) as process:
-        program = Running(process)
-        try:
-            yield program
-        finally:
-            program.kill()
+    """Any program, with the environment of a worker; killed at the end of the block."""
+    with (
+        snapshots.docora.start_program(*command, env=snapshots.environment(**changes)) as process,
+        _until_killed(process) as program,
+    ):
+        yield program
+
+
+@contextmanager
+def _until_killed(process: Process) -> Iterator[Running]:
+    program = Running(process)
+    try:
+        yield program
+    finally:
+        program.kill()
 
 
 def all_processes() -> list[int]:

@@ -1,7 +1,5 @@
 """`--wait` beside a real worker: what it says is what the worker has done."""
 
-from __future__ import annotations
-
 from docora_ops.demo.receiver import Request
 from tests.support.delivery_checks import events, link_row
 from tests.support.snapshots import Snapshots

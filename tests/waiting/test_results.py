@@ -1,7 +1,5 @@
 """Following links to their results, with rows changed as any worker changes them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 With our own: tests/waiting/test_beside_a_worker.py.
 """
 
-from __future__ import annotations
-
 import re
 import signal
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Tokens, keys and passwords: decrypted where they are needed, and shown nowhere."""
 
-from __future__ import annotations
-
 import base64
 import os
 import signal

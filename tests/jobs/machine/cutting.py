@@ -1,7 +1,5 @@
 """Calls whose connection to a server is cut."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

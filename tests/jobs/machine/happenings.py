@@ -37,7 +37,7 @@ def row_is_deleted(world: World, link: TestLink) -> None:
 
 def row_is_made_anew(world: World, link: TestLink) -> None:
     with suppress(psycopg.errors.UniqueViolation):
-        world.docora.link(link.app_id, link.repository_id, "pending_snapshot")
+        world.docora.link(*link.ids, "pending_snapshot")
         world.note_row(link)
 
 

@@ -1,7 +1,5 @@
 """A worker that a test leads through a job step by step, in RQ's own calls."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field

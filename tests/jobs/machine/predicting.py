@@ -1,7 +1,5 @@
 """What the contract has docora-ops do, made in a situation instead of in the stores."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 
@@ -31,12 +29,7 @@ def one_is_looked_at_twice(operation: Action, before: Situation, job_id: str) ->
 
 
 def predict_one(
-    operation: Action,
-    job_id: str,
-    before: Situation,
-    now: Situation,
-    *,
-    front: bool = False,
+    operation: Action, job_id: str, before: Situation, now: Situation, *, front: bool = False
 ) -> Outcome | DocoraOpsError:
     """A retry or resync that began in `before` and goes on in `now`, which is changed.
 

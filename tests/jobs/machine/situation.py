@@ -23,7 +23,7 @@ UNFINISHED = frozenset({"pending_snapshot", "scanning"})
 LIVE = frozenset({JobState.RUNNING, JobState.WAITING})
 
 _ROWS = """
-SELECT l.app_id, l.repository_id, l.status, l.retry_count, l.last_error, l.xmin::text AS version,
+SELECT *l.ids, l.status, l.retry_count, l.last_error, l.xmin::text AS version,
     (SELECT count(*) FROM app_delivered_files d
      WHERE d.app_id = l.app_id AND d.repository_id = l.repository_id) AS deliveries,
     l.last_scanned_at IS NULL OR l.last_scanned_at < now() - interval '5 minutes' AS old,
@@ -53,11 +53,7 @@ class Row:
     @property
     def is_due(self) -> bool:
         """Whether a pass of the schedule has to see to it."""
-        wanted = {
-            "pending_snapshot": True,
-            "synced": self.old,
-            "failed": self.never_tripped,
-        }
+        wanted = {"pending_snapshot": True, "synced": self.old, "failed": self.never_tripped}
         return wanted.get(self.status, False) and not self.tripped
 
     def reset(self, *, forget: bool) -> Self:
@@ -141,7 +137,7 @@ class FoundJob:
         call = cast("tuple[str, object, object, dict[str, Any]]", _call(self.fields["data"]))
         arguments = call[3]
         ids = (arguments["app_id"], arguments["repository_id"])
-        return ids == (link.app_id, link.repository_id) and arguments["is_rescan"] == rescan
+        return ids == link.ids and arguments["is_rescan"] == rescan
 
 
 @dataclass

@@ -1,7 +1,5 @@
 """Everybody who has to do with links beside docora-ops, for Hypothesis to make stories of."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import timedelta
 from itertools import cycle

@@ -1,7 +1,5 @@
 """Clones that were spoilt: the next job sees to it, and the app gets the right bytes."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Our clones stand in folders of their own, which only the worker's own user may read."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

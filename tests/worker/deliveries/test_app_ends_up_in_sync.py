@@ -1,7 +1,5 @@
 """Whatever is committed and whatever fails: in the end the app has what the repository has."""
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import count
 

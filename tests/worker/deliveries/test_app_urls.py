@@ -1,7 +1,5 @@
 """What an app's base_url may hold: a login, a query; and the proxies that lie before it."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Every byte of what is sent, and that JavaScript would print the same."""
 
-from __future__ import annotations
-
 import hmac
 import json
 import random

@@ -1,7 +1,5 @@
 """What is in a file, and how it is sent: as text, as base64, in chunks."""
 
-from __future__ import annotations
-
 import base64
 import random
 from typing import Any
@@ -10,13 +8,7 @@ from uuid import UUID
 import pytest
 
 from docora_ops.demo.receiver import Request
-from tests.support.delivery_checks import (
-    assert_in_sync,
-    events,
-    failure,
-    sha,
-    snapshot_row,
-)
+from tests.support.delivery_checks import assert_in_sync, events, failure, sha, snapshot_row
 from tests.support.snapshots import Snapshots
 
 MIB = 1 << 20

@@ -1,7 +1,5 @@
 """Apps that are down, slow, rude or mistaken."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -10,13 +8,7 @@ from functools import partial
 
 import pytest
 
-from tests.support.delivery_checks import (
-    assert_in_sync,
-    events,
-    failure,
-    sha,
-    snapshot_row,
-)
+from tests.support.delivery_checks import assert_in_sync, events, failure, sha, snapshot_row
 from tests.support.proxy import refused_port
 from tests.support.raw_app import OK, RawApp, Talk, raw_app
 from tests.support.rows import TestLink

@@ -1,7 +1,5 @@
 """Names of files that are hard to write down."""
 
-from __future__ import annotations
-
 import random
 import subprocess
 

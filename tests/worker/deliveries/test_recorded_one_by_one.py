@@ -1,7 +1,5 @@
 """Deliveries are recorded one by one: what an app has taken is not sent again."""
 
-from __future__ import annotations
-
 import os
 import signal
 

@@ -1,7 +1,5 @@
 """Apps that have moved: which redirects are followed, and what goes along."""
 
-from __future__ import annotations
-
 import logging
 import time
 

@@ -1,7 +1,5 @@
 """Apps that take their time, apps that answer too soon, and apps that speak TLS."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Which files a snapshot sends, in which order, and what it records of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import timedelta
 

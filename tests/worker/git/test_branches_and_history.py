@@ -1,7 +1,5 @@
 """Following a repository, whatever its authors do to it."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What strangers put into their repositories does nothing to us, nor through us to the apps."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

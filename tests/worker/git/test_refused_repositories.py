@@ -1,7 +1,5 @@
 """URLs that git is never given, and names that lead out of REPOS_BASE_PATH."""
 
-from __future__ import annotations
-
 import logging
 import subprocess
 from pathlib import Path
@@ -106,11 +104,7 @@ def test_what_is_no_plain_url_is_refused(
     ],
 )
 def test_a_url_with_a_login_is_refused_without_showing_it(
-    snapshots: Snapshots,
-    link: TestLink,
-    no_git: None,
-    url: str,
-    caplog: pytest.LogCaptureFixture,
+    snapshots: Snapshots, link: TestLink, no_git: None, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     snapshots.settings_changes["git_protocols"] = "https,ssh"
     set_url(snapshots, url)

@@ -1,7 +1,5 @@
 """The lock of a link that a session of Postgres holds longer, or shorter, than its job."""
 
-from __future__ import annotations
-
 from contextlib import closing
 
 import psycopg

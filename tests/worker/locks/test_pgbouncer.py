@@ -1,7 +1,5 @@
 """The worker behind a PgBouncer: it needs sessions to itself."""
 
-from __future__ import annotations
-
 import psycopg
 import pytest
 from pydantic import SecretStr
@@ -49,10 +47,7 @@ def test_a_worker_refuses_to_start_where_transactions_or_statements_are_pooled(
 def test_a_worker_works_where_sessions_are_pooled(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_queued({"a": "1\n"})
     database = snapshots.docora.database_access
-    with (
-        pgbouncer(database, "session", 8) as access,
-        Neighbours(database, access.worker).at_work(),
-    ):
+    with pgbouncer(database, "session", 8) as access, Neighbours(database, access.worker).at_work():
         result = snapshots.work(DATABASE_URL=access.worker)
     assert result.code == 0, result
     assert_in_sync(snapshots, link, upstream)

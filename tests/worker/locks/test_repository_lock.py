@@ -1,7 +1,5 @@
 """One git at a time for each repository, over all workers."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,7 +1,5 @@
 """Two jobs of one link, jobs that lose Postgres, and jobs that begin too early."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from pathlib import Path

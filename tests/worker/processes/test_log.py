@@ -1,7 +1,5 @@
 """The log of a worker: one inert line for each event."""
 
-from __future__ import annotations
-
 import fcntl
 import logging
 import os
@@ -20,9 +18,8 @@ from tests.support.docora import COMMAND, Docora
 from tests.support.hostile_texts import TRICKS
 from tests.support.hostile_world import fill_database, link_of
 from tests.support.proxy import PATIENCE, eventually
-from tests.support.screens import assert_inert
 from tests.support.snapshots import Snapshots
-from tests.support.terminal import on_terminal
+from tests.support.terminal import assert_inert, on_terminal
 from tests.support.worker_processes import running
 
 CHOSEN = (0, 3, 9, 12)
@@ -36,7 +33,7 @@ def test_each_line_of_a_workers_log_is_one_event_in_letters_that_can_be_read(
     fill_database(docora)
     for number in CHOSEN:
         link = link_of(number)
-        assert docora.run("retry", link.app_id, link.repository_id).code == 0
+        assert docora.run("retry", *link.ids).code == 0
     # RQ itself is told of a function that is not there, by another producer.
     docora.enqueue("other")
     docora.redis.hset("rq:job:other", "description", list(TRICKS)[3])

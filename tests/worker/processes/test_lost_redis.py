@@ -1,7 +1,5 @@
 """A worker that loses Redis says so in a line, and its scheduler too."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.support.delivery_checks import link_row

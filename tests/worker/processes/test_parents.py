@@ -1,7 +1,5 @@
 """Workers and the processes above them: PID 1, and parents that are killed or hung up."""
 
-from __future__ import annotations
-
 import os
 import select
 import shutil
@@ -63,10 +61,7 @@ def test_a_worker_that_is_pid_1_outlives_the_process_of_a_job_and_its_orphans(
 ) -> None:
     link = add_link(snapshots)
     command = [*PID_1, str(COMMAND), "worker", "--concurrency", concurrency]
-    with (
-        gate_at(snapshots.receiver, "b") as gate,
-        running_program(command, snapshots) as worker,
-    ):
+    with gate_at(snapshots.receiver, "b") as gate, running_program(command, snapshots) as worker:
         gate.wait()
         horse = worker.horse()
         gits = children_of(horse)

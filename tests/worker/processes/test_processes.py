@@ -1,7 +1,5 @@
 """Worker processes: signals, children, and retries that wait."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

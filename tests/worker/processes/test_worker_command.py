@@ -1,7 +1,5 @@
 """`docora-ops worker`: what it refuses, what it says, and where."""
 
-from __future__ import annotations
-
 import os
 import threading
 from pathlib import Path
@@ -104,7 +102,7 @@ def test_a_malformed_key_is_nothing_to_commands_that_decrypt_nothing(snapshots: 
     link, _ = snapshots.add_link({"a": "1\n"})
     env = {"ENCRYPTION_KEY": "nonsense"}
     docora = snapshots.docora
-    assert docora.run("retry", link.app_id, link.repository_id, env=env).code == 0
+    assert docora.run("retry", *link.ids, env=env).code == 0
     result = docora.run("progress", "bulk_0123456789abcdef", env=env)
     assert (result.code, "ENCRYPTION_KEY" in result.stderr) == (3, False)
     assert docora.waiting() == [link.job_id]

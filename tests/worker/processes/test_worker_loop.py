@@ -1,7 +1,5 @@
 """The loop of a worker goes on through what is not its fault, and says when it does not."""
 
-from __future__ import annotations
-
 import signal
 
 import pytest

@@ -1,7 +1,5 @@
 """Workers on a host whose clock is wrong: what others do is judged, and shown, by Redis's clock."""
 
-from __future__ import annotations
-
 import time
 from typing import cast
 

@@ -1,7 +1,5 @@
 """The circuit breaker: git failures are counted, and apps are told when there are too many."""
 
-from __future__ import annotations
-
 import hmac
 import re
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """Jobs whose process is killed: their links are tried again or fail, and are never lost."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections import Counter
@@ -205,9 +203,7 @@ def test_a_killed_job_is_judged_once_its_session_has_ended(snapshots: Snapshots)
     recovery = LinkRecovery(snapshots.settings, docora.redis)
     docora.hold_lock(link.job_id)
     with ThreadPoolExecutor(1) as thread:
-        judged = thread.submit(
-            recovery.count_killed_job, link.app_id, link.repository_id, Tries(job), reason="it fell"
-        )
+        judged = thread.submit(recovery.count_killed_job, *link.ids, Tries(job), reason="it fell")
         try:
             await_locks(snapshots.docora)
             # What the job had sent before it was killed arrives now.
@@ -228,6 +224,6 @@ def test_a_killed_job_whose_link_another_has_is_tried_again(snapshots: Snapshots
     before = docora.row(link)
     settings = snapshots.settings.model_copy(update={"lock_timeout": 0.1})
     recovery = LinkRecovery(settings, docora.redis)
-    recovery.count_killed_job(link.app_id, link.repository_id, Tries(job), reason="it fell")
+    recovery.count_killed_job(*link.ids, Tries(job), reason="it fell")
     assert job.retries_left == 1
     assert docora.row(link) == before

@@ -1,7 +1,5 @@
 """Whole workers that are killed: another one takes up what they had in hand."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A job is scheduled for its next try in one step, so that it is never in none."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What becomes of a job that fails, in RQ and in its link's row, and what must not disturb that."""
 
-from __future__ import annotations
-
 import threading
 import time
 from contextlib import closing
@@ -33,9 +31,7 @@ def due(snapshots: Snapshots, link: TestLink) -> float | None:
     return score
 
 
-def test_a_job_is_tried_again_later_and_later_and_given_up_in_the_end(
-    snapshots: Snapshots,
-) -> None:
+def test_a_job_is_tried_again_later_and_later_and_given_up_in_the_end(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued(
         {"a": "1", "src/b": "1"}, max_retry_attempts=3, retry_base_delay_ms=20_000
     )
@@ -125,13 +121,11 @@ def test_a_resynced_link_gets_every_file_once_more(snapshots: Snapshots) -> None
     assert_in_sync(snapshots, link, upstream)
 
 
-def test_the_session_that_holds_a_link_is_the_one_that_postgres_knows(
-    snapshots: Snapshots,
-) -> None:
+def test_the_session_that_holds_a_link_is_the_one_that_postgres_knows(snapshots: Snapshots) -> None:
     """Behind a proxy the driver's own idea of it is another one."""
     link, _ = snapshots.add_link({"a": "1"})
     with closing(Session(snapshots.settings)) as session:
-        assert begin_scan(session, link.app_id, link.repository_id)
+        assert begin_scan(session, *link.ids)
         row = snapshots.docora.connection.execute(
             "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
         ).fetchone()

@@ -1,0 +1,254 @@
+"""A bulk retry that loses a server in the middle, or is stopped there, and what it has done."""
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from pydantic import SecretStr
+
+from docora_ops.drift import RepairOutcome
+from tests.errors.checks import HURRIED, refuses
+from tests.support.docora import QUEUE, Docora, Result, finish
+from tests.support.own_servers import OwnRedis
+from tests.support.proxy import COMMIT, PUSH, Fault, Plan, Proxy, eventually
+from tests.support.running_commands import PATIENT, progress_of, suspended
+
+EXECUTIONS = f"rq:wip:{QUEUE}".encode()
+"""In a request that reads RQ's registry of running jobs."""
+
+
+def hold_bulk(docora: Docora, proxy: Proxy, links: int) -> tuple[Any, Plan]:
+    """A bulk retry in batches of ten, four of them done, the fifth reset but not pushed."""
+    docora.add_links(links, apps=2)
+    push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
+    process = docora.start(
+        *("retry-all-failed", "--batch-size", "10", "--json"),
+        env={"REDIS_URL": proxy.url, "DOCORA_OPS_CONNECT_TIMEOUT": "1"},
+    )
+    push.wait()
+    eventually(lambda: docora.statuses().get("pending_snapshot") == 40, "four batches committed")
+    return process, push
+
+
+def tells_what_was_done(docora: Docora, document: Any, result: Result, done: int) -> None:
+    data = document["data"]
+    assert (data["total"], data["completed"]) == (200, done)
+    assert data["succeeded"] == data["queued"] + data["already_queued"] == done
+    assert data["operation_id"].startswith("bulk_")
+    assert f"Stopped after {done} of 200 links." in result.stderr
+    assert docora.statuses() == {"failed": 200 - done, "pending_snapshot": done}
+
+
+def rest_is_finished(docora: Docora, already_queued: int) -> None:
+    """By the same command again."""
+    left = docora.statuses()["failed"]
+    rest = docora.run("retry-all-failed", "--json")
+    assert rest.code == 0, rest
+    assert rest.data["total"] == rest.data["succeeded"] == left
+    assert rest.data["already_queued"] == already_queued
+    assert docora.statuses() == {"pending_snapshot": 200}
+    assert len(docora.waiting()) == 200
+    docora.assert_sound()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        pytest.param(OwnRedis.run_out_of_memory, "it is out of memory", id="out of memory"),
+        pytest.param(OwnRedis.become_replica, "it is a read-only replica", id="read-only"),
+    ],
+)
+def test_a_redis_that_refuses_writes_midway_stops_a_bulk_retry(
+    docora: Docora, own: OwnRedis, spoil: Callable[[OwnRedis], None], sentence: str
+) -> None:
+    with Proxy.before_redis(own.url) as proxy:
+        process, push = hold_bulk(docora, proxy, 200)
+        spoil(own)
+        push.release()
+        result = finish(process)
+    document = refuses(result, "redis", sentence)
+    tells_what_was_done(docora, document, result, 40)
+    own.recover()
+    assert len(docora.waiting()) == 40
+    rest_is_finished(docora, already_queued=0)
+
+
+def test_a_reply_that_is_lost_after_a_push_of_a_bulk_retry_leaves_each_job_once(
+    docora: Docora,
+) -> None:
+    docora.add_links(200, apps=2)
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        push = proxy.plan(PUSH, Fault.LOSE_REPLY, number=5)
+        result = docora.run(
+            *("retry-all-failed", "--batch-size", "10", "--json"), env={"REDIS_URL": proxy.url}
+        )
+        push.wait()
+    document = refuses(result, "redis", "broke the connection")
+    done = docora.statuses()["pending_snapshot"]
+    # The sixth batch was in flight as well.
+    assert done in {40, 50}
+    tells_what_was_done(docora, document, result, done)
+    progress = progress_of(docora, document["data"]["operation_id"])
+    assert progress["completed"] == str(done)
+    assert progress["cancelled"] == "true"
+    assert len(docora.waiting()) == done + 10
+    docora.assert_sound()
+    rest_is_finished(docora, already_queued=10)
+
+
+def test_a_postgres_that_hangs_midway_is_given_up_by_a_bulk_retry_once(docora: Docora) -> None:
+    docora.add_links(200, apps=2)
+    with (
+        Proxy.before_redis(docora.redis_url) as redis_proxy,
+        Proxy.before_postgres(docora.database_url) as postgres_proxy,
+    ):
+        push = redis_proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
+        process = docora.start(
+            *("retry-all-failed", "--batch-size", "10", "--json"),
+            env={"REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url, **HURRIED},
+        )
+        push.wait()
+        [key] = cast("list[bytes]", docora.redis.keys("docora:bulk:*"))
+        # Later than they are committed: the reply to a commit must have come through.
+        eventually(lambda: docora.redis.hget(key, "completed") == b"40", "four batches counted")
+        postgres_proxy.freeze()
+        push.release()
+        since = time.monotonic()
+        result = finish(process)
+        # Statement timeout and grace make six; another wait for a farewell would make twelve.
+        assert time.monotonic() - since < 10
+    document = refuses(result, "postgres", "did not answer in time")
+    tells_what_was_done(docora, document, result, 40)
+    # The batches whose push was held, or waited for that, were pushed but never committed.
+    rest_is_finished(docora, already_queued=len(docora.waiting()) - 40)
+
+
+def lose_a_commit(docora: Docora, fault: Fault) -> Result:
+    """Of a bulk retry of 200 links in batches of ten, when four of them are committed."""
+    docora.add_links(200, apps=2)
+    with Proxy.before_postgres(docora.database_url) as proxy:
+        # The first commit is that of the selection.
+        commit = proxy.plan(COMMIT, fault, number=6)
+        # The other connection may finish its batch, however late it hears of the loss.
+        proxy.plan(COMMIT, Fault.LOSE_REQUEST, number=8)
+        result = docora.run(
+            *("retry-all-failed", "--batch-size", "10", "--json"), env={"DATABASE_URL": proxy.url}
+        )
+        commit.wait()
+    return result
+
+
+def test_one_lost_connection_stops_a_bulk_retry_which_counts_what_the_other_has_done(
+    docora: Docora,
+) -> None:
+    result = lose_a_commit(docora, Fault.LOSE_REQUEST)
+    document = refuses(result, "postgres", "Postgres database")
+    done = docora.statuses()["pending_snapshot"]
+    assert done in {40, 50}
+    tells_what_was_done(docora, document, result, done)
+    rest_is_finished(docora, already_queued=len(docora.waiting()) - done)
+
+
+def test_a_commit_of_a_bulk_retry_of_which_nobody_hears_loses_nothing(docora: Docora) -> None:
+    result = lose_a_commit(docora, Fault.LOSE_REPLY)
+    document = refuses(result, "postgres", "Postgres database")
+    assert document["data"]["total"] == 200
+    assert docora.statuses()["pending_snapshot"] in {50, 60}
+    docora.assert_sound()
+    rest_is_finished(
+        docora, already_queued=len(docora.waiting()) - docora.statuses()["pending_snapshot"]
+    )
+
+
+def test_links_that_a_bulk_retry_did_one_by_one_are_counted_when_redis_is_lost(
+    docora: Docora, own: OwnRedis
+) -> None:
+    docora.add_links(10)
+    # So the whole batch fails, and its links are tried one by one.
+    docora.add_trigger("RAISE 'no'", when="old.repository_id LIKE 'repo_%1'")
+    with Proxy.before_redis(own.url) as proxy:
+        push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
+        process = docora.start("retry-all-failed", "--json", env={"REDIS_URL": proxy.url})
+        push.wait()
+        own.stop()
+        push.release()
+        result = finish(process)
+    document = refuses(result, "redis", "broke the connection")
+    assert docora.statuses() == {"failed": 6, "pending_snapshot": 4}
+    assert document["data"]["queued"] == 4
+    assert document["data"]["failed"] == 1
+
+
+# Rows are locked for a short time only
+
+
+def test_a_redis_that_hangs_has_a_few_seconds_while_rows_are_locked(docora: Docora) -> None:
+    docora.add_links(200, apps=2)
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
+        # It is never released, and any other answer of Redis may take 90 seconds.
+        result = docora.run(
+            *("retry-all-failed", "--batch-size", "10", "--json"),
+            env={**PATIENT, "REDIS_URL": proxy.url},
+        )
+        push.wait()
+    document = refuses(result, "redis", "did not answer in time")
+    assert "it has 4 s while links are locked" in document["hint"]
+    done = docora.statuses()["pending_snapshot"]
+    assert done in {40, 50}, "the sixth batch was in flight as well"
+    tells_what_was_done(docora, document, result, done)
+    rest_is_finished(docora, already_queued=0)
+
+
+def test_a_command_that_is_stopped_with_rows_locked_loses_them_and_ends_with_a_sentence(
+    docora: Docora,
+) -> None:
+    docora.add_links(200, apps=2)
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        push = proxy.plan(PUSH, Fault.HOLD_REPLY, number=5)
+        process = docora.start(
+            *("retry-all-failed", "--batch-size", "10", "--json"),
+            env={**PATIENT, "REDIS_URL": proxy.url},
+        )
+        push.wait()
+        with suspended(process):
+            push.release()
+            # Waits for the rows of the fifth batch, a minute at most.
+            docora.connection.execute("SELECT 1 FROM app_repositories FOR UPDATE")
+        result = finish(process)
+    document = refuses(result, "postgres", "ended a transaction of ours that was idle for 6 s")
+    done = docora.statuses()["pending_snapshot"]
+    tells_what_was_done(docora, document, result, done)
+    docora.assert_sound()
+    # Their jobs were pushed, and never committed.
+    rest_is_finished(docora, already_queued=len(docora.waiting()) - done)
+
+
+def test_a_retry_reads_expired_executions_before_it_locks_the_row(docora: Docora) -> None:
+    link = docora.add_link("failed")
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        read = proxy.plan(EXECUTIONS, Fault.HOLD_REPLY)
+        process = docora.start("retry", *link.ids, env={"REDIS_URL": proxy.url})
+        read.wait()
+        docora.connection.execute("SELECT FROM app_repositories FOR UPDATE NOWAIT")
+        read.release()
+        assert finish(process).code == 0
+    docora.assert_sound()
+
+
+def test_a_repair_reads_expired_executions_once_however_many_jobs_it_removes(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("docora_ops.actions.repair.fix._ENTRIES_AT_ONCE", 1)
+    reads = []
+    for number in (1, 8):
+        for link in [docora.add_link("synced") for _ in range(number)]:
+            docora.enqueue(link.job_id)
+            docora.redis.rpush(docora.queue.key, link.job_id)
+        with Proxy.before_redis(docora.redis_url) as proxy:
+            actions = docora.actions(redis_url=SecretStr(proxy.url))
+            read = proxy.plan(EXECUTIONS)
+            assert actions.repair().counts == {RepairOutcome.REMOVED: number}
+            reads.append(read.requests)
+    assert reads[0] == reads[1]
