@@ -4,9 +4,10 @@ WRITE_TRANSCRIPTS=1 writes what they print now into the files instead.
 """
 
 import os
+import re
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +16,17 @@ import pytest
 from docora_ops.demo import world
 from docora_ops.demo.receiver import Receiver
 from docora_ops.demo.world import (
+    ACME,
     API,
     APPS,
     DOCS,
+    FIRMWARE,
     HANDBOOK,
-    LANTERN,
+    HARBOR,
+    INFRA,
     MAPLE,
     MOBILE,
+    NO_GITHUB,
     REPOSITORIES,
     ROBOT,
 )
@@ -35,7 +40,7 @@ WRITING = bool(os.environ.get("WRITE_TRANSCRIPTS"))
 BAD_GATEWAY = "HTTP 502 on created README.md"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stage:
     """The small Docora of the demo, on the servers of the tests."""
 
@@ -44,6 +49,8 @@ class Stage:
     apps_url: str
     root: Path
     key: bytes = field(default_factory=lambda: os.urandom(32))
+    lost: dict[str, str] = field(default_factory=dict)
+    """Variables that lead to a server that is down."""
 
     def fill(self) -> None:
         with self.docora.connection.transaction():
@@ -59,7 +66,28 @@ class Stage:
             REPOS_BASE_PATH=str(self.upstream / "clones"),
             DOCORA_OPS_GIT_PROTOCOLS="file",
             DOCORA_OPS_DRIFT_GRACE=None if WRITING else "1",
+            **self.lost,
         )
+
+    def worker_environment(self) -> dict[str, str]:
+        """The role and the user of the workers."""
+        docora = self.docora
+        return {
+            "DATABASE_URL": docora.database_access.worker,
+            "REDIS_URL": docora.redis_access.worker,
+        }
+
+    def fail(self, error: str, condition: str, values: Sequence[object] = ()) -> None:
+        """Makes links fail for good."""
+        self.docora.connection.execute(
+            "UPDATE app_repositories SET status = 'failed', retry_count = 5, last_error = %s"
+            f" WHERE {condition}".encode(),
+            [error, *values],
+        )
+
+    def in_peace(self) -> None:
+        """Waits until every link is in sync."""
+        eventually(lambda: set(self.docora.statuses()) == {"synced"}, "every link in sync")
 
     def forget_job(self, link: world.Link) -> None:
         """The queue loses the job of the link."""
@@ -73,21 +101,31 @@ class Stage:
             _, *arguments = shlex.split(command)
             shown = self.docora.run(*arguments, env=self.environment()).stdout
         else:
-            line = f"exec 2>&1; {command}"
-            shown = self.docora.run_in_shell(line, env=self.environment()).stdout
+            environment = self.environment()
+            if "docora-ops worker" in command:
+                environment |= self.worker_environment()
+            shown = self.docora.run_in_shell(f"exec 2>&1; {command}", env=environment).stdout
         for name, written in {
             str(self.docora.actions().database.target): "docora on db.internal",
             describe(self.docora.actions().redis): "redis.internal:6379/0",
+            "127.0.0.1:1/0": "redis.internal:6379/0",
             self.docora.role: "docora_ops",
         }.items():
             shown = shown.replace(name, written)
         return shown
 
-    def check(self, path: str) -> None:
-        """Compare the file with what its commands print, or write that into the file."""
+    def check(self, path: str, arrange: Mapping[str, Callable[[], object]] | None = None) -> None:
+        """Compare the file with what its commands print, or write that into the file.
+
+        `arrange`: by heading of a section, what happens before its commands run.
+        """
         file = self.root / path
         text = file.read_text(encoding="utf-8")
-        played = play(text, self.run)
+        played = ""
+        for section in re.split(r"^(?=## )", text, flags=re.MULTILINE):
+            heading = section.partition("\n")[0].removeprefix("## ")
+            (arrange or {}).get(heading, lambda: None)()
+            played += play(section, self.run)
         if WRITING and comparable(played) != comparable(text):
             file.write_text(played, encoding="utf-8")
         assert WRITING or comparable(played) == comparable(text)
@@ -109,10 +147,7 @@ def upstream(stage: Stage) -> None:
 @contextmanager
 def two_workers(stage: Stage) -> Iterator[None]:
     """Runs two workers, and begins when both listen."""
-    environment = stage.environment() | {
-        "DATABASE_URL": stage.docora.database_access.worker,
-        "REDIS_URL": stage.docora.redis_access.worker,
-    }
+    environment = stage.environment() | stage.worker_environment()
     with stage.docora.start_installed("worker", "--concurrency", "2", env=environment) as process:
         try:
             queue = "rq:workers:snapshot-queue"
@@ -123,30 +158,78 @@ def two_workers(stage: Stage) -> Iterator[None]:
             process.communicate(timeout=60)
 
 
-def test_the_incident(stage: Stage, upstream: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every link has failed, except those in sync; the only pending link has lost its job."""
-    links = []
-    for link in world.LINKS:
-        lost = (link.app, link.repository) == (ROBOT, HANDBOOK)
-        status = LinkStatus.SYNCED if link.status is LinkStatus.SCANNING else link.status
-        if status is LinkStatus.PENDING_SNAPSHOT and not lost:
-            status = LinkStatus.FAILED
-        unknown_host = (link.app, link.repository) == (LANTERN, DOCS)
-        error = link.last_error if unknown_host else BAD_GATEWAY
-        links.append(
-            link._replace(
-                status=status,
-                last_error=error if status is LinkStatus.FAILED else None,
-                job=link.job if link.job is world.DEAD else None,
-            )
-        )
-    monkeypatch.setattr(world, "LINKS", tuple(links))
+def test_each_incident_is_over_after_its_commands(
+    stage: Stage, upstream: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world, "LINKS", tuple(map(_mended, world.LINKS)))
     stage.fill()
-    stage.docora.connection.execute(
+    docora = stage.docora
+    docora.connection.execute(
         "UPDATE repositories SET circuit_open_until = NULL, consecutive_failures = 0"
     )
-    with two_workers(stage):
-        stage.check("docora_ops/help/incident.md")
+    workers = ExitStack()
+    with ExitStack() as stack:
+        stack.callback(workers.close)
+
+        def work() -> None:
+            workers.enter_context(two_workers(stage))
+
+        def gateway() -> None:
+            work()
+            stage.fail(BAD_GATEWAY, "status = 'synced'")
+
+        def git() -> None:
+            stage.fail(NO_GITHUB, "repository_id = ANY (%s)", [[INFRA.repository_id]])
+            docora.connection.execute(
+                "UPDATE repositories SET consecutive_failures = 5,"
+                " circuit_open_until = now() + interval '20 minutes' WHERE repository_id = %s",
+                (INFRA.repository_id,),
+            )
+
+        def killed() -> None:
+            for status, repository in (("scanning", FIRMWARE), ("pending_snapshot", DOCS)):
+                docora.connection.execute(
+                    "UPDATE app_repositories SET status = %s"
+                    " WHERE app_id = %s AND repository_id = %s",
+                    (status, ROBOT.app_id, repository.repository_id),
+                )
+
+        def idle() -> None:
+            stage.in_peace()
+            workers.close()
+            stage.fail(BAD_GATEWAY, "app_id = %s", [HARBOR.app_id])
+            assert docora.run("retry-all-failed", "--yes", env=stage.environment()).code == 0
+
+        def emptied() -> None:
+            stage.fail(BAD_GATEWAY, "app_id = %s", [ACME.app_id])
+            assert docora.run("retry-all-failed", "--yes", env=stage.environment()).code == 0
+            docora.redis.flushdb()
+            work()
+
+        def down() -> None:
+            stage.in_peace()
+            stage.lost = {"REDIS_URL": "redis://127.0.0.1:1"}
+
+        def up() -> None:
+            stage.lost = {}
+
+        stage.check(
+            "docora_ops/help/incident.md",
+            {
+                "The apps, or what stands before them, did not answer": gateway,
+                "git failed, and circuits opened": git,
+                "Workers were killed": killed,
+                "No worker takes the jobs": idle,
+                "Redis lost the queue": emptied,
+                "An app lost its files": stage.in_peace,
+                "A server is down": down,
+                "Afterwards": up,
+            },
+        )
+
+
+def _mended(link: world.Link) -> world.Link:
+    return link._replace(status=LinkStatus.SYNCED, last_error=None, retry_count=0, job=None)
 
 
 def test_the_json_documents(stage: Stage) -> None:

@@ -22,6 +22,8 @@ _VARYING = (
     (r"\bagain in \d+ s\b", "again in SECONDS"),
     (r"\b\d+ d \d+ h\b", "DURATION"),
     (r"\bfor \d+ s\b", "for SECONDS"),
+    (r"\b\d+ s ago\b", "SECONDS ago"),
+    (r"\b\d+ (running|busy)\b", r"NUMBER \1"),
     (r"\b\d+ MiB used, \d+%", "MEMORY"),
     (r"\b(PostgreSQL|Valkey|Redis) \d[\d.]*", "VERSION"),
     (r"\b(nothing to save yet|snapshots|append-only file)\b", "PERSISTENCE"),
