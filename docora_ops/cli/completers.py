@@ -1,11 +1,10 @@
 """What the shell offers for APP, REPO, OPERATION_ID and paths while a command is typed.
 
-An exception ends the completion without a message: see `shell_completion`.
+`shell_completion` ends the process without a message on an exception, and when time has run out.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 _MOST = 50
 """Values that are offered at once."""
-_PATIENCE = 1.4
-"""Seconds for the env file and the servers; the start of the process takes about 0.4 s more."""
 
 
 class Value(str):
@@ -120,17 +117,10 @@ def _database(typer_context: typer.Context) -> Iterator[Database]:
 
 
 def _impatient_settings(typer_context: typer.Context) -> Settings:
-    """Returns the settings with short timeouts. The process ends if these do not suffice.
-
-    They do not for a name server that is silent, for several addresses in turn, or for an env file
-    that is a pipe.
-    """
+    """Returns the settings with short timeouts: no statement outlives the completion for long."""
     from docora_ops.cli.env_file import env_file_of
     from docora_ops.settings import load_settings
 
-    # A thread in C: neither a signal handler nor a thread in Python runs during a call of libpq.
-    nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
-    faulthandler.dump_traceback_later(_PATIENCE, exit=True, file=nowhere)
     env_file = env_file_of(typer_context)
     if env_file is not None:  # as typed: the shell has not expanded ~ and $HOME
         env_file = Path(os.path.expandvars(env_file)).expanduser()

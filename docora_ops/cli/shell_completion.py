@@ -6,10 +6,12 @@ blanks, do not quote it, and offer files where a value is unknown.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from typer import _completion_shared
@@ -64,18 +66,28 @@ if [[ $funcstack[1] == _%(prog_name)s ]]; then
 fi
 """
 
+_PATIENCE = 1.7
+"""Seconds after which a completion ends; the start of the process takes about 0.2 s more."""
+
 _UNQUOTED = frozenset("_@%+=:,./-")
 """Characters beside letters and digits that bash takes as they are."""
 
 
 class CompletingGroup(LeanGroup):
-    """The group of all commands. It completes with the classes below, and prints no error."""
+    """The group of all commands.
+
+    It completes with the classes below, prints no error, and gives up in time.
+    """
 
     def _main_shell_completion(
         self, ctx_args: Any, prog_name: str, complete_var: str | None = None
     ) -> None:
         if not os.environ.get("_DOCORA_OPS_COMPLETE"):
             return
+        # A thread in C: no signal handler and no thread in Python runs during a call of libpq,
+        # which may wait for a name server.
+        nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
+        faulthandler.dump_traceback_later(_PATIENCE, exit=True, file=nowhere)
         add_completion_class(_Bash, "bash")
         add_completion_class(_Zsh, "zsh")
         with suppress(Exception):
