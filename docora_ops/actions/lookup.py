@@ -194,8 +194,10 @@ def _nearest(text: str, words: Mapping[str, str]) -> list[str]:
 
     by_folded = {_folded(name): word for name, word in words.items()}
     typed = text.partition("://")[2].partition("/")[2] or text  # of a URL, the path
-    near = get_close_matches(_folded(typed), by_folded, n=_MOST_COMMANDS, cutoff=0.5)
-    return [by_folded[name] for name in near]
+    for cutoff in (0.8, 0.5):  # a near miss is not followed by names that are hardly similar
+        if near := get_close_matches(_folded(typed), by_folded, _MOST_COMMANDS, cutoff):
+            return [by_folded[name] for name in near]
+    return []
 
 
 def _folded(name: str) -> str:

@@ -39,6 +39,12 @@ def dry_command(bulk: BulkAction) -> list[str]:
     return [word for word in bulk.command if word != "--yes"] + ["--dry-run"]
 
 
+def as_if_real(dry: Result) -> dict[str, object]:
+    """The document of a dry run, but for the option in the command that its hint repeats."""
+    document: dict[str, object] = dry.json
+    return document | {"hint": str(document["hint"]).replace(" --dry-run", "")}
+
+
 @every_bulk_action
 def test_a_dry_run_of_many_links_predicts_what_the_real_one_then_does(
     docora: Docora, bulk: BulkAction
@@ -109,7 +115,7 @@ def test_a_dry_run_of_one_link_predicts_what_the_real_one_then_does(
             assert dry.json == real.json
         elif (command, kind) == ("resync", "running"):
             assert (dry.code, dry.json["code"]) == (4, "snapshot_running")
-            assert dry.json == real.json
+            assert as_if_real(dry) == real.json
         else:
             assert dry.code == 0, dry
             expected = {**real.data, "message": "Dry run", "dry_run": True}
@@ -152,7 +158,7 @@ def test_what_is_refused_unknown_or_empty_ends_dry_as_it_does_for_real(docora: D
     assert [result.code for result in real_runs] == [4, 3, 3, 0, 3]
     for dry, real in zip(dry_runs, real_runs, strict=True):
         if dry.code:
-            assert dry.json == real.json
+            assert as_if_real(dry) == real.json
     assert dry_runs[3].data["links"] == []
     assert docora.dump() == before
 
