@@ -97,7 +97,8 @@ def find_apps_by_prefix(database: Database, text: str, limit: int) -> list[App]:
     """Returns apps whose name begins with the text, in any letter case, or whose id does."""
     if not text.strip():
         return []
-    return [App(found.id, found.name) for found in apps_by_prefix(database, text, limit)]
+    found = apps_by_prefix(database, text, limit)
+    return [App(each.id, each.name) for each in found if each.by_name or each.id.startswith(text)]
 
 
 def find_repositories(

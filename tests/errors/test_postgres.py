@@ -19,7 +19,7 @@ def test_a_postgres_that_is_not_there_changes_nothing(
     before = docora.dump()
     url = f"postgres://someone:{ENCODED}@127.0.0.1:{refused_port()}/docora"
     result = docora.run(*arguments(command, link), env={"DATABASE_URL": url})
-    refuses(result, "postgres", "docora on 127.0.0.1", "Connection refused")
+    refuses(result, "postgres", "docora on 127.0.0.1", "connection refused")
     assert docora.dump() == before
 
 

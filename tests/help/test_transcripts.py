@@ -253,12 +253,16 @@ def test_the_json_documents(stage: Stage) -> None:
     docora.redis.set(f"rq:job:{MAPLE.app_id}-{MOBILE.repository_id}", "no job")
     docora.redis.hset(f"docora:bulk:{DASHBOARDS}", items=["total", 12, "completed", 4])
     docora.redis.hset(f"docora:bulk:{DASHBOARDS}", items=["succeeded", 4, "failed", 0])
-    docora.redis.expire(f"docora:bulk:{DASHBOARDS}", 3600)
     docora.add_worker("web-1.4711.ab12")
     docora.redis.hset(
         "rq:worker:web-1.4711.ab12", items=["state", "idle", "hostname", "web-1", "pid", "4711"]
     )
-    stage.check("docora_ops/help/json.md")
+
+    def renew() -> None:  # or its runner would count as gone on a slow machine
+        docora.redis.expire(f"docora:bulk:{DASHBOARDS}", 3600)
+
+    renew()
+    stage.check("docora_ops/help/json.md", {"progress, operations and cancel": renew})
 
 
 def test_readme(stage: Stage, upstream: None) -> None:

@@ -230,7 +230,7 @@ def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None
         (
             ["--repo", "octo/othr"],
             "no repository 'octo/othr'",
-            "{} --repo octo/other or: docora-ops",
+            "did you mean: docora-ops {} --repo octo/other",
         ),
         (["--app", "Other", "--repo", "octo/repo1"], "app 'Other' is not linked to", "octo/other"),
         (

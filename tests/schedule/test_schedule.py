@@ -56,12 +56,12 @@ def test_one_pass_queues_what_is_due_and_prints_one_document(docora: Docora) -> 
             assert docora.job(links[kind]).kwargs["is_rescan"] is is_rescan, kind
     assert docora.dump()[0] == before
     assert docora.redis.keys("docora:*") == []
-    assert re.fullmatch(r"\S+ on \S+, Redis \S+/\d+: 6 links due\.\n", result.stderr)
+    assert re.fullmatch(r"\S+ on \S+, Redis \S+/\d+: 6 links of Acme Search due\.\n", result.stderr)
 
 
 def test_the_summary_counts_by_app(docora: Docora) -> None:
     docora.add_links(5, apps=2, status="synced")
-    docora.leave_job(f"app_{1:024x}-repo_{1:024x}", JobStatus.FINISHED)
+    docora.leave_job(f"app_{1:024x}-repo_{1:024x}", JobStatus.FAILED)
     result = docora.run("schedule")
     assert result.code == 0, result
     cells = [re.split(r"  +", line.strip()) for line in result.stdout.splitlines()]
