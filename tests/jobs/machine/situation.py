@@ -23,7 +23,7 @@ UNFINISHED = frozenset({"pending_snapshot", "scanning"})
 LIVE = frozenset({JobState.RUNNING, JobState.WAITING})
 
 _ROWS = """
-SELECT *l.ids, l.status, l.retry_count, l.last_error, l.xmin::text AS version,
+SELECT l.app_id, l.repository_id, l.status, l.retry_count, l.last_error, l.xmin::text AS version,
     (SELECT count(*) FROM app_delivered_files d
      WHERE d.app_id = l.app_id AND d.repository_id = l.repository_id) AS deliveries,
     l.last_scanned_at IS NULL OR l.last_scanned_at < now() - interval '5 minutes' AS old,
