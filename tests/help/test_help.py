@@ -163,7 +163,6 @@ def test_usage_errors_are_one_sentence_or_one_document_and_load_no_driver(docora
             assert result.stdout == ""
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_usual_slips_get_a_hint_of_their_own(docora: Docora) -> None:
     unquoted = docora.run("retry", "Acme", "Search", "octo/api")
     assert unquoted.code == 2
@@ -173,16 +172,23 @@ def test_usual_slips_get_a_hint_of_their_own(docora: Docora) -> None:
     assert "Hint: it goes before the command" in late.stderr
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_completion_can_be_shown_and_works(docora: Docora) -> None:
-    script = """
-        eval "$(docora-ops --show-completion)"
-        COMP_WORDS=(docora-ops ret) COMP_CWORD=1
-        _docora_ops_completion docora-ops; echo "${COMPREPLY[@]}"
-        COMP_WORDS=(docora-ops retry --fr) COMP_CWORD=2
-        _docora_ops_completion docora-ops; echo "${COMPREPLY[@]}"
-    """
-    shell = docora.run_in_shell(script, "bash", "--norc")
+    completions = {
+        "ret": "retry retry-all-failed",
+        "retry --fr": "--front",
+        "help re": "retry retry-all-failed resync repair recipes",
+        "help ex": "exit-codes",
+    }
+    script = 'eval "$(docora-ops --show-completion)"'
+    for words in completions:
+        script += f"""
+            COMP_WORDS=(docora-ops {words}) COMP_CWORD={len(words.split())}
+            _docora_ops_completion docora-ops; echo "${{COMPREPLY[@]}}"
+        """
+    nothing_set = {"DATABASE_URL": None, "REDIS_URL": None}
+    shell = docora.run_in_shell(script, "bash", "--norc", env=nothing_set)
     assert shell.stderr == ""
-    assert shell.stdout == "retry retry-all-failed\n--front\n"
+    assert shell.stdout.splitlines() == list(completions.values())
 
     assert docora.waiting() == []

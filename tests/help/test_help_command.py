@@ -75,20 +75,6 @@ def test_with_json_there_is_one_document_that_says_that_help_has_none(docora: Do
     assert (result.json["code"], result.json["error"]) == ("usage", "No such option: --json")
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_names_are_completed(docora: Docora) -> None:
-    script = """
-        eval "$(docora-ops --show-completion)"
-        COMP_WORDS=(docora-ops help re) COMP_CWORD=2
-        _docora_ops_completion docora-ops; echo "${COMPREPLY[@]}"
-        COMP_WORDS=(docora-ops help ex) COMP_CWORD=2
-        _docora_ops_completion docora-ops; echo "${COMPREPLY[@]}"
-    """
-    shell = docora.run_in_shell(script, "bash", "--norc", env=NOTHING_SET)
-    assert shell.stderr == ""
-    assert shell.stdout == "retry retry-all-failed resync repair recipes\nexit-codes\n"
-
-
 def test_a_long_page_goes_through_the_pager_that_is_set(docora: Docora, tmp_path: Path) -> None:
     paged = tmp_path / "paged"
     env = {"PAGER": f"tee {paged} | head -1", "TERM": "xterm-256color"}
