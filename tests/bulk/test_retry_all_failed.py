@@ -11,7 +11,7 @@ from docora_ops.queue.redis_client import describe
 from tests.support.bulk_actions import OPERATION_ID, bulk_document
 from tests.support.docora import COMMAND, Docora, Result
 from tests.support.rows import TestLink
-from tests.support.terminal import QUESTION, TerminalSession, on_terminal
+from tests.support.terminal import TerminalSession, on_terminal
 
 ESCAPE = "\x1b"
 ANIMATION = re.compile(r"\x1b\[\?25l|\x1b\[2K")
@@ -342,9 +342,7 @@ def test_the_question_leaves_nothing_on_a_stdout_that_is_redirected(
     stdout = tmp_path / "stdout"
     line = f"{COMMAND} retry-all-failed --json >{stdout}"
     with TerminalSession(["sh", "-c", line], docora.environment(TERM="xterm")) as session:
-        session.read_until(QUESTION)
-        session.type(b"y\n")
-        code, shown = session.end()
+        code, shown = session.answer(b"y\n")
     assert code == 0, shown
     assert "[y/N]" in shown
     document = stdout.read_text(encoding="utf-8")

@@ -20,9 +20,7 @@ def test_a_terminal_is_asked_whatever_is_redirected(
     log = tmp_path / "log"
     line = f"{COMMAND} retry-all-failed {redirect.format(log)}"
     with TerminalSession(["sh", "-c", line], docora.environment(TERM="xterm")) as session:
-        session.read_until(QUESTION)
-        session.type(b"n\n")
-        code, shown = session.end()
+        code, shown = session.answer(b"n\n")
     assert code == 130, shown
     question = shown[: shown.index("[y/N]")]
     assert "3 links" in question
@@ -63,9 +61,7 @@ def test_streams_at_a_terminal_are_asked_without_a_controlling_one(docora: Docor
     docora.add_link()
     command = ["setsid", "--wait", str(COMMAND), "retry-all-failed"]
     with TerminalSession(command, docora.environment(TERM="xterm")) as session:
-        session.read_until(QUESTION)
-        session.type(b"n\n")
-        code, shown = session.end()
+        code, shown = session.answer(b"n\n")
     assert code == 130, shown
     assert docora.statuses() == {"failed": 1}
 
@@ -104,9 +100,7 @@ def test_an_answer_that_was_typed_before_the_question_does_not_count(docora: Doc
     command = [str(COMMAND), "retry-all-failed"]
     with TerminalSession(command, docora.environment(TERM="xterm")) as session:
         session.type(b"y\n")  # while Python starts
-        session.read_until(QUESTION)
-        session.type(b"n\n")
-        code, shown = session.end()
+        code, shown = session.answer(b"n\n")
     assert code == 130, shown
     assert docora.dump() == before
 

@@ -284,23 +284,11 @@ def test_a_database_that_takes_no_writes_is_a_failure(docora: Docora) -> None:
 def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
     make_healthy(docora)
     dead = f"127.0.0.1:{refused_port()}"
-    database, queue, both, table = (
-        docora.run("doctor", *options, env=ONE_LOOK | env)
-        for options, env in (
-            (["--json"], {"DATABASE_URL": f"postgres://u:5ecr3t@{dead}/d"}),
-            (["--json"], {"REDIS_URL": f"redis://u:5ecr3t@{dead}/0"}),
-            *(
-                (
-                    options,
-                    {
-                        "DATABASE_URL": f"postgres://u:5ecr3t@{dead}/d",
-                        "REDIS_URL": f"redis://u:5ecr3t@{dead}/0",
-                    },
-                )
-                for options in (["--json"], [])
-            ),
-        )
-    )
+    no_database = {"DATABASE_URL": f"postgres://u:5ecr3t@{dead}/d"}
+    no_redis = {"REDIS_URL": f"redis://u:5ecr3t@{dead}/0"}
+    database, queue = examine(docora, **no_database), examine(docora, **no_redis)
+    both = examine(docora, **no_database, **no_redis)
+    table = docora.run("doctor", env=ONE_LOOK | no_database | no_redis)
     assert not_ok(database) == {
         "postgres": "failed",
         **dict.fromkeys([*OF_POSTGRES[1:], *OF_BOTH], "not_checked"),

@@ -9,8 +9,9 @@ from pydantic import SecretStr
 
 from docora_ops.drift import RepairOutcome
 from tests.errors.checks import HURRIED, refuses
+from tests.support.bulk_actions import RETRY
 from tests.support.docora import QUEUE, Docora, Result, finish
-from tests.support.own_servers import OwnRedis
+from tests.support.own_servers import OwnRedis, refusing_writes
 from tests.support.proxy import COMMIT, PUSH, Fault, Plan, Proxy, eventually
 from tests.support.running_commands import PATIENT, progress_of, suspended
 
@@ -23,8 +24,7 @@ def hold_bulk(docora: Docora, proxy: Proxy, links: int) -> tuple[Any, Plan]:
     docora.add_links(links, apps=2)
     push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
     process = docora.start(
-        *("retry-all-failed", "--batch-size", "10", "--json"),
-        env={"REDIS_URL": proxy.url, "DOCORA_OPS_CONNECT_TIMEOUT": "1"},
+        *RETRY.command, "--json", env={"REDIS_URL": proxy.url, "DOCORA_OPS_CONNECT_TIMEOUT": "1"}
     )
     push.wait()
     eventually(lambda: docora.statuses().get("pending_snapshot") == 40, "four batches committed")
@@ -52,13 +52,7 @@ def rest_is_finished(docora: Docora, already_queued: int) -> None:
     docora.assert_sound()
 
 
-@pytest.mark.parametrize(
-    ("spoil", "sentence"),
-    [
-        pytest.param(OwnRedis.run_out_of_memory, "it is out of memory", id="out of memory"),
-        pytest.param(OwnRedis.become_replica, "it is a read-only replica", id="read-only"),
-    ],
-)
+@refusing_writes
 def test_a_redis_that_refuses_writes_midway_stops_a_bulk_retry(
     docora: Docora, own: OwnRedis, spoil: Callable[[OwnRedis], None], sentence: str
 ) -> None:
@@ -80,9 +74,7 @@ def test_a_reply_that_is_lost_after_a_push_of_a_bulk_retry_leaves_each_job_once(
     docora.add_links(200, apps=2)
     with Proxy.before_redis(docora.redis_url) as proxy:
         push = proxy.plan(PUSH, Fault.LOSE_REPLY, number=5)
-        result = docora.run(
-            *("retry-all-failed", "--batch-size", "10", "--json"), env={"REDIS_URL": proxy.url}
-        )
+        result = docora.run(*RETRY.command, "--json", env={"REDIS_URL": proxy.url})
         push.wait()
     document = refuses(result, "redis", "broke the connection")
     done = docora.statuses()["pending_snapshot"]
@@ -105,7 +97,8 @@ def test_a_postgres_that_hangs_midway_is_given_up_by_a_bulk_retry_once(docora: D
     ):
         push = redis_proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
         process = docora.start(
-            *("retry-all-failed", "--batch-size", "10", "--json"),
+            *RETRY.command,
+            "--json",
             env={"REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url, **HURRIED},
         )
         push.wait()
@@ -132,9 +125,7 @@ def lose_a_commit(docora: Docora, fault: Fault) -> Result:
         commit = proxy.plan(COMMIT, fault, number=6)
         # The other connection may finish its batch, however late it hears of the loss.
         proxy.plan(COMMIT, Fault.LOSE_REQUEST, number=8)
-        result = docora.run(
-            *("retry-all-failed", "--batch-size", "10", "--json"), env={"DATABASE_URL": proxy.url}
-        )
+        result = docora.run(*RETRY.command, "--json", env={"DATABASE_URL": proxy.url})
         commit.wait()
     return result
 
@@ -188,10 +179,7 @@ def test_a_redis_that_hangs_has_a_few_seconds_while_rows_are_locked(docora: Doco
     with Proxy.before_redis(docora.redis_url) as proxy:
         push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
         # It is never released, and any other answer of Redis may take 90 seconds.
-        result = docora.run(
-            *("retry-all-failed", "--batch-size", "10", "--json"),
-            env={**PATIENT, "REDIS_URL": proxy.url},
-        )
+        result = docora.run(*RETRY.command, "--json", env={**PATIENT, "REDIS_URL": proxy.url})
         push.wait()
     document = refuses(result, "redis", "did not answer in time")
     assert "it has 4 s while links are locked" in document["hint"]
@@ -207,10 +195,7 @@ def test_a_command_that_is_stopped_with_rows_locked_loses_them_and_ends_with_a_s
     docora.add_links(200, apps=2)
     with Proxy.before_redis(docora.redis_url) as proxy:
         push = proxy.plan(PUSH, Fault.HOLD_REPLY, number=5)
-        process = docora.start(
-            *("retry-all-failed", "--batch-size", "10", "--json"),
-            env={**PATIENT, "REDIS_URL": proxy.url},
-        )
+        process = docora.start(*RETRY.command, "--json", env={**PATIENT, "REDIS_URL": proxy.url})
         push.wait()
         with suspended(process):
             push.release()

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.support.bulk_actions import RETRY
 from tests.support.docora import COMMAND, Docora, finish
 from tests.support.proxy import PATIENCE, PUSH, Fault, Proxy
 from tests.support.running_commands import LOCK_TABLE, PATIENT, STOPPING, ErrorOutput, await_locks
@@ -63,10 +64,7 @@ def test_after_a_hang_up_only_another_signal_ends_a_bulk_retry_at_once(
     docora.add_links(100)
     with Proxy.before_redis(docora.redis_url) as proxy:
         third = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=3)
-        process = docora.start(
-            *("retry-all-failed", "--batch-size", "10", "--json"),
-            env={**PATIENT, "REDIS_URL": proxy.url},
-        )
+        process = docora.start(*RETRY.command, "--json", env={**PATIENT, "REDIS_URL": proxy.url})
         stderr = ErrorOutput(process)
         third.wait()
         process.send_signal(signal.SIGHUP)
@@ -85,7 +83,7 @@ def test_after_a_hang_up_only_another_signal_ends_a_bulk_retry_at_once(
 
 def test_under_nohup_a_hang_up_ends_nothing(docora: Docora) -> None:
     docora.add_links(100)
-    command = ("nohup", str(COMMAND), "retry-all-failed", "--batch-size", "10", "--json")
+    command = ("nohup", str(COMMAND), *RETRY.command, "--json")
     with Proxy.before_redis(docora.redis_url) as proxy:
         third = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=3)
         environment = {**PATIENT, "REDIS_URL": proxy.url}

@@ -17,7 +17,7 @@ from tests.errors.checks import (
     shows_no_secret,
 )
 from tests.support.docora import Docora
-from tests.support.own_servers import OwnRedis
+from tests.support.own_servers import OwnRedis, refusing_writes
 from tests.support.proxy import PUSH, Fault, Proxy, refused_port
 from tests.support.rows import TestLink
 
@@ -34,13 +34,7 @@ def test_a_redis_that_is_not_there_changes_nothing(
 
 
 @pytest.mark.parametrize("command", ALL)
-@pytest.mark.parametrize(
-    ("spoil", "sentence"),
-    [
-        pytest.param(OwnRedis.run_out_of_memory, "it is out of memory", id="out of memory"),
-        pytest.param(OwnRedis.become_replica, "it is a read-only replica", id="read-only"),
-    ],
-)
+@refusing_writes
 def test_a_redis_that_refuses_writes_changes_nothing(
     docora: Docora,
     own: OwnRedis,

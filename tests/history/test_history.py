@@ -66,56 +66,22 @@ def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> 
     assert second["selection"]["repository_id"] == links[1].repository_id
     bulk = results[2].data["operation_id"]
     whole = results[4].data["operation_id"]
+    one_of_app = shown[3]["selection"] | {"app_id": links[2].app_id, "all": True}
+    fields = ("command", "reason", "operation_id", "selection", "counts")
+    expected: list[tuple[Any, ...]] = [
+        ("retry", "r1", None, first | {"front": True}, {"total": 1, "queued": 1}),
+        (
+            *("retry-all-failed", "r2", bulk, {"error": "http 500", "limit": 2}),
+            {"total": 2, "queued": 1, "replaced_stale": 1},
+        ),
+        ("resync", "r3", None, first, {"total": 1, "already_queued": 1}),
+        ("resync", "r4", whole, one_of_app, {"total": 1, "already_queued": 1}),
+        # All that is pending is due; one alone had no job.
+        ("schedule", "r5", None, {}, {"total": 5, "already_queued": 4, "queued": 1}),
+        ("cancel", "r6", waiting, {}, {}),
+    ]
     assert shown == [
-        {
-            "command": "retry",
-            "selection": first | {"front": True},
-            "reason": "r1",
-            "operation_id": None,
-            "counts": {"total": 1, "queued": 1},
-            "state": "done",
-        },
-        {
-            "command": "retry-all-failed",
-            "selection": {"error": "http 500", "limit": 2},
-            "reason": "r2",
-            "operation_id": bulk,
-            "counts": {"total": 2, "queued": 1, "replaced_stale": 1},
-            "state": "done",
-        },
-        {
-            "command": "resync",
-            "selection": first,
-            "reason": "r3",
-            "operation_id": None,
-            "counts": {"total": 1, "already_queued": 1},
-            "state": "done",
-        },
-        {
-            "command": "resync",
-            "selection": shown[3]["selection"] | {"app_id": links[2].app_id, "all": True},
-            "reason": "r4",
-            "operation_id": whole,
-            "counts": {"total": 1, "already_queued": 1},
-            "state": "done",
-        },
-        {
-            "command": "schedule",
-            "selection": {},
-            "reason": "r5",
-            "operation_id": None,
-            # All that is pending is due; one alone had no job.
-            "counts": {"total": 5, "already_queued": 4, "queued": 1},
-            "state": "done",
-        },
-        {
-            "command": "cancel",
-            "selection": {},
-            "reason": "r6",
-            "operation_id": waiting,
-            "counts": {},
-            "state": "done",
-        },
+        {**dict(zip(fields, values, strict=True)), "state": "done"} for values in expected
     ]
     assert due.job_id in docora.waiting()
     assert [each["command"] for each in history(docora, "--limit", "2")] == ["cancel", "schedule"]

@@ -14,11 +14,11 @@ from docora_ops.database.postgres_server import read_role
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import RedisError
 from docora_ops.queue.redis_server import QueueInspector
+from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import Docora, Result
-from tests.support.privileges import Grant, grants, rules
+from tests.support.privileges import Grant, grants, rules, without_grant
 from tests.support.rows import TestLink
 
-ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 OPERATION = "bulk_0123456789abcdef"
 
 RETRY = ("retry", "APP", "REPO")
@@ -133,11 +133,6 @@ def was_refused(result: Result, sentence: str) -> None:
     assert "docora-ops help privileges" in result.stderr
 
 
-def check(result: Result, name: str) -> Any:
-    """One of doctor's."""
-    return next(check for check in result.data["checks"] if check["name"] == name)
-
-
 def each_need(needs: dict[tuple[str, ...], Any]) -> Iterator[tuple[Any, tuple[str, ...]]]:
     for command, needed in needs.items():
         for each in needed:
@@ -151,17 +146,13 @@ def test_without_any_one_grant_a_command_is_refused_and_doctor_says_what_to_gran
     assert {grant for grant, _ in each_need(NEED_GRANT)} == set(grants("docora_ops"))
     before = world.dump()
     for grant, command in each_need(NEED_GRANT):
-        with subtests.test(grant=str(grant)):
-            docora.connection.execute(f"REVOKE {grant} FROM {docora.role}".encode())
-            try:
-                was_refused(world.run(command), f"permission denied for table {grant.table}")
-                assert world.dump() == before
-                found = check_privileges(read_role(database, TABLES))
-                assert found.state is not CheckState.OK
-                assert grant.table in found.finding
-                assert found.what_to_do == f"GRANT {grant} TO {docora.role};"
-            finally:
-                docora.connection.execute(f"GRANT {grant} TO {docora.role}".encode())
+        with subtests.test(grant=str(grant)), without_grant(docora.connection, grant, docora.role):
+            was_refused(world.run(command), f"permission denied for table {grant.table}")
+            assert world.dump() == before
+            found = check_privileges(read_role(database, TABLES))
+            assert found.state is not CheckState.OK
+            assert grant.table in found.finding
+            assert found.what_to_do == f"GRANT {grant} TO {docora.role};"
     assert check_privileges(read_role(database, TABLES)).state is CheckState.OK
 
 

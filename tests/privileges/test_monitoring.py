@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from rq.job import JobStatus
 
+from tests.support.diagnoses import ONE_LOOK, check, examine, not_ok, states
 from tests.support.docora import Docora, Result
-from tests.support.privileges import block, grants, rules
+from tests.support.privileges import grants, rules, without_grant, without_rule
 
 OPERATION = "bulk_0123456789abcdef"
 SHOW = ("show", "APP", "REPO")
@@ -61,7 +62,7 @@ class World:
         monitor = {
             "DATABASE_URL": self.docora.database_access.monitor,
             "REDIS_URL": self.docora.redis_access.monitor,
-            "DOCORA_OPS_DRIFT_GRACE": "0",
+            **ONE_LOOK,
         }
         return self.docora.run(
             *(names.get(argument, argument) for argument in arguments), env=monitor | environment
@@ -69,8 +70,7 @@ class World:
 
     def check(self, name: str) -> Any:
         """Returns one check of doctor."""
-        checks = self.run(DOCTOR).data["checks"]
-        return next(check for check in checks if check["name"] == name)
+        return check(self.run(DOCTOR), name)
 
     def forget_denials(self) -> None:
         self.docora.redis.acl_log_reset()
@@ -118,11 +118,9 @@ def test_doctor_warns_that_both_may_only_read_and_fails_for_nothing_else(world: 
     world.docora.add_worker()
     result = world.run(DOCTOR)
     assert result.code == 0, result
-    states = {check["name"]: check["state"] for check in result.data["checks"]}
-    assert states.pop("privileges") == states.pop("redis") == "warning"
-    assert set(states.values()) == {"ok"}
+    assert not_ok(result) == dict.fromkeys(["privileges", "redis"], "warning")
     for name in ("privileges", "redis"):
-        found = next(check for check in result.data["checks"] if check["name"] == name)
+        found = check(result, name)
         assert "may only read" in found["finding"]
         assert "docora-ops help privileges" in found["what_to_do"]
     world.forget_denials()
@@ -134,14 +132,10 @@ def test_without_any_one_grant_a_command_is_refused_and_doctor_says_what_to_gran
     connection = world.docora.connection
     role = world.docora.database_access.monitor_name
     for grant in grants("docora_monitor"):
-        with subtests.test(grant=str(grant)):
-            connection.execute(f"REVOKE {grant} FROM {role}".encode())
-            try:
-                assert any(world.run(each).code == 5 for each in (SHOW, ("schedule", "--dry-run")))
-                found = world.check("privileges")
-                assert found["what_to_do"] == f"GRANT {grant} TO {role};"
-            finally:
-                connection.execute(f"GRANT {grant} TO {role}".encode())
+        with subtests.test(grant=str(grant)), without_grant(connection, grant, role):
+            assert any(world.run(each).code == 5 for each in (SHOW, ("schedule", "--dry-run")))
+            found = world.check("privileges")
+            assert found["what_to_do"] == f"GRANT {grant} TO {role};"
     world.forget_denials()
 
 
@@ -149,30 +143,23 @@ def test_without_any_one_rule_of_redis_a_command_is_refused(
     world: World, subtests: pytest.Subtests
 ) -> None:
     docora = world.docora
-    acl, setuser, _, *all_rules = block("ACL SETUSER docora-monitor on").split()
     name = docora.redis_access.monitor_name
     for rule in rules("docora-monitor"):
-        with subtests.test(rule=rule):
-            kept = [each for each in all_rules if each != rule]
-            docora.redis.execute_command(acl, setuser, name, "resetkeys", *kept)  # type: ignore[no-untyped-call]
+        with subtests.test(rule=rule), without_rule(docora.redis, rule, "docora-monitor", name):
             environment = {}
             if rule == "+select":
                 environment["REDIS_URL"] = f"{docora.redis_access.monitor}?db=3"
-            try:
-                docora.redis.script_flush()
-                if rule == "+info":
-                    assert "may not ask how it is" in world.check("redis")["finding"]
-                else:
-                    assert any(world.run(each, **environment).code == 5 for each in READING)
-            finally:
-                docora.redis.execute_command(acl, setuser, name, *all_rules)  # type: ignore[no-untyped-call]
+            docora.redis.script_flush()
+            if rule == "+info":
+                assert "may not ask how it is" in world.check("redis")["finding"]
+            else:
+                assert any(world.run(each, **environment).code == 5 for each in READING)
     world.forget_denials()
 
 
 def test_the_role_for_commands_is_not_taken_for_one_that_only_reads(world: World) -> None:
     docora = world.docora
     owner = replace(docora)
-    result = owner.run("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
-    states = {check["name"]: check["state"] for check in result.data["checks"]}
-    assert (states["privileges"], states["redis"]) == ("ok", "ok")
+    found = states(examine(owner))
+    assert (found["privileges"], found["redis"]) == ("ok", "ok")
     owner.close()

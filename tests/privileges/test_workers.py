@@ -9,7 +9,7 @@ from docora_ops.database.grants import TABLES
 from docora_ops.database.postgres_server import read_role
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import SnapshotError
-from tests.support.privileges import Grant, block, grants, rules
+from tests.support.privileges import Grant, grants, rules, without_grant, without_rule
 from tests.support.snapshots import Snapshots
 
 
@@ -34,8 +34,7 @@ def test_without_any_one_grant_jobs_fail_and_doctor_says_what_to_grant(
             upstream.commit(
                 {f"{number}.txt": "1", **({f"{number - 1}.txt": None} if number else {})}
             )
-            connection.execute(f"REVOKE {grant} FROM {role}".encode())
-            try:
+            with without_grant(connection, grant, role):
                 sentence = f"permission denied for table {grant.table}"
                 with pytest.raises(SnapshotError, match=sentence):
                     snapshots.run_job(link)
@@ -47,8 +46,6 @@ def test_without_any_one_grant_jobs_fail_and_doctor_says_what_to_grant(
                 assert found.what_to_do
                 connection.execute(found.what_to_do.encode())
                 assert check_privileges(read_role(database, TABLES)).state is CheckState.OK
-            finally:
-                connection.execute(f"GRANT {grant} TO {role}".encode())
             snapshots.run_job(link)
             assert snapshots.docora.status(link) == "synced"
     database.close()
@@ -60,18 +57,13 @@ def test_without_any_one_rule_of_redis_a_worker_does_not_start_and_nothing_is_lo
     docora = snapshots.docora
     link, _ = snapshots.add_link({"a.txt": "a"})
     snapshots.queue(link)
-    acl, setuser, _, *all_rules = block("ACL SETUSER docora-worker on").split()
     name = docora.redis_access.worker_name
     before = docora.row(link)
     for rule in rules("docora-worker"):
         with subtests.test(rule=rule):
-            kept = [each for each in all_rules if each != rule]
-            docora.redis.execute_command(acl, setuser, name, "resetkeys", *kept)  # type: ignore[no-untyped-call]
-            try:
+            with without_rule(docora.redis, rule, "docora-worker", name):
                 result = docora.run("worker", "--burst", env=snapshots.environment())
-            finally:
-                docora.redis.execute_command(acl, setuser, name, *all_rules)  # type: ignore[no-untyped-call]
-                docora.redis.acl_log_reset()
+            docora.redis.acl_log_reset()
             assert "Traceback" not in result.stderr
             assert "does not permit" in result.stderr
             if rule == "~docora:repo-lock:*":

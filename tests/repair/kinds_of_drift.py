@@ -6,11 +6,10 @@ from rq.job import Job, JobStatus
 from rq.utils import now
 
 from docora_ops.drift import DriftKind
-from tests.support.docora import QUEUE, Docora
+from tests.support.docora import INTERMEDIATE, QUEUE, Docora
 from tests.support.rows import TestLink
 
 LATER = now().timestamp() + 10**6
-INTERMEDIATE = f"rq:queue:{QUEUE}:intermediate"
 
 Arrange = Callable[[Docora], TestLink]
 

@@ -11,32 +11,9 @@ from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.actions.repair.find import confirmed
 from docora_ops.drift import DriftKind, RepairOutcome, RepairResult
 from docora_ops.errors import RedisError
-from tests.repair.kinds_of_drift import (
-    DRIFT,
-    DUPLICATE,
-    INTERMEDIATE,
-    LATER,
-    LOST,
-    ORPHAN,
-    STALE,
-    STUCK,
-    Arrange,
-    cut_off,
-    entry_of_waiting_job,
-    expired,
-    failed_job,
-    in_no_list,
-    killed,
-    never_queued,
-    orphaned,
-    orphaned_twice,
-    orphaned_without_repository,
-    place_without_job,
-    registry,
-    scheduled_too,
-    thrice,
-)
-from tests.support.docora import Docora
+from tests.repair import kinds_of_drift as kinds
+from tests.repair.kinds_of_drift import DRIFT, DUPLICATE, LATER, LOST, ORPHAN, STALE, STUCK
+from tests.support.docora import INTERMEDIATE, Docora
 from tests.support.rows import TestLink
 
 
@@ -86,11 +63,12 @@ def test_drift_of_every_kind_is_seen_and_repaired_and_gone(docora: Docora) -> No
     }
     assert repaired(result) == done == repaired(planned)
     assert result.total == len(links)
+    waits_with_entry = list(links)[list(DRIFT).index(kinds.entry_of_waiting_job)]
     for link, kind in links.items():
         if kind in {LOST, STUCK}:
             assert docora.status(link) == "pending_snapshot"
             assert docora.job(link).get_status() is JobStatus.QUEUED
-        if kind in {LOST, STUCK, DUPLICATE} or link is _of(links, entry_of_waiting_job, docora):
+        if kind in {LOST, STUCK, DUPLICATE} or link is waits_with_entry:
             assert docora.waiting().count(link.job_id) == 1, link
             assert docora.registries(link.job_id) == set()
         elif kind is ORPHAN:
@@ -104,10 +82,6 @@ def test_drift_of_every_kind_is_seen_and_repaired_and_gone(docora: Docora) -> No
     assert not actions.drift().total
     assert len(actions.repair().repaired) == 0
     assert docora.dump() == after
-
-
-def _of(links: dict[TestLink, DriftKind], arrange: Arrange, docora: Docora) -> TestLink:
-    return list(links)[list(DRIFT).index(arrange)]
 
 
 # No drift
@@ -131,7 +105,7 @@ def healthy(docora: Docora) -> None:
     held = docora.add_link("scanning")
     docora.hold_lock(held.job_id)
     # RQ's own cleanup has yet to come by.
-    docora.redis.zadd(registry("finished"), {docora.add_link("synced").job_id: 1})
+    docora.redis.zadd(kinds.registry("finished"), {docora.add_link("synced").job_id: 1})
     docora.start_job(docora.add_link("synced").job_id, heartbeat=-10)
     # History.
     gone = docora.add_link("synced")
@@ -145,9 +119,9 @@ def healthy(docora: Docora) -> None:
     docora.redis.delete(Job.key_for(deleted.job_id))
     docora.redis.rpush(docora.queue.key, deleted.job_id)
     # Their links are gone, but they are at work.
-    docora.hold_lock(orphaned(docora).job_id)
+    docora.hold_lock(kinds.orphaned(docora).job_id)
     with docora.redis.pipeline() as pipeline:
-        Execution.create(docora.job(orphaned(docora)), 90, pipeline, worker_name="worker-1")
+        Execution.create(docora.job(kinds.orphaned(docora)), 90, pipeline, worker_name="worker-1")
         pipeline.execute()
     # Not ours.
     other = TestLink(docora.add_app(), docora.add_repository())
@@ -156,10 +130,10 @@ def healthy(docora: Docora) -> None:
     for job_id in ("app_1-repo_1", "5f6c3d1e-0000-4000-8000-000000000000", "nightly"):
         docora.enqueue(job_id)
         docora.redis.rpush(docora.queue.key, job_id)
-        docora.redis.zadd(registry("failed"), {job_id: LATER, f"{job_id}-gone": LATER})
+        docora.redis.zadd(kinds.registry("failed"), {job_id: LATER, f"{job_id}-gone": LATER})
         docora.redis.rpush(docora.queue.key, f"{job_id}-gone")
     docora.redis.rpush(docora.queue.key, "un\x00sound")
-    docora.redis.zadd(registry("failed"), {b"\xff\xfe": LATER})
+    docora.redis.zadd(kinds.registry("failed"), {b"\xff\xfe": LATER})
 
 
 def test_nothing_is_wrong_with_a_busy_queue_and_jobs_of_others(docora: Docora) -> None:
@@ -217,41 +191,42 @@ def test_what_changes_before_it_is_repaired_is_left_alone(docora: Docora) -> Non
     actions = docora.actions()
 
     def meanwhile(_: object) -> None:
-        docora.queue_job(arranged[never_queued])
-        docora.set_link(arranged[in_no_list], status="failed")
-        docora.delete_link(arranged[expired])
-        docora.hold_lock(arranged[failed_job].job_id)
-        docora.start_job(arranged[killed].job_id)
-        docora.enqueue(arranged[cut_off].job_id)
-        docora.link(arranged[orphaned].app_id, arranged[orphaned].repository_id)
-        docora.start_job(arranged[orphaned_twice].job_id)
-        docora.redis.lrem(docora.queue.key, 0, arranged[orphaned_without_repository].job_id)
-        docora.redis.rpush(INTERMEDIATE, arranged[orphaned_without_repository].job_id)
-        docora.redis.lrem(docora.queue.key, -2, arranged[thrice].job_id)
-        docora.redis.zrem(registry("scheduled"), arranged[scheduled_too].job_id)
-        docora.start_job(arranged[entry_of_waiting_job].job_id)
-        docora.enqueue(arranged[place_without_job].job_id)
+        docora.queue_job(arranged[kinds.never_queued])
+        docora.set_link(arranged[kinds.in_no_list], status="failed")
+        docora.delete_link(arranged[kinds.expired])
+        docora.hold_lock(arranged[kinds.failed_job].job_id)
+        docora.start_job(arranged[kinds.killed].job_id)
+        docora.enqueue(arranged[kinds.cut_off].job_id)
+        docora.link(arranged[kinds.orphaned].app_id, arranged[kinds.orphaned].repository_id)
+        docora.start_job(arranged[kinds.orphaned_twice].job_id)
+        docora.redis.lrem(docora.queue.key, 0, arranged[kinds.orphaned_without_repository].job_id)
+        docora.redis.rpush(INTERMEDIATE, arranged[kinds.orphaned_without_repository].job_id)
+        docora.redis.lrem(docora.queue.key, -2, arranged[kinds.thrice].job_id)
+        docora.redis.zrem(kinds.registry("scheduled"), arranged[kinds.scheduled_too].job_id)
+        docora.start_job(arranged[kinds.entry_of_waiting_job].job_id)
+        docora.enqueue(arranged[kinds.place_without_job].job_id)
 
     changed = [
-        *(never_queued, in_no_list, expired, failed_job, killed, cut_off, orphaned),
-        *(orphaned_without_repository, orphaned_twice, thrice),
-        *(scheduled_too, entry_of_waiting_job, place_without_job),
+        *(kinds.never_queued, kinds.in_no_list, kinds.expired, kinds.failed_job, kinds.killed),
+        *(kinds.cut_off, kinds.orphaned, kinds.orphaned_without_repository),
+        *(kinds.orphaned_twice, kinds.thrice, kinds.scheduled_too, kinds.entry_of_waiting_job),
+        kinds.place_without_job,
     ]
     result = repaired(actions.repair(prepare=meanwhile))
     for arrange, link in arranged.items():
         left_alone = result[link.job_id][1] is RepairOutcome.LEFT_ALONE
         assert left_alone is (arrange in changed), (arrange, result[link.job_id])
-    assert docora.status(arranged[in_no_list]) == "failed"
-    assert docora.status(arranged[killed]) == "scanning"
-    assert docora.status(arranged[cut_off]) == "scanning"
-    assert docora.row(arranged[failed_job])["retry_count"] == 2
-    assert arranged[orphaned].job_id in docora.waiting()
+    assert docora.status(arranged[kinds.in_no_list]) == "failed"
+    assert docora.status(arranged[kinds.killed]) == "scanning"
+    assert docora.status(arranged[kinds.cut_off]) == "scanning"
+    assert docora.row(arranged[kinds.failed_job])["retry_count"] == 2
+    assert arranged[kinds.orphaned].job_id in docora.waiting()
 
 
 def test_no_link_is_made_while_its_old_job_is_removed(docora: Docora) -> None:
     """Its producer would find the job waiting, and leave it at that."""
-    link = orphaned(docora)
-    other = orphaned(docora)
+    link = kinds.orphaned(docora)
+    other = kinds.orphaned(docora)
     with docora.connection.transaction():
         # Somebody is just making the link anew.
         docora.link(link.app_id, link.repository_id, "pending_snapshot")
@@ -303,7 +278,7 @@ def test_an_app_or_a_link_alone_is_looked_at_and_repaired(docora: Docora) -> Non
     for arrange, kind in DRIFT.items():
         link = arranged[arrange]
         assert repaired(actions.repair(app_id=link.app_id, dry_run=True)).keys() == {link.job_id}
-        if kind in {LOST, STUCK, DUPLICATE} or arrange is entry_of_waiting_job:
+        if kind in {LOST, STUCK, DUPLICATE} or arrange is kinds.entry_of_waiting_job:
             alone = actions.repair(app_id=link.app_id, ref=actions.ref(link))
             assert repaired(alone).keys() == {link.job_id}, arrange
     # One that is asked for by name need not be five minutes old.
@@ -336,7 +311,7 @@ def test_many_are_repaired_in_batches_and_keep_their_places(docora: Docora) -> N
 def test_where_redis_is_out_of_memory_it_breaks_off_and_nothing_is_half_done(
     docora: Docora,
 ) -> None:
-    links = [orphaned(docora), thrice(docora), never_queued(docora)]
+    links = [kinds.orphaned(docora), kinds.thrice(docora), kinds.never_queued(docora)]
     docora.age_links()
     actions = docora.actions()
     before = docora.dump()

@@ -4,7 +4,15 @@ from rq.job import JobStatus
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry
 from rq.utils import now
 
+from tests.support.actions import Actions
 from tests.support.docora import QUEUE, Docora
+
+
+def assert_no_drift(docora: Docora, actions: Actions) -> None:
+    assert actions.drift().total == 0
+    before = docora.dump()
+    actions.repair()
+    assert docora.dump() == before
 
 
 def test_the_job_of_a_gone_link_that_a_worker_has_just_taken_is_no_orphan(docora: Docora) -> None:
@@ -16,10 +24,7 @@ def test_the_job_of_a_gone_link_that_a_worker_has_just_taken_is_no_orphan(docora
     docora.delete_link(link)
     assert actions.drift().total == 1
     docora.redis.lmove(docora.queue.key, f"{docora.queue.key}:intermediate")
-    assert actions.drift().total == 0
-    before = docora.dump()
-    actions.repair()
-    assert docora.dump() == before
+    assert_no_drift(docora, actions)
 
 
 def test_entries_of_a_link_whose_lock_a_worker_holds_are_no_drift_yet(docora: Docora) -> None:
@@ -31,10 +36,7 @@ def test_entries_of_a_link_whose_lock_a_worker_holds_are_no_drift_yet(docora: Do
     assert actions.drift().total == 2
     docora.hold_lock(doubled.job_id)
     docora.hold_lock(stale.job_id)
-    assert actions.drift().total == 0
-    before = docora.dump()
-    actions.repair()
-    assert docora.dump() == before
+    assert_no_drift(docora, actions)
 
 
 def test_a_second_place_of_a_job_that_runs_is_no_drift_yet(docora: Docora) -> None:
@@ -44,7 +46,4 @@ def test_a_second_place_of_a_job_that_runs_is_no_drift_yet(docora: Docora) -> No
     scheduled = ScheduledJobRegistry.key_template.format(QUEUE)
     docora.redis.zadd(scheduled, {link.job_id: now().timestamp() + 3600})
     actions = docora.actions()
-    assert actions.drift().total == 0
-    before = docora.dump()
-    actions.repair()
-    assert docora.dump() == before
+    assert_no_drift(docora, actions)

@@ -184,18 +184,16 @@ def test_a_terminal_shows_how_many_files_will_be_sent_again_and_asks(
     database = str(conninfo_to_dict(docora.database_url)["dbname"])
     docora.add_deliveries(docora.link(APP, docora.add_repository("octo/web"), "synced"), 4)
     with frozen(docora):
-        code, shown = on_terminal(docora, ["resync", APP, "octo/api"], answer=b"n\n", columns=200)
-        assert code == 130, shown
-        question = shown[: shown.index("[y/N]")]
-        for part in ("3 files", "octo/api", "Acme Search", f"{database} on "):
-            assert part in question
-        assert "nothing was changed" in shown
-
-        code, shown = on_terminal(docora, ["resync", APP, "--all"], answer=b"n\n", columns=200)
-        assert code == 130, shown
-        question = shown[: shown.index("[y/N]")]
-        for part in ("7 files", "2 links", "Acme Search", f"{database} on "):
-            assert part in question
+        for which, parts in {
+            "octo/api": ("3 files", "octo/api"),
+            "--all": ("7 files", "2 links"),
+        }.items():
+            code, shown = on_terminal(docora, ["resync", APP, which], answer=b"n\n", columns=200)
+            assert code == 130, shown
+            question = shown[: shown.index("[y/N]")]
+            for part in (*parts, "Acme Search", f"{database} on "):
+                assert part in question
+            assert "nothing was changed" in shown
 
         code, shown = on_terminal(docora, ["resync", APP, "--all", "--dry-run"])
         assert code == 0, shown

@@ -132,31 +132,25 @@ def test_a_url_of_any_known_scheme_is_taken_as_it_stands(
 # Env files
 
 
-def test_an_env_file_is_read_when_asked_for(env_file: Path) -> None:
-    env_file.write_text(
-        "# Docora\n"
-        f'DATABASE_URL="{DATABASE_URL}"\n'
-        "export REDIS_URL='redis://redis.example:6379'\n"
-        "MAX_RETRY_ATTEMPTS=7 # tries\n"
-        "ENCRYPTION_KEY=0123456789abcdef\n"
-        "DOCORA_OPS_UNKNOWN=1\n"
+@pytest.mark.parametrize(
+    ("line_end", "encoding"), [("\n", "utf-8"), ("\r\n", "utf-8"), ("\n", "utf-8-sig")]
+)
+def test_an_env_file_is_read_when_asked_for(env_file: Path, line_end: str, encoding: str) -> None:
+    """Also as editors on Windows write it, with a byte order mark."""
+    lines = (
+        "# Docora",
+        f'DATABASE_URL="{DATABASE_URL}"',
+        "export REDIS_URL='redis://redis.example:6379'",
+        "MAX_RETRY_ATTEMPTS=7 # tries",
+        "ENCRYPTION_KEY=0123456789abcdef",
+        "DOCORA_OPS_UNKNOWN=1",
+        "DOCORA_OPS_QUEUE_NAME=plain",
     )
+    env_file.write_bytes("".join(line + line_end for line in lines).encode(encoding))
     settings = load_settings(env_file)
     assert settings.require_database_url().get_secret_value() == DATABASE_URL
     assert settings.redis_url.get_secret_value() == "redis://redis.example:6379"
-    assert settings.max_retry_attempts == 7
-
-
-def test_an_env_file_with_windows_line_ends_is_read(env_file: Path) -> None:
-    env_file.write_bytes(f"DATABASE_URL={DATABASE_URL}\r\nMAX_RETRY_ATTEMPTS=7\r\n".encode())
-    settings = load_settings(env_file)
-    assert settings.require_database_url().get_secret_value() == DATABASE_URL
-    assert settings.max_retry_attempts == 7
-
-
-def test_an_env_file_that_begins_with_a_byte_order_mark_is_read(env_file: Path) -> None:
-    env_file.write_bytes(b"\xef\xbb\xbf" + f"DATABASE_URL={DATABASE_URL}\n".encode())
-    assert load_settings(env_file).require_database_url().get_secret_value() == DATABASE_URL
+    assert (settings.max_retry_attempts, settings.queue_name) == (7, "plain")
 
 
 def test_a_password_with_dollars_is_taken_from_an_env_file_as_it_stands(
@@ -168,12 +162,13 @@ def test_a_password_with_dollars_is_taken_from_an_env_file_as_it_stands(
     assert load_settings(env_file).require_database_url().get_secret_value() == url
 
 
-def test_an_unusable_value_in_the_file_does_not_matter_where_the_environment_wins(
-    monkeypatch: pytest.MonkeyPatch, env_file: Path
+@pytest.mark.parametrize(("in_file", "set_here", "value"), [("many", "2", 2), ("9", "", 9)])
+def test_the_environment_wins_unless_it_is_empty_whatever_the_file_holds(
+    monkeypatch: pytest.MonkeyPatch, env_file: Path, in_file: str, set_here: str, value: int
 ) -> None:
-    env_file.write_text("MAX_RETRY_ATTEMPTS=many\n")
-    monkeypatch.setenv("MAX_RETRY_ATTEMPTS", "2")
-    assert load_settings(env_file).max_retry_attempts == 2
+    env_file.write_text(f"MAX_RETRY_ATTEMPTS={in_file}\n")
+    monkeypatch.setenv("MAX_RETRY_ATTEMPTS", set_here)
+    assert load_settings(env_file).max_retry_attempts == value
 
 
 @pytest.mark.parametrize("variable", ["DATABASE_URL", "REDIS_URL", *VARIABLES])
@@ -185,14 +180,6 @@ def test_an_empty_variable_is_a_missing_one(
     monkeypatch.delenv(variable)
     env_file.write_text(f"{variable}=\n")
     assert load_settings(env_file).model_dump() == Settings().model_dump()
-
-
-def test_an_empty_variable_does_not_hide_the_file(
-    monkeypatch: pytest.MonkeyPatch, env_file: Path
-) -> None:
-    env_file.write_text("MAX_RETRY_ATTEMPTS=9\n")
-    monkeypatch.setenv("MAX_RETRY_ATTEMPTS", "")
-    assert load_settings(env_file).max_retry_attempts == 9
 
 
 @pytest.mark.parametrize("content", [None, b"DATABASE_URL=\xff\xfehunter2\n"])

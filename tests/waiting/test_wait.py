@@ -83,11 +83,8 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
     assert synced.code == 0, synced
     waited = synced.data["waited"]
     assert waited.keys() == {"result", "status", "error_message", "seconds"}
-    assert (waited["result"], waited["status"], waited["error_message"]) == (
-        "synced",
-        "synced",
-        None,
-    )
+    ends = ("result", "status", "error_message")
+    assert [waited[name] for name in ends] == ["synced", "synced", None]
     assert 0 <= waited["seconds"] < 60
     assert "Waiting for 1 snapshot.\n" in synced.stderr
 
@@ -97,11 +94,7 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
 
     assert failed.code == 7, failed
     waited = failed.data["waited"]
-    assert (waited["result"], waited["status"], waited["error_message"]) == (
-        "failed",
-        "failed",
-        error,
-    )
+    assert [waited[name] for name in ends] == ["failed", "failed", error]
     assert failed.data["previous"]["error_message"] == "HTTP 500 on created README.md"
 
     assert failed_again.code == 7, failed_again
@@ -169,10 +162,7 @@ def test_when_no_worker_listens_the_wait_warns_at_once_and_time_runs_out(docora:
 def test_an_interrupt_ends_the_wait_and_shows_what_is_known(
     docora: Docora, command: str, number: signal.Signals, code: int
 ) -> None:
-    link = docora.add_link()
-    arguments = (command, *link.ids) if command == "retry" else (command,)
-    process = docora.start(*arguments, "--wait", "--json")
-    await_line(process, "Waiting for 1 snapshot")
+    link, process = waiting_for_one(docora, command)
     process.send_signal(number)
     result = finish(process)
     assert result.code == code, result

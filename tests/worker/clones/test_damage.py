@@ -23,10 +23,6 @@ FILES: Files = {
 SCAN = "docora-ops-scan"
 
 
-def clone_of(snapshots: Snapshots) -> Path:
-    return snapshots.repos / ".docora-ops/clones/octo/api"
-
-
 def assert_sent_in_full(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> None:
     """Run the job of an app that has nothing, and once more if need be; it gets all."""
     try:
@@ -135,7 +131,7 @@ def test_a_clone_that_has_lost_objects_is_replaced(
 ) -> None:
     link, upstream = snapshots.add_synced(FILES)
     forget(snapshots)
-    clone = clone_of(snapshots)
+    clone = snapshots.clone()
     damage(clone)
     if not has_scan:
         (clone / SCAN).unlink()
@@ -150,7 +146,7 @@ def test_a_clone_that_is_none_any_more_is_replaced(
 ) -> None:
     link, upstream = snapshots.add_synced(FILES)
     forget(snapshots)
-    damage(clone_of(snapshots))
+    damage(snapshots.clone())
     assert_sent_in_full(snapshots, link, upstream)
     upstream.commit({"README.md": "news\n"})
     assert_sent_in_full(snapshots, link, upstream)
@@ -172,13 +168,13 @@ def test_a_clone_that_is_none_any_more_is_replaced(
 def test_a_scan_that_is_garbage_is_made_anew(snapshots: Snapshots, scan: bytes) -> None:
     link, upstream = snapshots.add_synced(FILES)
     forget(snapshots)
-    (clone_of(snapshots) / SCAN).write_bytes(scan)
+    (snapshots.clone() / SCAN).write_bytes(scan)
     assert_sent_in_full(snapshots, link, upstream)
 
 
 def test_a_scan_that_is_cut_short_anywhere_is_completed(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_synced(FILES)
-    scan = clone_of(snapshots) / SCAN
+    scan = snapshots.clone() / SCAN
     whole = scan.read_bytes()
     places = {*range(len(whole) - 130, len(whole), 9), 17, 18, 19, len(whole) // 2}
     for length in sorted(place for place in places if 0 < place < len(whole)):
@@ -211,7 +207,7 @@ def test_a_clone_that_another_repository_is_making_is_left_alone(snapshots: Snap
 
 def test_half_written_scans_of_killed_jobs_are_cleared_after_a_day(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_synced(FILES)
-    old, new = (clone_of(snapshots) / f"{SCAN}.{name}" for name in ("old", "new"))
+    old, new = (snapshots.clone() / f"{SCAN}.{name}" for name in ("old", "new"))
     for path in (old, new):
         path.write_bytes(b"half")
     day_before = time.time() - 86_500
@@ -236,7 +232,7 @@ def test_what_was_taken_is_recorded_though_the_next_file_can_not_be_read(
     snapshots.docora.connection.execute("DELETE FROM app_delivered_files")
     snapshots.received().requests.clear()
     object_id = upstream.git("rev-parse", "HEAD:b").strip()
-    (clone_of(snapshots) / "objects" / object_id[:2] / object_id[2:]).unlink()
+    (snapshots.clone() / "objects" / object_id[:2] / object_id[2:]).unlink()
     with pytest.raises(SnapshotError, match="is broken at object"):
         snapshots.run_job(link)
     assert [request.path for request in snapshots.received().requests] == ["a"]

@@ -38,7 +38,7 @@ def test_clones_of_docoras_own_worker_and_of_former_versions_are_neither_used_no
     assert snapshots.received().files == upstream.contents()
     assert state_of(docoras.parent) == before
     assert sorted(path.name for path in snapshots.repos.iterdir()) == [".docora-ops", "octo"]
-    assert (snapshots.repos / ".docora-ops/clones/octo/api/docora-ops-clone").exists()
+    assert (snapshots.clone() / "docora-ops-clone").exists()
 
 
 def test_the_topic_removes_the_clones_of_former_versions_and_nothing_else(
@@ -55,7 +55,7 @@ def test_the_topic_removes_the_clones_of_former_versions_and_nothing_else(
     upstream.git("clone", "--quiet", upstream.url, str(docoras))
     upstream.git("clone", "--quiet", "--bare", upstream.url, str(docoras.with_name("theirs")))
     half = snapshots.repos / ".docora-ops/0123456789abcdef-half"
-    ours = snapshots.repos / ".docora-ops/clones/octo/api"
+    ours = snapshots.clone()
     shutil.copytree(ours, half)
     before = state_of(snapshots.repos)
     for name in ("octo/former", "other owner/its name"):
@@ -103,7 +103,7 @@ def test_clones_and_scans_are_for_their_owner_alone_whatever_the_umask(
 
 def test_a_clone_that_others_may_read_is_closed_at_its_next_use(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_synced({"secret": "1\n"})
-    clone = snapshots.repos / ".docora-ops/clones/octo/api"
+    clone = snapshots.clone()
     folders = (clone, *clone.parents[:3])
     assert folders[-1] == snapshots.repos / ".docora-ops"
     for path in (*folders, clone / "docora-ops-scan"):

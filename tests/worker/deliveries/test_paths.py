@@ -1,7 +1,6 @@
 """Names of files that are hard to write down."""
 
 import random
-import subprocess
 
 import pytest
 
@@ -42,20 +41,9 @@ def commit_paths(upstream: Upstream, files: dict[str, bytes]) -> None:
     """Commit files that no file system would take."""
     entries = []
     for path, content in files.items():
-        object_id = subprocess.run(
-            ["git", "hash-object", "-w", "--stdin"],
-            cwd=upstream.path,
-            input=content,
-            check=True,
-            capture_output=True,
-        ).stdout.strip()
+        object_id = upstream.git_of_bytes("hash-object", "-w", "--stdin", stdin=content).strip()
         entries.append(b"100644 %b\t%b\0" % (object_id, path.encode()))
-    subprocess.run(
-        ["git", "update-index", "-z", "--index-info"],
-        cwd=upstream.path,
-        input=b"".join(entries),
-        check=True,
-    )
+    upstream.git_of_bytes("update-index", "-z", "--index-info", stdin=b"".join(entries))
     upstream.git("commit", "--quiet", "--message=paths")
 
 

@@ -20,10 +20,6 @@ from tests.support.rows import TestLink
 from tests.support.snapshots import Files, Snapshots, Upstream
 
 
-def clone_of(snapshots: Snapshots, full_name: str = "octo/api") -> Path:
-    return snapshots.repos / ".docora-ops/clones" / full_name
-
-
 def git_in(folder: Path, *arguments: str) -> str:
     command = ["git", *arguments]
     done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
@@ -41,7 +37,7 @@ def test_the_clone_is_bare_and_holds_one_commit(snapshots: Snapshots) -> None:
     upstream.commit({"a": "2\n"})
     snapshots.run_job(link)
     assert_in_sync(snapshots, link, upstream)
-    clone = clone_of(snapshots)
+    clone = snapshots.clone()
     assert git_in(clone, "rev-parse", "--is-bare-repository") == "true"
     assert git_in(clone, "rev-list", "--count", "--all") == "1"
     assert (clone / "shallow").read_text().split() == [upstream.head]
@@ -100,7 +96,7 @@ def test_a_main_that_comes_later_takes_the_place_of_the_default_branch(
     upstream.commit({"a": "1\n", "both": "1\n"})
     link = snapshots.link(snapshots.add_app(), snapshots.add_repository(upstream))
     snapshots.run_job(link)
-    clone = (clone_of(snapshots) / "docora-ops-clone").read_text()
+    clone = (snapshots.clone() / "docora-ops-clone").read_text()
     assert branch_of(snapshots, link) == (upstream.head, "release/2.x")
     upstream.git("branch", "main")
     snapshots.run_job(link)
@@ -111,7 +107,7 @@ def test_a_main_that_comes_later_takes_the_place_of_the_default_branch(
     snapshots.run_job(link)
     assert_in_sync(snapshots, link, upstream)
     assert events(snapshots)[2:] == [("delete", "a"), ("update", "both")]
-    assert (clone_of(snapshots) / "docora-ops-clone").read_text() == clone
+    assert (snapshots.clone() / "docora-ops-clone").read_text() == clone
 
 
 @pytest.mark.parametrize(
@@ -229,7 +225,7 @@ def test_a_repository_that_is_gone_is_a_git_failure_until_it_is_back_and_nothing
 def test_hooks_in_the_clone_are_not_run(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_synced({"a": "1\n"})
     marker = snapshots.folder / "marker"
-    hook = clone_of(snapshots) / "hooks" / "reference-transaction"
+    hook = snapshots.clone() / "hooks" / "reference-transaction"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(f"#!/bin/sh\ntouch {marker}\n")
     hook.chmod(0o755)
@@ -238,7 +234,7 @@ def test_hooks_in_the_clone_are_not_run(snapshots: Snapshots) -> None:
     assert_in_sync(snapshots, link, upstream)
     assert not marker.exists()
     # It works, for whoever lets it.
-    git_in(clone_of(snapshots), "update-ref", "refs/other", upstream.head)
+    git_in(snapshots.clone(), "update-ref", "refs/other", upstream.head)
     assert marker.exists()
 
 
@@ -253,7 +249,7 @@ def test_submodules_are_left_alone(snapshots: Snapshots) -> None:
     snapshots.run_job(link)
     assert_in_sync(snapshots, link, upstream)
     assert sorted(snapshots.received().files) == [".gitmodules", "a"]
-    assert not (clone_of(snapshots) / "modules").exists()
+    assert not (snapshots.clone() / "modules").exists()
 
 
 def test_two_repositories_of_one_name_have_clones_of_their_own(snapshots: Snapshots) -> None:

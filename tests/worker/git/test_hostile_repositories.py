@@ -23,7 +23,7 @@ def test_settings_of_git_in_a_working_tree_are_not_taken(
             "refs/x": "",
         }
     )
-    clone = snapshots.repos / ".docora-ops/clones/octo/api"
+    clone = snapshots.clone()
     clone.parent.mkdir(parents=True)
     subprocess.run(["git", "clone", "--quiet", upstream.url, clone], check=True)
     assert (clone / ".git").is_dir()
@@ -42,16 +42,9 @@ def test_paths_that_git_itself_would_not_make_are_not_sent(
     link, upstream = snapshots.add_link({"ok": "1"})
 
     def make(what: str, text: str) -> str:
-        return subprocess.run(
-            ["git", "hash-object", "-w", "-t", what, "--literally", "--stdin"]
-            if what != "tree"
-            else ["git", "mktree"],
-            cwd=upstream.path,
-            input=text,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
+        hashing = ("hash-object", "-w", "-t", what, "--literally", "--stdin")
+        command = ("mktree",) if what == "tree" else hashing
+        return upstream.git_of_bytes(*command, stdin=text.encode()).decode().strip()
 
     blob = make("blob", "evil")
     first, *rest = reversed(path.split("/"))

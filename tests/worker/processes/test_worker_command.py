@@ -148,4 +148,4 @@ def test_settings_of_an_env_file_reach_the_jobs(
     result = snapshots.docora.run(*arguments, env=dict.fromkeys(names, None))
     assert (result.code, result.stdout) == (0, ""), result.stderr
     assert snapshots.docora.statuses() == {"synced": concurrency}
-    assert (snapshots.repos / ".docora-ops/clones/octo/api/HEAD").exists()
+    assert (snapshots.clone() / "HEAD").exists()
