@@ -81,6 +81,16 @@ class QueueOverview:
     scheduler: Scheduler | None
     jobs: Sequence[QueuedJob]  # the first ones: running, then waiting, then delayed
 
+    @property
+    def unfinished(self) -> int:
+        """Counts the jobs that are still to be done."""
+        return self.waiting + self.active + self.delayed
+
+    @property
+    def live_workers(self) -> Sequence[Worker]:
+        """Returns the workers that were not killed."""
+        return [worker for worker in self.workers if worker.alive]
+
 
 @dataclass(frozen=True)
 class JobPlace:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from docora_ops.errors import ServerError
 from docora_ops.jobs import QueueOverview
 from docora_ops.links import AppCount
-from docora_ops.overview import DriftCounts, LinkCounts
+from docora_ops.status import DriftCounts, LinkCounts
 
 _WORKER_STATES = ("started", "idle", "busy", "suspended")
 """RQ's words."""
@@ -30,7 +30,7 @@ class Metrics:
     links: LinkCounts | None
     failed_by_app: Sequence[AppCount] | None  # None also if not asked for
     queue: QueueOverview | None
-    drift: DriftCounts | None  # needs both servers; None also if too many links are unfinished
+    drift: DriftCounts | None  # needs both servers
     scrape_seconds: float
     errors: Mapping[Server, ServerError]  # of the servers that are down
 
@@ -45,7 +45,6 @@ class Metrics:
         if self.queue is None:
             return None
         counts = dict.fromkeys((*_WORKER_STATES, _UNKNOWN), 0)
-        for worker in self.queue.workers:
-            if worker.alive:
-                counts[worker.state if worker.state in _WORKER_STATES else _UNKNOWN] += 1
+        for worker in self.queue.live_workers:
+            counts[worker.state if worker.state in _WORKER_STATES else _UNKNOWN] += 1
         return counts

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from docora_ops.actions.overview import count_drift
+from docora_ops.actions.status import count_drift
 from docora_ops.database import Database
 from docora_ops.database.counts import count_links
 from docora_ops.database.link_lists import links_by_app
@@ -34,9 +34,8 @@ def read_metrics(
         failed = links_by_app(database, _FAILED, limit=None, offset=0)[1] if by_app else None
     with _keeping_errors(errors):
         overview = reader.overview(limit=1)
-    if not errors:
-        with _keeping_errors(errors):
-            drift = count_drift(database, queue)
+        if not errors:
+            drift = count_drift(database, queue, overview.unfinished)
     return Metrics(
         links=None if Server.POSTGRES in errors else links,
         failed_by_app=None if Server.POSTGRES in errors else failed,

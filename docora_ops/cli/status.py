@@ -16,7 +16,7 @@ from docora_ops.cli.signals import ended_by_ctrl_c
 from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
-    from docora_ops.overview import Status
+    from docora_ops.status import Status
 
 _REST = 2  # the pause after a read lasts at least this many times as long as the read
 
@@ -64,7 +64,7 @@ def status(
 
 
 def _read(context: Context) -> Status:
-    from docora_ops.actions.overview import read_status
+    from docora_ops.actions.status import read_status
     from docora_ops.queue import QueueReader
 
     reader = QueueReader(context.settings, context.redis)
@@ -72,10 +72,13 @@ def _read(context: Context) -> Status:
 
 
 def _watch(context: Context, seconds: int) -> None:
-    """Shows the state again and again, in place at a terminal. Ends with KeyboardInterrupt."""
+    """Shows the state again and again, in place at a terminal, until nobody reads a pipe any more.
+
+    Raises KeyboardInterrupt.
+    """
     from rich.live import Live
 
-    from docora_ops.actions.overview import Watch
+    from docora_ops.actions.status import Watch
     from docora_ops.errors import PostgresError
     from docora_ops.render import status as render
     from docora_ops.render.console import may_animate
@@ -84,7 +87,7 @@ def _watch(context: Context, seconds: int) -> None:
     compare = Watch().compare
     live = Live(console=context.out, auto_refresh=False) if may_animate(sys.stdout) else None
     with live or nullcontext():
-        while True:
+        while not getattr(sys.stdout, "has_lost_its_reader", False):
             began = time.monotonic()
             found = _read(context)
             shown = render.screen(found, compare(found, began))

@@ -22,6 +22,7 @@ class OutputStream:
         self._stream = stream
         self.failure: OSError | None = None
         """Why text was lost, unless its reader has gone."""
+        self.has_lost_its_reader = False
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
@@ -42,7 +43,9 @@ class OutputStream:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        if not isinstance(error, BrokenPipeError):
+        if isinstance(error, BrokenPipeError):
+            self.has_lost_its_reader = True
+        else:
             self.failure = error
         os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 

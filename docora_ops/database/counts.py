@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkStatus
-from docora_ops.overview import LinkCounts
+from docora_ops.status import LinkCounts
 
 # One statement, so that all counts are of the same moment.
 COUNT_LINKS = """

@@ -32,6 +32,12 @@ WITH unfinished AS MATERIALIZED (
 SELECT * FROM unfinished LIMIT %(most)s
 """
 
+COUNT_UNFINISHED_LINKS = """
+SELECT count(*) FROM app_repositories
+WHERE status IN ('pending_snapshot', 'scanning')
+  AND (status = 'scanning' OR created_at < now() - interval '5 minutes')
+"""
+
 # Links that `claim_unfinished_links` would fail.
 EXHAUSTED_LINKS = """
 SELECT id::text FROM app_repositories
@@ -86,8 +92,14 @@ def unfinished_links(
 
 
 def some_unfinished_links(database: Database, most: int) -> list[tuple[LinkRef, str]]:
-    """Returns at most so many links of `unfinished_links`, in no order."""
+    """Returns `most` links that should have a live job, and their statuses, in no order."""
     return _with_statuses(database.rows(SOME_UNFINISHED_LINKS, {"most": most}))
+
+
+def count_unfinished_links(database: Database) -> int:
+    """Counts the links that should have a live job."""
+    [(count,)] = database.rows(COUNT_UNFINISHED_LINKS)
+    return int(count)
 
 
 def _with_statuses(rows: Iterable[tuple[str, str, str, str]]) -> list[tuple[LinkRef, str]]:

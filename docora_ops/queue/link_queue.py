@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from types import MappingProxyType
 from typing import cast
 
 from redis import Redis
 from rq.suspension import WORKERS_SUSPENDED
+from rq.utils import utcformat
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import BullmqQueue, JobState
@@ -57,6 +59,13 @@ class Answer:
     is_delayed: bool = False
     has_replaced: bool = False
     reason: str = ""
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Tells whether a doubtful job was queued over a minute ago: no worker is taking it now."""
+        minute_ago = utcformat(datetime.now(UTC) - timedelta(minutes=1))
+        is_recent = self.evidence[:1].isdigit() and self.evidence >= minute_ago  # not `never`
+        return self.state is JobState.DOUBTFUL and not is_recent
 
 
 class LinkQueue:

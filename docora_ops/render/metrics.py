@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,7 +10,8 @@ from prometheus_client.core import GaugeMetricFamily
 
 from docora_ops.jobs import QueueOverview
 from docora_ops.metrics import Metrics
-from docora_ops.render.json import Document, fields_of
+from docora_ops.render.json import Document
+from docora_ops.render.queue import job_counts
 from docora_ops.text import inert
 
 
@@ -21,12 +22,12 @@ def document(found: Metrics) -> Document:
         "up": found.up,
         "links": links and links.by_status,
         "failed_links": found.failed_by_app,
-        "circuits_open": links and links.open_circuits,
+        "open_circuits": links and links.open_circuits,
         "queue": queue and queue.queue,
-        "queue_jobs": queue and _jobs(queue),
-        "queue_oldest_seconds": queue and queue.oldest_waiting_seconds,
+        "jobs": queue and job_counts(queue),
+        "oldest_waiting_seconds": queue and queue.oldest_waiting_seconds,
         "workers": found.workers,
-        "drift_links": found.drift and fields_of(found.drift),
+        "drift": found.drift,
         "scrape_seconds": found.scrape_seconds,
     }
     return {"data": data}
@@ -37,17 +38,6 @@ def text(found: Metrics) -> str:
     registry = CollectorRegistry()
     registry.register(_Collector(found))
     return generate_latest(registry).decode()
-
-
-def _jobs(queue: QueueOverview) -> Mapping[str, int]:
-    """Returns the number of jobs by Docora's word for their status."""
-    return {
-        "waiting": queue.waiting,
-        "active": queue.active,
-        "delayed": queue.delayed,
-        "completed": queue.completed,
-        "failed": queue.failed,
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +73,8 @@ class _Collector:
         if found.drift:
             help_text = (
                 "Links that nobody works on: lost ones are pending for five minutes without a "
-                "live job, stuck ones are scanning without one."
+                "live job, stuck ones are scanning without one. If over 5,000 links are "
+                "unfinished: how many they outnumber the jobs by, as lost."
             )
             drift = [("lost", found.drift.lost), ("stuck", found.drift.stuck)]
             yield _by("kind", drift, "docora_drift_links", help_text)
@@ -97,7 +88,7 @@ def _families_of(queue: QueueOverview) -> Iterator[GaugeMetricFamily]:
         "Jobs in the queue by status; completed and failed ones are kept until they expire.",
         labels=("queue", "status"),
     )
-    for status, count in _jobs(queue).items():
+    for status, count in job_counts(queue).items():
         jobs.add_metric((queue.queue, status), count)
     yield jobs
     if queue.oldest_waiting_seconds is not None:

@@ -19,11 +19,17 @@ def document(overview: QueueOverview) -> Document:
     return {"data": overview}
 
 
+def job_counts(overview: QueueOverview) -> dict[str, int]:
+    """Returns the number of jobs by Docora's word for their status."""
+    names = ("waiting", "active", "delayed", "completed", "failed")
+    return {name: getattr(overview, name) for name in names}
+
+
 def tables(overview: QueueOverview, width: int) -> Iterator[RenderableType]:
     """Shows the counts, the workers and the jobs, with a blank line between the tables."""
     age = overview.oldest_waiting_seconds
     waited = "" if age is None else f", the oldest for {duration(age)}"
-    alive = sum(worker.alive for worker in overview.workers)
+    alive = len(overview.live_workers)
     yield pairs(
         [
             ("Waiting", cell(f"{overview.waiting}{waited}")),

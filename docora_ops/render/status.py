@@ -13,10 +13,11 @@ from docora_ops.bulk import KnownOperation
 from docora_ops.errors import RedisError
 from docora_ops.jobs import QueueOverview
 from docora_ops.links import LinkStatus
-from docora_ops.overview import LinkOverview, Status, Trend
 from docora_ops.render.cells import amount, cell, with_id, words
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
+from docora_ops.render.queue import job_counts
+from docora_ops.status import DriftCounts, LinkOverview, Status, Trend
 from docora_ops.text import duration
 
 _STATUSES = (
@@ -30,7 +31,7 @@ Row = tuple[str, Text]
 
 
 def document(status: Status) -> Document:
-    """Returns the JSON of `status`. What a lost server would tell is null."""
+    """Returns the JSON of `status`. The fields of a server that is down are null."""
     links, queue = status.links, status.queue
     counts = links.counts if links else None
     return {
@@ -46,14 +47,10 @@ def document(status: Status) -> Document:
             "queue": queue
             and {
                 "queue": queue.queue,
-                "waiting": queue.waiting,
-                "active": queue.active,
-                "delayed": queue.delayed,
-                "completed": queue.completed,
-                "failed": queue.failed,
+                **job_counts(queue),
                 "oldest_waiting_seconds": queue.oldest_waiting_seconds,
                 "suspended": queue.suspended,
-                "workers": _alive(queue),
+                "workers": len(queue.live_workers),
                 "workers_busy": _busy(queue),
             },
             "drift": status.drift,
@@ -75,15 +72,16 @@ def _rows(status: Status, trend: Trend | None) -> Iterator[Row]:
     ):
         error = lost.get(is_redis)
         yield name, cell(error.message, "bold red") if error else cell(where)
+    if trend:  # not at the end, which a small terminal cuts off
+        yield "Change", _trend(trend)
     if status.links:
         yield from _links(status.links)
     if status.queue:
         yield from _queue(status.queue)
-    yield from _drift(status)
+    if status.drift:
+        yield "Drift", _drift(status.drift)
     if status.queue:
         yield "Operation", _operation(status.last_operation)
-    if trend:
-        yield "Change", _trend(trend)
 
 
 def _links(links: LinkOverview) -> Iterator[Row]:
@@ -133,31 +131,22 @@ def _queue(queue: QueueOverview) -> Iterator[Row]:
     if queue.suspended:
         text.append("; suspended, to go on: rq resume", "yellow")
     yield "Queue", text
-    if alive := _alive(queue):
-        yield "Workers", cell(f"{alive}, {_busy(queue)} busy")
+    if queue.live_workers:
+        yield "Workers", cell(f"{len(queue.live_workers)}, {_busy(queue)} busy")
     else:
         yield "Workers", cell("none: docora-ops worker", "yellow")
 
 
-def _alive(queue: QueueOverview) -> int:
-    return sum(worker.alive for worker in queue.workers)
-
-
 def _busy(queue: QueueOverview) -> int:
-    return sum(worker.alive and bool(worker.jobs) for worker in queue.workers)
+    return sum(bool(worker.jobs) for worker in queue.live_workers)
 
 
-def _drift(status: Status) -> Iterator[Row]:
-    drift = status.drift
-    if drift is None:
-        if not status.errors and status.links:
-            many = f"not counted, as {status.links.counts.unfinished} links are unfinished"
-            yield "Drift", _heading(many, "docora-ops doctor")
-    elif drift.lost or drift.stuck:
-        text = f"{amount(drift.lost, 'lost link')}, {drift.stuck} stuck"
-        yield "Drift", _heading(text, "docora-ops repair", "red")
-    else:
-        yield "Drift", cell("no lost or stuck link")
+def _drift(drift: DriftCounts) -> Text:
+    if drift.lost or drift.stuck:
+        lost = f"{'at least ' if drift.at_least else ''}{amount(drift.lost, 'lost link')}"
+        stuck = "" if drift.at_least else f", {drift.stuck} stuck"
+        return _heading(lost + stuck, "docora-ops repair", "red")
+    return cell("no sign of lost links" if drift.at_least else "no lost or stuck link")
 
 
 def _operation(operation: KnownOperation | None) -> Text:
@@ -182,6 +171,9 @@ def _trend(trend: Trend) -> Text:
         if change
     ]
     text = f"in {duration(trend.seconds)}: {', '.join(parts) or 'nothing'}"
+    rate = trend.jobs_per_second
     if trend.seconds_left is not None:
-        text += f"; {trend.jobs_per_second:.1f} jobs/s, {duration(trend.seconds_left)} left"
+        text += f"; {rate:.1f} jobs/s, {duration(trend.seconds_left)} left"
+    elif rate:
+        text += f"; {abs(rate):.1f} jobs/s {'done' if rate > 0 else 'more'}"
     return cell(text)

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rq.job import JobStatus
 from rq.worker import WorkerStatus
 
-from docora_ops.actions import overview
+from docora_ops.actions import status
 from tests.support.docora import QUEUE, Docora, Result
 from tests.support.proxy import refused_port
 from tests.support.read_only import frozen
@@ -102,7 +102,7 @@ def test_the_document_has_the_same_numbers(docora: Docora, apps: list[str]) -> N
         result, plain = docora.run("metrics", "--by-app", "--json"), docora.run("metrics", "--json")
     assert (result.code, plain.code) == (0, 0), result
     data = result.data
-    assert 0 <= data.pop("queue_oldest_seconds") < 300
+    assert 0 <= data.pop("oldest_waiting_seconds") < 300
     assert 0 < data.pop("scrape_seconds") < 60
     assert data == {
         "up": {"postgres": True, "redis": True},
@@ -111,11 +111,11 @@ def test_the_document_has_the_same_numbers(docora: Docora, apps: list[str]) -> N
             {"app_id": apps[0], "app_name": "Acme Search", "links": 4},
             {"app_id": apps[1], "app_name": "Quiet Harbor", "links": 1},
         ],
-        "circuits_open": 1,
+        "open_circuits": 1,
         "queue": QUEUE,
-        "queue_jobs": dict.fromkeys(JOBS, 1),
+        "jobs": dict.fromkeys(JOBS, 1),
         "workers": {**dict.fromkeys(WORKERS, 1), "started": 0},
-        "drift_links": {"lost": 1, "stuck": 1},
+        "drift": {"lost": 1, "stuck": 1, "at_least": False},
     }
     assert plain.data["failed_links"] is None
     assert plain.data["links"] == data["links"]
@@ -164,9 +164,9 @@ def test_a_server_that_is_down_has_no_numbers_but_that_it_is_down(
     assert (document.json["code"], document.data["up"]) == (down[0], up)
     absent = {name for name, value in document.data.items() if value is None}
     assert absent == {
-        *(("links", "circuits_open", "failed_links") if "postgres" in down else ()),
-        *(("queue", "queue_jobs", "queue_oldest_seconds", "workers") if "redis" in down else ()),
-        "drift_links",
+        *(("links", "open_circuits", "failed_links") if "postgres" in down else ()),
+        *(("queue", "jobs", "oldest_waiting_seconds", "workers") if "redis" in down else ()),
+        "drift",
     }
 
 
@@ -195,14 +195,16 @@ def test_unusable_settings_print_no_text(docora: Docora) -> None:
     assert "DATABASE_URL is not set" in result.stderr
 
 
-def test_links_without_a_job_are_not_counted_if_too_many_are_unfinished(docora: Docora) -> None:
-    docora.add_links(overview._MOST + 1, status="pending_snapshot")
+def test_lost_links_are_those_that_outnumber_the_jobs_if_too_many_are_unfinished(
+    docora: Docora,
+) -> None:
+    docora.add_links(status._MOST + 1, status="pending_snapshot")
     docora.age_links()
     result, document = docora.run_together(("metrics",), ("metrics", "--json"))
     assert result.code == document.code == 0
-    assert numbers(result).keys() == OF_ANY | OF_POSTGRES | OF_REDIS
-    assert document.data["drift_links"] is None
-    assert document.data["links"]["pending_snapshot"] == overview._MOST + 1
+    assert numbers(result)["docora_drift_links"] == {("lost",): 5001, ("stuck",): 0}
+    assert document.data["drift"] == {"lost": 5001, "stuck": 0, "at_least": True}
+    assert document.data["links"]["pending_snapshot"] == status._MOST + 1
 
 
 def test_an_odd_app_id_is_escaped_and_written_in_utf_8_whatever_the_locale(docora: Docora) -> None:

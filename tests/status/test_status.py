@@ -6,6 +6,7 @@ import re
 from datetime import timedelta
 
 import pytest
+from rq.job import JobStatus
 from rq.utils import now, utcformat
 
 from docora_ops.queue.redis_client import describe
@@ -160,7 +161,7 @@ def test_the_document(trouble: Docora) -> None:
     assert data["queue"]["waiting"] == 3
     assert 7200 <= data["queue"]["oldest_waiting_seconds"] < 7800
     assert data["queue"]["suspended"] is False
-    assert data["drift"] == {"lost": 2, "stuck": 1}
+    assert data["drift"] == {"lost": 2, "stuck": 1, "at_least": False}
     assert data["last_operation"]["total"] == 3
 
 
@@ -196,9 +197,33 @@ def test_a_lost_server_leaves_what_the_other_one_tells(
     assert data["drift"] is None
 
 
-def test_too_many_unfinished_links_are_not_looked_at(docora: Docora) -> None:
-    docora.add_links(5001, status="pending_snapshot")
+def test_links_that_outnumber_the_jobs_are_lost_even_if_there_are_too_many_to_look_at(
+    docora: Docora,
+) -> None:
+    docora.add_links(5003, status="pending_snapshot")
     docora.age_links()
+    for link in docora.links()[:2]:
+        docora.enqueue(link.job_id)
     shown, data = docora.run("status").stdout, docora.run("status", "--json").data
-    assert "Drift      not counted, as 5001 links are unfinished: docora-ops doctor\n" in shown
-    assert data["drift"] is None
+    assert "Drift      at least 5001 lost links: docora-ops repair\n" in shown
+    assert data["drift"] == {"lost": 5001, "stuck": 0, "at_least": True}
+
+
+def test_a_link_whose_job_is_in_no_list_is_lost_once_no_worker_can_be_taking_it(
+    docora: Docora,
+) -> None:
+    docora.add_links(4, status="pending_snapshot")
+    docora.age_links()
+    taken, dropped, spoiled, _ = docora.links()
+    for link in (taken, dropped):
+        docora.leave_job(link.job_id, JobStatus.QUEUED)
+    queued_at = utcformat(now() - timedelta(seconds=70))
+    docora.redis.hset(f"rq:job:{dropped.job_id}", "enqueued_at", queued_at)
+    docora.redis.set(f"rq:job:{spoiled.job_id}", "not a hash")
+    docora.link(docora.add_app("Odd", "app-odd"), "repo_" + "0" * 23 + "1", "scanning")
+    docora.age_links()
+    assert docora.run("status", "--json").data["drift"] == {
+        "lost": 3,
+        "stuck": 1,
+        "at_least": False,
+    }

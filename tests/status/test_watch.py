@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from docora_ops.actions.overview import Watch
+from docora_ops.actions.status import Watch
 from docora_ops.jobs import QueueOverview
-from docora_ops.overview import Status, Trend
+from docora_ops.status import Status, Trend
 from tests.support.docora import COMMAND, Docora
 from tests.support.terminal import TerminalSession
 
@@ -46,6 +46,11 @@ def test_a_pipe_gets_one_screen_after_the_other_also_after_a_lost_connection(
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == code, stderr
+
+
+def test_it_ends_when_nobody_reads_the_pipe_any_more(docora: Docora) -> None:
+    shell = docora.run_in_shell("docora-ops status --watch 1 | head -1")
+    assert shell.stdout.startswith("Postgres")
 
 
 @pytest.mark.parametrize(

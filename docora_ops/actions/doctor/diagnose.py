@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
 
+from docora_ops.actions.background import in_background
 from docora_ops.actions.doctor import postgres_checks, redis_checks
 from docora_ops.actions.repair.find import count_jobs_with_links, find_drift
 from docora_ops.database import Database
@@ -112,9 +111,7 @@ def diagnose(
     except ConfigurationError as error:
         problems.append(error)
     # Together, two servers that do not answer cost no more time than one.
-    redis_in_background = _in_background(
-        lambda: _check_redis(settings, client, read_only=read_only)
-    )
+    redis_in_background = in_background(lambda: _check_redis(settings, client, read_only=read_only))
     with closing(database) if database else nullcontext():
         postgres = _check_postgres(settings, database, max_failed=max_failed, read_only=read_only)
         redis = redis_in_background.result()
@@ -154,20 +151,6 @@ def diagnose(
         misconfigured=bool(problems),
         server_lost=postgres.is_lost or redis.is_lost,
     )
-
-
-def _in_background(check: Callable[[], _Server]) -> Future[_Server]:
-    """Runs the check in a daemon thread, which an interrupt does not wait for."""
-    future: Future[_Server] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(check())
-        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return future
 
 
 def _check_postgres(

@@ -8,7 +8,7 @@ from docora_ops.database.grants import excess, grant_statements, missing_needs, 
 from docora_ops.database.pooling import SESSIONS_FOR_WORKERS, Pooling
 from docora_ops.database.postgres_server import PostgresServer, Role
 from docora_ops.diagnosis import Check, CheckName, failed, ok, warning
-from docora_ops.overview import LinkCounts
+from docora_ops.status import LinkCounts
 
 _OLDEST_MAJOR = 14
 _TO_PRIMARY = "point DATABASE_URL at the primary"

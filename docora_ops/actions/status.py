@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
+from docora_ops.actions.background import in_background
 from docora_ops.actions.links import count_by_app, count_by_error
 from docora_ops.actions.look import look_at_jobs
-from docora_ops.bulk import KnownOperation
 from docora_ops.database import Database
 from docora_ops.database.counts import count_links
-from docora_ops.database.drift_rows import some_unfinished_links
-from docora_ops.errors import RedisError, ServerError
-from docora_ops.jobs import JobState, QueueOverview
+from docora_ops.database.drift_rows import count_unfinished_links, some_unfinished_links
+from docora_ops.errors import PostgresError, RedisError, ServerError
+from docora_ops.jobs import JobState
 from docora_ops.links import LinkFilter, LinkStatus
-from docora_ops.overview import DriftCounts, LinkOverview, Status, Trend
 from docora_ops.queue import LinkQueue, ProgressStore, QueueReader
+from docora_ops.status import DriftCounts, LinkOverview, Status, Trend
 
 _MOST = 5000
-"""Links whose jobs are looked at: more would take longer than the rest of a screen."""
+"""Links whose jobs are looked at: more take longer than the rest of a screen."""
 _FAILED = LinkFilter(statuses=[LinkStatus.FAILED])
 _GROUPS = 5
 """Apps and errors that are named."""
@@ -30,20 +30,22 @@ def read_status(
 ) -> Status:
     """Reads from both servers what each of them tells; a lost one does not prevent the other."""
     errors: list[ServerError] = []
-    links = drift = None
-    overview: QueueOverview | None = None
-    last_operation: KnownOperation | None = None
-    try:
-        overview = reader.overview(1)
-        last_operation = next(iter(store.read_all()), None)
-    except RedisError as error:
-        errors.append(error)
+    links = drift = overview = last_operation = None
+    # Together, two servers that do not answer cost no more time than one.
+    redis = in_background(lambda: (reader.overview(1), next(iter(store.read_all()), None)))
     try:
         links = _read_links(database)
-        if not errors:
-            drift = count_drift(database, queue)
-    except ServerError as error:
+    except PostgresError as error:
         errors.append(error)
+    try:
+        overview, last_operation = redis.result()
+    except RedisError as error:
+        errors.append(error)
+    if overview and links:
+        try:
+            drift = count_drift(database, queue, overview.unfinished)
+        except ServerError as error:
+            errors.append(error)
     return Status(
         postgres=database.target,
         redis=queue.where,
@@ -51,7 +53,7 @@ def read_status(
         queue=overview,
         last_operation=last_operation,
         drift=drift,
-        errors=sorted(errors, key=lambda error: isinstance(error, RedisError)),
+        errors=errors,
     )
 
 
@@ -64,21 +66,20 @@ def _read_links(database: Database) -> LinkOverview:
         )
 
 
-def count_drift(database: Database, queue: LinkQueue) -> DriftCounts | None:
-    """Counts lost and stuck links with one look; None if too many links are unfinished for that.
+def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts:
+    """Counts lost and stuck links with one look, where `doctor` takes two.
 
-    A job that a worker may be taking counts as live, which `doctor` looks at twice instead.
+    `jobs`: the number of unfinished jobs, for a lower bound if there are too many links to look at.
     Raises PostgresError, RedisError.
     """
     links = some_unfinished_links(database, _MOST + 1)
     if len(links) > _MOST:
-        return None
+        return DriftCounts(max(0, count_unfinished_links(database) - jobs), 0, at_least=True)
     statuses = dict(links)
-    found = Counter(
-        statuses[ref]
-        for ref, answer in look_at_jobs(database, queue, list(statuses))
-        if answer.state is JobState.NONE
-    )
+    found = Counter(status for ref, status in links if not ref.has_valid_job_id)
+    for ref, answer in look_at_jobs(database, queue, list(statuses)):
+        if answer.state in {JobState.NONE, JobState.UNREADABLE} or answer.is_orphaned:
+            found[statuses[ref]] += 1
     return DriftCounts(found[LinkStatus.PENDING_SNAPSHOT], found[LinkStatus.SCANNING])
 
 
@@ -94,7 +95,7 @@ class Watch:
         """Returns the changes; `now`: a moment in seconds, by any clock."""
         if self._began is None:
             self._began = now
-        jobs = status.jobs
+        jobs = status.queue.unfinished if status.queue else None
         rate = self._rate(jobs, now)
         counts = status.links.counts.by_status if status.links else {}
         return Trend(

@@ -30,18 +30,18 @@ class LinkCounts:
         """Counts the failed links."""
         return self.by_status[LinkStatus.FAILED]
 
-    @property
-    def unfinished(self) -> int:
-        """Counts the links that should have a live job."""
-        return self.by_status[LinkStatus.PENDING_SNAPSHOT] + self.by_status[LinkStatus.SCANNING]
-
 
 @dataclass(frozen=True)
 class DriftCounts:
-    """The number of links that nobody works on, as one look finds them."""
+    """The number of links that nobody works on, as one look finds them.
+
+    `at_least`: too many links are unfinished to look at each. Then `lost` counts the links, lost or
+    stuck, that outnumber all jobs, and `stuck` is 0.
+    """
 
     lost: int  # pending for five minutes, without a live job
     stuck: int  # scanning, without a live job
+    at_least: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,26 +55,20 @@ class LinkOverview:
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a Docora. What a lost server would tell is None; `errors` has the reasons."""
+    """The state of a Docora. The fields of a server that is down are None; `errors` says why."""
 
     postgres: str  # names the server and the database
     redis: str
     links: LinkOverview | None
     queue: QueueOverview | None
     last_operation: KnownOperation | None
-    drift: DriftCounts | None  # None, too, if too many links are unfinished
+    drift: DriftCounts | None
     errors: Sequence[ServerError]
-
-    @property
-    def jobs(self) -> int | None:
-        """Counts the jobs that are still to be done."""
-        queue = self.queue
-        return None if queue is None else queue.waiting + queue.active + queue.delayed
 
 
 @dataclass(frozen=True)
 class Trend:
-    """The changes since a watch began. What a lost server would tell is None."""
+    """The changes since a watch began. The fields of a server that is down are None."""
 
     seconds: float
     synced: int | None
