@@ -27,12 +27,14 @@ SELECT app_id, repository_id, '{status}', 5, 'HTTP 500 on created README.md',
 FROM apps, repositories
 """
 
-# A tenth of the links stays failed, with errors that differ in their paths.
+# A tenth of the links stays failed, with errors that differ in their paths; some are pending.
 MEND = """
-UPDATE app_repositories SET last_error = 'HTTP 50' || abs(hashtext(id::text)) / 10 % 5
-    || ' on created docs/' || id || '.md';
-UPDATE app_repositories SET status = 'synced', retry_count = 0, last_error = NULL
-WHERE hashtext(id::text) % 10 <> 0
+UPDATE app_repositories SET
+    status = CASE hashtext(id::text) % 10 WHEN 0 THEN 'failed'
+        ELSE CASE hashtext(id::text) % 300 WHEN 1 THEN 'pending_snapshot' ELSE 'synced' END END,
+    last_error = CASE hashtext(id::text) % 10 WHEN 0
+        THEN 'HTTP 50' || abs(hashtext(id::text)) / 10 % 5 || ' on created docs/' || id || '.md' END,
+    created_at = now() - interval '1 day'
 """
 
 
@@ -70,7 +72,7 @@ def fill(links: int, status: str = "failed", jobs: str = "") -> None:
 
 
 def mend() -> None:
-    """Leaves about a tenth of the failed links failed; the others become synced."""
+    """Leaves about a tenth of the failed links failed; of the others, some become pending."""
     connection, client = connect()
     with connection, client:
         connection.execute(MEND.encode())
