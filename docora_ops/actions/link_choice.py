@@ -19,13 +19,15 @@ def choose_links(
     exclude_errors: Sequence[str] = (),
     no_error: bool = False,
     open_circuit: bool = False,
+    by_prefix: bool = True,
 ) -> tuple[LinkFilter, list[App]]:
     """Makes a filter from what a person typed. Returns the apps that were found, too.
 
-    `apps`: ids or names; `repositories`: ids, `owner/name` or URLs, each of which one of the apps
-    must have. Raises NotFoundError, AmbiguousError.
+    `apps`: ids or names, with `by_prefix` also how the only one begins; `repositories`: ids,
+    `owner/name` or URLs, each of which one of the apps must have. Raises NotFoundError,
+    AmbiguousError.
     """
-    found = [resolve_app(database, text) for text in apps]
+    found = [resolve_app(database, text, by_prefix=by_prefix) for text in apps]
     linked = [resolve_linked_repository(database, found, text) for text in repositories]
     which = LinkFilter(
         app_ids=[app.app_id for app in found],

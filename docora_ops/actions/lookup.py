@@ -25,17 +25,18 @@ _MOST_COMMANDS = 3
 """Commands in one hint."""
 
 
-def resolve_app(database: Database, text: str) -> App:
+def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App:
     """Finds the app with this id or name, otherwise the only one whose id or name begins so.
 
-    Upper and lower case are the same, except in ids. Raises NotFoundError with similar names,
-    AmbiguousError with the names and ids of the candidates.
+    Upper and lower case are the same, except in ids. Without `by_prefix`, an app that only begins
+    so is a suggestion. Raises NotFoundError with similar names, AmbiguousError with the names and
+    ids of the candidates.
     """
     match find_apps(database, text):
         case [app]:
             return app
         case []:
-            return _resolve_prefix(database, text)
+            return _resolve_prefix(database, text, by_prefix=by_prefix)
         case apps:
             raise _ambiguous_app(f"{len(apps)} apps are named {mask(text)!r}", text, apps)
 
@@ -115,10 +116,16 @@ def _of(apps: Sequence[App]) -> str:
     return f" for app {' or '.join(repr(app.app_name) for app in apps)}"
 
 
-def _resolve_prefix(database: Database, text: str) -> App:
+def _resolve_prefix(database: Database, text: str, *, by_prefix: bool) -> App:
     apps = find_apps_by_prefix(database, text, _MOST_CANDIDATES + 1)
     if len(apps) == 1:
-        return apps[0]
+        if by_prefix:
+            return apps[0]
+        raise NotFoundError(
+            f"no app {mask(text)!r}: a change of many links needs the whole name or a question",
+            hint="did you mean",
+            retyped=_retyped(text, [_word(apps[0].app_name, apps[0].app_id)]),
+        )
     if apps:
         is_cut = len(apps) > _MOST_CANDIDATES
         count = f"more than {_MOST_CANDIDATES}" if is_cut else str(len(apps))

@@ -148,8 +148,9 @@ def _usage_error(message: str, arguments: Sequence[str]) -> UsageError:
     hint = "docora-ops --help, or the command's own --help"
     if message.startswith("Got unexpected extra argument"):
         command = quoted_name(arguments, typer.main.get_command(app))
-        command = command or "docora-ops retry 'Acme Search' octo/api"
-        hint = f"a name with blanks goes into quotes: {command}"
+        hint = "a name with blanks goes into quotes" + (
+            f": {command}" if command else f"; see {hint}"
+        )
     return UsageError(message, hint=hint)
 
 

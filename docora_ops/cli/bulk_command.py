@@ -124,7 +124,8 @@ class BulkCommand(LongRun):
         if self.context.as_json:
             self.context.show_document(render.document(self._run.result(), waited), lost)
         elif waited.total:
-            self.context.show_tables(render.wait_tables(waited, self.context.out.width))
+            tables = render.wait_tables(waited, self.context.out.width)
+            self.context.show_tables(tables, is_last=not (lost or following.stop.requested))
         if lost:
             return self.context.report(lost, next_step="the jobs go on")
         codes = end_wait(self.context, waited, interrupted=following.stop.requested)

@@ -1,4 +1,4 @@
-"""What the shell offers for APP, REPO, OPERATION_ID and paths while a command is typed.
+"""Finds the values that a shell offers for APP, REPO, OPERATION_ID and paths.
 
 `shell_completion` ends the process without a message on an exception, and when time has run out.
 """
@@ -24,7 +24,7 @@ _MOST = 50
 
 
 class Value(str):
-    """A text that is offered, in whatever letter case its beginning was typed."""
+    """A text to offer, even if its beginning was typed in another letter case."""
 
     __slots__ = ()
 
@@ -84,8 +84,11 @@ def complete_file() -> list[str]:
 
 
 def _offer(found: Sequence[Candidate]) -> list[str | tuple[str, str]]:
-    """Returns what names each candidate on the command line: its name, or its id with the name."""
-    from docora_ops.text import inert
+    """Returns the name of each candidate, or its id with the name as description.
+
+    The id is for a name that several share, that was not typed, or that can't be typed.
+    """
+    from docora_ops.text import inert, mask
 
     chosen = [each for each in found if each.by_name] or found
     times = Counter(each.name.casefold() for each in chosen)
@@ -94,7 +97,7 @@ def _offer(found: Sequence[Candidate]) -> list[str | tuple[str, str]]:
         if each.by_name and times[each.name.casefold()] == 1 and _can_be_typed(each.name):
             offered.append(Value(each.name))
         elif _can_be_typed(each.id):
-            offered.append((Value(each.id), inert(each.name)))
+            offered.append((Value(each.id), inert(mask(each.name))))
     return offered
 
 

@@ -256,7 +256,7 @@ def context_of(typer_context: typer.Context) -> Context:
     context.timeout = given.get("timeout")
     if context.timeout is not None and not context.wait:
         raise UsageError(
-            "--timeout needs --wait", hint="add it", retyped=[Retyped(added=("--wait",))]
+            "--timeout needs --wait", hint="add --wait", retyped=[Retyped(added=("--wait",))]
         )
     if context.wait and context.dry_run:
         raise UsageError(

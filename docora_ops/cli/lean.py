@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from enum import Enum
+from typing import Any, get_args
 
 from typer.core import TyperCommand, TyperGroup
 
 from docora_ops.errors import UsageError
+
+_NUMBER = re.compile("[0-9]{1,18}")
 
 
 class _LeanParameters:
@@ -48,18 +52,25 @@ class _LeanConverter:
     def __init__(self, parameter: Any) -> None:
         is_option = parameter.param_type_name == "option"
         self._name = parameter.opts[0] if is_option else parameter.metavar
-        self._is_text = parameter.type_descriptor.annotation is str
-        self._is_list_of_texts = parameter.type_descriptor.annotation == list[str]
+        annotation = parameter.type_descriptor.annotation
+        [self._kind] = get_args(annotation) or [annotation]
+        self._limits = parameter.type_descriptor.parameter_info
         self._typers_own = parameter.get_runtime_param
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         if value is None:
             return None
-        if self._is_text:
-            return _checked(self._name, value)
-        if self._is_list_of_texts:
-            return [_checked(self._name, each) for each in value]
+        if self._kind in {str, int} or issubclass(self._kind, Enum):
+            is_list = param.multiple
+            return [self._convert(each) for each in value] if is_list else self._convert(value)
         return self._typers_own().coerce(value, param=param, ctx=ctx)
+
+    def _convert(self, value: Any) -> Any:
+        if self._kind is str:
+            return _checked(self._name, value)
+        if self._kind is int:
+            return _number(self._name, value, self._limits.min, self._limits.max)
+        return _choice(self._name, value, self._kind)
 
 
 def _checked(name: str, value: str) -> str:
@@ -68,6 +79,26 @@ def _checked(name: str, value: str) -> str:
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise UsageError(f"{name} {value!r} is not valid text", hint="give it as UTF-8")
     return value
+
+
+def _number(name: str, value: str | int, least: int, most: int) -> int:
+    if not _NUMBER.fullmatch(str(value)) or not least <= int(value) <= most:
+        raise UsageError(
+            f"{name} {value!r} is not a number from {least} to {most}",
+            hint="give digits only, such as 7",
+        )
+    return int(value)
+
+
+def _choice(name: str, value: str, kind: type[Enum]) -> Enum:
+    try:
+        return kind(value)
+    except ValueError:
+        choices = ", ".join(repr(each.value) for each in kind)
+        raise UsageError(
+            f"Invalid value for '{name}': {value!r} is not one of {choices}.",
+            hint="give one of these",
+        ) from None
 
 
 class LeanCommand(_LeanParameters, TyperCommand):

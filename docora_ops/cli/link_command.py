@@ -77,6 +77,9 @@ def _wait(context: Context, result: LinkResult, workers: int) -> int:
         if context.as_json:
             context.show_document(render.document(result, workers), error)
         return context.report(error, next_step="the job goes on")
-    context.show(render.document(result, workers, waited), [render.wait_table(waited)])
     interrupted = following.stop.requested
+    if context.as_json:
+        context.show_document(render.document(result, workers, waited))
+    else:
+        context.show_tables([render.wait_table(waited)], is_last=not interrupted)
     return gravest(end_wait(context, following.result(), ref.words, interrupted=interrupted))

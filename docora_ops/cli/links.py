@@ -9,6 +9,7 @@ import typer
 
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
+from docora_ops.errors import UsageError
 from docora_ops.link_lists import LinkGroup, LinkSort
 from docora_ops.links import LinkStatus
 
@@ -79,6 +80,12 @@ def failed(
 def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: str) -> int:
     """Shows a page of the links, or of their groups, by the options of the command."""
     context = context_of(typer_context)
+    source = typer_context.get_parameter_source("sort")
+    if typer_context.params["group_by"] and source and source.name == "COMMANDLINE":
+        raise UsageError(
+            "--sort and --group-by exclude each other: groups come with most links first",
+            hint="leave out one of them",
+        )
     from docora_ops.actions import links as actions
     from docora_ops.cli.pages import show_page
     from docora_ops.render import links as render

@@ -132,11 +132,16 @@ Timeout = Annotated[
 
 
 def chosen_links(
-    typer_context: typer.Context, database: Database, statuses: Sequence[LinkStatus] = ()
+    typer_context: typer.Context,
+    database: Database,
+    statuses: Sequence[LinkStatus] = (),
+    *,
+    by_prefix: bool = True,
 ) -> tuple[LinkFilter, dict[str, object]]:
     """Finds what the options that choose links name. Raises NotFoundError, AmbiguousError.
 
-    Returns the options for the audit entry, too: as they were typed, but with apps named in full.
+    `by_prefix`: whether an app may be named by the beginning of its name or id. Returns the options
+    for the audit entry, too: as they were typed, but with apps named in full.
     """
     from docora_ops.actions.link_choice import choose_links
 
@@ -151,6 +156,7 @@ def chosen_links(
         exclude_errors=typed["exclude_error"] or (),
         no_error=typed["no_error"],
         open_circuit=typed["circuit"] is Circuit.OPEN,
+        by_prefix=by_prefix,
     )
     in_full = [
         text if text == app.app_id else app.app_name

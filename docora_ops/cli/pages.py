@@ -24,10 +24,10 @@ def show_page(
     nothing: str,
     lost: DocoraOpsError | None = None,
 ) -> int:
-    """Prints the page and, below it, `counted` and which page it is. Returns the exit code.
+    """Prints the page, then a line with `counted` and the page number. Returns the exit code.
 
-    `where`: the servers. `nothing`: said instead of an empty list. `lost`: the error of a server,
-    without which only a part of the data is there.
+    `where` names the servers. `nothing` is printed if the list is empty. `lost` is the error of a
+    server that did not answer, so that data is missing.
     """
     from docora_ops.render.pages import page_document, page_footer
 

@@ -62,7 +62,8 @@ def repair(
         names = names_of(link)
         of = f" of {link.payload.app_name} ← {link.payload.repository_name}"
     elif app is not None:
-        found = resolve_app(context.database, app)
+        by_prefix = dry_run or terminal is not None
+        found = resolve_app(context.database, app, by_prefix=by_prefix)
         fix.app_id = found.app_id
         names = asdict(found)
         of = f" of {found.app_name}"

@@ -42,7 +42,7 @@ def resync(
             )
         raise UsageError(
             "resync of which repository?",
-            hint="name it, or send every file of all",
+            hint="name the repository, or send the files of all repositories",
             retyped=[Retyped(added=("REPO",)), Retyped(added=("--all",))],
         )
     terminal = terminal_to_ask(skip=yes or dry_run)
@@ -55,7 +55,7 @@ def resync(
     if not (yes or dry_run or terminal):
         raise UsageError(
             "resync --all sends every file of the app again, and no terminal can confirm it",
-            hint="if that is meant",
+            hint="to do so without a question",
             retyped=[Retyped(added=("--yes",))],
         )
     from docora_ops.actions.lookup import resolve_app
@@ -64,7 +64,8 @@ def resync(
     from docora_ops.database.selection import select_of_app
     from docora_ops.render.cells import amount
 
-    found = resolve_app(context.database, app)
+    by_prefix = dry_run or terminal is not None
+    found = resolve_app(context.database, app, by_prefix=by_prefix)
     selection = select_of_app(context.database, found.app_id)
     files = amount(count_deliveries(context.database, selection.refs), "file")
     question = (

@@ -57,7 +57,8 @@ def retry_all_failed(
     from docora_ops.database.selection import select_failed
     from docora_ops.links import Action
 
-    which, typed = options.chosen_links(typer_context, context.database)
+    by_prefix = dry_run or terminal is not None
+    which, typed = options.chosen_links(typer_context, context.database, by_prefix=by_prefix)
     change = describe_change(
         "retry-all-failed", reason, **typed, limit=limit, skip_open_circuits=skip_open_circuits
     )

@@ -10,6 +10,7 @@ import faulthandler
 import os
 import re
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,8 +67,8 @@ if [[ $funcstack[1] == _%(prog_name)s ]]; then
 fi
 """
 
-_PATIENCE = 1.7
-"""Seconds after which a completion ends; the start of the process takes about 0.2 s more."""
+_PATIENCE = 1.9
+"""Seconds after the start of the process at which a completion ends."""
 
 _UNQUOTED = frozenset("_@%+=:,./-")
 """Characters beside letters and digits that bash takes as they are."""
@@ -87,12 +88,24 @@ class CompletingGroup(LeanGroup):
         # A thread in C: no signal handler and no thread in Python runs during a call of libpq,
         # which may wait for a name server.
         nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
-        faulthandler.dump_traceback_later(_PATIENCE, exit=True, file=nowhere)
+        left = max(_PATIENCE - _age_of_process(), 0.1)
+        faulthandler.dump_traceback_later(left, exit=True, file=nowhere)
         add_completion_class(_Bash, "bash")
         add_completion_class(_Zsh, "zsh")
         with suppress(Exception):
             super()._main_shell_completion(ctx_args, prog_name, complete_var)
         sys.exit(1)
+
+
+def _age_of_process() -> float:
+    """Returns the seconds since the process started; not on Linux, those on the CPU."""
+    try:
+        # The 22nd field; the second one is a name in parentheses, which may contain blanks.
+        stat = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
+        ticks = int(stat.rpartition(")")[2].split()[19])
+    except OSError:
+        return time.process_time()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 class _Word(NamedTuple):

@@ -35,7 +35,7 @@ def status(
     ] = None,
     as_json: options.Json = False,
 ) -> int:
-    """Show how everything stands, on one screen: links, failures, queue, workers, drift.
+    """Show the state of links, queue and workers on one screen.
 
     Changes nothing. If a server is lost, shows what the other one tells, and exits with 5.
     """

@@ -27,6 +27,7 @@ from docora_ops.render.console import make_console
 from docora_ops.settings import Settings, load_settings
 
 _PAUSE = 0.1  # seconds between two looks whether the workers listen
+_START_LIMIT = 60  # seconds
 
 
 class DemoError(DocoraOpsError, code="demo"):
@@ -40,7 +41,7 @@ def tell(keep: bool = False) -> None:
     """
     _clean_environment()
     receiver = Receiver({app.slug: app.auth_key for app in APPS})
-    say("# Starting a Postgres and a Valkey in a temporary folder; no other server is touched.")
+    say("# Starting Postgres and Valkey in a temporary folder; no other server is used.")
     with _servers() as (folder, database_url, redis_url), receiver.serving():
         say("# Both are up, and so is a web server that stands for the apps.")
         variables = {
@@ -49,9 +50,8 @@ def tell(keep: bool = False) -> None:
             "ENCRYPTION_KEY": os.urandom(32).hex(),
             "REPOS_BASE_PATH": str(folder / "clones"),
             "DOCORA_OPS_GIT_PROTOCOLS": "file",
-            "PAGER": "",
         }
-        os.environ.update(variables)
+        os.environ.update(variables, PAGER="")
         settings = load_settings()
         build(settings, folder / "upstream", receiver.url)
         Story(settings, receiver).tell()
@@ -91,13 +91,16 @@ class Story:
 
     @contextmanager
     def workers(self) -> Iterator[None]:
-        """Runs two workers in the background; begins when both listen."""
+        """Runs two workers in the background; begins when both listen. Raises DemoError."""
         command = [sys.executable, "-m", "docora_ops", "worker", "--concurrency", "2"]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             try:
                 with connect(self.settings) as client:
                     queue = LinkQueue(self.settings, client)
-                    while queue.count_workers() < 2 and process.poll() is None:  # noqa: PLR2004
+                    limit = time.monotonic() + _START_LIMIT
+                    while queue.count_workers() < 2:  # noqa: PLR2004
+                        if process.poll() is not None or time.monotonic() > limit:
+                            raise DemoError("the two workers did not start")
                         time.sleep(_PAUSE)
                 yield
             finally:
@@ -116,8 +119,12 @@ class Story:
 
 
 def say(text: str) -> None:
-    """Prints a text on stdout."""
-    make_console(sys.stdout).print(text, style="bold" if text.startswith("$") else None)
+    """Prints a text on stdout. Does not break a command: it may be pasted."""
+    make_console(sys.stdout).print(
+        text,
+        style="bold" if text.startswith("$") else None,
+        soft_wrap=text.startswith(("$", "export")),
+    )
 
 
 def _wait(variables: dict[str, str]) -> None:
@@ -166,11 +173,12 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def _clean_environment() -> None:
-    """Removes the variables that lead to other servers: of Docora, libpq, git and proxies."""
+    """Removes variables that may lead elsewhere: Docora's, ours, and of libpq, git and proxies."""
     ours = {
         str(field.validation_alias or name).upper() for name, field in Settings.model_fields.items()
     }
     for variable in list(os.environ):
         name = variable.upper()
-        if name in ours or name.startswith(("PG", "GIT_")) or name.endswith("_PROXY"):
+        is_of_a_kind = name.startswith(("DOCORA_OPS_", "PG", "GIT_")) or name.endswith("_PROXY")
+        if is_of_a_kind or name in ours:
             del os.environ[variable]

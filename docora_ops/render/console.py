@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 _PIPE_WIDTH = sys.maxsize
 """Where no COLUMNS are given, no table is too wide."""
 _MOST_DIGITS = 9
+
+
+class _OwnSize(Console):
+    """A console as large as its own terminal: rich prefers COLUMNS, LINES and stdin's terminal."""
+
+    @property  # type: ignore[misc]  # nobody sets it
+    def size(self) -> ConsoleDimensions:
+        """The columns and lines, asked for each time; rich's own if the terminal has no size."""
+        with suppress(OSError):
+            columns, lines = os.get_terminal_size(self.file.fileno())
+            if columns and lines:
+                return ConsoleDimensions(columns, lines)
+        return super().size
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -26,7 +40,7 @@ def may_animate(stream: TextIO) -> bool:
 def make_console(stream: TextIO) -> Console:
     """Makes a console that neither colours nor wraps unless the stream is a terminal."""
     terminal = is_terminal(stream)
-    return Console(
+    return _OwnSize(
         file=stream,
         force_terminal=terminal,
         no_color=True if os.environ.get("NO_COLOR") else None,

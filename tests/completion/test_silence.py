@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from tests.completion.offers import answer
 from tests.support.docora import Docora
 
+TICK = 0.02  # in which the kernel counts
 LONG = {f"DOCORA_OPS_{name}_TIMEOUT": "3600" for name in ("CONNECT", "STATEMENT", "LOCK")}
 
 
@@ -45,6 +49,17 @@ def test_with_servers_that_accept_and_say_nothing(docora: Docora, words: tuple[s
         where = f"127.0.0.1:{silent.getsockname()[1]}"
         env = {"DATABASE_URL": f"postgres://{where}/x?connect_timeout=3600", **LONG}
         assert answer(docora, *words, **env, REDIS_URL=f"redis://{where}") == ""
+
+
+def test_the_time_counts_from_the_start_of_the_process() -> None:
+    program = (
+        "import time; began = time.monotonic(); from docora_ops.cli import shell_completion; "
+        "print(time.monotonic() - began, shell_completion._age_of_process())"
+    )
+    began = time.monotonic()
+    shown = subprocess.check_output([sys.executable, "-c", program], text=True)
+    imports, age = map(float, shown.split())
+    assert imports - TICK <= age <= time.monotonic() - began + TICK
 
 
 def test_with_an_env_file_that_does_not_end(docora: Docora, tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ def test_ids_are_offered_where_no_name_begins_so(docora: Docora) -> None:
     assert offers(docora, "show", "app") == ["App of apps"]
     assert offers(docora, "show", "app_00000000000000000000a") == [app]
     assert offers(docora, "show", "APP_00000000000000000000A") == [app]
+    secret = docora.add_app("https://me:geheim@acme.test", "app_00000000000000000000cccc")
+    assert answer(docora, "show", secret).endswith(f"\n{secret}:https\\://***@acme.test\n")
     repository = docora.add_repository("octo/api", "repo_00000000000000000000aaaa")
     docora.link(app, repository)
     assert offers(docora, "show", app, "repo_") == [repository]

@@ -93,6 +93,10 @@ def test_help_and_usage_errors_load_no_pydantic(docora: Docora) -> None:
             ["nonsense"],
             ["retry"],
             ["retry", "a", "b", "--nonsense"],
+            ["links", "--status", "nonsense"],
+            ["links", "--circuit", "nonsense"],
+            ["failed", "--sort", "nonsense"],
+            ["queue", "--limit", "0"],
         ],
         **TRACE,
     ):
@@ -165,3 +169,8 @@ def test_usual_slips_get_a_hint_of_their_own(docora: Docora) -> None:
     unquoted = docora.run("retry", "Acme", "Search", "octo/api")
     assert unquoted.code == 2
     assert "Hint: a name with blanks goes into quotes" in unquoted.stderr
+    # No command is made up where none can be corrected.
+    for arguments in (["failed", "Acme", "Search"], ["links", "--app", "Acme", "Search"]):
+        result = docora.run(*arguments)
+        assert result.code == 2
+        assert "Hint: a name with blanks goes into quotes; see docora-ops --help" in result.stderr

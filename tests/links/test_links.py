@@ -316,6 +316,11 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
     assert second.json["pagination"] == {"page": 2, "limit": 1, "total": 4, "total_pages": 4}
 
 
+def test_groups_are_not_sorted_by_an_option(docora: Docora) -> None:
+    result = docora.run("links", "--sort", "app", "--group-by", "error")
+    assert (result.code, "--sort and --group-by exclude each other" in result.stderr) == (2, True)
+
+
 def test_a_longer_page_reads_the_waiting_list_once(docora: Docora) -> None:
     docora.add_links(400)
     waiting = [link.job_id for link in docora.links()][::3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from unicodedata import normalize
 
 import pytest
@@ -10,8 +11,14 @@ from docora_ops.actions.lookup import resolve_app
 from docora_ops.errors import AmbiguousError, NotFoundError
 from docora_ops.links import App
 from tests.support.docora import Docora
+from tests.support.terminal import on_terminal
 
 NOTES = "Tidewater Notes"
+OF_MANY = [
+    ["retry-all-failed", "--app", "tide"],
+    ["resync", "tide", "--all"],
+    ["repair", "tide"],
+]
 
 
 def test_the_beginning_of_one_name_or_id_finds_the_app(docora: Docora) -> None:
@@ -66,20 +73,29 @@ def test_changes_by_a_beginning_name_the_app_in_full_and_its_neighbours_stay(
 ) -> None:
     link = docora.link(docora.add_app(NOTES), docora.add_repository("octo/api"))
     other = docora.link(docora.add_app("Acme Search"), docora.add_repository("octo/web"))
-    for command in (
-        ("retry", "tide", "octo/api"),
-        ("retry-all-failed", "--app", "tide"),
-        ("resync", "tide", "octo/api"),
-        ("resync", "tide", "--all", "--yes"),
-        ("repair", "tide"),
-    ):
+    for command in (("retry", "tide", "octo/api"), ("resync", "tide", "octo/api"), *OF_MANY):
         docora.redis.flushdb()
         docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-        result = docora.run(*command)
-        assert result.code == 0, result
-        assert NOTES in result.stdout + result.stderr, command
+        code, shown = on_terminal(docora, command, answer=b"y\n")
+        assert code == 0, shown
+        assert NOTES in shown, command
         assert not docora.was_reset(other)
         if command[0] != "repair":
             assert docora.was_reset(link), command
             [entry, *_] = docora.run("history", "--json").data
             assert NOTES in str(entry["selection"])
+
+
+def test_without_a_question_a_change_of_many_links_needs_the_whole_name(docora: Docora) -> None:
+    """As in cron: the app that was meant is gone, and its name is the beginning of another one."""
+    docora.link(docora.add_app(NOTES), docora.add_repository("octo/api"))
+    before = docora.dump()
+    for command in OF_MANY:
+        assert docora.run(*command, "--dry-run").code == 0
+        result = docora.run(*command, "--yes")
+        assert result.code == 3, result
+        whole = [NOTES if word == "tide" else word for word in command]
+        assert f": docora-ops {shlex.join([*whole, '--yes'])}\n" in result.stderr
+        if "--all" not in command:  # which asks for --yes first
+            assert docora.run(*command).code == 3
+    assert docora.dump() == before

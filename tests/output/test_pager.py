@@ -18,10 +18,12 @@ STYLE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
 MARKED = "printf '[pager]\\n'; cat"
 """A pager that says that it was used."""
 AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+OTHER_SIZE = {"COLUMNS": "300", "LINES": "500"}
+"""Not the size of the terminal: of that from which they were exported."""
 
 
 def at_80_by_24(docora: Docora, arguments: list[str], pager: str) -> tuple[int, str]:
-    return on_terminal(docora, arguments, env={"PAGER": pager}, columns=80, lines=24)
+    return on_terminal(docora, arguments, env={"PAGER": pager, **OTHER_SIZE}, columns=80, lines=24)
 
 
 def plain(shown: str) -> str:
@@ -89,6 +91,25 @@ def test_a_change_is_paged_only_when_it_is_done_and_nobody_can_be_kept_waiting(
     assert (code, "[pager]" in shown) == (6, False), shown
 
 
+def test_a_wait_is_paged_at_its_end_but_not_after_ctrl_c(docora: Docora) -> None:
+    docora.add_links(3)
+    [first, *_] = docora.links()
+    docora.add_worker()
+    environment = docora.environment(TERM="xterm", PAGER=MARKED)
+    for command in (["retry-all-failed", "--yes"], ["retry", *first.ids]):
+        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+        started = [str(COMMAND), *command, "--wait", "--timeout"]
+        with TerminalSession([*started, "1"], environment, 80, 1) as session:
+            code, shown = session.end()
+        assert (code, "[pager]" in shown) == (8, True), shown
+        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+        with TerminalSession([*started, "60"], environment, 80, 1) as session:
+            session.read_until(re.compile(b"Waiting for"))
+            session.type(b"\x03")
+            code, shown = session.end()
+        assert (code, "[pager]" in shown) == (130, False), shown
+
+
 @pytest.mark.skipif(shutil.which("less") is None, reason="needs less")
 @pytest.mark.parametrize("signal_number", [None, signal.SIGTERM])
 def test_neither_keys_nor_signals_in_less_change_the_exit_code(
@@ -134,7 +155,7 @@ def test_at_80_columns_no_id_is_broken_in_two(docora: Docora) -> None:
         ["operations"],
         ["history"],
     ):
-        shown = at_terminals(docora, arguments, columns=80, env=AT_ONCE)
+        shown = at_terminals(docora, arguments, columns=80, env={**AT_ONCE, **OTHER_SIZE})
         text = plain(shown.data + shown.talk)
         for found in re.findall(r"\b(?:app|repo)_\d+|\bbulk_\w+", text):
             length = {"a": 28, "r": 29, "b": 21}[found[0]]
