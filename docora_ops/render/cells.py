@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from docora_ops import links
 from docora_ops.text import inert, moment
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.measure import Measurement
     from rich.segment import Segment
 
+NO_ERROR = "no error recorded"
 _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "removed"},
@@ -91,4 +93,4 @@ def with_id(name: str, identifier: str) -> str:
 
 def link_name(app_name: str | None, repository_name: str | None) -> str | None:
     """Returns `Acme Search ← octo/api`, or None unless both names are known."""
-    return f"{app_name} ← {repository_name}" if app_name and repository_name else None
+    return links.link_name(app_name, repository_name) if app_name and repository_name else None
