@@ -18,7 +18,10 @@ class RepairCommand(LongRun):
     """One repair, from the search for drift to the exit code."""
 
     def __init__(self, context: Context, fix: Repair, of: str, *, with_list: bool) -> None:
-        """Takes the app or the link as words: ` of Acme Search`, or nothing for everywhere."""
+        """Prepares the command.
+
+        `of`: the app or the link for messages, such as ` of Acme Search`; empty for everywhere.
+        """
         super().__init__(context, fix)
         self._fix = fix
         self._of = of

@@ -38,7 +38,7 @@ def worker(
     ] = None,
     verbose: Annotated[
         bool,
-        typer.Option("--verbose", help="Log all of RQ's own lines, too, not only some warnings."),
+        typer.Option("--verbose", help="Log RQ's own lines, too, not only its warnings."),
     ] = False,
 ) -> int:
     """Run the snapshot jobs that wait in the queue, with RQ's own worker and scheduler.
@@ -90,7 +90,7 @@ class _StderrHandler(logging.Handler):
     """
 
     def __init__(self, *, everything: bool = False) -> None:
-        """`everything`: RQ's own lines are written, too, not only its warnings and errors."""
+        """Writes only warnings and errors of RQ itself, unless `everything` is wanted."""
         super().__init__()
         self._everything = everything
 

@@ -63,8 +63,8 @@ end
 return refusals
 """
 
-# The commands in the category `write` of Redis and Valkey. `@` stands for the key; a command without
-# arguments is asked for with the key as each argument.
+# The commands in the category `write` of Redis and Valkey. `@` stands for the key; if a command has
+# no arguments here, the key is each of them.
 _WRITES = """
 APPEND BITFIELD BITOP:@:@:@ BLMOVE BLMPOP:0:1:@:LEFT BLPOP BRPOP BRPOPLPUSH BZMPOP:0:1:@:MIN
 BZPOPMAX BZPOPMIN CLUSTER:FLUSHSLOT:0 COPY DECR DECRBY DEL DELIFEQ EXPIRE EXPIREAT FLUSHALL
