@@ -11,7 +11,7 @@ from docora_ops.cli.terminal import Terminal
 from docora_ops.drift import DriftKind, RepairOutcome, RepairResult
 from docora_ops.errors import ServerError
 from docora_ops.render import repair as render
-from docora_ops.render.cells import amount
+from docora_ops.text import amount
 
 
 class RepairCommand(LongRun):

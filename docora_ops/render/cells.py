@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from docora_ops import links
-from docora_ops.text import inert, moment
+from docora_ops.text import amount, inert, moment
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -47,11 +47,6 @@ class _Cell(Text):
 def cell(value: object, style: str = "") -> Text:
     """Makes inert text for a table: rich reads no markup in it, and a pipe gets all of it."""
     return _Cell(inert(value), style=style, overflow="fold")
-
-
-def amount(count: int, noun: str, plural: str | None = None) -> str:
-    """Returns `1 link` or `2 links`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
 def retries(count: int) -> str:

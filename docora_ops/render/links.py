@@ -10,7 +10,6 @@ from docora_ops.links import AppCount, LinkStatus
 from docora_ops.pages import Page
 from docora_ops.render.cells import (
     NO_ERROR,
-    amount,
     cell,
     circuit,
     is_open,
@@ -20,7 +19,7 @@ from docora_ops.render.cells import (
     with_id,
 )
 from docora_ops.render.layout import block, fitting_table, pairs
-from docora_ops.text import moment
+from docora_ops.text import amount, moment
 
 _STATUS, _ERROR = "Status", "Error"
 _COLUMNS = ("App", "Repository", _STATUS, _ERROR, "Retries", "Last good scan", "Circuit", "Job")

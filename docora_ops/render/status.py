@@ -14,10 +14,10 @@ from docora_ops.errors import RedisError
 from docora_ops.jobs import QueueOverview
 from docora_ops.links import LinkStatus
 from docora_ops.overview import LinkOverview, Status, Trend
-from docora_ops.render.cells import NO_ERROR, amount, cell, with_id, words
+from docora_ops.render.cells import NO_ERROR, cell, with_id, words
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
-from docora_ops.text import duration
+from docora_ops.text import amount, duration
 
 _STATUSES = (
     LinkStatus.SYNCED,
