@@ -79,6 +79,11 @@ class Repository:
         return f"{self.owner}/{self.name}"
 
 
+def link_name(app_name: str, repository_name: str) -> str:
+    """Returns `App ← owner/name`."""
+    return f"{app_name} ← {repository_name}"
+
+
 class LinkIds:
     """Names a link by its two ids."""
 
@@ -146,6 +151,11 @@ class Payload(LinkIds):
     def repository_name(self) -> str:
         """`owner/name`."""
         return f"{self.owner}/{self.name}"
+
+    @property
+    def link_name(self) -> str:
+        """`App ← owner/name`."""
+        return link_name(self.app_name, self.repository_name)
 
     @property
     def description(self) -> str:

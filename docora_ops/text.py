@@ -83,6 +83,11 @@ def inert(value: object) -> str:
     )
 
 
+def amount(count: int, noun: str, plural: str | None = None) -> str:
+    """Returns `1 link` or `2 links`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
+
+
 def moment(when: datetime | None) -> str | None:
     """Returns a time as Docora writes it: ISO 8601 in UTC with milliseconds and `Z`."""
     if when is None:

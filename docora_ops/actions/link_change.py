@@ -91,7 +91,8 @@ class LinkChange:
             time.sleep(SECOND_LOOK_DELAY)  # holding no lock
         if self.action is Action.RESYNC:
             raise SnapshotRunningError(
-                f"the snapshot of {_name(found.link)} is running; a resync now would be lost",
+                f"the snapshot of {found.link.payload.link_name} is running; "
+                "a resync now would be lost",
                 hint="when it has ended, run it again",
                 retyped=[Retyped()],
                 details={"status": found.link.status, "job": JobState.RUNNING},
@@ -162,7 +163,7 @@ class LinkChange:
     def _not_failed(self, link: Link) -> NotFailedError:
         job = job_state(self.database, self.queue, self.ref)
         return NotFailedError(
-            f"Only failed entries can be retried: {_name(link)} is {link.status!r}",
+            f"Only failed entries can be retried: {link.payload.link_name} is {link.status!r}",
             hint=self._what_helps(link.status, job),
             details={"status": link.status, "job": job},
         )
@@ -196,7 +197,3 @@ class LinkChange:
             deliveries_cleared=cleared,
             dry_run=self.dry_run,
         )
-
-
-def _name(link: Link) -> str:
-    return f"{link.payload.app_name} ← {link.payload.repository_name}"

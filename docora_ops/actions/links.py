@@ -88,8 +88,13 @@ def count_by_error(
                 key = OTHER_ERRORS
             links[key] += count
             apps.setdefault(key, set()).add(app_id)
+    for key in list(links):  # errors that differ only in a secret are one
+        masked = key and mask(key)
+        if masked != key:
+            links[masked] += links.pop(key)
+            apps.setdefault(masked, set()).update(apps.pop(key))
     groups = [
-        ErrorGroup(None if key is None else mask(key), count, len(apps[key]))
+        ErrorGroup(key, count, len(apps[key]))
         for key, count in sorted(links.items(), key=lambda item: (-item[1], item[0] or ""))
     ]
     return Page(groups[(page - 1) * limit : page * limit], page, limit, len(groups))

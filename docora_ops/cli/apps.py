@@ -22,7 +22,7 @@ def apps(
     from docora_ops.actions.links import list_apps
     from docora_ops.cli.pages import show_page
     from docora_ops.render import apps as render
-    from docora_ops.render.cells import amount
+    from docora_ops.text import amount
 
     found = list_apps(context.database, page, limit)
     return show_page(

@@ -23,7 +23,7 @@ from docora_ops.errors import ServerError
 from docora_ops.links import Action
 from docora_ops.queue import ProgressStore, connect
 from docora_ops.render import bulk as render
-from docora_ops.render.cells import amount
+from docora_ops.text import amount
 
 
 class BulkCommand(LongRun):

@@ -43,7 +43,7 @@ def doctor(
     from docora_ops.actions.doctor.diagnose import diagnose
     from docora_ops.diagnosis import CheckState
     from docora_ops.render import doctor as render
-    from docora_ops.render.cells import amount
+    from docora_ops.text import amount
 
     def before_second_look(suspects: int) -> None:
         if seconds := context.settings.drift_grace:

@@ -28,7 +28,7 @@ def history(
     from docora_ops.pages import page_of
     from docora_ops.queue import History
     from docora_ops.render import history as render
-    from docora_ops.render.cells import amount
+    from docora_ops.text import amount
 
     entries = History(context.redis).read(schedule=not no_schedule)
     found = page_of(entries, page, limit)

@@ -14,7 +14,7 @@ from docora_ops.database.link_rows import count_deliveries
 from docora_ops.errors import ServerError
 from docora_ops.links import Action, LinkResult
 from docora_ops.render import link_result as render
-from docora_ops.render.cells import amount
+from docora_ops.text import amount
 
 
 def change_link(

@@ -89,7 +89,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     from docora_ops.actions import links as actions
     from docora_ops.cli.pages import show_page
     from docora_ops.render import links as render
-    from docora_ops.render.cells import amount
+    from docora_ops.text import amount
 
     typed, database = typer_context.params, context.database
     which, choice = options.chosen_links(typer_context, database, statuses)

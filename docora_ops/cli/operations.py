@@ -35,7 +35,7 @@ def operations(
     from docora_ops.cli.pages import show_page
     from docora_ops.pages import page_of
     from docora_ops.render import operations as render
-    from docora_ops.render.cells import amount
+    from docora_ops.text import amount
 
     found = page_of(context.store.read_all(), page, limit)
     return show_page(

@@ -60,7 +60,7 @@ def repair(
         link = resolve_link(context.database, app, repo)
         fix.ref, fix.app_id = link.ref, link.ref.app_id
         names = names_of(link)
-        of = f" of {link.payload.app_name} ← {link.payload.repository_name}"
+        of = f" of {link.payload.link_name}"
     elif app is not None:
         by_prefix = dry_run or terminal is not None
         found = resolve_app(context.database, app, by_prefix=by_prefix)

@@ -11,14 +11,17 @@ from docora_ops.cli.terminal import Terminal
 from docora_ops.drift import DriftKind, RepairOutcome, RepairResult
 from docora_ops.errors import ServerError
 from docora_ops.render import repair as render
-from docora_ops.render.cells import amount
+from docora_ops.text import amount
 
 
 class RepairCommand(LongRun):
     """One repair, from the search for drift to the exit code."""
 
     def __init__(self, context: Context, fix: Repair, of: str, *, with_list: bool) -> None:
-        """Takes the app or the link as words: ` of Acme Search`, or nothing for everywhere."""
+        """Prepares the command.
+
+        `of`: the app or the link for messages, such as ` of Acme Search`; empty for everywhere.
+        """
         super().__init__(context, fix)
         self._fix = fix
         self._of = of

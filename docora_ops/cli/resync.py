@@ -62,7 +62,7 @@ def resync(
     from docora_ops.cli.bulk_command import BulkCommand
     from docora_ops.database.link_rows import count_deliveries
     from docora_ops.database.selection import select_of_app
-    from docora_ops.render.cells import amount
+    from docora_ops.text import amount
 
     by_prefix = dry_run or terminal is not None
     found = resolve_app(context.database, app, by_prefix=by_prefix)

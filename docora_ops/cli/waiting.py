@@ -12,7 +12,7 @@ from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import progress_bar
 from docora_ops.cli.signals import interrupt, interrupted_code, stopping_on_signals
 from docora_ops.render.bulk import wait_counts
-from docora_ops.render.cells import amount
+from docora_ops.text import amount
 from docora_ops.waits import BulkWait
 
 

@@ -16,6 +16,14 @@ from docora_ops.cli.streams import write_at_once
 from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+_SAID_BY_US = (
+    "Work horse killed for job",
+    "Worker %s: job %s failed (",
+    "Worker %s: job %s stopped by user",
+    "Worker %s: cold shut down",
+    "%s cleanup: %s %s",
+)
+"""The beginnings of RQ's warnings about events for which we log a line of our own."""
 
 
 def worker(
@@ -29,7 +37,8 @@ def worker(
         ),
     ] = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Log RQ's own lines, too, not only its warnings.")
+        bool,
+        typer.Option("--verbose", help="Log RQ's own lines, too, not only its warnings."),
     ] = False,
 ) -> int:
     """Run the snapshot jobs that wait in the queue, with RQ's own worker and scheduler.
@@ -81,7 +90,7 @@ class _StderrHandler(logging.Handler):
     """
 
     def __init__(self, *, everything: bool = False) -> None:
-        """Takes whether RQ's own lines are written, apart from its warnings and errors."""
+        """Writes only warnings and errors of RQ itself, unless `everything` is wanted."""
         super().__init__()
         self._everything = everything
 
@@ -90,8 +99,10 @@ class _StderrHandler(logging.Handler):
         from docora_ops.text import inert, moment
         from docora_ops.worker.log import NAME
 
-        if not (self._everything or record.name == NAME or record.levelno >= logging.WARNING):
+        is_needed = record.name == NAME or (
+            record.levelno >= logging.WARNING and not str(record.msg).startswith(_SAID_BY_US)
+        )
+        if not (self._everything or is_needed):
             return
-
         when = moment(datetime.fromtimestamp(record.created, UTC))
         write_at_once(f"{when} {record.levelname} {inert(self.format(record))}\n")

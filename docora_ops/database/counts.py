@@ -7,7 +7,7 @@ from docora_ops.links import LinkStatus
 from docora_ops.status import LinkCounts
 
 # One statement, so that all counts are of the same moment.
-COUNT_LINKS = """
+COUNT_BY_STATUS = """
 SELECT status, count(*), 0 FROM app_repositories GROUP BY status
 UNION ALL
 SELECT NULL, 0, count(*) FROM repositories WHERE circuit_open_until > now()
@@ -24,7 +24,7 @@ def count_links(database: Database) -> LinkCounts:
     """Counts the links by status, and the repositories whose circuit is open."""
     by_status = dict.fromkeys(LinkStatus, 0)
     open_circuits = 0
-    for status, links, circuits in database.rows(COUNT_LINKS):
+    for status, links, circuits in database.rows(COUNT_BY_STATUS):
         if status in set(LinkStatus):
             by_status[LinkStatus(status)] = links
         open_circuits += circuits

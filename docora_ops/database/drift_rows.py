@@ -117,7 +117,7 @@ def link_statuses(database: Database, job_ids: Iterable[str]) -> dict[str, str]:
 
 
 def exhausted_links(database: Database, ids: Iterable[str], max_attempts: int) -> set[str]:
-    """Returns those row ids whose link is stuck for the last time that is allowed."""
+    """Returns the row ids of the links that are stuck for the last time that is allowed."""
     parameters = {"ids": list(ids), "max_attempts": max_attempts}
     return {id_ for (id_,) in database.rows(EXHAUSTED_LINKS, parameters)}
 

@@ -207,7 +207,7 @@ def claim_links_of_app(database: Database, ids: Sequence[str], app_id: str) -> l
 def claim_failed_links(
     database: Database, ids: Sequence[str], which: LinkFilter, *, skip_open_circuits: bool
 ) -> list[Claim]:
-    """Locks and resets the links that still match the filter, which chooses failed ones."""
+    """Locks and resets the links that still match the filter. It must choose failed links only."""
     parameters = filter_parameters(which) | {"skip_open_circuits": skip_open_circuits}
     return _claim_and_reset(database, ids, JUDGE_FAILED_LINKS, parameters)
 

@@ -337,7 +337,9 @@ def _unreachable(text: str) -> tuple[str, str]:
     """Returns why the driver got no connection, and what to do."""
     found = re.match(r"failed to resolve host '(.+?)': \[Errno (-?\d+)\]", text)
     if found is None:
-        return text[:1].lower() + text[1:], "check that it runs, and DATABASE_URL"
+        if text[1:2].islower():  # not an abbreviation, such as SSL
+            text = text[0].lower() + text[1:]
+        return text, "check that it runs, and DATABASE_URL"
     host, number = found.groups()
     if int(number) == socket.EAI_AGAIN:
         reason = f"the name {host} can't be looked up at present"

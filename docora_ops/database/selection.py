@@ -72,7 +72,10 @@ def select_failed(
     """
     which = replace(which, statuses=[LinkStatus.FAILED])
     parameters = filter_parameters(which) | {"skip_open_circuits": skip_open_circuits}
-    claim = partial(claim_failed_links, which=which, skip_open_circuits=skip_open_circuits)
+    # The first link that a worker scans closes the circuit. The links were chosen before that, so
+    # the later ones are not skipped for it.
+    claimed = replace(which, open_circuit=False)
+    claim = partial(claim_failed_links, which=claimed, skip_open_circuits=skip_open_circuits)
     selection = _selection(database, SELECT_FAILED, parameters, claim, limit)
     if not skip_open_circuits:
         return selection

@@ -1,5 +1,6 @@
--- Judges the state of a job, and finds and removes what an ended job has left. look_and_push.lua and
--- sweep.lua begin with this script, so that there is one rule for what "live" means.
+-- Judges the state of a job, and finds and removes what a finished or stale job has left.
+-- look_and_push.lua and sweep.lua begin with this script, so that there is one rule for what "live"
+-- means.
 --
 -- ARGV[1]  mode of the script
 -- ARGV[2]  JSON: names of keys; `expired`: executions of these jobs that had expired at the time

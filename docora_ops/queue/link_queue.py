@@ -48,7 +48,7 @@ class Answer:
 
     `evidence`: `enqueued_at` of a doubtful job, or of one that may have been queued since the list
     was read; it changes when the job is queued anew. `is_delayed`: of a waiting job.
-    `has_replaced`: the push removed what was left of an ended job. `reason`: why the job is
+    `has_replaced`: the push removed a finished or stale job. `reason`: why the job is
     unreadable.
     """
 
@@ -129,7 +129,7 @@ class LinkQueue:
         front: bool = False,
         audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
     ) -> list[Answer]:
-        """Queues each job unless it is live, and removes ended jobs, all atomically.
+        """Queues each job unless it is live, and removes finished and stale jobs, atomically.
 
         Called with the rows locked: Redis has 4 s. A waiting job is kept for good, and moved to
         the head if `front` is set. A running, doubtful or unreadable job is left alone, and its

@@ -5,10 +5,10 @@
 -- then per link, look: id, hint; push: id, hint, seen, data, description
 --   data  empty: the push only confirms a live job
 --
--- Returns one answer per link: none, waiting, running, doubtful (nothing was done), unreadable;
--- queued, replaced_finished or replaced_stale after a push, by what was left of an ended job, as
--- `remains` tells; for the same, a detailed look answers none, finished or stale. The detail that
--- `judge` returns, or the reason of unreadable, follows a colon.
+-- Returns one answer per link: none, waiting, running, doubtful (nothing was done) or unreadable.
+-- Instead of none, a push returns queued, replaced_finished or replaced_stale, and a detailed look
+-- none, finished or stale: `remains` finds finished and stale jobs. The detail that `judge` returns,
+-- or the reason of unreadable, follows a colon.
 
 if mode == 'push' then
   -- Redis refuses this if it is out of memory or read-only, before anything is removed.

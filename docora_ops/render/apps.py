@@ -7,9 +7,9 @@ from rich.text import Text
 
 from docora_ops.link_lists import AppSummary
 from docora_ops.pages import Page
-from docora_ops.render.cells import amount, cell, with_id
+from docora_ops.render.cells import cell, with_id
 from docora_ops.render.layout import block, fitting_table
-from docora_ops.text import moment
+from docora_ops.text import amount, moment
 
 _NUMBERS = ("Links", "Failed", "Waiting", "Running")
 _COLUMNS = ("App", *_NUMBERS, "Last good scan", "URL")

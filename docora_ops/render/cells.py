@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from docora_ops.text import inert, moment
+from docora_ops import links
+from docora_ops.text import amount, inert, moment
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.measure import Measurement
     from rich.segment import Segment
 
+NO_ERROR = "no error recorded"
 _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "removed"},
@@ -45,11 +47,6 @@ class _Cell(Text):
 def cell(value: object, style: str = "") -> Text:
     """Makes inert text for a table: rich reads no markup in it, and a pipe gets all of it."""
     return _Cell(inert(value), style=style, overflow="fold")
-
-
-def amount(count: int, noun: str, plural: str | None = None) -> str:
-    """Returns `1 link` or `2 links`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
 def retries(count: int) -> str:
@@ -91,4 +88,4 @@ def with_id(name: str, identifier: str) -> str:
 
 def link_name(app_name: str | None, repository_name: str | None) -> str | None:
     """Returns `Acme Search ← octo/api`, or None unless both names are known."""
-    return f"{app_name} ← {repository_name}" if app_name and repository_name else None
+    return links.link_name(app_name, repository_name) if app_name and repository_name else None

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from docora_ops.diagnosis import Check, CheckState, Diagnosis
 from docora_ops.drift import EXAMPLES_SHOWN, Drift, DriftKind, DriftReport
-from docora_ops.render.cells import amount, cell, link_name, state, style_of, words
+from docora_ops.render.cells import cell, link_name, state, style_of, words
 from docora_ops.render.json import Document, fields_of
 from docora_ops.render.layout import block, fitting_table, records
-from docora_ops.text import inert
+from docora_ops.text import amount, inert
 
 
 def document(diagnosis: Diagnosis) -> Document:

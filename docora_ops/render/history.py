@@ -8,9 +8,9 @@ from shlex import quote
 from rich.console import RenderableType
 
 from docora_ops.audit import HistoryEntry, HistoryState
-from docora_ops.render.cells import amount, cell, words
+from docora_ops.render.cells import cell, words
 from docora_ops.render.layout import records
-from docora_ops.text import moment
+from docora_ops.text import amount, moment
 
 _COLUMNS = ("When", "Who", "What", "Result", "Operation", "Reason")
 _NAMES = {"app_name": "app_id", "repository_name": "repository_id"}

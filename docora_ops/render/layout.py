@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from typing import TypeVar
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Group, JustifyMethod, RenderableType
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +18,9 @@ Rows = Sequence[Sequence[Text]]
 
 _GAP = 3
 """Blanks that a column needs beside its text."""
+_BETWEEN = 2
+"""Blanks behind a name and behind its value."""
+_INDENT = 2
 _NARROWEST = 24
 """Columns that a long text needs to be readable."""
 _ROWS_AT_ONCE = 500
@@ -34,12 +37,37 @@ def headed(*columns: str, widths: Iterable[int] = (), numbers: Collection[str] =
 
 def pairs(rows: Iterable[tuple[str | Text, Text]], width: int = 0) -> Table:
     """Returns a table of names, `width` columns wide at least, and values."""
-    shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    shown.add_column(style="bold", no_wrap=True, min_width=width)
-    shown.add_column(overflow="fold")
+    shown = _Pairs(width)
     for name, text in rows:
         shown.add_row(name, text)
     return shown
+
+
+class _Pairs(Table):
+    """Names and values. A value with a word that fits only below its name is shown there."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(box=None, show_header=False, padding=(0, _BETWEEN, 0, 0))
+        self.add_column(style="bold", no_wrap=True, min_width=width)
+        self.add_column(overflow="fold")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        names, values = (list(column.cells) for column in self.columns)
+        width = max([self.columns[0].min_width or 0, *(cell_len(str(name)) for name in names)])
+        beside, below = options.max_width - width - 2 * _BETWEEN, options.max_width - _INDENT
+
+        def is_below(row: tuple[RenderableType, RenderableType]) -> bool:
+            longest = max(map(cell_len, str(row[1]).split()), default=0)
+            return bool(str(row[0])) and beside < longest <= below
+
+        for are_below, rows in groupby(zip(names, values, strict=True), is_below):
+            if are_below:
+                yield from (block(Text(str(name)), value) for name, value in rows)
+                continue
+            part = _Pairs(width)
+            for row in rows:
+                part.add_row(*row)
+            yield from Table.__rich_console__(part, console, options)
 
 
 def fitting_table(
@@ -69,14 +97,14 @@ def fitting_table(
     return shown
 
 
-def block(title: Text, *lines: Text) -> Table:
+def block(title: Text, *lines: RenderableType) -> Table:
     """Returns one row of a list as a title and some lines, for a narrow terminal."""
     shown = Table.grid()
     shown.add_column(overflow="fold")
     title.stylize("bold")
     shown.add_row(title)
     for line in lines:
-        shown.add_row(Padding(line, (0, 0, 0, 2)))
+        shown.add_row(Padding(line, (0, 0, 0, _INDENT)))
     return shown
 
 

@@ -9,7 +9,7 @@ from docora_ops.link_lists import ErrorGroup, ListedLink, RepositoryCount, Statu
 from docora_ops.links import AppCount, LinkStatus
 from docora_ops.pages import Page
 from docora_ops.render.cells import (
-    amount,
+    NO_ERROR,
     cell,
     circuit,
     is_open,
@@ -19,7 +19,7 @@ from docora_ops.render.cells import (
     with_id,
 )
 from docora_ops.render.layout import block, fitting_table, pairs
-from docora_ops.text import moment
+from docora_ops.text import amount, moment
 
 _STATUS, _ERROR = "Status", "Error"
 _COLUMNS = ("App", "Repository", _STATUS, _ERROR, "Retries", "Last good scan", "Circuit", "Job")
@@ -102,7 +102,7 @@ def errors_table(page: Page[ErrorGroup]) -> RenderableType:
     return pairs(
         (
             cell(f"{amount(group.links, 'link')}, {amount(group.apps, 'app')}"),
-            cell("(no error recorded: --no-error)", "dim")
+            cell(f"({NO_ERROR}: --no-error)", "dim")
             if group.error_message is None
             else cell(group.error_message),
         )
@@ -116,4 +116,4 @@ def _error(link: ListedLink) -> Text:
         return cell(f"{link.error_message}… all of it: docora-ops show {link.words}")
     if link.error_message:
         return cell(link.error_message)
-    return cell("(no error recorded)" if link.status == LinkStatus.FAILED else "", "dim")
+    return cell(f"({NO_ERROR})" if link.status == LinkStatus.FAILED else "", "dim")

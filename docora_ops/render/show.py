@@ -9,10 +9,10 @@ from rich.text import Text
 
 from docora_ops.jobs import JobPlace, JobRecord
 from docora_ops.link_details import LinkDetails, LinkHistory
-from docora_ops.render.cells import amount, cell, circuit, retries, state, with_id
+from docora_ops.render.cells import cell, circuit, retries, state, with_id
 from docora_ops.render.json import Document, fields_of
 from docora_ops.render.layout import pairs
-from docora_ops.text import duration, moment
+from docora_ops.text import amount, duration, moment
 
 _SCORES = {
     "scheduled": "due",

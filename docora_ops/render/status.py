@@ -13,12 +13,12 @@ from docora_ops.bulk import KnownOperation
 from docora_ops.errors import RedisError
 from docora_ops.jobs import QueueOverview
 from docora_ops.links import LinkStatus
-from docora_ops.render.cells import amount, cell, with_id, words
+from docora_ops.render.cells import NO_ERROR, cell, with_id, words
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
 from docora_ops.render.queue import job_counts
 from docora_ops.status import DriftCounts, LinkOverview, Status, Trend
-from docora_ops.text import duration
+from docora_ops.text import amount, duration
 
 _STATUSES = (
     LinkStatus.SYNCED,
@@ -26,7 +26,6 @@ _STATUSES = (
     LinkStatus.SCANNING,
     LinkStatus.FAILED,
 )
-NO_ERROR = "(no error recorded)"
 Row = tuple[str, Text]
 
 
@@ -104,7 +103,7 @@ def _links(links: LinkOverview) -> Iterator[Row]:
         command = "docora-ops failed --group-by error"
         yield "", _heading(f"with {amount(errors.total, 'different error')}", command)
         for group in errors.rows:
-            yield "", _line(f"{group.links:>{width}}  {group.error_message or NO_ERROR}")
+            yield "", _line(f"{group.links:>{width}}  {group.error_message or f'({NO_ERROR})'}")
     if counts.open_circuits:
         command = "docora-ops links --circuit open"
         text = f"{amount(counts.open_circuits, 'repository', 'repositories')} open"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from redis import RedisError
 
+from docora_ops import links
 from docora_ops.text import inert, mask
 
 # Below RQ's logger, so that `rq worker` shows the lines of a job, too.
@@ -17,7 +18,7 @@ log = logging.getLogger(NAME)
 
 def link_name(app_name: str, repository_name: str) -> str:
     """Returns `App ← owner/name`, inert and without secrets."""
-    return inert(mask(f"{app_name} ← {repository_name}"))
+    return inert(mask(links.link_name(app_name, repository_name)))
 
 
 def name_of_arguments(arguments: Mapping[str, object]) -> str:

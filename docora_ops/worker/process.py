@@ -142,10 +142,8 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
             children.remove(pid)
             exit_code = os.waitstatus_to_exitcode(status)
             if exit_code < 0:
-                log.warning(
-                    "a worker was killed by %s: another is started",
-                    signal.Signals(-exit_code).name,
-                )
+                name = _name_of(-exit_code)
+                log.warning("a worker was killed by %s: another is started", name)
                 time.sleep(_PAUSE)  # the cause may kill the next one, too
                 start()
             elif exit_code > 0 and not code:
@@ -158,6 +156,14 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
         os.close(alive)
         os.close(held_by_parent)
     return code
+
+
+def _name_of(number: int) -> str:
+    """Returns a signal's name, or its number: most real-time signals have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _be_child(

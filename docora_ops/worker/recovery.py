@@ -9,7 +9,7 @@ from rq.job import Job
 
 from docora_ops.actions.repair.abandoned import recover_abandoned
 from docora_ops.database import Database
-from docora_ops.database.link_rows import read_link
+from docora_ops.database.link_rows import names_of
 from docora_ops.database.link_scans import Failure, Refusal, fail_killed_scan
 from docora_ops.errors import DocoraOpsError
 from docora_ops.queue import LinkQueue, Redis
@@ -34,7 +34,7 @@ class Tries:
 
     @property
     def outlook(self) -> str:
-        """Says when the next try is, for the log."""
+        """Tells in words when the next try is."""
         if self._job is None or not self.left:
             return "no further try"
         delay = self._job.get_retry_interval()
@@ -107,16 +107,20 @@ class LinkRecovery:
                 recovered = recover_abandoned(
                     database, self._queue, self._settings.max_retry_attempts, keep_alive
                 )
-                for item in recovered:
-                    link = read_link(database, item.ref.app_id, item.ref.repository_id)
-                    names = link and (link.payload.app_name, link.payload.repository_name)
-                    log.warning(
-                        "%s: left behind by a killed worker; %s",
-                        link_name(*names) if names else inert(item.ref.job_id),
-                        inert(item.error_message or "it is queued again"),
-                    )
+                refs = [item.ref for item in recovered]
+                try:
+                    names = names_of(database, refs)
+                except DocoraOpsError:  # the links are recovered nevertheless
+                    names = [(None, None)] * len(refs)
         except DocoraOpsError as error:
             log.warning("links left behind can't be looked for: %s", inert(error.message))
+            return
+        for item, (app, repository) in zip(recovered, names, strict=True):
+            log.warning(
+                "%s: left behind by a killed worker; %s",
+                link_name(app, repository) if app and repository else inert(item.ref.job_id),
+                inert(item.error_message or "it is queued again"),
+            )
 
 
 def ids_and_name(job: Job) -> tuple[str, str, str] | None:

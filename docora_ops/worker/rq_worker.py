@@ -361,7 +361,9 @@ class SnapshotWorker(Worker):
     def _job_was_killed(self, job: Job, reason: str, *, stopped: bool = False) -> None:
         self._keep_alive()
         found = ids_and_name(job)
-        if found is not None:
+        if found is None:  # a job of another program
+            log.warning("job %s: failed: %s", inert(job.id), reason)
+        else:
             app_id, repository_id, name = found
             self.recovery.count_killed_job(
                 app_id, repository_id, Tries(job), reason=reason, stopped=stopped, name=name

@@ -33,7 +33,7 @@ UPDATE app_repositories SET
     status = CASE hashtext(id::text) % 10 WHEN 0 THEN 'failed'
         ELSE CASE hashtext(id::text) % 300 WHEN 1 THEN 'pending_snapshot' ELSE 'synced' END END,
     last_error = CASE hashtext(id::text) % 10 WHEN 0
-        THEN 'HTTP 50' || abs(hashtext(id::text)) / 10 % 5 || ' on created docs/' || id || '.md' END,
+        THEN format('HTTP 50%s on created docs/%s.md', abs(hashtext(id::text)) / 10 % 5, id) END,
     created_at = now() - interval '1 day'
 """
 

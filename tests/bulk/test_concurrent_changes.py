@@ -100,6 +100,19 @@ def test_a_link_that_does_not_match_any_more_when_its_turn_comes_is_skipped(
     assert last.job_id not in docora.waiting()
 
 
+def test_a_link_that_was_chosen_for_its_open_circuit_is_queued_though_the_circuit_closes(
+    docora: Docora,
+) -> None:
+    docora.add_links(6)
+    docora.connection.execute(f"{REPOSITORY} now() + interval '1 hour'".encode())
+    result = docora.actions().retry_all(
+        batch_size=2,
+        open_circuit=True,
+        prepare=lambda _: docora.connection.execute(f"{REPOSITORY} NULL".encode()),
+    )
+    assert result.counts == {Outcome.QUEUED: 6}
+
+
 def test_a_link_that_fails_after_the_choice_is_left_for_the_next_run(docora: Docora) -> None:
     docora.add_links(3)
     late = docora.links()[1]

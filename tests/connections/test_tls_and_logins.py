@@ -151,7 +151,7 @@ def test_a_postgres_that_nobody_vouches_for_is_refused(
     with Proxy.before_postgres(docora.database_url, tls=authority.server) as proxy:
         url = f"{proxy.url}?sslmode=verify-full&sslrootcert={other}"
         result = retry(docora, link, DATABASE_URL=url)
-    was_refused(docora, link, result, "postgres", "certificate verify failed")
+    was_refused(docora, link, result, "postgres", "reached: SSL error: certificate verify failed")
 
 
 def test_a_postgres_without_tls_is_refused_where_tls_is_required(

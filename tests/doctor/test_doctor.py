@@ -195,6 +195,11 @@ def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(
         **dict.fromkeys(OF_REDIS[1:6], "not_checked"),
     }
     assert "+info" in check(result, "redis")["what_to_do"]
+    found = check(spoiled.run("doctor", "--read-only", "--json", env=ONE_LOOK), "redis")
+    for what in ("may do more than read: ", "may not ask how it is"):
+        assert what in found["finding"]
+    for what in ("use the user docora-monitor", "+info"):
+        assert what in found["what_to_do"]
 
 
 # Postgres

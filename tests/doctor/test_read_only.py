@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import redis
+from redis.utils import str_if_bytes
 
+from docora_ops.queue.redis_server import QueueInspector
 from tests.support.diagnoses import ONE_LOOK, check, make_healthy, not_ok
 from tests.support.docora import Docora, Result
 from tests.support.own_servers import OwnRedis
@@ -25,7 +28,7 @@ def test_all_is_well_for_the_role_and_the_user_for_monitoring(docora: Docora) ->
     assert docora.dump() == before
     assert (result.code, result.stderr, not_ok(result)) == (0, "All is well.\n", {}), result
     for name in ("privileges", "redis"):
-        assert check(result, name)["finding"].endswith("may only read, as wanted")
+        assert check(result, name)["finding"].endswith(", as wanted")
 
 
 def test_who_may_change_something_is_warned_and_nothing_is_tried(docora: Docora) -> None:
@@ -51,7 +54,14 @@ def test_who_may_change_something_is_warned_and_nothing_is_tried(docora: Docora)
 
 @pytest.mark.parametrize(
     ("rules", "command"),
-    [("+flushdb", "FLUSHDB"), ("~docora:bulk:* +hset", "HSET"), ("%W~rq:* +rpush", "RPUSH")],
+    [
+        ("+flushdb", "FLUSHDB"),
+        ("%W~rq:queue:snapshot-queue +rpush", "RPUSH"),
+        ("~rq:job:* +restore", "RESTORE"),
+        ("~docora:bulk:* +hset", "HSET"),
+        ("~docora-ops:* +xtrim", "XTRIM"),
+        ("~bull:* +getdel", "GETDEL"),
+    ],
 )
 def test_one_permission_too_many_in_redis_is_named(
     spoiled: Docora, own: OwnRedis, rules: str, command: str
@@ -62,6 +72,18 @@ def test_one_permission_too_many_in_redis_is_named(
     assert found["state"] == "warning"
     assert found["finding"].endswith(f"may do more than read: {command}")
     assert own.client.acl_log() == []
+
+
+def test_each_command_that_writes_is_found_in_redis(spoiled: Docora, own: OwnRedis) -> None:
+    client, name = own.client, spoiled.redis_access.monitor_name
+    monitor_client = redis.Redis.from_url(spoiled.redis_access.monitor)
+    inspector = QueueInspector(spoiled.settings, monitor_client)
+    assert inspector.permitted_write() == ""
+    client.execute_command("ACL", "SETUSER", name, "~*")  # type: ignore[no-untyped-call]
+    for command in map(str_if_bytes, client.acl_cat("write")):
+        client.execute_command("ACL", "SETUSER", name, f"+{command}")  # type: ignore[no-untyped-call]
+        assert inspector.permitted_write() == command.partition("|")[0].upper()
+        client.execute_command("ACL", "SETUSER", name, f"-{command}")  # type: ignore[no-untyped-call]
 
 
 def test_a_role_that_may_not_read_all_gets_the_grants_to_read_only(docora: Docora) -> None:

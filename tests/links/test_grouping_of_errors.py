@@ -104,6 +104,15 @@ def test_many_in_one_call_are_folded_as_one_by_one(errors: list[str]) -> None:
     assert fold(errors) == [fold([error])[0] for error in errors]
 
 
+def test_errors_that_differ_only_in_a_secret_are_one_kind(docora: Docora) -> None:
+    docora.add_links(4, apps=2)
+    docora.connection.execute(
+        "UPDATE app_repositories SET last_error = 'denied: ghp_' || repeat(right(id::text, 4), 6)"
+    )
+    page = links.count_by_error(docora.actions().database, LinkFilter(), page=1, limit=10)
+    assert page.rows == [ErrorGroup("denied: ***", links=4, apps=2)]
+
+
 def test_kinds_of_errors_beyond_the_limit_become_one(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:

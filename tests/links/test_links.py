@@ -357,6 +357,21 @@ def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Doco
     assert "ghp_" not in grouped.stdout
 
 
+def test_a_narrow_terminal_breaks_no_id_in_two(docora: Docora) -> None:
+    ids = app_id, repository_id = "app_04c2f7a91be85d3360e1a7c4", "repo_0a7d52c8e1f94b3d60a2c5f7"
+    docora.link(docora.add_app("Acme", app_id), docora.add_repository("octo/api", repository_id))
+    for arguments in (
+        ("links", "--group-by", "app"),
+        ("links", "--group-by", "repository"),
+        ("show", *ids),
+        ("retry", *ids),
+    ):
+        _, shown = on_terminal(docora, arguments, columns=40, env={"NO_COLOR": "1"})
+        for identifier in ids:
+            if identifier in arguments or identifier.startswith(arguments[-1][:3]):
+                assert f"({identifier})" in shown, shown
+
+
 def test_a_narrow_terminal_shows_each_link_in_three_lines(docora: Docora) -> None:
     docora.add_links(2, last_error="HTTP 502 on created README.md")
     docora.link(

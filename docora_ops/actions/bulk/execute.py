@@ -153,7 +153,7 @@ class BatchExecution:
                 ref = candidates.pop(answer.job_id).ref
                 left.append((ref, decide(answer), answer))
 
-        # A look bounds the searches for ended jobs that seem to have been queued just now.
+        # A look bounds the searches for finished and stale jobs that seem to have just been queued.
         self._must_look = bool(left) or has_found_jobs
         for decision in left:
             batch.record_decision(*decision)

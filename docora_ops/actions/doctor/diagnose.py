@@ -205,8 +205,9 @@ def _check_redis(settings: Settings, client: Redis | None, *, read_only: bool) -
         found.clock["Redis"] = _seconds_ahead(inspector.clock)
         server = inspector.server()
         if server is None:
-            what_to_do = "ACL SETUSER the user in REDIS_URL +info"
-            finding = f"{where}, but our user may not ask how it is"
+            to_ask = "ACL SETUSER the user in REDIS_URL +info"
+            finding = f"{user.finding}, but our user may not ask how it is"
+            what_to_do = "; ".join(filter(None, (user.what_to_do, to_ask)))
             found.checks.append(warning(CheckName.REDIS, finding, what_to_do))
             found.checks += (not_made(name, ["INFO of Redis"]) for name in _INFO)
             if refusal:

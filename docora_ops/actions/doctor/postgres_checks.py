@@ -9,6 +9,7 @@ from docora_ops.database.pooling import SESSIONS_FOR_WORKERS, Pooling
 from docora_ops.database.postgres_server import PostgresServer, Role
 from docora_ops.diagnosis import Check, CheckName, failed, ok, warning
 from docora_ops.status import LinkCounts
+from docora_ops.text import amount
 
 _OLDEST_MAJOR = 14
 _TO_PRIMARY = "point DATABASE_URL at the primary"
@@ -123,7 +124,7 @@ def _check_failed_links(links: int, apps: int, max_failed: int | None) -> Check:
     name = CheckName.FAILED_LINKS
     if not links:
         return ok(name, "none")
-    found = f"{links} failed {_plural(links, 'link')} of {apps} {_plural(apps, 'app')}"
+    found = f"{amount(links, 'failed link')} of {amount(apps, 'app')}"
     what_to_do = "docora-ops failed --group-by error"
     if max_failed is not None and links > max_failed:
         return failed(name, f"{found}, more than {max_failed}", what_to_do)
@@ -135,9 +136,5 @@ def _check_circuits(counts: LinkCounts) -> Check:
     circuits = counts.open_circuits
     if not circuits:
         return ok(name, "none")
-    found = f"{circuits} open {_plural(circuits, 'circuit')}"
+    found = f"{amount(circuits, 'open circuit')}"
     return warning(name, found, "docora-ops links --circuit open --group-by repository")
-
-
-def _plural(count: int, noun: str) -> str:
-    return noun if count == 1 else f"{noun}s"

@@ -61,7 +61,7 @@ def check_monitor(where: str, permitted: str | None) -> Check:
     if permitted is None:
         found = f"{where}, which does not tell whether the user may only read"
         return warning(name, found, "upgrade to Redis 7 or newer")
-    return ok(name, f"{where}, whose user may only read, as wanted")
+    return ok(name, f"{where}, whose user may change none of the keys that were tried, as wanted")
 
 
 def check_queue(queue: QueueHealth, queue_name: str) -> list[Check]:

@@ -81,6 +81,7 @@ def test_a_second_signal_kills_the_job_and_its_link_is_not_lost(snapshots: Snaps
         assert worker.end() == 0
         assert horse not in all_processes() or not parent_of(horse)
         eventually(lambda: worker.processes == [], "the end of all processes")
+    assert worker.log.count(" WARNING ") == 1
     assert snapshots.docora.status(link) == "scanning"
     assert snapshots.docora.job(link).get_status() is JobStatus.STARTED
     expire_heartbeats(snapshots.docora)
@@ -112,10 +113,11 @@ def test_two_children_work_at_the_same_time(snapshots: Snapshots) -> None:
 def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
     with running(snapshots, "--concurrency", "2", "--name", "pair") as worker:
         worker.await_ready(2)
-        for number in (3, 4):
+        without_name = signal.SIGRTMIN + 1
+        for number, deadly in ((3, signal.SIGKILL), (4, without_name)):
             eventually(lambda: len(worker.children) == 2, "two children")
             first = min(worker.children)
-            os.kill(first, signal.SIGKILL)
+            os.kill(first, deadly)
             worker.await_ready(number)
             assert first not in worker.children
         # They still work, both of them.

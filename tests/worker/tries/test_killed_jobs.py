@@ -45,6 +45,10 @@ class Story:
         return 500 if event == FAIL else 200
 
 
+def worker_warnings(worker: Running) -> int:
+    return worker.log.count(" WARNING ")
+
+
 def assert_settled(snapshots: Snapshots, link: TestLink) -> None:
     row = snapshots.docora.row(link)
     expected = {"synced": False, "failed": False, "pending_snapshot": True}
@@ -102,6 +106,7 @@ def test_a_delayed_retry_of_a_killed_job_waits_its_time(snapshots: Snapshots) ->
     row = snapshots.docora.row(link)
     assert (row["status"], row["retry_count"]) == ("pending_snapshot", 1)
     assert "the snapshot was cut off: its process was killed" in row["last_error"]
+    assert worker_warnings(story.worker) == 1
     assert snapshots.docora.job(link).get_status() is JobStatus.SCHEDULED
     assert_settled(snapshots, link)
 
@@ -111,7 +116,8 @@ def test_a_job_that_is_killed_before_it_has_begun_is_counted_only_as_the_last(
     snapshots: Snapshots, tries: int, expected: tuple[str, int]
 ) -> None:
     link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=tries, retry_base_delay_ms=0)
-    with row_locks(snapshots.docora) as producer, running(snapshots, "--burst") as worker:
+    verbose = running(snapshots, "--burst", "--verbose")
+    with row_locks(snapshots.docora) as producer, verbose as worker:
         await_locks(snapshots.docora)
         os.kill(worker.horse(), signal.SIGKILL)
         worker.await_line("Work horse killed")
@@ -161,6 +167,7 @@ def test_a_job_that_an_operator_stops_fails_for_good(snapshots: Snapshots) -> No
     with held_worker(snapshots, "--burst") as (_gate, worker):
         send_stop_job_command(snapshots.docora.redis, link.job_id)
         assert worker.end() == 0
+    assert worker_warnings(worker) == 1
     error = "the snapshot was cut off: it was stopped by an operator"
     assert link_row(snapshots, link) == ("failed", 1, error)
     assert snapshots.docora.job(link).get_status() is JobStatus.STOPPED
