@@ -27,8 +27,8 @@ ABSTRACT = {"error", "refused", "server", "unqueueable"}
 
 
 def kinds(kind: type[errors.DocoraOpsError]) -> list[type[errors.DocoraOpsError]]:
-    """Returns the kind and all kinds below it, except those that only a job meets."""
-    if kind is errors.SnapshotError:
+    """Returns the kind and all kinds below it, except those that only a job or the demo meets."""
+    if kind is errors.SnapshotError or kind.__module__ != errors.__name__:
         return []
     return [kind, *(each for below in kind.__subclasses__() for each in kinds(below))]
 
