@@ -129,11 +129,11 @@ def say(text: str) -> None:
 
 def _wait(variables: dict[str, str]) -> None:
     """Prints the variables that lead to the servers, and waits for Ctrl-C."""
-    say("\n# The servers stay up until Ctrl-C. To play with them, in another terminal:")
-    for name, value in variables.items():
-        say(f"export {name}={shlex.quote(value)}")
-    say(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
     with suppress(KeyboardInterrupt):
+        say("\n# The servers stay up until Ctrl-C. To play with them, in another terminal:")
+        for name, value in variables.items():
+            say(f"export {name}={shlex.quote(value)}")
+        say(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
         Event().wait()
 
 
