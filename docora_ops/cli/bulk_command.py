@@ -19,6 +19,7 @@ from docora_ops.cli.signals import interrupted_code
 from docora_ops.cli.terminal import Terminal
 from docora_ops.cli.waiting import end_wait, waiting
 from docora_ops.database import Selection
+from docora_ops.database.counts import count_links
 from docora_ops.errors import ServerError
 from docora_ops.links import Action
 from docora_ops.queue import ProgressStore, connect
@@ -64,6 +65,7 @@ class BulkCommand(LongRun):
             return self.finish()
         if not selection.total:
             context.queue.count_workers()  # raises RedisError even if there is nothing to do
+            self._tell_nothing_fits()
             return self.finish()
         self._workers = context.count_workers()
         if terminal is not None:
@@ -71,6 +73,14 @@ class BulkCommand(LongRun):
             above = [render.app_counts(by_app)] if len(by_app) > 1 else []
             terminal.ask(f"{context.servers}: {question}?", *above)
         return self.carry_out(self._start, self._cancel_at_once)
+
+    def _tell_nothing_fits(self) -> None:
+        """Says how many links are failed all the same: "nothing to do" sounds like an all-clear."""
+        failed = count_links(self.context.database).failed
+        if self._action is Action.RETRY and failed:
+            links = "link is" if failed == 1 else "links are"
+            none = f"no link fits the options, yet {failed} {links} failed"
+            self.context.warn(f"{self.context.servers}: {none}.")
 
     def _start(self) -> None:
         if self._action is Action.SCHEDULE:

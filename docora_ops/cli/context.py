@@ -194,9 +194,9 @@ class Context:
         if not sys.stderr.isatty() or cell_len(text) <= self.err.width:
             self.err.print(text, style=style, soft_wrap=True)
             return
-        sentence, colon, command = text.partition(": docora-ops ")
+        sentence, colon, commands = text.partition(": docora-ops ")
         self.err.print(sentence + colon[:1], style=style)
-        if command:
+        for command in commands.split(" or: docora-ops ") if commands else ():
             self.err.print(f"  docora-ops {command}", style=style, soft_wrap=True)
 
     def warn(self, text: str) -> None:

@@ -58,7 +58,9 @@ def doctor(
         context.show_document(render.document(diagnosis))
         context.say(render.summary(diagnosis))
     else:
-        context.show_tables(render.screen(diagnosis, context.out.width, show_all=show_all))
+        # Not paged: the worst comes last, and a pager shows the beginning.
+        screen = render.screen(diagnosis, context.out.width, show_all=show_all)
+        context.show_tables(screen, is_last=show_all)
     if diagnosis.misconfigured:
         return ExitCode.USAGE
     if diagnosis.server_lost:

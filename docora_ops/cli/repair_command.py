@@ -75,4 +75,7 @@ def _changes(found: RepairResult) -> str:
     removals = found.total - links
     queue = f"queue {amount(links, 'link')} again" if links else ""
     remove = f"remove {amount(removals, 'job or entry', 'jobs or entries')}" if removals else ""
-    return " and ".join(filter(None, (queue, remove)))
+    changes = " and ".join(filter(None, (queue, remove)))
+    if found.found[DriftKind.STUCK]:
+        changes += " (a stuck link without tries left becomes failed instead)"
+    return changes

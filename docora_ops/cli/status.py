@@ -76,6 +76,7 @@ def _watch(context: Context, seconds: int) -> None:
 
     Raises KeyboardInterrupt.
     """
+    from rich.constrain import Constrain
     from rich.live import Live
 
     from docora_ops.actions.status import Watch
@@ -92,7 +93,8 @@ def _watch(context: Context, seconds: int) -> None:
             found = _read(context)
             shown = render.screen(found, compare(found, began))
             if live:
-                live.update(shown, refresh=True)
+                # The terminal writes ^C behind the last line, which must not begin another.
+                live.update(Constrain(shown, context.out.width - 2), refresh=True)
             else:
                 context.show_tables([shown, ""], is_last=False)
             if any(isinstance(error, PostgresError) for error in found.errors):

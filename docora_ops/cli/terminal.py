@@ -87,7 +87,8 @@ class Terminal:
             console = make_console(stream)
             for renderable in above:
                 console.print(renderable)
-            console.print(inert(question), "[y/N] ", end="", soft_wrap=True)
+            console.print(inert(question), end="")
+            console.print(" [y/N] ", end="", soft_wrap=True)
 
 
 def terminal_to_ask(*, skip: bool) -> Terminal | None:

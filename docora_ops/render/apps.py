@@ -11,7 +11,7 @@ from docora_ops.render.cells import cell, with_id
 from docora_ops.render.layout import block, fitting_table
 from docora_ops.text import amount, moment
 
-_NUMBERS = ("Links", "Failed", "Waiting", "Running")
+_NUMBERS = ("Links", "Failed", "Pending", "Scanning")
 _COLUMNS = ("App", *_NUMBERS, "Last good scan", "URL")
 
 
@@ -36,7 +36,7 @@ def _cells(app: AppSummary) -> list[Text]:
 
 def _block(app: AppSummary) -> RenderableType:
     counts = [cell(f"{amount(app.links, 'link')}: "), _failed(app, " failed")]
-    for number, word in ((app.pending_snapshot, "waiting"), (app.scanning, "running")):
+    for number, word in ((app.pending_snapshot, "pending"), (app.scanning, "scanning")):
         if number:
             counts.append(cell(f", {number} {word}"))
     scanned_at = moment(app.last_scanned_at) or "never"

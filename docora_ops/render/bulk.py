@@ -102,8 +102,8 @@ def table(result: BulkResult, width: int) -> RenderableType:
         for app, counts in result.by_app.items()
     ]
     has_sum = len(rows) > 1
-    if has_sum:
-        rows.append(("all", "all", result.counts))
+    if has_sum:  # first: a pager shows the beginning
+        rows.insert(0, ("all", "all", result.counts))
 
     def numbers(counts: Mapping[Outcome, int]) -> Iterator[Text]:
         yield from (cell(counts.get(each, 0), style_of(each)) for each in labels)
@@ -122,7 +122,7 @@ def table(result: BulkResult, width: int) -> RenderableType:
         for app, _, counts in rows:
             found.add_row(cell(app), Text(", ").join(texts(counts)))
     if has_sum:
-        found.rows[-2].end_section = True
+        found.rows[0].end_section = True
     return found
 
 

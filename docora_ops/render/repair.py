@@ -90,8 +90,8 @@ def tables(result: RepairResult, width: int, *, with_list: bool) -> Iterator[Ren
         )
         for drift in result.by_app
     ]
+    yield from (_summary(result), "")
     yield records(("App", "Drift", "Found", done), rows, width, numbers=["Found"])
-    yield from ("", _summary(result))
     if failed := _failures(result):
         yield from ("", failures(failed, width, heading="Not repaired"))
     if not with_list:

@@ -137,7 +137,7 @@ def _queue(queue: QueueOverview) -> Iterator[Row]:
 
 
 def _busy(queue: QueueOverview) -> int:
-    return sum(bool(worker.jobs) for worker in queue.live_workers)
+    return sum(worker.state == "busy" for worker in queue.live_workers)
 
 
 def _drift(drift: DriftCounts) -> Text:
@@ -174,5 +174,5 @@ def _trend(trend: Trend) -> Text:
     if trend.seconds_left is not None:
         text += f"; {rate:.1f} jobs/s, {duration(trend.seconds_left)} left"
     elif rate:
-        text += f"; {abs(rate):.1f} jobs/s {'done' if rate > 0 else 'more'}"
+        text += f"; the queue {'drains' if rate > 0 else 'grows'} by {abs(rate):.1f} jobs/s"
     return cell(text)

@@ -349,3 +349,11 @@ def test_the_question_leaves_nothing_on_a_stdout_that_is_redirected(
     assert document.startswith('{"data": ')
     assert document.endswith("}\n")
     assert document.count("\n") == 1
+
+
+def test_options_that_no_failed_link_fits_do_not_sound_like_an_all_clear(docora: Docora) -> None:
+    docora.add_links(3)
+    result = docora.run("retry-all-failed", "--error", "no such error")
+    assert result.code == 0
+    assert "no link fits the options, yet 3 links are failed" in result.stderr
+    assert docora.statuses() == {"failed": 3}

@@ -63,7 +63,7 @@ def test_a_narrow_terminal_shows_each_app_in_lines(docora: Docora) -> None:
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()]
     assert lines[:4] == [
         f"Tin Robot ({ill})",
-        "3 links: 2 failed, 1 waiting, last good scan never",
+        "3 links: 2 failed, 1 pending, last good scan never",
         "https://acme.example/docora",
         next(line for line in lines if line.endswith("3 apps, page 1 of 3.")),
     ]

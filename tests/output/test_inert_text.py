@@ -112,12 +112,12 @@ def test_the_summary_has_one_row_for_each_app_and_one_for_all(width: int) -> Non
     summary = bulk.table(BulkResult(Action.RETRY, "bulk_0", 6, counts, by_app), width)
     rows = [" ".join(line.split()) for line in on_screen([summary], width)]
     narrow = [
-        *("Acme Search 2 queued", "Maple Review 2 replaced stale, 2 already running", ""),
-        "all 2 queued, 2 replaced stale, 2 already running",
+        *("all 2 queued, 2 replaced stale, 2 already running", ""),
+        *("Acme Search 2 queued", "Maple Review 2 replaced stale, 2 already running"),
     ]
     wide = [
-        "Acme Search (app_04c2f7a91be85d3360e1a7c4) 2 0 0 2",
-        *("Maple Review (app_c96a4e02d8f7135b9e0c2a74) 0 2 2 4", "", "all 2 2 2 6"),
+        *("all 2 2 2 6", "", "Acme Search (app_04c2f7a91be85d3360e1a7c4) 2 0 0 2"),
+        "Maple Review (app_c96a4e02d8f7135b9e0c2a74) 0 2 2 4",
     ]
     assert rows[2:-1] == (narrow if width == 80 else wide)
 
