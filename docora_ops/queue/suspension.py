@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from typing import cast
 
 from redis import Redis
@@ -61,7 +62,7 @@ def read_suspension(client: Redis) -> Suspension | None:
         pipeline.pttl(WORKERS_SUSPENDED)
         pipeline.pttl(PAUSE)
         pipeline.hmget(PAUSE, list(_FIELDS))
-        (seconds, _), left, left_of_pause, found = answers_of(pipeline)
+        (seconds, microseconds), left, left_of_pause, found = answers_of(pipeline)
     if left == -2:  # noqa: PLR2004 - Redis: no such key
         return None
     has_end = left >= 0
@@ -69,11 +70,11 @@ def read_suspension(client: Redis) -> Suspension | None:
     is_ours = has_end == (left_of_pause >= 0) and abs(left - left_of_pause) < _TOLERANCE
     at, who, reason = (found if is_ours else None) or [None] * len(_FIELDS)
     begin = whole_number(at)
-    remaining_seconds = left // 1000 if has_end else None
+    end = int(seconds + microseconds / 1e6 + left / 1000) if has_end else None
     return Suspension(
         suspended_at=_moment(begin) if begin else None,
-        ends_at=None if remaining_seconds is None else _moment(seconds + remaining_seconds),
-        remaining_seconds=remaining_seconds,
+        ends_at=None if end is None else _moment(end),
+        remaining_seconds=ceil(left / 1000) if has_end else None,
         who=_optional_text(who),
         reason=_optional_text(reason),
     )
