@@ -49,7 +49,7 @@ def pause(
     terminal = terminal_to_ask(skip=yes)
     from docora_ops.interrupts import Stop
     from docora_ops.queue import WorkerSwitch
-    from docora_ops.text import amount, exact_duration
+    from docora_ops.text import exact_duration
 
     switch = WorkerSwitch(context.redis)
     workers = switch.workers()
@@ -57,16 +57,16 @@ def pause(
     queues = sorted({name for worker in workers for name in worker.queues} - {ours})
     if before := context.queue.read_suspension():
         context.say(f"Now {before.sentence}; this pause takes its place.")
-    others = f", also from the queues {', '.join(queues)}" if queues else ""
-    for_how_long = "until docora-ops resume" if seconds is None else exact_duration(seconds)
+    taken = f"no job is taken from {ours}"
+    if queues:
+        taken += f", nor from the other queues {', '.join(queues)}"
+    end = "until docora-ops resume" if seconds is None else f"for {exact_duration(seconds)}"
     if terminal is not None:
         terminal.ask(
-            f"{context.redis_server}: suspend {amount(len(workers), 'worker')}, and every worker "
-            f"that starts ({'' if seconds is None else 'for '}{for_how_long}): they take no job "
-            f"from {ours}{others}?"
+            f"{context.redis_server}: suspend all RQ workers ({len(workers)} now) {end}: {taken}?"
         )
     elif queues:
-        context.warn(f"Warning: the workers take no job from {ours}{others}.")
+        context.warn(f"Warning: {taken}.")
     change = describe_change("pause", reason, **{"for": at_most})
     context.collect_garbage()
     stop = Stop()
@@ -114,8 +114,7 @@ def resume(
     if context.as_json:
         context.show_document(render.resume_document(suspension, resumed=resumed))
     elif resumed:
-        before = f" Before, {suspension.sentence}." if suspension else ""
-        context.say(f"{context.redis_server}: workers resumed.{before}")
+        context.say(f"{context.redis_server}: workers resumed.")
     else:
         context.say(f"{context.redis_server}: nothing to resume, workers are not suspended.")
 

@@ -40,7 +40,7 @@ def tables(overview: QueueOverview, width: int) -> Iterator[RenderableType]:
             ("Failed", cell(overview.failed)),
             ("Scheduler", _scheduler(overview.scheduler, needed=overview.delayed > 0)),
             ("Workers", cell(alive) if alive else cell("none", "yellow")),
-            *([("Suspended", cell(suspension.sentence, "yellow"))] if suspension else ()),
+            *([("", cell(suspension.sentence, "yellow"))] if suspension else ()),
         ]
     )
     if overview.workers:

@@ -137,14 +137,13 @@ def test_a_terminal_is_asked_with_the_other_queues(docora: Docora) -> None:
     with frozen(docora):
         code, shown = on_terminal(docora, command, answer=b"n\n", columns=300)
     assert code == 130, shown
-    assert "suspend 2 workers" in shown
-    assert "for 1 min 30 s" in shown
-    assert "from snapshot-queue, also from the queues mail, reports?" in shown
+    assert "suspend all RQ workers (2 now) for 1 min 30 s: no job is taken from" in shown
+    assert "snapshot-queue, nor from the other queues mail, reports?" in shown
     assert on_terminal(docora, command, answer=b"y\n")[0] == 0
     assert docora.redis.exists(KEY)
     unasked = docora.run(*command)
     assert unasked.code == 0, unasked
-    assert "also from the queues mail, reports" in unasked.stderr
+    assert "nor from the other queues mail, reports." in unasked.stderr
 
 
 def test_who_and_why_is_told_wherever_the_queue_is_used(
@@ -174,9 +173,9 @@ def test_who_and_why_is_told_wherever_the_queue_is_used(
             sentence = r"workers are suspended for (9 min \d+ s|10 min) by \S.*@\S+: gateway is"
             assert re.search(sentence, told), told
             assert "docora-ops resume" in told
-    for command in ("status", "queue"):
-        data = docora.run(command, "--json").data
-        queue = data["queue"] if command == "status" else data
+    for name in ("status", "queue"):
+        data = docora.run(name, "--json").data
+        queue = data["queue"] if name == "status" else data
         assert queue["suspended"] is True
         assert queue["suspension"]["reason"] == REASON[1]
 
