@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from docora_ops.text import exact_duration
+
 
 class JobState(StrEnum):
     """The state of a link's job.
@@ -65,6 +67,47 @@ class Scheduler:
 
 
 @dataclass(frozen=True)
+class AnyWorker:
+    """A live worker of any queue of this Redis."""
+
+    name: str
+    state: str | None
+    queues: Sequence[str]
+
+    @property
+    def is_stopped(self) -> bool:
+        """Tells whether it takes no job while workers are suspended.
+
+        RQ's worker looks for a suspension before it waits for a job. One that waits already takes
+        the next job.
+        """
+        return self.state in {"suspended", "busy"}
+
+
+@dataclass(frozen=True)
+class Suspension:
+    """RQ's order to all workers of this Redis to take no jobs. None: not known, or no end."""
+
+    suspended_at: datetime | None
+    ends_at: datetime | None
+    remaining_seconds: int | None  # by the clock of Redis
+    who: str | None
+    reason: str | None
+
+    @property
+    def sentence(self) -> str:
+        """Returns `workers are suspended for 8 min 10 s by kim@ops1: REASON`, so far as known."""
+        left = (
+            ""
+            if self.remaining_seconds is None
+            else f" for {exact_duration(self.remaining_seconds)}"
+        )
+        who = f" by {self.who}" if self.who else ""
+        reason = f": {self.reason}" if self.reason else ""
+        return f"workers are suspended{left}{who}{reason}"
+
+
+@dataclass(frozen=True)
 class QueueOverview:
     """The queue at one moment."""
 
@@ -76,7 +119,8 @@ class QueueOverview:
     queue: str
     oldest_waiting_at: datetime | None
     oldest_waiting_seconds: int | None  # by the clock of Redis
-    suspended: bool  # by `rq suspend`: workers take no jobs
+    suspended: bool  # workers take no jobs
+    suspension: Suspension | None
     workers: Sequence[Worker]
     scheduler: Scheduler | None
     jobs: Sequence[QueuedJob]  # the first ones: running, then waiting, then delayed

@@ -107,3 +107,11 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min" if minutes else f"{whole} s"
+
+
+def exact_duration(seconds: int) -> str:
+    """Returns `50 s`, `8 min 10 s`, or from an hour on what `duration` returns."""
+    minutes, rest = divmod(seconds, 60)
+    if minutes and rest and seconds < 3600:  # noqa: PLR2004 - an hour
+        return f"{minutes} min {rest} s"
+    return duration(seconds)

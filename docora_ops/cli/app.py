@@ -24,6 +24,7 @@ from docora_ops.cli.lean import LeanCommand
 from docora_ops.cli.links import failed, links
 from docora_ops.cli.metrics import metrics
 from docora_ops.cli.operations import cancel, operations, progress
+from docora_ops.cli.pause import pause, resume
 from docora_ops.cli.queue import queue
 from docora_ops.cli.repair import repair
 from docora_ops.cli.resync import resync
@@ -65,6 +66,8 @@ _COMMANDS: tuple[tuple[str, Callable[..., int | None], str], ...] = (
     ("operations", operations, "docora-ops operations"),
     ("progress", progress, "docora-ops progress bulk_0123456789abcdef --follow"),
     ("cancel", cancel, "docora-ops cancel bulk_0123456789abcdef"),
+    ("pause", pause, "docora-ops pause --for 10m"),
+    ("resume", resume, "docora-ops resume"),
     ("history", history, "docora-ops history --no-schedule"),
     ("worker", worker, "docora-ops worker --concurrency 4"),
     ("demo", demo, "docora-ops demo --keep"),

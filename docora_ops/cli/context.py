@@ -219,7 +219,10 @@ class Context:
         return exit_code_of(error)
 
     def count_workers(self) -> int:
-        """Counts the live workers. Warns if there is none, or if BullMQ's queue is in use."""
+        """Counts the live workers.
+
+        Warns if there is none, if workers are suspended, or if BullMQ's queue is in use.
+        """
         from docora_ops.jobs import BullmqQueue
 
         workers = self.queue.count_workers()
@@ -229,6 +232,8 @@ class Context:
                 f"Warning: no worker listens on the queue {self.settings.queue_name}: "
                 "jobs wait until one is started"
             )
+        if suspension := self.queue.read_suspension():
+            self.warn(f"Warning: {suspension.sentence}. To go on: docora-ops resume")
         if bullmq is BullmqQueue.WORKED_ON:
             self.warn(
                 "Warning: a BullMQ worker of Docora runs beside the RQ queue: each link may be "

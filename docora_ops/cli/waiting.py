@@ -44,7 +44,7 @@ def _tell(context: Context, link: str, notice: Notice, text: str) -> None:
             name = context.settings.queue_name
             sentence = f"no worker listens on the queue {name} any more: docora-ops worker"
         case Notice.SUSPENDED:
-            sentence = "the workers are told to take no jobs: rq resume"
+            sentence = f"{text}. To go on: docora-ops resume"
         case Notice.REDIS_AWAY:
             sentence = f"{text}; the wait goes on, since the results are in Postgres"
         case Notice.REDIS_BACK:

@@ -7,6 +7,7 @@ from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import ProgressStore
 from docora_ops.queue.queue_reader import QueueReader
 from docora_ops.queue.redis_client import connect
+from docora_ops.queue.suspension import WorkerSwitch
 from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "QueueReader",
     "Redis",
     "WaitingList",
+    "WorkerSwitch",
     "connect",
 ]

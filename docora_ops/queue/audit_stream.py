@@ -70,6 +70,11 @@ def cancel_entry(change: Change, operation_id: str) -> AuditEntry:
     return _entry(change, _DONE, operation_id=operation_id)
 
 
+def change_entry(change: Change) -> AuditEntry:
+    """Returns the entry for a change of no link."""
+    return _entry(change, _DONE)
+
+
 def start_entry(change: Change, run: str, operation_id: str | None, total: int) -> AuditEntry:
     """Returns the entry for the start of a run; the end has the same `run`."""
     return _entry(change, _STARTED, run=run, operation_id=operation_id, counts={"total": total})

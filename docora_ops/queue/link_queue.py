@@ -10,16 +10,16 @@ from types import MappingProxyType
 from typing import cast
 
 from redis import Redis
-from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import utcformat
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from docora_ops.jobs import BullmqQueue, JobState
+from docora_ops.jobs import BullmqQueue, JobState, Suspension
 from docora_ops.links import Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry, write_entry
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.queue.redis_client import describe, redis_errors
 from docora_ops.queue.scripts import JobScript
+from docora_ops.queue.suspension import read_suspension
 from docora_ops.queue.sweep import QueueSweep
 from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
@@ -176,10 +176,9 @@ class LinkQueue:
             )
             return self._client.exists(*sorted(keys)) if keys else 0
 
-    def is_suspended(self) -> bool:
-        """Tells whether RQ has told the workers to take no jobs."""
-        with redis_errors(self._client):
-            return self._client.exists(WORKERS_SUSPENDED) > 0
+    def read_suspension(self) -> Suspension | None:
+        """Returns the order to all workers to take no jobs, if there is one."""
+        return read_suspension(self._client)
 
     def read_bullmq(self) -> BullmqQueue:
         """Tells whether Docora's own queue holds jobs, and whether a BullMQ worker runs."""

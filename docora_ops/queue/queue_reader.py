@@ -24,7 +24,6 @@ from rq.registry import (
 )
 from rq.results import Result
 from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
-from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import utcparse
 from rq.worker import Worker as RQWorker
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
@@ -41,6 +40,7 @@ from docora_ops.jobs import (
 from docora_ops.queue.job_template import call_of, traceback_of
 from docora_ops.queue.redis_client import answers_of, redis_errors, server_time, whole_number
 from docora_ops.queue.registries import REGISTRIES, registry_key
+from docora_ops.queue.suspension import read_suspension
 from docora_ops.settings import Settings
 
 _BEGUN = {"active", "abandoned"}
@@ -97,10 +97,7 @@ class QueueReader:
             pipeline.zrange(key_of(ScheduledJobRegistry), 0, limit - 1, withscores=True)
             pipeline.smembers(WORKERS_BY_QUEUE_KEY % self._name)
             pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % self._name)
-            pipeline.exists(WORKERS_SUSPENDED)
-            length, delayed, finished, failed, *found, worker_keys, lock, suspended = (
-                pipeline.execute()
-            )
+            length, delayed, finished, failed, *found, worker_keys, lock = pipeline.execute()
             head, intermediate, executions, due = found
             active = list(dict.fromkeys(_job_id(member) for member in executions))
             taken = [job_id for job_id in map(_text, intermediate) if job_id not in active]
@@ -111,6 +108,7 @@ class QueueReader:
                 *first[:limit],
                 *self._jobs(list(due_at), "delayed", due_at),
             ]
+            suspension = read_suspension(self._client)
             oldest = min(filter(None, (job.enqueued_at for job in first)), default=None)
             age = None if oldest is None else max(0, int(now - oldest.timestamp()))
             return QueueOverview(
@@ -122,7 +120,8 @@ class QueueReader:
                 queue=self._name,
                 oldest_waiting_at=oldest,
                 oldest_waiting_seconds=age,
-                suspended=suspended > 0,
+                suspended=suspension is not None,
+                suspension=suspension,
                 workers=self._workers(worker_keys, now),
                 scheduler=self._scheduler(lock),
                 jobs=jobs[:limit],

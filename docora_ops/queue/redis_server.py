@@ -12,7 +12,7 @@ from rq.job import Job
 from rq.registry import ScheduledJobRegistry
 from rq.scheduler import RQScheduler
 
-from docora_ops.jobs import BullmqQueue
+from docora_ops.jobs import BullmqQueue, Suspension
 from docora_ops.queue.audit_stream import STREAM
 from docora_ops.queue.link_queue import LinkQueue
 from docora_ops.queue.progress import operation_key
@@ -42,6 +42,7 @@ _TRY_WRITES = """
 local calls = {
   {'DEL', KEYS[1]}, {'HSET', KEYS[1], 'x', 'x', 'x'}, {'LREM', KEYS[1], 0, 'x'},
   {'LSET', KEYS[1], 0, 'x'}, {'PERSIST', KEYS[1]}, {'ZREM', KEYS[1], 'x'}, {'LPOS', KEYS[1], 'x'},
+  {'SET', KEYS[1], 'x', 'NX', 'XX'},
   {'XLEN', KEYS[3]}, {'XADD', KEYS[3], 'x', 'x', 'x'}, {'EXPIRE', KEYS[4], 1},
 }
 local queues = redis.pcall('SMEMBERS', KEYS[2])
@@ -163,7 +164,7 @@ class QueueHealth:
     waiting: int
     head_waits_for: float | None  # seconds since the job at the head of the list was queued
     workers: int
-    is_suspended: bool  # by `rq suspend`: workers take no jobs
+    suspension: Suspension | None
     has_scheduler: bool
     first_delayed_in: float | None  # seconds until a delayed job is due, below 0 if it is overdue
     bullmq: BullmqQueue
@@ -246,7 +247,7 @@ class QueueInspector:
                 waiting=self._client.llen(key),
                 head_waits_for=queued_at and now - queued_at,
                 workers=self._links.count_workers(),
-                is_suspended=self._links.is_suspended(),
+                suspension=self._links.read_suspension(),
                 has_scheduler=self._client.exists(scheduler) > 0,
                 first_delayed_in=delayed[0][1] - now if delayed else None,
                 bullmq=self._links.read_bullmq(),

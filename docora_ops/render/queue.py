@@ -30,6 +30,7 @@ def tables(overview: QueueOverview, width: int) -> Iterator[RenderableType]:
     age = overview.oldest_waiting_seconds
     waited = "" if age is None else f", the oldest for {duration(age)}"
     alive = len(overview.live_workers)
+    suspension = overview.suspension
     yield pairs(
         [
             ("Waiting", cell(f"{overview.waiting}{waited}")),
@@ -39,6 +40,7 @@ def tables(overview: QueueOverview, width: int) -> Iterator[RenderableType]:
             ("Failed", cell(overview.failed)),
             ("Scheduler", _scheduler(overview.scheduler, needed=overview.delayed > 0)),
             ("Workers", cell(alive) if alive else cell("none", "yellow")),
+            *([("", cell(suspension.sentence, "yellow"))] if suspension else ()),
         ]
     )
     if overview.workers:

@@ -49,6 +49,7 @@ def document(status: Status) -> Document:
                 **job_counts(queue),
                 "oldest_waiting_seconds": queue.oldest_waiting_seconds,
                 "suspended": queue.suspended,
+                "suspension": queue.suspension,
                 "workers": len(queue.live_workers),
                 "workers_busy": _busy(queue),
             },
@@ -116,9 +117,9 @@ def _heading(text: str, command: str, style: str = "") -> Text:
     return cell(text, style).append(f": {command}", "dim")
 
 
-def _line(text: str) -> Text:
+def _line(text: str, style: str = "") -> Text:
     """Returns text that is cut at the edge of a terminal: the screen must stay one screen."""
-    line = cell(f"  {text}")
+    line = cell(f"  {text}", style)
     line.overflow, line.no_wrap = "ellipsis", True
     return line
 
@@ -127,13 +128,14 @@ def _queue(queue: QueueOverview) -> Iterator[Row]:
     age = queue.oldest_waiting_seconds
     waited = f" (the oldest for {duration(age)})" if age is not None else ""
     text = cell(f"{queue.waiting} waiting{waited}, {queue.active} running, {queue.delayed} delayed")
-    if queue.suspended:
-        text.append("; suspended, to go on: rq resume", "yellow")
     yield "Queue", text
     if queue.live_workers:
         yield "Workers", cell(f"{len(queue.live_workers)}, {_busy(queue)} busy")
     else:
         yield "Workers", cell("none: docora-ops worker", "yellow")
+    if queue.suspension:
+        yield "", _line(queue.suspension.sentence, "yellow")
+        yield "", _heading("  to go on", "docora-ops resume", "yellow")
 
 
 def _busy(queue: QueueOverview) -> int:

@@ -70,6 +70,8 @@ class SnapshotWorker(Worker):
         self.stop_was_requested = False
         self.queue_was_empty = False
         """True if the last look into the queue found no job."""
+        self.burst_was_suspended = False
+        """True if a burst ends since workers are suspended."""
         self.recovery = LinkRecovery(settings, client)
         self._clock_is_wrong = False
         self._keep_alive: Callable[[], object] = _nothing
@@ -79,8 +81,8 @@ class SnapshotWorker(Worker):
     def work_until_stopped(self, *, burst: bool) -> None:
         """Works until a signal comes or, in a burst, until the queue is empty.
 
-        Raises WorkerNameTakenError, and RuntimeError if RQ's loop ended for another reason, which
-        RQ has logged.
+        A burst also ends if workers are suspended. Raises WorkerNameTakenError, and RuntimeError if
+        RQ's loop ended for another reason, which RQ has logged.
         """
         self._check_permissions()
         repeat_if_swallowed(SystemExit, self._stop_if_idle)
@@ -98,9 +100,14 @@ class SnapshotWorker(Worker):
             # A further signal must not cut off the last messages.
             for number in ENDING:
                 signal.signal(number, signal.SIG_IGN)
-        if not self.stop_was_requested and not (burst and self.queue_was_empty):
+        if self.stop_was_requested:
+            reason = "as told"
+        elif self.burst_was_suspended:
+            reason = "since workers are suspended; to go on: docora-ops resume"
+        elif burst and self.queue_was_empty:
+            reason = "since the queue is empty"
+        else:
             raise RuntimeError("the worker could not go on")
-        reason = "as told" if self.stop_was_requested else "since the queue is empty"
         log.info("worker %s: ended, %s", self.name, reason)
 
     def bootstrap(self, *arguments: Any) -> None:
@@ -114,10 +121,13 @@ class SnapshotWorker(Worker):
         )
 
     def check_for_suspension(self, burst: bool) -> None:
-        """Waits while `rq suspend` keeps workers from taking jobs."""
+        """Waits while workers are suspended. Raises StopRequested in a burst."""
         if not is_suspended(self.connection, self):
             return
-        log.warning("worker %s: suspended, takes no job until `rq resume`", self.name)
+        if burst:
+            self.burst_was_suspended = True
+            raise StopRequested
+        log.warning("worker %s: suspended, takes no job until `docora-ops resume`", self.name)
         super().check_for_suspension(burst)
         if not self.stop_was_requested:
             log.warning("worker %s: resumed", self.name)

@@ -144,7 +144,7 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     }
     assert "a BullMQ worker of Docora runs" in check(second, "bullmq_queue")["finding"]
     assert "RUN_MODE=api" in check(second, "bullmq_queue")["what_to_do"]
-    assert "rq resume" in check(second, "workers")["what_to_do"]
+    assert check(second, "workers")["what_to_do"] == "docora-ops resume"
 
 
 def test_warnings_alone_are_no_failure(docora: Docora) -> None:

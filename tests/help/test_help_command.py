@@ -77,7 +77,7 @@ def test_with_json_there_is_one_document_that_says_that_help_has_none(docora: Do
 
 
 def test_names_are_completed(docora: Docora) -> None:
-    commands = ["retry", "retry-all-failed", "resync", "repair", "recipes"]
+    commands = ["retry", "retry-all-failed", "resync", "repair", "resume", "recipes"]
     assert offers(docora, "help", "re", **NOTHING_SET) == commands
     assert offers(docora, "help", "ex", **NOTHING_SET) == ["exit-codes"]
 

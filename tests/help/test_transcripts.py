@@ -262,7 +262,14 @@ def test_the_json_documents(stage: Stage) -> None:
         docora.redis.expire(f"docora:bulk:{DASHBOARDS}", 3600)
 
     renew()
-    stage.check("docora_ops/help/json.md", {"progress, operations and cancel": renew})
+
+    def notice() -> None:
+        docora.redis.hset("rq:worker:web-1.4711.ab12", "state", "suspended")
+
+    stage.check(
+        "docora_ops/help/json.md",
+        {"progress, operations and cancel": renew, "pause and resume": notice},
+    )
 
 
 def test_readme(stage: Stage, upstream: None) -> None:

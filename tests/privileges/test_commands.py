@@ -67,20 +67,21 @@ NEED_GRANT = {
 NEED_RULE = {
     RETRY: (
         *("~rq:*", "~docora-ops:*", "%R~bull:snapshot-queue:*", "+client|setname", "+select"),
-        *("+evalsha", "+script|load", "+time", "+exists", "+smembers", "+sadd", "+hmget"),
+        *("+evalsha", "+script|load", "+time", "+pttl", "+exists", "+smembers", "+sadd", "+hmget"),
         *("+hset", "+del", "+persist", "+llen", "+lpos", "+lrem", "+lpush", "+rpush", "+zrange"),
         *("+zscore", "+zrem", "+xadd", "+xlen", "+zcount"),
     ),
     RETRY_ALL: ("+hsetnx", "+expire"),
     ("progress", OPERATION): ("~docora:bulk:*", "+hgetall"),
-    ("operations",): ("+scan", "+pttl"),
+    ("operations",): ("+scan",),
     ("queue",): ("+lrange", "+get", "+zcard"),
     ("history",): ("+xrevrange",),
     ("repair",): ("+lset",),
+    ("pause",): ("+set",),
     DOCTOR: ("+ping", "+lindex", "+hget", "+info"),
 }
 """The same, for each command and pattern of keys in Redis."""
-ONLY_SHOWS = {"+hgetall", "+scan", "+pttl", "+zcard", "+get", "+xrevrange"}
+ONLY_SHOWS = {"+hgetall", "+scan", "+zcard", "+get", "+xrevrange"}
 """What none but a command that shows something needs: doctor does not ask for it."""
 
 

@@ -39,6 +39,7 @@ CHANGING = (
     ("resync", "APP", "REPO", "--yes"),
     ("schedule",),
     ("cancel", OPERATION),
+    ("pause",),
 )
 
 

@@ -50,6 +50,7 @@ def test_an_empty_queue_is_all_zeros(docora: Docora) -> None:
             "oldest_waiting_at": None,
             "oldest_waiting_seconds": None,
             "suspended": False,
+            "suspension": None,
             "workers": [],
             "scheduler": None,
             "jobs": [],

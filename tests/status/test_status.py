@@ -171,7 +171,8 @@ def test_suspended_workers_and_an_operation_of_the_dashboard_are_told(docora: Do
     docora.redis.expire("docora:bulk:bulk_0123456789abcdef", 3600)
     shown = docora.run("status").stdout
     assert "Links      none\n" in shown
-    assert "suspended, to go on: rq resume" in shown
+    assert "workers are suspended\n" in shown
+    assert "to go on: docora-ops resume" in shown
     assert "bulk_0123456789abcdef: 4 of 12, running, " in shown
 
 

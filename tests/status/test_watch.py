@@ -65,7 +65,9 @@ def state(jobs: int | None) -> Status:
     queue = None
     if jobs is not None:
         nothing = (0, 0, 0, 0, "snapshot-queue", None, None)
-        queue = QueueOverview(jobs, *nothing, suspended=False, workers=(), scheduler=None, jobs=())
+        queue = QueueOverview(
+            jobs, *nothing, suspended=False, suspension=None, workers=(), scheduler=None, jobs=()
+        )
     return Status("postgres", "redis", None, queue, None, None, [])
 
 

@@ -268,7 +268,7 @@ def test_a_wait_shows_where_the_jobs_stand_and_goes_on_while_some_are_lost(docor
     docora.redis.lrem(docora.queue.key, 0, running.job_id)
     docora.schedule_job(delayed.job_id)
     docora.redis.delete(f"rq:job:{lost.job_id}")
-    await_line(process, "the workers are told to take no jobs")
+    await_line(process, "workers are suspended. To go on: docora-ops resume")
     await_line(process, "no live job for 1 of the links")
     process.send_signal(signal.SIGINT)
     result = finish(process)

@@ -163,10 +163,13 @@ def _check_workers(queue: QueueHealth, queue_name: str) -> Check:
     problem = failed if queue.waiting else warning
     if not queue.workers:
         found = f"no worker listens on {queue_name}, and {jobs}"
+        if queue.suspension:
+            found += f"; {queue.suspension.sentence}: docora-ops resume"
         return problem(name, found, "start one: docora-ops worker")
     found = f"{queue.workers} on {queue_name}"
-    if queue.is_suspended:
-        return problem(name, f"{found}, but told to take no jobs, and {jobs}", "run: rq resume")
+    if queue.suspension:
+        found = f"{found}, and {jobs}; {queue.suspension.sentence}"
+        return problem(name, found, "docora-ops resume")
     return ok(name, found)
 
 

@@ -66,7 +66,7 @@ class JobWatch:
         try:
             counts = self._count(ids, began)
             workers = self.queue.count_workers()
-            is_suspended = self.queue.is_suspended()
+            suspension = self.queue.read_suspension()
         except RedisError as error:
             self._suspects.clear()
             self.counts = JobCounts()
@@ -80,7 +80,8 @@ class JobWatch:
             self._report(Notice.REDIS_AWAY, holds=False)
             self._report(Notice.LOST, str(counts.lost), holds=counts.lost > 0)
             self._report(Notice.NO_WORKER, holds=self.had_workers and not workers)
-            self._report(Notice.SUSPENDED, holds=is_suspended)
+            sentence = suspension.sentence if suspension else ""
+            self._report(Notice.SUSPENDED, sentence, holds=suspension is not None)
         ended = time.monotonic()
         self._next_look = ended + max(self.grace, (ended - began) * _REST)
         return True

@@ -150,7 +150,7 @@ def test_a_suspended_worker_says_so(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued({"a": "1\n"})
     snapshots.docora.redis.set("rq:suspended", 1)
     with running(snapshots) as worker:
-        worker.await_line("suspended, takes no job until `rq resume`")
+        worker.await_line("suspended, takes no job until `docora-ops resume`")
         snapshots.docora.redis.delete("rq:suspended")
         worker.await_line("resumed")
         eventually(lambda: snapshots.docora.status(link) == "synced", "the job")

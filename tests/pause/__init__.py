@@ -1,0 +1,1 @@
+"""Tests of `pause` and `resume`."""

@@ -1,0 +1,220 @@
+"""`pause` and `resume`: workers take no job meanwhile, and everybody is told who wants that."""
+
+import re
+import signal
+
+import pytest
+import rq.suspension
+
+from docora_ops.queue.suspension import PAUSE
+from tests.support.docora import Docora, finish
+from tests.support.proxy import Proxy, eventually
+from tests.support.read_only import frozen
+from tests.support.snapshots import Snapshots
+from tests.support.terminal import on_terminal
+from tests.support.worker_processes import held_worker
+
+KEY = "rq:suspended"
+NO_DATABASE = {"DATABASE_URL": None}
+REASON = ("--reason", "gateway is replaced")
+
+
+def add_worker(docora: Docora, name: str, state: str, queues: str = "snapshot-queue") -> None:
+    docora.add_worker(name)
+    docora.redis.hset(f"rq:worker:{name}", items=["state", state, "queues", queues])
+
+
+def test_a_busy_worker_finishes_its_job_and_takes_the_next_one_after_resume(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    upstream = snapshots.add_upstream()
+    upstream.commit({"b": "1\n"})
+    repository = snapshots.add_repository(upstream)
+    first, second = (snapshots.link(snapshots.add_app(name), repository) for name in ("A", "B"))
+    for link in (first, second):
+        snapshots.queue(link)
+    with held_worker(snapshots, "--name", "one") as (gate, worker):
+        paused = docora.run("pause", "--json", *REASON, env=NO_DATABASE)
+        assert paused.code == 0, paused
+        queues = ["snapshot-queue"]
+        assert paused.data["workers"] == [{"name": "one", "state": "busy", "queues": queues}]
+        gate.release()
+        worker.await_line("worker one: suspended, takes no job until `docora-ops resume`")
+        assert (docora.status(first), docora.status(second)) == ("synced", "pending_snapshot")
+        again = docora.run("pause", "--json", env=NO_DATABASE)
+        assert again.data["workers"] == [{"name": "one", "state": "suspended", "queues": queues}]
+        assert "gateway is replaced; this pause takes its place" in again.stderr
+
+        burst = snapshots.work("--name", "two")
+        assert burst.code == 0, burst
+        assert (
+            "two: ended, since workers are suspended; to go on: docora-ops resume" in burst.stderr
+        )
+        several = snapshots.work("--concurrency", "2")
+        assert several.code == 0, several
+        assert docora.waiting() == [second.job_id]
+
+        assert docora.run("resume", env=NO_DATABASE).code == 0
+        eventually(lambda: docora.status(second) == "synced", "the second job")
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "seconds"), [("600", 600), ("30s", 30), ("10m", 600), ("2h", 7200), ("168h", 604_800)]
+)
+def test_a_pause_has_its_end_from_the_start(docora: Docora, typed: str, seconds: int) -> None:
+    result = docora.run("pause", "--for", typed, "--json", *REASON, env=NO_DATABASE)
+    assert result.code == 0, result
+    suspension = result.data["suspension"]
+    assert (suspension["remaining_seconds"], suspension["reason"]) == (seconds, REASON[1])
+    assert docora.redis.get(KEY) == b"1"
+    for key in (KEY, PAUSE):
+        assert seconds - 30 < docora.redis.ttl(key) <= seconds
+
+
+@pytest.mark.parametrize("typed", ["0", "0m", "169h", "604801", "1d", "1.5h", "-1", "10 m", ""])
+def test_other_durations_are_refused(docora: Docora, typed: str) -> None:
+    with frozen(docora):
+        result = docora.run("pause", f"--for={typed}", "--json", env=NO_DATABASE)
+    assert (result.code, result.json["code"]) == (2, "usage"), result
+
+
+def test_a_pause_ends_by_itself(docora: Docora) -> None:
+    assert docora.run("pause", "--for", "1s", env=NO_DATABASE).code == 0
+    eventually(lambda: not docora.redis.exists(KEY, PAUSE), "the end of the pause")
+    assert "suspended" not in docora.run("queue", env=NO_DATABASE).stderr
+
+
+def test_killed_or_interrupted_as_it_waits_a_pause_is_whole(docora: Docora) -> None:
+    add_worker(docora, "one", "idle")
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
+        process = docora.start("pause", "--for", "10m", "--json", *REASON, env=NO_DATABASE)
+        eventually(lambda: docora.redis.exists(KEY), "the pause")
+        process.send_signal(number)
+        result = finish(process)
+        assert result.code == code, result
+        assert docora.redis.ttl(KEY) > 0
+        assert docora.redis.hget(PAUSE, "reason") == REASON[1].encode()
+        [entry] = docora.audit_entries()
+        assert (entry["command"], entry["reason"]) == ("pause", REASON[1])
+        docora.redis.delete(KEY, PAUSE, "docora-ops:audit")
+    assert result.data["workers"][0]["state"] == "idle"
+
+
+def test_a_redis_that_is_lost_as_it_waits_leaves_a_document(docora: Docora) -> None:
+    add_worker(docora, "one", "idle")
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        env = {**NO_DATABASE, "REDIS_URL": proxy.url, "DOCORA_OPS_CONNECT_TIMEOUT": "1"}
+        process = docora.start("pause", "--json", env=env)
+        eventually(lambda: docora.redis.exists(KEY), "the pause")
+        proxy.freeze()
+        proxy.reset()
+        result = finish(process)
+    assert (result.code, result.json["code"]) == (5, "redis"), result
+    assert result.data["suspension"]["ends_at"] is None
+    assert "the workers are suspended all the same" in result.stderr
+
+
+def test_a_worker_that_waits_for_a_job_is_named(docora: Docora) -> None:
+    """Nobody answers for it, so the wait ends by itself."""
+    add_worker(docora, "one", "idle")
+    add_worker(docora, "two", "busy")
+    add_worker(docora, "three", "suspended")
+    result = docora.run("pause", env=NO_DATABASE)
+    assert result.code == 0, result
+    assert "Suspended  until docora-ops resume\n" in result.stdout
+    assert "1 waiting for a job: each may take one more" in result.stdout
+    assert "1 busy: each finishes its job first" in result.stdout
+
+
+def test_a_terminal_is_asked_with_the_other_queues(docora: Docora) -> None:
+    add_worker(docora, "one", "busy", "snapshot-queue,mail")
+    add_worker(docora, "two", "busy", "reports")
+    docora.redis.srem("rq:workers:snapshot-queue", "rq:worker:two")
+    command = ["pause", "--for", "90"]
+    with frozen(docora):
+        code, shown = on_terminal(docora, command, answer=b"n\n", columns=300)
+    assert code == 130, shown
+    assert "suspend all RQ workers (2 now) for 1 min 30 s: no job is taken from" in shown
+    assert "snapshot-queue, nor from the other queues mail, reports?" in shown
+    assert on_terminal(docora, command, answer=b"y\n")[0] == 0
+    assert docora.redis.exists(KEY)
+    unasked = docora.run(*command)
+    assert unasked.code == 0, unasked
+    assert "nor from the other queues mail, reports." in unasked.stderr
+
+
+def test_who_and_why_is_told_wherever_the_queue_is_used(
+    docora: Docora, subtests: pytest.Subtests
+) -> None:
+    link, _lost = docora.add_link(), docora.add_link("pending_snapshot")
+    docora.age_links()
+    docora.add_worker()
+    docora.redis.hset("rq:worker:worker-1", "state", "suspended")
+    assert docora.run("pause", "--for", "10m", *REASON).code == 0
+    commands = (
+        ("status",),
+        ("queue",),
+        ("doctor",),
+        ("repair",),
+        ("retry", *link.ids),
+        ("retry-all-failed",),
+        ("resync", *link.ids),
+        ("resync", link.app_id, "--all", "--yes"),
+        ("schedule",),
+    )
+    for command in commands:
+        with subtests.test(command=command):
+            docora.set_link(link, status="failed")
+            result = docora.run(*command, env={"DOCORA_OPS_DRIFT_GRACE": "0"})
+            told = re.sub(r"\s+", " ", result.stdout + result.stderr)
+            sentence = r"workers are suspended for (9 min \d+ s|10 min) by \S.*@\S+: gateway is"
+            assert re.search(sentence, told), told
+            assert "docora-ops resume" in told
+    for name in ("status", "queue"):
+        data = docora.run(name, "--json").data
+        queue = data["queue"] if name == "status" else data
+        assert queue["suspended"] is True
+        assert queue["suspension"]["reason"] == REASON[1]
+
+
+def test_rq_can_end_a_pause_and_is_not_taken_for_who_paused(docora: Docora) -> None:
+    assert docora.run("pause", "--for", "10m", *REASON, env=NO_DATABASE).code == 0
+    assert rq.suspension.is_suspended(docora.redis)
+    rq.suspension.resume(docora.redis)
+    assert "suspended" not in docora.run("queue", env=NO_DATABASE).stderr
+    rq.suspension.suspend(docora.redis)
+    told = docora.run("queue", env=NO_DATABASE).stderr
+    assert "Warning: workers are suspended. To go on: docora-ops resume\n" in told
+
+
+def test_both_leave_an_audit_entry_unless_there_is_nothing_to_resume(docora: Docora) -> None:
+    with frozen(docora):
+        nothing = docora.run("resume", env=NO_DATABASE)
+    assert nothing.code == 0, nothing
+    assert "nothing to resume" in nothing.stderr
+    assert docora.run("pause", "--for", "10m", *REASON, env=NO_DATABASE).code == 0
+    resumed = docora.run("resume", "--json", "--reason", "it is back", env=NO_DATABASE)
+    assert (resumed.code, resumed.data["resumed"]) == (0, True)
+    assert resumed.data["suspension"]["reason"] == REASON[1]
+    assert not docora.redis.exists(KEY, PAUSE)
+    shown = docora.run("history", "--json", env=NO_DATABASE).data
+    assert [(each["command"], each["reason"], each["selection"]) for each in shown] == [
+        ("resume", "it is back", {}),
+        ("pause", REASON[1], {"for": "10m"}),
+    ]
+    assert all(each["state"] == "done" for each in shown)
+
+
+@pytest.mark.parametrize("command", ["pause", "resume"])
+def test_a_stream_of_another_type_is_refused_before_anything_changes(
+    docora: Docora, command: str
+) -> None:
+    docora.redis.set("docora-ops:audit", "no stream")
+    if command == "resume":
+        docora.redis.set(KEY, "1")
+    with frozen(docora):
+        result = docora.run(command, "--json", env=NO_DATABASE)
+    assert (result.code, result.json["code"]) == (5, "redis"), result
