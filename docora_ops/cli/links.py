@@ -70,9 +70,8 @@ def failed(
 ) -> int:
     """Show the failed links, and whether a job is at work on them: `links --status failed`.
 
-    In the order of app id, then repository id, as `retry-all-failed` takes them: when a link
-    failed is not recorded. `docora-ops help links` explains the columns and options. Changes
-    nothing.
+    In the order of app id, then repository id: when a link failed is not recorded.
+    `docora-ops help links` explains the columns and options. Changes nothing.
     """
     return _show(typer_context, [LinkStatus.FAILED], "failed link")
 

@@ -42,9 +42,9 @@ def retry_all_failed(
 ) -> int:
     """Put every failed link back to work, as one bulk operation.
 
-    Goes in the order of app id, then repository id: when a link failed is not recorded. If the
-    command is killed, run it again: it finishes the rest. `--limit` takes one link of each app,
-    then a second one of each, and so on: a few links show how all of them would fare.
+    Apps take turns: one link of each app, then a second one of each, and so on. So no app waits
+    for the whole of another, and a few links, with `--limit`, show how all of them would fare. If
+    the command is killed, run it again: it finishes the rest.
     """
     context = context_of(typer_context)
     if circuit and skip_open_circuits:

@@ -24,7 +24,8 @@ _LINKS = """
 SELECT l.id::text, l.app_id, l.repository_id
 FROM app_repositories l JOIN repositories r USING (repository_id)
 WHERE {condition}
-ORDER BY l.app_id, l.repository_id
+ORDER BY row_number() OVER (PARTITION BY l.app_id ORDER BY l.repository_id), l.app_id
+LIMIT %(limit)s
 """
 
 SELECT_FAILED = _LINKS.format(condition=f"{MATCHES} AND {NOT_HELD_BACK}")
@@ -43,8 +44,9 @@ Claiming = Callable[[Database, Sequence[str]], list[Claim]]
 
 @dataclass(frozen=True)
 class Selection:
-    """Links in the order of app id, then repository id, as they were at one moment.
+    """Links as they were at one moment: one of each app, then a second one of each, and so on.
 
+    So no app's jobs wait in the queue behind all of another app.
     Paging by status instead would walk over the dead index entries of all rows that are done.
     """
 
@@ -66,10 +68,7 @@ def select_failed(
     limit: int | None = None,
     skip_open_circuits: bool = False,
 ) -> Selection:
-    """Selects the failed links that match.
-
-    `limit`: one link of each app, then a second one of each, and so on.
-    """
+    """Selects the failed links that match, `limit` at most."""
     which = replace(which, statuses=[LinkStatus.FAILED])
     parameters = filter_parameters(which) | {"skip_open_circuits": skip_open_circuits}
     # The first link that a worker scans closes the circuit. The links were chosen before that, so
@@ -109,23 +108,10 @@ def _selection(
     limit: int | None = None,
 ) -> Selection:
     with database.snapshot():
-        rows = database.stream(sql, parameters)
+        rows = database.stream(sql, {**parameters, "limit": limit})
         # One string for all links of an app: there may be a million.
         refs = [LinkRef(id_, intern(app_id), repository_id) for id_, app_id, repository_id in rows]
-        if limit is not None:
-            refs = _spread(refs, limit)
         counts = Counter(ref.app_id for ref in refs)
         names: dict[str, str] = dict(database.rows(APP_NAMES, {"app_ids": list(counts)}))
     by_app = [AppCount(app_id, names[app_id], count) for app_id, count in counts.items()]
     return Selection(refs, by_app, claim)
-
-
-def _spread(refs: Sequence[LinkRef], limit: int) -> list[LinkRef]:
-    """Picks `limit` links: the first of each app, then the second of each, and so on."""
-    taken: Counter[str] = Counter()
-    turns = []
-    for ref in refs:
-        taken[ref.app_id] += 1
-        turns.append(taken[ref.app_id])
-    by_turn = sorted(range(len(refs)), key=turns.__getitem__)
-    return [refs[index] for index in sorted(by_turn[:limit])]

@@ -1,5 +1,6 @@
 """Which links a bulk action chooses, and in which order their jobs stand in the queue."""
 
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -10,14 +11,18 @@ from tests.support.docora import Docora
 
 
 def job_ids_in_order(docora: Docora) -> list[str]:
-    return [link.job_id for link in docora.links()]
+    """One link of each app, then a second one of each, and so on."""
+    taken: Counter[str] = Counter()
+    turns = []
+    for link in docora.links():
+        taken[link.app_id] += 1
+        turns.append((taken[link.app_id], link.app_id, link.job_id))
+    return [job_id for _, _, job_id in sorted(turns)]
 
 
 @every_bulk_action
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 1000])
-def test_jobs_stand_in_the_queue_by_app_id_then_repository_id(
-    docora: Docora, bulk: BulkAction, batch_size: int
-) -> None:
+def test_apps_take_turns_in_the_queue(docora: Docora, bulk: BulkAction, batch_size: int) -> None:
     bulk.add_links(docora, 60, apps=1 if bulk is RESYNC else 7)
     bulk.run(docora.actions(), batch_size=batch_size)
     assert docora.waiting() == job_ids_in_order(docora)

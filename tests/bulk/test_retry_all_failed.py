@@ -174,11 +174,11 @@ def test_limit_spreads_its_pick_over_the_apps_and_a_rerun_takes_the_next(docora:
     a_links, b_links = [link(a) for _ in range(4)], [link(b) for _ in range(2)]
     c_link = link(c)
     docora.link(b, docora.add_repository(), "synced")
-    picks = [[a_links[0], b_links[0], c_link], [a_links[1], a_links[2], b_links[1]], [a_links[3]]]
+    picks = [[a_links[0], b_links[0], c_link], [a_links[1], b_links[1], a_links[2]], [a_links[3]]]
     limited = ("retry-all-failed", "--limit", "3", "--json")
     assert job_ids(docora.run(*limited, "--dry-run")) == [link.job_id for link in picks[0]]
     assert job_ids(docora.run("retry-all-failed", "--limit", "5", "--dry-run", "--json")) == [
-        link.job_id for link in (*a_links[:2], *b_links, c_link)
+        link.job_id for link in (a_links[0], b_links[0], c_link, a_links[1], b_links[1])
     ]
     done: list[str] = []
     for pick in picks:

@@ -139,7 +139,7 @@ class Rows:
         return {row["status"]: row["links"] for row in rows}
 
     def links(self) -> list[TestLink]:
-        """All links in the order of a bulk operation."""
+        """All links in the order of their ids, which is that of a bulk operation on one app."""
         rows = self.connection.execute("SELECT app_id, repository_id FROM app_repositories")
         return sorted((TestLink(**row) for row in rows), key=lambda link: link.ids)
 
