@@ -1,6 +1,5 @@
 """Which links a bulk action chooses, and in which order their jobs stand in the queue."""
 
-from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -8,16 +7,11 @@ import pytest
 from docora_ops.links import Outcome
 from tests.support.bulk_actions import RESYNC, BulkAction, every_bulk_action
 from tests.support.docora import Docora
+from tests.support.rows import in_turns
 
 
 def job_ids_in_order(docora: Docora) -> list[str]:
-    """One link of each app, then a second one of each, and so on."""
-    taken: Counter[str] = Counter()
-    turns = []
-    for link in docora.links():
-        taken[link.app_id] += 1
-        turns.append((taken[link.app_id], link.app_id, link.job_id))
-    return [job_id for _, _, job_id in sorted(turns)]
+    return in_turns(link.job_id for link in docora.links())
 
 
 @every_bulk_action

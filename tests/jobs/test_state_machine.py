@@ -47,7 +47,7 @@ from tests.jobs.machine.watch import Watch, assert_predicted
 from tests.jobs.machine.world import HAPPENINGS, World
 from tests.support.docora import Docora
 from tests.support.proxy import COMMIT, PUSH, Fault
-from tests.support.rows import TestLink
+from tests.support.rows import TestLink, in_turns
 
 IN_SUITE = settings(
     max_examples=10,
@@ -272,12 +272,12 @@ class Actions(Watch):
 
     def _chosen(self, operation: Action, app: int) -> list[str]:
         """The links of a bulk operation, in its order."""
-        return [
+        return in_turns(
             job_id
-            for job_id in sorted(self.latest.rows)
+            for job_id in self.latest.rows
             if qualifies(operation, self.latest, job_id)
             and (operation is not Action.RESYNC or self.known[job_id].app_id == self.apps[app])
-        ]
+        )
 
     def _predict_many(self, operation: Action) -> tuple[Situation, dict[Outcome, int]]:
         expected = self.latest.copy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -31,6 +33,17 @@ class TestLink:
     def job_id(self) -> str:
         """The id of the link's job."""
         return f"{self.app_id}-{self.repository_id}"
+
+
+def in_turns(job_ids: Iterable[str]) -> list[str]:
+    """The order of a bulk operation: one link of each app, then a second one of each, and so on."""
+    taken: Counter[str] = Counter()
+    turns = []
+    for job_id in sorted(job_ids):
+        app_id, _, _ = job_id.partition("-")
+        taken[app_id] += 1
+        turns.append((taken[app_id], job_id))
+    return [job_id for _, job_id in sorted(turns)]
 
 
 class Rows:
