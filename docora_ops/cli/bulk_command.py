@@ -76,8 +76,9 @@ class BulkCommand(LongRun):
 
     def _tell_nothing_fits(self) -> None:
         """Says how many links are failed all the same: "nothing to do" sounds like an all-clear."""
-        failed = count_links(self.context.database).failed
-        if self._action is Action.RETRY and failed:
+        if self._action is not Action.RETRY:
+            return
+        if failed := count_links(self.context.database).failed:
             links = "link is" if failed == 1 else "links are"
             none = f"no link fits the options, yet {failed} {links} failed"
             self.context.warn(f"{self.context.servers}: {none}.")
