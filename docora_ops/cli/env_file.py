@@ -15,7 +15,7 @@ from docora_ops.cli.completers import complete_file
 from docora_ops.errors import UsageError
 
 _KEY = "docora_ops.env_file"
-"""Where the contexts of the command line share the path."""
+"""The key of the path in the `meta` of a Typer context, which all contexts of a call share."""
 
 T = TypeVar("T")
 

@@ -112,11 +112,11 @@ class _Word(NamedTuple):
     text: str
     """Without quotes and backslashes."""
     start: int
-    """Where the word begins in the line."""
+    """The index of the first character of the word in the line."""
     quote: str
     """The quote that is open at the end of the line, if any."""
     quoted_from: int
-    """Where the text behind the last opening quote begins."""
+    """The index of the first character after the last opening quote."""
 
 
 class _Bash(BashComplete):

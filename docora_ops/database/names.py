@@ -18,8 +18,6 @@ WHERE app_id = %(text)s OR lower(app_name) = ANY (SELECT lower(unnest(%(forms)s:
 ORDER BY app_id = %(text)s DESC, app_id
 """
 
-# starts_with, since LIKE would give `%` and `_` in the text a meaning.
-
 REPOSITORIES_BY_ID_NAME_OR_URL = """
 SELECT repository_id, owner, name, EXISTS (
     SELECT FROM app_repositories l
@@ -45,6 +43,7 @@ WHERE EXISTS (
 ORDER BY r.owner || '/' || r.name LIMIT %(limit)s
 """
 
+# ^@ and not LIKE, which would give `%` and `_` in the text a meaning.
 _BY_PREFIX = """
 SELECT id, name, by_name
 FROM (

@@ -10,7 +10,7 @@ from typing import TextIO
 from rich.console import Console, ConsoleDimensions
 
 _PIPE_WIDTH = sys.maxsize
-"""Where no COLUMNS are given, no table is too wide."""
+"""A pipe has no width unless COLUMNS gives one, so no table is too wide for it."""
 _MOST_DIGITS = 9
 
 

@@ -14,7 +14,6 @@ from docora_ops.text import moment
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-
 Document = dict[str, object]
 
 

@@ -73,7 +73,7 @@ class _Server:
     """By the name of the server, the seconds that its clock is ahead of this host's."""
     is_lost: bool = False
     missing: str = ""
-    """What further checks need and is missing. Empty if drift can be looked for."""
+    """The reason why further checks cannot be made, such as "Postgres". Empty if there is none."""
 
     def lose(self, name: CheckName, error: DocoraOpsError) -> None:
         """Records that the server does not answer, or refuses."""
