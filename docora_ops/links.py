@@ -229,3 +229,6 @@ class LinkFilter:
     exclude_errors: Sequence[str] = ()
     no_error: bool = False  # links without an error, as well as those that `errors` chooses
     open_circuit: bool = False  # only links of repositories whose circuit is open
+
+
+FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])

@@ -11,11 +11,9 @@ from docora_ops.database import Database
 from docora_ops.database.counts import count_links
 from docora_ops.database.link_lists import links_by_app
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.links import LinkFilter, LinkStatus
+from docora_ops.links import FAILED_LINKS
 from docora_ops.metrics import Metrics, Server
 from docora_ops.queue import LinkQueue, QueueReader
-
-_FAILED = LinkFilter(statuses=[LinkStatus.FAILED])
 
 
 def read_metrics(
@@ -31,7 +29,7 @@ def read_metrics(
     # In one transaction, so that the failed links of the apps add up.
     with _keeping_errors(errors), database.snapshot():
         links = count_links(database)
-        failed = links_by_app(database, _FAILED, limit=None, offset=0)[1] if by_app else None
+        failed = links_by_app(database, FAILED_LINKS, limit=None, offset=0)[1] if by_app else None
     with _keeping_errors(errors):
         overview = reader.overview(limit=1)
         if not errors:

@@ -12,13 +12,12 @@ from docora_ops.database.counts import count_links
 from docora_ops.database.drift_rows import count_unfinished_links, some_unfinished_links
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import JobState
-from docora_ops.links import LinkFilter, LinkStatus
+from docora_ops.links import FAILED_LINKS, LinkStatus
 from docora_ops.queue import LinkQueue, ProgressStore, QueueReader
 from docora_ops.status import DriftCounts, LinkOverview, Status, Trend
 
 _MOST = 5000
 """Links whose jobs are looked at: more take longer than the rest of a screen."""
-_FAILED = LinkFilter(statuses=[LinkStatus.FAILED])
 _GROUPS = 5
 """Apps and errors that are named."""
 _RECENT = 60
@@ -61,8 +60,8 @@ def _read_links(database: Database) -> LinkOverview:
     with database.snapshot():
         return LinkOverview(
             counts=count_links(database),
-            failed_by_app=count_by_app(database, _FAILED, 1, _GROUPS),
-            failed_by_error=count_by_error(database, _FAILED, 1, _GROUPS),
+            failed_by_app=count_by_app(database, FAILED_LINKS, 1, _GROUPS),
+            failed_by_error=count_by_error(database, FAILED_LINKS, 1, _GROUPS),
         )
 
 

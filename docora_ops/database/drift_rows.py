@@ -21,21 +21,22 @@ WHERE (app_id, repository_id) > (%(last_app_id)s, %(last_repository_id)s)
 ORDER BY app_id, repository_id LIMIT %(size)s
 """
 
+_UNFINISHED = """status IN ('pending_snapshot', 'scanning')
+  AND (status = 'scanning' OR created_at < now() - interval '5 minutes')"""
+
 # Without an order: with statistics from before a bulk change, Postgres would walk through all links
 # in that order. Materialized, or it would read the whole table up to the limit for the same reason.
-SOME_UNFINISHED_LINKS = """
+SOME_UNFINISHED_LINKS = f"""
 WITH unfinished AS MATERIALIZED (
     SELECT id::text, app_id, repository_id, status FROM app_repositories
-    WHERE status IN ('pending_snapshot', 'scanning')
-      AND (status = 'scanning' OR created_at < now() - interval '5 minutes')
+    WHERE {_UNFINISHED}
 )
 SELECT * FROM unfinished LIMIT %(most)s
 """
 
-COUNT_UNFINISHED_LINKS = """
+COUNT_UNFINISHED_LINKS = f"""
 SELECT count(*) FROM app_repositories
-WHERE status IN ('pending_snapshot', 'scanning')
-  AND (status = 'scanning' OR created_at < now() - interval '5 minutes')
+WHERE {_UNFINISHED}
 """
 
 # Links that `claim_unfinished_links` would fail.
