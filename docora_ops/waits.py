@@ -47,7 +47,7 @@ class BulkWait:
     synced: int
     failed: int
     gone: int
-    running: int  # links without a result yet
+    unfinished: int  # links without a result yet
     failed_links: Sequence[LinkFailure]
     seconds: float
     jobs: JobCounts = field(default_factory=JobCounts)  # of the links without a result
@@ -55,9 +55,9 @@ class BulkWait:
     @property
     def only_lost_left(self) -> bool:
         """Tells whether there are links without a result, and none of them has a live job."""
-        return 0 < self.running <= self.jobs.lost
+        return 0 < self.unfinished <= self.jobs.lost
 
     @property
     def total(self) -> int:
         """Counts the links that are or were followed."""
-        return self.synced + self.failed + self.gone + self.running
+        return self.synced + self.failed + self.gone + self.unfinished

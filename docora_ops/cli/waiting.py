@@ -32,7 +32,7 @@ def waiting(context: Context, following: Following, workers: int, link: str = ""
         if not workers:
             context.say("Waiting all the same: a worker may come. To start one: docora-ops worker")
         with progress_bar(context, so_far.total, wait_counts(so_far)) as move:
-            following.on_step = lambda step: move(step.total - step.running, wait_counts(step))
+            following.on_step = lambda step: move(step.total - step.unfinished, wait_counts(step))
             yield
 
 
@@ -64,12 +64,12 @@ def end_wait(
         codes.add(ExitCode.PROBLEMS)
     if wait.only_lost_left and not interrupted:
         codes.add(ExitCode.PROBLEMS)
-        context.warn(f"No live job for {amount(wait.running, 'link')}. {_queue_again(link)}")
-    elif wait.running:
+        context.warn(f"No live job for {amount(wait.unfinished, 'link')}. {_queue_again(link)}")
+    elif wait.unfinished:
         codes.add(interrupted_code() if interrupted else ExitCode.TIMED_OUT)
         end = "No longer waiting" if interrupted else "Time ran out"
         look = f"docora-ops show {link}" if link else "docora-ops queue"
-        left = amount(wait.running, "result")
+        left = amount(wait.unfinished, "result")
         context.warn(f"{end}; {left} still to come. The jobs go on; to look at them: {look}")
     return codes
 

@@ -174,7 +174,7 @@ def wait_counts(wait: BulkWait) -> str:
         "in sync": wait.synced,
         "failed again": wait.failed,
         "gone": wait.gone,
-        "still to come": wait.running,
+        "still to come": wait.unfinished,
     }
     shown = ", ".join(f"{count} {label}" for label, count in counts.items() if count)
     places = fields_of(wait.jobs).items()

@@ -44,7 +44,7 @@ def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots) -> No
         docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
         both = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
         assert both.code == 7, both
-        assert (both.data["waited"]["synced"], both.data["waited"]["running"]) == (1, 0)
+        assert (both.data["waited"]["synced"], both.data["waited"]["unfinished"]) == (1, 0)
         names = {"app_name": "Bad", "repository_name": "octo/api"}
         assert both.data["failed_links"] == [
             {"job_id": bad.job_id, "error_message": ERROR, **names}

@@ -51,7 +51,7 @@ def test_a_try_that_failed_is_no_result_as_long_as_another_is_to_come(docora: Do
     )
     result = wait_for_one(followed, actions.ref(link), None)
     assert (result.result, result.status, result.error_message) == (WaitEnd.SYNCED, "synced", None)
-    assert [so_far.running for so_far in seen] == [1, 1, 1, 0]
+    assert [so_far.unfinished for so_far in seen] == [1, 1, 1, 0]
 
 
 def test_many_are_counted_each_once_and_forgotten(
@@ -75,7 +75,7 @@ def test_many_are_counted_each_once_and_forgotten(
     )
     result = followed.run()
     assert [
-        (so_far.synced, so_far.failed, so_far.gone, so_far.running, so_far.total) for so_far in seen
+        (so_far.synced, so_far.failed, so_far.gone, so_far.unfinished, so_far.total) for so_far in seen
     ] == [(0, 3, 0, 27, 30), (1, 3, 0, 26, 30), (1, 3, 1, 25, 30), (26, 3, 1, 0, 30)]
     assert {failure.job_id: failure.error_message for failure in result.failed_links} == {
         link.job_id: f"HTTP 500 for {link.job_id}" for link in links[5:8]
@@ -97,7 +97,7 @@ def test_a_running_job_that_has_not_written_its_status_yet_is_waited_for(docora:
     docora.hold_lock(link.job_id)
     seen = one_by_one(followed, end_job, release)
     result = wait_for_one(followed, actions.ref(link), None)
-    assert [so_far.running for so_far in seen] == [1, 1, 0]
+    assert [so_far.unfinished for so_far in seen] == [1, 1, 0]
     assert (result.result, result.error_message) == (
         WaitEnd.FAILED,
         "HTTP 500 on created README.md",
@@ -176,5 +176,5 @@ def test_what_failed_before_is_no_result_while_a_worker_may_have_the_job(
     status = "synced" if begins else "failed"
     seen = one_by_one(followed, lambda: set_status(docora, link, status))
     result = followed.run(None)
-    assert [so_far.running for so_far in seen] == [1, 0]
+    assert [so_far.unfinished for so_far in seen] == [1, 0]
     assert (result.synced, result.failed) == (int(begins), int(not begins))

@@ -116,7 +116,7 @@ def test_many_are_counted_by_result_and_the_failed_ones_listed(docora: Docora) -
     assert (failed["job_id"], failed["error_message"]) == (bad.job_id, "HTTP 503")
     assert data["waited"].pop("seconds") < 60
     jobs = {"waiting": 0, "running": 0, "delayed": 0, "lost": 0}
-    assert data["waited"] == {"synced": 4, "failed": 1, "gone": 0, "running": 0, "jobs": jobs}
+    assert data["waited"] == {"synced": 4, "failed": 1, "gone": 0, "unfinished": 0, "jobs": jobs}
     assert "Waiting for 5 snapshots.\n" in document.stderr
 
     assert shown.code == 7, shown
@@ -135,7 +135,7 @@ def test_a_snapshot_that_a_resync_could_not_queue_is_not_waited_for(docora: Doco
         result = docora.run("resync", running.app_id, "--all", "--yes", "--wait", "--json")
     assert result.code == 6, result
     assert (result.data["already_running"], result.data["queued"]) == (1, 1)
-    assert (result.data["waited"]["synced"], result.data["waited"]["running"]) == (1, 0)
+    assert (result.data["waited"]["synced"], result.data["waited"]["unfinished"]) == (1, 0)
 
 
 def test_when_no_worker_listens_the_wait_warns_at_once_and_time_runs_out(docora: Docora) -> None:
@@ -169,7 +169,7 @@ def test_an_interrupt_ends_the_wait_and_shows_what_is_known(
     if command == "retry":
         assert result.data["waited"]["result"] == "interrupted"
     else:
-        assert (result.data["cancelled"], result.data["waited"]["running"]) == (False, 1)
+        assert (result.data["cancelled"], result.data["waited"]["unfinished"]) == (False, 1)
     assert "go on" in result.stderr or "goes on" in result.stderr
     docora.assert_sound()
     assert docora.was_reset(link)
@@ -184,7 +184,7 @@ def test_a_run_that_is_interrupted_is_not_waited_for(docora: Docora) -> None:
     result = finish(process)
     assert result.code == 130, result
     assert result.data["cancelled"]
-    assert 0 < result.data["waited"]["running"] == result.data["succeeded"] < 500
+    assert 0 < result.data["waited"]["unfinished"] == result.data["succeeded"] < 500
     assert "Waiting for" not in result.stderr
     docora.assert_sound()
 
@@ -201,7 +201,7 @@ def test_a_link_that_is_removed_meanwhile_is_nothing_to_wait_for(
     if command == "retry":
         assert (waited["result"], waited["status"]) == ("gone", None)
     else:
-        assert (waited["gone"], waited["running"]) == (1, 0)
+        assert (waited["gone"], waited["unfinished"]) == (1, 0)
 
 
 @pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
@@ -220,7 +220,7 @@ def test_a_server_that_is_lost_while_waiting_is_an_error_with_what_was_done(
     if command == "retry":
         assert result.data["outcome"] == "queued"
     else:
-        assert (result.data["queued"], result.data["waited"]["running"]) == (1, 1)
+        assert (result.data["queued"], result.data["waited"]["unfinished"]) == (1, 1)
     assert docora.was_reset(link)
     docora.assert_sound()
 
@@ -247,7 +247,7 @@ def test_a_wait_for_nothing_but_lost_jobs_ends_and_names_repair(docora: Docora, 
     assert results[0].data["waited"]["status"] == "pending_snapshot"
     assert f"docora-ops repair {one.app_id} {one.repository_id}" in results[0].stderr
     waited = results[1].data["waited"]
-    assert waited["running"] == 2
+    assert waited["unfinished"] == 2
     assert waited["jobs"] == {"waiting": 0, "running": 0, "delayed": 0, "lost": 2}
     assert "To queue them again: docora-ops repair" in results[1].stderr
     if lose == "FLUSHDB":
@@ -273,7 +273,7 @@ def test_a_wait_shows_where_the_jobs_stand_and_goes_on_while_some_are_lost(docor
     process.send_signal(signal.SIGINT)
     result = finish(process)
     assert result.code == 130, result
-    assert result.data["waited"]["running"] == 4
+    assert result.data["waited"]["unfinished"] == 4
     jobs = {"waiting": 1, "running": 1, "delayed": 1, "lost": 1}
     assert result.data["waited"]["jobs"] == jobs
     assert docora.waiting() == [waiting.job_id]

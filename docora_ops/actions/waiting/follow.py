@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.waiting.job_watch import JobWatch
+from docora_ops.batches import batches
 from docora_ops.database import Database
 from docora_ops.database.link_rows import names_of, read_link
 from docora_ops.database.results import SnapshotResult, read_results
@@ -20,7 +21,8 @@ from docora_ops.waits import BulkWait, JobCounts, LinkWait, WaitEnd
 
 _AT_ONCE = 5_000  # links per statement
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
-_REST = 4  # the pause after a round lasts at least this many times as long as the round
+_FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED = 0.02, 0.2  # else free workers wait for us
+_REST = 4  # the pause after a round lasts at least this many times as long as its statements
 
 
 @dataclass
@@ -35,6 +37,8 @@ class Following:
     stop: Stop = field(default_factory=Stop)
     grace: float = 5  # seconds without a live job after which a link is lost
     on_step: Callable[[BulkWait], None] = lambda _wait: None
+    on_ended: Callable[[Collection[str]], None] = lambda _ids: None
+    """Called with the row ids of links that have a result or are gone."""
     watch: JobWatch = field(init=False)
     _reset: list[str] = field(default_factory=list)
     """Row ids of links that were made pending: a result can only be newer."""
@@ -57,14 +61,20 @@ class Following:
         elif outcome is Outcome.ALREADY_RUNNING:
             self._running.append(ref)
 
-    def run(self, timeout: float | None = None) -> BulkWait:
+    def run(
+        self, timeout: float | None = None, feed: Callable[[], bool] | None = None
+    ) -> BulkWait:
         """Follows the links until all have results, for `timeout` seconds at most.
 
-        Looks at least once, and ends early if asked to stop. Goes on without Redis. Raises
-        PostgresError; `result()` returns the results so far.
+        Each round calls `feed`, which may add links, and tells whether it will add more. Looks at
+        least once, and ends early if asked to stop. Goes on without Redis. Raises PostgresError;
+        `result()` returns the results so far.
         """
         self._began = time.monotonic()
-        pause = _FIRST_PAUSE
+        shortest, longest = _FIRST_PAUSE, _LONGEST_PAUSE
+        if feed is not None:
+            shortest, longest = _FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED
+        pause, before = shortest, (0, 0)
         while True:
             round_began = time.monotonic()
             self._check_reset()
@@ -72,29 +82,32 @@ class Following:
             now = time.monotonic()
             left = None if timeout is None else self._began + timeout - now
             is_over = self.stop.requested or (left is not None and left <= 0)
+            is_fed = feed is None or is_over or not feed()
             unfinished = self._reset + [ref.id for ref in self._running]
             has_looked = bool(unfinished) and self.watch.look(unfinished, at_once=is_over)
             result = self.result()
             self.on_step(result)
-            if not unfinished or is_over:
+            if (is_fed and not unfinished) or is_over:
                 return result
             if has_looked and result.only_lost_left and self.watch.is_hopeless:
                 return result
+            if feed is not None and before != (result.total, result.unfinished):
+                pause, before = shortest, (result.total, result.unfinished)
             rest = max(pause, (now - round_began) * _REST)
             self.stop.sleep(rest if left is None else min(rest, left))
-            pause = min(pause * 1.5, _LONGEST_PAUSE)
+            pause = min(pause * 1.5, longest)
 
     def result(self) -> BulkWait:
         """Returns the results so far."""
-        running = len(self._reset) + len(self._running)
+        unfinished = len(self._reset) + len(self._running)
         return BulkWait(
             synced=self._synced,
             failed=len(self._failures),
             gone=self._gone,
-            running=running,
+            unfinished=unfinished,
             failed_links=self._failures,
             seconds=round(time.monotonic() - self._began, 1),
-            jobs=self.watch.counts if running else JobCounts(),
+            jobs=self.watch.counts if unfinished else JobCounts(),
         )
 
     def _check_reset(self) -> None:
@@ -107,23 +120,27 @@ class Following:
             self._reset[start : start + _AT_ONCE] = [id_ for id_ in some if id_ not in ended]
 
     def _check_running(self) -> None:
-        if not self._running or self.stop.requested:
-            return
-        ended_jobs = set()
+        for some in list(batches(self._running, _AT_ONCE)):
+            if self.stop.requested:
+                return
+            refs = {ref.id: ref for ref in some}
+            results = read_results(self.database, list(refs))
+            failed = [refs[each.id] for each in results if each.status == LinkStatus.FAILED]
+            results = [each for each in results if each.status != LinkStatus.FAILED]
+            if failed:
+                # Read again after the look at the jobs: a job records its result before it ends.
+                results += read_results(self.database, self._without_live_job(failed))
+            ended = self._count(results)
+            self._running = [ref for ref in self._running if ref.id not in ended]
+
+    def _without_live_job(self, refs: Sequence[LinkRef]) -> list[str]:
+        """Returns the row ids of the links whose jobs are over, none if Redis can't be asked."""
         try:
-            for ref, answer in look_at_jobs(self.database, self.queue, self._running):
-                if self._has_ended(answer):
-                    ended_jobs.add(ref.id)
+            looked = look_at_jobs(self.database, self.queue, refs)
+            return [ref.id for ref, answer in looked if self._has_ended(answer)]
         except RedisError as error:
             self.watch.redis_is_away(error)
-        # Read after the look at the jobs: a job records its result before it ends.
-        results = read_results(self.database, [ref.id for ref in self._running])
-        ended = self._count(
-            result
-            for result in results
-            if result.status != LinkStatus.FAILED or result.id in ended_jobs
-        )
-        self._running = [ref for ref in self._running if ref.id not in ended]
+            return []
 
     def _has_ended(self, answer: Answer) -> bool:
         """Tells whether the job is over; a doubtful one if it was as doubtful at the last look."""
@@ -140,7 +157,9 @@ class Following:
         self._failures += self._name_failures(results)
         self._gone += sum(result.ref is None for result in results)
         self._synced += sum(result.status == LinkStatus.SYNCED for result in results)
-        return {result.id for result in results}
+        ended = {result.id for result in results}
+        self.on_ended(ended)
+        return ended
 
     def _name_failures(self, results: Iterable[SnapshotResult]) -> list[LinkFailure]:
         failed = [
@@ -163,7 +182,7 @@ def wait_for_one(following: Following, ref: LinkRef, timeout: float | None) -> L
     if wait.failed:
         [failure] = wait.failed_links
         return LinkWait(WaitEnd.FAILED, LinkStatus.FAILED, failure.error_message, wait.seconds)
-    link = read_link(following.database, ref.app_id, ref.repository_id) if wait.running else None
+    link = read_link(following.database, ref.app_id, ref.repository_id) if wait.unfinished else None
     if link is None:
         return LinkWait(WaitEnd.GONE, None, None, wait.seconds)
     end = WaitEnd.LOST if wait.only_lost_left else WaitEnd.TIMEOUT
