@@ -9,6 +9,8 @@ from enum import StrEnum
 
 from docora_ops.links import Action, App, LinkFailure, Outcome, PlannedLink, count_succeeded
 
+_RESULTS_OF_A_SHARE = 20
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -44,6 +46,35 @@ class KnownOperation(Progress):
     last_step_at: datetime | None
 
 
+class StoppedBy(StrEnum):
+    """The reason why an operation with links in flight has left links as they were."""
+
+    MAX_FAILURES = "max_failures"
+    TIMEOUT = "timeout"
+    LOST_JOBS = "lost_jobs"  # all links in flight have lost their jobs
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class MaxFailures:
+    """The snapshots that may fail again: a number, or a share of all results in percent."""
+
+    number: int
+    is_percent: bool = False
+
+    def __str__(self) -> str:
+        """Returns the limit as it is typed."""
+        return f"{self.number}%" if self.is_percent else str(self.number)
+
+    def is_exceeded(self, failed: int, synced: int) -> bool:
+        """Tells whether more have failed. A share counts from 20 results on."""
+        if not self.is_percent:
+            return failed > self.number
+        results = failed + synced
+        return results >= _RESULTS_OF_A_SHARE and failed * 100 > self.number * results
+
+
 @dataclass(frozen=True)
 class BulkResult:
     """The result of a bulk operation so far."""
@@ -58,6 +89,8 @@ class BulkResult:
     open_circuits_left_out: int | None = None  # links, with `--skip-open-circuits`
     deliveries_cleared: int = 0
     links: Sequence[PlannedLink] | None = None  # of a dry run
+    in_flight: int | None = None  # the most links in flight, with `--in-flight`
+    stopped_by: StoppedBy | None = None  # with `--in-flight`
 
     @property
     def succeeded(self) -> int:
@@ -68,6 +101,17 @@ class BulkResult:
     def completed(self) -> int:
         """Counts the links that have an outcome."""
         return sum(self.counts.values())
+
+    @property
+    def left(self) -> int:
+        """Counts the links that were left as they were."""
+        return self.total - self.completed
+
+    @property
+    def taken_over(self) -> int:
+        """Counts the links that were put to work by others before their turn came."""
+        others = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
+        return sum(self.counts.get(outcome, 0) for outcome in others)
 
     @property
     def failed(self) -> int:

@@ -64,6 +64,10 @@ class StatusCount:
     links: int
 
 
+OTHER_ERRORS = "(other errors)"
+"""The errors beyond a large number of groups."""
+
+
 @dataclass(frozen=True)
 class ErrorGroup:
     """Links whose errors differ only in paths, numbers and ids."""
@@ -71,6 +75,20 @@ class ErrorGroup:
     error_message: str | None  # with `*` for the parts that differ
     links: int
     apps: int
+
+    @property
+    def command(self) -> str:
+        """The command that lists the failed links with such an error."""
+        import shlex  # seldom needed
+
+        match self.error_message:
+            case None:
+                return "docora-ops failed --no-error"
+            case text if text == OTHER_ERRORS:
+                return "docora-ops failed --group-by error"
+            case text:
+                joint = "=" if text.startswith("-") else " "
+                return f"docora-ops failed --error{joint}{shlex.quote(text)}"
 
 
 @dataclass(frozen=True)

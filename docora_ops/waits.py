@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import LinkFailure
 
 
@@ -50,7 +51,11 @@ class BulkWait:
     unfinished: int  # links without a result yet
     failed_links: Sequence[LinkFailure]
     seconds: float
+    per_second: float = 0  # results within the last minute
     jobs: JobCounts = field(default_factory=JobCounts)  # of the links without a result
+    suspended: bool = False  # the workers take no jobs
+    failed_by_error: Sequence[ErrorGroup] = ()  # once the wait has ended, as `lost_links`
+    lost_links: Sequence[LinkFailure] = ()
 
     @property
     def only_lost_left(self) -> bool:

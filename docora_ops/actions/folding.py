@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
-from docora_ops.text import inert
+from docora_ops.link_lists import OTHER_ERRORS, ErrorGroup
+from docora_ops.text import inert, mask, mask_cut
 
 LONGEST = 300  # characters of an error that are compared
+_MOST_GROUPS = 10_000  # further groups become one, which bounds the memory
+_FOLDED_AT_ONCE = 1000
 
 # In no text of Postgres. One call for many texts takes a fraction of the time of a call for each.
 _SEPARATOR = "\0"
@@ -56,6 +61,43 @@ def fold(errors: Sequence[str]) -> list[str]:
     )
     text = _UNPRINTABLE.sub(_replace_unseen, _VARIABLE.sub(_replace, text))
     return [_open_ended(each) for each in _REPEATED.sub("*", text).split(_SEPARATOR)]
+
+
+def group_errors(rows: Iterable[tuple[str, str | None, int]]) -> list[ErrorGroup]:
+    """Groups links by folded error, most links first.
+
+    `rows`: app id, error, and number of links with both. Only the first LONGEST characters of an
+    error count, and one more that tells that there are more.
+    """
+    links: Counter[str | None] = Counter()
+    apps: dict[str | None, set[str]] = {}
+    for (app_id, text, count), kind in _folded(rows):
+        key = kind if text else None
+        if key not in links and len(links) >= _MOST_GROUPS:
+            key = OTHER_ERRORS
+        links[key] += count
+        apps.setdefault(key, set()).add(app_id)
+    for key in list(links):  # errors that differ only in a secret are one
+        masked = key and mask(key)
+        if masked != key:
+            links[masked] += links.pop(key)
+            apps.setdefault(masked, set()).update(apps.pop(key))
+    return [
+        ErrorGroup(key, count, len(apps[key]))
+        for key, count in sorted(links.items(), key=lambda item: (-item[1], item[0] or ""))
+    ]
+
+
+def _folded(
+    rows: Iterable[tuple[str, str | None, int]],
+) -> Iterator[tuple[tuple[str, str | None, int], str]]:
+    """Yields each row with its folded error."""
+    rows = iter(rows)
+    while some := list(islice(rows, _FOLDED_AT_ONCE)):
+        texts = [text or "" for _, text, _ in some]
+        # Once masked, a text may be short: the star keeps its end open.
+        folded = fold([mask_cut(text) + "*" if len(text) > LONGEST else text for text in texts])
+        yield from zip(some, folded, strict=True)
 
 
 def _replace(match: re.Match[str]) -> str:

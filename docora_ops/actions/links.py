@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
-from itertools import islice
 
-from docora_ops.actions.folding import LONGEST, fold
+from docora_ops.actions.folding import LONGEST, group_errors
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.database import Database
 from docora_ops.database import link_lists as lists
@@ -21,13 +19,8 @@ from docora_ops.link_lists import (
     StatusCount,
 )
 from docora_ops.links import AppCount, LinkFilter
-from docora_ops.pages import Page
+from docora_ops.pages import Page, page_of
 from docora_ops.queue import LinkQueue
-from docora_ops.text import mask, mask_cut
-
-OTHER_ERRORS = "(other errors)"
-_MOST_GROUPS = 10_000  # further groups become one, which bounds the memory
-_FOLDED_AT_ONCE = 1000
 
 
 def list_links(
@@ -75,29 +68,8 @@ def count_by_error(
     database: Database, which: LinkFilter, page: int, limit: int
 ) -> Page[ErrorGroup]:
     """Groups the links by folded error, most links first."""
-    links: Counter[str | None] = Counter()
-    apps: dict[str | None, set[str]] = {}
-    rows = lists.links_by_error(database, which, LONGEST + 1)
-    while some := list(islice(rows, _FOLDED_AT_ONCE)):
-        texts = [text or "" for _, text, _ in some]
-        # Once masked, a text may be short: the star keeps its end open.
-        folded = fold([mask_cut(text) + "*" if len(text) > LONGEST else text for text in texts])
-        for (app_id, text, count), kind in zip(some, folded, strict=True):
-            key = kind if text else None
-            if key not in links and len(links) >= _MOST_GROUPS:
-                key = OTHER_ERRORS
-            links[key] += count
-            apps.setdefault(key, set()).add(app_id)
-    for key in list(links):  # errors that differ only in a secret are one
-        masked = key and mask(key)
-        if masked != key:
-            links[masked] += links.pop(key)
-            apps.setdefault(masked, set()).update(apps.pop(key))
-    groups = [
-        ErrorGroup(key, count, len(apps[key]))
-        for key, count in sorted(links.items(), key=lambda item: (-item[1], item[0] or ""))
-    ]
-    return Page(groups[(page - 1) * limit : page * limit], page, limit, len(groups))
+    groups = group_errors(lists.links_by_error(database, which, LONGEST + 1))
+    return page_of(groups, page, limit)
 
 
 def list_apps(database: Database, page: int, limit: int) -> Page[AppSummary]:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import RenderableType
 
 from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import LinkOutcome
+from docora_ops.actions.bulk.paced_run import PacedRun
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.waiting.follow import Following
 from docora_ops.audit import Change
-from docora_ops.bulk import BulkResult
+from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.long_run import LongRun
 from docora_ops.cli.signals import interrupted_code
 from docora_ops.cli.terminal import Terminal
-from docora_ops.cli.waiting import end_wait, waiting
+from docora_ops.cli.waiting import end_wait, showing_wait, waiting
 from docora_ops.database import Selection
 from docora_ops.database.counts import count_links
 from docora_ops.errors import ServerError
+from docora_ops.interrupts import Stop
 from docora_ops.links import Action
 from docora_ops.queue import ProgressStore, connect
 from docora_ops.render import bulk as render
@@ -39,16 +42,32 @@ class BulkCommand(LongRun):
         selection: Selection,
         change: Change,
         batch_size: int = 500,
+        max_failures: MaxFailures | None = None,
     ) -> None:
+        stop = Stop()
+        grace = context.settings.drift_grace
+        self._following = Following(context.database, context.queue, stop, grace)
+        servers = (context.database, context.queue, context.store)
         audit = AuditEntries(change, selection.total)
-        self._run = BulkRun(
-            action, context.database, context.queue, context.store, selection, batch_size, audit
-        )
+        self._is_paced = context.in_flight is not None and not context.dry_run
+        if context.in_flight is not None and self._is_paced:
+            self._run: BulkRun = PacedRun(
+                action,
+                *servers,
+                selection,
+                batch_size,
+                audit,
+                stop,
+                following=self._following,
+                in_flight=context.in_flight,
+                max_failures=max_failures,
+                timeout=context.timeout,
+            )
+        else:
+            self._run = BulkRun(action, *servers, selection, batch_size, audit, stop)
         super().__init__(context, self._run)
         self._action = action
-        self._following = Following(
-            context.database, context.queue, self._run.stop, context.settings.drift_grace
-        )
+        self._max_failures = max_failures
         if context.wait:
             self._run.on_recorded = self._follow
         self._workers = 0
@@ -90,11 +109,22 @@ class BulkCommand(LongRun):
             begun = f"operation {self._run.start()}, {self._links}"
         self.context.say(f"{self.context.servers}: {begun}.")
 
+    @contextmanager
+    def progress(self, total: int) -> Iterator[None]:
+        """Shows how far the work is; with `--in-flight`, the wait for the snapshots, too."""
+        if not self._is_paced:
+            with super().progress(total):
+                yield
+            return
+        what = f"{amount(total, 'snapshot')}, {self.context.in_flight} in flight at most"
+        with showing_wait(self.context, self._following, self._workers, what, total):
+            yield
+
     def finish(self) -> int:
         """Shows the result, with `--wait` that of the snapshots too. Returns the exit code."""
         if not (self.context.wait and self.context.as_json):
             self.show()
-        return self._finish_after_wait() if self.context.wait else self._code()
+        return self._finish_after_wait() if self.context.wait else gravest(self._codes())
 
     def show(self, error: ServerError | None = None) -> None:
         """Shows what was done until now, and in JSON the error that has ended it."""
@@ -125,7 +155,8 @@ class BulkCommand(LongRun):
         following = self._following
         lost: ServerError | None = None
         try:
-            if following.result().total and not following.stop.requested:
+            has_links = following.result().total > 0
+            if has_links and not (self._is_paced or following.stop.requested):
                 with waiting(self.context, following, self._workers):
                     following.run(self.context.timeout)
         except ServerError as error:
@@ -140,13 +171,20 @@ class BulkCommand(LongRun):
         if lost:
             return self.context.report(lost, next_step="the jobs go on")
         codes = end_wait(self.context, waited, interrupted=following.stop.requested)
-        return gravest({self._code(), *codes})
+        if (result := self._run.result()).stopped_by:
+            sentence = render.stopped(result, waited, self._max_failures)
+            self.context.warn(f"{sentence} Later, {self.next_step}.")
+        return gravest(self._codes() | codes)
 
-    def _code(self) -> ExitCode:
+    def _codes(self) -> set[ExitCode]:
+        """Returns every exit code that fits the operation."""
         result = self._run.result()
-        if self._run.stop.requested and result.cancelled:
-            return interrupted_code()
-        return ExitCode.PROBLEMS if result.cancelled or result.failures else ExitCode.OK
+        codes = {ExitCode.PROBLEMS if result.failures else ExitCode.OK}
+        if result.cancelled and self._run.stop.requested:
+            codes.add(interrupted_code())
+        elif result.cancelled:
+            codes.add(_STOPPED.get(result.stopped_by, ExitCode.PROBLEMS))
+        return codes
 
     def _show_summary(self, error: ServerError | None) -> None:
         context, result = self.context, self._run.result()
@@ -155,7 +193,7 @@ class BulkCommand(LongRun):
         context.show_tables(self._summary(result), is_last=is_last)
         if context.dry_run:
             context.say("Dry run: nothing was changed.")
-        elif result.cancelled:
+        elif result.cancelled and not result.stopped_by:
             done = f"Cancelled after {result.completed} of {result.total} links"
             context.warn(f"{done}; {self.next_step}.")
 
@@ -174,6 +212,12 @@ class BulkCommand(LongRun):
         if result.links:
             yield ""
             yield from render.plan_tables(result.links, width)
+
+
+_STOPPED: dict[StoppedBy | None, ExitCode] = {
+    StoppedBy.MAX_FAILURES: ExitCode.SNAPSHOT_FAILED,
+    StoppedBy.TIMEOUT: ExitCode.TIMED_OUT,
+}
 
 
 def links_of(selection: Selection) -> str:

@@ -52,7 +52,7 @@ class LongRun(ABC):
             with stopping_on_signals(self._work.stop, exit_at_once):
                 start()
                 total = self._work.result().total
-                with progress_bar(self.context, total) as self._work.on_progress:
+                with self.progress(total):
                     self._work.run()
                 # Signals are still handled here: none may cut the document in two.
                 return self.finish()
@@ -64,6 +64,12 @@ class LongRun(ABC):
             result = self._work.result()
             stopped = f"Stopped after {result.completed} of {result.total}{self.unit}."
             return self.context.report(error, stopped, self.next_step)
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[None]:
+        """Shows how far the work is."""
+        with progress_bar(self.context, total) as self._work.on_progress:
+            yield
 
     @abstractmethod
     def finish(self) -> int:

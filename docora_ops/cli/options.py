@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from docora_ops.bulk import MaxFailures
 from docora_ops.cli.change import check_reason
 from docora_ops.cli.completers import complete_app, complete_operation, complete_repo
+from docora_ops.errors import UsageError
 from docora_ops.links import LinkFilter, LinkStatus
 
 if TYPE_CHECKING:
     from docora_ops.database import Database
+
+
+_NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
 
 
 def number(most: int, help_text: str) -> Any:
@@ -45,6 +51,17 @@ OperationId = Annotated[
         autocompletion=complete_operation,
     ),
 ]
+
+
+def _max_failures(text: str) -> MaxFailures:
+    """Reads a number or a percentage. Raises UsageError."""
+    found = _NUMBER_OR_SHARE.fullmatch(text)
+    if not found:
+        raise UsageError(
+            f"--max-failures {text[:100]!r} is neither a number nor a percentage up to 100",
+            hint="use a number of links, or a percentage: --max-failures 10%",
+        )
+    return MaxFailures(int(found[1] or found[2]), is_percent=bool(found[2]))
 
 
 class Circuit(StrEnum):
@@ -127,6 +144,27 @@ Timeout = Annotated[
         min=1,
         max=10**9,
         help="Wait no longer than this: exit code 8, and the jobs go on.",
+    ),
+]
+InFlight = Annotated[
+    int | None,
+    typer.Option(
+        "--in-flight",
+        metavar="N",
+        min=1,
+        max=10**6,
+        help="Queue a link only when another one has its result, so that at most N have none; "
+        "apps share them. Waits like --wait.",
+    ),
+]
+Failures = Annotated[
+    MaxFailures | None,
+    typer.Option(
+        "--max-failures",
+        metavar="N|P%",
+        parser=_max_failures,
+        help="Queue no more once more than N links, or P% of at least 20, have failed again: "
+        "exit code 7. Needs --in-flight.",
     ),
 ]
 

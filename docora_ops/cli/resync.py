@@ -23,6 +23,8 @@ def resync(
     repo: options.OptionalRepo = None,
     all_links: Annotated[bool, typer.Option("--all", help="Every link of the app.")] = False,
     reason: options.Reason = None,
+    in_flight: options.InFlight = None,
+    max_failures: options.Failures = None,
     wait: options.Wait = False,
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
@@ -45,6 +47,8 @@ def resync(
             hint="name the repository, or send the files of all repositories",
             retyped=[Retyped(added=("REPO",)), Retyped(added=("--all",))],
         )
+    if repo is not None and in_flight is not None:
+        raise UsageError("--in-flight needs --all", hint="leave out --in-flight")
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.links import Action
 
@@ -72,6 +76,13 @@ def resync(
         f"send {found.app_name}, over {amount(selection.total, 'link')}, {files} again (delete "
         "the delivery records, reset the links and queue their snapshot jobs)"
     )
-    change = describe_change("resync", reason, **asdict(found), all=True)
-    command = BulkCommand(context, Action.RESYNC, selection, change, _BATCH_SIZE)
+    change = describe_change(
+        "resync",
+        reason,
+        **asdict(found),
+        all=True,
+        in_flight=in_flight,
+        max_failures=max_failures and str(max_failures),
+    )
+    command = BulkCommand(context, Action.RESYNC, selection, change, _BATCH_SIZE, max_failures)
     return command.run(question, terminal)

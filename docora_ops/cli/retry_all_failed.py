@@ -34,6 +34,8 @@ def retry_all_failed(
         int, options.number(1000, "Links that are locked, queued and committed together.")
     ] = 500,
     reason: options.Reason = None,
+    in_flight: options.InFlight = None,
+    max_failures: options.Failures = None,
     wait: options.Wait = False,
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
@@ -60,11 +62,17 @@ def retry_all_failed(
     by_prefix = dry_run or terminal is not None
     which, typed = options.chosen_links(typer_context, context.database, by_prefix=by_prefix)
     change = describe_change(
-        "retry-all-failed", reason, **typed, limit=limit, skip_open_circuits=skip_open_circuits
+        "retry-all-failed",
+        reason,
+        **typed,
+        limit=limit,
+        skip_open_circuits=skip_open_circuits,
+        in_flight=in_flight,
+        max_failures=max_failures and str(max_failures),
     )
     selection = select_failed(
         context.database, which, limit=limit, skip_open_circuits=skip_open_circuits
     )
     question = f"reset {links_of(selection)} and queue their snapshot jobs"
-    command = BulkCommand(context, Action.RETRY, selection, change, batch_size)
+    command = BulkCommand(context, Action.RETRY, selection, change, batch_size, max_failures)
     return command.run(question, terminal)

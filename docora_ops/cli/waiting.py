@@ -11,7 +11,7 @@ from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import progress_bar
 from docora_ops.cli.signals import interrupt, interrupted_code, stopping_on_signals
-from docora_ops.render.bulk import wait_counts
+from docora_ops.render.bulk import wait_counts, wait_progress
 from docora_ops.text import amount
 from docora_ops.waits import BulkWait
 
@@ -23,17 +23,30 @@ def waiting(context: Context, following: Following, workers: int, link: str = ""
     `link` names the link if there is only one.
     """
     context.collect_garbage()
+    total = following.result().total
+    with (
+        stopping_on_signals(following.stop, interrupt, announced=False),
+        showing_wait(context, following, workers, amount(total, "snapshot"), total, link),
+    ):
+        yield
+
+
+@contextmanager
+def showing_wait(
+    context: Context, following: Following, workers: int, what: str, total: int, link: str = ""
+) -> Iterator[None]:
+    """Says that it waits for `what`, and shows how many of `total` links have results."""
     following.watch.on_notice = lambda notice, text: _tell(context, link, notice, text)
     following.watch.had_workers = workers > 0
-    so_far = following.result()
-    with stopping_on_signals(following.stop, interrupt, announced=False):
-        at_most = f", {context.timeout} s at most" if context.timeout else ""
-        context.say(f"Waiting for {amount(so_far.total, 'snapshot')}{at_most}.")
-        if not workers:
-            context.say("Waiting all the same: a worker may come. To start one: docora-ops worker")
-        with progress_bar(context, so_far.total, wait_counts(so_far)) as move:
-            following.on_step = lambda step: move(step.total - step.unfinished, wait_counts(step))
-            yield
+    at_most = f", {context.timeout} s at most" if context.timeout else ""
+    context.say(f"Waiting for {what}{at_most}.")
+    if not workers:
+        context.say("Waiting all the same: a worker may come. To start one: docora-ops worker")
+    with progress_bar(context, total, wait_counts(following.result())) as move:
+        following.on_step = lambda step: move(
+            step.total - step.unfinished, wait_progress(step, total - step.total)
+        )
+        yield
 
 
 def _tell(context: Context, link: str, notice: Notice, text: str) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from docora_ops.bulk import BulkResult
+from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
-from docora_ops.render.cells import cell, link_name, style_of, with_id, words
+from docora_ops.render.cells import NO_ERROR, cell, link_name, style_of, with_id, words
 from docora_ops.render.json import Document, encode_long, fields_of
 from docora_ops.render.layout import fitting_table, headed, long_table, pairs, records
-from docora_ops.text import inert
+from docora_ops.text import amount, duration, inert
 from docora_ops.waits import BulkWait
 
 _PLANNED = {
@@ -49,7 +49,15 @@ def document(result: BulkResult, wait: BulkWait | None = None) -> Document:
     if wait is not None:
         waited = fields_of(wait)
         failed_links = waited.pop("failed_links")
-        data |= {"waited": waited, "failed_links": failed_links}
+        del waited["failed_by_error"]
+        data |= {
+            "waited": waited,
+            "failed_links": failed_links,
+            "failed_by_error": [
+                {**fields_of(group), "command": group.command} for group in wait.failed_by_error
+            ],
+            "lost_links": waited.pop("lost_links"),
+        }
     return {"data": data}
 
 
@@ -72,6 +80,12 @@ def _counts(result: BulkResult) -> Document:
     }
     if result.action is Action.RESYNC:
         fields["deliveries_cleared"] = result.deliveries_cleared
+    if result.in_flight is not None:
+        fields |= {
+            "in_flight": result.in_flight,
+            "stopped_by": result.stopped_by,
+            "left": result.left,
+        }
     if result.open_circuits_left_out is not None:
         fields["open_circuits_left_out"] = result.open_circuits_left_out
     return fields
@@ -134,7 +148,10 @@ def outcome_label(outcome: Outcome, *, planned: bool) -> str:
 def failures(
     items: Sequence[LinkFailure], width: int, total: int = 0, heading: str = "Not done"
 ) -> RenderableType:
-    """Shows the first failures, and how many more there are: `total` if `items` has not all."""
+    """Shows the first failures, and how many more there are: `total` if `items` has not all.
+
+    An error that all of them have is shown once.
+    """
     rows = [
         (
             cell(link_name(failure.app_name, failure.repository_name) or failure.job_id),
@@ -142,7 +159,14 @@ def failures(
         )
         for failure in items[:ROWS_SHOWN]
     ]
-    shown = records((heading, "Why"), rows, width, long=1)
+    shown: RenderableType
+    if len(items) > 1 and len({failure.error_message for failure in items}) == 1:
+        shown = Group(
+            cell(f"{heading}, all for the same reason: {items[0].error_message}"),
+            *(Text("  ") + name for name, _ in rows),
+        )
+    else:
+        shown = records((heading, "Why"), rows, width, long=1)
     if len(items) <= ROWS_SHOWN:
         return shown
     return Group(shown, f"and {max(total, len(items)) - ROWS_SHOWN} more: see --json")
@@ -162,21 +186,68 @@ def app_counts(counts: Iterable[AppCount]) -> RenderableType:
 
 
 def wait_tables(wait: BulkWait, width: int) -> Iterator[RenderableType]:
-    """Shows the result of the wait for the snapshots, and the ones that failed again."""
+    """Shows the result of the wait for the snapshots, and which failed again or have no job."""
     yield from ("", f"{wait_counts(wait)}, after {wait.seconds:.0f} s")
-    if wait.failed_links:
+    if 0 < wait.failed <= ROWS_SHOWN:
         yield from ("", failures(wait.failed_links, width, heading="Failed again"))
+    for group in wait.failed_by_error[:ROWS_SHOWN]:
+        error = group.error_message or f"({NO_ERROR})"
+        links = f"{amount(group.links, 'link')} of {amount(group.apps, 'app')}"
+        yield from ("", cell(f"{links} failed again: {error}"), cell(f"  {group.command}"))
+    if (more := len(wait.failed_by_error) - ROWS_SHOWN) > 0:
+        yield from ("", f"and {amount(more, 'error')} more: docora-ops failed --group-by error")
+    if wait.lost_links:
+        yield from ("", failures(wait.lost_links, width, heading="Lost"))
 
 
-def wait_counts(wait: BulkWait) -> str:
-    """Counts the snapshots by result, and the jobs of the others by place."""
+def wait_counts(wait: BulkWait, left: int = 0) -> str:
+    """Counts the snapshots by result, and the jobs of the others by place.
+
+    `left`: links that were not queued yet.
+    """
     counts = {
         "in sync": wait.synced,
         "failed again": wait.failed,
         "gone": wait.gone,
         "still to come": wait.unfinished,
+        "not queued yet": left,
     }
     shown = ", ".join(f"{count} {label}" for label, count in counts.items() if count)
     places = fields_of(wait.jobs).items()
     jobs = ", ".join(f"{count} {place}" for place, count in places if count)
-    return f"{shown} ({jobs})" if jobs else shown
+    shown = f"{shown} ({jobs})" if jobs else shown
+    return f"{shown}, workers suspended" if wait.suspended else shown
+
+
+def wait_progress(wait: BulkWait, left: int) -> str:
+    """Returns `wait_counts` with the rate and the time that is left at that rate."""
+    shown = wait_counts(wait, left)
+    if not wait.per_second:
+        return shown
+    per_minute = wait.per_second * 60
+    rate = f"{wait.per_second:.0f}/s" if wait.per_second >= 1 else f"{per_minute:.0f}/min"
+    return f"{shown}, {rate}, {duration((wait.unfinished + left) / wait.per_second)} left"
+
+
+def stopped(result: BulkResult, wait: BulkWait, max_failures: MaxFailures | None) -> str:
+    """Tells why an operation with links in flight has left links as they were."""
+    left = f"{amount(result.left, 'link')} {'was' if result.left == 1 else 'were'} left as before"
+    match result.stopped_by:
+        case StoppedBy.MAX_FAILURES:
+            results = wait.failed + wait.synced
+            why = f"{wait.failed} of {amount(results, 'snapshot')} failed again, --max-failures is "
+            why = f"Stopped: {why}{max_failures}"
+        case StoppedBy.TIMEOUT:
+            why = "Time ran out"
+        case StoppedBy.LOST_JOBS:
+            why = "Stopped: all links in flight have lost their jobs"
+        case _:
+            why = "Cancelled"
+    sentence = f"{why}. {left}."
+    if result.action is Action.RETRY and result.taken_over:
+        others = amount(result.taken_over, "link")
+        sentence += (
+            f" A scheduler or somebody else was at work: {others} had been queued or changed "
+            "before. The same may have become of the links that are left."
+        )
+    return sentence

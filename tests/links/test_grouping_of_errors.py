@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docora_ops.actions import links
+from docora_ops.actions import folding, links
 from docora_ops.actions.folding import LONGEST, fold
-from docora_ops.link_lists import ErrorGroup
+from docora_ops.link_lists import OTHER_ERRORS, ErrorGroup
 from docora_ops.links import LinkFilter
 from docora_ops.pages import Page
 from tests.support.docora import Docora
@@ -126,10 +126,10 @@ def test_kinds_of_errors_beyond_the_limit_become_one(
         return links.count_by_error(database, LinkFilter(), page=1, limit=100)
 
     every = groups()
-    monkeypatch.setattr(links, "_MOST_GROUPS", 10)
-    monkeypatch.setattr(links, "_FOLDED_AT_ONCE", 7)
+    monkeypatch.setattr(folding, "_MOST_GROUPS", 10)
+    monkeypatch.setattr(folding, "_FOLDED_AT_ONCE", 7)
     some = groups()
     assert every.total > 11
     assert some.total == 11
-    assert some.rows[0].error_message == links.OTHER_ERRORS
+    assert some.rows[0].error_message == OTHER_ERRORS
     assert sum(group.links for group in some.rows) == 60

@@ -75,6 +75,13 @@ def terminate_sessions(docora: Docora) -> int:
     return int(row["ended"])
 
 
+def await_line(process: ForkedProcess, text: str) -> None:
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError(f"no {text!r} on stderr")
+
+
 class ErrorOutput:
     """What a running command says on stderr, line by line."""
 

@@ -75,7 +75,7 @@ def test_many_are_counted_each_once_and_forgotten(
     )
     result = followed.run()
     assert [
-        (so_far.synced, so_far.failed, so_far.gone, so_far.unfinished, so_far.total) for so_far in seen
+        (step.synced, step.failed, step.gone, step.unfinished, step.total) for step in seen
     ] == [(0, 3, 0, 27, 30), (1, 3, 0, 26, 30), (1, 3, 1, 25, 30), (26, 3, 1, 0, 30)]
     assert {failure.job_id: failure.error_message for failure in result.failed_links} == {
         link.job_id: f"HTTP 500 for {link.job_id}" for link in links[5:8]

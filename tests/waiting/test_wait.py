@@ -5,61 +5,18 @@ With our own: tests/waiting/test_beside_a_worker.py.
 
 import re
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Event, Thread
-from typing import cast
 
-import psycopg
 import pytest
 
 from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
-from tests.support.proxy import PATIENCE, Proxy
+from tests.support.other_worker import other_worker
+from tests.support.proxy import Proxy
 from tests.support.rows import TestLink
+from tests.support.running_commands import await_line
 from tests.support.terminal import on_terminal
 
-WRITE_RESULT = """
-UPDATE app_repositories
-SET status = CASE WHEN %(error)s::text IS NULL THEN 'synced' ELSE 'failed' END,
-    last_error = %(error)s
-WHERE app_id || '-' || repository_id = %(job_id)s
-"""
 ANIMATION = re.compile(r"\x1b\[\?25l|\x1b\[2K")
-
-
-@contextmanager
-def other_worker(
-    docora: Docora, error_of: Callable[[str], str | None] = lambda _job_id: None
-) -> Iterator[None]:
-    """Takes the jobs from the queue and writes what `error_of` says of each, by its id."""
-    done = Event()
-    docora.add_worker()
-
-    def work() -> None:
-        with psycopg.connect(docora.database_access.owner, autocommit=True) as connection:
-            while not done.is_set():
-                taken = cast("list[bytes] | None", docora.redis.blpop([docora.queue.key], 1))
-                if taken is not None:
-                    job_id = taken[1].decode()
-                    docora.redis.delete(f"rq:job:{job_id}")
-                    connection.execute(WRITE_RESULT, {"job_id": job_id, "error": error_of(job_id)})
-
-    thread = Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        docora.redis.rpush(docora.queue.key, "the-end")
-        thread.join(PATIENCE)
-
-
-def await_line(process: ForkedProcess, text: str) -> None:
-    for line in process.stderr:
-        if text in line:
-            return
-    raise AssertionError(f"no {text!r} on stderr")
 
 
 def waiting_for_one(docora: Docora, command: str) -> tuple[TestLink, ForkedProcess]:
@@ -115,8 +72,19 @@ def test_many_are_counted_by_result_and_the_failed_ones_listed(docora: Docora) -
     [failed] = data["failed_links"]
     assert (failed["job_id"], failed["error_message"]) == (bad.job_id, "HTTP 503")
     assert data["waited"].pop("seconds") < 60
+    assert data["waited"].pop("per_second") >= 0
     jobs = {"waiting": 0, "running": 0, "delayed": 0, "lost": 0}
-    assert data["waited"] == {"synced": 4, "failed": 1, "gone": 0, "unfinished": 0, "jobs": jobs}
+    counts = {"synced": 4, "failed": 1, "gone": 0, "unfinished": 0}
+    assert data["waited"] == {**counts, "jobs": jobs, "suspended": False}
+    assert data["failed_by_error"] == [
+        {
+            "error_message": "HTTP 503",
+            "links": 1,
+            "apps": 1,
+            "command": "docora-ops failed --error 'HTTP 503'",
+        }
+    ]
+    assert data["lost_links"] == []
     assert "Waiting for 5 snapshots.\n" in document.stderr
 
     assert shown.code == 7, shown
@@ -310,3 +278,45 @@ def test_a_terminal_shows_a_bar(docora: Docora) -> None:
     assert ANIMATION.search(bar)
     assert "3 in sync, 1 failed again" in bar
     assert re.search(r"\d still to come", bar)
+
+
+ERRORS = ("HTTP 502 on created a.md", "HTTP 502 on created b/c.md", "it's -50% *", "")
+
+
+def test_failures_are_grouped_by_error_and_each_command_lists_its_links(docora: Docora) -> None:
+    links = [docora.add_link() for _ in range(8)]
+    errors = {link.job_id: ERRORS[number // 2] for number, link in enumerate(links)}
+    with other_worker(docora, errors.get):
+        result = docora.run("retry-all-failed", "--wait", "--json")
+        shown = docora.run("retry-all-failed", "--wait")
+    assert result.code == shown.code == 7, (result, shown)
+    groups = result.data["failed_by_error"]
+    assert [(each["error_message"], each["links"]) for each in groups] == [
+        ("HTTP 502 on created *", 4),
+        (None, 2),
+        ("it's -50% *", 2),
+    ]
+    for group in groups:
+        listed = docora.run_in_shell(f"{group['command']} --json")
+        assert len(listed.json["data"]) == group["links"], (group, listed)
+        assert f"\n  {group['command']}\n" in shown.stdout
+    assert "4 links of 4 apps failed again: HTTP 502 on created *\n" in shown.stdout
+
+
+def test_what_all_failed_of_is_said_once(docora: Docora) -> None:
+    docora.add_links(5)
+    with other_worker(docora, lambda _: "HTTP 503"):
+        shown = docora.run("retry-all-failed", "--wait")
+    assert "Failed again, all for the same reason: HTTP 503\n  App 1 ← octo/repo1\n" in shown.stdout
+    assert "5 links of 1 app failed again: HTTP 503\n" in shown.stdout
+    assert shown.stdout.count("HTTP 503") == 3  # the third one is in the command
+
+
+def test_links_that_could_not_be_queued_for_one_reason_share_its_sentence(docora: Docora) -> None:
+    docora.add_links(3)
+    for link in docora.links():
+        docora.redis.set(f"rq:job:{link.job_id}", "not a job")
+    shown = docora.run("retry-all-failed")
+    assert shown.code == 6, shown
+    assert shown.stdout.count("its Redis key does not hold a job") == 1
+    assert "\n  App 1 ← octo/repo1\n  App 1 ← octo/repo2\n" in shown.stdout

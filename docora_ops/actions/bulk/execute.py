@@ -14,7 +14,7 @@ from docora_ops.database.selection import Claiming
 from docora_ops.errors import LinkError, LinkLockedError, PostgresError, StatementTimeoutError
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, Outcome
-from docora_ops.queue import Answer, LinkQueue, PushRequest
+from docora_ops.queue import Answer, LinkQueue, PushRequest, WaitingList
 
 _SLOW_LINKS_IN_A_ROW = 2
 """If so many links, each by itself, take too long, the whole server is too slow."""
@@ -50,9 +50,12 @@ class BatchExecution:
     _must_look: bool = True
     _slow_links: int = 0
     _searches_left: int = _MOST_SEARCHES
+    _list_of_searches: WaitingList | None = None
 
     def handle(self, batch: Batch) -> None:
         """Records or postpones each link. Raises PostgresError, RedisError."""
+        if batch.waiting is not self._list_of_searches:
+            self._list_of_searches, self._searches_left = batch.waiting, _MOST_SEARCHES
         try:
             self._execute(batch.record_invalid(), batch)
         finally:

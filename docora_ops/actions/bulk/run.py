@@ -46,7 +46,7 @@ BatchHandler = Callable[[Batch], None]
 """Records or postpones each link of a batch: for real, or as a dry run."""
 
 
-@dataclass(slots=True)
+@dataclass
 class BulkRun:
     """One action on the links of a selection.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from docora_ops.actions.folding import group_errors
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.waiting.job_watch import JobWatch
 from docora_ops.batches import batches
@@ -15,6 +17,7 @@ from docora_ops.database.results import SnapshotResult, read_results
 from docora_ops.errors import RedisError
 from docora_ops.interrupts import Stop
 from docora_ops.jobs import JobState
+from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import LinkFailure, LinkRef, LinkStatus, Outcome
 from docora_ops.queue import Answer, LinkQueue
 from docora_ops.waits import BulkWait, JobCounts, LinkWait, WaitEnd
@@ -22,6 +25,7 @@ from docora_ops.waits import BulkWait, JobCounts, LinkWait, WaitEnd
 _AT_ONCE = 5_000  # links per statement
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 _FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED = 0.02, 0.2  # else free workers wait for us
+_RATE_STEP, _RATE_PERIOD = 1, 60  # seconds
 _REST = 4  # the pause after a round lasts at least this many times as long as its statements
 
 
@@ -49,6 +53,10 @@ class Following:
     _synced: int = 0
     _gone: int = 0
     _failures: list[LinkFailure] = field(default_factory=list)
+    _lost_links: Sequence[LinkFailure] = ()
+    _failed_by_error: Sequence[ErrorGroup] = ()
+    _ended_by: deque[tuple[float, int]] = field(default_factory=deque)
+    """Moments of the last minute, and the number of links that had ended by then."""
     _began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -61,9 +69,7 @@ class Following:
         elif outcome is Outcome.ALREADY_RUNNING:
             self._running.append(ref)
 
-    def run(
-        self, timeout: float | None = None, feed: Callable[[], bool] | None = None
-    ) -> BulkWait:
+    def run(self, timeout: float | None = None, feed: Callable[[], bool] | None = None) -> BulkWait:
         """Follows the links until all have results, for `timeout` seconds at most.
 
         Each round calls `feed`, which may add links, and tells whether it will add more. Looks at
@@ -87,10 +93,9 @@ class Following:
             has_looked = bool(unfinished) and self.watch.look(unfinished, at_once=is_over)
             result = self.result()
             self.on_step(result)
-            if (is_fed and not unfinished) or is_over:
-                return result
-            if has_looked and result.only_lost_left and self.watch.is_hopeless:
-                return result
+            is_hopeless = has_looked and result.only_lost_left and self.watch.is_hopeless
+            if is_over or is_hopeless or (is_fed and not unfinished):
+                return self._end()
             if feed is not None and before != (result.total, result.unfinished):
                 pause, before = shortest, (result.total, result.unfinished)
             rest = max(pause, (now - round_began) * _REST)
@@ -107,8 +112,36 @@ class Following:
             unfinished=unfinished,
             failed_links=self._failures,
             seconds=round(time.monotonic() - self._began, 1),
+            per_second=self._rate(),
             jobs=self.watch.counts if unfinished else JobCounts(),
+            suspended=self.watch.suspended,
+            failed_by_error=self._failed_by_error,
+            lost_links=self._lost_links,
         )
+
+    def _rate(self) -> float:
+        """Returns how many links have ended per second, within the last minute."""
+        now, ended = time.monotonic(), self._synced + self._gone + len(self._failures)
+        before = self._ended_by
+        if not before or now - before[-1][0] >= _RATE_STEP:
+            before.append((now, ended))
+        while now - before[0][0] > _RATE_PERIOD and len(before) > 1:
+            before.popleft()
+        passed = now - before[0][0]
+        return round((ended - before[0][1]) / passed, 3) if passed >= _RATE_STEP else 0
+
+    def _end(self) -> BulkWait:
+        """Names the lost links and groups the failures. Returns the final result."""
+        rows = ((each.job_id.partition("-")[0], each.error_message, 1) for each in self._failures)
+        self._failed_by_error = group_errors(rows)
+        unfinished = {*self._reset, *(ref.id for ref in self._running)}
+        lost = [ref for ref in self.watch.lost if ref.id in unfinished]
+        names = names_of(self.database, lost) if lost else []
+        self._lost_links = [
+            LinkFailure(ref.job_id, "no live job", *found)
+            for ref, found in zip(lost, names, strict=True)
+        ]
+        return self.result()
 
     def _check_reset(self) -> None:
         # From the end: removing ids moves none of those still to be checked.

@@ -15,7 +15,7 @@ from docora_ops.database.results import read_unsynced
 from docora_ops.errors import RedisError
 from docora_ops.interrupts import Stop
 from docora_ops.jobs import JobState
-from docora_ops.links import LinkStatus
+from docora_ops.links import LinkRef, LinkStatus
 from docora_ops.queue import Answer, LinkQueue
 from docora_ops.waits import JobCounts
 
@@ -49,6 +49,8 @@ class JobWatch:
     grace: float
     on_notice: Callable[[Notice, str], None] = lambda _notice, _text: None
     counts: JobCounts = field(default_factory=JobCounts)  # jobs by state at the last look
+    lost: list[LinkRef] = field(default_factory=list)  # at the last look
+    suspended: bool = False
     had_workers: bool = False
     """A worker has listened on the queue; until then, its absence is not reported."""
     _workers: int = 0
@@ -64,17 +66,18 @@ class JobWatch:
         if self.stop.requested or (began < self._next_look and not at_once):
             return False
         try:
-            counts = self._count(ids, began)
+            counts, lost = self._count(ids, began)
             workers = self.queue.count_workers()
             suspension = self.queue.read_suspension()
         except RedisError as error:
             self._suspects.clear()
-            self.counts = JobCounts()
+            self.counts, self.lost, self.suspended = JobCounts(), [], False
             self.redis_is_away(error)
         else:
             if self.stop.requested:
                 return False  # it may have looked at a part of them
-            self.counts = counts
+            self.counts, self.lost = counts, lost
+            self.suspended = suspension is not None
             self._workers = workers
             self.had_workers |= workers > 0
             self._report(Notice.REDIS_AWAY, holds=False)
@@ -95,10 +98,12 @@ class JobWatch:
         """Tells whether no worker will queue the lost links again."""
         return not self._workers or time.monotonic() >= self._cleaned_up_at
 
-    def _count(self, ids: Sequence[str], now: float) -> JobCounts:
+    def _count(self, ids: Sequence[str], now: float) -> tuple[JobCounts, list[LinkRef]]:
+        """Counts the jobs by state. Returns the lost links, too."""
         found: Counter[str] = Counter()
+        lost: list[LinkRef] = []
         suspects: dict[str, tuple[float, str]] = {}
-        for answer, status in self._jobs(ids):
+        for ref, answer, status in self._jobs(ids):
             if answer.state is JobState.RUNNING:
                 found["running"] += 1
             elif answer.state is JobState.WAITING:
@@ -109,14 +114,14 @@ class JobWatch:
                     since = now
                 suspects[answer.job_id] = since, answer.evidence
                 if since < now and now - since >= self.grace:
-                    found["lost"] += 1
+                    lost.append(ref)
                     if status == LinkStatus.SCANNING:
                         self._cleaned_up_at = max(self._cleaned_up_at, since + _CLEAN_UP)
         self._suspects = suspects
-        return JobCounts(**found)
+        return JobCounts(**found, lost=len(lost)), lost
 
-    def _jobs(self, ids: Sequence[str]) -> Iterator[tuple[Answer, str]]:
-        """Yields the job and the status of each link that is not synced."""
+    def _jobs(self, ids: Sequence[str]) -> Iterator[tuple[LinkRef, Answer, str]]:
+        """Yields each link that is not synced, with its job and its status."""
         waiting = self.queue.read_waiting() if len(ids) > _AT_ONCE else None
         for some in batches(ids, _AT_ONCE):
             if self.stop.requested:
@@ -125,7 +130,7 @@ class JobWatch:
             for ref, answer in look_at_jobs(
                 self.database, self.queue, list(statuses), waiting=waiting
             ):
-                yield answer, statuses[ref]
+                yield ref, answer, statuses[ref]
 
     def _report(self, notice: Notice, text: str = "", *, holds: bool = True) -> None:
         if holds and notice not in self._reported:

@@ -1,0 +1,52 @@
+"""A worker that is not ours: it takes jobs from the queue and writes results."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import cast
+
+import psycopg
+
+from tests.support.docora import Docora
+from tests.support.proxy import PATIENCE
+
+WRITE_RESULT = """
+UPDATE app_repositories
+SET status = CASE WHEN %(error)s::text IS NULL THEN 'synced' ELSE 'failed' END,
+    last_error = %(error)s
+WHERE app_id || '-' || repository_id = %(job_id)s
+"""
+
+_END = b"the-end"
+GOES_ON = "the snapshot goes on"
+"""Instead of an error: the job runs and writes no result."""
+
+
+@contextmanager
+def other_worker(
+    docora: Docora, error_of: Callable[[str], str | None] = lambda _job_id: None
+) -> Iterator[None]:
+    """Takes the jobs from the queue and writes what `error_of` says of each, by its id."""
+    done = Event()
+    docora.add_worker()
+
+    def work() -> None:
+        with psycopg.connect(docora.database_access.owner, autocommit=True) as connection:
+            while not done.is_set():
+                taken = cast("list[bytes] | None", docora.redis.blpop([docora.queue.key], 1))
+                if taken is not None and taken[1] != _END:
+                    job_id = taken[1].decode()
+                    docora.redis.delete(f"rq:job:{job_id}")
+                    if (error := error_of(job_id)) == GOES_ON:
+                        docora.start_job(job_id)
+                    else:
+                        connection.execute(WRITE_RESULT, {"job_id": job_id, "error": error})
+
+    thread = Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        docora.redis.rpush(docora.queue.key, _END)
+        thread.join(PATIENCE)
