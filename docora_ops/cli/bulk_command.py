@@ -116,7 +116,7 @@ class BulkCommand(LongRun):
             with super().progress(total):
                 yield
             return
-        what = f"{amount(total, 'snapshot')}, {self.context.in_flight} in flight at most"
+        what = f"{amount(total, 'snapshot')}{at_most(self.context.in_flight)}"
         with showing_wait(self.context, self._following, self._workers, what, total):
             yield
 
@@ -218,6 +218,11 @@ _STOPPED: dict[StoppedBy | None, ExitCode] = {
     StoppedBy.MAX_FAILURES: ExitCode.SNAPSHOT_FAILED,
     StoppedBy.TIMEOUT: ExitCode.TIMED_OUT,
 }
+
+
+def at_most(in_flight: int | None) -> str:
+    """Says how many links may be in flight, if there is a limit."""
+    return "" if in_flight is None else f", {in_flight} in flight at most"
 
 
 def links_of(selection: Selection) -> str:

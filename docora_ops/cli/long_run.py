@@ -14,6 +14,8 @@ from docora_ops.cli.signals import interrupted_code, stopping_on_signals
 from docora_ops.cli.streams import write_at_once
 from docora_ops.errors import RedisError, ServerError
 
+_SHORT_BAR = 16  # columns: leaves room for a description at 80 columns
+
 if TYPE_CHECKING:
     from docora_ops.actions.bulk.run import BulkRun
     from docora_ops.actions.repair.fix import Repair
@@ -94,6 +96,7 @@ def progress_bar(
         yield lambda *_: None
         return
     from rich import progress as rich
+    from rich.table import Column
     from rich.text import Text
 
     class Rate(rich.ProgressColumn):
@@ -102,9 +105,10 @@ def progress_bar(
 
     columns: tuple[rich.ProgressColumn, ...]
     if description:
-        columns = (rich.TextColumn("{task.description}"), rich.TimeElapsedColumn())
+        text = rich.TextColumn("{task.description}", table_column=Column(ratio=1))
+        columns = (rich.BarColumn(_SHORT_BAR), text, rich.TimeElapsedColumn())
     else:
-        columns = (rich.MofNCompleteColumn(), Rate(), rich.TimeRemainingColumn())
-    with rich.Progress(rich.BarColumn(), *columns, console=context.err) as progress:
+        columns = (rich.BarColumn(), rich.MofNCompleteColumn(), Rate(), rich.TimeRemainingColumn())
+    with rich.Progress(*columns, console=context.err, expand=bool(description)) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done, text=None: progress.update(task, completed=done, description=text)

@@ -63,7 +63,7 @@ def resync(
             retyped=[Retyped(added=("--yes",))],
         )
     from docora_ops.actions.lookup import resolve_app
-    from docora_ops.cli.bulk_command import BulkCommand
+    from docora_ops.cli.bulk_command import BulkCommand, at_most
     from docora_ops.database.link_rows import count_deliveries
     from docora_ops.database.selection import select_of_app
     from docora_ops.text import amount
@@ -74,7 +74,7 @@ def resync(
     files = amount(count_deliveries(context.database, selection.refs), "file")
     question = (
         f"send {found.app_name}, over {amount(selection.total, 'link')}, {files} again (delete "
-        "the delivery records, reset the links and queue their snapshot jobs)"
+        f"the delivery records, reset the links and queue their snapshot jobs{at_most(in_flight)})"
     )
     change = describe_change(
         "resync",

@@ -55,7 +55,7 @@ def retry_all_failed(
             hint="leave out one of them",
         )
     terminal = terminal_to_ask(skip=yes or dry_run)
-    from docora_ops.cli.bulk_command import BulkCommand, links_of
+    from docora_ops.cli.bulk_command import BulkCommand, at_most, links_of
     from docora_ops.database.selection import select_failed
     from docora_ops.links import Action
 
@@ -73,6 +73,6 @@ def retry_all_failed(
     selection = select_failed(
         context.database, which, limit=limit, skip_open_circuits=skip_open_circuits
     )
-    question = f"reset {links_of(selection)} and queue their snapshot jobs"
+    question = f"reset {links_of(selection)} and queue their snapshot jobs{at_most(in_flight)}"
     command = BulkCommand(context, Action.RETRY, selection, change, batch_size, max_failures)
     return command.run(question, terminal)

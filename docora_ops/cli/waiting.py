@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,9 +13,12 @@ from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import progress_bar
 from docora_ops.cli.signals import interrupt, interrupted_code, stopping_on_signals
-from docora_ops.render.bulk import wait_counts, wait_progress
+from docora_ops.render.bulk import wait_progress
+from docora_ops.render.console import may_animate
 from docora_ops.text import amount
 from docora_ops.waits import BulkWait
+
+_SAY_EACH = 60  # seconds, where no bar can move: silence looks like a hang
 
 
 @contextmanager
@@ -42,10 +47,19 @@ def showing_wait(
     context.say(f"Waiting for {what}{at_most}.")
     if not workers:
         context.say("Waiting all the same: a worker may come. To start one: docora-ops worker")
-    with progress_bar(context, total, wait_counts(following.result())) as move:
-        following.on_step = lambda step: move(
-            step.total - step.unfinished, wait_progress(step, total - step.total)
-        )
+    so_far, is_animated = following.result(), may_animate(sys.stderr)
+    with progress_bar(context, total, wait_progress(so_far, total - so_far.total)) as move:
+        said_at = time.monotonic()
+
+        def show(step: BulkWait) -> None:
+            nonlocal said_at
+            text = wait_progress(step, total - step.total)
+            move(step.total - step.unfinished, text)
+            if not is_animated and time.monotonic() - said_at >= _SAY_EACH:
+                said_at = time.monotonic()
+                context.say(f"{text}.")
+
+        following.on_step = show
         yield
 
 

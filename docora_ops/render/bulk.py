@@ -205,45 +205,45 @@ def wait_counts(wait: BulkWait, left: int = 0) -> str:
 
     `left`: links that were not queued yet.
     """
+    places = fields_of(wait.jobs).items()
+    jobs = ", ".join(f"{count} {place}" for place, count in places if count)
     counts = {
         "in sync": wait.synced,
         "failed again": wait.failed,
         "gone": wait.gone,
-        "still to come": wait.unfinished,
+        f"still to come ({jobs})" if jobs else "still to come": wait.unfinished,
         "not queued yet": left,
     }
     shown = ", ".join(f"{count} {label}" for label, count in counts.items() if count)
-    places = fields_of(wait.jobs).items()
-    jobs = ", ".join(f"{count} {place}" for place, count in places if count)
-    shown = f"{shown} ({jobs})" if jobs else shown
     return f"{shown}, workers suspended" if wait.suspended else shown
 
 
 def wait_progress(wait: BulkWait, left: int) -> str:
     """Returns `wait_counts` with the rate and the time that is left at that rate."""
     shown = wait_counts(wait, left)
-    if not wait.per_second:
+    to_come = wait.unfinished + left
+    if not (wait.per_second and to_come):
         return shown
     per_minute = wait.per_second * 60
     rate = f"{wait.per_second:.0f}/s" if wait.per_second >= 1 else f"{per_minute:.0f}/min"
-    return f"{shown}, {rate}, {duration((wait.unfinished + left) / wait.per_second)} left"
+    return f"{shown}, {rate}, {duration(to_come / wait.per_second)} left"
 
 
 def stopped(result: BulkResult, wait: BulkWait, max_failures: MaxFailures | None) -> str:
     """Tells why an operation with links in flight has left links as they were."""
-    left = f"{amount(result.left, 'link')} {'was' if result.left == 1 else 'were'} left as before"
+    was = "link was left as it was" if result.left == 1 else "links were left as they were"
     match result.stopped_by:
         case StoppedBy.MAX_FAILURES:
             results = wait.failed + wait.synced
-            why = f"{wait.failed} of {amount(results, 'snapshot')} failed again, --max-failures is "
-            why = f"Stopped: {why}{max_failures}"
+            failed = f"{wait.failed} of {amount(results, 'snapshot')} failed again"
+            why = f"Stopped: {failed}, more than --max-failures {max_failures}"
         case StoppedBy.TIMEOUT:
             why = "Time ran out"
         case StoppedBy.LOST_JOBS:
             why = "Stopped: all links in flight have lost their jobs"
         case _:
             why = "Cancelled"
-    sentence = f"{why}. {left}."
+    sentence = f"{why}. {result.left} {was}."
     if result.action is Action.RETRY and result.taken_over:
         others = amount(result.taken_over, "link")
         sentence += (

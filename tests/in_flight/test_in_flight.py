@@ -108,7 +108,7 @@ def test_an_app_that_never_answers_holds_its_share_only(docora: Docora) -> None:
     waited = result.data["waited"]
     assert (waited["synced"], waited["unfinished"], waited["jobs"]["running"]) == (20, 4, 4)
     assert assert_left_as_they_were(docora, before, "failed") == 6
-    assert "Time ran out. 6 links were left as before." in result.stderr
+    assert "Time ran out. 6 links were left as they were." in result.stderr
     assert progress_of(docora, only_operation(docora))["cancelled"] == "true"
 
 
@@ -135,8 +135,8 @@ def test_too_many_failures_end_the_feeding_and_leave_the_rest_untouched(
         assert len(before) == data["left"]
     else:
         assert assert_left_as_they_were(docora, before, "synced") == data["left"]
-    assert f"{data['left']} links were left as before." in result.stderr
-    assert "--max-failures is 3" in result.stderr
+    assert f"{data['left']} links were left as they were." in result.stderr
+    assert "more than --max-failures 3" in result.stderr
     assert docora.waiting() == []
 
 

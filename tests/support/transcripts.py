@@ -27,7 +27,7 @@ _VARYING = (
     (r"\b\d+ MiB used, \d+%", "MEMORY"),
     (r"\b(PostgreSQL|Valkey|Redis) \d[\d.]*", "VERSION"),
     (r"\b(nothing to save yet|snapshots|append-only file)\b", "PERSISTENCE"),
-    (r'("[a-z_]*seconds"|"expires_in"|"pid"): "?[\d.]+"?', r"\1: NUMBER"),
+    (r'("[a-z_]*seconds?"|"expires_in"|"pid"): "?[\d.]+"?', r"\1: NUMBER"),
     (r"─+", "─"),
     (r"\s+", " "),
 )

@@ -114,7 +114,7 @@ class Following:
             seconds=round(time.monotonic() - self._began, 1),
             per_second=self._rate(),
             jobs=self.watch.counts if unfinished else JobCounts(),
-            suspended=self.watch.suspended,
+            suspended=self.watch.suspended and unfinished > 0,
             failed_by_error=self._failed_by_error,
             lost_links=self._lost_links,
         )

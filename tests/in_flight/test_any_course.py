@@ -1,0 +1,238 @@
+"""Whatever workers, signals and schedulers do, a paced run keeps its promises.
+
+At most N links that it has claimed are without a result, none is lost, none runs twice, and each
+link that it has not claimed is byte for byte as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from docora_ops.actions.bulk.batch import LinkOutcome
+from docora_ops.actions.bulk.paced_run import PacedRun
+from docora_ops.actions.waiting.follow import Following
+from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
+from docora_ops.interrupts import Stop
+from docora_ops.links import Action
+from tests.support.actions import Actions
+from tests.support.docora import Docora
+
+STEPS = ("sync", "fail", "try again", "run", "end run", "remove", "kill", "interrupt", "look")
+TABLES = ("app_repositories", "repositories", "apps")
+
+
+Pair = tuple[Actions, Actions]
+
+
+@pytest.fixture
+def pair(docora: Docora) -> Pair:
+    """Actions for the runs, and for the scheduler."""
+    return docora.actions(), docora.actions()
+
+
+class KilledError(BaseException):
+    """The run ends here, as if its process were killed."""
+
+
+class Course:
+    """One story: what happens while runs sleep, and what must hold each time."""
+
+    def __init__(self, docora: Docora, pair: Pair, steps: list[str], most: int) -> None:
+        self.docora = docora
+        self.actions, self.scheduler = pair
+        self.most = most
+        self.steps = iter(steps)
+        self.running: set[str] = set()
+        self.touched: set[str] = set()
+        self.pending_before: set[str] = set()
+        self.before = self.rows()
+
+    def rows(self) -> dict[str, tuple[str, str, str]]:
+        """Status and version of each row, by job id."""
+        rows = self.docora.connection.execute(
+            "SELECT app_id || '-' || repository_id AS job_id, status, xmin::text, ctid::text"
+            " FROM app_repositories"
+        ).fetchall()
+        return {row["job_id"]: (row["status"], row["xmin"], row["ctid"]) for row in rows}
+
+    def pending(self) -> set[str]:
+        return {job_id for job_id, row in self.rows().items() if row[0] == "pending_snapshot"}
+
+    # What others do
+
+    def sleep(self, stop: Stop, _seconds: float) -> None:
+        """Stands for the time between two rounds of a run."""
+        self.check()
+        step = next(self.steps, None)
+        if step is None:
+            self.end_run()
+            self.sync()
+        elif step == "kill":
+            raise KilledError
+        elif step == "interrupt":
+            stop.requested = True
+        else:
+            getattr(self, step.replace(" ", "_"))()
+        self.check()
+
+    def look(self) -> None:
+        """Nothing happens."""
+
+    def take(self) -> str | None:
+        [job_id, *_] = [*self.docora.waiting(), None]
+        if job_id is not None:
+            assert job_id not in self.running
+            self.docora.redis.lpop(self.docora.queue.key)
+        return job_id
+
+    def write(self, job_id: str, status: str, error: str | None = None) -> None:
+        self.touched.add(job_id)
+        self.docora.connection.execute(
+            "UPDATE app_repositories SET status = %s, last_error = %s"
+            " WHERE app_id || '-' || repository_id = %s",
+            (status, error, job_id),
+        )
+
+    def sync(self) -> None:
+        if job_id := self.take():
+            self.write(job_id, "synced")
+            self.docora.redis.delete(f"rq:job:{job_id}")
+
+    def fail(self) -> None:
+        if job_id := self.take():
+            self.write(job_id, "failed", "HTTP 503")
+            self.docora.redis.delete(f"rq:job:{job_id}")
+
+    def try_again(self) -> None:
+        if job_id := self.take():
+            self.write(job_id, "pending_snapshot", "HTTP 503")
+            self.docora.redis.rpush(self.docora.queue.key, job_id)
+
+    def run(self) -> None:
+        if job_id := self.take():
+            self.docora.start_job(job_id)
+            self.running.add(job_id)
+
+    def end_run(self) -> None:
+        for job_id in sorted(self.running)[:1]:
+            self.write(job_id, "synced")
+            self.docora.redis.delete(f"rq:job:{job_id}", f"rq:executions:{job_id}")
+            self.docora.redis.delete("rq:wip:snapshot-queue")
+            for key in self.docora.redis.keys(f"rq:execution:{job_id}:*"):
+                self.docora.redis.delete(key)
+            self.running.remove(job_id)
+            for other in self.running:
+                self.docora.start_job(other)
+
+    def remove(self) -> None:
+        for job_id in sorted(self.pending() - self.running)[:1]:
+            self.touched.add(job_id)
+            self.docora.connection.execute(
+                "DELETE FROM app_repositories WHERE app_id || '-' || repository_id = %s", (job_id,)
+            )
+            self.docora.redis.lrem(self.docora.queue.key, 0, job_id)
+            self.docora.redis.delete(f"rq:job:{job_id}")
+
+    def schedule(self) -> None:
+        self.scheduler.schedule()
+
+    # What must hold
+
+    def check(self) -> None:
+        rows = self.rows()
+        assert len(self.pending() - self.pending_before) <= self.most
+        assert set(self.docora.lost_links()) <= self.running
+        assert self.docora.doubled_jobs() == []
+        assert not self.running & set(self.docora.waiting())
+        left = self.before.keys() - self.touched - self.pending()
+        assert {job_id: rows[job_id] for job_id in left} == {
+            job_id: self.before[job_id] for job_id in left
+        }
+
+    # Runs
+
+    def paced_run(self, max_failures: MaxFailures | None, batch_size: int) -> BulkResult | None:
+        """One run to its end; None if it was killed."""
+        self.pending_before = self.pending()
+        run = self.make(max_failures, batch_size)
+        run.start()
+        try:
+            result = run.run()
+        except KilledError:
+            return None
+        self.check()
+        return result
+
+    def make(self, max_failures: MaxFailures | None, batch_size: int) -> PacedRun:
+        actions, stop = self.actions, Stop()
+        following = Following(actions.database, actions.queue, stop, grace=0)
+        run = PacedRun(
+            Action.RETRY,
+            actions.database,
+            actions.queue,
+            actions.store,
+            actions.failed_links(),
+            batch_size,
+            stop=stop,
+            following=following,
+            in_flight=self.most,
+            max_failures=max_failures,
+        )
+
+        def follow(recorded: Sequence[LinkOutcome]) -> None:
+            for item in recorded:
+                following.add(item.ref, item.outcome)
+
+        run.on_recorded = follow
+        return run
+
+
+@pytest.mark.parametrize("scheduler", [False, True], ids=["alone", "beside a scheduler"])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_whatever_happens_meanwhile(
+    docora: Docora,
+    pair: Pair,
+    monkeypatch: pytest.MonkeyPatch,
+    data: st.DataObject,
+    *,
+    scheduler: bool,
+) -> None:
+    docora.connection.execute(f"TRUNCATE {', '.join(TABLES)} CASCADE".encode())
+    docora.redis.flushdb()
+    docora.add_links(data.draw(st.integers(1, 14), "links"), apps=data.draw(st.integers(1, 4)))
+    kinds = (*STEPS, "schedule") if scheduler else STEPS
+    steps = data.draw(st.lists(st.sampled_from(kinds), max_size=40), "steps")
+    course = Course(docora, pair, steps, data.draw(st.integers(1, 5), "in flight"))
+    limits = st.none() | st.builds(MaxFailures, st.integers(0, 3), is_percent=st.booleans())
+
+    def sleep(stop: Stop, seconds: float) -> None:
+        course.sleep(stop, seconds)
+
+    monkeypatch.setattr(Stop, "sleep", sleep)
+    while True:
+        max_failures = data.draw(limits, "max failures")
+        result = course.paced_run(max_failures, data.draw(st.integers(1, 3), "batch size"))
+        if result is None:
+            continue
+        assert result.completed + result.left == result.total
+        if result.stopped_by is StoppedBy.MAX_FAILURES:
+            assert max_failures is not None
+            continue
+        if result.stopped_by is None:
+            assert result.left == 0
+            if not result.total:
+                break
+    # What killed runs have left in flight has its jobs.
+    for _ in docora.links():
+        course.end_run()
+        course.sync()
+    assert course.pending() == set()
