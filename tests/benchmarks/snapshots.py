@@ -54,12 +54,14 @@ def compare(folder: Path, rounds: int) -> None:
     show(results, "plain loop")
 
 
-def make_upstream(folder: Path) -> str:
-    """Makes a repository of small files; returns its URL."""
-    for number in range(FILES):
+def make_upstream(folder: Path, files: int = FILES) -> str:
+    """Makes a repository of small files, if there is none; returns its URL."""
+    for number in range(files):
         path = folder / f"part{number // 100}" / f"file{number}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"# {number}\n" * 40, encoding="utf-8")
+    if (folder / ".git").exists():
+        return f"file://{folder}"
     identity = ("-c", "user.name=bench", "-c", "user.email=bench@example.com")
     for arguments in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "all")):
         subprocess.run(["git", *identity, *arguments], cwd=folder, check=True)
@@ -68,13 +70,17 @@ def make_upstream(folder: Path) -> str:
 
 def add_link(upstream_url: str) -> None:
     """Empties both servers and adds a link of an app that has received nothing."""
-    iv = bytes(16)
-    sealed = AESGCM(KEY).encrypt(iv, AUTH_KEY.encode(), None)
-    auth_key = f"{iv.hex()}:{sealed[-16:].hex()}:{sealed[:-16].hex()}"
     world.fill(world.APPS)
-    execute("UPDATE apps SET client_auth_key_encrypted = %s", auth_key)
+    execute("UPDATE apps SET client_auth_key_encrypted = %s", sealed_auth_key())
     execute("UPDATE repositories SET github_url = %s", upstream_url)
     execute("UPDATE app_repositories SET github_token_encrypted = NULL")
+
+
+def sealed_auth_key() -> str:
+    """Returns the key of all apps, encrypted as Docora encrypts it."""
+    iv = bytes(16)
+    sealed = AESGCM(KEY).encrypt(iv, AUTH_KEY.encode(), None)
+    return f"{iv.hex()}:{sealed[-16:].hex()}:{sealed[:-16].hex()}"
 
 
 def execute(statement: str, *values: str) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -10,7 +10,10 @@ from pydantic import SecretStr
 from rq import Queue, Retry
 from rq.utils import now, utcformat
 
+from docora_ops.actions.bulk.batch import LinkOutcome
+from docora_ops.actions.bulk.paced_run import PacedRun
 from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.waiting.follow import Following
 from docora_ops.database import Database
 from docora_ops.database.selection import select_due, select_failed
 from docora_ops.links import Action, LinkFilter, Payload
@@ -145,6 +148,30 @@ def retry(limit: int) -> int:
     return result.total
 
 
+def retry_in_flight(limit: int) -> int:
+    """Runs a bulk retry with 1,000 links in flight at most."""
+    database, client = Database(settings()), connect_to_redis(settings())
+    queue, store = LinkQueue(settings(), client), ProgressStore(client)
+    links = select_failed(database, LinkFilter(), limit=limit)
+    following = Following(database, queue)
+    run = PacedRun(
+        *(Action.RETRY, database, queue, store, links, BATCH),
+        stop=following.stop,
+        following=following,
+        in_flight=1_000,
+    )
+
+    def follow(recorded: Sequence[LinkOutcome]) -> None:
+        for item in recorded:
+            following.add(item.ref, item.outcome)
+
+    run.on_recorded = follow
+    run.start()
+    run.run()
+    assert following.result().synced == limit, following.result()
+    return limit
+
+
 def schedule(limit: int) -> int:
     """Runs a pass of this project's schedule."""
     database, client = Database(settings()), connect_to_redis(settings())
@@ -162,6 +189,7 @@ WAYS: dict[str, Callable[[int], int]] = {
     "ours": retry,
     "all waiting": retry,
     "all orphaned": retry,
+    "in flight": retry_in_flight,
     "schedule": schedule,
 }
 
