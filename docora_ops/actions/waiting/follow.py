@@ -96,11 +96,13 @@ class Following:
             is_hopeless = has_looked and result.only_lost_left and self.watch.is_hopeless
             if is_over or is_hopeless or (is_fed and not unfinished):
                 return self._end()
-            if feed is not None and before != (result.total, result.unfinished):
-                pause, before = shortest, (result.total, result.unfinished)
             rest = max(pause, (now - round_began) * _REST)
-            self.stop.sleep(rest if left is None else min(rest, left))
             pause = min(pause * 1.5, longest)
+            if feed is not None and before != (result.total, result.unfinished):
+                # Something has changed: more will soon.
+                rest = pause = shortest
+                before = (result.total, result.unfinished)
+            self.stop.sleep(rest if left is None else min(rest, left))
 
     def result(self) -> BulkWait:
         """Returns the results so far."""
