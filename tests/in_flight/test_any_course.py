@@ -7,11 +7,13 @@ link that it has not claimed is byte for byte as it was.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from docora_ops.actions.bulk import paced_run
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.paced_run import PacedRun
 from docora_ops.actions.waiting.follow import Following
@@ -48,7 +50,8 @@ class Course:
         self.steps = iter(steps)
         self.running: set[str] = set()
         self.touched: set[str] = set()
-        self.pending_before: set[str] = set()
+        self.claimed: set[str] = set()
+        """Links that the run has queued and that have no result yet."""
         self.before = self.rows()
 
     def rows(self) -> dict[str, tuple[str, str, str]]:
@@ -91,6 +94,8 @@ class Course:
 
     def write(self, job_id: str, status: str, error: str | None = None) -> None:
         self.touched.add(job_id)
+        if status in {"synced", "failed"}:
+            self.claimed.discard(job_id)
         self.docora.connection.execute(
             "UPDATE app_repositories SET status = %s, last_error = %s"
             " WHERE app_id || '-' || repository_id = %s",
@@ -131,6 +136,7 @@ class Course:
     def remove(self) -> None:
         for job_id in sorted(self.pending() - self.running)[:1]:
             self.touched.add(job_id)
+            self.claimed.discard(job_id)
             self.docora.connection.execute(
                 "DELETE FROM app_repositories WHERE app_id || '-' || repository_id = %s", (job_id,)
             )
@@ -144,7 +150,7 @@ class Course:
 
     def check(self) -> None:
         rows = self.rows()
-        assert len(self.pending() - self.pending_before) <= self.most
+        assert len(self.claimed) <= self.most
         assert set(self.docora.lost_links()) <= self.running
         assert self.docora.doubled_jobs() == []
         assert not self.running & set(self.docora.waiting())
@@ -157,7 +163,7 @@ class Course:
 
     def paced_run(self, max_failures: MaxFailures | None, batch_size: int) -> BulkResult | None:
         """One run to its end; None if it was killed."""
-        self.pending_before = self.pending()
+        self.claimed = set()
         run = self.make(max_failures, batch_size)
         run.start()
         try:
@@ -186,6 +192,8 @@ class Course:
         def follow(recorded: Sequence[LinkOutcome]) -> None:
             for item in recorded:
                 following.add(item.ref, item.outcome)
+                if item.outcome.succeeded:
+                    self.claimed.add(item.ref.job_id)
 
         run.on_recorded = follow
         return run
@@ -213,14 +221,16 @@ def test_whatever_happens_meanwhile(
     steps = data.draw(st.lists(st.sampled_from(kinds), max_size=40), "steps")
     course = Course(docora, pair, steps, data.draw(st.integers(1, 5), "in flight"))
     limits = st.none() | st.builds(MaxFailures, st.integers(0, 3), is_percent=st.booleans())
+    options = st.lists(st.tuples(limits, st.integers(1, 3)), min_size=1, max_size=5)
+    runs = cycle(data.draw(options, "limits and batch sizes"))
+    monkeypatch.setattr(paced_run, "SECOND_LOOK_DELAY", 0)
 
     def sleep(stop: Stop, seconds: float) -> None:
         course.sleep(stop, seconds)
 
     monkeypatch.setattr(Stop, "sleep", sleep)
-    while True:
-        max_failures = data.draw(limits, "max failures")
-        result = course.paced_run(max_failures, data.draw(st.integers(1, 3), "batch size"))
+    for max_failures, batch_size in runs:
+        result = course.paced_run(max_failures, batch_size)
         if result is None:
             continue
         assert result.completed + result.left == result.total

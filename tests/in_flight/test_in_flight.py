@@ -306,6 +306,19 @@ def test_a_scheduler_beside_it_is_named(docora: Docora) -> None:
     assert "A scheduler or somebody else was at work" in result.stderr
 
 
+def test_a_job_that_a_scheduler_has_queued_meanwhile_is_not_queued_twice(docora: Docora) -> None:
+    docora.add_links(4)
+    process = docora.start("retry-all-failed", "--in-flight", "2", "--batch-size", "1", "--json")
+    eventually(lambda: len(docora.waiting()) == 2, "two jobs")
+    assert docora.run("schedule").code == 0
+    assert len(docora.waiting()) == 4
+    watch = Watch(docora)
+    with other_worker(docora, watch):
+        result = finish(process)
+    assert result.code == 0, result
+    assert sorted(watch.taken) == sorted(link.job_id for link in docora.links())
+
+
 def test_a_link_that_can_not_be_queued_takes_no_slot(docora: Docora) -> None:
     docora.add_links(4)
     [bad, *_] = sorted(link.job_id for link in docora.links())

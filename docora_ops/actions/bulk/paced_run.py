@@ -92,6 +92,7 @@ class PacedRun(BulkRun):
             self._evidence = {ref.id: evidence for ref, evidence in self._postponed.items()}
             pace.add(self._postponed)
             self._postponed = {}
+            self._waiting = None  # a list that was read before the first look proves nothing
 
     def _release_unqueued(self, batch: Batch, pace: Pace) -> None:
         pace.release(batch.postponed)

@@ -46,8 +46,8 @@ class Following:
     watch: JobWatch = field(init=False)
     _reset: list[str] = field(default_factory=list)
     """Row ids of links that were made pending: a result can only be newer."""
-    _running: list[LinkRef] = field(default_factory=list)
-    """Links whose job was running: `failed` may be older than that job."""
+    _found: list[str] = field(default_factory=list)
+    """Row ids of other links: `failed` may be older than their job."""
     _doubtful: dict[str, str] = field(default_factory=dict)
     """The evidence of doubtful jobs at the last look, by job id."""
     _synced: int = 0
@@ -67,7 +67,11 @@ class Following:
         if outcome.succeeded:
             self._reset.append(ref.id)
         elif outcome is Outcome.ALREADY_RUNNING:
-            self._running.append(ref)
+            self._found.append(ref.id)
+
+    def add_found(self, ids: Iterable[str]) -> None:
+        """Follows links that were changed by others, given by their row ids."""
+        self._found += ids
 
     def run(self, timeout: float | None = None, feed: Callable[[], bool] | None = None) -> BulkWait:
         """Follows the links until all have results, for `timeout` seconds at most.
@@ -84,12 +88,12 @@ class Following:
         while True:
             round_began = time.monotonic()
             self._check_reset()
-            self._check_running()
+            self._check_found()
             now = time.monotonic()
             left = None if timeout is None else self._began + timeout - now
             is_over = self.stop.requested or (left is not None and left <= 0)
             is_fed = feed is None or is_over or not feed()
-            unfinished = self._reset + [ref.id for ref in self._running]
+            unfinished = self._reset + self._found
             has_looked = bool(unfinished) and self.watch.look(unfinished, at_once=is_over)
             result = self.result()
             self.on_step(result)
@@ -106,7 +110,7 @@ class Following:
 
     def result(self) -> BulkWait:
         """Returns the results so far."""
-        unfinished = len(self._reset) + len(self._running)
+        unfinished = len(self._reset) + len(self._found)
         return BulkWait(
             synced=self._synced,
             failed=len(self._failures),
@@ -136,7 +140,7 @@ class Following:
         """Names the lost links and groups the failures. Returns the final result."""
         rows = ((each.job_id.partition("-")[0], each.error_message, 1) for each in self._failures)
         self._failed_by_error = group_errors(rows)
-        unfinished = {*self._reset, *(ref.id for ref in self._running)}
+        unfinished = {*self._reset, *self._found}
         lost = [ref for ref in self.watch.lost if ref.id in unfinished]
         names = names_of(self.database, lost) if lost else []
         self._lost_links = [
@@ -154,28 +158,28 @@ class Following:
             ended = self._count(read_results(self.database, some))
             self._reset[start : start + _AT_ONCE] = [id_ for id_ in some if id_ not in ended]
 
-    def _check_running(self) -> None:
-        for some in list(batches(self._running, _AT_ONCE)):
+    def _check_found(self) -> None:
+        for some in list(batches(self._found, _AT_ONCE)):
             if self.stop.requested:
                 return
-            refs = {ref.id: ref for ref in some}
-            results = read_results(self.database, list(refs))
-            failed = [refs[each.id] for each in results if each.status == LinkStatus.FAILED]
+            results = read_results(self.database, some)
+            failed = [each.ref for each in results if each.status == LinkStatus.FAILED and each.ref]
             results = [each for each in results if each.status != LinkStatus.FAILED]
             if failed:
                 # Read again after the look at the jobs: a job records its result before it ends.
                 results += read_results(self.database, self._without_live_job(failed))
             ended = self._count(results)
-            self._running = [ref for ref in self._running if ref.id not in ended]
+            self._found = [id_ for id_ in self._found if id_ not in ended]
 
     def _without_live_job(self, refs: Sequence[LinkRef]) -> list[str]:
         """Returns the row ids of the links whose jobs are over, none if Redis can't be asked."""
+        over = [ref.id for ref in refs if not ref.has_valid_job_id]
         try:
             looked = look_at_jobs(self.database, self.queue, refs)
-            return [ref.id for ref, answer in looked if self._has_ended(answer)]
+            return over + [ref.id for ref, answer in looked if self._has_ended(answer)]
         except RedisError as error:
             self.watch.redis_is_away(error)
-            return []
+            return over
 
     def _has_ended(self, answer: Answer) -> bool:
         """Tells whether the job is over; a doubtful one if it was as doubtful at the last look."""
