@@ -39,10 +39,21 @@ class BulkCommand(LongRun):
         selection: Selection,
         change: Change,
         batch_size: int = 500,
+        *,
+        front: bool = False,
+        reset_circuit: bool = False,
     ) -> None:
         audit = AuditEntries(change, selection.total)
         self._run = BulkRun(
-            action, context.database, context.queue, context.store, selection, batch_size, audit
+            action,
+            context.database,
+            context.queue,
+            context.store,
+            selection,
+            batch_size,
+            audit,
+            front,
+            reset_circuit,
         )
         super().__init__(context, self._run)
         self._action = action
@@ -166,6 +177,9 @@ class BulkCommand(LongRun):
         if self._action is Action.RESYNC and result.total:
             verb = "would be sent" if self.context.dry_run else "will be sent"
             yield f"{amount(result.deliveries_cleared, 'file')} {verb} again."
+        if result.circuits_reset is not None and result.total:
+            verb = "would be reset" if self.context.dry_run else "reset"
+            yield f"{amount(result.circuits_reset, 'circuit')} {verb}."
         if result.open_circuits_left_out is not None:
             left_out = amount(result.open_circuits_left_out, "link")
             yield f"{left_out} left out: the circuit of the repository is open."

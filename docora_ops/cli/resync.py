@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change
+from docora_ops.cli.change import describe_change, in_words
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import Retyped, UsageError
@@ -22,6 +22,8 @@ def resync(
     app: options.App,
     repo: options.OptionalRepo = None,
     all_links: Annotated[bool, typer.Option("--all", help="Every link of the app.")] = False,
+    front: options.Front = False,
+    reset_circuit: options.ResetCircuit = False,
     reason: options.Reason = None,
     wait: options.Wait = False,
     timeout: options.Timeout = None,
@@ -51,7 +53,16 @@ def resync(
     if repo is not None:
         from docora_ops.cli.link_command import change_link
 
-        return change_link(context, Action.RESYNC, app, repo, reason, terminal)
+        return change_link(
+            context,
+            Action.RESYNC,
+            app,
+            repo,
+            reason,
+            terminal,
+            front=front,
+            reset_circuit=reset_circuit,
+        )
     if not (yes or dry_run or terminal):
         raise UsageError(
             "resync --all sends every file of the app again, and no terminal can confirm it",
@@ -70,8 +81,19 @@ def resync(
     files = amount(count_deliveries(context.database, selection.refs), "file")
     question = (
         f"send {found.app_name}, over {amount(selection.total, 'link')}, {files} again (delete "
-        "the delivery records, reset the links and queue their snapshot jobs)"
+        "the delivery records, reset the links and queue their snapshot jobs"
+        f"{in_words(front=front, reset_circuit=reset_circuit)})"
     )
-    change = describe_change("resync", reason, **asdict(found), all=True)
-    command = BulkCommand(context, Action.RESYNC, selection, change, _BATCH_SIZE)
+    change = describe_change(
+        "resync", reason, **asdict(found), all=True, front=front, reset_circuit=reset_circuit
+    )
+    command = BulkCommand(
+        context,
+        Action.RESYNC,
+        selection,
+        change,
+        _BATCH_SIZE,
+        front=front,
+        reset_circuit=reset_circuit,
+    )
     return command.run(question, terminal)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change
+from docora_ops.cli.change import describe_change, in_words
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import UsageError
@@ -30,6 +30,8 @@ def retry_all_failed(
             "--skip-open-circuits", help="Leave out repositories whose circuit breaker is open."
         ),
     ] = False,
+    front: options.Front = False,
+    reset_circuit: options.ResetCircuit = False,
     batch_size: Annotated[
         int, options.number(1000, "Links that are locked, queued and committed together.")
     ] = 500,
@@ -47,9 +49,10 @@ def retry_all_failed(
     the command is killed, run it again: it finishes the rest.
     """
     context = context_of(typer_context)
-    if circuit and skip_open_circuits:
+    excluded = "--circuit open" if circuit else "--reset-circuit" if reset_circuit else None
+    if excluded and skip_open_circuits:
         raise UsageError(
-            "--circuit open and --skip-open-circuits exclude each other",
+            f"{excluded} and --skip-open-circuits exclude each other",
             hint="leave out one of them",
         )
     terminal = terminal_to_ask(skip=yes or dry_run)
@@ -60,11 +63,26 @@ def retry_all_failed(
     by_prefix = dry_run or terminal is not None
     which, typed = options.chosen_links(typer_context, context.database, by_prefix=by_prefix)
     change = describe_change(
-        "retry-all-failed", reason, **typed, limit=limit, skip_open_circuits=skip_open_circuits
+        "retry-all-failed",
+        reason,
+        **typed,
+        limit=limit,
+        skip_open_circuits=skip_open_circuits,
+        front=front,
+        reset_circuit=reset_circuit,
     )
     selection = select_failed(
         context.database, which, limit=limit, skip_open_circuits=skip_open_circuits
     )
-    question = f"reset {links_of(selection)} and queue their snapshot jobs"
-    command = BulkCommand(context, Action.RETRY, selection, change, batch_size)
+    words = in_words(front=front, reset_circuit=reset_circuit)
+    question = f"reset {links_of(selection)} and queue their snapshot jobs{words}"
+    command = BulkCommand(
+        context,
+        Action.RETRY,
+        selection,
+        change,
+        batch_size,
+        front=front,
+        reset_circuit=reset_circuit,
+    )
     return command.run(question, terminal)
