@@ -88,6 +88,7 @@ class BulkResult:
     cancelled: bool = False
     open_circuits_left_out: int | None = None  # links, with `--skip-open-circuits`
     deliveries_cleared: int = 0
+    circuits_reset: int | None = None  # repositories, with `--reset-circuit`
     links: Sequence[PlannedLink] | None = None  # of a dry run
     in_flight: int | None = None  # the most links in flight, with `--in-flight`
     stopped_by: StoppedBy | None = None  # with `--in-flight`

@@ -182,7 +182,8 @@ class LinkResult:
     action: Action
     link: Link
     outcome: Outcome
-    circuit_open_until: datetime | None
+    circuit_open_until: datetime | None  # after it
+    circuit_reset: bool | None = None  # None: without `--reset-circuit`
     deliveries_cleared: int = 0
     dry_run: bool = False
     audit_error: str | None = None  # why the audit entries show the change as not finished

@@ -9,8 +9,8 @@ from docora_ops.actions.decision import decide, invalid_job_id
 from docora_ops.actions.look import job_state
 from docora_ops.audit import Change
 from docora_ops.database import Database, Rollback
+from docora_ops.database.circuits import circuits_to_reset, reset_circuits
 from docora_ops.database.link_rows import (
-    close_circuit,
     count_deliveries,
     delete_deliveries,
     held_job_ids,
@@ -114,6 +114,7 @@ class LinkChange:
                 return _Live(link)
             clear = count_deliveries if self.dry_run else delete_deliveries
             cleared = clear(self.database, [self.ref]) if self.action is Action.RESYNC else 0
+            is_reset = self.reset_circuit and self._reset_circuit()
             answer = self._look_or_push(link, earlier, expired)
             outcome = decide(answer, earlier)
             if outcome is Outcome.FAILED:
@@ -124,7 +125,7 @@ class LinkChange:
             if outcome is None:
                 evidence = answer.evidence
                 raise Rollback
-            return self._result(link, outcome, cleared)
+            return self._result(link, outcome, cleared, is_reset=is_reset)
         if is_refused:
             raise self._not_failed(link)
         return _Live(link, evidence)
@@ -149,8 +150,6 @@ class LinkChange:
             )
             return answer
         reset_link(self.database, self.ref)
-        if self.reset_circuit:
-            close_circuit(self.database, self.ref.repository_id)
         is_rescan = self.action.is_rescan(link.status)
         [answer] = self.queue.push(
             [PushRequest(self.ref.job_id, link.payload, is_rescan=is_rescan, seen=evidence)],
@@ -159,6 +158,11 @@ class LinkChange:
             audit=link_entries(self.change, self._run) if self.change else {},
         )
         return answer
+
+    def _reset_circuit(self) -> bool:
+        """Resets the circuit unless this is a dry run. Returns whether there was a failure."""
+        reset = circuits_to_reset if self.dry_run else reset_circuits
+        return bool(reset(self.database, [self.ref.repository_id]))
 
     def _not_failed(self, link: Link) -> NotFailedError:
         job = job_state(self.database, self.queue, self.ref)
@@ -187,13 +191,16 @@ class LinkChange:
         state = "it is in sync; " if status == LinkStatus.SYNCED else ""
         return f"{state}to send every file again: docora-ops resync {link}"
 
-    def _result(self, link: Link, outcome: Outcome, cleared: int = 0) -> LinkResult:
+    def _result(
+        self, link: Link, outcome: Outcome, cleared: int = 0, *, is_reset: bool = False
+    ) -> LinkResult:
         changed = self.reset_circuit and outcome.succeeded
         return LinkResult(
             action=self.action,
             link=link,
             outcome=outcome,
             circuit_open_until=None if changed else link.circuit_open_until,
+            circuit_reset=changed and is_reset if self.reset_circuit else None,
             deliveries_cleared=cleared,
             dry_run=self.dry_run,
         )

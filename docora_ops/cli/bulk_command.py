@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import RenderableType
 
@@ -14,6 +15,7 @@ from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.waiting.follow import Following
 from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
+from docora_ops.cli.change import in_words
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.long_run import LongRun
@@ -30,6 +32,34 @@ from docora_ops.render import bulk as render
 from docora_ops.text import amount
 
 
+@dataclass(frozen=True)
+class BulkOptions:
+    """The options that `retry-all-failed` and `resync --all` have in common."""
+
+    front: bool = False
+    reset_circuit: bool = False
+    in_flight: int | None = None
+    max_failures: MaxFailures | None = None
+
+    @property
+    def recorded(self) -> dict[str, object]:
+        """The options for an audit entry."""
+        return {**vars(self), "max_failures": self.max_failures and str(self.max_failures)}
+
+    @property
+    def words(self) -> str:
+        """What the options add to a question about jobs."""
+        return in_words(front=self.front, reset_circuit=self.reset_circuit) + self.pace
+
+    @property
+    def pace(self) -> str:
+        """Says how many links may be in flight, if there is a limit."""
+        return "" if self.in_flight is None else f", {self.in_flight} in flight at most"
+
+
+_NONE = BulkOptions()
+
+
 class BulkCommand(LongRun):
     """One bulk operation, from the question to the exit code."""
 
@@ -42,32 +72,30 @@ class BulkCommand(LongRun):
         selection: Selection,
         change: Change,
         batch_size: int = 500,
-        max_failures: MaxFailures | None = None,
+        options: BulkOptions = _NONE,
     ) -> None:
         stop = Stop()
         grace = context.settings.drift_grace
         self._following = Following(context.database, context.queue, stop, grace)
-        servers = (context.database, context.queue, context.store)
         audit = AuditEntries(change, selection.total)
-        self._is_paced = context.in_flight is not None and not context.dry_run
-        if context.in_flight is not None and self._is_paced:
+        self._options = options
+        self._is_paced = options.in_flight is not None and not context.dry_run
+        common = (
+            *(action, context.database, context.queue, context.store),
+            *(selection, batch_size, audit, options.front, options.reset_circuit, stop),
+        )
+        if options.in_flight is not None and self._is_paced:
             self._run: BulkRun = PacedRun(
-                action,
-                *servers,
-                selection,
-                batch_size,
-                audit,
-                stop,
+                *common,
                 following=self._following,
-                in_flight=context.in_flight,
-                max_failures=max_failures,
+                in_flight=options.in_flight,
+                max_failures=options.max_failures,
                 timeout=context.timeout,
             )
         else:
-            self._run = BulkRun(action, *servers, selection, batch_size, audit, stop)
+            self._run = BulkRun(*common)
         super().__init__(context, self._run)
         self._action = action
-        self._max_failures = max_failures
         if context.wait:
             self._run.on_recorded = self._follow
         self._workers = 0
@@ -116,7 +144,7 @@ class BulkCommand(LongRun):
             with super().progress(total):
                 yield
             return
-        what = f"{amount(total, 'snapshot')}{at_most(self.context.in_flight)}"
+        what = f"{amount(total, 'snapshot')}{self._options.pace}"
         with showing_wait(self.context, self._following, self._workers, what, total):
             yield
 
@@ -172,7 +200,7 @@ class BulkCommand(LongRun):
             return self.context.report(lost, next_step="the jobs go on")
         codes = end_wait(self.context, waited, interrupted=following.stop.requested)
         if (result := self._run.result()).stopped_by:
-            sentence = render.stopped(result, waited, self._max_failures)
+            sentence = render.stopped(result, waited, self._options.max_failures)
             self.context.warn(f"{sentence} Later, {self.next_step}.")
         return gravest(self._codes() | codes)
 
@@ -204,6 +232,9 @@ class BulkCommand(LongRun):
         if self._action is Action.RESYNC and result.total:
             verb = "would be sent" if self.context.dry_run else "will be sent"
             yield f"{amount(result.deliveries_cleared, 'file')} {verb} again."
+        if result.circuits_reset is not None and result.total:
+            verb = "would be reset" if self.context.dry_run else "reset"
+            yield f"{amount(result.circuits_reset, 'circuit')} {verb}."
         if result.open_circuits_left_out is not None:
             left_out = amount(result.open_circuits_left_out, "link")
             yield f"{left_out} left out: the circuit of the repository is open."
@@ -218,11 +249,6 @@ _STOPPED: dict[StoppedBy | None, ExitCode] = {
     StoppedBy.MAX_FAILURES: ExitCode.SNAPSHOT_FAILED,
     StoppedBy.TIMEOUT: ExitCode.TIMED_OUT,
 }
-
-
-def at_most(in_flight: int | None) -> str:
-    """Says how many links may be in flight, if there is a limit."""
-    return "" if in_flight is None else f", {in_flight} in flight at most"
 
 
 def links_of(selection: Selection) -> str:

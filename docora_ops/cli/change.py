@@ -55,6 +55,12 @@ def describe_change(command: str, reason: str | None, **selection: object) -> Ch
     )
 
 
+def in_words(*, front: bool, reset_circuit: bool) -> str:
+    """Returns what the two options add to a question about jobs."""
+    where = " at the head of the queue" if front else ""
+    return where + (", and close open circuits" if reset_circuit else "")
+
+
 def names_of(link: Link) -> dict[str, object]:
     """Returns the names of the link's app and repository for an audit entry."""
     names = ("app_id", "app_name", "repository_id", "repository_name")

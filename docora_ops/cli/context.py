@@ -36,7 +36,6 @@ class Context:
     dry_run: bool = False
     wait: bool = False
     timeout: int | None = None
-    in_flight: int | None = None
     document_has_begun: ClassVar[bool] = False
     """True once a document is on stdout, which may hold only one."""
 
@@ -260,14 +259,14 @@ def context_of(typer_context: typer.Context) -> Context:
     context.dry_run = given.get("dry_run", False)
     context.wait = given.get("wait", False)
     context.timeout = given.get("timeout")
-    context.in_flight = given.get("in_flight")
-    if given.get("max_failures") is not None and context.in_flight is None:
+    is_paced = given.get("in_flight") is not None
+    if given.get("max_failures") is not None and not is_paced:
         raise UsageError(
             "--max-failures needs --in-flight: without it, all links are queued at once",
             hint="add --in-flight",
             retyped=[Retyped(added=("--in-flight", "N"))],
         )
-    if context.timeout is not None and not context.wait and context.in_flight is None:
+    if context.timeout is not None and not context.wait and not is_paced:
         raise UsageError(
             "--timeout needs --wait", hint="add --wait", retyped=[Retyped(added=("--wait",))]
         )
@@ -276,5 +275,5 @@ def context_of(typer_context: typer.Context) -> Context:
             "--wait and --dry-run exclude each other: a dry run queues nothing",
             hint="leave out one of them",
         )
-    context.wait |= context.in_flight is not None and not context.dry_run
+    context.wait |= is_paced and not context.dry_run
     return context

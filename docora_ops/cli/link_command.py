@@ -5,7 +5,7 @@ from __future__ import annotations
 from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.waiting.follow import Following, wait_for_one
-from docora_ops.cli.change import describe_change, names_of
+from docora_ops.cli.change import describe_change, in_words, names_of
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.terminal import Terminal
@@ -37,7 +37,7 @@ def change_link(
         terminal.ask(
             f"{context.servers}: send {link.payload.app_name} {files} of "
             f"{link.payload.repository_name} again (delete the delivery records, reset the link "
-            "and queue its snapshot job)?"
+            f"and queue its snapshot job{in_words(front=front, reset_circuit=reset_circuit)})?"
         )
     change = describe_change(
         action, reason, **names_of(link), front=front, reset_circuit=reset_circuit

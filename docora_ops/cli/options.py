@@ -123,6 +123,16 @@ CircuitFilter = Annotated[
         help="Only links of repositories whose circuit breaker is open.",
     ),
 ]
+Front = Annotated[
+    bool, typer.Option("--front", help="Queue at the head, before every job that waits.")
+]
+ResetCircuit = Annotated[
+    bool,
+    typer.Option(
+        "--reset-circuit",
+        help="Close the repository's circuit too: the scheduler queues its links again.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")]
 Reason = Annotated[
     str | None,

@@ -22,6 +22,8 @@ def resync(
     app: options.App,
     repo: options.OptionalRepo = None,
     all_links: Annotated[bool, typer.Option("--all", help="Every link of the app.")] = False,
+    front: options.Front = False,
+    reset_circuit: options.ResetCircuit = False,
     reason: options.Reason = None,
     in_flight: options.InFlight = None,
     max_failures: options.Failures = None,
@@ -55,7 +57,16 @@ def resync(
     if repo is not None:
         from docora_ops.cli.link_command import change_link
 
-        return change_link(context, Action.RESYNC, app, repo, reason, terminal)
+        return change_link(
+            context,
+            Action.RESYNC,
+            app,
+            repo,
+            reason,
+            terminal,
+            front=front,
+            reset_circuit=reset_circuit,
+        )
     if not (yes or dry_run or terminal):
         raise UsageError(
             "resync --all sends every file of the app again, and no terminal can confirm it",
@@ -63,7 +74,7 @@ def resync(
             retyped=[Retyped(added=("--yes",))],
         )
     from docora_ops.actions.lookup import resolve_app
-    from docora_ops.cli.bulk_command import BulkCommand, at_most
+    from docora_ops.cli.bulk_command import BulkCommand, BulkOptions
     from docora_ops.database.link_rows import count_deliveries
     from docora_ops.database.selection import select_of_app
     from docora_ops.text import amount
@@ -71,18 +82,12 @@ def resync(
     by_prefix = dry_run or terminal is not None
     found = resolve_app(context.database, app, by_prefix=by_prefix)
     selection = select_of_app(context.database, found.app_id)
+    bulk = BulkOptions(front, reset_circuit, in_flight, max_failures)
     files = amount(count_deliveries(context.database, selection.refs), "file")
     question = (
         f"send {found.app_name}, over {amount(selection.total, 'link')}, {files} again (delete "
-        f"the delivery records, reset the links and queue their snapshot jobs{at_most(in_flight)})"
+        f"the delivery records, reset the links and queue their snapshot jobs{bulk.words})"
     )
-    change = describe_change(
-        "resync",
-        reason,
-        **asdict(found),
-        all=True,
-        in_flight=in_flight,
-        max_failures=max_failures and str(max_failures),
-    )
-    command = BulkCommand(context, Action.RESYNC, selection, change, _BATCH_SIZE, max_failures)
+    change = describe_change("resync", reason, **asdict(found), all=True, **bulk.recorded)
+    command = BulkCommand(context, Action.RESYNC, selection, change, _BATCH_SIZE, bulk)
     return command.run(question, terminal)

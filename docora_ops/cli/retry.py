@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from docora_ops.cli import options
@@ -14,16 +12,8 @@ def retry(
     typer_context: typer.Context,
     app: options.App,
     repo: options.Repo,
-    front: Annotated[
-        bool, typer.Option("--front", help="Put the job at the head of the queue.")
-    ] = False,
-    reset_circuit: Annotated[
-        bool,
-        typer.Option(
-            "--reset-circuit",
-            help="Close the repository's circuit too: the scheduler queues its links again.",
-        ),
-    ] = False,
+    front: options.Front = False,
+    reset_circuit: options.ResetCircuit = False,
     reason: options.Reason = None,
     wait: options.Wait = False,
     timeout: options.Timeout = None,

@@ -30,6 +30,8 @@ def retry_all_failed(
             "--skip-open-circuits", help="Leave out repositories whose circuit breaker is open."
         ),
     ] = False,
+    front: options.Front = False,
+    reset_circuit: options.ResetCircuit = False,
     batch_size: Annotated[
         int, options.number(1000, "Links that are locked, queued and committed together.")
     ] = 500,
@@ -49,30 +51,31 @@ def retry_all_failed(
     the command is killed, run it again: it finishes the rest.
     """
     context = context_of(typer_context)
-    if circuit and skip_open_circuits:
+    excluded = "--circuit open" if circuit else "--reset-circuit" if reset_circuit else None
+    if excluded and skip_open_circuits:
         raise UsageError(
-            "--circuit open and --skip-open-circuits exclude each other",
+            f"{excluded} and --skip-open-circuits exclude each other",
             hint="leave out one of them",
         )
     terminal = terminal_to_ask(skip=yes or dry_run)
-    from docora_ops.cli.bulk_command import BulkCommand, at_most, links_of
+    from docora_ops.cli.bulk_command import BulkCommand, BulkOptions, links_of
     from docora_ops.database.selection import select_failed
     from docora_ops.links import Action
 
     by_prefix = dry_run or terminal is not None
     which, typed = options.chosen_links(typer_context, context.database, by_prefix=by_prefix)
+    bulk = BulkOptions(front, reset_circuit, in_flight, max_failures)
     change = describe_change(
         "retry-all-failed",
         reason,
         **typed,
         limit=limit,
         skip_open_circuits=skip_open_circuits,
-        in_flight=in_flight,
-        max_failures=max_failures and str(max_failures),
+        **bulk.recorded,
     )
     selection = select_failed(
         context.database, which, limit=limit, skip_open_circuits=skip_open_circuits
     )
-    question = f"reset {links_of(selection)} and queue their snapshot jobs{at_most(in_flight)}"
-    command = BulkCommand(context, Action.RETRY, selection, change, batch_size, max_failures)
+    question = f"reset {links_of(selection)} and queue their snapshot jobs{bulk.words}"
+    command = BulkCommand(context, Action.RETRY, selection, change, batch_size, bulk)
     return command.run(question, terminal)

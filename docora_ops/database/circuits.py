@@ -1,17 +1,28 @@
-"""The circuit breaker of a repository, and the apps that learn of an open circuit."""
+"""The circuit breakers of repositories, and the apps that learn of an open circuit."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from docora_ops.database.postgres import Database
 
-CLOSE_CIRCUIT_IF_NEEDED = """
+_HAS_FAILURES = """
+    repository_id = ANY (%(ids)s::text[])
+    AND (consecutive_failures <> 0 OR circuit_open_until IS NOT NULL)
+"""
+
+READ_CIRCUITS_TO_RESET = f"SELECT repository_id FROM repositories WHERE {_HAS_FAILURES}"
+
+# In one order, so that two transactions that reset the same circuits can't deadlock. FOR UPDATE
+# would block the worker's deliveries and new links, which refer to the repository.
+LOCK_CIRCUITS_TO_RESET = f"{READ_CIRCUITS_TO_RESET} ORDER BY repository_id FOR NO KEY UPDATE"
+
+RESET_CIRCUITS = f"""
 UPDATE repositories
 SET consecutive_failures = 0, circuit_open_until = NULL, updated_at = now()
-WHERE repository_id = %(repository_id)s
-  AND (consecutive_failures <> 0 OR circuit_open_until IS NOT NULL)
+WHERE {_HAS_FAILURES}
 """
 
 COUNT_GIT_FAILURE = """
@@ -57,7 +68,7 @@ class Recipient:
 
 def git_succeeded(database: Database, repository_id: str) -> None:
     """Closes the repository's circuit and sets its failures to 0."""
-    database.execute(CLOSE_CIRCUIT_IF_NEEDED, {"repository_id": repository_id})
+    database.execute(RESET_CIRCUITS, {"ids": [repository_id]})
 
 
 def git_failed(
@@ -70,6 +81,25 @@ def git_failed(
     values = {"repository_id": repository_id, "threshold": threshold, "cooldown": cooldown}
     row = database.row(COUNT_GIT_FAILURE, values)
     return Circuit(*row) if row else None
+
+
+def circuits_to_reset(database: Database, repository_ids: Collection[str]) -> set[str]:
+    """Returns the ids of the repositories whose circuit is open, or that have git failures."""
+    return _ids(database, READ_CIRCUITS_TO_RESET, repository_ids)
+
+
+def reset_circuits(database: Database, repository_ids: Collection[str]) -> set[str]:
+    """Closes open circuits and sets git failures to 0. Returns the ids of what it changed."""
+    ids = _ids(database, LOCK_CIRCUITS_TO_RESET, repository_ids)
+    if ids:
+        database.execute(RESET_CIRCUITS, {"ids": list(ids)})
+    return ids
+
+
+def _ids(database: Database, sql: str, repository_ids: Collection[str]) -> set[str]:
+    if not repository_ids:
+        return set()
+    return {id_ for (id_,) in database.rows(sql, {"ids": list(repository_ids)})}
 
 
 def recipients(database: Database, repository_id: str) -> list[Recipient]:

@@ -54,7 +54,7 @@ NEEDS = (
     _need("UPDATE", "app_repositories", "status retry_count last_error"),
     _need("SELECT", "app_delivered_files", "app_id repository_id", "resync and show"),
     _need("DELETE", "app_delivered_files", "", "resync"),
-    _need("SELECT", "repositories", "consecutive_failures", "show and workers"),
+    _need("SELECT", "repositories", "consecutive_failures", "--reset-circuit, show and workers"),
     _need("SELECT", "app_delivered_files", "delivered_at", "show"),
     _need("SELECT", "repository_snapshots", _SNAPSHOT, "show"),
     _need("SELECT", "snapshot_files", "snapshot_id", "show"),

@@ -45,12 +45,6 @@ WHERE id = ANY (%(ids)s::uuid[])
 RETURNING id::text, status
 """
 
-CLOSE_CIRCUIT = """
-UPDATE repositories
-SET consecutive_failures = 0, circuit_open_until = NULL, updated_at = now()
-WHERE repository_id = %(repository_id)s
-"""
-
 # Who runs a snapshot holds the session advisory lock of its job id, a 64-bit key that pg_locks
 # shows in two halves. We only look: were we to hold the lock until our commit, a worker fast
 # enough to take up the new job before that would find it taken and drop the job.
@@ -166,11 +160,6 @@ def lock_link(database: Database, app_id: str, repository_id: str) -> Link | Non
 def reset_link(database: Database, ref: LinkRef) -> None:
     """Makes the link pending, without retries and error."""
     database.execute(RESET_LINKS, {"ids": [ref.id]})
-
-
-def close_circuit(database: Database, repository_id: str) -> None:
-    """Closes the circuit of a repository."""
-    database.execute(CLOSE_CIRCUIT, {"repository_id": repository_id})
 
 
 def delete_deliveries(database: Database, links: Sequence[LinkIds]) -> int:

@@ -90,42 +90,67 @@ local function remove_executions(queue, id)
   return count
 end
 
--- How often each id stands in our list. Read once LPOS has walked over the list too often.
+-- The indexes of each id in our list. Read once LPOS has walked over the list too often.
 local scanned = nil
-local function scan_main_list(wanted) -- nil: every id
+local function scan_main_list()
   scanned = {}
+  for i = 3, #ARGV do -- arguments that are no ids do no harm
+    scanned[ARGV[i]] = {}
+  end
   local length = redis.call('LLEN', main_list)
   for start = 0, length - 1, 5000 do
-    for _, id in ipairs(redis.call('LRANGE', main_list, start, start + 4999)) do
-      if not wanted or wanted[id] then
-        scanned[id] = (scanned[id] or 0) + 1
+    for offset, id in ipairs(redis.call('LRANGE', main_list, start, start + 4999)) do
+      if scanned[id] then
+        table.insert(scanned[id], start + offset - 1)
       end
     end
   end
+end
+
+local REMOVED = 'docora-ops:removed' -- no job id, since it has a colon
+
+-- Removes the entries at these indexes from our list, in one walk: one for each would be quadratic.
+-- LREM ends at the last of them, so it begins at the end of the list that is nearer to all.
+local function remove_from_main_list(indexes)
+  if #indexes == 0 then
+    return
+  end
+  table.sort(indexes)
+  for _, index in ipairs(indexes) do
+    redis.call('LSET', main_list, index, REMOVED)
+  end
+  local from_tail = redis.call('LLEN', main_list) - indexes[1] < indexes[#indexes]
+  redis.call('LREM', main_list, from_tail and -#indexes or #indexes, REMOVED)
 end
 
 local WALKS_BEFORE_SCAN = 16
 local walks = 0
 local shift = 0 -- how far the list has moved since the caller read it
 
--- How often the id stands in our list: 0, 1, or 2 and more.
+-- Where each id stands in our list, as places_in_main_list has found it.
+local indexes_of = {}
+
+-- How often the id stands in our list.
 local function places_in_main_list(id, hint, is_recent)
   if hint == -1 and not (is_recent and mode == 'push') then
     return 0 -- without a push, the state when the list was read is good enough
   elseif hint == -3 and mode == 'inspect' then
-    return 2 -- a removal counts again
+    return 2 -- or more: a removal counts again
   elseif hint >= 0 and hint >= shift
     and redis.call('LINDEX', main_list, hint - shift) == id
   then
+    indexes_of[id] = {hint - shift}
     return 1
   elseif not scanned and walks == WALKS_BEFORE_SCAN then
     scan_main_list()
   end
   if scanned then
-    return scanned[id] or 0
+    indexes_of[id] = scanned[id]
+    return #scanned[id]
   end
   walks = walks + 1
-  local indexes = redis.call('LPOS', main_list, id, 'COUNT', 2)
+  local indexes = redis.call('LPOS', main_list, id, 'COUNT', 0)
+  indexes_of[id] = indexes
   if hint >= 0 and indexes[1] then
     shift = hint - indexes[1]
   end

@@ -131,10 +131,12 @@ class LinkQueue:
     ) -> list[Answer]:
         """Queues each job unless it is live, and removes finished and stale jobs, atomically.
 
-        Called with the rows locked: Redis has 4 s. A waiting job is kept for good, and moved to
-        the head if `front` is set. A running, doubtful or unreadable job is left alone, and its
-        answer has no outcome. `audit`: audit entries by outcome, `FAILED` for a job that was to be
-        confirmed and is not live; the first outcome that is among them writes its entry.
+        Called with the rows locked: Redis has 4 s. A waiting job is kept for good. A running,
+        doubtful or unreadable job is left alone, and its answer has no outcome. `front`: pushes
+        each job to the head, so that the last one is the first, and moves a waiting job there,
+        too, unless it is delayed, in another queue or just taken. `audit`: audit entries by
+        outcome, `FAILED` for a job that was to be confirmed and is not live; the first outcome
+        that is among them writes its entry.
         """
         template = self._template
         arguments: list[str | int | bytes] = []
@@ -161,7 +163,11 @@ class LinkQueue:
             fields=template.fields,
             audit={word: audit[each].xadd for word, each in _AUDITED.items() if each in audit},
         )
-        return list(map(_answer, job_ids, replies))
+        answers = list(map(_answer, job_ids, replies))
+        if front and waiting:
+            pushed = (each.job_id for each in answers if each.outcome and not each.is_delayed)
+            waiting.note_pushed_to_head(pushed)
+        return answers
 
     def record(self, audit: AuditEntry) -> None:
         """Writes an audit entry by itself."""

@@ -4,6 +4,8 @@
 -- ARGV[2]  JSON: what judge.lua needs, `front`, `detailed`, and for a push the constant `fields`
 -- then per link, look: id, hint; push: id, hint, seen, data, description
 --   data  empty: the push only confirms a live job
+-- `front`: pushes each job to the head, before the one that was pushed last, and moves a job there
+-- that waits in our list; without it, a waiting job keeps its place and others go to the tail
 --
 -- Returns one answer per link: none, waiting, running, doubtful (nothing was done) or unreadable.
 -- Instead of none, a push returns queued, replaced_finished or replaced_stale, and a detailed look
@@ -13,20 +15,7 @@
 if mode == 'push' then
   -- Redis refuses this if it is out of memory or read-only, before anything is removed.
   redis.call('SADD', config.queues_key, main_list)
-  try_writes({'DEL', 'HSET', 'LPUSH', 'LREM', 'PERSIST', 'RPUSH', 'XADD', 'ZREM'})
-end
-
--- Keeps the place nearest to the head.
-local function keep_one_place(id, places)
-  if places > 1 then
-    local count = #redis.call('LPOS', main_list, id, 'COUNT', 0)
-    redis.call('LREM', main_list, 1 - count, id)
-  end
-end
-
-local function move_to_front(id)
-  redis.call('LREM', main_list, 0, id)
-  redis.call('LPUSH', main_list, id)
+  try_writes({'DEL', 'HSET', 'LPUSH', 'LREM', 'LSET', 'PERSIST', 'RPUSH', 'XADD', 'ZREM'})
 end
 
 -- Formats the present time as RQ does. Redis's clock is the only one that all processes share.
@@ -60,16 +49,13 @@ end
 
 local REPLACED = {none = 'queued', finished = 'replaced_finished', stale = 'replaced_stale'}
 
-local to_push = {}
+-- Ids to push, and indexes in our list to remove. All at the end: until then no index shifts.
+local to_push, to_remove = {}, {}
 local function push(id, hint, seen, data, description)
   local answer, queue, places, detail, status = alone(judge, id, hint, seen)
   if answer == 'waiting' then
     -- A TTL of an earlier run would delete the job while it waits.
     redis.call('PERSIST', config.job_prefix .. id)
-    if places > 0 and queue ~= config.queue then
-      redis.call('LREM', main_list, 0, id)
-      places = 0
-    end
   elseif answer ~= 'none' then
     return answer, detail
   elseif data == '' then
@@ -77,16 +63,15 @@ local function push(id, hint, seen, data, description)
   else
     answer = REPLACED[with_place(remains(id, queue, true, status), places)]
     write_job(id, data, description)
-    if places == 0 and config.front then
-      redis.call('LPUSH', main_list, id)
-    elseif places == 0 then
-      to_push[#to_push + 1] = id
-    end
   end
-  if places > 0 and config.front then
-    move_to_front(id)
-  else
-    keep_one_place(id, places)
+  local waits_elsewhere = answer == 'waiting' and (places == 0 or queue ~= config.queue)
+  local keeps_place = places > 0 and not waits_elsewhere and not config.front
+  if not waits_elsewhere and not keeps_place then
+    table.insert(to_push, id)
+  end
+  -- Of several places, the one nearest to the head is kept.
+  for i = keeps_place and 2 or 1, places do
+    table.insert(to_remove, indexes_of[id][i])
   end
   return answer
 end
@@ -106,8 +91,9 @@ for i = 3, #ARGV, stride do
   local answer, detail = act(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
   answers[#answers + 1] = joined(answer, nil, nil, detail)
 end
+remove_from_main_list(to_remove)
 if #to_push > 0 then
-  redis.call('RPUSH', main_list, unpack(to_push))
+  redis.call(config.front and 'LPUSH' or 'RPUSH', main_list, unpack(to_push))
 end
 write_audit_entry(answers)
 return answers

@@ -102,25 +102,14 @@ local function decide(kind, id)
   return #stale > 0 and stale or 'absent'
 end
 
-local REMOVED = 'docora-ops:removed' -- no job id, since it has a colon
-
--- Walks over the list once for all ids: one walk for each id would be quadratic.
 local function thin_out_list()
-  local seen = {}
-  local length = next(places_to_keep) and redis.call('LLEN', main_list) or 0
-  for start = 0, length - 1, 5000 do
-    for offset, id in ipairs(redis.call('LRANGE', main_list, start, start + 4999)) do
-      if places_to_keep[id] then
-        seen[id] = (seen[id] or 0) + 1
-        if seen[id] > places_to_keep[id] then
-          redis.call('LSET', main_list, start + offset - 1, REMOVED)
-        end
-      end
+  local indexes = {}
+  for id, count in pairs(places_to_keep) do
+    for i = count + 1, #scanned[id] do
+      table.insert(indexes, scanned[id][i])
     end
   end
-  if next(seen) then
-    redis.call('LREM', main_list, 0, REMOVED)
-  end
+  remove_from_main_list(indexes)
 end
 
 local function remove_entry(place, id)
@@ -147,11 +136,7 @@ local function carry_out(id, decision)
   return 'removed'
 end
 
-local wanted = {}
-for i = 4, #ARGV, 2 do
-  wanted[ARGV[i]] = true
-end
-scan_main_list(wanted)
+scan_main_list()
 local decisions = {}
 for i = 3, #ARGV, 2 do
   decisions[#decisions + 1] = joined(alone(decide, ARGV[i], ARGV[i + 1]))

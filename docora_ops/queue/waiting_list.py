@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,7 +27,7 @@ class ExpiredExecutions:
 
 
 class WaitingList:
-    """The index of each id in a queue's list when the list was read.
+    """The index of each id in a queue's list when the list was read, and after our own moves.
 
     LPOS searches the list for each id, which takes quadratic time for many ids.
     """
@@ -38,7 +39,23 @@ class WaitingList:
         self._hints: dict[bytes, int] = {}
         for index, job_id in enumerate(ids):
             self._hints[job_id] = TWICE_IN_LIST if job_id in self._hints else index
+        self._pushed_to_head = 0
+        self._moved: Sequence[int] = ()
+        """Sorted indexes, as read, of the ids that were moved to the head."""
 
     def hint(self, job_id: str) -> int:
-        """Returns the index of the id, `TWICE_IN_LIST` or `NOT_IN_LIST`."""
-        return self._hints.get(job_id.encode(), NOT_IN_LIST)
+        """Returns the index of the id, `TWICE_IN_LIST`, `NOT_IN_LIST` or `LIST_NOT_READ`."""
+        index = self._hints.get(job_id.encode(), NOT_IN_LIST)
+        if index < 0:
+            return index
+        return index + self._pushed_to_head - bisect_left(self._moved, index)
+
+    def note_pushed_to_head(self, job_ids: Iterable[str]) -> None:
+        """Shifts the indexes of other ids. A wrong index costs a search, no more."""
+        moved = list(self._moved)
+        for job_id in map(str.encode, job_ids):
+            self._pushed_to_head += 1
+            if (index := self._hints.get(job_id, NOT_IN_LIST)) >= 0:
+                moved.append(index)
+                self._hints[job_id] = LIST_NOT_READ
+        self._moved = sorted(moved)

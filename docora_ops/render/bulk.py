@@ -88,6 +88,8 @@ def _counts(result: BulkResult) -> Document:
         }
     if result.open_circuits_left_out is not None:
         fields["open_circuits_left_out"] = result.open_circuits_left_out
+    if result.circuits_reset is not None:
+        fields["circuits_reset"] = result.circuits_reset
     return fields
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from rich.console import RenderableType
 
 from docora_ops.links import Action, LinkResult, Outcome
 from docora_ops.render.bulk import outcome_label
-from docora_ops.render.cells import cell, circuit, retries, style_of, with_id
+from docora_ops.render.cells import cell, is_open, retries, style_of, with_id
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
+from docora_ops.text import duration, moment
 from docora_ops.waits import LinkWait, WaitEnd
 
 _MESSAGES = {Action.RETRY: "Retry queued", Action.RESYNC: "Re-sync queued"}
@@ -50,6 +53,8 @@ def document(result: LinkResult, workers: int, wait: LinkWait | None = None) -> 
         "circuit_open_until": result.circuit_open_until,
         "workers": workers,
     }
+    if result.circuit_reset is not None:
+        data["circuit_reset"] = result.circuit_reset
     if result.action is Action.RESYNC:
         data["deliveries_cleared"] = result.deliveries_cleared
     if wait is not None:
@@ -75,8 +80,25 @@ def table(result: LinkResult) -> RenderableType:
     if result.action is Action.RESYNC:
         shown.add_row("Files", cell(f"{result.deliveries_cleared} to send again"))
     if link.circuit_open_until:
-        shown.add_row("Circuit", circuit(result.circuit_open_until))
+        # A dry run shows the circuit as it is, and then what would become of it.
+        open_until = (link if result.dry_run else result).circuit_open_until
+        if open_until and is_open(open_until):
+            left = duration((open_until - datetime.now(UTC)).total_seconds())
+            until = f"open until {moment(open_until)} (in {left}) after git failures"
+            shown.add_row("Circuit", cell(until, "yellow"))
+            shown.add_row("", cell(_meaning(result)))
+        else:
+            shown.add_row("Circuit", cell("closed"))
     return shown
+
+
+def _meaning(result: LinkResult) -> str:
+    """Tells what the open circuit means for the job, and what would close it."""
+    if result.circuit_reset:
+        return "--reset-circuit would close it now"
+    if result.dry_run and result.outcome.succeeded:
+        return "only the scheduler waits for that; --reset-circuit would close it"
+    return "only the scheduler waits for that, this job does not"
 
 
 def wait_table(wait: LinkWait) -> RenderableType:

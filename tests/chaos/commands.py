@@ -23,6 +23,8 @@ def random_command(world: World, operations: Sequence[str], random: Random) -> l
         ["--batch-size", "7"],
         ["--batch-size", "1", "--limit", "10"],
         ["--error", "HTTP 500", "--skip-open-circuits"],
+        ["--front", "--batch-size", "7"],
+        ["--reset-circuit"],
         ["--limit", "5", *wait],
         ["--dry-run"],
     ]
@@ -42,7 +44,7 @@ def random_command(world: World, operations: Sequence[str], random: Random) -> l
             ["retry", *link, *wait],
             *[["retry-all-failed", "--yes", *random.choice(retry_all_options)]] * 5,
             *[["resync", *link]] * 3,
-            ["resync", app, "--all", "--yes"],
+            ["resync", app, "--all", "--yes", *random.choice(([], ["--front", "--reset-circuit"]))],
             *[["schedule", *random.choice(([], [], ["--dry-run"]))]] * 2,
             *[["cancel", operation]] * 2,
             *[["repair", *scope, "--yes", "--remove-unknown-jobs"]] * 3,

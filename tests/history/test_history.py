@@ -38,12 +38,13 @@ def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> 
     began = datetime.now(UTC) - timedelta(seconds=5)
     waiting = "bulk_0123456789abcdef"
     docora.redis.hset(f"docora:bulk:{waiting}", "total", "9")
+    both = ("--front", "--reset-circuit")
     commands = (
         ("retry", *links[0].ids, "--front", "--reason", "r1"),
         ("retry", *links[1].ids),
-        ("retry-all-failed", "--error", "http 500", "--limit", "2", "--reason", "r2"),
-        ("resync", *links[0].ids, "--reason", "r3"),
-        ("resync", links[2].app_id, "--all", "--yes", "--reason", "r4"),
+        ("retry-all-failed", "--error", "http 500", "--limit", "2", "--front", "--reason", "r2"),
+        ("resync", *links[0].ids, "--reset-circuit", "--reason", "r3"),
+        ("resync", links[2].app_id, "--all", "--yes", *both, "--reason", "r4"),
         ("schedule", "--reason", "r5"),
         ("cancel", waiting, "--reason", "r6"),
     )
@@ -67,14 +68,16 @@ def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> 
     bulk = results[2].data["operation_id"]
     whole = results[4].data["operation_id"]
     one_of_app = shown[3]["selection"] | {"app_id": links[2].app_id, "all": True}
+    one_of_app |= {"front": True, "reset_circuit": True}
     fields = ("command", "reason", "operation_id", "selection", "counts")
     expected: list[tuple[Any, ...]] = [
         ("retry", "r1", None, first | {"front": True}, {"total": 1, "queued": 1}),
         (
-            *("retry-all-failed", "r2", bulk, {"error": "http 500", "limit": 2}),
+            *("retry-all-failed", "r2", bulk),
+            {"error": "http 500", "limit": 2, "front": True},
             {"total": 2, "queued": 1, "replaced_stale": 1},
         ),
-        ("resync", "r3", None, first, {"total": 1, "already_queued": 1}),
+        ("resync", "r3", None, first | {"reset_circuit": True}, {"total": 1, "already_queued": 1}),
         ("resync", "r4", whole, one_of_app, {"total": 1, "already_queued": 1}),
         # All that is pending is due; one alone had no job.
         ("schedule", "r5", None, {}, {"total": 5, "already_queued": 4, "queued": 1}),

@@ -370,3 +370,16 @@ def test_the_audit_entry_has_the_options(docora: Docora) -> None:
     first = docora.audit_entries()[0]
     assert re.search(r'"in_flight": 2', first["selection"])
     assert re.search(r'"max_failures": "10%"', first["selection"])
+
+
+def test_each_round_stands_at_the_head_of_the_queue_in_turns(docora: Docora) -> None:
+    docora.add_links(8, apps=2)
+    other = docora.enqueue("other")
+    process = docora.start("retry-all-failed", "--in-flight", "4", "--front", "--json")
+    eventually(lambda: len(docora.waiting()) == 5, "four jobs")
+    *ours, last = docora.waiting()
+    assert [job_id.partition("-")[0][-1] for job_id in ours] == ["1", "2", "1", "2"]
+    assert ours == sorted(ours, key=lambda job_id: job_id.partition("-")[2])
+    assert last == other.id
+    with other_worker(docora):
+        assert finish(process).code == 0

@@ -166,6 +166,7 @@ class Actions(Watch):
         first=HAPPENINGS,
         then=st.none() | st.sampled_from(NEW_STATUSES),
         between=BETWEEN,
+        front=st.booleans(),
     )
     def many(
         self,
@@ -176,10 +177,11 @@ class Actions(Watch):
         first: Sequence[Happening],
         then: Happening | None,
         between: Happening | None,
+        front: bool,
     ) -> None:
         """`then`: what happens to the link when the links are chosen."""
         self.others_do(first, link)
-        self._many(operation, size, link, app=app, then=then, between=between)
+        self._many(operation, size, link, app=app, then=then, between=between, front=front)
 
     @rule(operation=OF_MANY, size=SIZES, link=World.links)
     def row_among_many_is_locked(self, operation: Action, size: int, link: TestLink) -> None:
@@ -195,6 +197,7 @@ class Actions(Watch):
         is_locked: bool = False,
         then: Happening | None = None,
         between: Happening | None = None,
+        front: bool = False,
     ) -> None:
         chosen = self._chosen(operation, app)
 
@@ -215,16 +218,16 @@ class Actions(Watch):
             self.row_locked(link if is_locked else None) as locked,
             self.happens_between_looks(between, link),
         ):
-            call = self._call_of_many(operation, size, app, prepare=happen)
+            call = self._call_of_many(operation, size, app, prepare=happen, front=front)
             result = call(self.actions)
         [before] = begun
         expected = before.copy()
-        outcomes, postponed = predict_first_round(operation, chosen, expected, locked)
+        outcomes, postponed = predict_first_round(operation, chosen, expected, locked, front=front)
         assert bool(self.looks) == bool(postponed)
         if self.looks:
             assert not expected.differences(self.looks[0])
             expected = self.looks[1].copy()
-        outcomes += predict_last_round(operation, postponed, before, expected, locked)
+        outcomes += predict_last_round(operation, postponed, before, expected, locked, front=front)
         assert result.counts == outcomes
         self._compare_progress(result, len(chosen))
         self.compare(expected)

@@ -25,7 +25,7 @@ from docora_ops.queue import LinkQueue, ProgressStore, connect
 from docora_ops.settings import Settings
 from tests.support.rows import TestLink
 
-_RUN_OPTIONS = {"change", "dry_run", "prepare"}
+_RUN_OPTIONS = {"change", "dry_run", "prepare", "front", "reset_circuit"}
 _SELECTION_OPTIONS = {"limit", "skip_open_circuits"}
 
 
@@ -89,10 +89,22 @@ class Actions:
         dry_run: bool = False,
         change: Change | None = None,
         prepare: Callable[[BulkRun], object] = lambda run: None,
+        front: bool = False,
+        reset_circuit: bool = False,
     ) -> BulkResult:
         """A bulk action; `prepare` gets the run when its links are chosen and none is done."""
         audit = AuditEntries(change, selection.total) if change else None
-        run = BulkRun(action, self.database, self.queue, self.store, selection, batch_size, audit)
+        run = BulkRun(
+            action,
+            self.database,
+            self.queue,
+            self.store,
+            selection,
+            batch_size,
+            audit,
+            front,
+            reset_circuit,
+        )
         if not dry_run and action is not Action.SCHEDULE:
             run.start()
         prepare(run)

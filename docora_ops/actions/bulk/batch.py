@@ -33,12 +33,14 @@ class Batch:
     waiting: WaitingList
     earlier: Mapping[str, str] | None = None
     """Evidence of doubtful jobs in the first round, by the id of the link. None: first round."""
-    after: Batch | None = None  # the batch whose jobs come before these in the queue
+    after: Batch | None = None  # the batch that is to push its jobs before this one
     pushed: Event = field(default_factory=Event)
     recorded: list[LinkOutcome] = field(default_factory=list)
     postponed: dict[str, str] = field(default_factory=dict)
     """Evidence of doubtful jobs, by the id of the link."""
     deliveries_cleared: int = 0
+    circuits_reset: set[str] = field(default_factory=set)
+    """Ids of repositories."""
 
     @property
     def is_final(self) -> bool:

@@ -9,6 +9,7 @@ from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import Batch
 from docora_ops.actions.decision import decide
 from docora_ops.database import Database, Rollback
+from docora_ops.database.circuits import reset_circuits
 from docora_ops.database.link_rows import Claim, ClaimState, delete_deliveries, lock_link, read_link
 from docora_ops.database.selection import Claiming
 from docora_ops.errors import LinkError, LinkLockedError, PostgresError, StatementTimeoutError
@@ -46,6 +47,8 @@ class BatchExecution:
     action: Action
     claim_links: Claiming
     audit: AuditEntries | None = None
+    front: bool = False
+    reset_circuit: bool = False
     _has_waited_for_lock: bool = False
     _must_look: bool = True
     _slow_links: int = 0
@@ -138,6 +141,9 @@ class BatchExecution:
                 if self.action is Action.RESYNC:
                     payloads = [claim.payload for claim in changed]
                     cleared = delete_deliveries(self.database, payloads)
+                # The batch before must never wait for a circuit that this one has locked.
+                batch.wait_for_turn()
+                circuits = self._reset_circuits(changed) if self.reset_circuit else set()
                 for answer in self._push(changed, candidates, batch):
                     if _is_refused(claims[answer.job_id], answer):
                         refused.append(answer)
@@ -148,9 +154,11 @@ class BatchExecution:
                         is_kept = answer.outcome is Outcome.ALREADY_QUEUED
                         has_found_jobs |= is_kept or answer.has_replaced
                 if refused:
-                    raise Rollback
+                    raise Rollback  # the next attempt pushes again, before the next batch
+                batch.pushed.set()
             if not refused:
                 batch.deliveries_cleared += cleared
+                batch.circuits_reset |= circuits
                 break
             for answer in refused:
                 ref = candidates.pop(answer.job_id).ref
@@ -242,10 +250,13 @@ class BatchExecution:
         }
         return {job_id: claims[job_id] for job_id in candidates if job_id in claims}
 
+    def _reset_circuits(self, claims: Sequence[Claim]) -> set[str]:
+        return reset_circuits(self.database, {claim.payload.repository_id for claim in claims})
+
     def _push(
         self, claims: Sequence[Claim], candidates: Mapping[str, _Candidate], batch: Batch
     ) -> list[Answer]:
-        """Queues the jobs of claimed links, after the jobs of the batch before."""
+        """Queues the jobs of claimed links."""
         requests = []
         for claim in claims:
             job_id = claim.payload.job_id
@@ -259,15 +270,13 @@ class BatchExecution:
                     is_repeated=candidate.is_pushed,
                 )
             )
-        batch.wait_for_turn()
         start = self.audit.start() if self.audit else None
         entries = dict.fromkeys(_AUDITED, start) if start else {}
-        answers = self.queue.push(requests, waiting=batch.waiting, audit=entries)
+        answers = self.queue.push(requests, waiting=batch.waiting, front=self.front, audit=entries)
         if self.audit and any(
             answer.outcome in _AUDITED or answer.state is JobState.NONE for answer in answers
         ):
             self.audit.has_begun = True
-        batch.pushed.set()
         return answers
 
 

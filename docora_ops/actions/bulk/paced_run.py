@@ -77,6 +77,8 @@ class PacedRun(BulkRun):
             self._end(StoppedBy.MAX_FAILURES)
             return False
         if refs := pace.take():
+            if self.front:
+                refs.reverse()  # each job is pushed before the one that was pushed last
             waiting = self._read_waiting()
             some = (Batch(each, waiting, self._evidence) for each in batches(refs, self.batch_size))
             for batch in self._handle(some, handlers):

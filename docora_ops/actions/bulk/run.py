@@ -60,6 +60,8 @@ class BulkRun:
     selection: Selection
     batch_size: int
     audit: AuditEntries | None = None  # None: the change is not recorded
+    front: bool = False
+    reset_circuit: bool = False
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
     on_recorded: Callable[[Sequence[LinkOutcome]], None] = lambda _recorded: None
@@ -70,6 +72,7 @@ class BulkRun:
     _by_app: dict[str, Counter[Outcome]] = field(default_factory=dict)
     _failures: list[LinkFailure] = field(default_factory=list)
     _deliveries_cleared: int = 0
+    _circuits_reset: set[str] = field(default_factory=set)
     _reported_at: float = 0
     _reported_failures: int = 0
 
@@ -94,7 +97,15 @@ class BulkRun:
             for _ in range(BATCHES_IN_FLIGHT):
                 database = stack.enter_context(closing(self.database.sibling()))
                 claim = self.selection.claim
-                execution = BatchExecution(database, self.queue, self.action, claim, self.audit)
+                execution = BatchExecution(
+                    database,
+                    self.queue,
+                    self.action,
+                    claim,
+                    self.audit,
+                    self.front,
+                    self.reset_circuit,
+                )
                 handlers.append(execution.handle)
             self._work(handlers)
             self._end_audit()
@@ -108,7 +119,14 @@ class BulkRun:
     def plan(self) -> BulkResult:
         """Finds what `run` would do, and changes nothing. Raises PostgresError, RedisError."""
         self._planned = []
-        handler = partial(plan_batch, self.database, self.queue, self.action, self._planned)
+        handler = partial(
+            plan_batch,
+            self.database,
+            self.queue,
+            self.action,
+            self._planned,
+            reset_circuit=self.reset_circuit,
+        )
         self._work([handler])
         return self.result()
 
@@ -135,6 +153,7 @@ class BulkRun:
             cancelled=self._is_cut_short,
             open_circuits_left_out=self.selection.open_circuits_left_out,
             deliveries_cleared=self._deliveries_cleared,
+            circuits_reset=len(self._circuits_reset) if self.reset_circuit else None,
             links=self._planned,
         )
 
@@ -147,7 +166,10 @@ class BulkRun:
         waiting = self.queue.read_waiting()
         postponed: list[LinkRef] = []
         evidence: dict[str, str] = {}
-        first = (Batch(refs, waiting) for refs in batches(self.selection.refs, self.batch_size))
+        refs = self.selection.refs
+        if self.front and self._planned is None:
+            refs = refs[::-1]  # each job is pushed before the one that was pushed last
+        first = (Batch(some, waiting) for some in batches(refs, self.batch_size))
         for batch in self._handle(first, handlers):
             postponed += [ref for ref in batch.refs if ref.id in batch.postponed]
             evidence |= batch.postponed
@@ -222,6 +244,7 @@ class BulkRun:
                 for (ref, error), found in zip(failed, names, strict=True)
             ]
         self._deliveries_cleared += batch.deliveries_cleared
+        self._circuits_reset |= batch.circuits_reset
         self.on_recorded(batch.recorded)
 
     def _names(

@@ -50,18 +50,23 @@ def predict_one(
 
 
 def predict_first_round(
-    operation: Action, job_ids: Sequence[str], now: Situation, locked: str | None
+    operation: Action,
+    job_ids: Sequence[str],
+    now: Situation,
+    locked: str | None,
+    *,
+    front: bool = False,
 ) -> tuple[Counter[Outcome], list[str]]:
     """What many links come to at first, and which are postponed."""
     outcomes: Counter[Outcome] = Counter()
     postponed = []
-    for job_id in job_ids:
+    for job_id in reversed(job_ids) if front else job_ids:
         if now.jobs[job_id].state in LOOKED_AT_TWICE or job_id == locked:
             postponed.append(job_id)
         elif not qualifies(operation, now, job_id):
             outcomes[Outcome.SKIPPED] += 1
         else:
-            outcomes[_queue(operation, job_id, now)] += 1
+            outcomes[_queue(operation, job_id, now, front=front)] += 1
     return outcomes, postponed
 
 
@@ -71,16 +76,24 @@ def predict_last_round(
     before: Situation,
     now: Situation,
     locked: str | None,
+    *,
+    front: bool = False,
 ) -> Counter[Outcome]:
     """What they come to in the end. `before`: how their jobs stood in the first round."""
     return Counter(
-        _predict_last(operation, job_id, before, now, is_locked=job_id == locked)
+        _predict_last(operation, job_id, before, now, is_locked=job_id == locked, front=front)
         for job_id in postponed
     )
 
 
 def _predict_last(
-    operation: Action, job_id: str, before: Situation, now: Situation, *, is_locked: bool
+    operation: Action,
+    job_id: str,
+    before: Situation,
+    now: Situation,
+    *,
+    is_locked: bool,
+    front: bool,
 ) -> Outcome:
     job = now.jobs[job_id]
     if job.beats:
@@ -92,7 +105,7 @@ def _predict_last(
     only_now = job.state is JobState.DOUBTFUL and before.jobs[job_id].beats
     if job.locked or only_now or _is_queued_anew(before.jobs[job_id], job):
         return Outcome.ALREADY_RUNNING
-    return _queue(operation, job_id, now)
+    return _queue(operation, job_id, now, front=front)
 
 
 def _is_queued_anew(before: FoundJob, now: FoundJob) -> bool:

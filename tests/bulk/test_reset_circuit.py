@@ -1,0 +1,270 @@
+"""`--reset-circuit`: closes the circuits of the repositories of the links that are queued."""
+
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from docora_ops.actions.bulk import run as bulk_run
+from docora_ops.links import Outcome
+from tests.support.bulk_actions import APP, RESYNC, RETRY, BulkAction
+from tests.support.docora import Docora
+from tests.support.read_only import frozen, read_only
+from tests.support.rows import TestLink, in_turns
+from tests.support.running_commands import PATIENT, await_locks
+
+AN_HOUR = timedelta(hours=1)
+
+both_actions = pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
+
+
+def circuits(docora: Docora) -> dict[str, dict[str, Any]]:
+    """By id of the repository."""
+    rows = docora.connection.execute(
+        "SELECT repository_id, xmin::text, consecutive_failures, circuit_open_until"
+        " FROM repositories"
+    ).fetchall()
+    return {row.pop("repository_id"): row for row in rows}
+
+
+def open_all(docora: Docora) -> None:
+    docora.connection.execute(
+        "UPDATE repositories SET consecutive_failures = 5,"
+        " circuit_open_until = now() + interval '1 hour'"
+    )
+
+
+def closed(docora: Docora) -> set[str]:
+    return {
+        repository_id
+        for repository_id, row in circuits(docora).items()
+        if (row["consecutive_failures"], row["circuit_open_until"]) == (0, None)
+    }
+
+
+def add_links(docora: Docora, bulk: BulkAction) -> dict[str, TestLink]:
+    """Links of one app, each of a repository of its own."""
+    app_id = docora.add_app("Acme Search", APP)
+    names = ("open", "over", "failing", "closed", "running", "bad.id")
+    links = {}
+    for name in names:
+        circuit_open_for = None if name == "closed" else AN_HOUR
+        repository_id = docora.add_repository(
+            f"octo/{name}", f"repo_{name}", circuit_open_for=circuit_open_for
+        )
+        links[name] = docora.link(app_id, repository_id, bulk.status)
+    docora.connection.execute(
+        "UPDATE repositories SET consecutive_failures = 3, circuit_open_until = NULL"
+        " WHERE name = 'failing'"
+    )
+    docora.connection.execute(
+        "UPDATE repositories SET circuit_open_until = now() - interval '1 minute'"
+        " WHERE name = 'over'"
+    )
+    docora.add_repository("octo/other", "repo_other", circuit_open_for=AN_HOUR)
+    docora.link(docora.add_app("Other"), "repo_other", "synced")
+    docora.start_job(links["running"].job_id)
+    return links
+
+
+@both_actions
+def test_only_circuits_of_links_that_are_queued_are_closed_and_counted(
+    docora: Docora, bulk: BulkAction
+) -> None:
+    links = add_links(docora, bulk)
+    before = circuits(docora)
+    with frozen(docora):
+        command = [word for word in bulk.command if word != "--yes"]
+        options = ("--reset-circuit", "--dry-run")
+        dry = docora.run(*command, *options, "--json", env=read_only(docora))
+        table = docora.run(*command, *options, env=read_only(docora))
+    assert dry.data["circuits_reset"] == 3
+    assert "3 circuits would be reset." in table.stdout.splitlines()
+
+    real = docora.run(*bulk.command, "--reset-circuit", "--json")
+    assert real.code == dry.code == 6, real  # one of the ids is bad
+    assert real.data["circuits_reset"] == 3
+    after = circuits(docora)
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"repo_open", "repo_over", "repo_failing"}
+    assert closed(docora) == changed | {"repo_closed"}
+    # In the transaction that resets the links.
+    row = docora.connection.execute(
+        "SELECT xmin::text FROM app_repositories WHERE repository_id = 'repo_open'"
+    ).fetchone()
+    assert row is not None
+    assert {after[name]["xmin"] for name in changed} == {row["xmin"]}
+    assert links["open"].job_id in docora.waiting()
+
+
+def test_the_table_says_how_many_circuits_were_reset(docora: Docora) -> None:
+    docora.add_links(2, apps=2)  # of one repository
+    open_all(docora)
+    shown = docora.run("retry-all-failed", "--reset-circuit").stdout.splitlines()
+    assert "1 circuit reset." in shown
+    docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+    result = docora.run("retry-all-failed", "--reset-circuit", "--json")
+    assert result.data["circuits_reset"] == 0
+    docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+    assert "circuits_reset" not in docora.run("retry-all-failed", "--json").data
+
+
+@both_actions
+def test_without_the_option_circuits_stay_open(docora: Docora, bulk: BulkAction) -> None:
+    bulk.add_links(docora, 4)
+    open_all(docora)
+    before = circuits(docora)
+    assert docora.run(*bulk.command).code == 0
+    assert circuits(docora) == before
+
+
+def test_a_link_that_has_changed_since_the_choice_leaves_its_circuit_open(docora: Docora) -> None:
+    docora.add_links(4)
+    open_all(docora)
+    changed = docora.links()[1]
+    result = docora.actions().retry_all(
+        batch_size=2,
+        reset_circuit=True,
+        prepare=lambda _: docora.set_link(changed, status="synced"),
+    )
+    assert result.counts == {Outcome.QUEUED: 3, Outcome.SKIPPED: 1}
+    assert result.circuits_reset == 3
+    assert changed.repository_id not in closed(docora)
+
+
+@both_actions
+def test_the_circuit_of_a_link_that_can_not_be_committed_stays_open(
+    docora: Docora, bulk: BulkAction
+) -> None:
+    bulk.add_links(docora, 5)
+    open_all(docora)
+    links = docora.links()
+    bad = links[2]
+    docora.refuse_at_commit(f"new.repository_id = '{bad.repository_id}'")
+    result = bulk.run(docora.actions(), batch_size=5, reset_circuit=True)
+    # The jobs of the attempt that was rolled back.
+    assert result.counts == {Outcome.ALREADY_QUEUED: 4, Outcome.FAILED: 1}
+    assert result.circuits_reset == 4
+    assert closed(docora) == {link.repository_id for link in links if link != bad}
+    assert docora.status(bad) == bulk.status
+
+
+def test_the_circuit_of_a_job_that_a_worker_takes_before_the_push_stays_open(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt is rolled back, with all circuits that it has closed."""
+    monkeypatch.setattr(bulk_run, "SECOND_LOOK_DELAY", 0)
+    docora.add_links(5)
+    open_all(docora)
+    taken = docora.links()[3]
+    actions = docora.actions()
+    push = actions.queue.push
+    once = iter([True])
+
+    def take_one_then_push(*arguments: Any, **options: Any) -> Any:
+        if next(once, False):
+            docora.start_job(taken.job_id)
+        return push(*arguments, **options)
+
+    monkeypatch.setattr(actions.queue, "push", take_one_then_push)
+    result = actions.retry_all(reset_circuit=True)
+    assert result.counts == {Outcome.QUEUED: 4, Outcome.ALREADY_RUNNING: 1}
+    assert result.circuits_reset == 4
+    assert set(circuits(docora)) - closed(docora) == {taken.repository_id}
+
+
+# No deadlock
+
+
+def test_circuits_are_locked_in_the_order_of_their_ids(docora: Docora) -> None:
+    app_id = docora.add_app("Acme Search", APP)
+    ids = ["repo_a", "repo_b", "repo_c"]
+    for repository_id in reversed(ids):  # as they lie in the table
+        docora.add_repository(f"octo/{repository_id}", repository_id, circuit_open_for=AN_HOUR)
+        docora.link(app_id, repository_id)
+
+    def free(holder: psycopg.Connection) -> list[str]:
+        rows = holder.execute(
+            "SELECT repository_id FROM repositories ORDER BY 1 FOR UPDATE SKIP LOCKED"
+        )
+        return [repository_id for (repository_id,) in rows]
+
+    with psycopg.connect(docora.database_access.owner) as holder:
+        holder.execute("SELECT FROM repositories WHERE repository_id = 'repo_b' FOR UPDATE")
+        with docora.start("retry-all-failed", "--reset-circuit", env=PATIENT) as process:
+            await_locks(docora)
+            not_locked = free(holder)
+            holder.rollback()
+            assert process.wait(30) == 0
+    assert not_locked == ["repo_b", "repo_c"]
+    assert closed(docora) == set(ids)
+
+
+def test_a_batch_that_waits_for_its_turn_holds_no_circuit_of_the_batch_before(
+    docora: Docora,
+) -> None:
+    """Otherwise the first batch would wait for the second, which gives up its turn after 1 s."""
+    docora.add_links(6, apps=6)  # of one repository
+    open_all(docora)
+    docora.add_trigger("PERFORM pg_sleep(0.3)", when=f"old.app_id = '{APP}'")
+    result = docora.actions().retry_all(batch_size=3, reset_circuit=True)
+    assert result.counts == {Outcome.QUEUED: 6}
+    assert docora.waiting() == in_turns(link.job_id for link in docora.links())
+    assert result.circuits_reset == 1
+
+
+def test_commands_that_close_the_same_circuits_at_once_do_not_fail(docora: Docora) -> None:
+    docora.add_links(600, apps=3)
+    open_all(docora)
+    apps = sorted({link.app_id for link in docora.links()})
+    options = ("--reset-circuit", "--json")
+    results = docora.run_together(
+        ("retry-all-failed", "--app", apps[0], "--batch-size", "7", *options),
+        ("retry-all-failed", "--app", apps[1], "--batch-size", "11", "--front", *options),
+        ("resync", apps[2], "--all", "--yes", "--front", *options),
+    )
+    for result in results:
+        assert result.code == 0, result
+        assert (result.data["succeeded"], result.data["failures"]) == (200, [])
+    assert sum(result.data["circuits_reset"] for result in results) == 200
+    assert closed(docora) == set(circuits(docora))
+    docora.assert_sound()
+
+
+# The command line
+
+
+def test_skip_open_circuits_excludes_it(docora: Docora) -> None:
+    docora.add_links(2)
+    open_all(docora)
+    before = docora.dump()
+    command = ("retry-all-failed", "--reset-circuit", "--skip-open-circuits")
+    result = docora.run(*command, "--json")
+    assert (result.code, result.json["code"]) == (2, "usage")
+    assert result.json["error"] == "--reset-circuit and --skip-open-circuits exclude each other"
+    assert docora.dump() == before
+
+
+def test_links_that_are_chosen_by_an_open_circuit_are_all_queued(docora: Docora) -> None:
+    """The first batch closes the circuit by which the later links were chosen."""
+    docora.add_links(6, apps=6)
+    open_all(docora)
+    command = ("retry-all-failed", "--circuit", "open", "--reset-circuit", "--batch-size", "2")
+    result = docora.run(*command, "--json")
+    assert (result.code, result.data["queued"], result.data["circuits_reset"]) == (0, 6, 1)
+
+
+@both_actions
+def test_without_the_privilege_it_stops_and_nothing_has_changed(
+    docora: Docora, bulk: BulkAction
+) -> None:
+    bulk.add_links(docora, 4)
+    open_all(docora)
+    docora.connection.execute(f"REVOKE UPDATE ON repositories FROM {docora.role}".encode())
+    before = docora.dump()[0]
+    result = docora.run(*bulk.command, "--reset-circuit", "--json")
+    assert (result.code, result.json["code"]) == (5, "postgres"), result
+    assert "permission denied for table repositories" in result.json["error"]
+    assert docora.dump()[0] == before
+    assert docora.waiting() == []
