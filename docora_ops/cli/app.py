@@ -37,6 +37,7 @@ from docora_ops.cli.signals import interrupt_on_signals, interruption, taking_si
 from docora_ops.cli.status import status
 from docora_ops.cli.streams import guard_streams
 from docora_ops.cli.typed import quoted_name, with_commands
+from docora_ops.cli.wait import wait
 from docora_ops.cli.worker import worker
 from docora_ops.errors import DocoraOpsError, UsageError
 
@@ -65,6 +66,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., int | None], str], ...] = (
     ("schedule", schedule, "docora-ops schedule --dry-run"),
     ("operations", operations, "docora-ops operations"),
     ("progress", progress, "docora-ops progress bulk_0123456789abcdef --follow"),
+    ("wait", wait, "docora-ops wait bulk_0123456789abcdef --timeout 600"),
     ("cancel", cancel, "docora-ops cancel bulk_0123456789abcdef"),
     ("pause", pause, "docora-ops pause --for 10m"),
     ("resume", resume, "docora-ops resume"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from docora_ops.interrupts import Stop
 from docora_ops.links import Action
 from docora_ops.queue import ProgressStore, connect
 from docora_ops.render import bulk as render
+from docora_ops.render import waits
+from docora_ops.render.failures import failures
 from docora_ops.text import amount
 
 
@@ -152,17 +155,26 @@ class BulkCommand(LongRun):
         """Shows the result, with `--wait` that of the snapshots too. Returns the exit code."""
         if not (self.context.wait and self.context.as_json):
             self.show()
-        return self._finish_after_wait() if self.context.wait else gravest(self._codes())
+        if self.context.wait:
+            return self._finish_after_wait()
+        result = self._run.result()
+        if result.operation_id and result.succeeded and sys.stderr.isatty():
+            self.context.say(f"To wait for the results: docora-ops wait {result.operation_id}")
+        return gravest(self._codes())
 
     def show(self, error: ServerError | None = None) -> None:
         """Shows what was done until now, and in JSON the error that has ended it."""
         result = self._run.result()
+        waited = self._following.result() if error and self._is_paced else None
         if not self.context.as_json:
             self._show_summary(error)
+            if waited:
+                tables = waits.wait_tables(waited, self.context.out.width)
+                self.context.show_tables(tables, is_last=False)
         elif result.links is not None:
             self.context.show_text(render.encode_plan(result, result.links))
         else:
-            self.context.show_document(render.document(result), error)
+            self.context.show_document(render.document(result, waited), error)
 
     def _cancel_at_once(self) -> None:
         if self._run.operation_id is None:
@@ -194,12 +206,15 @@ class BulkCommand(LongRun):
         if self.context.as_json:
             self.context.show_document(render.document(self._run.result(), waited), lost)
         elif waited.total:
-            tables = render.wait_tables(waited, self.context.out.width)
+            tables = waits.wait_tables(waited, self.context.out.width)
             self.context.show_tables(tables, is_last=not (lost or following.stop.requested))
         if lost:
             return self.context.report(lost, next_step="the jobs go on")
-        codes = end_wait(self.context, waited, interrupted=following.stop.requested)
-        if (result := self._run.result()).stopped_by:
+        result, interrupted = self._run.result(), following.stop.requested
+        codes = end_wait(
+            self.context, waited, operation_id=result.operation_id, interrupted=interrupted
+        )
+        if result.stopped_by:
             sentence = render.stopped(result, waited, self._options.max_failures)
             self.context.warn(f"{sentence} Later, {self.next_step}.")
         return gravest(self._codes() | codes)
@@ -239,7 +254,7 @@ class BulkCommand(LongRun):
             left_out = amount(result.open_circuits_left_out, "link")
             yield f"{left_out} left out: the circuit of the repository is open."
         if result.failures:
-            yield from ("", render.failures(result.failures, width))
+            yield from ("", failures(result.failures, width))
         if result.links:
             yield ""
             yield from render.plan_tables(result.links, width)

@@ -47,6 +47,15 @@ def complete_app(typer_context: typer.Context, incomplete: str) -> list[str | tu
         return _offer(apps_by_prefix(database, incomplete, _MOST + 1))
 
 
+def complete_app_or_operation(
+    typer_context: typer.Context, incomplete: str
+) -> list[str | tuple[str, str]]:
+    """Returns the bulk operations and the apps that begin with the typed text."""
+    if incomplete.startswith("bulk"):
+        return [*complete_operation(typer_context, incomplete)]
+    return complete_app(typer_context, incomplete)
+
+
 def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str | tuple[str, str]]:
     """Returns the repositories of the apps on the line, for `retry` with failed links first.
 

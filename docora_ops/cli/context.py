@@ -247,17 +247,17 @@ class Context:
         return workers
 
 
-def context_of(typer_context: typer.Context) -> Context:
+def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
     """Returns the Context of the command, which knows the options that many commands have.
 
-    Raises UsageError if these contradict each other.
+    `waits`: the command always waits. Raises UsageError if options contradict each other.
     """
     context: Context = typer_context.obj
     context.env_file = env_file_of(typer_context)
     given = typer_context.params
     context.as_json = given.get("as_json", False)
     context.dry_run = given.get("dry_run", False)
-    context.wait = given.get("wait", False)
+    context.wait = given.get("wait", waits)
     context.timeout = given.get("timeout")
     is_paced = given.get("in_flight") is not None
     if given.get("max_failures") is not None and not is_paced:

@@ -14,6 +14,7 @@ from docora_ops.database.link_rows import count_deliveries
 from docora_ops.errors import ServerError
 from docora_ops.links import Action, LinkResult
 from docora_ops.render import link_result as render
+from docora_ops.render.waits import wait_table
 from docora_ops.text import amount
 
 
@@ -71,7 +72,7 @@ def _wait(context: Context, result: LinkResult, workers: int) -> int:
     following = Following(context.database, context.queue, grace=context.settings.drift_grace)
     following.add(ref, result.outcome)
     try:
-        with waiting(context, following, workers, ref.words):
+        with waiting(context, following, workers, link=ref.words):
             waited = wait_for_one(following, ref, context.timeout)
     except ServerError as error:
         if context.as_json:
@@ -81,5 +82,5 @@ def _wait(context: Context, result: LinkResult, workers: int) -> int:
     if context.as_json:
         context.show_document(render.document(result, workers, waited))
     else:
-        context.show_tables([render.wait_table(waited)], is_last=not interrupted)
+        context.show_tables([wait_table(waited)], is_last=not interrupted)
     return gravest(end_wait(context, following.result(), ref.words, interrupted=interrupted))

@@ -17,6 +17,10 @@ from docora_ops.cli.long_run import progress_bar
 if TYPE_CHECKING:
     from docora_ops.bulk import Progress
 
+RUNNER_IS_SILENT = (
+    "The command that runs the operation has been silent for two minutes: it was killed, or hangs. "
+    "It can be run again."
+)
 _POLL = 0.5
 
 
@@ -91,10 +95,7 @@ def _follow(context: Context, operation: Progress) -> Progress:
             elif operation.cancelled:
                 break
             elif context.store.has_lost_its_runner(operation.operation_id):
-                context.warn(
-                    "The command that runs the operation has been silent for two minutes: it was "
-                    "killed, or hangs. It can be run again."
-                )
+                context.warn(RUNNER_IS_SILENT)
                 break
     return operation
 

@@ -13,8 +13,8 @@ from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import progress_bar
 from docora_ops.cli.signals import interrupt, interrupted_code, stopping_on_signals
-from docora_ops.render.bulk import wait_progress
 from docora_ops.render.console import may_animate
+from docora_ops.render.waits import wait_progress
 from docora_ops.text import amount
 from docora_ops.waits import BulkWait
 
@@ -22,16 +22,25 @@ _SAY_EACH = 60  # seconds, where no bar can move: silence looks like a hang
 
 
 @contextmanager
-def waiting(context: Context, following: Following, workers: int, link: str = "") -> Iterator[None]:
+def waiting(
+    context: Context,
+    following: Following,
+    workers: int,
+    what: str = "",
+    total: int | None = None,
+    link: str = "",
+) -> Iterator[None]:
     """Shows how far the wait is. The first signal ends it, a second one ends the command.
 
-    `link` names the link if there is only one.
+    Without `what` and `total`, waits for the links that are followed by now. `link` names the link
+    if there is only one.
     """
     context.collect_garbage()
-    total = following.result().total
+    total = following.result().total if total is None else total
+    what = what or amount(total, "snapshot")
     with (
         stopping_on_signals(following.stop, interrupt, announced=False),
-        showing_wait(context, following, workers, amount(total, "snapshot"), total, link),
+        showing_wait(context, following, workers, what, total, link),
     ):
         yield
 
@@ -81,9 +90,17 @@ def _tell(context: Context, link: str, notice: Notice, text: str) -> None:
 
 
 def end_wait(
-    context: Context, wait: BulkWait, link: str = "", *, interrupted: bool
+    context: Context,
+    wait: BulkWait,
+    link: str = "",
+    operation_id: str | None = None,
+    *,
+    interrupted: bool,
 ) -> set[ExitCode]:
-    """Says which results are missing. Returns every exit code that fits the wait."""
+    """Says which results are missing. Returns every exit code that fits the wait.
+
+    `link` or `operation_id`: what the command waits for.
+    """
     codes = {ExitCode.OK}
     if wait.failed:
         codes.add(ExitCode.SNAPSHOT_FAILED)
@@ -95,9 +112,9 @@ def end_wait(
     elif wait.unfinished:
         codes.add(interrupted_code() if interrupted else ExitCode.TIMED_OUT)
         end = "No longer waiting" if interrupted else "Time ran out"
-        look = f"docora-ops show {link}" if link else "docora-ops queue"
         left = amount(wait.unfinished, "result")
-        context.warn(f"{end}; {left} still to come. The jobs go on; to look at them: {look}")
+        again = f"docora-ops wait {link or operation_id}"
+        context.warn(f"{end}; {left} still to come. The jobs go on; to wait for them: {again}")
     return codes
 
 

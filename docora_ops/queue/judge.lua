@@ -294,13 +294,14 @@ local function alone(action, ...)
 end
 
 local TRIALS = {
-  DEL = {}, HSET = {'x', 'x'}, LPUSH = {'x'}, LREM = {0, 'x'}, LSET = {0, 'x'}, PERSIST = {},
-  RPUSH = {'x'}, XADD = {'*', 'x', 'x'}, ZREM = {'x'},
+  APPEND = {'x'}, DEL = {}, EXPIRE = {1}, GETRANGE = {0, 0}, HSET = {'x', 'x'}, LPUSH = {'x'},
+  LREM = {0, 'x'}, LSET = {0, 'x'}, PERSIST = {}, RPUSH = {'x'}, XADD = {'*', 'x', 'x'},
+  ZREM = {'x'},
 }
 
 -- Redis does not roll back a script that fails. So missing permissions must show before anything is
 -- removed. When it is out of memory, Redis refuses only the first write of a script.
-local function try_writes(commands)
+local function try_commands(commands)
   local key = config.queue_prefix .. 'docora-ops:trial'
   for _, command in ipairs(commands) do
     local reply = redis.pcall(command, key, unpack(TRIALS[command]))

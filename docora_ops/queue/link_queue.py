@@ -17,6 +17,7 @@ from docora_ops.jobs import BullmqQueue, JobState, Suspension
 from docora_ops.links import Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry, write_entry
 from docora_ops.queue.job_template import JobTemplate
+from docora_ops.queue.progress import EXPIRY, links_key
 from docora_ops.queue.redis_client import describe, redis_errors
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.suspension import read_suspension
@@ -32,7 +33,8 @@ class PushRequest:
     """A job to push. Without a payload, the push only confirms that the job is live.
 
     `seen`: evidence of a job that was doubtful at an earlier look; unchanged, the job is stale.
-    `is_repeated`: it was pushed a moment ago, after the waiting list was read.
+    `is_repeated`: it was pushed a moment ago, after the waiting list was read. `row_id`: of the
+    link, if an operation claims it.
     """
 
     job_id: str
@@ -40,6 +42,7 @@ class PushRequest:
     is_rescan: bool
     seen: str = ""
     is_repeated: bool = False
+    row_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,7 @@ class LinkQueue:
         waiting: WaitingList | None = None,
         expired: ExpiredExecutions | None = None,
         front: bool = False,
+        operation_id: str | None = None,
         audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
     ) -> list[Answer]:
         """Queues each job unless it is live, and removes finished and stale jobs, atomically.
@@ -134,9 +138,10 @@ class LinkQueue:
         Called with the rows locked: Redis has 4 s. A waiting job is kept for good. A running,
         doubtful or unreadable job is left alone, and its answer has no outcome. `front`: pushes
         each job to the head, so that the last one is the first, and moves a waiting job there,
-        too, unless it is delayed, in another queue or just taken. `audit`: audit entries by
-        outcome, `FAILED` for a job that was to be confirmed and is not live; the first outcome
-        that is among them writes its entry.
+        too, unless it is delayed, in another queue or just taken. `operation_id`: the operation
+        that keeps the row ids of the links whose jobs wait now. `audit`: audit entries by outcome,
+        `FAILED` for a job that was to be confirmed and is not live; the first outcome that is among
+        them writes its entry.
         """
         template = self._template
         arguments: list[str | int | bytes] = []
@@ -150,6 +155,7 @@ class LinkQueue:
                 request.seen.encode(errors="surrogateescape"),
                 template.data(payload, is_rescan=request.is_rescan) if payload else b"",
                 payload.description if payload else b"",
+                bytes.fromhex(request.row_id.replace("-", "")),
             )
         job_ids = [request.job_id for request in requests]
         replies = self._script.run(
@@ -161,6 +167,8 @@ class LinkQueue:
             rows_locked=True,
             front=front,
             fields=template.fields,
+            links_key=operation_id and links_key(operation_id),
+            links_expiry=EXPIRY,
             audit={word: audit[each].xadd for word, each in _AUDITED.items() if each in audit},
         )
         answers = list(map(_answer, job_ids, replies))

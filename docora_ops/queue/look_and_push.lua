@@ -1,8 +1,9 @@
 -- Judges the jobs of links and queues them, id by id, atomically. Follows judge.lua.
 --
 -- ARGV[1]  "look" (writes nothing) or "push"
--- ARGV[2]  JSON: what judge.lua needs, `front`, `detailed`, and for a push the constant `fields`
--- then per link, look: id, hint; push: id, hint, seen, data, description
+-- ARGV[2]  JSON: what judge.lua needs, `front`, `detailed`, and for a push the constant `fields`,
+--          and `links_key` with `links_expiry`: where an operation keeps the links that it claims
+-- then per link, look: id, hint; push: id, hint, seen, data, description, row id in 16 bytes
 --   data  empty: the push only confirms a live job
 -- `front`: pushes each job to the head, before the one that was pushed last, and moves a job there
 -- that waits in our list; without it, a waiting job keeps its place and others go to the tail
@@ -15,7 +16,12 @@
 if mode == 'push' then
   -- Redis refuses this if it is out of memory or read-only, before anything is removed.
   redis.call('SADD', config.queues_key, main_list)
-  try_writes({'DEL', 'HSET', 'LPUSH', 'LREM', 'LSET', 'PERSIST', 'RPUSH', 'XADD', 'ZREM'})
+  try_commands({
+    'DEL', 'HSET', 'APPEND', 'EXPIRE', 'GETRANGE', 'LPUSH', 'LREM', 'LSET', 'PERSIST', 'RPUSH',
+    'XADD', 'ZREM'})
+  if config.links_key then
+    redis.call('GETRANGE', config.links_key, 0, 0) -- refused if it is of another type
+  end
 end
 
 -- Formats the present time as RQ does. Redis's clock is the only one that all processes share.
@@ -51,7 +57,8 @@ local REPLACED = {none = 'queued', finished = 'replaced_finished', stale = 'repl
 
 -- Ids to push, and indexes in our list to remove. All at the end: until then no index shifts.
 local to_push, to_remove = {}, {}
-local function push(id, hint, seen, data, description)
+local claimed = {} -- row ids
+local function push(id, hint, seen, data, description, row_id)
   local answer, queue, places, detail, status = alone(judge, id, hint, seen)
   if answer == 'waiting' then
     -- A TTL of an earlier run would delete the job while it waits.
@@ -64,6 +71,7 @@ local function push(id, hint, seen, data, description)
     answer = REPLACED[with_place(remains(id, queue, true, status), places)]
     write_job(id, data, description)
   end
+  table.insert(claimed, row_id)
   local waits_elsewhere = answer == 'waiting' and (places == 0 or queue ~= config.queue)
   local keeps_place = places > 0 and not waits_elsewhere and not config.front
   if not waits_elsewhere and not keeps_place then
@@ -85,15 +93,19 @@ local function look(id, hint)
 end
 
 local answers = {}
-local stride = mode == 'push' and 5 or 2
+local stride = mode == 'push' and 6 or 2
 for i = 3, #ARGV, stride do
   local act = mode == 'push' and push or look
-  local answer, detail = act(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
+  local answer, detail = act(ARGV[i], tonumber(ARGV[i + 1]), unpack(ARGV, i + 2, i + stride - 1))
   answers[#answers + 1] = joined(answer, nil, nil, detail)
 end
 remove_from_main_list(to_remove)
 if #to_push > 0 then
   redis.call(config.front and 'LPUSH' or 'RPUSH', main_list, unpack(to_push))
+end
+if config.links_key and #claimed > 0 then
+  redis.call('APPEND', config.links_key, table.concat(claimed))
+  redis.call('EXPIRE', config.links_key, config.links_expiry)
 end
 write_audit_entry(answers)
 return answers

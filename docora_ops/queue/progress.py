@@ -9,6 +9,7 @@ from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from shlex import quote
 from typing import cast
+from uuid import UUID
 
 from redis import Redis
 
@@ -28,6 +29,7 @@ OWNER_PATIENCE = timedelta(seconds=120)
 FAILURES_KEPT = 10_000
 
 _PREFIX = "docora:bulk:"
+_ID_BYTES = 16
 _SCAN_COUNT = 1_000
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -35,25 +37,29 @@ _Known = tuple[Progress, OperationState, datetime | None]
 """With the moment of the last step, if known."""
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 
-# KEYS: the operation, its failures, the stream of the audit entry if there is one
+# KEYS: the operation, its failures, its links, the stream of the audit entry if there is one
 # ARGV: TTL, four counts, the number of all failures, the number of the first failure that follows,
 # how many follow, these, and the arguments of XADD
 # Failures are stored by number, so that a repeated call changes nothing. A script that fails undoes
-# nothing: so a stream of another type is noticed before the first write, and if EXPIRE is not
-# permitted, a new operation is deleted, which would never expire.
+# nothing: so a stream of another type is noticed before the first write, and if EXPIRE or SET is
+# not permitted, a new operation is deleted, which would never expire.
 _WRITE = """
-if KEYS[3] then
-  redis.call('XLEN', KEYS[3])
+if KEYS[4] then
+  redis.call('XLEN', KEYS[4])
 end
 local is_new = redis.call('EXISTS', KEYS[1]) == 0
 redis.call('HSETNX', KEYS[1], 'cancelled', 'false')
-local expiry = redis.pcall('EXPIRE', KEYS[1], ARGV[1])
-if type(expiry) == 'table' then
+local reply = redis.pcall('EXPIRE', KEYS[1], ARGV[1])
+if is_new and not (type(reply) == 'table' and reply.err) then
+  reply = redis.pcall('SET', KEYS[3], '', 'EX', ARGV[1])
+end
+if type(reply) == 'table' and reply.err then
   if is_new then
     redis.call('DEL', KEYS[1])
   end
-  return expiry
+  return reply
 end
+redis.call('EXPIRE', KEYS[3], ARGV[1])
 redis.call('HSET', KEYS[1], 'total', ARGV[2], 'completed', ARGV[3], 'succeeded', ARGV[4],
   'failed', ARGV[5])
 if tonumber(ARGV[6]) > 0 then
@@ -63,7 +69,7 @@ if tonumber(ARGV[6]) > 0 then
   end
   redis.call('EXPIRE', KEYS[2], ARGV[1])
 end
-if KEYS[3] then
+if KEYS[4] then
   redis.call('XADD', unpack(ARGV, 9 + ARGV[8]))
 end
 return redis.call('HGET', KEYS[1], 'cancelled')
@@ -118,7 +124,7 @@ class ProgressStore:
         those before the index `since` are stored already.
         """
         new = [json.dumps(astuple(failure)) for failure in failures[since:FAILURES_KEPT]]
-        keys = [operation_key(progress.operation_id), _failures_key(progress.operation_id)]
+        keys = _keys(progress.operation_id)
         with redis_errors(self._client):
             cancelled = self._write(
                 keys=[*keys, audit.key] if audit else keys,
@@ -153,6 +159,36 @@ class ProgressStore:
         found = ((whole_number(name) or 0, _failure(value)) for name, value in fields.items())
         kept = {number: failure for number, failure in found if failure}
         return [kept[number] for number in sorted(kept)], total
+
+    def read_links(self, operation_id: str, since: int = 0) -> list[str] | None:
+        """Returns the row ids of the links that the operation has claimed, from `since` on.
+
+        None if they are not known: the operation is one of Docora's dashboard, or has expired. An
+        id may be there twice.
+        """
+        key = links_key(operation_id)
+        with redis_errors(self._client):
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.exists(key)
+            pipeline.getrange(key, since * _ID_BYTES, -1)
+            is_known, found = pipeline.execute()
+        if not is_known:
+            return None
+        starts = range(0, len(found) - _ID_BYTES + 1, _ID_BYTES)
+        return [str(UUID(bytes=found[start : start + _ID_BYTES])) for start in starts]
+
+    def renew(self, progress: Progress) -> None:
+        """Keeps the links of an operation for another hour, and its counts if it has ended.
+
+        The TTL of an operation that goes on tells how long its runner has been silent.
+        """
+        keys = _keys(progress.operation_id)
+        has_ended = progress.finished or progress.cancelled
+        with redis_errors(self._client):
+            pipeline = self._client.pipeline(transaction=False)
+            for key in keys if has_ended else keys[1:]:
+                pipeline.expire(key, EXPIRY)
+            pipeline.execute()
 
     def read_all(self) -> list[KnownOperation]:
         """Returns every operation that has not expired, the one renewed last first."""
@@ -220,6 +256,15 @@ class ProgressStore:
 def operation_key(operation_id: str) -> str:
     """Returns the key of the operation's hash."""
     return _PREFIX + operation_id
+
+
+def links_key(operation_id: str) -> str:
+    """Returns the key of the links that the operation has claimed: 16 bytes for each row id."""
+    return f"docora-ops:operation:{operation_id}:links"
+
+
+def _keys(operation_id: str) -> list[str]:
+    return [operation_key(operation_id), _failures_key(operation_id), links_key(operation_id)]
 
 
 def _not_found(operation_id: str) -> NotFoundError:

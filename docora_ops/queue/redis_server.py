@@ -42,11 +42,12 @@ _TRY_WRITES = """
 local calls = {
   {'DEL', KEYS[1]}, {'HSET', KEYS[1], 'x', 'x', 'x'}, {'LREM', KEYS[1], 0, 'x'},
   {'LSET', KEYS[1], 0, 'x'}, {'PERSIST', KEYS[1]}, {'ZREM', KEYS[1], 'x'}, {'LPOS', KEYS[1], 'x'},
-  {'SET', KEYS[1], 'x', 'NX', 'XX'},
+  {'GETRANGE', KEYS[1], 0, 0}, {'SET', KEYS[1], 'x', 'NX', 'XX'},
   {'XLEN', KEYS[3]}, {'XADD', KEYS[3], 'x', 'x', 'x'}, {'EXPIRE', KEYS[4], 1},
 }
 local queues = redis.pcall('SMEMBERS', KEYS[2])
 if queues[1] then
+  table.insert(calls, {'APPEND', KEYS[2], 'x'})
   table.insert(calls, {'HSETNX', KEYS[2], 'x', 'x'})
   table.insert(calls, {'LPUSH', KEYS[2], 'x'})
   table.insert(calls, {'RPUSH', KEYS[2], 'x'})

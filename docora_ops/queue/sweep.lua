@@ -142,7 +142,7 @@ for i = 3, #ARGV, 2 do
   decisions[#decisions + 1] = joined(alone(decide, ARGV[i], ARGV[i + 1]))
 end
 -- The first write is one that Redis refuses when it is out of memory, so nothing is removed then.
-try_writes({next(places_to_keep) and 'LSET' or 'LREM', 'LREM', 'DEL', 'XADD', 'ZREM'})
+try_commands({next(places_to_keep) and 'LSET' or 'LREM', 'LREM', 'DEL', 'XADD', 'ZREM'})
 thin_out_list()
 for i, decision in ipairs(decisions) do
   answers[i] = joined(alone(carry_out, ARGV[2 * i + 2], decision))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
-from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
-from docora_ops.render.cells import NO_ERROR, cell, link_name, style_of, with_id, words
+from docora_ops.links import Action, AppCount, Outcome, PlannedLink
+from docora_ops.render.cells import cell, link_name, style_of, with_id, words
+from docora_ops.render.failures import ROWS_SHOWN
 from docora_ops.render.json import Document, encode_long, fields_of
-from docora_ops.render.layout import fitting_table, headed, long_table, pairs, records
-from docora_ops.text import amount, duration, inert
+from docora_ops.render.layout import fitting_table, headed, long_table, pairs
+from docora_ops.render.waits import waited_fields
+from docora_ops.text import amount, inert
 from docora_ops.waits import BulkWait
 
 _PLANNED = {
@@ -26,8 +28,6 @@ _MESSAGES = {
     Action.SCHEDULE: ("Schedule pass done", "Nothing is due"),
 }
 """For some links, and for none."""
-ROWS_SHOWN = 20
-"""Rows of a list that only says what a summary is about."""
 
 
 def message(result: BulkResult) -> str:
@@ -47,17 +47,7 @@ def document(result: BulkResult, wait: BulkWait | None = None) -> Document:
         "failures": result.failures,
     }
     if wait is not None:
-        waited = fields_of(wait)
-        failed_links = waited.pop("failed_links")
-        del waited["failed_by_error"]
-        data |= {
-            "waited": waited,
-            "failed_links": failed_links,
-            "failed_by_error": [
-                {**fields_of(group), "command": group.command} for group in wait.failed_by_error
-            ],
-            "lost_links": waited.pop("lost_links"),
-        }
+        data |= waited_fields(wait)
     return {"data": data}
 
 
@@ -147,33 +137,6 @@ def outcome_label(outcome: Outcome, *, planned: bool) -> str:
     return (planned and _PLANNED.get(outcome)) or words(outcome)
 
 
-def failures(
-    items: Sequence[LinkFailure], width: int, total: int = 0, heading: str = "Not done"
-) -> RenderableType:
-    """Shows the first failures, and how many more there are: `total` if `items` has not all.
-
-    An error that all of them have is shown once.
-    """
-    rows = [
-        (
-            cell(link_name(failure.app_name, failure.repository_name) or failure.job_id),
-            cell(failure.error_message),
-        )
-        for failure in items[:ROWS_SHOWN]
-    ]
-    shown: RenderableType
-    if len(items) > 1 and len({failure.error_message for failure in items}) == 1:
-        shown = Group(
-            cell(f"{heading}, all for the same reason: {items[0].error_message}"),
-            *(Text("  ") + name for name, _ in rows),
-        )
-    else:
-        shown = records((heading, "Why"), rows, width, long=1)
-    if len(items) <= ROWS_SHOWN:
-        return shown
-    return Group(shown, f"and {max(total, len(items)) - ROWS_SHOWN} more: see --json")
-
-
 def app_counts(counts: Iterable[AppCount]) -> RenderableType:
     """Shows the number of links of each app, the largest first."""
     ordered = sorted(counts, key=lambda count: -count.links)
@@ -185,50 +148,6 @@ def app_counts(counts: Iterable[AppCount]) -> RenderableType:
         links = sum(count.links for count in rest)
         shown.add_row(cell(links), cell(f"in {len(rest)} more apps"))
     return shown
-
-
-def wait_tables(wait: BulkWait, width: int) -> Iterator[RenderableType]:
-    """Shows the result of the wait for the snapshots, and which failed again or have no job."""
-    yield from ("", f"{wait_counts(wait)}, after {wait.seconds:.0f} s")
-    if 0 < wait.failed <= ROWS_SHOWN:
-        yield from ("", failures(wait.failed_links, width, heading="Failed again"))
-    for group in wait.failed_by_error[:ROWS_SHOWN]:
-        error = group.error_message or f"({NO_ERROR})"
-        links = f"{amount(group.links, 'link')} of {amount(group.apps, 'app')}"
-        yield from ("", cell(f"{links} failed again: {error}"), cell(f"  {group.command}"))
-    if (more := len(wait.failed_by_error) - ROWS_SHOWN) > 0:
-        yield from ("", f"and {amount(more, 'error')} more: docora-ops failed --group-by error")
-    if wait.lost_links:
-        yield from ("", failures(wait.lost_links, width, heading="Lost"))
-
-
-def wait_counts(wait: BulkWait, left: int = 0) -> str:
-    """Counts the snapshots by result, and the jobs of the others by place.
-
-    `left`: links that were not queued yet.
-    """
-    places = fields_of(wait.jobs).items()
-    jobs = ", ".join(f"{count} {place}" for place, count in places if count)
-    counts = {
-        "in sync": wait.synced,
-        "failed again": wait.failed,
-        "gone": wait.gone,
-        f"still to come ({jobs})" if jobs else "still to come": wait.unfinished,
-        "not queued yet": left,
-    }
-    shown = ", ".join(f"{count} {label}" for label, count in counts.items() if count)
-    return f"{shown}, workers suspended" if wait.suspended else shown
-
-
-def wait_progress(wait: BulkWait, left: int) -> str:
-    """Returns `wait_counts` with the rate and the time that is left at that rate."""
-    shown = wait_counts(wait, left)
-    to_come = wait.unfinished + left
-    if not (wait.per_second and to_come):
-        return shown
-    per_minute = wait.per_second * 60
-    rate = f"{wait.per_second:.0f}/s" if wait.per_second >= 1 else f"{per_minute:.0f}/min"
-    return f"{shown}, {rate}, {duration(to_come / wait.per_second)} left"
 
 
 def stopped(result: BulkResult, wait: BulkWait, max_failures: MaxFailures | None) -> str:

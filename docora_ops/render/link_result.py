@@ -12,15 +12,9 @@ from docora_ops.render.cells import cell, is_open, retries, style_of, with_id
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
 from docora_ops.text import duration, moment
-from docora_ops.waits import LinkWait, WaitEnd
+from docora_ops.waits import LinkWait
 
 _MESSAGES = {Action.RETRY: "Retry queued", Action.RESYNC: "Re-sync queued"}
-_ENDS = {
-    WaitEnd.SYNCED: ("in sync", "green"),
-    WaitEnd.FAILED: ("failed again", "bold red"),
-    WaitEnd.GONE: ("the link is gone", "yellow"),
-    WaitEnd.LOST: ("the job is lost", "bold red"),
-}
 
 
 def message(result: LinkResult) -> str:
@@ -99,12 +93,3 @@ def _meaning(result: LinkResult) -> str:
     if result.dry_run and result.outcome.succeeded:
         return "only the scheduler waits for that; --reset-circuit would close it"
     return "only the scheduler waits for that, this job does not"
-
-
-def wait_table(wait: LinkWait) -> RenderableType:
-    """Shows the result of the snapshot."""
-    text, style = _ENDS.get(wait.result, (f"still {wait.status}", "yellow"))
-    shown = pairs([("Result", cell(f"{text}, after {wait.seconds:.0f} s", style))])
-    if wait.error_message is not None:
-        shown.add_row("Error", cell(wait.error_message))
-    return shown

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from docora_ops.bulk import KnownOperation, Progress
 from docora_ops.links import LinkFailure
-from docora_ops.render.bulk import failures as failures_table
 from docora_ops.render.cells import cell, state
+from docora_ops.render.failures import failures as failures_table
 from docora_ops.render.json import Document, fields_of
 from docora_ops.render.layout import pairs, records
 from docora_ops.text import duration
@@ -44,10 +44,17 @@ def progress_document(
     progress: Progress, failures: Sequence[LinkFailure], failures_total: int
 ) -> Document:
     """Returns the JSON of `progress`: Docora's `BulkProgressResponse` and the failures."""
+    return {"data": progress_fields(progress, failures, failures_total)}
+
+
+def progress_fields(
+    progress: Progress, failures: Sequence[LinkFailure], failures_total: int
+) -> Document:
+    """Returns the counts of an operation and its failures."""
     data = fields_of(progress) | {"failures": failures}
     if failures_total > len(failures):
         data["failures_not_kept"] = failures_total - len(failures)
-    return {"data": data}
+    return data
 
 
 def progress_tables(

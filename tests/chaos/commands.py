@@ -26,8 +26,15 @@ def random_command(world: World, operations: Sequence[str], random: Random) -> l
         ["--front", "--batch-size", "7"],
         ["--reset-circuit"],
         ["--limit", "5", *wait],
+        ["--reset-circuit", "--app", app],
+        *[["--in-flight", random.choice("1359"), "--timeout", "5"]] * 2,
+        ["--in-flight", "4", "--max-failures", random.choice(("0", "2", "30%")), "--front"],
         ["--dry-run"],
     ]
+    resync_options: tuple[list[str], ...] = (
+        *([], ["--front", "--reset-circuit"]),
+        ["--in-flight", "2", "--timeout", "5"],
+    )
     reading = (
         ["failed", "--group-by", "error"],
         ["queue"],
@@ -44,7 +51,10 @@ def random_command(world: World, operations: Sequence[str], random: Random) -> l
             ["retry", *link, *wait],
             *[["retry-all-failed", "--yes", *random.choice(retry_all_options)]] * 5,
             *[["resync", *link]] * 3,
-            ["resync", app, "--all", "--yes", *random.choice(([], ["--front", "--reset-circuit"]))],
+            ["resync", app, "--all", "--yes", *random.choice(resync_options)],
+            ["wait", *link, "--timeout", "3"],
+            ["wait", operation, "--timeout", "3"],
+            *[["pause", "--for", "2s", "--yes"], ["resume"]],
             *[["schedule", *random.choice(([], [], ["--dry-run"]))]] * 2,
             *[["cancel", operation]] * 2,
             *[["repair", *scope, "--yes", "--remove-unknown-jobs"]] * 3,

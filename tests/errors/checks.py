@@ -56,5 +56,7 @@ def forget_operations(docora: Docora) -> None:
     for key in docora.redis.keys("docora:bulk:*"):
         assert docora.redis.hget(key, "completed") == b"0"
         docora.redis.delete(key)
+    for key in docora.redis.keys("docora-ops:operation:*:links"):
+        assert docora.redis.getdel(key) == b""
     assert all(entry["operation_id"] for entry in docora.audit_entries())
     docora.redis.delete("docora-ops:audit")

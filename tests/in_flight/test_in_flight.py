@@ -13,7 +13,13 @@ from tests.support.bulk_actions import RESYNC, RETRY, BulkAction
 from tests.support.docora import Docora, Result, finish
 from tests.support.other_worker import GOES_ON, other_worker
 from tests.support.proxy import eventually
-from tests.support.running_commands import STOPPING, await_line, only_operation, progress_of
+from tests.support.running_commands import (
+    STOPPING,
+    await_line,
+    only_operation,
+    progress_of,
+    terminate_sessions,
+)
 
 both = pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
 QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
@@ -308,15 +314,21 @@ def test_a_scheduler_beside_it_is_named(docora: Docora) -> None:
 
 def test_a_job_that_a_scheduler_has_queued_meanwhile_is_not_queued_twice(docora: Docora) -> None:
     docora.add_links(4)
-    process = docora.start("retry-all-failed", "--in-flight", "2", "--batch-size", "1", "--json")
-    eventually(lambda: len(docora.waiting()) == 2, "two jobs")
+    links = docora.links()
+    process = docora.start("retry-all-failed", "--in-flight", "1", "--batch-size", "1", "--json")
+    eventually(docora.waiting, "a job")
     assert docora.run("schedule").code == 0
-    assert len(docora.waiting()) == 4
-    watch = Watch(docora)
-    with other_worker(docora, watch):
-        result = finish(process)
+    assert sorted(docora.waiting()) == [link.job_id for link in links]
+    for number, link in enumerate(links):
+        eventually(lambda: docora.statuses().get("pending_snapshot") == 1, f"turn {number}")
+        assert docora.status(link) == "pending_snapshot"
+        assert docora.doubled_jobs() == []
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+        docora.redis.delete(f"rq:job:{link.job_id}")
+        docora.set_link(link, status="synced")
+    result = finish(process)
     assert result.code == 0, result
-    assert sorted(watch.taken) == sorted(link.job_id for link in docora.links())
+    assert (result.data["queued"], result.data["already_queued"]) == (1, 3)
 
 
 def test_a_link_that_can_not_be_queued_takes_no_slot(docora: Docora) -> None:
@@ -383,3 +395,23 @@ def test_each_round_stands_at_the_head_of_the_queue_in_turns(docora: Docora) -> 
     assert last == other.id
     with other_worker(docora):
         assert finish(process).code == 0
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_server_that_is_lost_is_an_error_with_what_was_done(
+    docora: Docora, *, as_json: bool
+) -> None:
+    docora.add_links(6)
+    command = ("retry-all-failed", "--in-flight", "2", *(["--json"] if as_json else []))
+    process = docora.start(*command)
+    eventually(lambda: docora.statuses().get("pending_snapshot") == 2, "two links")
+    terminate_sessions(docora)
+    result = finish(process)
+    assert result.code == 5, result
+    assert "Stopped after 2 of 6 links." in result.stderr
+    if as_json:
+        assert (result.json["code"], result.data["left"]) == ("postgres", 4)
+        assert result.data["waited"]["unfinished"] == 2
+    else:
+        assert "2 still to come" in result.stdout
+    docora.assert_sound()

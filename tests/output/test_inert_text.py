@@ -24,6 +24,7 @@ from docora_ops.links import (
 from docora_ops.render import bulk, link_result
 from docora_ops.render.cells import cell
 from docora_ops.render.console import make_console
+from docora_ops.render.failures import failures
 from docora_ops.render.plain import lines
 from docora_ops.text import inert, moment
 from tests.support.hostile_texts import EVIL, TRICKS
@@ -71,7 +72,7 @@ def every_table(text: str, width: int) -> Iterator[tuple[str, list[RenderableTyp
     yield "link", [link_result.table(result)]
     yield "plan", [*bulk.plan_tables([planned], width)]
     yield "bulk", [bulk.table(many, width)]
-    yield "failures", [bulk.failures([LinkFailure(text, text, text, text)], width)]
+    yield "failures", [failures([LinkFailure(text, text, text, text)], width)]
     yield "apps", [bulk.app_counts([AppCount(text, text, 3)])]
 
 
@@ -123,7 +124,7 @@ def test_the_summary_has_one_row_for_each_app_and_one_for_all(width: int) -> Non
 
 
 def test_a_very_long_text_is_cut_on_a_screen_with_a_note() -> None:
-    table = bulk.failures([LinkFailure("link", "z" * 150_000)], 80)
+    table = failures([LinkFailure("link", "z" * 150_000)], 80)
     shown = "".join("".join(on_screen([table], 80)).split())
     assert shown.count("z") == 2000
     assert "…and148,000charactersmore:see--json" in shown
@@ -131,7 +132,7 @@ def test_a_very_long_text_is_cut_on_a_screen_with_a_note() -> None:
 
 def test_in_a_pipe_a_long_text_costs_no_more_than_its_length() -> None:
     short, long = LinkFailure("a" * 30, "bomb"), LinkFailure("b" * 100_000, "boom")
-    table = bulk.failures([short] * 18 + [long], sys.maxsize)
+    table = failures([short] * 18 + [long], sys.maxsize)
     shown = in_pipe([table])
     assert sum(map(len, shown)) < 150_000
     assert shown[-1] == f" {long.job_id}   boom"

@@ -49,6 +49,7 @@ class BatchExecution:
     audit: AuditEntries | None = None
     front: bool = False
     reset_circuit: bool = False
+    operation_id: str | None = None  # keeps the links that are claimed
     _has_waited_for_lock: bool = False
     _must_look: bool = True
     _slow_links: int = 0
@@ -268,11 +269,18 @@ class BatchExecution:
                     is_rescan=self.action.is_rescan(claim.status),
                     seen=candidate.evidence,
                     is_repeated=candidate.is_pushed,
+                    row_id=candidate.ref.id,
                 )
             )
         start = self.audit.start() if self.audit else None
         entries = dict.fromkeys(_AUDITED, start) if start else {}
-        answers = self.queue.push(requests, waiting=batch.waiting, front=self.front, audit=entries)
+        answers = self.queue.push(
+            requests,
+            waiting=batch.waiting,
+            front=self.front,
+            operation_id=self.operation_id,
+            audit=entries,
+        )
         if self.audit and any(
             answer.outcome in _AUDITED or answer.state is JobState.NONE for answer in answers
         ):

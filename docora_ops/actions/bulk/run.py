@@ -105,6 +105,7 @@ class BulkRun:
                     self.audit,
                     self.front,
                     self.reset_circuit,
+                    self.operation_id,
                 )
                 handlers.append(execution.handle)
             self._work(handlers)

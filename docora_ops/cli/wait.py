@@ -1,0 +1,132 @@
+"""`wait`."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from docora_ops.cli import options
+from docora_ops.cli.completers import complete_app_or_operation
+from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.exit_codes import ExitCode, gravest
+from docora_ops.cli.signals import interrupted_code
+from docora_ops.errors import NotFoundError, ServerError, UsageError
+
+if TYPE_CHECKING:
+    from docora_ops.actions.waiting.operation import OperationWatch
+
+
+def wait(
+    typer_context: typer.Context,
+    app: Annotated[
+        str,
+        typer.Argument(
+            metavar="APP|OPERATION_ID",
+            help="With REPO, the app of a link; alone, a bulk operation.",
+            autocompletion=complete_app_or_operation,
+        ),
+    ],
+    repo: options.OptionalRepo = None,
+    timeout: options.Timeout = None,
+    as_json: options.Json = False,
+) -> int:
+    """Wait for the snapshot of a link, or for all those of a bulk operation.
+
+    Takes up a wait again that was ended, also from another terminal, and changes nothing. For a
+    link that is in sync, or that has failed and has no live job, the wait is over at once.
+    """
+    context = context_of(typer_context, waits=True)
+    if repo is not None:
+        return _wait_for_link(context, app, repo)
+    if not app.startswith("bulk_"):
+        raise UsageError(
+            f"{app[:100]!r} is not the id of an operation, and no repository is named",
+            hint="docora-ops wait APP REPO, or docora-ops wait bulk_…: see docora-ops operations",
+        )
+    return _wait_for_operation(context, app)
+
+
+def _wait_for_link(context: Context, app: str, repo: str) -> int:
+    from docora_ops.actions.lookup import resolve_link
+    from docora_ops.actions.waiting.follow import Following, wait_for_one
+    from docora_ops.cli.waiting import end_wait, waiting
+    from docora_ops.render import waits
+
+    link = resolve_link(context.database, app, repo)
+    workers = context.count_workers()
+    following = Following(context.database, context.queue, grace=context.settings.drift_grace)
+    following.add_found([link.ref.id])
+    try:
+        with waiting(context, following, workers, link=link.ref.words):
+            waited = wait_for_one(following, link.ref, context.timeout)
+    except ServerError as error:
+        return context.report(error, next_step="the job goes on")
+    interrupted = following.stop.requested
+    context.show(
+        waits.link_document(link, workers, waited),
+        waits.link_tables(link, waited),
+    )
+    codes = end_wait(context, following.result(), link.ref.words, interrupted=interrupted)
+    return gravest(codes)
+
+
+def _wait_for_operation(context: Context, operation_id: str) -> int:
+    from docora_ops.actions.waiting.follow import Following
+    from docora_ops.actions.waiting.operation import OperationWatch
+    from docora_ops.cli.waiting import waiting
+    from docora_ops.interrupts import Stop
+
+    progress = context.store.read(operation_id)
+    if context.store.read_links(operation_id) is None:
+        raise NotFoundError(
+            f"the links of operation {operation_id!r} are not known: Docora's dashboard runs it",
+            hint=f"docora-ops progress {operation_id} --follow shows how far it is",
+        )
+    grace = context.settings.drift_grace
+    following = Following(context.database, context.queue, Stop(), grace)
+    watch = OperationWatch(following, context.store, progress)
+    lost: ServerError | None = None
+    try:
+        with waiting(
+            context,
+            following,
+            context.count_workers(),
+            f"the snapshots of operation {operation_id}",
+            progress.total,
+        ):
+            watch.look()
+            following.run(context.timeout, watch.look)
+    except ServerError as error:
+        lost = error
+    return _show_operation(context, watch, lost)
+
+
+def _show_operation(context: Context, watch: OperationWatch, lost: ServerError | None) -> int:
+    """Shows the counts of the operation and the results of its snapshots."""
+    from docora_ops.cli.operations import RUNNER_IS_SILENT
+    from docora_ops.cli.waiting import end_wait
+    from docora_ops.render import operations as render
+    from docora_ops.render.waits import wait_tables, waited_fields
+
+    following, progress = watch.following, watch.progress
+    waited, interrupted = following.result(), following.stop.requested
+    if context.as_json:
+        counts = render.progress_fields(progress, watch.failures, watch.failures_total)
+        context.show_document({"data": counts | waited_fields(waited)}, lost)
+    else:
+        width = context.out.width
+        tables = render.progress_tables(progress, watch.failures, watch.failures_total, width)
+        found = chain(tables, wait_tables(waited, width))
+        context.show_tables(found, is_last=not (lost or interrupted))
+    if lost:
+        return context.report(lost, next_step="the jobs go on")
+    codes = end_wait(context, waited, operation_id=progress.operation_id, interrupted=interrupted)
+    if watch.goes_on:
+        codes.add(interrupted_code() if interrupted else ExitCode.TIMED_OUT)
+    if watch.has_lost_its_runner:
+        context.warn(RUNNER_IS_SILENT)
+    if progress.cancelled or progress.failed or watch.has_lost_its_runner:
+        codes.add(ExitCode.PROBLEMS)
+    return gravest(codes)

@@ -1,0 +1,208 @@
+"""`wait`: a wait that is taken up again, for one link or for a bulk operation."""
+
+import signal
+from uuid import UUID
+
+import pytest
+
+from tests.support.docora import Docora, finish
+from tests.support.other_worker import other_worker
+from tests.support.proxy import eventually
+from tests.support.running_commands import await_line, only_operation
+
+QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+
+
+def links_of(docora: Docora, operation_id: str) -> set[str]:
+    """The row ids that the operation keeps."""
+    kept = docora.redis.get(f"docora-ops:operation:{operation_id}:links")
+    assert isinstance(kept, bytes)
+    assert len(kept) % 16 == 0
+    return {str(UUID(bytes=kept[i : i + 16])) for i in range(0, len(kept), 16)}
+
+
+def row_ids(docora: Docora, status: str) -> set[str]:
+    rows = docora.connection.execute(
+        "SELECT id::text FROM app_repositories WHERE status = %s", (status,)
+    ).fetchall()
+    return {row["id"] for row in rows}
+
+
+# One link
+
+
+@pytest.mark.parametrize(("status", "code"), [("synced", 0), ("failed", 7)])
+def test_a_link_with_a_result_and_no_live_job_needs_no_wait(
+    docora: Docora, status: str, code: int
+) -> None:
+    error = "HTTP 500 on created README.md" if status == "failed" else None
+    link = docora.add_link(status, last_error=error)
+    before = docora.dump()
+    result = docora.run("wait", *link.ids, "--json")
+    assert result.code == code, result
+    assert docora.dump() == before
+    waited = result.data["waited"]
+    assert (waited["result"], waited["status"], waited["error_message"]) == (status, status, error)
+    assert (result.data["app_id"], result.data["repository_id"]) == link.ids
+    assert result.data["job_id"] == link.job_id
+
+
+@pytest.mark.parametrize("status", ["pending_snapshot", "failed", "synced"])
+@pytest.mark.parametrize("error", [None, "HTTP 503"])
+def test_a_link_with_a_live_job_is_waited_for_unless_it_is_in_sync(
+    docora: Docora, status: str, error: str | None
+) -> None:
+    link = docora.add_link(status)
+    docora.enqueue(link.job_id)
+    process = docora.start("wait", *link.ids, "--json")
+    if status == "synced":
+        assert finish(process).code == 0
+        return
+    await_line(process, "Waiting for 1 snapshot")
+    with other_worker(docora, lambda _: error):
+        result = finish(process)
+    assert result.code == (7 if error else 0), result
+    assert result.data["waited"]["result"] == ("failed" if error else "synced")
+    assert result.data["waited"]["error_message"] == error
+
+
+def test_a_link_without_a_job_is_lost_and_time_can_run_out(docora: Docora) -> None:
+    lost, waiting = docora.add_link("pending_snapshot"), docora.add_link("pending_snapshot")
+    docora.enqueue(waiting.job_id)
+    found = docora.run("wait", *lost.ids, env=QUICK)
+    assert found.code == 6, found
+    assert "the job is lost" in found.stdout
+    assert f"docora-ops repair {lost.app_id} {lost.repository_id}" in found.stderr
+    late = docora.run("wait", *waiting.ids, "--timeout", "1", "--json")
+    assert (late.code, late.data["waited"]["result"]) == (8, "timeout")
+
+
+def test_a_person_sees_the_link_and_its_result(docora: Docora) -> None:
+    link = docora.add_link("synced", last_error=None)
+    shown = docora.run("wait", *link.ids)
+    assert shown.code == 0, shown
+    assert link.app_id in shown.stdout
+    assert "Result  in sync, after 0 s\n" in shown.stdout
+
+
+# An operation
+
+
+def test_an_operation_is_waited_for_from_another_terminal(docora: Docora) -> None:
+    bad, *_ = [docora.add_link() for _ in range(6)]
+    started = docora.run("retry-all-failed", "--json")
+    operation_id = started.data["operation_id"]
+    assert links_of(docora, operation_id) == row_ids(docora, "pending_snapshot")
+    process = docora.start("wait", operation_id, "--json")
+    await_line(process, f"Waiting for the snapshots of operation {operation_id}")
+    with other_worker(docora, lambda job_id: "HTTP 503" if job_id == bad.job_id else None):
+        result = finish(process)
+    shown = docora.run("wait", operation_id)
+    assert result.code == shown.code == 7, (result, shown)
+    data = result.data
+    counts = ("operation_id", "total", "completed", "succeeded", "failed", "cancelled")
+    assert [data[name] for name in counts] == [operation_id, 6, 6, 6, 0, False]
+    assert (data["waited"]["synced"], data["waited"]["failed"]) == (5, 1)
+    assert [each["job_id"] for each in data["failed_links"]] == [bad.job_id]
+    assert data["failed_by_error"][0]["command"] == "docora-ops failed --error 'HTTP 503'"
+    assert (data["failures"], data["lost_links"]) == ([], [])
+    assert "5 in sync, 1 failed again" in shown.stdout
+
+
+def test_an_operation_that_goes_on_is_followed_to_its_end(docora: Docora) -> None:
+    docora.add_links(30, apps=3)
+    runner = docora.start("retry-all-failed", "--in-flight", "2", "--json")
+    eventually(lambda: docora.redis.keys("docora:bulk:*"), "an operation")
+    operation_id = only_operation(docora)
+    waiter = docora.start("wait", operation_id, "--json")
+    await_line(waiter, "Waiting")
+    with other_worker(docora):
+        results = [finish(process) for process in (runner, waiter)]
+    assert [result.code for result in results] == [0, 0], results
+    assert [result.data["waited"]["synced"] for result in results] == [30, 30]
+
+
+def test_a_wait_for_a_killed_operation_ends_with_what_it_had_claimed(docora: Docora) -> None:
+    docora.add_links(10)
+    runner = docora.start("retry-all-failed", "--in-flight", "3", "--json")
+    eventually(lambda: docora.statuses().get("pending_snapshot") == 3, "three links")
+    runner.kill()
+    finish(runner)
+    operation_id = only_operation(docora)
+    assert links_of(docora, operation_id) == row_ids(docora, "pending_snapshot")
+    silent = 3600 - 130
+    docora.redis.expire(f"docora:bulk:{operation_id}", silent)
+    with other_worker(docora):
+        result = docora.run("wait", operation_id, "--json")
+    assert result.code == 6, result
+    assert result.data["waited"]["synced"] == 3
+    assert "silent for two minutes" in result.stderr
+    assert docora.redis.ttl(f"docora:bulk:{operation_id}") <= silent
+
+
+def test_a_wait_keeps_the_links_of_an_operation(docora: Docora) -> None:
+    docora.add_links(2)
+    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
+    keys = [f"docora:bulk:{operation_id}", f"docora-ops:operation:{operation_id}:links"]
+    assert all(3500 < docora.redis.ttl(key) <= 3600 for key in keys)
+    for key in keys:
+        docora.redis.expire(key, 100)
+    assert docora.run("wait", operation_id, "--timeout", "1").code == 8
+    assert all(3500 < docora.redis.ttl(key) <= 3600 for key in keys)
+
+
+def test_an_operation_that_expires_meanwhile_is_waited_for_to_its_end(docora: Docora) -> None:
+    docora.add_links(2)
+    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
+    key = f"docora:bulk:{operation_id}"
+    docora.redis.expire(key, 100)
+    process = docora.start("wait", operation_id, "--json")
+    eventually(lambda: docora.redis.ttl(key) > 100, "a look")
+    docora.redis.delete(key)
+    with other_worker(docora):
+        result = finish(process)
+    assert (result.code, result.data["waited"]["synced"]) == (0, 2), result
+
+
+def test_an_interrupt_ends_the_wait_and_shows_what_is_known(docora: Docora) -> None:
+    docora.add_links(2)
+    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
+    process = docora.start("wait", operation_id, "--json")
+    await_line(process, "Waiting")
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    assert result.code == 130, result
+    assert result.data["waited"]["unfinished"] == 2
+    assert "The jobs go on" in result.stderr
+
+
+def test_what_could_not_be_queued_and_a_cancellation_count_too(docora: Docora) -> None:
+    docora.add_links(3)
+    [bad, *_] = sorted(link.job_id for link in docora.links())
+    docora.redis.set(f"rq:job:{bad}", "not a job")
+    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
+    with other_worker(docora):
+        result = docora.run("wait", operation_id, "--json")
+    assert result.code == 6, result
+    assert [each["job_id"] for each in result.data["failures"]] == [bad]
+    assert (result.data["failed"], result.data["waited"]["synced"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("bulk_0123456789abcdef",), 3, "Operation not found or expired"),
+        (("bulk_00000000da5b0a4d",), 3, "Docora's dashboard runs it"),
+        (("Acme",), 2, "no repository is named"),
+        (("Acme", "octo/none"), 3, "Acme"),
+    ],
+)
+def test_what_can_not_be_waited_for_is_an_error(
+    docora: Docora, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    docora.redis.hset("docora:bulk:bulk_00000000da5b0a4d", mapping={"total": 5, "completed": 1})
+    before = docora.dump()
+    result = docora.run("wait", *arguments, "--json")
+    assert result.code == code, result
+    assert said in result.json["error"]
+    assert docora.dump() == before
