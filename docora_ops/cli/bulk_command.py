@@ -147,8 +147,10 @@ class BulkCommand(LongRun):
             with super().progress(total):
                 yield
             return
-        what = f"{amount(total, 'snapshot')}{self._options.pace}"
-        with showing_wait(self.context, self._following, self._workers, what, total):
+        what, run = f"{amount(total, 'snapshot')}{self._options.pace}", self._run
+        with showing_wait(
+            self.context, self._following, self._workers, what, left=lambda: run.left
+        ):
             yield
 
     def finish(self) -> int:
@@ -198,7 +200,7 @@ class BulkCommand(LongRun):
             has_links = following.result().total > 0
             if has_links and not (self._is_paced or following.stop.requested):
                 with waiting(self.context, following, self._workers):
-                    following.run(self.context.timeout)
+                    following.run(self.context.timeout, self._run.stay_known)
         except ServerError as error:
             lost = error
             self.context.database.close()

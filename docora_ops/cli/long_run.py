@@ -88,7 +88,8 @@ def progress_bar(
 ) -> Iterator[Callable[..., None]]:
     """Shows a bar on stderr if that is a terminal. Yields a function that moves it.
 
-    The function takes the number of links done and, if the bar has one, its new description.
+    The function takes the number of links done, the new description if the bar has one, and the
+    number of all links if that has changed.
     """
     from docora_ops.render.console import may_animate
 
@@ -111,4 +112,6 @@ def progress_bar(
         columns = (rich.BarColumn(), rich.MofNCompleteColumn(), Rate(), rich.TimeRemainingColumn())
     with rich.Progress(*columns, console=context.err, expand=bool(description)) as progress:
         task = progress.add_task(description, total=total)
-        yield lambda done, text=None: progress.update(task, completed=done, description=text)
+        yield lambda done, text=None, total=None: progress.update(
+            task, completed=done, description=text, total=total
+        )

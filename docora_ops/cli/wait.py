@@ -94,7 +94,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
             following,
             context.count_workers(),
             f"the snapshots of operation {operation_id}",
-            progress.total,
+            left=lambda: watch.progress.total - watch.progress.completed,
         ):
             watch.look()
             following.run(context.timeout, watch.look)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from docora_ops.actions.waiting.follow import Following
@@ -27,29 +27,35 @@ def waiting(
     following: Following,
     workers: int,
     what: str = "",
-    total: int | None = None,
+    *,
     link: str = "",
+    left: Callable[[], int] = lambda: 0,
 ) -> Iterator[None]:
     """Shows how far the wait is. The first signal ends it, a second one ends the command.
 
-    Without `what` and `total`, waits for the links that are followed by now. `link` names the link
-    if there is only one.
+    Without `what`, waits for the links that are followed by now. `link` names the link if there is
+    only one. `left` counts the links that are not queued yet.
     """
     context.collect_garbage()
-    total = following.result().total if total is None else total
-    what = what or amount(total, "snapshot")
+    what = what or amount(following.result().total, "snapshot")
     with (
         stopping_on_signals(following.stop, interrupt, announced=False),
-        showing_wait(context, following, workers, what, total, link),
+        showing_wait(context, following, workers, what, link=link, left=left),
     ):
         yield
 
 
 @contextmanager
 def showing_wait(
-    context: Context, following: Following, workers: int, what: str, total: int, link: str = ""
+    context: Context,
+    following: Following,
+    workers: int,
+    what: str,
+    *,
+    link: str = "",
+    left: Callable[[], int] = lambda: 0,
 ) -> Iterator[None]:
-    """Says that it waits for `what`, and shows how many of `total` links have results."""
+    """Says that it waits for `what`, and shows how many links have results."""
     following.watch.on_notice = lambda notice, text: _tell(context, link, notice, text)
     following.watch.had_workers = workers > 0
     at_most = f", {context.timeout} s at most" if context.timeout else ""
@@ -57,13 +63,14 @@ def showing_wait(
     if not workers:
         context.say("Waiting all the same: a worker may come. To start one: docora-ops worker")
     so_far, is_animated = following.result(), may_animate(sys.stderr)
-    with progress_bar(context, total, wait_progress(so_far, total - so_far.total)) as move:
+    total = so_far.total + left()
+    with progress_bar(context, total, wait_progress(so_far, left()) or "looking") as move:
         said_at = time.monotonic()
 
         def show(step: BulkWait) -> None:
             nonlocal said_at
-            text = wait_progress(step, total - step.total)
-            move(step.total - step.unfinished, text)
+            text = wait_progress(step, left())
+            move(step.total - step.unfinished, text, step.total + left())
             if not is_animated and time.monotonic() - said_at >= _SAY_EACH:
                 said_at = time.monotonic()
                 context.say(f"{text}.")

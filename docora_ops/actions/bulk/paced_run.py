@@ -51,8 +51,8 @@ class PacedRun(BulkRun):
         """Queues links and follows them until all have results, or it has to stop."""
         pace = Pace(self.selection.refs, self.in_flight)
         self.following.on_ended = pace.release
-        wait = self.following.run(self.timeout, partial(self._feed, pace, handlers))
-        if self._counts.total() >= self.selection.total:
+        wait = self.following.run(self.timeout, partial(self._feed, pace, handlers), is_paced=True)
+        if not self.left:
             return
         if self._must_stop():
             by = StoppedBy.INTERRUPTED if self.stop.requested else StoppedBy.CANCELLED
@@ -68,10 +68,10 @@ class PacedRun(BulkRun):
     def _feed(self, pace: Pace, handlers: Sequence[BatchHandler]) -> bool:
         """Queues links if there is room for them. Tells whether links are left."""
         if self._must_stop():
-            return False
+            return self.stay_known()
         self._begin_second_round(pace)
         if not (pace.has_left or self._postponed):
-            return False
+            return self.stay_known()
         wait = self.following.result()
         if self.max_failures and self.max_failures.is_exceeded(wait.failed, wait.synced):
             self._end(StoppedBy.MAX_FAILURES)

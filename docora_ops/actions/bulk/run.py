@@ -23,6 +23,7 @@ from docora_ops.errors import (
     NotFoundError,
     OperationFinishedError,
     PostgresError,
+    RedisError,
     ServerError,
 )
 from docora_ops.interrupts import Stop
@@ -112,6 +113,21 @@ class BulkRun:
             self._end_audit()
         return self.result()
 
+    def stay_known(self) -> bool:
+        """Keeps the operation from expiring while its links are awaited. Returns False.
+
+        Does nothing if Redis can't be used: the results are in Postgres.
+        """
+        if time.monotonic() - self._reported_at > HEARTBEAT:
+            with suppress(RedisError):
+                self._report()
+        return False
+
+    @property
+    def left(self) -> int:
+        """Counts the links that have no outcome yet."""
+        return self.selection.total - self._counts.total()
+
     def break_off(self) -> None:
         """Marks the run cancelled after a server was lost. Raises RedisError."""
         self.cancel()
@@ -160,7 +176,7 @@ class BulkRun:
 
     @property
     def _is_cut_short(self) -> bool:
-        return self.cancelled and self._counts.total() < self.selection.total
+        return self.cancelled and self.left > 0
 
     def _work(self, handlers: Sequence[BatchHandler]) -> None:
         """Handles all links in order and, a moment later, the postponed ones once more."""

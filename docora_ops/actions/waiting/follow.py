@@ -24,7 +24,7 @@ from docora_ops.waits import BulkWait, JobCounts, LinkWait, WaitEnd
 
 _AT_ONCE = 5_000  # links per statement
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
-_FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED = 0.02, 0.2  # else free workers wait for us
+_FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED = 0.02, 0.2  # else free workers wait for links
 _RATE_STEP, _RATE_PERIOD = 1, 60  # seconds
 _REST = 4  # the pause after a round lasts at least this many times as long as its statements
 
@@ -73,16 +73,23 @@ class Following:
         """Follows links that were changed by others, given by their row ids."""
         self._found += ids
 
-    def run(self, timeout: float | None = None, feed: Callable[[], bool] | None = None) -> BulkWait:
+    def run(
+        self,
+        timeout: float | None = None,
+        feed: Callable[[], bool] = lambda: False,
+        *,
+        is_paced: bool = False,
+    ) -> BulkWait:
         """Follows the links until all have results, for `timeout` seconds at most.
 
-        Each round calls `feed`, which may add links, and tells whether it will add more. Looks at
-        least once, and ends early if asked to stop. Goes on without Redis. Raises PostgresError;
-        `result()` returns the results so far.
+        Each round calls `feed`, which may add links, and tells whether it will add more.
+        `is_paced`: it adds links when others have results, which are looked for more often. Looks
+        at least once, and ends early if asked to stop. Goes on without Redis. Raises
+        PostgresError; `result()` returns the results so far.
         """
         self._began = time.monotonic()
         shortest, longest = _FIRST_PAUSE, _LONGEST_PAUSE
-        if feed is not None:
+        if is_paced:
             shortest, longest = _FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED
         pause, before = shortest, (0, 0)
         while True:
@@ -92,7 +99,7 @@ class Following:
             now = time.monotonic()
             left = None if timeout is None else self._began + timeout - now
             is_over = self.stop.requested or (left is not None and left <= 0)
-            is_fed = feed is None or is_over or not feed()
+            is_fed = is_over or not feed()
             unfinished = self._reset + self._found
             has_looked = bool(unfinished) and self.watch.look(unfinished, at_once=is_over)
             result = self.result()
@@ -102,7 +109,7 @@ class Following:
                 return self._end()
             rest = max(pause, (now - round_began) * _REST)
             pause = min(pause * 1.5, longest)
-            if feed is not None and before != (result.total, result.unfinished):
+            if is_paced and before != (result.total, result.unfinished):
                 # Something has changed: more will soon.
                 rest = pause = shortest
                 before = (result.total, result.unfinished)
