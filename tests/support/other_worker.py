@@ -36,11 +36,11 @@ def other_worker(
                 taken = cast("list[bytes] | None", docora.redis.blpop([docora.queue.key], 1))
                 if taken is not None and taken[1] != _END:
                     job_id = taken[1].decode()
-                    docora.redis.delete(f"rq:job:{job_id}")
                     if (error := error_of(job_id)) == GOES_ON:
                         docora.start_job(job_id)
                     else:
                         connection.execute(WRITE_RESULT, {"job_id": job_id, "error": error})
+                        docora.redis.delete(f"rq:job:{job_id}")
 
     thread = Thread(target=work)
     thread.start()
