@@ -89,9 +89,12 @@ class BulkResult:
     open_circuits_left_out: int | None = None  # links, with `--skip-open-circuits`
     deliveries_cleared: int = 0
     circuits_reset: int | None = None  # repositories, with `--reset-circuit`
+    circuits_held: int = 0  # repositories whose circuit could not be reset
     links: Sequence[PlannedLink] | None = None  # of a dry run
     in_flight: int | None = None  # the most links in flight, with `--in-flight`
     stopped_by: StoppedBy | None = None  # with `--in-flight`
+    results_at_stop: int | None = None  # when too many had failed again
+    failed_at_stop: int | None = None
 
     @property
     def succeeded(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from docora_ops.link_lists import ErrorGroup
-from docora_ops.links import LinkFailure
+from docora_ops.links import AppCount, LinkFailure
 
 
 class WaitEnd(StrEnum):
@@ -40,6 +40,11 @@ class JobCounts:
     delayed: int = 0
     lost: int = 0  # links without a live job
 
+    @property
+    def total(self) -> int:
+        """Counts the jobs."""
+        return self.waiting + self.running + self.delayed + self.lost
+
 
 @dataclass(frozen=True)
 class BulkWait:
@@ -54,8 +59,9 @@ class BulkWait:
     per_second: float = 0  # results within the last minute
     jobs: JobCounts = field(default_factory=JobCounts)  # of the links without a result
     suspended: bool = False  # the workers take no jobs
-    failed_by_error: Sequence[ErrorGroup] = ()  # once the wait has ended, as `lost_links`
+    failed_by_error: Sequence[ErrorGroup] = ()  # once the wait has ended, like the rest
     lost_links: Sequence[LinkFailure] = ()
+    unfinished_by_app: Sequence[AppCount] = ()
 
     @property
     def only_lost_left(self) -> bool:

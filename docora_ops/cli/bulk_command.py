@@ -31,7 +31,7 @@ from docora_ops.links import Action
 from docora_ops.queue import ProgressStore, connect
 from docora_ops.render import bulk as render
 from docora_ops.render import waits
-from docora_ops.render.failures import failures
+from docora_ops.render.short_lists import app_counts, failures
 from docora_ops.text import amount
 
 
@@ -56,8 +56,11 @@ class BulkOptions:
 
     @property
     def pace(self) -> str:
-        """Says how many links may be in flight, if there is a limit."""
-        return "" if self.in_flight is None else f", {self.in_flight} in flight at most"
+        """Says how many links may be in flight and fail again, if there are limits."""
+        limits = "" if self.in_flight is None else f", {self.in_flight} in flight at most"
+        if self.max_failures is not None:
+            limits += f", until more than {self.max_failures} have failed again"
+        return limits
 
 
 _NONE = BulkOptions()
@@ -94,6 +97,7 @@ class BulkCommand(LongRun):
                 in_flight=options.in_flight,
                 max_failures=options.max_failures,
                 timeout=context.timeout,
+                on_stop=self._tell_stop,
             )
         else:
             self._run = BulkRun(*common)
@@ -120,7 +124,7 @@ class BulkCommand(LongRun):
         self._workers = context.count_workers()
         if terminal is not None:
             by_app = selection.by_app
-            above = [render.app_counts(by_app)] if len(by_app) > 1 else []
+            above = [app_counts(by_app)] if len(by_app) > 1 else []
             terminal.ask(f"{context.servers}: {question}?", *above)
         return self.carry_out(self._start, self._cancel_at_once)
 
@@ -152,6 +156,10 @@ class BulkCommand(LongRun):
             self.context, self._following, self._workers, what, left=lambda: run.left
         ):
             yield
+
+    def _left(self) -> int:
+        """Counts the links that are still to be queued."""
+        return 0 if self._run.cancelled else self._run.left
 
     def finish(self) -> int:
         """Shows the result, with `--wait` that of the snapshots too. Returns the exit code."""
@@ -217,14 +225,29 @@ class BulkCommand(LongRun):
             self.context, waited, operation_id=result.operation_id, interrupted=interrupted
         )
         if result.stopped_by:
-            sentence = render.stopped(result, waited, self._options.max_failures)
-            self.context.warn(f"{sentence} Later, {self.next_step}.")
+            self._tell_stopped(result)
+        if self._is_paced and self._action is Action.RETRY and result.taken_over:
+            self.context.warn(f"{render.taken_over(result)}.")
         return gravest(self._codes() | codes)
+
+    def _tell_stopped(self, result: BulkResult) -> None:
+        why = render.stopped(result, self._options.max_failures)
+        left = render.left_as_they_were(result)
+        next_step = self.next_step
+        if result.stopped_by is StoppedBy.MAX_FAILURES and self._action is Action.RETRY:
+            next_step = "the same command begins again, first with those that failed"
+        self.context.warn(f"Stopped: {why}. {left}. Later, {next_step}.")
+
+    def _tell_stop(self) -> None:
+        """Says while links are in flight that no further link is queued."""
+        why = render.stopped(self._run.result(), self._options.max_failures)
+        self.context.warn(f"No further link is queued: {why}.")
 
     def _codes(self) -> set[ExitCode]:
         """Returns every exit code that fits the operation."""
         result = self._run.result()
-        codes = {ExitCode.PROBLEMS if result.failures else ExitCode.OK}
+        is_done = not (result.failures or result.circuits_held)
+        codes = {ExitCode.OK if is_done else ExitCode.PROBLEMS}
         if result.cancelled and self._run.stop.requested:
             codes.add(interrupted_code())
         elif result.cancelled:
@@ -252,6 +275,9 @@ class BulkCommand(LongRun):
         if result.circuits_reset is not None and result.total:
             verb = "would be reset" if self.context.dry_run else "reset"
             yield f"{amount(result.circuits_reset, 'circuit')} {verb}."
+        if result.circuits_held:
+            held = amount(result.circuits_held, "circuit")
+            yield f"{held} not reset: another session holds the row of the repository."
         if result.open_circuits_left_out is not None:
             left_out = amount(result.open_circuits_left_out, "link")
             yield f"{left_out} left out: the circuit of the repository is open."

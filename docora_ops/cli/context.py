@@ -264,11 +264,14 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
         raise UsageError(
             "--max-failures needs --in-flight: without it, all links are queued at once",
             hint="add --in-flight",
-            retyped=[Retyped(added=("--in-flight", "N"))],
+            retyped=[Retyped(added=("--in-flight=N",))],
         )
     if context.timeout is not None and not context.wait and not is_paced:
+        others = " or --in-flight" if "in_flight" in given else ""
         raise UsageError(
-            "--timeout needs --wait", hint="add --wait", retyped=[Retyped(added=("--wait",))]
+            f"--timeout needs --wait{others}",
+            hint=f"add --wait{others}",
+            retyped=[Retyped(added=("--wait",))],
         )
     if context.wait and context.dry_run:
         raise UsageError(

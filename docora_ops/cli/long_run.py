@@ -14,7 +14,9 @@ from docora_ops.cli.signals import interrupted_code, stopping_on_signals
 from docora_ops.cli.streams import write_at_once
 from docora_ops.errors import RedisError, ServerError
 
-_SHORT_BAR = 16  # columns: leaves room for a description at 80 columns
+_SHORT_BAR = 16
+BESIDE_TEXT = _SHORT_BAR + 10
+"""Columns that the bar and the time beside a description take."""
 
 if TYPE_CHECKING:
     from docora_ops.actions.bulk.run import BulkRun

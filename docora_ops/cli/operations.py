@@ -94,10 +94,17 @@ def _follow(context: Context, operation: Progress) -> Progress:
                     context.say(f"{operation.completed} of {operation.total}")
             elif operation.cancelled:
                 break
-            elif context.store.has_lost_its_runner(operation.operation_id):
+            elif _has_lost_its_runner(context, operation):
                 context.warn(RUNNER_IS_SILENT)
                 break
     return operation
+
+
+def _has_lost_its_runner(context: Context, operation: Progress) -> bool:
+    from docora_ops.bulk import OperationState
+
+    state = context.store.read_known(operation.operation_id).state
+    return state is OperationState.OWNER_GONE
 
 
 def cancel(

@@ -167,7 +167,7 @@ InFlight = Annotated[
         "apps share them. Waits like --wait.",
     ),
 ]
-Failures = Annotated[
+FailureLimit = Annotated[
     MaxFailures | None,
     typer.Option(
         "--max-failures",

@@ -26,7 +26,7 @@ def resync(
     reset_circuit: options.ResetCircuit = False,
     reason: options.Reason = None,
     in_flight: options.InFlight = None,
-    max_failures: options.Failures = None,
+    max_failures: options.FailureLimit = None,
     wait: options.Wait = False,
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,

@@ -37,7 +37,7 @@ def retry_all_failed(
     ] = 500,
     reason: options.Reason = None,
     in_flight: options.InFlight = None,
-    max_failures: options.Failures = None,
+    max_failures: options.FailureLimit = None,
     wait: options.Wait = False,
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,9 +39,15 @@ def wait(
     link that is in sync, or that has failed and has no live job, the wait is over at once.
     """
     context = context_of(typer_context, waits=True)
+    is_operation = app.startswith("bulk_")
+    if repo is not None and is_operation:
+        raise UsageError(
+            "an operation is waited for as a whole, without a repository",
+            hint=f"docora-ops wait {quote(app)}",
+        )
     if repo is not None:
         return _wait_for_link(context, app, repo)
-    if not app.startswith("bulk_"):
+    if not is_operation:
         raise UsageError(
             f"{app[:100]!r} is not the id of an operation, and no repository is named",
             hint="docora-ops wait APP REPO, or docora-ops wait bulk_…: see docora-ops operations",
@@ -49,27 +56,32 @@ def wait(
 
 
 def _wait_for_link(context: Context, app: str, repo: str) -> int:
+    from docora_ops.actions.decision import invalid_job_id
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.actions.waiting.follow import Following, wait_for_one
     from docora_ops.cli.waiting import end_wait, waiting
+    from docora_ops.links import LinkStatus, Outcome
     from docora_ops.render import waits
+    from docora_ops.waits import LinkWait, WaitEnd
 
     link = resolve_link(context.database, app, repo)
+    if not link.ref.has_valid_job_id:
+        raise invalid_job_id(link.ref)
     workers = context.count_workers()
     following = Following(context.database, context.queue, grace=context.settings.drift_grace)
-    following.add_found([link.ref.id])
-    try:
-        with waiting(context, following, workers, link=link.ref.words):
-            waited = wait_for_one(following, link.ref, context.timeout)
-    except ServerError as error:
-        return context.report(error, next_step="the job goes on")
+    if link.status == LinkStatus.SYNCED:  # a live job, if any, is a rescan
+        waited = LinkWait(WaitEnd.SYNCED, link.status, None, 0)
+    else:
+        following.add(link.ref, Outcome.ALREADY_RUNNING)
+        try:
+            what = f"the snapshot of {link.payload.link_name}"
+            with waiting(context, following, workers, what, link=link.ref.words):
+                waited = wait_for_one(following, link.ref, context.timeout)
+        except ServerError as error:
+            return context.report(error, next_step="the job goes on")
+    context.show(waits.link_document(link, workers, waited), [waits.link_table(link, waited)])
     interrupted = following.stop.requested
-    context.show(
-        waits.link_document(link, workers, waited),
-        waits.link_tables(link, waited),
-    )
-    codes = end_wait(context, following.result(), link.ref.words, interrupted=interrupted)
-    return gravest(codes)
+    return gravest(end_wait(context, following.result(), link.ref.words, interrupted=interrupted))
 
 
 def _wait_for_operation(context: Context, operation_id: str) -> int:
@@ -78,11 +90,11 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
     from docora_ops.cli.waiting import waiting
     from docora_ops.interrupts import Stop
 
-    progress = context.store.read(operation_id)
+    progress = context.store.read_known(operation_id)
     if context.store.read_links(operation_id) is None:
         raise NotFoundError(
             f"the links of operation {operation_id!r} are not known: Docora's dashboard runs it",
-            hint=f"docora-ops progress {operation_id} --follow shows how far it is",
+            hint=f"docora-ops progress {quote(operation_id)} --follow shows how far it is",
         )
     grace = context.settings.drift_grace
     following = Following(context.database, context.queue, Stop(), grace)
@@ -94,7 +106,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
             following,
             context.count_workers(),
             f"the snapshots of operation {operation_id}",
-            left=lambda: watch.progress.total - watch.progress.completed,
+            left=lambda: watch.left if watch.goes_on else 0,
         ):
             watch.look()
             following.run(context.timeout, watch.look)
@@ -105,6 +117,9 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
 
 def _show_operation(context: Context, watch: OperationWatch, lost: ServerError | None) -> int:
     """Shows the counts of the operation and the results of its snapshots."""
+    from dataclasses import fields
+
+    from docora_ops.bulk import OperationState, Progress
     from docora_ops.cli.operations import RUNNER_IS_SILENT
     from docora_ops.cli.waiting import end_wait
     from docora_ops.render import operations as render
@@ -112,12 +127,13 @@ def _show_operation(context: Context, watch: OperationWatch, lost: ServerError |
 
     following, progress = watch.following, watch.progress
     waited, interrupted = following.result(), following.stop.requested
+    counts = Progress(**{each.name: getattr(progress, each.name) for each in fields(Progress)})
     if context.as_json:
-        counts = render.progress_fields(progress, watch.failures, watch.failures_total)
-        context.show_document({"data": counts | waited_fields(waited)}, lost)
+        data = render.progress_fields(counts, watch.failures, watch.failures_total)
+        context.show_document({"data": data | waited_fields(waited)}, lost)
     else:
         width = context.out.width
-        tables = render.progress_tables(progress, watch.failures, watch.failures_total, width)
+        tables = render.progress_tables(counts, watch.failures, watch.failures_total, width)
         found = chain(tables, wait_tables(waited, width))
         context.show_tables(found, is_last=not (lost or interrupted))
     if lost:
@@ -125,8 +141,12 @@ def _show_operation(context: Context, watch: OperationWatch, lost: ServerError |
     codes = end_wait(context, waited, operation_id=progress.operation_id, interrupted=interrupted)
     if watch.goes_on:
         codes.add(interrupted_code() if interrupted else ExitCode.TIMED_OUT)
-    if watch.has_lost_its_runner:
+        context.warn(f"The operation goes on: docora-ops wait {quote(progress.operation_id)}")
+    elif progress.state is OperationState.OWNER_GONE:
         context.warn(RUNNER_IS_SILENT)
-    if progress.cancelled or progress.failed or watch.has_lost_its_runner:
+    elif watch.left:
+        done = f"The operation was stopped after {progress.completed} of {progress.total} links"
+        context.warn(f"{done}. To finish the rest, run its command again.")
+    if watch.left or progress.failed:
         codes.add(ExitCode.PROBLEMS)
     return gravest(codes)

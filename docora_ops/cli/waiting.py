@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from shlex import quote
 
 from docora_ops.actions.waiting.follow import Following
 from docora_ops.actions.waiting.job_watch import Notice
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.long_run import progress_bar
+from docora_ops.cli.long_run import BESIDE_TEXT, progress_bar
 from docora_ops.cli.signals import interrupt, interrupted_code, stopping_on_signals
 from docora_ops.render.console import may_animate
 from docora_ops.render.waits import wait_progress
 from docora_ops.text import amount
 from docora_ops.waits import BulkWait
 
+_BLANK = "\x1f"  # stands for a blank within a part
+_LEAST_WIDTH = 20
 _SAY_EACH = 60  # seconds, where no bar can move: silence looks like a hang
 
 
@@ -64,19 +68,27 @@ def showing_wait(
         context.say("Waiting all the same: a worker may come. To start one: docora-ops worker")
     so_far, is_animated = following.result(), may_animate(sys.stderr)
     total = so_far.total + left()
-    with progress_bar(context, total, wait_progress(so_far, left()) or "looking") as move:
+    first = _wrapped(wait_progress(so_far, left()), context) or "looking"
+    with progress_bar(context, total, first) as move:
         said_at = time.monotonic()
 
         def show(step: BulkWait) -> None:
             nonlocal said_at
-            text = wait_progress(step, left())
-            move(step.total - step.unfinished, text, step.total + left())
+            parts = wait_progress(step, left())
+            move(step.total - step.unfinished, _wrapped(parts, context), step.total + left())
             if not is_animated and time.monotonic() - said_at >= _SAY_EACH:
                 said_at = time.monotonic()
-                context.say(f"{text}.")
+                context.say(f"{', '.join(parts)}.")
 
         following.on_step = show
         yield
+
+
+def _wrapped(parts: Sequence[str], context: Context) -> str:
+    """Breaks the text beside a bar between its parts, not within one."""
+    text = ", ".join(part.replace(" ", _BLANK) for part in parts)
+    width = max(context.err.width - BESIDE_TEXT, _LEAST_WIDTH)
+    return textwrap.fill(text, width, break_on_hyphens=False).replace(_BLANK, " ")
 
 
 def _tell(context: Context, link: str, notice: Notice, text: str) -> None:
@@ -90,10 +102,17 @@ def _tell(context: Context, link: str, notice: Notice, text: str) -> None:
             sentence = f"{text}. To go on: docora-ops resume"
         case Notice.REDIS_AWAY:
             sentence = f"{text}; the wait goes on, since the results are in Postgres"
-        case Notice.REDIS_BACK:
-            context.say("Redis answers again.")
+        case Notice.REDIS_BACK | Notice.WORKER_BACK | Notice.RESUMED:
+            context.say(_OVER[notice])
             return
     context.warn(f"Warning: {sentence}")
+
+
+_OVER = {
+    Notice.REDIS_BACK: "Redis answers again.",
+    Notice.WORKER_BACK: "A worker listens again.",
+    Notice.RESUMED: "The workers take jobs again.",
+}
 
 
 def end_wait(
@@ -120,7 +139,7 @@ def end_wait(
         codes.add(interrupted_code() if interrupted else ExitCode.TIMED_OUT)
         end = "No longer waiting" if interrupted else "Time ran out"
         left = amount(wait.unfinished, "result")
-        again = f"docora-ops wait {link or operation_id}"
+        again = f"docora-ops wait {link or quote(operation_id or '')}"
         context.warn(f"{end}; {left} still to come. The jobs go on; to wait for them: {again}")
     return codes
 

@@ -88,9 +88,16 @@ def circuits_to_reset(database: Database, repository_ids: Collection[str]) -> se
     return _ids(database, READ_CIRCUITS_TO_RESET, repository_ids)
 
 
-def reset_circuits(database: Database, repository_ids: Collection[str]) -> set[str]:
-    """Closes open circuits and sets git failures to 0. Returns the ids of what it changed."""
-    ids = _ids(database, LOCK_CIRCUITS_TO_RESET, repository_ids)
+def reset_circuits(
+    database: Database, repository_ids: Collection[str], *, wait: bool = True
+) -> set[str]:
+    """Closes open circuits and sets git failures to 0. Returns the ids of what it changed.
+
+    `wait`: waits for rows that other sessions hold, and raises LinkLockedError after some time;
+    otherwise these are left alone.
+    """
+    lock = LOCK_CIRCUITS_TO_RESET if wait else f"{LOCK_CIRCUITS_TO_RESET} SKIP LOCKED"
+    ids = _ids(database, lock, repository_ids)
     if ids:
         database.execute(RESET_CIRCUITS, {"ids": list(ids)})
     return ids

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from docora_ops.database.postgres import Database
-from docora_ops.links import LinkRef
+from docora_ops.links import AppCount, LinkRef
 from docora_ops.text import mask
 
 READ_RESULTS = """
@@ -19,6 +19,13 @@ WHERE l.id IS NULL OR l.status IN ('synced', 'failed')
 READ_UNSYNCED = """
 SELECT l.id::text, l.app_id, l.repository_id, l.status
 FROM app_repositories l WHERE l.id = ANY (%(ids)s::uuid[]) AND l.status <> 'synced'
+"""
+
+COUNT_BY_APP = """
+SELECT l.app_id, a.app_name, count(*)
+FROM app_repositories l JOIN apps a USING (app_id)
+WHERE l.id = ANY (%(ids)s::uuid[])
+GROUP BY l.app_id, a.app_name ORDER BY count(*) DESC, l.app_id
 """
 
 
@@ -45,6 +52,11 @@ def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]
             READ_RESULTS, {"ids": list(ids)}
         )
     ]
+
+
+def count_by_app(database: Database, ids: Sequence[str]) -> list[AppCount]:
+    """Counts the links with these row ids by app, most links first."""
+    return [AppCount(*row) for row in database.rows(COUNT_BY_APP, {"ids": list(ids)})]
 
 
 def read_unsynced(database: Database, ids: Sequence[str]) -> list[tuple[LinkRef, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from shlex import quote
@@ -51,7 +51,7 @@ local is_new = redis.call('EXISTS', KEYS[1]) == 0
 redis.call('HSETNX', KEYS[1], 'cancelled', 'false')
 local reply = redis.pcall('EXPIRE', KEYS[1], ARGV[1])
 if is_new and not (type(reply) == 'table' and reply.err) then
-  reply = redis.pcall('SET', KEYS[3], '', 'EX', ARGV[1])
+  reply = redis.pcall('SET', KEYS[3], '', 'EX', ARGV[1], 'NX')
 end
 if type(reply) == 'table' and reply.err then
   if is_new then
@@ -147,9 +147,10 @@ class ProgressStore:
         """Returns the progress of an operation. Raises NotFoundError if unknown or expired."""
         return self._known(operation_id)[0]
 
-    def has_lost_its_runner(self, operation_id: str) -> bool:
-        """Tells whether the operation runs and its TTL has not been renewed for long."""
-        return self._known(operation_id)[1] is OperationState.OWNER_GONE
+    def read_known(self, operation_id: str) -> KnownOperation:
+        """Returns an operation with its state. Raises NotFoundError if unknown or expired."""
+        progress, state, last_step_at = self._known(operation_id)
+        return KnownOperation(**vars(progress), state=state, last_step_at=last_step_at)
 
     def read_failures(self, operation_id: str) -> tuple[list[LinkFailure], int]:
         """Returns the first failures of the operation, in their order, and the number of all."""
@@ -177,16 +178,27 @@ class ProgressStore:
         starts = range(0, len(found) - _ID_BYTES + 1, _ID_BYTES)
         return [str(UUID(bytes=found[start : start + _ID_BYTES])) for start in starts]
 
-    def renew(self, progress: Progress) -> None:
-        """Keeps the links of an operation for another hour, and its counts if it has ended.
-
-        The TTL of an operation that goes on tells how long its runner has been silent.
-        """
-        keys = _keys(progress.operation_id)
-        has_ended = progress.finished or progress.cancelled
+    def add_links(self, operation_id: str, ids: Iterable[str]) -> None:
+        """Keeps further links of an operation, by their row ids."""
+        key = links_key(operation_id)
         with redis_errors(self._client):
             pipeline = self._client.pipeline(transaction=False)
-            for key in keys if has_ended else keys[1:]:
+            pipeline.append(key, b"".join(UUID(id_).bytes for id_ in ids))
+            pipeline.expire(key, EXPIRY)
+            pipeline.execute()
+
+    def renew(self, operation: KnownOperation) -> None:
+        """Keeps the links of an operation for another hour, and if it has ended, its counts.
+
+        The TTL of the counts tells when the last step was: it is left alone for half an hour.
+        """
+        now, last = datetime.now(UTC), operation.last_step_at
+        is_old = last is not None and now - last > timedelta(seconds=EXPIRY / 2)
+        has_ended = operation.state in {OperationState.DONE, OperationState.CANCELLED}
+        keys = _keys(operation.operation_id)
+        with redis_errors(self._client):
+            pipeline = self._client.pipeline(transaction=False)
+            for key in keys if has_ended and is_old else keys[1:]:
                 pipeline.expire(key, EXPIRY)
             pipeline.execute()
 

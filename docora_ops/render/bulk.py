@@ -8,11 +8,10 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
-from docora_ops.links import Action, AppCount, Outcome, PlannedLink
+from docora_ops.links import Action, Outcome, PlannedLink
 from docora_ops.render.cells import cell, link_name, style_of, with_id, words
-from docora_ops.render.failures import ROWS_SHOWN
 from docora_ops.render.json import Document, encode_long, fields_of
-from docora_ops.render.layout import fitting_table, headed, long_table, pairs
+from docora_ops.render.layout import fitting_table, headed, long_table
 from docora_ops.render.waits import waited_fields
 from docora_ops.text import amount, inert
 from docora_ops.waits import BulkWait
@@ -76,10 +75,14 @@ def _counts(result: BulkResult) -> Document:
             "stopped_by": result.stopped_by,
             "left": result.left,
         }
+        if result.stopped_by is StoppedBy.MAX_FAILURES:
+            fields["results_at_stop"] = result.results_at_stop
+            fields["failed_at_stop"] = result.failed_at_stop
     if result.open_circuits_left_out is not None:
         fields["open_circuits_left_out"] = result.open_circuits_left_out
     if result.circuits_reset is not None:
         fields["circuits_reset"] = result.circuits_reset
+        fields["circuits_held"] = result.circuits_held
     return fields
 
 
@@ -137,38 +140,29 @@ def outcome_label(outcome: Outcome, *, planned: bool) -> str:
     return (planned and _PLANNED.get(outcome)) or words(outcome)
 
 
-def app_counts(counts: Iterable[AppCount]) -> RenderableType:
-    """Shows the number of links of each app, the largest first."""
-    ordered = sorted(counts, key=lambda count: -count.links)
-    shown = pairs(
-        (cell(count.links), cell(with_id(count.app_name, count.app_id)))
-        for count in ordered[:ROWS_SHOWN]
-    )
-    if rest := ordered[ROWS_SHOWN:]:
-        links = sum(count.links for count in rest)
-        shown.add_row(cell(links), cell(f"in {len(rest)} more apps"))
-    return shown
-
-
-def stopped(result: BulkResult, wait: BulkWait, max_failures: MaxFailures | None) -> str:
-    """Tells why an operation with links in flight has left links as they were."""
-    was = "link was left as it was" if result.left == 1 else "links were left as they were"
+def stopped(result: BulkResult, max_failures: MaxFailures | None) -> str:
+    """Tells why an operation queues no further link."""
     match result.stopped_by:
         case StoppedBy.MAX_FAILURES:
-            results = wait.failed + wait.synced
-            failed = f"{wait.failed} of {amount(results, 'snapshot')} failed again"
-            why = f"Stopped: {failed}, more than --max-failures {max_failures}"
+            results = amount(result.results_at_stop or 0, "snapshot")
+            failed = f"{result.failed_at_stop} of {results} failed again"
+            return f"{failed}, more than --max-failures {max_failures}"
         case StoppedBy.TIMEOUT:
-            why = "Time ran out"
+            return "time ran out"
         case StoppedBy.LOST_JOBS:
-            why = "Stopped: all links in flight have lost their jobs"
+            return "all links in flight have lost their jobs"
         case _:
-            why = "Cancelled"
-    sentence = f"{why}. {result.left} {was}."
-    if result.action is Action.RETRY and result.taken_over:
-        others = amount(result.taken_over, "link")
-        sentence += (
-            f" A scheduler or somebody else was at work: {others} had been queued or changed "
-            "before. The same may have become of the links that are left."
-        )
-    return sentence
+            return "the operation was cancelled"
+
+
+def left_as_they_were(result: BulkResult) -> str:
+    """Counts the links that an operation has not touched."""
+    links = amount(result.left, "link")
+    return f"{links} {'was left as it was' if result.left == 1 else 'were left as they were'}"
+
+
+def taken_over(result: BulkResult) -> str:
+    """Says that others had put links to work before their turn came."""
+    links = amount(result.taken_over, "link")
+    sentence = f"{links} had been queued or changed before, by a scheduler or somebody else"
+    return f"{sentence}, who may go on with the rest" if result.left else sentence

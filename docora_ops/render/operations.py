@@ -11,9 +11,9 @@ from rich.text import Text
 from docora_ops.bulk import KnownOperation, Progress
 from docora_ops.links import LinkFailure
 from docora_ops.render.cells import cell, state
-from docora_ops.render.failures import failures as failures_table
 from docora_ops.render.json import Document, fields_of
 from docora_ops.render.layout import pairs, records
+from docora_ops.render.short_lists import failures as failures_table
 from docora_ops.text import duration
 
 

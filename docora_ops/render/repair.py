@@ -11,9 +11,9 @@ from docora_ops.drift import DriftKind, Repaired, RepairOutcome, RepairResult
 from docora_ops.errors import DocoraOpsError
 from docora_ops.links import LinkFailure
 from docora_ops.render.cells import cell, link_name, style_of, words
-from docora_ops.render.failures import ROWS_SHOWN, failures
 from docora_ops.render.json import Document, encode_long, error_document, fields_of
 from docora_ops.render.layout import long_table, records
+from docora_ops.render.short_lists import ROWS_SHOWN, failures
 from docora_ops.text import inert
 
 _KINDS = {

@@ -102,7 +102,7 @@ def _links(links: LinkOverview) -> Iterator[Row]:
             name = row.app_name if is_unique else with_id(row.app_name, row.app_id)
             yield "", _line(f"{row.links:>{width}}  {name}")
         command = "docora-ops failed --group-by error"
-        yield "", _heading(f"with {amount(errors.total, 'different error')}", command)
+        yield "", _heading(f"with {amount(errors.total, 'error', 'different errors')}", command)
         for group in errors.rows:
             yield "", _line(f"{group.links:>{width}}  {group.error_message or f'({NO_ERROR})'}")
     if counts.open_circuits:

@@ -113,7 +113,7 @@ def test_an_app_that_never_answers_holds_its_share_only(docora: Docora) -> None:
     waited = result.data["waited"]
     assert (waited["synced"], waited["unfinished"], waited["jobs"]["running"]) == (20, 4, 4)
     assert assert_left_as_they_were(docora, before, "failed") == 6
-    assert "Time ran out. 6 links were left as they were." in result.stderr
+    assert "Stopped: time ran out. 6 links were left as they were." in result.stderr
     assert progress_of(docora, only_operation(docora))["cancelled"] == "true"
 
 
@@ -244,6 +244,7 @@ def test_a_killed_run_leaves_n_in_flight_and_the_same_command_finishes(docora: D
         assert seen.wait(60)
         process.kill()
         assert finish(process).code == -signal.SIGKILL
+        assert watch.most <= 6
         eventually(lambda: not docora.waiting(), "an empty queue")
     statuses = docora.statuses()
     assert statuses.get("pending_snapshot", 0) == 0
@@ -310,7 +311,7 @@ def test_a_scheduler_beside_it_is_named(docora: Docora) -> None:
         result = finish(process)
     assert result.code == 7, result
     assert result.data["already_queued"] >= 2
-    assert "A scheduler or somebody else was at work" in result.stderr
+    assert "had been queued or changed before, by a scheduler or somebody else" in result.stderr
 
 
 def test_a_job_that_a_scheduler_has_queued_meanwhile_is_not_queued_twice(docora: Docora) -> None:
@@ -416,3 +417,55 @@ def test_a_server_that_is_lost_is_an_error_with_what_was_done(
     else:
         assert "2 still to come" in result.stdout
     docora.assert_sound()
+
+
+def test_the_reason_is_what_was_known_when_it_stopped(docora: Docora) -> None:
+    docora.add_links(60)
+    seen: list[str] = []
+
+    def fail_each_fourth(job_id: str) -> str | None:
+        seen.append(job_id)
+        return "HTTP 503" if len(seen) % 4 == 0 else None
+
+    with other_worker(docora, fail_each_fourth):
+        result = docora.run(
+            *("retry-all-failed", "--in-flight", "1", "--max-failures", "20%", "--json")
+        )
+    data = result.data
+    assert (data["results_at_stop"], data["failed_at_stop"]) == (20, 5)
+    reason = "5 of 20 snapshots failed again, more than --max-failures 20%"
+    assert f"No further link is queued: {reason}.\n" in result.stderr
+    assert f"Stopped: {reason}. 40 links were left as they were." in result.stderr
+
+
+def test_others_are_named_though_nothing_has_stopped_it(docora: Docora) -> None:
+    docora.add_links(3)
+    assert docora.run("schedule").code == 0
+    process = docora.start("retry-all-failed", "--in-flight", "1", "--json")
+    eventually(lambda: docora.statuses().get("pending_snapshot") == 1, "a link")
+    with other_worker(docora):
+        result = finish(process)
+    assert result.code == 0, result
+    assert result.data["already_queued"] >= 1
+    assert "had been queued or changed before, by a scheduler or somebody else." in result.stderr
+
+
+def test_a_postponed_link_has_its_turn_though_all_in_flight_are_lost(docora: Docora) -> None:
+    app_id = docora.add_app()
+    first, second = (docora.link(app_id, docora.add_repository(f"octo/{n}")) for n in range(2))
+    docora.enqueue(second.job_id)
+    docora.redis.lrem(docora.queue.key, 0, second.job_id)  # doubtful
+    docora.add_worker()
+    process = docora.start("retry-all-failed", "--in-flight", "2", "--json", env=QUICK)
+    eventually(lambda: docora.status(first) == "pending_snapshot", "the first link")
+    docora.redis.lrem(docora.queue.key, 0, first.job_id)
+    docora.redis.delete(f"rq:job:{first.job_id}")
+    eventually(lambda: docora.waiting() == [second.job_id], "the second link")
+    with other_worker(docora):
+        result = finish(process)
+    assert result.code == 6, result
+    assert (result.data["left"], result.data["stopped_by"]) == (0, None)
+    assert [each["job_id"] for each in result.data["lost_links"]] == [first.job_id]
+    assert result.data["unfinished_by_app"] == [
+        {"app_id": app_id, "app_name": "Acme Search", "links": 1}
+    ]

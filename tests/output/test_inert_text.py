@@ -24,8 +24,8 @@ from docora_ops.links import (
 from docora_ops.render import bulk, link_result
 from docora_ops.render.cells import cell
 from docora_ops.render.console import make_console
-from docora_ops.render.failures import failures
 from docora_ops.render.plain import lines
+from docora_ops.render.short_lists import app_counts, failures
 from docora_ops.text import inert, moment
 from tests.support.hostile_texts import EVIL, TRICKS
 from tests.support.terminal import assert_inert
@@ -73,7 +73,7 @@ def every_table(text: str, width: int) -> Iterator[tuple[str, list[RenderableTyp
     yield "plan", [*bulk.plan_tables([planned], width)]
     yield "bulk", [bulk.table(many, width)]
     yield "failures", [failures([LinkFailure(text, text, text, text)], width)]
-    yield "apps", [bulk.app_counts([AppCount(text, text, 3)])]
+    yield "apps", [app_counts([AppCount(text, text, 3)])]
 
 
 def in_pipe(renderables: Iterable[RenderableType]) -> list[str]:

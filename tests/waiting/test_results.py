@@ -162,7 +162,7 @@ def test_a_worker_is_only_missed_after_one_has_listened(docora: Docora) -> None:
         look()
         docora.redis.delete("rq:worker:worker-1")
         look()
-    assert (look(), look()) == ([Notice.NO_WORKER] * 2,) * 2
+    assert (look(), look()) == ([Notice.NO_WORKER, Notice.WORKER_BACK, Notice.NO_WORKER],) * 2
 
 
 @pytest.mark.parametrize("begins", [True, False])

@@ -1,5 +1,6 @@
 """`wait`: a wait that is taken up again, for one link or for a bulk operation."""
 
+import re
 import signal
 from uuid import UUID
 
@@ -8,7 +9,13 @@ import pytest
 from tests.support.docora import Docora, finish
 from tests.support.other_worker import other_worker
 from tests.support.proxy import eventually
-from tests.support.running_commands import await_line, only_operation
+from tests.support.running_commands import (
+    PATIENT,
+    await_line,
+    only_operation,
+    starting_line,
+    suspended,
+)
 
 QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 
@@ -58,7 +65,7 @@ def test_a_link_with_a_live_job_is_waited_for_unless_it_is_in_sync(
     if status == "synced":
         assert finish(process).code == 0
         return
-    await_line(process, "Waiting for 1 snapshot")
+    await_line(process, "Waiting for the snapshot of App")
     with other_worker(docora, lambda _: error):
         result = finish(process)
     assert result.code == (7 if error else 0), result
@@ -82,7 +89,7 @@ def test_a_person_sees_the_link_and_its_result(docora: Docora) -> None:
     shown = docora.run("wait", *link.ids)
     assert shown.code == 0, shown
     assert link.app_id in shown.stdout
-    assert "Result  in sync, after 0 s\n" in shown.stdout
+    assert re.search(r"^Result +in sync, after 0 s$", shown.stdout, re.MULTILINE)
 
 
 # An operation
@@ -206,3 +213,77 @@ def test_what_can_not_be_waited_for_is_an_error(
     assert result.code == code, result
     assert said in result.json["error"]
     assert docora.dump() == before
+
+
+def test_what_was_in_sync_before_a_resync_is_no_result(docora: Docora) -> None:
+    """The operation keeps a link before its claim is committed."""
+    app_id = docora.add_app()
+    links = [docora.link(app_id, docora.add_repository(f"octo/{n}"), "synced") for n in range(3)]
+    with starting_line(docora, 1, "LOCK TABLE app_delivered_files IN EXCLUSIVE MODE"):
+        runner = docora.start("resync", app_id, "--all", "--yes", "--json", env=PATIENT)
+    operation_id = finish(runner).data["operation_id"]
+    # As it looks to others while the transaction goes on: the jobs are pushed, the rows unchanged.
+    docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
+    waiter = docora.start("wait", operation_id, "--json")
+    await_line(waiter, "Waiting")
+    eventually(lambda: docora.redis.ttl(f"docora:bulk:{operation_id}") > 0, "the operation")
+    docora.connection.execute("UPDATE app_repositories SET status = 'pending_snapshot'")
+    with other_worker(docora, lambda _: "HTTP 503"):
+        result = finish(waiter)
+    assert result.code == 7, result
+    assert result.data["waited"]["failed"] == len(links)
+
+
+def test_a_lost_link_does_not_end_the_wait_while_the_operation_goes_on(docora: Docora) -> None:
+    docora.add_links(4)
+    docora.add_worker()
+    runner = docora.start("retry-all-failed", "--in-flight", "1", "--json", env=QUICK)
+    eventually(docora.waiting, "a job")
+    [job_id] = docora.waiting()
+    operation_id = only_operation(docora)
+    with suspended(runner):
+        docora.queue.empty()  # type: ignore[no-untyped-call]
+        waiter = docora.start("wait", operation_id, "--json", env=QUICK)
+        await_line(waiter, "no live job for 1 of the links")
+        docora.enqueue(job_id)
+    with other_worker(docora):
+        results = [finish(process) for process in (runner, waiter)]
+    assert [result.code for result in results] == [0, 0], results
+    assert [result.data["waited"]["synced"] for result in results] == [4, 4]
+
+
+def test_a_link_whose_snapshot_was_running_is_waited_for_too(docora: Docora) -> None:
+    link = docora.add_link()
+    docora.start_job(link.job_id)
+    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
+    waiter = docora.start("wait", operation_id, "--json")
+    await_line(waiter, "Waiting")
+    docora.set_link(link, status="synced")
+    docora.redis.delete(f"rq:job:{link.job_id}", "rq:wip:snapshot-queue")
+    for key in docora.redis.keys("rq:execution*"):
+        docora.redis.delete(key)
+    result = finish(waiter)
+    assert (result.code, result.data["waited"]["synced"]) == (0, 1), result
+
+
+def test_an_operation_that_has_claimed_nothing_needs_no_wait(docora: Docora) -> None:
+    link = docora.add_link()
+    docora.redis.set(f"rq:job:{link.job_id}", "not a job")
+    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
+    shown = docora.run("wait", operation_id)
+    assert shown.code == 6, shown
+    assert "after 0 s" not in shown.stdout
+
+
+def test_time_that_runs_out_between_two_claims_is_told(docora: Docora) -> None:
+    docora.add_links(2)
+    runner = docora.start("retry-all-failed", "--in-flight", "1", "--json")
+    eventually(lambda: docora.statuses().get("pending_snapshot") == 1, "a link")
+    runner.kill()
+    finish(runner)
+    docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
+    docora.queue.empty()  # type: ignore[no-untyped-call]
+    operation_id = only_operation(docora)
+    result = docora.run("wait", operation_id, "--timeout", "1")
+    assert f"The operation goes on: docora-ops wait {operation_id}" in result.stderr
+    assert result.code == 6, result  # before 8: a link is left

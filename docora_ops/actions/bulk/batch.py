@@ -41,6 +41,8 @@ class Batch:
     deliveries_cleared: int = 0
     circuits_reset: set[str] = field(default_factory=set)
     """Ids of repositories."""
+    circuits_held: set[str] = field(default_factory=set)
+    """Ids of repositories whose circuits could not be reset: other sessions hold their rows."""
 
     @property
     def is_final(self) -> bool:

@@ -9,7 +9,7 @@ from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import Batch
 from docora_ops.actions.decision import decide
 from docora_ops.database import Database, Rollback
-from docora_ops.database.circuits import reset_circuits
+from docora_ops.database.circuits import circuits_to_reset, reset_circuits
 from docora_ops.database.link_rows import Claim, ClaimState, delete_deliveries, lock_link, read_link
 from docora_ops.database.selection import Claiming
 from docora_ops.errors import LinkError, LinkLockedError, PostgresError, StatementTimeoutError
@@ -144,7 +144,9 @@ class BatchExecution:
                     cleared = delete_deliveries(self.database, payloads)
                 # The batch before must never wait for a circuit that this one has locked.
                 batch.wait_for_turn()
-                circuits = self._reset_circuits(changed) if self.reset_circuit else set()
+                to_reset = self._circuits_to_reset(changed)
+                # Waiting for one circuit with each link would take days.
+                circuits = reset_circuits(self.database, to_reset, wait=False)
                 for answer in self._push(changed, candidates, batch):
                     if _is_refused(claims[answer.job_id], answer):
                         refused.append(answer)
@@ -160,6 +162,7 @@ class BatchExecution:
             if not refused:
                 batch.deliveries_cleared += cleared
                 batch.circuits_reset |= circuits
+                batch.circuits_held |= to_reset - circuits
                 break
             for answer in refused:
                 ref = candidates.pop(answer.job_id).ref
@@ -251,8 +254,10 @@ class BatchExecution:
         }
         return {job_id: claims[job_id] for job_id in candidates if job_id in claims}
 
-    def _reset_circuits(self, claims: Sequence[Claim]) -> set[str]:
-        return reset_circuits(self.database, {claim.payload.repository_id for claim in claims})
+    def _circuits_to_reset(self, claims: Sequence[Claim]) -> set[str]:
+        if not self.reset_circuit:
+            return set()
+        return circuits_to_reset(self.database, {claim.payload.repository_id for claim in claims})
 
     def _push(
         self, claims: Sequence[Claim], candidates: Mapping[str, _Candidate], batch: Batch

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from docora_ops.actions.bulk.batch import Batch
 from docora_ops.actions.bulk.pace import Pace
 from docora_ops.actions.bulk.run import BatchHandler, BulkRun
-from docora_ops.actions.waiting.follow import Following
+from docora_ops.actions.waiting.follow import Feed, Following
 from docora_ops.batches import batches
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
 from docora_ops.links import LinkRef
@@ -35,7 +35,10 @@ class PacedRun(BulkRun):
     in_flight: int
     max_failures: MaxFailures | None = None
     timeout: float | None = None
+    on_stop: Callable[[], None] = lambda: None
+    """Called when no further link is queued, though some are left."""
     _stopped_by: StoppedBy | None = None
+    _results_at_stop: tuple[int, int] | None = None  # all, and those that failed
     _postponed: dict[LinkRef, str] = field(default_factory=dict)
     """Evidence of doubtful jobs in the first round."""
     _postponed_at: float = 0
@@ -45,37 +48,51 @@ class PacedRun(BulkRun):
 
     def result(self) -> BulkResult:
         """Returns what has been done so far."""
-        return replace(super().result(), in_flight=self.in_flight, stopped_by=self._stopped_by)
+        results, failed = self._results_at_stop or (None, None)
+        return replace(
+            super().result(),
+            in_flight=self.in_flight,
+            stopped_by=self._stopped_by,
+            results_at_stop=results,
+            failed_at_stop=failed,
+        )
 
     def _work(self, handlers: Sequence[BatchHandler]) -> None:
         """Queues links and follows them until all have results, or it has to stop."""
         pace = Pace(self.selection.refs, self.in_flight)
         self.following.on_ended = pace.release
         wait = self.following.run(self.timeout, partial(self._feed, pace, handlers), is_paced=True)
-        if not self.left:
-            return
-        if self._must_stop():
-            by = StoppedBy.INTERRUPTED if self.stop.requested else StoppedBy.CANCELLED
-            self._stopped_by = self._stopped_by or by
-        else:
+        if self.left and not self._is_stopped():
             self._end(StoppedBy.LOST_JOBS if wait.only_lost_left else StoppedBy.TIMEOUT)
+
+    def _is_stopped(self) -> bool:
+        """Tells whether the operation was cancelled or interrupted, or has ended itself."""
+        if not self._must_stop():
+            return False
+        if self._stopped_by is None and self.left:
+            is_interrupted = self.stop.requested
+            self._stopped_by = StoppedBy.INTERRUPTED if is_interrupted else StoppedBy.CANCELLED
+            self.on_stop()
+        return True
 
     def _end(self, reason: StoppedBy) -> None:
         """Queues no further link. Others see the operation as cancelled."""
         self._stopped_by = reason
         self.cancel()
+        self.on_stop()
 
-    def _feed(self, pace: Pace, handlers: Sequence[BatchHandler]) -> bool:
-        """Queues links if there is room for them. Tells whether links are left."""
-        if self._must_stop():
+    def _feed(self, pace: Pace, handlers: Sequence[BatchHandler]) -> Feed:
+        """Queues links if there is room for them."""
+        if self._is_stopped():
             return self.stay_known()
         self._begin_second_round(pace)
         if not (pace.has_left or self._postponed):
             return self.stay_known()
         wait = self.following.result()
         if self.max_failures and self.max_failures.is_exceeded(wait.failed, wait.synced):
+            self._results_at_stop = (wait.failed + wait.synced, wait.failed)
             self._end(StoppedBy.MAX_FAILURES)
-            return False
+            return Feed.DONE
         if refs := pace.take():
             if self.front:
                 refs.reverse()  # each job is pushed before the one that was pushed last
@@ -83,9 +100,10 @@ class PacedRun(BulkRun):
             some = (Batch(each, waiting, self._evidence) for each in batches(refs, self.batch_size))
             for batch in self._handle(some, handlers):
                 self._release_unqueued(batch, pace)
-        elif time.monotonic() - self._reported_at > _REPORT:
+            return Feed.MORE
+        if time.monotonic() - self._reported_at > _REPORT:
             self._report()
-        return pace.has_left or bool(self._postponed)
+        return Feed.MORE if self._postponed else Feed.BLOCKED
 
     def _begin_second_round(self, pace: Pace) -> None:
         """Hands out the postponed links once more, when all others were handed out."""

@@ -15,11 +15,14 @@ from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import Batch, LinkOutcome
 from docora_ops.actions.bulk.execute import BatchExecution
 from docora_ops.actions.bulk.plan import plan_batch
+from docora_ops.actions.waiting.follow import Feed
 from docora_ops.batches import batches
 from docora_ops.bulk import BulkResult, Progress
 from docora_ops.database import Database, Selection
+from docora_ops.database.circuits import reset_circuits
 from docora_ops.database.link_rows import names_of
 from docora_ops.errors import (
+    LinkLockedError,
     NotFoundError,
     OperationFinishedError,
     PostgresError,
@@ -74,6 +77,7 @@ class BulkRun:
     _failures: list[LinkFailure] = field(default_factory=list)
     _deliveries_cleared: int = 0
     _circuits_reset: set[str] = field(default_factory=set)
+    _circuits_held: set[str] = field(default_factory=set)
     _reported_at: float = 0
     _reported_failures: int = 0
 
@@ -110,18 +114,19 @@ class BulkRun:
                 )
                 handlers.append(execution.handle)
             self._work(handlers)
+            self._reset_held_circuits()
             self._end_audit()
         return self.result()
 
-    def stay_known(self) -> bool:
-        """Keeps the operation from expiring while its links are awaited. Returns False.
+    def stay_known(self) -> Feed:
+        """Keeps the operation from expiring while its links are awaited, and adds none.
 
         Does nothing if Redis can't be used: the results are in Postgres.
         """
         if time.monotonic() - self._reported_at > HEARTBEAT:
             with suppress(RedisError):
                 self._report()
-        return False
+        return Feed.DONE
 
     @property
     def left(self) -> int:
@@ -171,6 +176,7 @@ class BulkRun:
             open_circuits_left_out=self.selection.open_circuits_left_out,
             deliveries_cleared=self._deliveries_cleared,
             circuits_reset=len(self._circuits_reset) if self.reset_circuit else None,
+            circuits_held=len(self._circuits_held),
             links=self._planned,
         )
 
@@ -262,6 +268,12 @@ class BulkRun:
             ]
         self._deliveries_cleared += batch.deliveries_cleared
         self._circuits_reset |= batch.circuits_reset
+        self._circuits_held |= batch.circuits_held
+        running = [
+            item.ref.id for item in batch.recorded if item.outcome is Outcome.ALREADY_RUNNING
+        ]
+        if running and self.operation_id and self.action is Action.RETRY and not is_lost:
+            self.store.add_links(self.operation_id, running)
         self.on_recorded(batch.recorded)
 
     def _names(
@@ -272,6 +284,16 @@ class BulkRun:
             with suppress(PostgresError):
                 return names_of(self.database, refs)
         return [(None, None)] * len(refs)
+
+    def _reset_held_circuits(self) -> None:
+        """Resets the circuits whose rows other sessions held, the other batch among them."""
+        held = self._circuits_held - self._circuits_reset
+        self._circuits_held = held
+        if not held:
+            return
+        with suppress(LinkLockedError), self.database.transaction():
+            self._circuits_reset |= reset_circuits(self.database, held)
+            self._circuits_held = set()
 
     def _end_audit(self) -> None:
         # A repair, which has no operation, ends the entries itself after all its runs.

@@ -6,19 +6,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
-from docora_ops.actions.folding import group_errors
+from docora_ops.actions.folding import LONGEST, group_errors
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.waiting.job_watch import JobWatch
-from docora_ops.batches import batches
 from docora_ops.database import Database
 from docora_ops.database.link_rows import names_of, read_link
-from docora_ops.database.results import SnapshotResult, read_results
+from docora_ops.database.results import SnapshotResult, count_by_app, read_results
 from docora_ops.errors import RedisError
 from docora_ops.interrupts import Stop
 from docora_ops.jobs import JobState
 from docora_ops.link_lists import ErrorGroup
-from docora_ops.links import LinkFailure, LinkRef, LinkStatus, Outcome
+from docora_ops.links import AppCount, LinkFailure, LinkRef, LinkStatus, Outcome
 from docora_ops.queue import Answer, LinkQueue
 from docora_ops.waits import BulkWait, JobCounts, LinkWait, WaitEnd
 
@@ -27,6 +27,14 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 _FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED = 0.02, 0.2  # else free workers wait for links
 _RATE_STEP, _RATE_PERIOD = 1, 60  # seconds
 _REST = 4  # the pause after a round lasts at least this many times as long as its statements
+
+
+class Feed(Enum):
+    """What a call has left to add to the links that are followed."""
+
+    DONE = auto()
+    BLOCKED = auto()  # further links, once a link that is followed has a result
+    MORE = auto()
 
 
 @dataclass
@@ -46,8 +54,10 @@ class Following:
     watch: JobWatch = field(init=False)
     _reset: list[str] = field(default_factory=list)
     """Row ids of links that were made pending: a result can only be newer."""
-    _found: list[str] = field(default_factory=list)
-    """Row ids of other links: `failed` may be older than their job."""
+    _running: list[str] = field(default_factory=list)
+    """Row ids of links whose job was running: `failed` may be older than that job."""
+    _claimed: list[str] = field(default_factory=list)
+    """Row ids of links whose claim may not be committed yet: any result may be older."""
     _doubtful: dict[str, str] = field(default_factory=dict)
     """The evidence of doubtful jobs at the last look, by job id."""
     _synced: int = 0
@@ -55,6 +65,7 @@ class Following:
     _failures: list[LinkFailure] = field(default_factory=list)
     _lost_links: Sequence[LinkFailure] = ()
     _failed_by_error: Sequence[ErrorGroup] = ()
+    _unfinished_by_app: Sequence[AppCount] = ()
     _ended_by: deque[tuple[float, int]] = field(default_factory=deque)
     """Moments of the last minute, and the number of links that had ended by then."""
     _began: float = field(default_factory=time.monotonic)
@@ -67,57 +78,67 @@ class Following:
         if outcome.succeeded:
             self._reset.append(ref.id)
         elif outcome is Outcome.ALREADY_RUNNING:
-            self._found.append(ref.id)
+            self._running.append(ref.id)
 
-    def add_found(self, ids: Iterable[str]) -> None:
-        """Follows links that were changed by others, given by their row ids."""
-        self._found += ids
+    def add_claimed(self, ids: Iterable[str]) -> None:
+        """Follows links that another command has claimed or is about to, by their row ids."""
+        self._claimed += ids
 
     def run(
         self,
         timeout: float | None = None,
-        feed: Callable[[], bool] = lambda: False,
+        feed: Callable[[], Feed] = lambda: Feed.DONE,
         *,
         is_paced: bool = False,
     ) -> BulkWait:
         """Follows the links until all have results, for `timeout` seconds at most.
 
-        Each round calls `feed`, which may add links, and tells whether it will add more.
-        `is_paced`: it adds links when others have results, which are looked for more often. Looks
-        at least once, and ends early if asked to stop. Goes on without Redis. Raises
-        PostgresError; `result()` returns the results so far.
+        Each round calls `feed`, which may add links. `is_paced`: it adds links when others have
+        results, which are looked for more often. Looks at least once, and ends early if asked to
+        stop. Goes on without Redis. Raises PostgresError; `result()` returns the results so far.
         """
         self._began = time.monotonic()
+        try:
+            self._follow(timeout, feed, is_paced=is_paced)
+        finally:
+            self._group_failures()
+        self._name_unfinished()
+        return self.result()
+
+    def _follow(self, timeout: float | None, feed: Callable[[], Feed], *, is_paced: bool) -> None:
         shortest, longest = _FIRST_PAUSE, _LONGEST_PAUSE
         if is_paced:
             shortest, longest = _FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED
         pause, before = shortest, (0, 0)
         while True:
             round_began = time.monotonic()
-            self._check_reset()
-            self._check_found()
+            self._check(self._reset, doubted=())
+            self._check(self._running, doubted=(LinkStatus.FAILED,))
+            self._check(self._claimed, doubted=(LinkStatus.FAILED, LinkStatus.SYNCED))
             now = time.monotonic()
+            if not self._ended_by:  # what had ended before tells nothing about the rate
+                self._ended_by.append((now, self._ended))
             left = None if timeout is None else self._began + timeout - now
             is_over = self.stop.requested or (left is not None and left <= 0)
-            is_fed = is_over or not feed()
-            unfinished = self._reset + self._found
+            fed = Feed.DONE if is_over else feed()
+            unfinished = self._unfinished
             has_looked = bool(unfinished) and self.watch.look(unfinished, at_once=is_over)
             result = self.result()
             self.on_step(result)
             is_hopeless = has_looked and result.only_lost_left and self.watch.is_hopeless
-            if is_over or is_hopeless or (is_fed and not unfinished):
-                return self._end()
+            if is_over or (is_hopeless and fed is not Feed.MORE):
+                return
+            if fed is Feed.DONE and not unfinished:
+                return
+            if is_paced and before != (result.total, result.unfinished):
+                pause, before = shortest, (result.total, result.unfinished)
             rest = max(pause, (now - round_began) * _REST)
             pause = min(pause * 1.5, longest)
-            if is_paced and before != (result.total, result.unfinished):
-                # Something has changed: more will soon.
-                rest = pause = shortest
-                before = (result.total, result.unfinished)
             self.stop.sleep(rest if left is None else min(rest, left))
 
     def result(self) -> BulkWait:
         """Returns the results so far."""
-        unfinished = len(self._reset) + len(self._found)
+        unfinished = len(self._reset) + len(self._running) + len(self._claimed)
         return BulkWait(
             synced=self._synced,
             failed=len(self._failures),
@@ -130,53 +151,66 @@ class Following:
             suspended=self.watch.suspended and unfinished > 0,
             failed_by_error=self._failed_by_error,
             lost_links=self._lost_links,
+            unfinished_by_app=self._unfinished_by_app,
         )
 
     def _rate(self) -> float:
         """Returns how many links have ended per second, within the last minute."""
-        now, ended = time.monotonic(), self._synced + self._gone + len(self._failures)
-        before = self._ended_by
-        if not before or now - before[-1][0] >= _RATE_STEP:
-            before.append((now, ended))
+        now, before = time.monotonic(), self._ended_by
+        if not before:
+            return 0
+        if now - before[-1][0] >= _RATE_STEP:
+            before.append((now, self._ended))
         while now - before[0][0] > _RATE_PERIOD and len(before) > 1:
             before.popleft()
         passed = now - before[0][0]
-        return round((ended - before[0][1]) / passed, 3) if passed >= _RATE_STEP else 0
+        return round((self._ended - before[0][1]) / passed, 3) if passed >= _RATE_STEP else 0
 
-    def _end(self) -> BulkWait:
-        """Names the lost links and groups the failures. Returns the final result."""
-        rows = ((each.job_id.partition("-")[0], each.error_message, 1) for each in self._failures)
-        self._failed_by_error = group_errors(rows)
-        unfinished = {*self._reset, *self._found}
+    @property
+    def _unfinished(self) -> list[str]:
+        return self._reset + self._running + self._claimed
+
+    @property
+    def _ended(self) -> int:
+        return self._synced + self._gone + len(self._failures)
+
+    def _group_failures(self) -> None:
+        self._failed_by_error = group_errors(
+            (each.job_id.partition("-")[0], each.error_message[: LONGEST + 1], 1)
+            for each in self._failures
+        )
+
+    def _name_unfinished(self) -> None:
+        """Counts the links without a result by app, and names those that are lost."""
+        unfinished = set(self._unfinished)
+        if unfinished:
+            self._unfinished_by_app = count_by_app(self.database, list(unfinished))
         lost = [ref for ref in self.watch.lost if ref.id in unfinished]
         names = names_of(self.database, lost) if lost else []
         self._lost_links = [
             LinkFailure(ref.job_id, "no live job", *found)
             for ref, found in zip(lost, names, strict=True)
         ]
-        return self.result()
 
-    def _check_reset(self) -> None:
+    def _check(self, ids: list[str], doubted: Collection[str]) -> None:
+        """Counts the results of links and removes their ids, some thousand at a time."""
         # From the end: removing ids moves none of those still to be checked.
-        for start in reversed(range(0, len(self._reset), _AT_ONCE)):
+        for start in reversed(range(0, len(ids), _AT_ONCE)):
             if self.stop.requested:
                 return
-            some = self._reset[start : start + _AT_ONCE]
-            ended = self._count(read_results(self.database, some))
-            self._reset[start : start + _AT_ONCE] = [id_ for id_ in some if id_ not in ended]
+            some = ids[start : start + _AT_ONCE]
+            ended = self._count(self._results(some, doubted))
+            ids[start : start + _AT_ONCE] = [id_ for id_ in some if id_ not in ended]
 
-    def _check_found(self) -> None:
-        for some in list(batches(self._found, _AT_ONCE)):
-            if self.stop.requested:
-                return
-            results = read_results(self.database, some)
-            failed = [each.ref for each in results if each.status == LinkStatus.FAILED and each.ref]
-            results = [each for each in results if each.status != LinkStatus.FAILED]
-            if failed:
-                # Read again after the look at the jobs: a job records its result before it ends.
-                results += read_results(self.database, self._without_live_job(failed))
-            ended = self._count(results)
-            self._found = [id_ for id_ in self._found if id_ not in ended]
+    def _results(self, ids: Sequence[str], doubted: Collection[str]) -> list[SnapshotResult]:
+        """Reads results. A status that is doubted counts only if the job of the link is over."""
+        found = read_results(self.database, ids)
+        in_doubt = [each.ref for each in found if each.ref and each.status in doubted]
+        results = [each for each in found if each.status not in doubted]
+        if over := self._without_live_job(in_doubt):
+            # Read again after the look at the jobs: a job records its result before it ends.
+            results += read_results(self.database, over)
+        return results
 
     def _without_live_job(self, refs: Sequence[LinkRef]) -> list[str]:
         """Returns the row ids of the links whose jobs are over, none if Redis can't be asked."""

@@ -33,6 +33,15 @@ class Notice(Enum):
     SUSPENDED = auto()
     REDIS_AWAY = auto()
     REDIS_BACK = auto()
+    WORKER_BACK = auto()
+    RESUMED = auto()
+
+
+_ENDS = {
+    Notice.REDIS_AWAY: Notice.REDIS_BACK,
+    Notice.NO_WORKER: Notice.WORKER_BACK,
+    Notice.SUSPENDED: Notice.RESUMED,
+}
 
 
 @dataclass
@@ -138,5 +147,5 @@ class JobWatch:
             self.on_notice(notice, text)
         elif not holds and notice in self._reported:
             self._reported.discard(notice)
-            if notice is Notice.REDIS_AWAY:
-                self.on_notice(Notice.REDIS_BACK, "")
+            if notice in _ENDS:
+                self.on_notice(_ENDS[notice], "")

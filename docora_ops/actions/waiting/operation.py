@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from docora_ops.actions.waiting.follow import Following
-from docora_ops.bulk import Progress
+from docora_ops.actions.waiting.follow import Feed, Following
+from docora_ops.bulk import KnownOperation, OperationState
 from docora_ops.errors import NotFoundError, RedisError
 from docora_ops.links import LinkFailure
 from docora_ops.queue import ProgressStore
@@ -21,36 +22,38 @@ class OperationWatch:
 
     following: Following
     store: ProgressStore
-    progress: Progress
-    """The counts at the last look."""
+    progress: KnownOperation
+    """The operation at the last look."""
     failures: list[LinkFailure] = field(default_factory=list)
     """The first links that could not be queued."""
     failures_total: int = 0
-    has_lost_its_runner: bool = False
     goes_on: bool = True  # the operation may claim further links
     _read: int = 0
     _known: set[str] = field(default_factory=set)
     _looked_at: float = 0
     _renewed_at: float = 0
 
-    def look(self) -> bool:
-        """Looks at the operation, if it is time to. Tells whether it may claim further links."""
+    @property
+    def left(self) -> int:
+        """Counts the links that the operation has not handled."""
+        return self.progress.total - self.progress.completed
+
+    def look(self) -> Feed:
+        """Looks at the operation, if it is time to."""
         now = time.monotonic()
-        if self._looked_at and now - self._looked_at < _PAUSE:
-            return self.goes_on
-        self._looked_at = now
-        try:
-            self._look(now)
-        except RedisError as error:
-            self.following.watch.redis_is_away(error)
-        return self.goes_on
+        if not self._looked_at or now - self._looked_at >= _PAUSE:
+            self._looked_at = now
+            try:
+                self._look(now)
+            except RedisError as error:
+                self.following.watch.redis_is_away(error)
+        return Feed.MORE if self.goes_on else Feed.DONE
 
     def _look(self, now: float) -> None:
         operation_id = self.progress.operation_id
         # The counts first: all links that were claimed before the end are read after it.
         try:
-            self.progress = self.store.read(operation_id)
-            self.has_lost_its_runner = self.store.has_lost_its_runner(operation_id)
+            self.progress = self.store.read_known(operation_id)
         except NotFoundError:
             self.goes_on = False  # it has expired meanwhile
             return
@@ -60,9 +63,9 @@ class OperationWatch:
         self._read += len(ids)
         new = dict.fromkeys(id_ for id_ in ids if id_ not in self._known)
         self._known.update(new)
-        self.following.add_found(new)
-        has_ended = self.progress.finished or self.progress.cancelled or self.has_lost_its_runner
-        self.goes_on = not has_ended
+        self.following.add_claimed(new)
+        self.goes_on = self.progress.state is OperationState.RUNNING
         if now - self._renewed_at > HEARTBEAT:
-            self.store.renew(self.progress)
             self._renewed_at = now
+            with suppress(RedisError):
+                self.store.renew(self.progress)

@@ -1,15 +1,15 @@
-"""Links that could not be queued, that failed again, or that have lost their jobs."""
+"""Lists that a summary has room for: their first rows, and the number of the others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from docora_ops.links import LinkFailure
-from docora_ops.render.cells import cell, link_name
-from docora_ops.render.layout import records
+from docora_ops.links import AppCount, LinkFailure
+from docora_ops.render.cells import cell, link_name, with_id
+from docora_ops.render.layout import pairs, records
 
 ROWS_SHOWN = 20
 """Rows of a list that only says what a summary is about."""
@@ -40,3 +40,16 @@ def failures(
     if len(items) <= ROWS_SHOWN:
         return shown
     return Group(shown, f"and {max(total, len(items)) - ROWS_SHOWN} more: see --json")
+
+
+def app_counts(counts: Iterable[AppCount]) -> RenderableType:
+    """Shows the number of links of each app, the largest first."""
+    ordered = sorted(counts, key=lambda count: -count.links)
+    shown = pairs(
+        (cell(count.links), cell(with_id(count.app_name, count.app_id)))
+        for count in ordered[:ROWS_SHOWN]
+    )
+    if rest := ordered[ROWS_SHOWN:]:
+        links = sum(count.links for count in rest)
+        shown.add_row(cell(links), cell(f"in {len(rest)} more apps"))
+    return shown
