@@ -208,7 +208,7 @@ def test_the_list_is_not_searched_for_each_job(
     ) -> Any:
         if mode == "push":
             places = {job_id: index for index, job_id in enumerate(docora.waiting())}
-            hints.extend(zip(arguments[1::5], map(places.__getitem__, job_ids), strict=True))
+            hints.extend(zip(arguments[1::6], map(places.__getitem__, job_ids), strict=True))
         return run(script, mode, job_ids, arguments, *rest, **more)
 
     monkeypatch.setattr(JobScript, "run", check_hints)

@@ -1,5 +1,6 @@
 """`--reset-circuit`: closes the circuits of the repositories of the links that are queued."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -7,11 +8,12 @@ import psycopg
 import pytest
 
 from docora_ops.actions.bulk import run as bulk_run
+from docora_ops.database.circuits import reset_circuits
 from docora_ops.links import Outcome
 from tests.support.bulk_actions import APP, RESYNC, RETRY, BulkAction
-from tests.support.docora import Docora
+from tests.support.docora import Docora, finish
 from tests.support.read_only import frozen, read_only
-from tests.support.rows import TestLink, in_turns
+from tests.support.rows import TestLink
 from tests.support.running_commands import PATIENT, await_locks
 
 AN_HOUR = timedelta(hours=1)
@@ -190,28 +192,44 @@ def test_circuits_are_locked_in_the_order_of_their_ids(docora: Docora) -> None:
         )
         return [repository_id for (repository_id,) in rows]
 
-    with psycopg.connect(docora.database_access.owner) as holder:
+    database = docora.actions().database
+
+    def reset() -> None:
+        with database.transaction():
+            reset_circuits(database, ids)
+
+    with psycopg.connect(docora.database_access.owner) as holder, ThreadPoolExecutor() as pool:
         holder.execute("SELECT FROM repositories WHERE repository_id = 'repo_b' FOR UPDATE")
-        with docora.start("retry-all-failed", "--reset-circuit", env=PATIENT) as process:
-            await_locks(docora)
-            not_locked = free(holder)
-            holder.rollback()
-            assert process.wait(30) == 0
+        done = pool.submit(reset)
+        await_locks(docora)
+        not_locked = free(holder)
+        holder.rollback()
+        done.result()
     assert not_locked == ["repo_b", "repo_c"]
     assert closed(docora) == set(ids)
 
 
-def test_a_batch_that_waits_for_its_turn_holds_no_circuit_of_the_batch_before(
-    docora: Docora,
+@pytest.mark.parametrize("released", [True, False])
+def test_a_circuit_that_another_session_holds_is_waited_for_once(
+    docora: Docora, *, released: bool
 ) -> None:
-    """Otherwise the first batch would wait for the second, which gives up its turn after 1 s."""
-    docora.add_links(6, apps=6)  # of one repository
+    docora.add_links(40)
     open_all(docora)
-    docora.add_trigger("PERFORM pg_sleep(0.3)", when=f"old.app_id = '{APP}'")
-    result = docora.actions().retry_all(batch_size=3, reset_circuit=True)
-    assert result.counts == {Outcome.QUEUED: 6}
-    assert docora.waiting() == in_turns(link.job_id for link in docora.links())
-    assert result.circuits_reset == 1
+    held = docora.links()[7].repository_id
+    env = PATIENT if released else {"DOCORA_OPS_LOCK_TIMEOUT": "1"}
+    command = ("retry-all-failed", "--reset-circuit", "--batch-size", "10")
+    with psycopg.connect(docora.database_access.owner) as holder:
+        holder.execute("SELECT FROM repositories WHERE repository_id = %s FOR UPDATE", (held,))
+        process = docora.start(*command, env=env)
+        await_locks(docora)
+        assert docora.statuses() == {"pending_snapshot": 40}
+        if released:
+            holder.rollback()
+        result = finish(process)
+    assert result.code == (0 if released else 6), result
+    assert closed(docora) == set(circuits(docora)) - (set() if released else {held})
+    said = "1 circuit not reset: another session holds the row of the repository."
+    assert (said in result.stdout) is not released
 
 
 def test_commands_that_close_the_same_circuits_at_once_do_not_fail(docora: Docora) -> None:

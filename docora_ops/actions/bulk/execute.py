@@ -142,7 +142,6 @@ class BatchExecution:
                 if self.action is Action.RESYNC:
                     payloads = [claim.payload for claim in changed]
                     cleared = delete_deliveries(self.database, payloads)
-                # The batch before must never wait for a circuit that this one has locked.
                 batch.wait_for_turn()
                 to_reset = self._circuits_to_reset(changed)
                 # Waiting for one circuit with each link would take days.

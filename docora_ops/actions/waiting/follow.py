@@ -158,13 +158,13 @@ class Following:
         """Returns how many links have ended per second, within the last minute."""
         now, before = time.monotonic(), self._ended_by
         if not before:
-            return 0
+            return 0.0
         if now - before[-1][0] >= _RATE_STEP:
             before.append((now, self._ended))
         while now - before[0][0] > _RATE_PERIOD and len(before) > 1:
             before.popleft()
         passed = now - before[0][0]
-        return round((self._ended - before[0][1]) / passed, 3) if passed >= _RATE_STEP else 0
+        return round((self._ended - before[0][1]) / passed, 3) if passed >= _RATE_STEP else 0.0
 
     @property
     def _unfinished(self) -> list[str]:
