@@ -19,7 +19,7 @@ from docora_ops.text import duration
 
 def list_table(operations: Iterable[KnownOperation], width: int) -> RenderableType:
     """Shows the operations with their progress and state."""
-    numbers = ("Completed", "Queued", "Failed")
+    numbers = ("Completed", "Queued", "Not queued")
     rows = [
         (
             cell(operation.operation_id),
@@ -66,7 +66,7 @@ def progress_tables(
             ("Operation", cell(progress.operation_id)),
             ("Completed", cell(f"{progress.completed} of {progress.total}")),
             ("Queued", cell(progress.succeeded)),
-            ("Failed", _failed(progress)),
+            ("Not queued", _failed(progress)),
             ("Cancelled", cell("yes" if progress.cancelled else "no")),
         ]
     )

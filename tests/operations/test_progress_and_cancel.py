@@ -44,12 +44,12 @@ def test_progress_reads_an_operation_of_the_dashboard_and_needs_only_redis(docor
     }
     assert document.stderr == ""
     assert table.code == 0, table
-    rows = [line.split(maxsplit=1) for line in table.stdout.splitlines()]
+    rows = [line.split("  ", maxsplit=1) for line in table.stdout.splitlines()]
     assert [[label, value.strip()] for label, value in rows] == [
         ["Operation", OPERATION],
         ["Completed", "4 of 9"],
         ["Queued", "3"],
-        ["Failed", "1"],
+        ["Not queued", "1"],
         ["Cancelled", "no"],
     ]
 
@@ -174,7 +174,7 @@ def test_follow_ends_with_a_code_of_its_own_when_links_have_failed(docora: Docor
     write(docora, completed="9", failed="1")
     result = docora.run("progress", OPERATION, "-f", env=NO_DATABASE)
     assert result.code == 6, result
-    assert "Failed" in result.stdout
+    assert "Not queued" in result.stdout
     without = docora.run("progress", OPERATION, env=NO_DATABASE)
     assert without.code == 0
 
