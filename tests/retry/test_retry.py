@@ -1,13 +1,11 @@
 """`docora-ops retry`."""
 
-import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from rq.job import Job, JobStatus
 
+from tests.retry.failed_link import APP, ERROR, REPOSITORY, fail_again
 from tests.support.docora import Docora, finish
 from tests.support.job_states import (
     Arrange,
@@ -23,22 +21,7 @@ from tests.support.job_states import (
 from tests.support.proxy import COMMIT, LOOKUPS, Proxy
 from tests.support.rows import TestLink
 
-APP = "app_" + "a" * 24
-REPOSITORY = "repo_" + "b" * 24
-ERROR = "HTTP 502 Bad Gateway on created docs/intro.md"
 NO_WORKER = "no worker listens on the queue snapshot-queue"
-
-
-@pytest.fixture
-def link(docora: Docora) -> TestLink:
-    """A failed link whose ids and names are known."""
-    docora.add_app("Acme Search", APP)
-    docora.add_repository("octo/api", REPOSITORY)
-    return docora.link(APP, REPOSITORY, retry_count=5, last_error=ERROR)
-
-
-def fail_again(docora: Docora, link: TestLink) -> None:
-    docora.set_link(link, status="failed", retry_count=5, last_error=ERROR)
 
 
 @pytest.mark.parametrize(
@@ -180,128 +163,6 @@ def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: 
             assert followed.code == 0, followed
             assert docora.waiting().count(link.job_id) == 1
             assert docora.status(link) == "pending_snapshot"
-
-
-def open_circuit(docora: Docora, until: timedelta) -> None:
-    docora.connection.execute(
-        "UPDATE repositories SET consecutive_failures = 5, circuit_open_until = now() + %s",
-        (until,),
-    )
-
-
-def circuit(docora: Docora) -> dict[str, Any]:
-    [row] = docora.connection.execute(
-        "SELECT xmin::text, consecutive_failures, circuit_open_until FROM repositories"
-    ).fetchall()
-    return row
-
-
-def test_an_open_circuit_is_named_with_its_time_and_left_open(
-    docora: Docora, link: TestLink
-) -> None:
-    open_circuit(docora, timedelta(minutes=20))
-    before = circuit(docora)
-    until = before["circuit_open_until"].astimezone(UTC)
-    shown = until.strftime("%Y-%m-%dT%H:%M:%S.") + f"{until.microsecond // 1000:03d}Z"
-
-    terminal = docora.run("retry", APP, REPOSITORY, env={"COLUMNS": "80"})
-    assert terminal.code == 0
-    assert terminal.stdout.splitlines()[-2:] == [
-        f"Circuit     open until {shown} (in 19 min) after git failures",
-        "            only the scheduler waits for that, this job does not",
-    ]
-
-    fail_again(docora, link)
-    result = docora.run("retry", APP, REPOSITORY, "--json")
-    assert result.data["circuit_open_until"] == shown
-    assert "circuit_reset" not in result.data
-    assert datetime.fromisoformat(shown) <= until
-    assert circuit(docora) == before
-
-    fail_again(docora, link)
-    open_circuit(docora, timedelta(minutes=-1))
-    table = docora.run("retry", APP, REPOSITORY)
-    assert table.code == 0
-    assert "open until" not in table.stdout
-
-
-def test_reset_circuit_closes_it_in_the_transaction_that_resets_the_link(
-    docora: Docora, link: TestLink
-) -> None:
-    other = docora.add_repository("octo/other", circuit_open_for=timedelta(minutes=20))
-    open_circuit(docora, timedelta(minutes=20))
-    result = docora.run("retry", APP, REPOSITORY, "--reset-circuit", "--json")
-    assert result.code == 0, result
-    assert result.data["circuit_open_until"] is None
-    assert result.data["circuit_reset"] is True
-    rows = {
-        row["repository_id"]: row
-        for row in docora.connection.execute("SELECT xmin::text, * FROM repositories").fetchall()
-    }
-    assert rows[REPOSITORY]["consecutive_failures"] == 0
-    assert rows[REPOSITORY]["circuit_open_until"] is None
-    assert rows[other]["consecutive_failures"] == 5
-    [same] = docora.connection.execute("SELECT xmin::text FROM app_repositories").fetchall()
-    assert same["xmin"] == rows[REPOSITORY]["xmin"]
-
-    open_circuit(docora, timedelta(minutes=20))
-    fail_again(docora, link)
-    table = docora.run("retry", APP, REPOSITORY, "--reset-circuit")
-    assert "open until" not in table.stdout
-    assert "closed" in table.stdout
-
-
-@pytest.mark.parametrize("command", ["retry", "resync"])
-def test_a_dry_run_says_what_reset_circuit_would_do(
-    docora: Docora, link: TestLink, command: str
-) -> None:
-    dry = (command, APP, REPOSITORY, "--dry-run")
-    unopened = docora.run(*dry, "--reset-circuit", "--json")
-    assert (unopened.data["circuit_open_until"], unopened.data["circuit_reset"]) == (None, False)
-    assert "Circuit" not in docora.run(*dry, "--reset-circuit").stdout
-
-    open_circuit(docora, timedelta(minutes=20))
-    before = docora.dump()
-    plain = docora.run(*dry).stdout.splitlines()
-    option = docora.run(*dry, "--reset-circuit").stdout.splitlines()
-    document = docora.run(*dry, "--reset-circuit", "--json")
-    assert docora.dump() == before
-    assert re.match(r"Circuit +open until \S+Z \(in 19 min\) after git failures$", plain[-2])
-    assert plain[-1].strip() == "only the scheduler waits for that; --reset-circuit would close it"
-    assert option[-2] == plain[-2]
-    assert option[-1].strip() == "--reset-circuit would close it now"
-    assert max(map(len, plain + option)) <= 80
-    # As it would be.
-    assert (document.data["circuit_open_until"], document.data["circuit_reset"]) == (None, True)
-    assert document.data["dry_run"] is True
-
-    real = docora.run(command, APP, REPOSITORY, "--reset-circuit")
-    assert re.search(r"^Circuit +closed$", real.stdout, re.MULTILINE)
-    assert circuit(docora)["circuit_open_until"] is None
-
-
-def test_reset_circuit_counts_from_0_again_before_the_circuit_opens(
-    docora: Docora, link: TestLink
-) -> None:
-    docora.connection.execute("UPDATE repositories SET consecutive_failures = 4")
-    result = docora.run("retry", APP, REPOSITORY, "--reset-circuit", "--json")
-    assert (result.code, result.data["circuit_reset"]) == (0, True)
-    assert circuit(docora)["consecutive_failures"] == 0
-
-
-@pytest.mark.parametrize("arrange", [started, Docora.hold_lock])
-def test_a_link_that_is_running_is_left_alone_with_its_open_circuit(
-    docora: Docora, link: TestLink, arrange: Arrange
-) -> None:
-    open_circuit(docora, timedelta(minutes=20))
-    before = docora.row(link), circuit(docora)
-    arrange(docora, link.job_id)
-    result = docora.run("retry", APP, REPOSITORY, "--reset-circuit", "--json")
-    assert (result.code, result.data["outcome"]) == (0, "already_running")
-    assert result.data["circuit_open_until"] is not None
-    assert result.data["circuit_reset"] is False
-    assert (docora.row(link), circuit(docora)) == before
-    assert docora.waiting() == []
 
 
 def test_a_missing_worker_is_warned_about_every_time_until_one_listens(

@@ -8,6 +8,10 @@ import signal
 
 import pytest
 
+from docora_ops.actions.waiting.follow import Following
+from docora_ops.cli import waiting
+from docora_ops.cli.context import Context
+from docora_ops.waits import BulkWait, JobCounts
 from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
 from tests.support.other_worker import other_worker
@@ -238,6 +242,8 @@ def test_a_wait_shows_where_the_jobs_stand_and_goes_on_while_some_are_lost(docor
     docora.redis.delete(f"rq:job:{lost.job_id}")
     await_line(process, "workers are suspended. To go on: docora-ops resume")
     await_line(process, "no live job for 1 of the links")
+    docora.redis.delete("rq:suspended")
+    await_line(process, "The workers take jobs again.")
     process.send_signal(signal.SIGINT)
     result = finish(process)
     assert result.code == 130, result
@@ -245,6 +251,24 @@ def test_a_wait_shows_where_the_jobs_stand_and_goes_on_while_some_are_lost(docor
     jobs = {"waiting": 1, "running": 1, "delayed": 1, "lost": 1}
     assert result.data["waited"]["jobs"] == jobs
     assert docora.waiting() == [waiting.job_id]
+
+
+def test_where_no_bar_can_move_a_line_tells_now_and_then_how_far_it_is(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(waiting, "_SAY_EACH", 0)
+    actions = docora.actions()
+    following = Following(actions.database, actions.queue)
+    jobs = JobCounts(waiting=2, running=1)
+    step = BulkWait(4, 1, 0, 3, (), seconds=9, per_second=0.5, jobs=jobs)
+    with waiting.showing_wait(Context(), following, 1, "8 snapshots", left=lambda: 2):
+        following.on_step(step)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "Waiting for 8 snapshots.",
+        "4 in sync, 1 failed again, 3 in flight (2 waiting, 1 running), 2 not queued yet, 30/min, "
+        "10 s left.",
+    ]
 
 
 def test_a_redis_that_goes_away_does_not_end_a_wait(docora: Docora) -> None:
