@@ -215,6 +215,12 @@ def test_what_can_not_be_waited_for_is_an_error(
     assert docora.dump() == before
 
 
+def looks_at_links(docora: Docora) -> int:
+    """How often the links of an operation were read."""
+    calls: int = docora.redis.info("commandstats").get("cmdstat_getrange", {}).get("calls", 0)
+    return calls
+
+
 def test_what_was_in_sync_before_a_resync_is_no_result(docora: Docora) -> None:
     """The operation keeps a link before its claim is committed."""
     app_id = docora.add_app()
@@ -224,9 +230,11 @@ def test_what_was_in_sync_before_a_resync_is_no_result(docora: Docora) -> None:
     operation_id = finish(runner).data["operation_id"]
     # As it looks to others while the transaction goes on: the jobs are pushed, the rows unchanged.
     docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
+    before = looks_at_links(docora)
     waiter = docora.start("wait", operation_id, "--json")
     await_line(waiter, "Waiting")
-    eventually(lambda: docora.redis.ttl(f"docora:bulk:{operation_id}") > 0, "the operation")
+    # One before the wait, the next to find the links, the last after the rows were read.
+    eventually(lambda: looks_at_links(docora) >= before + 3, "three looks")
     docora.connection.execute("UPDATE app_repositories SET status = 'pending_snapshot'")
     with other_worker(docora, lambda _: "HTTP 503"):
         result = finish(waiter)
