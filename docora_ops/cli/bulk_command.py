@@ -51,7 +51,7 @@ class BulkOptions:
 
     @property
     def words(self) -> str:
-        """What the options add to a question about jobs."""
+        """The end of a question about jobs: where they go, which circuits close, at which pace."""
         return in_words(front=self.front, reset_circuit=self.reset_circuit) + self.pace
 
     @property
@@ -151,10 +151,9 @@ class BulkCommand(LongRun):
             with super().progress(total):
                 yield
             return
-        what, run = f"{amount(total, 'snapshot')}{self._options.pace}", self._run
-        with showing_wait(
-            self.context, self._following, self._workers, what, left=lambda: run.left
-        ):
+        what = f"{amount(total, 'snapshot')}{self._options.pace}"
+        watched = (self.context, self._following, self._workers)
+        with showing_wait(*watched, what, left=self._left):
             yield
 
     def _left(self) -> int:

@@ -1,5 +1,6 @@
 """What ends a run with `--in-flight` early, and leaves links as they were."""
 
+import re
 import signal
 from threading import Event
 from typing import Any
@@ -9,13 +10,14 @@ import pytest
 from tests.in_flight.watching import Watch, assert_left_as_they_were, untouched
 from tests.support.bulk_actions import RESYNC, RETRY, BulkAction
 from tests.support.docora import Docora, Result, finish
-from tests.support.other_worker import other_worker
+from tests.support.other_worker import GOES_ON, other_worker
 from tests.support.proxy import eventually
 from tests.support.running_commands import (
     STOPPING,
     only_operation,
     terminate_sessions,
 )
+from tests.support.terminal import on_terminal
 
 both = pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
 
@@ -180,3 +182,14 @@ def test_the_reason_is_what_was_known_when_it_stopped(docora: Docora) -> None:
     reason = "5 of 20 snapshots failed again, more than --max-failures 20%"
     assert f"No further link is queued: {reason}.\n" in result.stderr
     assert f"Stopped: {reason}. 40 links were left as they were." in result.stderr
+
+
+def test_once_it_has_stopped_the_bar_counts_no_link_that_is_not_queued(docora: Docora) -> None:
+    docora.add_links(6, apps=2)
+    [bad, *_] = sorted(link.job_id for link in docora.links())
+    with other_worker(docora, lambda job_id: "HTTP 503" if job_id == bad else GOES_ON):
+        command = ("retry-all-failed", "--yes", "--in-flight", "2", "--max-failures", "0")
+        code, shown = on_terminal(docora, [*command, "--timeout", "2"])
+    assert code == 7, shown
+    _, _, after = shown.partition("No further link is queued")
+    assert re.search(r"1 still to come[^\n]*\d:\d\d:\d\d", after), shown
