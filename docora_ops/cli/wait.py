@@ -91,7 +91,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
     from docora_ops.interrupts import Stop
 
     progress = context.store.read_known(operation_id)
-    if context.store.read_links(operation_id) is None:
+    if not context.store.has_links(operation_id):
         raise NotFoundError(
             f"the links of operation {operation_id!r} are not known: Docora's dashboard runs it",
             hint=f"docora-ops progress {quote(operation_id)} --follow shows how far it is",
@@ -117,9 +117,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
 
 def _show_operation(context: Context, watch: OperationWatch, lost: ServerError | None) -> int:
     """Shows the counts of the operation and the results of its snapshots."""
-    from dataclasses import fields
-
-    from docora_ops.bulk import OperationState, Progress
+    from docora_ops.bulk import OperationState
     from docora_ops.cli.operations import RUNNER_IS_SILENT
     from docora_ops.cli.waiting import end_wait
     from docora_ops.render import operations as render
@@ -127,13 +125,12 @@ def _show_operation(context: Context, watch: OperationWatch, lost: ServerError |
 
     following, progress = watch.following, watch.progress
     waited, interrupted = following.result(), following.stop.requested
-    counts = Progress(**{each.name: getattr(progress, each.name) for each in fields(Progress)})
     if context.as_json:
-        data = render.progress_fields(counts, watch.failures, watch.failures_total)
+        data = render.progress_fields(progress, watch.failures, watch.failures_total)
         context.show_document({"data": data | waited_fields(waited)}, lost)
     else:
         width = context.out.width
-        tables = render.progress_tables(counts, watch.failures, watch.failures_total, width)
+        tables = render.progress_tables(progress, watch.failures, watch.failures_total, width)
         found = chain(tables, wait_tables(waited, width))
         context.show_tables(found, is_last=not (lost or interrupted))
     if lost:

@@ -17,7 +17,8 @@ from docora_ops.bulk import KnownOperation, OperationState, Progress
 from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure
 from docora_ops.queue.audit_stream import AuditEntry, write_entry
-from docora_ops.queue.redis_client import redis_errors, whole_number
+from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.values import whole_number
 
 EXPIRY = 3_600
 """TTL in seconds of an operation, renewed with each batch."""
@@ -161,20 +162,23 @@ class ProgressStore:
         kept = {number: failure for number, failure in found if failure}
         return [kept[number] for number in sorted(kept)], total
 
-    def read_links(self, operation_id: str, since: int = 0) -> list[str] | None:
+    def has_links(self, operation_id: str) -> bool:
+        """Tells whether the links that the operation has claimed are known.
+
+        Those of Docora's dashboard are not, nor those of an operation that has expired.
+        """
+        with redis_errors(self._client):
+            return bool(self._client.exists(links_key(operation_id)))
+
+    def read_links(self, operation_id: str, since: int) -> list[str]:
         """Returns the row ids of the links that the operation has claimed, from `since` on.
 
-        None if they are not known: the operation is one of Docora's dashboard, or has expired. An
-        id may be there twice.
+        An id may be there twice.
         """
-        key = links_key(operation_id)
         with redis_errors(self._client):
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.exists(key)
-            pipeline.getrange(key, since * _ID_BYTES, -1)
-            is_known, found = pipeline.execute()
-        if not is_known:
-            return None
+            found = cast(
+                "bytes", self._client.getrange(links_key(operation_id), since * _ID_BYTES, -1)
+            )
         starts = range(0, len(found) - _ID_BYTES + 1, _ID_BYTES)
         return [str(UUID(bytes=found[start : start + _ID_BYTES])) for start in starts]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import cast
 
@@ -38,9 +38,10 @@ from docora_ops.jobs import (
     Worker,
 )
 from docora_ops.queue.job_template import call_of, traceback_of
-from docora_ops.queue.redis_client import answers_of, redis_errors, server_time, whole_number
+from docora_ops.queue.redis_client import answers_of, redis_errors, server_time
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.queue.suspension import read_suspension
+from docora_ops.queue.values import moment_of_timestamp, optional_text_of, text_of, whole_number
 from docora_ops.settings import Settings
 
 _BEGUN = {"active", "abandoned"}
@@ -100,9 +101,9 @@ class QueueReader:
             length, delayed, finished, failed, *found, worker_keys, lock = pipeline.execute()
             head, intermediate, executions, due = found
             active = list(dict.fromkeys(_job_id(member) for member in executions))
-            taken = [job_id for job_id in map(_text, intermediate) if job_id not in active]
-            due_at = {_text(job_id): _from_timestamp(score) for job_id, score in due}
-            first = self._jobs([*taken, *map(_text, head)][:read], "waiting")
+            taken = [job_id for job_id in map(text_of, intermediate) if job_id not in active]
+            due_at = {text_of(job_id): moment_of_timestamp(score) for job_id, score in due}
+            first = self._jobs([*taken, *map(text_of, head)][:read], "waiting")
             jobs = [
                 *self._jobs(active[:limit], "active"),
                 *first[:limit],
@@ -155,7 +156,7 @@ class QueueReader:
 
     def _workers(self, keys: Iterable[bytes], now: float) -> list[Worker]:
         prefix = RQWorker.redis_worker_namespace_prefix
-        names = sorted(_text(key).removeprefix(prefix) for key in keys)
+        names = sorted(text_of(key).removeprefix(prefix) for key in keys)
         rows = self._hashes([prefix + name for name in names], _WORKER_FIELDS)
         pipeline = self._pipeline()
         for name in names:
@@ -171,8 +172,8 @@ class QueueReader:
             workers.append(
                 Worker(
                     name=name,
-                    state=_optional_text(state),
-                    hostname=_optional_text(hostname),
+                    state=optional_text_of(state),
+                    hostname=optional_text_of(hostname),
                     pid=whole_number(pid),
                     last_heartbeat_at=moment_of(last_heartbeat) or last.heartbeat_at,
                     alive=alive,
@@ -186,7 +187,7 @@ class QueueReader:
 
     def _running(self, executions: Sequence[bytes]) -> list[str]:
         """Returns the job ids of the executions that have not expired."""
-        keys = [f"{RQ_KEY_PREFIX}:execution:{_text(each)}" for each in executions]
+        keys = [f"{RQ_KEY_PREFIX}:execution:{text_of(each)}" for each in executions]
         known = self._hashes(keys, ("created_at",))
         return [_job_id(each) for each, [at] in zip(executions, known, strict=True) if at]
 
@@ -202,7 +203,7 @@ class QueueReader:
         found = self._client.zrange(registry, -_MOST_EXECUTIONS, -1, withscores=True)
         members = cast("list[tuple[bytes, float]]", found)
         executions = self._hashes(
-            [f"{RQ_KEY_PREFIX}:execution:{_text(member)}" for member, _ in members],
+            [f"{RQ_KEY_PREFIX}:execution:{text_of(member)}" for member, _ in members],
             ("worker_name", "last_heartbeat"),
         )
         jobs = self._hashes(
@@ -215,7 +216,7 @@ class QueueReader:
             heartbeat_at = _from_timestamp_text(heartbeat)
             if worker is None and job[2] == b"started":
                 worker, heartbeat_at = job[0], moment_of(job[1])
-            last = last_runs.get(_text(worker or b""))
+            last = last_runs.get(text_of(worker or b""))
             if last is None:
                 continue
             heartbeats = filter(None, (last.heartbeat_at, heartbeat_at))
@@ -228,11 +229,11 @@ class QueueReader:
     def _scheduler(self, lock: bytes | None) -> Scheduler | None:
         if lock is None:
             return None
-        name = _text(lock)
+        name = text_of(lock)
         [(hostname, pid, heartbeat)] = self._hashes(
             [SCHEDULER_KEY_TEMPLATE % name], _SCHEDULER_FIELDS
         )
-        return Scheduler(name, _optional_text(hostname), whole_number(pid), moment_of(heartbeat))
+        return Scheduler(name, optional_text_of(hostname), whole_number(pid), moment_of(heartbeat))
 
     def job(self, job_id: str) -> JobRecord:
         """Reads all that RQ has of one job."""
@@ -243,25 +244,27 @@ class QueueReader:
                 [key], _RECORD_FIELDS
             )
             created_at, enqueued_at, started_at, ended_at = map(moment_of, times)
-            origin = _optional_text(origin_field)
+            origin = optional_text_of(origin_field)
             queues = [self._name] if origin in {None, self._name} else [self._name, str(origin)]
             places = [place for queue in queues for place in self._places(job_id, queue)]
             if limit_key:
-                limited = f"{RQ_KEY_PREFIX}:rl:{_text(limit_key)}:rate_limited"
+                limited = f"{RQ_KEY_PREFIX}:rl:{text_of(limit_key)}:rate_limited"
                 score = self._client.zscore(limited, job_id)
                 if score is not None:
-                    place = JobPlace("rate_limited", queues[-1], score_at=_from_timestamp(score))
+                    place = JobPlace(
+                        "rate_limited", queues[-1], score_at=moment_of_timestamp(score)
+                    )
                     places.append(place)
             ttl = self._client.pttl(key)
             return JobRecord(
-                status=_optional_text(status),
+                status=optional_text_of(status),
                 origin=origin,
                 created_at=created_at,
                 enqueued_at=enqueued_at,
                 started_at=started_at,
                 ended_at=ended_at,
                 retries_left=whole_number(retries_left),
-                worker=_optional_text(worker),
+                worker=optional_text_of(worker),
                 expires_in=ttl // 1000 if ttl >= 0 else None,
                 places=[*places, *self._executions(job_id, queues, now)],
                 last_failure=self._last_failure(job_id),
@@ -280,7 +283,7 @@ class QueueReader:
             *(JobPlace("list", queue, position=index + 1) for index in indexes),
             *(JobPlace("intermediate", queue, position=index + 1) for index in between),
             *(
-                JobPlace(name, queue, score_at=_from_timestamp(score))
+                JobPlace(name, queue, score_at=moment_of_timestamp(score))
                 for name, score in zip(REGISTRIES, scores, strict=True)
                 if score is not None
             ),
@@ -293,20 +296,20 @@ class QueueReader:
             pipeline.zrange(registry_key(StartedJobRegistry, queue), 0, -1, withscores=True)
         pipeline.zrange(registry_key(ExecutionRegistry, job_id), 0, -1)
         *registered, own = pipeline.execute()
-        found: dict[str, tuple[str, float]] = {_text(each): (queues[-1], 0.0) for each in own}
+        found: dict[str, tuple[str, float]] = {text_of(each): (queues[-1], 0.0) for each in own}
         for queue, members in zip(queues, registered, strict=True):
             for member, score in members:
                 if _job_id(member) == job_id:
-                    found[_text(member).partition(":")[2]] = (queue, score)
+                    found[text_of(member).partition(":")[2]] = (queue, score)
         prefix = f"{RQ_KEY_PREFIX}:execution:{job_id}:"
         rows = self._hashes([prefix + each for each in found], ("created_at", "worker_name"))
         return [
             JobPlace(
                 "execution",
                 queue,
-                score_at=_from_timestamp(score) if score else None,
+                score_at=moment_of_timestamp(score) if score else None,
                 alive=score > now or known is not None,
-                worker=_optional_text(worker),
+                worker=optional_text_of(worker),
             )
             for (queue, score), (known, worker) in zip(found.values(), rows, strict=True)
         ]
@@ -319,8 +322,8 @@ class QueueReader:
         for entry_id, fields in entries or ():
             text = traceback_of(fields.get(b"exc_string") or b"")
             if text:
-                failed_at = _from_timestamp(int(entry_id.partition(b"-")[0]) / 1000)
-                return JobFailure(failed_at, _optional_text(fields.get(b"worker_name")), text)
+                failed_at = moment_of_timestamp(int(entry_id.partition(b"-")[0]) / 1000)
+                return JobFailure(failed_at, optional_text_of(fields.get(b"worker_name")), text)
         return None
 
     def _hashes(self, keys: Sequence[str], fields: Sequence[str]) -> list[list[bytes | None]]:
@@ -336,27 +339,13 @@ class QueueReader:
 
 def _job_id(execution: bytes) -> str:
     """Returns the job id in an entry of a registry of executions."""
-    return _text(execution).partition(":")[0]
-
-
-def _text(value: bytes) -> str:
-    return value.decode(errors="replace")
-
-
-def _optional_text(value: bytes | None) -> str | None:
-    return _text(value) if value else None
-
-
-def _from_timestamp(score: float) -> datetime | None:
-    with suppress(ValueError, OverflowError, OSError):
-        return datetime.fromtimestamp(score, UTC)
-    return None
+    return text_of(execution).partition(":")[0]
 
 
 def _from_timestamp_text(value: bytes | None) -> datetime | None:
     with suppress(ValueError):
         if value:
-            return _from_timestamp(float(value))
+            return moment_of_timestamp(float(value))
     return None
 
 
@@ -364,5 +353,5 @@ def moment_of(value: bytes | None) -> datetime | None:
     """Parses a time as RQ writes it; returns None for anything else."""
     with suppress(ValueError):
         if value:
-            return utcparse(_text(value))
+            return utcparse(text_of(value))
     return None

@@ -24,7 +24,6 @@ from docora_ops.text import mask
 ROWS_LOCKED_TIMEOUT = 4
 """Seconds for an answer of Redis while rows are locked in Postgres: Docora waits for those rows."""
 
-_MOST_DIGITS = 20
 _OUR_OPTIONS = frozenset({"client_name", "decode_responses", "protocol"})
 _REFUSED_OPTIONS = frozenset({"encoding", "encoding_errors", "retry", "retry_on_error"})
 
@@ -229,11 +228,6 @@ def _unreachable(error: BaseException, options: Mapping[str, Any]) -> _Explanati
         case _:
             reason = "the connection failed"
     return f"can't be reached: {reason}", hint
-
-
-def whole_number(text: bytes | None) -> int | None:
-    """Reads a count that others may have written; None for anything but a few digits."""
-    return int(text) if text and text.isdigit() and len(text) < _MOST_DIGITS else None
 
 
 def explain_refused_write(text: str) -> tuple[str, str] | None:

@@ -14,7 +14,8 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 from docora_ops.audit import Change
 from docora_ops.jobs import AnyWorker, Suspension
 from docora_ops.queue.audit_stream import STREAM, change_entry
-from docora_ops.queue.redis_client import answers_of, redis_errors, whole_number
+from docora_ops.queue.redis_client import answers_of, redis_errors
+from docora_ops.queue.values import moment_of_timestamp, optional_text_of, text_of, whole_number
 
 PAUSE = "docora-ops:pause"
 """The hash with the user, the reason and the time of the last `pause`. It expires with RQ's key."""
@@ -72,11 +73,11 @@ def read_suspension(client: Redis) -> Suspension | None:
     begin = whole_number(at)
     end = int(seconds + microseconds / 1e6 + left / 1000) if has_end else None
     return Suspension(
-        suspended_at=_moment(begin) if begin else None,
-        ends_at=None if end is None else _moment(end),
+        suspended_at=moment_of_timestamp(begin) if begin else None,
+        ends_at=None if end is None else moment_of_timestamp(end),
         remaining_seconds=ceil(left / 1000) if has_end else None,
-        who=_optional_text(who),
-        reason=_optional_text(reason),
+        who=optional_text_of(who),
+        reason=optional_text_of(reason),
     )
 
 
@@ -125,22 +126,7 @@ class WorkerSwitch:
         for key, row in zip(keys, rows, strict=True):
             birth, death, state, queues = row or [None] * len(_WORKER_FIELDS)
             if birth is not None and death is None:
-                name = _text(key).removeprefix(prefix)
-                names = _text(queues or b"").split(",")
-                workers.append(AnyWorker(name, _optional_text(state), list(filter(None, names))))
+                name = text_of(key).removeprefix(prefix)
+                names = text_of(queues or b"").split(",")
+                workers.append(AnyWorker(name, optional_text_of(state), list(filter(None, names))))
         return workers
-
-
-def _moment(seconds: int) -> datetime | None:
-    try:
-        return datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError, OSError):  # others may have written any number
-        return None
-
-
-def _text(value: bytes) -> str:
-    return value.decode(errors="replace")
-
-
-def _optional_text(value: bytes | None) -> str | None:
-    return _text(value) if value else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 
 from rich.console import RenderableType
@@ -11,7 +12,7 @@ from rich.text import Text
 from docora_ops.bulk import KnownOperation, Progress
 from docora_ops.links import LinkFailure
 from docora_ops.render.cells import cell, state
-from docora_ops.render.json import Document, fields_of
+from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs, records
 from docora_ops.render.short_lists import failures as failures_table
 from docora_ops.text import duration
@@ -50,8 +51,9 @@ def progress_document(
 def progress_fields(
     progress: Progress, failures: Sequence[LinkFailure], failures_total: int
 ) -> Document:
-    """Returns the counts of an operation and its failures."""
-    data = fields_of(progress) | {"failures": failures}
+    """Returns the counts of an operation, without its state, and its failures."""
+    counts = {each.name: getattr(progress, each.name) for each in fields(Progress)}
+    data = counts | {"failures": failures}
     if failures_total > len(failures):
         data["failures_not_kept"] = failures_total - len(failures)
     return data

@@ -1,4 +1,4 @@
-"""Lists that a summary has room for: their first rows, and the number of the others."""
+"""Shortened lists: the first rows, and the number of the other rows."""
 
 from __future__ import annotations
 

@@ -250,11 +250,7 @@ def test_killed_in_its_third_batch_it_loses_nothing_and_the_next_run_restores_th
         Proxy.before_redis(docora.redis_url) as redis_proxy,
         Proxy.before_postgres(docora.database_url) as postgres_proxy,
     ):
-        if marker is PUSH:
-            plan = redis_proxy.plan(marker, fault, number=3)
-        else:
-            # A resync looks up its app and counts the deliveries; each action selects its links.
-            plan = postgres_proxy.plan(marker, fault, number=(3 if bulk is RESYNC else 1) + 3)
+        plan = bulk.plan_third_batch(redis_proxy, postgres_proxy, marker, fault)
         process = docora.start(
             *bulk.command,
             "--front",

@@ -101,12 +101,7 @@ def test_a_bulk_action_killed_in_its_third_batch_loses_nothing_and_the_next_one_
         Proxy.before_redis(docora.redis_url) as redis_proxy,
         Proxy.before_postgres(docora.database_url) as postgres_proxy,
     ):
-        if marker is PUSH:
-            plan = redis_proxy.plan(marker, fault, number=3)
-        else:
-            # A resync looks up its app and counts the deliveries; each action selects its links.
-            before = 3 if bulk is RESYNC else 1
-            plan = postgres_proxy.plan(marker, fault, number=before + 3)
+        plan = bulk.plan_third_batch(redis_proxy, postgres_proxy, marker, fault)
         process = docora.start(
             *bulk.command,
             env={**PATIENT, "REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url},

@@ -35,6 +35,15 @@ def row_ids(docora: Docora, status: str) -> set[str]:
     return {row["id"] for row in rows}
 
 
+def killed_operation(docora: Docora, *, in_flight: int) -> str:
+    """The id of a bulk retry that was killed when so many links were in flight."""
+    runner = docora.start("retry-all-failed", "--in-flight", str(in_flight), "--json")
+    eventually(lambda: docora.statuses().get("pending_snapshot") == in_flight, "the links")
+    runner.kill()
+    finish(runner)
+    return only_operation(docora)
+
+
 # One link
 
 
@@ -131,11 +140,7 @@ def test_an_operation_that_goes_on_is_followed_to_its_end(docora: Docora) -> Non
 
 def test_a_wait_for_a_killed_operation_ends_with_what_it_had_claimed(docora: Docora) -> None:
     docora.add_links(10)
-    runner = docora.start("retry-all-failed", "--in-flight", "3", "--json")
-    eventually(lambda: docora.statuses().get("pending_snapshot") == 3, "three links")
-    runner.kill()
-    finish(runner)
-    operation_id = only_operation(docora)
+    operation_id = killed_operation(docora, in_flight=3)
     assert links_of(docora, operation_id) == row_ids(docora, "pending_snapshot")
     silent = 3600 - 130
     docora.redis.expire(f"docora:bulk:{operation_id}", silent)
@@ -285,13 +290,9 @@ def test_an_operation_that_has_claimed_nothing_needs_no_wait(docora: Docora) -> 
 
 def test_time_that_runs_out_between_two_claims_is_told(docora: Docora) -> None:
     docora.add_links(2)
-    runner = docora.start("retry-all-failed", "--in-flight", "1", "--json")
-    eventually(lambda: docora.statuses().get("pending_snapshot") == 1, "a link")
-    runner.kill()
-    finish(runner)
+    operation_id = killed_operation(docora, in_flight=1)
     docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
     docora.queue.empty()  # type: ignore[no-untyped-call]
-    operation_id = only_operation(docora)
     result = docora.run("wait", operation_id, "--timeout", "1")
     assert f"The operation goes on: docora-ops wait {operation_id}" in result.stderr
     assert result.code == 6, result  # before 8: a link is left

@@ -9,9 +9,10 @@ from docora_ops.links import LinkRef
 
 
 class Pace:
-    """Hands out links so that at most `in_flight` are in flight: queued, and without a result.
+    """Hands out links so that at most `in_flight` are queued and have no result.
 
-    An app has at most its share of them, so that an app that is down can't hold all of them.
+    Each of them takes a slot. An app gets at most its share of the slots, so that an app that is
+    down can't take all.
     """
 
     def __init__(self, refs: Iterable[LinkRef], in_flight: int) -> None:
@@ -36,9 +37,9 @@ class Pace:
             self._left[ref.app_id].append(ref)
 
     def take(self) -> list[LinkRef]:
-        """Takes the next links, one of each app in turn, as many as there is room for."""
+        """Takes links for all free slots: one of each app in turn, then a second one of each."""
         taken: list[LinkRef] = []
-        passed = 0  # apps without room, one after the other
+        passed = 0  # apps in a row that have no free slot
         while len(self._apps) < self._in_flight and passed < len(self._turns):
             app_id = self._turns[0]
             self._turns.rotate(-1)
@@ -56,7 +57,7 @@ class Pace:
         return taken
 
     def release(self, ids: Iterable[str]) -> None:
-        """Makes room: the links with these row ids, if in flight, have results or no jobs."""
+        """Frees the slots of the links with these row ids."""
         for id_ in ids:
             if app_id := self._apps.pop(id_, None):
                 self._by_app[app_id] -= 1

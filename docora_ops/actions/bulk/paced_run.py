@@ -82,7 +82,7 @@ class PacedRun(BulkRun):
         self.on_stop()
 
     def _feed(self, pace: Pace, handlers: Sequence[BatchHandler]) -> Feed:
-        """Queues links if there is room for them."""
+        """Queues links for the free slots."""
         if self._is_stopped():
             return self.stay_known()
         self._begin_second_round(pace)

@@ -15,12 +15,12 @@ from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import Batch, LinkOutcome
 from docora_ops.actions.bulk.execute import BatchExecution
 from docora_ops.actions.bulk.plan import plan_batch
+from docora_ops.actions.failures import named_failures
 from docora_ops.actions.waiting.follow import Feed
 from docora_ops.batches import batches
 from docora_ops.bulk import BulkResult, Progress
 from docora_ops.database import Database, Selection
 from docora_ops.database.circuits import reset_circuits
-from docora_ops.database.link_rows import names_of
 from docora_ops.errors import (
     LinkLockedError,
     NotFoundError,
@@ -261,11 +261,7 @@ class BulkRun:
             if error is not None:
                 failed.append((item.ref, error))
         if failed:
-            names = self._names([ref for ref, _ in failed], is_lost=is_lost)
-            self._failures += [
-                LinkFailure(ref.job_id, error, *found)
-                for (ref, error), found in zip(failed, names, strict=True)
-            ]
+            self._failures += self._named(failed, is_lost=is_lost)
         self._deliveries_cleared += batch.deliveries_cleared
         self._circuits_reset |= batch.circuits_reset
         self._circuits_held |= batch.circuits_held
@@ -276,14 +272,12 @@ class BulkRun:
             self.store.add_links(self.operation_id, running)
         self.on_recorded(batch.recorded)
 
-    def _names(
-        self, refs: Sequence[LinkRef], *, is_lost: bool
-    ) -> list[tuple[str | None, str | None]]:
-        """Returns the names of the links, or None for each: a failure counts without names, too."""
+    def _named(self, failed: Sequence[tuple[LinkRef, str]], *, is_lost: bool) -> list[LinkFailure]:
+        """Names the links if Postgres can be asked: a failure counts without names, too."""
         if not is_lost:
             with suppress(PostgresError):
-                return names_of(self.database, refs)
-        return [(None, None)] * len(refs)
+                return named_failures(self.database, failed)
+        return [LinkFailure(ref.job_id, error) for ref, error in failed]
 
     def _reset_held_circuits(self) -> None:
         """Resets the circuits whose rows other sessions held, the other batch among them."""

@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from docora_ops.actions.failures import named_failures
 from docora_ops.actions.folding import LONGEST, group_errors
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.waiting.job_watch import JobWatch
 from docora_ops.database import Database
-from docora_ops.database.link_rows import names_of, read_link
+from docora_ops.database.link_rows import read_link
 from docora_ops.database.results import SnapshotResult, count_by_app, read_results
 from docora_ops.errors import RedisError
 from docora_ops.interrupts import Stop
@@ -30,11 +31,11 @@ _REST = 4  # the pause after a round lasts at least this many times as long as i
 
 
 class Feed(Enum):
-    """What a call has left to add to the links that are followed."""
+    """The links that a caller of `Following.run` is still going to add."""
 
-    DONE = auto()
-    BLOCKED = auto()  # further links, once a link that is followed has a result
-    MORE = auto()
+    DONE = auto()  # none
+    BLOCKED = auto()  # some, but none before a link that is followed has a result
+    MORE = auto()  # some
 
 
 @dataclass
@@ -186,11 +187,7 @@ class Following:
         if unfinished:
             self._unfinished_by_app = count_by_app(self.database, list(unfinished))
         lost = [ref for ref in self.watch.lost if ref.id in unfinished]
-        names = names_of(self.database, lost) if lost else []
-        self._lost_links = [
-            LinkFailure(ref.job_id, "no live job", *found)
-            for ref, found in zip(lost, names, strict=True)
-        ]
+        self._lost_links = named_failures(self.database, [(ref, "no live job") for ref in lost])
 
     def _check(self, ids: list[str], doubted: Collection[str]) -> None:
         """Counts the results of links and removes their ids, some thousand at a time."""
@@ -247,11 +244,7 @@ class Following:
             for result in results
             if result.ref is not None and result.status == LinkStatus.FAILED
         ]
-        names = names_of(self.database, [ref for ref, _ in failed]) if failed else []
-        return [
-            LinkFailure(ref.job_id, error, *found)
-            for (ref, error), found in zip(failed, names, strict=True)
-        ]
+        return named_failures(self.database, failed)
 
 
 def wait_for_one(following: Following, ref: LinkRef, timeout: float | None) -> LinkWait:

@@ -59,7 +59,7 @@ class OperationWatch:
             return
         if self.progress.failed > self.failures_total:
             self.failures, self.failures_total = self.store.read_failures(operation_id)
-        ids = self.store.read_links(operation_id, self._read) or []
+        ids = self.store.read_links(operation_id, self._read)
         self._read += len(ids)
         new = dict.fromkeys(id_ for id_ in ids if id_ not in self._known)
         self._known.update(new)
