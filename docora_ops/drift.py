@@ -75,6 +75,7 @@ class RepairOutcome(StrEnum):
     """Results of the repair of one disagreement, done or planned."""
 
     QUEUED = "queued"  # the link has a new job
+    RESET = "reset"  # the link is pending: Docora's scheduler queues its job
     REMOVED = "removed"  # the job, or its needless entries, were removed
     LEFT_ALONE = "left_alone"  # the disagreement has ended, or a worker runs the job
     FAILED = "failed"

@@ -76,6 +76,14 @@ class NotFailedError(RefusedError, code="not_failed"):
     """Only failed links can be retried."""
 
 
+class CircuitOpenError(RefusedError, code="circuit_open"):
+    """Docora's scheduler leaves the link alone until the circuit of its repository is closed."""
+
+
+class NeedsRqError(RefusedError, code="needs_rq"):
+    """The command or the option works with RQ's queue only."""
+
+
 class SnapshotRunningError(RefusedError, code="snapshot_running"):
     """A resync would be lost on the snapshot that is running."""
 

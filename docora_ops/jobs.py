@@ -10,6 +10,25 @@ from enum import StrEnum
 from docora_ops.text import exact_duration
 
 
+class Backend(StrEnum):
+    """The library that keeps the queue of snapshot jobs."""
+
+    RQ = "rq"
+    BULLMQ = "bullmq"  # Docora's own
+
+    @property
+    def to_start_workers(self) -> str:
+        """Returns what starts workers."""
+        if self is Backend.RQ:
+            return "docora-ops worker"
+        return "run Docora with RUN_MODE=all or worker"
+
+    @property
+    def to_resume(self) -> str:
+        """Returns what lets suspended workers take jobs again."""
+        return "docora-ops resume" if self is Backend.RQ else "resume the queue with BullMQ"
+
+
 class JobState(StrEnum):
     """The state of a link's job.
 
@@ -111,6 +130,7 @@ class Suspension:
 class QueueOverview:
     """The queue at one moment."""
 
+    backend: Backend
     waiting: int
     active: int
     completed: int
@@ -159,7 +179,7 @@ class JobFailure:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """RQ's record of one job. All fields are None if there is no job."""
+    """The queue's record of one job. Each field is None if it is not known, or there is no job."""
 
     status: str | None
     origin: str | None
@@ -167,6 +187,7 @@ class JobRecord:
     enqueued_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
+    attempts: int | None  # tries so far; RQ does not count them
     retries_left: int | None
     worker: str | None
     expires_in: int | None  # seconds until it is deleted, if ever
@@ -174,9 +195,24 @@ class JobRecord:
     last_failure: JobFailure | None
 
 
-class BullmqQueue(StrEnum):
+class BullmqUse(StrEnum):
     """The state of Docora's own queue, which BullMQ keeps."""
 
     UNUSED = "unused"
     LEFT_JOBS = "left_jobs"  # jobs wait, and no BullMQ worker runs to take them
-    WORKED_ON = "worked_on"  # a BullMQ worker runs: each link may be worked on twice
+    WORKED_ON = "worked_on"  # a BullMQ worker runs
+
+
+@dataclass(frozen=True)
+class QueueHealth:
+    """The state of the queue. A moment that is not known is None."""
+
+    waiting: int
+    head_waits_for: float | None  # seconds since the job at the head of the list was queued
+    workers: int
+    suspension: Suspension | None
+    has_scheduler: bool
+    first_delayed_in: float | None  # seconds until a delayed job is due, below 0 if it is overdue
+    bullmq: BullmqUse
+    bullmq_version: str | None = None
+    stalled: int = 0  # jobs of BullMQ that are active, though no worker renews their locks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from docora_ops.jobs import JobRecord, JobState
+from docora_ops.jobs import Backend, JobRecord, JobState
 
 
 @dataclass(frozen=True)
@@ -49,4 +49,5 @@ class LinkDetails:
     lock_held: bool  # a worker holds the link in Postgres
     job: JobState
     job_id: str
-    rq: JobRecord
+    backend: Backend
+    job_record: JobRecord

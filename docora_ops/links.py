@@ -23,6 +23,7 @@ class Outcome(StrEnum):
 
     QUEUED = "queued"
     REPLACED_STALE = "replaced_stale"
+    RESET = "reset"  # Docora's scheduler queues its job within a minute
     ALREADY_QUEUED = "already_queued"
     ALREADY_RUNNING = "already_running"
     SKIPPED = "skipped"
@@ -30,12 +31,15 @@ class Outcome(StrEnum):
 
     @property
     def succeeded(self) -> bool:
-        """Tells whether the link has a waiting job now."""
-        return self in {Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.ALREADY_QUEUED}
+        """Tells whether the link has a waiting job now, or gets one within a minute."""
+        return self in _SUCCEEDED
+
+
+_SUCCEEDED = {Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.RESET, Outcome.ALREADY_QUEUED}
 
 
 def count_succeeded(counts: Mapping[Outcome, int]) -> int:
-    """Counts the links that have a waiting job now."""
+    """Counts the links that have a waiting job now, or get one within a minute."""
     return sum(count for outcome, count in counts.items() if outcome.succeeded)
 
 

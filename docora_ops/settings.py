@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from docora_ops.errors import ConfigurationError
+from docora_ops.jobs import Backend
 
 RESULT_TTL = 86_400  # seconds that RQ keeps a finished job
 FAILURE_TTL = 7 * 86_400  # seconds that RQ keeps a failed job
@@ -70,6 +71,10 @@ class Settings(BaseSettings):
     binary_chunk_threshold_bytes: Annotated[int, Field(ge=0, le=2**40)] = 1_048_576
     binary_chunk_size_bytes: Annotated[int, Field(ge=1, le=2**30)] = 524_288
 
+    backend: Annotated[Backend, _own("BACKEND")] = Backend.RQ
+    bullmq_prefix: Annotated[str, _own("BULLMQ_PREFIX", pattern=r"^[A-Za-z0-9_.:{}-]{1,200}$")] = (
+        "bull"
+    )
     queue_name: Annotated[str, _own("QUEUE_NAME", pattern=r"^[A-Za-z0-9_.-]{1,200}$")] = (
         "snapshot-queue"
     )

@@ -17,6 +17,7 @@ from docora_ops.actions.bulk import paced_run
 from docora_ops.actions.bulk import run as bulk
 from docora_ops.demo.receiver import Receiver
 from tests.support import servers
+from tests.support.bullmq import Bullmq, Producer
 from tests.support.database import TestDatabase
 from tests.support.docora import Docora
 from tests.support.fork_server import ForkServer
@@ -137,6 +138,20 @@ def docora(
     denied = denials(docora.redis, worker_number)
     docora.close()
     assert denied == []
+
+
+@pytest.fixture(scope="session")
+def producer(redis_access: Access) -> Iterator[Producer]:
+    """A producer of jobs of BullMQ."""
+    producer = Producer(redis_access.owner)
+    yield producer
+    producer.close()
+
+
+@pytest.fixture
+def bullmq(docora: Docora, producer: Producer) -> Bullmq:
+    """The queue of an empty Docora whose workers are its own."""
+    return Bullmq(docora, producer)
 
 
 @pytest.fixture

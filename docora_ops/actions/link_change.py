@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from docora_ops.actions.decision import decide, invalid_job_id
 from docora_ops.actions.look import job_state
@@ -19,6 +20,7 @@ from docora_ops.database.link_rows import (
     reset_link,
 )
 from docora_ops.errors import (
+    CircuitOpenError,
     JobUnreadableError,
     NotFailedError,
     NotFoundError,
@@ -29,9 +31,23 @@ from docora_ops.errors import (
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, Link, LinkRef, LinkResult, LinkStatus, Outcome
 from docora_ops.queue import Answer, ExpiredExecutions, LinkQueue, PushRequest
-from docora_ops.queue.audit_stream import link_end_entry, link_entries
+from docora_ops.queue.audit_stream import WITHOUT_PUSH, link_end_entry, link_entries
 from docora_ops.queue.progress import new_operation_id
 from docora_ops.settings import SECOND_LOOK_DELAY
+from docora_ops.text import moment
+
+
+def _require_closed_circuit(link: Link) -> None:
+    """Raises CircuitOpenError if Docora's scheduler would not queue the link."""
+    until = link.circuit_open_until
+    if until is not None and until > datetime.now(UTC):
+        raise CircuitOpenError(
+            f"the circuit of {link.payload.repository_name} is open until {moment(until)}: "
+            "until then Docora's scheduler does not queue the link",
+            hint="to close the circuit, too",
+            retyped=[Retyped(added=("--reset-circuit",))],
+            details={"status": link.status, "circuit_open_until": until},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +79,13 @@ class LinkChange:
     def make(self) -> LinkResult:
         """Makes the change, and after the commit writes the audit entry that it was made.
 
-        Raises NotFailedError, SnapshotRunningError, NotFoundError if the link has gone,
-        UnqueueableError, PostgresError, RedisError; nothing has changed then.
+        Raises NotFailedError, CircuitOpenError, SnapshotRunningError, NotFoundError if the link has
+        gone, UnqueueableError, PostgresError, RedisError; nothing has changed then.
         """
         result = self._make()
-        if self.change and not self.dry_run and result.outcome is Outcome.ALREADY_QUEUED:
+        if self.change and not self.dry_run and result.outcome in WITHOUT_PUSH:
             try:
-                self.queue.record(link_end_entry(self.change, self._run))
+                self.queue.record(link_end_entry(self.change, self._run, result.outcome))
             except RedisError as error:
                 return replace(result, audit_error=error.message)
         return result
@@ -110,6 +126,8 @@ class LinkChange:
                 return self._result(link, Outcome.ALREADY_RUNNING)
             if is_refused:
                 raise Rollback
+            if self.queue.is_docoras and not self.reset_circuit:
+                _require_closed_circuit(link)
             if held_job_ids(self.database, [self.ref.job_id]):
                 return _Live(link)
             clear = count_deliveries if self.dry_run else delete_deliveries
@@ -183,6 +201,8 @@ class LinkChange:
                 return "a worker may be taking its job just now: look again in a moment"
             case JobState.UNREADABLE:
                 return f"its Redis key does not hold a job: docora-ops show {link} has its id"
+        if self.queue.docora_picks_up(status, Answer(self.ref.job_id, job)):
+            return "Docora's scheduler queues it within a minute, once its circuit is closed"
         if status in {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}:
             return (
                 "it has no live job, so nobody works on it; to queue it again: "

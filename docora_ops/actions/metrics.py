@@ -13,12 +13,10 @@ from docora_ops.database.link_lists import links_by_app
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.links import FAILED_LINKS
 from docora_ops.metrics import Metrics, Server
-from docora_ops.queue import LinkQueue, QueueReader
+from docora_ops.queue import LinkQueue
 
 
-def read_metrics(
-    database: Database, queue: LinkQueue, reader: QueueReader, *, by_app: bool
-) -> Metrics:
+def read_metrics(database: Database, queue: LinkQueue, *, by_app: bool) -> Metrics:
     """Reads the numbers of both servers, or of the one that is up. `by_app`: failed links, too.
 
     A server counts as down if it is unreachable, refuses, or is too slow, even if only midway.
@@ -31,7 +29,7 @@ def read_metrics(
         links = count_links(database)
         failed = links_by_app(database, FAILED_LINKS, limit=None, offset=0)[1] if by_app else None
     with _keeping_errors(errors):
-        overview = reader.overview(limit=1)
+        overview = queue.overview(limit=1)
         if not errors:
             drift = count_drift(database, queue, overview.unfinished)
     return Metrics(

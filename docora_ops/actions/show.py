@@ -10,23 +10,21 @@ from docora_ops.database import Database
 from docora_ops.database.link_history import link_history
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.link_details import LinkDetails
-from docora_ops.queue import LinkQueue, QueueReader
+from docora_ops.queue import LinkQueue
 from docora_ops.text import mask, mask_url
 
 
-def link_details(
-    database: Database, queue: LinkQueue, reader: QueueReader, app: str, repository: str
-) -> LinkDetails:
+def link_details(database: Database, queue: LinkQueue, app: str, repository: str) -> LinkDetails:
     """Collects all about one link except its secrets. Raises NotFoundError, AmbiguousError."""
     with database.snapshot():
         link = resolve_link(database, app, repository)
         history = link_history(database, link.ref)
     payload = link.payload
     secrets = (payload.github_token_encrypted, payload.client_auth_key_encrypted)
-    rq = reader.job(link.ref.job_id)
-    if rq.last_failure is not None:
-        failure = replace(rq.last_failure, text=mask(rq.last_failure.text, secrets))
-        rq = replace(rq, last_failure=failure)
+    record = queue.job(link.ref.job_id)
+    if record.last_failure is not None:
+        failure = replace(record.last_failure, text=mask(record.last_failure.text, secrets))
+        record = replace(record, last_failure=failure)
     return LinkDetails(
         app_id=link.ref.app_id,
         app_name=payload.app_name,
@@ -43,5 +41,6 @@ def link_details(
         lock_held=bool(held_job_ids(database, [link.ref.job_id])),
         job=job_state(database, queue, link.ref),
         job_id=link.ref.job_id,
-        rq=rq,
+        backend=queue.backend,
+        job_record=record,
     )

@@ -10,10 +10,11 @@ from docora_ops.actions.look import look_at_jobs
 from docora_ops.database import Database
 from docora_ops.database.counts import count_links
 from docora_ops.database.drift_rows import count_unfinished_links, some_unfinished_links
+from docora_ops.database.link_scans import scanning_links
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import JobState
 from docora_ops.links import FAILED_LINKS, LinkStatus
-from docora_ops.queue import LinkQueue, ProgressStore, QueueReader
+from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.status import DriftCounts, LinkOverview, Status, Trend
 
 _MOST = 5000
@@ -24,14 +25,12 @@ _RECENT = 60
 """Seconds over which the rate is measured."""
 
 
-def read_status(
-    database: Database, queue: LinkQueue, reader: QueueReader, store: ProgressStore
-) -> Status:
+def read_status(database: Database, queue: LinkQueue, store: ProgressStore) -> Status:
     """Reads from both servers what each of them tells; a lost one does not prevent the other."""
     errors: list[ServerError] = []
     links = drift = overview = last_operation = None
     # Together, two servers that do not answer cost no more time than one.
-    redis = in_background(lambda: (reader.overview(1), next(iter(store.read_all()), None)))
+    redis = in_background(lambda: (queue.overview(1), next(iter(store.read_all()), None)))
     try:
         links = _read_links(database)
     except PostgresError as error:
@@ -71,6 +70,9 @@ def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts:
     `jobs`: the number of unfinished jobs, for a lower bound if there are too many links to look at.
     Raises PostgresError, RedisError.
     """
+    if queue.is_docoras:
+        scanning = look_at_jobs(database, queue, scanning_links(database))
+        return DriftCounts(0, sum(answer.state is JobState.NONE for _, answer in scanning))
     links = some_unfinished_links(database, _MOST + 1)
     if len(links) > _MOST:
         return DriftCounts(max(0, count_unfinished_links(database) - jobs), 0, at_least=True)

@@ -44,6 +44,15 @@ class BulkOptions:
     in_flight: int | None = None
     max_failures: MaxFailures | None = None
 
+    def must_skip_open_circuits(self, context: Context) -> bool:
+        """Tells whether links with an open circuit are left alone: Docora would not queue them.
+
+        Raises NeedsRqError if an option needs RQ.
+        """
+        if self.front:
+            context.require_rq("--front", "leave out --front: Docora's scheduler queues the links")
+        return context.queue.is_docoras and not self.reset_circuit
+
     @property
     def recorded(self) -> dict[str, object]:
         """The options for an audit entry."""

@@ -12,6 +12,7 @@ from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
     from docora_ops.audit import Change
+    from docora_ops.cli.context import Context
     from docora_ops.links import Link
 
 _LONGEST_REASON = 500
@@ -53,6 +54,13 @@ def describe_change(command: str, reason: str | None, **selection: object) -> Ch
         },
         reason=reason and mask(reason),
     )
+
+
+def reset_in_words(context: Context, links: str, jobs: str) -> str:
+    """Returns what happens to links and their jobs, for a question."""
+    if context.queue.is_docoras:
+        return f"reset {links}, so that Docora's scheduler queues {jobs}"
+    return f"reset {links} and queue {jobs}"
 
 
 def in_words(*, front: bool, reset_circuit: bool) -> str:

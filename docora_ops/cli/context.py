@@ -16,7 +16,7 @@ import typer
 from docora_ops.cli.env_file import env_file_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import finishing_first
-from docora_ops.errors import DocoraOpsError, Retyped, UsageError
+from docora_ops.errors import DocoraOpsError, NeedsRqError, Retyped, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -79,9 +79,9 @@ class Context:
     @cached_property
     def queue(self) -> LinkQueue:
         """The queue of snapshot jobs."""
-        from docora_ops.queue import LinkQueue
+        from docora_ops.queue import queue_of
 
-        return LinkQueue(self.settings, self.redis)
+        return queue_of(self.settings, self.redis)
 
     @cached_property
     def store(self) -> ProgressStore:
@@ -103,6 +103,15 @@ class Context:
         from docora_ops.render.console import make_console
 
         return make_console(sys.stderr)
+
+    def require_rq(self, what: str, instead: str) -> None:
+        """Raises NeedsRqError if the queue is Docora's own. `instead`: what there is for it."""
+        if self.queue.is_docoras:
+            raise NeedsRqError(
+                f"{what} needs RQ's queue, and DOCORA_OPS_BACKEND is bullmq: nothing is written "
+                "to Docora's own queue",
+                hint=instead,
+            )
 
     def collect_garbage(self) -> None:
         """Turns the garbage collector on again, for a command that may run long."""
@@ -221,25 +230,37 @@ class Context:
     def count_workers(self) -> int:
         """Counts the live workers.
 
-        Warns if there is none, if workers are suspended, or if BullMQ's queue is in use.
+        Warns if there is none, if workers are suspended, or if BullMQ is in use beside RQ.
         """
-        from docora_ops.jobs import BullmqQueue
+        from docora_ops.jobs import Backend, BullmqUse
 
-        workers = self.queue.count_workers()
+        workers, backend = self.queue.count_workers(), self.queue.backend
         bullmq = self.queue.read_bullmq()
-        if not workers:
+        if not workers and backend is Backend.BULLMQ:
+            self.warn(
+                "Warning: no BullMQ worker is seen: links wait until one is started: "
+                f"{backend.to_start_workers}"
+            )
+        elif not workers and bullmq is not BullmqUse.WORKED_ON:
             self.warn(
                 f"Warning: no worker listens on the queue {self.settings.queue_name}: "
                 "jobs wait until one is started"
             )
         if suspension := self.queue.read_suspension():
-            self.warn(f"Warning: {suspension.sentence}. To go on: docora-ops resume")
-        if bullmq is BullmqQueue.WORKED_ON:
+            self.warn(f"Warning: {suspension.sentence}. To go on: {backend.to_resume}")
+        if backend is Backend.BULLMQ:
+            return workers
+        if bullmq is BullmqUse.WORKED_ON and not workers:
+            self.warn(
+                "Warning: this Docora runs BullMQ workers, and no RQ worker: set "
+                "DOCORA_OPS_BACKEND=bullmq"
+            )
+        elif bullmq is BullmqUse.WORKED_ON:
             self.warn(
                 "Warning: a BullMQ worker of Docora runs beside the RQ queue: each link may be "
                 "worked on twice. Run Docora with RUN_MODE=api."
             )
-        if bullmq is BullmqQueue.LEFT_JOBS:
+        if bullmq is BullmqUse.LEFT_JOBS:
             self.warn(
                 "Warning: Docora's BullMQ queue holds jobs, and no BullMQ worker runs to take "
                 "them: docora-ops schedule queues their links."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.waiting.follow import Following, wait_for_one
-from docora_ops.cli.change import describe_change, in_words, names_of
+from docora_ops.cli.change import describe_change, in_words, names_of, reset_in_words
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.terminal import Terminal
@@ -31,14 +31,17 @@ def change_link(
 ) -> int:
     """Asks at the terminal, changes the link and shows the result. Returns the exit code."""
     database = context.database
+    if front:
+        context.require_rq("--front", "leave out --front: Docora's scheduler queues the link")
     link = resolve_link(database, app, repo)
     workers = context.count_workers()
     if terminal is not None:
         files = amount(count_deliveries(database, [link.ref]), "file")
         terminal.ask(
             f"{context.servers}: send {link.payload.app_name} {files} of "
-            f"{link.payload.repository_name} again (delete the delivery records, reset the link "
-            f"and queue its snapshot job{in_words(front=front, reset_circuit=reset_circuit)})?"
+            f"{link.payload.repository_name} again (delete the delivery records, "
+            f"{reset_in_words(context, 'the link', 'its snapshot job')}"
+            f"{in_words(front=front, reset_circuit=reset_circuit)})?"
         )
     change = describe_change(
         action, reason, **names_of(link), front=front, reset_circuit=reset_circuit

@@ -26,11 +26,9 @@ def metrics(
     """
     context = context_of(typer_context)
     from docora_ops.actions.metrics import read_metrics
-    from docora_ops.queue import QueueReader
     from docora_ops.render import metrics as render
 
-    reader = QueueReader(context.settings, context.redis)
-    found = read_metrics(context.database, context.queue, reader, by_app=by_app)
+    found = read_metrics(context.database, context.queue, by_app=by_app)
     if as_json:
         context.show_document(render.document(found), next(iter(found.errors.values()), None))
     else:

@@ -51,6 +51,7 @@ def pause(
     from docora_ops.queue import WorkerSwitch
     from docora_ops.text import exact_duration
 
+    context.require_rq("pause", "Docora's workers take no job while they are stopped")
     switch = WorkerSwitch(context.redis)
     workers = switch.workers()
     ours = context.settings.queue_name
@@ -109,6 +110,7 @@ def resume(
     from docora_ops.queue import WorkerSwitch
     from docora_ops.render import pause as render
 
+    context.require_rq("resume", context.queue.backend.to_resume)
     suspension = context.queue.read_suspension()
     resumed = WorkerSwitch(context.redis).resume(describe_change("resume", reason))
     if context.as_json:

@@ -20,12 +20,13 @@ def queue(
     Needs only Redis. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.queue import QueueReader
+    from docora_ops.jobs import Backend
     from docora_ops.render import queue as render
 
     context.count_workers()
-    overview = QueueReader(context.settings, context.redis).overview(limit)
-    if overview.delayed and overview.scheduler is None:
+    overview = context.queue.overview(limit)
+    is_rq = overview.backend is Backend.RQ
+    if is_rq and overview.delayed and overview.scheduler is None:
         context.warn(
             "Warning: no scheduler runs: delayed jobs wait until a worker with one is started"
         )

@@ -41,7 +41,8 @@ class RepairCommand(LongRun):
         elif found.total:
             if terminal is not None:
                 above = render.found(found, terminal.width)
-                terminal.ask(f"{context.servers}: {_changes(found)}{self._of}?", above)
+                changes = _changes(found, is_docoras=context.queue.is_docoras)
+                terminal.ask(f"{context.servers}: {changes}{self._of}?", above)
             return self.carry_out()
         return self.finish()
 
@@ -70,10 +71,12 @@ class RepairCommand(LongRun):
             context.show_tables(tables, is_last=not (error or self._fix.stop.requested))
 
 
-def _changes(found: RepairResult) -> str:
+def _changes(found: RepairResult, *, is_docoras: bool) -> str:
     links = found.found[DriftKind.LOST] + found.found[DriftKind.STUCK]
     removals = found.total - links
     queue = f"queue {amount(links, 'link')} again" if links else ""
+    if links and is_docoras:
+        queue = f"reset {amount(links, 'link')}, so that Docora's scheduler queues them again"
     remove = f"remove {amount(removals, 'job or entry', 'jobs or entries')}" if removals else ""
     changes = " and ".join(filter(None, (queue, remove)))
     if found.found[DriftKind.STUCK]:

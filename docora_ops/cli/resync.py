@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change
+from docora_ops.cli.change import describe_change, reset_in_words
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import Retyped, UsageError
@@ -81,12 +81,15 @@ def resync(
 
     by_prefix = dry_run or terminal is not None
     found = resolve_app(context.database, app, by_prefix=by_prefix)
-    selection = select_of_app(context.database, found.app_id)
     bulk = BulkOptions(front, reset_circuit, in_flight, max_failures)
+    selection = select_of_app(
+        context.database, found.app_id, skip_open_circuits=bulk.must_skip_open_circuits(context)
+    )
     files = amount(count_deliveries(context.database, selection.refs), "file")
     question = (
         f"send {found.app_name}, over {amount(selection.total, 'link')}, {files} again (delete "
-        f"the delivery records, reset the links and queue their snapshot jobs{bulk.words})"
+        f"the delivery records, {reset_in_words(context, 'the links', 'their snapshot jobs')}"
+        f"{bulk.words})"
     )
     change = describe_change("resync", reason, **asdict(found), all=True, **bulk.recorded)
     command = BulkCommand(context, Action.RESYNC, selection, change, _BATCH_SIZE, bulk)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change
+from docora_ops.cli.change import describe_change, reset_in_words
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import UsageError
@@ -74,8 +74,12 @@ def retry_all_failed(
         **bulk.recorded,
     )
     selection = select_failed(
-        context.database, which, limit=limit, skip_open_circuits=skip_open_circuits
+        context.database,
+        which,
+        limit=limit,
+        skip_open_circuits=skip_open_circuits or bulk.must_skip_open_circuits(context),
     )
-    question = f"reset {links_of(selection)} and queue their snapshot jobs{bulk.words}"
+    reset = reset_in_words(context, links_of(selection), "their snapshot jobs")
+    question = f"{reset}{bulk.words}"
     command = BulkCommand(context, Action.RETRY, selection, change, batch_size, bulk)
     return command.run(question, terminal)

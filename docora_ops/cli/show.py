@@ -16,13 +16,11 @@ def show(
 ) -> None:
     """Show everything about one link: status, error, circuit, what was delivered, its job.
 
-    The job in every place where it stands in RQ, with its last failure. Changes nothing.
+    The job in every place of the queue where it stands, with its last failure. Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.show import link_details
-    from docora_ops.queue import QueueReader
     from docora_ops.render import show as render
 
-    reader = QueueReader(context.settings, context.redis)
-    details = link_details(context.database, context.queue, reader, app, repo)
+    details = link_details(context.database, context.queue, app, repo)
     context.show(render.document(details), [render.table(details)])

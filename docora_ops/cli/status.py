@@ -65,10 +65,8 @@ def status(
 
 def _read(context: Context) -> Status:
     from docora_ops.actions.status import read_status
-    from docora_ops.queue import QueueReader
 
-    reader = QueueReader(context.settings, context.redis)
-    return read_status(context.database, context.queue, reader, context.store)
+    return read_status(context.database, context.queue, context.store)
 
 
 def _watch(context: Context, seconds: int) -> None:

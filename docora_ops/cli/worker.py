@@ -60,6 +60,7 @@ def worker(
             f"the worker's packages are not installed ({error.name} is missing)",
             hint="in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name",
         ) from error
+    context.require_rq("the worker", "Docora's own workers run its jobs; docora-ops help workers")
     settings = context.settings
     process.check(settings)
     _ = context.redis  # named if no setting names one

@@ -97,7 +97,7 @@ CROSS JOIN LATERAL (
 WHERE l.id = ANY (%(ids)s::uuid[])
 """
 
-JUDGE_LINKS_OF_APP = _JUDGE_LINKS.format(qualifies="l.app_id = %(app_id)s")
+JUDGE_LINKS_OF_APP = _JUDGE_LINKS.format(qualifies=f"l.app_id = %(app_id)s AND {NOT_HELD_BACK}")
 JUDGE_FAILED_LINKS = _JUDGE_LINKS.format(qualifies=f"{MATCHES} AND {NOT_HELD_BACK}")
 JUDGE_UNFINISHED_LINKS = _JUDGE_LINKS.format(
     qualifies="l.status IN ('pending_snapshot', 'scanning')"
@@ -185,12 +185,15 @@ def held_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
     return {job_id for (job_id,) in database.rows(HELD_JOB_IDS, {"job_ids": list(job_ids)})}
 
 
-def claim_links_of_app(database: Database, ids: Sequence[str], app_id: str) -> list[Claim]:
+def claim_links_of_app(
+    database: Database, ids: Sequence[str], app_id: str, *, skip_open_circuits: bool
+) -> list[Claim]:
     """Locks and resets the links of the app, whatever their status.
 
     `ids`: row ids. Links that are gone or locked by others are left out, as in all claims.
     """
-    return _claim_and_reset(database, ids, JUDGE_LINKS_OF_APP, {"app_id": app_id})
+    parameters = {"app_id": app_id, "skip_open_circuits": skip_open_circuits}
+    return _claim_and_reset(database, ids, JUDGE_LINKS_OF_APP, parameters)
 
 
 def claim_failed_links(

@@ -29,7 +29,7 @@ LIMIT %(limit)s
 """
 
 SELECT_FAILED = _LINKS.format(condition=f"{MATCHES} AND {NOT_HELD_BACK}")
-SELECT_OF_APP = _LINKS.format(condition="l.app_id = %(app_id)s")
+SELECT_OF_APP = _LINKS.format(condition=f"l.app_id = %(app_id)s AND {NOT_HELD_BACK}")
 SELECT_DUE = _LINKS.format(condition=DUE)
 
 COUNT_OPEN_CIRCUITS = f"""
@@ -76,16 +76,17 @@ def select_failed(
     claimed = replace(which, open_circuit=False)
     claim = partial(claim_failed_links, which=claimed, skip_open_circuits=skip_open_circuits)
     selection = _selection(database, SELECT_FAILED, parameters, claim, limit)
-    if not skip_open_circuits:
-        return selection
-    [(left_out,)] = database.rows(COUNT_OPEN_CIRCUITS, parameters)
-    return replace(selection, open_circuits_left_out=left_out)
+    return _with_left_out(database, selection, which, skip_open_circuits)
 
 
-def select_of_app(database: Database, app_id: str) -> Selection:
-    """Selects every link of an app."""
-    claim = partial(claim_links_of_app, app_id=app_id)
-    return _selection(database, SELECT_OF_APP, {"app_id": app_id}, claim)
+def select_of_app(
+    database: Database, app_id: str, *, skip_open_circuits: bool = False
+) -> Selection:
+    """Selects the links of an app, whatever their status."""
+    of_app = {"app_id": app_id, "skip_open_circuits": skip_open_circuits}
+    claim = partial(claim_links_of_app, app_id=app_id, skip_open_circuits=skip_open_circuits)
+    selection = _selection(database, SELECT_OF_APP, of_app, claim)
+    return _with_left_out(database, selection, LinkFilter(app_ids=[app_id]), skip_open_circuits)
 
 
 def select_due(database: Database, rescan_interval_ms: int) -> Selection:
@@ -98,6 +99,16 @@ def select_due(database: Database, rescan_interval_ms: int) -> Selection:
     parameters = {"rescan_interval_ms": rescan_interval_ms}
     claim = partial(claim_due_links, rescan_interval_ms=rescan_interval_ms)
     return _selection(database, SELECT_DUE, parameters, claim)
+
+
+def _with_left_out(
+    database: Database, selection: Selection, which: LinkFilter, skip_open_circuits: bool
+) -> Selection:
+    """Adds the number of links that an open circuit excludes."""
+    if not skip_open_circuits:
+        return selection
+    [(left_out,)] = database.rows(COUNT_OPEN_CIRCUITS, filter_parameters(which))
+    return replace(selection, open_circuits_left_out=left_out)
 
 
 def _selection(

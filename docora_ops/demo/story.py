@@ -22,7 +22,7 @@ from docora_ops.demo.servers import postgres, valkey
 from docora_ops.demo.world import ACME, API, APPS, build
 from docora_ops.errors import DocoraOpsError
 from docora_ops.links import LinkStatus
-from docora_ops.queue import LinkQueue, connect
+from docora_ops.queue import RqQueue, connect
 from docora_ops.render.console import make_console
 from docora_ops.settings import Settings, load_settings
 
@@ -96,7 +96,7 @@ class Story:
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             try:
                 with connect(self.settings) as client:
-                    queue = LinkQueue(self.settings, client)
+                    queue = RqQueue(self.settings, client)
                     limit = time.monotonic() + _START_LIMIT
                     while queue.count_workers() < 2:  # noqa: PLR2004
                         if process.poll() is not None or time.monotonic() > limit:

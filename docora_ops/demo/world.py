@@ -19,7 +19,7 @@ from rq.job_lifecycle import record_job_failure
 from docora_ops.database import Database
 from docora_ops.database.link_rows import read_link
 from docora_ops.links import LinkStatus, Repository
-from docora_ops.queue import LinkQueue, PushRequest, connect
+from docora_ops.queue import PushRequest, RqQueue, connect
 from docora_ops.settings import Settings
 
 WORKER = "snapshot-worker-1"
@@ -200,7 +200,7 @@ def _delivered(link: Link) -> list[tuple[str, str]]:
 
 
 def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
-    queue = LinkQueue(settings, client)
+    queue = RqQueue(settings, client)
     for link in LINKS:
         row = read_link(database, link.app.app_id, link.repository.repository_id)
         if link.job is None or row is None:

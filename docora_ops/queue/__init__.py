@@ -2,13 +2,16 @@
 
 from redis import Redis
 
+from docora_ops.jobs import Backend
 from docora_ops.queue.audit_stream import History
+from docora_ops.queue.bullmq_queue import BullmqQueue
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import ProgressStore
-from docora_ops.queue.queue_reader import QueueReader
 from docora_ops.queue.redis_client import connect
+from docora_ops.queue.rq_queue import RqQueue
 from docora_ops.queue.suspension import WorkerSwitch
 from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
+from docora_ops.settings import Settings
 
 __all__ = [
     "Answer",
@@ -17,9 +20,17 @@ __all__ = [
     "LinkQueue",
     "ProgressStore",
     "PushRequest",
-    "QueueReader",
     "Redis",
+    "RqQueue",
     "WaitingList",
     "WorkerSwitch",
     "connect",
+    "queue_of",
 ]
+
+
+def queue_of(settings: Settings, client: Redis) -> LinkQueue:
+    """Returns the queue that `DOCORA_OPS_BACKEND` names."""
+    if settings.backend is Backend.BULLMQ:
+        return BullmqQueue(settings, client)
+    return RqQueue(settings, client)

@@ -23,6 +23,8 @@ _CHUNK = 1000
 
 
 _DONE, _STARTED, _FINISHED, _CANCELLED = "done", "started", "finished", "cancelled"
+WITHOUT_PUSH = (Outcome.ALREADY_QUEUED, Outcome.RESET)
+"""Outcomes of a reset that pushes no job."""
 _STATES = {
     _DONE: HistoryState.DONE,  # a change without a start
     _STARTED: HistoryState.NOT_FINISHED,
@@ -49,19 +51,20 @@ class AuditEntry:
 def link_entries(change: Change, run: str) -> dict[Outcome, AuditEntry]:
     """Returns the audit entries to write with the push of one link's job, by outcome.
 
-    A pushed job is a change even if the commit fails. A waiting job that is kept is a change only
-    after the commit: the entry says that a run starts, and `link_end_entry` that it has ended.
+    A pushed job is a change even if the commit fails. Without one, the reset of the link is a
+    change only after the commit: the entry says that a run starts, and `link_end_entry` that it
+    has ended.
     """
     entries = {
         outcome: _entry(change, _DONE, counts={"total": 1, outcome: 1})
         for outcome in (Outcome.QUEUED, Outcome.REPLACED_STALE)
     }
-    return entries | {Outcome.ALREADY_QUEUED: start_entry(change, run, None, 1)}
+    return entries | dict.fromkeys(WITHOUT_PUSH, start_entry(change, run, None, 1))
 
 
-def link_end_entry(change: Change, run: str) -> AuditEntry:
-    """Returns the entry for the committed reset of a link whose waiting job was kept."""
-    counts = {"total": 1, Outcome.ALREADY_QUEUED: 1}
+def link_end_entry(change: Change, run: str, outcome: Outcome) -> AuditEntry:
+    """Returns the entry for the committed reset of a link, an outcome of `WITHOUT_PUSH`."""
+    counts = {"total": 1, outcome: 1}
     return end_entry(change, run, None, counts, cancelled=False)
 
 

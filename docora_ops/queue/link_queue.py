@@ -1,31 +1,34 @@
-"""The RQ queue that the jobs of links stand in."""
+"""The queue that the jobs of links stand in: one shape for RQ and for Docora's own BullMQ."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from types import MappingProxyType
-from typing import cast
+from typing import TYPE_CHECKING, ClassVar
 
 from redis import Redis
 from rq.utils import utcformat
-from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from docora_ops.jobs import BullmqQueue, JobState, Suspension
-from docora_ops.links import Outcome, Payload
+from docora_ops.jobs import (
+    Backend,
+    BullmqUse,
+    JobRecord,
+    JobState,
+    QueueHealth,
+    QueueOverview,
+    Suspension,
+)
+from docora_ops.links import LinkStatus, Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry, write_entry
-from docora_ops.queue.job_template import JobTemplate
-from docora_ops.queue.progress import EXPIRY, links_key
-from docora_ops.queue.redis_client import describe, redis_errors
-from docora_ops.queue.scripts import JobScript
-from docora_ops.queue.suspension import read_suspension
-from docora_ops.queue.sweep import QueueSweep
-from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
+from docora_ops.queue.redis_client import describe
+from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 
-_BULLMQ = "bull:snapshot-queue:"
+if TYPE_CHECKING:
+    from docora_ops.queue.sweep import QueueSweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +47,20 @@ class PushRequest:
     is_repeated: bool = False
     row_id: str = ""
 
+    @property
+    def row_bytes(self) -> bytes:
+        """The row id in 16 bytes, none if there is no row id."""
+        return bytes.fromhex(self.row_id.replace("-", ""))
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The state of one job or, after a push, its outcome.
+    """The state of one job, and the outcome of a push.
 
-    `evidence`: `enqueued_at` of a doubtful job, or of one that may have been queued since the list
-    was read; it changes when the job is queued anew. `is_delayed`: of a waiting job.
-    `has_replaced`: the push removed a finished or stale job. `reason`: why the job is
-    unreadable.
+    `outcome`: None for a running, doubtful or unreadable job, and after a look at RQ. `evidence`:
+    `enqueued_at` of a doubtful job of RQ, or of one that may have been queued since the list was
+    read; it changes when the job is queued anew. `is_delayed`: of a waiting job. `has_replaced`:
+    the push removed a finished or stale job. `reason`: why the job is unreadable.
     """
 
     job_id: str
@@ -71,27 +79,43 @@ class Answer:
         return self.state is JobState.DOUBTFUL and not is_recent
 
 
-class LinkQueue:
-    """The RQ queue that the jobs of links stand in. All calls raise RedisError."""
+class LinkQueue(ABC):
+    """The queue that the jobs of links stand in. All calls raise RedisError."""
+
+    backend: ClassVar[Backend]
+
+    @property
+    def is_docoras(self) -> bool:
+        """Tells whether Docora's own scheduler queues pending links: a push only looks at jobs."""
+        return self.backend is Backend.BULLMQ
 
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
         self._client = client
-        self._script = JobScript(settings, client, "look_and_push.lua")
 
     @property
     def where(self) -> str:
         """Host and database of Redis."""
         return describe(self._client)
 
+    def record(self, audit: AuditEntry) -> None:
+        """Writes an audit entry by itself."""
+        write_entry(self._client, audit)
+
+    @property
+    def sweep(self) -> QueueSweep | None:
+        """Finds and removes entries of the whole queue. None: the entries are Docora's."""
+        return None
+
+    @abstractmethod
     def read_waiting(self) -> WaitingList:
         """Reads the ids in the queue's list."""
-        return self._script.read_waiting()
 
+    @abstractmethod
     def read_expired(self) -> ExpiredExecutions:
         """Reads the expired executions, before rows are locked: there may be many."""
-        return self._script.read_expired()
 
+    @abstractmethod
     def look(
         self,
         job_ids: Sequence[str],
@@ -107,22 +131,8 @@ class LinkQueue:
         executions as read before, if `waiting` is not given. `detailed`: tells a finished and
         a stale job from none. `rows_locked`: Redis has 4 s.
         """
-        if not job_ids:
-            return []
-        arguments: list[str | int] = []
-        for job_id in job_ids:
-            arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
-        replies = self._script.run(
-            "look",
-            job_ids,
-            arguments,
-            waiting,
-            expired=expired,
-            rows_locked=rows_locked,
-            detailed=detailed,
-        )
-        return list(map(_answer, job_ids, replies))
 
+    @abstractmethod
     def push(
         self,
         requests: Sequence[PushRequest],
@@ -133,107 +143,57 @@ class LinkQueue:
         operation_id: str | None = None,
         audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
     ) -> list[Answer]:
-        """Queues each job unless it is live, and removes finished and stale jobs, atomically.
+        """Sees to it that each job is queued, unless it is live, atomically.
 
-        Called with the rows locked: Redis has 4 s. A waiting job is kept for good. A running,
-        doubtful or unreadable job is left alone, and its answer has no outcome. `front`: pushes
-        each job to the head, so that the last one is the first, and moves a waiting job there,
-        too, unless it is delayed, in another queue or just taken. `operation_id`: the operation
-        that keeps the row ids of the links whose jobs wait now. `audit`: audit entries by outcome,
-        `FAILED` for a job that was to be confirmed and is not live; the first outcome that is among
-        them writes its entry.
+        Called with the rows locked: Redis has 4 s. A running, doubtful or unreadable job is left
+        alone, and its answer has no outcome. `front`: puts the jobs at the head, so that the last
+        one is the first. `operation_id`: the operation that keeps the row ids of the links.
+        `audit`: audit entries by outcome, `FAILED` for a job that was to be confirmed and is not
+        live; the first outcome that is among them writes its entry.
         """
-        template = self._template
-        arguments: list[str | int | bytes] = []
-        for request in requests:
-            payload = request.payload
-            arguments += (
-                request.job_id,
-                waiting.hint(request.job_id)
-                if waiting and not request.is_repeated
-                else LIST_NOT_READ,
-                request.seen.encode(errors="surrogateescape"),
-                template.data(payload, is_rescan=request.is_rescan) if payload else b"",
-                payload.description if payload else b"",
-                bytes.fromhex(request.row_id.replace("-", "")),
-            )
-        job_ids = [request.job_id for request in requests]
-        replies = self._script.run(
-            "push",
-            job_ids,
-            arguments,
-            waiting,
-            expired=expired,
-            rows_locked=True,
-            front=front,
-            fields=template.fields,
-            links_key=operation_id and links_key(operation_id),
-            links_expiry=EXPIRY,
-            audit={word: audit[each].xadd for word, each in _AUDITED.items() if each in audit},
+
+    def docora_picks_up(self, status: str, answer: Answer) -> bool:
+        """Tells whether Docora puts a link with this status and this job to work by itself.
+
+        Its scheduler queues pending links, and BullMQ queues stalled jobs again.
+        """
+        is_pending = status == LinkStatus.PENDING_SNAPSHOT
+        return self.is_docoras and (
+            answer.state is JobState.DOUBTFUL
+            or (is_pending and answer.state is not JobState.UNREADABLE)
         )
-        answers = list(map(_answer, job_ids, replies))
-        if front and waiting:
-            pushed = (each.job_id for each in answers if each.outcome and not each.is_delayed)
-            waiting.note_pushed_to_head(pushed)
-        return answers
 
-    def record(self, audit: AuditEntry) -> None:
-        """Writes an audit entry by itself."""
-        write_entry(self._client, audit)
-
+    @abstractmethod
     def count_workers(self) -> int:
         """Counts the live workers that listen on the queue."""
-        with redis_errors(self._client):
-            keys = cast(
-                "set[bytes]",
-                self._client.smembers(WORKERS_BY_QUEUE_KEY % self._settings.queue_name),
-            )
-            return self._client.exists(*sorted(keys)) if keys else 0
 
+    @abstractmethod
     def read_suspension(self) -> Suspension | None:
         """Returns the order to all workers to take no jobs, if there is one."""
-        return read_suspension(self._client)
 
-    def read_bullmq(self) -> BullmqQueue:
+    @abstractmethod
+    def read_bullmq(self) -> BullmqUse:
         """Tells whether Docora's own queue holds jobs, and whether a BullMQ worker runs."""
-        with redis_errors(self._client):
-            active = cast("list[bytes]", self._client.lrange(_BULLMQ + "active", 0, 99))
-            locks = [_BULLMQ.encode() + job_id + b":lock" for job_id in active]
-            # A worker renews its locks each 15 seconds, and sets the other key each 30.
-            if self._client.exists(_BULLMQ + "stalled-check", *locks):
-                return BullmqQueue.WORKED_ON
-            jobs = (_BULLMQ + name for name in ("wait", "active", "delayed"))
-            return BullmqQueue.LEFT_JOBS if self._client.exists(*jobs) else BullmqQueue.UNUSED
 
-    @cached_property
-    def sweep(self) -> QueueSweep:
-        """Finds and removes entries of the whole queue."""
-        return QueueSweep(self._settings, self._client)
+    @abstractmethod
+    def health(self) -> QueueHealth:
+        """Reads what `doctor` checks."""
 
-    @cached_property
-    def _template(self) -> JobTemplate:
-        return JobTemplate(self._settings, self._client)
+    @abstractmethod
+    def overview(self, limit: int) -> QueueOverview:
+        """Reads the counts, the workers, the scheduler and the first `limit` jobs."""
 
+    @abstractmethod
+    def job(self, job_id: str) -> JobRecord:
+        """Reads all that the queue has of one job."""
 
-_OUTCOMES = {
-    "queued": Outcome.QUEUED,
-    "replaced_finished": Outcome.QUEUED,
-    "replaced_stale": Outcome.REPLACED_STALE,
-    "waiting": Outcome.ALREADY_QUEUED,
-}
-_AUDITED = {**_OUTCOMES, "none": Outcome.FAILED}
+    @abstractmethod
+    def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
+        """Yields the ids of all jobs, some thousand at a time.
 
+        The flag tells whether they are to be run or have failed. An id may come twice.
+        """
 
-def _answer(job_id: str, reply: str) -> Answer:
-    word, _, detail = reply.partition(":")
-    if word in _OUTCOMES:
-        return Answer(
-            job_id,
-            JobState.WAITING,
-            _OUTCOMES[word],
-            is_delayed=detail == "delayed",
-            has_replaced=word.startswith("replaced"),
-        )
-    if word == JobState.UNREADABLE:
-        return Answer(job_id, JobState.UNREADABLE, reason=detail)
-    return Answer(job_id, JobState(word), evidence=detail)
+    @abstractmethod
+    def made_for_links(self, job_ids: Collection[str]) -> set[str]:
+        """Returns the ids of jobs that call our function with the ids of a link."""

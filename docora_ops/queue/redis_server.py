@@ -8,22 +8,15 @@ from typing import Any, cast
 
 import redis
 from rq import Queue
-from rq.job import Job
-from rq.registry import ScheduledJobRegistry
-from rq.scheduler import RQScheduler
 
-from docora_ops.jobs import BullmqQueue, Suspension
+from docora_ops.jobs import Backend
 from docora_ops.queue.audit_stream import STREAM
-from docora_ops.queue.link_queue import LinkQueue
 from docora_ops.queue.progress import operation_key
-from docora_ops.queue.queue_reader import moment_of
 from docora_ops.queue.redis_client import (
-    answers_of,
     explain_refused_write,
     redis_errors,
     server_time,
 )
-from docora_ops.queue.registries import registry_key
 from docora_ops.settings import Settings
 
 _TRIAL = "docora-ops:trial"
@@ -37,21 +30,28 @@ _CLOCK_GRAIN = 2
 """Seconds by which moments of INFO may be off."""
 
 # Tries each command that changes need, without effect: the key is absent or of another type, or the
-# arguments are malformed.
+# arguments are malformed. RQ's keys are given only if jobs are pushed.
 _TRY_WRITES = """
+local operation, stream, list, queues_key = unpack(KEYS)
 local calls = {
-  {'DEL', KEYS[1]}, {'HSET', KEYS[1], 'x', 'x', 'x'}, {'LREM', KEYS[1], 0, 'x'},
-  {'LSET', KEYS[1], 0, 'x'}, {'PERSIST', KEYS[1]}, {'ZREM', KEYS[1], 'x'}, {'LPOS', KEYS[1], 'x'},
-  {'GETRANGE', KEYS[1], 0, 0}, {'SET', KEYS[1], 'x', 'NX', 'XX'},
-  {'XLEN', KEYS[3]}, {'XADD', KEYS[3], 'x', 'x', 'x'}, {'EXPIRE', KEYS[4], 1},
+  {'HSET', operation, 'x', 'x', 'x'}, {'EXPIRE', operation, 1}, {'GETRANGE', operation, 0, 0},
+  {'SET', operation, 'x', 'NX', 'XX'}, {'XLEN', stream}, {'XADD', stream, 'x', 'x', 'x'},
 }
-local queues = redis.pcall('SMEMBERS', KEYS[2])
+if list then
+  for _, call in ipairs({
+    {'DEL', list}, {'HSET', list, 'x', 'x', 'x'}, {'LREM', list, 0, 'x'}, {'LSET', list, 0, 'x'},
+    {'PERSIST', list}, {'ZREM', list, 'x'}, {'LPOS', list, 'x'},
+  }) do
+    table.insert(calls, call)
+  end
+end
+local queues = queues_key and redis.pcall('SMEMBERS', queues_key) or {}
 if queues[1] then
-  table.insert(calls, {'APPEND', KEYS[2], 'x'})
-  table.insert(calls, {'HSETNX', KEYS[2], 'x', 'x'})
-  table.insert(calls, {'LPUSH', KEYS[2], 'x'})
-  table.insert(calls, {'RPUSH', KEYS[2], 'x'})
-  table.insert(calls, {'SADD', KEYS[2], queues[1]})
+  table.insert(calls, {'APPEND', queues_key, 'x'})
+  table.insert(calls, {'HSETNX', queues_key, 'x', 'x'})
+  table.insert(calls, {'LPUSH', queues_key, 'x'})
+  table.insert(calls, {'RPUSH', queues_key, 'x'})
+  table.insert(calls, {'SADD', queues_key, queues[1]})
 end
 local refusals = {}
 for _, call in ipairs(calls) do
@@ -158,26 +158,13 @@ class RedisServer:
         )
 
 
-@dataclass(frozen=True)
-class QueueHealth:
-    """The state of the queue. A moment that is not known is None."""
-
-    waiting: int
-    head_waits_for: float | None  # seconds since the job at the head of the list was queued
-    workers: int
-    suspension: Suspension | None
-    has_scheduler: bool
-    first_delayed_in: float | None  # seconds until a delayed job is due, below 0 if it is overdue
-    bullmq: BullmqQueue
-
-
 class QueueInspector:
     """Checks Redis and the queue. All calls raise RedisError."""
 
     def __init__(self, settings: Settings, client: redis.Redis) -> None:
         self._client = client
+        self._is_rq = settings.backend is Backend.RQ
         self._queue = Queue(settings.queue_name, connection=client)
-        self._links = LinkQueue(settings, client)
         self._try_writes = client.register_script(_TRY_WRITES)
         self._find_permitted_write = client.register_script(_FIND_PERMITTED_WRITE)
 
@@ -186,7 +173,7 @@ class QueueInspector:
 
         What it tries has no effect, since the keys do not exist.
         """
-        key = f"{self._queue.key}:{_TRIAL}"
+        key = f"{self._queue.key}:{_TRIAL}" if self._is_rq else operation_key(_TRIAL)
         with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
             pipeline.delete(key)
             pipeline.persist(key)
@@ -213,8 +200,10 @@ class QueueInspector:
         """
         with redis_errors(self._client):
             self._client.ping()
-            key, queues = f"{self._queue.key}:{_TRIAL}", self._queue.redis_queues_keys
-            refusals = self._try_writes([key, queues, STREAM, operation_key(_TRIAL)])
+            keys = [operation_key(_TRIAL), STREAM]
+            if self._is_rq:
+                keys += [f"{self._queue.key}:{_TRIAL}", self._queue.redis_queues_keys]
+            refusals = self._try_writes(keys)
         texts = (text.decode(errors="replace") for text in cast("list[bytes]", refusals))
         return next(filter(None, map(explain_refused_write, texts)), None)
 
@@ -231,31 +220,3 @@ class QueueInspector:
         """Returns the time of the server's clock, in seconds since 1970."""
         with redis_errors(self._client):
             return server_time(self._client)
-
-    def queue(self) -> QueueHealth:
-        """Reads the state of the queue."""
-        key = self._queue.key
-        scheduler = RQScheduler.get_locking_key(self._queue.name)
-        with redis_errors(self._client):
-            head = cast("bytes | None", self._client.lindex(key, 0))
-            scheduled = registry_key(ScheduledJobRegistry, self._queue.name)
-            delayed = cast(
-                "list[tuple[bytes, float]]", self._client.zrange(scheduled, 0, 0, withscores=True)
-            )
-            now = server_time(self._client)
-            queued_at = self._queued_at(head) if head else None
-            return QueueHealth(
-                waiting=self._client.llen(key),
-                head_waits_for=queued_at and now - queued_at,
-                workers=self._links.count_workers(),
-                suspension=self._links.read_suspension(),
-                has_scheduler=self._client.exists(scheduler) > 0,
-                first_delayed_in=delayed[0][1] - now if delayed else None,
-                bullmq=self._links.read_bullmq(),
-            )
-
-    def _queued_at(self, job_id: bytes) -> float | None:
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.hget(Job.redis_job_namespace_prefix.encode() + job_id, "enqueued_at")
-        queued_at = moment_of(*answers_of(pipeline))
-        return queued_at.timestamp() if queued_at else None

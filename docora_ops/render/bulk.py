@@ -19,6 +19,7 @@ from docora_ops.waits import BulkWait
 _PLANNED = {
     Outcome.QUEUED: "would queue",
     Outcome.REPLACED_STALE: "would replace a stale job",
+    Outcome.RESET: "would reset",
     Outcome.FAILED: "can't be queued",
 }
 _MESSAGES = {

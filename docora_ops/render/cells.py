@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NO_ERROR = "no error recorded"
 _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
-    "green": {"ok", "done", "active", "queued", "replaced_stale", "removed"},
+    "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed"},
     "cyan": {"running", "waiting", "already_queued", "already_running", "left_alone"},
     "yellow": {"warning", "delayed", "doubtful", "cancelled", "skipped"},
     "bold red": {"failed", "unreadable", "owner_gone"},

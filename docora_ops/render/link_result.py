@@ -23,6 +23,8 @@ def message(result: LinkResult) -> str:
         return "Dry run"
     if result.outcome is Outcome.ALREADY_RUNNING:
         return "Snapshot already running"
+    if result.outcome is Outcome.RESET:
+        return "Link reset: Docora's scheduler queues it within a minute"
     return _MESSAGES[result.action]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from docora_ops.jobs import QueuedJob, QueueOverview, Scheduler, Worker
+from docora_ops.jobs import Backend, QueuedJob, QueueOverview, Worker
 from docora_ops.render.cells import cell, link_name, state
 from docora_ops.render.json import Document
 from docora_ops.render.layout import fitting_table, pairs, records
@@ -38,7 +38,7 @@ def tables(overview: QueueOverview, width: int) -> Iterator[RenderableType]:
             ("Delayed", cell(overview.delayed)),
             ("Completed", cell(overview.completed)),
             ("Failed", cell(overview.failed)),
-            ("Scheduler", _scheduler(overview.scheduler, needed=overview.delayed > 0)),
+            *_scheduler(overview),
             ("Workers", cell(alive) if alive else cell("none", "yellow")),
             *([("", cell(suspension.sentence, "yellow"))] if suspension else ()),
         ]
@@ -49,11 +49,16 @@ def tables(overview: QueueOverview, width: int) -> Iterator[RenderableType]:
         yield from ("", _jobs(overview.jobs, width))
 
 
-def _scheduler(scheduler: Scheduler | None, *, needed: bool) -> Text:
+def _scheduler(overview: QueueOverview) -> Iterator[tuple[str, Text]]:
+    """Shows RQ's scheduler; workers of BullMQ queue delayed jobs themselves."""
+    scheduler = overview.scheduler
+    if overview.backend is Backend.BULLMQ:
+        return
     if scheduler is None:
-        return cell("none", "yellow" if needed else "")
+        yield "Scheduler", cell("none", "yellow" if overview.delayed else "")
+        return
     host, pid = scheduler.hostname, scheduler.pid
-    return cell(f"running on {host}, process {pid}" if host and pid else "running")
+    yield "Scheduler", cell(f"running on {host}, process {pid}" if host and pid else "running")
 
 
 def _workers(workers: Sequence[Worker], width: int) -> RenderableType:

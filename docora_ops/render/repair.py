@@ -25,12 +25,14 @@ _KINDS = {
 }
 _DONE = {
     RepairOutcome.QUEUED: "queued",
+    RepairOutcome.RESET: "reset",
     RepairOutcome.REMOVED: "removed",
     RepairOutcome.LEFT_ALONE: "left alone",
     RepairOutcome.FAILED: "not repaired",
 }
 _PLANNED = _DONE | {
     RepairOutcome.QUEUED: "would queue",
+    RepairOutcome.RESET: "would reset",
     RepairOutcome.REMOVED: "would remove",
     RepairOutcome.FAILED: "can't be repaired",
 }

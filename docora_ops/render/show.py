@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from rich.console import RenderableType
 from rich.text import Text
 
-from docora_ops.jobs import JobPlace, JobRecord
+from docora_ops.jobs import Backend, JobPlace
 from docora_ops.link_details import LinkDetails, LinkHistory
 from docora_ops.render.cells import cell, circuit, retries, state, with_id
 from docora_ops.render.json import Document, fields_of
@@ -16,6 +16,7 @@ from docora_ops.text import amount, duration, moment
 
 _SCORES = {
     "scheduled": "due",
+    "delayed": "due",
     "deferred": "since",
     "ready": "since",
     "rate_limited": "since",
@@ -32,7 +33,7 @@ def document(details: LinkDetails) -> Document:
 
 
 def table(details: LinkDetails) -> RenderableType:
-    """Shows the rows of the database, then the job in RQ."""
+    """Shows the rows of the database, then the job in the queue."""
     history = details.history
     error = details.error_message
     return pairs(
@@ -51,7 +52,7 @@ def table(details: LinkDetails) -> RenderableType:
             ("Snapshot", _snapshot(history)),
             ("Job", cell(details.job_id)),
             ("Job state", _state(details)),
-            *_job(details.rq),
+            *_job(details),
         ]
     )
 
@@ -85,11 +86,14 @@ def _state(details: LinkDetails) -> Text:
     return state(details.job).append(held)
 
 
-def _job(job: JobRecord) -> list[tuple[str, Text]]:
+def _job(details: LinkDetails) -> list[tuple[str, Text]]:
+    job = details.job_record
     rows = []
     if job.status is not None:
         left = "" if job.retries_left is None else f", {retries(job.retries_left)} left"
-        rows.append(("RQ status", cell(f"{job.status}{left}")))
+        made = "" if job.attempts is None else f", {amount(job.attempts, 'try', 'tries')} made"
+        name = "RQ status" if details.backend is Backend.RQ else "BullMQ"
+        rows.append((name, cell(f"{job.status}{made}{left}")))
     if job.origin is not None:
         rows.append(("Queue", cell(job.origin)))
     rows += [("Stands in", _place(place)) for place in job.places]
@@ -119,6 +123,8 @@ def _place(place: JobPlace) -> Text:
     if place.where == "intermediate":
         return cell(f"between {place.queue} and a worker")
     text = f"{place.where} of {place.queue}"
+    if place.position is not None:
+        text += f", place {place.position}"
     if place.worker:
         text += f" on {place.worker}"
     if place.alive is not None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from docora_ops.bulk import KnownOperation
 from docora_ops.errors import RedisError
-from docora_ops.jobs import QueueOverview
+from docora_ops.jobs import Backend, QueueOverview
 from docora_ops.links import LinkStatus
 from docora_ops.render.cells import NO_ERROR, cell, with_id, words
 from docora_ops.render.json import Document
@@ -45,6 +45,7 @@ def document(status: Status) -> Document:
             "failed_by_error": links and links.failed_by_error.rows,
             "queue": queue
             and {
+                "backend": queue.backend,
                 "queue": queue.queue,
                 **job_counts(queue),
                 "oldest_waiting_seconds": queue.oldest_waiting_seconds,
@@ -130,15 +131,20 @@ def _queue(queue: QueueOverview) -> Iterator[Row]:
     text = cell(f"{queue.waiting} waiting{waited}, {queue.active} running, {queue.delayed} delayed")
     yield "Queue", text
     if queue.live_workers:
-        yield "Workers", cell(f"{len(queue.live_workers)}, {_busy(queue)} busy")
+        busy = _busy(queue)
+        of_them = "" if busy is None else f", {busy} busy"
+        yield "Workers", cell(f"{len(queue.live_workers)}{of_them}")
     else:
-        yield "Workers", cell("none: docora-ops worker", "yellow")
+        yield "Workers", cell(f"none: {queue.backend.to_start_workers}", "yellow")
     if queue.suspension:
         yield "", _line(queue.suspension.sentence, "yellow")
-        yield "", _heading("  to go on", "docora-ops resume", "yellow")
+        yield "", _heading("  to go on", queue.backend.to_resume, "yellow")
 
 
-def _busy(queue: QueueOverview) -> int:
+def _busy(queue: QueueOverview) -> int | None:
+    """Counts the workers that run jobs; BullMQ does not tell which they are."""
+    if queue.backend is Backend.BULLMQ:
+        return None
     return sum(worker.state == "busy" for worker in queue.live_workers)
 
 

@@ -12,7 +12,7 @@ from docora_ops.database import Database
 from docora_ops.database.link_rows import names_of
 from docora_ops.database.link_scans import Failure, Refusal, fail_killed_scan
 from docora_ops.errors import DocoraOpsError
-from docora_ops.queue import LinkQueue, Redis
+from docora_ops.queue import Redis, RqQueue
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker.log import link_name, log, name_of_arguments
@@ -57,7 +57,7 @@ class LinkRecovery:
 
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
-        self._queue = LinkQueue(settings, client)
+        self._queue = RqQueue(settings, client)
 
     def count_killed_job(
         self,

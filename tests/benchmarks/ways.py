@@ -17,7 +17,7 @@ from docora_ops.actions.waiting.follow import Following
 from docora_ops.database import Database
 from docora_ops.database.selection import select_due, select_failed
 from docora_ops.links import Action, LinkFilter, Payload
-from docora_ops.queue import LinkQueue, ProgressStore
+from docora_ops.queue import ProgressStore, RqQueue
 from docora_ops.queue import connect as connect_to_redis
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
@@ -139,7 +139,7 @@ def floor(limit: int) -> int:
 def retry(limit: int) -> int:
     """Runs this project's bulk retry, with its progress."""
     database, client = Database(settings()), connect_to_redis(settings())
-    queue, store = LinkQueue(settings(), client), ProgressStore(client)
+    queue, store = RqQueue(settings(), client), ProgressStore(client)
     links = select_failed(database, LinkFilter(), limit=limit)
     run = BulkRun(Action.RETRY, database, queue, store, links, BATCH)
     run.start()
@@ -151,7 +151,7 @@ def retry(limit: int) -> int:
 def retry_in_flight(limit: int) -> int:
     """Runs a bulk retry with 1,000 links in flight at most."""
     database, client = Database(settings()), connect_to_redis(settings())
-    queue, store = LinkQueue(settings(), client), ProgressStore(client)
+    queue, store = RqQueue(settings(), client), ProgressStore(client)
     links = select_failed(database, LinkFilter(), limit=limit)
     following = Following(database, queue)
     run = PacedRun(
@@ -175,7 +175,7 @@ def retry_in_flight(limit: int) -> int:
 def schedule(limit: int) -> int:
     """Runs a pass of this project's schedule."""
     database, client = Database(settings()), connect_to_redis(settings())
-    queue, store = LinkQueue(settings(), client), ProgressStore(client)
+    queue, store = RqQueue(settings(), client), ProgressStore(client)
     links = select_due(database, settings().rescan_interval_ms)
     result = BulkRun(Action.SCHEDULE, database, queue, store, links, BATCH).run()
     assert result.succeeded == result.total == limit, result.counts

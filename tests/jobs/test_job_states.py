@@ -185,7 +185,7 @@ def test_failed_and_show_name_the_state_of_each_job(docora: Docora) -> None:
     assert {name: found[link.repository_id] for name, link in links.items()} == expected
     for name in ("finished", "finished, execution left"):
         shown = docora.run("show", *links[name].ids, "--json").data
-        assert (shown["job"], shown["rq"]["status"]) == (expected[name], "finished")
+        assert (shown["job"], shown["job_record"]["status"]) == (expected[name], "finished")
 
 
 def test_a_new_job_has_the_fields_of_any_other_whatever_it_replaces(docora: Docora) -> None:

@@ -30,7 +30,6 @@ from docora_ops.errors import DocoraOpsError, LinkLockedError, OperationFinished
 from docora_ops.jobs import JobState
 from docora_ops.link_lists import LinkSort
 from docora_ops.links import Action, LinkFilter, LinkResult, LinkStatus, Outcome, count_succeeded
-from docora_ops.queue import QueueReader
 from tests.jobs.machine.cutting import Call, Cut, call_while_cut
 from tests.jobs.machine.happenings import BETWEEN_LOOKS, NEW_STATUSES, Happening
 from tests.jobs.machine.predicting import (
@@ -67,10 +66,6 @@ BETWEEN = st.none() | st.sampled_from(BETWEEN_LOOKS)
 
 class Actions(Watch):
     """What docora-ops makes of it."""
-
-    @property
-    def _reader(self) -> QueueReader:
-        return QueueReader(self.docora.settings, self.docora.redis)
 
     # One link
 
@@ -352,7 +347,7 @@ class Actions(Watch):
             result = self._call_of_many(operation, 2, 0, dry_run=True)(self.actions)
             assert result.counts == self._predict_many(operation)[1]
         self.actions.repair(dry_run=True)
-        self._reader.overview(10)
+        self.actions.queue.overview(10)
         assert self.docora.dump() == before
 
     @rule(link=World.links, first=HAPPENINGS, operation=OF_ONE)
@@ -363,7 +358,7 @@ class Actions(Watch):
         assert_predicted(predicted, self._call_one(link, operation, dry_run=True))
         if link.job_id in self.latest.rows:
             database, queue = self.actions.database, self.actions.queue
-            details = link_details(database, queue, self._reader, *link.ids)
+            details = link_details(database, queue, *link.ids)
             assert details.job is self.latest.jobs[link.job_id].state
         assert self.docora.dump() == before
 

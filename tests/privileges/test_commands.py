@@ -216,7 +216,7 @@ def what_doctor_is_told(docora: Docora) -> str:
     inspector = QueueInspector(docora.settings, actions.redis)
     try:
         inspector.connect()
-        inspector.queue()
+        actions.queue.health()
         actions.drift()
     except RedisError as error:
         return error.message

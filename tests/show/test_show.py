@@ -27,7 +27,7 @@ def show(docora: Docora, link: TestLink, *options: str) -> Result:
 
 
 def places(data: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(place["where"], place["queue"]) for place in data["rq"]["places"]]
+    return [(place["where"], place["queue"]) for place in data["job_record"]["places"]]
 
 
 def add_snapshot(docora: Docora, link: TestLink, files: int) -> None:
@@ -84,7 +84,7 @@ def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
         "lock_held": False,
         "job": "none",
         "job_id": link.job_id,
-        "rq": {**nothing, "places": []},
+        "job_record": {**nothing, "places": []},
     }
     for line in (
         f"App             Acme Search ({app})",
@@ -126,7 +126,7 @@ def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Doco
     fail_job(docora, link, "\n".join(["Traceback", *lines, f"DeliveryError: {secrets}"]))
     docora.redis.expire(f"rq:job:{link.job_id}", 1000)
     result, table = show(docora, link, "--json"), show(docora, link)
-    data, rq = result.data, result.data["rq"]
+    data, rq = result.data, result.data["job_record"]
     assert (data["status"], data["job"]) == ("pending_snapshot", "waiting")
     assert (rq["status"], rq["origin"], rq["retries_left"]) == ("queued", QUEUE, 4)
     assert rq["created_at"] == rq["enqueued_at"] is not None
@@ -171,7 +171,7 @@ def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
         *((kind, QUEUE) for kind in kinds),
         *[("execution", QUEUE)] * 2,
     ]
-    found = data["rq"]["places"]
+    found = data["job_record"]["places"]
     assert [place["position"] for place in found[:3]] == [1, 3, 1]
     assert found[3]["score_at"] == datetime.fromtimestamp(LATER, UTC).strftime(
         "%Y-%m-%dT%H:%M:%S.000Z"
@@ -198,14 +198,14 @@ def test_a_job_of_another_queue_and_an_execution_that_woke_up_are_found(docora: 
     link = docora.add_link()
     Queue("elsewhere", connection=docora.redis).enqueue("f", job_id=link.job_id, description="x")
     data = show(docora, link, "--json").data
-    assert (data["job"], data["rq"]["origin"]) == ("waiting", "elsewhere")
+    assert (data["job"], data["job_record"]["origin"]) == ("waiting", "elsewhere")
     assert places(data) == [("list", "elsewhere")]
     woken = docora.add_link()
     docora.start_job(woken.job_id)
     docora.redis.delete(f"rq:wip:{QUEUE}")
     data = show(docora, woken, "--json").data
     assert (data["job"], places(data)) == ("running", [("execution", QUEUE)])
-    assert data["rq"]["places"][0]["alive"] is True
+    assert data["job_record"]["places"][0]["alive"] is True
 
 
 @pytest.mark.parametrize("kind", ["no hash", "no stream", "noise", "bomb"])
@@ -223,6 +223,6 @@ def test_what_is_not_as_rq_writes_it_costs_only_itself(docora: Docora, kind: str
         docora.redis.xadd(results, {"type": "2", "exc_string": packed})
     data = show(docora, link, "--json").data
     assert data["job"] == ("unreadable" if kind == "no hash" else "stale")
-    assert data["rq"]["created_at"] is data["rq"]["retries_left"] is None
+    assert data["job_record"]["created_at"] is data["job_record"]["retries_left"] is None
     assert places(data) == [("failed", QUEUE)]
     assert show(docora, link).stdout

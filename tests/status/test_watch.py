@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from docora_ops.actions.status import Watch
-from docora_ops.jobs import QueueOverview
+from docora_ops.jobs import Backend, QueueOverview
 from docora_ops.status import Status, Trend
 from tests.support.docora import COMMAND, Docora
 from tests.support.terminal import TerminalSession
@@ -66,7 +66,14 @@ def state(jobs: int | None) -> Status:
     if jobs is not None:
         nothing = (0, 0, 0, 0, "snapshot-queue", None, None)
         queue = QueueOverview(
-            jobs, *nothing, suspended=False, suspension=None, workers=(), scheduler=None, jobs=()
+            Backend.RQ,
+            jobs,
+            *nothing,
+            suspended=False,
+            suspension=None,
+            workers=(),
+            scheduler=None,
+            jobs=(),
         )
     return Status("postgres", "redis", None, queue, None, None, [])
 

@@ -21,7 +21,7 @@ from docora_ops.database.selection import Selection, select_due, select_failed, 
 from docora_ops.drift import DriftReport, RepairResult
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkRef, LinkResult
-from docora_ops.queue import LinkQueue, ProgressStore, connect
+from docora_ops.queue import ProgressStore, connect, queue_of
 from docora_ops.settings import Settings
 from tests.support.rows import TestLink
 
@@ -36,7 +36,7 @@ class Actions:
         self.settings = settings
         self.redis = connect(settings)
         self.database = Database(settings)
-        self.queue = LinkQueue(settings, self.redis)
+        self.queue = queue_of(settings, self.redis)
         self.store = ProgressStore(self.redis)
 
     def close(self) -> None:

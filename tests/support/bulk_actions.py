@@ -73,7 +73,10 @@ every_bulk_action = pytest.mark.parametrize("bulk", [RETRY, RESYNC, SCHEDULE], i
 
 
 OPERATION_ID = re.compile(r"bulk_[0-9a-f]{16}")
-COUNTS = ("queued", "replaced_stale", "already_queued", "already_running", "skipped", "failed")
+COUNTS = (
+    *("queued", "replaced_stale", "reset", "already_queued", "already_running", "skipped"),
+    "failed",
+)
 
 
 def bulk_document(message: str, operation_id: str | None = None, **changed: Any) -> dict[str, Any]:

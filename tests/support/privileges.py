@@ -13,7 +13,7 @@ import redis
 
 ROLES = ("docora_ops", "docora_worker", "docora_monitor")
 """In Postgres, each with `_` and the number of the test process: roles belong to no database."""
-USERS = ("docora-ops", "docora-worker", "docora-monitor")
+USERS = ("docora-ops", "docora-worker", "docora-monitor", "docora-bullmq")
 """In Redis, likewise with `-`."""
 
 _TOPIC = Path(__file__).parents[2] / "docora_ops" / "help" / "privileges.md"
@@ -27,6 +27,8 @@ class Access:
     command: str
     worker: str
     monitor: str
+    bullmq: str = ""
+    """Of commands beside BullMQ; in Redis only."""
 
     @property
     def command_name(self) -> str:

@@ -22,7 +22,7 @@ _SLOW_LINKS_IN_A_ROW = 2
 _MOST_SEARCHES = 50
 """Jobs that are searched in the list although it was read: each search may walk over all of it."""
 _CHANGED_BY_US = frozenset({ClaimState.CLAIMED, ClaimState.EXHAUSTED})
-_AUDITED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.FAILED})
+_AUDITED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.RESET, Outcome.FAILED})
 """Outcomes of a push with which a run has begun. Failed is a link that was stuck too often."""
 
 _Left = tuple[LinkRef, Outcome | None, Answer]

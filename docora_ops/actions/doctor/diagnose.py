@@ -28,7 +28,9 @@ from docora_ops.diagnosis import (
 )
 from docora_ops.drift import Belonging, DriftKind, DriftReport
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
-from docora_ops.queue import LinkQueue, Redis, connect
+from docora_ops.jobs import Backend, QueueHealth
+from docora_ops.links import LinkStatus
+from docora_ops.queue import Redis, connect, queue_of
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.redis_server import QueueInspector
 from docora_ops.settings import Settings, load_settings
@@ -64,6 +66,12 @@ _DRIFT = {
 }
 
 
+_OF_DOCORA = dict.fromkeys(DriftKind, "not looked for: BullMQ keeps its own entries") | {
+    DriftKind.LOST: "not looked for: Docora's scheduler queues pending links"
+}
+"""The reason why a kind of drift is not looked for in Docora's own queue."""
+
+
 @dataclass
 class _Server:
     """The checks of one server."""
@@ -72,6 +80,9 @@ class _Server:
     clock: dict[str, float] = field(default_factory=dict)
     """By the name of the server, the seconds that its clock is ahead of this host's."""
     is_lost: bool = False
+    pending: int = 0
+    """Pending links; 0 also if Postgres was not asked."""
+    health: QueueHealth | None = None
     missing: str = ""
     """The reason why further checks cannot be made, such as "Postgres". Empty if there is none."""
 
@@ -118,7 +129,7 @@ def diagnose(
         drift = None
         belonging = Belonging(0, 0)
         if database and client and not (postgres.missing or redis.missing):
-            queue = LinkQueue(settings, client)
+            queue = queue_of(settings, client)
             try:
                 drift = find_drift(
                     database,
@@ -136,8 +147,9 @@ def diagnose(
         _check_settings(settings, problems),
         *postgres.checks,
         *redis.checks,
+        *_check_queue(settings, redis.health, postgres.pending),
         *_check_clocks(postgres.clock | redis.clock),
-        *(_check_drift(drift, belonging) if drift else ()),
+        *(_check_drift(drift, belonging, settings.backend) if drift else ()),
     ]
 
     def missing_for(name: CheckName) -> Sequence[str]:
@@ -180,6 +192,7 @@ def _check_postgres(
         with database.snapshot():
             counts = count_links(database)
             apps = count_apps_with_failed_links(database) if counts.failed else 0
+        found.pending = counts.by_status[LinkStatus.PENDING_SNAPSHOT]
         found.checks += postgres_checks.check_links(counts, apps, max_failed)
     except PostgresError as error:
         found.lose(CheckName.POSTGRES, error)
@@ -215,7 +228,7 @@ def _check_redis(settings: Settings, client: Redis | None, *, read_only: bool) -
         else:
             found.checks.append(user)
             found.checks += redis_checks.check_server(server, refusal, tried=tried)
-        found.checks += redis_checks.check_queue(inspector.queue(), settings.queue_name)
+        found.health = queue_of(settings, client).health()
     except RedisError as error:
         found.lose(CheckName.REDIS, error)
     return found
@@ -234,13 +247,22 @@ def _check_settings(settings: Settings, problems: Sequence[ConfigurationError]) 
     return ok(name, f"queue {settings.queue_name}")
 
 
-def _check_drift(drift: DriftReport, belonging: Belonging) -> Iterator[Check]:
+def _check_queue(settings: Settings, health: QueueHealth | None, pending: int) -> Iterable[Check]:
+    if health is None:
+        return ()
+    return redis_checks.check_queue(health, settings.queue_name, settings.backend, pending)
+
+
+def _check_drift(drift: DriftReport, belonging: Belonging, backend: Backend) -> Iterator[Check]:
     yield _check_belonging(belonging)
     # Servers that do not belong together are no reason to repair drift.
     what_to_do = "docora-ops repair" if belonging.is_plausible else None
     for kind, text in _DRIFT.items():
         count = drift.counts.get(kind, 0)
         name = CheckName(f"drift_{kind}")
+        if backend is Backend.BULLMQ and kind is not DriftKind.STUCK:
+            yield ok(name, _OF_DOCORA[kind])
+            continue
         finding = text.format(
             count=count,
             links="link" if count == 1 else "links",

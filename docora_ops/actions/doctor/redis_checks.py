@@ -6,9 +6,9 @@ import re
 from shlex import quote
 
 from docora_ops.diagnosis import Check, CheckName, failed, not_checked, ok, warning
-from docora_ops.jobs import BullmqQueue
-from docora_ops.queue.redis_server import QueueHealth, RedisServer
-from docora_ops.text import duration
+from docora_ops.jobs import Backend, BullmqUse, QueueHealth
+from docora_ops.queue.redis_server import RedisServer
+from docora_ops.text import amount, duration
 
 _OLDEST = (6, 0, 6)  # the first version with LPOS
 _SAFE_FOR_WORKERS = (6, 2, 0)  # the first version with LMOVE
@@ -18,6 +18,9 @@ _LONG_UNSAVED = 3600
 """Seconds. With its own settings Redis saves within an hour, however little has changed."""
 _LONG_WAIT = 3600
 _OVERDUE = 60  # seconds by which a delayed job may be late: RQ's scheduler looks every second
+
+_OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
+"""The version in the queue's metadata, which the last process to open the queue has written."""
 
 Refusal = tuple[str, str]  # why Redis takes no writes, and what to do
 
@@ -64,13 +67,20 @@ def check_monitor(where: str, permitted: str | None) -> Check:
     return ok(name, f"{where}, whose user may change none of the keys that were tried, as wanted")
 
 
-def check_queue(queue: QueueHealth, queue_name: str) -> list[Check]:
-    """Checks the BullMQ queue, workers, scheduler and waiting jobs."""
+def check_queue(queue: QueueHealth, queue_name: str, backend: Backend, pending: int) -> list[Check]:
+    """Checks the BullMQ queue, workers, scheduler and waiting jobs. `pending`: links, 0 for RQ."""
+    if backend is Backend.BULLMQ:
+        return [
+            _check_bullmq(queue, queue_name),
+            _check_bullmq_workers(queue, pending),
+            ok(CheckName.SCHEDULER, "Docora's own, which its worker brings"),
+            _check_waiting(queue, "raise SCAN_CONCURRENCY, or run more workers of Docora"),
+        ]
     return [
-        _check_bullmq(queue.bullmq),
+        _check_bullmq_beside(queue),
         _check_workers(queue, queue_name),
         _check_scheduler(queue, queue_name),
-        _check_waiting(queue),
+        _check_waiting(queue, "start more: docora-ops worker --concurrency N"),
     ]
 
 
@@ -144,13 +154,44 @@ def _check_persistence(server: RedisServer) -> Check:
     return ok(name, "nothing to save yet")
 
 
-def _check_bullmq(bullmq: BullmqQueue) -> Check:
+def _check_bullmq(queue: QueueHealth, queue_name: str) -> Check:
+    name, version = CheckName.BULLMQ_QUEUE, queue.bullmq_version
+    if version is None:
+        settings = "REDIS_URL, DOCORA_OPS_BULLMQ_PREFIX and DOCORA_OPS_QUEUE_NAME"
+        return warning(name, f"no queue {queue_name} of BullMQ in this Redis", f"check {settings}")
+    if _OTHER_BULLMQ.match(version):
+        found = f"{version} made it, and docora-ops knows the keys of BullMQ 5"
+        return warning(name, found, "see whether status and queue fit Docora's own screens")
+    return ok(name, f"{queue_name}, made by {version}")
+
+
+def _check_bullmq_workers(queue: QueueHealth, pending: int) -> Check:
+    name = CheckName.WORKERS
+    problem = failed if queue.waiting or pending else warning
+    waiting = f"{amount(pending, 'pending link')} and {amount(queue.waiting, 'job')}"
+    if not queue.workers:
+        found = f"no BullMQ worker is seen; {waiting} wait"
+        return problem(name, found, Backend.BULLMQ.to_start_workers)
+    found = str(queue.workers)
+    if queue.suspension:
+        found = f"{found}; {queue.suspension.sentence}, and {waiting} wait"
+        return problem(name, found, Backend.BULLMQ.to_resume)
+    if queue.stalled:
+        found = f"{found}; {amount(queue.stalled, 'job')} at work without a worker's heartbeat"
+        return warning(name, found, "BullMQ queues stalled jobs again within a minute")
+    return ok(name, found)
+
+
+def _check_bullmq_beside(queue: QueueHealth) -> Check:
     name = CheckName.BULLMQ_QUEUE
-    if bullmq is BullmqQueue.WORKED_ON:
+    if queue.bullmq is BullmqUse.WORKED_ON and not queue.workers:
+        found = "this Docora runs BullMQ workers, and no RQ worker"
+        return failed(name, found, "set DOCORA_OPS_BACKEND=bullmq")
+    if queue.bullmq is BullmqUse.WORKED_ON:
         beside = "a BullMQ worker of Docora runs beside the RQ queue"
         found = f"{beside}: each link may be worked on twice"
         return failed(name, found, "run Docora with RUN_MODE=api")
-    if bullmq is BullmqQueue.LEFT_JOBS:
+    if queue.bullmq is BullmqUse.LEFT_JOBS:
         found = "the BullMQ queue holds jobs, and no BullMQ worker runs to take them"
         schedule = "docora-ops schedule, run each minute, queues their links"
         return warning(name, found, f"nothing is lost: {schedule}")
@@ -190,12 +231,11 @@ def _check_scheduler(queue: QueueHealth, queue_name: str) -> Check:
     return ok(name, f"running; {first}")
 
 
-def _check_waiting(queue: QueueHealth) -> Check:
+def _check_waiting(queue: QueueHealth, start_more: str) -> Check:
     name = CheckName.WAITING_JOBS
     if queue.head_waits_for is None:
         return ok(name, str(queue.waiting) if queue.waiting else "none")
     found = f"{queue.waiting}, the next one for {duration(queue.head_waits_for)}"
     if queue.head_waits_for > _LONG_WAIT:
-        start_more = "docora-ops worker --concurrency N"
-        return warning(name, found, f"see what the workers do, and start more: {start_more}")
+        return warning(name, found, f"see what the workers do, and {start_more}")
     return ok(name, found)

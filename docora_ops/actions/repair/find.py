@@ -18,7 +18,7 @@ from docora_ops.drift import EXAMPLES_SHOWN, Belonging, Drift, DriftKind, DriftR
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus, ids_of_job
 from docora_ops.queue import LinkQueue
-from docora_ops.queue.sweep import TO_RUN_OR_FAILED, InspectedJob, Place, Problem
+from docora_ops.queue.sweep import TO_RUN_OR_FAILED, InspectedJob, Place, Problem, QueueSweep
 from docora_ops.settings import SECOND_LOOK_DELAY
 
 _AT_ONCE = 5000
@@ -111,13 +111,12 @@ def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
     """
     linked: set[str] = set()
     unlinked: set[str] = set()
-    for place in Place:
-        for page in queue.sweep.pages(place):
-            new = {job_id for job_id in page if ids_of_job(job_id)} - linked - unlinked
-            found = link_statuses(database, new).keys()
-            linked |= found
-            if place in TO_RUN_OR_FAILED:
-                unlinked |= queue.sweep.made_for_links(new - found)
+    for page, is_to_run_or_failed in queue.pages_of_jobs():
+        new = {job_id for job_id in page if ids_of_job(job_id)} - linked - unlinked
+        found = link_statuses(database, new).keys()
+        linked |= found
+        if is_to_run_or_failed:
+            unlinked |= queue.made_for_links(new - found)
     return Belonging(len(linked) + len(unlinked), len(unlinked))
 
 
@@ -138,8 +137,9 @@ class _Look:
 
     def find(self) -> Iterator[Suspect]:
         """Yields all drift, each once."""
-        for job_ids in self._jobs():
-            yield from self._check_jobs(job_ids)
+        if sweep := self._queue.sweep:
+            for job_ids in self._jobs(sweep):
+                yield from self._check_jobs(sweep, job_ids)
         link_id = self._ref.id if self._ref else None
         for links in unfinished_links(
             self._database, _AT_ONCE, app_id=self._app_id, link_id=link_id
@@ -155,16 +155,17 @@ class _Look:
             job_ids = {each.drift.job_id: None for each in some if each.ref is None}
             ids = [each.ref.id for each in some if each.ref is not None]
             links = read_unsynced(self._database, ids) if ids else []
-            now = (*self._check_jobs(list(job_ids)), *self._check_links(links))
+            jobs = self._check_jobs(sweep, list(job_ids)) if (sweep := self._queue.sweep) else ()
+            now = (*jobs, *self._check_links(links))
             evidence = {(each.drift.kind, each.drift.job_id): each.enqueued_at for each in now}
             for suspect in some:
                 key = suspect.drift.kind, suspect.drift.job_id
                 if evidence.get(key) == suspect.enqueued_at:
                     yield suspect
 
-    def _jobs(self) -> Iterator[list[str]]:
+    def _jobs(self, sweep: QueueSweep) -> Iterator[list[str]]:
         """Yields the ids of all jobs with entries, each once."""
-        pages = (page for place in Place for page in self._queue.sweep.pages(place))
+        pages = (page for place in Place for page in sweep.pages(place))
         for page in [[self._ref.job_id]] if self._ref else pages:
             yield list(dict.fromkeys(filter(self._is_wanted, page)))
 
@@ -174,14 +175,14 @@ class _Look:
             return False
         return job_id not in self._is_live
 
-    def _check_jobs(self, job_ids: Sequence[str]) -> Iterator[Suspect]:
+    def _check_jobs(self, sweep: QueueSweep, job_ids: Sequence[str]) -> Iterator[Suspect]:
         """Yields the drift of jobs that have entries in the queue."""
         if not job_ids:
             return
-        jobs = self._queue.sweep.inspect(job_ids, self._waiting)
+        jobs = sweep.inspect(job_ids, self._waiting)
         self._is_live |= {job.job_id: job.state in _LIVE for job in jobs}
         statuses = link_statuses(self._database, job_ids)
-        orphans = self._queue.sweep.made_for_links(
+        orphans = sweep.made_for_links(
             [job.job_id for job in jobs if job.job_id not in statuses and _may_be_orphan(job)]
         )
         drifts = []
@@ -199,10 +200,13 @@ class _Look:
 
     def _check_links(self, links: Iterable[tuple[LinkRef, str]]) -> Iterator[Suspect]:
         """Yields the links without a live job, given with their statuses."""
-        kinds = {ref: _KINDS_OF_LINKS[status] for ref, status in links if status in _KINDS_OF_LINKS}
+        statuses = {ref: status for ref, status in links if status in _KINDS_OF_LINKS}
+        kinds = {ref: _KINDS_OF_LINKS[status] for ref, status in statuses.items()}
         for ref, answer in look_at_jobs(
             self._database, self._queue, list(kinds), waiting=self._waiting
         ):
+            if self._queue.docora_picks_up(statuses[ref], answer):
+                continue
             if answer.state in {JobState.NONE, JobState.DOUBTFUL}:
                 # Without a job, the evidence says no more once it is half a minute old.
                 is_doubtful = answer.state is JobState.DOUBTFUL

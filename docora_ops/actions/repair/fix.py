@@ -26,15 +26,18 @@ from docora_ops.errors import LinkError, ServersMismatchedError
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkRef, Outcome
 from docora_ops.queue import ExpiredExecutions, LinkQueue, ProgressStore
+from docora_ops.queue.sweep import QueueSweep
 
 _LINKS_AT_ONCE = 500  # links that are locked, queued and committed together
 _ENTRIES_AT_ONCE = 2000
 """Jobs that are removed together: Redis walks over its list once for all of them."""
 _AppAndKind = tuple[str, DriftKind]
 """App id and kind of drift."""
+_PUT_TO_WORK = {RepairOutcome.QUEUED, RepairOutcome.RESET}
 _OUTCOMES = {
     Outcome.QUEUED: RepairOutcome.QUEUED,
     Outcome.REPLACED_STALE: RepairOutcome.QUEUED,
+    Outcome.RESET: RepairOutcome.RESET,
     Outcome.FAILED: RepairOutcome.FAILED,
 }
 
@@ -188,9 +191,7 @@ class Repair:
 
     def _exhausted(self, planned: Sequence[LinkOutcome]) -> set[str]:
         """Returns the row ids of the links that would be failed instead of queued."""
-        ids = [
-            item.ref.id for item in planned if _OUTCOMES.get(item.outcome) is RepairOutcome.QUEUED
-        ]
+        ids = [item.ref.id for item in planned if _OUTCOMES.get(item.outcome) in _PUT_TO_WORK]
         return exhausted_links(self.database, ids, self.max_attempts)
 
     # Jobs that are removed
@@ -200,26 +201,32 @@ class Repair:
             yield named(self.database, batch)
 
     def _remove_jobs(self) -> None:
-        if not self._jobs:
+        sweep = self.queue.sweep
+        if sweep is None or not self._jobs:
             return
         expired = self.queue.read_expired()
         by_locked_repository: dict[str, list[Drift]] = {}
         for drifts in self._batches_of_jobs():
             if self.stop.requested:
                 return
-            for drift in self._remove(drifts, expired):
+            for drift in self._remove(sweep, drifts, expired):
                 by_locked_repository.setdefault(drift.repository_id, []).append(drift)
         for drifts in by_locked_repository.values():
             if self.stop.requested:
                 return
             try:
-                self._remove(drifts, expired, wait=True)
+                self._remove(sweep, drifts, expired, wait=True)
             except LinkError as error:
                 failed = (Repaired(each, RepairOutcome.FAILED, error.message) for each in drifts)
                 self._record(failed)
 
     def _remove(
-        self, drifts: Sequence[Drift], expired: ExpiredExecutions, *, wait: bool = False
+        self,
+        sweep: QueueSweep,
+        drifts: Sequence[Drift],
+        expired: ExpiredExecutions,
+        *,
+        wait: bool = False,
     ) -> list[Drift]:
         """Removes the jobs and entries; returns the orphans whose repository is locked elsewhere.
 
@@ -242,7 +249,7 @@ class Repair:
                 else:
                     to_remove.append(drift)
             start = self._audit.start() if self._audit else None
-            removed = self.queue.sweep.remove(to_remove, expired, start)
+            removed = sweep.remove(to_remove, expired, start)
             if self._audit and any(item.outcome is RepairOutcome.REMOVED for item in removed):
                 self._audit.has_begun = True
         self._record(Repaired(drift, RepairOutcome.LEFT_ALONE) for drift in left)

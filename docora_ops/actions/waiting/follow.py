@@ -113,7 +113,9 @@ class Following:
         pause, before = shortest, (0, 0)
         while True:
             round_began = time.monotonic()
-            self._check(self._reset, doubted=())
+            # Docora's worker may write `failed` though BullMQ is going to try the job again.
+            doubted = (LinkStatus.FAILED,) if self.queue.is_docoras else ()
+            self._check(self._reset, doubted)
             self._check(self._running, doubted=(LinkStatus.FAILED,))
             self._check(self._claimed, doubted=(LinkStatus.FAILED, LinkStatus.SYNCED))
             now = time.monotonic()
@@ -221,6 +223,8 @@ class Following:
 
     def _has_ended(self, answer: Answer) -> bool:
         """Tells whether the job is over; a doubtful one if it was as doubtful at the last look."""
+        if self.queue.docora_picks_up(LinkStatus.FAILED, answer):
+            return False
         if answer.state is JobState.DOUBTFUL:
             before = self._doubtful.get(answer.job_id)
             self._doubtful[answer.job_id] = answer.evidence

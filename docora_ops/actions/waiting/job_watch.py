@@ -117,6 +117,8 @@ class JobWatch:
                 found["running"] += 1
             elif answer.state is JobState.WAITING:
                 found["delayed" if answer.is_delayed else "waiting"] += 1
+            elif self.queue.docora_picks_up(status, answer):
+                found["waiting"] += 1
             elif status != LinkStatus.FAILED:
                 since, evidence = self._suspects.get(answer.job_id, (now, answer.evidence))
                 if evidence != answer.evidence:

@@ -29,10 +29,13 @@ from rq.worker import Worker as RQWorker
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import (
+    Backend,
+    BullmqUse,
     JobFailure,
     JobPlace,
     JobRecord,
     QueuedJob,
+    QueueHealth,
     QueueOverview,
     Scheduler,
     Worker,
@@ -71,7 +74,7 @@ class _LastRuns:
     abandoned: list[str] = field(default_factory=list)
 
 
-class QueueReader:
+class RqReader:
     """Reads the RQ queue. All calls raise RedisError."""
 
     def __init__(self, settings: Settings, client: Redis) -> None:
@@ -113,6 +116,7 @@ class QueueReader:
             oldest = min(filter(None, (job.enqueued_at for job in first)), default=None)
             age = None if oldest is None else max(0, int(now - oldest.timestamp()))
             return QueueOverview(
+                backend=Backend.RQ,
                 waiting=length + len(taken),
                 active=len(executions),
                 completed=finished,
@@ -235,6 +239,31 @@ class QueueReader:
         )
         return Scheduler(name, optional_text_of(hostname), whole_number(pid), moment_of(heartbeat))
 
+    def health(self, workers: int, bullmq: BullmqUse) -> QueueHealth:
+        """Reads what `doctor` checks; `workers` and `bullmq` have been read."""
+        with redis_errors(self._client):
+            head = cast("bytes | None", self._client.lindex(self._list, 0))
+            scheduled = registry_key(ScheduledJobRegistry, self._name)
+            delayed = cast(
+                "list[tuple[bytes, float]]", self._client.zrange(scheduled, 0, 0, withscores=True)
+            )
+            now = server_time(self._client)
+            queued_at = None
+            if head:
+                pipeline = self._pipeline()
+                pipeline.hget(Job.key_for(text_of(head)), "enqueued_at")
+                queued_at = moment_of(*answers_of(pipeline))
+            scheduler = SCHEDULER_LOCKING_KEY_TEMPLATE % self._name
+            return QueueHealth(
+                waiting=self._client.llen(self._list),
+                head_waits_for=now - queued_at.timestamp() if queued_at else None,
+                workers=workers,
+                suspension=read_suspension(self._client),
+                has_scheduler=self._client.exists(scheduler) > 0,
+                first_delayed_in=delayed[0][1] - now if delayed else None,
+                bullmq=bullmq,
+            )
+
     def job(self, job_id: str) -> JobRecord:
         """Reads all that RQ has of one job."""
         with redis_errors(self._client):
@@ -263,6 +292,7 @@ class QueueReader:
                 enqueued_at=enqueued_at,
                 started_at=started_at,
                 ended_at=ended_at,
+                attempts=None,
                 retries_left=whole_number(retries_left),
                 worker=optional_text_of(worker),
                 expires_in=ttl // 1000 if ttl >= 0 else None,

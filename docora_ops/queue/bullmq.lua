@@ -1,0 +1,69 @@
+-- Looks at the jobs of links in Docora's own queue, in the key layout of BullMQ 5, atomically.
+-- Writes nothing there: only our own audit entry, and the links that an operation claims.
+--
+-- ARGV[1]  JSON: `prefix` of the queue's keys; `links_key` with `links_expiry`: where an operation
+--          keeps the links that it claims; `audit`: by answer, the arguments of XADD
+-- then per link: id, hint, row id in 16 bytes or nothing
+--   hint  -1: not in the list when the caller read it; -2: the list was not read; else its index
+--
+-- Returns one answer per link: none, waiting, waiting:delayed, running, doubtful (active, but no
+-- worker renews its lock), finished, stale, or unreadable with the reason after a colon.
+
+local config = cjson.decode(ARGV[1])
+local prefix = config.prefix
+
+local is_active = {}
+for _, id in ipairs(redis.call('LRANGE', prefix .. 'active', 0, -1)) do
+  is_active[id] = true
+end
+
+local function stands_in(name, id)
+  return redis.call('ZSCORE', prefix .. name, id)
+end
+
+-- BullMQ adds jobs at the head, where LPOS begins: one that has come since is found at once.
+local function is_in_list(id, hint)
+  return tonumber(hint) >= 0
+    or redis.call('LPOS', prefix .. 'wait', id)
+    or redis.call('LPOS', prefix .. 'paused', id)
+end
+
+local function look(id, hint)
+  local kind = redis.call('TYPE', prefix .. id).ok
+  if kind == 'none' then
+    return 'none'
+  elseif kind ~= 'hash' then
+    return 'unreadable', 'it is of the type ' .. kind
+  elseif stands_in('completed', id) then
+    return 'finished'
+  elseif stands_in('failed', id) then
+    return 'stale'
+  elseif stands_in('delayed', id) then
+    return 'waiting', 'delayed'
+  elseif is_active[id] then
+    return redis.call('EXISTS', prefix .. id .. ':lock') == 1 and 'running' or 'doubtful'
+  elseif stands_in('prioritized', id) or stands_in('waiting-children', id) or is_in_list(id, hint)
+  then
+    return 'waiting'
+  end
+  return 'stale'
+end
+
+local TO_RESET = {none = true, finished = true, stale = true, waiting = true}
+local answers, claimed, entry = {}, {}, nil
+for i = 2, #ARGV, 3 do
+  local answer, detail = look(ARGV[i], ARGV[i + 1])
+  if TO_RESET[answer] and ARGV[i + 2] ~= '' then
+    table.insert(claimed, ARGV[i + 2])
+  end
+  entry = entry or (config.audit or {})[answer]
+  answers[#answers + 1] = detail and answer .. ':' .. detail or answer
+end
+if config.links_key and #claimed > 0 then
+  redis.call('APPEND', config.links_key, table.concat(claimed))
+  redis.call('EXPIRE', config.links_key, config.links_expiry)
+end
+if entry then
+  redis.call('XADD', unpack(entry))
+end
+return answers

@@ -1,0 +1,180 @@
+"""Docora's own queue, which BullMQ keeps: jobs are looked at, and Docora's scheduler queues them.
+
+The scheduler queues each pending link within a minute. A push is a look with the rows locked:
+Docora's worker begins a job with a write to the row, so that it waits for our commit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.resources import files
+from types import MappingProxyType
+from typing import cast
+
+from redis import Redis
+
+from docora_ops.jobs import (
+    Backend,
+    BullmqUse,
+    JobRecord,
+    JobState,
+    QueueHealth,
+    QueueOverview,
+    Suspension,
+)
+from docora_ops.links import Outcome, ids_of_job
+from docora_ops.queue.audit_stream import AuditEntry
+from docora_ops.queue.bullmq_reader import BullmqReader
+from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
+from docora_ops.queue.progress import EXPIRY, links_key
+from docora_ops.queue.redis_client import redis_errors, with_rows_locked
+from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
+from docora_ops.settings import Settings
+
+_NO_EXECUTIONS = ExpiredExecutions(0, {})
+_OUTCOMES = {
+    JobState.NONE: Outcome.RESET,
+    JobState.FINISHED: Outcome.RESET,
+    JobState.STALE: Outcome.RESET,
+    JobState.WAITING: Outcome.ALREADY_QUEUED,
+}
+
+
+class BullmqQueue(LinkQueue):
+    """Docora's own queue. All calls raise RedisError, and none writes to BullMQ's keys."""
+
+    backend = Backend.BULLMQ
+
+    def __init__(self, settings: Settings, client: Redis) -> None:
+        super().__init__(settings, client)
+        self._client_with_rows_locked = with_rows_locked(client)
+        source = files("docora_ops.queue").joinpath("bullmq.lua").read_text(encoding="utf-8")
+        self._script = client.register_script(source)
+
+    def read_waiting(self) -> WaitingList:
+        """Reads the ids in the queue's list."""
+        with redis_errors(self._client):
+            ids = self._reader.read_list()
+        return WaitingList(datetime.now(UTC), ids, _NO_EXECUTIONS)
+
+    def read_expired(self) -> ExpiredExecutions:
+        """Returns none: BullMQ keeps no executions."""
+        return _NO_EXECUTIONS
+
+    def look(
+        self,
+        job_ids: Sequence[str],
+        *,
+        waiting: WaitingList | None = None,
+        expired: ExpiredExecutions | None = None,  # noqa: ARG002
+        detailed: bool = False,
+        rows_locked: bool = False,
+    ) -> list[Answer]:
+        """Returns the state of each job, and the outcome of a push; writes nothing."""
+        rows = [(job_id, b"") for job_id in job_ids]
+        return self._look(rows, waiting, detailed=detailed, rows_locked=rows_locked)
+
+    def push(
+        self,
+        requests: Sequence[PushRequest],
+        *,
+        waiting: WaitingList | None = None,
+        expired: ExpiredExecutions | None = None,  # noqa: ARG002
+        front: bool = False,  # noqa: ARG002
+        operation_id: str | None = None,
+        audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
+    ) -> list[Answer]:
+        """Looks at each job with the rows locked, and writes the audit entry and the row ids."""
+        rows = [(each.job_id, each.row_bytes if each.payload else b"") for each in requests]
+        return self._look(
+            rows,
+            waiting,
+            rows_locked=True,
+            links_key=operation_id and links_key(operation_id),
+            links_expiry=EXPIRY,
+            audit={
+                state: audit[outcome].xadd
+                for state, outcome in _OUTCOMES.items()
+                if outcome in audit
+            },
+        )
+
+    def _look(
+        self,
+        rows: Sequence[tuple[str, bytes]],
+        waiting: WaitingList | None,
+        *,
+        detailed: bool = False,
+        rows_locked: bool = False,
+        **config: object,
+    ) -> list[Answer]:
+        """Runs the script. `rows`: job ids, each with the row id that an operation claims."""
+        if not rows:
+            return []
+        known = {name: value for name, value in config.items() if value is not None}
+        arguments: list[str | int | bytes] = [json.dumps({"prefix": self._reader.prefix, **known})]
+        for job_id, row_id in rows:
+            arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ, row_id)
+        client = self._client_with_rows_locked if rows_locked else self._client
+        with redis_errors(self._client, rows_locked=rows_locked):
+            replies = cast("list[bytes]", self._script(args=arguments, client=client))
+        answers = []
+        for (job_id, _), reply in zip(rows, replies, strict=True):
+            word, _, detail = reply.decode().partition(":")
+            state = JobState(word)
+            outcome = _OUTCOMES.get(state)
+            if not detailed and outcome is Outcome.RESET:
+                state = JobState.NONE
+            reason = detail if state is JobState.UNREADABLE else ""
+            is_delayed = detail == "delayed"
+            answers.append(Answer(job_id, state, outcome, is_delayed=is_delayed, reason=reason))
+        return answers
+
+    def count_workers(self) -> int:
+        """Counts the live workers; if the user may not list clients, 1 stands for all."""
+        with redis_errors(self._client):
+            return len(self._reader.workers())
+
+    def read_suspension(self) -> Suspension | None:
+        """Returns the suspension if the queue is paused."""
+        with redis_errors(self._client):
+            return self._reader.read_suspension()
+
+    def read_bullmq(self) -> BullmqUse:
+        """Tells whether the queue holds jobs, and whether a worker runs."""
+        with redis_errors(self._client):
+            return self._reader.use()
+
+    def health(self) -> QueueHealth:
+        """Reads what `doctor` checks."""
+        with redis_errors(self._client):
+            return self._reader.health()
+
+    def overview(self, limit: int) -> QueueOverview:
+        """Reads the counts, the workers and the first `limit` jobs."""
+        with redis_errors(self._client):
+            return self._reader.overview(limit)
+
+    def job(self, job_id: str) -> JobRecord:
+        """Reads all that BullMQ has of one job."""
+        with redis_errors(self._client):
+            return self._reader.job(job_id)
+
+    def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
+        """Yields the ids of all jobs, some thousand at a time.
+
+        The flag tells whether they are to be run or have failed. An id may come twice.
+        """
+        with redis_errors(self._client):
+            yield from self._reader.pages_of_jobs()
+
+    def made_for_links(self, job_ids: Collection[str]) -> set[str]:
+        """Returns the ids that are made of the ids of a link."""
+        return {job_id for job_id in job_ids if ids_of_job(job_id)}
+
+    @cached_property
+    def _reader(self) -> BullmqReader:
+        return BullmqReader(self._settings, self._client)

@@ -1,0 +1,247 @@
+"""Changes beside a Docora with BullMQ workers: circuits, results, races, and what needs RQ."""
+
+from datetime import timedelta
+from threading import Event
+
+import pytest
+
+from tests.support.bullmq import Bullmq
+from tests.support.diagnoses import ONE_LOOK, check
+from tests.support.docora import finish
+from tests.support.proxy import COMMIT, LOOKUPS, Fault, Proxy, eventually
+from tests.support.rows import TestLink
+from tests.support.running_commands import PATIENT, await_line
+
+OPEN = timedelta(minutes=20)
+
+
+def link_with_open_circuit(bullmq: Bullmq, status: str = "failed") -> TestLink:
+    docora = bullmq.docora
+    app = docora.add_app()
+    return docora.link(app, docora.add_repository("octo/broken", circuit_open_for=OPEN), status)
+
+
+@pytest.mark.parametrize("command", ["retry", "resync"])
+def test_a_link_with_an_open_circuit_is_left_alone_unless_the_circuit_is_reset(
+    bullmq: Bullmq, command: str
+) -> None:
+    docora = bullmq.docora
+    link = link_with_open_circuit(bullmq)
+    docora.add_deliveries(link, 1)
+    before = docora.dump()
+
+    for option in ((), ("--dry-run",)):
+        refused = bullmq.run(command, *link.ids, "--json", *option, *_yes(command, option))
+        assert (refused.code, refused.json["code"]) == (4, "circuit_open"), refused
+        assert refused.json["status"] == "failed"
+        assert f"docora-ops {command}" in refused.stderr
+        assert "--reset-circuit" in refused.stderr
+    assert docora.dump() == before
+
+    reset = bullmq.run(command, *link.ids, "--reset-circuit", "--json", *_yes(command))
+    assert (reset.code, reset.data["outcome"]) == (0, "reset"), reset
+    assert reset.data["circuit_reset"] is True
+    assert docora.was_reset(link)
+    with bullmq.docora_at_work():
+        synced = bullmq.run("wait", *link.ids, "--timeout", "50", "--json")
+    assert synced.data["waited"]["result"] == "synced"
+
+
+def _yes(command: str, option: tuple[str, ...] = ()) -> tuple[str, ...]:
+    return ("--yes",) if command == "resync" and not option else ()
+
+
+@pytest.mark.parametrize("command", ["retry-all-failed", "resync"])
+def test_a_bulk_operation_counts_open_circuits_and_leaves_them_alone(
+    bullmq: Bullmq, command: str
+) -> None:
+    docora = bullmq.docora
+    broken = link_with_open_circuit(bullmq)
+    good = docora.link(broken.app_id, docora.add_repository("octo/good"))
+    row = docora.row(broken)
+    arguments = (command,) if command != "resync" else (command, broken.app_id, "--all")
+
+    result = bullmq.run(*arguments, "--yes", "--json")
+    assert (result.code, result.data["total"], result.data["reset"]) == (0, 1, 1), result
+    assert result.data["open_circuits_left_out"] == 1
+    assert docora.row(broken) == row
+    assert docora.was_reset(good)
+
+    result = bullmq.run(*arguments, "--yes", "--reset-circuit", "--json")
+    assert result.code == 0, result
+    assert result.data["circuits_reset"] == 1
+    assert docora.was_reset(broken)
+
+
+def test_failed_counts_as_a_result_only_once_bullmq_tries_no_more(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    link = docora.add_link()
+    ran, is_up = Event(), Event()
+
+    def run(job_id: str) -> str | None:
+        """Docora's own count says `failed` at the first try, BullMQ tries again."""
+        if is_up.is_set():
+            docora.set_link(link, status="synced", last_error=None)
+            return None
+        docora.set_link(link, status="failed", retry_count=5, last_error="HTTP 502")
+        ran.set()
+        return "HTTP 502"
+
+    arguments = ("retry", *link.ids, "--wait", "--timeout", "50", "--json")
+    with (
+        bullmq.worker(run),
+        docora.start(*arguments, env=bullmq.environment()) as process,
+    ):
+        await_line(process, "Waiting for 1 snapshot")
+        bullmq.schedule()
+        assert ran.wait(30)
+        bullmq.await_state(link, "delayed")
+        is_up.set()
+        bullmq.promote(link)
+        result = finish(process)
+    assert (result.code, result.data["waited"]["result"]) == (0, "synced"), result
+
+
+def test_a_wait_ends_with_the_error_of_a_snapshot_that_failed_for_good(bullmq: Bullmq) -> None:
+    link = bullmq.docora.add_link()
+    with bullmq.docora_at_work(lambda _job_id: "HTTP 503 on created a"):
+        result = bullmq.run("retry", *link.ids, "--wait", "--timeout", "50", "--json")
+    assert (result.code, result.data["waited"]["result"]) == (7, "failed"), result
+    assert result.data["waited"]["error_message"] == "HTTP 503 on created a"
+
+
+def test_a_pending_link_without_a_job_is_never_lost(bullmq: Bullmq) -> None:
+    link = bullmq.docora.add_link()
+    result = bullmq.run("retry", *link.ids, "--wait", "--timeout", "8", "--json")
+    assert (result.code, result.data["waited"]["result"]) == (8, "timeout"), result
+    assert "no BullMQ worker is seen" in result.stderr
+    refused = bullmq.run("retry", *link.ids)
+    assert refused.code == 4
+    assert "Docora's scheduler queues it within a minute" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["retry", "resync"])
+@pytest.mark.parametrize("is_queued", [True, False])
+def test_a_worker_that_takes_the_job_between_look_and_commit_waits_for_the_commit(
+    bullmq: Bullmq, command: str, *, is_queued: bool
+) -> None:
+    """Queued before the look, or after it by Docora's scheduler, which queues failed links, too."""
+    docora = bullmq.docora
+    link = docora.add_link()
+    docora.add_deliveries(link, 1)
+    if is_queued:
+        bullmq.add(link)
+    seen: list[tuple[int, int]] = []
+
+    def run(job_id: str) -> str | None:
+        bullmq.write(job_id, "scanning")
+        seen.append((docora.row(link)["retry_count"], docora.deliveries(link)))
+        bullmq.write(job_id, "synced")
+        return None
+
+    with Proxy.before_postgres(docora.database_url) as proxy:
+        held = proxy.plan(COMMIT, Fault.HOLD_REQUEST, number=LOOKUPS + 1)
+        environment = bullmq.environment(DATABASE_URL=proxy.url, **PATIENT)
+        arguments = (*link.ids, "--json", *_yes(command))
+        with docora.start(command, *arguments, env=environment) as process:
+            held.wait()
+            if not is_queued:
+                bullmq.schedule()
+            with bullmq.worker(run):
+                bullmq.await_state(link, "active")
+                eventually(bullmq.waits_for_row, "a worker that waits for our lock")
+                assert docora.status(link) == "failed"
+                held.release()
+                result = finish(process)
+                eventually(lambda: docora.status(link) == "synced", "the end of the job")
+    expected = "already_queued" if is_queued else "reset"
+    assert (result.code, result.data["outcome"]) == (0, expected), result
+    assert seen == [(0, 0 if command == "resync" else 1)]
+
+
+def test_resync_is_refused_while_the_snapshot_runs(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    running, stalled = docora.add_link("scanning"), docora.add_link("scanning")
+    bullmq.start(running)
+    bullmq.stall(stalled)
+    before = docora.connection.execute("SELECT * FROM app_repositories ORDER BY 1").fetchall()
+    for link in (running, stalled):
+        result = bullmq.run("resync", *link.ids, "--yes", "--json")
+        assert (result.code, result.json["code"]) == (4, "snapshot_running"), result
+    assert (
+        docora.connection.execute("SELECT * FROM app_repositories ORDER BY 1").fetchall() == before
+    )
+
+
+def test_repair_resets_stuck_links_only(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    stuck, running, stalled = (docora.add_link("scanning", retry_count=1) for _ in range(3))
+    pending = docora.add_link("pending_snapshot")
+    docora.age_links()
+    bullmq.start(running)
+    bullmq.stall(stalled)
+    rows = {link: docora.row(link) for link in (running, stalled, pending)}
+    keys = docora.redis.keys("bull:*")
+
+    found = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
+    assert check(found, "drift_stuck")["finding"] == "1 scanning link without a live job"
+    assert check(found, "drift_lost")["state"] == "ok"
+    planned = bullmq.run("repair", "--dry-run", "--json", env=bullmq.environment(**ONE_LOOK))
+    assert planned.data["reset"] == 1
+    result = bullmq.run("repair", "--yes", "--json", env=bullmq.environment(**ONE_LOOK))
+
+    assert (result.code, result.data["stuck"], result.data["reset"]) == (0, 1, 1), result
+    assert docora.status(stuck) == "pending_snapshot"
+    assert docora.row(stuck)["retry_count"] == 2
+    assert {link: docora.row(link) for link in rows} == rows
+    assert docora.redis.keys("bull:*") == keys
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("schedule",),
+        ("schedule", "--dry-run"),
+        ("worker", "--burst"),
+        ("pause", "--yes"),
+        ("resume",),
+        ("retry", "APP", "REPO", "--front"),
+        ("resync", "APP", "REPO", "--front", "--yes"),
+        ("resync", "APP", "--all", "--front", "--yes"),
+        ("retry-all-failed", "--front", "--yes"),
+    ],
+    ids=" ".join,
+)
+def test_what_needs_rq_is_refused_with_the_reason(
+    bullmq: Bullmq, arguments: tuple[str, ...]
+) -> None:
+    docora = bullmq.docora
+    link = docora.add_link()
+    before = docora.dump()
+    ids = {"APP": link.app_id, "REPO": link.repository_id}
+    environment = bullmq.environment(ENCRYPTION_KEY="ab" * 32)
+    result = bullmq.run(*(ids.get(each, each) for each in arguments), env=environment)
+    assert (result.code, result.stdout) == (4, ""), result
+    assert "needs RQ's queue, and DOCORA_OPS_BACKEND is bullmq" in result.stderr
+    assert "Hint: " in result.stderr
+    assert docora.dump() == before
+
+
+def test_in_flight_feeds_links_and_stops_after_too_many_failures(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    docora.add_links(12, apps=3)
+    with bullmq.docora_at_work(lambda _job_id: "HTTP 500"):
+        options = ("--in-flight", "2", "--max-failures", "3", "--timeout", "50")
+        result = bullmq.run("retry-all-failed", "--yes", "--json", *options)
+    assert result.code == 7, result
+    assert (result.data["stopped_by"], result.data["failed_at_stop"]) == ("max_failures", 4)
+
+
+def test_the_audit_trail_has_each_reset(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    first, _ = docora.add_link(), docora.add_link()
+    bullmq.run("retry", *first.ids, "--reason", "a test")
+    bullmq.run("retry-all-failed", "--yes")
+    entries = bullmq.run("history", "--json").data
+    assert [entry["state"] for entry in entries] == ["done", "done"]
+    assert [entry["counts"]["reset"] for entry in entries] == [1, 1]

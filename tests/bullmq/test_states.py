@@ -1,0 +1,87 @@
+"""Each state of a job in BullMQ, and what each change makes of it."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from tests.support.bullmq import Bullmq
+from tests.support.rows import TestLink
+
+Arrange = Callable[[Bullmq, TestLink], None]
+
+STATES: dict[str, tuple[Arrange, str, str, str]] = {
+    "none": (lambda _bullmq, _link: None, "none", "reset", "Link reset"),
+    "waiting": (Bullmq.add, "waiting", "already_queued", "Retry queued"),
+    "paused": (Bullmq.pause, "waiting", "already_queued", "Retry queued"),
+    "delayed": (Bullmq.delay, "waiting", "already_queued", "Retry queued"),
+    "prioritized": (Bullmq.prioritize, "waiting", "already_queued", "Retry queued"),
+    "completed": (Bullmq.complete, "finished", "reset", "Link reset"),
+    "failed": (Bullmq.fail, "stale", "reset", "Link reset"),
+    "failed once": (Bullmq.fail_once, "waiting", "already_queued", "Retry queued"),
+    "active": (Bullmq.start, "running", "already_running", "Snapshot already running"),
+    "stalled": (Bullmq.stall, "doubtful", "already_running", "Snapshot already running"),
+}
+"""Per state: how it comes about, our word for it, the outcome of a retry, and its message."""
+
+
+def bull_keys(bullmq: Bullmq) -> dict[bytes, object]:
+    """All of BullMQ's keys with their values; those that end by themselves may have ended."""
+    redis = bullmq.docora.redis
+    names = sorted(cast("list[bytes]", redis.keys("bull:*")))
+    return {key: bullmq.docora.content(key) for key in names if redis.ttl(key) < 0}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_each_state_has_its_outcome_and_nothing_is_written_to_bullmq(
+    bullmq: Bullmq, state: str
+) -> None:
+    docora = bullmq.docora
+    link = docora.add_link()
+    arrange, ours, outcome, message = STATES[state]
+    arrange(bullmq, link)
+    row, keys = docora.row(link), bull_keys(bullmq)
+
+    shown = bullmq.run("show", *link.ids, "--json").data
+    planned = bullmq.run("retry", *link.ids, "--dry-run", "--json")
+    result = bullmq.run("retry", *link.ids, "--json")
+
+    assert shown["job"] == ours
+    assert planned.data["outcome"] == result.data["outcome"] == outcome, result
+    assert (result.code, result.data["job_id"]) == (0, link.job_id)
+    assert result.data["message"].startswith(message)
+    assert bull_keys(bullmq) == keys
+    if outcome == "already_running":
+        assert docora.row(link) == row
+    else:
+        assert docora.was_reset(link)
+    assert docora.redis.keys("rq:*") == []
+
+
+def test_a_bulk_operation_counts_each_outcome_and_can_be_waited_for(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    # The workers that bring about the first three would take jobs that wait.
+    first = ("completed", "failed", "failed once", "active", "stalled")
+    states = sorted(STATES.keys() - {"paused"}, key=lambda state: state not in first)
+    links = {state: docora.add_link() for state in states}
+    for state, link in links.items():
+        STATES[state][0](bullmq, link)
+    keys = bull_keys(bullmq)
+
+    planned = bullmq.run("retry-all-failed", "--dry-run", "--json").data
+    result = bullmq.run("retry-all-failed", "--yes", "--json")
+
+    assert result.code == 0, result
+    expected: dict[str, Any] = {"reset": 3, "already_queued": 4, "already_running": 2, "queued": 0}
+    assert {name: result.data[name] for name in expected} == expected
+    assert {name: planned[name] for name in expected} == expected
+    assert (result.data["succeeded"], result.data["total"]) == (7, 9)
+    assert bull_keys(bullmq) == keys
+    for state, link in links.items():
+        assert docora.was_reset(link) == (STATES[state][2] != "already_running")
+    bullmq.expire_lock(links["active"])  # so that BullMQ queues the job again
+    for state in ("delayed", "failed once"):
+        bullmq.promote(links[state])
+    with bullmq.docora_at_work():
+        waited = bullmq.run("wait", result.data["operation_id"], "--timeout", "60", "--json")
+    assert (waited.code, waited.data["waited"]["synced"]) == (0, 9), waited
