@@ -1,0 +1,162 @@
+"""What the commands that only read tell of a Docora with BullMQ workers."""
+
+import pytest
+import redis
+
+from tests.support.bullmq import WORKER_NAME, Bullmq
+from tests.support.diagnoses import ONE_LOOK, check, not_ok
+from tests.support.privileges import without_rule
+from tests.support.rows import GITHUB_TOKEN
+
+RQ_ONLY = "docora-ops worker"
+
+
+def test_status_and_queue_tell_the_counts_the_oldest_and_the_worker(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    waiting, delayed, active = (docora.add_link("pending_snapshot") for _ in range(3))
+    bullmq.start(active)
+    bullmq.add(waiting)
+    bullmq.delay(delayed)
+
+    status = bullmq.run("status", "--json").data
+    counts = {"waiting": 1, "active": 1, "delayed": 1, "completed": 0, "failed": 0}
+    assert {name: status["queue"][name] for name in counts} == counts
+    assert (status["queue"]["backend"], status["queue"]["workers"]) == ("bullmq", 0)
+    assert status["queue"]["oldest_waiting_seconds"] >= 0
+    assert status["drift"] == {"lost": 0, "stuck": 0, "at_least": False}
+    screen = bullmq.run("status")
+    assert "none: run Docora with RUN_MODE=all or worker" in screen.stdout
+    assert RQ_ONLY not in screen.stdout
+
+    queue = bullmq.run("queue", "--json").data
+    assert [(job["id"], job["status"]) for job in queue["jobs"]] == [
+        *((active.job_id, "active"), (waiting.job_id, "waiting"), (delayed.job_id, "delayed"))
+    ]
+    assert {job["app_name"] for job in queue["jobs"]} == {"Acme Search"}
+    assert {job["repository_name"] for job in queue["jobs"]} == {"octo/api"}
+    assert queue["jobs"][2]["due_at"] > queue["jobs"][2]["created_at"]
+    table = bullmq.run("queue")
+    assert "no BullMQ worker is seen" in table.stderr
+    assert "Scheduler" not in table.stdout
+    assert "scheduler" not in table.stderr
+
+    bullmq.expire_lock(active)
+    with bullmq.worker(lambda _job_id: None):
+        assert bullmq.run("status", "--json").data["queue"]["workers"] == 2, "both connections"
+        assert "no BullMQ worker" not in bullmq.run("queue").stderr
+
+
+def test_show_and_links_tell_the_state_the_tries_and_the_masked_failure(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    link = docora.add_link()
+    bullmq.fail_once(link, f"clone of https://{GITHUB_TOKEN}@github.com/octo/api failed")
+
+    shown = bullmq.run("show", *link.ids, "--json").data
+    record = shown["job_record"]
+    assert (shown["backend"], shown["job"], record["status"]) == ("bullmq", "waiting", "delayed")
+    assert (record["attempts"], record["retries_left"]) == (1, 4)
+    assert [place["where"] for place in record["places"]] == ["delayed"]
+    assert "clone of https://" in record["last_failure"]["text"]
+    assert GITHUB_TOKEN not in str(shown)
+    table = bullmq.run("show", *link.ids).stdout
+    assert "delayed, 1 try made, 4 retries left" in table
+    [listed] = bullmq.run("links", "--json").data
+    assert listed["job"] == "waiting"
+
+    stalled = docora.add_link("scanning")
+    bullmq.stall(stalled)
+    shown = bullmq.run("show", *stalled.ids, "--json").data
+    assert (shown["job"], shown["job_record"]["status"]) == ("doubtful", "active, stalled")
+
+
+def test_metrics_have_the_numbers_of_bullmq(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    bullmq.add(docora.add_link("pending_snapshot"))
+    docora.add_link("scanning")
+    text = bullmq.run("metrics").stdout
+    assert 'docora_queue_jobs{queue="snapshot-queue",status="waiting"} 1.0' in text
+    assert 'docora_drift_links{kind="stuck"} 1.0' in text
+    assert 'docora_drift_links{kind="lost"} 0.0' in text
+
+
+def test_doctor_is_content_with_a_docora_at_work(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    docora.add_link("pending_snapshot")
+    docora.age_links()
+    with bullmq.worker(lambda _job_id: None):
+        result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
+    assert not_ok(result).keys() <= {"redis_persistence", "redis_memory"}, result
+    assert check(result, "bullmq_queue")["finding"] == "snapshot-queue, made by bullmq:5.66.4"
+    assert "Docora's scheduler queues" in check(result, "drift_lost")["finding"]
+
+
+def test_doctor_fails_where_links_are_pending_and_no_worker_runs(bullmq: Bullmq) -> None:
+    bullmq.docora.add_link("pending_snapshot")
+    result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
+    workers = check(result, "workers")
+    assert (result.code, workers["state"]) == (6, "failed")
+    assert "1 pending link and 0 jobs wait" in workers["finding"]
+    assert workers["what_to_do"] == "run Docora with RUN_MODE=all or worker"
+
+
+def test_doctor_tells_a_paused_queue_stalled_jobs_and_another_version(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    docora.redis.hset(bullmq.key("meta"), "version", "bullmq:6.7.0")
+    bullmq.stall(docora.add_link("scanning"))
+    url = docora.redis_access.owner
+    with redis.Redis.from_url(url, client_name=WORKER_NAME) as busy:  # it looks only each 30 s
+        busy.ping()
+        result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
+        workers, version = check(result, "workers"), check(result, "bullmq_queue")
+        assert (workers["state"], version["state"]) == ("warning", "warning")
+        assert "1 job at work without a worker's heartbeat" in workers["finding"]
+        assert "bullmq:6.7.0" in version["finding"]
+
+        bullmq.pause(docora.add_link("pending_snapshot"))
+        result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
+        workers = check(result, "workers")
+    assert (result.code, workers["state"]) == (6, "failed")
+    assert "the BullMQ queue is paused" in workers["finding"]
+    screen = bullmq.run("status").stdout
+    assert "the BullMQ queue is paused" in screen
+    assert "docora-ops resume" not in screen
+
+
+def test_doctor_says_where_no_queue_of_bullmq_is(bullmq: Bullmq) -> None:
+    bullmq.docora.redis.delete(bullmq.key("meta"))
+    result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
+    found = check(result, "bullmq_queue")
+    assert (found["state"], "REDIS_URL" in found["what_to_do"]) == ("warning", True)
+
+
+def test_without_the_list_of_clients_a_worker_that_runs_a_job_is_seen(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    name = docora.redis_access.bullmq.partition("//")[2].partition(":")[0]
+    bullmq.start(docora.add_link("scanning"))
+    with without_rule(docora.redis, "+client|list", "docora-bullmq", name):
+        assert bullmq.run("status", "--json").data["queue"]["workers"] == 1
+        docora.redis.acl_log_reset()
+
+
+def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    link = docora.add_link()
+    hint = "set DOCORA_OPS_BACKEND=bullmq"
+    with bullmq.worker(lambda _job_id: None):
+        result = docora.run("doctor", "--json", env=ONE_LOOK)
+        found = check(result, "bullmq_queue")
+        assert (result.code, found["state"], found["what_to_do"]) == (6, "failed", hint)
+        assert hint in docora.run("retry", *link.ids, "--dry-run").stderr
+        docora.add_worker()
+        both = check(docora.run("doctor", "--json", env=ONE_LOOK), "bullmq_queue")
+        assert both["what_to_do"] == "run Docora with RUN_MODE=api"
+    gone = check(docora.run("doctor", "--json", env=ONE_LOOK), "bullmq_queue")
+    assert gone["state"] == "ok"
+
+
+@pytest.mark.parametrize("value", ["bull", "RQ", "bullmq,rq"])
+def test_another_backend_is_refused(bullmq: Bullmq, value: str) -> None:
+    result = bullmq.docora.run("status", "--json", env={"DOCORA_OPS_BACKEND": value})
+    assert (result.code, result.json["code"]) == (2, "configuration")
+    assert "DOCORA_OPS_BACKEND" in result.stderr
+    assert "'rq' or 'bullmq'" in result.stderr
