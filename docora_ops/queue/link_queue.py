@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from types import MappingProxyType
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from redis import Redis
 from rq.utils import utcformat
@@ -21,9 +21,11 @@ from docora_ops.queue.progress import EXPIRY, links_key
 from docora_ops.queue.redis_client import describe, redis_errors
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.suspension import read_suspension
-from docora_ops.queue.sweep import QueueSweep
 from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
+
+if TYPE_CHECKING:
+    from docora_ops.queue.sweep import QueueSweep
 
 _BULLMQ = "bull:snapshot-queue:"
 
@@ -208,6 +210,8 @@ class LinkQueue:
     @cached_property
     def sweep(self) -> QueueSweep:
         """Finds and removes entries of the whole queue."""
+        from docora_ops.queue.sweep import QueueSweep  # most commands do without
+
         return QueueSweep(self._settings, self._client)
 
     @cached_property
