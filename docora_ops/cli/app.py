@@ -11,6 +11,7 @@ from itertools import takewhile
 from typing import Annotated, Any, ClassVar
 
 import typer
+from typer._click.shell_completion import CompletionItem
 
 from docora_ops import __version__
 from docora_ops.cli.apps import apps
@@ -106,14 +107,23 @@ class _Group(CompletingGroup):
         self.commands = _Commands()  # type: ignore[assignment]  # no command is ever added
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-        """Lists the commands with their whole first sentences, of which Typer shows the beginning.
-
-        Makes no command.
-        """
+        """Lists the commands with their whole first sentences, and makes none."""
         with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, _help_of(command).partition("\n")[0]) for name, command, _ in _COMMANDS]
-            )
+            formatter.write_dl(_first_sentences())
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[CompletionItem]:
+        """Returns the commands, or options, that begin with the typed text; makes no command."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=sentence)
+            for name, sentence in _first_sentences()
+            if name.startswith(incomplete)
+        ]
+
+
+def _first_sentences() -> list[tuple[str, str]]:
+    return [(name, _help_of(command).partition("\n")[0]) for name, command, _ in _COMMANDS]
 
 
 @cache
