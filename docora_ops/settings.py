@@ -53,8 +53,9 @@ def _own(name: str, **rules: Any) -> Any:
 class Settings(BaseSettings):
     """The settings in the environment or an env file. Times without a unit are in seconds."""
 
+    # Rust's engine takes as long to compile the patterns as the rest of the model.
     model_config = SettingsConfigDict(
-        env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+        env_ignore_empty=True, extra="ignore", hide_input_in_errors=True, regex_engine="python-re"
     )
 
     database_url: Annotated[SecretStr, _is_url("postgres", "postgresql")] | None = None
@@ -72,13 +73,13 @@ class Settings(BaseSettings):
     binary_chunk_size_bytes: Annotated[int, Field(ge=1, le=2**30)] = 524_288
 
     backend: Annotated[Backend, _own("BACKEND")] = Backend.RQ
-    bullmq_prefix: Annotated[str, _own("BULLMQ_PREFIX", pattern=r"^[A-Za-z0-9_.:{}-]{1,200}$")] = (
+    bullmq_prefix: Annotated[str, _own("BULLMQ_PREFIX", pattern=r"^[A-Za-z0-9_.:{}-]{1,200}\Z")] = (
         "bull"
     )
-    queue_name: Annotated[str, _own("QUEUE_NAME", pattern=r"^[A-Za-z0-9_.-]{1,200}$")] = (
+    queue_name: Annotated[str, _own("QUEUE_NAME", pattern=r"^[A-Za-z0-9_.-]{1,200}\Z")] = (
         "snapshot-queue"
     )
-    job_function: Annotated[str, _own("JOB_FUNCTION", pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)+$")] = (
+    job_function: Annotated[str, _own("JOB_FUNCTION", pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)+\Z")] = (
         "docora_ops.worker.snapshot"
     )
     job_timeout: Annotated[int, _own("JOB_TIMEOUT", ge=1, le=2_592_000)] = 3600
@@ -86,7 +87,7 @@ class Settings(BaseSettings):
     statement_timeout: Annotated[int, _own("STATEMENT_TIMEOUT", ge=1, le=86_400)] = 30
     lock_timeout: Annotated[int, _own("LOCK_TIMEOUT", ge=1, le=86_400)] = 5
     drift_grace: Annotated[int, _own("DRIFT_GRACE", ge=0, le=3600)] = 5
-    git_protocols: Annotated[str, _own("GIT_PROTOCOLS", pattern=r"^[a-z0-9+]+(,[a-z0-9+]+)*$")] = (
+    git_protocols: Annotated[str, _own("GIT_PROTOCOLS", pattern=r"^[a-z0-9+]+(,[a-z0-9+]+)*\Z")] = (
         "https"
     )
     git_timeout: Annotated[int, _own("GIT_TIMEOUT", ge=1, le=2_592_000)] = 1800

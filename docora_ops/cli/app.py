@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import takewhile
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
+from typer._click.shell_completion import CompletionItem
 
 from docora_ops import __version__
 from docora_ops.cli.apps import apps
@@ -41,15 +43,6 @@ from docora_ops.cli.wait import wait
 from docora_ops.cli.worker import worker
 from docora_ops.errors import DocoraOpsError, UsageError
 
-app = typer.Typer(
-    name="docora-ops",
-    cls=CompletingGroup,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
-    epilog="Example: docora-ops retry 'Acme Search' octo/api",
-)
-
 _COMMANDS: tuple[tuple[str, Callable[..., int | None], str], ...] = (
     ("status", status, "docora-ops status --watch"),
     ("failed", failed, "docora-ops failed --group-by error"),
@@ -76,6 +69,8 @@ _COMMANDS: tuple[tuple[str, Callable[..., int | None], str], ...] = (
     ("help", show_help, "docora-ops help exit-codes"),
 )
 _WITHOUT_SETTINGS = (demo, show_help)
+_WIDEST_HELP = 1_000
+"""Columns: the help is as wide as the terminal."""
 
 
 class _Command(LeanCommand):
@@ -88,13 +83,74 @@ class _Command(LeanCommand):
             raise interruption() from None
 
 
-for _name, _command, _example in _COMMANDS:
-    # Typer keeps the line breaks of a docstring.
-    _paragraphs = inspect.cleandoc(_command.__doc__ or "").split("\n\n")
-    _help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in _paragraphs)
-    app.command(_name, cls=_Command, help=_help, epilog=f"Example: {_example}")(
-        _command if _command in _WITHOUT_SETTINGS else with_env_file(_command)
+class _Commands(Mapping[str, Any]):
+    """Typer's command by name, made when it is asked for: to make all takes 25 ms."""
+
+    _rows: ClassVar = {name: (command, example) for name, command, example in _COMMANDS}
+
+    def __getitem__(self, name: str) -> Any:
+        return _make_command(name, *self._rows[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
+
+class _Group(CompletingGroup):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = _Commands()  # type: ignore[assignment]  # no command is ever added
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """Lists the commands with their whole first sentences, and makes none."""
+        with formatter.section("Commands"):
+            formatter.write_dl(_first_sentences())
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[CompletionItem]:
+        """Returns the commands, or options, that begin with the typed text; makes no command."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=sentence)
+            for name, sentence in _first_sentences()
+            if name.startswith(incomplete)
+        ]
+
+
+def _first_sentences() -> list[tuple[str, str]]:
+    return [(name, _help_of(command).partition("\n")[0]) for name, command, _ in _COMMANDS]
+
+
+@cache
+def _make_command(name: str, command: Callable[..., int | None], example: str) -> Any:
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    alone.command(name, cls=_Command, help=_help_of(command), epilog=f"Example: {example}")(
+        command if command in _WITHOUT_SETTINGS else with_env_file(command)
     )
+    return typer.main.get_command(alone)
+
+
+def _help_of(command: Callable[..., int | None]) -> str:
+    """Returns the docstring without line breaks in its paragraphs: Typer would keep them."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+
+
+# Help is plain text: for rich's markup Typer imports a Markdown reader and a syntax highlighter,
+# which takes longer than the rest of a help page.
+app = typer.Typer(
+    name="docora-ops",
+    cls=_Group,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": _WIDEST_HELP},
+    epilog="Example: docora-ops retry 'Acme Search' octo/api",
+)
 
 
 def _show_version(wanted: bool) -> None:
@@ -134,12 +190,11 @@ def run(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> int:
     context = Context(as_json="--json" in takewhile("--".__ne__, arguments))
     try:
-        return int(app(list(arguments), standalone_mode=False, prog_name="docora-ops") or 0)
+        words = list(arguments) or ["--help"]
+        code = app(words, standalone_mode=False, prog_name="docora-ops")
+        return int(code or 0) if arguments else ExitCode.USAGE
     except typer.TyperException as error:
         message = error.format_message().replace(": Value error, ", ": ")
-        if not message:
-            # The help was shown, since no command was given.
-            return ExitCode.USAGE
         return context.report(_usage_error(message, arguments))
     except DocoraOpsError as error:
         return context.report(with_commands(error, arguments, typer.main.get_command(app)))

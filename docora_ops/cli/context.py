@@ -195,12 +195,16 @@ class Context:
         On a terminal that is too narrow for the line, a command begins a line of its own, and the
         rest is broken between words: no id is broken in two.
         """
-        from rich.cells import cell_len
-
         from docora_ops.text import inert
 
         text = inert(text)
-        if not sys.stderr.isatty() or cell_len(text) <= self.err.width:
+        if not sys.stderr.isatty():
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+            return
+        from rich.cells import cell_len
+
+        if cell_len(text) <= self.err.width:
             self.err.print(text, style=style, soft_wrap=True)
             return
         sentence, colon, commands = text.partition(": docora-ops ")

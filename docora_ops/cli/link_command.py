@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.lookup import resolve_link
-from docora_ops.actions.waiting.follow import Following, wait_for_one
 from docora_ops.cli.change import describe_change, in_words, names_of, reset_in_words
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.terminal import Terminal
-from docora_ops.cli.waiting import end_wait, waiting
 from docora_ops.database.link_rows import count_deliveries
 from docora_ops.errors import ServerError
 from docora_ops.links import Action, LinkResult
 from docora_ops.render import link_result as render
-from docora_ops.render.waits import wait_table
 from docora_ops.text import amount
 
 
@@ -33,7 +30,8 @@ def change_link(
     database = context.database
     if front:
         context.require_rq("--front", "leave out --front: Docora's scheduler queues the link")
-    link = resolve_link(database, app, repo)
+    with database.transaction():  # one, instead of one for each statement
+        link = resolve_link(database, app, repo)
     workers = context.count_workers()
     if terminal is not None:
         files = amount(count_deliveries(database, [link.ref]), "file")
@@ -71,6 +69,10 @@ def _show(context: Context, result: LinkResult, workers: int) -> None:
 
 
 def _wait(context: Context, result: LinkResult, workers: int) -> int:
+    from docora_ops.actions.waiting.follow import Following, wait_for_one
+    from docora_ops.cli.waiting import end_wait, waiting
+    from docora_ops.render.waits import wait_table
+
     ref = result.link.ref
     following = Following(context.database, context.queue, grace=context.settings.drift_grace)
     following.add(ref, result.outcome)

@@ -4,7 +4,6 @@ from redis import Redis
 
 from docora_ops.jobs import Backend
 from docora_ops.queue.audit_stream import History
-from docora_ops.queue.bullmq_queue import BullmqQueue
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import ProgressStore
 from docora_ops.queue.redis_client import connect
@@ -32,5 +31,7 @@ __all__ = [
 def queue_of(settings: Settings, client: Redis) -> LinkQueue:
     """Returns the queue that `DOCORA_OPS_BACKEND` names."""
     if settings.backend is Backend.BULLMQ:
+        from docora_ops.queue.bullmq_queue import BullmqQueue
+
         return BullmqQueue(settings, client)
     return RqQueue(settings, client)

@@ -220,7 +220,11 @@ class BullmqReader:
             if index is not None
         ]
         places += [
-            JobPlace(name, self._queue, score_at=_score_at(name, score))
+            JobPlace(
+                name,
+                self._queue,
+                score_at=moment_of_timestamp(_due(score)) if name == "delayed" else None,
+            )
             for name, score in zip(_SETS, scores, strict=True)
             if score is not None
         ]
@@ -273,15 +277,6 @@ def _suspension(paused: bytes | None) -> Suspension | None:
 def _due(score: float) -> float:
     """Returns the moment in seconds since 1970 that the score of a delayed job stands for."""
     return score / _PER_MILLISECOND / 1000
-
-
-def _score_at(name: str, score: float) -> datetime | None:
-    match name:
-        case "delayed":
-            return moment_of_timestamp(_due(score))
-        case "failed" | "completed":
-            return moment_of_timestamp(score / 1000)
-    return None  # a priority
 
 
 def _moment(milliseconds: bytes | None) -> datetime | None:

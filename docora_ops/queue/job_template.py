@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import zlib
 from base64 import b64decode
 from dataclasses import fields
@@ -21,6 +22,8 @@ _MOST_OF_A_CALL = 1 << 20
 _STEP = 1 << 14
 """Bytes at the end of a traceback that are kept, and the size of a step of unpacking."""
 _MOST_STEPS = 1 << 10
+_LARGEST_BLOCK = 0xFFFF
+"""Bytes of the largest stored block in a zlib stream."""
 _MEMOIZE = b"\x94"
 """The opcode that follows the key of an argument."""
 _LINES = 10
@@ -55,9 +58,22 @@ class JobTemplate:
                 self.fields += (name, _as_text(value))
 
     def data(self, payload: Payload, *, is_rescan: bool) -> bytes:
-        """Returns the call of a link's job as RQ's default serializer writes it."""
+        """Returns the call of a link's job, pickled, in a zlib stream as RQ writes it."""
         call = (self._function, None, (), _arguments(payload, is_rescan=is_rescan))
-        return zlib.compress(pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL))
+        return _stored(pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL))
+
+
+def _stored(data: bytes) -> bytes:
+    """Returns the data in a zlib stream, not compressed: compressing takes as long as the push.
+
+    For each stream zlib allocates its whole window, at any level: so the stream is made here.
+    """
+    size = len(data)
+    if size > _LARGEST_BLOCK:
+        return zlib.compress(data, 0)
+    # Header; the last block, stored, its size and the complement; then the checksum.
+    head = struct.pack("<HBHH", 0x0178, 1, size, size ^ 0xFFFF)
+    return head + data + struct.pack(">I", zlib.adler32(data))
 
 
 def _arguments(payload: Payload, *, is_rescan: bool) -> dict[str, object]:

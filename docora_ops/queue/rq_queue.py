@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from redis import Redis
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
@@ -26,12 +26,14 @@ from docora_ops.queue.job_template import JobTemplate
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import EXPIRY, links_key
 from docora_ops.queue.redis_client import redis_errors
-from docora_ops.queue.rq_reader import RqReader
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.suspension import read_suspension
-from docora_ops.queue.sweep import TO_RUN_OR_FAILED, Place, QueueSweep
 from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
+
+if TYPE_CHECKING:
+    from docora_ops.queue.rq_reader import RqReader
+    from docora_ops.queue.sweep import QueueSweep
 
 
 class RqQueue(LinkQueue):
@@ -170,6 +172,8 @@ class RqQueue(LinkQueue):
 
         The flag tells whether they are to be run or have failed. An id may come twice.
         """
+        from docora_ops.queue.sweep import TO_RUN_OR_FAILED, Place
+
         for place in Place:
             for page in self.sweep.pages(place):
                 yield page, place in TO_RUN_OR_FAILED
@@ -181,10 +185,14 @@ class RqQueue(LinkQueue):
     @cached_property
     def sweep(self) -> QueueSweep:
         """Finds and removes entries of the whole queue."""
+        from docora_ops.queue.sweep import QueueSweep  # seldom needed
+
         return QueueSweep(self._settings, self._client)
 
     @cached_property
     def _reader(self) -> RqReader:
+        from docora_ops.queue.rq_reader import RqReader  # seldom needed
+
         return RqReader(self._settings, self._client)
 
     @cached_property

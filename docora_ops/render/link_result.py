@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-
-from rich.console import RenderableType
+from typing import TYPE_CHECKING
 
 from docora_ops.links import Action, LinkResult, Outcome
 from docora_ops.render.bulk import outcome_label
@@ -12,7 +11,11 @@ from docora_ops.render.cells import cell, is_open, retries, style_of, with_id
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
 from docora_ops.text import duration, moment
-from docora_ops.waits import LinkWait
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from docora_ops.waits import LinkWait
 
 _MESSAGES = {Action.RETRY: "Retry queued", Action.RESYNC: "Re-sync queued"}
 

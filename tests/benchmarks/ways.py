@@ -1,7 +1,9 @@
 """The ways to queue many links: `ways NAME LINKS`, with the servers of the environment."""
 
 import os
+import pickle
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -114,7 +116,10 @@ def enqueue_many(limit: int) -> int:
 
 
 def floor(limit: int) -> int:
-    """Resets the links and writes the same bytes in a pipeline, without any check."""
+    """Resets the links and writes jobs in a pipeline, without any check.
+
+    Writes the bytes of RQ's default serializer, compressed by zlib. Our jobs are not compressed.
+    """
     connection, client = connect()
     template = JobTemplate(settings(), client)
     queued = 0
@@ -125,8 +130,10 @@ def floor(limit: int) -> int:
         constants |= dict.fromkeys(("created_at", "enqueued_at"), utcformat(now()))
         for row in rows:
             payload = Payload(*row)
+            arguments = dict(zip(Payload.__slots__, row, strict=True))
+            call = (FUNCTION, None, (), {**arguments, "is_rescan": True})
             variable = {
-                "data": template.data(payload, is_rescan=True),
+                "data": zlib.compress(pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)),
                 "description": payload.description,
             }
             pipeline.hset(f"rq:job:{payload.job_id}", mapping=constants | variable)

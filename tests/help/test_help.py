@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import pytest
 import typer.main
 
 from docora_ops import __version__
@@ -13,6 +14,7 @@ from tests.support.docora import Docora, Result
 
 DRIVERS = {"psycopg", "psycopg_binary", "redis", "rq", "prometheus_client"}
 PYDANTIC = {"pydantic", "pydantic_core", "pydantic_settings"}
+NOT_FOR_HELP = {*DRIVERS, *PYDANTIC, "rich", "markdown_it"}
 TRACE = {"PYTHONPROFILEIMPORTTIME": "1"}
 STRAY = os.fsdecode(b"\xff\xfe")
 SECRET = "s3cr3t"
@@ -49,7 +51,7 @@ def test_the_version_is_that_of_the_package(docora: Docora) -> None:
     result = docora.run("--version", env=TRACE)
     said, imported = split_trace(result)
     assert (result.code, result.stdout, said) == (0, f"docora-ops {__version__}\n", "")
-    assert not imported & (DRIVERS | PYDANTIC)
+    assert not imported & NOT_FOR_HELP
 
 
 def test_every_help_explains_each_option_and_shows_an_example_and_loads_no_driver(
@@ -60,7 +62,7 @@ def test_every_help_explains_each_option_and_shows_an_example_and_loads_no_drive
     for arguments, result in run_all(docora, lists, COLUMNS="400", **TRACE):
         said, imported = split_trace(result)
         assert (result.code, said) == (0, ""), arguments
-        assert not imported & DRIVERS, arguments
+        assert not imported & NOT_FOR_HELP, arguments
         assert "Example: docora-ops " in result.stdout
         assert "<bool>" not in result.stdout
         assert "\x1b" not in result.stdout
@@ -71,7 +73,7 @@ def test_every_help_explains_each_option_and_shows_an_example_and_loads_no_drive
             assert re.sub(r"\s+", " ", parameter.help) in text, parameter.name
             for option in parameter.opts:
                 if option.startswith("-"):
-                    assert f" {option} " in result.stdout
+                    assert re.search(f" {option}[, ]", result.stdout), option
                     seen.append(option)
     assert {"--front", "--reset-circuit", "--skip-open-circuits", "--env-file"} <= set(seen)
 
@@ -83,7 +85,7 @@ def test_the_trace_of_imports_does_see_a_driver(docora: Docora) -> None:
     assert imported & PYDANTIC == PYDANTIC
 
 
-def test_help_and_usage_errors_load_no_pydantic(docora: Docora) -> None:
+def test_help_and_usage_errors_load_neither_pydantic_nor_rich(docora: Docora) -> None:
     guilty = []
     for arguments, result in run_all(
         docora,
@@ -101,15 +103,28 @@ def test_help_and_usage_errors_load_no_pydantic(docora: Docora) -> None:
         **TRACE,
     ):
         _, imported = split_trace(result)
-        if imported & PYDANTIC:
+        if imported & NOT_FOR_HELP:
             guilty.append(" ".join(arguments))
     assert not guilty
 
 
+@pytest.mark.parametrize("line", ["", "re", "retry --", "retry --dry"])
+def test_the_names_of_commands_and_options_are_completed_with_nothing_else_loaded(
+    docora: Docora, line: str
+) -> None:
+    shell = {"_DOCORA_OPS_COMPLETE": "complete_bash", "COMP_LINE": f"docora-ops {line}"}
+    result = docora.run(env={**shell, "COMP_WORD": line.rpartition(" ")[2], **TRACE})
+    _, imported = split_trace(result)
+    assert result.stdout.startswith("values\n"), result
+    assert not imported & NOT_FOR_HELP
+
+
 def test_the_help_lists_every_command(docora: Docora) -> None:
     result = docora.run("--help")
-    for name in commands():
+    for name, command in commands().items():
+        sentence = command.help.splitlines()[0]
         assert re.search(rf"^\W*{name}\b", result.stdout, re.MULTILINE), name
+        assert sentence in re.sub(r"\s+", " ", result.stdout), name
     assert set(commands()) >= {
         *("retry", "retry-all-failed", "resync", "schedule", "progress", "cancel", "demo")
     }

@@ -149,6 +149,28 @@ def test_a_plain_rq_worker_runs_the_job_and_the_next_one(docora: Docora) -> None
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("size", [0xFFFF, 0x10000, 200_000])
+def test_a_plain_rq_worker_reads_a_call_of_any_size(docora: Docora, size: int) -> None:
+    """A block of a zlib stream that is not compressed holds 65,535 bytes."""
+    link = add_link(docora)
+    docora.connection.execute("ALTER TABLE apps ALTER base_url TYPE text")
+    actions = docora.actions(job_function=FUNCTION)
+
+    def call_with_url(length: int) -> bytes:
+        docora.connection.execute("UPDATE apps SET base_url = repeat('u', %s)", (length,))
+        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+        docora.redis.flushdb()
+        actions.retry(link)
+        return zlib.decompress(docora.job_hash(link.job_id)["data"])
+
+    length = size - len(call_with_url(1_000)) + 1_000
+    length -= len(call_with_url(length)) - size  # pickle puts long texts into a frame of their own
+    assert len(call_with_url(length)) == size
+    calls.clear()
+    run_worker(docora)
+    assert calls == [payload(link, is_rescan=True) | {"base_url": "u" * length}]
+
+
 def test_a_job_whose_function_fails_is_tried_as_often_as_docora_says(docora: Docora) -> None:
     link = add_link(docora)
     actions = docora.actions(
