@@ -289,6 +289,8 @@ class BulkCommand(LongRun):
         if result.open_circuits_left_out is not None:
             left_out = amount(result.open_circuits_left_out, "link")
             yield f"{left_out} left out: the circuit of the repository is open."
+            if result.open_circuits_left_out and self.context.queue.is_docoras:
+                yield "To close the circuits, and reset these links, too: add --reset-circuit."
         if result.failures:
             yield from ("", failures(result.failures, width))
         if result.links:

@@ -67,6 +67,8 @@ def test_a_bulk_operation_counts_open_circuits_and_leaves_them_alone(
     assert docora.row(broken) == row
     assert docora.was_reset(good)
 
+    assert "add --reset-circuit" in bullmq.run(*arguments, "--dry-run").stdout
+
     result = bullmq.run(*arguments, "--yes", "--reset-circuit", "--json")
     assert result.code == 0, result
     assert result.data["circuits_reset"] == 1
