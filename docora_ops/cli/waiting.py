@@ -60,7 +60,7 @@ def showing_wait(
     left: Callable[[], int] = lambda: 0,
 ) -> Iterator[None]:
     """Says that it waits for `what`, and shows how many links have results."""
-    backend = context.queue.backend
+    backend = context.settings.backend
     following.watch.on_notice = lambda notice, text: _tell(context, link, notice, text)
     following.watch.had_workers = workers > 0
     at_most = f", {context.timeout} s at most" if context.timeout else ""
@@ -95,7 +95,7 @@ def _wrapped(parts: Sequence[str], context: Context) -> str:
 
 
 def _tell(context: Context, link: str, notice: Notice, text: str) -> None:
-    backend = context.queue.backend
+    backend = context.settings.backend
     match notice:
         case Notice.LOST:
             sentence = f"no live job for {text} of the links. {_queue_again(link)}"

@@ -173,10 +173,10 @@ class QueueInspector:
 
         What it tries has no effect, since the keys do not exist.
         """
-        key = f"{self._queue.key}:{_TRIAL}" if self._is_rq else operation_key(_TRIAL)
         with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
-            pipeline.delete(key)
-            pipeline.persist(key)
+            if self._is_rq:
+                pipeline.delete(f"{self._queue.key}:{_TRIAL}")
+                pipeline.persist(f"{self._queue.key}:{_TRIAL}")
             pipeline.expire(operation_key(_TRIAL), 1)
             replies = pipeline.execute(raise_on_error=False)
         return all(isinstance(reply, redis.exceptions.NoPermissionError) for reply in replies)

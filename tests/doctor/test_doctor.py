@@ -7,8 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import redis
 from rq.utils import now
 
+from tests.support.bullmq import WORKER_NAME
 from tests.support.clocks import clock_ahead, with_wrong_clock
 from tests.support.diagnoses import (
     ALL,
@@ -126,13 +128,15 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
 
     client.config_set("maxmemory", "0")
     client.config_set("maxmemory-policy", "noeviction")
-    client.set("bull:snapshot-queue:stalled-check", "1", px=30_000)
+    bullmq_worker = redis.Redis.from_url(own.url, client_name=WORKER_NAME)
+    bullmq_worker.ping()
     spoiled.add_worker()
     client.set("rq:suspended", "1")
     client.set(f"rq:scheduler-lock:{QUEUE}", "scheduler")
     client.config_set("maxmemory", str(client.info("memory")["used_memory"] * 100 // 97))
     own.become_replica()
     second = examine(spoiled)
+    bullmq_worker.close()
     assert second.code == 6, second
     assert not_ok(second) == {
         "redis_primary": "failed",

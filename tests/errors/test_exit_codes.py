@@ -16,6 +16,8 @@ PROMISES: dict[type[DocoraOpsError], tuple[str, int]] = {
     errors.RefusedError: ("refused", 4),
     errors.NotFailedError: ("not_failed", 4),
     errors.SnapshotRunningError: ("snapshot_running", 4),
+    errors.CircuitOpenError: ("circuit_open", 4),
+    errors.NeedsRqError: ("needs_rq", 4),
     errors.OperationFinishedError: ("operation_finished", 4),
     errors.ServersMismatchedError: ("servers_mismatched", 4),
     errors.WorkerNameTakenError: ("worker_name_taken", 4),

@@ -45,6 +45,7 @@ def test_an_empty_queue_is_all_zeros(docora: Docora) -> None:
     assert result.code == table.code == 0, result
     assert result.json == {
         "data": {
+            "backend": "rq",
             **dict.fromkeys(COUNTS, 0),
             "queue": QUEUE,
             "oldest_waiting_at": None,

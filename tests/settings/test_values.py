@@ -13,6 +13,8 @@ VARIABLES: dict[str, tuple[str, object, str, object]] = {
     "MAX_RETRY_ATTEMPTS": ("max_retry_attempts", 5, "3", 3),
     "RETRY_BASE_DELAY_MS": ("retry_base_delay_ms", 1000, "250", 250),
     "RESCAN_INTERVAL_MS": ("rescan_interval_ms", 300_000, "60000", 60_000),
+    "DOCORA_OPS_BACKEND": ("backend", "rq", "bullmq", "bullmq"),
+    "DOCORA_OPS_BULLMQ_PREFIX": ("bullmq_prefix", "bull", "{acme}:bull", "{acme}:bull"),
     "DOCORA_OPS_QUEUE_NAME": ("queue_name", "snapshot-queue", "other.queue-1", "other.queue-1"),
     "DOCORA_OPS_JOB_FUNCTION": (
         "job_function",
@@ -206,6 +208,8 @@ UNUSABLE = {
     "MAX_RETRY_ATTEMPTS": ("hunter2", "0", "-7777", "7777777", "7777.5"),
     "RETRY_BASE_DELAY_MS": ("-7777", "777777777", "hunter2"),
     "RESCAN_INTERVAL_MS": ("-7777", "777777777777", "hunter2"),
+    "DOCORA_OPS_BACKEND": ("hunter2", "RQ", "bullmq,rq"),
+    "DOCORA_OPS_BULLMQ_PREFIX": ("hunter2 bull", "hunter2*", "hunter2\n"),
     "DOCORA_OPS_QUEUE_NAME": ("hunter2 queue", "hunter2:queue", "hunter2\n"),
     "DOCORA_OPS_JOB_FUNCTION": (
         "hunter2",

@@ -64,7 +64,7 @@ def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
     nothing = dict.fromkeys(
         (
             *("status", "origin", "created_at", "enqueued_at", "started_at", "ended_at"),
-            *("retries_left", "worker", "expires_in", "last_failure"),
+            *("attempts", "retries_left", "worker", "expires_in", "last_failure"),
         )
     )
     assert data == {
@@ -84,6 +84,7 @@ def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
         "lock_held": False,
         "job": "none",
         "job_id": link.job_id,
+        "backend": "rq",
         "job_record": {**nothing, "places": []},
     }
     for line in (

@@ -50,7 +50,7 @@ def pgbouncer(access: Access, mode: str, size: int) -> Iterator[Access]:
     """Start one that pools `mode`, `size` sessions for each role; yields how to connect to it."""
     assert PROGRAM is not None
     server = conninfo_to_dict(access.owner)
-    logins = list(map(conninfo_to_dict, astuple(access)))
+    logins = [conninfo_to_dict(url) for url in astuple(access) if url]
     with TemporaryDirectory(prefix="docora-ops-tests-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / "users").write_text(

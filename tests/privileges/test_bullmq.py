@@ -1,0 +1,41 @@
+"""Each privilege of the user for commands beside BullMQ is needed; tests/bullmq runs with them."""
+
+import pytest
+
+from tests.support.bullmq import Bullmq
+from tests.support.privileges import rules, without_rule
+
+OPTIONAL = {"+client|list"}
+COMMANDS = (
+    ("retry", "APP", "REPO", "--reason", "a test"),
+    ("retry-all-failed", "--yes"),
+    ("doctor",),
+    ("queue",),
+    ("show", "APP", "REPO"),
+    ("operations",),
+    ("progress", "bulk_0123456789abcdef"),
+    ("history",),
+)
+
+
+def test_without_any_one_rule_a_command_is_refused(
+    bullmq: Bullmq, subtests: pytest.Subtests
+) -> None:
+    docora = bullmq.docora
+    name = docora.redis_access.bullmq.partition("//")[2].partition(":")[0]
+    link = docora.add_link()
+    bullmq.delay(link)
+    ids = {"APP": link.app_id, "REPO": link.repository_id}
+
+    def is_refused(command: tuple[str, ...], url: str) -> bool:
+        docora.set_link(link, status="failed")
+        environment = bullmq.environment(REDIS_URL=url)
+        return bullmq.run(*(ids.get(each, each) for each in command), env=environment).code == 5
+
+    for rule in rules("docora-bullmq"):
+        with subtests.test(rule=rule), without_rule(docora.redis, rule, "docora-bullmq", name):
+            docora.redis.script_flush()
+            url = docora.redis_access.bullmq + ("?db=3" if rule == "+select" else "")
+            refused = any(is_refused(command, url) for command in COMMANDS)
+            assert refused is (rule not in OPTIONAL | {"+info"})
+    docora.redis.acl_log_reset()
