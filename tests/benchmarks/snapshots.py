@@ -26,6 +26,7 @@ FILES = 20_000
 KEY = bytes(32)
 AUTH_KEY = "auth-key"
 APP, REPOSITORY = f"app_{1:024x}", f"repo_{1:024x}"
+IDENTITY = ("-c", "user.name=bench", "-c", "user.email=bench@example.com")
 SIGNED = ("X-Docora-App-Id", "X-Docora-Timestamp", "X-Docora-Signature")
 
 
@@ -62,9 +63,8 @@ def make_upstream(folder: Path, files: int = FILES) -> str:
         path.write_text(f"# {number}\n" * 40, encoding="utf-8")
     if (folder / ".git").exists():
         return f"file://{folder}"
-    identity = ("-c", "user.name=bench", "-c", "user.email=bench@example.com")
-    for arguments in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "all")):
-        subprocess.run(["git", *identity, *arguments], cwd=folder, check=True)
+    for arguments in (("init", "-q", "-b", "main"), ("add", "-A"), ("commit", "-q", "-m", "all")):
+        subprocess.run(["git", *IDENTITY, *arguments], cwd=folder, check=True)
     return f"file://{folder}"
 
 
