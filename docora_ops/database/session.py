@@ -1,4 +1,4 @@
-"""A session of Postgres for one snapshot job."""
+"""A session of Postgres for one snapshot job at a time."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ SELECT set_config('datestyle', 'ISO', false), set_config('timezone', 'UTC', fals
 """
 
 
+RELEASE_LOCKS = "SELECT pg_advisory_unlock_all()"
+
+
 class Session(Database):
-    """A session of the server, whose settings and locks last until it is closed.
+    """A session of the server, whose settings and locks last until it is closed, or released.
 
     Needs a direct connection, or a proxy that pools sessions. Statements outside of
     `transaction()` commit by themselves, without the round trips of a transaction; `together()`
@@ -50,6 +53,10 @@ class Session(Database):
         """The server's id of the session in which its locks are taken."""
         self._connect()
         return self._id
+
+    def release(self) -> None:
+        """Releases the locks of the session, so that another job can use it."""
+        self.execute(RELEASE_LOCKS)
 
     def send(self, sql: str, parameters: Sequence[str]) -> None:
         """Sends one statement, with `$1` and so on; `receive` waits for its end.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 from rq import get_current_job
 from rq.timeouts import JobTimeoutException
@@ -63,10 +63,15 @@ _LARGEST_SIZE = 2**31 - 1
 
 _settings: Settings | None = None
 _client: Redis | None = None
+_session: Session | None = None
+"""The session that the last job of this process has left."""
 
 
 def use_settings(settings: Settings, client: Redis | None = None) -> None:
-    """Gives the jobs of this process and its children these settings, and a client of Redis."""
+    """Gives the jobs of this process and its children these settings, and a client of Redis.
+
+    With a client, a job that has succeeded leaves its session of Postgres to the next one.
+    """
     global _settings, _client
     _settings, _client = settings, client
 
@@ -90,6 +95,24 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     job.run()
 
 
+def _take_session(settings: Settings) -> Session:
+    """Returns the session that the last job has left, or a new one."""
+    global _session
+    session, _session = _session, None
+    timeout = max(settings.statement_timeout, _STATEMENT_TIMEOUT)
+    timeouts = {"lock_timeout": _LINK_TIMEOUT, "statement_timeout": timeout}
+    return session or Session(settings.model_copy(update=timeouts))
+
+
+def _leave_session(session: Session) -> None:
+    """Releases the link, and leaves the session to the next job if one may follow."""
+    global _session  # noqa: PLW0603 - RQ calls a plain function
+    if _client is not None:
+        with suppress(DocoraOpsError):  # the link is in sync already
+            session.release()
+            _session = session
+
+
 class _GoneError(Exception):
     """The link or the app was removed while the job ran."""
 
@@ -107,9 +130,7 @@ class _Snapshot:
         self.started = time.monotonic()
         self.sent = 0
         self.link: Link | None = None
-        timeout = max(settings.statement_timeout, _STATEMENT_TIMEOUT)
-        timeouts = {"lock_timeout": _LINK_TIMEOUT, "statement_timeout": timeout}
-        self.session = Session(settings.model_copy(update=timeouts))
+        self.session = _take_session(settings)
         self.session_id = 0
 
     def run(self) -> None:
@@ -120,7 +141,8 @@ class _Snapshot:
             if error is not None:
                 self._fail(error)
         finally:
-            self.session.close()
+            if self.session is not _session:
+                self.session.close()
 
     def _try(self) -> Exception | None:
         """Runs the job; returns any error, since each failure has to be counted."""
@@ -135,6 +157,7 @@ class _Snapshot:
             self.name = link_name(begun.payload.app_name, begun.payload.repository_name)
             log.info("%s: began, %s", self.name, self._try_number(begun.retry_count + 1))
             self._work(begun)
+            _leave_session(self.session)
             files = "1 file" if self.sent == 1 else f"{self.sent} files"
             log.info("%s: synced, %s sent in %.1f s", self.name, files, self._seconds)
         except _GoneError:

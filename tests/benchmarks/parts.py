@@ -1,4 +1,4 @@
-"""Where the time of a snapshot job goes: `parts LINKS` runs so many jobs, one after the other."""
+"""Where the time of a snapshot job goes: `parts LINKS` runs so many jobs, as a work-horse does."""
 
 import json
 import sys
@@ -14,6 +14,7 @@ from redis.lock import Lock
 from docora_ops import settings
 from docora_ops.database.postgres import Database
 from docora_ops.database.session import Session
+from docora_ops.queue import connect
 from docora_ops.worker import git, objects, snapshot_job
 from docora_ops.worker.http_connection import AppConnection
 from docora_ops.worker.webhook import Webhook
@@ -85,7 +86,8 @@ def main(links: int) -> None:
     for part, functions in PARTS.items():
         for owner, name in functions:
             setattr(owner, name, stopwatch.timed(part, getattr(owner, name)))
-    snapshot_job.use_settings(settings.load_settings())
+    values = settings.load_settings()
+    snapshot_job.use_settings(values, connect(values))
     for number in range(1, links + 1):
         snapshot_job.snapshot(app_id=f"app_{1:024x}", repository_id=f"repo_{number:024x}")
     stopwatch.stop()

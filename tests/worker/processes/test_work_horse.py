@@ -74,6 +74,25 @@ def test_a_killed_job_costs_none_of_those_before_and_behind_it(snapshots: Snapsh
     assert snapshots.docora.lost_links() == []
 
 
+def test_jobs_in_one_process_use_one_session_and_leave_it_without_a_lock(
+    snapshots: Snapshots,
+) -> None:
+    holders: list[list[int]] = []
+
+    def answer(_app: str, _pid: int) -> int:
+        rows = snapshots.docora.connection.execute(
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        holders.append([row["pid"] for row in rows])
+        return 200
+
+    Horses(snapshots, answer).watch(snapshots)
+    assert len(holders) == 4
+    assert holders == [holders[0]] * 4
+    assert len(holders[0]) == 1
+
+
 class Noting(SnapshotWorker):
     """Notes the process of each job; can kill the one that waits for the second job."""
 
