@@ -236,7 +236,7 @@ async def serve() -> None:
 
 
 def plain_loop(way: str, url: str, folder: str) -> Drained:
-    """Does for each link what has to be done, with nothing recorded, checked or locked."""
+    """Does for each link what a script would do: nothing is recorded, checked or locked."""
     upstreams = [f"{folder}/drained-upstreams/{number}" for number in range(1, LINKS + 1)]
     work = [
         (way, url, upstream, f"{folder}/looped/{Path(upstream).name}") for upstream in upstreams
