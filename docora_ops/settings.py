@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     circuit_breaker_cooldown_ms: Annotated[int, Field(ge=0, le=31_536_000_000)] = 1_800_000
     binary_chunk_threshold_bytes: Annotated[int, Field(ge=0, le=2**40)] = 1_048_576
     binary_chunk_size_bytes: Annotated[int, Field(ge=1, le=2**30)] = 524_288
+    scan_concurrency: Annotated[int, Field(ge=1, le=256)] = 5
 
     backend: Annotated[Backend, _own("BACKEND")] = Backend.RQ
     bullmq_prefix: Annotated[str, _own("BULLMQ_PREFIX", pattern=r"^[A-Za-z0-9_.:{}-]{1,200}\Z")] = (

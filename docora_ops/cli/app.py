@@ -64,7 +64,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., int | None], str], ...] = (
     ("pause", pause, "docora-ops pause --for 10m"),
     ("resume", resume, "docora-ops resume"),
     ("history", history, "docora-ops history --no-schedule"),
-    ("worker", worker, "docora-ops worker --concurrency 4"),
+    ("worker", worker, "docora-ops worker"),
     ("demo", demo, "docora-ops demo --keep"),
     ("help", show_help, "docora-ops help exit-codes"),
 )

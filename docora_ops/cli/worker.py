@@ -29,7 +29,12 @@ _SAID_BY_US = (
 def worker(
     typer_context: typer.Context,
     burst: Annotated[bool, typer.Option("--burst", help="End when the queue is empty.")] = False,
-    concurrency: Annotated[int, options.number(256, "Jobs that run at the same time.")] = 1,
+    concurrency: Annotated[
+        int | None,
+        options.number(
+            256, "Jobs that run at the same time; SCAN_CONCURRENCY by default, or 5 without it."
+        ),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -68,19 +73,20 @@ def worker(
     log.handlers, log.propagate = [_StderrHandler(everything=verbose)], False
     context.collect_garbage()
     name = name or process.default_name()
-    if concurrency == 1 and not process.needs_parent():
+    count = concurrency or settings.scan_concurrency
+    if count == 1 and not process.needs_parent():
         process.serve(settings, name, burst=burst)
         return ExitCode.OK
 
     def run(number: int) -> int:
-        is_only_one = concurrency == number == 1
+        is_only_one = count == number == 1
         try:
             process.serve(settings, name if is_only_one else f"{name}-{number}", burst=burst)
         except DocoraOpsError as error:
             return context.report(error)
         return ExitCode.OK
 
-    return process.serve_with_children(concurrency, run)
+    return process.serve_with_children(count, run)
 
 
 class _StderrHandler(logging.Handler):

@@ -14,11 +14,6 @@ WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s
 ORDER BY file_path COLLATE "C"
 """
 
-# If a crash of Postgres loses a delivery, the file is only sent again. So these commits need not
-# wait for the disk; the later commit that ends the job writes them to disk, too.
-RELAX_COMMITS = "SET synchronous_commit TO off"
-STRICT_COMMITS = "SET synchronous_commit TO DEFAULT"
-
 RECORD_DELIVERY = """
 INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha, delivered_at)
 SELECT app_id, repository_id, $2, $3, now() FROM app_repositories WHERE id = $1::uuid
@@ -55,7 +50,6 @@ class DeliveryRecord:
         self._session = session
         self._ref = ref
         self._has_sent = False
-        session.execute(RELAX_COMMITS)
 
     def record(self, path: str, sha: str) -> bool:
         """Records that the app has received the file."""
@@ -72,12 +66,6 @@ class DeliveryRecord:
             return True
         self._has_sent = False
         return self._session.receive() > 0
-
-    def close(self) -> bool:
-        """Waits for the last statement; commits wait for the disk again from now on."""
-        link_exists = self.flush()
-        self._session.execute(STRICT_COMMITS)
-        return link_exists
 
     def _send(self, sql: str, *values: str) -> bool:
         link_exists = self.flush()

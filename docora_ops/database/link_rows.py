@@ -146,7 +146,7 @@ class Claim:
 
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
     """Returns the link without locking it, None if there is none."""
-    return _link(database.row(READ_LINK, {"app_id": app_id, "repository_id": repository_id}))
+    return link_of_row(database.row(READ_LINK, {"app_id": app_id, "repository_id": repository_id}))
 
 
 def lock_link(database: Database, app_id: str, repository_id: str) -> Link | None:
@@ -265,7 +265,8 @@ def names_of(database: Database, links: Sequence[LinkIds]) -> list[tuple[str | N
     return [(app and intern(app), repository and intern(repository)) for app, repository in rows]
 
 
-def _link(row: TupleRow | None) -> Link | None:
+def link_of_row(row: TupleRow | None) -> Link | None:
+    """Returns the link in a row of READ_LINK, None if there is none."""
     if row is None:
         return None
     payload = Payload(*row[1:10])

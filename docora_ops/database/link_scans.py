@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from docora_ops.database.link_rows import lock_link
+from docora_ops.database.link_rows import LOCK_LINK, READ_LINK, link_of_row, lock_link
 from docora_ops.database.postgres import Database
 from docora_ops.database.session import Session
 from docora_ops.links import Link, LinkRef, LinkStatus
 
 _KEY = "hashtextextended(%(job_id)s, 0)"
 
-TAKE_LINK = f"SELECT pg_try_advisory_lock({_KEY})"
-
-BEGIN_SCAN = "UPDATE app_repositories SET status = 'scanning' WHERE id = %(id)s"
+# Answers with a row if the lock was free.
+BEGIN_SCAN = f"""
+WITH lock AS MATERIALIZED (SELECT pg_try_advisory_lock({_KEY}) AS is_taken)
+UPDATE app_repositories SET status = 'scanning' FROM lock
+WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s AND lock.is_taken
+RETURNING 1
+"""
 
 END_SCAN = """
 UPDATE app_repositories
@@ -94,19 +98,22 @@ def begin_scan(session: Session, app_id: str, repository_id: str) -> Link | Refu
     Waits for a transaction that is changing the link: a job can start before the commit of the
     retry that queued it. Returns the link as it was before, or the reason to do nothing.
     """
-    with session.transaction():
-        link = lock_link(session, app_id, repository_id)
-        if link is None:
-            return Refusal.GONE
-        if session.row(TAKE_LINK, {"job_id": link.ref.job_id}) != (True,):
-            return _held(link)
-        session.execute(BEGIN_SCAN, {"id": link.ref.id})
-    return link
+    ids = {"app_id": app_id, "repository_id": repository_id}
+    # A statement that waits for the row reads the rest, its app and repository, as before the wait.
+    _, rows, taken = session.together(
+        (LOCK_LINK, ids),
+        (READ_LINK, ids),
+        (BEGIN_SCAN, ids | {"job_id": f"{app_id}-{repository_id}"}),
+    )
+    link = link_of_row(rows[0] if rows else None)
+    if link is None:
+        return Refusal.GONE
+    return link if taken else _held(link)
 
 
-def keeps_link(session: Session, ref: LinkRef, session_id: int) -> bool:
-    """Returns whether the session is still `session_id` and still holds the link's lock."""
-    values = {"job_id": ref.job_id, "session_id": session_id}
+def keeps_link(session: Session, ref: LinkRef) -> bool:
+    """Returns whether the session is still the one it was, and still holds the link's lock."""
+    values = {"job_id": ref.job_id, "session_id": session.id}
     return session.row(KEEPS_LINK, values) == (True,)
 
 

@@ -154,6 +154,13 @@ class Database:
         with self._statement() as connection:
             return connection.execute(sql.encode(), parameters).rowcount
 
+    def together(self, *statements: tuple[str, Parameters]) -> list[Sequence[TupleRow]]:
+        """Runs statements one after the other in one round trip; returns the rows of each."""
+        with self._statement() as connection:
+            with connection.pipeline():
+                cursors = [connection.execute(sql.encode(), values) for sql, values in statements]
+            return [cursor.fetchall() if cursor.description else () for cursor in cursors]
+
     def stream(self, sql: str, parameters: Parameters | None = None) -> Iterator[TupleRow]:
         """Runs one statement and yields its rows; read all rows before the next statement."""
         with self._statement() as connection, connection.cursor() as cursor:

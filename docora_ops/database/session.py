@@ -1,4 +1,4 @@
-"""A session of Postgres for one snapshot job."""
+"""A session of Postgres for one snapshot job at a time."""
 
 from __future__ import annotations
 
@@ -22,20 +22,41 @@ SELECT set_config('datestyle', 'ISO', false), set_config('timezone', 'UTC', fals
        set_config('tcp_keepalives_idle', '10', false),
        set_config('tcp_keepalives_interval', '5', false),
        set_config('tcp_keepalives_count', '3', false),
-       set_config('tcp_user_timeout', %(idle)s, false)
+       set_config('tcp_user_timeout', %(idle)s, false),
+       set_config('default_transaction_isolation', 'read committed', false),
+       set_config('synchronous_commit', 'off', false),
+       pg_backend_pid()
 """
 
 
+RELEASE_LOCKS = "SELECT pg_advisory_unlock_all()"
+
+
 class Session(Database):
-    """A session of the server, whose settings and locks last until it is closed.
+    """A session of the server, whose settings and locks last until it is closed, or released.
 
     Needs a direct connection, or a proxy that pools sessions. Statements outside of
-    `transaction()` commit by themselves, without the round trips of a transaction.
+    `transaction()` commit by themselves, without the round trips of a transaction; `together()`
+    commits all its statements or none.
+
+    These commits need not wait for the disk: what a crash of Postgres loses, such as a delivery, is
+    only done again. A `transaction()` waits, and writes the commits before it to disk, too.
     """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._prepared: dict[str, bytes] = {}
+        self._id = 0
+
+    @property
+    def id(self) -> int:
+        """The server's id of the session in which its locks are taken."""
+        self._connect()
+        return self._id
+
+    def release(self) -> None:
+        """Releases the locks of the session, so that another job can use it."""
+        self.execute(RELEASE_LOCKS)
 
     def send(self, sql: str, parameters: Sequence[str]) -> None:
         """Sends one statement, with `$1` and so on; `receive` waits for its end.
@@ -63,7 +84,7 @@ class Session(Database):
 
     def _open(self) -> Connection:
         connection = super()._open()
-        connection.execute(
+        cursor = connection.execute(
             SET_UP_SESSION,
             {
                 "statement": f"{self._settings.statement_timeout}s",
@@ -73,6 +94,8 @@ class Session(Database):
                 "idle": f"{self._reply_timeout}s",
             },
         )
+        # The id that the driver knows may be that of a proxy.
+        [*_, self._id] = cursor.fetchone() or (0,)
         return connection
 
     @contextmanager
@@ -82,7 +105,9 @@ class Session(Database):
 
     def _begin(self, isolation: str) -> Connection:
         connection = self._connect()
-        connection.execute(f"BEGIN ISOLATION LEVEL {isolation}".encode())
+        connection.execute(
+            f"BEGIN ISOLATION LEVEL {isolation}; SET LOCAL synchronous_commit TO DEFAULT".encode()
+        )
         return connection
 
 

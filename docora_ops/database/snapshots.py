@@ -54,17 +54,17 @@ def store_snapshot(
 ) -> None:
     """Replaces the repository's snapshot; `files` has path, SHA-256 and size of each file.
 
-    The files stay as they are if equally many are stored with this commit.
+    The files stay as they are if equally many are stored with this commit. Runs in the caller's
+    transaction.
     """
-    with database.transaction():
-        values = {"repository_id": repository_id, "commit_sha": commit_sha, "branch": branch}
-        database.row(LOCK_SNAPSHOT, values)
-        stored = database.row(COUNT_SNAPSHOT_FILES, values)
-        snapshot = database.row(UPSERT_SNAPSHOT, values)
-        if snapshot is None or stored == (len(files),):
-            return
-        database.execute(DELETE_SNAPSHOT_FILES, {"snapshot_id": snapshot[0]})
-        database.copy(
-            COPY_SNAPSHOT_FILES,
-            ((uuid4(), snapshot[0], path, sha, size) for path, sha, size in files),
-        )
+    values = {"repository_id": repository_id, "commit_sha": commit_sha, "branch": branch}
+    _, stored, [(snapshot_id,)] = database.together(
+        (LOCK_SNAPSHOT, values), (COUNT_SNAPSHOT_FILES, values), (UPSERT_SNAPSHOT, values)
+    )
+    if stored == [(len(files),)]:
+        return
+    database.execute(DELETE_SNAPSHOT_FILES, {"snapshot_id": snapshot_id})
+    database.copy(
+        COPY_SNAPSHOT_FILES,
+        ((uuid4(), snapshot_id, path, sha, size) for path, sha, size in files),
+    )

@@ -9,16 +9,12 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 from docora_ops.errors import BrokenCloneError, GitError, SnapshotError
-from docora_ops.text import inert
-from docora_ops.worker.git import Git, output_of
-from docora_ops.worker.log import log
+from docora_ops.worker.git import Git
 from docora_ops.worker.objects import Objects
 
 _OWNER_ONLY = 0o700
@@ -26,9 +22,8 @@ _OTHERS = 0o077
 _HEAD = "refs/docora-ops/head"
 _IDENTITY = "docora-ops-clone"
 _MAIN = "refs/heads/main"
+_COMMIT = re.compile("[0-9a-f]{40,64}")
 _DAY = 86_400
-# git itself creates no such paths, but accepts them from a server.
-_UNSAFE_PATH = re.compile(rb"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +40,6 @@ class Commit:
         if self.branch == self.default_branch:
             return self.branch
         return f"{self.branch} (default branch: {self.default_branch})"
-
-
-@dataclass(frozen=True, slots=True)
-class TreeEntry:
-    """A regular file of a commit."""
-
-    path: bytes
-    object_id: bytes
 
 
 class Clone:
@@ -100,29 +87,8 @@ class Clone:
         except OSError as error:
             raise SnapshotError(f"a broken clone can't be removed: {error.strerror}") from error
 
-    def files(self, commit: Commit) -> Iterator[TreeEntry]:
-        """Yields the regular files of the commit, by the bytes of their paths.
-
-        Raises BrokenCloneError.
-        """
-        with self._git.start(
-            self.path, "ls-tree", "-r", "-z", "--full-tree", commit.sha
-        ) as process:
-            for record in records(output_of(process)):
-                header, _, path = record.partition(b"\t")
-                mode, kind, object_id = header.split(b" ")
-                if kind != b"blob" or not mode.startswith(b"100"):
-                    continue
-                if _UNSAFE_PATH.search(path):
-                    shown = inert(path.decode(errors="replace"))
-                    log.warning("not sent, its path is not safe: %s", shown)
-                    continue
-                yield TreeEntry(path, object_id)
-            if process.wait():
-                raise BrokenCloneError(f"the clone {self.path} can't be listed")
-
     def objects(self) -> Objects:
-        """Starts a reader of the files' contents."""
+        """Returns a reader of the clone's files."""
         return Objects(self._git, self.path)
 
     def _sync(self) -> Commit | None:
@@ -177,14 +143,19 @@ class Clone:
         return None
 
     def _local_head(self) -> str | None:
-        """Returns the commit of the clone, if its tree can be read."""
+        """Returns the commit of the clone, if it has one."""
         if not self._is_ours():
             return None
         try:
-            found = self._git.run(["rev-parse", _HEAD, f"{_HEAD}^{{tree}}"], self.path)
-        except GitError:
-            return None
-        return found.split()[0]
+            # Read without git, whose start takes longer.
+            commit = (self.path / _HEAD).read_bytes().decode(errors="replace").strip()
+        except (FileNotFoundError, NotADirectoryError):
+            try:
+                # Maintenance moves the ref to another file.
+                commit = self._git.run(["rev-parse", "--verify", _HEAD], self.path).strip()
+            except GitError:
+                return None
+        return commit if _COMMIT.fullmatch(commit) else None
 
     def _is_ours(self) -> bool:
         """Returns whether git may run in the folder: only in a bare clone.
@@ -208,11 +179,8 @@ class Clone:
     def _replace(self, branch: str) -> None:
         folder = Path(tempfile.mkdtemp(dir=self._folder, prefix=f"{self._mark}-"))
         try:
-            self._git.run(["init", "--quiet", "--bare", "--template=", "--", str(folder)])
+            _make_empty_clone(folder)
             self._fetch(folder, branch)
-            identity = folder / _IDENTITY
-            identity.touch(mode=0o600)
-            identity.write_text(os.urandom(16).hex(), encoding="ascii")
             if self._is_clone():
                 self._remove()
             folder.rename(self.path)
@@ -222,6 +190,8 @@ class Clone:
     def _fetch(self, clone: Path, branch: str) -> None:
         source = branch if branch == "HEAD" else f"refs/heads/{branch}"
         options = ["--quiet", "--force", "--no-tags", "--depth=1", "--no-write-fetch-head"]
+        if not _may_need_maintenance(clone):
+            options.append("--no-auto-maintenance")  # which starts two more processes
         self._git.run(["fetch", *options, "--", self._git.location, f"+{source}:{_HEAD}"], clone)
 
     def _make_folders(self) -> None:
@@ -244,6 +214,32 @@ class Clone:
                     temporary.unlink()
 
 
+def _make_empty_clone(folder: Path) -> None:
+    """Makes the folder a bare repository without objects, as `git init` does."""
+    for name in ("objects", "refs"):
+        (folder / name).mkdir(mode=_OWNER_ONLY)
+    for name, text in (
+        ("HEAD", "ref: refs/heads/main\n"),
+        ("config", "[core]\n\trepositoryformatversion = 0\n\tbare = true\n"),
+        (_IDENTITY, os.urandom(16).hex()),
+    ):
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_text(text, encoding="ascii")
+
+
+def _may_need_maintenance(clone: Path) -> bool:
+    """Returns whether the clone has nearly as many objects or packs as git begins to tidy at.
+
+    git counts the objects in this one of 256 folders, too: 27 of them, or 50 packs.
+    """
+    limits = {"objects/17": 20, "objects/pack": 80}  # up to three files for each pack
+    for name, limit in limits.items():
+        with suppress(FileNotFoundError):
+            if len(list((clone / name).iterdir())) > limit:
+                return True
+    return False
+
+
 def _path_below(clones: Path, base_path: Path, owner: str, name: str) -> Path:
     for part in (owner, name):
         if part in {"", ".", ".."} or "/" in part or "\0" in part:
@@ -261,11 +257,3 @@ def _leads_to_itself(path: Path) -> bool:
     except OSError as error:
         return error.errno == errno.ELOOP
     return False
-
-
-def records(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yields the texts that a NUL ends."""
-    rest = b""
-    while piece := stream.read(1 << 16):
-        *whole, rest = (rest + piece).split(b"\0")
-        yield from whole

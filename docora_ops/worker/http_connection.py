@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import select
 import socket
 import ssl
 from contextlib import suppress
+from functools import cache
 from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -150,13 +152,18 @@ class AppConnection:
         first = self._proxy or self._endpoint
         if self._endpoint.scheme == "http":
             return http.client.HTTPConnection(first.host, first.port)
-        connection = http.client.HTTPSConnection(
-            first.host, first.port, context=ssl.create_default_context()
-        )
+        context = _tls_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+        connection = http.client.HTTPSConnection(first.host, first.port, context=context)
         if self._proxy is not None:
             headers = {"Host": self._endpoint.address, **self._proxy_headers}
             connection.set_tunnel(self._endpoint.host, self._endpoint.port, headers)
         return connection
+
+
+@cache
+def _tls_context(*_places: str | None) -> ssl.SSLContext:
+    """Reads the certificates of all authorities, which takes longer than to connect."""
+    return ssl.create_default_context()
 
 
 def _proxy_for(endpoint: Endpoint) -> Endpoint | None:

@@ -1,61 +1,117 @@
-"""Reads the contents of files from a clone."""
+"""Reads trees and the contents of files from a clone."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from docora_ops.errors import BrokenCloneError
+from docora_ops.text import inert
 from docora_ops.worker.git import PIECE, Git, output_of, stop
+from docora_ops.worker.log import log
 
 _MOST_REQUESTED = 64
 """Objects that are requested before the first is read."""
+# git itself creates no such paths, but accepts them from a server.
+_UNSAFE_PATH = re.compile(rb"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeEntry:
+    """A regular file of a commit."""
+
+    path: bytes
+    object_id: bytes
 
 
 class Objects:
-    """Reads contents from one `git cat-file`. Raises BrokenCloneError, also within a content."""
+    """Reads a clone with one `git cat-file`, which is started by the first request.
+
+    Raises BrokenCloneError, also within a content.
+    """
 
     def __init__(self, git: Git, clone: Path) -> None:
+        self._git = git
         self._clone = clone
-        self._process = git.start(clone, "cat-file", "--batch", stdin=subprocess.PIPE)
+        self._running: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Objects:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        stop(self._process)
+        self.close()
+
+    def close(self) -> None:
+        """Ends git; the next request starts it again."""
+        if self._running is not None:
+            stop(self._running)
+            self._running = None
+
+    def files(self, commit: str) -> list[TreeEntry]:
+        """Returns the regular files of a commit, ordered by the bytes of their paths."""
+        files = []
+        id_length = len(commit) // 2
+        trees = [(b"", f"{commit}^{{tree}}".encode())]
+        while trees:
+            # The last ones first, so that few trees wait at any time.
+            batch = trees[-_MOST_REQUESTED:]
+            del trees[-_MOST_REQUESTED:]
+            contents = self._read((object_id for _, object_id in batch), b"tree")
+            for (folder, _), content in zip(batch, contents, strict=True):
+                for mode, name, object_id in _entries(b"".join(content), id_length):
+                    path = folder + name
+                    if mode in {b"40000", b"040000"}:
+                        trees.append((path + b"/", object_id))
+                    elif mode.startswith(b"100"):
+                        files.append(TreeEntry(path, object_id))
+        files.sort(key=lambda file: file.path)
+        return [file for file in files if _is_safe(file.path)]
 
     def read(self, object_ids: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
-        """Yields the content of each object; each has to be read to its end before the next.
+        """Yields the content of each file; each has to be read to its end before the next.
 
         Requests objects ahead, so that git has read them when their turn comes.
         """
+        return self._read(object_ids, b"blob")
+
+    def _read(self, object_ids: Iterable[bytes], kind: bytes) -> Iterator[Iterator[bytes]]:
         left = iter(object_ids)
         requested = 0
         while True:
-            for object_id in islice(left, _MOST_REQUESTED - requested):
-                self.ask(object_id)
-                requested += 1
+            if new := list(islice(left, _MOST_REQUESTED - requested)):
+                self.ask(new)
+                requested += len(new)
             if not requested:
                 return
-            yield self._receive()
+            yield self._receive(kind)
             requested -= 1
 
-    def ask(self, object_id: bytes) -> None:
-        """Requests the content of an object."""
-        assert self._process.stdin is not None  # noqa: S101 - opened as a pipe
-        try:
-            self._process.stdin.write(object_id + b"\n")
-            self._process.stdin.flush()
-        except OSError as error:
-            raise self._broken(object_id) from error
+    @property
+    def _process(self) -> subprocess.Popen[bytes]:
+        if self._running is None:
+            self._running = self._git.start(
+                self._clone, "cat-file", "--batch", stdin=subprocess.PIPE
+            )
+        return self._running
 
-    def _receive(self) -> Iterator[bytes]:
+    def ask(self, object_ids: list[bytes]) -> None:
+        """Requests objects."""
+        stdin = self._process.stdin
+        assert stdin is not None  # noqa: S101 - opened as a pipe
+        try:
+            stdin.write(b"\n".join(object_ids) + b"\n")
+            stdin.flush()
+        except OSError as error:
+            raise self._broken(object_ids[0]) from error
+
+    def _receive(self, kind: bytes) -> Iterator[bytes]:
         header = output_of(self._process).readline()
         fields = header.split()
-        if len(fields) != 3 or fields[1] != b"blob":  # noqa: PLR2004 - id, type, size
+        if len(fields) != 3 or fields[1] != kind:  # noqa: PLR2004 - id, type, size
             raise self._broken(header[:40])
         return self._content(int(fields[2]), fields[0])
 
@@ -74,3 +130,21 @@ class Objects:
     def _broken(self, object_id: bytes) -> BrokenCloneError:
         shown = object_id.decode(errors="replace").strip()
         return BrokenCloneError(f"the clone {self._clone} is broken at object {shown or 'unknown'}")
+
+
+def _entries(tree: bytes, id_length: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Yields mode, name and object id of each entry: `MODE NAME`, NUL, and the id in binary."""
+    start = 0
+    while start < len(tree):
+        end = tree.index(b"\0", start) + 1
+        mode, _, name = tree[start : end - 1].partition(b" ")
+        start = end + id_length
+        yield mode, name, tree[end:start].hex().encode()
+
+
+def _is_safe(path: bytes) -> bool:
+    """Returns whether a file of this path may be sent; logs if not."""
+    if _UNSAFE_PATH.search(path):
+        log.warning("not sent, its path is not safe: %s", inert(path.decode(errors="replace")))
+        return False
+    return True

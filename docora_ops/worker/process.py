@@ -64,8 +64,8 @@ def serve(settings: Settings, name: str, *, burst: bool) -> None:
     reason.
     """
     global _worker  # noqa: PLW0603 - the thread that waits for the parent reads it
-    use_settings(settings)
     client = connect(settings)
+    use_settings(settings, client)
     with redis_errors(client):
         worker = SnapshotWorker(settings, client, name)
         _worker = worker

@@ -12,7 +12,7 @@ from typing import Any
 
 from redis import Redis, RedisError
 from redis.client import Pipeline
-from rq import Queue, Worker
+from rq import Queue
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.exceptions import AbandonedJobError, InvalidJobOperation, StopRequested
 from rq.executions import Execution
@@ -27,6 +27,7 @@ from docora_ops.interrupts import ENDING, held_back, repeat_if_swallowed
 from docora_ops.queue.redis_client import describe
 from docora_ops.settings import Settings
 from docora_ops.text import inert
+from docora_ops.worker.lasting_horse import LastingHorseWorker
 from docora_ops.worker.log import log, without_redis_traceback
 from docora_ops.worker.recovery import LinkRecovery, Tries, ids_and_name
 from docora_ops.worker.rq_parts import DelayedJobScheduler, RunningJobs, SnapshotJob, SnapshotQueue
@@ -47,7 +48,7 @@ class _Stopped(SystemExit):
     """
 
 
-class SnapshotWorker(Worker):
+class SnapshotWorker(LastingHorseWorker):
     """A worker that updates the link of each killed job.
 
     RQ's own worker notices an abandoned job after ten minutes, and never while it runs a job.
@@ -124,6 +125,7 @@ class SnapshotWorker(Worker):
         """Waits while workers are suspended. Raises StopRequested in a burst."""
         if not is_suspended(self.connection, self):
             return
+        self.end_work_horse()
         if burst:
             self.burst_was_suspended = True
             raise StopRequested
@@ -219,11 +221,6 @@ class SnapshotWorker(Worker):
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, self.request_stop)
 
-    def setup_work_horse_signals(self) -> None:
-        """Has the process of a job ignore SIGHUP: the worker decides about the job."""
-        super().setup_work_horse_signals()  # type: ignore[no-untyped-call]
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
     def handle_warm_shutdown_request(self) -> None:
         """Records that the worker was told to end."""
         self.stop_was_requested = True
@@ -268,7 +265,7 @@ class SnapshotWorker(Worker):
     def teardown(self) -> None:
         """Cleans up once, if this process has registered the name."""
         if self._is_registered:
-            super().teardown()  # type: ignore[no-untyped-call]
+            super().teardown()
 
     def run_maintenance_tasks(self) -> None:
         """Cleans RQ's registries and recovers abandoned links, unless the host's clock is wrong.

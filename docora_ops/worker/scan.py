@@ -10,14 +10,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import IO
 
 from docora_ops.errors import SnapshotError
-from docora_ops.worker.clone import Clone, Commit, TreeEntry, records
+from docora_ops.worker.clone import Clone, Commit
+from docora_ops.worker.objects import Objects, TreeEntry
 
 _NAME = "docora-ops-scan"
 _HEADER = b"docora-ops scan 2\n"
 """Has to change whenever a scan records something else about the same file."""
 _PDF = b"%PDF-"
+_END = re.compile(rb"end ([0-9a-f]{40,64}) ([0-9a-f]{64})")
 _LINE = re.compile(rb"([0-9a-f]{40,64}) ([0-9a-f]{64}) (\d+) ([tb])\t(.+)", re.DOTALL)
 
 
@@ -39,22 +42,21 @@ class File:
         return self.path.decode(errors="replace")
 
 
-def scan(clone: Clone, commit: Commit) -> Sequence[File]:
+def scan(clone: Clone, commit: Commit, objects: Objects) -> Sequence[File]:
     """Returns the regular files of the commit, ordered by the bytes of their paths.
 
-    Hashes each file whose git object the last scan, which is stored in the clone, does not know.
-    Raises BrokenCloneError, SnapshotError.
+    The last scan is stored in the clone. If it is of this commit, nothing else is read; else each
+    file is hashed whose git object it does not know. Raises BrokenCloneError, SnapshotError.
     """
     path = clone.path / _NAME
     try:
-        items = list(_known_or_new(clone.files(commit), _read(path)))
-        new = (item.object_id for item in items if isinstance(item, TreeEntry))
-        with clone.objects() as objects:
-            contents = objects.read(new)
-            files = [
-                item if isinstance(item, File) else _hash(item, next(contents)) for item in items
-            ]
-        _write(path, files)
+        known, known_commit = _read(path)
+        if known_commit == commit.sha:
+            return known
+        items = list(_known_or_new(objects.files(commit.sha), iter(known)))
+        contents = objects.read(item.object_id for item in items if isinstance(item, TreeEntry))
+        files = [item if isinstance(item, File) else _hash(item, next(contents)) for item in items]
+        _write(path, files, commit.sha)
     except OSError as error:
         raise SnapshotError(f"the scan can't be written: {error.strerror}") from error
     return files
@@ -98,34 +100,55 @@ def _decodes(decoder: codecs.IncrementalDecoder, piece: bytes, *, final: bool = 
     return True
 
 
-def _read(path: Path) -> Iterator[File]:
-    """Yields the files of a stored scan, up to the end or to the first malformed line."""
+def _read(path: Path) -> tuple[list[File], str]:
+    """Returns the files of a stored scan, and its commit.
+
+    If a part of it is lost or spoilt, returns the files before that part, and no commit.
+    """
+    files: list[File] = []
     try:
         stream = path.open("rb")
     except FileNotFoundError:
-        return
+        return files, ""
+    digest = hashlib.sha256()
     with stream:
+        os.fchmod(stream.fileno(), 0o600)  # the folder may have been open to other users
         if stream.read(len(_HEADER)) != _HEADER:
-            return
-        for line in records(stream):
-            found = _LINE.fullmatch(line)
-            if found is None:
-                return
-            object_id, sha, size, kind, name = found.groups()
-            yield File(name, object_id, sha.decode(), int(size), kind == b"t")
+            return files, ""
+        for line in _records(stream):
+            if found := _LINE.fullmatch(line):
+                digest.update(line)
+                object_id, sha, size, kind, name = found.groups()
+                files.append(File(name, object_id, sha.decode(), int(size), kind == b"t"))
+            elif (found := _END.fullmatch(line)) and found[2] == digest.hexdigest().encode():
+                return files, found[1].decode()
+            else:
+                break
+    return files, ""
 
 
-def _write(path: Path, files: Iterable[File]) -> None:
+def _records(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yields the texts that a NUL ends."""
+    rest = b""
+    while piece := stream.read(1 << 16):
+        *whole, rest = (rest + piece).split(b"\0")
+        yield from whole
+
+
+def _write(path: Path, files: Iterable[File], commit: str) -> None:
+    digest = hashlib.sha256()
     with NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", delete=False) as stream:
         try:
             stream.write(_HEADER)
             for file in files:
                 kind = b"t" if file.is_text else b"b"
                 values = (file.object_id, file.sha.encode(), file.size, kind, file.path)
-                stream.write(b"%b %b %d %b\t%b\0" % values)
+                line = b"%b %b %d %b\t%b" % values
+                digest.update(line)
+                stream.write(line + b"\0")
+            stream.write(b"end %b %b\0" % (commit.encode(), digest.hexdigest().encode()))
             stream.flush()
-            # Without it a power cut could leave the new name on an incomplete file.
-            os.fsync(stream.fileno())
+            # Not synced to the disk: the last line tells whether a power cut has cost a part.
             Path(stream.name).replace(path)
         except BaseException:
             Path(stream.name).unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 from rq import get_current_job
 from rq.timeouts import JobTimeoutException
@@ -23,7 +23,6 @@ from docora_ops.database.link_scans import (
     fail_scan,
     keeps_link,
 )
-from docora_ops.database.pooling import session_id
 from docora_ops.database.snapshots import had_commit, store_snapshot
 from docora_ops.errors import (
     BrokenCloneError,
@@ -34,7 +33,7 @@ from docora_ops.errors import (
     SnapshotError,
 )
 from docora_ops.links import Link, Payload
-from docora_ops.queue import connect
+from docora_ops.queue import Redis, connect
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import inert, moment
 from docora_ops.worker.bodies import BodyWriter, Event, repository_fields
@@ -43,6 +42,7 @@ from docora_ops.worker.deliveries import Plan, Sender, compare, fits_index
 from docora_ops.worker.endpoint import secrets_of
 from docora_ops.worker.git import Git
 from docora_ops.worker.log import link_name, log, name_of_arguments
+from docora_ops.worker.objects import Objects
 from docora_ops.worker.recovery import Tries
 from docora_ops.worker.repository_lock import RepositoryLock
 from docora_ops.worker.scan import File, scan
@@ -62,12 +62,18 @@ _LARGEST_SIZE = 2**31 - 1
 """The largest size of a file that Docora's column can hold."""
 
 _settings: Settings | None = None
+_client: Redis | None = None
+_session: Session | None = None
+"""The session that the last job of this process has left."""
 
 
-def use_settings(settings: Settings) -> None:
-    """Gives the jobs of this process and its children these settings."""
-    global _settings  # noqa: PLW0603 - RQ calls a plain function
-    _settings = settings
+def use_settings(settings: Settings, client: Redis | None = None) -> None:
+    """Gives the jobs of this process and its children these settings, and a client of Redis.
+
+    With a client, a job that has succeeded leaves its session of Postgres to the next one.
+    """
+    global _settings, _client
+    _settings, _client = settings, client
 
 
 def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
@@ -89,6 +95,24 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     job.run()
 
 
+def _take_session(settings: Settings) -> Session:
+    """Returns the session that the last job has left, or a new one."""
+    global _session
+    session, _session = _session, None
+    timeout = max(settings.statement_timeout, _STATEMENT_TIMEOUT)
+    timeouts = {"lock_timeout": _LINK_TIMEOUT, "statement_timeout": timeout}
+    return session or Session(settings.model_copy(update=timeouts))
+
+
+def _leave_session(session: Session) -> None:
+    """Releases the link, and leaves the session to the next job if one may follow."""
+    global _session  # noqa: PLW0603 - RQ calls a plain function
+    if _client is not None:
+        with suppress(DocoraOpsError):  # the link is in sync already
+            session.release()
+            _session = session
+
+
 class _GoneError(Exception):
     """The link or the app was removed while the job ran."""
 
@@ -106,9 +130,7 @@ class _Snapshot:
         self.started = time.monotonic()
         self.sent = 0
         self.link: Link | None = None
-        timeout = max(settings.statement_timeout, _STATEMENT_TIMEOUT)
-        timeouts = {"lock_timeout": _LINK_TIMEOUT, "statement_timeout": timeout}
-        self.session = Session(settings.model_copy(update=timeouts))
+        self.session = _take_session(settings)
         self.session_id = 0
 
     def run(self) -> None:
@@ -119,13 +141,14 @@ class _Snapshot:
             if error is not None:
                 self._fail(error)
         finally:
-            self.session.close()
+            if self.session is not _session:
+                self.session.close()
 
     def _try(self) -> Exception | None:
         """Runs the job; returns any error, since each failure has to be counted."""
         try:
             # Known before the lock is taken: the session may fail at any moment afterwards.
-            self.session_id = session_id(self.session)
+            self.session_id = self.session.id
             begun = self._begin()
             if isinstance(begun, Refusal):
                 self._end_quietly(begun)
@@ -133,8 +156,8 @@ class _Snapshot:
             self.link = begun
             self.name = link_name(begun.payload.app_name, begun.payload.repository_name)
             log.info("%s: began, %s", self.name, self._try_number(begun.retry_count + 1))
-            self._require_lock(begun)
             self._work(begun)
+            _leave_session(self.session)
             files = "1 file" if self.sent == 1 else f"{self.sent} files"
             log.info("%s: synced, %s sent in %.1f s", self.name, files, self._seconds)
         except _GoneError:
@@ -165,7 +188,7 @@ class _Snapshot:
 
     def _require_lock(self, link: Link) -> None:
         """Raises SnapshotError if another job could be scanning the link, too."""
-        if not keeps_link(self.session, link.ref, self.session_id):
+        if not keeps_link(self.session, link.ref):
             raise SnapshotError(
                 "its session of Postgres has not got the link's lock: DATABASE_URL must lead to "
                 "Postgres itself, or to a proxy that pools sessions"
@@ -174,7 +197,7 @@ class _Snapshot:
     def _work(self, link: Link) -> None:
         payload = link.payload
         token, auth_key = self._decrypt(payload)
-        lock = RepositoryLock(connect(self.settings), payload.repository_name)
+        lock = RepositoryLock(_client or connect(self.settings), payload.repository_name)
         git = Git(
             payload.github_url,
             token=token,
@@ -186,32 +209,35 @@ class _Snapshot:
         commit = self._sync(clone, lock)
         if commit is None:
             log.warning("%s: the repository has no branch, so nothing is sent", self.name)
-            end_scan(self.session, link.ref)
+            with self.session.transaction():
+                end_scan(self.session, link.ref)
             return
-        commit, files = self._scan(clone, lock, commit)
-        plan = compare(files, read_deliveries(self.session, link.ref))
-        log.info(
-            "%s: %s at %s: %d to delete, %d to create, %d to update",
-            self.name,
-            inert(commit.label),
-            commit.sha[:12],
-            len(plan.deletions),
-            len(plan.creations),
-            len(plan.updates),
-        )
-        if not app_exists(self.session, self.app_id):
-            raise _GoneError
-        self._require_lock(link)
-        if plan.deletions or plan.creations or plan.updates:
-            try:
-                self._deliver(link, clone, commit, plan, auth_key)
-            except BrokenCloneError:
-                with lock.held():
-                    clone.discard()
-                raise
-        self._require_lock(link)
-        self._store(commit, files)
-        end_scan(self.session, link.ref)
+        with clone.objects() as objects:
+            commit, files = self._scan(clone, lock, commit, objects)
+            plan = compare(files, read_deliveries(self.session, link.ref))
+            log.info(
+                "%s: %s at %s: %d to delete, %d to create, %d to update",
+                self.name,
+                inert(commit.label),
+                commit.sha[:12],
+                len(plan.deletions),
+                len(plan.creations),
+                len(plan.updates),
+            )
+            if not app_exists(self.session, self.app_id):
+                raise _GoneError
+            if plan.deletions or plan.creations or plan.updates:
+                self._require_lock(link)
+                try:
+                    self._deliver(link, objects, commit, plan, auth_key)
+                except BrokenCloneError:
+                    with lock.held():
+                        clone.discard()
+                    raise
+        with self.session.transaction():
+            self._require_lock(link)
+            self._store(commit, files)
+            end_scan(self.session, link.ref)
 
     def _decrypt(self, payload: Payload) -> tuple[str | None, str]:
         """Returns the GitHub token and the app's auth key."""
@@ -241,21 +267,24 @@ class _Snapshot:
         return commit
 
     def _scan(
-        self, clone: Clone, lock: RepositoryLock, commit: Commit
+        self, clone: Clone, lock: RepositoryLock, commit: Commit, objects: Objects
     ) -> tuple[Commit, Sequence[File]]:
         """Scans the commit; replaces a clone that cannot be read by a new one, once."""
         try:
-            return commit, scan(clone, commit)
+            return commit, scan(clone, commit, objects)
         except BrokenCloneError as error:
             log.warning("%s: %s: cloning it anew", self.name, inert(error.message))
+        objects.close()
         with lock.held():
             clone.discard()
         newest = self._sync(clone, lock)
         if newest is None:
             raise GitError("the repository shows no branch any more")
-        return newest, scan(clone, newest)
+        return newest, scan(clone, newest, objects)
 
-    def _deliver(self, link: Link, clone: Clone, commit: Commit, plan: Plan, auth_key: str) -> None:
+    def _deliver(
+        self, link: Link, objects: Objects, commit: Commit, plan: Plan, auth_key: str
+    ) -> None:
         payload = link.payload
         record = DeliveryRecord(self.session, link.ref)
 
@@ -266,19 +295,16 @@ class _Snapshot:
             if not link_exists:
                 raise _GoneError
 
-        with (
-            Webhook(
-                payload.base_url, payload.app_id, auth_key, timeout=DELIVERY_TIMEOUT
-            ) as webhook,
-            clone.objects() as objects,
-        ):
+        with Webhook(
+            payload.base_url, payload.app_id, auth_key, timeout=DELIVERY_TIMEOUT
+        ) as webhook:
             writer = BodyWriter(repository_fields(payload), commit.sha)
             try:
                 Sender(objects, writer, self.settings).send(plan, webhook, acknowledged)
             except SnapshotError:
                 record.flush()
                 raise
-        if not record.close():
+        if not record.flush():
             raise _GoneError
 
     def _store(self, commit: Commit, files: Sequence[File]) -> None:

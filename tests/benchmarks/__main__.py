@@ -1,4 +1,4 @@
-"""`make bench`: measures bulk retry, schedule, start, screens and snapshot against baselines.
+"""`make bench`: measures bulk retry, schedule, start, screens, snapshots and workers.
 
 Compare the ratios: they compare processes that ran one after the other on the same machine.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from docora_ops.demo import servers
-from tests.benchmarks import pace, snapshots, world
+from tests.benchmarks import drain, pace, snapshots, world
 from tests.benchmarks.measured import Results, measure, show
 from tests.benchmarks.screens import COMMANDS
 
@@ -104,7 +104,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
     parser.add_argument("--links", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("throughput", "start", "snapshot", "screens", "pace"))
+    parser.add_argument(
+        "--only", choices=("throughput", "start", "snapshot", "screens", "pace", "drain")
+    )
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -121,6 +123,8 @@ def main() -> None:
             screens()
         if options.only in {None, "pace"}:
             pace.compare(Path(folder), options.rounds)
+        if options.only in {None, "drain"}:
+            drain.compare(Path(folder), options.rounds)
         if options.only in {None, "snapshot"}:
             snapshots.compare(Path(folder), options.rounds)
 

@@ -1,6 +1,6 @@
-"""A snapshot of many small files against the plainest loop of the same POSTs.
+"""Snapshots of many small files against the plainest loop of the same POSTs.
 
-As a program: `snapshots snapshot`, `snapshots loop RECEIVER FILE` (posts the requests in the
+As a program: `snapshots snapshot FILES`, `snapshots loop RECEIVER FILE` (posts the requests in the
 file), or `snapshots receiver [FILE]` (serves an app until killed, and records its requests).
 """
 
@@ -22,10 +22,12 @@ from docora_ops.worker.snapshot_job import snapshot
 from tests.benchmarks import world
 from tests.benchmarks.measured import Results, measure, report, show
 
-FILES = 20_000
+SIZES = (1_000, 20_000)
+"""Numbers of files."""
 KEY = bytes(32)
 AUTH_KEY = "auth-key"
 APP, REPOSITORY = f"app_{1:024x}", f"repo_{1:024x}"
+IDENTITY = ("-c", "user.name=bench", "-c", "user.email=bench@example.com")
 SIGNED = ("X-Docora-App-Id", "X-Docora-Timestamp", "X-Docora-Signature")
 
 
@@ -36,25 +38,31 @@ def compare(folder: Path, rounds: int) -> None:
         "REPOS_BASE_PATH": str(folder / "repos"),
         "DOCORA_OPS_GIT_PROTOCOLS": "file",
     }
+    for files in SIZES:
+        compare_files(folder / str(files), files, rounds)
+
+
+def compare_files(folder: Path, files: int, rounds: int) -> None:
+    """Prints how fast so many files are delivered."""
+    upstream = make_upstream(folder / "upstream", files)
     requests = str(folder / "requests")
-    upstream = make_upstream(folder / "upstream")
     add_link(upstream)
     with receiver(requests) as url:
         execute("UPDATE apps SET base_url = %s", url)
-        measure("snapshots", "snapshot")  # clones, and records the requests
+        measure("snapshots", "snapshot", str(files))  # clones, and records the requests
     results: Results = {"snapshot": [], "plain loop": [], "nothing changed": []}
     with receiver() as url:
         execute("UPDATE apps SET base_url = %s", url)
         for _ in range(rounds):
             execute("DELETE FROM app_delivered_files")
-            results["snapshot"].append(measure("snapshots", "snapshot"))
+            results["snapshot"].append(measure("snapshots", "snapshot", str(files)))
             results["plain loop"].append(measure("snapshots", "loop", url, requests))
-            results["nothing changed"].append(measure("snapshots", "snapshot"))
-    print(f"\n{FILES:,} small files to an app that checks signatures, median of {rounds}")
+            results["nothing changed"].append(measure("snapshots", "snapshot", str(files)))
+    print(f"\n{files:,} small files to an app that checks signatures, median of {rounds}")
     show(results, "plain loop")
 
 
-def make_upstream(folder: Path, files: int = FILES) -> str:
+def make_upstream(folder: Path, files: int) -> str:
     """Makes a repository of small files, if there is none; returns its URL."""
     for number in range(files):
         path = folder / f"part{number // 100}" / f"file{number}.py"
@@ -62,9 +70,8 @@ def make_upstream(folder: Path, files: int = FILES) -> str:
         path.write_text(f"# {number}\n" * 40, encoding="utf-8")
     if (folder / ".git").exists():
         return f"file://{folder}"
-    identity = ("-c", "user.name=bench", "-c", "user.email=bench@example.com")
-    for arguments in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "all")):
-        subprocess.run(["git", *identity, *arguments], cwd=folder, check=True)
+    for arguments in (("init", "-q", "-b", "main"), ("add", "-A"), ("commit", "-q", "-m", "all")):
+        subprocess.run(["git", *IDENTITY, *arguments], cwd=folder, check=True)
     return f"file://{folder}"
 
 
@@ -120,10 +127,10 @@ def serve(record: str | None = None) -> None:
         Event().wait()
 
 
-def take_snapshot() -> int:
+def take_snapshot(files: str) -> int:
     """Runs the snapshot job, as a worker's process does."""
     snapshot(app_id=APP, repository_id=REPOSITORY)
-    return FILES
+    return int(files)
 
 
 def plain_loop(url: str, requests: str) -> int:
@@ -147,4 +154,4 @@ if __name__ == "__main__":
     elif way == "loop":
         report(lambda: plain_loop(*arguments))
     else:
-        report(take_snapshot)
+        report(lambda: take_snapshot(*arguments))

@@ -175,6 +175,7 @@ def test_a_real_worker_and_its_scheduler_are_seen(docora: Docora, tmp_path: Path
         "REDIS_URL": docora.redis_access.worker,
         "ENCRYPTION_KEY": "00" * 32,
         "REPOS_BASE_PATH": str(tmp_path),
+        "SCAN_CONCURRENCY": "1",
     }
     with docora.start("worker", env=settings) as worker:
         eventually(lambda: states(examine(docora))["scheduler"] == "ok", "a scheduler")

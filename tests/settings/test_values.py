@@ -30,6 +30,7 @@ VARIABLES: dict[str, tuple[str, object, str, object]] = {
     "REPOS_BASE_PATH": ("repos_base_path", Path("/data/repos"), "/srv/clones", Path("/srv/clones")),
     "CIRCUIT_BREAKER_THRESHOLD": ("circuit_breaker_threshold", 5, "2", 2),
     "CIRCUIT_BREAKER_COOLDOWN_MS": ("circuit_breaker_cooldown_ms", 1_800_000, "500", 500),
+    "SCAN_CONCURRENCY": ("scan_concurrency", 5, "2", 2),
     "BINARY_CHUNK_THRESHOLD_BYTES": ("binary_chunk_threshold_bytes", 1_048_576, "100", 100),
     "BINARY_CHUNK_SIZE_BYTES": ("binary_chunk_size_bytes", 524_288, "50", 50),
     "DOCORA_OPS_GIT_PROTOCOLS": ("git_protocols", "https", "https,ssh", "https,ssh"),

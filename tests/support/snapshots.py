@@ -187,13 +187,14 @@ class Snapshots:
         return self.docora.settings.model_copy(update=changes)
 
     def environment(self, **changes: str | None) -> dict[str, str | None]:
-        """For a worker process."""
+        """For a process with one worker."""
         return {
             "DATABASE_URL": self.docora.database_access.worker,
             "REDIS_URL": self.docora.redis_access.worker,
             "ENCRYPTION_KEY": KEY.hex(),
             "REPOS_BASE_PATH": str(self.repos),
             "DOCORA_OPS_GIT_PROTOCOLS": "file,http",
+            "SCAN_CONCURRENCY": "1",
             **changes,
         }
 

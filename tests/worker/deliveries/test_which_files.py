@@ -9,6 +9,7 @@ from rq.job import JobStatus
 from docora_ops.demo.receiver import Request
 from docora_ops.worker import snapshot_job as job
 from docora_ops.worker.clone import Clone, Commit
+from docora_ops.worker.objects import Objects
 from docora_ops.worker.scan import File, scan
 from tests.support.delivery_checks import (
     assert_in_sync,
@@ -206,9 +207,9 @@ def test_an_app_that_is_deleted_while_its_files_are_hashed_gets_nothing(
 ) -> None:
     link, _ = snapshots.add_link({"a": "1"})
 
-    def scan_and_delete(clone: Clone, commit: Commit) -> Sequence[File]:
+    def scan_and_delete(clone: Clone, commit: Commit, objects: Objects) -> Sequence[File]:
         delete_link(snapshots, app_too=True)
-        return scan(clone, commit)
+        return scan(clone, commit, objects)
 
     monkeypatch.setattr(job, "scan", scan_and_delete)
     snapshots.run_job(link)

@@ -51,9 +51,9 @@ def test_a_second_run_without_a_change_fetches_hashes_and_sends_nothing(
     commands: list[str] = []
     ask, run = Objects.ask, Git.run
 
-    def noted_ask(self: Objects, object_id: bytes) -> None:
-        asked.append(object_id)
-        ask(self, object_id)
+    def noted_ask(self: Objects, object_ids: list[bytes]) -> None:
+        asked.extend(object_ids)
+        ask(self, object_ids)
 
     def noted_run(self: Git, arguments: list[str], *rest: object, **options: object) -> str:
         commands.append(arguments[0])
@@ -63,14 +63,14 @@ def test_a_second_run_without_a_change_fetches_hashes_and_sends_nothing(
     monkeypatch.setattr(Git, "run", noted_run)
     snapshots.run_job(link)
     assert "fetch" in commands
-    assert len(asked) == 4  # two are hashed, two are sent
+    assert len(asked) == 5  # the tree; two are hashed, two are sent
     asked.clear()
     commands.clear()
     snapshots.run_job(link)
-    assert (asked, "fetch" in commands) == ([], False)
+    assert (asked, commands) == ([], ["ls-remote"])
     upstream.commit({"b": "3\n"})
     snapshots.run_job(link)
-    assert (len(asked), "fetch" in commands) == (2, True)
+    assert (len(asked), "fetch" in commands) == (3, True)
     assert_in_sync(snapshots, link, upstream)
     assert events(snapshots) == [("create", "a"), ("create", "b"), ("update", "b")]
 

@@ -35,6 +35,25 @@ def test_a_lock_that_is_held_for_long_fails_the_job_and_not_the_repository(
     assert not (snapshots.repos / ".docora-ops").exists()
 
 
+def test_a_lock_is_asked_for_again_at_once_and_then_ever_less_often(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis = snapshots.docora.redis
+    redis.set(KEY, "somebody else")
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 5:
+            redis.delete(KEY)
+
+    monkeypatch.setattr(repository_lock, "PAUSE", 0.1)
+    monkeypatch.setattr("docora_ops.worker.repository_lock.time.sleep", pause)
+    with RepositoryLock(redis, "octo/api").held():
+        assert redis.get(KEY) != b"somebody else"
+    assert pauses == [0.02, 0.04, 0.08, 0.1, 0.1]
+
+
 @pytest.mark.parametrize(
     ("key", "milliseconds", "timeout"),
     [(KEY, 150, 10), ("docora:repo-lock:octo/other", None, 0)],

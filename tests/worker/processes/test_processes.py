@@ -110,6 +110,22 @@ def test_two_children_work_at_the_same_time(snapshots: Snapshots) -> None:
     assert names(snapshots) == set()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "setting", "count"),
+    [((), None, 5), ((), "2", 2), (("--concurrency", "3"), "2", 3)],
+)
+def test_docoras_own_setting_tells_how_many_jobs_run_at_the_same_time(
+    snapshots: Snapshots, arguments: tuple[str, ...], setting: str | None, count: int
+) -> None:
+    with running(snapshots, *arguments, "--name", "w", SCAN_CONCURRENCY=setting) as worker:
+        worker.await_ready(count)
+        expected = {f"w-{number}" for number in range(1, count + 1)}
+        eventually(lambda: names(snapshots) == expected, "all workers")
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+        eventually(lambda: worker.processes == [], "the end of all processes")
+
+
 def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
     with running(snapshots, "--concurrency", "2", "--name", "pair") as worker:
         worker.await_ready(2)

@@ -41,6 +41,8 @@ def assert_untouched(snapshots: Snapshots, link: TestLink) -> None:
         (["--name", "a b"], {}, "--name 'a b' is not a name for a worker"),
         (["--name", "a\x1b[31m"], {}, r"--name 'a\x1b[31m' is not a name for a worker"),
         (["--concurrency", "0"], {}, "--concurrency"),
+        ([], {"SCAN_CONCURRENCY": "0"}, "SCAN_CONCURRENCY"),
+        ([], {"SCAN_CONCURRENCY": "many"}, "SCAN_CONCURRENCY"),
         (["--concurrency", "2"], {"ENCRYPTION_KEY": None}, "ENCRYPTION_KEY is not set"),
     ],
 )

@@ -98,4 +98,5 @@ def test_a_clone_that_another_job_has_made_anew_is_not_thrown_away(snapshots: Sn
     assert quick.path.exists()
     commit = quick.sync()
     assert commit is not None
-    assert [entry.path for entry in quick.files(commit)] == [b"a"]
+    with quick.objects() as objects:
+        assert [entry.path for entry in objects.files(commit.sha)] == [b"a"]

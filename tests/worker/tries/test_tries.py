@@ -140,7 +140,7 @@ def test_of_two_snapshots_of_one_repository_the_last_is_stored_with_its_own_file
     repository_id = link.repository_id
     first, second = "1" * 40, "2" * 40
     other_files = [(f"other{number}", "b" * 64, 1) for number in range(3)]
-    with closing(Database(snapshots.settings)) as database:
+    with closing(Database(snapshots.settings)) as database, database.transaction():
         store_snapshot(database, repository_id, second, "main", other_files)
     with psycopg.connect(snapshots.docora.database_access.owner) as blocker:
         blocker.execute("SELECT FROM repository_snapshots FOR UPDATE")
@@ -148,7 +148,7 @@ def test_of_two_snapshots_of_one_repository_the_last_is_stored_with_its_own_file
         blocker.execute("UPDATE snapshot_files SET path = 'of the first ' || path")
 
         def store() -> None:
-            with closing(Database(snapshots.settings)) as database:
+            with closing(Database(snapshots.settings)) as database, database.transaction():
                 store_snapshot(database, repository_id, second, "main", other_files)
 
         thread = threading.Thread(target=store)
