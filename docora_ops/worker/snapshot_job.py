@@ -29,6 +29,8 @@ from docora_ops.errors import (
     ConfigurationError,
     DocoraOpsError,
     GitError,
+    LinkError,
+    PostgresError,
     ServerError,
     SnapshotError,
 )
@@ -130,6 +132,7 @@ class _Snapshot:
         self.started = time.monotonic()
         self.sent = 0
         self.link: Link | None = None
+        self.session_is_reused = _session is not None
         self.session = _take_session(settings)
         self.session_id = 0
 
@@ -177,7 +180,16 @@ class _Snapshot:
         """Takes the link; waits for the session of a job that has just ended."""
         end = time.monotonic() + _LINK_TIMEOUT
         while True:
-            begun = begin_scan(self.session, self.app_id, self.repository_id)
+            try:
+                begun = begin_scan(self.session, self.app_id, self.repository_id)
+            except PostgresError as error:
+                if isinstance(error, LinkError) or not self.session_is_reused:
+                    raise
+                # Postgres may have been restarted since the last job.
+                self.session.close()
+                self.session, self.session_is_reused = _take_session(self.settings), False
+                self.session_id = self.session.id
+                continue
             if begun is not Refusal.HELD:
                 return begun
             if time.monotonic() > end:

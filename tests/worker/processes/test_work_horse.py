@@ -94,9 +94,9 @@ def test_jobs_in_one_process_use_one_session_and_leave_it_without_a_lock(
 
 
 class Noting(SnapshotWorker):
-    """Notes the process of each job; can kill the one that waits for the second job."""
+    """Notes the process of each job; `happen` befalls the one that waits for the second job."""
 
-    kills_idle = False
+    happen: Callable[[int], object] = staticmethod(lambda _pid: None)
 
     def __init__(self, snapshots: Snapshots) -> None:
         client = connect(snapshots.settings)
@@ -105,9 +105,8 @@ class Noting(SnapshotWorker):
         self.pids: list[int] = []
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
-        if self.kills_idle and len(self.pids) == 1:
-            os.kill(self.pids[0], signal.SIGKILL)
-            os.waitid(os.P_PID, self.pids[0], os.WEXITED | os.WNOWAIT)
+        if len(self.pids) == 1:
+            self.happen(self.pids[0])
         super().fork_work_horse(job, queue)
         self.pids.append(self.horse_pid)
 
@@ -123,11 +122,33 @@ def noting(snapshots: Snapshots) -> Iterator[Noting]:
 
 
 def test_a_process_that_is_killed_between_two_jobs_costs_none(noting: Noting) -> None:
-    noting.kills_idle = True
+    def kill(pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+    noting.happen = kill
     noting.work(burst=True)
     first, *others = noting.pids
     assert first not in others
     assert len(set(others)) == 1
+
+
+def test_a_session_that_is_ended_between_two_jobs_costs_none(
+    noting: Noting, snapshots: Snapshots
+) -> None:
+    ended: list[int] = []
+
+    def end_sessions(_pid: int) -> None:
+        found = snapshots.docora.connection.execute(
+            "SELECT pg_terminate_backend(pid, 10000), pid FROM pg_stat_activity WHERE"
+            " datname = current_database() AND application_name = 'docora-ops' AND state = 'idle'"
+        ).fetchall()
+        ended.extend(row["pid"] for row in found)
+
+    noting.happen = end_sessions
+    noting.work(burst=True)
+    assert ended
+    assert len(set(noting.pids)) == 1, "no job has failed"
 
 
 @pytest.mark.parametrize(
