@@ -21,11 +21,26 @@ local function stands_in(name, id)
   return redis.call('ZSCORE', prefix .. name, id)
 end
 
--- BullMQ adds jobs at the head, where LPOS begins: one that has come since is found at once.
+-- BullMQ adds jobs at the head, where LPOS begins. Many searches would take quadratic time.
+local MOST_SEARCHES = 20
+local searches, is_listed = 0, nil
 local function is_in_list(id, hint)
-  return tonumber(hint) >= 0
-    or redis.call('LPOS', prefix .. 'wait', id)
-    or redis.call('LPOS', prefix .. 'paused', id)
+  if tonumber(hint) >= 0 then
+    return true
+  end
+  searches = searches + 1
+  if searches <= MOST_SEARCHES then
+    return redis.call('LPOS', prefix .. 'wait', id) or redis.call('LPOS', prefix .. 'paused', id)
+  end
+  if not is_listed then
+    is_listed = {}
+    for _, name in ipairs({'wait', 'paused'}) do
+      for _, waiting in ipairs(redis.call('LRANGE', prefix .. name, 0, -1)) do
+        is_listed[waiting] = true
+      end
+    end
+  end
+  return is_listed[id]
 end
 
 local function look(id, hint)
