@@ -1,4 +1,4 @@
-"""Jobs of links, and the RQ queue."""
+"""Jobs of links, and the queue that they stand in."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class Backend(StrEnum):
 class JobState(StrEnum):
     """The state of a link's job.
 
-    `NONE`: no job, or only an ended one, which a detailed look calls `FINISHED` if RQ's record of a
-    finished job is all that is left, otherwise `STALE`. `DOUBTFUL`: its status is `queued` but it
-    is in no list: an orphan, or a worker is just taking it. `UNREADABLE`: the job's key holds
+    `NONE`: no job, or only an ended one, which a detailed look calls `FINISHED` if the record of a
+    finished job is all that is left, otherwise `STALE`. `DOUBTFUL`: with RQ, its status is `queued`
+    but it is in no list: an orphan, or a worker is just taking it; with BullMQ, its worker was
+    killed. `UNREADABLE`: the job's key holds
     something else.
     """
 
@@ -105,7 +106,7 @@ class AnyWorker:
 
 @dataclass(frozen=True)
 class Suspension:
-    """RQ's order to all workers of this Redis to take no jobs. None: not known, or no end."""
+    """An order to workers to take no jobs, of RQ to all of this Redis. None: not known, no end."""
 
     suspended_at: datetime | None
     ends_at: datetime | None
@@ -158,7 +159,7 @@ class QueueOverview:
 
 @dataclass(frozen=True)
 class JobPlace:
-    """A place in RQ that holds the id of a job."""
+    """A place in the queue that holds the id of a job."""
 
     where: str  # `list`, `intermediate`, `execution`, or the name of a registry
     queue: str
@@ -211,8 +212,9 @@ class QueueHealth:
     head_waits_for: float | None  # seconds since the job at the head of the list was queued
     workers: int
     suspension: Suspension | None
-    has_scheduler: bool
-    first_delayed_in: float | None  # seconds until a delayed job is due, below 0 if it is overdue
-    bullmq: BullmqUse
+    has_scheduler: bool = True
+    first_delayed_in: float | None = None
+    """Seconds until a delayed job is due, below 0 if it is overdue."""
+    bullmq: BullmqUse = BullmqUse.WORKED_ON
     bullmq_version: str | None = None
     stalled: int = 0  # jobs of BullMQ that are active, though no worker renews their locks

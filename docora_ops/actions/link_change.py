@@ -43,7 +43,7 @@ def _require_closed_circuit(link: Link) -> None:
     if until is not None and until > datetime.now(UTC):
         raise CircuitOpenError(
             f"the circuit of {link.payload.repository_name} is open until {moment(until)}: "
-            "until then Docora's scheduler does not queue the link",
+            "until then Docora's scheduler leaves the link alone",
             hint="to close the circuit, too",
             retyped=[Retyped(added=("--reset-circuit",))],
             details={"status": link.status, "circuit_open_until": until},
@@ -197,6 +197,8 @@ class LinkChange:
                 return "its job is waiting in the queue: nothing needs to be done"
             case JobState.RUNNING:
                 return "its snapshot is running: wait for it to end"
+            case JobState.DOUBTFUL if self.queue.is_docoras:
+                return "its worker was killed: BullMQ queues its job again once a worker runs"
             case JobState.DOUBTFUL:
                 return "a worker may be taking its job just now: look again in a moment"
             case JobState.UNREADABLE:

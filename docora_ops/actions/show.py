@@ -13,6 +13,9 @@ from docora_ops.link_details import LinkDetails
 from docora_ops.queue import LinkQueue
 from docora_ops.text import mask, mask_url
 
+_LONGEST_FAILURE = 10_000
+"""Characters. BullMQ keeps the whole text."""
+
 
 def link_details(database: Database, queue: LinkQueue, app: str, repository: str) -> LinkDetails:
     """Collects all about one link except its secrets. Raises NotFoundError, AmbiguousError."""
@@ -23,7 +26,8 @@ def link_details(database: Database, queue: LinkQueue, app: str, repository: str
     secrets = (payload.github_token_encrypted, payload.client_auth_key_encrypted)
     record = queue.job(link.ref.job_id)
     if record.last_failure is not None:
-        failure = replace(record.last_failure, text=mask(record.last_failure.text, secrets))
+        text = mask(record.last_failure.text, secrets)[:_LONGEST_FAILURE]
+        failure = replace(record.last_failure, text=text)
         record = replace(record, last_failure=failure)
     return LinkDetails(
         app_id=link.ref.app_id,

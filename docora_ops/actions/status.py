@@ -71,10 +71,10 @@ def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts:
     Raises PostgresError, RedisError.
     """
     if queue.is_docoras:
-        scanning = look_at_jobs(database, queue, scanning_links(database))
-        return DriftCounts(0, sum(answer.state is JobState.NONE for _, answer in scanning))
-    links = some_unfinished_links(database, _MOST + 1)
-    if len(links) > _MOST:
+        links = [(ref, LinkStatus.SCANNING.value) for ref in scanning_links(database)]
+    else:
+        links = some_unfinished_links(database, _MOST + 1)
+    if len(links) > _MOST and not queue.is_docoras:
         return DriftCounts(max(0, count_unfinished_links(database) - jobs), 0, at_least=True)
     statuses = dict(links)
     found = Counter(status for ref, status in links if not ref.has_valid_job_id)

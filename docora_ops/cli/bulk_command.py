@@ -45,12 +45,7 @@ class BulkOptions:
     max_failures: MaxFailures | None = None
 
     def must_skip_open_circuits(self, context: Context) -> bool:
-        """Tells whether links with an open circuit are left alone: Docora would not queue them.
-
-        Raises NeedsRqError if an option needs RQ.
-        """
-        if self.front:
-            context.require_rq("--front", "leave out --front: Docora's scheduler queues the links")
+        """Tells whether links with an open circuit are left alone: Docora would not queue them."""
         return context.queue.is_docoras and not self.reset_circuit
 
     @property

@@ -113,6 +113,10 @@ class Context:
                 hint=instead,
             )
 
+    def require_rq_for_front(self) -> None:
+        """Raises NeedsRqError if the queue is Docora's own."""
+        self.require_rq("--front", "leave out --front: Docora's scheduler queues the links")
+
     def collect_garbage(self) -> None:
         """Turns the garbage collector on again, for a command that may run long."""
         gc.freeze()
@@ -239,7 +243,7 @@ class Context:
         from docora_ops.jobs import Backend, BullmqUse
 
         workers, backend = self.queue.count_workers(), self.queue.backend
-        bullmq = self.queue.read_bullmq()
+        bullmq = self.queue.read_bullmq() if backend is Backend.RQ else BullmqUse.WORKED_ON
         if not workers and backend is Backend.BULLMQ:
             self.warn(
                 "Warning: no BullMQ worker is seen: links wait until one is started: "

@@ -29,7 +29,7 @@ def change_link(
     """Asks at the terminal, changes the link and shows the result. Returns the exit code."""
     database = context.database
     if front:
-        context.require_rq("--front", "leave out --front: Docora's scheduler queues the link")
+        context.require_rq_for_front()
     with database.transaction():  # one, instead of one for each statement
         link = resolve_link(database, app, repo)
     workers = context.count_workers()

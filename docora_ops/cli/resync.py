@@ -51,6 +51,8 @@ def resync(
         )
     if repo is not None and in_flight is not None:
         raise UsageError("--in-flight needs --all", hint="leave out --in-flight")
+    if front:
+        context.require_rq_for_front()
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.links import Action
 

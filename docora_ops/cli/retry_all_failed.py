@@ -57,6 +57,8 @@ def retry_all_failed(
             f"{excluded} and --skip-open-circuits exclude each other",
             hint="leave out one of them",
         )
+    if front:
+        context.require_rq_for_front()
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.cli.bulk_command import BulkCommand, BulkOptions, links_of
     from docora_ops.database.selection import select_failed

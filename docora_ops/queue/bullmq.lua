@@ -1,9 +1,8 @@
 -- Looks at the jobs of links in Docora's own queue, in the key layout of BullMQ 5, atomically.
--- Writes nothing there: only our own audit entry, and the links that an operation claims.
+-- Writes nothing there, only our own audit entry.
 --
--- ARGV[1]  JSON: `prefix` of the queue's keys; `links_key` with `links_expiry`: where an operation
---          keeps the links that it claims; `audit`: by answer, the arguments of XADD
--- then per link: id, hint, row id in 16 bytes or nothing
+-- ARGV[1]  JSON: `prefix` of the queue's keys; `audit`: by answer, the arguments of XADD
+-- then per link: id, hint
 --   hint  -1: not in the list when the caller read it; -2: the list was not read; else its index
 --
 -- Returns one answer per link: none, waiting, waiting:delayed, running, doubtful (active, but no
@@ -44,11 +43,14 @@ local function is_in_list(id, hint)
 end
 
 local function look(id, hint)
-  local kind = redis.call('TYPE', prefix .. id).ok
-  if kind == 'none' then
+  local made_at = redis.pcall('HGET', prefix .. id, 'timestamp')
+  if type(made_at) == 'table' then
+    if not string.find(made_at.err, 'WRONGTYPE') then
+      error(made_at.err, 0)
+    end
+    return 'unreadable', 'it is no hash'
+  elseif not made_at and redis.call('EXISTS', prefix .. id) == 0 then
     return 'none'
-  elseif kind ~= 'hash' then
-    return 'unreadable', 'it is of the type ' .. kind
   elseif stands_in('completed', id) then
     return 'finished'
   elseif stands_in('failed', id) then
@@ -64,19 +66,11 @@ local function look(id, hint)
   return 'stale'
 end
 
-local TO_RESET = {none = true, finished = true, stale = true, waiting = true}
-local answers, claimed, entry = {}, {}, nil
-for i = 2, #ARGV, 3 do
+local answers, entry = {}, nil
+for i = 2, #ARGV, 2 do
   local answer, detail = look(ARGV[i], ARGV[i + 1])
-  if TO_RESET[answer] and ARGV[i + 2] ~= '' then
-    table.insert(claimed, ARGV[i + 2])
-  end
   entry = entry or (config.audit or {})[answer]
   answers[#answers + 1] = detail and answer .. ':' .. detail or answer
-end
-if config.links_key and #claimed > 0 then
-  redis.call('APPEND', config.links_key, table.concat(claimed))
-  redis.call('EXPIRE', config.links_key, config.links_expiry)
 end
 if entry then
   redis.call('XADD', unpack(entry))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
 from importlib.resources import files
 from types import MappingProxyType
 from typing import cast
@@ -25,11 +24,10 @@ from docora_ops.jobs import (
     QueueOverview,
     Suspension,
 )
-from docora_ops.links import Outcome, ids_of_job
+from docora_ops.links import LinkStatus, Outcome, ids_of_job
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.bullmq_reader import BullmqReader
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
-from docora_ops.queue.progress import EXPIRY, links_key
 from docora_ops.queue.redis_client import redis_errors, with_rows_locked
 from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
@@ -53,6 +51,7 @@ class BullmqQueue(LinkQueue):
         self._client_with_rows_locked = with_rows_locked(client)
         source = files("docora_ops.queue").joinpath("bullmq.lua").read_text(encoding="utf-8")
         self._script = client.register_script(source)
+        self._reader = BullmqReader(settings, client)
 
     def read_waiting(self) -> WaitingList:
         """Reads the ids in the queue's list."""
@@ -74,8 +73,7 @@ class BullmqQueue(LinkQueue):
         rows_locked: bool = False,
     ) -> list[Answer]:
         """Returns the state of each job, and the outcome of a push; writes nothing."""
-        rows = [(job_id, b"") for job_id in job_ids]
-        return self._look(rows, waiting, detailed=detailed, rows_locked=rows_locked)
+        return self._look(job_ids, waiting, detailed=detailed, rows_locked=rows_locked)
 
     def push(
         self,
@@ -84,45 +82,43 @@ class BullmqQueue(LinkQueue):
         waiting: WaitingList | None = None,
         expired: ExpiredExecutions | None = None,  # noqa: ARG002
         front: bool = False,  # noqa: ARG002
-        operation_id: str | None = None,
+        operation_id: str | None = None,  # noqa: ARG002
         audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
     ) -> list[Answer]:
-        """Looks at each job with the rows locked, and writes the audit entry and the row ids."""
-        rows = [(each.job_id, each.row_bytes if each.payload else b"") for each in requests]
-        return self._look(
-            rows,
-            waiting,
-            rows_locked=True,
-            links_key=operation_id and links_key(operation_id),
-            links_expiry=EXPIRY,
-            audit={
-                state: audit[outcome].xadd
-                for state, outcome in _OUTCOMES.items()
-                if outcome in audit
-            },
-        )
+        """Looks at each job with the rows locked, and writes the audit entry.
+
+        Without a job that waits, an operation's links can't be kept before the commit: whoever
+        waits for them would take their old status for the result.
+        """
+        job_ids = [request.job_id for request in requests]
+        entries = {
+            state.value: audit[outcome].xadd
+            for state, outcome in _OUTCOMES.items()
+            if outcome in audit
+        }
+        return self._look(job_ids, waiting, rows_locked=True, audit=entries)
 
     def _look(
         self,
-        rows: Sequence[tuple[str, bytes]],
+        job_ids: Sequence[str],
         waiting: WaitingList | None,
         *,
         detailed: bool = False,
         rows_locked: bool = False,
-        **config: object,
+        audit: Mapping[str, list[str | int]] = MappingProxyType({}),
     ) -> list[Answer]:
-        """Runs the script. `rows`: job ids, each with the row id that an operation claims."""
-        if not rows:
+        """Runs the script. `audit`: the arguments of XADD for an audit entry, by state."""
+        if not job_ids:
             return []
-        known = {name: value for name, value in config.items() if value is not None}
-        arguments: list[str | int | bytes] = [json.dumps({"prefix": self._reader.prefix, **known})]
-        for job_id, row_id in rows:
-            arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ, row_id)
+        config = {"prefix": self._reader.prefix, "audit": dict(audit)}
+        arguments: list[str | int] = [json.dumps(config)]
+        for job_id in job_ids:
+            arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
         client = self._client_with_rows_locked if rows_locked else self._client
         with redis_errors(self._client, rows_locked=rows_locked):
             replies = cast("list[bytes]", self._script(args=arguments, client=client))
         answers = []
-        for (job_id, _), reply in zip(rows, replies, strict=True):
+        for job_id, reply in zip(job_ids, replies, strict=True):
             word, _, detail = reply.decode().partition(":")
             state = JobState(word)
             outcome = _OUTCOMES.get(state)
@@ -132,6 +128,16 @@ class BullmqQueue(LinkQueue):
             is_delayed = detail == "delayed"
             answers.append(Answer(job_id, state, outcome, is_delayed=is_delayed, reason=reason))
         return answers
+
+    def docora_picks_up(self, status: str, answer: Answer) -> bool:
+        """Tells whether Docora puts a link with this status and this job to work by itself.
+
+        Its scheduler queues pending links, and BullMQ queues stalled jobs again.
+        """
+        is_pending = status == LinkStatus.PENDING_SNAPSHOT
+        return answer.state is JobState.DOUBTFUL or (
+            is_pending and answer.state is not JobState.UNREADABLE
+        )
 
     def count_workers(self) -> int:
         """Counts the live workers; if the user may not list clients, 1 stands for all."""
@@ -174,7 +180,3 @@ class BullmqQueue(LinkQueue):
     def made_for_links(self, job_ids: Collection[str]) -> set[str]:
         """Returns the ids that are made of the ids of a link."""
         return {job_id for job_id in job_ids if ids_of_job(job_id)}
-
-    @cached_property
-    def _reader(self) -> BullmqReader:
-        return BullmqReader(self._settings, self._client)

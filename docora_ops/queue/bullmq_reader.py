@@ -38,7 +38,7 @@ _PER_MILLISECOND = 0x1000
 _JOB_FIELDS = ("name", "data", "timestamp", "processedOn")
 _RECORD_FIELDS = (
     *("timestamp", "processedOn", "finishedOn", "pb", "opts", "atm"),
-    *("failedReason", "stacktrace"),
+    "failedReason",
 )
 
 
@@ -112,20 +112,13 @@ class BullmqReader:
         overview = self.overview(1)
         active = cast("list[bytes]", self._client.lrange(self.prefix + "active", 0, -1))
         locked = self._client.exists(*map(self._lock, active)) if active else 0
-        due = cast(
-            "list[tuple[bytes, float]]",
-            self._client.zrange(self.prefix + "delayed", 0, 0, withscores=True),
-        )
         meta = cast("dict[bytes, bytes]", self._client.hgetall(self.prefix + "meta"))
         version = optional_text_of(meta.get(b"version")) or "an unknown version of BullMQ"
         return QueueHealth(
             waiting=overview.waiting,
             head_waits_for=overview.oldest_waiting_seconds,
-            workers=len(self.workers()),
+            workers=len(overview.workers),
             suspension=overview.suspension,
-            has_scheduler=True,
-            first_delayed_in=_due(due[0][1]) - server_time(self._client) if due else None,
-            bullmq=self.use(),
             bullmq_version=version if meta else None,
             stalled=len(active) - locked,
         )

@@ -21,7 +21,7 @@ from docora_ops.jobs import (
     QueueOverview,
     Suspension,
 )
-from docora_ops.links import LinkStatus, Outcome, Payload
+from docora_ops.links import Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry, write_entry
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
@@ -46,11 +46,6 @@ class PushRequest:
     seen: str = ""
     is_repeated: bool = False
     row_id: str = ""
-
-    @property
-    def row_bytes(self) -> bytes:
-        """The row id in 16 bytes, none if there is no row id."""
-        return bytes.fromhex(self.row_id.replace("-", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +147,9 @@ class LinkQueue(ABC):
         live; the first outcome that is among them writes its entry.
         """
 
-    def docora_picks_up(self, status: str, answer: Answer) -> bool:
-        """Tells whether Docora puts a link with this status and this job to work by itself.
-
-        Its scheduler queues pending links, and BullMQ queues stalled jobs again.
-        """
-        is_pending = status == LinkStatus.PENDING_SNAPSHOT
-        return self.is_docoras and (
-            answer.state is JobState.DOUBTFUL
-            or (is_pending and answer.state is not JobState.UNREADABLE)
-        )
+    def docora_picks_up(self, status: str, answer: Answer) -> bool:  # noqa: ARG002
+        """Tells whether Docora puts a link with this status and this job to work by itself."""
+        return False
 
     @abstractmethod
     def count_workers(self) -> int:

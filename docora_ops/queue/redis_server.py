@@ -23,9 +23,9 @@ _TRIAL = "docora-ops:trial"
 """The end of the names of keys that never exist."""
 _NAMESPACES = (
     *("rq:", "rq:job:", "rq:queue:", "rq:wip:", "rq:worker:"),
-    *("docora:bulk:", "docora-ops:", "bull:snapshot-queue:"),
+    *("docora:bulk:", "docora-ops:"),
 )
-"""The beginnings of the keys of Docora, RQ and BullMQ."""
+"""The beginnings of the keys of Docora and RQ."""
 _CLOCK_GRAIN = 2
 """Seconds by which moments of INFO may be off."""
 
@@ -163,6 +163,7 @@ class QueueInspector:
 
     def __init__(self, settings: Settings, client: redis.Redis) -> None:
         self._client = client
+        self._bullmq_prefix = settings.bullmq_prefix
         self._is_rq = settings.backend is Backend.RQ
         self._queue = Queue(settings.queue_name, connection=client)
         self._try_writes = client.register_script(_TRY_WRITES)
@@ -188,7 +189,8 @@ class QueueInspector:
         Tries no command, so that the ACL log gets no entry.
         """
         keys = [self._queue.key, self._queue.redis_queues_keys, STREAM]
-        keys += [f"{namespace}{_TRIAL}" for namespace in _NAMESPACES]
+        bull = f"{self._bullmq_prefix}:{self._queue.name}:"
+        keys += [f"{namespace}{_TRIAL}" for namespace in (*_NAMESPACES, bull)]
         with redis_errors(self._client):
             found = cast("bytes | None", self._find_permitted_write(args=[_WRITES, *keys]))
         return None if found is None else found.decode()

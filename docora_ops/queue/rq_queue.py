@@ -116,7 +116,7 @@ class RqQueue(LinkQueue):
                 request.seen.encode(errors="surrogateescape"),
                 template.data(payload, is_rescan=request.is_rescan) if payload else b"",
                 payload.description if payload else b"",
-                request.row_bytes,
+                bytes.fromhex(request.row_id.replace("-", "")),
             )
         job_ids = [request.job_id for request in requests]
         replies = self._script.run(

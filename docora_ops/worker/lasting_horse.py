@@ -53,6 +53,7 @@ class LastingHorseWorker(Worker):
         if self._to_horse is None or self.execution is None:
             return False
         try:
+            self._to_horse.recv(1)  # its last answer
             self._to_horse.send(f"{job.id} {self.execution.id}".encode())
         except OSError:  # it was killed while it waited
             self.end_work_horse()
@@ -64,7 +65,8 @@ class LastingHorseWorker(Worker):
         """Waits until the job has succeeded, or the work-horse has ended."""
         if self._to_horse is not None:
             with suppress(ConnectionError):
-                if self._to_horse.recv(1):
+                # Not taken yet: RQ's alarm, which looks after the job, may strike behind it.
+                if self._to_horse.recv(1, socket.MSG_PEEK):
                     return self.horse_pid, os.EX_OK, None
             self._to_horse.close()
             self._to_horse = None

@@ -136,7 +136,9 @@ def _entries(tree: bytes, id_length: int) -> Iterator[tuple[bytes, bytes, bytes]
     """Yields mode, name and object id of each entry: `MODE NAME`, NUL, and the id in binary."""
     start = 0
     while start < len(tree):
-        end = tree.index(b"\0", start) + 1
+        end = tree.find(b"\0", start) + 1
+        if not end:
+            raise BrokenCloneError("git shows a tree that is cut off")
         mode, _, name = tree[start : end - 1].partition(b" ")
         start = end + id_length
         yield mode, name, tree[end:start].hex().encode()

@@ -178,7 +178,7 @@ class _Snapshot:
 
     def _begin(self) -> Link | Refusal:
         """Takes the link; waits for the session of a job that has just ended."""
-        end = time.monotonic() + _LINK_TIMEOUT
+        end, lost_id = time.monotonic() + _LINK_TIMEOUT, 0
         while True:
             try:
                 begun = begin_scan(self.session, self.app_id, self.repository_id)
@@ -188,11 +188,13 @@ class _Snapshot:
                 # Postgres may have been restarted since the last job.
                 self.session.close()
                 self.session, self.session_is_reused = _take_session(self.settings), False
-                self.session_id = self.session.id
+                lost_id, self.session_id = self.session_id, self.session.id
                 continue
-            if begun is not Refusal.HELD:
+            # The lost session may have begun the scan, and holds the lock until the server ends it.
+            if begun is not Refusal.HELD and not (lost_id and begun is Refusal.BUSY):
                 return begun
             if time.monotonic() > end:
+                self.session_id = lost_id or self.session_id
                 raise SnapshotError(
                     f"another session has held the link's lock for {_LINK_TIMEOUT} s"
                 )

@@ -7,10 +7,10 @@ import pytest
 
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check
-from tests.support.docora import finish
+from tests.support.docora import Docora, finish
 from tests.support.proxy import COMMIT, LOOKUPS, Fault, Proxy, eventually
 from tests.support.rows import TestLink
-from tests.support.running_commands import PATIENT, await_line
+from tests.support.running_commands import PATIENT, await_line, await_locks, only_operation
 
 OPEN = timedelta(minutes=20)
 
@@ -175,6 +175,42 @@ def test_resync_is_refused_while_the_snapshot_runs(bullmq: Bullmq) -> None:
     )
 
 
+def await_looks(docora: Docora) -> None:
+    """Until somebody who waits has read the operation's links and results twice."""
+    before = reads(docora)
+    eventually(lambda: reads(docora) >= before + 2, "two looks at the operation")
+
+
+def reads(docora: Docora) -> int:
+    """How often Redis was asked for the links of an operation."""
+    return int(docora.redis.info("commandstats").get("cmdstat_getrange", {}).get("calls", 0))
+
+
+@pytest.mark.parametrize("command", ["retry-all-failed", "resync"])
+def test_a_wait_beside_an_operation_takes_no_status_from_before_the_commit_for_the_result(
+    bullmq: Bullmq, command: str
+) -> None:
+    docora = bullmq.docora
+    link = docora.add_link("failed" if command == "retry-all-failed" else "synced")
+    arguments = (command, link.app_id, "--all") if command == "resync" else (command,)
+    docora.wait_at_commit(42)
+    docora.connection.execute("SELECT pg_advisory_lock(42)")
+    environment = bullmq.environment(**PATIENT)
+    with docora.start(*arguments, "--yes", "--json", env=environment) as process:
+        await_locks(docora)
+        wait = ("wait", only_operation(docora), "--timeout", "50", "--json")
+        with docora.start(*wait, env=environment) as waiting:
+            await_line(waiting, "Waiting for")
+            await_looks(docora)
+            docora.connection.execute("SELECT pg_advisory_unlock(42)")
+            assert finish(process).code == 0
+            with bullmq.docora_at_work():
+                result = finish(waiting)
+    waited = result.data["waited"]
+    assert (result.code, waited["synced"], waited["failed"]) == (0, 1, 0), result
+    assert docora.status(link) == "synced"
+
+
 def test_repair_resets_stuck_links_only(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     stuck, running, stalled = (docora.add_link("scanning", retry_count=1) for _ in range(3))
@@ -211,6 +247,7 @@ def test_repair_resets_stuck_links_only(bullmq: Bullmq) -> None:
         ("resync", "APP", "REPO", "--front", "--yes"),
         ("resync", "APP", "--all", "--front", "--yes"),
         ("retry-all-failed", "--front", "--yes"),
+        ("retry-all-failed", "--front", "--skip-open-circuits", "--yes"),
     ],
     ids=" ".join,
 )

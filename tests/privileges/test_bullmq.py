@@ -6,6 +6,16 @@ from tests.support.bullmq import Bullmq
 from tests.support.privileges import rules, without_rule
 
 OPTIONAL = {"+client|list"}
+READING = (
+    ("show", "APP", "REPO"),
+    ("status",),
+    ("links",),
+    ("queue",),
+    ("metrics",),
+    ("retry", "APP", "REPO", "--dry-run"),
+    ("repair", "--dry-run"),
+    ("doctor", "--read-only"),
+)
 COMMANDS = (
     ("retry", "APP", "REPO", "--reason", "a test"),
     ("retry-all-failed", "--yes"),
@@ -39,3 +49,18 @@ def test_without_any_one_rule_a_command_is_refused(
             refused = any(is_refused(command, url) for command in COMMANDS)
             assert refused is (rule not in OPTIONAL | {"+info"})
     docora.redis.acl_log_reset()
+
+
+def test_the_user_for_monitoring_may_read_all_there_is(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    link = docora.add_link()
+    bullmq.delay(link)
+    ids = {"APP": link.app_id, "REPO": link.repository_id}
+    environment = bullmq.environment(
+        DATABASE_URL=docora.database_access.monitor,
+        REDIS_URL=docora.redis_access.monitor,
+        DOCORA_OPS_DRIFT_GRACE="0",
+    )
+    for command in READING:
+        result = bullmq.run(*(ids.get(each, each) for each in command), env=environment)
+        assert result.code in {0, 6}, (command, result)

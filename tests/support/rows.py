@@ -202,6 +202,17 @@ class Rows:
             """.encode()
         )
 
+    def wait_at_commit(self, lock: int) -> None:
+        """Has a change of a link wait for an advisory lock before it commits."""
+        self.connection.execute(
+            f"""
+            CREATE FUNCTION wait_at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN PERFORM pg_advisory_xact_lock({lock}); RETURN NULL; END $$;
+            CREATE CONSTRAINT TRIGGER wait_at_commit AFTER UPDATE ON app_repositories
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait_at_commit()
+            """.encode()
+        )
+
     def refuse_at_commit(self, when: str = "true") -> None:
         """Has Postgres refuse to commit a change of a link."""
         self.connection.execute(

@@ -163,6 +163,8 @@ class BatchExecution:
                 batch.circuits_reset |= circuits
                 batch.circuits_held |= to_reset - circuits
                 break
+            if self.queue.is_docoras:  # nothing was pushed
+                outcomes.clear()
             for answer in refused:
                 ref = candidates.pop(answer.job_id).ref
                 left.append((ref, decide(answer), answer))

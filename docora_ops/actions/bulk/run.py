@@ -265,12 +265,16 @@ class BulkRun:
         self._deliveries_cleared += batch.deliveries_cleared
         self._circuits_reset |= batch.circuits_reset
         self._circuits_held |= batch.circuits_held
-        running = [
-            item.ref.id for item in batch.recorded if item.outcome is Outcome.ALREADY_RUNNING
-        ]
-        if running and self.operation_id and self.action is Action.RETRY and not is_lost:
-            self.store.add_links(self.operation_id, running)
+        unclaimed = [item.ref.id for item in batch.recorded if self._is_kept_late(item.outcome)]
+        if unclaimed and self.operation_id and not is_lost:
+            self.store.add_links(self.operation_id, unclaimed)
         self.on_recorded(batch.recorded)
+
+    def _is_kept_late(self, outcome: Outcome) -> bool:
+        """Tells whether the link is followed by `wait`, and a push has not kept its row id."""
+        if outcome is Outcome.ALREADY_RUNNING:
+            return self.action is Action.RETRY
+        return self.queue.is_docoras and outcome.succeeded
 
     def _named(self, failed: Sequence[tuple[LinkRef, str]], *, is_lost: bool) -> list[LinkFailure]:
         """Names the links if Postgres can be asked: a failure counts without names, too."""
