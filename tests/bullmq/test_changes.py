@@ -98,6 +98,7 @@ def test_failed_counts_as_a_result_only_once_bullmq_tries_no_more(bullmq: Bullmq
         bullmq.schedule()
         assert ran.wait(30)
         bullmq.await_state(link, "delayed")
+        await_looks(docora, "evalsha")
         is_up.set()
         bullmq.promote(link)
         result = finish(process)
@@ -175,15 +176,14 @@ def test_resync_is_refused_while_the_snapshot_runs(bullmq: Bullmq) -> None:
     )
 
 
-def await_looks(docora: Docora) -> None:
-    """Until somebody who waits has read the operation's links and results twice."""
-    before = reads(docora)
-    eventually(lambda: reads(docora) >= before + 2, "two looks at the operation")
+def await_looks(docora: Docora, command: str) -> None:
+    """Until the command that waits has used this command of Redis twice more."""
 
+    def calls() -> int:
+        return int(docora.redis.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))
 
-def reads(docora: Docora) -> int:
-    """How often Redis was asked for the links of an operation."""
-    return int(docora.redis.info("commandstats").get("cmdstat_getrange", {}).get("calls", 0))
+    before = calls()
+    eventually(lambda: calls() >= before + 2, "two looks of the command that waits")
 
 
 @pytest.mark.parametrize("command", ["retry-all-failed", "resync"])
@@ -201,7 +201,7 @@ def test_a_wait_beside_an_operation_takes_no_status_from_before_the_commit_for_t
         wait = ("wait", only_operation(docora), "--timeout", "50", "--json")
         with docora.start(*wait, env=environment) as waiting:
             await_line(waiting, "Waiting for")
-            await_looks(docora)
+            await_looks(docora, "getrange")
             docora.connection.execute("SELECT pg_advisory_unlock(42)")
             assert finish(process).code == 0
             with bullmq.docora_at_work():
