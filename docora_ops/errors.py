@@ -84,6 +84,10 @@ class NeedsRqError(RefusedError, code="needs_rq"):
     """The command or the option works with RQ's queue only."""
 
 
+class WrongBackendError(RefusedError, code="wrong_backend"):
+    """Docora's own workers run the jobs, and the settings say that workers of RQ do."""
+
+
 class SnapshotRunningError(RefusedError, code="snapshot_running"):
     """A resync would be lost on the snapshot that is running."""
 

@@ -217,4 +217,5 @@ class QueueHealth:
     """Seconds until a delayed job is due, below 0 if it is overdue."""
     bullmq: BullmqUse = BullmqUse.WORKED_ON
     bullmq_version: str | None = None
+    active: int = 0  # jobs of BullMQ
     stalled: int = 0  # jobs of BullMQ that are active, though no worker renews their locks

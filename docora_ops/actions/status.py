@@ -79,6 +79,8 @@ def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts:
     statuses = dict(links)
     found = Counter(status for ref, status in links if not ref.has_valid_job_id)
     for ref, answer in look_at_jobs(database, queue, list(statuses)):
+        if queue.docora_picks_up(statuses[ref], answer):
+            continue
         if answer.state in {JobState.NONE, JobState.UNREADABLE} or answer.is_orphaned:
             found[statuses[ref]] += 1
     return DriftCounts(found[LinkStatus.PENDING_SNAPSHOT], found[LinkStatus.SCANNING])

@@ -134,7 +134,7 @@ class BulkCommand(LongRun):
 
     def _tell_nothing_fits(self) -> None:
         """Says how many links are failed all the same: "nothing to do" sounds like an all-clear."""
-        if self._action is not Action.RETRY:
+        if self._action is not Action.RETRY or self._run.selection.open_circuits_left_out:
             return
         if failed := count_links(self.context.database).failed:
             links = "link is" if failed == 1 else "links are"

@@ -16,7 +16,13 @@ import typer
 from docora_ops.cli.env_file import env_file_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import finishing_first
-from docora_ops.errors import DocoraOpsError, NeedsRqError, Retyped, UsageError
+from docora_ops.errors import (
+    DocoraOpsError,
+    NeedsRqError,
+    Retyped,
+    UsageError,
+    WrongBackendError,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -111,6 +117,22 @@ class Context:
                 f"{what} needs RQ's queue, and DOCORA_OPS_BACKEND is bullmq: nothing is written "
                 "to Docora's own queue",
                 hint=instead,
+            )
+
+    def require_right_backend(self) -> None:
+        """Raises WrongBackendError if only a worker of BullMQ runs, and the backend is RQ.
+
+        Its jobs are not known then: links that are at work would be taken for stuck ones.
+        """
+        from docora_ops.jobs import BullmqUse
+
+        queue = self.queue
+        if queue.is_docoras or queue.count_workers():
+            return
+        if queue.read_bullmq() is BullmqUse.WORKED_ON:
+            raise WrongBackendError(
+                "this Docora runs BullMQ workers, and no RQ worker",
+                hint="set DOCORA_OPS_BACKEND=bullmq: see docora-ops help workers",
             )
 
     def require_rq_for_front(self) -> None:

@@ -13,7 +13,7 @@ from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import ended_by_ctrl_c
-from docora_ops.errors import UsageError
+from docora_ops.errors import RedisError, UsageError, WrongBackendError
 
 if TYPE_CHECKING:
     from docora_ops.status import Status
@@ -58,6 +58,13 @@ def status(
         context.show_tables([render.screen(found)])
     else:
         context.show_document(render.document(found), next(iter(found.errors), None))
+    if found.queue:
+        try:
+            context.require_right_backend()
+        except WrongBackendError as wrong:
+            context.warn(f"Warning: {wrong.message}: {wrong.hint}")
+        except RedisError:
+            pass  # lost since
     for error in found.errors:
         context.report(error)
     return exit_code_of(found.errors[0]) if found.errors else ExitCode.OK

@@ -120,6 +120,7 @@ class BullmqReader:
             workers=len(overview.workers),
             suspension=overview.suspension,
             bullmq_version=version if meta else None,
+            active=len(active),
             stalled=len(active) - locked,
         )
 
@@ -226,7 +227,9 @@ class BullmqReader:
         attempts = whole_number(fields["atm"])
         allowed = _object_of(fields["opts"]).get("attempts")
         exists = fields["timestamp"] is not None
-        reason = optional_text_of(fields["failedReason"])
+        # A job that has succeeded at last keeps the text of its last failure.
+        is_over = any(place.where in _OVER for place in places)
+        reason = None if is_over else optional_text_of(fields["failedReason"])
         ended_at = _moment(fields["finishedOn"])
         status = places[0].where if places else None
         if status == "active" and not locked:

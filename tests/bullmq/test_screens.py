@@ -65,6 +65,9 @@ def test_show_and_links_tell_the_state_the_tries_and_the_masked_failure(bullmq: 
 
     stalled = docora.add_link("scanning")
     bullmq.stall(stalled)
+    assert bullmq.run("status", "--json").data["drift"]["stuck"] == 0
+    doctor = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
+    assert (doctor.code, check(doctor, "workers")["state"]) == (6, "failed")
     shown = bullmq.run("show", *stalled.ids, "--json").data
     assert (shown["job"], shown["job_record"]["status"]) == ("doubtful", "active, stalled")
 
@@ -147,6 +150,12 @@ def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: 
         found = check(result, "bullmq_queue")
         assert (result.code, found["state"], found["what_to_do"]) == (6, "failed", hint)
         assert hint in docora.run("retry", *link.ids, "--dry-run").stderr
+        assert hint in docora.run("status").stderr
+        stuck = docora.add_link("scanning")
+        for option in ("--yes", "--dry-run"):
+            refused = docora.run("repair", option, "--json", env=ONE_LOOK)
+            assert (refused.code, refused.json["code"]) == (4, "wrong_backend"), refused
+        assert docora.status(stuck) == "scanning"
         docora.add_worker()
         both = check(docora.run("doctor", "--json", env=ONE_LOOK), "bullmq_queue")
         assert both["what_to_do"] == "run Docora with RUN_MODE=api"

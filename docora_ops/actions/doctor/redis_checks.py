@@ -167,8 +167,9 @@ def _check_bullmq(queue: QueueHealth, queue_name: str) -> Check:
 
 def _check_bullmq_workers(queue: QueueHealth, pending: int) -> Check:
     name = CheckName.WORKERS
-    problem = failed if queue.waiting or pending else warning
-    waiting = f"{amount(pending, 'pending link')} and {amount(queue.waiting, 'job')}"
+    jobs = queue.waiting + queue.active
+    problem = failed if jobs or pending else warning
+    waiting = f"{amount(pending, 'pending link')} and {amount(jobs, 'job')}"
     if not queue.workers:
         found = f"no BullMQ worker is seen; {waiting} wait"
         return problem(name, found, Backend.BULLMQ.to_start_workers)
