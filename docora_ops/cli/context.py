@@ -262,11 +262,11 @@ class Context:
 
         Warns if there is none, if workers are suspended, or if BullMQ is in use beside RQ.
         """
-        from docora_ops.jobs import Backend, BullmqUse
+        from docora_ops.jobs import BullmqUse
 
         workers, backend = self.queue.count_workers(), self.queue.backend
-        bullmq = self.queue.read_bullmq() if backend is Backend.RQ else BullmqUse.WORKED_ON
-        if not workers and backend is Backend.BULLMQ:
+        bullmq = None if self.queue.is_docoras else self.queue.read_bullmq()
+        if not workers and bullmq is None:
             self.warn(
                 "Warning: no BullMQ worker is seen: links wait until one is started: "
                 f"{backend.to_start_workers}"
@@ -278,8 +278,6 @@ class Context:
             )
         if suspension := self.queue.read_suspension():
             self.warn(f"Warning: {suspension.sentence}. To go on: {backend.to_resume}")
-        if backend is Backend.BULLMQ:
-            return workers
         if bullmq is BullmqUse.WORKED_ON and not workers:
             self.warn(
                 "Warning: this Docora runs BullMQ workers, and no RQ worker: set "

@@ -17,7 +17,6 @@ from redis import Redis
 
 from docora_ops.jobs import (
     Backend,
-    BullmqUse,
     JobRecord,
     JobState,
     QueueHealth,
@@ -148,11 +147,6 @@ class BullmqQueue(LinkQueue):
         """Returns the suspension if the queue is paused."""
         with redis_errors(self._client):
             return self._reader.read_suspension()
-
-    def read_bullmq(self) -> BullmqUse:
-        """Tells whether the queue holds jobs, and whether a worker runs."""
-        with redis_errors(self._client):
-            return self._reader.use()
 
     def health(self) -> QueueHealth:
         """Reads what `doctor` checks."""

@@ -23,6 +23,7 @@ from docora_ops.jobs import (
 )
 from docora_ops.links import Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry, write_entry
+from docora_ops.queue.bullmq_reader import read_use
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
@@ -159,9 +160,9 @@ class LinkQueue(ABC):
     def read_suspension(self) -> Suspension | None:
         """Returns the order to all workers to take no jobs, if there is one."""
 
-    @abstractmethod
     def read_bullmq(self) -> BullmqUse:
         """Tells whether Docora's own queue holds jobs, and whether a BullMQ worker runs."""
+        return read_use(self._settings, self._client)
 
     @abstractmethod
     def health(self) -> QueueHealth:

@@ -12,7 +12,6 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import (
     Backend,
-    BullmqUse,
     JobRecord,
     JobState,
     QueueHealth,
@@ -21,7 +20,6 @@ from docora_ops.jobs import (
 )
 from docora_ops.links import Outcome
 from docora_ops.queue.audit_stream import AuditEntry
-from docora_ops.queue.bullmq_reader import read_use
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import EXPIRY, links_key
@@ -150,10 +148,6 @@ class RqQueue(LinkQueue):
     def read_suspension(self) -> Suspension | None:
         """Returns the order to all workers to take no jobs, if there is one."""
         return read_suspension(self._client)
-
-    def read_bullmq(self) -> BullmqUse:
-        """Tells whether Docora's own queue holds jobs, and whether a BullMQ worker runs."""
-        return read_use(self._settings, self._client)
 
     def health(self) -> QueueHealth:
         """Reads what `doctor` checks."""
