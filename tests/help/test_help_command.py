@@ -84,7 +84,7 @@ def test_names_are_completed(docora: Docora) -> None:
 
 def test_a_long_page_goes_through_the_pager_that_is_set(docora: Docora, tmp_path: Path) -> None:
     paged = tmp_path / "paged"
-    env = {"PAGER": f"tee {paged} | head -1", "TERM": "xterm-256color"}
+    env = {"PAGER": f"cat >{paged}; head -1 {paged}", "TERM": "xterm-256color"}
     code, shown = on_terminal(docora, ["help", "workers"], env=env)
     text = paged.read_text(encoding="utf-8")
     assert code == 0
