@@ -20,14 +20,6 @@ WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s AND lock.is_take
 RETURNING 1
 """
 
-END_SCAN = """
-UPDATE app_repositories
-SET status = 'synced', last_scanned_at = now(), retry_count = 0, last_error = NULL
-WHERE id = %(id)s
-"""
-
-APP_EXISTS = "SELECT 1 FROM apps WHERE app_id = %(app_id)s"
-
 _HOLDS_LINK = f"""EXISTS (
     SELECT FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pid = %(session_id)s
@@ -36,7 +28,19 @@ _HOLDS_LINK = f"""EXISTS (
 )"""
 
 # A proxy that pools transactions may run this in another session than the one with the lock.
-KEEPS_LINK = f"SELECT pg_backend_pid() = %(session_id)s AND {_HOLDS_LINK}"
+_KEEPS_LINK = f"pg_backend_pid() = %(session_id)s AND {_HOLDS_LINK}"
+
+MAY_DELIVER = f"SELECT {_KEEPS_LINK}, EXISTS (SELECT FROM apps WHERE app_id = %(app_id)s)"
+
+END_SCAN = f"""
+WITH ended AS (
+    UPDATE app_repositories
+    SET status = 'synced', last_scanned_at = now(), retry_count = 0, last_error = NULL
+    WHERE id = %(id)s
+    RETURNING 1
+)
+SELECT {_KEEPS_LINK}, EXISTS (SELECT FROM ended)
+"""
 
 # True if the session of the job holds the lock, or if no session does: this transaction takes it.
 OWNS_LINK = f"SELECT {_HOLDS_LINK} OR pg_try_advisory_xact_lock({_KEY})"
@@ -70,13 +74,15 @@ class Failure:
 
 
 class Refusal(StrEnum):
-    """Why a job has nothing to do."""
+    """Why a job does not begin, or may not go on."""
 
     GONE = "gone"
     BUSY = "busy"
     """Another job is scanning the link."""
     HELD = "held"
     """A session holds the link's lock, yet the link is not `scanning`: a job begins or ends."""
+    LOST = "lost"
+    """The session of the job is not the one it was, or does not hold the link's lock any more."""
 
 
 @dataclass(frozen=True)
@@ -111,20 +117,22 @@ def begin_scan(session: Session, app_id: str, repository_id: str) -> Link | Refu
     return link if taken else _held(link)
 
 
-def keeps_link(session: Session, ref: LinkRef) -> bool:
-    """Returns whether the session is still the one it was, and still holds the link's lock."""
-    values = {"job_id": ref.job_id, "session_id": session.id}
-    return session.row(KEEPS_LINK, values) == (True,)
+def may_deliver(session: Session, ref: LinkRef) -> Refusal | None:
+    """Returns the reason why nothing may be sent to the app, if there is one."""
+    return _refusal(session, ref, MAY_DELIVER)
 
 
-def app_exists(database: Database, app_id: str) -> bool:
-    """Returns whether the app still exists."""
-    return database.row(APP_EXISTS, {"app_id": app_id}) is not None
+def end_scan(session: Session, ref: LinkRef) -> Refusal | None:
+    """Sets the link to `synced`, or returns the reason to roll the transaction back."""
+    return _refusal(session, ref, END_SCAN)
 
 
-def end_scan(database: Database, ref: LinkRef) -> None:
-    """Sets the link to `synced`."""
-    database.execute(END_SCAN, {"id": ref.id})
+def _refusal(session: Session, ref: LinkRef, sql: str) -> Refusal | None:
+    values = {"id": ref.id, "app_id": ref.app_id, "job_id": ref.job_id, "session_id": session.id}
+    [(is_kept, exists)] = session.rows(sql, values)
+    if not is_kept:
+        return Refusal.LOST
+    return None if exists else Refusal.GONE
 
 
 def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending | Refusal:

@@ -84,6 +84,7 @@ class Session(Database):
 
     def _open(self) -> Connection:
         connection = super()._open()
+        connection.prepare_threshold = 1  # the same statements run for each job
         cursor = connection.execute(
             SET_UP_SESSION,
             {

@@ -206,8 +206,9 @@ class Clone:
 
     def _remove_temporary(self) -> None:
         """Removes temporary files that killed jobs of this repository have left."""
-        for temporary in self._folder.glob(f"{self._mark}-*"):
-            shutil.rmtree(temporary, ignore_errors=True)
+        for temporary in self._folder.iterdir():
+            if temporary.name.startswith(f"{self._mark}-"):
+                shutil.rmtree(temporary, ignore_errors=True)
         for temporary in self.path.glob("docora-ops-scan.*"):
             with suppress(FileNotFoundError):  # another job may have renamed it
                 if time.time() - temporary.stat().st_mtime > _DAY:

@@ -151,9 +151,7 @@ class Git:
             ("http.lowSpeedLimit", "1000"),
             ("http.lowSpeedTime", "60"),
         ]
-        environment = {
-            name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES
-        } | {
+        environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ} | {
             "HOME": os.devnull,  # no .netrc; ssh finds its keys without HOME
             "LC_ALL": "C",
             "GIT_ALLOW_PROTOCOL": ":".join(self._protocols),

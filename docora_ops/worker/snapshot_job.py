@@ -17,11 +17,10 @@ from docora_ops.database.link_scans import (
     Ending,
     Failure,
     Refusal,
-    app_exists,
     begin_scan,
     end_scan,
     fail_scan,
-    keeps_link,
+    may_deliver,
 )
 from docora_ops.database.snapshots import had_commit, store_snapshot
 from docora_ops.errors import (
@@ -200,9 +199,11 @@ class _Snapshot:
                 )
             time.sleep(_PAUSE)
 
-    def _require_lock(self, link: Link) -> None:
-        """Raises SnapshotError if another job could be scanning the link, too."""
-        if not keeps_link(self.session, link.ref):
+    def _go_on_unless(self, refusal: Refusal | None) -> None:
+        """Raises _GoneError, or SnapshotError if another job could be scanning the link, too."""
+        if refusal is Refusal.GONE:
+            raise _GoneError
+        if refusal is Refusal.LOST:
             raise SnapshotError(
                 "its session of Postgres has not got the link's lock: DATABASE_URL must lead to "
                 "Postgres itself, or to a proxy that pools sessions"
@@ -224,7 +225,7 @@ class _Snapshot:
         if commit is None:
             log.warning("%s: the repository has no branch, so nothing is sent", self.name)
             with self.session.transaction():
-                end_scan(self.session, link.ref)
+                self._go_on_unless(end_scan(self.session, link.ref))
             return
         with clone.objects() as objects:
             commit, files = self._scan(clone, lock, commit, objects)
@@ -238,10 +239,8 @@ class _Snapshot:
                 len(plan.creations),
                 len(plan.updates),
             )
-            if not app_exists(self.session, self.app_id):
-                raise _GoneError
             if plan.deletions or plan.creations or plan.updates:
-                self._require_lock(link)
+                self._go_on_unless(may_deliver(self.session, link.ref))
                 try:
                     self._deliver(link, objects, commit, plan, auth_key)
                 except BrokenCloneError:
@@ -249,9 +248,8 @@ class _Snapshot:
                         clone.discard()
                     raise
         with self.session.transaction():
-            self._require_lock(link)
             self._store(commit, files)
-            end_scan(self.session, link.ref)
+            self._go_on_unless(end_scan(self.session, link.ref))
 
     def _decrypt(self, payload: Payload) -> tuple[str | None, str]:
         """Returns the GitHub token and the app's auth key."""
