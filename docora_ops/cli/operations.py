@@ -113,7 +113,7 @@ def cancel(
     reason: options.Reason = None,
     as_json: options.Json = False,
 ) -> None:
-    """Ask a bulk operation, also one of Docora's dashboard, to stop before its next batch.
+    """Ask a bulk operation, also one of Docora's dashboard, to stop after its current batches.
 
     What it has queued stays queued; a bulk retry, run again, finishes the rest.
     """

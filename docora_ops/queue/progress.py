@@ -247,7 +247,7 @@ class ProgressStore:
                 yield progress, _state(progress, timedelta(0)), None
 
     def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> None:
-        """Asks the runner to stop before its next batch.
+        """Asks the runner to stop after its current batches.
 
         Raises NotFoundError if the operation is unknown, OperationFinishedError if it has finished.
         """

@@ -319,10 +319,10 @@ class SnapshotWorker(LastingHorseWorker):
         RQ sends three for each job, of three round trips each.
         """
         if pipeline is not None:
-            super().heartbeat(timeout, pipeline)  # type: ignore[no-untyped-call]
+            super().heartbeat(timeout, pipeline)
         elif self.last_heartbeat is None or now() - self.last_heartbeat > _HEARTBEAT_PAUSE:
             with self.connection.pipeline() as own:
-                super().heartbeat(timeout, own)  # type: ignore[no-untyped-call]
+                super().heartbeat(timeout, own)
                 own.execute()
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:

@@ -214,18 +214,21 @@ class BulkRun:
         before: Batch | None = None
         # Batches end in order, so that the next handler is idle when a batch begins.
         turns = cycle(handlers)
+
+        def begin() -> None:
+            nonlocal before
+            while len(begun) < len(handlers) and not self._must_stop():
+                batch = next(to_do, None)
+                if batch is None:
+                    break
+                batch.after = before
+                begun.append((batch, pool.submit(next(turns), batch)))
+                before = batch
+
         with ThreadPoolExecutor(len(handlers)) as pool:
             try:
-                while begun or not self._must_stop():
-                    while len(begun) < len(handlers) and not self._must_stop():
-                        batch = next(to_do, None)
-                        if batch is None:
-                            break
-                        batch.after = before
-                        begun.append((batch, pool.submit(next(turns), batch)))
-                        before = batch
-                    if not begun:
-                        return
+                begin()
+                while begun:
                     batch, future = begun[0]
                     # In slices: a signal that comes just before an endless wait is seen after it.
                     while not wait([future], timeout=0.2).done:
@@ -235,6 +238,7 @@ class BulkRun:
                     begun.popleft()
                     batch.after = None
                     self._count(batch)
+                    begin()  # the report waits until Redis has pushed the jobs of the other batch
                     self._report()
                     yield batch
             except ServerError:
