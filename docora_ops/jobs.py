@@ -204,6 +204,9 @@ class BullmqUse(StrEnum):
     WORKED_ON = "worked_on"  # a BullMQ worker runs
 
 
+ONLY_BULLMQ_WORKERS = "this Docora runs BullMQ workers, and no RQ worker"
+
+
 @dataclass(frozen=True)
 class QueueHealth:
     """The state of the queue. A moment that is not known is None."""

@@ -177,6 +177,7 @@ class Link:
     retry_count: int
     error_message: str | None
     circuit_open_until: datetime | None
+    circuit_is_open: bool  # by the clock of Postgres
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
 from docora_ops.actions.decision import decide, invalid_job_id
 from docora_ops.actions.look import job_state
@@ -39,22 +38,23 @@ from docora_ops.text import moment
 
 def _require_closed_circuit(link: Link) -> None:
     """Raises CircuitOpenError if Docora's scheduler would not queue the link."""
-    until = link.circuit_open_until
-    if until is not None and until > datetime.now(UTC):
+    if link.circuit_is_open:
         raise CircuitOpenError(
-            f"the circuit of {link.payload.repository_name} is open until {moment(until)}: "
-            "until then Docora's scheduler leaves the link alone",
+            f"the circuit of {link.payload.repository_name} is open until "
+            f"{moment(link.circuit_open_until)}: until then Docora's scheduler leaves the link "
+            "alone",
             hint="to close the circuit, too",
             retyped=[Retyped(added=("--reset-circuit",))],
-            details={"status": link.status, "circuit_open_until": until},
+            details={"status": link.status, "circuit_open_until": link.circuit_open_until},
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Live:
-    """A link whose job is running, or doubtful with this evidence."""
+    """A link whose job is running or doubtful; with RQ a doubtful one has evidence."""
 
     link: Link
+    job: JobState = JobState.RUNNING
     evidence: str = ""
 
 
@@ -106,19 +106,12 @@ class LinkChange:
             before = found
             time.sleep(SECOND_LOOK_DELAY)  # holding no lock
         if self.action is Action.RESYNC:
-            raise SnapshotRunningError(
-                f"the snapshot of {found.link.payload.link_name} is running; "
-                "a resync now would be lost",
-                hint="when it has ended, run it again",
-                retyped=[Retyped()],
-                details={"status": found.link.status, "job": JobState.RUNNING},
-            )
+            raise self._running(found)
         return self._result(found.link, Outcome.ALREADY_RUNNING)
 
     def _attempt(self, before: _Live | None, expired: ExpiredExecutions) -> LinkResult | _Live:
         """Makes the change in one transaction, or none if the job is running or doubtful."""
         earlier = before.evidence if before else ""
-        evidence = ""
         with self.database.transaction():
             link = self._read()
             is_refused = self.action is Action.RETRY and link.status != LinkStatus.FAILED
@@ -141,12 +134,11 @@ class LinkChange:
                     hint="look at that key, and remove it if nothing needs it",
                 )
             if outcome is None:
-                evidence = answer.evidence
                 raise Rollback
             return self._result(link, outcome, cleared, is_reset=is_reset)
         if is_refused:
             raise self._not_failed(link)
-        return _Live(link, evidence)
+        return _Live(link, answer.state, answer.evidence)
 
     def _read(self) -> Link:
         """Locks the link, except in a dry run."""
@@ -182,16 +174,27 @@ class LinkChange:
         reset = circuits_to_reset if self.dry_run else reset_circuits
         return bool(reset(self.database, [self.ref.repository_id]))
 
+    def _running(self, found: _Live) -> SnapshotRunningError:
+        sentence = f"the snapshot of {found.link.payload.link_name} is running"
+        if found.job is JobState.DOUBTFUL and self.queue.is_docoras:
+            sentence = f"{sentence}, or its worker was killed"
+        return SnapshotRunningError(
+            f"{sentence}; a resync now would be lost",
+            hint="when it has ended, run it again",
+            retyped=[Retyped()],
+            details={"status": found.link.status, "job": found.job},
+        )
+
     def _not_failed(self, link: Link) -> NotFailedError:
         job = job_state(self.database, self.queue, self.ref)
         return NotFailedError(
             f"Only failed entries can be retried: {link.payload.link_name} is {link.status!r}",
-            hint=self._what_helps(link.status, job),
+            hint=self._what_helps(link, job),
             details={"status": link.status, "job": job},
         )
 
-    def _what_helps(self, status: str, job: JobState) -> str:
-        link = self.ref.words
+    def _what_helps(self, found: Link, job: JobState) -> str:
+        status, link = found.status, self.ref.words
         match job:
             case JobState.WAITING:
                 return "its job is waiting in the queue: nothing needs to be done"
@@ -204,7 +207,13 @@ class LinkChange:
             case JobState.UNREADABLE:
                 return f"its Redis key does not hold a job: docora-ops show {link} has its id"
         if self.queue.docora_picks_up(status, Answer(self.ref.job_id, job)):
-            return "Docora's scheduler queues it within a minute, once its circuit is closed"
+            if not found.circuit_is_open:
+                return "Docora's scheduler queues it within a minute"
+            until = moment(found.circuit_open_until)
+            return (
+                f"its circuit is open until {until}: Docora's scheduler queues it then; to send "
+                f"every file again before: docora-ops resync {link} --reset-circuit"
+            )
         if status in {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}:
             return (
                 "it has no live job, so nobody works on it; to queue it again: "

@@ -124,14 +124,14 @@ class Context:
 
         Its jobs are not known then: links that are at work would be taken for stuck ones.
         """
-        from docora_ops.jobs import BullmqUse
+        from docora_ops.jobs import ONLY_BULLMQ_WORKERS, BullmqUse
 
         queue = self.queue
         if queue.is_docoras or queue.count_workers():
             return
         if queue.read_bullmq() is BullmqUse.WORKED_ON:
             raise WrongBackendError(
-                "this Docora runs BullMQ workers, and no RQ worker",
+                ONLY_BULLMQ_WORKERS,
                 hint="set DOCORA_OPS_BACKEND=bullmq: see docora-ops help workers",
             )
 
@@ -262,7 +262,7 @@ class Context:
 
         Warns if there is none, if workers are suspended, or if BullMQ is in use beside RQ.
         """
-        from docora_ops.jobs import BullmqUse
+        from docora_ops.jobs import ONLY_BULLMQ_WORKERS, BullmqUse
 
         workers, backend = self.queue.count_workers(), self.queue.backend
         bullmq = None if self.queue.is_docoras else self.queue.read_bullmq()
@@ -279,10 +279,7 @@ class Context:
         if suspension := self.queue.read_suspension():
             self.warn(f"Warning: {suspension.sentence}. To go on: {backend.to_resume}")
         if bullmq is BullmqUse.WORKED_ON and not workers:
-            self.warn(
-                "Warning: this Docora runs BullMQ workers, and no RQ worker: set "
-                "DOCORA_OPS_BACKEND=bullmq"
-            )
+            self.warn(f"Warning: {ONLY_BULLMQ_WORKERS}: set DOCORA_OPS_BACKEND=bullmq")
         elif bullmq is BullmqUse.WORKED_ON:
             self.warn(
                 "Warning: a BullMQ worker of Docora runs beside the RQ queue: each link may be "

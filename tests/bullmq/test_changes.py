@@ -5,6 +5,7 @@ from threading import Event
 
 import pytest
 
+from docora_ops.text import moment
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import Docora, finish
@@ -45,6 +46,16 @@ def test_a_link_with_an_open_circuit_is_left_alone_unless_the_circuit_is_reset(
     with bullmq.docora_at_work():
         synced = bullmq.run("wait", *link.ids, "--timeout", "50", "--json")
     assert synced.data["waited"]["result"] == "synced"
+
+
+def test_a_hint_says_when_a_pending_link_with_an_open_circuit_is_queued(bullmq: Bullmq) -> None:
+    link = link_with_open_circuit(bullmq, "pending_snapshot")
+    refused = bullmq.run("retry", *link.ids, "--json")
+    assert (refused.code, refused.json["code"]) == (4, "not_failed"), refused
+    [row] = bullmq.docora.connection.execute("SELECT circuit_open_until FROM repositories")
+    until = moment(row["circuit_open_until"])
+    assert f"its circuit is open until {until}: Docora's scheduler queues it then" in refused.stderr
+    assert "--reset-circuit" in refused.stderr
 
 
 def _yes(command: str, option: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -168,9 +179,14 @@ def test_resync_is_refused_while_the_snapshot_runs(bullmq: Bullmq) -> None:
     bullmq.start(running)
     bullmq.stall(stalled)
     before = docora.connection.execute("SELECT * FROM app_repositories ORDER BY 1").fetchall()
-    for link in (running, stalled):
+    for link, job, words in (
+        (running, "running", "is running; a resync"),
+        (stalled, "doubtful", "is running, or its worker was killed; a resync"),
+    ):
         result = bullmq.run("resync", *link.ids, "--yes", "--json")
         assert (result.code, result.json["code"]) == (4, "snapshot_running"), result
+        assert result.json["job"] == job
+        assert words in result.json["error"]
     assert (
         docora.connection.execute("SELECT * FROM app_repositories ORDER BY 1").fetchall() == before
     )

@@ -6,7 +6,7 @@ import re
 from shlex import quote
 
 from docora_ops.diagnosis import Check, CheckName, failed, not_checked, ok, warning
-from docora_ops.jobs import Backend, BullmqUse, QueueHealth
+from docora_ops.jobs import ONLY_BULLMQ_WORKERS, Backend, BullmqUse, QueueHealth
 from docora_ops.queue.redis_server import RedisServer
 from docora_ops.text import amount, duration
 
@@ -186,7 +186,7 @@ def _check_bullmq_workers(queue: QueueHealth, pending: int) -> Check:
 def _check_bullmq_beside(queue: QueueHealth) -> Check:
     name = CheckName.BULLMQ_QUEUE
     if queue.bullmq is BullmqUse.WORKED_ON and not queue.workers:
-        found = "this Docora runs BullMQ workers, and no RQ worker"
+        found = ONLY_BULLMQ_WORKERS
         return failed(name, found, "set DOCORA_OPS_BACKEND=bullmq")
     if queue.bullmq is BullmqUse.WORKED_ON:
         beside = "a BullMQ worker of Docora runs beside the RQ queue"
