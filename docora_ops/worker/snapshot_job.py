@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 
 from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
-from docora_ops.database import Session
 from docora_ops.database.circuits import Circuit, git_failed, git_succeeded, recipients
 from docora_ops.database.delivered_files import DeliveryRecord, read_deliveries
 from docora_ops.database.link_scans import (
@@ -34,7 +33,7 @@ from docora_ops.errors import (
     SnapshotError,
 )
 from docora_ops.links import Link, Payload
-from docora_ops.queue import Redis, connect
+from docora_ops.queue import Redis
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import inert, moment
 from docora_ops.worker.bodies import BodyWriter, Event, repository_fields
@@ -46,6 +45,7 @@ from docora_ops.worker.log import link_name, log, name_of_arguments
 from docora_ops.worker.objects import Objects
 from docora_ops.worker.recovery import Tries
 from docora_ops.worker.repository_lock import RepositoryLock
+from docora_ops.worker.resources import LOCK_TIMEOUT, Resources
 from docora_ops.worker.scan import File, scan
 from docora_ops.worker.secrets import Cleaner, decrypt
 from docora_ops.worker.sync_failed import post_sync_failed
@@ -53,19 +53,12 @@ from docora_ops.worker.webhook import Webhook
 
 DELIVERY_TIMEOUT = 30
 """Seconds for the POST of a file, or of a chunk."""
-_LINK_TIMEOUT = 60
-"""Seconds to wait for a change of the link to commit, and for the link's lock."""
 _PAUSE = 0.05
-_STATEMENT_TIMEOUT = 300
-"""Seconds, at least: the files of a large repository are listed in one statement."""
 _LONGEST_SNAPSHOT_PATH = 2048
 _LARGEST_SIZE = 2**31 - 1
 """The largest size of a file that Docora's column can hold."""
 
-_settings: Settings | None = None
-_client: Redis | None = None
-_session: Session | None = None
-"""The session that the last job of this process has left."""
+_resources: Resources | None = None
 
 
 def use_settings(settings: Settings, client: Redis | None = None) -> None:
@@ -73,8 +66,8 @@ def use_settings(settings: Settings, client: Redis | None = None) -> None:
 
     With a client, a job that has succeeded leaves its session of Postgres to the next one.
     """
-    global _settings, _client
-    _settings, _client = settings, client
+    global _resources  # noqa: PLW0603 - RQ calls a plain function
+    _resources = Resources(settings, client)
 
 
 def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
@@ -87,7 +80,8 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     tries = Tries(get_current_job())
     name = name_of_arguments({"app_id": app_id, "repository_id": repository_id} | names)
     try:
-        job = _Snapshot(_settings or load_settings(), app_id, repository_id, tries, name)
+        resources = _resources or Resources(load_settings())
+        job = _Snapshot(resources, app_id, repository_id, tries, name)
     except ConfigurationError as error:
         # The failure cannot be counted, so the link needs another try.
         tries.keep()
@@ -96,33 +90,16 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
     job.run()
 
 
-def _take_session(settings: Settings) -> Session:
-    """Returns the session that the last job has left, or a new one."""
-    global _session
-    session, _session = _session, None
-    timeout = max(settings.statement_timeout, _STATEMENT_TIMEOUT)
-    timeouts = {"lock_timeout": _LINK_TIMEOUT, "statement_timeout": timeout}
-    return session or Session(settings.model_copy(update=timeouts))
-
-
-def _leave_session(session: Session) -> None:
-    """Releases the link, and leaves the session to the next job if one may follow."""
-    global _session  # noqa: PLW0603 - RQ calls a plain function
-    if _client is not None:
-        with suppress(DocoraOpsError):  # the link is in sync already
-            session.release()
-            _session = session
-
-
 class _GoneError(Exception):
     """The link or the app was removed while the job ran."""
 
 
 class _Snapshot:
     def __init__(
-        self, settings: Settings, app_id: str, repository_id: str, tries: Tries, name: str
+        self, resources: Resources, app_id: str, repository_id: str, tries: Tries, name: str
     ) -> None:
-        self.settings = settings
+        self.resources = resources
+        self.settings = resources.settings
         self.app_id = app_id
         self.repository_id = repository_id
         self.tries = tries
@@ -131,8 +108,10 @@ class _Snapshot:
         self.started = time.monotonic()
         self.sent = 0
         self.link: Link | None = None
-        self.session_is_reused = _session is not None
-        self.session = _take_session(settings)
+        left = resources.take_session()
+        self.session = left or resources.new_session()
+        self.session_is_reused = left is not None
+        self.session_is_left = False
         self.session_id = 0
 
     def run(self) -> None:
@@ -143,7 +122,7 @@ class _Snapshot:
             if error is not None:
                 self._fail(error)
         finally:
-            if self.session is not _session:
+            if not self.session_is_left:
                 self.session.close()
 
     def _try(self) -> Exception | None:
@@ -159,7 +138,7 @@ class _Snapshot:
             self.name = link_name(begun.payload.app_name, begun.payload.repository_name)
             log.info("%s: began, %s", self.name, self._try_number(begun.retry_count + 1))
             self._work(begun)
-            _leave_session(self.session)
+            self.session_is_left = self.resources.leave_session(self.session)
             files = "1 file" if self.sent == 1 else f"{self.sent} files"
             log.info("%s: synced, %s sent in %.1f s", self.name, files, self._seconds)
         except _GoneError:
@@ -177,7 +156,7 @@ class _Snapshot:
 
     def _begin(self) -> Link | Refusal:
         """Takes the link; waits for the session of a job that has just ended."""
-        end, lost_id = time.monotonic() + _LINK_TIMEOUT, 0
+        end, lost_id = time.monotonic() + LOCK_TIMEOUT, 0
         while True:
             try:
                 begun = begin_scan(self.session, self.app_id, self.repository_id)
@@ -186,7 +165,7 @@ class _Snapshot:
                     raise
                 # Postgres may have been restarted since the last job.
                 self.session.close()
-                self.session, self.session_is_reused = _take_session(self.settings), False
+                self.session, self.session_is_reused = self.resources.new_session(), False
                 lost_id, self.session_id = self.session_id, self.session.id
                 continue
             # The lost session may have begun the scan, and holds the lock until the server ends it.
@@ -195,7 +174,7 @@ class _Snapshot:
             if time.monotonic() > end:
                 self.session_id = lost_id or self.session_id
                 raise SnapshotError(
-                    f"another session has held the link's lock for {_LINK_TIMEOUT} s"
+                    f"another session has held the link's lock for {LOCK_TIMEOUT} s"
                 )
             time.sleep(_PAUSE)
 
@@ -212,7 +191,7 @@ class _Snapshot:
     def _work(self, link: Link) -> None:
         payload = link.payload
         token, auth_key = self._decrypt(payload)
-        lock = RepositoryLock(_client or connect(self.settings), payload.repository_name)
+        lock = RepositoryLock(self.resources.client, payload.repository_name)
         git = Git(
             payload.github_url,
             token=token,

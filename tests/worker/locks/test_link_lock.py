@@ -38,7 +38,7 @@ def test_a_job_whose_link_is_held_by_a_session_that_outlives_its_own_job_is_trie
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
     """Postgres goes on with a long statement after its job has run out of time."""
-    monkeypatch.setattr(snapshot_job, "_LINK_TIMEOUT", 0.2)
+    monkeypatch.setattr(snapshot_job, "LOCK_TIMEOUT", 0.2)
     link, upstream = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=1)
     docora = snapshots.docora
     docora.set_link(link, status=status)

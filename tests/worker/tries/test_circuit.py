@@ -238,7 +238,7 @@ def test_the_environment_sets_threshold_and_cooldown(snapshots: Snapshots) -> No
 def test_apps_are_told_though_the_verdict_can_not_be_written_at_once(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("docora_ops.worker.snapshot_job._LINK_TIMEOUT", 0.2)
+    monkeypatch.setattr("docora_ops.worker.resources.LOCK_TIMEOUT", 0.2)
     snapshots.settings_changes["circuit_breaker_threshold"] = 1
     link, upstream = snapshots.add_link({"a": "1"})
     take_away(upstream)

@@ -165,7 +165,7 @@ def test_a_job_without_settings_is_kept(
 ) -> None:
     """A worker of RQ itself, started in the wrong environment, must not lose links."""
     link, _ = snapshots.add_queued({"a": "1"}, max_retry_attempts=1)
-    monkeypatch.setattr(job_module, "_settings", None)
+    monkeypatch.setattr(job_module, "_resources", None)
     monkeypatch.delenv("DATABASE_URL", raising=False)
     if variable == "REDIS_URL":
         monkeypatch.setenv("REDIS_URL", "nonsense")
