@@ -124,6 +124,7 @@ def test_a_wait_ends_with_the_error_of_a_snapshot_that_failed_for_good(bullmq: B
     assert result.data["waited"]["error_message"] == "HTTP 503 on created a"
 
 
+@pytest.mark.matrix
 def test_a_pending_link_without_a_job_is_never_lost(bullmq: Bullmq) -> None:
     link = bullmq.docora.add_link()
     result = bullmq.run("retry", *link.ids, "--wait", "--timeout", "8", "--json")
@@ -202,6 +203,7 @@ def await_looks(docora: Docora, command: str) -> None:
     eventually(lambda: calls() >= before + 2, "two looks of the command that waits")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("command", ["retry-all-failed", "resync"])
 def test_a_wait_beside_an_operation_takes_no_status_from_before_the_commit_for_the_result(
     bullmq: Bullmq, command: str

@@ -28,6 +28,7 @@ COMMANDS = (
 )
 
 
+@pytest.mark.matrix
 def test_without_any_one_rule_a_command_is_refused(
     bullmq: Bullmq, subtests: pytest.Subtests
 ) -> None:

@@ -143,6 +143,7 @@ def each_need(needs: dict[tuple[str, ...], Any]) -> Iterator[tuple[Any, tuple[st
             yield each, command
 
 
+@pytest.mark.matrix
 def test_without_any_one_grant_a_command_is_refused_and_doctor_says_what_to_grant(
     world: World, subtests: pytest.Subtests
 ) -> None:
@@ -175,6 +176,7 @@ def test_without_the_schema_a_command_is_refused_and_doctor_says_what_to_grant(
     assert "GRANT USAGE ON SCHEMA public" in tables["what_to_do"]
 
 
+@pytest.mark.matrix
 def test_without_any_one_command_or_key_of_redis_a_command_is_refused(
     world: World, subtests: pytest.Subtests
 ) -> None:

@@ -127,6 +127,7 @@ def test_doctor_warns_that_both_may_only_read_and_fails_for_nothing_else(world: 
     world.forget_denials()
 
 
+@pytest.mark.matrix
 def test_without_any_one_grant_a_command_is_refused_and_doctor_says_what_to_grant(
     world: World, subtests: pytest.Subtests
 ) -> None:
@@ -140,6 +141,7 @@ def test_without_any_one_grant_a_command_is_refused_and_doctor_says_what_to_gran
     world.forget_denials()
 
 
+@pytest.mark.matrix
 def test_without_any_one_rule_of_redis_a_command_is_refused(
     world: World, subtests: pytest.Subtests
 ) -> None:

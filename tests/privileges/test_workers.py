@@ -19,6 +19,7 @@ def test_workers_may_do_what_all_commands_need() -> None:
         assert {grant, Grant(grant.privilege, grant.table, None)} & of_workers
 
 
+@pytest.mark.matrix
 def test_without_any_one_grant_jobs_fail_and_doctor_says_what_to_grant(
     snapshots: Snapshots, subtests: pytest.Subtests
 ) -> None:
@@ -51,6 +52,7 @@ def test_without_any_one_grant_jobs_fail_and_doctor_says_what_to_grant(
     database.close()
 
 
+@pytest.mark.matrix
 def test_without_any_one_rule_of_redis_a_worker_does_not_start_and_nothing_is_lost(
     snapshots: Snapshots, subtests: pytest.Subtests
 ) -> None:
