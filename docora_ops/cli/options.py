@@ -173,8 +173,8 @@ FailureLimit = Annotated[
         "--max-failures",
         metavar="N|P%",
         parser=_max_failures,
-        help="Queue no more once more than N links, or P% of at least 20, have failed again: "
-        "exit code 7. Needs --in-flight.",
+        help="With --in-flight: queue no more once more than N links, or P% of at least 20, have "
+        "failed again: exit code 7.",
     ),
 ]
 
