@@ -17,6 +17,8 @@ from urllib.request import getproxies, proxy_bypass
 from docora_ops.errors import DeliveryError
 from docora_ops.worker.endpoint import Endpoint, basic_login
 
+_MOST_CONNECTIONS = 16
+"""Connections that stay open: apps take turns in the queue."""
 _PROXY_PORT = 1080
 """git's default port of a proxy."""
 _REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
@@ -158,6 +160,31 @@ class AppConnection:
             headers = {"Host": self._endpoint.address, **self._proxy_headers}
             connection.set_tunnel(self._endpoint.host, self._endpoint.port, headers)
         return connection
+
+
+class ConnectionPool:
+    """Connections that stay open for the next POST to the same scheme, host and port.
+
+    For one thread. A new connection may replace the one that was used the longest time ago.
+    """
+
+    def __init__(self) -> None:
+        self._connections: dict[tuple[str, str, int], AppConnection] = {}
+
+    def connection_to(self, endpoint: Endpoint) -> AppConnection:
+        """Returns a connection, open or not. Raises DeliveryError for an unusable proxy."""
+        origin = endpoint.origin
+        connection = self._connections.pop(origin, None) or AppConnection(endpoint)
+        self._connections[origin] = connection  # now the last one
+        if len(self._connections) > _MOST_CONNECTIONS:
+            self._connections.pop(next(iter(self._connections))).close()
+        return connection
+
+    def close(self) -> None:
+        """Closes all connections."""
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
 
 
 @cache

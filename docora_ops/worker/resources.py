@@ -9,6 +9,7 @@ from docora_ops.database import Session
 from docora_ops.errors import DocoraOpsError
 from docora_ops.queue import Redis, connect
 from docora_ops.settings import Settings
+from docora_ops.worker.http_connection import ConnectionPool
 
 LOCK_TIMEOUT = 60
 """Seconds to wait for a change of the link to commit, and for the link's lock."""
@@ -17,7 +18,7 @@ _STATEMENT_TIMEOUT = 300
 
 
 class Resources:
-    """The settings, a client of Redis, and a session of Postgres that one job leaves to the next.
+    """The settings, a client of Redis, and connections that one job leaves to the next.
 
     Without a client the process runs a single job, which connects and leaves nothing.
     """
@@ -27,6 +28,8 @@ class Resources:
         self._is_shared = client is not None
         self._given = client
         self._session: Session | None = None
+        self.connections = ConnectionPool()
+        """Connections to apps."""
 
     @cached_property
     def client(self) -> Redis:

@@ -124,6 +124,7 @@ class _Snapshot:
         finally:
             if not self.session_is_left:
                 self.session.close()
+                self.resources.connections.close()
 
     def _try(self) -> Exception | None:
         """Runs the job; returns any error, since each failure has to be counted."""
@@ -286,8 +287,9 @@ class _Snapshot:
             if not link_exists:
                 raise _GoneError
 
+        connections = self.resources.connections
         with Webhook(
-            payload.base_url, payload.app_id, auth_key, timeout=DELIVERY_TIMEOUT
+            payload.base_url, payload.app_id, auth_key, connections, DELIVERY_TIMEOUT
         ) as webhook:
             writer = BodyWriter(repository_fields(payload), commit.sha)
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
 
 from docora_ops.database.circuits import Circuit, Recipient
@@ -13,6 +14,7 @@ from docora_ops.settings import Settings
 from docora_ops.text import inert, moment
 from docora_ops.worker.bodies import encode, repository_fields
 from docora_ops.worker.endpoint import secrets_of
+from docora_ops.worker.http_connection import ConnectionPool
 from docora_ops.worker.log import log
 from docora_ops.worker.secrets import Cleaner, decrypt
 from docora_ops.worker.webhook import Webhook
@@ -51,9 +53,12 @@ def post_sync_failed(
         cleaner.learn(secrets_of(recipient.base_url))
         try:
             auth_key = decrypt(recipient.client_auth_key_encrypted, key, "its auth key")
-            with Webhook(
-                recipient.base_url, recipient.app_id, auth_key, timeout=_TIMEOUT
-            ) as webhook:
+            with (
+                closing(ConnectionPool()) as connections,
+                Webhook(
+                    recipient.base_url, recipient.app_id, auth_key, connections, _TIMEOUT
+                ) as webhook,
+            ):
                 webhook.send("sync_failed", body)
                 webhook.receive()
         except SnapshotError as error:

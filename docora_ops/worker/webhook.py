@@ -1,4 +1,4 @@
-"""Sends signed POSTs to one app, over connections that stay open."""
+"""Sends signed POSTs to one app."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from docora_ops.errors import DeliveryError
 from docora_ops.text import inert
 from docora_ops.worker.bodies import Pieces, resized
 from docora_ops.worker.endpoint import Endpoint, endpoint_of
-from docora_ops.worker.http_connection import AppConnection
+from docora_ops.worker.http_connection import AppConnection, ConnectionPool
 from docora_ops.worker.log import log
 
 _GATHERED = 1 << 18
@@ -38,16 +38,20 @@ class Webhook:
 
     `timeout` is for a whole POST with its redirects, from the TLS handshake to the answer;
     connecting may take as long for each address of the host. Each POST begins at the base_url.
-    All calls raise DeliveryError, without the name of the file.
+    After an error within the block, the connection is closed. All calls raise DeliveryError,
+    without the name of the file.
     """
 
-    def __init__(self, base_url: str, app_id: str, auth_key: str, *, timeout: float) -> None:
+    def __init__(
+        self, base_url: str, app_id: str, auth_key: str, connections: ConnectionPool, timeout: float
+    ) -> None:
         self._app_id = app_id
         self._key = auth_key.encode()
         self._timeout = timeout
         self._base = self._endpoint = endpoint_of(base_url)
-        self._connections: dict[tuple[str, str, int], AppConnection] = {}
-        self._connection = self._connection_to(self._base)
+        self._connections = connections
+        self._connection = connections.connection_to(self._base)
+        self._used: set[AppConnection] = set()
         self._deadline = math.inf
         """When the POST at work must have ended; infinite while there is none."""
         self._expired = False
@@ -68,9 +72,10 @@ class Webhook:
         threading.Thread(target=self._watch, daemon=True).start()
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
         self._closed.set()
-        self._close_all()
+        if kind is not None:  # a part of an answer may be left on it
+            self._connection.close()
 
     def send(self, event: str, body: Pieces | bytes) -> None:
         """Sends a body to `{base_url}/{event}`; `receive` waits for the answer."""
@@ -109,9 +114,15 @@ class Webhook:
 
     def _post(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._connection = self._connection_to(endpoint)
+        self._connection = self._connections.connection_to(endpoint)
+        is_whole = isinstance(self._body, bytes)
+        if not is_whole and self._connection not in self._used:
+            # It has been idle since an earlier job. The app may close it, and a large body is not
+            # sent twice.
+            self._connection.close()
+        self._used.add(self._connection)
         self._connection.close_if_ended()
-        self._is_repeatable = self._connection.sock is not None and isinstance(self._body, bytes)
+        self._is_repeatable = is_whole and self._connection.sock is not None
         self._write()
 
     def _write(self) -> None:
@@ -196,18 +207,6 @@ class Webhook:
     def _location(self, answer: http.client.HTTPResponse) -> Endpoint | None:
         location = answer.getheader("Location")
         return self._endpoint.redirected(location) if location else None
-
-    def _connection_to(self, endpoint: Endpoint) -> AppConnection:
-        if endpoint.origin not in self._connections:
-            if len(self._connections) > _MOST_REDIRECTS:
-                self._close_all()
-            self._connections[endpoint.origin] = AppConnection(endpoint)
-        return self._connections[endpoint.origin]
-
-    def _close_all(self) -> None:
-        for connection in self._connections.values():
-            connection.close()
-        self._connections.clear()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

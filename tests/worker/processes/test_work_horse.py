@@ -49,7 +49,23 @@ def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(
     horses.watch(snapshots)
     assert list(horses.pids) == APPS
     assert len(set(horses.pids.values())) == 1
+    assert snapshots.receiver.connections == 1
     assert snapshots.docora.statuses() == {"synced": 4}
+
+
+def test_a_large_file_is_not_sent_on_a_connection_that_an_earlier_job_has_left(
+    snapshots: Snapshots,
+) -> None:
+    for app, content in (("One", "small"), ("Two", "small"), ("Three", "large" * (1 << 20))):
+        upstream = snapshots.add_upstream(f"octo/{app}")
+        upstream.commit({"a": content})
+        repository_id = snapshots.add_repository(upstream, f"octo/{app}")
+        link = snapshots.link(snapshots.add_app(app), repository_id)
+        snapshots.queue(link, max_retry_attempts=1)
+    with running(snapshots) as worker:
+        eventually(lambda: worker.horses == [] and not snapshots.docora.waiting(), "the end")
+    assert snapshots.receiver.connections == 2
+    assert snapshots.docora.statuses() == {"synced": 3}
 
 
 def test_after_a_job_that_failed_the_next_one_has_a_new_process(snapshots: Snapshots) -> None:

@@ -15,6 +15,7 @@ from docora_ops.database.link_scans import begin_scan
 from docora_ops.database.pooling import session_id
 from docora_ops.database.snapshots import store_snapshot
 from docora_ops.worker import snapshot_job as job_module
+from docora_ops.worker.http_connection import ConnectionPool
 from docora_ops.worker.webhook import Webhook
 from tests.support.delivery_checks import assert_in_sync, events, link_row
 from tests.support.rows import TestLink
@@ -186,7 +187,7 @@ def test_a_job_without_settings_is_kept(
 def test_a_base_url_without_a_port_means_that_of_its_scheme(
     base_url: str, expected: tuple[str, int]
 ) -> None:
-    with Webhook(base_url, "app", "key", timeout=1) as webhook:
+    with Webhook(base_url, "app", "key", ConnectionPool(), timeout=1) as webhook:
         connection = webhook._connection._http
         assert (connection.host, connection.port) == expected
 
