@@ -59,13 +59,14 @@ class Belonging:
 
     jobs: int
     without_link: int
+    is_docoras: bool = False  # its queue keeps failed jobs of deleted links, and nothing is removed
 
     @property
     def is_plausible(self) -> bool:
-        """Tells whether some jobs have a link, and from 10 jobs on at least half of them."""
+        """Tells whether some jobs have a link, and from 10 jobs of RQ on at least half of them."""
         if self.without_link == self.jobs:
             return not self.jobs
-        return self.jobs < 10 or self.without_link * 2 <= self.jobs  # noqa: PLR2004
+        return self.is_docoras or self.jobs < 10 or self.without_link * 2 <= self.jobs  # noqa: PLR2004
 
     def __str__(self) -> str:
         return f"{self.without_link} of {self.jobs} jobs in the queue have no link in this database"

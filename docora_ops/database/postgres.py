@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -168,6 +168,16 @@ class Database:
         """
         with self._statement() as connection, connection.cursor() as cursor:
             yield from cursor.stream(sql.encode(), parameters, size=_ROWS_AT_ONCE)
+
+    def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """Runs one `COPY … FROM STDIN` with these rows."""
+        with (
+            self._statement() as connection,
+            connection.cursor() as cursor,
+            cursor.copy(sql.encode()) as copy,
+        ):
+            for row in rows:
+                copy.write_row(row)
 
     @contextmanager
     def _statement(self) -> Iterator[Connection]:

@@ -104,6 +104,10 @@ class Session(Database):
         with self._errors():
             yield self._connect()
 
+    def _roll_back(self) -> None:
+        """Ends the session: psycopg would remove all prepared statements, also those of `send`."""
+        self.close()
+
     def _begin(self, isolation: str) -> Connection:
         connection = self._connect()
         connection.execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from uuid import uuid4
 
 from docora_ops.database.postgres import Database
 
@@ -36,11 +37,7 @@ RETURNING id
 
 DELETE_SNAPSHOT_FILES = "DELETE FROM snapshot_files WHERE snapshot_id = %(snapshot_id)s"
 
-INSERT_SNAPSHOT_FILES = """
-INSERT INTO snapshot_files (id, snapshot_id, path, sha, size)
-SELECT gen_random_uuid(), %(snapshot_id)s, path, sha, size
-FROM unnest(%(paths)s::text[], %(shas)s::text[], %(sizes)s::int[]) AS file (path, sha, size)
-"""
+COPY_SNAPSHOT_FILES = "COPY snapshot_files (id, snapshot_id, path, sha, size) FROM STDIN"
 
 
 def had_commit(database: Database, repository_id: str) -> bool:
@@ -66,6 +63,8 @@ def store_snapshot(
     )
     if stored == [(len(files),)]:
         return
-    paths, shas, sizes = map(list, zip(*files, strict=True)) if files else ([], [], [])
-    rows = {"snapshot_id": snapshot_id, "paths": paths, "shas": shas, "sizes": sizes}
-    database.together((DELETE_SNAPSHOT_FILES, rows), (INSERT_SNAPSHOT_FILES, rows))
+    database.execute(DELETE_SNAPSHOT_FILES, {"snapshot_id": snapshot_id})
+    database.copy(
+        COPY_SNAPSHOT_FILES,
+        ((uuid4(), snapshot_id, path, sha, size) for path, sha, size in files),
+    )

@@ -110,8 +110,14 @@ class BullmqReader:
     def health(self) -> QueueHealth:
         """Reads what `doctor` checks."""
         overview = self.overview(1)
-        active = cast("list[bytes]", self._client.lrange(self.prefix + "active", 0, -1))
-        locked = self._client.exists(*map(self._lock, active)) if active else 0
+        active = self._active()
+        pipeline = self._pipeline()
+        for job_id in active:
+            pipeline.exists(self._lock(job_id))
+        locked = pipeline.execute()
+        unlocked = {job_id for job_id, found in zip(active, locked, strict=True) if not found}
+        if unlocked:
+            unlocked.intersection_update(self._active())  # without jobs that ended meanwhile
         meta = cast("dict[bytes, bytes]", self._client.hgetall(self.prefix + "meta"))
         version = optional_text_of(meta.get(b"version")) or "an unknown version of BullMQ"
         return QueueHealth(
@@ -121,8 +127,11 @@ class BullmqReader:
             suspension=overview.suspension,
             bullmq_version=version if meta else None,
             active=len(active),
-            stalled=len(active) - locked,
+            stalled=len(unlocked),
         )
+
+    def _active(self) -> list[bytes]:
+        return cast("list[bytes]", self._client.lrange(self.prefix + "active", 0, -1))
 
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers and the first `limit` jobs."""

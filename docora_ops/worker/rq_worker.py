@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -36,7 +35,7 @@ from docora_ops.worker.rq_parts import DelayedJobScheduler, RunningJobs, Snapsho
 _WORKER_TTL = 45
 """Seconds; an idle worker wakes up 15 s earlier."""
 _MAINTENANCE_INTERVAL = 30
-_HEARTBEAT_PAUSE = timedelta(seconds=1)
+_HEARTBEAT_PAUSE = 1
 _LARGEST_CLOCK_DIFFERENCE = 30
 """Seconds between the clock of this host and Redis's. Beyond, fresh heartbeats of other workers
 seem to have expired."""
@@ -77,6 +76,7 @@ class SnapshotWorker(LastingHorseWorker):
         """True if a burst ends since workers are suspended."""
         self.recovery = LinkRecovery(settings, client)
         self._clock_is_wrong = False
+        self._next_heartbeat = 0.0
         self._keep_alive: Callable[[], object] = _nothing
         self._is_registered = False
         """True if this process has registered the worker's name."""
@@ -320,10 +320,11 @@ class SnapshotWorker(LastingHorseWorker):
         """
         if pipeline is not None:
             super().heartbeat(timeout, pipeline)
-        elif self.last_heartbeat is None or now() - self.last_heartbeat > _HEARTBEAT_PAUSE:
+        elif time.monotonic() >= self._next_heartbeat:
             with self.connection.pipeline() as own:
                 super().heartbeat(timeout, own)
                 own.execute()
+            self._next_heartbeat = time.monotonic() + _HEARTBEAT_PAUSE
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Sends heartbeats, and runs maintenance when it is due: a job may take an hour.

@@ -36,7 +36,7 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "database": tuple(
         (owner, name)
         for owner, names in (
-            (Database, ("rows", "row", "execute", "together", "_roll_back")),
+            (Database, ("rows", "row", "execute", "together", "copy", "_roll_back")),
             (Session, ("send", "receive", "_begin")),
         )
         for name in names

@@ -114,6 +114,9 @@ def test_no_link_at_all_or_fewer_than_half_of_ten_jobs_tell(
     jobs: int, without_link: int, is_plausible: bool
 ) -> None:
     assert Belonging(jobs, without_link).is_plausible is is_plausible
+    # Docora keeps failed jobs of deleted links, and nothing is removed from its queue.
+    beside_docora = Belonging(jobs, without_link, is_docoras=True)
+    assert beside_docora.is_plausible is (not jobs or without_link < jobs)
 
 
 def test_a_key_that_holds_no_job_is_no_job(docora: Docora) -> None:

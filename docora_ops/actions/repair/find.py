@@ -117,7 +117,7 @@ def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
         linked |= found
         if is_to_run_or_failed:
             unlinked |= queue.made_for_links(new - found)
-    return Belonging(len(linked) + len(unlinked), len(unlinked))
+    return Belonging(len(linked) + len(unlinked), len(unlinked), queue.is_docoras)
 
 
 class _Look:

@@ -1,6 +1,8 @@
 """The loop of a worker goes on through what is not its fault, and says when it does not."""
 
 import signal
+import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
@@ -40,6 +42,24 @@ def test_a_heartbeat_that_redis_does_not_take_does_not_end_the_worker(
     worker.maintain_heartbeats(snapshots.docora.job(link), execution)
     assert heartbeats == [execution]
     assert "no heartbeat" in caplog.text
+
+
+def test_heartbeats_are_a_second_apart_though_the_clock_of_the_host_is_set_back(
+    snapshots: Snapshots, worker: SnapshotWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis = snapshots.docora.redis
+
+    def lives_on() -> bool:
+        redis.expire(worker.key, 10)
+        worker.heartbeat()
+        return int(redis.ttl(worker.key)) > 10
+
+    worker.heartbeat()
+    assert not lives_on()
+    worker.last_heartbeat = datetime.now(UTC) + timedelta(hours=1)
+    later = time.monotonic() + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert lives_on()
 
 
 @pytest.mark.parametrize("burst", [True, False])
