@@ -28,6 +28,33 @@ class Backend(StrEnum):
         """Returns what lets suspended workers take jobs again."""
         return "docora-ops resume" if self is Backend.RQ else "resume the queue with BullMQ"
 
+    @property
+    def only_others(self) -> str:
+        """Returns what is wrong if only workers of the other backend run."""
+        if self is Backend.RQ:
+            return "this Docora runs BullMQ workers, and no RQ worker"
+        return "workers of RQ listen on the queue, and none of BullMQ"
+
+    @property
+    def to_switch(self) -> str:
+        """Returns what chooses the other backend."""
+        if self is Backend.RQ:
+            return "set DOCORA_OPS_BACKEND=bullmq"
+        return "unset DOCORA_OPS_BACKEND, or set it to rq"
+
+    @property
+    def others_beside(self) -> str:
+        """Returns what is wrong if workers of both backends run."""
+        beside = "a BullMQ worker of Docora runs beside the RQ queue"
+        if self is Backend.BULLMQ:
+            beside = "a worker of RQ runs beside Docora's own"
+        return f"{beside}: each link may be worked on twice"
+
+    @property
+    def to_stop_others(self) -> str:
+        """Returns what stops the workers of the other backend."""
+        return "run Docora with RUN_MODE=api" if self is Backend.RQ else "stop the workers of RQ"
+
 
 class JobState(StrEnum):
     """The state of a link's job.
@@ -196,15 +223,21 @@ class JobRecord:
     last_failure: JobFailure | None
 
 
-class BullmqUse(StrEnum):
-    """The state of Docora's own queue, which BullMQ keeps."""
+class OtherQueue(StrEnum):
+    """The state of the queue of the other backend, which should not be in use."""
 
     UNUSED = "unused"
-    LEFT_JOBS = "left_jobs"  # jobs wait, and no BullMQ worker runs to take them
-    WORKED_ON = "worked_on"  # a BullMQ worker runs
+    LEFT_JOBS = "left_jobs"  # jobs wait, and no worker runs to take them
+    WORKED_ON = "worked_on"  # a worker runs
 
 
-ONLY_BULLMQ_WORKERS = "this Docora runs BullMQ workers, and no RQ worker"
+def to_run_bullmq_jobs(workers: int) -> str:
+    """Returns what puts links to work whose jobs were left in BullMQ; `workers`: those of RQ."""
+    schedule = "docora-ops schedule, run each minute, queues their links"
+    if workers:
+        return schedule
+    start = "if Docora has workers of its own, set DOCORA_OPS_BACKEND=bullmq and start it"
+    return f"{start}; otherwise {schedule}"
 
 
 @dataclass(frozen=True)
@@ -218,7 +251,12 @@ class QueueHealth:
     has_scheduler: bool = True
     first_delayed_in: float | None = None
     """Seconds until a delayed job is due, below 0 if it is overdue."""
-    bullmq: BullmqUse = BullmqUse.WORKED_ON
+    other: OtherQueue = OtherQueue.UNUSED
     bullmq_version: str | None = None
     active: int = 0  # jobs of BullMQ
     stalled: int = 0  # jobs of BullMQ that are active, though no worker renews their locks
+
+    @property
+    def has_only_others(self) -> bool:
+        """Tells whether only workers of the other backend run."""
+        return not self.workers and self.other is OtherQueue.WORKED_ON

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from docora_ops.bulk import KnownOperation
 from docora_ops.errors import ServerError
-from docora_ops.jobs import QueueOverview
+from docora_ops.jobs import OtherQueue, QueueOverview
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkStatus
 from docora_ops.pages import Page
@@ -62,8 +62,15 @@ class Status:
     links: LinkOverview | None
     queue: QueueOverview | None
     last_operation: KnownOperation | None
-    drift: DriftCounts | None
+    drift: DriftCounts | None  # also None if only workers of the other backend run
     errors: Sequence[ServerError]
+    other_queue: OtherQueue = OtherQueue.UNUSED
+
+    @property
+    def has_only_others(self) -> bool:
+        """Tells whether only workers of the other backend run."""
+        is_worked_on = self.other_queue is OtherQueue.WORKED_ON
+        return is_worked_on and self.queue is not None and not self.queue.live_workers
 
 
 @dataclass(frozen=True)

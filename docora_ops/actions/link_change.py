@@ -114,7 +114,7 @@ class LinkChange:
         earlier = before.evidence if before else ""
         with self.database.transaction():
             link = self._read()
-            is_refused = self.action is Action.RETRY and link.status != LinkStatus.FAILED
+            is_refused = self.action is Action.RETRY and not self._may_be_retried(link)
             if is_refused and before:  # the job that was running gave it another status meanwhile
                 return self._result(link, Outcome.ALREADY_RUNNING)
             if is_refused:
@@ -139,6 +139,15 @@ class LinkChange:
         if is_refused:
             raise self._not_failed(link)
         return _Live(link, answer.state, answer.evidence)
+
+    def _may_be_retried(self, link: Link) -> bool:
+        """Tells whether the link is failed, or pending and held back by an open circuit."""
+        is_held_back = (
+            self.queue.is_docoras
+            and link.status == LinkStatus.PENDING_SNAPSHOT
+            and link.circuit_is_open
+        )
+        return link.status == LinkStatus.FAILED or (is_held_back and self.reset_circuit)
 
     def _read(self) -> Link:
         """Locks the link, except in a dry run."""
@@ -211,8 +220,8 @@ class LinkChange:
                 return "Docora's scheduler queues it within a minute"
             until = moment(found.circuit_open_until)
             return (
-                f"its circuit is open until {until}: Docora's scheduler queues it then; to send "
-                f"every file again before: docora-ops resync {link} --reset-circuit"
+                f"its circuit is open until {until}: Docora's scheduler queues it then; to have it "
+                f"queued at once: docora-ops retry {link} --reset-circuit"
             )
         if status in {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}:
             return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import replace
 
 from docora_ops.actions.background import in_background
 from docora_ops.actions.links import count_by_app, count_by_error
@@ -12,7 +13,7 @@ from docora_ops.database.counts import count_links
 from docora_ops.database.drift_rows import count_unfinished_links, some_unfinished_links
 from docora_ops.database.link_scans import scanning_links
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import JobState
+from docora_ops.jobs import JobState, OtherQueue
 from docora_ops.links import FAILED_LINKS, LinkStatus
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.status import DriftCounts, LinkOverview, Status, Trend
@@ -28,31 +29,36 @@ _RECENT = 60
 def read_status(database: Database, queue: LinkQueue, store: ProgressStore) -> Status:
     """Reads from both servers what each of them tells; a lost one does not prevent the other."""
     errors: list[ServerError] = []
-    links = drift = overview = last_operation = None
+    links = overview = last_operation = None
+    other = OtherQueue.UNUSED
     # Together, two servers that do not answer cost no more time than one.
-    redis = in_background(lambda: (queue.overview(1), next(iter(store.read_all()), None)))
+    redis = in_background(
+        lambda: (queue.overview(1), queue.read_other(), next(iter(store.read_all()), None))
+    )
     try:
         links = _read_links(database)
     except PostgresError as error:
         errors.append(error)
     try:
-        overview, last_operation = redis.result()
+        overview, other, last_operation = redis.result()
     except RedisError as error:
         errors.append(error)
-    if overview and links:
-        try:
-            drift = count_drift(database, queue, overview.unfinished)
-        except ServerError as error:
-            errors.append(error)
-    return Status(
+    status = Status(
         postgres=database.target,
         redis=queue.where,
         links=links,
         queue=overview,
         last_operation=last_operation,
-        drift=drift,
+        drift=None,
         errors=errors,
+        other_queue=other,
     )
+    if overview and links and not status.has_only_others:
+        try:
+            return replace(status, drift=count_drift(database, queue, overview.unfinished))
+        except ServerError as error:
+            errors.append(error)
+    return status
 
 
 def _read_links(database: Database) -> LinkOverview:

@@ -117,15 +117,20 @@ class BulkCommand(LongRun):
     def run(self, question: str = "", terminal: Terminal | None = None) -> int:
         """Asks, changes the links and shows the result. Returns the exit code."""
         context, selection = self.context, self._run.selection
+        context.require_right_backend()
         if context.dry_run:
             context.say(f"{context.servers}: dry run over {self._links}, nothing will be changed.")
             self._run.plan()
             return self.finish()
         if not selection.total:
-            context.queue.count_workers()  # raises RedisError even if there is nothing to do
             self._tell_nothing_fits()
             return self.finish()
         self._workers = context.count_workers()
+        if self._is_paced and context.queue.is_docoras:
+            context.warn(
+                "Warning: --in-flight holds back docora-ops only: Docora's scheduler queues all "
+                "failed links in each pass, except those with an open circuit."
+            )
         if terminal is not None:
             by_app = selection.by_app
             above = [app_counts(by_app)] if len(by_app) > 1 else []
@@ -281,10 +286,10 @@ class BulkCommand(LongRun):
         if result.circuits_held:
             held = amount(result.circuits_held, "circuit")
             yield f"{held} not reset: another session holds the row of the repository."
-        if result.open_circuits_left_out is not None:
+        if result.open_circuits_left_out:
             left_out = amount(result.open_circuits_left_out, "link")
             yield f"{left_out} left out: the circuit of the repository is open."
-            if result.open_circuits_left_out and self.context.queue.is_docoras:
+            if self.context.queue.is_docoras:
                 yield "To close the circuits, and reset these links, too: add --reset-circuit."
         if result.failures:
             yield from ("", failures(result.failures, width))

@@ -120,19 +120,17 @@ class Context:
             )
 
     def require_right_backend(self) -> None:
-        """Raises WrongBackendError if only a worker of BullMQ runs, and the backend is RQ.
+        """Raises WrongBackendError if only workers of the other backend run.
 
-        Its jobs are not known then: links that are at work would be taken for stuck ones.
+        Their jobs are not known then: links that are at work would be taken for stuck ones.
         """
-        from docora_ops.jobs import ONLY_BULLMQ_WORKERS, BullmqUse
+        from docora_ops.jobs import OtherQueue
 
         queue = self.queue
-        if queue.is_docoras or queue.count_workers():
-            return
-        if queue.read_bullmq() is BullmqUse.WORKED_ON:
+        if not queue.count_workers() and queue.read_other() is OtherQueue.WORKED_ON:
             raise WrongBackendError(
-                ONLY_BULLMQ_WORKERS,
-                hint="set DOCORA_OPS_BACKEND=bullmq: see docora-ops help workers",
+                queue.backend.only_others,
+                hint=f"{queue.backend.to_switch}: see docora-ops help workers",
             )
 
     def require_rq_for_front(self) -> None:
@@ -257,38 +255,42 @@ class Context:
             self.say(f"Hint: {hint}")
         return exit_code_of(error)
 
+    def warn_of_others(self, *, has_workers: bool) -> None:
+        """Warns that workers of the other backend run, beside workers of this one or alone."""
+        backend = self.queue.backend
+        if has_workers:
+            self.warn(f"Warning: {backend.others_beside}: {backend.to_stop_others}")
+        else:
+            self.warn(f"Warning: {backend.only_others}: {backend.to_switch}")
+
     def count_workers(self) -> int:
         """Counts the live workers.
 
-        Warns if there is none, if workers are suspended, or if BullMQ is in use beside RQ.
+        Warns if there is none, if workers are suspended, or if the other backend is in use.
         """
-        from docora_ops.jobs import ONLY_BULLMQ_WORKERS, BullmqUse
+        from docora_ops.jobs import OtherQueue, to_run_bullmq_jobs
 
-        workers, backend = self.queue.count_workers(), self.queue.backend
-        bullmq = None if self.queue.is_docoras else self.queue.read_bullmq()
-        if not workers and bullmq is None:
+        workers, other = self.queue.count_workers(), self.queue.read_other()
+        backend = self.queue.backend
+        is_worked_on = other is OtherQueue.WORKED_ON
+        if not workers and not is_worked_on and self.queue.is_docoras:
             self.warn(
                 "Warning: no BullMQ worker is seen: links wait until one is started: "
                 f"{backend.to_start_workers}"
             )
-        elif not workers and bullmq is not BullmqUse.WORKED_ON:
+        elif not workers and not is_worked_on:
             self.warn(
                 f"Warning: no worker listens on the queue {self.settings.queue_name}: "
                 "jobs wait until one is started"
             )
         if suspension := self.queue.read_suspension():
             self.warn(f"Warning: {suspension.sentence}. To go on: {backend.to_resume}")
-        if bullmq is BullmqUse.WORKED_ON and not workers:
-            self.warn(f"Warning: {ONLY_BULLMQ_WORKERS}: set DOCORA_OPS_BACKEND=bullmq")
-        elif bullmq is BullmqUse.WORKED_ON:
-            self.warn(
-                "Warning: a BullMQ worker of Docora runs beside the RQ queue: each link may be "
-                "worked on twice. Run Docora with RUN_MODE=api."
-            )
-        if bullmq is BullmqUse.LEFT_JOBS:
+        if is_worked_on:
+            self.warn_of_others(has_workers=workers > 0)
+        if other is OtherQueue.LEFT_JOBS and not self.queue.is_docoras:
             self.warn(
                 "Warning: Docora's BullMQ queue holds jobs, and no BullMQ worker runs to take "
-                "them: docora-ops schedule queues their links."
+                f"them: {to_run_bullmq_jobs(workers)}."
             )
         return workers
 

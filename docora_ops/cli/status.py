@@ -13,7 +13,7 @@ from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import ended_by_ctrl_c
-from docora_ops.errors import RedisError, UsageError, WrongBackendError
+from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
     from docora_ops.status import Status
@@ -51,6 +51,7 @@ def status(
             if not ended_by_ctrl_c():
                 raise
         return ExitCode.OK
+    from docora_ops.jobs import OtherQueue
     from docora_ops.render import status as render
 
     found = _read(context)
@@ -58,13 +59,8 @@ def status(
         context.show_tables([render.screen(found)])
     else:
         context.show_document(render.document(found), next(iter(found.errors), None))
-    if found.queue:
-        try:
-            context.require_right_backend()
-        except WrongBackendError as wrong:
-            context.warn(f"Warning: {wrong.message}: {wrong.hint}")
-        except RedisError:
-            pass  # lost since
+    if found.queue and found.other_queue is OtherQueue.WORKED_ON:
+        context.warn_of_others(has_workers=not found.has_only_others)
     for error in found.errors:
         context.report(error)
     return exit_code_of(found.errors[0]) if found.errors else ExitCode.OK

@@ -144,7 +144,11 @@ def end_wait(
         end = "No longer waiting" if interrupted else "Time ran out"
         left = amount(wait.unfinished, "result")
         again = f"docora-ops wait {link or quote(operation_id or '')}"
-        context.warn(f"{end}; {left} still to come. The jobs go on; to wait for them: {again}")
+        # Beside Docora's own workers, a link may wait for the scheduler without a job.
+        jobs = (
+            "To go on waiting" if context.queue.is_docoras else "The jobs go on; to wait for them"
+        )
+        context.warn(f"{end}; {left} still to come. {jobs}: {again}")
     return codes
 
 

@@ -13,7 +13,12 @@ from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.streams import write_at_once
-from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError
+from docora_ops.errors import (
+    ConfigurationError,
+    DocoraOpsError,
+    UsageError,
+    WrongBackendError,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _SAID_BY_US = (
@@ -58,6 +63,8 @@ def worker(
             f"--name {name[:100]!r} is not a name for a worker",
             hint="use up to 100 letters, digits, `_`, `.` and `-`",
         )
+    from docora_ops.jobs import OtherQueue
+
     try:
         from docora_ops.worker import process
     except ImportError as error:
@@ -68,7 +75,12 @@ def worker(
     context.require_rq("the worker", "Docora's own workers run its jobs; docora-ops help workers")
     settings = context.settings
     process.check(settings)
-    _ = context.redis  # named if no setting names one
+    if context.queue.read_other() is OtherQueue.WORKED_ON:
+        raise WrongBackendError(
+            "a BullMQ worker of Docora is at work: each link would be worked on twice",
+            hint="stop it first, or leave the work to it: see docora-ops help workers",
+        )
+    context.redis.close()  # each process has a connection of its own
     log = logging.getLogger("rq")
     log.handlers, log.propagate = [_StderrHandler(everything=verbose)], False
     context.collect_garbage()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from docora_ops.jobs import (
     Backend,
     JobRecord,
     JobState,
+    OtherQueue,
     QueueHealth,
     QueueOverview,
     Suspension,
@@ -28,6 +30,7 @@ from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.bullmq_reader import BullmqReader
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.redis_client import redis_errors, with_rows_locked
+from docora_ops.queue.rq_workers import read_use
 from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 
@@ -143,6 +146,10 @@ class BullmqQueue(LinkQueue):
         with redis_errors(self._client):
             return len(self._reader.workers())
 
+    def read_other(self) -> OtherQueue:
+        """Tells whether RQ's queue holds jobs, and whether a worker of RQ listens on it."""
+        return read_use(self._settings, self._client)
+
     def read_suspension(self) -> Suspension | None:
         """Returns the suspension if the queue is paused."""
         with redis_errors(self._client):
@@ -151,7 +158,8 @@ class BullmqQueue(LinkQueue):
     def health(self) -> QueueHealth:
         """Reads what `doctor` checks."""
         with redis_errors(self._client):
-            return self._reader.health()
+            health = self._reader.health()
+        return replace(health, other=self.read_other())
 
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers and the first `limit` jobs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
 
@@ -14,10 +15,10 @@ from redis.exceptions import NoPermissionError
 
 from docora_ops.jobs import (
     Backend,
-    BullmqUse,
     JobFailure,
     JobPlace,
     JobRecord,
+    OtherQueue,
     QueuedJob,
     QueueHealth,
     QueueOverview,
@@ -42,7 +43,7 @@ _RECORD_FIELDS = (
 )
 
 
-def read_use(settings: Settings, client: Redis) -> BullmqUse:
+def read_use(settings: Settings, client: Redis) -> OtherQueue:
     """Tells for an installation with RQ whether BullMQ is in use beside it. Raises RedisError."""
     with redis_errors(client):
         return BullmqReader(settings, client, _QUEUE_OF_DOCORA).use()
@@ -67,12 +68,12 @@ class BullmqReader:
         wait, paused = pipeline.execute()
         return [*wait, *paused]
 
-    def use(self) -> BullmqUse:
+    def use(self) -> OtherQueue:
         """Tells whether the queue holds jobs, and whether a worker runs."""
         if self.workers():
-            return BullmqUse.WORKED_ON
+            return OtherQueue.WORKED_ON
         jobs = (self.prefix + name for name in ("wait", "paused", "active", "delayed"))
-        return BullmqUse.LEFT_JOBS if self._client.exists(*jobs) else BullmqUse.UNUSED
+        return OtherQueue.LEFT_JOBS if self._client.exists(*jobs) else OtherQueue.UNUSED
 
     def workers(self) -> list[Worker]:
         """Returns the live workers; one stands for all if the user may not list clients.
@@ -111,11 +112,7 @@ class BullmqReader:
         """Reads what `doctor` checks."""
         overview = self.overview(1)
         active = self._active()
-        pipeline = self._pipeline()
-        for job_id in active:
-            pipeline.exists(self._lock(job_id))
-        locked = pipeline.execute()
-        unlocked = {job_id for job_id, found in zip(active, locked, strict=True) if not found}
+        unlocked = set(active) - self._locked(active)
         if unlocked:
             unlocked.intersection_update(self._active())  # without jobs that ended meanwhile
         meta = cast("dict[bytes, bytes]", self._client.hgetall(self.prefix + "meta"))
@@ -129,6 +126,14 @@ class BullmqReader:
             active=len(active),
             stalled=len(unlocked),
         )
+
+    def _locked(self, job_ids: Sequence[bytes]) -> set[bytes]:
+        """Returns the ids of the jobs whose locks a worker renews."""
+        pipeline = self._pipeline()
+        for job_id in job_ids:
+            pipeline.exists(self._lock(job_id))
+        found = zip(job_ids, pipeline.execute(), strict=True)
+        return {job_id for job_id, is_locked in found if is_locked}
 
     def _active(self) -> list[bytes]:
         return cast("list[bytes]", self._client.lrange(self.prefix + "active", 0, -1))
@@ -153,8 +158,13 @@ class BullmqReader:
         waiting = [*reversed(wait), *reversed(paused), *prioritized][:limit]
         first = self._jobs(waiting, "waiting")
         due_at = {job_id: moment_of_timestamp(_due(score)) for job_id, score in due}
+        locked = self._locked(active)
+        running = self._jobs(active[::-1], "active")
         jobs = [
-            *self._jobs(active[::-1], "active"),
+            *(
+                job if job.id.encode() in locked else replace(job, status="abandoned")
+                for job in running
+            ),
             *first,
             *self._jobs(list(due_at), "delayed", list(due_at.values())),
         ]
@@ -238,6 +248,7 @@ class BullmqReader:
         exists = fields["timestamp"] is not None
         # A job that has succeeded at last keeps the text of its last failure.
         is_over = any(place.where in _OVER for place in places)
+        is_ended = is_over or any(place.where == "failed" for place in places)
         reason = None if is_over else optional_text_of(fields["failedReason"])
         ended_at = _moment(fields["finishedOn"])
         status = places[0].where if places else None
@@ -251,7 +262,9 @@ class BullmqReader:
             started_at=_moment(fields["processedOn"]),
             ended_at=ended_at,
             attempts=(attempts or 0) if exists else None,
-            retries_left=max(0, allowed - (attempts or 0)) if isinstance(allowed, int) else None,
+            retries_left=max(0, allowed - (attempts or 0))
+            if isinstance(allowed, int) and not is_ended
+            else None,
             worker=worker,
             expires_in=None,
             places=places,

@@ -14,16 +14,15 @@ from rq.utils import utcformat
 
 from docora_ops.jobs import (
     Backend,
-    BullmqUse,
     JobRecord,
     JobState,
+    OtherQueue,
     QueueHealth,
     QueueOverview,
     Suspension,
 )
 from docora_ops.links import Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry, write_entry
-from docora_ops.queue.bullmq_reader import read_use
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
@@ -160,9 +159,9 @@ class LinkQueue(ABC):
     def read_suspension(self) -> Suspension | None:
         """Returns the order to all workers to take no jobs, if there is one."""
 
-    def read_bullmq(self) -> BullmqUse:
-        """Tells whether Docora's own queue holds jobs, and whether a BullMQ worker runs."""
-        return read_use(self._settings, self._client)
+    @abstractmethod
+    def read_other(self) -> OtherQueue:
+        """Tells whether the queue of the other backend holds jobs, and whether a worker runs."""
 
     @abstractmethod
     def health(self) -> QueueHealth:

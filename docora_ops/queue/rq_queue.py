@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from redis import Redis
-from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import (
     Backend,
     JobRecord,
     JobState,
+    OtherQueue,
     QueueHealth,
     QueueOverview,
     Suspension,
 )
 from docora_ops.links import Outcome
 from docora_ops.queue.audit_stream import AuditEntry
+from docora_ops.queue.bullmq_reader import read_use
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import EXPIRY, links_key
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.rq_workers import count_workers
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.suspension import read_suspension
 from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
@@ -138,12 +139,11 @@ class RqQueue(LinkQueue):
 
     def count_workers(self) -> int:
         """Counts the live workers that listen on the queue."""
-        with redis_errors(self._client):
-            keys = cast(
-                "set[bytes]",
-                self._client.smembers(WORKERS_BY_QUEUE_KEY % self._settings.queue_name),
-            )
-            return self._client.exists(*sorted(keys)) if keys else 0
+        return count_workers(self._settings, self._client)
+
+    def read_other(self) -> OtherQueue:
+        """Tells whether Docora's own queue holds jobs, and whether a BullMQ worker runs."""
+        return read_use(self._settings, self._client)
 
     def read_suspension(self) -> Suspension | None:
         """Returns the order to all workers to take no jobs, if there is one."""
@@ -151,7 +151,7 @@ class RqQueue(LinkQueue):
 
     def health(self) -> QueueHealth:
         """Reads what `doctor` checks."""
-        return self._reader.health(self.count_workers(), self.read_bullmq())
+        return self._reader.health(self.count_workers(), self.read_other())
 
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers, the scheduler and the first `limit` jobs."""

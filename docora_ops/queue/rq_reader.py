@@ -30,10 +30,10 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import (
     Backend,
-    BullmqUse,
     JobFailure,
     JobPlace,
     JobRecord,
+    OtherQueue,
     QueuedJob,
     QueueHealth,
     QueueOverview,
@@ -239,8 +239,8 @@ class RqReader:
         )
         return Scheduler(name, optional_text_of(hostname), whole_number(pid), moment_of(heartbeat))
 
-    def health(self, workers: int, bullmq: BullmqUse) -> QueueHealth:
-        """Reads what `doctor` checks; `workers` and `bullmq` have been read."""
+    def health(self, workers: int, other: OtherQueue) -> QueueHealth:
+        """Reads what `doctor` checks; `workers` and `other` have been read."""
         with redis_errors(self._client):
             head = cast("bytes | None", self._client.lindex(self._list, 0))
             scheduled = registry_key(ScheduledJobRegistry, self._name)
@@ -261,7 +261,7 @@ class RqReader:
                 suspension=read_suspension(self._client),
                 has_scheduler=self._client.exists(scheduler) > 0,
                 first_delayed_in=delayed[0][1] - now if delayed else None,
-                bullmq=bullmq,
+                other=other,
             )
 
     def job(self, job_id: str) -> JobRecord:

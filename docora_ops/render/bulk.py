@@ -35,6 +35,8 @@ def message(result: BulkResult) -> str:
     if result.action is Action.SCHEDULE and result.completed < result.total:
         return "Schedule pass stopped"
     some, none = _MESSAGES[result.action]
+    if left_out := result.open_circuits_left_out:
+        none = f"Nothing to {result.action}: {amount(left_out, 'link')} left out"
     return some if result.total else none
 
 

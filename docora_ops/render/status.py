@@ -78,7 +78,7 @@ def _rows(status: Status, trend: Trend | None) -> Iterator[Row]:
     if status.links:
         yield from _links(status.links)
     if status.queue:
-        yield from _queue(status.queue)
+        yield from _queue(status.queue, has_only_others=status.has_only_others)
     if status.drift:
         yield "Drift", _drift(status.drift)
     if status.queue:
@@ -125,7 +125,7 @@ def _line(text: str, style: str = "") -> Text:
     return line
 
 
-def _queue(queue: QueueOverview) -> Iterator[Row]:
+def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     age = queue.oldest_waiting_seconds
     waited = f" (the oldest for {duration(age)})" if age is not None else ""
     text = cell(f"{queue.waiting} waiting{waited}, {queue.active} running, {queue.delayed} delayed")
@@ -134,6 +134,8 @@ def _queue(queue: QueueOverview) -> Iterator[Row]:
         busy = _busy(queue)
         of_them = "" if busy is None else f", {busy} busy"
         yield "Workers", cell(f"{len(queue.live_workers)}{of_them}")
+    elif has_only_others:
+        yield "Workers", _heading(queue.backend.only_others, queue.backend.to_switch, "red")
     else:
         yield "Workers", cell(f"none: {queue.backend.to_start_workers}", "yellow")
     if queue.suspension:

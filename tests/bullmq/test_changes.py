@@ -55,7 +55,15 @@ def test_a_hint_says_when_a_pending_link_with_an_open_circuit_is_queued(bullmq: 
     [row] = bullmq.docora.connection.execute("SELECT circuit_open_until FROM repositories")
     until = moment(row["circuit_open_until"])
     assert f"its circuit is open until {until}: Docora's scheduler queues it then" in refused.stderr
-    assert "--reset-circuit" in refused.stderr
+    hint = f"docora-ops retry {' '.join(link.ids)} --reset-circuit"
+    assert hint in refused.stderr
+    reset = bullmq.run(*hint.split()[1:], "--json")
+    assert (reset.code, reset.data["outcome"]) == (0, "reset"), reset
+    assert reset.data["circuit_reset"] is True
+    # Nothing holds it back any more.
+    refused = bullmq.run("retry", *link.ids, "--reset-circuit")
+    assert refused.code == 4
+    assert "Docora's scheduler queues it within a minute\n" in refused.stderr
 
 
 def _yes(command: str, option: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
 """What the commands that only read tell of a Docora with BullMQ workers."""
 
+from collections.abc import Iterator
+
 import pytest
 import redis
 
 from tests.support.bullmq import WORKER_NAME, Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, not_ok
 from tests.support.privileges import without_rule
-from tests.support.rows import GITHUB_TOKEN
+from tests.support.rows import GITHUB_TOKEN, TestLink
 
 RQ_ONLY = "docora-ops worker"
 
@@ -98,7 +100,7 @@ def test_doctor_fails_where_links_are_pending_and_no_worker_runs(bullmq: Bullmq)
     result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
     workers = check(result, "workers")
     assert (result.code, workers["state"]) == (6, "failed")
-    assert "1 pending link and 0 jobs wait" in workers["finding"]
+    assert "for 1 pending link and 0 jobs" in workers["finding"]
     assert workers["what_to_do"] == "run Docora with RUN_MODE=all or worker"
 
 
@@ -141,6 +143,16 @@ def test_without_the_list_of_clients_a_worker_that_runs_a_job_is_seen(bullmq: Bu
         docora.redis.acl_log_reset()
 
 
+def changes(link: TestLink) -> Iterator[tuple[str, ...]]:
+    """Commands that change something, each for real and as a dry run."""
+    for command in (("retry", *link.ids), ("retry-all-failed",), ("resync", *link.ids)):
+        yield (*command, *(() if command[0] == "retry" else ("--yes",)))
+        yield (*command, "--dry-run")
+    for option in ("--yes", "--dry-run"):
+        yield ("repair", option)
+        yield ("resync", link.app_id, "--all", option)
+
+
 def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     link = docora.add_link()
@@ -149,18 +161,57 @@ def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: 
         result = docora.run("doctor", "--json", env=ONE_LOOK)
         found = check(result, "bullmq_queue")
         assert (result.code, found["state"], found["what_to_do"]) == (6, "failed", hint)
-        assert hint in docora.run("retry", *link.ids, "--dry-run").stderr
-        assert hint in docora.run("status").stderr
-        stuck = docora.add_link("scanning")
-        for option in ("--yes", "--dry-run"):
-            refused = docora.run("repair", option, "--json", env=ONE_LOOK)
+        for name in ("workers", "scheduler", "drift_lost", "drift_stuck"):
+            assert check(result, name)["state"] == "not_checked"
+        docora.add_link("scanning")
+        status = docora.run("status")
+        assert hint in status.stderr
+        assert hint in status.stdout
+        assert "Drift" not in status.stdout
+        rows = docora.dump()[0]
+        for command in (*changes(link), ("schedule",), ("schedule", "--dry-run")):
+            refused = docora.run(*command, "--json", env=ONE_LOOK)
             assert (refused.code, refused.json["code"]) == (4, "wrong_backend"), refused
-        assert docora.status(stuck) == "scanning"
+            assert hint in refused.stderr
+        assert docora.dump()[0] == rows
+        assert docora.redis.keys("rq:*") == []
         docora.add_worker()
         both = check(docora.run("doctor", "--json", env=ONE_LOOK), "bullmq_queue")
         assert both["what_to_do"] == "run Docora with RUN_MODE=api"
+        for arguments in ((), ("--burst",)):
+            refused = docora.run("worker", *arguments, env={"ENCRYPTION_KEY": "0" * 64})
+            assert refused.code == 4
+            assert "a BullMQ worker of Docora is at work" in refused.stderr
     gone = check(docora.run("doctor", "--json", env=ONE_LOOK), "bullmq_queue")
     assert gone["state"] == "ok"
+
+
+def test_in_bullmq_mode_a_worker_of_rq_is_pointed_out(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    link = docora.add_link()
+    docora.add_worker()
+    hint = "unset DOCORA_OPS_BACKEND, or set it to rq"
+    environment = bullmq.environment(**ONE_LOOK)
+    result = bullmq.run("doctor", "--json", env=environment)
+    found = check(result, "workers")
+    assert (result.code, found["state"], found["what_to_do"]) == (6, "failed", hint)
+    assert check(result, "drift_stuck")["state"] == "not_checked"
+    assert hint in bullmq.run("status").stdout
+    before = docora.dump()
+    for command in changes(link):
+        refused = bullmq.run(*command, "--json")
+        assert (refused.code, refused.json["code"]) == (4, "wrong_backend"), refused
+    assert docora.dump() == before
+    with bullmq.worker(lambda _job_id: None):
+        both = check(bullmq.run("doctor", "--json", env=environment), "workers")
+        assert both["what_to_do"] == "stop the workers of RQ"
+        assert "each link may be worked on twice" in bullmq.run("status").stderr
+        assert bullmq.run("retry", *link.ids).code == 0
+        for key in docora.redis.scan_iter("rq:workers*"):
+            docora.redis.delete(key)
+        docora.enqueue(link.job_id)
+        left = check(bullmq.run("doctor", "--json", env=environment), "workers")
+        assert (left["state"], "RQ's queue holds jobs" in left["finding"]) == ("warning", True)
 
 
 @pytest.mark.parametrize("value", ["bull", "RQ", "bullmq,rq"])

@@ -67,6 +67,11 @@ def test_without_any_one_rule_of_redis_a_worker_does_not_start_and_nothing_is_lo
                 result = docora.run("worker", "--burst", env=snapshots.environment())
             docora.redis.acl_log_reset()
             assert "Traceback" not in result.stderr
+            if rule == "+client|list":  # BullMQ's keys tell as much
+                assert result.code == 0, result
+                snapshots.queue(link)
+                before = docora.row(link)
+                continue
             assert "does not permit" in result.stderr
             if rule == "~docora:repo-lock:*":
                 # Only its jobs need that, and are tried again.

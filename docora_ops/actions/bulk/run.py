@@ -325,7 +325,7 @@ class BulkRun:
                 total=self.selection.total,
                 completed=completed,
                 succeeded=count_succeeded(self._counts),
-                failed=self._counts[Outcome.FAILED],
+                failed=len(self._failures),
                 cancelled=self.cancelled,
             ),
             self._failures,

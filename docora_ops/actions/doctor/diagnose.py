@@ -126,6 +126,8 @@ def diagnose(
     with closing(database) if database else nullcontext():
         postgres = _check_postgres(settings, database, max_failed=max_failed, read_only=read_only)
         redis = redis_in_background.result()
+        if redis.health and redis.health.has_only_others:
+            redis.missing = "the right DOCORA_OPS_BACKEND"
         drift = None
         belonging = Belonging(0, 0)
         if database and client and not (postgres.missing or redis.missing):

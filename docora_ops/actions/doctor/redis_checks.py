@@ -6,7 +6,7 @@ import re
 from shlex import quote
 
 from docora_ops.diagnosis import Check, CheckName, failed, not_checked, ok, warning
-from docora_ops.jobs import ONLY_BULLMQ_WORKERS, Backend, BullmqUse, QueueHealth
+from docora_ops.jobs import Backend, OtherQueue, QueueHealth, to_run_bullmq_jobs
 from docora_ops.queue.redis_server import RedisServer
 from docora_ops.text import amount, duration
 
@@ -68,7 +68,13 @@ def check_monitor(where: str, permitted: str | None) -> Check:
 
 
 def check_queue(queue: QueueHealth, queue_name: str, backend: Backend, pending: int) -> list[Check]:
-    """Checks the BullMQ queue, workers, scheduler and waiting jobs. `pending`: links, 0 for RQ."""
+    """Checks the BullMQ queue, workers, scheduler and waiting jobs. `pending`: links, 0 for RQ.
+
+    Makes only one of these checks if only workers of the other backend run.
+    """
+    if queue.has_only_others:
+        name = CheckName.BULLMQ_QUEUE if backend is Backend.RQ else CheckName.WORKERS
+        return [failed(name, backend.only_others, backend.to_switch)]
     if backend is Backend.BULLMQ:
         return [
             _check_bullmq(queue, queue_name),
@@ -171,12 +177,17 @@ def _check_bullmq_workers(queue: QueueHealth, pending: int) -> Check:
     problem = failed if jobs or pending else warning
     waiting = f"{amount(pending, 'pending link')} and {amount(jobs, 'job')}"
     if not queue.workers:
-        found = f"no BullMQ worker is seen; {waiting} wait"
+        found = f"no BullMQ worker is seen, for {waiting}"
         return problem(name, found, Backend.BULLMQ.to_start_workers)
+    if queue.other is OtherQueue.WORKED_ON:
+        return failed(name, Backend.BULLMQ.others_beside, Backend.BULLMQ.to_stop_others)
     found = str(queue.workers)
     if queue.suspension:
         found = f"{found}; {queue.suspension.sentence}, and {waiting} wait"
         return problem(name, found, Backend.BULLMQ.to_resume)
+    if queue.other is OtherQueue.LEFT_JOBS:
+        found = f"{found}; RQ's queue holds jobs, which run if a worker of RQ is started"
+        return warning(name, found, "docora-ops help workers tells how to remove them")
     if queue.stalled:
         found = f"{found}; {amount(queue.stalled, 'job')} at work without a worker's heartbeat"
         return warning(name, found, "BullMQ queues stalled jobs again within a minute")
@@ -185,17 +196,11 @@ def _check_bullmq_workers(queue: QueueHealth, pending: int) -> Check:
 
 def _check_bullmq_beside(queue: QueueHealth) -> Check:
     name = CheckName.BULLMQ_QUEUE
-    if queue.bullmq is BullmqUse.WORKED_ON and not queue.workers:
-        found = ONLY_BULLMQ_WORKERS
-        return failed(name, found, "set DOCORA_OPS_BACKEND=bullmq")
-    if queue.bullmq is BullmqUse.WORKED_ON:
-        beside = "a BullMQ worker of Docora runs beside the RQ queue"
-        found = f"{beside}: each link may be worked on twice"
-        return failed(name, found, "run Docora with RUN_MODE=api")
-    if queue.bullmq is BullmqUse.LEFT_JOBS:
+    if queue.other is OtherQueue.WORKED_ON:
+        return failed(name, Backend.RQ.others_beside, Backend.RQ.to_stop_others)
+    if queue.other is OtherQueue.LEFT_JOBS:
         found = "the BullMQ queue holds jobs, and no BullMQ worker runs to take them"
-        schedule = "docora-ops schedule, run each minute, queues their links"
-        return warning(name, found, f"nothing is lost: {schedule}")
+        return warning(name, found, f"nothing is lost: {to_run_bullmq_jobs(queue.workers)}")
     return ok(name, "not in use")
 
 
