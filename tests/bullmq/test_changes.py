@@ -88,6 +88,11 @@ def test_a_bulk_operation_counts_open_circuits_and_leaves_them_alone(
 
     assert "add --reset-circuit" in bullmq.run(*arguments, "--dry-run").stdout
 
+    if command != "resync":
+        nothing = bullmq.run(*arguments, "--yes", "--json")
+        assert (nothing.code, nothing.data["total"]) == (0, 0), nothing
+        assert nothing.data["message"] == "Nothing to retry: 1 link left out"
+
     result = bullmq.run(*arguments, "--yes", "--reset-circuit", "--json")
     assert result.code == 0, result
     assert result.data["circuits_reset"] == 1
@@ -300,6 +305,7 @@ def test_in_flight_feeds_links_and_stops_after_too_many_failures(bullmq: Bullmq)
         result = bullmq.run("retry-all-failed", "--yes", "--json", *options)
     assert result.code == 7, result
     assert (result.data["stopped_by"], result.data["failed_at_stop"]) == ("max_failures", 4)
+    assert "Warning: --in-flight holds back docora-ops only" in result.stderr
 
 
 def test_the_audit_trail_has_each_reset(bullmq: Bullmq) -> None:

@@ -72,6 +72,13 @@ def test_show_and_links_tell_the_state_the_tries_and_the_masked_failure(bullmq: 
     assert (doctor.code, check(doctor, "workers")["state"]) == (6, "failed")
     shown = bullmq.run("show", *stalled.ids, "--json").data
     assert (shown["job"], shown["job_record"]["status"]) == ("doubtful", "active, stalled")
+    [job, _] = bullmq.run("queue", "--json").data["jobs"]
+    assert (job["id"], job["status"]) == (stalled.job_id, "abandoned")
+
+    over = docora.add_link()
+    bullmq.fail(over)
+    record = bullmq.run("show", *over.ids, "--json").data["job_record"]
+    assert (record["status"], record["retries_left"]) == ("failed", None)
 
 
 def test_metrics_have_the_numbers_of_bullmq(bullmq: Bullmq) -> None:

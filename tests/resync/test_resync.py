@@ -11,6 +11,7 @@ from tests.support.bulk_actions import OPERATION_ID, bulk_document
 from tests.support.docora import Docora
 from tests.support.read_only import frozen
 from tests.support.rows import TestLink
+from tests.support.running_commands import only_operation
 from tests.support.terminal import on_terminal
 
 APP = "app_" + "a" * 24
@@ -170,6 +171,12 @@ def test_all_lists_a_running_link_and_does_the_others(docora: Docora, link: Test
     assert re.search("← .*its snapshot is running", table.stdout)
     assert "already running" in table.stdout
     assert (docora.status(link), docora.was_reset(second)) == ("synced", True)
+    # The operation tells so afterwards, too.
+    docora.redis.lrem(docora.queue.key, 1, second.job_id)
+    docora.set_link(second, status="synced")
+    waited = docora.run("wait", only_operation(docora), "--json")
+    assert waited.code == 6, waited
+    assert (waited.data["succeeded"], waited.data["failed"]) == (1, 1)
 
 
 def test_an_app_without_links_is_no_error(docora: Docora) -> None:
