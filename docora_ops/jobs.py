@@ -26,7 +26,7 @@ class Backend(StrEnum):
     @property
     def to_resume(self) -> str:
         """Returns what lets suspended workers take jobs again."""
-        return "docora-ops resume" if self is Backend.RQ else "resume the queue with BullMQ"
+        return "docora-ops resume" if self is Backend.RQ else "see docora-ops help workers"
 
     @property
     def only_others(self) -> str:
