@@ -82,9 +82,12 @@ class Objects:
         left = iter(object_ids)
         requested = 0
         while True:
-            if new := list(islice(left, _MOST_REQUESTED - requested)):
-                self.ask(new)
+            if requested <= _MOST_REQUESTED // 2:
+                # Many at once: each call wakes up git.
+                new = list(islice(left, _MOST_REQUESTED - requested))
                 requested += len(new)
+                if new:
+                    self.ask(new)
             if not requested:
                 return
             yield self._receive(kind)
