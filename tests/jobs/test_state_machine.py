@@ -300,7 +300,7 @@ class Actions(Watch):
             assert progress.finished
             assert progress.total == total
             assert progress.succeeded == count_succeeded(result.counts)
-            assert progress.failed == result.failed
+            assert progress.failed == len(result.failures)
 
     # Repair
 
