@@ -117,7 +117,8 @@ class BulkCommand(LongRun):
     def run(self, question: str = "", terminal: Terminal | None = None) -> int:
         """Asks, changes the links and shows the result. Returns the exit code."""
         context, selection = self.context, self._run.selection
-        context.require_right_backend()
+        if context.dry_run or not selection.total:
+            context.require_right_backend()
         if context.dry_run:
             context.say(f"{context.servers}: dry run over {self._links}, nothing will be changed.")
             self._run.plan()
@@ -125,7 +126,7 @@ class BulkCommand(LongRun):
         if not selection.total:
             self._tell_nothing_fits()
             return self.finish()
-        self._workers = context.count_workers()
+        self._workers = context.count_workers(to_change=True)
         if self._is_paced and context.queue.is_docoras:
             context.warn(
                 "Warning: --in-flight holds back docora-ops only: Docora's scheduler queues all "

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from docora_ops.database import Database
+    from docora_ops.jobs import OtherQueue
     from docora_ops.queue import LinkQueue, ProgressStore, Redis
     from docora_ops.render.json import Document
     from docora_ops.settings import Settings
@@ -124,13 +125,15 @@ class Context:
 
         Their jobs are not known then: links that are at work would be taken for stuck ones.
         """
+        self._require_right_backend(self.queue.count_workers(), self.queue.read_other())
+
+    def _require_right_backend(self, workers: int, other: OtherQueue) -> None:
         from docora_ops.jobs import OtherQueue
 
-        queue = self.queue
-        if not queue.count_workers() and queue.read_other() is OtherQueue.WORKED_ON:
+        backend = self.queue.backend
+        if not workers and other is OtherQueue.WORKED_ON:
             raise WrongBackendError(
-                queue.backend.only_others,
-                hint=f"{queue.backend.to_switch}: see docora-ops help workers",
+                backend.only_others, hint=f"{backend.to_switch}: see docora-ops help workers"
             )
 
     def require_rq_for_front(self) -> None:
@@ -263,14 +266,17 @@ class Context:
         else:
             self.warn(f"Warning: {backend.only_others}: {backend.to_switch}")
 
-    def count_workers(self) -> int:
+    def count_workers(self, *, to_change: bool = False) -> int:
         """Counts the live workers.
 
         Warns if there is none, if workers are suspended, or if the other backend is in use.
+        `to_change`: raises WrongBackendError if only workers of the other backend run.
         """
         from docora_ops.jobs import OtherQueue, to_run_bullmq_jobs
 
         workers, other = self.queue.count_workers(), self.queue.read_other()
+        if to_change:
+            self._require_right_backend(workers, other)
         backend = self.queue.backend
         is_worked_on = other is OtherQueue.WORKED_ON
         if not workers and not is_worked_on and self.queue.is_docoras:

@@ -32,8 +32,7 @@ def change_link(
         context.require_rq_for_front()
     with database.transaction():  # one, instead of one for each statement
         link = resolve_link(database, app, repo)
-    context.require_right_backend()
-    workers = context.count_workers()
+    workers = context.count_workers(to_change=True)
     if terminal is not None:
         files = amount(count_deliveries(database, [link.ref]), "file")
         terminal.ask(
