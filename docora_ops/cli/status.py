@@ -59,7 +59,8 @@ def status(
         context.show_tables([render.screen(found)])
     else:
         context.show_document(render.document(found), next(iter(found.errors), None))
-    if found.queue and found.other_queue is OtherQueue.WORKED_ON:
+    is_on_screen = found.has_only_others and not as_json
+    if found.queue and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
         context.warn_of_others(has_workers=not found.has_only_others)
     for error in found.errors:
         context.report(error)
