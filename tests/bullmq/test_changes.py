@@ -57,6 +57,11 @@ def test_a_hint_says_when_a_pending_link_with_an_open_circuit_is_queued(bullmq: 
     assert f"its circuit is open until {until}: Docora's scheduler queues it then" in refused.stderr
     hint = f"docora-ops retry {' '.join(link.ids)} --reset-circuit"
     assert hint in refused.stderr
+    waited = bullmq.run("wait", *link.ids, "--timeout", "1")
+    assert waited.code == 8
+    assert f"open until {until}" in waited.stderr
+    assert hint in waited.stderr
+    assert "The jobs go on" not in waited.stderr
     reset = bullmq.run(*hint.split()[1:], "--json")
     assert (reset.code, reset.data["outcome"]) == (0, "reset"), reset
     assert reset.data["circuit_reset"] is True
