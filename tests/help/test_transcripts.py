@@ -276,5 +276,5 @@ def test_readme(stage: Stage, upstream: None) -> None:
     """The small Docora of the demo, once the workers have emptied the queue."""
     stage.fill()
     with two_workers(stage):
-        eventually(lambda: stage.docora.statuses().get("synced") == 10, "an empty queue")
+        eventually(lambda: stage.docora.statuses().get("synced") == 11, "an empty queue")
         stage.check("README.md")
