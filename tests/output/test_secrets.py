@@ -183,7 +183,7 @@ BUG = """
 import sys
 from docora_ops.cli.context import Context
 secret = "s3cr" + "3t"  # Python 3.13 shows the lines of code
-def break_down(context, key="key-" + secret):
+def break_down(context, key="key-" + secret, **options):
     try:
         raise ValueError("pg-" + secret)
     except ValueError as error:
