@@ -22,20 +22,19 @@ from rq.suspension import is_suspended
 from rq.utils import now
 from rq.worker import WorkerStatus
 
-from docora_ops.errors import SnapshotError, WorkerNameTakenError
-from docora_ops.interrupts import ENDING, held_back, repeat_if_swallowed
+from docora_ops.errors import SnapshotError
+from docora_ops.interrupts import ENDING, repeat_if_swallowed
 from docora_ops.queue.redis_client import describe
 from docora_ops.settings import Settings
 from docora_ops.text import inert
-from docora_ops.worker.lasting_horse import LastingHorseWorker
 from docora_ops.worker.log import log, without_redis_traceback
 from docora_ops.worker.recovery import LinkRecovery, Tries, ids_and_name
+from docora_ops.worker.registration import RegisteredWorker
 from docora_ops.worker.rq_parts import DelayedJobScheduler, RunningJobs, SnapshotJob, SnapshotQueue
 
 _WORKER_TTL = 45
 """Seconds; an idle worker wakes up 15 s earlier."""
 _MAINTENANCE_INTERVAL = 30
-_HEARTBEAT_PAUSE = 1
 _LARGEST_CLOCK_DIFFERENCE = 30
 """Seconds between the clock of this host and Redis's. Beyond, fresh heartbeats of other workers
 seem to have expired."""
@@ -49,7 +48,7 @@ class _Stopped(SystemExit):
     """
 
 
-class SnapshotWorker(LastingHorseWorker):
+class SnapshotWorker(RegisteredWorker):
     """A worker that updates the link of each killed job.
 
     RQ's own worker notices an abandoned job after ten minutes, and never while it runs a job.
@@ -76,10 +75,7 @@ class SnapshotWorker(LastingHorseWorker):
         """True if a burst ends since workers are suspended."""
         self.recovery = LinkRecovery(settings, client)
         self._clock_is_wrong = False
-        self._next_heartbeat = 0.0
         self._keep_alive: Callable[[], object] = _nothing
-        self._is_registered = False
-        """True if this process has registered the worker's name."""
 
     def work_until_stopped(self, *, burst: bool) -> None:
         """Works until a signal comes or, in a burst, until the queue is empty.
@@ -243,32 +239,6 @@ class SnapshotWorker(LastingHorseWorker):
         if self.get_state() != WorkerStatus.BUSY:
             raise _Stopped
 
-    def register_birth(self) -> None:
-        """Registers the name. Raises WorkerNameTakenError.
-
-        Signals are held back, so that the worker always knows whether the name is its own.
-        """
-        with held_back():
-            try:
-                super().register_birth()  # type: ignore[no-untyped-call]
-            except ValueError as error:
-                raise WorkerNameTakenError(
-                    f"a worker named {self.name!r} is at work already",
-                    hint="give another --name; that of a killed worker is free two minutes later",
-                ) from error
-            self._is_registered = True
-
-    def register_death(self) -> None:
-        """Removes the name, unless it is another worker's."""
-        if self._is_registered:
-            super().register_death()  # type: ignore[no-untyped-call]
-            self._is_registered = False
-
-    def teardown(self) -> None:
-        """Cleans up once, if this process has registered the name."""
-        if self._is_registered:
-            super().teardown()
-
     def run_maintenance_tasks(self) -> None:
         """Cleans RQ's registries and recovers abandoned links, unless the host's clock is wrong.
 
@@ -312,19 +282,6 @@ class SnapshotWorker(LastingHorseWorker):
         elif self._clock_is_wrong and not is_wrong:
             self.log.warning("Worker %s: the clock of this host is right again", self.name)
         self._clock_is_wrong = is_wrong
-
-    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Sends a heartbeat in one round trip, unless there was one within the last second.
-
-        RQ sends three for each job, of three round trips each.
-        """
-        if pipeline is not None:
-            super().heartbeat(timeout, pipeline)
-        elif time.monotonic() >= self._next_heartbeat:
-            with self.connection.pipeline() as own:
-                super().heartbeat(timeout, own)
-                own.execute()
-            self._next_heartbeat = time.monotonic() + _HEARTBEAT_PAUSE
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Sends heartbeats, and runs maintenance when it is due: a job may take an hour.
