@@ -25,7 +25,6 @@ class Resources:
 
     def __init__(self, settings: Settings, client: Redis | None = None) -> None:
         self.settings = settings
-        self._is_shared = client is not None
         self._given = client
         self._session: Session | None = None
         self.connections = ConnectionPool()
@@ -52,7 +51,7 @@ class Resources:
 
         Returns False if the session has to be closed.
         """
-        if self._is_shared:
+        if self._given is not None:
             with suppress(DocoraOpsError):  # the link is in sync already
                 session.release()
                 self._session = session
