@@ -230,6 +230,10 @@ class OtherQueue(StrEnum):
     LEFT_JOBS = "left_jobs"  # jobs wait, and no worker runs to take them
     WORKED_ON = "worked_on"  # a worker runs
 
+    def is_the_only_one(self, workers: int) -> bool:
+        """Tells whether only its workers run; `workers`: those of our backend."""
+        return not workers and self is OtherQueue.WORKED_ON
+
 
 def to_run_bullmq_jobs(workers: int) -> str:
     """Returns what puts links to work whose jobs were left in BullMQ; `workers`: those of RQ."""
@@ -259,4 +263,4 @@ class QueueHealth:
     @property
     def has_only_others(self) -> bool:
         """Tells whether only workers of the other backend run."""
-        return not self.workers and self.other is OtherQueue.WORKED_ON
+        return self.other.is_the_only_one(self.workers)

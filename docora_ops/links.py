@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from docora_ops.text import moment
+
 
 class LinkStatus(StrEnum):
     """`app_repositories.status`."""
@@ -178,6 +180,15 @@ class Link:
     error_message: str | None
     circuit_open_until: datetime | None
     circuit_is_open: bool  # by the clock of Postgres
+
+    @property
+    def held_back(self) -> str:
+        """Says that Docora's scheduler waits for the circuit, if that is open, and until when."""
+        until = moment(self.circuit_open_until)
+        return (
+            f"the circuit of {self.payload.repository_name} is open until {until}: "
+            "until then Docora's scheduler leaves the link alone"
+        )
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,8 @@ class Status:
     @property
     def has_only_others(self) -> bool:
         """Tells whether only workers of the other backend run."""
-        is_worked_on = self.other_queue is OtherQueue.WORKED_ON
-        return is_worked_on and self.queue is not None and not self.queue.live_workers
+        queue = self.queue
+        return queue is not None and self.other_queue.is_the_only_one(len(queue.live_workers))
 
 
 @dataclass(frozen=True)

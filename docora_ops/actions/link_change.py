@@ -40,9 +40,7 @@ def _require_closed_circuit(link: Link) -> None:
     """Raises CircuitOpenError if Docora's scheduler would not queue the link."""
     if link.circuit_is_open:
         raise CircuitOpenError(
-            f"the circuit of {link.payload.repository_name} is open until "
-            f"{moment(link.circuit_open_until)}: "
-            "until then Docora's scheduler leaves the link alone",
+            link.held_back,
             hint="to close the circuit, too",
             retyped=[Retyped(added=("--reset-circuit",))],
             details={"status": link.status, "circuit_open_until": link.circuit_open_until},

@@ -128,10 +128,8 @@ class Context:
         self._require_right_backend(self.queue.count_workers(), self.queue.read_other())
 
     def _require_right_backend(self, workers: int, other: OtherQueue) -> None:
-        from docora_ops.jobs import OtherQueue
-
         backend = self.queue.backend
-        if not workers and other is OtherQueue.WORKED_ON:
+        if other.is_the_only_one(workers):
             raise WrongBackendError(
                 backend.only_others, hint=f"{backend.to_switch}: see docora-ops help workers"
             )

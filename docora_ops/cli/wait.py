@@ -62,7 +62,6 @@ def _wait_for_link(context: Context, app: str, repo: str) -> int:
     from docora_ops.cli.waiting import end_wait, waiting
     from docora_ops.links import LinkStatus, Outcome
     from docora_ops.render import waits
-    from docora_ops.text import moment
     from docora_ops.waits import LinkWait, WaitEnd
 
     link = resolve_link(context.database, app, repo)
@@ -75,9 +74,8 @@ def _wait_for_link(context: Context, app: str, repo: str) -> int:
     else:
         if context.queue.is_docoras and link.circuit_is_open:
             context.warn(
-                f"Warning: the circuit of {link.payload.repository_name} is open until "
-                f"{moment(link.circuit_open_until)}: until then Docora's scheduler leaves the link "
-                f"alone. To close it: docora-ops retry {link.ref.words} --reset-circuit"
+                f"Warning: {link.held_back}. To close it: docora-ops retry {link.ref.words} "
+                "--reset-circuit"
             )
         following.add(link.ref, Outcome.ALREADY_RUNNING)
         try:
