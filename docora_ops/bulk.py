@@ -120,4 +120,4 @@ class BulkResult:
     @property
     def failed(self) -> int:
         """Counts the links that could not be queued."""
-        return self.counts.get(Outcome.FAILED, 0)
+        return self.counts.get(Outcome.NOT_QUEUED, 0)

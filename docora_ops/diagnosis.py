@@ -61,7 +61,7 @@ class Check:
     name: CheckName
     state: CheckState = field(kw_only=True)
     finding: str
-    what_to_do: str | None = None
+    hint: str | None = None
     needs: Sequence[str] = ()
 
 

@@ -79,7 +79,7 @@ class RepairOutcome(StrEnum):
     RESET = "reset"  # the link is pending: Docora's scheduler queues its job
     REMOVED = "removed"  # the job, or its needless entries, were removed
     LEFT_ALONE = "left_alone"  # the disagreement has ended, or a worker runs the job
-    FAILED = "failed"
+    NOT_REPAIRED = "not_repaired"
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,13 +79,15 @@ class JobState(StrEnum):
 class QueuedJob:
     """A live job, or one that a killed worker ran. None: the queue does not tell a field."""
 
-    id: str
+    job_id: str
     status: str  # `active`, `waiting`, `delayed` or, once its heartbeat has expired, `abandoned`
     name: str | None  # of the function that it calls
+    app_id: str | None
     app_name: str | None
+    repository_id: str | None
     repository_name: str | None
     created_at: datetime | None
-    processed_on: datetime | None
+    processed_at: datetime | None
     enqueued_at: datetime | None
     due_at: datetime | None = None  # of a delayed job
 
@@ -164,7 +166,7 @@ class QueueOverview:
     completed: int
     failed: int
     delayed: int
-    queue: str
+    queue_name: str
     oldest_waiting_at: datetime | None
     oldest_waiting_seconds: int | None  # by the clock of Redis
     suspended: bool  # workers take no jobs
@@ -189,7 +191,7 @@ class JobPlace:
     """A place in the queue that holds the id of a job."""
 
     where: str  # `list`, `intermediate`, `execution`, or the name of a registry
-    queue: str
+    queue_name: str
     position: int | None = None  # in a list, counted from 1
     score_at: datetime | None = None  # when it is due, was put there, or expires
     alive: bool | None = None  # of an execution: its heartbeat has not expired

@@ -29,7 +29,7 @@ class Outcome(StrEnum):
     ALREADY_QUEUED = "already_queued"
     ALREADY_RUNNING = "already_running"
     SKIPPED = "skipped"
-    FAILED = "failed"
+    NOT_QUEUED = "not_queued"
 
     @property
     def succeeded(self) -> bool:
@@ -210,6 +210,8 @@ class LinkFailure:
     """A link that could not be queued, and why. The names are None if they are not known."""
 
     job_id: str
+    app_id: str
+    repository_id: str
     error_message: str
     app_name: str | None = None
     repository_name: str | None = None

@@ -15,7 +15,7 @@ _OUTCOMES = {
     JobState.FINISHED: Outcome.QUEUED,
     JobState.STALE: Outcome.REPLACED_STALE,
     JobState.WAITING: Outcome.ALREADY_QUEUED,
-    JobState.UNREADABLE: Outcome.FAILED,
+    JobState.UNREADABLE: Outcome.NOT_QUEUED,
 }
 
 

@@ -13,6 +13,6 @@ def named_failures(database: Database, failed: Sequence[tuple[LinkRef, str]]) ->
     """Names the links, each with its error. Raises PostgresError."""
     names = names_of(database, [ref for ref, _ in failed]) if failed else []
     return [
-        LinkFailure(ref.job_id, error, *found)
+        LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error, *found)
         for (ref, error), found in zip(failed, names, strict=True)
     ]

@@ -126,7 +126,7 @@ class LinkChange:
             is_reset = self.reset_circuit and self._reset_circuit()
             answer = self._look_or_push(link, earlier, expired)
             outcome = decide(answer, earlier)
-            if outcome is Outcome.FAILED:
+            if outcome is Outcome.NOT_QUEUED:
                 raise JobUnreadableError(
                     f"the Redis key of job {answer.job_id!r} does not hold a job: {answer.reason}",
                     hint="look at that key, and remove it if nothing needs it",

@@ -51,7 +51,9 @@ class BulkOptions:
     @property
     def recorded(self) -> dict[str, object]:
         """The options for an audit entry."""
-        return {**vars(self), "max_failures": self.max_failures and str(self.max_failures)}
+        most = self.max_failures
+        limit = most and (str(most) if most.is_percent else most.number)
+        return {**vars(self), "max_failures": limit}
 
     @property
     def words(self) -> str:

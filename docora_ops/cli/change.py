@@ -34,14 +34,14 @@ def check_reason(reason: str | None) -> str | None:
 def describe_change(command: str, reason: str | None, **selection: object) -> Change:
     """Describes a command with the options that were given. Secrets are masked.
 
-    An option that was given several times has a list of its values.
+    An option that may be given several times has a list of its values.
     """
     from docora_ops.audit import Change
     from docora_ops.text import mask
 
     def recorded(value: object) -> object:
         if isinstance(value, list):
-            return recorded(value[0]) if len(value) == 1 else list(map(recorded, value))
+            return list(map(recorded, value))
         return mask(value)[:_LONGEST_VALUE] if isinstance(value, str) else value
 
     return Change(

@@ -57,7 +57,7 @@ class RepairCommand(LongRun):
             self.context.warn(f"{done}; {self.next_step}.")
             if self._fix.stop.requested:
                 return interrupted_code()
-        return ExitCode.PROBLEMS if result.counts.get(RepairOutcome.FAILED) else ExitCode.OK
+        return ExitCode.PROBLEMS if result.counts.get(RepairOutcome.NOT_REPAIRED) else ExitCode.OK
 
     def show(self, error: ServerError | None = None) -> None:
         """Shows what was done until now, and in JSON the error that has ended it."""

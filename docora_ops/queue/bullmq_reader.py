@@ -25,6 +25,7 @@ from docora_ops.jobs import (
     Suspension,
     Worker,
 )
+from docora_ops.links import ids_of_job
 from docora_ops.queue.redis_client import answers_of, redis_errors, server_time
 from docora_ops.queue.values import moment_of_timestamp, optional_text_of, text_of, whole_number
 from docora_ops.settings import Settings
@@ -162,7 +163,7 @@ class BullmqReader:
         running = self._jobs(active[::-1], "active")
         jobs = [
             *(
-                job if job.id.encode() in locked else replace(job, status="abandoned")
+                job if job.job_id.encode() in locked else replace(job, status="abandoned")
                 for job in running
             ),
             *first,
@@ -177,7 +178,7 @@ class BullmqReader:
             completed=count["completed"],
             failed=count["failed"],
             delayed=count["delayed"],
-            queue=self._queue,
+            queue_name=self._queue,
             oldest_waiting_at=oldest,
             oldest_waiting_seconds=max(0, int(now - oldest.timestamp())) if oldest else None,
             suspended=suspension is not None,
@@ -197,17 +198,20 @@ class BullmqReader:
         for index, (job_id, row) in enumerate(zip(job_ids, answers_of(pipeline), strict=True)):
             name, data, created, began = row or [None] * len(_JOB_FIELDS)
             call = _object_of(data)
+            app_id, repository_id = ids_of_job(text_of(job_id)) or (None, None)
             owner, repository = call.get("owner"), call.get("name")
             created_at = _moment(created)
             jobs.append(
                 QueuedJob(
-                    id=text_of(job_id),
+                    job_id=text_of(job_id),
                     status=status,
                     name=optional_text_of(name),
+                    app_id=app_id,
                     app_name=str(call["app_name"]) if "app_name" in call else None,
+                    repository_id=repository_id,
                     repository_name=f"{owner}/{repository}" if owner and repository else None,
                     created_at=created_at,
-                    processed_on=_moment(began) if status == "active" else None,
+                    processed_at=_moment(began) if status == "active" else None,
                     enqueued_at=created_at,
                     due_at=due_at[index] if due_at else None,
                 )

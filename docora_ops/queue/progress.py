@@ -298,8 +298,9 @@ def _failures_key(operation_id: str) -> str:
 
 def _failure(value: bytes) -> LinkFailure | None:
     try:
-        job_id, error, *names = json.loads(value)  # older entries have no names
-        return LinkFailure(str(job_id), str(error), *(name and str(name) for name in names))
+        *texts, app_name, repository_name = json.loads(value)
+        names = (name and str(name) for name in (app_name, repository_name))
+        return LinkFailure(*map(str, texts), *names)
     except (ValueError, TypeError, RecursionError):
         return None
 

@@ -200,7 +200,7 @@ _OUTCOMES = {
     "replaced_stale": Outcome.REPLACED_STALE,
     "waiting": Outcome.ALREADY_QUEUED,
 }
-_AUDITED = {**_OUTCOMES, "none": Outcome.FAILED}
+_AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
 
 
 def _answer(job_id: str, reply: str) -> Answer:

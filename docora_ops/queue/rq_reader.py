@@ -40,6 +40,7 @@ from docora_ops.jobs import (
     Scheduler,
     Worker,
 )
+from docora_ops.links import ids_of_job
 from docora_ops.queue.job_template import call_of, traceback_of
 from docora_ops.queue.redis_client import answers_of, redis_errors, server_time
 from docora_ops.queue.registries import REGISTRIES, registry_key
@@ -122,7 +123,7 @@ class RqReader:
                 completed=finished,
                 failed=failed,
                 delayed=delayed,
-                queue=self._name,
+                queue_name=self._name,
                 oldest_waiting_at=oldest,
                 oldest_waiting_seconds=age,
                 suspended=suspension is not None,
@@ -142,16 +143,19 @@ class RqReader:
         jobs = []
         for job_id, (data, created_at, enqueued_at, started_at) in zip(job_ids, rows, strict=True):
             call = call_of(data or b"")
+            app_id, repository_id = ids_of_job(job_id) or (None, None)
             owner, name = call.get("owner"), call.get("name")
             jobs.append(
                 QueuedJob(
-                    id=job_id,
+                    job_id=job_id,
                     status=status,
                     name=call.get("function"),
+                    app_id=app_id,
                     app_name=call.get("app_name"),
+                    repository_id=repository_id,
                     repository_name=f"{owner}/{name}" if owner and name else None,
                     created_at=moment_of(created_at),
-                    processed_on=moment_of(started_at) if status in _BEGUN else None,
+                    processed_at=moment_of(started_at) if status in _BEGUN else None,
                     enqueued_at=moment_of(enqueued_at),
                     due_at=due_at[job_id] if due_at else None,
                 )

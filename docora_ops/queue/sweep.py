@@ -167,5 +167,5 @@ def _repaired(drift: Drift, answer: str) -> Repaired:
             return Repaired(drift, RepairOutcome.REMOVED)
         case "unreadable":
             error = f"its Redis key does not hold a job: {reason}"
-            return Repaired(drift, RepairOutcome.FAILED, error)
+            return Repaired(drift, RepairOutcome.NOT_REPAIRED, error)
     return Repaired(drift, RepairOutcome.LEFT_ALONE)

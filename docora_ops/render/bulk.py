@@ -20,7 +20,7 @@ _PLANNED = {
     Outcome.QUEUED: "would queue",
     Outcome.REPLACED_STALE: "would replace a stale job",
     Outcome.RESET: "would reset",
-    Outcome.FAILED: "can't be queued",
+    Outcome.NOT_QUEUED: "can't be queued",
 }
 _MESSAGES = {
     Action.RETRY: ("Bulk retry started", "No failed notifications found"),
@@ -55,7 +55,7 @@ def document(result: BulkResult, wait: BulkWait | None = None) -> Document:
 
 def encode_plan(result: BulkResult, links: Iterable[PlannedLink]) -> Iterator[str]:
     """Encodes the JSON of a dry run piece by piece, since there may be a million links."""
-    data = {"message": "Dry run", "dry_run": True, **_counts(result), "links": []}
+    data = {"message": "Dry run", "dry_run": True, **_counts(result), "planned_links": []}
     return encode_long(
         {"data": data}, ({"job_id": link.job_id, **fields_of(link)} for link in links)
     )
@@ -65,8 +65,7 @@ def _counts(result: BulkResult) -> Document:
     fields: Document = {
         "total": result.total,
         "completed": result.completed,
-        "succeeded": result.succeeded,
-        "failed": result.failed,
+        "put_to_work": result.succeeded,
         "cancelled": result.cancelled,
         **{outcome: result.counts.get(outcome, 0) for outcome in Outcome},
     }

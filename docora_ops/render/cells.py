@@ -22,7 +22,7 @@ _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed"},
     "cyan": {"running", "waiting", "already_queued", "already_running", "left_alone"},
     "yellow": {"warning", "delayed", "doubtful", "cancelled", "skipped"},
-    "bold red": {"failed", "unreadable", "owner_gone"},
+    "bold red": {"failed", "not_queued", "not_repaired", "unreadable", "owner_gone"},
     "dim": {"not_checked"},
 }
 

@@ -23,7 +23,7 @@ def document(diagnosis: Diagnosis) -> Document:
         "data": {
             "state": diagnosis.state,
             "checks": [
-                {name: getattr(check, name) for name in ("name", "state", "finding", "what_to_do")}
+                {name: getattr(check, name) for name in ("name", "state", "finding", "hint")}
                 for check in diagnosis.checks
             ],
             "drift": drift
@@ -87,8 +87,8 @@ def _label(check: Check) -> Text:
 
 def _found(check: Check) -> Text:
     text = cell(check.finding)
-    if check.what_to_do:
-        text.append(f"\n→ {inert(check.what_to_do)}")
+    if check.hint:
+        text.append(f"\n→ {inert(check.hint)}")
     return text
 
 

@@ -50,7 +50,7 @@ def document(result: LinkResult, workers: int, wait: LinkWait | None = None) -> 
             "error_message": link.error_message,
         },
         "circuit_open_until": result.circuit_open_until,
-        "workers": workers,
+        "worker_count": workers,
     }
     if result.circuit_reset is not None:
         data["circuit_reset"] = result.circuit_reset

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
 from docora_ops.jobs import QueueOverview
-from docora_ops.metrics import Metrics
+from docora_ops.metrics import Metrics, Server
 from docora_ops.render.json import Document
 from docora_ops.render.queue import job_counts
 from docora_ops.text import inert
@@ -19,14 +19,15 @@ def document(found: Metrics) -> Document:
     """Returns the JSON of `metrics`; a number that the text leaves out is null."""
     queue, links = found.queue, found.links
     data: Document = {
-        "up": found.up,
-        "links": links and links.by_status,
-        "failed_links": found.failed_by_app,
+        "postgres_up": found.up[Server.POSTGRES],
+        "redis_up": found.up[Server.REDIS],
+        "links_by_status": links and links.by_status,
+        "failed_by_app": found.failed_by_app,
         "open_circuits": links and links.open_circuits,
-        "queue": queue and queue.queue,
-        "jobs": queue and job_counts(queue),
+        "queue_name": queue and queue.queue_name,
+        "jobs_by_status": queue and job_counts(queue),
         "oldest_waiting_seconds": queue and queue.oldest_waiting_seconds,
-        "workers": found.workers,
+        "workers_by_state": found.workers,
         "drift": found.drift,
         "scrape_seconds": found.scrape_seconds,
     }
@@ -89,11 +90,11 @@ def _families_of(queue: QueueOverview) -> Iterator[GaugeMetricFamily]:
         labels=("queue", "status"),
     )
     for status, count in job_counts(queue).items():
-        jobs.add_metric((queue.queue, status), count)
+        jobs.add_metric((queue.queue_name, status), count)
     yield jobs
     if queue.oldest_waiting_seconds is not None:
         help_text = "Seconds that the oldest waiting job has waited."
-        waits = [(queue.queue, queue.oldest_waiting_seconds)]
+        waits = [(queue.queue_name, queue.oldest_waiting_seconds)]
         yield _by("queue", waits, "docora_queue_oldest_seconds", help_text)
 
 

@@ -84,7 +84,7 @@ def _jobs(jobs: Sequence[QueuedJob], width: int) -> RenderableType:
             state(job.status),
             cell(_name(job)),
             _since(job),
-            cell(job.id),
+            cell(job.job_id),
         )
         for job in jobs
     ]
@@ -95,11 +95,11 @@ def _jobs(jobs: Sequence[QueuedJob], width: int) -> RenderableType:
 
 
 def _name(job: QueuedJob) -> str:
-    return link_name(job.app_name, job.repository_name) or job.id
+    return link_name(job.app_name, job.repository_name) or job.job_id
 
 
 def _since(job: QueuedJob) -> Text:
     if job.status == "delayed":
         return cell(f"due {moment(job.due_at) or 'never'}")
-    since = moment(job.processed_on if job.status == "active" else job.enqueued_at)
+    since = moment(job.processed_at if job.status == "active" else job.enqueued_at)
     return cell(since or "-")

@@ -28,13 +28,13 @@ _DONE = {
     RepairOutcome.RESET: "reset",
     RepairOutcome.REMOVED: "removed",
     RepairOutcome.LEFT_ALONE: "left alone",
-    RepairOutcome.FAILED: "not repaired",
+    RepairOutcome.NOT_REPAIRED: "not repaired",
 }
 _PLANNED = _DONE | {
     RepairOutcome.QUEUED: "would queue",
     RepairOutcome.RESET: "would reset",
     RepairOutcome.REMOVED: "would remove",
-    RepairOutcome.FAILED: "can't be repaired",
+    RepairOutcome.NOT_REPAIRED: "can't be repaired",
 }
 
 
@@ -61,7 +61,7 @@ def encode(result: RepairResult, error: DocoraOpsError | None = None) -> Iterato
         (
             {"outcome": item.outcome, "job_id": item.drift.job_id, **fields_of(item.drift)}
             for item in result.repaired
-            if item.outcome is not RepairOutcome.FAILED
+            if item.outcome is not RepairOutcome.NOT_REPAIRED
         ),
     )
 
@@ -126,12 +126,14 @@ def _failures(result: RepairResult) -> list[LinkFailure]:
     return [
         LinkFailure(
             item.drift.job_id,
+            item.drift.app_id,
+            item.drift.repository_id,
             item.error_message or "",
             item.drift.app_name,
             item.drift.repository_name,
         )
         for item in result.repaired
-        if item.outcome is RepairOutcome.FAILED
+        if item.outcome is RepairOutcome.NOT_REPAIRED
     ]
 
 

@@ -119,10 +119,10 @@ def _job(details: LinkDetails) -> list[tuple[str, Text]]:
 
 def _place(place: JobPlace) -> Text:
     if place.where == "list":
-        return cell(f"waiting list of {place.queue}, place {place.position}")
+        return cell(f"waiting list of {place.queue_name}, place {place.position}")
     if place.where == "intermediate":
-        return cell(f"between {place.queue} and a worker")
-    text = f"{place.where} of {place.queue}"
+        return cell(f"between {place.queue_name} and a worker")
+    text = f"{place.where} of {place.queue_name}"
     if place.position is not None:
         text += f", place {place.position}"
     if place.worker:

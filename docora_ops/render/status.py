@@ -37,7 +37,7 @@ def document(status: Status) -> Document:
         "data": {
             "postgres": status.postgres,
             "redis": status.redis,
-            "links": counts and dict(counts.by_status),
+            "links_by_status": counts and dict(counts.by_status),
             "open_circuits": counts and counts.open_circuits,
             "failed_apps": links and links.failed_by_app.total,
             "failed_by_app": links and links.failed_by_app.rows,
@@ -46,12 +46,12 @@ def document(status: Status) -> Document:
             "queue": queue
             and {
                 "backend": queue.backend,
-                "queue": queue.queue,
+                "queue_name": queue.queue_name,
                 **job_counts(queue),
                 "oldest_waiting_seconds": queue.oldest_waiting_seconds,
                 "suspended": queue.suspended,
                 "suspension": queue.suspension,
-                "workers": len(queue.live_workers),
+                "worker_count": len(queue.live_workers),
                 "workers_busy": _busy(queue),
             },
             "drift": status.drift,

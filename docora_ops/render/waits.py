@@ -28,6 +28,7 @@ def waited_fields(wait: BulkWait) -> Document:
     waited = fields_of(wait)
     groups = [{**fields_of(group), "command": group.command} for group in wait.failed_by_error]
     del waited["failed_by_error"]
+    waited["jobs_by_state"] = waited.pop("jobs")
     lists = ("failed_links", "lost_links", "unfinished_by_app")
     return {
         "waited": waited,
@@ -46,7 +47,7 @@ def link_document(link: Link, workers: int, wait: LinkWait) -> Document:
             "app_name": link.payload.app_name,
             "repository_id": link.ref.repository_id,
             "repository_name": link.payload.repository_name,
-            "workers": workers,
+            "worker_count": workers,
             "waited": wait,
         }
     }

@@ -259,7 +259,7 @@ def test_a_row_that_is_locked_for_good_fails_and_the_others_go_on(
     row = docora.row(held)
     with row_locks(docora, held):
         result = bulk.run(docora.actions(lock_timeout=1), batch_size=2)
-    assert result.counts == {Outcome.QUEUED: 5, Outcome.FAILED: 1}
+    assert result.counts == {Outcome.QUEUED: 5, Outcome.NOT_QUEUED: 1}
     assert [failure.job_id for failure in result.failures] == [held.job_id]
     assert "another session has held a lock for over 1 s" in result.failures[0].error_message
     assert docora.row(held) == row
@@ -274,7 +274,7 @@ def test_a_locked_row_fails_alone_even_if_statements_may_not_take_as_long_as_loc
     docora.add_links(3)
     with row_locks(docora, docora.links()[0]):
         result = docora.actions(lock_timeout=5, statement_timeout=1).retry_all()
-    assert result.counts == {Outcome.QUEUED: 2, Outcome.FAILED: 1}
+    assert result.counts == {Outcome.QUEUED: 2, Outcome.NOT_QUEUED: 1}
 
 
 def test_many_locked_rows_cost_one_wait_only(docora: Docora) -> None:
@@ -284,7 +284,7 @@ def test_many_locked_rows_cost_one_wait_only(docora: Docora) -> None:
         begin = time.monotonic()
         result = actions.retry_all(batch_size=5)
         took = time.monotonic() - begin
-    assert result.counts == {Outcome.QUEUED: 10, Outcome.FAILED: 30}
+    assert result.counts == {Outcome.QUEUED: 10, Outcome.NOT_QUEUED: 30}
     assert all("lock" in failure.error_message for failure in result.failures)
     assert took < 4  # two batches at once, each of which may wait a second
     assert docora.statuses() == {"pending_snapshot": 10, "failed": 30}

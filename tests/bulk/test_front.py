@@ -137,7 +137,7 @@ def test_a_link_that_is_refused_among_others_does_not_change_their_order(docora:
         when=f"old.app_id || '-' || old.repository_id = '{bad}'",
     )
     result = docora.actions().retry_all(batch_size=1000, front=True)
-    assert result.counts == {Outcome.QUEUED: len(order) - 1, Outcome.FAILED: 1}
+    assert result.counts == {Outcome.QUEUED: len(order) - 1, Outcome.NOT_QUEUED: 1}
     assert docora.waiting() == [job_id for job_id in order if job_id != bad] + OTHERS
 
 
@@ -281,7 +281,7 @@ def test_a_dry_run_lists_the_links_in_turns_and_moves_none(
     command = [word for word in bulk.command if word != "--yes"]
     result = docora.run(*command, "--front", "--dry-run", "--json")
     assert result.code == 0, result
-    assert [link["job_id"] for link in result.data["links"]] == order
+    assert [link["job_id"] for link in result.data["planned_links"]] == order
     assert docora.dump() == before
 
 

@@ -54,7 +54,7 @@ def assert_next_run_does_the_rest(docora: Docora, bulk: BulkAction, total: int) 
     left_out = pending(docora) if bulk is RETRY else 0
     rest = docora.run(*bulk.command, "--json")
     assert rest.code == 0, rest
-    assert rest.data["total"] == rest.data["succeeded"] == total - left_out
+    assert rest.data["total"] == rest.data["put_to_work"] == total - left_out
     assert rest.data["already_queued"] == queued - left_out
     assert docora.waiting() == [link.job_id for link in docora.links()]
     assert docora.statuses() == {bulk.done_status: total}
@@ -156,7 +156,7 @@ def assert_stopped(
     document = json.loads(stdout)
     data = document["data"]
     assert (data["total"], data["completed"], data["cancelled"]) == (total, done, True)
-    assert data["queued"] == data["succeeded"] == done
+    assert data["queued"] == data["put_to_work"] == done
     assert f"Error: {document['error']}\n" in stderr.text
     assert document["hint"]
     assert f"Stopped after {done} of {total} links." in stderr.text

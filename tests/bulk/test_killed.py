@@ -70,7 +70,7 @@ def test_a_bulk_retry_killed_at_random_moments_loses_nothing_and_is_finished_by_
 
     result = docora.run("retry-all-failed", "--json")
     assert result.code == 0, result
-    assert result.data["total"] == result.data["succeeded"] == left
+    assert result.data["total"] == result.data["put_to_work"] == left
     assert result.data["already_queued"] == not_committed
     assert docora.statuses() == {"pending_snapshot": total}
     assert len(docora.waiting()) == total

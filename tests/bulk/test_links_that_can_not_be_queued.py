@@ -19,7 +19,7 @@ def test_links_whose_ids_form_no_job_id_fail_alone(docora: Docora, bulk: BulkAct
     ]
     rows = [docora.row(link) for link in bad]
     result = bulk.run(docora.actions(), batch_size=3)
-    assert result.counts == {Outcome.QUEUED: 4, Outcome.FAILED: 5}
+    assert result.counts == {Outcome.QUEUED: 4, Outcome.NOT_QUEUED: 5}
     assert {failure.job_id for failure in result.failures} == {link.job_id for link in bad}
     assert all("can't form a job id" in failure.error_message for failure in result.failures)
     assert [docora.row(link) for link in bad] == rows
@@ -45,7 +45,7 @@ def test_a_row_that_postgres_refuses_to_change_fails_alone(
     links = docora.links()
     forbid(docora, links[4], sqlstate)
     result = docora.actions().retry_all(batch_size=batch_size)
-    assert result.counts == {Outcome.QUEUED: 7, Outcome.FAILED: 1}
+    assert result.counts == {Outcome.QUEUED: 7, Outcome.NOT_QUEUED: 1}
     assert [failure.job_id for failure in result.failures] == [links[4].job_id]
     assert "the row is cursed" in result.failures[0].error_message
     assert docora.status(links[4]) == "failed"
@@ -88,7 +88,7 @@ def test_a_resync_that_is_undone_forgets_no_delivery(docora: Docora) -> None:
     forbid(docora, links[1], "P0001")
     docora.start_job(links[2].job_id)
     result = docora.actions().resync_all(APP)
-    assert result.counts == {Outcome.QUEUED: 2, Outcome.FAILED: 1, Outcome.ALREADY_RUNNING: 1}
+    assert result.counts == {Outcome.QUEUED: 2, Outcome.NOT_QUEUED: 1, Outcome.ALREADY_RUNNING: 1}
     assert result.deliveries_cleared == 10
     assert [docora.deliveries(link) for link in links] == [0, 5, 5, 0]
     assert {failure.job_id for failure in result.failures} == {links[1].job_id, links[2].job_id}
@@ -128,7 +128,7 @@ def add_links_that_are_slow_to_resync(docora: Docora, slow: set[int]) -> None:
 def test_one_slow_link_is_left_and_the_rest_of_its_batch_is_done(docora: Docora) -> None:
     add_links_that_are_slow_to_resync(docora, {2})
     result = docora.actions(statement_timeout=1).resync_all(APP)
-    assert result.counts == {Outcome.QUEUED: 4, Outcome.FAILED: 1}
+    assert result.counts == {Outcome.QUEUED: 4, Outcome.NOT_QUEUED: 1}
     assert "within 1 s" in result.failures[0].error_message
     assert docora.statuses() == {"pending_snapshot": 4, "synced": 1}
     docora.assert_sound()

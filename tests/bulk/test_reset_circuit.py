@@ -146,7 +146,7 @@ def test_the_circuit_of_a_link_that_can_not_be_committed_stays_open(
     docora.refuse_at_commit(f"new.repository_id = '{bad.repository_id}'")
     result = bulk.run(docora.actions(), batch_size=5, reset_circuit=True)
     # The jobs of the attempt that was rolled back.
-    assert result.counts == {Outcome.ALREADY_QUEUED: 4, Outcome.FAILED: 1}
+    assert result.counts == {Outcome.ALREADY_QUEUED: 4, Outcome.NOT_QUEUED: 1}
     assert result.circuits_reset == 4
     assert closed(docora) == {link.repository_id for link in links if link != bad}
     assert docora.status(bad) == bulk.status
@@ -244,7 +244,7 @@ def test_commands_that_close_the_same_circuits_at_once_do_not_fail(docora: Docor
     )
     for result in results:
         assert result.code == 0, result
-        assert (result.data["succeeded"], result.data["failures"]) == (200, [])
+        assert (result.data["put_to_work"], result.data["failures"]) == (200, [])
     assert sum(result.data["circuits_reset"] for result in results) == 200
     assert closed(docora) == set(circuits(docora))
     docora.assert_sound()

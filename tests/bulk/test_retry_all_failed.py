@@ -115,7 +115,7 @@ def test_a_second_run_finds_nothing_left(docora: Docora) -> None:
 
 def job_ids(result: Result) -> list[str]:
     assert result.code == 0, result
-    return [link["job_id"] for link in result.data["links"]]
+    return [link["job_id"] for link in result.data["planned_links"]]
 
 
 ERRORS = [
@@ -271,11 +271,12 @@ def test_links_without_a_job_id_cost_only_themselves_and_are_listed_with_reasons
     result = docora.run("retry-all-failed", "--json")
     assert result.code == 6, result
     data = result.data
-    assert (data["total"], data["completed"], data["succeeded"]) == (28, 28, 3)
-    assert (data["queued"], data["failed"], data["cancelled"]) == (3, 25, False)
+    assert (data["total"], data["completed"], data["put_to_work"]) == (28, 28, 3)
+    assert (data["queued"], data["not_queued"], data["cancelled"]) == (3, 25, False)
     assert [failure["job_id"] for failure in data["failures"]] == sorted(bad)
     for failure in data["failures"]:
-        assert failure.keys() == {"job_id", "error_message", "app_name", "repository_name"}
+        names = {"app_id", "app_name", "repository_id", "repository_name"}
+        assert failure.keys() == {"job_id", "error_message", *names}
         assert "job id" in failure["error_message"]
     assert docora.waiting() == [link.job_id for link in good]
     after = docora.connection.execute(

@@ -23,7 +23,7 @@ def test_status_and_queue_tell_the_counts_the_oldest_and_the_worker(bullmq: Bull
     status = bullmq.run("status", "--json").data
     counts = {"waiting": 1, "active": 1, "delayed": 1, "completed": 0, "failed": 0}
     assert {name: status["queue"][name] for name in counts} == counts
-    assert (status["queue"]["backend"], status["queue"]["workers"]) == ("bullmq", 0)
+    assert (status["queue"]["backend"], status["queue"]["worker_count"]) == ("bullmq", 0)
     assert status["queue"]["oldest_waiting_seconds"] >= 0
     assert status["drift"] == {"lost": 0, "stuck": 0, "at_least": False}
     screen = bullmq.run("status")
@@ -31,7 +31,7 @@ def test_status_and_queue_tell_the_counts_the_oldest_and_the_worker(bullmq: Bull
     assert RQ_ONLY not in screen.stdout
 
     queue = bullmq.run("queue", "--json").data
-    assert [(job["id"], job["status"]) for job in queue["jobs"]] == [
+    assert [(job["job_id"], job["status"]) for job in queue["jobs"]] == [
         *((active.job_id, "active"), (waiting.job_id, "waiting"), (delayed.job_id, "delayed"))
     ]
     assert {job["app_name"] for job in queue["jobs"]} == {"Acme Search"}
@@ -44,7 +44,7 @@ def test_status_and_queue_tell_the_counts_the_oldest_and_the_worker(bullmq: Bull
 
     bullmq.expire_lock(active)
     with bullmq.worker(lambda _job_id: None):
-        assert bullmq.run("status", "--json").data["queue"]["workers"] == 2, "both connections"
+        assert bullmq.run("status", "--json").data["queue"]["worker_count"] == 2, "both connections"
         assert "no BullMQ worker" not in bullmq.run("queue").stderr
 
 
@@ -73,7 +73,7 @@ def test_show_and_links_tell_the_state_the_tries_and_the_masked_failure(bullmq: 
     shown = bullmq.run("show", *stalled.ids, "--json").data
     assert (shown["job"], shown["job_record"]["status"]) == ("doubtful", "active, stalled")
     [job, _] = bullmq.run("queue", "--json").data["jobs"]
-    assert (job["id"], job["status"]) == (stalled.job_id, "abandoned")
+    assert (job["job_id"], job["status"]) == (stalled.job_id, "abandoned")
 
     over = docora.add_link()
     bullmq.fail(over)
@@ -108,7 +108,7 @@ def test_doctor_fails_where_links_are_pending_and_no_worker_runs(bullmq: Bullmq)
     workers = check(result, "workers")
     assert (result.code, workers["state"]) == (6, "failed")
     assert "for 1 pending link and 0 jobs" in workers["finding"]
-    assert workers["what_to_do"] == "run Docora with RUN_MODE=all or worker"
+    assert workers["hint"] == "run Docora with RUN_MODE=all or worker"
 
 
 def test_doctor_tells_a_paused_queue_stalled_jobs_and_another_version(bullmq: Bullmq) -> None:
@@ -138,7 +138,7 @@ def test_doctor_says_where_no_queue_of_bullmq_is(bullmq: Bullmq) -> None:
     bullmq.docora.redis.delete(bullmq.key("meta"))
     result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
     found = check(result, "bullmq_queue")
-    assert (found["state"], "REDIS_URL" in found["what_to_do"]) == ("warning", True)
+    assert (found["state"], "REDIS_URL" in found["hint"]) == ("warning", True)
 
 
 def test_without_the_list_of_clients_a_worker_that_runs_a_job_is_seen(bullmq: Bullmq) -> None:
@@ -146,7 +146,7 @@ def test_without_the_list_of_clients_a_worker_that_runs_a_job_is_seen(bullmq: Bu
     name = docora.redis_access.bullmq.partition("//")[2].partition(":")[0]
     bullmq.start(docora.add_link("scanning"))
     with without_rule(docora.redis, "+client|list", "docora-bullmq", name):
-        assert bullmq.run("status", "--json").data["queue"]["workers"] == 1
+        assert bullmq.run("status", "--json").data["queue"]["worker_count"] == 1
         docora.redis.acl_log_reset()
 
 
@@ -167,7 +167,7 @@ def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: 
     with bullmq.worker(lambda _job_id: None):
         result = docora.run("doctor", "--json", env=ONE_LOOK)
         found = check(result, "bullmq_queue")
-        assert (result.code, found["state"], found["what_to_do"]) == (6, "failed", hint)
+        assert (result.code, found["state"], found["hint"]) == (6, "failed", hint)
         for name in ("workers", "scheduler", "drift_lost", "drift_stuck"):
             assert check(result, name)["state"] == "not_checked"
         docora.add_link("scanning")
@@ -184,7 +184,7 @@ def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: 
         assert docora.redis.keys("rq:*") == []
         docora.add_worker()
         both = check(docora.run("doctor", "--json", env=ONE_LOOK), "bullmq_queue")
-        assert both["what_to_do"] == "run Docora with RUN_MODE=api"
+        assert both["hint"] == "run Docora with RUN_MODE=api"
         for arguments in ((), ("--burst",)):
             refused = docora.run("worker", *arguments, env={"ENCRYPTION_KEY": "0" * 64})
             assert refused.code == 4
@@ -201,7 +201,7 @@ def test_in_bullmq_mode_a_worker_of_rq_is_pointed_out(bullmq: Bullmq) -> None:
     environment = bullmq.environment(**ONE_LOOK)
     result = bullmq.run("doctor", "--json", env=environment)
     found = check(result, "workers")
-    assert (result.code, found["state"], found["what_to_do"]) == (6, "failed", hint)
+    assert (result.code, found["state"], found["hint"]) == (6, "failed", hint)
     assert check(result, "drift_stuck")["state"] == "not_checked"
     assert hint in bullmq.run("status").stdout
     before = docora.dump()
@@ -211,7 +211,7 @@ def test_in_bullmq_mode_a_worker_of_rq_is_pointed_out(bullmq: Bullmq) -> None:
     assert docora.dump() == before
     with bullmq.worker(lambda _job_id: None):
         both = check(bullmq.run("doctor", "--json", env=environment), "workers")
-        assert both["what_to_do"] == "stop the workers of RQ"
+        assert both["hint"] == "stop the workers of RQ"
         assert "each link may be worked on twice" in bullmq.run("status").stderr
         assert bullmq.run("retry", *link.ids).code == 0
         for key in docora.redis.scan_iter("rq:workers*"):

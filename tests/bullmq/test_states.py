@@ -101,7 +101,7 @@ def test_a_bulk_operation_counts_each_outcome_and_can_be_waited_for(bullmq: Bull
     expected: dict[str, Any] = {"reset": 3, "already_queued": 4, "already_running": 2, "queued": 0}
     assert {name: result.data[name] for name in expected} == expected
     assert {name: planned[name] for name in expected} == expected
-    assert (result.data["succeeded"], result.data["total"]) == (7, 9)
+    assert (result.data["put_to_work"], result.data["total"]) == (7, 9)
     assert bull_keys(bullmq) == keys
     for state, link in links.items():
         assert docora.was_reset(link) == (STATES[state][2] != "already_running")

@@ -110,7 +110,7 @@ def test_a_pool_of_statements_is_refused(docora: Docora, command: str) -> None:
     found = check(result, "postgres") if command == "doctor" else document
     sentence, hint = found.get("error", found.get("finding")), found.get("hint")
     assert "behind a proxy that pools statements, and docora-ops needs transactions" in sentence
-    assert "pool_mode" in (hint or found["what_to_do"])
+    assert "pool_mode" in (hint or found["hint"])
     if command != "doctor":
         assert document["code"] == "postgres_pooling"
     assert docora.status(link) == "failed"
@@ -138,4 +138,4 @@ def test_doctor_names_the_pool_and_what_works(
     assert finding in found["finding"]
     if state == "warning":
         assert "commands work, and a worker refuses to start" in found["finding"]
-        assert "point the workers' DATABASE_URL at Postgres itself" in found["what_to_do"]
+        assert "point the workers' DATABASE_URL at Postgres itself" in found["hint"]

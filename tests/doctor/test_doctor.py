@@ -60,8 +60,8 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
     }
     assert [each["name"] for each in document.data["checks"]] == ALL
     for each in document.data["checks"]:
-        assert each.keys() == {"name", "state", "finding", "what_to_do"}
-        assert (each["state"], each["what_to_do"]) == ("ok", None), each
+        assert each.keys() == {"name", "state", "finding", "hint"}
+        assert (each["state"], each["hint"]) == ("ok", None), each
         assert each["finding"]
     assert (short.code, short.stderr) == (table.code, table.stderr) == (0, "")
     assert short.stdout == "27 checks ok; --all shows them\nAll is well.\n"
@@ -86,7 +86,7 @@ def test_clocks_that_differ_are_told_apart(docora: Docora) -> None:
     assert re.match(r"this host is (9|10|11) s ahead of ", check(ahead, "clocks")["finding"])
     assert states(behind)["clocks"] == "failed"
     assert re.search(r" is 60[01] s ahead of this host$", check(behind, "clocks")["finding"])
-    assert "NTP" in check(behind, "clocks")["what_to_do"]
+    assert "NTP" in check(behind, "clocks")["hint"]
 
 
 # Redis
@@ -118,11 +118,11 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
         "waiting_jobs": "warning",
     }
     assert "volatile-lru" in check(first, "redis_eviction")["finding"]
-    assert "noeviction" in check(first, "redis_eviction")["what_to_do"]
+    assert "noeviction" in check(first, "redis_eviction")["hint"]
     assert "no BullMQ worker runs" in check(first, "bullmq_queue")["finding"]
-    assert "docora-ops schedule" in check(first, "bullmq_queue")["what_to_do"]
+    assert "docora-ops schedule" in check(first, "bullmq_queue")["hint"]
     assert "1 job waits" in check(first, "workers")["finding"]
-    assert "docora-ops worker" in check(first, "workers")["what_to_do"]
+    assert "docora-ops worker" in check(first, "workers")["hint"]
     assert "overdue for 10 min" in check(first, "scheduler")["finding"]
     assert check(first, "waiting_jobs")["finding"] == "1, the next one for 3 h 0 min"
 
@@ -147,8 +147,8 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
         "waiting_jobs": "warning",
     }
     assert "a BullMQ worker of Docora runs" in check(second, "bullmq_queue")["finding"]
-    assert "RUN_MODE=api" in check(second, "bullmq_queue")["what_to_do"]
-    assert check(second, "workers")["what_to_do"] == "docora-ops resume"
+    assert "RUN_MODE=api" in check(second, "bullmq_queue")["hint"]
+    assert check(second, "workers")["hint"] == "docora-ops resume"
 
 
 def test_warnings_alone_are_no_failure(docora: Docora) -> None:
@@ -199,12 +199,12 @@ def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(
         "workers": "warning",
         **dict.fromkeys(OF_REDIS[1:6], "not_checked"),
     }
-    assert "+info" in check(result, "redis")["what_to_do"]
+    assert "+info" in check(result, "redis")["hint"]
     found = check(spoiled.run("doctor", "--read-only", "--json", env=ONE_LOOK), "redis")
     for what in ("may do more than read: ", "may not ask how it is"):
         assert what in found["finding"]
     for what in ("use the user docora-monitor", "+info"):
-        assert what in found["what_to_do"]
+        assert what in found["hint"]
 
 
 # Postgres
@@ -224,7 +224,7 @@ def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
     assert check(result, "tables")["finding"] == (
         "missing: repositories.circuit_open_until, app_repositories.last_error, snapshot_files"
     )
-    assert "DATABASE_URL" in check(result, "tables")["what_to_do"]
+    assert "DATABASE_URL" in check(result, "tables")["hint"]
     assert result.data["drift"] is None
 
 
@@ -241,7 +241,7 @@ def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Doc
         "workers": "warning",
         **dict.fromkeys([*OF_LINKS, *OF_BOTH], "not_checked"),
     }
-    statement = check(result, "privileges")["what_to_do"]
+    statement = check(result, "privileges")["hint"]
     assert statement == (
         f"GRANT SELECT (status), UPDATE (status) ON app_repositories TO {name}; "
         f"GRANT DELETE ON app_delivered_files TO {name};"
@@ -251,7 +251,7 @@ def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Doc
     assert only_resync.code == 0, only_resync
     assert states(only_resync)["privileges"] == "warning"
     assert "for resync only" in check(only_resync, "privileges")["finding"]
-    docora.connection.execute(check(only_resync, "privileges")["what_to_do"].encode())
+    docora.connection.execute(check(only_resync, "privileges")["hint"].encode())
     assert states(examine(docora))["privileges"] == "ok"
 
 
@@ -322,7 +322,7 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
         assert check(result, name)["finding"] == f"needs {needs}"
     for each in (check(database, "postgres"), check(queue, "redis")):
         assert "127.0.0.1" in each["finding"]
-        assert each["what_to_do"]
+        assert each["hint"]
 
 
 def test_silent_servers_end_it_in_time(docora: Docora) -> None:
@@ -384,7 +384,7 @@ def test_unusable_settings_are_a_failed_check_and_not_shown(docora: Docora) -> N
     for result in (hopeless, no_database, no_redis):
         assert result.code == 2, result
         assert states(result)["settings"] == "failed"
-        assert check(result, "settings")["what_to_do"]
+        assert check(result, "settings")["hint"]
         assert "5ecr3t" not in result.stdout + result.stderr
     assert set(states(hopeless).values()) == {"failed", "not_checked"}
     assert states(no_database)["redis"] == states(no_redis)["postgres"] == "ok"

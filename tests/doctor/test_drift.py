@@ -60,7 +60,7 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
         **dict.fromkeys([name for name in OF_DRIFT if name != "drift_failed_live"], "failed"),
     }
     for name in OF_DRIFT[:-1]:
-        assert check(document, name)["what_to_do"] == "docora-ops repair"
+        assert check(document, name)["hint"] == "docora-ops repair"
     assert "7 pending links" in table.stdout
     assert f"App {int(twice.app_id[4:], 16) - 1} ← octo/repo" in table.stdout
     lines = table.stdout.splitlines()

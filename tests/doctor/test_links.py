@@ -26,9 +26,9 @@ def test_failed_links_and_open_circuits_are_counted_and_too_many_are_a_failure(
         assert (result.code, states(result)["failed_links"]) == (code, state), result
         links, circuits = check(result, "failed_links"), check(result, "open_circuits")
         assert links["finding"].startswith("3 failed links of 2 apps")
-        assert links["what_to_do"] == "docora-ops failed --group-by error"
+        assert links["hint"] == "docora-ops failed --group-by error"
         assert (circuits["state"], circuits["finding"]) == ("warning", "1 open circuit")
-        assert circuits["what_to_do"] == "docora-ops links --circuit open --group-by repository"
+        assert circuits["hint"] == "docora-ops links --circuit open --group-by repository"
     docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
     none = docora.run("doctor", "--json", "--max-failed", "0", env=ONE_LOOK)
     assert states(none)["failed_links"] == "ok"

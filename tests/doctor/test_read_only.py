@@ -47,7 +47,7 @@ def test_who_may_change_something_is_warned_and_nothing_is_tried(docora: Docora)
         for name, whom in (("privileges", "role docora_monitor"), ("redis", "user docora-monitor")):
             found = check(result, name)
             assert "may do more than read: " in found["finding"]
-            assert found["what_to_do"] == f"use the {whom} of docora-ops help privileges"
+            assert found["hint"] == f"use the {whom} of docora-ops help privileges"
         assert power in check(result, "privileges")["finding"]
     assert docora.dump() == before
 
@@ -93,7 +93,7 @@ def test_a_role_that_may_not_read_all_gets_the_grants_to_read_only(docora: Docor
     )
     found = check(monitor(docora, DATABASE_URL=docora.database_access.command), "privileges")
     assert found["state"] == "failed"
-    assert found["what_to_do"] == f"GRANT SELECT (status) ON app_repositories TO {role};"
+    assert found["hint"] == f"GRANT SELECT (status) ON app_repositories TO {role};"
 
 
 def test_transactions_that_are_read_only_are_as_wanted(docora: Docora) -> None:

@@ -58,7 +58,7 @@ def test_a_redis_without_enough_replicas_refuses_writes(spoiled: Docora, own: Ow
     expected = {"redis_primary": "failed", "workers": "warning", "failed_links": "warning"}
     assert not_ok(result) == expected
     found = check(result, "redis_primary")
-    for text in (found["finding"], found["what_to_do"], refused.json["error"]):
+    for text in (found["finding"], found["hint"], refused.json["error"]):
         assert "min-replicas-to-write" in text
     assert (refused.code, refused.json["code"]) == (5, "redis"), refused
 
@@ -70,7 +70,7 @@ def test_a_redis_that_is_busy_with_a_script_is_called_so(spoiled: Docora, own: O
         refused = spoiled.run("retry", *link.ids, "--json")
     assert (result.code, refused.code) == (5, 5), (result, refused)
     assert "busy with one script" in check(result, "redis")["finding"]
-    assert "SCRIPT KILL" in check(result, "redis")["what_to_do"]
+    assert "SCRIPT KILL" in check(result, "redis")["hint"]
     assert "busy with one script" in refused.json["error"]
 
 
@@ -86,5 +86,5 @@ def test_a_node_of_a_cluster_is_called_so(docora: Docora, tmp_path: Path) -> Non
         assert other.status(link) == "failed"
     assert (result.code, refused.code) == (5, 5), (result, refused)
     assert "node of a Cluster" in check(result, "redis")["finding"]
-    assert "cluster-enabled" in check(result, "redis")["what_to_do"]
+    assert "cluster-enabled" in check(result, "redis")["hint"]
     assert "node of a Cluster" in refused.json["error"]

@@ -13,13 +13,15 @@ from tests.support.job_states import STATES, add_link_in_each_state
 from tests.support.read_only import frozen, read_only
 from tests.support.rows import TestLink
 
-OUTCOMES = {name: outcome.value for name, (_, outcome) in STATES.items()} | {"bad ids": "failed"}
+OUTCOMES = {name: outcome.value for name, (_, outcome) in STATES.items()} | {
+    "bad ids": "not_queued"
+}
 WORDS = {
     "queued": "would queue",
     "replaced_stale": "would replace a stale job",
     "already_queued": "already queued",
     "already_running": "already running",
-    "failed": "can't be queued",
+    "not_queued": "can't be queued",
 }
 
 
@@ -31,7 +33,7 @@ def add_links(docora: Docora, status: str) -> dict[str, TestLink]:
 
 
 def planned(result: Result) -> dict[str, str]:
-    return {link["job_id"]: link["outcome"] for link in result.data["links"]}
+    return {link["job_id"]: link["outcome"] for link in result.data["planned_links"]}
 
 
 def dry_command(bulk: BulkAction) -> list[str]:
@@ -57,17 +59,19 @@ def test_a_dry_run_of_many_links_predicts_what_the_real_one_then_does(
     tally = {
         "total",
         "completed",
-        "succeeded",
+        "put_to_work",
         "cancelled",
         *(outcome.value for outcome in Outcome),
     }
     if bulk is RESYNC:
         tally.add("deliveries_cleared")
-        assert dry.data["deliveries_cleared"] == 2 * dry.data["succeeded"]
-    assert dry.data.keys() == tally | {"message", "dry_run", "links"}
+        assert dry.data["deliveries_cleared"] == 2 * dry.data["put_to_work"]
+    assert dry.data.keys() == tally | {"message", "dry_run", "planned_links"}
     assert (dry.data["message"], dry.data["dry_run"]) == ("Dry run", True)
     assert planned(dry) == {links[name].job_id: outcome for name, outcome in OUTCOMES.items()}
-    first = next(one for one in dry.data["links"] if one["job_id"] == links["no job"].job_id)
+    first = next(
+        one for one in dry.data["planned_links"] if one["job_id"] == links["no job"].job_id
+    )
     assert first == {
         "job_id": links["no job"].job_id,
         "outcome": "queued",
@@ -83,8 +87,8 @@ def test_a_dry_run_of_many_links_predicts_what_the_real_one_then_does(
     assert real.code == dry.code
     assert {name: real.data[name] for name in tally} == {name: dry.data[name] for name in tally}
     failures = {one["job_id"]: one["error_message"] for one in real.data["failures"]}
-    for one in dry.data["links"]:
-        if one["outcome"] == "failed":
+    for one in dry.data["planned_links"]:
+        if one["outcome"] == "not_queued":
             assert failures.pop(one["job_id"]) == one["error_message"]
         else:
             assert one["error_message"] is None
@@ -159,7 +163,7 @@ def test_what_is_refused_unknown_or_empty_ends_dry_as_it_does_for_real(docora: D
     for dry, real in zip(dry_runs, real_runs, strict=True):
         if dry.code:
             assert as_if_real(dry) == real.json
-    assert dry_runs[3].data["links"] == []
+    assert dry_runs[3].data["planned_links"] == []
     assert docora.dump() == before
 
 

@@ -74,7 +74,7 @@ def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> 
         ("retry", "r1", None, first | {"front": True}, {"total": 1, "queued": 1}),
         (
             *("retry-all-failed", "r2", bulk),
-            {"error": "http 500", "limit": 2, "front": True},
+            {"error": ["http 500"], "limit": 2, "front": True},
             {"total": 2, "queued": 1, "replaced_stale": 1},
         ),
         ("resync", "r3", None, first | {"reset_circuit": True}, {"total": 1, "already_queued": 1}),
@@ -292,9 +292,9 @@ def test_options_given_several_times_are_shown_as_they_were_typed(docora: Docora
     # Nothing was chosen, so nothing was changed or recorded.
     [entry] = history(docora)
     assert entry["selection"] == {
-        "app": link.app_id,
+        "app": [link.app_id],
         "error": ["HTTP 500*", "http 502"],
-        "exclude_error": "x y",
+        "exclude_error": ["x y"],
         "no_error": True,
         "limit": 3,
     }

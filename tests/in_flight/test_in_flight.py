@@ -65,7 +65,11 @@ def test_an_app_that_never_answers_holds_its_share_only(docora: Docora) -> None:
     assert result.code == 8, result
     assert (result.data["stopped_by"], result.data["left"]) == ("timeout", 6)
     waited = result.data["waited"]
-    assert (waited["synced"], waited["unfinished"], waited["jobs"]["running"]) == (20, 4, 4)
+    assert (waited["synced"], waited["unfinished"], waited["jobs_by_state"]["running"]) == (
+        20,
+        4,
+        4,
+    )
     assert assert_left_as_they_were(docora, before, "failed") == 6
     assert "Stopped: time ran out. 6 links were left as they were." in result.stderr
     assert progress_of(docora, only_operation(docora))["cancelled"] == "true"
@@ -178,7 +182,7 @@ def test_a_link_that_can_not_be_queued_takes_no_slot(docora: Docora) -> None:
 def test_a_dry_run_plans_all(docora: Docora) -> None:
     docora.add_links(4)
     result = docora.run("retry-all-failed", "--in-flight", "1", "--dry-run", "--json")
-    assert (result.code, len(result.data["links"])) == (0, 4)
+    assert (result.code, len(result.data["planned_links"])) == (0, 4)
     assert docora.waiting() == []
 
 

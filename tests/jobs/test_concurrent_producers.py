@@ -103,7 +103,7 @@ def test_bulk_actions_at_once_leave_one_job_for_each_link(
     for result in results:
         assert result.code == 0, result
         assert result.data["total"] == result.data["completed"] == total
-        assert result.data["succeeded"] + result.data["skipped"] == total
+        assert result.data["put_to_work"] + result.data["skipped"] == total
         if operation_id := result.data["operation_id"]:
             assert docora.redis.hget(f"docora:bulk:{operation_id}", "completed") == b"1200"
     assert sum(result.data["queued"] for result in results) == total
@@ -150,7 +150,7 @@ def test_a_bulk_retry_beside_another_producer_leaves_one_job_each(docora: Docora
         refused += rest.result()
     assert result.code == 0, result
     data = result.data
-    assert data["completed"] == data["succeeded"] == 1000
+    assert data["completed"] == data["put_to_work"] == 1000
     assert data["queued"] >= 190
     assert data["already_queued"] >= 300
     assert data["already_queued"] + len(refused) == 1000

@@ -101,7 +101,7 @@ def test_a_change_of_one_link_does_what_the_state_of_its_job_asks_for(
     before, row = footprint(docora, link.job_id), docora.row(link)
     change = getattr(docora.actions(), action)
     error: type[DocoraOpsError] | None = None
-    if outcome is Outcome.FAILED:
+    if outcome is Outcome.NOT_QUEUED:
         error = JobUnreadableError
     elif (action, outcome) == (Action.RESYNC, Outcome.ALREADY_RUNNING):
         error = SnapshotRunningError
@@ -158,7 +158,7 @@ def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_pr
             assert docora.row(link) == rows[name], name
         forgotten = bulk is RESYNC and outcome.succeeded
         assert docora.deliveries(link) == (0 if forgotten else 2), name
-        if outcome is Outcome.FAILED:
+        if outcome is Outcome.NOT_QUEUED:
             assert "WRONGTYPE" in errors.pop(link.job_id), name
         elif bulk is RESYNC and outcome is Outcome.ALREADY_RUNNING:
             assert "running" in errors.pop(link.job_id), name
@@ -256,6 +256,6 @@ def test_a_stale_job_stays_while_another_session_holds_its_link(docora: Docora) 
     with docora.connection.transaction():
         docora.connection.execute("SELECT FROM app_repositories FOR UPDATE")
         result = actions.retry_all()
-    assert result.counts == {Outcome.FAILED: 1}
+    assert result.counts == {Outcome.NOT_QUEUED: 1}
     assert footprint(docora, link.job_id) == before
     assert docora.waiting() == []

@@ -263,7 +263,8 @@ class Actions(Watch):
                 assert total == 0
 
         result = self._call_of_many(operation, size, 0, prepare=cancel)(self.actions)
-        assert result.completed <= 2 * size
+        # Two batches are in flight, and the next one begins before the report, which hears of it.
+        assert result.completed <= 3 * size
         assert result.cancelled == (result.completed < total)
         self.compare_half_way(before, expected)
         self._many(operation, size)

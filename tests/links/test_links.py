@@ -142,7 +142,7 @@ def test_what_is_shown_is_what_is_retried(various: Docora) -> None:
         assert shown.code == planned.code == 0, (options, shown, planned)
         assert shown.stdout == same.stdout
         assert [(row["app_id"], row["repository_id"]) for row in shown.data] == sorted(
-            (row["app_id"], row["repository_id"]) for row in planned.data["links"]
+            (row["app_id"], row["repository_id"]) for row in planned.data["planned_links"]
         )
         sizes.append(len(shown.data))
     assert sizes == [8, 4, 4, 0, 5, 4, 4, 0, 1, 3, 3, 2, 3, 2, 2, 6, 2, 2, 1, 1]

@@ -105,20 +105,21 @@ def test_the_document_has_the_same_numbers(docora: Docora, apps: list[str]) -> N
     assert 0 <= data.pop("oldest_waiting_seconds") < 300
     assert 0 < data.pop("scrape_seconds") < 60
     assert data == {
-        "up": {"postgres": True, "redis": True},
-        "links": {"pending_snapshot": 3, "scanning": 1, "synced": 1, "failed": 5},
-        "failed_links": [
+        "postgres_up": True,
+        "redis_up": True,
+        "links_by_status": {"pending_snapshot": 3, "scanning": 1, "synced": 1, "failed": 5},
+        "failed_by_app": [
             {"app_id": apps[0], "app_name": "Acme Search", "links": 4},
             {"app_id": apps[1], "app_name": "Quiet Harbor", "links": 1},
         ],
         "open_circuits": 1,
-        "queue": QUEUE,
-        "jobs": dict.fromkeys(JOBS, 1),
-        "workers": {**dict.fromkeys(WORKERS, 1), "started": 0},
+        "queue_name": QUEUE,
+        "jobs_by_status": dict.fromkeys(JOBS, 1),
+        "workers_by_state": {**dict.fromkeys(WORKERS, 1), "started": 0},
         "drift": {"lost": 1, "stuck": 1, "at_least": False},
     }
-    assert plain.data["failed_links"] is None
-    assert plain.data["links"] == data["links"]
+    assert plain.data["failed_by_app"] is None
+    assert plain.data["links_by_status"] == data["links_by_status"]
 
 
 def test_an_empty_docora_is_all_zeros_and_nothing_waits(docora: Docora) -> None:
@@ -161,11 +162,16 @@ def test_a_server_that_is_down_has_no_numbers_but_that_it_is_down(
     assert result.stderr.count("Error: ") == document.stderr.count("Error: ") == len(down)
     assert "s3cr3t" not in result.stdout + result.stderr
 
-    assert (document.json["code"], document.data["up"]) == (down[0], up)
+    assert document.json["code"] == down[0]
+    assert {name: document.data[f"{name}_up"] for name in up} == up
     absent = {name for name, value in document.data.items() if value is None}
     assert absent == {
-        *(("links", "open_circuits", "failed_links") if "postgres" in down else ()),
-        *(("queue", "jobs", "oldest_waiting_seconds", "workers") if "redis" in down else ()),
+        *(("links_by_status", "open_circuits", "failed_by_app") if "postgres" in down else ()),
+        *(
+            ("queue_name", "jobs_by_status", "oldest_waiting_seconds", "workers_by_state")
+            if "redis" in down
+            else ()
+        ),
         "drift",
     }
 
@@ -204,7 +210,7 @@ def test_lost_links_are_those_that_outnumber_the_jobs_if_too_many_are_unfinished
     assert result.code == document.code == 0
     assert numbers(result)["docora_drift_links"] == {("lost",): 5001, ("stuck",): 0}
     assert document.data["drift"] == {"lost": 5001, "stuck": 0, "at_least": True}
-    assert document.data["links"]["pending_snapshot"] == status._MOST + 1
+    assert document.data["links_by_status"]["pending_snapshot"] == status._MOST + 1
 
 
 def test_an_odd_app_id_is_escaped_and_written_in_utf_8_whatever_the_locale(docora: Docora) -> None:
@@ -224,4 +230,4 @@ def test_an_odd_app_id_is_escaped_and_written_in_utf_8_whatever_the_locale(docor
             ("app_1",): 1,
         }
     document: Any = docora.run("metrics", "--by-app", "--json").data
-    assert "line\nbreak\r\x1b[2J" in [app["app_id"] for app in document["failed_links"]]
+    assert "line\nbreak\r\x1b[2J" in [app["app_id"] for app in document["failed_by_app"]]

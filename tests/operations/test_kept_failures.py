@@ -34,7 +34,7 @@ def test_progress_lists_the_failures_later_and_forgets_them_with_the_operation(
     docora.add_links(3)
     poison = [add_poison(docora, number) for number in range(22)]
     run = docora.run("retry-all-failed", "--json", "--batch-size", "7")
-    assert (run.code, run.data["failed"], run.data["succeeded"]) == (6, 22, 3)
+    assert (run.code, run.data["not_queued"], run.data["put_to_work"]) == (6, 22, 3)
     operation = run.data["operation_id"]
     before = docora.dump()
     document, table, followed, listed = docora.run_together(
@@ -100,7 +100,7 @@ def test_each_step_renews_both_lives_and_a_killed_run_keeps_what_it_had_found(
     actions = docora.actions()
     for key in (f"docora:bulk:{operation}", failures_key(operation)):
         docora.redis.expire(key, 10)
-    failure = LinkFailure("app-repo", "again")
+    failure = LinkFailure("app-repo", "app", "repo", "again")
     actions.store.write(Progress(operation, 4, 3, 2, 1, False), [failure], since=1)
     for key in (f"docora:bulk:{operation}", failures_key(operation)):
         assert docora.redis.ttl(key) > 3_500
@@ -126,7 +126,10 @@ def test_only_so_many_are_kept_and_the_rest_is_counted(
 
 def test_a_report_that_is_made_twice_or_spoilt_by_others_does_no_harm(docora: Docora) -> None:
     store = docora.actions().store
-    failures = [LinkFailure(f"job{number}", "an error", "Acme", "o/a") for number in range(3)]
+    failures = [
+        LinkFailure(f"a-{number}", "a", str(number), "an error", "Acme", "o/a")
+        for number in range(3)
+    ]
     step = Progress("bulk_x", 9, 3, 0, 3, False)
     store.write(step, failures[:1])
     for _ in range(2):
@@ -136,20 +139,14 @@ def test_a_report_that_is_made_twice_or_spoilt_by_others_does_no_harm(docora: Do
         ("x", "1"),
         ("7", "not JSON"),
         ("8", "[1]"),
-        ("6", '["job6", "of an older version"]'),
+        ("6", '["only", "two"]'),
         ("9", "[" * 100_000),
     ):
         docora.redis.hset(failures_key("bulk_x"), field, value)
     docora.redis.hset(failures_key("bulk_x"), "total", "many")
     shown = docora.run("progress", "bulk_x", "--json", env=NO_DATABASE)
     assert shown.code == 0, shown
-    assert [each["job_id"] for each in shown.data["failures"]] == [
-        *("job0", "job1", "job2", "job6")
-    ]
-    assert (shown.data["failures"][0]["app_name"], shown.data["failures"][3]["app_name"]) == (
-        "Acme",
-        None,
-    )
+    assert [each["job_id"] for each in shown.data["failures"]] == [*("a-0", "a-1", "a-2")]
     docora.redis.delete(failures_key("bulk_x"))
     docora.redis.set(failures_key("bulk_x"), "something else")
     shown = docora.run("progress", "bulk_x", "--json", env=NO_DATABASE)

@@ -68,11 +68,11 @@ def every_table(text: str, width: int) -> Iterator[tuple[str, list[RenderableTyp
     app = App(text, text)
     counts = {Outcome.QUEUED: 1}
     many = BulkResult(Action.RETRY, "bulk_0", 1, counts, {app: counts, App("a", "b"): counts})
-    planned = PlannedLink(text, text, text, text, Outcome.FAILED, text)
+    planned = PlannedLink(text, text, text, text, Outcome.NOT_QUEUED, text)
     yield "link", [link_result.table(result)]
     yield "plan", [*bulk.plan_tables([planned], width)]
     yield "bulk", [bulk.table(many, width)]
-    yield "failures", [failures([LinkFailure(text, text, text, text)], width)]
+    yield "failures", [failures([LinkFailure(text, text, text, text, text, text)], width)]
     yield "apps", [app_counts([AppCount(text, text, 3)])]
 
 
@@ -124,14 +124,17 @@ def test_the_summary_has_one_row_for_each_app_and_one_for_all(width: int) -> Non
 
 
 def test_a_very_long_text_is_cut_on_a_screen_with_a_note() -> None:
-    table = failures([LinkFailure("link", "z" * 150_000)], 80)
+    table = failures([LinkFailure("link", "app", "repo", "z" * 150_000)], 80)
     shown = "".join("".join(on_screen([table], 80)).split())
     assert shown.count("z") == 2000
     assert "…and148,000charactersmore:see--json" in shown
 
 
 def test_in_a_pipe_a_long_text_costs_no_more_than_its_length() -> None:
-    short, long = LinkFailure("a" * 30, "bomb"), LinkFailure("b" * 100_000, "boom")
+    short, long = (
+        LinkFailure(job_id, "app", "repo", error)
+        for job_id, error in (("a" * 30, "bomb"), ("b" * 100_000, "boom"))
+    )
     table = failures([short] * 18 + [long], sys.maxsize)
     shown = in_pipe([table])
     assert sum(map(len, shown)) < 150_000

@@ -61,7 +61,7 @@ def test_a_signal_does_not_cut_a_document_in_two(docora: Docora, *, insistent: b
         assert result.code == 130
         return
     assert result.code == 0
-    assert len(json.loads(beginning + result.stdout)["data"]["links"]) == 2000
+    assert len(json.loads(beginning + result.stdout)["data"]["planned_links"]) == 2000
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

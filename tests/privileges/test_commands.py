@@ -157,7 +157,7 @@ def test_without_any_one_grant_a_command_is_refused_and_doctor_says_what_to_gran
             found = check_privileges(read_role(database, TABLES))
             assert found.state is not CheckState.OK
             assert grant.table in found.finding
-            assert found.what_to_do == f"GRANT {grant} TO {docora.role};"
+            assert found.hint == f"GRANT {grant} TO {docora.role};"
     assert check_privileges(read_role(database, TABLES)).state is CheckState.OK
 
 
@@ -173,7 +173,7 @@ def test_without_the_schema_a_command_is_refused_and_doctor_says_what_to_grant(
     doctor = world.run(DOCTOR)
     tables = check(doctor, "tables")
     assert (doctor.code, tables["state"]) == (6, "failed")
-    assert "GRANT USAGE ON SCHEMA public" in tables["what_to_do"]
+    assert "GRANT USAGE ON SCHEMA public" in tables["hint"]
 
 
 @pytest.mark.matrix

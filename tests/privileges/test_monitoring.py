@@ -123,7 +123,7 @@ def test_doctor_warns_that_both_may_only_read_and_fails_for_nothing_else(world: 
     for name in ("privileges", "redis"):
         found = check(result, name)
         assert "may only read" in found["finding"]
-        assert "docora-ops help privileges" in found["what_to_do"]
+        assert "docora-ops help privileges" in found["hint"]
     world.forget_denials()
 
 
@@ -137,7 +137,7 @@ def test_without_any_one_grant_a_command_is_refused_and_doctor_says_what_to_gran
         with subtests.test(grant=str(grant)), without_grant(connection, grant, role):
             assert any(world.run(each).code == 5 for each in (SHOW, ("schedule", "--dry-run")))
             found = world.check("privileges")
-            assert found["what_to_do"] == f"GRANT {grant} TO {role};"
+            assert found["hint"] == f"GRANT {grant} TO {role};"
     world.forget_denials()
 
 

@@ -44,8 +44,8 @@ def test_without_any_one_grant_jobs_fail_and_doctor_says_what_to_grant(
                 found = check_privileges(read_role(database, TABLES))
                 assert found.state is not CheckState.OK
                 assert f"{grant.privilege} on {grant.table}" in found.finding
-                assert found.what_to_do
-                connection.execute(found.what_to_do.encode())
+                assert found.hint
+                connection.execute(found.hint.encode())
                 assert check_privileges(read_role(database, TABLES)).state is CheckState.OK
             snapshots.run_job(link)
             assert snapshots.docora.status(link) == "synced"

@@ -47,7 +47,7 @@ def test_an_empty_queue_is_all_zeros(docora: Docora) -> None:
         "data": {
             "backend": "rq",
             **dict.fromkeys(COUNTS, 0),
-            "queue": QUEUE,
+            "queue_name": QUEUE,
             "oldest_waiting_at": None,
             "oldest_waiting_seconds": None,
             "suspended": False,
@@ -99,7 +99,7 @@ def test_each_job_is_counted_where_it_stands(docora: Docora, links: list[TestLin
     data = result.data
     assert counts(data) == (5, 1, 1, 2, 1)
     assert 3 * 3600 <= data["oldest_waiting_seconds"] < 3 * 3600 + 300
-    assert [(job["status"], job["id"]) for job in data["jobs"]] == [
+    assert [(job["status"], job["job_id"]) for job in data["jobs"]] == [
         ("active", links[1].job_id),
         ("waiting", links[0].job_id),
         ("waiting", links[2].job_id),
@@ -109,19 +109,22 @@ def test_each_job_is_counted_where_it_stands(docora: Docora, links: list[TestLin
         ("delayed", "later"),
     ]
     active, _, waiting, foreign, gone, strange, delayed = data["jobs"]
-    assert active["processed_on"] >= active["created_at"]
+    assert active["processed_at"] >= active["created_at"]
     assert (active["app_name"], active["repository_name"]) == ("Acme Search", "octo/b")
-    assert {name: waiting[name] for name in ("id", "name", "app_name", "repository_name")} == {
-        "id": links[2].job_id,
+    wanted = {
+        "job_id": links[2].job_id,
         "name": "docora_ops.worker.snapshot",
+        "app_id": links[2].app_id,
         "app_name": "Acme Search",
+        "repository_id": links[2].repository_id,
         "repository_name": "octo/c",
     }
+    assert {name: waiting[name] for name in wanted} == wanted
     assert waiting["created_at"]
-    assert waiting["processed_on"] is None
+    assert waiting["processed_at"] is None
     assert (foreign["name"], foreign["app_name"]) == ("other.producer", None)
     for job in (gone, strange):
-        assert {*job.values()} == {job["id"], "waiting", None}
+        assert {*job.values()} == {job["job_id"], "waiting", None}
     assert delayed["due_at"] > delayed["created_at"]
     assert first.data["jobs"] == data["jobs"][:2]
     assert counts(first.data) == counts(data)
@@ -137,7 +140,7 @@ def test_workers_are_listed_with_what_they_do_and_who_is_gone(
     busy, idle, killed = data["workers"]
     assert (busy["name"], busy["alive"], busy["state"]) == ("busy-one", True, "busy")
     assert busy["jobs"] == data["jobs"][:1]
-    assert busy["jobs"][0]["id"] == links[1].job_id
+    assert busy["jobs"][0]["job_id"] == links[1].job_id
     assert (busy["pid"], busy["hostname"]) == (os.getpid(), os.uname().nodename)
     assert busy["last_heartbeat_at"]
     assert (idle["name"], idle["state"], idle["jobs"]) == ("idle-one", "idle", [])
@@ -200,9 +203,9 @@ def test_a_killed_worker_is_listed_with_its_last_heartbeat_and_its_job(docora: D
     found = {worker["name"]: worker for worker in result.data["workers"]}
     assert [found[each]["alive"] for each in workers] == [False] * 6
     [abandoned] = found["abandoned"]["jobs"]
-    assert (abandoned["id"], abandoned["status"]) == (jobs["abandoned"].id, "abandoned")
+    assert (abandoned["job_id"], abandoned["status"]) == (jobs["abandoned"].id, "abandoned")
     assert abandoned["repository_name"] == "octo/abandoned"
-    assert abandoned["processed_on"]
+    assert abandoned["processed_at"]
     said = datetime.fromisoformat(found["abandoned"]["last_heartbeat_at"])
     assert abs(said - heartbeat) < timedelta(milliseconds=1)
     [before] = [worker for worker in alive if worker["name"] == "active"]
@@ -210,7 +213,7 @@ def test_a_killed_worker_is_listed_with_its_last_heartbeat_and_its_job(docora: D
     assert found["active"]["last_heartbeat_at"] >= before["last_heartbeat_at"]
     for each in ("queued-again", "ended", "taken-over", "idle"):
         assert (found[each]["jobs"], found[each]["last_heartbeat_at"]) == ([], None), each
-    assert [job["id"] for job in found["next-one"]["jobs"]] == [jobs["taken-over"].id]
+    assert [job["job_id"] for job in found["next-one"]["jobs"]] == [jobs["taken-over"].id]
     rows = [" ".join(line.split()) for line in table.stdout.splitlines()]
     for begin, end in (
         ("abandoned gone 2", " abandoned: Acme Search ← octo/abandoned"),

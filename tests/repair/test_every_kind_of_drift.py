@@ -233,7 +233,7 @@ def test_no_link_is_made_while_its_old_job_is_removed(docora: Docora) -> None:
         actions = docora.actions(lock_timeout=1)
         result = actions.repair()
         assert repaired(result) == {
-            link.job_id: (ORPHAN, RepairOutcome.FAILED),
+            link.job_id: (ORPHAN, RepairOutcome.NOT_REPAIRED),
             other.job_id: (ORPHAN, RepairOutcome.REMOVED),
         }
         assert "has held a lock" in str([item.error_message for item in result.repaired])
@@ -263,7 +263,7 @@ def test_poison_costs_only_itself(docora: Docora) -> None:
         dashed: "can't form a job id",
     }.items():
         item = by_app[link.app_id]
-        assert item.outcome is RepairOutcome.FAILED
+        assert item.outcome is RepairOutcome.NOT_REPAIRED
         assert error in (item.error_message or "")
     assert docora.waiting() == [dashed.job_id, good.job_id]
     assert docora.status(invalid) == "pending_snapshot"

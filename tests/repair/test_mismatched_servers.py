@@ -27,13 +27,13 @@ def test_the_jobs_of_another_docora_are_neither_removed_nor_joined(docora: Docor
     assert diagnosis.code == 6, diagnosis
     found = check(diagnosis, "servers_match")
     assert (found["state"], "12 of 12 jobs" in found["finding"]) == ("failed", True), found
-    assert "REDIS_URL" in found["what_to_do"]
-    assert {check(diagnosis, name)["what_to_do"] for name in OF_DRIFT} == {None}
+    assert "REDIS_URL" in found["hint"]
+    assert {check(diagnosis, name)["hint"] for name in OF_DRIFT} == {None}
 
     for arguments in ([], ["--dry-run"], [lost.app_id], [*lost.ids]):
         refused = docora.run("repair", *arguments, "--yes", "--json", env=ONE_LOOK)
         assert (refused.code, refused.json["code"]) == (4, "servers_mismatched"), refused
-        assert (refused.json["jobs"], refused.json["jobs_without_link"]) == (12, 12)
+        assert (refused.json["job_count"], refused.json["jobs_without_link"]) == (12, 12)
         assert re.match(r"docora_\d+ on .* and Redis at [\w.]+:\d+", refused.json["error"])
         assert "--remove-unknown-jobs" in refused.json["hint"]
     assert docora.dump() == before

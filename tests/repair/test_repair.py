@@ -77,11 +77,11 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
     ] == [("started", "repair", "killed", {"total": 5}), ("finished", "repair", "killed", counts)]
     found = dict.fromkeys(links, 1)
     assert {kind: data[kind] for kind in found} == found
-    assert {name: data[name] for name in ("queued", "removed", "left_alone", "failed")} == {
+    assert {name: data[name] for name in ("queued", "removed", "left_alone", "not_repaired")} == {
         "queued": 2,
         "removed": 3,
         "left_alone": 0,
-        "failed": 0,
+        "not_repaired": 0,
     }
     assert (data["message"], data["failures"]) == ("Repair done", [])
     items = {item["kind"]: item for item in data["repaired"]}
@@ -164,7 +164,7 @@ def test_what_can_not_be_repaired_makes_exit_code_6_and_the_rest_is_done(docora:
         assert errors.keys() == {poison.job_id, links["stuck"].job_id}
         assert "can't form a job id" in errors[poison.job_id]
         assert "does not hold a job" in errors[links["stuck"].job_id]
-        assert (result.data["failed"], len(result.data["repaired"])) == (2, 4)
+        assert (result.data["not_repaired"], len(result.data["repaired"])) == (2, 4)
     shown = repair(docora)
     assert (shown.code, "not repaired" in shown.stdout) == (6, True)
     assert docora.status(links["lost"]) == "pending_snapshot"
@@ -196,7 +196,7 @@ def test_orphans_of_a_locked_repository_stay_until_it_is_free(docora: Docora) ->
         docora.connection.execute("SELECT 1 FROM repositories FOR UPDATE")
         env = {**AT_ONCE, "DOCORA_OPS_LOCK_TIMEOUT": "1", "DOCORA_OPS_STATEMENT_TIMEOUT": "3"}
         result = docora.run("repair", "--remove-unknown-jobs", "--json", env=env)
-    assert (result.code, result.data["failed"]) == (6, 4), result
+    assert (result.code, result.data["not_repaired"]) == (6, 4), result
     assert len(docora.waiting()) == 4
     assert repair(docora, "--remove-unknown-jobs", "--json").data["removed"] == 4
 

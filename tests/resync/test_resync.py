@@ -57,7 +57,7 @@ def test_a_resync_forgets_the_deliveries_resets_the_link_and_queues_it(
             "repository_name": "octo/api",
             "previous": {"status": "synced", "retry_count": 0, "error_message": None},
             "circuit_open_until": None,
-            "workers": 0,
+            "worker_count": 0,
             "deliveries_cleared": 3,
         }
     }

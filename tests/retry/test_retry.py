@@ -71,7 +71,7 @@ def test_each_outcome_succeeds_and_has_its_table_and_its_json(
             "repository_name": "octo/api",
             "previous": {"status": "failed", "retry_count": 5, "error_message": ERROR},
             "circuit_open_until": None,
-            "workers": 0,
+            "worker_count": 0,
         }
     }
     if outcome == "already_running":
@@ -176,14 +176,14 @@ def test_a_missing_worker_is_warned_about_every_time_until_one_listens(
     refused = docora.run("retry", APP, REPOSITORY)
     for result in (dry, first, refused):
         assert NO_WORKER in result.stderr, result
-    assert first.data["workers"] == 0
+    assert first.data["worker_count"] == 0
     assert refused.code == 4
 
     docora.add_worker("one")
     docora.add_worker("two")
     fail_again(docora, link)
     result = docora.run("retry", APP, REPOSITORY, "--json")
-    assert result.data["workers"] == 2
+    assert result.data["worker_count"] == 2
     assert result.stderr == ""
 
 

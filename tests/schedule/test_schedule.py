@@ -93,7 +93,7 @@ def test_nothing_due_is_no_error(docora: Docora) -> None:
     assert for_script.code == 0, for_script
     assert for_script.json == bulk_document("Nothing is due")
     assert (for_person.code, for_person.stdout) == (0, "Nothing is due\n")
-    assert (dry.code, dry.data["total"], dry.data["links"]) == (0, 0, [])
+    assert (dry.code, dry.data["total"], dry.data["planned_links"]) == (0, 0, [])
     assert docora.dump() == before
 
 

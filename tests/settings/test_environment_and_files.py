@@ -60,7 +60,7 @@ def test_an_env_file_is_named_before_or_after_the_command_or_by_the_variable(
         (["queue"], "", "snapshot-queue"),
     ):
         env = {"DOCORA_OPS_ENV_FILE": variable}
-        assert docora.run(*arguments, "--json", env=env).data["queue"] == expected, arguments
+        assert docora.run(*arguments, "--json", env=env).data["queue_name"] == expected, arguments
     twice = docora.run("--env-file", one, "queue", "--env-file", other, "--json")
     assert (twice.code, twice.json["error"]) == (2, "--env-file is given 2 times")
     wrong = docora.run("doctor", "--json", env={"DOCORA_OPS_ENV_FILE": str(tmp_path)})

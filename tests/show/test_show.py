@@ -27,7 +27,7 @@ def show(docora: Docora, link: TestLink, *options: str) -> Result:
 
 
 def places(data: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(place["where"], place["queue"]) for place in data["job_record"]["places"]]
+    return [(place["where"], place["queue_name"]) for place in data["job_record"]["places"]]
 
 
 def add_snapshot(docora: Docora, link: TestLink, files: int) -> None:
@@ -135,7 +135,7 @@ def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Doco
     assert rq["places"] == [
         {
             "where": "list",
-            "queue": QUEUE,
+            "queue_name": QUEUE,
             "position": 2,
             **dict.fromkeys(("score_at", "alive", "worker")),
         }

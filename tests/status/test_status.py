@@ -154,7 +154,12 @@ def test_the_document(trouble: Docora) -> None:
     data = trouble.run("status", "--json").data
     assert data["postgres"] == trouble.actions().database.target
     assert data["redis"] == describe(trouble.redis)
-    assert data["links"] == {"pending_snapshot": 5, "scanning": 1, "synced": 2, "failed": 30}
+    assert data["links_by_status"] == {
+        "pending_snapshot": 5,
+        "scanning": 1,
+        "synced": 2,
+        "failed": 30,
+    }
     assert (data["open_circuits"], data["failed_apps"], data["failed_errors"]) == (1, 6, 6)
     assert [each["links"] for each in data["failed_by_app"]] == [15, 4, 4, 3, 2]
     assert data["failed_by_error"][0] == {"error_message": None, "links": 15, "apps": 1}
@@ -193,7 +198,11 @@ def test_a_lost_server_leaves_what_the_other_one_tells(
     assert shown.stderr.count("Error: ") == len(env)
     assert document.json["code"] == code
     data = document.data
-    assert (data["links"] is None) == (data["failed_by_app"] is None) == ("DATABASE_URL" in env)
+    assert (
+        (data["links_by_status"] is None)
+        == (data["failed_by_app"] is None)
+        == ("DATABASE_URL" in env)
+    )
     assert (data["queue"] is None) == ("REDIS_URL" in env)
     assert data["drift"] is None
 

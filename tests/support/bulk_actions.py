@@ -75,7 +75,7 @@ every_bulk_action = pytest.mark.parametrize("bulk", [RETRY, RESYNC, SCHEDULE], i
 OPERATION_ID = re.compile(r"bulk_[0-9a-f]{16}")
 COUNTS = (
     *("queued", "replaced_stale", "reset", "already_queued", "already_running", "skipped"),
-    "failed",
+    "not_queued",
 )
 
 
@@ -89,7 +89,7 @@ def bulk_document(message: str, operation_id: str | None = None, **changed: Any)
             "operation_id": operation_id,
             "total": total,
             "completed": total,
-            "succeeded": counts["queued"] + counts["replaced_stale"] + counts["already_queued"],
+            "put_to_work": counts["queued"] + counts["replaced_stale"] + counts["already_queued"],
             "cancelled": False,
             "failures": [],
             **counts,

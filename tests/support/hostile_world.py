@@ -133,7 +133,7 @@ def _add_operation(docora: Docora, operation_id: str, *texts: bytes) -> None:
     fields: dict[Any, Any] = {"total": 9, "completed": 3, "succeeded": 2, "failed": 1}
     docora.redis.hset(f"docora:bulk:{operation_id}", mapping={**fields, "cancelled": texts[0]})
     failures: dict[Any, Any] = {
-        str(number): json.dumps([text.decode(errors="replace")] * 2)
+        str(number): json.dumps([text.decode(errors="replace")] * 6)
         for number, text in enumerate(texts)
     }
     docora.redis.hset(

@@ -310,7 +310,7 @@ STATES: dict[str, tuple[Arrange, Outcome]] = {
     **{name: (arrange, Outcome.ALREADY_RUNNING) for name, arrange in RUNNING.items()},
     **{name: (arrange, Outcome.QUEUED) for name, arrange in FINISHED.items()},
     **{name: (arrange, Outcome.REPLACED_STALE) for name, arrange in STALE.items()},
-    **{name: (arrange, Outcome.FAILED) for name, arrange in UNREADABLE.items()},
+    **{name: (arrange, Outcome.NOT_QUEUED) for name, arrange in UNREADABLE.items()},
 }
 """Every state, and what becomes of a link whose job is in it."""
 

@@ -45,9 +45,15 @@ def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots) -> No
         both = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
         assert both.code == 7, both
         assert (both.data["waited"]["synced"], both.data["waited"]["unfinished"]) == (1, 0)
-        names = {"app_name": "Bad", "repository_name": "octo/api"}
         assert both.data["failed_links"] == [
-            {"job_id": bad.job_id, "error_message": ERROR, **names}
+            {
+                "job_id": bad.job_id,
+                "app_id": bad.app_id,
+                "app_name": "Bad",
+                "repository_id": bad.repository_id,
+                "repository_name": "octo/api",
+                "error_message": ERROR,
+            }
         ]
 
         rest = docora.run("retry-all-failed", *wait, env=TWO_TRIES)

@@ -72,14 +72,19 @@ def test_many_are_counted_by_result_and_the_failed_ones_listed(docora: Docora) -
         nothing = docora.run("retry-all-failed", "--error", "nowhere", "--wait", "--json")
     assert document.code == 7, document
     data = document.data
-    assert (data["total"], data["queued"], data["failed"], data["cancelled"]) == (5, 5, 0, False)
+    assert (data["total"], data["queued"], data["not_queued"], data["cancelled"]) == (
+        5,
+        5,
+        0,
+        False,
+    )
     [failed] = data["failed_links"]
     assert (failed["job_id"], failed["error_message"]) == (bad.job_id, "HTTP 503")
     assert data["waited"].pop("seconds") < 60
     assert data["waited"].pop("per_second") >= 0
     jobs = {"waiting": 0, "running": 0, "delayed": 0, "lost": 0}
     counts = {"synced": 4, "failed": 1, "gone": 0, "unfinished": 0}
-    assert data["waited"] == {**counts, "jobs": jobs, "suspended": False}
+    assert data["waited"] == {**counts, "jobs_by_state": jobs, "suspended": False}
     assert data["failed_by_error"] == [
         {
             "error_message": "HTTP 503",
@@ -156,7 +161,7 @@ def test_a_run_that_is_interrupted_is_not_waited_for(docora: Docora) -> None:
     result = finish(process)
     assert result.code == 130, result
     assert result.data["cancelled"]
-    assert 0 < result.data["waited"]["unfinished"] == result.data["succeeded"] < 500
+    assert 0 < result.data["waited"]["unfinished"] == result.data["put_to_work"] < 500
     assert "Waiting for" not in result.stderr
     docora.assert_sound()
 
@@ -220,7 +225,7 @@ def test_a_wait_for_nothing_but_lost_jobs_ends_and_names_repair(docora: Docora, 
     assert f"docora-ops repair {one.app_id} {one.repository_id}" in results[0].stderr
     waited = results[1].data["waited"]
     assert waited["unfinished"] == 2
-    assert waited["jobs"] == {"waiting": 0, "running": 0, "delayed": 0, "lost": 2}
+    assert waited["jobs_by_state"] == {"waiting": 0, "running": 0, "delayed": 0, "lost": 2}
     assert "To queue them again: docora-ops repair" in results[1].stderr
     if lose == "FLUSHDB":
         assert all("no worker listens" in result.stderr for result in results)
@@ -249,7 +254,7 @@ def test_a_wait_shows_where_the_jobs_stand_and_goes_on_while_some_are_lost(docor
     assert result.code == 130, result
     assert result.data["waited"]["unfinished"] == 4
     jobs = {"waiting": 1, "running": 1, "delayed": 1, "lost": 1}
-    assert result.data["waited"]["jobs"] == jobs
+    assert result.data["waited"]["jobs_by_state"] == jobs
     assert docora.waiting() == [waiting.job_id]
 
 

@@ -69,12 +69,12 @@ class Batch:
         """Records links with invalid job ids as failed. Returns the other links."""
         for ref in self.refs:
             if not ref.has_valid_job_id:
-                self.record(ref, Outcome.FAILED, invalid_job_id(ref).message)
+                self.record(ref, Outcome.NOT_QUEUED, invalid_job_id(ref).message)
         return [ref for ref in self.refs if ref.has_valid_job_id]
 
     def record_decision(self, ref: LinkRef, outcome: Outcome | None, answer: Answer) -> None:
         """Records an outcome of `decide`, or postpones a link whose job is running or doubtful."""
-        if outcome is Outcome.FAILED:
+        if outcome is Outcome.NOT_QUEUED:
             self.record(ref, outcome, f"its Redis key does not hold a job: {answer.reason}")
         elif outcome is not None:
             self.record(ref, outcome)

@@ -22,7 +22,7 @@ _SLOW_LINKS_IN_A_ROW = 2
 _MOST_SEARCHES = 50
 """Jobs that are searched in the list although it was read: each search may walk over all of it."""
 _CHANGED_BY_US = frozenset({ClaimState.CLAIMED, ClaimState.EXHAUSTED})
-_AUDITED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.RESET, Outcome.FAILED})
+_AUDITED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.RESET, Outcome.NOT_QUEUED})
 """Outcomes of a push with which a run has begun. Failed is a link that was stuck too often."""
 
 _Left = tuple[LinkRef, Outcome | None, Answer]
@@ -85,7 +85,7 @@ class BatchExecution:
             self._handle_unclaimed(unclaimed, batch, waited=wait)
 
     def _record_error(self, ref: LinkRef, error: LinkError, batch: Batch) -> None:
-        batch.record(ref, Outcome.FAILED, error.message)
+        batch.record(ref, Outcome.NOT_QUEUED, error.message)
         self._has_waited_for_lock |= isinstance(error, LinkLockedError)
         if isinstance(error, StatementTimeoutError):
             self._slow_links += 1
@@ -110,7 +110,7 @@ class BatchExecution:
                 batch.record(ref, Outcome.SKIPPED)
             elif self._has_waited_for_lock:
                 # Waiting for each of ten thousand locked rows would take a day.
-                batch.record(ref, Outcome.FAILED, "another session holds a lock on its row")
+                batch.record(ref, Outcome.NOT_QUEUED, "another session holds a lock on its row")
             else:
                 self._execute([ref], batch, wait=True)
 
@@ -198,7 +198,7 @@ class BatchExecution:
                     batch.record_decision(ref, None, Answer(job_id, JobState.RUNNING))
                 case ClaimState.EXHAUSTED:
                     reason = "its snapshot was cut off too often: the link is failed now"
-                    batch.record(ref, Outcome.FAILED, reason)
+                    batch.record(ref, Outcome.NOT_QUEUED, reason)
         return unclaimed
 
     def _look(
@@ -212,7 +212,7 @@ class BatchExecution:
             outcome = decide(answer, earlier)
             if answer.state is JobState.RUNNING or self._must_wait(answer, earlier, batch):
                 left.append((ref, None, answer))
-            elif outcome is Outcome.FAILED or (
+            elif outcome is Outcome.NOT_QUEUED or (
                 outcome is Outcome.ALREADY_QUEUED and self.action is Action.REPAIR
             ):
                 left.append((ref, outcome, answer))

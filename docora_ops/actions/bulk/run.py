@@ -285,7 +285,9 @@ class BulkRun:
         if not is_lost:
             with suppress(PostgresError):
                 return named_failures(self.database, failed)
-        return [LinkFailure(ref.job_id, error) for ref, error in failed]
+        return [
+            LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error) for ref, error in failed
+        ]
 
     def _reset_held_circuits(self) -> None:
         """Resets the circuits whose rows other sessions held, the other batch among them."""

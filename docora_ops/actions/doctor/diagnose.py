@@ -222,8 +222,8 @@ def _check_redis(settings: Settings, client: Redis | None, *, read_only: bool) -
         if server is None:
             to_ask = "ACL SETUSER the user in REDIS_URL +info"
             finding = f"{user.finding}, but our user may not ask how it is"
-            what_to_do = "; ".join(filter(None, (user.what_to_do, to_ask)))
-            found.checks.append(warning(CheckName.REDIS, finding, what_to_do))
+            hint = "; ".join(filter(None, (user.hint, to_ask)))
+            found.checks.append(warning(CheckName.REDIS, finding, hint))
             found.checks += (not_made(name, ["INFO of Redis"]) for name in _INFO)
             if refusal:
                 found.checks.append(failed(CheckName.REDIS_PRIMARY, *refusal))
@@ -258,7 +258,7 @@ def _check_queue(settings: Settings, health: QueueHealth | None, pending: int) -
 def _check_drift(drift: DriftReport, belonging: Belonging, backend: Backend) -> Iterator[Check]:
     yield _check_belonging(belonging)
     # Servers that do not belong together are no reason to repair drift.
-    what_to_do = "docora-ops repair" if belonging.is_plausible else None
+    hint = "docora-ops repair" if belonging.is_plausible else None
     for kind, text in _DRIFT.items():
         count = drift.counts.get(kind, 0)
         name = CheckName(f"drift_{kind}")
@@ -272,7 +272,7 @@ def _check_drift(drift: DriftReport, belonging: Belonging, backend: Backend) -> 
             entries="entry" if count == 1 else "entries",
         )
         if count and kind.is_drift:
-            yield failed(name, finding, what_to_do)
+            yield failed(name, finding, hint)
         else:
             yield ok(name, finding if count else "none")
 

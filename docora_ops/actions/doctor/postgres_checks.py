@@ -39,8 +39,8 @@ def _check_primary(server: PostgresServer, *, read_only: bool) -> Check:
     if server.is_read_only and read_only:
         return ok(name, "the primary; transactions are read-only, as wanted")
     if server.is_read_only:
-        what_to_do = f"{_TO_PRIMARY}, or reset default_transaction_read_only"
-        return failed(name, "transactions are read-only", what_to_do)
+        hint = f"{_TO_PRIMARY}, or reset default_transaction_read_only"
+        return failed(name, "transactions are read-only", hint)
     return ok(name, "takes writes")
 
 
@@ -91,14 +91,14 @@ def check_privileges(role: Role, *, read_only: bool = False) -> Check:
         return warning(name, found, f"use {_ROLE.format('docora_monitor')}")
     if surplus := excess(role):
         found = f"{role.name} has more than it needs: {'; '.join(surplus)}"
-        what_to_do = "use a role with no more grants than docora-ops help privileges lists"
-        return warning(name, found, what_to_do)
+        hint = "use a role with no more grants than docora-ops help privileges lists"
+        return warning(name, found, hint)
     if read_only:
         return ok(name, f"{role.name} may only read, as wanted")
     if only_reads(role):
         found = f"{role.name} may only read: Postgres refuses what changes something"
-        what_to_do = f"for more than monitoring, use {_ROLE.format('docora_ops')}"
-        return warning(name, found, f"{what_to_do}; for monitoring, add --read-only")
+        hint = f"for more than monitoring, use {_ROLE.format('docora_ops')}"
+        return warning(name, found, f"{hint}; for monitoring, add --read-only")
     return ok(name, f"{role.name} has what it needs, and no more")
 
 
@@ -125,10 +125,10 @@ def _check_failed_links(links: int, apps: int, max_failed: int | None) -> Check:
     if not links:
         return ok(name, "none")
     found = f"{amount(links, 'failed link')} of {amount(apps, 'app')}"
-    what_to_do = "docora-ops failed --group-by error"
+    hint = "docora-ops failed --group-by error"
     if max_failed is not None and links > max_failed:
-        return failed(name, f"{found}, more than {max_failed}", what_to_do)
-    return warning(name, found, what_to_do)
+        return failed(name, f"{found}, more than {max_failed}", hint)
+    return warning(name, found, hint)
 
 
 def _check_circuits(counts: LinkCounts) -> Check:

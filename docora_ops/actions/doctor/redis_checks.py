@@ -47,8 +47,8 @@ def check_user(where: str, *, only_reads: bool) -> Check:
         return ok(CheckName.REDIS, where)
     found = f"{where}, whose user may only read: Redis refuses what changes something"
     user = "the user docora-ops of docora-ops help privileges"
-    what_to_do = f"for more than monitoring, use {user}; for monitoring, add --read-only"
-    return warning(CheckName.REDIS, found, what_to_do)
+    hint = f"for more than monitoring, use {user}; for monitoring, add --read-only"
+    return warning(CheckName.REDIS, found, hint)
 
 
 def check_monitor(where: str, permitted: str | None) -> Check:

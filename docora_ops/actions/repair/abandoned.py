@@ -18,7 +18,7 @@ from docora_ops.links import Action, Outcome
 from docora_ops.queue import LinkQueue
 from docora_ops.settings import SECOND_LOOK_DELAY
 
-_ANSWERED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.FAILED})
+_ANSWERED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.NOT_QUEUED})
 
 
 def recover_abandoned(

@@ -38,7 +38,7 @@ _OUTCOMES = {
     Outcome.QUEUED: RepairOutcome.QUEUED,
     Outcome.REPLACED_STALE: RepairOutcome.QUEUED,
     Outcome.RESET: RepairOutcome.RESET,
-    Outcome.FAILED: RepairOutcome.FAILED,
+    Outcome.NOT_QUEUED: RepairOutcome.NOT_REPAIRED,
 }
 
 
@@ -108,7 +108,7 @@ class Repair:
                 f"together: {found}. Nothing was changed",
                 hint="check DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME; if all are right, "
                 "and the links were deleted: docora-ops repair --remove-unknown-jobs",
-                details={"jobs": found.jobs, "jobs_without_link": found.without_link},
+                details={"job_count": found.jobs, "jobs_without_link": found.without_link},
             )
 
     def run(self) -> RepairResult:
@@ -184,7 +184,7 @@ class Repair:
             outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
             error = item.error_message
             if item.ref.id in exhausted:
-                outcome = RepairOutcome.FAILED
+                outcome = RepairOutcome.NOT_REPAIRED
                 error = "its snapshot was cut off too often: the link would be failed"
             self._repaired.append(Repaired(drift, outcome, error))
         self.on_progress(len(self._repaired))
@@ -217,7 +217,9 @@ class Repair:
             try:
                 self._remove(sweep, drifts, expired, wait=True)
             except LinkError as error:
-                failed = (Repaired(each, RepairOutcome.FAILED, error.message) for each in drifts)
+                failed = (
+                    Repaired(each, RepairOutcome.NOT_REPAIRED, error.message) for each in drifts
+                )
                 self._record(failed)
 
     def _remove(

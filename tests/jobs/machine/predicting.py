@@ -99,7 +99,7 @@ def _predict_last(
     if job.beats:
         return Outcome.ALREADY_RUNNING
     if is_locked:
-        return Outcome.FAILED
+        return Outcome.NOT_QUEUED
     if not qualifies(operation, now, job_id):
         return Outcome.SKIPPED
     only_now = job.state is JobState.DOUBTFUL and before.jobs[job_id].beats
