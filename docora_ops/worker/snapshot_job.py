@@ -86,7 +86,7 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
         # The failure cannot be counted, so the link needs another try.
         tries.keep()
         log.error("%s: failed: %s; %s", name, inert(error.message), tries.outlook)
-        raise SnapshotError(error.message) from None
+        raise SnapshotError(inert(error.message)) from None
     job.run()
 
 
@@ -337,7 +337,7 @@ class _Snapshot:
             counted = "not marked"
         counted = f"failed after {self._seconds:.1f} s, {counted}"
         log.warning("%s: %s: %s; %s", self.name, counted, inert(message), self.tries.outlook)
-        raise SnapshotError(message)
+        raise SnapshotError(inert(message))  # RQ's own worker logs it as it is
 
     def _count_failure(
         self, error: Exception, message: str
@@ -363,7 +363,7 @@ class _Snapshot:
                 )
                 ending = fail_scan(database, failure, self.session_id)
             except ServerError as trouble:
-                log.warning("%s: its link can't be marked: %s", self.name, trouble.message)
+                log.warning("%s: its link can't be marked: %s", self.name, inert(trouble.message))
         return circuit, ending
 
     def _describe(self, error: Exception) -> str:
@@ -388,4 +388,4 @@ class _Snapshot:
                 apps = recipients(database, self.repository_id)
             post_sync_failed(apps, self.link.payload, circuit, message, self.settings)
         except Exception as error:  # noqa: BLE001 - logged only, as the contract says
-            log.warning("%s: the apps were not told: %s", self.name, self._describe(error))
+            log.warning("%s: the apps were not told: %s", self.name, inert(self._describe(error)))
