@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import http.client
-import os
 import re
 import select
 import socket
 import ssl
 from contextlib import suppress
-from functools import cache
 from ipaddress import IPv6Address, ip_address
 from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from docora_ops.errors import DeliveryError
+from docora_ops.worker.certificates import tls_context
 from docora_ops.worker.endpoint import Endpoint, basic_login
 
 _MOST_CONNECTIONS = 16
@@ -118,7 +117,7 @@ class AppConnection:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._endpoint.scheme == "http":
                 return sock
-            return _tls_context_here().wrap_socket(sock, server_hostname=self._endpoint.host)
+            return tls_context().wrap_socket(sock, server_hostname=self._endpoint.host)
         raise errors[0]
 
     def close(self) -> None:
@@ -203,8 +202,7 @@ class AppConnection:
         first = self._proxy or self._endpoint
         if self._endpoint.scheme == "http":
             return http.client.HTTPConnection(first.host, first.port)
-        context = _tls_context_here()
-        connection = http.client.HTTPSConnection(first.host, first.port, context=context)
+        connection = http.client.HTTPSConnection(first.host, first.port, context=tls_context())
         if self._proxy is not None:
             headers = {"Host": self._endpoint.address, **self._proxy_headers}
             connection.set_tunnel(self._endpoint.host, self._endpoint.port, headers)
@@ -242,16 +240,6 @@ def is_public(address: str) -> bool:
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
         ip = ip.ipv4_mapped
     return ip.is_global and not ip.is_multicast
-
-
-def _tls_context_here() -> ssl.SSLContext:
-    return _tls_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
-
-
-@cache
-def _tls_context(*_places: str | None) -> ssl.SSLContext:
-    """Reads the certificates of all authorities, which takes longer than to connect."""
-    return ssl.create_default_context()
 
 
 def _proxy_for(endpoint: Endpoint) -> Endpoint | None:

@@ -37,7 +37,8 @@ from docora_ops.queue import Redis
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import inert, moment
 from docora_ops.worker.bodies import BodyWriter, Event, repository_fields
-from docora_ops.worker.clone import Clone, Commit
+from docora_ops.worker.certificates import file_for_git
+from docora_ops.worker.clone import FOLDER, Clone, Commit
 from docora_ops.worker.deliveries import Plan, Sender, compare, fits_index
 from docora_ops.worker.endpoint import secrets_of
 from docora_ops.worker.git import Git
@@ -199,6 +200,7 @@ class _Snapshot:
             protocols=self.settings.git_protocols.split(","),
             timeout=self.settings.git_timeout,
             keep_alive=lock.renew,
+            authorities=file_for_git(self.settings.repos_base_path / FOLDER),
         )
         clone = Clone(self.settings.repos_base_path, payload.owner, payload.name, git)
         commit = self._sync(clone, lock)

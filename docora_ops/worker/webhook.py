@@ -16,6 +16,7 @@ from docora_ops import __version__
 from docora_ops.errors import DeliveryError
 from docora_ops.text import inert
 from docora_ops.worker.bodies import Pieces, resized
+from docora_ops.worker.certificates import hint_for
 from docora_ops.worker.endpoint import Endpoint, endpoint_of
 from docora_ops.worker.http_connection import AppConnection, ConnectionPool, InnerAddressError
 from docora_ops.worker.log import log
@@ -240,7 +241,7 @@ class Webhook:
                 reason = self._connection.timeout(self._timeout, error)
             else:
                 reason = self._connection.failure(error)
-            raise DeliveryError(reason) from error
+            raise DeliveryError(reason, hint=hint_for(error)) from error
 
     def _watch(self) -> None:
         """Shuts the connection down at the deadline.
