@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from docora_ops.text import moment
+from docora_ops.text import inert, moment
 
 
 class LinkStatus(StrEnum):
@@ -165,8 +165,8 @@ class Payload(LinkIds):
 
     @property
     def description(self) -> str:
-        """The job's description on RQ's own screens."""
-        return f"{self.repository_name} → {self.app_name}"
+        """The job's description on RQ's own screens and in its log, inert."""
+        return inert(f"{self.repository_name} → {self.app_name}")
 
 
 @dataclass(frozen=True)

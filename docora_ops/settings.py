@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     binary_chunk_threshold_bytes: Annotated[int, Field(ge=0, le=2**40)] = 1_048_576
     binary_chunk_size_bytes: Annotated[int, Field(ge=1, le=2**30)] = 524_288
     scan_concurrency: Annotated[int, Field(ge=1, le=256)] = 5
+    node_extra_ca_certs: str | None = None
+    git_ssl_cainfo: str | None = None
+    ssl_cert_file: str | None = None
+    ssl_cert_dir: str | None = None
 
     backend: Annotated[Backend, _own("BACKEND")] = Backend.RQ
     bullmq_prefix: Annotated[str, _own("BULLMQ_PREFIX", pattern=r"^[A-Za-z0-9_.:{}-]{1,200}\Z")] = (

@@ -123,7 +123,11 @@ def redis_errors(client: redis.Redis, *, rows_locked: bool = False) -> Iterator[
 
 _Explanation = tuple[str, str]
 """A sentence and a hint."""
-_CREDENTIALS = ("refuses our user or password", "check the credentials in REDIS_URL")
+_CREDENTIALS = (
+    "refuses our user or password",
+    "check the credentials in REDIS_URL; a Redis without an ACL file forgets its users when it "
+    "restarts: docora-ops help privileges says how to keep them",
+)
 _SLOW: _Explanation = (
     "did not answer in time",
     "check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",

@@ -17,6 +17,8 @@ from docora_ops.errors import BrokenCloneError, GitError, SnapshotError
 from docora_ops.worker.git import Git
 from docora_ops.worker.objects import Objects
 
+FOLDER = ".docora-ops"
+"""The folder below REPOS_BASE_PATH that holds whatever workers write."""
 _OWNER_ONLY = 0o700
 _OTHERS = 0o077
 _HEAD = "refs/docora-ops/head"
@@ -51,7 +53,7 @@ class Clone:
 
     def __init__(self, base_path: Path, owner: str, name: str, git: Git) -> None:
         self._base_path = base_path
-        self._folder = base_path / ".docora-ops"
+        self._folder = base_path / FOLDER
         self.path = _path_below(self._folder / "clones", base_path, owner, name)
         self._mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
         self._git = git

@@ -15,6 +15,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from docora_ops.errors import ConfigurationError, GitError, SnapshotError
+from docora_ops.worker.certificates import HINT
 from docora_ops.worker.redirects import is_redirect, location_in, target_on_same_server
 
 PIECE = 1 << 20
@@ -32,6 +33,10 @@ _HELPER = f'!f() {{ test "$1" != get || printf "username=%s\\npassword=\\n" "${_
 _UMASK = 0o077
 """Keeps the files that git writes from other users."""
 _KEEP_ALIVE_INTERVAL = 20
+_UNKNOWN_AUTHORITY = re.compile(
+    "certificate signer not trusted|certificate verification failed"  # GnuTLS
+    "|SSL certificate problem: (unable to|self.signed)"  # OpenSSL
+)
 _MOST_REDIRECTS = 5
 
 
@@ -57,6 +62,7 @@ class Git:
         protocols: Sequence[str],
         timeout: float,
         keep_alive: Callable[[], None],
+        authorities: Path | None = None,
     ) -> None:
         _check_url(url, protocols)
         self.url = url
@@ -66,6 +72,7 @@ class Git:
         self._protocols = protocols
         self._timeout = timeout
         self._keep_alive = keep_alive
+        self._authorities = authorities
 
     def list_refs(self, *patterns: str) -> str:
         """Lists refs of the server, and keeps the location that redirects lead to.
@@ -161,6 +168,8 @@ class Git:
             "GIT_TERMINAL_PROMPT": "0",
             "SSH_ASKPASS": "",
         }
+        if self._authorities is not None:
+            environment["GIT_SSL_CAINFO"] = str(self._authorities)
         if self._token is not None:
             parts = urlsplit(self.location)
             # For this server only, even if the server makes git ask for another one.
@@ -221,10 +230,11 @@ def _check_url(url: str, protocols: Sequence[str]) -> None:
 
 
 def _gist(complaint: str, command: str) -> str:
-    """Returns the lines of git's stderr that tell the error."""
+    """Returns the lines of git's stderr that tell the error, with a hint if there is one."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]
-    return "; ".join((telling or lines)[-3:]) or f"git {command} failed without a word"
+    gist = "; ".join((telling or lines)[-3:]) or f"git {command} failed without a word"
+    return f"{gist}; {HINT}" if _UNKNOWN_AUTHORITY.search(gist) else gist
 
 
 def _helpers(pid: int) -> list[int]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import http.client
-import os
 import re
 import select
 import socket
 import ssl
 from contextlib import suppress
-from functools import cache
+from ipaddress import IPv6Address, ip_address
 from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from docora_ops.errors import DeliveryError
+from docora_ops.worker.certificates import tls_context
 from docora_ops.worker.endpoint import Endpoint, basic_login
 
 _MOST_CONNECTIONS = 16
@@ -23,6 +23,14 @@ _PROXY_PORT = 1080
 """git's default port of a proxy."""
 _REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 _PROXY_LOGIN_NEEDED = 407
+
+
+class InnerAddressError(Exception):
+    """The host has an address that is not public."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self.address = address
 
 
 class AppConnection:
@@ -39,6 +47,8 @@ class AppConnection:
         self._http = self._make()
         self._opened: socket.socket | None = None
         """The last open socket. http.client forgets it if the app closes the connection."""
+        self._peer = ""
+        """The address that it was connected to."""
 
     @property
     def sock(self) -> socket.socket | None:
@@ -60,17 +70,55 @@ class AppConnection:
         """True if a proxy reads the requests, as for http URLs."""
         return self._proxy is not None and self._endpoint.scheme == "http"
 
-    def open(self, timeout: float) -> None:
-        """Connects if needed. `timeout` is for each address and each wait in a handshake."""
-        if self.sock is not None:
-            return
-        self._http.timeout = timeout
-        self._is_connecting = True
-        self._http.connect()
-        self._is_connecting = False
-        # From here on the deadline of the whole exchange applies.
-        self._opened = self._http.sock
-        self._opened.settimeout(None)
+    @property
+    def is_inner(self) -> bool:
+        """True if the last address of the app was not a public one. A proxy's does not count."""
+        return self._proxy is None and not is_public(self._peer)
+
+    def open(self, timeout: float, *, only_public: bool) -> None:
+        """Connects if needed. `timeout` is for each address and each wait in a handshake.
+
+        `only_public`: raises InnerAddressError for an app at a private or loopback address, unless
+        there is a proxy, which looks up the name itself.
+        """
+        if self.sock is None:
+            self._http.timeout = timeout
+            self._is_connecting = True
+            if only_public and self._proxy is None:
+                self._http.sock = self._connect_to(self._public_addresses(), timeout)
+            else:
+                self._http.connect()
+            self._is_connecting = False
+            # From here on the deadline of the whole exchange applies.
+            self._opened = self._http.sock
+            self._opened.settimeout(None)
+            self._peer = self._opened.getpeername()[0]
+        if only_public and self.is_inner:  # another app left this connection
+            raise InnerAddressError(self._peer)
+
+    def _public_addresses(self) -> list[str]:
+        """Looks the host up. Raises InnerAddressError if any of its addresses is not public."""
+        found = socket.getaddrinfo(self._http.host, self._http.port, type=socket.SOCK_STREAM)
+        addresses = [str(address[0]) for *_, address in found]
+        for address in addresses:
+            if not is_public(address):
+                raise InnerAddressError(address)
+        return addresses
+
+    def _connect_to(self, addresses: list[str], timeout: float) -> socket.socket:
+        """Connects to one of these addresses, without another look-up of the name."""
+        errors = []
+        for address in addresses:
+            try:
+                sock = socket.create_connection((address, self._http.port), timeout)
+            except OSError as error:
+                errors.append(error)
+                continue
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._endpoint.scheme == "http":
+                return sock
+            return tls_context().wrap_socket(sock, server_hostname=self._endpoint.host)
+        raise errors[0]
 
     def close(self) -> None:
         """Closes the connection; it can be opened again."""
@@ -154,8 +202,7 @@ class AppConnection:
         first = self._proxy or self._endpoint
         if self._endpoint.scheme == "http":
             return http.client.HTTPConnection(first.host, first.port)
-        context = _tls_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
-        connection = http.client.HTTPSConnection(first.host, first.port, context=context)
+        connection = http.client.HTTPSConnection(first.host, first.port, context=tls_context())
         if self._proxy is not None:
             headers = {"Host": self._endpoint.address, **self._proxy_headers}
             connection.set_tunnel(self._endpoint.host, self._endpoint.port, headers)
@@ -187,10 +234,12 @@ class ConnectionPool:
         self._connections.clear()
 
 
-@cache
-def _tls_context(*_places: str | None) -> ssl.SSLContext:
-    """Reads the certificates of all authorities, which takes longer than to connect."""
-    return ssl.create_default_context()
+def is_public(address: str) -> bool:
+    """Returns whether an IP address is one of the internet."""
+    ip = ip_address(address)
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
+        ip = ip.ipv4_mapped
+    return ip.is_global and not ip.is_multicast
 
 
 def _proxy_for(endpoint: Endpoint) -> Endpoint | None:

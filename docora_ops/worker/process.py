@@ -19,6 +19,7 @@ from docora_ops.interrupts import ENDING, held_back
 from docora_ops.queue import connect
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
+from docora_ops.worker import certificates
 from docora_ops.worker.git import require_git
 from docora_ops.worker.log import log
 from docora_ops.worker.rq_worker import SnapshotWorker
@@ -66,6 +67,7 @@ def serve(settings: Settings, name: str, *, burst: bool) -> None:
     global _worker  # noqa: PLW0603 - the thread that waits for the parent reads it
     client = connect(settings)
     use_settings(settings, client)
+    certificates.use_settings(settings)
     with redis_errors(client):
         worker = SnapshotWorker(settings, client, name)
         _worker = worker

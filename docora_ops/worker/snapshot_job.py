@@ -37,7 +37,8 @@ from docora_ops.queue import Redis
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import inert, moment
 from docora_ops.worker.bodies import BodyWriter, Event, repository_fields
-from docora_ops.worker.clone import Clone, Commit
+from docora_ops.worker.certificates import file_for_git
+from docora_ops.worker.clone import FOLDER, Clone, Commit
 from docora_ops.worker.deliveries import Plan, Sender, compare, fits_index
 from docora_ops.worker.endpoint import secrets_of
 from docora_ops.worker.git import Git
@@ -86,7 +87,7 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
         # The failure cannot be counted, so the link needs another try.
         tries.keep()
         log.error("%s: failed: %s; %s", name, inert(error.message), tries.outlook)
-        raise SnapshotError(error.message) from None
+        raise SnapshotError(inert(error.message)) from None
     job.run()
 
 
@@ -199,6 +200,7 @@ class _Snapshot:
             protocols=self.settings.git_protocols.split(","),
             timeout=self.settings.git_timeout,
             keep_alive=lock.renew,
+            authorities=file_for_git(self.settings.repos_base_path / FOLDER),
         )
         clone = Clone(self.settings.repos_base_path, payload.owner, payload.name, git)
         commit = self._sync(clone, lock)
@@ -337,7 +339,7 @@ class _Snapshot:
             counted = "not marked"
         counted = f"failed after {self._seconds:.1f} s, {counted}"
         log.warning("%s: %s: %s; %s", self.name, counted, inert(message), self.tries.outlook)
-        raise SnapshotError(message)
+        raise SnapshotError(inert(message))  # RQ's own worker logs it as it is
 
     def _count_failure(
         self, error: Exception, message: str
@@ -363,7 +365,7 @@ class _Snapshot:
                 )
                 ending = fail_scan(database, failure, self.session_id)
             except ServerError as trouble:
-                log.warning("%s: its link can't be marked: %s", self.name, trouble.message)
+                log.warning("%s: its link can't be marked: %s", self.name, inert(trouble.message))
         return circuit, ending
 
     def _describe(self, error: Exception) -> str:
@@ -388,4 +390,4 @@ class _Snapshot:
                 apps = recipients(database, self.repository_id)
             post_sync_failed(apps, self.link.payload, circuit, message, self.settings)
         except Exception as error:  # noqa: BLE001 - logged only, as the contract says
-            log.warning("%s: the apps were not told: %s", self.name, self._describe(error))
+            log.warning("%s: the apps were not told: %s", self.name, inert(self._describe(error)))

@@ -16,8 +16,9 @@ from docora_ops import __version__
 from docora_ops.errors import DeliveryError
 from docora_ops.text import inert
 from docora_ops.worker.bodies import Pieces, resized
+from docora_ops.worker.certificates import hint_for
 from docora_ops.worker.endpoint import Endpoint, endpoint_of
-from docora_ops.worker.http_connection import AppConnection, ConnectionPool
+from docora_ops.worker.http_connection import AppConnection, ConnectionPool, InnerAddressError
 from docora_ops.worker.log import log
 
 _GATHERED = 1 << 18
@@ -35,6 +36,9 @@ _MOST_REDIRECTS = 5
 
 class Webhook:
     """Sends POSTs to one app; follows redirects by 307 and 308 and verifies certificates.
+
+    A redirect leads to private and loopback addresses only if the base_url has such an address
+    itself: an app must not send files and signatures to any server of the inner network.
 
     `timeout` is for a whole POST with its redirects, from the TLS handshake to the answer;
     connecting may take as long for each address of the host. Each POST begins at the base_url.
@@ -57,6 +61,10 @@ class Webhook:
         self._expired = False
         self._closed = threading.Event()
         self._redirects = 0
+        self._redirect_status = 0
+        """The status of the last redirect; 0 at the base_url."""
+        self._base_is_inner = False
+        """True if the base_url has led to an address that is not public."""
         self._headers: dict[str, str] = {}
         self._body: Pieces | bytes = b""
         self._is_repeatable = False
@@ -81,7 +89,7 @@ class Webhook:
         """Sends a body to `{base_url}/{event}`; `receive` waits for the answer."""
         self._headers, self._body = self._sign(body), body
         with self._errors():
-            self._redirects = 0
+            self._redirects = self._redirect_status = 0
             self._expired = False
             self._deadline = time.monotonic() + self._timeout
             self._post(self._base.below(event))
@@ -130,7 +138,14 @@ class Webhook:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        self._connection.open(left)
+        try:
+            self._connection.open(left, only_public=self._redirects > 0 and not self._base_is_inner)
+        except InnerAddressError as error:
+            raise self._connection.refusal(
+                self._redirect_status,
+                f"the app redirects to {self._endpoint.url}, and {error.address} is not a public "
+                "address: give the app that base_url if it has moved there",
+            ) from None
         self._connection.put_head(self._endpoint, self._headers)
         try:
             if isinstance(self._body, bytes):
@@ -175,7 +190,10 @@ class Webhook:
 
     def _redirect(self, answer: http.client.HTTPResponse) -> Endpoint:
         """Returns the target of a redirect. Raises DeliveryError if it must not be followed."""
+        if not self._redirects:
+            self._base_is_inner = self._connection.is_inner
         self._redirects += 1
+        self._redirect_status = answer.status
         there = self._location(answer)
         reason = None
         if there is None:
@@ -223,7 +241,7 @@ class Webhook:
                 reason = self._connection.timeout(self._timeout, error)
             else:
                 reason = self._connection.failure(error)
-            raise DeliveryError(reason) from error
+            raise DeliveryError(reason, hint=hint_for(error)) from error
 
     def _watch(self) -> None:
         """Shuts the connection down at the deadline.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import os
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -20,6 +21,17 @@ class GitHandler(BaseHTTPRequestHandler):
     """One request of a git client."""
 
     site: GitSite
+
+    def setup(self) -> None:
+        if self.site.tls is not None:
+            self.request = self.site.tls.wrap_socket(self.request, server_side=True)
+        super().setup()
+
+    def finish(self) -> None:
+        super().finish()
+        if self.site.tls is not None:
+            with suppress(OSError), self.request:
+                self.request.unwrap()  # git wants to be told of the end
 
     def do_GET(self) -> None:
         self._answer()
@@ -102,6 +114,7 @@ class GitSite:
 
     root: Path
     token: str | None = None
+    tls: ssl.SSLContext | None = None
     intercept: Callable[[GitHandler], bool] = lambda _handler: True
     logins: list[str] = field(default_factory=list)
     """The `Authorization` of each request."""
@@ -111,7 +124,8 @@ class GitSite:
     @contextmanager
     def serving(self) -> Iterator[GitSite]:
         """Listen on a free port of the loopback interface."""
-        with web_server(type("Handler", (GitHandler,), {"site": self})) as self.url:
+        with web_server(type("Handler", (GitHandler,), {"site": self})) as url:
+            self.url = url if self.tls is None else url.replace("http://", "https://")
             yield self
 
 

@@ -1,15 +1,23 @@
 """Apps that have moved: which redirects are followed, and what goes along."""
 
 import logging
+import socket
 import time
+from contextlib import closing
+from typing import Any
 
 import pytest
 import trustme
 
+from docora_ops.demo.receiver import stringify
+from docora_ops.errors import DeliveryError
+from docora_ops.worker import http_connection
 from docora_ops.worker import snapshot_job as job
-from tests.support.delivery_checks import assert_in_sync, events, failure
+from docora_ops.worker.http_connection import ConnectionPool
+from docora_ops.worker.webhook import Webhook
+from tests.support.delivery_checks import assert_in_sync, events, failure, sha
 from tests.support.git_over_http import basic
-from tests.support.raw_app import Talk, context
+from tests.support.raw_app import Talk, context, raw_app, take_all
 from tests.support.snapshots import Snapshots
 from tests.worker.deliveries.test_failing_apps import goes_on_after, linked_app
 
@@ -135,6 +143,127 @@ def test_no_redirect_leads_from_https_to_http(snapshots: Snapshots, trusted: tru
             f" the app redirects from https to {target}, which is not encrypted"
         )
     assert snapshots.receiver.connections == 0
+
+
+# The inner network
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_an_app_outside_can_not_have_a_file_sent_to_an_inner_address(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, is_open: bool
+) -> None:
+    """Neither on a new connection, nor on one that an app with an inner base_url has left open."""
+    target = f"{snapshots.receiver.base_url('Acme')}/create"
+    file = {"path": "a", "sha": sha(""), "size": 0, "content": ""}
+    body = stringify({"repository": {"repository_id": "r"}, "file": file}).encode()
+
+    def talk(talk: Talk) -> None:
+        while talk.read():
+            talk.send(redirect(307, target))
+
+    with raw_app(snapshots.receiver, talk) as proxy, closing(ConnectionPool()) as connections:
+        snapshots.receiver.keys["Acme"] = "key"
+        if is_open:
+            with Webhook(target[: -len("/create")], "a", "key", connections, 5) as inner:
+                inner.send("create", body)
+                inner.receive()
+        before = snapshots.receiver.connections
+        monkeypatch.setenv("http_proxy", f"http://{proxy.host}")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with Webhook("http://acme.example/Acme", "a", "key", connections, 5) as outer:
+            outer.send("create", body)
+            with pytest.raises(DeliveryError) as caught:
+                outer.receive()
+        assert (caught.value.message, caught.value.hint) == (
+            "HTTP 307",
+            f"the app redirects to {target}, and 127.0.0.1 is not a public address: give the app "
+            "that base_url if it has moved there",
+        )
+        assert len(proxy.requests) == 1
+        assert snapshots.receiver.connections == before == is_open
+
+
+def test_a_job_says_that_its_app_redirects_to_an_inner_address(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = f"{snapshots.receiver.base_url('Acme')}/create"
+
+    def talk(talk: Talk) -> None:
+        while talk.read():
+            talk.send(redirect(308, target))
+
+    with linked_app(snapshots, talk) as (app, link, upstream):
+        with monkeypatch.context() as patch:
+            patch.setenv("http_proxy", f"http://{app.host}")
+            patch.setenv("no_proxy", "127.0.0.1")
+            snapshots.set_base_url("http://acme.example/Acme")
+            assert failure(snapshots, link) == (
+                f"HTTP 308 on created a.txt: the app redirects to {target}, and 127.0.0.1 is not a "
+                "public address: give the app that base_url if it has moved there"
+            )
+        assert snapshots.receiver.connections == 0
+        goes_on_after(snapshots, link, upstream)
+
+
+@pytest.mark.parametrize("answers", [["127.0.0.1"], ["127.0.0.1", "127.0.0.2"]])
+def test_a_redirect_leads_to_the_address_that_was_checked(
+    snapshots: Snapshots,
+    monkeypatch: pytest.MonkeyPatch,
+    trusted: trustme.CA,
+    answers: list[str],
+) -> None:
+    """A name server could give an inner address to whoever asks a second time.
+
+    For this test 127.0.0.1 is the only public address: no test can have a real one.
+    """
+    monkeypatch.setattr(http_connection, "is_public", lambda address: address == "127.0.0.1")
+    look_up, looked_up = socket.getaddrinfo, []
+
+    def resolve(host: str, port: int, *args: Any, **options: Any) -> Any:
+        if host != "moved.example":
+            return look_up(host, port, *args, **options)
+        looked_up.append(host)
+        hosts = answers if len(looked_up) == 1 else ["127.0.0.2"]
+        return [found for each in hosts for found in look_up(each, port, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    tls = context(trusted, "moved.example")
+    with raw_app(snapshots.receiver, take_all, tls=tls) as target:
+        port = target.listener.getsockname()[1]
+
+        def talk(talk: Talk) -> None:
+            while request := talk.read():
+                where = f"https://moved.example:{port}/Acme/{request.event}"
+                talk.send(redirect(307, where))
+
+        with linked_app(snapshots, talk) as (_app, link, upstream):
+            if len(answers) == 1:
+                snapshots.run_job(link)
+                assert_in_sync(snapshots, link, upstream)
+            else:
+                assert "127.0.0.2 is not a public address" in failure(snapshots, link)
+                assert target.connections == 0
+    assert looked_up == ["moved.example"]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("::ffff:8.8.8.8", True),
+        *(
+            (address, False)
+            for address in (
+                *("0.0.0.0", "10.1.2.3", "100.64.0.1", "127.8.9.1", "169.254.169.254"),
+                *("172.16.0.1", "192.168.0.1", "224.0.0.1", "255.255.255.255"),
+                *("::", "::1", "::ffff:127.0.0.1", "fd00::1", "fe80::1%lo", "ff02::1"),
+            )
+        ),
+    ],
+)
+def test_which_addresses_are_public(address: str, expected: bool) -> None:
+    assert http_connection.is_public(address) is expected
 
 
 def test_all_redirects_of_a_post_share_its_time(

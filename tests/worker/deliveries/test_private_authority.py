@@ -1,0 +1,151 @@
+"""Apps and git servers whose certificates a private authority has issued."""
+
+import logging
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+
+from docora_ops.worker.certificates import HINT
+from tests.support.delivery_checks import assert_in_sync, failure, git_failures
+from tests.support.git_over_http import GitSite
+from tests.support.raw_app import context, raw_app, take_all
+from tests.support.rows import TestLink
+from tests.support.snapshots import Snapshots, Upstream
+from tests.worker.deliveries.test_failing_apps import linked_app
+
+SYSTEM = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def file(authority: trustme.CA, tmp_path: Path) -> str:
+    """The certificate of the authority."""
+    authority.cert_pem.write_to_path(str(tmp_path / "private.pem"))
+    return str(tmp_path / "private.pem")
+
+
+@contextmanager
+def link_over_tls(
+    snapshots: Snapshots, authority: trustme.CA
+) -> Iterator[tuple[TestLink, Upstream]]:
+    """Serves a repository and an app, both by TLS, and links them."""
+    tls = context(authority, "127.0.0.1")
+    upstream = snapshots.add_upstream()
+    upstream.commit({"a.txt": "1", "b.txt": "2"})
+    snapshots.settings_changes["git_protocols"] = "https"
+    with (
+        GitSite(snapshots.folder / "upstream", tls=tls).serving() as site,
+        raw_app(snapshots.receiver, take_all, tls=tls) as app,
+    ):
+        repository = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
+        link = snapshots.link(snapshots.add_app(), repository)
+        snapshots.set_base_url(app.base_url)
+        yield link, upstream
+
+
+def test_node_extra_ca_certs_is_trusted_for_apps_and_git_beside_the_systems_authorities(
+    snapshots: Snapshots, authority: trustme.CA, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_EXTRA_CA_CERTS", file)
+    with link_over_tls(snapshots, authority) as (link, upstream):
+        snapshots.run_job(link)
+        assert_in_sync(snapshots, link, upstream)
+    [written] = (snapshots.repos / ".docora-ops").glob("*.pem")
+    if SYSTEM.exists():
+        known, extra = (ssl.create_default_context(cafile=str(each)) for each in (SYSTEM, written))
+        assert extra.cert_store_stats()["x509"] == known.cert_store_stats()["x509"] + 1
+
+
+def test_the_variable_in_an_env_file_reaches_apps_and_git(
+    snapshots: Snapshots, authority: trustme.CA, file: str, tmp_path: Path
+) -> None:
+    env_file = tmp_path / "docora.env"
+    env_file.write_text(f"NODE_EXTRA_CA_CERTS={file}\n", encoding="utf-8")
+    protocols = {"DOCORA_OPS_GIT_PROTOCOLS": "https"}
+    with link_over_tls(snapshots, authority) as (link, upstream):
+        snapshots.queue(link)
+        worked = snapshots.work("--env-file", str(env_file), **protocols)
+        assert worked.code == 0, worked
+        assert_in_sync(snapshots, link, upstream)
+
+
+def test_git_ssl_cainfo_and_ssl_cert_file_in_an_env_file_are_left_as_they_are(
+    snapshots: Snapshots, authority: trustme.CA, file: str, tmp_path: Path
+) -> None:
+    """As OpenSSL and git read them: the first is for git alone, the second for apps alone."""
+    env_file = tmp_path / "docora.env"
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    lines = f"GIT_SSL_CAINFO={file}\nSSL_CERT_FILE={file}\nNODE_EXTRA_CA_CERTS={other}\n"
+    env_file.write_text(lines, encoding="utf-8")
+    protocols = {"DOCORA_OPS_GIT_PROTOCOLS": "https"}
+    with link_over_tls(snapshots, authority) as (link, upstream):
+        snapshots.queue(link)
+        worked = snapshots.work("--env-file", str(env_file), **protocols)
+        assert worked.code == 0, worked
+        assert_in_sync(snapshots, link, upstream)
+
+
+def test_a_certificate_of_an_unknown_authority_has_a_hint(
+    snapshots: Snapshots, authority: trustme.CA, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with link_over_tls(snapshots, authority) as (link, _):
+        error = failure(snapshots, link)
+        assert error.startswith("fatal: unable to access 'https://127.0.0.1:")
+        assert error.endswith(f"; {HINT}")
+        assert git_failures(snapshots, link) == 1
+
+        monkeypatch.setenv("GIT_SSL_CAINFO", file)
+        error = failure(snapshots, link)
+        assert error.startswith("the certificate of 127.0.0.1:")
+        assert error.endswith(f" on created a.txt: {HINT}")
+        shown = snapshots.docora.run("show", *link.ids)
+        assert "NODE_EXTRA_CA_CERTS" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory"),
+        ("hello\n", "it holds no certificates in PEM form"),
+        (
+            "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n",
+            "it holds no certificates in PEM form",
+        ),
+    ],
+)
+def test_a_file_that_can_not_be_used_is_a_warning_as_with_node(
+    snapshots: Snapshots, tmp_path: Path, content: str | None, reason: str
+) -> None:
+    path = tmp_path / "extra.pem"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    link, upstream = snapshots.add_queued({"a": "1\n"})
+    worked = snapshots.work(NODE_EXTRA_CA_CERTS=str(path))
+    assert worked.code == 0, worked
+    assert f"WARNING NODE_EXTRA_CA_CERTS is ignored: {path}: {reason}\n" in worked.stderr
+    assert worked.stderr.count("NODE_EXTRA_CA_CERTS") == 1
+    assert_in_sync(snapshots, link, upstream)
+
+
+def test_a_certificate_for_another_host_has_no_hint_of_an_authority(
+    snapshots: Snapshots,
+    authority: trustme.CA,
+    file: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("NODE_EXTRA_CA_CERTS", file)
+    tls = context(authority, "acme.example")
+    with linked_app(snapshots, take_all, tls=tls) as (_, link, _), caplog.at_level(logging.INFO):
+        assert failure(snapshots, link).endswith(" on created a.txt")
+    assert "NODE_EXTRA_CA_CERTS" not in caplog.text
