@@ -27,7 +27,8 @@ _VARIABLE = re.compile(
         (?: [^\0]+ (?= :\ (?:Hostname/IP|Parse\ Error|Redirected\ request) )
           | [^\0]+ (?= :\  )
           | [^\0]+ )
-        | (?P<kept> (?: HTTP (?:/[\d.]+)? \  | error:\  ) [1-5]\d\d (?!\w) )
+        | (?P<kept> (?: HTTP (?:/[\d.]+)? \  | error:\  ) [1-5]\d\d (?!\w)
+            (?: :\ moved\ to\ [^\s\0]++ )? )
         | \w++ :// (?: [^\s\0"'<>]* [^\s\0"'<>.,:;)] )?
         | '[^'\0]*+' (?!\w)
         # a path
@@ -52,52 +53,88 @@ _REPEATED = re.compile(r"\* (?: [\ ,:]*+ \* )++", re.VERBOSE)
 def fold(errors: Sequence[str]) -> list[str]:
     """Replaces paths, URLs, numbers, ids and quotations in each error by `*`.
 
-    Keeps the status of an HTTP answer. The option `--error` of a command finds an error by its
-    folded text: `*` also replaces what nobody can type, such as control characters and outer
-    blanks, and what follows the first LONGEST characters. Takes linear time.
+    Keeps the status of an HTTP answer, and the new URL of an app that has moved. `--error` finds an
+    error by its folded text: `*` also replaces what nobody can type, such as control characters and
+    outer blanks, and what follows the first LONGEST characters. Takes linear time.
     """
-    text = _SEPARATOR.join(
-        error if len(error) <= LONGEST else error[:LONGEST] + "*" for error in errors
-    )
+    text = _SEPARATOR.join(map(_cut, errors))
     text = _UNPRINTABLE.sub(_replace_unseen, _VARIABLE.sub(_replace, text))
     return [_open_ended(each) for each in _REPEATED.sub("*", text).split(_SEPARATOR)]
 
 
 def group_errors(rows: Iterable[tuple[str, str | None, int]]) -> list[ErrorGroup]:
-    """Groups links by folded error, most links first.
+    """Groups links by folded error, most links first. Shows what all errors of a group share.
 
     `rows`: app id, error, and number of links with both. Only the first LONGEST characters of an
     error count, and one more that tells that there are more.
     """
     links: Counter[str | None] = Counter()
     apps: dict[str | None, set[str]] = {}
-    for (app_id, text, count), kind in _folded(rows):
+    shared: dict[str | None, list[str]] = {}
+    """By kind, what stands for each `*` in all errors so far, or `*`."""
+    for app_id, text, count, kind in _folded(rows):
         key = kind if text else None
         if key not in links and len(links) >= _MOST_GROUPS:
             key = OTHER_ERRORS
+        elif key is not None and (before := shared.get(key, [""])) != ["*"] * len(before):
+            parts = _replaced(kind, text)
+            if key in links:
+                parts = [
+                    part if part == old else "*" for part, old in zip(parts, before, strict=True)
+                ]
+            shared[key] = parts
         links[key] += count
         apps.setdefault(key, set()).add(app_id)
-    for key in list(links):  # errors that differ only in a secret are one
-        masked = key and mask(key)
-        if masked != key:
-            links[masked] += links.pop(key)
-            apps.setdefault(masked, set()).update(apps.pop(key))
+    shown_links: Counter[str | None] = Counter()
+    shown_apps: dict[str | None, set[str]] = {}
+    for key, count in links.items():  # errors that differ only in a secret are one
+        shown = key and mask(_filled(key, shared[key]) if key in shared else key)
+        shown_links[shown] += count
+        shown_apps.setdefault(shown, set()).update(apps[key])
     return [
-        ErrorGroup(key, count, len(apps[key]))
-        for key, count in sorted(links.items(), key=lambda item: (-item[1], item[0] or ""))
+        ErrorGroup(key, count, len(shown_apps[key]))
+        for key, count in sorted(shown_links.items(), key=lambda item: (-item[1], item[0] or ""))
     ]
 
 
 def _folded(
     rows: Iterable[tuple[str, str | None, int]],
-) -> Iterator[tuple[tuple[str, str | None, int], str]]:
-    """Yields each row with its folded error."""
+) -> Iterator[tuple[str, str, int, str]]:
+    """Yields the app id, the text that is compared, the number of links, and the folded text."""
     rows = iter(rows)
     while some := list(islice(rows, _FOLDED_AT_ONCE)):
-        texts = [text or "" for _, text, _ in some]
         # Once masked, a text may be short: the star keeps its end open.
-        folded = fold([mask_cut(text) + "*" if len(text) > LONGEST else text for text in texts])
-        yield from zip(some, folded, strict=True)
+        texts = [
+            _cut(mask_cut(text) + "*") if text and len(text) > LONGEST else text or ""
+            for _, text, _ in some
+        ]
+        for (app_id, _, count), text, folded in zip(some, texts, fold(texts), strict=True):
+            yield app_id, text, count, folded
+
+
+def _cut(error: str) -> str:
+    return error if len(error) <= LONGEST else error[:LONGEST] + "*"
+
+
+def _replaced(folded: str, text: str) -> list[str]:
+    """Returns what stands in the text for each `*`, or `*` if it can't be pasted."""
+    if "*" not in folded:
+        return []
+    first, *literals, last = folded.split("*")
+    place, end = len(first), len(text) - len(last)
+    found = []
+    for literal in literals:
+        start = text.index(literal, place, end)
+        found.append(text[place:start])
+        place = start + len(literal)
+    found.append(text[place:end])
+    return [part if _open_ended(_UNPRINTABLE.sub("*", part)) == part else "*" for part in found]
+
+
+def _filled(folded: str, parts: Iterable[str]) -> str:
+    """Puts the parts in place of each `*`."""
+    first, *literals = folded.split("*")
+    return first + "".join(map("".join, zip(parts, literals, strict=True)))
 
 
 def _replace(match: re.Match[str]) -> str:

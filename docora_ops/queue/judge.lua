@@ -322,8 +322,9 @@ end
 -- Writes the audit entry of the first answer that has one.
 local function write_audit_entry(answers)
   for _, answer in ipairs(config.audit and answers or {}) do
-    if config.audit[answer] then
-      return redis.call('XADD', unpack(config.audit[answer]))
+    local entry = config.audit[string.match(answer, '^[^:]*')]
+    if entry then
+      return redis.call('XADD', unpack(entry))
     end
   end
 end

@@ -81,7 +81,7 @@ local function push(id, hint, seen, data, description, row_id)
   for i = keeps_place and 2 or 1, places do
     table.insert(to_remove, indexes_of[id][i])
   end
-  return answer
+  return answer, detail
 end
 
 local function look(id, hint)

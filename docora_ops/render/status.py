@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +21,11 @@ from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
 from docora_ops.render.queue import job_counts
 from docora_ops.status import DriftCounts, LinkOverview, Status, Trend
-from docora_ops.text import amount, duration
+from docora_ops.text import amount, duration, inert
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+    from rich.segment import Segment
 
 _STATUSES = (
     LinkStatus.SYNCED,
@@ -95,23 +102,65 @@ def _links(links: LinkOverview) -> Iterator[Row]:
     yield "Links", Text(", ").join(parts) if counts.total else cell("none")
     if counts.failed:
         apps, errors = links.failed_by_app, links.failed_by_error
-        yield "Failed", _heading(f"in {amount(apps.total, 'app')}", "docora-ops apps")
         names = Counter(row.app_name for row in apps.rows)
         width = len(str(counts.failed))
-        for row in apps.rows:
-            is_unique = names[row.app_name] == 1
-            name = row.app_name if is_unique else with_id(row.app_name, row.app_id)
-            yield "", _line(f"{row.links:>{width}}  {name}")
+        lines = [
+            _line(
+                f"{row.links:>{width}}  "
+                + (row.app_name if names[row.app_name] == 1 else with_id(row.app_name, row.app_id))
+            )
+            for row in apps.rows
+        ]
+        in_apps = _first(f"in {amount(apps.total, 'app')}", lines, apps.total, "docora-ops apps")
+        yield from zip(("Failed", *[""] * len(lines)), in_apps, strict=False)
+        with_errors = f"with {amount(errors.total, 'error', 'different errors')}"
+        lines = [
+            _Shortened(f"  {group.links:>{width}}  {inert(group.error_message or f'({NO_ERROR})')}")
+            for group in errors.rows
+        ]
         command = "docora-ops failed --group-by error"
-        yield "", _heading(f"with {amount(errors.total, 'error', 'different errors')}", command)
-        for group in errors.rows:
-            yield "", _line(f"{group.links:>{width}}  {group.error_message or f'({NO_ERROR})'}")
+        for line in _first(with_errors, lines, errors.total, command):
+            yield "", line
+        if any("fatal:" in (group.error_message or "") for group in errors.rows):
+            command = "docora-ops failed --error fatal: --group-by repository"
+            yield "", _heading("git errors", command)
     if counts.open_circuits:
         command = "docora-ops links --circuit open"
         text = f"{amount(counts.open_circuits, 'repository', 'repositories')} open"
         yield "Circuits", _heading(text, command, "yellow")
     else:
         yield "Circuits", cell("none open")
+
+
+def _first(text: str, lines: Sequence[Text], total: int, command: str) -> Iterator[Text]:
+    """Yields a heading and the lines. If they are not all, the last one says how many are left."""
+    if total <= len(lines):
+        yield _heading(text, command)
+        yield from lines
+    else:
+        yield cell(text)
+        yield from lines[:-1]
+        yield _heading(f"and {total - len(lines) + 1} more", command)
+
+
+class _Shortened(Text):
+    """A line whose middle becomes `*` if it is too long, so that the code of an error stays."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
+        line = Text(_shortened(self.plain, options.max_width), overflow="ellipsis", no_wrap=True)
+        return Text.__rich_console__(line, console, options)
+
+
+def _shortened(text: str, width: int) -> str:
+    """Replaces words in the middle by `*`, as `--error` understands it, unless the text fits."""
+    if cell_len(text) <= width:
+        return text
+    end = text[-(width * 3 // 5) :]
+    # git's code is at the end, that of HTTP at the beginning.
+    end = "" if re.match(r" *\d+  HTTP ", text) else end[max(0, end.find(" ")) :]
+    start = text[: max(0, width - 1 - len(end))]
+    start = start[: start.rfind(" ") + 1] if start.strip().count(" ") else start
+    return re.sub(r"\*[ ,:]*\*", "*", f"{start}*{end}")
 
 
 def _heading(text: str, command: str, style: str = "") -> Text:

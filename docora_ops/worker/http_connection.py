@@ -165,13 +165,14 @@ class AppConnection:
         """Waits for the head of the answer."""
         return self._http.getresponse()
 
-    def refusal(self, status: int, hint: str | None = None) -> DeliveryError:
-        """Returns the error for an answer that is not a success."""
+    def refusal(self, status: int, hint: str | None = None, target: str = "") -> DeliveryError:
+        """Returns the error for an answer that is not a success. `target`: where it redirects."""
+        message = f"HTTP {status}: moved to {target}" if target else f"HTTP {status}"
         if not self._is_forwarded:
-            return DeliveryError(f"HTTP {status}", hint=hint)
+            return DeliveryError(message, hint=hint)
         if status == _PROXY_LOGIN_NEEDED:
             hint = f"{self._proxy_name} wants another user or password"
-        return DeliveryError(f"HTTP {status}", hint=hint or f"answered through {self._proxy_name}")
+        return DeliveryError(message, hint=hint or f"answered through {self._proxy_name}")
 
     def failure(self, error: Exception) -> str:
         """Returns a sentence about an error of the network: who failed, and how."""

@@ -215,11 +215,11 @@ class Webhook:
         if answer.status not in _NOT_FOLLOWED:
             return self._connection.refusal(answer.status)
         there = self._location(answer)
-        where = f" to {there.url}" if there else ""
+        event = self._endpoint.path.rpartition("/")[2]
         return self._connection.refusal(
             answer.status,
-            f"the app redirects{where}, which only 307 and 308 can do for a POST:"
-            " give it the new base_url",
+            "a POST follows only 307 and 308: give the app its new base_url",
+            there.url.removesuffix(f"/{event}") if there else "",
         )
 
     def _location(self, answer: http.client.HTTPResponse) -> Endpoint | None:

@@ -9,8 +9,10 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.actions.bulk import run as bulk_run
+from docora_ops.database.link_rows import read_link
 from docora_ops.jobs import JobState
 from docora_ops.links import Outcome
+from docora_ops.queue import PushRequest
 from docora_ops.queue.scripts import JobScript
 from tests.support.bulk_actions import APP, RESYNC, RETRY, BulkAction
 from tests.support.docora import Docora, finish
@@ -112,6 +114,23 @@ def test_a_job_that_waits_elsewhere_or_runs_is_left_where_it_is(
     assert docora.waiting() == [job_id for job_id in order if job_id not in kept] + OTHERS
     assert docora.registries(delayed) == {"rq:scheduled:snapshot-queue"}
     assert docora.redis.lrange(f"rq:queue:{OTHER_QUEUE}", 0, -1) == [elsewhere.encode()]
+
+
+def test_a_push_tells_a_delayed_job_from_one_that_waits_in_the_list(docora: Docora) -> None:
+    link, other = docora.add_link(), docora.add_link()
+    scheduled(docora, link.job_id)
+    docora.enqueue(other.job_id)
+    actions = docora.actions()
+    rows = [read_link(actions.database, *each.ids) for each in (link, other)]
+    requests = [PushRequest(row.ref.job_id, row.payload, is_rescan=True) for row in rows if row]
+    answers = actions.queue.push(requests)
+    assert [(each.outcome, each.is_delayed) for each in answers] == [
+        (Outcome.ALREADY_QUEUED, True),
+        (Outcome.ALREADY_QUEUED, False),
+    ]
+    assert docora.run("retry", *link.ids, "--reason", "late").code == 0
+    [entry] = docora.run("history", "--json").data
+    assert (entry["reason"], entry["counts"]) == ("late", {"total": 1, "already_queued": 1})
 
 
 def test_doubtful_jobs_that_are_queued_at_the_end_take_turns_among_themselves(

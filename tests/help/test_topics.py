@@ -20,6 +20,7 @@ from docora_ops.links import Outcome
 from docora_ops.settings import Settings
 from docora_ops.waits import WaitEnd
 from tests.help.documents import ROOT, TOPICS, topic
+from tests.support.docora import Docora
 
 NO_DEFAULT = "\N{EN DASH}"
 ABSTRACT = {"error", "refused", "server", "unqueueable"}
@@ -48,6 +49,24 @@ def test_every_setting_has_its_row_with_its_default() -> None:
         variable = str(field.validation_alias or name.upper())
         expected[variable] = NO_DEFAULT if default is None else str(default)
     assert {name: default.strip("`") for name, default in rows.items()} == expected
+
+
+def test_the_commands_that_the_topic_names_need_no_database(docora: Docora) -> None:
+    operation = "bulk_0123456789abcdef"
+    docora.redis.hset(f"docora:bulk:{operation}", "total", "9")
+    [sentence] = re.findall(r"(`queue`.*?) do not need it", topic("environment"))
+    for command in re.findall(r"`(\w+)`", sentence):
+        arguments = [operation] if command in {"progress", "cancel"} else []
+        result = docora.run(command, *arguments, env={"DATABASE_URL": None})
+        assert result.code == 0, result
+    assert {"pause", "resume"} <= set(re.findall(r"`(\w+)`", sentence))
+
+
+def test_each_block_of_a_unit_is_one_file() -> None:
+    text = "".join(map(topic, TOPICS))
+    for block in re.findall(r"^```ini\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        assert block.startswith("# /etc/systemd/system/")
+        assert block.count("# /etc/") == 1
 
 
 def test_every_error_code_has_its_row_with_its_exit_code() -> None:

@@ -18,6 +18,10 @@ ALIKE = {
         "HTTP 500 on created my docs/read me (2).md",
     ],
     "HTTP 502 on deleted *": ["HTTP 502 on deleted a/b"],
+    "HTTP 301: moved to https://new.example/hook on created *": [
+        "HTTP 301: moved to https://new.example/hook on created a/b: a POST follows only 307",
+        "HTTP 301: moved to https://new.example/hook on created c",
+    ],
     "HTTP 301 on created *": [
         "HTTP 301 on created a: the app redirects to http://x.example/a, which is not followed",
         "HTTP 301 on created Notification failed for created a: HTTP 502",
@@ -111,6 +115,41 @@ def test_errors_that_differ_only_in_a_secret_are_one_kind(docora: Docora) -> Non
     )
     page = links.count_by_error(docora.actions().database, LinkFilter(), page=1, limit=10)
     assert page.rows == [ErrorGroup("denied: ***", links=4, apps=2)]
+
+
+FATAL = "fatal: unable to access 'https://{}/octo/{}/': "
+
+
+@pytest.mark.parametrize(
+    ("errors", "shown"),
+    [
+        (
+            [FATAL.format("github.com", n) + "Could not resolve host: github.com" for n in "ab"],
+            "fatal: unable to access *: Could not resolve host: github.com",
+        ),
+        (
+            [
+                FATAL.format(host, "a") + f"Could not resolve host: {host}"
+                for host in ("a.b", "c.d")
+            ],
+            "fatal: unable to access *: Could not resolve host: *",
+        ),
+        (["connect ECONNREFUSED 203.0.113.24:443"] * 2, "connect ECONNREFUSED 203.0.113.24:443"),
+        (["HTTP 500 on created a", "HTTP 500 on created b"], "HTTP 500 on created *"),
+        (["HTTP 500 on created a", "HTTP 500 on created a: b"], "HTTP 500 on created *"),
+        (["HTTP 500 on created a\n"] * 2, "HTTP 500 on created *"),
+        (["y" * 400 + "1", "y" * 400 + "2"], "y" * LONGEST + "*"),
+    ],
+)
+def test_a_part_that_all_errors_share_is_not_folded(
+    docora: Docora, errors: list[str], shown: str
+) -> None:
+    app = docora.add_app()
+    for number, error in enumerate(errors):
+        docora.link(app, docora.add_repository(f"octo/{number}"), last_error=error)
+    [group] = docora.run("failed", "--group-by", "error", "--json").data
+    assert group["error_message"] == shown
+    assert len(docora.run("failed", "--error", shown, "--json").data) == len(errors)
 
 
 def test_kinds_of_errors_beyond_the_limit_become_one(

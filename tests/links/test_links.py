@@ -297,8 +297,8 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
     assert by_error.data == [
         {"error_message": "HTTP 500 on created *", "links": 3, "apps": 2},
         {"error_message": None, "links": 1, "apps": 1},
-        {"error_message": "HTTP 500 on updated *", "links": 1, "apps": 1},
-        {"error_message": "HTTP 502 on created *", "links": 1, "apps": 1},
+        {"error_message": "HTTP 500 on updated b", "links": 1, "apps": 1},
+        {"error_message": "HTTP 502 on created a", "links": 1, "apps": 1},
     ]
     assert by_app.data == [
         {"app_id": acme, "app_name": "Acme Search", "links": 5},
@@ -306,7 +306,7 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
     ]
     assert table.stdout.splitlines()[:-1] == [
         "3 links, 2 apps  HTTP 500 on created *",
-        "1 link, 1 app    HTTP 502 on created *",
+        "1 link, 1 app    HTTP 502 on created a",
     ]
     assert table.stdout.endswith(": 2 different errors, page 1 of 1.\n")
     assert table.stderr == ""

@@ -33,12 +33,18 @@ CUT = tuple(
 @given(st.lists(ERRORS, min_size=LINKS, max_size=LINKS))
 @example([" ", "\xa0", "\n", "", " x 1 ", "x" * 2000])
 @example(list(CUT))
+@example(["'a b' b 1", "'a' b b 1", "x/y b 1", "x/z b 1", '"q" 1', '"q" 2'])
 def test_a_folded_error_finds_the_error(docora: Docora, errors: list[str]) -> None:
     if not docora.links():
         docora.add_links(LINKS, apps=LINKS)
     database = docora.actions().database
     for link, error in zip(docora.links(), errors, strict=True):
         docora.set_link(link, last_error=error)
+    for group in count_by_error(database, LinkFilter(), 1, LINKS).rows:
+        shown = group.error_message
+        which = LinkFilter(errors=[shown]) if shown else LinkFilter(no_error=True)
+        _, apps = links_by_app(database, which, limit=LINKS, offset=0)
+        assert sum(app.links for app in apps) >= group.links, (errors, shown)
     for link, error in zip(docora.links(), errors, strict=True):
         [group] = count_by_error(database, LinkFilter(app_ids=[link.app_id]), 1, 9).rows
         shown = group.error_message

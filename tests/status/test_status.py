@@ -19,23 +19,24 @@ NO_REDIS = {"REDIS_URL": "redis://127.0.0.1:1/7"}
 
 GIT_ERROR = (
     "fatal: unable to access 'https://github.com/tide/notes/': "
-    "The requested URL returned error: 503 again and again"
+    "The requested URL returned error: 503"
 )
 
 TROUBLE = """\
 Links      2 synced, 5 pending snapshot, 1 scanning, 30 failed
-Failed     in 6 apps: docora-ops apps
+Failed     in 6 apps
              15  Tidewater Notes (app_t1)
               4  App 1
               4  Tidewater Notes (app_t2)
               3  App 2
-              2  App 3
-           with 6 different errors: docora-ops failed --group-by error
+           and 2 more: docora-ops apps
+           with 6 different errors
              15  (no error recorded)
-              8  HTTP 502 on created *
-              4  fatal: unable to access *: The requested URL returned error:…
-              1  HTTP 400 on created *
-              1  HTTP 401 on created *
+              8  HTTP 502 on created docs/index.md
+              4  fatal: unable to * The requested URL returned error: 503
+              1  HTTP 400 on created a
+           and 2 more: docora-ops failed --group-by error
+           git errors: docora-ops failed --error fatal: --group-by repository
 Circuits   1 repository open: docora-ops links --circuit open
 Queue      3 waiting (the oldest for 2 h 0 min), 0 running, 0 delayed
 Workers    none: docora-ops worker
@@ -46,20 +47,22 @@ NARROW_TROUBLE = """\
 Links      2 synced, 5 pending
            snapshot, 1 scanning, 30
            failed
-Failed     in 6 apps: docora-ops apps
+Failed     in 6 apps
              15  Tidewater Notes (app…
               4  App 1
               4  Tidewater Notes (app…
               3  App 2
-              2  App 3
-           with 6 different errors:
-           docora-ops failed
-           --group-by error
+           and 2 more: docora-ops apps
+           with 6 different errors
              15  (no error recorded)
               8  HTTP 502 on created *
-              4  fatal: unable to acc…
-              1  HTTP 400 on created *
-              1  HTTP 401 on created *
+              4  fatal: * error: 503
+              1  HTTP 400 on created a
+           and 2 more: docora-ops
+           failed --group-by error
+           git errors: docora-ops
+           failed --error fatal:
+           --group-by repository
 Circuits   1 repository open:
            docora-ops links --circuit
            open
@@ -130,8 +133,17 @@ def test_trouble_fits_one_screen(trouble: Docora, columns: int, expected: str) -
     assert screen(plain_data(shown.data)) == expected
 
 
+def test_a_shortened_error_can_be_pasted_and_a_cut_list_names_a_command(trouble: Docora) -> None:
+    shown = plain_data(at_terminals(trouble, ["status"], columns=80).data)
+    [line] = re.findall(r"4  (fatal: .*\*.*)", shown)
+    assert len(trouble.run("failed", "--error", line.strip(), "--json").data) == 4
+    commands = re.findall(r"(?:more|git errors): docora-ops (.*)", shown)
+    rows = [trouble.run(*command.split(), "--json").data for command in commands]
+    assert [len(each) for each in rows] == [6, 6, 4]
+
+
 def test_a_wide_terminal_and_a_pipe_cut_nothing(trouble: Docora) -> None:
-    whole = TROUBLE.replace(":…", ": 503 again and again")
+    whole = TROUBLE.replace("fatal: unable to * The", GIT_ERROR.partition(" requested")[0])
     with frozen(trouble):
         wide = at_terminals(trouble, ["status"], columns=160, env=read_only(trouble))
         pipe = trouble.run("status", env={**read_only(trouble), "COLUMNS": "40"})

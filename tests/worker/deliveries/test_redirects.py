@@ -95,16 +95,16 @@ def test_a_redirect_before_the_whole_body_was_read_is_followed(snapshots: Snapsh
     assert_in_sync(snapshots, link, upstream)
 
 
-USE_NEW = "which only 307 and 308 can do for a POST: give it the new base_url"
+USE_NEW = "a POST follows only 307 and 308: give the app its new base_url"
 NOWHERE = "the app redirects without a Location that is an http or https URL"
 
 
 @pytest.mark.parametrize(
     ("status", "location", "reason"),
     [
-        (301, "https://u:geheim@new.example:444/hook/create?key=geheim#geheim", None),
-        (302, None, f"the app redirects, {USE_NEW}"),
-        (303, "/elsewhere", "the app redirects to {origin}/elsewhere, " + USE_NEW),
+        (301, "https://u:geheim@new.example:444/hook/create?key=geheim#geheim", USE_NEW),
+        (302, None, USE_NEW),
+        (303, "/elsewhere", USE_NEW),
         (307, None, NOWHERE),
         (307, "ftp://new.example/create", NOWHERE),
         (308, "http://[::1/create", NOWHERE),
@@ -115,16 +115,19 @@ NOWHERE = "the app redirects without a Location that is an http or https URL"
     ],
 )
 def test_a_redirect_that_is_not_followed_says_why(
-    snapshots: Snapshots, status: int, location: str | None, reason: str | None
+    snapshots: Snapshots, status: int, location: str | None, reason: str
 ) -> None:
     def talk(talk: Talk) -> None:
         while talk.read():
             talk.send(redirect(status, location))
 
     with linked_app(snapshots, talk) as (app, link, upstream):
-        reason = reason or f"the app redirects to https://new.example:444/hook/create, {USE_NEW}"
-        reason = reason.format(origin=f"http://{app.host}")
-        assert failure(snapshots, link) == f"HTTP {status} on created a.txt: {reason}"
+        # Without the event, so that it is the new base_url, and the same for each event.
+        moved = {
+            301: ": moved to https://new.example:444/hook",
+            303: f": moved to http://{app.host}/elsewhere",
+        }.get(status, "")
+        assert failure(snapshots, link) == f"HTTP {status}{moved} on created a.txt: {reason}"
         assert len(app.requests) == (6 if "more than 5" in reason else 1)
     assert events(snapshots) == []
     goes_on_after(snapshots, link, upstream)
