@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -57,9 +57,15 @@ def repeat_if_swallowed(kind: type[BaseException], repeat: Callable[[], object])
 
 
 @contextmanager
-def held_back() -> Iterator[set[int | signal.Signals]]:
-    """Blocks the signals that end a process. Yields the previous mask."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+def held_back(
+    signals: Iterable[signal.Signals] = ENDING,
+) -> Iterator[set[int | signal.Signals]]:
+    """Blocks signals, by default those that end a process. Yields the previous mask.
+
+    A thread that is started meanwhile receives none of them. Python runs signal handlers in the
+    main thread, and a signal that the system delivers to another thread does not wake it.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield mask
     finally:

@@ -103,6 +103,20 @@ class Worker:
     last_heartbeat_at: datetime | None
     alive: bool  # False: it was killed, and its own key has expired
     jobs: Sequence[QueuedJob]  # the jobs that it runs, or ran when it was killed
+    silent_seconds: int | None = None
+    """Seconds since the last heartbeat of a live worker that has missed one, by Redis's clock."""
+
+
+def silence_of(workers: Sequence[Worker]) -> str | None:
+    """Returns `last heartbeat 75 s ago` if these workers have missed heartbeats, else None.
+
+    A worker that was stopped or killed counts until its last heartbeat expires.
+    """
+    silent = [each.silent_seconds for each in workers if each.silent_seconds is not None]
+    if not silent:
+        return None
+    ago = f"last heartbeat {exact_duration(min(silent))} ago"
+    return ago if len(silent) == len(workers) else f"{len(silent)} of them: {ago}"
 
 
 @dataclass(frozen=True)
@@ -258,6 +272,7 @@ class QueueHealth:
     first_delayed_in: float | None = None
     """Seconds until a delayed job is due, below 0 if it is overdue."""
     other: OtherQueue = OtherQueue.UNUSED
+    silence: str | None = None  # of live workers that have missed heartbeats
     bullmq_version: str | None = None
     active: int = 0  # jobs of BullMQ
     stalled: int = 0  # jobs of BullMQ that are active, though no worker renews their locks

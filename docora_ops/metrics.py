@@ -13,7 +13,7 @@ from docora_ops.status import DriftCounts, LinkCounts
 
 _WORKER_STATES = ("started", "idle", "busy", "suspended")
 """RQ's words."""
-_UNKNOWN = "unknown"
+_UNKNOWN, _SILENT = "unknown", "silent"
 
 
 class Server(StrEnum):
@@ -41,10 +41,14 @@ class Metrics:
 
     @property
     def workers(self) -> Mapping[str, int] | None:
-        """Counts the live workers by state. Redis may hold any text there: it counts as unknown."""
+        """Counts the live workers by state. Redis may hold any text there: it counts as unknown.
+
+        A worker that has missed a heartbeat counts as silent, whatever it was doing before.
+        """
         if self.queue is None:
             return None
-        counts = dict.fromkeys((*_WORKER_STATES, _UNKNOWN), 0)
+        counts = dict.fromkeys((*_WORKER_STATES, _UNKNOWN, _SILENT), 0)
         for worker in self.queue.live_workers:
-            counts[worker.state if worker.state in _WORKER_STATES else _UNKNOWN] += 1
+            state = worker.state if worker.state in _WORKER_STATES else _UNKNOWN
+            counts[state if worker.silent_seconds is None else _SILENT] += 1
         return counts

@@ -46,6 +46,15 @@ def worker(
             metavar="NAME", help="Name on RQ's screens; made of host and process by default."
         ),
     ] = None,
+    grace: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            max=86_400,
+            help="Seconds after which a stop cuts off the job at work; by default it is finished.",
+        ),
+    ] = None,
     verbose: Annotated[
         bool,
         typer.Option("--verbose", help="Log RQ's own lines, too, not only its warnings."),
@@ -53,9 +62,9 @@ def worker(
 ) -> int:
     """Run the snapshot jobs that wait in the queue, with RQ's own worker and scheduler.
 
-    SIGTERM, SIGHUP or Ctrl-C: the job at work is finished first; a second SIGTERM or Ctrl-C kills
-    it, and it is tried again. Needs the extra `worker` and git. The log goes to stderr, one line
-    for each event.
+    SIGTERM, SIGHUP or Ctrl-C: the job at work is finished first. A second SIGTERM or Ctrl-C, or the
+    end of `--grace`, cuts it off and queues it again, without counting a failure. Needs the extra
+    `worker` and git. The log goes to stderr, one line for each event.
     """
     context = context_of(typer_context)
     if name is not None and not _NAME.fullmatch(name):
@@ -87,13 +96,14 @@ def worker(
     name = name or process.default_name()
     count = concurrency or settings.scan_concurrency
     if count == 1 and not process.needs_parent():
-        process.serve(settings, name, burst=burst)
+        process.serve(settings, name, burst=burst, grace=grace)
         return ExitCode.OK
 
     def run(number: int) -> int:
         is_only_one = count == number == 1
         try:
-            process.serve(settings, name if is_only_one else f"{name}-{number}", burst=burst)
+            own_name = name if is_only_one else f"{name}-{number}"
+            process.serve(settings, own_name, burst=burst, grace=grace)
         except DocoraOpsError as error:
             return context.report(error)
         return ExitCode.OK

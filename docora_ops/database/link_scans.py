@@ -56,6 +56,10 @@ WHERE id = %(id)s
 RETURNING status, retry_count
 """
 
+RELEASE_SCAN = """
+UPDATE app_repositories SET status = 'pending_snapshot' WHERE id = %(id)s AND status = 'scanning'
+"""
+
 SCANNING_LINKS = """
 SELECT id::text, app_id, repository_id FROM app_repositories
 WHERE status = 'scanning' ORDER BY id
@@ -167,6 +171,19 @@ def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
         if is_uncounted:
             return _count(database, link, failure)
         return Ending(link.status, link.retry_count)
+
+
+def release_cut_off_scan(database: Database, app_id: str, repository_id: str) -> None:
+    """Makes the link of a job that was cut off pending, without counting a failure.
+
+    Waits until the session of the job has ended. Raises LinkLockedError if another job holds the
+    link's lock.
+    """
+    with database.transaction():
+        database.execute(AWAIT_LINK, {"job_id": f"{app_id}-{repository_id}"})
+        link = lock_link(database, app_id, repository_id)
+        if link is not None:
+            database.execute(RELEASE_SCAN, {"id": link.ref.id})
 
 
 def _count(database: Database, link: Link, failure: Failure) -> Ending:

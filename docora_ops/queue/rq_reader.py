@@ -39,6 +39,7 @@ from docora_ops.jobs import (
     QueueOverview,
     Scheduler,
     Worker,
+    silence_of,
 )
 from docora_ops.links import ids_of_job
 from docora_ops.queue.job_template import call_of, traceback_of
@@ -64,6 +65,9 @@ _MOST_INTERMEDIATE = 1000
 """Ids in the intermediate list that are read: each worker has one at most."""
 _MOST_EXECUTIONS = 1000
 """Executions that are searched for those of killed workers, the latest heartbeats first."""
+_LEAST_TTL_MS = 50_000
+"""Milliseconds that a worker's key has left at least: each heartbeat sets it to at least 60 s more
+than the time until the next one."""
 
 
 @dataclass
@@ -169,26 +173,31 @@ class RqReader:
         pipeline = self._pipeline()
         for name in names:
             pipeline.smembers(WORKER_EXECUTIONS_KEY_TEMPLATE.format(name))
+            pipeline.pttl(prefix + name)
+        answers = pipeline.execute()
         killed = [name for name, (birth, *_) in zip(names, rows, strict=True) if birth is None]
         last_runs = self._last_runs(killed, now)
         workers = []
-        for name, row, executions in zip(names, rows, pipeline.execute(), strict=True):
+        for name, row, runs, ttl in zip(names, rows, answers[::2], answers[1::2], strict=True):
             birth, death, state, hostname, pid, last_heartbeat = row
             alive = birth is not None and death is None
-            active = self._running(sorted(executions)) if alive else []
+            active = self._running(sorted(runs)) if alive else []
             last = last_runs.get(name, _LastRuns(active=active))
+            heartbeat_at = moment_of(last_heartbeat) or last.heartbeat_at
+            seconds = max(0, int(now - heartbeat_at.timestamp())) if heartbeat_at else None
             workers.append(
                 Worker(
                     name=name,
                     state=optional_text_of(state),
                     hostname=optional_text_of(hostname),
                     pid=whole_number(pid),
-                    last_heartbeat_at=moment_of(last_heartbeat) or last.heartbeat_at,
+                    last_heartbeat_at=heartbeat_at,
                     alive=alive,
                     jobs=[
                         *self._jobs(last.active, "active"),
                         *self._jobs(last.abandoned, "abandoned"),
                     ],
+                    silent_seconds=seconds if alive and 0 <= ttl < _LEAST_TTL_MS else None,
                 )
             )
         return workers
@@ -258,6 +267,8 @@ class RqReader:
                 pipeline.hget(Job.key_for(text_of(head)), "enqueued_at")
                 queued_at = moment_of(*answers_of(pipeline))
             scheduler = SCHEDULER_LOCKING_KEY_TEMPLATE % self._name
+            keys = cast("set[bytes]", self._client.smembers(WORKERS_BY_QUEUE_KEY % self._name))
+            live = [worker for worker in self._workers(keys, now) if worker.alive]
             return QueueHealth(
                 waiting=self._client.llen(self._list),
                 head_waits_for=now - queued_at.timestamp() if queued_at else None,
@@ -266,6 +277,7 @@ class RqReader:
                 has_scheduler=self._client.exists(scheduler) > 0,
                 first_delayed_in=delayed[0][1] - now if delayed else None,
                 other=other,
+                silence=silence_of(live),
             )
 
     def job(self, job_id: str) -> JobRecord:

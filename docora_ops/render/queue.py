@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from docora_ops.jobs import Backend, QueuedJob, QueueOverview, Worker
+from docora_ops.jobs import Backend, QueuedJob, QueueOverview, Worker, silence_of
 from docora_ops.render.cells import cell, link_name, state
 from docora_ops.render.json import Document
 from docora_ops.render.layout import fitting_table, pairs, records
@@ -29,7 +29,8 @@ def tables(overview: QueueOverview, width: int) -> Iterator[RenderableType]:
     """Shows the counts, the workers and the jobs, with a blank line between the tables."""
     age = overview.oldest_waiting_seconds
     waited = "" if age is None else f", the oldest for {duration(age)}"
-    alive = len(overview.live_workers)
+    alive, silence = len(overview.live_workers), silence_of(overview.live_workers)
+    workers = cell(f"{alive} ({silence})" if silence else alive, "yellow" if silence else "")
     suspension = overview.suspension
     yield pairs(
         [
@@ -39,7 +40,7 @@ def tables(overview: QueueOverview, width: int) -> Iterator[RenderableType]:
             ("Completed", cell(overview.completed)),
             ("Failed", cell(overview.failed)),
             *_scheduler(overview),
-            ("Workers", cell(alive) if alive else cell("none", "yellow")),
+            ("Workers", workers if alive else cell("none", "yellow")),
             *([("", cell(suspension.sentence, "yellow"))] if suspension else ()),
         ]
     )
@@ -65,13 +66,20 @@ def _workers(workers: Sequence[Worker], width: int) -> RenderableType:
     rows = [
         (
             cell(worker.name),
-            cell(worker.state or "unknown") if worker.alive else cell("gone", "yellow"),
+            _state(worker),
             cell(moment(worker.last_heartbeat_at) or "-"),
             cell(", ".join(map(_work, worker.jobs)) or "-"),
         )
         for worker in workers
     ]
     return records(("Worker", "State", "Last heartbeat", "At work on"), rows, width, long=3)
+
+
+def _state(worker: Worker) -> Text:
+    if not worker.alive:
+        return cell("gone", "yellow")
+    state = worker.state or "unknown"
+    return cell(state) if worker.silent_seconds is None else cell(f"{state}, silent", "yellow")
 
 
 def _work(job: QueuedJob) -> str:

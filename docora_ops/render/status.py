@@ -14,7 +14,7 @@ from rich.text import Text
 
 from docora_ops.bulk import KnownOperation
 from docora_ops.errors import RedisError
-from docora_ops.jobs import Backend, QueueOverview
+from docora_ops.jobs import Backend, QueueOverview, silence_of
 from docora_ops.links import LinkStatus
 from docora_ops.render.cells import NO_ERROR, cell, with_id, words
 from docora_ops.render.json import Document
@@ -60,6 +60,7 @@ def document(status: Status) -> Document:
                 "suspension": queue.suspension,
                 "worker_count": len(queue.live_workers),
                 "workers_busy": _busy(queue),
+                "workers_silent": _silent(queue),
             },
             "drift": status.drift,
             "last_operation": status.last_operation,
@@ -182,7 +183,9 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     if queue.live_workers:
         busy = _busy(queue)
         of_them = "" if busy is None else f", {busy} busy"
-        yield "Workers", cell(f"{len(queue.live_workers)}{of_them}")
+        silence = silence_of(queue.live_workers)
+        count = f"{len(queue.live_workers)}{of_them}"
+        yield "Workers", cell(f"{count} ({silence})", "yellow") if silence else cell(count)
     elif has_only_others:
         yield "Workers", _heading(queue.backend.only_others, queue.backend.to_switch, "red")
     else:
@@ -197,6 +200,13 @@ def _busy(queue: QueueOverview) -> int | None:
     if queue.backend is Backend.BULLMQ:
         return None
     return sum(worker.state == "busy" for worker in queue.live_workers)
+
+
+def _silent(queue: QueueOverview) -> int | None:
+    """Counts the workers that have missed a heartbeat; those of BullMQ send none."""
+    if queue.backend is Backend.BULLMQ:
+        return None
+    return sum(worker.silent_seconds is not None for worker in queue.live_workers)
 
 
 def _drift(drift: DriftCounts) -> Text:

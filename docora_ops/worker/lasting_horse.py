@@ -13,6 +13,8 @@ from rq import Queue, Worker
 from rq.executions import Execution
 from rq.job import Job
 
+from docora_ops.worker.rq_parts import cut_off
+
 _MOST_JOBS = 100
 """Jobs of one work-horse."""
 _MOST_GROWTH = 1 << 15
@@ -104,9 +106,11 @@ class LastingHorseWorker(Worker):
         super().main_work_horse(job, queue)
 
     def setup_work_horse_signals(self) -> None:
-        """Has the work-horse ignore SIGHUP: the worker decides about the job."""
+        """Has the work-horse ignore SIGHUP, and SIGTERM cut off its job: the worker decides."""
         super().setup_work_horse_signals()  # type: ignore[no-untyped-call]
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, cut_off)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         """Performs the job and, in a work-horse, the jobs that follow. Returns the last success."""

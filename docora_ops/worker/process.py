@@ -58,8 +58,10 @@ def check(settings: Settings) -> None:
     require_session(settings)
 
 
-def serve(settings: Settings, name: str, *, burst: bool) -> None:
+def serve(settings: Settings, name: str, *, burst: bool, grace: int | None) -> None:
     """Works until told to stop or, in a burst, until the queue is empty.
+
+    `grace`: seconds after which a stop cuts off the job at work; None lets it finish.
 
     Raises WorkerNameTakenError, RedisError, and ServerError if RQ's worker ended for another
     reason.
@@ -72,7 +74,7 @@ def serve(settings: Settings, name: str, *, burst: bool) -> None:
         worker = SnapshotWorker(settings, client, name)
         _worker = worker
         try:
-            worker.work_until_stopped(burst=burst)
+            worker.work_until_stopped(burst=burst, grace=grace)
         except RuntimeError as error:
             client.ping()
             raise ServerError(
@@ -112,8 +114,8 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         nonlocal told_to_end
         is_first, told_to_end = not told_to_end, True
-        # A second SIGTERM kills the job of a child. The first one may have followed an error, and a
-        # closed terminal often sends two SIGHUPs.
+        # A second SIGTERM cuts off the job of a child. The first one may have followed an error,
+        # and a closed terminal often sends two SIGHUPs.
         if not stopping or not (is_first or number == signal.SIGHUP):
             stop()
 
@@ -189,7 +191,7 @@ def _be_child(
 def _end_with_parent(alive: int) -> None:
     """Sends this process SIGTERM when the parent has ended, unless the worker is ending already.
 
-    A second SIGTERM would kill the job. The thread is started while signals are held back, since a
+    A second SIGTERM would cut off the job. The thread is started while signals are held back: a
     signal that the system delivered to it would not wake the main thread.
     """
     os.read(alive, 1)

@@ -10,7 +10,12 @@ from rq.job import Job
 from docora_ops.actions.repair.abandoned import recover_abandoned
 from docora_ops.database import Database
 from docora_ops.database.link_rows import names_of
-from docora_ops.database.link_scans import Failure, Refusal, fail_killed_scan
+from docora_ops.database.link_scans import (
+    Failure,
+    Refusal,
+    fail_killed_scan,
+    release_cut_off_scan,
+)
 from docora_ops.errors import DocoraOpsError
 from docora_ops.queue import Redis, RqQueue
 from docora_ops.settings import Settings
@@ -96,6 +101,16 @@ class LinkRecovery:
         status = getattr(ending, "status", "gone")
         outlook = "no further try" if stopped else tries.outlook
         log.warning("%s: failed: %s; the link is %s; %s", name, reason, status, outlook)
+
+    def release_cut_off_job(self, app_id: str, repository_id: str, name: str) -> None:
+        """Makes the link pending. The job still counts as running, and is queued afterwards."""
+        left = ""
+        try:
+            with closing(Database(self._settings)) as database:
+                release_cut_off_scan(database, app_id, repository_id)
+        except DocoraOpsError as error:  # the next try updates the link
+            left = f" ({inert(error.message)}; not marked as pending)"
+        log.warning("%s: cut off, and queued again at once; no failure is counted%s", name, left)
 
     def recover_abandoned_links(self, keep_alive: Callable[[], object]) -> None:
         """Queues links again that are `scanning` without a job.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any
 
 from redis.client import Pipeline
+from rq.worker_registration import register
 
 from docora_ops.errors import WorkerNameTakenError
 from docora_ops.interrupts import held_back
 from docora_ops.worker.lasting_horse import LastingHorseWorker
+from docora_ops.worker.rq_parts import RunningJobs
 
 _HEARTBEAT_PAUSE = 1
 
@@ -55,9 +58,22 @@ class RegisteredWorker(LastingHorseWorker):
         RQ sends three for each job, of three round trips each.
         """
         if pipeline is not None:
-            super().heartbeat(timeout, pipeline)
+            self._beat(timeout, pipeline)
         elif time.monotonic() >= self._next_heartbeat:
             with self.connection.pipeline() as own:
-                super().heartbeat(timeout, own)
+                self._beat(timeout, own)
                 own.execute()
             self._next_heartbeat = time.monotonic() + _HEARTBEAT_PAUSE
+
+    def _beat(self, timeout: int | None, pipeline: Pipeline) -> None:
+        """Adds a heartbeat by Redis's clock and the whole registration, which Redis may have lost.
+
+        RQ itself writes the moment only: after a flush, or a pause after which another worker has
+        cleaned up, nobody would ever see the worker again.
+        """
+        super().heartbeat(timeout, pipeline)
+        if self._is_registered and not self.is_horse:
+            assert self.last_heartbeat is not None  # noqa: S101 - just set
+            self.last_heartbeat -= timedelta(seconds=RunningJobs.clock_ahead)
+            pipeline.hset(self.key, mapping=self.serialize() | {"state": self.get_state()})
+            register(self, pipeline)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import ClassVar, cast
+from types import FrameType
+from typing import Any, ClassVar, cast
 
 from redis import Redis, RedisError
 from redis.client import Pipeline
@@ -32,14 +33,39 @@ class SnapshotQueue(Queue):
         return bool(self.connection.set(key, 1, nx=True, ex=_MAINTENANCE_LOCK_TTL))
 
 
+class CutOff(BaseException):
+    """The worker ends and waits no longer for its job. Cleaning up is all that is left to do.
+
+    No Exception, so that nothing in between takes it for a failure.
+    """
+
+
 class SnapshotJob(Job):
-    """A job whose next try is scheduled atomically.
+    """A job that its worker can cut off, and whose next try is scheduled atomically.
 
     RQ first sets the status `scheduled`, and then adds the job to the schedule. If the process were
     killed in between, RQ would drop the job.
     """
 
+    was_cut_off = False
     _retry_pipeline: Pipeline | None = None
+
+    def perform(self) -> Any:
+        """Runs the job. Raises CutOff on SIGTERM, which a work-horse holds back until then."""
+        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        try:
+            return super().perform()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def try_again_at_once(self) -> None:
+        """Makes the next try follow at once, and this one not count."""
+        self.was_cut_off = True
+        self.retries_left = (self.retries_left or 0) + 1
+
+    def get_retry_interval(self) -> int:
+        """Returns the seconds until the next try."""
+        return 0 if self.was_cut_off else super().get_retry_interval()
 
     @property
     def started_job_registry(self) -> StartedJobRegistry:
@@ -62,6 +88,12 @@ class SnapshotJob(Job):
     def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
         """Sets the status."""
         super().set_status(status, self._retry_pipeline if pipeline is None else pipeline)
+
+
+def cut_off(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """Handles SIGTERM in a work-horse."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # else a second one would cut off the cleaning up
+    raise CutOff
 
 
 class RunningJobs(StartedJobRegistry):

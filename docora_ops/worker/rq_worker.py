@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis, RedisError
 from redis.client import Pipeline
@@ -20,17 +20,22 @@ from rq.job import Job, JobStatus
 from rq.logutils import colorizer
 from rq.suspension import is_suspended
 from rq.utils import now
-from rq.worker import WorkerStatus
 
 from docora_ops.errors import SnapshotError
-from docora_ops.interrupts import ENDING, repeat_if_swallowed
+from docora_ops.interrupts import ENDING, held_back, repeat_if_swallowed
 from docora_ops.queue.redis_client import describe
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker.log import log, without_redis_traceback
 from docora_ops.worker.recovery import LinkRecovery, Tries, ids_and_name
-from docora_ops.worker.registration import RegisteredWorker
-from docora_ops.worker.rq_parts import DelayedJobScheduler, RunningJobs, SnapshotJob, SnapshotQueue
+from docora_ops.worker.rq_parts import (
+    CutOff,
+    DelayedJobScheduler,
+    RunningJobs,
+    SnapshotJob,
+    SnapshotQueue,
+)
+from docora_ops.worker.stopping import StoppableWorker, Stopped
 
 _WORKER_TTL = 45
 """Seconds; an idle worker wakes up 15 s earlier."""
@@ -41,14 +46,7 @@ seem to have expired."""
 _SUBSCRIBE_TIMEOUT = 5
 
 
-class _Stopped(SystemExit):
-    """The worker was told to end while it ran no job.
-
-    RQ's own StopRequested is lost wherever redis-py catches Exception.
-    """
-
-
-class SnapshotWorker(RegisteredWorker):
+class SnapshotWorker(StoppableWorker):
     """A worker that updates the link of each killed job.
 
     RQ's own worker notices an abandoned job after ten minutes, and never while it runs a job.
@@ -68,7 +66,6 @@ class SnapshotWorker(RegisteredWorker):
         colorizer.notty = True  # the log shows escape sequences as text
         self.log_result_lifespan = False
         self.log.addFilter(without_redis_traceback)
-        self.stop_was_requested = False
         self.queue_was_empty = False
         """True if the last look into the queue found no job."""
         self.burst_was_suspended = False
@@ -77,12 +74,15 @@ class SnapshotWorker(RegisteredWorker):
         self._clock_is_wrong = False
         self._keep_alive: Callable[[], object] = _nothing
 
-    def work_until_stopped(self, *, burst: bool) -> None:
+    def work_until_stopped(self, *, burst: bool, grace: int | None = None) -> None:
         """Works until a signal comes or, in a burst, until the queue is empty.
+
+        `grace`: seconds after which a signal cuts off the job at work; None lets it finish.
 
         A burst also ends if workers are suspended. Raises WorkerNameTakenError, and RuntimeError if
         RQ's loop ended for another reason, which RQ has logged.
         """
+        self.grace = grace
         self._check_permissions()
         repeat_if_swallowed(SystemExit, self._stop_if_idle)
         try:
@@ -90,7 +90,7 @@ class SnapshotWorker(RegisteredWorker):
             # running.
             self._install_signal_handlers()
             self.work(burst=burst, logging_level=None, with_scheduler=True)
-        except _Stopped:
+        except Stopped:
             self.teardown()  # RQ tears down only if its loop has begun
         except SystemExit:
             log.warning("worker %s: ended; its job was killed, and is tried again", self.name)
@@ -188,14 +188,10 @@ class SnapshotWorker(RegisteredWorker):
     def subscribe(self) -> None:
         """Listens for RQ's commands in a thread that receives no signals.
 
-        Python runs signal handlers in the main thread. A signal that the system delivers to
-        another thread does not wake the main thread, which may be waiting for Redis or a job.
+        Else the main thread might not wake, which may be waiting for Redis or a job.
         """
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
+        with held_back(signal.valid_signals()):
             super().subscribe()  # type: ignore[no-untyped-call]
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _start_scheduler(self, burst: bool = False, *_: object) -> None:
         self.scheduler = DelayedJobScheduler(
@@ -212,32 +208,6 @@ class SnapshotWorker(RegisteredWorker):
         finally:
             self.scheduler.release_locks()  # type: ignore[no-untyped-call]
             self.scheduler.register_death()
-
-    def _install_signal_handlers(self) -> None:
-        """Handles SIGHUP like SIGTERM, unless it is ignored (`nohup`)."""
-        super()._install_signal_handlers()  # type: ignore[no-untyped-call]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, self.request_stop)
-
-    def handle_warm_shutdown_request(self) -> None:
-        """Records that the worker was told to end."""
-        self.stop_was_requested = True
-        self._stop_requested = True
-        rest = "; its job is finished first" if self.get_state() == WorkerStatus.BUSY else ""
-        log.info("worker %s: told to end%s", self.name, rest)
-        # A closed terminal often sends two SIGHUPs, from the shell and from the kernel. Only SIGINT
-        # and SIGTERM count as a second signal, which kills the job.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
-
-    def _shutdown(self) -> None:
-        with suppress(StopRequested):
-            super()._shutdown()  # type: ignore[no-untyped-call]
-        self._stop_if_idle()
-
-    def _stop_if_idle(self) -> None:
-        if self.get_state() != WorkerStatus.BUSY:
-            raise _Stopped
 
     def run_maintenance_tasks(self) -> None:
         """Cleans RQ's registries and recovers abandoned links, unless the host's clock is wrong.
@@ -303,6 +273,9 @@ class SnapshotWorker(RegisteredWorker):
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Logs the error and updates the link, unless the job itself has done both."""
         error = exc_info[1]
+        if isinstance(error, CutOff):
+            self._job_was_cut_off(cast("SnapshotJob", job))
+            return
         if isinstance(error, SnapshotError):
             return
         name = type(error).__name__
@@ -347,6 +320,12 @@ class SnapshotWorker(RegisteredWorker):
             self.recovery.count_killed_job(
                 app_id, repository_id, Tries(job), reason=reason, stopped=stopped, name=name
             )
+
+    def _job_was_cut_off(self, job: SnapshotJob) -> None:
+        job.try_again_at_once()
+        found = ids_and_name(job)
+        if found is not None:
+            self.recovery.release_cut_off_job(*found)
 
     def _is_waiting(self, job: Job, queue: Queue) -> bool:
         """Returns whether the job is in the queue's list or schedule."""

@@ -18,7 +18,7 @@ from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
 
 STATUSES = ("pending_snapshot", "scanning", "synced", "failed")
 JOBS = ("waiting", "active", "delayed", "completed", "failed")
-WORKERS = (*(status.value for status in WorkerStatus), "unknown")
+WORKERS = (*(status.value for status in WorkerStatus), "unknown", "silent")
 OF_POSTGRES = {"docora_links", "docora_circuits_open"}
 OF_REDIS = {"docora_queue_jobs", "docora_workers"}
 OF_ANY = {"docora_up", "docora_scrape_seconds"}
@@ -115,7 +115,7 @@ def test_the_document_has_the_same_numbers(docora: Docora, apps: list[str]) -> N
         "open_circuits": 1,
         "queue_name": QUEUE,
         "jobs_by_status": dict.fromkeys(JOBS, 1),
-        "workers_by_state": {**dict.fromkeys(WORKERS, 1), "started": 0},
+        "workers_by_state": {**dict.fromkeys(WORKERS, 1), "started": 0, "silent": 0},
         "drift": {"lost": 1, "stuck": 1, "at_least": False},
     }
     assert plain.data["failed_by_app"] is None

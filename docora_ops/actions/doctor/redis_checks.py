@@ -217,6 +217,8 @@ def _check_workers(queue: QueueHealth, queue_name: str) -> Check:
     if queue.suspension:
         found = f"{found}, and {jobs}; {queue.suspension.sentence}"
         return problem(name, found, "docora-ops resume")
+    if queue.silence:
+        return warning(name, f"{found} ({queue.silence})", "see whether they run: docora-ops queue")
     return ok(name, found)
 
 
