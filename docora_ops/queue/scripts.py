@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.resources import files
 from typing import cast
 
@@ -70,9 +69,8 @@ class JobScript:
         """Reads the queue's list, and the expired executions."""
         with redis_errors(self._client):
             expired = self._read_expired(self._client)
-            read_at = datetime.fromtimestamp(self._client.time()[0], UTC)
             ids = cast("list[bytes]", self._client.lrange(self._list_key, 0, -1))
-        return WaitingList(read_at, ids, expired)
+        return WaitingList(ids, expired)
 
     def read_expired(self) -> ExpiredExecutions:
         """Reads the expired executions."""
