@@ -239,9 +239,9 @@ def _check_scheduler(queue: QueueHealth, queue_name: str) -> Check:
 
 def _check_waiting(queue: QueueHealth, start_more: str) -> Check:
     name = CheckName.WAITING_JOBS
-    if queue.head_waits_for is None:
+    if queue.oldest_waits_for is None:
         return ok(name, str(queue.waiting) if queue.waiting else "none")
-    found = f"{queue.waiting}, the next one for {duration(queue.head_waits_for)}"
-    if queue.head_waits_for > _LONG_WAIT:
+    found = f"{queue.waiting}, the oldest for {duration(queue.oldest_waits_for)}"
+    if queue.oldest_waits_for > _LONG_WAIT:
         return warning(name, found, f"see what the workers do, and {start_more}")
     return ok(name, found)
