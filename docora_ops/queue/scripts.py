@@ -79,10 +79,7 @@ class JobScript:
 
     def _read_expired(self, client: Redis) -> ExpiredExecutions:
         now = client.time()[0]
-        # They come first. Not `byscore`, which Redis has since 6.2. If some of them are removed in
-        # between, others are read beyond, which does no harm.
-        count = client.zcount(self._wip_key, "-inf", now)
-        expired = client.zrange(self._wip_key, 0, count - 1) if count else []
+        expired = client.zrange(self._wip_key, cast("int", "-inf"), now, byscore=True)
         by_job: dict[str, list[str]] = {}
         for member in cast("list[bytes]", expired):
             # Scripts take UTF-8 only: RQ removes other members.
