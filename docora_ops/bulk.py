@@ -44,6 +44,7 @@ class KnownOperation(Progress):
 
     state: OperationState
     last_step_at: datetime | None
+    last_step_seconds: int | None  # since then, by the clock of Redis
 
 
 class StoppedBy(StrEnum):

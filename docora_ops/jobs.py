@@ -265,7 +265,7 @@ class QueueHealth:
     """The state of the queue. A moment that is not known is None."""
 
     waiting: int
-    head_waits_for: float | None  # seconds since the job at the head of the list was queued
+    oldest_waits_for: float | None  # seconds since the oldest of the first jobs was queued
     workers: int
     suspension: Suspension | None
     has_scheduler: bool = True

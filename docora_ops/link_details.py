@@ -45,6 +45,7 @@ class LinkDetails:
     error_message: str | None
     retry_count: int
     circuit_open_until: datetime | None
+    circuit_is_open: bool  # by the clock of Postgres
     history: LinkHistory
     lock_held: bool  # a worker holds the link in Postgres
     job: JobState

@@ -44,6 +44,7 @@ class ListedLink(LinkIds):
     retry_count: int
     last_scanned_at: datetime | None
     circuit_open_until: datetime | None
+    circuit_is_open: bool  # by the clock of Postgres
     job: JobState | None = None  # None: Redis did not tell
 
 

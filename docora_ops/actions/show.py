@@ -41,6 +41,7 @@ def link_details(database: Database, queue: LinkQueue, app: str, repository: str
         error_message=link.error_message,
         retry_count=link.retry_count,
         circuit_open_until=link.circuit_open_until,
+        circuit_is_open=link.circuit_is_open,
         history=history,
         lock_held=bool(held_job_ids(database, [link.ref.job_id])),
         job=job_state(database, queue, link.ref),

@@ -21,7 +21,7 @@ _LINK_COLUMNS = """
 
 READ_LINK = f"""
 SELECT {_LINK_COLUMNS}, l.status, l.retry_count, l.last_error,
-    r.circuit_open_until, coalesce(r.circuit_open_until > now(), false)
+    r.circuit_open_until, now()
 FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
 WHERE l.app_id = %(app_id)s AND l.repository_id = %(repository_id)s
 """
@@ -271,7 +271,7 @@ def link_of_row(row: TupleRow | None) -> Link | None:
     if row is None:
         return None
     payload = Payload(*row[1:10])
-    status, retry_count, last_error, circuit_open_until, circuit_is_open = row[10:15]
+    status, retry_count, last_error, circuit_open_until, read_at = row[10:15]
     secrets = (payload.github_token_encrypted, payload.client_auth_key_encrypted)
     return Link(
         LinkRef(row[0], row[1], row[3]),
@@ -280,5 +280,5 @@ def link_of_row(row: TupleRow | None) -> Link | None:
         retry_count,
         last_error and mask(last_error, secrets),
         circuit_open_until,
-        circuit_is_open,
+        read_at,
     )

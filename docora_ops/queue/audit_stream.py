@@ -150,15 +150,7 @@ class History:
             for entry_id, fields in some:
                 texts = {_text(name): _text(value) for name, value in fields.items()}
                 yield texts | {"ms": entry_id.decode().partition("-")[0]}
-            newest = _before(some[-1][0].decode())
-
-
-def _before(entry_id: str) -> str:
-    """Returns the greatest smaller id. `(` before an id would do, but only since Redis 6.2."""
-    milliseconds, _, number = entry_id.partition("-")
-    if int(number):
-        return f"{milliseconds}-{int(number) - 1}"
-    return str(int(milliseconds) - 1)  # without a number, it means the last one
+            newest = "(" + some[-1][0].decode()
 
 
 def _fold(entries: Iterable[Mapping[str, str]]) -> list[HistoryEntry]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.resources import files
 from types import MappingProxyType
 from typing import cast
@@ -59,7 +58,7 @@ class BullmqQueue(LinkQueue):
         """Reads the ids in the queue's list."""
         with redis_errors(self._client):
             ids = self._reader.read_list()
-        return WaitingList(datetime.now(UTC), ids, _NO_EXECUTIONS)
+        return WaitingList(ids, _NO_EXECUTIONS)
 
     def read_expired(self) -> ExpiredExecutions:
         """Returns none: BullMQ keeps no executions."""

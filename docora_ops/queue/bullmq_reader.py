@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
@@ -37,7 +37,12 @@ _OVER = ("completed",)
 _PAGE = 5000
 _PER_MILLISECOND = 0x1000
 """The score of a delayed job counts so many steps for each millisecond."""
-_JOB_FIELDS = ("name", "data", "timestamp", "processedOn")
+_JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
+_LEAST_WAITING = 20
+"""Jobs at the head that are compared for the oldest: BullMQ puts stalled jobs there."""
+_EVENTS_AT_ONCE = 1000
+_MOST_EVENTS = 10_000
+"""BullMQ keeps about as many."""
 _RECORD_FIELDS = (
     *("timestamp", "processedOn", "finishedOn", "pb", "opts", "atm"),
     "failedReason",
@@ -120,7 +125,7 @@ class BullmqReader:
         version = optional_text_of(meta.get(b"version")) or "an unknown version of BullMQ"
         return QueueHealth(
             waiting=overview.waiting,
-            head_waits_for=overview.oldest_waiting_seconds,
+            oldest_waits_for=overview.oldest_waiting_seconds,
             workers=len(overview.workers),
             suspension=overview.suspension,
             bullmq_version=version if meta else None,
@@ -147,17 +152,17 @@ class BullmqReader:
             pipeline.llen(self.prefix + name)
         for name in _SETS:
             pipeline.zcard(self.prefix + name)
+        read = max(limit, _LEAST_WAITING)
         # The next job is at the end of each list.
-        pipeline.lrange(self.prefix + "wait", -limit, -1)
-        pipeline.lrange(self.prefix + "paused", -limit, -1)
-        pipeline.zrange(self.prefix + "prioritized", 0, limit - 1)
+        pipeline.lrange(self.prefix + "wait", -read, -1)
+        pipeline.lrange(self.prefix + "paused", -read, -1)
+        pipeline.zrange(self.prefix + "prioritized", 0, read - 1)
         pipeline.lrange(self.prefix + "active", -limit, -1)
         pipeline.zrange(self.prefix + "delayed", 0, limit - 1, withscores=True)
         pipeline.hget(self.prefix + "meta", "paused")
         *counts, wait, paused, prioritized, active, due, is_paused = pipeline.execute()
         count = dict(zip((*_LISTS, *_SETS), counts, strict=True))
-        waiting = [*reversed(wait), *reversed(paused), *prioritized][:limit]
-        first = self._jobs(waiting, "waiting")
+        first = self._jobs([*reversed(wait), *reversed(paused), *prioritized], "waiting")
         due_at = {job_id: moment_of_timestamp(_due(score)) for job_id, score in due}
         locked = self._locked(active)
         running = self._jobs(active[::-1], "active")
@@ -166,10 +171,13 @@ class BullmqReader:
                 job if job.job_id.encode() in locked else replace(job, status="abandoned")
                 for job in running
             ),
-            *first,
+            *first[:limit],
             *self._jobs(list(due_at), "delayed", list(due_at.values())),
         ]
-        oldest = min(filter(None, (job.created_at for job in first)), default=None)
+        oldest = None
+        # The list is in order of time behind its first jobs, the other set is not.
+        if count["prioritized"] <= read and all(job.enqueued_at for job in first):
+            oldest = min((job.enqueued_at for job in first if job.enqueued_at), default=None)
         suspension = _suspension(is_paused)
         return QueueOverview(
             backend=Backend.BULLMQ,
@@ -194,13 +202,16 @@ class BullmqReader:
         pipeline = self._pipeline()
         for job_id in job_ids:
             pipeline.hmget(self.prefix + text_of(job_id), list(_JOB_FIELDS))
+        rows = [row or [None] * len(_JOB_FIELDS) for row in answers_of(pipeline)]
+        waits_since: dict[bytes, datetime | None] = {}
+        if status == "waiting":
+            waits_since = self._waits_since(dict(zip(job_ids, rows, strict=True)))
         jobs = []
-        for index, (job_id, row) in enumerate(zip(job_ids, answers_of(pipeline), strict=True)):
-            name, data, created, began = row or [None] * len(_JOB_FIELDS)
+        for index, (job_id, row) in enumerate(zip(job_ids, rows, strict=True)):
+            name, data, created, began, *_ = row
             call = _object_of(data)
             app_id, repository_id = ids_of_job(text_of(job_id)) or (None, None)
             owner, repository = call.get("owner"), call.get("name")
-            created_at = _moment(created)
             jobs.append(
                 QueuedJob(
                     job_id=text_of(job_id),
@@ -210,13 +221,44 @@ class BullmqReader:
                     app_name=str(call["app_name"]) if "app_name" in call else None,
                     repository_id=repository_id,
                     repository_name=f"{owner}/{repository}" if owner and repository else None,
-                    created_at=created_at,
+                    created_at=_moment(created),
                     processed_at=_moment(began) if status == "active" else None,
-                    enqueued_at=created_at,
+                    enqueued_at=waits_since.get(job_id),
                     due_at=due_at[index] if due_at else None,
                 )
             )
         return jobs
+
+    def _waits_since(
+        self, rows: Mapping[bytes, list[bytes | None]]
+    ) -> dict[bytes, datetime | None]:
+        """Returns the moments at which the jobs began to wait, None for one that is not known.
+
+        A job that was tried or delayed has waited for less time than it exists. Only the events,
+        of which BullMQ keeps the latest, tell since when.
+        """
+        found: dict[bytes, datetime | None] = {}
+        for job_id, (_, _, created, _, tries, options) in rows.items():
+            was_moved = (whole_number(tries) or 0) > 0 or bool(_object_of(options).get("delay"))
+            found[job_id] = None if was_moved else _moment(created)
+        sought = {job_id for job_id in rows if found[job_id] is None}
+        end = b"+"
+        for _ in range(_MOST_EVENTS // _EVENTS_AT_ONCE):
+            if not sought:
+                break
+            events = cast(
+                "list[tuple[bytes, dict[bytes, bytes]]]",
+                self._client.xrevrange(self.prefix + "events", max=end, count=_EVENTS_AT_ONCE),
+            )
+            for event_id, event in events:
+                job_id = event.get(b"jobId", b"")
+                if event.get(b"event") == b"waiting" and job_id in sought:
+                    found[job_id] = moment_of_timestamp(int(event_id.partition(b"-")[0]) / 1000)
+                    sought.remove(job_id)
+            if len(events) < _EVENTS_AT_ONCE:
+                break
+            end = b"(" + events[-1][0]
+        return found
 
     def job(self, job_id: str) -> JobRecord:
         """Reads all that BullMQ has of one job."""

@@ -22,24 +22,15 @@ local now = tonumber(time[1])
 local recent_by_queue = {}
 local function recent_executions_of(queue, id)
   if not recent_by_queue[queue] then
-    local since = queue == config.queue and math.min(config.expired_at, now) or -math.huge
+    local since = queue == config.queue and math.min(config.expired_at, now) or '-inf'
     local by_job = {}
-    local last, is_older = -1, false
-    repeat -- not BYSCORE, which Redis has since 6.2
-      local entries =
-        redis.call('ZRANGE', config.wip_prefix .. queue, last - 499, last, 'WITHSCORES')
-      for i = 1, #entries, 2 do
-        local expires_at = tonumber(entries[i + 1])
-        if expires_at >= since then
-          local job_id = string.match(entries[i], '^(.-):') or entries[i]
-          by_job[job_id] = by_job[job_id] or {}
-          table.insert(by_job[job_id], {entries[i], expires_at})
-        else
-          is_older = true
-        end
-      end
-      last = last - 500
-    until is_older or #entries == 0
+    local entries = redis.call(
+      'ZRANGE', config.wip_prefix .. queue, since, '+inf', 'BYSCORE', 'WITHSCORES')
+    for i = 1, #entries, 2 do
+      local job_id = string.match(entries[i], '^(.-):') or entries[i]
+      by_job[job_id] = by_job[job_id] or {}
+      table.insert(by_job[job_id], {entries[i], tonumber(entries[i + 1])})
+    end
     recent_by_queue[queue] = by_job
   end
   return recent_by_queue[queue][id] or {}

@@ -5,12 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from redis import Redis
-from rq.utils import utcformat
 
 from docora_ops.jobs import (
     Backend,
@@ -54,24 +52,19 @@ class Answer:
 
     `outcome`: None for a running, doubtful or unreadable job, and after a look at RQ. `evidence`:
     `enqueued_at` of a doubtful job of RQ, or of one that may have been queued since the list was
-    read; it changes when the job is queued anew. `is_delayed`: of a waiting job. `has_replaced`:
-    the push removed a finished or stale job. `reason`: why the job is unreadable.
+    read; it changes when the job is queued anew. `is_orphaned`: a doubtful job was queued over
+    a minute ago, by the clock of Redis: no worker is taking it now. `is_delayed`: of a waiting job.
+    `has_replaced`: the push removed a finished or stale job. `reason`: why the job is unreadable.
     """
 
     job_id: str
     state: JobState
     outcome: Outcome | None = None
     evidence: str = ""
+    is_orphaned: bool = False
     is_delayed: bool = False
     has_replaced: bool = False
     reason: str = ""
-
-    @property
-    def is_orphaned(self) -> bool:
-        """Tells whether a doubtful job was queued over a minute ago: no worker is taking it now."""
-        minute_ago = utcformat(datetime.now(UTC) - timedelta(minutes=1))
-        is_recent = self.evidence[:1].isdigit() and self.evidence >= minute_ago  # not `never`
-        return self.state is JobState.DOUBTFUL and not is_recent
 
 
 class LinkQueue(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from datetime import UTC, datetime, timedelta
 from shlex import quote
 from typing import cast
@@ -34,8 +34,6 @@ _ID_BYTES = 16
 _SCAN_COUNT = 1_000
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
-_Known = tuple[Progress, OperationState, datetime | None]
-"""With the moment of the last step, if known."""
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 
 # KEYS: the operation, its failures, its links, the stream of the audit entry if there is one
@@ -146,19 +144,19 @@ class ProgressStore:
 
     def read(self, operation_id: str) -> Progress:
         """Returns the progress of an operation. Raises NotFoundError if unknown or expired."""
-        return self._known(operation_id)[0]
+        known = self._known(operation_id)
+        return Progress(**{each.name: getattr(known, each.name) for each in fields(Progress)})
 
     def read_known(self, operation_id: str) -> KnownOperation:
         """Returns an operation with its state. Raises NotFoundError if unknown or expired."""
-        progress, state, last_step_at = self._known(operation_id)
-        return KnownOperation(**vars(progress), state=state, last_step_at=last_step_at)
+        return self._known(operation_id)
 
     def read_failures(self, operation_id: str) -> tuple[list[LinkFailure], int]:
         """Returns the first failures of the operation, in their order, and the number of all."""
         with redis_errors(self._client):
-            fields = cast("dict[bytes, bytes]", self._client.hgetall(_failures_key(operation_id)))
-        total = whole_number(fields.pop(b"total", None)) or 0
-        found = ((whole_number(name) or 0, _failure(value)) for name, value in fields.items())
+            stored = cast("dict[bytes, bytes]", self._client.hgetall(_failures_key(operation_id)))
+        total = whole_number(stored.pop(b"total", None)) or 0
+        found = ((whole_number(name) or 0, _failure(value)) for name, value in stored.items())
         kept = {number: failure for number, failure in found if failure}
         return [kept[number] for number in sorted(kept)], total
 
@@ -196,8 +194,7 @@ class ProgressStore:
 
         The TTL of the counts tells when the last step was: it is left alone for half an hour.
         """
-        now, last = datetime.now(UTC), operation.last_step_at
-        is_old = last is not None and now - last > timedelta(seconds=EXPIRY / 2)
+        is_old = (operation.last_step_seconds or 0) > EXPIRY / 2
         has_ended = operation.state in {OperationState.DONE, OperationState.CANCELLED}
         keys = _keys(operation.operation_id)
         with redis_errors(self._client):
@@ -210,20 +207,17 @@ class ProgressStore:
         """Returns every operation that has not expired, the one renewed last first."""
         with redis_errors(self._client):
             keys = self._client.scan_iter(f"{_PREFIX}*", count=_SCAN_COUNT, _type="HASH")
-            found = [
-                KnownOperation(**vars(progress), state=state, last_step_at=last_step_at)
-                for progress, state, last_step_at in self._read_some(list(set(keys)))
-            ]  # SCAN may name a key twice
+            found = list(self._read_some(list(set(keys))))  # SCAN may name a key twice
         found.sort(key=lambda each: each.operation_id)
         return sorted(found, key=lambda each: each.last_step_at or _LONG_AGO, reverse=True)
 
-    def _known(self, operation_id: str) -> _Known:
+    def _known(self, operation_id: str) -> KnownOperation:
         with redis_errors(self._client):
             for found in self._read_some([operation_key(operation_id).encode()]):
                 return found
         raise _not_found(operation_id)
 
-    def _read_some(self, keys: Sequence[bytes]) -> Iterator[_Known]:
+    def _read_some(self, keys: Sequence[bytes]) -> Iterator[KnownOperation]:
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
             for key in keys:
@@ -240,11 +234,13 @@ class ProgressStore:
             )
             # Each step sets the same TTL, so the rest of it tells the time of the step.
             silence = timedelta(seconds=EXPIRY) - timedelta(milliseconds=left)
-            if left >= 0 and silence >= timedelta(0):
-                at = datetime.fromtimestamp(seconds, UTC) - silence
-                yield progress, _state(progress, silence), at
-            else:
-                yield progress, _state(progress, timedelta(0)), None
+            is_known = left >= 0 and silence >= timedelta(0)
+            yield KnownOperation(
+                **vars(progress),
+                state=_state(progress, silence if is_known else timedelta(0)),
+                last_step_at=datetime.fromtimestamp(seconds, UTC) - silence if is_known else None,
+                last_step_seconds=int(silence.total_seconds()) if is_known else None,
+            )
 
     def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> None:
         """Asks the runner to stop after its current batches.

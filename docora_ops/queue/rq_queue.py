@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from redis import Redis
+from rq.utils import utcformat
 
 from docora_ops.jobs import (
     Backend,
@@ -72,6 +74,7 @@ class RqQueue(LinkQueue):
         arguments: list[str | int] = []
         for job_id in job_ids:
             arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
+        expired = (waiting.expired if waiting else expired) or self.read_expired()
         replies = self._script.run(
             "look",
             job_ids,
@@ -81,7 +84,8 @@ class RqQueue(LinkQueue):
             rows_locked=rows_locked,
             detailed=detailed,
         )
-        return list(map(_answer, job_ids, replies))
+        minute_ago = utcformat(datetime.fromtimestamp(expired.read_at - 60, UTC))
+        return [_answer(*each, minute_ago) for each in zip(job_ids, replies, strict=True)]
 
     def push(
         self,
@@ -203,7 +207,7 @@ _OUTCOMES = {
 _AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
 
 
-def _answer(job_id: str, reply: str) -> Answer:
+def _answer(job_id: str, reply: str, minute_ago: str = "") -> Answer:
     word, _, detail = reply.partition(":")
     if word in _OUTCOMES:
         return Answer(
@@ -215,4 +219,7 @@ def _answer(job_id: str, reply: str) -> Answer:
         )
     if word == JobState.UNREADABLE:
         return Answer(job_id, JobState.UNREADABLE, reason=detail)
-    return Answer(job_id, JobState(word), evidence=detail)
+    state = JobState(word)
+    is_recent = detail[:1].isdigit() and detail >= minute_ago  # not `never`
+    is_orphaned = state is JobState.DOUBTFUL and not is_recent
+    return Answer(job_id, state, evidence=detail, is_orphaned=is_orphaned)

@@ -255,23 +255,22 @@ class RqReader:
     def health(self, workers: int, other: OtherQueue) -> QueueHealth:
         """Reads what `doctor` checks; `workers` and `other` have been read."""
         with redis_errors(self._client):
-            head = cast("bytes | None", self._client.lindex(self._list, 0))
+            head = cast("list[bytes]", self._client.lrange(self._list, 0, _LEAST_WAITING - 1))
             scheduled = registry_key(ScheduledJobRegistry, self._name)
             delayed = cast(
                 "list[tuple[bytes, float]]", self._client.zrange(scheduled, 0, 0, withscores=True)
             )
             now = server_time(self._client)
-            queued_at = None
-            if head:
-                pipeline = self._pipeline()
-                pipeline.hget(Job.key_for(text_of(head)), "enqueued_at")
-                queued_at = moment_of(*answers_of(pipeline))
+            pipeline = self._pipeline()
+            for job_id in head:
+                pipeline.hget(Job.key_for(text_of(job_id)), "enqueued_at")
+            oldest = min(filter(None, map(moment_of, answers_of(pipeline))), default=None)
             scheduler = SCHEDULER_LOCKING_KEY_TEMPLATE % self._name
             keys = cast("set[bytes]", self._client.smembers(WORKERS_BY_QUEUE_KEY % self._name))
             live = [worker for worker in self._workers(keys, now) if worker.alive]
             return QueueHealth(
                 waiting=self._client.llen(self._list),
-                head_waits_for=now - queued_at.timestamp() if queued_at else None,
+                oldest_waits_for=now - oldest.timestamp() if oldest else None,
                 workers=workers,
                 suspension=read_suspension(self._client),
                 has_scheduler=self._client.exists(scheduler) > 0,

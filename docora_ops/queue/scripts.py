@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.resources import files
 from typing import cast
 
@@ -70,9 +69,8 @@ class JobScript:
         """Reads the queue's list, and the expired executions."""
         with redis_errors(self._client):
             expired = self._read_expired(self._client)
-            read_at = datetime.fromtimestamp(self._client.time()[0], UTC)
             ids = cast("list[bytes]", self._client.lrange(self._list_key, 0, -1))
-        return WaitingList(read_at, ids, expired)
+        return WaitingList(ids, expired)
 
     def read_expired(self) -> ExpiredExecutions:
         """Reads the expired executions."""
@@ -81,10 +79,7 @@ class JobScript:
 
     def _read_expired(self, client: Redis) -> ExpiredExecutions:
         now = client.time()[0]
-        # They come first. Not `byscore`, which Redis has since 6.2. If some of them are removed in
-        # between, others are read beyond, which does no harm.
-        count = client.zcount(self._wip_key, "-inf", now)
-        expired = client.zrange(self._wip_key, 0, count - 1) if count else []
+        expired = client.zrange(self._wip_key, cast("int", "-inf"), now, byscore=True)
         by_job: dict[str, list[str]] = {}
         for member in cast("list[bytes]", expired):
             # Scripts take UTF-8 only: RQ removes other members.

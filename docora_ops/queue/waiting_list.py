@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from rq.utils import utcformat
 
@@ -32,8 +32,9 @@ class WaitingList:
     LPOS searches the list for each id, which takes quadratic time for many ids.
     """
 
-    def __init__(self, read_at: datetime, ids: Iterable[bytes], expired: ExpiredExecutions) -> None:
+    def __init__(self, ids: Iterable[bytes], expired: ExpiredExecutions) -> None:
         self.expired = expired
+        read_at = datetime.fromtimestamp(expired.read_at, UTC)
         self.cutoff = utcformat(read_at - _CLOCK_SKEW)
         """A job whose `enqueued_at` is earlier was enqueued before the list was read."""
         self._hints: dict[bytes, int] = {}

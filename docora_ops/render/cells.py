@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from docora_ops import links
-from docora_ops.text import amount, inert, moment
+from docora_ops.text import amount, duration, inert, moment
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -69,16 +69,14 @@ def state(slug: str) -> Text:
     return cell(words(slug), style_of(slug))
 
 
-def circuit(open_until: datetime | None) -> Text:
+def circuit(open_until: datetime | None, *, is_open: bool) -> Text:
     """Tells whether a circuit is open, and until when."""
-    if not is_open(open_until):
-        return cell("closed")
-    return cell(f"open until {moment(open_until)}", "yellow")
+    return cell(f"open until {moment(open_until)}", "yellow") if is_open else cell("closed")
 
 
-def is_open(open_until: datetime | None) -> bool:
-    """Tells whether a circuit is open."""
-    return open_until is not None and open_until > datetime.now(UTC)
+def ago(seconds: float | None) -> str:
+    """Returns `5 s ago`, or `unknown`."""
+    return "unknown" if seconds is None else f"{duration(seconds)} ago"
 
 
 def with_id(name: str, identifier: str) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from docora_ops.links import Action, LinkResult, Outcome
 from docora_ops.render.bulk import outcome_label
-from docora_ops.render.cells import cell, is_open, retries, style_of, with_id
+from docora_ops.render.cells import cell, retries, style_of, with_id
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
 from docora_ops.text import duration, moment
@@ -81,8 +80,8 @@ def table(result: LinkResult) -> RenderableType:
     if link.circuit_open_until:
         # A dry run shows the circuit as it is, and then what would become of it.
         open_until = (link if result.dry_run else result).circuit_open_until
-        if open_until and is_open(open_until):
-            left = duration((open_until - datetime.now(UTC)).total_seconds())
+        if open_until and link.circuit_is_open:
+            left = duration((open_until - link.read_at).total_seconds())
             until = f"open until {moment(open_until)} (in {left}) after git failures"
             shown.add_row("Circuit", cell(until, "yellow"))
             shown.add_row("", cell(_meaning(result)))

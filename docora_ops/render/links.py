@@ -12,7 +12,6 @@ from docora_ops.render.cells import (
     NO_ERROR,
     cell,
     circuit,
-    is_open,
     link_name,
     retries,
     state,
@@ -45,8 +44,8 @@ def _block(link: ListedLink, *, with_status: bool) -> RenderableType:
     ]
     if link.retry_count:
         facts.insert(0, cell(retries(link.retry_count)))
-    if is_open(link.circuit_open_until):
-        facts.append(Text.assemble("circuit ", circuit(link.circuit_open_until)))
+    if link.circuit_is_open:
+        facts.append(Text.assemble("circuit ", _circuit(link)))
     parts = (state(link.status) if with_status else None, _error(link))
     lines = (Text(": ").join(filter(None, parts)), Text(", ").join(facts))
     return block(cell(link_name(link.app_name, link.repository_name)), *filter(None, lines))
@@ -64,9 +63,13 @@ def _cells(link: ListedLink, *, with_ids: bool) -> dict[str, Text]:
         _ERROR: _error(link),
         "Retries": cell(link.retry_count),
         "Last good scan": cell(moment(link.last_scanned_at) or "never"),
-        "Circuit": circuit(link.circuit_open_until),
+        "Circuit": _circuit(link),
         "Job": _job(link),
     }
+
+
+def _circuit(link: ListedLink) -> Text:
+    return circuit(link.circuit_open_until, is_open=link.circuit_is_open)
 
 
 def _job(link: ListedLink) -> Text:

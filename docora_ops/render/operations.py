@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
-from datetime import UTC, datetime
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from docora_ops.bulk import KnownOperation, Progress
 from docora_ops.links import LinkFailure
-from docora_ops.render.cells import cell, state
+from docora_ops.render.cells import ago, cell, state
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs, records
 from docora_ops.render.short_lists import failures as failures_table
-from docora_ops.text import duration
 
 
 def list_table(operations: Iterable[KnownOperation], width: int) -> RenderableType:
@@ -28,17 +26,11 @@ def list_table(operations: Iterable[KnownOperation], width: int) -> RenderableTy
             cell(operation.succeeded),
             _failed(operation),
             state(operation.state),
-            cell(_ago(operation.last_step_at)),
+            cell(ago(operation.last_step_seconds)),
         )
         for operation in operations
     ]
     return records(("Operation", *numbers, "State", "Last step"), rows, width, numbers=numbers)
-
-
-def _ago(moment: datetime | None) -> str:
-    if moment is None:
-        return "unknown"
-    return f"{duration((datetime.now(UTC) - moment).total_seconds())} ago"
 
 
 def progress_document(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from rich.console import RenderableType
 from rich.text import Text
 
@@ -59,8 +57,9 @@ def table(details: LinkDetails) -> RenderableType:
 
 def _circuit(details: LinkDetails) -> Text:
     until, failures = details.circuit_open_until, details.history.consecutive_failures
-    is_over = until is not None and until <= datetime.now(UTC)
-    text = cell(f"was open until {moment(until)}") if is_over else circuit(until)
+    text = circuit(until, is_open=details.circuit_is_open)
+    if until is not None and not details.circuit_is_open:
+        text = cell(f"was open until {moment(until)}")
     if failures:
         text.append(f", {amount(failures, 'git failure')} in a row")
     return text

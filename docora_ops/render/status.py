@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -16,7 +15,7 @@ from docora_ops.bulk import KnownOperation
 from docora_ops.errors import RedisError
 from docora_ops.jobs import Backend, QueueOverview, silence_of
 from docora_ops.links import LinkStatus
-from docora_ops.render.cells import NO_ERROR, cell, with_id, words
+from docora_ops.render.cells import NO_ERROR, ago, cell, with_id, words
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
 from docora_ops.render.queue import job_counts
@@ -221,11 +220,9 @@ def _operation(operation: KnownOperation | None) -> Text:
     if operation is None:
         return cell("none in the last hour")
     done = f"{operation.completed} of {operation.total}, {words(operation.state)}"
-    ago = ""
-    if operation.last_step_at is not None:
-        seconds = (datetime.now(UTC) - operation.last_step_at).total_seconds()
-        ago = f", {duration(seconds)} ago"
-    return cell(f"{operation.operation_id}: {done}{ago}")
+    if operation.last_step_seconds is not None:
+        done += f", {ago(operation.last_step_seconds)}"
+    return cell(f"{operation.operation_id}: {done}")
 
 
 def _trend(trend: Trend) -> Text:

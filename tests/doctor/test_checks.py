@@ -42,7 +42,7 @@ def states(found: dict[str, tuple[CheckState, str]]) -> dict[str, CheckState]:
     [
         ({}, {}),
         ({"redis_version": "5.0.14"}, {"redis_version": CheckState.FAILED}),
-        ({"redis_version": "6.0.16"}, {"redis_version": CheckState.WARNING}),
+        ({"redis_version": "6.0.16"}, {"redis_version": CheckState.FAILED}),
         ({"redis_version": "6.2.0"}, {}),
         ({"redis_version": ""}, {"redis_version": CheckState.NOT_CHECKED}),
         ({"role": "slave"}, {"redis_primary": CheckState.FAILED}),

@@ -124,7 +124,7 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     assert "1 job waits" in check(first, "workers")["finding"]
     assert "docora-ops worker" in check(first, "workers")["hint"]
     assert "overdue for 10 min" in check(first, "scheduler")["finding"]
-    assert check(first, "waiting_jobs")["finding"] == "1, the next one for 3 h 0 min"
+    assert check(first, "waiting_jobs")["finding"] == "1, the oldest for 3 h 0 min"
 
     client.config_set("maxmemory", "0")
     client.config_set("maxmemory-policy", "noeviction")

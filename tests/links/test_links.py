@@ -67,6 +67,7 @@ def test_a_row_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> 
     assert first.pop("timestamp") == first["last_scanned_at"]
     assert first.pop("last_scanned_at").startswith(f"{scanned:%Y-%m-%dT%H:%M:%S.}")
     assert first.pop("circuit_open_until") > second["timestamp"]
+    assert (first.pop("circuit_is_open"), second["circuit_is_open"]) == (True, False)
     assert first == {
         "app_id": app,
         "app_name": "Acme Search",

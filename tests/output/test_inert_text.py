@@ -63,7 +63,7 @@ def every_table(text: str, width: int) -> Iterator[tuple[str, list[RenderableTyp
     """Each table, with `text` wherever the database or an error speaks."""
     ref = LinkRef("row", text, text)
     payload = Payload(text, text, text, text, text, text, text, "secret-token", "secret-key")
-    link = Link(ref, payload, text, 5, text, None, circuit_is_open=False)
+    link = Link(ref, payload, text, 5, text, None, read_at=datetime.now(UTC))
     result = LinkResult(Action.RETRY, link, Outcome.QUEUED, None)
     app = App(text, text)
     counts = {Outcome.QUEUED: 1}

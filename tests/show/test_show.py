@@ -81,6 +81,7 @@ def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
         "consecutive_failures": 5,
         "delivered_files": 12,
         "snapshot": {"commit_sha": "c" * 40, "branch": "trunk", "files": 7},
+        "circuit_is_open": True,
         "lock_held": False,
         "job": "none",
         "job_id": link.job_id,

@@ -10,8 +10,7 @@ from docora_ops.jobs import Backend, OtherQueue, QueueHealth, to_run_bullmq_jobs
 from docora_ops.queue.redis_server import RedisServer
 from docora_ops.text import amount, duration
 
-_OLDEST = (6, 0, 6)  # the first version with LPOS
-_SAFE_FOR_WORKERS = (6, 2, 0)  # the first version with LMOVE
+_OLDEST = (6, 2, 0)  # Valkey 7.2, its first version, counts as 7.2
 _MEMORY_WARNING = 0.80
 _MEMORY_FAILURE = 0.95
 _LONG_UNSAVED = 3600
@@ -93,15 +92,12 @@ def check_queue(queue: QueueHealth, queue_name: str, backend: Backend, pending: 
 def _check_version(server: RedisServer) -> Check:
     name = CheckName.REDIS_VERSION
     numbers = tuple(int(number) for number in re.findall(r"\d+", server.version)[:3])
-    found, upgrade = server.product, "upgrade to Redis 6.2 or newer"
     if not numbers:
         return not_checked(name, "it does not tell its version")
     if numbers < _OLDEST:
-        return failed(name, f"{found} is too old", upgrade)
-    if numbers < _SAFE_FOR_WORKERS:
-        found += ": a worker that is killed as it takes a job loses it"
-        return warning(name, found, upgrade)
-    return ok(name, found)
+        upgrade = "upgrade to Redis 6.2, Valkey 7.2 or newer"
+        return failed(name, f"{server.product} is too old", upgrade)
+    return ok(name, server.product)
 
 
 def _check_primary(server: RedisServer, refusal: Refusal | None, *, tried: bool) -> Check:
@@ -241,9 +237,9 @@ def _check_scheduler(queue: QueueHealth, queue_name: str) -> Check:
 
 def _check_waiting(queue: QueueHealth, start_more: str) -> Check:
     name = CheckName.WAITING_JOBS
-    if queue.head_waits_for is None:
+    if queue.oldest_waits_for is None:
         return ok(name, str(queue.waiting) if queue.waiting else "none")
-    found = f"{queue.waiting}, the next one for {duration(queue.head_waits_for)}"
-    if queue.head_waits_for > _LONG_WAIT:
+    found = f"{queue.waiting}, the oldest for {duration(queue.oldest_waits_for)}"
+    if queue.oldest_waits_for > _LONG_WAIT:
         return warning(name, found, f"see what the workers do, and {start_more}")
     return ok(name, found)

@@ -1,0 +1,79 @@
+"""On a host whose clock is wrong, moments are judged by the clock of the server that keeps them."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from rq.job import JobStatus
+from rq.utils import now, utcformat
+
+from tests.support.clocks import clock_ahead, with_wrong_clock
+from tests.support.docora import Docora
+
+pytestmark = with_wrong_clock
+FORTY_MINUTES = 2400
+
+
+@pytest.mark.parametrize(
+    ("ahead", "open_for", "is_open"),
+    [(FORTY_MINUTES, timedelta(minutes=20), True), (-FORTY_MINUTES, timedelta(minutes=-5), False)],
+)
+def test_a_circuit_is_open_by_the_clock_of_postgres(
+    docora: Docora, ahead: int, open_for: timedelta, is_open: bool
+) -> None:
+    app = docora.add_app("Acme", "app_1")
+    link = docora.link(app, docora.add_repository("octo/api", "repo_1", circuit_open_for=open_for))
+    environment = {"COLUMNS": "200", **clock_ahead(ahead)}
+
+    listed = docora.run("links", env=environment)
+    assert ("open until" in listed.stdout) == is_open, listed.stdout
+    chosen = docora.run("links", "--circuit", "open", "--json", env=environment).data
+    assert [row["circuit_is_open"] for row in chosen] == [True] * is_open
+    [row] = docora.run("links", "--json", env=environment).data
+    assert row["circuit_is_open"] == is_open
+
+    shown = docora.run("show", link.app_id, link.repository_id, env=environment)
+    assert ("Circuit         open until" in shown.stdout) == is_open, shown.stdout
+    assert ("was open until" in shown.stdout) != is_open, shown.stdout
+    document = docora.run("show", link.app_id, link.repository_id, "--json", env=environment)
+    assert document.data["circuit_is_open"] == is_open
+
+    retried = docora.run("retry", link.app_id, link.repository_id, env=environment)
+    assert retried.code == 0
+    circuit = next(line for line in retried.stdout.splitlines() if line.startswith("Circuit"))
+    expected = r"open until .* \(in (19|20) min\) after git failures" if is_open else "closed"
+    assert re.search(expected, circuit), circuit
+
+
+@pytest.mark.parametrize(
+    ("ahead", "queued_ago", "lost"), [(FORTY_MINUTES, 5, 0), (-FORTY_MINUTES, 300, 1)]
+)
+def test_a_job_is_orphaned_by_the_clock_of_redis(
+    docora: Docora, ahead: int, queued_ago: int, lost: int
+) -> None:
+    docora.add_links(1, status="pending_snapshot")
+    [link] = docora.links()
+    docora.leave_job(link.job_id, JobStatus.QUEUED)  # as when a worker is just taking it
+    docora.age_links()
+    queued_at = utcformat(now() - timedelta(seconds=queued_ago))
+    docora.redis.hset(f"rq:job:{link.job_id}", "enqueued_at", queued_at)
+    status = docora.run("status", "--json", env=clock_ahead(ahead))
+    assert status.data["drift"]["lost"] == lost
+    metrics = docora.run("metrics", env=clock_ahead(ahead))
+    assert f'docora_drift_links{{kind="lost"}} {lost}' in metrics.stdout
+
+
+@pytest.mark.parametrize("ahead", [FORTY_MINUTES, -FORTY_MINUTES])
+def test_the_last_step_of_an_operation_is_as_long_ago_as_redis_says(
+    docora: Docora, ahead: int
+) -> None:
+    docora.add_links(2)
+    assert docora.run("retry-all-failed", "--yes").code == 0
+    [operation] = docora.run("operations", "--json").data
+    docora.redis.expire(f"docora:bulk:{operation['operation_id']}", 3600 - 600)
+    environment = {"COLUMNS": "200", **clock_ahead(ahead)}
+    for command in ("status", "operations"):
+        shown = docora.run(command, env=environment)
+        assert re.search(r"done.* 10 min ago", shown.stdout), shown.stdout
+    [operation] = docora.run("operations", "--json", env=environment).data
+    assert 600 <= operation["last_step_seconds"] < 660
