@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -91,6 +91,8 @@ class BulkResult:
     deliveries_cleared: int = 0
     circuits_reset: int | None = None  # repositories, with `--reset-circuit`
     circuits_held: int = 0  # repositories whose circuit could not be reset
+    left_to_operations: Mapping[str, int] = field(default_factory=dict)
+    """Links that `schedule` leaves to operations with `--in-flight`, by operation id."""
     links: Sequence[PlannedLink] | None = None  # of a dry run
     in_flight: int | None = None  # the most links in flight, with `--in-flight`
     stopped_by: StoppedBy | None = None  # with `--in-flight`

@@ -188,6 +188,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    Context.arguments = arguments
     context = Context(as_json="--json" in takewhile("--".__ne__, arguments))
     try:
         words = list(arguments) or ["--help"]

@@ -28,7 +28,7 @@ from docora_ops.database.counts import count_links
 from docora_ops.errors import ServerError
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action
-from docora_ops.queue import ProgressStore, connect
+from docora_ops.queue import PacedRuns, ProgressStore, connect
 from docora_ops.render import bulk as render
 from docora_ops.render import waits
 from docora_ops.render.short_lists import app_counts, failures
@@ -103,6 +103,7 @@ class BulkCommand(LongRun):
                 in_flight=options.in_flight,
                 max_failures=options.max_failures,
                 timeout=context.timeout,
+                runs=None if context.queue.is_docoras else PacedRuns(context.redis),
                 on_stop=self._tell_stop,
             )
         else:
@@ -165,12 +166,16 @@ class BulkCommand(LongRun):
             return
         what = f"{amount(total, 'snapshot')}{self._options.pace}"
         watched = (self.context, self._following, self._workers)
-        with showing_wait(*watched, what, left=self._left):
+        with showing_wait(*watched, what, left=self._left, taken_over=self._taken_over):
             yield
 
     def _left(self) -> int:
         """Counts the links that are still to be queued."""
         return 0 if self._run.cancelled else self._run.left
+
+    def _taken_over(self) -> int:
+        """Counts the links that others have queued first. To a resync they make no difference."""
+        return self._run.result().taken_over if self._action is Action.RETRY else 0
 
     def finish(self) -> int:
         """Shows the result, with `--wait` that of the snapshots too. Returns the exit code."""
@@ -237,7 +242,7 @@ class BulkCommand(LongRun):
         )
         if result.stopped_by:
             self._tell_stopped(result)
-        if self._is_paced and self._action is Action.RETRY and result.taken_over:
+        if self._is_paced and self._taken_over():
             self.context.warn(f"{render.taken_over(result)}.")
         return gravest(self._codes() | codes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -43,6 +43,8 @@ class Context:
     dry_run: bool = False
     wait: bool = False
     timeout: int | None = None
+    arguments: ClassVar[Sequence[str]] = ()
+    """The command line after the program's name."""
     document_has_begun: ClassVar[bool] = False
     """True once a document is on stdout, which may hold only one."""
 
@@ -206,7 +208,11 @@ class Context:
         self.show_text([encode(document)])
 
     def show_text(self, pieces: Iterable[str]) -> None:
-        """Prints an encoded document piece by piece on stdout."""
+        """Prints a text piece by piece on stdout. JSON gets the moment and the command."""
+        if self.as_json:
+            from docora_ops.render.json import stamped
+
+            pieces = stamped(pieces, Context.arguments)
         with finishing_first(is_all=True):
             for piece in pieces:
                 Context.document_has_begun = True

@@ -19,14 +19,21 @@ def schedule(
 
     Changes no link. Keeps a job that is waiting or running already, and replaces a stale one.
     Leaves out repositories whose circuit is open, and failed links of repositories whose circuit
-    was opened since git last succeeded.
+    was opened since git last succeeded. Leaves links to a running command with --in-flight.
     """
     context = context_of(typer_context)
     context.require_rq("schedule", "Docora's own scheduler queues what is due, each minute")
+    from docora_ops.actions.bulk.left_to_runs import without_paced_links
     from docora_ops.cli.bulk_command import BulkCommand
     from docora_ops.database.selection import select_due
     from docora_ops.links import Action
+    from docora_ops.queue import PacedRuns
+    from docora_ops.text import amount
 
-    selection = select_due(context.database, context.settings.rescan_interval_ms)
+    due = select_due(context.database, context.settings.rescan_interval_ms)
+    selection = without_paced_links(context.database, PacedRuns(context.redis), due)
+    for operation_id, links in selection.left_to_operations.items():
+        left = f"{amount(links, 'due link')} left to operation {operation_id}"
+        context.say(f"{left}, which queues its links at its own pace (--in-flight).")
     change = describe_change("schedule", reason)
     return BulkCommand(context, Action.SCHEDULE, selection, change).run()

@@ -58,8 +58,12 @@ def showing_wait(
     *,
     link: str = "",
     left: Callable[[], int] = lambda: 0,
+    taken_over: Callable[[], int] = lambda: 0,
 ) -> Iterator[None]:
-    """Says that it waits for `what`, and shows how many links have results."""
+    """Says that it waits for `what`, and shows how many links have results.
+
+    `taken_over` counts the links that others have queued first.
+    """
     backend = context.settings.backend
     following.watch.on_notice = lambda notice, text: _tell(context, link, notice, text)
     following.watch.had_workers = workers > 0
@@ -71,13 +75,13 @@ def showing_wait(
         )
     so_far, is_animated = following.result(), may_animate(sys.stderr)
     total = so_far.total + left()
-    first = _wrapped(wait_progress(so_far, left()), context) or "looking"
+    first = _wrapped(wait_progress(so_far, left(), taken_over()), context) or "looking"
     with progress_bar(context, total, first) as move:
         said_at = time.monotonic()
 
         def show(step: BulkWait) -> None:
             nonlocal said_at
-            parts = wait_progress(step, left())
+            parts = wait_progress(step, left(), taken_over())
             move(step.total - step.unfinished, _wrapped(parts, context), step.total + left())
             if not is_animated and time.monotonic() - said_at >= _SAY_EACH:
                 said_at = time.monotonic()

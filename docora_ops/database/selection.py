@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from sys import intern
 
@@ -54,6 +54,8 @@ class Selection:
     by_app: Sequence[AppCount]
     claim: Claiming
     open_circuits_left_out: int | None = None
+    left_to_operations: Mapping[str, int] = field(default_factory=dict)
+    """Due links that operations with `--in-flight` are going to queue, by operation id."""
 
     @property
     def total(self) -> int:

@@ -5,6 +5,7 @@ from redis import Redis
 from docora_ops.jobs import Backend
 from docora_ops.queue.audit_stream import History
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
+from docora_ops.queue.paced_runs import PacedRuns
 from docora_ops.queue.progress import ProgressStore
 from docora_ops.queue.redis_client import connect
 from docora_ops.queue.rq_queue import RqQueue
@@ -17,6 +18,7 @@ __all__ = [
     "ExpiredExecutions",
     "History",
     "LinkQueue",
+    "PacedRuns",
     "ProgressStore",
     "PushRequest",
     "Redis",

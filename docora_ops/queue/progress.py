@@ -177,15 +177,14 @@ class ProgressStore:
             found = cast(
                 "bytes", self._client.getrange(links_key(operation_id), since * _ID_BYTES, -1)
             )
-        starts = range(0, len(found) - _ID_BYTES + 1, _ID_BYTES)
-        return [str(UUID(bytes=found[start : start + _ID_BYTES])) for start in starts]
+        return unpacked_ids(found)
 
     def add_links(self, operation_id: str, ids: Iterable[str]) -> None:
         """Keeps further links of an operation, by their row ids."""
         key = links_key(operation_id)
         with redis_errors(self._client):
             pipeline = self._client.pipeline(transaction=False)
-            pipeline.append(key, b"".join(UUID(id_).bytes for id_ in ids))
+            pipeline.append(key, packed_ids(ids))
             pipeline.expire(key, EXPIRY)
             pipeline.execute()
 
@@ -273,6 +272,17 @@ def operation_key(operation_id: str) -> str:
 def links_key(operation_id: str) -> str:
     """Returns the key of the links that the operation has claimed: 16 bytes for each row id."""
     return f"docora-ops:operation:{operation_id}:links"
+
+
+def packed_ids(ids: Iterable[str]) -> bytes:
+    """Returns 16 bytes for each row id."""
+    return b"".join(UUID(id_).bytes for id_ in ids)
+
+
+def unpacked_ids(packed: bytes) -> list[str]:
+    """Returns row ids that were packed."""
+    starts = range(0, len(packed) - _ID_BYTES + 1, _ID_BYTES)
+    return [str(UUID(bytes=packed[start : start + _ID_BYTES])) for start in starts]
 
 
 def _keys(operation_id: str) -> list[str]:

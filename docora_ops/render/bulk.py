@@ -37,6 +37,8 @@ def message(result: BulkResult) -> str:
     some, none = _MESSAGES[result.action]
     if left_out := result.open_circuits_left_out:
         none = f"Nothing to {result.action}: {amount(left_out, 'link')} left out"
+    if result.left_to_operations:
+        none = "Nothing else is due"
     return some if result.total else none
 
 
@@ -77,9 +79,16 @@ def _counts(result: BulkResult) -> Document:
             "stopped_by": result.stopped_by,
             "left": result.left,
         }
+        if result.action is Action.RETRY:
+            fields["taken_over"] = result.taken_over
         if result.stopped_by is StoppedBy.MAX_FAILURES:
             fields["results_at_stop"] = result.results_at_stop
             fields["failed_at_stop"] = result.failed_at_stop
+    if result.action is Action.SCHEDULE:
+        fields["left_to_operations"] = [
+            {"operation_id": operation_id, "links": links}
+            for operation_id, links in result.left_to_operations.items()
+        ]
     if result.open_circuits_left_out is not None:
         fields["open_circuits_left_out"] = result.open_circuits_left_out
     if result.circuits_reset is not None:

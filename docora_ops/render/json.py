@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from docora_ops.errors import DocoraOpsError
-from docora_ops.text import moment
+from docora_ops.text import mask, moment
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -31,6 +32,15 @@ def encode_long(document: Document, items: Iterable[object]) -> Iterator[str]:
         yield separator + encode(item)
         separator = ", "
     yield "]" + tail
+
+
+def stamped(pieces: Iterable[str], arguments: Sequence[str]) -> Iterator[str]:
+    """Adds to an encoded document when it was printed, and by which command, without secrets."""
+    command = _valid(mask(shlex.join(["docora-ops", *arguments])))
+    stamp = encode({"finished_at": datetime.now(UTC), "command": command})
+    left = iter(pieces)
+    yield f"{stamp[:-1]}, {next(left)[1:]}"
+    yield from left
 
 
 def fields_of(value: DataclassInstance) -> Document:

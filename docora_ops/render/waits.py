@@ -93,12 +93,15 @@ def wait_counts(wait: BulkWait) -> str:
     return ", ".join(_counts(wait, 0))
 
 
-def wait_progress(wait: BulkWait, left: int) -> list[str]:
+def wait_progress(wait: BulkWait, left: int, taken_over: int) -> list[str]:
     """Returns the counts, the rate and the time that is left at that rate, each as one text.
 
-    `left`: links that were not queued yet. No forecast is made while nothing moves.
+    `left`: links that were not queued yet; `taken_over`: links that others have queued first. No
+    forecast is made while nothing moves.
     """
     shown = [*_counts(wait, left)]
+    if taken_over:
+        shown.append(f"{taken_over} taken over by others")
     if wait.per_second:
         per_minute = wait.per_second * 60
         is_fast = wait.per_second >= 1

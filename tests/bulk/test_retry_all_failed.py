@@ -347,7 +347,7 @@ def test_the_question_leaves_nothing_on_a_stdout_that_is_redirected(
     assert code == 0, shown
     assert "[y/N]" in shown
     document = stdout.read_text(encoding="utf-8")
-    assert document.startswith('{"data": ')
+    assert document.startswith('{"finished_at": ')
     assert document.endswith("}\n")
     assert document.count("\n") == 1
 

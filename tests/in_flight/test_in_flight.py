@@ -154,7 +154,8 @@ def test_a_job_that_a_scheduler_has_queued_meanwhile_is_not_queued_twice(docora:
     links = docora.links()
     process = docora.start("retry-all-failed", "--in-flight", "1", "--batch-size", "1", "--json")
     eventually(docora.waiting, "a job")
-    assert docora.run("schedule").code == 0
+    for link in links[1:]:
+        docora.enqueue(link.job_id)
     assert sorted(docora.waiting()) == [link.job_id for link in links]
     for number, link in enumerate(links):
         eventually(lambda: docora.statuses().get("pending_snapshot") == 1, f"turn {number}")
@@ -166,6 +167,7 @@ def test_a_job_that_a_scheduler_has_queued_meanwhile_is_not_queued_twice(docora:
     result = finish(process)
     assert result.code == 0, result
     assert (result.data["queued"], result.data["already_queued"]) == (1, 3)
+    assert result.data["taken_over"] == 3
 
 
 def test_a_link_that_can_not_be_queued_takes_no_slot(docora: Docora) -> None:

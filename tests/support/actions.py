@@ -9,6 +9,7 @@ import pytest
 
 from docora_ops.actions import link_change
 from docora_ops.actions.bulk.audit_entries import AuditEntries
+from docora_ops.actions.bulk.left_to_runs import without_paced_links
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.link_choice import choose_links
@@ -21,7 +22,7 @@ from docora_ops.database.selection import Selection, select_due, select_failed, 
 from docora_ops.drift import DriftReport, RepairResult
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkRef, LinkResult
-from docora_ops.queue import ProgressStore, connect, queue_of
+from docora_ops.queue import PacedRuns, ProgressStore, connect, queue_of
 from docora_ops.settings import Settings
 from tests.support.rows import TestLink
 
@@ -78,6 +79,7 @@ class Actions:
 
     def schedule(self, *, batch_size: int = 500, **options: Any) -> BulkResult:
         selection = select_due(self.database, self.settings.rescan_interval_ms)
+        selection = without_paced_links(self.database, PacedRuns(self.redis), selection)
         return self._run(Action.SCHEDULE, selection, batch_size, **options)
 
     def _run(

@@ -83,6 +83,8 @@ def bulk_document(message: str, operation_id: str | None = None, **changed: Any)
     """The JSON document of a bulk action; counts are 0 unless given."""
     counts = {name: changed.pop(name, 0) for name in COUNTS}
     total = sum(counts.values())
+    is_schedule = message in {"Schedule pass done", "Nothing is due"}
+    left: dict[str, Any] = {"left_to_operations": []} if is_schedule else {}
     return {
         "data": {
             "message": message,
@@ -93,6 +95,7 @@ def bulk_document(message: str, operation_id: str | None = None, **changed: Any)
             "cancelled": False,
             "failures": [],
             **counts,
+            **left,
             **changed,
         }
     }

@@ -65,8 +65,10 @@ class Result:
 
     @property
     def json(self) -> Any:
-        """The one document on stdout."""
-        return json.loads(self.stdout)
+        """The one document on stdout, without the moment and the command, which each has."""
+        document = json.loads(self.stdout)
+        del document["finished_at"], document["command"]
+        return document
 
     @property
     def data(self) -> Any:

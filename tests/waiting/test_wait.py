@@ -5,6 +5,7 @@ With our own: tests/waiting/test_beside_a_worker.py.
 
 import re
 import signal
+from typing import Any
 
 import pytest
 
@@ -266,13 +267,14 @@ def test_where_no_bar_can_move_a_line_tells_now_and_then_how_far_it_is(
     following = Following(actions.database, actions.queue)
     jobs = JobCounts(waiting=2, running=1)
     step = BulkWait(4, 1, 0, 3, (), seconds=9, per_second=0.5, jobs=jobs)
-    with waiting.showing_wait(Context(), following, 1, "8 snapshots", left=lambda: 2):
+    counts: dict[str, Any] = {"left": lambda: 2, "taken_over": lambda: 3}
+    with waiting.showing_wait(Context(), following, 1, "8 snapshots", **counts):
         following.on_step(step)
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "Waiting for 8 snapshots.",
-        "4 in sync, 1 failed again, 3 in flight (2 waiting, 1 running), 2 not queued yet, 30/min, "
-        "10 s left.",
+        "4 in sync, 1 failed again, 3 in flight (2 waiting, 1 running), 2 not queued yet, "
+        "3 taken over by others, 30/min, 10 s left.",
     ]
 
 

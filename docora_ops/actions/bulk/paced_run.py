@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,11 +14,13 @@ from docora_ops.actions.bulk.run import BatchHandler, BulkRun
 from docora_ops.actions.waiting.follow import Feed, Following
 from docora_ops.batches import batches
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
+from docora_ops.errors import RedisError
 from docora_ops.links import LinkRef
-from docora_ops.queue import WaitingList
+from docora_ops.queue import PacedRuns, WaitingList
 from docora_ops.settings import SECOND_LOOK_DELAY
 
 _REPORT = 1  # seconds after which an idle run looks whether it was cancelled
+_KEEP = 5  # seconds after which the run shows again that it is under way
 _LIST_FRESH = 5  # seconds for which the waiting list need not be read again
 
 
@@ -35,6 +38,7 @@ class PacedRun(BulkRun):
     in_flight: int
     max_failures: MaxFailures | None = None
     timeout: float | None = None
+    runs: PacedRuns | None = None  # makes the run known to `schedule`
     on_stop: Callable[[], None] = lambda: None
     """Called when no further link is queued, though some are left."""
     _stopped_by: StoppedBy | None = None
@@ -45,6 +49,7 @@ class PacedRun(BulkRun):
     _evidence: dict[str, str] | None = None  # the same in the second round, by row id
     _waiting: WaitingList | None = None
     _waiting_read_at: float = 0
+    _kept_at: float = 0
 
     def result(self) -> BulkResult:
         """Returns what has been done so far."""
@@ -56,6 +61,22 @@ class PacedRun(BulkRun):
             results_at_stop=results,
             failed_at_stop=failed,
         )
+
+    def run(self) -> BulkResult:
+        """Queues the links and follows them. Raises PostgresError, RedisError."""
+        try:
+            return super().run()
+        finally:
+            if self.runs and self.operation_id:
+                with suppress(RedisError):  # it expires
+                    self.runs.end(self.operation_id)
+
+    def _report(self, *, is_last: bool = False) -> None:
+        super()._report(is_last=is_last)
+        is_due = time.monotonic() - self._kept_at > _KEEP
+        if self.runs and self.operation_id and is_due and not self.cancelled:
+            self._kept_at = time.monotonic()
+            self.runs.keep(self.operation_id, (ref.id for ref in self.selection.refs))
 
     def _work(self, handlers: Sequence[BatchHandler]) -> None:
         """Queues links and follows them until all have results, or it has to stop."""

@@ -177,6 +177,7 @@ class BulkRun:
             deliveries_cleared=self._deliveries_cleared,
             circuits_reset=len(self._circuits_reset) if self.reset_circuit else None,
             circuits_held=len(self._circuits_held),
+            left_to_operations=self.selection.left_to_operations,
             links=self._planned,
         )
 

@@ -1,0 +1,57 @@
+"""Each JSON document says when it was printed and by which command: cron appends them to a file."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.support.docora import Docora
+from tests.support.proxy import refused_port
+
+A_MOMENT = timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("schedule --json", 0),
+        ("retry-all-failed --skip-open-circuits --json", 0),
+        ("retry-all-failed --error 'HTTP 502' --dry-run --json", 0),
+        ("repair --dry-run --json", 0),
+        ("resync no-such-app --all --yes --json", 3),
+        ("retry-all-failed --limit none --json", 2),
+        ("no-such-command --json", 2),
+    ],
+)
+def test_a_document_has_its_moment_and_its_command(docora: Docora, words: str, code: int) -> None:
+    docora.add_links(2)
+    before = datetime.now(UTC)
+    result = docora.run_in_shell(f"docora-ops {words}")
+    assert result.code == code, result
+    document = json.loads(result.stdout)
+    assert document["command"] == f"docora-ops {words}"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", document["finished_at"])
+    finished_at = datetime.fromisoformat(document["finished_at"])
+    assert before - A_MOMENT < finished_at < datetime.now(UTC) + A_MOMENT
+
+
+def test_the_document_of_a_lost_server_has_them_too_and_no_secret(docora: Docora) -> None:
+    reason = "see https://kim:s3cr3t@wiki.example/a"
+    result = docora.run(
+        *("retry-all-failed", "--reason", reason, "--json"),
+        env={"DATABASE_URL": f"postgres://docora@127.0.0.1:{refused_port()}/docora"},
+    )
+    assert result.code == 5
+    document = json.loads(result.stdout)
+    assert document["command"] == (
+        "docora-ops retry-all-failed --reason 'see https://***@wiki.example/a' --json"
+    )
+    assert document["finished_at"]
+    assert "s3cr3t" not in result.stdout
+
+
+def test_the_numbers_for_prometheus_stay_as_they_are(docora: Docora) -> None:
+    shown = docora.run("metrics").stdout
+    assert shown.startswith("# HELP")
+    assert "finished_at" not in shown
