@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     binary_chunk_size_bytes: Annotated[int, Field(ge=1, le=2**30)] = 524_288
     scan_concurrency: Annotated[int, Field(ge=1, le=256)] = 5
 
-    backend: Annotated[Backend, _own("BACKEND")] = Backend.RQ
+    backend: Annotated[Backend | None, _own("BACKEND")] = None  # None: to be found out
     bullmq_prefix: Annotated[str, _own("BULLMQ_PREFIX", pattern=r"^[A-Za-z0-9_.:{}-]{1,200}\Z")] = (
         "bull"
     )

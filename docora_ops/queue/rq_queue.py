@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from redis import Redis
 
 from docora_ops.jobs import (
     Backend,
+    BackendChoice,
     JobRecord,
     JobState,
     OtherQueue,
@@ -40,8 +42,10 @@ class RqQueue(LinkQueue):
 
     backend = Backend.RQ
 
-    def __init__(self, settings: Settings, client: Redis) -> None:
-        super().__init__(settings, client)
+    def __init__(
+        self, settings: Settings, client: Redis, choice: BackendChoice | None = None
+    ) -> None:
+        super().__init__(settings, client, choice)
         self._script = JobScript(settings, client, "look_and_push.lua")
 
     def read_waiting(self) -> WaitingList:
@@ -155,7 +159,7 @@ class RqQueue(LinkQueue):
 
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers, the scheduler and the first `limit` jobs."""
-        return self._reader.overview(limit)
+        return replace(self._reader.overview(limit), backend_source=self.choice.source)
 
     def job(self, job_id: str) -> JobRecord:
         """Reads all that RQ has of one job."""
