@@ -8,6 +8,7 @@ from enum import StrEnum
 from functools import partial
 
 from docora_ops.drift import DriftReport
+from docora_ops.jobs import BackendChoice
 
 
 class CheckState(StrEnum):
@@ -82,6 +83,7 @@ class Diagnosis:
 
     checks: Sequence[Check]
     drift: DriftReport | None  # None if a server could not be asked
+    backend: BackendChoice | None = None  # None if Redis could not be asked
     misconfigured: bool = False
     server_lost: bool = False
 

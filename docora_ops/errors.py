@@ -88,6 +88,10 @@ class WrongBackendError(RefusedError, code="wrong_backend"):
     """Docora's own workers run the jobs, and the settings say that workers of RQ do."""
 
 
+class UnclearBackendError(RefusedError, code="unclear_backend"):
+    """The settings do not say which workers run the jobs, and it cannot be found out."""
+
+
 class SnapshotRunningError(RefusedError, code="snapshot_running"):
     """A resync would be lost on the snapshot that is running."""
 

@@ -38,9 +38,7 @@ class Backend(StrEnum):
     @property
     def to_switch(self) -> str:
         """Returns what chooses the other backend."""
-        if self is Backend.RQ:
-            return "set DOCORA_OPS_BACKEND=bullmq"
-        return "unset DOCORA_OPS_BACKEND, or set it to rq"
+        return f"set DOCORA_OPS_BACKEND={'bullmq' if self is Backend.RQ else 'rq'}"
 
     @property
     def others_beside(self) -> str:
@@ -54,6 +52,44 @@ class Backend(StrEnum):
     def to_stop_others(self) -> str:
         """Returns what stops the workers of the other backend."""
         return "run Docora with RUN_MODE=api" if self is Backend.RQ else "stop the workers of RQ"
+
+
+class BackendSource(StrEnum):
+    """What the choice of a backend rests on."""
+
+    SETTING = "setting"  # DOCORA_OPS_BACKEND
+    WORKERS = "workers"
+    TRACES = "traces"  # keys of one queue, and none of the other
+    DEFAULT = "default"  # neither workers nor traces
+    UNCLEAR = "unclear"
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """The backend that a command works with, and why."""
+
+    backend: Backend
+    source: BackendSource
+    why: str = ""
+
+    @property
+    def is_clear(self) -> bool:
+        """Tells whether it is known which workers run the jobs."""
+        return self.source is not BackendSource.UNCLEAR
+
+    @property
+    def sentence(self) -> str:
+        """Returns what was found out. Empty if nothing was."""
+        if self.source is BackendSource.SETTING:
+            return ""
+        if self.is_clear:
+            return f"DOCORA_OPS_BACKEND is not set: using {self.backend}, as {self.why}"
+        return f"DOCORA_OPS_BACKEND is not set, and it is unclear what it should be: {self.why}"
+
+    @property
+    def to_set(self) -> str:
+        """Returns what to do where it is unclear."""
+        return "set DOCORA_OPS_BACKEND to rq or bullmq: see docora-ops help workers"
 
 
 class JobState(StrEnum):
@@ -188,6 +224,7 @@ class QueueOverview:
     workers: Sequence[Worker]
     scheduler: Scheduler | None
     jobs: Sequence[QueuedJob]  # the first ones: running, then waiting, then delayed
+    backend_source: BackendSource = BackendSource.SETTING
 
     @property
     def unfinished(self) -> int:

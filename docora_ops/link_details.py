@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from docora_ops.jobs import Backend, JobRecord, JobState
+from docora_ops.jobs import Backend, BackendSource, JobRecord, JobState
 
 
 @dataclass(frozen=True)
@@ -51,4 +51,5 @@ class LinkDetails:
     job: JobState
     job_id: str
     backend: Backend
+    backend_source: BackendSource
     job_record: JobRecord

@@ -30,7 +30,8 @@ class Metrics:
     links: LinkCounts | None
     failed_by_app: Sequence[AppCount] | None  # None also if not asked for
     queue: QueueOverview | None
-    drift: DriftCounts | None  # needs both servers
+    backend_ok: bool | None  # the workers that run are those of the backend
+    drift: DriftCounts | None  # needs both servers, and the right backend
     scrape_seconds: float
     errors: Mapping[Server, ServerError]  # of the servers that are down
 

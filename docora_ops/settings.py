@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     ssl_cert_file: str | None = None
     ssl_cert_dir: str | None = None
 
-    backend: Annotated[Backend, _own("BACKEND")] = Backend.RQ
+    backend: Annotated[Backend | None, _own("BACKEND")] = None  # None: to be found out
     bullmq_prefix: Annotated[str, _own("BULLMQ_PREFIX", pattern=r"^[A-Za-z0-9_.:{}-]{1,200}\Z")] = (
         "bull"
     )

@@ -62,7 +62,7 @@ class Status:
     links: LinkOverview | None
     queue: QueueOverview | None
     last_operation: KnownOperation | None
-    drift: DriftCounts | None  # also None if only workers of the other backend run
+    drift: DriftCounts | None  # also None beside the wrong workers, or where it is unclear
     errors: Sequence[ServerError]
     other_queue: OtherQueue = OtherQueue.UNUSED
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from docora_ops.actions.folding import LONGEST, group_errors
@@ -24,16 +25,22 @@ from docora_ops.queue import LinkQueue
 
 
 def list_links(
-    database: Database, queue: LinkQueue, which: LinkFilter, sort: LinkSort, page: int, limit: int
+    database: Database,
+    open_queue: Callable[[], LinkQueue],
+    which: LinkFilter,
+    sort: LinkSort,
+    page: int,
+    limit: int,
 ) -> tuple[Page[ListedLink], RedisError | None]:
     """Returns one page of the links, each with the state of its job.
 
-    If Redis can't be used, the states are None, and its error is returned as well.
+    If Redis can't be used, the states are None, and its error is returned as well. `open_queue`:
+    may ask Redis which queue it is.
     """
     total, links = lists.links_page(database, which, sort, limit=limit, offset=(page - 1) * limit)
     error = None
     try:
-        looked = look_at_jobs(database, queue, links, detailed=True)
+        looked = look_at_jobs(database, open_queue(), links, detailed=True)
         jobs = {link.job_id: answer.state for link, answer in looked}
         links = [replace(link, job=jobs.get(link.job_id, JobState.NONE)) for link in links]
     except RedisError as lost:

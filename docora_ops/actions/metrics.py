@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from docora_ops.actions.status import count_drift
@@ -16,26 +16,34 @@ from docora_ops.metrics import Metrics, Server
 from docora_ops.queue import LinkQueue
 
 
-def read_metrics(database: Database, queue: LinkQueue, *, by_app: bool) -> Metrics:
+def read_metrics(
+    database: Database, open_queue: Callable[[], LinkQueue], *, by_app: bool
+) -> Metrics:
     """Reads the numbers of both servers, or of the one that is up. `by_app`: failed links, too.
+
+    `open_queue`: may ask Redis which queue it is.
 
     A server counts as down if it is unreachable, refuses, or is too slow, even if only midway.
     """
     start = time.monotonic()
-    links = failed = overview = drift = None
+    links = failed = overview = backend_ok = drift = None
     errors: dict[Server, ServerError] = {}
     # In one transaction, so that the failed links of the apps add up.
     with _keeping_errors(errors), database.snapshot():
         links = count_links(database)
         failed = links_by_app(database, FAILED_LINKS, limit=None, offset=0)[1] if by_app else None
     with _keeping_errors(errors):
+        queue = open_queue()
         overview = queue.overview(limit=1)
-        if not errors:
+        has_only_others = queue.read_other().is_the_only_one(len(overview.live_workers))
+        backend_ok = queue.choice.is_clear and not has_only_others
+        if backend_ok and not errors:
             drift = count_drift(database, queue, overview.unfinished)
     return Metrics(
         links=None if Server.POSTGRES in errors else links,
         failed_by_app=None if Server.POSTGRES in errors else failed,
         queue=None if Server.REDIS in errors else overview,
+        backend_ok=None if Server.REDIS in errors else backend_ok,
         drift=drift,
         scrape_seconds=round(time.monotonic() - start, 3),
         errors=errors,

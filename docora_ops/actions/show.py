@@ -47,5 +47,6 @@ def link_details(database: Database, queue: LinkQueue, app: str, repository: str
         job=job_state(database, queue, link.ref),
         job_id=link.ref.job_id,
         backend=queue.backend,
+        backend_source=queue.choice.source,
         job_record=record,
     )

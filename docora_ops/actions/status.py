@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import replace
 
 from docora_ops.actions.background import in_background
 from docora_ops.actions.links import count_by_app, count_by_error
 from docora_ops.actions.look import look_at_jobs
+from docora_ops.bulk import KnownOperation
 from docora_ops.database import Database
 from docora_ops.database.counts import count_links
 from docora_ops.database.drift_rows import count_unfinished_links, some_unfinished_links
 from docora_ops.database.link_scans import scanning_links
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import JobState, OtherQueue
+from docora_ops.jobs import JobState, OtherQueue, QueueOverview
 from docora_ops.links import FAILED_LINKS, LinkStatus
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.status import DriftCounts, LinkOverview, Status, Trend
@@ -26,26 +28,35 @@ _RECENT = 60
 """Seconds over which the rate is measured."""
 
 
-def read_status(database: Database, queue: LinkQueue, store: ProgressStore) -> Status:
-    """Reads from both servers what each of them tells; a lost one does not prevent the other."""
+def read_status(
+    database: Database, open_queue: Callable[[], LinkQueue], store: ProgressStore, redis_name: str
+) -> Status:
+    """Reads from both servers what each of them tells; a lost one does not prevent the other.
+
+    `open_queue`: may ask Redis which queue it is. `redis_name`: names the server.
+    """
     errors: list[ServerError] = []
-    links = overview = last_operation = None
+    links = overview = last_operation = queue = None
     other = OtherQueue.UNUSED
+
+    def read_redis() -> tuple[LinkQueue, QueueOverview, OtherQueue, KnownOperation | None]:
+        queue = open_queue()
+        last = next(iter(store.read_all()), None)
+        return queue, queue.overview(1), queue.read_other(), last
+
     # Together, two servers that do not answer cost no more time than one.
-    redis = in_background(
-        lambda: (queue.overview(1), queue.read_other(), next(iter(store.read_all()), None))
-    )
+    redis = in_background(read_redis)
     try:
         links = _read_links(database)
     except PostgresError as error:
         errors.append(error)
     try:
-        overview, other, last_operation = redis.result()
+        queue, overview, other, last_operation = redis.result()
     except RedisError as error:
         errors.append(error)
     status = Status(
         postgres=database.target,
-        redis=queue.where,
+        redis=redis_name,
         links=links,
         queue=overview,
         last_operation=last_operation,
@@ -53,7 +64,7 @@ def read_status(database: Database, queue: LinkQueue, store: ProgressStore) -> S
         errors=errors,
         other_queue=other,
     )
-    if overview and links and not status.has_only_others:
+    if queue and overview and links and queue.choice.is_clear and not status.has_only_others:
         try:
             return replace(status, drift=count_drift(database, queue, overview.unfinished))
         except ServerError as error:

@@ -20,6 +20,7 @@ from docora_ops.errors import (
     DocoraOpsError,
     NeedsRqError,
     Retyped,
+    UnclearBackendError,
     UsageError,
     WrongBackendError,
 )
@@ -87,10 +88,33 @@ class Context:
 
     @cached_property
     def queue(self) -> LinkQueue:
-        """The queue of snapshot jobs."""
+        """The queue of snapshot jobs.
+
+        Raises UnclearBackendError: whoever changes something must know which workers run.
+        """
+        queue = self._open_queue()
+        if not queue.choice.is_clear:
+            raise UnclearBackendError(
+                f"{queue.choice.sentence}; nothing is changed", hint=queue.choice.to_set
+            )
+        return queue
+
+    def queue_to_read(self) -> LinkQueue:
+        """Returns the queue, with a warning if it is unclear which workers run."""
+        if "queue" not in self.__dict__:
+            self.queue = self._open_queue()
+            if not self.queue.choice.is_clear:
+                choice = self.queue.choice
+                self.warn(f"Warning: {choice.sentence}; only RQ's jobs are shown: {choice.to_set}")
+        return self.queue
+
+    def _open_queue(self) -> LinkQueue:
         from docora_ops.queue import queue_of
 
-        return queue_of(self.settings, self.redis)
+        queue = queue_of(self.settings, self.redis)
+        if queue.choice.is_clear and queue.choice.sentence:
+            self.say(queue.choice.sentence)
+        return queue
 
     @cached_property
     def store(self) -> ProgressStore:
@@ -116,25 +140,29 @@ class Context:
     def require_rq(self, what: str, instead: str) -> None:
         """Raises NeedsRqError if the queue is Docora's own. `instead`: what there is for it."""
         if self.queue.is_docoras:
+            backend = "DOCORA_OPS_BACKEND"
+            if self.settings.backend is None:
+                backend = "the backend in use"
+                instead += "; if no worker of Docora will run again, set DOCORA_OPS_BACKEND=rq"
             raise NeedsRqError(
-                f"{what} needs RQ's queue, and DOCORA_OPS_BACKEND is bullmq: nothing is written "
+                f"{what} needs RQ's queue, and {backend} is bullmq: nothing is written "
                 "to Docora's own queue",
                 hint=instead,
             )
 
-    def require_right_backend(self) -> None:
+    def require_right_backend(self) -> tuple[int, OtherQueue]:
         """Raises WrongBackendError if only workers of the other backend run.
 
         Their jobs are not known then: links that are at work would be taken for stuck ones.
+        Returns the number of live workers, and the state of the other queue.
         """
-        self._require_right_backend(self.queue.count_workers(), self.queue.read_other())
-
-    def _require_right_backend(self, workers: int, other: OtherQueue) -> None:
         backend = self.queue.backend
+        workers, other = self.queue.count_workers(), self.queue.read_other()
         if other.is_the_only_one(workers):
             raise WrongBackendError(
                 backend.only_others, hint=f"{backend.to_switch}: see docora-ops help workers"
             )
+        return workers, other
 
     def require_rq_for_front(self) -> None:
         """Raises NeedsRqError if the queue is Docora's own."""
@@ -262,6 +290,12 @@ class Context:
             self.say(f"Hint: {hint}")
         return exit_code_of(error)
 
+    def warn_of_wrong_backend(self) -> None:
+        """Warns if only workers of the other backend run: their jobs are not those that we show."""
+        queue = self.queue
+        if queue.choice.is_clear and queue.read_other().is_the_only_one(queue.count_workers()):
+            self.warn_of_others(has_workers=False)
+
     def warn_of_others(self, *, has_workers: bool) -> None:
         """Warns that workers of the other backend run, beside workers of this one or alone."""
         backend = self.queue.backend
@@ -278,11 +312,14 @@ class Context:
         """
         from docora_ops.jobs import OtherQueue, to_run_bullmq_jobs
 
-        workers, other = self.queue.count_workers(), self.queue.read_other()
         if to_change:
-            self._require_right_backend(workers, other)
+            workers, other = self.require_right_backend()
+        else:
+            workers, other = self.queue_to_read().count_workers(), self.queue.read_other()
         backend = self.queue.backend
         is_worked_on = other is OtherQueue.WORKED_ON
+        if not self.queue.choice.is_clear:
+            return workers
         if not workers and not is_worked_on and self.queue.is_docoras:
             self.warn(
                 "Warning: no BullMQ worker is seen: links wait until one is started: "

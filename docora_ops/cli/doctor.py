@@ -54,6 +54,8 @@ def doctor(
     diagnosis = diagnose(
         context.env_file, before_second_look, max_failed=max_failed, read_only=read_only
     )
+    if diagnosis.backend and diagnosis.backend.sentence:
+        context.say(diagnosis.backend.sentence)
     if as_json:
         context.show_document(render.document(diagnosis))
         context.say(render.summary(diagnosis))

@@ -112,7 +112,10 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
             table, counted = render.errors_table(found), ("different error", "different errors")
         case _:
             where = context.servers
-            found, lost = actions.list_links(database, context.queue, which, typed["sort"], *page)
+            open_queue = context.queue_to_read
+            found, lost = actions.list_links(database, open_queue, which, typed["sort"], *page)
+            if not lost:
+                context.warn_of_wrong_backend()
             table = render.links_table(found, context.out.width, with_status=len(statuses) != 1)
     is_narrowed = any(choice.values()) or typed.get("status")
     return show_page(

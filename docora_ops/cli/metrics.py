@@ -28,13 +28,15 @@ def metrics(
     from docora_ops.actions.metrics import read_metrics
     from docora_ops.render import metrics as render
 
-    found = read_metrics(context.database, context.queue, by_app=by_app)
+    found = read_metrics(context.database, context.queue_to_read, by_app=by_app)
     if as_json:
         context.show_document(render.document(found), next(iter(found.errors.values()), None))
     else:
         # Prometheus reads UTF-8, whatever the locale of a cron job.
         cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
         context.show_text([render.text(found).removesuffix("\n")])
+    if found.backend_ok is False and context.queue.choice.is_clear:
+        context.warn_of_others(has_workers=False)
     for error in found.errors.values():
         context.report(error)
     return ExitCode.SERVER if found.errors else ExitCode.OK

@@ -48,10 +48,13 @@ def pause(
     seconds = None if at_most is None else _seconds_of(at_most)
     terminal = terminal_to_ask(skip=yes)
     from docora_ops.interrupts import Stop
+    from docora_ops.jobs import OtherQueue
     from docora_ops.queue import WorkerSwitch
     from docora_ops.text import exact_duration
 
     context.require_rq("pause", "Docora's workers take no job while they are stopped")
+    if context.require_right_backend()[1] is OtherQueue.WORKED_ON:
+        context.warn_of_others(has_workers=True)
     switch = WorkerSwitch(context.redis)
     workers = switch.workers()
     ours = context.settings.queue_name

@@ -22,5 +22,6 @@ def show(
     from docora_ops.actions.show import link_details
     from docora_ops.render import show as render
 
-    details = link_details(context.database, context.queue, app, repo)
+    details = link_details(context.database, context.queue_to_read(), app, repo)
+    context.warn_of_wrong_backend()
     context.show(render.document(details), [render.table(details)])

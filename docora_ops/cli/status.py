@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,7 +51,7 @@ def status(
             if not ended_by_ctrl_c():
                 raise
         return ExitCode.OK
-    from docora_ops.jobs import OtherQueue
+    from docora_ops.jobs import BackendSource, OtherQueue
     from docora_ops.render import status as render
 
     found = _read(context)
@@ -60,7 +60,8 @@ def status(
     else:
         context.show_document(render.document(found), next(iter(found.errors), None))
     is_on_screen = found.has_only_others and not as_json
-    if found.queue and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
+    is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
+    if is_clear and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
         context.warn_of_others(has_workers=not found.has_only_others)
     for error in found.errors:
         context.report(error)
@@ -69,8 +70,10 @@ def status(
 
 def _read(context: Context) -> Status:
     from docora_ops.actions.status import read_status
+    from docora_ops.queue.redis_client import describe
 
-    return read_status(context.database, context.queue, context.store)
+    redis = describe(context.redis)
+    return read_status(context.database, context.queue_to_read, context.store, redis)
 
 
 def _watch(context: Context, seconds: int) -> None:
@@ -82,12 +85,14 @@ def _watch(context: Context, seconds: int) -> None:
     from rich.live import Live
 
     from docora_ops.actions.status import Watch
-    from docora_ops.errors import PostgresError
+    from docora_ops.errors import PostgresError, RedisError
     from docora_ops.render import status as render
     from docora_ops.render.console import may_animate
 
     context.collect_garbage()
     compare = Watch().compare
+    with suppress(RedisError):  # what it says would break up the screen later
+        context.queue_to_read()
     live = Live(console=context.out, auto_refresh=False) if may_animate(sys.stdout) else None
     with live or nullcontext():
         while not getattr(sys.stdout, "has_lost_its_reader", False):

@@ -64,15 +64,14 @@ def showing_wait(
 
     `taken_over` counts the links that others have queued first.
     """
-    backend = context.settings.backend
+    queue = context.queue
     following.watch.on_notice = lambda notice, text: _tell(context, link, notice, text)
     following.watch.had_workers = workers > 0
     at_most = f", {context.timeout} s at most" if context.timeout else ""
     context.say(f"Waiting for {what}{at_most}.")
-    if not workers:
-        context.say(
-            f"Waiting all the same: a worker may come. To start one: {backend.to_start_workers}"
-        )
+    if not workers and queue.choice.is_clear:
+        start = queue.backend.to_start_workers
+        context.say(f"Waiting all the same: a worker may come. To start one: {start}")
     so_far, is_animated = following.result(), may_animate(sys.stderr)
     total = so_far.total + left()
     first = _wrapped(wait_progress(so_far, left(), taken_over()), context) or "looking"
@@ -99,13 +98,15 @@ def _wrapped(parts: Sequence[str], context: Context) -> str:
 
 
 def _tell(context: Context, link: str, notice: Notice, text: str) -> None:
-    backend = context.settings.backend
+    backend = context.queue.backend
     match notice:
         case Notice.LOST:
             sentence = f"no live job for {text} of the links. {_queue_again(link)}"
         case Notice.NO_WORKER:
             name = context.settings.queue_name
-            sentence = f"no worker listens on the queue {name} any more: {backend.to_start_workers}"
+            sentence = f"no worker listens on the queue {name} any more"
+            if context.queue.choice.is_clear:
+                sentence += f": {backend.to_start_workers}"
         case Notice.SUSPENDED:
             sentence = f"{text}. To go on: {backend.to_resume}"
         case Notice.REDIS_AWAY:

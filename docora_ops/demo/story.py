@@ -47,6 +47,7 @@ def tell(keep: bool = False) -> None:
         variables = {
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
+            "DOCORA_OPS_BACKEND": "rq",
             "ENCRYPTION_KEY": os.urandom(32).hex(),
             "REPOS_BASE_PATH": str(folder / "clones"),
             "DOCORA_OPS_GIT_PROTOCOLS": "file",

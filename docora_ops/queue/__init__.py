@@ -4,6 +4,7 @@ from redis import Redis
 
 from docora_ops.jobs import Backend
 from docora_ops.queue.audit_stream import History
+from docora_ops.queue.backend import choose_backend
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.paced_runs import PacedRuns
 from docora_ops.queue.progress import ProgressStore
@@ -31,9 +32,13 @@ __all__ = [
 
 
 def queue_of(settings: Settings, client: Redis) -> LinkQueue:
-    """Returns the queue that `DOCORA_OPS_BACKEND` names."""
-    if settings.backend is Backend.BULLMQ:
+    """Returns the queue that `DOCORA_OPS_BACKEND` names or, without it, the one that is in use.
+
+    Raises RedisError.
+    """
+    choice = choose_backend(settings, client)
+    if choice.backend is Backend.BULLMQ:
         from docora_ops.queue.bullmq_queue import BullmqQueue
 
-        return BullmqQueue(settings, client)
-    return RqQueue(settings, client)
+        return BullmqQueue(settings, client, choice)
+    return RqQueue(settings, client, choice)

@@ -17,6 +17,7 @@ from redis import Redis
 
 from docora_ops.jobs import (
     Backend,
+    BackendChoice,
     JobRecord,
     JobState,
     OtherQueue,
@@ -47,8 +48,10 @@ class BullmqQueue(LinkQueue):
 
     backend = Backend.BULLMQ
 
-    def __init__(self, settings: Settings, client: Redis) -> None:
-        super().__init__(settings, client)
+    def __init__(
+        self, settings: Settings, client: Redis, choice: BackendChoice | None = None
+    ) -> None:
+        super().__init__(settings, client, choice)
         self._client_with_rows_locked = with_rows_locked(client)
         source = files("docora_ops.queue").joinpath("bullmq.lua").read_text(encoding="utf-8")
         self._script = client.register_script(source)
@@ -163,7 +166,7 @@ class BullmqQueue(LinkQueue):
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers and the first `limit` jobs."""
         with redis_errors(self._client):
-            return self._reader.overview(limit)
+            return replace(self._reader.overview(limit), backend_source=self.choice.source)
 
     def job(self, job_id: str) -> JobRecord:
         """Reads all that BullMQ has of one job."""

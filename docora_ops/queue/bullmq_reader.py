@@ -66,6 +66,11 @@ class BullmqReader:
         """The beginning of all keys of the queue."""
         self._worker_name = base + b64encode(self._queue.encode()).decode()
 
+    @property
+    def traces(self) -> list[str]:
+        """The keys one of which exists if the queue was ever opened."""
+        return [self.prefix + name for name in ("meta", "id", "events", *_LISTS, *_SETS)]
+
     def read_list(self) -> list[bytes]:
         """Returns the ids of the jobs that wait, in order of their turn from the end."""
         pipeline = self._pipeline()
@@ -82,7 +87,9 @@ class BullmqReader:
         return OtherQueue.LEFT_JOBS if self._client.exists(*jobs) else OtherQueue.UNUSED
 
     def workers(self) -> list[Worker]:
-        """Returns the live workers; one stands for all if the user may not list clients.
+        """Returns the live workers of this database of Redis.
+
+        One stands for all if the user may not list clients.
 
         Each worker gives one of its connections the name of the queue, and its own name if any.
         Without the list of clients, a worker that runs no job is seen most of the time, and a
@@ -91,11 +98,18 @@ class BullmqReader:
         try:
             clients = self._client.client_list()
         except NoPermissionError:
+            clients = None
+        return self.workers_among(clients)
+
+    def workers_among(self, clients: Sequence[Mapping[str, str]] | None) -> list[Worker]:
+        """Returns the workers among the clients of Redis; None: the user may not list them."""
+        if clients is None:
             return [_worker("at least one")] if self._is_worked_on() else []
+        database = str(self._client.connection_pool.connection_kwargs.get("db", 0))
         found = []
         for client in clients:
             name, _, own_name = client.get("name", "").partition(":w:")
-            if name == self._worker_name:
+            if name == self._worker_name and client.get("db") == database:
                 address = client.get("addr", "")
                 found.append(_worker(own_name or address, address.rpartition(":")[0]))
         return found

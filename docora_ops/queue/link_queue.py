@@ -12,6 +12,8 @@ from redis import Redis
 
 from docora_ops.jobs import (
     Backend,
+    BackendChoice,
+    BackendSource,
     JobRecord,
     JobState,
     OtherQueue,
@@ -19,7 +21,7 @@ from docora_ops.jobs import (
     QueueOverview,
     Suspension,
 )
-from docora_ops.links import Outcome, Payload
+from docora_ops.links import LinkStatus, Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry, write_entry
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
@@ -77,9 +79,12 @@ class LinkQueue(ABC):
         """Tells whether Docora's own scheduler queues pending links: a push only looks at jobs."""
         return self.backend is Backend.BULLMQ
 
-    def __init__(self, settings: Settings, client: Redis) -> None:
+    def __init__(
+        self, settings: Settings, client: Redis, choice: BackendChoice | None = None
+    ) -> None:
         self._settings = settings
         self._client = client
+        self.choice = choice or BackendChoice(self.backend, BackendSource.SETTING)
 
     @property
     def where(self) -> str:
@@ -141,8 +146,11 @@ class LinkQueue(ABC):
         """
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:  # noqa: ARG002
-        """Tells whether Docora puts a link with this status and this job to work by itself."""
-        return False
+        """Tells whether Docora puts a link with this status and this job to work by itself.
+
+        Where it is unclear which workers run, it may.
+        """
+        return not self.choice.is_clear and status != LinkStatus.FAILED
 
     @abstractmethod
     def count_workers(self) -> int:

@@ -161,10 +161,10 @@ class RedisServer:
 class QueueInspector:
     """Checks Redis and the queue. All calls raise RedisError."""
 
-    def __init__(self, settings: Settings, client: redis.Redis) -> None:
+    def __init__(self, settings: Settings, client: redis.Redis, backend: Backend) -> None:
         self._client = client
         self._bullmq_prefix = settings.bullmq_prefix
-        self._is_rq = settings.backend is Backend.RQ
+        self._is_rq = backend is Backend.RQ
         self._queue = Queue(settings.queue_name, connection=client)
         self._try_writes = client.register_script(_TRY_WRITES)
         self._find_permitted_write = client.register_script(_FIND_PERMITTED_WRITE)

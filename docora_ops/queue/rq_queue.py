@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from rq.utils import utcformat
 
 from docora_ops.jobs import (
     Backend,
+    BackendChoice,
     JobRecord,
     JobState,
     OtherQueue,
@@ -42,8 +44,10 @@ class RqQueue(LinkQueue):
 
     backend = Backend.RQ
 
-    def __init__(self, settings: Settings, client: Redis) -> None:
-        super().__init__(settings, client)
+    def __init__(
+        self, settings: Settings, client: Redis, choice: BackendChoice | None = None
+    ) -> None:
+        super().__init__(settings, client, choice)
         self._script = JobScript(settings, client, "look_and_push.lua")
 
     def read_waiting(self) -> WaitingList:
@@ -159,7 +163,7 @@ class RqQueue(LinkQueue):
 
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers, the scheduler and the first `limit` jobs."""
-        return self._reader.overview(limit)
+        return replace(self._reader.overview(limit), backend_source=self.choice.source)
 
     def job(self, job_id: str) -> JobRecord:
         """Reads all that RQ has of one job."""

@@ -28,6 +28,7 @@ def document(found: Metrics) -> Document:
         "jobs_by_status": queue and job_counts(queue),
         "oldest_waiting_seconds": queue and queue.oldest_waiting_seconds,
         "workers_by_state": found.workers,
+        "backend_ok": found.backend_ok,
         "drift": found.drift,
         "scrape_seconds": found.scrape_seconds,
     }
@@ -71,6 +72,12 @@ class _Collector:
         if found.workers:
             help_text = "Live workers that listen on the queue, by state."
             yield _by("state", found.workers.items(), "docora_workers", help_text)
+        if found.backend_ok is not None:
+            help_text = (
+                "0 if it is unclear which workers run, or if only workers of another backend run "
+                "than DOCORA_OPS_BACKEND says."
+            )
+            yield GaugeMetricFamily("docora_backend_ok", help_text, found.backend_ok)
         if found.drift:
             help_text = (
                 "Links that nobody works on: lost ones are pending for five minutes without a "

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from docora_ops.bulk import KnownOperation
 from docora_ops.errors import RedisError
-from docora_ops.jobs import Backend, QueueOverview, silence_of
+from docora_ops.jobs import Backend, BackendSource, QueueOverview, silence_of
 from docora_ops.links import LinkStatus
 from docora_ops.render.cells import NO_ERROR, ago, cell, with_id, words
 from docora_ops.render.json import Document
@@ -52,6 +52,7 @@ def document(status: Status) -> Document:
             "queue": queue
             and {
                 "backend": queue.backend,
+                "backend_source": queue.backend_source,
                 "queue_name": queue.queue_name,
                 **job_counts(queue),
                 "oldest_waiting_seconds": queue.oldest_waiting_seconds,
@@ -179,7 +180,9 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     waited = f" (the oldest for {duration(age)})" if age is not None else ""
     text = cell(f"{queue.waiting} waiting{waited}, {queue.active} running, {queue.delayed} delayed")
     yield "Queue", text
-    if queue.live_workers:
+    if queue.backend_source is BackendSource.UNCLEAR:
+        yield "Workers", cell("unclear which run: set DOCORA_OPS_BACKEND to rq or bullmq", "red")
+    elif queue.live_workers:
         busy = _busy(queue)
         of_them = "" if busy is None else f", {busy} busy"
         silence = silence_of(queue.live_workers)

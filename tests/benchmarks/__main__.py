@@ -113,7 +113,11 @@ def main() -> None:
         servers.postgres(Path(folder)) as database_url,
         servers.valkey(Path(folder)) as redis_url,
     ):
-        os.environ |= {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+        os.environ |= {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "DOCORA_OPS_BACKEND": "rq",
+        }
         world.create_tables()
         if options.only in {None, "start"}:
             cold_start(options.rounds * 5)

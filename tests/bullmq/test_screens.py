@@ -197,7 +197,7 @@ def test_in_bullmq_mode_a_worker_of_rq_is_pointed_out(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     link = docora.add_link()
     docora.add_worker()
-    hint = "unset DOCORA_OPS_BACKEND, or set it to rq"
+    hint = "set DOCORA_OPS_BACKEND=rq"
     environment = bullmq.environment(**ONE_LOOK)
     result = bullmq.run("doctor", "--json", env=environment)
     found = check(result, "workers")

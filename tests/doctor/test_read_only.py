@@ -6,6 +6,7 @@ import pytest
 import redis
 from redis.utils import str_if_bytes
 
+from docora_ops.jobs import Backend
 from docora_ops.queue.redis_server import QueueInspector
 from tests.support.diagnoses import ONE_LOOK, check, make_healthy, not_ok
 from tests.support.docora import Docora, Result
@@ -77,7 +78,7 @@ def test_one_permission_too_many_in_redis_is_named(
 def test_each_command_that_writes_is_found_in_redis(spoiled: Docora, own: OwnRedis) -> None:
     client, name = own.client, spoiled.redis_access.monitor_name
     monitor_client = redis.Redis.from_url(spoiled.redis_access.monitor)
-    inspector = QueueInspector(spoiled.settings, monitor_client)
+    inspector = QueueInspector(spoiled.settings, monitor_client, Backend.RQ)
     assert inspector.permitted_write() == ""
     client.execute_command("ACL", "SETUSER", name, "~*")  # type: ignore[no-untyped-call]
     for command in map(str_if_bytes, client.acl_cat("write")):

@@ -336,7 +336,12 @@ class Actions(Watch):
         assert drift[DriftKind.LOST] + drift[DriftKind.STUCK] == len(now.without_job)
         which = LinkFilter(statuses=[LinkStatus.FAILED])
         page, _ = list_links(
-            self.actions.database, self.actions.queue, which, LinkSort.APP, page=1, limit=50
+            self.actions.database,
+            lambda: self.actions.queue,
+            which,
+            LinkSort.APP,
+            page=1,
+            limit=50,
         )
         states = {link.job_id: link.job for link in page.rows}
         assert states == {

@@ -21,6 +21,7 @@ needs_promtool = pytest.mark.skipif(
 FAILED = "DocoraFailedLinksStay"
 NO_WORKERS = "DocoraNoWorkers"
 WITHOUT_JOB = "DocoraLinksWithoutJob"
+WRONG_BACKEND = "DocoraWrongBackend"
 NOT_SEEN = "DocoraNotSeen"
 
 CALM = {
@@ -31,6 +32,7 @@ CALM = {
     'docora_queue_jobs{queue="q",status="failed"}': "7x100",
     'docora_workers{state="busy"}': "1x100",
     'docora_workers{state="suspended"}': "0x100",
+    "docora_backend_ok": "1x100",
     'docora_drift_links{kind="lost"}': "0x100",
     'docora_drift_links{kind="stuck"}': "0x100",
     'node_textfile_mtime_seconds{file="/var/lib/node/docora.prom"}': "0+60x100",
@@ -50,7 +52,9 @@ def test_each_rule_is_complete_and_names_metrics_and_labels_that_there_are(docor
     docora.queue_job(docora.add_link("pending_snapshot"))
     text = docora.run("metrics").stdout
     alerts = rules().split("      - alert: ")[1:]
-    assert [alert.split()[0] for alert in alerts] == [FAILED, NO_WORKERS, WITHOUT_JOB, NOT_SEEN]
+    assert [alert.split()[0] for alert in alerts] == [
+        *(FAILED, NO_WORKERS, WITHOUT_JOB, WRONG_BACKEND, NOT_SEEN)
+    ]
     for alert in alerts:
         assert re.findall(r"^ {8}(\w+):", alert, re.MULTILINE) == [
             *("expr", "for", "labels", "annotations")
@@ -58,7 +62,8 @@ def test_each_rule_is_complete_and_names_metrics_and_labels_that_there_are(docor
         named = re.findall(r"(docora_\w+)(?:\{(\w+)!?=\"(\w+)\"\})?", alert)
         assert named
         for name, label, value in named:
-            assert re.search(rf'^{name}{{.*{label}.*"{value}', text, re.MULTILINE), name
+            sample = rf'^{name}{{.*{label}.*"{value}' if label else rf"^{name}[{{ ]"
+            assert re.search(sample, text, re.MULTILINE), name
 
 
 @needs_promtool
@@ -66,7 +71,7 @@ def test_promtool_accepts_the_rules_and_the_text(docora: Docora, tmp_path: Path)
     file = tmp_path / "rules.yml"
     file.write_text(rules(), encoding="utf-8")
     checked = run("promtool", "check", "rules", "--lint-fatal", str(file))
-    assert "4 rules found" in checked
+    assert "5 rules found" in checked
     docora.add_link()
     docora.queue_job(docora.add_link("pending_snapshot"))
     run("promtool", "check", "metrics", given=docora.run("metrics", "--by-app").stdout)
@@ -106,6 +111,11 @@ def test_each_rule_fires_when_the_topic_says_and_not_in_peace(tmp_path: Path) ->
                 'docora_queue_jobs{queue="q",status="waiting"}': "0x100",
             },
             QUIET,
+        ),
+        scenario(
+            "another backend than is set",
+            {"docora_backend_ok": "0x100"},
+            {14: [], 20: [WRONG_BACKEND]},
         ),
         scenario(
             "stuck links",

@@ -20,7 +20,12 @@ STATUSES = ("pending_snapshot", "scanning", "synced", "failed")
 JOBS = ("waiting", "active", "delayed", "completed", "failed")
 WORKERS = (*(status.value for status in WorkerStatus), "unknown", "silent")
 OF_POSTGRES = {"docora_links", "docora_circuits_open"}
-OF_REDIS = {"docora_queue_jobs", "docora_workers"}
+OF_REDIS = {"docora_queue_jobs", "docora_workers", "docora_backend_ok"}
+OF_POSTGRES_IN_JSON = ("links_by_status", "open_circuits", "failed_by_app")
+OF_REDIS_IN_JSON = (
+    *("queue_name", "jobs_by_status", "oldest_waiting_seconds", "workers_by_state"),
+    "backend_ok",
+)
 OF_ANY = {"docora_up", "docora_scrape_seconds"}
 Numbers = dict[str, dict[tuple[str, ...], float]]
 
@@ -91,6 +96,7 @@ def test_each_number_is_counted_where_it_stands(docora: Docora, apps: list[str])
         "docora_circuits_open": {(): 1},
         "docora_queue_jobs": by(JOBS, QUEUE, waiting=1, active=1, delayed=1, completed=1, failed=1),
         "docora_workers": by(WORKERS, busy=1, idle=1, suspended=1, unknown=1),
+        "docora_backend_ok": {(): 1},
         "docora_drift_links": {("lost",): 1, ("stuck",): 1},
     }
     for hidden in ("secret-host", "killed", "HTTP 500", AUTH_KEY, GITHUB_TOKEN):
@@ -116,6 +122,7 @@ def test_the_document_has_the_same_numbers(docora: Docora, apps: list[str]) -> N
         "queue_name": QUEUE,
         "jobs_by_status": dict.fromkeys(JOBS, 1),
         "workers_by_state": {**dict.fromkeys(WORKERS, 1), "started": 0, "silent": 0},
+        "backend_ok": True,
         "drift": {"lost": 1, "stuck": 1, "at_least": False},
     }
     assert plain.data["failed_by_app"] is None
@@ -127,7 +134,8 @@ def test_an_empty_docora_is_all_zeros_and_nothing_waits(docora: Docora) -> None:
     found = numbers(result)
     assert found.keys() == OF_ANY | OF_POSTGRES | OF_REDIS | {"docora_drift_links"}
     assert {*found["docora_up"].values()} == {1}
-    for name in OF_POSTGRES | OF_REDIS | {"docora_drift_links"}:
+    assert {*found.pop("docora_backend_ok").values()} == {1}
+    for name in found.keys() - OF_ANY:
         assert {*found[name].values()} == {0}, name
     assert result.stdout.endswith("\n")
     assert not result.stdout.endswith("\n\n")
@@ -166,12 +174,8 @@ def test_a_server_that_is_down_has_no_numbers_but_that_it_is_down(
     assert {name: document.data[f"{name}_up"] for name in up} == up
     absent = {name for name, value in document.data.items() if value is None}
     assert absent == {
-        *(("links_by_status", "open_circuits", "failed_by_app") if "postgres" in down else ()),
-        *(
-            ("queue_name", "jobs_by_status", "oldest_waiting_seconds", "workers_by_state")
-            if "redis" in down
-            else ()
-        ),
+        *(OF_POSTGRES_IN_JSON if "postgres" in down else ()),
+        *(OF_REDIS_IN_JSON if "redis" in down else ()),
         "drift",
     }
 

@@ -13,7 +13,7 @@ VARIABLES: dict[str, tuple[str, object, str, object]] = {
     "MAX_RETRY_ATTEMPTS": ("max_retry_attempts", 5, "3", 3),
     "RETRY_BASE_DELAY_MS": ("retry_base_delay_ms", 1000, "250", 250),
     "RESCAN_INTERVAL_MS": ("rescan_interval_ms", 300_000, "60000", 60_000),
-    "DOCORA_OPS_BACKEND": ("backend", "rq", "bullmq", "bullmq"),
+    "DOCORA_OPS_BACKEND": ("backend", None, "bullmq", "bullmq"),
     "DOCORA_OPS_BULLMQ_PREFIX": ("bullmq_prefix", "bull", "{acme}:bull", "{acme}:bull"),
     "DOCORA_OPS_QUEUE_NAME": ("queue_name", "snapshot-queue", "other.queue-1", "other.queue-1"),
     "DOCORA_OPS_JOB_FUNCTION": (

@@ -188,9 +188,9 @@ class Bullmq:
         return bool(self.docora.connection.execute(WAIT_FOR_ROW).fetchall())
 
     @contextmanager
-    def worker(self, work: Work) -> Iterator[None]:
+    def worker(self, work: Work, *, url: str = "") -> Iterator[None]:
         """A real worker, whose jobs do this; killed at the end of the block."""
-        process = _start("work", self.docora.redis_access.owner, QUEUE, WORKER_NAME)
+        process = _start("work", url or self.docora.redis_access.owner, QUEUE, WORKER_NAME)
 
         def answer(job_id: str) -> None:
             assert process.stdin

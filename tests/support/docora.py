@@ -31,6 +31,7 @@ from rq.registry import (
 )
 from rq.utils import now
 
+from docora_ops.jobs import Backend
 from docora_ops.settings import Settings
 from tests.support.actions import Actions
 from tests.support.fork_server import ForkedProcess, ForkServer
@@ -126,9 +127,10 @@ class Docora(Rows):
     @property
     def settings(self) -> Settings:
         """For calling actions directly."""
-        return Settings(
+        settings = Settings(
             database_url=SecretStr(self.database_url), redis_url=SecretStr(self.redis_url)
         )
+        return settings.model_copy(update={"backend": Backend.RQ})
 
     def actions(self, **settings: Any) -> Actions:
         """Our own actions, open until this Docora is closed."""
@@ -284,6 +286,7 @@ class Docora(Rows):
             **{name: os.environ[name] for name in kept if name in os.environ},
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,
+            "DOCORA_OPS_BACKEND": "rq",
             **changes,
         }
         return {name: value for name, value in environment.items() if value is not None}

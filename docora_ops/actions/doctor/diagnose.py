@@ -30,7 +30,7 @@ from docora_ops.drift import Belonging, DriftKind, DriftReport
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
 from docora_ops.jobs import Backend, QueueHealth
 from docora_ops.links import LinkStatus
-from docora_ops.queue import Redis, connect, queue_of
+from docora_ops.queue import LinkQueue, Redis, connect, queue_of
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.redis_server import QueueInspector
 from docora_ops.settings import Settings, load_settings
@@ -82,6 +82,7 @@ class _Server:
     is_lost: bool = False
     pending: int = 0
     """Pending links; 0 also if Postgres was not asked."""
+    queue: LinkQueue | None = None
     health: QueueHealth | None = None
     missing: str = ""
     """The reason why further checks cannot be made, such as "Postgres". Empty if there is none."""
@@ -126,12 +127,15 @@ def diagnose(
     with closing(database) if database else nullcontext():
         postgres = _check_postgres(settings, database, max_failed=max_failed, read_only=read_only)
         redis = redis_in_background.result()
-        if redis.health and redis.health.has_only_others:
+        choice = redis.queue.choice if redis.queue else None
+        if choice and not choice.is_clear:
+            redis.missing = "DOCORA_OPS_BACKEND"
+        elif redis.health and redis.health.has_only_others:
             redis.missing = "the right DOCORA_OPS_BACKEND"
         drift = None
         belonging = Belonging(0, 0)
-        if database and client and not (postgres.missing or redis.missing):
-            queue = queue_of(settings, client)
+        queue = redis.queue
+        if database and queue and not (postgres.missing or redis.missing):
             try:
                 drift = find_drift(
                     database,
@@ -149,9 +153,9 @@ def diagnose(
         _check_settings(settings, problems),
         *postgres.checks,
         *redis.checks,
-        *_check_queue(settings, redis.health, postgres.pending),
+        *_check_queue(settings, redis, postgres.pending),
         *_check_clocks(postgres.clock | redis.clock),
-        *(_check_drift(drift, belonging, settings.backend) if drift else ()),
+        *(_check_drift(drift, belonging, queue.backend) if drift and queue else ()),
     ]
 
     def missing_for(name: CheckName) -> Sequence[str]:
@@ -162,6 +166,7 @@ def diagnose(
     return Diagnosis(
         _complete(found, missing_for),
         drift,
+        choice,
         misconfigured=bool(problems),
         server_lost=postgres.is_lost or redis.is_lost,
     )
@@ -206,17 +211,18 @@ def _check_redis(settings: Settings, client: Redis | None, *, read_only: bool) -
     if client is None:
         found.missing = CheckName.REDIS.capitalize()
         return found
-    inspector = QueueInspector(settings, client)
     implied = ", since REDIS_URL is not set" if settings.redis_is_implied else ""
     where = describe(client) + implied
     try:
+        found.queue = queue = queue_of(settings, client)
+        inspector = QueueInspector(settings, client, queue.backend)
         refusal, tried = None, False
         if read_only:
             user = redis_checks.check_monitor(where, inspector.permitted_write())
         else:
             tried = not inspector.only_reads()
             refusal = inspector.connect() if tried else None
-            user = redis_checks.check_user(where, only_reads=not tried)
+            user = redis_checks.check_user(where, queue.backend, only_reads=not tried)
         found.clock["Redis"] = _seconds_ahead(inspector.clock)
         server = inspector.server()
         if server is None:
@@ -230,7 +236,7 @@ def _check_redis(settings: Settings, client: Redis | None, *, read_only: bool) -
         else:
             found.checks.append(user)
             found.checks += redis_checks.check_server(server, refusal, tried=tried)
-        found.health = queue_of(settings, client).health()
+        found.health = queue.health()
     except RedisError as error:
         found.lose(CheckName.REDIS, error)
     return found
@@ -249,10 +255,13 @@ def _check_settings(settings: Settings, problems: Sequence[ConfigurationError]) 
     return ok(name, f"queue {settings.queue_name}")
 
 
-def _check_queue(settings: Settings, health: QueueHealth | None, pending: int) -> Iterable[Check]:
-    if health is None:
+def _check_queue(settings: Settings, redis: _Server, pending: int) -> Iterable[Check]:
+    if redis.queue is None or redis.health is None:
         return ()
-    return redis_checks.check_queue(health, settings.queue_name, settings.backend, pending)
+    choice = redis.queue.choice
+    if not choice.is_clear:
+        return [failed(CheckName.WORKERS, choice.sentence, choice.to_set)]
+    return redis_checks.check_queue(redis.health, settings.queue_name, choice.backend, pending)
 
 
 def _check_drift(drift: DriftReport, belonging: Belonging, backend: Backend) -> Iterator[Check]:

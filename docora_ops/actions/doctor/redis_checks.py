@@ -40,12 +40,13 @@ def check_server(
     ]
 
 
-def check_user(where: str, *, only_reads: bool) -> Check:
+def check_user(where: str, backend: Backend, *, only_reads: bool) -> Check:
     """Tells whether the user may change anything. `where` names the server."""
     if not only_reads:
         return ok(CheckName.REDIS, where)
     found = f"{where}, whose user may only read: Redis refuses what changes something"
-    user = "the user docora-ops of docora-ops help privileges"
+    name = "docora-ops" if backend is Backend.RQ else "docora-bullmq"
+    user = f"the user {name} of docora-ops help privileges"
     hint = f"for more than monitoring, use {user}; for monitoring, add --read-only"
     return warning(CheckName.REDIS, found, hint)
 

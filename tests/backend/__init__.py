@@ -1,0 +1,1 @@
+"""Beside a Docora whose workers are BullMQ's."""

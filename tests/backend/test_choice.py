@@ -1,0 +1,323 @@
+"""Which backend a command takes where `DOCORA_OPS_BACKEND` is not set, and that it says so."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+import redis
+from rq.job import JobStatus
+
+from tests.support.bullmq import Bullmq
+from tests.support.diagnoses import ONE_LOOK, check
+from tests.support.docora import Docora, Result
+from tests.support.privileges import without_rule
+from tests.support.snapshots import Snapshots
+from tests.support.worker_processes import running
+
+UNSET: dict[str, str | None] = {"DOCORA_OPS_BACKEND": None, **ONE_LOOK}
+KEY = {"ENCRYPTION_KEY": "ab" * 32}
+NEED_RQ = (("pause", "--yes"), ("resume",), ("schedule",), ("schedule", "--dry-run"), ("worker",))
+Found = tuple[str, str]
+RQ_WORKERS, BULLMQ_WORKERS = ("rq", "workers"), ("bullmq", "workers")
+RQ_TRACES, BULLMQ_TRACES = ("rq", "traces"), ("bullmq", "traces")
+DEFAULT, UNCLEAR = ("rq", "default"), ("rq", "unclear")
+WHY = {
+    RQ_WORKERS: "using rq, as RQ workers run\n",
+    BULLMQ_WORKERS: "using bullmq, as BullMQ workers run\n",
+    RQ_TRACES: "using rq, as no worker is seen, and only RQ has keys\n",
+    BULLMQ_TRACES: "using bullmq, as no worker is seen, and only BullMQ has keys\n",
+    DEFAULT: "using rq, as nobody has used the queue yet\n",
+}
+
+
+def found_by(docora: Docora, **changes: str) -> Found:
+    """The backend of `status` and what the choice rests on, which it says once."""
+    result = docora.run("status", "--json", env={**UNSET, **changes})
+    assert result.code == 0, result
+    queue = result.data["queue"]
+    found = (queue["backend"], queue["backend_source"])
+    if found != UNCLEAR:
+        assert result.stderr == f"DOCORA_OPS_BACKEND is not set: {WHY[found]}"
+    return found
+
+
+def finish_job(docora: Docora) -> None:
+    """All that RQ keeps of a queue whose jobs are done."""
+    docora.leave_job("done", JobStatus.FINISHED)
+
+
+def run_unset(docora: Docora, *arguments: str) -> Result:
+    return docora.run(*arguments, env={**UNSET, **KEY})
+
+
+def test_a_worker_of_rq_alone_decides_whatever_bullmq_has_left(
+    bullmq: Bullmq, snapshots: Snapshots
+) -> None:
+    docora = bullmq.docora
+    bullmq.add(docora.add_link("pending_snapshot"))
+    with running(snapshots, DOCORA_OPS_BACKEND="rq") as worker:
+        worker.await_ready()
+        assert found_by(docora) == RQ_WORKERS
+        with running(snapshots, DOCORA_OPS_BACKEND=None) as another:
+            another.await_ready()
+            assert another.log.count(WHY[RQ_WORKERS]) == 1
+
+
+def test_a_worker_of_bullmq_alone_decides_whatever_rq_has_left(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    link = docora.add_link()
+    finish_job(docora)
+    with bullmq.worker(lambda _job_id: None):
+        assert found_by(docora) == BULLMQ_WORKERS
+        assert found_by(docora, REDIS_URL=docora.redis_access.bullmq) == BULLMQ_WORKERS
+        assert found_by(docora, REDIS_URL=docora.redis_access.monitor) == BULLMQ_WORKERS
+        rows, keys = docora.dump()[0], docora.redis.keys("rq:*")
+        for command in NEED_RQ:
+            refused = run_unset(docora, *command)
+            assert (refused.code, refused.stdout) == (4, ""), refused
+            assert "needs RQ's queue, and the backend in use is bullmq" in refused.stderr
+        assert (docora.dump()[0], docora.redis.keys("rq:*")) == (rows, keys)
+        retried = run_unset(docora, "retry", *link.ids, "--json")
+        assert (retried.code, retried.data["outcome"]) == (0, "reset"), retried
+        assert retried.stderr.count("DOCORA_OPS_BACKEND is not set") == 1
+    assert docora.waiting() == []
+
+
+@pytest.fixture
+def other_database(docora: Docora) -> Iterator[str]:
+    """The URL of another database of the same Redis, with a worker of BullMQ in it."""
+    url = f"{docora.redis_access.owner}?db=9"
+    yield url
+    with redis.Redis.from_url(url) as other:
+        other.flushdb()
+
+
+def test_a_worker_of_bullmq_in_another_database_of_redis_is_none_of_this_docora(
+    bullmq: Bullmq, other_database: str
+) -> None:
+    docora = bullmq.docora
+    link = docora.add_link()
+    docora.redis.flushdb()
+    with bullmq.worker(lambda _job_id: None, url=other_database):
+        assert found_by(docora) == DEFAULT
+        assert docora.run("retry", *link.ids).code == 0
+        assert docora.waiting() == [link.job_id]
+        assert "BullMQ worker" not in docora.run("status").stderr
+
+
+def test_bullmqs_keys_decide_when_docoras_worker_was_just_killed(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    failed, running = docora.add_link(), docora.add_link("scanning")
+    stuck = docora.add_link("scanning", retry_count=1)
+    bullmq.complete(docora.add_link("synced"))
+    bullmq.start(running)
+    pending = docora.add_link("pending_snapshot")
+    docora.age_links()
+
+    assert found_by(docora) == BULLMQ_TRACES
+    status = run_unset(docora, "status")
+    assert "none: run Docora with RUN_MODE=all or worker" in status.stdout
+    assert "0 lost links, 1 stuck" in status.stdout
+    doctor = run_unset(docora, "doctor", "--json")
+    assert "made by bullmq" in check(doctor, "bullmq_queue")["finding"]
+    assert "Docora's scheduler" in check(doctor, "drift_lost")["finding"]
+    assert doctor.stderr.count(WHY[BULLMQ_TRACES].rstrip()) == 1
+    metrics = run_unset(docora, "metrics")
+    assert "docora_backend_ok 1.0" in metrics.stdout
+    for command in NEED_RQ:
+        refused = run_unset(docora, *command, *(("--json",) if command[0] != "worker" else ()))
+        assert refused.code == 4, refused
+        assert "set DOCORA_OPS_BACKEND=rq" in refused.stderr
+    retried = run_unset(docora, "retry", *failed.ids, "--json")
+    assert (retried.code, retried.data["outcome"]) == (0, "reset"), retried
+    repaired = run_unset(docora, "repair", "--yes", "--json")
+    assert (repaired.code, repaired.data["stuck"], repaired.data["lost"]) == (0, 1, 0), repaired
+    assert docora.status(stuck) == docora.status(pending) == "pending_snapshot"
+    assert docora.redis.keys("rq:*") == []
+
+
+@pytest.mark.parametrize("trace", ["list", "running", "finished", "failed"])
+def test_rqs_keys_decide_when_no_worker_runs(docora: Docora, trace: str) -> None:
+    match trace:
+        case "list":
+            docora.enqueue("waits")
+        case "running":
+            docora.start_job("runs", heartbeat=-1)
+        case _:
+            docora.leave_job("ended", JobStatus(trace))
+    assert found_by(docora) == RQ_TRACES
+    assert found_by(docora, REDIS_URL=docora.redis_access.monitor) == RQ_TRACES
+
+
+def test_nothing_but_the_names_of_rqs_queues_and_other_queues_is_no_trace(docora: Docora) -> None:
+    assert found_by(docora) == DEFAULT
+    docora.enqueue("gone")
+    docora.redis.delete(docora.queue.key)
+    docora.redis.rpush("rq:queue:mails", "a")
+    docora.redis.sadd("rq:queues", "rq:queue:mails")
+    docora.redis.set("bull:mails:meta", "x")
+    link = docora.add_link()
+    assert found_by(docora) == DEFAULT
+    result = run_unset(docora, "retry", *link.ids)
+    assert result.code == 0
+    assert result.stderr.startswith(f"DOCORA_OPS_BACKEND is not set: {WHY[DEFAULT]}")
+
+
+def test_where_it_is_set_nothing_is_found_out_and_nothing_said(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    finish_job(docora)
+    for backend in ("rq", "bullmq"):
+        result = docora.run("status", "--json", env={"DOCORA_OPS_BACKEND": backend})
+        queue = result.data["queue"]
+        assert (queue["backend"], queue["backend_source"]) == (backend, "setting")
+        assert "DOCORA_OPS_BACKEND" not in result.stderr
+
+
+@contextmanager
+def without_list_of_clients(docora: Docora) -> Iterator[None]:
+    name = docora.redis_access.command_name
+    with without_rule(docora.redis, "+client|list", "docora-ops", name):
+        yield
+        docora.redis.acl_log_reset()
+
+
+def test_without_the_list_of_clients_the_keys_decide_and_workers_of_rq_still_count(
+    bullmq: Bullmq,
+) -> None:
+    docora = bullmq.docora
+    with without_list_of_clients(docora):
+        assert found_by(docora) == BULLMQ_TRACES
+        docora.add_worker()
+        assert found_by(docora) == RQ_WORKERS
+        for key in docora.redis.scan_iter("rq:*"):
+            docora.redis.delete(key)
+        finish_job(docora)
+        assert found_by(docora) == UNCLEAR
+        bullmq.start(docora.add_link("scanning"))  # its lock is renewed by a worker
+        assert found_by(docora) == BULLMQ_WORKERS
+        docora.add_worker()
+        assert found_by(docora) == UNCLEAR
+
+
+READING: tuple[tuple[str, ...], ...] = (
+    ("status",),
+    ("doctor", "--all"),
+    ("metrics",),
+    ("show", "APP", "REPO"),
+    ("links",),
+    ("failed",),
+    ("queue",),
+    ("wait", "APP", "REPO", "--timeout", "1"),
+)
+CHANGING: tuple[tuple[str, ...], ...] = (
+    ("retry", "APP", "REPO"),
+    ("retry", "APP", "REPO", "--dry-run"),
+    ("retry-all-failed", "--yes"),
+    ("retry-all-failed", "--dry-run"),
+    ("retry-all-failed", "--error", "fits none", "--yes"),
+    ("resync", "APP", "REPO", "--yes"),
+    ("resync", "APP", "--all", "--dry-run"),
+    ("repair", "--yes"),
+    ("repair", "--dry-run"),
+    *NEED_RQ,
+)
+
+
+@pytest.mark.parametrize("workers", [True, False])
+def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_refuse(
+    bullmq: Bullmq, *, workers: bool
+) -> None:
+    docora = bullmq.docora
+    link, waited = docora.add_link(), docora.add_link("scanning")
+    docora.add_link("pending_snapshot")
+    docora.age_links()
+    operation = "bulk_0123456789abcdef"
+    docora.redis.hset(f"docora:bulk:{operation}", items=["total", 5, "completed", 1])
+    finish_job(docora)
+    why = "no worker is seen, and both RQ and BullMQ have keys"
+    with ExitStack() as stack:
+        if workers:
+            stack.enter_context(bullmq.worker(lambda _job_id: None))
+            docora.add_worker()
+            why = "workers of both RQ and BullMQ run"
+        for command in READING:
+            chosen = waited if command[0] == "wait" else link
+            result = run_unset(docora, *_named(command, chosen))
+            codes = {"doctor": 6, "wait": 8}
+            assert result.code == codes.get(command[0], 0), (command, result)
+            assert result.stderr.count(f"it is unclear what it should be: {why}") == 1, result
+            assert "set DOCORA_OPS_BACKEND to rq or bullmq" in result.stderr + result.stdout
+            said = result.stdout + result.stderr
+            for word in ("docora-ops repair", "docora-ops worker\n", "lost link", "stuck link"):
+                assert word not in said, (command, word, said)
+        assert run_unset(docora, "status", "--json").data["drift"] is None
+        numbers: Any = run_unset(docora, "metrics", "--json").data
+        assert (numbers["backend_ok"], numbers["drift"]) == (False, None)
+        doctor = run_unset(docora, "doctor", "--json")
+        assert check(doctor, "workers")["state"] == "failed"
+        assert check(doctor, "drift_stuck")["state"] == "not_checked"
+
+        before = docora.dump()
+        for command in CHANGING:
+            as_json = ("--json",) if command[0] != "worker" else ()
+            refused = run_unset(docora, *_named(command, link), *as_json)
+            assert refused.code == 4, (command, refused)
+            assert f"it is unclear what it should be: {why}; nothing is changed" in refused.stderr
+            assert "Hint: set DOCORA_OPS_BACKEND to rq or bullmq" in refused.stderr
+            if as_json:
+                assert refused.json["code"] == "unclear_backend"
+        if not workers:  # a worker of BullMQ writes now and then
+            assert docora.dump() == before
+        assert docora.waiting() == []
+        assert run_unset(docora, "cancel", operation).code == 0
+
+
+def _named(command: tuple[str, ...], link: Any) -> list[str]:
+    ids = {"APP": link.app_id, "REPO": link.repository_id}
+    return [ids.get(each, each) for each in command]
+
+
+def test_beside_workers_of_the_other_backend_than_is_set_each_command_says_so(
+    bullmq: Bullmq,
+) -> None:
+    docora = bullmq.docora
+    link = docora.add_link()
+    docora.add_link("scanning")
+    with bullmq.worker(lambda _job_id: None):
+        for command in (("metrics",), ("show", *link.ids), ("links",), ("failed",), ("queue",)):
+            result = docora.run(*command)
+            assert result.code == 0, result
+            assert result.stderr.count("this Docora runs BullMQ workers") == 1, (command, result)
+            assert "set DOCORA_OPS_BACKEND=bullmq" in result.stderr
+        metrics = docora.run("metrics").stdout
+        assert "docora_backend_ok 0.0" in metrics
+        assert "docora_drift_links" not in metrics
+        refused = docora.run("pause", "--yes", "--json")
+        assert (refused.code, refused.json["code"]) == (4, "wrong_backend")
+        assert docora.redis.exists("rq:suspended") == 0
+        docora.add_worker()
+        both = docora.run("pause", "--yes")
+        assert both.code == 0
+        assert "a BullMQ worker of Docora runs beside the RQ queue" in both.stderr
+
+
+def test_a_watch_says_it_once(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    with docora.start("status", "--watch", "1", env=UNSET) as process:
+        shown = [process.stdout.readline() for _ in range(40)]
+        process.kill()
+        stderr = process.stderr.read()
+    assert sum(line.startswith("Postgres") for line in shown) > 1
+    assert stderr.count("DOCORA_OPS_BACKEND is not set") == 1
+
+
+@pytest.mark.parametrize(("backend", "user"), [("rq", "docora-ops"), ("bullmq", "docora-bullmq")])
+def test_a_monitor_is_told_the_user_that_may_do_more(
+    bullmq: Bullmq, backend: str, user: str
+) -> None:
+    docora = bullmq.docora
+    environment = {"DOCORA_OPS_BACKEND": backend, "REDIS_URL": docora.redis_access.monitor}
+    doctor = docora.run("doctor", "--json", env=environment | ONE_LOOK)
+    assert f"use the user {user} of" in check(doctor, "redis")["what_to_do"]
+    docora.redis.acl_log_reset()
