@@ -200,7 +200,8 @@ class LinkResult:
     outcome: Outcome
     circuit_open_until: datetime | None  # after it
     circuit_reset: bool | None = None  # None: without `--reset-circuit`
-    deliveries_cleared: int = 0
+    deliveries_cleared: int = 0  # deleted or, with `update`, marked
+    update: bool = False
     dry_run: bool = False
     audit_error: str | None = None  # why the audit entries show the change as not finished
 

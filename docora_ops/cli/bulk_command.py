@@ -43,6 +43,7 @@ class BulkOptions:
     reset_circuit: bool = False
     in_flight: int | None = None
     max_failures: MaxFailures | None = None
+    update: bool = False  # of a resync
 
     def must_skip_open_circuits(self, context: Context) -> bool:
         """Tells whether links with an open circuit are left alone: Docora would not queue them."""
@@ -92,7 +93,8 @@ class BulkCommand(LongRun):
         self._is_paced = options.in_flight is not None and not context.dry_run
         common = (
             *(action, context.database, context.queue, context.store),
-            *(selection, batch_size, audit, options.front, options.reset_circuit, stop),
+            *(selection, batch_size, audit, options.front, options.reset_circuit),
+            *(options.update, stop),
         )
         if options.in_flight is not None and self._is_paced:
             self._run: BulkRun = PacedRun(
@@ -134,7 +136,9 @@ class BulkCommand(LongRun):
             )
         if terminal is not None:
             by_app = selection.by_app
-            above = [app_counts(by_app)] if len(by_app) > 1 else []
+            above: list[RenderableType] = [app_counts(by_app)] if len(by_app) > 1 else []
+            if self._action is Action.RESYNC and not self._options.update:
+                above.append(render.forgotten(is_planned=True))
             terminal.ask(f"{context.servers}: {question}?", *above)
         return self.carry_out(self._start, self._cancel_at_once)
 
@@ -279,8 +283,11 @@ class BulkCommand(LongRun):
         width = self.context.out.width
         yield render.table(result, width) if result.total else render.message(result)
         if self._action is Action.RESYNC and result.total:
-            verb = "would be sent" if self.context.dry_run else "will be sent"
-            yield f"{amount(result.deliveries_cleared, 'file')} {verb} again."
+            verb = "would be" if self.context.dry_run else "will be"
+            done = "updated, or deleted if gone" if result.update else "sent again"
+            yield f"{amount(result.deliveries_cleared, 'file')} {verb} {done}."
+            if render.forgets_files(result):
+                yield render.forgotten(is_planned=self.context.dry_run)
         if result.circuits_reset is not None and result.total:
             verb = "would be reset" if self.context.dry_run else "reset"
             yield f"{amount(result.circuits_reset, 'circuit')} {verb}."
