@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from rich.console import RenderableType
 
+from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.paced_run import PacedRun
@@ -121,6 +122,10 @@ class BulkCommand(LongRun):
         context, selection = self.context, self._run.selection
         if context.dry_run or not selection.total:
             context.require_right_backend()
+        else:
+            self._workers = context.count_workers(to_change=True)
+        if selection.total:
+            require_servers_to_match(context.database, context.queue)
         if context.dry_run:
             context.say(f"{context.servers}: dry run over {self._links}, nothing will be changed.")
             self._run.plan()
@@ -128,7 +133,6 @@ class BulkCommand(LongRun):
         if not selection.total:
             self._tell_nothing_fits()
             return self.finish()
-        self._workers = context.count_workers(to_change=True)
         if self._is_paced and context.queue.is_docoras:
             context.warn(
                 "Warning: --in-flight holds back docora-ops only: Docora's scheduler queues all "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.cli.change import describe_change, in_words, names_of, reset_in_words
@@ -35,6 +36,7 @@ def change_link(
     with database.transaction():  # one, instead of one for each statement
         link = resolve_link(database, app, repo)
     workers = context.count_workers(to_change=True)
+    require_servers_to_match(database, context.queue)
     if terminal is not None:
         files = amount(count_deliveries(database, [link.ref]), "file")
         above = [] if update else [forgotten(is_planned=True)]

@@ -60,13 +60,16 @@ class BullmqReader:
         """The beginning of all keys of the queue."""
         self._worker_name = base + b64encode(self._queue.encode()).decode()
 
-    def read_list(self) -> list[bytes]:
-        """Returns the ids of the jobs that wait, in order of their turn from the end."""
+    def read_list(self, most: int | None = None) -> list[bytes]:
+        """Returns the ids of the jobs that wait, in order of their turn from the end.
+
+        `most`: reads only so many of each list, from its beginning.
+        """
         pipeline = self._pipeline()
         for name in ("wait", "paused"):
-            pipeline.lrange(self.prefix + name, 0, -1)
+            pipeline.lrange(self.prefix + name, 0, most - 1 if most else -1)
         wait, paused = pipeline.execute()
-        return [*wait, *paused]
+        return [*wait, *paused][:most]
 
     def use(self) -> OtherQueue:
         """Tells whether the queue holds jobs, and whether a worker runs."""

@@ -173,7 +173,8 @@ def test_a_worker_that_takes_the_job_between_look_and_commit_waits_for_the_commi
         return None
 
     with Proxy.before_postgres(docora.database_url) as proxy:
-        held = proxy.plan(COMMIT, Fault.HOLD_REQUEST, number=LOOKUPS + 1)
+        # With a job that waits, whether it belongs to this database is looked up, too.
+        held = proxy.plan(COMMIT, Fault.HOLD_REQUEST, number=LOOKUPS + 1 + is_queued)
         environment = bullmq.environment(DATABASE_URL=proxy.url, **PATIENT)
         arguments = (*link.ids, "--json", *_yes(command))
         with docora.start(command, *arguments, env=environment) as process:
@@ -321,3 +322,21 @@ def test_the_audit_trail_has_each_reset(bullmq: Bullmq) -> None:
     entries = bullmq.run("history", "--json").data
     assert [entry["state"] for entry in entries] == ["done", "done"]
     assert [entry["counts"]["reset"] for entry in entries] == [1, 1]
+
+
+@pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
+def test_nothing_is_reset_beside_the_bullmq_jobs_of_another_docora(
+    bullmq: Bullmq, command: str
+) -> None:
+    docora = bullmq.docora
+    other, link = docora.add_link(), docora.add_link()
+    bullmq.add(other)
+    docora.delete_link(other)
+    before = docora.dump()
+    arguments = (command, *(link.ids if command == "retry" else ("--yes",)))
+    refused = bullmq.run(*arguments, "--json")
+    assert (refused.code, refused.json["code"]) == (4, "servers_mismatched"), refused
+    assert "until Docora's workers have taken these jobs" in refused.json["hint"]
+    assert docora.dump() == before
+    bullmq.add(docora.add_link("pending_snapshot"))
+    assert bullmq.run(*arguments, "--json").code == 0
