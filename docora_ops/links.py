@@ -247,6 +247,7 @@ class LinkFilter:
     exclude_errors: Sequence[str] = ()
     no_error: bool = False  # links without an error, as well as those that `errors` chooses
     open_circuit: bool = False  # only links of repositories whose circuit is open
+    or_held_back: bool = False  # as well as `statuses`: pending links with an open circuit
 
 
 FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])

@@ -340,3 +340,40 @@ def test_nothing_is_reset_beside_the_bullmq_jobs_of_another_docora(
     assert docora.dump() == before
     bullmq.add(docora.add_link("pending_snapshot"))
     assert bullmq.run(*arguments, "--json").code == 0
+
+
+def test_links_that_are_pending_behind_open_circuits_have_a_way_out(bullmq: Bullmq) -> None:
+    """The dashboard's "Retry all" during an outage of git leaves them so."""
+    docora = bullmq.docora
+    failed = link_with_open_circuit(bullmq)
+    held = [
+        docora.link(docora.add_app(), failed.repository_id, "pending_snapshot") for _ in range(2)
+    ]
+    other = docora.link(failed.app_id, docora.add_repository(), "pending_snapshot", retry_count=2)
+    row = docora.row(other)
+
+    status = bullmq.run("status").stdout
+    assert "2 pending links are held back: docora-ops retry-all-failed --reset-circuit" in status
+    assert bullmq.run("status", "--json").data["pending_with_open_circuit"] == 2
+    assert "held back" not in docora.run("status").stdout
+
+    nothing = bullmq.run("retry-all-failed", "--yes", "--json")
+    assert (nothing.code, nothing.data["total"]) == (0, 0), nothing
+    assert nothing.data["open_circuits_left_out"] == 3
+    # The first batch closes the circuit by which the others were chosen.
+    command = ("retry-all-failed", "--reset-circuit", "--batch-size", "1")
+    dry = bullmq.run(*command, "--dry-run", "--json")
+    assert (dry.data["total"], dry.data["reset"]) == (3, 3), dry
+    result = bullmq.run(*command, "--yes", "--json")
+    assert (result.code, result.data["total"], result.data["reset"]) == (0, 3, 3), result
+    assert result.data["circuits_reset"] == 1
+    assert all(docora.was_reset(link) for link in (failed, *held))
+    assert docora.row(other) == row
+    assert "held back" not in bullmq.run("status").stdout
+
+
+def test_with_rq_a_retry_of_all_takes_failed_links_only(docora: Docora) -> None:
+    repository = docora.add_repository(circuit_open_for=OPEN)
+    docora.link(docora.add_app(), repository, "pending_snapshot")
+    result = docora.run("retry-all-failed", "--reset-circuit", "--yes", "--json")
+    assert (result.code, result.data["total"]) == (0, 0), result

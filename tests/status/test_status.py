@@ -155,6 +155,7 @@ def test_the_document(trouble: Docora) -> None:
     assert data["postgres"] == trouble.actions().database.target
     assert data["redis"] == describe(trouble.redis)
     assert data["links"] == {"pending_snapshot": 5, "scanning": 1, "synced": 2, "failed": 30}
+    assert data["pending_with_open_circuit"] == 0
     assert (data["open_circuits"], data["failed_apps"], data["failed_errors"]) == (1, 6, 6)
     assert [each["links"] for each in data["failed_by_app"]] == [15, 4, 4, 3, 2]
     assert data["failed_by_error"][0] == {"error_message": None, "links": 15, "apps": 1}
