@@ -88,7 +88,8 @@ class BulkResult:
     failures: Sequence[LinkFailure] = ()
     cancelled: bool = False
     open_circuits_left_out: int | None = None  # links, with `--skip-open-circuits`
-    deliveries_cleared: int = 0
+    deliveries_cleared: int = 0  # deleted or, with `update`, marked
+    update: bool = False  # of a resync
     circuits_reset: int | None = None  # repositories, with `--reset-circuit`
     circuits_held: int = 0  # repositories whose circuit could not be reset
     left_to_operations: Mapping[str, int] = field(default_factory=dict)

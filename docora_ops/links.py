@@ -205,7 +205,8 @@ class LinkResult:
     outcome: Outcome
     circuit_open_until: datetime | None  # after it
     circuit_reset: bool | None = None  # None: without `--reset-circuit`
-    deliveries_cleared: int = 0
+    deliveries_cleared: int = 0  # deleted or, with `update`, marked
+    update: bool = False
     dry_run: bool = False
     audit_error: str | None = None  # why the audit entries show the change as not finished
 
@@ -253,6 +254,7 @@ class LinkFilter:
     exclude_errors: Sequence[str] = ()
     no_error: bool = False  # links without an error, as well as those that `errors` chooses
     open_circuit: bool = False  # only links of repositories whose circuit is open
+    or_held_back: bool = False  # as well as `statuses`: pending links with an open circuit
 
 
 FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])

@@ -19,6 +19,7 @@ class LinkCounts:
 
     by_status: Mapping[LinkStatus, int]  # every status
     open_circuits: int
+    pending_with_open_circuit: int = 0  # links
 
     @property
     def total(self) -> int:

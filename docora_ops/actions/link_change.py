@@ -11,8 +11,8 @@ from docora_ops.audit import Change
 from docora_ops.database import Database, Rollback
 from docora_ops.database.circuits import circuits_to_reset, reset_circuits
 from docora_ops.database.link_rows import (
+    clear_deliveries,
     count_deliveries,
-    delete_deliveries,
     held_job_ids,
     lock_link,
     read_link,
@@ -61,7 +61,7 @@ class LinkChange:
     """Retry or resync of one link: resets it and queues its job, both or neither.
 
     A retry takes failed links only, and leaves a link alone whose job is running. A resync takes
-    any link, and deletes its delivery records.
+    any link, and deletes its delivery records or, with `update`, marks them as outdated.
     """
 
     action: Action
@@ -72,6 +72,7 @@ class LinkChange:
     reset_circuit: bool = False
     dry_run: bool = False
     change: Change | None = None  # for the audit entries; None: the change is not recorded
+    update: bool = False
     _run: str = field(default_factory=new_operation_id)  # joins the two audit entries of one change
 
     def make(self) -> LinkResult:
@@ -121,8 +122,7 @@ class LinkChange:
                 _require_closed_circuit(link)
             if held_job_ids(self.database, [self.ref.job_id]):
                 return _Live(link)
-            clear = count_deliveries if self.dry_run else delete_deliveries
-            cleared = clear(self.database, [self.ref]) if self.action is Action.RESYNC else 0
+            cleared = self._clear_deliveries() if self.action is Action.RESYNC else 0
             is_reset = self.reset_circuit and self._reset_circuit()
             answer = self._look_or_push(link, earlier, expired)
             outcome = decide(answer, earlier)
@@ -176,6 +176,11 @@ class LinkChange:
         )
         return answer
 
+    def _clear_deliveries(self) -> int:
+        if self.dry_run:
+            return count_deliveries(self.database, [self.ref])
+        return clear_deliveries(self.database, [self.ref], update=self.update)
+
     def _reset_circuit(self) -> bool:
         """Resets the circuit unless this is a dry run. Returns whether there was a failure."""
         reset = circuits_to_reset if self.dry_run else reset_circuits
@@ -226,8 +231,11 @@ class LinkChange:
                 "it has no live job, so nobody works on it; to queue it again: "
                 f"docora-ops repair {link}"
             )
-        state = "it is in sync; " if status == LinkStatus.SYNCED else ""
-        return f"{state}to send every file again: docora-ops resync {link}"
+        if status == LinkStatus.SYNCED:
+            needed = "it is in sync, so nothing needs to be done; only if the app has lost files"
+        else:
+            needed = "to send every file again"
+        return f"{needed}: docora-ops resync {link}"
 
     def _result(
         self, link: Link, outcome: Outcome, cleared: int = 0, *, is_reset: bool = False
@@ -240,5 +248,6 @@ class LinkChange:
             circuit_open_until=None if changed else link.circuit_open_until,
             circuit_reset=changed and is_reset if self.reset_circuit else None,
             deliveries_cleared=cleared,
+            update=self.update,
             dry_run=self.dry_run,
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from rich.console import RenderableType
 
+from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.paced_run import PacedRun
@@ -43,6 +44,7 @@ class BulkOptions:
     reset_circuit: bool = False
     in_flight: int | None = None
     max_failures: MaxFailures | None = None
+    update: bool = False  # of a resync
 
     def must_skip_open_circuits(self, context: Context) -> bool:
         """Tells whether links with an open circuit are left alone: Docora would not queue them."""
@@ -94,7 +96,8 @@ class BulkCommand(LongRun):
         self._is_paced = options.in_flight is not None and not context.dry_run
         common = (
             *(action, context.database, context.queue, context.store),
-            *(selection, batch_size, audit, options.front, options.reset_circuit, stop),
+            *(selection, batch_size, audit, options.front, options.reset_circuit),
+            *(options.update, stop),
         )
         if options.in_flight is not None and self._is_paced:
             self._run: BulkRun = PacedRun(
@@ -122,6 +125,10 @@ class BulkCommand(LongRun):
         context, selection = self.context, self._run.selection
         if context.dry_run or not selection.total:
             context.require_right_backend()
+        else:
+            self._workers = context.count_workers(to_change=True)
+        if selection.total:
+            require_servers_to_match(context.database, context.queue)
         if context.dry_run:
             context.say(f"{context.servers}: dry run over {self._links}, nothing will be changed.")
             self._run.plan()
@@ -129,7 +136,6 @@ class BulkCommand(LongRun):
         if not selection.total:
             self._tell_nothing_fits()
             return self.finish()
-        self._workers = context.count_workers(to_change=True)
         if self._is_paced and context.queue.is_docoras:
             context.warn(
                 "Warning: --in-flight holds back docora-ops only: Docora's scheduler queues all "
@@ -137,7 +143,9 @@ class BulkCommand(LongRun):
             )
         if terminal is not None:
             by_app = selection.by_app
-            above = [app_counts(by_app)] if len(by_app) > 1 else []
+            above: list[RenderableType] = [app_counts(by_app)] if len(by_app) > 1 else []
+            if self._action is Action.RESYNC and not self._options.update:
+                above.append(render.forgotten(is_planned=True))
             terminal.ask(f"{context.servers}: {question}?", *above)
         return self.carry_out(self._start, self._cancel_at_once)
 
@@ -286,8 +294,11 @@ class BulkCommand(LongRun):
         width = self.context.out.width
         yield render.table(result, width) if result.total else render.message(result)
         if self._action is Action.RESYNC and result.total:
-            verb = "would be sent" if self.context.dry_run else "will be sent"
-            yield f"{amount(result.deliveries_cleared, 'file')} {verb} again."
+            verb = "would be" if self.context.dry_run else "will be"
+            done = "updated, or deleted if gone" if result.update else "sent again"
+            yield f"{amount(result.deliveries_cleared, 'file')} {verb} {done}."
+            if render.forgets_files(result):
+                yield render.forgotten(is_planned=self.context.dry_run)
         if result.circuits_reset is not None and result.total:
             verb = "would be reset" if self.context.dry_run else "reset"
             yield f"{amount(result.circuits_reset, 'circuit')} {verb}."

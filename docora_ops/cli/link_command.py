@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.cli.change import describe_change, in_words, names_of, reset_in_words
@@ -12,6 +13,7 @@ from docora_ops.database.link_rows import count_deliveries
 from docora_ops.errors import ServerError
 from docora_ops.links import Action, LinkResult
 from docora_ops.render import link_result as render
+from docora_ops.render.bulk import forgets_files, forgotten
 from docora_ops.text import amount
 
 
@@ -25,6 +27,7 @@ def change_link(
     *,
     front: bool = False,
     reset_circuit: bool = False,
+    update: bool = False,
 ) -> int:
     """Asks at the terminal, changes the link and shows the result. Returns the exit code."""
     database = context.database
@@ -33,20 +36,24 @@ def change_link(
     with database.transaction():  # one, instead of one for each statement
         link = resolve_link(database, app, repo)
     workers = context.count_workers(to_change=True)
+    require_servers_to_match(database, context.queue)
     if terminal is not None:
         files = amount(count_deliveries(database, [link.ref]), "file")
+        above = [] if update else [forgotten(is_planned=True)]
+        change_of_records = "mark" if update else "delete"
         terminal.ask(
             f"{context.servers}: send {link.payload.app_name} {files} of "
-            f"{link.payload.repository_name} again (delete the delivery records, "
+            f"{link.payload.repository_name} again ({change_of_records} the delivery records, "
             f"{reset_in_words(context, 'the link', 'its snapshot job')}"
-            f"{in_words(front=front, reset_circuit=reset_circuit)})?"
+            f"{in_words(front=front, reset_circuit=reset_circuit)})?",
+            *above,
         )
     change = describe_change(
-        action, reason, **names_of(link), front=front, reset_circuit=reset_circuit
+        action, reason, **names_of(link), front=front, reset_circuit=reset_circuit, update=update
     )
     dry_run = context.dry_run
     result = LinkChange(
-        action, database, context.queue, link.ref, front, reset_circuit, dry_run, change
+        action, database, context.queue, link.ref, front, reset_circuit, dry_run, change, update
     ).make()
     _show(context, result, workers)
     return _wait(context, result, workers) if context.wait else ExitCode.OK
@@ -55,6 +62,8 @@ def change_link(
 def _show(context: Context, result: LinkResult, workers: int) -> None:
     if not context.as_json:
         context.show_tables([render.table(result)], is_last=not context.wait)
+        if forgets_files(result):
+            context.say(forgotten(is_planned=result.dry_run))
         if result.dry_run:
             context.say("Dry run: nothing was changed.")
         else:

@@ -22,6 +22,14 @@ def resync(
     app: options.App,
     repo: options.OptionalRepo = None,
     all_links: Annotated[bool, typer.Option("--all", help="Every link of the app.")] = False,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update",
+            help="Send each file as an update, and delete at the app each file that is gone from "
+            "the repository: marks the delivery records instead of deleting them.",
+        ),
+    ] = False,
     front: options.Front = False,
     reset_circuit: options.ResetCircuit = False,
     reason: options.Reason = None,
@@ -37,6 +45,10 @@ def resync(
 
     Deletes the link's delivery records, resets the link and queues its snapshot job, all or
     nothing, whatever the link's status. Refused while the link's snapshot is running.
+
+    Without delivery records, files that were deleted from the repository since the last snapshot
+    are never deleted at the app. Use --update to have them deleted, unless the app has lost its
+    files and can't update them.
     """
     context = context_of(typer_context)
     if (repo is None) != all_links:
@@ -68,6 +80,7 @@ def resync(
             terminal,
             front=front,
             reset_circuit=reset_circuit,
+            update=update,
         )
     if not (yes or dry_run or terminal):
         raise UsageError(
@@ -83,15 +96,15 @@ def resync(
 
     by_prefix = dry_run or terminal is not None
     found = resolve_app(context.database, app, by_prefix=by_prefix)
-    bulk = BulkOptions(front, reset_circuit, in_flight, max_failures)
+    bulk = BulkOptions(front, reset_circuit, in_flight, max_failures, update)
     selection = select_of_app(
         context.database, found.app_id, skip_open_circuits=bulk.must_skip_open_circuits(context)
     )
     files = amount(count_deliveries(context.database, selection.refs), "file")
+    reset = reset_in_words(context, "the links", "their snapshot jobs")
     question = (
-        f"send {found.app_name}, over {amount(selection.total, 'link')}, {files} again (delete "
-        f"the delivery records, {reset_in_words(context, 'the links', 'their snapshot jobs')}"
-        f"{bulk.words})"
+        f"send {found.app_name}, over {amount(selection.total, 'link')}, {files} again "
+        f"({'mark' if update else 'delete'} the delivery records, {reset}{bulk.words})"
     )
     change = describe_change("resync", reason, **asdict(found), all=True, **bulk.recorded)
     command = BulkCommand(context, Action.RESYNC, selection, change, _BATCH_SIZE, bulk)

@@ -80,6 +80,7 @@ def retry_all_failed(
         which,
         limit=limit,
         skip_open_circuits=skip_open_circuits or bulk.must_skip_open_circuits(context),
+        or_held_back=context.queue.is_docoras,
     )
     reset = reset_in_words(context, links_of(selection), "their snapshot jobs")
     question = f"{reset}{bulk.words}"

@@ -8,9 +8,12 @@ from docora_ops.status import LinkCounts
 
 # One statement, so that all counts are of the same moment.
 COUNT_BY_STATUS = """
-SELECT status, count(*), 0 FROM app_repositories GROUP BY status
+SELECT status, count(*), 0, 0 FROM app_repositories GROUP BY status
 UNION ALL
-SELECT NULL, 0, count(*) FROM repositories WHERE circuit_open_until > now()
+SELECT NULL, 0, count(*), (
+    SELECT count(*) FROM repositories JOIN app_repositories USING (repository_id)
+    WHERE circuit_open_until > now() AND status = 'pending_snapshot'
+) FROM repositories WHERE circuit_open_until > now()
 """
 
 COUNT_APPS_WITH_FAILED_LINKS = """
@@ -23,12 +26,13 @@ SELECT count(*) FROM (
 def count_links(database: Database) -> LinkCounts:
     """Counts the links by status, and the repositories whose circuit is open."""
     by_status = dict.fromkeys(LinkStatus, 0)
-    open_circuits = 0
-    for status, links, circuits in database.rows(COUNT_BY_STATUS):
+    open_circuits = held_back = 0
+    for status, links, circuits, pending in database.rows(COUNT_BY_STATUS):
         if status in set(LinkStatus):
             by_status[LinkStatus(status)] = links
         open_circuits += circuits
-    return LinkCounts(by_status, open_circuits)
+        held_back += pending
+    return LinkCounts(by_status, open_circuits, held_back)
 
 
 def count_apps_with_failed_links(database: Database) -> int:

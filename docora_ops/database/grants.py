@@ -54,6 +54,7 @@ NEEDS = (
     _need("UPDATE", "app_repositories", "status retry_count last_error"),
     _need("SELECT", "app_delivered_files", "app_id repository_id", "resync and show"),
     _need("DELETE", "app_delivered_files", "", "resync"),
+    _need("UPDATE", "app_delivered_files", "file_sha", "resync --update"),
     _need("SELECT", "repositories", "consecutive_failures", "--reset-circuit, show and workers"),
     _need("SELECT", "app_delivered_files", "delivered_at", "show"),
     _need("SELECT", "repository_snapshots", _SNAPSHOT, "show"),
@@ -114,8 +115,9 @@ def _needs_of(role: Role) -> tuple[Need, ...]:
     """Returns what the role needs for monitoring, for commands, or for commands and workers."""
     if only_reads(role):
         return tuple(need for need in NEEDS if need.privilege == "SELECT")
+    beyond = role.privileges - {each for need in NEEDS for each in need.privileges}
     is_for_workers = any(
-        need.privilege != "SELECT" and not role.privileges.isdisjoint(need.privileges)
+        need.privilege != "SELECT" and not beyond.isdisjoint(need.privileges)
         for need in WORKER_NEEDS
     )
     return NEEDS + WORKER_NEEDS if is_for_workers else NEEDS

@@ -9,7 +9,9 @@ from docora_ops.links import LinkFilter
 LINKS = "app_repositories l LEFT JOIN repositories r USING (repository_id)"
 
 MATCHES = """(
-    (%(statuses)s::text[] IS NULL OR l.status = ANY (%(statuses)s::text[]))
+    (%(statuses)s::text[] IS NULL OR l.status = ANY (%(statuses)s::text[])
+        OR %(or_held_back)s::boolean
+            AND l.status = 'pending_snapshot' AND r.circuit_open_until > now())
     AND (%(app_ids)s::text[] IS NULL OR l.app_id = ANY (%(app_ids)s::text[]))
     AND (%(repository_ids)s::text[] IS NULL OR l.repository_id = ANY (%(repository_ids)s::text[]))
     AND (%(errors)s::text[] IS NULL AND NOT %(no_error)s::boolean
@@ -31,6 +33,7 @@ def filter_parameters(which: LinkFilter) -> dict[str, object]:
         "exclude_errors": [_pattern(text) for text in which.exclude_errors] or None,
         "no_error": which.no_error,
         "open_circuit": which.open_circuit,
+        "or_held_back": which.or_held_back,
     }
 
 

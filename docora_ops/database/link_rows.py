@@ -111,6 +111,15 @@ USING unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, re
 WHERE d.app_id = link.app_id AND d.repository_id = link.repository_id
 """
 
+# No content has this SHA-256: the next snapshot sends each of these files as an update, and a
+# deletion for each that is gone. Docora's worker takes an empty value for none, and sends no
+# `previous_sha`; one in the form of a SHA-256 also passes an app that checks the form.
+MARK_DELIVERIES = """
+UPDATE app_delivered_files d SET file_sha = repeat('0', 64)
+FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, repository_id)
+WHERE d.app_id = link.app_id AND d.repository_id = link.repository_id
+"""
+
 COUNT_DELIVERIES = """
 SELECT count(*) FROM app_delivered_files d
 JOIN unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, repository_id)
@@ -163,9 +172,12 @@ def reset_link(database: Database, ref: LinkRef) -> None:
     database.execute(RESET_LINKS, {"ids": [ref.id]})
 
 
-def delete_deliveries(database: Database, links: Sequence[LinkIds]) -> int:
-    """Deletes the delivery records of the links. Returns their number."""
-    return database.execute(DELETE_DELIVERIES, _pairs(links))
+def clear_deliveries(database: Database, links: Sequence[LinkIds], *, update: bool) -> int:
+    """Deletes the delivery records of the links or, with `update`, marks them as outdated.
+
+    Returns their number.
+    """
+    return database.execute(MARK_DELIVERIES if update else DELETE_DELIVERIES, _pairs(links))
 
 
 def count_deliveries(database: Database, links: Sequence[LinkIds]) -> int:

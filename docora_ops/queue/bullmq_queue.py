@@ -31,6 +31,7 @@ from docora_ops.queue.bullmq_reader import BullmqReader
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.redis_client import redis_errors, with_rows_locked
 from docora_ops.queue.rq_workers import read_use
+from docora_ops.queue.values import text_of
 from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 
@@ -62,6 +63,11 @@ class BullmqQueue(LinkQueue):
         with redis_errors(self._client):
             ids = self._reader.read_list()
         return WaitingList(ids, _NO_EXECUTIONS)
+
+    def first_waiting(self, count: int) -> list[str]:
+        """Returns some ids of the queue's list: at most `count`, from its beginning."""
+        with redis_errors(self._client):
+            return [text_of(each) for each in self._reader.read_list(count)]
 
     def read_expired(self) -> ExpiredExecutions:
         """Returns none: BullMQ keeps no executions."""

@@ -71,13 +71,16 @@ class BullmqReader:
         """The keys one of which exists if the queue was ever opened."""
         return [self.prefix + name for name in ("meta", "id", "events", *_LISTS, *_SETS)]
 
-    def read_list(self) -> list[bytes]:
-        """Returns the ids of the jobs that wait, in order of their turn from the end."""
+    def read_list(self, most: int | None = None) -> list[bytes]:
+        """Returns the ids of the jobs that wait, in order of their turn from the end.
+
+        `most`: reads only so many of each list, from its beginning.
+        """
         pipeline = self._pipeline()
         for name in ("wait", "paused"):
-            pipeline.lrange(self.prefix + name, 0, -1)
+            pipeline.lrange(self.prefix + name, 0, most - 1 if most else -1)
         wait, paused = pipeline.execute()
-        return [*wait, *paused]
+        return [*wait, *paused][:most]
 
     def use(self) -> OtherQueue:
         """Tells whether the queue holds jobs, and whether a worker runs."""

@@ -105,6 +105,10 @@ class LinkQueue(ABC):
         """Reads the ids in the queue's list."""
 
     @abstractmethod
+    def first_waiting(self, count: int) -> list[str]:
+        """Returns some ids of the queue's list: at most `count`, from its beginning."""
+
+    @abstractmethod
     def read_expired(self) -> ExpiredExecutions:
         """Reads the expired executions, before rows are locked: there may be many."""
 

@@ -17,6 +17,7 @@ from rq.results import Result
 
 from docora_ops.queue.redis_client import redis_errors, with_rows_locked
 from docora_ops.queue.registries import REGISTRIES, registry_key
+from docora_ops.queue.values import text_of
 from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 
@@ -71,6 +72,12 @@ class JobScript:
             expired = self._read_expired(self._client)
             ids = cast("list[bytes]", self._client.lrange(self._list_key, 0, -1))
         return WaitingList(ids, expired)
+
+    def first_waiting(self, count: int) -> list[str]:
+        """Returns some ids of the queue's list: at most `count`, from its beginning."""
+        with redis_errors(self._client):
+            ids = cast("list[bytes]", self._client.lrange(self._list_key, 0, count - 1))
+        return [text_of(each) for each in ids]
 
     def read_expired(self) -> ExpiredExecutions:
         """Reads the expired executions."""

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
-from docora_ops.links import Action, Outcome, PlannedLink
+from docora_ops.links import Action, LinkResult, Outcome, PlannedLink
 from docora_ops.render.cells import cell, link_name, style_of, with_id, words
 from docora_ops.render.json import Document, encode_long, fields_of
 from docora_ops.render.layout import fitting_table, headed, long_table
@@ -72,7 +72,7 @@ def _counts(result: BulkResult) -> Document:
         **{outcome: result.counts.get(outcome, 0) for outcome in Outcome},
     }
     if result.action is Action.RESYNC:
-        fields["deliveries_cleared"] = result.deliveries_cleared
+        fields |= deliveries(result)
     if result.in_flight is not None:
         fields |= {
             "in_flight": result.in_flight,
@@ -95,6 +95,29 @@ def _counts(result: BulkResult) -> Document:
         fields["circuits_reset"] = result.circuits_reset
         fields["circuits_held"] = result.circuits_held
     return fields
+
+
+def deliveries(result: LinkResult | BulkResult) -> Document:
+    """Returns the number of delivery records that a resync has deleted or marked."""
+    name = "deliveries_marked" if result.update else "deliveries_cleared"
+    return {name: result.deliveries_cleared}
+
+
+def forgets_files(result: LinkResult | BulkResult) -> bool:
+    """Tells whether a resync deletes records of files, which may be gone from the repository."""
+    return bool(result.deliveries_cleared) and not result.update
+
+
+def forgotten(*, is_planned: bool = False) -> str:
+    """Says what a resync forgets."""
+    if is_planned:
+        return (
+            "The delivery records would be deleted: the app would keep files that are gone from "
+            "the repository. With --update they are deleted there."
+        )
+    return (
+        "The delivery records are deleted: the app keeps files that are gone from the repository."
+    )
 
 
 def plan_tables(links: Sequence[PlannedLink], width: int) -> Iterator[RenderableType]:

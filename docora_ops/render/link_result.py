@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from docora_ops.links import Action, LinkResult, Outcome
-from docora_ops.render.bulk import outcome_label
+from docora_ops.render.bulk import deliveries, outcome_label
 from docora_ops.render.cells import cell, retries, style_of, with_id
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
@@ -54,7 +54,7 @@ def document(result: LinkResult, workers: int, wait: LinkWait | None = None) -> 
     if result.circuit_reset is not None:
         data["circuit_reset"] = result.circuit_reset
     if result.action is Action.RESYNC:
-        data["deliveries_cleared"] = result.deliveries_cleared
+        data |= deliveries(result)
     if wait is not None:
         data["waited"] = wait
     return {"data": data}
@@ -76,7 +76,8 @@ def table(result: LinkResult) -> RenderableType:
     shown.add_row("Outcome", cell(label, style_of(result.outcome)))
     shown.add_row("Job", cell(link.ref.job_id))
     if result.action is Action.RESYNC:
-        shown.add_row("Files", cell(f"{result.deliveries_cleared} to send again"))
+        what = "to update, or to delete if gone" if result.update else "to send again"
+        shown.add_row("Files", cell(f"{result.deliveries_cleared} {what}"))
     if link.circuit_open_until:
         # A dry run shows the circuit as it is, and then what would become of it.
         open_until = (link if result.dry_run else result).circuit_open_until

@@ -45,6 +45,7 @@ def document(status: Status) -> Document:
             "redis": status.redis,
             "links_by_status": counts and dict(counts.by_status),
             "open_circuits": counts and counts.open_circuits,
+            "pending_with_open_circuit": counts and counts.pending_with_open_circuit,
             "failed_apps": links and links.failed_by_app.total,
             "failed_by_app": links and links.failed_by_app.rows,
             "failed_errors": links and links.failed_by_error.total,
@@ -85,6 +86,12 @@ def _rows(status: Status, trend: Trend | None) -> Iterator[Row]:
         yield "Change", _trend(trend)
     if status.links:
         yield from _links(status.links)
+        held_back = status.links.counts.pending_with_open_circuit
+        if held_back and status.queue and status.queue.backend is Backend.BULLMQ:
+            links = amount(held_back, "pending link")
+            verb = "is" if held_back == 1 else "are"
+            command = "docora-ops retry-all-failed --reset-circuit"
+            yield "", _heading(f"{links} {verb} held back", command, "yellow")
     if status.queue:
         yield from _queue(status.queue, has_only_others=status.has_only_others)
     if status.drift:

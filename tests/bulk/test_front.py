@@ -269,7 +269,7 @@ def test_killed_in_its_third_batch_it_loses_nothing_and_the_next_run_restores_th
         Proxy.before_redis(docora.redis_url) as redis_proxy,
         Proxy.before_postgres(docora.database_url) as postgres_proxy,
     ):
-        plan = bulk.plan_third_batch(redis_proxy, postgres_proxy, marker, fault)
+        plan = bulk.plan_third_batch(redis_proxy, postgres_proxy, marker, fault, jobs_wait=True)
         process = docora.start(
             *bulk.command,
             "--front",

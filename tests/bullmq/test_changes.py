@@ -173,7 +173,8 @@ def test_a_worker_that_takes_the_job_between_look_and_commit_waits_for_the_commi
         return None
 
     with Proxy.before_postgres(docora.database_url) as proxy:
-        held = proxy.plan(COMMIT, Fault.HOLD_REQUEST, number=LOOKUPS + 1)
+        # With a job that waits, whether it belongs to this database is looked up, too.
+        held = proxy.plan(COMMIT, Fault.HOLD_REQUEST, number=LOOKUPS + 1 + is_queued)
         environment = bullmq.environment(DATABASE_URL=proxy.url, **PATIENT)
         arguments = (*link.ids, "--json", *_yes(command))
         with docora.start(command, *arguments, env=environment) as process:
@@ -321,3 +322,58 @@ def test_the_audit_trail_has_each_reset(bullmq: Bullmq) -> None:
     entries = bullmq.run("history", "--json").data
     assert [entry["state"] for entry in entries] == ["done", "done"]
     assert [entry["counts"]["reset"] for entry in entries] == [1, 1]
+
+
+@pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
+def test_nothing_is_reset_beside_the_bullmq_jobs_of_another_docora(
+    bullmq: Bullmq, command: str
+) -> None:
+    docora = bullmq.docora
+    other, link = docora.add_link(), docora.add_link()
+    bullmq.add(other)
+    docora.delete_link(other)
+    before = docora.dump()
+    arguments = (command, *(link.ids if command == "retry" else ("--yes",)))
+    refused = bullmq.run(*arguments, "--json")
+    assert (refused.code, refused.json["code"]) == (4, "servers_mismatched"), refused
+    assert "until Docora's workers have taken these jobs" in refused.json["hint"]
+    assert docora.dump() == before
+    bullmq.add(docora.add_link("pending_snapshot"))
+    assert bullmq.run(*arguments, "--json").code == 0
+
+
+def test_links_that_are_pending_behind_open_circuits_have_a_way_out(bullmq: Bullmq) -> None:
+    """The dashboard's "Retry all" during an outage of git leaves them so."""
+    docora = bullmq.docora
+    failed = link_with_open_circuit(bullmq)
+    held = [
+        docora.link(docora.add_app(), failed.repository_id, "pending_snapshot") for _ in range(2)
+    ]
+    other = docora.link(failed.app_id, docora.add_repository(), "pending_snapshot", retry_count=2)
+    row = docora.row(other)
+
+    status = bullmq.run("status").stdout
+    assert "2 pending links are held back: docora-ops retry-all-failed --reset-circuit" in status
+    assert bullmq.run("status", "--json").data["pending_with_open_circuit"] == 2
+    assert "held back" not in docora.run("status").stdout
+
+    nothing = bullmq.run("retry-all-failed", "--yes", "--json")
+    assert (nothing.code, nothing.data["total"]) == (0, 0), nothing
+    assert nothing.data["open_circuits_left_out"] == 3
+    # The first batch closes the circuit by which the others were chosen.
+    command = ("retry-all-failed", "--reset-circuit", "--batch-size", "1")
+    dry = bullmq.run(*command, "--dry-run", "--json")
+    assert (dry.data["total"], dry.data["reset"]) == (3, 3), dry
+    result = bullmq.run(*command, "--yes", "--json")
+    assert (result.code, result.data["total"], result.data["reset"]) == (0, 3, 3), result
+    assert result.data["circuits_reset"] == 1
+    assert all(docora.was_reset(link) for link in (failed, *held))
+    assert docora.row(other) == row
+    assert "held back" not in bullmq.run("status").stdout
+
+
+def test_with_rq_a_retry_of_all_takes_failed_links_only(docora: Docora) -> None:
+    repository = docora.add_repository(circuit_open_for=OPEN)
+    docora.link(docora.add_app(), repository, "pending_snapshot")
+    result = docora.run("retry-all-failed", "--reset-circuit", "--yes", "--json")
+    assert (result.code, result.data["total"]) == (0, 0), result

@@ -55,6 +55,7 @@ NEED_GRANT = {
         *columns("SELECT", "app_delivered_files", "app_id", "repository_id"),
         Grant("DELETE", "app_delivered_files", None),
     ],
+    (*RESYNC, "--update"): columns("UPDATE", "app_delivered_files", "file_sha"),
     SHOW: [
         *columns("SELECT", "repositories", "consecutive_failures"),
         *columns("SELECT", "app_delivered_files", "delivered_at"),

@@ -6,7 +6,7 @@ import pytest
 from rq.job import JobStatus
 from rq.utils import now
 
-from docora_ops.actions.repair.find import count_jobs_with_links
+from docora_ops.actions.belonging import count_jobs_with_links
 from docora_ops.drift import Belonging
 from tests.support.diagnoses import OF_DRIFT, ONE_LOOK, check, examine, states
 from tests.support.docora import QUEUE, Docora
@@ -43,6 +43,41 @@ def test_the_jobs_of_another_docora_are_neither_removed_nor_joined(docora: Docor
     assert docora.waiting() == [lost.job_id]
     [entry] = docora.run("history", "--json").data
     assert entry["selection"] == {"remove_unknown_jobs": True}
+
+
+CHANGES = (
+    ("retry", "APP", "REPO"),
+    ("resync", "APP", "REPO"),
+    ("resync", "APP", "--all"),
+    ("retry-all-failed",),
+    ("schedule",),
+)
+
+
+@pytest.mark.parametrize("command", CHANGES, ids=" ".join)
+def test_nothing_is_queued_among_the_jobs_of_another_docora(
+    docora: Docora, command: tuple[str, ...]
+) -> None:
+    for _ in range(12):
+        docora.add_link()
+    docora.actions().retry_all()
+    docora.connection.execute("DELETE FROM app_repositories")
+    link = docora.add_link()
+    docora.link(link.app_id, docora.add_repository(), "pending_snapshot")
+    ids = {"APP": link.app_id, "REPO": link.repository_id}
+    before = docora.dump()
+    yes = () if command[0] in {"retry", "schedule"} else ("--yes",)
+    for options in (yes, ("--dry-run",)):
+        refused = docora.run(*(ids.get(word, word) for word in command), *options, "--json")
+        assert (refused.code, refused.json["code"]) == (4, "servers_mismatched"), refused
+        assert (refused.json["jobs"], refused.json["jobs_without_link"]) == (12, 12)
+    assert docora.dump() == before
+    # A job of this database may be anywhere.
+    docora.leave_job(link.job_id, JobStatus.FAILED)
+    for _ in range(11):
+        docora.leave_job(docora.add_link("synced").job_id, JobStatus.FAILED)
+    done = docora.run(*(ids.get(word, word) for word in command), *yes, "--json")
+    assert done.code == 0, done
 
 
 def test_the_first_line_and_the_question_name_both_servers(docora: Docora) -> None:

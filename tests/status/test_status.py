@@ -172,6 +172,7 @@ def test_the_document(trouble: Docora) -> None:
         "synced": 2,
         "failed": 30,
     }
+    assert data["pending_with_open_circuit"] == 0
     assert (data["open_circuits"], data["failed_apps"], data["failed_errors"]) == (1, 6, 6)
     assert [each["links"] for each in data["failed_by_app"]] == [15, 4, 4, 3, 2]
     assert data["failed_by_error"][0] == {"error_message": None, "links": 15, "apps": 1}

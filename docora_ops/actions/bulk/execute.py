@@ -10,7 +10,7 @@ from docora_ops.actions.bulk.batch import Batch
 from docora_ops.actions.decision import decide
 from docora_ops.database import Database, Rollback
 from docora_ops.database.circuits import circuits_to_reset, reset_circuits
-from docora_ops.database.link_rows import Claim, ClaimState, delete_deliveries, lock_link, read_link
+from docora_ops.database.link_rows import Claim, ClaimState, clear_deliveries, lock_link, read_link
 from docora_ops.database.selection import Claiming
 from docora_ops.errors import LinkError, LinkLockedError, PostgresError, StatementTimeoutError
 from docora_ops.jobs import JobState
@@ -50,6 +50,7 @@ class BatchExecution:
     front: bool = False
     reset_circuit: bool = False
     operation_id: str | None = None  # keeps the links that are claimed
+    update: bool = False  # a resync marks the delivery records instead of deleting them
     _has_waited_for_lock: bool = False
     _must_look: bool = True
     _slow_links: int = 0
@@ -141,7 +142,7 @@ class BatchExecution:
                 cleared = 0
                 if self.action is Action.RESYNC:
                     payloads = [claim.payload for claim in changed]
-                    cleared = delete_deliveries(self.database, payloads)
+                    cleared = clear_deliveries(self.database, payloads, update=self.update)
                 batch.wait_for_turn()
                 to_reset = self._circuits_to_reset(changed)
                 # Waiting for one circuit with each link would take days.

@@ -66,6 +66,7 @@ class BulkRun:
     audit: AuditEntries | None = None  # None: the change is not recorded
     front: bool = False
     reset_circuit: bool = False
+    update: bool = False  # a resync marks the delivery records instead of deleting them
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
     on_recorded: Callable[[Sequence[LinkOutcome]], None] = lambda _recorded: None
@@ -111,6 +112,7 @@ class BulkRun:
                     self.front,
                     self.reset_circuit,
                     self.operation_id,
+                    self.update,
                 )
                 handlers.append(execution.handle)
             self._work(handlers)
@@ -175,6 +177,7 @@ class BulkRun:
             cancelled=self._is_cut_short,
             open_circuits_left_out=self.selection.open_circuits_left_out,
             deliveries_cleared=self._deliveries_cleared,
+            update=self.update,
             circuits_reset=len(self._circuits_reset) if self.reset_circuit else None,
             circuits_held=len(self._circuits_held),
             left_to_operations=self.selection.left_to_operations,

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from docora_ops.actions.background import in_background
+from docora_ops.actions.belonging import count_jobs_with_links
 from docora_ops.actions.doctor import postgres_checks, redis_checks
-from docora_ops.actions.repair.find import count_jobs_with_links, find_drift
+from docora_ops.actions.repair.find import find_drift
 from docora_ops.database import Database
 from docora_ops.database.counts import count_apps_with_failed_links, count_links
 from docora_ops.database.grants import TABLES, missing_columns
@@ -292,7 +293,7 @@ def _check_belonging(belonging: Belonging) -> Check:
         return ok(name, "no sign of a mismatch")
     found = f"Postgres and Redis do not seem to belong together: {belonging}"
     settings = "DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME"
-    until = "until they fit, docora-ops repair changes nothing"
+    until = "until they fit, retry, retry-all-failed, resync, schedule and repair are refused"
     return failed(name, found, f"check {settings}: {until}")
 
 

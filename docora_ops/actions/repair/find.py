@@ -14,7 +14,7 @@ from docora_ops.database import Database
 from docora_ops.database.drift_rows import link_statuses, unfinished_links
 from docora_ops.database.link_rows import held_job_ids, names_of
 from docora_ops.database.results import read_unsynced
-from docora_ops.drift import EXAMPLES_SHOWN, Belonging, Drift, DriftKind, DriftReport
+from docora_ops.drift import EXAMPLES_SHOWN, Drift, DriftKind, DriftReport
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus, ids_of_job
 from docora_ops.queue import LinkQueue
@@ -101,23 +101,6 @@ def named(database: Database, drifts: Sequence[Drift]) -> list[Drift]:
             drifts, names_of(database, drifts), strict=True
         )
     ]
-
-
-def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
-    """Counts the jobs of the whole queue, and the ones that have no link in the database.
-
-    Jobs that were not made for a link do not count. A job without a link counts only if it is to be
-    run or has failed: finished jobs of deleted links are history.
-    """
-    linked: set[str] = set()
-    unlinked: set[str] = set()
-    for page, is_to_run_or_failed in queue.pages_of_jobs():
-        new = {job_id for job_id in page if ids_of_job(job_id)} - linked - unlinked
-        found = link_statuses(database, new).keys()
-        linked |= found
-        if is_to_run_or_failed:
-            unlinked |= queue.made_for_links(new - found)
-    return Belonging(len(linked) + len(unlinked), len(unlinked), queue.is_docoras)
 
 
 class _Look:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from docora_ops.actions.belonging import require_all_jobs_to_match
 from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.decision import STUCK_ERROR
-from docora_ops.actions.repair.find import confirmed, count_jobs_with_links, named
+from docora_ops.actions.repair.find import confirmed, named
 from docora_ops.audit import Change
 from docora_ops.batches import batches
 from docora_ops.database import Database, Selection
@@ -22,7 +23,7 @@ from docora_ops.database.drift_rows import (
 )
 from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids
 from docora_ops.drift import AppDrift, Drift, DriftKind, Repaired, RepairOutcome, RepairResult
-from docora_ops.errors import LinkError, ServersMismatchedError
+from docora_ops.errors import LinkError
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkRef, Outcome
 from docora_ops.queue import ExpiredExecutions, LinkQueue, ProgressStore
@@ -92,24 +93,11 @@ class Repair:
             else:
                 self._jobs.append(suspect.drift)
         if self._found and not self.remove_unknown_jobs:
-            self._require_servers_to_belong_together()
+            require_all_jobs_to_match(self.database, self.queue)
         if examples:
             named_examples = named(self.database, list(examples.values()))
             self._app_names = {drift.app_id: drift.app_name for drift in named_examples}
         return self.result()
-
-    def _require_servers_to_belong_together(self) -> None:
-        # Queueing is refused too: once the queue of another Docora holds jobs of this database, the
-        # two look as if they belonged together, and the next repair removes the other's jobs.
-        found = count_jobs_with_links(self.database, self.queue)
-        if not found.is_plausible:
-            raise ServersMismatchedError(
-                f"{self.database.target} and Redis at {self.queue.where} do not seem to belong "
-                f"together: {found}. Nothing was changed",
-                hint="check DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME; if all are right, "
-                "and the links were deleted: docora-ops repair --remove-unknown-jobs",
-                details={"job_count": found.jobs, "jobs_without_link": found.without_link},
-            )
 
     def run(self) -> RepairResult:
         """Repairs the drift that was found; if killed, a new repair finishes the rest.

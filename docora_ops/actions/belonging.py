@@ -1,0 +1,61 @@
+"""Tells whether the database and the queue belong together, before anything is changed."""
+
+from __future__ import annotations
+
+from docora_ops.database import Database
+from docora_ops.database.drift_rows import link_statuses
+from docora_ops.drift import Belonging
+from docora_ops.errors import ServersMismatchedError
+from docora_ops.links import ids_of_job
+from docora_ops.queue import LinkQueue
+
+_SAMPLE = 100  # waiting jobs
+
+
+def require_servers_to_match(database: Database, queue: LinkQueue) -> None:
+    """Raises ServersMismatchedError if the jobs in the queue do not look like this database's.
+
+    Counts all jobs only if a sample of the waiting ones looks so.
+    """
+    sample = set(filter(ids_of_job, queue.first_waiting(_SAMPLE)))
+    unknown = len(sample) - len(link_statuses(database, sample))
+    if not Belonging(len(sample), unknown, queue.is_docoras).is_plausible:
+        require_all_jobs_to_match(database, queue)
+
+
+def require_all_jobs_to_match(database: Database, queue: LinkQueue) -> None:
+    """Counts all jobs. Raises ServersMismatchedError if they do not look like this database's.
+
+    Queueing is refused, too: once the queue of another Docora holds jobs of this database, the two
+    look as if they belonged together, and the next repair removes the other's jobs.
+    """
+    found = count_jobs_with_links(database, queue)
+    if found.is_plausible:
+        return
+    deleted = "docora-ops repair --remove-unknown-jobs"
+    if queue.is_docoras:
+        deleted = "wait until Docora's workers have taken these jobs"
+    raise ServersMismatchedError(
+        f"{database.target} and Redis at {queue.where} do not seem to belong together: {found}. "
+        "Nothing was changed",
+        hint="check DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME; if all are right, and the "
+        f"links were deleted: {deleted}",
+        details={"job_count": found.jobs, "jobs_without_link": found.without_link},
+    )
+
+
+def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
+    """Counts the jobs of the whole queue, and the ones that have no link in the database.
+
+    Jobs that were not made for a link do not count. A job without a link counts only if it is to be
+    run or has failed: finished jobs of deleted links are history.
+    """
+    linked: set[str] = set()
+    unlinked: set[str] = set()
+    for page, is_to_run_or_failed in queue.pages_of_jobs():
+        new = {job_id for job_id in page if ids_of_job(job_id)} - linked - unlinked
+        found = link_statuses(database, new).keys()
+        linked |= found
+        if is_to_run_or_failed:
+            unlinked |= queue.made_for_links(new - found)
+    return Belonging(len(linked) + len(unlinked), len(unlinked), queue.is_docoras)
