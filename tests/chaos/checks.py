@@ -24,7 +24,7 @@ def check_round(played: Round) -> None:
     world, docora = played.world, played.world.producer
     problems = [
         *played.problems,
-        *invariants.of_processes(played.processes),
+        *invariants.of_processes(played.processes, beside_docora=played.docoras_worker is not None),
         *invariants.of_stores(world),
         *invariants.of_receiver(world, sessions_cut=played.sessions_cut),
     ]

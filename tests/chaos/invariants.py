@@ -7,6 +7,7 @@ Always:
   of a signal only if the signal came before the command could handle it. A command that succeeds
   has done all that it counts.
 - Commands work through PgBouncer and leave nothing in its sessions.
+- Each running worker is registered, also in a Redis that was emptied under it.
 - Children of a killed worker end by themselves; no process outlives the round.
 - A resync that succeeded sends every file again before its link is synced.
 
@@ -53,14 +54,18 @@ class Broken(AssertionError):  # noqa: N818 - a finding, not an error of this pr
     """An invariant does not hold."""
 
 
-def of_processes(processes: list[Process]) -> list[str]:
-    """Checks how processes ended and what they printed."""
+def of_processes(processes: list[Process], *, beside_docora: bool) -> list[str]:
+    """Checks how processes ended and what they printed.
+
+    `beside_docora`: a worker of BullMQ ran for a while, beside which none of ours starts.
+    """
     problems = []
     for process in processes:
         if _was_starting(process):
             continue
         code = process.process.wait()
-        if code not in _promised(process) and -code not in process.fatal:
+        is_refused = process.is_worker and beside_docora and code == ExitCode.REFUSED
+        if not is_refused and code not in _promised(process) and -code not in process.fatal:
             problems.append(f"{process.name} ended with {code}: {_last_words(process)}")
         printed = process.output + process.log
         if "Traceback" in printed:

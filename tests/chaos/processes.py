@@ -51,6 +51,12 @@ class Process(Running):
             )
 
     @property
+    def worker_names(self) -> set[str]:
+        """Returns the names of the workers below this process, or its own."""
+        name, number = self.arguments[2], int(self.arguments[-1])
+        return {f"{name}-{each + 1}" for each in range(number)} if number > 1 else {name}
+
+    @property
     def output(self) -> str:
         """Returns what it wrote to stdout."""
         return self._files.with_suffix(".out").read_text(encoding="utf-8")

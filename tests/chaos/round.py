@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from signal import Signals
+from typing import cast
 
 from docora_ops.cli.exit_codes import ExitCode
 from tests.chaos.processes import Process
@@ -80,6 +81,8 @@ class Round:
     """Workers may have lost their Postgres sessions, and with them the locks of their links."""
     suspended: set[Process] = field(default_factory=set)
     down: set[Postgres | Valkey] = field(default_factory=set)
+    docoras_worker: subprocess.Popen[str] | None = None
+    """A worker of BullMQ, which ours make room for."""
     step: int = 0
     _effects: list[Effect] = field(default_factory=list)
 
@@ -106,9 +109,12 @@ class Round:
                 self._await_commands()
                 self.world.apps.calm.set()
                 self._await_orphans()
+                self._await_registrations()
                 self._check_pool()
             finally:
                 self.world.apps.calm.set()
+                if self.docoras_worker:
+                    self.docoras_worker.kill()
                 for process in self.alive():
                     process.fatal.add(Signals.SIGKILL)
                 for process in self.processes:
@@ -200,6 +206,18 @@ class Round:
                 time.sleep(TICK)
             if parent.was_killed_alone and parent.processes:
                 self.problems.append(f"children go on without their parent: {parent.name}")
+
+    def _await_registrations(self) -> None:
+        """Waits until each running worker is registered, also in a Redis that was emptied."""
+        end = time.monotonic() + END_TIMEOUT
+        left = {process for process in self.alive() if process.is_worker and not process.signals}
+        while left and time.monotonic() < end:
+            registered = cast("set[bytes]", self.world.producer.redis.smembers("rq:workers"))
+            names = {key.decode().removeprefix("rq:worker:") for key in registered}
+            left &= set(self.alive())
+            left = {each for each in left if each.worker_names - names}
+            time.sleep(TICK)
+        self.problems += [f"runs, and RQ does not know it: {each.name}" for each in left]
 
     def _check_pool(self) -> None:
         """Checks that a command works through PgBouncer, and that none left anything there."""

@@ -14,6 +14,7 @@ from tests.chaos.expiry import expire_heartbeats_of
 from tests.chaos.processes import Process
 from tests.chaos.round import Round
 from tests.chaos.servers import Postgres, Valkey
+from tests.support.bullmq import end, start_worker
 from tests.support.proxy import COMMIT, PUSH, Fault, Proxy
 
 MAX_COMMANDS = 5
@@ -21,9 +22,11 @@ POOLED = 0.4
 """The share of commands that go through PgBouncer."""
 PUSH_TIMEOUT = 2
 """Seconds to wait for a command that has rows locked."""
+DOCORAS_WORKER = 5
+"""Seconds, so that our workers notice it."""
 SUSPENSION = 16
 """Seconds, longer than Postgres lets a transaction of a command be idle."""
-DELAY = 0.02
+DELAYS = (0.02, 0.02, 0.4)
 """Seconds that a slow connection takes for each message."""
 
 
@@ -154,6 +157,23 @@ def lose_redis(played: Round) -> None:
         played.valkey.lose_data()
 
 
+def empty_redis(played: Round) -> None:
+    """Deletes all that Redis holds, under running workers."""
+    if played.may_lose_data and played.valkey not in played.down:
+        played.inflict("empty redis")
+        played.data_lost = True
+        played.valkey.empty()
+
+
+def start_docoras_worker(played: Round) -> None:
+    """Starts a worker of BullMQ beside ours for a while, once in a round: ours take no job."""
+    if played.docoras_worker or played.valkey in played.down:
+        return
+    played.inflict("start a worker of BullMQ")
+    played.docoras_worker = worker = start_worker(played.valkey.url)
+    played.for_a_while(lambda: end(worker), DOCORAS_WORKER)
+
+
 def restart_postgres(played: Round) -> None:
     played.sessions_cut |= _bring_down(played, played.postgres, "restart postgres")
 
@@ -187,7 +207,7 @@ def lose_message(played: Round) -> None:
 def slow_down(played: Round) -> None:
     proxy = _proxy(played)
     played.inflict(f"slow link to {played.proxies.name(proxy)}")
-    proxy.delay = DELAY
+    proxy.delay = played.random.choice(DELAYS)
     played.for_a_while(lambda: setattr(proxy, "delay", 0.0))
 
 
@@ -204,6 +224,7 @@ STEPS: tuple[Callable[[Round], None], ...] = (
     *[kill_horse, reset_connections] * 2,
     *[suspend_commands, lose_message] * 3,
     *[kill_worker, kill_worker_alone, end_worker, pause_worker, oversleep],
+    *[empty_redis, start_docoras_worker],
     *[restart_redis, lose_redis, restart_postgres, crash_postgres, slow_down, hang],
 )
 """Each as often as it is likely."""

@@ -62,7 +62,7 @@ class Producer:
         return answer
 
     def close(self) -> None:
-        _end(self._process)
+        end(self._process)
 
 
 class Bullmq:
@@ -190,7 +190,7 @@ class Bullmq:
     @contextmanager
     def worker(self, work: Work, *, url: str = "") -> Iterator[None]:
         """A real worker, whose jobs do this; killed at the end of the block."""
-        process = _start("work", url or self.docora.redis_access.owner, QUEUE, WORKER_NAME)
+        process = start_worker(url or self.docora.redis_access.owner)
 
         def answer(job_id: str) -> None:
             assert process.stdin
@@ -212,7 +212,7 @@ class Bullmq:
         finally:
             process.kill()
             server.join(PATIENCE)
-            _end(process)
+            end(process)
 
     def _is_seen(self) -> bool:
         return any(client["name"] == WORKER_NAME for client in self.docora.redis.client_list())
@@ -248,13 +248,18 @@ class Bullmq:
                 thread.join(PATIENCE)
 
 
+def start_worker(url: str) -> subprocess.Popen[str]:
+    """Starts a real worker; `bullmq_process` tells how to speak with it."""
+    return _start("work", url, QUEUE, WORKER_NAME)
+
+
 def _start(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.support.bullmq_process", *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[str]) -> None:
     process.kill()
     with suppress(BrokenPipeError):
         process.communicate()
