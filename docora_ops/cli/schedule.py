@@ -22,7 +22,8 @@ def schedule(
     was opened since git last succeeded.
     """
     context = context_of(typer_context)
-    context.require_rq("schedule", "Docora's own scheduler queues what is due, each minute")
+    within = context.settings.scan_interval
+    context.require_rq("schedule", f"Docora's own scheduler queues what is due within {within}")
     from docora_ops.cli.bulk_command import BulkCommand
     from docora_ops.database.selection import select_due
     from docora_ops.links import Action
