@@ -209,6 +209,7 @@ class LinkResult:
     update: bool = False
     dry_run: bool = False
     audit_error: str | None = None  # why the audit entries show the change as not finished
+    scan_interval: str = ""  # how soon Docora's scheduler queues a link that was only reset
 
 
 @dataclass(frozen=True, slots=True)

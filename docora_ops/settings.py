@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from docora_ops.errors import ConfigurationError
 from docora_ops.jobs import Backend
+from docora_ops.text import exact_duration
+from docora_ops.urls import adapt_postgres_url, adapt_redis_url
 
 RESULT_TTL = 86_400  # seconds that RQ keeps a finished job
 FAILURE_TTL = 7 * 86_400  # seconds that RQ keeps a failed job
@@ -64,6 +67,7 @@ class Settings(BaseSettings):
     )
     max_retry_attempts: Annotated[int, Field(ge=1, le=1000)] = 5
     retry_base_delay_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 1000
+    scan_interval_ms: Annotated[int, Field(ge=1, le=_TEN_YEARS_IN_MS)] = 60_000
     rescan_interval_ms: Annotated[int, Field(ge=0, le=_TEN_YEARS_IN_MS)] = 300_000
     encryption_key: SecretStr | None = None
     repos_base_path: Path = Path("/data/repos")
@@ -97,6 +101,13 @@ class Settings(BaseSettings):
     )
     git_timeout: Annotated[int, _own("GIT_TIMEOUT", ge=1, le=2_592_000)] = 1800
 
+    _warnings: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What `load_settings` has changed or left out of what it read, a sentence each."""
+        return self._warnings
+
     def require_database_url(self) -> SecretStr:
         """Returns the database URL. Raises ConfigurationError if it is not set."""
         if self.database_url is None:
@@ -128,6 +139,12 @@ class Settings(BaseSettings):
         return "redis_url" not in self.model_fields_set
 
     @property
+    def scan_interval(self) -> str:
+        """The time between two passes of Docora's scheduler, in words."""
+        seconds = math.ceil(self.scan_interval_ms / 1000)
+        return "a minute" if seconds == 60 else exact_duration(seconds)  # noqa: PLR2004 - default
+
+    @property
     def retry_delays(self) -> list[int]:
         """Returns the doubling delays before each further try, in whole seconds as RQ counts."""
         base = self.retry_base_delay_ms / 1000
@@ -141,9 +158,10 @@ def load_settings(env_file: Path | None = None) -> Settings:
     Raises ConfigurationError with the name of each unusable variable, never its value.
     """
     in_file = _read(env_file) if env_file else {}
+    warnings = _unquote_environment()
     in_environment = {name.upper() for name, value in os.environ.items() if value}
     try:
-        return Settings(
+        settings = Settings(
             **{name: in_file[name] for name in in_file if name.upper() not in in_environment}
         )
     except ValidationError as error:
@@ -154,6 +172,37 @@ def load_settings(env_file: Path | None = None) -> Settings:
         raise ConfigurationError(
             f"unusable settings: {problems}", hint="correct the environment or the env file"
         ) from None
+    database_url = settings.database_url.get_secret_value() if settings.database_url else ""
+    for variable, (_, ignored) in (
+        ("DATABASE_URL", adapt_postgres_url(database_url)),
+        ("REDIS_URL", adapt_redis_url(settings.redis_url.get_secret_value())),
+    ):
+        warnings += [
+            f"the option {name} in {variable} is ignored: only Docora's own driver knows it"
+            for name in ignored
+        ]
+    settings._warnings = tuple(warnings)  # noqa: SLF001 - of this module
+    return settings
+
+
+def _unquote_environment() -> list[str]:
+    """Removes quotes around our variables, which `docker run --env-file` passes on.
+
+    Returns a warning for each.
+    """
+    warnings = []
+    for name, value in list(os.environ.items()):
+        quoted = re.fullmatch(r"""(["'])(.*)\1""", value, re.DOTALL)
+        if quoted and name.upper() in map(str.upper, _names()):
+            os.environ[name] = quoted[2]
+            warnings.append(f"{name} has quotes around its value in the environment: left out")
+    return warnings
+
+
+def _names() -> Iterator[str]:
+    """Yields the name of each setting, in any case, as in the environment."""
+    for name, field in Settings.model_fields.items():
+        yield str(field.validation_alias or name)
 
 
 def _read(env_file: Path) -> dict[str, Any]:
@@ -179,9 +228,8 @@ def _read(env_file: Path) -> dict[str, Any]:
             f"env file {shown} can't be used: line {unreadable[0]} is not NAME=VALUE",
             hint="correct the line, or take it out",
         )
-    names = (str(field.validation_alias or name) for name, field in Settings.model_fields.items())
     values = {each.key.upper(): each.value for each in bindings if each.key and each.value}
-    return {name: values[name.upper()] for name in names if name.upper() in values}
+    return {name: values[name.upper()] for name in _names() if name.upper() in values}
 
 
 def _reason(message: str) -> str:

@@ -220,7 +220,7 @@ class LinkChange:
                 return f"its Redis key does not hold a job: docora-ops show {link} has its id"
         if self.queue.docora_picks_up(status, Answer(self.ref.job_id, job)):
             if not found.circuit_is_open:
-                return "Docora's scheduler queues it within a minute"
+                return f"Docora's scheduler queues it within {self.queue.scan_interval}"
             until = moment(found.circuit_open_until)
             return (
                 f"its circuit is open until {until}: Docora's scheduler queues it then; to have it "
@@ -250,4 +250,5 @@ class LinkChange:
             deliveries_cleared=cleared,
             update=self.update,
             dry_run=self.dry_run,
+            scan_interval=self.queue.scan_interval,
         )

@@ -51,10 +51,16 @@ class Context:
 
     @cached_property
     def settings(self) -> Settings:
-        """Settings of the environment and the env file. Raises ConfigurationError."""
+        """Settings of the environment and the env file. Raises ConfigurationError.
+
+        Warns of what could not be taken as it was written.
+        """
         from docora_ops.settings import load_settings
 
-        return load_settings(self.env_file)
+        settings = load_settings(self.env_file)
+        for warning in settings.warnings:
+            self.warn(f"Warning: {warning}")
+        return settings
 
     @cached_property
     def database(self) -> Database:

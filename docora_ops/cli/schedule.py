@@ -22,7 +22,8 @@ def schedule(
     was opened since git last succeeded. Leaves links to a running command with --in-flight.
     """
     context = context_of(typer_context)
-    context.require_rq("schedule", "Docora's own scheduler queues what is due, each minute")
+    within = context.settings.scan_interval
+    context.require_rq("schedule", f"Docora's own scheduler queues what is due within {within}")
     from docora_ops.actions.bulk.left_to_runs import without_paced_links
     from docora_ops.cli.bulk_command import BulkCommand
     from docora_ops.database.selection import select_due

@@ -32,6 +32,7 @@ from docora_ops.errors import (
 )
 from docora_ops.settings import Settings
 from docora_ops.text import mask
+from docora_ops.urls import adapt_postgres_url
 
 # psycopg raises what it logs, apart from failed rollbacks, and the text may hold secrets.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
@@ -99,7 +100,8 @@ class Database:
         self._settings = settings
         self._secret = settings.require_database_url().get_secret_value()
         try:
-            self._parameters: dict[str, Any] = conninfo_to_dict(self._secret)
+            url, _ = adapt_postgres_url(self._secret)
+            self._parameters: dict[str, Any] = conninfo_to_dict(url)
             _check(self._parameters)
         except (psycopg.Error, ValueError):
             # The driver's text would show the password.

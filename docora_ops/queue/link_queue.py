@@ -91,6 +91,11 @@ class LinkQueue(ABC):
         """Host and database of Redis."""
         return describe(self._client)
 
+    @property
+    def scan_interval(self) -> str:
+        """How soon Docora's scheduler queues a pending link, in words."""
+        return self._settings.scan_interval
+
     def record(self, audit: AuditEntry) -> None:
         """Writes an audit entry by itself."""
         write_entry(self._client, audit)

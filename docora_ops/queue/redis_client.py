@@ -20,11 +20,13 @@ from redis.retry import Retry
 from docora_ops.errors import ConfigurationError, RedisError
 from docora_ops.settings import Settings
 from docora_ops.text import mask
+from docora_ops.urls import adapt_redis_url
 
 ROWS_LOCKED_TIMEOUT = 4
 """Seconds for an answer of Redis while rows are locked in Postgres: Docora waits for those rows."""
 
-_OUR_OPTIONS = frozenset({"client_name", "decode_responses", "protocol"})
+_OUR_OPTIONS = frozenset({"client_name", "decode_responses", "family", "protocol"})
+_FAMILIES = {"0": socket.AF_UNSPEC, "4": socket.AF_INET, "6": socket.AF_INET6}
 _REFUSED_OPTIONS = frozenset({"encoding", "encoding_errors", "retry", "retry_on_error"})
 
 
@@ -35,20 +37,23 @@ def connect(settings: Settings) -> redis.Redis:
     Raises ConfigurationError if the URL is unusable.
     """
     try:
+        url, _ = adapt_redis_url(settings.redis_url.get_secret_value())
+        url, family = _without_our_options(url)
         client = redis.Redis.from_url(
-            _without_our_options(settings.redis_url.get_secret_value()),
+            url,
             client_name="docora-ops",
             driver_info=None,  # or each connection begins with two more commands to be permitted
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=settings.connect_timeout,
             socket_timeout=settings.statement_timeout,
+            **({"socket_type": family} if family else {}),  # the client's name for it
         )
         # An unknown option in the URL shows only when a connection is made from it.
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)
         str(pool.connection_kwargs.get("host", "")).encode("idna")  # as the look-up does
-    except (ValueError, TypeError, AttributeError, OSError, redis.RedisError):
+    except (ValueError, TypeError, LookupError, AttributeError, OSError, redis.RedisError):
         raise ConfigurationError(
             "REDIS_URL is not a URL that the Redis client understands",
             hint="use redis://USER:PASSWORD@HOST:PORT/DB, rediss://… or unix:///PATH; "
@@ -85,14 +90,18 @@ def answers_of(pipeline: Pipeline) -> list[Any]:
     return answers
 
 
-def _without_our_options(url: str) -> str:
-    """Returns the URL without options that the client would take over our own."""
+def _without_our_options(url: str) -> tuple[str, int]:
+    """Returns the URL without options that the client would take over our own, and the family.
+
+    `family` is an option of ioredis: 4 and 6 stand for IPv4 and IPv6, and 0 for either.
+    """
     options = parse_qsl(urlsplit(url).query, keep_blank_values=True)
     if not _REFUSED_OPTIONS.isdisjoint(name for name, _ in options):
         raise ValueError("an option that only the client itself can use")
     kept = urlencode([(name, value) for name, value in options if name not in _OUR_OPTIONS])
+    family = _FAMILIES[dict(options).get("family", "0")]
     # Not urlunsplit, which drops the empty host of unix:///path.
-    return url.partition("?")[0] + (f"?{kept}" if kept else "")
+    return url.partition("?")[0] + (f"?{kept}" if kept else ""), family
 
 
 def describe(client: redis.Redis) -> str:

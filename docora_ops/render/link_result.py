@@ -26,7 +26,7 @@ def message(result: LinkResult) -> str:
     if result.outcome is Outcome.ALREADY_RUNNING:
         return "Snapshot already running"
     if result.outcome is Outcome.RESET:
-        return "Link reset: Docora's scheduler queues it within a minute"
+        return f"Link reset: Docora's scheduler queues it within {result.scan_interval}"
     return _MESSAGES[result.action]
 
 

@@ -18,6 +18,7 @@ HINT = (
     "if a private authority has issued it, set NODE_EXTRA_CA_CERTS to a file with the authority's "
     "certificate: docora-ops help workers"
 )
+_HINT_FOR_GIT = "if a private authority has issued it, add the authority's certificate to the file"
 _VARIABLES = ("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _SYSTEM_FILES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
@@ -71,6 +72,12 @@ def file_for_git(folder: Path) -> Path | None:
             f"{error.filename}"
         ) from error
     return path
+
+
+def hint_for_git() -> str:
+    """Returns what to do if git does not trust the issuer of a certificate."""
+    named = os.environ.get("GIT_SSL_CAINFO")
+    return f"{_HINT_FOR_GIT} in GIT_SSL_CAINFO: docora-ops help workers" if named else HINT
 
 
 def hint_for(error: Exception) -> str | None:

@@ -15,7 +15,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from docora_ops.errors import ConfigurationError, GitError, SnapshotError
-from docora_ops.worker.certificates import HINT
+from docora_ops.worker.certificates import hint_for_git
 from docora_ops.worker.redirects import is_redirect, location_in, target_on_same_server
 
 PIECE = 1 << 20
@@ -234,7 +234,7 @@ def _gist(complaint: str, command: str) -> str:
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]
     gist = "; ".join((telling or lines)[-3:]) or f"git {command} failed without a word"
-    return f"{gist}; {HINT}" if _UNKNOWN_AUTHORITY.search(gist) else gist
+    return f"{gist}; {hint_for_git()}" if _UNKNOWN_AUTHORITY.search(gist) else gist
 
 
 def _helpers(pid: int) -> list[int]:

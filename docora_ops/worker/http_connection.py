@@ -47,8 +47,8 @@ class AppConnection:
         self._http = self._make()
         self._opened: socket.socket | None = None
         """The last open socket. http.client forgets it if the app closes the connection."""
-        self._peer = ""
-        """The address that it was connected to."""
+        self._peer: str | None = None
+        """The address that it was connected to; None if the app reset the connection at once."""
 
     @property
     def sock(self) -> socket.socket | None:
@@ -71,9 +71,10 @@ class AppConnection:
         return self._proxy is not None and self._endpoint.scheme == "http"
 
     @property
-    def is_inner(self) -> bool:
-        """True if the last address of the app was not a public one. A proxy's does not count."""
-        return self._proxy is None and not is_public(self._peer)
+    def inner_address(self) -> str | None:
+        """The last address of the app if it was not a public one. A proxy's does not count."""
+        peer = None if self._proxy else self._peer
+        return None if peer is None or is_public(peer) else peer
 
     def open(self, timeout: float, *, only_public: bool) -> None:
         """Connects if needed. `timeout` is for each address and each wait in a handshake.
@@ -92,9 +93,11 @@ class AppConnection:
             # From here on the deadline of the whole exchange applies.
             self._opened = self._http.sock
             self._opened.settimeout(None)
-            self._peer = self._opened.getpeername()[0]
-        if only_public and self.is_inner:  # another app left this connection
-            raise InnerAddressError(self._peer)
+            self._peer = None
+            with suppress(OSError):
+                self._peer = self._opened.getpeername()[0]
+        if only_public and (inner := self.inner_address):  # another app left this connection
+            raise InnerAddressError(inner)
 
     def _public_addresses(self) -> list[str]:
         """Looks the host up. Raises InnerAddressError if any of its addresses is not public."""

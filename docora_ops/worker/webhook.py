@@ -191,7 +191,7 @@ class Webhook:
     def _redirect(self, answer: http.client.HTTPResponse) -> Endpoint:
         """Returns the target of a redirect. Raises DeliveryError if it must not be followed."""
         if not self._redirects:
-            self._base_is_inner = self._connection.is_inner
+            self._base_is_inner = self._connection.inner_address is not None
         self._redirects += 1
         self._redirect_status = answer.status
         there = self._location(answer)

@@ -71,6 +71,19 @@ def test_a_hint_says_when_a_pending_link_with_an_open_circuit_is_queued(bullmq: 
     assert "Docora's scheduler queues it within a minute\n" in refused.stderr
 
 
+def test_docoras_own_setting_says_how_soon_its_scheduler_looks(bullmq: Bullmq) -> None:
+    link = bullmq.docora.add_link()
+    env = bullmq.environment(SCAN_INTERVAL_MS="300000")
+    within = "Docora's scheduler queues it within 5 min"
+    reset = bullmq.run("retry", *link.ids, "--json", env=env)
+    assert (reset.code, reset.data["message"]) == (0, f"Link reset: {within}")
+    refused = bullmq.run("retry", *link.ids, "--json", env=env)
+    assert (refused.code, refused.json["hint"]) == (4, within)
+    schedule = bullmq.run("schedule", "--json", env=env)
+    assert schedule.code == 4
+    assert schedule.json["hint"] == "Docora's own scheduler queues what is due within 5 min"
+
+
 def _yes(command: str, option: tuple[str, ...] = ()) -> tuple[str, ...]:
     return ("--yes",) if command == "resync" and not option else ()
 

@@ -143,6 +143,17 @@ def test_postgres_is_reached_by_tls(
         was_queued(docora, link, retry(docora, link, DATABASE_URL=url))
 
 
+@pytest.mark.parametrize("option", ["sslmode=no-verify", "ssl=true", "ssl=no-verify"])
+def test_tls_is_used_as_node_pg_is_told_to(
+    docora: Docora, link: TestLink, authority: Authority, option: str
+) -> None:
+    with Proxy.before_postgres(docora.database_url, tls=authority.server) as proxy:
+        was_queued(docora, link, retry(docora, link, DATABASE_URL=f"{proxy.url}?{option}"))
+    with Proxy.before_postgres(docora.database_url) as proxy:
+        result = docora.run("failed", "--json", env={"DATABASE_URL": f"{proxy.url}?{option}"})
+    assert "server does not support SSL" in result.json["error"]
+
+
 def test_a_postgres_that_nobody_vouches_for_is_refused(
     docora: Docora, link: TestLink, authority: Authority, tmp_path: Path
 ) -> None:

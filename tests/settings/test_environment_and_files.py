@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.docora import Docora, finish
+from tests.support.docora import Docora, Result, finish
 
 SECRET = "s3cr3t"
 
@@ -159,7 +159,6 @@ UNUSABLE_DATABASE_URLS = [
     f"postgres://u:{SECRET}/{SECRET}@h/d",
     f"postgres://u:{SECRET}@{SECRET}/{SECRET}?#%@h/d",
     f"postgres://u:{SECRET}%zz@h/d",
-    f"postgres://u:{SECRET}@h/d?schema=public",
     f"postgres://u:{SECRET}@h/d?nonsense={SECRET}",
     f"postgres://u:{SECRET}@h/d?sslmode={SECRET}",
     f"postgres://u:{SECRET}@h/d?connect_timeout={SECRET}",
@@ -181,7 +180,7 @@ UNUSABLE_REDIS_URLS = [
     f"redis://u:{SECRET}@h/first",
     f"redis://u:{SECRET}@h?db={SECRET}",
     f"redis://u:{SECRET}@h?{SECRET}=1",
-    f"redis://u:{SECRET}@h?family=6",
+    f"redis://u:{SECRET}@h?family={SECRET}",
     f"redis://u:{SECRET}@h?credential_provider=x",
     f"redis://u:{SECRET}@h?socket_timeout={SECRET}",
     f"redis://u:{SECRET}@127.0.0.1:1?encoding={SECRET}",
@@ -282,3 +281,68 @@ def test_every_setting_shows_in_the_job(docora: Docora) -> None:
     job = docora.job(link)
     assert (job.origin, job.func_name, job.timeout) == ("another-queue", "our.own.snapshot", 1234)
     assert (job.retries_left, job.retry_intervals) == (3, [3, 5, 10])
+
+
+# What Docora takes, and we read in our own way
+
+
+def warnings_of(result: Result) -> list[str]:
+    """The lines on stderr, but for the one that no worker listens."""
+    return [line for line in result.stderr.splitlines() if "no worker listens" not in line]
+
+
+def test_quotes_that_docker_run_passes_on_are_left_out_with_a_warning(docora: Docora) -> None:
+    link = docora.add_link()
+    result = docora.run(
+        *("retry", *link.ids, "--json"),
+        env={
+            "DATABASE_URL": f'"{docora.database_url}"',
+            "REDIS_URL": f"'{docora.redis_url}'",
+            "MAX_RETRY_ATTEMPTS": '"4"',
+            "DOCORA_OPS_QUEUE_NAME": '""',
+        },
+    )
+    assert result.code == 0, result
+    assert result.data["outcome"] == "queued"
+    assert docora.job(link).retries_left == 3
+    names = ("DATABASE_URL", "DOCORA_OPS_QUEUE_NAME", "MAX_RETRY_ATTEMPTS", "REDIS_URL")
+    assert sorted(warnings_of(result)) == [
+        f"Warning: {name} has quotes around its value in the environment: left out"
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "options", "ignored"),
+    [
+        ("DATABASE_URL", "ssl=0&max=10&schema=public", ["max", "schema"]),
+        ("DATABASE_URL", "uselibpqcompat=true&sslmode=disable", []),
+        ("REDIS_URL", "family=4&connectTimeout=10000", ["connectTimeout"]),
+        ("REDIS_URL", "family=0&allowUsernameInURI=true", ["allowUsernameInURI"]),
+    ],
+)
+def test_options_of_node_are_understood_or_ignored_with_a_warning(
+    docora: Docora, variable: str, options: str, ignored: list[str]
+) -> None:
+    link = docora.add_link()
+    url = {"DATABASE_URL": docora.database_url, "REDIS_URL": docora.redis_url}[variable]
+    result = docora.run("retry", *link.ids, "--json", env={variable: with_options(url, options)})
+    assert result.code == 0, result
+    assert docora.was_reset(link)
+    assert warnings_of(result) == [
+        f"Warning: the option {name} in {variable} is ignored: only Docora's own driver knows it"
+        for name in ignored
+    ]
+    if ignored:
+        found = docora.run("doctor", "--json", env={variable: with_options(url, options)})
+        [check] = [each for each in found.data["checks"] if each["name"] == "settings"]
+        assert check["state"] == "warning"
+        assert f"the option {ignored[0]} in {variable} is ignored" in check["finding"]
+
+
+def test_the_family_of_addresses_is_that_of_ioredis(docora: Docora) -> None:
+    """The Redis of the tests listens on 127.0.0.1 only."""
+    url = docora.redis_url.replace("127.0.0.1", "localhost")
+    assert docora.run("queue", env={"REDIS_URL": with_options(url, "family=4")}).code == 0
+    other = docora.run("queue", "--json", env={"REDIS_URL": with_options(url, "family=6")})
+    assert (other.code, "can't be reached" in other.json["error"]) == (5, True)

@@ -12,6 +12,7 @@ DATABASE_URL = "postgres://docora:hunter2@db.example/docora"
 VARIABLES: dict[str, tuple[str, object, str, object]] = {
     "MAX_RETRY_ATTEMPTS": ("max_retry_attempts", 5, "3", 3),
     "RETRY_BASE_DELAY_MS": ("retry_base_delay_ms", 1000, "250", 250),
+    "SCAN_INTERVAL_MS": ("scan_interval_ms", 60_000, "120000", 120_000),
     "RESCAN_INTERVAL_MS": ("rescan_interval_ms", 300_000, "60000", 60_000),
     "DOCORA_OPS_BACKEND": ("backend", None, "bullmq", "bullmq"),
     "DOCORA_OPS_BULLMQ_PREFIX": ("bullmq_prefix", "bull", "{acme}:bull", "{acme}:bull"),
@@ -212,6 +213,7 @@ def shown(error: ConfigurationError) -> str:
 UNUSABLE = {
     "MAX_RETRY_ATTEMPTS": ("hunter2", "0", "-7777", "7777777", "7777.5"),
     "RETRY_BASE_DELAY_MS": ("-7777", "777777777", "hunter2"),
+    "SCAN_INTERVAL_MS": ("0", "-7777", "hunter2"),
     "RESCAN_INTERVAL_MS": ("-7777", "777777777777", "hunter2"),
     "DOCORA_OPS_BACKEND": ("hunter2", "RQ", "bullmq,rq"),
     "DOCORA_OPS_BULLMQ_PREFIX": ("hunter2 bull", "hunter2*", "hunter2\n"),

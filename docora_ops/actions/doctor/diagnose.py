@@ -253,6 +253,10 @@ def _check_settings(settings: Settings, problems: Sequence[ConfigurationError]) 
             settings.require_encryption_key()
         except ConfigurationError as error:
             return warning(name, f"{error.message}: no worker starts with it", error.hint)
+    if settings.warnings:
+        return warning(
+            name, "; ".join(settings.warnings), "correct the environment or the env file"
+        )
     return ok(name, f"queue {settings.queue_name}")
 
 

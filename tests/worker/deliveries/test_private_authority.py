@@ -96,14 +96,24 @@ def test_git_ssl_cainfo_and_ssl_cert_file_in_an_env_file_are_left_as_they_are(
 
 
 def test_a_certificate_of_an_unknown_authority_has_a_hint(
-    snapshots: Snapshots, authority: trustme.CA, file: str, monkeypatch: pytest.MonkeyPatch
+    snapshots: Snapshots,
+    authority: trustme.CA,
+    file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
     with link_over_tls(snapshots, authority) as (link, _):
         error = failure(snapshots, link)
         assert error.startswith("fatal: unable to access 'https://127.0.0.1:")
         assert error.endswith(f"; {HINT}")
         assert git_failures(snapshots, link) == 1
 
+        monkeypatch.setenv("GIT_SSL_CAINFO", str(other))
+        assert "add the authority's certificate to the file in GIT_SSL_CAINFO" in failure(
+            snapshots, link
+        )
         monkeypatch.setenv("GIT_SSL_CAINFO", file)
         error = failure(snapshots, link)
         assert error.startswith("the certificate of 127.0.0.1:")
