@@ -279,8 +279,9 @@ class BulkCommand(LongRun):
         width = self.context.out.width
         yield render.table(result, width) if result.total else render.message(result)
         if self._action is Action.RESYNC and result.total:
-            verb = "would be sent" if self.context.dry_run else "will be sent"
-            yield f"{amount(result.deliveries_cleared, 'file')} {verb} again."
+            verb = "would be deleted" if self.context.dry_run else "deleted"
+            records = amount(result.deliveries_cleared, "delivery record")
+            yield f"{records} {verb}: every file is sent again."
         if result.circuits_reset is not None and result.total:
             verb = "would be reset" if self.context.dry_run else "reset"
             yield f"{amount(result.circuits_reset, 'circuit')} {verb}."

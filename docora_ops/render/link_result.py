@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from docora_ops.links import Action, LinkResult, Outcome
 from docora_ops.render.bulk import outcome_label
-from docora_ops.render.cells import cell, is_open, retries, style_of, with_id
+from docora_ops.render.cells import cell, failed_tries, is_open, style_of, with_id
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
-from docora_ops.text import duration, moment
+from docora_ops.text import amount, duration, moment
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -68,7 +68,7 @@ def table(result: LinkResult) -> RenderableType:
         [
             ("App", cell(with_id(link.payload.app_name, link.ref.app_id))),
             ("Repository", cell(with_id(link.payload.repository_name, link.ref.repository_id))),
-            ("Was", cell(f"{link.status}, {retries(link.retry_count)}")),
+            ("Was", cell(f"{link.status}, {failed_tries(link.retry_count)}")),
         ]
     )
     if link.error_message is not None:
@@ -77,7 +77,9 @@ def table(result: LinkResult) -> RenderableType:
     shown.add_row("Outcome", cell(label, style_of(result.outcome)))
     shown.add_row("Job", cell(link.ref.job_id))
     if result.action is Action.RESYNC:
-        shown.add_row("Files", cell(f"{result.deliveries_cleared} to send again"))
+        records = amount(result.deliveries_cleared, "delivery record")
+        verb = "would be deleted" if result.dry_run else "deleted"
+        shown.add_row("Files", cell(f"every one to send again: {records} {verb}"))
     if link.circuit_open_until:
         # A dry run shows the circuit as it is, and then what would become of it.
         open_until = (link if result.dry_run else result).circuit_open_until

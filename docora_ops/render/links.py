@@ -12,9 +12,9 @@ from docora_ops.render.cells import (
     NO_ERROR,
     cell,
     circuit,
+    failed_tries,
     is_open,
     link_name,
-    retries,
     state,
     with_id,
 )
@@ -22,7 +22,16 @@ from docora_ops.render.layout import block, fitting_table, pairs
 from docora_ops.text import amount, moment
 
 _STATUS, _ERROR = "Status", "Error"
-_COLUMNS = ("App", "Repository", _STATUS, _ERROR, "Retries", "Last good scan", "Circuit", "Job")
+_COLUMNS = (
+    "App",
+    "Repository",
+    _STATUS,
+    _ERROR,
+    "Failed tries",
+    "Last good scan",
+    "Circuit",
+    "Job",
+)
 
 
 def links_table(page: Page[ListedLink], width: int, *, with_status: bool) -> RenderableType:
@@ -44,7 +53,7 @@ def _block(link: ListedLink, *, with_status: bool) -> RenderableType:
         Text.assemble("job ", _job(link)),
     ]
     if link.retry_count:
-        facts.insert(0, cell(retries(link.retry_count)))
+        facts.insert(0, cell(failed_tries(link.retry_count)))
     if is_open(link.circuit_open_until):
         facts.append(Text.assemble("circuit ", circuit(link.circuit_open_until)))
     parts = (state(link.status) if with_status else None, _error(link))
@@ -62,7 +71,7 @@ def _cells(link: ListedLink, *, with_ids: bool) -> dict[str, Text]:
         "Repository": cell(repository),
         _STATUS: state(link.status),
         _ERROR: _error(link),
-        "Retries": cell(link.retry_count),
+        "Failed tries": cell(link.retry_count),
         "Last good scan": cell(moment(link.last_scanned_at) or "never"),
         "Circuit": circuit(link.circuit_open_until),
         "Job": _job(link),
