@@ -294,9 +294,7 @@ class BulkCommand(LongRun):
         width = self.context.out.width
         yield render.table(result, width) if result.total else render.message(result)
         if self._action is Action.RESYNC and result.total:
-            verb = "would be" if self.context.dry_run else "will be"
-            done = "updated, or deleted if gone" if result.update else "sent again"
-            yield f"{amount(result.deliveries_cleared, 'file')} {verb} {done}."
+            yield f"{render.records_in_words(result, is_planned=self.context.dry_run)}."
             if render.forgets_files(result):
                 yield render.forgotten(is_planned=self.context.dry_run)
         if result.circuits_reset is not None and result.total:

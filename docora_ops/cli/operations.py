@@ -122,8 +122,10 @@ def cancel(
     from docora_ops.render import operations as render
     from docora_ops.render.cells import cell
 
-    context.store.cancel(
+    is_first = context.store.cancel(
         operation_id, cancel_entry(describe_change("cancel", reason), operation_id)
     )
-    requested = cell(f"Cancellation requested: {operation_id}")
-    context.show(render.cancel_document(operation_id), [requested])
+    done = "Cancellation requested" if is_first else "Already cancelled"
+    context.show(
+        render.cancel_document(operation_id, is_first=is_first), [cell(f"{done}: {operation_id}")]
+    )

@@ -30,4 +30,4 @@ def queue(
         context.warn(
             "Warning: no scheduler runs: delayed jobs wait until a worker with one is started"
         )
-    context.show(render.document(overview), render.tables(overview, context.out.width))
+    context.show(render.document(overview), render.tables(overview, context.out.width, limit))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from docora_ops.cli import options
@@ -12,6 +14,10 @@ def show(
     typer_context: typer.Context,
     app: options.App,
     repo: options.Repo,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Show every line of the last failure, not just the error."),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Show everything about one link: status, error, circuit, what was delivered, its job.
@@ -24,4 +30,4 @@ def show(
 
     details = link_details(context.database, context.queue_to_read(), app, repo)
     context.warn_of_wrong_backend()
-    context.show(render.document(details), [render.table(details)])
+    context.show(render.document(details), [render.table(details, full=full)])

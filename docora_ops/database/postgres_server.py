@@ -48,6 +48,10 @@ SELECT quote_ident(rolname), array_remove(ARRAY[
         SELECT wanted.name FROM unnest(%(tables)s::text[]) AS wanted(name)
         JOIN pg_class c ON c.oid = to_regclass(quote_ident(wanted.name))
         WHERE pg_has_role(c.relowner, 'USAGE')
+    ),
+    EXISTS (
+        SELECT FROM pg_roles AS other WHERE other.rolcanlogin AND NOT other.rolsuper
+            AND has_any_column_privilege(other.oid, to_regclass('app_repositories'), 'UPDATE')
     )
 FROM pg_roles WHERE rolname = current_user
 """
@@ -80,6 +84,7 @@ class Role:
     attributes: tuple[str, ...]  # `CREATEROLE` and the like
     is_superuser: bool
     owned_tables: tuple[str, ...]
+    has_narrower: bool  # a role that may log in, is no superuser, and may change links exists
     privileges: frozenset[Privilege]
 
 
@@ -103,6 +108,6 @@ def read_columns(database: Database, tables: Sequence[str]) -> frozenset[tuple[s
 def read_role(database: Database, tables: Sequence[str]) -> Role:
     """Reads the role of the connection and its privileges on these tables."""
     parameters = {"tables": list(tables)}
-    [(name, attributes, is_superuser, owned)] = database.rows(ROLE, parameters)
+    [(name, attributes, is_superuser, owned, has_narrower)] = database.rows(ROLE, parameters)
     privileges = frozenset(Privilege(*found) for found in database.rows(PRIVILEGES, parameters))
-    return Role(name, tuple(attributes), is_superuser, tuple(owned), privileges)
+    return Role(name, tuple(attributes), is_superuser, tuple(owned), has_narrower, privileges)

@@ -83,7 +83,7 @@ if (tonumber(counts[2]) or 0) >= (tonumber(counts[1]) or 0) then
   return 'finished'
 end
 if redis.call('HGET', KEYS[1], 'cancelled') == 'true' then
-  return 'cancelled' -- the first cancellation has written the audit entry
+  return 'again' -- the first cancellation has written the audit entry
 end
 if KEYS[2] then
   redis.call('XLEN', KEYS[2])
@@ -241,8 +241,8 @@ class ProgressStore:
                 last_step_seconds=int(silence.total_seconds()) if is_known else None,
             )
 
-    def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> None:
-        """Asks the runner to stop after its current batches.
+    def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> bool:
+        """Asks the runner to stop after its current batches. Returns False if somebody has before.
 
         Raises NotFoundError if the operation is unknown, OperationFinishedError if it has finished.
         """
@@ -258,6 +258,7 @@ class ProgressStore:
                 f"operation {operation_id!r} has finished: nothing is left to cancel",
                 hint=f"docora-ops progress {quote(operation_id)} shows what it did",
             )
+        return bool(reply != b"again")
 
     def record(self, audit: AuditEntry) -> None:
         """Writes an audit entry without a change."""

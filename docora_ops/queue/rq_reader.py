@@ -352,7 +352,8 @@ class RqReader:
             JobPlace(
                 "execution",
                 queue,
-                score_at=moment_of_timestamp(score) if score else None,
+                # The heartbeat of a worker that was paused goes on, and its entry is left behind.
+                score_at=moment_of_timestamp(score) if score > now or not known else None,
                 alive=score > now or known is not None,
                 worker=optional_text_of(worker),
             )

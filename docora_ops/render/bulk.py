@@ -103,6 +103,15 @@ def deliveries(result: LinkResult | BulkResult) -> Document:
     return {name: result.deliveries_cleared}
 
 
+def records_in_words(result: LinkResult | BulkResult, *, is_planned: bool) -> str:
+    """Tells what becomes of the delivery records, and what is sent."""
+    records = amount(result.deliveries_cleared, "delivery record")
+    verb = "would be " if is_planned else ""
+    if result.update:
+        return f"{records} {verb}marked: files are sent as updates, or deletions if gone"
+    return f"{records} {verb}deleted: every file is sent again"
+
+
 def forgets_files(result: LinkResult | BulkResult) -> bool:
     """Tells whether a resync deletes records of files, which may be gone from the repository."""
     return bool(result.deliveries_cleared) and not result.update
@@ -112,12 +121,10 @@ def forgotten(*, is_planned: bool = False) -> str:
     """Says what a resync forgets."""
     if is_planned:
         return (
-            "The delivery records would be deleted: the app would keep files that are gone from "
-            "the repository. With --update they are deleted there."
+            "The app would keep files that are gone from the repository: with --update they are "
+            "deleted there."
         )
-    return (
-        "The delivery records are deleted: the app keeps files that are gone from the repository."
-    )
+    return "The app keeps files that are gone from the repository."
 
 
 def plan_tables(links: Sequence[PlannedLink], width: int) -> Iterator[RenderableType]:

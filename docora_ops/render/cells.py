@@ -49,9 +49,9 @@ def cell(value: object, style: str = "") -> Text:
     return _Cell(inert(value), style=style, overflow="fold")
 
 
-def retries(count: int) -> str:
-    """Returns `1 retry` or `2 retries`."""
-    return amount(count, "retry", "retries")
+def failed_tries(count: int) -> str:
+    """Returns `1 try failed` or `2 tries failed`."""
+    return f"{amount(count, 'try', 'tries')} failed"
 
 
 def words(slug: str) -> str:

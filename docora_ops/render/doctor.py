@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from docora_ops.diagnosis import Check, CheckState, Diagnosis
+from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.drift import EXAMPLES_SHOWN, Drift, DriftKind, DriftReport
 from docora_ops.render.cells import cell, link_name, state, style_of, words
 from docora_ops.render.json import Document, fields_of
@@ -51,6 +51,7 @@ def screen(diagnosis: Diagnosis, width: int, *, show_all: bool) -> Iterator[Rend
     if diagnosis.drift and (examples := _examples(diagnosis.drift, all_kinds=show_all)):
         yield ""
         yield _drift_table(examples, width)
+        yield from _more(diagnosis, examples)
         yield ""
     yield cell(summary(diagnosis), style_of(diagnosis.state))
 
@@ -102,6 +103,17 @@ def _drift_table(examples: Sequence[Drift], width: int) -> RenderableType:
         for example in examples
     ]
     return records(("Drift", "Link", "Where"), rows, width, long=1)
+
+
+def _more(diagnosis: Diagnosis, examples: Sequence[Drift]) -> Iterator[RenderableType]:
+    """Counts the drift that is not among the examples."""
+    total = diagnosis.drift.total if diagnosis.drift else 0
+    more = total - sum(example.kind.is_drift for example in examples)
+    if more:
+        match = next(check for check in diagnosis.checks if check.name is CheckName.SERVERS_MATCH)
+        # Servers that do not belong together are no reason to look at a repair.
+        command = ": docora-ops repair --dry-run --list" if match.state is CheckState.OK else ""
+        yield cell(f"and {more} more{command}")
 
 
 def summary(diagnosis: Diagnosis) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from docora_ops.links import Action, LinkResult, Outcome
-from docora_ops.render.bulk import deliveries, outcome_label
-from docora_ops.render.cells import cell, retries, style_of, with_id
+from docora_ops.render.bulk import deliveries, outcome_label, records_in_words
+from docora_ops.render.cells import cell, failed_tries, style_of, with_id
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
 from docora_ops.text import duration, moment
@@ -67,7 +67,7 @@ def table(result: LinkResult) -> RenderableType:
         [
             ("App", cell(with_id(link.payload.app_name, link.ref.app_id))),
             ("Repository", cell(with_id(link.payload.repository_name, link.ref.repository_id))),
-            ("Was", cell(f"{link.status}, {retries(link.retry_count)}")),
+            ("Was", cell(f"{link.status}, {failed_tries(link.retry_count)}")),
         ]
     )
     if link.error_message is not None:
@@ -76,8 +76,7 @@ def table(result: LinkResult) -> RenderableType:
     shown.add_row("Outcome", cell(label, style_of(result.outcome)))
     shown.add_row("Job", cell(link.ref.job_id))
     if result.action is Action.RESYNC:
-        what = "to update, or to delete if gone" if result.update else "to send again"
-        shown.add_row("Files", cell(f"{result.deliveries_cleared} {what}"))
+        shown.add_row("Files", cell(records_in_words(result, is_planned=result.dry_run)))
     if link.circuit_open_until:
         # A dry run shows the circuit as it is, and then what would become of it.
         open_until = (link if result.dry_run else result).circuit_open_until

@@ -12,8 +12,8 @@ from docora_ops.render.cells import (
     NO_ERROR,
     cell,
     circuit,
+    failed_tries,
     link_name,
-    retries,
     state,
     with_id,
 )
@@ -21,7 +21,16 @@ from docora_ops.render.layout import block, fitting_table, pairs
 from docora_ops.text import amount, moment
 
 _STATUS, _ERROR = "Status", "Error"
-_COLUMNS = ("App", "Repository", _STATUS, _ERROR, "Retries", "Last good scan", "Circuit", "Job")
+_COLUMNS = (
+    "App",
+    "Repository",
+    _STATUS,
+    _ERROR,
+    "Failed tries",
+    "Last good scan",
+    "Circuit",
+    "Job",
+)
 
 
 def links_table(page: Page[ListedLink], width: int, *, with_status: bool) -> RenderableType:
@@ -43,7 +52,7 @@ def _block(link: ListedLink, *, with_status: bool) -> RenderableType:
         Text.assemble("job ", _job(link)),
     ]
     if link.retry_count:
-        facts.insert(0, cell(retries(link.retry_count)))
+        facts.insert(0, cell(failed_tries(link.retry_count)))
     if link.circuit_is_open:
         facts.append(Text.assemble("circuit ", _circuit(link)))
     parts = (state(link.status) if with_status else None, _error(link))
@@ -61,7 +70,7 @@ def _cells(link: ListedLink, *, with_ids: bool) -> dict[str, Text]:
         "Repository": cell(repository),
         _STATUS: state(link.status),
         _ERROR: _error(link),
-        "Retries": cell(link.retry_count),
+        "Failed tries": cell(link.retry_count),
         "Last good scan": cell(moment(link.last_scanned_at) or "never"),
         "Circuit": _circuit(link),
         "Job": _job(link),

@@ -68,9 +68,10 @@ def progress_tables(
         yield from ("", failures_table(failures, width, failures_total))
 
 
-def cancel_document(operation_id: str) -> Document:
-    """Returns the JSON of `cancel`."""
-    return {"data": {"message": "Cancellation requested", "operation_id": operation_id}}
+def cancel_document(operation_id: str, *, is_first: bool) -> Document:
+    """Returns the JSON of `cancel`, with the dashboard's message."""
+    data: Document = {"message": "Cancellation requested", "operation_id": operation_id}
+    return {"data": data | {"already_cancelled": not is_first}}
 
 
 def _failed(progress: Progress) -> Text:

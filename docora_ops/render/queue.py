@@ -13,6 +13,9 @@ from docora_ops.render.json import Document
 from docora_ops.render.layout import fitting_table, pairs, records
 from docora_ops.text import duration, moment
 
+_MOST_JOBS = 10_000
+"""The largest `--limit`."""
+
 
 def document(overview: QueueOverview) -> Document:
     """Returns the JSON of `queue`, with Docora's own field names for the counts and the jobs."""
@@ -25,8 +28,8 @@ def job_counts(overview: QueueOverview) -> dict[str, int]:
     return {name: getattr(overview, name) for name in names}
 
 
-def tables(overview: QueueOverview, width: int) -> Iterator[RenderableType]:
-    """Shows the counts, the workers and the jobs, with a blank line between the tables."""
+def tables(overview: QueueOverview, width: int, limit: int) -> Iterator[RenderableType]:
+    """Shows the counts, the workers and the first `limit` jobs, with a blank line between."""
     age = overview.oldest_waiting_seconds
     waited = "" if age is None else f", the oldest for {duration(age)}"
     alive, silence = len(overview.live_workers), silence_of(overview.live_workers)
@@ -48,6 +51,10 @@ def tables(overview: QueueOverview, width: int) -> Iterator[RenderableType]:
         yield from ("", _workers(overview.workers, width))
     if overview.jobs:
         yield from ("", _jobs(overview.jobs, width))
+    more = overview.unfinished - len(overview.jobs)
+    if more > 0 and len(overview.jobs) == limit:
+        most = min(overview.unfinished, _MOST_JOBS)
+        yield cell(f"and {more} more" + (f": docora-ops queue --limit {most}" * (limit < most)))
 
 
 def _scheduler(overview: QueueOverview) -> Iterator[tuple[str, Text]]:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from docora_ops.jobs import Backend, JobPlace
 from docora_ops.link_details import LinkDetails, LinkHistory
-from docora_ops.render.cells import cell, circuit, retries, state, with_id
+from docora_ops.render.cells import cell, circuit, failed_tries, state, with_id
 from docora_ops.render.json import Document, fields_of
 from docora_ops.render.layout import pairs
 from docora_ops.text import amount, duration, moment
@@ -18,7 +18,6 @@ _SCORES = {
     "deferred": "since",
     "ready": "since",
     "rate_limited": "since",
-    "execution": "heartbeat expires",
 }
 """The meaning of an entry's score by place; elsewhere it is when the entry expires."""
 
@@ -30,8 +29,8 @@ def document(details: LinkDetails) -> Document:
     return {"data": data}
 
 
-def table(details: LinkDetails) -> RenderableType:
-    """Shows the rows of the database, then the job in the queue."""
+def table(details: LinkDetails, *, full: bool) -> RenderableType:
+    """Shows the rows of the database, then the job in the queue. `full`: all of its failure."""
     history = details.history
     error = details.error_message
     return pairs(
@@ -41,7 +40,7 @@ def table(details: LinkDetails) -> RenderableType:
             ("Repository", cell(with_id(details.repository_name, details.repository_id))),
             ("GitHub URL", cell(details.github_url)),
             ("Token", cell("yes" if details.has_token else "no")),
-            ("Status", cell(f"{details.status}, {retries(details.retry_count)}")),
+            ("Status", cell(f"{details.status}, {failed_tries(details.retry_count)}")),
             ("Error", cell("none" if error is None else error)),
             ("Linked since", cell(moment(history.created_at))),
             ("Last good scan", cell(moment(history.last_scanned_at) or "never")),
@@ -50,7 +49,7 @@ def table(details: LinkDetails) -> RenderableType:
             ("Snapshot", _snapshot(history)),
             ("Job", cell(details.job_id)),
             ("Job state", _state(details)),
-            *_job(details),
+            *_job(details, full=full),
         ]
     )
 
@@ -85,11 +84,15 @@ def _state(details: LinkDetails) -> Text:
     return state(details.job).append(held)
 
 
-def _job(details: LinkDetails) -> list[tuple[str, Text]]:
+def _job(details: LinkDetails, *, full: bool) -> list[tuple[str, Text]]:
     job = details.job_record
     rows = []
     if job.status is not None:
-        left = "" if job.retries_left is None else f", {retries(job.retries_left)} left"
+        left = (
+            ""
+            if job.retries_left is None
+            else f", {amount(job.retries_left, 'retry', 'retries')} left"
+        )
         made = "" if job.attempts is None else f", {amount(job.attempts, 'try', 'tries')} made"
         name = "RQ status" if details.backend is Backend.RQ else "BullMQ"
         rows.append((name, cell(f"{job.status}{made}{left}")))
@@ -112,7 +115,12 @@ def _job(details: LinkDetails) -> list[tuple[str, Text]]:
         failure = job.last_failure
         by = f" on {failure.worker}" if failure.worker else ""
         rows.append(("Last failure", cell(f"{moment(failure.failed_at) or 'once'}{by}")))
-        rows += [("", cell(line)) for line in failure.text.split("\n")]
+        # The error is the last line of Python's traceback, and the first one of Node's text.
+        lines = failure.text.split("\n")
+        first = lines.pop(-1 if details.backend is Backend.RQ else 0)
+        rows += [("", cell(line)) for line in (first, *(lines if full else ()))]
+        if lines and not full:
+            rows.append(("", cell(f"and {amount(len(lines), 'line')} more: add --full", "dim")))
     return rows
 
 
@@ -128,6 +136,9 @@ def _place(place: JobPlace) -> Text:
         text += f" on {place.worker}"
     if place.alive is not None:
         text += ", alive" if place.alive else ", dead"
-    if place.score_at is not None:
+        if place.score_at is not None:
+            verb = "expires" if place.alive else "expired"
+            text += f", heartbeat {verb} {moment(place.score_at)}"
+    elif place.score_at is not None:
         text += f", {_SCORES.get(place.where, 'expires')} {moment(place.score_at)}"
     return cell(text)

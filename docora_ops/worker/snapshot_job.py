@@ -154,7 +154,10 @@ class _Snapshot:
         return time.monotonic() - self.started
 
     def _try_number(self, number: int) -> str:
-        return f"try {number} of {self.settings.max_retry_attempts}"
+        limit = self.settings.max_retry_attempts
+        # Docora's scheduler queues failed links again, and their count goes on.
+        of = f" of {limit}" if number <= limit else f", past the limit of {limit}"
+        return f"try {number}{of}"
 
     def _begin(self) -> Link | Refusal:
         """Takes the link; waits for the session of a job that has just ended."""

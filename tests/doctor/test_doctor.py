@@ -151,6 +151,25 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     assert check(second, "workers")["hint"] == "docora-ops resume"
 
 
+def test_a_superuser_is_a_warning_only_if_a_narrower_role_may_change_links(docora: Docora) -> None:
+    make_healthy(docora)
+    owner = docora.database_access.owner
+    with_narrower = docora.run("doctor", env=ONE_LOOK | {"DATABASE_URL": owner})
+    assert "has more than it needs: SUPERUSER" in with_narrower.stdout
+    docora.connection.execute(
+        "DO $$ DECLARE name text; BEGIN FOR name IN SELECT DISTINCT grantee"
+        " FROM information_schema.column_privileges WHERE table_name = 'app_repositories'"
+        " AND grantee NOT IN (current_user, 'PUBLIC') LOOP"
+        " EXECUTE format('REVOKE ALL ON app_repositories FROM %I', name); END LOOP; END $$"
+    )
+    alone, whole = (
+        docora.run("doctor", *options, env=ONE_LOOK | {"DATABASE_URL": owner})
+        for options in ([], ["--all"])
+    )
+    assert alone.stdout == "27 checks ok; --all shows them\nAll is well.\n"
+    assert " is a superuser: docora-ops help privileges has less" in whole.stdout
+
+
 def test_warnings_alone_are_no_failure(docora: Docora) -> None:
     """No worker, while nothing waits; a role that may do everything."""
     result = examine(docora, DATABASE_URL=docora.database_access.owner, ENCRYPTION_KEY="5ecr3t")

@@ -395,10 +395,12 @@ def test_a_narrow_terminal_shows_each_link_in_three_lines(docora: Docora) -> Non
     assert lines["failed"][:3] == [
         "App 1 ← octo/repo1",
         "HTTP 502 on created README.md",
-        "5 retries, last good scan never, job none",
+        "5 tries failed, last good scan never, job none",
     ]
     assert lines["links"][1] == "failed: HTTP 502 on created README.md"
     assert lines["links"][7] == "pending snapshot"
     assert re.fullmatch(r"last good scan 20\d\d-\S+Z, job none", lines["links"][8])
     assert lines["links"][9:11] == ["Zen ← octo/b", "scanning"]
-    assert lines["links"][11].startswith("5 retries, last good scan never, job none, circuit open")
+    assert lines["links"][11].startswith(
+        "5 tries failed, last good scan never, job none, circuit open"
+    )

@@ -61,14 +61,19 @@ def test_cancel_sets_the_field_that_the_runner_looks_at_and_needs_only_redis(
     before, expiry = docora.redis.hgetall(KEY), docora.redis.pexpiretime(KEY)
     result = docora.run("cancel", OPERATION, "--json", env=NO_DATABASE)
     assert result.code == 0, result
-    assert result.json == {"data": {"message": "Cancellation requested", "operation_id": OPERATION}}
+    data = {"message": "Cancellation requested", "operation_id": OPERATION}
+    assert result.json == {"data": data | {"already_cancelled": False}}
     assert docora.redis.hgetall(KEY) == {**before, b"cancelled": b"true"}
     assert docora.redis.pexpiretime(KEY) == expiry
-    again, shown = docora.run_together(
-        ("cancel", OPERATION), ("progress", OPERATION, "--json"), env=NO_DATABASE
+    again, document, shown = docora.run_together(
+        ("cancel", OPERATION),
+        ("cancel", OPERATION, "--json"),
+        ("progress", OPERATION, "--json"),
+        env=NO_DATABASE,
     )
     assert again.code == 0
-    assert again.stdout == f"Cancellation requested: {OPERATION}\n"
+    assert again.stdout == f"Already cancelled: {OPERATION}\n"
+    assert document.data == data | {"already_cancelled": True}
     assert (shown.code, shown.data["cancelled"]) == (0, True)
 
 

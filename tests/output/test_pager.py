@@ -48,6 +48,7 @@ def test_only_what_is_taller_than_the_screen_is_paged(docora: Docora) -> None:
         ([], MARKED, True),
         (["--json"], MARKED, False),
         (["--limit", "5"], MARKED, False),
+        (["--help"], MARKED, False),
         ([], "no-such-pager", False),
     ):
         code, shown = at_80_by_24(docora, [*command, *options], pager)

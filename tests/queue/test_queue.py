@@ -130,6 +130,18 @@ def test_each_job_is_counted_where_it_stands(docora: Docora, links: list[TestLin
     assert counts(first.data) == counts(data)
 
 
+def test_jobs_that_are_left_out_are_counted_with_the_command_that_shows_them(
+    docora: Docora, links: list[TestLink]
+) -> None:
+    assert links
+    whole = docora.run("queue", env=NO_POSTGRES).stdout
+    assert "more" not in whole
+    last = docora.run("queue", "--limit", "2", env=NO_POSTGRES).stdout.splitlines()[-1]
+    assert last == "and 5 more: docora-ops queue --limit 7"
+    _, command = last.split(": docora-ops ")
+    assert docora.run(*command.split(), env=NO_POSTGRES).stdout == whole
+
+
 def test_workers_are_listed_with_what_they_do_and_who_is_gone(
     docora: Docora, links: list[TestLink]
 ) -> None:

@@ -69,13 +69,15 @@ def test_a_resync_forgets_the_deliveries_resets_the_link_and_queues_it(
     assert "no worker listens" in result.stderr
 
 
-def test_the_table_counts_the_files_that_will_be_sent(docora: Docora, link: TestLink) -> None:
+def test_the_table_counts_the_delivery_records_and_not_the_files(
+    docora: Docora, link: TestLink
+) -> None:
     docora.add_worker()
     result = docora.run("resync", "acme search", "octo/api")
     assert result.code == 0, result
     lines = [re.split(r"  +", line.strip()) for line in result.stdout.splitlines()]
-    assert ["Files", "3 to send again"] in lines
-    assert ["Was", "synced, 0 retries"] in lines
+    assert ["Files", "every one to send again: 3 delivery records deleted"] in lines
+    assert ["Was", "synced, 0 tries failed"] in lines
     assert ["Outcome", "queued"] in lines
     assert "[y/N]" not in result.stderr
 

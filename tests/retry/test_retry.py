@@ -83,7 +83,7 @@ def test_each_outcome_succeeds_and_has_its_table_and_its_json(
     assert lines == {
         "App": f"Acme Search ({APP})",
         "Repository": f"octo/api ({REPOSITORY})",
-        "Was": "failed, 5 retries",
+        "Was": "failed, 5 tries failed",
         "Last error": ERROR,
         "Outcome": label,
         "Job": f"{APP}-{REPOSITORY}",

@@ -10,7 +10,7 @@ from rq import Queue
 from rq.job import JobStatus
 from rq.results import Result as RQResult
 
-from tests.support.docora import QUEUE, Docora, Result
+from tests.support.docora import QUEUE, WIP, Docora, Result
 from tests.support.read_only import frozen, read_only
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
@@ -90,7 +90,7 @@ def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
     }
     for line in (
         f"App             Acme Search ({app})",
-        "Status          failed, 3 retries",
+        "Status          failed, 3 tries failed",
         "Error           HTTP 500 on created README.md",
         f"Circuit         open until {times['circuit_open_until']}, 5 git failures in a row",
         f"Delivered       12 files, the last at {times['last_delivered_at']}",
@@ -128,6 +128,7 @@ def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Doco
     fail_job(docora, link, "\n".join(["Traceback", *lines, f"DeliveryError: {secrets}"]))
     docora.redis.expire(f"rq:job:{link.job_id}", 1000)
     result, table = show(docora, link, "--json"), show(docora, link)
+    full = show(docora, link, "--full").stdout
     data, rq = result.data, result.data["job_record"]
     assert (data["status"], data["job"]) == ("pending_snapshot", "waiting")
     assert (rq["status"], rq["origin"], rq["retries_left"]) == ("queued", QUEUE, 4)
@@ -147,9 +148,11 @@ def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Doco
     masked = "DeliveryError: boom at https://***@h/x with ***"
     assert failure["text"].splitlines() == [*lines[-9:], masked]
     assert f"Stands in       waiting list of {QUEUE}, place 2" in table.stdout
-    assert masked in table.stdout
+    shown = [line.strip() for line in table.stdout.splitlines()]
+    assert shown[-2:] == [masked, "and 9 lines more: add --full"]
+    assert [line[16:] for line in full.splitlines()[-10:]] == [masked, *lines[-9:]]
     for secret in (TOKEN, GITHUB_TOKEN, AUTH_KEY):
-        assert secret not in result.stdout + table.stdout
+        assert secret not in result.stdout + table.stdout + full
 
 
 def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
@@ -192,8 +195,20 @@ def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
         f"Stands in between {QUEUE} and a worker",
         f"Stands in scheduled of {QUEUE}, due {found[3]['score_at']}",
         f"Stands in failed of {QUEUE}, expires {found[3]['score_at']}",
+        f"Stands in execution of {QUEUE}, dead, heartbeat expired {executions[0]['score_at']}",
     ):
         assert line in lines
+    assert not any("heartbeat expires" in line and ", dead" in line for line in lines)
+
+
+def test_a_heartbeat_that_goes_on_does_not_expire_in_the_past(docora: Docora) -> None:
+    link = docora.add_link("scanning")
+    execution = docora.start_job(link.job_id)
+    docora.redis.zadd(WIP, {execution.composite_key: 1})
+    table, data = show(docora, link).stdout, show(docora, link, "--json").data
+    assert f"execution of {QUEUE} on worker-1, alive\n" in table
+    [place] = data["job_record"]["places"]
+    assert (place["alive"], place["score_at"]) == (True, None)
 
 
 def test_a_job_of_another_queue_and_an_execution_that_woke_up_are_found(docora: Docora) -> None:

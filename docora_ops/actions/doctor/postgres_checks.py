@@ -89,6 +89,8 @@ def check_privileges(role: Role, *, read_only: bool = False) -> Check:
     if read_only and not only_reads(role):
         found = f"{role.name} may do more than read: {_power(role)}"
         return warning(name, found, f"use {_ROLE.format('docora_monitor')}")
+    if role.is_superuser and not role.has_narrower:
+        return ok(name, f"{role.name} is a superuser: docora-ops help privileges has less")
     if surplus := excess(role):
         found = f"{role.name} has more than it needs: {'; '.join(surplus)}"
         hint = "use a role with no more grants than docora-ops help privileges lists"
