@@ -10,8 +10,9 @@ import time
 import pytest
 from rq.job import Job
 
+from tests.errors.checks import HURRIED, refuses
 from tests.support.docora import QUEUE, Docora, Result, finish
-from tests.support.proxy import PUSH, Fault, Proxy
+from tests.support.proxy import PUSH, Fault, Proxy, eventually
 from tests.support.read_only import frozen
 from tests.support.rows import TestLink
 from tests.support.running_commands import PATIENT
@@ -24,6 +25,14 @@ AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 AT_ONCE_PATIENT = AT_ONCE | PATIENT
 
 
+REFUSE_BATCHES = """
+CREATE FUNCTION refuse_batches() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF (SELECT count(*) FROM changed) > 1 THEN RAISE 'one at a time'; END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER refuse_batches AFTER UPDATE ON app_repositories REFERENCING NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_batches();
+"""
 REMOVE = b"\r\nremove\r\n"
 
 
@@ -230,6 +239,31 @@ def test_a_server_lost_midway_is_exit_code_5_with_what_was_done(
     assert repair(docora, "--json").code == 0
     assert len(docora.waiting()) == 1600
     docora.assert_sound()
+
+
+def test_links_that_were_queued_before_postgres_was_lost_are_counted(docora: Docora) -> None:
+    docora.add_links(4, status="scanning")
+    docora.connection.execute("UPDATE app_repositories SET retry_count = 0")
+    docora.age_links()
+    docora.connection.execute(REFUSE_BATCHES.encode())  # each link is queued by itself
+    with (
+        Proxy.before_redis(docora.redis_url) as redis_proxy,
+        Proxy.before_postgres(docora.database_url) as postgres_proxy,
+    ):
+        push = redis_proxy.plan(PUSH, Fault.HOLD_REQUEST, number=3)
+        urls = {"REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url}
+        process = docora.start("repair", "--json", env={**AT_ONCE, **HURRIED, **urls})
+        push.wait()
+        eventually(lambda: docora.statuses()["scanning"] == 2, "two links committed")
+        postgres_proxy.freeze()
+        push.release()
+        result = finish(process)
+    document = refuses(result, "postgres", "did not answer in time")
+    assert "Stopped after 2 of 4." in result.stderr
+    assert (document["data"]["queued"], len(document["data"]["repaired"])) == (2, 2)
+    assert all(each["app_name"] for each in document["data"]["repaired"])
+    [entry] = docora.run("history", "--json").data
+    assert (entry["counts"]["queued"], entry["state"]) == (2, "cancelled")
 
 
 # Killed, and beside others

@@ -30,6 +30,7 @@ from docora_ops.queue import ExpiredExecutions, LinkQueue, ProgressStore
 from docora_ops.queue.sweep import QueueSweep
 
 _LINKS_AT_ONCE = 500  # links that are locked, queued and committed together
+_NAMED_AT_ONCE = 5000
 _ENTRIES_AT_ONCE = 2000
 """Jobs that are removed together: Redis walks over its list once for all of them."""
 _AppAndKind = tuple[str, DriftKind]
@@ -63,6 +64,7 @@ class Repair:
     _found: Counter[_AppAndKind] = field(default_factory=Counter)
     _app_names: dict[str, str | None] = field(default_factory=dict)
     _links: dict[LinkRef, DriftKind] = field(default_factory=dict)  # lost and stuck links
+    _drifts: dict[str, Drift] = field(default_factory=dict)  # theirs, with names, by job id
     _jobs: list[Drift] = field(default_factory=list)  # orphans, duplicates and stale entries
     _repaired: list[Repaired] = field(default_factory=list)
     _dry_run: bool = False
@@ -151,6 +153,10 @@ class Repair:
     # Links without a job
 
     def _bulk_run(self) -> BulkRun:
+        # Named before the work: a server that was lost can't be asked.
+        drifts = [Drift(kind, ref.app_id, ref.repository_id) for ref, kind in self._links.items()]
+        for some in batches(drifts, _NAMED_AT_ONCE):
+            self._drifts |= {drift.job_id: drift for drift in named(self.database, some)}
         claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=self.max_attempts)
         return BulkRun(
             Action.REPAIR,
@@ -165,16 +171,14 @@ class Repair:
         )
 
     def _record_links(self, recorded: Sequence[LinkOutcome]) -> None:
-        refs = [item.ref for item in recorded]
-        drifts = [Drift(self._links[ref], ref.app_id, ref.repository_id) for ref in refs]
         exhausted = self._exhausted(recorded) if self._dry_run else set()
-        for drift, item in zip(named(self.database, drifts), recorded, strict=True):
+        for item in recorded:
             outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
             error = item.error_message
             if item.ref.id in exhausted:
                 outcome = RepairOutcome.NOT_REPAIRED
                 error = "its snapshot was cut off too often: the link would be failed"
-            self._repaired.append(Repaired(drift, outcome, error))
+            self._repaired.append(Repaired(self._drifts[item.ref.job_id], outcome, error))
         self.on_progress(len(self._repaired))
 
     def _exhausted(self, planned: Sequence[LinkOutcome]) -> set[str]:
@@ -242,6 +246,7 @@ class Repair:
             removed = sweep.remove(to_remove, expired, start)
             if self._audit and any(item.outcome is RepairOutcome.REMOVED for item in removed):
                 self._audit.has_begun = True
-        self._record(Repaired(drift, RepairOutcome.LEFT_ALONE) for drift in left)
-        self._record(removed)
+            # Before the commit, which only ends the locks: Redis has removed them.
+            self._record(Repaired(drift, RepairOutcome.LEFT_ALONE) for drift in left)
+            self._record(removed)
         return held_back
