@@ -6,7 +6,11 @@ from tests.support.bullmq import Bullmq
 from tests.support.privileges import rules, without_rule
 
 OPTIONAL = {"+client|list", "+info", "+smembers"} | {
-    f"%R~rq:{key}" for key in ("workers:snapshot-queue", "worker:*", "queue:snapshot-queue")
+    f"%R~rq:{key}"
+    for key in (
+        *("workers:snapshot-queue", "worker:*", "queue:snapshot-queue"),
+        "scheduled:snapshot-queue",
+    )
 }
 READING = (
     ("show", "APP", "REPO"),
