@@ -310,6 +310,8 @@ class QueueHealth:
     """Seconds until a delayed job is due, below 0 if it is overdue."""
     other: OtherQueue = OtherQueue.UNUSED
     silence: str | None = None  # of live workers that have missed heartbeats
+    to_remove_others: str = ""
+    """The shell command that removes the jobs of the other backend."""
     bullmq_version: str | None = None
     active: int = 0  # jobs of BullMQ
     stalled: int = 0  # jobs of BullMQ that are active, though no worker renews their locks

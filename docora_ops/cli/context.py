@@ -343,7 +343,8 @@ class Context:
         if other is OtherQueue.LEFT_JOBS and not self.queue.is_docoras:
             self.warn(
                 "Warning: Docora's BullMQ queue holds jobs, and no BullMQ worker runs to take "
-                f"them: {to_run_bullmq_jobs(workers)}."
+                f"them: {to_run_bullmq_jobs(workers)}. docora-ops doctor has the command that "
+                "removes the jobs."
             )
         return workers
 

@@ -30,7 +30,7 @@ from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.bullmq_reader import BullmqReader
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.redis_client import redis_errors, with_rows_locked
-from docora_ops.queue.rq_workers import read_use
+from docora_ops.queue.rq_workers import command_to_remove_jobs, read_use
 from docora_ops.queue.values import text_of
 from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
@@ -167,7 +167,8 @@ class BullmqQueue(LinkQueue):
         """Reads what `doctor` checks."""
         with redis_errors(self._client):
             health = self._reader.health()
-        return replace(health, other=self.read_other())
+        to_remove_others = command_to_remove_jobs(self._settings)
+        return replace(health, other=self.read_other(), to_remove_others=to_remove_others)
 
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers and the first `limit` jobs."""

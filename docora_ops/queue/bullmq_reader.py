@@ -27,7 +27,14 @@ from docora_ops.jobs import (
 )
 from docora_ops.links import ids_of_job
 from docora_ops.queue.redis_client import answers_of, redis_errors, server_time
-from docora_ops.queue.values import moment_of_timestamp, optional_text_of, text_of, whole_number
+from docora_ops.queue.values import (
+    command_to_delete,
+    literal,
+    moment_of_timestamp,
+    optional_text_of,
+    text_of,
+    whole_number,
+)
 from docora_ops.settings import Settings
 
 _QUEUE_OF_DOCORA = "snapshot-queue"
@@ -53,6 +60,11 @@ def read_use(settings: Settings, client: Redis) -> OtherQueue:
     """Tells for an installation with RQ whether BullMQ is in use beside it. Raises RedisError."""
     with redis_errors(client):
         return BullmqReader(settings, client, _QUEUE_OF_DOCORA).use()
+
+
+def command_to_remove_jobs(settings: Settings) -> str:
+    """Returns the shell command that removes Docora's own queue."""
+    return command_to_delete(f"{literal(settings.bullmq_prefix)}:{_QUEUE_OF_DOCORA}:*")
 
 
 class BullmqReader:
@@ -86,7 +98,8 @@ class BullmqReader:
         """Tells whether the queue holds jobs, and whether a worker runs."""
         if self.workers():
             return OtherQueue.WORKED_ON
-        jobs = (self.prefix + name for name in ("wait", "paused", "active", "delayed"))
+        names = ("wait", "paused", "active", "delayed", "prioritized")
+        jobs = (self.prefix + name for name in names)
         return OtherQueue.LEFT_JOBS if self._client.exists(*jobs) else OtherQueue.UNUSED
 
     def workers(self) -> list[Worker]:

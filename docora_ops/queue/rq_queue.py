@@ -24,7 +24,7 @@ from docora_ops.jobs import (
 )
 from docora_ops.links import Outcome
 from docora_ops.queue.audit_stream import AuditEntry
-from docora_ops.queue.bullmq_reader import read_use
+from docora_ops.queue.bullmq_reader import command_to_remove_jobs, read_use
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import EXPIRY, links_key
@@ -163,7 +163,8 @@ class RqQueue(LinkQueue):
 
     def health(self) -> QueueHealth:
         """Reads what `doctor` checks."""
-        return self._reader.health(self.count_workers(), self.read_other())
+        health = self._reader.health(self.count_workers(), self.read_other())
+        return replace(health, to_remove_others=command_to_remove_jobs(self._settings))
 
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers, the scheduler and the first `limit` jobs."""

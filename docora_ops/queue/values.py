@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from datetime import UTC, datetime
+from shlex import quote
 
 _MOST_DIGITS = 20
+_SPECIAL = re.compile(r"[*?\[\]\\]")
 
 
 def whole_number(text: bytes | None) -> int | None:
     """Reads a count that others may have written; None for anything but a few digits."""
     return int(text) if text and text.isdigit() and len(text) < _MOST_DIGITS else None
+
+
+def command_to_delete(*patterns: str) -> str:
+    """Returns a shell command that deletes all keys of these patterns in $REDIS_URL."""
+    redis = 'redis-cli -u "$REDIS_URL"'
+    scans = "; ".join(f"{redis} --scan --pattern {quote(each)}" for each in patterns)
+    return f"{{ {scans}; }} | xargs -r -n 100 {redis} del"
+
+
+def literal(name: str) -> str:
+    """Returns the pattern that matches just this name."""
+    return _SPECIAL.sub(r"\\\g<0>", name)
 
 
 def text_of(value: bytes) -> str:

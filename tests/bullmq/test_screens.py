@@ -218,7 +218,7 @@ def test_in_bullmq_mode_a_worker_of_rq_is_pointed_out(bullmq: Bullmq) -> None:
             docora.redis.delete(key)
         docora.enqueue(link.job_id)
         left = check(bullmq.run("doctor", "--json", env=environment), "workers")
-        assert (left["state"], "RQ's queue holds jobs" in left["finding"]) == ("warning", True)
+        assert (left["state"], "RQ's queue holds jobs" in left["finding"]) == ("failed", True)
 
 
 @pytest.mark.parametrize("value", ["bull", "RQ", "bullmq,rq"])

@@ -112,7 +112,7 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     assert not_ok(first) == {
         "redis_eviction": "failed",
         "redis_memory": "warning",
-        "bullmq_queue": "warning",
+        "bullmq_queue": "failed",
         "workers": "failed",
         "scheduler": "failed",
         "waiting_jobs": "warning",
@@ -120,7 +120,7 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     assert "volatile-lru" in check(first, "redis_eviction")["finding"]
     assert "noeviction" in check(first, "redis_eviction")["hint"]
     assert "no BullMQ worker runs" in check(first, "bullmq_queue")["finding"]
-    assert "docora-ops schedule" in check(first, "bullmq_queue")["hint"]
+    assert "redis-cli" in check(first, "bullmq_queue")["hint"]
     assert "1 job waits" in check(first, "workers")["finding"]
     assert "docora-ops worker" in check(first, "workers")["hint"]
     assert "overdue for 10 min" in check(first, "scheduler")["finding"]

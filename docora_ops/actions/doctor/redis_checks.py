@@ -6,7 +6,7 @@ import re
 from shlex import quote
 
 from docora_ops.diagnosis import Check, CheckName, failed, not_checked, ok, warning
-from docora_ops.jobs import Backend, OtherQueue, QueueHealth, to_run_bullmq_jobs
+from docora_ops.jobs import Backend, OtherQueue, QueueHealth
 from docora_ops.queue.redis_server import RedisServer
 from docora_ops.text import amount, duration
 
@@ -20,6 +20,8 @@ _OVERDUE = 60  # seconds by which a delayed job may be late: RQ's scheduler look
 
 _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
 """The version in the queue's metadata, which the last process to open the queue has written."""
+
+_TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
 
 Refusal = tuple[str, str]  # why Redis takes no writes, and what to do
 
@@ -179,12 +181,12 @@ def _check_bullmq_workers(queue: QueueHealth, pending: int) -> Check:
     if queue.other is OtherQueue.WORKED_ON:
         return failed(name, Backend.BULLMQ.others_beside, Backend.BULLMQ.to_stop_others)
     found = str(queue.workers)
+    if queue.other is OtherQueue.LEFT_JOBS:
+        found = f"{found}; RQ's queue holds jobs, which run if a worker of RQ is started"
+        return failed(name, found, f"{_TO_REMOVE}: {queue.to_remove_others}")
     if queue.suspension:
         found = f"{found}; {queue.suspension.sentence}, and {waiting} wait"
         return problem(name, found, Backend.BULLMQ.to_resume)
-    if queue.other is OtherQueue.LEFT_JOBS:
-        found = f"{found}; RQ's queue holds jobs, which run if a worker of RQ is started"
-        return warning(name, found, "docora-ops help workers tells how to remove them")
     if queue.stalled:
         found = f"{found}; {amount(queue.stalled, 'job')} at work without a worker's heartbeat"
         return warning(name, found, "BullMQ queues stalled jobs again within a minute")
@@ -196,8 +198,15 @@ def _check_bullmq_beside(queue: QueueHealth) -> Check:
     if queue.other is OtherQueue.WORKED_ON:
         return failed(name, Backend.RQ.others_beside, Backend.RQ.to_stop_others)
     if queue.other is OtherQueue.LEFT_JOBS:
-        found = "the BullMQ queue holds jobs, and no BullMQ worker runs to take them"
-        return warning(name, found, f"nothing is lost: {to_run_bullmq_jobs(queue.workers)}")
+        found = (
+            "the BullMQ queue holds jobs, and no BullMQ worker runs to take them; one that is "
+            "started sends files to the base_url that an app had when its job was queued"
+        )
+        remove = f"{_TO_REMOVE}: {queue.to_remove_others}"
+        if not queue.workers:
+            set_backend = f"{Backend.RQ.to_switch} and start it"
+            remove = f"if Docora has workers of its own, {set_backend}; otherwise {remove}"
+        return failed(name, found, remove)
     return ok(name, "not in use")
 
 

@@ -1,0 +1,90 @@
+"""Jobs that the queue of the other backend has kept: `doctor` fails, and its command works."""
+
+import os
+import shutil
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from rq.utils import now
+
+from tests.support.bullmq import Bullmq
+from tests.support.diagnoses import ONE_LOOK, check, examine
+from tests.support.docora import QUEUE, Docora
+
+TOPIC = Path(__file__).parents[2] / "docora_ops/help/workers.md"
+pytestmark = pytest.mark.skipif(not shutil.which("redis-cli"), reason="needs redis-cli")
+
+
+def remove(docora: Docora, what_to_do: str) -> None:
+    """Runs the command that `doctor` prints, which the topic has, too."""
+    command = what_to_do[what_to_do.index("{ redis-cli") :]
+    assert command in TOPIC.read_text(encoding="utf-8")
+    environment = {"PATH": os.environ["PATH"], "REDIS_URL": docora.redis_access.owner}
+    subprocess.run(["sh", "-ec", command], check=True, env=environment)
+
+
+def test_with_rq_the_jobs_of_bullmq_are_to_be_removed(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    waiting, delayed, prioritized, abandoned, queued = (docora.add_link() for _ in range(5))
+    docora.queue_job(queued)
+    docora.redis.set("bull:other-queue:wait", "kept")
+    docora.add_worker()
+    for put, link in (
+        (bullmq.add, waiting),
+        (bullmq.delay, delayed),
+        (bullmq.prioritize, prioritized),
+        (bullmq.stall, abandoned),
+    ):
+        put(link)
+        found = check(examine(docora), "bullmq_queue")
+        assert found["state"] == "failed", (link, found)
+        # Nothing else is refused.
+        assert docora.run("retry", *link.ids).code == 0
+        if put is not bullmq.stall:
+            remove(docora, found["what_to_do"])
+            assert check(examine(docora), "bullmq_queue")["state"] == "ok"
+    jobs = docora.waiting()
+    remove(docora, found["what_to_do"])
+    assert bullmq.state(abandoned) in {None, "unknown"}
+    assert {*docora.redis.scan_iter("bull:*")} == {b"bull:other-queue:wait"}
+    assert docora.waiting() == jobs
+    assert check(examine(docora), "bullmq_queue")["state"] == "ok"
+    docora.assert_sound()
+
+
+def test_without_a_worker_of_rq_docoras_own_workers_may_be_meant(bullmq: Bullmq) -> None:
+    bullmq.add(bullmq.docora.add_link())
+    found = check(examine(bullmq.docora), "bullmq_queue")
+    start = (
+        "if Docora has workers of its own, set DOCORA_OPS_BACKEND=bullmq and start it; otherwise"
+    )
+    assert (found["state"], found["what_to_do"].startswith(start)) == ("failed", True), found
+
+
+def test_with_bullmq_the_jobs_of_rq_are_to_be_removed(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    waiting, delayed, kept = (docora.add_link() for _ in range(3))
+    bullmq.add(kept)
+    environment = bullmq.environment(**ONE_LOOK)
+    docora.redis.set("rq:job:another", "kept")
+    docora.redis.sadd("rq:queues", "rq:queue:emails")
+    with bullmq.worker(lambda _job_id: None):
+        for is_delayed in (False, True):
+            if is_delayed:
+                docora.schedule_job(delayed.job_id, now() + timedelta(hours=1))
+            else:
+                docora.queue_job(waiting)
+            found = check(bullmq.run("doctor", "--json", env=environment), "workers")
+            assert found["state"] == "failed", found
+            assert bullmq.run("retry", *delayed.ids, "--dry-run").code == 0
+            remove(docora, found["what_to_do"])
+            found = check(bullmq.run("doctor", "--json", env=environment), "workers")
+            assert found["state"] == "ok", found
+    left = {
+        key for key in docora.redis.scan_iter("rq:*") if b"app_" in key or QUEUE.encode() in key
+    }
+    assert left == set()
+    assert docora.redis.get("rq:job:another") == b"kept"
+    assert bullmq.state(kept) == "completed"
