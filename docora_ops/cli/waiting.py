@@ -60,7 +60,7 @@ def showing_wait(
     left: Callable[[], int] = lambda: 0,
 ) -> Iterator[None]:
     """Says that it waits for `what`, and shows how many links have results."""
-    queue = context.queue
+    queue = following.queue
     following.watch.on_notice = lambda notice, text: _tell(context, link, notice, text)
     following.watch.had_workers = workers > 0
     at_most = f", {context.timeout} s at most" if context.timeout else ""
