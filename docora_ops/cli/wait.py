@@ -102,7 +102,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
             hint=f"docora-ops progress {quote(operation_id)} --follow shows how far it is",
         )
     grace = context.settings.drift_grace
-    following = Following(context.database, context.queue, Stop(), grace)
+    following = Following(context.database, context.queue_to_read(), Stop(), grace)
     watch = OperationWatch(following, context.store, progress)
     lost: ServerError | None = None
     try:

@@ -64,7 +64,7 @@ def showing_wait(
 
     `taken_over` counts the links that others have queued first.
     """
-    queue = context.queue
+    queue = following.queue
     following.watch.on_notice = lambda notice, text: _tell(context, link, notice, text)
     following.watch.had_workers = workers > 0
     at_most = f", {context.timeout} s at most" if context.timeout else ""

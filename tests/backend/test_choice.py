@@ -229,8 +229,9 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
     bullmq: Bullmq, *, workers: bool
 ) -> None:
     docora = bullmq.docora
+    docora.add_link()
+    known = bullmq.run("retry-all-failed", "--yes", "--json").data["operation_id"]
     link, waited = docora.add_link(), docora.add_link("scanning")
-    docora.add_link("pending_snapshot")
     docora.age_links()
     operation = "bulk_0123456789abcdef"
     docora.redis.hset(f"docora:bulk:{operation}", items=["total", 5, "completed", 1])
@@ -241,7 +242,7 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
             stack.enter_context(bullmq.worker(lambda _job_id: None))
             docora.add_worker()
             why = "workers of both RQ and BullMQ run"
-        for command in READING:
+        for command in (*READING, ("wait", known, "--timeout", "1")):
             chosen = waited if command[0] == "wait" else link
             result = run_unset(docora, *_named(command, chosen))
             codes = {"doctor": 6, "wait": 8}
@@ -319,5 +320,5 @@ def test_a_monitor_is_told_the_user_that_may_do_more(
     docora = bullmq.docora
     environment = {"DOCORA_OPS_BACKEND": backend, "REDIS_URL": docora.redis_access.monitor}
     doctor = docora.run("doctor", "--json", env=environment | ONE_LOOK)
-    assert f"use the user {user} of" in check(doctor, "redis")["what_to_do"]
+    assert f"use the user {user} of" in check(doctor, "redis")["hint"]
     docora.redis.acl_log_reset()

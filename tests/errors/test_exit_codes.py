@@ -19,6 +19,7 @@ PROMISES: dict[type[DocoraOpsError], tuple[str, int]] = {
     errors.CircuitOpenError: ("circuit_open", 4),
     errors.NeedsRqError: ("needs_rq", 4),
     errors.WrongBackendError: ("wrong_backend", 4),
+    errors.UnclearBackendError: ("unclear_backend", 4),
     errors.OperationFinishedError: ("operation_finished", 4),
     errors.ServersMismatchedError: ("servers_mismatched", 4),
     errors.WorkerNameTakenError: ("worker_name_taken", 4),

@@ -55,6 +55,7 @@ def test_an_empty_queue_is_all_zeros(docora: Docora) -> None:
             "workers": [],
             "scheduler": None,
             "jobs": [],
+            "backend_source": "setting",
         }
     }
     assert "no worker listens" in result.stderr

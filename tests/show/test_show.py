@@ -86,6 +86,7 @@ def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
         "job": "none",
         "job_id": link.job_id,
         "backend": "rq",
+        "backend_source": "setting",
         "job_record": {**nothing, "places": []},
     }
     for line in (
