@@ -84,7 +84,7 @@ class BackendChoice:
             return ""
         if self.is_clear:
             return f"DOCORA_OPS_BACKEND is not set: using {self.backend}, as {self.why}"
-        return f"DOCORA_OPS_BACKEND is not set, and it is unclear what it should be: {self.why}"
+        return f"DOCORA_OPS_BACKEND is not set, and {self.why}"
 
     @property
     def to_set(self) -> str:

@@ -21,9 +21,8 @@ def read_metrics(
 ) -> Metrics:
     """Reads the numbers of both servers, or of the one that is up. `by_app`: failed links, too.
 
-    `open_queue`: may ask Redis which queue it is.
-
-    A server counts as down if it is unreachable, refuses, or is too slow, even if only midway.
+    `open_queue`: may ask Redis which queue it is. A server counts as down if it is unreachable,
+    refuses, or is too slow, even if only midway.
     """
     start = time.monotonic()
     links = failed = overview = backend_ok = drift = None

@@ -101,7 +101,7 @@ class Context:
         queue = self._open_queue()
         if not queue.choice.is_clear:
             raise UnclearBackendError(
-                f"{queue.choice.sentence}; nothing is changed", hint=queue.choice.to_set
+                f"{queue.choice.sentence}: nothing is changed", hint=queue.choice.to_set
             )
         return queue
 
@@ -111,7 +111,8 @@ class Context:
             self.queue = self._open_queue()
             if not self.queue.choice.is_clear:
                 choice = self.queue.choice
-                self.warn(f"Warning: {choice.sentence}; only RQ's jobs are shown: {choice.to_set}")
+                to_set = "set it to rq or bullmq: docora-ops help workers"
+                self.warn(f"Warning: {choice.sentence}: only RQ's jobs are shown; {to_set}")
         return self.queue
 
     def _open_queue(self) -> LinkQueue:

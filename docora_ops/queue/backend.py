@@ -34,12 +34,12 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
         case False, True, _, _:
             return BackendChoice(Backend.BULLMQ, BackendSource.WORKERS, "BullMQ workers run")
         case _, _, True, True:
-            return _unclear("no worker is seen, and both RQ and BullMQ have keys")
+            return _unclear("both RQ and BullMQ have keys, with no worker in sight")
         case _, _, True, False:
-            why = "no worker is seen, and only RQ has keys"
+            why = "only RQ has keys, with no worker in sight"
             return BackendChoice(Backend.RQ, BackendSource.TRACES, why)
         case _, _, False, True:
-            why = "no worker is seen, and only BullMQ has keys"
+            why = "only BullMQ has keys, with no worker in sight"
             return BackendChoice(Backend.BULLMQ, BackendSource.TRACES, why)
     return BackendChoice(Backend.RQ, BackendSource.DEFAULT, "nobody has used the queue yet")
 

@@ -25,8 +25,8 @@ DEFAULT, UNCLEAR = ("rq", "default"), ("rq", "unclear")
 WHY = {
     RQ_WORKERS: "using rq, as RQ workers run\n",
     BULLMQ_WORKERS: "using bullmq, as BullMQ workers run\n",
-    RQ_TRACES: "using rq, as no worker is seen, and only RQ has keys\n",
-    BULLMQ_TRACES: "using bullmq, as no worker is seen, and only BullMQ has keys\n",
+    RQ_TRACES: "using rq, as only RQ has keys, with no worker in sight\n",
+    BULLMQ_TRACES: "using bullmq, as only BullMQ has keys, with no worker in sight\n",
     DEFAULT: "using rq, as nobody has used the queue yet\n",
 }
 
@@ -236,7 +236,7 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
     operation = "bulk_0123456789abcdef"
     docora.redis.hset(f"docora:bulk:{operation}", items=["total", 5, "completed", 1])
     finish_job(docora)
-    why = "no worker is seen, and both RQ and BullMQ have keys"
+    why = "both RQ and BullMQ have keys, with no worker in sight"
     with ExitStack() as stack:
         if workers:
             stack.enter_context(bullmq.worker(lambda _job_id: None))
@@ -247,8 +247,8 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
             result = run_unset(docora, *_named(command, chosen))
             codes = {"doctor": 6, "wait": 8}
             assert result.code == codes.get(command[0], 0), (command, result)
-            assert result.stderr.count(f"it is unclear what it should be: {why}") == 1, result
-            assert "set DOCORA_OPS_BACKEND to rq or bullmq" in result.stderr + result.stdout
+            assert result.stderr.count(f"DOCORA_OPS_BACKEND is not set, and {why}") == 1, result
+            assert "to rq or bullmq" in result.stderr + result.stdout
             said = result.stdout + result.stderr
             for word in ("docora-ops repair", "docora-ops worker\n", "lost link", "stuck link"):
                 assert word not in said, (command, word, said)
@@ -264,7 +264,7 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
             as_json = ("--json",) if command[0] != "worker" else ()
             refused = run_unset(docora, *_named(command, link), *as_json)
             assert refused.code == 4, (command, refused)
-            assert f"it is unclear what it should be: {why}; nothing is changed" in refused.stderr
+            assert f"DOCORA_OPS_BACKEND is not set, and {why}: nothing is changed" in refused.stderr
             assert "Hint: set DOCORA_OPS_BACKEND to rq or bullmq" in refused.stderr
             if as_json:
                 assert refused.json["code"] == "unclear_backend"

@@ -129,7 +129,7 @@ def diagnose(
         postgres = _check_postgres(settings, database, max_failed=max_failed, read_only=read_only)
         redis = redis_in_background.result()
         choice = redis.queue.choice if redis.queue else None
-        if choice and not choice.is_clear:
+        if choice and not choice.is_clear and not redis.is_lost:
             redis.missing = "DOCORA_OPS_BACKEND"
         elif redis.health and redis.health.has_only_others:
             redis.missing = "the right DOCORA_OPS_BACKEND"
