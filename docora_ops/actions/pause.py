@@ -8,9 +8,9 @@ from docora_ops.interrupts import Stop
 from docora_ops.jobs import AnyWorker
 from docora_ops.queue import WorkerSwitch
 
-_PATIENCE = 5
-"""Seconds without a change. RQ's worker looks once a second while it takes no job; one that waits
-for a job looks only after 30 s or, with RQ's own settings, after seven minutes."""
+_PATIENCE = 7
+"""Seconds without a change. A worker looks once a second while it takes no job. One that waits for
+a job looks every five seconds or, if it is RQ's own, only after the next job."""
 _PAUSE = 0.2
 
 

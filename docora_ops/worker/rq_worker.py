@@ -20,12 +20,14 @@ from rq.job import Job, JobStatus
 from rq.logutils import colorizer
 from rq.suspension import is_suspended
 from rq.utils import now
+from rq.worker import WorkerStatus
 
-from docora_ops.errors import SnapshotError
+from docora_ops.errors import SnapshotError, WrongBackendError
 from docora_ops.interrupts import ENDING, held_back, repeat_if_swallowed
 from docora_ops.queue.redis_client import describe
 from docora_ops.settings import Settings
 from docora_ops.text import inert
+from docora_ops.worker.bullmq_watch import INTERVAL, BullmqWatch
 from docora_ops.worker.log import log, without_redis_traceback
 from docora_ops.worker.recovery import LinkRecovery, Tries, ids_and_name
 from docora_ops.worker.rq_parts import (
@@ -70,6 +72,9 @@ class SnapshotWorker(StoppableWorker):
         """True if the last look into the queue found no job."""
         self.burst_was_suspended = False
         """True if a burst ends since workers are suspended."""
+        self.burst_met_bullmq = False
+        """True if a burst ends since a BullMQ worker of Docora is connected."""
+        self._bullmq = BullmqWatch(settings, client, name)
         self.recovery = LinkRecovery(settings, client)
         self._clock_is_wrong = False
         self._keep_alive: Callable[[], object] = _nothing
@@ -79,8 +84,9 @@ class SnapshotWorker(StoppableWorker):
 
         `grace`: seconds after which a signal cuts off the job at work; None lets it finish.
 
-        A burst also ends if workers are suspended. Raises WorkerNameTakenError, and RuntimeError if
-        RQ's loop ended for another reason, which RQ has logged.
+        A burst also ends if workers are suspended. Raises WorkerNameTakenError, WrongBackendError
+        if a burst has met a BullMQ worker of Docora, and RuntimeError if RQ's loop ended for
+        another reason, which RQ has logged.
         """
         self.grace = grace
         self._check_permissions()
@@ -103,6 +109,11 @@ class SnapshotWorker(StoppableWorker):
             reason = "as told"
         elif self.burst_was_suspended:
             reason = "since workers are suspended; to go on: docora-ops resume"
+        elif self.burst_met_bullmq:
+            raise WrongBackendError(
+                "a BullMQ worker of Docora was started: each link would be worked on twice",
+                hint="jobs may wait still: see docora-ops help workers",
+            )
         elif burst and self.queue_was_empty:
             reason = "since the queue is empty"
         else:
@@ -120,9 +131,16 @@ class SnapshotWorker(StoppableWorker):
         )
 
     def check_for_suspension(self, burst: bool) -> None:
-        """Waits while workers are suspended. Raises StopRequested in a burst."""
-        if not is_suspended(self.connection, self):
-            return
+        """Waits while workers are suspended, and while a BullMQ worker of Docora is connected.
+
+        Raises StopRequested in a burst.
+        """
+        if is_suspended(self.connection, self):
+            self._await_resume(burst)
+        if self._bullmq.sees_worker():
+            self._await_end_of_bullmq(burst)
+
+    def _await_resume(self, burst: bool) -> None:
         self.end_work_horse()
         if burst:
             self.burst_was_suspended = True
@@ -131,6 +149,18 @@ class SnapshotWorker(StoppableWorker):
         super().check_for_suspension(burst)
         if not self.stop_was_requested:
             log.warning("worker %s: resumed", self.name)
+
+    def _await_end_of_bullmq(self, burst: bool) -> None:
+        self.end_work_horse()
+        if burst:
+            self.burst_met_bullmq = True
+            raise StopRequested
+        state = self.get_state()
+        self.set_state(WorkerStatus.SUSPENDED)
+        while self._bullmq.sees_worker():
+            self.heartbeat()
+            time.sleep(1)
+        self.set_state(state)
 
     def _check_permissions(self) -> None:
         """Raises NoPermissionError for commands whose refusal RQ ignores or meets too late.
@@ -224,7 +254,8 @@ class SnapshotWorker(StoppableWorker):
                 "Worker %s: maintenance broke off: %s", self.name, type(error).__name__
             )
             self.last_cleaned_at = now()  # type: ignore[assignment]
-        if not self._clock_is_wrong:
+        # A link that Docora's own worker scans has no job of RQ.
+        if not self._clock_is_wrong and not self._bullmq.sees_worker():
             self.recovery.recover_abandoned_links(self._keep_alive)
 
     def clean_registries(self) -> None:
@@ -259,6 +290,7 @@ class SnapshotWorker(StoppableWorker):
         RQ gives a job up after three missing heartbeats, so a single one is only logged.
         """
         beat = partial(super().maintain_heartbeats, job, execution)
+        self._bullmq.sees_worker()
         try:
             beat()
             if self.should_run_maintenance_tasks:
@@ -288,8 +320,12 @@ class SnapshotWorker(StoppableWorker):
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
-        """Waits for a job; records whether the queue was empty."""
-        found = super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+        """Waits for a job; looks every few seconds whether it may; records if there was none."""
+        seconds = timeout and INTERVAL
+        found = super().dequeue_job_and_maintain_ttl(seconds, max_idle_time or seconds)
+        while found is None and timeout is not None and max_idle_time is None:
+            self.check_for_suspension(burst=False)
+            found = super().dequeue_job_and_maintain_ttl(seconds, seconds)
         self.queue_was_empty = found is None
         return found
 

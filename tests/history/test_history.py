@@ -136,6 +136,7 @@ def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: 
     orphan = docora.link(link.app_id, docora.add_repository("octo/gone"))
     docora.queue_job(orphan)
     docora.delete_link(orphan)
+    docora.queue_job(docora.add_link("synced", scanned=timedelta(0)))
     before = docora.dump()[1]
     for arguments in (
         ("retry", *link.ids),

@@ -141,7 +141,7 @@ def test_what_is_shown_is_what_is_retried(various: Docora) -> None:
         same = various.run("links", "--status", "failed", *options, "--json")
         planned = various.run("retry-all-failed", *options, "--dry-run", "--json")
         assert shown.code == planned.code == 0, (options, shown, planned)
-        assert shown.stdout == same.stdout
+        assert shown.data == same.data
         assert [(row["app_id"], row["repository_id"]) for row in shown.data] == sorted(
             (row["app_id"], row["repository_id"]) for row in planned.data["planned_links"]
         )

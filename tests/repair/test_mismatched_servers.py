@@ -70,7 +70,7 @@ def test_nothing_is_queued_among_the_jobs_of_another_docora(
     for options in (yes, ("--dry-run",)):
         refused = docora.run(*(ids.get(word, word) for word in command), *options, "--json")
         assert (refused.code, refused.json["code"]) == (4, "servers_mismatched"), refused
-        assert (refused.json["jobs"], refused.json["jobs_without_link"]) == (12, 12)
+        assert (refused.json["job_count"], refused.json["jobs_without_link"]) == (12, 12)
     assert docora.dump() == before
     # A job of this database may be anywhere.
     docora.leave_job(link.job_id, JobStatus.FAILED)

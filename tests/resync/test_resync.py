@@ -76,7 +76,7 @@ def test_the_table_counts_the_delivery_records_and_not_the_files(
     result = docora.run("resync", "acme search", "octo/api")
     assert result.code == 0, result
     lines = [re.split(r"  +", line.strip()) for line in result.stdout.splitlines()]
-    assert ["Files", "every one to send again: 3 delivery records deleted"] in lines
+    assert ["Files", "3 delivery records deleted: every file is sent again"] in lines
     assert ["Was", "synced, 0 tries failed"] in lines
     assert ["Outcome", "queued"] in lines
     assert "[y/N]" not in result.stderr

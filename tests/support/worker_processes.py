@@ -95,11 +95,11 @@ def running(snapshots: Snapshots, *arguments: str, **changes: str | None) -> Ite
 
 @contextmanager
 def held_worker(
-    snapshots: Snapshots, *arguments: str, **changes: str | None
+    snapshots: Snapshots, *arguments: str, file: str = "b", **changes: str | None
 ) -> Iterator[tuple[Gate, Running]]:
-    """Starts a worker, and holds it while its job waits for the app's answer about the file b."""
+    """Starts a worker, and holds it while its job waits for the app's answer about the file."""
     with (
-        gate_at(snapshots.receiver, "b") as gate,
+        gate_at(snapshots.receiver, file) as gate,
         running(snapshots, *arguments, **changes) as worker,
     ):
         gate.wait()

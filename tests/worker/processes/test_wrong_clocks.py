@@ -1,6 +1,7 @@
 """Workers on a host whose clock is wrong: what others do is judged, and shown, by Redis's clock."""
 
 import time
+from datetime import UTC, datetime
 from typing import cast
 
 from rq.job import JobStatus
@@ -27,6 +28,21 @@ def test_a_worker_whose_clock_is_ahead_takes_no_running_job_for_abandoned(
     assert docora.status(busy) == "scanning"
     assert docora.job(busy).get_status() is JobStatus.STARTED
     assert docora.redis.zcard(f"rq:wip:{QUEUE}") == 1
+
+
+@with_wrong_clock
+def test_the_heartbeats_of_a_worker_whose_clock_is_ahead_are_shown_by_redis_s_clock(
+    snapshots: Snapshots,
+) -> None:
+    def age() -> float:
+        [shown] = snapshots.docora.run("queue", "--json").data["workers"]
+        assert shown["silent_seconds"] is None
+        at = datetime.fromisoformat(shown["last_heartbeat_at"])
+        return abs((datetime.now(UTC) - at).total_seconds())
+
+    with running(snapshots, **clock_ahead(600)) as worker:
+        worker.await_line("the clock of this host is 600 s ahead of Redis's")
+        eventually(lambda: age() < 60, "a heartbeat by the clock of Redis")
 
 
 @with_wrong_clock
