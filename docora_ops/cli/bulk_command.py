@@ -293,6 +293,16 @@ class BulkCommand(LongRun):
         """Yields the counts, then the links that could not be queued, then those of a dry run."""
         width = self.context.out.width
         yield render.table(result, width) if result.total else render.message(result)
+        if notes := list(self._notes(result)):
+            yield from ("", *notes)
+        if result.failures:
+            yield from ("", failures(result.failures, width))
+        if result.links:
+            yield ""
+            yield from render.plan_tables(result.links, width)
+
+    def _notes(self, result: BulkResult) -> Iterator[str]:
+        """Yields what the table does not tell."""
         if self._action is Action.RESYNC and result.total:
             yield f"{render.records_in_words(result, is_planned=self.context.dry_run)}."
             if render.forgets_files(result):
@@ -308,11 +318,6 @@ class BulkCommand(LongRun):
             yield f"{left_out} left out: the circuit of the repository is open."
             if self.context.queue.is_docoras:
                 yield "To close the circuits, and reset these links, too: add --reset-circuit."
-        if result.failures:
-            yield from ("", failures(result.failures, width))
-        if result.links:
-            yield ""
-            yield from render.plan_tables(result.links, width)
 
 
 _STOPPED: dict[StoppedBy | None, ExitCode] = {

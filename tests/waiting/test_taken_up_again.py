@@ -197,7 +197,7 @@ def test_what_could_not_be_queued_and_a_cancellation_count_too(docora: Docora) -
         result = docora.run("wait", operation_id, "--json")
     assert result.code == 6, result
     assert [each["job_id"] for each in result.data["failures"]] == [bad]
-    assert (result.data["not_queued"], result.data["waited"]["synced"]) == (1, 2)
+    assert (result.data["failed"], result.data["waited"]["synced"]) == (1, 2)
 
 
 @pytest.mark.parametrize(
