@@ -55,7 +55,8 @@ class CheckName(StrEnum):
 class Check:
     """The result of one check and, unless it is OK, what to do.
 
-    `needs`: servers, settings or privileges that are missing, so that the check was not made.
+    `command`: a shell command for that, which is too long for a table. `needs`: servers, settings
+    or privileges that are missing, so that the check was not made.
     """
 
     name: CheckName
@@ -63,6 +64,7 @@ class Check:
     finding: str
     what_to_do: str | None = None
     needs: Sequence[str] = ()
+    command: str = ""
 
 
 ok = partial(Check, state=CheckState.OK)

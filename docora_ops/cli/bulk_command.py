@@ -276,6 +276,8 @@ class BulkCommand(LongRun):
         # With --wait the result of the snapshots follows, which must not wait for a key.
         is_last = not (context.wait or error or self._run.stop.requested)
         context.show_tables(self._summary(result), is_last=is_last)
+        if self._action is Action.RESYNC and render.forgets_files(result):
+            context.say(render.forgotten(is_planned=context.dry_run))
         if context.dry_run:
             context.say("Dry run: nothing was changed.")
         elif result.cancelled and not result.stopped_by:
@@ -290,8 +292,6 @@ class BulkCommand(LongRun):
             verb = "would be" if self.context.dry_run else "will be"
             done = "updated, or deleted if gone" if result.update else "sent again"
             yield f"{amount(result.deliveries_cleared, 'file')} {verb} {done}."
-            if render.forgets_files(result):
-                yield render.forgotten(is_planned=self.context.dry_run)
         if result.circuits_reset is not None and result.total:
             verb = "would be reset" if self.context.dry_run else "reset"
             yield f"{amount(result.circuits_reset, 'circuit')} {verb}."

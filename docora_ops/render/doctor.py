@@ -23,7 +23,14 @@ def document(diagnosis: Diagnosis) -> Document:
         "data": {
             "state": diagnosis.state,
             "checks": [
-                {name: getattr(check, name) for name in ("name", "state", "finding", "what_to_do")}
+                {
+                    "name": check.name,
+                    "state": check.state,
+                    "finding": check.finding,
+                    "what_to_do": f"{check.what_to_do}: {check.command}"
+                    if check.command
+                    else check.what_to_do,
+                }
                 for check in diagnosis.checks
             ],
             "drift": drift
@@ -52,6 +59,10 @@ def screen(diagnosis: Diagnosis, width: int, *, show_all: bool) -> Iterator[Rend
         yield ""
         yield _drift_table(examples, width)
         yield ""
+    for check in diagnosis.checks:
+        if check.command:
+            # In a group, as rich would wrap a text by itself: it could not be pasted then.
+            yield Group(Text(inert(check.command), no_wrap=True, overflow="ignore"))
     yield cell(summary(diagnosis), style_of(diagnosis.state))
 
 
@@ -88,7 +99,7 @@ def _label(check: Check) -> Text:
 def _found(check: Check) -> Text:
     text = cell(check.finding)
     if check.what_to_do:
-        text.append(f"\n→ {inert(check.what_to_do)}")
+        text.append(f"\n→ {inert(check.what_to_do)}{': see below' if check.command else ''}")
     return text
 
 
