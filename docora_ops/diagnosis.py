@@ -56,7 +56,8 @@ class CheckName(StrEnum):
 class Check:
     """The result of one check and, unless it is OK, what to do.
 
-    `needs`: servers, settings or privileges that are missing, so that the check was not made.
+    `command`: a shell command for that, which is too long for a table. `needs`: servers, settings
+    or privileges that are missing, so that the check was not made.
     """
 
     name: CheckName
@@ -64,6 +65,7 @@ class Check:
     finding: str
     hint: str | None = None
     needs: Sequence[str] = ()
+    command: str = ""
 
 
 ok = partial(Check, state=CheckState.OK)

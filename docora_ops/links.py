@@ -248,7 +248,10 @@ class LinkFilter:
     """Chooses links: one value of each field must match, and an empty field chooses every link."""
 
     app_ids: Sequence[str] = ()
+    exclude_app_ids: Sequence[str] = ()
     repository_ids: Sequence[str] = ()
+    repository_names: Sequence[str] = ()
+    """As well as `repository_ids`: `owner/name`, case aside, where `*` stands for anything."""
     statuses: Sequence[LinkStatus] = ()
     errors: Sequence[str] = ()
     """The error contains one of these texts, case aside; one with `*` must match all of it."""

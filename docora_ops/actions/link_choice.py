@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from docora_ops.actions.lookup import resolve_app, resolve_linked_repository
+from docora_ops.actions.lookup import require_repositories, resolve_app, resolve_linked_repository
 from docora_ops.database import Database
 from docora_ops.links import App, LinkFilter, LinkStatus
 
@@ -13,6 +13,7 @@ def choose_links(
     database: Database,
     *,
     apps: Sequence[str] = (),
+    exclude_apps: Sequence[str] = (),
     repositories: Sequence[str] = (),
     statuses: Sequence[LinkStatus] = (),
     errors: Sequence[str] = (),
@@ -20,22 +21,32 @@ def choose_links(
     no_error: bool = False,
     open_circuit: bool = False,
     by_prefix: bool = True,
-) -> tuple[LinkFilter, list[App]]:
-    """Makes a filter from what a person typed. Returns the apps that were found, too.
+) -> tuple[LinkFilter, list[App], list[App]]:
+    """Makes a filter from what a person typed. Returns the apps and the excluded apps, too.
 
-    `apps`: ids or names, with `by_prefix` also how the only one begins; `repositories`: ids,
-    `owner/name` or URLs, each of which one of the apps must have. Raises NotFoundError,
-    AmbiguousError.
+    `apps`, `exclude_apps`: ids or names, with `by_prefix` also how the only one begins;
+    `repositories`: ids, `owner/name` or URLs, each of which one of the apps must have, or
+    `owner/name` with `*` for anything. Raises NotFoundError, AmbiguousError.
     """
     found = [resolve_app(database, text, by_prefix=by_prefix) for text in apps]
-    linked = [resolve_linked_repository(database, found, text) for text in repositories]
+    excluded = [resolve_app(database, text, by_prefix=by_prefix) for text in exclude_apps]
+    patterns = [text for text in repositories if "*" in text]
+    for pattern in patterns:
+        require_repositories(database, found, pattern)
+    linked = [
+        resolve_linked_repository(database, found, text)
+        for text in repositories
+        if text not in patterns
+    ]
     which = LinkFilter(
         app_ids=[app.app_id for app in found],
+        exclude_app_ids=[app.app_id for app in excluded],
         repository_ids=[repository.repository_id for repository in linked],
+        repository_names=patterns,
         statuses=statuses,
         errors=errors,
         exclude_errors=exclude_errors,
         no_error=no_error,
         open_circuit=open_circuit,
     )
-    return which, found
+    return which, found, excluded

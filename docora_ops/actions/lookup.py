@@ -12,6 +12,7 @@ from docora_ops.database.names import (
     find_apps,
     find_apps_by_prefix,
     find_repositories,
+    has_repository_like,
     some_apps,
     some_repositories,
 )
@@ -59,6 +60,13 @@ def resolve_linked_repository(database: Database, apps: Sequence[App], text: str
     if not is_linked:
         raise _not_linked(database, apps, repository, text)
     return repository
+
+
+def require_repositories(database: Database, apps: Sequence[App], pattern: str) -> None:
+    """Raises NotFoundError unless one of the apps, or any app, has a repository of such a name."""
+    if not has_repository_like(database, [app.app_id for app in apps], pattern):
+        sentence = f"no repository matches {mask(pattern)!r}{_of(apps)}"
+        raise _no_repository(sentence, database, apps, pattern, pattern)
 
 
 def resolve_link(database: Database, app_text: str, repository_text: str) -> Link:

@@ -283,6 +283,8 @@ class BulkCommand(LongRun):
         # With --wait the result of the snapshots follows, which must not wait for a key.
         is_last = not (context.wait or error or self._run.stop.requested)
         context.show_tables(self._summary(result), is_last=is_last)
+        if self._action is Action.RESYNC and render.forgets_files(result):
+            context.say(render.forgotten(is_planned=context.dry_run))
         if context.dry_run:
             context.say("Dry run: nothing was changed.")
         elif result.cancelled and not result.stopped_by:

@@ -217,7 +217,7 @@ class Context:
             show_paged(map(self._rendered, parts), self.out.height)
         else:
             for part in parts:
-                self.out.print(part)
+                self.out.print(part, crop=False)
 
     def _show_plain(self, parts: Iterable[RenderableType]) -> None:
         from docora_ops.render.plain import lines
@@ -231,7 +231,7 @@ class Context:
 
     def _rendered(self, part: RenderableType) -> str:
         with self.out.capture() as capture:
-            self.out.print(part)
+            self.out.print(part, crop=False)
         return capture.get()
 
     def show_document(self, document: Document, error: DocoraOpsError | None = None) -> None:

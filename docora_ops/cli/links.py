@@ -34,6 +34,7 @@ GroupBy = Annotated[
 def links(
     typer_context: typer.Context,
     app: options.Apps = None,
+    exclude_app: options.ExcludeApps = None,
     repo: options.Repositories = None,
     status: options.Statuses = None,
     error: options.Errors = None,
@@ -57,6 +58,7 @@ def links(
 def failed(
     typer_context: typer.Context,
     app: options.Apps = None,
+    exclude_app: options.ExcludeApps = None,
     repo: options.Repositories = None,
     error: options.Errors = None,
     exclude_error: options.ExcludeErrors = None,

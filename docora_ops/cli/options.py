@@ -79,12 +79,22 @@ Apps = Annotated[
         autocompletion=complete_app,
     ),
 ]
+ExcludeApps = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude-app",
+        metavar="APP",
+        help="Exclude links of this app, by id or name. Repeatable.",
+        autocompletion=complete_app,
+    ),
+]
 Repositories = Annotated[
     list[str] | None,
     typer.Option(
         "--repo",
         metavar="REPO",
-        help="Only links of this repository, by id, owner/name or URL. Repeatable.",
+        help="Only links of this repository, by id, owner/name or URL; 'octo/*' stands for all "
+        "repositories of octo. Repeatable.",
         autocompletion=complete_repo,
     ),
 ]
@@ -193,11 +203,12 @@ def chosen_links(
     """
     from docora_ops.actions.link_choice import choose_links
 
-    names = ("app", "repo", "error", "exclude_error", "no_error", "circuit")
+    names = ("app", "exclude_app", "repo", "error", "exclude_error", "no_error", "circuit")
     typed = {name: typer_context.params[name] for name in names}
-    which, apps = choose_links(
+    which, apps, excluded = choose_links(
         database,
         apps=typed["app"] or (),
+        exclude_apps=typed["exclude_app"] or (),
         repositories=typed["repo"] or (),
         statuses=statuses,
         errors=typed["error"] or (),
@@ -206,8 +217,8 @@ def chosen_links(
         open_circuit=typed["circuit"] is Circuit.OPEN,
         by_prefix=by_prefix,
     )
-    in_full = [
-        text if text == app.app_id else app.app_name
-        for text, app in zip(typed["app"] or (), apps, strict=True)
-    ]
-    return which, {**typed, "app": in_full or None}
+    for name, found in (("app", apps), ("exclude_app", excluded)):
+        pairs = zip(typed[name] or (), found, strict=True)
+        in_full = [text if text == app.app_id else app.app_name for text, app in pairs]
+        typed[name] = in_full or None
+    return which, typed

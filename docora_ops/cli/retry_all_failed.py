@@ -16,6 +16,7 @@ from docora_ops.errors import UsageError
 def retry_all_failed(
     typer_context: typer.Context,
     app: options.Apps = None,
+    exclude_app: options.ExcludeApps = None,
     repo: options.Repositories = None,
     error: options.Errors = None,
     exclude_error: options.ExcludeErrors = None,

@@ -13,7 +13,10 @@ MATCHES = """(
         OR %(or_held_back)s::boolean
             AND l.status = 'pending_snapshot' AND r.circuit_open_until > now())
     AND (%(app_ids)s::text[] IS NULL OR l.app_id = ANY (%(app_ids)s::text[]))
-    AND (%(repository_ids)s::text[] IS NULL OR l.repository_id = ANY (%(repository_ids)s::text[]))
+    AND (%(exclude_app_ids)s::text[] IS NULL OR l.app_id <> ALL (%(exclude_app_ids)s::text[]))
+    AND (%(repository_ids)s::text[] IS NULL AND %(repository_names)s::text[] IS NULL
+         OR l.repository_id = ANY (%(repository_ids)s::text[])
+         OR r.owner || '/' || r.name ILIKE ANY (%(repository_names)s::text[]))
     AND (%(errors)s::text[] IS NULL AND NOT %(no_error)s::boolean
          OR l.last_error ILIKE ANY (%(errors)s::text[])
          OR %(no_error)s::boolean AND coalesce(l.last_error, '') = '')
@@ -28,16 +31,23 @@ def filter_parameters(which: LinkFilter) -> dict[str, object]:
     return {
         "statuses": [status.value for status in which.statuses] or None,
         "app_ids": list(which.app_ids) or None,
+        "exclude_app_ids": list(which.exclude_app_ids) or None,
         "repository_ids": list(which.repository_ids) or None,
-        "errors": [_pattern(text) for text in which.errors] or None,
-        "exclude_errors": [_pattern(text) for text in which.exclude_errors] or None,
+        "repository_names": [like(text) for text in which.repository_names] or None,
+        "errors": [_part(text) for text in which.errors] or None,
+        "exclude_errors": [_part(text) for text in which.exclude_errors] or None,
         "no_error": which.no_error,
         "open_circuit": which.open_circuit,
         "or_held_back": which.or_held_back,
     }
 
 
-def _pattern(text: str) -> str:
+def _part(text: str) -> str:
     """Returns the pattern for LIKE: with `*` the text is all of an error, without it a part."""
+    return like(text) if "*" in text else f"%{like(text)}%"
+
+
+def like(text: str) -> str:
+    """Returns the pattern for LIKE that matches this text, where `*` stands for anything."""
     literal = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return literal.replace("*", "%") if "*" in literal else f"%{literal}%"
+    return literal.replace("*", "%")

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from docora_ops.database.link_filter import like
 from docora_ops.database.postgres import Database
 from docora_ops.links import App, Repository
 
@@ -29,6 +30,14 @@ WHERE repository_id = %(text)s
    OR lower(owner || '/' || name) = ANY (SELECT lower(unnest(%(forms)s::text[])))
    OR lower(github_url) = ANY (%(urls)s)
 ORDER BY repository_id = %(text)s DESC, repository_id
+"""
+
+ANY_REPOSITORY_LIKE = """
+SELECT EXISTS (
+    SELECT FROM app_repositories l JOIN repositories r USING (repository_id)
+    WHERE (%(app_ids)s::text[] IS NULL OR l.app_id = ANY (%(app_ids)s::text[]))
+      AND r.owner || '/' || r.name ILIKE %(pattern)s
+)
 """
 
 SOME_APPS = "SELECT app_id, app_name FROM apps ORDER BY app_name LIMIT %(limit)s"
@@ -117,6 +126,15 @@ def find_repositories(
     if found and found[0][0].repository_id == text:
         return found[:1]
     return [each for each in found if each[1]] or found
+
+
+def has_repository_like(database: Database, app_ids: Sequence[str], name: str) -> bool:
+    """Tells whether one of the apps, or any app if there are none, has such a repository.
+
+    `name`: `owner/name`, in any letter case, where `*` stands for anything.
+    """
+    parameters = {"app_ids": list(app_ids) or None, "pattern": like(name)}
+    return database.row(ANY_REPOSITORY_LIKE, parameters) == (True,)
 
 
 def some_apps(database: Database) -> list[App]:

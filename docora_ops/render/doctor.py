@@ -23,7 +23,12 @@ def document(diagnosis: Diagnosis) -> Document:
         "data": {
             "state": diagnosis.state,
             "checks": [
-                {name: getattr(check, name) for name in ("name", "state", "finding", "hint")}
+                {
+                    "name": check.name,
+                    "state": check.state,
+                    "finding": check.finding,
+                    "hint": f"{check.hint}: {check.command}" if check.command else check.hint,
+                }
                 for check in diagnosis.checks
             ],
             "drift": drift
@@ -53,6 +58,10 @@ def screen(diagnosis: Diagnosis, width: int, *, show_all: bool) -> Iterator[Rend
         yield _drift_table(examples, width)
         yield from _more(diagnosis, examples)
         yield ""
+    for check in diagnosis.checks:
+        if check.command:
+            # In a group, as rich would wrap a text by itself: it could not be pasted then.
+            yield Group(Text(inert(check.command), no_wrap=True, overflow="ignore"))
     yield cell(summary(diagnosis), style_of(diagnosis.state))
 
 
@@ -89,7 +98,7 @@ def _label(check: Check) -> Text:
 def _found(check: Check) -> Text:
     text = cell(check.finding)
     if check.hint:
-        text.append(f"\n→ {inert(check.hint)}")
+        text.append(f"\n→ {inert(check.hint)}{': see below' if check.command else ''}")
     return text
 
 

@@ -80,6 +80,7 @@ def test_a_link_that_changes_before_its_turn_is_judged_as_it_then_is(
         ({"errors": ["404 *", "500"]}, f"{LINK} last_error = 'HTTP 404'"),
         ({"exclude_errors": ["*404"]}, f"{LINK} last_error = 'HTTP 404'"),
         ({"errors": ["500"], "no_error": True}, f"{LINK} last_error = 'x'"),
+        ({"repositories": ["octo/*"]}, "UPDATE repositories SET owner = 'moved'"),
         ({"skip_open_circuits": True}, f"{REPOSITORY} now() + interval '1 hour'"),
     ],
 )

@@ -27,6 +27,7 @@ def test_apps_are_offered_by_the_beginning_of_their_name_case_aside(docora: Doco
     everything = ["ACME Two", "Acme Search", "Tidewater", "Über uns"]
     assert sorted(offers(docora, "failed", "--app", "")) == everything
     assert offers(docora, "failed", "--app=tide") == ["--app=Tidewater"]
+    assert offers(docora, "retry-all-failed", "--exclude-app", "tide") == ["Tidewater"]
 
 
 def test_ids_are_offered_where_no_name_begins_so(docora: Docora) -> None:

@@ -284,9 +284,11 @@ def test_every_script_caps_the_stream(docora: Docora, monkeypatch: pytest.Monkey
 
 def test_options_given_several_times_are_shown_as_they_were_typed(docora: Docora) -> None:
     link = docora.add_link(last_error="HTTP 500 on created a")
+    docora.add_app("Zebra")
     options = (
         *("--app", link.app_id, "--error", "HTTP 500*", "--error", "http 502", "--no-error"),
-        *("--exclude-error", "x y", "--limit", "3"),
+        *("--exclude-error", "x y", "--limit", "3", "--exclude-app", "zebra"),
+        *("--repo", "octo/*"),
     )
     assert docora.run("retry-all-failed", *options).code == 0
     assert docora.run("retry-all-failed", "--circuit", "open").code == 0
@@ -294,6 +296,8 @@ def test_options_given_several_times_are_shown_as_they_were_typed(docora: Docora
     [entry] = history(docora)
     assert entry["selection"] == {
         "app": [link.app_id],
+        "exclude_app": ["Zebra"],
+        "repo": ["octo/*"],
         "error": ["HTTP 500*", "http 502"],
         "exclude_error": ["x y"],
         "no_error": True,
@@ -301,7 +305,8 @@ def test_options_given_several_times_are_shown_as_they_were_typed(docora: Docora
     }
     shown = docora.run("history").stdout
     typed = "--error 'HTTP 500*' --error 'http 502' --exclude-error 'x y' --no-error --limit 3"
-    assert f"  retry-all-failed --app {link.app_id} {typed}  " in shown
+    chosen = f"--app {link.app_id} --exclude-app Zebra --repo 'octo/*' {typed}"
+    assert f"  retry-all-failed {chosen}  " in shown
 
 
 def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:

@@ -110,6 +110,10 @@ CHOICES: tuple[tuple[str, ...], ...] = (
     ("--repo", "octo/repo2", "--repo", "repo_other", "--app", "app_other", "--app", "app 1"),
     ("--repo", "https://github.com/octo/other", "--circuit", "open"),
     ("--circuit", "open", "--error", "line*"),
+    ("--exclude-app", "app 2"),
+    ("--exclude-app", "app 1", "--exclude-app", "app_other", "--error", "502"),
+    ("--repo", "OCTO/repo*"),
+    ("--repo", "*/repo1", "--repo", "repo_other", "--exclude-app", "App 1"),
 )
 
 
@@ -146,7 +150,19 @@ def test_what_is_shown_is_what_is_retried(various: Docora) -> None:
             (row["app_id"], row["repository_id"]) for row in planned.data["planned_links"]
         )
         sizes.append(len(shown.data))
-    assert sizes == [8, 4, 4, 0, 5, 4, 4, 0, 1, 3, 3, 2, 3, 2, 2, 6, 2, 2, 1, 1]
+    assert sizes == [8, 4, 4, 0, 5, 4, 4, 0, 1, 3, 3, 2, 3, 2, 2, 6, 2, 2, 1, 1, 6, 2, 4, 2]
+
+
+def test_a_pattern_that_no_repository_fits_is_refused(various: Docora) -> None:
+    other = ("--app", "Other")
+    for options in (("--repo", "oct_/*"), (*other, "--repo", "octo/repo1*")):
+        for command in ("links", "retry-all-failed"):
+            refused = various.run(command, *options, "--json")
+            assert (refused.code, refused.json["code"]) == (3, "not_found"), refused
+            assert f"no repository matches {options[-1]!r}" in refused.json["error"]
+    assert (
+        various.run("links", *other, "--repo", "octo/0*", "--json").json["pagination"]["total"] == 1
+    )
 
 
 def test_links_of_any_status_are_listed_and_counted(various: Docora) -> None:

@@ -65,7 +65,7 @@ class Actions:
     def failed_links(self, *, app: str | None = None, **choice: Any) -> Selection:
         """Chooses the failed links of a bulk retry."""
         options = {name: choice.pop(name) for name in _SELECTION_OPTIONS & choice.keys()}
-        which, _ = choose_links(self.database, apps=[app] if app else [], **choice)
+        which, *_ = choose_links(self.database, apps=[app] if app else [], **choice)
         return select_failed(self.database, which, **options)
 
     def retry_all(self, *, batch_size: int = 500, **options: Any) -> BulkResult:

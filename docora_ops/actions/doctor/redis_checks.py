@@ -183,7 +183,7 @@ def _check_bullmq_workers(queue: QueueHealth, pending: int) -> Check:
     found = str(queue.workers)
     if queue.other is OtherQueue.LEFT_JOBS:
         found = f"{found}; RQ's queue holds jobs, which run if a worker of RQ is started"
-        return failed(name, found, f"{_TO_REMOVE}: {queue.to_remove_others}")
+        return failed(name, found, _TO_REMOVE, command=queue.to_remove_others)
     if queue.suspension:
         found = f"{found}; {queue.suspension.sentence}, and {waiting} wait"
         return problem(name, found, Backend.BULLMQ.to_resume)
@@ -202,11 +202,11 @@ def _check_bullmq_beside(queue: QueueHealth) -> Check:
             "the BullMQ queue holds jobs, and no BullMQ worker runs to take them; one that is "
             "started sends files to the base_url that an app had when its job was queued"
         )
-        remove = f"{_TO_REMOVE}: {queue.to_remove_others}"
+        remove = _TO_REMOVE
         if not queue.workers:
             set_backend = f"{Backend.RQ.to_switch} and start it"
             remove = f"if Docora has workers of its own, {set_backend}; otherwise {remove}"
-        return failed(name, found, remove)
+        return failed(name, found, remove, command=queue.to_remove_others)
     return ok(name, "not in use")
 
 
