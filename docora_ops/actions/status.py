@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
-from docora_ops.actions.background import in_background
+from docora_ops.actions.background import PATIENCE, in_background, outcome, too_late
 from docora_ops.actions.links import count_by_app, count_by_error
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.database import Database
@@ -26,39 +31,61 @@ _RECENT = 60
 """Seconds over which the rate is measured."""
 
 
-def read_status(database: Database, queue: LinkQueue, store: ProgressStore) -> Status:
-    """Reads from both servers what each of them tells; a lost one does not prevent the other."""
-    errors: list[ServerError] = []
-    links = overview = last_operation = None
-    other = OtherQueue.UNUSED
+def read_status(database: Database, queue: LinkQueue, store: ProgressStore) -> Iterator[Status]:
+    """Reads from both servers what each of them tells; a lost one does not prevent the other.
+
+    Yields each second what is known so far and, after 8 s at most, all that was read by then.
+    """
+    until = time.monotonic() + PATIENCE
     # Together, two servers that do not answer cost no more time than one.
+    latency = in_background(queue.latency)
     redis = in_background(
         lambda: (queue.overview(1), queue.read_other(), next(iter(store.read_all()), None))
     )
-    try:
-        links = _read_links(database)
-    except PostgresError as error:
-        errors.append(error)
-    try:
-        overview, other, last_operation = redis.result()
-    except RedisError as error:
-        errors.append(error)
-    status = Status(
-        postgres=database.target,
-        redis=queue.where,
-        links=links,
-        queue=overview,
-        last_operation=last_operation,
-        drift=None,
-        errors=errors,
-        other_queue=other,
-    )
-    if overview and links and not status.has_only_others:
-        try:
-            return replace(status, drift=count_drift(database, queue, overview.unfinished))
-        except ServerError as error:
-            errors.append(error)
-    return status
+    postgres = in_background(lambda: (_read_links(database), database.latency()))
+    drift: Future[DriftCounts] | None = None
+    while True:
+        errors: list[ServerError] = []
+        links, postgres_latency = outcome(postgres, errors) or (None, None)
+        overview, other, last_operation = outcome(redis, errors) or (None, OtherQueue.UNUSED, None)
+        status = Status(
+            postgres=database.target,
+            redis=queue.where,
+            links=links,
+            queue=overview,
+            last_operation=last_operation,
+            drift=outcome(drift, errors) if drift else None,
+            errors=errors,
+            other_queue=other,
+            postgres_latency_ms=_milliseconds(postgres_latency),
+            redis_latency_ms=_milliseconds(outcome(latency, [])),
+        )
+        if drift is None and overview and links and not status.has_only_others:
+            drift = in_background(partial(count_drift, database, queue, overview.unfinished))
+        asked: dict[Future[Any] | None, str] = {
+            postgres: status.postgres,
+            redis: f"Redis {status.redis}",
+            latency: f"Redis {status.redis}",
+            drift: "both servers",
+        }
+        unread = [each for each in asked if each and not each.done()]
+        left = until - time.monotonic()
+        if not unread or left <= 0:
+            break
+        if not wait(unread, min(1, left), FIRST_COMPLETED).done:
+            names = dict.fromkeys(asked[each] for each in unread)
+            yield replace(status, waiting_for=list(names))
+    if postgres in unread:
+        errors.append(too_late(database.target, PostgresError))
+    if redis in unread:
+        errors.append(too_late(f"Redis at {queue.where}", RedisError))
+    if drift in unread:
+        errors.append(too_late(f"{database.target}, or Redis at {queue.where}", ServerError))
+    yield status
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
 
 
 def _read_links(database: Database) -> LinkOverview:

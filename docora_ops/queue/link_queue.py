@@ -21,7 +21,7 @@ from docora_ops.jobs import (
 )
 from docora_ops.links import Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry, write_entry
-from docora_ops.queue.redis_client import describe
+from docora_ops.queue.redis_client import describe, latency
 from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 
@@ -85,6 +85,10 @@ class LinkQueue(ABC):
     def where(self) -> str:
         """Host and database of Redis."""
         return describe(self._client)
+
+    def latency(self) -> float:
+        """Returns the seconds that one answer of Redis takes."""
+        return latency(self._client)
 
     def record(self, audit: AuditEntry) -> None:
         """Writes an audit entry by itself."""
