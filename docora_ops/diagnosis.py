@@ -41,6 +41,7 @@ class CheckName(StrEnum):
     SCHEDULER = "scheduler"
     WAITING_JOBS = "waiting_jobs"
     CLOCKS = "clocks"
+    LATENCY = "latency"
     SERVERS_MATCH = "servers_match"
     FAILED_LINKS = "failed_links"
     OPEN_CIRCUITS = "open_circuits"

@@ -12,6 +12,11 @@ from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkStatus
 from docora_ops.pages import Page
 
+SLOW_MS = 250
+"""Milliseconds. A server that takes longer for one answer is slow,"""
+TOO_SLOW_MS = 2000
+"""and one that takes longer than this can hardly be worked with."""
+
 
 @dataclass(frozen=True)
 class LinkCounts:
@@ -66,6 +71,9 @@ class Status:
     drift: DriftCounts | None  # also None beside the wrong workers, or where it is unclear
     errors: Sequence[ServerError]
     other_queue: OtherQueue = OtherQueue.UNUSED
+    postgres_latency_ms: int | None = None  # how long one answer takes
+    redis_latency_ms: int | None = None
+    waiting_for: Sequence[str] = ()  # servers that have not answered yet
 
     @property
     def has_only_others(self) -> bool:

@@ -7,6 +7,10 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import TypeVar
 
+from docora_ops.errors import ServerError
+
+PATIENCE = 8
+"""Seconds after which a look ends with what was read by then."""
 T = TypeVar("T")
 
 
@@ -22,3 +26,21 @@ def in_background(ask: Callable[[], T]) -> Future[T]:
 
     Thread(target=run, daemon=True).start()
     return future
+
+
+def outcome(future: Future[T], errors: list[ServerError]) -> T | None:
+    """Returns the result, None if there is none yet; adds the error of a lost server."""
+    if future.done():
+        try:
+            return future.result()
+        except ServerError as error:
+            errors.append(error)
+    return None
+
+
+def too_late(server: str, kind: type[ServerError]) -> ServerError:
+    """Returns the error of a server that has not told all in time."""
+    return kind(
+        f"{server} has not told all within {PATIENCE} s",
+        hint="check its load and the network; docora-ops doctor measures how long an answer takes",
+    )

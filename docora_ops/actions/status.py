@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
-from docora_ops.actions.background import in_background
+from docora_ops.actions.background import PATIENCE, in_background, outcome, too_late
 from docora_ops.actions.links import count_by_app, count_by_error
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.bulk import KnownOperation
@@ -17,7 +21,8 @@ from docora_ops.database.link_scans import scanning_links
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import JobState, OtherQueue, QueueOverview
 from docora_ops.links import FAILED_LINKS, LinkStatus
-from docora_ops.queue import LinkQueue, ProgressStore
+from docora_ops.queue import LinkQueue, ProgressStore, Redis
+from docora_ops.queue.redis_client import describe, latency
 from docora_ops.status import DriftCounts, LinkOverview, Status, Trend
 
 _MOST = 5000
@@ -29,47 +34,70 @@ _RECENT = 60
 
 
 def read_status(
-    database: Database, open_queue: Callable[[], LinkQueue], store: ProgressStore, redis_name: str
-) -> Status:
+    database: Database, client: Redis, open_queue: Callable[[], LinkQueue], store: ProgressStore
+) -> Iterator[Status]:
     """Reads from both servers what each of them tells; a lost one does not prevent the other.
 
-    `open_queue`: may ask Redis which queue it is. `redis_name`: names the server.
+    Yields each second what is known so far and, after 8 s at most, all that was read by then.
+    `open_queue`: may ask Redis which queue it is.
     """
-    errors: list[ServerError] = []
-    links = overview = last_operation = queue = None
-    other = OtherQueue.UNUSED
 
     def read_redis() -> tuple[LinkQueue, QueueOverview, OtherQueue, KnownOperation | None]:
         queue = open_queue()
         last = next(iter(store.read_all()), None)
         return queue, queue.overview(1), queue.read_other(), last
 
+    redis_name = describe(client)
+    until = time.monotonic() + PATIENCE
     # Together, two servers that do not answer cost no more time than one.
+    redis_latency = in_background(partial(latency, client))
     redis = in_background(read_redis)
-    try:
-        links = _read_links(database)
-    except PostgresError as error:
-        errors.append(error)
-    try:
-        queue, overview, other, last_operation = redis.result()
-    except RedisError as error:
-        errors.append(error)
-    status = Status(
-        postgres=database.target,
-        redis=redis_name,
-        links=links,
-        queue=overview,
-        last_operation=last_operation,
-        drift=None,
-        errors=errors,
-        other_queue=other,
-    )
-    if queue and overview and links and queue.choice.is_clear and not status.has_only_others:
-        try:
-            return replace(status, drift=count_drift(database, queue, overview.unfinished))
-        except ServerError as error:
-            errors.append(error)
-    return status
+    postgres = in_background(lambda: (_read_links(database), database.latency()))
+    drift: Future[DriftCounts] | None = None
+    while True:
+        errors: list[ServerError] = []
+        links, postgres_latency = outcome(postgres, errors) or (None, None)
+        read = outcome(redis, errors) or (None, None, OtherQueue.UNUSED, None)
+        queue, overview, other, last_operation = read
+        status = Status(
+            postgres=database.target,
+            redis=redis_name,
+            links=links,
+            queue=overview,
+            last_operation=last_operation,
+            drift=outcome(drift, errors) if drift else None,
+            errors=errors,
+            other_queue=other,
+            postgres_latency_ms=_milliseconds(postgres_latency),
+            redis_latency_ms=_milliseconds(outcome(redis_latency, [])),
+        )
+        is_judged = queue and queue.choice.is_clear and not status.has_only_others
+        if drift is None and queue and overview and links and is_judged:
+            drift = in_background(partial(count_drift, database, queue, overview.unfinished))
+        asked: dict[Future[Any] | None, str] = {
+            postgres: status.postgres,
+            redis: f"Redis {status.redis}",
+            redis_latency: f"Redis {status.redis}",
+            drift: "both servers",
+        }
+        unread = [each for each in asked if each and not each.done()]
+        left = until - time.monotonic()
+        if not unread or left <= 0:
+            break
+        if not wait(unread, min(1, left), FIRST_COMPLETED).done:
+            names = dict.fromkeys(asked[each] for each in unread)
+            yield replace(status, waiting_for=list(names))
+    if postgres in unread:
+        errors.append(too_late(database.target, PostgresError))
+    if redis in unread:
+        errors.append(too_late(f"Redis at {redis_name}", RedisError))
+    if drift in unread:
+        errors.append(too_late(f"{database.target}, or Redis at {redis_name}", ServerError))
+    yield status
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
 
 
 def _read_links(database: Database) -> LinkOverview:

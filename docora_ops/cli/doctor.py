@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -50,9 +51,13 @@ def doctor(
             found = amount(suspects, "mismatch", "mismatches")
             context.say(f"{found} at first check: checking again in {seconds} s.")
 
+    def on_wait(servers: Sequence[str]) -> None:
+        if not as_json:
+            context.say(f"Waiting for {' and '.join(servers)}.")
+
     context.collect_garbage()
     diagnosis = diagnose(
-        context.env_file, before_second_look, max_failed=max_failed, read_only=read_only
+        context.env_file, before_second_look, on_wait, max_failed=max_failed, read_only=read_only
     )
     if diagnosis.backend and diagnosis.backend.sentence:
         context.say(diagnosis.backend.sentence)

@@ -16,6 +16,8 @@ from docora_ops.cli.signals import ended_by_ctrl_c
 from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.live import Live
+
     from docora_ops.status import Status
 
 _REST = 2  # the pause after a read lasts at least this many times as long as the read
@@ -51,10 +53,19 @@ def status(
             if not ended_by_ctrl_c():
                 raise
         return ExitCode.OK
+    from rich.live import Live
+
     from docora_ops.jobs import BackendSource, OtherQueue
     from docora_ops.render import status as render
+    from docora_ops.render.console import may_animate
 
-    found = _read(context)
+    may_show = may_animate(sys.stdout) and not as_json
+    live = Live(console=context.out, transient=True) if may_show else None
+    try:
+        found = _read(context, live)
+    finally:
+        if live:
+            live.stop()
     if not as_json:
         context.show_tables([render.screen(found)])
     else:
@@ -68,12 +79,28 @@ def status(
     return exit_code_of(found.errors[0]) if found.errors else ExitCode.OK
 
 
-def _read(context: Context) -> Status:
-    from docora_ops.actions.status import read_status
-    from docora_ops.queue.redis_client import describe
+def _read(context: Context, live: Live | None) -> Status:
+    """Reads the state. Meanwhile shows at a terminal what is known, and says what it waits for."""
+    from rich.console import Group
+    from rich.spinner import Spinner
 
-    redis = describe(context.redis)
-    return read_status(context.database, context.queue_to_read, context.store, redis)
+    from docora_ops.actions.status import read_status
+    from docora_ops.render import status as render
+    from docora_ops.render.cells import cell
+
+    is_silent = context.as_json
+    for found in read_status(context.database, context.redis, context.queue_to_read, context.store):
+        if not found.waiting_for:
+            continue
+        words = f"Waiting for {' and '.join(found.waiting_for)}."
+        if live:
+            live.start()
+            spinner = Spinner("line", cell(words))
+            live.update(Group(render.screen(found), spinner), refresh=True)
+        elif not is_silent:
+            context.say(words)
+            is_silent = True
+    return found
 
 
 def _watch(context: Context, seconds: int) -> None:
@@ -85,7 +112,7 @@ def _watch(context: Context, seconds: int) -> None:
     from rich.live import Live
 
     from docora_ops.actions.status import Watch
-    from docora_ops.errors import PostgresError, RedisError
+    from docora_ops.errors import RedisError
     from docora_ops.render import status as render
     from docora_ops.render.console import may_animate
 
@@ -97,14 +124,14 @@ def _watch(context: Context, seconds: int) -> None:
     with live or nullcontext():
         while not getattr(sys.stdout, "has_lost_its_reader", False):
             began = time.monotonic()
-            found = _read(context)
+            found = _read(context, live)
             shown = render.screen(found, compare(found, began))
             if live:
                 # The terminal writes ^C behind the last line, which must not begin another.
                 live.update(Constrain(shown, context.out.width - 2), refresh=True)
             else:
                 context.show_tables([shown, ""], is_last=False)
-            if any(isinstance(error, PostgresError) for error in found.errors):
+            if any(not isinstance(error, RedisError) for error in found.errors):
                 context.reconnect()
             taken = time.monotonic() - began
             time.sleep(max(seconds - taken, taken * _REST))

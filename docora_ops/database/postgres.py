@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -150,6 +151,13 @@ class Database:
         """Runs one statement and returns its first row, if any."""
         with self._statement() as connection:
             return connection.execute(sql.encode(), parameters).fetchone()
+
+    def latency(self) -> float:
+        """Returns the seconds that one answer takes."""
+        with self._transaction("READ COMMITTED") as connection:
+            began = time.monotonic()
+            connection.execute(b"SELECT 1")
+            return time.monotonic() - began
 
     def execute(self, sql: str, parameters: Parameters | None = None) -> int:
         """Runs one statement and returns how many rows it touched."""

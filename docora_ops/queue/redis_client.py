@@ -6,8 +6,9 @@ import os
 import re
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -71,6 +72,24 @@ def with_rows_locked(client: redis.Redis) -> redis.Redis:
     return redis.Redis(
         connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options)
     )
+
+
+def latency(client: redis.Redis) -> float:
+    """Returns the seconds that one answer takes, measured on a connection without a login.
+
+    A slow server would take several answers for that. Raises RedisError.
+    """
+    pool = client.connection_pool
+    login = {"username", "password", "credential_provider", "client_name", "db"}
+    options = {name: value for name, value in pool.connection_kwargs.items() if name not in login}
+    with redis.ConnectionPool(connection_class=pool.connection_class, **options) as own:
+        probe = redis.Redis(connection_pool=own)
+        with redis_errors(client):
+            own.release(own.get_connection())
+            began = time.monotonic()
+            with suppress(exceptions.AuthenticationError, exceptions.ResponseError):
+                probe.ping()  # a refusal is an answer, too
+            return time.monotonic() - began
 
 
 def server_time(client: redis.Redis) -> float:

@@ -255,25 +255,27 @@ class RqReader:
     def health(self, workers: int, other: OtherQueue) -> QueueHealth:
         """Reads what `doctor` checks; `workers` and `other` have been read."""
         with redis_errors(self._client):
-            head = cast("list[bytes]", self._client.lrange(self._list, 0, _LEAST_WAITING - 1))
+            pipeline = self._pipeline()
+            pipeline.time()
+            pipeline.llen(self._list)
+            pipeline.exists(SCHEDULER_LOCKING_KEY_TEMPLATE % self._name)
+            pipeline.lrange(self._list, 0, _LEAST_WAITING - 1)
             scheduled = registry_key(ScheduledJobRegistry, self._name)
-            delayed = cast(
-                "list[tuple[bytes, float]]", self._client.zrange(scheduled, 0, 0, withscores=True)
-            )
-            now = server_time(self._client)
+            pipeline.zrange(scheduled, 0, 0, withscores=True)
+            (seconds, microseconds), waiting, has_scheduler, head, delayed = pipeline.execute()
+            now = seconds + microseconds / 1e6
             pipeline = self._pipeline()
             for job_id in head:
                 pipeline.hget(Job.key_for(text_of(job_id)), "enqueued_at")
             oldest = min(filter(None, map(moment_of, answers_of(pipeline))), default=None)
-            scheduler = SCHEDULER_LOCKING_KEY_TEMPLATE % self._name
             keys = cast("set[bytes]", self._client.smembers(WORKERS_BY_QUEUE_KEY % self._name))
             live = [worker for worker in self._workers(keys, now) if worker.alive]
             return QueueHealth(
-                waiting=self._client.llen(self._list),
+                waiting=waiting,
                 oldest_waits_for=now - oldest.timestamp() if oldest else None,
                 workers=workers,
                 suspension=read_suspension(self._client),
-                has_scheduler=self._client.exists(scheduler) > 0,
+                has_scheduler=has_scheduler > 0,
                 first_delayed_in=delayed[0][1] - now if delayed else None,
                 other=other,
                 silence=silence_of(live),

@@ -12,14 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from docora_ops.bulk import KnownOperation
-from docora_ops.errors import RedisError
+from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import Backend, BackendSource, QueueOverview, silence_of
 from docora_ops.links import LinkStatus
 from docora_ops.render.cells import NO_ERROR, ago, cell, with_id, words
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
 from docora_ops.render.queue import job_counts
-from docora_ops.status import DriftCounts, LinkOverview, Status, Trend
+from docora_ops.status import SLOW_MS, DriftCounts, LinkOverview, Status, Trend
 from docora_ops.text import amount, duration, inert
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def document(status: Status) -> Document:
         "data": {
             "postgres": status.postgres,
             "redis": status.redis,
+            "postgres_latency_ms": status.postgres_latency_ms,
+            "redis_latency_ms": status.redis_latency_ms,
             "links_by_status": counts and dict(counts.by_status),
             "open_circuits": counts and counts.open_circuits,
             "pending_with_open_circuit": counts and counts.pending_with_open_circuit,
@@ -75,13 +77,16 @@ def screen(status: Status, trend: Trend | None = None) -> Table:
 
 
 def _rows(status: Status, trend: Trend | None) -> Iterator[Row]:
-    lost = {isinstance(error, RedisError): error for error in status.errors}
-    for name, is_redis, where in (
-        ("Postgres", False, status.postgres),
-        ("Redis", True, status.redis),
+    lost = {type(error): error for error in status.errors}
+    for name, kind, where, latency in (
+        ("Postgres", PostgresError, status.postgres, status.postgres_latency_ms),
+        ("Redis", RedisError, status.redis, status.redis_latency_ms),
     ):
-        error = lost.get(is_redis)
-        yield name, cell(error.message, "bold red") if error else cell(where)
+        error = next((lost[each] for each in lost if issubclass(each, kind)), None)
+        text = cell(error.message, "bold red") if error else cell(where)
+        if latency is not None and latency > SLOW_MS:
+            text.append(f", answers take {latency:,} ms", "yellow")
+        yield name, text
     if trend:  # not at the end, which a small terminal cuts off
         yield "Change", _trend(trend)
     if status.links:
@@ -96,6 +101,8 @@ def _rows(status: Status, trend: Trend | None) -> Iterator[Row]:
         yield from _queue(status.queue, has_only_others=status.has_only_others)
     if status.drift:
         yield "Drift", _drift(status.drift)
+    elif ServerError in lost:
+        yield "Drift", cell("not counted in time", "yellow")
     if status.queue:
         yield "Operation", _operation(status.last_operation)
 

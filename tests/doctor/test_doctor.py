@@ -64,7 +64,7 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
         assert (each["state"], each["hint"]) == ("ok", None), each
         assert each["finding"]
     assert (short.code, short.stderr) == (table.code, table.stderr) == (0, "")
-    assert short.stdout == "27 checks ok; --all shows them\nAll is well.\n"
+    assert short.stdout == "28 checks ok; --all shows them\nAll is well.\n"
     *rows, last = table.stdout.splitlines()[2:]
     assert last == "All is well."
     assert [row.split()[0].lower() for row in rows] == [name.split("_")[0] for name in ALL]
@@ -326,10 +326,10 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
         "redis": "failed",
         **dict.fromkeys([*OF_REDIS[1:], *OF_BOTH], "not_checked"),
     }
-    assert not_ok(both).keys() == {*OF_POSTGRES, *OF_REDIS, "clocks", *OF_BOTH}
+    assert not_ok(both).keys() == {*OF_POSTGRES, *OF_REDIS, "clocks", "latency", *OF_BOTH}
     first, *_, last = table.stdout.splitlines()
-    assert first == "24 checks not made: they need Postgres and Redis"
-    assert last == "2 checks failed, 24 not checked."
+    assert first == "25 checks not made: they need Postgres and Redis"
+    assert last == "2 checks failed, 25 not checked."
     for result in (database, queue, both, table):
         assert result.code == 5, result
         assert "5ecr3t" not in result.stdout + result.stderr

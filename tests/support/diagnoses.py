@@ -10,12 +10,12 @@ ALL = [
     *("postgres_pooling", "tables", "privileges"),
     *("redis", "redis_version", "redis_primary", "redis_eviction", "redis_memory"),
     *("redis_persistence", "bullmq_queue", "workers", "scheduler", "waiting_jobs"),
-    *("clocks", "servers_match", "failed_links", "open_circuits"),
+    *("clocks", "latency", "servers_match", "failed_links", "open_circuits"),
     *("drift_lost", "drift_stuck", "drift_orphan", "drift_duplicate", "drift_stale_entry"),
     "drift_failed_live",
 ]
-OF_LINKS = ALL[19:21]
-OF_DRIFT = ALL[21:]
+OF_LINKS = ALL[20:22]
+OF_DRIFT = ALL[22:]
 OF_BOTH = ["servers_match", *OF_DRIFT]
 
 

@@ -23,6 +23,8 @@ _VARYING = (
     (r"\b\d+ d \d+ h\b", "DURATION"),
     (r"\bfor \d+ s\b", "for SECONDS"),
     (r"\b\d+ s ago\b", "SECONDS ago"),
+    (r"\b[\d,.]+ ms\b", "MILLISECONDS"),
+    (r'("[a-z]*_latency_ms"): \d+', r"\1: NUMBER"),
     (r"\b\d+ (running|busy)\b", r"NUMBER \1"),
     (r"\b\d+ MiB used, \d+%", "MEMORY"),
     (r"\b(PostgreSQL|Valkey|Redis) \d[\d.]*", "VERSION"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from docora_ops.actions.background import in_background
+from docora_ops.actions.background import PATIENCE, in_background, outcome, too_late
 from docora_ops.actions.belonging import count_jobs_with_links
-from docora_ops.actions.doctor import postgres_checks, redis_checks
+from docora_ops.actions.doctor import postgres_checks, redis_checks, timing_checks
+from docora_ops.actions.doctor.timing_checks import seconds_ahead
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.database import Database
 from docora_ops.database.counts import count_apps_with_failed_links, count_links
@@ -28,16 +30,20 @@ from docora_ops.diagnosis import (
     warning,
 )
 from docora_ops.drift import Belonging, DriftKind, DriftReport
-from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
+from docora_ops.errors import (
+    ConfigurationError,
+    DocoraOpsError,
+    PostgresError,
+    RedisError,
+    ServerError,
+)
 from docora_ops.jobs import Backend, QueueHealth
 from docora_ops.links import LinkStatus
 from docora_ops.queue import LinkQueue, Redis, connect, queue_of
-from docora_ops.queue.redis_client import describe
+from docora_ops.queue.redis_client import describe, latency
 from docora_ops.queue.redis_server import QueueInspector
 from docora_ops.settings import Settings, load_settings
-
-_CLOCK_WARNING = 5
-_CLOCK_FAILURE = 30  # seconds; a worker whose clock is further off cleans up nothing
+from docora_ops.status import TOO_SLOW_MS
 
 _OF_POSTGRES = frozenset(
     {
@@ -80,6 +86,7 @@ class _Server:
     checks: list[Check] = field(default_factory=list)
     clock: dict[str, float] = field(default_factory=dict)
     """By the name of the server, the seconds that its clock is ahead of this host's."""
+    latency: float | None = None  # seconds that one answer takes
     is_lost: bool = False
     pending: int = 0
     """Pending links; 0 also if Postgres was not asked."""
@@ -97,6 +104,7 @@ class _Server:
 def diagnose(
     env_file: Path | None,
     before_second_look: Callable[[int], object],
+    on_wait: Callable[[Sequence[str]], object],
     *,
     max_failed: int | None = None,
     read_only: bool = False,
@@ -104,6 +112,7 @@ def diagnose(
     """Makes all checks that can be made; an unreachable server does not prevent the others.
 
     Calls `before_second_look` with the number of disagreements before they are checked again.
+    Calls `on_wait` with the names of servers that have not told all within a second; each has 8 s.
     `max_failed`: more failed links are a failure. `read_only`: role and user are to read only, and
     nothing is tried that could write.
     """
@@ -123,16 +132,10 @@ def diagnose(
         client = connect(settings)
     except ConfigurationError as error:
         problems.append(error)
-    # Together, two servers that do not answer cost no more time than one.
-    redis_in_background = in_background(lambda: _check_redis(settings, client, read_only=read_only))
+    postgres, redis = _ask_servers(
+        settings, database, client, on_wait, max_failed=max_failed, read_only=read_only
+    )
     with closing(database) if database else nullcontext():
-        postgres = _check_postgres(settings, database, max_failed=max_failed, read_only=read_only)
-        redis = redis_in_background.result()
-        choice = redis.queue.choice if redis.queue else None
-        if choice and not choice.is_clear and not redis.is_lost:
-            redis.missing = "DOCORA_OPS_BACKEND"
-        elif redis.health and redis.health.has_only_others:
-            redis.missing = "the right DOCORA_OPS_BACKEND"
         drift = None
         belonging = Belonging(0, 0)
         queue = redis.queue
@@ -155,7 +158,8 @@ def diagnose(
         *postgres.checks,
         *redis.checks,
         *_check_queue(settings, redis, postgres.pending),
-        *_check_clocks(postgres.clock | redis.clock),
+        *timing_checks.check_clocks(postgres.clock | redis.clock),
+        *timing_checks.check_latency({"Postgres": postgres.latency, "Redis": redis.latency}),
         *(_check_drift(drift, belonging, queue.backend) if drift and queue else ()),
     ]
 
@@ -167,22 +171,80 @@ def diagnose(
     return Diagnosis(
         _complete(found, missing_for),
         drift,
-        choice,
+        redis.queue.choice if redis.queue else None,
         misconfigured=bool(problems),
         server_lost=postgres.is_lost or redis.is_lost,
     )
 
 
+def _ask_servers(
+    settings: Settings,
+    database: Database | None,
+    client: Redis | None,
+    on_wait: Callable[[Sequence[str]], object],
+    *,
+    max_failed: int | None,
+    read_only: bool,
+) -> tuple[_Server, _Server]:
+    """Checks both servers at once: two that do not answer cost no more time than one."""
+    postgres, redis = _Server(), _Server()
+    probe = in_background(lambda: latency(client) if client else None)
+    asked_redis = in_background(lambda: _check_redis(redis, settings, client, read_only=read_only))
+    asked_postgres = in_background(
+        lambda: _check_postgres(
+            postgres, settings, database, max_failed=max_failed, read_only=read_only
+        )
+    )
+    asked: dict[Future[Any], str] = {
+        asked_postgres: "Postgres",
+        asked_redis: "Redis",
+        probe: "Redis",
+    }
+    if unread := wait(asked, 1).not_done:
+        on_wait(sorted({asked[each] for each in unread}))
+        wait(unread, PATIENCE - 1)
+    late_postgres = too_late(str(database and database.target), PostgresError)
+    late_redis = too_late(f"Redis at {client and describe(client)}", RedisError)
+    by_now = (
+        _by_now(postgres, asked_postgres, CheckName.POSTGRES, late_postgres),
+        _by_now(redis, asked_redis, CheckName.REDIS, late_redis),
+    )
+    by_now[1].latency = outcome(probe, [])
+    if redis.queue and not redis.queue.choice.is_clear and not by_now[1].is_lost:
+        by_now[1].missing = "DOCORA_OPS_BACKEND"
+    elif redis.health and redis.health.has_only_others:
+        by_now[1].missing = "the right DOCORA_OPS_BACKEND"
+    for server, name in zip(by_now, ("Postgres", "Redis"), strict=True):
+        if not server.missing and (server.latency or 0) * 1000 > TOO_SLOW_MS:
+            server.missing = f"a faster {name}"
+    return by_now
+
+
+def _by_now(found: _Server, asked: Future[None], name: CheckName, error: ServerError) -> _Server:
+    """Returns what was found; the server is lost if it has not told all."""
+    if asked.done():
+        asked.result()
+        return found
+    found = replace(found, checks=[*found.checks])  # the thread goes on
+    found.lose(name, error)
+    return found
+
+
 def _check_postgres(
-    settings: Settings, database: Database | None, *, max_failed: int | None, read_only: bool
-) -> _Server:
-    found = _Server()
+    found: _Server,
+    settings: Settings,
+    database: Database | None,
+    *,
+    max_failed: int | None,
+    read_only: bool,
+) -> None:
     if database is None:
         found.missing = CheckName.POSTGRES.capitalize()
-        return found
+        return
     try:
         server = read_server(database)
-        found.clock["Postgres"] = _seconds_ahead(lambda: read_clock(database))
+        found.latency = database.latency()
+        found.clock["Postgres"] = seconds_ahead(lambda: read_clock(database))
         found.checks.append(ok(CheckName.POSTGRES, str(database.target)))
         found.checks += postgres_checks.check_server(server, read_only=read_only)
         found.checks.append(postgres_checks.check_pooling(find_pooling(settings)))
@@ -190,13 +252,13 @@ def _check_postgres(
         found.checks.append(postgres_checks.check_tables(missing, len(TABLES)))
         if missing:  # missing columns would look like missing privileges
             found.missing = "the missing tables and columns"
-            return found
+            return
         role = read_role(database, TABLES)
         privileges = postgres_checks.check_privileges(role, read_only=read_only)
         found.checks.append(privileges)
         if privileges.state is CheckState.FAILED:
             found.missing = "the missing privileges"
-            return found
+            return
         with database.snapshot():
             counts = count_links(database)
             apps = count_apps_with_failed_links(database) if counts.failed else 0
@@ -204,14 +266,14 @@ def _check_postgres(
         found.checks += postgres_checks.check_links(counts, apps, max_failed)
     except PostgresError as error:
         found.lose(CheckName.POSTGRES, error)
-    return found
 
 
-def _check_redis(settings: Settings, client: Redis | None, *, read_only: bool) -> _Server:
-    found = _Server()
+def _check_redis(
+    found: _Server, settings: Settings, client: Redis | None, *, read_only: bool
+) -> None:
     if client is None:
         found.missing = CheckName.REDIS.capitalize()
-        return found
+        return
     implied = ", since REDIS_URL is not set" if settings.redis_is_implied else ""
     where = describe(client) + implied
     try:
@@ -224,7 +286,7 @@ def _check_redis(settings: Settings, client: Redis | None, *, read_only: bool) -
             tried = not inspector.only_reads()
             refusal = inspector.connect() if tried else None
             user = redis_checks.check_user(where, queue.backend, only_reads=not tried)
-        found.clock["Redis"] = _seconds_ahead(inspector.clock)
+        found.clock["Redis"] = seconds_ahead(inspector.clock)
         server = inspector.server()
         if server is None:
             to_ask = "ACL SETUSER the user in REDIS_URL +info"
@@ -240,7 +302,6 @@ def _check_redis(settings: Settings, client: Redis | None, *, read_only: bool) -
         found.health = queue.health()
     except RedisError as error:
         found.lose(CheckName.REDIS, error)
-    return found
 
 
 def _check_settings(settings: Settings, problems: Sequence[ConfigurationError]) -> Check:
@@ -299,31 +360,6 @@ def _check_belonging(belonging: Belonging) -> Check:
     settings = "DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME"
     until = "until they fit, retry, retry-all-failed, resync, schedule and repair are refused"
     return failed(name, found, f"check {settings}: {until}")
-
-
-def _seconds_ahead(read: Callable[[], float]) -> float:
-    """Returns how far the clock that is read is ahead of this host's."""
-    before = time.time()
-    found = read()
-    return found - (before + time.time()) / 2
-
-
-def _check_clocks(ahead: Mapping[str, float]) -> Iterator[Check]:
-    """Compares this host's clock with the servers' clocks, given by name as seconds ahead."""
-    name = CheckName.CLOCKS
-    if not ahead:
-        return
-    clocks = {"this host": 0.0, **ahead}
-    first, last = (choose(clocks, key=clocks.__getitem__) for choose in (max, min))
-    difference = clocks[first] - clocks[last]
-    if difference <= _CLOCK_WARNING:
-        *others, last = clocks
-        yield ok(name, f"{', '.join(others)} and {last} agree to {_CLOCK_WARNING} s")
-        return
-    found = f"{first} is {difference:,.0f} s ahead of {last}"
-    problem = failed if difference > _CLOCK_FAILURE else warning
-    why = "heartbeats and due times are judged by them"
-    yield problem(name, found, f"set the clocks by NTP on each host: {why}")
 
 
 def _failure(name: CheckName, error: DocoraOpsError) -> Check:
