@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rich.console import RenderableType
 
-from docora_ops.actions.bulk.audit_entries import AuditEntries
+from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.paced_run import PacedRun
 from docora_ops.actions.bulk.run import BulkRun
@@ -109,6 +109,7 @@ class BulkCommand(LongRun):
         super().__init__(context, self._run)
         self._action = action
         if context.wait:
+            self._run.following = self._following
             self._run.on_recorded = self._follow
         self._workers = 0
         self._links = links_of(selection)
@@ -207,7 +208,8 @@ class BulkCommand(LongRun):
         settings = self.context.settings.model_copy(
             update={"connect_timeout": 1, "statement_timeout": 1}
         )
-        ProgressStore(connect(settings)).cancel(self._run.operation_id)
+        store, reason = ProgressStore(connect(settings)), interruption(self._run.stop)
+        store.cancel(self._run.operation_id, stopped_by=reason)
 
     def _follow(self, recorded: Sequence[LinkOutcome]) -> None:
         for item in recorded:
@@ -226,6 +228,7 @@ class BulkCommand(LongRun):
         except ServerError as error:
             lost = error
             self.context.database.close()
+        self._run.record_results()
         waited = following.result()
         if self.context.as_json:
             self.context.show_document(render.document(self._run.result(), waited), lost)
@@ -238,7 +241,7 @@ class BulkCommand(LongRun):
         codes = end_wait(
             self.context, waited, operation_id=result.operation_id, interrupted=interrupted
         )
-        if result.stopped_by:
+        if self._is_paced and result.stopped_by:
             self._tell_stopped(result)
         if self._is_paced and self._taken_over():
             self.context.warn(f"{render.taken_over(result)}.")
@@ -275,8 +278,9 @@ class BulkCommand(LongRun):
         context.show_tables(self._summary(result), is_last=is_last)
         if context.dry_run:
             context.say("Dry run: nothing was changed.")
-        elif result.cancelled and not result.stopped_by:
-            done = f"Cancelled after {result.completed} of {result.total} links"
+        elif result.cancelled and not self._is_paced:
+            by = f" by {result.cancelled_by}" if result.cancelled_by else ""
+            done = f"Cancelled{by} after {result.completed} of {result.total} links"
             context.warn(f"{done}; {self.next_step}.")
 
     def _summary(self, result: BulkResult) -> Iterator[RenderableType]:

@@ -59,8 +59,12 @@ def test_a_dry_run_of_many_links_predicts_what_the_real_one_then_does(
         "completed",
         "succeeded",
         "cancelled",
+        "stopped_by",
+        "cancelled_by",
         *(outcome.value for outcome in Outcome),
     }
+    if bulk is SCHEDULE:
+        tally.add("left_to_operations")
     if bulk is RESYNC:
         tally.add("deliveries_cleared")
         assert dry.data["deliveries_cleared"] == 2 * dry.data["succeeded"]

@@ -93,6 +93,8 @@ def bulk_document(message: str, operation_id: str | None = None, **changed: Any)
             "completed": total,
             "succeeded": counts["queued"] + counts["replaced_stale"] + counts["already_queued"],
             "cancelled": False,
+            "stopped_by": None,
+            "cancelled_by": None,
             "failures": [],
             **counts,
             **left,
