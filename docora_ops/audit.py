@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from docora_ops.bulk import Results, StoppedBy
+
 
 @dataclass(frozen=True)
 class Change:
@@ -42,3 +44,6 @@ class HistoryEntry:
     operation_id: str | None
     counts: Mapping[str, int]
     state: HistoryState
+    stopped_by: StoppedBy | None
+    cancelled_by: str | None
+    results: Results | None

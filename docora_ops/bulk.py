@@ -38,23 +38,41 @@ class OperationState(StrEnum):
     OWNER_GONE = "owner_gone"
 
 
+class StoppedBy(StrEnum):
+    """The reason why an operation has left links as they were."""
+
+    CANCELLED = "cancelled"  # by another command, or on the dashboard
+    INTERRUPTED = "interrupted"
+    HUNG_UP = "hung_up"  # its terminal was closed
+    LOST_SERVER = "lost_server"
+    MAX_FAILURES = "max_failures"
+    TIMEOUT = "timeout"
+    LOST_JOBS = "lost_jobs"  # all links in flight have lost their jobs
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of an operation's snapshots, as far as they were awaited."""
+
+    synced: int
+    failed: int
+    gone: int
+    unfinished: int
+
+
 @dataclass(frozen=True)
 class KnownOperation(Progress):
-    """A bulk operation that Redis still knows."""
+    """A bulk operation that Redis still knows. Without `who`, docora-ops has not started it."""
 
     state: OperationState
     last_step_at: datetime | None
     last_step_seconds: int | None  # since then, by the clock of Redis
-
-
-class StoppedBy(StrEnum):
-    """The reason why an operation with links in flight has left links as they were."""
-
-    MAX_FAILURES = "max_failures"
-    TIMEOUT = "timeout"
-    LOST_JOBS = "lost_jobs"  # all links in flight have lost their jobs
-    CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"
+    who: str | None
+    command: str | None
+    selection: Mapping[str, str | int | list[str]]
+    stopped_by: StoppedBy | None
+    cancelled_by: str | None
+    results: Results | None
 
 
 @dataclass(frozen=True)
@@ -96,7 +114,8 @@ class BulkResult:
     """Links that `schedule` leaves to operations with `--in-flight`, by operation id."""
     links: Sequence[PlannedLink] | None = None  # of a dry run
     in_flight: int | None = None  # the most links in flight, with `--in-flight`
-    stopped_by: StoppedBy | None = None  # with `--in-flight`
+    stopped_by: StoppedBy | None = None
+    cancelled_by: str | None = None
     results_at_stop: int | None = None  # when too many had failed again
     failed_at_stop: int | None = None
 

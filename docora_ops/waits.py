@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from docora_ops.bulk import Results
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkFailure
 
@@ -67,6 +68,11 @@ class BulkWait:
     def only_lost_left(self) -> bool:
         """Tells whether there are links without a result, and none of them has a live job."""
         return 0 < self.unfinished <= self.jobs.lost
+
+    @property
+    def results(self) -> Results:
+        """The results to keep with the operation."""
+        return Results(self.synced, self.failed, self.gone, self.unfinished)
 
     @property
     def total(self) -> int:

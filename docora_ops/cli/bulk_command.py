@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rich.console import RenderableType
 
 from docora_ops.actions.belonging import require_servers_to_match
-from docora_ops.actions.bulk.audit_entries import AuditEntries
+from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.paced_run import PacedRun
 from docora_ops.actions.bulk.run import BulkRun
@@ -114,6 +114,7 @@ class BulkCommand(LongRun):
         super().__init__(context, self._run)
         self._action = action
         if context.wait:
+            self._run.following = self._following
             self._run.on_recorded = self._follow
         self._workers = 0
         self._links = links_of(selection)
@@ -217,7 +218,8 @@ class BulkCommand(LongRun):
         settings = self.context.settings.model_copy(
             update={"connect_timeout": 1, "statement_timeout": 1}
         )
-        ProgressStore(connect(settings)).cancel(self._run.operation_id)
+        store, reason = ProgressStore(connect(settings)), interruption(self._run.stop)
+        store.cancel(self._run.operation_id, stopped_by=reason)
 
     def _follow(self, recorded: Sequence[LinkOutcome]) -> None:
         for item in recorded:
@@ -236,6 +238,7 @@ class BulkCommand(LongRun):
         except ServerError as error:
             lost = error
             self.context.database.close()
+        self._run.record_results()
         waited = following.result()
         if self.context.as_json:
             self.context.show_document(render.document(self._run.result(), waited), lost)
@@ -248,7 +251,7 @@ class BulkCommand(LongRun):
         codes = end_wait(
             self.context, waited, operation_id=result.operation_id, interrupted=interrupted
         )
-        if result.stopped_by:
+        if self._is_paced and result.stopped_by:
             self._tell_stopped(result)
         if self._is_paced and self._taken_over():
             self.context.warn(f"{render.taken_over(result)}.")
@@ -287,8 +290,9 @@ class BulkCommand(LongRun):
             context.say(render.forgotten(is_planned=context.dry_run))
         if context.dry_run:
             context.say("Dry run: nothing was changed.")
-        elif result.cancelled and not result.stopped_by:
-            done = f"Cancelled after {result.completed} of {result.total} links"
+        elif result.cancelled and not self._is_paced:
+            by = f" by {result.cancelled_by}" if result.cancelled_by else ""
+            done = f"Cancelled{by} after {result.completed} of {result.total} links"
             context.warn(f"{done}; {self.next_step}.")
 
     def _summary(self, result: BulkResult) -> Iterator[RenderableType]:
@@ -307,8 +311,6 @@ class BulkCommand(LongRun):
         """Yields what the table does not tell."""
         if self._action is Action.RESYNC and result.total:
             yield f"{render.records_in_words(result, is_planned=self.context.dry_run)}."
-            if render.forgets_files(result):
-                yield render.forgotten(is_planned=self.context.dry_run)
         if result.circuits_reset is not None and result.total:
             verb = "would be reset" if self.context.dry_run else "reset"
             yield f"{amount(result.circuits_reset, 'circuit')} {verb}."

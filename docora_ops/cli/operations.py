@@ -15,7 +15,7 @@ from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import progress_bar
 
 if TYPE_CHECKING:
-    from docora_ops.bulk import Progress
+    from docora_ops.bulk import KnownOperation
 
 RUNNER_IS_SILENT = (
     "The command that runs the operation has been silent for two minutes: it was killed, or hangs. "
@@ -77,8 +77,9 @@ def progress(
     return ExitCode.OK
 
 
-def _follow(context: Context, operation: Progress) -> Progress:
+def _follow(context: Context, operation: KnownOperation) -> KnownOperation:
     """Shows each step on stderr until the operation ends or has lost its runner."""
+    from docora_ops.bulk import OperationState
     from docora_ops.render.console import may_animate
 
     context.collect_garbage()
@@ -88,23 +89,17 @@ def _follow(context: Context, operation: Progress) -> Progress:
             time.sleep(_POLL)
             before = operation
             operation = context.store.read(operation.operation_id)
-            if operation != before:
+            moved = operation.completed != before.completed
+            if moved or operation.cancelled != before.cancelled:
                 move(operation.completed)
-                if not may_animate(sys.stderr):
+                if moved and not may_animate(sys.stderr):
                     context.say(f"{operation.completed} of {operation.total}")
             elif operation.cancelled:
                 break
-            elif _has_lost_its_runner(context, operation):
+            elif operation.state is OperationState.OWNER_GONE:
                 context.warn(RUNNER_IS_SILENT)
                 break
     return operation
-
-
-def _has_lost_its_runner(context: Context, operation: Progress) -> bool:
-    from docora_ops.bulk import OperationState
-
-    state = context.store.read_known(operation.operation_id).state
-    return state is OperationState.OWNER_GONE
 
 
 def cancel(
@@ -122,9 +117,9 @@ def cancel(
     from docora_ops.render import operations as render
     from docora_ops.render.cells import cell
 
-    is_first = context.store.cancel(
-        operation_id, cancel_entry(describe_change("cancel", reason), operation_id)
-    )
+    change = describe_change("cancel", reason)
+    entry = cancel_entry(change, operation_id)
+    is_first = context.store.cancel(operation_id, entry, cancelled_by=change.who)
     done = "Cancellation requested" if is_first else "Already cancelled"
     context.show(
         render.cancel_document(operation_id, is_first=is_first), [cell(f"{done}: {operation_id}")]

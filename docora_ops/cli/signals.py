@@ -73,6 +73,7 @@ def stopping_on_signals(
     def handle() -> None:
         if stop.requested:
             stop_at_once()
+        stop.hung_up = signal.SIGHUP in _came[:1]
         stop.requested = True
         if not announced:
             return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from docora_ops.cli import options
+from docora_ops.cli.change import describe_change
 from docora_ops.cli.completers import complete_app_or_operation
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, gravest
@@ -35,8 +36,9 @@ def wait(
 ) -> int:
     """Wait for the snapshot of a link, or for all those of a bulk operation.
 
-    Takes up a wait again that was ended, also from another terminal, and changes nothing. For a
-    link that is in sync, or that has failed and has no live job, the wait is over at once.
+    Takes up a wait again that was ended, also from another terminal. Changes no link and no job,
+    and keeps the results with the operation. For a link that is in sync, or that has failed and
+    has no live job, the wait is over at once.
     """
     context = context_of(typer_context, waits=True)
     is_operation = app.startswith("bulk_")
@@ -95,7 +97,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
     from docora_ops.cli.waiting import waiting
     from docora_ops.interrupts import Stop
 
-    progress = context.store.read_known(operation_id)
+    progress = context.store.read(operation_id)
     if not context.store.has_links(operation_id):
         raise NotFoundError(
             f"the links of operation {operation_id!r} are not known: Docora's dashboard runs it",
@@ -117,6 +119,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
             following.run(context.timeout, watch.look)
     except ServerError as error:
         lost = error
+    watch.record_results(describe_change("wait", None))
     return _show_operation(context, watch, lost)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from dataclasses import fields as dataclass_fields
 from datetime import UTC, datetime
 from heapq import merge
 from typing import cast
@@ -12,6 +13,7 @@ from typing import cast
 from redis import Redis
 
 from docora_ops.audit import Change, HistoryEntry, HistoryState
+from docora_ops.bulk import Results, StoppedBy
 from docora_ops.links import Action, Outcome
 from docora_ops.queue.redis_client import redis_errors
 
@@ -23,6 +25,8 @@ _CHUNK = 1000
 
 
 _DONE, _STARTED, _FINISHED, _CANCELLED = "done", "started", "finished", "cancelled"
+_AWAITED = "awaited"
+"""The event of an entry that adds the results of an operation's snapshots."""
 WITHOUT_PUSH = (Outcome.ALREADY_QUEUED, Outcome.RESET)
 """Outcomes of a reset that pushes no job."""
 _STATES = {
@@ -65,7 +69,7 @@ def link_entries(change: Change, run: str) -> dict[Outcome, AuditEntry]:
 def link_end_entry(change: Change, run: str, outcome: Outcome) -> AuditEntry:
     """Returns the entry for the committed reset of a link, an outcome of `WITHOUT_PUSH`."""
     counts = {"total": 1, outcome: 1}
-    return end_entry(change, run, None, counts, cancelled=False)
+    return end_entry(change, run, None, counts)
 
 
 def cancel_entry(change: Change, operation_id: str) -> AuditEntry:
@@ -88,12 +92,20 @@ def end_entry(
     run: str,
     operation_id: str | None,
     counts: Mapping[str, int],
-    *,
-    cancelled: bool,
+    stopped_by: StoppedBy | None = None,
+    cancelled_by: str | None = None,
 ) -> AuditEntry:
-    """Returns the entry for the end of a run."""
-    event = _CANCELLED if cancelled else _FINISHED
-    return _entry(change, event, run=run, operation_id=operation_id, counts=counts)
+    """Returns the entry for the end of a run. `stopped_by`: why links were left as they were."""
+    event = _CANCELLED if stopped_by else _FINISHED
+    entry = _entry(change, event, run=run, operation_id=operation_id, counts=counts)
+    reason = {"stopped_by": stopped_by, "cancelled_by": cancelled_by}
+    added = tuple(text for name, value in reason.items() if value for text in (name, value))
+    return replace(entry, fields=(*entry.fields, *added))
+
+
+def results_entry(change: Change, operation_id: str, results: Results) -> AuditEntry:
+    """Returns the entry for the results of an operation's snapshots; the last one counts."""
+    return _entry(change, _AWAITED, operation_id=operation_id, counts=asdict(results))
 
 
 def _entry(
@@ -156,13 +168,20 @@ class History:
 def _fold(entries: Iterable[Mapping[str, str]]) -> list[HistoryEntry]:
     """Makes one row of the start and the end of a run; `entries` and rows are newest first."""
     rows: dict[str, HistoryEntry] = {}
+    results: dict[str, Results] = {}  # by operation id
     for fields in entries:
         try:
             event = fields["event"]
+            if event == _AWAITED:
+                if found := results_of(fields["counts"]):
+                    results.setdefault(fields["operation_id"], found)
+                continue
             row = _row(fields)
         except (KeyError, ValueError, OverflowError, OSError):
             continue  # not written by us
         run = fields.get("run")
+        if run and row.operation_id:
+            row = replace(row, results=results.get(row.operation_id))
         key = run or str(len(rows))
         if key in rows:
             if event == _STARTED:
@@ -173,8 +192,8 @@ def _fold(entries: Iterable[Mapping[str, str]]) -> list[HistoryEntry]:
 
 
 def _row(fields: Mapping[str, str]) -> HistoryEntry:
-    counts = _mapping(fields.get("counts", ""))
-    selection = _mapping(fields.get("selection", ""))
+    counts = mapping_of(fields.get("counts", ""))
+    selection = mapping_of(fields.get("selection", ""))
     if "repository" in selection:  # its name in older entries
         selection["repository_name"] = selection.pop("repository")
     return HistoryEntry(
@@ -186,10 +205,26 @@ def _row(fields: Mapping[str, str]) -> HistoryEntry:
         operation_id=fields.get("operation_id") or None,
         counts={name: value for name, value in counts.items() if type(value) is int},
         state=_STATES[fields["event"]],
+        stopped_by=reason_of(fields.get("stopped_by")),
+        cancelled_by=fields.get("cancelled_by") or None,
+        results=None,
     )
 
 
-def _mapping(text: str) -> dict[str, str | int | list[str]]:
+def results_of(text: str) -> Results | None:
+    """Reads the results of an operation's snapshots, None if there are none."""
+    counts = mapping_of(text)
+    found = [counts.get(each.name) for each in dataclass_fields(Results)]
+    numbers = [each for each in found if isinstance(each, int)]
+    return Results(*numbers) if len(numbers) == len(found) else None
+
+
+def reason_of(text: str | None) -> StoppedBy | None:
+    """Reads why an operation has left links as they were, None if no known reason is told."""
+    return StoppedBy(text) if text in set(StoppedBy) else None
+
+
+def mapping_of(text: str) -> dict[str, str | int | list[str]]:
     """Returns the texts, numbers and lists of texts of a JSON object: others may write anything."""
     try:
         found = json.loads(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, fields
+from dataclasses import asdict, astuple
 from datetime import UTC, datetime, timedelta
 from shlex import quote
 from typing import cast
@@ -13,12 +13,19 @@ from uuid import UUID
 
 from redis import Redis
 
-from docora_ops.bulk import KnownOperation, OperationState, Progress
+from docora_ops.audit import Change
+from docora_ops.bulk import KnownOperation, OperationState, Progress, Results, StoppedBy
 from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure
-from docora_ops.queue.audit_stream import AuditEntry, write_entry
+from docora_ops.queue.audit_stream import (
+    AuditEntry,
+    mapping_of,
+    reason_of,
+    results_of,
+    write_entry,
+)
 from docora_ops.queue.redis_client import redis_errors
-from docora_ops.queue.values import whole_number
+from docora_ops.queue.values import optional_text_of, whole_number
 
 EXPIRY = 3_600
 """TTL in seconds of an operation, renewed with each batch."""
@@ -35,10 +42,13 @@ _SCAN_COUNT = 1_000
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 _FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
+_OUR_FIELDS = ("who", "command", "selection", "stopped_by", "cancelled_by", "results")
+"""Further fields of an operation that docora-ops has started, as far as they are known."""
 
 # KEYS: the operation, its failures, its links, the stream of the audit entry if there is one
 # ARGV: TTL, four counts, the number of all failures, the number of the first failure that follows,
-# how many follow, these, and the arguments of XADD
+# how many follow, these, how many names and values of further fields follow, these, and the
+# arguments of XADD
 # Failures are stored by number, so that a repeated call changes nothing. A script that fails undoes
 # nothing: so a stream of another type is noticed before the first write, and if EXPIRE or SET is
 # not permitted, a new operation is deleted, which would never expire.
@@ -68,10 +78,27 @@ if tonumber(ARGV[6]) > 0 then
   end
   redis.call('EXPIRE', KEYS[2], ARGV[1])
 end
-if KEYS[4] then
-  redis.call('XADD', unpack(ARGV, 9 + ARGV[8]))
+local after = 9 + ARGV[8]
+if tonumber(ARGV[after]) > 0 then
+  redis.call('HSET', KEYS[1], unpack(ARGV, after + 1, after + ARGV[after]))
 end
-return redis.call('HGET', KEYS[1], 'cancelled')
+if KEYS[4] then
+  redis.call('XADD', unpack(ARGV, after + ARGV[after] + 1))
+end
+return redis.call('HMGET', KEYS[1], 'cancelled', 'cancelled_by')
+"""
+
+# An operation that has expired is not made anew.
+_WRITE_RESULTS = """
+if KEYS[2] then
+  redis.call('XLEN', KEYS[2])
+end
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('HSET', KEYS[1], 'results', ARGV[1])
+end
+if KEYS[2] then
+  redis.call('XADD', unpack(ARGV, 2))
+end
 """
 
 _CANCEL = """
@@ -89,8 +116,11 @@ if KEYS[2] then
   redis.call('XLEN', KEYS[2])
 end
 redis.call('HSET', KEYS[1], 'cancelled', 'true')
+if ARGV[2] ~= '' then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+end
 if KEYS[2] then
-  redis.call('XADD', unpack(ARGV))
+  redis.call('XADD', unpack(ARGV, 3))
 end
 return 'cancelled'
 """
@@ -107,6 +137,7 @@ class ProgressStore:
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._write = client.register_script(_WRITE)
+        self._write_results = client.register_script(_WRITE_RESULTS)
         self._cancel = client.register_script(_CANCEL)
 
     def write(
@@ -115,17 +146,28 @@ class ProgressStore:
         failures: Sequence[LinkFailure] = (),
         *,
         since: int = 0,
+        change: Change | None = None,
+        stopped_by: StoppedBy | None = None,
+        results: Results | None = None,
         audit: AuditEntry | None = None,
-    ) -> bool:
-        """Stores the counts, renews the TTL, and returns whether the operation is cancelled.
+    ) -> tuple[bool, str | None]:
+        """Stores the counts, renews the TTL. Tells whether it is cancelled, and by whom if known.
 
         Does not write `progress.cancelled`: others may cancel at any time. `failures`: all so far;
-        those before the index `since` are stored already.
+        those before the index `since` are stored already. `change`: at the first call.
         """
+        further: list[str] = []
+        if change:
+            further += ("who", change.who, "command", change.command)
+            further += ("selection", json.dumps(change.selection))
+        if stopped_by:
+            further += ("stopped_by", stopped_by)
+        if results:
+            further += ("results", json.dumps(asdict(results)))
         new = [json.dumps(astuple(failure)) for failure in failures[since:FAILURES_KEPT]]
         keys = _keys(progress.operation_id)
         with redis_errors(self._client):
-            cancelled = self._write(
+            cancelled, cancelled_by = self._write(
                 keys=[*keys, audit.key] if audit else keys,
                 args=[
                     EXPIRY,
@@ -137,19 +179,30 @@ class ProgressStore:
                     since,
                     len(new),
                     *new,
+                    len(further),
+                    *further,
                     *(audit.xadd if audit else ()),
                 ],
             )
-        return cast("bytes", cancelled) == b"true"
+        return cancelled == b"true", optional_text_of(cancelled_by)
 
-    def read(self, operation_id: str) -> Progress:
-        """Returns the progress of an operation. Raises NotFoundError if unknown or expired."""
-        known = self._known(operation_id)
-        return Progress(**{each.name: getattr(known, each.name) for each in fields(Progress)})
+    def write_results(
+        self, operation_id: str, results: Results, audit: AuditEntry | None = None
+    ) -> None:
+        """Keeps the results of the operation's snapshots, with an audit entry."""
+        keys = [operation_key(operation_id)]
+        with redis_errors(self._client):
+            self._write_results(
+                keys=[*keys, audit.key] if audit else keys,
+                args=[json.dumps(asdict(results)), *(audit.xadd if audit else ())],
+            )
 
-    def read_known(self, operation_id: str) -> KnownOperation:
+    def read(self, operation_id: str) -> KnownOperation:
         """Returns an operation with its state. Raises NotFoundError if unknown or expired."""
-        return self._known(operation_id)
+        with redis_errors(self._client):
+            for found in self._read_some([operation_key(operation_id).encode()]):
+                return found
+        raise _not_found(operation_id)
 
     def read_failures(self, operation_id: str) -> tuple[list[LinkFailure], int]:
         """Returns the first failures of the operation, in their order, and the number of all."""
@@ -210,18 +263,12 @@ class ProgressStore:
         found.sort(key=lambda each: each.operation_id)
         return sorted(found, key=lambda each: each.last_step_at or _LONG_AGO, reverse=True)
 
-    def _known(self, operation_id: str) -> KnownOperation:
-        with redis_errors(self._client):
-            for found in self._read_some([operation_key(operation_id).encode()]):
-                return found
-        raise _not_found(operation_id)
-
     def _read_some(self, keys: Sequence[bytes]) -> Iterator[KnownOperation]:
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
             for key in keys:
                 pipeline.pttl(key)
-                pipeline.hmget(key, list(_FIELDS))
+                pipeline.hmget(key, [*_FIELDS, *_OUR_FIELDS])
             (seconds, _), *replies = pipeline.execute()
         for key, left, values in zip(keys, replies[::2], replies[1::2], strict=True):
             if values[0] is None:
@@ -231,6 +278,9 @@ class ProgressStore:
             progress = Progress(
                 operation_id, total, completed, succeeded, failed, values[4] == b"true"
             )
+            who, command, selection, stopped_by, cancelled_by, results = map(
+                optional_text_of, values[5:]
+            )
             # Each step sets the same TTL, so the rest of it tells the time of the step.
             silence = timedelta(seconds=EXPIRY) - timedelta(milliseconds=left)
             is_known = left >= 0 and silence >= timedelta(0)
@@ -239,17 +289,34 @@ class ProgressStore:
                 state=_state(progress, silence if is_known else timedelta(0)),
                 last_step_at=datetime.fromtimestamp(seconds, UTC) - silence if is_known else None,
                 last_step_seconds=int(silence.total_seconds()) if is_known else None,
+                who=who,
+                command=command,
+                selection=mapping_of(selection or ""),
+                stopped_by=reason_of(stopped_by),
+                cancelled_by=cancelled_by,
+                results=results_of(results or ""),
             )
 
-    def cancel(self, operation_id: str, audit: AuditEntry | None = None) -> bool:
+    def cancel(
+        self,
+        operation_id: str,
+        audit: AuditEntry | None = None,
+        *,
+        cancelled_by: str | None = None,
+        stopped_by: StoppedBy | None = None,
+    ) -> bool:
         """Asks the runner to stop after its current batches. Returns False if somebody has before.
+
+        Keeps who asks, or what made it stop.
 
         Raises NotFoundError if the operation is unknown, OperationFinishedError if it has finished.
         """
         keys = [operation_key(operation_id)]
+        reason = ("cancelled_by", cancelled_by) if cancelled_by else ("stopped_by", stopped_by)
         with redis_errors(self._client):
             reply = self._cancel(
-                keys=[*keys, audit.key] if audit else keys, args=audit.xadd if audit else []
+                keys=[*keys, audit.key] if audit else keys,
+                args=[reason[0], reason[1] or "", *(audit.xadd if audit else ())],
             )
         if reply == b"unknown":
             raise _not_found(operation_id)

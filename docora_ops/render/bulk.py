@@ -69,6 +69,8 @@ def _counts(result: BulkResult) -> Document:
         "completed": result.completed,
         "put_to_work": result.succeeded,
         "cancelled": result.cancelled,
+        "stopped_by": result.stopped_by,
+        "cancelled_by": result.cancelled_by,
         **{outcome: result.counts.get(outcome, 0) for outcome in Outcome},
     }
     if result.action is Action.RESYNC:
@@ -76,7 +78,6 @@ def _counts(result: BulkResult) -> Document:
     if result.in_flight is not None:
         fields |= {
             "in_flight": result.in_flight,
-            "stopped_by": result.stopped_by,
             "left": result.left,
         }
         if result.action is Action.RETRY:
@@ -192,6 +193,12 @@ def stopped(result: BulkResult, max_failures: MaxFailures | None) -> str:
             return "time ran out"
         case StoppedBy.LOST_JOBS:
             return "all links in flight have lost their jobs"
+        case StoppedBy.INTERRUPTED:
+            return "interrupted"
+        case StoppedBy.HUNG_UP:
+            return "the terminal was closed"
+        case _ if result.cancelled_by:
+            return f"{result.cancelled_by} cancelled the operation"
         case _:
             return "the operation was cancelled"
 

@@ -61,6 +61,8 @@ def test_a_dry_run_of_many_links_predicts_what_the_real_one_then_does(
         "completed",
         "put_to_work",
         "cancelled",
+        "stopped_by",
+        "cancelled_by",
         *(outcome.value for outcome in Outcome),
     }
     if bulk is SCHEDULE:

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from docora_ops import errors
 from docora_ops.audit import HistoryState
-from docora_ops.bulk import OperationState
+from docora_ops.bulk import OperationState, StoppedBy
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.diagnosis import CheckName
 from docora_ops.drift import DriftKind
@@ -84,7 +84,10 @@ def test_every_error_code_has_its_row_with_its_exit_code() -> None:
 
 def test_every_word_of_the_documents_is_explained_or_shown() -> None:
     words = {
-        *(each.value for each in (*Outcome, *JobState, *OperationState, *HistoryState, *WaitEnd)),
+        *(
+            each.value
+            for each in (*Outcome, *JobState, *OperationState, *StoppedBy, *HistoryState, *WaitEnd)
+        ),
         *("failures_not_kept", "last_step_at", "open_circuits_left_out", "deliveries_cleared"),
         *("app_ids", "repository_ids", "jobs_without_link", "failed_links", "waited", "hint"),
     }
@@ -104,7 +107,7 @@ def test_every_kind_of_drift_has_its_row() -> None:
 
 
 def test_every_job_state_and_state_of_an_operation_has_its_row() -> None:
-    for name, states in ("links", JobState), ("operations", OperationState):
+    for name, states in ("links", JobState), ("operations", [*OperationState, *StoppedBy]):
         rows = re.findall(r"^\| `(\w+)` \|", topic(name), re.MULTILINE)
         assert sorted(rows) == sorted(states)
 

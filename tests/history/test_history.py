@@ -84,7 +84,9 @@ def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> 
         ("cancel", "r6", waiting, {}, {}),
     ]
     assert shown == [
-        {**dict(zip(fields, values, strict=True)), "state": "done"} for values in expected
+        {**dict(zip(fields, values, strict=True)), "state": "done"}
+        | dict.fromkeys(("stopped_by", "cancelled_by", "results"))
+        for values in expected
     ]
     assert due.job_id in docora.waiting()
     assert [each["command"] for each in history(docora, "--limit", "2")] == ["cancel", "schedule"]
@@ -198,7 +200,7 @@ def test_a_run_that_is_killed_lost_its_owner_and_is_not_finished_and_a_cancelled
     ]
     assert newest[1]["counts"] == {"total": 4, "queued": result.data["queued"]}
     table = docora.run("history", env=NO_DATABASE).stdout
-    assert re.search(rf"4 links: {result.data['queued']} queued, cancelled +{cancelled}", table)
+    assert re.search(rf"4 links: {result.data['queued']} queued, cancelled by .*{cancelled}", table)
     assert re.search(rf"4 links: not finished +{killed} +in haste", table)
 
 
@@ -245,7 +247,7 @@ def test_the_stream_is_capped_and_read_in_pieces(
         actions.store.record(audit.cancel_entry(other, "bulk_x"))
     for _ in range(2):  # said twice, as after a lost reply
         counts = {"total": 9, "queued": 9}
-        actions.store.record(audit.end_entry(bulk, run, operation, counts, cancelled=False))
+        actions.store.record(audit.end_entry(bulk, run, operation, counts))
     found = history.read()
     [whole] = [each for each in found if each.command == "retry-all-failed"]
     later = [each.started_at for each in found if each.operation_id == "bulk_x"]

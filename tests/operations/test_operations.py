@@ -69,11 +69,14 @@ def test_each_state_is_listed_with_the_dashboards_fields_and_the_latest_step_fir
         "failed": 1,
         "cancelled": False,
         "state": "running",
+        **dict.fromkeys(("who", "command", "stopped_by", "cancelled_by", "results")),
+        "selection": {},
     }
     assert found[-1]["last_step_at"] is found[-1]["last_step_seconds"] is None
     assert table.code == 0, table
     heading, _, *rows, _ = [re.split(r"\s{2,}", line.strip()) for line in table.stdout.splitlines()]
-    assert heading == ["Operation", "Completed", "Queued", "Not queued", "State", "Last step"]
+    columns = ("Completed", "Queued", "Not queued", "State", "Results", "Last step", "Who", "What")
+    assert heading == ["Operation", *columns]
     assert rows[2][:5] == ["bulk_gone", "4 of 9", "3", "1", "owner gone"]
     assert rows[2][5] == "3 min ago"
     assert rows[-1][5] == "unknown"

@@ -98,6 +98,8 @@ def bulk_document(message: str, operation_id: str | None = None, **changed: Any)
             "completed": total,
             "put_to_work": counts["queued"] + counts["replaced_stale"] + counts["already_queued"],
             "cancelled": False,
+            "stopped_by": None,
+            "cancelled_by": None,
             "failures": [],
             **counts,
             **left,

@@ -21,12 +21,15 @@ PATIENT = {
 }
 """For commands that the test holds back until something else has happened."""
 LOCK_TABLE = "LOCK TABLE app_repositories IN EXCLUSIVE MODE"
+DASHBOARDS_FIELDS = ("total", "completed", "succeeded", "failed", "cancelled")
 STOPPING = "Stopping after the current batches"
 
 
 def progress_of(docora: Docora, operation_id: str) -> dict[str, str]:
+    """The fields that the dashboard reads."""
     found = cast("dict[bytes, bytes]", docora.redis.hgetall(f"docora:bulk:{operation_id}"))
-    return {name.decode(): value.decode() for name, value in found.items()}
+    fields = {name.decode(): value.decode() for name, value in found.items()}
+    return {name: fields[name] for name in DASHBOARDS_FIELDS if name in fields}
 
 
 def only_operation(docora: Docora) -> str:

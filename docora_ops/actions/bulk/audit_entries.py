@@ -6,13 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from docora_ops.audit import Change
+from docora_ops.bulk import StoppedBy
 from docora_ops.drift import RepairOutcome
+from docora_ops.interrupts import Stop
 from docora_ops.links import Outcome
 from docora_ops.queue import ProgressStore
 from docora_ops.queue.audit_stream import AuditEntry, end_entry, start_entry
 from docora_ops.queue.progress import new_operation_id
 
 Counts = Mapping[Outcome, int] | Mapping[RepairOutcome, int]
+
+
+def interruption(stop: Stop) -> StoppedBy | None:
+    """Returns the reason of a stop that a signal has requested, None if none has."""
+    if not stop.requested:
+        return None
+    return StoppedBy.HUNG_UP if stop.hung_up else StoppedBy.INTERRUPTED
 
 
 @dataclass(slots=True)
@@ -36,14 +45,17 @@ class AuditEntries:
             return None
         return start_entry(self.change, self._run, self.operation_id, self.total)
 
-    def end(self, counts: Counts, *, cancelled: bool) -> AuditEntry:
+    def end(
+        self, counts: Counts, stopped_by: StoppedBy | None, cancelled_by: str | None = None
+    ) -> AuditEntry:
         """Returns the entry for the end of the run. `counts`: links by outcome."""
         shown = {str(outcome): count for outcome, count in counts.items() if count}
         shown = {"total": self.total, **shown}
-        return end_entry(self.change, self._run, self.operation_id, shown, cancelled=cancelled)
+        reason = (stopped_by, cancelled_by)
+        return end_entry(self.change, self._run, self.operation_id, shown, *reason)
 
-    def write_end(self, store: ProgressStore, counts: Counts, *, cancelled: bool) -> None:
+    def write_end(self, store: ProgressStore, counts: Counts, stopped_by: StoppedBy | None) -> None:
         """Writes the entry for the end of a run that has begun, once. Raises RedisError."""
         if self.has_begun and not self.has_ended:
-            store.record(self.end(counts, cancelled=cancelled))
+            store.record(self.end(counts, stopped_by))
             self.has_ended = True

@@ -41,7 +41,7 @@ class PacedRun(BulkRun):
     runs: PacedRuns | None = None  # makes the run known to `schedule`
     on_stop: Callable[[], None] = lambda: None
     """Called when no further link is queued, though some are left."""
-    _stopped_by: StoppedBy | None = None
+    _has_told_stop: bool = False
     _results_at_stop: tuple[int, int] | None = None  # all, and those that failed
     _postponed: dict[LinkRef, str] = field(default_factory=dict)
     """Evidence of doubtful jobs in the first round."""
@@ -57,7 +57,6 @@ class PacedRun(BulkRun):
         return replace(
             super().result(),
             in_flight=self.in_flight,
-            stopped_by=self._stopped_by,
             results_at_stop=results,
             failed_at_stop=failed,
         )
@@ -90,16 +89,15 @@ class PacedRun(BulkRun):
         """Tells whether the operation was cancelled or interrupted, or has ended itself."""
         if not self._must_stop():
             return False
-        if self._stopped_by is None and self.left:
-            is_interrupted = self.stop.requested
-            self._stopped_by = StoppedBy.INTERRUPTED if is_interrupted else StoppedBy.CANCELLED
+        if self.left and not self._has_told_stop:
+            self._has_told_stop = True
             self.on_stop()
         return True
 
     def _end(self, reason: StoppedBy) -> None:
         """Queues no further link. Others see the operation as cancelled."""
-        self._stopped_by = reason
-        self.cancel()
+        self.cancel(reason)
+        self._has_told_stop = True
         self.on_stop()
 
     def _feed(self, pace: Pace, handlers: Sequence[BatchHandler]) -> Feed:

@@ -7,18 +7,18 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import partial
 from itertools import cycle
 
-from docora_ops.actions.bulk.audit_entries import AuditEntries
+from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
 from docora_ops.actions.bulk.batch import Batch, LinkOutcome
 from docora_ops.actions.bulk.execute import BatchExecution
 from docora_ops.actions.bulk.plan import plan_batch
 from docora_ops.actions.failures import named_failures
-from docora_ops.actions.waiting.follow import Feed
+from docora_ops.actions.waiting.follow import Feed, Following
 from docora_ops.batches import batches
-from docora_ops.bulk import BulkResult, Progress
+from docora_ops.bulk import BulkResult, Progress, Results, StoppedBy
 from docora_ops.database import Database, Selection
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.errors import (
@@ -40,6 +40,7 @@ from docora_ops.links import (
     count_succeeded,
 )
 from docora_ops.queue import LinkQueue, ProgressStore
+from docora_ops.queue.audit_stream import results_entry
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
 from docora_ops.settings import SECOND_LOOK_DELAY
 
@@ -71,7 +72,10 @@ class BulkRun:
     on_progress: Callable[[int], None] = lambda _completed: None
     on_recorded: Callable[[Sequence[LinkOutcome]], None] = lambda _recorded: None
     operation_id: str | None = None
+    following: Following | None = None  # of the links whose snapshots are awaited
     cancelled: bool = False
+    stopped_by: StoppedBy | None = None  # once it is cancelled
+    cancelled_by: str | None = None  # the user of another command
     _planned: list[PlannedLink] | None = None  # of a dry run
     _counts: Counter[Outcome] = field(default_factory=Counter)
     _by_app: dict[str, Counter[Outcome]] = field(default_factory=dict)
@@ -137,8 +141,9 @@ class BulkRun:
 
     def break_off(self) -> None:
         """Marks the run cancelled after a server was lost. Raises RedisError."""
-        self.cancel()
+        self.cancel(StoppedBy.LOST_SERVER)
         self._end_audit()
+        self.record_results()
 
     def plan(self) -> BulkResult:
         """Finds what `run` would do, and changes nothing. Raises PostgresError, RedisError."""
@@ -154,13 +159,34 @@ class BulkRun:
         self._work([handler])
         return self.result()
 
-    def cancel(self) -> None:
+    def cancel(self, reason: StoppedBy) -> None:
         """Ends the run before its next batch. Raises RedisError."""
         self.cancelled = True
+        self.stopped_by = self.stopped_by or reason
         if self.operation_id is not None:
             self._report()
             with suppress(NotFoundError, OperationFinishedError):
                 self.store.cancel(self.operation_id)
+
+    def record_results(self) -> None:
+        """Keeps the results of the snapshots with the operation, also in its audit entries.
+
+        Does nothing if Redis can't be used.
+        """
+        results, following = self._results(), self.following
+        if self.operation_id is None or following is None or results is None:
+            return
+        if following.watch.misses_redis:  # nobody waits for the end of its timeout
+            return
+        entry = None
+        if self.audit:
+            entry = results_entry(self.audit.change, self.operation_id, results)
+        with suppress(RedisError):
+            self.store.write_results(self.operation_id, results, entry)
+
+    def _results(self) -> Results | None:
+        found = self.following.result().results if self.following else None
+        return found if found and any(astuple(found)) else None
 
     def result(self) -> BulkResult:
         """Returns what has been done so far."""
@@ -182,11 +208,17 @@ class BulkRun:
             circuits_held=len(self._circuits_held),
             left_to_operations=self.selection.left_to_operations,
             links=self._planned,
+            stopped_by=self._reason,
+            cancelled_by=self.cancelled_by if self._reason else None,
         )
 
     @property
     def _is_cut_short(self) -> bool:
         return self.cancelled and self.left > 0
+
+    @property
+    def _reason(self) -> StoppedBy | None:
+        return self.stopped_by if self._is_cut_short else None
 
     def _work(self, handlers: Sequence[BatchHandler]) -> None:
         """Handles all links in order and, a moment later, the postponed ones once more."""
@@ -253,8 +285,9 @@ class BulkRun:
                 raise
 
     def _must_stop(self) -> bool:
-        if self.stop.requested and not self.cancelled:
-            self.cancel()
+        reason = interruption(self.stop)
+        if reason and not self.cancelled:
+            self.cancel(reason)
         return self.cancelled
 
     def _count(self, batch: Batch, *, is_lost: bool = False) -> None:
@@ -308,7 +341,7 @@ class BulkRun:
         if self.audit is None or self.action is Action.REPAIR:
             return
         if self.operation_id is None:
-            self.audit.write_end(self.store, self._counts, cancelled=self._is_cut_short)
+            self.audit.write_end(self.store, self._counts, self._reason)
         elif self.audit.has_begun and not self.audit.has_ended:
             self._report(is_last=True)
 
@@ -324,8 +357,8 @@ class BulkRun:
         entry = audit.start() if audit else None
         is_end = entry is None and audit is not None and is_last and not audit.has_ended
         if audit and is_end:
-            entry = audit.end(self._counts, cancelled=self._is_cut_short)
-        was_cancelled = self.store.write(
+            entry = audit.end(self._counts, self._reason, self.cancelled_by)
+        was_cancelled, cancelled_by = self.store.write(
             Progress(
                 operation_id=self.operation_id,
                 total=self.selection.total,
@@ -336,10 +369,15 @@ class BulkRun:
             ),
             self._failures,
             since=self._reported_failures,
+            change=audit.change if audit and not audit.has_begun else None,
+            stopped_by=self._reason,
+            results=self._results(),
             audit=entry,
         )
         if audit:
             audit.has_begun = True
             audit.has_ended |= is_end
         self._reported_failures = len(self._failures)
-        self.cancelled = self.cancelled or was_cancelled
+        if was_cancelled and not self.cancelled:
+            self.cancelled, self.stopped_by = True, StoppedBy.CANCELLED
+            self.cancelled_by = cancelled_by

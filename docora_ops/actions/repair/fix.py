@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from docora_ops.actions.belonging import require_all_jobs_to_match
-from docora_ops.actions.bulk.audit_entries import AuditEntries
+from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.actions.repair.find import confirmed, named
 from docora_ops.audit import Change
 from docora_ops.batches import batches
+from docora_ops.bulk import StoppedBy
 from docora_ops.database import Database, Selection
 from docora_ops.database.drift_rows import (
     exhausted_links,
@@ -119,8 +120,9 @@ class Repair:
         """Records the end of the repair if it has begun. Raises RedisError."""
         if self._audit is not None:
             result = self.result()
-            is_cancelled = result.completed < result.total
-            self._audit.write_end(self.store, result.counts, cancelled=is_cancelled)
+            reason = interruption(self.stop) or StoppedBy.LOST_SERVER
+            stopped_by = reason if result.completed < result.total else None
+            self._audit.write_end(self.store, result.counts, stopped_by)
 
     def plan(self) -> RepairResult:
         """Returns what `run` would do; writes nothing. Raises PostgresError, RedisError."""

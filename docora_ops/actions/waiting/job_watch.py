@@ -103,6 +103,11 @@ class JobWatch:
         self._report(Notice.REDIS_AWAY, error.message)
 
     @property
+    def misses_redis(self) -> bool:
+        """Tells whether Redis could not be asked at the last look."""
+        return Notice.REDIS_AWAY in self._reported
+
+    @property
     def is_hopeless(self) -> bool:
         """Tells whether no worker will queue the lost links again."""
         return not self._workers or time.monotonic() >= self._cleaned_up_at

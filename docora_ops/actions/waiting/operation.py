@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from docora_ops.actions.waiting.follow import Feed, Following
+from docora_ops.audit import Change
 from docora_ops.bulk import KnownOperation, OperationState
 from docora_ops.errors import NotFoundError, RedisError
 from docora_ops.links import LinkFailure
 from docora_ops.queue import ProgressStore
+from docora_ops.queue.audit_stream import results_entry
 from docora_ops.queue.progress import HEARTBEAT
 
 _PAUSE = 1  # seconds between two looks at the operation
@@ -49,11 +51,25 @@ class OperationWatch:
                 self.following.watch.redis_is_away(error)
         return Feed.MORE if self.goes_on else Feed.DONE
 
+    def record_results(self, change: Change) -> None:
+        """Keeps the results with the operation, unless all of them are known already.
+
+        Does nothing if Redis can't be used.
+        """
+        known, found = self.progress.results, self.following.result()
+        is_known = known is not None and not known.unfinished
+        if not found.total or is_known or self.following.watch.misses_redis:
+            return
+        entry = results_entry(change, self.progress.operation_id, found.results)
+        with suppress(RedisError):
+            self.store.write_results(self.progress.operation_id, found.results, entry)
+        self.progress = replace(self.progress, results=found.results)
+
     def _look(self, now: float) -> None:
         operation_id = self.progress.operation_id
         # The counts first: all links that were claimed before the end are read after it.
         try:
-            self.progress = self.store.read_known(operation_id)
+            self.progress = self.store.read(operation_id)
         except NotFoundError:
             self.goes_on = False  # it has expired meanwhile
             return
