@@ -12,12 +12,15 @@ from docora_ops.errors import ConfigurationError
 def demo(
     keep: Annotated[
         bool,
-        typer.Option("--keep", help="Leave the servers up, to play with, until Ctrl-C."),
+        typer.Option(
+            "--keep", help="Then leave failed links and two workers to play with, until Ctrl-C."
+        ),
     ] = False,
 ) -> None:
     """Show the tool at work on a small Docora with servers of its own.
 
-    Touches no other database. Needs the extra `demo`, which `make demo` installs in a clone.
+    At a terminal, waits for a key after each step. Touches no other database. Needs the extra
+    `demo`, which `make demo` installs in a clone.
     """
     try:
         from docora_ops.demo.story import tell

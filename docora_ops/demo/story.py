@@ -7,7 +7,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
+import tty
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -19,15 +21,21 @@ from docora_ops.database import Database
 from docora_ops.database.counts import count_links
 from docora_ops.demo.receiver import Receiver
 from docora_ops.demo.servers import postgres, valkey
-from docora_ops.demo.world import ACME, API, APPS, build
+from docora_ops.demo.world import ACME, API, APPS, HARBOR, build, fill
 from docora_ops.errors import DocoraOpsError
 from docora_ops.links import LinkStatus
 from docora_ops.queue import RqQueue, connect
-from docora_ops.render.console import make_console
+from docora_ops.render.console import is_terminal, make_console
 from docora_ops.settings import Settings, load_settings
 
 _PAUSE = 0.1  # seconds between two looks whether the workers listen
 _START_LIMIT = 60  # seconds
+FIRST_COMMANDS = (
+    "status",
+    f"retry '{ACME.name}' {API.repository_name} --wait",
+    "retry-all-failed --in-flight 2 --max-failures 2",
+)
+"""Commands to try after the story."""
 
 
 class DemoError(DocoraOpsError, code="demo"):
@@ -37,7 +45,8 @@ class DemoError(DocoraOpsError, code="demo"):
 def tell(keep: bool = False) -> None:
     """Starts servers, fills them, runs the commands on them, and removes the servers.
 
-    `keep`: leaves the servers up after the story, until Ctrl-C. Raises DemoError.
+    `keep`: then makes the links fail again, and leaves servers and workers up until Ctrl-C. Raises
+    DemoError.
     """
     _clean_environment()
     receiver = Receiver({app.slug: app.auth_key for app in APPS})
@@ -55,9 +64,12 @@ def tell(keep: bool = False) -> None:
         os.environ.update(variables, PAGER="")
         settings = load_settings()
         build(settings, folder / "upstream", receiver.url)
-        Story(settings, receiver).tell()
+        story = Story(settings, receiver)
+        story.tell()
         if keep:
-            _wait(variables)
+            fill(settings, folder / "upstream", receiver.url)
+            with story.workers():
+                _wait(variables)
     say("# The servers are stopped and their folder is gone.")
 
 
@@ -71,8 +83,16 @@ class Story:
     def tell(self) -> None:
         """Runs the commands. Raises DemoError."""
         self.run("Paged at three: apps get no changes any more. How bad is it?", "status")
-        self.run("Why did the links fail?", "failed --group-by error")
-        self.run("What would a bulk retry do? Nothing is changed.", "retry-all-failed --dry-run")
+        say("\n# Circuit: git failed five times in a row for a repository, so Docora's")
+        say("# scheduler leaves it alone for half an hour. A retry does not wait for that.")
+        say("# Drift: a link and its job disagree, such as a link that waits without a job.")
+        say("# There is none here; docora-ops repair fixes it.")
+        self.run("Why did the links fail?", "failed --group-by error --limit 5")
+        say("\n# Stale: what a failed job has left in the queue. A retry replaces it.")
+        self.run(
+            "What would a retry of all links of one app do? Nothing is changed.",
+            f"retry-all-failed --app '{HARBOR.name}' --dry-run",
+        )
         with self.workers():
             self.run(
                 "The causes are gone, and two workers run. Try one link, and wait for it.",
@@ -83,12 +103,13 @@ class Story:
         self.check()
 
     def run(self, sentence: str, line: str) -> None:
-        """Runs one command. Raises DemoError if it fails."""
+        """Runs one command, and waits for a key where somebody watches. Raises DemoError."""
         say(f"\n# {sentence}")
         say(f"$ docora-ops {line}")
         code = subprocess.call([sys.executable, "-m", "docora_ops", *shlex.split(line)])
         if code:
             raise DemoError(f"`docora-ops {line}` exited with {code}")
+        _await_key()
 
     @contextmanager
     def workers(self) -> Iterator[None]:
@@ -124,17 +145,38 @@ def say(text: str) -> None:
     make_console(sys.stdout).print(
         text,
         style="bold" if text.startswith("$") else None,
-        soft_wrap=text.startswith(("$", "export")),
+        soft_wrap=text.startswith(("$", "export", "docora-ops")),
     )
 
 
+def _await_key() -> None:
+    """Waits for a key if a person watches at a terminal, so that each step is read in peace."""
+    if os.environ.get("CI") or not (sys.stdin.isatty() and is_terminal(sys.stdout)):
+        return
+    before = termios.tcgetattr(sys.stdin)
+    if os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
+        return  # in the background, where reading the terminal would stop the demo
+    try:
+        tty.setcbreak(sys.stdin, termios.TCSAFLUSH)  # keys pressed before the prompt do not count
+        sys.stdout.write("# Press any key to go on.")
+        sys.stdout.flush()
+        os.read(sys.stdin.fileno(), 1)
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSAFLUSH, before)
+        sys.stdout.write("\r\x1b[K")  # the prompt gives way to the next step
+
+
 def _wait(variables: dict[str, str]) -> None:
-    """Prints the variables that lead to the servers, and waits for Ctrl-C."""
+    """Prints the variables that lead to the servers, and commands to try; waits for Ctrl-C."""
     with suppress(KeyboardInterrupt):
-        say("\n# The servers stay up until Ctrl-C. To play with them, in another terminal:")
+        say("\n# Links have failed again, and two workers run, until Ctrl-C.")
+        say("# In another terminal:")
         for name, value in variables.items():
             say(f"export {name}={shlex.quote(value)}")
         say(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
+        say("# Then, to begin with:")
+        for line in FIRST_COMMANDS:
+            say(f"docora-ops {line}")
         Event().wait()
 
 

@@ -141,11 +141,19 @@ def build(settings: Settings, upstream: Path, apps_url: str) -> None:
     """Fills an empty database and an empty queue; creates the repositories below `upstream`."""
     for repository in REPOSITORIES:
         _create_repository(repository, upstream / repository.repository_name)
+    with psycopg.connect(settings.require_database_url().get_secret_value()) as connection:
+        connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
+    fill(settings, upstream, apps_url)
+
+
+def fill(settings: Settings, upstream: Path, apps_url: str) -> None:
+    """Puts tables and queue, whatever they hold, into the state of the incident."""
     url = settings.require_database_url().get_secret_value()
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
-        connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
+        connection.execute("TRUNCATE apps, repositories CASCADE")
         _fill_tables(cursor, settings.require_encryption_key(), upstream, apps_url)
     with closing(Database(settings)) as database, connect(settings) as client:
+        client.flushdb()
         _fill_queue(settings, database, client)
 
 

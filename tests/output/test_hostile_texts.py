@@ -156,7 +156,9 @@ def test_results_of_changes_are_inert_whole_and_in_columns_in_a_pipe(world: Doco
 def crooked_tables(text: str) -> Iterator[str]:
     """Tables whose columns are not one below the other, with the lines around them."""
     for table in re.findall(r"(.+\n)─+\n((?:.*\n)+?)(?:\n|\Z)", text):
-        lines = [table[0].rstrip("\n"), *table[1].splitlines()]
+        # Rows begin with a blank, and sentences below the table do not.
+        rows = (line for line in table[1].splitlines() if line.startswith(" "))
+        lines = [table[0].rstrip("\n"), *rows]
         starts = [match.start() for match in re.finditer(r"(?<=  )\S|(?<=\A )\S", lines[0])]
         ends = [match.end() for match in re.finditer(r"\S(?=  |\Z)", lines[0])]
         blanks = [set(blank_cells(line)) for line in lines]
