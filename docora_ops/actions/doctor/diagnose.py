@@ -316,7 +316,9 @@ def _check_settings(settings: Settings, problems: Sequence[ConfigurationError]) 
             return warning(name, f"{error.message}: no worker starts with it", error.hint)
     if settings.warnings:
         return warning(
-            name, "; ".join(settings.warnings), "correct the environment or the env file"
+            name,
+            "; ".join(settings.warnings),
+            "if that is not what you want, correct the environment or the env file",
         )
     return ok(name, f"queue {settings.queue_name}")
 
