@@ -26,8 +26,8 @@ def resync(
         bool,
         typer.Option(
             "--update",
-            help="Send each file as an update, and delete at the app each file that is gone from "
-            "the repository: marks the delivery records instead of deleting them.",
+            help="Send the files that the app has received as updates, and delete there those that "
+            "are gone from the repository: marks the delivery records instead of deleting them.",
         ),
     ] = False,
     front: options.Front = False,
