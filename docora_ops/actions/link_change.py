@@ -94,6 +94,8 @@ class LinkChange:
         if not self.ref.has_valid_job_id:
             raise invalid_job_id(self.ref)
         expired = self.queue.read_expired()  # before the row is locked
+        if not self.dry_run:
+            self.queue.prepare()
         before: _Live | None = None
         while True:
             found = self._attempt(before, expired)

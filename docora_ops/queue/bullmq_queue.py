@@ -29,7 +29,7 @@ from docora_ops.links import LinkStatus, Outcome, ids_of_job
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.bullmq_reader import BullmqReader
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
-from docora_ops.queue.redis_client import redis_errors, with_rows_locked
+from docora_ops.queue.redis_client import prepare, redis_errors, with_rows_locked
 from docora_ops.queue.rq_workers import command_to_remove_jobs, read_use
 from docora_ops.queue.values import text_of
 from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
@@ -84,6 +84,10 @@ class BullmqQueue(LinkQueue):
     ) -> list[Answer]:
         """Returns the state of each job, and the outcome of a push; writes nothing."""
         return self._look(job_ids, waiting, detailed=detailed, rows_locked=rows_locked)
+
+    def prepare(self) -> None:
+        """Connects and loads the script before rows are locked."""
+        prepare(self._client_with_rows_locked, self._script)
 
     def push(
         self,

@@ -135,6 +135,10 @@ class LinkQueue(ABC):
         """
 
     @abstractmethod
+    def prepare(self) -> None:
+        """Connects and loads the script before rows are locked."""
+
+    @abstractmethod
     def push(
         self,
         requests: Sequence[PushRequest],

@@ -16,6 +16,7 @@ import redis
 from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
+from redis.commands.core import Script
 from redis.retry import Retry
 
 from docora_ops.errors import ConfigurationError, RedisError
@@ -72,6 +73,15 @@ def with_rows_locked(client: redis.Redis) -> redis.Redis:
     return redis.Redis(
         connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **options)
     )
+
+
+def prepare(client: redis.Redis, script: Script) -> None:
+    """Connects and loads the script, which takes several answers, before rows are locked.
+
+    `client`: one of `with_rows_locked`. Raises RedisError.
+    """
+    with redis_errors(client, rows_locked=True):
+        client.script_load(script.script)
 
 
 def latency(client: redis.Redis) -> float:

@@ -95,6 +95,10 @@ class RqQueue(LinkQueue):
         minute_ago = utcformat(datetime.fromtimestamp(expired.read_at - 60, UTC))
         return [_answer(*each, minute_ago) for each in zip(job_ids, replies, strict=True)]
 
+    def prepare(self) -> None:
+        """Connects and loads the script before rows are locked."""
+        self._script.prepare()
+
     def push(
         self,
         requests: Sequence[PushRequest],

@@ -15,7 +15,7 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.results import Result
 
-from docora_ops.queue.redis_client import redis_errors, with_rows_locked
+from docora_ops.queue.redis_client import prepare, redis_errors, with_rows_locked
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.queue.values import text_of
 from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
@@ -35,6 +35,10 @@ class JobScript:
         self._script = client.register_script(
             "".join(source.read_text(encoding="utf-8") for source in sources)
         )
+
+    def prepare(self) -> None:
+        """Connects and loads the script before rows are locked. Raises RedisError."""
+        prepare(self._client_with_rows_locked, self._script)
 
     def run(
         self,

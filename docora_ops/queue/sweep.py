@@ -97,6 +97,10 @@ class QueueSweep:
         answers = self._script.run("inspect", job_ids, arguments, waiting)
         return list(map(_inspected, job_ids, answers))
 
+    def prepare(self) -> None:
+        """Connects and loads the script before rows are locked."""
+        self._script.prepare()
+
     def remove(
         self, drifts: Sequence[Drift], expired: ExpiredExecutions, audit: AuditEntry | None = None
     ) -> list[Repaired]:

@@ -102,6 +102,7 @@ class BulkRun:
 
         Raises PostgresError or RedisError if a server is lost: unfinished batches are rolled back.
         """
+        self.queue.prepare()
         with ExitStack() as stack:
             handlers = []
             for _ in range(BATCHES_IN_FLIGHT):

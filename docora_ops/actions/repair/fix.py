@@ -199,6 +199,7 @@ class Repair:
         if sweep is None or not self._jobs:
             return
         expired = self.queue.read_expired()
+        sweep.prepare()
         by_locked_repository: dict[str, list[Drift]] = {}
         for drifts in self._batches_of_jobs():
             if self.stop.requested:
