@@ -53,8 +53,15 @@ def read_status(
     redis_latency = in_background(partial(latency, client))
     redis = in_background(read_redis)
     postgres = in_background(lambda: (_read_links(database), database.latency()))
+    asked: dict[Future[Any], str] = {
+        postgres: database.target,
+        redis: f"Redis {redis_name}",
+        redis_latency: f"Redis {redis_name}",
+    }
     drift: Future[DriftCounts] | None = None
     while True:
+        # What ends from here on is read in the next turn.
+        unread = [each for each in asked if not each.done()]
         errors: list[ServerError] = []
         links, postgres_latency = outcome(postgres, errors) or (None, None)
         read = outcome(redis, errors) or (None, None, OtherQueue.UNUSED, None)
@@ -74,13 +81,8 @@ def read_status(
         is_judged = queue and queue.choice.is_clear and not status.has_only_others
         if drift is None and queue and overview and links and is_judged:
             drift = in_background(partial(count_drift, database, queue, overview.unfinished))
-        asked: dict[Future[Any] | None, str] = {
-            postgres: status.postgres,
-            redis: f"Redis {status.redis}",
-            redis_latency: f"Redis {status.redis}",
-            drift: "both servers",
-        }
-        unread = [each for each in asked if each and not each.done()]
+            asked[drift] = "both servers"
+            unread.append(drift)
         left = until - time.monotonic()
         if not unread or left <= 0:
             break
