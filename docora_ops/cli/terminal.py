@@ -7,6 +7,7 @@ import signal
 import sys
 import termios
 from contextlib import suppress
+from select import select
 from typing import TYPE_CHECKING
 
 from docora_ops.errors import CommandInterruptedError, HungUpError, Retyped, UsageError
@@ -58,6 +59,9 @@ class Terminal:
             termios.tcflush(self._reader, termios.TCIFLUSH)
             try:
                 self._print(question, *above)
+                # In slices: a signal that comes just before an endless wait is seen after it.
+                while not select([self._reader], [], [], 0.2)[0]:
+                    pass
                 with os.fdopen(self._reader, "rb", 0, closefd=False) as stream:
                     answer = stream.readline()  # bytes: it may be in any encoding
             except KeyboardInterrupt:

@@ -323,7 +323,9 @@ def test_in_flight_feeds_links_and_stops_after_too_many_failures(bullmq: Bullmq)
         options = ("--in-flight", "2", "--max-failures", "3", "--timeout", "50")
         result = bullmq.run("retry-all-failed", "--yes", "--json", *options)
     assert result.code == 7, result
-    assert (result.data["stopped_by"], result.data["failed_at_stop"]) == ("max_failures", 4)
+    # One look may find two results.
+    assert result.data["stopped_by"] == "max_failures"
+    assert result.data["failed_at_stop"] in {4, 5}
     assert "Warning: --in-flight holds back docora-ops only" in result.stderr
 
 
