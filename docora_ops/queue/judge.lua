@@ -122,9 +122,13 @@ local shift = 0 -- how far the list has moved since the caller read it
 local indexes_of = {}
 
 -- How often the id stands in our list.
-local function places_in_main_list(id, hint, is_recent)
+local function places_in_main_list(id, hint, is_recent, is_queued)
+  -- Without a push, the state when the list was read is good enough, unless the job has run since.
+  -- LINDEX walks from an end of the list, which takes quadratic time for many jobs.
   if hint == -1 and not (is_recent and mode == 'push') then
-    return 0 -- without a push, the state when the list was read is good enough
+    return 0
+  elseif hint >= 0 and is_queued and mode ~= 'push' then
+    return 1
   elseif hint == -3 and mode == 'inspect' then
     return 2 -- or more: a removal counts again
   elseif hint >= 0 and hint >= shift
@@ -182,7 +186,7 @@ local function judge(id, hint, seen)
   -- Every enqueue writes enqueued_at: other jobs were not added since the list was read.
   local is_recent = hint == -1 and enqueued_at and enqueued_at >= config.cutoff
     and enqueued_at ~= seen
-  local places = places_in_main_list(id, hint, is_recent)
+  local places = places_in_main_list(id, hint, is_recent, status == 'queued')
   if not status then
     -- Workers drop an id whose job is gone.
     return 'none', queue, places

@@ -21,6 +21,8 @@ from docora_ops.queue.values import text_of
 from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 
+_PAGE = 5000
+
 
 class JobScript:
     """A script about the jobs of one queue, behind the functions of judge.lua."""
@@ -74,8 +76,28 @@ class JobScript:
         """Reads the queue's list, and the expired executions."""
         with redis_errors(self._client):
             expired = self._read_expired(self._client)
-            ids = cast("list[bytes]", self._client.lrange(self._list_key, 0, -1))
-        return WaitingList(ids, expired)
+            return WaitingList(self._read_list(), expired)
+
+    def _read_list(self) -> list[bytes]:
+        """Reads the list in pieces, so that Redis is held for a few milliseconds.
+
+        Begins at the tail, since workers pop the head: an id may only move away from what is read.
+        Each piece overlaps the one before by an id. If that is gone, all is read at once.
+        """
+        read: list[bytes] = []  # the last one first
+        while True:
+            end = max(len(read), 1)
+            piece = cast("list[bytes]", self._client.lrange(self._list_key, -end - _PAGE, -end))
+            is_last = len(piece) <= _PAGE
+            piece.reverse()
+            if read:
+                try:
+                    del piece[: piece.index(read[-1]) + 1]
+                except ValueError:
+                    return cast("list[bytes]", self._client.lrange(self._list_key, 0, -1))
+            read += piece
+            if is_last:
+                return read[::-1]
 
     def first_waiting(self, count: int) -> list[str]:
         """Returns some ids of the queue's list: at most `count`, from its beginning."""

@@ -13,6 +13,7 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 
+from docora_ops.batches import batches
 from docora_ops.drift import Drift, Repaired, RepairOutcome
 from docora_ops.jobs import JobState
 from docora_ops.queue.audit_stream import AuditEntry
@@ -24,6 +25,8 @@ from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, Wait
 from docora_ops.settings import Settings
 
 _PAGE = 5000
+_INSPECTED_AT_ONCE = 250
+"""Jobs of one call of the script, so that Redis is held for a few milliseconds."""
 
 
 class Place(StrEnum):
@@ -89,13 +92,14 @@ class QueueSweep:
 
         `waiting` is the list as read before; without it, Redis searches the list for each id.
         """
-        if not job_ids:
-            return []
-        arguments: list[str | int] = []
-        for job_id in job_ids:
-            arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
-        answers = self._script.run("inspect", job_ids, arguments, waiting)
-        return list(map(_inspected, job_ids, answers))
+        found: list[InspectedJob] = []
+        for some in batches(job_ids, _INSPECTED_AT_ONCE):
+            arguments: list[str | int] = []
+            for job_id in some:
+                arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
+            answers = self._script.run("inspect", some, arguments, waiting)
+            found += map(_inspected, some, answers)
+        return found
 
     def prepare(self) -> None:
         """Connects and loads the script before rows are locked."""

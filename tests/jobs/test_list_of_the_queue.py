@@ -1,6 +1,7 @@
 """The queue's list is read once, and no id that stands in it is ever missed."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from itertools import takewhile
@@ -8,16 +9,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from pydantic import SecretStr
 from rq.utils import now, utcformat
 
 from docora_ops.actions.bulk import run as bulk
 from docora_ops.jobs import JobState
 from docora_ops.links import Outcome
+from docora_ops.queue import connect
+from docora_ops.queue.link_queue import PushRequest
+from docora_ops.queue.rq_queue import RqQueue
 from docora_ops.queue.waiting_list import NOT_IN_LIST, TWICE_IN_LIST
 from tests.support.docora import WIP, Docora
 from tests.support.fork_server import ForkServer
 from tests.support.own_servers import own_redis
 from tests.support.privileges import Access
+from tests.support.proxy import Fault, Proxy
 
 KEY = "rq:queue:snapshot-queue"
 
@@ -56,10 +62,46 @@ def test_hints_are_checked_against_a_list_that_has_shifted(docora: Docora, shift
             docora.redis.delete(KEY)
             docora.redis.rpush(KEY, *reversed(ids))
     standing = set(docora.waiting())
-    answers = actions.queue.look(ids, waiting=found)
+    confirm = [PushRequest(job_id, None, is_rescan=False) for job_id in ids]
+    answers = actions.queue.push(confirm, waiting=found)
     assert [answer.state for answer in answers] == [
         JobState.WAITING if job_id in standing else JobState.DOUBTFUL for job_id in ids
     ]
+
+
+def test_a_look_takes_the_list_as_it_was_read_unless_the_job_has_ended(docora: Docora) -> None:
+    for job_id in ("popped", "failed"):
+        docora.enqueue(job_id)
+    actions = docora.actions()
+    found = actions.queue.read_waiting()
+    docora.redis.delete(KEY)
+    docora.redis.hset("rq:job:failed", "status", "failed")
+    with docora.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
+        answers = actions.queue.look(["popped", "failed"], waiting=found)
+        docora.redis.echo("the end")
+        commands = list(takewhile(lambda each: each["command"] != "ECHO the end", monitor.listen()))
+    assert [answer.state for answer in answers] == [JobState.WAITING, JobState.NONE]
+    assert sum(each["command"].startswith("LINDEX") for each in commands) == 1
+
+
+@pytest.mark.parametrize("change", ["push and pop", "remove what was read"])
+def test_a_long_list_is_read_in_pieces_while_it_changes(docora: Docora, change: str) -> None:
+    ids = [f"job-{number}" for number in range(12_345)]
+    docora.redis.rpush(KEY, *ids)
+    with Proxy.before_redis(docora.redis_url) as proxy, ThreadPoolExecutor() as threads:
+        settings = docora.settings.model_copy(update={"redis_url": SecretStr(proxy.url)})
+        second = proxy.plan(b"LRANGE", Fault.HOLD_REQUEST, number=2)
+        reading = threads.submit(RqQueue(settings, connect(settings)).read_waiting)
+        second.wait()
+        if change == "push and pop":
+            docora.redis.rpush(KEY, *(f"new-{number}" for number in range(70)))
+            docora.redis.lpop(KEY, 80)
+        else:
+            docora.redis.ltrim(KEY, 0, -101)
+        second.release()
+        found = reading.result()
+    for job_id in docora.waiting():
+        assert found.hint(job_id) >= 0 or job_id.startswith("new-"), job_id
 
 
 # At size
@@ -69,6 +111,23 @@ def add_jobs(docora: Docora) -> None:
     """A job for each failed link."""
     docora.actions().retry_all(batch_size=1000)
     docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+
+
+@pytest.mark.parametrize("command", ["doctor", "repair", "schedule"])
+def test_a_look_at_all_jobs_is_linear_and_made_of_short_scripts(
+    docora: Docora, command: str
+) -> None:
+    docora.add_links(2_000)
+    docora.actions().retry_all(batch_size=1000)
+    docora.age_links()
+    docora.redis.config_resetstat()
+    dry_run = [] if command == "doctor" else ["--dry-run"]
+    assert docora.run(command, *dry_run, env={"DOCORA_OPS_DRIFT_GRACE": "0"}).code in {0, 6}
+    calls = {name: each["calls"] for name, each in docora.redis.info("commandstats").items()}
+    assert "cmdstat_lindex" not in calls, "each walks over the list"
+    assert calls["cmdstat_evalsha"] >= 2_000 / 500
+    if command != "schedule":
+        assert calls["cmdstat_evalsha"] >= 2_000 / 250
 
 
 def list_walks(docora: Docora) -> int:

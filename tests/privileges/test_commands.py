@@ -71,13 +71,13 @@ NEED_RULE = {
         *("~rq:*", "~docora-ops:*", "%R~bull:snapshot-queue:*", "+client|setname", "+select"),
         *("+evalsha", "+script|load", "+time", "+pttl", "+exists", "+smembers", "+sadd", "+hmget"),
         *("+hset", "+del", "+persist", "+llen", "+lpos", "+lrem", "+lpush", "+rpush", "+zrange"),
-        *("+zscore", "+zrem", "+xadd", "+xlen", "+zcount"),
+        *("+zscore", "+zrem", "+xadd", "+xlen"),
         *("+append", "+expire", "+getrange"),
     ),
     RETRY_ALL: ("+hsetnx",),
     ("progress", OPERATION): ("~docora:bulk:*", "+hgetall"),
     ("operations",): ("+scan",),
-    ("queue",): ("+lrange", "+get", "+zcard"),
+    ("queue",): ("+lrange", "+get", "+zcard", "+zcount"),
     ("history",): ("+xrevrange",),
     ("repair",): ("+lset",),
     ("pause",): ("+set",),
@@ -86,7 +86,7 @@ NEED_RULE = {
 """The same, for each command and pattern of keys in Redis."""
 OPTIONAL = {"+client|list"}
 """Without it, workers of BullMQ are seen by their locks."""
-ONLY_SHOWS = {"+hgetall", "+scan", "+zcard", "+get", "+xrevrange"}
+ONLY_SHOWS = {"+hgetall", "+scan", "+zcard", "+zcount", "+get", "+xrevrange"}
 """What none but a command that shows something needs: doctor does not ask for it."""
 
 
@@ -111,7 +111,8 @@ class World:
 @pytest.fixture
 def world(docora: Docora) -> World:
     link, twice = docora.add_link(), docora.add_link("pending_snapshot")
-    docora.add_link("synced")
+    synced = docora.add_link("synced")
+    docora.enqueue(synced.job_id).set_status(JobStatus.FAILED)  # whose place is looked at again
     docora.add_deliveries(link, 3)
     docora.leave_job(link.job_id, JobStatus.FAILED)
     docora.queue_job(twice)

@@ -53,6 +53,8 @@ class World:
         docora.leave_job(self.link.job_id, JobStatus.FAILED)
         docora.queue_job(docora.add_link("pending_snapshot"))
         docora.add_link("pending_snapshot")
+        # Its place in the list is looked at again.
+        docora.enqueue(docora.add_link("synced").job_id).set_status(JobStatus.FAILED)
         docora.age_links()
         docora.add_worker()
         docora.redis.hset(f"docora:bulk:{OPERATION}", items=["total", 5, "completed", 1])
