@@ -166,7 +166,7 @@ def test_a_superuser_is_a_warning_only_if_a_narrower_role_may_change_links(docor
         docora.run("doctor", *options, env=ONE_LOOK | {"DATABASE_URL": owner})
         for options in ([], ["--all"])
     )
-    assert alone.stdout == "27 checks ok; --all shows them\nAll is well.\n"
+    assert alone.stdout == "28 checks ok; --all shows them\nAll is well.\n"
     assert " is a superuser: docora-ops help privileges has less" in whole.stdout
 
 

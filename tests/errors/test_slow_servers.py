@@ -53,7 +53,7 @@ def test_a_slow_redis_is_named_with_its_latency_and_ends_no_look_late(docora: Do
         assert time.monotonic() - began < LIMIT
         assert (status.code, status.json["code"]) == (5, "redis")
         assert 4500 <= status.data["redis_latency_ms"] < 7000
-        assert status.data["links"]["synced"] == 1
+        assert status.data["links_by_status"]["synced"] == 1
         assert "Waiting" not in status.stderr
 
         doctor = docora.run("doctor", "--json", env=environment | ONE_LOOK, timeout=20)

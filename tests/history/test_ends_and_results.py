@@ -89,7 +89,7 @@ def test_a_colleague_who_cancels_is_named_and_the_results_are_there(docora: Doco
     assert found["results"] == results(3, 1, 0)
     assert (found["command"], found["selection"]) == (
         "retry-all-failed",
-        {"error": "HTTP 500", "in_flight": 2},
+        {"error": ["HTTP 500"], "in_flight": 2},
     )
     assert (result.data["stopped_by"], result.data["cancelled_by"]) == (
         "cancelled",

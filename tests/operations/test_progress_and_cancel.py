@@ -35,6 +35,7 @@ def test_progress_reads_an_operation_of_the_dashboard_and_needs_only_redis(docor
     assert document.code == 0, document
     data = document.data
     assert data.pop("last_step_at")
+    assert data.pop("last_step_seconds") < 60
     assert {"data": data} == {
         "data": {
             "operation_id": OPERATION,

@@ -17,7 +17,7 @@ from tests.support.worker_processes import await_waiting_worker, held_worker, ru
 def counted(docora: Docora) -> tuple[int, int]:
     """How many workers there are, and how many of them are busy."""
     queue = docora.run("status", "--json").data["queue"]
-    return queue["workers"], queue["workers_busy"]
+    return queue["worker_count"], queue["workers_busy"]
 
 
 @pytest.mark.parametrize("lost", ["everything", "the sets of workers", "the worker's own key"])
@@ -83,7 +83,7 @@ def test_a_worker_that_hangs_counts_with_the_moment_of_its_last_heartbeat(
         assert check["finding"] == f"{count} on snapshot-queue{silence}"
         assert (check["state"] == "warning") is bool(silence)
         assert docora.run("status", "--json").data["queue"]["workers_silent"] == bool(silence)
-        states = docora.run("metrics", "--json").data["workers"]
+        states = docora.run("metrics", "--json").data["workers_by_state"]
         assert (states["silent"], states["busy"]) == ((1, 0) if silence else (0, 1))
 
     with held_worker(snapshots, "--name", "w") as (gate, worker):
