@@ -116,9 +116,9 @@ class Context:
         return self.queue
 
     def _open_queue(self) -> LinkQueue:
-        from docora_ops.queue import queue_of
+        from docora_ops.actions.open_queue import open_queue
 
-        queue = queue_of(self.settings, self.redis)
+        queue = open_queue(self.settings, self.redis)
         if queue.choice.is_clear and queue.choice.sentence:
             self.say(queue.choice.sentence)
         return queue
