@@ -206,25 +206,6 @@ def test_a_worker_that_takes_the_job_between_look_and_commit_waits_for_the_commi
     assert seen == [(0, 0 if command == "resync" else 1)]
 
 
-def test_resync_is_refused_while_the_snapshot_runs(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    running, stalled = docora.add_link("scanning"), docora.add_link("scanning")
-    bullmq.start(running)
-    bullmq.stall(stalled)
-    before = docora.connection.execute("SELECT * FROM app_repositories ORDER BY 1").fetchall()
-    for link, job, words in (
-        (running, "running", "is running; a resync"),
-        (stalled, "doubtful", "is running, or its worker was killed; a resync"),
-    ):
-        result = bullmq.run("resync", *link.ids, "--yes", "--json")
-        assert (result.code, result.json["code"]) == (4, "snapshot_running"), result
-        assert result.json["job"] == job
-        assert words in result.json["error"]
-    assert (
-        docora.connection.execute("SELECT * FROM app_repositories ORDER BY 1").fetchall() == before
-    )
-
-
 def await_looks(docora: Docora, command: str) -> None:
     """Until the command that waits has used this command of Redis twice more."""
 

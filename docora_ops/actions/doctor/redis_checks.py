@@ -189,7 +189,8 @@ def _check_bullmq_workers(queue: QueueHealth, pending: int) -> Check:
         return problem(name, found, Backend.BULLMQ.to_resume)
     if queue.stalled:
         found = f"{found}; {amount(queue.stalled, 'job')} at work without a worker's heartbeat"
-        return warning(name, found, "BullMQ queues stalled jobs again within a minute")
+        hint = "BullMQ runs them again within minutes, and gives up a job that was cut off twice"
+        return warning(name, found, f"{hint}; if links stay scanning: docora-ops repair")
     return ok(name, found)
 
 
