@@ -297,6 +297,11 @@ def to_run_bullmq_jobs(workers: int) -> str:
     return f"{start}; otherwise {schedule}"
 
 
+def when_docora_queues(workers: int, scan_interval: str) -> str:
+    """Returns when Docora's scheduler queues a link; `workers`: those of BullMQ."""
+    return f"within {scan_interval}" if workers else "once a worker of Docora runs"
+
+
 @dataclass(frozen=True)
 class QueueHealth:
     """The state of the queue. A moment that is not known is None."""
@@ -314,6 +319,7 @@ class QueueHealth:
     """The shell command that removes the jobs of the other backend."""
     bullmq_version: str | None = None
     active: int = 0  # jobs of BullMQ
+    delayed: int = 0  # jobs of BullMQ
     stalled: int = 0  # jobs of BullMQ that are active, though no worker renews their locks
 
     @property

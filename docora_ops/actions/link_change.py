@@ -27,7 +27,7 @@ from docora_ops.errors import (
     Retyped,
     SnapshotRunningError,
 )
-from docora_ops.jobs import JobState
+from docora_ops.jobs import JobState, when_docora_queues
 from docora_ops.links import Action, Link, LinkRef, LinkResult, LinkStatus, Outcome
 from docora_ops.queue import Answer, ExpiredExecutions, LinkQueue, PushRequest
 from docora_ops.queue.audit_stream import WITHOUT_PUSH, link_end_entry, link_entries
@@ -225,7 +225,9 @@ class LinkChange:
                 return f"its Redis key does not hold a job: docora-ops show {link} has its id"
         if self.queue.docora_picks_up(status, Answer(self.ref.job_id, job)):
             if not found.circuit_is_open:
-                return f"Docora's scheduler queues it within {self.queue.scan_interval}"
+                workers = self.queue.count_workers()
+                when = when_docora_queues(workers, self.queue.scan_interval)
+                return f"Docora's scheduler queues it {when}"
             until = moment(found.circuit_open_until)
             return (
                 f"its circuit is open until {until}: Docora's scheduler queues it then; to have it "

@@ -150,7 +150,10 @@ class Context:
             backend = "DOCORA_OPS_BACKEND"
             if self.settings.backend is None:
                 backend = "the backend in use"
-                instead += "; if no worker of Docora will run again, set DOCORA_OPS_BACKEND=rq"
+            if not self.queue.count_workers():
+                instead += "; no BullMQ worker is seen: RUN_MODE=all or worker brings one"
+                if self.settings.backend is None:
+                    instead += ", and where RUN_MODE=api is to stay, set DOCORA_OPS_BACKEND=rq"
             raise NeedsRqError(
                 f"{what} needs RQ's queue, and {backend} is bullmq: nothing is written "
                 "to Docora's own queue",

@@ -160,6 +160,7 @@ class BullmqReader:
             suspension=overview.suspension,
             bullmq_version=version if meta else None,
             active=len(active),
+            delayed=overview.delayed,
             stalled=len(unlocked),
         )
 

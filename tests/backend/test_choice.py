@@ -78,6 +78,7 @@ def test_a_worker_of_bullmq_alone_decides_whatever_rq_has_left(bullmq: Bullmq) -
             refused = run_unset(docora, *command)
             assert (refused.code, refused.stdout) == (4, ""), refused
             assert "needs RQ's queue, and the backend in use is bullmq" in refused.stderr
+            assert "DOCORA_OPS_BACKEND=rq" not in refused.stderr, "an invitation to run both"
         assert (docora.dump()[0], docora.redis.keys("rq:*")) == (rows, keys)
         retried = run_unset(docora, "retry", *link.ids, "--json")
         assert (retried.code, retried.data["outcome"]) == (0, "reset"), retried
@@ -129,6 +130,7 @@ def test_bullmqs_keys_decide_when_docoras_worker_was_just_killed(bullmq: Bullmq)
     for command in NEED_RQ:
         refused = run_unset(docora, *command, *(("--json",) if command[0] != "worker" else ()))
         assert refused.code == 4, refused
+        assert "RUN_MODE=all or worker brings one, and where RUN_MODE=api is" in refused.stderr
         assert "set DOCORA_OPS_BACKEND=rq" in refused.stderr
     retried = run_unset(docora, "retry", *failed.ids, "--json")
     assert (retried.code, retried.data["outcome"]) == (0, "reset"), retried

@@ -1,5 +1,6 @@
 """Changes beside a Docora with BullMQ workers: circuits, results, races, and what needs RQ."""
 
+from contextlib import nullcontext
 from datetime import timedelta
 from threading import Event
 
@@ -68,20 +69,30 @@ def test_a_hint_says_when_a_pending_link_with_an_open_circuit_is_queued(bullmq: 
     # Nothing holds it back any more.
     refused = bullmq.run("retry", *link.ids, "--reset-circuit")
     assert refused.code == 4
-    assert "Docora's scheduler queues it within a minute\n" in refused.stderr
+    assert "Docora's scheduler queues it once a worker of Docora runs\n" in refused.stderr
 
 
-def test_docoras_own_setting_says_how_soon_its_scheduler_looks(bullmq: Bullmq) -> None:
-    link = bullmq.docora.add_link()
+@pytest.mark.parametrize(
+    ("is_running", "when"), [(True, "within 5 min"), (False, "once a worker of Docora runs")]
+)
+def test_the_scheduler_queues_a_link_as_soon_as_its_interval_and_a_worker_allow(
+    bullmq: Bullmq, when: str, *, is_running: bool
+) -> None:
+    link, again = bullmq.docora.add_link(), bullmq.docora.add_link()
     env = bullmq.environment(SCAN_INTERVAL_MS="300000")
-    within = "Docora's scheduler queues it within 5 min"
-    reset = bullmq.run("retry", *link.ids, "--json", env=env)
-    assert (reset.code, reset.data["message"]) == (0, f"Link reset: {within}")
-    refused = bullmq.run("retry", *link.ids, "--json", env=env)
-    assert (refused.code, refused.json["hint"]) == (4, within)
-    schedule = bullmq.run("schedule", "--json", env=env)
+    sentence = f"Docora's scheduler queues it {when}"
+    with bullmq.worker(lambda _job_id: None) if is_running else nullcontext():
+        reset = bullmq.run("retry", *link.ids, "--json", env=env)
+        assert (reset.code, reset.data["message"]) == (0, f"Link reset: {sentence}")
+        refused = bullmq.run("retry", *link.ids, "--json", env=env)
+        assert (refused.code, refused.json["hint"]) == (4, sentence)
+        resync = bullmq.run("resync", *again.ids, "--yes", env=env)
+        assert f"Link reset: {sentence}.\n" in resync.stderr
+        schedule = bullmq.run("schedule", "--json", env=env)
     assert schedule.code == 4
-    assert schedule.json["hint"] == "Docora's own scheduler queues what is due within 5 min"
+    itself = "Docora's worker queues what is due by itself, within 5 min"
+    none = "; no BullMQ worker is seen: RUN_MODE=all or worker brings one"
+    assert schedule.json["hint"] == itself + ("" if is_running else none)
 
 
 def _yes(command: str, option: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -163,7 +174,7 @@ def test_a_pending_link_without_a_job_is_never_lost(bullmq: Bullmq) -> None:
     assert "no BullMQ worker is seen" in result.stderr
     refused = bullmq.run("retry", *link.ids)
     assert refused.code == 4
-    assert "Docora's scheduler queues it within a minute" in refused.stderr
+    assert "Docora's scheduler queues it once a worker of Docora runs" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["retry", "resync"])

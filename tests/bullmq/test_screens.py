@@ -104,11 +104,13 @@ def test_doctor_is_content_with_a_docora_at_work(bullmq: Bullmq) -> None:
 
 def test_doctor_fails_where_links_are_pending_and_no_worker_runs(bullmq: Bullmq) -> None:
     bullmq.docora.add_link("pending_snapshot")
+    bullmq.delay(bullmq.docora.add_link("synced"))
     result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
-    workers = check(result, "workers")
-    assert (result.code, workers["state"]) == (6, "failed")
-    assert "for 1 pending link and 0 jobs" in workers["finding"]
-    assert workers["hint"] == "run Docora with RUN_MODE=all or worker"
+    workers, scheduler = check(result, "workers"), check(result, "scheduler")
+    assert (result.code, workers["state"], scheduler["state"]) == (6, "failed", "warning")
+    assert "for 1 pending link and 1 job" in workers["finding"]
+    assert scheduler["finding"] == "none is seen: Docora's own comes with its worker"
+    assert workers["hint"] == scheduler["hint"] == "run Docora with RUN_MODE=all or worker"
 
 
 def test_doctor_tells_a_paused_queue_stalled_jobs_and_another_version(bullmq: Bullmq) -> None:

@@ -81,7 +81,7 @@ def check_queue(queue: QueueHealth, queue_name: str, backend: Backend, pending: 
         return [
             _check_bullmq(queue, queue_name),
             _check_bullmq_workers(queue, pending),
-            ok(CheckName.SCHEDULER, "Docora's own, which its worker brings"),
+            _check_docoras_scheduler(queue),
             _check_waiting(queue, "raise SCAN_CONCURRENCY, or run more workers of Docora"),
         ]
     return [
@@ -172,7 +172,7 @@ def _check_bullmq(queue: QueueHealth, queue_name: str) -> Check:
 
 def _check_bullmq_workers(queue: QueueHealth, pending: int) -> Check:
     name = CheckName.WORKERS
-    jobs = queue.waiting + queue.active
+    jobs = queue.waiting + queue.active + queue.delayed
     problem = failed if jobs or pending else warning
     waiting = f"{amount(pending, 'pending link')} and {amount(jobs, 'job')}"
     if not queue.workers:
@@ -192,6 +192,14 @@ def _check_bullmq_workers(queue: QueueHealth, pending: int) -> Check:
         hint = "BullMQ runs them again within minutes, and gives up a job that was cut off twice"
         return warning(name, found, f"{hint}; if links stay scanning: docora-ops repair")
     return ok(name, found)
+
+
+def _check_docoras_scheduler(queue: QueueHealth) -> Check:
+    name = CheckName.SCHEDULER
+    if queue.workers:
+        return ok(name, "Docora's own, which its worker brings")
+    found = "none is seen: Docora's own comes with its worker"
+    return warning(name, found, Backend.BULLMQ.to_start_workers)
 
 
 def _check_bullmq_beside(queue: QueueHealth) -> Check:
