@@ -71,6 +71,7 @@ class BackendChoice:
     backend: Backend
     source: BackendSource
     why: str = ""
+    first: str = ""  # to be done before the variable is set, where it is unclear
 
     @property
     def is_clear(self) -> bool:
@@ -89,7 +90,8 @@ class BackendChoice:
     @property
     def to_set(self) -> str:
         """Returns what to do where it is unclear."""
-        return "set DOCORA_OPS_BACKEND to rq or bullmq: see docora-ops help workers"
+        first = f"{self.first}, then " if self.first else ""
+        return f"{first}set DOCORA_OPS_BACKEND to rq or bullmq: see docora-ops help workers"
 
 
 class JobState(StrEnum):

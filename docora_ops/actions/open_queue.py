@@ -25,7 +25,8 @@ def open_queue(settings: Settings, client: Redis) -> LinkQueue:
     """
     queue = queue_of(settings, client)
     if queue.choice.source is BackendSource.DEFAULT and _links_were_scanned(settings):
-        queue.choice = BackendChoice(Backend.RQ, BackendSource.UNCLEAR, _EMPTY)
+        unclear = BackendSource.UNCLEAR
+        queue.choice = BackendChoice(Backend.RQ, unclear, _EMPTY, "check REDIS_URL")
     return queue
 
 

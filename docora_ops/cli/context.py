@@ -111,8 +111,7 @@ class Context:
             self.queue = self._open_queue()
             if not self.queue.choice.is_clear:
                 choice = self.queue.choice
-                to_set = "set it to rq or bullmq: docora-ops help workers"
-                self.warn(f"Warning: {choice.sentence}: only RQ's jobs are shown; {to_set}")
+                self.warn(f"Warning: {choice.sentence}: only RQ's jobs are shown; {choice.to_set}")
         return self.queue
 
     def _open_queue(self) -> LinkQueue:

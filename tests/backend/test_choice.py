@@ -227,6 +227,8 @@ def test_without_the_list_of_clients_the_keys_decide_and_workers_of_rq_still_cou
         assert found_by(docora) == UNCLEAR
 
 
+TWICE = "stop the workers of one kind, as each link may be worked on twice"
+FIRST = {"workers": f"{TWICE}, then ", "keys": "", "nothing": "check REDIS_URL, then "}
 READING: tuple[tuple[str, ...], ...] = (
     ("status",),
     ("doctor", "--all"),
@@ -279,7 +281,8 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
             codes = {"doctor": 6, "wait": 8}
             assert result.code == codes.get(command[0], 0), (command, result)
             assert result.stderr.count(f"DOCORA_OPS_BACKEND is not set, and {why}") == 1, result
-            assert "to rq or bullmq" in result.stderr + result.stdout
+            assert "set DOCORA_OPS_BACKEND to rq or bullmq" in result.stderr + result.stdout
+            assert (TWICE in result.stderr + result.stdout) is (seen == "workers"), result
             said = result.stdout + result.stderr
             for word in ("docora-ops repair", "docora-ops worker\n", "lost link", "stuck link"):
                 assert word not in said, (command, word, said)
@@ -297,7 +300,8 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
             assert refused.code == 4, (command, refused)
             assert f"DOCORA_OPS_BACKEND is not set, and {why}" in refused.stderr
             assert ": nothing is changed" in refused.stderr
-            assert "Hint: set DOCORA_OPS_BACKEND to rq or bullmq" in refused.stderr
+            hint = f"Hint: {FIRST[seen]}set DOCORA_OPS_BACKEND to rq or bullmq"
+            assert hint in refused.stderr
             if as_json:
                 assert refused.json["code"] == "unclear_backend"
         if seen != "workers":  # a worker of BullMQ writes now and then
