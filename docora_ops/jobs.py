@@ -319,7 +319,7 @@ class QueueHealth:
     silence: str | None = None  # of live workers that have missed heartbeats
     to_remove_others: str = ""
     """The shell command that removes the jobs of the other backend."""
-    bullmq_version: str | None = None
+    bullmq_version: str | None = None  # empty if the queue's metadata does not name it
     active: int = 0  # jobs of BullMQ
     delayed: int = 0  # jobs of BullMQ
     stalled: int = 0  # jobs of BullMQ that are active, though no worker renews their locks

@@ -121,11 +121,19 @@ def test_a_bulk_operation_counts_open_circuits_and_leaves_them_alone(
         nothing = bullmq.run(*arguments, "--yes", "--json")
         assert (nothing.code, nothing.data["total"]) == (0, 0), nothing
         assert nothing.data["message"] == "Nothing to retry: 1 link left out"
+        nothing = bullmq.run(*arguments, "--yes")
+        assert nothing.stdout.count("1 link left out") == 1
+        assert "\nThe circuit of the repository is open." in nothing.stdout
 
     result = bullmq.run(*arguments, "--yes", "--reset-circuit", "--json")
     assert result.code == 0, result
     assert result.data["circuits_reset"] == 1
     assert docora.was_reset(broken)
+    operation = bullmq.run("operations", "--limit", "1").stdout
+    assert "Put to work" in operation
+    docora.set_link(good, status="failed")
+    again = bullmq.run(*arguments, "--yes", "--reset-circuit")
+    assert (again.code, "reset." in again.stdout) == (0, False), again
 
 
 def test_failed_counts_as_a_result_only_once_bullmq_tries_no_more(bullmq: Bullmq) -> None:

@@ -167,7 +167,7 @@ def _check_bullmq(queue: QueueHealth, queue_name: str) -> Check:
     if _OTHER_BULLMQ.match(version):
         found = f"{version} made it, and docora-ops knows the keys of BullMQ 5"
         return warning(name, found, "see whether status and queue fit Docora's own screens")
-    return ok(name, f"{queue_name}, made by {version}")
+    return ok(name, f"{queue_name}, made by {version}" if version else queue_name)
 
 
 def _check_bullmq_workers(queue: QueueHealth, pending: int) -> Check:
