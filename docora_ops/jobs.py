@@ -71,6 +71,7 @@ class BackendChoice:
     backend: Backend
     source: BackendSource
     why: str = ""
+    first: str = ""  # to be done before the variable is set, where it is unclear
 
     @property
     def is_clear(self) -> bool:
@@ -89,7 +90,8 @@ class BackendChoice:
     @property
     def to_set(self) -> str:
         """Returns what to do where it is unclear."""
-        return "set DOCORA_OPS_BACKEND to rq or bullmq: see docora-ops help workers"
+        first = f"{self.first}, then " if self.first else ""
+        return f"{first}set DOCORA_OPS_BACKEND to rq or bullmq: see docora-ops help workers"
 
 
 class JobState(StrEnum):
@@ -297,6 +299,11 @@ def to_run_bullmq_jobs(workers: int) -> str:
     return f"{start}; otherwise {schedule}"
 
 
+def when_docora_queues(workers: int, scan_interval: str) -> str:
+    """Returns when Docora's scheduler queues a link; `workers`: those of BullMQ."""
+    return f"within {scan_interval}" if workers else "once a worker of Docora runs"
+
+
 @dataclass(frozen=True)
 class QueueHealth:
     """The state of the queue. A moment that is not known is None."""
@@ -312,8 +319,9 @@ class QueueHealth:
     silence: str | None = None  # of live workers that have missed heartbeats
     to_remove_others: str = ""
     """The shell command that removes the jobs of the other backend."""
-    bullmq_version: str | None = None
+    bullmq_version: str | None = None  # empty if the queue's metadata does not name it
     active: int = 0  # jobs of BullMQ
+    delayed: int = 0  # jobs of BullMQ
     stalled: int = 0  # jobs of BullMQ that are active, though no worker renews their locks
 
     @property

@@ -27,7 +27,7 @@ from docora_ops.errors import (
     Retyped,
     SnapshotRunningError,
 )
-from docora_ops.jobs import JobState
+from docora_ops.jobs import JobState, when_docora_queues
 from docora_ops.links import Action, Link, LinkRef, LinkResult, LinkStatus, Outcome
 from docora_ops.queue import Answer, ExpiredExecutions, LinkQueue, PushRequest
 from docora_ops.queue.audit_stream import WITHOUT_PUSH, link_end_entry, link_entries
@@ -189,12 +189,15 @@ class LinkChange:
         return bool(reset(self.database, [self.ref.repository_id]))
 
     def _running(self, found: _Live) -> SnapshotRunningError:
-        sentence = f"the snapshot of {found.link.payload.link_name} is running"
-        if found.job is JobState.DOUBTFUL and self.queue.is_docoras:
-            sentence = f"{sentence}, or its worker was killed"
+        name = found.link.payload.link_name
+        why = f"the snapshot of {name} is running; a resync now would be lost"
+        hint = "when it has ended, run it again"
+        if after := self._after_cut(found.job):
+            why = f"the worker of {name} was killed or hangs, and BullMQ still has its job at work"
+            hint = f"{after}; {hint}"
         return SnapshotRunningError(
-            f"{sentence}; a resync now would be lost",
-            hint="when it has ended, run it again",
+            why,
+            hint=hint,
             retyped=[Retyped()],
             details={"status": found.link.status, "job": found.job},
         )
@@ -209,20 +212,22 @@ class LinkChange:
 
     def _what_helps(self, found: Link, job: JobState) -> str:
         status, link = found.status, self.ref.words
+        if after := self._after_cut(job):
+            return f"its worker was killed or hangs: {after}"
         match job:
             case JobState.WAITING:
                 return "its job is waiting in the queue: nothing needs to be done"
             case JobState.RUNNING:
                 return "its snapshot is running: wait for it to end"
-            case JobState.DOUBTFUL if self.queue.is_docoras:
-                return "its worker was killed: BullMQ queues its job again once a worker runs"
             case JobState.DOUBTFUL:
                 return "a worker may be taking its job just now: look again in a moment"
             case JobState.UNREADABLE:
                 return f"its Redis key does not hold a job: docora-ops show {link} has its id"
         if self.queue.docora_picks_up(status, Answer(self.ref.job_id, job)):
             if not found.circuit_is_open:
-                return f"Docora's scheduler queues it within {self.queue.scan_interval}"
+                workers = self.queue.count_workers()
+                when = when_docora_queues(workers, self.queue.scan_interval)
+                return f"Docora's scheduler queues it {when}"
             until = moment(found.circuit_open_until)
             return (
                 f"its circuit is open until {until}: Docora's scheduler queues it then; to have it "
@@ -238,6 +243,21 @@ class LinkChange:
         else:
             needed = "to send every file again"
         return f"{needed}: docora-ops resync {link}"
+
+    def _after_cut(self, job: JobState) -> str:
+        """Says what becomes of a job of BullMQ whose worker was killed. Empty for any other job.
+
+        The lock of a killed worker lives on for 30 s.
+        """
+        is_doubtful = job is JobState.DOUBTFUL or (
+            job is JobState.RUNNING and not self.queue.count_workers()
+        )
+        if not (self.queue.is_docoras and is_doubtful):
+            return ""
+        return (
+            "once a worker of Docora runs, it runs the job again, or gives it up if it was cut off "
+            "twice; docora-ops repair resets a link that then stays scanning"
+        )
 
     def _result(
         self, link: Link, outcome: Outcome, cleared: int = 0, *, is_reset: bool = False

@@ -311,15 +311,17 @@ class BulkCommand(LongRun):
         """Yields what the table does not tell."""
         if self._action is Action.RESYNC and result.total:
             yield f"{render.records_in_words(result, is_planned=self.context.dry_run)}."
-        if result.circuits_reset is not None and result.total:
+        if result.circuits_reset:
             verb = "would be reset" if self.context.dry_run else "reset"
             yield f"{amount(result.circuits_reset, 'circuit')} {verb}."
         if result.circuits_held:
             held = amount(result.circuits_held, "circuit")
             yield f"{held} not reset: another session holds the row of the repository."
         if result.open_circuits_left_out:
+            why = "the circuit of the repository is open."
             left_out = amount(result.open_circuits_left_out, "link")
-            yield f"{left_out} left out: the circuit of the repository is open."
+            # Without a link to change, the message has counted them.
+            yield f"{left_out} left out: {why}" if result.total else why.capitalize()
             if self.context.queue.is_docoras:
                 yield "To close the circuits, and reset these links, too: add --reset-circuit."
 

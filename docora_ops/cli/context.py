@@ -111,14 +111,13 @@ class Context:
             self.queue = self._open_queue()
             if not self.queue.choice.is_clear:
                 choice = self.queue.choice
-                to_set = "set it to rq or bullmq: docora-ops help workers"
-                self.warn(f"Warning: {choice.sentence}: only RQ's jobs are shown; {to_set}")
+                self.warn(f"Warning: {choice.sentence}: only RQ's jobs are shown; {choice.to_set}")
         return self.queue
 
     def _open_queue(self) -> LinkQueue:
-        from docora_ops.queue import queue_of
+        from docora_ops.actions.open_queue import open_queue
 
-        queue = queue_of(self.settings, self.redis)
+        queue = open_queue(self.settings, self.redis)
         if queue.choice.is_clear and queue.choice.sentence:
             self.say(queue.choice.sentence)
         return queue
@@ -150,7 +149,10 @@ class Context:
             backend = "DOCORA_OPS_BACKEND"
             if self.settings.backend is None:
                 backend = "the backend in use"
-                instead += "; if no worker of Docora will run again, set DOCORA_OPS_BACKEND=rq"
+            if not self.queue.count_workers():
+                instead += "; no BullMQ worker is seen: RUN_MODE=all or worker brings one"
+                if self.settings.backend is None:
+                    instead += ", and where RUN_MODE=api is to stay, set DOCORA_OPS_BACKEND=rq"
             raise NeedsRqError(
                 f"{what} needs RQ's queue, and {backend} is bullmq: nothing is written "
                 "to Docora's own queue",

@@ -67,7 +67,7 @@ def _show(context: Context, result: LinkResult, workers: int) -> None:
         if result.dry_run:
             context.say("Dry run: nothing was changed.")
         else:
-            context.say(f"{context.servers}: {render.message(result)}.")
+            context.say(f"{context.servers}: {render.message(result, workers)}.")
     elif not context.wait:
         context.show_document(render.document(result, workers))
     if result.audit_error:

@@ -52,7 +52,7 @@ def pause(
     from docora_ops.queue import WorkerSwitch
     from docora_ops.text import exact_duration
 
-    context.require_rq("pause", "Docora's workers take no job while they are stopped")
+    context.require_rq("pause", "to keep Docora's workers from taking jobs, stop them")
     if context.require_right_backend()[1] is OtherQueue.WORKED_ON:
         context.warn_of_others(has_workers=True)
     switch = WorkerSwitch(context.redis)

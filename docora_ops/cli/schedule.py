@@ -23,7 +23,7 @@ def schedule(
     """
     context = context_of(typer_context)
     within = context.settings.scan_interval
-    context.require_rq("schedule", f"Docora's own scheduler queues what is due within {within}")
+    context.require_rq("schedule", f"Docora's worker queues what is due by itself, within {within}")
     from docora_ops.actions.bulk.left_to_runs import without_paced_links
     from docora_ops.cli.bulk_command import BulkCommand
     from docora_ops.database.selection import select_due

@@ -22,6 +22,13 @@ SELECT count(*) FROM (
 ) apps
 """
 
+HAS_SCANNED_LINKS = """
+SELECT EXISTS (
+    SELECT FROM app_repositories
+    WHERE status <> 'pending_snapshot' OR last_scanned_at IS NOT NULL
+)
+"""
+
 
 def count_links(database: Database) -> LinkCounts:
     """Counts the links by status, and the repositories whose circuit is open."""
@@ -39,3 +46,9 @@ def count_apps_with_failed_links(database: Database) -> int:
     """Counts the apps that have failed links."""
     [(apps,)] = database.rows(COUNT_APPS_WITH_FAILED_LINKS)
     return int(apps)
+
+
+def has_scanned_links(database: Database) -> bool:
+    """Tells whether a worker has ever begun with a link."""
+    [(found,)] = database.rows(HAS_SCANNED_LINKS)
+    return bool(found)

@@ -28,7 +28,8 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
         rq_runs, bullmq_runs, rq_exists, bullmq_exists = _find(settings, client)
     match rq_runs, bullmq_runs, rq_exists, bullmq_exists:
         case True, True, _, _:
-            return _unclear("workers of both RQ and BullMQ run")
+            stop = "stop the workers of one kind, as each link may be worked on twice"
+            return _unclear("workers of both RQ and BullMQ run", stop)
         case True, False, _, _:
             return BackendChoice(Backend.RQ, BackendSource.WORKERS, "RQ workers run")
         case False, True, _, _:
@@ -44,8 +45,8 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
     return BackendChoice(Backend.RQ, BackendSource.DEFAULT, "nobody has used the queue yet")
 
 
-def _unclear(why: str) -> BackendChoice:
-    return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why)
+def _unclear(why: str, first: str = "") -> BackendChoice:
+    return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, first)
 
 
 def _find(settings: Settings, client: Redis) -> tuple[bool, bool, bool, bool]:

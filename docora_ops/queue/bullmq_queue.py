@@ -146,7 +146,7 @@ class BullmqQueue(LinkQueue):
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
         """Tells whether Docora puts a link with this status and this job to work by itself.
 
-        Its scheduler queues pending links, and BullMQ queues stalled jobs again.
+        Its scheduler queues pending links, and BullMQ runs stalled jobs again, or gives them up.
         """
         is_pending = status == LinkStatus.PENDING_SNAPSHOT
         return answer.state is JobState.DOUBTFUL or (

@@ -152,7 +152,7 @@ class BullmqReader:
         if unlocked:
             unlocked.intersection_update(self._active())  # without jobs that ended meanwhile
         meta = cast("dict[bytes, bytes]", self._client.hgetall(self.prefix + "meta"))
-        version = optional_text_of(meta.get(b"version")) or "an unknown version of BullMQ"
+        version = optional_text_of(meta.get(b"version")) or ""
         return QueueHealth(
             waiting=overview.waiting,
             oldest_waits_for=overview.oldest_waiting_seconds,
@@ -160,6 +160,7 @@ class BullmqReader:
             suspension=overview.suspension,
             bullmq_version=version if meta else None,
             active=len(active),
+            delayed=overview.delayed,
             stalled=len(unlocked),
         )
 

@@ -122,12 +122,16 @@ def answers_of(pipeline: Pipeline) -> list[Any]:
 def _without_our_options(url: str) -> tuple[str, int]:
     """Returns the URL without options that the client would take over our own, and the family.
 
-    `family` is an option of ioredis: 4 and 6 stand for IPv4 and IPv6, and 0 for either.
+    `family` is an option of ioredis: 4 and 6 stand for IPv4 and IPv6, and 0 for either. The
+    database in the path wins over the option `db`, as in ioredis: the client takes the option.
     """
-    options = parse_qsl(urlsplit(url).query, keep_blank_values=True)
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    has_database = parts.scheme != "unix" and parts.path.strip("/") != ""
+    left_out = _OUR_OPTIONS | ({"db"} if has_database else set())
     if not _REFUSED_OPTIONS.isdisjoint(name for name, _ in options):
         raise ValueError("an option that only the client itself can use")
-    kept = urlencode([(name, value) for name, value in options if name not in _OUR_OPTIONS])
+    kept = urlencode([(name, value) for name, value in options if name not in left_out])
     family = _FAMILIES[dict(options).get("family", "0")]
     # Not urlunsplit, which drops the empty host of unix:///path.
     return url.partition("?")[0] + (f"?{kept}" if kept else ""), family

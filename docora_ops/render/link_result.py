@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from docora_ops.jobs import when_docora_queues
 from docora_ops.links import Action, LinkResult, Outcome
 from docora_ops.render.bulk import deliveries, outcome_label, records_in_words
 from docora_ops.render.cells import cell, failed_tries, style_of, with_id
@@ -19,21 +20,22 @@ if TYPE_CHECKING:
 _MESSAGES = {Action.RETRY: "Retry queued", Action.RESYNC: "Re-sync queued"}
 
 
-def message(result: LinkResult) -> str:
-    """Returns the result in the dashboard's words where it has them."""
+def message(result: LinkResult, workers: int) -> str:
+    """Returns the result in the dashboard's words where it has them. `workers`: live ones."""
     if result.dry_run:
         return "Dry run"
     if result.outcome is Outcome.ALREADY_RUNNING:
         return "Snapshot already running"
     if result.outcome is Outcome.RESET:
-        return f"Link reset: Docora's scheduler queues it within {result.scan_interval}"
+        when = when_docora_queues(workers, result.scan_interval)
+        return f"Link reset: Docora's scheduler queues it {when}"
     return _MESSAGES[result.action]
 
 
 def document(result: LinkResult, workers: int, wait: LinkWait | None = None) -> Document:
     """Returns the JSON of a result: Docora's `RetryResponse` and further fields."""
     link = result.link
-    data: Document = {"message": message(result)}
+    data: Document = {"message": message(result, workers)}
     if result.dry_run:
         data["dry_run"] = True
     data |= {

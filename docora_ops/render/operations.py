@@ -18,7 +18,7 @@ from docora_ops.render.short_lists import failures as failures_table
 
 def list_table(operations: Iterable[KnownOperation], width: int) -> RenderableType:
     """Shows the operations with their progress and state."""
-    numbers = ("Completed", "Queued", "Not queued")
+    numbers = ("Completed", "Put to work", "Not queued")
     rows = [
         (
             cell(operation.operation_id),
@@ -74,7 +74,7 @@ def progress_tables(
         ("What", cell(_command(operation))),
         ("Who", cell(operation.who or "")),
         ("Completed", cell(f"{operation.completed} of {operation.total}")),
-        ("Queued", cell(operation.succeeded)),
+        ("Put to work", cell(operation.succeeded)),
         ("Not queued", _failed(operation)),
         ("State", _state(operation)),
         ("Results", cell(results_of(operation.results))),

@@ -114,7 +114,9 @@ def _job(details: LinkDetails, *, full: bool) -> list[tuple[str, Text]]:
     if job.last_failure is not None:
         failure = job.last_failure
         by = f" on {failure.worker}" if failure.worker else ""
-        rows.append(("Last failure", cell(f"{moment(failure.failed_at) or 'once'}{by}")))
+        rows.append(
+            ("Last failure", cell(f"{moment(failure.failed_at) or 'in an earlier try'}{by}"))
+        )
         # The error is the last line of Python's traceback, and the first one of Node's text.
         lines = failure.text.split("\n")
         first = lines.pop(-1 if details.backend is Backend.RQ else 0)

@@ -195,7 +195,7 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     text = cell(f"{queue.waiting} waiting{waited}, {queue.active} running, {queue.delayed} delayed")
     yield "Queue", text
     if queue.backend_source is BackendSource.UNCLEAR:
-        yield "Workers", cell("unclear which run: set DOCORA_OPS_BACKEND to rq or bullmq", "red")
+        yield "Workers", cell("unclear which run: see docora-ops help workers", "red")
     elif queue.live_workers:
         busy = _busy(queue)
         of_them = "" if busy is None else f", {busy} busy"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -77,6 +78,7 @@ def test_a_worker_of_bullmq_alone_decides_whatever_rq_has_left(bullmq: Bullmq) -
             refused = run_unset(docora, *command)
             assert (refused.code, refused.stdout) == (4, ""), refused
             assert "needs RQ's queue, and the backend in use is bullmq" in refused.stderr
+            assert "DOCORA_OPS_BACKEND=rq" not in refused.stderr, "an invitation to run both"
         assert (docora.dump()[0], docora.redis.keys("rq:*")) == (rows, keys)
         retried = run_unset(docora, "retry", *link.ids, "--json")
         assert (retried.code, retried.data["outcome"]) == (0, "reset"), retried
@@ -97,10 +99,10 @@ def test_a_worker_of_bullmq_in_another_database_of_redis_is_none_of_this_docora(
     bullmq: Bullmq, other_database: str
 ) -> None:
     docora = bullmq.docora
-    link = docora.add_link()
     docora.redis.flushdb()
     with bullmq.worker(lambda _job_id: None, url=other_database):
         assert found_by(docora) == DEFAULT
+        link = docora.add_link()
         assert docora.run("retry", *link.ids).code == 0
         assert docora.waiting() == [link.job_id]
         assert "BullMQ worker" not in docora.run("status").stderr
@@ -128,6 +130,7 @@ def test_bullmqs_keys_decide_when_docoras_worker_was_just_killed(bullmq: Bullmq)
     for command in NEED_RQ:
         refused = run_unset(docora, *command, *(("--json",) if command[0] != "worker" else ()))
         assert refused.code == 4, refused
+        assert "RUN_MODE=all or worker brings one, and where RUN_MODE=api is" in refused.stderr
         assert "set DOCORA_OPS_BACKEND=rq" in refused.stderr
     retried = run_unset(docora, "retry", *failed.ids, "--json")
     assert (retried.code, retried.data["outcome"]) == (0, "reset"), retried
@@ -157,11 +160,35 @@ def test_nothing_but_the_names_of_rqs_queues_and_other_queues_is_no_trace(docora
     docora.redis.rpush("rq:queue:mails", "a")
     docora.redis.sadd("rq:queues", "rq:queue:mails")
     docora.redis.set("bull:mails:meta", "x")
-    link = docora.add_link()
+    link = docora.add_link("pending_snapshot")
     assert found_by(docora) == DEFAULT
-    result = run_unset(docora, "retry", *link.ids)
+    result = run_unset(docora, "resync", *link.ids, "--yes")
     assert result.code == 0
+    assert docora.waiting() == [link.job_id]
     assert result.stderr.startswith(f"DOCORA_OPS_BACKEND is not set: {WHY[DEFAULT]}")
+
+
+@pytest.mark.parametrize("status", ["synced", "scanning", "failed", "pending_snapshot"])
+def test_an_empty_redis_says_nothing_of_a_docora_whose_links_were_scanned(
+    docora: Docora, status: str
+) -> None:
+    is_pending = status == "pending_snapshot"
+    docora.add_link(status, scanned=timedelta(minutes=5) if is_pending else None)
+    assert found_by(docora) == UNCLEAR
+    refused = run_unset(docora, "retry-all-failed", "--yes", "--json")
+    assert (refused.code, refused.json["code"]) == (4, "unclear_backend"), refused
+    assert docora.redis.keys("rq:*") == []
+
+
+def test_an_empty_redis_means_rq_where_postgres_is_not_named_or_not_there(docora: Docora) -> None:
+    docora.add_link("synced")
+    for url in (None, "postgres://127.0.0.1:1/docora"):
+        queue = docora.run("queue", "--json", env={**UNSET, "DATABASE_URL": url})
+        assert (queue.code, queue.data["backend"]) == (0, "rq"), queue
+        assert WHY[DEFAULT] in queue.stderr
+        assert "unclear" not in queue.stdout
+    lost = docora.run("status", "--json", env={**UNSET, "DATABASE_URL": url})
+    assert (lost.code, lost.data["queue"]["backend_source"]) == (5, "default"), lost
 
 
 def test_where_it_is_set_nothing_is_found_out_and_nothing_said(bullmq: Bullmq) -> None:
@@ -200,6 +227,8 @@ def test_without_the_list_of_clients_the_keys_decide_and_workers_of_rq_still_cou
         assert found_by(docora) == UNCLEAR
 
 
+TWICE = "stop the workers of one kind, as each link may be worked on twice"
+FIRST = {"workers": f"{TWICE}, then ", "keys": "", "nothing": "check REDIS_URL, then "}
 READING: tuple[tuple[str, ...], ...] = (
     ("status",),
     ("doctor", "--all"),
@@ -224,9 +253,9 @@ CHANGING: tuple[tuple[str, ...], ...] = (
 )
 
 
-@pytest.mark.parametrize("workers", [True, False])
+@pytest.mark.parametrize("seen", ["workers", "keys", "nothing"])
 def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_refuse(
-    bullmq: Bullmq, *, workers: bool
+    bullmq: Bullmq, seen: str
 ) -> None:
     docora = bullmq.docora
     docora.add_link()
@@ -238,17 +267,22 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
     finish_job(docora)
     why = "both RQ and BullMQ have keys, with no worker in sight"
     with ExitStack() as stack:
-        if workers:
+        if seen == "workers":
             stack.enter_context(bullmq.worker(lambda _job_id: None))
             docora.add_worker()
             why = "workers of both RQ and BullMQ run"
+        elif seen == "nothing":
+            for key in (*docora.redis.scan_iter("rq:*"), *docora.redis.scan_iter("bull:*")):
+                docora.redis.delete(key)
+            why = "Redis holds no key of either queue, though links were scanned"
         for command in (*READING, ("wait", known, "--timeout", "1")):
             chosen = waited if command[0] == "wait" else link
             result = run_unset(docora, *_named(command, chosen))
             codes = {"doctor": 6, "wait": 8}
             assert result.code == codes.get(command[0], 0), (command, result)
             assert result.stderr.count(f"DOCORA_OPS_BACKEND is not set, and {why}") == 1, result
-            assert "to rq or bullmq" in result.stderr + result.stdout
+            assert "set DOCORA_OPS_BACKEND to rq or bullmq" in result.stderr + result.stdout
+            assert (TWICE in result.stderr + result.stdout) is (seen == "workers"), result
             said = result.stdout + result.stderr
             for word in ("docora-ops repair", "docora-ops worker\n", "lost link", "stuck link"):
                 assert word not in said, (command, word, said)
@@ -264,11 +298,13 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
             as_json = ("--json",) if command[0] != "worker" else ()
             refused = run_unset(docora, *_named(command, link), *as_json)
             assert refused.code == 4, (command, refused)
-            assert f"DOCORA_OPS_BACKEND is not set, and {why}: nothing is changed" in refused.stderr
-            assert "Hint: set DOCORA_OPS_BACKEND to rq or bullmq" in refused.stderr
+            assert f"DOCORA_OPS_BACKEND is not set, and {why}" in refused.stderr
+            assert ": nothing is changed" in refused.stderr
+            hint = f"Hint: {FIRST[seen]}set DOCORA_OPS_BACKEND to rq or bullmq"
+            assert hint in refused.stderr
             if as_json:
                 assert refused.json["code"] == "unclear_backend"
-        if not workers:  # a worker of BullMQ writes now and then
+        if seen != "workers":  # a worker of BullMQ writes now and then
             assert docora.dump() == before
         assert docora.waiting() == []
         assert run_unset(docora, "cancel", operation).code == 0

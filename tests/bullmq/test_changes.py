@@ -1,5 +1,6 @@
 """Changes beside a Docora with BullMQ workers: circuits, results, races, and what needs RQ."""
 
+from contextlib import nullcontext
 from datetime import timedelta
 from threading import Event
 
@@ -68,20 +69,30 @@ def test_a_hint_says_when_a_pending_link_with_an_open_circuit_is_queued(bullmq: 
     # Nothing holds it back any more.
     refused = bullmq.run("retry", *link.ids, "--reset-circuit")
     assert refused.code == 4
-    assert "Docora's scheduler queues it within a minute\n" in refused.stderr
+    assert "Docora's scheduler queues it once a worker of Docora runs\n" in refused.stderr
 
 
-def test_docoras_own_setting_says_how_soon_its_scheduler_looks(bullmq: Bullmq) -> None:
-    link = bullmq.docora.add_link()
+@pytest.mark.parametrize(
+    ("is_running", "when"), [(True, "within 5 min"), (False, "once a worker of Docora runs")]
+)
+def test_the_scheduler_queues_a_link_as_soon_as_its_interval_and_a_worker_allow(
+    bullmq: Bullmq, when: str, *, is_running: bool
+) -> None:
+    link, again = bullmq.docora.add_link(), bullmq.docora.add_link()
     env = bullmq.environment(SCAN_INTERVAL_MS="300000")
-    within = "Docora's scheduler queues it within 5 min"
-    reset = bullmq.run("retry", *link.ids, "--json", env=env)
-    assert (reset.code, reset.data["message"]) == (0, f"Link reset: {within}")
-    refused = bullmq.run("retry", *link.ids, "--json", env=env)
-    assert (refused.code, refused.json["hint"]) == (4, within)
-    schedule = bullmq.run("schedule", "--json", env=env)
+    sentence = f"Docora's scheduler queues it {when}"
+    with bullmq.worker(lambda _job_id: None) if is_running else nullcontext():
+        reset = bullmq.run("retry", *link.ids, "--json", env=env)
+        assert (reset.code, reset.data["message"]) == (0, f"Link reset: {sentence}")
+        refused = bullmq.run("retry", *link.ids, "--json", env=env)
+        assert (refused.code, refused.json["hint"]) == (4, sentence)
+        resync = bullmq.run("resync", *again.ids, "--yes", env=env)
+        assert f"Link reset: {sentence}.\n" in resync.stderr
+        schedule = bullmq.run("schedule", "--json", env=env)
     assert schedule.code == 4
-    assert schedule.json["hint"] == "Docora's own scheduler queues what is due within 5 min"
+    itself = "Docora's worker queues what is due by itself, within 5 min"
+    none = "; no BullMQ worker is seen: RUN_MODE=all or worker brings one"
+    assert schedule.json["hint"] == itself + ("" if is_running else none)
 
 
 def _yes(command: str, option: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -110,11 +121,19 @@ def test_a_bulk_operation_counts_open_circuits_and_leaves_them_alone(
         nothing = bullmq.run(*arguments, "--yes", "--json")
         assert (nothing.code, nothing.data["total"]) == (0, 0), nothing
         assert nothing.data["message"] == "Nothing to retry: 1 link left out"
+        nothing = bullmq.run(*arguments, "--yes")
+        assert nothing.stdout.count("1 link left out") == 1
+        assert "\nThe circuit of the repository is open." in nothing.stdout
 
     result = bullmq.run(*arguments, "--yes", "--reset-circuit", "--json")
     assert result.code == 0, result
     assert result.data["circuits_reset"] == 1
     assert docora.was_reset(broken)
+    operation = bullmq.run("operations", "--limit", "1").stdout
+    assert "Put to work" in operation
+    docora.set_link(good, status="failed")
+    again = bullmq.run(*arguments, "--yes", "--reset-circuit")
+    assert (again.code, "reset." in again.stdout) == (0, False), again
 
 
 def test_failed_counts_as_a_result_only_once_bullmq_tries_no_more(bullmq: Bullmq) -> None:
@@ -163,7 +182,7 @@ def test_a_pending_link_without_a_job_is_never_lost(bullmq: Bullmq) -> None:
     assert "no BullMQ worker is seen" in result.stderr
     refused = bullmq.run("retry", *link.ids)
     assert refused.code == 4
-    assert "Docora's scheduler queues it within a minute" in refused.stderr
+    assert "Docora's scheduler queues it once a worker of Docora runs" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["retry", "resync"])
@@ -204,25 +223,6 @@ def test_a_worker_that_takes_the_job_between_look_and_commit_waits_for_the_commi
     expected = "already_queued" if is_queued else "reset"
     assert (result.code, result.data["outcome"]) == (0, expected), result
     assert seen == [(0, 0 if command == "resync" else 1)]
-
-
-def test_resync_is_refused_while_the_snapshot_runs(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    running, stalled = docora.add_link("scanning"), docora.add_link("scanning")
-    bullmq.start(running)
-    bullmq.stall(stalled)
-    before = docora.connection.execute("SELECT * FROM app_repositories ORDER BY 1").fetchall()
-    for link, job, words in (
-        (running, "running", "is running; a resync"),
-        (stalled, "doubtful", "is running, or its worker was killed; a resync"),
-    ):
-        result = bullmq.run("resync", *link.ids, "--yes", "--json")
-        assert (result.code, result.json["code"]) == (4, "snapshot_running"), result
-        assert result.json["job"] == job
-        assert words in result.json["error"]
-    assert (
-        docora.connection.execute("SELECT * FROM app_repositories ORDER BY 1").fetchall() == before
-    )
 
 
 def await_looks(docora: Docora, command: str) -> None:

@@ -1,5 +1,6 @@
 """What the commands that only read tell of a Docora with BullMQ workers."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -62,6 +63,7 @@ def test_show_and_links_tell_the_state_the_tries_and_the_masked_failure(bullmq: 
     assert GITHUB_TOKEN not in str(shown)
     table = bullmq.run("show", *link.ids).stdout
     assert "delayed, 1 try made, 4 retries left" in table
+    assert re.search("Last failure +in an earlier try\n", table)
     [listed] = bullmq.run("links", "--json").data
     assert listed["job"] == "waiting"
 
@@ -104,11 +106,13 @@ def test_doctor_is_content_with_a_docora_at_work(bullmq: Bullmq) -> None:
 
 def test_doctor_fails_where_links_are_pending_and_no_worker_runs(bullmq: Bullmq) -> None:
     bullmq.docora.add_link("pending_snapshot")
+    bullmq.delay(bullmq.docora.add_link("synced"))
     result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
-    workers = check(result, "workers")
-    assert (result.code, workers["state"]) == (6, "failed")
-    assert "for 1 pending link and 0 jobs" in workers["finding"]
-    assert workers["hint"] == "run Docora with RUN_MODE=all or worker"
+    workers, scheduler = check(result, "workers"), check(result, "scheduler")
+    assert (result.code, workers["state"], scheduler["state"]) == (6, "failed", "warning")
+    assert "for 1 pending link and 1 job" in workers["finding"]
+    assert scheduler["finding"] == "none is seen: Docora's own comes with its worker"
+    assert workers["hint"] == scheduler["hint"] == "run Docora with RUN_MODE=all or worker"
 
 
 def test_doctor_tells_a_paused_queue_stalled_jobs_and_another_version(bullmq: Bullmq) -> None:
@@ -139,6 +143,10 @@ def test_doctor_says_where_no_queue_of_bullmq_is(bullmq: Bullmq) -> None:
     result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
     found = check(result, "bullmq_queue")
     assert (found["state"], "REDIS_URL" in found["hint"]) == ("warning", True)
+    bullmq.docora.redis.hset(bullmq.key("meta"), "opts.maxLenEvents", "10000")  # as a worker does
+    result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
+    found = check(result, "bullmq_queue")
+    assert (found["state"], found["finding"]) == ("ok", "snapshot-queue")
 
 
 def test_without_the_list_of_clients_a_worker_that_runs_a_job_is_seen(bullmq: Bullmq) -> None:

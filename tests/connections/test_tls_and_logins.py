@@ -90,13 +90,14 @@ def test_a_redis_that_nobody_vouches_for_is_refused(
     was_refused(docora, link, result, "redis", sentence)
 
 
-@pytest.mark.parametrize("way", ["number in the path", "number as an option", "socket"])
+@pytest.mark.parametrize("way", ["number in the path", "number as an option", "both", "socket"])
 def test_the_number_of_the_redis_database_and_its_socket_are_heeded(
     docora: Docora, link: TestLink, own: OwnRedis, tmp_path: Path, way: str
 ) -> None:
     url = {
         "number in the path": f"{own.url}/3",
         "number as an option": f"{own.url}?db=3",
+        "both": f"{own.url}/3?db=5",
         "socket": f"unix://{tmp_path / 'r'}?db=3",
     }[way]
     result = retry(docora, link, REDIS_URL=url)

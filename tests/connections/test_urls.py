@@ -42,7 +42,7 @@ def test_a_database_is_named_by_host_and_name_only(url: str, target: str) -> Non
         ("redis://:hunter2@redis.example:6380/2", "redis.example:6380/2"),
         ("rediss://docora:hunter%32@redis.example", "redis.example:6379/0"),
         ("redis://redis.example?password=hunter2", "redis.example:6379/0"),
-        ("redis://redis.example/3?db=1&password=hunter2", "redis.example:6379/1"),
+        ("redis://redis.example/3?db=1&password=hunter2", "redis.example:6379/3"),
         ("redis:///2?host=redis.example&port=6380", "redis.example:6380/2"),
         ("redis://:hunter2@[::1]", "[::1]:6379/0"),
         ("unix:///run/redis.sock?password=hunter2", "/run/redis.sock, database 0"),

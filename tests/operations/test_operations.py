@@ -75,7 +75,16 @@ def test_each_state_is_listed_with_the_dashboards_fields_and_the_latest_step_fir
     assert found[-1]["last_step_at"] is found[-1]["last_step_seconds"] is None
     assert table.code == 0, table
     heading, _, *rows, _ = [re.split(r"\s{2,}", line.strip()) for line in table.stdout.splitlines()]
-    columns = ("Completed", "Queued", "Not queued", "State", "Results", "Last step", "Who", "What")
+    columns = (
+        "Completed",
+        "Put to work",
+        "Not queued",
+        "State",
+        "Results",
+        "Last step",
+        "Who",
+        "What",
+    )
     assert heading == ["Operation", *columns]
     assert rows[2][:5] == ["bulk_gone", "4 of 9", "3", "1", "owner gone"]
     assert rows[2][5] == "3 min ago"
@@ -109,10 +118,10 @@ def test_a_narrow_terminal_shows_one_below_the_other(docora: Docora) -> None:
     lines = [re.sub(r"\x1b\[[\d;]*m", "", line).rstrip() for line in shown.splitlines()]
     assert max(map(len, lines)) <= 40
     for line in (
-        "Operation   bulk_0123456789abcdef",
-        "Operation   bulk_fedcba9876543210",
-        "Completed   4 of 9",
-        "State       owner gone",
+        "Operation    bulk_0123456789abcdef",
+        "Operation    bulk_fedcba9876543210",
+        "Completed    4 of 9",
+        "State        owner gone",
     ):
         assert line in lines
 

@@ -56,7 +56,7 @@ def test_progress_reads_an_operation_of_the_dashboard_and_needs_only_redis(docor
     assert [[label, value.strip()] for label, value in rows] == [
         ["Operation", OPERATION],
         ["Completed", "4 of 9"],
-        ["Queued", "3"],
+        ["Put to work", "3"],
         ["Not queued", "1"],
         ["State", "running"],
     ]

@@ -13,6 +13,7 @@ from docora_ops.actions.background import PATIENCE, in_background, outcome, too_
 from docora_ops.actions.belonging import count_jobs_with_links
 from docora_ops.actions.doctor import postgres_checks, redis_checks, timing_checks
 from docora_ops.actions.doctor.timing_checks import seconds_ahead
+from docora_ops.actions.open_queue import open_queue
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.database import Database
 from docora_ops.database.counts import count_apps_with_failed_links, count_links
@@ -39,7 +40,7 @@ from docora_ops.errors import (
 )
 from docora_ops.jobs import Backend, QueueHealth
 from docora_ops.links import LinkStatus
-from docora_ops.queue import LinkQueue, Redis, connect, queue_of
+from docora_ops.queue import LinkQueue, Redis, connect
 from docora_ops.queue.redis_client import describe, latency
 from docora_ops.queue.redis_server import QueueInspector
 from docora_ops.settings import Settings, load_settings
@@ -277,7 +278,7 @@ def _check_redis(
     implied = ", since REDIS_URL is not set" if settings.redis_is_implied else ""
     where = describe(client) + implied
     try:
-        found.queue = queue = queue_of(settings, client)
+        found.queue = queue = open_queue(settings, client)
         inspector = QueueInspector(settings, client, queue.backend)
         refusal, tried = None, False
         if read_only:

@@ -81,7 +81,7 @@ def check_queue(queue: QueueHealth, queue_name: str, backend: Backend, pending: 
         return [
             _check_bullmq(queue, queue_name),
             _check_bullmq_workers(queue, pending),
-            ok(CheckName.SCHEDULER, "Docora's own, which its worker brings"),
+            _check_docoras_scheduler(queue),
             _check_waiting(queue, "raise SCAN_CONCURRENCY, or run more workers of Docora"),
         ]
     return [
@@ -167,12 +167,12 @@ def _check_bullmq(queue: QueueHealth, queue_name: str) -> Check:
     if _OTHER_BULLMQ.match(version):
         found = f"{version} made it, and docora-ops knows the keys of BullMQ 5"
         return warning(name, found, "see whether status and queue fit Docora's own screens")
-    return ok(name, f"{queue_name}, made by {version}")
+    return ok(name, f"{queue_name}, made by {version}" if version else queue_name)
 
 
 def _check_bullmq_workers(queue: QueueHealth, pending: int) -> Check:
     name = CheckName.WORKERS
-    jobs = queue.waiting + queue.active
+    jobs = queue.waiting + queue.active + queue.delayed
     problem = failed if jobs or pending else warning
     waiting = f"{amount(pending, 'pending link')} and {amount(jobs, 'job')}"
     if not queue.workers:
@@ -189,8 +189,17 @@ def _check_bullmq_workers(queue: QueueHealth, pending: int) -> Check:
         return problem(name, found, Backend.BULLMQ.to_resume)
     if queue.stalled:
         found = f"{found}; {amount(queue.stalled, 'job')} at work without a worker's heartbeat"
-        return warning(name, found, "BullMQ queues stalled jobs again within a minute")
+        hint = "BullMQ runs them again within minutes, and gives up a job that was cut off twice"
+        return warning(name, found, f"{hint}; if links stay scanning: docora-ops repair")
     return ok(name, found)
+
+
+def _check_docoras_scheduler(queue: QueueHealth) -> Check:
+    name = CheckName.SCHEDULER
+    if queue.workers:
+        return ok(name, "Docora's own, which its worker brings")
+    found = "none is seen: Docora's own comes with its worker"
+    return warning(name, found, Backend.BULLMQ.to_start_workers)
 
 
 def _check_bullmq_beside(queue: QueueHealth) -> Check:
