@@ -42,5 +42,5 @@ def too_late(server: str, kind: type[ServerError]) -> ServerError:
     """Returns the error of a server that has not told all in time."""
     return kind(
         f"{server} has not told all within {PATIENCE} s",
-        hint="check its load and the network; docora-ops doctor measures how long an answer takes",
+        hint="check its load and the network",
     )

@@ -9,27 +9,19 @@ from docora_ops.errors import ServersMismatchedError
 from docora_ops.links import ids_of_job
 from docora_ops.queue import LinkQueue
 
-_SAMPLE = 100  # waiting jobs
+_SAMPLE = 100  # jobs
 
 
-def require_servers_to_match(database: Database, queue: LinkQueue) -> None:
+def require_servers_to_match(
+    database: Database, queue: LinkQueue, *, all_jobs: bool = False
+) -> None:
     """Raises ServersMismatchedError if the jobs in the queue do not look like this database's.
-
-    Counts all jobs only if a sample of the waiting ones looks so.
-    """
-    sample = set(filter(ids_of_job, queue.first_waiting(_SAMPLE)))
-    unknown = len(sample) - len(link_statuses(database, sample))
-    if not Belonging(len(sample), unknown, queue.is_docoras).is_plausible:
-        require_all_jobs_to_match(database, queue)
-
-
-def require_all_jobs_to_match(database: Database, queue: LinkQueue) -> None:
-    """Counts all jobs. Raises ServersMismatchedError if they do not look like this database's.
 
     Queueing is refused, too: once the queue of another Docora holds jobs of this database, the two
     look as if they belonged together, and the next repair removes the other's jobs.
+    `all_jobs`: counts all jobs at once, not only a sample.
     """
-    found = count_jobs_with_links(database, queue)
+    found = (count_jobs_with_links if all_jobs else sample_jobs)(database, queue)
     if found.is_plausible:
         return
     deleted = "docora-ops repair --remove-unknown-jobs"
@@ -42,6 +34,14 @@ def require_all_jobs_to_match(database: Database, queue: LinkQueue) -> None:
         f"links were deleted: {deleted}",
         details={"job_count": found.jobs, "jobs_without_link": found.without_link},
     )
+
+
+def sample_jobs(database: Database, queue: LinkQueue) -> Belonging:
+    """Counts the jobs of a sample, and all jobs if these do not look like this database's."""
+    sample = set(filter(ids_of_job, queue.sample(_SAMPLE)))
+    unknown = len(sample) - len(link_statuses(database, sample))
+    found = Belonging(len(sample), unknown, queue.is_docoras)
+    return found if found.is_plausible else count_jobs_with_links(database, queue)
 
 
 def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:

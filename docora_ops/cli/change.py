@@ -63,6 +63,13 @@ def reset_in_words(context: Context, links: str, jobs: str) -> str:
     return f"reset {links} and queue {jobs}"
 
 
+def sent_again(*, update: bool) -> str:
+    """Returns how files are sent again, and what is done to their records, for a question."""
+    if update:
+        return "again as updates, and delete there what is gone from the repository (mark"
+    return "again (delete"
+
+
 def in_words(*, front: bool, reset_circuit: bool) -> str:
     """Returns what the two options add to a question about jobs."""
     where = " at the head of the queue" if front else ""

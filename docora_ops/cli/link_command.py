@@ -5,7 +5,13 @@ from __future__ import annotations
 from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.lookup import resolve_link
-from docora_ops.cli.change import describe_change, in_words, names_of, reset_in_words
+from docora_ops.cli.change import (
+    describe_change,
+    in_words,
+    names_of,
+    reset_in_words,
+    sent_again,
+)
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.terminal import Terminal
@@ -40,10 +46,9 @@ def change_link(
     if terminal is not None:
         files = amount(count_deliveries(database, [link.ref]), "file")
         above = [] if update else [forgotten(is_planned=True)]
-        change_of_records = "mark" if update else "delete"
         terminal.ask(
             f"{context.servers}: send {link.payload.app_name} {files} of "
-            f"{link.payload.repository_name} again ({change_of_records} the delivery records, "
+            f"{link.payload.repository_name} {sent_again(update=update)} the delivery records, "
             f"{reset_in_words(context, 'the link', 'its snapshot job')}"
             f"{in_words(front=front, reset_circuit=reset_circuit)})?",
             *above,

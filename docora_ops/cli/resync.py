@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change, reset_in_words
+from docora_ops.cli.change import describe_change, reset_in_words, sent_again
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import Retyped, UsageError
@@ -103,8 +103,8 @@ def resync(
     files = amount(count_deliveries(context.database, selection.refs), "file")
     reset = reset_in_words(context, "the links", "their snapshot jobs")
     question = (
-        f"send {found.app_name}, over {amount(selection.total, 'link')}, {files} again "
-        f"({'mark' if update else 'delete'} the delivery records, {reset}{bulk.words})"
+        f"send {found.app_name}, over {amount(selection.total, 'link')}, {files} "
+        f"{sent_again(update=update)} the delivery records, {reset}{bulk.words})"
     )
     change = describe_change("resync", reason, **asdict(found), all=True, **bulk.recorded)
     command = BulkCommand(context, Action.RESYNC, selection, change, _BATCH_SIZE, bulk)

@@ -64,8 +64,8 @@ class BullmqQueue(LinkQueue):
             ids = self._reader.read_list()
         return WaitingList(ids, _NO_EXECUTIONS)
 
-    def first_waiting(self, count: int) -> list[str]:
-        """Returns some ids of the queue's list: at most `count`, from its beginning."""
+    def sample(self, count: int) -> list[str]:
+        """Returns the ids of at most `count` jobs that wait or, with RQ, have failed."""
         with redis_errors(self._client):
             return [text_of(each) for each in self._reader.read_list(count)]
 

@@ -41,6 +41,7 @@ _QUEUE_OF_DOCORA = "snapshot-queue"
 _LISTS = ("wait", "paused", "active")
 _SETS = ("delayed", "prioritized", "waiting-children", "failed", "completed")
 _OVER = ("completed",)
+_ENDED = ("completed", "failed")
 _PAGE = 5000
 _PER_MILLISECOND = 0x1000
 """The score of a delayed job counts so many steps for each millisecond."""
@@ -349,13 +350,16 @@ class BullmqReader:
         )
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        """Yields the ids of all jobs, and whether they are to be run or have failed."""
+        """Yields the ids of all jobs, and whether they are to be run.
+
+        BullMQ keeps failed jobs of deleted links, and nobody removes them.
+        """
         for name in (*_LISTS, *_SETS):
             key, start = self.prefix + name, 0
             read = self._client.lrange if name in _LISTS else self._client.zrange
             while ids := cast("list[bytes]", read(key, start, start + _PAGE - 1)):
                 start += len(ids)
-                yield [text_of(each) for each in ids], name not in _OVER
+                yield [text_of(each) for each in ids], name not in _ENDED
 
     def _pipeline(self) -> Pipeline:
         return self._client.pipeline(transaction=False)

@@ -110,8 +110,8 @@ class LinkQueue(ABC):
         """Reads the ids in the queue's list."""
 
     @abstractmethod
-    def first_waiting(self, count: int) -> list[str]:
-        """Returns some ids of the queue's list: at most `count`, from its beginning."""
+    def sample(self, count: int) -> list[str]:
+        """Returns the ids of at most `count` jobs that wait or, with RQ, have failed."""
 
     @abstractmethod
     def read_expired(self) -> ExpiredExecutions:

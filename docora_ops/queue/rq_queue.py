@@ -54,9 +54,9 @@ class RqQueue(LinkQueue):
         """Reads the ids in the queue's list."""
         return self._script.read_waiting()
 
-    def first_waiting(self, count: int) -> list[str]:
-        """Returns some ids of the queue's list: at most `count`, from its beginning."""
-        return self._script.first_waiting(count)
+    def sample(self, count: int) -> list[str]:
+        """Returns the ids of at most `count` jobs that wait or, with RQ, have failed."""
+        return self._script.sample(count)
 
     def read_expired(self) -> ExpiredExecutions:
         """Reads the expired executions, before rows are locked: there may be many."""

@@ -12,7 +12,7 @@ from rq import Queue
 from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import ExecutionRegistry
 from rq.job import Job
-from rq.registry import StartedJobRegistry
+from rq.registry import FailedJobRegistry, StartedJobRegistry
 from rq.results import Result
 
 from docora_ops.queue.redis_client import prepare, redis_errors, with_rows_locked
@@ -32,6 +32,7 @@ class JobScript:
         self._client_with_rows_locked = with_rows_locked(client)
         self._list_key = Queue.redis_queue_namespace_prefix + settings.queue_name
         self._wip_key = registry_key(StartedJobRegistry, settings.queue_name)
+        self._failed_key = registry_key(FailedJobRegistry, settings.queue_name)
         self._keys = _key_names(settings.queue_name)
         sources = [files("docora_ops.queue").joinpath(part) for part in ("judge.lua", name)]
         self._script = client.register_script(
@@ -99,11 +100,13 @@ class JobScript:
             if is_last:
                 return read[::-1]
 
-    def first_waiting(self, count: int) -> list[str]:
-        """Returns some ids of the queue's list: at most `count`, from its beginning."""
-        with redis_errors(self._client):
-            ids = cast("list[bytes]", self._client.lrange(self._list_key, 0, count - 1))
-        return [text_of(each) for each in ids]
+    def sample(self, count: int) -> list[str]:
+        """Returns the ids of at most `count` jobs that wait or have failed."""
+        with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
+            pipeline.lrange(self._list_key, 0, count - 1)
+            pipeline.zrange(self._failed_key, 0, count - 1)
+            waiting, failed = pipeline.execute()
+        return [text_of(each) for each in [*waiting, *failed][:count]]
 
     def read_expired(self) -> ExpiredExecutions:
         """Reads the expired executions."""

@@ -54,6 +54,20 @@ CHANGES = (
 )
 
 
+def test_failed_jobs_of_another_docora_are_a_sign_too_where_none_waits(docora: Docora) -> None:
+    gone = [docora.add_link().job_id for _ in range(3)]
+    docora.actions().retry_all()
+    docora.redis.delete(docora.queue.key)
+    docora.redis.zadd(docora.queue.failed_job_registry.key, dict.fromkeys(gone, 2**33))
+    docora.connection.execute("DELETE FROM app_repositories")
+    link = docora.add_link()
+    before = docora.dump()
+    refused = docora.run("retry", *link.ids, "--json")
+    assert (refused.code, refused.json["code"]) == (4, "servers_mismatched"), refused
+    assert check(docora.run("doctor", "--json", env=ONE_LOOK), "servers_match")["state"] == "failed"
+    assert docora.dump() == before
+
+
 @pytest.mark.parametrize("command", CHANGES, ids=" ".join)
 def test_nothing_is_queued_among_the_jobs_of_another_docora(
     docora: Docora, command: tuple[str, ...]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from docora_ops.actions.background import PATIENCE, in_background, outcome, too_late
-from docora_ops.actions.belonging import count_jobs_with_links
+from docora_ops.actions.belonging import count_jobs_with_links, sample_jobs
 from docora_ops.actions.doctor import postgres_checks, redis_checks, timing_checks
 from docora_ops.actions.doctor.timing_checks import seconds_ahead
 from docora_ops.actions.open_queue import open_queue
@@ -148,8 +148,8 @@ def diagnose(
                     grace_seconds=settings.drift_grace,
                     before_second_look=before_second_look,
                 )
-                if drift.total:
-                    belonging = count_jobs_with_links(database, queue)
+                count = count_jobs_with_links if drift.total else sample_jobs
+                belonging = count(database, queue)
             except PostgresError as error:
                 postgres.lose(CheckName.POSTGRES, error)
             except RedisError as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from docora_ops.actions.belonging import require_all_jobs_to_match
+from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
@@ -96,7 +96,7 @@ class Repair:
             else:
                 self._jobs.append(suspect.drift)
         if self._found and not self.remove_unknown_jobs:
-            require_all_jobs_to_match(self.database, self.queue)
+            require_servers_to_match(self.database, self.queue, all_jobs=True)
         if examples:
             named_examples = named(self.database, list(examples.values()))
             self._app_names = {drift.app_id: drift.app_name for drift in named_examples}
