@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from docora_ops.database import Database
-    from docora_ops.jobs import OtherQueue
+    from docora_ops.jobs import BackendChoice, OtherQueue
     from docora_ops.queue import LinkQueue, ProgressStore, Redis
     from docora_ops.render.json import Document
     from docora_ops.settings import Settings
@@ -103,24 +103,38 @@ class Context:
             raise UnclearBackendError(
                 f"{queue.choice.sentence}: nothing is changed", hint=queue.choice.to_set
             )
+        self._tell(queue.choice)
         return queue
 
     def queue_to_read(self) -> LinkQueue:
         """Returns the queue, with a warning if it is unclear which workers run."""
+        is_new = "queue" not in self.__dict__
+        queue = self.open_queue_to_read()
+        if is_new:
+            self.tell_backend()
+        return queue
+
+    def open_queue_to_read(self) -> LinkQueue:
+        """Returns the queue and says nothing, for a thread in the background."""
         if "queue" not in self.__dict__:
             self.queue = self._open_queue()
-            if not self.queue.choice.is_clear:
-                choice = self.queue.choice
-                self.warn(f"Warning: {choice.sentence}: only RQ's jobs are shown; {choice.to_set}")
         return self.queue
+
+    def tell_backend(self) -> None:
+        """Says which backend was found out, or warns if that is unclear."""
+        if "queue" in self.__dict__:
+            self._tell(self.queue.choice)
+
+    def _tell(self, choice: BackendChoice) -> None:
+        if not choice.is_clear:
+            self.warn(f"Warning: {choice.sentence}: only RQ's jobs are shown; {choice.to_set}")
+        elif choice.sentence:
+            self.say(choice.sentence)
 
     def _open_queue(self) -> LinkQueue:
         from docora_ops.actions.open_queue import open_queue
 
-        queue = open_queue(self.settings, self.redis)
-        if queue.choice.is_clear and queue.choice.sentence:
-            self.say(queue.choice.sentence)
-        return queue
+        return open_queue(self.settings, self.redis)
 
     @cached_property
     def store(self) -> ProgressStore:

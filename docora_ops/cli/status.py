@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,6 +66,7 @@ def status(
     finally:
         if live:
             live.stop()
+    context.tell_backend()
     if not as_json:
         context.show_tables([render.screen(found)])
     else:
@@ -89,7 +90,9 @@ def _read(context: Context, live: Live | None) -> Status:
     from docora_ops.render.cells import cell
 
     is_silent = context.as_json
-    for found in read_status(context.database, context.redis, context.queue_to_read, context.store):
+    for found in read_status(
+        context.database, context.redis, context.open_queue_to_read, context.store
+    ):
         if not found.waiting_for:
             continue
         words = f"Waiting for {' and '.join(found.waiting_for)}."
@@ -118,13 +121,12 @@ def _watch(context: Context, seconds: int) -> None:
 
     context.collect_garbage()
     compare = Watch().compare
-    with suppress(RedisError):  # what it says would break up the screen later
-        context.queue_to_read()
     live = Live(console=context.out, auto_refresh=False) if may_animate(sys.stdout) else None
+    began = time.monotonic()
+    found = _read(context, None)
+    context.tell_backend()  # later, it would break up the screen
     with live or nullcontext():
         while not getattr(sys.stdout, "has_lost_its_reader", False):
-            began = time.monotonic()
-            found = _read(context, live)
             shown = render.screen(found, compare(found, began))
             if live:
                 # The terminal writes ^C behind the last line, which must not begin another.
@@ -135,3 +137,5 @@ def _watch(context: Context, seconds: int) -> None:
                 context.reconnect()
             taken = time.monotonic() - began
             time.sleep(max(seconds - taken, taken * _REST))
+            began = time.monotonic()
+            found = _read(context, live)
