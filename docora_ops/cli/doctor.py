@@ -59,7 +59,8 @@ def doctor(
     diagnosis = diagnose(
         context.env_file, before_second_look, on_wait, max_failed=max_failed, read_only=read_only
     )
-    if diagnosis.backend and diagnosis.backend.sentence:
+    # Where it is unclear, the check of the workers says so.
+    if diagnosis.backend and diagnosis.backend.is_clear and diagnosis.backend.sentence:
         context.say(diagnosis.backend.sentence)
     if as_json:
         context.show_document(render.document(diagnosis))

@@ -150,9 +150,9 @@ def end_wait(
         left = amount(wait.unfinished, "result")
         again = f"docora-ops wait {link or quote(operation_id or '')}"
         # Beside Docora's own workers, a link may wait for the scheduler without a job.
-        jobs = (
-            "To go on waiting" if context.queue.is_docoras else "The jobs go on; to wait for them"
-        )
+        queue = context.queue
+        is_known = queue.choice.is_clear and not queue.is_docoras
+        jobs = "The jobs go on; to wait for them" if is_known else "To go on waiting"
         context.warn(f"{end}; {left} still to come. {jobs}: {again}")
     return codes
 
