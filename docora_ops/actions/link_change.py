@@ -193,7 +193,7 @@ class LinkChange:
         why = f"the snapshot of {name} is running; a resync now would be lost"
         hint = "when it has ended, run it again"
         if after := self._after_cut(found.job):
-            why = f"the worker of {name} was killed or hangs, and BullMQ still has its job at work"
+            why = f"the snapshot of {name} was cut off or hangs: BullMQ still has its job at work"
             hint = f"{after}; {hint}"
         return SnapshotRunningError(
             why,

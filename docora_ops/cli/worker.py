@@ -81,7 +81,9 @@ def worker(
             f"the worker's packages are not installed ({error.name} is missing)",
             hint="in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name",
         ) from error
-    context.require_rq("the worker", "Docora's own workers run its jobs; docora-ops help workers")
+    context.require_rq(
+        "the worker", "Docora's own workers run the jobs: see docora-ops help workers"
+    )
     settings = context.settings
     process.check(settings)
     if context.queue.read_other() is OtherQueue.WORKED_ON:
