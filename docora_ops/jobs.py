@@ -16,43 +16,6 @@ class Backend(StrEnum):
     RQ = "rq"
     BULLMQ = "bullmq"  # Docora's own
 
-    @property
-    def to_start_workers(self) -> str:
-        """Returns what starts workers."""
-        if self is Backend.RQ:
-            return "docora-ops worker"
-        return "run Docora with RUN_MODE=all or worker"
-
-    @property
-    def to_resume(self) -> str:
-        """Returns what lets suspended workers take jobs again."""
-        return "docora-ops resume" if self is Backend.RQ else "see docora-ops help workers"
-
-    @property
-    def only_others(self) -> str:
-        """Returns what is wrong if only workers of the other backend run."""
-        if self is Backend.RQ:
-            return "this Docora runs BullMQ workers, and no RQ worker"
-        return "workers of RQ listen on the queue, and none of BullMQ"
-
-    @property
-    def to_switch(self) -> str:
-        """Returns what chooses the other backend."""
-        return f"set DOCORA_OPS_BACKEND={'bullmq' if self is Backend.RQ else 'rq'}"
-
-    @property
-    def others_beside(self) -> str:
-        """Returns what is wrong if workers of both backends run."""
-        beside = "a BullMQ worker of Docora runs beside the RQ queue"
-        if self is Backend.BULLMQ:
-            beside = "a worker of RQ runs beside Docora's own"
-        return f"{beside}: each link may be worked on twice"
-
-    @property
-    def to_stop_others(self) -> str:
-        """Returns what stops the workers of the other backend."""
-        return "run Docora with RUN_MODE=api" if self is Backend.RQ else "stop the workers of RQ"
-
 
 class BackendSource(StrEnum):
     """What the choice of a backend rests on."""
@@ -288,15 +251,6 @@ class OtherQueue(StrEnum):
     def is_the_only_one(self, workers: int) -> bool:
         """Tells whether only its workers run; `workers`: those of our backend."""
         return not workers and self is OtherQueue.WORKED_ON
-
-
-def to_run_bullmq_jobs(workers: int) -> str:
-    """Returns what puts links to work whose jobs were left in BullMQ; `workers`: those of RQ."""
-    schedule = "docora-ops schedule, run each minute, queues their links"
-    if workers:
-        return schedule
-    start = "if Docora has workers of its own, set DOCORA_OPS_BACKEND=bullmq and start it"
-    return f"{start}; otherwise {schedule}"
 
 
 def when_docora_queues(workers: int, scan_interval: str) -> str:

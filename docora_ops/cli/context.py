@@ -28,6 +28,7 @@ from docora_ops.errors import (
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from docora_ops.advice import Advice
     from docora_ops.database import Database
     from docora_ops.jobs import BackendChoice, OtherQueue
     from docora_ops.queue import LinkQueue, ProgressStore, Redis
@@ -157,6 +158,13 @@ class Context:
 
         return make_console(sys.stderr)
 
+    @property
+    def advice(self) -> Advice:
+        """The sentences about the backend."""
+        from docora_ops.advice import ADVICE
+
+        return ADVICE[self.queue.backend]
+
     def require_rq(self, what: str, instead: str) -> None:
         """Raises NeedsRqError if the queue is Docora's own. `instead`: what there is for it."""
         if self.queue.is_docoras:
@@ -179,11 +187,11 @@ class Context:
         Their jobs are not known then: links that are at work would be taken for stuck ones.
         Returns the number of live workers, and the state of the other queue.
         """
-        backend = self.queue.backend
         workers, other = self.queue.count_workers(), self.queue.read_other()
         if other.is_the_only_one(workers):
             raise WrongBackendError(
-                backend.only_others, hint=f"{backend.to_switch}: see docora-ops help workers"
+                self.advice.only_others,
+                hint=f"{self.advice.to_switch}: see docora-ops help workers",
             )
         return workers, other
 
@@ -321,11 +329,11 @@ class Context:
 
     def warn_of_others(self, *, has_workers: bool) -> None:
         """Warns that workers of the other backend run, beside workers of this one or alone."""
-        backend = self.queue.backend
+        advice = self.advice
         if has_workers:
-            self.warn(f"Warning: {backend.others_beside}: {backend.to_stop_others}")
+            self.warn(f"Warning: {advice.others_beside}: {advice.to_stop_others}")
         else:
-            self.warn(f"Warning: {backend.only_others}: {backend.to_switch}")
+            self.warn(f"Warning: {advice.only_others}: {advice.to_switch}")
 
     def count_workers(self, *, to_change: bool = False) -> int:
         """Counts the live workers.
@@ -333,20 +341,20 @@ class Context:
         Warns if there is none, if workers are suspended, or if the other backend is in use.
         `to_change`: raises WrongBackendError if only workers of the other backend run.
         """
-        from docora_ops.jobs import OtherQueue, to_run_bullmq_jobs
+        from docora_ops.jobs import OtherQueue
 
         if to_change:
             workers, other = self.require_right_backend()
         else:
             workers, other = self.queue_to_read().count_workers(), self.queue.read_other()
-        backend = self.queue.backend
+        advice = self.advice
         is_worked_on = other is OtherQueue.WORKED_ON
         if not self.queue.choice.is_clear:
             return workers
         if not workers and not is_worked_on and self.queue.is_docoras:
             self.warn(
                 "Warning: no BullMQ worker is seen: links wait until one is started: "
-                f"{backend.to_start_workers}"
+                f"{advice.to_start_workers}"
             )
         elif not workers and not is_worked_on:
             self.warn(
@@ -354,14 +362,17 @@ class Context:
                 "jobs wait until one is started"
             )
         if suspension := self.queue.read_suspension():
-            self.warn(f"Warning: {suspension.sentence}. To go on: {backend.to_resume}")
+            self.warn(f"Warning: {suspension.sentence}. To go on: {advice.to_resume}")
         if is_worked_on:
             self.warn_of_others(has_workers=workers > 0)
         if other is OtherQueue.LEFT_JOBS and not self.queue.is_docoras:
+            what_to_do = "docora-ops schedule, run each minute, queues their links"
+            if not workers:
+                start = f"if Docora has workers of its own, {advice.to_switch} and start it"
+                what_to_do = f"{start}; otherwise {what_to_do}"
             self.warn(
                 "Warning: Docora's BullMQ queue holds jobs, and no BullMQ worker runs to take "
-                f"them: {to_run_bullmq_jobs(workers)}. docora-ops doctor has the command that "
-                "removes the jobs."
+                f"them: {what_to_do}. docora-ops doctor has the command that removes the jobs."
             )
         return workers
 

@@ -113,7 +113,7 @@ def resume(
     from docora_ops.queue import WorkerSwitch
     from docora_ops.render import pause as render
 
-    context.require_rq("resume", context.queue.backend.to_resume)
+    context.require_rq("resume", context.advice.to_resume)
     suspension = context.queue.read_suspension()
     resumed = WorkerSwitch(context.redis).resume(describe_change("resume", reason))
     if context.as_json:

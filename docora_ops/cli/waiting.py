@@ -70,7 +70,7 @@ def showing_wait(
     at_most = f", {context.timeout} s at most" if context.timeout else ""
     context.say(f"Waiting for {what}{at_most}.")
     if not workers and queue.choice.is_clear:
-        start = queue.backend.to_start_workers
+        start = context.advice.to_start_workers
         context.say(f"Waiting all the same: a worker may come. To start one: {start}")
     so_far, is_animated = following.result(), may_animate(sys.stderr)
     total = so_far.total + left()
@@ -98,7 +98,7 @@ def _wrapped(parts: Sequence[str], context: Context) -> str:
 
 
 def _tell(context: Context, link: str, notice: Notice, text: str) -> None:
-    backend = context.queue.backend
+    advice = context.advice
     match notice:
         case Notice.LOST:
             sentence = f"no live job for {text} of the links. {_queue_again(link)}"
@@ -106,9 +106,9 @@ def _tell(context: Context, link: str, notice: Notice, text: str) -> None:
             name = context.settings.queue_name
             sentence = f"no worker listens on the queue {name} any more"
             if context.queue.choice.is_clear:
-                sentence += f": {backend.to_start_workers}"
+                sentence += f": {advice.to_start_workers}"
         case Notice.SUSPENDED:
-            sentence = f"{text}. To go on: {backend.to_resume}"
+            sentence = f"{text}. To go on: {advice.to_resume}"
         case Notice.REDIS_AWAY:
             sentence = f"{text}; the wait goes on, since the results are in Postgres"
         case Notice.REDIS_BACK | Notice.WORKER_BACK | Notice.RESUMED:

@@ -63,6 +63,12 @@ def read_use(settings: Settings, client: Redis) -> OtherQueue:
         return BullmqReader(settings, client, _QUEUE_OF_DOCORA).use()
 
 
+def has_worker(settings: Settings, client: Redis) -> bool:
+    """Tells whether a worker of Docora's own queue is connected. Raises RedisError."""
+    with redis_errors(client):
+        return bool(BullmqReader(settings, client, _QUEUE_OF_DOCORA).workers())
+
+
 def command_to_remove_jobs(settings: Settings) -> str:
     """Returns the shell command that removes Docora's own queue."""
     return command_to_delete(f"{literal(settings.bullmq_prefix)}:{_QUEUE_OF_DOCORA}:*")
@@ -81,8 +87,11 @@ class BullmqReader:
 
     @property
     def traces(self) -> list[str]:
-        """The keys one of which exists if the queue was ever opened."""
-        return [self.prefix + name for name in ("meta", "id", "events", *_LISTS, *_SETS)]
+        """The keys one of which exists if the queue has ever held a job.
+
+        Not `meta`, which Docora's API writes for its dashboard, also with `RUN_MODE=api`.
+        """
+        return [self.prefix + name for name in ("id", "events", *_LISTS, *_SETS)]
 
     def read_list(self, most: int | None = None) -> list[bytes]:
         """Returns the ids of the jobs that wait, in order of their turn from the end.

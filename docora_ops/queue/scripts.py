@@ -83,7 +83,7 @@ class JobScript:
         """Reads the list in pieces, so that Redis is held for a few milliseconds.
 
         Begins at the tail, since workers pop the head: an id may only move away from what is read.
-        Each piece overlaps the one before by an id. If that is gone, all is read at once.
+        Each piece overlaps what was read before. If it does not, all is read at once.
         """
         read: list[bytes] = []  # the last one first
         while True:
@@ -92,10 +92,10 @@ class JobScript:
             is_last = len(piece) <= _PAGE
             piece.reverse()
             if read:
-                try:
-                    del piece[: piece.index(read[-1]) + 1]
-                except ValueError:
+                overlap = piece.index(read[-1]) + 1 if read[-1] in piece else 0
+                if not overlap or piece[:overlap] != read[-overlap:]:
                     return cast("list[bytes]", self._client.lrange(self._list_key, 0, -1))
+                del piece[:overlap]
             read += piece
             if is_last:
                 return read[::-1]

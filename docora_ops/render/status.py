@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from docora_ops.advice import ADVICE
 from docora_ops.bulk import KnownOperation
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import Backend, BackendSource, QueueOverview, silence_of
@@ -194,6 +195,7 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
     waited = f" (the oldest for {duration(age)})" if age is not None else ""
     text = cell(f"{queue.waiting} waiting{waited}, {queue.active} running, {queue.delayed} delayed")
     yield "Queue", text
+    advice = ADVICE[queue.backend]
     if queue.backend_source is BackendSource.UNCLEAR:
         yield "Workers", cell("unclear which run: see docora-ops help workers", "red")
     elif queue.live_workers:
@@ -203,12 +205,12 @@ def _queue(queue: QueueOverview, *, has_only_others: bool) -> Iterator[Row]:
         count = f"{len(queue.live_workers)}{of_them}"
         yield "Workers", cell(f"{count} ({silence})", "yellow") if silence else cell(count)
     elif has_only_others:
-        yield "Workers", _heading(queue.backend.only_others, queue.backend.to_switch, "red")
+        yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
     else:
-        yield "Workers", cell(f"none: {queue.backend.to_start_workers}", "yellow")
+        yield "Workers", cell(f"none: {advice.to_start_workers}", "yellow")
     if queue.suspension:
         yield "", _line(queue.suspension.sentence, "yellow")
-        yield "", _heading("  to go on", queue.backend.to_resume, "yellow")
+        yield "", _heading("  to go on", advice.to_resume, "yellow")
 
 
 def _busy(queue: QueueOverview) -> int | None:

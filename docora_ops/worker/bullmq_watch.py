@@ -8,8 +8,7 @@ from contextlib import suppress
 from redis import Redis
 
 from docora_ops.errors import RedisError
-from docora_ops.jobs import OtherQueue
-from docora_ops.queue.bullmq_reader import read_use
+from docora_ops.queue.bullmq_reader import has_worker
 from docora_ops.settings import Settings
 from docora_ops.worker.log import log
 
@@ -32,8 +31,7 @@ class BullmqWatch:
         if time.monotonic() >= self._next_look:
             saw_worker = self._sees_worker
             with suppress(RedisError):
-                use = read_use(self._settings, self._client)
-                self._sees_worker = use is OtherQueue.WORKED_ON
+                self._sees_worker = has_worker(self._settings, self._client)
             self._next_look = time.monotonic() + INTERVAL
             if self._sees_worker and not saw_worker:
                 log.warning(

@@ -8,7 +8,7 @@ import select
 import socket
 import ssl
 from contextlib import suppress
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -19,6 +19,9 @@ from docora_ops.worker.endpoint import Endpoint, basic_login
 
 _MOST_CONNECTIONS = 16
 """Connections that stay open: apps take turns in the queue."""
+_EMBEDDING = (IPv6Network("::/96"), IPv6Network("64:ff9b::/96"))
+"""Networks whose addresses end in one of IPv4: RFC 4291 and, for NAT64, RFC 6052."""
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")  # RFC 8215
 _PROXY_PORT = 1080
 """git's default port of a proxy."""
 _REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
@@ -239,10 +242,15 @@ class ConnectionPool:
 
 
 def is_public(address: str) -> bool:
-    """Returns whether an IP address is one of the internet."""
+    """Returns whether an IP address, and one of IPv4 that it stands for, is of the internet."""
     ip = ip_address(address)
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
-        ip = ip.ipv4_mapped
+    if isinstance(ip, IPv6Address):
+        if ip in _LOCAL_NAT64 or ip.is_site_local:
+            return False
+        if any(ip in network for network in _EMBEDDING):
+            ip = IPv4Address(ip.packed[-4:])
+        else:
+            ip = ip.ipv4_mapped or ip.sixtofour or ip
     return ip.is_global and not ip.is_multicast
 
 

@@ -157,7 +157,7 @@ class SnapshotWorker(StoppableWorker):
             raise StopRequested
         state = self.get_state()
         self.set_state(WorkerStatus.SUSPENDED)
-        while self._bullmq.sees_worker():
+        while not self._stop_requested and self._bullmq.sees_worker():
             self.heartbeat()
             time.sleep(1)
         self.set_state(state)

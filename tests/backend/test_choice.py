@@ -11,7 +11,7 @@ from rq.job import JobStatus
 
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check
-from tests.support.docora import Docora, Result
+from tests.support.docora import QUEUE, Docora, Result
 from tests.support.privileges import without_rule
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import running
@@ -159,7 +159,8 @@ def test_nothing_but_the_names_of_rqs_queues_and_other_queues_is_no_trace(docora
     docora.redis.delete(docora.queue.key)
     docora.redis.rpush("rq:queue:mails", "a")
     docora.redis.sadd("rq:queues", "rq:queue:mails")
-    docora.redis.set("bull:mails:meta", "x")
+    docora.redis.set("bull:mails:id", "x")
+    docora.redis.hset(f"bull:{QUEUE}:meta", "version", "bullmq:5")  # the dashboard was opened
     link = docora.add_link("pending_snapshot")
     assert found_by(docora) == DEFAULT
     result = run_unset(docora, "resync", *link.ids, "--yes")
@@ -213,6 +214,7 @@ def test_without_the_list_of_clients_the_keys_decide_and_workers_of_rq_still_cou
     bullmq: Bullmq,
 ) -> None:
     docora = bullmq.docora
+    docora.redis.set(bullmq.key("id"), 1)  # as the first job leaves it
     with without_list_of_clients(docora):
         assert found_by(docora) == BULLMQ_TRACES
         docora.add_worker()
@@ -258,6 +260,7 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
     bullmq: Bullmq, seen: str
 ) -> None:
     docora = bullmq.docora
+    docora.redis.set(bullmq.key("id"), 1)  # as the first job leaves it
     docora.add_link()
     known = bullmq.run("retry-all-failed", "--yes", "--json").data["operation_id"]
     link, waited = docora.add_link(), docora.add_link("scanning")

@@ -84,7 +84,7 @@ def test_a_look_takes_the_list_as_it_was_read_unless_the_job_has_ended(docora: D
     assert sum(each["command"].startswith("LINDEX") for each in commands) == 1
 
 
-@pytest.mark.parametrize("change", ["push and pop", "remove what was read"])
+@pytest.mark.parametrize("change", ["push and pop", "remove what was read", "move it"])
 def test_a_long_list_is_read_in_pieces_while_it_changes(docora: Docora, change: str) -> None:
     ids = [f"job-{number}" for number in range(12_345)]
     docora.redis.rpush(KEY, *ids)
@@ -96,8 +96,11 @@ def test_a_long_list_is_read_in_pieces_while_it_changes(docora: Docora, change: 
         if change == "push and pop":
             docora.redis.rpush(KEY, *(f"new-{number}" for number in range(70)))
             docora.redis.lpop(KEY, 80)
-        else:
+        elif change == "remove what was read":
             docora.redis.ltrim(KEY, 0, -101)
+        else:
+            docora.redis.lrem(KEY, 0, ids[-5001])
+            docora.redis.linsert(KEY, "BEFORE", ids[-9000], ids[-5001])
         second.release()
         found = reading.result()
     for job_id in docora.waiting():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from shlex import quote
 
+from docora_ops.advice import ADVICE
 from docora_ops.diagnosis import Check, CheckName, failed, not_checked, ok, warning
 from docora_ops.jobs import Backend, OtherQueue, QueueHealth
 from docora_ops.queue.redis_server import RedisServer
@@ -23,6 +24,7 @@ _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
 
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
 
+_RQ, _BULLMQ = ADVICE[Backend.RQ], ADVICE[Backend.BULLMQ]
 Refusal = tuple[str, str]  # why Redis takes no writes, and what to do
 
 
@@ -76,7 +78,8 @@ def check_queue(queue: QueueHealth, queue_name: str, backend: Backend, pending: 
     """
     if queue.has_only_others:
         name = CheckName.BULLMQ_QUEUE if backend is Backend.RQ else CheckName.WORKERS
-        return [failed(name, backend.only_others, backend.to_switch)]
+        advice = ADVICE[backend]
+        return [failed(name, advice.only_others, advice.to_switch)]
     if backend is Backend.BULLMQ:
         return [
             _check_bullmq(queue, queue_name),
@@ -177,16 +180,16 @@ def _check_bullmq_workers(queue: QueueHealth, pending: int) -> Check:
     waiting = f"{amount(pending, 'pending link')} and {amount(jobs, 'job')}"
     if not queue.workers:
         found = f"no BullMQ worker is seen, for {waiting}"
-        return problem(name, found, Backend.BULLMQ.to_start_workers)
+        return problem(name, found, _BULLMQ.to_start_workers)
     if queue.other is OtherQueue.WORKED_ON:
-        return failed(name, Backend.BULLMQ.others_beside, Backend.BULLMQ.to_stop_others)
+        return failed(name, _BULLMQ.others_beside, _BULLMQ.to_stop_others)
     found = str(queue.workers)
     if queue.other is OtherQueue.LEFT_JOBS:
         found = f"{found}; RQ's queue holds jobs, which run if a worker of RQ is started"
         return failed(name, found, _TO_REMOVE, command=queue.to_remove_others)
     if queue.suspension:
         found = f"{found}; {queue.suspension.sentence}, and {waiting} wait"
-        return problem(name, found, Backend.BULLMQ.to_resume)
+        return problem(name, found, _BULLMQ.to_resume)
     if queue.stalled:
         found = f"{found}; {amount(queue.stalled, 'job')} at work without a worker's heartbeat"
         hint = "BullMQ runs them again within minutes, and gives up a job that was cut off twice"
@@ -199,13 +202,13 @@ def _check_docoras_scheduler(queue: QueueHealth) -> Check:
     if queue.workers:
         return ok(name, "Docora's own, which its worker brings")
     found = "none is seen: Docora's own comes with its worker"
-    return warning(name, found, Backend.BULLMQ.to_start_workers)
+    return warning(name, found, _BULLMQ.to_start_workers)
 
 
 def _check_bullmq_beside(queue: QueueHealth) -> Check:
     name = CheckName.BULLMQ_QUEUE
     if queue.other is OtherQueue.WORKED_ON:
-        return failed(name, Backend.RQ.others_beside, Backend.RQ.to_stop_others)
+        return failed(name, _RQ.others_beside, _RQ.to_stop_others)
     if queue.other is OtherQueue.LEFT_JOBS:
         found = (
             "the BullMQ queue holds jobs, and no BullMQ worker runs to take them; one that is "
@@ -213,7 +216,7 @@ def _check_bullmq_beside(queue: QueueHealth) -> Check:
         )
         remove = _TO_REMOVE
         if not queue.workers:
-            set_backend = f"{Backend.RQ.to_switch} and start it"
+            set_backend = f"{_RQ.to_switch} and start it"
             remove = f"if Docora has workers of its own, {set_backend}; otherwise {remove}"
         return failed(name, found, remove, command=queue.to_remove_others)
     return ok(name, "not in use")

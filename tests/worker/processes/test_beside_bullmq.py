@@ -99,6 +99,23 @@ def test_a_worker_beside_it_can_be_stopped(snapshots: Snapshots, bullmq: Bullmq)
     assert "ended, as told" in worker.log
 
 
+def test_a_busy_worker_that_was_told_to_end_ends_with_its_job(
+    snapshots: Snapshots, bullmq: Bullmq
+) -> None:
+    first, second = queue_two(snapshots)
+    with (
+        held_worker(snapshots, "--name", "w", file="a") as (gate, worker),
+        bullmq.worker(nothing),
+    ):
+        await_look(worker)
+        worker.signal(signal.SIGTERM)
+        worker.await_line("told to end")
+        gate.release()
+        assert worker.end() == 0
+    statuses = (snapshots.docora.status(first), snapshots.docora.status(second))
+    assert statuses == ("synced", "pending_snapshot")
+
+
 def test_a_burst_ends_and_says_that_jobs_may_wait(snapshots: Snapshots, bullmq: Bullmq) -> None:
     _, second = queue_two(snapshots)
     with (
