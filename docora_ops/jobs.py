@@ -18,7 +18,7 @@ class Backend(StrEnum):
 
 
 class BackendSource(StrEnum):
-    """What the choice of a backend rests on."""
+    """The evidence for the choice of a backend."""
 
     SETTING = "setting"  # DOCORA_OPS_BACKEND
     WORKERS = "workers"

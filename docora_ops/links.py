@@ -251,7 +251,7 @@ class LinkFilter:
     exclude_app_ids: Sequence[str] = ()
     repository_ids: Sequence[str] = ()
     repository_names: Sequence[str] = ()
-    """As well as `repository_ids`: `owner/name`, case aside, where `*` stands for anything."""
+    """Further repositories: `owner/name`, case-insensitive; `*` matches anything."""
     statuses: Sequence[LinkStatus] = ()
     errors: Sequence[str] = ()
     """The error contains one of these texts, case aside; one with `*` must match all of it."""

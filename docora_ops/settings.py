@@ -105,7 +105,7 @@ class Settings(BaseSettings):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What `load_settings` has changed or left out of what it read, a sentence each."""
+        """The values that `load_settings` has changed or left out, a sentence each."""
         return self._warnings
 
     def require_database_url(self) -> SecretStr:

@@ -322,7 +322,7 @@ class Context:
         return exit_code_of(error)
 
     def warn_of_wrong_backend(self) -> None:
-        """Warns if only workers of the other backend run: their jobs are not those that we show."""
+        """Warns if only workers of the other backend run, whose jobs are not shown."""
         queue = self.queue
         if queue.choice.is_clear and queue.read_other().is_the_only_one(queue.count_workers()):
             self.warn_of_others(has_workers=False)

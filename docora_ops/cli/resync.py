@@ -26,8 +26,8 @@ def resync(
         bool,
         typer.Option(
             "--update",
-            help="Send the files that the app has received as updates, and delete there those that "
-            "are gone from the repository: marks the delivery records instead of deleting them.",
+            help="Send files that the app has received as updates, and have the app delete files "
+            "that are gone from the repository. Marks the delivery records, and deletes none.",
         ),
     ] = False,
     front: options.Front = False,

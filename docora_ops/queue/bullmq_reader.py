@@ -96,7 +96,7 @@ class BullmqReader:
     def read_list(self, most: int | None = None) -> list[bytes]:
         """Returns the ids of the jobs that wait, in order of their turn from the end.
 
-        `most`: reads only so many of each list, from its beginning.
+        `most`: reads at most this many ids of each list, from its beginning.
         """
         pipeline = self._pipeline()
         for name in ("wait", "paused"):

@@ -93,7 +93,7 @@ class LinkQueue(ABC):
 
     @property
     def scan_interval(self) -> str:
-        """How soon Docora's scheduler queues a pending link, in words."""
+        """The time within which Docora's scheduler queues a pending link, in words."""
         return self._settings.scan_interval
 
     def record(self, audit: AuditEntry) -> None:

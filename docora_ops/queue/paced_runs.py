@@ -25,7 +25,7 @@ class PacedLinks:
     operation_id: str
     selected: frozenset[str]
     queued: frozenset[str]
-    """Those of the selected links whose turn has come."""
+    """The selected links whose turn has come."""
 
 
 class PacedRuns:
