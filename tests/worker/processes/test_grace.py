@@ -3,8 +3,11 @@
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from signal import SIGKILL, SIGSTOP, SIGTERM
 
+import psycopg
 import pytest
 from rq.job import JobStatus
 
@@ -13,6 +16,7 @@ from tests.support.docora import WIP
 from tests.support.git_over_http import GitHandler, GitSite
 from tests.support.proxy import PATIENCE, eventually
 from tests.support.rows import TestLink
+from tests.support.running_commands import await_locks
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import held_worker, running
 
@@ -121,3 +125,57 @@ def test_a_job_that_does_not_end_when_it_is_cut_off_is_killed_and_counts_a_failu
         assert f"its process was killed (wait status {int(SIGKILL)})" in worker.log
     assert snapshots.docora.row(link)["retry_count"] == 1
     assert snapshots.docora.lost_links() == []
+
+
+@contextmanager
+def locked_rows(snapshots: Snapshots, table: str) -> Iterator[None]:
+    """Has every job wait that comes to these rows."""
+    with psycopg.connect(snapshots.docora.database_access.owner) as holder:
+        holder.execute(f"SELECT FROM {table} FOR UPDATE".encode())
+        yield
+
+
+def test_a_job_is_cut_off_while_it_waits_for_postgres(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_synced({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=1)
+    with (
+        locked_rows(snapshots, "repository_snapshots"),
+        running(snapshots, "--grace", "1", MAX_RETRY_ATTEMPTS="1") as worker,
+    ):
+        await_locks(snapshots.docora)
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+    assert worker.log.count(" WARNING ") == worker.log.count("no failure is counted\n") == 1
+    assert_queued_again(snapshots, link, 0)
+
+
+def test_a_job_that_is_cut_off_does_not_take_its_session_of_postgres_for_lost(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    first, second = snapshots.add_links(["One", "Two"]).values()
+    snapshots.queue(first)
+    snapshots.queue(second, max_retry_attempts=1)
+    changes = {"MAX_RETRY_ATTEMPTS": "1", "DOCORA_OPS_LOCK_TIMEOUT": "1"}
+    with held_worker(snapshots, "--grace", "1", file="a", **changes) as (gate, worker):
+        rows = f"app_repositories WHERE app_id = '{second.app_id}'"
+        with locked_rows(snapshots, rows):
+            gate.release()
+            await_locks(docora)
+            worker.signal(SIGTERM)
+            worker.await_line("cut off, and queued again at once; no failure is counted")
+        assert worker.end() == 0
+    assert worker.log.count(" began, ") == 1
+    assert docora.status(first) == "synced"
+    assert_queued_again(snapshots, second, 0)
+
+
+def test_a_job_that_waits_for_postgres_takes_too_long_and_fails_in_words(
+    snapshots: Snapshots,
+) -> None:
+    link, _ = snapshots.add_synced({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=1, job_timeout=1)
+    changes = {"MAX_RETRY_ATTEMPTS": "1", "DOCORA_OPS_JOB_TIMEOUT": "1"}
+    with locked_rows(snapshots, "repository_snapshots"):
+        assert snapshots.work(**changes).code == 0
+    assert link_row(snapshots, link) == ("failed", 1, "the snapshot took longer than 1 s")
