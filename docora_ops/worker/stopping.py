@@ -18,6 +18,7 @@ from rq.worker import WorkerStatus
 from docora_ops.interrupts import held_back
 from docora_ops.worker.log import log
 from docora_ops.worker.registration import RegisteredWorker
+from docora_ops.worker.rq_parts import CUT_OFF
 
 _CLEANING_UP = 10
 """Seconds that a job has to clean up after it was cut off, before it is killed."""
@@ -93,7 +94,7 @@ class StoppableWorker(RegisteredWorker):
         time.sleep(seconds)
         pid = self.horse_pid
         self._is_cutting_off = pid != 0
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number in (CUT_OFF, signal.SIGKILL):
             if pid and self.horse_pid == pid:  # 0 once the job has ended
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)

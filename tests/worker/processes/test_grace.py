@@ -179,3 +179,17 @@ def test_a_job_that_waits_for_postgres_takes_too_long_and_fails_in_words(
     with locked_rows(snapshots, "repository_snapshots"):
         assert snapshots.work(**changes).code == 0
     assert link_row(snapshots, link) == ("failed", 1, "the snapshot took longer than 1 s")
+
+
+def test_a_process_that_somebody_else_ends_counts_a_failure(snapshots: Snapshots) -> None:
+    """As a watchdog that looks after the memory: its SIGTERM would come again at once."""
+    link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"}, max_retry_attempts=1)
+    with held_worker(snapshots, "--grace", "60", MAX_RETRY_ATTEMPTS="1") as (_gate, worker):
+        os.kill(worker.horse(), SIGTERM)
+        worker.await_line(f"its process was killed (wait status {int(SIGTERM)})")
+        eventually(lambda: worker.horses == [], "the end of the process")
+        assert snapshots.docora.waiting() == []
+    status, failures, error = link_row(snapshots, link)
+    assert (status, failures) == ("failed", 1)
+    assert error is not None
+    assert "its process was killed" in error
