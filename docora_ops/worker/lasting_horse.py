@@ -13,8 +13,8 @@ from rq import Queue, Worker
 from rq.executions import Execution
 from rq.job import Job
 
-from docora_ops.interrupts import held_back
-from docora_ops.worker.rq_parts import CUT_OFF, cut_off
+from docora_ops.interrupts import CUT_OFF, held_back
+from docora_ops.worker.rq_parts import cut_off
 
 _MOST_JOBS = 100
 """Jobs of one work-horse."""

@@ -16,11 +16,8 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.scheduler import RQScheduler
 
-from docora_ops.interrupts import held_back
+from docora_ops.interrupts import CUT_OFF, held_back
 
-CUT_OFF = signal.SIGUSR1
-"""Tells a work-horse to cut its job off. SIGTERM kills it, which counts a failure: any program may
-send that, as often as it likes."""
 _MAINTENANCE_LOCK_TTL = 120
 
 

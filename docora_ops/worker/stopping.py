@@ -15,10 +15,9 @@ from rq.exceptions import StopRequested
 from rq.utils import now
 from rq.worker import WorkerStatus
 
-from docora_ops.interrupts import held_back
+from docora_ops.interrupts import CUT_OFF, held_back
 from docora_ops.worker.log import log
 from docora_ops.worker.registration import RegisteredWorker
-from docora_ops.worker.rq_parts import CUT_OFF
 
 _CLEANING_UP = 10
 """Seconds that a job has to clean up after it was cut off, before it is killed."""

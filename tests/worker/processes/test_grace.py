@@ -1,16 +1,23 @@
 """A job that is cut off by the end of its worker is queued again at once, and counts no failure."""
 
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from signal import SIGKILL, SIGSTOP, SIGTERM
+from types import FrameType
 
 import psycopg
 import pytest
 from rq.job import JobStatus
+from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
+from docora_ops.interrupts import CUT_OFF
+from docora_ops.worker.git import Git
+from docora_ops.worker.rq_parts import CutOff, cut_off
 from tests.support.delivery_checks import link_row
 from tests.support.docora import WIP
 from tests.support.git_over_http import GitHandler, GitSite
@@ -18,7 +25,7 @@ from tests.support.proxy import PATIENCE, eventually
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_locks
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import held_worker, running
+from tests.support.worker_processes import children_of, command_line, held_worker, running
 
 
 def assert_queued_again(snapshots: Snapshots, link: TestLink, tries_left: int) -> None:
@@ -193,3 +200,31 @@ def test_a_process_that_somebody_else_ends_counts_a_failure(snapshots: Snapshots
     assert (status, failures) == ("failed", 1)
     assert error is not None
     assert "its process was killed" in error
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(CUT_OFF, CutOff), (signal.SIGALRM, JobTimeoutException)]
+)
+def test_a_git_that_is_started_at_this_very_moment_is_ended_too(
+    snapshots: Snapshots, number: signal.Signals, error: type[BaseException]
+) -> None:
+    def strike(_frame: FrameType, event: str, what: object) -> None:
+        if event == "c_return" and getattr(what, "__name__", "") == "fork_exec":
+            signal.raise_signal(number)
+
+    over = threading.Event()
+    site = GitSite(snapshots.folder, intercept=lambda _handler: over.wait(PATIENCE))
+    before = signal.signal(CUT_OFF, cut_off)
+    timeout = UnixSignalDeathPenalty(60, JobTimeoutException)  # type: ignore[no-untyped-call]
+    with site.serving(), timeout:
+        git = Git(site.url, token=None, protocols=["http"], timeout=60, keep_alive=lambda: None)
+        sys.setprofile(strike)
+        try:
+            with pytest.raises(error):
+                git.list_refs()
+        finally:
+            sys.setprofile(None)
+            signal.signal(CUT_OFF, before)
+            commands = [command_line(pid) for pid in children_of(os.getpid())]
+            over.set()
+    assert not [command for command in commands if "ls-remote" in command]
