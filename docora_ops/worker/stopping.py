@@ -21,6 +21,7 @@ from docora_ops.worker.registration import RegisteredWorker
 
 _CLEANING_UP = 10
 """Seconds that a job has to clean up after it was cut off, before it is killed."""
+_PAUSE = 0.05
 _SAME_SIGNAL = timedelta(seconds=1)
 """RQ takes a second signal within this time for the first, which may come by two ways."""
 
@@ -91,6 +92,8 @@ class StoppableWorker(RegisteredWorker):
     def _cut_off(self, seconds: int) -> None:
         """Tells the job to end, after some seconds; kills it if it does not."""
         time.sleep(seconds)
+        while not self.horse_pid and self.get_state() == WorkerStatus.BUSY:
+            time.sleep(_PAUSE)  # the job begins, or has just ended
         pid = self.horse_pid
         self._is_cutting_off = pid != 0
         for number in (CUT_OFF, signal.SIGKILL):

@@ -20,8 +20,8 @@ from docora_ops.worker.git import Git
 from docora_ops.worker.rq_parts import CutOff, cut_off
 from tests.support.delivery_checks import link_row
 from tests.support.docora import WIP
-from tests.support.git_over_http import GitHandler, GitSite
-from tests.support.proxy import PATIENCE, eventually
+from tests.support.git_over_http import GitHandler, GitSite, gate_at
+from tests.support.proxy import PATIENCE, Fault, Proxy, eventually
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_locks
 from tests.support.snapshots import Snapshots
@@ -228,3 +228,23 @@ def test_a_git_that_is_started_at_this_very_moment_is_ended_too(
             commands = [command_line(pid) for pid in children_of(os.getpid())]
             over.set()
     assert not [command for command in commands if "ls-remote" in command]
+
+
+def test_a_job_whose_process_is_not_there_yet_at_the_end_of_the_grace_period_is_cut_off(
+    snapshots: Snapshots,
+) -> None:
+    link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"})
+    with (
+        Proxy.before_redis(snapshots.docora.redis_access.worker) as proxy,
+        gate_at(snapshots.receiver, "b"),
+    ):
+        taken = proxy.plan(b"\r\nbusy\r\n", Fault.HOLD_REPLY)
+        with running(snapshots, "--grace", "1", REDIS_URL=proxy.url) as worker:
+            taken.wait()
+            worker.signal(SIGTERM)
+            worker.await_line("or cut off after 1 s")
+            time.sleep(1.5)  # the grace period ends without a word
+            assert worker.horses == []
+            taken.release()
+            assert worker.end() == 0
+    assert_queued_again(snapshots, link, 4)
