@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end a command or a worker."""
+CUT_OFF = signal.SIGUSR1
+"""Tells a work-horse to cut its job off. SIGTERM kills it, which counts a failure: any program may
+send that, as often as it likes."""
 _NOTICED_AFTER = 0.1  # seconds until a sleeping run notices that it is to stop
 _SOON = 0.05  # seconds until a destructor has probably ended; if not, it is ignored again
 
@@ -55,6 +58,23 @@ def repeat_if_swallowed(kind: type[BaseException], repeat: Callable[[], object])
         signal.setitimer(signal.ITIMER_REAL, _SOON)
 
     sys.unraisablehook = hook
+
+
+@contextmanager
+def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """Calls the handlers of these signals after the block. For the main thread.
+
+    Unlike blocked signals, they are not deferred in a process that is started in the block, too.
+    """
+    came: list[int] = []
+    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for caught in came:
+            signal.raise_signal(caught)
 
 
 @contextmanager

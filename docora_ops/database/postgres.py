@@ -20,6 +20,7 @@ from psycopg import errors as pg
 from psycopg.abc import Buffer, PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import _WaitTimeout
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.types.datetime import TimestamptzLoader
 
@@ -72,8 +73,25 @@ class Connection(psycopg.Connection[TupleRow]):
     reply_timeout: float | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        """Waits for the server, `reply_timeout` seconds by default."""
-        return super().wait(gen, interval, self.reply_timeout if timeout is None else timeout)
+        """Waits for the server, `reply_timeout` seconds by default.
+
+        Cancels the statement on any exception of a signal handler, as psycopg does on Ctrl-C only.
+        Else the server would keep its locks, and the end of a pipeline would raise another error.
+        """
+        try:
+            return super().wait(gen, interval, self.reply_timeout if timeout is None else timeout)
+        except psycopg.Error:
+            raise
+        except BaseException:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                try:
+                    self.cancel_safe(timeout=_REPLY_GRACE)
+                    super().wait(gen, interval, _REPLY_GRACE)
+                except pg.QueryCanceled:
+                    pass
+                except psycopg.Error:
+                    self.close()
+            raise
 
 
 class _MomentLoader(TimestamptzLoader):

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from docora_ops.errors import ConfigurationError, GitError, SnapshotError
+from docora_ops.interrupts import CUT_OFF, deferred
 from docora_ops.worker.certificates import hint_for_git
 from docora_ops.worker.redirects import is_redirect, location_in, target_on_same_server
 
@@ -106,13 +107,10 @@ class Git:
     ) -> tuple[int, str, str]:
         """Runs git to its end; returns its exit code, stdout and stderr."""
         end = time.monotonic() + self._timeout
-        process = subprocess.Popen(
-            ["git", *arguments],
+        process = _start(
+            arguments,
             env=self._environment() | variables,
-            umask=_UMASK,
-            cwd="/",
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
@@ -134,13 +132,10 @@ class Git:
         self, clone: Path, *arguments: str, stdin: int = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
         """Starts a git that reads the clone; the caller ends it by `stop`."""
-        return subprocess.Popen(
-            ["git", f"--git-dir={clone}", *arguments],
+        return _start(
+            [f"--git-dir={clone}", *arguments],
             env=self._environment(),
-            umask=_UMASK,
-            cwd="/",
             stdin=stdin,
-            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=PIECE,
         )
@@ -180,6 +175,21 @@ class Git:
             environment[f"GIT_CONFIG_KEY_{index}"] = key
             environment[f"GIT_CONFIG_VALUE_{index}"] = value
         return environment
+
+
+def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """Starts git. A cut-off or timeout that comes meanwhile finds a process that it can end."""
+    process = None
+    try:
+        with deferred((CUT_OFF, signal.SIGALRM)):
+            process = subprocess.Popen(
+                ["git", *arguments], umask=_UMASK, cwd="/", stdout=subprocess.PIPE, **options
+            )
+    except BaseException:
+        if process is not None:
+            stop(process)
+        raise
+    return process
 
 
 def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:

@@ -13,6 +13,7 @@ from rq import Queue, Worker
 from rq.executions import Execution
 from rq.job import Job
 
+from docora_ops.interrupts import CUT_OFF, held_back
 from docora_ops.worker.rq_parts import cut_off
 
 _MOST_JOBS = 100
@@ -46,7 +47,8 @@ class LastingHorseWorker(Worker):
         if self._give(job):
             return
         self._to_horse, self._to_worker = socket.socketpair()
-        super().fork_work_horse(job, queue)
+        with held_back({CUT_OFF}):  # in the work-horse, too, until it performs a job
+            super().fork_work_horse(job, queue)
         self._to_worker.close()
         self._last_horse_pid = self.horse_pid
 
@@ -106,11 +108,10 @@ class LastingHorseWorker(Worker):
         super().main_work_horse(job, queue)
 
     def setup_work_horse_signals(self) -> None:
-        """Has the work-horse ignore SIGHUP, and SIGTERM cut off its job: the worker decides."""
+        """Has the work-horse ignore SIGHUP, and CUT_OFF cut off its job: the worker decides."""
         super().setup_work_horse_signals()  # type: ignore[no-untyped-call]
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, cut_off)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.signal(CUT_OFF, cut_off)
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         """Performs the job and, in a work-horse, the jobs that follow. Returns the last success."""

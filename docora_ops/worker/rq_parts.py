@@ -16,7 +16,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.scheduler import RQScheduler
 
-from docora_ops.interrupts import held_back
+from docora_ops.interrupts import CUT_OFF, held_back
 
 _MAINTENANCE_LOCK_TTL = 120
 
@@ -51,8 +51,8 @@ class SnapshotJob(Job):
     _retry_pipeline: Pipeline | None = None
 
     def perform(self) -> Any:
-        """Runs the job. Raises CutOff on SIGTERM, which a work-horse holds back until then."""
-        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        """Runs the job. Raises CutOff on the signal that a work-horse holds back until then."""
+        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {CUT_OFF})
         try:
             return super().perform()
         finally:
@@ -91,8 +91,8 @@ class SnapshotJob(Job):
 
 
 def cut_off(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """Handles SIGTERM in a work-horse."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # else a second one would cut off the cleaning up
+    """Handles the signal in a work-horse."""
+    signal.signal(number, signal.SIG_IGN)  # else a second one would cut off the cleaning up
     raise CutOff
 
 

@@ -15,12 +15,13 @@ from rq.exceptions import StopRequested
 from rq.utils import now
 from rq.worker import WorkerStatus
 
-from docora_ops.interrupts import held_back
+from docora_ops.interrupts import CUT_OFF, held_back
 from docora_ops.worker.log import log
 from docora_ops.worker.registration import RegisteredWorker
 
 _CLEANING_UP = 10
 """Seconds that a job has to clean up after it was cut off, before it is killed."""
+_PAUSE = 0.05
 _SAME_SIGNAL = timedelta(seconds=1)
 """RQ takes a second signal within this time for the first, which may come by two ways."""
 
@@ -91,9 +92,11 @@ class StoppableWorker(RegisteredWorker):
     def _cut_off(self, seconds: int) -> None:
         """Tells the job to end, after some seconds; kills it if it does not."""
         time.sleep(seconds)
+        while not self.horse_pid and self.get_state() == WorkerStatus.BUSY:
+            time.sleep(_PAUSE)  # the job begins, or has just ended
         pid = self.horse_pid
         self._is_cutting_off = pid != 0
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number in (CUT_OFF, signal.SIGKILL):
             if pid and self.horse_pid == pid:  # 0 once the job has ended
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)

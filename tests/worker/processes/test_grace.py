@@ -1,20 +1,31 @@
 """A job that is cut off by the end of its worker is queued again at once, and counts no failure."""
 
 import os
+import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from signal import SIGKILL, SIGSTOP, SIGTERM
+from types import FrameType
 
+import psycopg
 import pytest
 from rq.job import JobStatus
+from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
+from docora_ops.interrupts import CUT_OFF
+from docora_ops.worker.git import Git
+from docora_ops.worker.rq_parts import CutOff, cut_off
 from tests.support.delivery_checks import link_row
 from tests.support.docora import WIP
-from tests.support.git_over_http import GitHandler, GitSite
-from tests.support.proxy import PATIENCE, eventually
+from tests.support.git_over_http import GitHandler, GitSite, gate_at
+from tests.support.proxy import PATIENCE, Fault, Proxy, eventually
 from tests.support.rows import TestLink
+from tests.support.running_commands import await_locks
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import held_worker, running
+from tests.support.worker_processes import children_of, command_line, held_worker, running
 
 
 def assert_queued_again(snapshots: Snapshots, link: TestLink, tries_left: int) -> None:
@@ -121,3 +132,119 @@ def test_a_job_that_does_not_end_when_it_is_cut_off_is_killed_and_counts_a_failu
         assert f"its process was killed (wait status {int(SIGKILL)})" in worker.log
     assert snapshots.docora.row(link)["retry_count"] == 1
     assert snapshots.docora.lost_links() == []
+
+
+@contextmanager
+def locked_rows(snapshots: Snapshots, table: str) -> Iterator[None]:
+    """Has every job wait that comes to these rows."""
+    with psycopg.connect(snapshots.docora.database_access.owner) as holder:
+        holder.execute(f"SELECT FROM {table} FOR UPDATE".encode())
+        yield
+
+
+def test_a_job_is_cut_off_while_it_waits_for_postgres(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_synced({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=1)
+    with (
+        locked_rows(snapshots, "repository_snapshots"),
+        running(snapshots, "--grace", "1", MAX_RETRY_ATTEMPTS="1") as worker,
+    ):
+        await_locks(snapshots.docora)
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+    assert worker.log.count(" WARNING ") == worker.log.count("no failure is counted\n") == 1
+    assert_queued_again(snapshots, link, 0)
+
+
+def test_a_job_that_is_cut_off_does_not_take_its_session_of_postgres_for_lost(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    first, second = snapshots.add_links(["One", "Two"]).values()
+    snapshots.queue(first)
+    snapshots.queue(second, max_retry_attempts=1)
+    changes = {"MAX_RETRY_ATTEMPTS": "1", "DOCORA_OPS_LOCK_TIMEOUT": "1"}
+    with held_worker(snapshots, "--grace", "1", file="a", **changes) as (gate, worker):
+        rows = f"app_repositories WHERE app_id = '{second.app_id}'"
+        with locked_rows(snapshots, rows):
+            gate.release()
+            await_locks(docora)
+            worker.signal(SIGTERM)
+            worker.await_line("cut off, and queued again at once; no failure is counted")
+        assert worker.end() == 0
+    assert worker.log.count(" began, ") == 1
+    assert docora.status(first) == "synced"
+    assert_queued_again(snapshots, second, 0)
+
+
+def test_a_job_that_waits_for_postgres_takes_too_long_and_fails_in_words(
+    snapshots: Snapshots,
+) -> None:
+    link, _ = snapshots.add_synced({"a": "1\n"})
+    snapshots.queue(link, max_retry_attempts=1, job_timeout=1)
+    changes = {"MAX_RETRY_ATTEMPTS": "1", "DOCORA_OPS_JOB_TIMEOUT": "1"}
+    with locked_rows(snapshots, "repository_snapshots"):
+        assert snapshots.work(**changes).code == 0
+    assert link_row(snapshots, link) == ("failed", 1, "the snapshot took longer than 1 s")
+
+
+def test_a_process_that_somebody_else_ends_counts_a_failure(snapshots: Snapshots) -> None:
+    """As a watchdog that looks after the memory: its SIGTERM would come again at once."""
+    link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"}, max_retry_attempts=1)
+    with held_worker(snapshots, "--grace", "60", MAX_RETRY_ATTEMPTS="1") as (_gate, worker):
+        os.kill(worker.horse(), SIGTERM)
+        worker.await_line(f"its process was killed (wait status {int(SIGTERM)})")
+        eventually(lambda: worker.horses == [], "the end of the process")
+        assert snapshots.docora.waiting() == []
+    status, failures, error = link_row(snapshots, link)
+    assert (status, failures) == ("failed", 1)
+    assert error is not None
+    assert "its process was killed" in error
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(CUT_OFF, CutOff), (signal.SIGALRM, JobTimeoutException)]
+)
+def test_a_git_that_is_started_at_this_very_moment_is_ended_too(
+    snapshots: Snapshots, number: signal.Signals, error: type[BaseException]
+) -> None:
+    def strike(_frame: FrameType, event: str, what: object) -> None:
+        if event == "c_return" and getattr(what, "__name__", "") == "fork_exec":
+            signal.raise_signal(number)
+
+    over = threading.Event()
+    site = GitSite(snapshots.folder, intercept=lambda _handler: over.wait(PATIENCE))
+    before = signal.signal(CUT_OFF, cut_off)
+    timeout = UnixSignalDeathPenalty(60, JobTimeoutException)  # type: ignore[no-untyped-call]
+    with site.serving(), timeout:
+        git = Git(site.url, token=None, protocols=["http"], timeout=60, keep_alive=lambda: None)
+        sys.setprofile(strike)
+        try:
+            with pytest.raises(error):
+                git.list_refs()
+        finally:
+            sys.setprofile(None)
+            signal.signal(CUT_OFF, before)
+            commands = [command_line(pid) for pid in children_of(os.getpid())]
+            over.set()
+    assert not [command for command in commands if "ls-remote" in command]
+
+
+def test_a_job_whose_process_is_not_there_yet_at_the_end_of_the_grace_period_is_cut_off(
+    snapshots: Snapshots,
+) -> None:
+    link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"})
+    with (
+        Proxy.before_redis(snapshots.docora.redis_access.worker) as proxy,
+        gate_at(snapshots.receiver, "b"),
+    ):
+        taken = proxy.plan(b"\r\nbusy\r\n", Fault.HOLD_REPLY)
+        with running(snapshots, "--grace", "1", REDIS_URL=proxy.url) as worker:
+            taken.wait()
+            worker.signal(SIGTERM)
+            worker.await_line("or cut off after 1 s")
+            time.sleep(1.5)  # the grace period ends without a word
+            assert worker.horses == []
+            taken.release()
+            assert worker.end() == 0
+    assert_queued_again(snapshots, link, 4)
