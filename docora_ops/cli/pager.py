@@ -48,7 +48,7 @@ def show_markdown(text: str) -> None:
     text = re.sub(r"\[([^]]+)\]\([\w./#-]+\)", r"\1", text)
     console = make_console(sys.stdout)
     with console.capture() as capture:
-        console.print(WholeMarkdown(text, code_theme="ansi_dark", hyperlinks=False))
+        console.print(WholeMarkdown(text, hyperlinks=False), crop=False)
     show_paged([capture.get()], console.height)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import Markdown, TableElement
+from rich.markdown import CodeBlock, Markdown, TableElement
 from rich.table import Table
+from rich.text import Text
 
 
 class _WholeTable(TableElement):
@@ -18,7 +19,14 @@ class _WholeTable(TableElement):
             yield renderable
 
 
+class _WholeCode(CodeBlock):
+    """Code whose lines are left to the terminal to break, so that they can be pasted."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(str(self.text).rstrip(), "cyan", no_wrap=True, overflow="ignore")
+
+
 class WholeMarkdown(Markdown):
     """Markdown that is shown whole, however narrow the terminal is."""
 
-    elements = Markdown.elements | {"table_open": _WholeTable}
+    elements = Markdown.elements | {"table_open": _WholeTable, "fence": _WholeCode}

@@ -122,6 +122,16 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(docora: Docora) -> None:
     assert "\N{HORIZONTAL ELLIPSIS}" not in shown
 
 
+def test_a_line_of_code_can_be_pasted_however_narrow_the_terminal_is(docora: Docora) -> None:
+    env = {"NO_COLOR": "1", "PAGER": ""}
+    code, shown = on_terminal(docora, ["help", "recipes"], columns=60, env=env)
+    assert code == 0
+    blocks = re.findall(r"^```\w*\n(.*?)^```", topic("recipes"), re.MULTILINE | re.DOTALL)
+    lines = {line for block in blocks for line in block.splitlines()}
+    assert max(map(len, lines)) > 100
+    assert lines - {""} <= set(shown.splitlines())
+
+
 def test_no_color_turns_colours_off(docora: Docora) -> None:
     env = {"PAGER": "cat", "TERM": "xterm-256color", "NO_COLOR": "1"}
     code, shown = on_terminal(docora, ["help", "exit-codes"], env=env)
