@@ -13,17 +13,17 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 from psycopg import errors as pg
-from psycopg.abc import Buffer, PQGen
+from psycopg.abc import Buffer
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import _WaitTimeout
-from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.types.datetime import TimestamptzLoader
 
+from docora_ops.database.connection import REPLY_GRACE, Connection
 from docora_ops.errors import (
     ConfigurationError,
     LinkError,
@@ -41,9 +41,6 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 _IDLE_LIMIT = 6
 """Seconds that a transaction may be idle: longer than a call of Redis with rows locked."""
-
-_REPLY_GRACE = 5
-"""Seconds beyond the statement timeout after which a silent server counts as lost."""
 
 _ROWS_AT_ONCE = 1000
 
@@ -64,34 +61,6 @@ _FIRST_MOMENT = datetime(1, 1, 1, tzinfo=UTC)
 _LAST_MOMENT = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
 Parameters = Mapping[str, object]
-RV = TypeVar("RV")
-
-
-class Connection(psycopg.Connection[TupleRow]):
-    """A connection that gives up on a server that does not answer."""
-
-    reply_timeout: float | None = None
-
-    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        """Waits for the server, `reply_timeout` seconds by default.
-
-        Cancels the statement on any exception of a signal handler, as psycopg does on Ctrl-C only.
-        Else the server would keep its locks, and the end of a pipeline would raise another error.
-        """
-        try:
-            return super().wait(gen, interval, self.reply_timeout if timeout is None else timeout)
-        except psycopg.Error:
-            raise
-        except BaseException:
-            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                try:
-                    self.cancel_safe(timeout=_REPLY_GRACE)
-                    super().wait(gen, interval, _REPLY_GRACE)
-                except pg.QueryCanceled:
-                    pass
-                except psycopg.Error:
-                    self.close()
-            raise
 
 
 class _MomentLoader(TimestamptzLoader):
@@ -134,7 +103,7 @@ class Database:
         self.target = f"{name} on {host}"
         # Shorter than the statement timeout, whose error does not mention the lock.
         self._lock_timeout = min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
-        self._reply_timeout = settings.statement_timeout + _REPLY_GRACE
+        self._reply_timeout = settings.statement_timeout + REPLY_GRACE
         self._connection: Connection | None = None
         self._in_transaction = False
 

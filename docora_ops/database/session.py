@@ -10,7 +10,8 @@ from psycopg import generators
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
-from docora_ops.database.postgres import Connection, Database
+from docora_ops.database.connection import Connection
+from docora_ops.database.postgres import Database
 from docora_ops.settings import Settings
 
 SET_UP_SESSION = """

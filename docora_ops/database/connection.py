@@ -1,0 +1,62 @@
+"""A connection of psycopg that gives up on a silent server and can be interrupted at any place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.errors import QueryCanceled
+from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow
+
+RV = TypeVar("RV")
+
+REPLY_GRACE = 5
+"""Seconds beyond the statement timeout after which a silent server counts as lost."""
+
+
+class Connection(psycopg.Connection[TupleRow]):
+    """A connection that gives up on a server that does not answer."""
+
+    reply_timeout: float | None = None
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """Waits for the server, `reply_timeout` seconds by default.
+
+        Cancels the statement on any exception of a signal handler, as psycopg does on Ctrl-C only.
+        Else the server would keep its locks.
+        """
+        try:
+            return super().wait(gen, interval, self.reply_timeout if timeout is None else timeout)
+        except psycopg.Error:
+            raise
+        except BaseException:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                try:
+                    self.cancel_safe(timeout=REPLY_GRACE)
+                    super().wait(gen, interval, REPLY_GRACE)
+                except QueryCanceled:
+                    pass
+                except psycopg.Error:
+                    self.close()
+            raise
+
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        """Sends the statements of the block without waiting for each.
+
+        Lets the exception of a signal handler through. psycopg raises an error of its own instead
+        if that exception has come at a place from which the pipeline can't be ended.
+        """
+        try:
+            with super().pipeline() as pipeline:
+                yield pipeline
+        except psycopg.Error as error:
+            cause = error.__context__
+            if cause is None or isinstance(cause, psycopg.Error):
+                raise
+            self.close()
+            raise cause from None
