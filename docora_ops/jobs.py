@@ -34,7 +34,7 @@ class BackendChoice:
     backend: Backend
     source: BackendSource
     why: str = ""
-    first: str = ""  # to be done before the variable is set, where it is unclear
+    first: str = ""  # words before the advice to set the variable, where it is unclear
 
     @property
     def is_clear(self) -> bool:
@@ -53,8 +53,7 @@ class BackendChoice:
     @property
     def to_set(self) -> str:
         """Returns what to do where it is unclear."""
-        first = f"{self.first}, then " if self.first else ""
-        return f"{first}set DOCORA_OPS_BACKEND to rq or bullmq: see docora-ops help workers"
+        return f"{self.first}set DOCORA_OPS_BACKEND to rq or bullmq: see docora-ops help workers"
 
 
 class JobState(StrEnum):

@@ -11,6 +11,7 @@ from docora_ops.database import Database
 from docora_ops.database.counts import count_links
 from docora_ops.database.link_lists import links_by_app
 from docora_ops.errors import PostgresError, RedisError, ServerError
+from docora_ops.jobs import OtherQueue
 from docora_ops.links import FAILED_LINKS
 from docora_ops.metrics import Metrics, Server
 from docora_ops.queue import LinkQueue
@@ -34,8 +35,7 @@ def read_metrics(
     with _keeping_errors(errors):
         queue = open_queue()
         overview = queue.overview(limit=1)
-        has_only_others = queue.read_other().is_the_only_one(len(overview.live_workers))
-        backend_ok = queue.choice.is_clear and not has_only_others
+        backend_ok = queue.choice.is_clear and queue.read_other() is not OtherQueue.WORKED_ON
         if backend_ok and not errors:
             drift = count_drift(database, queue, overview.unfinished)
     return Metrics(

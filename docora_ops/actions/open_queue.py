@@ -7,6 +7,7 @@ from contextlib import closing
 from docora_ops.errors import ConfigurationError, PostgresError
 from docora_ops.jobs import Backend, BackendChoice, BackendSource
 from docora_ops.queue import LinkQueue, Redis, queue_of
+from docora_ops.queue.backend import START
 from docora_ops.settings import Settings
 
 _EMPTY = (
@@ -26,7 +27,7 @@ def open_queue(settings: Settings, client: Redis) -> LinkQueue:
     queue = queue_of(settings, client)
     if queue.choice.source is BackendSource.DEFAULT and _links_were_scanned(settings):
         unclear = BackendSource.UNCLEAR
-        queue.choice = BackendChoice(Backend.RQ, unclear, _EMPTY, "check REDIS_URL")
+        queue.choice = BackendChoice(Backend.RQ, unclear, _EMPTY, f"check REDIS_URL; {START}")
     return queue
 
 

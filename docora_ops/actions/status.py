@@ -78,7 +78,7 @@ def read_status(
             postgres_latency_ms=_milliseconds(postgres_latency),
             redis_latency_ms=_milliseconds(outcome(redis_latency, [])),
         )
-        is_judged = queue and queue.choice.is_clear and not status.has_only_others
+        is_judged = queue and queue.choice.is_clear and other is not OtherQueue.WORKED_ON
         if drift is None and queue and overview and links and is_judged:
             drift = in_background(partial(count_drift, database, queue, overview.unfinished))
             asked[drift] = "both servers"

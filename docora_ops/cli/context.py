@@ -195,6 +195,17 @@ class Context:
             )
         return workers, other
 
+    def require_no_others(self) -> None:
+        """Raises WrongBackendError if workers of the other backend run, beside ours or alone.
+
+        Links that they scan have no job of our backend, and would be taken for stuck ones.
+        """
+        from docora_ops.jobs import OtherQueue
+
+        _, other = self.require_right_backend()
+        if other is OtherQueue.WORKED_ON:
+            raise WrongBackendError(self.advice.others_beside, hint=self.advice.to_stop_others)
+
     def require_rq_for_front(self) -> None:
         """Raises NeedsRqError if the queue is Docora's own."""
         self.require_rq("--front", "leave out --front: Docora's scheduler queues the links")

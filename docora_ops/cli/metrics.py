@@ -36,7 +36,7 @@ def metrics(
         cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
         context.show_text([render.text(found).removesuffix("\n")])
     if found.backend_ok is False and context.queue.choice.is_clear:
-        context.warn_of_others(has_workers=False)
+        context.warn_of_others(has_workers=bool(found.queue and found.queue.live_workers))
     for error in found.errors.values():
         context.report(error)
     return ExitCode.SERVER if found.errors else ExitCode.OK

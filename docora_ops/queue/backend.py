@@ -15,6 +15,9 @@ from docora_ops.queue.redis_client import redis_errors
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.settings import Settings
 
+START = "start Docora's worker if it runs its own, or "
+"""What helps without any worker, beside setting the variable."""
+
 
 def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
     """Returns the backend that is set, otherwise the one that is in use. Raises RedisError.
@@ -29,13 +32,13 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
     match rq_runs, bullmq_runs, rq_exists, bullmq_exists:
         case True, True, _, _:
             stop = "stop the workers of one kind, as each link may be worked on twice"
-            return _unclear("workers of both RQ and BullMQ run", stop)
+            return _unclear("workers of both RQ and BullMQ run", f"{stop}, then ")
         case True, False, _, _:
             return BackendChoice(Backend.RQ, BackendSource.WORKERS, "RQ workers run")
         case False, True, _, _:
             return BackendChoice(Backend.BULLMQ, BackendSource.WORKERS, "BullMQ workers run")
         case _, _, True, True:
-            return _unclear("both RQ and BullMQ have keys, with no worker in sight")
+            return _unclear("both RQ and BullMQ have keys, with no worker in sight", START)
         case _, _, True, False:
             why = "only RQ has keys, with no worker in sight"
             return BackendChoice(Backend.RQ, BackendSource.TRACES, why)
@@ -45,7 +48,7 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
     return BackendChoice(Backend.RQ, BackendSource.DEFAULT, "nobody has used the queue yet")
 
 
-def _unclear(why: str, first: str = "") -> BackendChoice:
+def _unclear(why: str, first: str) -> BackendChoice:
     return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, first)
 
 

@@ -74,8 +74,8 @@ class _Collector:
             yield _by("state", found.workers.items(), "docora_workers", help_text)
         if found.backend_ok is not None:
             help_text = (
-                "0 if it is unclear which workers run, or if only workers of another backend run "
-                "than DOCORA_OPS_BACKEND says."
+                "0 if it is unclear which workers run, or if workers of another backend run than "
+                "DOCORA_OPS_BACKEND says."
             )
             yield GaugeMetricFamily("docora_backend_ok", help_text, found.backend_ok)
         if found.drift:

@@ -230,7 +230,8 @@ def test_without_the_list_of_clients_the_keys_decide_and_workers_of_rq_still_cou
 
 
 TWICE = "stop the workers of one kind, as each link may be worked on twice"
-FIRST = {"workers": f"{TWICE}, then ", "keys": "", "nothing": "check REDIS_URL, then "}
+START = "start Docora's worker if it runs its own, or "
+FIRST = {"workers": f"{TWICE}, then ", "keys": START, "nothing": f"check REDIS_URL; {START}"}
 READING: tuple[tuple[str, ...], ...] = (
     ("status",),
     ("doctor", "--all"),

@@ -229,6 +229,30 @@ def test_in_bullmq_mode_a_worker_of_rq_is_pointed_out(bullmq: Bullmq) -> None:
         assert (left["state"], "RQ's queue holds jobs" in left["finding"]) == ("failed", True)
 
 
+@pytest.mark.parametrize("backend", ["rq", "bullmq"])
+def test_while_workers_of_both_kinds_run_no_link_is_called_lost_and_none_is_repaired(
+    bullmq: Bullmq, backend: str
+) -> None:
+    docora = bullmq.docora
+    docora.add_worker()
+    docora.add_link("scanning")
+    docora.add_link("pending_snapshot")
+    docora.age_links()
+    environment = docora.environment(DOCORA_OPS_BACKEND=backend, **ONE_LOOK)
+    with bullmq.worker(lambda _job_id: None):
+        before = docora.dump()
+        for options in ("--yes", "--dry-run"):
+            refused = docora.run("repair", options, "--json", env=environment)
+            assert (refused.code, refused.json["code"]) == (4, "wrong_backend"), refused
+        assert docora.run("status", "--json", env=environment).data["drift"] is None
+        metrics = docora.run("metrics", "--json", env=environment)
+        assert (metrics.data["backend_ok"], metrics.data["drift"]) == (False, None)
+        assert "each link may be worked on twice" in metrics.stderr
+        doctor = docora.run("doctor", "--json", env=environment)
+        assert check(doctor, "drift_stuck")["state"] == "not_checked"
+        assert docora.dump() == before
+
+
 @pytest.mark.parametrize("value", ["bull", "RQ", "bullmq,rq"])
 def test_another_backend_is_refused(bullmq: Bullmq, value: str) -> None:
     result = bullmq.docora.run("status", "--json", env={"DOCORA_OPS_BACKEND": value})

@@ -145,6 +145,7 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
         "workers": "failed",
         "scheduler": "warning",
         "waiting_jobs": "warning",
+        **dict.fromkeys(OF_BOTH, "not_checked"),
     }
     assert "a BullMQ worker of Docora runs" in check(second, "bullmq_queue")["finding"]
     assert "RUN_MODE=api" in check(second, "bullmq_queue")["hint"]

@@ -38,7 +38,7 @@ from docora_ops.errors import (
     RedisError,
     ServerError,
 )
-from docora_ops.jobs import Backend, QueueHealth
+from docora_ops.jobs import Backend, OtherQueue, QueueHealth
 from docora_ops.links import LinkStatus
 from docora_ops.queue import LinkQueue, Redis, connect
 from docora_ops.queue.redis_client import describe, latency
@@ -215,6 +215,8 @@ def _ask_servers(
         by_now[1].missing = "DOCORA_OPS_BACKEND"
     elif redis.health and redis.health.has_only_others:
         by_now[1].missing = "the right DOCORA_OPS_BACKEND"
+    elif redis.health and redis.health.other is OtherQueue.WORKED_ON:
+        by_now[1].missing = "workers of one kind only"
     for server, name in zip(by_now, ("Postgres", "Redis"), strict=True):
         if not server.missing and (server.latency or 0) * 1000 > TOO_SLOW_MS:
             server.missing = f"a faster {name}"
