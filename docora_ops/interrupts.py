@@ -81,7 +81,7 @@ def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
 def held_back(
     signals: Iterable[signal.Signals] = ENDING,
 ) -> Iterator[set[int | signal.Signals]]:
-    """Blocks signals, by default those that end a process. Yields the previous mask.
+    """Blocks `signals`, by default the signals that end a process. Yields the previous mask.
 
     A thread that is started meanwhile receives none of them. Python runs signal handlers in the
     main thread, and a signal that the system delivers to another thread does not wake it.

@@ -181,30 +181,24 @@ class Context:
                 hint=instead,
             )
 
-    def require_right_backend(self) -> tuple[int, OtherQueue]:
+    def require_right_backend(self, *, alone: bool = False) -> tuple[int, OtherQueue]:
         """Raises WrongBackendError if only workers of the other backend run.
 
         Their jobs are not known then: links that are at work would be taken for stuck ones.
+        `alone`: raises also if they run beside ours.
         Returns the number of live workers, and the state of the other queue.
         """
+        from docora_ops.jobs import OtherQueue
+
         workers, other = self.queue.count_workers(), self.queue.read_other()
         if other.is_the_only_one(workers):
             raise WrongBackendError(
                 self.advice.only_others,
                 hint=f"{self.advice.to_switch}: see docora-ops help workers",
             )
-        return workers, other
-
-    def require_no_others(self) -> None:
-        """Raises WrongBackendError if workers of the other backend run, beside ours or alone.
-
-        Links that they scan have no job of our backend, and would be taken for stuck ones.
-        """
-        from docora_ops.jobs import OtherQueue
-
-        _, other = self.require_right_backend()
-        if other is OtherQueue.WORKED_ON:
+        if alone and other is OtherQueue.WORKED_ON:
             raise WrongBackendError(self.advice.others_beside, hint=self.advice.to_stop_others)
+        return workers, other
 
     def require_rq_for_front(self) -> None:
         """Raises NeedsRqError if the queue is Docora's own."""
@@ -346,16 +340,17 @@ class Context:
         else:
             self.warn(f"Warning: {advice.only_others}: {advice.to_switch}")
 
-    def count_workers(self, *, to_change: bool = False) -> int:
+    def count_workers(self, *, to_change: bool = False, alone: bool = False) -> int:
         """Counts the live workers.
 
         Warns if there is none, if workers are suspended, or if the other backend is in use.
-        `to_change`: raises WrongBackendError if only workers of the other backend run.
+        `to_change`: raises WrongBackendError if only workers of the other backend run, and with
+        `alone` also if they run beside ours.
         """
         from docora_ops.jobs import OtherQueue
 
         if to_change:
-            workers, other = self.require_right_backend()
+            workers, other = self.require_right_backend(alone=alone)
         else:
             workers, other = self.queue_to_read().count_workers(), self.queue.read_other()
         advice = self.advice

@@ -31,8 +31,7 @@ class RepairCommand(LongRun):
         """Finds drift, asks, repairs it and shows the result. Returns the exit code."""
         context = self.context
         context.say(f"{context.servers}: looking for drift{self._of}.")
-        context.require_no_others()
-        context.count_workers(to_change=True)
+        context.count_workers(to_change=True, alone=True)
         self._fix.before_second_look = lambda suspects: context.say(
             f"{amount(suspects, 'mismatch', 'mismatches')} at first check: checking again."
         )

@@ -16,7 +16,7 @@ from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.settings import Settings
 
 START = "start Docora's worker if it runs its own, or "
-"""What helps without any worker, beside setting the variable."""
+"""Begins the advice where no worker is seen."""
 
 
 def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
