@@ -24,8 +24,23 @@ _EMBEDDING = (IPv6Network("::/96"), IPv6Network("64:ff9b::/96"))
 _LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")  # RFC 8215
 _PROXY_PORT = 1080
 """git's default port of a proxy."""
+_TOO_MANY_HEADERS = re.compile(r"got more than (\d+) headers")
 _REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 _PROXY_LOGIN_NEEDED = 407
+
+
+class _Answer(http.client.HTTPResponse):
+    """The final answer to a request. Interim ones, such as 103 Early Hints, are skipped.
+
+    http.client skips only 100. Their number has no limit, since the whole POST has a deadline.
+    """
+
+    def begin(self) -> None:
+        """Reads the head."""
+        super().begin()
+        while http.HTTPStatus.SWITCHING_PROTOCOLS < self.status < http.HTTPStatus.OK:
+            self.headers = None  # type: ignore[assignment]  # has http.client read another head
+            super().begin()
 
 
 class InnerAddressError(Exception):
@@ -48,6 +63,7 @@ class AppConnection:
         self._proxy = _proxy_for(endpoint)
         self._is_connecting = False
         self._http = self._make()
+        self._http.response_class = _Answer
         self._opened: socket.socket | None = None
         """The last open socket. http.client forgets it if the app closes the connection."""
         self._peer: str | None = None
@@ -191,7 +207,7 @@ class AppConnection:
             return f"the certificate of {where} is not valid: {error.verify_message}"
         if isinstance(error, OSError) and error.strerror:
             return f"{where}: {error.strerror}"
-        return f"{where}: {type(error).__name__}"
+        return f"{where} {_complaint(error)}"
 
     def timeout(self, seconds: float, error: Exception) -> str:
         """Returns a sentence about an answer that did not come in time."""
@@ -252,6 +268,32 @@ def is_public(address: str) -> bool:
         else:
             ip = ip.ipv4_mapped or ip.sixtofour or ip
     return ip.is_global and not ip.is_multicast
+
+
+def _complaint(error: Exception) -> str:
+    """Returns what a server did wrong, as the rest of a sentence.
+
+    Of the answer it has the first word at most: an app could repeat secrets of the request.
+    """
+    text = str(error)
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "closed the connection without an answer"
+    if isinstance(error, http.client.BadStatusLine):
+        if not text.endswith("\n"):
+            return "closed the connection within its answer"
+        first = text[:20].split(" ", maxsplit=1)[0]
+        return f"did not answer in valid HTTP: the first line begins with {first!r}"
+    if isinstance(error, http.client.UnknownProtocol):
+        return f"answered in {text[:20]!r} instead of HTTP/1.1"
+    if isinstance(error, http.client.LineTooLong):
+        return "answered with a line of more than 65,536 bytes"
+    if isinstance(error, http.client.IncompleteRead):
+        return "sent an answer that is cut off or malformed"
+    if found := _TOO_MANY_HEADERS.search(text):
+        return f"answered with more than {found[1]} headers"
+    if isinstance(error, UnicodeError):
+        return "is not a valid address"
+    return f"failed: {type(error).__name__}"
 
 
 def _proxy_for(endpoint: Endpoint) -> Endpoint | None:

@@ -170,7 +170,8 @@ class Webhook:
                 if self._hung_up is not None:
                     raise self._hung_up
             if self._hung_up is None:
-                answer.read(_LONGEST_ANSWER)
+                # Not `read`, which would take a chunk of the length -1 to hold all that follows.
+                answer.readinto(bytearray(_LONGEST_ANSWER))
             if self._expired:
                 raise TimeoutError
             if self._hung_up is not None or not answer.isclosed():

@@ -155,7 +155,7 @@ def answering(status: int) -> Callable[[Talk], None]:
     [
         (None, "http", "the proxy {proxy}: Connection refused{on}"),
         (None, "https", "the proxy {proxy}: Connection refused{on}"),
-        (hang_up, "https", "the proxy {proxy}: RemoteDisconnected{on}"),
+        (hang_up, "https", "the proxy {proxy} closed the connection without an answer{on}"),
         (answering(403), "https", "the proxy {proxy} does not connect to {app}: HTTP 403{on}"),
         (answering(407), "http", "HTTP 407{on}: the proxy {proxy} wants another user or password"),
         (answering(502), "http", "HTTP 502{on}: answered through the proxy {proxy}"),

@@ -3,7 +3,7 @@
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import pytest
@@ -15,6 +15,7 @@ from tests.support.rows import TestLink
 from tests.support.snapshots import Files, Snapshots, Upstream
 
 FILES: Files = {"a.txt": "1", "src/b.py": "2", "z.txt": "3"}
+INTERIM = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def goes_on_after(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> N
     assert_in_sync(snapshots, link, upstream)
 
 
-@pytest.mark.parametrize("status", [199, 300, 304, 404, 500])
+@pytest.mark.parametrize("status", [101, 300, 304, 404, 500])
 def test_any_answer_but_2xx_ends_the_job_at_once(snapshots: Snapshots, status: int) -> None:
     link, upstream = snapshots.add_link(FILES)
     snapshots.receiver.answer = lambda request: status if request.path == "src/b.py" else 200
@@ -154,7 +155,9 @@ def test_an_app_that_keeps_no_connection_gets_a_new_one_for_each_file(
 
 def test_an_answer_of_some_length_keeps_the_connection(snapshots: Snapshots) -> None:
     answers = [
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 100 Continue\r\n\r\n"
+        + INTERIM
+        + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536,
     ]
@@ -197,7 +200,7 @@ def test_a_request_is_sent_only_once_more(snapshots: Snapshots) -> None:
 
     with linked_app(snapshots, talk) as (app, link, upstream):
         error = failure(snapshots, link)
-        assert error == f"{app.host}: RemoteDisconnected on created src/b.py"
+        assert error == (f"{app.host} closed the connection without an answer on created src/b.py")
         assert app.paths == ["a.txt", "src/b.py", "src/b.py"]
     goes_on_after(snapshots, link, upstream)
 
@@ -222,15 +225,35 @@ def answering(answer: bytes) -> Callable[[Talk], None]:
     return talk
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+TOO_LONG = " answered with a line of more than 65,536 bytes"
+MALFORMED = " sent an answer that is cut off or malformed"
+NOT_HTTP = " did not answer in valid HTTP: the first line begins with "
+
+
 @pytest.mark.parametrize(
     ("talk", "reason"),
     [
-        (reset_at_the_head, "Connection reset by peer|Broken pipe"),
-        (reset_after_the_request, "Connection reset by peer"),
-        (answering(b""), "RemoteDisconnected"),
-        (answering(b"HTTP/1.1 2"), "BadStatusLine"),
-        (answering(b"220 mail.example ESMTP\r\n"), "BadStatusLine"),
-        (answering(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n"), "HTTPException"),
+        (reset_at_the_head, ": Connection reset by peer|: Broken pipe"),
+        (reset_after_the_request, ": Connection reset by peer"),
+        (answering(b""), " closed the connection without an answer"),
+        (answering(INTERIM), " closed the connection without an answer"),
+        (answering(b"HTTP/1.1 2"), " closed the connection within its answer"),
+        (answering(b"220 mail.example ESMTP\r\n"), f"{NOT_HTTP}'220'"),
+        (answering(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"), f"{NOT_HTTP}'SSH-2.0-OpenSSH_9.2p'"),
+        (answering(b"\0\x1b[31m\r\n"), rf"{NOT_HTTP}'\x00\x1b[31m\r\n'"),
+        (answering(b"HTTP/1.1 fine\r\n\r\n"), f"{NOT_HTTP}'HTTP/1.1'"),
+        (answering(b"HTTP/2.0 200 OK\r\n\r\n"), " answered in 'HTTP/2.0' instead of HTTP/1.1"),
+        (answering(b"HTTP/1.1 200 " + b"x" * 70_000 + b"\r\n\r\n"), TOO_LONG),
+        (answering(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n"), TOO_LONG),
+        (answering(CHUNKED + b"1" * 70_000), TOO_LONG),
+        (
+            answering(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n"),
+            " answered with more than 100 headers",
+        ),
+        (answering(CHUNKED + b"10\r\nabc"), MALFORMED),
+        (answering(CHUNKED + b"ten\r\nabc"), MALFORMED),
+        (answering(CHUNKED + b"-5\r\nabc"), MALFORMED),
     ],
 )
 def test_a_request_without_a_whole_answer_is_not_acknowledged(
@@ -238,7 +261,29 @@ def test_a_request_without_a_whole_answer_is_not_acknowledged(
 ) -> None:
     with linked_app(snapshots, talk) as (app, link, upstream):
         error = failure(snapshots, link)
-        assert error in {f"{app.host}: {each} on created a.txt" for each in reason.split("|")}
+        assert error in {f"{app.host}{each} on created a.txt" for each in reason.split("|")}
         assert app.connections == 1
     assert snapshots.deliveries(link) == {}
+    goes_on_after(snapshots, link, upstream)
+
+
+def test_the_answer_behind_interim_ones_counts(snapshots: Snapshots) -> None:
+    answer = INTERIM + b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
+    with linked_app(snapshots, answering(answer)) as (_, link, upstream):
+        assert failure(snapshots, link) == "HTTP 500 on created a.txt"
+    goes_on_after(snapshots, link, upstream)
+
+
+def test_an_answer_takes_no_more_memory_than_is_read(snapshots: Snapshots) -> None:
+    """http.client itself reads a chunk of the length -1 to its end."""
+
+    def talk(talk: Talk) -> None:
+        talk.read()
+        talk.send(CHUNKED + b"-1\r\n")
+        with suppress(OSError):
+            while not talk.over.is_set():
+                talk.send(b"x\r\n" * 20_000)
+
+    with linked_app(snapshots, talk) as (app, link, upstream):
+        assert failure(snapshots, link) == f"{app.host}{MALFORMED} on created a.txt"
     goes_on_after(snapshots, link, upstream)

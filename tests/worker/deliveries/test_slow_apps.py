@@ -10,7 +10,7 @@ from docora_ops.worker import snapshot_job as job
 from tests.support.delivery_checks import assert_in_sync, events, failure, sha
 from tests.support.raw_app import OK, Talk, context, take_all
 from tests.support.snapshots import Snapshots
-from tests.worker.deliveries.test_failing_apps import FILES, goes_on_after, linked_app
+from tests.worker.deliveries.test_failing_apps import FILES, INTERIM, goes_on_after, linked_app
 
 LARGE = "x" * (20 << 20)
 """More than the buffers of a connection hold."""
@@ -56,6 +56,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
         dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
         dripping(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
         dripping(b"", CONTINUE),
+        dripping(b"", INTERIM),
     ],
 )
 def test_an_exchange_has_its_time_however_it_is_used(
