@@ -16,6 +16,8 @@ from docora_ops.interrupts import ENDING
 
 _COULD_NOT_RUN = (126, 127)
 """Exit codes of a shell that could not run the pager."""
+_SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD"}
+"""Variables that the pager, and the shells and editors it may start, do not get."""
 _KEPT = 2**20
 """Characters that are printed again if no pager could run; a pipe that nobody reads holds less."""
 
@@ -83,11 +85,12 @@ def _command() -> str:
 def _page(pieces: Iterator[str]) -> Iterator[str]:
     """Shows the pieces in the pager. Returns what is still to be shown: all if it can't run."""
     sys.stdout.flush()
+    variables = {name: text for name, text in os.environ.items() if name.upper() not in _SECRETS}
     process = subprocess.Popen(
         ["sh", "-c", _command()],
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={"LESS": "FRX", **os.environ},  # -R: show colours
+        env={"LESS": "FRX", **variables},  # -R: show colours
     )
     try:
         with _leaving_keys_to(process.terminate):

@@ -7,9 +7,11 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
+from docora_ops.settings import Settings
 from tests.support.docora import COMMAND, Docora
 from tests.support.rows import TestLink
 from tests.support.terminal import QUESTION, TerminalSession, at_terminals, on_terminal
@@ -58,6 +60,24 @@ def test_only_what_is_taller_than_the_screen_is_paged(docora: Docora) -> None:
         assert plain(shown).count(f"octo/repo{number} ") == 1, number
 
 
+def test_the_pager_inherits_everything_but_secrets(docora: Docora) -> None:
+    docora.add_links(30)
+    names = [name for name, field in Settings.model_fields.items() if "Secret" in repr(field)]
+    assert "encryption_key" in names
+    secrets = {
+        **dict.fromkeys(("database_url", "DATABASE_URL"), docora.database_url),
+        **dict.fromkeys(("redis_url", "REDIS_URL"), docora.redis_url),
+    }
+    for name in {*names, "pgpassword"} - secrets.keys():
+        secrets[name] = secrets[name.upper()] = "5ec4e7" * 10 + "0123"
+    variables = {**secrets, "PAGER": "env; cat", "PLAIN": "1"}
+    code, shown = on_terminal(docora, ["failed"], env=variables, columns=200, lines=24)
+    assert code == 0
+    inherited = {line.partition("=")[0] for line in plain(shown).splitlines()}
+    assert {"PATH", "PLAIN", "PAGER", "LESS"} <= inherited
+    assert not inherited & secrets.keys()
+
+
 def test_a_change_is_paged_only_when_it_is_done_and_nobody_can_be_kept_waiting(
     docora: Docora, tmp_path: Path
 ) -> None:
@@ -71,7 +91,7 @@ def test_a_change_is_paged_only_when_it_is_done_and_nobody_can_be_kept_waiting(
     pager = (
         f"cat; '{COMMAND.parent}/python' -c \"import psycopg, sys; "
         f'print(psycopg.connect(sys.argv[1]).execute(sys.argv[2]).fetchone()[0])" '
-        f'"$DATABASE_URL" "{query.format(queued.app_id)}" >>{status}'
+        f'{quote(docora.database_url)} "{query.format(queued.app_id)}" >>{status}'
     )
     command = ["retry-all-failed", "--yes"]
     code, _ = at_80_by_24(docora, command, pager)
