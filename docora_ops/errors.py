@@ -116,6 +116,10 @@ class PostgresError(ServerError, code="postgres"):
     """Postgres is unreachable, refuses, or is too slow."""
 
 
+class PostgresDeniedError(PostgresError, code="postgres"):
+    """Postgres refuses the login or a privilege, and will until somebody changes that."""
+
+
 class PoolingError(PostgresError, code="postgres_pooling"):
     """A proxy in front of Postgres pools statements, or the sessions that workers need."""
 
@@ -134,6 +138,10 @@ class LinkLockedError(LinkError, code="link_locked"):
 
 class RedisError(ServerError, code="redis"):
     """Redis is unreachable, refuses, or is too slow."""
+
+
+class RedisDeniedError(RedisError, code="redis"):
+    """Redis refuses the login or a privilege, and will until somebody changes that."""
 
 
 class UnqueueableError(DocoraOpsError, code="unqueueable"):

@@ -23,7 +23,7 @@ from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.long_run import LongRun
 from docora_ops.cli.signals import interrupted_code
 from docora_ops.cli.terminal import Terminal
-from docora_ops.cli.waiting import end_wait, showing_wait, waiting
+from docora_ops.cli.waiting import end_wait, keep_results, showing_wait, waiting
 from docora_ops.database import Selection
 from docora_ops.database.counts import count_links
 from docora_ops.errors import ServerError
@@ -238,7 +238,7 @@ class BulkCommand(LongRun):
         except ServerError as error:
             lost = error
             self.context.database.close()
-        self._run.record_results()
+        keep_results(self.context, self._run.record_results, lost)
         waited = following.result()
         if self.context.as_json:
             self.context.show_document(render.document(self._run.result(), waited), lost)

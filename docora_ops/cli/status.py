@@ -109,13 +109,13 @@ def _read(context: Context, live: Live | None) -> Status:
 def _watch(context: Context, seconds: int) -> None:
     """Shows the state again and again, in place at a terminal, until nobody reads a pipe any more.
 
-    Raises KeyboardInterrupt.
+    Raises KeyboardInterrupt, and ServerError if a server refuses the login or a privilege.
     """
     from rich.constrain import Constrain
     from rich.live import Live
 
     from docora_ops.actions.status import Watch
-    from docora_ops.errors import RedisError
+    from docora_ops.errors import PostgresDeniedError, RedisDeniedError, RedisError
     from docora_ops.render import status as render
     from docora_ops.render.console import may_animate
 
@@ -133,6 +133,9 @@ def _watch(context: Context, seconds: int) -> None:
                 live.update(Constrain(shown, context.out.width - 2), refresh=True)
             else:
                 context.show_tables([shown, ""], is_last=False)
+            for error in found.errors:
+                if isinstance(error, PostgresDeniedError | RedisDeniedError):
+                    raise error
             if any(not isinstance(error, RedisError) for error in found.errors):
                 context.reconnect()
             taken = time.monotonic() - began

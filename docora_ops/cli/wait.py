@@ -94,7 +94,7 @@ def _wait_for_link(context: Context, app: str, repo: str) -> int:
 def _wait_for_operation(context: Context, operation_id: str) -> int:
     from docora_ops.actions.waiting.follow import Following
     from docora_ops.actions.waiting.operation import OperationWatch
-    from docora_ops.cli.waiting import waiting
+    from docora_ops.cli.waiting import keep_results, waiting
     from docora_ops.interrupts import Stop
 
     progress = context.store.read(operation_id)
@@ -119,7 +119,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
             following.run(context.timeout, watch.look)
     except ServerError as error:
         lost = error
-    watch.record_results(describe_change("wait", None))
+    keep_results(context, lambda: watch.record_results(describe_change("wait", None)), lost)
     return _show_operation(context, watch, lost)
 
 

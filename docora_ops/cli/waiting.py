@@ -15,6 +15,7 @@ from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import BESIDE_TEXT, progress_bar
 from docora_ops.cli.signals import interrupt, interrupted_code, stopping_on_signals
+from docora_ops.errors import RedisError, ServerError
 from docora_ops.render.console import may_animate
 from docora_ops.render.waits import wait_progress
 from docora_ops.text import amount
@@ -155,6 +156,15 @@ def end_wait(
         jobs = "The jobs go on; to wait for them" if is_known else "To go on waiting"
         context.warn(f"{end}; {left} still to come. {jobs}: {again}")
     return codes
+
+
+def keep_results(context: Context, record: Callable[[], object], lost: ServerError | None) -> None:
+    """Records the results with the operation, or says why they are not. `lost`: ended the wait."""
+    try:
+        record()
+    except RedisError as error:
+        if not isinstance(lost, RedisError):
+            context.warn(f"Warning: the results are not kept with the operation: {error.message}")
 
 
 def _queue_again(link: str) -> str:

@@ -29,6 +29,7 @@ from docora_ops.errors import (
     LinkError,
     LinkLockedError,
     PoolingError,
+    PostgresDeniedError,
     PostgresError,
     StatementTimeoutError,
 )
@@ -56,6 +57,12 @@ SET LOCAL idle_in_transaction_session_timeout = '{idle}s'"""
 
 _STATEMENT_POOLING = "statement pooling"
 """Part of PgBouncer's error for BEGIN; its SQLSTATE is not specific."""
+
+# The driver does not pass on the SQLSTATE of a refused login.
+_REFUSED_LOGIN = re.compile(
+    "(password|authentication) .*failed|no pg_hba.conf entry|not permitted to log in"
+    '|role ".*" does not exist|denied for database'
+)
 
 _FIRST_MOMENT = datetime(1, 1, 1, tzinfo=UTC)
 _LAST_MOMENT = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
@@ -302,7 +309,7 @@ class Database:
                     "use its schema: docora-ops help privileges",
                 )
             case pg.InsufficientPrivilege():
-                return PostgresError(
+                return PostgresDeniedError(
                     f"{where} refuses: {text}",
                     hint="docora-ops help privileges lists what the role in DATABASE_URL needs",
                 )
@@ -318,6 +325,11 @@ class Database:
                     "transactions",
                     hint="have the proxy pool transactions or sessions (in PgBouncer: pool_mode), "
                     "or point DATABASE_URL at Postgres itself",
+                )
+            case psycopg.OperationalError() if _REFUSED_LOGIN.search(text):
+                return PostgresDeniedError(
+                    f"{where} refuses our login: {text}",
+                    hint="check the role and the password in DATABASE_URL, and pg_hba.conf",
                 )
             case psycopg.OperationalError() if self._connection is None and "FATAL" not in str(
                 error

@@ -19,7 +19,7 @@ from redis.client import Pipeline
 from redis.commands.core import Script
 from redis.retry import Retry
 
-from docora_ops.errors import ConfigurationError, RedisError
+from docora_ops.errors import ConfigurationError, RedisDeniedError, RedisError
 from docora_ops.settings import Settings
 from docora_ops.text import mask
 from docora_ops.urls import adapt_redis_url
@@ -151,6 +151,7 @@ def describe(client: redis.Redis) -> str:
 def redis_errors(client: redis.Redis, *, rows_locked: bool = False) -> Iterator[None]:
     """Raises an error of the client inside the block as RedisError, with a sentence and a hint.
 
+    A refused login or privilege is a RedisDeniedError.
     `rows_locked`: the client is one of `with_rows_locked`.
     """
     try:
@@ -160,7 +161,9 @@ def redis_errors(client: redis.Redis, *, rows_locked: bool = False) -> Iterator[
         if rows_locked and hint == _SLOW[1]:
             # A longer timeout of ours would not help.
             hint = f"it has {ROWS_LOCKED_TIMEOUT} s while links are locked: check its load"
-        raise RedisError(f"Redis at {describe(client)} {message}", hint=hint) from error
+        is_denied = isinstance(error, _LOGIN_ERRORS) or _lacks_permission(error)
+        kind = RedisDeniedError if is_denied else RedisError
+        raise kind(f"Redis at {describe(client)} {message}", hint=hint) from error
 
 
 _Explanation = tuple[str, str]
@@ -204,9 +207,9 @@ _BY_CODE: dict[str, _Explanation] = _REFUSES_WRITES | {
 }
 
 
+_LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 _BY_KIND = (
-    (exceptions.AuthenticationError, _CREDENTIALS),
-    (exceptions.AuthorizationError, _CREDENTIALS),
+    (_LOGIN_ERRORS, _CREDENTIALS),
     (exceptions.TimeoutError, _SLOW),
     (exceptions.OutOfMemoryError, _REFUSES_WRITES["OOM"]),
     (exceptions.ReadOnlyError, _REFUSES_WRITES["READONLY"]),
@@ -233,8 +236,7 @@ def _explain(error: redis.RedisError, client: redis.Redis) -> _Explanation:
         if "connecting to" not in text:
             return "broke the connection", "check that it runs, and its log"
         return _unreachable(error, client.connection_pool.connection_kwargs)
-    is_refused = isinstance(error, exceptions.NoPermissionError)
-    if is_refused or "NOPERM" in text or "ACL failure in script" in text:
+    if _lacks_permission(error):
         return _no_permission(text)
     # In a script, a Cluster has a sentence of its own for each reason not to serve a key.
     if "cluster" in text or "hash to the same slot" in text:
@@ -284,6 +286,12 @@ def explain_refused_write(text: str) -> tuple[str, str] | None:
 def _find_code(explanations: Mapping[str, _Explanation], text: str) -> _Explanation | None:
     found = (known for code, known in explanations.items() if re.search(rf"\b{code}\b", text))
     return next(found, None)
+
+
+def _lacks_permission(error: redis.RedisError) -> bool:
+    text = str(error)
+    is_denied = isinstance(error, exceptions.NoPermissionError)
+    return is_denied or "NOPERM" in text or "ACL failure in script" in text
 
 
 def _no_permission(text: str) -> _Explanation:

@@ -172,7 +172,7 @@ class BulkRun:
     def record_results(self) -> None:
         """Keeps the results of the snapshots with the operation, also in its audit entries.
 
-        Does nothing if Redis can't be used.
+        Does nothing if Redis was away at the last look. Raises RedisError.
         """
         results, following = self._results(), self.following
         if self.operation_id is None or following is None or results is None:
@@ -182,8 +182,7 @@ class BulkRun:
         entry = None
         if self.audit:
             entry = results_entry(self.audit.change, self.operation_id, results)
-        with suppress(RedisError):
-            self.store.write_results(self.operation_id, results, entry)
+        self.store.write_results(self.operation_id, results, entry)
 
     def _results(self) -> Results | None:
         found = self.following.result().results if self.following else None

@@ -12,7 +12,7 @@ from docora_ops.actions.look import look_at_jobs
 from docora_ops.batches import batches
 from docora_ops.database import Database
 from docora_ops.database.results import read_unsynced
-from docora_ops.errors import RedisError
+from docora_ops.errors import RedisDeniedError, RedisError
 from docora_ops.interrupts import Stop
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus
@@ -99,7 +99,9 @@ class JobWatch:
         return True
 
     def redis_is_away(self, error: RedisError) -> None:
-        """Reports that Redis can't be asked."""
+        """Reports that Redis can't be asked. Raises the error if it is a lasting one."""
+        if isinstance(error, RedisDeniedError):
+            raise error
         self._report(Notice.REDIS_AWAY, error.message)
 
     @property

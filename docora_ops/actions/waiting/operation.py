@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from docora_ops.actions.waiting.follow import Feed, Following
@@ -54,16 +53,15 @@ class OperationWatch:
     def record_results(self, change: Change) -> None:
         """Keeps the results with the operation, unless all of them are known already.
 
-        Does nothing if Redis can't be used.
+        Does nothing if Redis was away at the last look. Raises RedisError.
         """
         known, found = self.progress.results, self.following.result()
         is_known = known is not None and not known.unfinished
         if not found.total or is_known or self.following.watch.misses_redis:
             return
-        entry = results_entry(change, self.progress.operation_id, found.results)
-        with suppress(RedisError):
-            self.store.write_results(self.progress.operation_id, found.results, entry)
         self.progress = replace(self.progress, results=found.results)
+        entry = results_entry(change, self.progress.operation_id, found.results)
+        self.store.write_results(self.progress.operation_id, found.results, entry)
 
     def _look(self, now: float) -> None:
         operation_id = self.progress.operation_id
@@ -83,5 +81,4 @@ class OperationWatch:
         self.goes_on = self.progress.state is OperationState.RUNNING
         if now - self._renewed_at > HEARTBEAT:
             self._renewed_at = now
-            with suppress(RedisError):
-                self.store.renew(self.progress)
+            self.store.renew(self.progress)

@@ -1,0 +1,123 @@
+"""What a server denies for good ends a wait and a watch; an outage does not."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.docora import Docora, Result, finish
+from tests.support.other_worker import other_worker
+from tests.support.own_servers import OwnRedis
+from tests.support.privileges import with_login, without_rule
+from tests.support.running_commands import await_line
+
+QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0", "DOCORA_OPS_CONNECT_TIMEOUT": "1"}
+
+
+@contextmanager
+def denied(docora: Docora, rule: str) -> Iterator[None]:
+    """Commands have no such rule in Redis."""
+    with without_rule(docora.redis, rule, "docora-ops", docora.redis_access.command_name):
+        yield
+    docora.redis.acl_log_reset()
+
+
+def ends_with(result: Result, *sentences: str) -> None:
+    assert result.code == 5, result
+    assert "goes on, since" not in result.stderr
+    for sentence in sentences:
+        assert sentence in result.stderr, result
+
+
+def change_password(own: OwnRedis) -> None:
+    name = own.access.command_name
+    own.client.execute_command("ACL", "SETUSER", name, "resetpass", ">new")  # type: ignore[no-untyped-call]
+    own.client.execute_command("CLIENT", "KILL", "USER", name)  # type: ignore[no-untyped-call]
+
+
+def test_a_missing_privilege_of_redis_ends_a_wait_and_is_named(docora: Docora) -> None:
+    docora.add_link()
+    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
+    with denied(docora, "+getrange"):
+        result = docora.run("wait", operation_id, "--timeout", "20", "--json", env=QUICK)
+    ends_with(result, "does not permit the command getrange", "docora-ops help privileges")
+    assert result.json["code"] == "redis"
+    assert result.data["waited"]["unfinished"] == 0
+
+
+@pytest.mark.parametrize("command", ["wait OPERATION", "retry --wait", "status --watch"])
+def test_a_password_that_is_changed_meanwhile_ends_a_wait_and_a_watch(
+    docora: Docora, own: OwnRedis, command: str
+) -> None:
+    link, env = docora.add_link(), {**QUICK, "REDIS_URL": own.url}
+    operation_id = docora.run("retry-all-failed", "--json", env=env).data["operation_id"]
+    arguments = {
+        "wait OPERATION": ("wait", operation_id),
+        "retry --wait": ("wait", *link.ids),
+        "status --watch": ("status", "--watch", "1"),
+    }[command]
+    process = docora.start(*arguments, env=env)
+    if command == "status --watch":
+        assert any(line.startswith("Links") for line in process.stdout)
+    else:
+        await_line(process, "Waiting for the snapshot")
+    change_password(own)
+    ends_with(finish(process), "refuses our user or password", "check the credentials")
+
+
+@pytest.fixture
+def somebody(guarded: Docora) -> str:
+    """The URL of a role with a password."""
+    guarded.connection.execute("CREATE ROLE somebody LOGIN SUPERUSER PASSWORD 'sesame'")
+    return with_login(guarded.database_url, "somebody", "sesame")
+
+
+def test_a_role_that_may_not_log_in_any_more_ends_a_watch(guarded: Docora, somebody: str) -> None:
+    process = guarded.start("status", "--watch", "1", env={**QUICK, "DATABASE_URL": somebody})
+    assert any(line.startswith("Links") for line in process.stdout)
+    guarded.connection.execute("ALTER ROLE somebody PASSWORD 'new'")
+    guarded.connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'somebody'"
+    )
+    ends_with(finish(process), "refuses our login: password authentication failed")
+
+
+@pytest.mark.parametrize("change", ["PASSWORD 'other'", "NOLOGIN", "RENAME TO renamed"])
+def test_a_refused_login_to_postgres_has_a_sentence_of_its_own(
+    guarded: Docora, somebody: str, change: str
+) -> None:
+    guarded.connection.execute(f"ALTER ROLE somebody {change}".encode())
+    result = guarded.run("failed", env={"DATABASE_URL": somebody})
+    ends_with(result, "refuses our login: ", "check the role and the password in DATABASE_URL")
+
+
+def test_a_replica_that_takes_no_writes_does_not_end_a_wait(docora: Docora, own: OwnRedis) -> None:
+    docora.add_link()
+    env = {**QUICK, "REDIS_URL": own.url}
+    operation_id = docora.run("retry-all-failed", "--json", env=env).data["operation_id"]
+    own.become_replica()
+    process = docora.start("wait", operation_id, "--json", env=env)
+    await_line(process, "read-only replica; the wait goes on")
+    own.recover()
+    await_line(process, "Redis answers again.")
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    assert (result.code, result.data["waited"]["unfinished"]) == (130, 1), result
+
+
+@pytest.mark.parametrize("command", ["wait", "retry-all-failed --wait"])
+def test_results_that_can_not_be_kept_are_told(docora: Docora, command: str) -> None:
+    docora.add_link()
+    if command == "wait":
+        operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
+        arguments: tuple[str, ...] = ("wait", operation_id, "--json")
+    else:
+        arguments = ("retry-all-failed", "--wait", "--json")
+    process = docora.start(*arguments, env=QUICK)
+    await_line(process, "Waiting for ")
+    with denied(docora, "+xlen"), other_worker(docora):
+        result = finish(process)
+    assert result.code == 0, result
+    assert "Warning: the results are not kept with the operation: Redis at" in result.stderr
+    assert result.data["waited"]["synced"] == 1
