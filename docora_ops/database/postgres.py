@@ -57,6 +57,13 @@ SET LOCAL idle_in_transaction_session_timeout = '{idle}s'"""
 _STATEMENT_POOLING = "statement pooling"
 """Part of PgBouncer's error for BEGIN; its SQLSTATE is not specific."""
 
+_NO_PRIMARY = re.compile(r"failed: (session is read-only|server is in hot standby mode)")
+"""What libpq says of each host that `target_session_attrs` does not admit."""
+_RESTARTS = tuple(
+    f"the database system is {state}"
+    for state in ("starting up", "shutting down", "in recovery mode", "not yet accepting")
+)
+
 _FIRST_MOMENT = datetime(1, 1, 1, tzinfo=UTC)
 _LAST_MOMENT = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
@@ -308,7 +315,9 @@ class Database:
                 )
             case pg.ReadOnlySqlTransaction():
                 return PostgresError(
-                    f"{where} is read-only", hint="point DATABASE_URL at the primary"
+                    f"{where} is read-only",
+                    hint="point DATABASE_URL at the primary; if this is a standby that takes over, "
+                    "try again once it is promoted",
                 )
             case pg.DeadlockDetected() | pg.SerializationFailure():
                 return LinkError(f"{where} undid a change: {text}", hint="try again")
@@ -319,15 +328,22 @@ class Database:
                     hint="have the proxy pool transactions or sessions (in PgBouncer: pool_mode), "
                     "or point DATABASE_URL at Postgres itself",
                 )
+            case psycopg.OperationalError() if _NO_PRIMARY.search(str(error)):
+                return PostgresError(
+                    f"{where} can't be used: no host of DATABASE_URL takes writes at present",
+                    hint="try again once the standby is promoted: target_session_attrs in "
+                    "DATABASE_URL admits no host that is read-only",
+                )
             case psycopg.OperationalError() if self._connection is None and "FATAL" not in str(
                 error
             ):
                 reason, hint = _unreachable(text)
                 return PostgresError(f"{where} can't be reached: {reason}", hint=hint)
             case psycopg.OperationalError() | psycopg.InterfaceError():
-                return PostgresError(
-                    f"{where} can't be used: {text}", hint="check that it runs, and DATABASE_URL"
-                )
+                hint = "check that it runs, and DATABASE_URL"
+                if text.startswith(_RESTARTS):
+                    hint = "try again in a moment"
+                return PostgresError(f"{where} can't be used: {text}", hint=hint)
         return LinkError(f"{where} refuses: {text}", hint="see the database's log")
 
     def _primary_message(self, error: psycopg.Error) -> str:
