@@ -250,6 +250,7 @@ class Database:
             {
                 "connect_timeout": settings.connect_timeout,
                 "application_name": "docora-ops",
+                "sslpassword": " ",  # without one, libpq asks the terminal for that of the key
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
@@ -340,10 +341,7 @@ class Database:
                 reason, hint = _unreachable(text)
                 return PostgresError(f"{where} can't be reached: {reason}", hint=hint)
             case psycopg.OperationalError() | psycopg.InterfaceError():
-                hint = "check that it runs, and DATABASE_URL"
-                if text.startswith(_RESTARTS):
-                    hint = "try again in a moment"
-                return PostgresError(f"{where} can't be used: {text}", hint=hint)
+                return PostgresError(f"{where} can't be used: {text}", hint=_hint(text))
         return LinkError(f"{where} refuses: {text}", hint="see the database's log")
 
     def _primary_message(self, error: psycopg.Error) -> str:
@@ -362,12 +360,21 @@ def _unreachable(text: str) -> tuple[str, str]:
     if found is None:
         if text[1:2].islower():  # not an abbreviation, such as SSL
             text = text[0].lower() + text[1:]
-        return text, "check that it runs, and DATABASE_URL"
+        return text, _hint(text)
     host, number = found.groups()
     if int(number) == socket.EAI_AGAIN:
         reason = f"the name {host} can't be looked up at present"
         return reason, "check the host in DATABASE_URL, and the name server"
     return f"no host named {host}", "check the host in DATABASE_URL"
+
+
+def _hint(text: str) -> str:
+    """Returns what to do about a connection that was refused or lost."""
+    if text.startswith(_RESTARTS):
+        return "try again in a moment"
+    if re.search("certificate|private key|unknown ca", text):
+        return "check the files of sslrootcert, sslcert and sslkey in DATABASE_URL, and sslpassword"
+    return "check that it runs, and DATABASE_URL"
 
 
 def _check(parameters: Mapping[str, Any]) -> None:
