@@ -63,6 +63,12 @@ _REFUSED_LOGIN = re.compile(
     "(password|authentication) .*failed|no pg_hba.conf entry|not permitted to log in"
     '|role ".*" does not exist|denied for database'
 )
+_NO_PRIMARY = re.compile(r"failed: (session is read-only|server is in hot standby mode)")
+"""What libpq says of each host that `target_session_attrs` does not admit."""
+_RESTARTS = tuple(
+    f"the database system is {state}"
+    for state in ("starting up", "shutting down", "in recovery mode", "not yet accepting")
+)
 
 _FIRST_MOMENT = datetime(1, 1, 1, tzinfo=UTC)
 _LAST_MOMENT = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
@@ -250,6 +256,7 @@ class Database:
             {
                 "connect_timeout": settings.connect_timeout,
                 "application_name": "docora-ops",
+                "sslpassword": " ",  # without one, libpq asks the terminal for that of the key
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
@@ -315,7 +322,9 @@ class Database:
                 )
             case pg.ReadOnlySqlTransaction():
                 return PostgresError(
-                    f"{where} is read-only", hint="point DATABASE_URL at the primary"
+                    f"{where} is read-only",
+                    hint="point DATABASE_URL at the primary; if this is a standby that takes over, "
+                    "try again once it is promoted",
                 )
             case pg.DeadlockDetected() | pg.SerializationFailure():
                 return LinkError(f"{where} undid a change: {text}", hint="try again")
@@ -331,15 +340,19 @@ class Database:
                     f"{where} refuses our login: {text}",
                     hint="check the role and the password in DATABASE_URL, and pg_hba.conf",
                 )
+            case psycopg.OperationalError() if _NO_PRIMARY.search(str(error)):
+                return PostgresError(
+                    f"{where} can't be used: no host of DATABASE_URL takes writes at present",
+                    hint="try again once the standby is promoted: target_session_attrs in "
+                    "DATABASE_URL admits no host that is read-only",
+                )
             case psycopg.OperationalError() if self._connection is None and "FATAL" not in str(
                 error
             ):
                 reason, hint = _unreachable(text)
                 return PostgresError(f"{where} can't be reached: {reason}", hint=hint)
             case psycopg.OperationalError() | psycopg.InterfaceError():
-                return PostgresError(
-                    f"{where} can't be used: {text}", hint="check that it runs, and DATABASE_URL"
-                )
+                return PostgresError(f"{where} can't be used: {text}", hint=_hint(text))
         return LinkError(f"{where} refuses: {text}", hint="see the database's log")
 
     def _primary_message(self, error: psycopg.Error) -> str:
@@ -358,12 +371,21 @@ def _unreachable(text: str) -> tuple[str, str]:
     if found is None:
         if text[1:2].islower():  # not an abbreviation, such as SSL
             text = text[0].lower() + text[1:]
-        return text, "check that it runs, and DATABASE_URL"
+        return text, _hint(text)
     host, number = found.groups()
     if int(number) == socket.EAI_AGAIN:
         reason = f"the name {host} can't be looked up at present"
         return reason, "check the host in DATABASE_URL, and the name server"
     return f"no host named {host}", "check the host in DATABASE_URL"
+
+
+def _hint(text: str) -> str:
+    """Returns what to do about a connection that was refused or lost."""
+    if text.startswith(_RESTARTS):
+        return "try again in a moment"
+    if re.search("certificate|private key|unknown ca", text):
+        return "check the files of sslrootcert, sslcert and sslkey in DATABASE_URL, and sslpassword"
+    return "check that it runs, and DATABASE_URL"
 
 
 def _check(parameters: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from redis.commands.core import Script
 from redis.retry import Retry
 
 from docora_ops.errors import ConfigurationError, RedisDeniedError, RedisError
+from docora_ops.queue import redis_tls as tls
 from docora_ops.settings import Settings
 from docora_ops.text import mask
 from docora_ops.urls import adapt_redis_url
@@ -55,12 +56,18 @@ def connect(settings: Settings) -> redis.Redis:
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)
         str(pool.connection_kwargs.get("host", "")).encode("idna")  # as the look-up does
+        if issubclass(pool.connection_class, redis.SSLConnection):
+            # Without one, OpenSSL asks the terminal for the password of an encrypted key.
+            pool.connection_kwargs.setdefault("ssl_password", "")
     except (ValueError, TypeError, LookupError, AttributeError, OSError, redis.RedisError):
         raise ConfigurationError(
             "REDIS_URL is not a URL that the Redis client understands",
             hint="use redis://USER:PASSWORD@HOST:PORT/DB, rediss://… or unix:///PATH; "
             "percent-encode special characters in the password",
         ) from None
+    if problem := tls.spoiled_file(pool.connection_kwargs):
+        hint = "correct it in REDIS_URL, or the file"
+        raise ConfigurationError(f"REDIS_URL can't be used: {problem}", hint=hint)
     return client
 
 
@@ -233,9 +240,17 @@ def _explain(error: redis.RedisError, client: redis.Redis) -> _Explanation:
     if isinstance(error, redis.ConnectionError):
         if isinstance(error.__cause__, TimeoutError):
             return "did not answer in time", "check REDIS_URL and the network"
-        if "connecting to" not in text:
-            return "broke the connection", "check that it runs, and its log"
-        return _unreachable(error, client.connection_pool.connection_kwargs)
+        options = client.connection_pool.connection_kwargs
+        has_tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
+        if refusal := tls.refused_certificate(error):
+            return refusal
+        if "connecting to" in text:
+            return _unreachable(error, options)
+        hint = "check that it runs, and its log"
+        if has_tls:  # a server that resets the connection takes its alert away
+            asks = f"if it asks for a client certificate, {tls.ADD_CERTIFICATE}"
+            hint += f"; {tls.CHECK_CERTIFICATE if options.get('ssl_certfile') else asks}"
+        return "broke the connection", hint
     if _lacks_permission(error):
         return _no_permission(text)
     # In a script, a Cluster has a sentence of its own for each reason not to serve a key.
@@ -253,18 +268,19 @@ def _unreachable(error: BaseException, options: Mapping[str, Any]) -> _Explanati
 
     The texts of the client are not shown.
     """
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
     hint = "check that it runs, and REDIS_URL"
     host = options.get("host", "localhost")
-    match cause:
+    if problem := tls.spoiled_file(options):  # since the start
+        return f"can't be reached: {problem}", "correct it in REDIS_URL, or the file"
+    match cause := tls.system_error(error):
         case ssl.SSLCertVerificationError():
             reason = f"its TLS certificate is refused: {cause.verify_message}"
             hint = "check the host in REDIS_URL, and ssl_ca_certs"
         case ssl.SSLError():
             reason = f"TLS failed: {(cause.reason or 'no reason').lower().replace('_', ' ')}"
             hint = "use redis:// if it does not speak TLS"
+            if "HANDSHAKE_FAILURE" in str(cause.reason) and not options.get("ssl_certfile"):
+                hint = f"if it asks for a client certificate, {tls.ADD_CERTIFICATE}"
         case socket.gaierror(errno=socket.EAI_AGAIN):
             reason = f"the name {host} can't be looked up at present"
             hint = "check the host in REDIS_URL, and the name server"
