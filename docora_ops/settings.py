@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
+import stat
 from collections.abc import Iterator
-from io import StringIO
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,23 @@ FAILURE_TTL = 7 * 86_400  # seconds that RQ keeps a failed job
 SECOND_LOOK_DELAY = 1.5  # seconds after which a running or doubtful job is looked at again
 LONGEST_RETRY_DELAY = 86_400  # seconds; doubled without a limit, no timer could hold them
 _TEN_YEARS_IN_MS = 10 * 365 * 86_400_000
+
+# As Docora's dotenv reads a file: what it takes for a name, a value in quotes, or a comment.
+_ASSIGNMENT = re.compile(
+    r"""
+    ^ [^\S\n]* (?: export \s+ )? (?P<name> [A-Za-z0-9_.-]+ ) (?: \s* = \s*? | : \s+? )
+    (?P<value>
+        \s* (?P<quote> ['"`] ) (?: \\ (?P=quote) | (?! (?P=quote) ) [\s\S] )* (?P=quote)
+        | [^\#\n]+
+    )?
+    \s* (?: \# .* )? $
+    """,
+    re.VERBOSE | re.MULTILINE,
+)
+_UNASSIGNED = re.compile(r"\s*(#.*|(export\s+)?[A-Za-z0-9_.-]+\s*)?")
+"""A line without a value: blank, a comment, or a name alone."""
+_SECRET_NAME = re.compile(r"(ENCRYPTION_KEY|PASSWORD|SECRET)$")
+_SECRET_URL = re.compile(r"://[^/@]*:[^@]+@|[?&]password=.")
 
 
 def _is_url(*schemes: str) -> AfterValidator:
@@ -157,8 +175,8 @@ def load_settings(env_file: Path | None = None) -> Settings:
 
     Raises ConfigurationError with the name of each unusable variable, never its value.
     """
-    in_file = _read(env_file) if env_file else {}
-    warnings = _unquote_environment()
+    in_file, warnings = _read(env_file) if env_file else ({}, [])
+    warnings += _unquote_environment()
     in_environment = {name.upper() for name, value in os.environ.items() if value}
     try:
         settings = Settings(
@@ -205,13 +223,12 @@ def _names() -> Iterator[str]:
         yield str(field.validation_alias or name)
 
 
-def _read(env_file: Path) -> dict[str, Any]:
-    """Reads the settings in an env file, which may be a pipe."""
-    from dotenv.parser import parse_stream
-
+def _read(env_file: Path) -> tuple[dict[str, Any], list[str]]:
+    """Reads the settings in an env file, which may be a pipe. Returns them, and warnings."""
     shown = str(env_file)[:200]
     try:
         with env_file.open(encoding="utf-8-sig") as stream:
+            mode = os.fstat(stream.fileno()).st_mode
             text = stream.read()
         if "\0" in text:
             raise ValueError("no variable can hold it")
@@ -221,15 +238,32 @@ def _read(env_file: Path) -> dict[str, Any]:
             f"env file {shown} can't be read: {reason}",
             hint="name a readable file with --env-file or DOCORA_OPS_ENV_FILE",
         ) from None
-    bindings = list(parse_stream(StringIO(text)))
+    values = {each["name"]: _value(each["value"] or "") for each in _ASSIGNMENT.finditer(text)}
     # A default in place of the unreadable setting could make the command change other servers.
-    if unreadable := [binding.original.line for binding in bindings if binding.error]:
-        raise ConfigurationError(
-            f"env file {shown} can't be used: line {unreadable[0]} is not NAME=VALUE",
-            hint="correct the line, or take it out",
-        )
-    values = {each.key.upper(): each.value for each in bindings if each.key and each.value}
-    return {name: values[name.upper()] for name in _names() if name.upper() in values}
+    rest = _ASSIGNMENT.sub(lambda each: "\n" * each[0].count("\n"), text)
+    for number, line in enumerate(rest.split("\n"), 1):
+        if not _UNASSIGNED.fullmatch(line):
+            raise ConfigurationError(
+                f"env file {shown} can't be used: line {number} is not NAME=VALUE",
+                hint="correct the line, or take it out",
+            )
+    warnings = []
+    has_secret = any(
+        (value and _SECRET_NAME.search(name)) or _SECRET_URL.search(value)
+        for name, value in values.items()
+    )
+    if has_secret and stat.S_ISREG(mode) and mode & stat.S_IROTH:
+        fix = f"chmod o-r {quote(str(env_file))}"
+        warnings = [f"the mode of the env file lets others read its secrets: {fix}"]
+    return {name: values[name.upper()] for name in _names() if values.get(name.upper())}, warnings
+
+
+def _value(text: str) -> str:
+    """Returns what dotenv takes the text for: it knows two escapes, between double quotes only."""
+    text = text.strip()
+    quoted = re.fullmatch(r"(['\"`])(.*)\1", text, re.DOTALL)
+    value = quoted[2] if quoted else text
+    return value.replace(r"\n", "\n").replace(r"\r", "\r") if text.startswith('"') else value
 
 
 def _reason(message: str) -> str:

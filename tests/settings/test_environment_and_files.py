@@ -70,18 +70,6 @@ def test_an_env_file_is_named_before_or_after_the_command_or_by_the_variable(
     assert (useless.code, "No such option: --env-file" in useless.stderr) == (2, True)
 
 
-def test_a_line_of_an_env_file_that_is_no_assignment_is_refused(
-    docora: Docora, tmp_path: Path
-) -> None:
-    """What follows a quote that is not closed is lost, and a default would take its place."""
-    for bad in ('FOO="unclosed', "REDIS_URL: redis://elsewhere"):
-        file = tmp_path / "docora.env"
-        file.write_text(f"# Docora\n{bad}\nREDIS_URL={docora.redis_url}\n", encoding="utf-8")
-        result = docora.run("--env-file", str(file), "queue", "--json", env={"REDIS_URL": None})
-        assert result.code == 2, result
-        assert result.json["error"] == f"env file {file} can't be used: line 2 is not NAME=VALUE"
-
-
 @pytest.mark.parametrize("line", ["", "REDIS_URL", "REDIS_URL=", "export REDIS_URL=''"])
 def test_a_redis_that_no_setting_names_is_named_on_stderr(
     docora: Docora, tmp_path: Path, line: str

@@ -1,0 +1,191 @@
+"""Env files are read as Docora's dotenv reads them, and a warning says who else can read them."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from shlex import quote
+
+import pytest
+
+from docora_ops.settings import load_settings
+from tests.support.docora import Docora, Result
+
+NAME = "NODE_EXTRA_CA_CERTS"
+READ_BY_DOTENV: dict[str, str | None] = {
+    "N=a": "a",
+    "N = a b ": "a b",
+    "\tN=a\t": "a",
+    "export N=a": "a",
+    "N: a": "a",
+    "N": None,
+    "export N": None,
+    "N=": "",
+    "N=a\nN=": "",
+    "N=\nN=a": "a",
+    "N=a\nn=b": "a",
+    "n=a": None,
+    "N=a\r\nM=b": "a",
+    "N=a\rM=b": "a",
+    "\ufeffN=a": "a",
+    "N=é中": "é中",
+    "N=a#b": "a",
+    "N=a #b": "a",
+    'N="a#b" # c': "a#b",
+    "N='a#b'#c": "a#b",
+    "N=#a": "",
+    "#N=a": None,
+    'N="a#b': '"a',
+    'N="a"': "a",
+    "N='a'": "a",
+    "N=`a`": "a",
+    'N=" a "': " a ",
+    'N=""': "",
+    'N="': '"',
+    'N="a': '"a',
+    "N=a'b": "a'b",
+    'N="a" b': '"a" b',
+    'N="a" "b"': 'a" "b',
+    "N='a'b'": "a'b",
+    'N="it\'s"': "it's",
+    "N=`\"a\" 'b'`": "\"a\" 'b'",
+    r'N="a\nb"': "a\nb",
+    r'N="a\rb"': "a\rb",
+    r'N="a\tb"': r"a\tb",
+    r'N="a\\b"': r"a\\b",
+    r'N="a\"b"': r"a\"b",
+    r"N='a\'b'": r"a\'b",
+    r"N='a\nb'": r"a\nb",
+    r"N=`a\nb`": r"a\nb",
+    r"N=a\nb": r"a\nb",
+    r"N=a\tb": r"a\tb",
+    r'N="a\\nb"': "a\\\nb",
+    r'N="a\nb': '"a\nb',
+    'N="a\nb"': "a\nb",
+    "N='a\n\nb'": "a\n\nb",
+    'N="a\nM=b"': "a\nM=b",
+    'N="a\nM=b': '"a',
+    'N=\n"a"': "a",
+    "M='\nN=a\n'\n": None,
+    'M="x\nN=a': "a",
+    "N=${HOME}": "${HOME}",
+    "N=a=b": "a=b",
+    "N=a\\\nM=b": "a\\",
+}
+"""Recorded from dotenv 17.2.3, which Docora locks; N and n stand for the name in both cases."""
+
+
+def text_of(short: str) -> str:
+    return short.replace("N", NAME).replace("n=", f"{NAME.lower()}=")
+
+
+@pytest.mark.parametrize("short", READ_BY_DOTENV)
+def test_a_file_means_what_it_means_to_docora(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: str
+) -> None:
+    monkeypatch.delenv(NAME, raising=False)
+    file = tmp_path / "docora.env"
+    file.write_bytes(text_of(short).encode())
+    # To Docora, too, an empty value is none.
+    assert load_settings(file).node_extra_ca_certs == (READ_BY_DOTENV[short] or None)
+
+
+def test_docoras_own_dotenv_reads_the_same() -> None:
+    """Where it is installed: npm install dotenv@17, and NODE_PATH names its node_modules."""
+    script = """
+      const {parse} = require('dotenv');
+      const texts = JSON.parse(require('fs').readFileSync(0));
+      console.log(JSON.stringify(texts.map(text => parse(Buffer.from(text))[process.argv[1]])));
+    """
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("there is no node on PATH")
+    texts = json.dumps([text_of(short) for short in READ_BY_DOTENV])
+    result = subprocess.run(
+        [node, "--eval", script, NAME], input=texts, capture_output=True, text=True, check=False
+    )
+    if "Cannot find module 'dotenv'" in result.stderr:
+        pytest.skip("node has no dotenv")
+    found = dict(zip(READ_BY_DOTENV, json.loads(result.stdout), strict=True))
+    assert found == READ_BY_DOTENV
+
+
+@pytest.mark.parametrize(
+    "bad", ["REDIS_URL redis://elsewhere", "REDIS_URL:redis://elsewhere", "unset A", "=a", "A B=c"]
+)
+def test_a_line_that_dotenv_would_pass_over_is_refused(
+    docora: Docora, tmp_path: Path, bad: str
+) -> None:
+    """A default in its place could make a command change other servers."""
+    file = tmp_path / "docora.env"
+    file.write_text(f"# Docora\nA='\n'\n{bad}\nREDIS_URL={docora.redis_url}\n", encoding="utf-8")
+    result = docora.run("--env-file", str(file), "queue", "--json", env={"REDIS_URL": None})
+    assert result.code == 2, result
+    assert result.json["error"] == f"env file {file} can't be used: line 4 is not NAME=VALUE"
+
+
+def test_a_name_in_lower_case_is_another_variable(docora: Docora, tmp_path: Path) -> None:
+    file = tmp_path / "docora.env"
+    file.write_text(f"database_url={docora.database_url}\n", encoding="utf-8")
+    result = docora.run("--env-file", str(file), "failed", "--json", env={"DATABASE_URL": None})
+    assert (result.code, result.json["error"]) == (2, "DATABASE_URL is not set")
+
+
+# Who else can read the file
+
+WARNING = "the mode of the env file lets others read its secrets: chmod o-r "
+
+
+def run_with(docora: Docora, file: str) -> Result:
+    return docora.run("--env-file", file, "queue")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "DATABASE_URL=postgres://docora:s3cr3t@db/docora",
+        "DATABASE_URL=postgres://db/docora?user=docora&password=s3cr3t",
+        "REDIS_URL='redis://:s3cr3t@redis:6379'",
+        f"ENCRYPTION_KEY={'00' * 32}",
+        "ADMIN_PASSWORD=s3cr3t",
+    ],
+)
+def test_a_file_with_a_secret_that_others_can_read_is_a_warning(
+    docora: Docora, tmp_path: Path, line: str
+) -> None:
+    file = tmp_path / "docora's.env"
+    file.write_text(f"{line}\n", encoding="utf-8")
+    fix = f"chmod o-r {quote(str(file))}"
+    file.chmod(0o644)
+    result = run_with(docora, str(file))
+    assert result.code == 0, result
+    assert result.stderr.count(f"Warning: {WARNING}{quote(str(file))}\n") == 1
+    assert "s3cr3t" not in result.stderr
+    subprocess.run(fix, shell=True, check=True)
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert WARNING not in run_with(docora, str(file)).stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["DATABASE_URL=postgres://docora@db/docora", "REDIS_URL=redis://redis:6379", "ENCRYPTION_KEY="],
+)
+def test_a_file_without_a_secret_may_be_read_by_all(
+    docora: Docora, tmp_path: Path, line: str
+) -> None:
+    file = tmp_path / "docora.env"
+    file.write_text(f"{line}\n", encoding="utf-8")
+    file.chmod(0o644)
+    result = run_with(docora, str(file))
+    assert (result.code, WARNING in result.stderr) == (0, False)
+
+
+def test_a_pipe_is_nobody_elses(docora: Docora) -> None:
+    reader, writer = os.pipe()
+    os.fchmod(reader, 0o666)
+    os.write(writer, b"ADMIN_PASSWORD=s3cr3t\n")
+    os.close(writer)
+    result = docora.run("--env-file", f"/dev/fd/{reader}", "queue", pass_fds=[reader])
+    os.close(reader)
+    assert (result.code, WARNING in result.stderr) == (0, False)
