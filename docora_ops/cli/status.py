@@ -116,6 +116,7 @@ def _watch(context: Context, seconds: int) -> None:
 
     from docora_ops.actions.status import Watch
     from docora_ops.errors import PostgresDeniedError, RedisDeniedError, RedisError
+    from docora_ops.interrupts import Stop
     from docora_ops.render import status as render
     from docora_ops.render.console import may_animate
 
@@ -139,6 +140,7 @@ def _watch(context: Context, seconds: int) -> None:
             if any(not isinstance(error, RedisError) for error in found.errors):
                 context.reconnect()
             taken = time.monotonic() - began
-            time.sleep(max(seconds - taken, taken * _REST))
+            # In slices: a signal that comes just before a sleep is only seen after it.
+            Stop().sleep(max(seconds - taken, taken * _REST))
             began = time.monotonic()
             found = _read(context, live)
