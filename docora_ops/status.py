@@ -11,6 +11,7 @@ from docora_ops.jobs import OtherQueue, QueueOverview
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkStatus
 from docora_ops.pages import Page
+from docora_ops.text import duration
 
 SLOW_MS = 250
 """Milliseconds. A server that takes longer for one answer is slow,"""
@@ -51,12 +52,28 @@ class DriftCounts:
 
 
 @dataclass(frozen=True)
+class Standby:
+    """How far a Postgres that follows a primary lags behind it."""
+
+    unreplayed_bytes: int | None  # of what it has received; None if it has received nothing
+    last_change_seconds: int | None  # since the last change that it shows; grows on an idle primary
+
+    def __str__(self) -> str:
+        """Says how old the data may be."""
+        age = self.last_change_seconds
+        last = "no change replayed yet" if age is None else f"last change {duration(age)} ago"
+        left = self.unreplayed_bytes
+        return f"a standby, {last}" + (f", {left:,} bytes to replay" if left else "")
+
+
+@dataclass(frozen=True)
 class LinkOverview:
     """The links in Postgres, with the apps and the errors that have most failed links."""
 
     counts: LinkCounts
     failed_by_app: Page[AppCount]
     failed_by_error: Page[ErrorGroup]
+    standby: Standby | None = None  # None on a primary
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,7 @@ class Status:
     links: LinkOverview | None
     queue: QueueOverview | None
     last_operation: KnownOperation | None
-    drift: DriftCounts | None  # also None beside the wrong workers, or where it is unclear
+    drift: DriftCounts | None  # also None beside wrong or unclear workers, or on a standby
     errors: Sequence[ServerError]
     other_queue: OtherQueue = OtherQueue.UNUSED
     postgres_latency_ms: int | None = None  # how long one answer takes

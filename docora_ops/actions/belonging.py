@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from docora_ops.database import Database
 from docora_ops.database.drift_rows import link_statuses
+from docora_ops.database.postgres_server import read_standby
 from docora_ops.drift import Belonging
-from docora_ops.errors import ServersMismatchedError
+from docora_ops.errors import PostgresError, ServersMismatchedError
 from docora_ops.links import ids_of_job
 from docora_ops.queue import LinkQueue
 
 _SAMPLE = 100  # jobs
+
+
+def require_primary(database: Database) -> None:
+    """Raises PostgresError on a standby: its links may be older than their jobs."""
+    if standby := read_standby(database):
+        raise PostgresError(
+            f"Postgres database {database.target} is {standby}: it says nothing about drift",
+            hint="point DATABASE_URL at the primary; if this standby takes over, try again once it "
+            "is promoted",
+        )
 
 
 def require_servers_to_match(
@@ -17,6 +28,7 @@ def require_servers_to_match(
 ) -> None:
     """Raises ServersMismatchedError if the jobs in the queue do not look like this database's.
 
+    Raises PostgresError if it is a standby, which may not have their links yet.
     Queueing is refused, too: once the queue of another Docora holds jobs of this database, the two
     look as if they belonged together, and the next repair removes the other's jobs.
     `all_jobs`: counts all jobs at once, not only a sample.
@@ -24,6 +36,7 @@ def require_servers_to_match(
     found = (count_jobs_with_links if all_jobs else sample_jobs)(database, queue)
     if found.is_plausible:
         return
+    require_primary(database)
     deleted = "docora-ops repair --remove-unknown-jobs"
     if queue.is_docoras:
         deleted = "wait until Docora's workers have taken these jobs"

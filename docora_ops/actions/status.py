@@ -18,6 +18,7 @@ from docora_ops.database import Database
 from docora_ops.database.counts import count_links
 from docora_ops.database.drift_rows import count_unfinished_links, some_unfinished_links
 from docora_ops.database.link_scans import scanning_links
+from docora_ops.database.postgres_server import read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import JobState, OtherQueue, QueueOverview
 from docora_ops.links import FAILED_LINKS, LinkStatus
@@ -58,7 +59,7 @@ def read_status(
         redis: f"Redis {redis_name}",
         redis_latency: f"Redis {redis_name}",
     }
-    drift: Future[DriftCounts] | None = None
+    drift: Future[DriftCounts | None] | None = None
     while True:
         # What ends from here on is read in the next turn.
         unread = [each for each in asked if not each.done()]
@@ -108,15 +109,18 @@ def _read_links(database: Database) -> LinkOverview:
             counts=count_links(database),
             failed_by_app=count_by_app(database, FAILED_LINKS, 1, _GROUPS),
             failed_by_error=count_by_error(database, FAILED_LINKS, 1, _GROUPS),
+            standby=read_standby(database),
         )
 
 
-def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts:
-    """Counts lost and stuck links with one look, where `doctor` takes two.
+def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts | None:
+    """Counts lost and stuck links with one look, where `doctor` takes two; None on a standby.
 
     `jobs`: the number of unfinished jobs, for a lower bound if there are too many links to look at.
     Raises PostgresError, RedisError.
     """
+    if read_standby(database):  # its links may be older than their jobs
+        return None
     if queue.is_docoras:
         links = [(ref, LinkStatus.SCANNING.value) for ref in scanning_links(database)]
     else:

@@ -6,10 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from docora_ops.database.postgres import Database
+from docora_ops.status import Standby
 
 SERVER = """
 SELECT current_setting('server_version'), current_setting('server_version_num')::int,
-    pg_is_in_recovery(), current_setting('transaction_read_only')::bool
+    current_setting('transaction_read_only')::bool
+"""
+
+# A standby may show an old state for as long as it is cut off from its primary.
+STANDBY = """
+SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::bigint,
+    extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::bigint
+WHERE pg_is_in_recovery()
 """
 
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
@@ -63,8 +71,8 @@ class PostgresServer:
 
     version: str
     version_number: int  # 140005 for 14.5
-    is_replica: bool
     is_read_only: bool
+    standby: Standby | None = None  # None on a primary
 
 
 @dataclass(frozen=True, order=True)
@@ -91,7 +99,16 @@ class Role:
 def read_server(database: Database) -> PostgresServer:
     """Reads the version and the state of the server."""
     [row] = database.rows(SERVER)
-    return PostgresServer(*row)
+    return PostgresServer(*row, read_standby(database))
+
+
+def read_standby(database: Database) -> Standby | None:
+    """Reads how far a standby lags; returns None on a primary."""
+    row = database.row(STANDBY)
+    if row is None:
+        return None
+    # Negative where the clocks differ, or after a restart that has read archived changes.
+    return Standby(*(None if number is None else max(0, number) for number in row))
 
 
 def read_clock(database: Database) -> float:

@@ -48,6 +48,8 @@ def connect(settings: Settings) -> redis.Redis:
             driver_info=None,  # or each connection begins with two more commands to be permitted
             protocol=2,
             retry=Retry(NoBackoff(), 0),
+            # After a failover the next command must connect anew: a name may lead elsewhere then.
+            retry_on_error=[exceptions.ReadOnlyError, exceptions.MasterDownError],
             socket_connect_timeout=settings.connect_timeout,
             socket_timeout=settings.statement_timeout,
             **({"socket_type": family} if family else {}),  # the client's name for it
@@ -191,7 +193,10 @@ _CLUSTER: _Explanation = (
 # An error inside a script arrives as a plain ResponseError, most often with the code in its text.
 _REFUSES_WRITES: dict[str, _Explanation] = {
     "OOM": ("refuses writes: it is out of memory", "free memory or raise maxmemory"),
-    "READONLY": ("refuses writes: it is a read-only replica", "point REDIS_URL at the primary"),
+    "READONLY": (
+        "refuses writes: it is a read-only replica",
+        "point REDIS_URL at the primary; if this replica takes over, try again once it is promoted",
+    ),
     "MISCONF": ("refuses writes: it can't save its data to disk", "see Redis's log"),
     "NOREPLICAS": (
         "refuses writes: it has fewer connected replicas than min-replicas-to-write asks for",
@@ -199,6 +204,7 @@ _REFUSES_WRITES: dict[str, _Explanation] = {
     ),
 }
 _BY_CODE: dict[str, _Explanation] = _REFUSES_WRITES | {
+    "UNBLOCKED": ("became a replica while a command waited", "try again in a moment"),
     "BUSY": (
         "answers no command: it has been busy with one script for too long",
         "wait for the script's end, or end it with: redis-cli SCRIPT KILL",
@@ -216,6 +222,13 @@ _BY_CODE: dict[str, _Explanation] = _REFUSES_WRITES | {
 
 _LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 _BY_KIND = (
+    (
+        exceptions.MasterDownError,
+        (
+            "is a replica without a primary, and answers nothing",
+            "point REDIS_URL at the primary, or try again once the replica is promoted",
+        ),
+    ),
     (_LOGIN_ERRORS, _CREDENTIALS),
     (exceptions.TimeoutError, _SLOW),
     (exceptions.OutOfMemoryError, _REFUSES_WRITES["OOM"]),
@@ -297,6 +310,16 @@ def _unreachable(error: BaseException, options: Mapping[str, Any]) -> _Explanati
 def explain_refused_write(text: str) -> tuple[str, str] | None:
     """Returns why Redis takes no writes, and what to do; None if the answer says something else."""
     return _find_code(_REFUSES_WRITES, text)
+
+
+def is_outage(error: redis.RedisError) -> bool:
+    """Tells whether the server may answer later: it is away, overloaded, or fails over."""
+    if isinstance(error, (exceptions.AuthenticationError, exceptions.AuthorizationError)):
+        return False  # although the client takes them for errors of the connection
+    refusals = (exceptions.ReadOnlyError, exceptions.MasterDownError, exceptions.OutOfMemoryError)
+    return isinstance(error, (redis.ConnectionError, redis.TimeoutError, *refusals)) or bool(
+        re.search(r"\b(READONLY|UNBLOCKED|NOREPLICAS|MISCONF|OOM|BUSY)\b", str(error))
+    )
 
 
 def _find_code(explanations: Mapping[str, _Explanation], text: str) -> _Explanation | None:

@@ -66,6 +66,7 @@ def document(status: Status) -> Document:
                 "workers_busy": _busy(queue),
                 "workers_silent": _silent(queue),
             },
+            "standby": links and links.standby,
             "drift": status.drift,
             "last_operation": status.last_operation,
         }
@@ -85,6 +86,8 @@ def _rows(status: Status, trend: Trend | None) -> Iterator[Row]:
     ):
         error = next((lost[each] for each in lost if issubclass(each, kind)), None)
         text = cell(error.message, "bold red") if error else cell(where)
+        if kind is PostgresError and status.links and status.links.standby:
+            text.append(f", {status.links.standby}", "yellow")
         if latency is not None and latency > SLOW_MS:
             text.append(f", answers take {latency:,} ms", "yellow")
         yield name, text
@@ -102,6 +105,8 @@ def _rows(status: Status, trend: Trend | None) -> Iterator[Row]:
         yield from _queue(status.queue, has_only_others=status.has_only_others)
     if status.drift:
         yield "Drift", _drift(status.drift)
+    elif status.links and status.links.standby and status.queue:
+        yield "Drift", cell("not judged: a standby may lag behind the queue", "yellow")
     elif ServerError in lost:
         yield "Drift", cell("not counted in time", "yellow")
     if status.queue:

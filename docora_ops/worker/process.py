@@ -22,7 +22,7 @@ from docora_ops.settings import Settings
 from docora_ops.worker import certificates
 from docora_ops.worker.git import require_git
 from docora_ops.worker.log import log
-from docora_ops.worker.rq_worker import SnapshotWorker
+from docora_ops.worker.outages import LastingWorker
 from docora_ops.worker.snapshot_job import use_settings
 
 _PAUSE = 1.0
@@ -30,7 +30,7 @@ _PAUSE = 1.0
 
 Handlers = Mapping[signal.Signals, Any]
 
-_worker: SnapshotWorker | None = None
+_worker: LastingWorker | None = None
 """The worker of this process."""
 
 
@@ -71,7 +71,7 @@ def serve(settings: Settings, name: str, *, burst: bool, grace: int | None) -> N
     use_settings(settings, client)
     certificates.use_settings(settings)
     with redis_errors(client):
-        worker = SnapshotWorker(settings, client, name)
+        worker = LastingWorker(settings, client, name)
         _worker = worker
         try:
             worker.work_until_stopped(burst=burst, grace=grace)

@@ -9,6 +9,7 @@ from docora_ops.database.postgres_server import PostgresServer
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.queue.redis_server import RedisServer
 from docora_ops.render.doctor import summary
+from docora_ops.status import Standby
 from docora_ops.text import duration
 
 NOW = 1_800_000_000.0
@@ -81,10 +82,13 @@ def test_valkey_is_called_by_its_own_name() -> None:
 @pytest.mark.parametrize(
     ("server", "expected"),
     [
-        (PostgresServer("16.4", 160004, is_replica=False, is_read_only=False), ["ok", "ok"]),
-        (PostgresServer("14.0", 140000, is_replica=False, is_read_only=False), ["ok", "ok"]),
-        (PostgresServer("13.9", 130009, is_replica=False, is_read_only=False), ["failed", "ok"]),
-        (PostgresServer("16.4", 160004, is_replica=True, is_read_only=True), ["ok", "failed"]),
+        (PostgresServer("16.4", 160004, is_read_only=False), ["ok", "ok"]),
+        (PostgresServer("14.0", 140000, is_read_only=False), ["ok", "ok"]),
+        (PostgresServer("13.9", 130009, is_read_only=False), ["failed", "ok"]),
+        (
+            PostgresServer("16.4", 160004, is_read_only=True, standby=Standby(0, None)),
+            ["ok", "failed"],
+        ),
     ],
 )
 def test_postgres(server: PostgresServer, expected: list[str]) -> None:

@@ -154,6 +154,11 @@ class Proxy:
         """Forward again."""
         self._flowing.set()
 
+    def lead_to(self, url: str) -> None:
+        """Forward further connections to this Redis, as a name does after a failover."""
+        parts: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+        self._upstream = (parts["host"], parts["port"])
+
     def reset(self) -> None:
         """Reset the connections that there are, whatever goes on in them."""
         with self._lock:
@@ -343,9 +348,9 @@ def refused_port() -> int:
         return port
 
 
-def eventually(condition: Callable[[], object], what: str) -> None:
+def eventually(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
     """Wait for something that another process does."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < end, f"never: {what}"
         time.sleep(0.005)

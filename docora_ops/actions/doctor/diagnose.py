@@ -267,6 +267,8 @@ def _check_postgres(
             apps = count_apps_with_failed_links(database) if counts.failed else 0
         found.pending = counts.by_status[LinkStatus.PENDING_SNAPSHOT]
         found.checks += postgres_checks.check_links(counts, apps, max_failed)
+        if server.standby:
+            found.missing = "the primary"
     except PostgresError as error:
         found.lose(CheckName.POSTGRES, error)
 

@@ -34,8 +34,8 @@ def _check_version(server: PostgresServer) -> Check:
 
 def _check_primary(server: PostgresServer, *, read_only: bool) -> Check:
     name = CheckName.POSTGRES_PRIMARY
-    if server.is_replica:
-        return failed(name, "it is a replica", _TO_PRIMARY)
+    if server.standby:
+        return failed(name, f"it is {server.standby}", _TO_PRIMARY)
     if server.is_read_only and read_only:
         return ok(name, "the primary; transactions are read-only, as wanted")
     if server.is_read_only:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from docora_ops.actions.belonging import require_servers_to_match
+from docora_ops.actions.belonging import require_primary, require_servers_to_match
 from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
 from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
@@ -74,8 +74,10 @@ class Repair:
     def find(self) -> RepairResult:
         """Finds the drift to repair; writes nothing.
 
-        Raises ServersMismatchedError if there is drift and the servers do not belong together.
+        Raises ServersMismatchedError if there is drift and the servers do not belong together, and
+        PostgresError on a standby.
         """
+        require_primary(self.database)
         examples: dict[str, Drift] = {}  # by app id
         for suspect in confirmed(
             self.database,

@@ -11,6 +11,7 @@ from enum import Enum, auto
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.batches import batches
 from docora_ops.database import Database
+from docora_ops.database.postgres_server import read_standby
 from docora_ops.database.results import read_unsynced
 from docora_ops.errors import RedisDeniedError, RedisError
 from docora_ops.interrupts import Stop
@@ -135,6 +136,8 @@ class JobWatch:
                     lost.append(ref)
                     if status == LinkStatus.SCANNING:
                         self._cleaned_up_at = max(self._cleaned_up_at, since + _CLEAN_UP)
+        if suspects and read_standby(self.database):  # their results may only not be here yet
+            suspects, lost = {}, []
         self._suspects = suspects
         return JobCounts(**found, lost=len(lost)), lost
 

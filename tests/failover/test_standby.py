@@ -1,0 +1,84 @@
+"""A standby may lag behind the queue: how far is shown, and nothing is called lost."""
+
+from datetime import UTC, datetime
+
+from tests.support.docora import Docora
+from tests.support.rows import TestLink
+from tests.support.standby import Pair
+
+ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+
+
+def add_old_link(docora: Docora) -> TestLink:
+    """One that has been pending for long."""
+    link = docora.add_link(status="pending_snapshot")
+    docora.set_link(link, created_at=datetime(2020, 1, 1, tzinfo=UTC))
+    return link
+
+
+def lag_behind_a_snapshot(docora: Docora, pair: Pair) -> TestLink:
+    """A link that is pending on the standby, while its job has run and is gone."""
+    link = add_old_link(docora)
+    pair.catch_up()
+    pair.lag()
+    docora.set_link(link, status="synced", last_scanned_at=datetime(2020, 1, 2, tzinfo=UTC))
+    return link
+
+
+def test_a_standby_shows_its_lag_and_calls_no_link_lost(replicated: Docora, pair: Pair) -> None:
+    link = lag_behind_a_snapshot(replicated, pair)
+    environment = {"DATABASE_URL": pair.standby.command, **ONE_LOOK}
+    status = replicated.run("status", "--json", env=environment)
+    assert status.code == 0, status
+    assert status.data["links_by_status"]["pending_snapshot"] == 1
+    assert status.data["drift"] is None
+    standby = status.data["standby"]
+    assert standby["unreplayed_bytes"] > 0
+    assert standby["last_change_seconds"] >= 0
+    screen = replicated.run("status", env=environment).stdout
+    assert ", a standby, last change " in screen
+    assert "bytes to replay" in screen
+    assert "not judged: a standby may lag behind the queue" in screen
+
+    found = {
+        each["name"]: each
+        for each in replicated.run("doctor", "--json", env=environment).data["checks"]
+    }
+    assert found["postgres_primary"]["state"] == "failed"
+    assert "it is a standby, last change" in found["postgres_primary"]["finding"]
+    for name in ("drift_lost", "drift_stuck", "servers_match"):
+        assert found[name]["state"] == "not_checked", found[name]
+        assert found[name]["finding"] == "needs the primary"
+
+    metrics = replicated.run("metrics", env=environment)
+    assert metrics.code == 0, metrics
+    assert "docora_links{" in metrics.stdout
+    assert "docora_drift_links" not in metrics.stdout
+
+    for arguments in (("--dry-run",), ("--yes",), (*link.ids, "--dry-run")):
+        repair = replicated.run("repair", *arguments, "--json", env=environment)
+        assert (repair.code, repair.json["code"]) == (5, "postgres"), repair
+        assert "is a standby, last change" in repair.json["error"]
+        assert "it says nothing about drift" in repair.json["error"]
+
+    wait = replicated.run("wait", *link.ids, "--timeout", "2", "--json", env=environment)
+    assert wait.code == 8, wait
+    assert "No live job" not in wait.stderr
+
+    pair.catch_up()
+    again = replicated.run("wait", *link.ids, "--timeout", "5", "--json", env=environment)
+    assert again.code == 0, again
+
+
+def test_once_promoted_it_is_a_primary_whose_drift_counts(replicated: Docora, pair: Pair) -> None:
+    add_old_link(replicated)
+    pair.catch_up()
+    pair.stop_primary()
+    pair.promote()
+    environment = {"DATABASE_URL": pair.standby.command, **ONE_LOOK}
+    status = replicated.run("status", "--json", env=environment).data
+    assert status["standby"] is None
+    assert status["drift"]["lost"] == 1
+    repair = replicated.run("repair", "--yes", "--json", env=environment)
+    assert repair.code == 0, repair
+    assert len(replicated.waiting()) == 1

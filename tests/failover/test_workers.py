@@ -1,0 +1,157 @@
+"""Workers wait while Redis is away or fails over, and go on with the new primary."""
+
+from contextlib import suppress
+from signal import Signals
+
+import redis
+
+from tests.failover.conftest import RedisPair
+from tests.support.docora import WIP
+from tests.support.proxy import eventually
+from tests.support.rows import TestLink
+from tests.support.snapshots import Snapshots
+from tests.support.worker_processes import (
+    await_waiting_worker,
+    expire_heartbeats,
+    held_worker,
+    make_delayed_jobs_due,
+    running,
+)
+
+WAITS = "; waits until it answers"
+BACK = "Redis answers again: goes on"
+
+
+def is_registered(client: redis.Redis) -> bool:
+    return client.scard("rq:workers") == 1
+
+
+def broken_link(snapshots: Snapshots) -> TestLink:
+    """A link to a repository that is not there."""
+    docora = snapshots.docora
+    url = f"file://{snapshots.folder}/none"
+    return snapshots.link(snapshots.add_app("Other"), docora.add_repository("octo/none", url=url))
+
+
+def listeners(client: redis.Redis) -> int:
+    """How many workers listen for commands there."""
+    return sum("P" in client_["flags"] for client_ in client.client_list())
+
+
+def test_a_worker_goes_on_with_the_new_primary_although_the_former_one_keeps_its_connections(
+    snapshots: Snapshots, redis_pair: RedisPair
+) -> None:
+    docora = snapshots.docora
+    with running(snapshots, "--concurrency", "1", REDIS_URL=redis_pair.name.url) as worker:
+        worker.await_ready()
+        await_waiting_worker(docora)
+        eventually(redis_pair.is_in_step, "a replica in step")
+        redis_pair.promote()
+        redis_pair.demote()
+        worker.await_line(BACK)
+        link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3)
+        eventually(lambda: docora.status(link) == "synced", "a snapshot")
+        eventually(lambda: is_registered(redis_pair.replica.client), "a worker")
+        assert listeners(redis_pair.replica.client) == 1
+        # A delayed try needs RQ's scheduler, which the next maintenance starts again.
+        other = broken_link(snapshots)
+        snapshots.queue(other, max_retry_attempts=2)
+        eventually(lambda: docora.status(other) == "failed", "a second try", 90)
+        worker.signal(Signals.SIGTERM)
+        assert worker.end() == 0
+    assert worker.log.count(WAITS) == worker.log.count(BACK) == 1
+    assert "Traceback" not in worker.log
+    assert docora.redis.zcard(WIP) == 0
+    assert not is_registered(redis_pair.replica.client)
+
+
+def test_a_job_at_work_is_finished_while_redis_is_away_and_the_worker_goes_on(
+    snapshots: Snapshots, redis_pair: RedisPair
+) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued({"b": "1\n"}, max_retry_attempts=3, retry_base_delay_ms=0)
+    with held_worker(snapshots, "--concurrency", "1", REDIS_URL=redis_pair.name.url) as (
+        gate,
+        worker,
+    ):
+        eventually(redis_pair.is_in_step, "a replica in step")
+        redis_pair.primary.stop()
+        gate.release()
+        eventually(lambda: docora.status(link) == "synced", "a snapshot")
+        worker.await_line(WAITS)
+        redis_pair.promote()
+        worker.await_line(BACK)
+        other = broken_link(snapshots)
+        snapshots.queue(other, max_retry_attempts=1)
+        eventually(lambda: docora.status(other) == "failed", "a further job")
+        # The end of the first job is not recorded: its heartbeats end, and it is run again.
+        expire_heartbeats(docora)
+        worker.signal(Signals.SIGTERM)
+        assert worker.end() == 0
+    assert worker.log.count(WAITS) == 1
+    assert "Traceback" not in worker.log
+    for _ in range(2):
+        make_delayed_jobs_due(docora)
+        assert snapshots.work().code == 0
+    assert docora.status(link) == "synced"
+    assert docora.waiting() == []
+    assert docora.redis.zcard(WIP) == 0
+
+
+def test_a_worker_that_waits_for_redis_ends_at_once_when_told(
+    snapshots: Snapshots, redis_pair: RedisPair
+) -> None:
+    with running(snapshots, "--concurrency", "3", REDIS_URL=redis_pair.name.url) as worker:
+        worker.await_ready(3)
+        await_waiting_worker(snapshots.docora)
+        redis_pair.primary.stop()
+        worker.await_line(WAITS, 3)
+        worker.signal(Signals.SIGTERM)
+        assert worker.end() == 0
+    assert worker.log.count("ended, as told") == 3
+    assert "Traceback" not in worker.log
+
+
+def test_a_job_is_cut_off_by_its_grace_while_redis_is_away_and_is_run_again_later(
+    snapshots: Snapshots, redis_pair: RedisPair
+) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued({"b": "1\n"}, max_retry_attempts=3, retry_base_delay_ms=0)
+    arguments = ("--concurrency", "1", "--grace", "1")
+    with held_worker(snapshots, *arguments, REDIS_URL=redis_pair.name.url) as (_, worker):
+        eventually(redis_pair.is_in_step, "a replica in step")
+        redis_pair.primary.stop()
+        worker.signal(Signals.SIGTERM)
+        assert worker.end() == 0
+    assert "Traceback" not in worker.log
+    redis_pair.promote()
+    expire_heartbeats(docora)
+    for _ in range(2):
+        assert snapshots.work().code == 0
+        make_delayed_jobs_due(docora)
+    assert docora.status(link) == "synced"
+
+
+def test_a_worker_whose_password_is_refused_ends_with_5(
+    snapshots: Snapshots, redis_pair: RedisPair
+) -> None:
+    admin = redis_pair.primary.client
+    with running(snapshots, "--concurrency", "1", REDIS_URL=redis_pair.name.url) as worker:
+        worker.await_ready()
+        await_waiting_worker(snapshots.docora)
+        user = redis_pair.primary.access.worker_name
+        admin.execute_command("ACL", "SETUSER", user, "resetpass", ">changed")  # type: ignore[no-untyped-call]
+        with suppress(redis.ResponseError):
+            admin.client_kill_filter(_type="normal", skipme=True)
+        assert worker.end() == 5
+    assert "refuses our user or password" in worker.log
+    assert WAITS not in worker.log.partition("refuses our user")[2]
+
+
+def test_a_worker_that_finds_no_redis_at_its_start_ends_with_5(
+    snapshots: Snapshots, redis_pair: RedisPair
+) -> None:
+    redis_pair.primary.stop()
+    with running(snapshots, "--concurrency", "1", REDIS_URL=redis_pair.name.url) as worker:
+        assert worker.end() == 5
+    assert WAITS not in worker.log
