@@ -40,7 +40,7 @@ class LinkDetails:
     repository_id: str
     repository_name: str
     github_url: str
-    has_token: bool
+    has_token: bool | None  # None: our role may not know
     status: str
     error_message: str | None
     retry_count: int

@@ -140,8 +140,8 @@ class LinkRef(LinkIds):
 
 
 @dataclass(frozen=True, slots=True)
-class Payload(LinkIds):
-    """The arguments of a snapshot job, except for the rescan flag."""
+class PublicPayload(LinkIds):
+    """The arguments of a snapshot job that are no secrets, except for the rescan flag."""
 
     app_id: str
     app_name: str
@@ -150,8 +150,6 @@ class Payload(LinkIds):
     owner: str
     name: str
     base_url: str
-    github_token_encrypted: str | None = field(repr=False)
-    client_auth_key_encrypted: str = field(repr=False)
 
     @property
     def repository_name(self) -> str:
@@ -169,12 +167,20 @@ class Payload(LinkIds):
         return inert(f"{self.repository_name} → {self.app_name}")
 
 
+@dataclass(frozen=True, slots=True)
+class Payload(PublicPayload):
+    """The arguments of a snapshot job, except for the rescan flag. Read only to queue or run it."""
+
+    github_token_encrypted: str | None = field(repr=False)
+    client_auth_key_encrypted: str = field(repr=False)
+
+
 @dataclass(frozen=True)
 class Link:
-    """One link with the fields that its table and its job need."""
+    """One link, without secrets."""
 
     ref: LinkRef
-    payload: Payload
+    payload: PublicPayload
     status: str
     retry_count: int
     error_message: str | None

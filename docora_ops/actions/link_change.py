@@ -16,6 +16,7 @@ from docora_ops.database.link_rows import (
     held_job_ids,
     lock_link,
     read_link,
+    read_payload,
     reset_link,
 )
 from docora_ops.errors import (
@@ -169,9 +170,10 @@ class LinkChange:
             )
             return answer
         reset_link(self.database, self.ref)
+        payload = read_payload(self.database, self.ref)
         is_rescan = self.action.is_rescan(link.status)
         [answer] = self.queue.push(
-            [PushRequest(self.ref.job_id, link.payload, is_rescan=is_rescan, seen=evidence)],
+            [PushRequest(self.ref.job_id, payload, is_rescan=is_rescan, seen=evidence)],
             expired=expired,
             front=self.front,
             audit=link_entries(self.change, self._run) if self.change else {},

@@ -7,7 +7,7 @@ from dataclasses import replace
 from docora_ops.actions.look import job_state
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.database import Database
-from docora_ops.database.link_history import link_history
+from docora_ops.database.link_history import has_token, link_history
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.link_details import LinkDetails
 from docora_ops.queue import LinkQueue
@@ -22,11 +22,11 @@ def link_details(database: Database, queue: LinkQueue, app: str, repository: str
     with database.snapshot():
         link = resolve_link(database, app, repository)
         history = link_history(database, link.ref)
+        token = has_token(database, link.ref)
     payload = link.payload
-    secrets = (payload.github_token_encrypted, payload.client_auth_key_encrypted)
     record = queue.job(link.ref.job_id)
     if record.last_failure is not None:
-        text = mask(record.last_failure.text, secrets)[:_LONGEST_FAILURE]
+        text = mask(record.last_failure.text)[:_LONGEST_FAILURE]
         failure = replace(record.last_failure, text=text)
         record = replace(record, last_failure=failure)
     return LinkDetails(
@@ -36,7 +36,7 @@ def link_details(database: Database, queue: LinkQueue, app: str, repository: str
         repository_id=link.ref.repository_id,
         repository_name=payload.repository_name,
         github_url=mask_url(payload.github_url),
-        has_token=payload.github_token_encrypted is not None,
+        has_token=token,
         status=link.status,
         error_message=link.error_message,
         retry_count=link.retry_count,

@@ -36,31 +36,37 @@ _DELIVERY = "app_id repository_id file_path file_sha delivered_at"
 _SNAPSHOT = "id repository_id commit_sha branch scanned_at"
 _SNAPSHOT_FILE = "id snapshot_id path sha size created_at"
 
-NEEDS = (
-    _need("SELECT", "apps", "app_id app_name base_url client_auth_key_encrypted"),
+_READING_NEEDS = (
+    _need("SELECT", "apps", "app_id app_name base_url"),
     _need("SELECT", "repositories", "repository_id github_url owner name circuit_open_until"),
+    _need(
+        "SELECT",
+        "app_repositories",
+        "id app_id repository_id status retry_count last_error created_at",
+    ),
+    _need("SELECT", "app_repositories", "last_scanned_at", "schedule, links, apps and show"),
+    _need("SELECT", "app_delivered_files", "app_id repository_id", "resync and show"),
+    _need("SELECT", "repositories", "consecutive_failures", "--reset-circuit, show and workers"),
+    _need("SELECT", "app_delivered_files", "delivered_at", "show"),
+    _need("SELECT", "repository_snapshots", _SNAPSHOT, "show"),
+    _need("SELECT", "snapshot_files", "snapshot_id", "show"),
+)
+
+NEEDS = (
+    *_READING_NEEDS,
+    _need("SELECT", "apps", "client_auth_key_encrypted"),
+    _need("SELECT", "app_repositories", "github_token_encrypted"),
+    _need("UPDATE", "app_repositories", "status retry_count last_error"),
     _need(
         "UPDATE",
         "repositories",
         "consecutive_failures circuit_open_until updated_at",
         "--reset-circuit and repair",
     ),
-    _need(
-        "SELECT",
-        "app_repositories",
-        "id app_id repository_id github_token_encrypted status retry_count last_error created_at",
-    ),
-    _need("SELECT", "app_repositories", "last_scanned_at", "schedule, links, apps and show"),
-    _need("UPDATE", "app_repositories", "status retry_count last_error"),
-    _need("SELECT", "app_delivered_files", "app_id repository_id", "resync and show"),
     _need("DELETE", "app_delivered_files", "", "resync"),
     _need("UPDATE", "app_delivered_files", "file_sha", "resync --update"),
-    _need("SELECT", "repositories", "consecutive_failures", "--reset-circuit, show and workers"),
-    _need("SELECT", "app_delivered_files", "delivered_at", "show"),
-    _need("SELECT", "repository_snapshots", _SNAPSHOT, "show"),
-    _need("SELECT", "snapshot_files", "snapshot_id", "show"),
 )
-"""Needed by every role that runs docora-ops."""
+"""Needed by every role that runs docora-ops; for monitoring, the reading needs are enough."""
 
 WORKER_NEEDS = (
     _need("UPDATE", "app_repositories", "last_scanned_at", "workers"),
@@ -99,11 +105,14 @@ def only_reads(role: Role) -> bool:
     return not may_change and {each.name for each in role.privileges} == {"SELECT"}
 
 
-def missing_needs(role: Role) -> list[Need]:
-    """Returns the needs that the role lacks, with the missing columns only."""
+def missing_needs(role: Role, *, read_only: bool) -> list[Need]:
+    """Returns the needs that the role lacks, with the missing columns only.
+
+    `read_only`: the role is for monitoring, whatever else it may do.
+    """
     lacking = []
     known = set(role.privileges)
-    for need in _needs_of(role):
+    for need in _READING_NEEDS if read_only else _needs_of(role):
         missing = [each for each in need.privileges if each not in known]
         known.update(missing)
         if missing:
@@ -114,7 +123,7 @@ def missing_needs(role: Role) -> list[Need]:
 def _needs_of(role: Role) -> tuple[Need, ...]:
     """Returns what the role needs for monitoring, for commands, or for commands and workers."""
     if only_reads(role):
-        return tuple(need for need in NEEDS if need.privilege == "SELECT")
+        return _READING_NEEDS
     beyond = role.privileges - {each for need in NEEDS for each in need.privileges}
     is_for_workers = any(
         need.privilege != "SELECT" and not beyond.isdisjoint(need.privileges)

@@ -22,6 +22,20 @@ SELECT commit_sha, branch, scanned_at,
 FROM repository_snapshots s WHERE repository_id = %(repository_id)s
 """
 
+_MAY_LOOK = """
+SELECT has_column_privilege('app_repositories', 'github_token_encrypted', 'SELECT')
+"""
+
+_HAS_ONE = "SELECT github_token_encrypted IS NOT NULL FROM app_repositories WHERE id = %(id)s"
+
+
+def has_token(database: Database, ref: LinkRef) -> bool | None:
+    """Tells whether a link that exists has a GitHub token; None if our role may not know."""
+    if database.row(_MAY_LOOK) != (True,):
+        return None
+    [(answer,)] = database.rows(_HAS_ONE, {"id": ref.id})
+    return bool(answer)
+
 
 def link_history(database: Database, ref: LinkRef) -> LinkHistory:
     """Returns the history of a link that exists."""

@@ -11,20 +11,25 @@ from psycopg.rows import TupleRow
 
 from docora_ops.database.link_filter import MATCHES, filter_parameters
 from docora_ops.database.postgres import Database
-from docora_ops.links import Link, LinkFilter, LinkIds, LinkRef, LinkStatus, Payload
+from docora_ops.links import Link, LinkFilter, LinkIds, LinkRef, LinkStatus, Payload, PublicPayload
 from docora_ops.text import mask
 
-_LINK_COLUMNS = """
-    l.id::text, l.app_id, a.app_name, l.repository_id, r.github_url, r.owner, r.name, a.base_url,
-    l.github_token_encrypted, a.client_auth_key_encrypted
+_PUBLIC = """
+    l.id::text, l.app_id, a.app_name, l.repository_id, r.github_url, r.owner, r.name, a.base_url
 """
+_PAYLOAD = f"{_PUBLIC}, l.github_token_encrypted, a.client_auth_key_encrypted"
 
-READ_LINK = f"""
-SELECT {_LINK_COLUMNS}, l.status, l.retry_count, l.last_error,
-    r.circuit_open_until, now()
+_OF_LINK = """
 FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
 WHERE l.app_id = %(app_id)s AND l.repository_id = %(repository_id)s
 """
+
+READ_LINK = f"""
+SELECT {_PUBLIC}, l.status, l.retry_count, l.last_error, r.circuit_open_until, now()
+{_OF_LINK}
+"""
+
+READ_PAYLOAD = f"SELECT {_PAYLOAD} {_OF_LINK}"
 
 # A bulk operation skips what we hold here; a worker waits for it.
 LOCK_LINK = """
@@ -85,7 +90,7 @@ SELECT id::text FROM app_repositories WHERE id = ANY (%(ids)s::uuid[]) FOR UPDAT
 # The limits keep Postgres, whatever it believes of the tables, from going through all the links
 # once for each app or repository.
 _JUDGE_LINKS = f"""
-SELECT {_LINK_COLUMNS}, l.status, {{qualifies}}
+SELECT {_PAYLOAD}, l.status, {{qualifies}}
 FROM app_repositories l
 CROSS JOIN LATERAL (
     SELECT app_name, base_url, client_auth_key_encrypted FROM apps
@@ -165,6 +170,13 @@ def lock_link(database: Database, app_id: str, repository_id: str) -> Link | Non
         return None
     # A statement that waits for the row reads the rest, its app and repository, as before the wait.
     return read_link(database, app_id, repository_id)
+
+
+def read_payload(database: Database, ref: LinkRef) -> Payload:
+    """Returns what the job of a locked link needs, all of one moment, secrets included."""
+    values = {"app_id": ref.app_id, "repository_id": ref.repository_id}
+    [row] = database.rows(READ_PAYLOAD, values)
+    return Payload(*row[1:])
 
 
 def reset_link(database: Database, ref: LinkRef) -> None:
@@ -282,15 +294,13 @@ def link_of_row(row: TupleRow | None) -> Link | None:
     """Returns the link in a row of READ_LINK, None if there is none."""
     if row is None:
         return None
-    payload = Payload(*row[1:10])
-    status, retry_count, last_error, circuit_open_until, read_at = row[10:15]
-    secrets = (payload.github_token_encrypted, payload.client_auth_key_encrypted)
+    status, retry_count, last_error, circuit_open_until, read_at = row[8:]
     return Link(
         LinkRef(row[0], row[1], row[3]),
-        payload,
+        PublicPayload(*row[1:8]),
         status,
         retry_count,
-        last_error and mask(last_error, secrets),
+        last_error and mask(last_error),
         circuit_open_until,
         read_at,
     )

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
-from docora_ops.database.link_rows import LOCK_LINK, READ_LINK, link_of_row, lock_link
+from docora_ops.database.link_rows import (
+    LOCK_LINK,
+    READ_LINK,
+    READ_PAYLOAD,
+    link_of_row,
+    lock_link,
+)
 from docora_ops.database.postgres import Database
 from docora_ops.database.session import Session
-from docora_ops.links import Link, LinkRef, LinkStatus
+from docora_ops.links import Link, LinkRef, LinkStatus, Payload
 
 _KEY = "hashtextextended(%(job_id)s, 0)"
 
@@ -102,23 +108,28 @@ class Ending:
         return self.status == LinkStatus.FAILED
 
 
-def begin_scan(session: Session, app_id: str, repository_id: str) -> Link | Refusal:
+def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link, Payload] | Refusal:
     """Takes the link's lock until the session is closed, and sets the link to `scanning`.
 
     Waits for a transaction that is changing the link: a job can start before the commit of the
-    retry that queued it. Returns the link as it was before, or the reason to do nothing.
+    retry that queued it. Returns the link as it was before and what its job needs, or the reason
+    to do nothing.
     """
     ids = {"app_id": app_id, "repository_id": repository_id}
     # A statement that waits for the row reads the rest, its app and repository, as before the wait.
-    _, rows, taken = session.together(
+    _, rows, payloads, taken = session.together(
         (LOCK_LINK, ids),
         (READ_LINK, ids),
+        (READ_PAYLOAD, ids),
         (BEGIN_SCAN, ids | {"job_id": f"{app_id}-{repository_id}"}),
     )
     link = link_of_row(rows[0] if rows else None)
     if link is None:
         return Refusal.GONE
-    return link if taken else _held(link)
+    if not taken:
+        return _held(link)
+    payload = Payload(*payloads[0][1:])
+    return replace(link, payload=payload), payload
 
 
 def may_deliver(session: Session, ref: LinkRef) -> Refusal | None:

@@ -21,6 +21,8 @@ _SCORES = {
 }
 """The meaning of an entry's score by place; elsewhere it is when the entry expires."""
 
+_TOKEN = {True: "yes", False: "no", None: "not known: our role has no right to look for it"}
+
 
 def document(details: LinkDetails) -> Document:
     """Returns the JSON of `show`."""
@@ -39,7 +41,7 @@ def table(details: LinkDetails, *, full: bool) -> RenderableType:
             ("App URL", cell(details.base_url)),
             ("Repository", cell(with_id(details.repository_name, details.repository_id))),
             ("GitHub URL", cell(details.github_url)),
-            ("Token", cell("yes" if details.has_token else "no")),
+            ("Token", cell(_TOKEN[details.has_token])),
             ("Status", cell(f"{details.status}, {failed_tries(details.retry_count)}")),
             ("Error", cell("none" if error is None else error)),
             ("Linked since", cell(moment(history.created_at))),

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from docora_ops.links import Payload
+from docora_ops.links import PublicPayload
 from docora_ops.text import moment
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -70,7 +70,7 @@ def resized(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
         yield bytes(held)
 
 
-def repository_fields(payload: Payload) -> dict[str, str]:
+def repository_fields(payload: PublicPayload) -> dict[str, str]:
     """Returns the fields that describe the repository in every body."""
     return {
         "repository_id": payload.repository_id,

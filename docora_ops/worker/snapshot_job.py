@@ -136,10 +136,10 @@ class _Snapshot:
             if isinstance(begun, Refusal):
                 self._end_quietly(begun)
                 return None
-            self.link = begun
-            self.name = link_name(begun.payload.app_name, begun.payload.repository_name)
-            log.info("%s: began, %s", self.name, self._try_number(begun.retry_count + 1))
-            self._work(begun)
+            self.link, payload = begun
+            self.name = link_name(payload.app_name, payload.repository_name)
+            log.info("%s: began, %s", self.name, self._try_number(self.link.retry_count + 1))
+            self._work(self.link, payload)
             self.session_is_left = self.resources.leave_session(self.session)
             files = "1 file" if self.sent == 1 else f"{self.sent} files"
             log.info("%s: synced, %s sent in %.1f s", self.name, files, self._seconds)
@@ -159,7 +159,7 @@ class _Snapshot:
         of = f" of {limit}" if number <= limit else f", past the limit of {limit}"
         return f"try {number}{of}"
 
-    def _begin(self) -> Link | Refusal:
+    def _begin(self) -> tuple[Link, Payload] | Refusal:
         """Takes the link; waits for the session of a job that has just ended."""
         end, lost_id = time.monotonic() + LOCK_TIMEOUT, 0
         while True:
@@ -193,8 +193,7 @@ class _Snapshot:
                 "Postgres itself, or to a proxy that pools sessions"
             )
 
-    def _work(self, link: Link) -> None:
-        payload = link.payload
+    def _work(self, link: Link, payload: Payload) -> None:
         token, auth_key = self._decrypt(payload)
         lock = RepositoryLock(self.resources.client, payload.repository_name)
         git = Git(

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from docora_ops.database.circuits import Circuit, Recipient
 from docora_ops.errors import SnapshotError
-from docora_ops.links import Payload
+from docora_ops.links import PublicPayload
 from docora_ops.settings import Settings
 from docora_ops.text import inert, moment
 from docora_ops.worker.bodies import encode, repository_fields
@@ -25,7 +25,7 @@ _THREADS = 8
 
 def post_sync_failed(
     recipients: Sequence[Recipient],
-    payload: Payload,
+    payload: PublicPayload,
     circuit: Circuit,
     message: str,
     settings: Settings,

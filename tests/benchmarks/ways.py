@@ -72,7 +72,7 @@ def job_options(values: tuple[str, ...]) -> dict[str, Any]:
     """Returns the options with which RQ queues the job of a link."""
     payload = Payload(*values)
     return {
-        "kwargs": {**dict(zip(Payload.__slots__, values, strict=True)), "is_rescan": True},
+        "kwargs": {**dict(zip(Payload.__match_args__, values, strict=True)), "is_rescan": True},
         "job_id": payload.job_id,
         "description": payload.description,
         "timeout": 3600,
@@ -130,7 +130,7 @@ def floor(limit: int) -> int:
         constants |= dict.fromkeys(("created_at", "enqueued_at"), utcformat(now()))
         for row in rows:
             payload = Payload(*row)
-            arguments = dict(zip(Payload.__slots__, row, strict=True))
+            arguments = dict(zip(Payload.__match_args__, row, strict=True))
             call = (FUNCTION, None, (), {**arguments, "is_rescan": True})
             variable = {
                 "data": zlib.compress(pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)),

@@ -9,9 +9,9 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.actions.bulk import run as bulk_run
-from docora_ops.database.link_rows import read_link
+from docora_ops.database.link_rows import read_payload
 from docora_ops.jobs import JobState
-from docora_ops.links import Outcome
+from docora_ops.links import LinkRef, Outcome
 from docora_ops.queue import PushRequest
 from docora_ops.queue.scripts import JobScript
 from tests.support.bulk_actions import APP, RESYNC, RETRY, BulkAction
@@ -121,8 +121,8 @@ def test_a_push_tells_a_delayed_job_from_one_that_waits_in_the_list(docora: Doco
     scheduled(docora, link.job_id)
     docora.enqueue(other.job_id)
     actions = docora.actions()
-    rows = [read_link(actions.database, *each.ids) for each in (link, other)]
-    requests = [PushRequest(row.ref.job_id, row.payload, is_rescan=True) for row in rows if row]
+    payloads = [read_payload(actions.database, LinkRef("", *each.ids)) for each in (link, other)]
+    requests = [PushRequest(each.job_id, each, is_rescan=True) for each in payloads]
     answers = actions.queue.push(requests)
     assert [(each.outcome, each.is_delayed) for each in answers] == [
         (Outcome.ALREADY_QUEUED, True),

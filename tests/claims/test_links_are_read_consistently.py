@@ -67,7 +67,9 @@ def test_a_job_that_waits_for_its_link(docora: Docora) -> None:
     with closing(Session(docora.settings)) as session, moving(docora, link):
         begun = begin_scan(session, link.app_id, link.repository_id)
     assert not isinstance(begun, Refusal)
-    assert is_of_the_new_host(begun.payload)
+    begun_link, payload = begun
+    assert begun_link.payload is payload
+    assert is_of_the_new_host(payload)
 
 
 @pytest.mark.parametrize("command", ["retry", "resync"])

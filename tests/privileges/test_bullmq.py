@@ -1,9 +1,11 @@
 """Each privilege of the user for commands beside BullMQ is needed; tests/bullmq runs with them."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from tests.support.bullmq import Bullmq
-from tests.support.privileges import rules, without_rule
+from tests.support.privileges import only_our_scripts, rules, without_rule
 
 OPTIONAL = {"+client|list", "+info", "+smembers"} | {
     f"%R~rq:{key}" for key in ("*:snapshot-queue", "queue:snapshot-queue:intermediate", "worker:*")
@@ -56,6 +58,7 @@ def test_without_any_one_rule_a_command_is_refused(
 
 def test_the_user_for_monitoring_may_read_all_there_is(bullmq: Bullmq) -> None:
     docora = bullmq.docora
+    name = docora.redis_access.monitor_name
     link = docora.add_link()
     bullmq.delay(link)
     ids = {"APP": link.app_id, "REPO": link.repository_id}
@@ -64,6 +67,8 @@ def test_the_user_for_monitoring_may_read_all_there_is(bullmq: Bullmq) -> None:
         REDIS_URL=docora.redis_access.monitor,
         DOCORA_OPS_DRIFT_GRACE="0",
     )
-    for command in READING:
-        result = bullmq.run(*(ids.get(each, each) for each in command), env=environment)
-        assert result.code in {0, 6}, (command, result)
+    for restriction in (nullcontext(), only_our_scripts(docora.redis, name)):
+        with restriction:
+            for command in READING:
+                result = bullmq.run(*(ids.get(each, each) for each in command), env=environment)
+                assert result.code in {0, 6}, (command, result)

@@ -1,15 +1,28 @@
 """The role and the user for monitoring run every command that only reads, and change nothing."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from hashlib import sha1
+from importlib.resources import files
 from typing import Any
 
+import psycopg
 import pytest
+import redis
 from rq.job import JobStatus
 
+from docora_ops.queue.redis_server import _FIND_PERMITTED_WRITE
 from tests.support.diagnoses import ONE_LOOK, check, examine, not_ok, states
 from tests.support.docora import Docora, Result
-from tests.support.privileges import grants, rules, without_grant, without_rule
+from tests.support.privileges import (
+    block,
+    grants,
+    only_our_scripts,
+    rules,
+    without_grant,
+    without_rule,
+)
 
 OPERATION = "bulk_0123456789abcdef"
 SHOW = ("show", "APP", "REPO")
@@ -170,3 +183,128 @@ def test_the_role_for_commands_is_not_taken_for_one_that_only_reads(world: World
     found = states(examine(owner))
     assert (found["privileges"], found["redis"]) == ("ok", "ok")
     owner.close()
+
+
+def test_the_role_reads_neither_tokens_nor_keys_and_show_says_so(world: World) -> None:
+    monitor = world.docora.database_access.monitor
+    for column, table in (
+        ("github_token_encrypted", "app_repositories"),
+        ("client_auth_key_encrypted", "apps"),
+    ):
+        with (
+            psycopg.connect(monitor) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            connection.execute(f"SELECT {column} IS NOT NULL FROM {table}".encode())
+    assert world.run((*SHOW, "--json")).data["has_token"] is None
+    assert "Token           not known: our role " in world.run(SHOW).stdout
+    for url in (world.docora.database_access.command, world.docora.database_access.owner):
+        assert world.run((*SHOW, "--json"), DATABASE_URL=url).data["has_token"] is True
+
+
+def test_a_refused_change_of_one_link_reads_no_secret_either(world: World) -> None:
+    docora = world.docora
+    docora.set_link(world.link, status="synced")
+    for column in ("github_token_encrypted", "last_error"):
+        grant = f"SELECT ({column}) ON app_repositories"
+        docora.connection.execute(f"REVOKE {grant} FROM {docora.role}".encode())
+        result = docora.run("retry", *world.link.ids)
+        assert result.code == (4 if column == "github_token_encrypted" else 5), result
+
+
+def test_doctor_warns_of_a_role_for_monitoring_that_reads_a_secret(world: World) -> None:
+    name = world.docora.database_access.monitor_name
+    world.docora.connection.execute(
+        f"GRANT SELECT (client_auth_key_encrypted) ON apps TO {name}".encode()
+    )
+    found = check(world.run((*DOCTOR, "--read-only")), "privileges")
+    assert found["state"] == "warning"
+    assert "more than it needs: SELECT on apps (client_auth_key_encrypted)" in found["finding"]
+
+
+# What the topic says that monitoring can do all the same
+
+
+def test_the_topic_names_each_script_of_a_command_that_reads() -> None:
+    def text(*names: str) -> str:
+        folder = files("docora_ops.queue")
+        return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+
+    scripts = (
+        text("judge.lua", "look_and_push.lua"),
+        text("judge.lua", "sweep.lua"),
+        text("bullmq.lua"),
+        _FIND_PERMITTED_WRITE,
+    )
+    shas = [
+        f"+evalsha|{sha1(script.encode(), usedforsecurity=False).hexdigest()}" for script in scripts
+    ]
+    assert block("ACL SETUSER docora-monitor -evalsha").split()[4:] == shas
+
+
+def test_the_narrower_user_runs_every_command_that_reads_and_no_other_script(world: World) -> None:
+    docora, access = world.docora, world.docora.redis_access
+    reading = (*READING, (*DOCTOR, "--read-only"))
+    endless = "while true do end"
+    with (
+        redis.Redis.from_url(access.monitor) as monitor,
+        only_our_scripts(docora.redis, access.monitor_name),
+    ):
+        docora.redis.script_flush()
+        assert [world.run(each).code for each in reading] == [
+            6 if each[0] == "doctor" else 0 for each in reading
+        ]
+        for command in (("EVALSHA", monitor.script_load(endless), 0), ("EVAL", endless, 0)):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                monitor.execute_command(*command)
+    with only_our_scripts(docora.redis, access.monitor_name, "-script|load"):
+        docora.redis.script_flush()
+        refused = world.run(("status",))
+        assert (refused.code, "the command script|load" in refused.stderr) == (5, True)
+        for load in (("status",), ("doctor",), ("doctor", "--read-only")):
+            docora.run(*load)
+        assert [world.run(each).code for each in reading] == [
+            6 if each[0] == "doctor" else 0 for each in reading
+        ]
+    world.forget_denials()
+
+
+def test_an_endless_script_holds_redis_until_it_is_killed(world: World) -> None:
+    docora = world.docora
+    docora.redis.config_set("lua-time-limit", 100)
+    with (
+        redis.Redis.from_url(docora.redis_access.monitor) as monitor,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        sha = monitor.script_load("while true do end")
+        run = thread.submit(monitor.evalsha, sha, 0)
+
+        def ping_while_it_runs() -> None:
+            while not run.done():
+                docora.redis.ping()
+
+        with pytest.raises(redis.exceptions.ResponseError, match="BUSY"):
+            ping_while_it_runs()
+        result = docora.run("queue")
+        docora.redis.script_kill()
+        assert isinstance(run.exception(), redis.exceptions.ResponseError)
+    docora.redis.config_set("lua-time-limit", 5000)
+    assert (result.code, "redis-cli SCRIPT KILL" in result.stderr) == (5, True), result
+    assert docora.run("queue").code == 0
+    world.forget_denials()
+
+
+def test_a_link_whose_lock_is_taken_is_left_alone_until_the_session_is_ended(world: World) -> None:
+    docora = world.docora
+    before = docora.dump()
+    with psycopg.connect(docora.database_access.monitor, autocommit=True) as monitor:
+        monitor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (world.link.job_id,))
+        left = docora.run("retry", *world.link.ids, "--json")
+        assert (left.code, left.data["outcome"]) == (0, "already_running")
+        assert docora.dump() == before
+        name = docora.database_access.monitor_name
+        end = block("SELECT usename").replace("docora_monitor", name)
+        docora.connection.execute(end.encode())
+        with pytest.raises(psycopg.OperationalError):
+            monitor.execute("SELECT 1")
+    assert docora.run("retry", *world.link.ids, "--json").data["outcome"] == "replaced_stale"

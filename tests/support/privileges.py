@@ -160,5 +160,17 @@ def without_rule(admin: redis.Redis, rule: str, user: str, name: str) -> Iterato
         admin.execute_command(acl, setuser, name, *all_rules)  # type: ignore[no-untyped-call]
 
 
+@contextmanager
+def only_our_scripts(admin: redis.Redis, name: str, *more: str) -> Iterator[None]:
+    """The user for monitoring, of this name, has the narrower rules of the topic."""
+    acl, setuser, _, *all_rules = block("ACL SETUSER docora-monitor on").split()
+    narrower = block("ACL SETUSER docora-monitor -evalsha").split()[3:]
+    admin.execute_command(acl, setuser, name, *narrower, *more)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        admin.execute_command(acl, setuser, name, *all_rules)  # type: ignore[no-untyped-call]
+
+
 def drop_users(admin: redis.Redis, number: int) -> None:
     admin.acl_deluser(*(f"{user}-{number}" for user in USERS))

@@ -11,8 +11,8 @@ from typing import Any
 
 import psycopg
 
-GITHUB_TOKEN = "aa11:bb22:github-token-encrypted"
-AUTH_KEY = "cc33:dd44:auth-key-encrypted"
+GITHUB_TOKEN = f"{'aa11' * 8}:{'bb22' * 8}:{'ce11' * 10}"
+AUTH_KEY = f"{'cc33' * 8}:{'dd44' * 8}:{'fe22' * 16}"
 
 
 @dataclass(frozen=True)

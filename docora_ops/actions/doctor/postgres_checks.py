@@ -76,9 +76,7 @@ def check_privileges(role: Role, *, read_only: bool = False) -> Check:
     `read_only`: it needs the privileges to read only, and is to have no others.
     """
     name = CheckName.PRIVILEGES
-    missing = [] if role.is_superuser else missing_needs(role)
-    if read_only:
-        missing = [need for need in missing if need.privilege == "SELECT"]
+    missing = [] if role.is_superuser else missing_needs(role, read_only=read_only)
     if missing:
         lacking = "; ".join(
             f"{need}, for {need.only_for} only" if need.only_for else str(need) for need in missing
