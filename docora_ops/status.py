@@ -81,6 +81,7 @@ class Status:
     """The state of a Docora. The fields of a server that is down are None; `errors` says why."""
 
     postgres: str  # names the server and the database
+    schema: str | None  # of Docora's tables; also None before Postgres has answered
     redis: str
     links: LinkOverview | None
     queue: QueueOverview | None

@@ -41,7 +41,7 @@ def require_servers_to_match(
     if queue.is_docoras:
         deleted = "wait until Docora's workers have taken these jobs"
     raise ServersMismatchedError(
-        f"{database.target} and Redis at {queue.where} do not seem to belong together: {found}. "
+        f"{database.place} and Redis at {queue.where} do not seem to belong together: {found}. "
         "Nothing was changed",
         hint="check DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME; if all are right, and the "
         f"links were deleted: {deleted}",

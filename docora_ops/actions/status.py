@@ -69,6 +69,7 @@ def read_status(
         queue, overview, other, last_operation = read
         status = Status(
             postgres=database.target,
+            schema=database.schema or None,
             redis=redis_name,
             links=links,
             queue=overview,

@@ -29,7 +29,7 @@ def apps(
         context,
         found,
         render.table(found, context.out.width),
-        where=context.database.target,
+        where=context.database.place,
         counted=amount(found.total, "app"),
         nothing="no apps",
     )

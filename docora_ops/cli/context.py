@@ -91,7 +91,7 @@ class Context:
     @property
     def servers(self) -> str:
         """Both servers, with their databases and without secrets."""
-        return f"{self.database.target}, {self.redis_server}"
+        return f"{self.database.place}, {self.redis_server}"
 
     @cached_property
     def queue(self) -> LinkQueue:

@@ -96,8 +96,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     which, choice = options.chosen_links(typer_context, database, statuses)
     page = (typed["page"], typed["limit"])
     counted = (noun, f"{noun}s")
-    where = database.target
-    lost = None
+    where = lost = None
     found: Any
     match typed["group_by"]:
         case LinkGroup.APP:
@@ -113,9 +112,9 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
             found = actions.count_by_error(database, which, *page)
             table, counted = render.errors_table(found), ("different error", "different errors")
         case _:
-            where = context.servers
             open_queue = context.queue_to_read
             found, lost = actions.list_links(database, open_queue, which, typed["sort"], *page)
+            where = context.servers
             if not lost:
                 context.warn_of_wrong_backend()
             table = render.links_table(found, context.out.width, with_status=len(statuses) != 1)
@@ -124,7 +123,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
         context,
         found,
         table,
-        where=where,
+        where=where or database.place,
         counted=amount(found.total, *counted),
         nothing=f"no {noun} matches" if is_narrowed else f"no {noun}s",
         lost=lost,

@@ -13,25 +13,25 @@ _HAS_FAILURES = """
     AND (consecutive_failures <> 0 OR circuit_open_until IS NOT NULL)
 """
 
-READ_CIRCUITS_TO_RESET = f"SELECT repository_id FROM repositories WHERE {_HAS_FAILURES}"
+READ_CIRCUITS_TO_RESET = f"SELECT repository_id FROM docora.repositories WHERE {_HAS_FAILURES}"
 
 # In one order, so that two transactions that reset the same circuits can't deadlock. FOR UPDATE
 # would block the worker's deliveries and new links, which refer to the repository.
 LOCK_CIRCUITS_TO_RESET = f"{READ_CIRCUITS_TO_RESET} ORDER BY repository_id FOR NO KEY UPDATE"
 
 RESET_CIRCUITS = f"""
-UPDATE repositories
+UPDATE docora.repositories
 SET consecutive_failures = 0, circuit_open_until = NULL, updated_at = now()
 WHERE {_HAS_FAILURES}
 """
 
 COUNT_GIT_FAILURE = """
-UPDATE repositories r
+UPDATE docora.repositories r
 SET consecutive_failures = r.consecutive_failures + 1, updated_at = now(),
     circuit_open_until = CASE WHEN r.consecutive_failures + 1 >= %(threshold)s
         THEN now() + make_interval(secs => %(cooldown)s) ELSE r.circuit_open_until END
 FROM (
-    SELECT repository_id, circuit_open_until > now() AS was_open FROM repositories
+    SELECT repository_id, circuit_open_until > now() AS was_open FROM docora.repositories
     WHERE repository_id = %(repository_id)s FOR UPDATE
 ) before
 WHERE r.repository_id = before.repository_id
@@ -41,7 +41,7 @@ RETURNING r.consecutive_failures, r.circuit_open_until,
 
 APPS_OF_REPOSITORY = """
 SELECT a.app_id, a.base_url, a.client_auth_key_encrypted, l.retry_count
-FROM app_repositories l JOIN apps a USING (app_id)
+FROM docora.app_repositories l JOIN docora.apps a USING (app_id)
 WHERE l.repository_id = %(repository_id)s ORDER BY a.app_id
 """
 

@@ -8,23 +8,23 @@ from docora_ops.status import LinkCounts
 
 # One statement, so that all counts are of the same moment.
 COUNT_BY_STATUS = """
-SELECT status, count(*), 0, 0 FROM app_repositories GROUP BY status
+SELECT status, count(*), 0, 0 FROM docora.app_repositories GROUP BY status
 UNION ALL
 SELECT NULL, 0, count(*), (
-    SELECT count(*) FROM repositories JOIN app_repositories USING (repository_id)
+    SELECT count(*) FROM docora.repositories JOIN docora.app_repositories USING (repository_id)
     WHERE circuit_open_until > now() AND status = 'pending_snapshot'
-) FROM repositories WHERE circuit_open_until > now()
+) FROM docora.repositories WHERE circuit_open_until > now()
 """
 
 COUNT_APPS_WITH_FAILED_LINKS = """
 SELECT count(*) FROM (
-    SELECT FROM app_repositories WHERE status = 'failed' GROUP BY app_id
+    SELECT FROM docora.app_repositories WHERE status = 'failed' GROUP BY app_id
 ) apps
 """
 
 HAS_SCANNED_LINKS = """
 SELECT EXISTS (
-    SELECT FROM app_repositories
+    SELECT FROM docora.app_repositories
     WHERE status <> 'pending_snapshot' OR last_scanned_at IS NOT NULL
 )
 """

@@ -9,23 +9,24 @@ from docora_ops.database.session import Session
 from docora_ops.links import LinkRef
 
 READ_DELIVERIES = """
-SELECT file_path, file_sha FROM app_delivered_files
+SELECT file_path, file_sha FROM docora.app_delivered_files
 WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s
 ORDER BY file_path COLLATE "C"
 """
 
 RECORD_DELIVERY = """
-INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha, delivered_at)
-SELECT app_id, repository_id, $2, $3, now() FROM app_repositories WHERE id = $1::uuid
+INSERT INTO docora.app_delivered_files (app_id, repository_id, file_path, file_sha, delivered_at)
+SELECT app_id, repository_id, $2, $3, now() FROM docora.app_repositories WHERE id = $1::uuid
 ON CONFLICT (app_id, repository_id, file_path)
     DO UPDATE SET file_sha = excluded.file_sha, delivered_at = excluded.delivered_at
 """
 
 REMOVE_DELIVERY = """
 WITH removed AS (
-    DELETE FROM app_delivered_files WHERE app_id = $2 AND repository_id = $3 AND file_path = $4
+    DELETE FROM docora.app_delivered_files
+    WHERE app_id = $2 AND repository_id = $3 AND file_path = $4
 )
-SELECT FROM app_repositories WHERE id = $1::uuid
+SELECT FROM docora.app_repositories WHERE id = $1::uuid
 """
 
 

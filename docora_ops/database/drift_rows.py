@@ -11,7 +11,7 @@ from docora_ops.links import LinkRef, ids_of_job
 # A new link gets its job a moment later, so it is left out for five minutes. One that is scanned
 # has had its job, and one that is asked for by id is wanted whatever its age.
 UNFINISHED_LINKS = """
-SELECT id::text, app_id, repository_id, status FROM app_repositories
+SELECT id::text, app_id, repository_id, status FROM docora.app_repositories
 WHERE (app_id, repository_id) > (%(last_app_id)s, %(last_repository_id)s)
   AND status IN ('pending_snapshot', 'scanning')
   AND (status = 'scanning' OR %(id)s::uuid IS NOT NULL
@@ -28,20 +28,20 @@ _UNFINISHED = """status IN ('pending_snapshot', 'scanning')
 # in that order. Materialized, or it would read the whole table up to the limit for the same reason.
 SOME_UNFINISHED_LINKS = f"""
 WITH unfinished AS MATERIALIZED (
-    SELECT id::text, app_id, repository_id, status FROM app_repositories
+    SELECT id::text, app_id, repository_id, status FROM docora.app_repositories
     WHERE {_UNFINISHED}
 )
 SELECT * FROM unfinished LIMIT %(most)s
 """
 
 COUNT_UNFINISHED_LINKS = f"""
-SELECT count(*) FROM app_repositories
+SELECT count(*) FROM docora.app_repositories
 WHERE {_UNFINISHED}
 """
 
 # Links that `claim_unfinished_links` would fail.
 EXHAUSTED_LINKS = """
-SELECT id::text FROM app_repositories
+SELECT id::text FROM docora.app_repositories
 WHERE id = ANY (%(ids)s::uuid[]) AND status = 'scanning' AND retry_count + 1 >= %(max_attempts)s
 """
 
@@ -49,21 +49,21 @@ WHERE id = ANY (%(ids)s::uuid[]) AND status = 'scanning' AND retry_count + 1 >= 
 LINK_STATUSES = """
 SELECT job_id, l.status FROM unnest(%(job_ids)s::text[]) AS job_id
 CROSS JOIN LATERAL (
-    SELECT status FROM app_repositories
+    SELECT status FROM docora.app_repositories
     WHERE app_id = split_part(job_id, '-', 1) AND repository_id = split_part(job_id, '-', 2) LIMIT 1
 ) l
 """
 
 # An INSERT of a link takes a key share lock on its repository's row, so it waits for this lock.
 LOCK_REPOSITORIES = """
-SELECT repository_id FROM repositories WHERE repository_id = ANY (%(ids)s::text[])
+SELECT repository_id FROM docora.repositories WHERE repository_id = ANY (%(ids)s::text[])
 ORDER BY repository_id FOR UPDATE
 """
 
 LOCK_FREE_REPOSITORIES = LOCK_REPOSITORIES + "SKIP LOCKED"
 
 KNOWN_REPOSITORIES = """
-SELECT repository_id FROM repositories WHERE repository_id = ANY (%(ids)s::text[])
+SELECT repository_id FROM docora.repositories WHERE repository_id = ANY (%(ids)s::text[])
 """
 
 

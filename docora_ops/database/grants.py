@@ -149,14 +149,14 @@ def excess(role: Role) -> list[str]:
     return [*role.attributes, *map(str, surplus)]
 
 
-def grant_statements(needs: Iterable[Need], role_name: str) -> str:
+def grant_statements(needs: Iterable[Need], role: Role) -> str:
     """Returns the SQL that grants these needs to the role."""
     by_table: dict[str, list[str]] = defaultdict(list)
     for need in needs:
         columns = f" ({', '.join(need.columns)})" if need.columns else ""
         by_table[need.table].append(need.privilege + columns)
     return " ".join(
-        f"GRANT {', '.join(privileges)} ON {table} TO {role_name};"
+        f"GRANT {', '.join(privileges)} ON {role.schema}.{table} TO {role.name};"
         for table, privileges in by_table.items()
     )
 

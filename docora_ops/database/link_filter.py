@@ -6,7 +6,7 @@ from docora_ops.links import LinkFilter
 
 # Postgres plans each statement with its parameters: a condition on nothing costs nothing, nor does
 # the join unless something of the repository is asked for.
-LINKS = "app_repositories l LEFT JOIN repositories r USING (repository_id)"
+LINKS = "docora.app_repositories l LEFT JOIN docora.repositories r USING (repository_id)"
 
 MATCHES = """(
     (%(statuses)s::text[] IS NULL OR l.status = ANY (%(statuses)s::text[])

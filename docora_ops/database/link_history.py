@@ -8,9 +8,9 @@ from docora_ops.links import LinkRef
 
 LINK_HISTORY = """
 SELECT l.created_at, l.last_scanned_at, r.consecutive_failures, d.files, d.last_delivered_at
-FROM app_repositories l JOIN repositories r USING (repository_id)
+FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)
 CROSS JOIN LATERAL (
-    SELECT count(*) AS files, max(delivered_at) AS last_delivered_at FROM app_delivered_files
+    SELECT count(*) AS files, max(delivered_at) AS last_delivered_at FROM docora.app_delivered_files
     WHERE app_id = l.app_id AND repository_id = l.repository_id
 ) d
 WHERE l.id = %(id)s
@@ -18,15 +18,17 @@ WHERE l.id = %(id)s
 
 LAST_SNAPSHOT = """
 SELECT commit_sha, branch, scanned_at,
-    (SELECT count(*) FROM snapshot_files WHERE snapshot_id = s.id) AS files
-FROM repository_snapshots s WHERE repository_id = %(repository_id)s
+    (SELECT count(*) FROM docora.snapshot_files WHERE snapshot_id = s.id) AS files
+FROM docora.repository_snapshots s WHERE repository_id = %(repository_id)s
 """
 
 _MAY_LOOK = """
 SELECT has_column_privilege('app_repositories', 'github_token_encrypted', 'SELECT')
 """
 
-_HAS_ONE = "SELECT github_token_encrypted IS NOT NULL FROM app_repositories WHERE id = %(id)s"
+_HAS_ONE = (
+    "SELECT github_token_encrypted IS NOT NULL FROM docora.app_repositories WHERE id = %(id)s"
+)
 
 
 def has_token(database: Database, ref: LinkRef) -> bool | None:

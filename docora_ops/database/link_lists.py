@@ -36,8 +36,8 @@ SELECT l.app_id, a.app_name, l.repository_id, r.owner || '/' || r.name, r.github
     left(l.last_error, %(longest)s), coalesce(length(l.last_error) > %(longest)s, false),
     coalesce(l.last_scanned_at, l.created_at), l.retry_count, l.last_scanned_at,
     r.circuit_open_until, coalesce(r.circuit_open_until > now(), false)
-FROM page JOIN app_repositories l USING (id)
-JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
+FROM page JOIN docora.app_repositories l USING (id)
+JOIN docora.apps a USING (app_id) JOIN docora.repositories r USING (repository_id)
 ORDER BY {{order}}
 """
 
@@ -56,12 +56,12 @@ ORDER BY links DESC, key
 """
 
 LINKS_BY_APP = _GROUPS_PAGE.format(
-    key="app_id", columns="key, app_name", page="(page JOIN apps ON app_id = key)"
+    key="app_id", columns="key, app_name", page="(page JOIN docora.apps ON app_id = key)"
 )
 LINKS_BY_REPOSITORY = _GROUPS_PAGE.format(
     key="repository_id",
     columns="key, owner || '/' || name",
-    page="(page JOIN repositories ON repository_id = key)",
+    page="(page JOIN docora.repositories ON repository_id = key)",
 )
 LINKS_BY_STATUS = _GROUPS_PAGE.format(key="status", columns="key", page="page")
 
@@ -70,19 +70,19 @@ SELECT l.app_id, left(l.last_error, %(longest)s) AS error, count(*)
 FROM {LINKS} WHERE {MATCHES} GROUP BY l.app_id, error
 """
 
-COUNT_APPS = "SELECT count(*) FROM apps"
+COUNT_APPS = "SELECT count(*) FROM docora.apps"
 
 APPS_PAGE = """
 SELECT a.app_id, a.app_name, a.base_url, coalesce(links, 0), coalesce(failed, 0),
     coalesce(pending_snapshot, 0), coalesce(scanning, 0), coalesce(synced, 0), last_scanned_at
-FROM apps a LEFT JOIN (
+FROM docora.apps a LEFT JOIN (
     SELECT app_id, count(*) AS links,
         count(*) FILTER (WHERE status = 'failed') AS failed,
         count(*) FILTER (WHERE status = 'pending_snapshot') AS pending_snapshot,
         count(*) FILTER (WHERE status = 'scanning') AS scanning,
         count(*) FILTER (WHERE status = 'synced') AS synced,
         max(last_scanned_at) AS last_scanned_at
-    FROM app_repositories GROUP BY app_id
+    FROM docora.app_repositories GROUP BY app_id
 ) l USING (app_id)
 ORDER BY failed DESC NULLS LAST, links DESC NULLS LAST, app_id
 LIMIT %(limit)s OFFSET %(offset)s

@@ -20,7 +20,8 @@ _PUBLIC = """
 _PAYLOAD = f"{_PUBLIC}, l.github_token_encrypted, a.client_auth_key_encrypted"
 
 _OF_LINK = """
-FROM app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)
+FROM docora.app_repositories l JOIN docora.apps a USING (app_id)
+JOIN docora.repositories r USING (repository_id)
 WHERE l.app_id = %(app_id)s AND l.repository_id = %(repository_id)s
 """
 
@@ -33,18 +34,18 @@ READ_PAYLOAD = f"SELECT {_PAYLOAD} {_OF_LINK}"
 
 # A bulk operation skips what we hold here; a worker waits for it.
 LOCK_LINK = """
-SELECT 1 FROM app_repositories
+SELECT 1 FROM docora.app_repositories
 WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s FOR UPDATE
 """
 
 RESET_LINKS = """
-UPDATE app_repositories SET status = 'pending_snapshot', retry_count = 0, last_error = NULL
+UPDATE docora.app_repositories SET status = 'pending_snapshot', retry_count = 0, last_error = NULL
 WHERE id = ANY (%(ids)s::uuid[])
 """
 
 # A repository that kills each worker must not be scanned for ever: a scan that was cut off counts.
 COUNT_CUT_OFF_SCANS = """
-UPDATE app_repositories
+UPDATE docora.app_repositories
 SET retry_count = retry_count + 1, last_error = %(error)s,
     status = CASE WHEN retry_count + 1 >= %(max_attempts)s THEN 'failed' ELSE 'pending_snapshot' END
 WHERE id = ANY (%(ids)s::uuid[])
@@ -84,20 +85,20 @@ DUE = """(
 
 # Rows that somebody else holds are not in the answer: they are tried again, one by one, later.
 LOCK_LINKS = """
-SELECT id::text FROM app_repositories WHERE id = ANY (%(ids)s::uuid[]) FOR UPDATE SKIP LOCKED
+SELECT id::text FROM docora.app_repositories WHERE id = ANY (%(ids)s::uuid[]) FOR UPDATE SKIP LOCKED
 """
 
 # The limits keep Postgres, whatever it believes of the tables, from going through all the links
 # once for each app or repository.
 _JUDGE_LINKS = f"""
 SELECT {_PAYLOAD}, l.status, {{qualifies}}
-FROM app_repositories l
+FROM docora.app_repositories l
 CROSS JOIN LATERAL (
-    SELECT app_name, base_url, client_auth_key_encrypted FROM apps
+    SELECT app_name, base_url, client_auth_key_encrypted FROM docora.apps
     WHERE app_id = l.app_id LIMIT 1
 ) a
 CROSS JOIN LATERAL (
-    SELECT github_url, owner, name, circuit_open_until FROM repositories
+    SELECT github_url, owner, name, circuit_open_until FROM docora.repositories
     WHERE repository_id = l.repository_id LIMIT 1
 ) r
 WHERE l.id = ANY (%(ids)s::uuid[])
@@ -111,7 +112,7 @@ JUDGE_UNFINISHED_LINKS = _JUDGE_LINKS.format(
 JUDGE_DUE_LINKS = _JUDGE_LINKS.format(qualifies=DUE)
 
 DELETE_DELIVERIES = """
-DELETE FROM app_delivered_files d
+DELETE FROM docora.app_delivered_files d
 USING unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, repository_id)
 WHERE d.app_id = link.app_id AND d.repository_id = link.repository_id
 """
@@ -120,13 +121,13 @@ WHERE d.app_id = link.app_id AND d.repository_id = link.repository_id
 # deletion for each that is gone. Docora's worker takes an empty value for none, and sends no
 # `previous_sha`; one in the form of a SHA-256 also passes an app that checks the form.
 MARK_DELIVERIES = """
-UPDATE app_delivered_files d SET file_sha = repeat('0', 64)
+UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64)
 FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, repository_id)
 WHERE d.app_id = link.app_id AND d.repository_id = link.repository_id
 """
 
 COUNT_DELIVERIES = """
-SELECT count(*) FROM app_delivered_files d
+SELECT count(*) FROM docora.app_delivered_files d
 JOIN unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS link(app_id, repository_id)
     ON d.app_id = link.app_id AND d.repository_id = link.repository_id
 """
@@ -135,7 +136,7 @@ NAMES_OF_LINKS = """
 SELECT a.app_name, r.owner || '/' || r.name
 FROM unnest(%(app_ids)s::text[], %(repository_ids)s::text[])
     WITH ORDINALITY AS link(app_id, repository_id, number)
-LEFT JOIN apps a USING (app_id) LEFT JOIN repositories r USING (repository_id)
+LEFT JOIN docora.apps a USING (app_id) LEFT JOIN docora.repositories r USING (repository_id)
 ORDER BY link.number
 """
 

@@ -21,7 +21,7 @@ _KEY = "hashtextextended(%(job_id)s, 0)"
 # Answers with a row if the lock was free.
 BEGIN_SCAN = f"""
 WITH lock AS MATERIALIZED (SELECT pg_try_advisory_lock({_KEY}) AS is_taken)
-UPDATE app_repositories SET status = 'scanning' FROM lock
+UPDATE docora.app_repositories SET status = 'scanning' FROM lock
 WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s AND lock.is_taken
 RETURNING 1
 """
@@ -36,11 +36,11 @@ _HOLDS_LINK = f"""EXISTS (
 # A proxy that pools transactions may run this in another session than the one with the lock.
 _KEEPS_LINK = f"pg_backend_pid() = %(session_id)s AND {_HOLDS_LINK}"
 
-MAY_DELIVER = f"SELECT {_KEEPS_LINK}, EXISTS (SELECT FROM apps WHERE app_id = %(app_id)s)"
+MAY_DELIVER = f"SELECT {_KEEPS_LINK}, EXISTS (SELECT FROM docora.apps WHERE app_id = %(app_id)s)"
 
 END_SCAN = f"""
 WITH ended AS (
-    UPDATE app_repositories
+    UPDATE docora.app_repositories
     SET status = 'synced', last_scanned_at = now(), retry_count = 0, last_error = NULL
     WHERE id = %(id)s
     RETURNING 1
@@ -54,7 +54,7 @@ OWNS_LINK = f"SELECT {_HOLDS_LINK} OR pg_try_advisory_xact_lock({_KEY})"
 AWAIT_LINK = f"SELECT pg_advisory_xact_lock({_KEY})"
 
 FAIL_SCAN = """
-UPDATE app_repositories
+UPDATE docora.app_repositories
 SET retry_count = retry_count + 1, last_error = %(error)s,
     status = CASE WHEN retry_count + 1 >= %(max_attempts)s OR %(tries_left)s <= 0
         THEN 'failed' ELSE 'pending_snapshot' END
@@ -63,11 +63,12 @@ RETURNING status, retry_count
 """
 
 RELEASE_SCAN = """
-UPDATE app_repositories SET status = 'pending_snapshot' WHERE id = %(id)s AND status = 'scanning'
+UPDATE docora.app_repositories SET status = 'pending_snapshot'
+WHERE id = %(id)s AND status = 'scanning'
 """
 
 SCANNING_LINKS = """
-SELECT id::text, app_id, repository_id FROM app_repositories
+SELECT id::text, app_id, repository_id FROM docora.app_repositories
 WHERE status = 'scanning' ORDER BY id
 """
 

@@ -14,18 +14,18 @@ _SUGGESTION_POOL = 5000
 """Names that are compared for suggestions."""
 
 APPS_BY_ID_OR_NAME = """
-SELECT app_id, app_name FROM apps
+SELECT app_id, app_name FROM docora.apps
 WHERE app_id = %(text)s OR lower(app_name) = ANY (SELECT lower(unnest(%(forms)s::text[])))
 ORDER BY app_id = %(text)s DESC, app_id
 """
 
 REPOSITORIES_BY_ID_NAME_OR_URL = """
 SELECT repository_id, owner, name, EXISTS (
-    SELECT FROM app_repositories l
+    SELECT FROM docora.app_repositories l
     WHERE (%(app_ids)s::text[] IS NULL OR l.app_id = ANY (%(app_ids)s::text[]))
       AND l.repository_id = r.repository_id
 )
-FROM repositories r
+FROM docora.repositories r
 WHERE repository_id = %(text)s
    OR lower(owner || '/' || name) = ANY (SELECT lower(unnest(%(forms)s::text[])))
    OR lower(github_url) = ANY (%(urls)s)
@@ -34,18 +34,18 @@ ORDER BY repository_id = %(text)s DESC, repository_id
 
 ANY_REPOSITORY_LIKE = """
 SELECT EXISTS (
-    SELECT FROM app_repositories l JOIN repositories r USING (repository_id)
+    SELECT FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)
     WHERE (%(app_ids)s::text[] IS NULL OR l.app_id = ANY (%(app_ids)s::text[]))
       AND r.owner || '/' || r.name ILIKE %(pattern)s
 )
 """
 
-SOME_APPS = "SELECT app_id, app_name FROM apps ORDER BY app_name LIMIT %(limit)s"
+SOME_APPS = "SELECT app_id, app_name FROM docora.apps ORDER BY app_name LIMIT %(limit)s"
 
 SOME_REPOSITORIES = """
-SELECT r.repository_id, r.owner, r.name FROM repositories r
+SELECT r.repository_id, r.owner, r.name FROM docora.repositories r
 WHERE EXISTS (
-    SELECT FROM app_repositories l
+    SELECT FROM docora.app_repositories l
     WHERE (%(app_ids)s::text[] IS NULL OR l.app_id = ANY (%(app_ids)s::text[]))
       AND l.repository_id = r.repository_id
 )
@@ -64,13 +64,13 @@ ORDER BY by_name DESC, comes_first DESC, lower(name), id LIMIT %(limit)s
 """
 
 APPS_BY_PREFIX = _BY_PREFIX.format(
-    candidates="SELECT app_id AS id, app_name AS name, false AS comes_first FROM apps"
+    candidates="SELECT app_id AS id, app_name AS name, false AS comes_first FROM docora.apps"
 )
 
 REPOSITORIES_BY_PREFIX = _BY_PREFIX.format(
     candidates="""
     SELECT repository_id AS id, owner || '/' || name AS name, false AS comes_first
-    FROM repositories
+    FROM docora.repositories
 """
 )
 
@@ -78,7 +78,7 @@ REPOSITORIES_OF_APPS_BY_PREFIX = _BY_PREFIX.format(
     candidates="""
     SELECT repository_id AS id, r.owner || '/' || r.name AS name,
         l.status = 'failed' AND %(failed_first)s AS comes_first
-    FROM app_repositories l JOIN repositories r USING (repository_id)
+    FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)
     WHERE l.app_id = ANY (%(app_ids)s)
 """
 )

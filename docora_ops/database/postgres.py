@@ -1,7 +1,10 @@
 """Connecting to Postgres, and turning its errors into ours.
 
 A pooling proxy may run each transaction in another session, shared with other programs. So no
-setting, cursor, prepared statement or lock of a `Database` outlives a transaction.
+setting, cursor, prepared statement or lock of a `Database` outlives a transaction, and none that
+another program has left counts in it.
+
+SQL names Docora's tables as `docora.TABLE`, whatever their schema is called in this database.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.datetime import TimestamptzLoader
 
 from docora_ops.database.connection import REPLY_GRACE, Connection
+from docora_ops.database.session_settings import set_up
 from docora_ops.errors import (
     ConfigurationError,
     LinkError,
@@ -46,14 +50,6 @@ _IDLE_LIMIT = 6
 _ROWS_AT_ONCE = 1000
 
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
-
-# Set for each transaction, since a database may have other defaults.
-BEGIN = """BEGIN ISOLATION LEVEL {isolation};
-SET LOCAL datestyle = 'ISO';
-SET LOCAL timezone = 'UTC';
-SET LOCAL statement_timeout = '{statement}s';
-SET LOCAL lock_timeout = '{lock}s';
-SET LOCAL idle_in_transaction_session_timeout = '{idle}s'"""
 
 _STATEMENT_POOLING = "statement pooling"
 """Part of PgBouncer's error for BEGIN; its SQLSTATE is not specific."""
@@ -114,11 +110,20 @@ class Database:
         host = self._parameters.get("host") or "localhost"
         name = self._parameters.get("dbname") or self._parameters.get("user") or "postgres"
         self.target = f"{name} on {host}"
+        # Known once a transaction has begun:
+        self.schema = ""  # the schema of Docora's tables
+        self.path: Sequence[str] = ()  # the schemas on the default search path
+        self._access = "READ WRITE"
         # Shorter than the statement timeout, whose error does not mention the lock.
         self._lock_timeout = min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
         self._reply_timeout = settings.statement_timeout + REPLY_GRACE
         self._connection: Connection | None = None
         self._in_transaction = False
+
+    @property
+    def place(self) -> str:
+        """The database, its server and, once known, the schema."""
+        return f"{self.target} (schema {self.schema})" if self.schema else self.target
 
     @property
     def session_id_of_driver(self) -> int:
@@ -145,12 +150,12 @@ class Database:
     def rows(self, sql: str, parameters: Parameters | None = None) -> Sequence[TupleRow]:
         """Runs one statement and returns its rows."""
         with self._statement() as connection:
-            return connection.execute(sql.encode(), parameters).fetchall()
+            return connection.execute(self._sql(sql, parameters), parameters).fetchall()
 
     def row(self, sql: str, parameters: Parameters | None = None) -> TupleRow | None:
         """Runs one statement and returns its first row, if any."""
         with self._statement() as connection:
-            return connection.execute(sql.encode(), parameters).fetchone()
+            return connection.execute(self._sql(sql, parameters), parameters).fetchone()
 
     def latency(self) -> float:
         """Returns the seconds that one answer takes."""
@@ -162,13 +167,15 @@ class Database:
     def execute(self, sql: str, parameters: Parameters | None = None) -> int:
         """Runs one statement and returns how many rows it touched."""
         with self._statement() as connection:
-            return connection.execute(sql.encode(), parameters).rowcount
+            return connection.execute(self._sql(sql, parameters), parameters).rowcount
 
     def together(self, *statements: tuple[str, Parameters]) -> list[Sequence[TupleRow]]:
         """Runs statements one after the other in one round trip; returns the rows of each."""
         with self._statement() as connection:
             with connection.pipeline():
-                cursors = [connection.execute(sql.encode(), values) for sql, values in statements]
+                cursors = [
+                    connection.execute(self._sql(sql, values), values) for sql, values in statements
+                ]
             return [cursor.fetchall() if cursor.description else () for cursor in cursors]
 
     def stream(self, sql: str, parameters: Parameters | None = None) -> Iterator[TupleRow]:
@@ -177,17 +184,24 @@ class Database:
         That must not be `together`: libpq would take its rows in pieces, too.
         """
         with self._statement() as connection, connection.cursor() as cursor:
-            yield from cursor.stream(sql.encode(), parameters, size=_ROWS_AT_ONCE)
+            yield from cursor.stream(self._sql(sql, parameters), parameters, size=_ROWS_AT_ONCE)
 
     def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         """Runs one `COPY … FROM STDIN` with these rows."""
         with (
             self._statement() as connection,
             connection.cursor() as cursor,
-            cursor.copy(sql.encode()) as copy,
+            cursor.copy(self._sql(sql)) as copy,
         ):
             for row in rows:
                 copy.write_row(row)
+
+    def _sql(self, sql: str, parameters: Parameters | None = None) -> bytes:
+        """Returns the SQL with the name of Docora's schema."""
+        name = self.schema.replace('"', '""')
+        if parameters is not None:
+            name = name.replace("%", "%%")
+        return sql.replace("docora.", f'"{name}".').encode()
 
     @contextmanager
     def _statement(self) -> Iterator[Connection]:
@@ -217,22 +231,39 @@ class Database:
                 self._in_transaction = False
 
     def _begin(self, isolation: str) -> Connection:
-        # In one message.
-        statements = BEGIN.format(
-            isolation=isolation,
-            statement=self._settings.statement_timeout,
-            lock=f"{self._lock_timeout:.1f}",
-            idle=_IDLE_LIMIT,
-        ).encode()
-        connection = self._connect()
         try:
-            connection.execute(statements)
+            self._send_begin(isolation)
         except pg.IdleSessionTimeout:
             # No transaction was open, so nothing is lost.
             self._connection = None
-            connection = self._connect()
-            connection.execute(statements)
-        return connection
+            self._send_begin(isolation)
+        except pg.FeatureNotSupported:
+            self._access = ""  # a standby refuses READ WRITE
+            self._send_begin(isolation)
+        return self._connect()
+
+    def _send_begin(self, isolation: str) -> None:
+        settings = {
+            "idle_in_transaction_session_timeout": f"'{_IDLE_LIMIT}s'",
+            "synchronous_commit": "DEFAULT",
+        }
+        begin = f"BEGIN ISOLATION LEVEL {isolation} {self._access};\n"
+        self._set_up(self._connect(), "LOCAL", settings, begin)
+
+    def _set_up(
+        self, connection: Connection, scope: str, settings: Mapping[str, str], begin: str = ""
+    ) -> None:
+        settings = {
+            "statement_timeout": f"'{self._settings.statement_timeout}s'",
+            "lock_timeout": f"'{self._lock_timeout:.1f}s'",
+            **settings,
+        }
+        found = set_up(connection, scope, settings, begin, find_defaults=not self.schema)
+        if found:
+            self.path, self.schema = found.path, found.schema
+            if found.is_read_only:
+                self._access = "READ ONLY"
+                connection.execute(b"SET TRANSACTION READ ONLY")
 
     def _roll_back(self) -> None:
         """Rolls back, or closes the connection if it is lost or busy."""

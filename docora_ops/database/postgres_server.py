@@ -20,32 +20,35 @@ SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::big
 WHERE pg_is_in_recovery()
 """
 
-CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
+CLOCK = "SELECT extract(epoch FROM clock_timestamp())"
 
 # information_schema would hide columns that our role may not use.
-_COLUMNS = """
-    SELECT wanted.name AS table_name, a.attrelid, a.attnum, a.attname::text AS column_name
-    FROM unnest(%(tables)s::text[]) AS wanted(name)
-    JOIN pg_attribute a ON a.attrelid = to_regclass(quote_ident(wanted.name))
-    WHERE a.attnum > 0 AND NOT a.attisdropped
-"""
+_TABLES = """tables AS (
+    SELECT c.oid AS table_id, relname::text AS table_name, relowner
+    FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+    WHERE nspname = %(schema)s AND relname = ANY (%(tables)s::text[])
+        AND has_schema_privilege(n.oid, 'USAGE')
+), columns AS (
+    SELECT table_id, table_name, attnum, attname::text AS column_name
+    FROM tables JOIN pg_attribute ON attrelid = table_id WHERE attnum > 0 AND NOT attisdropped
+)"""
 
-COLUMNS = f"SELECT table_name, column_name FROM ({_COLUMNS}) AS columns"
+COLUMNS = f"WITH {_TABLES} SELECT table_name, column_name FROM columns"
 
 PRIVILEGES = f"""
-WITH columns AS ({_COLUMNS})
+WITH {_TABLES}
 SELECT privilege, table_name, column_name
 FROM columns, unnest('{{SELECT,INSERT,UPDATE,REFERENCES}}'::text[]) AS privilege
-WHERE has_column_privilege(attrelid, attnum, privilege)
+WHERE has_column_privilege(table_id, attnum, privilege)
 UNION ALL
 SELECT privilege, table_name, NULL
-FROM (SELECT DISTINCT table_name, attrelid FROM columns) AS tables,
-    unnest('{{DELETE,TRUNCATE,TRIGGER}}'::text[]) AS privilege
-WHERE has_table_privilege(attrelid, privilege)
+FROM tables, unnest('{{DELETE,TRUNCATE,TRIGGER}}'::text[]) AS privilege
+WHERE has_table_privilege(table_id, privilege)
 """
 
-ROLE = """
-SELECT quote_ident(rolname), array_remove(ARRAY[
+ROLE = f"""
+WITH {_TABLES}
+SELECT quote_ident(rolname), quote_ident(%(schema)s), array_remove(ARRAY[
         CASE WHEN rolcreaterole THEN 'CREATEROLE' END,
         CASE WHEN rolcreatedb THEN 'CREATEDB' END,
         CASE WHEN rolreplication THEN 'REPLICATION' END,
@@ -53,15 +56,28 @@ SELECT quote_ident(rolname), array_remove(ARRAY[
     ], NULL),
     rolsuper,
     ARRAY(
-        SELECT wanted.name FROM unnest(%(tables)s::text[]) AS wanted(name)
-        JOIN pg_class c ON c.oid = to_regclass(quote_ident(wanted.name))
-        WHERE pg_has_role(c.relowner, 'USAGE')
+        SELECT table_name FROM tables WHERE pg_has_role(relowner, 'USAGE')
+        ORDER BY array_position(%(tables)s::text[], table_name)
     ),
     EXISTS (
-        SELECT FROM pg_roles AS other WHERE other.rolcanlogin AND NOT other.rolsuper
-            AND has_any_column_privilege(other.oid, to_regclass('app_repositories'), 'UPDATE')
+        SELECT FROM pg_roles AS other, tables
+        WHERE other.rolcanlogin AND NOT other.rolsuper AND table_name = 'app_repositories'
+            AND has_any_column_privilege(other.oid, table_id, 'UPDATE')
     )
 FROM pg_roles WHERE rolname = current_user
+"""
+
+# Whoever may change the tables anyway is left out.
+CREATORS = f"""
+WITH {_TABLES}
+SELECT quote_ident(nspname), CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END
+FROM pg_namespace CROSS JOIN aclexplode(nspacl) LEFT JOIN pg_roles r ON r.oid = grantee
+WHERE nspname = ANY (%(path)s::text[]) AND privilege_type = 'CREATE' AND (
+    grantee = 0
+    OR rolname <> current_user AND NOT pg_has_role(grantee, nspowner, 'MEMBER')
+        AND NOT EXISTS (SELECT FROM tables WHERE pg_has_role(grantee, relowner, 'MEMBER'))
+)
+ORDER BY 1, 2
 """
 
 
@@ -89,6 +105,7 @@ class Role:
     """The role of the current connection."""
 
     name: str  # quoted if SQL needs it
+    schema: str  # of Docora's tables; likewise
     attributes: tuple[str, ...]  # `CREATEROLE` and the like
     is_superuser: bool
     owned_tables: tuple[str, ...]
@@ -118,13 +135,32 @@ def read_clock(database: Database) -> float:
 
 
 def read_columns(database: Database, tables: Sequence[str]) -> frozenset[tuple[str, str]]:
-    """Returns table and column for all columns of these tables on the search path."""
-    return frozenset(database.rows(COLUMNS, {"tables": list(tables)}))
+    """Returns table and column for all columns of these tables that our role may name."""
+    with database.transaction():
+        return frozenset(database.rows(COLUMNS, _parameters(database, tables)))
 
 
 def read_role(database: Database, tables: Sequence[str]) -> Role:
     """Reads the role of the connection and its privileges on these tables."""
-    parameters = {"tables": list(tables)}
-    [(name, attributes, is_superuser, owned, has_narrower)] = database.rows(ROLE, parameters)
-    privileges = frozenset(Privilege(*found) for found in database.rows(PRIVILEGES, parameters))
-    return Role(name, tuple(attributes), is_superuser, tuple(owned), has_narrower, privileges)
+    with database.transaction():
+        parameters = _parameters(database, tables)
+        [(name, schema, attributes, *facts)] = database.rows(ROLE, parameters)
+        privileges = frozenset(Privilege(*found) for found in database.rows(PRIVILEGES, parameters))
+    is_superuser, owned, has_narrower = facts
+    return Role(
+        name, schema, tuple(attributes), is_superuser, tuple(owned), has_narrower, privileges
+    )
+
+
+def read_creators(database: Database, tables: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the other roles that may create objects on our search path: schema and role each.
+
+    Both are quoted if SQL needs it. Leaves out superusers and owners of the schema or the tables.
+    """
+    with database.transaction():
+        return list(database.rows(CREATORS, _parameters(database, tables)))
+
+
+def _parameters(database: Database, tables: Sequence[str]) -> dict[str, object]:
+    """Returns the parameters of all statements here, within a transaction."""
+    return {"tables": list(tables), "schema": database.schema, "path": list(database.path)}

@@ -12,18 +12,18 @@ from docora_ops.text import mask
 READ_RESULTS = """
 SELECT followed.id::text, l.app_id, l.repository_id, l.status, l.last_error
 FROM unnest(%(ids)s::uuid[]) AS followed(id)
-LEFT JOIN app_repositories l ON l.id = followed.id
+LEFT JOIN docora.app_repositories l ON l.id = followed.id
 WHERE l.id IS NULL OR l.status IN ('synced', 'failed')
 """
 
 READ_UNSYNCED = """
 SELECT l.id::text, l.app_id, l.repository_id, l.status
-FROM app_repositories l WHERE l.id = ANY (%(ids)s::uuid[]) AND l.status <> 'synced'
+FROM docora.app_repositories l WHERE l.id = ANY (%(ids)s::uuid[]) AND l.status <> 'synced'
 """
 
 COUNT_BY_APP = """
 SELECT l.app_id, a.app_name, count(*)
-FROM app_repositories l JOIN apps a USING (app_id)
+FROM docora.app_repositories l JOIN docora.apps a USING (app_id)
 WHERE l.id = ANY (%(ids)s::uuid[])
 GROUP BY l.app_id, a.app_name ORDER BY count(*) DESC, l.app_id
 """

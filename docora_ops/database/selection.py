@@ -22,7 +22,7 @@ from docora_ops.links import AppCount, LinkFilter, LinkRef, LinkStatus
 
 _LINKS = """
 SELECT l.id::text, l.app_id, l.repository_id
-FROM app_repositories l JOIN repositories r USING (repository_id)
+FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)
 WHERE {condition}
 ORDER BY row_number() OVER (PARTITION BY l.app_id ORDER BY l.repository_id), l.app_id
 LIMIT %(limit)s
@@ -36,7 +36,7 @@ COUNT_OPEN_CIRCUITS = f"""
 SELECT count(*) FROM {LINKS} WHERE {MATCHES} AND r.circuit_open_until > now()
 """
 
-APP_NAMES = "SELECT app_id, app_name FROM apps WHERE app_id = ANY (%(app_ids)s::text[])"
+APP_NAMES = "SELECT app_id, app_name FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])"
 
 Claiming = Callable[[Database, Sequence[str]], list[Claim]]
 """Locks and changes links, given by their row ids, that still qualify."""

@@ -14,22 +14,6 @@ from docora_ops.database.connection import Connection
 from docora_ops.database.postgres import Database
 from docora_ops.settings import Settings
 
-SET_UP_SESSION = """
-SELECT set_config('datestyle', 'ISO', false), set_config('timezone', 'UTC', false),
-       set_config('statement_timeout', %(statement)s, false),
-       set_config('lock_timeout', %(lock)s, false),
-       set_config('idle_in_transaction_session_timeout', %(idle)s, false),
-       set_config('idle_session_timeout', '0', false),
-       set_config('tcp_keepalives_idle', '10', false),
-       set_config('tcp_keepalives_interval', '5', false),
-       set_config('tcp_keepalives_count', '3', false),
-       set_config('tcp_user_timeout', %(idle)s, false),
-       set_config('default_transaction_isolation', 'read committed', false),
-       set_config('synchronous_commit', 'off', false),
-       pg_backend_pid()
-"""
-
-
 RELEASE_LOCKS = "SELECT pg_advisory_unlock_all()"
 
 
@@ -69,7 +53,7 @@ class Session(Database):
             name = self._prepared.get(sql)
             if name is None:
                 name = f"docora_ops_{len(self._prepared)}".encode()
-                connection.pgconn.send_prepare(name, sql.encode())
+                connection.pgconn.send_prepare(name, self._sql(sql))
                 _check_results(connection.wait(generators.execute(connection.pgconn)))
                 self._prepared[sql] = name
             values = [value.encode() for value in parameters]
@@ -86,18 +70,23 @@ class Session(Database):
     def _open(self) -> Connection:
         connection = super()._open()
         connection.prepare_threshold = 1  # the same statements run for each job
-        cursor = connection.execute(
-            SET_UP_SESSION,
-            {
-                "statement": f"{self._settings.statement_timeout}s",
-                "lock": f"{self._lock_timeout:.1f}s",
-                # Ends the transaction of a machine that has lost its power within minutes. A
-                # job needs that long: it reads a long scan within a transaction.
-                "idle": f"{self._reply_timeout}s",
-            },
-        )
+        # Ends the transaction of a machine that has lost its power within minutes. A job needs that
+        # long: it reads a long scan within a transaction.
+        idle = f"'{self._reply_timeout}s'"
+        settings = {
+            "idle_in_transaction_session_timeout": idle,
+            "idle_session_timeout": "0",
+            "tcp_keepalives_idle": "10",
+            "tcp_keepalives_interval": "5",
+            "tcp_keepalives_count": "3",
+            "tcp_user_timeout": idle,
+            "default_transaction_isolation": "'read committed'",
+            "default_transaction_read_only": "DEFAULT",
+            "synchronous_commit": "off",
+        }
+        self._set_up(connection, "SESSION", settings)
         # The id that the driver knows may be that of a proxy.
-        [*_, self._id] = cursor.fetchone() or (0,)
+        [self._id] = connection.execute("SELECT pg_backend_pid()").fetchone() or (0,)
         return connection
 
     @contextmanager

@@ -9,35 +9,36 @@ from docora_ops.database.postgres import Database
 
 # By way of the apps: the primary key of the deliveries begins with them.
 HAD_COMMIT = """
-SELECT EXISTS (SELECT FROM repository_snapshots WHERE repository_id = %(repository_id)s)
+SELECT EXISTS (SELECT FROM docora.repository_snapshots WHERE repository_id = %(repository_id)s)
     OR EXISTS (
-        SELECT FROM apps a JOIN app_delivered_files f ON f.app_id = a.app_id
+        SELECT FROM docora.apps a JOIN docora.app_delivered_files f ON f.app_id = a.app_id
         WHERE f.repository_id = %(repository_id)s
     )
 """
 
 # A second job of the repository waits here, and then counts the files that the first has stored.
 LOCK_SNAPSHOT = """
-SELECT id FROM repository_snapshots WHERE repository_id = %(repository_id)s FOR UPDATE
+SELECT id FROM docora.repository_snapshots WHERE repository_id = %(repository_id)s FOR UPDATE
 """
 
 COUNT_SNAPSHOT_FILES = """
-SELECT count(f.id) FROM repository_snapshots s LEFT JOIN snapshot_files f ON f.snapshot_id = s.id
+SELECT count(f.id) FROM docora.repository_snapshots s
+LEFT JOIN docora.snapshot_files f ON f.snapshot_id = s.id
 WHERE s.repository_id = %(repository_id)s AND s.commit_sha = %(commit_sha)s
 GROUP BY s.id
 """
 
 UPSERT_SNAPSHOT = """
-INSERT INTO repository_snapshots (id, repository_id, commit_sha, branch, scanned_at)
+INSERT INTO docora.repository_snapshots (id, repository_id, commit_sha, branch, scanned_at)
 VALUES (gen_random_uuid(), %(repository_id)s, %(commit_sha)s, %(branch)s, now())
 ON CONFLICT (repository_id) DO UPDATE SET commit_sha = excluded.commit_sha,
     branch = excluded.branch, scanned_at = excluded.scanned_at
 RETURNING id
 """
 
-DELETE_SNAPSHOT_FILES = "DELETE FROM snapshot_files WHERE snapshot_id = %(snapshot_id)s"
+DELETE_SNAPSHOT_FILES = "DELETE FROM docora.snapshot_files WHERE snapshot_id = %(snapshot_id)s"
 
-COPY_SNAPSHOT_FILES = "COPY snapshot_files (id, snapshot_id, path, sha, size) FROM STDIN"
+COPY_SNAPSHOT_FILES = "COPY docora.snapshot_files (id, snapshot_id, path, sha, size) FROM STDIN"
 
 
 def had_commit(database: Database, repository_id: str) -> bool:

@@ -43,6 +43,7 @@ def document(status: Status) -> Document:
     return {
         "data": {
             "postgres": status.postgres,
+            "schema": status.schema,
             "redis": status.redis,
             "postgres_latency_ms": status.postgres_latency_ms,
             "redis_latency_ms": status.redis_latency_ms,
@@ -79,9 +80,10 @@ def screen(status: Status, trend: Trend | None = None) -> Table:
 
 
 def _rows(status: Status, trend: Trend | None) -> Iterator[Row]:
+    postgres = f"{status.postgres} (schema {status.schema})" if status.schema else status.postgres
     lost = {type(error): error for error in status.errors}
     for name, kind, where, latency in (
-        ("Postgres", PostgresError, status.postgres, status.postgres_latency_ms),
+        ("Postgres", PostgresError, postgres, status.postgres_latency_ms),
         ("Redis", RedisError, status.redis, status.redis_latency_ms),
     ):
         error = next((lost[each] for each in lost if issubclass(each, kind)), None)

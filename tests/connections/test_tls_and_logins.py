@@ -198,7 +198,7 @@ def test_postgres_sees_who_we_are_and_all_timeouts_on_every_connection(docora: D
     docora.connection.execute("CREATE TABLE seen (pid integer, name text, value text)")
     docora.connection.execute(
         "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN"
-        " INSERT INTO seen SELECT pg_backend_pid(), name, setting || coalesce(unit, '')"
+        " INSERT INTO public.seen SELECT pg_backend_pid(), name, setting || coalesce(unit, '')"
         " FROM pg_settings WHERE name IN ('application_name', 'statement_timeout', 'lock_timeout',"
         " 'idle_in_transaction_session_timeout'); RETURN NULL; END $$"
     )

@@ -28,8 +28,8 @@ from tests.support.own_servers import OwnRedis
 from tests.support.proxy import Fault, Proxy, eventually, refused_port
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
 
-OF_POSTGRES = [*ALL[1:7], *OF_LINKS]
-OF_REDIS = ALL[7:17]
+OF_POSTGRES = [*ALL[1:8], *OF_LINKS]
+OF_REDIS = ALL[8:18]
 
 
 def set_user(own: OwnRedis, statement: str) -> None:
@@ -64,7 +64,7 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
         assert (each["state"], each["hint"]) == ("ok", None), each
         assert each["finding"]
     assert (short.code, short.stderr) == (table.code, table.stderr) == (0, "")
-    assert short.stdout == "28 checks ok; --all shows them\nAll is well.\n"
+    assert short.stdout == "29 checks ok; --all shows them\nAll is well.\n"
     *rows, last = table.stdout.splitlines()[2:]
     assert last == "All is well."
     assert [row.split()[0].lower() for row in rows] == [name.split("_")[0] for name in ALL]
@@ -167,7 +167,7 @@ def test_a_superuser_is_a_warning_only_if_a_narrower_role_may_change_links(docor
         docora.run("doctor", *options, env=ONE_LOOK | {"DATABASE_URL": owner})
         for options in ([], ["--all"])
     )
-    assert alone.stdout == "28 checks ok; --all shows them\nAll is well.\n"
+    assert alone.stdout == "29 checks ok; --all shows them\nAll is well.\n"
     assert " is a superuser: docora-ops help privileges has less" in whole.stdout
 
 
@@ -239,7 +239,7 @@ def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
     assert not_ok(result) == {
         "tables": "failed",
         "workers": "warning",
-        **dict.fromkeys(["privileges", *OF_LINKS, *OF_BOTH], "not_checked"),
+        **dict.fromkeys(["schemas", "privileges", *OF_LINKS, *OF_BOTH], "not_checked"),
     }
     assert check(result, "tables")["finding"] == (
         "missing: repositories.circuit_open_until, app_repositories.last_error, snapshot_files"
@@ -263,8 +263,8 @@ def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Doc
     }
     statement = check(result, "privileges")["hint"]
     assert statement == (
-        f"GRANT SELECT (status), UPDATE (status) ON app_repositories TO {name}; "
-        f"GRANT DELETE ON app_delivered_files TO {name};"
+        f"GRANT SELECT (status), UPDATE (status) ON public.app_repositories TO {name}; "
+        f"GRANT DELETE ON public.app_delivered_files TO {name};"
     )
     docora.connection.execute(statement.partition(";")[0].encode())
     only_resync = examine(docora)
@@ -329,8 +329,8 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
     }
     assert not_ok(both).keys() == {*OF_POSTGRES, *OF_REDIS, "clocks", "latency", *OF_BOTH}
     first, *_, last = table.stdout.splitlines()
-    assert first == "25 checks not made: they need Postgres and Redis"
-    assert last == "2 checks failed, 25 not checked."
+    assert first == "26 checks not made: they need Postgres and Redis"
+    assert last == "2 checks failed, 26 not checked."
     for result in (database, queue, both, table):
         assert result.code == 5, result
         assert "5ecr3t" not in result.stdout + result.stderr
@@ -366,7 +366,7 @@ def test_silent_servers_end_it_in_time(docora: Docora) -> None:
     ("server", "marker"),
     [
         ("postgres", b"has_column_privilege"),
-        ("postgres", b"app_repositories"),
+        ("postgres", b"GROUP BY status"),
         ("redis", b"INFO"),
         ("redis", b"rq:suspended"),
         ("redis", b"EVALSHA"),
@@ -379,7 +379,7 @@ def test_a_server_that_is_lost_on_the_way_costs_what_follows(
     proxied = Proxy.before_postgres if server == "postgres" else Proxy.before_redis
     url = docora.database_url if server == "postgres" else docora.redis_url
     with proxied(url) as proxy:
-        lost = proxy.plan(marker, Fault.LOSE_REPLY, 2 if marker == b"app_repositories" else 1)
+        lost = proxy.plan(marker, Fault.LOSE_REPLY)
         variable = "DATABASE_URL" if server == "postgres" else "REDIS_URL"
         result = examine(docora, **{variable: proxy.url})
         assert lost.requests

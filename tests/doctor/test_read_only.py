@@ -94,7 +94,7 @@ def test_a_role_that_may_not_read_all_gets_the_grants_to_read_only(docora: Docor
     )
     found = check(monitor(docora, DATABASE_URL=docora.database_access.command), "privileges")
     assert found["state"] == "failed"
-    assert found["hint"] == f"GRANT SELECT (status) ON app_repositories TO {role};"
+    assert found["hint"] == f"GRANT SELECT (status) ON public.app_repositories TO {role};"
 
 
 def test_transactions_that_are_read_only_are_as_wanted(docora: Docora) -> None:

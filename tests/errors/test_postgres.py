@@ -40,7 +40,9 @@ def test_a_postgres_that_hangs_from_the_start_is_given_up(docora: Docora, link: 
     assert docora.dump() == before
 
 
-@pytest.mark.parametrize("marker", [b"UPDATE app_repositories", COMMIT], ids=["update", "commit"])
+@pytest.mark.parametrize(
+    "marker", [b'UPDATE "public".app_repositories', COMMIT], ids=["update", "commit"]
+)
 def test_a_postgres_that_hangs_midway_is_given_up(
     docora: Docora, link: TestLink, marker: bytes
 ) -> None:

@@ -11,11 +11,11 @@ from tests.support.rows import TestLink
 @pytest.mark.parametrize(
     ("change", "command", "sentence"),
     [
-        ("DROP TABLE app_delivered_files", "resync", 'relation "app_delivered_files"'),
-        ("DROP TABLE app_delivered_files", "resync --all", 'relation "app_delivered_files"'),
-        ("DROP TABLE apps CASCADE", "retry", 'relation "apps"'),
-        ("DROP TABLE apps CASCADE", "retry-all-failed", 'relation "apps"'),
-        ("DROP TABLE app_repositories", "retry", 'relation "app_repositories"'),
+        ("DROP TABLE app_delivered_files", "resync", 'relation "public.app_delivered_files"'),
+        ("DROP TABLE app_delivered_files", "resync --all", 'relation "public.app_delivered_files"'),
+        ("DROP TABLE apps CASCADE", "retry", 'relation "public.apps"'),
+        ("DROP TABLE apps CASCADE", "retry-all-failed", 'relation "public.apps"'),
+        ("DROP TABLE app_repositories", "retry", 'relation "public.app_repositories"'),
         ("ALTER TABLE repositories DROP circuit_open_until", "retry", "circuit_open_until"),
         ("ALTER TABLE apps DROP base_url", "retry-all-failed", "base_url"),
         ("ALTER TABLE app_repositories DROP retry_count", "retry-all-failed", "retry_count"),

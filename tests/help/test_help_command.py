@@ -144,7 +144,7 @@ def test_no_color_turns_colours_off(docora: Docora) -> None:
 def test_less_shows_a_long_page_survives_ctrl_c_and_ends_with_q(docora: Docora) -> None:
     environment = docora.environment(TERM="xterm-256color")
     with TerminalSession([str(COMMAND), "help", "json"], environment) as session:
-        session.read_until(re.compile(rb"\n:"))
+        session.read_until(re.compile(rb"[\n\b]:"))
         session.type(b"\x03")
         session.type(b"qq")  # the interrupt may cost less the next key
         code, shown = session.end()

@@ -20,7 +20,7 @@ class Watch:
     def __call__(self, job_id: str) -> str | None:
         self.taken.append(job_id)
         rows = self.docora.actions().database.rows(
-            "SELECT app_id, count(*) FROM app_repositories WHERE status = 'pending_snapshot'"
+            "SELECT app_id, count(*) FROM docora.app_repositories WHERE status = 'pending_snapshot'"
             " GROUP BY app_id",
             {},
         )

@@ -160,7 +160,8 @@ def test_without_any_one_grant_a_command_is_refused_and_doctor_says_what_to_gran
             found = check_privileges(read_role(database, TABLES))
             assert found.state is not CheckState.OK
             assert grant.table in found.finding
-            assert found.hint == f"GRANT {grant} TO {docora.role};"
+            granted = f"{grant}".replace(" ON ", " ON public.")
+            assert found.hint == f"GRANT {granted} TO {docora.role};"
     assert check_privileges(read_role(database, TABLES)).state is CheckState.OK
 
 
@@ -171,7 +172,7 @@ def test_without_the_schema_a_command_is_refused_and_doctor_says_what_to_grant(
         f"REVOKE USAGE ON SCHEMA public FROM {world.docora.role}".encode()
     )
     before = world.dump()
-    was_refused(world.run(RETRY), "is not a Docora database")
+    was_refused(world.run(RETRY), "permission denied for schema public")
     assert world.dump() == before
     doctor = world.run(DOCTOR)
     tables = check(doctor, "tables")

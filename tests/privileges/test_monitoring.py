@@ -152,7 +152,8 @@ def test_without_any_one_grant_a_command_is_refused_and_doctor_says_what_to_gran
         with subtests.test(grant=str(grant)), without_grant(connection, grant, role):
             assert any(world.run(each).code == 5 for each in (SHOW, ("schedule", "--dry-run")))
             found = world.check("privileges")
-            assert found["hint"] == f"GRANT {grant} TO {role};"
+            granted = f"{grant}".replace(" ON ", " ON public.")
+            assert found["hint"] == f"GRANT {granted} TO {role};"
     world.forget_denials()
 
 

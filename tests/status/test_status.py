@@ -149,7 +149,10 @@ def test_a_wide_terminal_and_a_pipe_cut_nothing(trouble: Docora) -> None:
         pipe = trouble.run("status", env={**read_only(trouble), "COLUMNS": "40"})
     assert screen(plain_data(wide.data)) == screen(pipe.stdout) == whole
     assert (pipe.code, pipe.stderr) == (0, "")
-    assert pipe.stdout.splitlines()[0] == f"Postgres   {trouble.actions().database.target}"
+    assert (
+        pipe.stdout.splitlines()[0]
+        == f"Postgres   {trouble.actions().database.target} (schema public)"
+    )
     assert pipe.stdout.splitlines()[1] == f"Redis      {describe(trouble.redis)}"
 
 
@@ -165,6 +168,7 @@ def test_peace(docora: Docora) -> None:
 def test_the_document(trouble: Docora) -> None:
     data = trouble.run("status", "--json").data
     assert data["postgres"] == trouble.actions().database.target
+    assert data["schema"] == "public"
     assert data["redis"] == describe(trouble.redis)
     assert data["links_by_status"] == {
         "pending_snapshot": 5,

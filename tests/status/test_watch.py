@@ -92,7 +92,7 @@ def state(jobs: int | None) -> Status:
             scheduler=None,
             jobs=(),
         )
-    return Status("postgres", "redis", None, queue, None, None, [])
+    return Status("postgres", None, "redis", None, queue, None, None, [])
 
 
 def test_the_rate_is_that_of_the_last_minute_and_tells_the_time_left() -> None:

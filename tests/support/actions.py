@@ -46,7 +46,7 @@ class Actions:
 
     def ref(self, link: TestLink) -> LinkRef:
         row = self.database.row(
-            "SELECT id::text FROM app_repositories"
+            "SELECT id::text FROM docora.app_repositories"
             " WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s",
             asdict(link),
         )

@@ -62,7 +62,7 @@ def watching_sessions(docora: Docora) -> Iterator[list[str]]:
     execute("CREATE TABLE seen (text text)")
     execute(
         "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN"
-        " INSERT INTO seen SELECT concat_ws(' ', usename, application_name, query)"
+        " INSERT INTO public.seen SELECT concat_ws(' ', usename, application_name, query)"
         " FROM pg_stat_activity WHERE datname = current_database();"
         " RETURN NULL; END $$"
     )

@@ -19,7 +19,13 @@ from docora_ops.database import Database
 from docora_ops.database.counts import count_apps_with_failed_links, count_links
 from docora_ops.database.grants import TABLES, missing_columns
 from docora_ops.database.pooling import find_pooling
-from docora_ops.database.postgres_server import read_clock, read_columns, read_role, read_server
+from docora_ops.database.postgres_server import (
+    read_clock,
+    read_columns,
+    read_creators,
+    read_role,
+    read_server,
+)
 from docora_ops.diagnosis import (
     Check,
     CheckName,
@@ -49,7 +55,7 @@ from docora_ops.status import TOO_SLOW_MS
 _OF_POSTGRES = frozenset(
     {
         *(CheckName.POSTGRES, CheckName.POSTGRES_VERSION, CheckName.POSTGRES_PRIMARY),
-        *(CheckName.POSTGRES_POOLING, CheckName.TABLES, CheckName.PRIVILEGES),
+        *(CheckName.POSTGRES_POOLING, CheckName.TABLES, CheckName.SCHEMAS, CheckName.PRIVILEGES),
         *(CheckName.FAILED_LINKS, CheckName.OPEN_CIRCUITS),
     }
 )
@@ -248,14 +254,15 @@ def _check_postgres(
         server = read_server(database)
         found.latency = database.latency()
         found.clock["Postgres"] = seconds_ahead(lambda: read_clock(database))
-        found.checks.append(ok(CheckName.POSTGRES, str(database.target)))
+        found.checks.append(ok(CheckName.POSTGRES, database.place))
         found.checks += postgres_checks.check_server(server, read_only=read_only)
         found.checks.append(postgres_checks.check_pooling(find_pooling(settings)))
         missing = missing_columns(read_columns(database, TABLES))
-        found.checks.append(postgres_checks.check_tables(missing, len(TABLES)))
+        found.checks.append(postgres_checks.check_tables(missing, len(TABLES), database.schema))
         if missing:  # missing columns would look like missing privileges
             found.missing = "the missing tables and columns"
             return
+        found.checks.append(postgres_checks.check_schemas(read_creators(database, TABLES)))
         role = read_role(database, TABLES)
         privileges = postgres_checks.check_privileges(role, read_only=read_only)
         found.checks.append(privileges)

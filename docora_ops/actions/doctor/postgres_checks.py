@@ -61,13 +61,27 @@ def check_pooling(pooling: Pooling) -> Check:
             return ok(name, "no pooling proxy")
 
 
-def check_tables(missing: Sequence[str], tables: int) -> Check:
+def check_tables(missing: Sequence[str], tables: int, schema: str) -> Check:
     """Checks that no tables and columns are missing."""
     if not missing:
         return ok(CheckName.TABLES, f"{tables} tables, and all their columns")
     to_docora = "point DATABASE_URL at the database that Docora uses"
-    grant = "let the role use the schema: GRANT USAGE ON SCHEMA public"
+    grant = f"let the role use the schema: GRANT USAGE ON SCHEMA {schema}"
     return failed(CheckName.TABLES, f"missing: {', '.join(missing)}", f"{to_docora}, and {grant}")
+
+
+def check_schemas(creators: Sequence[tuple[str, str]]) -> Check:
+    """Checks that others can't create a table that would be taken for one of Docora's.
+
+    `creators`: schema and role of whom else may create something there.
+    """
+    if not creators:
+        return ok(CheckName.SCHEMAS, "no other role may create anything on the search path")
+    found = ", ".join(f"{role} may create in schema {schema}" for schema, role in creators)
+    hint = " ".join(f"REVOKE CREATE ON SCHEMA {schema} FROM {role};" for schema, role in creators)
+    return warning(
+        CheckName.SCHEMAS, f"{found}, also what bears the name of a table of Docora", hint
+    )
 
 
 def check_privileges(role: Role, *, read_only: bool = False) -> Check:
@@ -82,7 +96,7 @@ def check_privileges(role: Role, *, read_only: bool = False) -> Check:
             f"{need}, for {need.only_for} only" if need.only_for else str(need) for need in missing
         )
         problem = warning if all(need.only_for for need in missing) else failed
-        grants = grant_statements(missing, role.name)
+        grants = grant_statements(missing, role)
         return problem(name, f"{role.name} lacks {lacking}", grants)
     if read_only and not only_reads(role):
         found = f"{role.name} may do more than read: {_power(role)}"

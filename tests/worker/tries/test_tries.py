@@ -211,7 +211,7 @@ def test_the_verdict_waits_for_the_disk_though_deliveries_do_not(snapshots: Snap
         GRANT INSERT ON commits TO PUBLIC;
         CREATE FUNCTION note_it() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
-            INSERT INTO commits VALUES (TG_ARGV[0], current_setting('synchronous_commit'));
+            INSERT INTO public.commits VALUES (TG_ARGV[0], current_setting('synchronous_commit'));
             RETURN NEW;
         END $$;
         CREATE TRIGGER note_it AFTER INSERT ON app_delivered_files

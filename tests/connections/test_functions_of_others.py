@@ -1,0 +1,108 @@
+"""Functions and operators that another role has made in `public` never run as our role."""
+
+from collections.abc import Iterator, Sequence
+
+import psycopg
+import pytest
+
+from tests.support.diagnoses import ONE_LOOK, check, examine
+from tests.support.docora import Docora
+from tests.support.own_servers import role
+from tests.support.privileges import block
+from tests.support.snapshots import Snapshots
+
+# Postgres's own take `text`, so these fit Docora's columns better.
+FUNCTIONS = {
+    "lower(varchar)": ("text", "pg_catalog.lower($1::text)"),
+    '"left"(varchar, integer)': ("text", "pg_catalog.substr($1::text, 1, $2)"),
+    "hashtextextended(varchar, integer)": ("bigint", "42"),
+}
+OPERATORS = {"=": "boolean", "<>": "boolean", "~~*": "boolean", "||": "text"}
+TRAP = """
+CREATE FUNCTION {name} RETURNS {result} LANGUAGE plpgsql AS $trap$ BEGIN
+    INSERT INTO public.caught VALUES (current_user, $name${name}$name$); RETURN {value};
+END $trap$
+"""
+
+
+@pytest.fixture
+def trapped(docora: Docora, worker_number: int) -> Iterator[str]:
+    """The name of a powerless role that has made them, and a table that tells who has run them."""
+    name = f"docora_powerless_{worker_number}"
+    with role(docora, name, "secret") as powerless:
+        docora.connection.execute("GRANT CREATE, USAGE ON SCHEMA public TO PUBLIC")
+        with psycopg.connect(powerless.url("secret"), autocommit=True) as theirs:
+            theirs.execute("CREATE TABLE caught (who text, what text)")
+            theirs.execute("GRANT INSERT ON caught TO PUBLIC")
+            for function, (result, value) in FUNCTIONS.items():
+                trap = TRAP.format(name=function, result=result, value=value)
+                theirs.execute(trap.encode())
+            for number, (operator, result) in enumerate(OPERATORS.items()):
+                for right in ("varchar", "text"):
+                    function = f"trap_{number}(varchar, {right})"
+                    value = f"$1::text OPERATOR(pg_catalog.{operator}) $2::text"
+                    trap = TRAP.format(name=function, result=result, value=value)
+                    theirs.execute(
+                        f"{trap}; CREATE OPERATOR public.{operator} (LEFTARG = varchar,"
+                        f" RIGHTARG = {right}, FUNCTION = trap_{number})".encode()
+                    )
+        yield name
+        assert caught(docora) == []
+        with psycopg.connect(docora.database_url) as incautious:
+            incautious.execute("SELECT lower(app_id) FROM apps WHERE app_id <> 'x'")
+        assert len(caught(docora)) == 2
+
+
+def caught(docora: Docora) -> Sequence[object]:
+    """Who has run what, but for the tests themselves."""
+    sql = "SELECT DISTINCT who, what FROM public.caught WHERE who <> current_user"
+    return docora.connection.execute(sql).fetchall()
+
+
+@pytest.mark.usefixtures("trapped")
+def test_no_command_runs_them(docora: Docora, subtests: pytest.Subtests) -> None:
+    docora.add_links(8, apps=2)
+    first, *_ = docora.links()
+    docora.add_deliveries(first, 3)
+    docora.age_links()
+    for command in (
+        *("status", "links", "failed --group-by error", "links --group-by repository"),
+        *("apps", "queue", "metrics", "history", "operations", "doctor --json"),
+        "links --app 'app 1' --repo octo/* --error HTTP --exclude-error x",
+        f"show {first.app_id} {first.repository_id}",
+        f"retry {first.app_id} {first.repository_id} --reset-circuit",
+        f"resync {first.app_id} {first.repository_id} --update --yes",
+        *("retry-all-failed --app 'App 2' --reset-circuit", "retry-all-failed --dry-run"),
+        *("schedule", "repair --yes", "resync 'App 1' --all --yes"),
+    ):
+        with subtests.test(command=command):
+            result = docora.run_in_shell(f"docora-ops {command}", env=ONE_LOOK)
+            assert result.code in {0, 6}, result
+            assert caught(docora) == []
+
+
+@pytest.mark.usefixtures("trapped")
+def test_no_job_runs_them(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({"a": "1\n", "b": "2\n"})
+    snapshots.run_job(link)
+    upstream.commit({"a": "3\n", "b": None})
+    snapshots.run_job(link)
+    assert snapshots.docora.status(link) == "synced"
+
+
+def test_doctor_names_who_may_create_them(docora: Docora, trapped: str) -> None:
+    docora.add_app("Acme")
+    database = docora.connection.info.dbname
+    docora.connection.execute(
+        'CREATE SCHEMA "A"; GRANT USAGE ON SCHEMA "A" TO PUBLIC;'
+        f'GRANT CREATE ON SCHEMA "A" TO {trapped}'.encode()
+    )
+    found = check(examine(docora), "schemas")
+    assert (found["state"], found["hint"]) == ("warning", block("REVOKE CREATE").strip()), found
+    docora.connection.execute(f'ALTER DATABASE {database} SET search_path = "A", public'.encode())
+    found = check(examine(docora), "schemas")
+    docora.connection.execute(found["hint"].encode())
+    last = check(examine(docora), "schemas")
+    docora.connection.execute(f'ALTER DATABASE {database} RESET ALL; DROP SCHEMA "A"'.encode())
+    assert f'{trapped} may create in schema "A", PUBLIC may create in' in found["finding"]
+    assert last["state"] == "ok", last

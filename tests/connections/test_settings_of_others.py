@@ -1,0 +1,230 @@
+"""Settings that another client of a pool, the database, the role or the URL has made."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support import servers
+from tests.support.diagnoses import check, examine
+from tests.support.docora import Docora
+from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
+from tests.support.snapshots import Snapshots
+
+TABLES = (
+    *("apps", "repositories", "app_repositories"),
+    *("app_delivered_files", "repository_snapshots", "snapshot_files"),
+)
+SIZE = 2
+"""Sessions in the pool, as many as a bulk operation uses."""
+
+
+@pytest.fixture
+def staging(docora: Docora) -> Iterator[Docora]:
+    """Three failed links in `public`, and three others in the schema of another Docora."""
+    docora.add_links(3)
+    everything = "".join(
+        f"CREATE TABLE staging.{table} (LIKE public.{table} INCLUDING ALL);"
+        f"INSERT INTO staging.{table} SELECT * FROM public.{table};"
+        for table in TABLES
+    )
+    docora.connection.execute(
+        f"""
+        CREATE SCHEMA staging; {everything}
+        UPDATE staging.apps SET app_id = 'app_staging';
+        UPDATE staging.app_repositories SET app_id = 'app_staging';
+        GRANT USAGE ON SCHEMA staging TO {docora.role};
+        GRANT ALL ON ALL TABLES IN SCHEMA staging TO {docora.role};
+        GRANT {docora.database_access.monitor_name} TO {docora.role}
+        """.encode()
+    )
+    yield docora
+    docora.connection.execute(
+        f"DROP SCHEMA staging CASCADE;"
+        f"REVOKE {docora.database_access.monitor_name} FROM {docora.role}".encode()
+    )
+
+
+@contextmanager
+def in_each_session(url: str) -> Iterator[Sequence[psycopg.Connection]]:
+    """Clients of the pool, each in a transaction in a session of its own."""
+    clients = [psycopg.connect(url, prepare_threshold=None) for _ in range(SIZE)]
+    for client in clients:
+        client.execute("SELECT 1")
+    yield clients
+    for client in clients:
+        client.commit()
+        client.close()
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize(
+    ("left", "name", "value"),
+    [
+        ("SET search_path = staging", "search_path", "staging"),
+        (
+            "CREATE TEMPORARY TABLE app_repositories AS"
+            " SELECT * FROM staging.app_repositories WHERE false",
+            "search_path",
+            '"$user", public',
+        ),
+        ("SET ROLE {monitor}", "role", "{monitor}"),
+        ("SET default_transaction_read_only = on", "default_transaction_read_only", "on"),
+        (
+            "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+            "default_transaction_read_only",
+            "on",
+        ),
+    ],
+)
+def test_what_another_client_of_the_pool_leaves_does_not_count(
+    staging: Docora, left: str, name: str, value: str
+) -> None:
+    links = staging.links()
+    monitor = staging.database_access.monitor_name
+    theirs = staging.connection.execute("TABLE staging.app_repositories").fetchall()
+    with pgbouncer(staging.database_access, "transaction", SIZE) as access:
+        with in_each_session(access.command) as clients:
+            for client in clients:
+                client.execute(left.format(monitor=monitor).encode())
+        through = {"DATABASE_URL": access.command}
+        status = staging.run("status", "--json", env=through)
+        assert (status.code, status.data["links_by_status"]["failed"]) == (0, 3), status
+        listed = staging.run("links", "--json", env=through)
+        assert {row["app_id"] for row in listed.data} == {links[0].app_id}, listed
+        one = staging.run("retry", *links[0].ids, env=through)
+        assert one.code == 0, one
+        rest = staging.run("retry-all-failed", "--json", env=through)
+        assert (rest.code, rest.data["queued"]) == (0, 2), rest
+        with in_each_session(access.command) as clients:
+            for client in clients:
+                kept = client.execute(f"SELECT current_setting('{name}')".encode()).fetchone()
+                assert kept == (value.format(monitor=monitor),)
+    assert staging.statuses() == {"pending_snapshot": 3}
+    assert sorted(staging.waiting()) == [link.job_id for link in links]
+    assert staging.connection.execute("TABLE staging.app_repositories").fetchall() == theirs
+    assert status.data["schema"] == "public"
+    assert "(schema public)" in one.stderr
+
+
+SCHEMA = "Do\"cora %s'"
+
+
+@contextmanager
+def setting(docora: Docora, name: str, value: str) -> Iterator[None]:
+    """What each new session of the database has set."""
+    database = docora.connection.info.dbname
+    docora.connection.execute(f"ALTER DATABASE {database} SET {name} = {value}".encode())
+    try:
+        yield
+    finally:
+        docora.connection.execute(f"ALTER DATABASE {database} RESET ALL".encode())
+
+
+@pytest.fixture
+def elsewhere(docora: Docora) -> Iterator[Docora]:
+    """Docora's tables in a schema that is not `public`, which is on the path before it."""
+    name = '"' + SCHEMA.replace('"', '""') + '"'
+    moved = "".join(f"ALTER TABLE {table} SET SCHEMA {name};" for table in TABLES)
+    docora.connection.execute(
+        f"CREATE SCHEMA {name}; {moved} GRANT USAGE ON SCHEMA {name} TO PUBLIC".encode()
+    )
+    docora.connection.execute(f"SET search_path = {name}".encode())
+    with setting(docora, "search_path", f"public, pg_temp, {name}"):
+        yield docora
+    docora.connection.execute(f"DROP SCHEMA {name} CASCADE".encode())
+
+
+def test_the_schema_is_found_on_the_path_whatever_its_name(elsewhere: Docora) -> None:
+    elsewhere.add_links(3)
+    one, *_ = elsewhere.links()
+    assert elsewhere.run("retry", *one.ids).code == 0
+    result = elsewhere.run("retry-all-failed")
+    assert result.code == 0, result
+    assert f"(schema {SCHEMA}), Redis" in result.stderr
+    assert elsewhere.statuses() == {"pending_snapshot": 3}
+    assert elsewhere.run("status", "--json").data["schema"] == SCHEMA
+    doctor = examine(elsewhere)
+    assert check(doctor, "tables")["state"] == "ok", doctor
+    assert check(doctor, "postgres")["finding"].endswith(f" (schema {SCHEMA})")
+    name = elsewhere.role
+    elsewhere.connection.execute(f"REVOKE SELECT (status) ON app_repositories FROM {name}".encode())
+    grant = check(examine(elsewhere), "privileges")["hint"]
+    assert grant.startswith("GRANT SELECT (status) ON ")
+    elsewhere.connection.execute("SET search_path = public")
+    elsewhere.connection.execute(grant.encode())
+    assert check(examine(elsewhere), "privileges")["state"] == "ok"
+
+
+def test_a_job_of_a_worker_finds_the_schema(elsewhere: Docora, snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.run_job(link)
+    assert elsewhere.status(link) == "synced"
+
+
+def test_the_url_can_name_the_schema(staging: Docora) -> None:
+    separator = "&" if "?" in staging.database_url else "?"
+    url = f"{staging.database_url}{separator}options=-csearch_path%3Dstaging"
+    listed = staging.run("links", "--json", env={"DATABASE_URL": url})
+    assert {row["app_id"] for row in listed.data} == {"app_staging"}, listed
+
+
+def test_transactions_stay_read_only_where_the_database_says_so(docora: Docora) -> None:
+    link = docora.add_link()
+    with setting(docora, "default_transaction_read_only", "on"):
+        assert docora.run("status").code == 0
+        assert docora.run("show", *link.ids).code == 0
+        result = docora.run("retry", *link.ids)
+    assert result.code == 5, result
+    assert "is read-only" in result.stderr
+    assert docora.status(link) == "failed"
+
+
+def test_a_role_that_the_role_has_by_default_is_kept(docora: Docora) -> None:
+    link = docora.add_link()
+    access = docora.database_access
+    docora.connection.execute(f"GRANT {access.worker_name} TO {access.monitor_name}".encode())
+    docora.connection.execute(
+        f"ALTER ROLE {access.monitor_name} SET role = {access.worker_name}".encode()
+    )
+    try:
+        result = docora.run("retry", *link.ids, env={"DATABASE_URL": access.monitor})
+    finally:
+        docora.connection.execute(f"ALTER ROLE {access.monitor_name} RESET role".encode())
+        docora.connection.execute(
+            f"REVOKE {access.worker_name} FROM {access.monitor_name}".encode()
+        )
+    assert result.code == 0, result
+
+
+def test_a_limit_of_the_database_for_transactions_is_not_ours(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    if docora.connection.info.server_version < 170_000:
+        pytest.skip("PostgreSQL 17 has brought transaction_timeout")
+    synced, _ = snapshots.add_link({"a": "1\n"})
+    docora.link(synced.app_id, docora.add_repository("octo/other"))
+    # The trigger makes each job and each batch last longer than the limit.
+    docora.add_trigger("PERFORM pg_sleep(0.02)", when="new.status <> 'failed'")
+    with setting(docora, "transaction_timeout", "'5ms'"):
+        for command in (("status",), ("links",), ("retry-all-failed",)):
+            result = docora.run(*command)
+            assert result.code == 0, result
+        snapshots.run_job(synced)
+    assert docora.status(synced) == "synced"
+
+
+def test_a_standby_serves_what_only_reads(docora: Docora, tmp_path: Path) -> None:
+    with (
+        servers.postgres(tmp_path) as url,
+        psycopg.connect(url, autocommit=True) as connection,
+    ):
+        connection.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
+    (tmp_path / "postgres" / "standby.signal").touch()
+    with servers.postgres(tmp_path) as url:
+        for command, code in (("status", 0), ("apps", 0), ("schedule", 0), ("doctor", 6)):
+            result = docora.run(command, "--json", env={"DATABASE_URL": url})
+            assert result.code == code, result
+    assert check(result, "postgres_primary")["finding"] == "it is a replica"
