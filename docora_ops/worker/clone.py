@@ -25,6 +25,8 @@ _HEAD = "refs/docora-ops/head"
 _IDENTITY = "docora-ops-clone"
 _MAIN = "refs/heads/main"
 _COMMIT = re.compile("[0-9a-f]{40,64}")
+_ADVERTISEMENT = "application/x-git-upload-pack-advertisement"
+"""The content type of a list of branches. To git any other short text is a list without any."""
 _DAY = 86_400
 
 
@@ -141,6 +143,12 @@ class Clone:
         if self._git.list_refs("refs/heads/*").strip():
             raise GitError(
                 f"{self._git.url} has no branch main, and its default branch does not exist"
+            )
+        types = self._git.media_types
+        if self._git.location.startswith("http") and _ADVERTISEMENT not in types:
+            raise GitError(
+                f"{self._git.url} answers with {types[-1] if types else 'no content type'}, not "
+                "with git's list of branches: is a gateway or a login page in between?"
             )
         return None
 

@@ -39,6 +39,10 @@ _UNKNOWN_AUTHORITY = re.compile(
     "|SSL certificate problem: (unable to|self.signed)"  # OpenSSL
 )
 _MOST_REDIRECTS = 5
+_TRACE_HEADERS = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
+_TRACED = " http.c:"
+"""In each line of the trace, which names hosts and must not be shown."""
+_MEDIA_TYPE = re.compile(r"<= Recv header: content-type:[ \t]*([\w.+/-]*)", re.IGNORECASE)
 
 
 def require_git() -> None:
@@ -69,6 +73,8 @@ class Git:
         self.url = url
         self.location = url
         """The URL to which the server redirects; `url` if it does not."""
+        self.media_types: list[str] = []
+        """The content types of the answers to `list_refs`, over http."""
         self._token = token
         self._protocols = protocols
         self._timeout = timeout
@@ -83,14 +89,13 @@ class Git:
         self.location = self.url
         for _ in range(_MOST_REDIRECTS + 1):
             arguments = ["ls-remote", "--symref", "--", self.location, *patterns]
-            try:
-                return self.run(arguments)
-            except GitError as error:
-                if not is_redirect(error):
-                    raise
-            # The trace of the HTTP headers names hosts, so it must not be shown.
-            variables = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
-            trace = self._finish(arguments, "ls-remote", variables)[2]
+            code, output, trace = self._finish(arguments, "ls-remote", _TRACE_HEADERS)
+            if not code:
+                self.media_types = _MEDIA_TYPE.findall(trace.lower())
+                return output
+            error = GitError(_gist(trace, "ls-remote"))
+            if not is_redirect(error):
+                raise error
             self.location = target_on_same_server(self.location, location_in(trace))
         raise GitError(f"{self.url} redirects more than {_MOST_REDIRECTS} times")
 
@@ -242,6 +247,7 @@ def _check_url(url: str, protocols: Sequence[str]) -> None:
 def _gist(complaint: str, command: str) -> str:
     """Returns the lines of git's stderr that tell the error, with a hint if there is one."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
+    lines = [line for line in lines if _TRACED not in line]
     telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]
     gist = "; ".join((telling or lines)[-3:]) or f"git {command} failed without a word"
     return f"{gist}; {hint_for_git()}" if _UNKNOWN_AUTHORITY.search(gist) else gist

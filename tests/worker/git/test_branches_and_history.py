@@ -4,6 +4,7 @@ import logging
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,18 +50,18 @@ def test_a_second_run_without_a_change_fetches_hashes_and_sends_nothing(
     link, upstream = snapshots.add_link({"a": "1\n", "b": "2\n"})
     asked: list[bytes] = []
     commands: list[str] = []
-    ask, run = Objects.ask, Git.run
+    ask, finish = Objects.ask, Git._finish
 
     def noted_ask(self: Objects, object_ids: list[bytes]) -> None:
         asked.extend(object_ids)
         ask(self, object_ids)
 
-    def noted_run(self: Git, arguments: list[str], *rest: object, **options: object) -> str:
-        commands.append(arguments[0])
-        return run(self, arguments, *rest, **options)  # type: ignore[arg-type]
+    def noted_finish(self: Git, arguments: list[str], command: str, *rest: Any) -> Any:
+        commands.append(command)
+        return finish(self, arguments, command, *rest)
 
     monkeypatch.setattr(Objects, "ask", noted_ask)
-    monkeypatch.setattr(Git, "run", noted_run)
+    monkeypatch.setattr(Git, "_finish", noted_finish)
     snapshots.run_job(link)
     assert "fetch" in commands
     assert len(asked) == 5  # the tree; two are hashed, two are sent

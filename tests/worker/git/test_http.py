@@ -189,22 +189,6 @@ def test_a_redirect_on_the_same_server_that_leads_nowhere_is_a_git_failure(
     assert git_failures(snapshots, link) == 1
 
 
-def test_an_empty_answer_of_a_gateway_is_a_git_failure_and_nothing_is_deleted(
-    snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
-) -> None:
-    def answer_with_nothing(handler: GitHandler) -> bool:
-        handler.reply(200, {})
-        return False
-
-    snapshots.run_job(link)
-    deliveries = snapshots.deliveries(link)
-    site.intercept = answer_with_nothing
-    assert "shows no branch, though it was delivered before" in failure(snapshots, link)
-    assert git_failures(snapshots, link) == 1
-    assert snapshots.received().files == upstream.contents()
-    assert snapshots.deliveries(link) == snapshots.snapshot_files(link.repository_id) == deliveries
-
-
 @pytest.mark.parametrize("command", ["ls-remote", "fetch"])
 def test_a_server_that_never_answers_is_a_git_failure_and_leaves_no_git(
     snapshots: Snapshots, site: GitSite, link: TestLink, command: str
