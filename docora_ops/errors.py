@@ -88,6 +88,10 @@ class WrongBackendError(RefusedError, code="wrong_backend"):
     """Docora's own workers run the jobs, and the settings say that workers of RQ do."""
 
 
+class WrongClockError(RefusedError, code="wrong_clock"):
+    """The clocks of this host and of Redis differ: apps would refuse what a worker signs."""
+
+
 class UnclearBackendError(RefusedError, code="unclear_backend"):
     """The settings do not say which workers run the jobs, and it cannot be found out."""
 

@@ -105,6 +105,8 @@ class Worker:
     jobs: Sequence[QueuedJob]  # the jobs that it runs, or ran when it was killed
     silent_seconds: int | None = None
     """Seconds since the last heartbeat of a live worker that has missed one, by Redis's clock."""
+    clock_ahead_seconds: int | None = None
+    """Seconds by which the clock of its host is ahead of Redis's, below 0 if it is behind."""
 
 
 def silence_of(workers: Sequence[Worker]) -> str | None:
@@ -270,6 +272,7 @@ class QueueHealth:
     """Seconds until a delayed job is due, below 0 if it is overdue."""
     other: OtherQueue = OtherQueue.UNUSED
     silence: str | None = None  # of live workers that have missed heartbeats
+    live_workers: Sequence[Worker] = ()  # of RQ
     to_remove_others: str = ""
     """The shell command that removes the jobs of the other backend."""
     bullmq_version: str | None = None  # empty if the queue's metadata does not name it

@@ -23,7 +23,7 @@ FROM docora.repository_snapshots s WHERE repository_id = %(repository_id)s
 """
 
 _MAY_LOOK = """
-SELECT has_column_privilege('app_repositories', 'github_token_encrypted', 'SELECT')
+SELECT has_column_privilege('docora.app_repositories', 'github_token_encrypted', 'SELECT')
 """
 
 _HAS_ONE = (

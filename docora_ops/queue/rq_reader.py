@@ -55,7 +55,7 @@ _RECORD_FIELDS = (
     *("status", "origin", "retries_left", "worker_name", "rate_limit_key"),
     *("created_at", "enqueued_at", "started_at", "ended_at"),
 )
-_WORKER_FIELDS = ("birth", "death", "state", "hostname", "pid", "last_heartbeat")
+_WORKER_FIELDS = ("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead")
 _SCHEDULER_FIELDS = ("hostname", "pid", "last_heartbeat")
 _MOST_RESULTS = 10
 """RQ keeps no more."""
@@ -179,7 +179,7 @@ class RqReader:
         last_runs = self._last_runs(killed, now)
         workers = []
         for name, row, runs, ttl in zip(names, rows, answers[::2], answers[1::2], strict=True):
-            birth, death, state, hostname, pid, last_heartbeat = row
+            birth, death, state, hostname, pid, last_heartbeat, clock_ahead = row
             alive = birth is not None and death is None
             active = self._running(sorted(runs)) if alive else []
             last = last_runs.get(name, _LastRuns(active=active))
@@ -198,6 +198,7 @@ class RqReader:
                         *self._jobs(last.abandoned, "abandoned"),
                     ],
                     silent_seconds=seconds if alive and 0 <= ttl < _LEAST_TTL_MS else None,
+                    clock_ahead_seconds=whole_number(clock_ahead, signed=True) if alive else None,
                 )
             )
         return workers
@@ -279,6 +280,7 @@ class RqReader:
                 first_delayed_in=delayed[0][1] - now if delayed else None,
                 other=other,
                 silence=silence_of(live),
+                live_workers=live,
             )
 
     def job(self, job_id: str) -> JobRecord:

@@ -11,9 +11,13 @@ _MOST_DIGITS = 20
 _SPECIAL = re.compile(r"[*?\[\]\\]")
 
 
-def whole_number(text: bytes | None) -> int | None:
-    """Reads a count that others may have written; None for anything but a few digits."""
-    return int(text) if text and text.isdigit() and len(text) < _MOST_DIGITS else None
+def whole_number(text: bytes | None, *, signed: bool = False) -> int | None:
+    """Reads a number that others may have written; None for anything but a few digits.
+
+    `signed`: there may be a minus sign before them.
+    """
+    digits = (text or b"").removeprefix(b"-" if signed else b"")
+    return int(text) if text and digits.isdigit() and len(text) < _MOST_DIGITS else None
 
 
 def command_to_delete(*patterns: str) -> str:

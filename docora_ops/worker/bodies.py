@@ -10,11 +10,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 
 from docora_ops.links import PublicPayload
 from docora_ops.text import moment
+from docora_ops.worker import redis_clock
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -125,5 +125,6 @@ class BodyWriter:
         body: dict[str, object] = {"repository": self._repository, "file": file}
         if previous_sha is not None:
             body["previous_sha"] = previous_sha
-        now = moment(datetime.now(UTC))
-        return encode(body | {"commit_sha": self._commit_sha, "timestamp": now})
+        return encode(
+            body | {"commit_sha": self._commit_sha, "timestamp": moment(redis_clock.now())}
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from typing import Any
 
 from redis.client import Pipeline
@@ -11,8 +10,8 @@ from rq.worker_registration import register
 
 from docora_ops.errors import WorkerNameTakenError
 from docora_ops.interrupts import held_back
+from docora_ops.worker import redis_clock
 from docora_ops.worker.lasting_horse import LastingHorseWorker
-from docora_ops.worker.rq_parts import RunningJobs
 
 _HEARTBEAT_PAUSE = 1
 
@@ -40,6 +39,10 @@ class RegisteredWorker(LastingHorseWorker):
                     hint="give another --name; that of a killed worker is free two minutes later",
                 ) from error
             self._is_registered = True
+
+    def serialize(self) -> dict[Any, Any]:
+        """Returns the fields of the registration, with the error of this host's clock."""
+        return super().serialize() | {"clock_ahead": round(redis_clock.seconds_ahead())}
 
     def register_death(self) -> None:
         """Removes the name, unless it is another worker's."""
@@ -73,7 +76,6 @@ class RegisteredWorker(LastingHorseWorker):
         """
         super().heartbeat(timeout, pipeline)
         if self._is_registered and not self.is_horse:
-            assert self.last_heartbeat is not None  # noqa: S101 - just set
-            self.last_heartbeat -= timedelta(seconds=RunningJobs.clock_ahead)
+            self.last_heartbeat = redis_clock.now()
             pipeline.hset(self.key, mapping=self.serialize() | {"state": self.get_state()})
             register(self, pipeline)

@@ -8,7 +8,9 @@ from functools import cached_property
 from docora_ops.database import Session
 from docora_ops.errors import DocoraOpsError
 from docora_ops.queue import Redis, connect
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
+from docora_ops.worker import redis_clock
 from docora_ops.worker.http_connection import ConnectionPool
 
 LOCK_TIMEOUT = 60
@@ -34,6 +36,11 @@ class Resources:
     def client(self) -> Redis:
         """The client of Redis."""
         return self._given or connect(self.settings)
+
+    def measure_clock(self) -> None:
+        """Asks Redis for the time: what apps are sent is signed by it. Raises RedisError."""
+        with redis_errors(self.client):
+            redis_clock.measure(self.client)
 
     def new_session(self) -> Session:
         """Returns a session that is not connected yet."""

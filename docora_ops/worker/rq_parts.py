@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+from datetime import datetime, timedelta
 from types import FrameType
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from redis import Redis, RedisError
 from redis.client import Pipeline
 from rq import Queue
 from rq.executions import Execution
 from rq.job import Job, JobStatus
-from rq.registry import StartedJobRegistry
+from rq.registry import ScheduledJobRegistry, StartedJobRegistry
 from rq.scheduler import RQScheduler
 
 from docora_ops.interrupts import CUT_OFF, held_back
+from docora_ops.worker import redis_clock
 
 _MAINTENANCE_LOCK_TTL = 120
 
@@ -31,6 +32,13 @@ class SnapshotQueue(Queue):
         """Takes the lock; returns False if another worker holds it."""
         key = self.registry_cleaning_key
         return bool(self.connection.set(key, 1, nx=True, ex=_MAINTENANCE_LOCK_TTL))
+
+    def schedule_job(
+        self, job: Job, datetime: datetime, pipeline: Pipeline | None = None, unique: bool = False
+    ) -> Job:
+        """Schedules the job; `datetime` is by the clock of this host."""
+        due_at = datetime - timedelta(seconds=redis_clock.seconds_ahead())
+        return super().schedule_job(job, due_at, pipeline, unique)
 
 
 class CutOff(BaseException):
@@ -103,21 +111,30 @@ class RunningJobs(StartedJobRegistry):
     for abandoned.
     """
 
-    clock_ahead: ClassVar[float] = 0
-    """Seconds by which the clock of this host is ahead of Redis's."""
-
     def add_execution(
         self, execution: Execution, pipeline: Pipeline, ttl: int = 0, xx: bool = False
     ) -> int:
         """Adds or renews an execution; it expires `ttl` seconds from now by Redis's clock."""
         if ttl < 0:
             return super().add_execution(execution, pipeline, ttl, xx)
-        expires_at = time.time() - self.clock_ahead + ttl
+        expires_at = redis_clock.timestamp() + ttl
         return cast("int", pipeline.zadd(self.key, {execution.composite_key: expires_at}, xx=xx))
 
 
+class _DelayedJobs(ScheduledJobRegistry):
+    """A registry of delayed jobs that are due by Redis's clock."""
+
+    def get_jobs_to_schedule(
+        self,
+        timestamp: int | None = None,  # noqa: ARG002 - by the clock of this host
+        chunk_size: int = 1000,
+    ) -> list[str]:
+        """Returns the ids of jobs that are due."""
+        return super().get_jobs_to_schedule(int(redis_clock.timestamp()), chunk_size)
+
+
 class DelayedJobScheduler(RQScheduler):
-    """A scheduler whose process ends on a signal, and when its worker was killed.
+    """A scheduler by Redis's clock, whose process ends on a signal, and when its worker was killed.
 
     RQ's own process goes on, with a copy of the dead worker's connection. Redis hands the next job
     to that connection, where nobody reads it.
@@ -151,8 +168,16 @@ class DelayedJobScheduler(RQScheduler):
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, self.request_stop)
 
+    def prepare_registries(self, *_: object) -> None:
+        """Prepares the registries of delayed jobs."""
+        self._scheduled_job_registries = [
+            _DelayedJobs(name, connection=self.connection)  # type: ignore[no-untyped-call]
+            for name in self.acquired_locks
+        ]
+
     def heartbeat(self) -> None:
         """Sends a heartbeat each second; ends if the worker is no longer the parent."""
+        redis_clock.measure(self.connection)
         if os.getppid() != self._worker_pid:
             self._stop_requested = True
         super().heartbeat()  # type: ignore[no-untyped-call]

@@ -22,18 +22,19 @@ from rq.suspension import is_suspended
 from rq.utils import now
 from rq.worker import WorkerStatus
 
-from docora_ops.errors import SnapshotError, WrongBackendError
+from docora_ops.errors import DocoraOpsError, SnapshotError, WrongBackendError
 from docora_ops.interrupts import ENDING, held_back, repeat_if_swallowed
 from docora_ops.queue.redis_client import describe
 from docora_ops.settings import Settings
 from docora_ops.text import inert
+from docora_ops.worker import redis_clock
 from docora_ops.worker.bullmq_watch import INTERVAL, BullmqWatch
+from docora_ops.worker.clock_watch import ClockWatch
 from docora_ops.worker.log import log, without_redis_traceback
 from docora_ops.worker.recovery import LinkRecovery, Tries, ids_and_name
 from docora_ops.worker.rq_parts import (
     CutOff,
     DelayedJobScheduler,
-    RunningJobs,
     SnapshotJob,
     SnapshotQueue,
 )
@@ -42,9 +43,6 @@ from docora_ops.worker.stopping import StoppableWorker, Stopped
 _WORKER_TTL = 45
 """Seconds; an idle worker wakes up 15 s earlier."""
 _MAINTENANCE_INTERVAL = 30
-_LARGEST_CLOCK_DIFFERENCE = 30
-"""Seconds between the clock of this host and Redis's. Beyond, fresh heartbeats of other workers
-seem to have expired."""
 _SUBSCRIBE_TIMEOUT = 5
 
 
@@ -62,6 +60,7 @@ class SnapshotWorker(StoppableWorker):
             job_class=SnapshotJob,
             worker_ttl=_WORKER_TTL,
             maintenance_interval=_MAINTENANCE_INTERVAL,
+            queue_class=SnapshotQueue,
             work_horse_killed_handler=self._job_process_was_killed,
             exception_handlers=[self._job_was_abandoned],
         )
@@ -72,11 +71,11 @@ class SnapshotWorker(StoppableWorker):
         """True if the last look into the queue found no job."""
         self.burst_was_suspended = False
         """True if a burst ends since workers are suspended."""
-        self.burst_met_bullmq = False
-        """True if a burst ends since a BullMQ worker of Docora is connected."""
+        self._burst_error: DocoraOpsError | None = None
+        """The reason why a burst must not work on."""
         self._bullmq = BullmqWatch(settings, client, name)
         self.recovery = LinkRecovery(settings, client)
-        self._clock_is_wrong = False
+        self._clock = ClockWatch(client, name)
         self._keep_alive: Callable[[], object] = _nothing
 
     def work_until_stopped(self, *, burst: bool, grace: int | None = None) -> None:
@@ -85,8 +84,8 @@ class SnapshotWorker(StoppableWorker):
         `grace`: seconds after which a signal cuts off the job at work; None lets it finish.
 
         A burst also ends if workers are suspended. Raises WorkerNameTakenError, WrongBackendError
-        if a burst has met a BullMQ worker of Docora, and RuntimeError if RQ's loop ended for
-        another reason, which RQ has logged.
+        if a burst has met a BullMQ worker of Docora, WrongClockError, and RuntimeError if RQ's
+        loop ended for another reason, which RQ has logged.
         """
         self.grace = grace
         self._check_permissions()
@@ -109,11 +108,8 @@ class SnapshotWorker(StoppableWorker):
             reason = "as told"
         elif self.burst_was_suspended:
             reason = "since workers are suspended; to go on: docora-ops resume"
-        elif self.burst_met_bullmq:
-            raise WrongBackendError(
-                "a BullMQ worker of Docora was started: each link would be worked on twice",
-                hint="jobs may wait still: see docora-ops help workers",
-            )
+        elif self._burst_error is not None:
+            raise self._burst_error
         elif burst and self.queue_was_empty:
             reason = "since the queue is empty"
         else:
@@ -131,14 +127,20 @@ class SnapshotWorker(StoppableWorker):
         )
 
     def check_for_suspension(self, burst: bool) -> None:
-        """Waits while workers are suspended, and while a BullMQ worker of Docora is connected.
+        """Waits while workers are suspended, a BullMQ worker is connected, or the clock is wrong.
 
         Raises StopRequested in a burst.
         """
         if is_suspended(self.connection, self):
             self._await_resume(burst)
         if self._bullmq.sees_worker():
-            self._await_end_of_bullmq(burst)
+            error = WrongBackendError(
+                "a BullMQ worker of Docora was started: each link would be worked on twice",
+                hint="jobs may wait still: see docora-ops help workers",
+            )
+            self._wait_while(self._bullmq.sees_worker, error if burst else None)
+        if self._clock.is_wrong():
+            self._wait_while(self._clock.is_wrong, self._clock.error if burst else None)
 
     def _await_resume(self, burst: bool) -> None:
         self.end_work_horse()
@@ -150,14 +152,15 @@ class SnapshotWorker(StoppableWorker):
         if not self.stop_was_requested:
             log.warning("worker %s: resumed", self.name)
 
-    def _await_end_of_bullmq(self, burst: bool) -> None:
+    def _wait_while(self, is_barred: Callable[[], bool], error: DocoraOpsError | None) -> None:
+        """Takes no job while it is barred; ends a burst, which has an error."""
         self.end_work_horse()
-        if burst:
-            self.burst_met_bullmq = True
+        if error is not None:
+            self._burst_error = error
             raise StopRequested
         state = self.get_state()
         self.set_state(WorkerStatus.SUSPENDED)
-        while not self._stop_requested and self._bullmq.sees_worker():
+        while not self._stop_requested and is_barred():
             self.heartbeat()
             time.sleep(1)
         self.set_state(state)
@@ -169,7 +172,7 @@ class SnapshotWorker(StoppableWorker):
         a worker that is killed then loses its job.
         """
         self.connection.info("server")
-        self.connection.time()
+        redis_clock.measure(self.connection)
         with self.connection.pubsub() as channel:  # type: ignore[no-untyped-call]
             channel.subscribe(PUBSUB_CHANNEL_TEMPLATE % self.name)
             channel.get_message(timeout=_SUBSCRIBE_TIMEOUT)
@@ -244,7 +247,7 @@ class SnapshotWorker(StoppableWorker):
 
         A job that RQ cannot read ends RQ's part only.
         """
-        self._compare_clocks()
+        clock_is_wrong = self._clock.is_wrong()
         try:
             super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
         except RedisError:
@@ -255,34 +258,15 @@ class SnapshotWorker(StoppableWorker):
             )
             self.last_cleaned_at = now()  # type: ignore[assignment]
         # A link that Docora's own worker scans has no job of RQ.
-        if not self._clock_is_wrong and not self._bullmq.sees_worker():
+        if not clock_is_wrong and not self._bullmq.sees_worker():
             self.recovery.recover_abandoned_links(self._keep_alive)
 
     def clean_registries(self) -> None:
         """Cleans RQ's registries, unless the host's clock is wrong."""
-        if self._clock_is_wrong:
+        if self._clock.was_wrong:
             self.last_cleaned_at = now()  # type: ignore[assignment]
         else:
             super().clean_registries()  # type: ignore[no-untyped-call]
-
-    def _compare_clocks(self) -> None:
-        """Compares the clock of this host with Redis's; logs when it goes wrong or right."""
-        before = time.time()
-        seconds, microseconds = self.connection.time()
-        ahead = (before + time.time()) / 2 - seconds - microseconds / 1e6
-        RunningJobs.clock_ahead = ahead
-        is_wrong = abs(ahead) > _LARGEST_CLOCK_DIFFERENCE
-        if is_wrong and not self._clock_is_wrong:
-            self.log.warning(
-                "Worker %s: the clock of this host is %.0f s %s Redis's: cleaning up after killed "
-                "workers is left to others",
-                self.name,
-                abs(ahead),
-                "ahead of" if ahead > 0 else "behind",
-            )
-        elif self._clock_is_wrong and not is_wrong:
-            self.log.warning("Worker %s: the clock of this host is right again", self.name)
-        self._clock_is_wrong = is_wrong
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         """Sends heartbeats, and runs maintenance when it is due: a job may take an hour.

@@ -195,6 +195,7 @@ class _Snapshot:
 
     def _work(self, link: Link, payload: Payload) -> None:
         token, auth_key = self._decrypt(payload)
+        self.resources.measure_clock()
         lock = RepositoryLock(self.resources.client, payload.repository_name)
         git = Git(
             payload.github_url,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime
 
 from docora_ops.database.circuits import Circuit, Recipient
 from docora_ops.errors import SnapshotError
 from docora_ops.links import PublicPayload
 from docora_ops.settings import Settings
 from docora_ops.text import inert, moment
+from docora_ops.worker import redis_clock
 from docora_ops.worker.bodies import encode, repository_fields
 from docora_ops.worker.endpoint import secrets_of
 from docora_ops.worker.http_connection import ConnectionPool
@@ -46,7 +46,7 @@ def post_sync_failed(
                     "cooldown_until": moment(circuit.open_until),
                 },
                 "retry_count": recipient.retry_count,
-                "timestamp": moment(datetime.now(UTC)),
+                "timestamp": moment(redis_clock.now()),
             }
         )
         cleaner = Cleaner()

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from docora_ops import __version__
 from docora_ops.errors import DeliveryError
 from docora_ops.text import inert
+from docora_ops.worker import redis_clock
 from docora_ops.worker.bodies import Pieces, resized
 from docora_ops.worker.certificates import hint_for
 from docora_ops.worker.endpoint import Endpoint, endpoint_of
@@ -105,7 +106,7 @@ class Webhook:
         self._deadline = math.inf
 
     def _sign(self, body: Pieces | bytes) -> dict[str, str]:
-        timestamp = str(int(time.time()))
+        timestamp = str(int(redis_clock.timestamp()))
         signature = hmac.new(self._key, f"{timestamp}.".encode(), "sha256")
         length = 0
         for piece in _pieces(body):

@@ -89,6 +89,31 @@ def test_clocks_that_differ_are_told_apart(docora: Docora) -> None:
     assert "NTP" in check(behind, "clocks")["hint"]
 
 
+@pytest.mark.parametrize(
+    ("workers", "state", "finding"),
+    [
+        ({"a": ("web1", "3"), "b": ("web2", "-5")}, "ok", "Redis and 2 workers agree to 5 s"),
+        ({"a": ("web1", "-20"), "b": ("web2", "0")}, "warning", "web1 (worker a) is 20 s behind"),
+        (
+            {"a": ("web1", "31"), "b": ("web1", "600"), "c": ("web2", "-6"), "d": ("", "9000")},
+            "failed",
+            "web1 (worker b and 1 more) is 600 s ahead of Redis; web2 (worker c) is 6 s behind "
+            "Redis; an unknown host (worker d) is 9,000 s ahead of Redis",
+        ),
+        ({"a": ("web1", "x"), "b": ("web1", "--9"), "c": ("web1", "9" * 30)}, "ok", "host, "),
+    ],
+)
+def test_the_workers_whose_clock_is_wrong_are_named(
+    docora: Docora, workers: dict[str, tuple[str, str]], state: str, finding: str
+) -> None:
+    for name, (host, ahead) in workers.items():
+        docora.add_worker(name)
+        docora.redis.hset(f"rq:worker:{name}", mapping={"hostname": host, "clock_ahead": ahead})
+    found = check(docora.run("doctor", "--json", env=ONE_LOOK), "clocks")
+    assert found["state"] == state
+    assert finding in found["finding"]
+
+
 # Redis
 
 

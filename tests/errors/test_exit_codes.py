@@ -23,6 +23,7 @@ PROMISES: dict[type[DocoraOpsError], tuple[str, int]] = {
     errors.OperationFinishedError: ("operation_finished", 4),
     errors.ServersMismatchedError: ("servers_mismatched", 4),
     errors.WorkerNameTakenError: ("worker_name_taken", 4),
+    errors.WrongClockError: ("wrong_clock", 4),
     errors.ServerError: ("server", 5),
     errors.PostgresError: ("postgres", 5),
     errors.PoolingError: ("postgres_pooling", 5),

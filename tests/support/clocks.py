@@ -17,3 +17,13 @@ def clock_ahead(seconds: int) -> dict[str, str]:
         "FAKETIME": f"{seconds:+d}",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
+
+
+def clock_in(file: Path) -> dict[str, str]:
+    """The environment of a process whose clock is ahead by what the file says, such as `+600`."""
+    return {
+        "LD_PRELOAD": str(_LIBRARIES[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }

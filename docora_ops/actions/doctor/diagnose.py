@@ -165,7 +165,9 @@ def diagnose(
         *postgres.checks,
         *redis.checks,
         *_check_queue(settings, redis, postgres.pending),
-        *timing_checks.check_clocks(postgres.clock | redis.clock),
+        *timing_checks.check_clocks(
+            postgres.clock | redis.clock, redis.health.live_workers if redis.health else ()
+        ),
         *timing_checks.check_latency({"Postgres": postgres.latency, "Redis": redis.latency}),
         *(_check_drift(drift, belonging, queue.backend) if drift and queue else ()),
     ]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from docora_ops.diagnosis import Check, CheckName, failed, ok, warning
+from docora_ops.jobs import Worker
 from docora_ops.status import SLOW_MS, TOO_SLOW_MS
+from docora_ops.text import amount
 
 _CLOCK_WARNING = 5
-_CLOCK_FAILURE = 30  # seconds; a worker whose clock is further off cleans up nothing
+_CLOCK_FAILURE = 30  # seconds; a worker whose clock is further off takes no job
 
 
 def seconds_ahead(read: Callable[[], float]) -> float:
@@ -19,22 +21,39 @@ def seconds_ahead(read: Callable[[], float]) -> float:
     return found - (before + time.time()) / 2
 
 
-def check_clocks(ahead: Mapping[str, float]) -> Iterator[Check]:
-    """Compares this host's clock with the servers' clocks, given by name as seconds ahead."""
-    name = CheckName.CLOCKS
+def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Iterator[Check]:
+    """Compares the clocks of this host, of the servers and of the hosts of workers.
+
+    `ahead`: seconds by which the clocks of servers are ahead of this host's, by name.
+    """
     if not ahead:
         return
     clocks = {"this host": 0.0, **ahead}
     first, last = (choose(clocks, key=clocks.__getitem__) for choose in (max, min))
-    difference = clocks[first] - clocks[last]
-    if difference <= _CLOCK_WARNING:
-        *others, last = clocks
-        yield ok(name, f"{', '.join(others)} and {last} agree to {_CLOCK_WARNING} s")
+    largest = clocks[first] - clocks[last]
+    found = [f"{first} is {largest:,.0f} s ahead of {last}"] if largest > _CLOCK_WARNING else []
+    known = [each for each in workers if each.clock_ahead_seconds is not None]
+    wrong = [each for each in known if _difference(each) > _CLOCK_WARNING]
+    for host in dict.fromkeys(each.hostname for each in wrong):
+        worst, *others = sorted(
+            (each for each in wrong if each.hostname == host), key=_difference, reverse=True
+        )
+        more = f" and {len(others)} more" if others else ""
+        direction = "ahead of" if (worst.clock_ahead_seconds or 0) > 0 else "behind"
+        seconds = f"{_difference(worst):,} s {direction} Redis"
+        found.append(f"{host or 'an unknown host'} (worker {worst.name}{more}) is {seconds}")
+        largest = max(largest, _difference(worst))
+    if not found:
+        *names, last = [*clocks, *([amount(len(known), "worker")] if known else [])]
+        yield ok(CheckName.CLOCKS, f"{', '.join(names)} and {last} agree to {_CLOCK_WARNING} s")
         return
-    found = f"{first} is {difference:,.0f} s ahead of {last}"
-    problem = failed if difference > _CLOCK_FAILURE else warning
-    why = "heartbeats and due times are judged by them"
-    yield problem(name, found, f"set the clocks by NTP on each host: {why}")
+    problem = failed if largest > _CLOCK_FAILURE else warning
+    why = "heartbeats and due times are judged by them, and a worker that is 30 s off takes no job"
+    yield problem(CheckName.CLOCKS, "; ".join(found), f"set the clocks by NTP on each host: {why}")
+
+
+def _difference(worker: Worker) -> int:
+    return abs(worker.clock_ahead_seconds or 0)
 
 
 def check_latency(latencies: Mapping[str, float | None]) -> Iterator[Check]:
