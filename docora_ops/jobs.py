@@ -203,6 +203,10 @@ class QueueOverview:
         return [worker for worker in self.workers if worker.alive]
 
 
+MOST_SEARCHED = 10_000
+"""Places of a list, from the next job on, where a job is looked for: a search holds Redis."""
+
+
 @dataclass(frozen=True)
 class JobPlace:
     """A place in the queue that holds the id of a job."""

@@ -14,9 +14,7 @@ from docora_ops.queue import Answer, LinkQueue, WaitingList
 
 LinkT = TypeVar("LinkT", bound=LinkIds)
 
-_FEW = 100  # for more jobs it is faster to read the waiting list once than to search it for each
-_SEARCHED_AT_ONCE = 20
-_FOUND_AT_ONCE = 500
+_AT_ONCE = 500
 
 
 def look_at_jobs(
@@ -26,25 +24,28 @@ def look_at_jobs(
     *,
     waiting: WaitingList | None = None,
     detailed: bool = False,
+    by_status: bool = False,
 ) -> Iterator[tuple[LinkT, Answer]]:
     """Yields each link with a valid job id, and its job: running if a worker holds the link's lock.
 
     `waiting`: the list as read before. `detailed`: tells a finished and a stale job
-    from none.
+    from none. `by_status`: believes RQ's status and searches no list.
     """
     valid = [link for link in links if link.has_valid_job_id]
-    if waiting is None and len(valid) > _FEW:
-        waiting = queue.read_waiting()
-    for some in batches(valid, _FOUND_AT_ONCE if waiting else _SEARCHED_AT_ONCE):
+    if waiting is None and not by_status and len(valid) > 1:
+        waiting = queue.read_waiting()  # Redis would be held while it searches for each
+    for some in batches(valid, _AT_ONCE):
         job_ids = [link.job_id for link in some]
-        answers = queue.look(job_ids, waiting=waiting, detailed=detailed)
+        answers = queue.look(job_ids, waiting=waiting, detailed=detailed, by_status=by_status)
         held = held_job_ids(database, job_ids)
         for link, answer in zip(some, answers, strict=True):
             is_held = link.job_id in held
             yield link, Answer(link.job_id, JobState.RUNNING) if is_held else answer
 
 
-def job_state(database: Database, queue: LinkQueue, ref: LinkRef) -> JobState:
+def job_state(
+    database: Database, queue: LinkQueue, ref: LinkRef, *, by_status: bool = False
+) -> JobState:
     """Returns the state of the link's job; a link with an invalid job id has none."""
-    found = [answer.state for _, answer in look_at_jobs(database, queue, [ref], detailed=True)]
-    return found[0] if found else JobState.NONE
+    looked = look_at_jobs(database, queue, [ref], detailed=True, by_status=by_status)
+    return next((answer.state for _, answer in looked), JobState.NONE)

@@ -32,7 +32,7 @@ from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.redis_client import prepare, redis_errors, with_rows_locked
 from docora_ops.queue.rq_workers import command_to_remove_jobs, read_use
 from docora_ops.queue.values import text_of
-from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
+from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 
 _NO_EXECUTIONS = ExpiredExecutions(0, {})
@@ -59,15 +59,13 @@ class BullmqQueue(LinkQueue):
         self._reader = BullmqReader(settings, client)
 
     def read_waiting(self) -> WaitingList:
-        """Reads the ids in the queue's list."""
-        with redis_errors(self._client):
-            ids = self._reader.read_list()
-        return WaitingList(ids, _NO_EXECUTIONS)
+        """Returns an empty list: no job is searched there."""
+        return WaitingList((), _NO_EXECUTIONS)
 
     def sample(self, count: int) -> list[str]:
         """Returns the ids of at most `count` jobs that wait or, with RQ, have failed."""
         with redis_errors(self._client):
-            return [text_of(each) for each in self._reader.read_list(count)]
+            return [text_of(each) for each in self._reader.first_waiting(count)]
 
     def read_expired(self) -> ExpiredExecutions:
         """Returns none: BullMQ keeps no executions."""
@@ -77,13 +75,14 @@ class BullmqQueue(LinkQueue):
         self,
         job_ids: Sequence[str],
         *,
-        waiting: WaitingList | None = None,
+        waiting: WaitingList | None = None,  # noqa: ARG002
         expired: ExpiredExecutions | None = None,  # noqa: ARG002
         detailed: bool = False,
+        by_status: bool = False,  # noqa: ARG002
         rows_locked: bool = False,
     ) -> list[Answer]:
         """Returns the state of each job, and the outcome of a push; writes nothing."""
-        return self._look(job_ids, waiting, detailed=detailed, rows_locked=rows_locked)
+        return self._look(job_ids, detailed=detailed, rows_locked=rows_locked)
 
     def prepare(self) -> None:
         """Connects and loads the script before rows are locked."""
@@ -93,7 +92,7 @@ class BullmqQueue(LinkQueue):
         self,
         requests: Sequence[PushRequest],
         *,
-        waiting: WaitingList | None = None,
+        waiting: WaitingList | None = None,  # noqa: ARG002
         expired: ExpiredExecutions | None = None,  # noqa: ARG002
         front: bool = False,  # noqa: ARG002
         operation_id: str | None = None,  # noqa: ARG002
@@ -110,12 +109,11 @@ class BullmqQueue(LinkQueue):
             for state, outcome in _OUTCOMES.items()
             if outcome in audit
         }
-        return self._look(job_ids, waiting, rows_locked=True, audit=entries)
+        return self._look(job_ids, rows_locked=True, audit=entries)
 
     def _look(
         self,
         job_ids: Sequence[str],
-        waiting: WaitingList | None,
         *,
         detailed: bool = False,
         rows_locked: bool = False,
@@ -125,9 +123,7 @@ class BullmqQueue(LinkQueue):
         if not job_ids:
             return []
         config = {"prefix": self._reader.prefix, "audit": dict(audit)}
-        arguments: list[str | int] = [json.dumps(config)]
-        for job_id in job_ids:
-            arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
+        arguments = [json.dumps(config), *job_ids]
         client = self._client_with_rows_locked if rows_locked else self._client
         with redis_errors(self._client, rows_locked=rows_locked):
             replies = cast("list[bytes]", self._script(args=arguments, client=client))

@@ -14,6 +14,7 @@ from redis.client import Pipeline
 from redis.exceptions import NoPermissionError
 
 from docora_ops.jobs import (
+    MOST_SEARCHED,
     Backend,
     JobFailure,
     JobPlace,
@@ -93,14 +94,11 @@ class BullmqReader:
         """
         return [self.prefix + name for name in ("id", "events", *_LISTS, *_SETS)]
 
-    def read_list(self, most: int | None = None) -> list[bytes]:
-        """Returns the ids of the jobs that wait, in order of their turn from the end.
-
-        `most`: reads at most this many ids of each list, from its beginning.
-        """
+    def first_waiting(self, most: int) -> list[bytes]:
+        """Returns the ids of at most `most` jobs that wait, the latest ones."""
         pipeline = self._pipeline()
         for name in ("wait", "paused"):
-            pipeline.lrange(self.prefix + name, 0, most - 1 if most else -1)
+            pipeline.lrange(self.prefix + name, 0, most - 1)
         wait, paused = pipeline.execute()
         return [*wait, *paused][:most]
 
@@ -307,7 +305,7 @@ class BullmqReader:
         pipeline = self._pipeline()
         pipeline.hmget(key, list(_RECORD_FIELDS))
         for name in _LISTS:
-            pipeline.lpos(self.prefix + name, job_id, rank=-1)
+            pipeline.lpos(self.prefix + name, job_id, rank=-1, maxlen=MOST_SEARCHED)
             pipeline.llen(self.prefix + name)
         for name in _SETS:
             pipeline.zscore(self.prefix + name, job_id)
@@ -338,7 +336,7 @@ class BullmqReader:
         is_ended = is_over or any(place.where == "failed" for place in places)
         reason = None if is_over else optional_text_of(fields["failedReason"])
         ended_at = _moment(fields["finishedOn"])
-        status = places[0].where if places else None
+        status = places[0].where if places else "wait"
         if status == "active" and not locked:
             status = "active, stalled"
         return JobRecord(

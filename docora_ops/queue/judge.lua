@@ -5,10 +5,11 @@
 -- ARGV[1]  mode of the script
 -- ARGV[2]  JSON: names of keys; `expired`: executions of these jobs that had expired at the time
 --          `expired_at`; `cutoff`: a job whose enqueued_at is earlier was queued before the caller
---          read the queue's list; `audit`: by answer, the arguments of XADD for an audit entry
+--          read the queue's list; `by_status`: a job that does not run waits if its status says so;
+--          `audit`: by answer, the arguments of XADD for an audit entry
 --
--- hint  index of an id when the caller read the queue's list;
---       -1: it was not in the list; -2: the list has not been read; -3: it stood there twice
+-- hint  indexes of an id, separated by commas, when the caller read the queue's list;
+--       -1: it was not in the list; -2: the list has not been read
 -- seen  `enqueued_at` of a job that was doubtful before the list was read; otherwise empty
 
 local mode, config = ARGV[1], cjson.decode(ARGV[2])
@@ -81,23 +82,6 @@ local function remove_executions(queue, id)
   return count
 end
 
--- The indexes of each id in our list. Read once LPOS has walked over the list too often.
-local scanned = nil
-local function scan_main_list()
-  scanned = {}
-  for i = 3, #ARGV do -- arguments that are no ids do no harm
-    scanned[ARGV[i]] = {}
-  end
-  local length = redis.call('LLEN', main_list)
-  for start = 0, length - 1, 5000 do
-    for offset, id in ipairs(redis.call('LRANGE', main_list, start, start + 4999)) do
-      if scanned[id] then
-        table.insert(scanned[id], start + offset - 1)
-      end
-    end
-  end
-end
-
 local REMOVED = 'docora-ops:removed' -- no job id, since it has a colon
 
 -- Removes the entries at these indexes from our list, in one walk: one for each would be quadratic.
@@ -114,40 +98,46 @@ local function remove_from_main_list(indexes)
   redis.call('LREM', main_list, from_tail and -#indexes or #indexes, REMOVED)
 end
 
-local WALKS_BEFORE_SCAN = 16
-local walks = 0
+-- Entries that LPOS may visit in one script: it takes 25 ms for a million.
+local MOST_VISITED = 500000
+local visited = 0
 local shift = 0 -- how far the list has moved since the caller read it
 
--- Where each id stands in our list, as places_in_main_list has found it.
+-- Where each id stands in our list, as places_in_main_list has found it; nil: not searched.
 local indexes_of = {}
 
--- How often the id stands in our list.
+-- How often the id stands in our list. Once too many entries were visited, the status tells.
 local function places_in_main_list(id, hint, is_recent, is_queued)
-  -- Without a push, the state when the list was read is good enough, unless the job has run since.
-  -- LINDEX walks from an end of the list, which takes quadratic time for many jobs.
-  if hint == -1 and not (is_recent and mode == 'push') then
-    return 0
-  elseif hint >= 0 and is_queued and mode ~= 'push' then
-    return 1
-  elseif hint == -3 and mode == 'inspect' then
-    return 2 -- or more: a removal counts again
-  elseif hint >= 0 and hint >= shift
-    and redis.call('LINDEX', main_list, hint - shift) == id
-  then
-    indexes_of[id] = {hint - shift}
-    return 1
-  elseif not scanned and walks == WALKS_BEFORE_SCAN then
-    scan_main_list()
+  local changes = mode == 'push' or mode == 'remove'
+  local indexes = {}
+  for index in string.gmatch(hint, '%f[%d-]%d+') do
+    table.insert(indexes, tonumber(index))
   end
-  if scanned then
-    indexes_of[id] = scanned[id]
-    return #scanned[id]
-  end
-  walks = walks + 1
-  local indexes = redis.call('LPOS', main_list, id, 'COUNT', 0)
+  local first = indexes[1]
   indexes_of[id] = indexes
-  if hint >= 0 and indexes[1] then
-    shift = hint - indexes[1]
+  -- Without a change, the state when the list was read is good enough, unless the job has run since.
+  -- LINDEX walks from an end of the list, which takes quadratic time for many jobs.
+  if hint == '-1' and not (is_recent and changes) or first and is_queued and not changes then
+    return #indexes
+  end
+  local is_right = first and first >= shift
+  for i, index in ipairs(indexes) do
+    indexes[i] = index - shift
+    is_right = is_right and redis.call('LINDEX', main_list, indexes[i]) == id
+  end
+  if is_right then
+    return #indexes
+  end
+  local length = redis.call('LLEN', main_list)
+  if visited > 0 and visited + length > MOST_VISITED then
+    indexes_of[id] = nil
+    return is_queued and 1 or 0
+  end
+  visited = visited + length
+  indexes = redis.call('LPOS', main_list, id, 'COUNT', 0)
+  indexes_of[id] = indexes
+  if first and indexes[1] then
+    shift = first - indexes[1]
   end
   return #indexes
 end
@@ -162,6 +152,9 @@ local function stands_in_intermediate(queue, id)
 end
 
 local DEAD = {finished = true, failed = true, stopped = true, canceled = true}
+local WAITING = {
+  queued = true, scheduled = true, deferred = true, ready_to_enqueue = true, rate_limited = true,
+}
 
 -- Returns the state, the queue of the job, how often the id stands in our list, a detail, and the
 -- status of a job that is not live. The detail is `delayed` for a waiting job that is in no list; the
@@ -183,8 +176,11 @@ local function judge(id, hint, seen)
       return 'running', queue, 0
     end
   end
+  if config.by_status then
+    return WAITING[status] and 'waiting' or 'none', queue, 0, nil, status
+  end
   -- Every enqueue writes enqueued_at: other jobs were not added since the list was read.
-  local is_recent = hint == -1 and enqueued_at and enqueued_at >= config.cutoff
+  local is_recent = hint == '-1' and enqueued_at and enqueued_at >= config.cutoff
     and enqueued_at ~= seen
   local places = places_in_main_list(id, hint, is_recent, status == 'queued')
   if not status then

@@ -54,8 +54,7 @@ class Answer:
 
     `outcome`: None for a running, doubtful or unreadable job, and after a look at RQ. `evidence`:
     `enqueued_at` of a doubtful job of RQ, or of one that may have been queued since the list was
-    read; it changes when the job is queued anew. `is_orphaned`: a doubtful job was queued over
-    a minute ago, by the clock of Redis: no worker is taking it now. `is_delayed`: of a waiting job.
+    read; it changes when the job is queued anew. `is_delayed`: of a waiting job.
     `has_replaced`: the push removed a finished or stale job. `reason`: why the job is unreadable.
     """
 
@@ -63,7 +62,6 @@ class Answer:
     state: JobState
     outcome: Outcome | None = None
     evidence: str = ""
-    is_orphaned: bool = False
     is_delayed: bool = False
     has_replaced: bool = False
     reason: str = ""
@@ -125,13 +123,15 @@ class LinkQueue(ABC):
         waiting: WaitingList | None = None,
         expired: ExpiredExecutions | None = None,
         detailed: bool = False,
+        by_status: bool = False,
         rows_locked: bool = False,
     ) -> list[Answer]:
         """Returns the state of each job; writes nothing.
 
         `waiting`: the list as read before; without it each id is searched. `expired`: the expired
         executions as read before, if `waiting` is not given. `detailed`: tells a finished and
-        a stale job from none. `rows_locked`: Redis has 4 s.
+        a stale job from none. `by_status`: believes RQ's status and searches no list.
+        `rows_locked`: Redis has 4 s.
         """
 
     @abstractmethod
@@ -149,7 +149,7 @@ class LinkQueue(ABC):
         operation_id: str | None = None,
         audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
     ) -> list[Answer]:
-        """Sees to it that each job is queued, unless it is live, atomically.
+        """Sees to it that each job is queued, unless it is live; each job atomically.
 
         Called with the rows locked: Redis has 4 s. A running, doubtful or unreadable job is left
         alone, and its answer has no outcome. `front`: puts the jobs at the head, so that the last

@@ -73,13 +73,15 @@ local function push(id, hint, seen, data, description, row_id)
   end
   table.insert(claimed, row_id)
   local waits_elsewhere = answer == 'waiting' and (places == 0 or queue ~= config.queue)
-  local keeps_place = places > 0 and not waits_elsewhere and not config.front
+  local indexes = indexes_of[id] or {}
+  local moves = config.front and #indexes > 0
+  local keeps_place = places > 0 and not waits_elsewhere and not moves
   if not waits_elsewhere and not keeps_place then
     table.insert(to_push, id)
   end
   -- Of several places, the one nearest to the head is kept.
-  for i = keeps_place and 2 or 1, places do
-    table.insert(to_remove, indexes_of[id][i])
+  for i = keeps_place and 2 or 1, #indexes do
+    table.insert(to_remove, indexes[i])
   end
   return answer, detail
 end
@@ -96,7 +98,7 @@ local answers = {}
 local stride = mode == 'push' and 6 or 2
 for i = 3, #ARGV, stride do
   local act = mode == 'push' and push or look
-  local answer, detail = act(ARGV[i], tonumber(ARGV[i + 1]), unpack(ARGV, i + 2, i + stride - 1))
+  local answer, detail = act(unpack(ARGV, i, i + stride - 1))
   answers[#answers + 1] = joined(answer, nil, nil, detail)
 end
 remove_from_main_list(to_remove)

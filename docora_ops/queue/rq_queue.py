@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from redis import Redis
-from rq.utils import utcformat
 
+from docora_ops.batches import batches
 from docora_ops.jobs import (
     Backend,
     BackendChoice,
@@ -37,6 +36,10 @@ from docora_ops.settings import Settings
 if TYPE_CHECKING:
     from docora_ops.queue.rq_reader import RqReader
     from docora_ops.queue.sweep import QueueSweep
+
+_LONG_LIST = 100_000
+_AT_ONCE_IN_LONG_LIST = 50
+"""Jobs of one call of the script, which walks over the list to find each and to move some."""
 
 
 class RqQueue(LinkQueue):
@@ -69,20 +72,21 @@ class RqQueue(LinkQueue):
         waiting: WaitingList | None = None,
         expired: ExpiredExecutions | None = None,
         detailed: bool = False,
+        by_status: bool = False,
         rows_locked: bool = False,
     ) -> list[Answer]:
         """Returns the state of each job; writes nothing.
 
         `waiting`: the list as read before; without it each id is searched. `expired`: the expired
         executions as read before, if `waiting` is not given. `detailed`: tells a finished and
-        a stale job from none. `rows_locked`: Redis has 4 s.
+        a stale job from none. `by_status`: believes RQ's status and searches no list.
+        `rows_locked`: Redis has 4 s.
         """
         if not job_ids:
             return []
         arguments: list[str | int] = []
         for job_id in job_ids:
             arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
-        expired = (waiting.expired if waiting else expired) or self.read_expired()
         replies = self._script.run(
             "look",
             job_ids,
@@ -91,9 +95,9 @@ class RqQueue(LinkQueue):
             expired=expired,
             rows_locked=rows_locked,
             detailed=detailed,
+            by_status=by_status,
         )
-        minute_ago = utcformat(datetime.fromtimestamp(expired.read_at - 60, UTC))
-        return [_answer(*each, minute_ago) for each in zip(job_ids, replies, strict=True)]
+        return list(map(_answer, job_ids, replies))
 
     def prepare(self) -> None:
         """Connects and loads the script before rows are locked."""
@@ -109,8 +113,9 @@ class RqQueue(LinkQueue):
         operation_id: str | None = None,
         audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
     ) -> list[Answer]:
-        """Queues each job unless it is live, and removes finished and stale jobs, atomically.
+        """Queues each job unless it is live, and removes finished and stale jobs, in turn.
 
+        Each job is handled atomically: all at once or, in a long list, some at a time.
         Called with the rows locked: Redis has 4 s. A waiting job is kept for good. A running,
         doubtful or unreadable job is left alone, and its answer has no outcome. `front`: pushes
         each job to the head, so that the last one is the first, and moves a waiting job there,
@@ -120,37 +125,45 @@ class RqQueue(LinkQueue):
         them writes its entry.
         """
         template = self._template
-        arguments: list[str | int | bytes] = []
-        for request in requests:
-            payload = request.payload
-            arguments += (
-                request.job_id,
-                waiting.hint(request.job_id)
-                if waiting and not request.is_repeated
-                else LIST_NOT_READ,
-                request.seen.encode(errors="surrogateescape"),
-                template.data(payload, is_rescan=request.is_rescan) if payload else b"",
-                payload.description if payload else b"",
-                bytes.fromhex(request.row_id.replace("-", "")),
+        entries = {word: audit[each].xadd for word, each in _AUDITED.items() if each in audit}
+        answers: list[Answer] = []
+        is_long = waiting is not None and waiting.length > _LONG_LIST
+        for some in batches(requests, _AT_ONCE_IN_LONG_LIST if is_long else len(requests) or 1):
+            arguments: list[str | int | bytes] = []
+            for request in some:
+                payload = request.payload
+                arguments += (
+                    request.job_id,
+                    waiting.hint(request.job_id)
+                    if waiting and not request.is_repeated
+                    else LIST_NOT_READ,
+                    request.seen.encode(errors="surrogateescape"),
+                    template.data(payload, is_rescan=request.is_rescan) if payload else b"",
+                    payload.description if payload else b"",
+                    bytes.fromhex(request.row_id.replace("-", "")),
+                )
+            job_ids = [request.job_id for request in some]
+            replies = self._script.run(
+                "push",
+                job_ids,
+                arguments,
+                waiting,
+                expired=expired,
+                rows_locked=True,
+                front=front,
+                fields=template.fields,
+                links_key=operation_id and links_key(operation_id),
+                links_expiry=EXPIRY,
+                audit=entries,
             )
-        job_ids = [request.job_id for request in requests]
-        replies = self._script.run(
-            "push",
-            job_ids,
-            arguments,
-            waiting,
-            expired=expired,
-            rows_locked=True,
-            front=front,
-            fields=template.fields,
-            links_key=operation_id and links_key(operation_id),
-            links_expiry=EXPIRY,
-            audit={word: audit[each].xadd for word, each in _AUDITED.items() if each in audit},
-        )
-        answers = list(map(_answer, job_ids, replies))
-        if front and waiting:
-            pushed = (each.job_id for each in answers if each.outcome and not each.is_delayed)
-            waiting.note_pushed_to_head(pushed)
+            if not entries.keys().isdisjoint(reply.partition(":")[0] for reply in replies):
+                entries = {}  # one of them is written
+            pushed = list(map(_answer, job_ids, replies))
+            answers += pushed
+            if front and waiting:
+                waiting.note_pushed_to_head(
+                    each.job_id for each in pushed if each.outcome and not each.is_delayed
+                )
         return answers
 
     def count_workers(self) -> int:
@@ -220,7 +233,7 @@ _OUTCOMES = {
 _AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
 
 
-def _answer(job_id: str, reply: str, minute_ago: str = "") -> Answer:
+def _answer(job_id: str, reply: str) -> Answer:
     word, _, detail = reply.partition(":")
     if word in _OUTCOMES:
         return Answer(
@@ -232,7 +245,4 @@ def _answer(job_id: str, reply: str, minute_ago: str = "") -> Answer:
         )
     if word == JobState.UNREADABLE:
         return Answer(job_id, JobState.UNREADABLE, reason=detail)
-    state = JobState(word)
-    is_recent = detail[:1].isdigit() and detail >= minute_ago  # not `never`
-    is_orphaned = state is JobState.DOUBTFUL and not is_recent
-    return Answer(job_id, state, evidence=detail, is_orphaned=is_orphaned)
+    return Answer(job_id, JobState(word), evidence=detail)

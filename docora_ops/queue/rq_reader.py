@@ -29,6 +29,7 @@ from rq.worker import Worker as RQWorker
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import (
+    MOST_SEARCHED,
     Backend,
     JobFailure,
     JobPlace,
@@ -323,7 +324,7 @@ class RqReader:
         """Finds the job in the lists and the registries of a queue."""
         waiting = Queue.redis_queue_namespace_prefix + queue
         pipeline = self._pipeline()
-        pipeline.lpos(waiting, job_id, count=0)
+        pipeline.lpos(waiting, job_id, count=0, maxlen=MOST_SEARCHED)
         pipeline.lpos(IntermediateQueue.get_intermediate_queue_key(waiting), job_id, count=0)
         for registry in REGISTRIES.values():
             pipeline.zscore(registry_key(registry, queue), job_id)

@@ -79,11 +79,11 @@ class JobScript:
             expired = self._read_expired(self._client)
             return WaitingList(self._read_list(), expired)
 
-    def _read_list(self) -> list[bytes]:
+    def _read_list(self, attempts: int = 3) -> list[bytes]:
         """Reads the list in pieces, so that Redis is held for a few milliseconds.
 
         Begins at the tail, since workers pop the head: an id may only move away from what is read.
-        Each piece overlaps what was read before. If it does not, all is read at once.
+        Each piece overlaps what was read before. If it does not, all is read anew, at last at once.
         """
         read: list[bytes] = []  # the last one first
         while True:
@@ -94,6 +94,8 @@ class JobScript:
             if read:
                 overlap = piece.index(read[-1]) + 1 if read[-1] in piece else 0
                 if not overlap or piece[:overlap] != read[-overlap:]:
+                    if attempts:
+                        return self._read_list(attempts - 1)
                     return cast("list[bytes]", self._client.lrange(self._list_key, 0, -1))
                 del piece[:overlap]
             read += piece

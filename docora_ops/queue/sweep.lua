@@ -3,7 +3,7 @@
 --
 -- ARGV[1]  "inspect" (writes nothing) or "remove"
 -- ARGV[2]  JSON: what judge.lua needs
--- then     inspect: id, hint...; remove: kind (orphan, duplicate or stale_entry), id...
+-- then     inspect: id, hint...; remove: id, hint, kind (orphan, duplicate or stale_entry)...
 --
 -- Returns one answer per id, unreadable:REASON or
 -- inspect: "STATE ENTRIES STATUS", where STATE is none, waiting, doubtful or running; ENTRIES are
@@ -63,28 +63,38 @@ end
 local answers = {}
 if mode == 'inspect' then
   for i = 3, #ARGV, 2 do
-    answers[#answers + 1] = joined(alone(answer_inspection, ARGV[i], tonumber(ARGV[i + 1])))
+    answers[#answers + 1] = joined(alone(answer_inspection, ARGV[i], ARGV[i + 1]))
   end
   return answers
 end
 
 -- From here on: remove.
 
-local places_to_keep = {} -- in the list, by id; other ids keep all their places
+local to_remove = {} -- indexes in the list
+
+local function remove_from_list(id, kept)
+  for i = kept + 1, #indexes_of[id] do
+    table.insert(to_remove, indexes_of[id][i])
+  end
+end
 
 -- Returns the places to remove the job from, `all`, or an answer if nothing is to be removed.
-local function decide(kind, id)
-  local state, problems = inspect(id, -2)
-  if state == 'running' then
+local function decide(id, hint, kind)
+  local state, problems = inspect(id, hint)
+  if state == 'running' or not indexes_of[id] then
     return 'running'
   elseif kind == 'orphan' then
     if state == 'doubtful' or problems.intermediate then
       return 'running' -- a worker may have just taken it
     end
-    places_to_keep[id] = problems.list and 0 or nil
+    if problems.list then
+      remove_from_list(id, 0)
+    end
     return 'all'
   elseif kind == 'duplicate' then
-    places_to_keep[id] = problems.list == 'twice' and 1 or nil
+    if problems.list == 'twice' then
+      remove_from_list(id, 1)
+    end
     if problems.list and problems.scheduled then
       return {'scheduled'}
     end
@@ -97,19 +107,9 @@ local function decide(kind, id)
     end
   end
   if problems.list == 'gone' then
-    places_to_keep[id] = 0
+    remove_from_list(id, 0)
   end
   return #stale > 0 and stale or 'absent'
-end
-
-local function thin_out_list()
-  local indexes = {}
-  for id, count in pairs(places_to_keep) do
-    for i = count + 1, #scanned[id] do
-      table.insert(indexes, scanned[id][i])
-    end
-  end
-  remove_from_main_list(indexes)
 end
 
 local function remove_entry(place, id)
@@ -136,16 +136,15 @@ local function carry_out(id, decision)
   return 'removed'
 end
 
-scan_main_list()
 local decisions = {}
-for i = 3, #ARGV, 2 do
-  decisions[#decisions + 1] = joined(alone(decide, ARGV[i], ARGV[i + 1]))
+for i = 3, #ARGV, 3 do
+  decisions[#decisions + 1] = joined(alone(decide, ARGV[i], ARGV[i + 1], ARGV[i + 2]))
 end
 -- The first write is one that Redis refuses when it is out of memory, so nothing is removed then.
-try_commands({next(places_to_keep) and 'LSET' or 'LREM', 'LREM', 'DEL', 'XADD', 'ZREM'})
-thin_out_list()
+try_commands({#to_remove > 0 and 'LSET' or 'LREM', 'LREM', 'DEL', 'XADD', 'ZREM'})
+remove_from_main_list(to_remove)
 for i, decision in ipairs(decisions) do
-  answers[i] = joined(alone(carry_out, ARGV[2 * i + 2], decision))
+  answers[i] = joined(alone(carry_out, ARGV[3 * i], decision))
 end
 write_audit_entry(answers)
 return answers

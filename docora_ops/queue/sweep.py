@@ -21,7 +21,7 @@ from docora_ops.queue.job_template import calls_for_link
 from docora_ops.queue.redis_client import answers_of, redis_errors
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.queue.scripts import JobScript
-from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
+from docora_ops.queue.waiting_list import LIST_NOT_READ, WaitingList
 from docora_ops.settings import Settings
 
 _PAGE = 5000
@@ -106,19 +106,22 @@ class QueueSweep:
         self._script.prepare()
 
     def remove(
-        self, drifts: Sequence[Drift], expired: ExpiredExecutions, audit: AuditEntry | None = None
+        self, drifts: Sequence[Drift], waiting: WaitingList, audit: AuditEntry | None = None
     ) -> list[Repaired]:
         """Removes orphans, duplicates and stale entries, unless they have changed.
 
-        Redis has a few seconds, since rows are locked. `audit` is written if anything is removed.
+        `waiting` is the list as read before. Redis has a few seconds, since rows are locked.
+        `audit` is written if anything is removed.
         """
         job_ids = [drift.job_id for drift in drifts]
-        arguments = [text for drift in drifts for text in (drift.kind.value, drift.job_id)]
+        arguments: list[str | int] = []
+        for drift in drifts:
+            arguments += (drift.job_id, waiting.hint(drift.job_id), drift.kind.value)
         answers = self._script.run(
             "remove",
             job_ids,
             arguments,
-            expired=expired,
+            waiting,
             rows_locked=True,
             audit=audit and {"removed": audit.xadd},
         )

@@ -11,7 +11,6 @@ from rq.utils import utcformat
 
 NOT_IN_LIST = -1
 LIST_NOT_READ = -2
-TWICE_IN_LIST = -3
 
 _CLOCK_SKEW = timedelta(seconds=30)
 """By how much the clock of a producer, which writes `enqueued_at`, may lag behind that of Redis."""
@@ -38,18 +37,28 @@ class WaitingList:
         self.cutoff = utcformat(read_at - _CLOCK_SKEW)
         """A job whose `enqueued_at` is earlier was enqueued before the list was read."""
         self._hints: dict[bytes, int] = {}
+        self._further: dict[bytes, list[int]] = {}
+        """The other indexes of ids that stand in the list more than once."""
         for index, job_id in enumerate(ids):
-            self._hints[job_id] = TWICE_IN_LIST if job_id in self._hints else index
+            if job_id in self._hints:
+                self._further.setdefault(job_id, []).append(index)
+            else:
+                self._hints[job_id] = index
+        self.length = len(self._hints)
         self._pushed_to_head = 0
         self._moved: Sequence[int] = ()
         """Sorted indexes, as read, of the ids that were moved to the head."""
 
-    def hint(self, job_id: str) -> int:
-        """Returns the index of the id, `TWICE_IN_LIST`, `NOT_IN_LIST` or `LIST_NOT_READ`."""
-        index = self._hints.get(job_id.encode(), NOT_IN_LIST)
+    def hint(self, job_id: str) -> str | int:
+        """Returns the indexes of the id with commas, `NOT_IN_LIST` or `LIST_NOT_READ`."""
+        key = job_id.encode()
+        index = self._hints.get(key, NOT_IN_LIST)
         if index < 0:
             return index
-        return index + self._pushed_to_head - bisect_left(self._moved, index)
+        indexes = (index, *self._further.get(key, ()))
+        return ",".join(
+            str(each + self._pushed_to_head - bisect_left(self._moved, each)) for each in indexes
+        )
 
     def note_pushed_to_head(self, job_ids: Iterable[str]) -> None:
         """Shifts the indexes of other ids. A wrong index costs a search, no more."""
@@ -57,6 +66,6 @@ class WaitingList:
         for job_id in map(str.encode, job_ids):
             self._pushed_to_head += 1
             if (index := self._hints.get(job_id, NOT_IN_LIST)) >= 0:
-                moved.append(index)
+                moved += (index, *self._further.get(job_id, ()))
                 self._hints[job_id] = LIST_NOT_READ
         self._moved = sorted(moved)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from rich.console import RenderableType
 from rich.text import Text
 
-from docora_ops.jobs import Backend, JobPlace
+from docora_ops.jobs import MOST_SEARCHED, Backend, JobPlace
 from docora_ops.link_details import LinkDetails, LinkHistory
 from docora_ops.render.cells import cell, circuit, failed_tries, state, with_id
 from docora_ops.render.json import Document, fields_of
 from docora_ops.render.layout import pairs
 from docora_ops.text import amount, duration, moment
 
+_LISTED = {"queued", "wait"}
+"""The status of a job that should stand in a list."""
 _SCORES = {
     "scheduled": "due",
     "delayed": "due",
@@ -101,6 +103,8 @@ def _job(details: LinkDetails, *, full: bool) -> list[tuple[str, Text]]:
     if job.origin is not None:
         rows.append(("Queue", cell(job.origin)))
     rows += [("Stands in", _place(place)) for place in job.places]
+    if job.status in _LISTED and not any(place.position for place in job.places):
+        rows.append(("Stands in", cell(f"none of the first {MOST_SEARCHED:,} places of its list")))
     for name, when in (
         ("Created", job.created_at),
         ("Queued", job.enqueued_at),

@@ -1,4 +1,4 @@
-"""`make bench`: measures bulk retry, schedule, start, screens, snapshots and workers.
+"""`make bench`: measures bulk retry, schedule, start, screens, holds, snapshots and workers.
 
 Compare the ratios: they compare processes that ran one after the other on the same machine.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from docora_ops.demo import servers
-from tests.benchmarks import drain, pace, snapshots, world
+from tests.benchmarks import drain, holds, pace, snapshots, world
 from tests.benchmarks.measured import Results, measure, show
 from tests.benchmarks.screens import COMMANDS
 
@@ -102,12 +102,13 @@ def wall_seconds(arguments: Sequence[str]) -> float:
 def main() -> None:
     """Runs all benchmarks, or one of them, on its own servers."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
-    parser.add_argument("--links", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--links", type=int, nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--only", choices=("throughput", "start", "snapshot", "screens", "pace", "drain")
+        "--only", choices=("throughput", "start", "snapshot", "screens", "holds", "pace", "drain")
     )
     options = parser.parse_args()
+    too_long = False
     with (
         tempfile.TemporaryDirectory() as folder,
         servers.postgres(Path(folder)) as database_url,
@@ -122,15 +123,20 @@ def main() -> None:
         if options.only in {None, "start"}:
             cold_start(options.rounds * 5)
         if options.only in {None, "throughput"}:
-            throughput(options.links, options.rounds)
+            throughput(options.links or [10_000, 100_000], options.rounds)
         if options.only in {None, "screens"}:
             screens()
+        if options.only in {None, "holds"}:
+            held = [holds.compare(each, options.rounds) for each in options.links or [1_000_000]]
+            too_long |= any(held)
         if options.only in {None, "pace"}:
             pace.compare(Path(folder), options.rounds)
         if options.only in {None, "drain"}:
             drain.compare(Path(folder), options.rounds)
         if options.only in {None, "snapshot"}:
             snapshots.compare(Path(folder), options.rounds)
+    if too_long:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ def test_the_list_is_not_searched_for_each_job(
     order = add_links(docora, RETRY, 1000)
     for job_id in mixed(order, OTHERS):
         docora.enqueue(job_id)
-    hints: list[tuple[int, int]] = []
+    hints: list[tuple[str, int]] = []
     run = JobScript.run
 
     def check_hints(
@@ -234,7 +234,7 @@ def test_the_list_is_not_searched_for_each_job(
     docora.actions().retry_all(batch_size=50, front=True)
     assert docora.waiting() == order + [each for each in mixed(order, OTHERS) if each in OTHERS]
     assert len(hints) == 1000
-    assert [hint for hint, _ in hints] == [index for _, index in hints]
+    assert [hint for hint, _ in hints] == [str(index) for _, index in hints]
 
 
 def test_a_look_at_jobs_that_were_moved_finds_them(docora: Docora) -> None:

@@ -31,6 +31,16 @@ Footprint = dict[str, object]
 
 DOUBTFUL = {"queued, in no list", "enqueued over a failed job, then lost"}
 """States that a second look finds to be stale."""
+SHOWN_BY_STATUS = {
+    **dict.fromkeys(DOUBTFUL, "waiting"),
+    "scheduled, not registered": "waiting",
+    "deferred, not registered": "waiting",
+    "rate limited, not registered": "waiting",
+    "enqueued, reads failed": "stale",
+    "in the list, hash gone": "none",
+    "finished on another queue, id in our list": "finished",
+}
+"""What screens call the states in which the job's status contradicts its places."""
 
 DIFFERENT_IN_EACH_JOB = {"data", "description", "created_at", "enqueued_at"}
 
@@ -179,7 +189,7 @@ def test_failed_and_show_name_the_state_of_each_job(docora: Docora) -> None:
         *(("running", RUNNING), ("unreadable", UNREADABLE)),
     ):
         expected |= dict.fromkeys(names, state)
-    expected |= dict.fromkeys(DOUBTFUL, "doubtful")
+    expected |= SHOWN_BY_STATUS
     rows = docora.run("failed", "--limit", str(len(links)), "--json").data
     found = {row["repository_id"]: row["job"] for row in rows}
     assert {name: found[link.repository_id] for name, link in links.items()} == expected

@@ -345,7 +345,7 @@ class Actions(Watch):
         )
         states = {link.job_id: link.job for link in page.rows}
         assert states == {
-            job_id: now.jobs[job_id].state
+            job_id: now.jobs[job_id].shown
             for job_id, row in now.rows.items()
             if row.status == "failed"
         }
@@ -365,7 +365,7 @@ class Actions(Watch):
         if link.job_id in self.latest.rows:
             database, queue = self.actions.database, self.actions.queue
             details = link_details(database, queue, *link.ids)
-            assert details.job is self.latest.jobs[link.job_id].state
+            assert details.job is self.latest.jobs[link.job_id].shown
         assert self.docora.dump() == before
 
     def _call_while_cut(self, call: Call, cut: Cut, number: int) -> bool:

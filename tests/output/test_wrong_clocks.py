@@ -4,8 +4,6 @@ import re
 from datetime import timedelta
 
 import pytest
-from rq.job import JobStatus
-from rq.utils import now, utcformat
 
 from tests.support.clocks import clock_ahead, with_wrong_clock
 from tests.support.docora import Docora
@@ -43,24 +41,6 @@ def test_a_circuit_is_open_by_the_clock_of_postgres(
     circuit = next(line for line in retried.stdout.splitlines() if line.startswith("Circuit"))
     expected = r"open until .* \(in (19|20) min\) after git failures" if is_open else "closed"
     assert re.search(expected, circuit), circuit
-
-
-@pytest.mark.parametrize(
-    ("ahead", "queued_ago", "lost"), [(FORTY_MINUTES, 5, 0), (-FORTY_MINUTES, 300, 1)]
-)
-def test_a_job_is_orphaned_by_the_clock_of_redis(
-    docora: Docora, ahead: int, queued_ago: int, lost: int
-) -> None:
-    docora.add_links(1, status="pending_snapshot")
-    [link] = docora.links()
-    docora.leave_job(link.job_id, JobStatus.QUEUED)  # as when a worker is just taking it
-    docora.age_links()
-    queued_at = utcformat(now() - timedelta(seconds=queued_ago))
-    docora.redis.hset(f"rq:job:{link.job_id}", "enqueued_at", queued_at)
-    status = docora.run("status", "--json", env=clock_ahead(ahead))
-    assert status.data["drift"]["lost"] == lost
-    metrics = docora.run("metrics", env=clock_ahead(ahead))
-    assert f'docora_drift_links{{kind="lost"}} {lost}' in metrics.stdout
 
 
 @pytest.mark.parametrize("ahead", [FORTY_MINUTES, -FORTY_MINUTES])

@@ -236,16 +236,12 @@ def test_links_that_outnumber_the_jobs_are_lost_even_if_there_are_too_many_to_lo
     assert data["drift"] == {"lost": 5001, "stuck": 0, "at_least": True}
 
 
-def test_a_link_whose_job_is_in_no_list_is_lost_once_no_worker_can_be_taking_it(
-    docora: Docora,
-) -> None:
+def test_a_link_is_lost_if_no_job_says_that_it_waits(docora: Docora) -> None:
     docora.add_links(4, status="pending_snapshot")
     docora.age_links()
     taken, dropped, spoiled, _ = docora.links()
-    for link in (taken, dropped):
-        docora.leave_job(link.job_id, JobStatus.QUEUED)
-    queued_at = utcformat(now() - timedelta(seconds=70))
-    docora.redis.hset(f"rq:job:{dropped.job_id}", "enqueued_at", queued_at)
+    docora.leave_job(taken.job_id, JobStatus.QUEUED)
+    docora.leave_job(dropped.job_id, JobStatus.FAILED)
     docora.redis.set(f"rq:job:{spoiled.job_id}", "not a hash")
     docora.link(docora.add_app("Odd", "app-odd"), "repo_" + "0" * 23 + "1", "scanning")
     docora.age_links()

@@ -27,13 +27,13 @@ from docora_ops.drift import AppDrift, Drift, DriftKind, Repaired, RepairOutcome
 from docora_ops.errors import LinkError
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkRef, Outcome
-from docora_ops.queue import ExpiredExecutions, LinkQueue, ProgressStore
+from docora_ops.queue import LinkQueue, ProgressStore, WaitingList
 from docora_ops.queue.sweep import QueueSweep
 
 _LINKS_AT_ONCE = 500  # links that are locked, queued and committed together
 _NAMED_AT_ONCE = 5000
-_ENTRIES_AT_ONCE = 2000
-"""Jobs that are removed together: Redis walks over its list once for all of them."""
+_ENTRIES_AT_ONCE = 50
+"""Jobs that are removed together, so that Redis is held for a few milliseconds."""
 _AppAndKind = tuple[str, DriftKind]
 """App id and kind of drift."""
 _PUT_TO_WORK = {RepairOutcome.QUEUED, RepairOutcome.RESET}
@@ -200,19 +200,20 @@ class Repair:
         sweep = self.queue.sweep
         if sweep is None or not self._jobs:
             return
-        expired = self.queue.read_expired()
+        waiting = self.queue.read_waiting()
         sweep.prepare()
         by_locked_repository: dict[str, list[Drift]] = {}
         for drifts in self._batches_of_jobs():
             if self.stop.requested:
                 return
-            for drift in self._remove(sweep, drifts, expired):
+            for drift in self._remove(sweep, drifts, waiting):
                 by_locked_repository.setdefault(drift.repository_id, []).append(drift)
         for drifts in by_locked_repository.values():
             if self.stop.requested:
                 return
             try:
-                self._remove(sweep, drifts, expired, wait=True)
+                for some in batches(drifts, _ENTRIES_AT_ONCE):
+                    self._remove(sweep, some, waiting, wait=True)
             except LinkError as error:
                 failed = (
                     Repaired(each, RepairOutcome.NOT_REPAIRED, error.message) for each in drifts
@@ -223,7 +224,7 @@ class Repair:
         self,
         sweep: QueueSweep,
         drifts: Sequence[Drift],
-        expired: ExpiredExecutions,
+        waiting: WaitingList,
         *,
         wait: bool = False,
     ) -> list[Drift]:
@@ -248,7 +249,7 @@ class Repair:
                 else:
                     to_remove.append(drift)
             start = self._audit.start() if self._audit else None
-            removed = sweep.remove(to_remove, expired, start)
+            removed = sweep.remove(to_remove, waiting, start)
             if self._audit and any(item.outcome is RepairOutcome.REMOVED for item in removed):
                 self._audit.has_begun = True
             # Before the commit, which only ends the locks: Redis has removed them.

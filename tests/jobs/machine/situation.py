@@ -19,6 +19,7 @@ from tests.support.docora import INTERMEDIATE, QUEUE, REGISTRIES, WIP, Docora
 from tests.support.rows import TestLink
 
 ENDED = frozenset({"finished", "failed", "stopped", "canceled"})
+WAITING = frozenset({"queued", "scheduled", "deferred", "ready_to_enqueue", "rate_limited"})
 UNFINISHED = frozenset({"pending_snapshot", "scanning"})
 LIVE = frozenset({JobState.RUNNING, JobState.WAITING})
 
@@ -119,6 +120,13 @@ class FoundJob:
         if replace(self, locked=False) == FoundJob():
             return JobState.NONE
         return JobState.FINISHED if self.is_finished else JobState.STALE
+
+    @property
+    def shown(self) -> JobState:
+        """What a screen calls it, which believes the status and searches no list."""
+        if self.locked or self.beats or self.status not in WAITING:
+            return replace(self, places=0).state
+        return JobState.WAITING
 
     @property
     def is_finished(self) -> bool:
