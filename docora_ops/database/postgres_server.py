@@ -98,8 +98,8 @@ class Role:
 
 def read_server(database: Database) -> PostgresServer:
     """Reads the version and the state of the server."""
-    [row] = database.rows(SERVER)
-    return PostgresServer(*row, read_standby(database))
+    [(version, number, is_read_only)] = database.rows(SERVER)
+    return PostgresServer(version, number, is_read_only, read_standby(database))
 
 
 def read_standby(database: Database) -> Standby | None:
