@@ -72,6 +72,10 @@ class BulkOptions:
 
 
 _NONE = BulkOptions()
+_AFTER_LOST_REDIS = (
+    "; if Redis has lost writes, as it may in a failover, docora-ops repair queues the links whose "
+    "jobs are gone"
+)
 
 
 class BulkCommand(LongRun):
@@ -120,6 +124,8 @@ class BulkCommand(LongRun):
         self._links = links_of(selection)
         if action is Action.RESYNC:
             self.next_step = "the same command begins again, with all of them"
+        if action is Action.RETRY:
+            self.after_lost_redis = _AFTER_LOST_REDIS
 
     def run(self, question: str = "", terminal: Terminal | None = None) -> int:
         """Asks, changes the links and shows the result. Returns the exit code."""

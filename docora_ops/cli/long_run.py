@@ -28,6 +28,8 @@ class LongRun(ABC):
 
     unit = ""
     next_step = "the same command finishes the rest"
+    after_lost_redis = ""
+    """What else to do if Redis was lost, and may have lost jobs that it had taken."""
 
     def __init__(self, context: Context, work: BulkRun | Repair) -> None:
         self.context = context
@@ -67,7 +69,8 @@ class LongRun(ABC):
             self.show(error)
             result = self._work.result()
             stopped = f"Stopped after {result.completed} of {result.total}{self.unit}."
-            return self.context.report(error, stopped, self.next_step)
+            lost_jobs = self.after_lost_redis if isinstance(error, RedisError) else ""
+            return self.context.report(error, stopped, self.next_step + lost_jobs)
 
     @contextmanager
     def progress(self, total: int) -> Iterator[None]:

@@ -43,6 +43,16 @@ class RedisPair:
     name: Proxy
     docora: Docora
 
+    @property
+    def url(self) -> str:
+        """As commands connect, by way of the name."""
+        port = self.primary.client.connection_pool.connection_kwargs["port"]
+        return self.primary.url.replace(f":{port}", f":{self.name.port}")
+
+    def cut_off(self) -> None:
+        """Have the replica receive no further writes."""
+        self.replica.client.replicaof("NO", "ONE")
+
     def promote(self) -> None:
         """Have the replica take over, whether the primary is there or not."""
         self.replica.client.replicaof("NO", "ONE")

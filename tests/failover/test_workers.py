@@ -90,10 +90,15 @@ def test_a_job_at_work_is_finished_while_redis_is_away_and_the_worker_goes_on(
         assert worker.end() == 0
     assert worker.log.count(WAITS) == 1
     assert "Traceback" not in worker.log
+    logs = ""
     for _ in range(2):
         make_delayed_jobs_due(docora)
-        assert snapshots.work().code == 0
+        ended = snapshots.work()
+        assert ended.code == 0
+        logs += ended.stderr
+    assert logs.count(" began, try ") == 1
     assert docora.status(link) == "synced"
+    assert len(snapshots.receiver.of("Acme").requests) == 1
     assert docora.waiting() == []
     assert docora.redis.zcard(WIP) == 0
 

@@ -16,6 +16,7 @@ from tests.support import servers
 from tests.support.database import TestDatabase, with_database
 from tests.support.privileges import Access, role_access
 from tests.support.proxy import eventually
+from tests.support.rows import TestLink
 
 _SERVER_USER = "embedded_postgres"
 """As whom the server runs where the tests run as root."""
@@ -59,6 +60,22 @@ class Pair:
     def promote(self) -> None:
         """Have the standby take writes."""
         self.on_standby.execute("SELECT pg_promote()")
+
+    def cut_off(self) -> None:
+        """Have the standby receive nothing any more."""
+        self.on_standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        self.on_standby.execute("SELECT pg_reload_conf()")
+        eventually(
+            lambda: not self._one("SELECT EXISTS (SELECT FROM pg_stat_wal_receiver)"), "the end"
+        )
+
+    def status(self, link: TestLink) -> object:
+        """As the standby has it."""
+        row = self.on_standby.execute(
+            "SELECT status FROM app_repositories WHERE app_id = %s AND repository_id = %s", link.ids
+        ).fetchone()
+        assert row
+        return row[0]
 
     def lag(self) -> None:
         """Have the standby receive changes, and show none of them."""

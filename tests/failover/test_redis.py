@@ -1,0 +1,93 @@
+"""What commands say of a Redis that fails over, and how links come back whose jobs were lost."""
+
+import pytest
+
+from tests.failover.conftest import RedisPair
+from tests.support.docora import finish
+from tests.support.proxy import PUSH, Fault, eventually
+
+AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+
+
+@pytest.mark.parametrize("command", [("repair", "--yes"), ("schedule",)])
+def test_jobs_that_a_failover_has_lost_are_queued_again(
+    redis_pair: RedisPair, command: tuple[str, ...]
+) -> None:
+    docora = redis_pair.docora
+    docora.add_links(20)
+    docora.age_links()
+    redis_pair.cut_off()  # what the primary confirms from here on is lost with it
+    plan = redis_pair.name.plan(PUSH, Fault.HOLD_REQUEST, 3)
+    environment = {"REDIS_URL": redis_pair.url}
+    process = docora.start(
+        "retry-all-failed", "--yes", "--batch-size", "5", "--json", env=environment
+    )
+    plan.wait()
+    redis_pair.primary.stop()
+    plan.release()
+    ended = finish(process)
+    assert (ended.code, ended.json["code"]) == (5, "redis"), ended
+    done = ended.data["queued"]
+    assert 0 < done < 20
+    assert "the same command finishes the rest" in ended.stderr
+    assert "docora-ops repair queues the links whose jobs are gone" in ended.stderr
+
+    redis_pair.promote()
+    again = docora.run("retry-all-failed", "--yes", "--json", env=environment)
+    assert again.code == 0, again
+    assert again.data["queued"] == 20 - done
+    assert len(docora.waiting()) == 20 - done
+    repaired = docora.run(*command, "--json", env={**environment, **AT_ONCE})
+    assert repaired.code == 0, repaired
+    assert len(docora.waiting()) == 20
+    assert docora.doubled_jobs() == []
+
+
+def test_a_wait_goes_on_without_redis_and_ends_when_the_job_was_lost(
+    redis_pair: RedisPair,
+) -> None:
+    docora = redis_pair.docora
+    link = docora.add_link()
+    docora.age_links()
+    redis_pair.cut_off()
+    environment = {"REDIS_URL": redis_pair.url, **AT_ONCE}
+    process = docora.start("retry", *link.ids, "--wait", env=environment)
+    eventually(lambda: docora.waiting() == [link.job_id], "a job")
+    redis_pair.primary.stop()
+    redis_pair.promote()
+    ended = finish(process)
+    assert ended.code == 6, ended
+    assert f"No live job for 1 link. To queue it again: docora-ops repair {link.app_id}" in (
+        ended.stderr
+    )
+
+
+def test_a_change_on_the_former_primary_is_refused_until_the_name_moves(
+    redis_pair: RedisPair,
+) -> None:
+    docora = redis_pair.docora
+    link = docora.add_link()
+    environment = {"REDIS_URL": redis_pair.url}
+    redis_pair.replica.client.replicaof("NO", "ONE")
+    redis_pair.demote()
+    refused = docora.run("retry", *link.ids, "--json", env=environment)
+    assert (refused.code, refused.json["code"]) == (5, "redis"), refused
+    assert "it is a read-only replica" in refused.json["error"]
+    assert "try again once it is promoted" in refused.json["hint"]
+    assert docora.status(link) == "failed"
+    redis_pair.promote()
+    assert docora.run("retry", *link.ids, "--json", env=environment).code == 0
+    assert docora.waiting() == [link.job_id]
+
+
+def test_a_replica_that_serves_no_old_data_says_so(redis_pair: RedisPair) -> None:
+    redis_pair.replica.client.config_set("replica-serve-stale-data", "no")
+    redis_pair.primary.stop()
+    eventually(
+        lambda: redis_pair.replica.client.info("replication")["master_link_status"] == "down",
+        "a replica without its primary",
+    )
+    redis_pair.name.lead_to(redis_pair.replica.url)
+    refused = redis_pair.docora.run("queue", "--json", env={"REDIS_URL": redis_pair.url})
+    assert (refused.code, refused.json["code"]) == (5, "redis"), refused
+    assert "is a replica without a primary" in refused.json["error"]
