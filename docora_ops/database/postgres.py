@@ -198,10 +198,8 @@ class Database:
 
     def _sql(self, sql: str, parameters: Parameters | None = None) -> bytes:
         """Returns the SQL with the name of Docora's schema."""
-        name = self.schema.replace('"', '""')
-        if parameters is not None:
-            name = name.replace("%", "%%")
-        return sql.replace("docora.", f'"{name}".').encode()
+        name = self.schema if parameters is None else self.schema.replace("%", "%%")
+        return sql.replace("docora.", '"{}".'.format(name.replace('"', '""'))).encode()
 
     @contextmanager
     def _statement(self) -> Iterator[Connection]:
@@ -258,7 +256,8 @@ class Database:
             "lock_timeout": f"'{self._lock_timeout:.1f}s'",
             **settings,
         }
-        found = set_up(connection, scope, settings, begin, find_defaults=not self.schema)
+        options = None if self.schema else str(self._parameters.get("options") or "")
+        found = set_up(connection, scope, settings, begin, options=options)
         if found:
             self.path, self.schema = found.path, found.schema
             if found.is_read_only:

@@ -6,8 +6,11 @@ schema would run as our role wherever it fits the types of a call better.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from psycopg.sql import quote
 
 from docora_ops.database.connection import Connection
 
@@ -48,23 +51,36 @@ def set_up(
     settings: Mapping[str, str],
     begin: str = "",
     *,
-    find_defaults: bool,
+    options: str | None,
 ) -> Defaults | None:
-    """Sets everything in one message, after the statement `begin`. Returns what it was to find.
+    """Sets everything in one message, after the statement `begin`.
 
-    `scope`: SESSION or LOCAL.
+    Finds the defaults, too, unless `options`, those of DATABASE_URL, are None. `scope`: SESSION or
+    LOCAL.
     """
     settings = {**_ALWAYS, **settings}
     if connection.info.server_version >= _HAS_TRANSACTION_TIMEOUT:
         settings = {"transaction_timeout": "0", **settings}
     sql = begin + "".join(f"SET {scope} {name} TO {settings[name]};\n" for name in settings)
-    if not find_defaults:
+    if options is None:
         connection.execute(sql.encode())
         return None
-    results = connection.execute((sql + _FIND_DEFAULTS).encode()).results()
-    [(path, is_read_only)], rows = (each.fetchall() for each in results if each.description)
+    results = connection.execute((sql + _find_defaults(options)).encode()).results()
+    *_, [(path, is_read_only)], rows = (each.fetchall() for each in results if each.description)
     schemas = [schema for (schema,) in rows]
     # If no schema fits, the error of the next statement names the usual one.
     usual = [*path, *schemas, "public"][0]
     schema = next((schema for schema in path if schema in schemas), usual)
     return Defaults(path, schema, is_read_only == "on")
+
+
+def _find_defaults(options: str) -> str:
+    # A proxy may have dropped the options.
+    paths = re.findall(r"search_path=((?:\\.|\S)+)", options)
+    if not paths:
+        return _FIND_DEFAULTS
+    path = quote(re.sub(r"\\(.)", r"\1", paths[-1]))
+    return _FIND_DEFAULTS.replace(
+        "SET LOCAL search_path TO DEFAULT",
+        f"SELECT pg_catalog.set_config('search_path', {path}, true)",
+    )

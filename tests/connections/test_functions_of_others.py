@@ -98,11 +98,12 @@ def test_doctor_names_who_may_create_them(docora: Docora, trapped: str) -> None:
         f'GRANT CREATE ON SCHEMA "A" TO {trapped}'.encode()
     )
     found = check(examine(docora), "schemas")
-    assert (found["state"], found["hint"]) == ("warning", block("REVOKE CREATE").strip()), found
+    assert found["state"] == "warning", found
+    assert found["hint"].endswith(f" then {block('REVOKE CREATE').strip()}")
     docora.connection.execute(f'ALTER DATABASE {database} SET search_path = "A", public'.encode())
     found = check(examine(docora), "schemas")
-    docora.connection.execute(found["hint"].encode())
+    docora.connection.execute(found["hint"].partition(", then ")[2].encode())
     last = check(examine(docora), "schemas")
     docora.connection.execute(f'ALTER DATABASE {database} RESET ALL; DROP SCHEMA "A"'.encode())
-    assert f'{trapped} may create in schema "A", PUBLIC may create in' in found["finding"]
+    assert found["finding"].endswith(f': {trapped} in "A", PUBLIC in public')
     assert last["state"] == "ok", last

@@ -1,9 +1,10 @@
 """Settings that another client of a pool, the database, the role or the URL has made."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -165,11 +166,16 @@ def test_a_job_of_a_worker_finds_the_schema(elsewhere: Docora, snapshots: Snapsh
     assert elsewhere.status(link) == "synced"
 
 
-def test_the_url_can_name_the_schema(staging: Docora) -> None:
-    separator = "&" if "?" in staging.database_url else "?"
-    url = f"{staging.database_url}{separator}options=-csearch_path%3Dstaging"
-    listed = staging.run("links", "--json", env={"DATABASE_URL": url})
-    assert {row["app_id"] for row in listed.data} == {"app_staging"}, listed
+@pytest.mark.parametrize("pool", [False, pytest.param(True, marks=needs_pgbouncer)])
+def test_the_url_can_name_the_schema(staging: Docora, *, pool: bool) -> None:
+    """Also behind a PgBouncer that ignores the options."""
+    access = staging.database_access
+    with pgbouncer(access, "transaction", SIZE) if pool else nullcontext(access) as through:
+        separator = "&" if "?" in through.command else "?"
+        options = quote(r"-c work_mem=1MB -csearch_path=\"$user\",\ staging,public")
+        url = f"{through.command}{separator}options={options}"
+        listed = staging.run("links", "--json", env={"DATABASE_URL": url})
+        assert {row["app_id"] for row in listed.data} == {"app_staging"}, listed
 
 
 def test_transactions_stay_read_only_where_the_database_says_so(docora: Docora) -> None:

@@ -38,6 +38,7 @@ pool_mode = {mode}
 default_pool_size = {size}
 query_wait_timeout = 20
 server_login_retry = 1
+ignore_startup_parameters = options
 """
 _SHARED = (
     *("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"),

@@ -71,16 +71,18 @@ def check_tables(missing: Sequence[str], tables: int, schema: str) -> Check:
 
 
 def check_schemas(creators: Sequence[tuple[str, str]]) -> Check:
-    """Checks that others can't create a table that would be taken for one of Docora's.
+    """Checks that others can't create tables that would be taken for Docora's.
 
-    `creators`: schema and role of whom else may create something there.
+    `creators`: the schemas and the roles that may create something there.
     """
     if not creators:
         return ok(CheckName.SCHEMAS, "no other role may create anything on the search path")
-    found = ", ".join(f"{role} may create in schema {schema}" for schema, role in creators)
-    hint = " ".join(f"REVOKE CREATE ON SCHEMA {schema} FROM {role};" for schema, role in creators)
+    found = ", ".join(f"{role} in {schema}" for schema, role in creators)
+    revoke = " ".join(f"REVOKE CREATE ON SCHEMA {schema} FROM {role};" for schema, role in creators)
     return warning(
-        CheckName.SCHEMAS, f"{found}, also what bears the name of a table of Docora", hint
+        CheckName.SCHEMAS,
+        f"others may create tables and functions on the search path: {found}",
+        f"docora-ops help privileges, then {revoke}",
     )
 
 
