@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from docora_ops.database.postgres import Database
 from docora_ops.links import AppCount, LinkRef
-from docora_ops.text import mask
+from docora_ops.text import mask, mask_cut
 
 READ_RESULTS = """
-SELECT followed.id::text, l.app_id, l.repository_id, l.status, l.last_error
+SELECT followed.id::text, l.app_id, l.repository_id, l.status, left(l.last_error, %(longest)s + 1)
 FROM unnest(%(ids)s::uuid[]) AS followed(id)
 LEFT JOIN docora.app_repositories l ON l.id = followed.id
 WHERE l.id IS NULL OR l.status IN ('synced', 'failed')
@@ -27,6 +27,10 @@ FROM docora.app_repositories l JOIN docora.apps a USING (app_id)
 WHERE l.id = ANY (%(ids)s::uuid[])
 GROUP BY l.app_id, a.app_name ORDER BY count(*) DESC, l.app_id
 """
+
+
+_LONGEST_ERROR = 1000
+"""Characters of an error that are kept: a wait may be for a million links."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +50,10 @@ def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]
             id_,
             None if status is None else LinkRef(id_, app_id, repository_id),
             status,
-            error and mask(error),
+            error and (mask(error) if len(error) <= _LONGEST_ERROR else mask_cut(error[:-1])),
         )
         for id_, app_id, repository_id, status, error in database.rows(
-            READ_RESULTS, {"ids": list(ids)}
+            READ_RESULTS, {"ids": list(ids), "longest": _LONGEST_ERROR}
         )
     ]
 

@@ -1,13 +1,16 @@
 """Following links to their results, with rows changed as any worker changes them."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from docora_ops.actions.waiting import follow as following
+from docora_ops.actions.waiting import job_watch
 from docora_ops.actions.waiting.follow import Following, wait_for_one
 from docora_ops.actions.waiting.job_watch import Notice
+from docora_ops.database.results import read_results
 from docora_ops.links import Outcome
 from docora_ops.queue import Answer
 from docora_ops.waits import BulkWait, WaitEnd
@@ -119,13 +122,50 @@ def test_a_job_that_ends_between_two_questions_has_the_last_word(
     assert wait_for_one(followed, actions.ref(link), None).result is WaitEnd.SYNCED
 
 
+@pytest.mark.parametrize("slow", ["results", "jobs"])
+def test_a_look_at_many_links_breaks_off_when_the_time_is_over(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    docora.add_links(40, status="pending_snapshot")
+    actions, asked = docora.actions(), 0
+
+    def slowly(ask: Callable[..., Any]) -> Callable[..., Any]:
+        def ask_slowly(*arguments: Any, **options: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            time.sleep(0.05)
+            return ask(*arguments, **options)
+
+        return ask_slowly
+
+    if slow == "jobs":
+        monkeypatch.setattr(job_watch, "_AT_ONCE", 1)
+        monkeypatch.setattr(actions.queue, "look", slowly(actions.queue.look))
+    else:
+        monkeypatch.setattr(following, "_AT_ONCE", 1)
+        monkeypatch.setattr(following, "read_results", slowly(read_results))
+    result = follow(actions, *docora.links()).run(timeout=0.2)
+    assert (result.unfinished, result.jobs.total) == (40, 0)
+    assert 0 < asked < 40
+
+
+def test_a_long_error_is_cut_where_many_are_kept(docora: Docora) -> None:
+    link, actions = docora.add_link("pending_snapshot"), docora.actions()
+    set_status(
+        docora, link, "failed", "x" * 980 + " https://user:s3cr3t@git.example/" + "y" * 10**6
+    )
+    [failure] = follow(actions, link).run().failed_links
+    assert failure.error_message == "x" * 980 + " https://***"
+
+
 def test_a_link_without_a_live_job_is_lost_after_some_time(docora: Docora) -> None:
     link, actions = docora.add_link("pending_snapshot"), docora.actions()
     watch = follow(actions, link).watch
     ids = [actions.ref(link).id]
 
     def look() -> int:
-        watch.look(ids, at_once=True)
+        watch.next_look = 0
+        watch.look(ids)
         return watch.counts.lost
 
     watch.grace = 3600
@@ -153,7 +193,8 @@ def test_a_worker_is_only_missed_after_one_has_listened(docora: Docora) -> None:
     watch.on_notice = lambda notice, _: notices.append(notice)
 
     def look() -> list[Notice]:
-        watch.look([actions.ref(link).id], at_once=True)
+        watch.next_look = 0
+        watch.look([actions.ref(link).id])
         return notices
 
     assert (look(), look()) == ([], [])

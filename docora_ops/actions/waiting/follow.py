@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from math import inf
 
 from docora_ops.actions.failures import named_failures
 from docora_ops.actions.folding import LONGEST, group_errors
@@ -70,9 +71,14 @@ class Following:
     _ended_by: deque[tuple[float, int]] = field(default_factory=deque)
     """Moments of the last minute, and the number of links that had ended by then."""
     _began: float = field(default_factory=time.monotonic)
+    _ends_at: float = inf
 
     def __post_init__(self) -> None:
-        self.watch = JobWatch(self.database, self.queue, self.stop, self.grace)
+        self.watch = JobWatch(self.database, self.queue, self._must_end, self.grace)
+
+    def _must_end(self) -> bool:
+        """Tells whether the time is over or a stop requested: a look breaks off then."""
+        return self.stop.requested or time.monotonic() >= self._ends_at
 
     def add(self, ref: LinkRef, outcome: Outcome) -> None:
         """Follows the link if the outcome says that it has a job."""
@@ -95,18 +101,19 @@ class Following:
         """Follows the links until all have results, for `timeout` seconds at most.
 
         Each round calls `feed`, which may add links. `is_paced`: it adds links when others have
-        results, which are looked for more often. Looks at least once, and ends early if asked to
-        stop. Goes on without Redis. Raises PostgresError; `result()` returns the results so far.
+        results, which are looked for more often. Ends early if asked to stop. Goes on without
+        Redis. Raises PostgresError, RedisDeniedError; `result()` returns the results so far.
         """
         self._began = time.monotonic()
+        self._ends_at = inf if timeout is None else self._began + timeout
         try:
-            self._follow(timeout, feed, is_paced=is_paced)
+            self._follow(feed, is_paced=is_paced)
         finally:
             self._group_failures()
         self._name_unfinished()
         return self.result()
 
-    def _follow(self, timeout: float | None, feed: Callable[[], Feed], *, is_paced: bool) -> None:
+    def _follow(self, feed: Callable[[], Feed], *, is_paced: bool) -> None:
         shortest, longest = _FIRST_PAUSE, _LONGEST_PAUSE
         if is_paced:
             shortest, longest = _FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED
@@ -121,15 +128,13 @@ class Following:
             now = time.monotonic()
             if not self._ended_by:  # what had ended before tells nothing about the rate
                 self._ended_by.append((now, self._ended))
-            left = None if timeout is None else self._began + timeout - now
-            is_over = self.stop.requested or (left is not None and left <= 0)
-            fed = Feed.DONE if is_over else feed()
+            fed = Feed.DONE if self._must_end() else feed()
             unfinished = self._unfinished
-            has_looked = bool(unfinished) and self.watch.look(unfinished, at_once=is_over)
+            has_looked = bool(unfinished) and self.watch.look(unfinished)
             result = self.result()
             self.on_step(result)
             is_hopeless = has_looked and result.only_lost_left and self.watch.is_hopeless
-            if is_over or (is_hopeless and fed is not Feed.MORE):
+            if self._must_end() or (is_hopeless and fed is not Feed.MORE):
                 return
             if fed is Feed.DONE and not unfinished:
                 return
@@ -137,7 +142,7 @@ class Following:
                 pause, before = shortest, (result.total, result.unfinished)
             rest = max(pause, (now - round_began) * _REST)
             pause = min(pause * 1.5, longest)
-            self.stop.sleep(rest if left is None else min(rest, left))
+            self.stop.sleep(min(rest, self._ends_at - time.monotonic()))
 
     def result(self) -> BulkWait:
         """Returns the results so far."""
@@ -195,7 +200,7 @@ class Following:
         """Counts the results of links and removes their ids, some thousand at a time."""
         # From the end: removing ids moves none of those still to be checked.
         for start in reversed(range(0, len(ids), _AT_ONCE)):
-            if self.stop.requested:
+            if self._must_end():
                 return
             some = ids[start : start + _AT_ONCE]
             ended = self._count(self._results(some, doubted))

@@ -14,7 +14,6 @@ from docora_ops.database import Database
 from docora_ops.database.postgres_server import read_standby
 from docora_ops.database.results import read_unsynced
 from docora_ops.errors import RedisDeniedError, RedisError
-from docora_ops.interrupts import Stop
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus
 from docora_ops.queue import Answer, LinkQueue
@@ -55,7 +54,7 @@ class JobWatch:
 
     database: Database
     queue: LinkQueue
-    stop: Stop
+    must_end: Callable[[], bool]
     grace: float
     on_notice: Callable[[Notice, str], None] = lambda _notice, _text: None
     counts: JobCounts = field(default_factory=JobCounts)  # jobs by state at the last look
@@ -64,16 +63,16 @@ class JobWatch:
     had_workers: bool = False
     """A worker has listened on the queue; until then, its absence is not reported."""
     _workers: int = 0
-    _next_look: float = 0
+    next_look: float = 0  # no look before this moment
     _suspects: dict[str, tuple[float, str]] = field(default_factory=dict)
     """When a job was first found not live, and its evidence if doubtful, by job id."""
     _cleaned_up_at: float = 0  # when workers have queued all lost links again that they can queue
     _reported: set[Notice] = field(default_factory=set)
 
-    def look(self, ids: Sequence[str], *, at_once: bool = False) -> bool:
+    def look(self, ids: Sequence[str]) -> bool:
         """Looks at the links with these row ids, if it is time to; returns whether it looked."""
         began = time.monotonic()
-        if self.stop.requested or (began < self._next_look and not at_once):
+        if self.must_end() or began < self.next_look:
             return False
         try:
             counts, lost = self._count(ids, began)
@@ -84,7 +83,7 @@ class JobWatch:
             self.counts, self.lost, self.suspended = JobCounts(), [], False
             self.redis_is_away(error)
         else:
-            if self.stop.requested:
+            if self.must_end():
                 return False  # it may have looked at a part of them
             self.counts, self.lost = counts, lost
             self.suspended = suspension is not None
@@ -96,7 +95,7 @@ class JobWatch:
             sentence = suspension.sentence if suspension else ""
             self._report(Notice.SUSPENDED, sentence, holds=suspension is not None)
         ended = time.monotonic()
-        self._next_look = ended + max(self.grace, (ended - began) * _REST)
+        self.next_look = ended + max(self.grace, (ended - began) * _REST)
         return True
 
     def redis_is_away(self, error: RedisError) -> None:
@@ -145,7 +144,7 @@ class JobWatch:
         """Yields each link that is not synced, with its job and its status."""
         waiting = self.queue.read_waiting() if len(ids) > _AT_ONCE else None
         for some in batches(ids, _AT_ONCE):
-            if self.stop.requested:
+            if self.must_end():
                 return
             statuses = dict(read_unsynced(self.database, some))
             for ref, answer in look_at_jobs(
