@@ -8,6 +8,7 @@ import redis
 
 from tests.support.bullmq import WORKER_NAME, Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, not_ok
+from tests.support.docora import Docora
 from tests.support.privileges import without_rule
 from tests.support.rows import GITHUB_TOKEN, TestLink
 
@@ -240,7 +241,7 @@ def test_while_workers_of_both_kinds_run_no_link_is_called_lost_and_none_is_repa
     docora.age_links()
     environment = docora.environment(DOCORA_OPS_BACKEND=backend, **ONE_LOOK)
     with bullmq.worker(lambda _job_id: None):
-        before = docora.dump()
+        before = without_keys_of_worker(docora)
         for options in ("--yes", "--dry-run"):
             refused = docora.run("repair", options, "--json", env=environment)
             assert (refused.code, refused.json["code"]) == (4, "wrong_backend"), refused
@@ -250,7 +251,14 @@ def test_while_workers_of_both_kinds_run_no_link_is_called_lost_and_none_is_repa
         assert "each link may be worked on twice" in metrics.stderr
         doctor = docora.run("doctor", "--json", env=environment)
         assert check(doctor, "drift_stuck")["state"] == "not_checked"
-        assert docora.dump() == before
+        assert without_keys_of_worker(docora) == before
+
+
+def without_keys_of_worker(docora: Docora) -> tuple[object, object]:
+    """Both stores without what BullMQ's worker writes by itself, soon after it is connected."""
+    tables, keys = docora.dump()
+    own = (b"bull:snapshot-queue:meta", b"bull:snapshot-queue:stalled-check")
+    return tables, {key: value for key, value in keys.items() if key not in own}
 
 
 @pytest.mark.parametrize("value", ["bull", "RQ", "bullmq,rq"])
