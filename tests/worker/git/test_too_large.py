@@ -160,7 +160,7 @@ ENDLESS = {
     "refs": ("GET", ADVERTISEMENT, SERVICE + packet(HEAD), b"".join(map(packet, REFS))),
     "refs of version 2": ("POST", RESULT, b"", b"".join(map(packet, REFS))),
     "a page": ("GET", "text/html", b"<html>", b"<p>Hello</p>" * 10_000),
-    "messages": ("fetch", RESULT, packet(b"packfile\n"), packet(b"\2" + b"x" * 60_000) * 9),
+    "messages": ("fetch", RESULT, packet(b"packfile\n"), packet(b"\2" + b"x\n" * 30_000) * 9),
 }
 
 
