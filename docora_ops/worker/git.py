@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from docora_ops.errors import ConfigurationError, GitError, SnapshotError
 from docora_ops.interrupts import CUT_OFF, deferred
 from docora_ops.worker.certificates import hint_for_git
+from docora_ops.worker.memory import memory_limit
 from docora_ops.worker.redirects import is_redirect, location_in, target_on_same_server
 
 PIECE = 1 << 20
@@ -38,6 +39,7 @@ _UNKNOWN_AUTHORITY = re.compile(
     "certificate signer not trusted|certificate verification failed"  # GnuTLS
     "|SSL certificate problem: (unable to|self.signed)"  # OpenSSL
 )
+_OUT_OF_MEMORY = re.compile("out of memory|cannot allocate memory", re.IGNORECASE)
 _MOST_REDIRECTS = 5
 _TRACE_HEADERS = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
 _TRACED = " http.c:"
@@ -152,6 +154,7 @@ class Git:
             ("core.fsmonitor", "false"),
             ("credential.helper", ""),
             ("fetch.recurseSubmodules", "false"),
+            ("pack.threads", "4"),  # one for each core would keep 96 MB each
             ("gc.autoDetach", "false"),
             ("maintenance.autoDetach", "false"),
             ("http.followRedirects", "false"),  # git cannot be limited to one host
@@ -250,6 +253,8 @@ def _gist(complaint: str, command: str) -> str:
     lines = [line for line in lines if _TRACED not in line]
     telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]
     gist = "; ".join((telling or lines)[-3:]) or f"git {command} failed without a word"
+    if _OUT_OF_MEMORY.search(gist):
+        return f"git ran out of memory ({memory_limit()}): {gist}"
     return f"{gist}; {hint_for_git()}" if _UNKNOWN_AUTHORITY.search(gist) else gist
 
 

@@ -9,13 +9,19 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from docora_ops.errors import BrokenCloneError
+from docora_ops.errors import BrokenCloneError, GitError
 from docora_ops.text import inert
 from docora_ops.worker.git import PIECE, Git, output_of, stop
 from docora_ops.worker.log import log
 
 _MOST_REQUESTED = 64
 """Objects that are requested before the first is read."""
+_MOST_PATHS = 1_000_000
+"""Files and folders of a commit. A few trees that name each other make billions of paths."""
+_LONGEST_PATH = 4096
+"""Bytes: Linux can check out no longer path, and Docora can record none."""
+_LARGEST_TREE = 1 << 28
+"""Bytes of the list of one folder's files. git needs twice as much."""
 # git itself creates no such paths, but accepts them from a server.
 _UNSAFE_PATH = re.compile(rb"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
 
@@ -52,8 +58,12 @@ class Objects:
             self._running = None
 
     def files(self, commit: str) -> list[TreeEntry]:
-        """Returns the regular files of a commit, ordered by the bytes of their paths."""
+        """Returns the regular files of a commit, ordered by the bytes of their paths.
+
+        Raises GitError if the commit has more paths, or a longer one, than any that is meant.
+        """
         files = []
+        paths = 0
         id_length = len(commit) // 2
         trees = [(b"", f"{commit}^{{tree}}".encode())]
         while trees:
@@ -64,6 +74,15 @@ class Objects:
             for (folder, _), content in zip(batch, contents, strict=True):
                 for mode, name, object_id in _entries(b"".join(content), id_length):
                     path = folder + name
+                    paths += 1
+                    if paths > _MOST_PATHS:
+                        raise GitError(
+                            f"the commit {commit} has too many paths: more than {_MOST_PATHS:,}"
+                        )
+                    if len(path) > _LONGEST_PATH:
+                        raise GitError(
+                            f"the commit {commit} has a path of more than {_LONGEST_PATH:,} bytes"
+                        )
                     if mode in {b"40000", b"040000"}:
                         trees.append((path + b"/", object_id))
                     elif mode.startswith(b"100"):
@@ -116,7 +135,10 @@ class Objects:
         fields = header.split()
         if len(fields) != 3 or fields[1] != kind:  # noqa: PLR2004 - id, type, size
             raise self._broken(header[:40])
-        return self._content(int(fields[2]), fields[0])
+        size = int(fields[2])
+        if kind == b"tree" and size > _LARGEST_TREE:
+            raise GitError(f"the list of one folder's files has more than {_LARGEST_TREE:,} bytes")
+        return self._content(size, fields[0])
 
     def _content(self, size: int, object_id: bytes) -> Iterator[bytes]:
         stdout = output_of(self._process)

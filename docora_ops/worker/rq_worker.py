@@ -31,6 +31,7 @@ from docora_ops.worker import redis_clock
 from docora_ops.worker.bullmq_watch import INTERVAL, BullmqWatch
 from docora_ops.worker.clock_watch import ClockWatch
 from docora_ops.worker.log import log, without_redis_traceback
+from docora_ops.worker.memory import limit_memory
 from docora_ops.worker.recovery import LinkRecovery, Tries, ids_and_name
 from docora_ops.worker.rq_parts import (
     CutOff,
@@ -73,6 +74,7 @@ class SnapshotWorker(StoppableWorker):
         """True if a burst ends since workers are suspended."""
         self._burst_error: DocoraOpsError | None = None
         """The reason why a burst must not work on."""
+        self._settings = settings
         self._bullmq = BullmqWatch(settings, client, name)
         self.recovery = LinkRecovery(settings, client)
         self._clock = ClockWatch(client, name)
@@ -217,6 +219,11 @@ class SnapshotWorker(StoppableWorker):
         """
         super().cleanup_execution(job, pipeline, execution)
         pipeline.lrem(self.queues[0].intermediate_queue_key, 1, job.id)
+
+    def main_work_horse(self, job: Job, queue: Queue) -> None:
+        """Runs in the work-horse, with limited memory."""
+        limit_memory(self._settings)
+        super().main_work_horse(job, queue)
 
     def subscribe(self) -> None:
         """Listens for RQ's commands in a thread that receives no signals.

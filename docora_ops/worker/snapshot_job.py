@@ -43,6 +43,7 @@ from docora_ops.worker.deliveries import Plan, Sender, compare, fits_index
 from docora_ops.worker.endpoint import secrets_of
 from docora_ops.worker.git import Git
 from docora_ops.worker.log import link_name, log, name_of_arguments
+from docora_ops.worker.memory import memory_limit
 from docora_ops.worker.objects import Objects
 from docora_ops.worker.recovery import Tries
 from docora_ops.worker.repository_lock import RepositoryLock
@@ -129,6 +130,7 @@ class _Snapshot:
 
     def _try(self) -> Exception | None:
         """Runs the job; returns any error, since each failure has to be counted."""
+        ran_out = False
         try:
             # Known before the lock is taken: the session may fail at any moment afterwards.
             self.session_id = self.session.id
@@ -145,9 +147,12 @@ class _Snapshot:
             log.info("%s: synced, %s sent in %.1f s", self.name, files, self._seconds)
         except _GoneError:
             self._end_quietly(Refusal.GONE)
+        except MemoryError:
+            ran_out = True  # its traceback, which ends here, holds what has filled the memory
         except Exception as error:  # noqa: BLE001 - the caller counts it as a failure
             return error
-        return None
+        text = f"the job ran out of memory ({memory_limit()}) on this repository"
+        return GitError(text) if ran_out else None
 
     @property
     def _seconds(self) -> float:
@@ -209,21 +214,17 @@ class _Snapshot:
         commit = self._sync(clone, lock)
         if commit is None:
             log.warning("%s: the repository has no branch, so nothing is sent", self.name)
+            git_succeeded(self.session, self.repository_id)
             with self.session.transaction():
                 self._go_on_unless(end_scan(self.session, link.ref))
             return
         with clone.objects() as objects:
             commit, files = self._scan(clone, lock, commit, objects)
+            git_succeeded(self.session, self.repository_id)  # not before: a scan may fail as git's
             plan = compare(files, read_deliveries(self.session, link.ref))
-            log.info(
-                "%s: %s at %s: %d to delete, %d to create, %d to update",
-                self.name,
-                inert(commit.label),
-                commit.sha[:12],
-                len(plan.deletions),
-                len(plan.creations),
-                len(plan.updates),
-            )
+            numbers = len(plan.deletions), len(plan.creations), len(plan.updates)
+            text = "%s: %s at %s: %d to delete, %d to create, %d to update"
+            log.info(text, self.name, inert(commit.label), commit.sha[:12], *numbers)
             if plan.deletions or plan.creations or plan.updates:
                 self._go_on_unless(may_deliver(self.session, link.ref))
                 try:
@@ -260,7 +261,6 @@ class _Snapshot:
             raise GitError(
                 "the repository shows no branch, though it was delivered before: nothing is deleted"
             )
-        git_succeeded(self.session, self.repository_id)
         return commit
 
     def _scan(
@@ -277,7 +277,10 @@ class _Snapshot:
         newest = self._sync(clone, lock)
         if newest is None:
             raise GitError("the repository shows no branch any more")
-        return newest, scan(clone, newest, objects)
+        try:
+            return newest, scan(clone, newest, objects)
+        except BrokenCloneError as error:  # it is new, so the fault is the repository's
+            raise GitError(error.message) from error
 
     def _deliver(
         self, link: Link, objects: Objects, commit: Commit, plan: Plan, auth_key: str

@@ -21,6 +21,8 @@ class GitHandler(BaseHTTPRequestHandler):
     """One request of a git client."""
 
     site: GitSite
+    content: bytes = b""
+    """The body of the request."""
 
     def setup(self) -> None:
         if self.site.tls is not None:
@@ -42,13 +44,13 @@ class GitHandler(BaseHTTPRequestHandler):
         login = self.headers.get("Authorization", "")
         self.site.logins.append(login)
         self.site.paths.append(self.path)
-        body = self._body()
+        self.content = self._body()
         if not self.site.intercept(self):
             return
         if self.site.token is not None and login != basic(self.site.token):
             self.refuse()
             return
-        self._run(body)
+        self._run(self.content)
 
     def reply(self, status: int, headers: Mapping[str, str], content: bytes = b"") -> None:
         self.send_response(status)

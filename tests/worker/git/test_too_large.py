@@ -1,0 +1,209 @@
+"""Repositories and answers without an end: a job spends little time and memory on them."""
+
+import resource
+from collections.abc import Iterator
+from signal import Signals
+
+import pytest
+
+from docora_ops.worker import objects
+from tests.support.delivery_checks import (
+    assert_in_sync,
+    events,
+    failure,
+    git_failures,
+    link_row,
+    repository_row,
+)
+from tests.support.git_over_http import GitHandler, GitSite
+from tests.support.proxy import eventually
+from tests.support.rows import TestLink
+from tests.support.snapshots import Snapshots, Upstream
+from tests.support.worker_processes import (
+    all_processes,
+    command_line,
+    held_worker,
+    parent_of,
+    running,
+)
+from tests.worker.deliveries.test_paths import commit_paths, long_path
+
+BOMB = "the commit {} has too many paths: more than {}"
+
+
+def commit_bomb(upstream: Upstream, levels: int, width: int = 10) -> str:
+    """Commits trees of trees: width ** levels files, and the folders, of a few bytes on disk."""
+    blob = upstream.git_of_bytes("hash-object", "-w", "--stdin", stdin=b"x").decode().strip()
+    entry = f"100644 blob {blob}"
+    for _ in range(levels):
+        tree = "".join(f"{entry}\t{number}\n" for number in range(width)).encode()
+        entry = f"040000 tree {upstream.git_of_bytes('mktree', stdin=tree).decode().strip()}"
+    commit = upstream.git("commit-tree", entry.split()[2], "-m", "bomb").strip()
+    upstream.git("update-ref", "refs/heads/main", commit)
+    return commit
+
+
+def test_a_bomb_of_trees_fails_the_link_and_opens_the_circuit(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "_MOST_PATHS", 2000)
+    link, upstream = snapshots.add_link({"a": "1\n"})
+    before = upstream.head
+    snapshots.run_job(link)
+    bomb = commit_bomb(upstream, levels=7)
+    asked: list[bytes] = []
+    ask = objects.Objects.ask
+
+    def noted_ask(self: objects.Objects, object_ids: list[bytes]) -> None:
+        asked.extend(object_ids)
+        ask(self, object_ids)
+
+    monkeypatch.setattr(objects.Objects, "ask", noted_ask)
+    for number in range(1, 6):
+        assert failure(snapshots, link) == BOMB.format(bomb, "2,000")
+        assert git_failures(snapshots, link) == number
+    assert repository_row(snapshots, link.repository_id)["open_for"] is not None
+    assert events(snapshots) == [("create", "a"), ("sync_failed", "")]
+    assert len(asked) < 5 * (2000 // 10 + 64)
+    upstream.git("update-ref", "refs/heads/main", before)
+    snapshots.run_job(link)
+    assert git_failures(snapshots, link) == 0
+    assert_in_sync(snapshots, link, upstream)
+
+
+def test_a_bomb_of_trees_is_given_up_at_a_million_paths(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({})
+    bomb = commit_bomb(upstream, levels=3, width=100)
+    snapshots.queue(link, max_retry_attempts=1)
+    snapshots.work()
+    assert link_row(snapshots, link) == ("failed", 1, BOMB.format(bomb, "1,000,000"))
+    assert git_failures(snapshots, link) == 1
+
+
+def test_files_and_folders_count(snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch) -> None:
+    link, upstream = snapshots.add_link({"folder/a": "1\n", "folder/b": "1\n", "c": "1\n"})
+    monkeypatch.setattr(objects, "_MOST_PATHS", 3)
+    assert failure(snapshots, link) == BOMB.format(upstream.head, 3)
+    monkeypatch.setattr(objects, "_MOST_PATHS", 4)
+    snapshots.run_job(link)
+    assert_in_sync(snapshots, link, upstream)
+
+
+def test_a_path_that_no_system_can_check_out_is_refused(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_link({})
+    commit_paths(upstream, {long_path(4096): b"1"})
+    snapshots.run_job(link)
+    assert link_row(snapshots, link) == ("synced", 0, None)
+    commit_paths(upstream, {long_path(4097): b"1"})
+    error = f"the commit {upstream.head} has a path of more than 4,096 bytes"
+    assert failure(snapshots, link) == error
+    assert git_failures(snapshots, link) == 1
+
+
+def test_a_folder_whose_list_is_too_large_is_refused(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "_LARGEST_TREE", 100)
+    link, _ = snapshots.add_link(dict.fromkeys("abcd", "1\n"))
+    assert failure(snapshots, link) == "the list of one folder's files has more than 100 bytes"
+    assert git_failures(snapshots, link) == 1
+
+
+def limit_of(pid: int) -> int:
+    return resource.prlimit(pid, resource.RLIMIT_DATA)[0]
+
+
+def set_limit(pid: int, size: int) -> None:
+    """Limits a worker, which then can't give its jobs more."""
+    resource.prlimit(pid, resource.RLIMIT_DATA, (size, resource.RLIM_INFINITY))
+
+
+def test_the_memory_of_a_job_is_limited_and_that_of_its_worker_is_not(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_queued({"b": "1\n"})
+    with held_worker(snapshots, BINARY_CHUNK_SIZE_BYTES=str(1 << 20)) as (_, worker):
+        horse = worker.horse()
+        limits = [limit_of(pid) for pid in all_processes() if parent_of(pid) == horse]
+        assert limits == [limit_of(horse)] == [(2 << 30) + (4 << 20)]
+        assert limit_of(parent_of(horse)) == resource.RLIM_INFINITY
+    assert link_row(snapshots, link)[0] == "scanning"
+
+
+def test_a_job_that_runs_out_of_memory_fails_its_link_and_counts_for_the_circuit(
+    snapshots: Snapshots,
+) -> None:
+    link, upstream = snapshots.add_link({})
+    commit_bomb(upstream, levels=3, width=100)
+    with running(snapshots) as worker:
+        worker.await_ready()
+        set_limit(worker.pid, 100 << 20)
+        snapshots.queue(link, max_retry_attempts=1)
+        worker.await_line("failed after")
+        worker.signal(Signals.SIGTERM)
+        assert worker.end() == 0
+    error = "the job ran out of memory (limit 100 MiB) on this repository"
+    assert link_row(snapshots, link) == ("failed", 1, error)
+    assert git_failures(snapshots, link) == 1
+
+
+def packet(line: bytes) -> bytes:
+    return b"%04x%b" % (len(line) + 4, line)
+
+
+REFS = [b"%040x refs/heads/b%d\n" % (number + 1, number) for number in range(10_000)]
+HEAD = b"%040x HEAD\0agent=test\n" % 1
+SERVICE = packet(b"# service=git-upload-pack\n") + b"0000"
+ADVERTISEMENT = "application/x-git-upload-pack-advertisement"
+RESULT = "application/x-git-upload-pack-result"
+# Which request is answered, with what media type, how it begins, and how it goes on for ever.
+ENDLESS = {
+    "refs of the dumb protocol": ("GET", "text/plain", b"", b"".join(REFS).replace(b" ", b"\t")),
+    "refs": ("GET", ADVERTISEMENT, SERVICE + packet(HEAD), b"".join(map(packet, REFS))),
+    "refs of version 2": ("POST", RESULT, b"", b"".join(map(packet, REFS))),
+    "a page": ("GET", "text/html", b"<html>", b"<p>Hello</p>" * 10_000),
+    "messages": ("fetch", RESULT, packet(b"packfile\n"), packet(b"\2" + b"x\n" * 30_000) * 9),
+}
+
+
+@pytest.fixture
+def site(snapshots: Snapshots) -> Iterator[GitSite]:
+    with GitSite(snapshots.folder / "upstream").serving() as site:
+        yield site
+
+
+@pytest.mark.parametrize(("request_", "media_type", "first", "more"), ENDLESS.values(), ids=ENDLESS)
+def test_an_endless_answer_fails_the_link_and_counts_for_the_circuit(
+    snapshots: Snapshots, site: GitSite, request_: str, media_type: str, first: bytes, more: bytes
+) -> None:
+    snapshots.add_upstream().commit({"a": "1\n"})
+    repository = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
+    link: TestLink = snapshots.link(snapshots.add_app(), repository)
+
+    def answer(handler: GitHandler) -> bool:
+        is_fetch = b"command=fetch" in handler.content
+        if request_ != ("fetch" if is_fetch else handler.command):
+            return True
+        try:
+            handler.reply(200, {"Content-Type": media_type}, first)
+            while True:
+                handler.wfile.write(more)
+        except OSError:  # git is gone
+            return False
+
+    site.intercept = answer
+    with running(snapshots) as worker:
+        worker.await_ready()
+        set_limit(worker.pid, 100 << 20)
+        snapshots.queue(link, max_retry_attempts=1)
+        worker.await_line("failed after")
+        worker.signal(Signals.SIGTERM)
+        assert worker.end() == 0
+    status, _, error = link_row(snapshots, link)
+    assert status == "failed"
+    assert error is not None
+    assert "ran out of memory (limit 100 MiB)" in error
+    assert git_failures(snapshots, link) == 1
+    port = site.url.rpartition(":")[2]
+    eventually(
+        lambda: not [pid for pid in all_processes() if f"127.0.0.1:{port}" in command_line(pid)],
+        "the end of all git processes",
+    )
