@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -142,8 +143,15 @@ def test_a_signal_that_comes_while_a_line_is_written_ends_the_worker_without_a_w
 
 
 def is_asleep(pid: int) -> bool:
-    with open(f"/proc/{pid}/wchan", encoding="ascii") as file:  # noqa: PTH123
-        return "pipe" in file.read()
+    """Whether it has not run for a while. What it waits for is told to root only."""
+
+    def switches() -> list[str]:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        return re.findall(r"ctxt_switches:\s*(\d+)", status)
+
+    before = switches()
+    time.sleep(0.3)
+    return switches() == before
 
 
 def test_a_worker_logs_each_event_in_one_line_and_the_lines_of_rq_only_if_asked(
