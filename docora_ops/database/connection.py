@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -13,6 +14,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 RV = TypeVar("RV")
+_PAUSE = 0.05  # seconds between two questions about a transaction
 
 REPLY_GRACE = 5
 """Seconds beyond the statement timeout after which a silent server counts as lost."""
@@ -60,3 +62,20 @@ class Connection(psycopg.Connection[TupleRow]):
                 raise
             self.close()
             raise cause from None
+
+
+def transaction_id(connection: Connection) -> str | None:
+    """Returns the id of the open transaction, None if it has changed and locked nothing."""
+    found = connection.execute(b"SELECT pg_current_xact_id_if_assigned()::text").fetchone()
+    return found[0] if found else None
+
+
+def has_committed(connection: Connection, transaction: str) -> bool:
+    """Tells whether a transaction of a lost connection was committed; False if it is unknown."""
+    until = time.monotonic() + REPLY_GRACE  # the server may not have noticed the loss yet
+    state = None
+    while state in {None, "in progress"} and time.monotonic() < until:
+        time.sleep(_PAUSE)
+        found = connection.execute("SELECT pg_xact_status(%s::xid8)", (transaction,)).fetchone()
+        [state] = found or [None]
+    return state == "committed"

@@ -14,7 +14,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,7 +26,7 @@ from psycopg.errors import _WaitTimeout
 from psycopg.rows import TupleRow
 from psycopg.types.datetime import TimestamptzLoader
 
-from docora_ops.database.connection import REPLY_GRACE, Connection
+from docora_ops.database.connection import REPLY_GRACE, Connection, has_committed, transaction_id
 from docora_ops.database.session_settings import set_up
 from docora_ops.errors import (
     ConfigurationError,
@@ -139,9 +139,13 @@ class Database:
         if self._connection is not None:
             self._connection.close()
 
-    def transaction(self) -> AbstractContextManager[object]:
-        """Commits at the end of the block, or rolls back on an exception; swallows `Rollback`."""
-        return self._transaction("READ COMMITTED")
+    def transaction(self, *, asks_if_lost: bool = False) -> AbstractContextManager[object]:
+        """Commits at the end of the block, or rolls back on an exception; swallows `Rollback`.
+
+        `asks_if_lost`: if the connection breaks before the commit is confirmed, a new connection
+        asks whether it was made, and replaces the broken one if so.
+        """
+        return self._transaction("READ COMMITTED", asks_if_lost=asks_if_lost)
 
     def snapshot(self) -> AbstractContextManager[object]:
         """Begins a transaction whose statements all see the same state of the database."""
@@ -212,7 +216,7 @@ class Database:
                 yield connection
 
     @contextmanager
-    def _transaction(self, isolation: str) -> Iterator[Connection]:
+    def _transaction(self, isolation: str, *, asks_if_lost: bool = False) -> Iterator[Connection]:
         with self._errors():
             assert not self._in_transaction  # noqa: S101 - or the inner would commit the outer
             self._in_transaction = True
@@ -224,9 +228,22 @@ class Database:
                 if not isinstance(error, psycopg.Rollback):
                     raise
             else:
-                connection.execute(b"COMMIT")
+                self._commit(connection, asks_if_lost=asks_if_lost)
             finally:
                 self._in_transaction = False
+
+    def _commit(self, connection: Connection, *, asks_if_lost: bool) -> None:
+        number = transaction_id(connection) if asks_if_lost else None
+        try:
+            connection.execute(b"COMMIT")
+        except psycopg.OperationalError as error:
+            if number is None or not connection.closed:
+                raise
+            with suppress(psycopg.Error):
+                self._connection = self._open()
+                if has_committed(self._connection, number):
+                    return
+            raise error from None
 
     def _begin(self, isolation: str) -> Connection:
         try:

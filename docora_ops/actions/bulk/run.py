@@ -293,6 +293,7 @@ class BulkRun:
     def _count(self, batch: Batch, *, is_lost: bool = False) -> None:
         """Counts what the batch has recorded. `is_lost`: a server can't be asked for names."""
         failed: list[tuple[LinkRef, str]] = []
+        self.on_recorded(batch.recorded)  # first: what follows asks servers that may be lost
         for item in batch.recorded:
             self._counts[item.outcome] += 1
             self._by_app.setdefault(item.ref.app_id, Counter())[item.outcome] += 1
@@ -309,7 +310,6 @@ class BulkRun:
         unclaimed = [item.ref.id for item in batch.recorded if self._is_kept_late(item.outcome)]
         if unclaimed and self.operation_id and not is_lost:
             self.store.add_links(self.operation_id, unclaimed)
-        self.on_recorded(batch.recorded)
 
     def _is_kept_late(self, outcome: Outcome) -> bool:
         """Tells whether the link is followed by `wait`, and a push has not kept its row id."""
