@@ -112,9 +112,9 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
             found = actions.count_by_error(database, which, *page)
             table, counted = render.errors_table(found), ("different error", "different errors")
         case _:
-            open_queue = context.queue_to_read
+            open_queue, redis_server = context.queue_to_read, context.redis_server
             found, lost = actions.list_links(database, open_queue, which, typed["sort"], *page)
-            where = context.servers
+            where = f"{database.place}, {redis_server}"
             if not lost:
                 context.warn_of_wrong_backend()
             table = render.links_table(found, context.out.width, with_status=len(statuses) != 1)

@@ -307,7 +307,8 @@ def test_a_terminal_shows_the_exact_count_by_app_and_the_database_before_it_asks
     question = re.sub(r"\x1b\[[0-9;]*m", "", shown[: shown.index("[y/N]")])
     assert re.search(r"\b7 links\b", question)
     assert f"{database_name(docora)} on " in question
-    assert f", Redis {describe(docora.redis)}: reset 7 links" in question
+    servers = f" (schema public), Redis {describe(docora.redis)}"
+    assert f"{servers}: reset 7 links" in " ".join(question.split())
     assert re.search(rf"4 +App 1 \(app_{1:024x}\)", question)
     assert re.search(rf"3 +App 2 \(app_{2:024x}\)", question)
     assert "nothing was changed" in shown

@@ -105,7 +105,8 @@ def test_the_first_line_and_the_question_name_both_servers(docora: Docora) -> No
     lines = [line for line in shown.splitlines() if f", Redis {url}" in line]
     assert len(lines) == 2, shown
     assert lines[0] == shown.splitlines()[0]
-    assert ": remove 1 job or entry? " in lines[1]
+    assert "(schema public)" in lines[1]
+    assert ": remove 1 job or entry? " in " ".join(shown.split())
 
 
 def test_a_finished_job_of_a_link_shows_that_an_orphan_is_of_this_database(docora: Docora) -> None:

@@ -56,7 +56,8 @@ def test_one_pass_queues_what_is_due_and_prints_one_document(docora: Docora) -> 
             assert docora.job(links[kind]).kwargs["is_rescan"] is is_rescan, kind
     assert docora.dump()[0] == before
     assert docora.redis.keys("docora:*") == []
-    assert re.fullmatch(r"\S+ on \S+, Redis \S+/\d+: 6 links of Acme Search due\.\n", result.stderr)
+    servers = r"\S+ on \S+ \(schema public\), Redis \S+/\d+"
+    assert re.fullmatch(rf"{servers}: 6 links of Acme Search due\.\n", result.stderr)
 
 
 def test_the_summary_counts_by_app(docora: Docora) -> None:
