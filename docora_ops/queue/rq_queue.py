@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from docora_ops.queue.rq_reader import RqReader
     from docora_ops.queue.sweep import QueueSweep
 
-_LONG_LIST = 100_000
+_LONG_LIST = 20_000
 _AT_ONCE_IN_LONG_LIST = 50
 """Jobs of one call of the script, which walks over the list to find each and to move some."""
 

@@ -45,7 +45,7 @@ def predict_one(
     if job.state is JobState.RUNNING or _is_queued_anew(before.jobs[job_id], job):
         if operation is Action.RETRY:
             return Outcome.ALREADY_RUNNING
-        return SnapshotRunningError("", details={"status": row.status, "job": JobState.RUNNING})
+        return SnapshotRunningError("", details={"status": row.status, "job": job.state})
     return _queue(operation, job_id, now, front=front)
 
 
