@@ -192,6 +192,7 @@ def test_transactions_stay_read_only_where_the_database_says_so(docora: Docora) 
 def test_a_role_that_the_role_has_by_default_is_kept(docora: Docora) -> None:
     link = docora.add_link()
     access = docora.database_access
+    docora.connection.execute(f"ALTER ROLE {access.monitor_name} NOINHERIT".encode())
     docora.connection.execute(f"GRANT {access.worker_name} TO {access.monitor_name}".encode())
     docora.connection.execute(
         f"ALTER ROLE {access.monitor_name} SET role = {access.worker_name}".encode()
@@ -200,6 +201,7 @@ def test_a_role_that_the_role_has_by_default_is_kept(docora: Docora) -> None:
         result = docora.run("retry", *link.ids, env={"DATABASE_URL": access.monitor})
     finally:
         docora.connection.execute(f"ALTER ROLE {access.monitor_name} RESET role".encode())
+        docora.connection.execute(f"ALTER ROLE {access.monitor_name} INHERIT".encode())
         docora.connection.execute(
             f"REVOKE {access.worker_name} FROM {access.monitor_name}".encode()
         )
