@@ -124,9 +124,14 @@ class FoundJob:
     @property
     def shown(self) -> JobState:
         """What a screen calls it, which believes the status and searches no list."""
-        if self.locked or self.beats or self.status not in WAITING:
-            return replace(self, places=0).state
-        return JobState.WAITING
+        if self.locked or self.beats:
+            return JobState.RUNNING
+        if self.status in WAITING:
+            return JobState.WAITING
+        found = replace(self, places=0)
+        if found == FoundJob():
+            return JobState.NONE
+        return JobState.FINISHED if found.is_finished else JobState.STALE
 
     @property
     def is_finished(self) -> bool:
