@@ -159,7 +159,7 @@ def test_no_error_of_a_driver_shows_a_secret(docora: Docora, link: TestLink) -> 
                 f"rediss://u:redis-s3cr3t@{redis}",
                 f"redis://u:redis-s3cr3t@{redis}?no_such=redis-s3cr3t",
                 f"redis://u:redis-s3cr3t@{redis}/redis-s3cr3t",
-                f"rediss://u:redis-s3cr3t@{redis}?ssl_ca_certs=/redis-s3cr3t",
+                f"rediss://u:redis-s3cr3t@{redis}?ssl_ca_certs=/none.pem",
                 "unix://u:redis-s3cr3t@/redis.sock",
                 "redis://u:redis-s3cr3t@[::1",
             ),
