@@ -106,7 +106,8 @@ local shift = 0 -- how far the list has moved since the caller read it
 -- Where each id stands in our list, as places_in_main_list has found it; nil: not searched.
 local indexes_of = {}
 
--- How often the id stands in our list. Once too many entries were visited, the status tells.
+-- How often the id stands in our list, nil if it is in doubt. Once too many entries were visited, the
+-- status tells.
 local function places_in_main_list(id, hint, is_recent, is_queued)
   local changes = mode == 'push' or mode == 'remove'
   local indexes = {}
@@ -131,6 +132,9 @@ local function places_in_main_list(id, hint, is_recent, is_queued)
   local length = redis.call('LLEN', main_list)
   if visited > 0 and visited + length > MOST_VISITED then
     indexes_of[id] = nil
+    if is_queued and hint == '-1' then
+      return nil -- another producer may have queued it since
+    end
     return is_queued and 1 or 0
   end
   visited = visited + length
@@ -183,6 +187,9 @@ local function judge(id, hint, seen)
   local is_recent = hint == '-1' and enqueued_at and enqueued_at >= config.cutoff
     and enqueued_at ~= seen
   local places = places_in_main_list(id, hint, is_recent, status == 'queued')
+  if not places then
+    return 'doubtful', queue, 0, enqueued_at
+  end
   if not status then
     -- Workers drop an id whose job is gone.
     return 'none', queue, places

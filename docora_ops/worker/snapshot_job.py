@@ -110,6 +110,7 @@ class _Snapshot:
         self.started = time.monotonic()
         self.sent = 0
         self.link: Link | None = None
+        self.reads_repository = False  # what fails meanwhile counts for the circuit
         left = resources.take_session()
         self.session = left or resources.new_session()
         self.session_is_reused = left is not None
@@ -152,7 +153,8 @@ class _Snapshot:
         except Exception as error:  # noqa: BLE001 - the caller counts it as a failure
             return error
         text = f"the job ran out of memory ({memory_limit()}) on this repository"
-        return GitError(text) if ran_out else None
+        kind = GitError if self.reads_repository else SnapshotError
+        return kind(text) if ran_out else None
 
     @property
     def _seconds(self) -> float:
@@ -211,6 +213,7 @@ class _Snapshot:
             authorities=file_for_git(self.settings.repos_base_path / FOLDER),
         )
         clone = Clone(self.settings.repos_base_path, payload.owner, payload.name, git)
+        self.reads_repository = True
         commit = self._sync(clone, lock)
         if commit is None:
             log.warning("%s: the repository has no branch, so nothing is sent", self.name)
@@ -221,6 +224,7 @@ class _Snapshot:
         with clone.objects() as objects:
             commit, files = self._scan(clone, lock, commit, objects)
             git_succeeded(self.session, self.repository_id)  # not before: a scan may fail as git's
+            self.reads_repository = False
             plan = compare(files, read_deliveries(self.session, link.ref))
             numbers = len(plan.deletions), len(plan.creations), len(plan.updates)
             text = "%s: %s at %s: %d to delete, %d to create, %d to update"

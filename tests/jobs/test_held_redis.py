@@ -169,3 +169,17 @@ def test_redis_searches_a_long_list_once_in_a_script(
         # Its place is not known without a second search: another repair removes it.
         assert left.outcome is RepairOutcome.LEFT_ALONE
         assert docora.redis.exists(f"rq:job:{left.drift.job_id}")
+
+
+def test_a_job_that_may_have_been_queued_meanwhile_is_in_doubt_if_it_is_not_searched(
+    docora: Docora,
+) -> None:
+    for start in range(0, 300_000, 10_000):
+        docora.redis.rpush(KEY, *range(start, start + 10_000))
+    queue = docora.actions().queue
+    waiting = queue.read_waiting()
+    job_ids = [docora.enqueue(f"job-{number}").id for number in range(2)]
+    docora.redis.lrem(KEY, -1, job_ids[1])
+    confirm = [PushRequest(job_id, None, is_rescan=False) for job_id in job_ids]
+    answers = queue.push(confirm, waiting=waiting)
+    assert [answer.state for answer in answers] == [JobState.WAITING, JobState.DOUBTFUL]

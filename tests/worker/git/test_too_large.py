@@ -6,7 +6,7 @@ from signal import Signals
 
 import pytest
 
-from docora_ops.worker import objects
+from docora_ops.worker import objects, snapshot_job
 from tests.support.delivery_checks import (
     assert_in_sync,
     events,
@@ -143,6 +143,18 @@ def test_a_job_that_runs_out_of_memory_fails_its_link_and_counts_for_the_circuit
     error = "the job ran out of memory (limit 100 MiB) on this repository"
     assert link_row(snapshots, link) == ("failed", 1, error)
     assert git_failures(snapshots, link) == 1
+
+
+def test_memory_that_runs_out_at_a_delivery_does_not_count_for_the_circuit(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(snapshot_job.Sender, "send", run_out)
+    link, _ = snapshots.add_link({"a": "1\n"})
+    assert "the job ran out of memory" in failure(snapshots, link)
+    assert git_failures(snapshots, link) == 0
 
 
 def packet(line: bytes) -> bytes:
