@@ -41,7 +41,7 @@ _ASSIGNMENT = re.compile(
 _UNASSIGNED = re.compile(r"\s*(#.*|(export\s+)?[A-Za-z0-9_.-]+\s*)?")
 """A line without a value: blank, a comment, or a name alone."""
 _SECRET_NAME = re.compile(r"(ENCRYPTION_KEY|PASSWORD|SECRET)$")
-_SECRET_URL = re.compile(r"://[^/@]*:[^@]+@|[?&]password=.")
+_SECRET_URL = re.compile(r"://[^/@]*:[^@]+@|[?&](ssl_?)?password=.")
 
 
 def _is_url(*schemes: str) -> AfterValidator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import psycopg
@@ -64,18 +65,31 @@ class Connection(psycopg.Connection[TupleRow]):
             raise cause from None
 
 
-def transaction_id(connection: Connection) -> str | None:
+@dataclass(frozen=True)
+class TransactionId:
+    """The id of a transaction; the server of another timeline gives it to another one."""
+
+    number: str
+    timeline: str
+
+
+_TIMELINE = "pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8)"
+
+
+def transaction_id(connection: Connection) -> TransactionId | None:
     """Returns the id of the open transaction, None if it has changed and locked nothing."""
-    found = connection.execute(b"SELECT pg_current_xact_id_if_assigned()::text").fetchone()
-    return found[0] if found else None
+    sql = f"SELECT pg_current_xact_id_if_assigned()::text, {_TIMELINE}"
+    number, timeline = connection.execute(sql.encode()).fetchone() or (None, "")
+    return number and TransactionId(number, timeline)
 
 
-def has_committed(connection: Connection, transaction: str) -> bool:
+def has_committed(connection: Connection, transaction: TransactionId) -> bool:
     """Tells whether a transaction of a lost connection was committed; False if it is unknown."""
     until = time.monotonic() + REPLY_GRACE  # the server may not have noticed the loss yet
-    state = None
+    state = timeline = None
+    sql = f"SELECT pg_catalog.pg_xact_status(%s::pg_catalog.xid8), {_TIMELINE}"
     while state in {None, "in progress"} and time.monotonic() < until:
         time.sleep(_PAUSE)
-        found = connection.execute("SELECT pg_xact_status(%s::xid8)", (transaction,)).fetchone()
-        [state] = found or [None]
-    return state == "committed"
+        found = connection.execute(sql.encode(), (transaction.number,)).fetchone()
+        state, timeline = found or (None, None)
+    return state == "committed" and timeline == transaction.timeline

@@ -23,7 +23,9 @@ FROM docora.repository_snapshots s WHERE repository_id = %(repository_id)s
 """
 
 _MAY_LOOK = """
-SELECT has_column_privilege('docora.app_repositories', 'github_token_encrypted', 'SELECT')
+SELECT has_column_privilege(c.oid, 'github_token_encrypted', 'SELECT')
+FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+WHERE nspname = %(schema)s AND relname = 'app_repositories'
 """
 
 _HAS_ONE = (
@@ -33,7 +35,7 @@ _HAS_ONE = (
 
 def has_token(database: Database, ref: LinkRef) -> bool | None:
     """Tells whether a link that exists has a GitHub token; None if our role may not know."""
-    if database.row(_MAY_LOOK) != (True,):
+    if database.row(_MAY_LOOK, {"schema": database.schema}) != (True,):
         return None
     [(answer,)] = database.rows(_HAS_ONE, {"id": ref.id})
     return bool(answer)

@@ -390,8 +390,8 @@ class Database:
             case psycopg.OperationalError() if _NO_PRIMARY.search(str(error)):
                 return PostgresError(
                     f"{where} can't be used: no host of DATABASE_URL takes writes at present",
-                    hint="try again once the standby is promoted: target_session_attrs in "
-                    "DATABASE_URL admits no host that is read-only",
+                    hint="try again once a standby is promoted; else check whether transactions of "
+                    "the role are read-only, since target_session_attrs admits no such host",
                 )
             case psycopg.OperationalError() if self._connection is None and "FATAL" not in str(
                 error

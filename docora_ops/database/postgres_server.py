@@ -70,11 +70,14 @@ FROM pg_roles WHERE rolname = current_user
 # Whoever may change the tables anyway is left out.
 CREATORS = f"""
 WITH {_TABLES}
-SELECT quote_ident(nspname), CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END
-FROM pg_namespace CROSS JOIN aclexplode(nspacl) LEFT JOIN pg_roles r ON r.oid = grantee
+SELECT quote_ident(nspname), CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END,
+    grantee = nspowner
+FROM pg_namespace CROSS JOIN aclexplode(coalesce(nspacl, acldefault('n', nspowner)))
+LEFT JOIN pg_roles r ON r.oid = grantee
 WHERE nspname = ANY (%(path)s::text[]) AND privilege_type = 'CREATE' AND (
     grantee = 0
-    OR rolname <> current_user AND NOT pg_has_role(grantee, nspowner, 'MEMBER')
+    OR rolname NOT IN (current_user, 'pg_database_owner')
+        AND NOT (nspname = %(schema)s AND pg_has_role(grantee, nspowner, 'MEMBER'))
         AND NOT EXISTS (SELECT FROM tables WHERE pg_has_role(grantee, relowner, 'MEMBER'))
 )
 ORDER BY 1, 2
@@ -152,10 +155,11 @@ def read_role(database: Database, tables: Sequence[str]) -> Role:
     )
 
 
-def read_creators(database: Database, tables: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns the other roles that may create objects on our search path: schema and role each.
+def read_creators(database: Database, tables: Sequence[str]) -> list[tuple[str, str, bool]]:
+    """Returns the other roles that may create objects on our search path.
 
-    Both are quoted if SQL needs it. Leaves out superusers and owners of the schema or the tables.
+    Of each: the schema and the role, quoted if SQL needs it, and whether the role owns the schema.
+    Leaves out superusers and the owners of the database, of Docora's tables and of their schema.
     """
     with database.transaction():
         return list(database.rows(CREATORS, _parameters(database, tables)))

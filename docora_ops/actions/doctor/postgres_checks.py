@@ -70,19 +70,24 @@ def check_tables(missing: Sequence[str], tables: int, schema: str) -> Check:
     return failed(CheckName.TABLES, f"missing: {', '.join(missing)}", f"{to_docora}, and {grant}")
 
 
-def check_schemas(creators: Sequence[tuple[str, str]]) -> Check:
+def check_schemas(creators: Sequence[tuple[str, str, bool]]) -> Check:
     """Checks that others can't create tables that would be taken for Docora's.
 
-    `creators`: the schemas and the roles that may create something there.
+    `creators`: the schemas and the roles that may create something there, and if each is the owner.
     """
     if not creators:
         return ok(CheckName.SCHEMAS, "no other role may create anything on the search path")
-    found = ", ".join(f"{role} in {schema}" for schema, role in creators)
-    revoke = " ".join(f"REVOKE CREATE ON SCHEMA {schema} FROM {role};" for schema, role in creators)
+    found = ", ".join(f"{role} in {schema}" for schema, role, _ in creators)
+    mend = " ".join(
+        f"take {schema} off the search_path of our role."
+        if is_owner
+        else f"REVOKE CREATE ON SCHEMA {schema} FROM {role};"
+        for schema, role, is_owner in creators
+    )
     return warning(
         CheckName.SCHEMAS,
         f"others may create tables and functions on the search path: {found}",
-        f"docora-ops help privileges, then {revoke}",
+        f"docora-ops help privileges, then {mend}",
     )
 
 

@@ -6,7 +6,7 @@ from signal import Signals
 
 import pytest
 
-from docora_ops.worker import objects, snapshot_job
+from docora_ops.worker import objects
 from tests.support.delivery_checks import (
     assert_in_sync,
     events,
@@ -151,7 +151,7 @@ def test_memory_that_runs_out_at_a_delivery_does_not_count_for_the_circuit(
     def run_out(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(snapshot_job.Sender, "send", run_out)
+    monkeypatch.setattr("docora_ops.worker.snapshot_job.Sender.send", run_out)
     link, _ = snapshots.add_link({"a": "1\n"})
     assert "the job ran out of memory" in failure(snapshots, link)
     assert git_failures(snapshots, link) == 0
