@@ -103,7 +103,12 @@ def test_doctor_names_who_may_create_them(docora: Docora, trapped: str) -> None:
     docora.connection.execute(f'ALTER DATABASE {database} SET search_path = "A", public'.encode())
     found = check(examine(docora), "schemas")
     docora.connection.execute(found["hint"].partition(", then ")[2].encode())
+    docora.connection.execute(f'ALTER SCHEMA "A" OWNER TO {trapped}'.encode())
+    owned = check(examine(docora), "schemas")
+    docora.connection.execute(f"ALTER DATABASE {database} SET search_path = public".encode())
     last = check(examine(docora), "schemas")
     docora.connection.execute(f'ALTER DATABASE {database} RESET ALL; DROP SCHEMA "A"'.encode())
     assert found["finding"].endswith(f': {trapped} in "A", PUBLIC in public')
+    assert owned["finding"].endswith(f': {trapped} in "A"'), owned
+    assert owned["hint"].endswith(', then take "A" off the search_path of our role.')
     assert last["state"] == "ok", last
