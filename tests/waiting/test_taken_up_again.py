@@ -251,7 +251,8 @@ def test_a_lost_link_does_not_end_the_wait_while_the_operation_goes_on(docora: D
     docora.add_links(4)
     docora.add_worker()
     runner = docora.start("retry-all-failed", "--in-flight", "1", "--json", env=QUICK)
-    eventually(docora.waiting, "a job")
+    # The push comes before the commit: until then the link reads failed.
+    eventually(lambda: "pending_snapshot" in docora.statuses(), "a commit")
     [job_id] = docora.waiting()
     operation_id = only_operation(docora)
     with suspended(runner):
