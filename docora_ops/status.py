@@ -53,7 +53,7 @@ class DriftCounts:
 
 @dataclass(frozen=True)
 class Standby:
-    """How far a Postgres that follows a primary lags behind it."""
+    """The lag of a Postgres standby behind its primary."""
 
     unreplayed_bytes: int | None  # of what it has received; None if it has received nothing
     last_change_seconds: int | None  # since the last change that it shows; grows on an idle primary

@@ -29,7 +29,7 @@ class LongRun(ABC):
     unit = ""
     next_step = "the same command finishes the rest"
     after_lost_redis = ""
-    """What else to do if Redis was lost, and may have lost jobs that it had taken."""
+    """Further advice if Redis was lost: it may have lost jobs."""
 
     def __init__(self, context: Context, work: BulkRun | Repair) -> None:
         self.context = context

@@ -60,7 +60,7 @@ _REFUSED_LOGIN = re.compile(
     '|role ".*" does not exist|denied for database'
 )
 _NO_PRIMARY = re.compile(r"failed: (session is read-only|server is in hot standby mode)")
-"""What libpq says of each host that `target_session_attrs` does not admit."""
+"""The reason that libpq gives for each host that `target_session_attrs` rules out."""
 _RESTARTS = tuple(
     f"the database system is {state}"
     for state in ("starting up", "shutting down", "in recovery mode", "not yet accepting")

@@ -38,7 +38,7 @@ WHERE relname = 'app_repositories' AND relkind IN ('r', 'p', 'v', 'm', 'f')
 
 @dataclass(frozen=True)
 class Defaults:
-    """What the role, the database and DATABASE_URL set, whatever another program has left."""
+    """The defaults of the role, the database and DATABASE_URL, not of other clients."""
 
     path: Sequence[str]  # schemas
     schema: str  # of Docora's tables

@@ -314,7 +314,7 @@ def explain_refused_write(text: str) -> tuple[str, str] | None:
 
 def is_outage(error: redis.RedisError) -> bool:
     """Tells whether the server may answer later: it is away, overloaded, or fails over."""
-    if isinstance(error, (exceptions.AuthenticationError, exceptions.AuthorizationError)):
+    if isinstance(error, _LOGIN_ERRORS):
         return False  # although the client takes them for errors of the connection
     refusals = (exceptions.ReadOnlyError, exceptions.MasterDownError, exceptions.OutOfMemoryError)
     return isinstance(error, (redis.ConnectionError, redis.TimeoutError, *refusals)) or bool(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from docora_ops.demo.receiver import Receiver, web_server
 from tests.support.proxy import PATIENCE
+from tests.support.snapshots import Upstream
 
 
 class GitHandler(BaseHTTPRequestHandler):
@@ -129,6 +130,19 @@ class GitSite:
         with web_server(type("Handler", (GitHandler,), {"site": self})) as url:
             self.url = url if self.tls is None else url.replace("http://", "https://")
             yield self
+
+
+def rename_with_redirect(site: GitSite, upstream: Upstream) -> None:
+    """Renames the repository `octo/api`, and redirects from the old name, as GitHub does."""
+    upstream.path.rename(upstream.path.with_name("renamed"))
+
+    def send_on(handler: GitHandler) -> bool:
+        if handler.path.startswith("/octo/api/"):
+            handler.redirect(site.url + handler.path.replace("/octo/api", "/octo/renamed"))
+            return False
+        return True
+
+    site.intercept = send_on
 
 
 @dataclass

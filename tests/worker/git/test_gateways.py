@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.delivery_checks import assert_in_sync, failure, git_failures, link_row
-from tests.support.git_over_http import GitHandler, GitSite
+from tests.support.git_over_http import GitHandler, GitSite, rename_with_redirect
 from tests.support.rows import TestLink
 from tests.support.snapshots import TOKEN, Snapshots, Upstream
 
@@ -92,15 +92,7 @@ def test_an_empty_repository_over_http_is_in_sync(
 def test_an_empty_repository_behind_a_redirect_is_in_sync(
     snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
 ) -> None:
-    upstream.path.rename(upstream.path.with_name("renamed"))
-
-    def send_on(handler: GitHandler) -> bool:
-        if handler.path.startswith("/octo/api/"):
-            handler.redirect(site.url + handler.path.replace("/octo/api", "/octo/renamed"))
-            return False
-        return True
-
-    site.intercept = send_on
+    rename_with_redirect(site, upstream)
     snapshots.run_job(link)
     assert link_row(snapshots, link) == ("synced", 0, None)
 

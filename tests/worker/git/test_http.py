@@ -10,7 +10,7 @@ from docora_ops.errors import GitError
 from docora_ops.worker import git
 from docora_ops.worker.redirects import target_on_same_server
 from tests.support.delivery_checks import assert_in_sync, failure, git_failures
-from tests.support.git_over_http import GitHandler, GitSite, basic
+from tests.support.git_over_http import GitHandler, GitSite, basic, rename_with_redirect
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import TOKEN, Snapshots, Upstream
@@ -159,15 +159,7 @@ def test_a_redirect_on_the_same_server_is_followed_with_the_token(
     """As GitHub does for a repository that was renamed."""
     site.token = TOKEN
     snapshots.set_token(link, TOKEN)
-    upstream.path.rename(upstream.path.with_name("renamed"))
-
-    def send_on(handler: GitHandler) -> bool:
-        if handler.path.startswith("/octo/api/"):
-            handler.redirect(site.url + handler.path.replace("/octo/api", "/octo/renamed"))
-            return False
-        return True
-
-    site.intercept = send_on
+    rename_with_redirect(site, upstream)
     snapshots.run_job(link)
     upstream.path = upstream.path.with_name("renamed")
     assert snapshots.received().files == upstream.contents()

@@ -118,6 +118,17 @@ def set_limit(pid: int, size: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_DATA, (size, resource.RLIM_INFINITY))
 
 
+def work_with_little_memory(snapshots: Snapshots, link: TestLink) -> None:
+    """Runs the link's job, which fails, in a worker that has 100 MiB."""
+    with running(snapshots) as worker:
+        worker.await_ready()
+        set_limit(worker.pid, 100 << 20)
+        snapshots.queue(link, max_retry_attempts=1)
+        worker.await_line("failed after")
+        worker.signal(Signals.SIGTERM)
+        assert worker.end() == 0
+
+
 def test_the_memory_of_a_job_is_limited_and_that_of_its_worker_is_not(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued({"b": "1\n"})
     with held_worker(snapshots, BINARY_CHUNK_SIZE_BYTES=str(1 << 20)) as (_, worker):
@@ -133,13 +144,7 @@ def test_a_job_that_runs_out_of_memory_fails_its_link_and_counts_for_the_circuit
 ) -> None:
     link, upstream = snapshots.add_link({})
     commit_bomb(upstream, levels=3, width=100)
-    with running(snapshots) as worker:
-        worker.await_ready()
-        set_limit(worker.pid, 100 << 20)
-        snapshots.queue(link, max_retry_attempts=1)
-        worker.await_line("failed after")
-        worker.signal(Signals.SIGTERM)
-        assert worker.end() == 0
+    work_with_little_memory(snapshots, link)
     error = "the job ran out of memory (limit 100 MiB) on this repository"
     assert link_row(snapshots, link) == ("failed", 1, error)
     assert git_failures(snapshots, link) == 1
@@ -202,13 +207,7 @@ def test_an_endless_answer_fails_the_link_and_counts_for_the_circuit(
             return False
 
     site.intercept = answer
-    with running(snapshots) as worker:
-        worker.await_ready()
-        set_limit(worker.pid, 100 << 20)
-        snapshots.queue(link, max_retry_attempts=1)
-        worker.await_line("failed after")
-        worker.signal(Signals.SIGTERM)
-        assert worker.end() == 0
+    work_with_little_memory(snapshots, link)
     status, _, error = link_row(snapshots, link)
     assert status == "failed"
     assert error is not None
