@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from docora_ops.errors import ConfigurationError, GitError, SnapshotError
 from docora_ops.interrupts import CUT_OFF, deferred
-from docora_ops.worker.certificates import hint_for_git
+from docora_ops.worker.certificates import HINT
 from docora_ops.worker.memory import memory_limit
 from docora_ops.worker.redirects import is_redirect, location_in, target_on_same_server
 
@@ -255,7 +255,7 @@ def _gist(complaint: str, command: str) -> str:
     gist = "; ".join((telling or lines)[-3:]) or f"git {command} failed without a word"
     if _OUT_OF_MEMORY.search(gist):
         return f"git ran out of memory ({memory_limit()}): {gist}"
-    return f"{gist}; {hint_for_git()}" if _UNKNOWN_AUTHORITY.search(gist) else gist
+    return f"{gist}; {HINT}" if _UNKNOWN_AUTHORITY.search(gist) else gist
 
 
 def _helpers(pid: int) -> list[int]:

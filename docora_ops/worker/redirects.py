@@ -10,10 +10,10 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from docora_ops.errors import GitError
 from docora_ops.text import inert
-from docora_ops.worker.endpoint import DEFAULT_PORTS
 from docora_ops.worker.log import log
 
 _REFS = "/info/refs"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _REDIRECT = re.compile(r"unable to access .*: The requested URL returned error: 30[12378]")
 _LOCATION = re.compile(r"<= Recv header: location:[ \t]*(\S*)", re.IGNORECASE)
 
@@ -54,4 +54,4 @@ def target_on_same_server(url: str, location: str) -> str:
 
 
 def _server(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
+    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)

@@ -11,7 +11,7 @@ from docora_ops.queue import Redis, connect
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
 from docora_ops.worker import redis_clock
-from docora_ops.worker.http_connection import ConnectionPool
+from docora_ops.worker.webhook import Connections
 
 LOCK_TIMEOUT = 60
 """Seconds to wait for a change of the link to commit, and for the link's lock."""
@@ -29,7 +29,7 @@ class Resources:
         self.settings = settings
         self._given = client
         self._session: Session | None = None
-        self.connections = ConnectionPool()
+        self.connections = Connections()
         """Connections to apps."""
 
     @cached_property
