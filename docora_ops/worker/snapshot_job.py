@@ -1,7 +1,5 @@
 """The snapshot job: brings one link up to date."""
 
-from __future__ import annotations
-
 import time
 import traceback
 from collections import Counter
@@ -42,11 +40,10 @@ from docora_ops.worker.clone import FOLDER, Clone, Commit
 from docora_ops.worker.deliveries import Change, Event, Sender, compare, fits_index
 from docora_ops.worker.git import Git
 from docora_ops.worker.log import link_name, log, name_of_arguments
-from docora_ops.worker.memory import memory_limit
 from docora_ops.worker.objects import Objects
 from docora_ops.worker.recovery import Tries
 from docora_ops.worker.repository_lock import RepositoryLock
-from docora_ops.worker.resources import LOCK_TIMEOUT, Resources
+from docora_ops.worker.resources import LOCK_TIMEOUT, Resources, memory_limit
 from docora_ops.worker.scan import File, scan
 from docora_ops.worker.secrets import Cleaner, decrypt
 from docora_ops.worker.sync_failed import post_sync_failed

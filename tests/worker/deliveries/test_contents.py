@@ -97,13 +97,6 @@ def test_a_text_is_known_as_such_wherever_it_is_read_in_two(snapshots: Snapshots
     assert len(events(snapshots)) == len(files) + len(binaries)
 
 
-def test_a_large_text_is_sent_in_one_body_whatever_the_size_of_chunks(snapshots: Snapshots) -> None:
-    snapshots.settings_changes = {"binary_chunk_threshold_bytes": 0}
-    link, upstream = snapshots.add_synced({"large.txt": "line \u20ac\n" * 500_000, "empty": b""})
-    assert events(snapshots) == [("create", "empty"), ("create", "large.txt")]
-    assert_in_sync(snapshots, link, upstream)
-
-
 @pytest.mark.parametrize(
     ("threshold", "chunk_size", "totals"),
     [
@@ -144,21 +137,6 @@ def test_a_binary_file_goes_in_pieces_of_its_base64_text(
             {"id": chunk_id, "index": index, "total": total} for index in range(total)
         ]
     assert sent == []
-
-
-def test_a_scan_that_took_a_pdf_for_text_is_not_used_again(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_synced({"a.pdf": b"%PDF-1.4\n" + b"text\n" * (MIB // 4)})
-    [scan] = snapshots.repos.rglob("docora-ops-scan")
-    content = scan.read_bytes()
-    assert content.startswith(b"docora-ops scan 2\n")
-    assert b" b\ta.pdf" in content
-    scan.write_bytes(content.replace(b"scan 2", b"scan 1").replace(b" b\t", b" t\t"))
-    snapshots.docora.connection.execute("DELETE FROM app_delivered_files")
-    snapshots.received().requests.clear()
-    snapshots.run_job(link)
-    assert len(bodies(snapshots)) > 1
-    assert all("chunk" in file for file in bodies(snapshots))
-    assert_in_sync(snapshots, link, upstream)
 
 
 def test_each_file_and_each_try_has_a_chunk_id_of_its_own(snapshots: Snapshots) -> None:
