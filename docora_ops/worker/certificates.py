@@ -1,7 +1,5 @@
 """Decides which authorities may have issued the certificates of apps and of git servers."""
 
-from __future__ import annotations
-
 import os
 import ssl
 from functools import cache
@@ -15,10 +13,9 @@ from docora_ops.text import inert
 from docora_ops.worker.log import log
 
 HINT = (
-    "if a private authority has issued it, set NODE_EXTRA_CA_CERTS to a file with the authority's "
-    "certificate: docora-ops help workers"
+    "if a private authority has issued it, set NODE_EXTRA_CA_CERTS, or for git GIT_SSL_CAINFO, to "
+    "a file with the authority's certificate: docora-ops help workers"
 )
-_HINT_FOR_GIT = "if a private authority has issued it, add the authority's certificate to the file"
 _VARIABLES = ("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _SYSTEM_FILES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
@@ -47,6 +44,11 @@ def tls_context() -> ssl.SSLContext:
     return _tls_context(_extra_file(), *places)
 
 
+def hint_for(error: ssl.SSLCertVerificationError) -> str | None:
+    """Returns what to do about a certificate whose issuer is not trusted."""
+    return HINT if error.verify_code in _UNKNOWN_AUTHORITY else None
+
+
 def file_for_git(folder: Path) -> Path | None:
     """Returns a file with the system's authorities and those of NODE_EXTRA_CA_CERTS.
 
@@ -72,20 +74,6 @@ def file_for_git(folder: Path) -> Path | None:
             f"{error.filename}"
         ) from error
     return path
-
-
-def hint_for_git() -> str:
-    """Returns what to do if git does not trust the issuer of a certificate."""
-    named = os.environ.get("GIT_SSL_CAINFO")
-    return f"{_HINT_FOR_GIT} in GIT_SSL_CAINFO: docora-ops help workers" if named else HINT
-
-
-def hint_for(error: Exception) -> str | None:
-    """Returns what to do about a certificate whose issuer is not trusted."""
-    is_unknown = (
-        isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _UNKNOWN_AUTHORITY
-    )
-    return HINT if is_unknown else None
 
 
 @cache

@@ -1,8 +1,5 @@
 """Keeps a bare shallow clone of each repository, which all its links share."""
 
-from __future__ import annotations
-
-import errno
 import hashlib
 import os
 import re
@@ -20,11 +17,10 @@ from docora_ops.worker.objects import Objects
 FOLDER = ".docora-ops"
 """The folder below REPOS_BASE_PATH that holds whatever workers write."""
 _OWNER_ONLY = 0o700
-_OTHERS = 0o077
 _HEAD = "refs/docora-ops/head"
 _IDENTITY = "docora-ops-clone"
 _MAIN = "refs/heads/main"
-_COMMIT = re.compile("[0-9a-f]{40,64}")
+_COMMIT = re.compile("[0-9a-f]{40}")
 _ADVERTISEMENT = "application/x-git-upload-pack-advertisement"
 """The content type of a list of branches. To git any other short text is a list without any."""
 _DAY = 86_400
@@ -56,7 +52,7 @@ class Clone:
     def __init__(self, base_path: Path, owner: str, name: str, git: Git) -> None:
         self._base_path = base_path
         self._folder = base_path / FOLDER
-        self.path = _path_below(self._folder / "clones", base_path, owner, name)
+        self.path = _path_below(self._folder / "clones", owner, name)
         self._mark = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()[:16]
         self._git = git
         self._synced = ""
@@ -205,14 +201,11 @@ class Clone:
         self._git.run(["fetch", *options, "--", self._git.location, f"+{source}:{_HEAD}"], clone)
 
     def _make_folders(self) -> None:
-        """Creates the folders above the clone and closes them, and the clone, to other users."""
+        """Creates the folders above the clone, closed to other users."""
         self._base_path.mkdir(parents=True, exist_ok=True)
         owner = self.path.parent
         for folder in (self._folder, owner.parent, owner):
             folder.mkdir(mode=_OWNER_ONLY, exist_ok=True)
-        for folder in (self._folder, owner.parent, owner, self.path):
-            if folder.is_dir() and folder.stat().st_mode & _OTHERS:
-                folder.chmod(_OWNER_ONLY)
 
     def _remove_temporary(self) -> None:
         """Removes temporary files that killed jobs of this repository have left."""
@@ -251,20 +244,11 @@ def _may_need_maintenance(clone: Path) -> bool:
     return False
 
 
-def _path_below(clones: Path, base_path: Path, owner: str, name: str) -> Path:
+def _path_below(clones: Path, owner: str, name: str) -> Path:
     for part in (owner, name):
         if part in {"", ".", ".."} or "/" in part or "\0" in part:
             raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
     path = clones / owner / name
-    if _leads_to_itself(path) or not path.resolve().is_relative_to(base_path.resolve()):
+    if path.is_symlink() or path.parent.is_symlink():
         raise SnapshotError(f"{owner!r} / {name!r} would leave REPOS_BASE_PATH")
     return path
-
-
-def _leads_to_itself(path: Path) -> bool:
-    """Returns whether symbolic links in the path form a circle."""
-    try:
-        os.path.realpath(path, strict=True)
-    except OSError as error:
-        return error.errno == errno.ELOOP
-    return False

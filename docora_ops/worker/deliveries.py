@@ -1,23 +1,29 @@
-"""Compares a commit with the files that an app has received, and sends the differences."""
+"""Compares a commit with the files that an app has received, and sends the differences.
 
-from __future__ import annotations
+Bodies are byte for byte as JavaScript prints them: receivers check the signature over
+`JSON.stringify(JSON.parse(body))`. So they are compact, have their keys in the order of the
+contract, and escape nothing but what JSON.stringify escapes.
+"""
 
 import base64
 import codecs
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
 from itertools import groupby
 from uuid import uuid4
 
-from docora_ops.errors import BrokenCloneError, DeliveryError
+from docora_ops.errors import DeliveryError
+from docora_ops.links import PublicPayload
 from docora_ops.settings import Settings
-from docora_ops.text import inert
-from docora_ops.worker.bodies import BodyWriter, Chunk, Event, Pieces, escape, resized
+from docora_ops.text import inert, moment
+from docora_ops.worker import redis_clock
 from docora_ops.worker.log import log
 from docora_ops.worker.objects import Objects
 from docora_ops.worker.scan import File
-from docora_ops.worker.webhook import Webhook
+from docora_ops.worker.webhook import Body, Webhook
 
 LONGEST_PATH = 1024
 """Characters that Docora's table of deliveries can hold."""
@@ -25,44 +31,53 @@ _LONGEST_INDEXED = 2600
 """Bytes of a path that fit into an index of Postgres, together with the two ids."""
 _SMALL = 1 << 20
 """Bytes up to which a file's body is made in memory."""
+_PIECE = 1 << 18
+"""Bytes of a large body that are sent at once."""
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Event(StrEnum):
+    """A change of a file: the last part of the URL."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The changes to send."""
+class Change:
+    """A file to create, update or delete at an app."""
 
-    deletions: list[tuple[str, str]] = field(default_factory=list)
-    """Path and last delivered SHA-256."""
-    creations: list[File] = field(default_factory=list)
-    updates: list[tuple[File, str]] = field(default_factory=list)
-    """File and last delivered SHA-256."""
-
-
-def fits_index(path: str) -> bool:
-    """Returns whether the indexes of Docora's tables can hold the path."""
-    return len(path.encode()) <= _LONGEST_INDEXED
+    event: Event
+    path: str
+    sha: str
+    """SHA-256 of the content; the last delivered one if the file is to be deleted."""
+    file: File | None = None
+    """None if the file is to be deleted."""
+    previous_sha: str | None = None
+    """SHA-256 of the last delivered content, if the file is to be updated."""
 
 
-def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> Plan:
+def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list[Change]:
     """Returns the changes that bring an app from `delivered` (path, SHA-256) to the files.
 
-    Logs paths that Docora cannot record.
+    Deletions come first, then creations, then updates. Logs paths that Docora cannot record.
     """
-    plan = Plan()
     by_name: dict[str, File] = {}
     for file in files:
         # Paths that are not UTF-8 may have the same name.
         if by_name.setdefault(file.name, file) is not file:
             log.warning("not sent, another file has the same name in UTF-8: %s", inert(file.name))
+    deletions, creations, updates = [], [], []
     for path, sha in delivered:
         known = by_name.pop(path, None)
         if known is None:
-            plan.deletions.append((path, sha))
+            deletions.append(Change(Event.DELETE, path, sha))
         elif known.sha != sha:
-            plan.updates.append((known, sha))
+            updates.append(Change(Event.UPDATE, path, known.sha, known, sha))
     for name, file in by_name.items():
         if len(name) <= LONGEST_PATH and fits_index(name):
-            plan.creations.append(file)
+            creations.append(Change(Event.CREATE, name, file.sha, file))
         else:
             log.warning(
                 "not sent, its path is longer than %d characters or %d bytes: %s",
@@ -70,145 +85,168 @@ def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> Plan
                 _LONGEST_INDEXED,
                 inert(name),
             )
-    return plan
+    return [*deletions, *creations, *updates]
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """A file that the app lacks, or has in another version."""
-
-    event: Event
-    file: File
-    previous_sha: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Delivery:
-    """One change with its bodies: several if the file is sent in chunks."""
-
-    event: Event
-    path: str
-    sha: str
-    bodies: Iterable[Pieces | bytes]
-    is_ready: bool
-    """True if the bodies are in memory: git reads nothing while they are sent."""
+def fits_index(path: str) -> bool:
+    """Returns whether the indexes of Docora's tables can hold the path."""
+    return len(path.encode()) <= _LONGEST_INDEXED
 
 
 class Sender:
-    """Sends a plan, one change after the other."""
+    """Sends the changes of one repository at one commit to an app, one after the other."""
 
-    def __init__(self, objects: Objects, writer: BodyWriter, settings: Settings) -> None:
+    def __init__(
+        self,
+        webhook: Webhook,
+        objects: Objects,
+        repository: PublicPayload,
+        commit_sha: str,
+        settings: Settings,
+    ) -> None:
+        self._webhook = webhook
         self._objects = objects
-        self._writer = writer
+        self._repository = repository_fields(repository)
+        self._commit_sha = commit_sha
         self._chunk_threshold = settings.binary_chunk_threshold_bytes
         self._chunk_size = settings.binary_chunk_size_bytes
 
-    def send(
-        self, plan: Plan, webhook: Webhook, acknowledged: Callable[[Event, str, str], None]
-    ) -> None:
-        """Sends the plan; calls `acknowledged` with event, path and SHA-256 after each 2xx.
+    def send(self, changes: Iterable[Change]) -> Iterator[Change]:
+        """Sends the changes; yields each when the app has answered with 2xx.
 
-        Stops at the first error: DeliveryError, BrokenCloneError or an error of `acknowledged`.
+        Stops at the first DeliveryError or BrokenCloneError.
         """
-        deliveries = self._deliveries(plan)
-        current = next(deliveries, None)
-        while current is not None:
-            following = broken = None
+        for change, bodies in self._with_bodies(changes):
             try:
-                for body in current.bodies:
-                    webhook.send(current.event, body)
-                    if current.is_ready:
-                        # Prepared while the app works on the current one.
-                        try:
-                            following = next(deliveries, None)
-                        except BrokenCloneError as error:
-                            broken = error
-                    webhook.receive()
+                for body in bodies:
+                    self._webhook.post(change.event, body)
             except DeliveryError as error:
                 hint = f": {error.hint}" if error.hint else ""
-                reason = f"{error.message} on {current.event}d {current.path}{hint}"
+                reason = f"{error.message} on {change.event}d {change.path}{hint}"
                 raise DeliveryError(reason) from error
-            acknowledged(current.event, current.path, current.sha)
-            if broken is not None:
-                raise broken
-            current = following if current.is_ready else next(deliveries, None)
+            yield change
 
-    def _deliveries(self, plan: Plan) -> Iterator[_Delivery]:
-        for path, sha in plan.deletions:
-            body = self._writer.deletion(path, sha)
-            yield _Delivery(Event.DELETE, path, sha, (body,), is_ready=True)
-        changes = [
-            *(_Change(Event.CREATE, file) for file in plan.creations),
-            *(_Change(Event.UPDATE, *update) for update in plan.updates),
-        ]
+    def _with_bodies(self, changes: Iterable[Change]) -> Iterator[tuple[Change, Iterable[Body]]]:
+        """Yields each change with its bodies: several if the file is sent in chunks.
+
+        Requests small files from git ahead. A large one is read twice, to sign it and to send it.
+        """
         for are_small, group in groupby(changes, self._is_small):
             if are_small:
-                yield from self._small_ones(list(group))
+                files = [(change, change.file) for change in group if change.file is not None]
+                contents = self._objects.read(file.object_id for _, file in files)
+                for (change, file), content in zip(files, contents, strict=True):
+                    head, tail = self._frame(change)
+                    yield change, (b"".join((head, *_encoded(file, content), tail)),)
             else:
-                yield from map(self._large_one, group)
+                for change in group:
+                    yield change, self._bodies(change)
+
+    def _is_small(self, change: Change) -> bool:
+        file = change.file
+        return file is not None and file.size <= _SMALL and not self._is_chunked(file)
 
     def _is_chunked(self, file: File) -> bool:
         return not file.is_text and file.size > self._chunk_threshold
 
-    def _is_small(self, change: _Change) -> bool:
-        return change.file.size <= _SMALL and not self._is_chunked(change.file)
-
-    def _small_ones(self, changes: Sequence[_Change]) -> Iterator[_Delivery]:
-        contents = self._objects.read(change.file.object_id for change in changes)
-        for change, content in zip(changes, contents, strict=True):
-            file = change.file
-            body = b"".join(self._body(change, partial(_as_content, file, content))())
-            yield _Delivery(change.event, file.name, file.sha, (body,), is_ready=True)
-
-    def _large_one(self, change: _Change) -> _Delivery:
+    def _bodies(self, change: Change) -> Iterator[Body]:
+        """Yields the bodies of a deletion, a large file or a file in chunks."""
         file = change.file
-        bodies: Iterable[Pieces | bytes]
-        if self._is_chunked(file):
-            bodies = self._chunks(change)
+        if file is None:
+            yield self._encode({"path": change.path, "sha": change.sha})
+        elif self._is_chunked(file):
+            total = -(-4 * -(-file.size // 3) // self._chunk_size)
+            chunk_id = str(uuid4())
+            for index, text in enumerate(_resized(self._content(file), self._chunk_size)):
+                chunk = {"id": chunk_id, "index": index, "total": total}
+                head, tail = self._frame(change, chunk)
+                yield head + text + tail
         else:
-            bodies = (self._body(change, partial(self._content, file)),)
-        return _Delivery(change.event, file.name, file.sha, bodies, is_ready=False)
+            yield self._large_body(change, file)
 
-    def _body(self, change: _Change, content: Pieces, chunk: Chunk | None = None) -> Pieces:
-        return self._writer.file(
-            change.file.name,
-            change.file.sha,
-            change.file.size,
-            content,
-            is_base64=not change.file.is_text,
-            previous_sha=change.previous_sha,
-            chunk=chunk,
-        )
+    def _large_body(self, change: Change, file: File) -> Callable[[], Iterator[bytes]]:
+        head, tail = self._frame(change)
 
-    def _chunks(self, change: _Change) -> Iterator[bytes]:
-        length = 4 * -(-change.file.size // 3)
-        total = -(-length // self._chunk_size)
-        chunk_id = str(uuid4())
-        for index, text in enumerate(resized(self._content(change.file), self._chunk_size)):
-            body = self._body(change, partial(iter, (text,)), Chunk(chunk_id, index, total))
-            yield b"".join(body())
+        def pieces() -> Iterator[bytes]:
+            yield head
+            yield from _resized(self._content(file), _PIECE)
+            yield tail
+
+        return pieces
 
     def _content(self, file: File) -> Iterator[bytes]:
-        """Reads the file again, and returns the text between the quotes of the JSON string."""
-        content = next(self._objects.read([file.object_id]))
-        return _as_content(file, content)
+        return _encoded(file, next(self._objects.read([file.object_id])))
+
+    def _frame(self, change: Change, chunk: dict[str, object] | None = None) -> tuple[bytes, bytes]:
+        """Returns the body of a creation or an update before and after the content."""
+        assert change.file is not None  # noqa: S101 - a deletion has no content
+        file: dict[str, object] = {
+            "path": change.path,
+            "sha": change.sha,
+            "size": change.file.size,
+            "content": "",
+        }
+        if not change.file.is_text:
+            file["content_encoding"] = "base64"
+        if chunk is not None:
+            file["chunk"] = chunk
+        # A value cannot contain this: its quotes are escaped.
+        head, key, tail = self._encode(file, change.previous_sha).partition(b',"content":"')
+        return head + key, tail
+
+    def _encode(self, file: dict[str, object], previous_sha: str | None = None) -> bytes:
+        body: dict[str, object] = {"repository": self._repository, "file": file}
+        if previous_sha is not None:
+            body["previous_sha"] = previous_sha
+        return encode(
+            body | {"commit_sha": self._commit_sha, "timestamp": moment(redis_clock.now())}
+        )
 
 
-def _as_content(file: File, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    return _escaped(pieces) if file.is_text else _base64(pieces)
+def repository_fields(payload: PublicPayload) -> dict[str, str]:
+    """Returns the fields that describe the repository in every body."""
+    return {
+        "repository_id": payload.repository_id,
+        "github_url": payload.github_url,
+        "owner": payload.owner,
+        "name": payload.name,
+    }
 
 
-def _escaped(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    for piece in pieces:
-        yield escape(decoder.decode(piece))
+def encode(value: object) -> bytes:
+    """Returns the value as `JSON.stringify` prints it, in UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # A pair of surrogates is one character; JSON.stringify escapes only a lone surrogate.
+        paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        return _LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", paired).encode()
 
 
-def _base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _encoded(file: File, content: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields the content as it stands between the quotes of the JSON string."""
+    if file.is_text:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for piece in content:
+            yield encode(decoder.decode(piece))[1:-1]
+        return
     rest = b""
-    for piece in pieces:
+    for piece in content:
         data = rest + piece
         whole = len(data) - len(data) % 3
         rest = data[whole:]
         yield base64.b64encode(data[:whole])
     yield base64.b64encode(rest)
+
+
+def _resized(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Yields the same bytes in pieces of this size; the last one may be smaller."""
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        while len(held) >= size:
+            yield bytes(held[:size])
+            del held[:size]
+    if held:
+        yield bytes(held)

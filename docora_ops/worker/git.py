@@ -1,7 +1,5 @@
 """Runs git without a shell, a prompt or any configuration but ours."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -12,13 +10,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from docora_ops.errors import ConfigurationError, GitError, SnapshotError
 from docora_ops.interrupts import CUT_OFF, deferred
-from docora_ops.worker.certificates import hint_for_git
-from docora_ops.worker.memory import memory_limit
-from docora_ops.worker.redirects import is_redirect, location_in, target_on_same_server
+from docora_ops.text import inert
+from docora_ops.worker.certificates import HINT
+from docora_ops.worker.log import log
+from docora_ops.worker.resources import memory_limit
 
 PIECE = 1 << 20
 """Bytes to read from git at once."""
@@ -41,6 +40,10 @@ _UNKNOWN_AUTHORITY = re.compile(
 )
 _OUT_OF_MEMORY = re.compile("out of memory|cannot allocate memory", re.IGNORECASE)
 _MOST_REDIRECTS = 5
+_REFS = "/info/refs"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_REDIRECT = re.compile(r"unable to access .*: The requested URL returned error: 30[12378]")
+_LOCATION = re.compile(r"<= Recv header: location:[ \t]*(\S*)", re.IGNORECASE)
 _TRACE_HEADERS = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
 _TRACED = " http.c:"
 """In each line of the trace, which names hosts and must not be shown."""
@@ -84,9 +87,10 @@ class Git:
         self._authorities = authorities
 
     def list_refs(self, *patterns: str) -> str:
-        """Lists refs of the server, and keeps the location that redirects lead to.
+        """Lists refs of the server; sets `location` to the URL that redirects lead to.
 
-        git itself follows none. Raises GitError if a redirect leads to another server.
+        Follows redirects on the same server, as a renamed repository needs them. git itself could
+        follow them to any host or not at all. Raises GitError if a redirect leads elsewhere.
         """
         self.location = self.url
         for _ in range(_MOST_REDIRECTS + 1):
@@ -95,10 +99,11 @@ class Git:
             if not code:
                 self.media_types = _MEDIA_TYPE.findall(trace.lower())
                 return output
-            error = GitError(_gist(trace, "ls-remote"))
-            if not is_redirect(error):
-                raise error
-            self.location = target_on_same_server(self.location, location_in(trace))
+            gist = _gist(trace, "ls-remote")
+            if _REDIRECT.search(gist) is None:
+                raise GitError(gist)
+            found: list[str] = _LOCATION.findall(trace)
+            self.location = target_on_same_server(self.location, found[-1] if found else "")
         raise GitError(f"{self.url} redirects more than {_MOST_REDIRECTS} times")
 
     def run(self, arguments: Sequence[str], inside: Path | None = None) -> str:
@@ -224,6 +229,34 @@ def output_of(process: subprocess.Popen[bytes]) -> IO[bytes]:
     return process.stdout
 
 
+def target_on_same_server(url: str, location: str) -> str:
+    """Returns the URL of the repository at `url` after a redirect of its `info/refs`.
+
+    Raises GitError, without the name of the other host, if the redirect leaves the host or the
+    port, or leads to something else than a repository. http may redirect to https.
+    """
+    try:
+        target = urlsplit(urljoin(url.rstrip("/") + _REFS, location))
+        here, there = _server(urlsplit(url)), _server(target)
+    except ValueError:
+        target, here, there = urlsplit(""), None, ("", None, None)
+    is_upgrade = here == ("http", there[1], 80) and there == ("https", there[1], 443)
+    if there != here and not is_upgrade:
+        where = "{}://{}:{}".format(*there)
+        log.warning("%s redirects to %s: not followed", inert(url), inert(where))
+        raise GitError(
+            f"{url} redirects to another server; only redirects on its own host and port are "
+            "followed"
+        )
+    if not target.path.endswith(_REFS) or "@" in target.netloc:
+        raise GitError(f"{url} redirects to something that is not a repository")
+    return target._replace(path=target.path.removesuffix(_REFS), query="", fragment="").geturl()
+
+
+def _server(parts: SplitResult) -> tuple[str, str | None, int | None]:
+    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
+
+
 def _check_url(url: str, protocols: Sequence[str]) -> None:
     shown = repr(re.sub("//.*@", "//***@", url, flags=re.DOTALL)[:200])
     try:
@@ -255,7 +288,7 @@ def _gist(complaint: str, command: str) -> str:
     gist = "; ".join((telling or lines)[-3:]) or f"git {command} failed without a word"
     if _OUT_OF_MEMORY.search(gist):
         return f"git ran out of memory ({memory_limit()}): {gist}"
-    return f"{gist}; {hint_for_git()}" if _UNKNOWN_AUTHORITY.search(gist) else gist
+    return f"{gist}; {HINT}" if _UNKNOWN_AUTHORITY.search(gist) else gist
 
 
 def _helpers(pid: int) -> list[int]:

@@ -22,6 +22,8 @@ _LONGEST_PATH = 4096
 """Bytes: Linux can check out no longer path, and Docora can record none."""
 _LARGEST_TREE = 1 << 28
 """Bytes of the list of one folder's files. git needs twice as much."""
+_ID_LENGTH = 20
+"""Bytes of an object id in a tree."""
 # git itself creates no such paths, but accepts them from a server.
 _UNSAFE_PATH = re.compile(rb"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
 
@@ -64,7 +66,6 @@ class Objects:
         """
         files = []
         paths = 0
-        id_length = len(commit) // 2
         trees = [(b"", f"{commit}^{{tree}}".encode())]
         while trees:
             # The last ones first, so that few trees wait at any time.
@@ -72,7 +73,7 @@ class Objects:
             del trees[-_MOST_REQUESTED:]
             contents = self._read((object_id for _, object_id in batch), b"tree")
             for (folder, _), content in zip(batch, contents, strict=True):
-                for mode, name, object_id in _entries(b"".join(content), id_length):
+                for mode, name, object_id in _entries(b"".join(content)):
                     path = folder + name
                     paths += 1
                     if paths > _MOST_PATHS:
@@ -157,7 +158,7 @@ class Objects:
         return BrokenCloneError(f"the clone {self._clone} is broken at object {shown or 'unknown'}")
 
 
-def _entries(tree: bytes, id_length: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+def _entries(tree: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
     """Yields mode, name and object id of each entry: `MODE NAME`, NUL, and the id in binary."""
     start = 0
     while start < len(tree):
@@ -165,7 +166,7 @@ def _entries(tree: bytes, id_length: int) -> Iterator[tuple[bytes, bytes, bytes]
         if not end:
             raise BrokenCloneError("git shows a tree that is cut off")
         mode, _, name = tree[start : end - 1].partition(b" ")
-        start = end + id_length
+        start = end + _ID_LENGTH
         yield mode, name, tree[end:start].hex().encode()
 
 

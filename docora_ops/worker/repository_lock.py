@@ -1,7 +1,5 @@
 """The lock under which one process at a time lets git work on a repository's clone."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -1,7 +1,6 @@
-"""Settings and connections that the jobs of one process share."""
+"""What the jobs of one process share: settings, connections and a limit of memory."""
 
-from __future__ import annotations
-
+import resource
 from contextlib import suppress
 from functools import cached_property
 
@@ -11,12 +10,17 @@ from docora_ops.queue import Redis, connect
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
 from docora_ops.worker import redis_clock
-from docora_ops.worker.http_connection import ConnectionPool
+from docora_ops.worker.webhook import Connections
 
 LOCK_TIMEOUT = 60
 """Seconds to wait for a change of the link to commit, and for the link's lock."""
 _STATEMENT_TIMEOUT = 300
 """Seconds, at least: the files of a large repository are listed in one statement."""
+
+_MOST_MEMORY = 2 << 30
+"""Bytes for a job, and for each git that it starts."""
+_CHUNKS = 4
+"""Copies of a chunk that its delivery needs."""
 
 
 class Resources:
@@ -29,7 +33,7 @@ class Resources:
         self.settings = settings
         self._given = client
         self._session: Session | None = None
-        self.connections = ConnectionPool()
+        self.connections = Connections()
         """Connections to apps."""
 
     @cached_property
@@ -63,3 +67,21 @@ class Resources:
                 session.release()
                 self._session = session
         return self._session is session
+
+
+def limit_memory(settings: Settings) -> None:
+    """Limits the memory of this process and of each that it starts, where the system can.
+
+    What a repository holds, or a server answers, may be endless.
+    """
+    limit = _MOST_MEMORY + _CHUNKS * settings.binary_chunk_size_bytes
+    # Not RLIMIT_AS: git maps packs of any size, which take no memory of their own.
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    lower = [each for each in (soft, hard) if 0 <= each < limit]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(lower, default=limit), hard))
+
+
+def memory_limit() -> str:
+    """Returns the limit of this process in words."""
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    return "no limit" if limit < 0 else f"limit {limit >> 20:,} MiB"

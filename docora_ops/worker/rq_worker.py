@@ -31,8 +31,8 @@ from docora_ops.worker import redis_clock
 from docora_ops.worker.bullmq_watch import INTERVAL, BullmqWatch
 from docora_ops.worker.clock_watch import ClockWatch
 from docora_ops.worker.log import log, without_redis_traceback
-from docora_ops.worker.memory import limit_memory
 from docora_ops.worker.recovery import LinkRecovery, Tries, ids_and_name
+from docora_ops.worker.resources import limit_memory
 from docora_ops.worker.rq_parts import (
     CutOff,
     DelayedJobScheduler,

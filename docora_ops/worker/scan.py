@@ -1,10 +1,7 @@
 """Lists the files of a commit, with the SHA-256 of each."""
 
-from __future__ import annotations
-
 import codecs
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +17,8 @@ _NAME = "docora-ops-scan"
 _HEADER = b"docora-ops scan 2\n"
 """Has to change whenever a scan records something else about the same file."""
 _PDF = b"%PDF-"
-_END = re.compile(rb"end ([0-9a-f]{40,64}) ([0-9a-f]{64})")
-_LINE = re.compile(rb"([0-9a-f]{40,64}) ([0-9a-f]{64}) (\d+) ([tb])\t(.+)", re.DOTALL)
+_END = re.compile(rb"end ([0-9a-f]{40}) ([0-9a-f]{64})")
+_LINE = re.compile(rb"([0-9a-f]{40}) ([0-9a-f]{64}) (\d+) ([tb])\t(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +109,6 @@ def _read(path: Path) -> tuple[list[File], str]:
         return files, ""
     digest = hashlib.sha256()
     with stream:
-        os.fchmod(stream.fileno(), 0o600)  # the folder may have been open to other users
         if stream.read(len(_HEADER)) != _HEADER:
             return files, ""
         for line in _records(stream):

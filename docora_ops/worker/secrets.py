@@ -1,10 +1,9 @@
 """Decrypts Docora's secrets, and keeps them out of texts that are stored or logged."""
 
-from __future__ import annotations
-
 import re
 from base64 import b64encode
 from collections.abc import Iterable
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -15,6 +14,8 @@ from docora_ops.text import mask
 _FORM = re.compile(r"([0-9a-f]{32}):([0-9a-f]{32}):((?:[0-9a-f]{2})*)", re.IGNORECASE)
 _LONGEST_ERROR = 1000
 """Characters of `last_error`: an error may quote a whole page of HTML."""
+_SHORTEST_SECRET = 8
+"""Characters. Any text could contain a shorter part of a URL by chance."""
 
 
 class Cleaner:
@@ -27,6 +28,26 @@ class Cleaner:
         """Adds secrets, and the form in which git sends each as a login."""
         for secret in filter(None, secrets):
             self._secrets |= {secret, b64encode(f"{secret}:".encode()).decode()}
+
+    def learn_url(self, url: str) -> None:
+        """Adds the login of a URL, and the values of its query."""
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return
+        login, _, _ = parts.netloc.rpartition("@")
+        values = [value for _, value in parse_qsl(parts.query)]
+        values += [item.partition("=")[2] for item in parts.query.split("&")]
+        values += [parts.query, parts.username or "", parts.password or ""]
+        self.learn(
+            each
+            for value in values
+            for each in (value, unquote(value))
+            if len(each) >= _SHORTEST_SECRET
+        )
+        if login:
+            whole = unquote(login) if ":" in login else f"{unquote(login)}:"
+            self._secrets.add(b64encode(whole.encode(errors="replace")).decode())
 
     def clean(self, text: str) -> str:
         """Returns the text without secrets, in characters that Postgres accepts, and cut."""

@@ -1,9 +1,8 @@
 """The snapshot job: brings one link up to date."""
 
-from __future__ import annotations
-
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 
@@ -36,18 +35,15 @@ from docora_ops.links import Link, Payload
 from docora_ops.queue import Redis
 from docora_ops.settings import Settings, load_settings
 from docora_ops.text import inert, moment
-from docora_ops.worker.bodies import BodyWriter, Event, repository_fields
 from docora_ops.worker.certificates import file_for_git
 from docora_ops.worker.clone import FOLDER, Clone, Commit
-from docora_ops.worker.deliveries import Plan, Sender, compare, fits_index
-from docora_ops.worker.endpoint import secrets_of
+from docora_ops.worker.deliveries import Change, Event, Sender, compare, fits_index
 from docora_ops.worker.git import Git
 from docora_ops.worker.log import link_name, log, name_of_arguments
-from docora_ops.worker.memory import memory_limit
 from docora_ops.worker.objects import Objects
 from docora_ops.worker.recovery import Tries
 from docora_ops.worker.repository_lock import RepositoryLock
-from docora_ops.worker.resources import LOCK_TIMEOUT, Resources
+from docora_ops.worker.resources import LOCK_TIMEOUT, Resources, memory_limit
 from docora_ops.worker.scan import File, scan
 from docora_ops.worker.secrets import Cleaner, decrypt
 from docora_ops.worker.sync_failed import post_sync_failed
@@ -225,14 +221,15 @@ class _Snapshot:
             commit, files = self._scan(clone, lock, commit, objects)
             git_succeeded(self.session, self.repository_id)  # not before: a scan may fail as git's
             self.reads_repository = False
-            plan = compare(files, read_deliveries(self.session, link.ref))
-            numbers = len(plan.deletions), len(plan.creations), len(plan.updates)
+            changes = compare(files, read_deliveries(self.session, link.ref))
+            counts = Counter(change.event for change in changes)
+            numbers = counts[Event.DELETE], counts[Event.CREATE], counts[Event.UPDATE]
             text = "%s: %s at %s: %d to delete, %d to create, %d to update"
             log.info(text, self.name, inert(commit.label), commit.sha[:12], *numbers)
-            if plan.deletions or plan.creations or plan.updates:
+            if changes:
                 self._go_on_unless(may_deliver(self.session, link.ref))
                 try:
-                    self._deliver(link, objects, commit, plan, auth_key)
+                    self._deliver(link, objects, commit, changes, auth_key)
                 except BrokenCloneError:
                     with lock.held():
                         clone.discard()
@@ -245,7 +242,7 @@ class _Snapshot:
         """Returns the GitHub token and the app's auth key."""
         key = self.settings.require_encryption_key()
         self.cleaner.learn((payload.github_token_encrypted, payload.client_auth_key_encrypted))
-        self.cleaner.learn(secrets_of(payload.base_url))
+        self.cleaner.learn_url(payload.base_url)
         token = None
         if payload.github_token_encrypted is not None:
             token = decrypt(payload.github_token_encrypted, key, "the GitHub token")
@@ -287,25 +284,29 @@ class _Snapshot:
             raise GitError(error.message) from error
 
     def _deliver(
-        self, link: Link, objects: Objects, commit: Commit, plan: Plan, auth_key: str
+        self,
+        link: Link,
+        objects: Objects,
+        commit: Commit,
+        changes: Sequence[Change],
+        auth_key: str,
     ) -> None:
         payload = link.payload
         record = DeliveryRecord(self.session, link.ref)
-
-        def acknowledged(event: Event, path: str, sha: str) -> None:
-            self.sent += 1
-            is_deletion = event is Event.DELETE
-            link_exists = record.remove(path) if is_deletion else record.record(path, sha)
-            if not link_exists:
-                raise _GoneError
-
         connections = self.resources.connections
         with Webhook(
             payload.base_url, payload.app_id, auth_key, connections, DELIVERY_TIMEOUT
         ) as webhook:
-            writer = BodyWriter(repository_fields(payload), commit.sha)
+            sender = Sender(webhook, objects, payload, commit.sha, self.settings)
             try:
-                Sender(objects, writer, self.settings).send(plan, webhook, acknowledged)
+                for change in sender.send(changes):
+                    self.sent += 1
+                    if change.event is Event.DELETE:
+                        link_exists = record.remove(change.path)
+                    else:
+                        link_exists = record.record(change.path, change.sha)
+                    if not link_exists:
+                        raise _GoneError
             except SnapshotError:
                 record.flush()
                 raise

@@ -1,7 +1,5 @@
 """Tells apps that the circuit of one of their repositories is open."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,12 +10,10 @@ from docora_ops.links import PublicPayload
 from docora_ops.settings import Settings
 from docora_ops.text import inert, moment
 from docora_ops.worker import redis_clock
-from docora_ops.worker.bodies import encode, repository_fields
-from docora_ops.worker.endpoint import secrets_of
-from docora_ops.worker.http_connection import ConnectionPool
+from docora_ops.worker.deliveries import encode, repository_fields
 from docora_ops.worker.log import log
 from docora_ops.worker.secrets import Cleaner, decrypt
-from docora_ops.worker.webhook import Webhook
+from docora_ops.worker.webhook import Connections, Webhook
 
 _TIMEOUT = 10
 _THREADS = 8
@@ -50,17 +46,16 @@ def post_sync_failed(
             }
         )
         cleaner = Cleaner()
-        cleaner.learn(secrets_of(recipient.base_url))
+        cleaner.learn_url(recipient.base_url)
         try:
             auth_key = decrypt(recipient.client_auth_key_encrypted, key, "its auth key")
             with (
-                closing(ConnectionPool()) as connections,
+                closing(Connections()) as connections,
                 Webhook(
                     recipient.base_url, recipient.app_id, auth_key, connections, _TIMEOUT
                 ) as webhook,
             ):
-                webhook.send("sync_failed", body)
-                webhook.receive()
+                webhook.post("sync_failed", body)
         except SnapshotError as error:
             log.warning(
                 "app %s was not told of the open circuit: %s",

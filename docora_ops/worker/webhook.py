@@ -1,118 +1,134 @@
-"""Sends signed POSTs to one app."""
-
-from __future__ import annotations
+"""POSTs signed bodies to apps, directly or through the proxy that the environment names."""
 
 import hmac
 import http.client
+import logging
 import math
 import signal
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from base64 import b64encode
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
+from typing import Self
+from urllib.parse import unquote, urljoin
+from urllib.request import getproxies, proxy_bypass
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError
+from urllib3.exceptions import TimeoutError as HTTPTimeoutError
+from urllib3.util import Url, parse_url
 
 from docora_ops import __version__
 from docora_ops.errors import DeliveryError
-from docora_ops.text import inert
 from docora_ops.worker import redis_clock
-from docora_ops.worker.bodies import Pieces, resized
-from docora_ops.worker.certificates import hint_for
-from docora_ops.worker.endpoint import Endpoint, endpoint_of
-from docora_ops.worker.http_connection import AppConnection, ConnectionPool, InnerAddressError
-from docora_ops.worker.log import log
+from docora_ops.worker.certificates import hint_for, tls_context
 
-_GATHERED = 1 << 18
-"""Bytes of a large body that are sent at once."""
+Body = bytes | Callable[[], Iterable[bytes]]
+"""A body, or a function that yields its pieces: the same at each call."""
+
+_MOST_CONNECTIONS = 16
+"""Connections that stay open. Jobs of several apps take turns."""
 _WATCH_INTERVAL = 0.25
 _LONGEST_ANSWER = 1 << 16
-"""Bytes of an answer that are read before the connection is used again."""
+"""Bytes of an answer that are read so that the connection can be used again."""
 _HUNG_UP = (ConnectionError, ssl.SSLError)
-_FOLLOWED = {307, 308}
-"""Redirects that keep the method and the body."""
-_NOT_FOLLOWED = {301, 302, 303}
-"""Redirects that become a GET, which would deliver nothing."""
-_MOST_REDIRECTS = 5
+_REDIRECTS = {301, 302, 303, 307, 308}
+_PROXY_PORT = 1080
+"""The default port of a proxy, as for git."""
+
+# Warnings of urllib3 name whole URLs, whose query may be secret.
+logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+
+
+class Connections:
+    """Idle connections for the next POST to the same server. Not safe for several threads."""
+
+    def __init__(self) -> None:
+        self._idle: dict[str, HTTPConnection] = {}
+
+    def take(self, origin: str) -> HTTPConnection | None:
+        """Returns the connection to `origin`, if there is one that the server has not closed."""
+        connection = self._idle.pop(origin, None)
+        if connection is not None and not connection.is_connected:
+            connection.close()
+            return None
+        return connection
+
+    def leave(self, origin: str, connection: HTTPConnection) -> None:
+        """Keeps a connection to `origin`; closes the least recently used one of too many."""
+        self._idle[origin] = connection
+        if len(self._idle) > _MOST_CONNECTIONS:
+            self._idle.pop(next(iter(self._idle))).close()
+
+    def close(self) -> None:
+        """Closes all connections."""
+        while self._idle:
+            self._idle.popitem()[1].close()
 
 
 class Webhook:
-    """Sends POSTs to one app; follows redirects by 307 and 308 and verifies certificates.
+    """POSTs to one app; verifies its certificate and follows no redirects.
 
-    A redirect leads to private and loopback addresses only if the base_url has such an address
-    itself: an app must not send files and signatures to any server of the inner network.
+    base_url, app_id, auth_key: what Docora knows about the app.
+    connections: keeps the connection for the next POST.
+    timeout: seconds for one POST, from the TLS handshake to the end of the answer. Connecting may
+    take as long for each address of the host.
 
-    `timeout` is for a whole POST with its redirects, from the TLS handshake to the answer;
-    connecting may take as long for each address of the host. Each POST begins at the base_url.
-    After an error within the block, the connection is closed. All calls raise DeliveryError,
-    without the name of the file.
+    POST within a `with` block: it ends the thread that watches the time.
     """
 
     def __init__(
-        self, base_url: str, app_id: str, auth_key: str, connections: ConnectionPool, timeout: float
+        self, base_url: str, app_id: str, auth_key: str, connections: Connections, timeout: float
     ) -> None:
+        """Raises DeliveryError if the base_url or the proxy is unusable."""
+        self._url = _parse(base_url)
+        self._proxy = _proxy_for(self._url)
         self._app_id = app_id
         self._key = auth_key.encode()
-        self._timeout = timeout
-        self._base = self._endpoint = endpoint_of(base_url)
         self._connections = connections
-        self._connection = connections.connection_to(self._base)
-        self._used: set[AppConnection] = set()
+        self._timeout = timeout
         self._deadline = math.inf
         """When the POST at work must have ended; infinite while there is none."""
         self._expired = False
+        self._connection: HTTPConnection | None = None
+        self._socket: socket.socket | None = None
+        """The last open socket. A connection forgets it when the answer is the last one."""
         self._closed = threading.Event()
-        self._redirects = 0
-        self._redirect_status = 0
-        """The status of the last redirect; 0 at the base_url."""
-        self._base_is_inner = False
-        """True if the base_url has led to an address that is not public."""
-        self._headers: dict[str, str] = {}
-        self._body: Pieces | bytes = b""
-        self._is_repeatable = False
-        """True if the request is sent again when the app has closed the idle connection."""
-        self._hung_up: OSError | None = None
-        """The error of sending, if the app closed the connection before it had the whole body."""
-        self._unsent: Iterator[bytes] = iter(())
-        """The rest of the body in that case."""
-        self._known_origins = {self._base.origin}
-        """The app's own origin, and origins that were logged."""
 
-    def __enter__(self) -> Webhook:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._watch, daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._closed.set()
-        if kind is not None:  # a part of an answer may be left on it
-            self._connection.close()
 
-    def send(self, event: str, body: Pieces | bytes) -> None:
-        """Sends a body to `{base_url}/{event}`; `receive` waits for the answer."""
-        self._headers, self._body = self._sign(body), body
-        with self._errors():
-            self._redirects = self._redirect_status = 0
-            self._expired = False
-            self._deadline = time.monotonic() + self._timeout
-            self._post(self._base.below(event))
+    def post(self, event: str, body: Body) -> None:
+        """POSTs to `{base_url}/{event}`.
 
-    def receive(self) -> None:
-        """Waits for the answer. Raises DeliveryError unless it is 2xx."""
-        with self._errors():
-            while (endpoint := self._read_answer()) is not None:
-                # git has to send the rest of the file before it can send the file again.
-                for _ in self._unsent:
-                    pass
-                self._post(endpoint)
-        self._deadline = math.inf
+        Raises DeliveryError, without the name of the file, unless the status is 2xx.
+        """
+        headers = self._headers(body)
+        self._expired, self._deadline = False, time.monotonic() + self._timeout
+        try:
+            status, location = self._exchange(event, headers, body)
+        except (OSError, http.client.HTTPException, HTTPError, ValueError) as error:
+            raise self._failure(error) from error
+        finally:
+            self._deadline = math.inf
+        if not 200 <= status < 300:  # noqa: PLR2004 - success in HTTP
+            raise self._refusal(event, status, location)
 
-    def _sign(self, body: Pieces | bytes) -> dict[str, str]:
+    def _headers(self, body: Body) -> dict[str, str]:
         timestamp = str(int(redis_clock.timestamp()))
         signature = hmac.new(self._key, f"{timestamp}.".encode(), "sha256")
         length = 0
-        for piece in _pieces(body):
+        for piece in (body,) if isinstance(body, bytes) else body():
             signature.update(piece)
             length += len(piece)
-        return {
+        headers = {
             "Content-Type": "application/json",
             "Content-Length": str(length),
             "User-Agent": f"docora-ops/{__version__}",
@@ -120,135 +136,101 @@ class Webhook:
             "X-Docora-Timestamp": timestamp,
             "X-Docora-Signature": f"sha256={signature.hexdigest()}",
         }
+        if self._url.auth:
+            headers["Authorization"] = _basic(self._url.auth)
+        if self._is_forwarded:
+            headers |= self._proxy_login
+        return headers
 
-    def _post(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._connection = self._connections.connection_to(endpoint)
-        is_whole = isinstance(self._body, bytes)
-        if not is_whole and self._connection not in self._used:
-            # It has been idle since an earlier job. The app may close it, and a large body is not
-            # sent twice.
-            self._connection.close()
-        self._used.add(self._connection)
-        self._connection.close_if_ended()
-        self._is_repeatable = is_whole and self._connection.sock is not None
-        self._write()
+    @property
+    def _is_forwarded(self) -> bool:
+        """True if a proxy reads the requests, as for http URLs."""
+        return self._proxy is not None and self._url.scheme == "http"
 
-    def _write(self) -> None:
-        self._hung_up = None
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
+    @property
+    def _proxy_login(self) -> dict[str, str]:
+        auth = self._proxy.auth if self._proxy else None
+        return {"Proxy-Authorization": _basic(auth)} if auth else {}
+
+    @property
+    def _origin(self) -> str:
+        return f"{self._url.scheme}://{self._url.netloc}"
+
+    def _target(self, event: str) -> str:
+        """Returns the target of the request line: a proxy is given the whole URL."""
+        path = f"{(self._url.path or '').rstrip('/')}/{event}"
+        target = Url(path=path, query=self._url.query or None).request_uri
+        return f"{self._origin}{target}" if self._is_forwarded else target
+
+    def _exchange(self, event: str, headers: dict[str, str], body: Body) -> tuple[int, str | None]:
+        """Sends a request; returns the status and the `Location` of the answer."""
+        connection = self._connections.take(self._origin)
+        if connection is not None and isinstance(body, bytes):
+            try:
+                return self._request(connection, event, headers, body)
+            except _HUNG_UP:
+                # The app may have closed the idle connection while the request was on its way.
+                if self._expired:
+                    raise
+        elif connection is not None:  # a large body can't be sent again
+            connection.close()
+        return self._request(self._connect(), event, headers, body)
+
+    def _connect(self) -> HTTPConnection:
+        first = self._proxy or self._url
+        host, port = (first.host or "").strip("[]"), first.port
+        connection: HTTPConnection
+        if self._url.scheme == "http":
+            connection = HTTPConnection(host, port, timeout=self._timeout)
+        else:
+            context = tls_context()
+            connection = HTTPSConnection(host, port, timeout=self._timeout, ssl_context=context)
+            if self._proxy is not None:
+                target, target_port = (self._url.host or "").strip("[]"), self._url.port or 443
+                connection.set_tunnel(target, target_port, self._proxy_login)
+        self._connection = connection
         try:
-            self._connection.open(left, only_public=self._redirects > 0 and not self._base_is_inner)
-        except InnerAddressError as error:
-            raise self._connection.refusal(
-                self._redirect_status,
-                f"the app redirects to {self._endpoint.url}, and {error.address} is not a public "
-                "address: give the app that base_url if it has moved there",
-            ) from None
-        self._connection.put_head(self._endpoint, self._headers)
-        try:
-            if isinstance(self._body, bytes):
-                self._connection.end_head(self._body)
-            else:
-                self._connection.end_head()
-                self._unsent = resized(self._body(), _GATHERED)
-                for piece in self._unsent:
-                    self._connection.send(piece)
-        except _HUNG_UP as error:
-            # The answer may tell the reason, for example that the body is too large.
-            self._hung_up = error
-
-    def _read_answer(self) -> Endpoint | None:
-        """Returns the target of a redirect, or None if the app accepted the request."""
-        # If the answer ends with its connection, only closing the answer closes the socket.
-        with closing(self._answer()) as answer:
-            there = self._redirect(answer) if answer.status in _FOLLOWED else None
-            if there is None:
-                if not 200 <= answer.status < 300:  # noqa: PLR2004 - success in HTTP
-                    raise self._refusal(answer)
-                if self._hung_up is not None:
-                    raise self._hung_up
-            if self._hung_up is None:
-                # Not `read`, which would take a chunk of the length -1 to hold all that follows.
-                answer.readinto(bytearray(_LONGEST_ANSWER))
-            if self._expired:
-                raise TimeoutError
-            if self._hung_up is not None or not answer.isclosed():
-                self._connection.close()
-        return there
-
-    def _answer(self) -> http.client.HTTPResponse:
-        try:
-            return self._connection.answer()
-        except _HUNG_UP as error:
-            if not self._is_repeatable or self._expired:
-                raise self._hung_up or error from None
-        # The app closed the idle connection while the request was on its way.
-        self._connection.close()
-        self._write()
-        return self._connection.answer()
-
-    def _redirect(self, answer: http.client.HTTPResponse) -> Endpoint:
-        """Returns the target of a redirect. Raises DeliveryError if it must not be followed."""
-        if not self._redirects:
-            self._base_is_inner = self._connection.inner_address is not None
-        self._redirects += 1
-        self._redirect_status = answer.status
-        there = self._location(answer)
-        reason = None
-        if there is None:
-            reason = "the app redirects without a Location that is an http or https URL"
-        elif self._endpoint.scheme == "https" and there.scheme == "http":
-            reason = f"the app redirects from https to {there.url}, which is not encrypted"
-        elif self._redirects > _MOST_REDIRECTS:
-            reason = f"the app redirects more than {_MOST_REDIRECTS} times"
-        if there is None or reason:
-            raise self._connection.refusal(answer.status, reason)
-        if there.origin not in self._known_origins:
-            self._known_origins.add(there.origin)
-            # Without the path, in which an app could repeat secrets of the request.
-            where = f"{there.scheme}://{there.authority}"
-            log.warning("app %s redirects to %s", inert(self._app_id), inert(where))
-        return there
-
-    def _refusal(self, answer: http.client.HTTPResponse) -> DeliveryError:
-        if answer.status not in _NOT_FOLLOWED:
-            return self._connection.refusal(answer.status)
-        there = self._location(answer)
-        event = self._endpoint.path.rpartition("/")[2]
-        return self._connection.refusal(
-            answer.status,
-            "a POST follows only 307 and 308: give the app its new base_url",
-            there.url.removesuffix(f"/{event}") if there else "",
-        )
-
-    def _location(self, answer: http.client.HTTPResponse) -> Endpoint | None:
-        location = answer.getheader("Location")
-        return self._endpoint.redirected(location) if location else None
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except DeliveryError:
-            self._deadline = math.inf
+            connection.connect()
+        except BaseException:
+            connection.close()
             raise
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            expired = self._expired or isinstance(error, TimeoutError)
-            self._deadline = math.inf
-            self._connection.close()
-            if expired:
-                reason = self._connection.timeout(self._timeout, error)
+        return connection
+
+    def _request(
+        self, connection: HTTPConnection, event: str, headers: dict[str, str], body: Body
+    ) -> tuple[int, str | None]:
+        self._connection, self._socket = connection, connection.sock
+        is_reusable = False
+        hung_up: OSError | None = None
+        try:
+            pieces = body if isinstance(body, bytes) else body()
+            try:
+                connection.request(
+                    "POST", self._target(event), pieces, headers, preload_content=False
+                )
+            except _HUNG_UP as error:
+                # The answer may tell why, for example that the body is too large.
+                hung_up = error
+            with closing(connection.getresponse()) as answer:
+                is_success = 200 <= answer.status < 300  # noqa: PLR2004 - success in HTTP
+                if hung_up is not None and is_success:
+                    raise hung_up
+                if is_success:
+                    answer.read(_LONGEST_ANSWER, decode_content=False)
+                if self._expired:
+                    raise TimeoutError
+                is_reusable = is_success and answer.closed and connection.sock is not None
+                return answer.status, answer.headers.get("Location")
+        finally:
+            if is_reusable:
+                self._connections.leave(self._origin, connection)
             else:
-                reason = self._connection.failure(error)
-            raise DeliveryError(reason, hint=hint_for(error)) from error
+                connection.close()
 
     def _watch(self) -> None:
-        """Shuts the connection down at the deadline.
+        """Shuts the socket down at the deadline.
 
-        A socket's own timeout is for each single wait. An app that sends a byte now and then would
+        A timeout of a socket is for each single wait. An app that sends a byte now and then would
         never reach it.
         """
         # The timer of the job must interrupt the main thread, which waits for the app.
@@ -256,8 +238,76 @@ class Webhook:
         while not self._closed.wait(_WATCH_INTERVAL):
             if time.monotonic() > self._deadline:
                 self._expired = True
-                self._connection.shut_down()
+                with suppress(OSError):
+                    # While a proxy is asked for a tunnel, only the connection knows its socket.
+                    if sock := (self._connection and self._connection.sock) or self._socket:
+                        sock.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def _where(self) -> str:
+        through = f" through the proxy {self._proxy.netloc}" if self._proxy else ""
+        return f"{self._url.netloc}{through}"
+
+    def _failure(self, error: BaseException) -> DeliveryError:
+        """Returns the error for an answer that has not come."""
+        if isinstance(error, NewConnectionError) and error.__cause__ is not None:
+            error = error.__cause__
+        if self._expired or isinstance(error, TimeoutError | HTTPTimeoutError):
+            return DeliveryError(f"no answer from {self._where} within {self._timeout:g} s")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return DeliveryError(
+                f"the certificate of {self._where} is not valid: {error.verify_message}",
+                hint=hint_for(error),
+            )
+        if isinstance(error, OSError):
+            return DeliveryError(f"{self._where}: {error.strerror or error}")
+        # Not the text of the error: it may quote the answer, and that the secrets of the request.
+        return DeliveryError(f"{self._where} gave no valid HTTP answer ({type(error).__name__})")
+
+    def _refusal(self, event: str, status: int, location: str | None) -> DeliveryError:
+        """Returns the error for an answer that is not a success."""
+        if status not in _REDIRECTS:
+            hint = f"answered through the proxy {self._proxy.netloc}" if self._proxy else None
+            return DeliveryError(f"HTTP {status}", hint=hint if self._is_forwarded else None)
+        moved = ""
+        with suppress(ValueError, LocationParseError):
+            url = parse_url(urljoin(f"{self._origin}{self._url.path or '/'}", location or ""))
+            path = (url.path or "").removesuffix(f"/{event}")
+            if location and url.host:
+                moved = f": moved to {Url(url.scheme, None, url.host, url.port, path)}"
+        return DeliveryError(
+            f"HTTP {status}{moved}",
+            hint="redirects are not followed: give the app its new base_url",
+        )
 
 
-def _pieces(body: Pieces | bytes) -> Iterable[bytes]:
-    return (body,) if isinstance(body, bytes) else body()
+def _parse(base_url: str) -> Url:
+    with suppress(LocationParseError):
+        url = parse_url(base_url)
+        if url.scheme in {"http", "https"} and url.host:
+            return url
+    raise DeliveryError("the app's base_url is not an http or https URL")
+
+
+def _basic(auth: str) -> str:
+    """Returns the header for `USER:PASSWORD`, as it is written in a URL."""
+    login = unquote(auth) if ":" in auth else f"{unquote(auth)}:"
+    return f"Basic {b64encode(login.encode(errors='replace')).decode()}"
+
+
+def _proxy_for(url: Url) -> Url | None:
+    """Returns the proxy that the environment names for a URL."""
+    proxies = getproxies()
+    name = proxies.get(url.scheme or "") or proxies.get("all")
+    host = (url.host or "").strip("[]")
+    # no_proxy names an IPv6 address without its port.
+    if not name or proxy_bypass(host if ":" in host or not url.port else f"{host}:{url.port}"):
+        return None
+    with suppress(LocationParseError):
+        proxy = parse_url(name if "://" in name else f"http://{name}")
+        if proxy.scheme == "http" and proxy.host:
+            return proxy._replace(port=proxy.port or _PROXY_PORT)
+    raise DeliveryError(
+        f"the proxy for {url.netloc} is not an http://HOST:PORT: see {url.scheme}_proxy, all_proxy"
+        " and no_proxy in the worker's environment"
+    )

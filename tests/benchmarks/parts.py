@@ -10,13 +10,13 @@ from typing import Any
 
 from redis.connection import AbstractConnection
 from redis.lock import Lock
+from urllib3.connection import HTTPConnection
 
 from docora_ops import settings
 from docora_ops.database.postgres import Database
 from docora_ops.database.session import Session
 from docora_ops.queue import connect
 from docora_ops.worker import git, objects, snapshot_job
-from docora_ops.worker.http_connection import AppConnection
 from docora_ops.worker.webhook import Webhook
 
 PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
@@ -24,7 +24,7 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "connections": (
         (Session, "_open"),
         (AbstractConnection, "connect"),
-        (AppConnection, "open"),
+        (HTTPConnection, "connect"),
     ),
     "git": (
         (git.Git, "_finish"),
@@ -42,7 +42,7 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
         for name in names
     ),
     "Redis": ((Lock, "acquire"), (Lock, "release")),
-    "POSTs": ((Webhook, "send"), (Webhook, "receive")),
+    "POSTs": ((Webhook, "post"),),
 }
 """The functions whose time counts for each part, without what they call of another part."""
 

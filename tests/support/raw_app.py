@@ -59,6 +59,10 @@ class Talk:
     def read_body(self, head: tuple[str, dict[str, str]]) -> bytes:
         return self._stream.read(int(head[1]["Content-Length"]))
 
+    def read_some(self, size: int) -> bytes:
+        """Whatever is there, up to so many bytes; none when the worker has hung up."""
+        return self._stream.read1(size)
+
     def take(self, answer: bytes = OK) -> bool:
         """Read a request, have the receiver take it, and answer; False when there is none."""
         request = self.read()
@@ -70,13 +74,6 @@ class Talk:
 
     def send(self, data: bytes) -> None:
         self._connection.sendall(data)
-
-    def send_last(self, data: bytes) -> None:
-        """Have the data and the end of it arrive at the same moment, where the system can."""
-        if hasattr(socket, "TCP_CORK"):
-            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        self._connection.sendall(data)
-        self._connection.shutdown(socket.SHUT_WR)
 
     def tunnel(self, port: int) -> None:
         """Forward whatever comes, in both directions, until one side hangs up."""

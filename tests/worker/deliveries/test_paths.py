@@ -95,54 +95,24 @@ def test_of_names_that_are_the_same_once_replaced_the_first_is_sent(
     assert link_row(snapshots, link) == ("synced", 0, None)
 
 
-@pytest.mark.parametrize("letter", ["x", "\u00e9"])
-def test_a_path_of_1024_characters_is_sent_and_a_longer_one_is_not(
-    snapshots: Snapshots, caplog: pytest.LogCaptureFixture, letter: str
-) -> None:
-    link, upstream = snapshots.add_link({"a": "1", "z": "1"})
-    fits, too_long = long_path(1024, letter), long_path(1025, letter)
-    assert (len(fits), len(too_long)) == (1024, 1025)
-    commit_paths(upstream, {fits: b"2", too_long: b"3"})
-    snapshots.run_job(link)
-    assert snapshots.received().files == {"a": b"1", "z": b"1", fits: b"2"}
-    assert snapshots.deliveries(link) == {"a": sha("1"), "z": sha("1"), fits: sha("2")}
-    assert snapshots.snapshot_files(link.repository_id) == {
-        "a": sha("1"),
-        "z": sha("1"),
-        fits: sha("2"),
-        too_long: sha("3"),
-    }
-    assert caplog.text.count("its path is longer than 1024 characters") == 1
-    assert link_row(snapshots, link) == ("synced", 0, None)
-    snapshots.run_job(link)
-    assert len(events(snapshots)) == 3
-
-
-def test_a_path_that_is_too_long_for_the_snapshot_too_is_left_out(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1"})
-    fits, too_long = long_path(2048), long_path(2049)
-    commit_paths(upstream, {fits: b"2", too_long: b"3"})
-    snapshots.run_job(link)
-    assert snapshots.received().files == {"a": b"1"}
-    assert snapshots.snapshot_files(link.repository_id) == {"a": sha("1"), fits: sha("2")}
-    assert link_row(snapshots, link) == ("synced", 0, None)
-
-
-def test_a_path_of_many_bytes_keeps_nothing_else_back(
+def test_paths_that_docora_can_not_record_are_left_out_and_hold_nothing_else_back(
     snapshots: Snapshots, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Postgres's indices hold no more than 2,704 bytes, and these can't be compressed."""
-    link, upstream = snapshots.add_link({"a": "1"})
+    """Postgres's indices hold at most 2,704 bytes, and Han characters can't be compressed."""
     choose = random.Random(1).choices
-    path = "/".join("".join(choose(range_of_han, k=60)) for _ in range(16)) + "/z"
-    longer = "/".join("".join(choose(range_of_han, k=60)) for _ in range(20)) + "/z"
-    commit_paths(upstream, {path: b"2", longer: b"3"})
+    han = [chr(code) for code in range(0x4E00, 0x9FA0)]
+    dense = ["/".join("".join(choose(han, k=60)) for _ in range(n)) + "/z" for n in (16, 20)]
+    sent = {"a", "z", long_path(1024), long_path(1024, "\u00e9")}
+    only_stored = {long_path(1025), long_path(1025, "\u00e9"), long_path(2048)}
+    link, upstream = snapshots.add_link({})
+    commit_paths(upstream, dict.fromkeys((*sent, *only_stored, long_path(2049), *dense), b"1"))
     snapshots.run_job(link)
+    assert snapshots.received().files == dict.fromkeys(sent, b"1")
+    assert snapshots.deliveries(link) == dict.fromkeys(sent, sha("1"))
+    assert snapshots.snapshot_files(link.repository_id) == dict.fromkeys(
+        sent | only_stored, sha("1")
+    )
+    assert caplog.text.count("not sent, its path is longer than 1024 characters") == 6
     assert link_row(snapshots, link) == ("synced", 0, None)
-    assert snapshots.received().files == {"a": b"1"}
-    assert snapshots.deliveries(link) == {"a": sha("1")}
-    assert snapshots.snapshot_files(link.repository_id) == {"a": sha("1")}
-    assert caplog.text.count("not sent, its path is longer than") == 2
-
-
-range_of_han = [chr(code) for code in range(0x4E00, 0x9FA0)]
+    snapshots.run_job(link)
+    assert len(events(snapshots)) == len(sent)

@@ -8,7 +8,7 @@ import pytest
 
 from docora_ops.errors import GitError
 from docora_ops.worker import git
-from docora_ops.worker.redirects import target_on_same_server
+from docora_ops.worker.git import target_on_same_server
 from tests.support.delivery_checks import assert_in_sync, failure, git_failures
 from tests.support.git_over_http import GitHandler, GitSite, basic, rename_with_redirect
 from tests.support.proxy import eventually

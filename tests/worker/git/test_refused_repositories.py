@@ -1,11 +1,13 @@
 """URLs that git is never given, and names that lead out of REPOS_BASE_PATH."""
 
-import logging
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from docora_ops.errors import SnapshotError
+from docora_ops.settings import Settings
+from docora_ops.worker.clone import Clone
+from docora_ops.worker.git import Git
 from tests.support.delivery_checks import failure, git_failures
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
@@ -14,44 +16,21 @@ PASSWORD = "hunter2"
 CLONES = ".docora-ops/clones"
 
 
-def fail(snapshots: Snapshots, link: TestLink) -> str:
-    """Run the job, which must fail without git having been blamed; returns what is said of it."""
-    error = failure(snapshots, link)
-    assert git_failures(snapshots, link) == 0
-    assert snapshots.received().requests == []
-    return error
+def git_for(url: str, *protocols: str) -> Git:
+    return Git(url, token=None, protocols=protocols, timeout=1, keep_alive=lambda: None)
 
 
-@pytest.fixture
-def link(snapshots: Snapshots) -> TestLink:
-    repository = snapshots.docora.add_repository("octo/api", url="file:///nowhere")
-    return snapshots.link(snapshots.add_app(), repository)
+def refusal(url: str, *protocols: str) -> str:
+    with pytest.raises(SnapshotError) as caught:
+        git_for(url, *protocols)
+    return caught.value.message
 
 
-@pytest.fixture
-def whole_link(snapshots: Snapshots) -> TestLink:
-    """Nothing is wrong with its repository."""
-    return snapshots.add_link({"a": "1\n"})[0]
-
-
-def set_url(snapshots: Snapshots, url: str) -> None:
-    snapshots.docora.connection.execute("UPDATE repositories SET github_url = %s", (url,))
-
-
-def set_names(snapshots: Snapshots, owner: str, name: str) -> None:
-    snapshots.docora.connection.execute(
-        "UPDATE repositories SET owner = %s, name = %s", (owner, name)
-    )
-
-
-@pytest.fixture
-def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing may be run."""
-
-    def refuse(*arguments: object, **_: object) -> None:
-        raise AssertionError(arguments)
-
-    monkeypatch.setattr(subprocess, "Popen", refuse)
+def tree(folder: Path) -> dict[Path, bytes | None]:
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
 
 
 @pytest.mark.parametrize(
@@ -76,15 +55,9 @@ def no_git(monkeypatch: pytest.MonkeyPatch) -> None:
         "",
     ],
 )
-def test_what_is_no_plain_url_is_refused(
-    snapshots: Snapshots, link: TestLink, no_git: None, url: str
-) -> None:
-    marker = snapshots.folder / "marker"
+def test_what_is_no_plain_url_is_refused(url: str) -> None:
     # Even where all of this were allowed.
-    snapshots.settings_changes["git_protocols"] = "https,ext,file,ssh"
-    set_url(snapshots, url.replace("MARKER", str(marker)))
-    assert "is not one that git may be given" in fail(snapshots, link)
-    assert not marker.exists()
+    assert "is not one that git may be given" in refusal(url, "https", "ext", "file", "ssh")
 
 
 @pytest.mark.parametrize(
@@ -103,32 +76,28 @@ def test_what_is_no_plain_url_is_refused(
         f"https://ada:{PASSWORD}{'x' * 300}@127.0.0.1/octo/api",
     ],
 )
-def test_a_url_with_a_login_is_refused_without_showing_it(
-    snapshots: Snapshots, link: TestLink, no_git: None, url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    snapshots.settings_changes["git_protocols"] = "https,ssh"
-    set_url(snapshots, url)
-    with caplog.at_level(logging.DEBUG):
-        error = fail(snapshots, link)
-    assert PASSWORD not in error + caplog.text
+def test_a_url_with_a_login_is_refused_without_showing_it(url: str) -> None:
+    error = refusal(url, "https", "ssh")
+    assert PASSWORD not in error
     assert "URL" in error
 
 
 @pytest.mark.parametrize("url", ["file:///octo/api", "http://127.0.0.1/a", "ssh://git@127.0.0.1/a"])
-def test_only_https_is_allowed_where_nothing_else_is_said(
-    snapshots: Snapshots, link: TestLink, no_git: None, url: str
-) -> None:
-    snapshots.settings_changes["git_protocols"] = snapshots.docora.settings.git_protocols
-    set_url(snapshots, url)
-    error = fail(snapshots, link)
+def test_only_https_is_allowed_where_nothing_else_is_said(url: str) -> None:
+    protocols = Settings.model_fields["git_protocols"].default
+    assert protocols == "https"
+    git_for(url, url.partition(":")[0])
+    error = refusal(url, protocols)
     protocol = url.partition(":")[0]
     assert f" uses {protocol}: allowed is https (DOCORA_OPS_GIT_PROTOCOLS)" in error
 
 
-def test_a_protocol_of_the_settings_is_allowed(snapshots: Snapshots, whole_link: TestLink) -> None:
-    snapshots.settings_changes["git_protocols"] = "https,file"
-    snapshots.run_job(whole_link)
-    assert snapshots.docora.status(whole_link) == "synced"
+def test_a_refused_url_fails_the_link_and_not_its_repository(snapshots: Snapshots) -> None:
+    repository = snapshots.docora.add_repository("octo/api", url="--upload-pack=touch x")
+    link = snapshots.link(snapshots.add_app(), repository)
+    assert "is not one that git may be given" in failure(snapshots, link)
+    assert git_failures(snapshots, link) == 0
+    assert snapshots.received().requests == []
 
 
 @pytest.mark.parametrize(
@@ -148,50 +117,43 @@ def test_a_protocol_of_the_settings_is_allowed(snapshots: Snapshots, whole_link:
     ],
 )
 def test_names_that_would_leave_the_folder_are_refused(
-    snapshots: Snapshots, link: TestLink, no_git: None, owner: str, name: str
+    tmp_path: Path, owner: str, name: str
 ) -> None:
-    set_names(snapshots, owner, name)
-    before = sorted(snapshots.folder.rglob("*"))
-    assert "would leave REPOS_BASE_PATH" in fail(snapshots, link)
-    assert sorted(snapshots.folder.rglob("*")) == before
+    with pytest.raises(SnapshotError, match="would leave REPOS_BASE_PATH"):
+        Clone(tmp_path, owner, name, git_for("https://h/a", "https"))
 
 
-@pytest.mark.parametrize(
-    ("where", "target"),
-    [("octo", "outside"), ("octo/api", "outside/api"), ("octo", "repos/.docora-ops/clones/octo")],
-)
-def test_a_symlink_that_leads_out_is_refused(
-    snapshots: Snapshots, link: TestLink, no_git: None, where: str, target: str
-) -> None:
-    outside = snapshots.folder / "outside"
+@pytest.mark.parametrize("where", ["octo", "octo/api"])
+def test_a_symlink_is_not_followed(tmp_path: Path, where: str) -> None:
+    outside = tmp_path / "outside"
     (outside / "api").mkdir(parents=True)
-    (outside / "api" / "HEAD").write_text("somebody's\n")
-    path = snapshots.repos / CLONES / where
+    path = tmp_path / "repos" / CLONES / where
     path.parent.mkdir(parents=True)
-    path.symlink_to(snapshots.folder / target)
-    assert "would leave REPOS_BASE_PATH" in fail(snapshots, link)
-    assert tree(outside) == {Path("api"): None, Path("api/HEAD"): b"somebody's\n"}
+    path.symlink_to(outside)
+    with pytest.raises(SnapshotError, match="would leave REPOS_BASE_PATH"):
+        Clone(tmp_path / "repos", "octo", "api", git_for("https://h/a", "https"))
 
 
-def test_a_name_that_is_too_long_for_the_disk_fails_in_words(
-    snapshots: Snapshots, whole_link: TestLink
-) -> None:
-    set_names(snapshots, "octo", "ä" * 200)
-    assert "name too long" in fail(snapshots, whole_link)
+def fail(snapshots: Snapshots, link: TestLink) -> str:
+    """Runs the job, which must fail without git having been blamed; returns the error."""
+    error = failure(snapshots, link)
+    assert git_failures(snapshots, link) == 0
+    assert snapshots.received().requests == []
+    return error
 
 
-def tree(folder: Path) -> dict[Path, bytes | None]:
-    return {
-        path.relative_to(folder): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
+def test_a_name_that_is_too_long_for_the_disk_fails_in_words(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_link({"a": "1\n"})
+    snapshots.docora.connection.execute("UPDATE repositories SET name = %s", ("\u00e4" * 200,))
+    assert "name too long" in fail(snapshots, link)
 
 
 @pytest.mark.parametrize("files", [["notes.txt"], ["src/a.py", "b"], [".hidden"], [""]])
 def test_somebodys_files_where_the_clone_belongs_are_not_touched(
-    snapshots: Snapshots, whole_link: TestLink, files: list[str]
+    snapshots: Snapshots, files: list[str]
 ) -> None:
     """A file in the place of the folder itself, too."""
+    link, _ = snapshots.add_link({"a": "1\n"})
     folder = snapshots.repos / CLONES / "octo/api"
     for name in files:
         path = folder / name
@@ -199,5 +161,5 @@ def test_somebodys_files_where_the_clone_belongs_are_not_touched(
         path.write_text("precious\n")
     before = tree(folder.parent)
     error = "is in the way, and is not a clone" if files != [""] else "REPOS_BASE_PATH"
-    assert error in fail(snapshots, whole_link)
+    assert error in fail(snapshots, link)
     assert tree(folder.parent) == before

@@ -16,8 +16,6 @@ from docora_ops.database.pooling import session_id
 from docora_ops.database.snapshots import store_snapshot
 from docora_ops.errors import PostgresError
 from docora_ops.worker import snapshot_job as job_module
-from docora_ops.worker.http_connection import ConnectionPool
-from docora_ops.worker.webhook import Webhook
 from tests.support.delivery_checks import assert_in_sync, events, link_row
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_locks
@@ -184,23 +182,6 @@ def test_a_job_without_settings_is_kept(
     SimpleWorker([snapshots.docora.queue], connection=snapshots.docora.redis).work(burst=True)
     assert link_row(snapshots, link)[0] == "pending_snapshot"
     assert snapshots.docora.job(link).get_status() is JobStatus.SCHEDULED
-
-
-@pytest.mark.parametrize(
-    ("base_url", "expected"),
-    [
-        ("http://[::1]/x", ("::1", 80)),
-        ("https://[::1]/x", ("::1", 443)),
-        ("http://[::1]:8080/x", ("::1", 8080)),
-        ("https://app.example", ("app.example", 443)),
-    ],
-)
-def test_a_base_url_without_a_port_means_that_of_its_scheme(
-    base_url: str, expected: tuple[str, int]
-) -> None:
-    with Webhook(base_url, "app", "key", ConnectionPool(), timeout=1) as webhook:
-        connection = webhook._connection._http
-        assert (connection.host, connection.port) == expected
 
 
 def test_the_verdict_waits_for_the_disk_though_deliveries_do_not(snapshots: Snapshots) -> None:

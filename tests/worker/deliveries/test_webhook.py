@@ -1,0 +1,579 @@
+"""One POST to an app: apps that are down, slow, rude or mistaken, TLS, redirects and proxies."""
+
+import logging
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, closing
+from functools import partial
+
+import pytest
+import trustme
+
+from docora_ops.demo.receiver import Receiver, stringify
+from docora_ops.errors import DeliveryError
+from docora_ops.worker.webhook import Body, Connections, Webhook
+from tests.support.git_over_http import basic
+from tests.support.proxy import refused_port
+from tests.support.raw_app import OK, RawApp, Talk, context, raw_app, take_all
+from tests.support.snapshots import AUTH_KEY
+
+Head = tuple[str, dict[str, str]]
+
+
+def body_of(path: str, content: str = "") -> bytes:
+    """A body that the receiver takes."""
+    file = {"path": path, "sha": "1", "size": len(content), "content": content}
+    return stringify({"repository": {"repository_id": "r"}, "file": file}).encode()
+
+
+def pieces_of(body: bytes) -> Body:
+    """The same body, as one that is too large for the memory."""
+    size = 1 << 18
+    return lambda: (body[start : start + size] for start in range(0, len(body), size))
+
+
+SMALL = [body_of(path) for path in ("a", "b", "c")]
+LARGE = body_of("large", "x" * (20 << 20))
+"""More than the buffers of a connection hold."""
+
+
+def serving(
+    talk: Callable[[Talk], object], *, tls: ssl.SSLContext | None = None
+) -> AbstractContextManager[RawApp]:
+    return raw_app(Receiver({"Acme": AUTH_KEY}), talk, tls=tls)
+
+
+def post(*base_urls: str, bodies: Iterable[Body] = SMALL, timeout: float = 30) -> None:
+    """Sends the bodies to each URL, as a job of each app would, one after the other."""
+    with closing(Connections()) as connections:
+        for base_url in base_urls:
+            with Webhook(base_url, "app_1", AUTH_KEY, connections, timeout) as webhook:
+                for body in bodies:
+                    webhook.post("create", body)
+
+
+def error_of(base_url: str, *bodies: Body, timeout: float = 30) -> str:
+    """The error of a POST, and its hint."""
+    with pytest.raises(DeliveryError) as caught:
+        post(base_url, bodies=bodies or SMALL[:1], timeout=timeout)
+    return ": ".join(filter(None, (caught.value.message, caught.value.hint)))
+
+
+# The time of a POST
+
+
+def say_nothing(talk: Talk) -> None:
+    talk.read()
+    talk.wait_for_hangup()
+
+
+def read_nothing(talk: Talk) -> None:
+    talk.over.wait(25)
+
+
+def read_slowly(talk: Talk) -> None:
+    """Each single send makes some progress."""
+    end = time.monotonic() + 12
+    while time.monotonic() < end and not talk.over.wait(0.02) and talk.read_some(1 << 16):
+        pass
+
+
+def drip(talk: Talk, data: bytes) -> None:
+    """A few bytes now and then, for far longer than anybody should listen."""
+    end = time.monotonic() + 12
+    while time.monotonic() < end and not talk.over.wait(0.05):
+        talk.send(data)
+
+
+def dripping(head: bytes, data: bytes) -> Callable[[Talk], None]:
+    """Reads a request, sends the head at once and the data again and again."""
+
+    def talk(talk: Talk) -> None:
+        talk.read()
+        talk.send(head)
+        drip(talk, data)
+
+    return talk
+
+
+def drip_a_handshake(talk: Talk) -> None:
+    talk.send(b"\x16\x03\x03\x40\x00")  # 16 KiB of it are to come
+    drip(talk, b"x")
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        say_nothing,
+        read_nothing,
+        read_slowly,
+        dripping(b"HTTP/1.1 200 OK\r\n", b"X"),
+        dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
+        dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        dripping(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
+        dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        drip_a_handshake,
+    ],
+)
+def test_a_post_has_its_time_however_it_is_used(talk: Callable[[Talk], None]) -> None:
+    body = pieces_of(LARGE) if talk in {read_nothing, read_slowly} else SMALL[0]
+    with serving(talk) as app:
+        scheme = "https" if talk is drip_a_handshake else "http"
+        begun = time.monotonic()
+        error = error_of(f"{scheme}://{app.host}/Acme", body, timeout=0.3)
+        assert error == f"no answer from {app.host} within 0.3 s"
+        assert time.monotonic() - begun < 8
+        assert app.connections == 1
+
+
+def test_a_proxy_that_drips_its_answer_has_its_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def talk(talk: Talk) -> None:
+        talk.read_head()
+        talk.send(b"HTTP/1.1 200 Connected\r\n")
+        drip(talk, b"X: y\r\n")
+
+    with serving(talk) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.host)
+        error = error_of("https://acme.example/Acme", timeout=0.3)
+        assert error == f"no answer from acme.example through the proxy {proxy.host} within 0.3 s"
+
+
+def test_each_post_has_the_time_for_itself() -> None:
+    def talk(talk: Talk) -> None:
+        while request := talk.read():
+            assert talk.receiver.take(request) == 200
+            time.sleep(0.3)
+            talk.send(OK)
+
+    with serving(talk) as app:
+        post(app.base_url, timeout=0.8)
+        assert app.connections == 1
+
+
+def test_a_reused_connection_that_says_nothing_is_not_tried_again() -> None:
+    def talk(talk: Talk) -> None:
+        talk.take()
+        talk.read()
+        drip(talk, b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    with serving(talk) as app:
+        error = error_of(app.base_url, *SMALL[:2], timeout=0.3)
+        assert error == f"no answer from {app.host} within 0.3 s"
+        assert app.paths == ["a", "b"]
+
+
+# Connections that stay open, and those that end
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OK,
+        b"HTTP/1.1 204 Yes\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536,
+    ],
+)
+def test_an_answer_of_some_length_keeps_the_connection_for_the_next_job(answer: bytes) -> None:
+    def talk(talk: Talk) -> None:
+        while talk.take(answer):
+            pass
+
+    with serving(talk) as app:
+        post(app.base_url, app.base_url)
+        assert app.paths == ["a", "b", "c"] * 2
+        assert app.connections == 1
+
+
+def reset_after_the_answer(talk: Talk) -> None:
+    talk.take()
+    talk.reset()
+
+
+def reset_when_idle(talk: Talk) -> None:
+    """Too late for the worker to see it: it has begun to send."""
+    talk.take()
+    talk.read_head()
+    talk.reset()
+
+
+def answer_in_part(talk: Talk) -> None:
+    talk.take(b"HTTP/1.1 200 OK\r\nContent-Length: 65537\r\n\r\n" + b"x" * 65536)
+    talk.wait_for_hangup()
+
+
+def answer_without_end(talk: Talk) -> None:
+    talk.take(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not talk.over.is_set():
+        talk.send(b"1000\r\n%b\r\n" % (b"x" * 0x1000))
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+@pytest.mark.parametrize(
+    "talk",
+    [
+        reset_after_the_answer,
+        reset_when_idle,
+        partial(Talk.take),
+        partial(Talk.take, answer=OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n")),
+        partial(Talk.take, answer=b"HTTP/1.0 200 OK\r\n\r\nthanks"),
+        partial(Talk.take, answer=OK.replace(b" 0", b" 50000000") + b"x" * 50_000_000),
+        answer_in_part,
+        answer_without_end,
+    ],
+)
+def test_an_app_that_keeps_no_connection_gets_a_new_one_for_each_file(
+    trusted: trustme.CA,
+    talk: Callable[[Talk], object],
+    is_encrypted: bool,
+) -> None:
+    tls = context(trusted, "127.0.0.1") if is_encrypted else None
+    with serving(talk, tls=tls) as app:
+        post(app.base_url)
+        assert app.paths == ["a", "b", "c"]
+        assert app.connections == 3
+
+
+def test_a_large_body_gets_a_connection_of_its_own() -> None:
+    """It is not held in memory, so it could not be sent once more."""
+    with serving(take_all) as app:
+        post(app.base_url, bodies=(SMALL[0], pieces_of(LARGE), SMALL[1]))
+        assert app.requests[1].body == LARGE
+        assert app.requests[1].headers["Content-Length"] == str(len(LARGE))
+        assert "Transfer-Encoding" not in app.requests[1].headers
+        assert app.connections == 2
+
+
+def test_a_request_is_sent_only_once_more() -> None:
+    def talk(talk: Talk) -> None:
+        request = talk.read()
+        if request is not None and request.path == "a":
+            talk.receiver.take(request)
+            talk.send(OK)
+            talk.read()
+
+    with serving(talk) as app:
+        error = error_of(app.base_url, *SMALL[:2])
+        assert error == f"{app.host}: Remote end closed connection without response"
+        assert app.paths == ["a", "b", "b"]
+
+
+# Answers that are no success
+
+
+@pytest.mark.parametrize("status", [101, 199, 300, 304, 404, 500])
+def test_an_answer_but_2xx_is_told_and_ends_the_connection(status: int) -> None:
+    answer = OK.replace(b"200", str(status).encode())
+
+    def talk(talk: Talk) -> None:
+        talk.read()
+        talk.send(answer)
+        talk.wait_for_hangup()
+
+    with serving(talk) as app:
+        assert error_of(app.base_url) == f"HTTP {status}"
+
+
+def refuse_and_close(talk: Talk) -> None:
+    talk.read_head()
+    talk.send(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nlong")
+
+
+def refuse_and_read_on(talk: Talk) -> None:
+    head = talk.read_head()
+    assert head is not None
+    talk.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+    talk.read_body(head)
+    talk.wait_for_hangup()
+
+
+def accept_and_close(talk: Talk) -> None:
+    talk.read_head()
+    talk.send(OK)
+
+
+@pytest.mark.parametrize("body", [LARGE, pieces_of(LARGE)], ids=["bytes", "pieces"])
+def test_an_answer_before_the_whole_body_was_read_counts_only_if_it_is_a_refusal(
+    body: Body,
+) -> None:
+    for talk in (refuse_and_close, refuse_and_read_on):
+        with serving(talk) as app:
+            assert error_of(app.base_url, body) == "HTTP 413"
+    with serving(accept_and_close) as app:
+        error = error_of(app.base_url, body)
+        assert error in {
+            f"{app.host}: Connection reset by peer",
+            f"{app.host}: Broken pipe",
+        }
+
+
+def answering(answer: bytes) -> Callable[[Talk], None]:
+    """Reads a request, sends this and closes the connection."""
+
+    def talk(talk: Talk) -> None:
+        talk.read()
+        talk.send(answer)
+
+    return talk
+
+
+def reset_at_the_head(talk: Talk) -> None:
+    talk.read_head()
+    talk.reset()
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+CLOSED = ": Remote end closed connection without response"
+INVALID = " gave no valid HTTP answer"
+
+
+@pytest.mark.parametrize(
+    ("talk", "reason"),
+    [
+        (reset_at_the_head, f": Connection reset by peer|: Broken pipe|{CLOSED}"),
+        (answering(b""), CLOSED),
+        (answering(b"HTTP/1.1 2"), f"{INVALID} (BadStatusLine)"),
+        (answering(b"220 mail.example ESMTP geheim\r\n"), f"{INVALID} (BadStatusLine)"),
+        (answering(b"\0\x1b[31m\r\n"), f"{INVALID} (BadStatusLine)"),
+        (answering(b"HTTP/2.0 200 OK\r\n\r\n"), f"{INVALID} (UnknownProtocol)"),
+        (answering(b"HTTP/1.1 200 " + b"x" * 70_000 + b"\r\n\r\n"), f"{INVALID} (LineTooLong)"),
+        (
+            answering(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n"),
+            f"{INVALID} (HTTPException)",
+        ),
+        (answering(CHUNKED + b"1" * 70_000), f"{INVALID} (ProtocolError)"),
+        (answering(CHUNKED + b"10\r\nabc"), f"{INVALID} (ProtocolError)"),
+        (answering(CHUNKED + b"ten\r\nabc"), f"{INVALID} (ProtocolError)"),
+    ],
+)
+def test_a_request_without_a_whole_answer_is_not_acknowledged(
+    talk: Callable[[Talk], None], reason: str
+) -> None:
+    with serving(talk) as app:
+        assert error_of(app.base_url) in {f"{app.host}{each}" for each in reason.split("|")}
+        assert app.connections == 1
+
+
+def test_an_app_that_is_down_or_unknown_is_named() -> None:
+    port = refused_port()
+    assert error_of(f"http://[::1]:{port}/hook") == f"[::1]:{port}: Connection refused"
+    assert error_of("https://acme.invalid").startswith("acme.invalid: ")
+
+
+# TLS
+
+
+def test_an_app_gets_nothing_without_a_valid_certificate(
+    authority: trustme.CA, trusted: trustme.CA
+) -> None:
+    with serving(take_all, tls=context(trustme.CA(), "127.0.0.1")) as unknown:
+        error = error_of(unknown.base_url)
+        assert error.startswith(f"the certificate of {unknown.host} is not valid: ")
+        assert "set NODE_EXTRA_CA_CERTS" in error
+        assert unknown.requests == []
+    with serving(take_all, tls=context(trusted, "acme.example")) as other:
+        error = error_of(other.base_url)
+        assert error.startswith(
+            f"the certificate of {other.host} is not valid: IP address mismatch"
+        )
+        assert "NODE_EXTRA_CA_CERTS" not in error
+        assert other.requests == []
+    with serving(lambda talk: talk.send(b"hello\r\n")) as plain:
+        error = error_of(f"https://{plain.host}")
+        assert error.startswith(f"{plain.host}: [SSL: ")
+    with serving(take_all, tls=context(trusted, "127.0.0.1")) as app:
+        post(app.base_url)
+        assert app.connections == 1
+
+
+# The base_url
+
+
+def noting(heads: list[Head]) -> Callable[[Talk], None]:
+    """Takes all requests, and notes the target and the headers of each."""
+
+    def talk(talk: Talk) -> None:
+        while head := talk.read_head():
+            talk.read_body(head)
+            heads.append(head)
+            talk.send(OK)
+
+    return talk
+
+
+def test_user_password_and_query_of_a_base_url_reach_the_app() -> None:
+    heads: list[Head] = []
+    with serving(noting(heads)) as app:
+        for login, suffix in (
+            ("us%65r:p%C3%A4ss%40word@", "/hook?key=a b&x=%2F/"),
+            ("token:@", "?key"),
+            ("token@", "/#fragment"),
+            (":password@", "/?"),
+            ("", "/a%20b/\u00fc c//"),
+        ):
+            post(f"http://{login}{app.host}{suffix}", bodies=SMALL[:1])
+    assert [(path, headers.get("Authorization")) for path, headers in heads] == [
+        ("/hook/create?key=a%20b&x=%2F/", basic("user", "p\u00e4ss@word")),
+        ("/create?key", basic("token")),
+        ("/create", basic("token")),
+        ("/create", basic("", "password")),
+        ("/a%20b/%C3%BC%20c/create", None),
+    ]
+    assert {headers["Host"] for _, headers in heads} == {app.host}
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "ftp://user:geheim@acme.example/hook",
+        "acme.example/hook",
+        "https://",
+        "https://acme.example:99999/hook",
+        "https://acme example/hook",
+        "https://[::1/hook",
+        "",
+    ],
+)
+def test_an_unusable_base_url_is_refused(base_url: str) -> None:
+    assert error_of(base_url) == "the app's base_url is not an http or https URL"
+
+
+# Redirects
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "moved"),
+    [
+        (
+            301,
+            "https://u:geheim@new.example:444/hook/create?key=geheim#geheim",
+            ": moved to https://new.example:444/hook",
+        ),
+        (302, None, ""),
+        (303, "/elsewhere", ": moved to http://{host}/elsewhere"),
+        (307, "../v2/create", ": moved to http://{host}/v2"),
+        (308, "http://[::1/create", ""),
+        (308, "", ""),
+    ],
+)
+def test_a_redirect_is_not_followed_and_tells_the_new_base_url(
+    status: int, location: str | None, moved: str
+) -> None:
+    header = "" if location is None else f"Location: {location}\r\n"
+    answer = f"HTTP/1.1 {status} Moved\r\n{header}Content-Length: 4\r\n\r\ngone".encode()
+    with serving(answering(answer)) as app:
+        assert error_of(app.base_url) == (
+            f"HTTP {status}{moved.format(host=app.host)}:"
+            " redirects are not followed: give the app its new base_url"
+        )
+        assert len(app.requests) == 1
+
+
+def test_no_log_shows_the_query_of_a_base_url(caplog: pytest.LogCaptureFixture) -> None:
+    answer = b"HTTP/1.1 500 No\r\nno header\r\nContent-Length: 0\r\n\r\n"
+    with caplog.at_level(logging.DEBUG), serving(answering(answer)) as app:
+        assert error_of(f"http://user:geheim@{app.host}/Acme?key=geheim") == "HTTP 500"
+    assert "geheim" not in caplog.text
+
+
+# Proxies
+
+
+def test_http_proxy_stands_before_the_apps_that_no_proxy_does_not_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heads: list[Head] = []
+    with serving(noting(heads)) as proxy, serving(take_all) as app:
+        monkeypatch.setenv("HTTP_PROXY", f"http://pr%6Fxy:p%40ss@{proxy.host}")
+        monkeypatch.setenv("no_proxy", "x.example,127.0.0.1")
+        post("http://user:geheim@acme.example:8080/Acme?key=1", app.base_url)
+        assert (len(heads), app.paths, proxy.connections) == (3, ["a", "b", "c"], 1)
+    target, headers = heads[0]
+    assert target == "http://acme.example:8080/Acme/create?key=1"
+    assert headers["Host"] == "acme.example:8080"
+    assert headers["Authorization"] == basic("user", "geheim")
+    assert headers["Proxy-Authorization"] == basic("proxy", "p@ss")
+
+
+def test_https_proxy_only_forwards_what_it_can_not_read(
+    monkeypatch: pytest.MonkeyPatch, trusted: trustme.CA
+) -> None:
+    heads: list[Head | None] = []
+
+    def connect(talk: Talk) -> None:
+        heads.append(talk.read_head())
+        talk.send(b"HTTP/1.1 200 Connected\r\n\r\n")
+        talk.tunnel(port)
+
+    tls = context(trusted, "acme.example")
+    with serving(take_all, tls=tls) as app, serving(connect) as proxy:
+        port = app.listener.getsockname()[1]
+        monkeypatch.setenv("https_proxy", f"proxy:geheim@{proxy.host}")
+        post(f"https://user:geheim@acme.example:{port}/Acme")
+        assert proxy.connections == 1
+        for request in app.requests:
+            assert request.headers["Authorization"] == basic("user", "geheim")
+            assert "Proxy-Authorization" not in request.headers
+    assert app.paths == ["a", "b", "c"]
+    assert heads[0] is not None
+    target, headers = heads[0]
+    assert target == f"acme.example:{port}"
+    assert headers["Proxy-Authorization"] == basic("proxy", "geheim")
+    assert "Authorization" not in headers
+
+
+def hang_up(talk: Talk) -> None:
+    talk.read_head()
+
+
+def refusing(status: int) -> Callable[[Talk], None]:
+    def talk(talk: Talk) -> None:
+        talk.read_head()
+        talk.send(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode())
+        talk.wait_for_hangup()
+
+    return talk
+
+
+@pytest.mark.parametrize(
+    ("talk", "scheme", "error"),
+    [
+        (None, "http", "{app} through the proxy {proxy}: Connection refused"),
+        (None, "https", "{app} through the proxy {proxy}: Connection refused"),
+        (hang_up, "https", "{app} through the proxy {proxy}" + CLOSED),
+        (
+            refusing(403),
+            "https",
+            "{app} through the proxy {proxy}: Tunnel connection failed: 403 No",
+        ),
+        (refusing(407), "http", "HTTP 407: answered through the proxy {proxy}"),
+    ],
+)
+def test_a_proxy_that_fails_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    talk: Callable[[Talk], None] | None,
+    scheme: str,
+    error: str,
+) -> None:
+    with serving(talk or take_all) as app:
+        proxy = app.host if talk else f"127.0.0.1:{refused_port()}"
+        monkeypatch.setenv("all_proxy", f"http://user:geheim@{proxy}")
+        found = error_of(f"{scheme}://user:geheim@acme.example:8080/Acme")
+        assert found == error.format(proxy=proxy, app="acme.example:8080")
+
+
+@pytest.mark.parametrize(
+    "url", ["socks5://user:geheim@127.0.0.1:1", "http://", "http://127.0.0.1:99999"]
+)
+def test_a_proxy_of_another_kind_is_refused_and_not_passed_by(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("http_proxy", url)
+    with serving(take_all) as app:
+        assert error_of(app.base_url) == (
+            f"the proxy for {app.host} is not an http://HOST:PORT:"
+            " see http_proxy, all_proxy and no_proxy in the worker's environment"
+        )
+        assert app.connections == 0
