@@ -1,8 +1,5 @@
 """Updates links whose job was killed or whose worker is gone."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from contextlib import closing
 
 from rq.job import Job
@@ -65,26 +62,14 @@ class LinkRecovery:
         self._queue = RqQueue(settings, client)
 
     def count_killed_job(
-        self,
-        app_id: str,
-        repository_id: str,
-        tries: Tries,
-        *,
-        reason: str,
-        stopped: bool = False,
-        name: str = "",
+        self, app_id: str, repository_id: str, tries: Tries, reason: str, name: str
     ) -> None:
-        """Counts a failure of the link, and ends or keeps the tries of the job accordingly.
-
-        `stopped`: an operator has stopped the job, so it gets no further try. `name` names the link
-        in the log, its ids by default.
-        """
-        name = name or inert(f"{app_id} {repository_id}")
+        """Counts a failure of the link, and ends or keeps the tries of the job accordingly."""
         failure = Failure(
             app_id,
             repository_id,
             f"the snapshot was cut off: {reason}",
-            0 if stopped else tries.left,
+            tries.left,
             self._settings.max_retry_attempts,
         )
         try:
@@ -99,8 +84,7 @@ class LinkRecovery:
         if isinstance(ending, Refusal) or ending.is_final:
             tries.end()
         status = getattr(ending, "status", "gone")
-        outlook = "no further try" if stopped else tries.outlook
-        log.warning("%s: failed: %s; the link is %s; %s", name, reason, status, outlook)
+        log.warning("%s: failed: %s; the link is %s; %s", name, reason, status, tries.outlook)
 
     def release_cut_off_job(self, app_id: str, repository_id: str, name: str) -> None:
         """Makes the link pending. The job still counts as running, and is queued afterwards."""
@@ -112,21 +96,14 @@ class LinkRecovery:
             left = f" ({inert(error.message)}; not marked as pending)"
         log.warning("%s: cut off, and queued again at once; no failure is counted%s", name, left)
 
-    def recover_abandoned_links(self, keep_alive: Callable[[], object]) -> None:
-        """Queues links again that are `scanning` without a job.
-
-        Calls `keep_alive` now and then; only errors of that call are raised.
-        """
+    def recover_abandoned_links(self) -> None:
+        """Queues links again that are `scanning` without a job."""
         try:
             with closing(Database(self._settings)) as database:
                 recovered = recover_abandoned(
-                    database, self._queue, self._settings.max_retry_attempts, keep_alive
+                    database, self._queue, self._settings.max_retry_attempts
                 )
-                refs = [item.ref for item in recovered]
-                try:
-                    names = names_of(database, refs)
-                except DocoraOpsError:  # the links are recovered nevertheless
-                    names = [(None, None)] * len(refs)
+                names = names_of(database, [item.ref for item in recovered])
         except DocoraOpsError as error:
             log.warning("links left behind can't be looked for: %s", inert(error.message))
             return
