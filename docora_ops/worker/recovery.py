@@ -1,6 +1,9 @@
-"""Updates links whose job was killed or whose worker is gone."""
+"""Jobs that were cut off or killed, and what becomes of their links."""
 
+import signal
 from contextlib import closing
+from types import FrameType
+from typing import Any
 
 from rq.job import Job
 
@@ -14,13 +17,51 @@ from docora_ops.database.link_scans import (
     release_cut_off_scan,
 )
 from docora_ops.errors import DocoraOpsError
+from docora_ops.interrupts import CUT_OFF
 from docora_ops.queue import Redis, RqQueue
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker.log import link_name, log, name_of_arguments
+from docora_ops.worker.rq_faults import OneStepRetry
 
 _KEPT_DELAY = 10
 """Seconds until the next try of a job that has no delays of its own."""
+
+
+class CutOff(BaseException):
+    """The worker ends and waits no longer for its job, which only has to clean up.
+
+    No Exception, so that nothing in between takes it for a failure.
+    """
+
+
+class SnapshotJob(OneStepRetry):
+    """A job that its worker can cut off."""
+
+    was_cut_off = False
+
+    def perform(self) -> Any:
+        """Runs the job. Raises CutOff on the signal that a work-horse holds back until then."""
+        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {CUT_OFF})
+        try:
+            return super().perform()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def try_again_at_once(self) -> None:
+        """Makes the next try follow at once, and this one not count."""
+        self.was_cut_off = True
+        self.retries_left = (self.retries_left or 0) + 1
+
+    def get_retry_interval(self) -> int:
+        """Returns the seconds until the next try."""
+        return 0 if self.was_cut_off else super().get_retry_interval()
+
+
+def cut_off(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """Handles the signal in a work-horse."""
+    signal.signal(number, signal.SIG_IGN)  # else a second one would cut off the cleaning up
+    raise CutOff
 
 
 class Tries:

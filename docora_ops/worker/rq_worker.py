@@ -36,7 +36,14 @@ from docora_ops.text import inert
 from docora_ops.worker import redis_clock, rq_faults
 from docora_ops.worker.log import log
 from docora_ops.worker.memory import limit_memory
-from docora_ops.worker.recovery import LinkRecovery, Tries, ids_and_name
+from docora_ops.worker.recovery import (
+    CutOff,
+    LinkRecovery,
+    SnapshotJob,
+    Tries,
+    cut_off,
+    ids_and_name,
+)
 
 _WORKER_TTL = 45
 """Seconds; RQ adds a minute, after which the name of a killed worker is free."""
@@ -61,44 +68,8 @@ _MOST_GROWTH = 1 << 15
 """KiB by which a work-horse may grow before it is replaced."""
 
 
-class CutOff(BaseException):
-    """The worker ends and waits no longer for its job, which only has to clean up.
-
-    No Exception, so that nothing in between takes it for a failure.
-    """
-
-
 class Stopped(SystemExit):
     """The worker was told to end while it waited."""
-
-
-class SnapshotJob(rq_faults.OneStepRetry):
-    """A job that its worker can cut off."""
-
-    was_cut_off = False
-
-    def perform(self) -> Any:
-        """Runs the job. Raises CutOff on the signal that a work-horse holds back until then."""
-        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {CUT_OFF})
-        try:
-            return super().perform()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    def try_again_at_once(self) -> None:
-        """Makes the next try follow at once, and this one not count."""
-        self.was_cut_off = True
-        self.retries_left = (self.retries_left or 0) + 1
-
-    def get_retry_interval(self) -> int:
-        """Returns the seconds until the next try."""
-        return 0 if self.was_cut_off else super().get_retry_interval()
-
-
-def cut_off(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """Handles the signal in a work-horse."""
-    signal.signal(number, signal.SIG_IGN)  # else a second one would cut off the cleaning up
-    raise CutOff
 
 
 _SUSPENDED = DocoraOpsError("workers are suspended", hint="docora-ops resume ends that")
@@ -219,9 +190,18 @@ class SnapshotWorker(Worker):
         return None
 
     def _dequeue(self, timeout: int | None) -> tuple[Job, Queue] | None:
-        return Queue.dequeue_any(
-            self.queues, timeout, self.connection, self.job_class, self.serializer
-        )
+        [queue] = self.queues
+        while True:
+            try:
+                return Queue.dequeue_any(
+                    [queue], timeout, self.connection, self.job_class, self.serializer
+                )
+            except (RedisError, DequeueTimeout):
+                raise
+            except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
+                job_id = getattr(error, "job_id", "")
+                log.warning("job %s can't be read: %s", inert(job_id), type(error).__name__)
+                queue.intermediate_queue.remove(job_id)
 
     def _queue_due_jobs(self) -> int:
         """Queues the delayed jobs that are due; returns the seconds until a next look.
@@ -321,6 +301,7 @@ class SnapshotWorker(Worker):
         self._told_at = moment
         if self.is_told_to_end:
             self._cut_off_at = moment
+            log.info("worker %s: told again: ends its job", self.name)
             return
         self.is_told_to_end = True
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal often sends two
