@@ -50,6 +50,8 @@ def change_one(
     """
     if not ref.has_valid_job_id:
         raise invalid_job_id(ref)
+    if not dry_run:
+        queue.prepare()
     link = _read(database, ref)
     skips_open_circuit = queue.is_docoras and not reset_circuit
     statuses = [LinkStatus.FAILED]
@@ -85,7 +87,6 @@ def change_one(
     if dry_run:
         execution.plan([ref], batch)
     else:
-        queue.prepare()
         execution.claim_and_push([ref], batch, wait=True)
     if batch.unclaimed:
         raise _gone(ref)
