@@ -40,7 +40,7 @@ def list_links(
     total, links = lists.links_page(database, which, sort, limit=limit, offset=(page - 1) * limit)
     error = None
     try:
-        looked = look_at_jobs(database, open_queue(), links, detailed=True, by_status=True)
+        looked = look_at_jobs(database, open_queue(), links)
         jobs = {link.job_id: answer.state for link, answer in looked}
         links = [replace(link, job=jobs.get(link.job_id, JobState.NONE)) for link in links]
     except RedisError as lost:

@@ -44,7 +44,7 @@ def link_details(database: Database, queue: LinkQueue, app: str, repository: str
         circuit_is_open=link.circuit_is_open,
         history=history,
         lock_held=bool(held_job_ids(database, [link.ref.job_id])),
-        job=job_state(database, queue, link.ref, by_status=True),
+        job=job_state(database, queue, link.ref),
         job_id=link.ref.job_id,
         backend=queue.backend,
         backend_source=queue.choice.source,

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 
 from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
-from docora_ops.actions.bulk.batch import LinkOutcome
+from docora_ops.actions.bulk.execute import LinkOutcome
 from docora_ops.actions.bulk.paced_run import PacedRun
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.waiting.follow import Following
@@ -28,7 +28,7 @@ from docora_ops.database import Selection
 from docora_ops.database.counts import count_links
 from docora_ops.errors import ServerError
 from docora_ops.interrupts import Stop
-from docora_ops.links import Action
+from docora_ops.links import Action, Outcome
 from docora_ops.queue import PacedRuns, ProgressStore, connect
 from docora_ops.render import bulk as render
 from docora_ops.render import waits
@@ -317,6 +317,8 @@ class BulkCommand(LongRun):
         """Yields what the table does not tell."""
         if self._action is Action.RESYNC and result.total:
             yield f"{render.records_in_words(result, is_planned=self.context.dry_run)}."
+        if self._options.front and (waited := result.counts.get(Outcome.ALREADY_QUEUED, 0)):
+            yield f"{amount(waited, 'job')} waited already: --front moves none of these."
         if result.circuits_reset:
             verb = "would be reset" if self.context.dry_run else "reset"
             yield f"{amount(result.circuits_reset, 'circuit')} {verb}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from docora_ops.actions.belonging import require_servers_to_match
-from docora_ops.actions.link_change import LinkChange
+from docora_ops.actions.link_change import change_one
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.cli.change import (
     describe_change,
@@ -17,7 +17,7 @@ from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.terminal import Terminal
 from docora_ops.database.link_rows import count_deliveries
 from docora_ops.errors import ServerError
-from docora_ops.links import Action, LinkResult
+from docora_ops.links import Action, LinkResult, Outcome
 from docora_ops.render import link_result as render
 from docora_ops.render.bulk import forgets_files, forgotten
 from docora_ops.text import amount
@@ -56,11 +56,20 @@ def change_link(
     change = describe_change(
         action, reason, **names_of(link), front=front, reset_circuit=reset_circuit, update=update
     )
-    dry_run = context.dry_run
-    result = LinkChange(
-        action, database, context.queue, link.ref, front, reset_circuit, dry_run, change, update
-    ).make()
+    result = change_one(
+        database,
+        context.queue,
+        action,
+        link.ref,
+        front=front,
+        reset_circuit=reset_circuit,
+        update=update,
+        dry_run=context.dry_run,
+        change=change,
+    )
     _show(context, result, workers)
+    if front and result.outcome is Outcome.ALREADY_QUEUED:
+        context.say("The job was waiting already and keeps its place: --front moves no job.")
     return _wait(context, result, workers) if context.wait else ExitCode.OK
 
 

@@ -5,18 +5,17 @@ from redis import Redis
 from docora_ops.jobs import Backend
 from docora_ops.queue.audit_stream import History
 from docora_ops.queue.backend import choose_backend
-from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
+from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, disproved_status
 from docora_ops.queue.paced_runs import PacedRuns
 from docora_ops.queue.progress import ProgressStore
 from docora_ops.queue.redis_client import connect
 from docora_ops.queue.rq_queue import RqQueue
 from docora_ops.queue.suspension import WorkerSwitch
-from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
+from docora_ops.queue.waiting_list import WaitingList
 from docora_ops.settings import Settings
 
 __all__ = [
     "Answer",
-    "ExpiredExecutions",
     "History",
     "LinkQueue",
     "PacedRuns",
@@ -27,6 +26,7 @@ __all__ = [
     "WaitingList",
     "WorkerSwitch",
     "connect",
+    "disproved_status",
     "queue_of",
 ]
 

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from docora_ops.actions.bulk import paced_run
-from docora_ops.actions.bulk.batch import LinkOutcome
+from docora_ops.actions.bulk.execute import LinkOutcome
 from docora_ops.actions.bulk.paced_run import PacedRun
 from docora_ops.actions.waiting.follow import Following
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
@@ -223,7 +222,6 @@ def test_whatever_happens_meanwhile(
     limits = st.none() | st.builds(MaxFailures, st.integers(0, 3), is_percent=st.booleans())
     options = st.lists(st.tuples(limits, st.integers(1, 3)), min_size=1, max_size=5)
     runs = cycle(data.draw(options, "limits and batch sizes"))
-    monkeypatch.setattr(paced_run, "SECOND_LOOK_DELAY", 0)
 
     def sleep(stop: Stop, seconds: float) -> None:
         course.sleep(stop, seconds)
