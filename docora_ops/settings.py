@@ -100,15 +100,6 @@ class Settings(BaseSettings):
     ssl_cert_dir: str | None = None
 
     backend: Annotated[Backend | None, _own("BACKEND")] = None  # None: to be found out
-    bullmq_prefix: Annotated[str, _own("BULLMQ_PREFIX", pattern=r"^[A-Za-z0-9_.:{}-]{1,200}\Z")] = (
-        "bull"
-    )
-    queue_name: Annotated[str, _own("QUEUE_NAME", pattern=r"^[A-Za-z0-9_.-]{1,200}\Z")] = (
-        "snapshot-queue"
-    )
-    job_function: Annotated[str, _own("JOB_FUNCTION", pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)+\Z")] = (
-        "docora_ops.worker.snapshot"
-    )
     job_timeout: Annotated[int, _own("JOB_TIMEOUT", ge=1, le=2_592_000)] = 3600
     connect_timeout: Annotated[int, _own("CONNECT_TIMEOUT", ge=1, le=3600)] = 5
     statement_timeout: Annotated[int, _own("STATEMENT_TIMEOUT", ge=1, le=86_400)] = 30

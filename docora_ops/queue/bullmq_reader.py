@@ -14,7 +14,9 @@ from redis.client import Pipeline
 from redis.exceptions import NoPermissionError
 
 from docora_ops.jobs import (
+    BULLMQ_PREFIX,
     MOST_SEARCHED,
+    QUEUE_NAME,
     Backend,
     JobFailure,
     JobPlace,
@@ -27,18 +29,15 @@ from docora_ops.jobs import (
     Worker,
 )
 from docora_ops.links import ids_of_job
-from docora_ops.queue.redis_client import answers_of, redis_errors, server_time
+from docora_ops.queue.redis_client import answers_of, server_time
 from docora_ops.queue.values import (
-    command_to_delete,
-    literal,
     moment_of_timestamp,
     optional_text_of,
     text_of,
     whole_number,
 )
-from docora_ops.settings import Settings
 
-_QUEUE_OF_DOCORA = "snapshot-queue"
+_WORKER_NAME = f"{BULLMQ_PREFIX}:{b64encode(QUEUE_NAME.encode()).decode()}"
 _LISTS = ("wait", "paused", "active")
 _SETS = ("delayed", "prioritized", "waiting-children", "failed", "completed")
 _OVER = ("completed",)
@@ -58,33 +57,14 @@ _RECORD_FIELDS = (
 )
 
 
-def read_use(settings: Settings, client: Redis) -> OtherQueue:
-    """Tells for an installation with RQ whether BullMQ is in use beside it. Raises RedisError."""
-    with redis_errors(client):
-        return BullmqReader(settings, client, _QUEUE_OF_DOCORA).use()
-
-
-def has_worker(settings: Settings, client: Redis) -> bool:
-    """Tells whether a worker of Docora's own queue is connected. Raises RedisError."""
-    with redis_errors(client):
-        return bool(BullmqReader(settings, client, _QUEUE_OF_DOCORA).workers())
-
-
-def command_to_remove_jobs(settings: Settings) -> str:
-    """Returns the shell command that removes Docora's own queue."""
-    return command_to_delete(f"{literal(settings.bullmq_prefix)}:{_QUEUE_OF_DOCORA}:*")
-
-
 class BullmqReader:
     """Reads one queue of BullMQ. Errors of the Redis client are not translated."""
 
-    def __init__(self, settings: Settings, client: Redis, queue: str | None = None) -> None:
+    prefix = f"{BULLMQ_PREFIX}:{QUEUE_NAME}:"
+    """The beginning of all keys of the queue."""
+
+    def __init__(self, client: Redis) -> None:
         self._client = client
-        self._queue = queue or settings.queue_name
-        base = f"{settings.bullmq_prefix}:"
-        self.prefix = f"{base}{self._queue}:"
-        """The beginning of all keys of the queue."""
-        self._worker_name = base + b64encode(self._queue.encode()).decode()
 
     @property
     def traces(self) -> list[str]:
@@ -133,7 +113,7 @@ class BullmqReader:
         found = []
         for client in clients:
             name, _, own_name = client.get("name", "").partition(":w:")
-            if name == self._worker_name and client.get("db") == database:
+            if name == _WORKER_NAME and client.get("db") == database:
                 address = client.get("addr", "")
                 found.append(_worker(own_name or address, address.rpartition(":")[0]))
         return found
@@ -225,7 +205,7 @@ class BullmqReader:
             completed=count["completed"],
             failed=count["failed"],
             delayed=count["delayed"],
-            queue_name=self._queue,
+            queue_name=QUEUE_NAME,
             oldest_waiting_at=oldest,
             oldest_waiting_seconds=max(0, int(now - oldest.timestamp())) if oldest else None,
             suspended=suspension is not None,
@@ -313,14 +293,14 @@ class BullmqReader:
         row, *found, locked = answers_of(pipeline)
         in_lists, scores = found[: 2 * len(_LISTS)], found[2 * len(_LISTS) :]
         places = [
-            JobPlace(name, self._queue, position=length - index)
+            JobPlace(name, QUEUE_NAME, position=length - index)
             for name, index, length in zip(_LISTS, in_lists[::2], in_lists[1::2], strict=True)
             if index is not None
         ]
         places += [
             JobPlace(
                 name,
-                self._queue,
+                QUEUE_NAME,
                 score_at=moment_of_timestamp(_due(score)) if name == "delayed" else None,
             )
             for name, score in zip(_SETS, scores, strict=True)
@@ -341,7 +321,7 @@ class BullmqReader:
             status = "active, stalled"
         return JobRecord(
             status=status if exists else None,
-            origin=self._queue if exists else None,
+            origin=QUEUE_NAME if exists else None,
             created_at=_moment(fields["timestamp"]),
             enqueued_at=None,
             started_at=_moment(fields["processedOn"]),

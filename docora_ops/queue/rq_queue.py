@@ -23,11 +23,10 @@ from docora_ops.jobs import (
 )
 from docora_ops.links import Outcome
 from docora_ops.queue.audit_stream import AuditEntry
-from docora_ops.queue.bullmq_reader import command_to_remove_jobs, read_use
+from docora_ops.queue.backend import TO_REMOVE_BULLMQ_JOBS, count_rq_workers, read_bullmq_use
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import EXPIRY, links_key
-from docora_ops.queue.rq_workers import count_workers
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.suspension import read_suspension
 from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
@@ -51,7 +50,7 @@ class RqQueue(LinkQueue):
         self, settings: Settings, client: Redis, choice: BackendChoice | None = None
     ) -> None:
         super().__init__(settings, client, choice)
-        self._script = JobScript(settings, client, "look_and_push.lua")
+        self._script = JobScript(client, "look_and_push.lua")
 
     def read_waiting(self) -> WaitingList:
         """Reads the ids in the queue's list."""
@@ -168,11 +167,11 @@ class RqQueue(LinkQueue):
 
     def count_workers(self) -> int:
         """Counts the live workers that listen on the queue."""
-        return count_workers(self._settings, self._client)
+        return count_rq_workers(self._client)
 
     def read_other(self) -> OtherQueue:
         """Tells whether Docora's own queue holds jobs, and whether a BullMQ worker runs."""
-        return read_use(self._settings, self._client)
+        return read_bullmq_use(self._client)
 
     def read_suspension(self) -> Suspension | None:
         """Returns the order to all workers to take no jobs, if there is one."""
@@ -181,7 +180,7 @@ class RqQueue(LinkQueue):
     def health(self) -> QueueHealth:
         """Reads what `doctor` checks."""
         health = self._reader.health(self.count_workers(), self.read_other())
-        return replace(health, to_remove_others=command_to_remove_jobs(self._settings))
+        return replace(health, to_remove_others=TO_REMOVE_BULLMQ_JOBS)
 
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers, the scheduler and the first `limit` jobs."""
@@ -211,13 +210,13 @@ class RqQueue(LinkQueue):
         """Finds and removes entries of the whole queue."""
         from docora_ops.queue.sweep import QueueSweep  # seldom needed
 
-        return QueueSweep(self._settings, self._client)
+        return QueueSweep(self._client)
 
     @cached_property
     def _reader(self) -> RqReader:
         from docora_ops.queue.rq_reader import RqReader  # seldom needed
 
-        return RqReader(self._settings, self._client)
+        return RqReader(self._client)
 
     @cached_property
     def _template(self) -> JobTemplate:

@@ -95,11 +95,6 @@ def test_postgres(server: PostgresServer, expected: list[str]) -> None:
     assert [check.state for check in postgres_checks.check_server(server)] == expected
 
 
-def test_a_redis_that_does_not_tell_what_its_user_may_do_is_a_warning() -> None:
-    check = redis_checks.check_monitor("redis:6379/0", None)
-    assert (check.state, check.hint) == (CheckState.WARNING, "upgrade to Redis 7 or newer")
-
-
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [

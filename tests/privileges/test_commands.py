@@ -221,7 +221,7 @@ def test_without_any_one_command_or_key_of_redis_a_command_is_refused(
 def what_doctor_is_told(docora: Docora) -> str:
     """The error, if any, that its look at Redis ends with."""
     actions = docora.actions()
-    inspector = QueueInspector(docora.settings, actions.redis, Backend.RQ)
+    inspector = QueueInspector(actions.redis, Backend.RQ)
     try:
         inspector.connect()
         actions.queue.health()

@@ -26,7 +26,6 @@ def test_an_env_file_is_read_when_named_and_the_environment_wins(
         tmp_path / "docora.env",
         DATABASE_URL=docora.database_url,
         REDIS_URL="redis://127.0.0.1:1",
-        DOCORA_OPS_QUEUE_NAME="from-file",
         DOCORA_OPS_JOB_TIMEOUT="77",
         ENCRYPTION_KEY="00" * 32,
         UNKNOWN_TO_US="whatever",
@@ -40,27 +39,25 @@ def test_an_env_file_is_read_when_named_and_the_environment_wins(
 
     result = docora.run(*arguments, env=env)
     assert (result.code, result.data["outcome"]) == (0, "queued")
-    assert docora.redis.lrange("rq:queue:from-file", 0, -1) == [link.job_id.encode()]
+    assert docora.waiting() == [link.job_id]
     assert docora.job(link).timeout == 99
 
 
 def test_an_env_file_is_named_before_or_after_the_command_or_by_the_variable(
     docora: Docora, tmp_path: Path
 ) -> None:
-    """The queue that the file names is shown; what is given wins over the variable."""
-    one, other = (
-        env_file(tmp_path / name, DOCORA_OPS_QUEUE_NAME=name) for name in ("one", "other")
-    )
+    """What is given wins over the variable."""
+    one, other = (env_file(tmp_path / name, DOCORA_OPS_BACKEND=name) for name in ("rq", "bullmq"))
     for arguments, variable, expected in (
-        (["--env-file", one, "queue"], None, "one"),
-        (["queue", "--env-file", one], None, "one"),
-        (["queue"], one, "one"),
-        (["--env-file", one, "queue"], other, "one"),
-        (["queue", "--env-file", one], other, "one"),
-        (["queue"], "", "snapshot-queue"),
+        (["--env-file", other, "queue"], None, "bullmq"),
+        (["queue", "--env-file", other], None, "bullmq"),
+        (["queue"], other, "bullmq"),
+        (["--env-file", one, "queue"], other, "rq"),
+        (["queue", "--env-file", one], other, "rq"),
+        (["queue"], "", "rq"),
     ):
-        env = {"DOCORA_OPS_ENV_FILE": variable}
-        assert docora.run(*arguments, "--json", env=env).data["queue_name"] == expected, arguments
+        env = {"DOCORA_OPS_ENV_FILE": variable, "DOCORA_OPS_BACKEND": None}
+        assert docora.run(*arguments, "--json", env=env).data["backend"] == expected, arguments
     twice = docora.run("--env-file", one, "queue", "--env-file", other, "--json")
     assert (twice.code, twice.json["error"]) == (2, "--env-file is given 2 times")
     wrong = docora.run("doctor", "--json", env={"DOCORA_OPS_ENV_FILE": str(tmp_path)})
@@ -129,8 +126,7 @@ UNUSABLE = {
     "DOCORA_OPS_CONNECT_TIMEOUT": ["0", SECRET, "9" * 30],
     "DOCORA_OPS_STATEMENT_TIMEOUT": ["-1", SECRET, "9" * 30],
     "DOCORA_OPS_LOCK_TIMEOUT": ["1.5", SECRET, "9" * 30],
-    "DOCORA_OPS_QUEUE_NAME": ["a b", f"{SECRET}\n", STRAY],
-    "DOCORA_OPS_JOB_FUNCTION": ["os..system", SECRET, f"{SECRET}.("],
+    "DOCORA_OPS_GIT_PROTOCOLS": ["a b", f"{SECRET}\n", STRAY],
 }
 """By variable, three values that can't be used."""
 
@@ -255,19 +251,14 @@ def test_every_setting_shows_in_the_job(docora: Docora) -> None:
     result = docora.run(
         *("retry", *link.ids, "--json"),
         env={
-            "DOCORA_OPS_QUEUE_NAME": "another-queue",
-            "DOCORA_OPS_JOB_FUNCTION": "our.own.snapshot",
             "DOCORA_OPS_JOB_TIMEOUT": "1234",
             "MAX_RETRY_ATTEMPTS": "4",
             "RETRY_BASE_DELAY_MS": "2500",
         },
     )
     assert result.code == 0, result
-    assert docora.waiting() == []
-    assert docora.redis.lrange("rq:queue:another-queue", 0, -1) == [link.job_id.encode()]
-    assert docora.redis.smembers("rq:queues") == {b"rq:queue:another-queue"}
     job = docora.job(link)
-    assert (job.origin, job.func_name, job.timeout) == ("another-queue", "our.own.snapshot", 1234)
+    assert job.timeout == 1234
     assert (job.retries_left, job.retry_intervals) == (3, [3, 5, 10])
 
 
@@ -287,13 +278,13 @@ def test_quotes_that_docker_run_passes_on_are_left_out_with_a_warning(docora: Do
             "DATABASE_URL": f'"{docora.database_url}"',
             "REDIS_URL": f"'{docora.redis_url}'",
             "MAX_RETRY_ATTEMPTS": '"4"',
-            "DOCORA_OPS_QUEUE_NAME": '""',
+            "DOCORA_OPS_JOB_TIMEOUT": '""',
         },
     )
     assert result.code == 0, result
     assert result.data["outcome"] == "queued"
     assert docora.job(link).retries_left == 3
-    names = ("DATABASE_URL", "DOCORA_OPS_QUEUE_NAME", "MAX_RETRY_ATTEMPTS", "REDIS_URL")
+    names = ("DATABASE_URL", "DOCORA_OPS_JOB_TIMEOUT", "MAX_RETRY_ATTEMPTS", "REDIS_URL")
     assert sorted(warnings_of(result)) == [
         f"Warning: {name} has quotes around its value in the environment: left out"
         for name in names

@@ -15,14 +15,6 @@ VARIABLES: dict[str, tuple[str, object, str, object]] = {
     "SCAN_INTERVAL_MS": ("scan_interval_ms", 60_000, "120000", 120_000),
     "RESCAN_INTERVAL_MS": ("rescan_interval_ms", 300_000, "60000", 60_000),
     "DOCORA_OPS_BACKEND": ("backend", None, "bullmq", "bullmq"),
-    "DOCORA_OPS_BULLMQ_PREFIX": ("bullmq_prefix", "bull", "{acme}:bull", "{acme}:bull"),
-    "DOCORA_OPS_QUEUE_NAME": ("queue_name", "snapshot-queue", "other.queue-1", "other.queue-1"),
-    "DOCORA_OPS_JOB_FUNCTION": (
-        "job_function",
-        "docora_ops.worker.snapshot",
-        "acme.jobs.snapshot",
-        "acme.jobs.snapshot",
-    ),
     "DOCORA_OPS_JOB_TIMEOUT": ("job_timeout", 3600, "60", 60),
     "DOCORA_OPS_CONNECT_TIMEOUT": ("connect_timeout", 5, "1", 1),
     "DOCORA_OPS_STATEMENT_TIMEOUT": ("statement_timeout", 30, "2", 2),
@@ -152,13 +144,13 @@ def test_an_env_file_is_read_when_asked_for(env_file: Path, line_end: str, encod
         "MAX_RETRY_ATTEMPTS=7 # tries",
         "ENCRYPTION_KEY=0123456789abcdef",
         "DOCORA_OPS_UNKNOWN=1",
-        "DOCORA_OPS_QUEUE_NAME=plain",
+        "DOCORA_OPS_GIT_PROTOCOLS=ssh",
     )
     env_file.write_bytes("".join(line + line_end for line in lines).encode(encoding))
     settings = load_settings(env_file)
     assert settings.require_database_url().get_secret_value() == DATABASE_URL
     assert settings.redis_url.get_secret_value() == "redis://redis.example:6379"
-    assert (settings.max_retry_attempts, settings.queue_name) == (7, "plain")
+    assert (settings.max_retry_attempts, settings.git_protocols) == (7, "ssh")
 
 
 def test_a_password_with_dollars_is_taken_from_an_env_file_as_it_stands(
@@ -216,14 +208,7 @@ UNUSABLE = {
     "SCAN_INTERVAL_MS": ("0", "-7777", "hunter2"),
     "RESCAN_INTERVAL_MS": ("-7777", "777777777777", "hunter2"),
     "DOCORA_OPS_BACKEND": ("hunter2", "RQ", "bullmq,rq"),
-    "DOCORA_OPS_BULLMQ_PREFIX": ("hunter2 bull", "hunter2*", "hunter2\n"),
-    "DOCORA_OPS_QUEUE_NAME": ("hunter2 queue", "hunter2:queue", "hunter2\n"),
-    "DOCORA_OPS_JOB_FUNCTION": (
-        "hunter2",
-        "hunter2.1snapshot",
-        "os.system('hunter2')",
-        "hunter2.snapshot\n",
-    ),
+    "DOCORA_OPS_GIT_PROTOCOLS": ("hunter2 https", "https,,hunter2", "hunter2\n"),
     "DOCORA_OPS_JOB_TIMEOUT": ("0", "hunter2", "7777777"),
     "DOCORA_OPS_CONNECT_TIMEOUT": ("0", "7777777"),
     "DOCORA_OPS_STATEMENT_TIMEOUT": ("0", "7777777"),
