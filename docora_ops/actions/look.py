@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from docora_ops.batches import batches
 from docora_ops.database import Database
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkIds, LinkRef
+from docora_ops.pages import batches
 from docora_ops.queue import Answer, LinkQueue, WaitingList
 
 LinkT = TypeVar("LinkT", bound=LinkIds)

@@ -18,9 +18,8 @@ from redis.commands.core import Script
 from redis.retry import Retry
 
 from docora_ops.errors import ConfigurationError, RedisDeniedError, RedisError
-from docora_ops.settings import Settings
+from docora_ops.settings import Settings, adapt_redis_url
 from docora_ops.text import mask
-from docora_ops.urls import adapt_redis_url
 
 ROWS_LOCKED_TIMEOUT = 4
 """Seconds for an answer of Redis while rows are locked in Postgres: Docora waits for those rows."""

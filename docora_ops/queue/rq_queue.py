@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from redis import Redis
 
-from docora_ops.batches import batches
 from docora_ops.jobs import (
     Backend,
     BackendChoice,
@@ -22,6 +21,7 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import Outcome
+from docora_ops.pages import batches
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.backend import TO_REMOVE_BULLMQ_JOBS, count_rq_workers, read_bullmq_use
 from docora_ops.queue.job_template import JobTemplate

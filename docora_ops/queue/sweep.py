@@ -13,9 +13,9 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 
-from docora_ops.batches import batches
 from docora_ops.drift import Drift, Repaired, RepairOutcome
 from docora_ops.jobs import JOB_FUNCTION, QUEUE_NAME, JobState
+from docora_ops.pages import batches
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.job_template import calls_for_link
 from docora_ops.queue.redis_client import answers_of, redis_errors

@@ -7,9 +7,9 @@ import pytest
 from docora_ops.actions.doctor import postgres_checks, redis_checks
 from docora_ops.database.postgres_server import PostgresServer
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
+from docora_ops.overview import Standby
 from docora_ops.queue.redis_server import RedisServer
 from docora_ops.render.doctor import summary
-from docora_ops.status import Standby
 from docora_ops.text import duration
 
 NOW = 1_800_000_000.0

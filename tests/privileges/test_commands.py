@@ -9,8 +9,7 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.actions.doctor.postgres_checks import check_privileges
-from docora_ops.database.grants import TABLES
-from docora_ops.database.postgres_server import read_role
+from docora_ops.database.postgres_server import TABLES, read_role
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import RedisError
 from docora_ops.jobs import Backend

@@ -136,7 +136,7 @@ class BatchExecution:
         has_found_jobs = False
         while candidates:
             refused: list[Answer] = []
-            with self.database.transaction(asks_if_lost=True):
+            with self.database.transaction():
                 claims = self._claim(candidates, wait=wait)
                 changed = [claim for claim in claims.values() if claim.state in _CHANGED_BY_US]
                 cleared = 0

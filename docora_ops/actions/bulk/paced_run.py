@@ -12,10 +12,10 @@ from docora_ops.actions.bulk.batch import Batch
 from docora_ops.actions.bulk.pace import Pace
 from docora_ops.actions.bulk.run import BatchHandler, BulkRun
 from docora_ops.actions.waiting.follow import Feed, Following
-from docora_ops.batches import batches
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
 from docora_ops.errors import RedisError
 from docora_ops.links import LinkRef
+from docora_ops.pages import batches
 from docora_ops.queue import PacedRuns, WaitingList
 from docora_ops.settings import SECOND_LOOK_DELAY
 

@@ -16,16 +16,17 @@ from docora_ops.actions.doctor.timing_checks import seconds_ahead
 from docora_ops.actions.open_queue import open_queue
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.database import Database
-from docora_ops.database.counts import count_apps_with_failed_links, count_links
-from docora_ops.database.grants import TABLES, missing_columns
-from docora_ops.database.pooling import find_pooling
+from docora_ops.database.link_reports import count_apps_with_failed_links, count_links
 from docora_ops.database.postgres_server import (
+    TABLES,
+    missing_columns,
     read_clock,
     read_columns,
     read_creators,
     read_role,
     read_server,
 )
+from docora_ops.database.session import find_pooling
 from docora_ops.diagnosis import (
     Check,
     CheckName,
@@ -46,11 +47,11 @@ from docora_ops.errors import (
 )
 from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, QueueHealth
 from docora_ops.links import LinkStatus
+from docora_ops.overview import TOO_SLOW_MS
 from docora_ops.queue import LinkQueue, Redis, connect
 from docora_ops.queue.redis_client import describe, latency
 from docora_ops.queue.redis_server import QueueInspector
 from docora_ops.settings import Settings, load_settings
-from docora_ops.status import TOO_SLOW_MS
 
 _OF_POSTGRES = frozenset(
     {
