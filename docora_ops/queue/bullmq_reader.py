@@ -48,9 +48,6 @@ _PER_MILLISECOND = 0x1000
 _JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
 _LEAST_WAITING = 20
 """Jobs at the head that are compared for the oldest: BullMQ puts stalled jobs there."""
-_EVENTS_AT_ONCE = 1000
-_MOST_EVENTS = 10_000
-"""BullMQ keeps about as many."""
 _RECORD_FIELDS = (
     *("timestamp", "processedOn", "finishedOn", "pb", "opts", "atm"),
     "failedReason",
@@ -222,12 +219,11 @@ class BullmqReader:
         for job_id in job_ids:
             pipeline.hmget(self.prefix + text_of(job_id), list(_JOB_FIELDS))
         rows = [row or [None] * len(_JOB_FIELDS) for row in answers_of(pipeline)]
-        waits_since: dict[bytes, datetime | None] = {}
-        if status == "waiting":
-            waits_since = self._waits_since(dict(zip(job_ids, rows, strict=True)))
         jobs = []
         for index, (job_id, row) in enumerate(zip(job_ids, rows, strict=True)):
-            name, data, created, began, *_ = row
+            name, data, created, began, tries, options = row
+            # A job that was tried or delayed has waited for less time than it exists.
+            was_moved = (whole_number(tries) or 0) > 0 or bool(_object_of(options).get("delay"))
             call = _object_of(data)
             app_id, repository_id = ids_of_job(text_of(job_id)) or (None, None)
             owner, repository = call.get("owner"), call.get("name")
@@ -242,42 +238,11 @@ class BullmqReader:
                     repository_name=f"{owner}/{repository}" if owner and repository else None,
                     created_at=_moment(created),
                     processed_at=_moment(began) if status == "active" else None,
-                    enqueued_at=waits_since.get(job_id),
+                    enqueued_at=_moment(created) if status == "waiting" and not was_moved else None,
                     due_at=due_at[index] if due_at else None,
                 )
             )
         return jobs
-
-    def _waits_since(
-        self, rows: Mapping[bytes, list[bytes | None]]
-    ) -> dict[bytes, datetime | None]:
-        """Returns the moments at which the jobs began to wait, None for one that is not known.
-
-        A job that was tried or delayed has waited for less time than it exists. Only the events,
-        of which BullMQ keeps the latest, tell since when.
-        """
-        found: dict[bytes, datetime | None] = {}
-        for job_id, (_, _, created, _, tries, options) in rows.items():
-            was_moved = (whole_number(tries) or 0) > 0 or bool(_object_of(options).get("delay"))
-            found[job_id] = None if was_moved else _moment(created)
-        sought = {job_id for job_id in rows if found[job_id] is None}
-        end = b"+"
-        for _ in range(_MOST_EVENTS // _EVENTS_AT_ONCE):
-            if not sought:
-                break
-            events = cast(
-                "list[tuple[bytes, dict[bytes, bytes]]]",
-                self._client.xrevrange(self.prefix + "events", max=end, count=_EVENTS_AT_ONCE),
-            )
-            for event_id, event in events:
-                job_id = event.get(b"jobId", b"")
-                if event.get(b"event") == b"waiting" and job_id in sought:
-                    found[job_id] = moment_of_timestamp(int(event_id.partition(b"-")[0]) / 1000)
-                    sought.remove(job_id)
-            if len(events) < _EVENTS_AT_ONCE:
-                break
-            end = b"(" + events[-1][0]
-        return found
 
     def job(self, job_id: str) -> JobRecord:
         """Reads all that BullMQ has of one job."""
