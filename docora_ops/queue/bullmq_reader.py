@@ -1,7 +1,5 @@
 """Reads Docora's own queue in the key layout of BullMQ 5. Writes nothing."""
 
-from __future__ import annotations
-
 import json
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,10 +1,8 @@
 """Checking the Redis server and the queue. Only reads."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import redis
 from rq import Queue
@@ -75,7 +73,7 @@ class RedisServer:
     uptime: int  # seconds
 
     @classmethod
-    def from_info(cls, info: Mapping[str, Any], now: float) -> RedisServer:
+    def from_info(cls, info: Mapping[str, Any], now: float) -> Self:
         """Reads the answer of INFO; `now`: the time of the server's clock."""
 
         def number(name: str) -> int:

@@ -261,14 +261,6 @@ def without_keys_of_worker(docora: Docora) -> tuple[object, object]:
     return tables, {key: value for key, value in keys.items() if key not in own}
 
 
-@pytest.mark.parametrize("value", ["bull", "RQ", "bullmq,rq"])
-def test_another_backend_is_refused(bullmq: Bullmq, value: str) -> None:
-    result = bullmq.docora.run("status", "--json", env={"DOCORA_OPS_BACKEND": value})
-    assert (result.code, result.json["code"]) == (2, "configuration")
-    assert "DOCORA_OPS_BACKEND" in result.stderr
-    assert "'rq' or 'bullmq'" in result.stderr
-
-
 HOURS_AGO = 3 * 3600
 
 

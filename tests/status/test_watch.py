@@ -1,7 +1,5 @@
 """`status --watch`: what changes, how fast, and when it is over."""
 
-from __future__ import annotations
-
 import re
 import signal
 
