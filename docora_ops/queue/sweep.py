@@ -13,16 +13,15 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 
-from docora_ops.batches import batches
 from docora_ops.drift import Drift, Repaired, RepairOutcome
-from docora_ops.jobs import JobState
+from docora_ops.jobs import JOB_FUNCTION, QUEUE_NAME, JobState
+from docora_ops.pages import batches
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.job_template import calls_for_link
 from docora_ops.queue.redis_client import answers_of, redis_errors
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.queue.sweep_script import SweepScript
 from docora_ops.queue.waiting_list import LIST_NOT_READ, WaitingList
-from docora_ops.settings import Settings
 
 _PAGE = 5000
 _INSPECTED_AT_ONCE = 250
@@ -71,11 +70,11 @@ class InspectedJob:
 class QueueSweep:
     """Goes through all entries of the queue. All calls raise RedisError."""
 
-    def __init__(self, settings: Settings, client: Redis) -> None:
+    def __init__(self, client: Redis) -> None:
         self._client = client
-        self._function = settings.job_function
-        self._name = settings.queue_name
-        self._script = SweepScript(settings, client, "sweep.lua")
+        self._function = JOB_FUNCTION
+        self._name = QUEUE_NAME
+        self._script = SweepScript(client, "sweep.lua")
 
     def pages(self, place: Place) -> Iterator[list[str]]:
         """Yields the job ids in this place, some thousand at a time.

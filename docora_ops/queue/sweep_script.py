@@ -11,11 +11,11 @@ from redis import Redis
 from rq import Queue
 from rq.registry import StartedJobRegistry
 
+from docora_ops.jobs import QUEUE_NAME
 from docora_ops.queue.redis_client import prepare, redis_errors, with_rows_locked
 from docora_ops.queue.registries import registry_key
 from docora_ops.queue.scripts import key_names
 from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
-from docora_ops.settings import Settings
 
 _PAGE = 5000
 
@@ -23,12 +23,12 @@ _PAGE = 5000
 class SweepScript:
     """sweep.lua behind the functions of sweep_judge.lua."""
 
-    def __init__(self, settings: Settings, client: Redis, name: str) -> None:
+    def __init__(self, client: Redis, name: str) -> None:
         self._client = client
         self._client_with_rows_locked = with_rows_locked(client)
-        self._list_key = Queue.redis_queue_namespace_prefix + settings.queue_name
-        self._wip_key = registry_key(StartedJobRegistry, settings.queue_name)
-        self._keys = key_names(settings.queue_name)
+        self._list_key = Queue.redis_queue_namespace_prefix + QUEUE_NAME
+        self._wip_key = registry_key(StartedJobRegistry, QUEUE_NAME)
+        self._keys = key_names(QUEUE_NAME)
         sources = [files("docora_ops.queue").joinpath(part) for part in ("sweep_judge.lua", name)]
         self._script = client.register_script(
             "".join(source.read_text(encoding="utf-8") for source in sources)

@@ -29,7 +29,7 @@ from docora_ops.errors import (
 )
 from docora_ops.errors import RedisError as LostRedisError
 from docora_ops.interrupts import CUT_OFF, ENDING, held_back
-from docora_ops.queue.bullmq_reader import has_worker
+from docora_ops.jobs import QUEUE_NAME
 from docora_ops.queue.redis_client import describe, is_outage, redis_errors
 from docora_ops.settings import Settings
 from docora_ops.text import inert
@@ -88,7 +88,7 @@ class SnapshotWorker(Worker):
     def __init__(
         self, settings: Settings, client: Redis, name: str, parent: int | None = None
     ) -> None:
-        queue = Queue(settings.queue_name, connection=client, job_class=SnapshotJob)
+        queue = Queue(QUEUE_NAME, connection=client, job_class=SnapshotJob)
         super().__init__(
             [queue],
             name=name,
@@ -263,7 +263,7 @@ class SnapshotWorker(Worker):
         """Looks for a BullMQ worker of Docora every few seconds. An error changes nothing."""
         if time.monotonic() >= self._next_bullmq_look:
             with suppress(LostRedisError):
-                self._sees_bullmq = has_worker(self._settings, self.connection)
+                self._sees_bullmq = has_bullmq_worker(self.connection)
             self._next_bullmq_look = time.monotonic() + _LONGEST_WAIT
         return self._sees_bullmq
 

@@ -10,7 +10,6 @@ from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
 from docora_ops.database.circuits import Circuit, git_failed, git_succeeded, recipients
-from docora_ops.database.delivered_files import DeliveryRecord, read_deliveries
 from docora_ops.database.link_scans import (
     Ending,
     Failure,
@@ -18,9 +17,13 @@ from docora_ops.database.link_scans import (
     begin_scan,
     end_scan,
     fail_scan,
+    had_commit,
     may_deliver,
+    read_deliveries,
+    record_delivery,
+    remove_delivery,
+    store_snapshot,
 )
-from docora_ops.database.snapshots import had_commit, store_snapshot
 from docora_ops.errors import (
     BrokenCloneError,
     ConfigurationError,
@@ -292,26 +295,20 @@ class _Snapshot:
         auth_key: str,
     ) -> None:
         payload = link.payload
-        record = DeliveryRecord(self.session, link.ref)
         connections = self.resources.connections
         with Webhook(
             payload.base_url, payload.app_id, auth_key, connections, DELIVERY_TIMEOUT
         ) as webhook:
             sender = Sender(webhook, objects, payload, commit.sha, self.settings)
-            try:
-                for change in sender.send(changes):
-                    self.sent += 1
-                    if change.event is Event.DELETE:
-                        link_exists = record.remove(change.path)
-                    else:
-                        link_exists = record.record(change.path, change.sha)
-                    if not link_exists:
-                        raise _GoneError
-            except SnapshotError:
-                record.flush()
-                raise
-        if not record.flush():
-            raise _GoneError
+            for change in sender.send(changes):
+                self.sent += 1
+                if change.event is Event.DELETE:
+                    link_exists = remove_delivery(self.session, link.ref, change.path)
+                else:
+                    path, sha = change.path, change.sha
+                    link_exists = record_delivery(self.session, link.ref, path, sha)
+                if not link_exists:
+                    raise _GoneError
 
     def _store(self, commit: Commit, files: Sequence[File]) -> None:
         store_snapshot(
