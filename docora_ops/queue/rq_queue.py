@@ -13,6 +13,7 @@ from rq import Queue
 from rq.registry import FailedJobRegistry
 
 from docora_ops.jobs import (
+    QUEUE_NAME,
     Backend,
     BackendChoice,
     JobRecord,

@@ -30,6 +30,7 @@ from docora_ops.errors import (
 from docora_ops.errors import RedisError as LostRedisError
 from docora_ops.interrupts import CUT_OFF, ENDING, held_back
 from docora_ops.jobs import QUEUE_NAME
+from docora_ops.queue.backend import has_bullmq_worker
 from docora_ops.queue.redis_client import describe, is_outage, redis_errors
 from docora_ops.settings import Settings
 from docora_ops.text import inert
