@@ -22,7 +22,7 @@ STATES: dict[str, tuple[Arrange, str, str, str]] = {
     "failed": (Bullmq.fail, "stale", "reset", "Link reset"),
     "failed once": (Bullmq.fail_once, "waiting", "already_queued", "Retry queued"),
     "active": (Bullmq.start, "running", "already_running", "Snapshot already running"),
-    "stalled": (Bullmq.stall, "doubtful", "already_running", "Snapshot already running"),
+    "stalled": (Bullmq.stall, "running", "already_running", "Snapshot already running"),
 }
 """Per state: how it comes about, our word for it, the outcome of a retry, and its message."""
 IN_SHORT = {"none", "waiting", "active"}
