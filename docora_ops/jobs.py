@@ -9,6 +9,13 @@ from enum import StrEnum
 
 from docora_ops.text import exact_duration
 
+QUEUE_NAME = "snapshot-queue"
+"""The queue of Docora, with RQ and with BullMQ."""
+BULLMQ_PREFIX = "bull"
+"""The beginning of BullMQ's keys."""
+JOB_FUNCTION = "docora_ops.worker.snapshot"
+"""The function that RQ's workers call for each job."""
+
 
 class Backend(StrEnum):
     """The library that keeps the queue of snapshot jobs."""

@@ -1,8 +1,6 @@
-"""Pages of long lists."""
+"""Pages and batches of long lists."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -27,3 +25,9 @@ class Page(Generic[Row]):
 def page_of(rows: Sequence[Row], number: int, limit: int) -> Page[Row]:
     """Returns one page of a list that is in memory."""
     return Page(rows[(number - 1) * limit : number * limit], number, limit, len(rows))
+
+
+def batches(items: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+    """Yields the items in order, `size` at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
@@ -18,7 +18,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from docora_ops.errors import ConfigurationError
 from docora_ops.jobs import Backend
 from docora_ops.text import exact_duration
-from docora_ops.urls import adapt_postgres_url, adapt_redis_url
 
 RESULT_TTL = 86_400  # seconds that RQ keeps a finished job
 FAILURE_TTL = 7 * 86_400  # seconds that RQ keeps a failed job
@@ -42,6 +41,36 @@ _UNASSIGNED = re.compile(r"\s*(#.*|(export\s+)?[A-Za-z0-9_.-]+\s*)?")
 """A line without a value: blank, a comment, or a name alone."""
 _SECRET_NAME = re.compile(r"(ENCRYPTION_KEY|PASSWORD|SECRET)$")
 _SECRET_URL = re.compile(r"://[^/@]*:[^@]+@|[?&](ssl_?)?password=.")
+
+
+_AS_LIBPQ = {
+    "sslmode=no-verify": "sslmode=require",
+    "ssl=no-verify": "sslmode=require",
+    "ssl=true": "sslmode=require",
+    "ssl=1": "sslmode=require",
+    "ssl=false": "sslmode=disable",
+    "ssl=0": "sslmode=disable",
+    "uselibpqcompat=true": "",
+    "uselibpqcompat=false": "",
+}
+"""Options of node-pg, and what means the same to libpq."""
+
+# Names that are not listed are refused: they may be misspelt, or be a part of a password.
+_ONLY_NODE_PG = frozenset(
+    {"allowExitOnIdle", "binary", "connectionTimeoutMillis", "enableChannelBinding"}
+    | {"idleTimeoutMillis", "idle_in_transaction_session_timeout", "keepAlive", "lock_timeout"}
+    | {"keepAliveInitialDelayMillis", "max", "maxLifetimeSeconds", "maxUses", "min", "poolSize"}
+    | {"query_timeout", "statement_timeout"}
+    # Options of Prisma, which node-pg takes and ignores.
+    | {"connection_limit", "pgbouncer", "pool_timeout", "schema"}
+)
+_ONLY_IOREDIS = frozenset(
+    {"allowUsernameInURI", "autoResendUnfulfilledCommands", "autoResubscribe", "blockingTimeout"}
+    | {"clientInfoTag", "commandTimeout", "connectTimeout", "connectionName", "disableClientInfo"}
+    | {"disconnectTimeout", "enableAutoPipelining", "enableOfflineQueue", "enableReadyCheck"}
+    | {"keepAlive", "lazyConnect", "maxLoadingRetryTime", "maxRetriesPerRequest", "noDelay"}
+    | {"readOnly", "showFriendlyErrorStack", "socketTimeout", "stringNumbers"}
+)
 
 
 def _is_url(*schemes: str) -> AfterValidator:
@@ -100,15 +129,6 @@ class Settings(BaseSettings):
     ssl_cert_dir: str | None = None
 
     backend: Annotated[Backend | None, _own("BACKEND")] = None  # None: to be found out
-    bullmq_prefix: Annotated[str, _own("BULLMQ_PREFIX", pattern=r"^[A-Za-z0-9_.:{}-]{1,200}\Z")] = (
-        "bull"
-    )
-    queue_name: Annotated[str, _own("QUEUE_NAME", pattern=r"^[A-Za-z0-9_.-]{1,200}\Z")] = (
-        "snapshot-queue"
-    )
-    job_function: Annotated[str, _own("JOB_FUNCTION", pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)+\Z")] = (
-        "docora_ops.worker.snapshot"
-    )
     job_timeout: Annotated[int, _own("JOB_TIMEOUT", ge=1, le=2_592_000)] = 3600
     connect_timeout: Annotated[int, _own("CONNECT_TIMEOUT", ge=1, le=3600)] = 5
     statement_timeout: Annotated[int, _own("STATEMENT_TIMEOUT", ge=1, le=86_400)] = 30
@@ -125,6 +145,11 @@ class Settings(BaseSettings):
     def warnings(self) -> tuple[str, ...]:
         """The values that `load_settings` has changed or left out, a sentence each."""
         return self._warnings
+
+    def hurried(self, seconds: int) -> Settings:
+        """Returns the settings with `seconds` at most for each answer of a server."""
+        timeout = min(seconds, self.statement_timeout)
+        return self.model_copy(update={"statement_timeout": timeout})
 
     def require_database_url(self) -> SecretStr:
         """Returns the database URL. Raises ConfigurationError if it is not set."""
@@ -269,3 +294,28 @@ def _value(text: str) -> str:
 def _reason(message: str) -> str:
     text = message.removeprefix("Value error, ")
     return text[:1].lower() + text[1:]
+
+
+# URLs of Docora as our drivers understand them: node-pg and ioredis know further options
+
+
+def adapt_postgres_url(url: str) -> tuple[str, list[str]]:
+    """Returns the URL for libpq, and the names of the options that were left out."""
+    return _adapt(url, _AS_LIBPQ, _ONLY_NODE_PG)
+
+
+def adapt_redis_url(url: str) -> tuple[str, list[str]]:
+    """Returns the URL for redis-py, and the names of the options that were left out."""
+    return _adapt(url, {}, _ONLY_IOREDIS)
+
+
+def _adapt(url: str, replaced: Mapping[str, str], foreign: Set[str]) -> tuple[str, list[str]]:
+    start, _, query = url.partition("?")
+    options = [replaced.get(option, option) for option in query.split("&")]
+    names = [option.partition("=")[0] for option in options]
+    kept = "&".join(
+        option
+        for option, name in zip(options, names, strict=True)
+        if option and name not in foreign
+    )
+    return start + (f"?{kept}" if kept else ""), [name for name in names if name in foreign]

@@ -1,7 +1,5 @@
 """Makes texts safe to show: without secrets and without control characters."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterable

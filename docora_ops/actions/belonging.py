@@ -43,7 +43,7 @@ def require_servers_to_match(
     raise ServersMismatchedError(
         f"{database.place} and Redis at {queue.where} do not seem to belong together: {found}. "
         "Nothing was changed",
-        hint="check DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME; if all are right, and the "
+        hint="check DATABASE_URL and REDIS_URL; if both are right, and the "
         f"links were deleted: {deleted}",
         details={"job_count": found.jobs, "jobs_without_link": found.without_link},
     )

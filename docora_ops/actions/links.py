@@ -8,7 +8,7 @@ from dataclasses import replace
 from docora_ops.actions.folding import LONGEST, group_errors
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.database import Database
-from docora_ops.database import link_lists as lists
+from docora_ops.database import link_reports as lists
 from docora_ops.errors import RedisError
 from docora_ops.jobs import JobState
 from docora_ops.link_lists import (

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from docora_ops.batches import batches
 from docora_ops.database import Database
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.errors import InvalidJobIdError
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkIds, LinkRef, Outcome
+from docora_ops.pages import batches
 from docora_ops.queue import Answer, LinkQueue
 
 LinkT = TypeVar("LinkT", bound=LinkIds)

@@ -34,14 +34,11 @@ def open_queue(settings: Settings, client: Redis) -> LinkQueue:
 def _links_were_scanned(settings: Settings) -> bool:
     """Tells whether a worker has begun with a link; False if Postgres does not tell."""
     from docora_ops.database import Database
-    from docora_ops.database.counts import has_scanned_links
+    from docora_ops.database.link_reports import has_scanned_links
 
-    brief = settings.model_copy(
-        update={"statement_timeout": min(_PATIENCE, settings.statement_timeout)}
-    )
     try:
         # A connection of its own: another thread may use the command's.
-        with closing(Database(brief)) as database:
+        with closing(Database(settings.hurried(_PATIENCE))) as database:
             return has_scanned_links(database)
     except (ConfigurationError, PostgresError):
         return False

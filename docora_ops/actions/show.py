@@ -7,9 +7,9 @@ from dataclasses import replace
 from docora_ops.actions.look import job_state
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.database import Database
-from docora_ops.database.link_history import has_token, link_history
+from docora_ops.database.link_reports import has_token, link_history
 from docora_ops.database.link_rows import held_job_ids
-from docora_ops.link_details import LinkDetails
+from docora_ops.link_lists import LinkDetails
 from docora_ops.queue import LinkQueue
 from docora_ops.text import mask, mask_url
 

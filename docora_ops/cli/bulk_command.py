@@ -25,7 +25,7 @@ from docora_ops.cli.signals import interrupted_code
 from docora_ops.cli.terminal import Terminal
 from docora_ops.cli.waiting import end_wait, keep_results, showing_wait, waiting
 from docora_ops.database import Selection
-from docora_ops.database.counts import count_links
+from docora_ops.database.link_reports import count_links
 from docora_ops.errors import ServerError
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action, Outcome

@@ -24,6 +24,7 @@ from docora_ops.errors import (
     UsageError,
     WrongBackendError,
 )
+from docora_ops.jobs import QUEUE_NAME
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -364,7 +365,7 @@ class Context:
             )
         elif not workers and not is_worked_on:
             self.warn(
-                f"Warning: no worker listens on the queue {self.settings.queue_name}: "
+                f"Warning: no worker listens on the queue {QUEUE_NAME}: "
                 "jobs wait until one is started"
             )
         if suspension := self.queue.read_suspension():

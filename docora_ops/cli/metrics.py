@@ -1,7 +1,5 @@
 """`metrics`."""
 
-from __future__ import annotations
-
 import sys
 from io import TextIOWrapper
 from typing import Annotated, cast
@@ -25,7 +23,7 @@ def metrics(
     The numbers of a server that is down are left out, and the exit code is 5. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.metrics import read_metrics
+    from docora_ops.actions.monitoring import read_metrics
     from docora_ops.render import metrics as render
 
     found = read_metrics(context.database, context.queue_to_read, by_app=by_app)

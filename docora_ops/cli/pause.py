@@ -14,6 +14,7 @@ from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.signals import interrupt, interrupted_code, stopping_on_signals
 from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import RedisError, UsageError
+from docora_ops.jobs import QUEUE_NAME
 
 if TYPE_CHECKING:
     from docora_ops.interrupts import Stop
@@ -57,7 +58,7 @@ def pause(
         context.warn_of_others(has_workers=True)
     switch = WorkerSwitch(context.redis)
     workers = switch.workers()
-    ours = context.settings.queue_name
+    ours = QUEUE_NAME
     queues = sorted({name for worker in workers for name in worker.queues} - {ours})
     if before := context.queue.read_suspension():
         context.say(f"Now {before.sentence}; this pause takes its place.")

@@ -16,10 +16,9 @@ from docora_ops.cli.signals import ended_by_ctrl_c
 from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.live import Live
+    from docora_ops.overview import Status
 
-    from docora_ops.status import Status
-
+_PATIENCE = 8  # seconds for an answer of a server
 _REST = 2  # the pause after a read lasts at least this many times as long as the read
 
 
@@ -46,6 +45,7 @@ def status(
         raise UsageError("--watch and --json exclude each other", hint="leave out one of them")
     if seconds is not None and not watch:
         raise UsageError("SECONDS needs --watch", hint=f"docora-ops status --watch {seconds}")
+    context.settings = context.settings.hurried(_PATIENCE)
     if watch:
         try:
             _watch(context, seconds or 2)
@@ -53,19 +53,10 @@ def status(
             if not ended_by_ctrl_c():
                 raise
         return ExitCode.OK
-    from rich.live import Live
-
     from docora_ops.jobs import BackendSource, OtherQueue
     from docora_ops.render import status as render
-    from docora_ops.render.console import may_animate
 
-    may_show = may_animate(sys.stdout) and not as_json
-    live = Live(console=context.out, transient=True) if may_show else None
-    try:
-        found = _read(context, live)
-    finally:
-        if live:
-            live.stop()
+    found = _read(context)
     context.tell_backend()
     if not as_json:
         context.show_tables([render.screen(found)])
@@ -80,30 +71,10 @@ def status(
     return exit_code_of(found.errors[0]) if found.errors else ExitCode.OK
 
 
-def _read(context: Context, live: Live | None) -> Status:
-    """Reads the state. Meanwhile shows at a terminal what is known, and says what it waits for."""
-    from rich.console import Group
-    from rich.spinner import Spinner
+def _read(context: Context) -> Status:
+    from docora_ops.actions.monitoring import read_status
 
-    from docora_ops.actions.status import read_status
-    from docora_ops.render import status as render
-    from docora_ops.render.cells import cell
-
-    is_silent = context.as_json
-    for found in read_status(
-        context.database, context.redis, context.open_queue_to_read, context.store
-    ):
-        if not found.waiting_for:
-            continue
-        words = f"Waiting for {' and '.join(found.waiting_for)}."
-        if live:
-            live.start()
-            spinner = Spinner("line", cell(words))
-            live.update(Group(render.screen(found), spinner), refresh=True)
-        elif not is_silent:
-            context.say(words)
-            is_silent = True
-    return found
+    return read_status(context.database, context.redis, context.open_queue_to_read, context.store)
 
 
 def _watch(context: Context, seconds: int) -> None:
@@ -114,7 +85,7 @@ def _watch(context: Context, seconds: int) -> None:
     from rich.constrain import Constrain
     from rich.live import Live
 
-    from docora_ops.actions.status import Watch
+    from docora_ops.actions.monitoring import Watch
     from docora_ops.errors import PostgresDeniedError, RedisDeniedError, RedisError
     from docora_ops.interrupts import Stop
     from docora_ops.render import status as render
@@ -124,7 +95,7 @@ def _watch(context: Context, seconds: int) -> None:
     compare = Watch().compare
     live = Live(console=context.out, auto_refresh=False) if may_animate(sys.stdout) else None
     began = time.monotonic()
-    found = _read(context, None)
+    found = _read(context)
     context.tell_backend()  # later, it would break up the screen
     with live or nullcontext():
         while not getattr(sys.stdout, "has_lost_its_reader", False):
@@ -143,4 +114,4 @@ def _watch(context: Context, seconds: int) -> None:
             # In slices: a signal that comes just before a sleep is only seen after it.
             Stop().sleep(max(seconds - taken, taken * _REST))
             began = time.monotonic()
-            found = _read(context, live)
+            found = _read(context)

@@ -16,6 +16,7 @@ from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import BESIDE_TEXT, progress_bar
 from docora_ops.cli.signals import interrupt, interrupted_code, stopping_on_signals
 from docora_ops.errors import RedisError, ServerError
+from docora_ops.jobs import QUEUE_NAME
 from docora_ops.render.console import may_animate
 from docora_ops.render.waits import wait_progress
 from docora_ops.text import amount
@@ -104,7 +105,7 @@ def _tell(context: Context, link: str, notice: Notice, text: str) -> None:
         case Notice.LOST:
             sentence = f"no live job for {text} of the links. {_queue_again(link)}"
         case Notice.NO_WORKER:
-            name = context.settings.queue_name
+            name = QUEUE_NAME
             sentence = f"no worker listens on the queue {name} any more"
             if context.queue.choice.is_clear:
                 sentence += f": {advice.to_start_workers}"

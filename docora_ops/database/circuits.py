@@ -1,7 +1,5 @@
 """The circuit breakers of repositories, and the apps that learn of an open circuit."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime

@@ -1,18 +1,34 @@
-"""Rows of links: reading, locking and changing them."""
-
-from __future__ import annotations
+"""Rows of links: choosing, reading, locking and changing them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from sys import intern
 
-from psycopg.rows import TupleRow
-
-from docora_ops.database.link_filter import MATCHES, filter_parameters
 from docora_ops.database.postgres import Database
 from docora_ops.links import Link, LinkFilter, LinkIds, LinkRef, LinkStatus, Payload, PublicPayload
 from docora_ops.text import mask
+
+# Postgres plans each statement with its parameters: a condition on nothing costs nothing, nor does
+# the join unless something of the repository is asked for.
+LINKS = "docora.app_repositories l LEFT JOIN docora.repositories r USING (repository_id)"
+
+MATCHES = """(
+    (%(statuses)s::text[] IS NULL OR l.status = ANY (%(statuses)s::text[])
+        OR %(or_held_back)s::boolean
+            AND l.status = 'pending_snapshot' AND r.circuit_open_until > now())
+    AND (%(app_ids)s::text[] IS NULL OR l.app_id = ANY (%(app_ids)s::text[]))
+    AND (%(exclude_app_ids)s::text[] IS NULL OR l.app_id <> ALL (%(exclude_app_ids)s::text[]))
+    AND (%(repository_ids)s::text[] IS NULL AND %(repository_names)s::text[] IS NULL
+         OR l.repository_id = ANY (%(repository_ids)s::text[])
+         OR r.owner || '/' || r.name ILIKE ANY (%(repository_names)s::text[]))
+    AND (%(errors)s::text[] IS NULL AND NOT %(no_error)s::boolean
+         OR l.last_error ILIKE ANY (%(errors)s::text[])
+         OR %(no_error)s::boolean AND coalesce(l.last_error, '') = '')
+    AND (%(exclude_errors)s::text[] IS NULL
+         OR (l.last_error ILIKE ANY (%(exclude_errors)s::text[])) IS NOT TRUE)
+    AND (NOT %(open_circuit)s::boolean OR r.circuit_open_until > now())
+)"""
 
 _PUBLIC = """
     l.id::text, l.app_id, a.app_name, l.repository_id, r.github_url, r.owner, r.name, a.base_url
@@ -160,9 +176,48 @@ class Claim:
     status: str
 
 
+def filter_parameters(which: LinkFilter) -> dict[str, object]:
+    """Returns the parameters of the condition."""
+    return {
+        "statuses": [status.value for status in which.statuses] or None,
+        "app_ids": list(which.app_ids) or None,
+        "exclude_app_ids": list(which.exclude_app_ids) or None,
+        "repository_ids": list(which.repository_ids) or None,
+        "repository_names": [like(text) for text in which.repository_names] or None,
+        "errors": [_part(text) for text in which.errors] or None,
+        "exclude_errors": [_part(text) for text in which.exclude_errors] or None,
+        "no_error": which.no_error,
+        "open_circuit": which.open_circuit,
+        "or_held_back": which.or_held_back,
+    }
+
+
+def _part(text: str) -> str:
+    """Returns the pattern for LIKE: with `*` the text is all of an error, without it a part."""
+    return like(text) if "*" in text else f"%{like(text)}%"
+
+
+def like(text: str) -> str:
+    """Returns the pattern for LIKE that matches this text, where `*` stands for anything."""
+    literal = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return literal.replace("*", "%")
+
+
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
     """Returns the link without locking it, None if there is none."""
-    return link_of_row(database.row(READ_LINK, {"app_id": app_id, "repository_id": repository_id}))
+    row = database.row(READ_LINK, {"app_id": app_id, "repository_id": repository_id})
+    if row is None:
+        return None
+    status, retry_count, last_error, circuit_open_until, read_at = row[8:]
+    return Link(
+        LinkRef(row[0], row[1], row[3]),
+        PublicPayload(*row[1:8]),
+        status,
+        retry_count,
+        last_error and mask(last_error),
+        circuit_open_until,
+        read_at,
+    )
 
 
 def lock_link(database: Database, app_id: str, repository_id: str) -> Link | None:
@@ -289,19 +344,3 @@ def names_of(database: Database, links: Sequence[LinkIds]) -> list[tuple[str | N
     rows = database.rows(NAMES_OF_LINKS, _pairs(links))
     # One string for all links of an app or a repository: there may be a million.
     return [(app and intern(app), repository and intern(repository)) for app, repository in rows]
-
-
-def link_of_row(row: TupleRow | None) -> Link | None:
-    """Returns the link in a row of READ_LINK, None if there is none."""
-    if row is None:
-        return None
-    status, retry_count, last_error, circuit_open_until, read_at = row[8:]
-    return Link(
-        LinkRef(row[0], row[1], row[3]),
-        PublicPayload(*row[1:8]),
-        status,
-        retry_count,
-        last_error and mask(last_error),
-        circuit_open_until,
-        read_at,
-    )

@@ -1,22 +1,19 @@
-"""Changes the status of a link while its snapshot job runs, and when the job fails."""
+"""What a snapshot job reads and writes: the status of its link, deliveries, the stored commit."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from uuid import uuid4
 
-from docora_ops.database.link_rows import (
-    LOCK_LINK,
-    READ_LINK,
-    READ_PAYLOAD,
-    link_of_row,
-    lock_link,
-)
+from docora_ops.database.link_rows import lock_link, read_payload
 from docora_ops.database.postgres import Database
 from docora_ops.database.session import Session
 from docora_ops.links import Link, LinkRef, LinkStatus, Payload
 
 _KEY = "hashtextextended(%(job_id)s, 0)"
+
+# What a crash of Postgres loses here is only done again.
+NO_WAIT_FOR_DISK = "SET LOCAL synchronous_commit TO off"
 
 # Answers with a row if the lock was free.
 BEGIN_SCAN = f"""
@@ -117,19 +114,14 @@ def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link,
     to do nothing.
     """
     ids = {"app_id": app_id, "repository_id": repository_id}
-    # A statement that waits for the row reads the rest, its app and repository, as before the wait.
-    _, rows, payloads, taken = session.together(
-        (LOCK_LINK, ids),
-        (READ_LINK, ids),
-        (READ_PAYLOAD, ids),
-        (BEGIN_SCAN, ids | {"job_id": f"{app_id}-{repository_id}"}),
-    )
-    link = link_of_row(rows[0] if rows else None)
-    if link is None:
-        return Refusal.GONE
-    if not taken:
-        return _held(link)
-    payload = Payload(*payloads[0][1:])
+    with session.transaction():
+        session.execute(NO_WAIT_FOR_DISK)
+        link = lock_link(session, app_id, repository_id)
+        if link is None:
+            return Refusal.GONE
+        payload = read_payload(session, link.ref)
+        if not session.rows(BEGIN_SCAN, ids | {"job_id": link.ref.job_id}):
+            return _held(link)
     return replace(link, payload=payload), payload
 
 
@@ -211,3 +203,114 @@ def scanning_links(database: Database) -> list[LinkRef]:
 def _held(link: Link) -> Refusal:
     """The row is locked, so the status cannot change meanwhile."""
     return Refusal.BUSY if link.status == LinkStatus.SCANNING else Refusal.HELD
+
+
+# Deliveries
+
+READ_DELIVERIES = """
+SELECT file_path, file_sha FROM docora.app_delivered_files
+WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s
+ORDER BY file_path COLLATE "C"
+"""
+
+RECORD_DELIVERY = """
+INSERT INTO docora.app_delivered_files (app_id, repository_id, file_path, file_sha, delivered_at)
+SELECT app_id, repository_id, %(path)s, %(sha)s, now()
+FROM docora.app_repositories WHERE id = %(id)s::uuid
+ON CONFLICT (app_id, repository_id, file_path)
+    DO UPDATE SET file_sha = excluded.file_sha, delivered_at = excluded.delivered_at
+"""
+
+REMOVE_DELIVERY = """
+WITH removed AS (
+    DELETE FROM docora.app_delivered_files
+    WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s AND file_path = %(path)s
+)
+SELECT FROM docora.app_repositories WHERE id = %(id)s::uuid
+"""
+
+
+def read_deliveries(database: Database, ref: LinkRef) -> Iterator[tuple[str, str]]:
+    """Yields path and SHA-256 of each file that the app has received, by the bytes of the paths.
+
+    The connection must not be used for anything else until the last file was read.
+    """
+    values = {"app_id": ref.app_id, "repository_id": ref.repository_id}
+    return ((path, sha) for path, sha in database.stream(READ_DELIVERIES, values))
+
+
+def record_delivery(session: Session, ref: LinkRef, path: str, sha: str) -> bool:
+    """Records that the app has received the file. Returns False if the link is gone."""
+    return session.execute(RECORD_DELIVERY, {"id": ref.id, "path": path, "sha": sha}) > 0
+
+
+def remove_delivery(session: Session, ref: LinkRef, path: str) -> bool:
+    """Records that the app has deleted the file. Returns False if the link is gone."""
+    values = {"id": ref.id, "app_id": ref.app_id, "repository_id": ref.repository_id}
+    return session.execute(REMOVE_DELIVERY, {**values, "path": path}) > 0
+
+
+# The stored commit
+
+# By way of the apps: the primary key of the deliveries begins with them.
+HAD_COMMIT = """
+SELECT EXISTS (SELECT FROM docora.repository_snapshots WHERE repository_id = %(repository_id)s)
+    OR EXISTS (
+        SELECT FROM docora.apps a JOIN docora.app_delivered_files f ON f.app_id = a.app_id
+        WHERE f.repository_id = %(repository_id)s
+    )
+"""
+
+# A second job of the repository waits here, and then counts the files that the first has stored.
+LOCK_SNAPSHOT = """
+SELECT id FROM docora.repository_snapshots WHERE repository_id = %(repository_id)s FOR UPDATE
+"""
+
+COUNT_SNAPSHOT_FILES = """
+SELECT count(f.id) FROM docora.repository_snapshots s
+LEFT JOIN docora.snapshot_files f ON f.snapshot_id = s.id
+WHERE s.repository_id = %(repository_id)s AND s.commit_sha = %(commit_sha)s
+GROUP BY s.id
+"""
+
+UPSERT_SNAPSHOT = """
+INSERT INTO docora.repository_snapshots (id, repository_id, commit_sha, branch, scanned_at)
+VALUES (gen_random_uuid(), %(repository_id)s, %(commit_sha)s, %(branch)s, now())
+ON CONFLICT (repository_id) DO UPDATE SET commit_sha = excluded.commit_sha,
+    branch = excluded.branch, scanned_at = excluded.scanned_at
+RETURNING id
+"""
+
+DELETE_SNAPSHOT_FILES = "DELETE FROM docora.snapshot_files WHERE snapshot_id = %(snapshot_id)s"
+
+COPY_SNAPSHOT_FILES = "COPY docora.snapshot_files (id, snapshot_id, path, sha, size) FROM STDIN"
+
+
+def had_commit(database: Database, repository_id: str) -> bool:
+    """Returns whether the repository has a snapshot, or an app has received a file of it."""
+    return database.row(HAD_COMMIT, {"repository_id": repository_id}) == (True,)
+
+
+def store_snapshot(
+    database: Database,
+    repository_id: str,
+    commit_sha: str,
+    branch: str,
+    files: Sequence[tuple[str, str, int]],
+) -> None:
+    """Replaces the repository's snapshot; `files` has path, SHA-256 and size of each file.
+
+    The files stay as they are if equally many are stored with this commit. Runs in the caller's
+    transaction.
+    """
+    values = {"repository_id": repository_id, "commit_sha": commit_sha, "branch": branch}
+    database.rows(LOCK_SNAPSHOT, values)
+    stored = database.rows(COUNT_SNAPSHOT_FILES, values)
+    [(snapshot_id,)] = database.rows(UPSERT_SNAPSHOT, values)
+    if stored == [(len(files),)]:
+        return
+    database.execute(DELETE_SNAPSHOT_FILES, {"snapshot_id": snapshot_id})
+    database.copy(
+        COPY_SNAPSHOT_FILES,
+        ((uuid4(), snapshot_id, path, sha, size) for path, sha, size in files),
+    )

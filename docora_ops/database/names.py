@@ -1,12 +1,10 @@
 """Finding apps and repositories by id, name or URL."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from docora_ops.database.link_filter import like
+from docora_ops.database.link_rows import like
 from docora_ops.database.postgres import Database
 from docora_ops.links import App, Repository
 

@@ -1,4 +1,4 @@
-"""Connecting to Postgres, and turning its errors into ours.
+"""Connecting to Postgres.
 
 A pooling proxy may run each transaction in another session, shared with other programs. So no
 setting, cursor, prepared statement or lock of a `Database` outlives a transaction, and none that
@@ -11,65 +11,80 @@ from __future__ import annotations
 
 import logging
 import re
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors as pg
-from psycopg.abc import Buffer
+from psycopg.abc import Buffer, PQGen
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.errors import _WaitTimeout
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
+from psycopg.sql import quote
 from psycopg.types.datetime import TimestamptzLoader
 
-from docora_ops.database.connection import REPLY_GRACE, Connection, has_committed, transaction_id
-from docora_ops.database.session_settings import set_up
-from docora_ops.errors import (
-    ConfigurationError,
-    LinkError,
-    LinkLockedError,
-    PoolingError,
-    PostgresDeniedError,
-    PostgresError,
-    StatementTimeoutError,
-)
-from docora_ops.settings import Settings
-from docora_ops.text import mask
-from docora_ops.urls import adapt_postgres_url
+from docora_ops.database.postgres_errors import IDLE_LIMIT, ReplyTimeoutError, explain
+from docora_ops.errors import ConfigurationError, PostgresError
+from docora_ops.settings import Settings, adapt_postgres_url
 
 # psycopg raises what it logs, apart from failed rollbacks, and the text may hold secrets.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
-_IDLE_LIMIT = 6
-"""Seconds that a transaction may be idle: longer than a call of Redis with rows locked."""
-
+REPLY_GRACE = 5
+"""Seconds beyond the statement timeout after which a silent server counts as lost."""
 _ROWS_AT_ONCE = 1000
-
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+_HAS_TRANSACTION_TIMEOUT = 170_000
+"""Versions of Postgres from this one on."""
 
-_STATEMENT_POOLING = "statement pooling"
-"""Part of PgBouncer's error for BEGIN; its SQLSTATE is not specific."""
+# The search path has only `pg_catalog`: with another schema in it, a function or an operator of
+# that schema would run as our role wherever it fits the types of a call better.
+_ALWAYS = {
+    "session_authorization": "DEFAULT",
+    "role": "DEFAULT",
+    "search_path": "pg_catalog, pg_temp",
+    "datestyle": "ISO",
+    "timezone": "UTC",
+}
 
-# The driver does not pass on the SQLSTATE of a refused login.
-_REFUSED_LOGIN = re.compile(
-    "(password|authentication) .*failed|no pg_hba.conf entry|not permitted to log in"
-    '|role ".*" does not exist|denied for database'
-)
-_NO_PRIMARY = re.compile(r"failed: (session is read-only|server is in hot standby mode)")
-"""The reason that libpq gives for each host that `target_session_attrs` rules out."""
-_RESTARTS = tuple(
-    f"the database system is {state}"
-    for state in ("starting up", "shutting down", "in recovery mode", "not yet accepting")
-)
+# The path of the role, the database and DATABASE_URL, not that of another client of a pool.
+_FIND_SCHEMAS = """
+SET LOCAL search_path TO DEFAULT;
+SELECT pg_catalog.current_schemas(false);
+SET LOCAL search_path TO pg_catalog, pg_temp;
+SELECT nspname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+WHERE relname = 'app_repositories' AND relkind IN ('r', 'p', 'v', 'm', 'f')
+    AND relpersistence <> 't'
+"""
 
-_FIRST_MOMENT = datetime(1, 1, 1, tzinfo=UTC)
-_LAST_MOMENT = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+_FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
+_LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
 
 Parameters = Mapping[str, object]
+RV = TypeVar("RV")
+
+
+class Connection(psycopg.Connection[TupleRow]):
+    """A connection that gives up on a server that does not answer."""
+
+    reply_timeout: float | None = None
+    """Seconds."""
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """Waits for the server, by default for `reply_timeout`."""
+        if timeout is None:
+            timeout = self.reply_timeout
+        end = None if timeout is None else time.monotonic() + timeout
+        try:
+            return super().wait(gen, interval, timeout)
+        except psycopg.OperationalError as error:
+            if end is None or time.monotonic() < end:
+                raise
+            self.close()
+            raise ReplyTimeoutError from error
 
 
 class _MomentLoader(TimestamptzLoader):
@@ -95,10 +110,9 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._secret = settings.require_database_url().get_secret_value()
+        self._url = settings.require_database_url().get_secret_value()
         try:
-            url, _ = adapt_postgres_url(self._secret)
-            self._parameters: dict[str, Any] = conninfo_to_dict(url)
+            self._parameters: dict[str, Any] = conninfo_to_dict(adapt_postgres_url(self._url)[0])
             _check(self._parameters)
         except (psycopg.Error, ValueError):
             # The driver's text would show the password.
@@ -113,7 +127,6 @@ class Database:
         # Known once a transaction has begun:
         self.schema = ""  # the schema of Docora's tables
         self.path: Sequence[str] = ()  # the schemas on the default search path
-        self._access = "READ WRITE"
         # Shorter than the statement timeout, whose error does not mention the lock.
         self._lock_timeout = min(float(settings.lock_timeout), settings.statement_timeout * 0.9)
         self._reply_timeout = settings.statement_timeout + REPLY_GRACE
@@ -126,7 +139,7 @@ class Database:
         return f"{self.target} (schema {self.schema})" if self.schema else self.target
 
     @property
-    def session_id_of_driver(self) -> int:
+    def id_told_at_login(self) -> int:
         """The session id that was reported when connecting; a proxy reports an id of its own."""
         return self._connect().info.backend_pid
 
@@ -136,16 +149,18 @@ class Database:
 
     def close(self) -> None:
         """Closes the connection, which rolls back an open transaction."""
-        if self._connection is not None:
-            self._connection.close()
+        connection = self._connection
+        if connection is None or connection.closed:
+            return
+        if connection.info.transaction_status == TransactionStatus.ACTIVE:
+            # A signal has ended the wait for a statement, whose locks the server would keep.
+            with suppress(psycopg.Error):
+                connection.cancel_safe(timeout=REPLY_GRACE)
+        connection.close()
 
-    def transaction(self, *, asks_if_lost: bool = False) -> AbstractContextManager[object]:
-        """Commits at the end of the block, or rolls back on an exception; swallows `Rollback`.
-
-        `asks_if_lost`: if the connection breaks before the commit is confirmed, a new connection
-        asks whether it was made, and replaces the broken one if so.
-        """
-        return self._transaction("READ COMMITTED", asks_if_lost=asks_if_lost)
+    def transaction(self) -> AbstractContextManager[object]:
+        """Commits at the end of the block, or rolls back on an exception; swallows `Rollback`."""
+        return self._transaction("READ COMMITTED")
 
     def snapshot(self) -> AbstractContextManager[object]:
         """Begins a transaction whose statements all see the same state of the database."""
@@ -158,8 +173,7 @@ class Database:
 
     def row(self, sql: str, parameters: Parameters | None = None) -> TupleRow | None:
         """Runs one statement and returns its first row, if any."""
-        with self._statement() as connection:
-            return connection.execute(self._sql(sql, parameters), parameters).fetchone()
+        return next(iter(self.rows(sql, parameters)), None)
 
     def latency(self) -> float:
         """Returns the seconds that one answer takes."""
@@ -173,20 +187,8 @@ class Database:
         with self._statement() as connection:
             return connection.execute(self._sql(sql, parameters), parameters).rowcount
 
-    def together(self, *statements: tuple[str, Parameters]) -> list[Sequence[TupleRow]]:
-        """Runs statements one after the other in one round trip; returns the rows of each."""
-        with self._statement() as connection:
-            with connection.pipeline():
-                cursors = [
-                    connection.execute(self._sql(sql, values), values) for sql, values in statements
-                ]
-            return [cursor.fetchall() if cursor.description else () for cursor in cursors]
-
     def stream(self, sql: str, parameters: Parameters | None = None) -> Iterator[TupleRow]:
-        """Runs one statement and yields its rows; read all rows before the next statement.
-
-        That must not be `together`: libpq would take its rows in pieces, too.
-        """
+        """Runs one statement and yields its rows; read all rows before the next statement."""
         with self._statement() as connection, connection.cursor() as cursor:
             yield from cursor.stream(self._sql(sql, parameters), parameters, size=_ROWS_AT_ONCE)
 
@@ -216,7 +218,7 @@ class Database:
                 yield connection
 
     @contextmanager
-    def _transaction(self, isolation: str, *, asks_if_lost: bool = False) -> Iterator[Connection]:
+    def _transaction(self, isolation: str) -> Iterator[Connection]:
         with self._errors():
             assert not self._in_transaction  # noqa: S101 - or the inner would commit the outer
             self._in_transaction = True
@@ -228,58 +230,57 @@ class Database:
                 if not isinstance(error, psycopg.Rollback):
                     raise
             else:
-                self._commit(connection, asks_if_lost=asks_if_lost)
+                connection.execute(b"COMMIT")
             finally:
                 self._in_transaction = False
 
-    def _commit(self, connection: Connection, *, asks_if_lost: bool) -> None:
-        number = transaction_id(connection) if asks_if_lost else None
-        try:
-            connection.execute(b"COMMIT")
-        except psycopg.OperationalError as error:
-            if number is None or not connection.closed:
-                raise
-            with suppress(psycopg.Error):
-                self._connection = self._open()
-                if has_committed(self._connection, number):
-                    return
-            raise error from None
-
     def _begin(self, isolation: str) -> Connection:
+        settings = {
+            "idle_in_transaction_session_timeout": f"'{IDLE_LIMIT}s'",
+            "synchronous_commit": "DEFAULT",
+        }
+        begin = f"BEGIN ISOLATION LEVEL {isolation};\n"
+        connection = self._connect()
         try:
-            self._send_begin(isolation)
+            self._set_up(connection, "LOCAL", settings, begin)
         except pg.IdleSessionTimeout:
             # No transaction was open, so nothing is lost.
             self._connection = None
-            self._send_begin(isolation)
-        except pg.FeatureNotSupported:
-            self._access = ""  # a standby refuses READ WRITE
-            self._send_begin(isolation)
-        return self._connect()
-
-    def _send_begin(self, isolation: str) -> None:
-        settings = {
-            "idle_in_transaction_session_timeout": f"'{_IDLE_LIMIT}s'",
-            "synchronous_commit": "DEFAULT",
-        }
-        begin = f"BEGIN ISOLATION LEVEL {isolation} {self._access};\n"
-        self._set_up(self._connect(), "LOCAL", settings, begin)
+            return self._begin(isolation)
+        return connection
 
     def _set_up(
         self, connection: Connection, scope: str, settings: Mapping[str, str], begin: str = ""
     ) -> None:
+        """Runs the statement `begin` and sets everything in one message. `scope`: SQL's word.
+
+        Finds out Docora's schema, too, unless it is known.
+        """
+        if connection.info.server_version >= _HAS_TRANSACTION_TIMEOUT:
+            settings = {"transaction_timeout": "0", **settings}
         settings = {
+            **_ALWAYS,
             "statement_timeout": f"'{self._settings.statement_timeout}s'",
             "lock_timeout": f"'{self._lock_timeout:.1f}s'",
             **settings,
         }
-        options = None if self.schema else str(self._parameters.get("options") or "")
-        found = set_up(connection, scope, settings, begin, options=options)
-        if found:
-            self.path, self.schema = found.path, found.schema
-            if found.is_read_only:
-                self._access = "READ ONLY"
-                connection.execute(b"SET TRANSACTION READ ONLY")
+        sql = begin + "".join(f"SET {scope} {name} TO {settings[name]};\n" for name in settings)
+        if self.schema:
+            connection.execute(sql.encode())
+            return
+        find = _FIND_SCHEMAS
+        # A proxy may have dropped the options of DATABASE_URL.
+        paths = re.findall(r"search_path=((?:\\.|\S)+)", self._parameters.get("options") or "")
+        if paths:
+            path = quote(re.sub(r"\\(.)", r"\1", paths[-1]))
+            set_path = f"SELECT pg_catalog.set_config('search_path', {path}, true)"
+            find = find.replace("SET LOCAL search_path TO DEFAULT", set_path)
+        results = connection.execute((sql + find).encode()).results()
+        *_, [(self.path,)], rows = (each.fetchall() for each in results if each.description)
+        schemas = [schema for (schema,) in rows]
+        # If no schema fits, the error of the next statement names the usual one.
+        usual = [*self.path, *schemas, "public"][0]
+        self.schema = next((schema for schema in self.path if schema in schemas), usual)
 
     def _roll_back(self) -> None:
         """Rolls back, or closes the connection if it is lost or busy."""
@@ -289,7 +290,7 @@ class Database:
         try:
             connection.execute(b"ROLLBACK")
         except psycopg.Error:
-            connection.close()
+            self.close()
 
     def _connect(self) -> Connection:
         if self._connection is None:
@@ -298,10 +299,9 @@ class Database:
         return self._connection
 
     def _open(self) -> Connection:
-        settings = self._settings
         parameters: dict[str, Any] = (
             {
-                "connect_timeout": settings.connect_timeout,
+                "connect_timeout": self._settings.connect_timeout,
                 "application_name": "docora-ops",
                 "sslpassword": " ",  # without one, libpq asks the terminal for that of the key
                 "keepalives_idle": 10,
@@ -323,116 +323,20 @@ class Database:
         try:
             yield
         except psycopg.Error as error:
-            if isinstance(error, _WaitTimeout) and self._connection is not None:
-                self._connection.close()
-            raise self._explain(error) from error
+            secrets = [self._url, *map(self._parameters.get, ("password", "sslpassword"))]
+            raise explain(
+                error,
+                f"Postgres database {self.target}",
+                is_connected=self._connection is not None,
+                statement_timeout=self._settings.statement_timeout,
+                lock_timeout=self._lock_timeout,
+                secrets=secrets,
+            ) from error
         except UnicodeEncodeError as error:
             raise PostgresError(
                 "a value is not valid Unicode and can't be sent to Postgres",
                 hint="check the arguments for stray bytes",
             ) from error
-
-    def _explain(self, error: psycopg.Error) -> PostgresError:
-        where = f"Postgres database {self.target}"
-        text = self._primary_message(error)
-        match error:
-            case _WaitTimeout() | pg.ConnectionTimeout():
-                return PostgresError(
-                    f"{where} did not answer in time", hint="check its load and the network"
-                )
-            case pg.IdleInTransactionSessionTimeout():
-                return PostgresError(
-                    f"{where} ended a transaction of ours that was idle for {_IDLE_LIMIT} s",
-                    hint="it was stopped, as by Ctrl-Z, or Redis or this machine is too slow",
-                )
-            case pg.LockNotAvailable():
-                return LinkLockedError(
-                    f"another session has held a lock for over {self._lock_timeout:g} s",
-                    hint="try again; pg_stat_activity in the database shows who it is",
-                )
-            case pg.QueryCanceled():
-                return StatementTimeoutError(
-                    f"{where} did not finish a statement within "
-                    f"{self._settings.statement_timeout} s",
-                    hint="check its load, or raise DOCORA_OPS_STATEMENT_TIMEOUT",
-                )
-            case pg.UndefinedTable() | pg.UndefinedColumn():
-                return PostgresError(
-                    f"{where} is not a Docora database: {text}",
-                    hint="point DATABASE_URL at the database that Docora uses, and let the role "
-                    "use its schema: docora-ops help privileges",
-                )
-            case pg.InsufficientPrivilege():
-                return PostgresDeniedError(
-                    f"{where} refuses: {text}",
-                    hint="docora-ops help privileges lists what the role in DATABASE_URL needs",
-                )
-            case pg.ReadOnlySqlTransaction():
-                return PostgresError(
-                    f"{where} is read-only",
-                    hint="point DATABASE_URL at the primary; if this is a standby that takes over, "
-                    "try again once it is promoted",
-                )
-            case pg.DeadlockDetected() | pg.SerializationFailure():
-                return LinkError(f"{where} undid a change: {text}", hint="try again")
-            case psycopg.OperationalError() if _STATEMENT_POOLING in text:
-                return PoolingError(
-                    f"{where} is behind a proxy that pools statements, and docora-ops needs "
-                    "transactions",
-                    hint="have the proxy pool transactions or sessions (in PgBouncer: pool_mode), "
-                    "or point DATABASE_URL at Postgres itself",
-                )
-            case psycopg.OperationalError() if _REFUSED_LOGIN.search(text):
-                return PostgresDeniedError(
-                    f"{where} refuses our login: {text}",
-                    hint="check the role and the password in DATABASE_URL, and pg_hba.conf",
-                )
-            case psycopg.OperationalError() if _NO_PRIMARY.search(str(error)):
-                return PostgresError(
-                    f"{where} can't be used: no host of DATABASE_URL takes writes at present",
-                    hint="try again once a standby is promoted; else check whether transactions of "
-                    "the role are read-only, since target_session_attrs admits no such host",
-                )
-            case psycopg.OperationalError() if self._connection is None and "FATAL" not in str(
-                error
-            ):
-                reason, hint = _unreachable(text)
-                return PostgresError(f"{where} can't be reached: {reason}", hint=hint)
-            case psycopg.OperationalError() | psycopg.InterfaceError():
-                return PostgresError(f"{where} can't be used: {text}", hint=_hint(text))
-        return LinkError(f"{where} refuses: {text}", hint="see the database's log")
-
-    def _primary_message(self, error: psycopg.Error) -> str:
-        """Returns the main sentence of the server or the driver, with secrets masked."""
-        text = error.diag.message_primary or str(error).strip() or type(error).__name__
-        # The driver lists each address that it tried, with hints on further lines.
-        reasons = re.findall(r".*failed: (?:FATAL: +)?(.+)", text)
-        text = reasons[-1] if reasons else text.splitlines()[0]
-        secrets = (self._parameters.get(name) for name in ("password", "sslpassword"))
-        return mask(text, [self._secret, *secrets])
-
-
-def _unreachable(text: str) -> tuple[str, str]:
-    """Returns why the driver got no connection, and what to do."""
-    found = re.match(r"failed to resolve host '(.+?)': \[Errno (-?\d+)\]", text)
-    if found is None:
-        if text[1:2].islower():  # not an abbreviation, such as SSL
-            text = text[0].lower() + text[1:]
-        return text, _hint(text)
-    host, number = found.groups()
-    if int(number) == socket.EAI_AGAIN:
-        reason = f"the name {host} can't be looked up at present"
-        return reason, "check the host in DATABASE_URL, and the name server"
-    return f"no host named {host}", "check the host in DATABASE_URL"
-
-
-def _hint(text: str) -> str:
-    """Returns what to do about a connection that was refused or lost."""
-    if text.startswith(_RESTARTS):
-        return "try again in a moment"
-    if re.search("certificate|private key|unknown ca", text):
-        return "check the files of sslrootcert, sslcert and sslkey in DATABASE_URL, and sslpassword"
-    return "check that it runs, and DATABASE_URL"
 
 
 def _check(parameters: Mapping[str, Any]) -> None:

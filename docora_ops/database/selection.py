@@ -1,21 +1,21 @@
 """The links that a bulk operation works through, listed once at its start."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from sys import intern
 
-from docora_ops.database.link_filter import LINKS, MATCHES, filter_parameters
 from docora_ops.database.link_rows import (
     DUE,
+    LINKS,
+    MATCHES,
     NOT_HELD_BACK,
     Claim,
     claim_due_links,
     claim_failed_links,
     claim_links_of_app,
+    filter_parameters,
 )
 from docora_ops.database.postgres import Database
 from docora_ops.links import AppCount, LinkFilter, LinkRef, LinkStatus

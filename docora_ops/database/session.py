@@ -1,28 +1,29 @@
-"""A session of Postgres for one snapshot job at a time."""
+"""Sessions of Postgres: one for a worker's jobs, and whether a proxy lets us have one."""
 
-from __future__ import annotations
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from enum import StrEnum
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-from psycopg import errors as pg
-from psycopg import generators
-from psycopg.pq import ExecStatus
-from psycopg.pq.abc import PGresult
-
-from docora_ops.database.connection import Connection
-from docora_ops.database.postgres import Database
+from docora_ops.database.postgres import Connection, Database
+from docora_ops.errors import PoolingError, PostgresError
 from docora_ops.settings import Settings
 
 RELEASE_LOCKS = "SELECT pg_advisory_unlock_all()"
+
+SESSIONS_FOR_WORKERS = (
+    "point the workers' DATABASE_URL at Postgres itself, or at a proxy that pools sessions "
+    "(in PgBouncer: pool_mode)"
+)
+
+_TRIES = 5
+"""Other clients may take the session that would show the pooling, so one try is not enough."""
 
 
 class Session(Database):
     """A session of the server, whose settings and locks last until it is closed, or released.
 
     Needs a direct connection, or a proxy that pools sessions. Statements outside of
-    `transaction()` commit by themselves, without the round trips of a transaction; `together()`
-    commits all its statements or none.
+    `transaction()` commit by themselves, without the round trips of a transaction.
 
     These commits need not wait for the disk: what a crash of Postgres loses, such as a delivery, is
     only done again. A `transaction()` waits, and writes the commits before it to disk, too.
@@ -30,7 +31,6 @@ class Session(Database):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._prepared: dict[str, bytes] = {}
         self._id = 0
 
     @property
@@ -42,30 +42,6 @@ class Session(Database):
     def release(self) -> None:
         """Releases the locks of the session, so that another job can use it."""
         self.execute(RELEASE_LOCKS)
-
-    def send(self, sql: str, parameters: Sequence[str]) -> None:
-        """Sends one statement, with `$1` and so on; `receive` waits for its end.
-
-        The server runs the statement even if this process is killed afterwards.
-        """
-        with self._errors():
-            connection = self._connect()
-            name = self._prepared.get(sql)
-            if name is None:
-                name = f"docora_ops_{len(self._prepared)}".encode()
-                connection.pgconn.send_prepare(name, self._sql(sql))
-                _check_results(connection.wait(generators.execute(connection.pgconn)))
-                self._prepared[sql] = name
-            values = [value.encode() for value in parameters]
-            connection.pgconn.send_query_prepared(name, values)
-            if connection.pgconn.flush():
-                connection.wait(generators.send(connection.pgconn))
-
-    def receive(self) -> int:
-        """Waits for the statement that was sent; returns how many rows it changed or found."""
-        with self._errors():
-            connection = self._connect()
-            return _check_results(connection.wait(generators.fetch_many(connection.pgconn)))
 
     def _open(self) -> Connection:
         connection = super()._open()
@@ -94,10 +70,6 @@ class Session(Database):
         with self._errors():
             yield self._connect()
 
-    def _roll_back(self) -> None:
-        """Ends the session: psycopg would remove all prepared statements, also those of `send`."""
-        self.close()
-
     def _begin(self, isolation: str) -> Connection:
         connection = self._connect()
         connection.execute(
@@ -106,9 +78,60 @@ class Session(Database):
         return connection
 
 
-def _check_results(results: Sequence[PGresult]) -> int:
-    """Returns how many rows the statements changed or found. Raises the server's error."""
-    for result in results:
-        if result.status == ExecStatus.FATAL_ERROR:
-            raise pg.error_from_result(result)
-    return sum(result.command_tuples or 0 for result in results)
+class Pooling(StrEnum):
+    """Ways in which a proxy, if there is one, shares the sessions of Postgres among its clients.
+
+    `UNDECIDED`: two connections could not be opened at once.
+    """
+
+    NONE = "none"
+    SESSIONS = "sessions"
+    TRANSACTIONS = "transactions"
+    UNDECIDED = "undecided"
+
+
+def find_pooling(settings: Settings) -> Pooling:
+    """Finds out with two connections, within a few seconds.
+
+    A proxy that pools transactions gives the session of the first connection to the second, or
+    another session to the first. Raises PoolingError if the proxy pools statements.
+    """
+    hurried = settings.hurried(settings.connect_timeout)
+    with closing(Database(hurried)) as first, closing(Database(hurried)) as second:
+        try:
+            before, told_before = _session_ids(first)
+            for _ in range(_TRIES):
+                with second.transaction():
+                    taken, _ = _session_ids(second)
+                    if taken == before:
+                        return Pooling.TRANSACTIONS
+                    # With a shared session, a pool of one session would not answer.
+                    now, told = _session_ids(first)
+                # Postgres may have ended the first session because it was idle.
+                if now != before and told == told_before:
+                    return Pooling.TRANSACTIONS
+                before, told_before = now, told
+        except PoolingError:
+            raise
+        except PostgresError:
+            return Pooling.UNDECIDED
+    return Pooling.NONE if before == told_before else Pooling.SESSIONS
+
+
+def _session_ids(database: Database) -> tuple[int, int]:
+    """Returns the id of the session that serves the connection now, and the id told at login.
+
+    A proxy tells an id of its own at login.
+    """
+    [(now,)] = database.rows("SELECT pg_backend_pid()")
+    return int(now), database.id_told_at_login
+
+
+def require_session(settings: Settings) -> None:
+    """Raises PoolingError if a proxy pools transactions."""
+    if find_pooling(settings) is Pooling.TRANSACTIONS:
+        raise PoolingError(
+            "DATABASE_URL leads to a proxy that pools transactions, and a worker needs sessions "
+            "of Postgres to itself",
+            hint=f"{SESSIONS_FOR_WORKERS}; all other commands work behind this proxy",
+        )

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 
 from docora_ops.database import Database
-from docora_ops.database.counts import count_links
+from docora_ops.database.link_reports import count_links
 from docora_ops.demo.receiver import Receiver
 from docora_ops.demo.servers import postgres, valkey
 from docora_ops.demo.world import ACME, API, APPS, HARBOR, build, fill

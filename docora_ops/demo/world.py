@@ -18,6 +18,7 @@ from rq.job_lifecycle import record_job_failure
 
 from docora_ops.database import Database
 from docora_ops.database.link_rows import read_link, read_payload
+from docora_ops.jobs import QUEUE_NAME
 from docora_ops.links import LinkStatus, Repository
 from docora_ops.queue import PushRequest, RqQueue, connect
 from docora_ops.settings import Settings
@@ -216,7 +217,7 @@ def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
         is_rescan = link.minutes_since_scan is not None
         queue.push([PushRequest(row.ref.job_id, read_payload(database, row.ref), is_rescan)])
         if link.job is not WAITING:
-            client.lrem(f"rq:queue:{settings.queue_name}", 1, row.ref.job_id)
+            client.lrem(f"rq:queue:{QUEUE_NAME}", 1, row.ref.job_id)
             _fail(Job.fetch(row.ref.job_id, connection=client), link.last_error or "")
 
 

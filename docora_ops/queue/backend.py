@@ -1,15 +1,24 @@
-"""Finding out which backend is in use, where `DOCORA_OPS_BACKEND` does not say it."""
+"""Which of the two queues is in use, RQ's or Docora's own, and what is left in the other one."""
 
-from __future__ import annotations
+from shlex import quote
+from typing import cast
 
 from redis import Redis
 from redis.exceptions import NoPermissionError
 from rq import Queue
+from rq.defaults import RQ_KEY_PREFIX
 from rq.intermediate_queue import IntermediateQueue
-from rq.registry import BaseRegistry, StartedJobRegistry
+from rq.registry import BaseRegistry, ScheduledJobRegistry, StartedJobRegistry
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from docora_ops.jobs import Backend, BackendChoice, BackendSource
+from docora_ops.jobs import (
+    BULLMQ_PREFIX,
+    QUEUE_NAME,
+    Backend,
+    BackendChoice,
+    BackendSource,
+    OtherQueue,
+)
 from docora_ops.queue.bullmq_reader import BullmqReader
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.queue.registries import REGISTRIES, registry_key
@@ -17,6 +26,25 @@ from docora_ops.settings import Settings
 
 START = "start Docora's worker if it runs its own, or "
 """Begins the advice where no worker is seen."""
+
+
+def _command_to_delete(*patterns: str) -> str:
+    redis = 'redis-cli -u "$REDIS_URL"'
+    scans = "; ".join(f"{redis} --scan --pattern {quote(each)}" for each in patterns)
+    return f"{{ {scans}; }} | xargs -r -n 100 {redis} del"
+
+
+TO_REMOVE_RQ_JOBS = _command_to_delete(
+    f"{RQ_KEY_PREFIX}:*:{QUEUE_NAME}", f"{RQ_KEY_PREFIX}:*:app_*-repo_*"
+)
+"""The shell command that removes RQ's queue and the jobs of links.
+
+`rq empty` leaves delayed jobs, and needs the same privileges.
+"""
+TO_REMOVE_BULLMQ_JOBS = _command_to_delete(f"{BULLMQ_PREFIX}:{QUEUE_NAME}:*")
+"""The shell command that removes Docora's own queue."""
+
+_RQ_LIST = f"{Queue.redis_queue_namespace_prefix}{QUEUE_NAME}"
 
 
 def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
@@ -28,8 +56,8 @@ def choose_backend(settings: Settings, client: Redis) -> BackendChoice:
     if settings.backend is not None:
         return BackendChoice(settings.backend, BackendSource.SETTING)
     with redis_errors(client):
-        rq_runs, bullmq_runs, rq_exists, bullmq_exists = _find(settings, client)
-    match rq_runs, bullmq_runs, rq_exists, bullmq_exists:
+        found = _find(client)
+    match found:
         case True, True, _, _:
             stop = "stop the workers of one kind, as each link may be worked on twice"
             return _unclear("workers of both RQ and BullMQ run", f"{stop}, then ")
@@ -52,19 +80,20 @@ def _unclear(why: str, first: str) -> BackendChoice:
     return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, first)
 
 
-def _find(settings: Settings, client: Redis) -> tuple[bool, bool, bool, bool]:
+def _find(client: Redis) -> tuple[bool, bool, bool, bool]:
     """Tells whether workers of RQ and of BullMQ run, and whether keys of the two queues exist.
 
     What the user may not read counts as absent: users are made for one of the two.
     """
-    queue, reader = settings.queue_name, BullmqReader(settings, client)
-    rq_list = Queue(queue, connection=client).key
-    intermediate = IntermediateQueue.get_intermediate_queue_key(rq_list)
+    reader = BullmqReader(client)
+    intermediate = IntermediateQueue.get_intermediate_queue_key(_RQ_LIST)
     registries: list[type[BaseRegistry]] = [StartedJobRegistry, *REGISTRIES.values()]
     pipeline = client.pipeline(transaction=False)
-    pipeline.smembers(WORKERS_BY_QUEUE_KEY % queue)
+    pipeline.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME)
     pipeline.client_list()
-    pipeline.exists(rq_list, intermediate, *(registry_key(each, queue) for each in registries))
+    pipeline.exists(
+        _RQ_LIST, intermediate, *(registry_key(each, QUEUE_NAME) for each in registries)
+    )
     pipeline.exists(*reader.traces)
     found = []
     for answer in pipeline.execute(raise_on_error=False):
@@ -74,3 +103,41 @@ def _find(settings: Settings, client: Redis) -> tuple[bool, bool, bool, bool]:
     workers, clients, rq_keys, bullmq_keys = found
     rq_runs = bool(workers and client.exists(*sorted(workers)))
     return rq_runs, bool(reader.workers_among(clients)), bool(rq_keys), bool(bullmq_keys)
+
+
+def count_rq_workers(client: Redis) -> int:
+    """Counts RQ's live workers that listen on the queue. Raises RedisError."""
+    with redis_errors(client):
+        return _count(client)
+
+
+def _count(client: Redis) -> int:
+    keys = cast("set[bytes]", client.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME))
+    return client.exists(*sorted(keys)) if keys else 0
+
+
+def has_bullmq_worker(client: Redis) -> bool:
+    """Tells whether a worker of Docora's own queue is connected. Raises RedisError."""
+    with redis_errors(client):
+        return bool(BullmqReader(client).workers())
+
+
+def read_rq_use(client: Redis) -> OtherQueue:
+    """Tells for an installation with BullMQ whether RQ is in use beside it. Raises RedisError.
+
+    A user who may not read RQ's keys sees nothing of it.
+    """
+    with redis_errors(client):
+        try:
+            if _count(client):
+                return OtherQueue.WORKED_ON
+            has_jobs = client.exists(_RQ_LIST, registry_key(ScheduledJobRegistry, QUEUE_NAME))
+        except NoPermissionError:
+            return OtherQueue.UNUSED
+        return OtherQueue.LEFT_JOBS if has_jobs else OtherQueue.UNUSED
+
+
+def read_bullmq_use(client: Redis) -> OtherQueue:
+    """Tells for an installation with RQ whether BullMQ is in use beside it. Raises RedisError."""
+    with redis_errors(client):
+        return BullmqReader(client).use()

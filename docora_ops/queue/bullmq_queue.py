@@ -27,10 +27,10 @@ from docora_ops.jobs import (
 )
 from docora_ops.links import LinkStatus, Outcome, ids_of_job
 from docora_ops.queue.audit_stream import AuditEntry
+from docora_ops.queue.backend import TO_REMOVE_RQ_JOBS, read_rq_use
 from docora_ops.queue.bullmq_reader import BullmqReader
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.redis_client import prepare, redis_errors, with_rows_locked
-from docora_ops.queue.rq_workers import command_to_remove_jobs, read_use
 from docora_ops.queue.values import text_of
 from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
@@ -55,7 +55,7 @@ class BullmqQueue(LinkQueue):
         self._client_with_rows_locked = with_rows_locked(client)
         source = files("docora_ops.queue").joinpath("bullmq.lua").read_text(encoding="utf-8")
         self._script = client.register_script(source)
-        self._reader = BullmqReader(settings, client)
+        self._reader = BullmqReader(client)
 
     def read_waiting(self) -> WaitingList:
         """Returns an empty list: no job is searched there."""
@@ -132,7 +132,7 @@ class BullmqQueue(LinkQueue):
 
     def read_other(self) -> OtherQueue:
         """Tells whether RQ's queue holds jobs, and whether a worker of RQ listens on it."""
-        return read_use(self._settings, self._client)
+        return read_rq_use(self._client)
 
     def read_suspension(self) -> Suspension | None:
         """Returns the suspension if the queue is paused."""
@@ -143,8 +143,7 @@ class BullmqQueue(LinkQueue):
         """Reads what `doctor` checks."""
         with redis_errors(self._client):
             health = self._reader.health()
-        to_remove_others = command_to_remove_jobs(self._settings)
-        return replace(health, other=self.read_other(), to_remove_others=to_remove_others)
+        return replace(health, other=self.read_other(), to_remove_others=TO_REMOVE_RQ_JOBS)
 
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers and the first `limit` jobs."""

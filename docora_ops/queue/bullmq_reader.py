@@ -1,7 +1,5 @@
 """Reads Docora's own queue in the key layout of BullMQ 5. Writes nothing."""
 
-from __future__ import annotations
-
 import json
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +12,9 @@ from redis.client import Pipeline
 from redis.exceptions import NoPermissionError
 
 from docora_ops.jobs import (
+    BULLMQ_PREFIX,
     MOST_SEARCHED,
+    QUEUE_NAME,
     Backend,
     JobFailure,
     JobPlace,
@@ -27,18 +27,15 @@ from docora_ops.jobs import (
     Worker,
 )
 from docora_ops.links import ids_of_job
-from docora_ops.queue.redis_client import answers_of, redis_errors, server_time
+from docora_ops.queue.redis_client import answers_of, server_time
 from docora_ops.queue.values import (
-    command_to_delete,
-    literal,
     moment_of_timestamp,
     optional_text_of,
     text_of,
     whole_number,
 )
-from docora_ops.settings import Settings
 
-_QUEUE_OF_DOCORA = "snapshot-queue"
+_WORKER_NAME = f"{BULLMQ_PREFIX}:{b64encode(QUEUE_NAME.encode()).decode()}"
 _LISTS = ("wait", "paused", "active")
 _SETS = ("delayed", "prioritized", "waiting-children", "failed", "completed")
 _OVER = ("completed",)
@@ -49,42 +46,20 @@ _PER_MILLISECOND = 0x1000
 _JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
 _LEAST_WAITING = 20
 """Jobs at the head that are compared for the oldest: BullMQ puts stalled jobs there."""
-_EVENTS_AT_ONCE = 1000
-_MOST_EVENTS = 10_000
-"""BullMQ keeps about as many."""
 _RECORD_FIELDS = (
     *("timestamp", "processedOn", "finishedOn", "pb", "opts", "atm"),
     "failedReason",
 )
 
 
-def read_use(settings: Settings, client: Redis) -> OtherQueue:
-    """Tells for an installation with RQ whether BullMQ is in use beside it. Raises RedisError."""
-    with redis_errors(client):
-        return BullmqReader(settings, client, _QUEUE_OF_DOCORA).use()
-
-
-def has_worker(settings: Settings, client: Redis) -> bool:
-    """Tells whether a worker of Docora's own queue is connected. Raises RedisError."""
-    with redis_errors(client):
-        return bool(BullmqReader(settings, client, _QUEUE_OF_DOCORA).workers())
-
-
-def command_to_remove_jobs(settings: Settings) -> str:
-    """Returns the shell command that removes Docora's own queue."""
-    return command_to_delete(f"{literal(settings.bullmq_prefix)}:{_QUEUE_OF_DOCORA}:*")
-
-
 class BullmqReader:
     """Reads one queue of BullMQ. Errors of the Redis client are not translated."""
 
-    def __init__(self, settings: Settings, client: Redis, queue: str | None = None) -> None:
+    prefix = f"{BULLMQ_PREFIX}:{QUEUE_NAME}:"
+    """The beginning of all keys of the queue."""
+
+    def __init__(self, client: Redis) -> None:
         self._client = client
-        self._queue = queue or settings.queue_name
-        base = f"{settings.bullmq_prefix}:"
-        self.prefix = f"{base}{self._queue}:"
-        """The beginning of all keys of the queue."""
-        self._worker_name = base + b64encode(self._queue.encode()).decode()
 
     @property
     def traces(self) -> list[str]:
@@ -133,7 +108,7 @@ class BullmqReader:
         found = []
         for client in clients:
             name, _, own_name = client.get("name", "").partition(":w:")
-            if name == self._worker_name and client.get("db") == database:
+            if name == _WORKER_NAME and client.get("db") == database:
                 address = client.get("addr", "")
                 found.append(_worker(own_name or address, address.rpartition(":")[0]))
         return found
@@ -225,7 +200,7 @@ class BullmqReader:
             completed=count["completed"],
             failed=count["failed"],
             delayed=count["delayed"],
-            queue_name=self._queue,
+            queue_name=QUEUE_NAME,
             oldest_waiting_at=oldest,
             oldest_waiting_seconds=max(0, int(now - oldest.timestamp())) if oldest else None,
             suspended=suspension is not None,
@@ -242,12 +217,11 @@ class BullmqReader:
         for job_id in job_ids:
             pipeline.hmget(self.prefix + text_of(job_id), list(_JOB_FIELDS))
         rows = [row or [None] * len(_JOB_FIELDS) for row in answers_of(pipeline)]
-        waits_since: dict[bytes, datetime | None] = {}
-        if status == "waiting":
-            waits_since = self._waits_since(dict(zip(job_ids, rows, strict=True)))
         jobs = []
         for index, (job_id, row) in enumerate(zip(job_ids, rows, strict=True)):
-            name, data, created, began, *_ = row
+            name, data, created, began, tries, options = row
+            # A job that was tried or delayed has waited for less time than it exists.
+            was_moved = (whole_number(tries) or 0) > 0 or bool(_object_of(options).get("delay"))
             call = _object_of(data)
             app_id, repository_id = ids_of_job(text_of(job_id)) or (None, None)
             owner, repository = call.get("owner"), call.get("name")
@@ -262,42 +236,11 @@ class BullmqReader:
                     repository_name=f"{owner}/{repository}" if owner and repository else None,
                     created_at=_moment(created),
                     processed_at=_moment(began) if status == "active" else None,
-                    enqueued_at=waits_since.get(job_id),
+                    enqueued_at=_moment(created) if status == "waiting" and not was_moved else None,
                     due_at=due_at[index] if due_at else None,
                 )
             )
         return jobs
-
-    def _waits_since(
-        self, rows: Mapping[bytes, list[bytes | None]]
-    ) -> dict[bytes, datetime | None]:
-        """Returns the moments at which the jobs began to wait, None for one that is not known.
-
-        A job that was tried or delayed has waited for less time than it exists. Only the events,
-        of which BullMQ keeps the latest, tell since when.
-        """
-        found: dict[bytes, datetime | None] = {}
-        for job_id, (_, _, created, _, tries, options) in rows.items():
-            was_moved = (whole_number(tries) or 0) > 0 or bool(_object_of(options).get("delay"))
-            found[job_id] = None if was_moved else _moment(created)
-        sought = {job_id for job_id in rows if found[job_id] is None}
-        end = b"+"
-        for _ in range(_MOST_EVENTS // _EVENTS_AT_ONCE):
-            if not sought:
-                break
-            events = cast(
-                "list[tuple[bytes, dict[bytes, bytes]]]",
-                self._client.xrevrange(self.prefix + "events", max=end, count=_EVENTS_AT_ONCE),
-            )
-            for event_id, event in events:
-                job_id = event.get(b"jobId", b"")
-                if event.get(b"event") == b"waiting" and job_id in sought:
-                    found[job_id] = moment_of_timestamp(int(event_id.partition(b"-")[0]) / 1000)
-                    sought.remove(job_id)
-            if len(events) < _EVENTS_AT_ONCE:
-                break
-            end = b"(" + events[-1][0]
-        return found
 
     def job(self, job_id: str) -> JobRecord:
         """Reads all that BullMQ has of one job."""
@@ -313,14 +256,14 @@ class BullmqReader:
         row, *found, locked = answers_of(pipeline)
         in_lists, scores = found[: 2 * len(_LISTS)], found[2 * len(_LISTS) :]
         places = [
-            JobPlace(name, self._queue, position=length - index)
+            JobPlace(name, QUEUE_NAME, position=length - index)
             for name, index, length in zip(_LISTS, in_lists[::2], in_lists[1::2], strict=True)
             if index is not None
         ]
         places += [
             JobPlace(
                 name,
-                self._queue,
+                QUEUE_NAME,
                 score_at=moment_of_timestamp(_due(score)) if name == "delayed" else None,
             )
             for name, score in zip(_SETS, scores, strict=True)
@@ -341,7 +284,7 @@ class BullmqReader:
             status = "active, stalled"
         return JobRecord(
             status=status if exists else None,
-            origin=self._queue if exists else None,
+            origin=QUEUE_NAME if exists else None,
             created_at=_moment(fields["timestamp"]),
             enqueued_at=None,
             started_at=_moment(fields["processedOn"]),

@@ -11,6 +11,7 @@ from dataclasses import fields
 from redis import Redis
 from rq import Queue, Retry
 
+from docora_ops.jobs import JOB_FUNCTION, QUEUE_NAME
 from docora_ops.links import Payload, ids_of_job
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 
@@ -39,10 +40,10 @@ class JobTemplate:
     """
 
     def __init__(self, settings: Settings, client: Redis) -> None:
-        self._function = settings.job_function
+        self._function = JOB_FUNCTION
         delays = settings.retry_delays
-        job = Queue(settings.queue_name, connection=client).create_job(
-            settings.job_function,
+        job = Queue(QUEUE_NAME, connection=client).create_job(
+            JOB_FUNCTION,
             kwargs=_arguments(_SAMPLE, is_rescan=False),
             timeout=settings.job_timeout,
             result_ttl=RESULT_TTL,

@@ -1,7 +1,5 @@
 """Connecting to Redis, and turning its errors into ours."""
 
-from __future__ import annotations
-
 import os
 import re
 import socket
@@ -20,10 +18,8 @@ from redis.commands.core import Script
 from redis.retry import Retry
 
 from docora_ops.errors import ConfigurationError, RedisDeniedError, RedisError
-from docora_ops.queue import redis_tls as tls
-from docora_ops.settings import Settings
+from docora_ops.settings import Settings, adapt_redis_url
 from docora_ops.text import mask
-from docora_ops.urls import adapt_redis_url
 
 ROWS_LOCKED_TIMEOUT = 4
 """Seconds for an answer of Redis while rows are locked in Postgres: Docora waits for those rows."""
@@ -67,7 +63,7 @@ def connect(settings: Settings) -> redis.Redis:
             hint="use redis://USER:PASSWORD@HOST:PORT/DB, rediss://… or unix:///PATH; "
             "percent-encode special characters in the password",
         ) from None
-    if problem := tls.spoiled_file(pool.connection_kwargs):
+    if problem := _unusable_file(pool.connection_kwargs):
         hint = "correct it in REDIS_URL, or the file"
         raise ConfigurationError(f"REDIS_URL can't be used: {problem}", hint=hint)
     return client
@@ -215,10 +211,13 @@ _BY_CODE: dict[str, _Explanation] = _REFUSES_WRITES | {
     ),
     "WRONGTYPE": (
         "holds a value of the wrong type in one of the queue's keys",
-        "check that DOCORA_OPS_QUEUE_NAME and REDIS_URL belong together",
+        "check that REDIS_URL names the Redis of Docora",
     ),
 }
 
+
+_ADD_CERTIFICATE = "add ssl_certfile and ssl_keyfile to REDIS_URL"
+_CHECK_CERTIFICATE = "check that ssl_certfile in REDIS_URL comes from a CA that Redis trusts"
 
 _LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 _BY_KIND = (
@@ -255,14 +254,14 @@ def _explain(error: redis.RedisError, client: redis.Redis) -> _Explanation:
             return "did not answer in time", "check REDIS_URL and the network"
         options = client.connection_pool.connection_kwargs
         has_tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
-        if refusal := tls.refused_certificate(error):
+        if refusal := _refused_certificate(error):
             return refusal
         if "connecting to" in text:
             return _unreachable(error, options)
         hint = "check that it runs, and its log"
         if has_tls:  # a server that resets the connection takes its alert away
-            asks = f"if it asks for a client certificate, {tls.ADD_CERTIFICATE}"
-            hint += f"; {tls.CHECK_CERTIFICATE if options.get('ssl_certfile') else asks}"
+            asks = f"if it asks for a client certificate, {_ADD_CERTIFICATE}"
+            hint += f"; {_CHECK_CERTIFICATE if options.get('ssl_certfile') else asks}"
         return "broke the connection", hint
     if _lacks_permission(error):
         return _no_permission(text)
@@ -283,9 +282,9 @@ def _unreachable(error: BaseException, options: Mapping[str, Any]) -> _Explanati
     """
     hint = "check that it runs, and REDIS_URL"
     host = options.get("host", "localhost")
-    if problem := tls.spoiled_file(options):  # since the start
+    if problem := _unusable_file(options):  # since the start
         return f"can't be reached: {problem}", "correct it in REDIS_URL, or the file"
-    match cause := tls.system_error(error):
+    match cause := _system_error(error):
         case ssl.SSLCertVerificationError():
             reason = f"its TLS certificate is refused: {cause.verify_message}"
             hint = "check the host in REDIS_URL, and ssl_ca_certs"
@@ -293,7 +292,7 @@ def _unreachable(error: BaseException, options: Mapping[str, Any]) -> _Explanati
             reason = f"TLS failed: {(cause.reason or 'no reason').lower().replace('_', ' ')}"
             hint = "use redis:// if it does not speak TLS"
             if "HANDSHAKE_FAILURE" in str(cause.reason) and not options.get("ssl_certfile"):
-                hint = f"if it asks for a client certificate, {tls.ADD_CERTIFICATE}"
+                hint = f"if it asks for a client certificate, {_ADD_CERTIFICATE}"
         case socket.gaierror(errno=socket.EAI_AGAIN):
             reason = f"the name {host} can't be looked up at present"
             hint = "check the host in REDIS_URL, and the name server"
@@ -305,6 +304,52 @@ def _unreachable(error: BaseException, options: Mapping[str, Any]) -> _Explanati
         case _:
             reason = "the connection failed"
     return f"can't be reached: {reason}", hint
+
+
+def _refused_certificate(error: BaseException) -> _Explanation | None:
+    """Explains a TLS alert about our certificate. Returns None for any other error.
+
+    In TLS 1.3 the alert arrives only after the client has finished its own handshake.
+    """
+    cause = _system_error(error)
+    alert = str(cause.reason) if isinstance(cause, ssl.SSLError) else ""
+    if "ALERT_CERTIFICATE_REQUIRED" in alert:
+        return "asks for a client certificate", _ADD_CERTIFICATE
+    if found := re.search(r"ALERT_(UNKNOWN_CA|\w*CERTIFICATE\w*)", alert):
+        reason = found[1].lower().replace("_", " ").replace(" ca", " CA")
+        return f"refuses our client certificate: {reason}", _CHECK_CERTIFICATE
+    return None
+
+
+def _unusable_file(options: Mapping[str, Any]) -> str | None:
+    """Says which file of the TLS options can't be used, and why. Returns None if all can."""
+    names = ("ca_certs", "certfile", "keyfile")
+    authorities, certificate, key = (options.get(f"ssl_{name}") for name in names)
+    if key and not certificate:
+        return "ssl_keyfile needs ssl_certfile, the certificate that belongs to the key"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    what = f"the file of ssl_ca_certs, {authorities},"
+    try:
+        if authorities:
+            context.load_verify_locations(authorities)
+        what = f"ssl_certfile={certificate}" + (f" with ssl_keyfile={key}" if key else "")
+        if certificate:
+            # Without a password, OpenSSL asks the terminal for that of an encrypted key.
+            context.load_cert_chain(certificate, key, options.get("ssl_password") or "")
+    except ssl.SSLError as error:
+        reason = error.reason.replace("_", " ").lower() if error.reason else "not in PEM format"
+        return f"{what} can't be used: {reason}"
+    except OSError as error:
+        return f"{what} can't be used: {(error.strerror or 'no reason').lower()}"
+    return None
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """Returns the system's error that caused an error of the client."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def explain_refused_write(text: str) -> tuple[str, str] | None:

@@ -1,31 +1,19 @@
 """Checking the Redis server and the queue. Only reads."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import redis
 from rq import Queue
 
-from docora_ops.jobs import Backend
+from docora_ops.jobs import QUEUE_NAME, Backend
 from docora_ops.queue.audit_stream import STREAM
 from docora_ops.queue.progress import operation_key
-from docora_ops.queue.redis_client import (
-    explain_refused_write,
-    redis_errors,
-    server_time,
-)
-from docora_ops.settings import Settings
+from docora_ops.queue.redis_client import explain_refused_write, redis_errors, server_time
 
 _TRIAL = "docora-ops:trial"
 """The end of the names of keys that never exist."""
-_NAMESPACES = (
-    *("rq:", "rq:job:", "rq:queue:", "rq:wip:", "rq:worker:"),
-    *("docora:bulk:", "docora-ops:"),
-)
-"""The beginnings of the keys of Docora and RQ."""
 _CLOCK_GRAIN = 2
 """Seconds by which moments of INFO may be off."""
 
@@ -65,50 +53,6 @@ end
 return refusals
 """
 
-# The commands in the category `write` of Redis and Valkey. `@` stands for the key; if a command has
-# no arguments here, the key is each of them.
-_WRITES = """
-APPEND BITFIELD BITOP:@:@:@ BLMOVE BLMPOP:0:1:@:LEFT BLPOP BRPOP BRPOPLPUSH BZMPOP:0:1:@:MIN
-BZPOPMAX BZPOPMIN CLUSTER:FLUSHSLOT:0 COPY DECR DECRBY DEL DELIFEQ EXPIRE EXPIREAT FLUSHALL
-FLUSHDB FUNCTION:DELETE:x FUNCTION:FLUSH FUNCTION:LOAD:x FUNCTION:RESTORE:x GEOADD
-GEORADIUS:@:0:0:1:m:STORE:@ GEORADIUSBYMEMBER:@:x:1:m:STORE:@ GEOSEARCHSTORE GETDEL GETEX GETSET
-HDEL HEXPIRE HEXPIREAT HGETDEL HGETEX HINCRBY HINCRBYFLOAT HMSET HPERSIST HPEXPIRE HPEXPIREAT HSET
-HSETEX HSETNX INCR INCRBY INCRBYFLOAT LINSERT LMOVE LMPOP:1:@:LEFT LPOP LPUSH LPUSHX LREM LSET
-LTRIM MIGRATE:x:1:@:0:1 MOVE MSET MSETEX:1:@:x MSETNX PERSIST PEXPIRE PEXPIREAT PFADD PFDEBUG:x:@
-PFMERGE PSETEX RENAME RENAMENX RESTORE RESTORE-ASKING RPOP RPOPLPUSH RPUSH RPUSHX SADD SDIFFSTORE
-SET SETBIT SETEX SETNX SETRANGE SINTERSTORE SMOVE SORT:@:STORE:@ SPOP SREM SUNIONSTORE SWAPDB:0:1
-UNLINK XACK XACKDEL XADD XAUTOCLAIM XCLAIM XDEL XDELEX XGROUP:CREATE:@:x:x
-XGROUP:CREATECONSUMER:@:x:x XGROUP:DELCONSUMER:@:x:x XGROUP:DESTROY:@:x XGROUP:SETID:@:x:x
-XREADGROUP:GROUP:x:x:STREAMS:@:x XSETID XTRIM ZADD ZDIFFSTORE:@:1:@ ZINCRBY ZINTERSTORE:@:1:@
-ZMPOP:1:@:MIN ZPOPMAX ZPOPMIN ZRANGESTORE ZREM ZREMRANGEBYLEX ZREMRANGEBYRANK ZREMRANGEBYSCORE
-ZUNIONSTORE:@:1:@
-"""
-
-# Redis checks the permissions and runs none of the commands. It knows this function since 7.0, and
-# not every command. The keys are arguments: EVALSHA with KEYS needs the permission to write them.
-_FIND_PERMITTED_WRITE = """
-if not redis.acl_check_cmd then
-  return false
-end
-for text in string.gmatch(ARGV[1], '%S+') do
-  for i = 2, #ARGV do
-    local call = {}
-    for word in string.gmatch(text, '[^:]+') do
-      call[#call + 1] = word == '@' and ARGV[i] or word
-    end
-    local name = call[1]
-    if not call[2] then
-      call = {name, ARGV[i], ARGV[i], ARGV[i], ARGV[i]}
-    end
-    local is_known, is_permitted = pcall(redis.acl_check_cmd, unpack(call))
-    if is_known and is_permitted then
-      return name
-    end
-  end
-end
-return ''
-"""
-
 
 @dataclass(frozen=True)
 class RedisServer:
@@ -129,7 +73,7 @@ class RedisServer:
     uptime: int  # seconds
 
     @classmethod
-    def from_info(cls, info: Mapping[str, Any], now: float) -> RedisServer:
+    def from_info(cls, info: Mapping[str, Any], now: float) -> Self:
         """Reads the answer of INFO; `now`: the time of the server's clock."""
 
         def number(name: str) -> int:
@@ -161,13 +105,11 @@ class RedisServer:
 class QueueInspector:
     """Checks Redis and the queue. All calls raise RedisError."""
 
-    def __init__(self, settings: Settings, client: redis.Redis, backend: Backend) -> None:
+    def __init__(self, client: redis.Redis, backend: Backend) -> None:
         self._client = client
-        self._bullmq_prefix = settings.bullmq_prefix
         self._is_rq = backend is Backend.RQ
-        self._queue = Queue(settings.queue_name, connection=client)
+        self._queue = Queue(QUEUE_NAME, connection=client)
         self._try_writes = client.register_script(_TRY_WRITES)
-        self._find_permitted_write = client.register_script(_FIND_PERMITTED_WRITE)
 
     def only_reads(self) -> bool:
         """Returns whether our user may write nothing: a user for monitoring.
@@ -181,19 +123,6 @@ class QueueInspector:
             pipeline.expire(operation_key(_TRIAL), 1)
             replies = pipeline.execute(raise_on_error=False)
         return all(isinstance(reply, redis.exceptions.NoPermissionError) for reply in replies)
-
-    def permitted_write(self) -> str | None:
-        """Returns a command that our user may use to change something, or "" if none was found.
-
-        None if Redis does not tell. Asks for each command with some keys of Docora, RQ and BullMQ.
-        Tries no command, so that the ACL log gets no entry.
-        """
-        keys = [self._queue.key, self._queue.redis_queues_keys, STREAM]
-        bull = f"{self._bullmq_prefix}:{self._queue.name}:"
-        keys += [f"{namespace}{_TRIAL}" for namespace in (*_NAMESPACES, bull)]
-        with redis_errors(self._client):
-            found = cast("bytes | None", self._find_permitted_write(args=[_WRITES, *keys]))
-        return None if found is None else found.decode()
 
     def connect(self) -> tuple[str, str] | None:
         """Checks that the server answers and permits all commands. Raises RedisError.

@@ -13,6 +13,7 @@ from rq import Queue
 from rq.registry import FailedJobRegistry
 
 from docora_ops.jobs import (
+    QUEUE_NAME,
     Backend,
     BackendChoice,
     JobRecord,
@@ -23,18 +24,17 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import Outcome
+from docora_ops.pages import batches
 from docora_ops.queue.audit_stream import AuditEntry
-from docora_ops.queue.bullmq_reader import command_to_remove_jobs, read_use
+from docora_ops.queue.backend import TO_REMOVE_BULLMQ_JOBS, count_rq_workers, read_bullmq_use
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import EXPIRY, links_key
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.queue.registries import registry_key
-from docora_ops.queue.rq_workers import count_workers
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.suspension import read_suspension
 from docora_ops.queue.values import text_of
-from docora_ops.queue.waiting_list import WaitingList
 from docora_ops.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,20 +51,13 @@ class RqQueue(LinkQueue):
         self, settings: Settings, client: Redis, choice: BackendChoice | None = None
     ) -> None:
         super().__init__(settings, client, choice)
-        self._script = JobScript(settings, client, "look_and_push.lua")
-
-    def read_waiting(self) -> WaitingList:
-        """Reads the ids in the queue's list."""
-        from docora_ops.queue.sweep_script import SweepScript
-
-        return SweepScript(self._settings, self._client, "sweep.lua").read_waiting()
+        self._script = JobScript(client, "look_and_push.lua")
 
     def sample(self, count: int) -> list[str]:
         """Returns the ids of at most `count` jobs that wait or have failed."""
-        name = self._settings.queue_name
         with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
-            pipeline.lrange(Queue.redis_queue_namespace_prefix + name, 0, count - 1)
-            pipeline.zrange(registry_key(FailedJobRegistry, name), 0, count - 1)
+            pipeline.lrange(Queue.redis_queue_namespace_prefix + QUEUE_NAME, 0, count - 1)
+            pipeline.zrange(registry_key(FailedJobRegistry, QUEUE_NAME), 0, count - 1)
             waiting, failed = pipeline.execute()
         return [text_of(each) for each in [*waiting, *failed][:count]]
 
@@ -122,11 +115,11 @@ class RqQueue(LinkQueue):
 
     def count_workers(self) -> int:
         """Counts the live workers that listen on the queue."""
-        return count_workers(self._settings, self._client)
+        return count_rq_workers(self._client)
 
     def read_other(self) -> OtherQueue:
         """Tells whether Docora's own queue holds jobs, and whether a BullMQ worker runs."""
-        return read_use(self._settings, self._client)
+        return read_bullmq_use(self._client)
 
     def read_suspension(self) -> Suspension | None:
         """Returns the order to all workers to take no jobs, if there is one."""
@@ -135,7 +128,7 @@ class RqQueue(LinkQueue):
     def health(self) -> QueueHealth:
         """Reads what `doctor` checks."""
         health = self._reader.health(self.count_workers(), self.read_other())
-        return replace(health, to_remove_others=command_to_remove_jobs(self._settings))
+        return replace(health, to_remove_others=TO_REMOVE_BULLMQ_JOBS)
 
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers, the scheduler and the first `limit` jobs."""
@@ -150,11 +143,11 @@ class RqQueue(LinkQueue):
 
         The flag tells whether they are to be run or have failed. An id may come twice.
         """
-        from docora_ops.queue.sweep import TO_RUN_OR_FAILED, Place
+        from docora_ops.queue.sweep import TO_RUN_OR_FAILED
 
-        for place in Place:
-            for page in self.sweep.pages(place):
-                yield page, place in TO_RUN_OR_FAILED
+        for place, job_ids in self.sweep.read().by_place.items():
+            for page in batches(list(job_ids), 5000):
+                yield list(page), place in TO_RUN_OR_FAILED
 
     def made_for_links(self, job_ids: Collection[str]) -> set[str]:
         """Returns the ids of jobs that call our function with the ids of a link."""
@@ -165,13 +158,13 @@ class RqQueue(LinkQueue):
         """Finds and removes entries of the whole queue."""
         from docora_ops.queue.sweep import QueueSweep  # seldom needed
 
-        return QueueSweep(self._settings, self._client)
+        return QueueSweep(self._client)
 
     @cached_property
     def _reader(self) -> RqReader:
         from docora_ops.queue.rq_reader import RqReader  # seldom needed
 
-        return RqReader(self._settings, self._client)
+        return RqReader(self._client)
 
     @cached_property
     def _template(self) -> JobTemplate:

@@ -30,6 +30,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import (
     MOST_SEARCHED,
+    QUEUE_NAME,
     Backend,
     JobFailure,
     JobPlace,
@@ -48,7 +49,6 @@ from docora_ops.queue.redis_client import answers_of, redis_errors, server_time
 from docora_ops.queue.registries import REGISTRIES, registry_key
 from docora_ops.queue.suspension import read_suspension
 from docora_ops.queue.values import moment_of_timestamp, optional_text_of, text_of, whole_number
-from docora_ops.settings import Settings
 
 _BEGUN = {"active", "abandoned"}
 _JOB_FIELDS = ("data", "created_at", "enqueued_at", "started_at")
@@ -83,10 +83,10 @@ class _LastRuns:
 class RqReader:
     """Reads the RQ queue. All calls raise RedisError."""
 
-    def __init__(self, settings: Settings, client: Redis) -> None:
+    def __init__(self, client: Redis) -> None:
         self._client = client
-        self._name = settings.queue_name
-        self._list = Queue(settings.queue_name, connection=client).key
+        self._name = QUEUE_NAME
+        self._list = Queue(QUEUE_NAME, connection=client).key
         self._intermediate = IntermediateQueue.get_intermediate_queue_key(self._list)
 
     def overview(self, limit: int) -> QueueOverview:

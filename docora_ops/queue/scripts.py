@@ -15,18 +15,18 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.results import Result
 
+from docora_ops.jobs import QUEUE_NAME
 from docora_ops.queue.redis_client import prepare, redis_errors, with_rows_locked
 from docora_ops.queue.registries import REGISTRIES, registry_key
-from docora_ops.settings import Settings
 
 
 class JobScript:
     """A script about the jobs of one queue, behind the functions of judge.lua."""
 
-    def __init__(self, settings: Settings, client: Redis, name: str) -> None:
+    def __init__(self, client: Redis, name: str) -> None:
         self._client = client
         self._client_with_rows_locked = with_rows_locked(client)
-        self._keys = key_names(settings.queue_name)
+        self._keys = _key_names(QUEUE_NAME)
         sources = [files("docora_ops.queue").joinpath(part) for part in ("judge.lua", name)]
         self._script = client.register_script(
             "".join(source.read_text(encoding="utf-8") for source in sources)
@@ -57,7 +57,7 @@ class JobScript:
         return [reply.decode(errors="surrogateescape") for reply in replies]
 
 
-def key_names(queue_name: str) -> dict[str, object]:
+def _key_names(queue_name: str) -> dict[str, object]:
     """Returns the names of RQ's keys, as prefixes to the name of a queue or a job id."""
     return {
         "queue": queue_name,

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
 from docora_ops.jobs import QueueOverview
-from docora_ops.metrics import Metrics, Server
+from docora_ops.overview import Metrics, Server
 from docora_ops.render.json import Document
 from docora_ops.render.queue import job_counts
 from docora_ops.text import inert

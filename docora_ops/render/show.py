@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from docora_ops.jobs import MOST_SEARCHED, Backend, JobPlace
-from docora_ops.link_details import LinkDetails, LinkHistory
+from docora_ops.link_lists import LinkDetails, LinkHistory
 from docora_ops.render.cells import cell, circuit, failed_tries, state, with_id
 from docora_ops.render.json import Document, fields_of
 from docora_ops.render.layout import pairs

@@ -16,11 +16,11 @@ from docora_ops.bulk import KnownOperation
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import Backend, BackendSource, QueueOverview, silence_of
 from docora_ops.links import LinkStatus
+from docora_ops.overview import SLOW_MS, DriftCounts, LinkOverview, Status, Trend
 from docora_ops.render.cells import NO_ERROR, ago, cell, with_id, words
 from docora_ops.render.json import Document
 from docora_ops.render.layout import pairs
 from docora_ops.render.queue import job_counts
-from docora_ops.status import SLOW_MS, DriftCounts, LinkOverview, Status, Trend
 from docora_ops.text import amount, duration, inert
 
 if TYPE_CHECKING:

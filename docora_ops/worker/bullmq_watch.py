@@ -8,8 +8,7 @@ from contextlib import suppress
 from redis import Redis
 
 from docora_ops.errors import RedisError
-from docora_ops.queue.bullmq_reader import has_worker
-from docora_ops.settings import Settings
+from docora_ops.queue.backend import has_bullmq_worker
 from docora_ops.worker.log import log
 
 INTERVAL = 5
@@ -19,8 +18,7 @@ INTERVAL = 5
 class BullmqWatch:
     """Tells whether a BullMQ worker of Docora is connected; logs when one comes, and goes."""
 
-    def __init__(self, settings: Settings, client: Redis, name: str) -> None:
-        self._settings = settings
+    def __init__(self, client: Redis, name: str) -> None:
         self._client = client
         self._name = name
         self._next_look = 0.0
@@ -31,7 +29,7 @@ class BullmqWatch:
         if time.monotonic() >= self._next_look:
             saw_worker = self._sees_worker
             with suppress(RedisError):
-                self._sees_worker = has_worker(self._settings, self._client)
+                self._sees_worker = has_bullmq_worker(self._client)
             self._next_look = time.monotonic() + INTERVAL
             if self._sees_worker and not saw_worker:
                 log.warning(

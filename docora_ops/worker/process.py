@@ -13,7 +13,7 @@ from threading import Thread
 from types import FrameType
 from typing import Any, NoReturn
 
-from docora_ops.database.pooling import require_session
+from docora_ops.database.session import require_session
 from docora_ops.errors import ConfigurationError, ServerError
 from docora_ops.interrupts import ENDING, held_back
 from docora_ops.queue import connect

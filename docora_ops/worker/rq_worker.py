@@ -24,6 +24,7 @@ from rq.worker import WorkerStatus
 
 from docora_ops.errors import DocoraOpsError, SnapshotError, WrongBackendError
 from docora_ops.interrupts import ENDING, held_back, repeat_if_swallowed
+from docora_ops.jobs import QUEUE_NAME
 from docora_ops.queue.redis_client import describe
 from docora_ops.settings import Settings
 from docora_ops.text import inert
@@ -55,7 +56,7 @@ class SnapshotWorker(StoppableWorker):
 
     def __init__(self, settings: Settings, client: Redis, name: str) -> None:
         super().__init__(
-            [SnapshotQueue(settings.queue_name, connection=client, job_class=SnapshotJob)],
+            [SnapshotQueue(QUEUE_NAME, connection=client, job_class=SnapshotJob)],
             name=name,
             connection=client,
             job_class=SnapshotJob,
@@ -75,7 +76,7 @@ class SnapshotWorker(StoppableWorker):
         self._burst_error: DocoraOpsError | None = None
         """The reason why a burst must not work on."""
         self._settings = settings
-        self._bullmq = BullmqWatch(settings, client, name)
+        self._bullmq = BullmqWatch(client, name)
         self.recovery = LinkRecovery(settings, client)
         self._clock = ClockWatch(client, name)
         self._keep_alive: Callable[[], object] = _nothing

@@ -11,7 +11,6 @@ from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
 from docora_ops.database.circuits import Circuit, git_failed, git_succeeded, recipients
-from docora_ops.database.delivered_files import DeliveryRecord, read_deliveries
 from docora_ops.database.link_scans import (
     Ending,
     Failure,
@@ -19,9 +18,13 @@ from docora_ops.database.link_scans import (
     begin_scan,
     end_scan,
     fail_scan,
+    had_commit,
     may_deliver,
+    read_deliveries,
+    record_delivery,
+    remove_delivery,
+    store_snapshot,
 )
-from docora_ops.database.snapshots import had_commit, store_snapshot
 from docora_ops.errors import (
     BrokenCloneError,
     ConfigurationError,
@@ -290,12 +293,13 @@ class _Snapshot:
         self, link: Link, objects: Objects, commit: Commit, plan: Plan, auth_key: str
     ) -> None:
         payload = link.payload
-        record = DeliveryRecord(self.session, link.ref)
 
         def acknowledged(event: Event, path: str, sha: str) -> None:
             self.sent += 1
-            is_deletion = event is Event.DELETE
-            link_exists = record.remove(path) if is_deletion else record.record(path, sha)
+            if event is Event.DELETE:
+                link_exists = remove_delivery(self.session, link.ref, path)
+            else:
+                link_exists = record_delivery(self.session, link.ref, path, sha)
             if not link_exists:
                 raise _GoneError
 
@@ -304,13 +308,7 @@ class _Snapshot:
             payload.base_url, payload.app_id, auth_key, connections, DELIVERY_TIMEOUT
         ) as webhook:
             writer = BodyWriter(repository_fields(payload), commit.sha)
-            try:
-                Sender(objects, writer, self.settings).send(plan, webhook, acknowledged)
-            except SnapshotError:
-                record.flush()
-                raise
-        if not record.flush():
-            raise _GoneError
+            Sender(objects, writer, self.settings).send(plan, webhook, acknowledged)
 
     def _store(self, commit: Commit, files: Sequence[File]) -> None:
         store_snapshot(

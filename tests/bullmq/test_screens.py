@@ -261,14 +261,6 @@ def without_keys_of_worker(docora: Docora) -> tuple[object, object]:
     return tables, {key: value for key, value in keys.items() if key not in own}
 
 
-@pytest.mark.parametrize("value", ["bull", "RQ", "bullmq,rq"])
-def test_another_backend_is_refused(bullmq: Bullmq, value: str) -> None:
-    result = bullmq.docora.run("status", "--json", env={"DOCORA_OPS_BACKEND": value})
-    assert (result.code, result.json["code"]) == (2, "configuration")
-    assert "DOCORA_OPS_BACKEND" in result.stderr
-    assert "'rq' or 'bullmq'" in result.stderr
-
-
 HOURS_AGO = 3 * 3600
 
 
@@ -279,39 +271,24 @@ def age(bullmq: Bullmq, link: TestLink) -> None:
     bullmq.docora.redis.hset(key, "timestamp", str(made_at - HOURS_AGO * 1000))
 
 
-def test_a_job_waits_since_it_was_retried_or_due_and_not_since_it_was_made(bullmq: Bullmq) -> None:
+def test_the_oldest_job_waits_since_it_was_made_unless_it_was_retried_or_due(
+    bullmq: Bullmq,
+) -> None:
     docora = bullmq.docora
-    retried, due = docora.add_link("pending_snapshot"), docora.add_link("pending_snapshot")
-    bullmq.fail_once(retried)
-    bullmq.delay(due)
-    for link in (retried, due):
-        age(bullmq, link)
-        bullmq.promote(link)
-    for link in docora.add_link("pending_snapshot"), docora.add_link("pending_snapshot"):
-        bullmq.add(link)
-
-    overview = bullmq.run("queue", "--json").data
-    assert 0 <= overview["oldest_waiting_seconds"] < 60
-    for job in overview["jobs"][:2]:
-        assert job["enqueued_at"] > job["created_at"]
-    doctor = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
-    assert check(doctor, "waiting_jobs")["state"] == "ok"
-
-    age(bullmq, link)  # never tried, and not the first in the list
+    link = docora.add_link("pending_snapshot")
+    bullmq.add(link)
+    age(bullmq, link)
     doctor = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
     assert check(doctor, "waiting_jobs")["state"] == "warning"
-    assert "4, the oldest for 3 h" in check(doctor, "waiting_jobs")["finding"]
+    assert "1, the oldest for 3 h" in check(doctor, "waiting_jobs")["finding"]
     assert bullmq.run("status", "--json").data["queue"]["oldest_waiting_seconds"] >= HOURS_AGO
 
-
-def test_without_the_events_nothing_is_said_of_how_long_a_retried_job_waits(bullmq: Bullmq) -> None:
-    link = bullmq.docora.add_link("pending_snapshot")
-    bullmq.fail_once(link)
-    age(bullmq, link)
-    bullmq.promote(link)
-    bullmq.docora.redis.delete(bullmq.key("events"))
+    due = docora.add_link("pending_snapshot")
+    bullmq.delay(due)
+    bullmq.promote(due)
     overview = bullmq.run("queue", "--json").data
     assert overview["oldest_waiting_seconds"] is None
-    assert [job["enqueued_at"] for job in overview["jobs"]] == [None]
-    doctor = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
-    assert check(doctor, "waiting_jobs")["finding"] == "1"
+    assert {job["job_id"]: job["enqueued_at"] is None for job in overview["jobs"]} == {
+        link.job_id: False,
+        due.job_id: True,
+    }

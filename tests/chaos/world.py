@@ -12,7 +12,7 @@ from rq import Retry
 from rq.job import Job, JobStatus
 from rq.utils import now
 
-from docora_ops.settings import Settings
+from docora_ops.jobs import JOB_FUNCTION
 from tests.chaos.apps import Apps, Mood
 from tests.support.delivery_checks import shas
 from tests.support.docora import QUEUE, Docora
@@ -20,7 +20,6 @@ from tests.support.rows import TestLink
 from tests.support.snapshots import TOKEN, Snapshots, Upstream
 
 MAX_RETRY_ATTEMPTS = 3
-JOB_FUNCTION = Settings.model_fields["job_function"].default
 STRAYS = 3
 FILES = 6
 """Files of a repository: enough to notice two jobs that send them at once."""

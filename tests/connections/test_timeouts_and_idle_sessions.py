@@ -5,8 +5,8 @@ import time
 import pytest
 
 from docora_ops.database import Database
-from docora_ops.database.connection import Connection
-from docora_ops.database.pooling import Pooling, find_pooling
+from docora_ops.database.postgres import Connection
+from docora_ops.database.session import Pooling, find_pooling
 from docora_ops.queue import connect
 from tests.support.docora import Docora
 from tests.support.proxy import eventually

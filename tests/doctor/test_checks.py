@@ -7,9 +7,9 @@ import pytest
 from docora_ops.actions.doctor import postgres_checks, redis_checks
 from docora_ops.database.postgres_server import PostgresServer
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
+from docora_ops.overview import Standby
 from docora_ops.queue.redis_server import RedisServer
 from docora_ops.render.doctor import summary
-from docora_ops.status import Standby
 from docora_ops.text import duration
 
 NOW = 1_800_000_000.0
@@ -93,11 +93,6 @@ def test_valkey_is_called_by_its_own_name() -> None:
 )
 def test_postgres(server: PostgresServer, expected: list[str]) -> None:
     assert [check.state for check in postgres_checks.check_server(server)] == expected
-
-
-def test_a_redis_that_does_not_tell_what_its_user_may_do_is_a_warning() -> None:
-    check = redis_checks.check_monitor("redis:6379/0", None)
-    assert (check.state, check.hint) == (CheckState.WARNING, "upgrade to Redis 7 or newer")
 
 
 @pytest.mark.parametrize(

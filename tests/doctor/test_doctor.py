@@ -246,10 +246,8 @@ def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(
     }
     assert "+info" in check(result, "redis")["hint"]
     found = check(spoiled.run("doctor", "--read-only", "--json", env=ONE_LOOK), "redis")
-    for what in ("may do more than read: ", "may not ask how it is"):
-        assert what in found["finding"]
-    for what in ("use the user docora-monitor", "+info"):
-        assert what in found["hint"]
+    assert "may not ask how it is" in found["finding"]
+    assert "+info" in found["hint"]
 
 
 # Postgres

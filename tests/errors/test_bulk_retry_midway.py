@@ -117,35 +117,20 @@ def test_a_postgres_that_hangs_midway_is_given_up_by_a_bulk_retry_once(docora: D
     rest_is_finished(docora, already_queued=len(docora.waiting()) - 40)
 
 
-def lose_a_commit(docora: Docora, fault: Fault) -> Result:
-    """Of a bulk retry of 200 links in batches of ten, when four of them are committed."""
+def test_one_lost_connection_stops_a_bulk_retry_which_counts_what_the_other_has_done(
+    docora: Docora,
+) -> None:
     docora.add_links(200, apps=2)
     with Proxy.before_postgres(docora.database_url) as proxy:
-        # The first commit is that of the selection.
-        commit = proxy.plan(COMMIT, fault, number=6)
+        # The first commit is that of the selection; four batches of ten are committed before.
+        commit = proxy.plan(COMMIT, Fault.LOSE_REQUEST, number=6)
         # The other connection may finish its batch, however late it hears of the loss.
         proxy.plan(COMMIT, Fault.LOSE_REQUEST, number=8)
         result = docora.run(*RETRY.command, "--json", env={"DATABASE_URL": proxy.url})
         commit.wait()
-    return result
-
-
-def test_one_lost_connection_stops_a_bulk_retry_which_counts_what_the_other_has_done(
-    docora: Docora,
-) -> None:
-    result = lose_a_commit(docora, Fault.LOSE_REQUEST)
     document = refuses(result, "postgres", "Postgres database")
     done = docora.statuses()["pending_snapshot"]
     assert done in {40, 50}
-    tells_what_was_done(docora, document, result, done)
-    rest_is_finished(docora, already_queued=len(docora.waiting()) - done)
-
-
-def test_a_commit_of_a_bulk_retry_of_which_nobody_hears_is_counted(docora: Docora) -> None:
-    result = lose_a_commit(docora, Fault.LOSE_REPLY)
-    document = refuses(result, "postgres", "Postgres database")
-    done = docora.statuses()["pending_snapshot"]
-    assert done in {50, 60, 70}
     tells_what_was_done(docora, document, result, done)
     rest_is_finished(docora, already_queued=len(docora.waiting()) - done)
 

@@ -6,9 +6,8 @@ import time
 import pytest
 
 from tests.support.diagnoses import ONE_LOOK, check, make_healthy, not_ok, states
-from tests.support.docora import COMMAND, Docora
+from tests.support.docora import Docora
 from tests.support.proxy import Proxy
-from tests.support.terminal import TerminalSession
 
 LIMIT = 10
 """Seconds after which each look has ended."""
@@ -34,8 +33,7 @@ def test_a_server_that_hangs_leaves_what_the_other_one_tells_within_ten_seconds(
         result = docora.run("status", env=environment)
         assert time.monotonic() - began < LIMIT
     assert result.code == 5, result
-    waiting, error, hint = result.stderr.splitlines()
-    assert waiting.startswith("Waiting for ")
+    error, hint = result.stderr.splitlines()
     assert error.startswith("Error: ")
     assert hint.startswith("Hint: ")
     rows = re.findall(r"^\w+", result.stdout, re.MULTILINE)
@@ -54,7 +52,6 @@ def test_a_slow_redis_is_named_with_its_latency_and_ends_no_look_late(docora: Do
         assert (status.code, status.json["code"]) == (5, "redis")
         assert 4500 <= status.data["redis_latency_ms"] < 7000
         assert status.data["links_by_status"]["synced"] == 1
-        assert "Waiting" not in status.stderr
 
         doctor = docora.run("doctor", "--json", env=environment | ONE_LOOK, timeout=20)
         assert doctor.code == 5
@@ -77,18 +74,3 @@ def test_a_redis_that_is_somewhat_slow_is_a_warning(docora: Docora) -> None:
         assert re.search(r"/0, answers take [2-9]\d\d ms$", row)
     quick = docora.run("status")
     assert "answers take" not in quick.stdout
-    assert "Waiting" not in quick.stderr
-
-
-def test_a_terminal_shows_the_half_of_postgres_while_redis_hangs(docora: Docora) -> None:
-    make_healthy(docora)
-    proxy, environment = proxied(docora, "redis")
-    with proxy:
-        proxy.freeze()
-        variables = docora.environment(TERM="xterm", **environment)
-        with TerminalSession([str(COMMAND), "status"], variables) as session:
-            session.read_until(re.compile(rb"1 synced.*Waiting for Redis 127.0.0.1", re.DOTALL), 10)
-            proxy.thaw()
-            code, shown = session.end()
-    assert code == 0
-    assert "no lost or stuck link" in shown

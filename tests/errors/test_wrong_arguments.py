@@ -172,8 +172,8 @@ def test_what_is_no_env_file_gets_a_sentence(docora: Docora, tmp_path: Path) -> 
             b"DATABASE_URL\n=\n==\n",
             b"\0" * 100,
             f"REDIS_URL=redis://h\0\nDATABASE_URL={docora.database_url}\n".encode(),
-            f"DOCORA_OPS_QUEUE_NAME=a\0\nDATABASE_URL={docora.database_url}\n".encode(),
-            f"DOCORA_OPS_QUEUE_NAME={EVIL}\nDATABASE_URL={docora.database_url}\n".encode(),
+            f"DOCORA_OPS_BACKEND=a\0\nDATABASE_URL={docora.database_url}\n".encode(),
+            f"DOCORA_OPS_BACKEND={EVIL}\nDATABASE_URL={docora.database_url}\n".encode(),
         )
     ):
         file = tmp_path / f"{number}.env"

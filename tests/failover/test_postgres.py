@@ -6,7 +6,6 @@ from tempfile import mkdtemp
 
 import pytest
 
-from docora_ops.database.connection import Connection, has_committed, transaction_id
 from docora_ops.demo.receiver import Receiver
 from tests.support.docora import Docora
 from tests.support.proxy import eventually
@@ -36,25 +35,6 @@ def test_until_the_standby_is_promoted_no_host_takes_writes_and_then_the_same_co
     assert replicated.waiting() == [link.job_id]
     row = pair.on_standby.execute("SELECT status FROM app_repositories").fetchone()
     assert row == ("pending_snapshot",)
-
-
-def test_a_lost_commit_is_not_taken_for_one_of_the_same_number_after_a_failover(pair: Pair) -> None:
-    pair.cut_off()
-    with Connection.connect(pair.primary.owner, autocommit=True) as connection:
-        connection.execute(b"BEGIN; SELECT pg_current_xact_id()")
-        lost = transaction_id(connection)
-        connection.execute(b"COMMIT")
-        assert lost
-        assert has_committed(connection, lost)
-    pair.stop_primary()
-    pair.promote()
-    with Connection.connect(pair.standby.owner, autocommit=True) as connection:
-        burn = b"SELECT pg_current_xact_id()::text::bigint"
-        while (connection.execute(burn).fetchone() or (0,))[0] <= int(lost.number):
-            pass
-        ask = "SELECT pg_xact_status(%s::xid8)"
-        assert connection.execute(ask, (lost.number,)).fetchone() == ("committed",)
-        assert not has_committed(connection, lost)
 
 
 def test_a_primary_that_shuts_down_is_to_be_tried_again(replicated: Docora, pair: Pair) -> None:

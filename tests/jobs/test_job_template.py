@@ -11,6 +11,8 @@ import pytest
 from rq import Retry, SimpleWorker
 from rq.job import Job, JobStatus
 
+from docora_ops.jobs import JOB_FUNCTION
+from docora_ops.queue import job_template
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL
 from tests.support.actions import Actions
 from tests.support.clocks import clock_ahead, with_wrong_clock
@@ -27,6 +29,12 @@ def record_call(**arguments: Any) -> str:
     """What the workers of these tests run."""
     calls.append(arguments)
     return "done"
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has new jobs call `record_call`."""
+    monkeypatch.setattr(job_template, "JOB_FUNCTION", FUNCTION)
 
 
 def add_link(docora: Docora, *, private: bool = True) -> TestLink:
@@ -59,7 +67,7 @@ def written_by_rq(
     """The fields of the job that a plain enqueue writes, which is removed again."""
     delays = actions.settings.retry_delays
     docora.queue.enqueue(
-        actions.settings.job_function,
+        JOB_FUNCTION,
         kwargs=dict(arguments),
         job_id=link.job_id,
         job_timeout=actions.settings.job_timeout,
@@ -122,18 +130,10 @@ def test_the_description_names_repository_and_app_and_nothing_but_data_holds_a_s
     assert not any(secret.encode() in everything_else for secret in (GITHUB_TOKEN, AUTH_KEY))
 
 
-def test_the_queue_can_be_another_one(docora: Docora) -> None:
-    link = add_link(docora)
-    docora.actions(queue_name="other.queue").retry(link)
-    assert docora.waiting() == []
-    assert docora.redis.lrange("rq:queue:other.queue", 0, -1) == [link.job_id.encode()]
-    assert docora.job(link).origin == "other.queue"
-    assert docora.redis.smembers("rq:queues") == {b"rq:queue:other.queue"}
-
-
+@pytest.mark.usefixtures("recorded")
 def test_a_plain_rq_worker_runs_the_job_and_the_next_one(docora: Docora) -> None:
     link = add_link(docora)
-    actions = docora.actions(job_function=FUNCTION)
+    actions = docora.actions()
     assert actions.retry(link).outcome == "queued"
     calls.clear()
     run_worker(docora)
@@ -149,12 +149,13 @@ def test_a_plain_rq_worker_runs_the_job_and_the_next_one(docora: Docora) -> None
     assert len(calls) == 2
 
 
+@pytest.mark.usefixtures("recorded")
 @pytest.mark.parametrize("size", [0xFFFF, 0x10000, 200_000])
 def test_a_plain_rq_worker_reads_a_call_of_any_size(docora: Docora, size: int) -> None:
     """A block of a zlib stream that is not compressed holds 65,535 bytes."""
     link = add_link(docora)
     docora.connection.execute("ALTER TABLE apps ALTER base_url TYPE text")
-    actions = docora.actions(job_function=FUNCTION)
+    actions = docora.actions()
 
     def call_with_url(length: int) -> bytes:
         docora.connection.execute("UPDATE apps SET base_url = repeat('u', %s)", (length,))
@@ -171,11 +172,12 @@ def test_a_plain_rq_worker_reads_a_call_of_any_size(docora: Docora, size: int) -
     assert calls == [payload(link, is_rescan=True) | {"base_url": "u" * length}]
 
 
-def test_a_job_whose_function_fails_is_tried_as_often_as_docora_says(docora: Docora) -> None:
+def test_a_job_whose_function_fails_is_tried_as_often_as_docora_says(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
     link = add_link(docora)
-    actions = docora.actions(
-        job_function="tests.no_such_module.snapshot", max_retry_attempts=3, retry_base_delay_ms=2500
-    )
+    monkeypatch.setattr(job_template, "JOB_FUNCTION", "tests.no_such_module.snapshot")
+    actions = docora.actions(max_retry_attempts=3, retry_base_delay_ms=2500)
     actions.retry(link)
     run_worker(docora)
     job = docora.job(link)

@@ -1,7 +1,5 @@
 """The cron line and the alert rules of the topic `metrics` do what the topic says."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """`metrics`: each number where it stands, nothing of a server that is down, one valid text."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +8,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from rq.job import JobStatus
 from rq.worker import WorkerStatus
 
-from docora_ops.actions import status
 from tests.support.docora import QUEUE, Docora, Result
 from tests.support.proxy import refused_port
 from tests.support.read_only import frozen
@@ -197,24 +194,6 @@ def test_a_server_that_refuses_midway_counts_as_down(docora: Docora) -> None:
     found = numbers(result)
     assert found.keys() == OF_ANY | OF_REDIS
     assert found["docora_up"] == {("postgres",): 0, ("redis",): 1}
-
-
-def test_unusable_settings_print_no_text(docora: Docora) -> None:
-    result = docora.run("metrics", env={"DATABASE_URL": None})
-    assert (result.code, result.stdout) == (2, "")
-    assert "DATABASE_URL is not set" in result.stderr
-
-
-def test_lost_links_are_those_that_outnumber_the_jobs_if_too_many_are_unfinished(
-    docora: Docora,
-) -> None:
-    docora.add_links(status._MOST + 1, status="pending_snapshot")
-    docora.age_links()
-    result, document = docora.run_together(("metrics",), ("metrics", "--json"))
-    assert result.code == document.code == 0
-    assert numbers(result)["docora_drift_links"] == {("lost",): 5001, ("stuck",): 0}
-    assert document.data["drift"] == {"lost": 5001, "stuck": 0, "at_least": True}
-    assert document.data["links_by_status"]["pending_snapshot"] == status._MOST + 1
 
 
 def test_an_odd_app_id_is_escaped_and_written_in_utf_8_whatever_the_locale(docora: Docora) -> None:

@@ -10,7 +10,7 @@ from zlib import compress
 
 import pytest
 
-from docora_ops.database.results import read_results
+from docora_ops.database.link_reports import read_results
 from tests.support.docora import Docora, Result, finish
 from tests.support.proxy import Proxy, refused_port
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink

@@ -9,8 +9,7 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.actions.doctor.postgres_checks import check_privileges
-from docora_ops.database.grants import TABLES
-from docora_ops.database.postgres_server import read_role
+from docora_ops.database.postgres_server import TABLES, read_role
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import RedisError
 from docora_ops.jobs import Backend
@@ -221,7 +220,7 @@ def test_without_any_one_command_or_key_of_redis_a_command_is_refused(
 def what_doctor_is_told(docora: Docora) -> str:
     """The error, if any, that its look at Redis ends with."""
     actions = docora.actions()
-    inspector = QueueInspector(docora.settings, actions.redis, Backend.RQ)
+    inspector = QueueInspector(actions.redis, Backend.RQ)
     try:
         inspector.connect()
         actions.queue.health()

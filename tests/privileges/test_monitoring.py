@@ -12,7 +12,6 @@ import pytest
 import redis
 from rq.job import JobStatus
 
-from docora_ops.queue.redis_server import _FIND_PERMITTED_WRITE
 from tests.support.diagnoses import ONE_LOOK, check, examine, not_ok, states
 from tests.support.docora import Docora, Result
 from tests.support.privileges import (
@@ -235,7 +234,6 @@ def test_the_topic_names_each_script_of_a_command_that_reads() -> None:
         text("judge.lua", "look_and_push.lua"),
         text("judge.lua", "sweep.lua"),
         text("bullmq.lua"),
-        _FIND_PERMITTED_WRITE,
     )
     shas = [
         f"+evalsha|{sha1(script.encode(), usedforsecurity=False).hexdigest()}" for script in scripts
@@ -262,7 +260,7 @@ def test_the_narrower_user_runs_every_command_that_reads_and_no_other_script(wor
         docora.redis.script_flush()
         refused = world.run(("status",))
         assert (refused.code, "the command script|load" in refused.stderr) == (5, True)
-        for load in (("status",), ("doctor",), ("doctor", "--read-only")):
+        for load in (("status",), ("doctor",)):
             docora.run(*load)
         assert [world.run(each).code for each in reading] == [
             6 if each[0] == "doctor" else 0 for each in reading

@@ -5,8 +5,7 @@ from rq.job import JobStatus
 
 from docora_ops.actions.doctor.postgres_checks import check_privileges
 from docora_ops.database import Database
-from docora_ops.database.grants import TABLES
-from docora_ops.database.postgres_server import read_role
+from docora_ops.database.postgres_server import TABLES, read_role
 from docora_ops.diagnosis import CheckState
 from docora_ops.errors import SnapshotError
 from tests.support.privileges import Grant, grants, rules, without_grant, without_rule

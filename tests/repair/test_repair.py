@@ -12,7 +12,7 @@ from rq.job import Job
 
 from tests.errors.checks import HURRIED, refuses
 from tests.support.docora import QUEUE, Docora, Result, finish
-from tests.support.proxy import COMMIT, PUSH, Fault, Proxy, eventually
+from tests.support.proxy import PUSH, Fault, Proxy, eventually
 from tests.support.read_only import frozen
 from tests.support.rows import TestLink
 from tests.support.running_commands import PATIENT
@@ -264,29 +264,6 @@ def test_links_that_were_queued_before_postgres_was_lost_are_counted(docora: Doc
     assert all(each["app_name"] for each in document["data"]["repaired"])
     [entry] = docora.run("history", "--json").data
     assert (entry["counts"]["queued"], entry["state"]) == (2, "cancelled")
-
-
-def test_a_commit_whose_confirmation_is_lost_is_counted(docora: Docora) -> None:
-    docora.add_links(1600, status="scanning")
-    docora.connection.execute("UPDATE app_repositories SET retry_count = 0")
-    docora.age_links()
-    with (
-        Proxy.before_redis(docora.redis_url) as redis_proxy,
-        Proxy.before_postgres(docora.database_url) as postgres_proxy,
-    ):
-        push = redis_proxy.plan(PUSH, Fault.HOLD_REQUEST, number=2)
-        urls = {"REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url}
-        process = docora.start("repair", "--json", env={**AT_ONCE_PATIENT, **urls})
-        push.wait()
-        commit = postgres_proxy.plan(COMMIT, Fault.LOSE_REPLY)
-        push.release()
-        commit.wait()
-        result = finish(process)
-    assert result.data["queued"] == docora.statuses()["pending_snapshot"] == 1600
-    assert len(result.data["repaired"]) == 1600
-    assert result.code == 0, result
-    [entry] = docora.run("history", "--json").data
-    assert (entry["counts"]["queued"], entry["state"]) == (1600, "done")
 
 
 # Killed, and beside others

@@ -1,7 +1,5 @@
 """`status`: one screen that tells what is wrong, how much, and whether it is over."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 

@@ -1,19 +1,14 @@
 """`status --watch`: what changes, how fast, and when it is over."""
 
-from __future__ import annotations
-
 import re
 import signal
-from ctypes import CDLL
-from pathlib import Path
 
 import pytest
 
-from docora_ops.actions.status import Watch
+from docora_ops.actions.monitoring import Watch
 from docora_ops.jobs import Backend, QueueOverview
-from docora_ops.status import Status, Trend
-from tests.support.docora import COMMAND, Docora, finish
-from tests.support.own_servers import OwnRedis
+from docora_ops.overview import Status, Trend
+from tests.support.docora import COMMAND, Docora
 from tests.support.terminal import TerminalSession
 
 
@@ -51,20 +46,6 @@ def test_a_pipe_gets_one_screen_after_the_other_also_after_a_lost_connection(
     assert process.returncode == code, stderr
 
 
-def test_a_signal_that_wakes_no_sleep_ends_it_all_the_same(docora: Docora, own: OwnRedis) -> None:
-    own.hang()  # so that a thread waits for it while the command sleeps for a day
-    env = {"REDIS_URL": own.url, "DOCORA_OPS_STATEMENT_TIMEOUT": "300"}
-    with docora.start_installed("status", "--watch", "86400", env=env) as process:
-        assert process.stdout is not None
-        assert any(line.startswith("Links") for line in process.stdout)
-        threads = [int(path.name) for path in Path(f"/proc/{process.pid}/task").iterdir()]
-        other = max(thread for thread in threads if thread != process.pid)
-        # As one that the main thread gets between its last look for signals and its sleep.
-        assert CDLL(None).tgkill(process.pid, other, signal.SIGINT) == 0
-        result = finish(process)
-    assert result.code == 0, result
-
-
 def test_it_ends_when_nobody_reads_the_pipe_any_more(docora: Docora) -> None:
     shell = docora.run_in_shell("docora-ops status --watch 1 | head -1")
     assert shell.stdout.startswith("Postgres")
@@ -92,7 +73,7 @@ def state(jobs: int | None) -> Status:
             scheduler=None,
             jobs=(),
         )
-    return Status("postgres", None, "redis", None, queue, None, None, [])
+    return Status("postgres", "redis", [], queue=queue)
 
 
 def test_the_rate_is_that_of_the_last_minute_and_tells_the_time_left() -> None:

@@ -10,7 +10,7 @@ from docora_ops.actions.waiting import follow as following
 from docora_ops.actions.waiting import job_watch
 from docora_ops.actions.waiting.follow import Following, wait_for_one
 from docora_ops.actions.waiting.job_watch import Notice
-from docora_ops.database.results import read_results
+from docora_ops.database.link_reports import read_results
 from docora_ops.links import Outcome
 from docora_ops.queue import Answer
 from docora_ops.waits import BulkWait, WaitEnd

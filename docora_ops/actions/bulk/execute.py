@@ -149,7 +149,7 @@ class BatchExecution:
         """Outcomes of jobs that an attempt has pushed: the next attempt finds them waiting."""
         while candidates:
             refused: list[Answer] = []
-            with self.database.transaction(asks_if_lost=True):
+            with self.database.transaction():
                 claims = self._claim(candidates, wait=wait)
                 changed = [
                     claim

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from docora_ops.database import Database, Selection
-from docora_ops.database.results import read_results
+from docora_ops.database.link_reports import read_results
 from docora_ops.links import AppCount, LinkStatus
 from docora_ops.queue import PacedRuns
 

@@ -12,7 +12,6 @@ from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
 from docora_ops.actions.bulk.execute import Batch, BatchExecution, LinkOutcome
 from docora_ops.actions.failures import named_failures
 from docora_ops.actions.waiting.follow import Feed, Following
-from docora_ops.batches import batches
 from docora_ops.bulk import BulkResult, Progress, Results, StoppedBy
 from docora_ops.database import Database, Selection
 from docora_ops.database.circuits import reset_circuits
@@ -35,6 +34,7 @@ from docora_ops.links import (
     PlannedLink,
     count_succeeded,
 )
+from docora_ops.pages import batches
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.audit_stream import results_entry
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id

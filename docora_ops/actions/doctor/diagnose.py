@@ -16,16 +16,17 @@ from docora_ops.actions.doctor.timing_checks import seconds_ahead
 from docora_ops.actions.open_queue import open_queue
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.database import Database
-from docora_ops.database.counts import count_apps_with_failed_links, count_links
-from docora_ops.database.grants import TABLES, missing_columns
-from docora_ops.database.pooling import find_pooling
+from docora_ops.database.link_reports import count_apps_with_failed_links, count_links
 from docora_ops.database.postgres_server import (
+    TABLES,
+    missing_columns,
     read_clock,
     read_columns,
     read_creators,
     read_role,
     read_server,
 )
+from docora_ops.database.session import find_pooling
 from docora_ops.diagnosis import (
     Check,
     CheckName,
@@ -44,13 +45,13 @@ from docora_ops.errors import (
     RedisError,
     ServerError,
 )
-from docora_ops.jobs import Backend, OtherQueue, QueueHealth
+from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, QueueHealth
 from docora_ops.links import LinkStatus
+from docora_ops.overview import TOO_SLOW_MS
 from docora_ops.queue import LinkQueue, Redis, connect
 from docora_ops.queue.redis_client import describe, latency
 from docora_ops.queue.redis_server import QueueInspector
 from docora_ops.settings import Settings, load_settings
-from docora_ops.status import TOO_SLOW_MS
 
 _OF_POSTGRES = frozenset(
     {
@@ -164,7 +165,7 @@ def diagnose(
         _check_settings(settings, problems),
         *postgres.checks,
         *redis.checks,
-        *_check_queue(settings, redis, postgres.pending),
+        *_check_queue(redis, postgres.pending),
         *timing_checks.check_clocks(
             postgres.clock | redis.clock, redis.health.live_workers if redis.health else ()
         ),
@@ -292,14 +293,11 @@ def _check_redis(
     where = describe(client) + implied
     try:
         found.queue = queue = open_queue(settings, client)
-        inspector = QueueInspector(settings, client, queue.backend)
-        refusal, tried = None, False
-        if read_only:
-            user = redis_checks.check_monitor(where, inspector.permitted_write())
-        else:
-            tried = not inspector.only_reads()
-            refusal = inspector.connect() if tried else None
-            user = redis_checks.check_user(where, queue.backend, only_reads=not tried)
+        inspector = QueueInspector(client, queue.backend)
+        tried = not read_only and not inspector.only_reads()
+        refusal = inspector.connect() if tried else None
+        only_reads = not tried and not read_only
+        user = redis_checks.check_user(where, queue.backend, only_reads=only_reads)
         found.clock["Redis"] = seconds_ahead(inspector.clock)
         server = inspector.server()
         if server is None:
@@ -334,16 +332,16 @@ def _check_settings(settings: Settings, problems: Sequence[ConfigurationError]) 
             "; ".join(settings.warnings),
             "if that is not what you want, correct the environment or the env file",
         )
-    return ok(name, f"queue {settings.queue_name}")
+    return ok(name, f"queue {QUEUE_NAME}")
 
 
-def _check_queue(settings: Settings, redis: _Server, pending: int) -> Iterable[Check]:
+def _check_queue(redis: _Server, pending: int) -> Iterable[Check]:
     if redis.queue is None or redis.health is None:
         return ()
     choice = redis.queue.choice
     if not choice.is_clear:
         return [failed(CheckName.WORKERS, choice.sentence, choice.to_set)]
-    return redis_checks.check_queue(redis.health, settings.queue_name, choice.backend, pending)
+    return redis_checks.check_queue(redis.health, QUEUE_NAME, choice.backend, pending)
 
 
 def _check_drift(drift: DriftReport, belonging: Belonging, backend: Backend) -> Iterator[Check]:
@@ -373,7 +371,7 @@ def _check_belonging(belonging: Belonging) -> Check:
     if belonging.is_plausible:
         return ok(name, "no sign of a mismatch")
     found = f"Postgres and Redis do not seem to belong together: {belonging}"
-    settings = "DATABASE_URL, REDIS_URL and DOCORA_OPS_QUEUE_NAME"
+    settings = "DATABASE_URL and REDIS_URL"
     until = "until they fit, retry, retry-all-failed, resync, schedule and repair are refused"
     return failed(name, found, f"check {settings}: {until}")
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from docora_ops.database.grants import excess, grant_statements, missing_needs, only_reads
-from docora_ops.database.pooling import SESSIONS_FOR_WORKERS, Pooling
-from docora_ops.database.postgres_server import PostgresServer, Role
+from docora_ops.database.postgres_server import (
+    PostgresServer,
+    Role,
+    excess,
+    grant_statements,
+    missing_needs,
+    only_reads,
+)
+from docora_ops.database.session import SESSIONS_FOR_WORKERS, Pooling
 from docora_ops.diagnosis import Check, CheckName, failed, ok, warning
-from docora_ops.status import LinkCounts
+from docora_ops.overview import LinkCounts
 from docora_ops.text import amount
 
 _OLDEST_MAJOR = 14

@@ -55,22 +55,6 @@ def check_user(where: str, backend: Backend, *, only_reads: bool) -> Check:
     return warning(CheckName.REDIS, found, hint)
 
 
-def check_monitor(where: str, permitted: str | None) -> Check:
-    """Checks that the user may change nothing.
-
-    `permitted`: a command that changes something and that the user may use, "" if there is none,
-    None if Redis does not tell.
-    """
-    name = CheckName.REDIS
-    if permitted:
-        found = f"{where}, whose user may do more than read: {permitted}"
-        return warning(name, found, "use the user docora-monitor of docora-ops help privileges")
-    if permitted is None:
-        found = f"{where}, which does not tell whether the user may only read"
-        return warning(name, found, "upgrade to Redis 7 or newer")
-    return ok(name, f"{where}, whose user may change none of the keys that were tried, as wanted")
-
-
 def check_queue(queue: QueueHealth, queue_name: str, backend: Backend, pending: int) -> list[Check]:
     """Checks the BullMQ queue, workers, scheduler and waiting jobs. `pending`: links, 0 for RQ.
 
@@ -165,7 +149,7 @@ def _check_persistence(server: RedisServer) -> Check:
 def _check_bullmq(queue: QueueHealth, queue_name: str) -> Check:
     name, version = CheckName.BULLMQ_QUEUE, queue.bullmq_version
     if version is None:
-        settings = "REDIS_URL, DOCORA_OPS_BULLMQ_PREFIX and DOCORA_OPS_QUEUE_NAME"
+        settings = "REDIS_URL"
         return warning(name, f"no queue {queue_name} of BullMQ in this Redis", f"check {settings}")
     if _OTHER_BULLMQ.match(version):
         found = f"{version} made it, and docora-ops knows the keys of BullMQ 5"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from docora_ops.diagnosis import Check, CheckName, failed, ok, warning
 from docora_ops.jobs import Worker
-from docora_ops.status import SLOW_MS, TOO_SLOW_MS
+from docora_ops.overview import SLOW_MS, TOO_SLOW_MS
 from docora_ops.text import amount
 
 _CLOCK_WARNING = 5

@@ -12,8 +12,8 @@ from sys import intern
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.database import Database
 from docora_ops.database.drift_rows import link_statuses, unfinished_links
+from docora_ops.database.link_reports import read_unsynced
 from docora_ops.database.link_rows import held_job_ids, names_of
-from docora_ops.database.results import read_unsynced
 from docora_ops.drift import EXAMPLES_SHOWN, Drift, DriftKind, DriftReport
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus, ids_of_job

@@ -13,7 +13,6 @@ from docora_ops.actions.bulk.execute import STUCK_ERROR, LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.repair.find import confirmed, named
 from docora_ops.audit import Change
-from docora_ops.batches import batches
 from docora_ops.bulk import StoppedBy
 from docora_ops.database import Database, Selection
 from docora_ops.database.drift_rows import (
@@ -26,6 +25,7 @@ from docora_ops.drift import AppDrift, Drift, DriftKind, Repaired, RepairOutcome
 from docora_ops.errors import LinkError
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkRef, Outcome
+from docora_ops.pages import batches
 from docora_ops.queue import LinkQueue, ProgressStore, WaitingList
 from docora_ops.queue.sweep import QueueSweep
 

@@ -14,8 +14,8 @@ from docora_ops.actions.folding import LONGEST, group_errors
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.actions.waiting.job_watch import JobWatch
 from docora_ops.database import Database
+from docora_ops.database.link_reports import SnapshotResult, count_by_app, read_results
 from docora_ops.database.link_rows import read_link
-from docora_ops.database.results import SnapshotResult, count_by_app, read_results
 from docora_ops.errors import RedisError
 from docora_ops.interrupts import Stop
 from docora_ops.link_lists import ErrorGroup

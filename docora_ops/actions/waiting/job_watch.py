@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from docora_ops.actions.look import look_at_jobs
-from docora_ops.batches import batches
 from docora_ops.database import Database
+from docora_ops.database.link_reports import read_unsynced
 from docora_ops.database.postgres_server import read_standby
-from docora_ops.database.results import read_unsynced
 from docora_ops.errors import RedisDeniedError, RedisError
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkRef, LinkStatus
+from docora_ops.pages import batches
 from docora_ops.queue import Answer, LinkQueue
 from docora_ops.waits import JobCounts
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from signal import SIGKILL, SIGSTOP, SIGTERM
 from types import FrameType
 
@@ -15,7 +15,6 @@ import pytest
 from rq.job import JobStatus
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
-from docora_ops.database import Session
 from docora_ops.interrupts import CUT_OFF
 from docora_ops.worker.git import Git
 from docora_ops.worker.rq_parts import CutOff, cut_off
@@ -176,26 +175,6 @@ def test_a_job_that_is_cut_off_does_not_take_its_session_of_postgres_for_lost(
     assert worker.log.count(" began, ") == 1
     assert docora.status(first) == "synced"
     assert_queued_again(snapshots, second, 0)
-
-
-@pytest.mark.parametrize("place", ["_exit_gen", "_fetch_gen", "_exit"])
-def test_a_cut_off_gets_through_wherever_it_strikes_a_pipeline(
-    snapshots: Snapshots, place: str
-) -> None:
-    def strike(frame: FrameType, event: str, _what: object) -> None:
-        if event == "call" and frame.f_code.co_name == place:
-            signal.raise_signal(CUT_OFF)
-
-    before = signal.signal(CUT_OFF, cut_off)
-    with closing(Session(snapshots.settings)) as session:
-        assert session.id
-        sys.setprofile(strike)
-        try:
-            with pytest.raises(CutOff):
-                session.together(("SELECT 1", {}), ("SELECT pg_sleep(1)", {}))
-        finally:
-            sys.setprofile(None)
-            signal.signal(CUT_OFF, before)
 
 
 def test_a_job_that_waits_for_postgres_takes_too_long_and_fails_in_words(

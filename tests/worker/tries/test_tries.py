@@ -10,11 +10,8 @@ import pytest
 from rq import SimpleWorker
 from rq.job import JobStatus
 
-from docora_ops.database import Database, Rollback, Session
-from docora_ops.database.link_scans import begin_scan
-from docora_ops.database.pooling import session_id
-from docora_ops.database.snapshots import store_snapshot
-from docora_ops.errors import PostgresError
+from docora_ops.database import Database, Session
+from docora_ops.database.link_scans import begin_scan, store_snapshot
 from docora_ops.worker import snapshot_job as job_module
 from docora_ops.worker.http_connection import ConnectionPool
 from docora_ops.worker.webhook import Webhook
@@ -131,17 +128,7 @@ def test_the_session_that_holds_a_link_is_the_one_that_postgres_knows(snapshots:
         row = snapshots.docora.connection.execute(
             "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
         ).fetchone()
-        assert row == {"pid": session_id(session)}
-
-
-def test_a_rollback_ends_the_session_with_the_statements_that_it_has_prepared(
-    snapshots: Snapshots,
-) -> None:
-    with closing(Session(snapshots.settings)) as session:
-        with session.transaction():
-            raise Rollback
-        with pytest.raises(PostgresError):
-            session.send("SELECT $1", ["1"])
+        assert row == {"pid": session.id}
 
 
 def test_of_two_snapshots_of_one_repository_the_last_is_stored_with_its_own_files(

@@ -1,9 +1,8 @@
 """The state of a Docora at one moment, in numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from docora_ops.bulk import KnownOperation
 from docora_ops.errors import ServerError
@@ -12,6 +11,10 @@ from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkStatus
 from docora_ops.pages import Page
 from docora_ops.text import duration
+
+_WORKER_STATES = ("started", "idle", "busy", "suspended")
+"""RQ's words."""
+_UNKNOWN, _SILENT = "unknown", "silent"
 
 SLOW_MS = 250
 """Milliseconds. A server that takes longer for one answer is slow,"""
@@ -81,17 +84,16 @@ class Status:
     """The state of a Docora. The fields of a server that is down are None; `errors` says why."""
 
     postgres: str  # names the server and the database
-    schema: str | None  # of Docora's tables; also None before Postgres has answered
     redis: str
-    links: LinkOverview | None
-    queue: QueueOverview | None
-    last_operation: KnownOperation | None
-    drift: DriftCounts | None  # also None beside wrong or unclear workers, or on a standby
     errors: Sequence[ServerError]
+    schema: str | None = None  # of Docora's tables
+    links: LinkOverview | None = None
+    queue: QueueOverview | None = None
+    last_operation: KnownOperation | None = None
+    drift: DriftCounts | None = None  # also None beside wrong or unclear workers, or on a standby
     other_queue: OtherQueue = OtherQueue.UNUSED
     postgres_latency_ms: int | None = None  # how long one answer takes
     redis_latency_ms: int | None = None
-    waiting_for: Sequence[str] = ()  # servers that have not answered yet
 
     @property
     def has_only_others(self) -> bool:
@@ -110,3 +112,42 @@ class Trend:
     jobs: int | None
     jobs_per_second: float | None  # of late; above 0 while the queue drains
     seconds_left: float | None  # until the queue is empty, if it drains
+
+
+class Server(StrEnum):
+    """The servers that docora-ops reads."""
+
+    POSTGRES = "postgres"
+    REDIS = "redis"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The numbers at one moment. Numbers of a server that is down are None."""
+
+    links: LinkCounts | None
+    failed_by_app: Sequence[AppCount] | None  # None also if not asked for
+    queue: QueueOverview | None
+    backend_ok: bool | None  # the workers that run are those of the backend
+    drift: DriftCounts | None  # needs both servers, and the right backend
+    scrape_seconds: float
+    errors: Mapping[Server, ServerError]  # of the servers that are down
+
+    @property
+    def up(self) -> Mapping[Server, bool]:
+        """Tells which servers answered and permitted everything."""
+        return {server: server not in self.errors for server in Server}
+
+    @property
+    def workers(self) -> Mapping[str, int] | None:
+        """Counts the live workers by state. Redis may hold any text there: it counts as unknown.
+
+        A worker that has missed a heartbeat counts as silent, whatever it was doing before.
+        """
+        if self.queue is None:
+            return None
+        counts = dict.fromkeys((*_WORKER_STATES, _UNKNOWN, _SILENT), 0)
+        for worker in self.queue.live_workers:
+            state = worker.state if worker.state in _WORKER_STATES else _UNKNOWN
+            counts[state if worker.silent_seconds is None else _SILENT] += 1
+        return counts

@@ -1,16 +1,26 @@
-"""Listing and counting links, with secrets masked."""
+"""What is only read: lists and counts of links and apps, the history of a link, and results.
 
-from __future__ import annotations
+Texts and URLs are returned with secrets masked.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from psycopg.rows import TupleRow
 
-from docora_ops.database.link_filter import LINKS, MATCHES, filter_parameters
+from docora_ops.database.link_rows import LINKS, MATCHES, filter_parameters
 from docora_ops.database.postgres import Database
-from docora_ops.link_lists import AppSummary, LinkSort, ListedLink, RepositoryCount, StatusCount
-from docora_ops.links import AppCount, LinkFilter
+from docora_ops.link_lists import (
+    AppSummary,
+    LinkHistory,
+    LinkSort,
+    ListedLink,
+    RepositoryCount,
+    Snapshot,
+    StatusCount,
+)
+from docora_ops.links import AppCount, LinkFilter, LinkRef, LinkStatus
+from docora_ops.overview import LinkCounts
 from docora_ops.text import mask, mask_cut, mask_url
 
 _LONGEST_ERROR = 1900
@@ -162,3 +172,160 @@ def _without_secrets(link: ListedLink) -> ListedLink:
     if error:
         error = mask_cut(error) if link.error_message_cut else mask(error)
     return replace(link, error_message=error, github_url=mask_url(link.github_url))
+
+
+# Counts
+
+# One statement, so that all counts are of the same moment.
+COUNT_BY_STATUS = """
+SELECT status, count(*), 0, 0 FROM docora.app_repositories GROUP BY status
+UNION ALL
+SELECT NULL, 0, count(*), (
+    SELECT count(*) FROM docora.repositories JOIN docora.app_repositories USING (repository_id)
+    WHERE circuit_open_until > now() AND status = 'pending_snapshot'
+) FROM docora.repositories WHERE circuit_open_until > now()
+"""
+
+COUNT_APPS_WITH_FAILED_LINKS = """
+SELECT count(*) FROM (
+    SELECT FROM docora.app_repositories WHERE status = 'failed' GROUP BY app_id
+) apps
+"""
+
+HAS_SCANNED_LINKS = """
+SELECT EXISTS (
+    SELECT FROM docora.app_repositories
+    WHERE status <> 'pending_snapshot' OR last_scanned_at IS NOT NULL
+)
+"""
+
+
+def count_links(database: Database) -> LinkCounts:
+    """Counts the links by status, and the repositories whose circuit is open."""
+    by_status = dict.fromkeys(LinkStatus, 0)
+    open_circuits = held_back = 0
+    for status, links, circuits, pending in database.rows(COUNT_BY_STATUS):
+        if status in set(LinkStatus):
+            by_status[LinkStatus(status)] = links
+        open_circuits += circuits
+        held_back += pending
+    return LinkCounts(by_status, open_circuits, held_back)
+
+
+def count_apps_with_failed_links(database: Database) -> int:
+    """Counts the apps that have failed links."""
+    [(apps,)] = database.rows(COUNT_APPS_WITH_FAILED_LINKS)
+    return int(apps)
+
+
+def has_scanned_links(database: Database) -> bool:
+    """Tells whether a worker has ever begun with a link."""
+    [(found,)] = database.rows(HAS_SCANNED_LINKS)
+    return bool(found)
+
+
+# One link
+
+LINK_HISTORY = """
+SELECT l.created_at, l.last_scanned_at, r.consecutive_failures, d.files, d.last_delivered_at
+FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS files, max(delivered_at) AS last_delivered_at FROM docora.app_delivered_files
+    WHERE app_id = l.app_id AND repository_id = l.repository_id
+) d
+WHERE l.id = %(id)s
+"""
+
+LAST_SNAPSHOT = """
+SELECT commit_sha, branch, scanned_at,
+    (SELECT count(*) FROM docora.snapshot_files WHERE snapshot_id = s.id) AS files
+FROM docora.repository_snapshots s WHERE repository_id = %(repository_id)s
+"""
+
+_MAY_LOOK = """
+SELECT has_column_privilege(c.oid, 'github_token_encrypted', 'SELECT')
+FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+WHERE nspname = %(schema)s AND relname = 'app_repositories'
+"""
+
+_HAS_ONE = (
+    "SELECT github_token_encrypted IS NOT NULL FROM docora.app_repositories WHERE id = %(id)s"
+)
+
+
+def has_token(database: Database, ref: LinkRef) -> bool | None:
+    """Tells whether a link that exists has a GitHub token; None if our role may not know."""
+    if database.row(_MAY_LOOK, {"schema": database.schema}) != (True,):
+        return None
+    [(answer,)] = database.rows(_HAS_ONE, {"id": ref.id})
+    return bool(answer)
+
+
+def link_history(database: Database, ref: LinkRef) -> LinkHistory:
+    """Returns the history of a link that exists."""
+    [row] = database.rows(LINK_HISTORY, {"id": ref.id})
+    snapshot = database.row(LAST_SNAPSHOT, {"repository_id": ref.repository_id})
+    fields = [*row, Snapshot(*snapshot) if snapshot else None]
+    return LinkHistory(*fields)
+
+
+# Results
+
+READ_RESULTS = """
+SELECT followed.id::text, l.app_id, l.repository_id, l.status, left(l.last_error, %(longest)s + 1)
+FROM unnest(%(ids)s::uuid[]) AS followed(id)
+LEFT JOIN docora.app_repositories l ON l.id = followed.id
+WHERE l.id IS NULL OR l.status IN ('synced', 'failed')
+"""
+
+READ_UNSYNCED = """
+SELECT l.id::text, l.app_id, l.repository_id, l.status
+FROM docora.app_repositories l WHERE l.id = ANY (%(ids)s::uuid[]) AND l.status <> 'synced'
+"""
+
+COUNT_BY_APP = """
+SELECT l.app_id, a.app_name, count(*)
+FROM docora.app_repositories l JOIN docora.apps a USING (app_id)
+WHERE l.id = ANY (%(ids)s::uuid[])
+GROUP BY l.app_id, a.app_name ORDER BY count(*) DESC, l.app_id
+"""
+
+
+_LONGEST_RESULT = 1000
+"""Characters of an error that are kept: a wait may be for a million links."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotResult:
+    """The result of the last snapshot of a link. Only `id` is set if the link is gone."""
+
+    id: str
+    ref: LinkRef | None
+    status: str | None
+    error_message: str | None
+
+
+def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]:
+    """Returns the results of the links with these row ids that are synced, failed or gone."""
+    return [
+        SnapshotResult(
+            id_,
+            None if status is None else LinkRef(id_, app_id, repository_id),
+            status,
+            error and (mask(error) if len(error) <= _LONGEST_RESULT else mask_cut(error[:-1])),
+        )
+        for id_, app_id, repository_id, status, error in database.rows(
+            READ_RESULTS, {"ids": list(ids), "longest": _LONGEST_RESULT}
+        )
+    ]
+
+
+def count_by_app(database: Database, ids: Sequence[str]) -> list[AppCount]:
+    """Counts the links with these row ids by app, most links first."""
+    return [AppCount(*row) for row in database.rows(COUNT_BY_APP, {"ids": list(ids)})]
+
+
+def read_unsynced(database: Database, ids: Sequence[str]) -> list[tuple[LinkRef, str]]:
+    """Returns the links with these row ids that are not synced, each with its status."""
+    rows = database.rows(READ_UNSYNCED, {"ids": list(ids)})
+    return [(LinkRef(*ref), status) for *ref, status in rows]

@@ -1,31 +1,34 @@
-"""The state of a Docora for the first screen and the metrics. Only reads."""
-
-from __future__ import annotations
+"""The state of a Docora: for the screen of `status`, and for the metrics. Only reads."""
 
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
-from docora_ops.actions.background import PATIENCE, in_background, outcome, too_late
 from docora_ops.actions.links import count_by_app, count_by_error
 from docora_ops.actions.look import look_at_jobs
-from docora_ops.bulk import KnownOperation
 from docora_ops.database import Database
-from docora_ops.database.counts import count_links
 from docora_ops.database.drift_rows import count_unfinished_links, some_unfinished_links
+from docora_ops.database.link_reports import count_links, links_by_app
 from docora_ops.database.link_scans import scanning_links
 from docora_ops.database.postgres_server import read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import JobState, OtherQueue, QueueOverview
+from docora_ops.jobs import JobState, OtherQueue
 from docora_ops.links import FAILED_LINKS, LinkStatus
+from docora_ops.overview import (
+    TOO_SLOW_MS,
+    DriftCounts,
+    LinkOverview,
+    Metrics,
+    Server,
+    Status,
+    Trend,
+)
 from docora_ops.queue import LinkQueue, ProgressStore, Redis
 from docora_ops.queue.redis_client import describe, latency
-from docora_ops.status import DriftCounts, LinkOverview, Status, Trend
 
+_TOO_SLOW = "check its load and the network"
 _MOST = 5000
 """Links whose jobs are looked at: more take longer than the rest of a screen."""
 _GROUPS = 5
@@ -36,72 +39,33 @@ _RECENT = 60
 
 def read_status(
     database: Database, client: Redis, open_queue: Callable[[], LinkQueue], store: ProgressStore
-) -> Iterator[Status]:
-    """Reads from both servers what each of them tells; a lost one does not prevent the other.
+) -> Status:
+    """Reads the state from both servers, or from the one that can be used.
 
-    Yields each second what is known so far and, after 8 s at most, all that was read by then.
-    `open_queue`: may ask Redis which queue it is.
+    `open_queue` may ask Redis which queue is in use.
     """
-
-    def read_redis() -> tuple[LinkQueue, QueueOverview, OtherQueue, KnownOperation | None]:
+    errors: list[ServerError] = []
+    status = Status(postgres=database.target, redis=describe(client), errors=errors)
+    with _keeping_errors(errors):
+        milliseconds = round(database.latency() * 1000)
+        status = replace(status, postgres_latency_ms=milliseconds)
+        if milliseconds > TOO_SLOW_MS:
+            raise PostgresError(f"Postgres database {database.target} is too slow", hint=_TOO_SLOW)
+        status = replace(status, links=_read_links(database))
+    with _keeping_errors(errors):
+        milliseconds = round(latency(client) * 1000)
+        status = replace(status, redis_latency_ms=milliseconds)
+        if milliseconds > TOO_SLOW_MS:
+            raise RedisError(f"Redis at {status.redis} is too slow", hint=_TOO_SLOW)
         queue = open_queue()
+        overview, other = queue.overview(1), queue.read_other()
         last = next(iter(store.read_all()), None)
-        return queue, queue.overview(1), queue.read_other(), last
-
-    redis_name = describe(client)
-    until = time.monotonic() + PATIENCE
-    # Together, two servers that do not answer cost no more time than one.
-    redis_latency = in_background(partial(latency, client))
-    redis = in_background(read_redis)
-    postgres = in_background(lambda: (_read_links(database), database.latency()))
-    asked: dict[Future[Any], str] = {
-        postgres: database.target,
-        redis: f"Redis {redis_name}",
-        redis_latency: f"Redis {redis_name}",
-    }
-    drift: Future[DriftCounts | None] | None = None
-    while True:
-        # What ends from here on is read in the next turn.
-        unread = [each for each in asked if not each.done()]
-        errors: list[ServerError] = []
-        links, postgres_latency = outcome(postgres, errors) or (None, None)
-        read = outcome(redis, errors) or (None, None, OtherQueue.UNUSED, None)
-        queue, overview, other, last_operation = read
-        status = Status(
-            postgres=database.target,
-            schema=database.schema or None,
-            redis=redis_name,
-            links=links,
-            queue=overview,
-            last_operation=last_operation,
-            drift=outcome(drift, errors) if drift else None,
-            errors=errors,
-            other_queue=other,
-            postgres_latency_ms=_milliseconds(postgres_latency),
-            redis_latency_ms=_milliseconds(outcome(redis_latency, [])),
-        )
-        is_judged = queue and queue.choice.is_clear and other is not OtherQueue.WORKED_ON
-        if drift is None and queue and overview and links and is_judged:
-            drift = in_background(partial(count_drift, database, queue, overview.unfinished))
-            asked[drift] = "both servers"
-            unread.append(drift)
-        left = until - time.monotonic()
-        if not unread or left <= 0:
-            break
-        if not wait(unread, min(1, left), FIRST_COMPLETED).done:
-            names = dict.fromkeys(asked[each] for each in unread)
-            yield replace(status, waiting_for=list(names))
-    if postgres in unread:
-        errors.append(too_late(database.target, PostgresError))
-    if redis in unread:
-        errors.append(too_late(f"Redis at {redis_name}", RedisError))
-    if drift in unread:
-        errors.append(too_late(f"{database.target}, or Redis at {redis_name}", ServerError))
-    yield status
-
-
-def _milliseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * 1000)
+        status = replace(status, queue=overview, other_queue=other, last_operation=last)
+        is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON
+        if status.links and is_judged:
+            drift = count_drift(database, queue, overview.unfinished)
+            status = replace(status, drift=drift)
+    return replace(status, schema=database.schema or None)
 
 
 def _read_links(database: Database) -> LinkOverview:
@@ -112,6 +76,51 @@ def _read_links(database: Database) -> LinkOverview:
             failed_by_error=count_by_error(database, FAILED_LINKS, 1, _GROUPS),
             standby=read_standby(database),
         )
+
+
+def read_metrics(
+    database: Database, open_queue: Callable[[], LinkQueue], *, by_app: bool
+) -> Metrics:
+    """Reads the numbers of both servers, or of the one that can be used.
+
+    A server counts as down if it is unreachable, refuses, or is too slow, even if only midway.
+    `open_queue` may ask Redis which queue is in use. `by_app`: count the failed links of each app.
+    """
+    start = time.monotonic()
+    links = failed = overview = backend_ok = drift = None
+    errors: list[ServerError] = []
+    # In one transaction, so that the failed links of the apps add up.
+    with _keeping_errors(errors), database.snapshot():
+        links = count_links(database)
+        failed = links_by_app(database, FAILED_LINKS, limit=None, offset=0)[1] if by_app else None
+    with _keeping_errors(errors):
+        queue = open_queue()
+        overview = queue.overview(limit=1)
+        backend_ok = queue.choice.is_clear and queue.read_other() is not OtherQueue.WORKED_ON
+        if backend_ok and not errors:
+            drift = count_drift(database, queue, overview.unfinished)
+    down = {
+        Server.POSTGRES if isinstance(error, PostgresError) else Server.REDIS: error
+        for error in errors
+    }
+    return Metrics(
+        links=None if Server.POSTGRES in down else links,
+        failed_by_app=None if Server.POSTGRES in down else failed,
+        queue=None if Server.REDIS in down else overview,
+        backend_ok=None if Server.REDIS in down else backend_ok,
+        drift=drift,
+        scrape_seconds=round(time.monotonic() - start, 3),
+        errors=down,
+    )
+
+
+@contextmanager
+def _keeping_errors(errors: list[ServerError]) -> Iterator[None]:
+    """Adds an error of a server inside the block to `errors`, and ends the block."""
+    try:
+        yield
+    except (PostgresError, RedisError) as error:
+        errors.append(error)
 
 
 def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts | None:
