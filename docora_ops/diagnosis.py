@@ -1,7 +1,5 @@
 """Checks of `doctor` and their results."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -29,7 +27,6 @@ class CheckName(StrEnum):
     POSTGRES_PRIMARY = "postgres_primary"
     POSTGRES_POOLING = "postgres_pooling"
     TABLES = "tables"
-    SCHEMAS = "schemas"
     PRIVILEGES = "privileges"
     REDIS = "redis"
     REDIS_VERSION = "redis_version"
@@ -51,22 +48,19 @@ class CheckName(StrEnum):
     DRIFT_ORPHAN = "drift_orphan"
     DRIFT_DUPLICATE = "drift_duplicate"
     DRIFT_STALE_ENTRY = "drift_stale_entry"
-    DRIFT_FAILED_LIVE = "drift_failed_live"
 
 
 @dataclass(frozen=True)
 class Check:
     """The result of one check and, unless it is OK, what to do.
 
-    `command`: a shell command for that, which is too long for a table. `needs`: servers, settings
-    or privileges that are missing, so that the check was not made.
+    `command`: a shell command for that, which is too long for a table.
     """
 
     name: CheckName
     state: CheckState = field(kw_only=True)
     finding: str
     hint: str | None = None
-    needs: Sequence[str] = ()
     command: str = ""
 
 
@@ -76,17 +70,17 @@ failed = partial(Check, state=CheckState.FAILED)
 not_checked = partial(Check, state=CheckState.NOT_CHECKED)
 
 
-def not_made(name: CheckName, needs: Sequence[str]) -> Check:
-    """Returns a check that was not made, since it needs what is missing."""
-    return not_checked(name, f"needs {' and '.join(needs)}", needs=needs)
-
-
 @dataclass(frozen=True)
 class Diagnosis:
-    """The results of all checks, each once, in order."""
+    """The results of all checks, each once, in order.
+
+    `needs`: what the checks that were not made need, such as "Postgres".
+    `drift`: None if it was not looked for.
+    """
 
     checks: Sequence[Check]
-    drift: DriftReport | None  # None if a server could not be asked
+    drift: DriftReport | None
+    needs: str = ""
     backend: BackendChoice | None = None  # None if Redis could not be asked
     misconfigured: bool = False
     server_lost: bool = False

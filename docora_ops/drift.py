@@ -1,10 +1,11 @@
 """Drift: disagreement between database and queue, and its repair."""
 
-from __future__ import annotations
-
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
+from itertools import islice
 
 from docora_ops.links import LinkIds
 
@@ -20,12 +21,6 @@ class DriftKind(StrEnum):
     ORPHAN = "orphan"  # the job is to be run, or failed, and its link is gone
     DUPLICATE = "duplicate"  # the job is in the queue's list twice, or in list and schedule
     STALE_ENTRY = "stale_entry"  # a list or registry names a job that is gone or elsewhere
-    FAILED_LIVE = "failed_live"  # the link is `failed` and has a live job, which does no harm
-
-    @property
-    def is_drift(self) -> bool:
-        """Tells whether it needs to be repaired."""
-        return self is not DriftKind.FAILED_LIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +37,28 @@ class Drift(LinkIds):
 
 @dataclass(frozen=True)
 class DriftReport:
-    """The number of disagreements of each kind, with some examples."""
+    """All disagreements that were found."""
 
-    counts: Mapping[DriftKind, int]
-    examples: Mapping[DriftKind, Sequence[Drift]] = field(default_factory=dict)
+    drifts: Sequence[Drift]
+
+    @cached_property
+    def counts(self) -> Mapping[DriftKind, int]:
+        """Counts the disagreements of each kind."""
+        counts = Counter(drift.kind for drift in self.drifts)
+        return {kind: counts[kind] for kind in DriftKind}
 
     @property
     def total(self) -> int:
-        """Counts the disagreements that need to be repaired."""
-        return sum(count for kind, count in self.counts.items() if kind.is_drift)
+        """Counts the disagreements."""
+        return len(self.drifts)
+
+    def examples(self, of_each_kind: int = EXAMPLES_SHOWN) -> list[Drift]:
+        """Returns some disagreements of each kind."""
+        return [
+            drift
+            for kind in DriftKind
+            for drift in islice((each for each in self.drifts if each.kind is kind), of_each_kind)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +112,38 @@ class AppDrift:
 
 @dataclass(frozen=True)
 class RepairResult:
-    """The drift that a repair has found, and what it has done so far, or would do."""
+    """What a repair has done so far, or would do, about the drift that was found."""
 
-    found: Mapping[DriftKind, int]
-    counts: Mapping[RepairOutcome, int]
-    by_app: Sequence[AppDrift]  # most drift first
-    repaired: Sequence[Repaired]
+    drifts: Sequence[Drift]
+    repaired: Sequence[Repaired] = ()
     dry_run: bool = False
+
+    @property
+    def found(self) -> Mapping[DriftKind, int]:
+        """Counts the disagreements of each kind."""
+        return DriftReport(self.drifts).counts
+
+    @property
+    def counts(self) -> Mapping[RepairOutcome, int]:
+        """Counts what was done."""
+        return Counter(item.outcome for item in self.repaired)
+
+    @property
+    def by_app(self) -> Sequence[AppDrift]:
+        """The drift of each app and kind, most first."""
+        found = Counter((drift.app_id, drift.app_name, drift.kind) for drift in self.drifts)
+        done: dict[tuple[str, DriftKind], Counter[RepairOutcome]] = {}
+        for item in self.repaired:
+            done.setdefault((item.drift.app_id, item.drift.kind), Counter())[item.outcome] += 1
+        return [
+            AppDrift(app_id, app_name, kind, count, done.get((app_id, kind), {}))
+            for (app_id, app_name, kind), count in found.most_common()
+        ]
 
     @property
     def total(self) -> int:
         """Counts the disagreements found."""
-        return sum(self.found.values())
+        return len(self.drifts)
 
     @property
     def completed(self) -> int:

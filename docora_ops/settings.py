@@ -21,7 +21,7 @@ from docora_ops.text import exact_duration
 
 RESULT_TTL = 86_400  # seconds that RQ keeps a finished job
 FAILURE_TTL = 7 * 86_400  # seconds that RQ keeps a failed job
-SECOND_LOOK_DELAY = 1.5  # seconds after which a running or doubtful job is looked at again
+SECOND_LOOK_DELAY = 5  # seconds between the two looks at a disagreement of database and queue
 LONGEST_RETRY_DELAY = 86_400  # seconds; doubled without a limit, no timer could hold them
 _TEN_YEARS_IN_MS = 10 * 365 * 86_400_000
 
@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     connect_timeout: Annotated[int, _own("CONNECT_TIMEOUT", ge=1, le=3600)] = 5
     statement_timeout: Annotated[int, _own("STATEMENT_TIMEOUT", ge=1, le=86_400)] = 30
     lock_timeout: Annotated[int, _own("LOCK_TIMEOUT", ge=1, le=86_400)] = 5
-    drift_grace: Annotated[int, _own("DRIFT_GRACE", ge=0, le=3600)] = 5
+    drift_grace: Annotated[int, _own("DRIFT_GRACE", ge=0, le=3600)] = SECOND_LOOK_DELAY
     git_protocols: Annotated[str, _own("GIT_PROTOCOLS", pattern=r"^[a-z0-9+]+(,[a-z0-9+]+)*\Z")] = (
         "https"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from docora_ops.database import Database
-from docora_ops.database.drift_rows import link_statuses
+from docora_ops.database.drift_rows import linked_jobs
 from docora_ops.database.postgres_server import read_standby
 from docora_ops.drift import Belonging
 from docora_ops.errors import PostgresError, ServersMismatchedError
@@ -52,7 +52,7 @@ def require_servers_to_match(
 def sample_jobs(database: Database, queue: LinkQueue) -> Belonging:
     """Counts the jobs of a sample, and all jobs if these do not look like this database's."""
     sample = set(filter(ids_of_job, queue.sample(_SAMPLE)))
-    unknown = len(sample) - len(link_statuses(database, sample))
+    unknown = len(sample) - len(linked_jobs(database, sample))
     found = Belonging(len(sample), unknown, queue.is_docoras)
     return found if found.is_plausible else count_jobs_with_links(database, queue)
 
@@ -67,7 +67,7 @@ def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
     unlinked: set[str] = set()
     for page, is_to_run_or_failed in queue.pages_of_jobs():
         new = {job_id for job_id in page if ids_of_job(job_id)} - linked - unlinked
-        found = link_statuses(database, new).keys()
+        found = linked_jobs(database, new)
         linked |= found
         if is_to_run_or_failed:
             unlinked |= queue.made_for_links(new - found)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rich.console import RenderableType
 
@@ -91,7 +92,9 @@ class BulkCommand(LongRun):
         change: Change,
         batch_size: int = 500,
         options: BulkOptions = _NONE,
+        disproved: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """Prepares the command. `disproved`: as for BulkRun."""
         stop = Stop()
         grace = context.settings.drift_grace
         self._following = Following(context.database, context.queue, stop, grace)
@@ -114,7 +117,7 @@ class BulkCommand(LongRun):
                 on_stop=self._tell_stop,
             )
         else:
-            self._run = BulkRun(*common)
+            self._run = BulkRun(*common, disproved=disproved)
         super().__init__(context, self._run)
         self._action = action
         if context.wait:

@@ -1,8 +1,5 @@
 """`doctor`."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -41,24 +38,26 @@ def doctor(
     checked twice, some seconds apart, so that normal activity does not count.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.doctor.diagnose import diagnose
-    from docora_ops.diagnosis import CheckState
+    from docora_ops.actions.diagnose import WaitingFor, diagnose
+    from docora_ops.actions.find_drift import Suspects
+    from docora_ops.diagnosis import CheckState, Diagnosis
     from docora_ops.render import doctor as render
     from docora_ops.text import amount
 
-    def before_second_look(suspects: int) -> None:
-        if seconds := context.settings.drift_grace:
-            found = amount(suspects, "mismatch", "mismatches")
-            context.say(f"{found} at first check: checking again in {seconds} s.")
-
-    def on_wait(servers: Sequence[str]) -> None:
-        if not as_json:
-            context.say(f"Waiting for {' and '.join(servers)}.")
-
     context.collect_garbage()
-    diagnosis = diagnose(
-        context.env_file, before_second_look, on_wait, max_failed=max_failed, read_only=read_only
-    )
+    delay = context.settings.drift_grace
+    said: set[type] = set()
+    for event in diagnose(context.settings, max_failed=max_failed, read_only=read_only):
+        if isinstance(event, Diagnosis):
+            diagnosis = event
+        elif type(event) in said:
+            continue
+        elif isinstance(event, Suspects) and delay:
+            found = amount(event.count, "mismatch", "mismatches")
+            context.say(f"{found} at first check: checking again in {delay} s.")
+        elif isinstance(event, WaitingFor) and not as_json:
+            context.say(f"Waiting for {' and '.join(event.servers)}.")
+        said.add(type(event))
     # Where it is unclear, the check of the workers says so.
     if diagnosis.backend and diagnosis.backend.is_clear and diagnosis.backend.sentence:
         context.say(diagnosis.backend.sentence)

@@ -20,7 +20,6 @@ BESIDE_TEXT = _SHORT_BAR + 10
 
 if TYPE_CHECKING:
     from docora_ops.actions.bulk.run import BulkRun
-    from docora_ops.actions.repair.fix import Repair
 
 
 class LongRun(ABC):
@@ -31,7 +30,7 @@ class LongRun(ABC):
     after_lost_redis = ""
     """Further advice if Redis was lost: it may have lost jobs."""
 
-    def __init__(self, context: Context, work: BulkRun | Repair) -> None:
+    def __init__(self, context: Context, work: BulkRun) -> None:
         self.context = context
         self._work = work
         context.collect_garbage()

@@ -136,8 +136,7 @@ CircuitFilter = Annotated[
 Front = Annotated[
     bool,
     typer.Option(
-        "--front",
-        help="Queue ahead of all waiting jobs. A job that waits already keeps its place.",
+        "--front", help="Queue ahead of all waiting jobs. A job that waits already keeps its place."
     ),
 ]
 ResetCircuit = Annotated[

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import typer
 
 from docora_ops.cli import options
@@ -17,7 +19,8 @@ def schedule(
 ) -> int:
     """Queue what is due, once: first snapshots, rescans, and failed links, for cron or a timer.
 
-    Changes no link. Keeps a job that is waiting or running already, and replaces a stale one.
+    Changes no link. Keeps a job that is waiting or running already, and replaces a stale one, also
+    one that no worker would ever take although its status says that it waits.
     Leaves out repositories whose circuit is open, and failed links of repositories whose circuit
     was opened since git last succeeded. Leaves links to a running command with --in-flight.
     """
@@ -25,6 +28,7 @@ def schedule(
     within = context.settings.scan_interval
     context.require_rq("schedule", f"Docora's worker queues what is due by itself, within {within}")
     from docora_ops.actions.bulk.left_to_runs import without_paced_links
+    from docora_ops.actions.find_drift import Suspects, find_misplaced
     from docora_ops.cli.bulk_command import BulkCommand
     from docora_ops.database.selection import select_due
     from docora_ops.links import Action
@@ -36,5 +40,10 @@ def schedule(
     for operation_id, links in selection.left_to_operations.items():
         left = f"{amount(links, 'due link')} left to operation {operation_id}"
         context.say(f"{left}, which queues its links at its own pace (--in-flight).")
+    misplaced: Mapping[str, str] = {}
+    for event in find_misplaced(context.queue, selection.refs, delay=context.settings.drift_grace):
+        if not isinstance(event, Suspects):
+            misplaced = event
     change = describe_change("schedule", reason)
-    return BulkCommand(context, Action.SCHEDULE, selection, change).run()
+    command = BulkCommand(context, Action.SCHEDULE, selection, change, disproved=misplaced)
+    return command.run()

@@ -1,7 +1,5 @@
 """Rows that finding and repairing drift needs."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator
 from sys import intern
 
@@ -39,17 +37,11 @@ SELECT count(*) FROM docora.app_repositories
 WHERE {_UNFINISHED}
 """
 
-# Links that `claim_unfinished_links` would fail.
-EXHAUSTED_LINKS = """
-SELECT id::text FROM docora.app_repositories
-WHERE id = ANY (%(ids)s::uuid[]) AND status = 'scanning' AND retry_count + 1 >= %(max_attempts)s
-"""
-
 # The limit keeps Postgres from reading the whole table: it looks up one link after the other.
-LINK_STATUSES = """
-SELECT job_id, l.status FROM unnest(%(job_ids)s::text[]) AS job_id
+LINKED_JOBS = """
+SELECT job_id FROM unnest(%(job_ids)s::text[]) AS job_id
 CROSS JOIN LATERAL (
-    SELECT status FROM docora.app_repositories
+    SELECT FROM docora.app_repositories
     WHERE app_id = split_part(job_id, '-', 1) AND repository_id = split_part(job_id, '-', 2) LIMIT 1
 ) l
 """
@@ -57,10 +49,8 @@ CROSS JOIN LATERAL (
 # An INSERT of a link takes a key share lock on its repository's row, so it waits for this lock.
 LOCK_REPOSITORIES = """
 SELECT repository_id FROM docora.repositories WHERE repository_id = ANY (%(ids)s::text[])
-ORDER BY repository_id FOR UPDATE
+FOR UPDATE SKIP LOCKED
 """
-
-LOCK_FREE_REPOSITORIES = LOCK_REPOSITORIES + "SKIP LOCKED"
 
 KNOWN_REPOSITORIES = """
 SELECT repository_id FROM docora.repositories WHERE repository_id = ANY (%(ids)s::text[])
@@ -111,28 +101,18 @@ def _with_statuses(rows: Iterable[tuple[str, str, str, str]]) -> list[tuple[Link
     ]
 
 
-def link_statuses(database: Database, job_ids: Iterable[str]) -> dict[str, str]:
-    """Returns the status of the link of each valid job id that has one."""
+def linked_jobs(database: Database, job_ids: Iterable[str]) -> set[str]:
+    """Returns the job ids that have a link."""
     valid = [job_id for job_id in job_ids if ids_of_job(job_id)]
-    return dict(database.rows(LINK_STATUSES, {"job_ids": valid})) if valid else {}
+    return {each for (each,) in database.rows(LINKED_JOBS, {"job_ids": valid})} if valid else set()
 
 
-def exhausted_links(database: Database, ids: Iterable[str], max_attempts: int) -> set[str]:
-    """Returns the row ids of the links that are stuck for the last time that is allowed."""
-    parameters = {"ids": list(ids), "max_attempts": max_attempts}
-    return {id_ for (id_,) in database.rows(EXHAUSTED_LINKS, parameters)}
-
-
-def lock_against_new_links(
-    database: Database, repository_ids: Collection[str], *, wait: bool
-) -> set[str]:
+def lock_against_new_links(database: Database, repository_ids: Collection[str]) -> set[str]:
     """Locks the repositories, so that they get no new link until the transaction ends.
 
-    Returns the ids of the ones that were locked, or do not exist. Repositories that are locked
-    elsewhere are left out; with `wait`, raises LinkLockedError if one of them stays locked.
+    Returns the ids of the ones that are locked now, or do not exist; the rest is locked elsewhere.
     """
     ids = {"ids": list(repository_ids)}
-    sql = LOCK_REPOSITORIES if wait else LOCK_FREE_REPOSITORIES
-    locked = {id_ for (id_,) in database.rows(sql, ids)}
+    locked = {id_ for (id_,) in database.rows(LOCK_REPOSITORIES, ids)}
     known = {id_ for (id_,) in database.rows(KNOWN_REPOSITORIES, ids)}
     return locked | (set(repository_ids) - known)

@@ -45,41 +45,9 @@ FROM tables, unnest('{{DELETE,TRUNCATE,TRIGGER}}'::text[]) AS privilege
 WHERE has_table_privilege(table_id, privilege)
 """
 
-ROLE = f"""
-WITH {_TABLES}
-SELECT quote_ident(rolname), quote_ident(%(schema)s), array_remove(ARRAY[
-        CASE WHEN rolcreaterole THEN 'CREATEROLE' END,
-        CASE WHEN rolcreatedb THEN 'CREATEDB' END,
-        CASE WHEN rolreplication THEN 'REPLICATION' END,
-        CASE WHEN rolbypassrls THEN 'BYPASSRLS' END
-    ], NULL),
-    rolsuper,
-    ARRAY(
-        SELECT table_name FROM tables WHERE pg_has_role(relowner, 'USAGE')
-        ORDER BY array_position(%(tables)s::text[], table_name)
-    ),
-    EXISTS (
-        SELECT FROM pg_roles AS other, tables
-        WHERE other.rolcanlogin AND NOT other.rolsuper AND table_name = 'app_repositories'
-            AND has_any_column_privilege(other.oid, table_id, 'UPDATE')
-    )
+ROLE = """
+SELECT quote_ident(rolname), quote_ident(%(schema)s), rolsuper
 FROM pg_roles WHERE rolname = current_user
-"""
-
-# Whoever may change the tables anyway is left out.
-CREATORS = f"""
-WITH {_TABLES}
-SELECT quote_ident(nspname), CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END,
-    grantee = nspowner
-FROM pg_namespace CROSS JOIN aclexplode(coalesce(nspacl, acldefault('n', nspowner)))
-LEFT JOIN pg_roles r ON r.oid = grantee
-WHERE nspname = ANY (%(path)s::text[]) AND privilege_type = 'CREATE' AND (
-    grantee = 0
-    OR rolname NOT IN (current_user, 'pg_database_owner')
-        AND NOT (nspname = %(schema)s AND pg_has_role(grantee, nspowner, 'MEMBER'))
-        AND NOT EXISTS (SELECT FROM tables WHERE pg_has_role(grantee, relowner, 'MEMBER'))
-)
-ORDER BY 1, 2
 """
 
 
@@ -108,10 +76,7 @@ class Role:
 
     name: str  # quoted if SQL needs it
     schema: str  # of Docora's tables; likewise
-    attributes: tuple[str, ...]  # `CREATEROLE` and the like
     is_superuser: bool
-    owned_tables: tuple[str, ...]
-    has_narrower: bool  # a role that may log in, is no superuser, and may change links exists
     privileges: frozenset[Privilege]
 
 
@@ -146,27 +111,14 @@ def read_role(database: Database, tables: Sequence[str]) -> Role:
     """Reads the role of the connection and its privileges on these tables."""
     with database.transaction():
         parameters = _parameters(database, tables)
-        [(name, schema, attributes, *facts)] = database.rows(ROLE, parameters)
+        [(name, schema, is_superuser)] = database.rows(ROLE, parameters)
         privileges = frozenset(Privilege(*found) for found in database.rows(PRIVILEGES, parameters))
-    is_superuser, owned, has_narrower = facts
-    return Role(
-        name, schema, tuple(attributes), is_superuser, tuple(owned), has_narrower, privileges
-    )
-
-
-def read_creators(database: Database, tables: Sequence[str]) -> list[tuple[str, str, bool]]:
-    """Returns the other roles that may create objects on our search path.
-
-    Of each: the schema and the role, quoted if SQL needs it, and whether the role owns the schema.
-    Leaves out superusers and the owners of the database, of Docora's tables and of their schema.
-    """
-    with database.transaction():
-        return list(database.rows(CREATORS, _parameters(database, tables)))
+    return Role(name, schema, is_superuser, privileges)
 
 
 def _parameters(database: Database, tables: Sequence[str]) -> dict[str, object]:
     """Returns the parameters of all statements here, within a transaction."""
-    return {"tables": list(tables), "schema": database.schema, "path": list(database.path)}
+    return {"tables": list(tables), "schema": database.schema}
 
 
 # Privileges that commands and workers need, as the help topic `privileges` grants them
@@ -262,12 +214,6 @@ def missing_columns(existing: Collection[tuple[str, str]]) -> list[str]:
     return list(dict.fromkeys(missing))
 
 
-def only_reads(role: Role) -> bool:
-    """Returns whether the role can change nothing in the tables: a role for monitoring."""
-    may_change = role.is_superuser or role.owned_tables
-    return not may_change and {each.name for each in role.privileges} == {"SELECT"}
-
-
 def missing_needs(role: Role, *, read_only: bool) -> list[Need]:
     """Returns the needs that the role lacks, with the missing columns only.
 
@@ -284,32 +230,13 @@ def missing_needs(role: Role, *, read_only: bool) -> list[Need]:
 
 
 def _needs_of(role: Role) -> tuple[Need, ...]:
-    """Returns what the role needs for monitoring, for commands, or for commands and workers."""
-    if only_reads(role):
-        return _READING_NEEDS
+    """Returns what the role needs for commands or, if it looks like that of workers, for both."""
     beyond = role.privileges - {each for need in NEEDS for each in need.privileges}
     is_for_workers = any(
         need.privilege != "SELECT" and not beyond.isdisjoint(need.privileges)
         for need in WORKER_NEEDS
     )
     return NEEDS + WORKER_NEEDS if is_for_workers else NEEDS
-
-
-def excess(role: Role) -> list[str]:
-    """Returns what the role may do beyond its needs, in a few words each."""
-    if role.is_superuser:
-        return ["SUPERUSER"]
-    if role.owned_tables:
-        return [*role.attributes, f"ownership of {', '.join(role.owned_tables)}"]
-    allowed = {each for need in _needs_of(role) for each in need.privileges}
-    by_table: dict[tuple[str, str], list[Privilege]] = defaultdict(list)
-    for each in role.privileges - allowed:
-        by_table[each.table, each.name].append(each)
-    surplus = (
-        Need(name, table, _columns(sorted(by_table[table, name])))
-        for table, name in sorted(by_table)
-    )
-    return [*role.attributes, *map(str, surplus)]
 
 
 def grant_statements(needs: Iterable[Need], role: Role) -> str:

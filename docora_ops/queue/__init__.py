@@ -11,7 +11,6 @@ from docora_ops.queue.progress import ProgressStore
 from docora_ops.queue.redis_client import connect
 from docora_ops.queue.rq_queue import RqQueue
 from docora_ops.queue.suspension import WorkerSwitch
-from docora_ops.queue.waiting_list import WaitingList
 from docora_ops.settings import Settings
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "PushRequest",
     "Redis",
     "RqQueue",
-    "WaitingList",
     "WorkerSwitch",
     "connect",
     "disproved_status",

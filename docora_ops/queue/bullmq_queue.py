@@ -32,7 +32,6 @@ from docora_ops.queue.bullmq_reader import BullmqReader
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.redis_client import prepare, redis_errors, with_rows_locked
 from docora_ops.queue.values import text_of
-from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 
 _OUTCOMES = {
@@ -56,10 +55,6 @@ class BullmqQueue(LinkQueue):
         source = files("docora_ops.queue").joinpath("bullmq.lua").read_text(encoding="utf-8")
         self._script = client.register_script(source)
         self._reader = BullmqReader(client)
-
-    def read_waiting(self) -> WaitingList:
-        """Returns an empty list: no job is searched there."""
-        return WaitingList((), ExpiredExecutions(0, {}))
 
     def sample(self, count: int) -> list[str]:
         """Returns the ids of at most `count` jobs that wait or, with RQ, have failed."""

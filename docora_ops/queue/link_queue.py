@@ -24,7 +24,6 @@ from docora_ops.jobs import (
 from docora_ops.links import LinkStatus, Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry, write_entry
 from docora_ops.queue.redis_client import describe
-from docora_ops.queue.waiting_list import WaitingList
 from docora_ops.settings import Settings
 
 if TYPE_CHECKING:
@@ -108,10 +107,6 @@ class LinkQueue(ABC):
     def sweep(self) -> QueueSweep | None:
         """Finds and removes entries of the whole queue. None: the entries are Docora's."""
         return None
-
-    @abstractmethod
-    def read_waiting(self) -> WaitingList:
-        """Reads the ids in the queue's list."""
 
     @abstractmethod
     def sample(self, count: int) -> list[str]:

@@ -111,19 +111,6 @@ class QueueInspector:
         self._queue = Queue(QUEUE_NAME, connection=client)
         self._try_writes = client.register_script(_TRY_WRITES)
 
-    def only_reads(self) -> bool:
-        """Returns whether our user may write nothing: a user for monitoring.
-
-        What it tries has no effect, since the keys do not exist.
-        """
-        with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
-            if self._is_rq:
-                pipeline.delete(f"{self._queue.key}:{_TRIAL}")
-                pipeline.persist(f"{self._queue.key}:{_TRIAL}")
-            pipeline.expire(operation_key(_TRIAL), 1)
-            replies = pipeline.execute(raise_on_error=False)
-        return all(isinstance(reply, redis.exceptions.NoPermissionError) for reply in replies)
-
     def connect(self) -> tuple[str, str] | None:
         """Checks that the server answers and permits all commands. Raises RedisError.
 

@@ -24,6 +24,7 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import Outcome
+from docora_ops.pages import batches
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.backend import TO_REMOVE_BULLMQ_JOBS, count_rq_workers, read_bullmq_use
 from docora_ops.queue.job_template import JobTemplate
@@ -34,7 +35,6 @@ from docora_ops.queue.registries import registry_key
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.suspension import read_suspension
 from docora_ops.queue.values import text_of
-from docora_ops.queue.waiting_list import WaitingList
 from docora_ops.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,18 +53,11 @@ class RqQueue(LinkQueue):
         super().__init__(settings, client, choice)
         self._script = JobScript(client, "look_and_push.lua")
 
-    def read_waiting(self) -> WaitingList:
-        """Reads the ids in the queue's list."""
-        from docora_ops.queue.sweep_script import SweepScript
-
-        return SweepScript(self._client, "sweep.lua").read_waiting()
-
     def sample(self, count: int) -> list[str]:
         """Returns the ids of at most `count` jobs that wait or have failed."""
-        name = QUEUE_NAME
         with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
-            pipeline.lrange(Queue.redis_queue_namespace_prefix + name, 0, count - 1)
-            pipeline.zrange(registry_key(FailedJobRegistry, name), 0, count - 1)
+            pipeline.lrange(Queue.redis_queue_namespace_prefix + QUEUE_NAME, 0, count - 1)
+            pipeline.zrange(registry_key(FailedJobRegistry, QUEUE_NAME), 0, count - 1)
             waiting, failed = pipeline.execute()
         return [text_of(each) for each in [*waiting, *failed][:count]]
 
@@ -150,11 +143,11 @@ class RqQueue(LinkQueue):
 
         The flag tells whether they are to be run or have failed. An id may come twice.
         """
-        from docora_ops.queue.sweep import TO_RUN_OR_FAILED, Place
+        from docora_ops.queue.sweep import TO_RUN_OR_FAILED
 
-        for place in Place:
-            for page in self.sweep.pages(place):
-                yield page, place in TO_RUN_OR_FAILED
+        for place, job_ids in self.sweep.read().by_place.items():
+            for page in batches(list(job_ids), 5000):
+                yield list(page), place in TO_RUN_OR_FAILED
 
     def made_for_links(self, job_ids: Collection[str]) -> set[str]:
         """Returns the ids of jobs that call our function with the ids of a link."""

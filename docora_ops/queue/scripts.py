@@ -26,7 +26,7 @@ class JobScript:
     def __init__(self, client: Redis, name: str) -> None:
         self._client = client
         self._client_with_rows_locked = with_rows_locked(client)
-        self._keys = key_names(QUEUE_NAME)
+        self._keys = _key_names(QUEUE_NAME)
         sources = [files("docora_ops.queue").joinpath(part) for part in ("judge.lua", name)]
         self._script = client.register_script(
             "".join(source.read_text(encoding="utf-8") for source in sources)
@@ -57,7 +57,7 @@ class JobScript:
         return [reply.decode(errors="surrogateescape") for reply in replies]
 
 
-def key_names(queue_name: str) -> dict[str, object]:
+def _key_names(queue_name: str) -> dict[str, object]:
     """Returns the names of RQ's keys, as prefixes to the name of a queue or a job id."""
     return {
         "queue": queue_name,

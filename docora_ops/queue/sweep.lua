@@ -1,150 +1,83 @@
--- Inspects jobs with all their entries in the queue's list and registries, and removes orphans,
--- duplicates and stale entries. Follows judge.lua.
+-- Removes jobs, and entries of the queue's list and registries, that have not changed since they
+-- were read. Follows judge.lua.
 --
--- ARGV[1]  "inspect" (writes nothing) or "remove"
+-- ARGV[1]  "remove"
 -- ARGV[2]  JSON: what judge.lua needs
--- then     inspect: id, hint...; remove: id, hint, kind (orphan, duplicate or stale_entry)...
+-- then     per job, status and enqueued_at as read, with a blank between them; and JSON: `job_id`;
+--          `positions` in the list, counted from the tail, the one nearest to the head last;
+--          `keeps_first`: that one stays; `entries`: {registry, member}...; `is_taken`: remove it
+--          from the intermediate list; `is_orphan`: remove the job with all that belongs to it
 --
--- Returns one answer per id, unreadable:REASON or
--- inspect: "STATE ENTRIES STATUS", where STATE is none, waiting, doubtful or running; ENTRIES are
---          PLACE:PROBLEM, separated by commas; STATUS is that of the job, empty if there is none
--- remove:  removed, absent (nothing is left to remove) or running
---
--- PROBLEM is ok, gone (the entry exists, its job does not), contradicts (the job has a status that
--- does not belong there) or twice (the job stands in the list more than once).
+-- Returns one answer per job: removed, changed (nothing was done), or unreadable:REASON.
 
--- The statuses that a job may have in each registry; any status in `scheduled`.
-local BELONGS = {
-  deferred = {deferred = true},
-  failed = {failed = true, stopped = true},
-  finished = {finished = true},
-  canceled = {canceled = true},
-}
-local REGISTRIES = {'scheduled', 'deferred', 'failed', 'finished', 'canceled'}
--- RQ removes expired entries of these registries itself; a score below 0 never expires.
-local EXPIRES = {failed = true, finished = true}
+-- Takes the place of entries until all are removed in one walk over the list: no position shifts
+-- meanwhile. Workers drop an id without a job.
+local REMOVED = 'docora-ops-removed'
 
--- Returns the state of a job, the problems of its entries by place, and its status.
-local function inspect(id, hint)
-  local status, origin = unpack(redis.call('HMGET', config.job_prefix .. id, 'status', 'origin'))
-  local state, _, places = judge(id, hint, nil)
-  local problems = {}
-  -- If the job belongs to another queue, its place in our list is none of our business.
-  if places > 0 and not (status and origin and origin ~= '' and origin ~= config.queue) then
-    problems.list = not status and 'gone' or places > 1 and 'twice' or 'ok'
-  end
-  if stands_in_intermediate(config.queue, id) then
-    problems.intermediate = status and 'ok' or 'gone'
-  end
-  if has_execution(config.queue, id) then
-    -- RQ's own cleanup retries or fails a `started` job whose executions have expired.
-    problems.wip = not status and 'gone' or status == 'started' and 'ok' or 'contradicts'
-  end
-  for _, place in ipairs(REGISTRIES) do
-    local key = config[place .. '_prefix'] .. config.queue
-    local score = key_exists(key) and tonumber(redis.call('ZSCORE', key, id) or nil)
-    if score and not (EXPIRES[place] and score >= 0 and score <= now) then
-      local fits = status and (not BELONGS[place] or BELONGS[place][status])
-      problems[place] = fits and 'ok' or status and 'contradicts' or 'gone'
+local shift = 0 -- by how much the tail has grown since the list was read
+local has_searched = false
+
+local function stands_at(id, positions)
+  for _, position in ipairs(positions) do
+    if redis.call('LINDEX', main_list, -position - shift) ~= id then
+      return false
     end
   end
-  return state, problems, status
+  return true
 end
 
-local function answer_inspection(id, hint)
-  local state, problems, status = inspect(id, hint)
-  local entries = {}
-  for place, problem in pairs(problems) do
-    entries[#entries + 1] = place .. ':' .. problem
+-- Searches the list once at most: LPOS walks over it.
+local function still_stands_at(id, positions)
+  if stands_at(id, positions) then
+    return true
+  elseif has_searched then
+    return false
   end
-  return state .. ' ' .. table.concat(entries, ',') .. ' ' .. (status or '')
+  has_searched = true
+  local index = redis.call('LPOS', main_list, id, 'RANK', -1)
+  shift = index and redis.call('LLEN', main_list) - index - positions[1] or 0
+  if stands_at(id, positions) then
+    return true
+  end
+  shift = 0
+  return false
 end
 
-local answers = {}
-if mode == 'inspect' then
-  for i = 3, #ARGV, 2 do
-    answers[#answers + 1] = joined(alone(answer_inspection, ARGV[i], ARGV[i + 1]))
+local function remove(evidence, text)
+  local job = cjson.decode(text)
+  local id, positions = job.job_id, job.positions
+  local status, origin, enqueued_at = unpack(
+    redis.call('HMGET', config.job_prefix .. id, 'status', 'origin', 'enqueued_at'))
+  if is_running(id) or (status or '') .. ' ' .. (enqueued_at or '') ~= evidence
+    or not still_stands_at(id, positions)
+  then
+    return 'changed'
   end
-  return answers
-end
-
--- From here on: remove.
-
-local to_remove = {} -- indexes in the list
-
-local function remove_from_list(id, kept)
-  for i = kept + 1, #indexes_of[id] do
-    table.insert(to_remove, indexes_of[id][i])
+  local marked = #positions - (job.keeps_first and 1 or 0)
+  for i = 1, marked do
+    redis.call('LSET', main_list, -positions[i] - shift, REMOVED)
   end
-end
-
--- Returns the places to remove the job from, `all`, or an answer if nothing is to be removed.
-local function decide(id, hint, kind)
-  local state, problems = inspect(id, hint)
-  if state == 'running' or not indexes_of[id] then
-    return 'running'
-  elseif kind == 'orphan' then
-    if state == 'doubtful' or problems.intermediate then
-      return 'running' -- a worker may have just taken it
-    end
-    if problems.list then
-      remove_from_list(id, 0)
-    end
-    return 'all'
-  elseif kind == 'duplicate' then
-    if problems.list == 'twice' then
-      remove_from_list(id, 1)
-    end
-    if problems.list and problems.scheduled then
-      return {'scheduled'}
-    end
-    return problems.list == 'twice' and {} or 'absent'
+  local removed = math.max(marked, 0)
+  for _, entry in ipairs(job.entries) do
+    removed = removed + redis.call('ZREM', entry[1], entry[2])
   end
-  local stale = {}
-  for place, problem in pairs(problems) do
-    if problem == 'gone' or problem == 'contradicts' then
-      stale[#stale + 1] = place
-    end
-  end
-  if problems.list == 'gone' then
-    remove_from_list(id, 0)
-  end
-  return #stale > 0 and stale or 'absent'
-end
-
-local function remove_entry(place, id)
-  if place == 'wip' then
-    remove_executions(config.queue, id)
-  elseif place == 'intermediate' then
-    redis.call('LREM', main_list .. ':intermediate', 0, id)
+  if job.is_taken then
+    removed = removed + redis.call('LREM', main_list .. ':intermediate', 0, id)
     redis.call('DEL', main_list .. ':intermediate:first_seen:' .. id)
-  elseif place ~= 'list' then
-    redis.call('ZREM', config[place .. '_prefix'] .. config.queue, id)
   end
+  if job.is_orphan then
+    removed = removed + 1
+    remove_remains(id, origin and origin ~= '' and origin or config.queue)
+  end
+  return removed > 0 and 'removed' or 'changed'
 end
 
-local function carry_out(id, decision)
-  if decision == 'all' then
-    remains(id, config.queue, true)
-  elseif type(decision) == 'table' then
-    for _, place in ipairs(decision) do
-      remove_entry(place, id)
-    end
-  else
-    return decision
-  end
-  return 'removed'
-end
-
-local decisions = {}
-for i = 3, #ARGV, 3 do
-  decisions[#decisions + 1] = joined(alone(decide, ARGV[i], ARGV[i + 1], ARGV[i + 2]))
-end
 -- The first write is one that Redis refuses when it is out of memory, so nothing is removed then.
-try_commands({#to_remove > 0 and 'LSET' or 'LREM', 'LREM', 'DEL', 'XADD', 'ZREM'})
-remove_from_main_list(to_remove)
-for i, decision in ipairs(decisions) do
-  answers[i] = joined(alone(carry_out, ARGV[3 * i], decision))
+try_commands({'LSET', 'LREM', 'DEL', 'XADD', 'ZREM'})
+local answers = {}
+for i = 3, #ARGV, 2 do
+  local answer, reason = alone(remove, ARGV[i], ARGV[i + 1])
+  answers[#answers + 1] = reason and answer .. ':' .. reason or answer
 end
 write_audit_entry(answers)
 return answers

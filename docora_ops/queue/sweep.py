@@ -1,11 +1,12 @@
-"""Inspects and removes entries of the queue's list and registries."""
+"""Reads all entries of the queue's list and registries, and removes the ones that are drift."""
 
-from __future__ import annotations
-
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import cast
+from itertools import chain
+from typing import Any, cast
 
 from redis import Redis
 from rq import Queue
@@ -13,172 +14,280 @@ from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 
-from docora_ops.drift import Drift, Repaired, RepairOutcome
-from docora_ops.jobs import JOB_FUNCTION, QUEUE_NAME, JobState
+from docora_ops.jobs import JOB_FUNCTION, QUEUE_NAME
 from docora_ops.pages import batches
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.job_template import calls_for_link
-from docora_ops.queue.redis_client import answers_of, redis_errors
+from docora_ops.queue.link_queue import disproved_status
+from docora_ops.queue.redis_client import answers_of, redis_errors, server_time
 from docora_ops.queue.registries import REGISTRIES, registry_key
-from docora_ops.queue.sweep_script import SweepScript
-from docora_ops.queue.waiting_list import LIST_NOT_READ, WaitingList
+from docora_ops.queue.scripts import JobScript
+from docora_ops.queue.values import text_of
 
 _PAGE = 5000
-_INSPECTED_AT_ONCE = 250
-"""Jobs of one call of the script, so that Redis is held for a few milliseconds."""
+_LIST = Queue.redis_queue_namespace_prefix + QUEUE_NAME
+_REMOVED = "docora-ops-removed"  # as in sweep.lua
 
 
 class Place(StrEnum):
-    """A list or registry that can hold the id of a job."""
+    """A list or registry that can hold the id of a job, in the order in which a job passes them."""
 
+    SCHEDULED = "scheduled"
+    DEFERRED = "deferred"
+    READY = "ready"
     LIST = "list"
     INTERMEDIATE = "intermediate"
     WIP = "wip"
-    SCHEDULED = "scheduled"
-    DEFERRED = "deferred"
     FAILED = "failed"
     FINISHED = "finished"
     CANCELED = "canceled"
 
+    @property
+    def words(self) -> str:
+        """The place in words."""
+        if self is Place.LIST:
+            return "the queue's list"
+        return f"the {self} {'list' if self is Place.INTERMEDIATE else 'registry'}"
+
 
 TO_RUN_OR_FAILED = frozenset({Place.LIST, Place.SCHEDULED, Place.DEFERRED, Place.FAILED})
-
-
-class Problem(StrEnum):
-    """The fault of a job's entries in one place.
-
-    `GONE`: the job does not exist. `CONTRADICTS`: its status does not belong in this place.
-    `TWICE`: it stands in the list more than once.
-    """
-
-    NONE = "ok"
-    GONE = "gone"
-    CONTRADICTS = "contradicts"
-    TWICE = "twice"
+_PICKED_UP = (Place.LIST, Place.INTERMEDIATE, Place.SCHEDULED)
+"""Places from which a job is run whatever its status says."""
+_WAITING = {
+    "queued": Place.LIST,
+    "scheduled": Place.SCHEDULED,
+    "deferred": Place.DEFERRED,
+    "ready_to_enqueue": Place.READY,
+}
+"""The place that a status names. Jobs of links have no rate limit."""
+_STATUSES = {
+    Place.WIP: {"started"},
+    Place.DEFERRED: {"deferred"},
+    Place.READY: {"ready_to_enqueue"},
+    Place.FAILED: {"failed", "stopped"},
+    Place.FINISHED: {"finished"},
+    Place.CANCELED: {"canceled"},
+}
+"""The statuses that belong in a place; any status in the others."""
+_EXPIRING = {Place.FAILED, Place.FINISHED}
+"""RQ removes expired entries of these registries itself; a score below 0 never expires."""
+_KEYS = {
+    Place.WIP: registry_key(StartedJobRegistry, QUEUE_NAME),
+    **{Place(name): registry_key(each, QUEUE_NAME) for name, each in REGISTRIES.items()},
+}
 
 
 @dataclass(frozen=True, slots=True)
-class InspectedJob:
-    """A job that has entries, or had some a moment ago. `problems`: in each place that has any."""
+class JobFacts:
+    """What a job's hash says. Empty if the field, or the job, is absent."""
+
+    status: str
+    enqueued_at: str
+
+    @property
+    def evidence(self) -> str:
+        """Changes when the job is queued anew, or its status changes."""
+        return disproved_status(self.status, self.enqueued_at)
+
+    def contradicts(self, place: Place) -> bool:
+        """Tells whether a job with an entry in this place is gone, or has a status for another."""
+        return not self.status or self.status not in _STATUSES.get(place, {self.status})
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What is to be removed of one job, if nothing of it has changed.
+
+    evidence: of the job's facts.
+    positions: in the list, counted from its tail, the one nearest to the head last.
+    keeps_first: the one nearest to the head stays.
+    entries: names of registries, and members.
+    is_taken: remove the job from the intermediate list.
+    is_orphan: remove the job itself, with all that belongs to it.
+    """
 
     job_id: str
-    state: JobState
-    problems: Mapping[Place, Problem]
-    status: str  # empty if the job itself is gone
+    evidence: str
+    positions: Sequence[int] = ()
+    keeps_first: bool = False
+    entries: Sequence[tuple[str, str]] = ()
+    is_taken: bool = False
+    is_orphan: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """The entries of all jobs, as one read has found them.
+
+    by_place: for each place, by job id, the positions in the list, counted from its tail, or the
+        members of the registry: the ids of executions, or the job id itself.
+    """
+
+    by_place: Mapping[Place, Mapping[str, Sequence[int | str]]]
+
+    @property
+    def job_ids(self) -> Iterable[str]:
+        """All jobs that have an entry, each once."""
+        return dict.fromkeys(chain.from_iterable(self.by_place.values()))
+
+    def places_of(self, job_id: str) -> list[Place]:
+        """Returns the places where the job stands."""
+        return [place for place, job_ids in self.by_place.items() if job_id in job_ids]
+
+    def misplaces(self, job_id: str, facts: JobFacts) -> bool:
+        """Tells whether the job's status says that it waits, though RQ would never take it."""
+        named = _WAITING.get(facts.status)
+        places = {named, *_PICKED_UP}
+        return named is not None and places.isdisjoint(self.places_of(job_id))
+
+    def orphan(self, job_id: str, facts: JobFacts) -> Removal:
+        """Returns the removal of the job, with all its entries."""
+        return Removal(job_id, facts.evidence, self._positions(job_id), is_orphan=True)
+
+    def duplicate(self, job_id: str, facts: JobFacts) -> Removal | None:
+        """Returns the removal of all entries of a waiting job but its first one in the list.
+
+        None if there are no others.
+        """
+        positions, entries = self._positions(job_id), []
+        if job_id in self.by_place[Place.SCHEDULED]:
+            entries = [(_KEYS[Place.SCHEDULED], job_id)]
+        if not facts.status or not positions or len(positions) + len(entries) == 1:
+            return None
+        return Removal(job_id, facts.evidence, positions, keeps_first=True, entries=entries)
+
+    def stale(self, job_id: str, facts: JobFacts) -> tuple[list[Place], Removal]:
+        """Returns the places that contradict the job's status, and the removal of its entries."""
+        places = [place for place in self.places_of(job_id) if facts.contradicts(place)]
+        return places, Removal(
+            job_id,
+            facts.evidence,
+            self._positions(job_id) if Place.LIST in places else (),
+            entries=[
+                (_KEYS[place], str(member))
+                for place in places
+                if place in _KEYS
+                for member in self.by_place[place][job_id]
+            ],
+            is_taken=Place.INTERMEDIATE in places,
+        )
+
+    def _positions(self, job_id: str) -> Sequence[int]:
+        return cast("Sequence[int]", self.by_place[Place.LIST].get(job_id, ()))
 
 
 class QueueSweep:
-    """Goes through all entries of the queue. All calls raise RedisError."""
+    """Reads and removes entries of the whole queue. All calls raise RedisError."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._function = JOB_FUNCTION
-        self._name = QUEUE_NAME
-        self._script = SweepScript(client, "sweep.lua")
+        self._script = JobScript(client, "sweep.lua")
 
-    def pages(self, place: Place) -> Iterator[list[str]]:
-        """Yields the job ids in this place, some thousand at a time.
+    def read(self) -> Entries:
+        """Reads all entries, page by page, so that Redis is held for a few milliseconds at a time.
 
-        An id may come twice, or not at all if the place changes meanwhile.
+        Reads the places in the order in which a job passes them, and the list from its tail, since
+        workers pop its head: a job that moves on meanwhile is seen twice rather than not at all.
         """
-        start = 0
-        while ids := self._page(place, start):
-            start += len(ids)
-            yield [job_id.decode(errors="replace") for job_id in ids]
+        with redis_errors(self._client):
+            now = server_time(self._client)
+            return Entries({place: self._read_place(place, now) for place in Place})
 
-    def inspect(self, job_ids: Sequence[str], waiting: WaitingList | None) -> list[InspectedJob]:
-        """Compares these jobs with their entries; writes nothing.
+    def read_facts(self, job_ids: Collection[str]) -> dict[str, JobFacts]:
+        """Reads the status of each job, and when it was queued."""
+        rows = self._fields(job_ids, "status", "enqueued_at")
+        # Anybody may have written the fields.
+        return {
+            job_id: JobFacts(*((each or b"").decode(errors="surrogateescape") for each in row))
+            for job_id, row in rows.items()
+        }
 
-        `waiting` is the list as read before; without it, Redis searches the list for each id.
+    def misplaced(self, job_ids: Sequence[str], entries: Entries) -> dict[str, str]:
+        """Returns the jobs whose status says that they wait, though RQ would never take them.
+
+        For each job id, the evidence against the status.
         """
-        found: list[InspectedJob] = []
-        for some in batches(job_ids, _INSPECTED_AT_ONCE):
-            arguments: list[str | int] = []
-            for job_id in some:
-                arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
-            answers = self._script.run("inspect", some, arguments, waiting)
-            found += map(_inspected, some, answers)
-        return found
+        waiting = entries.by_place[Place.LIST]
+        elsewhere = [job_id for job_id in job_ids if job_id not in waiting]
+        return {
+            job_id: facts.evidence
+            for some in batches(elsewhere, _PAGE)
+            for job_id, facts in self.read_facts(some).items()
+            if entries.misplaces(job_id, facts)
+        }
+
+    def made_for_links(self, job_ids: Collection[str]) -> set[str]:
+        """Returns the ids of jobs that call our function with the ids of a link."""
+        return {
+            job_id
+            for job_id, [data] in self._fields(job_ids, "data").items()
+            if data and calls_for_link(data, JOB_FUNCTION, job_id)
+        }
 
     def prepare(self) -> None:
         """Connects and loads the script before rows are locked."""
         self._script.prepare()
 
-    def remove(
-        self, drifts: Sequence[Drift], waiting: WaitingList, audit: AuditEntry | None = None
-    ) -> list[Repaired]:
-        """Removes orphans, duplicates and stale entries, unless they have changed.
+    def remove(self, removals: Sequence[Removal], audit: AuditEntry | None = None) -> list[str]:
+        """Removes jobs and entries that have not changed since they were read.
 
-        `waiting` is the list as read before. Redis has a few seconds, since rows are locked.
-        `audit` is written if anything is removed.
+        Called with rows locked: Redis has a few seconds. `audit` is written if anything is removed.
+        Returns for each `removed`, `changed`, or `unreadable:` and the reason.
         """
-        job_ids = [drift.job_id for drift in drifts]
-        arguments: list[str | int] = []
-        for drift in drifts:
-            arguments += (drift.job_id, waiting.hint(drift.job_id), drift.kind.value)
-        answers = self._script.run(
+        arguments: list[str | bytes] = []
+        for removal in removals:
+            job = asdict(removal)
+            evidence = job.pop("evidence")  # others may have written any bytes
+            arguments += (evidence.encode(errors="surrogateescape"), json.dumps(job))
+        return self._script.run(
             "remove",
-            job_ids,
             arguments,
-            waiting,
             rows_locked=True,
             audit=audit and {"removed": audit.xadd},
         )
-        return list(map(_repaired, drifts, answers))
 
-    def made_for_links(self, job_ids: Collection[str]) -> set[str]:
-        """Returns the ids of jobs that call our function with the ids of a link."""
+    def tidy(self) -> None:
+        """Ends the removal: `remove` only marks entries of the list."""
+        with redis_errors(self._client):
+            self._client.lrem(_LIST, 0, _REMOVED)
+
+    def _fields(self, job_ids: Collection[str], *names: str) -> dict[str, list[bytes | None]]:
+        """Reads these fields of each job; all are None for a key of another type."""
         if not job_ids:
-            return set()
+            return {}
         with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
-                pipeline.hget(Job.key_for(job_id), "data")
-            calls = answers_of(pipeline)
-        return {
-            job_id
-            for job_id, data in zip(job_ids, calls, strict=True)
-            if data and calls_for_link(data, self._function, job_id)
-        }
+                pipeline.hmget(Job.key_for(job_id), list(names))
+            rows = answers_of(pipeline)
+        absent: list[bytes | None] = [None] * len(names)
+        return {job_id: row or absent for job_id, row in zip(job_ids, rows, strict=True)}
 
-    def _page(self, place: Place, start: int) -> list[bytes]:
-        queue = Queue(self._name, connection=self._client)
-        with redis_errors(self._client):
-            if place is Place.LIST:
-                # From its tail, since workers pop its head.
-                return cast(
-                    "list[bytes]", self._client.lrange(queue.key, -start - _PAGE, -start - 1)
-                )
-            if place is Place.INTERMEDIATE:
-                key = IntermediateQueue.get_intermediate_queue_key(queue.key)
-                return cast("list[bytes]", self._client.lrange(key, start, start + _PAGE - 1))
-            registry = StartedJobRegistry if place is Place.WIP else REGISTRIES[place]
-            key = registry_key(registry, self._name)
-            members = cast("list[bytes]", self._client.zrange(key, start, start + _PAGE - 1))
-        if place is Place.WIP:
-            return [member.partition(b":")[0] for member in members]
-        return members
-
-
-def _inspected(job_id: str, answer: str) -> InspectedJob:
-    if answer.startswith("unreadable:"):
-        return InspectedJob(job_id, JobState.UNREADABLE, {}, "")
-    state, entries, status = answer.split(" ", 2)
-    pairs = (entry.split(":") for entry in entries.split(",") if entry)
-    problems = {Place(place): Problem(problem) for place, problem in pairs}
-    # Anybody may have written the status.
-    status = status.encode(errors="replace").decode()
-    # A doubtful job is in no list.
-    return InspectedJob(
-        job_id, JobState.NONE if state == "doubtful" else JobState(state), problems, status
-    )
+    def _read_place(self, place: Place, now: float) -> dict[str, list[int | str]]:
+        found: dict[str, list[int | str]] = defaultdict(list)
+        if place is Place.LIST:
+            # Ids that are pushed meanwhile shift the rest: an id at the border of two pages may be
+            # seen twice. The second look does not see the same one twice.
+            ids = _pages(lambda at: reversed(self._client.lrange(_LIST, -at - _PAGE, -at - 1)))
+            for position, member in enumerate(ids, 1):
+                found[text_of(member)].append(position)
+        elif place is Place.INTERMEDIATE:
+            key = IntermediateQueue.get_intermediate_queue_key(_LIST)
+            for member in _pages(lambda at: self._client.lrange(key, at, at + _PAGE - 1)):
+                found[text_of(member)] = []
+        else:
+            key = _KEYS[place]
+            for member, score in _pages(
+                lambda at: self._client.zrange(key, at, at + _PAGE - 1, withscores=True)
+            ):
+                if place not in _EXPIRING or not 0 <= score <= now:
+                    text = text_of(member)
+                    found[text.partition(":")[0]].append(text)
+        return found
 
 
-def _repaired(drift: Drift, answer: str) -> Repaired:
-    state, _, reason = answer.partition(":")
-    match state:
-        case "removed":
-            return Repaired(drift, RepairOutcome.REMOVED)
-        case "unreadable":
-            error = f"its Redis key does not hold a job: {reason}"
-            return Repaired(drift, RepairOutcome.NOT_REPAIRED, error)
-    return Repaired(drift, RepairOutcome.LEFT_ALONE)
+def _pages(read: Callable[[int], Any]) -> Iterator[Any]:
+    """Yields the members of a list or registry. `read` reads a page from an index on."""
+    start = 0
+    while page := list(read(start)):
+        start += _PAGE
+        yield from page

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
-from docora_ops.drift import EXAMPLES_SHOWN, Drift, DriftKind, DriftReport
+from docora_ops.drift import EXAMPLES_SHOWN, Drift, DriftReport
 from docora_ops.render.cells import cell, link_name, state, style_of, words
 from docora_ops.render.json import Document, fields_of
 from docora_ops.render.layout import block, fitting_table, records
@@ -34,10 +34,9 @@ def document(diagnosis: Diagnosis) -> Document:
             "drift": drift
             and {
                 "total": drift.total,
-                "counts": {kind: drift.counts.get(kind, 0) for kind in DriftKind},
+                "counts": drift.counts,
                 "examples": [
-                    {"job_id": example.job_id, **fields_of(example)}
-                    for example in _examples(drift, all_kinds=True)
+                    {"job_id": example.job_id, **fields_of(example)} for example in drift.examples()
                 ],
             },
         }
@@ -47,13 +46,13 @@ def document(diagnosis: Diagnosis) -> Document:
 def screen(diagnosis: Diagnosis, width: int, *, show_all: bool) -> Iterator[RenderableType]:
     """Shows the checks that are not ok, the worst last, examples of drift, and the summary.
 
-    With `show_all`: all checks, in their order, and examples of harmless drift, too.
+    With `show_all`: all checks, in their order, and more examples.
     """
     if show_all:
         yield _table(diagnosis.checks, width)
     else:
-        yield from _not_ok(diagnosis.checks, width)
-    if diagnosis.drift and (examples := _examples(diagnosis.drift, all_kinds=show_all)):
+        yield from _not_ok(diagnosis, width)
+    if diagnosis.drift and (examples := _examples(diagnosis.drift, show_all=show_all)):
         yield ""
         yield _drift_table(examples, width)
         yield from _more(diagnosis, examples)
@@ -65,17 +64,18 @@ def screen(diagnosis: Diagnosis, width: int, *, show_all: bool) -> Iterator[Rend
     yield cell(summary(diagnosis), style_of(diagnosis.state))
 
 
-def _not_ok(checks: Sequence[Check], width: int) -> Iterator[RenderableType]:
-    unmade = [check for check in checks if check.needs]
+def _not_ok(diagnosis: Diagnosis, width: int) -> Iterator[RenderableType]:
+    checks = diagnosis.checks
+    needs = f"needs {diagnosis.needs}"
+    unmade = sum(check.finding == needs for check in checks)
     if unmade:
-        needs = " and ".join(dict.fromkeys(need for check in unmade for need in check.needs))
-        verb = "it needs" if len(unmade) == 1 else "they need"
-        yield cell(f"{amount(len(unmade), 'check')} not made: {verb} {needs}", "dim")
+        verb = "it needs" if unmade == 1 else "they need"
+        yield cell(f"{amount(unmade, 'check')} not made: {verb} {diagnosis.needs}", "dim")
     found = [
         check
         for worse in (CheckState.NOT_CHECKED, CheckState.WARNING, CheckState.FAILED)
         for check in checks
-        if check.state is worse and not check.needs
+        if check.state is worse and check.finding != needs
     ]
     if found:
         yield _table(found, width)
@@ -117,7 +117,7 @@ def _drift_table(examples: Sequence[Drift], width: int) -> RenderableType:
 def _more(diagnosis: Diagnosis, examples: Sequence[Drift]) -> Iterator[RenderableType]:
     """Counts the drift that is not among the examples."""
     total = diagnosis.drift.total if diagnosis.drift else 0
-    more = total - sum(example.kind.is_drift for example in examples)
+    more = total - len(examples)
     if more:
         match = next(check for check in diagnosis.checks if check.name is CheckName.SERVERS_MATCH)
         # Servers that do not belong together are no reason to look at a repair.
@@ -138,9 +138,7 @@ def summary(diagnosis: Diagnosis) -> str:
     return ", ".join(text for each, text in parts.items() if counts[each]) + "."
 
 
-def _examples(drift: DriftReport, *, all_kinds: bool) -> list[Drift]:
-    """Returns all examples, or five lines of the harmful kinds, so that failures stay in view."""
-    found = [drift.examples.get(kind, ()) for kind in DriftKind if kind.is_drift or all_kinds]
-    kinds = sum(map(bool, found))
-    each = EXAMPLES_SHOWN if all_kinds else max(1, EXAMPLES_SHOWN // max(1, kinds))
-    return [example for examples in found for example in examples[:each]]
+def _examples(drift: DriftReport, *, show_all: bool) -> list[Drift]:
+    """Returns some examples of each kind, or about five, so that failures stay in view."""
+    kinds = sum(map(bool, drift.counts.values()))
+    return drift.examples(EXAMPLES_SHOWN if show_all else max(1, EXAMPLES_SHOWN // max(1, kinds)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from rq.job import Job
 
-from docora_ops.actions.repair.abandoned import recover_abandoned
+from docora_ops.actions.fix_drift import recover_abandoned
 from docora_ops.database import Database
 from docora_ops.database.link_rows import names_of
 from docora_ops.database.link_scans import (

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from docora_ops.actions.doctor import postgres_checks, redis_checks
+from docora_ops.actions.server_checks import check_postgres, check_redis
 from docora_ops.database.postgres_server import PostgresServer
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.overview import Standby
@@ -30,7 +30,7 @@ HEALTHY = {
 
 
 def of_redis(**info: Any) -> dict[str, tuple[CheckState, str]]:
-    checks = redis_checks.check_server(RedisServer.from_info(HEALTHY | info, NOW))
+    checks = check_redis(RedisServer.from_info(HEALTHY | info, NOW))
     return {check.name: (check.state, check.finding) for check in checks}
 
 
@@ -71,7 +71,7 @@ def test_redis(info: dict[str, Any], expected: dict[str, CheckState]) -> None:
 
 
 def test_a_redis_that_tells_next_to_nothing_breaks_nothing() -> None:
-    checks = redis_checks.check_server(RedisServer.from_info({}, NOW))
+    checks = check_redis(RedisServer.from_info({}, NOW))
     assert [check.state for check in checks if check.state is CheckState.FAILED] == []
 
 
@@ -92,7 +92,7 @@ def test_valkey_is_called_by_its_own_name() -> None:
     ],
 )
 def test_postgres(server: PostgresServer, expected: list[str]) -> None:
-    assert [check.state for check in postgres_checks.check_server(server)] == expected
+    assert [check.state for check in check_postgres(server)] == expected
 
 
 @pytest.mark.parametrize(

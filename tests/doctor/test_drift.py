@@ -22,8 +22,6 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     docora.redis.rpush(docora.queue.key, twice.job_id)
     stale = docora.add_link("synced")
     docora.redis.zadd(f"rq:failed:{QUEUE}", {stale.job_id: now().timestamp() + 3600})
-    live = docora.add_link("failed")
-    docora.enqueue(live.job_id)
     before = docora.dump()
     document, table = (docora.run("doctor", *options, env=ONE_LOOK) for options in (["--json"], []))
     assert docora.dump() == before
@@ -35,7 +33,6 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
         "orphan": 1,
         "duplicate": 1,
         "stale_entry": 1,
-        "failed_live": 1,
     }
     assert drift["total"] == 11
     expected = {
@@ -43,7 +40,6 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
         "orphan": orphan,
         "duplicate": twice,
         "stale_entry": stale,
-        "failed_live": live,
     }
     by_kind: dict[str, list[Any]] = {}
     for example in drift["examples"]:
@@ -56,18 +52,16 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     for kind, link in expected.items():
         assert by_kind[kind] == [link.job_id]
     assert not_ok(document) == {
-        "failed_links": "warning",
-        **dict.fromkeys([name for name in OF_DRIFT if name != "drift_failed_live"], "failed"),
+        **dict.fromkeys(OF_DRIFT, "failed"),
     }
-    for name in OF_DRIFT[:-1]:
+    for name in OF_DRIFT:
         assert check(document, name)["hint"] == "docora-ops repair"
     assert "7 pending links" in table.stdout
     assert f"App {int(twice.app_id[4:], 16) - 1} ← octo/repo" in table.stdout
     lines = table.stdout.splitlines()
-    assert lines[-1] == "5 checks failed, 1 warning."
-    # One of each kind, so that the checks stay on the screen, and none of what does no harm.
+    assert lines[-1] == "5 checks failed."
+    # One of each kind, so that the checks stay on the screen.
     assert sum(line.startswith(" lost ") for line in lines) == 1
-    assert not any(line.startswith(" failed live ") for line in lines)
 
 
 def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora) -> None:

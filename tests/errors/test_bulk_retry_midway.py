@@ -4,10 +4,6 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-import pytest
-from pydantic import SecretStr
-
-from docora_ops.drift import RepairOutcome
 from tests.errors.checks import HURRIED, refuses
 from tests.support.bulk_actions import RETRY
 from tests.support.docora import QUEUE, Docora, Result, finish
@@ -203,20 +199,3 @@ def test_a_retry_reads_expired_executions_before_it_locks_the_row(docora: Docora
         read.release()
         assert finish(process).code == 0
     docora.assert_sound()
-
-
-def test_a_repair_reads_expired_executions_once_however_many_jobs_it_removes(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("docora_ops.actions.repair.fix._ENTRIES_AT_ONCE", 1)
-    reads = []
-    for number in (1, 8):
-        for link in [docora.add_link("synced") for _ in range(number)]:
-            docora.enqueue(link.job_id)
-            docora.redis.rpush(docora.queue.key, link.job_id)
-        with Proxy.before_redis(docora.redis_url) as proxy:
-            actions = docora.actions(redis_url=SecretStr(proxy.url))
-            read = proxy.plan(EXECUTIONS)
-            assert actions.repair().counts == {RepairOutcome.REMOVED: number}
-            reads.append(read.requests)
-    assert reads[0] == reads[1]

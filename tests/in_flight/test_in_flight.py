@@ -245,7 +245,7 @@ def test_others_are_named_though_nothing_has_stopped_it(docora: Docora) -> None:
     assert "had been queued or changed before, by a scheduler or somebody else." in result.stderr
 
 
-def test_a_link_whose_row_was_locked_has_its_turn_though_all_in_flight_are_lost(
+def test_a_link_that_was_locked_has_its_turn_though_all_in_flight_are_lost(
     docora: Docora,
 ) -> None:
     app_id = docora.add_app()

@@ -2,7 +2,6 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import redis
 from rq.job import JobStatus
 
-from tests.support.diagnoses import ONE_LOOK, check, examine, not_ok, states
+from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import Docora, Result
 from tests.support.privileges import (
     block,
@@ -25,7 +24,7 @@ from tests.support.privileges import (
 
 OPERATION = "bulk_0123456789abcdef"
 SHOW = ("show", "APP", "REPO")
-DOCTOR = ("doctor", "--json")
+DOCTOR = ("doctor", "--read-only", "--json")
 READING = (
     ("failed",),
     ("failed", "--group-by", "error"),
@@ -127,20 +126,6 @@ def test_each_server_refuses_changes_by_itself(world: World) -> None:
     world.forget_denials()
 
 
-def test_doctor_warns_that_both_may_only_read_and_fails_for_nothing_else(world: World) -> None:
-    world.docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
-    world.docora.redis.flushdb()
-    world.docora.add_worker()
-    result = world.run(DOCTOR)
-    assert result.code == 0, result
-    assert not_ok(result) == dict.fromkeys(["privileges", "redis"], "warning")
-    for name in ("privileges", "redis"):
-        found = check(result, name)
-        assert "may only read" in found["finding"]
-        assert "docora-ops help privileges" in found["hint"]
-    world.forget_denials()
-
-
 @pytest.mark.matrix
 def test_without_any_one_grant_a_command_is_refused_and_doctor_says_what_to_grant(
     world: World, subtests: pytest.Subtests
@@ -177,14 +162,6 @@ def test_without_any_one_rule_of_redis_a_command_is_refused(
     world.forget_denials()
 
 
-def test_the_role_for_commands_is_not_taken_for_one_that_only_reads(world: World) -> None:
-    docora = world.docora
-    owner = replace(docora)
-    found = states(examine(owner))
-    assert (found["privileges"], found["redis"]) == ("ok", "ok")
-    owner.close()
-
-
 def test_the_role_reads_neither_tokens_nor_keys_and_show_says_so(world: World) -> None:
     monitor = world.docora.database_access.monitor
     for column, table in (
@@ -210,16 +187,6 @@ def test_a_refused_change_of_one_link_reads_no_secret_either(world: World) -> No
         docora.connection.execute(f"REVOKE {grant} FROM {docora.role}".encode())
         result = docora.run("retry", *world.link.ids)
         assert result.code == (4 if column == "github_token_encrypted" else 5), result
-
-
-def test_doctor_warns_of_a_role_for_monitoring_that_reads_a_secret(world: World) -> None:
-    name = world.docora.database_access.monitor_name
-    world.docora.connection.execute(
-        f"GRANT SELECT (client_auth_key_encrypted) ON apps TO {name}".encode()
-    )
-    found = check(world.run((*DOCTOR, "--read-only")), "privileges")
-    assert found["state"] == "warning"
-    assert "more than it needs: SELECT on apps (client_auth_key_encrypted)" in found["finding"]
 
 
 # What the topic says that monitoring can do all the same

@@ -31,8 +31,7 @@ def in_no_list(docora: Docora) -> TestLink:
 
 
 def expired(docora: Docora) -> TestLink:
-    link = docora.add_link()
-    docora.queue_job(link)
+    link = in_no_list(docora)
     docora.redis.delete(Job.key_for(link.job_id))
     return link
 
@@ -40,7 +39,6 @@ def expired(docora: Docora) -> TestLink:
 def failed_job(docora: Docora) -> TestLink:
     link = never_queued(docora)
     docora.leave_job(link.job_id, JobStatus.FAILED)
-    docora.redis.zadd(registry("finished"), {link.job_id: LATER})
     return link
 
 
@@ -144,7 +142,7 @@ def dead_run_without_job(docora: Docora) -> TestLink:
     return link
 
 
-LOST, STUCK, ORPHAN, DUPLICATE, STALE = (kind for kind in DriftKind if kind.is_drift)
+LOST, STUCK, ORPHAN, DUPLICATE, STALE = DriftKind
 DRIFT: dict[Arrange, DriftKind] = {
     never_queued: LOST,
     in_no_list: LOST,

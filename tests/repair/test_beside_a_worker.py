@@ -5,9 +5,6 @@ import random
 import sys
 from signal import SIGKILL
 
-import pytest
-
-from docora_ops.actions.bulk import run as bulk
 from docora_ops.demo.receiver import Request
 from docora_ops.drift import DriftKind
 from tests.support.git_over_http import gate_at
@@ -48,10 +45,7 @@ def test_a_link_whose_worker_was_killed_is_stuck_and_works_again_after_a_repair(
     assert not actions.drift().total
 
 
-def test_beside_a_worker_at_work_it_never_makes_a_job_twice(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.01)
+def test_beside_a_worker_at_work_it_never_makes_a_job_twice(snapshots: Snapshots) -> None:
     sys.stdout.write(f"{SEED_VARIABLE}={SEED}\n")
     moments = random.Random(SEED)
     docora = snapshots.docora

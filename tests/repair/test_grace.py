@@ -1,73 +1,60 @@
-"""The second look for drift comes after the grace period."""
+"""The second look for drift comes after a pause, and what only one look finds is no drift."""
 
-from collections.abc import Callable
-from datetime import timedelta
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
-from rq.job import Job, JobStatus
-from rq.utils import now, utcformat
 
-from docora_ops.actions.repair.find import find_drift
-from docora_ops.actions.repair.fix import Repair
-from docora_ops.drift import DriftKind
-from docora_ops.settings import SECOND_LOOK_DELAY
+from docora_ops.actions.find_drift import Findings, Suspects, find_drift, find_misplaced
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
 
-GRACE = 600
+
+def everywhere(actions: Actions, link: TestLink) -> Iterator[object]:
+    return find_drift(actions.database, actions.queue, delay=2.5)
 
 
-def repair(actions: Actions, **scope: Any) -> None:
-    Repair(actions.database, actions.queue, actions.store, GRACE, max_attempts=5, **scope).find()
+def one_link(actions: Actions, link: TestLink) -> Iterator[object]:
+    ref = actions.ref(link)
+    return find_drift(actions.database, actions.queue, delay=2.5, app_id=link.app_id, ref=ref)
 
 
-@pytest.mark.parametrize(
-    ("look", "expected"),
-    [
-        (
-            lambda actions, _: find_drift(actions.database, actions.queue, grace_seconds=GRACE),
-            GRACE,
-        ),
-        (lambda actions, _: repair(actions), GRACE),
-        (lambda actions, link: repair(actions, app_id=link.app_id), GRACE),
-        (
-            lambda actions, link: repair(actions, app_id=link.app_id, ref=actions.ref(link)),
-            SECOND_LOOK_DELAY,
-        ),
-    ],
-    ids=["doctor", "repair", "an app", "a link"],
-)
-def test_the_second_look_for_drift_comes_after_the_grace_and_nothing_is_held_meanwhile(
+def due_links(actions: Actions, link: TestLink) -> Iterator[object]:
+    return find_misplaced(actions.queue, [actions.ref(link)], delay=2.5)
+
+
+@pytest.mark.parametrize("look", [everywhere, one_link, due_links])
+def test_it_tells_of_the_pause_each_second_and_holds_nothing_meanwhile(
     docora: Docora,
     monkeypatch: pytest.MonkeyPatch,
-    look: Callable[[Actions, TestLink], object],
-    expected: float,
+    look: Callable[[Actions, TestLink], Iterator[object]],
 ) -> None:
     link = docora.add_link("pending_snapshot")
+    docora.queue_job(link)
+    docora.redis.lrem(docora.queue.key, 0, link.job_id)
     docora.age_links()
+    now = time.monotonic()
     waits: list[float] = []
 
     def sleep(seconds: float) -> None:
-        waits.append(seconds)
+        nonlocal now
+        now += seconds
+        waits.append(round(seconds, 1))
         held = docora.connection.execute(
             "SELECT FROM pg_stat_activity WHERE application_name = 'docora-ops'"
             " AND datname = current_database() AND state <> 'idle'"
         ).fetchall()
         assert held == []
 
-    monkeypatch.setattr("docora_ops.actions.repair.find.time.sleep", sleep)
-    look(docora.actions(), link)
-    assert waits == [expected]
-
-
-def test_a_job_that_was_queued_half_a_minute_ago_hides_no_lost_link(docora: Docora) -> None:
-    link = docora.add_link("pending_snapshot")
-    docora.age_links()
-    docora.leave_job(link.job_id, JobStatus.FAILED)
-    enqueued_at = utcformat(now() - timedelta(seconds=28.5))
-    docora.redis.hset(Job.key_for(link.job_id), "enqueued_at", enqueued_at)
-    actions = docora.actions()
-    report = find_drift(actions.database, actions.queue, grace_seconds=3)
-    assert report.counts[DriftKind.LOST] == 1
+    clock = SimpleNamespace(sleep=sleep, monotonic=lambda: now)
+    monkeypatch.setattr("docora_ops.actions.find_drift.time", clock)
+    *pauses, found = look(docora.actions(), link)
+    assert waits == [1, 1, 0.5]
+    assert pauses == [Suspects(1)] * 4
+    if isinstance(found, Findings):
+        assert [finding.drift.job_id for finding in found.findings] == [link.job_id]
+    else:
+        [(job_id, evidence)] = found.items()  # type: ignore[attr-defined]
+        assert (job_id, evidence.partition(" ")[0]) == (link.job_id, "queued")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from docora_ops.actions.repair.abandoned import recover_abandoned
+from docora_ops.actions.fix_drift import recover_abandoned
 from tests.support.docora import Docora
 
 ATTEMPTS = 5
@@ -61,14 +61,6 @@ def test_a_repair_that_only_fails_links_is_in_the_history(docora: Docora) -> Non
     started, finished = docora.audit_entries()
     assert (started["event"], finished["event"]) == ("started", "finished")
     assert json.loads(finished["counts"]) == {"total": 1, "not_repaired": 1}
-
-
-def test_a_dry_run_tells_which_stuck_links_would_be_failed(docora: Docora) -> None:
-    link = docora.add_link("scanning", retry_count=ATTEMPTS - 1)
-    docora.add_link("scanning", retry_count=ATTEMPTS - 2)
-    result = docora.run("repair", "--dry-run", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
-    assert (result.code, result.data["queued"]) == (6, 1)
-    assert [failure["job_id"] for failure in result.data["failures"]] == [link.job_id]
 
 
 def test_a_worker_that_recovers_many_links_sends_a_heartbeat_before_each(docora: Docora) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 from rq.job import JobStatus
 
 from tests.support.bulk_actions import bulk_document
-from tests.support.docora import Docora
+from tests.support.docora import INTERMEDIATE, Docora
 from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal
+
+AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 
 
 def add_a_link_of_each_kind(docora: Docora) -> dict[str, TestLink]:
@@ -58,6 +60,32 @@ def test_one_pass_queues_what_is_due_and_prints_one_document(docora: Docora) -> 
     assert docora.redis.keys("docora:*") == []
     servers = r"\S+ on \S+ \(schema public\), Redis \S+/\d+"
     assert re.fullmatch(rf"{servers}: 6 links of Acme Search due\.\n", result.stderr)
+
+
+def test_a_job_that_no_worker_would_take_is_replaced_in_the_same_pass(docora: Docora) -> None:
+    """RQ writes `scheduled` before it puts a job into its schedule."""
+    queued, scheduled, waiting, delayed, taken = (
+        docora.add_link("pending_snapshot") for _ in range(5)
+    )
+    for link in (queued, scheduled, waiting, taken):
+        docora.enqueue(link.job_id)
+    docora.schedule_job(delayed.job_id)
+    for link in (queued, scheduled, taken):
+        docora.redis.lrem(docora.queue.key, 0, link.job_id)
+    docora.job(scheduled).set_status(JobStatus.SCHEDULED)
+    docora.redis.rpush(INTERMEDIATE, taken.job_id)
+    before = docora.dump()
+    planned = docora.run("schedule", "--dry-run", "--json", env=AT_ONCE)
+    assert docora.dump() == before
+    # A bulk command believes what the jobs say.
+    assert docora.run("retry-all-failed", "--json").data["total"] == 0
+    result = docora.run("schedule", "--json", env=AT_ONCE)
+    for each in (planned, result):
+        counts = (each.data["replaced_stale"], each.data["already_queued"])
+        assert (each.code, counts) == (0, (2, 3)), each
+    assert docora.waiting() == [waiting.job_id, queued.job_id, scheduled.job_id]
+    again = docora.run("schedule", "--json", env=AT_ONCE)
+    assert (again.code, again.data["already_queued"]) == (0, 5)
 
 
 def test_the_summary_counts_by_app(docora: Docora) -> None:

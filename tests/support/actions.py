@@ -7,10 +7,10 @@ from typing import Any
 from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.left_to_runs import without_paced_links
 from docora_ops.actions.bulk.run import BulkRun
+from docora_ops.actions.find_drift import Findings, find_drift
+from docora_ops.actions.fix_drift import plan_repair, repair
 from docora_ops.actions.link_change import change_one
 from docora_ops.actions.link_choice import choose_links
-from docora_ops.actions.repair.find import find_drift
-from docora_ops.actions.repair.fix import Repair
 from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult
 from docora_ops.database import Database
@@ -108,19 +108,28 @@ class Actions:
         return run.plan() if dry_run else run.run()
 
     def drift(self) -> DriftReport:
-        return find_drift(self.database, self.queue, grace_seconds=0)
+        return self.find().report
+
+    def find(self, *, between_looks: Callable[[], object] = lambda: None, **scope: Any) -> Findings:
+        """Looks for drift twice, without a pause; something may happen between the looks."""
+        for event in find_drift(self.database, self.queue, delay=0, **scope):
+            if isinstance(event, Findings):
+                return event
+            between_looks()
+        raise AssertionError
 
     def repair(
         self,
         *,
         dry_run: bool = False,
-        prepare: Callable[[Repair], object] = lambda repair: None,
+        prepare: Callable[[], object] = lambda: None,
         **scope: Any,
     ) -> RepairResult:
-        """A repair without grace; `prepare` gets it when all is found and nothing repaired."""
-        scope = {"remove_unknown_jobs": True} | scope
+        """A repair without a pause; `prepare` comes when all is found and nothing repaired."""
+        found = self.find(**scope)
+        prepare()
+        if dry_run:
+            return plan_repair(self.queue, found)
         attempts = self.settings.max_retry_attempts
-        repair = Repair(self.database, self.queue, self.store, 0, attempts, **scope)
-        repair.find()
-        prepare(repair)
-        return repair.plan() if dry_run else repair.run()
+        *_, result = repair(self.database, self.queue, self.store, found, max_attempts=attempts)
+        return result

@@ -7,15 +7,14 @@ from tests.support.docora import QUEUE, Docora, Result
 ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 ALL = [
     *("settings", "postgres", "postgres_version", "postgres_primary"),
-    *("postgres_pooling", "tables", "schemas", "privileges"),
+    *("postgres_pooling", "tables", "privileges"),
     *("redis", "redis_version", "redis_primary", "redis_eviction", "redis_memory"),
     *("redis_persistence", "bullmq_queue", "workers", "scheduler", "waiting_jobs"),
     *("clocks", "latency", "servers_match", "failed_links", "open_circuits"),
     *("drift_lost", "drift_stuck", "drift_orphan", "drift_duplicate", "drift_stale_entry"),
-    "drift_failed_live",
 ]
-OF_LINKS = ALL[21:23]
-OF_DRIFT = ALL[23:]
+OF_LINKS = ALL[20:22]
+OF_DRIFT = ALL[22:]
 OF_BOTH = ["servers_match", *OF_DRIFT]
 
 

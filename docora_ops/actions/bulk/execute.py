@@ -259,7 +259,10 @@ class BatchExecution:
     def plan(self, refs: Sequence[LinkRef], batch: Batch) -> list[PlannedLink]:
         """Records each link as `execute` would, and changes nothing. Returns what is planned."""
         for ref, answer in look_at_jobs(self.database, self.queue, batch.record_invalid(refs)):
-            batch.record(ref, outcome_of(answer), why_not_queued(answer))
+            outcome = outcome_of(answer)
+            if answer.state is JobState.WAITING and ref.job_id in self.disproved:
+                outcome = Outcome.REPLACED_STALE
+            batch.record(ref, outcome, why_not_queued(answer))
         queued = [item.ref for item in batch.recorded if item.outcome.succeeded]
         if self.reset_circuit:
             ids = {ref.repository_id for ref in queued}

@@ -56,6 +56,9 @@ class Watch(World):
             is_rescan = row.status != "pending_snapshot"
             assert after.jobs[job_id].is_fresh(is_rescan, self.known[job_id])
         if locked is None:
+            if any(job.places > 1 for job in after.jobs.values()):
+                # A new job was queued for an id that still stood in the list.
+                self.actions.repair()
             assert self.actions.drift().total == 0
             dump = self.docora.dump()
             self.actions.repair()

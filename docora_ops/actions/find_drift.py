@@ -1,0 +1,237 @@
+"""Finds drift between database and queue. Writes nothing."""
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from sys import intern
+
+from docora_ops.actions.look import look_at_jobs
+from docora_ops.database import Database
+from docora_ops.database.drift_rows import linked_jobs, unfinished_links
+from docora_ops.database.link_rows import names_of
+from docora_ops.drift import Drift, DriftKind, DriftReport
+from docora_ops.jobs import JobState
+from docora_ops.links import LinkRef, LinkStatus, ids_of_job
+from docora_ops.pages import batches
+from docora_ops.queue import LinkQueue
+from docora_ops.queue.sweep import TO_RUN_OR_FAILED, Entries, JobFacts, Place, QueueSweep, Removal
+
+_AT_ONCE = 5000
+_DOCORA_JOB_ID = re.compile(r"app_[0-9a-f]{24}-repo_[0-9a-f]{24}")
+_KINDS_OF_LINKS = {
+    LinkStatus.PENDING_SNAPSHOT.value: DriftKind.LOST,
+    LinkStatus.SCANNING.value: DriftKind.STUCK,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """The first look has found mismatches, and the second one is to come. Sent each second."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One disagreement, and what its repair needs.
+
+    ref: the link if it is lost or stuck.
+    disproved: the evidence against the status of its job.
+    removal: what is to be removed otherwise.
+    """
+
+    drift: Drift
+    ref: LinkRef | None = None
+    disproved: str = ""
+    removal: Removal | None = None
+
+    @property
+    def key(self) -> tuple[DriftKind, str, str]:
+        """Tells it from others. Changes if somebody has queued the job meanwhile."""
+        return self.drift.kind, self.drift.job_id, self.disproved
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """The disagreements that two looks have found."""
+
+    findings: Sequence[Finding]
+
+    @property
+    def report(self) -> DriftReport:
+        """The disagreements without what their repair needs."""
+        return DriftReport([finding.drift for finding in self.findings])
+
+
+def find_drift(
+    database: Database,
+    queue: LinkQueue,
+    *,
+    delay: float,
+    app_id: str | None = None,
+    ref: LinkRef | None = None,
+) -> Iterator[Suspects | Findings]:
+    """Looks for drift twice. Yields Suspects until the second look, if the first finds any.
+
+    Yields Findings at last: what only one look finds is normal activity. No lock is held and no
+    transaction is open meanwhile. Raises PostgresError, RedisError.
+
+    delay: seconds between the two looks.
+    app_id: look at this app only.
+    ref: look at this link only.
+    """
+    look = _Look(database, queue, app_id, ref)
+    first = {finding.key for finding in look.find()}
+    if first:
+        yield from _pause(len(first), delay)
+    found = [each for each in look.find() if each.key in first] if first else []
+    named = _with_names(database, [each.drift for each in found])
+    yield Findings([replace(each, drift=drift) for each, drift in zip(found, named, strict=True)])
+
+
+def find_misplaced(
+    queue: LinkQueue, links: Sequence[LinkRef], *, delay: float
+) -> Iterator[Suspects | dict[str, str]]:
+    """Looks twice for jobs whose status says that they wait, though RQ would never take them.
+
+    Yields Suspects until the second look, if the first one finds any. Yields at last the evidence
+    against the status of each job, by its id, for a push. Raises RedisError.
+
+    delay: seconds between the two looks.
+    """
+    sweep = queue.sweep
+    if sweep is None:
+        return
+    first = sweep.misplaced([link.job_id for link in links], sweep.read())
+    if not first:
+        return
+    yield from _pause(len(first), delay)
+    second = sweep.misplaced(list(first), sweep.read())
+    yield {job_id: seen for job_id, seen in second.items() if first[job_id] == seen}
+
+
+def _pause(count: int, delay: float) -> Iterator[Suspects]:
+    yield Suspects(count)
+    end = time.monotonic() + delay
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 1))
+        yield Suspects(count)
+
+
+def _with_names(database: Database, drifts: Sequence[Drift]) -> Iterator[Drift]:
+    for some in batches(drifts, _AT_ONCE):
+        for drift, names in zip(some, names_of(database, some), strict=True):
+            app_name, repository_name = names
+            # One string for all links of an app.
+            app_name = app_name and intern(app_name)
+            yield replace(drift, app_name=app_name, repository_name=repository_name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Looks at the jobs and links of everything, of one app, or at one link."""
+
+    database: Database
+    queue: LinkQueue
+    app_id: str | None
+    ref: LinkRef | None
+
+    def find(self) -> Iterator[Finding]:
+        """Yields what one look finds."""
+        sweep, entries = self.queue.sweep, None
+        if sweep:
+            entries = sweep.read()
+            wanted = [job_id for job_id in entries.job_ids if self._is_wanted(job_id)]
+            for job_ids in batches(wanted, _AT_ONCE):
+                yield from self._check_jobs(sweep, entries, job_ids)
+        for links in unfinished_links(
+            self.database, _AT_ONCE, app_id=self.app_id, link_id=self.ref.id if self.ref else None
+        ):
+            yield from self._check_links(entries, dict(links))
+
+    def _is_wanted(self, job_id: str) -> bool:
+        ids = ids_of_job(job_id)
+        if ids is None or self.app_id not in {None, ids[0]}:
+            return False
+        return self.ref is None or job_id == self.ref.job_id
+
+    def _check_jobs(
+        self, sweep: QueueSweep, entries: Entries, job_ids: Sequence[str]
+    ) -> Iterator[Finding]:
+        """Yields the drift of jobs that have entries in the queue."""
+        facts = sweep.read_facts(job_ids)
+        links = linked_jobs(self.database, job_ids)
+        unlinked = [job_id for job_id in job_ids if job_id not in links and facts[job_id].status]
+        orphans = sweep.made_for_links([each for each in unlinked if _may_be_orphan(entries, each)])
+        found: dict[str, list[Finding]] = {}
+        for job_id in job_ids:
+            if job_id in orphans:
+                places = entries.places_of(job_id)
+                [place, *_] = [each for each in places if each in TO_RUN_OR_FAILED]
+                removal = entries.orphan(job_id, facts[job_id])
+                judged = [_of_job(DriftKind.ORPHAN, f"in {place.words}", removal)]
+            else:
+                judged = list(_judge(job_id, facts[job_id], entries, has_link=job_id in links))
+            if judged:
+                found[job_id] = judged
+        # A running job is left alone, also one that a worker holds the lock of.
+        drifts = [findings[0].drift for findings in found.values()]
+        for drift, answer in look_at_jobs(self.database, self.queue, drifts):
+            if answer.state not in {JobState.RUNNING, JobState.UNREADABLE}:
+                yield from found[drift.job_id]
+
+    def _check_links(
+        self, entries: Entries | None, statuses: Mapping[LinkRef, str]
+    ) -> Iterator[Finding]:
+        """Yields the links without a live job."""
+        sweep = self.queue.sweep
+        job_ids = [ref.job_id for ref in statuses if ref.has_valid_job_id]
+        misplaced = sweep.misplaced(job_ids, entries) if sweep and entries else {}
+        for ref, answer in look_at_jobs(self.database, self.queue, list(statuses)):
+            if self.queue.docora_picks_up(statuses[ref], answer):
+                continue
+            disproved = misplaced.get(ref.job_id, "")
+            if answer.state.is_over:
+                yield _of_link(ref, statuses[ref])
+            elif answer.state is JobState.WAITING and disproved:
+                yield _of_link(ref, statuses[ref], disproved=disproved)
+            elif answer.state is JobState.UNREADABLE:
+                detail = f"its Redis key does not hold a job: {answer.reason}"
+                yield _of_link(ref, statuses[ref], detail)
+        for ref, status in statuses.items():
+            if not ref.has_valid_job_id:
+                yield _of_link(ref, status, "its ids can't form a job id")
+
+
+def _of_link(ref: LinkRef, status: str, detail: str = "", *, disproved: str = "") -> Finding:
+    drift = Drift(_KINDS_OF_LINKS[status], ref.app_id, ref.repository_id, detail=detail)
+    return Finding(drift, ref, disproved)
+
+
+def _of_job(kind: DriftKind, detail: str, removal: Removal) -> Finding:
+    app_id, _, repository_id = removal.job_id.partition("-")
+    return Finding(Drift(kind, intern(app_id), repository_id, detail=detail), removal=removal)
+
+
+def _may_be_orphan(entries: Entries, job_id: str) -> bool:
+    """Tells whether the job is to be run or has failed, and no worker has just taken it.
+
+    Finished and cancelled jobs of deleted links are history; they expire.
+    """
+    places = entries.places_of(job_id)
+    return Place.INTERMEDIATE not in places and not TO_RUN_OR_FAILED.isdisjoint(places)
+
+
+def _judge(job_id: str, facts: JobFacts, entries: Entries, *, has_link: bool) -> Iterator[Finding]:
+    """Yields the stale entries and the duplicates of a job that is no orphan."""
+    stale, removal = entries.stale(job_id, facts)
+    is_gone = not facts.status and _DOCORA_JOB_ID.fullmatch(job_id)
+    if stale and (has_link or is_gone):
+        status = facts.status.encode(errors="replace").decode() or "gone"
+        detail = f"in {stale[0].words}, yet its job is {status}"
+        yield _of_job(DriftKind.STALE_ENTRY, detail, removal)
+    duplicate = entries.duplicate(job_id, facts)
+    if duplicate and has_link:
+        more = f"in {Place.SCHEDULED.words}" if duplicate.entries else "once more"
+        yield _of_job(DriftKind.DUPLICATE, f"in {Place.LIST.words}, and {more}", duplicate)

@@ -1,0 +1,249 @@
+"""Repairs drift between database and queue."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
+
+from docora_ops.actions.belonging import require_primary, require_servers_to_match
+from docora_ops.actions.bulk.audit_entries import AuditEntries
+from docora_ops.actions.bulk.execute import STUCK_ERROR, Batch, BatchExecution, LinkOutcome
+from docora_ops.actions.find_drift import Finding, Findings, Suspects, find_drift, find_misplaced
+from docora_ops.actions.look import look_at_jobs
+from docora_ops.audit import Change
+from docora_ops.bulk import StoppedBy
+from docora_ops.database import Database
+from docora_ops.database.drift_rows import linked_jobs, lock_against_new_links
+from docora_ops.database.link_rows import claim_unfinished_links, held_job_ids
+from docora_ops.database.link_scans import scanning_links
+from docora_ops.drift import Drift, Repaired, RepairOutcome, RepairResult
+from docora_ops.errors import LinkError, RedisError, ServerError
+from docora_ops.jobs import JobState
+from docora_ops.links import Action, LinkRef, Outcome
+from docora_ops.pages import batches
+from docora_ops.queue import LinkQueue, ProgressStore
+from docora_ops.queue.sweep import QueueSweep, Removal
+from docora_ops.settings import SECOND_LOOK_DELAY
+
+_LINKS_AT_ONCE = 500  # links that are locked, queued and committed together
+_JOBS_AT_ONCE = 100
+"""Jobs that are removed together, so that Redis is held for a few milliseconds."""
+_OUTCOMES = {
+    Outcome.QUEUED: RepairOutcome.QUEUED,
+    Outcome.REPLACED_STALE: RepairOutcome.QUEUED,
+    Outcome.RESET: RepairOutcome.RESET,
+    Outcome.NOT_QUEUED: RepairOutcome.NOT_REPAIRED,
+}
+
+
+def find_drift_to_repair(
+    database: Database,
+    queue: LinkQueue,
+    *,
+    delay: float,
+    app_id: str | None = None,
+    ref: LinkRef | None = None,
+    remove_unknown_jobs: bool = False,
+) -> Iterator[Suspects | Findings]:
+    """Yields what `find_drift` does, and refuses if it must not be repaired.
+
+    Raises ServersMismatchedError if there is drift, and database and queue do not seem to belong
+    together, unless `remove_unknown_jobs` is set. Raises PostgresError on a standby; RedisError.
+    """
+    require_primary(database)
+    for event in find_drift(database, queue, delay=delay, app_id=app_id, ref=ref):
+        if isinstance(event, Findings) and event.findings and not remove_unknown_jobs:
+            require_servers_to_match(database, queue, all_jobs=True)
+        yield event
+
+
+def plan_repair(queue: LinkQueue, found: Findings) -> RepairResult:
+    """Returns what `repair` would do; changes nothing.
+
+    Does not tell the stuck links that would become `failed` instead.
+    """
+    queued = RepairOutcome.RESET if queue.is_docoras else RepairOutcome.QUEUED
+    planned = []
+    for finding in found.findings:
+        outcome, error = queued, None
+        if finding.ref is None:
+            outcome = RepairOutcome.REMOVED
+        elif finding.drift.detail:
+            outcome, error = RepairOutcome.NOT_REPAIRED, finding.drift.detail
+        planned.append(Repaired(finding.drift, outcome, error))
+    return RepairResult(found.report.drifts, planned, dry_run=True)
+
+
+def repair(
+    database: Database,
+    queue: LinkQueue,
+    store: ProgressStore,
+    found: Findings,
+    *,
+    max_attempts: int,
+    change: Change | None = None,
+) -> Generator[RepairResult, None, None]:
+    """Repairs the drift that was found, and yields what is done so far after each batch.
+
+    A lost link keeps its retries and its error; a stuck link counts a failure. What has changed
+    since it was found is left alone, and so is a running job. Closing the generator ends the
+    repair; a new repair finishes the rest. Raises PostgresError, RedisError if a server is lost.
+
+    store: takes the audit entry for the end.
+    max_attempts: failures after which a stuck link is `failed` instead of queued again.
+    change: for the audit entries; None: the repair is not recorded.
+    """
+    repaired: list[Repaired] = []
+    result = RepairResult(found.report.drifts, repaired)
+    audit = AuditEntries(change, result.total) if change else None
+    stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
+    try:
+        yield result
+        for _ in _remove_jobs(database, queue.sweep, found.findings, audit, repaired):
+            yield result
+        for _ in _queue_links(database, queue, found.findings, audit, repaired, max_attempts):
+            yield result
+        stopped_by = None
+    except ServerError:
+        stopped_by = StoppedBy.LOST_SERVER
+        raise
+    finally:
+        if audit:
+            with suppress(RedisError) if stopped_by else nullcontext():
+                audit.write_end(store, result.counts, stopped_by)
+
+
+def _remove_jobs(
+    database: Database,
+    sweep: QueueSweep | None,
+    findings: Sequence[Finding],
+    audit: AuditEntries | None,
+    repaired: list[Repaired],
+) -> Iterator[None]:
+    """Removes orphans, duplicates and stale entries. Yields after each transaction."""
+    if sweep is None:
+        return
+    to_remove = [(each.drift, each.removal) for each in findings if each.removal is not None]
+    sweep.prepare()
+    try:
+        for some in batches(to_remove, _JOBS_AT_ONCE):
+            _remove(database, sweep, some, audit, repaired)
+            yield
+    finally:
+        with suppress(RedisError):  # workers drop what is left, and so does the next repair
+            sweep.tidy()
+
+
+def _remove(
+    database: Database,
+    sweep: QueueSweep,
+    some: Sequence[tuple[Drift, Removal]],
+    audit: AuditEntries | None,
+    repaired: list[Repaired],
+) -> None:
+    """Removes jobs and entries in one transaction.
+
+    Its locks keep the links of orphans from being created anew meanwhile: such a link would be left
+    without a job.
+    """
+    orphans = [drift for drift, removal in some if removal.is_orphan]
+    with database.transaction():
+        locked = lock_against_new_links(database, {orphan.repository_id for orphan in orphans})
+        held = held_job_ids(database, [drift.job_id for drift, _ in some])
+        linked = linked_jobs(database, [orphan.job_id for orphan in orphans])
+        to_remove = []
+        for drift, removal in some:
+            is_free = drift.repository_id in locked and drift.job_id not in linked
+            if drift.job_id not in held and (is_free or not removal.is_orphan):
+                to_remove.append((drift, removal))
+            else:
+                repaired.append(Repaired(drift, RepairOutcome.LEFT_ALONE))
+        answers = sweep.remove([each for _, each in to_remove], audit.start() if audit else None)
+        # Before the commit, which only ends the locks: Redis has removed them.
+        for (drift, _), answer in zip(to_remove, answers, strict=True):
+            repaired.append(_removed(drift, answer))
+        if audit and "removed" in answers:
+            audit.has_begun = True
+
+
+def _removed(drift: Drift, answer: str) -> Repaired:
+    word, _, reason = answer.partition(":")
+    if word == "unreadable":
+        error = f"its Redis key does not hold a job: {reason}"
+        return Repaired(drift, RepairOutcome.NOT_REPAIRED, error)
+    outcome = RepairOutcome.REMOVED if word == "removed" else RepairOutcome.LEFT_ALONE
+    return Repaired(drift, outcome)
+
+
+def _queue_links(
+    database: Database,
+    queue: LinkQueue,
+    findings: Sequence[Finding],
+    audit: AuditEntries | None,
+    repaired: list[Repaired],
+    max_attempts: int,
+) -> Iterator[None]:
+    """Queues lost and stuck links. Yields after each transaction."""
+    drifts = {each.ref: each.drift for each in findings if each.ref is not None}
+    if not drifts:
+        return
+    queue.prepare()
+    claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=max_attempts)
+    disproved = {each.drift.job_id: each.disproved for each in findings if each.disproved}
+    execution = BatchExecution(database, queue, Action.REPAIR, claim, audit, disproved=disproved)
+    batch = Batch()
+
+    def record() -> None:
+        for item in batch.recorded:
+            outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
+            repaired.append(Repaired(drifts[item.ref], outcome, item.error_message))
+        batch.recorded.clear()
+
+    for refs in batches(list(drifts), _LINKS_AT_ONCE):
+        try:
+            execution.execute(refs, batch)
+        except LinkError:  # each by itself
+            for ref in refs:
+                execution.execute([ref], batch)
+                record()
+                yield
+        record()
+        yield
+    locked, batch.unclaimed = batch.unclaimed, []
+    for ref in locked:
+        execution.execute_locked(ref, batch)
+        record()
+        yield
+
+
+def recover_abandoned(
+    database: Database,
+    queue: LinkQueue,
+    max_attempts: int,
+    keep_alive: Callable[[], object] = lambda: None,
+) -> list[LinkOutcome]:
+    """Counts a failure for each stuck link and queues it again, as `repair` does.
+
+    Raises PostgresError, RedisError; the links so far are recovered then.
+
+    max_attempts: failures from which on a link is `failed` instead.
+    keep_alive: called before each link, and each second in between.
+    Returns the links that were stuck still.
+    """
+    answers = list(look_at_jobs(database, queue, scanning_links(database)))
+    waiting = [ref for ref, answer in answers if answer.state is JobState.WAITING]
+    misplaced: dict[str, str] = {}
+    for event in find_misplaced(queue, waiting, delay=SECOND_LOOK_DELAY) if waiting else ():
+        keep_alive()
+        if not isinstance(event, Suspects):
+            misplaced = event
+    claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=max_attempts)
+    execution = BatchExecution(database, queue, Action.REPAIR, claim, disproved=misplaced)
+    recovered = []
+    for ref, answer in answers:
+        if answer.state.is_over or ref.job_id in misplaced:
+            keep_alive()
+            # One link at a time: a statement may take half a minute, and a heartbeat lasts 90 s.
+            batch = Batch()
+            execution.execute([ref], batch)
+            recovered += [item for item in batch.recorded if item.outcome in _OUTCOMES]
+    return recovered

@@ -1,1 +1,0 @@
-"""Finding and repairing drift between database and queue."""
