@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
+from docora_ops.actions.docora import Docora
 from docora_ops.actions.status import count_drift
-from docora_ops.database import Database
 from docora_ops.database.counts import count_links
 from docora_ops.database.link_lists import links_by_app
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import OtherQueue
 from docora_ops.links import FAILED_LINKS
 from docora_ops.metrics import Metrics, Server
-from docora_ops.queue import LinkQueue
 
 
-def read_metrics(
-    database: Database, open_queue: Callable[[], LinkQueue], *, by_app: bool
-) -> Metrics:
+def read_metrics(docora: Docora, *, by_app: bool) -> Metrics:
     """Reads the numbers of both servers, or of the one that is up. `by_app`: failed links, too.
 
-    `open_queue`: may ask Redis which queue it is. A server counts as down if it is unreachable,
+    A server counts as down if it is unreachable,
     refuses, or is too slow, even if only midway.
     """
-    start = time.monotonic()
+    start, database = time.monotonic(), docora.database
     links = failed = overview = backend_ok = drift = None
     errors: dict[Server, ServerError] = {}
     # In one transaction, so that the failed links of the apps add up.
@@ -33,7 +30,7 @@ def read_metrics(
         links = count_links(database)
         failed = links_by_app(database, FAILED_LINKS, limit=None, offset=0)[1] if by_app else None
     with _keeping_errors(errors):
-        queue = open_queue()
+        queue = docora.queue_to_read
         overview = queue.overview(limit=1)
         backend_ok = queue.choice.is_clear and queue.read_other() is not OtherQueue.WORKED_ON
         if backend_ok and not errors:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from docora_ops.actions.background import PATIENCE, in_background, outcome, too_late
-from docora_ops.actions.links import count_by_app, count_by_error
+from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import look_at_jobs
+from docora_ops.actions.reading import count_by_app, count_by_error
 from docora_ops.bulk import KnownOperation
 from docora_ops.database import Database
 from docora_ops.database.counts import count_links
@@ -22,7 +23,7 @@ from docora_ops.database.postgres_server import read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import JobState, OtherQueue, QueueOverview
 from docora_ops.links import FAILED_LINKS, LinkStatus
-from docora_ops.queue import LinkQueue, ProgressStore, Redis
+from docora_ops.queue import LinkQueue
 from docora_ops.queue.redis_client import describe, latency
 from docora_ops.status import DriftCounts, LinkOverview, Status, Trend
 
@@ -34,18 +35,16 @@ _RECENT = 60
 """Seconds over which the rate is measured."""
 
 
-def read_status(
-    database: Database, client: Redis, open_queue: Callable[[], LinkQueue], store: ProgressStore
-) -> Iterator[Status]:
+def read_status(docora: Docora) -> Iterator[Status]:
     """Reads from both servers what each of them tells; a lost one does not prevent the other.
 
     Yields each second what is known so far and, after 8 s at most, all that was read by then.
-    `open_queue`: may ask Redis which queue it is.
     """
+    database, client = docora.database, docora.redis
 
     def read_redis() -> tuple[LinkQueue, QueueOverview, OtherQueue, KnownOperation | None]:
-        queue = open_queue()
-        last = next(iter(store.read_all()), None)
+        queue = docora.queue_to_read
+        last = next(iter(docora.store.read_all()), None)
         return queue, queue.overview(1), queue.read_other(), last
 
     redis_name = describe(client)

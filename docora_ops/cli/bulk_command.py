@@ -15,6 +15,7 @@ from docora_ops.actions.bulk.batch import LinkOutcome
 from docora_ops.actions.bulk.paced_run import PacedRun
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.waiting.follow import Following
+from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
 from docora_ops.cli.change import in_words
@@ -48,7 +49,7 @@ class BulkOptions:
 
     def must_skip_open_circuits(self, context: Context) -> bool:
         """Tells whether links with an open circuit are left alone: Docora would not queue them."""
-        return context.queue.is_docoras and not self.reset_circuit
+        return context.docora.queue.is_docoras and not self.reset_circuit
 
     @property
     def recorded(self) -> dict[str, object]:
@@ -93,13 +94,13 @@ class BulkCommand(LongRun):
         options: BulkOptions = _NONE,
     ) -> None:
         stop = Stop()
-        grace = context.settings.drift_grace
-        self._following = Following(context.database, context.queue, stop, grace)
+        grace = context.docora.settings.drift_grace
+        self._following = Following(context.docora.database, context.docora.queue, stop, grace)
         audit = AuditEntries(change, selection.total)
         self._options = options
         self._is_paced = options.in_flight is not None and not context.dry_run
         common = (
-            *(action, context.database, context.queue, context.store),
+            *(action, context.docora.database, context.docora.queue, context.docora.store),
             *(selection, batch_size, audit, options.front, options.reset_circuit),
             *(options.update, stop),
         )
@@ -110,7 +111,7 @@ class BulkCommand(LongRun):
                 in_flight=options.in_flight,
                 max_failures=options.max_failures,
                 timeout=context.timeout,
-                runs=None if context.queue.is_docoras else PacedRuns(context.redis),
+                runs=None if context.docora.queue.is_docoras else PacedRuns(context.docora.redis),
                 on_stop=self._tell_stop,
             )
         else:
@@ -131,19 +132,21 @@ class BulkCommand(LongRun):
         """Asks, changes the links and shows the result. Returns the exit code."""
         context, selection = self.context, self._run.selection
         if context.dry_run or not selection.total:
-            context.require_right_backend()
+            require_right_workers(context.docora)
         else:
-            self._workers = context.count_workers(to_change=True)
+            self._workers = count_workers(context.docora, to_change=True)
         if selection.total:
-            require_servers_to_match(context.database, context.queue)
+            require_servers_to_match(context.docora.database, context.docora.queue)
         if context.dry_run:
-            context.say(f"{context.servers}: dry run over {self._links}, nothing will be changed.")
+            context.say(
+                f"{context.docora.servers}: dry run over {self._links}, nothing will be changed."
+            )
             self._run.plan()
             return self.finish()
         if not selection.total:
             self._tell_nothing_fits()
             return self.finish()
-        if self._is_paced and context.queue.is_docoras:
+        if self._is_paced and context.docora.queue.is_docoras:
             context.warn(
                 "Warning: --in-flight holds back docora-ops only: Docora's scheduler queues all "
                 "failed links in each pass, except those with an open circuit."
@@ -153,24 +156,24 @@ class BulkCommand(LongRun):
             above: list[RenderableType] = [app_counts(by_app)] if len(by_app) > 1 else []
             if self._action is Action.RESYNC and not self._options.update:
                 above.append(render.forgotten(is_planned=True))
-            terminal.ask(f"{context.servers}: {question}?", *above)
+            terminal.ask(f"{context.docora.servers}: {question}?", *above)
         return self.carry_out(self._start, self._cancel_at_once)
 
     def _tell_nothing_fits(self) -> None:
         """Says how many links are failed all the same: "nothing to do" sounds like an all-clear."""
         if self._action is not Action.RETRY or self._run.selection.open_circuits_left_out:
             return
-        if failed := count_links(self.context.database).failed:
+        if failed := count_links(self.context.docora.database).failed:
             links = "link is" if failed == 1 else "links are"
             none = f"no link fits the options, yet {failed} {links} failed"
-            self.context.warn(f"{self.context.servers}: {none}.")
+            self.context.warn(f"{self.context.docora.servers}: {none}.")
 
     def _start(self) -> None:
         if self._action is Action.SCHEDULE:
             begun = f"{self._links} due"
         else:
             begun = f"operation {self._run.start()}, {self._links}"
-        self.context.say(f"{self.context.servers}: {begun}.")
+        self.context.say(f"{self.context.docora.servers}: {begun}.")
 
     @contextmanager
     def progress(self, total: int) -> Iterator[None]:
@@ -221,7 +224,7 @@ class BulkCommand(LongRun):
         if self._run.operation_id is None:
             return
         # A connection of its own: the signal may have come while the run locks the other's pool.
-        settings = self.context.settings.model_copy(
+        settings = self.context.docora.settings.model_copy(
             update={"connect_timeout": 1, "statement_timeout": 1}
         )
         store, reason = ProgressStore(connect(settings)), interruption(self._run.stop)
@@ -243,7 +246,7 @@ class BulkCommand(LongRun):
                     following.run(self.context.timeout, self._run.stay_known)
         except ServerError as error:
             lost = error
-            self.context.database.close()
+            self.context.docora.database.close()
         keep_results(self.context, self._run.record_results, lost)
         waited = following.result()
         if self.context.as_json:
@@ -328,7 +331,7 @@ class BulkCommand(LongRun):
             left_out = amount(result.open_circuits_left_out, "link")
             # Without a link to change, the message has counted them.
             yield f"{left_out} left out: {why}" if result.total else why.capitalize()
-            if self.context.queue.is_docoras:
+            if self.context.docora.queue.is_docoras:
                 yield "To close the circuits, and reset these links, too: add --reset-circuit."
 
 

@@ -47,7 +47,7 @@ def doctor(
     from docora_ops.text import amount
 
     def before_second_look(suspects: int) -> None:
-        if seconds := context.settings.drift_grace:
+        if seconds := context.docora.settings.drift_grace:
             found = amount(suspects, "mismatch", "mismatches")
             context.say(f"{found} at first check: checking again in {seconds} s.")
 

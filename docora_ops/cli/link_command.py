@@ -5,13 +5,9 @@ from __future__ import annotations
 from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.link_change import LinkChange
 from docora_ops.actions.lookup import resolve_link
-from docora_ops.cli.change import (
-    describe_change,
-    in_words,
-    names_of,
-    reset_in_words,
-    sent_again,
-)
+from docora_ops.actions.workers import count_workers, require_rq_for_front
+from docora_ops.audit import describe_change
+from docora_ops.cli.change import in_words, names_of, reset_in_words, sent_again
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.terminal import Terminal
@@ -36,18 +32,18 @@ def change_link(
     update: bool = False,
 ) -> int:
     """Asks at the terminal, changes the link and shows the result. Returns the exit code."""
-    database = context.database
+    database = context.docora.database
     if front:
-        context.require_rq_for_front()
+        require_rq_for_front(context.docora)
     with database.transaction():  # one, instead of one for each statement
         link = resolve_link(database, app, repo)
-    workers = context.count_workers(to_change=True)
-    require_servers_to_match(database, context.queue)
+    workers = count_workers(context.docora, to_change=True)
+    require_servers_to_match(database, context.docora.queue)
     if terminal is not None:
         files = amount(count_deliveries(database, [link.ref]), "file")
         above = [] if update else [forgotten(is_planned=True)]
         terminal.ask(
-            f"{context.servers}: send {link.payload.app_name} {files} of "
+            f"{context.docora.servers}: send {link.payload.app_name} {files} of "
             f"{link.payload.repository_name} {sent_again(update=update)} the delivery records, "
             f"{reset_in_words(context, 'the link', 'its snapshot job')}"
             f"{in_words(front=front, reset_circuit=reset_circuit)})?",
@@ -58,7 +54,15 @@ def change_link(
     )
     dry_run = context.dry_run
     result = LinkChange(
-        action, database, context.queue, link.ref, front, reset_circuit, dry_run, change, update
+        action,
+        database,
+        context.docora.queue,
+        link.ref,
+        front,
+        reset_circuit,
+        dry_run,
+        change,
+        update,
     ).make()
     _show(context, result, workers)
     return _wait(context, result, workers) if context.wait else ExitCode.OK
@@ -72,7 +76,7 @@ def _show(context: Context, result: LinkResult, workers: int) -> None:
         if result.dry_run:
             context.say("Dry run: nothing was changed.")
         else:
-            context.say(f"{context.servers}: {render.message(result, workers)}.")
+            context.say(f"{context.docora.servers}: {render.message(result, workers)}.")
     elif not context.wait:
         context.show_document(render.document(result, workers))
     if result.audit_error:
@@ -88,7 +92,9 @@ def _wait(context: Context, result: LinkResult, workers: int) -> int:
     from docora_ops.render.waits import wait_table
 
     ref = result.link.ref
-    following = Following(context.database, context.queue, grace=context.settings.drift_grace)
+    following = Following(
+        context.docora.database, context.docora.queue, grace=context.docora.settings.drift_grace
+    )
     following.add(ref, result.outcome)
     try:
         with waiting(context, following, workers, link=ref.words):

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from docora_ops.audit import describe_change
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change, names_of
+from docora_ops.cli.change import names_of
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
 
@@ -47,23 +48,23 @@ def repair(
     from docora_ops.cli.repair_command import RepairCommand
 
     fix = Repair(
-        context.database,
-        context.queue,
-        context.store,
-        context.settings.drift_grace,
-        context.settings.max_retry_attempts,
+        context.docora.database,
+        context.docora.queue,
+        context.docora.store,
+        context.docora.settings.drift_grace,
+        context.docora.settings.max_retry_attempts,
         remove_unknown_jobs=remove_unknown_jobs,
     )
     names: dict[str, object] = {}
     of = ""
     if app is not None and repo is not None:
-        link = resolve_link(context.database, app, repo)
+        link = resolve_link(context.docora.database, app, repo)
         fix.ref, fix.app_id = link.ref, link.ref.app_id
         names = names_of(link)
         of = f" of {link.payload.link_name}"
     elif app is not None:
         by_prefix = dry_run or terminal is not None
-        found = resolve_app(context.database, app, by_prefix=by_prefix)
+        found = resolve_app(context.docora.database, app, by_prefix=by_prefix)
         fix.app_id = found.app_id
         names = asdict(found)
         of = f" of {found.app_name}"

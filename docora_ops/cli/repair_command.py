@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from docora_ops.actions.repair.fix import Repair
+from docora_ops.actions.workers import count_workers
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import LongRun
@@ -30,8 +31,8 @@ class RepairCommand(LongRun):
     def run(self, terminal: Terminal | None) -> int:
         """Finds drift, asks, repairs it and shows the result. Returns the exit code."""
         context = self.context
-        context.say(f"{context.servers}: looking for drift{self._of}.")
-        context.count_workers(to_change=True, alone=True)
+        context.say(f"{context.docora.servers}: looking for drift{self._of}.")
+        count_workers(context.docora, to_change=True, alone=True)
         self._fix.before_second_look = lambda suspects: context.say(
             f"{amount(suspects, 'mismatch', 'mismatches')} at first check: checking again."
         )
@@ -41,8 +42,8 @@ class RepairCommand(LongRun):
         elif found.total:
             if terminal is not None:
                 above = render.found(found, terminal.width)
-                changes = _changes(found, is_docoras=context.queue.is_docoras)
-                terminal.ask(f"{context.servers}: {changes}{self._of}?", above)
+                changes = _changes(found, is_docoras=context.docora.queue.is_docoras)
+                terminal.ask(f"{context.docora.servers}: {changes}{self._of}?", above)
             return self.carry_out()
         return self.finish()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from docora_ops.audit import describe_change
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change
 from docora_ops.cli.context import context_of
 
 
@@ -22,8 +22,11 @@ def schedule(
     was opened since git last succeeded. Leaves links to a running command with --in-flight.
     """
     context = context_of(typer_context)
-    within = context.settings.scan_interval
-    context.require_rq("schedule", f"Docora's worker queues what is due by itself, within {within}")
+    from docora_ops.actions.workers import require_rq
+
+    within = context.docora.settings.scan_interval
+    instead = f"Docora's worker queues what is due by itself, within {within}"
+    require_rq(context.docora, "schedule", instead)
     from docora_ops.actions.bulk.left_to_runs import without_paced_links
     from docora_ops.cli.bulk_command import BulkCommand
     from docora_ops.database.selection import select_due
@@ -31,8 +34,8 @@ def schedule(
     from docora_ops.queue import PacedRuns
     from docora_ops.text import amount
 
-    due = select_due(context.database, context.settings.rescan_interval_ms)
-    selection = without_paced_links(context.database, PacedRuns(context.redis), due)
+    due = select_due(context.docora.database, context.docora.settings.rescan_interval_ms)
+    selection = without_paced_links(context.docora.database, PacedRuns(context.docora.redis), due)
     for operation_id, links in selection.left_to_operations.items():
         left = f"{amount(links, 'due link')} left to operation {operation_id}"
         context.say(f"{left}, which queues its links at its own pace (--in-flight).")

@@ -55,6 +55,7 @@ def status(
         return ExitCode.OK
     from rich.live import Live
 
+    from docora_ops.actions.workers import note_other_workers
     from docora_ops.jobs import BackendSource, OtherQueue
     from docora_ops.render import status as render
     from docora_ops.render.console import may_animate
@@ -66,7 +67,7 @@ def status(
     finally:
         if live:
             live.stop()
-    context.tell_backend()
+    context.tell()
     if not as_json:
         context.show_tables([render.screen(found)])
     else:
@@ -74,7 +75,7 @@ def status(
     is_on_screen = found.has_only_others and not as_json
     is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
     if is_clear and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
-        context.warn_of_others(has_workers=not found.has_only_others)
+        note_other_workers(context.docora, has_workers=not found.has_only_others)
     for error in found.errors:
         context.report(error)
     return exit_code_of(found.errors[0]) if found.errors else ExitCode.OK
@@ -90,9 +91,7 @@ def _read(context: Context, live: Live | None) -> Status:
     from docora_ops.render.cells import cell
 
     is_silent = context.as_json
-    for found in read_status(
-        context.database, context.redis, context.open_queue_to_read, context.store
-    ):
+    for found in read_status(context.docora):
         if not found.waiting_for:
             continue
         words = f"Waiting for {' and '.join(found.waiting_for)}."
@@ -125,7 +124,7 @@ def _watch(context: Context, seconds: int) -> None:
     live = Live(console=context.out, auto_refresh=False) if may_animate(sys.stdout) else None
     began = time.monotonic()
     found = _read(context, None)
-    context.tell_backend()  # later, it would break up the screen
+    context.tell()  # later, it would break up the screen
     with live or nullcontext():
         while not getattr(sys.stdout, "has_lost_its_reader", False):
             shown = render.screen(found, compare(found, began))
@@ -138,7 +137,7 @@ def _watch(context: Context, seconds: int) -> None:
                 if isinstance(error, PostgresDeniedError | RedisDeniedError):
                     raise error
             if any(not isinstance(error, RedisError) for error in found.errors):
-                context.reconnect()
+                context.docora.reconnect()
             taken = time.monotonic() - began
             # In slices: a signal that comes just before a sleep is only seen after it.
             Stop().sleep(max(seconds - taken, taken * _REST))

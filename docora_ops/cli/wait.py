@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from docora_ops.audit import describe_change
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change
 from docora_ops.cli.completers import complete_app_or_operation
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, gravest
@@ -61,20 +61,25 @@ def _wait_for_link(context: Context, app: str, repo: str) -> int:
     from docora_ops.actions.decision import invalid_job_id
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.actions.waiting.follow import Following, wait_for_one
+    from docora_ops.actions.workers import count_workers
     from docora_ops.cli.waiting import end_wait, waiting
     from docora_ops.links import LinkStatus, Outcome
     from docora_ops.render import waits
     from docora_ops.waits import LinkWait, WaitEnd
 
-    link = resolve_link(context.database, app, repo)
+    link = resolve_link(context.docora.database, app, repo)
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)
-    workers = context.count_workers()
-    following = Following(context.database, context.queue, grace=context.settings.drift_grace)
+    workers = count_workers(context.docora)
+    following = Following(
+        context.docora.database,
+        context.docora.queue_to_read,
+        grace=context.docora.settings.drift_grace,
+    )
     if link.status == LinkStatus.SYNCED:  # a live job, if any, is a rescan
         waited = LinkWait(WaitEnd.SYNCED, link.status, None, 0)
     else:
-        if context.queue.is_docoras and link.circuit_is_open:
+        if context.docora.queue_to_read.is_docoras and link.circuit_is_open:
             context.warn(
                 f"Warning: {link.held_back}. To close it: docora-ops retry {link.ref.words} "
                 "--reset-circuit"
@@ -94,24 +99,25 @@ def _wait_for_link(context: Context, app: str, repo: str) -> int:
 def _wait_for_operation(context: Context, operation_id: str) -> int:
     from docora_ops.actions.waiting.follow import Following
     from docora_ops.actions.waiting.operation import OperationWatch
+    from docora_ops.actions.workers import count_workers
     from docora_ops.cli.waiting import keep_results, waiting
     from docora_ops.interrupts import Stop
 
-    progress = context.store.read(operation_id)
-    if not context.store.has_links(operation_id):
+    progress = context.docora.store.read(operation_id)
+    if not context.docora.store.has_links(operation_id):
         raise NotFoundError(
             f"the links of operation {operation_id!r} are not known: Docora's dashboard runs it",
             hint=f"docora-ops progress {quote(operation_id)} --follow shows how far it is",
         )
-    grace = context.settings.drift_grace
-    following = Following(context.database, context.queue_to_read(), Stop(), grace)
-    watch = OperationWatch(following, context.store, progress)
+    grace = context.docora.settings.drift_grace
+    following = Following(context.docora.database, context.docora.queue_to_read, Stop(), grace)
+    watch = OperationWatch(following, context.docora.store, progress)
     lost: ServerError | None = None
     try:
         with waiting(
             context,
             following,
-            context.count_workers(),
+            count_workers(context.docora),
             f"the snapshots of operation {operation_id}",
             left=lambda: watch.left if watch.goes_on else 0,
         ):

@@ -71,7 +71,7 @@ def showing_wait(
     at_most = f", {context.timeout} s at most" if context.timeout else ""
     context.say(f"Waiting for {what}{at_most}.")
     if not workers and queue.choice.is_clear:
-        start = context.advice.to_start_workers
+        start = context.docora.advice.to_start_workers
         context.say(f"Waiting all the same: a worker may come. To start one: {start}")
     so_far, is_animated = following.result(), may_animate(sys.stderr)
     total = so_far.total + left()
@@ -99,14 +99,14 @@ def _wrapped(parts: Sequence[str], context: Context) -> str:
 
 
 def _tell(context: Context, link: str, notice: Notice, text: str) -> None:
-    advice = context.advice
+    advice = context.docora.advice
     match notice:
         case Notice.LOST:
             sentence = f"no live job for {text} of the links. {_queue_again(link)}"
         case Notice.NO_WORKER:
-            name = context.settings.queue_name
+            name = context.docora.settings.queue_name
             sentence = f"no worker listens on the queue {name} any more"
-            if context.queue.choice.is_clear:
+            if context.docora.queue_to_read.choice.is_clear:
                 sentence += f": {advice.to_start_workers}"
         case Notice.SUSPENDED:
             sentence = f"{text}. To go on: {advice.to_resume}"
@@ -151,7 +151,7 @@ def end_wait(
         left = amount(wait.unfinished, "result")
         again = f"docora-ops wait {link or quote(operation_id or '')}"
         # Beside Docora's own workers, a link may wait for the scheduler without a job.
-        queue = context.queue
+        queue = context.docora.queue_to_read
         is_known = queue.choice.is_clear and not queue.is_docoras
         jobs = "The jobs go on; to wait for them" if is_known else "To go on waiting"
         context.warn(f"{end}; {left} still to come. {jobs}: {again}")

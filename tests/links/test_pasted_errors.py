@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from docora_ops.actions.folding import LONGEST
-from docora_ops.actions.links import count_by_error
+from docora_ops.actions.reading import count_by_error
 from docora_ops.database.link_lists import links_by_app
 from docora_ops.links import LinkFilter
 from docora_ops.text import inert

@@ -11,9 +11,9 @@ from typing import Any
 
 from docora_ops.actions.background import PATIENCE, in_background, outcome, too_late
 from docora_ops.actions.belonging import count_jobs_with_links, sample_jobs
+from docora_ops.actions.docora import find_backend
 from docora_ops.actions.doctor import postgres_checks, redis_checks, timing_checks
 from docora_ops.actions.doctor.timing_checks import seconds_ahead
-from docora_ops.actions.open_queue import open_queue
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.database import Database
 from docora_ops.database.counts import count_apps_with_failed_links, count_links
@@ -46,7 +46,7 @@ from docora_ops.errors import (
 )
 from docora_ops.jobs import Backend, OtherQueue, QueueHealth
 from docora_ops.links import LinkStatus
-from docora_ops.queue import LinkQueue, Redis, connect
+from docora_ops.queue import LinkQueue, Redis, connect, queue_of
 from docora_ops.queue.redis_client import describe, latency
 from docora_ops.queue.redis_server import QueueInspector
 from docora_ops.settings import Settings, load_settings
@@ -291,7 +291,7 @@ def _check_redis(
     implied = ", since REDIS_URL is not set" if settings.redis_is_implied else ""
     where = describe(client) + implied
     try:
-        found.queue = queue = open_queue(settings, client)
+        found.queue = queue = queue_of(settings, client, find_backend(settings, client))
         inspector = QueueInspector(settings, client, queue.backend)
         refusal, tried = None, False
         if read_only:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from shlex import quote
 
-from docora_ops.advice import ADVICE
 from docora_ops.diagnosis import Check, CheckName, failed, not_checked, ok, warning
-from docora_ops.jobs import Backend, OtherQueue, QueueHealth
+from docora_ops.jobs import ADVICE, Backend, OtherQueue, QueueHealth
 from docora_ops.queue.redis_server import RedisServer
 from docora_ops.text import amount, duration
 
