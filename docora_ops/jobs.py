@@ -95,13 +95,11 @@ ADVICE = MappingProxyType(
 
 
 class JobState(StrEnum):
-    """The state of a link's job.
+    """The state of a link's job, by the job's own keys.
 
-    `NONE`: no job, or only an ended one, which a detailed look calls `FINISHED` if the record of a
-    finished job is all that is left, otherwise `STALE`. `DOUBTFUL`: with RQ, its status is `queued`
-    but it is in no list: an orphan, or a worker is just taking it; with BullMQ, its worker was
-    killed. `UNREADABLE`: the job's key holds
-    something else.
+    With RQ, a job is running while the key of an execution lives, whatever its status says;
+    otherwise its status decides. `STALE`: the remains of a job that failed, was stopped or was
+    abandoned. `UNREADABLE`: the job's key holds something else.
     """
 
     NONE = "none"
@@ -109,8 +107,17 @@ class JobState(StrEnum):
     STALE = "stale"
     WAITING = "waiting"
     RUNNING = "running"
-    DOUBTFUL = "doubtful"
     UNREADABLE = "unreadable"
+
+    @property
+    def is_live(self) -> bool:
+        """Tells whether the job waits or runs."""
+        return self in {JobState.WAITING, JobState.RUNNING}
+
+    @property
+    def is_over(self) -> bool:
+        """Tells whether there is no job, or only the remains of one."""
+        return self in {JobState.NONE, JobState.FINISHED, JobState.STALE}
 
 
 @dataclass(frozen=True)

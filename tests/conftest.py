@@ -12,9 +12,6 @@ import pytest
 import redis
 from hypothesis import configuration, settings
 
-from docora_ops.actions import link_change as single
-from docora_ops.actions.bulk import paced_run
-from docora_ops.actions.bulk import run as bulk
 from docora_ops.demo.receiver import Receiver
 from tests.support import servers
 from tests.support.bullmq import Bullmq, Producer
@@ -179,14 +176,6 @@ def snapshots(docora: Docora, server_directory: Path) -> Iterator[Snapshots]:
     with Receiver().serving() as receiver:
         yield Snapshots(docora, Path(mkdtemp(dir=server_directory)), receiver)
         assert receiver.problems == []
-
-
-@pytest.fixture(autouse=True)
-def second_look_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the wait before the second look, for actions that a test calls directly."""
-    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.01)
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.01)
-    monkeypatch.setattr(paced_run, "SECOND_LOOK_DELAY", 0.01)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Looks at the jobs of many links."""
+"""Looking at the jobs of links, and the one rule for what becomes of a link by its job."""
 
 from __future__ import annotations
 
@@ -8,44 +8,61 @@ from typing import TypeVar
 from docora_ops.batches import batches
 from docora_ops.database import Database
 from docora_ops.database.link_rows import held_job_ids
+from docora_ops.errors import InvalidJobIdError
 from docora_ops.jobs import JobState
-from docora_ops.links import LinkIds, LinkRef
-from docora_ops.queue import Answer, LinkQueue, WaitingList
+from docora_ops.links import LinkIds, LinkRef, Outcome
+from docora_ops.queue import Answer, LinkQueue
 
 LinkT = TypeVar("LinkT", bound=LinkIds)
 
 _AT_ONCE = 500
+_OUTCOMES = {
+    JobState.NONE: Outcome.QUEUED,
+    JobState.FINISHED: Outcome.QUEUED,
+    JobState.STALE: Outcome.REPLACED_STALE,
+    JobState.WAITING: Outcome.ALREADY_QUEUED,
+    JobState.RUNNING: Outcome.ALREADY_RUNNING,
+    JobState.UNREADABLE: Outcome.NOT_QUEUED,
+}
 
 
 def look_at_jobs(
-    database: Database,
-    queue: LinkQueue,
-    links: Sequence[LinkT],
-    *,
-    waiting: WaitingList | None = None,
-    detailed: bool = False,
-    by_status: bool = False,
+    database: Database, queue: LinkQueue, links: Sequence[LinkT]
 ) -> Iterator[tuple[LinkT, Answer]]:
     """Yields each link with a valid job id, and its job: running if a worker holds the link's lock.
 
-    `waiting`: the list as read before. `detailed`: tells a finished and a stale job
-    from none. `by_status`: believes RQ's status and searches no list.
+    Raises PostgresError, RedisError.
     """
-    valid = [link for link in links if link.has_valid_job_id]
-    if waiting is None and not by_status and len(valid) > 1:
-        waiting = queue.read_waiting()  # Redis would be held while it searches for each
-    for some in batches(valid, _AT_ONCE):
+    for some in batches([link for link in links if link.has_valid_job_id], _AT_ONCE):
         job_ids = [link.job_id for link in some]
-        answers = queue.look(job_ids, waiting=waiting, detailed=detailed, by_status=by_status)
+        answers = queue.look(job_ids)
         held = held_job_ids(database, job_ids)
         for link, answer in zip(some, answers, strict=True):
             is_held = link.job_id in held
             yield link, Answer(link.job_id, JobState.RUNNING) if is_held else answer
 
 
-def job_state(
-    database: Database, queue: LinkQueue, ref: LinkRef, *, by_status: bool = False
-) -> JobState:
+def job_state(database: Database, queue: LinkQueue, ref: LinkRef) -> JobState:
     """Returns the state of the link's job; a link with an invalid job id has none."""
-    looked = look_at_jobs(database, queue, [ref], detailed=True, by_status=by_status)
+    looked = look_at_jobs(database, queue, [ref])
     return next((answer.state for _, answer in looked), JobState.NONE)
+
+
+def outcome_of(answer: Answer) -> Outcome:
+    """Returns the outcome for a link that qualifies, by its job."""
+    return answer.outcome or _OUTCOMES[answer.state]
+
+
+def why_not_queued(answer: Answer) -> str | None:
+    """Returns why the link of an unreadable job can't be queued, None for any other job."""
+    if answer.state is JobState.UNREADABLE:
+        return f"the Redis key of job {answer.job_id!r} does not hold a job: {answer.reason}"
+    return None
+
+
+def invalid_job_id(ref: LinkRef) -> InvalidJobIdError:
+    """Returns the error for a link whose two ids form no job id that can be told apart."""
+    return InvalidJobIdError(
+        f"the ids {ref.app_id!r} and {ref.repository_id!r} can't form a job id",
+        hint="ids of Docora hold only letters, digits and `_`",
+    )

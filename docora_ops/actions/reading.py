@@ -51,7 +51,7 @@ def links(
     total, rows = lists.links_page(database, which, sort, limit=limit, offset=_offset(page, limit))
     error = None
     try:
-        looked = look_at_jobs(database, docora.queue_to_read, rows, detailed=True, by_status=True)
+        looked = look_at_jobs(database, docora.queue_to_read, rows)
         jobs = {link.job_id: answer.state for link, answer in looked}
         rows = [replace(link, job=jobs.get(link.job_id, JobState.NONE)) for link in rows]
         note_wrong_backend(docora)
@@ -139,7 +139,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         circuit_is_open=link.circuit_is_open,
         history=history,
         lock_held=bool(held_job_ids(database, [link.ref.job_id])),
-        job=job_state(database, queue, link.ref, by_status=True),
+        job=job_state(database, queue, link.ref),
         job_id=link.ref.job_id,
         backend=queue.backend,
         backend_source=queue.choice.source,

@@ -129,7 +129,7 @@ def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts 
         return DriftCounts(max(0, count_unfinished_links(database) - jobs), 0, at_least=True)
     statuses = dict(links)
     found = Counter(status for ref, status in links if not ref.has_valid_job_id)
-    for ref, answer in look_at_jobs(database, queue, list(statuses), by_status=True):
+    for ref, answer in look_at_jobs(database, queue, list(statuses)):
         if queue.docora_picks_up(statuses[ref], answer):
             continue
         if answer.state in {JobState.NONE, JobState.UNREADABLE}:

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 
 from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
-from docora_ops.actions.bulk.batch import LinkOutcome
+from docora_ops.actions.bulk.execute import LinkOutcome
 from docora_ops.actions.bulk.paced_run import PacedRun
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.waiting.follow import Following

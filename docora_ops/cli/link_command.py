@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from docora_ops.actions.belonging import require_servers_to_match
-from docora_ops.actions.link_change import LinkChange
+from docora_ops.actions.link_change import change_one
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.workers import count_workers, require_rq_for_front
 from docora_ops.audit import describe_change
@@ -52,18 +52,17 @@ def change_link(
     change = describe_change(
         action, reason, **names_of(link), front=front, reset_circuit=reset_circuit, update=update
     )
-    dry_run = context.dry_run
-    result = LinkChange(
-        action,
+    result = change_one(
         database,
         context.docora.queue,
+        action,
         link.ref,
-        front,
-        reset_circuit,
-        dry_run,
-        change,
-        update,
-    ).make()
+        front=front,
+        reset_circuit=reset_circuit,
+        update=update,
+        dry_run=context.dry_run,
+        change=change,
+    )
     _show(context, result, workers)
     return _wait(context, result, workers) if context.wait else ExitCode.OK
 

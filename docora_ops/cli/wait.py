@@ -58,7 +58,7 @@ def wait(
 
 
 def _wait_for_link(context: Context, app: str, repo: str) -> int:
-    from docora_ops.actions.decision import invalid_job_id
+    from docora_ops.actions.look import invalid_job_id
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.actions.waiting.follow import Following, wait_for_one
     from docora_ops.actions.workers import count_workers

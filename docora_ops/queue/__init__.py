@@ -4,17 +4,16 @@ from redis import Redis
 
 from docora_ops.jobs import Backend, BackendChoice
 from docora_ops.queue.backend import choose_backend
-from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
+from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, disproved_status
 from docora_ops.queue.paced_runs import PacedRuns
 from docora_ops.queue.progress import ProgressStore
 from docora_ops.queue.redis_client import connect
 from docora_ops.queue.rq_queue import RqQueue
-from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
+from docora_ops.queue.waiting_list import WaitingList
 from docora_ops.settings import Settings
 
 __all__ = [
     "Answer",
-    "ExpiredExecutions",
     "LinkQueue",
     "PacedRuns",
     "ProgressStore",
@@ -23,6 +22,7 @@ __all__ = [
     "RqQueue",
     "WaitingList",
     "connect",
+    "disproved_status",
     "queue_of",
 ]
 

@@ -4,8 +4,9 @@
 -- ARGV[1]  JSON: `prefix` of the queue's keys; `audit`: by answer, the arguments of XADD
 -- then     ids
 --
--- Returns one answer per link: none, waiting, waiting:delayed, running, doubtful (active, but no
--- worker renews its lock), finished, stale, or unreadable with the reason after a colon.
+-- Returns one answer per link: none, waiting, delayed, running, finished, stale, or unreadable with
+-- the reason after a colon. Running includes a job that a killed worker has left active: BullMQ runs
+-- it again, or gives it up.
 
 local config = cjson.decode(ARGV[1])
 local prefix = config.prefix
@@ -34,18 +35,18 @@ local function look(id)
   elseif stands_in('failed', id) then
     return 'stale'
   elseif stands_in('delayed', id) then
-    return 'waiting', 'delayed'
+    return 'delayed'
   elseif is_active[id] then
-    return redis.call('EXISTS', prefix .. id .. ':lock') == 1 and 'running' or 'doubtful'
+    return 'running'
   end
   return 'waiting'
 end
 
 local answers, entry = {}, nil
 for i = 2, #ARGV do
-  local answer, detail = look(ARGV[i])
-  entry = entry or (config.audit or {})[answer]
-  answers[#answers + 1] = detail and answer .. ':' .. detail or answer
+  local answer, reason = look(ARGV[i])
+  entry = entry or (config.audit or {})[answer == 'delayed' and 'waiting' or answer]
+  answers[#answers + 1] = reason and answer .. ':' .. reason or answer
 end
 if entry then
   redis.call('XADD', unpack(entry))

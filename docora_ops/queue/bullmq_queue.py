@@ -35,7 +35,6 @@ from docora_ops.queue.values import text_of
 from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
 
-_NO_EXECUTIONS = ExpiredExecutions(0, {})
 _OUTCOMES = {
     JobState.NONE: Outcome.RESET,
     JobState.FINISHED: Outcome.RESET,
@@ -60,29 +59,16 @@ class BullmqQueue(LinkQueue):
 
     def read_waiting(self) -> WaitingList:
         """Returns an empty list: no job is searched there."""
-        return WaitingList((), _NO_EXECUTIONS)
+        return WaitingList((), ExpiredExecutions(0, {}))
 
     def sample(self, count: int) -> list[str]:
         """Returns the ids of at most `count` jobs that wait or, with RQ, have failed."""
         with redis_errors(self._client):
             return [text_of(each) for each in self._reader.first_waiting(count)]
 
-    def read_expired(self) -> ExpiredExecutions:
-        """Returns none: BullMQ keeps no executions."""
-        return _NO_EXECUTIONS
-
-    def look(
-        self,
-        job_ids: Sequence[str],
-        *,
-        waiting: WaitingList | None = None,  # noqa: ARG002
-        expired: ExpiredExecutions | None = None,  # noqa: ARG002
-        detailed: bool = False,
-        by_status: bool = False,  # noqa: ARG002
-        rows_locked: bool = False,
-    ) -> list[Answer]:
-        """Returns the state of each job, and the outcome of a push; writes nothing."""
-        return self._look(job_ids, detailed=detailed, rows_locked=rows_locked)
+    def look(self, job_ids: Sequence[str]) -> list[Answer]:
+        """Returns the state of each job; writes nothing."""
+        return self._look(job_ids)
 
     def prepare(self) -> None:
         """Connects and loads the script before rows are locked."""
@@ -92,8 +78,6 @@ class BullmqQueue(LinkQueue):
         self,
         requests: Sequence[PushRequest],
         *,
-        waiting: WaitingList | None = None,  # noqa: ARG002
-        expired: ExpiredExecutions | None = None,  # noqa: ARG002
         front: bool = False,  # noqa: ARG002
         operation_id: str | None = None,  # noqa: ARG002
         audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
@@ -103,19 +87,17 @@ class BullmqQueue(LinkQueue):
         Without a job that waits, an operation's links can't be kept before the commit: whoever
         waits for them would take their old status for the result.
         """
-        job_ids = [request.job_id for request in requests]
         entries = {
             state.value: audit[outcome].xadd
             for state, outcome in _OUTCOMES.items()
             if outcome in audit
         }
-        return self._look(job_ids, rows_locked=True, audit=entries)
+        return self._look([each.job_id for each in requests], rows_locked=True, audit=entries)
 
     def _look(
         self,
         job_ids: Sequence[str],
         *,
-        detailed: bool = False,
         rows_locked: bool = False,
         audit: Mapping[str, list[str | int]] = MappingProxyType({}),
     ) -> list[Answer]:
@@ -129,25 +111,19 @@ class BullmqQueue(LinkQueue):
             replies = cast("list[bytes]", self._script(args=arguments, client=client))
         answers = []
         for job_id, reply in zip(job_ids, replies, strict=True):
-            word, _, detail = reply.decode().partition(":")
-            state = JobState(word)
+            word, _, reason = reply.decode().partition(":")
+            state = JobState.WAITING if word == "delayed" else JobState(word)
             outcome = _OUTCOMES.get(state)
-            if not detailed and outcome is Outcome.RESET:
-                state = JobState.NONE
-            reason = detail if state is JobState.UNREADABLE else ""
-            is_delayed = detail == "delayed"
-            answers.append(Answer(job_id, state, outcome, is_delayed=is_delayed, reason=reason))
+            answers.append(Answer(job_id, state, reason, outcome, is_delayed=word == "delayed"))
         return answers
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
         """Tells whether Docora puts a link with this status and this job to work by itself.
 
-        Its scheduler queues pending links, and BullMQ runs stalled jobs again, or gives them up.
+        Its scheduler queues pending links.
         """
         is_pending = status == LinkStatus.PENDING_SNAPSHOT
-        return answer.state is JobState.DOUBTFUL or (
-            is_pending and answer.state is not JobState.UNREADABLE
-        )
+        return is_pending and answer.state is not JobState.UNREADABLE
 
     def count_workers(self) -> int:
         """Counts the live workers; if the user may not list clients, 1 stands for all."""

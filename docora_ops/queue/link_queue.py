@@ -24,7 +24,7 @@ from docora_ops.jobs import (
 from docora_ops.links import LinkStatus, Outcome, Payload
 from docora_ops.queue.audit_stream import AuditEntry, write_entry
 from docora_ops.queue.redis_client import describe
-from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
+from docora_ops.queue.waiting_list import WaitingList
 from docora_ops.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,38 +33,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PushRequest:
-    """A job to push. Without a payload, the push only confirms that the job is live.
+    """A job to push.
 
-    `seen`: evidence of a job that was doubtful at an earlier look; unchanged, the job is stale.
-    `is_repeated`: it was pushed a moment ago, after the waiting list was read. `row_id`: of the
-    link, if an operation claims it.
+    payload: arguments of the job; None only confirms that a job is live.
+    is_rescan: the rescan flag of the job.
+    disproved: what `disproved_status` returns for a waiting job that two looks have not found in
+        the place that its status names. If nothing of it has changed, the push replaces the job.
+    row_id: row id of the link, kept by the operation that claims it.
     """
 
     job_id: str
     payload: Payload | None
     is_rescan: bool
-    seen: str = ""
-    is_repeated: bool = False
+    disproved: str = ""
     row_id: str = ""
+
+
+def disproved_status(status: str, enqueued_at: str) -> str:
+    """Returns the evidence against a job's status, from two fields of its hash, empty if absent.
+
+    `enqueued_at` changes when the job is queued anew.
+    """
+    return f"{status} {enqueued_at}"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The state of one job, and the outcome of a push.
 
-    `outcome`: None for a running, doubtful or unreadable job, and after a look at RQ. `evidence`:
-    `enqueued_at` of a doubtful job of RQ, or of one that may have been queued since the list was
-    read; it changes when the job is queued anew. `is_delayed`: of a waiting job.
-    `has_replaced`: the push removed a finished or stale job. `reason`: why the job is unreadable.
+    reason: why the job is unreadable.
+    outcome: None after a look at RQ, and for a running or unreadable job.
+    is_delayed: the job waits, but not in a list.
     """
 
     job_id: str
     state: JobState
-    outcome: Outcome | None = None
-    evidence: str = ""
-    is_delayed: bool = False
-    has_replaced: bool = False
     reason: str = ""
+    outcome: Outcome | None = None
+    is_delayed: bool = False
 
 
 class LinkQueue(ABC):
@@ -112,27 +118,15 @@ class LinkQueue(ABC):
         """Returns the ids of at most `count` jobs that wait or, with RQ, have failed."""
 
     @abstractmethod
-    def read_expired(self) -> ExpiredExecutions:
-        """Reads the expired executions, before rows are locked: there may be many."""
+    def look(self, job_ids: Sequence[str]) -> list[Answer]:
+        """Returns the state of each job by its own keys; writes nothing."""
 
-    @abstractmethod
-    def look(
-        self,
-        job_ids: Sequence[str],
-        *,
-        waiting: WaitingList | None = None,
-        expired: ExpiredExecutions | None = None,
-        detailed: bool = False,
-        by_status: bool = False,
-        rows_locked: bool = False,
-    ) -> list[Answer]:
-        """Returns the state of each job; writes nothing.
+    def is_in_place(self, job_id: str) -> bool:  # noqa: ARG002
+        """Tells whether a waiting job stands in the place that its status names.
 
-        `waiting`: the list as read before; without it each id is searched. `expired`: the expired
-        executions as read before, if `waiting` is not given. `detailed`: tells a finished and
-        a stale job from none. `by_status`: believes RQ's status and searches no list.
-        `rows_locked`: Redis has 4 s.
+        Searches the queue's list. True for any other job.
         """
+        return True
 
     @abstractmethod
     def prepare(self) -> None:
@@ -143,19 +137,19 @@ class LinkQueue(ABC):
         self,
         requests: Sequence[PushRequest],
         *,
-        waiting: WaitingList | None = None,
-        expired: ExpiredExecutions | None = None,
         front: bool = False,
         operation_id: str | None = None,
         audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
     ) -> list[Answer]:
-        """Sees to it that each job is queued, unless it is live; each job atomically.
+        """Queues each job unless it is live, all atomically.
 
-        Called with the rows locked: Redis has 4 s. A running, doubtful or unreadable job is left
-        alone, and its answer has no outcome. `front`: puts the jobs at the head, so that the last
-        one is the first. `operation_id`: the operation that keeps the row ids of the links.
-        `audit`: audit entries by outcome, `FAILED` for a job that was to be confirmed and is not
-        live; the first outcome that is among them writes its entry.
+        A waiting job keeps its place. A running or unreadable job is left alone, and its answer
+        has no outcome. Called with the rows locked: Redis has 4 s.
+
+        front: put new jobs at the head of the queue, so that the last one is the first.
+        operation_id: the operation that keeps the row ids of the links.
+        audit: audit entries by outcome, NOT_QUEUED for a job that was to be confirmed and is not
+            live. The first outcome that is among them writes its entry.
         """
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:  # noqa: ARG002

@@ -1,24 +1,23 @@
 -- Judges the jobs of links and queues them, id by id, atomically. Follows judge.lua.
 --
--- ARGV[1]  "look" (writes nothing) or "push"
--- ARGV[2]  JSON: what judge.lua needs, `front`, `detailed`, and for a push the constant `fields`,
---          and `links_key` with `links_expiry`: where an operation keeps the links that it claims
--- then per link, look: id, hint; push: id, hint, seen, data, description, row id in 16 bytes
+-- ARGV[1]  "look" or "locate" (write nothing), or "push"
+-- ARGV[2]  JSON: what judge.lua needs, and for a push `front`, the constant `fields`, and
+--          `links_key` with `links_expiry`: where an operation keeps the links that it claims
+-- then per link, look and locate: id; push: id, disproved, data, description, row id in 16 bytes
 --   data  empty: the push only confirms a live job
--- `front`: pushes each job to the head, before the one that was pushed last, and moves a job there
--- that waits in our list; without it, a waiting job keeps its place and others go to the tail
+-- `front`: pushes each new job to the head, before the one that was pushed last
 --
--- Returns one answer per link: none, waiting, running, doubtful (nothing was done) or unreadable.
--- Instead of none, a push returns queued, replaced_finished or replaced_stale, and a detailed look
--- none, finished or stale: `remains` finds finished and stale jobs. The detail that `judge` returns,
--- or the reason of unreadable, follows a colon.
+-- Returns one answer per link. look: waiting, delayed (waiting, but not in a list), running,
+-- finished, stale, none, or unreadable with the reason after a colon. push: the same, but instead of
+-- finished, stale and none: replaced_finished, replaced_stale, queued, or none if the push was only
+-- to confirm. locate: found, or missing if the job is not in the place that its status names.
 
 if mode == 'push' then
   -- Redis refuses this if it is out of memory or read-only, before anything is removed.
   redis.call('SADD', config.queues_key, main_list)
   try_commands({
-    'DEL', 'HSET', 'APPEND', 'EXPIRE', 'GETRANGE', 'LPUSH', 'LREM', 'LSET', 'PERSIST', 'RPUSH',
-    'XADD', 'ZREM'})
+    'DEL', 'HSET', 'APPEND', 'EXPIRE', 'GETRANGE', 'LPUSH', 'LREM', 'PERSIST', 'RPUSH', 'XADD',
+    'ZREM'})
   if config.links_key then
     redis.call('GETRANGE', config.links_key, 0, 0) -- refused if it is of another type
   end
@@ -48,60 +47,59 @@ local function write_job(id, data, description)
     'data', data, 'description', description, unpack(config.fields))
 end
 
--- A place in the list is no part of a finished job.
-local function with_place(found, places)
-  return places > 0 and 'stale' or found
+local function state(id, disproved)
+  local answer, status, queue = judge(id, disproved)
+  return answer == 'waiting' and status ~= 'queued' and 'delayed' or answer, queue
 end
 
 local REPLACED = {none = 'queued', finished = 'replaced_finished', stale = 'replaced_stale'}
 
--- Ids to push, and indexes in our list to remove. All at the end: until then no index shifts.
-local to_push, to_remove = {}, {}
-local claimed = {} -- row ids
-local function push(id, hint, seen, data, description, row_id)
-  local answer, queue, places, detail, status = alone(judge, id, hint, seen)
-  if answer == 'waiting' then
+local to_push, claimed = {}, {} -- job ids and row ids
+local function push(id, disproved, data, description, row_id)
+  local answer, queue = state(id, disproved)
+  if answer == 'running' then
+    return answer
+  elseif answer == 'waiting' or answer == 'delayed' then
     -- A TTL of an earlier run would delete the job while it waits.
     redis.call('PERSIST', config.job_prefix .. id)
-  elseif answer ~= 'none' then
-    return answer, detail
   elseif data == '' then
-    return answer -- nothing is done, either, for a job that was to be confirmed
+    return 'none'
   else
-    answer = REPLACED[with_place(remains(id, queue, true, status), places)]
+    remove_remains(id, queue)
     write_job(id, data, description)
+    table.insert(to_push, id)
+    answer = REPLACED[answer]
   end
   table.insert(claimed, row_id)
-  local waits_elsewhere = answer == 'waiting' and (places == 0 or queue ~= config.queue)
-  local indexes = indexes_of[id] or {}
-  local moves = config.front and #indexes > 0
-  local keeps_place = places > 0 and not waits_elsewhere and not moves
-  if not waits_elsewhere and not keeps_place then
-    table.insert(to_push, id)
-  end
-  -- Of several places, the one nearest to the head is kept.
-  for i = keeps_place and 2 or 1, #indexes do
-    table.insert(to_remove, indexes[i])
-  end
-  return answer, detail
+  return answer
 end
 
-local function look(id, hint)
-  local answer, queue, places, detail, status = alone(judge, id, hint, nil)
-  if config.detailed and answer == 'none' then
-    answer = with_place(remains(id, queue, false, status), places)
+local PLACES = {
+  scheduled = config.scheduled_prefix, deferred = config.deferred_prefix,
+  ready_to_enqueue = config.ready_prefix,
+}
+
+local function locate(id)
+  local answer, status, queue = judge(id, '')
+  local list = config.queue_prefix .. queue
+  if answer ~= 'waiting' then
+    return 'found'
+  elseif status == 'queued' then
+    return (redis.call('LPOS', list, id) or redis.call('LPOS', list .. ':intermediate', id))
+      and 'found' or 'missing'
   end
-  return answer, detail
+  local key = PLACES[status] and PLACES[status] .. queue or config.rate_limit_prefix
+    .. (redis.call('HGET', config.job_prefix .. id, 'rate_limit_key') or '') .. ':rate_limited'
+  return redis.call('ZSCORE', key, id) and 'found' or 'missing'
 end
 
+local acts = {look = state, locate = locate, push = push}
+local stride = mode == 'push' and 5 or 1
 local answers = {}
-local stride = mode == 'push' and 6 or 2
 for i = 3, #ARGV, stride do
-  local act = mode == 'push' and push or look
-  local answer, detail = act(unpack(ARGV, i, i + stride - 1))
-  answers[#answers + 1] = joined(answer, nil, nil, detail)
+  local answer, reason = alone(acts[mode], unpack(ARGV, i, i + stride - 1))
+  answers[#answers + 1] = answer == 'unreadable' and answer .. ':' .. reason or answer
 end
-remove_from_main_list(to_remove)
 if #to_push > 0 then
   redis.call(config.front and 'LPUSH' or 'RPUSH', main_list, unpack(to_push))
 end

@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from redis import Redis
+from rq import Queue
+from rq.registry import FailedJobRegistry
 
-from docora_ops.batches import batches
 from docora_ops.jobs import (
     Backend,
     BackendChoice,
@@ -27,19 +28,18 @@ from docora_ops.queue.bullmq_reader import command_to_remove_jobs, read_use
 from docora_ops.queue.job_template import JobTemplate
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest
 from docora_ops.queue.progress import EXPIRY, links_key
+from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.registries import registry_key
 from docora_ops.queue.rq_workers import count_workers
 from docora_ops.queue.scripts import JobScript
 from docora_ops.queue.suspension import read_suspension
-from docora_ops.queue.waiting_list import LIST_NOT_READ, ExpiredExecutions, WaitingList
+from docora_ops.queue.values import text_of
+from docora_ops.queue.waiting_list import WaitingList
 from docora_ops.settings import Settings
 
 if TYPE_CHECKING:
     from docora_ops.queue.rq_reader import RqReader
     from docora_ops.queue.sweep import QueueSweep
-
-_LONG_LIST = 20_000
-_AT_ONCE_IN_LONG_LIST = 50
-"""Jobs of one call of the script, which walks over the list to find each and to move some."""
 
 
 class RqQueue(LinkQueue):
@@ -55,49 +55,29 @@ class RqQueue(LinkQueue):
 
     def read_waiting(self) -> WaitingList:
         """Reads the ids in the queue's list."""
-        return self._script.read_waiting()
+        from docora_ops.queue.sweep_script import SweepScript
+
+        return SweepScript(self._settings, self._client, "sweep.lua").read_waiting()
 
     def sample(self, count: int) -> list[str]:
-        """Returns the ids of at most `count` jobs that wait or, with RQ, have failed."""
-        return self._script.sample(count)
+        """Returns the ids of at most `count` jobs that wait or have failed."""
+        name = self._settings.queue_name
+        with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
+            pipeline.lrange(Queue.redis_queue_namespace_prefix + name, 0, count - 1)
+            pipeline.zrange(registry_key(FailedJobRegistry, name), 0, count - 1)
+            waiting, failed = pipeline.execute()
+        return [text_of(each) for each in [*waiting, *failed][:count]]
 
-    def read_expired(self) -> ExpiredExecutions:
-        """Reads the expired executions, before rows are locked: there may be many."""
-        return self._script.read_expired()
+    def look(self, job_ids: Sequence[str]) -> list[Answer]:
+        """Returns the state of each job by its own keys; writes nothing."""
+        return list(map(_answer, job_ids, self._script.run("look", job_ids) if job_ids else ()))
 
-    def look(
-        self,
-        job_ids: Sequence[str],
-        *,
-        waiting: WaitingList | None = None,
-        expired: ExpiredExecutions | None = None,
-        detailed: bool = False,
-        by_status: bool = False,
-        rows_locked: bool = False,
-    ) -> list[Answer]:
-        """Returns the state of each job; writes nothing.
+    def is_in_place(self, job_id: str) -> bool:
+        """Tells whether a waiting job stands in the place that its status names.
 
-        `waiting`: the list as read before; without it each id is searched. `expired`: the expired
-        executions as read before, if `waiting` is not given. `detailed`: tells a finished and
-        a stale job from none. `by_status`: believes RQ's status and searches no list.
-        `rows_locked`: Redis has 4 s.
+        Searches the queue's list. True for any other job.
         """
-        if not job_ids:
-            return []
-        arguments: list[str | int] = []
-        for job_id in job_ids:
-            arguments += (job_id, waiting.hint(job_id) if waiting else LIST_NOT_READ)
-        replies = self._script.run(
-            "look",
-            job_ids,
-            arguments,
-            waiting,
-            expired=expired,
-            rows_locked=rows_locked,
-            detailed=detailed,
-            by_status=by_status,
-        )
-        return list(map(_answer, job_ids, replies))
+        return self._script.run("locate", [job_id]) != ["missing"]
 
     def prepare(self) -> None:
         """Connects and loads the script before rows are locked."""
@@ -107,64 +87,38 @@ class RqQueue(LinkQueue):
         self,
         requests: Sequence[PushRequest],
         *,
-        waiting: WaitingList | None = None,
-        expired: ExpiredExecutions | None = None,
         front: bool = False,
         operation_id: str | None = None,
         audit: Mapping[Outcome, AuditEntry] = MappingProxyType({}),
     ) -> list[Answer]:
-        """Queues each job unless it is live, and removes finished and stale jobs, in turn.
-
-        Each job is handled atomically: all at once or, in a long list, some at a time.
-        Called with the rows locked: Redis has 4 s. A waiting job is kept for good. A running,
-        doubtful or unreadable job is left alone, and its answer has no outcome. `front`: pushes
-        each job to the head, so that the last one is the first, and moves a waiting job there,
-        too, unless it is delayed, in another queue or just taken. `operation_id`: the operation
-        that keeps the row ids of the links whose jobs wait now. `audit`: audit entries by outcome,
-        `FAILED` for a job that was to be confirmed and is not live; the first outcome that is among
-        them writes its entry.
-        """
+        """Queues each job unless it is live, and removes finished and stale jobs; see LinkQueue."""
+        if not requests:
+            return []
         template = self._template
-        entries = {word: audit[each].xadd for word, each in _AUDITED.items() if each in audit}
-        answers: list[Answer] = []
-        is_long = waiting is not None and waiting.length > _LONG_LIST
-        for some in batches(requests, _AT_ONCE_IN_LONG_LIST if is_long else len(requests) or 1):
-            arguments: list[str | int | bytes] = []
-            for request in some:
-                payload = request.payload
-                arguments += (
-                    request.job_id,
-                    waiting.hint(request.job_id)
-                    if waiting and not request.is_repeated
-                    else LIST_NOT_READ,
-                    request.seen.encode(errors="surrogateescape"),
-                    template.data(payload, is_rescan=request.is_rescan) if payload else b"",
-                    payload.description if payload else b"",
-                    bytes.fromhex(request.row_id.replace("-", "")),
-                )
-            job_ids = [request.job_id for request in some]
-            replies = self._script.run(
-                "push",
-                job_ids,
-                arguments,
-                waiting,
-                expired=expired,
-                rows_locked=True,
-                front=front,
-                fields=template.fields,
-                links_key=operation_id and links_key(operation_id),
-                links_expiry=EXPIRY,
-                audit=entries,
+        arguments: list[str | bytes] = []
+        for request in requests:
+            payload = request.payload
+            arguments += (
+                request.job_id,
+                request.disproved.encode(errors="surrogateescape"),
+                template.data(payload, is_rescan=request.is_rescan) if payload else b"",
+                payload.description if payload else b"",
+                bytes.fromhex(request.row_id.replace("-", "")),
             )
-            if not entries.keys().isdisjoint(reply.partition(":")[0] for reply in replies):
-                entries = {}  # one of them is written
-            pushed = list(map(_answer, job_ids, replies))
-            answers += pushed
-            if front and waiting:
-                waiting.note_pushed_to_head(
-                    each.job_id for each in pushed if each.outcome and not each.is_delayed
-                )
-        return answers
+        replies = self._script.run(
+            "push",
+            arguments,
+            rows_locked=True,
+            front=front,
+            fields=template.fields,
+            links_key=operation_id and links_key(operation_id),
+            links_expiry=EXPIRY,
+            audit={word: audit[each].xadd for word, each in _AUDITED.items() if each in audit},
+        )
+        return [
+            replace(_answer(request.job_id, reply), outcome=_OUTCOMES.get(reply))
+            for request, reply in zip(requests, replies, strict=True)
+        ]
 
     def count_workers(self) -> int:
         """Counts the live workers that listen on the queue."""
@@ -229,20 +183,12 @@ _OUTCOMES = {
     "replaced_finished": Outcome.QUEUED,
     "replaced_stale": Outcome.REPLACED_STALE,
     "waiting": Outcome.ALREADY_QUEUED,
+    "delayed": Outcome.ALREADY_QUEUED,
 }
 _AUDITED = {**_OUTCOMES, "none": Outcome.NOT_QUEUED}
 
 
 def _answer(job_id: str, reply: str) -> Answer:
-    word, _, detail = reply.partition(":")
-    if word in _OUTCOMES:
-        return Answer(
-            job_id,
-            JobState.WAITING,
-            _OUTCOMES[word],
-            is_delayed=detail == "delayed",
-            has_replaced=word.startswith("replaced"),
-        )
-    if word == JobState.UNREADABLE:
-        return Answer(job_id, JobState.UNREADABLE, reason=detail)
-    return Answer(job_id, JobState(word), evidence=detail)
+    word, _, reason = reply.partition(":")
+    state = JobState.WAITING if word in _OUTCOMES else JobState(word)
+    return Answer(job_id, state, reason, is_delayed=word == "delayed")

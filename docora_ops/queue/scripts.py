@@ -1,4 +1,4 @@
-"""Running Lua scripts, which get the names of RQ's keys as an argument."""
+"""Running Lua scripts about jobs, which get the names of RQ's keys as an argument."""
 
 from __future__ import annotations
 
@@ -12,16 +12,12 @@ from rq import Queue
 from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import ExecutionRegistry
 from rq.job import Job
-from rq.registry import FailedJobRegistry, StartedJobRegistry
+from rq.registry import StartedJobRegistry
 from rq.results import Result
 
 from docora_ops.queue.redis_client import prepare, redis_errors, with_rows_locked
 from docora_ops.queue.registries import REGISTRIES, registry_key
-from docora_ops.queue.values import text_of
-from docora_ops.queue.waiting_list import ExpiredExecutions, WaitingList
 from docora_ops.settings import Settings
-
-_PAGE = 5000
 
 
 class JobScript:
@@ -30,10 +26,7 @@ class JobScript:
     def __init__(self, settings: Settings, client: Redis, name: str) -> None:
         self._client = client
         self._client_with_rows_locked = with_rows_locked(client)
-        self._list_key = Queue.redis_queue_namespace_prefix + settings.queue_name
-        self._wip_key = registry_key(StartedJobRegistry, settings.queue_name)
-        self._failed_key = registry_key(FailedJobRegistry, settings.queue_name)
-        self._keys = _key_names(settings.queue_name)
+        self._keys = key_names(settings.queue_name)
         sources = [files("docora_ops.queue").joinpath(part) for part in ("judge.lua", name)]
         self._script = client.register_script(
             "".join(source.read_text(encoding="utf-8") for source in sources)
@@ -46,87 +39,25 @@ class JobScript:
     def run(
         self,
         mode: str,
-        job_ids: Sequence[str],
-        arguments: Sequence[str | int | bytes],
-        waiting: WaitingList | None = None,
+        arguments: Sequence[str | bytes],
         *,
-        expired: ExpiredExecutions | None = None,
         rows_locked: bool = False,
         **config: object,
     ) -> list[str]:
         """Runs the script and returns its answers. Raises RedisError.
 
-        `waiting` or `expired` saves reading the expired executions, which may be many: with rows
-        locked, give one of them. `rows_locked`: give Redis a few seconds.
+        rows_locked: give Redis a few seconds only, as rows are locked meanwhile.
+        config: values for the script; None leaves a value out.
         """
-        if waiting:
-            config["cutoff"] = waiting.cutoff
         client = self._client_with_rows_locked if rows_locked else self._client
+        given = {name: value for name, value in config.items() if value is not None}
         with redis_errors(self._client, rows_locked=rows_locked):
-            if waiting:
-                expired = waiting.expired
-            expired = expired or self._read_expired(client)
-            known = {id_: expired.by_job[id_] for id_ in job_ids if id_ in expired.by_job}
-            config |= {**self._keys, "expired": known, "expired_at": expired.read_at}
-            config = {name: value for name, value in config.items() if value is not None}
-            replies = self._script(args=[mode, json.dumps(config), *arguments], client=client)
-        # Answers hold fields of jobs, which others may have written.
-        return [reply.decode(errors="surrogateescape") for reply in cast("list[bytes]", replies)]
-
-    def read_waiting(self) -> WaitingList:
-        """Reads the queue's list, and the expired executions."""
-        with redis_errors(self._client):
-            expired = self._read_expired(self._client)
-            return WaitingList(self._read_list(), expired)
-
-    def _read_list(self, attempts: int = 3) -> list[bytes]:
-        """Reads the list in pieces, so that Redis is held for a few milliseconds.
-
-        Begins at the tail, since workers pop the head: an id may only move away from what is read.
-        Each piece overlaps what was read before. If it does not, all is read anew, at last at once.
-        """
-        read: list[bytes] = []  # the last one first
-        while True:
-            end = max(len(read), 1)
-            piece = cast("list[bytes]", self._client.lrange(self._list_key, -end - _PAGE, -end))
-            is_last = len(piece) <= _PAGE
-            piece.reverse()
-            if read:
-                overlap = piece.index(read[-1]) + 1 if read[-1] in piece else 0
-                if not overlap or piece[:overlap] != read[-overlap:]:
-                    if attempts:
-                        return self._read_list(attempts - 1)
-                    return cast("list[bytes]", self._client.lrange(self._list_key, 0, -1))
-                del piece[:overlap]
-            read += piece
-            if is_last:
-                return read[::-1]
-
-    def sample(self, count: int) -> list[str]:
-        """Returns the ids of at most `count` jobs that wait or have failed."""
-        with redis_errors(self._client), self._client.pipeline(transaction=False) as pipeline:
-            pipeline.lrange(self._list_key, 0, count - 1)
-            pipeline.zrange(self._failed_key, 0, count - 1)
-            waiting, failed = pipeline.execute()
-        return [text_of(each) for each in [*waiting, *failed][:count]]
-
-    def read_expired(self) -> ExpiredExecutions:
-        """Reads the expired executions."""
-        with redis_errors(self._client):
-            return self._read_expired(self._client)
-
-    def _read_expired(self, client: Redis) -> ExpiredExecutions:
-        now = client.time()[0]
-        expired = client.zrange(self._wip_key, cast("int", "-inf"), now, byscore=True)
-        by_job: dict[str, list[str]] = {}
-        for member in cast("list[bytes]", expired):
-            # Scripts take UTF-8 only: RQ removes other members.
-            text = member.decode(errors="replace")
-            by_job.setdefault(text.partition(":")[0], []).append(text)
-        return ExpiredExecutions(now, by_job)
+            arguments = [mode, json.dumps(self._keys | given), *arguments]
+            replies = cast("list[bytes]", self._script(args=arguments, client=client))
+        return [reply.decode(errors="surrogateescape") for reply in replies]
 
 
-def _key_names(queue_name: str) -> dict[str, object]:
+def key_names(queue_name: str) -> dict[str, object]:
     """Returns the names of RQ's keys, as prefixes to the name of a queue or a job id."""
     return {
         "queue": queue_name,

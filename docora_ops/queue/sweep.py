@@ -20,7 +20,7 @@ from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.job_template import calls_for_link
 from docora_ops.queue.redis_client import answers_of, redis_errors
 from docora_ops.queue.registries import REGISTRIES, registry_key
-from docora_ops.queue.scripts import JobScript
+from docora_ops.queue.sweep_script import SweepScript
 from docora_ops.queue.waiting_list import LIST_NOT_READ, WaitingList
 from docora_ops.settings import Settings
 
@@ -75,7 +75,7 @@ class QueueSweep:
         self._client = client
         self._function = settings.job_function
         self._name = settings.queue_name
-        self._script = JobScript(settings, client, "sweep.lua")
+        self._script = SweepScript(settings, client, "sweep.lua")
 
     def pages(self, place: Place) -> Iterator[list[str]]:
         """Yields the job ids in this place, some thousand at a time.
@@ -168,7 +168,10 @@ def _inspected(job_id: str, answer: str) -> InspectedJob:
     problems = {Place(place): Problem(problem) for place, problem in pairs}
     # Anybody may have written the status.
     status = status.encode(errors="replace").decode()
-    return InspectedJob(job_id, JobState(state), problems, status)
+    # A doubtful job is in no list.
+    return InspectedJob(
+        job_id, JobState.NONE if state == "doubtful" else JobState(state), problems, status
+    )
 
 
 def _repaired(drift: Drift, answer: str) -> Repaired:

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from rq import Queue, Retry
 from rq.utils import now, utcformat
 
-from docora_ops.actions.bulk.batch import LinkOutcome
+from docora_ops.actions.bulk.execute import LinkOutcome
 from docora_ops.actions.bulk.paced_run import PacedRun
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.waiting.follow import Following

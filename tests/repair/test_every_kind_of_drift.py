@@ -7,7 +7,7 @@ import pytest
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 
-from docora_ops.actions.decision import STUCK_ERROR
+from docora_ops.actions.bulk.execute import STUCK_ERROR
 from docora_ops.actions.repair.find import confirmed
 from docora_ops.drift import DriftKind, RepairOutcome, RepairResult
 from docora_ops.errors import RedisError

@@ -2,24 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
-from docora_ops.actions import Docora, link_change
+from docora_ops.actions import Docora, LinkChoice
 from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.left_to_runs import without_paced_links
 from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.actions.link_change import LinkChange
-from docora_ops.actions.lookup import LinkChoice, choose_links
+from docora_ops.actions.link_change import change_one
+from docora_ops.actions.lookup import choose_links
 from docora_ops.actions.repair.find import find_drift
 from docora_ops.actions.repair.fix import Repair
 from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult
 from docora_ops.database.selection import Selection, select_due, select_failed, select_of_app
 from docora_ops.drift import DriftReport, RepairResult
-from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkRef, LinkResult
 from docora_ops.queue import PacedRuns
 from docora_ops.settings import Settings
@@ -60,7 +56,7 @@ class Actions:
         return self.change(Action.RESYNC, link, **options)
 
     def change(self, action: Action, link: TestLink, **options: Any) -> LinkResult:
-        return LinkChange(action, self.database, self.queue, self.ref(link), **options).make()
+        return change_one(self.database, self.queue, action, self.ref(link), **options)
 
     def failed_links(self, *, app: str | None = None, **choice: Any) -> Selection:
         """Chooses the failed links of a bulk retry."""
@@ -129,16 +125,3 @@ class Actions:
         repair.find()
         prepare(repair)
         return repair.plan() if dry_run else repair.run()
-
-
-def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> list[float]:
-    """Lets something happen while an action waits to look again. Returns its waits."""
-    waits: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        waits.append(seconds)
-        happen()
-
-    monkeypatch.setattr(link_change, "time", SimpleNamespace(sleep=sleep))
-    monkeypatch.setattr(Stop, "sleep", lambda stop, seconds: sleep(seconds))
-    return waits

@@ -9,12 +9,14 @@ from docora_ops.audit import Change
 from docora_ops.bulk import StoppedBy
 from docora_ops.drift import RepairOutcome
 from docora_ops.interrupts import Stop
-from docora_ops.links import Outcome
+from docora_ops.links import Action, Outcome
 from docora_ops.queue import ProgressStore
 from docora_ops.queue.audit_stream import AuditEntry, end_entry, start_entry
 from docora_ops.queue.progress import new_operation_id
 
 Counts = Mapping[Outcome, int] | Mapping[RepairOutcome, int]
+
+_CHANGES = (Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.RESET, Outcome.NOT_QUEUED)
 
 
 def interruption(stop: Stop) -> StoppedBy | None:
@@ -44,6 +46,20 @@ class AuditEntries:
         if self.has_begun:
             return None
         return start_entry(self.change, self._run, self.operation_id, self.total)
+
+    def entries_with_push(self, action: Action) -> dict[Outcome, AuditEntry]:
+        """Returns the entry for the start by the outcomes of a push that are a change.
+
+        A job that waits already is one if the action resets its link. A link that is not queued
+        was stuck too often, and is failed now.
+        """
+        start = self.start()
+        if start is None:
+            return {}
+        entries = dict.fromkeys(_CHANGES, start)
+        if action in {Action.RETRY, Action.RESYNC}:
+            entries[Outcome.ALREADY_QUEUED] = start
+        return entries
 
     def end(
         self, counts: Counts, stopped_by: StoppedBy | None, cancelled_by: str | None = None

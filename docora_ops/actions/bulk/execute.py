@@ -1,46 +1,88 @@
-"""Execution of one batch: links are claimed, queued and committed together."""
+"""One batch of links: they are claimed, queued and committed together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from sys import intern
 
 from docora_ops.actions.bulk.audit_entries import AuditEntries
-from docora_ops.actions.bulk.batch import Batch
-from docora_ops.actions.decision import decide
+from docora_ops.actions.look import invalid_job_id, look_at_jobs, outcome_of, why_not_queued
 from docora_ops.database import Database, Rollback
 from docora_ops.database.circuits import circuits_to_reset, reset_circuits
-from docora_ops.database.link_rows import Claim, ClaimState, clear_deliveries, lock_link, read_link
+from docora_ops.database.link_rows import (
+    Claim,
+    ClaimState,
+    clear_deliveries,
+    count_deliveries,
+    lock_link,
+    names_of,
+    read_link,
+)
 from docora_ops.database.selection import Claiming
 from docora_ops.errors import LinkError, LinkLockedError, PostgresError, StatementTimeoutError
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, LinkRef, Outcome
-from docora_ops.queue import Answer, LinkQueue, PushRequest, WaitingList
+from docora_ops.links import Action, LinkRef, Outcome, PlannedLink
+from docora_ops.queue import Answer, LinkQueue, PushRequest
 
+STUCK_ERROR = "the snapshot was cut off: its worker was killed"
+"""Error of a link whose scan ended without a result."""
 _SLOW_LINKS_IN_A_ROW = 2
 """If so many links, each by itself, take too long, the whole server is too slow."""
-_MOST_SEARCHES = 50
-"""Jobs that are searched in the list although it was read: each search may walk over all of it."""
-_CHANGED_BY_US = frozenset({ClaimState.CLAIMED, ClaimState.EXHAUSTED})
-_AUDITED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.RESET, Outcome.NOT_QUEUED})
-"""Outcomes of a push with which a run has begun. Failed is a link that was stuck too often."""
+_PUSHED = {Outcome.QUEUED, Outcome.REPLACED_STALE}
 
-_Left = tuple[LinkRef, Outcome | None, Answer]
-"""A link that is not to be claimed, and the decision about it."""
+
+@dataclass(frozen=True, slots=True)
+class LinkOutcome:
+    """The outcome of one link."""
+
+    ref: LinkRef
+    outcome: Outcome
+    error_message: str | None = None
 
 
 @dataclass(slots=True)
-class _Candidate:
-    """A link that is to be claimed and queued."""
+class Batch:
+    """What has become of the links of one batch."""
 
-    ref: LinkRef
-    evidence: str = ""  # evidence of a job that was doubtful at two looks
-    is_pushed: bool = False  # an earlier attempt, which was rolled back, has pushed the job
+    recorded: list[LinkOutcome] = field(default_factory=list)
+    unclaimed: list[LinkRef] = field(default_factory=list)
+    """Links that are gone, or whose rows other sessions have locked."""
+    deliveries_cleared: int = 0
+    circuits_reset: set[str] = field(default_factory=set)
+    """Ids of repositories."""
+    circuits_held: set[str] = field(default_factory=set)
+    """Ids of repositories whose circuits could not be reset: other sessions hold their rows."""
+
+    def record(self, ref: LinkRef, outcome: Outcome, error_message: str | None = None) -> None:
+        """Records the outcome of a link."""
+        self.recorded.append(LinkOutcome(ref, outcome, error_message))
+
+    def record_invalid(self, refs: Iterable[LinkRef]) -> list[LinkRef]:
+        """Records links with invalid job ids as not queued. Returns the other links."""
+        valid = []
+        for ref in refs:
+            if ref.has_valid_job_id:
+                valid.append(ref)
+            else:
+                self.record(ref, Outcome.NOT_QUEUED, invalid_job_id(ref).message)
+        return valid
 
 
 @dataclass(slots=True)
 class BatchExecution:
-    """Queues the links of batches. A link that can't be queued costs only itself."""
+    """Queues the links of batches.
+
+    claim_links: locks and changes the links that still qualify.
+    audit: the audit entries of the run; None if the change is not recorded.
+    front: put new jobs ahead of those that wait.
+    reset_circuit: close the circuits of the repositories, too.
+    operation_id: the operation that keeps the links that are claimed.
+    update: a resync marks the delivery records instead of deleting them.
+    waits_for_circuits: wait for a circuit that another session holds; in a bulk operation, waiting
+        for one with each link would take days.
+    disproved: by job id, the evidence against the status of a waiting job, see `PushRequest`.
+    """
 
     database: Database
     queue: LinkQueue
@@ -49,254 +91,193 @@ class BatchExecution:
     audit: AuditEntries | None = None
     front: bool = False
     reset_circuit: bool = False
-    operation_id: str | None = None  # keeps the links that are claimed
-    update: bool = False  # a resync marks the delivery records instead of deleting them
-    _has_waited_for_lock: bool = False
-    _must_look: bool = True
+    operation_id: str | None = None
+    update: bool = False
+    waits_for_circuits: bool = False
+    disproved: Mapping[str, str] = field(default_factory=dict)
+    _has_waited_in_vain: bool = False
     _slow_links: int = 0
-    _searches_left: int = _MOST_SEARCHES
-    _list_of_searches: WaitingList | None = None
 
-    def handle(self, batch: Batch) -> None:
-        """Records or postpones each link. Raises PostgresError, RedisError."""
-        if batch.waiting is not self._list_of_searches:
-            self._list_of_searches, self._searches_left = batch.waiting, _MOST_SEARCHES
-        try:
-            self._execute(batch.record_invalid(), batch)
-        finally:
-            batch.pushed.set()
+    def execute(self, refs: Sequence[LinkRef], batch: Batch) -> None:
+        """Queues the links together.
+
+        Records the error of a single link that can't be queued. If there are several links, raises
+        it as LinkError: then queue each by itself. Raises PostgresError, RedisError.
+        """
+        self._execute(refs, batch)
+
+    def execute_locked(self, ref: LinkRef, batch: Batch) -> None:
+        """Queues a link that was unclaimed, and waits for its row.
+
+        Once another link was waited for in vain, only tries: to wait for each of ten thousand rows
+        would take a day.
+        """
+        self._execute([ref], batch, wait=not self._has_waited_in_vain)
+        if batch.unclaimed:
+            batch.unclaimed.clear()
+            if read_link(self.database, ref.app_id, ref.repository_id) is None:
+                batch.record(ref, Outcome.SKIPPED)
+            else:
+                batch.record(ref, Outcome.NOT_QUEUED, "another session holds a lock on its row")
 
     def _execute(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool = False) -> None:
-        """Queues the links together; if one of them is refused, each by itself.
-
-        `wait`: waits for locked rows.
-        """
-        if not refs:
-            return
         try:
-            unclaimed = self._claim_and_push(refs, batch, wait=wait)
+            self.claim_and_push(refs, batch, wait=wait)
         except LinkError as error:
             if len(refs) > 1:
-                for ref in refs:
-                    self._execute([ref], batch, wait=wait)
-            else:
-                self._record_error(refs[0], error, batch)
+                raise
+            batch.record(refs[0], Outcome.NOT_QUEUED, error.message)
+            self._has_waited_in_vain |= isinstance(error, LinkLockedError)
+            if isinstance(error, StatementTimeoutError):
+                self._slow_links += 1
+                if self._slow_links == _SLOW_LINKS_IN_A_ROW:
+                    raise PostgresError(error.message, hint=error.hint) from error
         else:
             self._slow_links = 0
-            self._handle_unclaimed(unclaimed, batch, waited=wait)
 
-    def _record_error(self, ref: LinkRef, error: LinkError, batch: Batch) -> None:
-        batch.record(ref, Outcome.NOT_QUEUED, error.message)
-        self._has_waited_for_lock |= isinstance(error, LinkLockedError)
-        if isinstance(error, StatementTimeoutError):
-            self._slow_links += 1
-            if self._slow_links == _SLOW_LINKS_IN_A_ROW:
-                raise PostgresError(error.message, hint=error.hint)
+    def claim_and_push(self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool = False) -> None:
+        """Claims and queues links in one transaction, and records their outcomes after the commit.
 
-    def _handle_unclaimed(self, refs: Sequence[LinkRef], batch: Batch, *, waited: bool) -> None:
-        """Handles links that are gone, or whose rows another session has locked."""
-        if not batch.is_final:
-            self._postpone(refs, batch)
-            return
-        for ref in refs:
-            if waited:
-                batch.record(ref, Outcome.SKIPPED)
-                continue
-            try:
-                is_gone = read_link(self.database, ref.app_id, ref.repository_id) is None
-            except LinkError as error:
-                self._record_error(ref, error, batch)
-                continue
-            if is_gone:
-                batch.record(ref, Outcome.SKIPPED)
-            elif self._has_waited_for_lock:
-                # Waiting for each of ten thousand locked rows would take a day.
-                batch.record(ref, Outcome.NOT_QUEUED, "another session holds a lock on its row")
-            else:
-                self._execute([ref], batch, wait=True)
-
-    def _postpone(self, refs: Sequence[LinkRef], batch: Batch) -> None:
-        """Keeps the evidence of the jobs for the second round."""
-        job_ids = [ref.job_id for ref in refs]
-        answers = self.queue.look(job_ids, waiting=batch.waiting)
-        for ref, answer in zip(refs, answers, strict=True):
-            batch.postponed[ref.id] = answer.evidence
-
-    def _claim_and_push(
-        self, refs: Sequence[LinkRef], batch: Batch, *, wait: bool
-    ) -> list[LinkRef]:
-        """Claims and queues links in one transaction. Returns the links that were not claimed.
-
-        Records nothing before the commit. If a job has become live since the look, all is rolled
-        back and attempted again without that link.
+        If the push finds a job running, all is rolled back and attempted again without that link.
+        wait: wait for locked rows. Raises LinkError, PostgresError, RedisError.
         """
-        candidates, left = self._look(refs, batch)
+        done = Batch()
+        candidates = self._candidates(done.record_invalid(refs), done)
         claims: dict[str, Claim] = {}
         outcomes: dict[str, Outcome] = {}
-        has_found_jobs = False
+        pushed: dict[str, Outcome] = {}
+        """Outcomes of jobs that an attempt has pushed: the next attempt finds them waiting."""
         while candidates:
             refused: list[Answer] = []
             with self.database.transaction(asks_if_lost=True):
                 claims = self._claim(candidates, wait=wait)
-                changed = [claim for claim in claims.values() if claim.state in _CHANGED_BY_US]
-                cleared = 0
+                changed = [
+                    claim
+                    for claim in claims.values()
+                    if claim.state in {ClaimState.CLAIMED, ClaimState.EXHAUSTED}
+                ]
                 if self.action is Action.RESYNC:
                     payloads = [claim.payload for claim in changed]
-                    cleared = clear_deliveries(self.database, payloads, update=self.update)
-                batch.wait_for_turn()
-                to_reset = self._circuits_to_reset(changed)
-                # Waiting for one circuit with each link would take days.
-                circuits = reset_circuits(self.database, to_reset, wait=False)
-                for answer in self._push(changed, candidates, batch):
+                    done.deliveries_cleared = clear_deliveries(
+                        self.database, payloads, update=self.update
+                    )
+                if self.reset_circuit:
+                    ids = {claim.payload.repository_id for claim in changed}
+                    open_circuits = circuits_to_reset(self.database, ids)
+                    done.circuits_reset = reset_circuits(
+                        self.database, open_circuits, wait=self.waits_for_circuits
+                    )
+                    done.circuits_held = open_circuits - done.circuits_reset
+                for answer in self._push(changed, candidates):
                     if _is_refused(claims[answer.job_id], answer):
                         refused.append(answer)
-                    elif answer.outcome is not None:
-                        # A job of an attempt that was rolled back is found waiting in the next.
-                        outcomes.setdefault(answer.job_id, answer.outcome)
-                        candidates[answer.job_id].is_pushed = True
-                        is_kept = answer.outcome is Outcome.ALREADY_QUEUED
-                        has_found_jobs |= is_kept or answer.has_replaced
+                        continue
+                    outcome = outcome_of(answer)
+                    if answer.outcome in _PUSHED:
+                        pushed.setdefault(answer.job_id, outcome)
+                    outcomes[answer.job_id] = pushed.get(answer.job_id, outcome)
                 if refused:
-                    raise Rollback  # the next attempt pushes again, before the next batch
-                batch.pushed.set()
+                    raise Rollback
             if not refused:
-                batch.deliveries_cleared += cleared
-                batch.circuits_reset |= circuits
-                batch.circuits_held |= to_reset - circuits
                 break
-            if self.queue.is_docoras:  # nothing was pushed
-                outcomes.clear()
             for answer in refused:
-                ref = candidates.pop(answer.job_id).ref
-                left.append((ref, decide(answer), answer))
-
-        # A look bounds the searches for finished and stale jobs that seem to have just been queued.
-        self._must_look = bool(left) or has_found_jobs
-        for decision in left:
-            batch.record_decision(*decision)
-        return self._record_claims(candidates, claims, outcomes, batch)
-
-    def _record_claims(
-        self,
-        candidates: Mapping[str, _Candidate],
-        claims: Mapping[str, Claim],
-        outcomes: Mapping[str, Outcome],
-        batch: Batch,
-    ) -> list[LinkRef]:
-        unclaimed = []
-        for job_id, candidate in candidates.items():
-            ref, claim = candidate.ref, claims.get(job_id)
-            if claim is None:
-                unclaimed.append(ref)
-                continue
-            match claim.state:
+                ref = candidates.pop(answer.job_id)
+                done.record(ref, outcome_of(answer), why_not_queued(answer))
+        for job_id, ref in candidates.items():
+            claim = claims.get(job_id)
+            match claim and claim.state:
+                case None:
+                    batch.unclaimed.append(ref)
                 case ClaimState.CLAIMED:
-                    batch.record(ref, outcomes[job_id])
+                    done.record(ref, outcomes[job_id])
                 case ClaimState.CHANGED:
                     # Unless a job that an earlier attempt has pushed is what changed it.
-                    batch.record(ref, outcomes.get(job_id, Outcome.SKIPPED))
+                    done.record(ref, pushed.get(job_id, Outcome.SKIPPED))
                 case ClaimState.LOCKED:
-                    batch.record_decision(ref, None, Answer(job_id, JobState.RUNNING))
+                    done.record(ref, Outcome.ALREADY_RUNNING)
                 case ClaimState.EXHAUSTED:
                     reason = "its snapshot was cut off too often: the link is failed now"
-                    batch.record(ref, Outcome.NOT_QUEUED, reason)
-        return unclaimed
+                    done.record(ref, Outcome.NOT_QUEUED, reason)
+        batch.recorded += done.recorded
+        batch.deliveries_cleared += done.deliveries_cleared
+        batch.circuits_reset |= done.circuits_reset
+        batch.circuits_held |= done.circuits_held
 
-    def _look(
-        self, refs: Sequence[LinkRef], batch: Batch
-    ) -> tuple[dict[str, _Candidate], list[_Left]]:
-        """Returns the links to claim, by job id, and the decisions about the other links."""
-        candidates: dict[str, _Candidate] = {}
-        left: list[_Left] = []
-        for ref, answer in zip(refs, self._answers(refs, batch), strict=True):
-            earlier = batch.evidence_of(ref)
-            outcome = decide(answer, earlier)
-            if answer.state is JobState.RUNNING or self._must_wait(answer, earlier, batch):
-                left.append((ref, None, answer))
-            elif outcome is Outcome.NOT_QUEUED or (
-                outcome is Outcome.ALREADY_QUEUED and self.action is Action.REPAIR
-            ):
-                left.append((ref, outcome, answer))
+    def _candidates(self, refs: Sequence[LinkRef], batch: Batch) -> dict[str, LinkRef]:
+        """Returns the links to claim, by job id, and records the others.
+
+        The push judges each job again. This look keeps most transactions from being rolled back.
+        """
+        candidates = {}
+        answers = self.queue.look([ref.job_id for ref in refs])
+        for ref, answer in zip(refs, answers, strict=True):
+            is_left = answer.state in {JobState.RUNNING, JobState.UNREADABLE} or (
+                # Claiming a stuck link counts a failure.
+                self.action is Action.REPAIR
+                and answer.state is JobState.WAITING
+                and ref.job_id not in self.disproved
+            )
+            if is_left:
+                batch.record(ref, outcome_of(answer), why_not_queued(answer))
             else:
-                evidence = earlier if answer.evidence == earlier else ""
-                candidates[ref.job_id] = _Candidate(ref, evidence)
-        return candidates, left
+                candidates[ref.job_id] = ref
+        return candidates
 
-    def _must_wait(self, answer: Answer, earlier: str, batch: Batch) -> bool:
-        """Tells whether the job may have been queued since the list was read.
-
-        A push finds out by a search in the list: in the first round, only a few jobs are searched.
-        """
-        if batch.is_final or answer.evidence in {"", earlier}:
-            return False
-        if answer.state is JobState.DOUBTFUL:
-            return True
-        self._searches_left -= 1
-        return self._searches_left < 0
-
-    def _answers(self, refs: Sequence[LinkRef], batch: Batch) -> list[Answer]:
-        """Returns where the jobs stand, so that few transactions are rolled back.
-
-        Skipped if the previous batch found no jobs; the push checks again anyway.
-        """
-        job_ids = [ref.job_id for ref in refs]
-        if self._must_look or batch.is_final:
-            return self.queue.look(job_ids, waiting=batch.waiting)
-        return [Answer(job_id, JobState.NONE) for job_id in job_ids]
-
-    def _claim(self, candidates: Mapping[str, _Candidate], *, wait: bool) -> dict[str, Claim]:
+    def _claim(self, candidates: Mapping[str, LinkRef], *, wait: bool) -> dict[str, Claim]:
         """Returns the claims by job id, in the order of the candidates."""
-        refs = [candidate.ref for candidate in candidates.values()]
         if wait:
-            for ref in refs:
+            for ref in candidates.values():
                 lock_link(self.database, ref.app_id, ref.repository_id)
-        claims = {
-            claim.payload.job_id: claim
-            for claim in self.claim_links(self.database, [ref.id for ref in refs])
-        }
+        ids = [ref.id for ref in candidates.values()]
+        claims = {claim.payload.job_id: claim for claim in self.claim_links(self.database, ids)}
         return {job_id: claims[job_id] for job_id in candidates if job_id in claims}
 
-    def _circuits_to_reset(self, claims: Sequence[Claim]) -> set[str]:
-        if not self.reset_circuit:
-            return set()
-        return circuits_to_reset(self.database, {claim.payload.repository_id for claim in claims})
-
-    def _push(
-        self, claims: Sequence[Claim], candidates: Mapping[str, _Candidate], batch: Batch
-    ) -> list[Answer]:
-        """Queues the jobs of claimed links."""
-        requests = []
-        for claim in claims:
-            job_id = claim.payload.job_id
-            candidate = candidates[job_id]
-            requests.append(
-                PushRequest(
-                    job_id,
-                    payload=claim.payload if claim.state is ClaimState.CLAIMED else None,
-                    is_rescan=self.action.is_rescan(claim.status),
-                    seen=candidate.evidence,
-                    is_repeated=candidate.is_pushed,
-                    row_id=candidate.ref.id,
-                )
+    def _push(self, claims: Sequence[Claim], refs: Mapping[str, LinkRef]) -> list[Answer]:
+        """Queues the jobs of claimed links, by job id, with the audit entry of the run's start."""
+        requests = [
+            PushRequest(
+                claim.payload.job_id,
+                claim.payload if claim.state is ClaimState.CLAIMED else None,
+                is_rescan=self.action.is_rescan(claim.status),
+                disproved=self.disproved.get(claim.payload.job_id, ""),
+                row_id=refs[claim.payload.job_id].id,
             )
-        start = self.audit.start() if self.audit else None
-        entries = dict.fromkeys(_AUDITED, start) if start else {}
+            for claim in claims
+        ]
+        audit = self.audit
+        entries = audit.entries_with_push(self.action) if audit else {}
         answers = self.queue.push(
-            requests,
-            waiting=batch.waiting,
-            front=self.front,
-            operation_id=self.operation_id,
-            audit=entries,
+            requests, front=self.front, operation_id=self.operation_id, audit=entries
         )
-        if self.audit and any(
-            answer.outcome in _AUDITED or answer.state is JobState.NONE for answer in answers
+        if audit and any(
+            answer.outcome in entries or (not answer.outcome and answer.state.is_over)
+            for answer in answers
         ):
-            self.audit.has_begun = True
+            audit.has_begun = True
         return answers
+
+    def plan(self, refs: Sequence[LinkRef], batch: Batch) -> list[PlannedLink]:
+        """Records each link as `execute` would, and changes nothing. Returns what is planned."""
+        for ref, answer in look_at_jobs(self.database, self.queue, batch.record_invalid(refs)):
+            batch.record(ref, outcome_of(answer), why_not_queued(answer))
+        queued = [item.ref for item in batch.recorded if item.outcome.succeeded]
+        if self.reset_circuit:
+            ids = {ref.repository_id for ref in queued}
+            batch.circuits_reset = circuits_to_reset(self.database, ids)
+        if self.action is Action.RESYNC:
+            batch.deliveries_cleared = count_deliveries(self.database, queued)
+        names = names_of(self.database, [item.ref for item in batch.recorded])
+        planned = []
+        for item, (app_name, repository_name) in zip(batch.recorded, names, strict=True):
+            ref = item.ref
+            # One string for all links of an app: there may be a million.
+            link = (intern(ref.app_id), app_name or "", ref.repository_id, repository_name or "")
+            planned.append(PlannedLink(*link, item.outcome, item.error_message))
+        return planned
 
 
 def _is_refused(claim: Claim, answer: Answer) -> bool:
     """Tells whether the push found the job in another state than the look."""
     if claim.state is ClaimState.EXHAUSTED:
-        return answer.state is not JobState.NONE
+        return not answer.state.is_over
     return answer.outcome is None

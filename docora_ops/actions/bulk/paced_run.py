@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 
-from docora_ops.actions.bulk.batch import Batch
+from docora_ops.actions.bulk.execute import Batch
 from docora_ops.actions.bulk.pace import Pace
-from docora_ops.actions.bulk.run import BatchHandler, BulkRun
+from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.waiting.follow import Feed, Following
-from docora_ops.batches import batches
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
 from docora_ops.errors import RedisError
 from docora_ops.links import LinkRef
-from docora_ops.queue import PacedRuns, WaitingList
-from docora_ops.settings import SECOND_LOOK_DELAY
+from docora_ops.queue import PacedRuns
 
 _REPORT = 1  # seconds after which an idle run looks whether it was cancelled
 _KEEP = 5  # seconds after which the run shows again that it is under way
-_LIST_FRESH = 5  # seconds for which the waiting list need not be read again
 
 
 @dataclass(kw_only=True)
@@ -43,12 +39,10 @@ class PacedRun(BulkRun):
     """Called when no further link is queued, though some are left."""
     _has_told_stop: bool = False
     _results_at_stop: tuple[int, int] | None = None  # all, and those that failed
-    _postponed: dict[LinkRef, str] = field(default_factory=dict)
-    """Evidence of doubtful jobs in the first round."""
-    _postponed_at: float = 0
-    _evidence: dict[str, str] | None = None  # the same in the second round, by row id
-    _waiting: WaitingList | None = None
-    _waiting_read_at: float = 0
+    _pace: Pace = field(init=False)
+    _unclaimed: list[LinkRef] = field(default_factory=list)
+    """Links whose rows were locked: they come last."""
+    _is_last_round: bool = False
     _kept_at: float = 0
 
     def result(self) -> BulkResult:
@@ -77,11 +71,11 @@ class PacedRun(BulkRun):
             self._kept_at = time.monotonic()
             self.runs.keep(self.operation_id, (ref.id for ref in self.selection.refs))
 
-    def _work(self, handlers: Sequence[BatchHandler]) -> None:
+    def _work(self) -> None:
         """Queues links and follows them until all have results, or it has to stop."""
-        pace = Pace(self.selection.refs, self.in_flight)
-        self.following.on_ended = pace.release
-        wait = self.following.run(self.timeout, partial(self._feed, pace, handlers), is_paced=True)
+        self._pace = Pace(self.selection.refs, self.in_flight)
+        self.following.on_ended = self._pace.release
+        wait = self.following.run(self.timeout, self._feed, is_paced=True)
         if self.left and not self._is_stopped():
             self._end(StoppedBy.LOST_JOBS if wait.only_lost_left else StoppedBy.TIMEOUT)
 
@@ -100,51 +94,35 @@ class PacedRun(BulkRun):
         self._has_told_stop = True
         self.on_stop()
 
-    def _feed(self, pace: Pace, handlers: Sequence[BatchHandler]) -> Feed:
+    def _feed(self) -> Feed:
         """Queues links for the free slots."""
         if self._is_stopped():
             return self.stay_known()
-        self._begin_second_round(pace)
-        if not (pace.has_left or self._postponed):
+        if not self._pace.has_left and self._unclaimed:
+            self._pace.add(self._unclaimed)
+            self._unclaimed, self._is_last_round = [], True
+        if not self._pace.has_left:
             return self.stay_known()
         wait = self.following.result()
         if self.max_failures and self.max_failures.is_exceeded(wait.failed, wait.synced):
             self._results_at_stop = (wait.failed + wait.synced, wait.failed)
             self._end(StoppedBy.MAX_FAILURES)
             return Feed.DONE
-        if refs := pace.take():
-            if self.front:
-                refs.reverse()  # each job is pushed before the one that was pushed last
-            waiting = self._read_waiting()
-            some = (Batch(each, waiting, self._evidence) for each in batches(refs, self.batch_size))
-            for batch in self._handle(some, handlers):
-                self._release_unqueued(batch, pace)
-            return Feed.MORE
-        if time.monotonic() - self._reported_at > _REPORT:
-            self._report()
-        return Feed.MORE if self._postponed else Feed.BLOCKED
+        refs = self._pace.take()
+        if not refs:
+            if time.monotonic() - self._reported_at > _REPORT:
+                self._report()
+            return Feed.BLOCKED
+        if self.front:
+            refs.reverse()  # each job is pushed before the one that was pushed last
+        if self._is_last_round:
+            self._handle_locked(refs)
+        else:
+            unclaimed = self._handle(refs)
+            self._unclaimed += unclaimed
+            self._pace.release(ref.id for ref in unclaimed)
+        return Feed.MORE
 
-    def _begin_second_round(self, pace: Pace) -> None:
-        """Hands out the postponed links once more, when all others were handed out."""
-        is_due = time.monotonic() - self._postponed_at >= SECOND_LOOK_DELAY
-        if self._postponed and not pace.has_left and is_due:
-            self._evidence = {ref.id: evidence for ref, evidence in self._postponed.items()}
-            pace.add(self._postponed)
-            self._postponed = {}
-            self._waiting = None  # a list that was read before the first look proves nothing
-
-    def _release_unqueued(self, batch: Batch, pace: Pace) -> None:
-        pace.release(batch.postponed)
-        pace.release(item.ref.id for item in batch.recorded if not item.outcome.succeeded)
-        if batch.postponed:
-            refs = {ref.id: ref for ref in batch.refs}
-            self._postponed |= {refs[id_]: each for id_, each in batch.postponed.items()}
-            self._postponed_at = time.monotonic()
-
-    def _read_waiting(self) -> WaitingList:
-        """Returns the waiting list, which is not read for each link: it may be long."""
-        now = time.monotonic()
-        if self._waiting is None or now - self._waiting_read_at > _LIST_FRESH:
-            self._waiting = self.queue.read_waiting()
-            self._waiting_read_at = now
-        return self._waiting
+    def _count(self, batch: Batch, *, is_lost: bool = False) -> None:
+        super()._count(batch, is_lost=is_lost)
+        self._pace.release(item.ref.id for item in batch.recorded if not item.outcome.succeeded)

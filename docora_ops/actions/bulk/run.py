@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, suppress
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, field
-from functools import partial
-from itertools import cycle
 
 from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
-from docora_ops.actions.bulk.batch import Batch, LinkOutcome
-from docora_ops.actions.bulk.execute import BatchExecution
-from docora_ops.actions.bulk.plan import plan_batch
+from docora_ops.actions.bulk.execute import Batch, BatchExecution, LinkOutcome
 from docora_ops.actions.failures import named_failures
 from docora_ops.actions.waiting.follow import Feed, Following
 from docora_ops.batches import batches
@@ -22,6 +17,7 @@ from docora_ops.bulk import BulkResult, Progress, Results, StoppedBy
 from docora_ops.database import Database, Selection
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.errors import (
+    LinkError,
     LinkLockedError,
     NotFoundError,
     OperationFinishedError,
@@ -42,13 +38,6 @@ from docora_ops.links import (
 from docora_ops.queue import LinkQueue, ProgressStore
 from docora_ops.queue.audit_stream import results_entry
 from docora_ops.queue.progress import HEARTBEAT, new_operation_id
-from docora_ops.settings import SECOND_LOOK_DELAY
-
-BATCHES_IN_FLIGHT = 2
-"""While Postgres works on the links of one batch, the jobs of the other are made and pushed."""
-
-BatchHandler = Callable[[Batch], None]
-"""Records or postpones each link of a batch: for real, or as a dry run."""
 
 
 @dataclass
@@ -71,12 +60,15 @@ class BulkRun:
     stop: Stop = field(default_factory=Stop)
     on_progress: Callable[[int], None] = lambda _completed: None
     on_recorded: Callable[[Sequence[LinkOutcome]], None] = lambda _recorded: None
+    disproved: Mapping[str, str] = field(default_factory=dict)
+    """By job id, the evidence against the status of a waiting job, see `PushRequest`."""
     operation_id: str | None = None
     following: Following | None = None  # of the links whose snapshots are awaited
     cancelled: bool = False
     stopped_by: StoppedBy | None = None  # once it is cancelled
     cancelled_by: str | None = None  # the user of another command
     _planned: list[PlannedLink] | None = None  # of a dry run
+    _execution: BatchExecution = field(init=False)
     _counts: Counter[Outcome] = field(default_factory=Counter)
     _by_app: dict[str, Counter[Outcome]] = field(default_factory=dict)
     _failures: list[LinkFailure] = field(default_factory=list)
@@ -103,27 +95,25 @@ class BulkRun:
         Raises PostgresError or RedisError if a server is lost: unfinished batches are rolled back.
         """
         self.queue.prepare()
-        with ExitStack() as stack:
-            handlers = []
-            for _ in range(BATCHES_IN_FLIGHT):
-                database = stack.enter_context(closing(self.database.sibling()))
-                claim = self.selection.claim
-                execution = BatchExecution(
-                    database,
-                    self.queue,
-                    self.action,
-                    claim,
-                    self.audit,
-                    self.front,
-                    self.reset_circuit,
-                    self.operation_id,
-                    self.update,
-                )
-                handlers.append(execution.handle)
-            self._work(handlers)
-            self._reset_held_circuits()
-            self._end_audit()
+        self._begin()
+        self._work()
+        self._reset_held_circuits()
+        self._end_audit()
         return self.result()
+
+    def _begin(self) -> None:
+        self._execution = BatchExecution(
+            self.database,
+            self.queue,
+            self.action,
+            self.selection.claim,
+            self.audit,
+            self.front,
+            self.reset_circuit,
+            self.operation_id,
+            self.update,
+            disproved=self.disproved,
+        )
 
     def stay_known(self) -> Feed:
         """Keeps the operation from expiring while its links are awaited, and adds none.
@@ -149,15 +139,8 @@ class BulkRun:
     def plan(self) -> BulkResult:
         """Finds what `run` would do, and changes nothing. Raises PostgresError, RedisError."""
         self._planned = []
-        handler = partial(
-            plan_batch,
-            self.database,
-            self.queue,
-            self.action,
-            self._planned,
-            reset_circuit=self.reset_circuit,
-        )
-        self._work([handler])
+        self._begin()
+        self._work()
         return self.result()
 
     def cancel(self, reason: StoppedBy) -> None:
@@ -220,69 +203,60 @@ class BulkRun:
     def _reason(self) -> StoppedBy | None:
         return self.stopped_by if self._is_cut_short else None
 
-    def _work(self, handlers: Sequence[BatchHandler]) -> None:
-        """Handles all links in order and, a moment later, the postponed ones once more."""
-        waiting = self.queue.read_waiting()
-        postponed: list[LinkRef] = []
-        evidence: dict[str, str] = {}
+    def _work(self) -> None:
+        """Handles all links in order, and at last those whose rows were locked."""
         refs = self.selection.refs
         if self.front and self._planned is None:
             refs = refs[::-1]  # each job is pushed before the one that was pushed last
-        first = (Batch(some, waiting) for some in batches(refs, self.batch_size))
-        for batch in self._handle(first, handlers):
-            postponed += [ref for ref in batch.refs if ref.id in batch.postponed]
-            evidence |= batch.postponed
-        if not postponed or self._must_stop():
-            return
-        self.stop.sleep(SECOND_LOOK_DELAY)
-        self._report()  # tells, too, whether it was cancelled meanwhile
-        waiting = self.queue.read_waiting()
-        second = (Batch(refs, waiting, evidence) for refs in batches(postponed, self.batch_size))
-        for _ in self._handle(second, handlers):
-            pass
+        self._handle_locked(self._handle(refs))
 
-    def _handle(self, to_do: Iterator[Batch], handlers: Sequence[BatchHandler]) -> Iterator[Batch]:
-        """Yields each batch, handled and counted, in order; as many at once as there are handlers.
+    def _handle(self, refs: Sequence[LinkRef]) -> list[LinkRef]:
+        """Handles and counts the links, batch by batch, until the run is to stop.
 
-        When the run is to stop, it ends after the batches that have begun.
+        Returns the links that are gone, or whose rows other sessions have locked.
         """
-        begun: deque[tuple[Batch, Future[None]]] = deque()
-        before: Batch | None = None
-        # Batches end in order, so that the next handler is idle when a batch begins.
-        turns = cycle(handlers)
-
-        def begin() -> None:
-            nonlocal before
-            while len(begun) < len(handlers) and not self._must_stop():
-                batch = next(to_do, None)
-                if batch is None:
-                    break
-                batch.after = before
-                begun.append((batch, pool.submit(next(turns), batch)))
-                before = batch
-
-        with ThreadPoolExecutor(len(handlers)) as pool:
+        unclaimed: list[LinkRef] = []
+        for some in batches(refs, self.batch_size):
+            if self._must_stop():
+                break
+            batch = Batch()
             try:
-                begin()
-                while begun:
-                    batch, future = begun[0]
-                    # In slices: a signal that comes just before an endless wait is seen after it.
-                    while not wait([future], timeout=0.2).done:
-                        if time.monotonic() - self._reported_at > HEARTBEAT:
-                            self._report()
-                    future.result()
-                    begun.popleft()
-                    batch.after = None
-                    self._count(batch)
-                    begin()  # the report waits until Redis has pushed the jobs of the other batch
-                    self._report()
-                    yield batch
+                if self._planned is None:
+                    self._execution.execute(some, batch)
+                else:
+                    self._planned += self._execution.plan(some, batch)
+            except LinkError:
+                unclaimed += self._handle_one_by_one(some)
+                continue
             except ServerError:
-                # Links that the unfinished batches have recorded are done.
-                wait(future for _, future in begun)
-                for batch, _ in begun:
-                    self._count(batch, is_lost=True)
+                self._count(batch, is_lost=True)
                 raise
+            self._count(batch)
+            self._report()
+            unclaimed += batch.unclaimed
+        return unclaimed
+
+    def _handle_one_by_one(self, refs: Sequence[LinkRef]) -> list[LinkRef]:
+        """Handles links by themselves, one of which can't be queued. Returns those unclaimed."""
+        batch_size, self.batch_size = self.batch_size, 1
+        try:
+            return self._handle(refs)
+        finally:
+            self.batch_size = batch_size
+
+    def _handle_locked(self, refs: Sequence[LinkRef]) -> None:
+        """Handles links that were unclaimed once more: all together, then waiting for each row."""
+        for ref in self._handle(refs):
+            if self._must_stop():
+                break
+            batch = Batch()
+            try:
+                self._execution.execute_locked(ref, batch)
+            except ServerError:
+                self._count(batch, is_lost=True)
+                raise
+            self._count(batch)
+            self._report()
 
     def _must_stop(self) -> bool:
         reason = interruption(self.stop)
@@ -327,7 +301,7 @@ class BulkRun:
         ]
 
     def _reset_held_circuits(self) -> None:
-        """Resets the circuits whose rows other sessions held, the other batch among them."""
+        """Resets the circuits whose rows other sessions held."""
         held = self._circuits_held - self._circuits_reset
         self._circuits_held = held
         if not held:

@@ -6,14 +6,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from docora_ops.actions.bulk.batch import Batch, LinkOutcome
-from docora_ops.actions.bulk.execute import BatchExecution
-from docora_ops.actions.decision import STUCK_ERROR
+from docora_ops.actions.bulk.execute import STUCK_ERROR, Batch, BatchExecution, LinkOutcome
 from docora_ops.actions.look import look_at_jobs
 from docora_ops.database import Database
 from docora_ops.database.link_rows import claim_unfinished_links
 from docora_ops.database.link_scans import scanning_links
-from docora_ops.jobs import JobState
 from docora_ops.links import Action, Outcome
 from docora_ops.queue import LinkQueue
 from docora_ops.settings import SECOND_LOOK_DELAY
@@ -34,21 +31,22 @@ def recover_abandoned(
     PostgresError, RedisError; the links so far are recovered then.
     """
     stuck = [
-        (ref, answer.evidence)
+        ref
         for ref, answer in look_at_jobs(database, queue, scanning_links(database))
-        if answer.state in {JobState.NONE, JobState.DOUBTFUL}
+        if answer.state.is_over
     ]
     if not stuck:
         return []
     time.sleep(SECOND_LOOK_DELAY)
     claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=max_attempts)
     execution = BatchExecution(database, queue, Action.REPAIR, claim)
-    waiting = queue.read_waiting()
     recovered = []
-    for ref, evidence in stuck:
+    for ref in stuck:
         keep_alive()
         # One link at a time: a statement may take half a minute, and a heartbeat lasts for 90 s.
-        batch = Batch([ref], waiting, {ref.id: evidence})
-        execution.handle(batch)
+        batch = Batch()
+        execution.execute([ref], batch)
+        for locked in batch.unclaimed:
+            execution.execute_locked(locked, batch)
         recovered += [item for item in batch.recorded if item.outcome in _ANSWERED]
     return recovered

@@ -185,15 +185,11 @@ class _Look:
         """Yields the links without a live job, given with their statuses."""
         statuses = {ref: status for ref, status in links if status in _KINDS_OF_LINKS}
         kinds = {ref: _KINDS_OF_LINKS[status] for ref, status in statuses.items()}
-        for ref, answer in look_at_jobs(
-            self._database, self._queue, list(kinds), waiting=self._waiting
-        ):
+        for ref, answer in look_at_jobs(self._database, self._queue, list(kinds)):
             if self._queue.docora_picks_up(statuses[ref], answer):
                 continue
-            if answer.state in {JobState.NONE, JobState.DOUBTFUL}:
-                # Without a job, the evidence says no more once it is half a minute old.
-                is_doubtful = answer.state is JobState.DOUBTFUL
-                yield _suspect(kinds[ref], ref, enqueued_at=answer.evidence if is_doubtful else "")
+            if answer.state.is_over:
+                yield _suspect(kinds[ref], ref)
             elif answer.state is JobState.UNREADABLE:
                 detail = f"its Redis key does not hold a job: {answer.reason}"
                 yield _suspect(kinds[ref], ref, detail)
@@ -202,8 +198,8 @@ class _Look:
                 yield _suspect(kind, ref, "its ids can't form a job id")
 
 
-def _suspect(kind: DriftKind, ref: LinkRef, detail: str = "", *, enqueued_at: str = "") -> Suspect:
-    return Suspect(Drift(kind, ref.app_id, ref.repository_id, detail=detail), ref, enqueued_at)
+def _suspect(kind: DriftKind, ref: LinkRef, detail: str = "") -> Suspect:
+    return Suspect(Drift(kind, ref.app_id, ref.repository_id, detail=detail), ref)
 
 
 def _may_be_orphan(job: InspectedJob) -> bool:

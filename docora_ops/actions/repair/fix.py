@@ -9,9 +9,8 @@ from functools import partial
 
 from docora_ops.actions.belonging import require_primary, require_servers_to_match
 from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
-from docora_ops.actions.bulk.batch import LinkOutcome
+from docora_ops.actions.bulk.execute import STUCK_ERROR, LinkOutcome
 from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.actions.decision import STUCK_ERROR
 from docora_ops.actions.repair.find import confirmed, named
 from docora_ops.audit import Change
 from docora_ops.batches import batches

@@ -18,10 +18,9 @@ from docora_ops.database.link_rows import read_link
 from docora_ops.database.results import SnapshotResult, count_by_app, read_results
 from docora_ops.errors import RedisError
 from docora_ops.interrupts import Stop
-from docora_ops.jobs import JobState
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkFailure, LinkRef, LinkStatus, Outcome
-from docora_ops.queue import Answer, LinkQueue
+from docora_ops.queue import LinkQueue
 from docora_ops.waits import BulkWait, JobCounts, LinkWait, WaitEnd
 
 _AT_ONCE = 5_000  # links per statement
@@ -60,8 +59,6 @@ class Following:
     """Row ids of links whose job was running: `failed` may be older than that job."""
     _claimed: list[str] = field(default_factory=list)
     """Row ids of links whose claim may not be committed yet: any result may be older."""
-    _doubtful: dict[str, str] = field(default_factory=dict)
-    """The evidence of doubtful jobs at the last look, by job id."""
     _synced: int = 0
     _gone: int = 0
     _failures: list[LinkFailure] = field(default_factory=list)
@@ -221,20 +218,10 @@ class Following:
         over = [ref.id for ref in refs if not ref.has_valid_job_id]
         try:
             looked = look_at_jobs(self.database, self.queue, refs)
-            return over + [ref.id for ref, answer in looked if self._has_ended(answer)]
+            return over + [ref.id for ref, answer in looked if not answer.state.is_live]
         except RedisError as error:
             self.watch.redis_is_away(error)
             return over
-
-    def _has_ended(self, answer: Answer) -> bool:
-        """Tells whether the job is over; a doubtful one if it was as doubtful at the last look."""
-        if self.queue.docora_picks_up(LinkStatus.FAILED, answer):
-            return False
-        if answer.state is JobState.DOUBTFUL:
-            before = self._doubtful.get(answer.job_id)
-            self._doubtful[answer.job_id] = answer.evidence
-            return before == answer.evidence
-        return answer.state not in {JobState.RUNNING, JobState.WAITING}
 
     def _count(self, results: Iterable[SnapshotResult]) -> set[str]:
         """Counts the results and returns the row ids of their links."""

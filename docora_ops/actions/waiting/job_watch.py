@@ -64,8 +64,8 @@ class JobWatch:
     """A worker has listened on the queue; until then, its absence is not reported."""
     _workers: int = 0
     next_look: float = 0  # no look before this moment
-    _suspects: dict[str, tuple[float, str]] = field(default_factory=dict)
-    """When a job was first found not live, and its evidence if doubtful, by job id."""
+    _suspects: dict[str, float] = field(default_factory=dict)
+    """When a job was first found not live, by job id."""
     _cleaned_up_at: float = 0  # when workers have queued all lost links again that they can queue
     _reported: set[Notice] = field(default_factory=set)
 
@@ -118,7 +118,7 @@ class JobWatch:
         """Counts the jobs by state. Returns the lost links, too."""
         found: Counter[str] = Counter()
         lost: list[LinkRef] = []
-        suspects: dict[str, tuple[float, str]] = {}
+        suspects: dict[str, float] = {}
         for ref, answer, status in self._jobs(ids):
             if answer.state is JobState.RUNNING:
                 found["running"] += 1
@@ -127,10 +127,8 @@ class JobWatch:
             elif self.queue.docora_picks_up(status, answer):
                 found["waiting"] += 1
             elif status != LinkStatus.FAILED:
-                since, evidence = self._suspects.get(answer.job_id, (now, answer.evidence))
-                if evidence != answer.evidence:
-                    since = now
-                suspects[answer.job_id] = since, answer.evidence
+                since = self._suspects.get(answer.job_id, now)
+                suspects[answer.job_id] = since
                 if since < now and now - since >= self.grace:
                     lost.append(ref)
                     if status == LinkStatus.SCANNING:
@@ -142,14 +140,11 @@ class JobWatch:
 
     def _jobs(self, ids: Sequence[str]) -> Iterator[tuple[LinkRef, Answer, str]]:
         """Yields each link that is not synced, with its job and its status."""
-        waiting = self.queue.read_waiting() if len(ids) > _AT_ONCE else None
         for some in batches(ids, _AT_ONCE):
             if self.must_end():
                 return
             statuses = dict(read_unsynced(self.database, some))
-            for ref, answer in look_at_jobs(
-                self.database, self.queue, list(statuses), waiting=waiting
-            ):
+            for ref, answer in look_at_jobs(self.database, self.queue, list(statuses)):
                 yield ref, answer, statuses[ref]
 
     def _report(self, notice: Notice, text: str = "", *, holds: bool = True) -> None:

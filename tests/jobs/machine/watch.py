@@ -11,7 +11,7 @@ import pytest
 from hypothesis import note
 
 from docora_ops.actions import link_change as single
-from docora_ops.actions.decision import STUCK_ERROR
+from docora_ops.actions.bulk.execute import STUCK_ERROR
 from docora_ops.errors import DocoraOpsError
 from docora_ops.interrupts import Stop
 from docora_ops.jobs import JobState
