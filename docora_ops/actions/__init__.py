@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from docora_ops.actions.docora import Docora, Notice
+    from docora_ops.actions.following import LinkStep, OperationStep, wait, wait_for_operation
     from docora_ops.actions.journal import cancel, follow, history, operations, progress
     from docora_ops.actions.lookup import LinkChoice
     from docora_ops.actions.reading import apps, link_groups, links, queue, show
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Docora",
     "LinkChoice",
+    "LinkStep",
     "Notice",
+    "OperationStep",
     "apps",
     "cancel",
     "follow",
@@ -31,9 +34,12 @@ __all__ = [
     "resume",
     "rq_workers",
     "show",
+    "wait",
+    "wait_for_operation",
 ]
 _MODULES = {
     "docora": ("Docora", "Notice"),
+    "following": ("LinkStep", "OperationStep", "wait", "wait_for_operation"),
     "journal": ("cancel", "follow", "history", "operations", "progress"),
     "lookup": ("LinkChoice",),
     "reading": ("apps", "link_groups", "links", "queue", "show"),

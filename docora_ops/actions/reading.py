@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.folding import LONGEST, group_errors
 from docora_ops.actions.look import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_link
 from docora_ops.actions.workers import count_workers, note_wrong_backend
@@ -14,6 +13,7 @@ from docora_ops.database import link_lists as lists
 from docora_ops.database.link_history import has_token, link_history
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.errors import RedisError
+from docora_ops.folding import LONGEST, group_errors
 from docora_ops.jobs import Backend, JobState, QueueOverview
 from docora_ops.link_details import LinkDetails
 from docora_ops.link_lists import (

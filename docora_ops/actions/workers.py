@@ -136,7 +136,8 @@ def _found_wrong(docora: Docora, workers: int, other: OtherQueue) -> Iterator[st
         )
     elif not workers and not is_worked_on:
         name = docora.settings.queue_name
-        yield f"no worker listens on the queue {name}: jobs wait until one is started"
+        start = advice.to_start_workers
+        yield f"no worker listens on the queue {name}: jobs wait until one is started: {start}"
     if suspension := queue.read_suspension():
         yield f"{suspension.sentence}. To go on: {advice.to_resume}"
     if is_worked_on:

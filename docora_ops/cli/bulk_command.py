@@ -14,7 +14,7 @@ from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
 from docora_ops.actions.bulk.execute import LinkOutcome
 from docora_ops.actions.bulk.paced_run import PacedRun
 from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.actions.waiting.follow import Following
+from docora_ops.actions.following import Following
 from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
@@ -22,12 +22,12 @@ from docora_ops.cli.change import in_words
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.long_run import LongRun
-from docora_ops.cli.signals import interrupted_code
+from docora_ops.cli.signals import interrupted_code, until_stopped
 from docora_ops.cli.terminal import Terminal
-from docora_ops.cli.waiting import end_wait, keep_results, showing_wait, waiting
+from docora_ops.cli.wait import end_wait, showing_wait
 from docora_ops.database import Selection
 from docora_ops.database.counts import count_links
-from docora_ops.errors import ServerError
+from docora_ops.errors import RedisError, ServerError
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action
 from docora_ops.queue import PacedRuns, ProgressStore, connect
@@ -94,8 +94,7 @@ class BulkCommand(LongRun):
         options: BulkOptions = _NONE,
     ) -> None:
         stop = Stop()
-        grace = context.docora.settings.drift_grace
-        self._following = Following(context.docora.database, context.docora.queue, stop, grace)
+        self._following = Following(context.docora)
         audit = AuditEntries(change, selection.total)
         self._options = options
         self._is_paced = options.in_flight is not None and not context.dry_run
@@ -121,7 +120,6 @@ class BulkCommand(LongRun):
         if context.wait:
             self._run.following = self._following
             self._run.on_recorded = self._follow
-        self._workers = 0
         self._links = links_of(selection)
         if action is Action.RESYNC:
             self.next_step = "the same command begins again, with all of them"
@@ -134,7 +132,8 @@ class BulkCommand(LongRun):
         if context.dry_run or not selection.total:
             require_right_workers(context.docora)
         else:
-            self._workers = count_workers(context.docora, to_change=True)
+            workers = count_workers(context.docora, to_change=True)
+            self._following.watch.had_workers = workers > 0
         if selection.total:
             require_servers_to_match(context.docora.database, context.docora.queue)
         if context.dry_run:
@@ -183,8 +182,9 @@ class BulkCommand(LongRun):
                 yield
             return
         what = f"{amount(total, 'snapshot')}{self._options.pace}"
-        watched = (self.context, self._following, self._workers)
-        with showing_wait(*watched, what, left=self._left, taken_over=self._taken_over):
+        with showing_wait(self.context, what) as show:
+            if isinstance(self._run, PacedRun):
+                self._run.on_step = lambda wait: show(wait, self._left(), self._taken_over())
             yield
 
     def _left(self) -> int:
@@ -237,26 +237,35 @@ class BulkCommand(LongRun):
                 self._following.add(item.ref, item.outcome)
 
     def _finish_after_wait(self) -> int:
-        following = self._following
+        following, stop = self._following, self._run.stop
         lost: ServerError | None = None
         try:
-            has_links = following.result().total > 0
-            if has_links and not (self._is_paced or following.stop.requested):
-                with waiting(self.context, following, self._workers):
-                    following.run(self.context.timeout, self._run.stay_known)
+            snapshots = following.result().total
+            if snapshots and not (self._is_paced or stop.requested):
+                self.context.collect_garbage()
+                what = amount(snapshots, "snapshot")
+                with showing_wait(self.context, what, following.result()) as show:
+                    for step in until_stopped(following.follow(self.context.timeout), stop):
+                        self._run.stay_known()
+                        show(step)
         except ServerError as error:
             lost = error
             self.context.docora.database.close()
-        keep_results(self.context, self._run.record_results, lost)
+        try:
+            self._run.record_results()
+        except RedisError as error:
+            if not isinstance(lost, RedisError):
+                kept = "the results are not kept with the operation"
+                self.context.warn(f"Warning: {kept}: {error.message}")
         waited = following.result()
         if self.context.as_json:
             self.context.show_document(render.document(self._run.result(), waited), lost)
         elif waited.total:
             tables = waits.wait_tables(waited, self.context.out.width)
-            self.context.show_tables(tables, is_last=not (lost or following.stop.requested))
+            self.context.show_tables(tables, is_last=not (lost or stop.requested))
         if lost:
             return self.context.report(lost, next_step="the jobs go on")
-        result, interrupted = self._run.result(), following.stop.requested
+        result, interrupted = self._run.result(), stop.requested
         codes = end_wait(
             self.context, waited, operation_id=result.operation_id, interrupted=interrupted
         )

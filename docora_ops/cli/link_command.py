@@ -13,6 +13,7 @@ from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.terminal import Terminal
 from docora_ops.database.link_rows import count_deliveries
 from docora_ops.errors import ServerError
+from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkResult
 from docora_ops.render import link_result as render
 from docora_ops.render.bulk import forgets_files, forgotten
@@ -86,25 +87,20 @@ def _show(context: Context, result: LinkResult, workers: int) -> None:
 
 
 def _wait(context: Context, result: LinkResult, workers: int) -> int:
-    from docora_ops.actions.waiting.follow import Following, wait_for_one
-    from docora_ops.cli.waiting import end_wait, waiting
+    from docora_ops.actions.following import wait_for_link
+    from docora_ops.cli.wait import await_link, end_wait
     from docora_ops.render.waits import wait_table
 
-    ref = result.link.ref
-    following = Following(
-        context.docora.database, context.docora.queue, grace=context.docora.settings.drift_grace
-    )
-    following.add(ref, result.outcome)
+    link, stop = result.link, Stop()
+    steps = wait_for_link(context.docora, link, result.outcome, workers, timeout=context.timeout)
     try:
-        with waiting(context, following, workers, link=ref.words):
-            waited = wait_for_one(following, ref, context.timeout)
+        step = await_link(context, steps, stop, "1 snapshot")
     except ServerError as error:
         if context.as_json:
             context.show_document(render.document(result, workers), error)
         return context.report(error, next_step="the job goes on")
-    interrupted = following.stop.requested
     if context.as_json:
-        context.show_document(render.document(result, workers, waited))
+        context.show_document(render.document(result, workers, step.end))
     else:
-        context.show_tables([wait_table(waited)], is_last=not interrupted)
-    return gravest(end_wait(context, following.result(), ref.words, interrupted=interrupted))
+        context.show_tables([wait_table(step.end)], is_last=not stop.requested)
+    return gravest(end_wait(context, step.wait, link.ref.words, interrupted=stop.requested))

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docora_ops.actions import folding, reading
-from docora_ops.actions.folding import LONGEST, fold
+from docora_ops import folding
+from docora_ops.actions import reading
+from docora_ops.folding import LONGEST, fold
 from docora_ops.link_lists import OTHER_ERRORS, ErrorGroup
 from docora_ops.links import LinkFilter
 from docora_ops.pages import Page
