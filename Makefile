@@ -22,15 +22,19 @@ export UV_PYTHON_DOWNLOADS := never
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(READY) ## Show the tool at work on servers of its own (ARGS=--keep: leave them up to play with)
 	@$(BIN)/docora-ops demo $(ARGS)
 
 .PHONY: test
-test: $(READY) ## Run the tests, on servers of their own or on TEST_DATABASE_URL and TEST_REDIS_URL
-	$(BIN)/pytest -n 4 -m 'not matrix' $(ARGS)
+test: $(READY) ## Run the fast tests, on servers of their own or on TEST_DATABASE_URL and TEST_REDIS_URL
+	$(BIN)/pytest -n 4 -m 'not slow and not matrix' $(ARGS)
+
+.PHONY: test-all
+test-all: $(READY) ## Run the slow tests, too, with a new seed for order and data, which is printed
+	$(BIN)/pytest -n 4 -m 'not matrix' --randomly-seed=default --hypothesis-profile=drawn $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## Check style, types, who imports whom, and that requirements.lock is complete

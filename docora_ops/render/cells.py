@@ -21,7 +21,7 @@ _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed"},
     "cyan": {"running", "waiting", "already_queued", "already_running", "left_alone"},
-    "yellow": {"warning", "delayed", "doubtful", "cancelled", "skipped"},
+    "yellow": {"warning", "delayed", "cancelled", "skipped"},
     "bold red": {"failed", "not_queued", "not_repaired", "unreadable", "owner_gone"},
     "dim": {"not_checked"},
 }

@@ -11,7 +11,6 @@ from rq.job import Job, JobStatus
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.errors import RedisError
 from docora_ops.links import Outcome
-from tests.support.actions import between_looks
 from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
 from tests.support.docora import Docora
 from tests.support.row_locks import released_when_waited_for, row_locks, slow_claims
@@ -197,20 +196,21 @@ def test_a_job_that_a_worker_takes_after_the_look_changes_only_its_own_link(
 
 @every_bulk_action
 def test_a_row_that_is_locked_for_a_while_is_queued_at_the_end(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch, bulk: BulkAction
+    docora: Docora, bulk: BulkAction
 ) -> None:
     bulk.add_links(docora, 6)
     links = docora.links()
-    with row_locks(docora, links[0], links[3]) as other:
-        between_looks(monkeypatch, other.commit)
-        result = bulk.run(docora.actions(lock_timeout=1), batch_size=2)
+    with (
+        row_locks(docora, links[0], links[3]) as other,
+        released_when_waited_for(docora, other),
+    ):
+        result = bulk.run(docora.actions(lock_timeout=10), batch_size=2)
     assert result.counts == {Outcome.QUEUED: 6}
     assert set(docora.waiting()[-2:]) == {links[0].job_id, links[3].job_id}
     assert docora.statuses() == {bulk.done_status: 6}
     docora.assert_sound()
 
 
-@pytest.mark.parametrize("waited_for", [True, False])
 @pytest.mark.parametrize(
     ("bulk", "change", "skipped"),
     [
@@ -222,24 +222,15 @@ def test_a_row_that_is_locked_for_a_while_is_queued_at_the_end(
     ],
 )
 def test_a_locked_row_is_judged_by_what_its_holder_made_of_it(
-    docora: Docora,
-    monkeypatch: pytest.MonkeyPatch,
-    bulk: BulkAction,
-    change: str,
-    skipped: bool,
-    waited_for: bool,
+    docora: Docora, bulk: BulkAction, change: str, skipped: bool
 ) -> None:
     docora.add_links(3)
     held = docora.links()[1]
     with row_locks(docora, held) as other:
         where = f"WHERE repository_id = '{held.repository_id}'"
         other.execute(f"{LINK} {change} {where} RETURNING *".encode())
-        if waited_for:
-            with released_when_waited_for(docora, other):
-                result = bulk.run(docora.actions(lock_timeout=10))
-        else:
-            between_looks(monkeypatch, other.commit)
-            result = bulk.run(docora.actions(lock_timeout=1))
+        with released_when_waited_for(docora, other):
+            result = bulk.run(docora.actions(lock_timeout=10))
     if skipped:
         assert result.counts == {Outcome.QUEUED: 2, Outcome.SKIPPED: 1}
         assert held.job_id not in docora.waiting()
@@ -287,7 +278,7 @@ def test_many_locked_rows_cost_one_wait_only(docora: Docora) -> None:
         took = time.monotonic() - begin
     assert result.counts == {Outcome.QUEUED: 10, Outcome.NOT_QUEUED: 30}
     assert all("lock" in failure.error_message for failure in result.failures)
-    assert took < 4  # two batches at once, each of which may wait a second
+    assert took < 4
     assert docora.statuses() == {"pending_snapshot": 10, "failed": 30}
 
 

@@ -16,7 +16,6 @@ from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
 from tests.support.own_servers import OwnRedis
 from tests.support.proxy import PUSH, Fault, Plan, Proxy, eventually
-from tests.support.row_locks import row_locks
 from tests.support.running_commands import (
     LOCK_TABLE,
     PATIENT,
@@ -27,7 +26,6 @@ from tests.support.running_commands import (
     only_operation,
     pending,
     progress_of,
-    suspended,
     terminate_sessions,
 )
 
@@ -129,12 +127,10 @@ def test_a_bulk_action_whose_postgres_is_lost_reports_what_it_has_done(
             eventually(
                 lambda: progress_of(docora, only_operation(docora)).items() >= two, "two batches"
             )
-        assert terminate_sessions(docora) == 3
+        assert terminate_sessions(docora) == 1
         push.release()
         code, stdout = stderr.finish()
-    done = json.loads(stdout)["data"]["queued"]
-    # The second batch of the schedule has been pushed, and may have been about to commit.
-    assert done in {2 * bulk.batch, bulk.batch if bulk is SCHEDULE else 2 * bulk.batch}
+    done = 2 * bulk.batch
     error = assert_stopped(docora, bulk, code, stdout, stderr, done=done)
     assert error["code"] == "postgres"
     assert "Postgres database" in error["error"]
@@ -206,7 +202,7 @@ def test_a_second_signal_ends_a_bulk_retry_at_once_while_postgres_holds_a_lock(
         holder.execute(LOCK_TABLE)
         process = docora.start("retry-all-failed", "--batch-size", "10", env=PATIENT)
         stderr = ErrorOutput(process)
-        await_locks(docora, 2)
+        await_locks(docora, 1)
         signal_twice(process, stderr, signal.SIGINT)
     await_goodbye(docora)
     progress = progress_of(docora, only_operation(docora))
@@ -321,27 +317,9 @@ def test_another_process_cancels_a_bulk_retry_after_the_batches_that_have_begun(
     data = json.loads(stdout)["data"]
     assert data["cancelled"] is True
     done = data["completed"]
-    assert done in {30, 40, 50}, "the batches in flight, the one begun meanwhile, and no other"
+    assert done == 30, "the batch that had begun, and no other"
     assert docora.statuses() == {"failed": 70 - done, "pending_snapshot": done}
     progress = progress_of(docora, operation_id)
     assert (progress["cancelled"], progress["completed"]) == ("true", str(done))
     assert (result.code, result.data["cancelled"]) == (6, True), result
     assert_next_run_does_the_rest(docora, RETRY, 70)
-
-
-def test_an_operation_cancelled_before_its_last_look_leaves_the_rest_alone(docora: Docora) -> None:
-    held, _ = docora.add_link(), docora.add_link()
-    before = docora.row(held)
-    with row_locks(docora, held) as other, docora.start("retry-all-failed", "--json") as process:
-        one = {"completed": "1"}.items()
-        eventually(lambda: docora.redis.keys("docora:bulk:*"), "an operation")
-        operation_id = only_operation(docora)
-        eventually(lambda: progress_of(docora, operation_id).items() >= one, "one link")
-        with suspended(process):
-            cancelled = docora.run("cancel", operation_id)
-            other.rollback()
-        result = finish(process)
-    assert cancelled.code == 0, cancelled
-    assert docora.row(held) == before
-    assert result.code == 6, result
-    assert (result.data["cancelled"], result.data["completed"]) == (True, 1)

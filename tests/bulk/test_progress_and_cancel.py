@@ -3,9 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from rq.job import JobStatus
 
-from docora_ops.actions.bulk import run as bulk
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.audit import Change, HistoryState
 from docora_ops.links import Outcome
@@ -22,7 +20,7 @@ def test_an_operation_cancelled_too_late_is_done_in_the_audit_entries_too(docora
 
     def prepare(run: BulkRun) -> None:
         def step(done: int) -> None:
-            if done == 4:  # the last batch is in flight
+            if done == 6:  # the last batch is committed, and not reported yet
                 actions.store.cancel(run.operation_id or "")
 
         run.on_progress = step
@@ -35,35 +33,16 @@ def test_an_operation_cancelled_too_late_is_done_in_the_audit_entries_too(docora
     assert entry.counts == {"total": 6, Outcome.QUEUED: 6}
 
 
-def test_an_operation_cancelled_before_its_first_batch_changes_nothing(docora: Docora) -> None:
+def test_an_operation_cancelled_before_its_first_batch_ends_after_it(docora: Docora) -> None:
     docora.add_links(5)
     actions = docora.actions()
     result = actions.retry_all(
         batch_size=1, prepare=lambda run: actions.store.cancel(run.operation_id or "")
     )
     assert result.cancelled is True
-    # The runner looks when it reports, which it does when the third batch has begun.
-    assert result.completed <= bulk.BATCHES_IN_FLIGHT + 1
-    assert docora.statuses()["failed"] == 5 - result.completed
+    assert result.completed == 1, "the run looks when it reports"
+    assert docora.statuses()["failed"] == 4
     docora.assert_sound()
-
-
-def test_a_stop_ends_the_wait_for_the_second_look(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    docora.add_links(2)
-    for link in docora.links():
-        docora.leave_job(link.job_id, JobStatus.QUEUED)
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 3600)
-
-    def prepare(run: BulkRun) -> None:
-        monkeypatch.setattr(
-            "docora_ops.interrupts.time.sleep", lambda seconds: setattr(run.stop, "requested", True)
-        )
-
-    result = docora.actions().retry_all(prepare=prepare)
-    assert (result.cancelled, result.completed) == (True, 0)
-    assert docora.statuses() == {"failed": 2}
 
 
 # Progress

@@ -7,7 +7,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from docora_ops.actions.bulk import run as bulk_run
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.links import Outcome
 from tests.support.bulk_actions import APP, RESYNC, RETRY, BulkAction
@@ -156,7 +155,6 @@ def test_the_circuit_of_a_job_that_a_worker_takes_before_the_push_stays_open(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attempt is rolled back, with all circuits that it has closed."""
-    monkeypatch.setattr(bulk_run, "SECOND_LOOK_DELAY", 0)
     docora.add_links(5)
     open_all(docora)
     taken = docora.links()[3]

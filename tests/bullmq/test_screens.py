@@ -74,7 +74,7 @@ def test_show_and_links_tell_the_state_the_tries_and_the_masked_failure(bullmq: 
     doctor = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
     assert (doctor.code, check(doctor, "workers")["state"]) == (6, "failed")
     shown = bullmq.run("show", *stalled.ids, "--json").data
-    assert (shown["job"], shown["job_record"]["status"]) == ("doubtful", "active, stalled")
+    assert (shown["job"], shown["job_record"]["status"]) == ("running", "active, stalled")
     [job, _] = bullmq.run("queue", "--json").data["jobs"]
     assert (job["job_id"], job["status"]) == (stalled.job_id, "abandoned")
 

@@ -8,7 +8,6 @@ import psycopg
 import pytest
 
 from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.database.link_rows import held_job_ids
 from docora_ops.links import Outcome
 from tests.support.docora import Docora
 from tests.support.row_locks import released_when_waited_for, slow_claims
@@ -21,17 +20,20 @@ def test_one_link_cannot_change_between_the_check_and_the_reset(
     link = docora.add_link()
     refusals: list[str] = []
 
-    def try_to_change_then_look(*arguments: Any) -> set[str]:
+    actions = docora.actions()
+    push = actions.queue.push
+
+    def try_to_change_then_push(*arguments: Any, **options: Any) -> Any:
         with psycopg.connect(docora.database_url, autocommit=True) as other:
             other.execute("SET lock_timeout = '10ms'")
             try:
                 other.execute("UPDATE app_repositories SET status = 'synced'")
             except psycopg.errors.LockNotAvailable:
                 refusals.append("locked")
-        return held_job_ids(*arguments)
+        return push(*arguments, **options)
 
-    monkeypatch.setattr("docora_ops.actions.link_change.held_job_ids", try_to_change_then_look)
-    assert getattr(docora.actions(), command)(link).outcome is Outcome.QUEUED
+    monkeypatch.setattr(actions.queue, "push", try_to_change_then_push)
+    assert getattr(actions, command)(link).outcome is Outcome.QUEUED
     assert refusals == ["locked"]
 
 

@@ -9,6 +9,7 @@ from tests.support.bulk_actions import RESYNC, RETRY, BulkAction
 from tests.support.docora import Docora, finish
 from tests.support.other_worker import GOES_ON, other_worker
 from tests.support.proxy import eventually
+from tests.support.row_locks import row_locks
 from tests.support.running_commands import (
     only_operation,
     progress_of,
@@ -244,16 +245,16 @@ def test_others_are_named_though_nothing_has_stopped_it(docora: Docora) -> None:
     assert "had been queued or changed before, by a scheduler or somebody else." in result.stderr
 
 
-def test_a_postponed_link_has_its_turn_though_all_in_flight_are_lost(docora: Docora) -> None:
+def test_a_link_that_was_locked_has_its_turn_though_all_in_flight_are_lost(
+    docora: Docora,
+) -> None:
     app_id = docora.add_app()
     first, second = (docora.link(app_id, docora.add_repository(f"octo/{n}")) for n in range(2))
-    docora.enqueue(second.job_id)
-    docora.redis.lrem(docora.queue.key, 0, second.job_id)  # doubtful
     docora.add_worker()
-    process = docora.start("retry-all-failed", "--in-flight", "2", "--json", env=QUICK)
-    eventually(lambda: docora.status(first) == "pending_snapshot", "the first link")
-    docora.redis.lrem(docora.queue.key, 0, first.job_id)
-    docora.redis.delete(f"rq:job:{first.job_id}")
+    with row_locks(docora, second):
+        process = docora.start("retry-all-failed", "--in-flight", "2", "--json", env=QUICK)
+        eventually(lambda: docora.status(first) == "pending_snapshot", "the first link")
+        docora.redis.delete(docora.queue.key, f"rq:job:{first.job_id}")
     eventually(lambda: docora.waiting() == [second.job_id], "the second link")
     with other_worker(docora):
         result = finish(process)

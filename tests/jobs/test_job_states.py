@@ -5,42 +5,38 @@ from collections.abc import Iterable
 from typing import cast
 
 import pytest
+from rq.exceptions import DuplicateJobError
 from rq.job import Job, JobStatus
 
-from docora_ops.errors import DocoraOpsError, JobUnreadableError, SnapshotRunningError
+from docora_ops.database.link_rows import read_payload
+from docora_ops.errors import (
+    DocoraOpsError,
+    JobMisplacedError,
+    JobUnreadableError,
+    RefusedError,
+    SnapshotRunningError,
+)
+from docora_ops.jobs import JobState
 from docora_ops.links import Action, App, Outcome
+from docora_ops.queue import PushRequest, disproved_status
 from tests.support.bulk_actions import APP, RESYNC, BulkAction, every_bulk_action
-from tests.support.docora import QUEUE, Docora
+from tests.support.docora import WIP, Docora
 from tests.support.job_states import (
     FINISHED,
+    IN_THE_LIST_ALREADY,
+    MISPLACED,
     RUNNING,
     STALE,
     STATES,
     UNREADABLE,
     WAITING,
-    Arrange,
     add_link_in_each_state,
-    in_the_list_without_a_hash,
-    stale_on_another_queue,
     taken_by_a_worker_that_died,
 )
 from tests.support.rows import TestLink
 
 Footprint = dict[str, object]
 """The Redis keys that are about a job, with what they hold of it."""
-
-DOUBTFUL = {"queued, in no list", "enqueued over a failed job, then lost"}
-"""States that a second look finds to be stale."""
-SHOWN_BY_STATUS = {
-    **dict.fromkeys(DOUBTFUL, "waiting"),
-    "scheduled, not registered": "waiting",
-    "deferred, not registered": "waiting",
-    "rate limited, not registered": "waiting",
-    "enqueued, reads failed": "stale",
-    "in the list, hash gone": "none",
-    "finished on another queue, id in our list": "finished",
-}
-"""What screens call the states in which the job's status contradicts its places."""
 
 DIFFERENT_IN_EACH_JOB = {"data", "description", "created_at", "enqueued_at"}
 
@@ -84,14 +80,16 @@ def members(docora: Docora, key: bytes) -> list[tuple[str, float | None]]:
 
 
 def assert_job(
-    docora: Docora, link: TestLink, outcome: Outcome, before: Footprint, *, is_rescan: bool
+    docora: Docora, link: TestLink, state: str, before: Footprint, *, is_rescan: bool
 ) -> None:
     """A queued link has one new job and nothing else in Redis; any other job is as it was."""
+    outcome = STATES[state][1]
     key = Job.key_for(link.job_id)
     found = footprint(docora, link.job_id)
     if outcome in {Outcome.QUEUED, Outcome.REPLACED_STALE}:
         assert found.keys() == {docora.queue.key, key}
-        assert found[docora.queue.key] == [(link.job_id, None)]
+        places = 2 if state in IN_THE_LIST_ALREADY else 1
+        assert found[docora.queue.key] == [(link.job_id, None)] * places
         assert docora.job(link).kwargs["repository_id"] == link.repository_id
         assert docora.job(link).kwargs["is_rescan"] is is_rescan
     else:
@@ -101,10 +99,11 @@ def assert_job(
 
 
 @pytest.mark.parametrize("action", [Action.RETRY, Action.RESYNC])
-@pytest.mark.parametrize(("arrange", "outcome"), STATES.values(), ids=STATES)
+@pytest.mark.parametrize("state", STATES)
 def test_a_change_of_one_link_does_what_the_state_of_its_job_asks_for(
-    docora: Docora, action: Action, arrange: Arrange, outcome: Outcome
+    docora: Docora, action: Action, state: str
 ) -> None:
+    arrange, outcome = STATES[state]
     link = docora.add_link()
     docora.add_deliveries(link, 3)
     arrange(docora, link.job_id)
@@ -115,6 +114,9 @@ def test_a_change_of_one_link_does_what_the_state_of_its_job_asks_for(
         error = JobUnreadableError
     elif (action, outcome) == (Action.RESYNC, Outcome.ALREADY_RUNNING):
         error = SnapshotRunningError
+    elif state in MISPLACED:
+        error = JobMisplacedError
+    is_changed = error is None and outcome.succeeded
     for dry_run in (True, False):
         dump = docora.dump()
         if error is None:
@@ -122,14 +124,20 @@ def test_a_change_of_one_link_does_what_the_state_of_its_job_asks_for(
         else:
             with pytest.raises(error) as refusal:
                 change(link, dry_run=dry_run)
-            if error is SnapshotRunningError:
-                assert refusal.value.details == {"status": "failed", "job": "running"}
+            if isinstance(refusal.value, RefusedError):
+                job = "waiting" if error is JobMisplacedError else "running"
+                assert refusal.value.details == {"status": "failed", "job": job}
+            if error is JobMisplacedError:
+                assert f"docora-ops repair {' '.join(link.ids)}" in (refusal.value.hint or "")
         if dry_run:
             assert docora.dump() == dump
-    assert_job(docora, link, outcome, before, is_rescan=action is Action.RETRY)
-    assert docora.was_reset(link) is outcome.succeeded
-    assert outcome.succeeded or docora.row(link) == row
-    forgotten = action is Action.RESYNC and outcome.succeeded
+    if error is None:
+        assert_job(docora, link, state, before, is_rescan=action is Action.RETRY)
+    else:
+        assert footprint(docora, link.job_id) == before
+    assert docora.was_reset(link) is is_changed
+    assert is_changed or docora.row(link) == row
+    forgotten = action is Action.RESYNC and is_changed
     assert docora.deliveries(link) == (0 if forgotten else 3)
 
 
@@ -141,9 +149,7 @@ def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_pr
     links = add_link_in_each_state(docora, docora.add_app("Acme Search", APP), bulk.status)
     rows = {name: docora.row(link) for name, link in links.items()}
     before = footprints(docora, [link.job_id for link in links.values()])
-    kept_in_order = [
-        job_id for job_id in docora.waiting() if job_id in {links[name].job_id for name in links}
-    ]
+    in_order = docora.waiting()
     expected = Counter(outcome for _, outcome in STATES.values())
     actions, dump = docora.actions(), docora.dump()
 
@@ -161,7 +167,7 @@ def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_pr
     for name, (_, outcome) in STATES.items():
         link = links[name]
         is_rescan = bulk is not RESYNC
-        assert_job(docora, link, outcome, before[link.job_id], is_rescan=is_rescan)
+        assert_job(docora, link, name, before[link.job_id], is_rescan=is_rescan)
         if outcome.succeeded and bulk.done_status != bulk.status:
             assert docora.was_reset(link), name
         else:
@@ -174,8 +180,8 @@ def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_pr
             assert "running" in errors.pop(link.job_id), name
     assert errors == {}
     queue = docora.waiting()
-    assert [job_id for job_id in queue if job_id in kept_in_order] == kept_in_order
-    assert docora.doubled_jobs() == []
+    assert queue[: len(in_order)] == in_order
+    assert set(docora.doubled_jobs()) == {links[name].job_id for name in IN_THE_LIST_ALREADY}
 
     bulk.run(actions, batch_size=batch_size)
     assert docora.waiting() == queue
@@ -185,11 +191,10 @@ def test_failed_and_show_name_the_state_of_each_job(docora: Docora) -> None:
     links = add_link_in_each_state(docora, docora.add_app(), "failed")
     expected = dict.fromkeys(STATES, "none")
     for state, names in (
-        *(("finished", FINISHED), ("stale", STALE), ("waiting", WAITING)),
+        *(("finished", FINISHED), ("stale", STALE), ("waiting", WAITING | MISPLACED)),
         *(("running", RUNNING), ("unreadable", UNREADABLE)),
     ):
         expected |= dict.fromkeys(names, state)
-    expected |= SHOWN_BY_STATUS
     rows = docora.run("failed", "--limit", str(len(links)), "--json").data
     found = {row["repository_id"]: row["job"] for row in rows}
     assert {name: found[link.repository_id] for name, link in links.items()} == expected
@@ -210,30 +215,6 @@ def test_a_new_job_has_the_fields_of_any_other_whatever_it_replaces(docora: Doco
             assert changed <= DIFFERENT_IN_EACH_JOB, name
 
 
-def test_jobs_whose_hash_is_gone_are_queued_in_their_old_places(docora: Docora) -> None:
-    links = [docora.add_link() for _ in range(5)]
-    for link in reversed(links):
-        in_the_list_without_a_hash(docora, link.job_id)
-        docora.enqueue(f"after-{link.job_id}")
-    places = docora.waiting()
-    actions = docora.actions()
-    actions.retry(links[2])
-    actions.retry_all(batch_size=2)
-    assert docora.waiting() == places
-    assert docora.lost_links() == []
-
-
-@pytest.mark.parametrize("command", ["retry", "resync", "retry_all"])
-def test_a_job_whose_hash_is_gone_is_not_queued_in_two_places(docora: Docora, command: str) -> None:
-    link = docora.add_link()
-    docora.redis.rpush(docora.queue.key, link.job_id, "between", link.job_id)
-    actions = docora.actions()
-    actions.retry_all() if command == "retry_all" else getattr(actions, command)(link)
-    assert docora.waiting().count(link.job_id) == 1
-    assert "between" in docora.waiting()
-    assert docora.was_reset(link)
-
-
 def test_stale_jobs_with_similar_ids_stay(docora: Docora) -> None:
     link = docora.add_link()
     others = {f"{link.job_id}0", link.job_id[:-1], "unrelated"}
@@ -245,17 +226,69 @@ def test_stale_jobs_with_similar_ids_stay(docora: Docora) -> None:
     assert footprints(docora, others) == before
 
 
-def test_a_place_in_our_list_of_a_job_that_is_stale_on_another_queue_is_not_doubled(
+@pytest.mark.parametrize(
+    "state", sorted(STATES.keys() - UNREADABLE.keys() - {"running, hash gone"})
+)
+def test_rqs_own_unique_jobs_are_judged_by_the_same_key(docora: Docora, state: str) -> None:
+    """RQ enqueues no unique job over any hash, wherever the id stands; we replace some of these."""
+    link = docora.add_link()
+    STATES[state][0](docora, link.job_id)
+    before = docora.actions().queue.look([link.job_id])[0].state
+    try:
+        docora.enqueue(link.job_id, unique=True)
+    except DuplicateJobError:
+        assert before is not JobState.NONE
+    else:
+        assert before is JobState.NONE
+        assert docora.actions().queue.look([link.job_id])[0].state is JobState.WAITING
+
+
+@pytest.mark.parametrize("state", MISPLACED)
+def test_a_misplaced_job_is_replaced_if_it_is_as_two_looks_have_found_it(
+    docora: Docora, state: str
+) -> None:
+    link = docora.add_link()
+    MISPLACED[state](docora, link.job_id)
+    fields = docora.job_hash(link.job_id)
+    evidence = disproved_status(fields["status"].decode(), fields["enqueued_at"].decode())
+    queue = docora.actions().queue
+    payload = read_payload(docora.actions().database, docora.actions().ref(link))
+
+    def push(disproved: str) -> Outcome | None:
+        request = PushRequest(link.job_id, payload, is_rescan=True, disproved=disproved)
+        return queue.push([request])[0].outcome
+
+    assert push("") is push(evidence + "1") is push("queued") is Outcome.ALREADY_QUEUED
+    assert docora.waiting() == []
+    assert push(evidence) is Outcome.REPLACED_STALE
+    assert docora.waiting() == [link.job_id]
+    assert docora.registries(link.job_id) == set()
+    assert push(evidence) is Outcome.ALREADY_QUEUED
+
+
+def test_a_running_job_is_never_replaced_whatever_seems_disproved(docora: Docora) -> None:
+    link = docora.add_link()
+    docora.start_job(link.job_id)
+    docora.redis.hset(Job.key_for(link.job_id), "status", "queued")
+    at = docora.job_hash(link.job_id)["enqueued_at"].decode()
+    actions = docora.actions()
+    payload = read_payload(actions.database, actions.ref(link))
+    request = PushRequest(
+        link.job_id, payload, is_rescan=True, disproved=disproved_status("queued", at)
+    )
+    [answer] = actions.queue.push([request])
+    assert (answer.state, answer.outcome) == (JobState.RUNNING, None)
+
+
+def test_what_killed_workers_have_left_is_removed_with_the_job_though_others_left_more(
     docora: Docora,
 ) -> None:
     link = docora.add_link()
-    docora.enqueue(link.job_id)
-    stale_on_another_queue(docora, link.job_id)
-    docora.redis.rpush(docora.queue.key, link.job_id)
+    docora.start_job(link.job_id, heartbeat=-30)
+    docora.redis.zadd(WIP, {f"other-{number}:e": 10**9 * 2 + number for number in range(2000)})
+    docora.redis.zadd(WIP, {b"\xff:\xff": 1})
     docora.actions().retry(link)
-    assert docora.was_reset(link)
-    assert docora.waiting() == [link.job_id]
-    assert docora.job(link).origin == QUEUE
+    assert docora.redis.zcard(WIP) == 2001
 
 
 def test_a_stale_job_stays_while_another_session_holds_its_link(docora: Docora) -> None:

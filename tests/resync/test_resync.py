@@ -174,7 +174,7 @@ def test_all_lists_a_running_link_and_does_the_others(docora: Docora, link: Test
     assert "already running" in table.stdout
     assert (docora.status(link), docora.was_reset(second)) == ("synced", True)
     # The operation tells so afterwards, too.
-    docora.redis.lrem(docora.queue.key, 1, second.job_id)
+    docora.redis.delete(f"rq:job:{second.job_id}")
     docora.set_link(second, status="synced")
     waited = docora.run("wait", only_operation(docora), "--json")
     assert waited.code == 6, waited

@@ -1,7 +1,8 @@
 """The states in which a job can be found, arranged as RQ leaves them.
 
-`WAITING` and `RUNNING` are the live jobs. `FINISHED` are RQ's records of jobs that finished,
-`STALE` the remains of other jobs that ended, `UNREADABLE` the keys that hold no job.
+`WAITING` and `RUNNING` are the live jobs; `MISPLACED` only read as if they waited. `FINISHED` are
+RQ's records of jobs that finished, `STALE` the remains of other jobs that ended, `GONE` the entries
+of no job, `UNREADABLE` the keys that hold no job.
 """
 
 from collections.abc import Callable
@@ -118,7 +119,6 @@ WAITING: dict[str, Arrange] = {
     "enqueued": Docora.enqueue,
     "enqueued with a time to live": all_of(Docora.enqueue, expires),
     "enqueued over a failed job": all_of(left(JobStatus.FAILED), expires, Docora.enqueue),
-    "enqueued, reads failed": all_of(Docora.enqueue, reads(status="failed")),
     "enqueued, old execution expired": all_of(heartbeat_expired, Docora.enqueue),
     "in the intermediate list": in_the_intermediate_list,
     "on another queue": on_another_queue,
@@ -140,14 +140,6 @@ def running_in_no_wip_registry(docora: Docora, job_id: str) -> None:
     docora.redis.zrem(WIP, execution.composite_key)
 
 
-def running_from_another_queue(docora: Docora, job_id: str) -> None:
-    execution = docora.start_job(job_id)
-    reads(origin=OTHER_QUEUE)(docora, job_id)
-    docora.redis.zrem(WIP, execution.composite_key)
-    docora.redis.zadd(OTHER_WIP, {execution.composite_key: now().timestamp() + 60})
-    docora.redis.delete(execution.key)
-
-
 RUNNING: dict[str, Arrange] = {
     "running": started,
     "running and enqueued again": all_of(started, Docora.enqueue),
@@ -155,7 +147,6 @@ RUNNING: dict[str, Arrange] = {
     "running, in no wip registry": running_in_no_wip_registry,
     "running, marked failed": all_of(running_in_no_wip_registry, reads(status="failed")),
     "running, hash gone": all_of(started, hash_gone),
-    "running from another queue": running_from_another_queue,
     "locked": Docora.hold_lock,
     "locked, job failed": all_of(left(JobStatus.FAILED), Docora.hold_lock),
     "locked, job waiting": all_of(Docora.enqueue, Docora.hold_lock),
@@ -183,7 +174,8 @@ FINISHED: dict[str, Arrange] = {
     "finished, not registered": all_of(left(JobStatus.FINISHED), no_entry_in(FinishedJobRegistry)),
     "finished, with results": results,
     "finished on another queue": finished_on_another_queue,
-    "finished entry, hash gone": entry_in(FinishedJobRegistry),
+    "finished, execution left": all_of(heartbeat_expired, left(JobStatus.FINISHED)),
+    "finished, failed entry": all_of(left(JobStatus.FINISHED), entry_in(FailedJobRegistry)),
 }
 
 
@@ -204,14 +196,6 @@ def wip_entry_without_an_execution(docora: Docora, job_id: str) -> None:
 def taken_by_a_worker_that_died(docora: Docora, job_id: str) -> None:
     docora.redis.rpush(INTERMEDIATE, job_id)
     docora.redis.set(f"{INTERMEDIATE}:first_seen:{job_id}", now().timestamp(), ex=86_400)
-
-
-def execution_key_left(docora: Docora, job_id: str) -> None:
-    docora.redis.zadd(f"rq:executions:{job_id}", {"0123": now().timestamp() - 30})
-
-
-def place_in_our_list(docora: Docora, job_id: str) -> None:
-    docora.redis.rpush(docora.queue.key, job_id)
 
 
 def fields_of_an_earlier_run(docora: Docora, job_id: str) -> None:
@@ -241,54 +225,58 @@ def stale_on_another_queue(docora: Docora, job_id: str) -> None:
         docora.redis.set(f"{intermediate}:first_seen:{job_id}", 1)
 
 
-in_the_list_without_a_hash = all_of(Docora.enqueue, hash_gone)
-doubtful = left(JobStatus.QUEUED)
-"""Queued, but in no list: a worker may just have taken it."""
-
 STALE: dict[str, Arrange] = {
     "failed": left(JobStatus.FAILED),
     "stopped": left(JobStatus.STOPPED),
     "cancelled": left(JobStatus.CANCELED),
     "created": left(JobStatus.CREATED),
-    "queued, in no list": doubtful,
     "started, no execution": left(JobStatus.STARTED),
     "started, heartbeat expired": heartbeat_expired,
     "started, heartbeat expired, execution listed": heartbeat_expired_execution_listed,
     "started, heartbeat expired, no execution": wip_entry_without_an_execution,
     "several executions": all_of(heartbeat_expired, heartbeat_expired),
-    "deferred, not registered": all_of(left(JobStatus.DEFERRED), no_entry_in(DeferredJobRegistry)),
-    "scheduled, not registered": left(JobStatus.SCHEDULED),
-    "rate limited, not registered": left(JobStatus.RATE_LIMITED),
-    "in the list, hash gone": in_the_list_without_a_hash,
-    "enqueued over a failed job, then lost": all_of(
-        left(JobStatus.FAILED), Docora.enqueue, not_in_the_list
-    ),
-    "failed entry, hash gone": entry_in(FailedJobRegistry),
-    "scheduled entry, hash gone": entry_in(ScheduledJobRegistry),
-    "deferred entry, hash gone": entry_in(DeferredJobRegistry),
-    "ready entry, hash gone": entry_in(ReadyJobRegistry),
     "deferred and ready entry of a failed job": all_of(
         left(JobStatus.FAILED), entry_in(DeferredJobRegistry), entry_in(ReadyJobRegistry)
     ),
     "taken by a worker that died, failed": all_of(
         left(JobStatus.FAILED), taken_by_a_worker_that_died
     ),
-    "taken by a worker that died, hash gone": taken_by_a_worker_that_died,
-    "results, hash gone": all_of(results, hash_gone, no_entry_in(FinishedJobRegistry)),
-    "finished, execution left": all_of(heartbeat_expired, left(JobStatus.FINISHED)),
-    "finished, key of an execution left": all_of(left(JobStatus.FINISHED), execution_key_left),
-    "finished, failed entry": all_of(left(JobStatus.FINISHED), entry_in(FailedJobRegistry)),
-    "finished, taken by a worker that died": all_of(
-        left(JobStatus.FINISHED), taken_by_a_worker_that_died
-    ),
-    "finished on another queue, id in our list": all_of(
-        finished_on_another_queue, place_in_our_list
-    ),
-    "finished and failed entry, hash gone": all_of(
-        entry_in(FinishedJobRegistry), entry_in(FailedJobRegistry)
-    ),
     "fields of an earlier run": fields_of_an_earlier_run,
     "stale on another queue": stale_on_another_queue,
+    "enqueued, reads failed": all_of(Docora.enqueue, reads(status="failed")),
+}
+
+
+# No job, only entries of one
+
+GONE: dict[str, Arrange] = {
+    "no job": all_of(),
+    "in the list, hash gone": all_of(Docora.enqueue, hash_gone),
+    "failed entry, hash gone": entry_in(FailedJobRegistry),
+    "scheduled entry, hash gone": entry_in(ScheduledJobRegistry),
+    "deferred entry, hash gone": entry_in(DeferredJobRegistry),
+    "ready entry, hash gone": entry_in(ReadyJobRegistry),
+    "finished entry, hash gone": entry_in(FinishedJobRegistry),
+    "taken by a worker that died, hash gone": taken_by_a_worker_that_died,
+    "results, hash gone": all_of(results, hash_gone, no_entry_in(FinishedJobRegistry)),
+}
+
+IN_THE_LIST_ALREADY = {"enqueued, reads failed", "in the list, hash gone"}
+"""States of jobs that are not live, though their ids stand in the list: they stand there twice once
+the jobs are replaced."""
+
+
+# The status lies
+
+MISPLACED: dict[str, Arrange] = {
+    "queued, in no list": left(JobStatus.QUEUED),
+    "enqueued over a failed job, then lost": all_of(
+        left(JobStatus.FAILED), Docora.enqueue, not_in_the_list
+    ),
+    "scheduled, not registered": left(JobStatus.SCHEDULED),
+    "deferred, not registered": all_of(left(JobStatus.DEFERRED), no_entry_in(DeferredJobRegistry)),
+    "ready, not registered": left(JobStatus.READY_TO_ENQUEUE),
+    "rate limited, not registered": left(JobStatus.RATE_LIMITED),
 }
 
 
@@ -305,10 +293,9 @@ UNREADABLE: dict[str, Arrange] = {
 }
 
 STATES: dict[str, tuple[Arrange, Outcome]] = {
-    "no job": (all_of(), Outcome.QUEUED),
-    **{name: (arrange, Outcome.ALREADY_QUEUED) for name, arrange in WAITING.items()},
+    **{name: (arrange, Outcome.QUEUED) for name, arrange in (GONE | FINISHED).items()},
+    **{name: (arrange, Outcome.ALREADY_QUEUED) for name, arrange in (WAITING | MISPLACED).items()},
     **{name: (arrange, Outcome.ALREADY_RUNNING) for name, arrange in RUNNING.items()},
-    **{name: (arrange, Outcome.QUEUED) for name, arrange in FINISHED.items()},
     **{name: (arrange, Outcome.REPLACED_STALE) for name, arrange in STALE.items()},
     **{name: (arrange, Outcome.NOT_QUEUED) for name, arrange in UNREADABLE.items()},
 }

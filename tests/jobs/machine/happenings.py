@@ -109,9 +109,6 @@ def _job_is_left(status: JobStatus) -> Happening:
     return leave
 
 
-job_is_left_queued = _job_is_left(JobStatus.QUEUED)
-
-
 def job_is_left_with_an_end(world: World, link: TestLink) -> None:
     world.docora.leave_job(link.job_id, JobStatus.FINISHED)
     world.docora.redis.expire(Job.key_for(link.job_id), 300)
@@ -234,14 +231,6 @@ def scheduled_jobs_are_due(world: World, _: TestLink) -> None:
     scheduler.release_locks()  # type: ignore[no-untyped-call]
 
 
-def an_hour_passes(world: World, _: TestLink) -> None:
-    """So that all that waits was queued before the list is read, as far as that can tell."""
-    for job_id in world.known:
-        if world.docora.redis.hexists(Job.key_for(job_id), "enqueued_at"):
-            long_ago = "2026-01-01T00:00:00.000000Z"
-            world.docora.redis.hset(Job.key_for(job_id), "enqueued_at", long_ago)
-
-
 def redis_loses_all(world: World, _: TestLink) -> None:
     world.docora.redis.flushdb()
 
@@ -250,21 +239,5 @@ def _key_of(registry: type[Any], world: World) -> str:
     return str(registry(QUEUE, connection=world.docora.redis).key)
 
 
-BY_SERVERS = (rq_cleans_up, scheduled_jobs_are_due, an_hour_passes, redis_loses_all)
+BY_SERVERS = (rq_cleans_up, scheduled_jobs_are_due, redis_loses_all)
 ALL = (*TO_ROWS, *BY_PRODUCERS, *LEFT_BEHIND, *BY_WORKERS, *BY_SERVERS)
-BETWEEN_LOOKS = (
-    row_is_deleted,
-    *map(_row_becomes, ("failed", "synced")),
-    enqueue,
-    push_id_at_head,
-    job_is_left_queued,
-    _job_is_left(JobStatus.FAILED),
-    job_is_deleted,
-    job_begins,
-    worker_takes_job,
-    worker_goes_on,
-    such_workers_end,
-    worker_is_killed,
-    heartbeats_expire,
-    redis_loses_all,
-)

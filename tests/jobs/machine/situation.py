@@ -18,7 +18,6 @@ from docora_ops.links import Outcome
 from tests.support.docora import INTERMEDIATE, QUEUE, REGISTRIES, WIP, Docora
 from tests.support.rows import TestLink
 
-ENDED = frozenset({"finished", "failed", "stopped", "canceled"})
 WAITING = frozenset({"queued", "scheduled", "deferred", "ready_to_enqueue", "rate_limited"})
 UNFINISHED = frozenset({"pending_snapshot", "scanning"})
 LIVE = frozenset({JobState.RUNNING, JobState.WAITING})
@@ -99,51 +98,27 @@ class FoundJob:
         return self.fields.get("status", b"").decode()
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether a worker will take the job."""
-        return bool(self.status) and bool(
-            self.places
-            or (self.taken and self.status not in ENDED)
-            or "scheduled" in self.registries
-            or (self.status == "deferred" and "deferred" in self.registries)
-        )
-
-    @property
     def state(self) -> JobState:
         """What the contract calls it."""
         if self.locked or self.beats:
             return JobState.RUNNING
-        if self.is_waiting:
-            return JobState.WAITING
-        if self.status == "queued":
-            return JobState.DOUBTFUL
-        if replace(self, locked=False) == FoundJob():
-            return JobState.NONE
-        return JobState.FINISHED if self.is_finished else JobState.STALE
-
-    @property
-    def shown(self) -> JobState:
-        """What a screen calls it, which believes the status and searches no list."""
-        if self.locked or self.beats:
-            return JobState.RUNNING
         if self.status in WAITING:
             return JobState.WAITING
-        found = replace(self, places=0)
-        if found == FoundJob():
+        if not self.fields:
             return JobState.NONE
-        return JobState.FINISHED if found.is_finished else JobState.STALE
+        return JobState.FINISHED if self.status == "finished" else JobState.STALE
 
     @property
-    def is_finished(self) -> bool:
-        """Whether RQ's record of a finished job is all that is left."""
-        is_elsewhere = self.places or self.taken or self.executions
-        if is_elsewhere or not self.registries <= {"finished"}:
-            return False
-        return self.status == "finished" or not (self.fields or self.other_keys)
+    def is_misplaced(self) -> bool:
+        """Whether it waits by its status, and RQ would never take it."""
+        is_in_place = self.status in self.registries or (
+            self.status == "queued" and bool(self.places or self.taken)
+        )
+        return self.state is JobState.WAITING and not is_in_place
 
     def is_fresh(self, rescan: bool | None, link: TestLink) -> bool:
         """Whether this is a job that docora-ops has just made for the link, and nothing else."""
-        if replace(self, fields={}, locked=False) != FoundJob(places=1):
+        if replace(self, fields={}, locked=False, places=1) != FoundJob(places=1):
             return False
         if self.status != "queued" or any(map(self.fields.get, ("started_at", "ended_at", "meta"))):
             return False
@@ -177,8 +152,12 @@ class Situation:
 
     @property
     def lost(self) -> set[str]:
-        """Links that are pending, yet have no live job."""
-        return {job_id for job_id in self.without_job if self.rows[job_id].status != "scanning"}
+        """Links that are pending, yet have no live job; a job whose status lies counts as live."""
+        return {
+            job_id
+            for job_id in self.without_job
+            if self.rows[job_id].status != "scanning" and not self.jobs[job_id].is_misplaced
+        }
 
     @property
     def without_job(self) -> list[str]:
@@ -186,7 +165,8 @@ class Situation:
         return [
             job_id
             for job_id in sorted(self.rows)
-            if self.rows[job_id].status in UNFINISHED and self.jobs[job_id].state not in LIVE
+            if self.rows[job_id].status in UNFINISHED
+            and (self.jobs[job_id].state not in LIVE or self.jobs[job_id].is_misplaced)
         ]
 
     def copy(self) -> Situation:
@@ -204,20 +184,12 @@ class Situation:
         if reset:
             self.rows[job_id] = self.rows[job_id].reset(forget=forget)
         if state is JobState.WAITING:
-            self.jobs[job_id] = replace(job, expires=False, places=min(job.places, 1))
-            outcome = Outcome.ALREADY_QUEUED
-        else:
-            self.jobs[job_id] = FoundJob(places=1, rescan=rescan)
-            is_new = state in {JobState.NONE, JobState.FINISHED}
-            outcome = Outcome.QUEUED if is_new else Outcome.REPLACED_STALE
-        if job.places:
-            first = self.waiting.index(job_id)
-            rest = [each for each in self.waiting if each != job_id]
-            at = 0 if front else first
-            self.waiting = [*rest[:at], job_id, *rest[at:]]
-        elif outcome is not Outcome.ALREADY_QUEUED:
-            self.waiting.insert(0 if front else len(self.waiting), job_id)
-        return outcome
+            self.jobs[job_id] = replace(job, expires=False)
+            return Outcome.ALREADY_QUEUED
+        self.jobs[job_id] = FoundJob(places=job.places + 1, rescan=rescan)
+        self.waiting.insert(0 if front else len(self.waiting), job_id)
+        is_new = state in {JobState.NONE, JobState.FINISHED}
+        return Outcome.QUEUED if is_new else Outcome.REPLACED_STALE
 
     def differences(self, actual: Situation) -> list[str]:
         """What is not as it should be, in words."""
@@ -255,7 +227,7 @@ def _is_row(expected: Row | None, actual: Row | None) -> bool:
 
 def _is_job(expected: FoundJob, actual: FoundJob, link: TestLink) -> bool:
     if expected.rescan is not None:
-        return actual.is_fresh(expected.rescan, link)
+        return actual.is_fresh(expected.rescan, link) and actual.places == expected.places
     return expected == actual
 
 
@@ -268,9 +240,8 @@ def _found_jobs(
 ) -> dict[str, FoundJob]:
     registries = {registry.key_template.split(":")[1]: registry for registry in REGISTRIES}
     with docora.redis.pipeline(transaction=False) as pipeline:
-        pipeline.time()
         pipeline.lrange(INTERMEDIATE, 0, -1)
-        pipeline.zrange(WIP, 0, -1, withscores=True)
+        pipeline.zrange(WIP, 0, -1)
         for registry in registries.values():
             pipeline.zrange(registry(QUEUE, connection=docora.redis).key, 0, -1)
         for job_id in job_ids:
@@ -283,7 +254,7 @@ def _found_jobs(
                 f"{INTERMEDIATE}:first_seen:{job_id}",
             )
             pipeline.zrange(ExecutionRegistry(job_id, connection=docora.redis).key, 0, -1)
-        (seconds, _), taken, executions, *found = pipeline.execute()
+        taken, executions, *found = pipeline.execute()
     registered, found = found[: len(registries)], found[len(registries) :]
     taken_by_id = Counter(member.decode() for member in taken)
     places = Counter(waiting)
@@ -292,14 +263,10 @@ def _found_jobs(
         job_ids, found[::4], found[1::4], found[2::4], found[3::4], strict=True
     ):
         at_work = {
-            member.decode(): score > seconds
-            for member, score in executions
-            if member.decode().partition(":")[0] == job_id
+            member.decode() for member in executions if member.decode().partition(":")[0] == job_id
         }
         mine = {f"{job_id}:{member.decode()}" for member in own}
-        beats = any(at_work.values()) or any(
-            docora.redis.exists(f"rq:execution:{member}") for member in mine
-        )
+        beats = any(docora.redis.exists(f"rq:execution:{member}") for member in mine)
         job[job_id] = FoundJob(
             fields={name.decode(): value for name, value in fields.items()},
             expires=ttl >= 0,
@@ -310,7 +277,7 @@ def _found_jobs(
                 for name, members in zip(registries, registered, strict=True)
                 if job_id.encode() in members
             ),
-            executions=frozenset(at_work) | mine,
+            executions=frozenset(at_work | mine),
             beats=beats,
             other_keys=others,
             locked=job_id in locked,

@@ -1,0 +1,45 @@
+"""Redis searches its list for no job, but for the one of a single retry, resync or show."""
+
+from itertools import takewhile
+
+import pytest
+
+from tests.support.docora import Docora
+
+KEY = "rq:queue:snapshot-queue"
+
+
+@pytest.mark.parametrize(
+    ("command", "searches"),
+    [
+        *((command, 0) for command in ("links --limit 1000", "failed", "status", "metrics")),
+        *((command, 0) for command in ("apps", "queue", "retry-all-failed --yes", "schedule")),
+        ("show", 1),
+        ("retry", 1),
+        ("resync", 1),
+    ],
+)
+def test_a_command_searches_for_no_more_jobs_than_it_names(
+    docora: Docora, command: str, searches: int
+) -> None:
+    docora.add_links(300)
+    docora.actions().retry_all(batch_size=1000)
+    docora.set_link(docora.links()[7], status="failed")
+    docora.age_links()
+    words = [*command.split(), *(docora.links()[7].ids if searches else ())]
+    with docora.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
+        assert docora.run(*words).code == 0
+        docora.redis.echo("the end")
+        sent = [
+            each["command"]
+            for each in takewhile(lambda each: each["command"] != "ECHO the end", monitor.listen())
+        ]
+    found = [each for each in sent if each.upper().startswith(f"LPOS {KEY} ".upper())]
+    assert len(found) == searches, found
+    if command == "show":
+        assert found[0].endswith("MAXLEN 10000")
+    read = [each.split()[2:] for each in sent if each.startswith(f"LRANGE {KEY} ")]
+    assert all(0 <= int(end) - int(start) < 5000 for start, end in read), read
+    assert not [
+        each for each in sent if each.upper().startswith((f"LREM {KEY} ".upper(), "LSET", "LINDEX"))
+    ]
