@@ -15,9 +15,9 @@ While Redis keeps its data: once the maintenance of a worker has cleaned up afte
 each pending link has a live job. If Redis lost its data, doctor counts the lost links and repair
 queues each of them.
 
-No job id is queued twice, with three exceptions: the careless producer pushed it, Redis lost the
-first job, or a worker overslept whose job RQ had given to another. Doctor counts these and repair
-fixes them.
+No job id is queued twice, with three exceptions: the careless producer pushed it, Redis or another
+program lost or ended a job whose id still stood in the list, or a worker overslept whose job RQ had
+given to another. Doctor counts these and repair fixes them.
 
 Two jobs never work on one link at once. A job notices that it has lost its lock, with its Postgres
 session, when it next records a file: until then it may send one more.

@@ -11,8 +11,6 @@ from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.utils import now
 
-from docora_ops.actions import link_change as single
-from docora_ops.actions.bulk import run as bulk
 from docora_ops.errors import RedisError as LostRedisError
 from docora_ops.errors import SnapshotRunningError
 from docora_ops.links import Outcome
@@ -139,7 +137,7 @@ def test_of_an_execution_that_others_have_seen_to_nothing_is_left(snapshots: Sna
 
 @pytest.mark.parametrize("command", ["retry", "retry_all", "resync"])
 def test_who_retries_a_link_just_when_its_job_that_never_began_is_given_up_keeps_off(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, command: str
+    snapshots: Snapshots, command: str
 ) -> None:
     link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=1)
     docora = snapshots.docora
@@ -161,8 +159,6 @@ def test_who_retries_a_link_just_when_its_job_that_never_began_is_given_up_keeps
             else:
                 outcomes.extend(getattr(result, "counts", None) or [result.outcome])
 
-    monkeypatch.setattr(single, "SECOND_LOOK_DELAY", 0.02)
-    monkeypatch.setattr(bulk, "SECOND_LOOK_DELAY", 0.02)
     with connect(snapshots.settings) as client:
         worker = SnapshotWorker(snapshots.settings, client, "worker-1")
         worker.recovery = Recovery(snapshots.settings, client)
