@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 
 from docora_ops.bulk import Results, StoppedBy
+from docora_ops.text import mask
+
+_LONGEST_VALUE = 1000
+_LOGIN_UID = Path("/proc/self/loginuid")
+_UNSET = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -47,3 +55,45 @@ class HistoryEntry:
     stopped_by: StoppedBy | None
     cancelled_by: str | None
     results: Results | None
+
+
+def describe_change(command: str, reason: str | None, **selection: object) -> Change:
+    """Describes a change by the current user for an audit entry.
+
+    `selection`: the options that were given, by name; an option that was given several times has a
+    list of values. Masks secrets, and leaves out options that are None, False or empty.
+    """
+
+    def recorded(value: object) -> object:
+        if isinstance(value, list):
+            return list(map(recorded, value))
+        return mask(value)[:_LONGEST_VALUE] if isinstance(value, str) else value
+
+    return Change(
+        who=f"{_user()}@{os.uname().nodename}",
+        command=command,
+        selection={
+            name: recorded(value)
+            for name, value in selection.items()
+            if value is not None and value is not False and value != []
+        },
+        reason=reason and mask(reason),
+    )
+
+
+def _user() -> str:
+    """Names the user as the kernel knows it: `kim`, or `kim as root` after sudo or su."""
+    user = _name_of(os.getuid())
+    try:
+        uid = int(_LOGIN_UID.read_text(encoding="ascii"))  # kept through sudo and su
+    except (OSError, ValueError):  # another system than Linux
+        uid = _UNSET
+    login = user if uid == _UNSET else _name_of(uid)
+    return user if login == user else f"{login} as {user}"
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

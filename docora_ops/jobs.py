@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 
 from docora_ops.text import exact_duration
 
@@ -61,6 +62,43 @@ class BackendChoice:
     def to_set(self) -> str:
         """Returns what to do where it is unclear."""
         return f"{self.first}set DOCORA_OPS_BACKEND to rq or bullmq: see docora-ops help workers"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The sentences about one backend."""
+
+    to_start_workers: str
+    to_resume: str  # suspended workers
+    only_others: str  # only workers of the other backend run
+    to_switch: str  # to the other backend
+    others_beside: str  # workers of both backends run
+    to_stop_others: str
+
+
+ADVICE = MappingProxyType(
+    {
+        Backend.RQ: Advice(
+            to_start_workers="docora-ops worker",
+            to_resume="docora-ops resume",
+            only_others="this Docora runs BullMQ workers, and no RQ worker",
+            to_switch="set DOCORA_OPS_BACKEND=bullmq",
+            others_beside="a BullMQ worker of Docora runs beside the RQ queue: each link may be "
+            "worked on twice",
+            to_stop_others="run Docora with RUN_MODE=api",
+        ),
+        Backend.BULLMQ: Advice(
+            to_start_workers="run Docora with RUN_MODE=all or worker",
+            to_resume="see docora-ops help workers",
+            only_others="workers of RQ listen on the queue, and none of BullMQ",
+            to_switch="set DOCORA_OPS_BACKEND=rq",
+            others_beside="a worker of RQ runs beside Docora's own: each link may be worked on "
+            "twice",
+            to_stop_others="stop the workers of RQ",
+        ),
+    }
+)
+"""The sentences about each backend: what is wrong with its workers, and what to do."""
 
 
 class JobState(StrEnum):
@@ -184,6 +222,18 @@ class Suspension:
         who = f" by {self.who}" if self.who else ""
         reason = f": {self.reason}" if self.reason else ""
         return f"workers are suspended{left}{who}{reason}"
+
+
+@dataclass(frozen=True)
+class RqWorkers:
+    """All live RQ workers of this Redis, and the order to take no jobs, None if there is none."""
+
+    suspension: Suspension | None
+    workers: Sequence[AnyWorker]
+
+    def other_queues(self, queue_name: str) -> list[str]:
+        """Returns the names of the queues that the workers listen on, except `queue_name`."""
+        return sorted({name for worker in self.workers for name in worker.queues} - {queue_name})
 
 
 @dataclass(frozen=True)

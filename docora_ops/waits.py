@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from docora_ops.bulk import Results
+from docora_ops.folding import LONGEST, group_errors
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkFailure
 
@@ -60,9 +62,15 @@ class BulkWait:
     per_second: float = 0  # results within the last minute
     jobs: JobCounts = field(default_factory=JobCounts)  # of the links without a result
     suspended: bool = False  # the workers take no jobs
-    failed_by_error: Sequence[ErrorGroup] = ()  # once the wait has ended, like the rest
     lost_links: Sequence[LinkFailure] = ()
-    unfinished_by_app: Sequence[AppCount] = ()
+    unfinished_by_app: Sequence[AppCount] = ()  # once all have a result or time has run out
+
+    @cached_property
+    def failed_by_error(self) -> list[ErrorGroup]:
+        """The failed links by error, with parts that differ replaced by `*`, most links first."""
+        return group_errors(
+            (each.app_id, each.error_message[: LONGEST + 1], 1) for each in self.failed_links
+        )
 
     @property
     def only_lost_left(self) -> bool:

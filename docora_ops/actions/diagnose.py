@@ -10,8 +10,8 @@ from typing import Any
 
 from docora_ops.actions.background import PATIENCE, in_background, outcome, too_late
 from docora_ops.actions.belonging import count_jobs_with_links, sample_jobs
+from docora_ops.actions.docora import find_backend
 from docora_ops.actions.find_drift import Findings, Suspects, find_drift
-from docora_ops.actions.open_queue import open_queue
 from docora_ops.actions.server_checks import (
     check_clocks,
     check_latency,
@@ -54,7 +54,7 @@ from docora_ops.errors import (
 from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, QueueHealth
 from docora_ops.links import LinkStatus
 from docora_ops.overview import TOO_SLOW_MS
-from docora_ops.queue import LinkQueue, connect
+from docora_ops.queue import LinkQueue, connect, queue_of
 from docora_ops.queue.redis_client import describe, latency
 from docora_ops.queue.redis_server import QueueInspector
 from docora_ops.settings import Settings
@@ -223,7 +223,7 @@ def _ask_redis(settings: Settings, read_only: bool) -> _Server:
         where = describe(client)
         if settings.redis_is_implied:
             where += ", since REDIS_URL is not set"
-        found.queue = queue = open_queue(settings, client)
+        found.queue = queue = queue_of(settings, client, find_backend(settings, client))
         inspector = QueueInspector(client, queue.backend)
         refusal = None if read_only else inspector.connect()
         found.ahead = _seconds_ahead(inspector.clock)

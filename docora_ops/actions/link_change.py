@@ -95,7 +95,8 @@ def change_one(
     match outcome:
         case Outcome.NOT_QUEUED:
             raise JobUnreadableError(
-                item.error_message or "", hint="look at that key, and remove it if nothing needs it"
+                f"job {ref.job_id!r} can't be queued: {item.error_message}",
+                hint="look at that key, and remove it if nothing needs it",
             )
         case Outcome.SKIPPED:  # it has changed since it was read
             link = _read(database, ref)

@@ -56,7 +56,7 @@ def outcome_of(answer: Answer) -> Outcome:
 def why_not_queued(answer: Answer) -> str | None:
     """Returns why the link of an unreadable job can't be queued, None for any other job."""
     if answer.state is JobState.UNREADABLE:
-        return f"the Redis key of job {answer.job_id!r} does not hold a job: {answer.reason}"
+        return f"its Redis key does not hold a job: {answer.reason}"
     return None
 
 

@@ -1,11 +1,13 @@
-"""Finds the app, the repository and the link that a person names."""
+"""Finds the apps, the repositories and the links that a person names."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from shlex import quote
 
+from docora_ops.actions.docora import Docora
 from docora_ops.database import Database
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.names import (
@@ -17,13 +19,88 @@ from docora_ops.database.names import (
     some_repositories,
 )
 from docora_ops.errors import AmbiguousError, Correction, NotFoundError, Retyped
-from docora_ops.links import App, Link, Repository
+from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
 from docora_ops.text import inert, mask
 
 _MOST_CANDIDATES = 10
 """Apps that are listed if a prefix fits several."""
 _MOST_COMMANDS = 3
 """Commands in one hint."""
+
+
+@dataclass(frozen=True)
+class LinkChoice:
+    """The links that a person means: one value of each field must fit, an empty field fits all.
+
+    apps, exclude_apps: ids or names, as a person types them.
+    repositories: ids, `owner/name` or URLs; `owner/name` may have `*` for anything.
+    errors, exclude_errors: texts that the last error contains (case-insensitive). One with `*` for
+    anything must match the whole error.
+    no_error: also links without an error.
+    open_circuit: only links of repositories whose circuit is open.
+    """
+
+    apps: Sequence[str] = ()
+    exclude_apps: Sequence[str] = ()
+    repositories: Sequence[str] = ()
+    statuses: Sequence[LinkStatus] = ()
+    errors: Sequence[str] = ()
+    exclude_errors: Sequence[str] = ()
+    no_error: bool = False
+    open_circuit: bool = False
+
+
+@dataclass(frozen=True)
+class ChosenLinks:
+    """The links that were chosen. `recorded`: the choice for an audit entry, apps in full."""
+
+    which: LinkFilter
+    recorded: dict[str, object] = field(default_factory=dict)
+
+
+def choose_links(docora: Docora, choice: LinkChoice, *, by_prefix: bool = True) -> ChosenLinks:
+    """Finds the apps and repositories of a choice. Raises NotFoundError, AmbiguousError.
+
+    `by_prefix`: an app may be named by the beginning of its id or name.
+    """
+    database = docora.database
+    found = [resolve_app(database, text, by_prefix=by_prefix) for text in choice.apps]
+    excluded = [resolve_app(database, text, by_prefix=by_prefix) for text in choice.exclude_apps]
+    patterns = [text for text in choice.repositories if "*" in text]
+    for pattern in patterns:
+        require_repositories(database, found, pattern)
+    linked = [
+        resolve_linked_repository(database, found, text)
+        for text in choice.repositories
+        if text not in patterns
+    ]
+    which = LinkFilter(
+        app_ids=[app.app_id for app in found],
+        exclude_app_ids=[app.app_id for app in excluded],
+        repository_ids=[repository.repository_id for repository in linked],
+        repository_names=patterns,
+        statuses=choice.statuses,
+        errors=choice.errors,
+        exclude_errors=choice.exclude_errors,
+        no_error=choice.no_error,
+        open_circuit=choice.open_circuit,
+    )
+    recorded = {
+        "app": _in_full(choice.apps, found),
+        "exclude_app": _in_full(choice.exclude_apps, excluded),
+        "repo": list(choice.repositories),
+        "error": list(choice.errors),
+        "exclude_error": list(choice.exclude_errors),
+        "no_error": choice.no_error,
+        "circuit": "open" if choice.open_circuit else None,
+    }
+    return ChosenLinks(which, recorded)
+
+
+def _in_full(typed: Sequence[str], apps: Sequence[App]) -> list[str]:
+    return [
+        text if text == app.app_id else app.app_name for text, app in zip(typed, apps, strict=True)
+    ]
 
 
 def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App:

@@ -2,12 +2,13 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from docora_ops.actions.links import count_by_app, count_by_error
+from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import look_at_jobs
+from docora_ops.actions.reading import count_by_app, count_by_error
 from docora_ops.database import Database
 from docora_ops.database.drift_rows import count_unfinished_links, some_unfinished_links
 from docora_ops.database.link_reports import count_links, links_by_app
@@ -25,7 +26,7 @@ from docora_ops.overview import (
     Status,
     Trend,
 )
-from docora_ops.queue import LinkQueue, ProgressStore, Redis
+from docora_ops.queue import LinkQueue
 from docora_ops.queue.redis_client import describe, latency
 
 _TOO_SLOW = "check its load and the network"
@@ -37,13 +38,9 @@ _RECENT = 60
 """Seconds over which the rate is measured."""
 
 
-def read_status(
-    database: Database, client: Redis, open_queue: Callable[[], LinkQueue], store: ProgressStore
-) -> Status:
-    """Reads the state from both servers, or from the one that can be used.
-
-    `open_queue` may ask Redis which queue is in use.
-    """
+def read_status(docora: Docora) -> Status:
+    """Reads the state from both servers, or from the one that can be used."""
+    database, client = docora.database, docora.redis
     errors: list[ServerError] = []
     status = Status(postgres=database.target, redis=describe(client), errors=errors)
     with _keeping_errors(errors):
@@ -57,9 +54,9 @@ def read_status(
         status = replace(status, redis_latency_ms=milliseconds)
         if milliseconds > TOO_SLOW_MS:
             raise RedisError(f"Redis at {status.redis} is too slow", hint=_TOO_SLOW)
-        queue = open_queue()
+        queue = docora.queue_to_read
         overview, other = queue.overview(1), queue.read_other()
-        last = next(iter(store.read_all()), None)
+        last = next(iter(docora.store.read_all()), None)
         status = replace(status, queue=overview, other_queue=other, last_operation=last)
         is_judged = queue.choice.is_clear and other is not OtherQueue.WORKED_ON
         if status.links and is_judged:
@@ -78,15 +75,13 @@ def _read_links(database: Database) -> LinkOverview:
         )
 
 
-def read_metrics(
-    database: Database, open_queue: Callable[[], LinkQueue], *, by_app: bool
-) -> Metrics:
+def read_metrics(docora: Docora, *, by_app: bool) -> Metrics:
     """Reads the numbers of both servers, or of the one that can be used.
 
     A server counts as down if it is unreachable, refuses, or is too slow, even if only midway.
-    `open_queue` may ask Redis which queue is in use. `by_app`: count the failed links of each app.
+    `by_app`: count the failed links of each app.
     """
-    start = time.monotonic()
+    start, database = time.monotonic(), docora.database
     links = failed = overview = backend_ok = drift = None
     errors: list[ServerError] = []
     # In one transaction, so that the failed links of the apps add up.
@@ -94,7 +89,7 @@ def read_metrics(
         links = count_links(database)
         failed = links_by_app(database, FAILED_LINKS, limit=None, offset=0)[1] if by_app else None
     with _keeping_errors(errors):
-        queue = open_queue()
+        queue = docora.queue_to_read
         overview = queue.overview(limit=1)
         backend_ok = queue.choice.is_clear and queue.read_other() is not OtherQueue.WORKED_ON
         if backend_ok and not errors:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from shlex import quote
 
-from docora_ops.advice import ADVICE
 from docora_ops.database.postgres_server import (
     PostgresServer,
     Role,
@@ -13,7 +12,7 @@ from docora_ops.database.postgres_server import (
 )
 from docora_ops.database.session import SESSIONS_FOR_WORKERS, Pooling
 from docora_ops.diagnosis import Check, CheckName, failed, not_checked, ok, warning
-from docora_ops.jobs import QUEUE_NAME, Backend, OtherQueue, QueueHealth, Worker
+from docora_ops.jobs import ADVICE, QUEUE_NAME, Backend, OtherQueue, QueueHealth, Worker
 from docora_ops.overview import SLOW_MS, TOO_SLOW_MS, LinkCounts
 from docora_ops.queue.redis_server import RedisServer
 from docora_ops.text import amount, duration

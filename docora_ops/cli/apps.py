@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
+from docora_ops.cli.pages import show_page
 
 
 def apps(
@@ -19,17 +21,15 @@ def apps(
     Needs only Postgres. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.links import list_apps
-    from docora_ops.cli.pages import show_page
     from docora_ops.render import apps as render
     from docora_ops.text import amount
 
-    found = list_apps(context.database, page, limit)
+    found = actions.apps(context.docora, page=page, limit=limit)
     return show_page(
         context,
         found,
         render.table(found, context.out.width),
-        where=context.database.place,
+        where=context.docora.database.place,
         counted=amount(found.total, "app"),
         nothing="no apps",
     )

@@ -15,19 +15,20 @@ from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
 from docora_ops.actions.bulk.execute import LinkOutcome
 from docora_ops.actions.bulk.paced_run import PacedRun
 from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.actions.waiting.follow import Following
+from docora_ops.actions.following import Following
+from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
 from docora_ops.cli.change import in_words
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.long_run import LongRun
-from docora_ops.cli.signals import interrupted_code
+from docora_ops.cli.signals import interrupted_code, until_stopped
 from docora_ops.cli.terminal import Terminal
-from docora_ops.cli.waiting import end_wait, keep_results, showing_wait, waiting
+from docora_ops.cli.wait import end_wait, showing_wait
 from docora_ops.database import Selection
 from docora_ops.database.link_reports import count_links
-from docora_ops.errors import ServerError
+from docora_ops.errors import RedisError, ServerError
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action, Outcome
 from docora_ops.queue import PacedRuns, ProgressStore, connect
@@ -49,7 +50,7 @@ class BulkOptions:
 
     def must_skip_open_circuits(self, context: Context) -> bool:
         """Tells whether links with an open circuit are left alone: Docora would not queue them."""
-        return context.queue.is_docoras and not self.reset_circuit
+        return context.docora.queue.is_docoras and not self.reset_circuit
 
     @property
     def recorded(self) -> dict[str, object]:
@@ -96,13 +97,12 @@ class BulkCommand(LongRun):
     ) -> None:
         """Prepares the command. `disproved`: as for BulkRun."""
         stop = Stop()
-        grace = context.settings.drift_grace
-        self._following = Following(context.database, context.queue, stop, grace)
+        self._following = Following(context.docora)
         audit = AuditEntries(change, selection.total)
         self._options = options
         self._is_paced = options.in_flight is not None and not context.dry_run
         common = (
-            *(action, context.database, context.queue, context.store),
+            *(action, context.docora.database, context.docora.queue, context.docora.store),
             *(selection, batch_size, audit, options.front, options.reset_circuit),
             *(options.update, stop),
         )
@@ -113,7 +113,7 @@ class BulkCommand(LongRun):
                 in_flight=options.in_flight,
                 max_failures=options.max_failures,
                 timeout=context.timeout,
-                runs=None if context.queue.is_docoras else PacedRuns(context.redis),
+                runs=None if context.docora.queue.is_docoras else PacedRuns(context.docora.redis),
                 on_stop=self._tell_stop,
             )
         else:
@@ -123,7 +123,6 @@ class BulkCommand(LongRun):
         if context.wait:
             self._run.following = self._following
             self._run.on_recorded = self._follow
-        self._workers = 0
         self._links = links_of(selection)
         if action is Action.RESYNC:
             self.next_step = "the same command begins again, with all of them"
@@ -134,19 +133,22 @@ class BulkCommand(LongRun):
         """Asks, changes the links and shows the result. Returns the exit code."""
         context, selection = self.context, self._run.selection
         if context.dry_run or not selection.total:
-            context.require_right_backend()
+            require_right_workers(context.docora)
         else:
-            self._workers = context.count_workers(to_change=True)
+            workers = count_workers(context.docora, to_change=True)
+            self._following.watch.had_workers = workers > 0
         if selection.total:
-            require_servers_to_match(context.database, context.queue)
+            require_servers_to_match(context.docora.database, context.docora.queue)
         if context.dry_run:
-            context.say(f"{context.servers}: dry run over {self._links}, nothing will be changed.")
+            context.say(
+                f"{context.docora.servers}: dry run over {self._links}, nothing will be changed."
+            )
             self._run.plan()
             return self.finish()
         if not selection.total:
             self._tell_nothing_fits()
             return self.finish()
-        if self._is_paced and context.queue.is_docoras:
+        if self._is_paced and context.docora.queue.is_docoras:
             context.warn(
                 "Warning: --in-flight holds back docora-ops only: Docora's scheduler queues all "
                 "failed links in each pass, except those with an open circuit."
@@ -156,24 +158,24 @@ class BulkCommand(LongRun):
             above: list[RenderableType] = [app_counts(by_app)] if len(by_app) > 1 else []
             if self._action is Action.RESYNC and not self._options.update:
                 above.append(render.forgotten(is_planned=True))
-            terminal.ask(f"{context.servers}: {question}?", *above)
+            terminal.ask(f"{context.docora.servers}: {question}?", *above)
         return self.carry_out(self._start, self._cancel_at_once)
 
     def _tell_nothing_fits(self) -> None:
         """Says how many links are failed all the same: "nothing to do" sounds like an all-clear."""
         if self._action is not Action.RETRY or self._run.selection.open_circuits_left_out:
             return
-        if failed := count_links(self.context.database).failed:
+        if failed := count_links(self.context.docora.database).failed:
             links = "link is" if failed == 1 else "links are"
             none = f"no link fits the options, yet {failed} {links} failed"
-            self.context.warn(f"{self.context.servers}: {none}.")
+            self.context.warn(f"{self.context.docora.servers}: {none}.")
 
     def _start(self) -> None:
         if self._action is Action.SCHEDULE:
             begun = f"{self._links} due"
         else:
             begun = f"operation {self._run.start()}, {self._links}"
-        self.context.say(f"{self.context.servers}: {begun}.")
+        self.context.say(f"{self.context.docora.servers}: {begun}.")
 
     @contextmanager
     def progress(self, total: int) -> Iterator[None]:
@@ -183,8 +185,9 @@ class BulkCommand(LongRun):
                 yield
             return
         what = f"{amount(total, 'snapshot')}{self._options.pace}"
-        watched = (self.context, self._following, self._workers)
-        with showing_wait(*watched, what, left=self._left, taken_over=self._taken_over):
+        with showing_wait(self.context, what) as show:
+            if isinstance(self._run, PacedRun):
+                self._run.on_step = lambda wait: show(wait, self._left(), self._taken_over())
             yield
 
     def _left(self) -> int:
@@ -224,7 +227,7 @@ class BulkCommand(LongRun):
         if self._run.operation_id is None:
             return
         # A connection of its own: the signal may have come while the run locks the other's pool.
-        settings = self.context.settings.model_copy(
+        settings = self.context.docora.settings.model_copy(
             update={"connect_timeout": 1, "statement_timeout": 1}
         )
         store, reason = ProgressStore(connect(settings)), interruption(self._run.stop)
@@ -237,26 +240,35 @@ class BulkCommand(LongRun):
                 self._following.add(item.ref, item.outcome)
 
     def _finish_after_wait(self) -> int:
-        following = self._following
+        following, stop = self._following, self._run.stop
         lost: ServerError | None = None
         try:
-            has_links = following.result().total > 0
-            if has_links and not (self._is_paced or following.stop.requested):
-                with waiting(self.context, following, self._workers):
-                    following.run(self.context.timeout, self._run.stay_known)
+            snapshots = following.result().total
+            if snapshots and not (self._is_paced or stop.requested):
+                self.context.collect_garbage()
+                what = amount(snapshots, "snapshot")
+                with showing_wait(self.context, what, following.result()) as show:
+                    for step in until_stopped(following.follow(self.context.timeout), stop):
+                        self._run.stay_known()
+                        show(step)
         except ServerError as error:
             lost = error
-            self.context.database.close()
-        keep_results(self.context, self._run.record_results, lost)
+            self.context.docora.database.close()
+        try:
+            self._run.record_results()
+        except RedisError as error:
+            if not isinstance(lost, RedisError):
+                kept = "the results are not kept with the operation"
+                self.context.warn(f"Warning: {kept}: {error.message}")
         waited = following.result()
         if self.context.as_json:
             self.context.show_document(render.document(self._run.result(), waited), lost)
         elif waited.total:
             tables = waits.wait_tables(waited, self.context.out.width)
-            self.context.show_tables(tables, is_last=not (lost or following.stop.requested))
+            self.context.show_tables(tables, is_last=not (lost or stop.requested))
         if lost:
             return self.context.report(lost, next_step="the jobs go on")
-        result, interrupted = self._run.result(), following.stop.requested
+        result, interrupted = self._run.result(), stop.requested
         codes = end_wait(
             self.context, waited, operation_id=result.operation_id, interrupted=interrupted
         )
@@ -333,7 +345,7 @@ class BulkCommand(LongRun):
             left_out = amount(result.open_circuits_left_out, "link")
             # Without a link to change, the message has counted them.
             yield f"{left_out} left out: {why}" if result.total else why.capitalize()
-            if self.context.queue.is_docoras:
+            if self.context.docora.queue.is_docoras:
                 yield "To close the circuits, and reset these links, too: add --reset-circuit."
 
 

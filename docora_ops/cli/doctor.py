@@ -45,9 +45,9 @@ def doctor(
     from docora_ops.text import amount
 
     context.collect_garbage()
-    delay = context.settings.drift_grace
+    delay = context.docora.settings.drift_grace
     said: set[type] = set()
-    for event in diagnose(context.settings, max_failed=max_failed, read_only=read_only):
+    for event in diagnose(context.docora.settings, max_failed=max_failed, read_only=read_only):
         if isinstance(event, Diagnosis):
             diagnosis = event
         elif type(event) in said:

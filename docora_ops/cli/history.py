@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
+from docora_ops.cli.pages import show_page
 
 
 def history(
@@ -24,19 +26,15 @@ def history(
     Only what was done with docora-ops: the dashboard keeps no such record.
     """
     context = context_of(typer_context)
-    from docora_ops.cli.pages import show_page
-    from docora_ops.pages import page_of
-    from docora_ops.queue import History
     from docora_ops.render import history as render
     from docora_ops.text import amount
 
-    entries = History(context.redis).read(schedule=not no_schedule)
-    found = page_of(entries, page, limit)
+    found = actions.history(context.docora, schedule=not no_schedule, page=page, limit=limit)
     return show_page(
         context,
         found,
         render.table(found.rows, context.out.width),
-        where=context.redis_server,
+        where=context.docora.redis_server,
         counted=amount(found.total, "change"),
         nothing="no change is recorded",
     )

@@ -5,18 +5,15 @@ from __future__ import annotations
 from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.link_change import change_one
 from docora_ops.actions.lookup import resolve_link
-from docora_ops.cli.change import (
-    describe_change,
-    in_words,
-    names_of,
-    reset_in_words,
-    sent_again,
-)
+from docora_ops.actions.workers import count_workers, require_rq_for_front
+from docora_ops.audit import describe_change
+from docora_ops.cli.change import in_words, names_of, reset_in_words, sent_again
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.terminal import Terminal
 from docora_ops.database.link_rows import count_deliveries
 from docora_ops.errors import ServerError
+from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkResult, Outcome
 from docora_ops.render import link_result as render
 from docora_ops.render.bulk import forgets_files, forgotten
@@ -36,18 +33,18 @@ def change_link(
     update: bool = False,
 ) -> int:
     """Asks at the terminal, changes the link and shows the result. Returns the exit code."""
-    database = context.database
+    database = context.docora.database
     if front:
-        context.require_rq_for_front()
+        require_rq_for_front(context.docora)
     with database.transaction():  # one, instead of one for each statement
         link = resolve_link(database, app, repo)
-    workers = context.count_workers(to_change=True)
-    require_servers_to_match(database, context.queue)
+    workers = count_workers(context.docora, to_change=True)
+    require_servers_to_match(database, context.docora.queue)
     if terminal is not None:
         files = amount(count_deliveries(database, [link.ref]), "file")
         above = [] if update else [forgotten(is_planned=True)]
         terminal.ask(
-            f"{context.servers}: send {link.payload.app_name} {files} of "
+            f"{context.docora.servers}: send {link.payload.app_name} {files} of "
             f"{link.payload.repository_name} {sent_again(update=update)} the delivery records, "
             f"{reset_in_words(context, 'the link', 'its snapshot job')}"
             f"{in_words(front=front, reset_circuit=reset_circuit)})?",
@@ -58,7 +55,7 @@ def change_link(
     )
     result = change_one(
         database,
-        context.queue,
+        context.docora.queue,
         action,
         link.ref,
         front=front,
@@ -81,7 +78,7 @@ def _show(context: Context, result: LinkResult, workers: int) -> None:
         if result.dry_run:
             context.say("Dry run: nothing was changed.")
         else:
-            context.say(f"{context.servers}: {render.message(result, workers)}.")
+            context.say(f"{context.docora.servers}: {render.message(result, workers)}.")
     elif not context.wait:
         context.show_document(render.document(result, workers))
     if result.audit_error:
@@ -92,23 +89,20 @@ def _show(context: Context, result: LinkResult, workers: int) -> None:
 
 
 def _wait(context: Context, result: LinkResult, workers: int) -> int:
-    from docora_ops.actions.waiting.follow import Following, wait_for_one
-    from docora_ops.cli.waiting import end_wait, waiting
+    from docora_ops.actions.following import wait_for_link
+    from docora_ops.cli.wait import await_link, end_wait
     from docora_ops.render.waits import wait_table
 
-    ref = result.link.ref
-    following = Following(context.database, context.queue, grace=context.settings.drift_grace)
-    following.add(ref, result.outcome)
+    link, stop = result.link, Stop()
+    steps = wait_for_link(context.docora, link, result.outcome, workers, timeout=context.timeout)
     try:
-        with waiting(context, following, workers, link=ref.words):
-            waited = wait_for_one(following, ref, context.timeout)
+        step = await_link(context, steps, stop, "1 snapshot")
     except ServerError as error:
         if context.as_json:
             context.show_document(render.document(result, workers), error)
         return context.report(error, next_step="the job goes on")
-    interrupted = following.stop.requested
     if context.as_json:
-        context.show_document(render.document(result, workers, waited))
+        context.show_document(render.document(result, workers, step.end))
     else:
-        context.show_tables([wait_table(waited)], is_last=not interrupted)
-    return gravest(end_wait(context, following.result(), ref.words, interrupted=interrupted))
+        context.show_tables([wait_table(step.end)], is_last=not stop.requested)
+    return gravest(end_wait(context, step.wait, link.ref.words, interrupted=stop.requested))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
+from docora_ops.cli.pages import show_page
 from docora_ops.errors import UsageError
 from docora_ops.link_lists import LinkGroup, LinkSort
 from docora_ops.links import LinkStatus
+from docora_ops.pages import Page
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 Sort = Annotated[
     LinkSort,
@@ -29,6 +35,13 @@ GroupBy = Annotated[
         "ids it names.",
     ),
 ]
+
+_NOUNS = {
+    LinkGroup.APP: ("app", "apps"),
+    LinkGroup.REPOSITORY: ("repository", "repositories"),
+    LinkGroup.STATUS: ("status", "statuses"),
+    LinkGroup.ERROR: ("different error", "different errors"),
+}
 
 
 def links(
@@ -81,50 +94,39 @@ def failed(
 def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: str) -> int:
     """Shows a page of the links, or of their groups, by the options of the command."""
     context = context_of(typer_context)
+    given = typer_context.params
     source = typer_context.get_parameter_source("sort")
-    if typer_context.params["group_by"] and source and source.name == "COMMANDLINE":
+    if given["group_by"] and source and source.name == "COMMANDLINE":
         raise UsageError(
             "--sort and --group-by exclude each other: groups come with most links first",
             hint="leave out one of them",
         )
-    from docora_ops.actions import links as actions
-    from docora_ops.cli.pages import show_page
     from docora_ops.render import links as render
     from docora_ops.text import amount
 
-    typed, database = typer_context.params, context.database
-    which, choice = options.chosen_links(typer_context, database, statuses)
-    page = (typed["page"], typed["limit"])
-    counted = (noun, f"{noun}s")
-    where = lost = None
-    found: Any
-    match typed["group_by"]:
-        case LinkGroup.APP:
-            found = actions.count_by_app(database, which, *page)
-            table, counted = render.apps_table(found), ("app", "apps")
-        case LinkGroup.REPOSITORY:
-            found = actions.count_by_repository(database, which, *page)
-            table, counted = render.repositories_table(found), ("repository", "repositories")
-        case LinkGroup.STATUS:
-            found = actions.count_by_status(database, which, *page)
-            table, counted = render.statuses_table(found), ("status", "statuses")
-        case LinkGroup.ERROR:
-            found = actions.count_by_error(database, which, *page)
-            table, counted = render.errors_table(found), ("different error", "different errors")
-        case _:
-            open_queue, redis_server = context.queue_to_read, context.redis_server
-            found, lost = actions.list_links(database, open_queue, which, typed["sort"], *page)
-            where = f"{database.place}, {redis_server}"
-            if not lost:
-                context.warn_of_wrong_backend()
-            table = render.links_table(found, context.out.width, with_status=len(statuses) != 1)
-    is_narrowed = any(choice.values()) or typed.get("status")
+    docora, choice = context.docora, options.link_choice(typer_context, statuses)
+    pages: dict[str, int] = {name: given[name] for name in ("page", "limit")}
+    found: Page[Any]
+    if group := given["group_by"]:
+        found, lost = actions.link_groups(docora, group, choice, **pages), None
+        tables: dict[LinkGroup, Callable[[Any], RenderableType]] = {
+            LinkGroup.APP: render.apps_table,
+            LinkGroup.REPOSITORY: render.repositories_table,
+            LinkGroup.STATUS: render.statuses_table,
+            LinkGroup.ERROR: render.errors_table,
+        }
+        table, nouns, where = tables[group](found), _NOUNS[group], docora.database.place
+    else:
+        found, lost = actions.links(docora, choice, sort=given["sort"], **pages)
+        table = render.links_table(found, context.out.width, with_status=len(statuses) != 1)
+        nouns, where = (noun, f"{noun}s"), docora.servers
+    is_narrowed = options.link_choice(typer_context) != actions.LinkChoice() or given.get("status")
     return show_page(
         context,
         found,
         table,
-        where=where or database.place,
-        counted=amount(found.total, *counted),
+        where=where,
+        counted=amount(found.total, *nouns),
         nothing=f"no {noun} matches" if is_narrowed else f"no {noun}s",
         lost=lost,
     )

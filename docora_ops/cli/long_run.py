@@ -64,7 +64,7 @@ class LongRun(ABC):
         except ServerError as error:
             with suppress(RedisError):
                 self._work.break_off()
-            self.context.database.close()
+            self.context.docora.database.close()
             self.show(error)
             result = self._work.result()
             stopped = f"Stopped after {result.completed} of {result.total}{self.unit}."
@@ -88,7 +88,7 @@ class LongRun(ABC):
 
 @contextmanager
 def progress_bar(
-    context: Context, total: int, description: str = ""
+    context: Context, total: int | None = None, description: str = ""
 ) -> Iterator[Callable[..., None]]:
     """Shows a bar on stderr if that is a terminal. Yields a function that moves it.
 

@@ -24,17 +24,19 @@ def metrics(
     """
     context = context_of(typer_context)
     from docora_ops.actions.monitoring import read_metrics
+    from docora_ops.actions.workers import note_other_workers
     from docora_ops.render import metrics as render
 
-    found = read_metrics(context.database, context.queue_to_read, by_app=by_app)
+    found = read_metrics(context.docora, by_app=by_app)
     if as_json:
         context.show_document(render.document(found), next(iter(found.errors.values()), None))
     else:
         # Prometheus reads UTF-8, whatever the locale of a cron job.
         cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
         context.show_text([render.text(found).removesuffix("\n")])
-    if found.backend_ok is False and context.queue.choice.is_clear:
-        context.warn_of_others(has_workers=bool(found.queue and found.queue.live_workers))
+    if found.backend_ok is False and context.docora.backend.is_clear:
+        has_workers = bool(found.queue and found.queue.live_workers)
+        note_other_workers(context.docora, has_workers=has_workers)
     for error in found.errors.values():
         context.report(error)
     return ExitCode.SERVER if found.errors else ExitCode.OK

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import sys
-import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from docora_ops import actions
+from docora_ops.bulk import OperationState
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import progress_bar
-
-if TYPE_CHECKING:
-    from docora_ops.bulk import KnownOperation
+from docora_ops.cli.pages import show_page
 
 RUNNER_IS_SILENT = (
     "The command that runs the operation has been silent for two minutes: it was killed, or hangs. "
     "It can be run again."
 )
-_POLL = 0.5
 
 
 def operations(
@@ -36,17 +33,15 @@ def operations(
     silent for two minutes.
     """
     context = context_of(typer_context)
-    from docora_ops.cli.pages import show_page
-    from docora_ops.pages import page_of
     from docora_ops.render import operations as render
     from docora_ops.text import amount
 
-    found = page_of(context.store.read_all(), page, limit)
+    found = actions.operations(context.docora, page=page, limit=limit)
     return show_page(
         context,
         found,
         render.list_table(found.rows, context.out.width),
-        where=context.redis_server,
+        where=context.docora.redis_server,
         counted=amount(found.total, "operation"),
         nothing="no bulk operations: each is kept for an hour after its last step",
     )
@@ -64,10 +59,9 @@ def progress(
     context = context_of(typer_context)
     from docora_ops.render import operations as render
 
-    found = context.store.read(operation_id)
     if follow:
-        found = _follow(context, found)
-    failures, total = context.store.read_failures(operation_id)
+        _follow(context, operation_id)
+    found, failures, total = actions.progress(context.docora, operation_id)
     context.show(
         render.progress_document(found, failures, total),
         render.progress_tables(found, failures, total, context.out.width),
@@ -77,29 +71,20 @@ def progress(
     return ExitCode.OK
 
 
-def _follow(context: Context, operation: KnownOperation) -> KnownOperation:
+def _follow(context: Context, operation_id: str) -> None:
     """Shows each step on stderr until the operation ends or has lost its runner."""
-    from docora_ops.bulk import OperationState
     from docora_ops.render.console import may_animate
 
     context.collect_garbage()
-    with progress_bar(context, operation.total) as move:
-        move(operation.completed)
-        while not operation.finished:
-            time.sleep(_POLL)
-            before = operation
-            operation = context.store.read(operation.operation_id)
-            moved = operation.completed != before.completed
-            if moved or operation.cancelled != before.cancelled:
-                move(operation.completed)
-                if moved and not may_animate(sys.stderr):
-                    context.say(f"{operation.completed} of {operation.total}")
-            elif operation.cancelled:
-                break
-            elif operation.state is OperationState.OWNER_GONE:
-                context.warn(RUNNER_IS_SILENT)
-                break
-    return operation
+    completed = None
+    with progress_bar(context) as move:
+        for operation in actions.follow(context.docora, operation_id):
+            move(operation.completed, None, operation.total)
+            if completed not in {None, operation.completed} and not may_animate(sys.stderr):
+                context.say(f"{operation.completed} of {operation.total}")
+            completed = operation.completed
+    if operation.state is OperationState.OWNER_GONE:
+        context.warn(RUNNER_IS_SILENT)
 
 
 def cancel(
@@ -113,13 +98,10 @@ def cancel(
     What it has queued stays queued; a bulk retry, run again, finishes the rest.
     """
     context = context_of(typer_context)
-    from docora_ops.queue.audit_stream import cancel_entry
     from docora_ops.render import operations as render
     from docora_ops.render.cells import cell
 
-    change = describe_change("cancel", reason)
-    entry = cancel_entry(change, operation_id)
-    is_first = context.store.cancel(operation_id, entry, cancelled_by=change.who)
+    is_first = actions.cancel(context.docora, operation_id, reason=reason)
     done = "Cancellation requested" if is_first else "Already cancelled"
     context.show(
         render.cancel_document(operation_id, is_first=is_first), [cell(f"{done}: {operation_id}")]

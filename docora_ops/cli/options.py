@@ -13,10 +13,10 @@ from docora_ops.bulk import MaxFailures
 from docora_ops.cli.change import check_reason
 from docora_ops.cli.completers import complete_app, complete_operation, complete_repo
 from docora_ops.errors import UsageError
-from docora_ops.links import LinkFilter, LinkStatus
+from docora_ops.links import LinkStatus
 
 if TYPE_CHECKING:
-    from docora_ops.database import Database
+    from docora_ops.actions import LinkChoice
 
 
 _NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
@@ -192,36 +192,18 @@ FailureLimit = Annotated[
 ]
 
 
-def chosen_links(
-    typer_context: typer.Context,
-    database: Database,
-    statuses: Sequence[LinkStatus] = (),
-    *,
-    by_prefix: bool = True,
-) -> tuple[LinkFilter, dict[str, object]]:
-    """Finds what the options that choose links name. Raises NotFoundError, AmbiguousError.
+def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()) -> LinkChoice:
+    """Returns the links that the options of the command choose."""
+    from docora_ops.actions import LinkChoice
 
-    `by_prefix`: whether an app may be named by the beginning of its name or id. Returns the options
-    for the audit entry, too: as they were typed, but with apps named in full.
-    """
-    from docora_ops.actions.link_choice import choose_links
-
-    names = ("app", "exclude_app", "repo", "error", "exclude_error", "no_error", "circuit")
-    typed = {name: typer_context.params[name] for name in names}
-    which, apps, excluded = choose_links(
-        database,
-        apps=typed["app"] or (),
-        exclude_apps=typed["exclude_app"] or (),
-        repositories=typed["repo"] or (),
+    given = typer_context.params
+    return LinkChoice(
+        apps=given["app"] or (),
+        exclude_apps=given["exclude_app"] or (),
+        repositories=given["repo"] or (),
         statuses=statuses,
-        errors=typed["error"] or (),
-        exclude_errors=typed["exclude_error"] or (),
-        no_error=typed["no_error"],
-        open_circuit=typed["circuit"] is Circuit.OPEN,
-        by_prefix=by_prefix,
+        errors=given["error"] or (),
+        exclude_errors=given["exclude_error"] or (),
+        no_error=given["no_error"],
+        open_circuit=given["circuit"] is Circuit.OPEN,
     )
-    for name, found in (("app", apps), ("exclude_app", excluded)):
-        pairs = zip(typed[name] or (), found, strict=True)
-        in_full = [text if text == app.app_id else app.app_name for text, app in pairs]
-        typed[name] = in_full or None
-    return which, typed

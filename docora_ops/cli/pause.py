@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from docora_ops import actions
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change
-from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.signals import interrupt, interrupted_code, stopping_on_signals
+from docora_ops.cli.signals import interrupted_code, until_stopped
 from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import RedisError, UsageError
+from docora_ops.interrupts import Stop
 from docora_ops.jobs import QUEUE_NAME
-
-if TYPE_CHECKING:
-    from docora_ops.interrupts import Stop
-    from docora_ops.jobs import Suspension
-    from docora_ops.queue import WorkerSwitch
 
 _DURATION = re.compile("([0-9]{1,9})([smh]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -48,56 +44,39 @@ def pause(
     context = context_of(typer_context)
     seconds = None if at_most is None else _seconds_of(at_most)
     terminal = terminal_to_ask(skip=yes)
-    from docora_ops.interrupts import Stop
-    from docora_ops.jobs import OtherQueue
-    from docora_ops.queue import WorkerSwitch
+    from docora_ops.render import pause as render
     from docora_ops.text import exact_duration
 
-    context.require_rq("pause", "to keep Docora's workers from taking jobs, stop them")
-    if context.require_right_backend()[1] is OtherQueue.WORKED_ON:
-        context.warn_of_others(has_workers=True)
-    switch = WorkerSwitch(context.redis)
-    workers = switch.workers()
-    ours = QUEUE_NAME
-    queues = sorted({name for worker in workers for name in worker.queues} - {ours})
-    if before := context.queue.read_suspension():
-        context.say(f"Now {before.sentence}; this pause takes its place.")
+    docora, ours = context.docora, QUEUE_NAME
+    found = actions.rq_workers(docora)
+    queues = found.other_queues(ours)
+    if found.suspension:
+        context.say(f"Now {found.suspension.sentence}; this pause takes its place.")
     taken = f"no job is taken from {ours}"
     if queues:
         taken += f", nor from the other queues {', '.join(queues)}"
-    end = "until docora-ops resume" if seconds is None else f"for {exact_duration(seconds)}"
     if terminal is not None:
-        terminal.ask(
-            f"{context.redis_server}: suspend all RQ workers ({len(workers)} now) {end}: {taken}?"
-        )
+        end = "until docora-ops resume" if seconds is None else f"for {exact_duration(seconds)}"
+        workers = f"all RQ workers ({len(found.workers)} now)"
+        terminal.ask(f"{docora.redis_server}: suspend {workers} {end}: {taken}?")
     elif queues:
         context.warn(f"Warning: {taken}.")
-    change = describe_change("pause", reason, **{"for": at_most})
     context.collect_garbage()
-    stop = Stop()
-    with stopping_on_signals(stop, interrupt, announced=False):
-        suspension = switch.suspend(seconds, change)
-        return _wait(context, switch, stop, suspension, queues)
-
-
-def _wait(
-    context: Context, switch: WorkerSwitch, stop: Stop, suspension: Suspension, queues: list[str]
-) -> int:
-    """Waits for the workers and shows how far they are. Returns the exit code."""
-    from docora_ops.actions.pause import await_stopped
-    from docora_ops.render import pause as render
-
+    stop, error = Stop(), None
     try:
-        workers = await_stopped(switch, stop)
-    except RedisError as error:
-        if context.as_json:
-            context.show_document(render.pause_document(suspension, [], queues), error)
+        for paused in until_stopped(actions.pause(docora, seconds, reason=reason), stop):
+            found = paused
+    except RedisError as lost:
+        if found.suspension is None:
+            raise
+        error = lost
+    if context.as_json:
+        context.show_document(render.pause_document(found, queues), error)
+    if error:
         return context.report(error, next_step="the workers are suspended all the same")
-    context.show(
-        render.pause_document(suspension, workers, queues),
-        [render.pause_table(suspension, workers)],
-    )
-    context.say(f"{context.redis_server}: workers suspended. To go on: docora-ops resume")
+    if not context.as_json:
+        context.show_tables([render.pause_table(found)])
+    context.say(f"{docora.redis_server}: workers suspended. To go on: docora-ops resume")
     return interrupted_code() if stop.requested else ExitCode.OK
 
 
@@ -111,18 +90,16 @@ def resume(
     A worker takes a second to notice.
     """
     context = context_of(typer_context)
-    from docora_ops.queue import WorkerSwitch
     from docora_ops.render import pause as render
 
-    context.require_rq("resume", context.advice.to_resume)
-    suspension = context.queue.read_suspension()
-    resumed = WorkerSwitch(context.redis).resume(describe_change("resume", reason))
+    suspension = actions.resume(context.docora, reason=reason)
     if context.as_json:
-        context.show_document(render.resume_document(suspension, resumed=resumed))
-    elif resumed:
-        context.say(f"{context.redis_server}: workers resumed.")
+        context.show_document(render.resume_document(suspension))
+    elif suspension:
+        context.say(f"{context.docora.redis_server}: workers resumed.")
     else:
-        context.say(f"{context.redis_server}: nothing to resume, workers are not suspended.")
+        server = context.docora.redis_server
+        context.say(f"{server}: nothing to resume, workers are not suspended.")
 
 
 def _seconds_of(text: str) -> int:

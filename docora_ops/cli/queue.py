@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 
@@ -20,14 +21,7 @@ def queue(
     Needs only Redis. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.jobs import Backend
     from docora_ops.render import queue as render
 
-    context.count_workers()
-    overview = context.queue.overview(limit)
-    is_rq = overview.backend is Backend.RQ
-    if is_rq and overview.delayed and overview.scheduler is None:
-        context.warn(
-            "Warning: no scheduler runs: delayed jobs wait until a worker with one is started"
-        )
+    overview = actions.queue(context.docora, limit)
     context.show(render.document(overview), render.tables(overview, context.out.width, limit))

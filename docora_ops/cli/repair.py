@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from docora_ops.audit import describe_change
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change, names_of
+from docora_ops.cli.change import names_of
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import progress_bar
@@ -61,6 +62,7 @@ def repair(
     from docora_ops.actions.find_drift import Findings
     from docora_ops.actions.fix_drift import find_drift_to_repair, plan_repair
     from docora_ops.actions.lookup import resolve_app, resolve_link
+    from docora_ops.actions.workers import count_workers
     from docora_ops.drift import RepairResult
     from docora_ops.render import repair as render
 
@@ -68,22 +70,22 @@ def repair(
     names: dict[str, object] = {}
     of = ""  # such as " of Acme Search"; empty for everywhere
     if app is not None and repo is not None:
-        link = resolve_link(context.database, app, repo)
+        link = resolve_link(context.docora.database, app, repo)
         app_id, ref, names = link.ref.app_id, link.ref, names_of(link)
         of = f" of {link.payload.link_name}"
     elif app is not None:
         by_prefix = dry_run or terminal is not None
-        found_app = resolve_app(context.database, app, by_prefix=by_prefix)
+        found_app = resolve_app(context.docora.database, app, by_prefix=by_prefix)
         app_id, names, of = found_app.app_id, asdict(found_app), f" of {found_app.app_name}"
     context.collect_garbage()
-    context.say(f"{context.servers}: looking for drift{of}.")
-    context.count_workers(to_change=True, alone=True)
+    context.say(f"{context.docora.servers}: looking for drift{of}.")
+    count_workers(context.docora, to_change=True, alone=True)
     has_suspects = False
     found = Findings(())
     for event in find_drift_to_repair(
-        context.database,
-        context.queue,
-        delay=context.settings.drift_grace,
+        context.docora.database,
+        context.docora.queue,
+        delay=context.docora.settings.drift_grace,
         app_id=app_id,
         ref=ref,
         remove_unknown_jobs=remove_unknown_jobs,
@@ -96,7 +98,7 @@ def repair(
             context.say(f"{mismatches} at first check: checking again.")
     result = RepairResult(found.report.drifts)
     if dry_run:
-        result = plan_repair(context.queue, found)
+        result = plan_repair(context.docora.queue, found)
         _show(context, result, with_list=with_list)
         context.say("Dry run: nothing was changed.")
         return _code(result)
@@ -104,7 +106,7 @@ def repair(
         _show(context, result)
         return ExitCode.OK
     if terminal is not None:
-        question = f"{context.servers}: {_changes(context, result)}{of}?"
+        question = f"{context.docora.servers}: {_changes(context, result)}{of}?"
         terminal.ask(question, render.found(result, terminal.width))
     change = describe_change("repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs)
     return _carry_out(context, found, change, with_list=with_list)
@@ -117,7 +119,7 @@ def _changes(context: Context, found: RepairResult) -> str:
     links = found.found[DriftKind.LOST] + found.found[DriftKind.STUCK]
     removals = found.total - links
     queue = f"queue {amount(links, 'link')} again" if links else ""
-    if links and context.queue.is_docoras:
+    if links and context.docora.queue.is_docoras:
         queue = f"reset {amount(links, 'link')}, so that Docora's scheduler queues them again"
     remove = f"remove {amount(removals, 'job or entry', 'jobs or entries')}" if removals else ""
     changes = " and ".join(filter(None, (queue, remove)))
@@ -142,11 +144,11 @@ def _carry_out(context: Context, found: Findings, change: Change, *, with_list: 
 
     result = RepairResult(found.report.drifts)
     events = fix(
-        context.database,
-        context.queue,
-        context.store,
+        context.docora.database,
+        context.docora.queue,
+        context.docora.store,
         found,
-        max_attempts=context.settings.max_retry_attempts,
+        max_attempts=context.docora.settings.max_retry_attempts,
         change=change,
     )
     try:
@@ -165,7 +167,7 @@ def _carry_out(context: Context, found: Findings, change: Change, *, with_list: 
                 return interrupted_code()
             return _code(result)
     except ServerError as error:
-        context.database.close()
+        context.docora.database.close()
         _show(context, result, error, with_list=with_list, is_last=False)
         stopped = f"Stopped after {result.completed} of {result.total}."
         return context.report(error, stopped, _NEXT_STEP)

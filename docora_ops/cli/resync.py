@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from docora_ops.audit import describe_change
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change, reset_in_words, sent_again
+from docora_ops.cli.change import reset_in_words, sent_again
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import Retyped, UsageError
@@ -64,7 +65,9 @@ def resync(
     if repo is not None and in_flight is not None:
         raise UsageError("--in-flight needs --all", hint="leave out --in-flight")
     if front:
-        context.require_rq_for_front()
+        from docora_ops.actions.workers import require_rq_for_front
+
+        require_rq_for_front(context.docora)
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.links import Action
 
@@ -95,12 +98,14 @@ def resync(
     from docora_ops.text import amount
 
     by_prefix = dry_run or terminal is not None
-    found = resolve_app(context.database, app, by_prefix=by_prefix)
+    found = resolve_app(context.docora.database, app, by_prefix=by_prefix)
     bulk = BulkOptions(front, reset_circuit, in_flight, max_failures, update)
     selection = select_of_app(
-        context.database, found.app_id, skip_open_circuits=bulk.must_skip_open_circuits(context)
+        context.docora.database,
+        found.app_id,
+        skip_open_circuits=bulk.must_skip_open_circuits(context),
     )
-    files = amount(count_deliveries(context.database, selection.refs), "file")
+    files = amount(count_deliveries(context.docora.database, selection.refs), "file")
     reset = reset_in_words(context, "the links", "their snapshot jobs")
     question = (
         f"send {found.app_name}, over {amount(selection.total, 'link')}, {files} "

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from docora_ops.audit import describe_change
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change, reset_in_words
+from docora_ops.cli.change import reset_in_words
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import UsageError
@@ -59,29 +60,32 @@ def retry_all_failed(
             hint="leave out one of them",
         )
     if front:
-        context.require_rq_for_front()
+        from docora_ops.actions.workers import require_rq_for_front
+
+        require_rq_for_front(context.docora)
     terminal = terminal_to_ask(skip=yes or dry_run)
+    from docora_ops.actions.lookup import choose_links
     from docora_ops.cli.bulk_command import BulkCommand, BulkOptions, links_of
     from docora_ops.database.selection import select_failed
     from docora_ops.links import Action
 
     by_prefix = dry_run or terminal is not None
-    which, typed = options.chosen_links(typer_context, context.database, by_prefix=by_prefix)
+    chosen = choose_links(context.docora, options.link_choice(typer_context), by_prefix=by_prefix)
     bulk = BulkOptions(front, reset_circuit, in_flight, max_failures)
     change = describe_change(
         "retry-all-failed",
         reason,
-        **typed,
+        **chosen.recorded,
         limit=limit,
         skip_open_circuits=skip_open_circuits,
         **bulk.recorded,
     )
     selection = select_failed(
-        context.database,
-        which,
+        context.docora.database,
+        chosen.which,
         limit=limit,
         skip_open_circuits=skip_open_circuits or bulk.must_skip_open_circuits(context),
-        or_held_back=context.queue.is_docoras,
+        or_held_back=context.docora.queue.is_docoras,
     )
     reset = reset_in_words(context, links_of(selection), "their snapshot jobs")
     question = f"{reset}{bulk.words}"

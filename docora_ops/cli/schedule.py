@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import typer
 
+from docora_ops.audit import describe_change
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change
 from docora_ops.cli.context import context_of
 
 
@@ -25,8 +25,11 @@ def schedule(
     was opened since git last succeeded. Leaves links to a running command with --in-flight.
     """
     context = context_of(typer_context)
-    within = context.settings.scan_interval
-    context.require_rq("schedule", f"Docora's worker queues what is due by itself, within {within}")
+    from docora_ops.actions.workers import require_rq
+
+    within = context.docora.settings.scan_interval
+    instead = f"Docora's worker queues what is due by itself, within {within}"
+    require_rq(context.docora, "schedule", instead)
     from docora_ops.actions.bulk.left_to_runs import without_paced_links
     from docora_ops.actions.find_drift import Suspects, find_misplaced
     from docora_ops.cli.bulk_command import BulkCommand
@@ -35,13 +38,14 @@ def schedule(
     from docora_ops.queue import PacedRuns
     from docora_ops.text import amount
 
-    due = select_due(context.database, context.settings.rescan_interval_ms)
-    selection = without_paced_links(context.database, PacedRuns(context.redis), due)
+    due = select_due(context.docora.database, context.docora.settings.rescan_interval_ms)
+    selection = without_paced_links(context.docora.database, PacedRuns(context.docora.redis), due)
     for operation_id, links in selection.left_to_operations.items():
         left = f"{amount(links, 'due link')} left to operation {operation_id}"
         context.say(f"{left}, which queues its links at its own pace (--in-flight).")
     misplaced: Mapping[str, str] = {}
-    for event in find_misplaced(context.queue, selection.refs, delay=context.settings.drift_grace):
+    delay = context.docora.settings.drift_grace
+    for event in find_misplaced(context.docora.queue, selection.refs, delay=delay):
         if not isinstance(event, Suspects):
             misplaced = event
     change = describe_change("schedule", reason)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 
@@ -25,9 +26,7 @@ def show(
     The job in every place of the queue where it stands, with its last failure. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.show import link_details
     from docora_ops.render import show as render
 
-    details = link_details(context.database, context.queue_to_read(), app, repo)
-    context.warn_of_wrong_backend()
+    details = actions.show(context.docora, app, repo)
     context.show(render.document(details), [render.table(details, full=full)])

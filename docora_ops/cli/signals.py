@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from types import FrameType
+from typing import TypeVar
 
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.streams import write_at_once
@@ -15,6 +16,8 @@ from docora_ops.interrupts import ENDING, Stop, repeat_if_swallowed
 
 _PATIENCE = 2
 """Seconds that a reader gets to take the rest of the output."""
+
+T = TypeVar("T")
 
 _came: list[int] = []
 """The signals received, in their order; SIGHUP once at most."""
@@ -84,6 +87,18 @@ def stopping_on_signals(
 
     with _handling_signals(handle):
         yield
+
+
+def until_stopped(events: Generator[T], stop: Stop) -> Iterator[T]:
+    """Yields the events of an action until the first signal, then closes the action.
+
+    A second signal ends the command.
+    """
+    with stopping_on_signals(stop, interrupt, announced=False), closing(events):
+        for event in events:
+            yield event
+            if stop.requested:
+                return
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def status(
         raise UsageError("--watch and --json exclude each other", hint="leave out one of them")
     if seconds is not None and not watch:
         raise UsageError("SECONDS needs --watch", hint=f"docora-ops status --watch {seconds}")
-    context.settings = context.settings.hurried(_PATIENCE)
+    context.docora.settings = context.docora.settings.hurried(_PATIENCE)
     if watch:
         try:
             _watch(context, seconds or 2)
@@ -53,11 +53,12 @@ def status(
             if not ended_by_ctrl_c():
                 raise
         return ExitCode.OK
+    from docora_ops.actions.workers import note_other_workers
     from docora_ops.jobs import BackendSource, OtherQueue
     from docora_ops.render import status as render
 
     found = _read(context)
-    context.tell_backend()
+    context.tell()
     if not as_json:
         context.show_tables([render.screen(found)])
     else:
@@ -65,7 +66,7 @@ def status(
     is_on_screen = found.has_only_others and not as_json
     is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
     if is_clear and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
-        context.warn_of_others(has_workers=not found.has_only_others)
+        note_other_workers(context.docora, has_workers=not found.has_only_others)
     for error in found.errors:
         context.report(error)
     return exit_code_of(found.errors[0]) if found.errors else ExitCode.OK
@@ -74,7 +75,7 @@ def status(
 def _read(context: Context) -> Status:
     from docora_ops.actions.monitoring import read_status
 
-    return read_status(context.database, context.redis, context.open_queue_to_read, context.store)
+    return read_status(context.docora)
 
 
 def _watch(context: Context, seconds: int) -> None:
@@ -96,7 +97,7 @@ def _watch(context: Context, seconds: int) -> None:
     live = Live(console=context.out, auto_refresh=False) if may_animate(sys.stdout) else None
     began = time.monotonic()
     found = _read(context)
-    context.tell_backend()  # later, it would break up the screen
+    context.tell()  # later, it would break up the screen
     with live or nullcontext():
         while not getattr(sys.stdout, "has_lost_its_reader", False):
             shown = render.screen(found, compare(found, began))
@@ -109,7 +110,7 @@ def _watch(context: Context, seconds: int) -> None:
                 if isinstance(error, PostgresDeniedError | RedisDeniedError):
                     raise error
             if any(not isinstance(error, RedisError) for error in found.errors):
-                context.reconnect()
+                context.docora.reconnect()
             taken = time.monotonic() - began
             # In slices: a signal that comes just before a sleep is only seen after it.
             Stop().sleep(max(seconds - taken, taken * _REST))

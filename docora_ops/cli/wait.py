@@ -1,23 +1,40 @@
-"""`wait`."""
+"""`wait`, and how commands with `--wait` show how far the snapshots are."""
 
 from __future__ import annotations
 
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from docora_ops import actions
+from docora_ops.bulk import OperationState
 from docora_ops.cli import options
-from docora_ops.cli.change import describe_change
 from docora_ops.cli.completers import complete_app_or_operation
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, gravest
-from docora_ops.cli.signals import interrupted_code
-from docora_ops.errors import NotFoundError, ServerError, UsageError
+from docora_ops.cli.long_run import BESIDE_TEXT, progress_bar
+from docora_ops.cli.operations import RUNNER_IS_SILENT
+from docora_ops.cli.signals import interrupted_code, until_stopped
+from docora_ops.errors import ServerError, UsageError
+from docora_ops.interrupts import Stop
+from docora_ops.jobs import Backend
+from docora_ops.text import amount
 
 if TYPE_CHECKING:
-    from docora_ops.actions.waiting.operation import OperationWatch
+    from docora_ops.actions import LinkStep, OperationStep
+    from docora_ops.waits import BulkWait
+
+_BLANK = "\x1f"  # stands for a blank within a part
+_LEAST_WIDTH = 20
+_SAY_EACH = 60  # seconds, where no bar can move: silence looks like a hang
 
 
 def wait(
@@ -58,100 +75,157 @@ def wait(
 
 
 def _wait_for_link(context: Context, app: str, repo: str) -> int:
-    from docora_ops.actions.look import invalid_job_id
-    from docora_ops.actions.lookup import resolve_link
-    from docora_ops.actions.waiting.follow import Following, wait_for_one
-    from docora_ops.cli.waiting import end_wait, waiting
-    from docora_ops.links import LinkStatus, Outcome
-    from docora_ops.render import waits
-    from docora_ops.waits import LinkWait, WaitEnd
+    from docora_ops.render import waits as render
 
-    link = resolve_link(context.database, app, repo)
-    if not link.ref.has_valid_job_id:
-        raise invalid_job_id(link.ref)
-    workers = context.count_workers()
-    following = Following(context.database, context.queue, grace=context.settings.drift_grace)
-    if link.status == LinkStatus.SYNCED:  # a live job, if any, is a rescan
-        waited = LinkWait(WaitEnd.SYNCED, link.status, None, 0)
-    else:
-        if context.queue.is_docoras and link.circuit_is_open:
-            context.warn(
-                f"Warning: {link.held_back}. To close it: docora-ops retry {link.ref.words} "
-                "--reset-circuit"
-            )
-        following.add(link.ref, Outcome.ALREADY_RUNNING)
-        try:
-            what = f"the snapshot of {link.payload.link_name}"
-            with waiting(context, following, workers, what, link=link.ref.words):
-                waited = wait_for_one(following, link.ref, context.timeout)
-        except ServerError as error:
-            return context.report(error, next_step="the job goes on")
-    context.show(waits.link_document(link, workers, waited), [waits.link_table(link, waited)])
-    interrupted = following.stop.requested
-    return gravest(end_wait(context, following.result(), link.ref.words, interrupted=interrupted))
+    steps, stop = actions.wait(context.docora, app, repo, timeout=context.timeout), Stop()
+    try:
+        step = await_link(context, steps, stop)
+    except ServerError as error:
+        return context.report(error, next_step="the job goes on")
+    link, words = step.link, step.link.ref.words
+    context.show(
+        render.link_document(link, step.workers, step.end), [render.link_table(link, step.end)]
+    )
+    return gravest(end_wait(context, step.wait, words, interrupted=stop.requested))
+
+
+def await_link(
+    context: Context, steps: Generator[LinkStep], stop: Stop, what: str = ""
+) -> LinkStep:
+    """Shows the wait for one link, until it ends or a signal comes. Returns the last step.
+
+    Raises what the wait raises.
+    """
+    context.collect_garbage()
+    events = until_stopped(steps, stop)
+    step = next(events)  # from here on, a signal ends the wait only
+    what = what or f"the snapshot of {step.link.payload.link_name}"
+    if step.wait.unfinished:
+        with showing_wait(context, what, step.wait) as show:
+            for step in events:
+                show(step.wait)
+    return step
 
 
 def _wait_for_operation(context: Context, operation_id: str) -> int:
-    from docora_ops.actions.waiting.follow import Following
-    from docora_ops.actions.waiting.operation import OperationWatch
-    from docora_ops.cli.waiting import keep_results, waiting
-    from docora_ops.interrupts import Stop
-
-    progress = context.store.read(operation_id)
-    if not context.store.has_links(operation_id):
-        raise NotFoundError(
-            f"the links of operation {operation_id!r} are not known: Docora's dashboard runs it",
-            hint=f"docora-ops progress {quote(operation_id)} --follow shows how far it is",
-        )
-    grace = context.settings.drift_grace
-    following = Following(context.database, context.queue_to_read(), Stop(), grace)
-    watch = OperationWatch(following, context.store, progress)
-    lost: ServerError | None = None
+    context.collect_garbage()
+    steps = actions.wait_for_operation(context.docora, operation_id, timeout=context.timeout)
+    stop, lost = Stop(), None
+    events = until_stopped(steps, stop)
+    step = next(events)
     try:
-        with waiting(
-            context,
-            following,
-            context.count_workers(),
-            f"the snapshots of operation {operation_id}",
-            left=lambda: watch.left if watch.goes_on else 0,
-        ):
-            watch.look()
-            following.run(context.timeout, watch.look)
+        with showing_wait(context, f"the snapshots of operation {operation_id}") as show:
+            for found in events:
+                step = found
+                show(step.wait, step.left if step.goes_on else 0)
     except ServerError as error:
         lost = error
-    keep_results(context, lambda: watch.record_results(describe_change("wait", None)), lost)
-    return _show_operation(context, watch, lost)
+    return _show_operation(context, step, lost, interrupted=stop.requested)
 
 
-def _show_operation(context: Context, watch: OperationWatch, lost: ServerError | None) -> int:
+def _show_operation(
+    context: Context, step: OperationStep, lost: ServerError | None, *, interrupted: bool
+) -> int:
     """Shows the counts of the operation and the results of its snapshots."""
-    from docora_ops.bulk import OperationState
-    from docora_ops.cli.operations import RUNNER_IS_SILENT
-    from docora_ops.cli.waiting import end_wait
     from docora_ops.render import operations as render
     from docora_ops.render.waits import wait_tables, waited_fields
 
-    following, progress = watch.following, watch.progress
-    waited, interrupted = following.result(), following.stop.requested
+    operation, waited = step.operation, step.wait
+    if waited.total and not (operation.results and not operation.results.unfinished):
+        operation = replace(operation, results=waited.results)
+    shown = (operation, step.failures, step.failures_total)
     if context.as_json:
-        data = render.progress_fields(progress, watch.failures, watch.failures_total)
+        data = render.progress_fields(*shown)
         context.show_document({"data": data | waited_fields(waited)}, lost)
     else:
         width = context.out.width
-        tables = render.progress_tables(progress, watch.failures, watch.failures_total, width)
-        found = chain(tables, wait_tables(waited, width))
+        found = chain(render.progress_tables(*shown, width), wait_tables(waited, width))
         context.show_tables(found, is_last=not (lost or interrupted))
     if lost:
         return context.report(lost, next_step="the jobs go on")
-    codes = end_wait(context, waited, operation_id=progress.operation_id, interrupted=interrupted)
-    if watch.goes_on:
+    operation_id = operation.operation_id
+    codes = end_wait(context, waited, operation_id=operation_id, interrupted=interrupted)
+    if step.goes_on:
         codes.add(interrupted_code() if interrupted else ExitCode.TIMED_OUT)
-        context.warn(f"The operation goes on: docora-ops wait {quote(progress.operation_id)}")
-    elif progress.state is OperationState.OWNER_GONE:
+        context.warn(f"The operation goes on: docora-ops wait {quote(operation_id)}")
+    elif operation.state is OperationState.OWNER_GONE:
         context.warn(RUNNER_IS_SILENT)
-    elif watch.left:
-        done = f"The operation was stopped after {progress.completed} of {progress.total} links"
+    elif step.left:
+        done = f"The operation was stopped after {operation.completed} of {operation.total} links"
         context.warn(f"{done}. To finish the rest, run its command again.")
-    if watch.left or progress.failed:
+    if step.left or operation.failed:
         codes.add(ExitCode.PROBLEMS)
     return gravest(codes)
+
+
+@contextmanager
+def showing_wait(
+    context: Context, what: str, wait: BulkWait | None = None
+) -> Iterator[Callable[..., None]]:
+    """Says that it waits for `what`, and how far it is. Yields a function that shows how far.
+
+    The function takes the results so far, the number of links that are not queued yet, and of
+    those that others have queued first.
+    """
+    from docora_ops.render.console import may_animate
+    from docora_ops.render.waits import wait_progress
+
+    at_most = f", {context.timeout} s at most" if context.timeout else ""
+    context.say(f"Waiting for {what}{at_most}.")
+    is_animated, said_at = may_animate(sys.stderr), time.monotonic()
+    first = _wrapped(wait_progress(wait, 0, 0), context) if wait else ""
+    with progress_bar(context, wait.total if wait else None, first or "looking") as move:
+
+        def show(wait: BulkWait, left: int = 0, taken_over: int = 0) -> None:
+            nonlocal said_at
+            context.tell()
+            parts = wait_progress(wait, left, taken_over)
+            move(wait.total - wait.unfinished, _wrapped(parts, context), wait.total + left)
+            if not is_animated and time.monotonic() - said_at >= _SAY_EACH:
+                said_at = time.monotonic()
+                context.say(f"{', '.join(parts)}.")
+
+        yield show
+
+
+def _wrapped(parts: Sequence[str], context: Context) -> str:
+    """Breaks the text beside a bar between its parts, not within one."""
+    text = ", ".join(part.replace(" ", _BLANK) for part in parts)
+    width = max(context.err.width - BESIDE_TEXT, _LEAST_WIDTH)
+    return textwrap.fill(text, width, break_on_hyphens=False).replace(_BLANK, " ")
+
+
+def end_wait(
+    context: Context,
+    wait: BulkWait,
+    link: str = "",
+    operation_id: str | None = None,
+    *,
+    interrupted: bool,
+) -> set[ExitCode]:
+    """Says which results are missing. Returns every exit code that fits the wait.
+
+    `link` or `operation_id`: what the command waits for.
+    """
+    codes = {ExitCode.OK}
+    if wait.failed:
+        codes.add(ExitCode.SNAPSHOT_FAILED)
+    if wait.gone:
+        codes.add(ExitCode.PROBLEMS)
+    if wait.only_lost_left and not interrupted:
+        codes.add(ExitCode.PROBLEMS)
+        again = f"docora-ops repair {link}".rstrip()
+        them = "it" if link else "them"
+        lost = f"No live job for {amount(wait.unfinished, 'link')}"
+        context.warn(f"{lost}. To queue {them} again: {again}")
+    elif wait.unfinished:
+        codes.add(interrupted_code() if interrupted else ExitCode.TIMED_OUT)
+        end = "No longer waiting" if interrupted else "Time ran out"
+        left = amount(wait.unfinished, "result")
+        again = f"docora-ops wait {link or quote(operation_id or '')}"
+        # Beside Docora's own workers, a link may wait for the scheduler without a job.
+        backend = context.docora.backend
+        is_known = backend.is_clear and backend.backend is Backend.RQ
+        jobs = "The jobs go on; to wait for them" if is_known else "To go on waiting"
+        context.warn(f"{end}; {left} still to come. {jobs}: {again}")
+    return codes

@@ -57,6 +57,7 @@ def worker(
             f"--name {name[:100]!r} is not a name for a worker",
             hint="use up to 100 letters, digits, `_`, `.` and `-`",
         )
+    from docora_ops.actions.workers import require_rq
     from docora_ops.jobs import OtherQueue
 
     try:
@@ -67,17 +68,20 @@ def worker(
             f"the worker's packages are not installed ({error.name} is missing)",
             hint="in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name",
         ) from error
-    context.require_rq(
-        "the worker", "Docora's own workers run the jobs: see docora-ops help workers"
+    require_rq(
+        context.docora,
+        "the worker",
+        "Docora's own workers run the jobs: see docora-ops help workers",
     )
-    settings = context.settings
+    settings = context.docora.settings
     process.check(settings)
-    if context.queue.read_other() is OtherQueue.WORKED_ON:
+    if context.docora.queue.read_other() is OtherQueue.WORKED_ON:
         raise WrongBackendError(
             "a BullMQ worker of Docora is at work: each link would be worked on twice",
             hint="stop it first, or leave the work to it: see docora-ops help workers",
         )
-    context.redis.close()  # each process has a connection of its own
+    context.tell()
+    context.docora.redis.close()  # each process has a connection of its own
     log = logging.getLogger("rq")
     log.handlers, log.propagate = [OneLineHandler()], False
     context.collect_garbage()

@@ -2,39 +2,35 @@
 
 from redis import Redis
 
-from docora_ops.jobs import Backend
-from docora_ops.queue.audit_stream import History
+from docora_ops.jobs import Backend, BackendChoice
 from docora_ops.queue.backend import choose_backend
 from docora_ops.queue.link_queue import Answer, LinkQueue, PushRequest, disproved_status
 from docora_ops.queue.paced_runs import PacedRuns
 from docora_ops.queue.progress import ProgressStore
 from docora_ops.queue.redis_client import connect
 from docora_ops.queue.rq_queue import RqQueue
-from docora_ops.queue.suspension import WorkerSwitch
 from docora_ops.settings import Settings
 
 __all__ = [
     "Answer",
-    "History",
     "LinkQueue",
     "PacedRuns",
     "ProgressStore",
     "PushRequest",
     "Redis",
     "RqQueue",
-    "WorkerSwitch",
     "connect",
     "disproved_status",
     "queue_of",
 ]
 
 
-def queue_of(settings: Settings, client: Redis) -> LinkQueue:
-    """Returns the queue that `DOCORA_OPS_BACKEND` names or, without it, the one that is in use.
+def queue_of(settings: Settings, client: Redis, choice: BackendChoice | None = None) -> LinkQueue:
+    """Returns the queue of the backend that was chosen or, without `choice`, is set or in use.
 
     Raises RedisError.
     """
-    choice = choose_backend(settings, client)
+    choice = choice or choose_backend(settings, client)
     if choice.backend is Backend.BULLMQ:
         from docora_ops.queue.bullmq_queue import BullmqQueue
 

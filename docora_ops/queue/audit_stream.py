@@ -140,29 +140,26 @@ def write_entry(client: Redis, entry: AuditEntry) -> None:
         )
 
 
-class History:
-    """Reads the audit entries. Raises RedisError."""
+def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
+    """Returns the changes, the newest first. Raises RedisError.
 
-    def __init__(self, client: Redis) -> None:
-        self._client = client
+    `schedule`: with the passes of `schedule`.
+    """
+    keys = [STREAM, SCHEDULE_STREAM] if schedule else [STREAM]
+    with redis_errors(client):
+        streams = [_newest_first(client, key) for key in keys]
+        return _fold(merge(*streams, key=lambda fields: int(fields["ms"]), reverse=True))
 
-    def read(self, *, schedule: bool = True) -> list[HistoryEntry]:
-        """Returns the changes, the newest first; `schedule`: with the passes of `schedule`."""
-        keys = [STREAM, SCHEDULE_STREAM] if schedule else [STREAM]
-        with redis_errors(self._client):
-            streams = map(self._newest_first, keys)
-            return _fold(merge(*streams, key=lambda fields: int(fields["ms"]), reverse=True))
 
-    def _newest_first(self, key: str) -> Iterator[dict[str, str]]:
-        newest = "+"
-        while some := cast(
-            "list[tuple[bytes, dict[bytes, bytes]]]",
-            self._client.xrevrange(key, newest, count=_CHUNK),
-        ):
-            for entry_id, fields in some:
-                texts = {_text(name): _text(value) for name, value in fields.items()}
-                yield texts | {"ms": entry_id.decode().partition("-")[0]}
-            newest = "(" + some[-1][0].decode()
+def _newest_first(client: Redis, key: str) -> Iterator[dict[str, str]]:
+    newest = "+"
+    while some := cast(
+        "list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(key, newest, count=_CHUNK)
+    ):
+        for entry_id, fields in some:
+            texts = {_text(name): _text(value) for name, value in fields.items()}
+            yield texts | {"ms": entry_id.decode().partition("-")[0]}
+        newest = "(" + some[-1][0].decode()
 
 
 def _fold(entries: Iterable[Mapping[str, str]]) -> list[HistoryEntry]:
@@ -193,14 +190,11 @@ def _fold(entries: Iterable[Mapping[str, str]]) -> list[HistoryEntry]:
 
 def _row(fields: Mapping[str, str]) -> HistoryEntry:
     counts = mapping_of(fields.get("counts", ""))
-    selection = mapping_of(fields.get("selection", ""))
-    if "repository" in selection:  # its name in older entries
-        selection["repository_name"] = selection.pop("repository")
     return HistoryEntry(
         started_at=datetime.fromtimestamp(int(fields["ms"]) / 1000, UTC),
         who=fields["who"],
         command=fields["command"],
-        selection=selection,
+        selection=mapping_of(fields.get("selection", "")),
         reason=fields.get("reason") or None,
         operation_id=fields.get("operation_id") or None,
         counts={name: value for name, value in counts.items() if type(value) is int},

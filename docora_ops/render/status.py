@@ -11,10 +11,9 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from docora_ops.advice import ADVICE
 from docora_ops.bulk import KnownOperation
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import Backend, BackendSource, QueueOverview, silence_of
+from docora_ops.jobs import ADVICE, Backend, BackendSource, QueueOverview, silence_of
 from docora_ops.links import LinkStatus
 from docora_ops.overview import SLOW_MS, DriftCounts, LinkOverview, Status, Trend
 from docora_ops.render.cells import NO_ERROR, ago, cell, with_id, words

@@ -27,7 +27,6 @@ def waited_fields(wait: BulkWait) -> Document:
     """Returns what a wait adds to the JSON of an operation."""
     waited = fields_of(wait)
     groups = [{**fields_of(group), "command": group.command} for group in wait.failed_by_error]
-    del waited["failed_by_error"]
     waited["jobs_by_state"] = waited.pop("jobs")
     lists = ("failed_links", "lost_links", "unfinished_by_app")
     return {

@@ -335,13 +335,6 @@ def test_beside_workers_of_the_other_backend_than_is_set_each_command_says_so(
         metrics = docora.run("metrics").stdout
         assert "docora_backend_ok 0.0" in metrics
         assert "docora_drift_links" not in metrics
-        refused = docora.run("pause", "--yes", "--json")
-        assert (refused.code, refused.json["code"]) == (4, "wrong_backend")
-        assert docora.redis.exists("rq:suspended") == 0
-        docora.add_worker()
-        both = docora.run("pause", "--yes")
-        assert both.code == 0
-        assert "a BullMQ worker of Docora runs beside the RQ queue" in both.stderr
 
 
 def test_a_watch_says_it_once(bullmq: Bullmq) -> None:

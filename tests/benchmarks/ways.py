@@ -15,9 +15,11 @@ from rq.utils import now, utcformat
 from docora_ops.actions.bulk.execute import LinkOutcome
 from docora_ops.actions.bulk.paced_run import PacedRun
 from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.actions.waiting.follow import Following
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.following import Following
 from docora_ops.database import Database
 from docora_ops.database.selection import select_due, select_failed
+from docora_ops.jobs import Backend
 from docora_ops.links import Action, LinkFilter, Payload
 from docora_ops.queue import ProgressStore, RqQueue
 from docora_ops.queue import connect as connect_to_redis
@@ -157,13 +159,11 @@ def retry(limit: int) -> int:
 
 def retry_in_flight(limit: int) -> int:
     """Runs a bulk retry with 1,000 links in flight at most."""
-    database, client = Database(settings()), connect_to_redis(settings())
-    queue, store = RqQueue(settings(), client), ProgressStore(client)
-    links = select_failed(database, LinkFilter(), limit=limit)
-    following = Following(database, queue)
+    docora = Docora(settings().model_copy(update={"backend": Backend.RQ}))
+    links = select_failed(docora.database, LinkFilter(), limit=limit)
+    following = Following(docora)
     run = PacedRun(
-        *(Action.RETRY, database, queue, store, links, BATCH),
-        stop=following.stop,
+        *(Action.RETRY, docora.database, docora.queue, docora.store, links, BATCH),
         following=following,
         in_flight=1_000,
     )

@@ -7,7 +7,7 @@ import pytest
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.audit import Change, HistoryState
 from docora_ops.links import Outcome
-from docora_ops.queue import History
+from docora_ops.queue.audit_stream import read_history
 from tests.support.docora import Docora
 from tests.support.running_commands import only_operation, progress_of
 
@@ -28,7 +28,7 @@ def test_an_operation_cancelled_too_late_is_done_in_the_audit_entries_too(docora
     change = Change("somebody@host", "retry-all-failed", {})
     result = actions.retry_all(batch_size=2, change=change, prepare=prepare)
     assert (result.completed, result.cancelled) == (6, False)
-    [entry] = History(actions.redis).read()
+    [entry] = read_history(actions.redis)
     assert entry.state is HistoryState.DONE
     assert entry.counts == {"total": 6, Outcome.QUEUED: 6}
 

@@ -15,6 +15,7 @@ PROMISES: dict[type[DocoraOpsError], tuple[str, int]] = {
     errors.NotFoundError: ("not_found", 3),
     errors.RefusedError: ("refused", 4),
     errors.NotFailedError: ("not_failed", 4),
+    errors.JobMisplacedError: ("job_misplaced", 4),
     errors.SnapshotRunningError: ("snapshot_running", 4),
     errors.CircuitOpenError: ("circuit_open", 4),
     errors.NeedsRqError: ("needs_rq", 4),

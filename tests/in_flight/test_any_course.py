@@ -6,16 +6,19 @@ link that it has not claimed is byte for byte as it was.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import cycle
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from docora_ops.actions import following
 from docora_ops.actions.bulk.execute import LinkOutcome
 from docora_ops.actions.bulk.paced_run import PacedRun
-from docora_ops.actions.waiting.follow import Following
+from docora_ops.actions.following import Following
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action
@@ -32,7 +35,7 @@ Pair = tuple[Actions, Actions]
 @pytest.fixture
 def pair(docora: Docora) -> Pair:
     """Actions for the runs, and for the scheduler."""
-    return docora.actions(), docora.actions()
+    return docora.actions(drift_grace=0), docora.actions()
 
 
 class KilledError(BaseException):
@@ -47,6 +50,7 @@ class Course:
         self.actions, self.scheduler = pair
         self.most = most
         self.steps = iter(steps)
+        self.stop = Stop()
         self.running: set[str] = set()
         self.touched: set[str] = set()
         self.claimed: set[str] = set()
@@ -66,7 +70,7 @@ class Course:
 
     # What others do
 
-    def sleep(self, stop: Stop, _seconds: float) -> None:
+    def sleep(self, _seconds: float) -> None:
         """Stands for the time between two rounds of a run."""
         self.check()
         step = next(self.steps, None)
@@ -76,7 +80,7 @@ class Course:
         elif step == "kill":
             raise KilledError
         elif step == "interrupt":
-            stop.requested = True
+            self.stop.requested = True
         else:
             getattr(self, step.replace(" ", "_"))()
         self.check()
@@ -174,7 +178,8 @@ class Course:
 
     def make(self, max_failures: MaxFailures | None, batch_size: int) -> PacedRun:
         actions, stop = self.actions, Stop()
-        following = Following(actions.database, actions.queue, stop, grace=0)
+        self.stop = stop
+        followed = Following(actions.docora)
         run = PacedRun(
             Action.RETRY,
             actions.database,
@@ -183,14 +188,14 @@ class Course:
             actions.failed_links(),
             batch_size,
             stop=stop,
-            following=following,
+            following=followed,
             in_flight=self.most,
             max_failures=max_failures,
         )
 
         def follow(recorded: Sequence[LinkOutcome]) -> None:
             for item in recorded:
-                following.add(item.ref, item.outcome)
+                followed.add(item.ref, item.outcome)
                 if item.outcome.succeeded:
                     self.claimed.add(item.ref.job_id)
 
@@ -222,11 +227,8 @@ def test_whatever_happens_meanwhile(
     limits = st.none() | st.builds(MaxFailures, st.integers(0, 3), is_percent=st.booleans())
     options = st.lists(st.tuples(limits, st.integers(1, 3)), min_size=1, max_size=5)
     runs = cycle(data.draw(options, "limits and batch sizes"))
-
-    def sleep(stop: Stop, seconds: float) -> None:
-        course.sleep(stop, seconds)
-
-    monkeypatch.setattr(Stop, "sleep", sleep)
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=course.sleep)
+    monkeypatch.setattr(following, "time", clock)
     for max_failures, batch_size in runs:
         result = course.paced_run(max_failures, batch_size)
         if result is None:

@@ -20,15 +20,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
+from docora_ops import actions as api
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.link_change import change_one
-from docora_ops.actions.links import list_links
-from docora_ops.actions.show import link_details
 from docora_ops.bulk import BulkResult
 from docora_ops.drift import DriftKind
 from docora_ops.errors import DocoraOpsError, LinkLockedError, OperationFinishedError
-from docora_ops.link_lists import LinkSort
-from docora_ops.links import Action, LinkFilter, LinkResult, LinkStatus, Outcome, count_succeeded
+from docora_ops.links import Action, LinkResult, LinkStatus, Outcome, count_succeeded
 from tests.jobs.machine.cutting import Call, Cut, call_while_cut
 from tests.jobs.machine.happenings import NEW_STATUSES, Happening
 from tests.jobs.machine.predicting import REFUSALS, predict_many, predict_one, qualifies
@@ -276,15 +274,8 @@ class Actions(Watch):
         before = self.docora.dump()
         drift = self.actions.drift().counts
         assert drift[DriftKind.LOST] + drift[DriftKind.STUCK] == len(now.without_job)
-        which = LinkFilter(statuses=[LinkStatus.FAILED])
-        page, _ = list_links(
-            self.actions.database,
-            lambda: self.actions.queue,
-            which,
-            LinkSort.APP,
-            page=1,
-            limit=50,
-        )
+        choice = api.LinkChoice(statuses=[LinkStatus.FAILED])
+        page, _ = api.links(self.actions.docora, choice)
         states = {link.job_id: link.job for link in page.rows}
         assert states == {
             job_id: now.jobs[job_id].state
@@ -305,8 +296,7 @@ class Actions(Watch):
         predicted = predict_one(operation, link.job_id, self.latest.copy())
         assert_predicted(predicted, self._call_one(link, operation, dry_run=True))
         if link.job_id in self.latest.rows:
-            database, queue = self.actions.database, self.actions.queue
-            details = link_details(database, queue, *link.ids)
+            details = api.show(self.actions.docora, *link.ids)
             assert details.job is self.latest.jobs[link.job_id].state
         assert self.docora.dump() == before
 

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docora_ops.actions import folding, links
-from docora_ops.actions.folding import LONGEST, fold
+from docora_ops import folding
+from docora_ops.actions import reading
+from docora_ops.folding import LONGEST, fold
 from docora_ops.link_lists import OTHER_ERRORS, ErrorGroup
 from docora_ops.links import LinkFilter
 from docora_ops.pages import Page
@@ -113,7 +114,7 @@ def test_errors_that_differ_only_in_a_secret_are_one_kind(docora: Docora) -> Non
     docora.connection.execute(
         "UPDATE app_repositories SET last_error = 'denied: ghp_' || repeat(right(id::text, 4), 6)"
     )
-    page = links.count_by_error(docora.actions().database, LinkFilter(), page=1, limit=10)
+    page = reading.count_by_error(docora.actions().database, LinkFilter(), page=1, limit=10)
     assert page.rows == [ErrorGroup("denied: ***", links=4, apps=2)]
 
 
@@ -162,7 +163,7 @@ def test_kinds_of_errors_beyond_the_limit_become_one(
     database = docora.actions().database
 
     def groups() -> Page[ErrorGroup]:
-        return links.count_by_error(database, LinkFilter(), page=1, limit=100)
+        return reading.count_by_error(database, LinkFilter(), page=1, limit=100)
 
     every = groups()
     monkeypatch.setattr(folding, "_MOST_GROUPS", 10)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from docora_ops.actions.folding import LONGEST
-from docora_ops.actions.links import count_by_error
+from docora_ops.actions.reading import count_by_error
 from docora_ops.database.link_reports import links_by_app
+from docora_ops.folding import LONGEST
 from docora_ops.links import LinkFilter
 from docora_ops.text import inert
 from tests.support.docora import Docora

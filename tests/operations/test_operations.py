@@ -4,13 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg
-import pytest
-
-from docora_ops.actions.bulk import run as bulk
-from docora_ops.actions.bulk.run import BulkRun
 from tests.support.docora import Docora
-from tests.support.running_commands import LOCK_TABLE
 from tests.support.terminal import on_terminal
 
 NO_DATABASE = {"DATABASE_URL": None}
@@ -124,29 +118,3 @@ def test_a_narrow_terminal_shows_one_below_the_other(docora: Docora) -> None:
         "State        owner gone",
     ):
         assert line in lines
-
-
-def test_a_runner_makes_itself_heard_while_a_batch_takes_long(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bulk, "HEARTBEAT", 0)
-    docora.add_links(2)
-    blocker = psycopg.connect(docora.database_access.owner, autocommit=True)
-
-    def prepare(run: BulkRun) -> None:
-        key = f"docora:bulk:{run.operation_id}"
-        docora.redis.pexpire(key, 3_000_000)
-        blocker.execute("BEGIN")
-        blocker.execute(LOCK_TABLE)
-
-        def step(done: int) -> None:
-            if done == 0 and docora.redis.pttl(key) < 3_100_000:
-                return  # before its report
-            blocker.execute("ROLLBACK")
-
-        run.on_progress = step
-
-    # The first report frees the rows, if it comes: else the statement times out.
-    result = docora.actions(statement_timeout=5).retry_all(prepare=prepare)
-    blocker.close()
-    assert (result.completed, result.failed) == (2, 0)

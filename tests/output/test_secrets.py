@@ -189,7 +189,7 @@ def break_down(context, key="key-" + secret, **options):
     except ValueError as error:
         error.add_note("note-" + secret)
         raise RuntimeError("redis-" + secret, key, context) from error
-Context.count_workers = break_down
+Context.docora = property(break_down)
 from docora_ops.__main__ import main
 sys.exit(main())
 """

@@ -1,12 +1,17 @@
 """`pause` and `resume`: workers take no job meanwhile, and everybody is told who wants that."""
 
+import json
 import re
 import signal
 
 import pytest
 import rq.suspension
 
-from docora_ops.queue.suspension import PAUSE
+from docora_ops import actions
+from docora_ops.actions import Docora as Connected
+from docora_ops.actions import workers
+from docora_ops.cli.pause import _seconds_of
+from docora_ops.errors import UsageError
 from tests.support.docora import Docora, finish
 from tests.support.proxy import Proxy, eventually
 from tests.support.read_only import frozen
@@ -61,30 +66,28 @@ def test_a_busy_worker_finishes_its_job_and_takes_the_next_one_after_resume(
         assert worker.end() == 0
 
 
+def test_a_pause_has_its_end_from_the_start_and_ends_by_itself(docora: Docora) -> None:
+    result = docora.run("pause", "--for", "10m", "--json", *REASON, env=NO_DATABASE)
+    assert result.code == 0, result
+    suspension = result.data["suspension"]
+    assert (suspension["remaining_seconds"], suspension["reason"]) == (600, REASON[1])
+    assert 570 < docora.redis.ttl(KEY) <= 600
+    assert docora.run("pause", "--for", "1s", env=NO_DATABASE).code == 0
+    eventually(lambda: not docora.redis.exists(KEY), "the end of the pause")
+    assert "suspended" not in docora.run("queue", env=NO_DATABASE).stderr
+
+
 @pytest.mark.parametrize(
     ("typed", "seconds"), [("600", 600), ("30s", 30), ("10m", 600), ("2h", 7200), ("168h", 604_800)]
 )
-def test_a_pause_has_its_end_from_the_start(docora: Docora, typed: str, seconds: int) -> None:
-    result = docora.run("pause", "--for", typed, "--json", *REASON, env=NO_DATABASE)
-    assert result.code == 0, result
-    suspension = result.data["suspension"]
-    assert (suspension["remaining_seconds"], suspension["reason"]) == (seconds, REASON[1])
-    assert docora.redis.get(KEY) == b"1"
-    for key in (KEY, PAUSE):
-        assert seconds - 30 < docora.redis.ttl(key) <= seconds
+def test_durations(typed: str, seconds: int) -> None:
+    assert _seconds_of(typed) == seconds
 
 
 @pytest.mark.parametrize("typed", ["0", "0m", "169h", "604801", "1d", "1.5h", "-1", "10 m", ""])
-def test_other_durations_are_refused(docora: Docora, typed: str) -> None:
-    with frozen(docora):
-        result = docora.run("pause", f"--for={typed}", "--json", env=NO_DATABASE)
-    assert (result.code, result.json["code"]) == (2, "usage"), result
-
-
-def test_a_pause_ends_by_itself(docora: Docora) -> None:
-    assert docora.run("pause", "--for", "1s", env=NO_DATABASE).code == 0
-    eventually(lambda: not docora.redis.exists(KEY, PAUSE), "the end of the pause")
-    assert "suspended" not in docora.run("queue", env=NO_DATABASE).stderr
+def test_other_durations_are_refused(typed: str) -> None:
+    with pytest.raises(UsageError, match=r"is not a duration from 1 s to 7 days"):
+        _seconds_of(typed)
 
 
 def test_killed_or_interrupted_as_it_waits_a_pause_is_whole(docora: Docora) -> None:
@@ -96,10 +99,10 @@ def test_killed_or_interrupted_as_it_waits_a_pause_is_whole(docora: Docora) -> N
         result = finish(process)
         assert result.code == code, result
         assert docora.redis.ttl(KEY) > 0
-        assert docora.redis.hget(PAUSE, "reason") == REASON[1].encode()
+        assert json.loads(docora.redis.get(KEY) or b"")["reason"] == REASON[1]
         [entry] = docora.audit_entries()
         assert (entry["command"], entry["reason"]) == ("pause", REASON[1])
-        docora.redis.delete(KEY, PAUSE, "docora-ops:audit")
+        docora.redis.delete(KEY, "docora-ops:audit")
     assert result.data["workers"][0]["state"] == "idle"
 
 
@@ -117,16 +120,18 @@ def test_a_redis_that_is_lost_as_it_waits_leaves_a_document(docora: Docora) -> N
     assert "the workers are suspended all the same" in result.stderr
 
 
-def test_a_worker_that_waits_for_a_job_is_named(docora: Docora) -> None:
+def test_a_worker_that_waits_for_a_job_is_named(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody answers for it, so the wait ends by itself."""
-    add_worker(docora, "one", "idle")
-    add_worker(docora, "two", "busy")
-    add_worker(docora, "three", "suspended")
-    result = docora.run("pause", env=NO_DATABASE)
-    assert result.code == 0, result
-    assert "Suspended  until docora-ops resume\n" in result.stdout
-    assert "1 waiting for a job: each may take one more" in result.stdout
-    assert "1 busy: each finishes its job first" in result.stdout
+    monkeypatch.setattr(workers, "_PATIENCE", 0)
+    for name, state in (("one", "idle"), ("two", "busy"), ("three", "suspended")):
+        add_worker(docora, name, state)
+    with Connected(docora.settings) as connected:
+        *_, paused = actions.pause(connected)
+    assert paused.suspension is not None
+    assert paused.suspension.ends_at is None
+    assert [each.name for each in paused.workers if not each.is_stopped] == ["one"]
 
 
 def test_a_terminal_is_asked_with_the_other_queues(docora: Docora) -> None:
@@ -139,45 +144,39 @@ def test_a_terminal_is_asked_with_the_other_queues(docora: Docora) -> None:
     assert code == 130, shown
     assert "suspend all RQ workers (2 now) for 1 min 30 s: no job is taken from" in shown
     assert "snapshot-queue, nor from the other queues mail, reports?" in shown
-    assert on_terminal(docora, command, answer=b"y\n")[0] == 0
-    assert docora.redis.exists(KEY)
+    code, shown = on_terminal(docora, command, answer=b"y\n")
+    assert code == 0, shown
+    assert "2 busy: each finishes its job first" in shown
     unasked = docora.run(*command)
     assert unasked.code == 0, unasked
     assert "nor from the other queues mail, reports." in unasked.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("status",), ("queue",), ("doctor",), ("repair",), ("retry", "APP", "REPO")],
+    ids=lambda command: command[0],
+)
 def test_who_and_why_is_told_wherever_the_queue_is_used(
-    docora: Docora, subtests: pytest.Subtests
+    docora: Docora, command: tuple[str, ...]
 ) -> None:
     link, _lost = docora.add_link(), docora.add_link("pending_snapshot")
     docora.age_links()
     docora.add_worker()
-    docora.redis.hset("rq:worker:worker-1", "state", "suspended")
-    assert docora.run("pause", "--for", "10m", *REASON).code == 0
-    commands = (
-        ("status",),
-        ("queue",),
-        ("doctor",),
-        ("repair",),
-        ("retry", *link.ids),
-        ("retry-all-failed",),
-        ("resync", *link.ids),
-        ("resync", link.app_id, "--all", "--yes"),
-        ("schedule",),
+    with Connected(docora.settings) as connected:
+        next(actions.pause(connected, 600, reason=REASON[1]))
+    ids = {"APP": link.app_id, "REPO": link.repository_id}
+    result = docora.run(
+        *(ids.get(each, each) for each in command), env={"DOCORA_OPS_DRIFT_GRACE": "0"}
     )
-    for command in commands:
-        with subtests.test(command=command):
-            docora.set_link(link, status="failed")
-            result = docora.run(*command, env={"DOCORA_OPS_DRIFT_GRACE": "0"})
-            told = re.sub(r"\s+", " ", result.stdout + result.stderr)
-            sentence = r"workers are suspended for (9 min \d+ s|10 min) by \S.*@\S+: gateway is"
-            assert re.search(sentence, told), told
-            assert "docora-ops resume" in told
-    for name in ("status", "queue"):
-        data = docora.run(name, "--json").data
-        queue = data["queue"] if name == "status" else data
-        assert queue["suspended"] is True
-        assert queue["suspension"]["reason"] == REASON[1]
+    told = re.sub(r"\s+", " ", result.stdout + result.stderr)
+    sentence = r"workers are suspended for (9 min \d+ s|10 min) by \S.*@\S+: gateway is"
+    assert re.search(sentence, told), told
+    assert "docora-ops resume" in told
+    if command[0] in {"status", "queue"}:
+        data = docora.run(*command, "--json").data
+        queue = data.get("queue", data)
+        assert (queue["suspended"], queue["suspension"]["reason"]) == (True, REASON[1])
 
 
 def test_rq_can_end_a_pause_and_is_not_taken_for_who_paused(docora: Docora) -> None:
@@ -199,11 +198,11 @@ def test_both_leave_an_audit_entry_unless_there_is_nothing_to_resume(docora: Doc
     resumed = docora.run("resume", "--json", "--reason", "it is back", env=NO_DATABASE)
     assert (resumed.code, resumed.data["resumed"]) == (0, True)
     assert resumed.data["suspension"]["reason"] == REASON[1]
-    assert not docora.redis.exists(KEY, PAUSE)
+    assert not docora.redis.exists(KEY)
     shown = docora.run("history", "--json", env=NO_DATABASE).data
     assert [(each["command"], each["reason"], each["selection"]) for each in shown] == [
         ("resume", "it is back", {}),
-        ("pause", REASON[1], {"for": "10m"}),
+        ("pause", REASON[1], {"for": "600s"}),
     ]
     assert all(each["state"] == "done" for each in shown)
 

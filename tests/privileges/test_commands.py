@@ -85,7 +85,7 @@ NEED_RULE = {
 """The same, for each command and pattern of keys in Redis."""
 OPTIONAL = {"+client|list"}
 """Without it, workers of BullMQ are seen by their locks."""
-ONLY_SHOWS = {"+hgetall", "+scan", "+zcard", "+zcount", "+get", "+xrevrange"}
+ONLY_SHOWS = {"+hgetall", "+scan", "+zcard", "+zcount", "+xrevrange"}
 """What none but a command that shows something needs: doctor does not ask for it."""
 
 

@@ -4,20 +4,20 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from docora_ops.actions import Docora, LinkChoice
 from docora_ops.actions.bulk.audit_entries import AuditEntries
 from docora_ops.actions.bulk.left_to_runs import without_paced_links
 from docora_ops.actions.bulk.run import BulkRun
 from docora_ops.actions.find_drift import Findings, find_drift
 from docora_ops.actions.fix_drift import plan_repair, repair
 from docora_ops.actions.link_change import change_one
-from docora_ops.actions.link_choice import choose_links
+from docora_ops.actions.lookup import choose_links
 from docora_ops.audit import Change
 from docora_ops.bulk import BulkResult
-from docora_ops.database import Database
 from docora_ops.database.selection import Selection, select_due, select_failed, select_of_app
 from docora_ops.drift import DriftReport, RepairResult
 from docora_ops.links import Action, LinkRef, LinkResult
-from docora_ops.queue import PacedRuns, ProgressStore, connect, queue_of
+from docora_ops.queue import PacedRuns
 from docora_ops.settings import Settings
 from tests.support.rows import TestLink
 
@@ -30,10 +30,11 @@ class Actions:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.redis = connect(settings)
-        self.database = Database(settings)
-        self.queue = queue_of(settings, self.redis)
-        self.store = ProgressStore(self.redis)
+        self.docora = Docora(settings)
+        self.redis = self.docora.redis
+        self.database = self.docora.database
+        self.queue = self.docora.queue
+        self.store = self.docora.store
 
     def close(self) -> None:
         self.database.close()
@@ -60,8 +61,8 @@ class Actions:
     def failed_links(self, *, app: str | None = None, **choice: Any) -> Selection:
         """Chooses the failed links of a bulk retry."""
         options = {name: choice.pop(name) for name in _SELECTION_OPTIONS & choice.keys()}
-        which, *_ = choose_links(self.database, apps=[app] if app else [], **choice)
-        return select_failed(self.database, which, **options)
+        chosen = choose_links(self.docora, LinkChoice(apps=[app] if app else [], **choice))
+        return select_failed(self.database, chosen.which, **options)
 
     def retry_all(self, *, batch_size: int = 500, **options: Any) -> BulkResult:
         """A bulk retry; options of `_run`, and `app`, `errors`, ... choose links."""

@@ -1,66 +1,79 @@
 """Following links to their results, with rows changed as any worker changes them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from docora_ops.actions.waiting import follow as following
-from docora_ops.actions.waiting import job_watch
-from docora_ops.actions.waiting.follow import Following, wait_for_one
-from docora_ops.actions.waiting.job_watch import Notice
+from docora_ops.actions import following, job_watch
+from docora_ops.actions.following import Following
 from docora_ops.database.link_reports import read_results
 from docora_ops.links import Outcome
 from docora_ops.queue import Answer
-from docora_ops.waits import BulkWait, WaitEnd
+from docora_ops.waits import BulkWait
 from tests.support.actions import Actions
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
 
 
 def follow(actions: Actions, *links: TestLink, outcome: Outcome = Outcome.QUEUED) -> Following:
-    followed = Following(actions.database, actions.queue)
+    followed = Following(actions.docora)
     for link in links:
         followed.add(actions.ref(link), outcome)
     return followed
+
+
+@pytest.fixture(autouse=True)
+def each_pause_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_TICK", 60)
 
 
 def set_status(docora: Docora, link: TestLink, status: str, error: str | None = None) -> None:
     docora.set_link(link, status=status, last_error=error)
 
 
-def one_by_one(followed: Following, *actions: Callable[[], object]) -> list[BulkWait]:
-    """Do one thing after each look; returns what each look has shown."""
-    seen: list[BulkWait] = []
-
-    def step(so_far: BulkWait) -> None:
-        if len(seen) < len(actions):
-            actions[len(seen)]()
-        seen.append(so_far)
-
-    followed.on_step = step
+def run(followed: Following, *happenings: Callable[[], object]) -> list[BulkWait]:
+    """Lets one thing happen after each look. Returns what each look has shown, and the end."""
+    seen = []
+    left = iter(happenings)
+    steps = followed.follow()
+    next(steps)
+    for step in steps:
+        seen.append(step)
+        next(left, lambda: None)()
     return seen
 
 
 def test_a_try_that_failed_is_no_result_as_long_as_another_is_to_come(docora: Docora) -> None:
     link, actions = docora.add_link("pending_snapshot", last_error=None), docora.actions()
     followed = follow(actions, link)
-    seen = one_by_one(
+    *seen, result = run(
         followed,
         lambda: set_status(docora, link, "scanning"),
         lambda: set_status(docora, link, "pending_snapshot", "HTTP 500"),
         lambda: set_status(docora, link, "synced"),
     )
-    result = wait_for_one(followed, actions.ref(link), None)
-    assert (result.result, result.status, result.error_message) == (WaitEnd.SYNCED, "synced", None)
+    assert (result.synced, result.failed) == (1, 0)
     assert [so_far.unfinished for so_far in seen] == [1, 1, 1, 0]
+
+
+def whole(check: Callable[..., Iterator[BulkWait]]) -> Callable[..., Iterator[BulkWait]]:
+    """The same check, without an event between its statements."""
+
+    def checked(*arguments: Any, **options: Any) -> Iterator[BulkWait]:
+        for _ in check(*arguments, **options):
+            pass
+        yield from ()
+
+    return checked
 
 
 def test_many_are_counted_each_once_and_forgotten(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "_AT_ONCE", 4)
+    monkeypatch.setattr(Following, "_check", whole(Following._check))
     docora.add_links(30, apps=3, status="pending_snapshot")
     links, actions = docora.links(), docora.actions()
     followed = follow(actions, *links)
@@ -70,13 +83,12 @@ def test_many_are_counted_each_once_and_forgotten(
     def sync_the_rest() -> None:
         docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
 
-    seen = one_by_one(
+    *seen, result = run(
         followed,
         lambda: set_status(docora, links[0], "synced"),
         lambda: docora.delete_link(links[29]),
         sync_the_rest,
     )
-    result = followed.run()
     assert [
         (step.synced, step.failed, step.gone, step.unfinished, step.total) for step in seen
     ] == [(0, 3, 0, 27, 30), (1, 3, 0, 26, 30), (1, 3, 1, 25, 30), (26, 3, 1, 0, 30)]
@@ -98,13 +110,10 @@ def test_a_running_job_that_has_not_written_its_status_yet_is_waited_for(docora:
         docora.connection.execute("SELECT pg_advisory_unlock_all()")
 
     docora.hold_lock(link.job_id)
-    seen = one_by_one(followed, end_job, release)
-    result = wait_for_one(followed, actions.ref(link), None)
+    *seen, result = run(followed, end_job, release)
     assert [so_far.unfinished for so_far in seen] == [1, 1, 0]
-    assert (result.result, result.error_message) == (
-        WaitEnd.FAILED,
-        "HTTP 500 on created README.md",
-    )
+    [failure] = result.failed_links
+    assert failure.error_message == "HTTP 500 on created README.md"
 
 
 def test_a_job_that_ends_between_two_questions_has_the_last_word(
@@ -119,7 +128,7 @@ def test_a_job_that_ends_between_two_questions_has_the_last_word(
         return look(job_ids, **options)
 
     monkeypatch.setattr(actions.queue, "look", end_job_and_look)
-    assert wait_for_one(followed, actions.ref(link), None).result is WaitEnd.SYNCED
+    assert run(followed)[-1].synced == 1
 
 
 @pytest.mark.parametrize("slow", ["results", "jobs"])
@@ -144,7 +153,7 @@ def test_a_look_at_many_links_breaks_off_when_the_time_is_over(
     else:
         monkeypatch.setattr(following, "_AT_ONCE", 1)
         monkeypatch.setattr(following, "read_results", slowly(read_results))
-    result = follow(actions, *docora.links()).run(timeout=0.2)
+    *_, result = follow(actions, *docora.links()).follow(timeout=0.2)
     assert (result.unfinished, result.jobs.total) == (40, 0)
     assert 0 < asked < 40
 
@@ -154,24 +163,22 @@ def test_a_long_error_is_cut_where_many_are_kept(docora: Docora) -> None:
     set_status(
         docora, link, "failed", "x" * 980 + " https://user:s3cr3t@git.example/" + "y" * 10**6
     )
-    [failure] = follow(actions, link).run().failed_links
+    [failure] = run(follow(actions, link))[-1].failed_links
     assert failure.error_message == "x" * 980 + " https://***"
 
 
 def test_a_link_without_a_live_job_is_lost_after_some_time(docora: Docora) -> None:
-    link, actions = docora.add_link("pending_snapshot"), docora.actions()
+    link, actions = docora.add_link("pending_snapshot"), docora.actions(drift_grace=0)
     watch = follow(actions, link).watch
     ids = [actions.ref(link).id]
 
     def look() -> int:
         watch.next_look = 0
-        watch.look(ids)
+        for _ in watch.look(ids):
+            pass
         return watch.counts.lost
 
-    watch.grace = 3600
-    assert (look(), look()) == (0, 0)
-    watch.grace = 0
-    assert look() == 1
+    assert (look(), look()) == (0, 1)
     docora.enqueue(link.job_id)
     assert (look(), watch.counts.waiting) == (0, 1)
     docora.redis.flushdb()
@@ -189,13 +196,12 @@ def test_a_worker_is_only_missed_after_one_has_listened(docora: Docora) -> None:
     link, actions = docora.add_link("pending_snapshot"), docora.actions()
     docora.enqueue(link.job_id)
     watch = follow(actions, link).watch
-    notices: list[Notice] = []
-    watch.on_notice = lambda notice, _: notices.append(notice)
 
-    def look() -> list[Notice]:
+    def look() -> list[str]:
         watch.next_look = 0
-        watch.look([actions.ref(link).id])
-        return notices
+        for _ in watch.look([actions.ref(link).id]):
+            pass
+        return [each.text for each in actions.docora.notices]
 
     assert (look(), look()) == ([], [])
     for _ in range(2):
@@ -203,7 +209,11 @@ def test_a_worker_is_only_missed_after_one_has_listened(docora: Docora) -> None:
         look()
         docora.redis.delete("rq:worker:worker-1")
         look()
-    assert (look(), look()) == ([Notice.NO_WORKER, Notice.WORKER_BACK, Notice.NO_WORKER],) * 2
+    look()
+    missed, back, again = look()
+    assert missed == again
+    assert "no worker listens on the queue snapshot-queue any more" in missed
+    assert back == "A worker listens again."
 
 
 @pytest.mark.parametrize("begins", [True, False])
@@ -215,7 +225,11 @@ def test_what_failed_before_is_no_result_while_a_worker_may_have_the_job(
     docora.redis.lrem(docora.queue.key, 0, link.job_id)
     followed = follow(actions, link, outcome=Outcome.ALREADY_RUNNING)
     status = "synced" if begins else "failed"
-    seen = one_by_one(followed, lambda: set_status(docora, link, status))
-    result = followed.run(None)
+
+    def end_job() -> None:
+        set_status(docora, link, status)
+        docora.redis.delete(f"rq:job:{link.job_id}")
+
+    *seen, result = run(followed, end_job)
     assert [so_far.unfinished for so_far in seen] == [1, 0]
     assert (result.synced, result.failed) == (int(begins), int(not begins))

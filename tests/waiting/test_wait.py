@@ -5,12 +5,10 @@ With our own: tests/waiting/test_beside_a_worker.py.
 
 import re
 import signal
-from typing import Any
 
 import pytest
 
-from docora_ops.actions.waiting.follow import Following
-from docora_ops.cli import waiting
+from docora_ops.cli import wait
 from docora_ops.cli.context import Context
 from docora_ops.waits import BulkWait, JobCounts
 from tests.support.docora import Docora, finish
@@ -127,8 +125,8 @@ def test_when_no_worker_listens_the_wait_warns_at_once_and_time_runs_out(docora:
     assert (waited["result"], waited["status"]) == ("timeout", "pending_snapshot")
     assert waited["seconds"] >= 1
     for said in (single.stderr, bulk.stderr):
-        no_worker, waiting = said.index("no worker listens"), said.index("Waiting for")
-        assert no_worker < waiting < said.index("docora-ops worker") < said.index("Time ran out")
+        no_worker, start = said.index("no worker listens"), said.index("docora-ops worker")
+        assert no_worker < start < said.index("Waiting for") < said.index("Time ran out")
     assert f"docora-ops wait {one.app_id} {one.repository_id}" in single.stderr
     assert bulk.code == 8, bulk
     assert re.search(r"^1 still to come \(1 waiting\), after \d s$", bulk.stdout, re.MULTILINE)
@@ -262,14 +260,11 @@ def test_a_wait_shows_where_the_jobs_stand_and_goes_on_while_some_are_lost(docor
 def test_where_no_bar_can_move_a_line_tells_now_and_then_how_far_it_is(
     docora: Docora, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(waiting, "_SAY_EACH", 0)
-    actions = docora.actions()
-    following = Following(actions.database, actions.queue)
+    monkeypatch.setattr(wait, "_SAY_EACH", 0)
     jobs = JobCounts(waiting=2, running=1)
     step = BulkWait(4, 1, 0, 3, (), seconds=9, per_second=0.5, jobs=jobs)
-    counts: dict[str, Any] = {"left": lambda: 2, "taken_over": lambda: 3}
-    with waiting.showing_wait(Context(), following, 1, "8 snapshots", **counts):
-        following.on_step(step)
+    with wait.showing_wait(Context(), "8 snapshots") as show:
+        show(step, 2, 3)
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "Waiting for 8 snapshots.",

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
 from docora_ops.actions.bulk.execute import Batch
 from docora_ops.actions.bulk.pace import Pace
 from docora_ops.actions.bulk.run import BulkRun
-from docora_ops.actions.waiting.follow import Feed, Following
+from docora_ops.actions.following import Feed, Following
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
 from docora_ops.errors import RedisError
 from docora_ops.links import LinkRef
 from docora_ops.queue import PacedRuns
+from docora_ops.waits import BulkWait
 
 _REPORT = 1  # seconds after which an idle run looks whether it was cancelled
 _KEEP = 5  # seconds after which the run shows again that it is under way
@@ -35,6 +36,7 @@ class PacedRun(BulkRun):
     max_failures: MaxFailures | None = None
     timeout: float | None = None
     runs: PacedRuns | None = None  # makes the run known to `schedule`
+    on_step: Callable[[BulkWait], None] = lambda _wait: None
     on_stop: Callable[[], None] = lambda: None
     """Called when no further link is queued, though some are left."""
     _has_told_stop: bool = False
@@ -74,10 +76,17 @@ class PacedRun(BulkRun):
     def _work(self) -> None:
         """Queues links and follows them until all have results, or it has to stop."""
         self._pace = Pace(self.selection.refs, self.in_flight)
-        self.following.on_ended = self._pace.release
-        wait = self.following.run(self.timeout, self._feed, is_paced=True)
+        with closing(self.following.follow(self.timeout, is_paced=True)) as steps:
+            for _ in steps:
+                self._pace.release(self.following.ended)
+                self.following.ended.clear()
+                self.following.more = self._feed()
+                self.on_step(self.following.result())
+                if self.stop.requested:
+                    break
         if self.left and not self._is_stopped():
-            self._end(StoppedBy.LOST_JOBS if wait.only_lost_left else StoppedBy.TIMEOUT)
+            is_lost = self.following.result().only_lost_left
+            self._end(StoppedBy.LOST_JOBS if is_lost else StoppedBy.TIMEOUT)
 
     def _is_stopped(self) -> bool:
         """Tells whether the operation was cancelled or interrupted, or has ended itself."""

@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, field
 from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
 from docora_ops.actions.bulk.execute import Batch, BatchExecution, LinkOutcome
 from docora_ops.actions.failures import named_failures
-from docora_ops.actions.waiting.follow import Feed, Following
+from docora_ops.actions.following import Feed, Following
 from docora_ops.bulk import BulkResult, Progress, Results, StoppedBy
 from docora_ops.database import Database, Selection
 from docora_ops.database.circuits import reset_circuits

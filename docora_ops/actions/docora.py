@@ -1,0 +1,176 @@
+"""One Docora: its settings, its database and its queue."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from docora_ops.errors import ConfigurationError, PostgresError, UnclearBackendError
+from docora_ops.jobs import ADVICE, Advice, Backend, BackendChoice, BackendSource
+
+if TYPE_CHECKING:
+    from docora_ops.database import Database
+    from docora_ops.queue import LinkQueue, ProgressStore, Redis
+    from docora_ops.settings import Settings
+
+_EMPTY = (
+    "Redis holds no key of either queue, though links were scanned "
+    "(it may have been emptied, or be another Redis)"
+)
+_PATIENCE = 2
+"""Seconds for the one statement: `status` and `doctor` wait for it before they ask Redis."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A sentence for a person about something that an action has met on its way."""
+
+    text: str
+    is_warning: bool = True
+
+
+class Docora:
+    """One Docora, the first argument of every action.
+
+    Connects to Postgres and to Redis when they are first used. An action adds what a person should
+    know beside its result to `notices`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.notices = [Notice(f"Warning: {each}") for each in settings.warnings]
+
+    def __enter__(self) -> Self:
+        """Returns itself, to be closed at the end of the block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection to Postgres, if there is one."""
+        if "database" in self.__dict__:
+            self.database.close()
+
+    def reconnect(self) -> None:
+        """Replaces a connection to Postgres that was lost."""
+        self.database.close()
+        self.database = self.database.sibling()
+
+    def note(self, text: str, *, is_warning: bool = False) -> None:
+        """Adds a notice."""
+        self.notices.append(Notice(text, is_warning))
+
+    @cached_property
+    def database(self) -> Database:
+        """Docora's database. Raises ConfigurationError."""
+        from docora_ops.database import Database
+
+        return Database(self.settings)
+
+    @cached_property
+    def redis(self) -> Redis:
+        """The client of Redis. Raises ConfigurationError."""
+        from docora_ops.queue import connect
+        from docora_ops.queue.redis_client import describe
+
+        client = connect(self.settings)
+        if self.settings.redis_is_implied:
+            self.note(f"REDIS_URL is not set: using Redis at {describe(client)}")
+        return client
+
+    @property
+    def redis_server(self) -> str:
+        """Redis with its database, without secrets."""
+        from docora_ops.queue.redis_client import describe
+
+        return f"Redis {describe(self.redis)}"
+
+    @property
+    def servers(self) -> str:
+        """Both servers, with their databases and without secrets."""
+        return f"{self.database.place}, {self.redis_server}"
+
+    @cached_property
+    def backend(self) -> BackendChoice:
+        """The backend that is set or in use, and why. Raises RedisError."""
+        choice = find_backend(self.settings, self.redis)
+        if choice.is_clear and choice.sentence:
+            self.note(choice.sentence)
+        return choice
+
+    @property
+    def advice(self) -> Advice:
+        """The sentences about the backend."""
+        return ADVICE[self.backend.backend]
+
+    @cached_property
+    def queue_to_read(self) -> LinkQueue:
+        """The queue, with a notice if it is unclear which workers run. Raises RedisError."""
+        from docora_ops.queue import queue_of
+
+        choice = self.backend
+        if not choice.is_clear:
+            found = f"Warning: {choice.sentence}: only RQ's jobs are shown; {choice.to_set}"
+            self.note(found, is_warning=True)
+        return queue_of(self.settings, self.redis, choice)
+
+    @cached_property
+    def queue(self) -> LinkQueue:
+        """The queue, to change something.
+
+        Raises UnclearBackendError if it is unclear which workers run, RedisError.
+        """
+        self.require_clear_backend()
+        return self.queue_to_read
+
+    def require_clear_backend(self) -> None:
+        """Raises UnclearBackendError if it is unclear which workers run."""
+        if not self.backend.is_clear:
+            raise UnclearBackendError(
+                f"{self.backend.sentence}: nothing is changed", hint=self.backend.to_set
+            )
+
+    @cached_property
+    def store(self) -> ProgressStore:
+        """The progress of bulk operations."""
+        from docora_ops.queue import ProgressStore
+
+        return ProgressStore(self.redis)
+
+
+def find_backend(settings: Settings, client: Redis) -> BackendChoice:
+    """Returns the backend that is set or in use. Raises RedisError.
+
+    A Redis without keys of a queue says nothing if the links were worked on before: it is unclear
+    then which workers run.
+    """
+    from docora_ops.queue.backend import START, choose_backend
+
+    choice = choose_backend(settings, client)
+    if choice.source is BackendSource.DEFAULT and _links_were_scanned(settings):
+        advice = f"check REDIS_URL; {START}"
+        return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, _EMPTY, advice)
+    return choice
+
+
+def _links_were_scanned(settings: Settings) -> bool:
+    """Tells whether a worker has begun with a link; False if Postgres does not tell."""
+    from docora_ops.database import Database
+    from docora_ops.database.link_reports import has_scanned_links
+
+    try:
+        # A connection of its own: another thread may use the command's.
+        with closing(Database(settings.hurried(_PATIENCE))) as database:
+            return has_scanned_links(database)
+    except (ConfigurationError, PostgresError):
+        return False

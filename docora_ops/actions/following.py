@@ -1,0 +1,402 @@
+"""Waiting for the snapshots of links: following queued links until each has a result."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from math import inf
+from shlex import quote
+
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.failures import named_failures
+from docora_ops.actions.job_watch import JobWatch
+from docora_ops.actions.look import invalid_job_id, look_at_jobs
+from docora_ops.actions.lookup import resolve_link
+from docora_ops.actions.workers import count_workers
+from docora_ops.audit import Change, describe_change
+from docora_ops.bulk import KnownOperation, OperationState
+from docora_ops.database.link_reports import SnapshotResult, count_by_app, read_results
+from docora_ops.database.link_rows import read_link
+from docora_ops.errors import NotFoundError, RedisError
+from docora_ops.links import AppCount, Link, LinkFailure, LinkRef, LinkStatus, Outcome
+from docora_ops.queue.audit_stream import results_entry
+from docora_ops.queue.progress import HEARTBEAT
+from docora_ops.waits import BulkWait, JobCounts, LinkWait, WaitEnd
+
+_AT_ONCE = 5_000  # links per statement
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
+_FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED = 0.02, 0.2  # else free workers wait for links
+_TICK = 0.2  # seconds of a pause after which the caller may stop
+_RATE_STEP, _RATE_PERIOD = 1, 60  # seconds
+_REST = 4  # the pause after a round lasts at least this many times as long as its statements
+_LOOK = 1  # seconds between two looks at an operation
+
+
+class Feed(Enum):
+    """The links that a caller of `Following.follow` is still going to add."""
+
+    DONE = auto()  # none
+    BLOCKED = auto()  # some, but none before a link that is followed has a result
+    MORE = auto()  # some
+
+
+@dataclass
+class Following:
+    """Follows links until each is synced, failed or gone, or only lost links are left.
+
+    Opens no transaction between two events.
+    """
+
+    docora: Docora
+    link: str = ""  # APP and REPO of the only link, as they are typed
+    more: Feed = Feed.DONE
+    ended: list[str] = field(default_factory=list)
+    """Row ids of links that have a result or are gone; the caller may empty the list."""
+    watch: JobWatch = field(init=False)
+    _reset: list[str] = field(default_factory=list)
+    """Row ids of links that were made pending: a result can only be newer."""
+    _running: list[str] = field(default_factory=list)
+    """Row ids of links whose job was running: `failed` may be older than that job."""
+    _claimed: list[str] = field(default_factory=list)
+    """Row ids of links whose claim may not be committed yet: any result may be older."""
+    _synced: int = 0
+    _gone: int = 0
+    _failures: list[LinkFailure] = field(default_factory=list)
+    _unfinished_by_app: Sequence[AppCount] = ()
+    _ended_by: deque[tuple[float, int]] = field(default_factory=deque)
+    """Moments of the last minute, and the number of links that had ended by then."""
+    _began: float = field(default_factory=time.monotonic)
+    _ends_at: float = inf
+
+    def __post_init__(self) -> None:
+        self.watch = JobWatch(self.docora, self.link)
+
+    def add(self, ref: LinkRef, outcome: Outcome) -> None:
+        """Follows the link if the outcome says that it has a job."""
+        if outcome.succeeded:
+            self._reset.append(ref.id)
+        elif outcome is Outcome.ALREADY_RUNNING:
+            self._running.append(ref.id)
+
+    def add_claimed(self, ids: Iterable[str]) -> None:
+        """Follows links that another command has claimed or is about to, by their row ids."""
+        self._claimed += ids
+
+    def follow(
+        self, timeout: float | None = None, *, is_paced: bool = False
+    ) -> Generator[BulkWait]:
+        """Yields the results so far until all links have one, for `timeout` seconds at most.
+
+        After each event the caller may add links, and say with `more` whether others follow.
+        `is_paced`: it adds links when others have results, which are looked for more often.
+        Goes on without Redis. Raises PostgresError, RedisDeniedError.
+        """
+        self._began = time.monotonic()
+        self._ends_at = inf if timeout is None else self._began + timeout
+        shortest, longest = _FIRST_PAUSE, _LONGEST_PAUSE
+        if is_paced:
+            shortest, longest = _FIRST_PAUSE_OF_FEED, _LONGEST_PAUSE_OF_FEED
+        pause, before = shortest, (0, 0)
+        yield self.result()
+        while True:
+            round_began = time.monotonic()
+            yield from self._check_all()
+            if not self._ended_by:  # what had ended before tells nothing about the rate
+                self._ended_by.append((time.monotonic(), self._ended))
+            has_looked = False
+            if unfinished := self._unfinished:
+                has_looked = yield from self._look(unfinished)
+            result = self.result()
+            yield result
+            if self._is_late() or self._is_over(has_looked=has_looked):
+                break
+            if is_paced and before != (result.total, result.unfinished):
+                pause, before = shortest, (result.total, result.unfinished)
+            rest = max(pause, (time.monotonic() - round_began) * _REST)
+            yield from self._rest(min(rest, self._ends_at - time.monotonic()))
+            pause = min(pause * 1.5, longest)
+        if unfinished := self._unfinished:
+            self._unfinished_by_app = count_by_app(self.docora.database, unfinished)
+        yield self.result()
+
+    def _rest(self, seconds: float) -> Generator[BulkWait]:
+        while seconds > 0:
+            time.sleep(min(seconds, _TICK))
+            seconds -= _TICK
+            if seconds > 0:
+                yield self.result()
+
+    def _is_late(self) -> bool:
+        return time.monotonic() >= self._ends_at
+
+    def _is_over(self, *, has_looked: bool) -> bool:
+        """Tells whether all links have results, or no result is to come of those left."""
+        result = self.result()
+        is_hopeless = has_looked and result.only_lost_left and self.watch.is_hopeless
+        if is_hopeless:
+            return self.more is not Feed.MORE
+        return self.more is Feed.DONE and not result.unfinished
+
+    def result(self) -> BulkWait:
+        """Returns the results so far."""
+        unfinished = len(self._reset) + len(self._running) + len(self._claimed)
+        return BulkWait(
+            synced=self._synced,
+            failed=len(self._failures),
+            gone=self._gone,
+            unfinished=unfinished,
+            failed_links=self._failures,
+            seconds=round(time.monotonic() - self._began, 1),
+            per_second=self._rate(),
+            jobs=self.watch.counts if unfinished else JobCounts(),
+            suspended=self.watch.suspended and unfinished > 0,
+            lost_links=self.watch.lost_links if unfinished else (),
+            unfinished_by_app=self._unfinished_by_app,
+        )
+
+    def _rate(self) -> float:
+        """Returns how many links have ended per second, within the last minute."""
+        now, before = time.monotonic(), self._ended_by
+        if not before:
+            return 0.0
+        if now - before[-1][0] >= _RATE_STEP:
+            before.append((now, self._ended))
+        while now - before[0][0] > _RATE_PERIOD and len(before) > 1:
+            before.popleft()
+        passed = now - before[0][0]
+        return round((self._ended - before[0][1]) / passed, 3) if passed >= _RATE_STEP else 0.0
+
+    @property
+    def _unfinished(self) -> list[str]:
+        return self._reset + self._running + self._claimed
+
+    @property
+    def _ended(self) -> int:
+        return self._synced + self._gone + len(self._failures)
+
+    def _look(self, ids: Sequence[str]) -> Generator[BulkWait, None, bool]:
+        """Looks at the jobs, unless time runs out. Returns whether it has looked at all of them."""
+        look = self.watch.look(ids)
+        while True:
+            try:
+                next(look)
+            except StopIteration as end:
+                return bool(end.value)
+            if self._is_late():
+                return False
+            yield self.result()
+
+    def _check_all(self) -> Generator[BulkWait]:
+        """Counts the results of all links, until time runs out."""
+        # Docora's worker may write `failed` though BullMQ is going to try the job again.
+        is_docoras = self.docora.queue_to_read.is_docoras
+        doubted = (LinkStatus.FAILED,) if is_docoras else ()
+        yield from self._check(self._reset, doubted)
+        yield from self._check(self._running, doubted=(LinkStatus.FAILED,))
+        yield from self._check(self._claimed, doubted=(LinkStatus.FAILED, LinkStatus.SYNCED))
+
+    def _check(self, ids: list[str], doubted: Collection[str]) -> Generator[BulkWait]:
+        """Counts the results of links and removes their ids, some thousand at a time."""
+        # From the end: removing ids moves none of those still to be checked.
+        for start in reversed(range(0, len(ids), _AT_ONCE)):
+            if self._is_late():
+                return
+            some = ids[start : start + _AT_ONCE]
+            ended = self._count(self._results(some, doubted))
+            ids[start : start + _AT_ONCE] = [id_ for id_ in some if id_ not in ended]
+            if start:
+                yield self.result()
+
+    def _results(self, ids: Sequence[str], doubted: Collection[str]) -> list[SnapshotResult]:
+        """Reads results. A status that is doubted counts only if the job of the link is over."""
+        found = read_results(self.docora.database, ids)
+        in_doubt = [each.ref for each in found if each.ref and each.status in doubted]
+        results = [each for each in found if each.status not in doubted]
+        if over := self._without_live_job(in_doubt):
+            # Read again after the look at the jobs: a job records its result before it ends.
+            results += read_results(self.docora.database, over)
+        return results
+
+    def _without_live_job(self, refs: Sequence[LinkRef]) -> list[str]:
+        """Returns the row ids of the links whose jobs are over, none if Redis can't be asked."""
+        over = [ref.id for ref in refs if not ref.has_valid_job_id]
+        try:
+            looked = look_at_jobs(self.docora.database, self.docora.queue_to_read, refs)
+            return over + [ref.id for ref, answer in looked if not answer.state.is_live]
+        except RedisError as error:
+            self.watch.redis_is_away(error)
+            return over
+
+    def _count(self, results: Sequence[SnapshotResult]) -> set[str]:
+        """Counts the results and returns the row ids of their links."""
+        failed = [
+            (result.ref, result.error_message or "")
+            for result in results
+            if result.ref is not None and result.status == LinkStatus.FAILED
+        ]
+        # Before anything is counted: Postgres may be lost here, and the results so far stay right.
+        self._failures += named_failures(self.docora.database, failed)
+        self._gone += sum(result.ref is None for result in results)
+        self._synced += sum(result.status == LinkStatus.SYNCED for result in results)
+        ended = {result.id for result in results}
+        self.ended += ended
+        return ended
+
+
+@dataclass(frozen=True)
+class LinkStep:
+    """The wait for one link so far. `end`: its result, as if the wait were ended now."""
+
+    link: Link
+    workers: int
+    wait: BulkWait
+    end: LinkWait
+
+
+def wait(
+    docora: Docora, app: str, repository: str, *, timeout: float | None = None
+) -> Generator[LinkStep]:
+    """Waits for the snapshot of a link, for `timeout` seconds at most.
+
+    For a link that is in sync, or that has failed and has no live job, the wait is over at once.
+    Raises NotFoundError, AmbiguousError, InvalidJobIdError, PostgresError, RedisError.
+    """
+    link = resolve_link(docora.database, app, repository)
+    if not link.ref.has_valid_job_id:
+        raise invalid_job_id(link.ref)
+    workers = count_workers(docora)
+    if link.status == LinkStatus.SYNCED:  # a live job, if any, is a rescan
+        end = LinkWait(WaitEnd.SYNCED, link.status, None, 0)
+        yield LinkStep(link, workers, BulkWait(1, 0, 0, 0, (), 0), end)
+        return
+    if docora.queue_to_read.is_docoras and link.circuit_is_open:
+        close = f"docora-ops retry {link.ref.words} --reset-circuit"
+        docora.note(f"Warning: {link.held_back}. To close it: {close}", is_warning=True)
+    yield from wait_for_link(docora, link, Outcome.ALREADY_RUNNING, workers, timeout=timeout)
+
+
+def wait_for_link(
+    docora: Docora, link: Link, outcome: Outcome, workers: int, *, timeout: float | None = None
+) -> Generator[LinkStep]:
+    """Waits for the snapshot of a link that a command has changed, with this outcome."""
+    following = Following(docora, link.ref.words)
+    following.watch.had_workers = workers > 0
+    following.add(link.ref, outcome)
+    for step in following.follow(timeout):
+        end = LinkWait(WaitEnd.INTERRUPTED, link.status, link.error_message, step.seconds)
+        yield LinkStep(link, workers, step, end)
+    yield LinkStep(link, workers, step, _end_of(docora, link.ref, step))
+
+
+def _end_of(docora: Docora, ref: LinkRef, wait: BulkWait) -> LinkWait:
+    if wait.synced:
+        return LinkWait(WaitEnd.SYNCED, LinkStatus.SYNCED, None, wait.seconds)
+    if wait.failed:
+        [failure] = wait.failed_links
+        return LinkWait(WaitEnd.FAILED, LinkStatus.FAILED, failure.error_message, wait.seconds)
+    found = read_link(docora.database, ref.app_id, ref.repository_id) if wait.unfinished else None
+    if found is None:
+        return LinkWait(WaitEnd.GONE, None, None, wait.seconds)
+    end = WaitEnd.LOST if wait.only_lost_left else WaitEnd.TIMEOUT
+    return LinkWait(end, found.status, found.error_message, wait.seconds)
+
+
+@dataclass(frozen=True)
+class OperationStep:
+    """The wait for an operation so far.
+
+    failures: the first links that could not be queued.
+    goes_on: the operation may claim further links.
+    """
+
+    operation: KnownOperation
+    wait: BulkWait
+    failures: Sequence[LinkFailure] = ()
+    failures_total: int = 0
+    goes_on: bool = True
+
+    @property
+    def left(self) -> int:
+        """Counts the links that the operation has not handled."""
+        return self.operation.total - self.operation.completed
+
+
+def wait_for_operation(
+    docora: Docora, operation_id: str, *, timeout: float | None = None
+) -> Generator[OperationStep]:
+    """Waits for the snapshots of a bulk operation, for `timeout` seconds at most.
+
+    Keeps the results with the operation. Raises NotFoundError, PostgresError, RedisError.
+    """
+    store = docora.store
+    step = OperationStep(store.read(operation_id), BulkWait(0, 0, 0, 0, (), 0))
+    if not store.has_links(operation_id):
+        raise NotFoundError(
+            f"the links of operation {operation_id!r} are not known: Docora's dashboard runs it",
+            hint=f"docora-ops progress {quote(operation_id)} --follow shows how far it is",
+        )
+    following = Following(docora)
+    following.watch.had_workers = count_workers(docora) > 0
+    look = _looks(docora, following, step)
+    lost: RedisError | None = None
+    try:
+        yield step
+        step = next(look)
+        for found in following.follow(timeout):
+            yield (step := replace(next(look), wait=found))
+    except RedisError as error:
+        lost = error
+        raise
+    finally:
+        is_known = step.operation.results and not step.operation.results.unfinished
+        found = following.result()
+        if found.total and not (is_known or lost or following.watch.misses_redis):
+            keep_results(docora, operation_id, found, describe_change("wait", None))
+
+
+def keep_results(docora: Docora, operation_id: str, found: BulkWait, change: Change) -> None:
+    """Keeps the results with the operation, or notes why they are not kept."""
+    entry = results_entry(change, operation_id, found.results)
+    try:
+        docora.store.write_results(operation_id, found.results, entry)
+    except RedisError as error:
+        docora.note(
+            f"Warning: the results are not kept with the operation: {error.message}",
+            is_warning=True,
+        )
+
+
+def _looks(docora: Docora, following: Following, step: OperationStep) -> Generator[OperationStep]:
+    """Adds the links that an operation claims to those that are followed, each second."""
+    store, operation_id = docora.store, step.operation.operation_id
+    known: set[str] = set()
+    read, looked_at, renewed_at = 0, -inf, -inf
+    while True:
+        now = time.monotonic()
+        must_renew = now - renewed_at > HEARTBEAT
+        if now - looked_at >= _LOOK:
+            looked_at, renewed_at = now, now if must_renew else renewed_at
+            try:
+                # The counts first: all links that were claimed before the end are read after it.
+                operation = store.read(operation_id)
+                failures = (step.failures, step.failures_total)
+                if operation.failed > step.failures_total:
+                    failures = store.read_failures(operation_id)
+                goes_on = operation.state is OperationState.RUNNING
+                step = OperationStep(operation, step.wait, *failures, goes_on)
+                ids = store.read_links(operation_id, read)
+                read += len(ids)
+                new = dict.fromkeys(id_ for id_ in ids if id_ not in known)
+                known.update(new)
+                following.add_claimed(new)
+                if must_renew:
+                    store.renew(operation)
+            except NotFoundError:
+                step = replace(step, goes_on=False)  # it has expired meanwhile
+            except RedisError as error:
+                following.watch.redis_is_away(error)
+        following.more = Feed.MORE if step.goes_on else Feed.DONE
+        yield step

@@ -1,0 +1,70 @@
+"""What was done, and which bulk operations are under way. Needs only Redis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+
+from docora_ops.actions.docora import Docora
+from docora_ops.audit import HistoryEntry, describe_change
+from docora_ops.bulk import KnownOperation, OperationState
+from docora_ops.links import LinkFailure
+from docora_ops.pages import Page, page_of
+from docora_ops.queue.audit_stream import cancel_entry, read_history
+
+_POLL = 0.5  # seconds
+
+
+def history(
+    docora: Docora, *, schedule: bool = True, page: int = 1, limit: int = 20
+) -> Page[HistoryEntry]:
+    """Returns one page of the changes, the latest first. Raises RedisError.
+
+    `schedule`: with the passes of `schedule`.
+    """
+    return page_of(read_history(docora.redis, schedule=schedule), page, limit)
+
+
+def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownOperation]:
+    """Returns one page of the bulk operations of the last hour, the latest first.
+
+    Includes those of Docora's dashboard. Raises RedisError.
+    """
+    return page_of(docora.store.read_all(), page, limit)
+
+
+def progress(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[LinkFailure], int]:
+    """Returns a bulk operation, its first failures, and the number of all its failures.
+
+    Raises NotFoundError, RedisError.
+    """
+    return docora.store.read(operation_id), *docora.store.read_failures(operation_id)
+
+
+def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
+    """Yields a bulk operation twice a second until it ends, is cancelled, or has lost its runner.
+
+    Raises NotFoundError, RedisError.
+    """
+    before: tuple[int, bool] | None = None
+    while True:
+        operation = docora.store.read(operation_id)
+        yield operation
+        now = operation.completed, operation.cancelled
+        # Cancelled, it may still complete the batches that have begun.
+        is_over = now == before and operation.state is not OperationState.RUNNING
+        if is_over or operation.finished:
+            return
+        before = now
+        time.sleep(_POLL)
+
+
+def cancel(docora: Docora, operation_id: str, *, reason: str | None = None) -> bool:
+    """Asks a bulk operation to stop after its current batches.
+
+    Returns False if somebody has done so before. What it has queued stays queued. `reason`: for
+    the audit entry. Raises NotFoundError, OperationFinishedError, RedisError.
+    """
+    change = describe_change("cancel", reason)
+    entry = cancel_entry(change, operation_id)
+    return docora.store.cancel(operation_id, entry, cancelled_by=change.who)

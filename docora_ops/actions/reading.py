@@ -1,0 +1,162 @@
+"""Reading links, apps and the queue. Changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.look import job_state, look_at_jobs
+from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_link
+from docora_ops.actions.workers import count_workers, note_wrong_backend
+from docora_ops.database import Database
+from docora_ops.database import link_reports as lists
+from docora_ops.database.link_reports import has_token, link_history
+from docora_ops.database.link_rows import held_job_ids
+from docora_ops.errors import RedisError
+from docora_ops.folding import LONGEST, group_errors
+from docora_ops.jobs import Backend, JobState, QueueOverview
+from docora_ops.link_lists import (
+    AppSummary,
+    ErrorGroup,
+    LinkDetails,
+    LinkGroup,
+    LinkSort,
+    ListedLink,
+    RepositoryCount,
+    StatusCount,
+)
+from docora_ops.links import AppCount, LinkFilter
+from docora_ops.pages import Page, page_of
+from docora_ops.text import mask, mask_url
+
+_LONGEST_FAILURE = 10_000
+"""Characters. BullMQ keeps the whole text."""
+_ALL = LinkChoice()
+
+
+def links(
+    docora: Docora,
+    choice: LinkChoice = _ALL,
+    *,
+    sort: LinkSort = LinkSort.APP,
+    page: int = 1,
+    limit: int = 50,
+) -> tuple[Page[ListedLink], RedisError | None]:
+    """Returns one page of the links, each with the state of its job.
+
+    If Redis can't be used, the states are None, and its error is returned as well.
+    Raises NotFoundError, AmbiguousError, PostgresError.
+    """
+    database, which = docora.database, choose_links(docora, choice).which
+    total, rows = lists.links_page(database, which, sort, limit=limit, offset=_offset(page, limit))
+    error = None
+    try:
+        looked = look_at_jobs(database, docora.queue_to_read, rows)
+        jobs = {link.job_id: answer.state for link, answer in looked}
+        rows = [replace(link, job=jobs.get(link.job_id, JobState.NONE)) for link in rows]
+        note_wrong_backend(docora)
+    except RedisError as lost:
+        error = lost
+    return Page(rows, page, limit, total), error
+
+
+def link_groups(
+    docora: Docora, group: LinkGroup, choice: LinkChoice = _ALL, *, page: int = 1, limit: int = 50
+) -> Page[AppCount] | Page[RepositoryCount] | Page[StatusCount] | Page[ErrorGroup]:
+    """Counts the links by app, repository, status or folded error, most links first.
+
+    Raises NotFoundError, AmbiguousError, PostgresError.
+    """
+    database, which = docora.database, choose_links(docora, choice).which
+    offset = _offset(page, limit)
+    match group:
+        case LinkGroup.APP:
+            return count_by_app(database, which, page, limit)
+        case LinkGroup.ERROR:
+            return count_by_error(database, which, page, limit)
+        case LinkGroup.REPOSITORY:
+            total, found = lists.links_by_repository(database, which, limit=limit, offset=offset)
+            return Page(found, page, limit, total)
+        case LinkGroup.STATUS:
+            total, counts = lists.links_by_status(database, which, limit=limit, offset=offset)
+            return Page(counts, page, limit, total)
+
+
+def count_by_app(database: Database, which: LinkFilter, page: int, limit: int) -> Page[AppCount]:
+    """Counts the links of each app, most links first."""
+    total, rows = lists.links_by_app(database, which, limit=limit, offset=_offset(page, limit))
+    return Page(rows, page, limit, total)
+
+
+def count_by_error(
+    database: Database, which: LinkFilter, page: int, limit: int
+) -> Page[ErrorGroup]:
+    """Groups the links by folded error, most links first."""
+    groups = group_errors(lists.links_by_error(database, which, LONGEST + 1))
+    return page_of(groups, page, limit)
+
+
+def apps(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[AppSummary]:
+    """Returns one page of the apps, most failed links first. Raises PostgresError."""
+    total, rows = lists.apps_page(docora.database, limit=limit, offset=_offset(page, limit))
+    return Page(rows, page, limit, total)
+
+
+def _offset(page: int, limit: int) -> int:
+    return (page - 1) * limit
+
+
+def show(docora: Docora, app: str, repository: str) -> LinkDetails:
+    """Collects everything about one link except its secrets.
+
+    `app`, `repository`: as a person types them. Raises NotFoundError, AmbiguousError,
+    PostgresError, RedisError.
+    """
+    database, queue = docora.database, docora.queue_to_read
+    with database.snapshot():
+        link = resolve_link(database, app, repository)
+        history = link_history(database, link.ref)
+        token = has_token(database, link.ref)
+    payload = link.payload
+    record = queue.job(link.ref.job_id)
+    if record.last_failure is not None:
+        text = mask(record.last_failure.text)[:_LONGEST_FAILURE]
+        failure = replace(record.last_failure, text=text)
+        record = replace(record, last_failure=failure)
+    note_wrong_backend(docora)
+    return LinkDetails(
+        app_id=link.ref.app_id,
+        app_name=payload.app_name,
+        base_url=mask_url(payload.base_url),
+        repository_id=link.ref.repository_id,
+        repository_name=payload.repository_name,
+        github_url=mask_url(payload.github_url),
+        has_token=token,
+        status=link.status,
+        error_message=link.error_message,
+        retry_count=link.retry_count,
+        circuit_open_until=link.circuit_open_until,
+        circuit_is_open=link.circuit_is_open,
+        history=history,
+        lock_held=bool(held_job_ids(database, [link.ref.job_id])),
+        job=job_state(database, queue, link.ref),
+        job_id=link.ref.job_id,
+        backend=queue.backend,
+        backend_source=queue.choice.source,
+        job_record=record,
+    )
+
+
+def queue(docora: Docora, limit: int = 20) -> QueueOverview:
+    """Reads the counts, the workers, the scheduler and the first `limit` jobs of the queue.
+
+    Raises RedisError.
+    """
+    count_workers(docora)
+    overview = docora.queue_to_read.overview(limit)
+    if overview.backend is Backend.RQ and overview.delayed and overview.scheduler is None:
+        docora.note(
+            "Warning: no scheduler runs: delayed jobs wait until a worker with one is started",
+            is_warning=True,
+        )
+    return overview

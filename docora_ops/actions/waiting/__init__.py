@@ -1,1 +1,0 @@
-"""Waiting for the results of snapshots."""

@@ -1,0 +1,50 @@
+"""The example of the topic `python` runs, and the Python API is whole."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import docora_ops
+from docora_ops import actions
+from tests.support.docora import Docora
+
+TOPIC = Path(docora_ops.__file__).parent / "help" / "python.md"
+
+
+def test_the_example_runs(docora: Docora) -> None:
+    link = docora.add_link(last_error="HTTP 502 on created a.md")
+    docora.add_worker()
+    docora.redis.hset("rq:worker:worker-1", "state", "suspended")
+    match = re.search(r"```python\n(.*?)```", TOPIC.read_text(encoding="utf-8"), re.DOTALL)
+    assert match
+    with docora.start_program(sys.executable, "-c", match[1]) as process:
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.wait(), stderr) == (0, "")
+    assert stdout.splitlines()[0].endswith("HTTP 502 on created a.md")
+    assert "1 workers" in stdout
+    assert docora.redis.ttl("rq:suspended") > 0
+    assert docora.status(link) == "failed"
+
+
+def test_each_name_of_the_api_is_there_and_documented() -> None:
+    for name in actions.__all__:
+        found = getattr(actions, name)
+        assert callable(found), name
+        assert found.__doc__, name
+        assert found.__module__.startswith("docora_ops.actions."), name
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        actions.__getattr__("nothing")
+
+
+def test_the_api_loads_no_driver_before_it_is_used() -> None:
+    program = (
+        "import sys; from docora_ops import actions; "
+        "print(sorted({'psycopg', 'redis', 'rich', 'typer'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n"
