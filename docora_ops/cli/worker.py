@@ -1,10 +1,8 @@
 """`worker`."""
 
-from __future__ import annotations
-
 import logging
+import os
 import re
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -12,7 +10,6 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.streams import write_at_once
 from docora_ops.errors import (
     ConfigurationError,
     DocoraOpsError,
@@ -21,14 +18,6 @@ from docora_ops.errors import (
 )
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
-_SAID_BY_US = (
-    "Work horse killed for job",
-    "Worker %s: job %s failed (",
-    "Worker %s: job %s stopped by user",
-    "Worker %s: cold shut down",
-    "%s cleanup: %s %s",
-)
-"""The beginnings of RQ's warnings about events for which we log a line of our own."""
 
 
 def worker(
@@ -55,10 +44,6 @@ def worker(
             help="Seconds after which a stop cuts off the job at work; by default it is finished.",
         ),
     ] = None,
-    verbose: Annotated[
-        bool,
-        typer.Option("--verbose", help="Log RQ's own lines, too, not only its warnings."),
-    ] = False,
 ) -> int:
     """Run the snapshot jobs that wait in the queue, with RQ's own worker and scheduler.
 
@@ -76,6 +61,7 @@ def worker(
 
     try:
         from docora_ops.worker import process
+        from docora_ops.worker.log import OneLineHandler
     except ImportError as error:
         raise ConfigurationError(
             f"the worker's packages are not installed ({error.name} is missing)",
@@ -93,47 +79,21 @@ def worker(
         )
     context.redis.close()  # each process has a connection of its own
     log = logging.getLogger("rq")
-    log.handlers, log.propagate = [_StderrHandler(everything=verbose)], False
+    log.handlers, log.propagate = [OneLineHandler()], False
     context.collect_garbage()
     name = name or process.default_name()
     count = concurrency or settings.scan_concurrency
     if count == 1 and not process.needs_parent():
         process.serve(settings, name, burst=burst, grace=grace)
         return ExitCode.OK
+    parent = os.getpid()
 
     def run(number: int) -> int:
-        is_only_one = count == number == 1
+        own_name = name if count == number == 1 else f"{name}-{number}"
         try:
-            own_name = name if is_only_one else f"{name}-{number}"
-            process.serve(settings, own_name, burst=burst, grace=grace)
+            process.serve(settings, own_name, burst=burst, grace=grace, parent=parent)
         except DocoraOpsError as error:
             return context.report(error)
         return ExitCode.OK
 
     return process.serve_with_children(count, run)
-
-
-class _StderrHandler(logging.Handler):
-    """Writes each event on one line, in one call, and lets exceptions through.
-
-    RQ's signal handlers log while another line is being logged, and raise an exception that ends
-    the worker. The handlers of `logging` support neither.
-    """
-
-    def __init__(self, *, everything: bool = False) -> None:
-        """Writes only warnings and errors of RQ itself, unless `everything` is wanted."""
-        super().__init__()
-        self._everything = everything
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Writes the line, unless stderr is closed."""
-        from docora_ops.text import inert, moment
-        from docora_ops.worker.log import NAME
-
-        is_needed = record.name == NAME or (
-            record.levelno >= logging.WARNING and not str(record.msg).startswith(_SAID_BY_US)
-        )
-        if not (self._everything or is_needed):
-            return
-        when = moment(datetime.fromtimestamp(record.created, UTC))
-        write_at_once(f"{when} {record.levelname} {inert(self.format(record))}\n")

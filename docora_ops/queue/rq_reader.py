@@ -277,7 +277,9 @@ class RqReader:
                 oldest_waits_for=now - oldest.timestamp() if oldest else None,
                 workers=workers,
                 suspension=read_suspension(self._client),
-                has_scheduler=has_scheduler > 0,
+                # Our workers, which tell how far off their clock is, queue delayed jobs themselves.
+                has_scheduler=has_scheduler > 0
+                or any(worker.clock_ahead_seconds is not None for worker in live),
                 first_delayed_in=delayed[0][1] - now if delayed else None,
                 other=other,
                 silence=silence_of(live),

@@ -58,9 +58,12 @@ def tables(overview: QueueOverview, width: int, limit: int) -> Iterator[Renderab
 
 
 def _scheduler(overview: QueueOverview) -> Iterator[tuple[str, Text]]:
-    """Shows RQ's scheduler; workers of BullMQ queue delayed jobs themselves."""
+    """Shows RQ's scheduler; workers of BullMQ and our own queue delayed jobs themselves."""
     scheduler = overview.scheduler
     if overview.backend is Backend.BULLMQ:
+        return
+    if scheduler is None and any(each.clock_ahead_seconds is not None for each in overview.workers):
+        yield "Scheduler", cell("each worker")
         return
     if scheduler is None:
         yield "Scheduler", cell("none", "yellow" if overview.delayed else "")

@@ -1,19 +1,49 @@
-"""The log of workers and jobs: their logger, and how its lines name a link."""
-
-from __future__ import annotations
+"""The log of workers and jobs: their logger, its lines on stderr, and how they name a link."""
 
 import logging
+import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 
 from redis import RedisError
 
 from docora_ops import links
-from docora_ops.text import inert, mask
+from docora_ops.text import inert, mask, moment
 
 # Below RQ's logger, so that `rq worker` shows the lines of a job, too.
 NAME = "rq.worker.snapshot"
 
 log = logging.getLogger(NAME)
+
+_SAID_BY_US = (
+    "Work horse killed for job",
+    "Worker %s: job %s failed (",
+    "%s cleanup: %s %s",
+)
+"""The beginnings of RQ's warnings about events for which we log a line of our own."""
+
+
+class OneLineHandler(logging.Handler):
+    """Writes each event on one inert line: all of ours, and the warnings and errors of RQ."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the line to stderr at once, unless that is closed.
+
+        A signal handler may log in the middle of this, which a buffer does not allow.
+        """
+        if record.name != NAME:
+            if record.levelno < logging.WARNING or str(record.msg).startswith(_SAID_BY_US):
+                return
+            error = record.exc_info[1] if record.exc_info else None
+            if isinstance(error, RedisError):  # no bug, so it needs no traceback
+                record.msg, record.args = "%s (%s)", (record.getMessage(), type(error).__name__)
+                record.exc_info = None
+        when = moment(datetime.fromtimestamp(record.created, UTC))
+        line = f"{when} {record.levelname} {inert(self.format(record))}\n"
+        with suppress(OSError):
+            os.write(sys.stderr.fileno(), line.encode(errors="backslashreplace"))
 
 
 def link_name(app_name: str, repository_name: str) -> str:
@@ -28,12 +58,3 @@ def name_of_arguments(arguments: Mapping[str, object]) -> str:
         app_name, owner, name = given
         return link_name(str(app_name), f"{owner}/{name}")
     return inert(f"{arguments.get('app_id')} {arguments.get('repository_id')}")
-
-
-def without_redis_traceback(record: logging.LogRecord) -> bool:
-    """Replaces the traceback of a Redis error, which is no bug, by the error's name."""
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, RedisError):
-        record.msg, record.args = "%s (%s)", (record.getMessage(), type(error).__name__)
-        record.exc_info = None
-    return True

@@ -1,20 +1,16 @@
 """Runs worker processes: one, or several under one parent."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from threading import Thread
 from types import FrameType
-from typing import Any, NoReturn
 
 from docora_ops.database.pooling import require_session
-from docora_ops.errors import ConfigurationError, ServerError
+from docora_ops.errors import ConfigurationError
 from docora_ops.interrupts import ENDING, held_back
 from docora_ops.queue import connect
 from docora_ops.queue.redis_client import redis_errors
@@ -22,16 +18,11 @@ from docora_ops.settings import Settings
 from docora_ops.worker import certificates
 from docora_ops.worker.git import require_git
 from docora_ops.worker.log import log
-from docora_ops.worker.outages import LastingWorker
+from docora_ops.worker.rq_worker import SnapshotWorker
 from docora_ops.worker.snapshot_job import use_settings
 
 _PAUSE = 1.0
 """Seconds before a killed child is replaced."""
-
-Handlers = Mapping[signal.Signals, Any]
-
-_worker: LastingWorker | None = None
-"""The worker of this process."""
 
 
 def default_name() -> str:
@@ -58,28 +49,15 @@ def check(settings: Settings) -> None:
     require_session(settings)
 
 
-def serve(settings: Settings, name: str, *, burst: bool, grace: int | None) -> None:
-    """Works until told to stop or, in a burst, until the queue is empty.
-
-    `grace`: seconds after which a stop cuts off the job at work; None lets it finish.
-
-    Raises WorkerNameTakenError, RedisError, and ServerError if RQ's worker ended for another
-    reason.
-    """
-    global _worker  # noqa: PLW0603 - the thread that waits for the parent reads it
+def serve(
+    settings: Settings, name: str, *, burst: bool, grace: int | None, parent: int | None = None
+) -> None:
+    """Runs a worker in this process: see SnapshotWorker.run_jobs. Raises DocoraOpsError."""
     client = connect(settings)
     use_settings(settings, client)
     certificates.use_settings(settings)
     with redis_errors(client):
-        worker = LastingWorker(settings, client, name)
-        _worker = worker
-        try:
-            worker.work_until_stopped(burst=burst, grace=grace)
-        except RuntimeError as error:
-            client.ping()
-            raise ServerError(
-                "the worker could not go on", hint="see the log above, and start it again"
-            ) from error
+        SnapshotWorker(settings, client, name, parent).run_jobs(burst=burst, grace=grace)
 
 
 def needs_parent() -> bool:
@@ -94,30 +72,25 @@ def needs_parent() -> bool:
 def serve_with_children(count: int, run: Callable[[int], int]) -> int:
     """Forks `count` children, which call `run` with a number and exit with its value.
 
-    SIGTERM, SIGINT, SIGHUP and the end of this process send the children SIGTERM. A killed child is
-    replaced by one with a new number, since RQ holds its name for a while. A child that ends with
-    an error ends all. Waits for orphans, too. Returns the first error's exit code, or 0.
+    SIGTERM, SIGINT and SIGHUP send the children SIGTERM. A killed child is replaced by one with a
+    new number, since RQ holds its name for a while. A child that ends with an error ends all. Waits
+    for orphans, too. Returns the first error's exit code, or 0.
+
+    RQ's WorkerPool does not tell why a worker ended, and starts it again even if its settings are
+    wrong; it gives workers no names and no settings, and leaves orphans as zombies.
     """
-    alive, held_by_parent = os.pipe()
     children: set[int] = set()
     numbers = itertools.count(1)
-    stopping = told_to_end = False
+    stopping = False
     code = 0
 
-    def stop() -> None:
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         nonlocal stopping
-        stopping = True
-        for pid in children:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-
-    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        nonlocal told_to_end
-        is_first, told_to_end = not told_to_end, True
-        # A second SIGTERM cuts off the job of a child. The first one may have followed an error,
-        # and a closed terminal often sends two SIGHUPs.
-        if not stopping or not (is_first or number == signal.SIGHUP):
-            stop()
+        if not (stopping and number == signal.SIGHUP):  # a closed terminal often sends two
+            stopping = True
+            for pid in children:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
 
     def start() -> None:
         # The child must receive no signal before it has its own handlers.
@@ -127,73 +100,34 @@ def serve_with_children(count: int, run: Callable[[int], int]) -> int:
             number = next(numbers)
             pid = os.fork()
             if pid == 0:
-                os.close(held_by_parent)
-                _be_child(mask, before, alive, lambda: run(number))
+                for ending, handler in before.items():
+                    signal.signal(ending, handler)
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                try:
+                    code = run(number)
+                except (KeyboardInterrupt, SystemExit):  # a signal before the worker has begun
+                    code = 0
+                os._exit(code)
             children.add(pid)
 
     before = {
-        number: signal.signal(number, handle)
+        number: signal.signal(number, stop)
         for number in ENDING
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
     }
-    try:
-        for _ in range(count):
+    for _ in range(count):
+        start()
+    while children:
+        pid, status = os.wait()
+        if pid not in children:
+            continue
+        children.remove(pid)
+        exit_code = os.waitstatus_to_exitcode(status)
+        if exit_code < 0:
+            log.warning("a worker was killed by signal %d: another is started", -exit_code)
+            time.sleep(_PAUSE)  # the cause may kill the next one, too
             start()
-        while children:
-            pid, status = os.wait()
-            if pid not in children:
-                continue
-            children.remove(pid)
-            exit_code = os.waitstatus_to_exitcode(status)
-            if exit_code < 0:
-                name = _name_of(-exit_code)
-                log.warning("a worker was killed by %s: another is started", name)
-                time.sleep(_PAUSE)  # the cause may kill the next one, too
-                start()
-            elif exit_code > 0 and not code:
-                code = exit_code
-                if not stopping:
-                    stop()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(alive)
-        os.close(held_by_parent)
+        elif exit_code > 0 and not code:
+            code = exit_code
+            stop(signal.SIGTERM, None)
     return code
-
-
-def _name_of(number: int) -> str:
-    """Returns a signal's name, or its number: most real-time signals have no name."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _be_child(
-    mask: set[int | signal.Signals], handlers: Handlers, alive: int, run: Callable[[], int]
-) -> NoReturn:
-    """Runs in a forked process, with the parent's former handlers and mask.
-
-    `alive` is a pipe that the system closes when the parent ends.
-    """
-    try:
-        Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        code = run()
-    except (KeyboardInterrupt, SystemExit):
-        code = 0  # a signal before the start, or a second one
-    os._exit(code)
-
-
-def _end_with_parent(alive: int) -> None:
-    """Sends this process SIGTERM when the parent has ended, unless the worker is ending already.
-
-    A second SIGTERM would cut off the job. The thread is started while signals are held back: a
-    signal that the system delivered to it would not wake the main thread.
-    """
-    os.read(alive, 1)
-    if _worker is None or not _worker.stop_was_requested:
-        os.kill(os.getpid(), signal.SIGTERM)

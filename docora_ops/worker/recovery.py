@@ -1,9 +1,9 @@
-"""Updates links whose job was killed or whose worker is gone."""
+"""Jobs that were cut off or killed, and what becomes of their links."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+import signal
 from contextlib import closing
+from types import FrameType
+from typing import Any
 
 from rq.job import Job
 
@@ -17,13 +17,51 @@ from docora_ops.database.link_scans import (
     release_cut_off_scan,
 )
 from docora_ops.errors import DocoraOpsError
+from docora_ops.interrupts import CUT_OFF
 from docora_ops.queue import Redis, RqQueue
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker.log import link_name, log, name_of_arguments
+from docora_ops.worker.rq_faults import OneStepRetry
 
 _KEPT_DELAY = 10
 """Seconds until the next try of a job that has no delays of its own."""
+
+
+class CutOff(BaseException):
+    """The worker ends and waits no longer for its job, which only has to clean up.
+
+    No Exception, so that nothing in between takes it for a failure.
+    """
+
+
+class SnapshotJob(OneStepRetry):
+    """A job that its worker can cut off."""
+
+    was_cut_off = False
+
+    def perform(self) -> Any:
+        """Runs the job. Raises CutOff on the signal that a work-horse holds back until then."""
+        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {CUT_OFF})
+        try:
+            return super().perform()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def try_again_at_once(self) -> None:
+        """Makes the next try follow at once, and this one not count."""
+        self.was_cut_off = True
+        self.retries_left = (self.retries_left or 0) + 1
+
+    def get_retry_interval(self) -> int:
+        """Returns the seconds until the next try."""
+        return 0 if self.was_cut_off else super().get_retry_interval()
+
+
+def cut_off(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """Handles the signal in a work-horse."""
+    signal.signal(number, signal.SIG_IGN)  # else a second one would cut off the cleaning up
+    raise CutOff
 
 
 class Tries:
@@ -65,26 +103,14 @@ class LinkRecovery:
         self._queue = RqQueue(settings, client)
 
     def count_killed_job(
-        self,
-        app_id: str,
-        repository_id: str,
-        tries: Tries,
-        *,
-        reason: str,
-        stopped: bool = False,
-        name: str = "",
+        self, app_id: str, repository_id: str, tries: Tries, reason: str, name: str
     ) -> None:
-        """Counts a failure of the link, and ends or keeps the tries of the job accordingly.
-
-        `stopped`: an operator has stopped the job, so it gets no further try. `name` names the link
-        in the log, its ids by default.
-        """
-        name = name or inert(f"{app_id} {repository_id}")
+        """Counts a failure of the link, and ends or keeps the tries of the job accordingly."""
         failure = Failure(
             app_id,
             repository_id,
             f"the snapshot was cut off: {reason}",
-            0 if stopped else tries.left,
+            tries.left,
             self._settings.max_retry_attempts,
         )
         try:
@@ -99,8 +125,7 @@ class LinkRecovery:
         if isinstance(ending, Refusal) or ending.is_final:
             tries.end()
         status = getattr(ending, "status", "gone")
-        outlook = "no further try" if stopped else tries.outlook
-        log.warning("%s: failed: %s; the link is %s; %s", name, reason, status, outlook)
+        log.warning("%s: failed: %s; the link is %s; %s", name, reason, status, tries.outlook)
 
     def release_cut_off_job(self, app_id: str, repository_id: str, name: str) -> None:
         """Makes the link pending. The job still counts as running, and is queued afterwards."""
@@ -112,21 +137,14 @@ class LinkRecovery:
             left = f" ({inert(error.message)}; not marked as pending)"
         log.warning("%s: cut off, and queued again at once; no failure is counted%s", name, left)
 
-    def recover_abandoned_links(self, keep_alive: Callable[[], object]) -> None:
-        """Queues links again that are `scanning` without a job.
-
-        Calls `keep_alive` now and then; only errors of that call are raised.
-        """
+    def recover_abandoned_links(self) -> None:
+        """Queues links again that are `scanning` without a job."""
         try:
             with closing(Database(self._settings)) as database:
                 recovered = recover_abandoned(
-                    database, self._queue, self._settings.max_retry_attempts, keep_alive
+                    database, self._queue, self._settings.max_retry_attempts
                 )
-                refs = [item.ref for item in recovered]
-                try:
-                    names = names_of(database, refs)
-                except DocoraOpsError:  # the links are recovered nevertheless
-                    names = [(None, None)] * len(refs)
+                names = names_of(database, [item.ref for item in recovered])
         except DocoraOpsError as error:
             log.warning("links left behind can't be looked for: %s", inert(error.message))
             return

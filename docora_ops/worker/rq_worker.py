@@ -1,183 +1,518 @@
-"""RQ's worker, which also updates the links of killed jobs."""
-
-from __future__ import annotations
+"""The worker: RQ's own, with a loop that waits for Redis, and hooks that keep links in step."""
 
 import os
+import resource
 import signal
+import socket
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, cast
 
 from redis import Redis, RedisError
 from redis.client import Pipeline
-from rq import Queue
-from rq.command import PUBSUB_CHANNEL_TEMPLATE
-from rq.exceptions import AbandonedJobError, InvalidJobOperation, StopRequested
+from rq import Queue, Worker
+from rq.exceptions import DequeueTimeout
 from rq.executions import Execution
-from rq.job import Job, JobStatus
-from rq.logutils import colorizer
+from rq.job import Job
+from rq.scheduler import RQScheduler
 from rq.suspension import is_suspended
-from rq.utils import now
 from rq.worker import WorkerStatus
 
-from docora_ops.errors import DocoraOpsError, SnapshotError, WrongBackendError
-from docora_ops.interrupts import ENDING, held_back, repeat_if_swallowed
-from docora_ops.queue.redis_client import describe
+from docora_ops.errors import (
+    DocoraOpsError,
+    SnapshotError,
+    WorkerNameTakenError,
+    WrongBackendError,
+    WrongClockError,
+)
+from docora_ops.errors import RedisError as LostRedisError
+from docora_ops.interrupts import CUT_OFF, ENDING, held_back
+from docora_ops.queue.bullmq_reader import has_worker
+from docora_ops.queue.redis_client import describe, is_outage, redis_errors
 from docora_ops.settings import Settings
 from docora_ops.text import inert
-from docora_ops.worker import redis_clock
-from docora_ops.worker.bullmq_watch import INTERVAL, BullmqWatch
-from docora_ops.worker.clock_watch import ClockWatch
-from docora_ops.worker.log import log, without_redis_traceback
+from docora_ops.worker import redis_clock, rq_faults
+from docora_ops.worker.log import log
 from docora_ops.worker.memory import limit_memory
-from docora_ops.worker.recovery import LinkRecovery, Tries, ids_and_name
-from docora_ops.worker.rq_parts import (
+from docora_ops.worker.recovery import (
     CutOff,
-    DelayedJobScheduler,
+    LinkRecovery,
     SnapshotJob,
-    SnapshotQueue,
+    Tries,
+    cut_off,
+    ids_and_name,
 )
-from docora_ops.worker.stopping import StoppableWorker, Stopped
 
 _WORKER_TTL = 45
-"""Seconds; an idle worker wakes up 15 s earlier."""
+"""Seconds; RQ adds a minute, after which the name of a killed worker is free."""
 _MAINTENANCE_INTERVAL = 30
-_SUBSCRIBE_TIMEOUT = 5
+_LONGEST_WAIT = 5
+"""Seconds for which an idle worker waits for a job before it looks around."""
+_HEARTBEAT_PAUSE = 1
+_LARGEST_CLOCK_DIFFERENCE = 20
+"""Seconds. RQ judges heartbeats, which last for 60 s at least and are renewed after 30 s, by the
+clocks of the hosts: two workers may be wrong by this in opposite directions."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 10.0
+"""Seconds between two attempts to reach Redis."""
+_SAME_SIGNAL = 1
+"""A second signal within so many seconds counts as the first one: Ctrl-C reaches a worker both from
+the terminal and from its parent."""
+_CLEANING_UP = 10
+"""Seconds that a job has to clean up after it was cut off, before it is killed."""
+_POLL = 0.2
+_MOST_JOBS = 100
+"""Jobs of one work-horse."""
+_MOST_GROWTH = 1 << 15
+"""KiB by which a work-horse may grow before it is replaced."""
 
 
-class SnapshotWorker(StoppableWorker):
-    """A worker that updates the link of each killed job.
+class Stopped(SystemExit):
+    """The worker was told to end while it waited."""
 
-    RQ's own worker notices an abandoned job after ten minutes, and never while it runs a job.
+
+_SUSPENDED = DocoraOpsError("workers are suspended", hint="docora-ops resume ends that")
+
+
+class SnapshotWorker(Worker):
+    """A worker for one queue, that updates the link of each killed job.
+
+    The loop is our own, as RQ's ends at most errors of Redis. So is the work-horse, the process of
+    a job: it also runs the jobs that wait behind the first. RQ forks one for each job, which takes
+    as long as a job that finds no change.
+
+    `parent`: process id of a parent at whose death the worker ends, too.
     """
 
-    def __init__(self, settings: Settings, client: Redis, name: str) -> None:
+    def __init__(
+        self, settings: Settings, client: Redis, name: str, parent: int | None = None
+    ) -> None:
+        queue = Queue(settings.queue_name, connection=client, job_class=SnapshotJob)
         super().__init__(
-            [SnapshotQueue(settings.queue_name, connection=client, job_class=SnapshotJob)],
+            [queue],
             name=name,
             connection=client,
             job_class=SnapshotJob,
             worker_ttl=_WORKER_TTL,
-            maintenance_interval=_MAINTENANCE_INTERVAL,
-            queue_class=SnapshotQueue,
             work_horse_killed_handler=self._job_process_was_killed,
-            exception_handlers=[self._job_was_abandoned],
         )
-        colorizer.notty = True  # the log shows escape sequences as text
-        self.log_result_lifespan = False
-        self.log.addFilter(without_redis_traceback)
-        self.queue_was_empty = False
-        """True if the last look into the queue found no job."""
-        self.burst_was_suspended = False
-        """True if a burst ends since workers are suspended."""
-        self._burst_error: DocoraOpsError | None = None
-        """The reason why a burst must not work on."""
-        self._settings = settings
-        self._bullmq = BullmqWatch(settings, client, name)
         self.recovery = LinkRecovery(settings, client)
-        self._clock = ClockWatch(client, name)
-        self._keep_alive: Callable[[], object] = _nothing
+        self.is_told_to_end = False
+        self._settings = settings
+        self._parent = parent
+        self._grace: int | None = None
+        self._scheduler = RQScheduler([queue], client, logging_level=self.log.level)
+        self._is_registered = False
+        self._is_waiting = False
+        """True while a signal may end the worker at once."""
+        self._told_at = self._cut_off_at = float("inf")
+        self._next_cut = CUT_OFF
+        self._next_heartbeat = self._next_maintenance = 0.0
+        self._next_bullmq_look = self._next_due_look = 0.0
+        self._sees_bullmq = False
+        self._to_horse: socket.socket | None = None
+        """Sends jobs to a living work-horse, which answers when each has succeeded."""
+        self._to_worker: socket.socket | None = None
+        """The other end, in the work-horse."""
+        self._last_horse_pid = 0
 
-    def work_until_stopped(self, *, burst: bool, grace: int | None = None) -> None:
+    # The loop
+
+    def run_jobs(self, *, burst: bool, grace: int | None = None) -> None:
         """Works until a signal comes or, in a burst, until the queue is empty.
+
+        A burst also ends if workers are suspended. Waits while Redis is away; a burst ends instead.
 
         `grace`: seconds after which a signal cuts off the job at work; None lets it finish.
 
-        A burst also ends if workers are suspended. Raises WorkerNameTakenError, WrongBackendError
-        if a burst has met a BullMQ worker of Docora, WrongClockError, and RuntimeError if RQ's
-        loop ended for another reason, which RQ has logged.
+        Raises WorkerNameTakenError and the client's RedisError; in a burst also WrongBackendError
+        beside a BullMQ worker of Docora, and WrongClockError.
         """
-        self.grace = grace
-        self._check_permissions()
-        repeat_if_swallowed(SystemExit, self._stop_if_idle)
+        self._grace = grace
+        rq_faults.require_info(self.connection)
+        redis_clock.measure(self.connection)
+        for number in ENDING:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self.request_stop)
+        reason = "as told"
         try:
-            # RQ installs them after its scheduler has started, which an earlier signal would leave
-            # running.
-            self._install_signal_handlers()
-            self.work(burst=burst, logging_level=None, with_scheduler=True)
+            self.bootstrap(None)
+            queues, server = inert(", ".join(self.queue_names())), describe(self.connection)
+            log.info("worker %s: listening on %s, Redis %s", self.name, queues, server)
+            reason = self._work_until_stopped(burst)
         except Stopped:
-            self.teardown()  # RQ tears down only if its loop has begun
-        except SystemExit:
-            log.warning("worker %s: ended; its job was killed, and is tried again", self.name)
-            raise
+            pass
         finally:
-            # A further signal must not cut off the last messages.
-            for number in ENDING:
-                signal.signal(number, signal.SIG_IGN)
-        if self.stop_was_requested:
-            reason = "as told"
-        elif self.burst_was_suspended:
-            reason = "since workers are suspended; to go on: docora-ops resume"
-        elif self._burst_error is not None:
-            raise self._burst_error
-        elif burst and self.queue_was_empty:
-            reason = "since the queue is empty"
-        else:
-            raise RuntimeError("the worker could not go on")
+            self.end_work_horse()
+            if self._is_registered:
+                with suppress(RedisError):
+                    self.register_death()  # type: ignore[no-untyped-call]
         log.info("worker %s: ended, %s", self.name, reason)
 
-    def bootstrap(self, *arguments: Any) -> None:
-        """Registers the worker and listens for commands; logs that it began."""
-        super().bootstrap(*arguments)
-        log.info(
-            "worker %s: listening on %s, Redis %s",
-            self.name,
-            inert(", ".join(self.queue_names())),
-            describe(self.connection),
+    def _work_until_stopped(self, burst: bool) -> str:
+        """Returns why it has ended."""
+        while not self.is_told_to_end:
+            try:
+                self.heartbeat()
+                bar = self._find_bar()
+                if bar is not None and not burst:
+                    self._wait_while_barred(bar)
+                elif bar is _SUSPENDED:
+                    return f"since {_SUSPENDED.message}; to go on: docora-ops resume"
+                elif bar is not None:
+                    raise bar
+                self._maintain_if_due()
+                found = self._take_job(burst)
+                if found is not None:
+                    self.execute_job(*found)
+                elif burst:
+                    return "since the queue is empty"
+            except RedisError as error:
+                if burst or not is_outage(error):
+                    raise
+                # A job whose end could not be recorded is left to a later maintenance.
+                self.executions.clear()
+                self._await_redis(error)
+        return "as told"
+
+    def _take_job(self, burst: bool) -> tuple[Job, Queue] | None:
+        """Waits some seconds for a job, except in a burst."""
+        wait = self._queue_due_jobs()
+        found = self._dequeue(None)
+        if found is not None or burst:
+            return found
+        self.end_work_horse()
+        if self.get_state() != WorkerStatus.IDLE:
+            self.set_state(WorkerStatus.IDLE)
+        with self._waiting(), suppress(DequeueTimeout):
+            return self._dequeue(wait)
+        return None
+
+    def _dequeue(self, timeout: int | None) -> tuple[Job, Queue] | None:
+        [queue] = self.queues
+        while True:
+            try:
+                return Queue.dequeue_any(
+                    [queue], timeout, self.connection, self.job_class, self.serializer
+                )
+            except (RedisError, DequeueTimeout):
+                raise
+            except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
+                job_id = getattr(error, "job_id", "")
+                log.warning("job %s can't be read: %s", inert(job_id), type(error).__name__)
+                queue.intermediate_queue.remove(job_id)
+
+    def _queue_due_jobs(self) -> int:
+        """Queues the delayed jobs that are due; returns the seconds until a next look.
+
+        RQ's own scheduler is a process that outlives a killed worker. Its jobs wait for an idle
+        worker anyway, so each worker looks before it waits.
+        """
+        if time.monotonic() < self._next_due_look:
+            return 1
+        self._next_due_look = time.monotonic() + 1
+        schedule = self.queues[0].scheduled_job_registry.key
+        first = cast(
+            "list[tuple[bytes, float]]", self.connection.zrange(schedule, 0, 0, withscores=True)
+        )
+        wait = first[0][1] - redis_clock.timestamp() if first else _LONGEST_WAIT
+        if wait > 0:
+            return min(int(wait) + 1, _LONGEST_WAIT)
+        if self._scheduler.acquire_locks():  # type: ignore[no-untyped-call]
+            try:
+                self._scheduler.enqueue_scheduled_jobs()  # type: ignore[no-untyped-call]
+            finally:
+                self._scheduler.release_locks()  # type: ignore[no-untyped-call]
+        return 1
+
+    def _find_bar(self) -> DocoraOpsError | None:
+        """Returns why no job may be taken now."""
+        if is_suspended(self.connection):
+            return _SUSPENDED
+        if self._is_beside_bullmq():
+            return WrongBackendError(
+                "a BullMQ worker of Docora was started: each link would be worked on twice",
+                hint="jobs may wait still; run Docora with RUN_MODE=api: docora-ops help workers",
+            )
+        if not self._is_clock_wrong():
+            return None
+        ahead = redis_clock.seconds_ahead()
+        direction = "ahead of" if ahead > 0 else "behind"
+        return WrongClockError(
+            f"the clock of {socket.gethostname()} is {abs(ahead):.0f} s {direction} Redis's",
+            hint=f"set both by NTP, so that they agree to {_LARGEST_CLOCK_DIFFERENCE} s",
         )
 
-    def check_for_suspension(self, burst: bool) -> None:
-        """Waits while workers are suspended, a BullMQ worker is connected, or the clock is wrong.
-
-        Raises StopRequested in a burst.
-        """
-        if is_suspended(self.connection, self):
-            self._await_resume(burst)
-        if self._bullmq.sees_worker():
-            error = WrongBackendError(
-                "a BullMQ worker of Docora was started: each link would be worked on twice",
-                hint="jobs may wait still: see docora-ops help workers",
-            )
-            self._wait_while(self._bullmq.sees_worker, error if burst else None)
-        if self._clock.is_wrong():
-            self._wait_while(self._clock.is_wrong, self._clock.error if burst else None)
-
-    def _await_resume(self, burst: bool) -> None:
+    def _wait_while_barred(self, bar: DocoraOpsError) -> None:
+        log.warning("worker %s: takes no job: %s (%s)", self.name, bar.message, bar.hint)
         self.end_work_horse()
-        if burst:
-            self.burst_was_suspended = True
-            raise StopRequested
-        log.warning("worker %s: suspended, takes no job until `docora-ops resume`", self.name)
-        super().check_for_suspension(burst)
-        if not self.stop_was_requested:
-            log.warning("worker %s: resumed", self.name)
-
-    def _wait_while(self, is_barred: Callable[[], bool], error: DocoraOpsError | None) -> None:
-        """Takes no job while it is barred; ends a burst, which has an error."""
-        self.end_work_horse()
-        if error is not None:
-            self._burst_error = error
-            raise StopRequested
-        state = self.get_state()
         self.set_state(WorkerStatus.SUSPENDED)
-        while not self._stop_requested and is_barred():
+        while self._find_bar() is not None:
+            self._pause(1)
             self.heartbeat()
-            time.sleep(1)
-        self.set_state(state)
+        log.warning("worker %s: takes jobs again", self.name)
 
-    def _check_permissions(self) -> None:
-        """Raises NoPermissionError for commands whose refusal RQ ignores or meets too late.
+    def _is_beside_bullmq(self) -> bool:
+        """Looks for a BullMQ worker of Docora every few seconds. An error changes nothing."""
+        if time.monotonic() >= self._next_bullmq_look:
+            with suppress(LostRedisError):
+                self._sees_bullmq = has_worker(self._settings, self.connection)
+            self._next_bullmq_look = time.monotonic() + _LONGEST_WAIT
+        return self._sees_bullmq
 
-        If INFO is refused, RQ assumes an old Redis, and pops jobs without the intermediate list:
-        a worker that is killed then loses its job.
-        """
-        self.connection.info("server")
+    def _is_clock_wrong(self) -> bool:
         redis_clock.measure(self.connection)
-        with self.connection.pubsub() as channel:  # type: ignore[no-untyped-call]
-            channel.subscribe(PUBSUB_CHANNEL_TEMPLATE % self.name)
-            channel.get_message(timeout=_SUBSCRIBE_TIMEOUT)
+        return abs(redis_clock.seconds_ahead()) > _LARGEST_CLOCK_DIFFERENCE
+
+    def _await_redis(self, error: RedisError) -> None:
+        """Waits until Redis takes a heartbeat. Raises an error that is no outage."""
+        try:
+            with redis_errors(self.connection):
+                raise error
+        except LostRedisError as told:
+            log.warning("worker %s: %s; waits until it answers", self.name, told.message)
+        self.end_work_horse()  # its connection may lead to a former primary
+        pause = _FIRST_PAUSE
+        while True:
+            self._pause(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            try:
+                self._next_heartbeat = 0
+                self.heartbeat()
+                self.set_state(WorkerStatus.IDLE)
+            except RedisError as again:
+                if not is_outage(again):
+                    raise
+            else:
+                log.warning("worker %s: Redis answers again: goes on", self.name)
+                return
+
+    # Signals
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Handles a signal: the job is finished first; cut off by a second one; killed by a third.
+
+        Raises Stopped if the worker waits.
+        """
+        moment = time.monotonic()
+        if self.is_told_to_end and moment - self._told_at < _SAME_SIGNAL:
+            return
+        self._told_at = moment
+        if self.is_told_to_end:
+            self._cut_off_at = moment
+            log.info("worker %s: told again: ends its job", self.name)
+            return
+        self.is_told_to_end = True
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal often sends two
+        rest = ""
+        if self.get_state() == WorkerStatus.BUSY:
+            rest = "; its job is finished first"
+            if self._grace is not None:
+                rest += f", or cut off after {self._grace} s"
+        if self._grace is not None:
+            self._cut_off_at = moment + self._grace
+        log.info("worker %s: told to end%s", self.name, rest)
+        if self._is_waiting:
+            raise Stopped
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Lets a signal end the worker at once. Raises Stopped, also if the parent is gone.
+
+        A signal must not raise an exception elsewhere: a job that was just taken would be lost.
+        """
+        self._is_waiting = True
+        try:
+            if self.is_told_to_end:
+                raise Stopped
+            if self._parent is not None and os.getppid() != self._parent:
+                log.warning("worker %s: its parent was killed", self.name)
+                raise Stopped
+            yield
+        finally:
+            self._is_waiting = False
+
+    def _pause(self, seconds: float) -> None:
+        with self._waiting():
+            time.sleep(seconds)
+
+    def _cut_off_if_due(self) -> None:
+        """Tells the job to end, and kills it if it does not."""
+        if time.monotonic() >= self._cut_off_at:
+            with suppress(ProcessLookupError):
+                os.kill(self.horse_pid, self._next_cut)
+            self._next_cut = signal.SIGKILL
+            self._cut_off_at = time.monotonic() + _CLEANING_UP
+
+    # Registration and maintenance
+
+    def register_birth(self) -> None:
+        """Registers the name. Raises WorkerNameTakenError."""
+        try:
+            super().register_birth()  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise WorkerNameTakenError(
+                f"a worker named {self.name!r} is at work already",
+                hint="give another --name; that of a killed worker is free two minutes later",
+            ) from error
+        self._is_registered = True
+
+    def serialize(self) -> dict[Any, Any]:
+        """Returns the fields of the registration, with the error of this host's clock."""
+        return super().serialize() | {"clock_ahead": round(redis_clock.seconds_ahead())}
+
+    def subscribe(self) -> None:
+        """Listens to none of RQ's commands, as these need a thread, which may get the signals."""
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Sends a heartbeat in one round trip, at most one a second.
+
+        RQ sends three for each job, of three round trips each.
+        """
+        if pipeline is None:
+            if time.monotonic() < self._next_heartbeat:
+                return
+            with self.connection.pipeline() as own:
+                self.heartbeat(timeout, own)
+                own.execute()
+            self._next_heartbeat = time.monotonic() + _HEARTBEAT_PAUSE
+            return
+        super().heartbeat(timeout, pipeline)
+        self.last_heartbeat = redis_clock.now()
+        if self._is_registered and not self.is_horse:
+            rq_faults.register_again(self, pipeline)
+
+    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
+        """Sends heartbeats, and runs maintenance when it is due: a job may take an hour.
+
+        RQ gives a job up after three missing heartbeats, so a single one is only logged.
+        """
+        try:
+            super().maintain_heartbeats(job, execution)
+            self._maintain_if_due()
+        except RedisError as error:
+            log.warning("worker %s: no heartbeat: %s", self.name, type(error).__name__)
+
+    def _maintain_if_due(self) -> None:
+        if time.monotonic() >= self._next_maintenance:
+            self._next_maintenance = time.monotonic() + _MAINTENANCE_INTERVAL
+            self.run_maintenance_tasks()
+
+    def run_maintenance_tasks(self) -> None:
+        """Cleans RQ's registries and recovers abandoned links, unless the host's clock is wrong.
+
+        A job that RQ cannot read ends RQ's part only.
+        """
+        if self._is_clock_wrong():
+            return
+        try:
+            rq_faults.clean_queue(self, self.queues[0], self._job_was_abandoned)
+        except RedisError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
+            log.warning("worker %s: maintenance broke off: %s", self.name, type(error).__name__)
+        # A link that Docora's own worker scans has no job of RQ.
+        if not self._is_beside_bullmq():
+            self.recovery.recover_abandoned_links()
+
+    # The work-horse
+
+    def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        """Gives the job to the work-horse, or to a new one."""
+        if self._give(job):
+            return
+        self._to_horse, self._to_worker = socket.socketpair()
+        self._to_horse.settimeout(_POLL)
+        with held_back({CUT_OFF}):  # in the work-horse, too, until it performs a job
+            super().fork_work_horse(job, queue)
+        self._to_worker.close()
+        self._last_horse_pid = self.horse_pid
+
+    def _give(self, job: Job) -> bool:
+        """Sends the job to the work-horse; returns False if there is none."""
+        if self._to_horse is None or self.execution is None:
+            return False
+        try:
+            self._to_horse.recv(1)  # its last answer
+            self._to_horse.send(f"{job.id} {self.execution.id}".encode())
+        except OSError:  # it was killed while it waited
+            self.end_work_horse()
+            return False
+        self._horse_pid = self._last_horse_pid
+        return True
+
+    def wait_for_horse(self) -> tuple[int | None, int | None, resource.struct_rusage | None]:
+        """Waits until the job has succeeded, or the work-horse has ended."""
+        while self._to_horse is not None:
+            try:
+                # Not taken yet: RQ's alarm, which looks after the job, may strike behind it.
+                if self._to_horse.recv(1, socket.MSG_PEEK):
+                    return self.horse_pid, os.EX_OK, None
+            except TimeoutError:
+                self._cut_off_if_due()
+                continue
+            except ConnectionError:
+                pass
+            self._to_horse.close()
+            self._to_horse = None
+        return super().wait_for_horse()
+
+    def end_work_horse(self) -> None:
+        """Ends a work-horse that waits for a job."""
+        if self._to_horse is not None:
+            self._to_horse.close()
+            self._to_horse = None
+            with suppress(ChildProcessError):
+                os.waitpid(self._last_horse_pid, 0)
+
+    def main_work_horse(self, job: Job, queue: Queue) -> None:
+        """Runs in the work-horse, with limited memory: the job, and those that the worker sends."""
+        assert self._to_horse is not None  # noqa: S101 - made before the fork
+        self._to_horse.close()
+        limit_memory(self._settings)
+        super().main_work_horse(job, queue)
+
+    def setup_work_horse_signals(self) -> None:
+        """Has the work-horse ignore SIGHUP, and CUT_OFF cut off its job: the worker decides."""
+        super().setup_work_horse_signals()  # type: ignore[no-untyped-call]
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(CUT_OFF, cut_off)
+
+    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
+        """Performs the job and, in a work-horse, the jobs that follow. Returns the last success.
+
+        The work-horse ends when no job waits, and after a job that failed: an exception may have
+        left a connection with half an answer.
+        """
+        size = _size()
+        jobs_left = _MOST_JOBS
+        while super().perform_job(job, queue, execution):
+            jobs_left -= 1
+            if self._to_worker is None or not jobs_left or _size() - size > _MOST_GROWTH:
+                return True
+            try:
+                self._to_worker.send(b"1")
+                message = self._to_worker.recv(1024)
+            except OSError:  # the worker was killed
+                return True
+            if not message:
+                return True
+            job_id, execution_id = message.decode().split()
+            job = self.job_class.fetch(job_id, self.connection, self.serializer)
+            execution = Execution.fetch(execution_id, job_id, self.connection)
+            self.executions = {execution.id: execution}
+            os.environ["RQ_JOB_ID"] = job_id
+        return False
+
+    # The ends of jobs
+
+    def cleanup_execution(
+        self, job: Job, pipeline: Pipeline, execution: Execution | None = None
+    ) -> None:
+        """Removes what tells that the job runs."""
+        super().cleanup_execution(job, pipeline, execution)
+        rq_faults.remove_from_intermediate_list(job, self.queues[0], pipeline)
 
     def handle_job_failure(
         self,
@@ -187,138 +522,32 @@ class SnapshotWorker(StoppableWorker):
         exc_string: str = "",
         execution: Execution | None = None,
     ) -> None:
-        """Records the failure once, also that of a job that never began.
-
-        RQ may call this a second time for a process that was killed just after its own call, and
-        for a popped job that was queued again since.
-        """
+        """Records the failure once, also that of a job that was taken and never began."""
         if execution is None:
-            if self._is_waiting(job, queue):
-                # The next worker that pops the job gets a minute of its own.
-                self.connection.delete(queue.intermediate_queue.get_first_seen_key(job.id))
-                return
-            # The job counts as running, so that a retry of its link keeps off.
-            with self.connection.pipeline() as pipeline:
-                execution = Execution.create(job, 2 * _WORKER_TTL, pipeline, worker_name=self.name)
-                pipeline.execute()
+            execution = rq_faults.begin_stuck_job(self, job, queue)
             self._job_was_killed(job, "its worker was killed before it began")
-        elif self._stopped_job_id != job.id and self._is_queued_again(job, execution):
+        elif rq_faults.is_queued_again(self.connection, job, execution):
             with self.connection.pipeline() as pipeline:
                 super().cleanup_execution(job, pipeline, execution)
                 pipeline.execute()
             return
         super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
 
-    def cleanup_execution(
-        self, job: Job, pipeline: Pipeline, execution: Execution | None = None
-    ) -> None:
-        """Removes the execution, and the job's id from the intermediate list.
-
-        Both in the pipeline that queues the next try or ends the job: maintenance takes an id in
-        the intermediate list for stuck, and an id that is in no list is lost.
-        """
-        super().cleanup_execution(job, pipeline, execution)
-        pipeline.lrem(self.queues[0].intermediate_queue_key, 1, job.id)
-
-    def main_work_horse(self, job: Job, queue: Queue) -> None:
-        """Runs in the work-horse, with limited memory."""
-        limit_memory(self._settings)
-        super().main_work_horse(job, queue)
-
-    def subscribe(self) -> None:
-        """Listens for RQ's commands in a thread that receives no signals.
-
-        Else the main thread might not wake, which may be waiting for Redis or a job.
-        """
-        with held_back(signal.valid_signals()):
-            super().subscribe()  # type: ignore[no-untyped-call]
-
-    def _start_scheduler(self, burst: bool = False, *_: object) -> None:
-        self.scheduler = DelayedJobScheduler(
-            self.queues, connection=self.connection, logging_level=self.log.level
-        )
-        if not self.scheduler.acquire_locks():  # type: ignore[no-untyped-call]
-            return
-        if not burst:
-            self.scheduler.start()
-            return
-        try:
-            self.scheduler.register_birth()
-            self.scheduler.enqueue_scheduled_jobs()  # type: ignore[no-untyped-call]
-        finally:
-            self.scheduler.release_locks()  # type: ignore[no-untyped-call]
-            self.scheduler.register_death()
-
-    def run_maintenance_tasks(self) -> None:
-        """Cleans RQ's registries and recovers abandoned links, unless the host's clock is wrong.
-
-        A job that RQ cannot read ends RQ's part only.
-        """
-        clock_is_wrong = self._clock.is_wrong()
-        try:
-            super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
-        except RedisError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
-            self.log.warning(
-                "Worker %s: maintenance broke off: %s", self.name, type(error).__name__
-            )
-            self.last_cleaned_at = now()  # type: ignore[assignment]
-        # A link that Docora's own worker scans has no job of RQ.
-        if not clock_is_wrong and not self._bullmq.sees_worker():
-            self.recovery.recover_abandoned_links(self._keep_alive)
-
-    def clean_registries(self) -> None:
-        """Cleans RQ's registries, unless the host's clock is wrong."""
-        if self._clock.was_wrong:
-            self.last_cleaned_at = now()  # type: ignore[assignment]
-        else:
-            super().clean_registries()  # type: ignore[no-untyped-call]
-
-    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Sends heartbeats, and runs maintenance when it is due: a job may take an hour.
-
-        RQ gives a job up after three missing heartbeats, so a single one is only logged.
-        """
-        beat = partial(super().maintain_heartbeats, job, execution)
-        self._bullmq.sees_worker()
-        try:
-            beat()
-            if self.should_run_maintenance_tasks:
-                # Maintenance may recover a hundred links, and wait for the lock of each.
-                self._keep_alive = beat
-                self.run_maintenance_tasks()
-        except RedisError as error:
-            self.log.warning("Worker %s: no heartbeat: %s", self.name, type(error).__name__)
-        finally:
-            self._keep_alive = _nothing
-
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Logs the error and updates the link, unless the job itself has done both."""
         error = exc_info[1]
         if isinstance(error, CutOff):
-            self._job_was_cut_off(cast("SnapshotJob", job))
+            cast("SnapshotJob", job).try_again_at_once()
+            found = ids_and_name(job)
+            if found is not None:
+                self.recovery.release_cut_off_job(*found)
             return
         if isinstance(error, SnapshotError):
             return
         name = type(error).__name__
-        if isinstance(error, RedisError):
-            self.log.warning("Worker %s: job %s has lost Redis: %s", self.name, job.id, name)
-        else:
+        if not isinstance(error, RedisError):  # an outage needs no traceback
             super().handle_exception(job, *exc_info)
         self._job_was_killed(job, f"it could not be run: {name}")
-
-    def dequeue_job_and_maintain_ttl(
-        self, timeout: int | None, max_idle_time: int | None = None
-    ) -> tuple[Job, Queue] | None:
-        """Waits for a job; looks every few seconds whether it may; records if there was none."""
-        seconds = timeout and INTERVAL
-        found = super().dequeue_job_and_maintain_ttl(seconds, max_idle_time or seconds)
-        while found is None and timeout is not None and max_idle_time is None:
-            self.check_for_suspension(burst=False)
-            found = super().dequeue_job_and_maintain_ttl(seconds, seconds)
-        self.queue_was_empty = found is None
-        return found
 
     def _job_process_was_killed(
         self, job: Job, pid: int | None, status: int, _usage: object
@@ -329,48 +558,18 @@ class SnapshotWorker(StoppableWorker):
                 os.killpg(pid, signal.SIGTERM)
         self._job_was_killed(job, f"its process was killed (wait status {status})")
 
-    def _job_was_abandoned(self, job: Job, kind: type[BaseException], *_: object) -> None:
-        if kind is AbandonedJobError:
-            self._job_was_killed(job, "its worker was killed")
+    def _job_was_abandoned(self, job: Job, *_: object) -> None:
+        self._job_was_killed(job, "its worker was killed")
 
-    def _handle_stopped_job(self, job: Job, queue: Queue, execution: Execution) -> None:
-        self._job_was_killed(job, "it was stopped by an operator", stopped=True)
-        super()._handle_stopped_job(job, queue, execution)
-
-    def _job_was_killed(self, job: Job, reason: str, *, stopped: bool = False) -> None:
-        self._keep_alive()
+    def _job_was_killed(self, job: Job, reason: str) -> None:
         found = ids_and_name(job)
         if found is None:  # a job of another program
             log.warning("job %s: failed: %s", inert(job.id), reason)
         else:
             app_id, repository_id, name = found
-            self.recovery.count_killed_job(
-                app_id, repository_id, Tries(job), reason=reason, stopped=stopped, name=name
-            )
-
-    def _job_was_cut_off(self, job: SnapshotJob) -> None:
-        job.try_again_at_once()
-        found = ids_and_name(job)
-        if found is not None:
-            self.recovery.release_cut_off_job(*found)
-
-    def _is_waiting(self, job: Job, queue: Queue) -> bool:
-        """Returns whether the job is in the queue's list or schedule."""
-        schedule = queue.scheduled_job_registry.key
-        return (
-            self.connection.lpos(queue.key, job.id) is not None
-            or self.connection.zscore(schedule, job.id) is not None
-        )
-
-    def _is_queued_again(self, job: Job, execution: Execution) -> bool:
-        """Returns whether this execution has ended and the job waits for its next try."""
-        running = job.started_job_registry.key
-        if self.connection.zscore(running, execution.composite_key) is not None:
-            return False
-        with suppress(InvalidJobOperation):
-            return job.get_status() in {JobStatus.QUEUED, JobStatus.SCHEDULED}
-        return False
+            self.recovery.count_killed_job(app_id, repository_id, Tries(job), reason, name)
 
 
-def _nothing() -> None:
-    """Is called instead of a heartbeat while no job runs."""
+def _size() -> int:
+    """Returns the most memory that this process has had, in KiB on Linux."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

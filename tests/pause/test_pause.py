@@ -40,7 +40,7 @@ def test_a_busy_worker_finishes_its_job_and_takes_the_next_one_after_resume(
         queues = ["snapshot-queue"]
         assert paused.data["workers"] == [{"name": "one", "state": "busy", "queues": queues}]
         gate.release()
-        worker.await_line("worker one: suspended, takes no job until `docora-ops resume`")
+        worker.await_line("worker one: takes no job: workers are suspended")
         assert (docora.status(first), docora.status(second)) == ("synced", "pending_snapshot")
         again = docora.run("pause", "--json", env=NO_DATABASE)
         assert again.data["workers"] == [{"name": "one", "state": "suspended", "queues": queues}]

@@ -11,7 +11,7 @@ from docora_ops.status import SLOW_MS, TOO_SLOW_MS
 from docora_ops.text import amount
 
 _CLOCK_WARNING = 5
-_CLOCK_FAILURE = 30  # seconds; a worker whose clock is further off takes no job
+_CLOCK_FAILURE = 20  # seconds; a worker whose clock is further off takes no job
 
 
 def seconds_ahead(read: Callable[[], float]) -> float:
@@ -48,7 +48,7 @@ def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Itera
         yield ok(CheckName.CLOCKS, f"{', '.join(names)} and {last} agree to {_CLOCK_WARNING} s")
         return
     problem = failed if largest > _CLOCK_FAILURE else warning
-    why = "heartbeats and due times are judged by them, and a worker that is 30 s off takes no job"
+    why = "heartbeats and due times are judged by them, and a worker that is 20 s off takes no job"
     yield problem(CheckName.CLOCKS, "; ".join(found), f"set the clocks by NTP on each host: {why}")
 
 

@@ -97,14 +97,3 @@ def test_a_worker_that_hangs_counts_with_the_moment_of_its_last_heartbeat(
             other.await_ready()
             said(" (1 of them: last heartbeat 1 min 15 s ago)", "2")
         gate.release()
-
-
-def test_an_idle_worker_notices_a_pause_within_seconds(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
-    with running(snapshots) as worker:
-        worker.await_ready()
-        await_waiting_worker(docora)
-        [paused] = docora.run("pause", "--json").data["workers"]
-        assert paused["state"] == "suspended"
-        worker.signal(SIGTERM)
-        assert worker.end() == 0

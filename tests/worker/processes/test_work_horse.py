@@ -10,7 +10,7 @@ from rq.job import Job
 
 from docora_ops.demo.receiver import Request
 from docora_ops.queue import connect
-from docora_ops.worker import lasting_horse, snapshot_job
+from docora_ops.worker import rq_worker, snapshot_job
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
@@ -45,9 +45,22 @@ class Horses:
 def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(
     snapshots: Snapshots,
 ) -> None:
-    horses = Horses(snapshots, lambda _app, _pid: 200)
+    holders: list[list[int]] = []
+
+    def answer(_app: str, _pid: int) -> int:
+        rows = snapshots.docora.connection.execute(
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        holders.append([row["pid"] for row in rows])
+        return 200
+
+    horses = Horses(snapshots, answer)
     horses.watch(snapshots)
     assert list(horses.pids) == APPS
+    # They use one session, which each leaves without a lock.
+    assert holders == [holders[0]] * 4
+    assert len(holders[0]) == 1
     assert len(set(horses.pids.values())) == 1
     assert snapshots.receiver.connections == 1
     assert snapshots.docora.statuses() == {"synced": 4}
@@ -68,19 +81,16 @@ def test_a_large_file_is_not_sent_on_a_connection_that_an_earlier_job_has_left(
     assert snapshots.docora.statuses() == {"synced": 3}
 
 
-def test_after_a_job_that_failed_the_next_one_has_a_new_process(snapshots: Snapshots) -> None:
-    horses = Horses(snapshots, lambda app, _pid: 500 if app == "Two" else 200)
-    horses.watch(snapshots)
-    pids = [horses.pids[app] for app in APPS]
-    assert pids[0] == pids[1] != pids[2] == pids[3]
-    assert snapshots.docora.statuses() == {"synced": 3, "failed": 1}
-
-
-def test_a_killed_job_costs_none_of_those_before_and_behind_it(snapshots: Snapshots) -> None:
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_after_a_job_that_failed_or_was_killed_the_next_one_has_a_new_process(
+    snapshots: Snapshots, is_killed: bool
+) -> None:
     def answer(app: str, pid: int) -> int:
-        if app == "Two":
+        if app != "Two":
+            return 200
+        if is_killed:
             os.kill(pid, signal.SIGKILL)
-        return 200
+        return 500
 
     horses = Horses(snapshots, answer)
     horses.watch(snapshots)
@@ -88,25 +98,6 @@ def test_a_killed_job_costs_none_of_those_before_and_behind_it(snapshots: Snapsh
     assert pids[0] == pids[1] != pids[2] == pids[3]
     assert snapshots.docora.statuses() == {"synced": 3, "failed": 1}
     assert snapshots.docora.lost_links() == []
-
-
-def test_jobs_in_one_process_use_one_session_and_leave_it_without_a_lock(
-    snapshots: Snapshots,
-) -> None:
-    holders: list[list[int]] = []
-
-    def answer(_app: str, _pid: int) -> int:
-        rows = snapshots.docora.connection.execute(
-            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        )
-        holders.append([row["pid"] for row in rows])
-        return 200
-
-    Horses(snapshots, answer).watch(snapshots)
-    assert len(holders) == 4
-    assert holders == [holders[0]] * 4
-    assert len(holders[0]) == 1
 
 
 class Noting(SnapshotWorker):
@@ -143,7 +134,7 @@ def test_a_process_that_is_killed_between_two_jobs_costs_none(noting: Noting) ->
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
     noting.happen = kill
-    noting.work(burst=True)
+    noting.run_jobs(burst=True)
     first, *others = noting.pids
     assert first not in others
     assert len(set(others)) == 1
@@ -162,7 +153,7 @@ def test_a_session_that_is_ended_between_two_jobs_costs_none(
         ended.extend(row["pid"] for row in found)
 
     noting.happen = end_sessions
-    noting.work(burst=True)
+    noting.run_jobs(burst=True)
     assert ended
     assert len(set(noting.pids)) == 1, "no job has failed"
 
@@ -173,6 +164,6 @@ def test_a_session_that_is_ended_between_two_jobs_costs_none(
 def test_a_process_that_is_old_or_has_grown_is_replaced(
     noting: Noting, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, processes: int
 ) -> None:
-    monkeypatch.setattr(lasting_horse, limit, value)
-    noting.work(burst=True)
+    monkeypatch.setattr(rq_worker, limit, value)
+    noting.run_jobs(burst=True)
     assert len(set(noting.pids)) == processes

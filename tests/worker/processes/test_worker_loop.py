@@ -1,19 +1,22 @@
 """The loop of a worker goes on through what is not its fault, and says when it does not."""
 
-import signal
 import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
 from rq import Worker
-from rq.executions import Execution
 
 from docora_ops.queue import connect
 from docora_ops.worker.clone import Clone
 from docora_ops.worker.git import Git
 from docora_ops.worker.rq_worker import SnapshotWorker
+from tests.support.delivery_checks import link_row
+from tests.support.docora import QUEUE
+from tests.support.git_over_http import gate_at
+from tests.support.proxy import Fault, Proxy
 from tests.support.snapshots import Snapshots
+from tests.support.worker_processes import expire_heartbeats, make_delayed_jobs_due, running
 
 
 @pytest.fixture
@@ -22,26 +25,21 @@ def worker(snapshots: Snapshots) -> SnapshotWorker:
     return SnapshotWorker(snapshots.settings, client, "worker-1")
 
 
-@pytest.mark.parametrize("error", [redis.ConnectionError, redis.TimeoutError])
 def test_a_heartbeat_that_redis_does_not_take_does_not_end_the_worker(
     snapshots: Snapshots,
     worker: SnapshotWorker,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    error: type[redis.RedisError],
 ) -> None:
     link, _ = snapshots.add_link({"a": "1"})
     execution = snapshots.docora.start_job(link.job_id)
-    heartbeats: list[Execution] = []
 
-    def refuse(_worker: Worker, _job: object, execution: Execution) -> None:
-        heartbeats.append(execution)
-        raise error
+    def refuse(*_: object) -> None:
+        raise redis.TimeoutError
 
     monkeypatch.setattr(Worker, "maintain_heartbeats", refuse)
     worker.maintain_heartbeats(snapshots.docora.job(link), execution)
-    assert heartbeats == [execution]
-    assert "no heartbeat" in caplog.text
+    assert "no heartbeat: TimeoutError" in caplog.text
 
 
 def test_heartbeats_are_a_second_apart_though_the_clock_of_the_host_is_set_back(
@@ -62,37 +60,59 @@ def test_heartbeats_are_a_second_apart_though_the_clock_of_the_host_is_set_back(
     assert lives_on()
 
 
-@pytest.mark.parametrize("burst", [True, False])
-def test_a_worker_that_rq_ends_by_itself_says_so(snapshots: Snapshots, burst: bool) -> None:
-    """A job whose hash can't be read ends RQ's loop; the jobs behind it still wait."""
-    link, _ = snapshots.add_link({"a": "1"})
+def test_a_job_that_can_not_be_read_keeps_up_none_behind_it(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     docora.enqueue("poison")
     docora.redis.hset("rq:job:poison", "created_at", "not a moment")
-    snapshots.queue(link)
-    arguments = ("--burst",) if burst else ()
-    result = docora.run("worker", *arguments, env=snapshots.environment())
-    assert result.code == 5, result
-    assert "the worker could not go on" in result.stderr
-    assert docora.waiting() == [link.job_id]
-    assert snapshots.work().code == 0
+    link, _ = snapshots.add_queued({"a": "1"})
+    worked = snapshots.work()
+    assert worked.code == 0
+    assert "job poison can't be read: ValueError" in worked.stderr
     assert docora.status(link) == "synced"
+    assert docora.waiting() == []
+    assert docora.redis.llen(f"rq:queue:{QUEUE}:intermediate") == 0
 
 
-def test_a_signal_that_comes_once_it_has_ended_cuts_nothing_off(
-    worker: SnapshotWorker, monkeypatch: pytest.MonkeyPatch
+def test_a_burst_that_loses_redis_at_the_end_of_a_job_says_it_in_one_line(
+    snapshots: Snapshots,
 ) -> None:
-    monkeypatch.setattr(Worker, "work", lambda *_, **__: False)
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    try:
-        with pytest.raises(RuntimeError, match="could not go on"):
-            worker.work_until_stopped(burst=True)
-        for number in numbers:
-            signal.raise_signal(number)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    link, _ = snapshots.add_queued({"a": "1\n"})
+    with (
+        Proxy.before_redis(snapshots.docora.redis_access.worker) as proxy,
+        gate_at(snapshots.receiver) as gate,
+        running(snapshots, "--burst", REDIS_URL=proxy.url) as worker,
+    ):
+        gate.wait()
+        proxy.__exit__()
+        gate.release()
+        assert worker.end() == 5
+    assert worker.log.count("Error: Redis at ") == 1
+    assert "Traceback" not in worker.log
+    assert snapshots.docora.status(link) == "synced"
+
+
+def test_a_job_that_loses_redis_before_it_begins_and_once_more_is_not_lost(
+    snapshots: Snapshots,
+) -> None:
+    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3, retry_base_delay_ms=0)
+    docora = snapshots.docora
+    with Proxy.before_redis(docora.redis_access.worker) as proxy:
+        # First the worker tells of its execution, then the job that it has begun.
+        plans = [
+            proxy.plan(b"worker_name", Fault.LOSE_REQUEST, 2),
+            proxy.plan(b"failed_job_count", Fault.LOSE_REQUEST),
+        ]
+        with running(snapshots, "--burst", REDIS_URL=proxy.url) as worker:
+            worker.end()
+        assert [plan.reached.is_set() for plan in plans] == [True, True]
+    assert "it could not be run: ConnectionError" in worker.log
+    assert docora.status(link) == "pending_snapshot"
+    docora.redis.set(f"rq:queue:{QUEUE}:intermediate:first_seen:{link.job_id}", 1)
+    expire_heartbeats(docora)
+    for _ in range(2):
+        make_delayed_jobs_due(docora)
+        assert snapshots.work().code == 0
+    assert link_row(snapshots, link) == ("synced", 0, None)
 
 
 def test_a_clone_that_another_job_has_made_anew_is_not_thrown_away(snapshots: Snapshots) -> None:

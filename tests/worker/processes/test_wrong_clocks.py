@@ -51,7 +51,9 @@ def test_a_worker_takes_no_job_until_its_clock_is_right(
         return cast("dict[str, Any]", worker)
 
     with running(snapshots, "--name", "w", **clock_in(clock)) as worker:
-        worker.await_line(f"worker w: the clock of {HOST} is {error}'s: takes no job until ")
+        worker.await_line(
+            f"worker w: takes no job: the clock of {HOST} is {error}'s (set both by NTP"
+        )
         eventually(lambda: shown()["state"] == "suspended", "a worker that takes no job")
         assert abs(shown()["clock_ahead_seconds"] - seconds) <= 1
         assert shown()["silent_seconds"] is None
@@ -63,12 +65,11 @@ def test_a_worker_takes_no_job_until_its_clock_is_right(
         assert check["finding"] == f"{HOST} (worker w) is {error}"
         assert "NTP" in check["hint"]
         assert docora.waiting() == [link.job_id]
-        assert docora.status(link) == "pending_snapshot"
         with moments_are_right(snapshots):
             clock.write_text("+0")
             eventually(lambda: docora.status(link) == "synced", "the end of the job")
     assert worker.log.count("takes no job") == 1
-    assert worker.log.count("the clock of this host is right again: goes on") == 1
+    assert worker.log.count("takes jobs again") == 1
     assert docora.row(link)["retry_count"] == 0
 
 
@@ -91,7 +92,7 @@ def test_a_burst_with_a_wrong_clock_ends_with_an_error_and_touches_nothing(
 
 
 @with_wrong_clock
-@pytest.mark.parametrize("seconds", [20, -20])
+@pytest.mark.parametrize("seconds", [15, -15])
 def test_what_an_app_is_sent_bears_redis_s_time(snapshots: Snapshots, seconds: int) -> None:
     link, _ = snapshots.add_queued({"a": "1"})
     with moments_are_right(snapshots), running(snapshots, "--burst", **clock_ahead(seconds)) as w:
@@ -112,43 +113,5 @@ def test_a_clock_that_jumps_during_a_job_changes_nothing_for_the_app(
     ):
         clock.write_text("+600")
         gate.release()
-        worker.await_line("takes no job until")
+        worker.await_line("takes no job: the clock")
         assert snapshots.docora.status(link) == "synced"
-
-
-@with_wrong_clock
-def test_the_heartbeats_of_a_job_expire_by_redis_s_clock(snapshots: Snapshots) -> None:
-    """The clock of its host is behind: by that, others would take the job for abandoned."""
-    docora = snapshots.docora
-    link, _ = snapshots.add_queued({"a": "1", "b": "2"})
-    began = time.time()
-    with held_worker(snapshots, **clock_ahead(-25)) as (gate, _):
-        entries = docora.redis.zrange(f"rq:wip:{QUEUE}", 0, -1, withscores=True)
-        [(_, expires_at)] = cast("list[tuple[bytes, float]]", entries)
-        assert expires_at > began + 85
-        with running(snapshots, "--burst") as other:
-            assert other.end() == 0
-        assert docora.job(link).get_status() is JobStatus.STARTED
-        gate.release()
-        eventually(lambda: docora.status(link) == "synced", "the end of the job")
-    assert docora.row(link)["retry_count"] == 0
-
-
-@with_wrong_clock
-def test_a_delayed_try_is_due_by_redis_s_clock(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
-    snapshots.receiver.answer = lambda _: 500
-    link, _ = snapshots.add_queued({"a": "1"}, retry_base_delay_ms=20_000)
-    began = time.time()
-    with running(snapshots, "--burst", **clock_ahead(25)) as worker:
-        assert worker.end() == 0
-    score = docora.redis.zscore(f"rq:scheduled:{QUEUE}", link.job_id)
-    assert score is not None
-    assert began + 19 <= score <= time.time() + 21
-    # A scheduler whose clock is ahead leaves it there until then.
-    snapshots.receiver.answer = lambda _: 200
-    docora.redis.zadd(f"rq:scheduled:{QUEUE}", {link.job_id: time.time() + 20})
-    with running(snapshots, "--burst", **clock_ahead(25)) as worker:
-        assert worker.end() == 0
-    assert docora.status(link) == "pending_snapshot"
-    assert docora.redis.zscore(f"rq:scheduled:{QUEUE}", link.job_id) is not None

@@ -7,18 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import pytest
-from rq.command import send_stop_job_command
 from rq.job import JobStatus
 
 from docora_ops.demo.receiver import Request
 from docora_ops.worker.recovery import LinkRecovery, Tries
 from tests.support.delivery_checks import link_row
 from tests.support.git_over_http import gate_at
+from tests.support.proxy import eventually
 from tests.support.row_locks import row_locks
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_locks
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import Running, has_live_job, held_worker, running
+from tests.support.worker_processes import Running, all_processes, has_live_job, running
 
 OK, FAIL, KILL = "o", "f", "k"
 
@@ -88,15 +88,6 @@ def test_every_order_of_failures_and_kills_ends_well(snapshots: Snapshots) -> No
             assert last in str(error)
 
 
-@pytest.mark.parametrize(("tries", "attempts"), [(2, 4), (4, 2)])
-def test_the_smaller_of_both_counts_ends_it(
-    snapshots: Snapshots, tries: int, attempts: int
-) -> None:
-    stories = ["".join(letters) for letters in product((FAIL, KILL), repeat=2)]
-    for status, retry_count, _ in play(snapshots, stories, tries, attempts).values():
-        assert (status, retry_count) == ("failed", 2)
-
-
 def test_a_delayed_retry_of_a_killed_job_waits_its_time(snapshots: Snapshots) -> None:
     [link] = snapshots.add_links([KILL]).values()
     snapshots.queue(link, retry_base_delay_ms=60_000)
@@ -111,16 +102,24 @@ def test_a_delayed_retry_of_a_killed_job_waits_its_time(snapshots: Snapshots) ->
     assert_settled(snapshots, link)
 
 
+@pytest.mark.parametrize(("tries", "attempts"), [(2, 4), (4, 2)])
+def test_the_smaller_of_both_counts_ends_it(
+    snapshots: Snapshots, tries: int, attempts: int
+) -> None:
+    for status, retry_count, _ in play(snapshots, [FAIL + KILL], tries, attempts).values():
+        assert (status, retry_count) == ("failed", 2)
+
+
 @pytest.mark.parametrize(("tries", "expected"), [(2, ("synced", 0)), (1, ("failed", 1))])
 def test_a_job_that_is_killed_before_it_has_begun_is_counted_only_as_the_last(
     snapshots: Snapshots, tries: int, expected: tuple[str, int]
 ) -> None:
     link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=tries, retry_base_delay_ms=0)
-    verbose = running(snapshots, "--burst", "--verbose")
-    with row_locks(snapshots.docora) as producer, verbose as worker:
+    with row_locks(snapshots.docora) as producer, running(snapshots, "--burst") as worker:
         await_locks(snapshots.docora)
-        os.kill(worker.horse(), signal.SIGKILL)
-        worker.await_line("Work horse killed")
+        horse = worker.horse()
+        os.kill(horse, signal.SIGKILL)
+        eventually(lambda: horse not in all_processes(), "the end of the process")
         producer.commit()
         assert worker.end() == 0
     assert link_row(snapshots, link)[:2] == expected
@@ -145,7 +144,7 @@ def test_a_verdict_that_a_killed_job_has_written_stands(
     job = snapshots.docora.enqueue(link.job_id)
     job.retries_left = tries
     recovery = LinkRecovery(snapshots.settings, snapshots.docora.redis)
-    recovery.count_killed_job(*link.ids, Tries(job), reason="it fell over")
+    recovery.count_killed_job(*link.ids, Tries(job), "it fell over", "Acme")
     after = "pending_snapshot" if tries else "failed"
     assert link_row(snapshots, link) == (
         (status, 1, "said before")
@@ -156,27 +155,8 @@ def test_a_verdict_that_a_killed_job_has_written_stands(
     # A link that is gone has no further tries.
     snapshots.docora.delete_link(link)
     job.retries_left = 3
-    recovery.count_killed_job(*link.ids, Tries(job), reason="it fell over")
+    recovery.count_killed_job(*link.ids, Tries(job), "it fell over", "Acme")
     assert job.retries_left == 0
-
-
-def test_a_job_that_an_operator_stops_fails_for_good(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_queued(
-        {"a": "1\n", "b": "2\n"}, max_retry_attempts=3, retry_base_delay_ms=0
-    )
-    with held_worker(snapshots, "--burst") as (_gate, worker):
-        send_stop_job_command(snapshots.docora.redis, link.job_id)
-        assert worker.end() == 0
-    assert worker_warnings(worker) == 1
-    error = "the snapshot was cut off: it was stopped by an operator"
-    assert link_row(snapshots, link) == ("failed", 1, error)
-    assert snapshots.docora.job(link).get_status() is JobStatus.STOPPED
-    assert_settled(snapshots, link)
-    # And can be retried.
-    snapshots.docora.actions().retry(link)
-    assert snapshots.work().code == 0
-    assert snapshots.docora.status(link) == "synced"
-    assert sorted(snapshots.received().files) == ["a", "b"]
 
 
 def test_a_job_that_takes_too_long_fails_in_words_and_is_tried_again(snapshots: Snapshots) -> None:
@@ -210,7 +190,7 @@ def test_a_killed_job_is_judged_once_its_session_has_ended(snapshots: Snapshots)
     recovery = LinkRecovery(snapshots.settings, docora.redis)
     docora.hold_lock(link.job_id)
     with ThreadPoolExecutor(1) as thread:
-        judged = thread.submit(recovery.count_killed_job, *link.ids, Tries(job), reason="it fell")
+        judged = thread.submit(recovery.count_killed_job, *link.ids, Tries(job), "it fell", "Acme")
         try:
             await_locks(snapshots.docora)
             # What the job had sent before it was killed arrives now.
@@ -231,6 +211,6 @@ def test_a_killed_job_whose_link_another_has_is_tried_again(snapshots: Snapshots
     before = docora.row(link)
     settings = snapshots.settings.model_copy(update={"lock_timeout": 0.1})
     recovery = LinkRecovery(settings, docora.redis)
-    recovery.count_killed_job(*link.ids, Tries(job), reason="it fell")
+    recovery.count_killed_job(*link.ids, Tries(job), "it fell", "Acme")
     assert job.retries_left == 1
     assert docora.row(link) == before

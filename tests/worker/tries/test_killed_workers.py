@@ -14,10 +14,7 @@ from rq.registry import clean_registries
 
 from docora_ops.actions.repair import abandoned as abandoned_links
 from docora_ops.actions.repair.abandoned import recover_abandoned
-from docora_ops.errors import PostgresError
 from docora_ops.queue import connect
-from docora_ops.worker import recovery
-from docora_ops.worker.log import NAME
 from docora_ops.worker.recovery import LinkRecovery
 from tests.support.delivery_checks import assert_in_sync, link_row
 from tests.support.docora import QUEUE, Docora
@@ -60,7 +57,7 @@ def begin(snapshots: Snapshots, link: TestLink, retry_count: int = 0) -> None:
 
 def tidy_up(snapshots: Snapshots) -> None:
     """What each worker does when it starts, and now and then."""
-    LinkRecovery(snapshots.settings, snapshots.docora.redis).recover_abandoned_links(lambda: None)
+    LinkRecovery(snapshots.settings, snapshots.docora.redis).recover_abandoned_links()
 
 
 def assert_synced(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> None:
@@ -227,25 +224,10 @@ def test_servers_that_are_away_do_not_end_the_worker(
     del snapshots.settings_changes["database_url"]
     snapshots.settings_changes["redis_url"] = SecretStr(f"redis://127.0.0.1:{refused_port()}")
     with connect(snapshots.settings) as gone:
-        LinkRecovery(snapshots.settings, gone).recover_abandoned_links(lambda: None)
+        LinkRecovery(snapshots.settings, gone).recover_abandoned_links()
     assert caplog.text.count("links left behind can't be looked for") == 2
     assert "hunter2" not in caplog.text
     assert snapshots.docora.status(link) == "scanning"
-
-
-def test_a_link_whose_name_can_not_be_read_is_logged_as_recovered(
-    snapshots: Snapshots, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link = snapshots.docora.add_link("scanning", retry_count=0)
-
-    def lose_postgres(*_: object) -> None:
-        raise PostgresError("gone")
-
-    monkeypatch.setattr(recovery, "names_of", lose_postgres)
-    tidy_up(snapshots)
-    said = f"{link.job_id}: left behind by a killed worker; it is queued again"
-    assert [record.message for record in caplog.records if record.name == NAME] == [said]
-    assert snapshots.docora.status(link) == "pending_snapshot"
 
 
 def test_a_busy_worker_looks_after_links_of_killed_ones(

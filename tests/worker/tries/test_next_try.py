@@ -1,15 +1,14 @@
 """A job is scheduled for its next try in one step, so that it is never in none."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from rq.executions import Execution
 from rq.job import Job, JobStatus
-from rq.utils import now
 
 from docora_ops.actions import link_change as single
 from docora_ops.actions.bulk import run as bulk
@@ -61,32 +60,12 @@ def test_a_process_that_is_killed_when_it_has_seen_to_the_next_try_does_not_doub
         parents_copy = worker.job_class.fetch(job.id, worker.connection)
         worker.handle_job_failure(job, queue, execution=execution)
         make_delayed_jobs_due(docora)
-        worker._start_scheduler(burst=True)
+        worker._queue_due_jobs()
         assert docora.waiting() == [job.id]
         worker.handle_job_failure(parents_copy, queue, execution=execution)
     assert docora.waiting() == [job.id]
     assert docora.registries(job.id) == set()
     assert docora.job_hash(job.id)["retries_left"] == b"1"
-
-
-@pytest.mark.parametrize("is_delayed", [False, True], ids=["waiting", "delayed"])
-def test_a_job_that_was_popped_and_queued_again_since_is_not_doubled(
-    snapshots: Snapshots, is_delayed: bool
-) -> None:
-    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3)
-    docora = snapshots.docora
-    intermediate = f"rq:queue:{QUEUE}:intermediate"
-    docora.redis.rpush(intermediate, link.job_id)
-    docora.redis.set(f"{intermediate}:first_seen:{link.job_id}", 1)
-    if is_delayed:
-        docora.redis.lrem(docora.queue.key, 0, link.job_id)
-        docora.redis.zadd(f"rq:scheduled:{QUEUE}", {link.job_id: time.time() + 60})
-    before = docora.waiting(), docora.registries(link.job_id), docora.job_hash(link.job_id)
-    with connect(snapshots.settings) as client:
-        SnapshotWorker(snapshots.settings, client, "worker-1").run_maintenance_tasks()
-    after = docora.waiting(), docora.registries(link.job_id), docora.job_hash(link.job_id)
-    assert after == before
-    assert docora.redis.llen(intermediate) == 0
 
 
 @contextmanager
@@ -113,17 +92,6 @@ def test_a_job_whose_process_was_killed_before_it_began_stands_somewhere_at_any_
         worker.handle_job_failure(job, worker.queues[0], execution=execution)
         assert snapshots.docora.redis.lrange(intermediate, 0, -1) == []
         assert snapshots.docora.registries(job.id) == {f"rq:scheduled:{QUEUE}"}
-
-
-def test_a_stop_that_comes_when_the_next_try_is_scheduled_stops_no_later_one(
-    snapshots: Snapshots,
-) -> None:
-    with begun(snapshots) as (worker, job, execution):
-        parents_copy = worker.job_class.fetch(job.id, worker.connection)
-        worker.handle_job_failure(job, worker.queues[0], execution=execution)
-        worker._stopped_job_id = job.id
-        worker.handle_job_failure(parents_copy, worker.queues[0], execution=execution)
-        assert worker._stopped_job_id is None
 
 
 def test_of_an_execution_that_others_have_seen_to_nothing_is_left(snapshots: Snapshots) -> None:
@@ -172,33 +140,3 @@ def test_who_retries_a_link_just_when_its_job_that_never_began_is_given_up_keeps
     assert docora.registries(link.job_id) == {f"rq:failed:{QUEUE}"}
     assert docora.redis.keys("rq:execution*") == []
     assert docora.redis.llen(intermediate.key) == 0
-
-
-def test_a_busy_worker_shows_life_before_each_link_that_it_sees_to(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
-    with begun(snapshots) as (worker, job, execution):
-        wip = f"rq:wip:{QUEUE}"
-        lives = []
-
-        class SlowRecovery(LinkRecovery):
-            """Waits for a lock, say, until the worker's own heartbeat is about to expire."""
-
-            def count_killed_job(self, *_: object, **__: object) -> None:
-                lives.append(cast("float", docora.redis.zscore(wip, execution.composite_key)))
-                docora.redis.zadd(wip, {execution.composite_key: time.time() + 1})
-
-            def recover_abandoned_links(self, keep_alive: Callable[[], object]) -> None:
-                keep_alive()
-                self.count_killed_job()
-
-        for _ in range(3):
-            link = docora.add_link("scanning")
-            ids = {"app_id": link.app_id, "repository_id": link.repository_id}
-            docora.enqueue(link.job_id, kwargs=ids).set_status(JobStatus.STARTED)
-            docora.redis.lrem(docora.queue.key, 0, link.job_id)
-            docora.redis.zadd(wip, {f"{link.job_id}:killed": 1})
-        worker.recovery = SlowRecovery(snapshots.settings, worker.connection)
-        worker.birth_date = worker.last_heartbeat = now()
-        worker.maintain_heartbeats(job, execution)
-    assert len(lives) == 4
-    assert min(lives) > time.time() + 60

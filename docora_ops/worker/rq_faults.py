@@ -1,0 +1,112 @@
+"""Guards against faults of RQ, one function for each. Delete a function once RQ has mended it."""
+
+from collections.abc import Callable
+
+from redis import Redis
+from redis.client import Pipeline
+from rq import Queue, Worker
+from rq.exceptions import InvalidJobOperation
+from rq.executions import Execution
+from rq.intermediate_queue import IntermediateQueue
+from rq.job import Job, JobStatus
+from rq.registry import clean_registries
+from rq.worker_registration import clean_worker_registry, register
+
+_MAINTENANCE_TTL = 120
+_STUCK_JOB_TTL = 90
+
+
+def require_info(client: Redis) -> None:
+    """Raises NoPermissionError if the user may not run INFO.
+
+    RQ 3.0, `rq.utils.get_version`: without INFO, RQ assumes an old Redis, and takes jobs without
+    the intermediate list. A worker that is killed then loses its job.
+    """
+    client.info("server")
+
+
+def register_again(worker: Worker, pipeline: Pipeline) -> None:
+    """Adds the whole registration of a worker to its heartbeat.
+
+    RQ 3.0, `rq.worker.BaseWorker.heartbeat`: a heartbeat is a moment only. After Redis was emptied,
+    or has failed over, nobody would see the worker again.
+    """
+    fields = worker.serialize() | {"state": worker.get_state()}
+    pipeline.hset(worker.key, mapping=fields)
+    register(worker, pipeline)
+
+
+def clean_queue(worker: Worker, queue: Queue, handler: Callable[..., object]) -> None:
+    """Cleans the registries and the intermediate list, unless another worker is doing so.
+
+    `handler`: called with each abandoned job.
+
+    RQ 3.0, `rq.worker.BaseWorker.clean_registries`: the lock lasts for 15 minutes. If its owner is
+    killed, nobody cleans up until then.
+    """
+    lock = queue.registry_cleaning_key
+    if worker.connection.set(lock, 1, nx=True, ex=_MAINTENANCE_TTL):
+        clean_registries(queue, [handler])
+        clean_worker_registry(queue)
+        queue.intermediate_queue.cleanup(worker, queue)
+        worker.connection.delete(lock)
+
+
+def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) -> None:
+    """Removes a job that ends, or is queued again, from the intermediate list in that same step.
+
+    RQ 3.0, `rq.executions.cleanup_execution`: the id of a job that was killed before it began stays
+    in the list. RQ would fail the job a minute later, even while it waits for its next try.
+    """
+    pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
+
+
+def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
+    """Makes a job count as running that was taken and never began; it is about to fail.
+
+    RQ 3.0, `rq.intermediate_queue.IntermediateQueue.cleanup`: such a job counts as waiting until it
+    has failed, and a retry of its link would rely on that. And RQ keeps the moment when the job was
+    first seen, so that the next worker that takes the job would have no time to begin it.
+    """
+    intermediate: IntermediateQueue = queue.intermediate_queue
+    with worker.connection.pipeline() as pipeline:
+        execution = Execution.create(job, _STUCK_JOB_TTL, pipeline, worker_name=worker.name)
+        pipeline.delete(intermediate.get_first_seen_key(job.id))
+        pipeline.execute()
+    return execution
+
+
+def is_queued_again(client: Redis, job: Job, execution: Execution) -> bool:
+    """Returns whether the failure of this execution is recorded, and the job waits for a next try.
+
+    RQ 3.0, `rq.worker.Worker.monitor_work_horse`: if a process is killed just after it has recorded
+    the failure of its job, RQ records the failure again, and queues the job twice.
+    """
+    if client.zscore(job.started_job_registry.key, execution.composite_key) is not None:
+        return False
+    try:
+        return job.get_status() in {JobStatus.QUEUED, JobStatus.SCHEDULED}
+    except InvalidJobOperation:
+        return False
+
+
+class OneStepRetry(Job):
+    """A job whose next try is scheduled in one step, its status included.
+
+    RQ 3.0, `rq.job.Job.retry`: the status `scheduled` is written before the pipeline that adds the
+    job to the schedule. If the process is killed in between, the job is in no list.
+    """
+
+    _retry_pipeline: Pipeline | None = None
+
+    def retry(self, queue: Queue, pipeline: Pipeline) -> None:
+        """Adds the next try to the pipeline."""
+        self._retry_pipeline = pipeline
+        try:
+            super().retry(queue, pipeline)
+        finally:
+            self._retry_pipeline = None
+
+    def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
+        """Sets the status."""
+        super().set_status(status, self._retry_pipeline if pipeline is None else pipeline)
