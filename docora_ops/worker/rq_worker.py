@@ -140,6 +140,8 @@ class SnapshotWorker(Worker):
             self.bootstrap(None)
             queues, server = inert(", ".join(self.queue_names())), describe(self.connection)
             log.info("worker %s: listening on %s, Redis %s", self.name, queues, server)
+            if not self._is_clock_wrong():
+                self._queue_due_jobs()
             reason = self._work_until_stopped(burst)
         except Stopped:
             pass
@@ -178,7 +180,7 @@ class SnapshotWorker(Worker):
 
     def _take_job(self, burst: bool) -> tuple[Job, Queue] | None:
         """Waits some seconds for a job, except in a burst."""
-        wait = self._queue_due_jobs()
+        wait = self._look_for_due_jobs()
         found = self._dequeue(None)
         if found is not None or burst:
             return found
@@ -203,12 +205,8 @@ class SnapshotWorker(Worker):
                 log.warning("job %s can't be read: %s", inert(job_id), type(error).__name__)
                 queue.intermediate_queue.remove(job_id)
 
-    def _queue_due_jobs(self) -> int:
-        """Queues the delayed jobs that are due; returns the seconds until a next look.
-
-        RQ's own scheduler is a process that outlives a killed worker. Its jobs wait for an idle
-        worker anyway, so each worker looks before it waits.
-        """
+    def _look_for_due_jobs(self) -> int:
+        """Queues the delayed jobs that are due; returns the seconds until a next look."""
         if time.monotonic() < self._next_due_look:
             return 1
         self._next_due_look = time.monotonic() + 1
@@ -219,12 +217,20 @@ class SnapshotWorker(Worker):
         wait = first[0][1] - redis_clock.timestamp() if first else _LONGEST_WAIT
         if wait > 0:
             return min(int(wait) + 1, _LONGEST_WAIT)
+        self._queue_due_jobs()
+        return 1
+
+    def _queue_due_jobs(self) -> None:
+        """Queues the delayed jobs that are due, unless another worker is doing so.
+
+        RQ's own scheduler is a process that outlives a killed worker. Delayed jobs need an idle
+        worker anyway, so each worker looks for them before it waits.
+        """
         if self._scheduler.acquire_locks():  # type: ignore[no-untyped-call]
             try:
                 self._scheduler.enqueue_scheduled_jobs()  # type: ignore[no-untyped-call]
             finally:
                 self._scheduler.release_locks()  # type: ignore[no-untyped-call]
-        return 1
 
     def _find_bar(self) -> DocoraOpsError | None:
         """Returns why no job may be taken now."""
