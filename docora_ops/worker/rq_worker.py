@@ -154,7 +154,7 @@ class SnapshotWorker(Worker):
 
     def _work_until_stopped(self, burst: bool) -> str:
         """Returns why it has ended."""
-        while not self.is_told_to_end:
+        while not self._must_end():
             try:
                 self.heartbeat()
                 bar = self._find_bar()
@@ -330,14 +330,17 @@ class SnapshotWorker(Worker):
         """
         self._is_waiting = True
         try:
-            if self.is_told_to_end:
-                raise Stopped
-            if self._parent is not None and os.getppid() != self._parent:
-                log.warning("worker %s: its parent was killed", self.name)
+            if self._must_end():
                 raise Stopped
             yield
         finally:
             self._is_waiting = False
+
+    def _must_end(self) -> bool:
+        if not self.is_told_to_end and self._parent not in {None, os.getppid()}:
+            log.warning("worker %s: its parent was killed", self.name)
+            self.is_told_to_end = True
+        return self.is_told_to_end
 
     def _pause(self, seconds: float) -> None:
         with self._waiting():

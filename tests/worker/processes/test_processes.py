@@ -162,8 +162,10 @@ def test_children_finish_their_job_and_end_when_their_parent_is_killed(
         worker.signal(signal.SIGKILL)
         worker.await_line("its parent was killed")
         assert snapshots.docora.status(link) == "scanning"
+        snapshots.docora.enqueue("app_1-repo_1")
         gate.release()
         eventually(lambda: worker.processes == [], "the end of all processes")
+    assert snapshots.docora.waiting() == ["app_1-repo_1"]
     assert worker.log.count("its parent was killed") == 2
     assert snapshots.docora.status(link) == "synced"
     assert names(snapshots) == set()
