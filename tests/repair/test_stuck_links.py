@@ -69,15 +69,3 @@ def test_a_dry_run_tells_which_stuck_links_would_be_failed(docora: Docora) -> No
     result = docora.run("repair", "--dry-run", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
     assert (result.code, result.data["queued"]) == (6, 1)
     assert [failure["job_id"] for failure in result.data["failures"]] == [link.job_id]
-
-
-def test_a_worker_that_recovers_many_links_sends_a_heartbeat_before_each(docora: Docora) -> None:
-    links = [docora.add_link("scanning", retry_count=0) for _ in range(3)]
-    actions = docora.actions()
-    done: list[int] = []
-    recover_abandoned(
-        actions.database, actions.queue, ATTEMPTS, lambda: done.append(len(docora.waiting()))
-    )
-    assert done == [0, 1, 2]
-    assert len(docora.waiting()) == len(links)
-    docora.assert_sound()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import partial
 
 from docora_ops.actions.bulk.batch import Batch, LinkOutcome
@@ -21,17 +20,12 @@ from docora_ops.settings import SECOND_LOOK_DELAY
 _ANSWERED = frozenset({Outcome.QUEUED, Outcome.REPLACED_STALE, Outcome.NOT_QUEUED})
 
 
-def recover_abandoned(
-    database: Database,
-    queue: LinkQueue,
-    max_attempts: int,
-    keep_alive: Callable[[], object] = lambda: None,
-) -> list[LinkOutcome]:
+def recover_abandoned(database: Database, queue: LinkQueue, max_attempts: int) -> list[LinkOutcome]:
     """Counts a failure for each stuck link and queues it again, as `repair` does.
 
     From `max_attempts` failures on a link is `failed` instead. Looks twice before it changes a
-    link. Calls `keep_alive` before each link. Returns the links that were stuck still. Raises
-    PostgresError, RedisError; the links so far are recovered then.
+    link. Returns the links that were stuck still. Raises PostgresError, RedisError; the links so
+    far are recovered then.
     """
     stuck = [
         (ref, answer.evidence)
@@ -46,8 +40,7 @@ def recover_abandoned(
     waiting = queue.read_waiting()
     recovered = []
     for ref, evidence in stuck:
-        keep_alive()
-        # One link at a time: a statement may take half a minute, and a heartbeat lasts for 90 s.
+        # One link at a time: others may wait for a lock meanwhile.
         batch = Batch([ref], waiting, {ref.id: evidence})
         execution.handle(batch)
         recovered += [item for item in batch.recorded if item.outcome in _ANSWERED]
