@@ -83,6 +83,7 @@ class JobFacts:
 
     status: str
     enqueued_at: str
+    origin: str = ""  # the name of its queue
 
     @property
     def evidence(self) -> str:
@@ -135,7 +136,12 @@ class Entries:
         return [place for place, job_ids in self.by_place.items() if job_id in job_ids]
 
     def misplaces(self, job_id: str, facts: JobFacts) -> bool:
-        """Tells whether the job's status says that it waits, though RQ would never take it."""
+        """Tells whether the job's status says that it waits, though RQ would never take it.
+
+        A job of another queue may wait there.
+        """
+        if facts.origin not in {"", QUEUE_NAME}:
+            return False
         named = _WAITING.get(facts.status)
         places = {named, *_PICKED_UP}
         return named is not None and places.isdisjoint(self.places_of(job_id))
@@ -195,7 +201,7 @@ class QueueSweep:
 
     def read_facts(self, job_ids: Collection[str]) -> dict[str, JobFacts]:
         """Reads the status of each job, and when it was queued."""
-        rows = self._fields(job_ids, "status", "enqueued_at")
+        rows = self._fields(job_ids, "status", "enqueued_at", "origin")
         # Anybody may have written the fields.
         return {
             job_id: JobFacts(*((each or b"").decode(errors="surrogateescape") for each in row))
