@@ -4,9 +4,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
-from pydantic import SecretStr
 
-from docora_ops.jobs import Backend, JobState
 from tests.support.bullmq import Bullmq
 from tests.support.rows import TestLink
 
@@ -66,19 +64,6 @@ def test_each_state_has_its_outcome_and_nothing_is_written_to_bullmq(
     else:
         assert docora.was_reset(link)
     assert docora.redis.keys("rq:*") == []
-
-
-def test_many_jobs_that_have_come_since_the_list_was_read_are_found(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    url = SecretStr(docora.redis_access.bullmq)
-    actions = docora.actions(backend=Backend.BULLMQ, redis_url=url)
-    docora.add_links(30)
-    links = docora.links()
-    for link in links[:-1]:
-        bullmq.add(link)
-    answers = actions.queue.look([link.job_id for link in links])
-    states = [answer.state for answer in answers]
-    assert states == [*[JobState.WAITING] * 29, JobState.NONE]
 
 
 @pytest.mark.matrix
