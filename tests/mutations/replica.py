@@ -40,7 +40,9 @@ class Replica:
 
         Returns its id, or an empty text if all pass. Raises TestRunError.
         """
-        options = ("-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider")
+        # Without the seed among the options of the project, which the plug-in would have to know.
+        added = "addopts=--import-mode=importlib --hypothesis-profile=fixed"
+        options = ("-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-o", added)
         with subprocess.Popen(
             [self._python, "-m", "pytest", *options, *tests],
             cwd=self.project,
