@@ -1,6 +1,6 @@
 """Repairs drift between database and queue."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 
@@ -215,25 +215,18 @@ def _queue_links(
         yield
 
 
-def recover_abandoned(
-    database: Database,
-    queue: LinkQueue,
-    max_attempts: int,
-    keep_alive: Callable[[], object] = lambda: None,
-) -> list[LinkOutcome]:
+def recover_abandoned(database: Database, queue: LinkQueue, max_attempts: int) -> list[LinkOutcome]:
     """Counts a failure for each stuck link and queues it again, as `repair` does.
 
     Raises PostgresError, RedisError; the links so far are recovered then.
 
     max_attempts: failures from which on a link is `failed` instead.
-    keep_alive: called before each link, and each second in between.
     Returns the links that were stuck still.
     """
     answers = list(look_at_jobs(database, queue, scanning_links(database)))
     waiting = [ref for ref, answer in answers if answer.state is JobState.WAITING]
     misplaced: dict[str, str] = {}
     for event in find_misplaced(queue, waiting, delay=SECOND_LOOK_DELAY) if waiting else ():
-        keep_alive()
         if not isinstance(event, Suspects):
             misplaced = event
     claim = partial(claim_unfinished_links, error=STUCK_ERROR, max_attempts=max_attempts)
@@ -241,8 +234,7 @@ def recover_abandoned(
     recovered = []
     for ref, answer in answers:
         if answer.state.is_over or ref.job_id in misplaced:
-            keep_alive()
-            # One link at a time: a statement may take half a minute, and a heartbeat lasts 90 s.
+            # One link at a time: others may wait for a lock meanwhile.
             batch = Batch()
             execution.execute([ref], batch)
             recovered += [item for item in batch.recorded if item.outcome in _OUTCOMES]

@@ -61,15 +61,3 @@ def test_a_repair_that_only_fails_links_is_in_the_history(docora: Docora) -> Non
     started, finished = docora.audit_entries()
     assert (started["event"], finished["event"]) == ("started", "finished")
     assert json.loads(finished["counts"]) == {"total": 1, "not_repaired": 1}
-
-
-def test_a_worker_that_recovers_many_links_sends_a_heartbeat_before_each(docora: Docora) -> None:
-    links = [docora.add_link("scanning", retry_count=0) for _ in range(3)]
-    actions = docora.actions()
-    done: list[int] = []
-    recover_abandoned(
-        actions.database, actions.queue, ATTEMPTS, lambda: done.append(len(docora.waiting()))
-    )
-    assert done == [0, 1, 2]
-    assert len(docora.waiting()) == len(links)
-    docora.assert_sound()
