@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+BATCH_SIZE = 500
+"""Links that are locked, queued and committed together."""
+
 Item = TypeVar("Item")
 
 

@@ -263,7 +263,7 @@ class LinkFilter:
     """The error contains one of these texts, case aside; one with `*` must match all of it."""
     exclude_errors: Sequence[str] = ()
     no_error: bool = False  # links without an error, as well as those that `errors` chooses
-    open_circuit: bool = False  # only links of repositories whose circuit is open
+    open_circuit: bool | None = None  # None: whether or not the repository's circuit is open
     or_held_back: bool = False  # as well as `statuses`: pending links with an open circuit
 
 

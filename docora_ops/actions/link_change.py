@@ -25,7 +25,6 @@ from docora_ops.errors import (
     NotFailedError,
     NotFoundError,
     RedisError,
-    Retyped,
     SnapshotRunningError,
 )
 from docora_ops.jobs import JobState, when_docora_queues
@@ -42,8 +41,7 @@ def _require_closed_circuit(link: Link) -> None:
     if link.circuit_is_open:
         raise CircuitOpenError(
             link.held_back,
-            hint="to close the circuit, too",
-            retyped=[Retyped(added=("--reset-circuit",))],
+            hint="add --reset-circuit to close the circuit, too",
             details={"status": link.status, "circuit_open_until": link.circuit_open_until},
         )
 
@@ -200,7 +198,6 @@ class LinkChange:
         return SnapshotRunningError(
             why,
             hint=hint,
-            retyped=[Retyped()],
             details={"status": found.link.status, "job": found.job},
         )
 

@@ -19,7 +19,7 @@ def choose_links(
     errors: Sequence[str] = (),
     exclude_errors: Sequence[str] = (),
     no_error: bool = False,
-    open_circuit: bool = False,
+    open_circuit: bool | None = None,
     by_prefix: bool = True,
 ) -> tuple[LinkFilter, list[App], list[App]]:
     """Makes a filter from what a person typed. Returns the apps and the excluded apps, too.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from rich.console import RenderableType
 
+from docora_ops import batches
 from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
 from docora_ops.actions.bulk.batch import LinkOutcome
@@ -89,7 +90,7 @@ class BulkCommand(LongRun):
         action: Action,
         selection: Selection,
         change: Change,
-        batch_size: int = 500,
+        batch_size: int | None = None,
         options: BulkOptions = _NONE,
     ) -> None:
         stop = Stop()
@@ -100,7 +101,13 @@ class BulkCommand(LongRun):
         self._is_paced = options.in_flight is not None and not context.dry_run
         common = (
             *(action, context.database, context.queue, context.store),
-            *(selection, batch_size, audit, options.front, options.reset_circuit),
+            *(
+                selection,
+                batch_size or batches.BATCH_SIZE,
+                audit,
+                options.front,
+                options.reset_circuit,
+            ),
             *(options.update, stop),
         )
         if options.in_flight is not None and self._is_paced:

@@ -17,16 +17,15 @@ Sort = Annotated[
     LinkSort,
     typer.Option(
         metavar="ORDER",
-        help="By app (app id, then repository id), error, retries (most first) or last-scan "
-        "(never scanned, then longest ago, first).",
+        help="Sort by app (app id, then repository id), error, retries (most first) or last-scan "
+        "(never scanned first, then oldest first).",
     ),
 ]
 GroupBy = Annotated[
     LinkGroup | None,
     typer.Option(
         metavar="FIELD",
-        help="Count the links by app, repository, status, or error, whatever paths, numbers and "
-        "ids it names.",
+        help="Count links by app, repository, status or error (ignoring paths, numbers and ids).",
     ),
 ]
 
@@ -46,11 +45,11 @@ def links(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Show links of any status, and whether a job is at work on them.
+    """List links and the state of their jobs.
 
-    Several values of one option choose links with any of them; different options must all be
-    met. Changes nothing.
+    Values of the same option are alternatives; different options must all match. Changes nothing.
     """
     return _show(typer_context, status or [], "link")
 
@@ -69,11 +68,12 @@ def failed(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Show the failed links, and whether a job is at work on them: `links --status failed`.
+    """List failed links and the state of their jobs.
 
-    In the order of app id, then repository id: when a link failed is not recorded.
-    `docora-ops help links` explains the columns and options. Changes nothing.
+    Short for `links --status failed`: `docora-ops help links` explains the columns and options.
+    Changes nothing.
     """
     return _show(typer_context, [LinkStatus.FAILED], "failed link")
 

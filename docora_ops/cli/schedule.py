@@ -14,12 +14,13 @@ def schedule(
     reason: options.Reason = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Queue what is due, once: first snapshots, rescans, and failed links, for cron or a timer.
+    """Queue everything that is due, once. For cron or a timer.
 
-    Changes no link. Keeps a job that is waiting or running already, and replaces a stale one.
-    Leaves out repositories whose circuit is open, and failed links of repositories whose circuit
-    was opened since git last succeeded. Leaves links to a running command with --in-flight.
+    Due are first snapshots, rescans, and failed links. Changes no link. Keeps live jobs, and
+    replaces stale ones. Excludes links whose circuit is open, failed links whose circuit was opened
+    since git last succeeded, and links of a running command with --in-flight.
     """
     context = context_of(typer_context)
     within = context.settings.scan_interval

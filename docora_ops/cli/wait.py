@@ -10,7 +10,7 @@ import typer
 
 from docora_ops.cli import options
 from docora_ops.cli.change import describe_change
-from docora_ops.cli.completers import complete_app_or_operation
+from docora_ops.cli.completion import complete_app_or_operation
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.signals import interrupted_code
@@ -26,19 +26,21 @@ def wait(
         str,
         typer.Argument(
             metavar="APP|OPERATION_ID",
-            help="With REPO, the app of a link; alone, a bulk operation.",
+            parser=options.checked_text,
+            help="The app of a link (with REPO), or a bulk operation.",
             autocompletion=complete_app_or_operation,
         ),
     ],
     repo: options.OptionalRepo = None,
     timeout: options.Timeout = None,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Wait for the snapshot of a link, or for all those of a bulk operation.
+    """Wait for the snapshots of a link or of a bulk operation.
 
-    Takes up a wait again that was ended, also from another terminal. Changes no link and no job,
-    and keeps the results with the operation. For a link that is in sync, or that has failed and
-    has no live job, the wait is over at once.
+    Resumes an interrupted --wait, from any terminal. Changes no link and no job; keeps the results
+    with the operation. Returns at once for a link that is in sync, or that has failed and has no
+    live job.
     """
     context = context_of(typer_context, waits=True)
     is_operation = app.startswith("bulk_")

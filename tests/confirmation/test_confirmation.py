@@ -46,7 +46,7 @@ def test_a_background_job_must_add_yes_and_does_not_wait(docora: Docora) -> None
         with TerminalSession(["sh", "-c", line], environment) as session:
             code, shown = session.end()
         assert code == 2, (arguments, shown)
-        assert f"docora-ops {arguments} --yes" in shown
+        assert "Hint: run it in the foreground, or add --yes" in shown
         assert "[y/N]" not in shown
     with TerminalSession(
         ["sh", "-c", f"set -m; {COMMAND} retry-all-failed --yes & wait $!"], environment

@@ -434,6 +434,6 @@ def test_unusable_settings_are_a_failed_check_and_not_shown(docora: Docora) -> N
     assert set(states(hopeless).values()) == {"failed", "not_checked"}
     assert states(no_database)["redis"] == states(no_redis)["postgres"] == "ok"
     assert states(no_database)["postgres"] == states(no_redis)["redis"] == "not_checked"
-    missing_file = docora.run("--env-file", "/nowhere", "doctor", "--json")
+    missing_file = docora.run("doctor", "--env-file", "/nowhere", "--json")
     assert missing_file.code == 2
     assert "/nowhere" in check(missing_file, "settings")["finding"]

@@ -120,7 +120,7 @@ def test_a_line_that_dotenv_would_pass_over_is_refused(
     """A default in its place could make a command change other servers."""
     file = tmp_path / "docora.env"
     file.write_text(f"# Docora\nA='\n'\n{bad}\nREDIS_URL={docora.redis_url}\n", encoding="utf-8")
-    result = docora.run("--env-file", str(file), "queue", "--json", env={"REDIS_URL": None})
+    result = docora.run("queue", "--env-file", str(file), "--json", env={"REDIS_URL": None})
     assert result.code == 2, result
     assert result.json["error"] == f"env file {file} can't be used: line 4 is not NAME=VALUE"
 
@@ -128,7 +128,7 @@ def test_a_line_that_dotenv_would_pass_over_is_refused(
 def test_a_name_in_lower_case_is_another_variable(docora: Docora, tmp_path: Path) -> None:
     file = tmp_path / "docora.env"
     file.write_text(f"database_url={docora.database_url}\n", encoding="utf-8")
-    result = docora.run("--env-file", str(file), "failed", "--json", env={"DATABASE_URL": None})
+    result = docora.run("failed", "--env-file", str(file), "--json", env={"DATABASE_URL": None})
     assert (result.code, result.json["error"]) == (2, "DATABASE_URL is not set")
 
 
@@ -138,7 +138,7 @@ WARNING = "the mode of the env file lets others read its secrets: chmod o-r "
 
 
 def run_with(docora: Docora, file: str) -> Result:
-    return docora.run("--env-file", file, "queue")
+    return docora.run("queue", "--env-file", file)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +186,6 @@ def test_a_pipe_is_nobody_elses(docora: Docora) -> None:
     os.fchmod(reader, 0o666)
     os.write(writer, b"ADMIN_PASSWORD=s3cr3t\n")
     os.close(writer)
-    result = docora.run("--env-file", f"/dev/fd/{reader}", "queue", pass_fds=[reader])
+    result = docora.run("queue", "--env-file", f"/dev/fd/{reader}", pass_fds=[reader])
     os.close(reader)
     assert (result.code, WARNING in result.stderr) == (0, False)

@@ -31,7 +31,7 @@ def test_an_env_file_is_read_when_named_and_the_environment_wins(
         ENCRYPTION_KEY="00" * 32,
         UNKNOWN_TO_US="whatever",
     )
-    arguments = ("--env-file", file, "retry", *link.ids, "--json")
+    arguments = ("retry", *link.ids, "--env-file", file, "--json")
     env = {"DATABASE_URL": None, "DOCORA_OPS_JOB_TIMEOUT": "99"}
     file_alone = docora.run(*arguments, env={**env, "REDIS_URL": None})
     assert file_alone.code == 5, file_alone
@@ -44,7 +44,7 @@ def test_an_env_file_is_read_when_named_and_the_environment_wins(
     assert docora.job(link).timeout == 99
 
 
-def test_an_env_file_is_named_before_or_after_the_command_or_by_the_variable(
+def test_an_env_file_is_named_by_the_option_or_by_the_variable(
     docora: Docora, tmp_path: Path
 ) -> None:
     """The queue that the file names is shown; what is given wins over the variable."""
@@ -52,17 +52,13 @@ def test_an_env_file_is_named_before_or_after_the_command_or_by_the_variable(
         env_file(tmp_path / name, DOCORA_OPS_QUEUE_NAME=name) for name in ("one", "other")
     )
     for arguments, variable, expected in (
-        (["--env-file", one, "queue"], None, "one"),
         (["queue", "--env-file", one], None, "one"),
         (["queue"], one, "one"),
-        (["--env-file", one, "queue"], other, "one"),
         (["queue", "--env-file", one], other, "one"),
         (["queue"], "", "snapshot-queue"),
     ):
         env = {"DOCORA_OPS_ENV_FILE": variable}
         assert docora.run(*arguments, "--json", env=env).data["queue_name"] == expected, arguments
-    twice = docora.run("--env-file", one, "queue", "--env-file", other, "--json")
-    assert (twice.code, twice.json["error"]) == (2, "--env-file is given 2 times")
     wrong = docora.run("doctor", "--json", env={"DOCORA_OPS_ENV_FILE": str(tmp_path)})
     assert wrong.code == 2
     assert f"env file {tmp_path} can't be read" in wrong.stdout
@@ -81,12 +77,12 @@ def test_a_redis_that_no_setting_names_is_named_on_stderr(
     for redis_url in (None, ""):
         env = {"DATABASE_URL": None, "REDIS_URL": redis_url}
         for arguments in (("failed",), ("repair", "--json")):
-            result = docora.run("--env-file", str(file), *arguments, env=env)
+            result = docora.run(*arguments, "--env-file", str(file), env=env)
             assert result.code == 5, result
             assert result.stderr.count(said) == 1, (arguments, result)
-        grouped = docora.run("--env-file", str(file), "failed", "--group-by", "app", env=env)
+        grouped = docora.run("failed", "--group-by", "app", "--env-file", str(file), env=env)
         assert "REDIS_URL" not in grouped.stderr
-    set_here = docora.run("--env-file", str(file), "failed", env={"DATABASE_URL": None})
+    set_here = docora.run("failed", "--env-file", str(file), env={"DATABASE_URL": None})
     assert "REDIS_URL" not in set_here.stderr
 
 
@@ -111,7 +107,7 @@ def test_an_env_file_through_a_pipe_is_read(docora: Docora) -> None:
     os.write(writer, f"DATABASE_URL={docora.database_url}\n".encode())
     os.close(writer)
     result = docora.run(
-        *("--env-file", f"/dev/fd/{reader}", "retry", *link.ids),
+        *("retry", *link.ids, "--env-file", f"/dev/fd/{reader}"),
         env={"DATABASE_URL": None},
         pass_fds=[reader],
     )
