@@ -183,7 +183,7 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     context: typer.Context | None = getattr(error, "ctx", None)
     hint = f"{context.command_path if context else 'docora-ops'} --help"
     if message.startswith("Got unexpected extra argument"):
-        hint = f"a name with blanks goes into quotes; see {hint}"
+        hint = f"quote names that contain spaces; see {hint}"
     return UsageError(message, hint=hint)
 
 

@@ -405,8 +405,8 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
         )
     if context.wait and context.dry_run:
         raise UsageError(
-            "--wait and --dry-run exclude each other: a dry run queues nothing",
-            hint="leave out one of them",
+            "--wait and --dry-run can't be combined: a dry run queues nothing",
+            hint="remove one of them",
         )
     context.wait |= is_paced and not context.dry_run
     return context

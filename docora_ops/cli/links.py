@@ -84,8 +84,8 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     source = typer_context.get_parameter_source("sort")
     if typer_context.params["group_by"] and source and source.name == "COMMANDLINE":
         raise UsageError(
-            "--sort and --group-by exclude each other: groups come with most links first",
-            hint="leave out one of them",
+            "--sort and --group-by can't be combined: the largest groups come first",
+            hint="remove one of them",
         )
     from docora_ops.actions import links as actions
     from docora_ops.cli.pages import show_page

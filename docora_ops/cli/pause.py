@@ -133,7 +133,7 @@ def _seconds_of(text: str) -> int:
     seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
     if not 1 <= seconds <= _LONGEST:
         raise UsageError(
-            f"--for {text[:100]!r} is not a duration from 1 s to 7 days",
+            f"--for {text[:100]!r} is not a duration between 1 s and 7 days",
             hint="use seconds, or a number with s, m or h: --for 10m",
         )
     return seconds

@@ -55,14 +55,14 @@ def resync(
     if (repo is None) != all_links:
         if all_links:
             raise UsageError(
-                "resync needs a repository or --all, not both", hint="leave out one of them"
+                "resync takes either REPO or --all, not both", hint="remove one of them"
             )
         raise UsageError(
-            "resync of which repository?",
-            hint="add REPO, or --all to send the files of all repositories",
+            "resync needs REPO or --all",
+            hint="--all sends the files of all repositories",
         )
     if repo is not None and in_flight is not None:
-        raise UsageError("--in-flight needs --all", hint="leave out --in-flight")
+        raise UsageError("--in-flight needs --all", hint="remove --in-flight")
     if front:
         context.require_rq_for_front()
     terminal = terminal_to_ask(skip=yes or dry_run)
@@ -84,8 +84,8 @@ def resync(
         )
     if not (yes or dry_run or terminal):
         raise UsageError(
-            "resync --all sends every file of the app again, and no terminal can confirm it",
-            hint="add --yes to do so without a question",
+            "resync --all sends the app all files again, and there is no terminal to confirm that",
+            hint="add --yes to skip the confirmation",
         )
     from docora_ops.actions.lookup import resolve_app
     from docora_ops.cli.bulk_command import BulkCommand, BulkOptions

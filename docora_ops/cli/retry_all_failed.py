@@ -46,8 +46,8 @@ def retry_all_failed(
     context = context_of(typer_context)
     if reset_circuit and circuit is options.Circuit.CLOSED:
         raise UsageError(
-            "--reset-circuit and --circuit closed exclude each other",
-            hint="leave out one of them",
+            "--reset-circuit and --circuit closed can't be combined",
+            hint="remove one of them",
         )
     if front:
         context.require_rq_for_front()

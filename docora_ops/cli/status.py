@@ -45,7 +45,7 @@ def status(
     """
     context = context_of(typer_context)
     if watch and as_json:
-        raise UsageError("--watch and --json exclude each other", hint="leave out one of them")
+        raise UsageError("--watch and --json can't be combined", hint="remove one of them")
     if seconds is not None and not watch:
         raise UsageError("SECONDS needs --watch", hint=f"docora-ops status --watch {seconds}")
     if watch:

@@ -40,8 +40,7 @@ class Terminal:
         with suppress(OSError):
             if os.tcgetpgrp(self._reader) != os.getpgrp():
                 raise UsageError(
-                    "the command asks before it changes anything, and a background job can't be "
-                    "answered",
+                    "a background job can't ask for confirmation",
                     hint="run it in the foreground, or add --yes",
                 )
 

@@ -46,14 +46,14 @@ def wait(
     is_operation = app.startswith("bulk_")
     if repo is not None and is_operation:
         raise UsageError(
-            "an operation is waited for as a whole, without a repository",
+            "REPO can't be combined with an operation: the whole operation is waited for",
             hint=f"docora-ops wait {quote(app)}",
         )
     if repo is not None:
         return _wait_for_link(context, app, repo)
     if not is_operation:
         raise UsageError(
-            f"{app[:100]!r} is not the id of an operation, and no repository is named",
+            f"{app[:100]!r} is not an operation id, and REPO is missing",
             hint="docora-ops wait APP REPO, or docora-ops wait bulk_…: see docora-ops operations",
         )
     return _wait_for_operation(context, app)

@@ -260,7 +260,7 @@ def test_links_with_a_closed_circuit_exclude_it(docora: Docora) -> None:
     command = ("retry-all-failed", "--reset-circuit", "--circuit", "closed")
     result = docora.run(*command, "--json")
     assert (result.code, result.json["code"]) == (2, "usage")
-    assert result.json["error"] == "--reset-circuit and --circuit closed exclude each other"
+    assert result.json["error"] == "--reset-circuit and --circuit closed can't be combined"
     assert docora.dump() == before
 
 

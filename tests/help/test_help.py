@@ -119,6 +119,6 @@ def test_usage_errors_are_one_sentence_or_one_document_and_load_no_driver(docora
 
 def test_usual_slips_get_a_hint_of_their_own(docora: Docora) -> None:
     unquoted, typo = docora.run_together(["retry", "Acme", "Search", "octo/api"], ["retri"])
-    hint = "Hint: a name with blanks goes into quotes; see docora-ops retry --help\n"
+    hint = "Hint: quote names that contain spaces; see docora-ops retry --help\n"
     assert unquoted.stderr.endswith(hint)
     assert "Did you mean 'retry'" in typo.stderr

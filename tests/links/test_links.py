@@ -336,7 +336,7 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
 
 def test_groups_are_not_sorted_by_an_option(docora: Docora) -> None:
     result = docora.run("links", "--sort", "app", "--group-by", "error")
-    assert (result.code, "--sort and --group-by exclude each other" in result.stderr) == (2, True)
+    assert (result.code, "--sort and --group-by can't be combined" in result.stderr) == (2, True)
 
 
 def test_a_longer_page_reads_the_waiting_list_once(docora: Docora) -> None:
