@@ -26,12 +26,13 @@ _LIMIT = 50
 _BASH = r"""_docora_ops() {
     local line=${COMP_LINE:0:COMP_POINT} quote=${COMP_WORDS[COMP_CWORD]:0:1} typed value
     [[ $quote == [\'\"] ]] || quote=
-    typed=${line##*[[:space:]]}
-    [[ $typed == *:* && ! $quote && $COMP_WORDBREAKS == *:* ]] && typed=${typed%:*}: || typed=
+    # What readline keeps of the word: it replaces only what follows a colon or another break.
+    typed=${line##*[[:space:]]} typed=${typed#--*=} typed=${typed%"$2"}
+    [[ $quote || $2 == *[[:space:]]* ]] && typed=
     COMPREPLY=()
     while IFS=$'\t' read -r value _; do
-        [[ $value ]] || continue
-        value=${value:${#typed}}
+        [[ $value && $value == "$typed"* ]] || continue
+        value=${value#"$typed"}
         case $quote in
             '') COMPREPLY+=("$(printf %q "$value")") ;;
             *) [[ $value == *[\'\"\$\`\\!]* ]] || COMPREPLY+=("$value") ;;

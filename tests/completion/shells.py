@@ -27,7 +27,12 @@ STARTS = {
     "bash": "exec bash --norc -i",
     "zsh": "exec zsh -i",
 }
-BEFORE_SCRIPT = {"bash": "PS1='$ '", "zsh": "autoload -Uz compinit; compinit -D; PS1='$ '"}
+# By default, Tab in zsh runs each $(…) before it completes, on the line of any command.
+COMPLETE_ONLY = "bindkey '^I' complete-word"
+BEFORE_SCRIPT = {
+    "bash": "PS1='$ '",
+    "zsh": f"autoload -Uz compinit; compinit -D; {COMPLETE_ONLY}; PS1='$ '",
+}
 
 SHELLS = [
     pytest.param(name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"needs {name}"))

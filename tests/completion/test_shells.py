@@ -20,7 +20,7 @@ def test_a_name_becomes_one_word_whatever_is_in_it(
 ) -> None:
     app = docora.add_app("Acme Search")
     docora.link(app, docora.add_repository("octo/api"))
-    for other in (HARD, "the o'", *HOSTILE):
+    for other in (HARD, "the o'", "a@b: c", *HOSTILE):
         docora.add_app(other)
     with shell(docora, name, tmp_path) as started:
         for typed, value in (
@@ -31,6 +31,7 @@ def test_a_name_becomes_one_word_whatever_is_in_it(
             ("'Acme ", "Acme Search"),
             ("Ü", HARD),
             ("Über:", HARD),
+            ("a@", "a@b: c"),
             ("the", "the o'"),
             ("\\$", HOSTILE[0]),
             ("\\`", HOSTILE[1]),
