@@ -105,7 +105,7 @@ class BulkResult:
     by_app: Mapping[App, Mapping[Outcome, int]]
     failures: Sequence[LinkFailure] = ()
     cancelled: bool = False
-    open_circuits_left_out: int | None = None  # links, with `--skip-open-circuits`
+    open_circuits_left_out: int | None = None  # links, with `--circuit closed`
     deliveries_cleared: int = 0  # deleted or, with `update`, marked
     update: bool = False  # of a resync
     circuits_reset: int | None = None  # repositories, with `--reset-circuit`

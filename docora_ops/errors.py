@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
-
-
-@dataclass(frozen=True)
-class Correction:
-    """Another word for an argument of the command: the APP, or the REPO."""
-
-    typed: str
-    meant: str
-    is_repository: bool = False
-
-
-@dataclass(frozen=True)
-class Retyped:
-    """The command that was typed, with corrections and added words: for a hint."""
-
-    corrections: tuple[Correction, ...] = ()
-    added: tuple[str, ...] = ()
 
 
 class DocoraOpsError(Exception):
     """Base of all errors that are not bugs.
 
-    `message` is one sentence with the value that is wrong; `code` never changes; `hint` says what
-    to do next; `retyped` are the commands to paste that the hint ends with; `details` are further
-    fields for the JSON document.
+    code: identifies the kind of error to a script; never changes.
+    message: one sentence that contains the value that is wrong.
+    hint: what to do next.
+    details: further fields for the JSON document.
     """
 
     code: ClassVar[str] = "error"
@@ -42,13 +24,11 @@ class DocoraOpsError(Exception):
         message: str,
         *,
         hint: str | None = None,
-        retyped: Sequence[Retyped] = (),
         details: dict[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.retyped = retyped
         self.details = details or {}
 
 

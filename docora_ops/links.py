@@ -260,10 +260,10 @@ class LinkFilter:
     """Further repositories: `owner/name`, case-insensitive; `*` matches anything."""
     statuses: Sequence[LinkStatus] = ()
     errors: Sequence[str] = ()
-    """The error contains one of these texts, case aside; one with `*` must match all of it."""
+    """The error contains one of these texts (case-insensitive); one with `*` must match it all."""
     exclude_errors: Sequence[str] = ()
     no_error: bool = False  # links without an error, as well as those that `errors` chooses
-    open_circuit: bool = False  # only links of repositories whose circuit is open
+    open_circuit: bool | None = None  # None: whether or not the repository's circuit is open
     or_held_back: bool = False  # as well as `statuses`: pending links with an open circuit
 
 

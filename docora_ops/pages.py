@@ -4,6 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+BATCH_SIZE = 500
+"""Links that are locked, queued and committed together."""
+
 Row = TypeVar("Row")
 
 

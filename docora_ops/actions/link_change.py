@@ -17,7 +17,6 @@ from docora_ops.errors import (
     NotFailedError,
     NotFoundError,
     RedisError,
-    Retyped,
     SnapshotRunningError,
 )
 from docora_ops.jobs import JobState, when_docora_queues
@@ -146,8 +145,7 @@ def _require_closed_circuit(link: Link) -> None:
     if link.circuit_is_open:
         raise CircuitOpenError(
             link.held_back,
-            hint="to close the circuit, too",
-            retyped=[Retyped(added=("--reset-circuit",))],
+            hint="add --reset-circuit to close the circuit, too",
             details={"status": link.status, "circuit_open_until": link.circuit_open_until},
         )
 
@@ -173,7 +171,6 @@ def _running(queue: LinkQueue, link: Link) -> SnapshotRunningError:
     return SnapshotRunningError(
         why,
         hint=hint,
-        retyped=[Retyped()],
         details={"status": link.status, "job": JobState.RUNNING},
     )
 

@@ -18,14 +18,13 @@ from docora_ops.database.names import (
     some_apps,
     some_repositories,
 )
-from docora_ops.errors import AmbiguousError, Correction, NotFoundError, Retyped
+from docora_ops.errors import AmbiguousError, NotFoundError
 from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
 from docora_ops.text import inert, mask
 
 _MOST_CANDIDATES = 10
 """Apps that are listed if a prefix fits several."""
-_MOST_COMMANDS = 3
-"""Commands in one hint."""
+_MOST_SUGGESTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class LinkChoice:
     errors, exclude_errors: texts that the last error contains (case-insensitive). One with `*` for
     anything must match the whole error.
     no_error: also links without an error.
-    open_circuit: only links of repositories whose circuit is open.
+    open_circuit: whether the circuit of the repository must be open or closed; None: either.
     """
 
     apps: Sequence[str] = ()
@@ -47,7 +46,7 @@ class LinkChoice:
     errors: Sequence[str] = ()
     exclude_errors: Sequence[str] = ()
     no_error: bool = False
-    open_circuit: bool = False
+    open_circuit: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def choose_links(docora: Docora, choice: LinkChoice, *, by_prefix: bool = True) 
         "error": list(choice.errors),
         "exclude_error": list(choice.exclude_errors),
         "no_error": choice.no_error,
-        "circuit": "open" if choice.open_circuit else None,
+        "circuit": {None: None, True: "open", False: "closed"}[choice.open_circuit],
     }
     return ChosenLinks(which, recorded)
 
@@ -116,7 +115,7 @@ def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App
         case []:
             return _resolve_prefix(database, text, by_prefix=by_prefix)
         case apps:
-            raise _ambiguous_app(f"{len(apps)} apps are named {mask(text)!r}", text, apps)
+            raise _ambiguous_app(f"{len(apps)} apps are named {mask(text)!r}", apps)
 
 
 def resolve_repository(database: Database, apps: Sequence[App], text: str) -> Repository:
@@ -135,7 +134,7 @@ def resolve_linked_repository(database: Database, apps: Sequence[App], text: str
     """
     repository, is_linked = _find_repository(database, apps, text)
     if not is_linked:
-        raise _not_linked(database, apps, repository, text)
+        raise _not_linked(database, apps, repository)
     return repository
 
 
@@ -143,7 +142,7 @@ def require_repositories(database: Database, apps: Sequence[App], pattern: str) 
     """Raises NotFoundError unless one of the apps, or any app, has a repository of such a name."""
     if not has_repository_like(database, [app.app_id for app in apps], pattern):
         sentence = f"no repository matches {mask(pattern)!r}{_of(apps)}"
-        raise _no_repository(sentence, database, apps, pattern, pattern)
+        raise _no_repository(sentence, database, apps, pattern)
 
 
 def resolve_link(database: Database, app_text: str, repository_text: str) -> Link:
@@ -152,12 +151,15 @@ def resolve_link(database: Database, app_text: str, repository_text: str) -> Lin
         app = resolve_app(database, app_text)
     except NotFoundError:
         if _are_swapped(database, app_text, repository_text):
-            raise _swapped(app_text, repository_text) from None
+            raise NotFoundError(
+                f"no app {mask(app_text)!r}: APP comes first, then REPO",
+                hint=f"swap the two: {mask(quote(repository_text))} {mask(quote(app_text))}",
+            ) from None
         raise
     repository = resolve_repository(database, [app], repository_text)
     link = read_link(database, app.app_id, repository.repository_id)
     if link is None:
-        raise _not_linked(database, [app], repository, repository_text)
+        raise _not_linked(database, [app], repository)
     return link
 
 
@@ -168,20 +170,17 @@ def _find_repository(database: Database, apps: Sequence[App], text: str) -> tupl
             return found
         case []:
             sentence = f"no repository {mask(text)!r}{_of(apps)}"
-            raise _no_repository(sentence, database, apps, text, text)
+            raise _no_repository(sentence, database, apps, text)
         case several:
             ids = [repository.repository_id for repository, _ in several]
             raise AmbiguousError(
                 f"{len(ids)} repositories are {mask(text)!r}: {', '.join(map(quote, ids))}",
                 hint="give the id of the one you mean",
-                retyped=_retyped(text, ids, is_repository=True),
                 details={"repository_ids": ids},
             )
 
 
-def _not_linked(
-    database: Database, apps: Sequence[App], repository: Repository, typed: str
-) -> NotFoundError:
+def _not_linked(database: Database, apps: Sequence[App], repository: Repository) -> NotFoundError:
     name = repository.repository_name
     match [repr(app.app_name) for app in apps]:
         case []:
@@ -191,7 +190,7 @@ def _not_linked(
         case several:
             none = f"neither {' nor '.join(several)} is"
     sentence = f"App-repository link not found: {none} linked to {name!r}"
-    return _no_repository(sentence, database, apps, typed, name)
+    return _no_repository(sentence, database, apps, name)
 
 
 def _of(apps: Sequence[App]) -> str:
@@ -208,30 +207,27 @@ def _resolve_prefix(database: Database, text: str, *, by_prefix: bool) -> App:
             return apps[0]
         raise NotFoundError(
             f"no app {mask(text)!r}: a change of many links needs the whole name or a question",
-            hint="did you mean",
-            retyped=_retyped(text, [_word(apps[0].app_name, apps[0].app_id)]),
+            hint=_did_you_mean([_word(apps[0].app_name, apps[0].app_id)]),
         )
     if apps:
         is_cut = len(apps) > _MOST_CANDIDATES
         count = f"more than {_MOST_CANDIDATES}" if is_cut else str(len(apps))
         sentence = f"the names or ids of {count} apps begin with {mask(text)!r}"
-        raise _ambiguous_app(sentence, text, apps[:_MOST_CANDIDATES])
+        raise _ambiguous_app(sentence, apps[:_MOST_CANDIDATES])
     words = {app.app_name: _word(app.app_name, app.app_id) for app in some_apps(database)}
     near = _nearest(text, words)
     raise NotFoundError(
         f"no app {mask(text)!r}",
-        hint="did you mean" if near else "check the spelling, or give the app id",
-        retyped=_retyped(text, near),
+        hint=_did_you_mean(near) if near else "check the spelling, or give the app id",
     )
 
 
-def _ambiguous_app(sentence: str, text: str, apps: Sequence[App]) -> AmbiguousError:
+def _ambiguous_app(sentence: str, apps: Sequence[App]) -> AmbiguousError:
     ids = [app.app_id for app in apps]
     named = ", ".join(f"{mask(app.app_name)} ({quote(app.app_id)})" for app in apps)
     return AmbiguousError(
         f"{sentence}: {named}",
         hint="give the id of the one you mean",
-        retyped=_retyped(text, ids),
         details={"app_ids": ids},
     )
 
@@ -243,20 +239,8 @@ def _are_swapped(database: Database, app_text: str, repository_text: str) -> boo
     return "/" in app_text and bool(find_apps_by_prefix(database, repository_text, 1))
 
 
-def _swapped(app_text: str, repository_text: str) -> NotFoundError:
-    corrections = (
-        Correction(app_text, repository_text),
-        Correction(repository_text, app_text, is_repository=True),
-    )
-    return NotFoundError(
-        f"no app {mask(app_text)!r}: APP comes first, then REPO",
-        hint="did you mean",
-        retyped=[Retyped(corrections)],
-    )
-
-
 def _no_repository(
-    sentence: str, database: Database, apps: Sequence[App], typed: str, name: str
+    sentence: str, database: Database, apps: Sequence[App], name: str
 ) -> NotFoundError:
     """Returns the error that suggests the apps' repositories whose names are similar to `name`."""
     words = {
@@ -266,8 +250,7 @@ def _no_repository(
     near = _nearest(name, words)
     return NotFoundError(
         sentence,
-        hint="did you mean" if near else "check the spelling, or give the repository id",
-        retyped=_retyped(typed, near, is_repository=True),
+        hint=_did_you_mean(near) if near else "check the spelling, or give the repository id",
     )
 
 
@@ -276,8 +259,9 @@ def _word(name: str, identifier: str) -> str:
     return name if inert(mask(name)) == name else identifier
 
 
-def _retyped(text: str, words: Sequence[str], *, is_repository: bool = False) -> list[Retyped]:
-    return [Retyped((Correction(text, word, is_repository),)) for word in words[:_MOST_COMMANDS]]
+def _did_you_mean(words: Sequence[str]) -> str:
+    """Returns a hint with the words, quoted for the shell."""
+    return f"did you mean {' or '.join(map(quote, words))}?"
 
 
 def _nearest(text: str, words: Mapping[str, str]) -> list[str]:
@@ -287,7 +271,7 @@ def _nearest(text: str, words: Mapping[str, str]) -> list[str]:
     by_folded = {_folded(name): word for name, word in words.items()}
     typed = text.partition("://")[2].partition("/")[2] or text  # of a URL, the path
     for cutoff in (0.8, 0.5):  # a near miss is not followed by names that are hardly similar
-        if near := get_close_matches(_folded(typed), by_folded, _MOST_COMMANDS, cutoff):
+        if near := get_close_matches(_folded(typed), by_folded, _MOST_SUGGESTIONS, cutoff):
             return [by_folded[name] for name in near]
     return []
 

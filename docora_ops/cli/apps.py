@@ -15,10 +15,12 @@ def apps(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Show the apps: their links by status, the last good scan, the URL; most failed links first.
+    """List apps, most failed links first.
 
-    Needs only Postgres. Changes nothing.
+    Shows the links of each app by status, the last successful scan and the URL. Needs only
+    Postgres. Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.render import apps as render

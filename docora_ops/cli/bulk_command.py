@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from rich.console import RenderableType
 
+from docora_ops import pages
 from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
 from docora_ops.actions.bulk.execute import LinkOutcome
@@ -91,7 +92,7 @@ class BulkCommand(LongRun):
         action: Action,
         selection: Selection,
         change: Change,
-        batch_size: int = 500,
+        batch_size: int | None = None,
         options: BulkOptions = _NONE,
         disproved: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
@@ -103,8 +104,8 @@ class BulkCommand(LongRun):
         self._is_paced = options.in_flight is not None and not context.dry_run
         common = (
             *(action, context.docora.database, context.docora.queue, context.docora.store),
-            *(selection, batch_size, audit, options.front, options.reset_circuit),
-            *(options.update, stop),
+            *(selection, batch_size or pages.BATCH_SIZE, audit),
+            *(options.front, options.reset_circuit, options.update, stop),
         )
         if options.in_flight is not None and self._is_paced:
             self._run: BulkRun = PacedRun(

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
-from docora_ops.cli.env_file import env_file_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.signals import finishing_first
-from docora_ops.errors import DocoraOpsError, Retyped, UsageError
+from docora_ops.cli.streams import show_paged
+from docora_ops.errors import DocoraOpsError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -92,8 +92,7 @@ class Context:
         """Prints the data for a person on stdout: the tables, then one line as inert text.
 
         At a terminal, what is taller than the screen goes through the pager. `is_last`: False if
-        the command goes on afterwards, so that it may not wait for a key. Reads the tables only as
-        far as they are shown.
+        the command goes on afterwards, so that it may not wait for a key.
         """
         from docora_ops.render.cells import cell
 
@@ -102,9 +101,7 @@ class Context:
         if not sys.stdout.isatty():
             self._show_plain(parts)
         elif is_last:
-            from docora_ops.cli.pager import show_paged
-
-            show_paged(map(self._rendered, parts), self.out.height)
+            show_paged("".join(map(self._rendered, parts)), self.out.height)
         else:
             for part in parts:
                 self.out.print(part, crop=False)
@@ -165,9 +162,9 @@ class Context:
         if cell_len(text) <= self.err.width:
             self.err.print(text, style=style, soft_wrap=True)
             return
-        sentence, colon, commands = text.partition(": docora-ops ")
+        sentence, colon, command = text.partition(": docora-ops ")
         self.err.print(sentence + colon[:1], style=style)
-        for command in commands.split(" or: docora-ops ") if commands else ():
+        if command:
             self.err.print(f"  docora-ops {command}", style=style, soft_wrap=True)
 
     def warn(self, text: str) -> None:
@@ -196,8 +193,8 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
     `waits`: the command always waits. Raises UsageError if options contradict each other.
     """
     context: Context = typer_context.obj
-    context.env_file = env_file_of(typer_context)
     given = typer_context.params
+    context.env_file = given.get("env_file")
     context.as_json = given.get("as_json", False)
     context.dry_run = given.get("dry_run", False)
     context.wait = given.get("wait", waits)
@@ -206,20 +203,18 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
     if given.get("max_failures") is not None and not is_paced:
         raise UsageError(
             "--max-failures needs --in-flight: without it, all links are queued at once",
-            hint="add --in-flight",
-            retyped=[Retyped(added=("--in-flight=N",))],
+            hint="add --in-flight N",
         )
     if context.timeout is not None and not context.wait and not is_paced:
         others = " or --in-flight" if "in_flight" in given else ""
         raise UsageError(
             f"--timeout needs --wait{others}",
             hint=f"add --wait{others}",
-            retyped=[Retyped(added=("--wait",))],
         )
     if context.wait and context.dry_run:
         raise UsageError(
-            "--wait and --dry-run exclude each other: a dry run queues nothing",
-            hint="leave out one of them",
+            "--wait and --dry-run can't be combined: a dry run queues nothing",
+            hint="remove one of them",
         )
     context.wait |= is_paced and not context.dry_run
     return context

@@ -13,13 +13,13 @@ def demo(
     keep: Annotated[
         bool,
         typer.Option(
-            "--keep", help="Then leave failed links and two workers to play with, until Ctrl-C."
+            "--keep", help="Keep the servers, failed links and two workers running until Ctrl-C."
         ),
     ] = False,
 ) -> None:
-    """Show the tool at work on a small Docora with servers of its own.
+    """Demonstrate the commands on temporary servers.
 
-    At a terminal, waits for a key after each step. Touches no other database. Needs the extra
+    Waits for a key after each step, at a terminal. Touches no other database. Needs the extra
     `demo`, which `make demo` installs in a clone.
     """
     try:

@@ -12,7 +12,7 @@ from docora_ops.cli.exit_codes import ExitCode
 def doctor(
     typer_context: typer.Context,
     show_all: Annotated[
-        bool, typer.Option("--all", help="Show every check, also those that are ok.")
+        bool, typer.Option("--all", help="Show all checks, including those that are ok.")
     ] = False,
     max_failed: Annotated[
         int | None,
@@ -20,22 +20,23 @@ def doctor(
             metavar="N",
             min=0,
             max=10**9,
-            help="Fail with exit code 6 if more than N links have failed.",
+            help="Exit with code 6 if more than N links have failed.",
         ),
     ] = None,
     read_only: Annotated[
         bool,
         typer.Option(
             "--read-only",
-            help="For monitoring: expect a role and a user that may only read, and try no write.",
+            help="Expect credentials that can only read (for monitoring), and try no write.",
         ),
     ] = False,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Check the settings, both servers, the queue, the links, and whether queue and links agree.
+    """Check settings, servers, queue and links.
 
-    Changes nothing, and says what to do about each problem, the worst one last. Mismatches are
-    checked twice, some seconds apart, so that normal activity does not count.
+    Says what to do about each problem, the worst one last. Mismatches between database and queue
+    are checked twice, some seconds apart, so that normal activity does not count. Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.diagnose import WaitingFor, diagnose

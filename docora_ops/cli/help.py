@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.cli.streams import show_paged
 from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,29 +30,10 @@ _LIST = """\
 {topics}
 """
 
-_COMMAND = """\
-# docora-ops {name}
 
-{description}
-
-```sh
-{usage}
-```
-
-{parameters}
-
-Example:
-
-```sh
-{example}
-```
-"""
-
-
-def _complete(typer_context: typer.Context, incomplete: str) -> list[str]:
-    """Returns the commands and topics that begin with the typed text."""
-    names = {**_commands(typer_context), **_topics()}
-    return [name for name in names if name.startswith(incomplete)]
+def _complete(typer_context: typer.Context) -> list[str]:
+    """Returns the commands and topics."""
+    return [*{**_commands(typer_context), **_topics()}]
 
 
 def show_help(
@@ -61,22 +43,24 @@ def show_help(
         typer.Argument(
             metavar="NAME",
             show_default=False,
-            help="A command or a topic; without it, all of them are listed.",
+            help="A command or a topic (default: list all).",
             autocompletion=_complete,
         ),
     ] = None,
-) -> int:
-    """Show the help of a command or a topic, or list all of them.
+) -> None:
+    """Show the help of a command or a topic, or list them.
 
-    A topic explains one subject, such as exit codes or privileges. Needs no settings and no
-    server. Prints Markdown unless stdout is a terminal.
+    A topic explains one subject, such as exit codes or privileges. Needs no settings and no server.
+    Prints Markdown unless stdout is a terminal.
     """
     commands, topics = _commands(typer_context), _topics()
     pages = []
     if name is None:
         pages.append(_list(commands, topics))
     if name in commands:
-        pages.append(_describe(typer_context, name, commands[name]))
+        command = commands[name]
+        context = typer.Context(command, info_name=name, parent=typer_context.find_root())
+        pages.append(f"# docora-ops {name}\n\n```text\n{command.get_help(context)}\n```\n")
     if name in topics:
         pages.append(topics[name].read_text(encoding="utf-8"))
     if not pages:
@@ -85,7 +69,6 @@ def show_help(
             hint=_did_you_mean(str(name), [*commands, *topics]),
         )
     _show("\n".join(pages))
-    return ExitCode.OK
 
 
 def _commands(typer_context: typer.Context) -> dict[str, Any]:
@@ -106,7 +89,7 @@ def _topics() -> dict[str, Traversable]:
 
 def _list(commands: dict[str, Any], topics: dict[str, Traversable]) -> str:
     return _LIST.format(
-        commands=_items((name, command.help.splitlines()[0]) for name, command in commands.items()),
+        commands=_items((name, command.short_help) for name, command in commands.items()),
         topics=_items(
             (name, _first_sentence(file)) for name, file in topics.items() if name not in commands
         ),
@@ -119,21 +102,8 @@ def _first_sentence(topic: Traversable) -> str:
     return paragraph.replace("\n", " ").partition(". ")[0].rstrip(".") + "."
 
 
-def _describe(typer_context: typer.Context, name: str, command: Any) -> str:
-    """Returns what `--help` shows of a command, as Markdown."""
-    context = typer.Context(command, info_name=name, parent=typer_context.find_root())
-    usage = (piece.strip("{}") for piece in command.collect_usage_pieces(context))
-    return _COMMAND.format(
-        name=name,
-        description=command.help,
-        usage=" ".join(["docora-ops", name, *usage]),
-        parameters=_items(each.get_help_record(context) for each in command.get_params(context)),
-        example=command.epilog.removeprefix("Example: "),
-    )
-
-
 def _items(rows: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(f"- `{name}`: {' '.join(text.split())}" for name, text in rows)
+    return "\n".join(f"- `{name}`: {text}" for name, text in rows)
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -144,9 +114,16 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _show(text: str) -> None:
-    if sys.stdout.isatty():
-        from docora_ops.cli.pager import show_markdown
-
-        show_markdown(text)
-    else:
+    """Writes the Markdown to stdout, rendered if that is a terminal."""
+    if not sys.stdout.isatty():
         sys.stdout.write(text)
+        return
+    from docora_ops.render.console import make_console
+    from docora_ops.render.markdown import WholeMarkdown
+
+    # Links to other topics are paths in the repository: only their text is of use here.
+    text = re.sub(r"\[([^]]+)\]\([\w./#-]+\)", r"\1", text)
+    console = make_console(sys.stdout)
+    with console.capture() as capture:
+        console.print(WholeMarkdown(text, hyperlinks=False), crop=False)
+    show_paged(capture.get(), console.height)

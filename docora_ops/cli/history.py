@@ -17,13 +17,14 @@ def history(
     limit: options.Limit = 20,
     page: options.PageNumber = 1,
     no_schedule: Annotated[
-        bool, typer.Option("--no-schedule", help="Leave out the passes of the schedule.")
+        bool, typer.Option("--no-schedule", help="Exclude the passes of schedule.")
     ] = False,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Show who changed what, when and why, the latest first.
+    """Show who changed what, when and why, latest first.
 
-    Only what was done with docora-ops: the dashboard keeps no such record.
+    Only changes made with docora-ops are recorded, not those of the dashboard.
     """
     context = context_of(typer_context)
     from docora_ops.render import history as render

@@ -23,16 +23,15 @@ Sort = Annotated[
     LinkSort,
     typer.Option(
         metavar="ORDER",
-        help="By app (app id, then repository id), error, retries (most first) or last-scan "
-        "(never scanned, then longest ago, first).",
+        help="Sort by app (app id, then repository id), error, retries (most first) or last-scan "
+        "(never scanned first, then oldest first).",
     ),
 ]
 GroupBy = Annotated[
     LinkGroup | None,
     typer.Option(
         metavar="FIELD",
-        help="Count the links by app, repository, status, or error, whatever paths, numbers and "
-        "ids it names.",
+        help="Count links by app, repository, status or error (ignoring paths, numbers and ids).",
     ),
 ]
 
@@ -59,11 +58,11 @@ def links(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Show links of any status, and whether a job is at work on them.
+    """List links and the state of their jobs.
 
-    Several values of one option choose links with any of them; different options must all be
-    met. Changes nothing.
+    Values of the same option are alternatives; different options must all match. Changes nothing.
     """
     return _show(typer_context, status or [], "link")
 
@@ -82,11 +81,12 @@ def failed(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Show the failed links, and whether a job is at work on them: `links --status failed`.
+    """List failed links and the state of their jobs.
 
-    In the order of app id, then repository id: when a link failed is not recorded.
-    `docora-ops help links` explains the columns and options. Changes nothing.
+    Short for `links --status failed`: `docora-ops help links` explains the columns and options.
+    Changes nothing.
     """
     return _show(typer_context, [LinkStatus.FAILED], "failed link")
 
@@ -98,8 +98,8 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     source = typer_context.get_parameter_source("sort")
     if given["group_by"] and source and source.name == "COMMANDLINE":
         raise UsageError(
-            "--sort and --group-by exclude each other: groups come with most links first",
-            hint="leave out one of them",
+            "--sort and --group-by can't be combined: the largest groups come first",
+            hint="remove one of them",
         )
     from docora_ops.render import links as render
     from docora_ops.text import amount

@@ -14,13 +14,14 @@ from docora_ops.cli.exit_codes import ExitCode
 def metrics(
     typer_context: typer.Context,
     by_app: Annotated[
-        bool, typer.Option("--by-app", help="Count the failed links of each app, too.")
+        bool, typer.Option("--by-app", help="Include the number of failed links of each app.")
     ] = False,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Print numbers for a monitoring system, as Prometheus text.
+    """Print metrics in the Prometheus text format.
 
-    The numbers of a server that is down are left out, and the exit code is 5. Changes nothing.
+    If a server is unreachable, omits its metrics and exits with code 5. Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.monitoring import read_metrics

@@ -26,11 +26,12 @@ def operations(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Show the bulk operations of the last hour, those of Docora's dashboard, too.
+    """List the bulk operations of the last hour.
 
-    The state `owner_gone` means: links are left, and the command that runs the operation has been
-    silent for two minutes.
+    Includes those of Docora's dashboard. The state `owner_gone` means that links are left, and that
+    the command that runs the operation has been silent for two minutes.
     """
     context = context_of(typer_context)
     from docora_ops.render import operations as render
@@ -51,11 +52,15 @@ def progress(
     typer_context: typer.Context,
     operation_id: options.OperationId,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the operation ends.")
+        bool, typer.Option("--follow", "-f", help="Keep showing it until the operation ends.")
     ] = False,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Show how far a bulk operation is, also one of Docora's dashboard."""
+    """Show the progress of a bulk operation.
+
+    Works for operations of Docora's dashboard, too.
+    """
     context = context_of(typer_context)
     from docora_ops.render import operations as render
 
@@ -92,10 +97,12 @@ def cancel(
     operation_id: options.OperationId,
     reason: options.Reason = None,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> None:
-    """Ask a bulk operation, also one of Docora's dashboard, to stop after its current batches.
+    """Stop a bulk operation after its current batches.
 
-    What it has queued stays queued; a bulk retry, run again, finishes the rest.
+    Works for operations of Docora's dashboard, too. What has been queued stays queued. To finish
+    a bulk retry, run it again.
     """
     context = context_of(typer_context)
     from docora_ops.render import operations as render

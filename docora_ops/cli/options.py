@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from docora_ops.bulk import MaxFailures
 from docora_ops.cli.change import check_reason
-from docora_ops.cli.completers import complete_app, complete_operation, complete_repo
+from docora_ops.cli.completion import complete_app, complete_operation, complete_repo
 from docora_ops.errors import UsageError
 from docora_ops.links import LinkStatus
 
@@ -22,20 +23,50 @@ if TYPE_CHECKING:
 _NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
 
 
-def number(most: int, help_text: str) -> Any:
-    """Makes an option that takes a number from 1 to `most`."""
-    return typer.Option(metavar="N", min=1, max=most, help=help_text)
+def checked_text(value: str) -> str:
+    """Returns the value of an argument or option. Raises ValueError if it is not text.
+
+    An empty value is most often an unset variable of a shell script, and would fit everything.
+    """
+    if not value.strip():
+        raise ValueError("the value is empty")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("the value is not valid UTF-8")
+    return value
 
 
-Limit = Annotated[int, number(10_000, "Rows of a page.")]
-PageNumber = Annotated[int, number(10**9, "Which page.")]
+def number(maximum: int, help_text: str) -> Any:
+    """Makes an option that takes a number from 1 to `maximum`."""
+    return typer.Option(metavar="N", min=1, max=maximum, help=help_text)
+
+
+def _max_failures(value: str) -> MaxFailures:
+    """Reads a number or a percentage. Raises UsageError."""
+    found = _NUMBER_OR_SHARE.fullmatch(value)
+    if not found:
+        raise UsageError(
+            f"--max-failures {value[:100]!r} is neither a number nor a percentage up to 100",
+            hint="use a number of links, or a percentage: --max-failures 10%",
+        )
+    return MaxFailures(int(found[1] or found[2]), is_percent=bool(found[2]))
+
+
+class Circuit(StrEnum):
+    """The states of a circuit that links can be chosen by."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+
+
 _app = typer.Argument(
     metavar="APP",
-    help="App id or name, case aside, or how the only one begins.",
+    parser=checked_text,
+    help="App id or name (case-insensitive), or the beginning of a single one.",
     autocompletion=complete_app,
 )
 _repo = typer.Argument(
     metavar="REPO",
+    parser=checked_text,
     help="Repository id, owner/name, or GitHub URL.",
     autocompletion=complete_repo,
 )
@@ -47,35 +78,20 @@ OperationId = Annotated[
     str,
     typer.Argument(
         metavar="OPERATION_ID",
-        help="As printed when the operation began.",
+        parser=checked_text,
+        help="Printed when the operation began.",
         autocompletion=complete_operation,
     ),
 ]
 
-
-def _max_failures(text: str) -> MaxFailures:
-    """Reads a number or a percentage. Raises UsageError."""
-    found = _NUMBER_OR_SHARE.fullmatch(text)
-    if not found:
-        raise UsageError(
-            f"--max-failures {text[:100]!r} is neither a number nor a percentage up to 100",
-            hint="use a number of links, or a percentage: --max-failures 10%",
-        )
-    return MaxFailures(int(found[1] or found[2]), is_percent=bool(found[2]))
-
-
-class Circuit(StrEnum):
-    """The states of a circuit that links can be chosen by."""
-
-    OPEN = "open"
-
-
+# Selection of links
 Apps = Annotated[
     list[str] | None,
     typer.Option(
         "--app",
         metavar="APP",
-        help="Only links of this app, by id or name. Repeatable.",
+        parser=checked_text,
+        help="Only links of this app (id or name). Repeatable.",
         autocompletion=complete_app,
     ),
 ]
@@ -84,7 +100,8 @@ ExcludeApps = Annotated[
     typer.Option(
         "--exclude-app",
         metavar="APP",
-        help="Exclude links of this app, by id or name. Repeatable.",
+        parser=checked_text,
+        help="Exclude links of this app. Repeatable.",
         autocompletion=complete_app,
     ),
 ]
@@ -93,8 +110,9 @@ Repositories = Annotated[
     typer.Option(
         "--repo",
         metavar="REPO",
-        help="Only links of this repository, by id, owner/name or URL; 'octo/*' stands for all "
-        "repositories of octo. Repeatable.",
+        parser=checked_text,
+        help="Only links of this repository (id, owner/name or URL; 'octo/*' matches all of octo). "
+        "Repeatable.",
         autocompletion=complete_repo,
     ),
 ]
@@ -111,28 +129,33 @@ Errors = Annotated[
     typer.Option(
         "--error",
         metavar="TEXT",
-        help="Only links whose last error contains this text, case aside. With * for anything, "
-        "the text must be the whole error. Repeatable.",
+        parser=checked_text,
+        help="Only links whose last error contains TEXT (case-insensitive). If TEXT has a *, it "
+        "must match the whole error. Repeatable.",
     ),
 ]
 ExcludeErrors = Annotated[
     list[str] | None,
     typer.Option(
-        "--exclude-error", metavar="TEXT", help="No links that --error TEXT chooses. Repeatable."
+        "--exclude-error",
+        metavar="TEXT",
+        parser=checked_text,
+        help="Exclude links that --error TEXT would match. Repeatable.",
     ),
 ]
 NoError = Annotated[
-    bool,
-    typer.Option("--no-error", help="Only links without an error, or that --error TEXT chooses."),
+    bool, typer.Option("--no-error", help="Only links without an error, or that match --error.")
 ]
 CircuitFilter = Annotated[
     Circuit | None,
     typer.Option(
         "--circuit",
-        metavar="open",
-        help="Only links of repositories whose circuit breaker is open.",
+        metavar="STATE",
+        help="Only links whose circuit breaker is STATE (open or closed).",
     ),
 ]
+
+# What is done with them, and how fast
 Front = Annotated[
     bool,
     typer.Option(
@@ -141,33 +164,7 @@ Front = Annotated[
 ]
 ResetCircuit = Annotated[
     bool,
-    typer.Option(
-        "--reset-circuit",
-        help="Close the repository's circuit too: the scheduler queues its links again.",
-    ),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")]
-Reason = Annotated[
-    str | None,
-    typer.Option(metavar="TEXT", callback=check_reason, help="Why, for the audit entry."),
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
-Wait = Annotated[
-    bool,
-    typer.Option(
-        "--wait",
-        help="Wait until every snapshot has succeeded or failed: exit code 7 if one failed again.",
-    ),
-]
-Timeout = Annotated[
-    int | None,
-    typer.Option(
-        metavar="SECONDS",
-        min=1,
-        max=10**9,
-        help="Wait no longer than this: exit code 8, and the jobs go on.",
-    ),
+    typer.Option("--reset-circuit", help="Also close the circuit breaker of each repository."),
 ]
 InFlight = Annotated[
     int | None,
@@ -175,9 +172,7 @@ InFlight = Annotated[
         "--in-flight",
         metavar="N",
         min=1,
-        max=10**6,
-        help="Queue a link only when another one has its result, so that at most N have none; "
-        "apps share them. Waits like --wait.",
+        help="Keep at most N snapshots in flight, shared fairly among the apps. Waits like --wait.",
     ),
 ]
 FailureLimit = Annotated[
@@ -186,8 +181,46 @@ FailureLimit = Annotated[
         "--max-failures",
         metavar="N|P%",
         parser=_max_failures,
-        help="With --in-flight: queue no more once more than N links, or P% of at least 20, have "
-        "failed again: exit code 7.",
+        help="With --in-flight: stop queueing once more than N links, or P% of at least 20, have "
+        "failed again (exit code 7).",
+    ),
+]
+Wait = Annotated[
+    bool,
+    typer.Option("--wait", help="Wait for the snapshots (exit code 7 if any failed)."),
+]
+Timeout = Annotated[
+    int | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=1,
+        help="Stop waiting after SECONDS (exit code 8); the jobs go on.",
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation prompt.")]
+Reason = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        parser=checked_text,
+        callback=check_reason,
+        help="The reason, for the audit entry.",
+    ),
+]
+
+# What is printed, and where the settings come from
+Limit = Annotated[int, number(10_000, "Rows per page.")]
+PageNumber = Annotated[int, number(10**9, "Page to show.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+EnvFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file",
+        metavar="PATH",
+        envvar="DOCORA_OPS_ENV_FILE",
+        show_envvar=False,
+        help="Settings file; the environment takes precedence.",
     ),
 ]
 
@@ -197,6 +230,7 @@ def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = (
     from docora_ops.actions import LinkChoice
 
     given = typer_context.params
+    circuit: Circuit | None = given["circuit"]
     return LinkChoice(
         apps=given["app"] or (),
         exclude_apps=given["exclude_app"] or (),
@@ -205,5 +239,5 @@ def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = (
         errors=given["error"] or (),
         exclude_errors=given["exclude_error"] or (),
         no_error=given["no_error"],
-        open_circuit=given["circuit"] is Circuit.OPEN,
+        open_circuit=None if circuit is None else circuit is Circuit.OPEN,
     )

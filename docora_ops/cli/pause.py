@@ -29,17 +29,19 @@ def pause(
         typer.Option(
             "--for",
             metavar="TIME",
-            help="End the pause after so long: 30s, 10m, 2h, or seconds; 7 days at most.",
+            help="End the pause after TIME: 30s, 10m, 2h, or seconds; at most 7 days.",
         ),
     ] = None,
     reason: options.Reason = None,
     yes: options.Yes = False,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Suspend all RQ workers of this Redis, also those of other queues, until `resume`.
+    """Suspend all RQ workers of this Redis until `resume`.
 
-    Each worker finishes the job that it runs. A worker that already waits for a job may take one
-    more. Waits a few seconds for the workers to notice; Ctrl-C ends only that.
+    This includes workers of other queues. Each worker finishes its current job; a worker that is
+    already waiting for a job may take one more. Waits a few seconds for the workers to notice;
+    Ctrl-C only ends that wait.
     """
     context = context_of(typer_context)
     seconds = None if at_most is None else _seconds_of(at_most)
@@ -84,10 +86,11 @@ def resume(
     typer_context: typer.Context,
     reason: options.Reason = None,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> None:
-    """Let the RQ workers of this Redis take jobs again, after `pause` or `rq suspend`.
+    """Let the RQ workers of this Redis take jobs again.
 
-    A worker takes a second to notice.
+    Undoes `pause` and `rq suspend`. Workers notice within a second.
     """
     context = context_of(typer_context)
     from docora_ops.render import pause as render
@@ -108,7 +111,7 @@ def _seconds_of(text: str) -> int:
     seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
     if not 1 <= seconds <= _LONGEST:
         raise UsageError(
-            f"--for {text[:100]!r} is not a duration from 1 s to 7 days",
+            f"--for {text[:100]!r} is not a duration between 1 s and 7 days",
             hint="use seconds, or a number with s, m or h: --for 10m",
         )
     return seconds

@@ -13,10 +13,11 @@ from docora_ops.cli.context import context_of
 
 def queue(
     typer_context: typer.Context,
-    limit: Annotated[int, options.number(10_000, "At most so many jobs.")] = 20,
+    limit: Annotated[int, options.number(10_000, "Show at most N jobs.")] = 20,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> None:
-    """Show the queue: counts, workers and what they do, scheduler, the first jobs.
+    """Show the queue, its workers and the first jobs.
 
     Needs only Redis. Changes nothing.
     """

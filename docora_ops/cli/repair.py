@@ -39,23 +39,24 @@ def repair(
         bool,
         typer.Option(
             "--remove-unknown-jobs",
-            help="Repair even if most jobs in the queue have no link in the database.",
+            help="Repair even if most jobs have no link in the database.",
         ),
     ] = False,
     with_list: Annotated[
         bool,
-        typer.Option("--list", help="Show each disagreement too, not just the counts by app."),
+        typer.Option("--list", help="List each mismatch, in addition to the counts by app."),
     ] = False,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Repair the drift that doctor finds: everywhere, of one app, or of one link.
+    """Repair the drift that doctor finds.
 
-    Queues lost and stuck links again; a stuck link counts a failure. Removes orphaned and
-    duplicate jobs and stale entries. Never touches a job that is running. Changes nothing if
-    database and queue do not seem to belong together. If the command is killed, run it again: it
-    finishes the rest.
+    Everywhere, of one app, or of one link. Queues lost and stuck links again; a stuck link counts a
+    failure. Removes orphaned and duplicate jobs and stale entries. Never touches a running job.
+    Changes nothing if database and queue do not seem to belong together. If the command is killed,
+    run it again to finish the rest.
     """
     context = context_of(typer_context)
     terminal = terminal_to_ask(skip=yes or dry_run)

@@ -12,7 +12,7 @@ from docora_ops.cli import options
 from docora_ops.cli.change import reset_in_words, sent_again
 from docora_ops.cli.context import context_of
 from docora_ops.cli.terminal import terminal_to_ask
-from docora_ops.errors import Retyped, UsageError
+from docora_ops.errors import UsageError
 
 _BATCH_SIZE = 50
 """Links in one transaction, which deletes thousands of rows for each."""
@@ -22,13 +22,13 @@ def resync(
     typer_context: typer.Context,
     app: options.App,
     repo: options.OptionalRepo = None,
-    all_links: Annotated[bool, typer.Option("--all", help="Every link of the app.")] = False,
+    all_links: Annotated[bool, typer.Option("--all", help="Resync all links of the app.")] = False,
     update: Annotated[
         bool,
         typer.Option(
             "--update",
-            help="Send files that the app has received as updates, and have the app delete files "
-            "that are gone from the repository. Marks the delivery records, and deletes none.",
+            help="Send known files as updates, and delete files from the app that are gone from "
+            "the repository. Keeps the delivery records.",
         ),
     ] = False,
     front: options.Front = False,
@@ -41,29 +41,29 @@ def resync(
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Send an app every file again: of one repository, or of all.
+    """Send an app all files again, of one repository or of all.
 
-    Deletes the link's delivery records, resets the link and queues its snapshot job, all or
-    nothing, whatever the link's status. Refused while the link's snapshot is running.
+    Deletes the delivery records of the link, resets the link and queues its snapshot job, all or
+    nothing, regardless of the status of the link. Refused while a snapshot of the link is running.
 
-    Without delivery records, files that were deleted from the repository since the last snapshot
-    are never deleted at the app. Use --update to have them deleted, unless the app has lost its
-    files and can't update them.
+    Without delivery records, the app never learns of files that were deleted from the repository
+    since the last snapshot. Use --update to have them deleted, unless the app has lost its files
+    and cannot update them.
     """
     context = context_of(typer_context)
     if (repo is None) != all_links:
         if all_links:
             raise UsageError(
-                "resync needs a repository or --all, not both", hint="leave out one of them"
+                "resync takes either REPO or --all, not both", hint="remove one of them"
             )
         raise UsageError(
-            "resync of which repository?",
-            hint="name the repository, or send the files of all repositories",
-            retyped=[Retyped(added=("REPO",)), Retyped(added=("--all",))],
+            "resync needs REPO or --all",
+            hint="--all sends the files of all repositories",
         )
     if repo is not None and in_flight is not None:
-        raise UsageError("--in-flight needs --all", hint="leave out --in-flight")
+        raise UsageError("--in-flight needs --all", hint="remove --in-flight")
     if front:
         from docora_ops.actions.workers import require_rq_for_front
 
@@ -87,9 +87,8 @@ def resync(
         )
     if not (yes or dry_run or terminal):
         raise UsageError(
-            "resync --all sends every file of the app again, and no terminal can confirm it",
-            hint="to do so without a question",
-            retyped=[Retyped(added=("--yes",))],
+            "resync --all sends the app all files again, and there is no terminal to confirm that",
+            hint="add --yes to skip the confirmation",
         )
     from docora_ops.actions.lookup import resolve_app
     from docora_ops.cli.bulk_command import BulkCommand, BulkOptions

@@ -19,12 +19,12 @@ def retry(
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Put one failed link back to work.
+    """Retry one failed link.
 
-    Resets the link and queues its snapshot job, both or neither. Keeps a job that is waiting or
-    running already, and replaces a stale one. An open circuit of the repository does not delay the
-    job.
+    Resets the link and queues its snapshot job, both or neither. Keeps a live job, and replaces a
+    stale one. An open circuit does not delay the job.
     """
     context = context_of(typer_context)
     from docora_ops.cli.link_command import change_link

@@ -24,40 +24,31 @@ def retry_all_failed(
     no_error: options.NoError = False,
     circuit: options.CircuitFilter = None,
     limit: Annotated[
-        int | None, options.number(10**9, "At most so many links, spread over the apps.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Retry at most N links, spread evenly across apps."),
     ] = None,
-    skip_open_circuits: Annotated[
-        bool,
-        typer.Option(
-            "--skip-open-circuits", help="Leave out repositories whose circuit breaker is open."
-        ),
-    ] = False,
     front: options.Front = False,
     reset_circuit: options.ResetCircuit = False,
-    batch_size: Annotated[
-        int, options.number(1000, "Links that are locked, queued and committed together.")
-    ] = 500,
-    reason: options.Reason = None,
     in_flight: options.InFlight = None,
     max_failures: options.FailureLimit = None,
     wait: options.Wait = False,
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
+    reason: options.Reason = None,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Put every failed link back to work, as one bulk operation.
+    """Retry all failed links as one bulk operation.
 
-    Apps take turns: one link of each app, then a second one of each, and so on. So no app waits
-    for the whole of another, and a few links, with `--limit`, show how all of them would fare. If
-    the command is killed, run it again: it finishes the rest.
+    Links are queued round-robin across apps. If the command is killed, run it again to finish the
+    rest.
     """
     context = context_of(typer_context)
-    excluded = "--circuit open" if circuit else "--reset-circuit" if reset_circuit else None
-    if excluded and skip_open_circuits:
+    if reset_circuit and circuit is options.Circuit.CLOSED:
         raise UsageError(
-            f"{excluded} and --skip-open-circuits exclude each other",
-            hint="leave out one of them",
+            "--reset-circuit and --circuit closed can't be combined",
+            hint="remove one of them",
         )
     if front:
         from docora_ops.actions.workers import require_rq_for_front
@@ -77,17 +68,16 @@ def retry_all_failed(
         reason,
         **chosen.recorded,
         limit=limit,
-        skip_open_circuits=skip_open_circuits,
         **bulk.recorded,
     )
     selection = select_failed(
         context.docora.database,
         chosen.which,
         limit=limit,
-        skip_open_circuits=skip_open_circuits or bulk.must_skip_open_circuits(context),
+        skip_open_circuits=bulk.must_skip_open_circuits(context),
         or_held_back=context.docora.queue.is_docoras,
     )
     reset = reset_in_words(context, links_of(selection), "their snapshot jobs")
     question = f"{reset}{bulk.words}"
-    command = BulkCommand(context, Action.RETRY, selection, change, batch_size, bulk)
+    command = BulkCommand(context, Action.RETRY, selection, change, options=bulk)
     return command.run(question, terminal)

@@ -16,13 +16,14 @@ def schedule(
     reason: options.Reason = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Queue what is due, once: first snapshots, rescans, and failed links, for cron or a timer.
+    """Queue everything that is due, once. For cron or a timer.
 
-    Changes no link. Keeps a job that is waiting or running already, and replaces a stale one, also
-    one that no worker would ever take although its status says that it waits.
-    Leaves out repositories whose circuit is open, and failed links of repositories whose circuit
-    was opened since git last succeeded. Leaves links to a running command with --in-flight.
+    Due are first snapshots, rescans, and failed links. Changes no link. Keeps live jobs. Replaces
+    stale jobs, and jobs whose status says that they wait though they are in no list. Excludes
+    links whose circuit is open, failed links whose circuit was opened since git last succeeded,
+    and links of a running command with --in-flight.
     """
     context = context_of(typer_context)
     from docora_ops.actions.workers import require_rq

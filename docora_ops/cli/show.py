@@ -17,13 +17,15 @@ def show(
     repo: options.Repo,
     full: Annotated[
         bool,
-        typer.Option("--full", help="Show every line of the last failure, not just the error."),
+        typer.Option("--full", help="Show the whole traceback of the last failure."),
     ] = False,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> None:
-    """Show everything about one link: status, error, circuit, what was delivered, its job.
+    """Show everything about one link.
 
-    The job in every place of the queue where it stands, with its last failure. Changes nothing.
+    Shows its status, error, circuit, deliveries, and its job: where it stands in the queue, and its
+    last failure. Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.render import show as render

@@ -26,23 +26,25 @@ def status(
     typer_context: typer.Context,
     watch: Annotated[
         bool,
-        typer.Option("--watch", help="Show it again each SECONDS, with the changes, until Ctrl-C."),
+        typer.Option("--watch", help="Refresh every SECONDS until Ctrl-C, and show what changed."),
     ] = False,
     seconds: Annotated[
         int | None,
         typer.Argument(
-            metavar="SECONDS", min=1, max=86_400, help="With --watch: 2 if it is not given."
+            metavar="SECONDS", min=1, max=86_400, help="Interval for --watch (default: 2)."
         ),
     ] = None,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Show the state of links, queue and workers on one screen.
+    """Show links, queue and workers on one screen.
 
-    Changes nothing. If a server is lost, shows what the other one tells, and exits with 5.
+    Changes nothing. If a server is unreachable, shows what the other one knows and exits with
+    code 5.
     """
     context = context_of(typer_context)
     if watch and as_json:
-        raise UsageError("--watch and --json exclude each other", hint="leave out one of them")
+        raise UsageError("--watch and --json can't be combined", hint="remove one of them")
     if seconds is not None and not watch:
         raise UsageError("SECONDS needs --watch", hint=f"docora-ops status --watch {seconds}")
     context.docora.settings = context.docora.settings.hurried(_PATIENCE)

@@ -60,10 +60,37 @@ def guard_streams() -> OutputStream:
     return output
 
 
+def show_paged(text: str, height: int) -> None:
+    """Writes the text to stdout, through the pager if it has `height` lines or more.
+
+    Waits until the pager has ended. Meanwhile signals do not end the command: Ctrl-C is a key of
+    the pager.
+    """
+    from rich.pager import SystemPager
+
+    from docora_ops.render.console import is_terminal
+
+    is_off = os.environ.get("PAGER") == "" or not is_terminal(sys.stdout)
+    if is_off or text.count("\n") < height or not _is_foreground(sys.stdout):
+        sys.stdout.write(text)
+        return
+    sys.stdout.flush()
+    os.environ.setdefault("LESS", "FRX")  # R: show colours
+    SystemPager().show(text)
+
+
 def write_at_once(text: str) -> None:
     """Writes to stderr, unless it is closed, past its buffer, which a signal may interrupt."""
     with suppress(OSError):
         os.write(sys.stderr.fileno(), text.encode(errors="backslashreplace"))
+
+
+def _is_foreground(terminal: TextIO) -> bool:
+    """Tells whether the terminal is ours to read: a pager in a background job would be stopped."""
+    try:
+        return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:  # not the controlling terminal
+        return False
 
 
 def _nowhere() -> TextIO:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from select import select
 from typing import TYPE_CHECKING
 
-from docora_ops.errors import CommandInterruptedError, HungUpError, Retyped, UsageError
+from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,10 +40,8 @@ class Terminal:
         with suppress(OSError):
             if os.tcgetpgrp(self._reader) != os.getpgrp():
                 raise UsageError(
-                    "the command asks before it changes anything, and a background job can't be "
-                    "answered",
-                    hint="run it in the foreground, or without the question",
-                    retyped=[Retyped(added=("--yes",))],
+                    "a background job can't ask for confirmation",
+                    hint="run it in the foreground, or add --yes",
                 )
 
     def ask(self, question: str, *above: RenderableType) -> None:

@@ -17,7 +17,7 @@ import typer
 from docora_ops import actions
 from docora_ops.bulk import OperationState
 from docora_ops.cli import options
-from docora_ops.cli.completers import complete_app_or_operation
+from docora_ops.cli.completion import complete_app_or_operation
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.long_run import BESIDE_TEXT, progress_bar
@@ -43,32 +43,34 @@ def wait(
         str,
         typer.Argument(
             metavar="APP|OPERATION_ID",
-            help="With REPO, the app of a link; alone, a bulk operation.",
+            parser=options.checked_text,
+            help="The app of a link (with REPO), or a bulk operation.",
             autocompletion=complete_app_or_operation,
         ),
     ],
     repo: options.OptionalRepo = None,
     timeout: options.Timeout = None,
     as_json: options.Json = False,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Wait for the snapshot of a link, or for all those of a bulk operation.
+    """Wait for the snapshots of a link or of a bulk operation.
 
-    Takes up a wait again that was ended, also from another terminal. Changes no link and no job,
-    and keeps the results with the operation. For a link that is in sync, or that has failed and
-    has no live job, the wait is over at once.
+    Resumes an interrupted --wait, from any terminal. Changes no link and no job; keeps the results
+    with the operation. Returns at once for a link that is in sync, or that has failed and has no
+    live job.
     """
     context = context_of(typer_context, waits=True)
     is_operation = app.startswith("bulk_")
     if repo is not None and is_operation:
         raise UsageError(
-            "an operation is waited for as a whole, without a repository",
+            "REPO can't be combined with an operation: the whole operation is waited for",
             hint=f"docora-ops wait {quote(app)}",
         )
     if repo is not None:
         return _wait_for_link(context, app, repo)
     if not is_operation:
         raise UsageError(
-            f"{app[:100]!r} is not the id of an operation, and no repository is named",
+            f"{app[:100]!r} is not an operation id, and REPO is missing",
             hint="docora-ops wait APP REPO, or docora-ops wait bulk_…: see docora-ops operations",
         )
     return _wait_for_operation(context, app)

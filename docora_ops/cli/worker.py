@@ -22,18 +22,16 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 def worker(
     typer_context: typer.Context,
-    burst: Annotated[bool, typer.Option("--burst", help="End when the queue is empty.")] = False,
+    burst: Annotated[bool, typer.Option("--burst", help="Quit when the queue is empty.")] = False,
     concurrency: Annotated[
         int | None,
         options.number(
-            256, "Jobs that run at the same time; SCAN_CONCURRENCY by default, or 5 without it."
+            256, "Run at most N jobs at the same time (default: SCAN_CONCURRENCY, or 5)."
         ),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="Name on RQ's screens; made of host and process by default."
-        ),
+        typer.Option(metavar="NAME", help="Name of the worker in RQ (default: host and process)."),
     ] = None,
     grace: Annotated[
         int | None,
@@ -41,15 +39,16 @@ def worker(
             metavar="SECONDS",
             min=1,
             max=86_400,
-            help="Seconds after which a stop cuts off the job at work; by default it is finished.",
+            help="Stop the current job SECONDS after a signal (default: let it finish).",
         ),
     ] = None,
+    env_file: options.EnvFile = None,
 ) -> int:
-    """Run the snapshot jobs that wait in the queue, with RQ's own worker and scheduler.
+    """Run snapshot jobs with RQ's worker and scheduler.
 
-    SIGTERM, SIGHUP or Ctrl-C: the job at work is finished first. A second SIGTERM or Ctrl-C, or the
-    end of `--grace`, cuts it off and queues it again, without counting a failure. Needs the extra
-    `worker` and git. The log goes to stderr, one line for each event.
+    SIGTERM, SIGHUP and Ctrl-C let the current job finish. A second SIGTERM or Ctrl-C, or the end of
+    --grace, stops the job and queues it again without counting a failure. Logs to stderr, one line
+    per event. Needs the extra `worker`, and git.
     """
     context = context_of(typer_context)
     if name is not None and not _NAME.fullmatch(name):

@@ -27,7 +27,8 @@ MATCHES = """(
          OR %(no_error)s::boolean AND coalesce(l.last_error, '') = '')
     AND (%(exclude_errors)s::text[] IS NULL
          OR (l.last_error ILIKE ANY (%(exclude_errors)s::text[])) IS NOT TRUE)
-    AND (NOT %(open_circuit)s::boolean OR r.circuit_open_until > now())
+    AND (%(open_circuit)s::boolean IS NULL
+         OR coalesce(r.circuit_open_until > now(), false) = %(open_circuit)s::boolean)
 )"""
 
 _PUBLIC = """

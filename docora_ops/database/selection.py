@@ -71,18 +71,22 @@ def select_failed(
     skip_open_circuits: bool = False,
     or_held_back: bool = False,
 ) -> Selection:
-    """Selects the failed links that match, `limit` at most.
+    """Selects at most `limit` failed links that match.
 
-    `or_held_back`: selects pending links that an open circuit holds back, too.
+    skip_open_circuits: exclude and count links of repositories whose circuit is open, as
+    `which.open_circuit` False does.
+    or_held_back: include pending links that an open circuit holds back.
     """
     statuses = [LinkStatus.FAILED]
-    which = replace(which, statuses=statuses, or_held_back=or_held_back)
+    skip_open_circuits |= which.open_circuit is False
+    open_circuit = which.open_circuit or None
+    which = replace(which, statuses=statuses, open_circuit=open_circuit, or_held_back=or_held_back)
     parameters = filter_parameters(which) | {"skip_open_circuits": skip_open_circuits}
     if or_held_back and not skip_open_circuits:
         statuses = [*statuses, LinkStatus.PENDING_SNAPSHOT]
     # The first batch, or the first link that a worker scans, closes the circuit. The links were
     # chosen before that, so the later ones are not skipped for it.
-    claimed = replace(which, statuses=statuses, open_circuit=False, or_held_back=False)
+    claimed = replace(which, statuses=statuses, open_circuit=None, or_held_back=False)
     claim = partial(claim_failed_links, which=claimed, skip_open_circuits=skip_open_circuits)
     selection = _selection(database, SELECT_FAILED, parameters, claim, limit)
     return _with_left_out(database, selection, which, skip_open_circuits)

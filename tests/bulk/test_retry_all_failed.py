@@ -225,7 +225,7 @@ def test_open_circuits_are_skipped_on_request_and_counted_apart(docora: Docora) 
         for duration in (None, timedelta(minutes=-5), timedelta(minutes=5))
     )
     dry, plain = docora.run_together(
-        ("retry-all-failed", "--skip-open-circuits", "--dry-run", "--json"),
+        ("retry-all-failed", "--circuit", "closed", "--dry-run", "--json"),
         ("retry-all-failed", "--dry-run", "--json"),
     )
     assert job_ids(dry) == [shut.job_id, over.job_id]
@@ -233,19 +233,19 @@ def test_open_circuits_are_skipped_on_request_and_counted_apart(docora: Docora) 
     assert job_ids(plain) == [shut.job_id, over.job_id, broken.job_id]
     assert "open_circuits_left_out" not in plain.data
 
-    result = docora.run("retry-all-failed", "--skip-open-circuits", "--json")
+    result = docora.run("retry-all-failed", "--circuit", "closed", "--json")
     assert result.code == 0, result
     assert result.json == bulk_document(
         "Bulk retry started", result.data["operation_id"], queued=2, open_circuits_left_out=1
     )
     assert docora.status(broken) == "failed"
 
-    nothing = docora.run("retry-all-failed", "--skip-open-circuits")
+    nothing = docora.run("retry-all-failed", "--circuit", "closed")
     assert nothing.code == 0
     assert re.search(r"\b1 links? left out", nothing.stdout + nothing.stderr)
 
 
-def test_batch_size_is_how_many_links_a_transaction_commits(docora: Docora) -> None:
+def test_a_batch_is_one_transaction(docora: Docora) -> None:
     def transactions() -> list[int]:
         rows = docora.connection.execute(
             "SELECT count(*) AS links, min(app_id || repository_id) AS first"

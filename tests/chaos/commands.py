@@ -22,7 +22,7 @@ def random_command(world: World, operations: Sequence[str], random: Random) -> l
         ["--app", app],
         ["--batch-size", "7"],
         ["--batch-size", "1", "--limit", "10"],
-        ["--error", "HTTP 500", "--skip-open-circuits"],
+        ["--error", "HTTP 500", "--circuit", "closed"],
         ["--front", "--batch-size", "7"],
         ["--reset-circuit"],
         ["--limit", "5", *wait],

@@ -9,6 +9,7 @@ from pathlib import Path
 from signal import Signals
 
 from tests.support.docora import COMMAND
+from tests.support.small_batches import SMALL_BATCHES
 from tests.support.worker_processes import Running
 
 
@@ -39,7 +40,7 @@ class Process(Running):
         with self._files.with_suffix(".out").open("wb") as stdout:
             super().__init__(
                 subprocess.Popen(
-                    [str(COMMAND), *arguments],
+                    [*(SMALL_BATCHES if "--batch-size" in arguments else [COMMAND]), *arguments],
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,

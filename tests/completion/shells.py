@@ -1,11 +1,10 @@
-"""bash and zsh at a pseudo-terminal, with the completion that `--install-completion` installs."""
+"""bash and zsh at a pseudo-terminal, with the script that `docora-ops completion` prints."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,15 +18,25 @@ from tests.support.terminal import TerminalSession
 PATIENT_COMMAND = f"""\
 #!{sys.executable}
 from docora_ops.__main__ import main
-from docora_ops.cli import shell_completion
+from docora_ops.cli import app
 
-shell_completion._PATIENCE = 60  # a machine that is busy with other tests must not end it
+app._COMPLETION_SECONDS = 60  # a machine that is busy with other tests must not end it
 main()
 """
+STARTS = {
+    "bash": "exec bash --norc -i",
+    "zsh": "exec zsh -i",
+}
+# By default, Tab in zsh runs each $(…) before it completes, on the line of any command.
+COMPLETE_ONLY = "bindkey '^I' complete-word"
+BEFORE_SCRIPT = {
+    "bash": "PS1='$ '",
+    "zsh": f"autoload -Uz compinit; compinit -D; {COMPLETE_ONLY}; PS1='$ '",
+}
 
 SHELLS = [
     pytest.param(name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"needs {name}"))
-    for name in ("bash", "zsh")
+    for name in STARTS
 ]
 TAB = b"\t"
 TO_THE_BEGINNING = b"\x01"
@@ -54,39 +63,30 @@ class Shell:
         last = re.findall(r"<__>((?:<[^>]*>)*)<__>", shown, re.DOTALL)[-1]
         return re.findall("<([^>]*)>", last)
 
-    def completes(self, typed: str, *words: str) -> None:
-        """Asserts that the command has these words after Tab."""
-        assert self.words(typed) == list(words), typed
-
-    def shows(self, typed: str, tabs: int, pattern: str) -> None:
-        """Waits until this is on the screen, then clears the line."""
+    def tab(self, typed: str, tabs: int, pattern: str) -> None:
+        """Types this, then Tab, waits until the screen matches, then clears the line."""
         self._session.type(typed.encode() + TAB * tabs)
         self._session.read_until(re.compile(pattern.encode(), re.DOTALL))
         self._session.type(b"\x15")
 
 
 @contextmanager
-def shell(docora: Docora, name: str, home: Path, **env: str | None) -> Iterator[Shell]:
-    """A shell in an empty home, in which the completion has been installed."""
+def shell(docora: Docora, name: str, home: Path) -> Iterator[Shell]:
+    """A shell in an empty home, in which the script has been read."""
     command = home / "bin" / "docora-ops"
     command.parent.mkdir()
     command.write_text(PATIENT_COMMAND)
     command.chmod(0o755)
     environment = docora.environment(
-        **{
-            "HOME": str(home),
-            "PATH": f"{command.parent}:{os.environ['PATH']}",
-            "TERM": "xterm-256color",
-            "LANG": "C.UTF-8",
-            **env,
-        }
+        HOME=str(home),
+        PATH=f"{command.parent}:{os.environ['PATH']}",
+        TERM="xterm-256color",
+        LANG="C.UTF-8",
     )
     (home / ".zshrc").touch()
-    # The shell that runs the command is the one that it installs for; a shell replaces itself by
-    # the last command.
-    install = [name, "-c", "docora-ops --install-completion; true"]
-    subprocess.run(install, env=environment, check=True, capture_output=True, timeout=60)
     (home / "a file").touch()
-    starting = ["sh", "-c", f'cd "$HOME" && exec {name} -i']
-    with TerminalSession(starting, environment) as session:
+    with TerminalSession(["sh", "-c", f'cd "$HOME"; {STARTS[name]}'], environment) as session:
+        script = f"source <(docora-ops completion {name}); echo rea''dy\n"
+        session.type(f"{BEFORE_SCRIPT[name]}; {script}".encode())
+        session.read_until(re.compile(b"ready\r"))
         yield Shell(session)

@@ -240,7 +240,7 @@ def test_no_secret_is_in_the_process_list_nor_where_the_servers_show_their_clien
     with psycopg.connect(docora.database_access.owner) as holder:
         holder.execute("SELECT 1 FROM app_repositories FOR UPDATE")
         process = docora.start_installed(
-            *("--env-file", str(file), "retry", *link.ids, "--json"),
+            *("retry", *link.ids, "--env-file", str(file), "--json"),
             env={"DATABASE_URL": None, "REDIS_URL": None},
         )
 

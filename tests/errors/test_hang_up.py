@@ -13,10 +13,11 @@ import psycopg
 import pytest
 
 from tests.support.bulk_actions import RETRY
-from tests.support.docora import COMMAND, Docora, finish
+from tests.support.docora import Docora, finish
 from tests.support.proxy import PATIENCE, PUSH, Fault, Proxy
 from tests.support.running_commands import LOCK_TABLE, PATIENT, STOPPING, ErrorOutput, await_locks
 from tests.support.signal_in_destructor import TRIGGER, dying_on_trigger
+from tests.support.small_batches import SMALL_BATCHES
 
 
 def take_terminal() -> None:
@@ -33,7 +34,7 @@ def test_a_closed_terminal_ends_a_bulk_retry_with_its_document_and_its_audit_ent
     with (
         output.open("wb") as stdout,
         subprocess.Popen(
-            [str(COMMAND), "retry-all-failed", "--batch-size", "1", "--json", "--yes"],
+            [*SMALL_BATCHES, "retry-all-failed", "--batch-size", "1", "--json", "--yes"],
             env=docora.environment(TERM="xterm-256color"),
             stdin=slave,
             stdout=stdout,
@@ -83,7 +84,7 @@ def test_after_a_hang_up_only_another_signal_ends_a_bulk_retry_at_once(
 
 def test_under_nohup_a_hang_up_ends_nothing(docora: Docora) -> None:
     docora.add_links(100)
-    command = ("nohup", str(COMMAND), *RETRY.command, "--json")
+    command = ("nohup", *SMALL_BATCHES, *RETRY.command, "--json")
     with Proxy.before_redis(docora.redis_url) as proxy:
         third = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=3)
         environment = {**PATIENT, "REDIS_URL": proxy.url}

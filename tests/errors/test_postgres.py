@@ -1,6 +1,8 @@
 """A Postgres that is gone, hangs, or loses a reply: a sentence, a code, nothing half done."""
 
 import time
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+from threading import Thread
 
 import psycopg
 import pytest
@@ -12,21 +14,41 @@ from tests.support.proxy import COMMIT, LOOKUPS, Fault, Proxy, refused_port
 from tests.support.rows import TestLink
 
 
-@pytest.mark.parametrize("command", ["retry", "resync --all", "retry-all-failed", "schedule"])
-def test_a_postgres_that_is_not_there_changes_nothing(
-    docora: Docora, link: TestLink, command: str
+def test_a_postgres_that_is_not_there_or_has_no_such_database_changes_nothing(
+    docora: Docora, link: TestLink
 ) -> None:
     before = docora.dump()
-    url = f"postgres://someone:{ENCODED}@127.0.0.1:{refused_port()}/docora"
-    result = docora.run(*arguments(command, link), env={"DATABASE_URL": url})
-    refuses(result, "postgres", "docora on 127.0.0.1", "connection refused")
+    nowhere = f"postgres://someone:{ENCODED}@127.0.0.1:{refused_port()}/docora"
+    elsewhere = with_database(docora.database_url, "no_such_database")
+    for command in ("retry", "resync --all", "retry-all-failed", "schedule"):
+        result = docora.run(*arguments(command, link), env={"DATABASE_URL": nowhere})
+        refuses(result, "postgres", "docora on 127.0.0.1", "connection refused")
+    result = docora.run(*arguments("retry", link), env={"DATABASE_URL": elsewhere})
+    refuses(result, "postgres", 'database "no_such_database" does not exist')
     assert docora.dump() == before
 
 
-def test_a_database_that_is_not_there_is_named(docora: Docora, link: TestLink) -> None:
-    url = with_database(docora.database_url, "no_such_database")
-    result = docora.run(*arguments("retry", link), env={"DATABASE_URL": url})
-    refuses(result, "postgres", 'database "no_such_database" does not exist')
+class WebServer(BaseRequestHandler):
+    """Answers everybody as a web server would."""
+
+    def handle(self) -> None:
+        self.request.recv(4096)
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+
+def test_a_port_on_which_something_else_listens_is_refused(docora: Docora, link: TestLink) -> None:
+    before = docora.dump()
+    with ThreadingTCPServer(("127.0.0.1", 0), WebServer) as server:
+        Thread(target=server.serve_forever, args=(0.02,)).start()
+        where = f"127.0.0.1:{server.server_address[1]}"
+        for name, url, code, sentence in (
+            ("REDIS_URL", f"redis://:{ENCODED}@{where}", "redis", "Redis at 127.0.0.1"),
+            ("DATABASE_URL", f"postgres://me:{ENCODED}@{where}/x", "postgres", "x on 127.0.0.1"),
+        ):
+            result = docora.run(*arguments("retry", link), env={name: url, **HURRIED})
+            refuses(result, code, sentence)
+        server.shutdown()
+    assert docora.dump() == before
 
 
 def test_a_postgres_that_hangs_from_the_start_is_given_up(docora: Docora, link: TestLink) -> None:

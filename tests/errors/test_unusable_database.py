@@ -75,12 +75,9 @@ def test_a_role_that_may_not_connect_often_enough_changes_nothing(
 
 def test_a_wrong_postgres_password_is_refused_and_not_shown(guarded: Docora) -> None:
     link = guarded.add_link()
-    before = guarded.dump()
     with role(guarded, "docora_ops", SECRET + "!") as user:
-        for command in ("retry", "retry-all-failed"):
-            result = guarded.run(*arguments(command, link), env={"DATABASE_URL": user.url(SECRET)})
-            refuses(result, "postgres", "password authentication failed")
-    assert guarded.dump() == before
+        result = guarded.run(*arguments("retry", link), env={"DATABASE_URL": user.url(SECRET)})
+        refuses(result, "postgres", "password authentication failed")
 
 
 def test_a_read_only_postgres_is_refused(docora: Docora, link: TestLink) -> None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import typer.main
 
@@ -17,86 +17,60 @@ from tests.support.terminal import assert_inert
 STRAY = os.fsdecode(b"x\xff\xfe")
 LONG = "x" * 100_000
 NO_TEXT = ("", STRAY, " ", "\t\n")
-NO_NUMBER = (
-    *("", STRAY, "nan", " ", "many", "-1", "1.5", "inf", "-inf", "1e9", "0x10", "\uff11\uff12"),
-    *("\u0663", "9" * 30, LONG, "\x1b[2J", "--json"),
-)
+NO_NUMBER = ("", STRAY, "nan", "many", "1.5", "-inf", "0x10", LONG, "\x1b[2J", "--json")
 TEXT = (EVIL, LONG)
 THOROUGH = ("retry-all-failed",)
 """Tried with all of these, where the others get the first: it has options of every kind."""
 WRONG = frozenset({2})
 UNKNOWN = frozenset({2, 3})
 
-T = TypeVar("T")
 Case = tuple[list[str], frozenset[int]]
-
-
-def commands() -> dict[str, Any]:
-    group: Any = typer.main.get_command(app)
-    return dict(group.commands)
-
-
-def sound(command: Any) -> list[str]:
-    """Arguments that are well formed and name nothing that there is."""
-    given = ["nobody" for parameter in command.params if parameter.param_type_name == "argument"]
-    if any("--app" in parameter.opts for parameter in command.params):
-        given += ["--app", "nobody"]
-    return given
 
 
 def cases() -> Iterator[Case]:
     """Something wrong for each argument and option of each command."""
-    for name, command in commands().items():
-        base = [name, *sound(command)]
-        surplus = (["--nonsense"], ["a", "b", "c"], ["--nonsense=1"], ["-z"], [f"--{STRAY}"])
-        yield from (([*base, *each], WRONG) for each in some_of(surplus, name, 1))
+    group: Any = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        arguments = [each for each in command.params if each.param_type_name == "argument"]
+        base = [name, *("nobody" for _ in arguments)]
+        if name in {"completion", "demo"}:  # name nothing that could be unknown
+            base = [name]
+        elif not arguments and any("--app" in each.opts for each in command.params):
+            base += ["--app", "nobody"]
+        for surplus in ("--nonsense", "--nonsense=1", "-z", f"--{STRAY}"):
+            yield [*base, surplus], WRONG
+        yield [*base, "a", "b", "c"], WRONG
+        most = None if name in THOROUGH else 1
+        for place, _ in enumerate(arguments, 1):
+            for value in (*NO_TEXT[:most], *TEXT[:most]):
+                codes = WRONG if value in NO_TEXT else UNKNOWN
+                yield [*base[:place], value, *base[place + 1 :]], codes
         for parameter in command.params:
-            yield from wrong_values(name, command, parameter)
+            if parameter.param_type_name == "option":
+                for values, codes in wrong_values(parameter, most):
+                    yield [*base, *values], codes
     for name in ("", " ", "nonsense", STRAY, EVIL, LONG, "--nonsense", "--version=1", "-x"):
         yield [name], WRONG
 
 
-def some_of(values: Sequence[T], name: str, amount: int) -> Sequence[T]:
-    return values if name in THOROUGH else values[:amount]
-
-
-def wrong_values(name: str, command: Any, parameter: Any) -> Iterator[Case]:
-    base = [name, *sound(command)]
-    kind = parameter.type_descriptor.annotation
-    if is_repeatable := parameter.param_type_name == "option" and parameter.multiple:
-        [kind] = get_args(kind)
-    if parameter.param_type_name == "argument":
-        place = 1 + [each.name for each in command.params].index(parameter.name)
-        for value in (*some_of(NO_TEXT, name, 1), *some_of(TEXT, name, 1)):
-            yield [*base[:place], value, *base[place + 1 :]], WRONG if value in NO_TEXT else UNKNOWN
-        return
+def wrong_values(parameter: Any, most: int | None) -> Iterator[Case]:
     option = parameter.opts[0]
+    kind = parameter.type_descriptor.annotation
+    [kind] = get_args(kind) if parameter.multiple else [kind]
     if parameter.is_flag:
-        yield [*base, f"{option}=yes"], WRONG
+        yield [f"{option}=yes"], WRONG
         return
-    if option in base:
-        base = [name]
-    yield [*base, option], WRONG
+    yield [option], WRONG
     if kind is int:
-        yield from (([*base, option, value], WRONG) for value in some_of(NO_NUMBER, name, 2))
-        ends = parameter.type_descriptor.parameter_info
-        yield [*base, option, str(ends.min - 1)], WRONG
-        yield [*base, option, str(ends.max + 1)], WRONG
-        yield [*base, option, "7", option, "7"], WRONG
+        yield from (([option, value], WRONG) for value in NO_NUMBER[:most])
+        yield [option, str(parameter.min - 1)], WRONG
+        if parameter.max is not None:
+            yield [option, str(parameter.max + 1)], WRONG
     elif issubclass(kind, Enum):
-        yield from (([*base, option, value], WRONG) for value in (*NO_TEXT, *TEXT))
-        first = next(iter(kind)).value
-        twice = ["nonsense"] if is_repeatable else [option, first]
-        yield [*base, option, first, *twice], WRONG
-    elif kind is Path:  # see test_what_is_no_env_file_gets_a_sentence
-        yield [*base, option, "a", option, "b"], WRONG
-    else:
-        yield from (([*base, f"{option}={value}"], WRONG) for value in some_of(NO_TEXT, name, 1))
-        yield from (([*base, option, value], UNKNOWN) for value in some_of(TEXT, name, 1))
-        if is_repeatable:
-            yield [*base, option, "a", f"{option}={NO_TEXT[0]}"], WRONG
-        else:
-            yield [*base, option, "a", option, "b"], WRONG
+        yield from (([option, value], WRONG) for value in (*NO_TEXT, *TEXT))
+    elif kind is not Path:  # see test_what_is_no_env_file_gets_a_sentence
+        yield from (([f"{option}={value}"], WRONG) for value in NO_TEXT[:most])
+        yield from (([option, value], UNKNOWN) for value in TEXT[:most])
 
 
 def problem_of(result: Result, codes: frozenset[int], *, as_json: bool) -> str | None:
@@ -119,10 +93,8 @@ def problem_of(result: Result, codes: frozenset[int], *, as_json: bool) -> str |
 def problems_of(docora: Docora, wrong: Sequence[Case], **env: str | None) -> Iterator[str]:
     for number, (arguments, codes) in enumerate(wrong):
         # In the middle, where it is not taken for the value of what comes last.
-        as_json = number % 2 == 1 and len(arguments) > 1 and not arguments[0].startswith("-")
+        as_json = number % 2 == 1 and len(arguments) > 1 and arguments[0] != "worker"
         given = [arguments[0], "--json", *arguments[1:]] if as_json else arguments
-        if arguments[0] in {"worker", "demo"}:
-            given, as_json = arguments, False
         result = docora.run(*given, env=env)
         if problem := problem_of(result, codes, as_json="--json" in given):
             yield f"{[each[:40] for each in given]} {problem}"
@@ -141,16 +113,10 @@ def test_each_wrong_value_gets_a_sentence_and_changes_nothing(docora: Docora) ->
 def test_a_value_that_is_no_choice_gets_the_choices(docora: Docora) -> None:
     for option, choices in (
         ("--group-by", "'app', 'repository', 'error', 'status'"),
-        ("--sort", "'app', 'error', 'retries', 'last-scan'"),
         ("--status", "'pending_snapshot', 'scanning', 'synced', 'failed'"),
-        ("--circuit", "'open'"),
     ):
         result = docora.run("links", option, "nonsense")
-        assert result.code == 2
-        message, _ = result.stderr.splitlines()
-        assert message == (
-            f"Error: Invalid value for '{option}': 'nonsense' is not one of {choices}."
-        )
+        assert (result.code, choices in result.stderr) == (2, True), result
 
 
 def test_what_is_no_env_file_gets_a_sentence(docora: Docora, tmp_path: Path) -> None:
@@ -159,12 +125,7 @@ def test_what_is_no_env_file_gets_a_sentence(docora: Docora, tmp_path: Path) -> 
     binary = tmp_path / "binary"
     binary.write_bytes(bytes(range(256)))
     paths = ["", " ", STRAY, EVIL, "x" * 5000, "/nowhere/at/all", "/etc/passwd/x", "/proc/self/mem"]
-    wrong: list[Case] = [
-        (["--env-file", path, "retry-all-failed"], WRONG)
-        for path in (*paths, str(tmp_path), str(binary), "/dev/null")
-    ]
-    wrong += [(["--env-file"], WRONG), (["--env-file", "a", "--env-file", "b", "queue"], WRONG)]
-    wrong += [(["queue", "--env-file", ""], WRONG), (["queue", "--env-file", EVIL], WRONG)]
+    paths += [str(tmp_path), str(binary), "/dev/null"]
     for number, text in enumerate(
         (
             b"DATABASE_URL=postgres://u:p@h/d\0\n",
@@ -178,13 +139,15 @@ def test_what_is_no_env_file_gets_a_sentence(docora: Docora, tmp_path: Path) -> 
     ):
         file = tmp_path / f"{number}.env"
         file.write_bytes(text)
-        wrong.append((["--env-file", str(file), "retry-all-failed"], WRONG))
+        paths.append(str(file))
+    wrong: list[Case] = [(["retry-all-failed", "--env-file", path], WRONG) for path in paths]
+    wrong.append((["queue", "--env-file"], WRONG))
     paths_of_clones = tmp_path / "clones.env"
     paths_of_clones.write_bytes(b"REPOS_BASE_PATH=/tmp/\0\n")
     problems = list(problems_of(docora, wrong, DATABASE_URL=None, REDIS_URL=None))
     problems += problems_of(
         docora,
-        [(["--env-file", str(paths_of_clones), "worker", "--burst"], WRONG)],
+        [(["worker", "--env-file", str(paths_of_clones), "--burst"], WRONG)],
         ENCRYPTION_KEY="00" * 32,
     )
     assert not problems, "\n".join(problems)

@@ -17,8 +17,6 @@ ALL = (README, ROOT / ".github" / "CONTRIBUTING.md", *TOPICS.values())
 
 _AFTER = re.compile(r"\s(?:\d?>|[|;&#])|[;)\"]|: ")
 """What ends a command within a line of a shell."""
-_ENDING = {"--version", "--install-completion"}
-"""Options that end docora-ops before it reads a command."""
 _PLACEHOLDERS = {"COMMAND", "NAME", "TOPIC", "…"}
 
 
@@ -44,5 +42,5 @@ def command_lines(text: str) -> Iterator[list[str]]:
             r"(?<![\w/.-])(?<!SETUSER )(?:/usr/local/bin/)?docora-ops( .*)", line
         ):
             words = shlex.split(_AFTER.split(call)[0])
-            if words[0] not in _ENDING and not _PLACEHOLDERS & set(words):
+            if words[0] != "--version" and not _PLACEHOLDERS & set(words):
                 yield [word for word in words if word != "[OPTIONS]"]

@@ -248,7 +248,7 @@ def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None
         (
             ["--repo", "octo/othr"],
             "no repository 'octo/othr'",
-            "did you mean: docora-ops {} --repo octo/other",
+            "did you mean octo/other?",
         ),
         (["--app", "Other", "--repo", "octo/repo1"], "app 'Other' is not linked to", "octo/other"),
         (
@@ -256,13 +256,13 @@ def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None
             "neither 'App 1' nor 'App 2' is linked to 'octo/other'",
             "octo/repo1",
         ),
-        (["--app", "Otherr"], "no app 'Otherr'", "did you mean: docora-ops {} --app Other"),
+        (["--app", "Otherr"], "no app 'Otherr'", "did you mean Other?"),
     ):
         for command in ("links", "retry-all-failed"):
             result = docora.run(command, *options)
             assert result.code == 3, result
             assert message in result.stderr
-            assert hint.format(command) in result.stderr
+            assert hint in result.stderr
 
 
 def test_without_redis_the_links_are_listed_and_without_postgres_nothing(docora: Docora) -> None:
@@ -336,7 +336,7 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
 
 def test_groups_are_not_sorted_by_an_option(docora: Docora) -> None:
     result = docora.run("links", "--sort", "app", "--group-by", "error")
-    assert (result.code, "--sort and --group-by exclude each other" in result.stderr) == (2, True)
+    assert (result.code, "--sort and --group-by can't be combined" in result.stderr) == (2, True)
 
 
 def test_a_longer_page_reads_the_waiting_list_once(docora: Docora) -> None:

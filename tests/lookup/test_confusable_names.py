@@ -27,7 +27,7 @@ def test_a_name_is_found_in_either_normal_form_and_case(docora: Docora, stored: 
             assert result.data["app_name"] == normalize(stored, CAFE)
     near = docora.run("show", normalize("NFD", "Caf\u00e9 Aland"), "x")
     assert near.code == 3
-    assert f"show {shlex.quote(normalize(stored, CAFE))} x\n" in near.stderr
+    assert f"did you mean {shlex.quote(normalize(stored, CAFE))}?\n" in near.stderr
 
 
 def test_names_that_differ_only_in_normal_form_are_not_taken_for_each_other(docora: Docora) -> None:

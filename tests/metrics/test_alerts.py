@@ -186,7 +186,8 @@ def test_the_cron_line_keeps_each_complete_text_and_nothing_else(
     assert "%" not in line  # which ends the command for cron
     file = tmp_path / "docora.prom"
     for before, after in (
-        ("/usr/local/bin/docora-ops --env-file /etc/docora/docora.env", str(COMMAND)),
+        ("/usr/local/bin/docora-ops", str(COMMAND)),
+        (" --env-file /etc/docora/docora.env", ""),
         ("/var/lib/prometheus/node-exporter/docora.prom", str(file)),
         ("/var/log/docora-ops.log", str(tmp_path / "log")),
     ):

@@ -16,7 +16,7 @@ A_MOMENT = timedelta(seconds=1)
     ("words", "code"),
     [
         ("schedule --json", 0),
-        ("retry-all-failed --skip-open-circuits --json", 0),
+        ("retry-all-failed --circuit closed --json", 0),
         ("retry-all-failed --error 'HTTP 502' --dry-run --json", 0),
         ("repair --dry-run --json", 0),
         ("resync no-such-app --all --yes --json", 3),

@@ -108,7 +108,7 @@ def test_no_command_shows_or_stores_a_secret(
                 docora.connection.execute(
                     "UPDATE app_repositories SET status = 'failed', last_error = %s", (ERROR,)
                 )
-                arguments = ("--env-file", str(env_file), *command, *options)
+                arguments = (*command, *options, "--env-file", str(env_file))
                 results.append(docora.run(*arguments, env=env))
                 assert results[-1].code in {0, 3, 6, 8}, results[-1]
     assert "***" in results[0].stdout
@@ -200,8 +200,8 @@ def test_a_bug_shows_where_it_happened_and_no_secret(
     docora: Docora, link: TestLink, env_file: Path, options: list[str]
 ) -> None:
     with docora.start_program(
-        *(sys.executable, "-X", "dev", "-c", BUG, "--env-file", str(env_file)),
-        *("retry", *link.ids, *options),
+        *(sys.executable, "-X", "dev", "-c", BUG),
+        *("retry", *link.ids, "--env-file", str(env_file), *options),
         env={"DATABASE_URL": None, "REDIS_URL": None, "PYTHONFAULTHANDLER": "1"},
     ) as process:
         result = finish(process)

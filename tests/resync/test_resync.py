@@ -134,7 +134,7 @@ def test_an_app_alone_is_refused_saying_what_is_missing(docora: Docora, link: Te
     for result in (alone, both, unconfirmed):
         assert result.code == 2, result
         assert result.json["code"] == "usage"
-    assert "which repository" in alone.json["error"]
+    assert "REPO or --all" in alone.json["error"]
     assert "--all" in alone.json["hint"]
     assert "not both" in both.json["error"]
     assert "--yes" in unconfirmed.json["hint"]

@@ -163,6 +163,6 @@ def test_the_warning_is_on_stderr_and_a_pipe_is_nobody_elses(
     os.fchmod(reader, 0o666)
     os.write(writer, b"ADMIN_PASSWORD=s3cr3t\n")
     os.close(writer)
-    result = docora.run("--env-file", f"/dev/fd/{reader}", "queue", pass_fds=[reader])
+    result = docora.run("queue", "--env-file", f"/dev/fd/{reader}", pass_fds=[reader])
     os.close(reader)
     assert (result.code, WARNING in result.stderr) == (0, False)

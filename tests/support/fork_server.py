@@ -213,7 +213,12 @@ def _import_everything() -> None:
     for module in pkgutil.walk_packages(docora_ops.__path__, "docora_ops."):
         if not module.name.startswith(("docora_ops.__main__", "docora_ops.demo")):
             importlib.import_module(module.name)
-    for name in ("docora_ops.__main__", "encodings.idna", "typer._adapters"):
+    for name in (
+        "docora_ops.__main__",
+        "encodings.idna",
+        "typer._adapters",
+        "tests.support.small_batches",
+    ):
         importlib.import_module(name)
     _build_commands_once()
     gc.collect()
@@ -239,7 +244,9 @@ def _be_command(
     for place, descriptor in enumerate(streams):
         os.dup2(descriptor, place)
         os.close(descriptor)
-    sys.argv = ["docora-ops", *arguments]
+    from tests.support.small_batches import take_batch_size
+
+    sys.argv = ["docora-ops", *take_batch_size(arguments)]
     os.setsid()  # or a person's own terminal would be asked
     if is_at_terminal := os.isatty(0):
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)

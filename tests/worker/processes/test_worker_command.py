@@ -146,7 +146,7 @@ def test_settings_of_an_env_file_reach_the_jobs(
         threading.Thread(target=path.write_text, args=(content,), daemon=True).start()
     else:
         path.write_text(content)
-    arguments = ("--env-file", str(path), "worker", "--burst", "--concurrency", str(concurrency))
+    arguments = ("worker", "--env-file", str(path), "--burst", "--concurrency", str(concurrency))
     result = snapshots.docora.run(*arguments, env=dict.fromkeys(names, None))
     assert (result.code, result.stdout) == (0, ""), result.stderr
     assert snapshots.docora.statuses() == {"synced": concurrency}
