@@ -54,7 +54,7 @@ def test_retries_of_a_link_that_is_being_bulk_retried_leave_one_job(docora: Doco
     docora.add_links(300)
     link = TestLink("app_" + f"{1:024x}", "repo_" + f"{150:024x}")
     # The bulk operation's two batches in flight wait as well.
-    with starting_line(docora, PROCESSES + 2):
+    with starting_line(docora, PROCESSES + 1):
         bulk = docora.start("retry-all-failed", "--batch-size", "50", "--json", env=PATIENT)
         singles = start_retries(docora, link)
     results = [finish(process) for process in singles]
@@ -97,7 +97,7 @@ def test_bulk_actions_at_once_leave_one_job_for_each_link(
         "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
         " SELECT app_id, repository_id, 'file', 'sha' FROM app_repositories"
     )
-    with starting_line(docora, 2 * len(together)):
+    with starting_line(docora, len(together)):
         processes = [docora.start(*bulk.command, "--json", env=PATIENT) for bulk in together]
     results = [finish(process) for process in processes]
     for result in results:
