@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from datetime import datetime
+from typing import ClassVar, TypedDict
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,18 @@ class Retyped:
 
     corrections: tuple[Correction, ...] = ()
     added: tuple[str, ...] = ()
+
+
+class ErrorDetails(TypedDict, total=False):
+    """Further fields of an error in a JSON document, such as the link's status."""
+
+    app_ids: Sequence[str]
+    repository_ids: Sequence[str]
+    status: str
+    job: str
+    circuit_open_until: datetime | None
+    job_count: int
+    jobs_without_link: int
 
 
 class DocoraOpsError(Exception):
@@ -43,13 +56,17 @@ class DocoraOpsError(Exception):
         *,
         hint: str | None = None,
         retyped: Sequence[Retyped] = (),
-        details: dict[str, object] | None = None,
+        details: ErrorDetails | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.retyped = retyped
-        self.details = details or {}
+        self.details = details or ErrorDetails()
+
+
+class BugError(DocoraOpsError, code="bug"):
+    """A fault of docora-ops."""
 
 
 class UsageError(DocoraOpsError, code="usage"):

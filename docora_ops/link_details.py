@@ -30,8 +30,8 @@ class LinkHistory:
     snapshot: Snapshot | None
 
 
-@dataclass(frozen=True)
-class LinkDetails:
+@dataclass(frozen=True, kw_only=True)
+class LinkDetails(LinkHistory):
     """Everything about one link."""
 
     app_id: str
@@ -46,7 +46,6 @@ class LinkDetails:
     retry_count: int
     circuit_open_until: datetime | None
     circuit_is_open: bool  # by the clock of Postgres
-    history: LinkHistory
     lock_held: bool  # a worker holds the link in Postgres
     job: JobState
     job_id: str

@@ -40,7 +40,6 @@ class ListedLink(LinkIds):
     status: str
     error_message: str | None
     error_message_cut: bool
-    timestamp: datetime  # of the last successful scan: when the link failed is not recorded
     retry_count: int
     last_scanned_at: datetime | None
     circuit_open_until: datetime | None

@@ -58,7 +58,7 @@ class BulkWait:
     failed_links: Sequence[LinkFailure]
     seconds: float
     per_second: float = 0  # results within the last minute
-    jobs: JobCounts = field(default_factory=JobCounts)  # of the links without a result
+    jobs_by_state: JobCounts = field(default_factory=JobCounts)  # of the links without a result
     suspended: bool = False  # the workers take no jobs
     failed_by_error: Sequence[ErrorGroup] = ()  # once the wait has ended, like the rest
     lost_links: Sequence[LinkFailure] = ()
@@ -67,7 +67,7 @@ class BulkWait:
     @property
     def only_lost_left(self) -> bool:
         """Tells whether there are links without a result, and none of them has a live job."""
-        return 0 < self.unfinished <= self.jobs.lost
+        return 0 < self.unfinished <= self.jobs_by_state.lost
 
     @property
     def results(self) -> Results:

@@ -21,14 +21,14 @@ def apps(
     context = context_of(typer_context)
     from docora_ops.actions.links import list_apps
     from docora_ops.cli.pages import show_page
-    from docora_ops.render import apps as render
+    from docora_ops.render.link_view import apps_list
     from docora_ops.text import amount
 
     found = list_apps(context.database, page, limit)
     return show_page(
         context,
         found,
-        render.table(found, context.out.width),
+        apps_list(found.rows),
         where=context.database.place,
         counted=amount(found.total, "app"),
         nothing="no apps",

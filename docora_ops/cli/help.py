@@ -65,6 +65,13 @@ def show_help(
             autocompletion=_complete,
         ),
     ] = None,
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="Print the JSON Schema of what COMMAND prints with --json, instead of a topic.",
+        ),
+    ] = None,
 ) -> int:
     """Show the help of a command or a topic, or list all of them.
 
@@ -72,6 +79,8 @@ def show_help(
     server. Prints Markdown unless stdout is a terminal.
     """
     commands, topics = _commands(typer_context), _topics()
+    if schema is not None:
+        return _show_schema(schema)
     pages = []
     if name is None:
         pages.append(_list(commands, topics))
@@ -85,6 +94,18 @@ def show_help(
             hint=_did_you_mean(str(name), [*commands, *topics]),
         )
     _show("\n".join(pages))
+    return ExitCode.OK
+
+
+def _show_schema(command: str) -> int:
+    import json
+
+    from docora_ops.render.documents import schema_of
+
+    found = schema_of(command)
+    if found is None:
+        raise UsageError(f"no command with --json is called {command!r}", hint="docora-ops help")
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
     return ExitCode.OK
 
 

@@ -27,7 +27,7 @@ def history(
     from docora_ops.cli.pages import show_page
     from docora_ops.pages import page_of
     from docora_ops.queue import History
-    from docora_ops.render import history as render
+    from docora_ops.render.operation_view import history_list
     from docora_ops.text import amount
 
     entries = History(context.redis).read(schedule=not no_schedule)
@@ -35,7 +35,7 @@ def history(
     return show_page(
         context,
         found,
-        render.table(found.rows, context.out.width),
+        history_list(found.rows),
         where=context.redis_server,
         counted=amount(found.total, "change"),
         nothing="no change is recorded",

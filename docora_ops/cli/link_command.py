@@ -18,8 +18,7 @@ from docora_ops.cli.terminal import Terminal
 from docora_ops.database.link_rows import count_deliveries
 from docora_ops.errors import ServerError
 from docora_ops.links import Action, LinkResult
-from docora_ops.render import link_result as render
-from docora_ops.render.bulk import forgets_files, forgotten
+from docora_ops.render import link_view
 from docora_ops.text import amount
 
 
@@ -45,7 +44,7 @@ def change_link(
     require_servers_to_match(database, context.queue)
     if terminal is not None:
         files = amount(count_deliveries(database, [link.ref]), "file")
-        above = [] if update else [forgotten(is_planned=True)]
+        above = [] if update else [link_view.forgotten(is_planned=True)]
         terminal.ask(
             f"{context.servers}: send {link.payload.app_name} {files} of "
             f"{link.payload.repository_name} {sent_again(update=update)} the delivery records, "
@@ -66,15 +65,15 @@ def change_link(
 
 def _show(context: Context, result: LinkResult, workers: int) -> None:
     if not context.as_json:
-        context.show_tables([render.table(result)], is_last=not context.wait)
-        if forgets_files(result):
-            context.say(forgotten(is_planned=result.dry_run))
+        context.show_tables([link_view.result_screen(result)], is_last=not context.wait)
+        if result.deliveries_cleared and not result.update:
+            context.say(link_view.forgotten(is_planned=result.dry_run))
         if result.dry_run:
             context.say("Dry run: nothing was changed.")
         else:
-            context.say(f"{context.servers}: {render.message(result, workers)}.")
+            context.say(f"{context.servers}: {link_view.message(result, workers)}.")
     elif not context.wait:
-        context.show_document(render.document(result, workers))
+        context.show_document(link_view.link_data(result, workers))
     if result.audit_error:
         context.warn(
             "Warning: the change was made, but history shows it as not finished: "
@@ -85,7 +84,6 @@ def _show(context: Context, result: LinkResult, workers: int) -> None:
 def _wait(context: Context, result: LinkResult, workers: int) -> int:
     from docora_ops.actions.waiting.follow import Following, wait_for_one
     from docora_ops.cli.waiting import end_wait, waiting
-    from docora_ops.render.waits import wait_table
 
     ref = result.link.ref
     following = Following(context.database, context.queue, grace=context.settings.drift_grace)
@@ -95,11 +93,11 @@ def _wait(context: Context, result: LinkResult, workers: int) -> int:
             waited = wait_for_one(following, ref, context.timeout)
     except ServerError as error:
         if context.as_json:
-            context.show_document(render.document(result, workers), error)
+            context.show_document(link_view.link_data(result, workers), error)
         return context.report(error, next_step="the job goes on")
     interrupted = following.stop.requested
     if context.as_json:
-        context.show_document(render.document(result, workers, waited))
+        context.show_document(link_view.link_data(result, workers, waited))
     else:
-        context.show_tables([wait_table(waited)], is_last=not interrupted)
+        context.show_tables([link_view.wait_screen(waited)], is_last=not interrupted)
     return gravest(end_wait(context, following.result(), ref.words, interrupted=interrupted))

@@ -89,7 +89,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
         )
     from docora_ops.actions import links as actions
     from docora_ops.cli.pages import show_page
-    from docora_ops.render import links as render
+    from docora_ops.render import link_view
     from docora_ops.text import amount
 
     typed, database = typer_context.params, context.database
@@ -101,28 +101,32 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     match typed["group_by"]:
         case LinkGroup.APP:
             found = actions.count_by_app(database, which, *page)
-            table, counted = render.apps_table(found), ("app", "apps")
+            shown: object = link_view.app_counts(found.rows, most=None)
+            counted = ("app", "apps")
         case LinkGroup.REPOSITORY:
             found = actions.count_by_repository(database, which, *page)
-            table, counted = render.repositories_table(found), ("repository", "repositories")
+            shown, counted = link_view.repository_counts(found.rows), ("repository", "repositories")
         case LinkGroup.STATUS:
             found = actions.count_by_status(database, which, *page)
-            table, counted = render.statuses_table(found), ("status", "statuses")
+            shown, counted = link_view.status_counts(found.rows), ("status", "statuses")
         case LinkGroup.ERROR:
             found = actions.count_by_error(database, which, *page)
-            table, counted = render.errors_table(found), ("different error", "different errors")
+            shown, counted = (
+                link_view.error_counts(found.rows),
+                ("different error", "different errors"),
+            )
         case _:
             open_queue, redis_server = context.queue_to_read, context.redis_server
             found, lost = actions.list_links(database, open_queue, which, typed["sort"], *page)
             where = f"{database.place}, {redis_server}"
             if not lost:
                 context.warn_of_wrong_backend()
-            table = render.links_table(found, context.out.width, with_status=len(statuses) != 1)
+            shown = link_view.links_list(found.rows, with_status=len(statuses) != 1)
     is_narrowed = any(choice.values()) or typed.get("status")
     return show_page(
         context,
         found,
-        table,
+        shown,
         where=where or database.place,
         counted=amount(found.total, *counted),
         nothing=f"no {noun} matches" if is_narrowed else f"no {noun}s",

@@ -38,14 +38,14 @@ def operations(
     context = context_of(typer_context)
     from docora_ops.cli.pages import show_page
     from docora_ops.pages import page_of
-    from docora_ops.render import operations as render
+    from docora_ops.render.operation_view import operations_list
     from docora_ops.text import amount
 
     found = page_of(context.store.read_all(), page, limit)
     return show_page(
         context,
         found,
-        render.list_table(found.rows, context.out.width),
+        operations_list(found.rows),
         where=context.redis_server,
         counted=amount(found.total, "operation"),
         nothing="no bulk operations: each is kept for an hour after its last step",
@@ -62,17 +62,17 @@ def progress(
 ) -> int:
     """Show how far a bulk operation is, also one of Docora's dashboard."""
     context = context_of(typer_context)
-    from docora_ops.render import operations as render
+    from docora_ops.render.operation_view import progress_data, progress_screens
 
     found = context.store.read(operation_id)
     if follow:
         found = _follow(context, found)
     failures, total = context.store.read_failures(operation_id)
     context.show(
-        render.progress_document(found, failures, total),
-        render.progress_tables(found, failures, total, context.out.width),
+        progress_data(found, failures, total),
+        progress_screens(found, failures, total),
     )
-    if follow and (found.cancelled or found.failed or not found.finished):
+    if follow and (found.cancelled or found.not_queued or not found.finished):
         return ExitCode.PROBLEMS
     return ExitCode.OK
 
@@ -114,13 +114,12 @@ def cancel(
     """
     context = context_of(typer_context)
     from docora_ops.queue.audit_stream import cancel_entry
-    from docora_ops.render import operations as render
-    from docora_ops.render.cells import cell
+    from docora_ops.render.columns import cell
+    from docora_ops.render.operation_view import cancel_data
 
     change = describe_change("cancel", reason)
     entry = cancel_entry(change, operation_id)
     is_first = context.store.cancel(operation_id, entry, cancelled_by=change.who)
     done = "Cancellation requested" if is_first else "Already cancelled"
-    context.show(
-        render.cancel_document(operation_id, is_first=is_first), [cell(f"{done}: {operation_id}")]
-    )
+    data = cancel_data(operation_id, is_first=is_first)
+    context.show(data, [cell(f"{done}: {operation_id}")])

@@ -84,17 +84,17 @@ def _wait(
 ) -> int:
     """Waits for the workers and shows how far they are. Returns the exit code."""
     from docora_ops.actions.pause import await_stopped
-    from docora_ops.render import pause as render
+    from docora_ops.render import queue_view
 
     try:
         workers = await_stopped(switch, stop)
     except RedisError as error:
         if context.as_json:
-            context.show_document(render.pause_document(suspension, [], queues), error)
+            context.show_document(queue_view.pause_data(suspension, [], queues), error)
         return context.report(error, next_step="the workers are suspended all the same")
     context.show(
-        render.pause_document(suspension, workers, queues),
-        [render.pause_table(suspension, workers)],
+        queue_view.pause_data(suspension, workers, queues),
+        [queue_view.pause_screen(suspension, workers)],
     )
     context.say(f"{context.redis_server}: workers suspended. To go on: docora-ops resume")
     return interrupted_code() if stop.requested else ExitCode.OK
@@ -111,13 +111,13 @@ def resume(
     """
     context = context_of(typer_context)
     from docora_ops.queue import WorkerSwitch
-    from docora_ops.render import pause as render
+    from docora_ops.render import queue_view
 
     context.require_rq("resume", context.advice.to_resume)
     suspension = context.queue.read_suspension()
     resumed = WorkerSwitch(context.redis).resume(describe_change("resume", reason))
     if context.as_json:
-        context.show_document(render.resume_document(suspension, resumed=resumed))
+        context.show_document(queue_view.resume_data(suspension, resumed=resumed))
     elif resumed:
         context.say(f"{context.redis_server}: workers resumed.")
     else:

@@ -21,7 +21,7 @@ def queue(
     """
     context = context_of(typer_context)
     from docora_ops.jobs import Backend
-    from docora_ops.render import queue as render
+    from docora_ops.render.queue_view import queue_screens
 
     context.count_workers()
     overview = context.queue.overview(limit)
@@ -30,4 +30,4 @@ def queue(
         context.warn(
             "Warning: no scheduler runs: delayed jobs wait until a worker with one is started"
         )
-    context.show(render.document(overview), render.tables(overview, context.out.width, limit))
+    context.show(overview, queue_screens(overview, limit))

@@ -10,7 +10,7 @@ from docora_ops.cli.signals import interrupted_code
 from docora_ops.cli.terminal import Terminal
 from docora_ops.drift import DriftKind, RepairOutcome, RepairResult
 from docora_ops.errors import ServerError
-from docora_ops.render import repair as render
+from docora_ops.render import drift_view
 from docora_ops.text import amount
 
 
@@ -40,7 +40,7 @@ class RepairCommand(LongRun):
             self._fix.plan()
         elif found.total:
             if terminal is not None:
-                above = render.found(found, terminal.width)
+                above = drift_view.found_list(found)
                 changes = _changes(found, is_docoras=context.queue.is_docoras)
                 terminal.ask(f"{context.servers}: {changes}{self._of}?", above)
             return self.carry_out()
@@ -63,11 +63,11 @@ class RepairCommand(LongRun):
         """Shows what was done until now, and in JSON the error that has ended it."""
         context, result = self.context, self._fix.result()
         if context.as_json:
-            context.show_text(render.encode(result, error))
+            context.show_document(drift_view.repair_data(result), error)
         elif not result.total:
-            context.show_tables([render.message(result)])
+            context.show_tables([drift_view.repair_message(result)])
         else:
-            tables = render.tables(result, context.out.width, with_list=self._with_list)
+            tables = drift_view.repair_screens(result, with_list=self._with_list)
             context.show_tables(tables, is_last=not (error or self._fix.stop.requested))
 
 

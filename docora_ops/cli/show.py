@@ -26,8 +26,8 @@ def show(
     """
     context = context_of(typer_context)
     from docora_ops.actions.show import link_details
-    from docora_ops.render import show as render
+    from docora_ops.render.link_view import link_screen
 
     details = link_details(context.database, context.queue_to_read(), app, repo)
     context.warn_of_wrong_backend()
-    context.show(render.document(details), [render.table(details, full=full)])
+    context.show(details, [link_screen(details, full=full)])

@@ -56,8 +56,8 @@ def status(
     from rich.live import Live
 
     from docora_ops.jobs import BackendSource, OtherQueue
-    from docora_ops.render import status as render
     from docora_ops.render.console import may_animate
+    from docora_ops.render.status_view import status_data, status_screen
 
     may_show = may_animate(sys.stdout) and not as_json
     live = Live(console=context.out, transient=True) if may_show else None
@@ -68,9 +68,9 @@ def status(
             live.stop()
     context.tell_backend()
     if not as_json:
-        context.show_tables([render.screen(found)])
+        context.show_tables([status_screen(found)])
     else:
-        context.show_document(render.document(found), next(iter(found.errors), None))
+        context.show_document(status_data(found), next(iter(found.errors), None))
     is_on_screen = found.has_only_others and not as_json
     is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
     if is_clear and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
@@ -86,8 +86,8 @@ def _read(context: Context, live: Live | None) -> Status:
     from rich.spinner import Spinner
 
     from docora_ops.actions.status import read_status
-    from docora_ops.render import status as render
-    from docora_ops.render.cells import cell
+    from docora_ops.render.columns import cell
+    from docora_ops.render.status_view import status_screen
 
     is_silent = context.as_json
     for found in read_status(
@@ -99,7 +99,7 @@ def _read(context: Context, live: Live | None) -> Status:
         if live:
             live.start()
             spinner = Spinner("line", cell(words))
-            live.update(Group(render.screen(found), spinner), refresh=True)
+            live.update(Group(status_screen(found), spinner), refresh=True)
         elif not is_silent:
             context.say(words)
             is_silent = True
@@ -117,8 +117,8 @@ def _watch(context: Context, seconds: int) -> None:
     from docora_ops.actions.status import Watch
     from docora_ops.errors import PostgresDeniedError, RedisDeniedError, RedisError
     from docora_ops.interrupts import Stop
-    from docora_ops.render import status as render
     from docora_ops.render.console import may_animate
+    from docora_ops.render.status_view import status_screen
 
     context.collect_garbage()
     compare = Watch().compare
@@ -128,7 +128,7 @@ def _watch(context: Context, seconds: int) -> None:
     context.tell_backend()  # later, it would break up the screen
     with live or nullcontext():
         while not getattr(sys.stdout, "has_lost_its_reader", False):
-            shown = render.screen(found, compare(found, began))
+            shown = status_screen(found, compare(found, began))
             if live:
                 # The terminal writes ^C behind the last line, which must not begin another.
                 live.update(Constrain(shown, context.out.width - 2), refresh=True)

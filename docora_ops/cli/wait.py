@@ -63,7 +63,7 @@ def _wait_for_link(context: Context, app: str, repo: str) -> int:
     from docora_ops.actions.waiting.follow import Following, wait_for_one
     from docora_ops.cli.waiting import end_wait, waiting
     from docora_ops.links import LinkStatus, Outcome
-    from docora_ops.render import waits
+    from docora_ops.render.link_view import awaited_link, wait_screen
     from docora_ops.waits import LinkWait, WaitEnd
 
     link = resolve_link(context.database, app, repo)
@@ -86,7 +86,7 @@ def _wait_for_link(context: Context, app: str, repo: str) -> int:
                 waited = wait_for_one(following, link.ref, context.timeout)
         except ServerError as error:
             return context.report(error, next_step="the job goes on")
-    context.show(waits.link_document(link, workers, waited), [waits.link_table(link, waited)])
+    context.show(awaited_link(link, workers, waited), [wait_screen(waited, link)])
     interrupted = following.stop.requested
     return gravest(end_wait(context, following.result(), link.ref.words, interrupted=interrupted))
 
@@ -128,18 +128,17 @@ def _show_operation(context: Context, watch: OperationWatch, lost: ServerError |
     from docora_ops.bulk import OperationState
     from docora_ops.cli.operations import RUNNER_IS_SILENT
     from docora_ops.cli.waiting import end_wait
-    from docora_ops.render import operations as render
-    from docora_ops.render.waits import wait_tables, waited_fields
+    from docora_ops.render.bulk_view import wait_screens
+    from docora_ops.render.operation_view import progress_data, progress_screens
 
     following, progress = watch.following, watch.progress
     waited, interrupted = following.result(), following.stop.requested
+    failures, failures_total = watch.failures, watch.failures_total
     if context.as_json:
-        data = render.progress_fields(progress, watch.failures, watch.failures_total)
-        context.show_document({"data": data | waited_fields(waited)}, lost)
+        context.show_document(progress_data(progress, failures, failures_total, waited), lost)
     else:
-        width = context.out.width
-        tables = render.progress_tables(progress, watch.failures, watch.failures_total, width)
-        found = chain(tables, wait_tables(waited, width))
+        screens = progress_screens(progress, failures, failures_total)
+        found = chain(screens, wait_screens(waited))
         context.show_tables(found, is_last=not (lost or interrupted))
     if lost:
         return context.report(lost, next_step="the jobs go on")
@@ -152,6 +151,6 @@ def _show_operation(context: Context, watch: OperationWatch, lost: ServerError |
     elif watch.left:
         done = f"The operation was stopped after {progress.completed} of {progress.total} links"
         context.warn(f"{done}. To finish the rest, run its command again.")
-    if watch.left or progress.failed:
+    if watch.left or progress.not_queued:
         codes.add(ExitCode.PROBLEMS)
     return gravest(codes)

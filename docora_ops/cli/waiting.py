@@ -16,8 +16,8 @@ from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import BESIDE_TEXT, progress_bar
 from docora_ops.cli.signals import interrupt, interrupted_code, stopping_on_signals
 from docora_ops.errors import RedisError, ServerError
+from docora_ops.render.bulk_view import wait_progress
 from docora_ops.render.console import may_animate
-from docora_ops.render.waits import wait_progress
 from docora_ops.text import amount
 from docora_ops.waits import BulkWait
 

@@ -40,7 +40,7 @@ def test_with_rq_the_jobs_of_bullmq_are_to_be_removed(bullmq: Bullmq) -> None:
     ):
         put(link)
         found = check(examine(docora), "bullmq_queue")
-        assert found["state"] == "failed", (link, found)
+        assert found["state"] == "critical", (link, found)
         # Nothing else is refused.
         assert docora.run("retry", *link.ids).code == 0
         if put is not bullmq.stall:
@@ -61,7 +61,7 @@ def test_without_a_worker_of_rq_docoras_own_workers_may_be_meant(bullmq: Bullmq)
     start = (
         "if Docora has workers of its own, set DOCORA_OPS_BACKEND=bullmq and start it; otherwise"
     )
-    assert (found["state"], found["hint"].startswith(start)) == ("failed", True), found
+    assert (found["state"], found["hint"].startswith(start)) == ("critical", True), found
     command = found["hint"][found["hint"].index("{ redis-cli") :]
     for arguments in (["doctor"], ["doctor", "--all"]):
         _, shown = on_terminal(bullmq.docora, arguments, columns=80, env={**ONE_LOOK, "PAGER": ""})
@@ -83,7 +83,7 @@ def test_with_bullmq_the_jobs_of_rq_are_to_be_removed(bullmq: Bullmq) -> None:
             else:
                 docora.queue_job(waiting)
             found = check(bullmq.run("doctor", "--json", env=environment), "workers")
-            assert found["state"] == "failed", found
+            assert found["state"] == "critical", found
             assert bullmq.run("retry", *delayed.ids, "--dry-run").code == 0
             remove(docora, found["hint"])
             found = check(bullmq.run("doctor", "--json", env=environment), "workers")

@@ -84,7 +84,7 @@ def test_clocks_that_differ_are_told_apart(docora: Docora) -> None:
     assert states(ahead)["clocks"] == "warning"
     # On a busy machine the answer of a server comes up to a second late.
     assert re.match(r"this host is (9|10|11) s ahead of ", check(ahead, "clocks")["finding"])
-    assert states(behind)["clocks"] == "failed"
+    assert states(behind)["clocks"] == "critical"
     assert re.search(r" is 60[01] s ahead of this host$", check(behind, "clocks")["finding"])
     assert "NTP" in check(behind, "clocks")["hint"]
 
@@ -96,7 +96,7 @@ def test_clocks_that_differ_are_told_apart(docora: Docora) -> None:
         ({"a": ("web1", "-20"), "b": ("web2", "0")}, "warning", "web1 (worker a) is 20 s behind"),
         (
             {"a": ("web1", "31"), "b": ("web1", "600"), "c": ("web2", "-6"), "d": ("", "9000")},
-            "failed",
+            "critical",
             "web1 (worker b and 1 more) is 600 s ahead of Redis; web2 (worker c) is 6 s behind "
             "Redis; an unknown host (worker d) is 9,000 s ahead of Redis",
         ),
@@ -135,11 +135,11 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     assert first.code == 6, first
     assert spoiled.dump() == before
     assert not_ok(first) == {
-        "redis_eviction": "failed",
+        "redis_eviction": "critical",
         "redis_memory": "warning",
-        "bullmq_queue": "failed",
-        "workers": "failed",
-        "scheduler": "failed",
+        "bullmq_queue": "critical",
+        "workers": "critical",
+        "scheduler": "critical",
         "waiting_jobs": "warning",
     }
     assert "volatile-lru" in check(first, "redis_eviction")["finding"]
@@ -164,10 +164,10 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     bullmq_worker.close()
     assert second.code == 6, second
     assert not_ok(second) == {
-        "redis_primary": "failed",
-        "redis_memory": "failed",
-        "bullmq_queue": "failed",
-        "workers": "failed",
+        "redis_primary": "critical",
+        "redis_memory": "critical",
+        "bullmq_queue": "critical",
+        "workers": "critical",
         "scheduler": "warning",
         "waiting_jobs": "warning",
         **dict.fromkeys(OF_BOTH, "not_checked"),
@@ -213,7 +213,7 @@ def test_a_real_worker_and_its_scheduler_are_seen(docora: Docora, tmp_path: Path
     without = examine(docora)
     assert {name: states(without)[name] for name in ("workers", "scheduler")} == {
         "workers": "warning",
-        "scheduler": "failed",
+        "scheduler": "critical",
     }
     settings = {
         "DATABASE_URL": docora.database_access.worker,
@@ -262,7 +262,7 @@ def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
     result = examine(docora)
     assert result.code == 6, result
     assert not_ok(result) == {
-        "tables": "failed",
+        "tables": "critical",
         "workers": "warning",
         **dict.fromkeys(["schemas", "privileges", *OF_LINKS, *OF_BOTH], "not_checked"),
     }
@@ -282,7 +282,7 @@ def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Doc
     result = examine(docora)
     assert result.code == 6, result
     assert not_ok(result) == {
-        "privileges": "failed",
+        "privileges": "critical",
         "workers": "warning",
         **dict.fromkeys([*OF_LINKS, *OF_BOTH], "not_checked"),
     }
@@ -330,7 +330,7 @@ def test_a_database_that_takes_no_writes_is_a_failure(docora: Docora) -> None:
     options = "options=-c%20default_transaction_read_only%3Don"
     result = examine(docora, DATABASE_URL=docora.database_url + separator + options)
     assert result.code == 6, result
-    assert states(result)["postgres_primary"] == "failed"
+    assert states(result)["postgres_primary"] == "critical"
 
 
 # Servers that are not there
@@ -345,17 +345,17 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
     both = examine(docora, **no_database, **no_redis)
     table = docora.run("doctor", env=ONE_LOOK | no_database | no_redis)
     assert not_ok(database) == {
-        "postgres": "failed",
+        "postgres": "critical",
         **dict.fromkeys([*OF_POSTGRES[1:], *OF_BOTH], "not_checked"),
     }
     assert not_ok(queue) == {
-        "redis": "failed",
+        "redis": "critical",
         **dict.fromkeys([*OF_REDIS[1:], *OF_BOTH], "not_checked"),
     }
     assert not_ok(both).keys() == {*OF_POSTGRES, *OF_REDIS, "clocks", "latency", *OF_BOTH}
     first, *_, last = table.stdout.splitlines()
     assert first == "26 checks not made: they need Postgres and Redis"
-    assert last == "2 checks failed, 26 not checked."
+    assert last == "2 critical, 26 not checked."
     for result in (database, queue, both, table):
         assert result.code == 5, result
         assert "5ecr3t" not in result.stdout + result.stderr
@@ -384,7 +384,7 @@ def test_silent_servers_end_it_in_time(docora: Docora) -> None:
         )
     assert result.code == 5, result
     assert "in time" in check(result, "redis")["finding"]
-    assert states(result)["postgres"] == "failed"
+    assert states(result)["postgres"] == "critical"
 
 
 @pytest.mark.parametrize(
@@ -409,7 +409,7 @@ def test_a_server_that_is_lost_on_the_way_costs_what_follows(
         result = examine(docora, **{variable: proxy.url})
         assert lost.requests
     assert result.code == 5, result
-    assert states(result)[server] == "failed"
+    assert states(result)[server] == "critical"
     assert states(result)["drift_lost"] == "not_checked"
     assert result.data["drift"] is None
 
@@ -428,10 +428,10 @@ def test_unusable_settings_are_a_failed_check_and_not_shown(docora: Docora) -> N
     )
     for result in (hopeless, no_database, no_redis):
         assert result.code == 2, result
-        assert states(result)["settings"] == "failed"
+        assert states(result)["settings"] == "critical"
         assert check(result, "settings")["hint"]
         assert "5ecr3t" not in result.stdout + result.stderr
-    assert set(states(hopeless).values()) == {"failed", "not_checked"}
+    assert set(states(hopeless).values()) == {"critical", "not_checked"}
     assert states(no_database)["redis"] == states(no_redis)["postgres"] == "ok"
     assert states(no_database)["postgres"] == states(no_redis)["redis"] == "not_checked"
     missing_file = docora.run("--env-file", "/nowhere", "doctor", "--json")

@@ -57,14 +57,14 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
         assert by_kind[kind] == [link.job_id]
     assert not_ok(document) == {
         "failed_links": "warning",
-        **dict.fromkeys([name for name in OF_DRIFT if name != "drift_failed_live"], "failed"),
+        **dict.fromkeys([name for name in OF_DRIFT if name != "drift_failed_live"], "critical"),
     }
     for name in OF_DRIFT[:-1]:
         assert check(document, name)["hint"] == "docora-ops repair"
     assert "7 pending links" in table.stdout
     assert f"App {int(twice.app_id[4:], 16) - 1} ← octo/repo" in table.stdout
     lines = table.stdout.splitlines()
-    assert lines[-1] == "5 checks failed, 1 warning."
+    assert lines[-1] == "5 critical, 1 warning."
     # One of each kind, so that the checks stay on the screen, and none of what does no harm.
     assert sum(line.startswith(" lost ") for line in lines) == 1
     assert not any(line.startswith(" failed live ") for line in lines)

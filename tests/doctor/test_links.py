@@ -20,7 +20,7 @@ def test_failed_links_and_open_circuits_are_counted_and_too_many_are_a_failure(
     for options, state, code in (
         ((), "warning", 0),
         (("--max-failed", "3"), "warning", 0),
-        (("--max-failed", "2"), "failed", 6),
+        (("--max-failed", "2"), "critical", 6),
     ):
         result = docora.run("doctor", "--json", *options, env=ONE_LOOK)
         assert (result.code, states(result)["failed_links"]) == (code, state), result

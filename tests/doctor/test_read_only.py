@@ -93,7 +93,7 @@ def test_a_role_that_may_not_read_all_gets_the_grants_to_read_only(docora: Docor
         f"REVOKE SELECT (status), UPDATE (status) ON app_repositories FROM {role}".encode()
     )
     found = check(monitor(docora, DATABASE_URL=docora.database_access.command), "privileges")
-    assert found["state"] == "failed"
+    assert found["state"] == "critical"
     assert found["hint"] == f"GRANT SELECT (status) ON public.app_repositories TO {role};"
 
 

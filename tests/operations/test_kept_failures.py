@@ -98,7 +98,7 @@ def test_each_step_renews_both_lives_and_a_killed_run_keeps_what_it_had_found(
             )
             process.send_signal(signal.SIGKILL)
     shown = docora.run("progress", operation, "--json", env=NO_DATABASE)
-    assert (shown.data["completed"], shown.data["failed"]) == (3, 1)
+    assert (shown.data["completed"], shown.data["not_queued"]) == (3, 1)
     assert [each["job_id"] for each in shown.data["failures"]] == [poison.job_id]
     actions = docora.actions()
     for key in (f"docora:bulk:{operation}", failures_key(operation)):

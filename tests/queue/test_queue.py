@@ -59,7 +59,7 @@ def test_an_empty_queue_is_all_zeros(docora: Docora) -> None:
         }
     }
     assert "no worker listens" in result.stderr
-    assert table.stdout.splitlines()[0] == "Waiting    0"
+    assert table.stdout.splitlines()[0] == "Waiting\t0"
 
 
 @pytest.fixture

@@ -268,7 +268,7 @@ def _check_postgres(
         role = read_role(database, TABLES)
         privileges = postgres_checks.check_privileges(role, read_only=read_only)
         found.checks.append(privileges)
-        if privileges.state is CheckState.FAILED:
+        if privileges.state is CheckState.CRITICAL:
             found.missing = "the missing privileges"
             return
         with database.snapshot():

@@ -155,7 +155,7 @@ class Following:
             failed_links=self._failures,
             seconds=round(time.monotonic() - self._began, 1),
             per_second=self._rate(),
-            jobs=self.watch.counts if unfinished else JobCounts(),
+            jobs_by_state=self.watch.counts if unfinished else JobCounts(),
             suspended=self.watch.suspended and unfinished > 0,
             failed_by_error=self._failed_by_error,
             lost_links=self._lost_links,

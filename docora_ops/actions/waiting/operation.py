@@ -71,7 +71,7 @@ class OperationWatch:
         except NotFoundError:
             self.goes_on = False  # it has expired meanwhile
             return
-        if self.progress.failed > self.failures_total:
+        if self.progress.not_queued > self.failures_total:
             self.failures, self.failures_total = self.store.read_failures(operation_id)
         ids = self.store.read_links(operation_id, self._read)
         self._read += len(ids)

@@ -1,41 +1,59 @@
-"""`metrics`: Prometheus text."""
+"""`metrics`: JSON, and Prometheus text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
 from docora_ops.jobs import QueueOverview
+from docora_ops.links import AppCount, LinkStatus
 from docora_ops.metrics import Metrics, Server
-from docora_ops.render.json import Document
-from docora_ops.render.queue import job_counts
+from docora_ops.render.queue_view import job_counts
+from docora_ops.status import DriftCounts
 from docora_ops.text import inert
 
 
-def document(found: Metrics) -> Document:
-    """Returns the JSON of `metrics`; a number that the text leaves out is null."""
+@dataclass(frozen=True)
+class MetricsData:
+    """The numbers of the Prometheus text; a number that the text leaves out is null."""
+
+    postgres_up: bool
+    redis_up: bool
+    links_by_status: Mapping[LinkStatus, int] | None
+    failed_by_app: Sequence[AppCount] | None
+    open_circuits: int | None
+    queue_name: str | None
+    jobs_by_status: Mapping[str, int] | None
+    oldest_waiting_seconds: int | None
+    workers_by_state: Mapping[str, int] | None
+    backend_ok: bool | None
+    drift: DriftCounts | None
+    scrape_seconds: float
+
+
+def metrics_data(found: Metrics) -> MetricsData:
+    """Returns the JSON data of `metrics`."""
     queue, links = found.queue, found.links
-    data: Document = {
-        "postgres_up": found.up[Server.POSTGRES],
-        "redis_up": found.up[Server.REDIS],
-        "links_by_status": links and links.by_status,
-        "failed_by_app": found.failed_by_app,
-        "open_circuits": links and links.open_circuits,
-        "queue_name": queue and queue.queue_name,
-        "jobs_by_status": queue and job_counts(queue),
-        "oldest_waiting_seconds": queue and queue.oldest_waiting_seconds,
-        "workers_by_state": found.workers,
-        "backend_ok": found.backend_ok,
-        "drift": found.drift,
-        "scrape_seconds": found.scrape_seconds,
-    }
-    return {"data": data}
+    return MetricsData(
+        postgres_up=found.up[Server.POSTGRES],
+        redis_up=found.up[Server.REDIS],
+        links_by_status=links.by_status if links else None,
+        failed_by_app=found.failed_by_app,
+        open_circuits=links.open_circuits if links else None,
+        queue_name=queue.queue_name if queue else None,
+        jobs_by_status=job_counts(queue) if queue else None,
+        oldest_waiting_seconds=queue.oldest_waiting_seconds if queue else None,
+        workers_by_state=found.workers,
+        backend_ok=found.backend_ok,
+        drift=found.drift,
+        scrape_seconds=found.scrape_seconds,
+    )
 
 
-def text(found: Metrics) -> str:
+def prometheus_text(found: Metrics) -> str:
     """Returns the numbers in the text format 0.0.4 of Prometheus."""
     registry = CollectorRegistry()
     registry.register(_Collector(found))
