@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from docora_ops.actions.doctor import postgres_checks, redis_checks
 from docora_ops.database.postgres_server import PostgresServer
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis

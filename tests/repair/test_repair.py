@@ -44,8 +44,8 @@ def world(docora: Docora) -> dict[str, TestLink]:
         for kind, status in {
             "lost": "pending_snapshot",
             "stuck": "scanning",
-            "orphan": "critical",
-            "duplicate": "critical",
+            "orphan": "failed",
+            "duplicate": "failed",
             "stale_entry": "synced",
         }.items()
     }
