@@ -100,28 +100,25 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     found: Any
     match typed["group_by"]:
         case LinkGroup.APP:
-            found = actions.count_by_app(database, which, *page)
-            shown: object = link_view.app_counts(found.rows, most=None)
-            counted = ("app", "apps")
+            found, counted = actions.count_by_app(database, which, *page), ("app", "apps")
         case LinkGroup.REPOSITORY:
             found = actions.count_by_repository(database, which, *page)
-            shown, counted = link_view.repository_counts(found.rows), ("repository", "repositories")
+            counted = ("repository", "repositories")
         case LinkGroup.STATUS:
-            found = actions.count_by_status(database, which, *page)
-            shown, counted = link_view.status_counts(found.rows), ("status", "statuses")
+            found, counted = actions.count_by_status(database, which, *page), ("status", "statuses")
         case LinkGroup.ERROR:
             found = actions.count_by_error(database, which, *page)
-            shown, counted = (
-                link_view.error_counts(found.rows),
-                ("different error", "different errors"),
-            )
+            counted = ("different error", "different errors")
         case _:
             open_queue, redis_server = context.queue_to_read, context.redis_server
             found, lost = actions.list_links(database, open_queue, which, typed["sort"], *page)
             where = f"{database.place}, {redis_server}"
             if not lost:
                 context.warn_of_wrong_backend()
-            shown = link_view.links_list(found.rows, with_status=len(statuses) != 1)
+    if group := typed["group_by"]:
+        shown = link_view.group_list(group, found.rows)
+    else:
+        shown = link_view.links_list(found.rows, with_status=len(statuses) != 1)
     is_narrowed = any(choice.values()) or typed.get("status")
     return show_page(
         context,

@@ -63,7 +63,7 @@ def _wait_for_link(context: Context, app: str, repo: str) -> int:
     from docora_ops.actions.waiting.follow import Following, wait_for_one
     from docora_ops.cli.waiting import end_wait, waiting
     from docora_ops.links import LinkStatus, Outcome
-    from docora_ops.render.link_view import awaited_link, wait_screen
+    from docora_ops.render.link_view import link_data, wait_screen
     from docora_ops.waits import LinkWait, WaitEnd
 
     link = resolve_link(context.database, app, repo)
@@ -86,7 +86,7 @@ def _wait_for_link(context: Context, app: str, repo: str) -> int:
                 waited = wait_for_one(following, link.ref, context.timeout)
         except ServerError as error:
             return context.report(error, next_step="the job goes on")
-    context.show(awaited_link(link, workers, waited), [wait_screen(waited, link)])
+    context.show(link_data(link, workers, waited), [wait_screen(waited, link)])
     interrupted = following.stop.requested
     return gravest(end_wait(context, following.result(), link.ref.words, interrupted=interrupted))
 

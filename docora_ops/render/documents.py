@@ -138,7 +138,7 @@ def _data_of(command: str) -> Any:
         "schedule": bulk,
         "operations": list[KnownOperation],
         "progress": operation_view.ProgressData,
-        "wait": link_view.AwaitedLink | operation_view.ProgressData,
+        "wait": link | operation_view.ProgressData,
         "cancel": operation_view.CancelData,
         "pause": queue_view.PauseData,
         "resume": queue_view.ResumeData,

@@ -168,20 +168,6 @@ _PLANNED = {
 
 
 @dataclass(frozen=True)
-class RepairedDrift:
-    """One disagreement and what was done about it, or would be."""
-
-    job_id: str
-    kind: DriftKind
-    outcome: RepairOutcome
-    app_id: str
-    app_name: str | None
-    repository_id: str
-    repository_name: str | None
-    detail: str
-
-
-@dataclass(frozen=True)
 class RepairData:
     """The result of `repair`: drift by kind, then by outcome, then each that was repaired.
 
@@ -201,7 +187,7 @@ class RepairData:
     left_alone: int
     not_repaired: int
     failures: Sequence[LinkFailure]
-    repaired: Sequence[RepairedDrift]
+    repaired: Sequence[Repaired]
 
 
 def repair_data(result: RepairResult) -> RepairData:
@@ -222,18 +208,7 @@ def repair_data(result: RepairResult) -> RepairData:
         not_repaired=counts.get(RepairOutcome.NOT_REPAIRED, 0),
         failures=_failures(result),
         repaired=[
-            RepairedDrift(
-                item.drift.job_id,
-                item.drift.kind,
-                item.outcome,
-                item.drift.app_id,
-                item.drift.app_name,
-                item.drift.repository_id,
-                item.drift.repository_name,
-                item.drift.detail,
-            )
-            for item in result.repaired
-            if item.outcome is not RepairOutcome.NOT_REPAIRED
+            item for item in result.repaired if item.outcome is not RepairOutcome.NOT_REPAIRED
         ],
     )
 

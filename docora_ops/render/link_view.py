@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from rich.text import Text
 
 from docora_ops import links
 from docora_ops.jobs import MOST_SEARCHED, Backend, JobPlace, when_docora_queues
 from docora_ops.link_details import LinkDetails, Snapshot
-from docora_ops.link_lists import AppSummary, ErrorGroup, ListedLink, RepositoryCount, StatusCount
+from docora_ops.link_lists import (
+    AppSummary,
+    ErrorGroup,
+    LinkGroup,
+    ListedLink,
+    RepositoryCount,
+    StatusCount,
+)
 from docora_ops.links import Action, AppCount, Link, LinkFailure, LinkResult, LinkStatus, Outcome
 from docora_ops.render.columns import Column, Listing, Pairs, cell, state, style_of, words
 from docora_ops.text import amount, duration, moment
@@ -60,25 +68,32 @@ _APPS: tuple[Column[AppSummary], ...] = (
     Column("Last good scan", lambda app: app.last_scanned_at or "never"),
     Column("URL", lambda app: app.base_url, folds=True),
 )
+_LINKS_COUNTED: Column[Any] = Column("Links", lambda count: count.links, is_number=True)
 _APP_COUNTS: tuple[Column[AppCount], ...] = (
-    Column("Links", lambda count: count.links, is_number=True),
+    _LINKS_COUNTED,
     Column("App", lambda count: count.app_name),
     Column("App id", lambda count: count.app_id),
 )
 _REPOSITORY_COUNTS: tuple[Column[RepositoryCount], ...] = (
-    Column("Links", lambda count: count.links, is_number=True),
+    _LINKS_COUNTED,
     Column("Repository", lambda count: count.repository_name),
     Column("Repository id", lambda count: count.repository_id),
 )
 _STATUS_COUNTS: tuple[Column[StatusCount], ...] = (
-    Column("Links", lambda count: count.links, is_number=True),
+    _LINKS_COUNTED,
     Column("Status", lambda count: words(count.status), lambda count: style_of(count.status)),
 )
 _ERROR_COUNTS: tuple[Column[ErrorGroup], ...] = (
-    Column("Links", lambda group: group.links, is_number=True),
+    _LINKS_COUNTED,
     Column("Apps", lambda group: group.apps, is_number=True),
     Column("Error", lambda it: it.error_message or f"({NO_ERROR}: --no-error)", folds=True),
 )
+_GROUPS: dict[LinkGroup, Sequence[Column[Any]]] = {
+    LinkGroup.APP: _APP_COUNTS,
+    LinkGroup.REPOSITORY: _REPOSITORY_COUNTS,
+    LinkGroup.STATUS: _STATUS_COUNTS,
+    LinkGroup.ERROR: _ERROR_COUNTS,
+}
 
 
 def links_list(rows: Sequence[ListedLink], *, with_status: bool) -> Listing[ListedLink]:
@@ -91,24 +106,14 @@ def apps_list(rows: Sequence[AppSummary]) -> Listing[AppSummary]:
     return Listing(_APPS, rows)
 
 
-def app_counts(rows: Iterable[AppCount], most: int | None = ROWS_SHOWN) -> Listing[AppCount]:
-    """Counts the links of each app, the largest first; a terminal shows `most` apps."""
-    return Listing(_APP_COUNTS, sorted(rows, key=lambda count: -count.links), most)
+def group_list(group: LinkGroup, rows: Sequence[Any]) -> Listing[Any]:
+    """Counts the links by a field."""
+    return Listing(_GROUPS[group], rows)
 
 
-def repository_counts(rows: Sequence[RepositoryCount]) -> Listing[RepositoryCount]:
-    """Counts the links of each repository."""
-    return Listing(_REPOSITORY_COUNTS, rows)
-
-
-def status_counts(rows: Sequence[StatusCount]) -> Listing[StatusCount]:
-    """Counts the links with each status."""
-    return Listing(_STATUS_COUNTS, rows)
-
-
-def error_counts(rows: Sequence[ErrorGroup]) -> Listing[ErrorGroup]:
-    """Counts the links and their apps for each error."""
-    return Listing(_ERROR_COUNTS, rows)
+def app_counts(rows: Iterable[AppCount]) -> Listing[AppCount]:
+    """Counts the links of each app, the largest first; a terminal shows the first ones."""
+    return Listing(_APP_COUNTS, sorted(rows, key=lambda count: -count.links), ROWS_SHOWN)
 
 
 def failures(rows: Sequence[LinkFailure], heading: str = "Not queued") -> Listing[LinkFailure]:
@@ -149,22 +154,22 @@ class LinkBefore:
 
 @dataclass(frozen=True)
 class LinkData:
-    """The result of `retry` or `resync`: Docora's `RetryResponse` and further fields.
+    """The result of `retry`, `resync` or `wait` for one link, with Docora's own names.
 
-    `circuit_open_until`: after the change. `circuit_reset`: null without `--reset-circuit`.
-    `deliveries_cleared` and `deliveries_marked`: of a resync, the latter with `--update`. `waited`:
-    with `--wait`.
+    `outcome`, `previous` and `circuit_open_until`, which is read after the change, are null for
+    `wait`. `circuit_reset` needs `--reset-circuit`. `deliveries_cleared` and, with `--update`,
+    `deliveries_marked` are of a resync. `waited` needs `--wait`.
     """
 
     message: str
     dry_run: bool
     job_id: str
-    outcome: Outcome
+    outcome: Outcome | None
     app_id: str
     app_name: str
     repository_id: str
     repository_name: str
-    previous: LinkBefore
+    previous: LinkBefore | None
     circuit_open_until: datetime | None
     circuit_reset: bool | None
     deliveries_cleared: int | None
@@ -173,52 +178,25 @@ class LinkData:
     waited: LinkWait | None
 
 
-@dataclass(frozen=True)
-class AwaitedLink:
-    """The result of `wait` for one link."""
-
-    message: str
-    job_id: str
-    app_id: str
-    app_name: str
-    repository_id: str
-    repository_name: str
-    worker_count: int
-    waited: LinkWait
-
-
-def link_data(result: LinkResult, workers: int, wait: LinkWait | None = None) -> LinkData:
-    """Returns the JSON data of a retry or resync."""
-    link = result.link
-    is_resync = result.action is Action.RESYNC
+def link_data(result: LinkResult | Link, workers: int, wait: LinkWait | None = None) -> LinkData:
+    """Returns the JSON data of a retry or resync, or of the wait for a link."""
+    link, changed = (result, None) if isinstance(result, Link) else (result.link, result)
+    cleared = changed.deliveries_cleared if changed and changed.action is Action.RESYNC else None
+    previous = LinkBefore(link.status, link.retry_count, link.error_message)
     return LinkData(
-        message=message(result, workers),
-        dry_run=result.dry_run,
+        message=message(changed, workers) if changed else "Snapshot awaited",
+        dry_run=changed is not None and changed.dry_run,
         job_id=link.ref.job_id,
-        outcome=result.outcome,
+        outcome=changed.outcome if changed else None,
         app_id=link.ref.app_id,
         app_name=link.payload.app_name,
         repository_id=link.ref.repository_id,
         repository_name=link.payload.repository_name,
-        previous=LinkBefore(link.status, link.retry_count, link.error_message),
-        circuit_open_until=result.circuit_open_until,
-        circuit_reset=result.circuit_reset,
-        deliveries_cleared=result.deliveries_cleared if is_resync and not result.update else None,
-        deliveries_marked=result.deliveries_cleared if is_resync and result.update else None,
-        worker_count=workers,
-        waited=wait,
-    )
-
-
-def awaited_link(link: Link, workers: int, wait: LinkWait) -> AwaitedLink:
-    """Returns the JSON data of `wait` for one link."""
-    return AwaitedLink(
-        message="Snapshot awaited",
-        job_id=link.ref.job_id,
-        app_id=link.ref.app_id,
-        app_name=link.payload.app_name,
-        repository_id=link.ref.repository_id,
-        repository_name=link.payload.repository_name,
+        previous=previous if changed else None,
+        circuit_open_until=changed.circuit_open_until if changed else None,
+        circuit_reset=changed.circuit_reset if changed else None,
+        deliveries_cleared=None if changed and changed.update else cleared,
+        deliveries_marked=cleared if changed and changed.update else None,
         worker_count=workers,
         waited=wait,
     )

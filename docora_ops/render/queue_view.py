@@ -104,17 +104,6 @@ def _scheduler(overview: QueueOverview) -> Iterator[tuple[str, Text]]:
     yield "Scheduler", cell(f"running on {host}, process {pid}" if host and pid else "running")
 
 
-def job_counts(overview: QueueOverview) -> dict[str, int]:
-    """Counts the jobs by Docora's word for their status."""
-    return {
-        "waiting": overview.waiting,
-        "active": overview.active,
-        "delayed": overview.delayed,
-        "completed": overview.completed_jobs,
-        "failed": overview.failed_jobs,
-    }
-
-
 @dataclass(frozen=True)
 class PauseData:
     """The result of `pause`. `other_queues`: further queues that workers listen on."""

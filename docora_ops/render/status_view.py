@@ -19,7 +19,6 @@ from docora_ops.links import AppCount, LinkStatus
 from docora_ops.render.columns import Pairs, Value, cell, words
 from docora_ops.render.link_view import NO_ERROR, with_id
 from docora_ops.render.operation_view import ago
-from docora_ops.render.queue_view import job_counts
 from docora_ops.status import SLOW_MS, DriftCounts, LinkOverview, Standby, Status, Trend
 from docora_ops.text import amount, duration, inert
 
@@ -39,7 +38,11 @@ class QueueSummary:
     backend: Backend
     backend_source: BackendSource
     queue_name: str
-    jobs_by_status: Mapping[str, int]
+    waiting: int
+    active: int
+    delayed: int
+    completed_jobs: int
+    failed_jobs: int
     oldest_waiting_seconds: int | None
     suspended: bool
     suspension: Suspension | None
@@ -103,7 +106,11 @@ def _summary(queue: QueueOverview) -> QueueSummary:
         backend=queue.backend,
         backend_source=queue.backend_source,
         queue_name=queue.queue_name,
-        jobs_by_status=job_counts(queue),
+        waiting=queue.waiting,
+        active=queue.active,
+        delayed=queue.delayed,
+        completed_jobs=queue.completed_jobs,
+        failed_jobs=queue.failed_jobs,
         oldest_waiting_seconds=queue.oldest_waiting_seconds,
         suspended=queue.suspended,
         suspension=queue.suspension,

@@ -23,7 +23,7 @@ def test_status_and_queue_tell_the_counts_the_oldest_and_the_worker(bullmq: Bull
     bullmq.delay(delayed)
 
     status = bullmq.run("status", "--json").data
-    counts = {"waiting": 1, "active": 1, "delayed": 1, "completed": 0, "failed": 0}
+    counts = {"waiting": 1, "active": 1, "delayed": 1, "completed_jobs": 0, "failed_jobs": 0}
     assert {name: status["queue"][name] for name in counts} == counts
     assert (status["queue"]["backend"], status["queue"]["worker_count"]) == ("bullmq", 0)
     assert status["queue"]["oldest_waiting_seconds"] >= 0

@@ -60,15 +60,15 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
     }
     assert [each["name"] for each in document.data["checks"]] == ALL
     for each in document.data["checks"]:
-        assert each.keys() == {"name", "state", "finding", "hint"}
+        assert each.keys() == {"name", "state", "finding", "hint", "needs", "command"}
         assert (each["state"], each["hint"]) == ("ok", None), each
         assert each["finding"]
     assert (short.code, short.stderr) == (table.code, table.stderr) == (0, "")
     assert short.stdout == "29 checks ok; --all shows them\nAll is well.\n"
-    *rows, last = table.stdout.splitlines()[2:]
+    *rows, last = table.stdout.splitlines()[1:]
     assert last == "All is well."
     assert [row.split()[0].lower() for row in rows] == [name.split("_")[0] for name in ALL]
-    assert all("  ok  " in row for row in rows), table.stdout
+    assert all("\tok\t" in row for row in rows), table.stdout
     assert (of_worker.code, not_ok(of_worker)) == (0, {}), of_worker
     for result in (document, short, table, of_worker):
         for secret in ("choose-one", "choose one", AUTH_KEY, GITHUB_TOKEN):
@@ -145,7 +145,7 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     assert "volatile-lru" in check(first, "redis_eviction")["finding"]
     assert "noeviction" in check(first, "redis_eviction")["hint"]
     assert "no BullMQ worker runs" in check(first, "bullmq_queue")["finding"]
-    assert "redis-cli" in check(first, "bullmq_queue")["hint"]
+    assert "redis-cli" in check(first, "bullmq_queue")["command"]
     assert "1 job waits" in check(first, "workers")["finding"]
     assert "docora-ops worker" in check(first, "workers")["hint"]
     assert "overdue for 10 min" in check(first, "scheduler")["finding"]

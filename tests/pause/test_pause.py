@@ -124,7 +124,7 @@ def test_a_worker_that_waits_for_a_job_is_named(docora: Docora) -> None:
     add_worker(docora, "three", "suspended")
     result = docora.run("pause", env=NO_DATABASE)
     assert result.code == 0, result
-    assert "Suspended  until docora-ops resume\n" in result.stdout
+    assert "Suspended\tuntil docora-ops resume\n" in result.stdout
     assert "1 waiting for a job: each may take one more" in result.stdout
     assert "1 busy: each finishes its job first" in result.stdout
 

@@ -79,7 +79,7 @@ def test_the_table_counts_the_delivery_records_and_not_the_files(
     docora.add_worker()
     result = docora.run("resync", "acme search", "octo/api")
     assert result.code == 0, result
-    lines = [re.split(r"  +", line.strip()) for line in result.stdout.splitlines()]
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
     assert ["Files", "3 delivery records deleted: every file is sent again"] in lines
     assert ["Was", "synced, 0 tries failed"] in lines
     assert ["Outcome", "queued"] in lines

@@ -99,10 +99,10 @@ def test_a_dry_run_says_what_reset_circuit_would_do(
     option = docora.run(*dry, "--reset-circuit").stdout.splitlines()
     document = docora.run(*dry, "--reset-circuit", "--json")
     assert docora.dump() == before
-    assert re.match(r"Circuit +open until \S+Z \(in 19 min\) after git failures$", plain[-2])
-    assert plain[-1].strip() == "only the scheduler waits for that; --reset-circuit would close it"
+    assert re.match(r"Circuit\topen until \S+Z \(in 19 min\) after git failures$", plain[-2])
+    assert plain[-1] == "Circuit\tonly the scheduler waits for that; --reset-circuit would close it"
     assert option[-2] == plain[-2]
-    assert option[-1].strip() == "--reset-circuit would close it now"
+    assert option[-1] == "Circuit\t--reset-circuit would close it now"
     assert max(map(len, plain + option)) <= 80
     # As it would be.
     assert (document.data["circuit_open_until"], document.data["circuit_reset"]) == (None, True)

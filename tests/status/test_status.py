@@ -176,7 +176,7 @@ def test_the_document(trouble: Docora) -> None:
     assert (data["open_circuits"], data["failed_apps"], data["failed_errors"]) == (1, 6, 6)
     assert [each["links"] for each in data["failed_by_app"]] == [15, 4, 4, 3, 2]
     assert data["failed_by_error"][0] == {"error_message": None, "links": 15, "apps": 1}
-    assert data["queue"]["jobs_by_status"]["waiting"] == 3
+    assert data["queue"]["waiting"] == 3
     assert 7200 <= data["queue"]["oldest_waiting_seconds"] < 7800
     assert data["queue"]["suspended"] is False
     assert data["drift"] == {"lost": 2, "stuck": 1, "at_least": False}

@@ -328,22 +328,3 @@ def test_failures_are_grouped_by_error_and_each_command_lists_its_links(docora: 
         listed = docora.run_in_shell(f"{command} --json")
         assert len(listed.json["data"]) == group["links"], (group, listed)
     assert "4 links of 4 apps failed again: HTTP 502 on created *\n" in shown.stdout
-
-
-def test_what_all_failed_of_is_said_once(docora: Docora) -> None:
-    docora.add_links(5)
-    with other_worker(docora, lambda _: "HTTP 503"):
-        shown = docora.run("retry-all-failed", "--wait")
-    assert "Failed again, all for the same reason: HTTP 503\n  App 1 ← octo/repo1\n" in shown.stdout
-    assert "5 links of 1 app failed again: HTTP 503\n" in shown.stdout
-    assert shown.stdout.count("HTTP 503") == 3  # the third one is in the command
-
-
-def test_links_that_could_not_be_queued_for_one_reason_share_its_sentence(docora: Docora) -> None:
-    docora.add_links(3)
-    for link in docora.links():
-        docora.redis.set(f"rq:job:{link.job_id}", "not a job")
-    shown = docora.run("retry-all-failed")
-    assert shown.code == 6, shown
-    assert shown.stdout.count("its Redis key does not hold a job") == 1
-    assert "\n  App 1 ← octo/repo1\n  App 1 ← octo/repo2\n" in shown.stdout
