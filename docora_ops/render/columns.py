@@ -186,12 +186,8 @@ class Pairs:
                 label = Text(" " * len(label))
 
 
-Part = Listing[object] | Pairs | Text | str
-"""What a screen is made of: a text is one line."""
-
-
 def lines_of(part: object) -> Iterator[str]:
-    """Yields the lines of a part for a pipe, where no line is folded and no text cut off."""
+    """Yields the lines of a list, a screen or a sentence for a pipe: none is folded or cut off."""
     if isinstance(part, Listing | Pairs):
         yield from part.lines()
     else:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from docora_ops.errors import DocoraOpsError
 from docora_ops.pages import Page
@@ -79,7 +79,24 @@ def document_of(
 def encode(document: Document[object]) -> Iterator[str]:
     """Encodes a document piece by piece as one line of ASCII, which can't act on a terminal."""
     present = {name: value for name, value in _fields_of(document).items() if value is not None}
-    return json.JSONEncoder(default=_encodable).iterencode(present)
+    return _pieces(present, 3)
+
+
+def _pieces(value: object, depth: int) -> Iterator[str]:
+    """Encodes the items of the uppermost objects and lists one by one, as a list may be long."""
+    if depth and isinstance(value, list | tuple):
+        brackets, items = "[]", [("", each) for each in value]
+    elif depth and (isinstance(value, dict) or is_dataclass(value)):
+        found = value if isinstance(value, dict) else _fields_of(cast("DataclassInstance", value))
+        brackets, items = "{}", [(f"{json.dumps(name)}: ", each) for name, each in found.items()]
+    else:
+        yield _ENCODER.encode(value)
+        return
+    yield brackets[0]
+    for number, (label, each) in enumerate(items):
+        yield f", {label}" if number else label
+        yield from _pieces(each, depth - 1)
+    yield brackets[1]
 
 
 def schema_of(command: str) -> dict[str, Any] | None:
@@ -157,3 +174,6 @@ def _valid(text: str) -> str:
 
 def _encodable(value: DataclassInstance | datetime) -> object:
     return moment(value) if isinstance(value, datetime) else _fields_of(value)
+
+
+_ENCODER = json.JSONEncoder(default=_encodable)

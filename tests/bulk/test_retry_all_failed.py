@@ -79,11 +79,12 @@ def test_the_summary_counts_by_app_and_stderr_names_the_operation_and_the_databa
     assert result.code == 0, result
     assert_without_escapes(result)
 
-    rows = [re.split(r"  +", line.strip()) for line in result.stdout.splitlines()]
-    assert ["App", "queued", "replaced stale", "already running", "total"] in rows
-    assert [f"App 1 (app_{1:024x})", "2", "1", "0", "3"] in rows
-    assert [f"App 2 (app_{2:024x})", "1", "0", "1", "2"] in rows
-    assert ["all", "3", "1", "1", "5"] in rows
+    assert [line.split("\t") for line in result.stdout.splitlines()] == [
+        ["App", "App id", "queued", "replaced stale", "already running", "total"],
+        ["all", "", "3", "1", "1", "5"],
+        ["App 1", f"app_{1:024x}", "2", "1", "0", "3"],
+        ["App 2", f"app_{2:024x}", "1", "0", "1", "2"],
+    ]
 
     [operation_id] = OPERATION_ID.findall(result.stderr)
     assert docora.redis.exists(f"docora:bulk:{operation_id}")
@@ -308,8 +309,8 @@ def test_a_terminal_shows_the_exact_count_by_app_and_the_database_before_it_asks
     assert f"{database_name(docora)} on " in question
     servers = f" (schema public), Redis {describe(docora.redis)}"
     assert f"{servers}: reset 7 links" in " ".join(question.split())
-    assert re.search(rf"4 +App 1 \(app_{1:024x}\)", question)
-    assert re.search(rf"3 +App 2 \(app_{2:024x}\)", question)
+    assert re.search(rf"4 +App 1 +app_{1:024x}", question)
+    assert re.search(rf"3 +App 2 +app_{2:024x}", question)
     assert "nothing was changed" in shown
     assert not ANIMATION.search(shown)
     assert not OPERATION_ID.search(shown)

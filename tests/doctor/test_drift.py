@@ -66,8 +66,8 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     lines = table.stdout.splitlines()
     assert lines[-1] == "5 critical, 1 warning."
     # One of each kind, so that the checks stay on the screen, and none of what does no harm.
-    assert sum(line.startswith(" lost ") for line in lines) == 1
-    assert not any(line.startswith(" failed live ") for line in lines)
+    assert sum(line.startswith("lost\t") for line in lines) == 1
+    assert not any(line.startswith("failed live\t") for line in lines)
 
 
 def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora) -> None:

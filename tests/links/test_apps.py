@@ -54,10 +54,3 @@ def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> N
     assert "hush" not in result.stdout + table.stdout
     assert re.search(rf"^Tin Robot\t{ill}\t3\t2\t1\t0\tnever\t{url}$", table.stdout, re.MULTILINE)
     assert table.stderr.endswith(": 3 apps, page 1 of 1.\n")
-
-
-def test_no_apps_are_a_sentence(docora: Docora) -> None:
-    assert docora.run("apps", "--json").data == []
-    result = docora.run("apps")
-    assert (result.code, result.stdout.count("\n")) == (0, 1)
-    assert result.stderr.endswith(": no apps.\n")

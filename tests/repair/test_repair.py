@@ -257,7 +257,7 @@ def test_links_that_were_queued_before_postgres_was_lost_are_counted(docora: Doc
     document = refuses(result, "postgres", "did not answer in time")
     assert "Stopped after 2 of 4." in result.stderr
     assert (document["data"]["queued"], len(document["data"]["repaired"])) == (2, 2)
-    assert all(each["app_name"] for each in document["data"]["repaired"])
+    assert all(each["drift"]["app_name"] for each in document["data"]["repaired"])
     [entry] = docora.run("history", "--json").data
     assert (entry["counts"]["queued"], entry["state"]) == (2, "cancelled")
 
