@@ -55,7 +55,8 @@ def state(slug: str) -> Text:
 class Column(Generic[Row]):
     """One column of a list, whatever the list is shown on.
 
-    `value`: a text, a number or a moment; None is an empty cell. `style`: rich's name of a style.
+    `value`: a text, a number or a moment; None is an empty cell. A terminal shows each item of a
+    tuple on a line of its own. `style`: rich's name of a style.
     `is_number`: aligned right. `folds`: the only column whose text may take several lines.
     `left_out`: the columns with 1 are left out first where the terminal is narrow, then those with
     2, and so on; columns with 0 stay.
@@ -68,16 +69,20 @@ class Column(Generic[Row]):
     folds: bool = False
     left_out: int = 0
 
-    def text(self, row: Row) -> str:
-        """Returns the inert text of a cell."""
+    def lines(self, row: Row) -> list[str]:
+        """Returns the inert lines of a cell."""
         value = self.value(row)
-        if value is None:
-            return ""
-        return moment(value) or "" if isinstance(value, datetime) else inert(value)
+        values = value if isinstance(value, tuple) else (value,)
+        return [
+            inert(moment(each) if isinstance(each, datetime) else each)
+            for each in values
+            if each is not None
+        ]
 
     def cell(self, row: Row) -> Text:
-        """Returns the styled text of a cell."""
-        return Text(self.text(row), self.style(row) if self.style else "", overflow="fold")
+        """Returns the styled text of a cell for a terminal."""
+        text = "\n".join(self.lines(row))
+        return Text(text, self.style(row) if self.style else "", overflow="fold")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +97,7 @@ class Listing(Generic[Row]):
         """Yields the lines for a pipe: a heading and the rows, separated by tabs."""
         yield "\t".join(column.name for column in self.columns)
         for row in self.rows:
-            yield "\t".join(column.text(row) for column in self.columns)
+            yield "\t".join(" ".join(column.lines(row)) for column in self.columns)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Yields the lines for a terminal: a table if it fits, otherwise a block for each row."""
@@ -113,8 +118,8 @@ class Listing(Generic[Row]):
         widths = {column: cell_len(column.name) for column in self.columns}
         for row in rows:
             for column in self.columns:
-                length = cell_len(column.text(row)[: _LONGEST_ON_SCREEN + 1])
-                widths[column] = max(widths[column], length)
+                lengths = (cell_len(line[: _LONGEST_ON_SCREEN + 1]) for line in column.lines(row))
+                widths[column] = max(widths[column], *lengths, 0)
         removable = sorted((each for each in widths if each.left_out), key=lambda it: -it.left_out)
         while (missing := sum(widths.values()) + len(_GAP) * (len(widths) - 1) - width) > 0:
             folding = next((column for column in widths if column.folds), None)

@@ -63,16 +63,15 @@ def _label(check: Check) -> str:
     return words(check.name).capitalize().replace("Bullmq", "BullMQ")
 
 
-def _hint(check: Check) -> str:
-    if not check.hint:
-        return ""
-    return f" → {check.hint}{': see below' if check.command else ''}"
+def _found(check: Check) -> tuple[str, str | None]:
+    hint = f"→ {check.hint}{': see below' if check.command else ''}"
+    return check.finding, hint if check.hint else None
 
 
 _CHECKS: tuple[Column[Check], ...] = (
     Column("Check", _label),
     Column("State", lambda check: words(check.state), lambda check: style_of(check.state)),
-    Column("Found", lambda check: check.finding + _hint(check), folds=True),
+    Column("Found", _found, folds=True),
 )
 _EXAMPLES: tuple[Column[Drift], ...] = (
     Column("Drift", lambda drift: words(drift.kind)),
