@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from rich.text import Text
-
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
 from docora_ops.links import Action, LinkFailure, Outcome, PlannedLink
-from docora_ops.render.columns import Column, Listing, cell, style_of
+from docora_ops.render.columns import Column, Listing, Unbroken, cell, style_of
 from docora_ops.render.link_view import (
     NO_ERROR,
     ROWS_SHOWN,
@@ -18,7 +16,7 @@ from docora_ops.render.link_view import (
     link_name,
     outcome_label,
 )
-from docora_ops.text import amount, duration, inert
+from docora_ops.text import amount, duration
 from docora_ops.waits import BulkWait
 
 _MESSAGES = {
@@ -230,9 +228,7 @@ def wait_screens(wait: BulkWait) -> Iterator[object]:
     for group in wait.failed_by_error[:ROWS_SHOWN]:
         error = group.error_message or f"({NO_ERROR})"
         links = f"{amount(group.links, 'link')} of {amount(group.apps, 'app')}"
-        # The command on a line of its own, which no line break makes wrong.
-        command = Text(f"  {inert(group.command)}", no_wrap=True, overflow="ignore")
-        yield from ("", cell(f"{links} failed again: {error}"), command)
+        yield from ("", cell(f"{links} failed again: {error}"), Unbroken(f"  {group.command}"))
     if (more := len(wait.failed_by_error) - ROWS_SHOWN) > 0:
         yield from ("", f"and {amount(more, 'error')} more: docora-ops failed --group-by error")
     if wait.lost_links:

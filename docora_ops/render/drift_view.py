@@ -20,9 +20,9 @@ from docora_ops.drift import (
     RepairResult,
 )
 from docora_ops.links import LinkFailure
-from docora_ops.render.columns import Column, Listing, cell, style_of, words
+from docora_ops.render.columns import Column, Listing, Unbroken, cell, style_of, words
 from docora_ops.render.link_view import ROWS_SHOWN, failures, link_name
-from docora_ops.text import amount, inert
+from docora_ops.text import amount
 
 
 def _name(drift: Drift) -> str:
@@ -95,7 +95,7 @@ def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
         yield ""
     for check in diagnosis.checks:
         if check.command:
-            yield Text(inert(check.command), no_wrap=True, overflow="ignore")
+            yield Unbroken(check.command)
     yield cell(summary(diagnosis), style_of(diagnosis.state))
 
 
