@@ -363,6 +363,6 @@ def finish(process: Process, timeout: float = 60) -> Result:
     except subprocess.TimeoutExpired:
         process.kill()
         raise
-    if stdout.startswith('{"printed_at": '):
+    if stdout and stdout.startswith('{"printed_at": '):
         check_document(stdout)
     return Result(process.wait(), stdout, stderr)
