@@ -81,15 +81,11 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
         "left_alone": 0,
         "not_repaired": 0,
     }
-    assert (data["message"], data["failures"]) == ("Repair done", [])
-    items = {item["kind"]: item for item in data["repaired"]}
+    assert data["message"] == "Repair done"
+    items = {item["drift"]["kind"]: item for item in data["repaired"]}
     for kind, link in links.items():
-        assert items[kind].keys() == {
-            *("kind", "outcome", "job_id", "app_id", "app_name", "repository_id"),
-            *("repository_name", "detail"),
-        }
-        assert items[kind]["job_id"] == link.job_id
-        assert items[kind]["repository_name"] == f"octo/{kind}"
+        assert items[kind]["drift"]["job_id"] == link.job_id
+        assert items[kind]["drift"]["repository_name"] == f"octo/{kind}"
         assert items[kind]["outcome"] == ("queued" if kind in {"lost", "stuck"} else "removed")
     assert planned.data["repaired"] == data["repaired"]
     assert "5 mismatches at first check" in result.stderr
@@ -136,11 +132,15 @@ def test_what_can_not_be_repaired_makes_exit_code_6_and_the_rest_is_done(docora:
     for arguments in (["--dry-run"], []):
         result = repair(docora, *arguments, "--json")
         assert result.code == 6, result
-        errors = {item["job_id"]: item["error_message"] for item in result.data["failures"]}
+        errors = {
+            item["drift"]["job_id"]: item["error_message"]
+            for item in result.data["repaired"]
+            if item["outcome"] == "not_repaired"
+        }
         assert errors.keys() == {poison.job_id, links["stuck"].job_id}
         assert "can't form a job id" in errors[poison.job_id]
         assert "does not hold a job" in errors[links["stuck"].job_id]
-        assert (result.data["not_repaired"], len(result.data["repaired"])) == (2, 4)
+        assert (result.data["not_repaired"], len(result.data["repaired"])) == (2, 6)
     shown = repair(docora)
     assert (shown.code, "not repaired" in shown.stdout) == (6, True)
     assert docora.status(links["lost"]) == "pending_snapshot"
