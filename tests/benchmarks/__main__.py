@@ -130,7 +130,7 @@ def main() -> None:
             held = [holds.compare(each, options.rounds) for each in options.links or [1_000_000]]
             too_long |= any(held)
         if options.only in {None, "pace"}:
-            pace.compare(Path(folder), options.rounds)
+            pace.compare(options.rounds)
         if options.only in {None, "drain"}:
             drain.compare(Path(folder), options.rounds)
         if options.only in {None, "snapshot"}:

@@ -83,7 +83,6 @@ def compare(folder: Path, rounds: int) -> None:
         print(f"\n{LINKS} links, {FILES} small files each, {AT_ONCE} at a time, median of {rounds}")
         for way, pairs in results.items():
             show(way, pairs)
-        show_parts(folder)
 
 
 def show(way: str, pairs: Sequence[tuple[Drained, Drained]]) -> None:
@@ -99,19 +98,6 @@ def show(way: str, pairs: Sequence[tuple[Drained, Drained]]) -> None:
         f" CPU {loop.cpu_per_link:.0f} ms a link)",
         flush=True,
     )
-
-
-def show_parts(folder: Path) -> None:
-    """Prints where the time of a job goes, if one runs after the other."""
-    shutil.rmtree(folder / "drained")
-    snapshots.execute("DELETE FROM app_delivered_files")
-    first = program("parts", str(LINKS))
-    alone = drain("--concurrency", "1").seconds / LINKS * 1000
-    unchanged = program("parts", str(LINKS))
-    unchanged["fork and RQ"] = alone - sum(unchanged.values())
-    for way, parts in (("first", first), ("unchanged", unchanged)):
-        words = ", ".join(f"{part} {value:.1f}" for part, value in parts.items())
-        print(f"  one job, {way}: {sum(parts.values()):.1f} ms: {words}")
 
 
 def add_links(folder: Path, url: str) -> None:
@@ -141,7 +127,7 @@ def change(folder: Path) -> None:
         )
 
 
-def drain(*options: str) -> Drained:
+def drain() -> Drained:
     """Queues all links, and measures workers that are ready from the first job to the last."""
     connection, client = world.connect()
     connection.execute("UPDATE app_repositories SET status = 'failed'")
@@ -149,22 +135,21 @@ def drain(*options: str) -> Drained:
         client.delete(key)
     subprocess.run([*_COMMAND, "retry-all-failed", "--yes"], check=True, capture_output=True)
     client.rename(_QUEUE, _ASIDE)
-    workers = 1 if options else AT_ONCE
     with (
         (Path(os.environ["REPOS_BASE_PATH"]).parent / "worker.log").open("wb") as log,
         subprocess.Popen(
-            [*_COMMAND, "worker", *options], stdout=log, stderr=log, start_new_session=True
+            [*_COMMAND, "worker"], stdout=log, stderr=log, start_new_session=True
         ) as process,
     ):
         try:
-            while idle_workers(client) < workers:
+            while idle_workers(client) < AT_ONCE:
                 time.sleep(_PAUSE)
             cpu, start = cpu_of(process.pid), time.perf_counter()
             client.rename(_ASIDE, _QUEUE)
             while connection.execute(_UNSYNCED).fetchone() != (0,):
                 time.sleep(_PAUSE)
             seconds = time.perf_counter() - start
-            while idle_workers(client) < workers:
+            while idle_workers(client) < AT_ONCE:
                 time.sleep(_PAUSE)
             return Drained(seconds, cpu_of(process.pid) - cpu)
         finally:

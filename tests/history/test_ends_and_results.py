@@ -127,22 +127,6 @@ def test_a_closed_terminal_is_no_cancellation(
         assert "cancelled" not in screen
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
-def test_the_reason_is_there_without_a_pace_and_without_results_too(
-    docora: Docora, number: signal.Signals
-) -> None:
-    docora.add_links(400)
-    process = docora.start("retry-all-failed", "--batch-size", "1", "--json")
-    eventually(docora.waiting, "jobs")
-    process.send_signal(number)
-    result = finish(process)
-    reason = "hung_up" if number == signal.SIGHUP else "interrupted"
-    assert result.data["stopped_by"] == reason
-    found = told(docora)
-    assert (found["stopped_by"], found["results"]) == (reason, None)
-    assert 0 < found["counts"]["queued"] < 400
-
-
 @pytest.mark.parametrize(
     ("option", "reason", "words"),
     [
@@ -244,20 +228,6 @@ def test_a_cancellation_of_the_dashboard_has_no_name(docora: Docora) -> None:
     found = told(docora)
     assert (found["stopped_by"], found["cancelled_by"]) == ("cancelled", None)
     assert begun.wait(PATIENCE)
-
-
-def test_a_second_signal_leaves_its_reason(docora: Docora) -> None:
-    docora.add_links(4)
-    process = docora.start(*PACED)
-    eventually(lambda: len(docora.waiting()) == 2, "two jobs")
-    with docora.connection.transaction():
-        docora.connection.execute("LOCK TABLE app_repositories")
-        process.send_signal(signal.SIGTERM)
-        await_line(process, "Stopping after the current batches")
-        process.send_signal(signal.SIGTERM)
-        assert finish(process).code == 130
-    [listed] = docora.run("operations", "--json").data
-    assert (listed["state"], listed["stopped_by"]) == ("cancelled", "interrupted")
 
 
 def test_fields_that_others_have_written_are_shown_as_far_as_they_can_be_read(

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.support.docora import Docora
-from tests.support.terminal import on_terminal
 
 NO_DATABASE = {"DATABASE_URL": None}
 
@@ -102,19 +101,3 @@ def test_without_operations_a_sentence_is_printed_and_foreign_text_is_inert(doco
     assert r"bulk_\x1b[31mred[bold]" in table.stdout
     assert "\x1b" not in table.stdout + document.stdout
     assert {each["total"] for each in document.data} == {0, 3}
-
-
-def test_a_narrow_terminal_shows_one_below_the_other(docora: Docora) -> None:
-    write(docora, "bulk_0123456789abcdef")
-    write(docora, "bulk_fedcba9876543210", left=3_000_000)
-    code, shown = on_terminal(docora, ["operations"], columns=40, env=NO_DATABASE)
-    assert code == 0, shown
-    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).rstrip() for line in shown.splitlines()]
-    assert max(map(len, lines)) <= 40
-    for line in (
-        "Operation    bulk_0123456789abcdef",
-        "Operation    bulk_fedcba9876543210",
-        "Completed    4 of 9",
-        "State        owner gone",
-    ):
-        assert line in lines

@@ -1,7 +1,7 @@
 """Following links to their results, with rows changed as any worker changes them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -56,45 +56,6 @@ def test_a_try_that_failed_is_no_result_as_long_as_another_is_to_come(docora: Do
     )
     assert (result.synced, result.failed) == (1, 0)
     assert [so_far.unfinished for so_far in seen] == [1, 1, 1, 0]
-
-
-def whole(check: Callable[..., Iterator[BulkWait]]) -> Callable[..., Iterator[BulkWait]]:
-    """The same check, without an event between its statements."""
-
-    def checked(*arguments: Any, **options: Any) -> Iterator[BulkWait]:
-        for _ in check(*arguments, **options):
-            pass
-        yield from ()
-
-    return checked
-
-
-def test_many_are_counted_each_once_and_forgotten(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(following, "_AT_ONCE", 4)
-    monkeypatch.setattr(Following, "_check", whole(Following._check))
-    docora.add_links(30, apps=3, status="pending_snapshot")
-    links, actions = docora.links(), docora.actions()
-    followed = follow(actions, *links)
-    for link in links[5:8]:
-        set_status(docora, link, "failed", f"HTTP 500 for {link.job_id}")
-
-    def sync_the_rest() -> None:
-        docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
-
-    *seen, result = run(
-        followed,
-        lambda: set_status(docora, links[0], "synced"),
-        lambda: docora.delete_link(links[29]),
-        sync_the_rest,
-    )
-    assert [
-        (step.synced, step.failed, step.gone, step.unfinished, step.total) for step in seen
-    ] == [(0, 3, 0, 27, 30), (1, 3, 0, 26, 30), (1, 3, 1, 25, 30), (26, 3, 1, 0, 30)]
-    assert {failure.job_id: failure.error_message for failure in result.failed_links} == {
-        link.job_id: f"HTTP 500 for {link.job_id}" for link in links[5:8]
-    }
 
 
 def test_a_running_job_that_has_not_written_its_status_yet_is_waited_for(docora: Docora) -> None:

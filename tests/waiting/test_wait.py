@@ -16,7 +16,7 @@ from tests.support.fork_server import ForkedProcess
 from tests.support.other_worker import other_worker
 from tests.support.proxy import Proxy
 from tests.support.rows import TestLink
-from tests.support.running_commands import await_line
+from tests.support.running_commands import await_line, terminate_sessions
 from tests.support.terminal import on_terminal
 
 ANIMATION = re.compile(r"\x1b\[\?25l|\x1b\[2K")
@@ -103,17 +103,6 @@ def test_many_are_counted_by_result_and_the_failed_ones_listed(docora: Docora) -
     assert (nothing.data["waited"]["synced"], nothing.data["failed_links"]) == (0, [])
 
 
-def test_a_snapshot_that_a_resync_could_not_queue_is_not_waited_for(docora: Docora) -> None:
-    running = docora.add_link("scanning")
-    docora.start_job(running.job_id)
-    docora.link(running.app_id, docora.add_repository())
-    with other_worker(docora):
-        result = docora.run("resync", running.app_id, "--all", "--yes", "--wait", "--json")
-    assert result.code == 6, result
-    assert (result.data["already_running"], result.data["queued"]) == (1, 1)
-    assert (result.data["waited"]["synced"], result.data["waited"]["unfinished"]) == (1, 0)
-
-
 def test_when_no_worker_listens_the_wait_warns_at_once_and_time_runs_out(docora: Docora) -> None:
     one, other = docora.add_link(), docora.add_link()
     single, bulk = docora.run_together(
@@ -133,8 +122,10 @@ def test_when_no_worker_listens_the_wait_warns_at_once_and_time_runs_out(docora:
     docora.assert_sound()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
-@pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [("retry", signal.SIGINT, 130), ("retry-all-failed", signal.SIGHUP, 129)],
+)
 def test_an_interrupt_ends_the_wait_and_shows_what_is_known(
     docora: Docora, command: str, number: signal.Signals, code: int
 ) -> None:
@@ -180,23 +171,13 @@ def test_a_link_that_is_removed_meanwhile_is_nothing_to_wait_for(
         assert (waited["gone"], waited["unfinished"]) == (1, 0)
 
 
-@pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
-def test_a_server_that_is_lost_while_waiting_is_an_error_with_what_was_done(
-    docora: Docora, command: str
-) -> None:
-    link, process = waiting_for_one(docora, command)
-    docora.connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE application_name = 'docora-ops' AND datname = current_database()"
-    )
+def test_a_server_that_is_lost_while_waiting_is_an_error_with_what_was_done(docora: Docora) -> None:
+    link, process = waiting_for_one(docora, "retry-all-failed")
+    terminate_sessions(docora)
     result = finish(process)
-    assert result.code == 5, result
-    assert result.json["code"] == "postgres"
-    assert "the jobs go on" in result.stderr or "the job goes on" in result.stderr
-    if command == "retry":
-        assert result.data["outcome"] == "queued"
-    else:
-        assert (result.data["queued"], result.data["waited"]["unfinished"]) == (1, 1)
+    assert (result.code, result.json["code"]) == (5, "postgres"), result
+    assert "the jobs go on" in result.stderr
+    assert (result.data["queued"], result.data["waited"]["unfinished"]) == (1, 1)
     assert docora.was_reset(link)
     docora.assert_sound()
 
@@ -304,29 +285,6 @@ def test_a_terminal_shows_a_bar(docora: Docora) -> None:
     assert ANIMATION.search(bar)
     assert "3 in sync, 1 failed again" in bar
     assert re.search(r"\d still to come", bar)
-
-
-ERRORS = ("HTTP 502 on created a.md", "HTTP 502 on created b/c.md", "it's -50% *", "")
-
-
-def test_failures_are_grouped_by_error_and_each_command_lists_its_links(docora: Docora) -> None:
-    links = [docora.add_link() for _ in range(8)]
-    errors = {link.job_id: ERRORS[number // 2] for number, link in enumerate(links)}
-    with other_worker(docora, errors.get):
-        result = docora.run("retry-all-failed", "--wait", "--json")
-        shown = docora.run("retry-all-failed", "--wait")
-    assert result.code == shown.code == 7, (result, shown)
-    groups = result.data["failed_by_error"]
-    assert [(each["error_message"], each["links"]) for each in groups] == [
-        ("HTTP 502 on created *", 4),
-        (None, 2),
-        ("it's -50% *", 2),
-    ]
-    for group in groups:
-        listed = docora.run_in_shell(f"{group['command']} --json")
-        assert len(listed.json["data"]) == group["links"], (group, listed)
-        assert f"\n  {group['command']}\n" in shown.stdout
-    assert "4 links of 4 apps failed again: HTTP 502 on created *\n" in shown.stdout
 
 
 def test_what_all_failed_of_is_said_once(docora: Docora) -> None:
