@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from tests.benchmarks import snapshots, world
+from tests.benchmarks import world
 
 LINKS = 150
 FILES = 10
@@ -62,7 +62,7 @@ class Drained:
 def compare(folder: Path, rounds: int) -> None:
     """Prints how fast links are brought up to date: with a clone, with a change and without."""
     os.environ |= {
-        "ENCRYPTION_KEY": snapshots.KEY.hex(),
+        "ENCRYPTION_KEY": world.KEY.hex(),
         "REPOS_BASE_PATH": str(folder / "drained"),
         "DOCORA_OPS_GIT_PROTOCOLS": "file",
     }
@@ -72,8 +72,8 @@ def compare(folder: Path, rounds: int) -> None:
         for _ in range(rounds):
             shutil.rmtree(folder / "drained", ignore_errors=True)
             shutil.rmtree(folder / "looped", ignore_errors=True)
-            snapshots.execute("DELETE FROM app_delivered_files")
-            snapshots.execute("DELETE FROM repository_snapshots")
+            world.execute("DELETE FROM app_delivered_files")
+            world.execute("DELETE FROM repository_snapshots")
             for way in ("first", "again", "unchanged"):
                 if way == "again":
                     change(folder / "drained-upstreams")
@@ -103,15 +103,15 @@ def show(way: str, pairs: Sequence[tuple[Drained, Drained]]) -> None:
 def add_links(folder: Path, url: str) -> None:
     """Links one app to many small repositories."""
     world.fill(world.APPS * LINKS)
-    execute = snapshots.execute
-    execute("UPDATE apps SET client_auth_key_encrypted = %s", snapshots.sealed_auth_key())
+    execute = world.execute
+    execute("UPDATE apps SET client_auth_key_encrypted = %s", world.sealed_auth_key())
     execute("UPDATE apps SET base_url = %s", url)
     execute("UPDATE app_repositories SET github_token_encrypted = NULL")
     execute("DELETE FROM app_repositories WHERE app_id <> %s", APP)
     for number in range(1, LINKS + 1):
         execute(
             "UPDATE repositories SET github_url = %s WHERE repository_id = %s",
-            *(snapshots.make_upstream(folder / str(number), FILES), f"repo_{number:024x}"),
+            *(world.make_upstream(folder / str(number), FILES), f"repo_{number:024x}"),
         )
 
 
@@ -121,7 +121,7 @@ def change(folder: Path) -> None:
         with (upstream / "part0" / "file0.py").open("a", encoding="utf-8") as file:
             file.write("# changed\n")
         subprocess.run(
-            ["git", *snapshots.IDENTITY, "commit", "--quiet", "--all", "--message=change"],
+            ["git", *world.IDENTITY, "commit", "--quiet", "--all", "--message=change"],
             cwd=upstream,
             check=True,
         )
@@ -260,7 +260,7 @@ def plain_link(way: str, url: str, upstream: str, clone: str) -> None:
         content, contents = contents[:size], contents[size + 1 :]
         file = {"path": path.decode(), "size": size, "content": content.decode()}
         body = json.dumps({"repository": {"github_url": upstream}, "file": file}).encode()
-        signature = hmac.new(snapshots.AUTH_KEY.encode(), body, "sha256").hexdigest()
+        signature = hmac.new(world.AUTH_KEY.encode(), body, "sha256").hexdigest()
         headers = {"X-Docora-Signature": f"sha256={signature}"}
         connection.request("POST", f"{parts.path}/{event}", body, headers)
         answer = connection.getresponse()
