@@ -21,13 +21,13 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     none = dict.fromkeys(["orphan", "duplicate", "stale_entry"], 0)
     assert (drift["total"], drift["counts"]) == (8, {"lost": 7, "stuck": 1, **none})
     assert [example["kind"] for example in drift["examples"]] == [*["lost"] * 5, "stuck"]
-    assert not_ok(document) == dict.fromkeys(["drift_lost", "drift_stuck"], "failed")
+    assert not_ok(document) == dict.fromkeys(["drift_lost", "drift_stuck"], "critical")
     assert check(document, "drift_lost")["hint"] == "docora-ops repair"
     lines = table.stdout.splitlines()
     assert "7 pending links" in table.stdout
-    assert lines[-1] == "2 checks failed."
+    assert lines[-1] == "2 critical."
     # Few of each kind, so that the checks stay on the screen.
-    assert sum(line.startswith(" lost ") for line in lines) == 2
+    assert sum(line.startswith("lost\t") for line in lines) == 2
 
 
 def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora) -> None:
