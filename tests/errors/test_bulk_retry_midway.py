@@ -1,12 +1,11 @@
 """A bulk retry that loses a server in the middle, or is stopped there, and what it has done."""
 
-import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from tests.errors.checks import HURRIED, refuses
+from tests.errors.checks import refuses
 from tests.support.bulk_actions import RETRY
 from tests.support.docora import Docora, Result, finish
 from tests.support.own_servers import OwnRedis, refusing_writes
@@ -82,35 +81,6 @@ def test_a_reply_that_is_lost_after_a_push_of_a_bulk_retry_leaves_each_job_once(
     assert len(docora.waiting()) == done + 10
     docora.assert_sound()
     rest_is_finished(docora, already_queued=10)
-
-
-@pytest.mark.slow
-def test_a_postgres_that_hangs_midway_is_given_up_by_a_bulk_retry_once(docora: Docora) -> None:
-    docora.add_links(200, apps=2)
-    with (
-        Proxy.before_redis(docora.redis_url) as redis_proxy,
-        Proxy.before_postgres(docora.database_url) as postgres_proxy,
-    ):
-        push = redis_proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
-        process = docora.start(
-            *RETRY.command,
-            "--json",
-            env={"REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url, **HURRIED},
-        )
-        push.wait()
-        [key] = cast("list[bytes]", docora.redis.keys("docora:bulk:*"))
-        # Later than they are committed: the reply to a commit must have come through.
-        eventually(lambda: docora.redis.hget(key, "completed") == b"40", "four batches counted")
-        postgres_proxy.freeze()
-        push.release()
-        since = time.monotonic()
-        result = finish(process)
-        # Statement timeout and grace make six; another wait for a farewell would make twelve.
-        assert time.monotonic() - since < 10
-    document = refuses(result, "postgres", "did not answer in time")
-    tells_what_was_done(docora, document, result, 40)
-    # The batches whose push was held, or waited for that, were pushed but never committed.
-    rest_is_finished(docora, already_queued=len(docora.waiting()) - 40)
 
 
 def test_links_that_a_bulk_retry_did_one_by_one_are_counted_when_redis_is_lost(

@@ -62,6 +62,7 @@ def test_a_slow_redis_is_named_with_its_latency_and_ends_no_look_late(docora: Do
         assert states(doctor)["tables"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_redis_that_is_somewhat_slow_is_a_warning(docora: Docora) -> None:
     make_healthy(docora)
     proxy, environment = proxied(docora, "redis")

@@ -59,7 +59,7 @@ def test_bulk_actions_at_once_leave_one_job_for_each_link(
         "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
         " SELECT app_id, repository_id, 'file', 'sha' FROM app_repositories"
     )
-    with starting_line(docora, 2 * len(together)):
+    with starting_line(docora, len(together)):
         processes = [docora.start(*bulk.command, "--json", env=PATIENT) for bulk in together]
     results = [finish(process) for process in processes]
     for result in results:

@@ -66,14 +66,10 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
         (entry["event"], entry["command"], entry["reason"], json.loads(entry["counts"]))
         for entry in docora.audit_entries()
     ] == [("started", "repair", "killed", {"total": 5}), ("finished", "repair", "killed", counts)]
-    found = dict.fromkeys(links, 1)
-    assert {kind: data[kind] for kind in found} == found
-    assert {name: data[name] for name in ("queued", "removed", "left_alone", "not_repaired")} == {
-        "queued": 2,
-        "removed": 3,
-        "left_alone": 0,
-        "not_repaired": 0,
-    }
+    assert {kind: data[kind] for kind in links} == dict.fromkeys(links, 1)
+    assert [data[name] for name in ("queued", "removed", "left_alone", "not_repaired")] == [
+        *(2, 3, 0, 0)
+    ]
     assert (data["message"], data["failures"]) == ("Repair done", [])
     items = {item["drift"]["kind"]: item for item in data["repaired"]}
     for kind, link in links.items():

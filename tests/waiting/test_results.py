@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from docora_ops.actions import following, job_watch
+from docora_ops.actions import following
 from docora_ops.actions.following import Following
 from docora_ops.database.link_reports import read_results
 from docora_ops.links import Outcome
@@ -92,30 +92,22 @@ def test_a_job_that_ends_between_two_questions_has_the_last_word(
     assert run(followed)[-1].synced == 1
 
 
-@pytest.mark.parametrize("slow", ["results", "jobs"])
 def test_a_look_at_many_links_breaks_off_when_the_time_is_over(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch, slow: str
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docora.add_links(40, status="pending_snapshot")
-    actions, asked = docora.actions(), 0
+    asked = 0
 
-    def slowly(ask: Callable[..., Any]) -> Callable[..., Any]:
-        def ask_slowly(*arguments: Any, **options: Any) -> Any:
-            nonlocal asked
-            asked += 1
-            time.sleep(0.05)
-            return ask(*arguments, **options)
+    def read_slowly(*arguments: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        time.sleep(0.05)
+        return read_results(*arguments, **options)
 
-        return ask_slowly
-
-    if slow == "jobs":
-        monkeypatch.setattr(job_watch, "_AT_ONCE", 1)
-        monkeypatch.setattr(actions.queue, "look", slowly(actions.queue.look))
-    else:
-        monkeypatch.setattr(following, "_AT_ONCE", 1)
-        monkeypatch.setattr(following, "read_results", slowly(read_results))
-    *_, result = follow(actions, *docora.links()).follow(timeout=0.2)
-    assert (result.unfinished, result.jobs_by_state.total) == (40, 0)
+    monkeypatch.setattr(following, "_AT_ONCE", 1)
+    monkeypatch.setattr(following, "read_results", read_slowly)
+    *_, result = follow(docora.actions(), *docora.links()).follow(timeout=0.2)
+    assert (result.unfinished, result.jobs.total) == (40, 0)
     assert 0 < asked < 40
 
 
