@@ -9,14 +9,13 @@ from functools import wraps
 from typing import Any
 
 from redis.connection import AbstractConnection
-from redis.lock import Lock
 from urllib3.connection import HTTPConnection
 
 from docora_ops import settings
 from docora_ops.database.postgres import Database
 from docora_ops.database.session import Session
 from docora_ops.queue import connect
-from docora_ops.worker import git, objects, snapshot_job
+from docora_ops.worker import git, scan, snapshot_job
 from docora_ops.worker.webhook import Webhook
 
 PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
@@ -29,19 +28,18 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "git": (
         (git.Git, "_finish"),
         (git.Git, "start"),
-        (objects.Objects, "ask"),
-        (objects.Objects, "_receive"),
-        (objects, "stop"),
+        (scan.Objects, "ask"),
+        (scan.Objects, "_receive"),
+        (scan, "stop"),
     ),
     "database": tuple(
         (owner, name)
         for owner, names in (
-            (Database, ("rows", "row", "execute", "together", "copy", "_roll_back")),
-            (Session, ("send", "receive", "_begin")),
+            (Database, ("rows", "row", "execute", "copy", "_roll_back")),
+            (Session, ("_begin",)),
         )
         for name in names
     ),
-    "Redis": ((Lock, "acquire"), (Lock, "release")),
     "POSTs": ((Webhook, "post"),),
 }
 """The functions whose time counts for each part, without what they call of another part."""

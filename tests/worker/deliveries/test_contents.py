@@ -139,20 +139,6 @@ def test_a_binary_file_goes_in_pieces_of_its_base64_text(
     assert sent == []
 
 
-def test_each_file_and_each_try_has_a_chunk_id_of_its_own_and_each_chunk_the_last_sha(
-    snapshots: Snapshots,
-) -> None:
-    snapshots.settings_changes |= CHUNKS
-    link, upstream = snapshots.add_synced({"a": noise(1000), "b": noise(1000)})
-    upstream.commit({"a": noise(2000)})
-    snapshots.run_job(link)
-    assert len({file["chunk"]["id"] for file in bodies(snapshots)}) == 3
-    updates = snapshots.received().requests[4:]
-    assert [update.event for update in updates] == ["update"] * 3
-    assert {update.json["previous_sha"] for update in updates} == {sha(noise(1000))}
-    assert_in_sync(snapshots, link, upstream)
-
-
 @pytest.mark.parametrize("failing", [0, 2])
 def test_a_file_is_recorded_only_when_its_last_chunk_is_taken(
     snapshots: Snapshots, failing: int

@@ -139,30 +139,6 @@ def test_a_proxy_that_drips_its_answer_has_its_time_too(monkeypatch: pytest.Monk
         assert error == f"no answer from acme.example through the proxy {proxy.host} within 0.3 s"
 
 
-def test_each_post_has_the_time_for_itself() -> None:
-    def talk(talk: Talk) -> None:
-        while request := talk.read():
-            assert talk.receiver.take(request) == 200
-            time.sleep(0.3)
-            talk.send(OK)
-
-    with serving(talk) as app:
-        post(app.base_url, timeout=0.8)
-        assert app.connections == 1
-
-
-def test_a_reused_connection_that_says_nothing_is_not_tried_again() -> None:
-    def talk(talk: Talk) -> None:
-        talk.take()
-        talk.read()
-        drip(talk, b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    with serving(talk) as app:
-        error = error_of(app.base_url, *SMALL[:2], timeout=0.3)
-        assert error == f"no answer from {app.host} within 0.3 s"
-        assert app.paths == ["a", "b"]
-
-
 # Connections that stay open, and those that end
 
 

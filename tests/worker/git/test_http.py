@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from docora_ops.errors import GitError
-from docora_ops.worker import git
 from docora_ops.worker.git import target_on_same_server
 from tests.support.delivery_checks import assert_in_sync, failure, git_failures
 from tests.support.git_over_http import GitHandler, GitSite, basic, rename_with_redirect
@@ -201,56 +200,30 @@ def test_a_server_that_never_answers_is_a_git_failure_and_leaves_no_git(
     assert git_failures(snapshots, link) == 1
     assert held[0]
     eventually(lambda: not git_processes(port_of(site)), "the end of all git processes")
-    assert [path.name for path in (snapshots.repos / ".docora-ops").iterdir()] == ["clones"]
+    workshop = (snapshots.repos / ".docora-ops").iterdir()
+    assert [path.name for path in workshop if path.suffix != ".lock"] == ["clones"]
 
 
-def test_the_repository_lock_is_renewed_while_git_works(
-    snapshots: Snapshots, site: GitSite, link: TestLink, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("page", [b"<html>Please log in</html>", b"<html>\nNo\n</html>", b""])
+def test_a_page_with_status_200_is_a_git_failure_and_nothing_is_deleted(
+    snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream, page: bytes
 ) -> None:
-    monkeypatch.setattr(git, "_KEEP_ALIVE_INTERVAL", 0.02)
-    key = "docora:repo-lock:octo/api"
-    renewals = []
-
-    def slow(_handler: GitHandler) -> bool:
-        for _ in range(2):
-            snapshots.docora.redis.pexpire(key, 10_000)
-            eventually(lambda: int(snapshots.docora.redis.pttl(key)) > 100_000, "a renewal")
-            renewals.append(key)
-        return True
-
-    site.intercept = slow
+    """A gateway or a login page; a short one looks to git like a repository without branches."""
     snapshots.run_job(link)
-    assert snapshots.docora.status(link) == "synced"
-    assert len(renewals) == 2 * len(site.paths)
-    assert not snapshots.docora.redis.exists(key)
+    contents = upstream.contents()
+    before = snapshots.docora.dump()[0]
 
-
-@pytest.mark.parametrize("owner", [None, "somebody else"])
-def test_a_lock_that_is_lost_while_git_works_ends_the_job_and_git(
-    snapshots: Snapshots,
-    site: GitSite,
-    link: TestLink,
-    monkeypatch: pytest.MonkeyPatch,
-    owner: str | None,
-) -> None:
-    monkeypatch.setattr(git, "_KEEP_ALIVE_INTERVAL", 0.02)
-    key = "docora:repo-lock:octo/api"
-    found: list[int] = []
-
-    def lose_it(handler: GitHandler) -> bool:
-        found.extend(git_processes(port_of(site)))
-        snapshots.docora.redis.delete(key)
-        if owner:
-            snapshots.docora.redis.set(key, owner)
-        handler.rfile.read(1)  # until the client hangs up
+    def answer(handler: GitHandler) -> bool:
+        handler.reply(200, {"Content-Type": "text/html"}, page)
         return False
 
-    site.intercept = lose_it
-    assert failure(snapshots, link) == "the lock of octo/api was lost while git worked"
-    assert found
-    eventually(lambda: not git_processes(port_of(site)), "the end of all git processes")
-    assert git_failures(snapshots, link) == 0
-    assert snapshots.docora.redis.get(key) == (owner and owner.encode())
+    site.intercept = answer
+    failure(snapshots, link)
+    assert git_failures(snapshots, link) == 1
+    assert snapshots.received().files == contents
+    after = snapshots.docora.dump()[0]
+    for table in ("app_delivered_files", "repository_snapshots", "snapshot_files"):
+        assert after[table] == before[table]
 
 
 URL = "https://github.com/octo/api"

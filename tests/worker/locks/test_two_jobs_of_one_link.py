@@ -132,7 +132,7 @@ def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(snapshots: Sn
 def test_a_row_that_is_locked_for_long_leaves_the_job_a_try(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("docora_ops.worker.resources.LOCK_TIMEOUT", 1)
+    monkeypatch.setattr("docora_ops.worker.snapshot_job.LOCK_TIMEOUT", 1)
     link, upstream = snapshots.add_queued(FILES, max_retry_attempts=1)
     with row_locks(snapshots.docora):
         snapshots.work_here()
