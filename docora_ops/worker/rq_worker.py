@@ -96,7 +96,6 @@ class SnapshotWorker(Worker):
         self._settings = settings
         self._parent = parent
         self._grace: int | None = None
-        self._scheduler = RQScheduler([queue], client, logging_level=self.log.level)
         self._is_registered = False
         self._is_waiting = False
         """True while a signal may end the worker at once."""
@@ -134,8 +133,6 @@ class SnapshotWorker(Worker):
             self.bootstrap(None)
             queues, server = inert(", ".join(self.queue_names())), describe(self.connection)
             log.info("worker %s: listening on %s, Redis %s", self.name, queues, server)
-            if not self._is_clock_wrong():
-                self._queue_due_jobs()
             reason = self._work_until_stopped(burst)
         except Stopped:
             pass
@@ -217,14 +214,17 @@ class SnapshotWorker(Worker):
     def _queue_due_jobs(self) -> None:
         """Queues the delayed jobs that are due, unless another worker is doing so.
 
-        RQ's own scheduler is a process that outlives a killed worker. Delayed jobs need an idle
-        worker anyway, so each worker looks for them before it waits.
+        RQ's own scheduler is a process that outlives a killed worker. Delayed jobs need a free
+        worker anyway, so each worker looks for them between its jobs.
         """
-        if self._scheduler.acquire_locks():  # type: ignore[no-untyped-call]
-            try:
-                self._scheduler.enqueue_scheduled_jobs()  # type: ignore[no-untyped-call]
-            finally:
-                self._scheduler.release_locks()  # type: ignore[no-untyped-call]
+        scheduler = RQScheduler(self.queues, self.connection, logging_level=self.log.level)
+        # It has a connection of its own, which would lead to a former primary after a failover.
+        with scheduler.connection.connection_pool:
+            if scheduler.acquire_locks():  # type: ignore[no-untyped-call]
+                try:
+                    scheduler.enqueue_scheduled_jobs()  # type: ignore[no-untyped-call]
+                finally:
+                    scheduler.release_locks()  # type: ignore[no-untyped-call]
 
     def _find_bar(self) -> DocoraOpsError | None:
         """Returns why no job may be taken now."""
@@ -272,7 +272,8 @@ class SnapshotWorker(Worker):
                 raise error
         except LostRedisError as told:
             log.warning("worker %s: %s; waits until it answers", self.name, told.message)
-        self.end_work_horse()  # its connection may lead to a former primary
+        self.end_work_horse()  # its connection may lead to a former primary, as may ours
+        self.connection.connection_pool.disconnect()
         pause = _FIRST_PAUSE
         while True:
             self._pause(pause)

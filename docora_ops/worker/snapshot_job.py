@@ -245,31 +245,15 @@ class _Snapshot:
         )
         clone = Clone(self.settings.repos_base_path, payload.owner, payload.name, git)
         self.reads_repository = True
-        commit = self._sync(clone)
-        if commit is None:
-            log.warning("%s: the repository has no branch, so nothing is sent", self.name)
-            git_succeeded(self.session, self.repository_id)
-            with self.session.transaction():
-                self._go_on_unless(end_scan(self.session, link.ref))
-            return
         with Objects(git, clone.path) as objects:
-            commit, files = self._scan(clone, commit, objects)
+            found = self._fetch(clone, objects)
             git_succeeded(self.session, self.repository_id)  # not before: a scan may fail as git's
             self.reads_repository = False
-            changes = compare(files, read_deliveries(self.session, link.ref))
-            counts = Counter(change.event for change in changes)
-            numbers = counts[Event.DELETE], counts[Event.CREATE], counts[Event.UPDATE]
-            text = "%s: %s at %s: %d to delete, %d to create, %d to update"
-            log.info(text, self.name, inert(commit.label), commit.sha[:12], *numbers)
-            if changes:
-                self._go_on_unless(may_deliver(self.session, link.ref))
-                try:
-                    self._deliver(link, objects, commit, changes, auth_key)
-                except BrokenCloneError:
-                    clone.remove()
-                    raise
+            if found is not None:
+                self._deliver(link, clone, objects, *found, auth_key)
         with self.session.transaction():
-            self._store(commit, files)
+            if found is not None:
+                self._store(*found)
             self._go_on_unless(end_scan(self.session, link.ref))
 
     def _decrypt(self, payload: Payload) -> tuple[str | None, str]:
@@ -284,59 +268,69 @@ class _Snapshot:
         self.cleaner.learn((token, auth_key))
         return token, auth_key
 
-    def _sync(self, clone: Clone, *, anew: bool = False) -> Commit | None:
-        """Fetches the newest commit; returns None for a repository that never had one.
+    def _fetch(self, clone: Clone, objects: Objects) -> tuple[Commit, Sequence[File]] | None:
+        """Fetches the newest commit and scans it; returns None if there never was a commit.
 
-        Raises GitError if the repository had one before: a gateway's empty answer looks to git
-        like a repository without branches, and must not have everything deleted at the apps.
+        Replaces a clone that cannot be read by a new one, once. Raises GitError if the repository
+        had a commit before: a gateway's empty answer looks to git like a repository without
+        branches, and must not have everything deleted at the apps.
         """
-        commit = clone.sync(anew=anew)
-        if commit is None and had_commit(self.session, self.repository_id):
-            raise GitError(
-                "the repository shows no branch, though it was delivered before: nothing is deleted"
-            )
-        return commit
-
-    def _scan(
-        self, clone: Clone, commit: Commit, objects: Objects
-    ) -> tuple[Commit, Sequence[File]]:
-        """Scans the commit; replaces a clone that cannot be read by a new one, once."""
-        try:
-            return commit, scan(clone.path, commit.sha, objects)
-        except BrokenCloneError as error:
-            log.warning("%s: %s: cloning it anew", self.name, inert(error.message))
-        objects.close()
-        newest = self._sync(clone, anew=True)
-        if newest is None:
-            raise GitError("the repository shows no branch any more")
-        try:
-            return newest, scan(clone.path, newest.sha, objects)
-        except BrokenCloneError as error:  # it is new, so the fault is the repository's
-            raise GitError(error.message) from error
+        is_new = False
+        while True:
+            commit = clone.sync(anew=is_new)
+            if commit is None:
+                if had_commit(self.session, self.repository_id):
+                    raise GitError(
+                        "the repository shows no branch, though it was delivered before: nothing "
+                        "is deleted"
+                    )
+                log.warning("%s: the repository has no branch, so nothing is sent", self.name)
+                return None
+            try:
+                return commit, scan(clone.path, commit.sha, objects)
+            except BrokenCloneError as error:
+                if is_new:  # so the fault is the repository's
+                    raise GitError(error.message) from error
+                log.warning("%s: %s: cloning it anew", self.name, inert(error.message))
+                objects.close()
+                is_new = True
 
     def _deliver(
         self,
         link: Link,
+        clone: Clone,
         objects: Objects,
         commit: Commit,
-        changes: Sequence[Change],
+        files: Sequence[File],
         auth_key: str,
     ) -> None:
-        payload = link.payload
-        connections = self.resources.connections
-        with Webhook(
-            payload.base_url, payload.app_id, auth_key, connections, DELIVERY_TIMEOUT
-        ) as webhook:
+        """Sends what the app lacks of the commit, and records each file."""
+        changes = compare(files, read_deliveries(self.session, link.ref))
+        counts = Counter(change.event for change in changes)
+        numbers = counts[Event.DELETE], counts[Event.CREATE], counts[Event.UPDATE]
+        text = "%s: %s at %s: %d to delete, %d to create, %d to update"
+        log.info(text, self.name, inert(commit.label), commit.sha[:12], *numbers)
+        if not changes:
+            return
+        self._go_on_unless(may_deliver(self.session, link.ref))
+        payload, connections = link.payload, self.resources.connections
+        app_id, url = payload.app_id, payload.base_url
+        with Webhook(url, app_id, auth_key, connections, DELIVERY_TIMEOUT) as webhook:
             sender = Sender(webhook, objects, payload, commit.sha, self.settings)
-            for change in sender.send(changes):
-                self.sent += 1
-                if change.event is Event.DELETE:
-                    link_exists = remove_delivery(self.session, link.ref, change.path)
-                else:
-                    path, sha = change.path, change.sha
-                    link_exists = record_delivery(self.session, link.ref, path, sha)
-                if not link_exists:
-                    raise _GoneError
+            try:
+                for change in sender.send(changes):
+                    self.sent += 1
+                    if not self._record(link, change):
+                        raise _GoneError
+            except BrokenCloneError:
+                clone.remove()
+                raise
+
+    def _record(self, link: Link, change: Change) -> bool:
+        """Records that the app has taken the change. Returns False if the link is gone."""
+        if change.event is Event.DELETE:
+            return remove_delivery(self.session, link.ref, change.path)
+        return record_delivery(self.session, link.ref, change.path, change.sha)
 
     def _store(self, commit: Commit, files: Sequence[File]) -> None:
         store_snapshot(

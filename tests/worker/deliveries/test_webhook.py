@@ -108,9 +108,7 @@ def drip_a_handshake(talk: Talk) -> None:
         say_nothing,
         read_nothing,
         read_slowly,
-        dripping(b"HTTP/1.1 200 OK\r\n", b"X"),
         dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
-        dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
         dripping(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
         dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
         drip_a_handshake,
@@ -146,7 +144,6 @@ def test_a_proxy_that_drips_its_answer_has_its_time_too(monkeypatch: pytest.Monk
     "answer",
     [
         OK,
-        b"HTTP/1.1 204 Yes\r\n\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536,
@@ -161,11 +158,6 @@ def test_an_answer_of_some_length_keeps_the_connection_for_the_next_job(answer: 
         post(app.base_url, app.base_url)
         assert app.paths == ["a", "b", "c"] * 2
         assert app.connections == 1
-
-
-def reset_after_the_answer(talk: Talk) -> None:
-    talk.take()
-    talk.reset()
 
 
 def reset_when_idle(talk: Talk) -> None:
@@ -190,12 +182,10 @@ def answer_without_end(talk: Talk) -> None:
 @pytest.mark.parametrize(
     "talk",
     [
-        reset_after_the_answer,
         reset_when_idle,
         partial(Talk.take),
         partial(Talk.take, answer=OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n")),
         partial(Talk.take, answer=b"HTTP/1.0 200 OK\r\n\r\nthanks"),
-        partial(Talk.take, answer=OK.replace(b" 0", b" 50000000") + b"x" * 50_000_000),
         answer_in_part,
         answer_without_end,
     ],
@@ -239,7 +229,7 @@ def test_a_request_is_sent_only_once_more() -> None:
 # Answers that are no success
 
 
-@pytest.mark.parametrize("status", [101, 199, 300, 304, 404, 500])
+@pytest.mark.parametrize("status", [199, 300, 404])
 def test_an_answer_but_2xx_is_told_and_ends_the_connection(status: int) -> None:
     answer = OK.replace(b"200", str(status).encode())
 
@@ -310,18 +300,12 @@ INVALID = " gave no valid HTTP answer"
     [
         (reset_at_the_head, f": Connection reset by peer|: Broken pipe|{CLOSED}"),
         (answering(b""), CLOSED),
-        (answering(b"HTTP/1.1 2"), f"{INVALID} (BadStatusLine)"),
         (answering(b"220 mail.example ESMTP geheim\r\n"), f"{INVALID} (BadStatusLine)"),
-        (answering(b"\0\x1b[31m\r\n"), f"{INVALID} (BadStatusLine)"),
-        (answering(b"HTTP/2.0 200 OK\r\n\r\n"), f"{INVALID} (UnknownProtocol)"),
-        (answering(b"HTTP/1.1 200 " + b"x" * 70_000 + b"\r\n\r\n"), f"{INVALID} (LineTooLong)"),
         (
             answering(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n"),
             f"{INVALID} (HTTPException)",
         ),
-        (answering(CHUNKED + b"1" * 70_000), f"{INVALID} (ProtocolError)"),
         (answering(CHUNKED + b"10\r\nabc"), f"{INVALID} (ProtocolError)"),
-        (answering(CHUNKED + b"ten\r\nabc"), f"{INVALID} (ProtocolError)"),
     ],
 )
 def test_a_request_without_a_whole_answer_is_not_acknowledged(
@@ -404,10 +388,7 @@ def test_user_password_and_query_of_a_base_url_reach_the_app() -> None:
     "base_url",
     [
         "ftp://user:geheim@acme.example/hook",
-        "acme.example/hook",
-        "https://",
         "https://acme.example:99999/hook",
-        "https://acme example/hook",
         "https://[::1/hook",
         "",
     ],
@@ -427,11 +408,9 @@ def test_an_unusable_base_url_is_refused(base_url: str) -> None:
             "https://u:geheim@new.example:444/hook/create?key=geheim#geheim",
             ": moved to https://new.example:444/hook",
         ),
-        (302, None, ""),
         (303, "/elsewhere", ": moved to http://{host}/elsewhere"),
         (307, "../v2/create", ": moved to http://{host}/v2"),
         (308, "http://[::1/create", ""),
-        (308, "", ""),
     ],
 )
 def test_a_redirect_is_not_followed_and_tells_the_new_base_url(

@@ -200,25 +200,6 @@ def test_a_default_branch_that_does_not_exist_is_a_git_failure_and_nothing_is_de
     assert list(snapshots.received().files) == ["a"]
 
 
-def test_a_repository_that_is_gone_is_a_git_failure_until_it_is_back_and_nothing_is_deleted(
-    snapshots: Snapshots,
-) -> None:
-    link, upstream = snapshots.add_synced({"a": "1\n"})
-    contents = upstream.contents()
-    away = upstream.path.rename(upstream.path.with_name("away"))
-    for number in (1, 2):
-        error = failure(snapshots, link)
-        assert error.startswith("fatal: ")
-        assert "does not appear to be a git repository" in error
-        assert "\n" not in error
-        assert git_failures(snapshots, link) == number
-    assert snapshots.received().files == contents
-    assert set(snapshots.deliveries(link)) == set(contents)
-    away.rename(upstream.path)
-    snapshots.run_job(link)
-    assert git_failures(snapshots, link) == 0
-
-
 def test_hooks_in_the_clone_are_not_run(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_synced({"a": "1\n"})
     marker = snapshots.folder / "marker"
@@ -233,17 +214,3 @@ def test_hooks_in_the_clone_are_not_run(snapshots: Snapshots) -> None:
     # It works, for whoever lets it.
     git_in(snapshots.clone(), "update-ref", "refs/other", upstream.head)
     assert marker.exists()
-
-
-def test_submodules_are_left_alone(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n"})
-    other = snapshots.add_upstream("octo/other")
-    other.commit({"inner": "x\n"})
-    upstream.git(
-        "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", other.url, "sub"
-    )
-    upstream.commit()
-    snapshots.run_job(link)
-    assert_in_sync(snapshots, link, upstream)
-    assert sorted(snapshots.received().files) == [".gitmodules", "a"]
-    assert not (snapshots.clone() / "modules").exists()

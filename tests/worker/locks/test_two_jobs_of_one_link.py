@@ -80,15 +80,6 @@ def test_a_job_that_begins_before_its_producer_has_committed_waits(snapshots: Sn
     assert_synced(snapshots, link, upstream)
 
 
-def test_a_job_begins_whatever_the_status_of_its_link(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_queued(FILES, retry_base_delay_ms=0)
-    for status in ("synced", "failed", "scanning", "pending_snapshot"):
-        snapshots.docora.connection.execute("UPDATE app_repositories SET status = %s", (status,))
-        snapshots.run_job(link)
-        assert snapshots.docora.status(link) == "synced"
-    assert snapshots.received().files == upstream.contents()
-
-
 def test_a_job_whose_connection_is_cut_writes_its_verdict_over_another(
     snapshots: Snapshots,
 ) -> None:

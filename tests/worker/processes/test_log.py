@@ -4,20 +4,16 @@ import logging
 import re
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 
 from docora_ops.errors import SnapshotError
-from docora_ops.text import inert
 from docora_ops.worker.log import OneLineHandler
-from tests.support.delivery_checks import link_row
 from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import running, running_program
+from tests.support.worker_processes import running
 
 HOSTILE = "evil\n2026 INFO forged\x1b]0;title\x07\u202e"
-RQ = Path(sys.executable).parent / "rq"
 
 
 def test_each_line_that_a_job_logs_is_inert(
@@ -32,25 +28,6 @@ def test_each_line_that_a_job_logs_is_inert(
     assert any(r"evil\n2026 INFO forged\x1b]0;title\x07\u202e" in text for text in messages)
     assert any(r"on created bevil\n2026" in text for text in messages)
     assert [text for text in messages if not text.isprintable()] == []
-
-
-def test_a_plain_rq_worker_logs_no_control_character_of_an_error(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link({"b" + HOSTILE: "2\n"})
-    snapshots.docora.connection.execute("UPDATE apps SET app_name = %s", (HOSTILE,))
-    snapshots.queue(link, max_retry_attempts=1)
-    snapshots.receiver.answer = lambda _: 500
-    command = [
-        str(RQ), "worker", "snapshot-queue", "--burst",
-        "--url", snapshots.docora.redis_access.worker,
-    ]  # fmt: skip
-    with running_program(command, snapshots, MAX_RETRY_ATTEMPTS="1") as worker:
-        output = worker.process.stdout.read() if worker.process.stdout else ""
-        assert worker.end() == 0
-    assert inert(HOSTILE) in output
-    assert link_row(snapshots, link) == ("failed", 1, f"HTTP 500 on created b{HOSTILE}")
-    assert rf"SnapshotError: HTTP 500 on created b{inert(HOSTILE)}" in worker.log
-    for part in ("\n2026", "\x1b]0", "\x07", "\u202e"):
-        assert part not in worker.log + output
 
 
 def test_a_try_past_the_limit_is_not_counted_as_one_of_it(

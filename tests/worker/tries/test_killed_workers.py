@@ -279,10 +279,6 @@ def test_a_plain_worker_beside_ours_does_no_harm(snapshots: Snapshots) -> None:
     assert_synced(snapshots, link, upstream)
 
 
-def is_popped_once_more(docora: Docora, link: TestLink) -> None:
-    docora.leave_job(link.job_id, JobStatus.QUEUED)
-
-
 def begins(docora: Docora, link: TestLink) -> None:
     docora.start_job(link.job_id)
 
@@ -291,12 +287,7 @@ def takes_the_lock(docora: Docora, link: TestLink) -> None:
     docora.hold_lock(link.job_id)
 
 
-def is_retried(docora: Docora, link: TestLink) -> None:
-    docora.connection.execute("UPDATE app_repositories SET status = 'pending_snapshot'")
-    docora.enqueue(link.job_id)
-
-
-@pytest.mark.parametrize("happens", [is_popped_once_more, begins, takes_the_lock, is_retried])
+@pytest.mark.parametrize("happens", [begins, takes_the_lock])
 def test_what_happens_between_the_looks_saves_the_link_from_a_verdict(
     docora: Docora,
     monkeypatch: pytest.MonkeyPatch,
