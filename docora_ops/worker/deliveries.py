@@ -11,10 +11,9 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import chain, groupby
+from itertools import chain
 from uuid import uuid4
 
 from docora_ops.database.circuits import Circuit, Recipient
@@ -26,7 +25,7 @@ from docora_ops.worker import host
 from docora_ops.worker.log import log
 from docora_ops.worker.scan import File, Objects
 from docora_ops.worker.secrets import Cleaner, decrypt
-from docora_ops.worker.webhook import Body, Connections, Webhook
+from docora_ops.worker.webhook import Body, Webhook
 
 LONGEST_PATH = 1024
 """Characters that Docora's table of deliveries can hold."""
@@ -122,9 +121,9 @@ class Sender:
 
         Raises DeliveryError and BrokenCloneError.
         """
-        for change, bodies in self._with_bodies(changes):
+        for change in changes:
             try:
-                for body in bodies:
+                for body in self._bodies(change):
                     self._webhook.post(change.event, body)
             except DeliveryError as error:
                 hint = f": {error.hint}" if error.hint else ""
@@ -132,35 +131,15 @@ class Sender:
                 raise DeliveryError(reason) from error
             yield change
 
-    def _with_bodies(self, changes: Iterable[Change]) -> Iterator[tuple[Change, Iterable[Body]]]:
-        """Yields each change with its bodies: several if the file is sent in chunks.
-
-        Requests small files from git ahead. A large one is read twice, to sign it and to send it.
-        """
-        for are_small, group in groupby(changes, self._is_small):
-            if are_small:
-                files = [(change, change.file) for change in group if change.file is not None]
-                contents = self._objects.read(file.object_id for _, file in files)
-                for (change, file), content in zip(files, contents, strict=True):
-                    head, tail = self._frame(change)
-                    yield change, (b"".join((head, *_encoded(file, content), tail)),)
-            else:
-                for change in group:
-                    yield change, self._bodies(change)
-
-    def _is_small(self, change: Change) -> bool:
-        file = change.file
-        return file is not None and file.size <= _SMALL and not self._is_chunked(file)
-
-    def _is_chunked(self, file: File) -> bool:
-        return not file.is_text and file.size > self._chunk_threshold
-
     def _bodies(self, change: Change) -> Iterator[Body]:
-        """Yields the bodies of a deletion, a large file or a file in chunks."""
+        """Yields the body of a change: several bodies if the file is sent in chunks.
+
+        A large text is read twice, to sign it and to send it.
+        """
         file = change.file
         if file is None:
             yield self._encode({"path": change.path, "sha": change.sha})
-        elif self._is_chunked(file):
+        elif not file.is_text and file.size > self._chunk_threshold:
             total = -(-4 * -(-file.size // 3) // self._chunk_size)
             chunk_id = str(uuid4())
             for index, text in enumerate(_resized(self._content(file), self._chunk_size)):
@@ -168,7 +147,10 @@ class Sender:
                 yield head + text + tail
         else:
             head, tail = self._frame(change)
-            yield lambda: chain([head], _resized(self._content(file), _PIECE), [tail])
+            if file.size <= _SMALL:
+                yield b"".join((head, *self._content(file), tail))
+            else:
+                yield lambda: chain([head], _resized(self._content(file), _PIECE), [tail])
 
     def _content(self, file: File) -> Iterator[bytes]:
         return _encoded(file, next(self._objects.read([file.object_id])))
@@ -231,10 +213,7 @@ def post_sync_failed(
         cleaner.learn_url(url)
         try:
             auth_key = decrypt(recipient.client_auth_key_encrypted, key, "its auth key")
-            with (
-                closing(Connections()) as connections,
-                Webhook(url, app_id, auth_key, connections, _SYNC_FAILED_TIMEOUT) as webhook,
-            ):
+            with Webhook(url, app_id, auth_key, _SYNC_FAILED_TIMEOUT) as webhook:
                 webhook.post("sync_failed", body)
         except SnapshotError as error:
             reason = cleaner.clean(": ".join(filter(None, (error.message, error.hint))))

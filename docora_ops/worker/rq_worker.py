@@ -200,13 +200,14 @@ class SnapshotWorker(Worker):
         """Queues the delayed jobs that are due; returns the seconds until a next look."""
         if time.monotonic() < self._next_due_look:
             return 1
-        self._next_due_look = time.monotonic() + 1
+        # The first look queues in any case: it shows whether Redis permits what that takes.
+        is_first, self._next_due_look = not self._next_due_look, time.monotonic() + 1
         schedule = self.queues[0].scheduled_job_registry.key
         first = cast(
             "list[tuple[bytes, float]]", self.connection.zrange(schedule, 0, 0, withscores=True)
         )
         wait = first[0][1] - host.timestamp() if first else _LONGEST_WAIT
-        if wait > 0:
+        if wait > 0 and not is_first:
             return min(int(wait) + 1, _LONGEST_WAIT)
         self._queue_due_jobs()
         return 1

@@ -54,7 +54,7 @@ from docora_ops.worker.log import link_name, log, name_of_arguments
 from docora_ops.worker.recovery import Tries
 from docora_ops.worker.scan import File, Objects, scan
 from docora_ops.worker.secrets import Cleaner, decrypt
-from docora_ops.worker.webhook import Connections, Webhook
+from docora_ops.worker.webhook import Webhook
 
 DELIVERY_TIMEOUT = 30
 """Seconds for the POST of a file, or of a chunk."""
@@ -69,7 +69,7 @@ _LARGEST_SIZE = 2**31 - 1
 
 
 class Resources:
-    """What the jobs of one process share: settings, and connections for the next job.
+    """What the jobs of one process share: settings, and connections to Postgres and Redis.
 
     Without a client of Redis the process runs a single job, which connects and leaves nothing.
     """
@@ -77,8 +77,6 @@ class Resources:
     def __init__(self, settings: Settings, client: Redis | None = None) -> None:
         self.settings = settings
         self.client = client or connect(settings)
-        self.connections = Connections()
-        """Connections to apps."""
         self._is_shared = client is not None
         self._session: Session | None = None
 
@@ -170,7 +168,6 @@ class _Snapshot:
         finally:
             if not self.session_is_left:
                 self.session.close()
-                self.resources.connections.close()
 
     def _try(self) -> Exception | None:
         """Runs the job; returns any error, since each failure has to be counted."""
@@ -313,9 +310,8 @@ class _Snapshot:
         if not changes:
             return
         self._go_on_unless(may_deliver(self.session, link.ref))
-        payload, connections = link.payload, self.resources.connections
-        app_id, url = payload.app_id, payload.base_url
-        with Webhook(url, app_id, auth_key, connections, DELIVERY_TIMEOUT) as webhook:
+        payload = link.payload
+        with Webhook(payload.base_url, payload.app_id, auth_key, DELIVERY_TIMEOUT) as webhook:
             sender = Sender(webhook, objects, payload, commit.sha, self.settings)
             try:
                 for change in sender.send(changes):

@@ -29,8 +29,6 @@ from docora_ops.worker.certificates import hint_for, tls_context
 Body = bytes | Callable[[], Iterable[bytes]]
 """A body, or a function that yields its pieces: the same at each call."""
 
-_MOST_CONNECTIONS = 16
-"""Connections that stay open. Jobs of several apps take turns."""
 _WATCH_INTERVAL = 0.25
 _LONGEST_ANSWER = 1 << 16
 """Bytes of an answer that are read so that the connection can be used again."""
@@ -43,46 +41,17 @@ _PROXY_PORT = 1080
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 
-class Connections:
-    """Idle connections for the next POST to the same server. Not safe for several threads."""
-
-    def __init__(self) -> None:
-        self._idle: dict[str, HTTPConnection] = {}
-
-    def take(self, origin: str) -> HTTPConnection | None:
-        """Returns the connection to `origin`, if there is one that the server has not closed."""
-        connection = self._idle.pop(origin, None)
-        if connection is not None and not connection.is_connected:
-            connection.close()
-            return None
-        return connection
-
-    def leave(self, origin: str, connection: HTTPConnection) -> None:
-        """Keeps a connection to `origin`; closes the least recently used one of too many."""
-        self._idle[origin] = connection
-        if len(self._idle) > _MOST_CONNECTIONS:
-            self._idle.pop(next(iter(self._idle))).close()
-
-    def close(self) -> None:
-        """Closes all connections."""
-        while self._idle:
-            self._idle.popitem()[1].close()
-
-
 class Webhook:
     """POSTs to one app; verifies its certificate and follows no redirects.
 
     base_url, app_id, auth_key: what Docora knows about the app.
-    connections: keeps the connection for the next POST.
     timeout: seconds for one POST, from the TLS handshake to the end of the answer. Connecting may
     take as long for each address of the host.
 
-    POST within a `with` block: it ends the thread that watches the time.
+    POST within a `with` block: it ends the connection, and the thread that watches the time.
     """
 
-    def __init__(
-        self, base_url: str, app_id: str, auth_key: str, connections: Connections, timeout: float
-    ) -> None:
+    def __init__(self, base_url: str, app_id: str, auth_key: str, timeout: float) -> None:
         """Raises DeliveryError if the base_url or the proxy is unusable."""
         self._url = _parse(base_url)
         self._origin = f"{self._url.scheme}://{self._url.netloc}"
@@ -101,7 +70,8 @@ class Webhook:
         if self._is_forwarded:
             self._headers |= self._proxy_login
         self._key = auth_key.encode()
-        self._connections = connections
+        self._idle: HTTPConnection | None = None
+        """The connection of the last POST, for the next one."""
         self._timeout = timeout
         self._deadline = math.inf
         """When the POST at work must have ended; infinite while there is none."""
@@ -117,6 +87,8 @@ class Webhook:
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
+        if self._idle is not None:
+            self._idle.close()
 
     def post(self, event: str, body: Body) -> None:
         """POSTs to `{base_url}/{event}`.
@@ -150,16 +122,16 @@ class Webhook:
 
     def _exchange(self, event: str, headers: dict[str, str], body: Body) -> tuple[int, str | None]:
         """Sends a request; returns the status and the `Location` of the answer."""
-        connection = self._connections.take(self._origin)
-        if connection is not None and isinstance(body, bytes):
-            try:
-                return self._request(connection, event, headers, body)
-            except _HUNG_UP:
-                # The app may have closed the idle connection while the request was on its way.
-                if self._expired:
-                    raise
-        elif connection is not None:  # a large body can't be sent again
-            connection.close()
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            if isinstance(body, bytes) and idle.is_connected:
+                try:
+                    return self._request(idle, event, headers, body)
+                except _HUNG_UP:
+                    # The app may have closed the connection while the request was on its way.
+                    if self._expired:
+                        raise
+            idle.close()  # a large body can't be sent again
         return self._request(self._connect(), event, headers, body)
 
     def _connect(self) -> HTTPConnection:
@@ -211,7 +183,7 @@ class Webhook:
                 return answer.status, answer.headers.get("Location")
         finally:
             if is_reusable:
-                self._connections.leave(self._origin, connection)
+                self._idle = connection
             else:
                 connection.close()
 

@@ -7,8 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from docora_ops.demo.receiver import Request
-from tests.support.delivery_checks import assert_in_sync, events, failure, sha, snapshot_row
+from tests.support.delivery_checks import assert_in_sync, events, sha
 from tests.support.snapshots import Snapshots
 
 MIB = 1 << 20
@@ -134,30 +133,6 @@ def test_a_binary_file_goes_in_pieces_of_its_base64_text(
             {"id": chunk_id, "index": index, "total": total} for index in range(total)
         ]
     assert sent == []
-
-
-def test_a_file_is_recorded_only_when_its_last_chunk_is_taken(snapshots: Snapshots) -> None:
-    snapshots.settings_changes |= CHUNKS
-    content = noise(2000)
-    link, upstream = snapshots.add_link({"a.txt": "1", "b.bin": content, "c.txt": "1"})
-
-    def answer(request: Request) -> int:
-        # What has been recorded is committed before the next piece arrives.
-        if request.path == "b.bin":
-            assert snapshots.deliveries(link).keys() <= {"a.txt"}
-            return 503 if request.json["file"]["chunk"]["index"] == 2 else 200
-        return 200
-
-    snapshots.receiver.answer = answer
-    assert failure(snapshots, link) == "HTTP 503 on created b.bin"
-    assert events(snapshots) == [("create", "a.txt")] + [("create", "b.bin")] * 3
-    assert snapshots.deliveries(link) == {"a.txt": sha("1")}
-    assert snapshot_row(snapshots, link.repository_id) is None
-    snapshots.receiver.answer = lambda _: 200
-    snapshots.received().requests.clear()
-    snapshots.run_job(link)
-    assert [file["path"] for file in bodies(snapshots)] == ["b.bin"] * 3 + ["c.txt"]
-    assert_in_sync(snapshots, link, upstream)
 
 
 def test_git_changes_no_line_ends_and_expands_nothing(snapshots: Snapshots) -> None:

@@ -4,7 +4,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from functools import partial
 
 import pytest
@@ -12,7 +12,7 @@ import trustme
 
 from docora_ops.demo.receiver import Receiver, stringify
 from docora_ops.errors import DeliveryError
-from docora_ops.worker.webhook import Body, Connections, Webhook
+from docora_ops.worker.webhook import Body, Webhook
 from tests.support.git_over_http import basic
 from tests.support.proxy import refused_port
 from tests.support.raw_app import OK, RawApp, Talk, context, raw_app, take_all
@@ -44,13 +44,11 @@ def serving(
     return raw_app(Receiver({"Acme": AUTH_KEY}), talk, tls=tls)
 
 
-def post(*base_urls: str, bodies: Iterable[Body] = SMALL, timeout: float = 30) -> None:
-    """Sends the bodies to each URL, as a job of each app would, one after the other."""
-    with closing(Connections()) as connections:
-        for base_url in base_urls:
-            with Webhook(base_url, "app_1", AUTH_KEY, connections, timeout) as webhook:
-                for body in bodies:
-                    webhook.post("create", body)
+def post(base_url: str, *, bodies: Iterable[Body] = SMALL, timeout: float = 30) -> None:
+    """Sends the bodies, as a job would, one after the other."""
+    with Webhook(base_url, "app_1", AUTH_KEY, timeout) as webhook:
+        for body in bodies:
+            webhook.post("create", body)
 
 
 def error_of(base_url: str, *bodies: Body, timeout: float = 30) -> str:
@@ -149,14 +147,14 @@ def test_a_proxy_that_drips_its_answer_has_its_time_too(monkeypatch: pytest.Monk
         b"HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536,
     ],
 )
-def test_an_answer_of_some_length_keeps_the_connection_for_the_next_job(answer: bytes) -> None:
+def test_an_answer_of_some_length_keeps_the_connection_for_the_next_file(answer: bytes) -> None:
     def talk(talk: Talk) -> None:
         while talk.take(answer):
             pass
 
     with serving(talk) as app:
-        post(app.base_url, app.base_url)
-        assert app.paths == ["a", "b", "c"] * 2
+        post(app.base_url)
+        assert app.paths == ["a", "b", "c"]
         assert app.connections == 1
 
 
@@ -443,7 +441,8 @@ def test_http_proxy_stands_before_the_apps_that_no_proxy_does_not_name(
     with serving(noting(heads)) as proxy, serving(take_all) as app:
         monkeypatch.setenv("HTTP_PROXY", f"http://pr%6Fxy:p%40ss@{proxy.host}")
         monkeypatch.setenv("no_proxy", "x.example,127.0.0.1")
-        post("http://user:geheim@acme.example:8080/Acme?key=1", app.base_url)
+        for base_url in ("http://user:geheim@acme.example:8080/Acme?key=1", app.base_url):
+            post(base_url)
         assert (len(heads), app.paths, proxy.connections) == (3, ["a", "b", "c"], 1)
     target, headers = heads[0]
     assert target == "http://acme.example:8080/Acme/create?key=1"

@@ -1,6 +1,5 @@
 """A job is scheduled for its next try in one step, so that it is never in none."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -90,17 +89,6 @@ def test_a_job_whose_process_was_killed_before_it_began_stands_somewhere_at_any_
         worker.handle_job_failure(job, worker.queues[0], execution=execution)
         assert snapshots.docora.redis.lrange(intermediate, 0, -1) == []
         assert snapshots.docora.registries(job.id) == {f"rq:scheduled:{QUEUE}"}
-
-
-def test_of_an_execution_that_others_have_seen_to_nothing_is_left(snapshots: Snapshots) -> None:
-    with begun(snapshots) as (worker, job, execution):
-        docora = snapshots.docora
-        docora.redis.zrem(f"rq:wip:{QUEUE}", execution.composite_key)
-        docora.redis.zadd(f"rq:scheduled:{QUEUE}", {job.id: time.time() + 60})
-        job.set_status(JobStatus.SCHEDULED)
-        worker.handle_job_failure(job, worker.queues[0], execution=execution)
-        assert docora.redis.keys("rq:execution*") == []
-        assert docora.registries(job.id) == {f"rq:scheduled:{QUEUE}"}
 
 
 def test_who_retries_a_link_just_when_its_job_that_never_began_is_given_up_keeps_off(
