@@ -89,14 +89,6 @@ def test_a_burst_with_a_wrong_clock_ends_with_an_error_and_touches_nothing(
 
 
 @with_wrong_clock
-def test_what_an_app_is_sent_bears_redis_s_time(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_queued({"a": "1"})
-    with moments_are_right(snapshots), running(snapshots, "--burst", **clock_ahead(15)) as w:
-        assert w.end() == 0
-    assert snapshots.docora.status(link) == "synced"
-
-
-@with_wrong_clock
 def test_a_clock_that_jumps_during_a_job_changes_nothing_for_the_app(
     snapshots: Snapshots, tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 import threading
 import time
 from contextlib import closing
-from threading import Timer
 
 import psycopg
 import pytest
@@ -13,7 +12,7 @@ from rq.job import JobStatus
 from docora_ops.database import Database
 from docora_ops.database.link_scans import store_snapshot
 from docora_ops.worker import snapshot_job as job_module
-from tests.support.delivery_checks import assert_in_sync, events, link_row
+from tests.support.delivery_checks import events, link_row
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_locks
 from tests.support.snapshots import Snapshots
@@ -77,21 +76,6 @@ def test_a_job_without_tries_left_makes_its_link_failed_at_once(snapshots: Snaps
     snapshots.work_here()
     assert link_row(snapshots, link) == ("failed", 1, "HTTP 500 on created a")
     assert snapshots.docora.job(link).get_status() is JobStatus.FAILED
-
-
-def test_a_job_waits_until_the_one_before_has_let_go_of_the_link(
-    snapshots: Snapshots,
-) -> None:
-    """It has said what became of it, and Postgres has not yet noticed that it is gone."""
-    link, upstream = snapshots.add_link({"a": "1"}, "synced")
-    with psycopg.connect(snapshots.docora.database_access.owner, autocommit=True) as before:
-        lock = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
-        before.execute(lock, (link.job_id,))
-        timer = Timer(0.5, before.close)
-        timer.start()
-        snapshots.run_job(link)
-        timer.join()
-    assert_in_sync(snapshots, link, upstream)
 
 
 def test_of_two_snapshots_of_one_repository_the_last_is_stored_with_its_own_files(
