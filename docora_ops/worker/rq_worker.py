@@ -148,13 +148,12 @@ class SnapshotWorker(Worker):
         while not self._must_end():
             try:
                 self.heartbeat()
-                bar = self._find_bar()
-                if bar is not None and not burst:
+                if (bar := self._find_bar()) is not None:
+                    if bar is _SUSPENDED and burst:
+                        return f"since {bar.message}; to go on: docora-ops resume"
+                    if burst:
+                        raise bar
                     self._wait_while_barred(bar)
-                elif bar is _SUSPENDED:
-                    return f"since {_SUSPENDED.message}; to go on: docora-ops resume"
-                elif bar is not None:
-                    raise bar
                 self._maintain_if_due()
                 found = self._take_job(burst)
                 if found is not None:
@@ -341,14 +340,6 @@ class SnapshotWorker(Worker):
         with self._waiting():
             time.sleep(seconds)
 
-    def _cut_off_if_due(self) -> None:
-        """Tells the job to end, and kills it if it does not."""
-        if time.monotonic() >= self._cut_off_at:
-            with suppress(ProcessLookupError):
-                os.kill(self.horse_pid, self._next_cut)
-            self._next_cut = signal.SIGKILL
-            self._cut_off_at = time.monotonic() + _CLEANING_UP
-
     # Registration and maintenance
 
     def register_birth(self) -> None:
@@ -454,7 +445,11 @@ class SnapshotWorker(Worker):
                 if self._to_horse.recv(1, socket.MSG_PEEK):
                     return self.horse_pid, os.EX_OK, None
             except TimeoutError:
-                self._cut_off_if_due()
+                if time.monotonic() >= self._cut_off_at:  # told to end; killed if it does not
+                    with suppress(ProcessLookupError):
+                        os.kill(self.horse_pid, self._next_cut)
+                    self._next_cut = signal.SIGKILL
+                    self._cut_off_at = time.monotonic() + _CLEANING_UP
                 continue
             except ConnectionError:
                 pass
