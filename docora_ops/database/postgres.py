@@ -159,8 +159,11 @@ class Database:
         connection.close()
 
     def transaction(self) -> AbstractContextManager[object]:
-        """Commits at the end of the block, or rolls back on an exception; swallows `Rollback`."""
-        return self._transaction("READ COMMITTED")
+        """Commits at the end of the block, or rolls back on an exception; swallows `Rollback`.
+
+        Refused by a standby, unlike single statements that only read.
+        """
+        return self._transaction("READ COMMITTED READ WRITE")
 
     def snapshot(self) -> AbstractContextManager[object]:
         """Begins a transaction whose statements all see the same state of the database."""
