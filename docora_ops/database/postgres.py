@@ -112,7 +112,7 @@ class Database:
         self._settings = settings
         self._url = settings.require_database_url().get_secret_value()
         try:
-            self._parameters: dict[str, Any] = conninfo_to_dict(adapt_postgres_url(self._url)[0])
+            self._parameters: dict[str, Any] = conninfo_to_dict(adapt_postgres_url(self._url))
             _check(self._parameters)
         except (psycopg.Error, ValueError):
             # The driver's text would show the password.

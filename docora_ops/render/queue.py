@@ -32,7 +32,7 @@ def tables(overview: QueueOverview, width: int, limit: int) -> Iterator[Renderab
     """Shows the counts, the workers and the first `limit` jobs, with a blank line between."""
     age = overview.oldest_waiting_seconds
     waited = "" if age is None else f", the oldest for {duration(age)}"
-    alive, silence = len(overview.live_workers), silence_of(overview.live_workers)
+    alive, silence = len(overview.workers), silence_of(overview.workers)
     workers = cell(f"{alive} ({silence})" if silence else alive, "yellow" if silence else "")
     suspension = overview.suspension
     yield pairs(
@@ -78,7 +78,7 @@ def _workers(workers: Sequence[Worker], width: int) -> RenderableType:
             cell(worker.name),
             _state(worker),
             cell(moment(worker.last_heartbeat_at) or "-"),
-            cell(", ".join(map(_work, worker.jobs)) or "-"),
+            cell(", ".join(map(_name, worker.jobs)) or "-"),
         )
         for worker in workers
     ]
@@ -86,14 +86,8 @@ def _workers(workers: Sequence[Worker], width: int) -> RenderableType:
 
 
 def _state(worker: Worker) -> Text:
-    if not worker.alive:
-        return cell("gone", "yellow")
     state = worker.state or "unknown"
     return cell(state) if worker.silent_seconds is None else cell(f"{state}, silent", "yellow")
-
-
-def _work(job: QueuedJob) -> str:
-    return f"abandoned: {_name(job)}" if job.status == "abandoned" else _name(job)
 
 
 def _jobs(jobs: Sequence[QueuedJob], width: int) -> RenderableType:

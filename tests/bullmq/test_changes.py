@@ -1,6 +1,5 @@
 """Changes beside a Docora with BullMQ workers: circuits, results, races, and what needs RQ."""
 
-from contextlib import nullcontext
 from datetime import timedelta
 from threading import Event
 
@@ -69,29 +68,6 @@ def test_a_hint_says_when_a_pending_link_with_an_open_circuit_is_queued(bullmq: 
     refused = bullmq.run("retry", *link.ids, "--reset-circuit")
     assert refused.code == 4
     assert "Docora's scheduler queues it once a worker of Docora runs\n" in refused.stderr
-
-
-@pytest.mark.parametrize(
-    ("is_running", "when"), [(True, "within 5 min"), (False, "once a worker of Docora runs")]
-)
-def test_the_scheduler_queues_a_link_as_soon_as_its_interval_and_a_worker_allow(
-    bullmq: Bullmq, when: str, *, is_running: bool
-) -> None:
-    link, again = bullmq.docora.add_link(), bullmq.docora.add_link()
-    env = bullmq.environment(SCAN_INTERVAL_MS="300000")
-    sentence = f"Docora's scheduler queues it {when}"
-    with bullmq.worker(lambda _job_id: None) if is_running else nullcontext():
-        reset = bullmq.run("retry", *link.ids, "--json", env=env)
-        assert (reset.code, reset.data["message"]) == (0, f"Link reset: {sentence}")
-        refused = bullmq.run("retry", *link.ids, "--json", env=env)
-        assert (refused.code, refused.json["hint"]) == (4, sentence)
-        resync = bullmq.run("resync", *again.ids, "--yes", env=env)
-        assert f"Link reset: {sentence}.\n" in resync.stderr
-        schedule = bullmq.run("schedule", "--json", env=env)
-    assert schedule.code == 4
-    itself = "Docora's worker queues what is due by itself, within 5 min"
-    none = "; no BullMQ worker is seen: RUN_MODE=all or worker brings one"
-    assert schedule.json["hint"] == itself + ("" if is_running else none)
 
 
 def _yes(command: str, option: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -163,25 +139,6 @@ def test_failed_counts_as_a_result_only_once_bullmq_tries_no_more(bullmq: Bullmq
         bullmq.promote(link)
         result = finish(process)
     assert (result.code, result.data["waited"]["result"]) == (0, "synced"), result
-
-
-def test_a_wait_ends_with_the_error_of_a_snapshot_that_failed_for_good(bullmq: Bullmq) -> None:
-    link = bullmq.docora.add_link()
-    with bullmq.docora_at_work(lambda _job_id: "HTTP 503 on created a"):
-        result = bullmq.run("retry", *link.ids, "--wait", "--timeout", "50", "--json")
-    assert (result.code, result.data["waited"]["result"]) == (7, "failed"), result
-    assert result.data["waited"]["error_message"] == "HTTP 503 on created a"
-
-
-@pytest.mark.matrix
-def test_a_pending_link_without_a_job_is_never_lost(bullmq: Bullmq) -> None:
-    link = bullmq.docora.add_link()
-    result = bullmq.run("retry", *link.ids, "--wait", "--timeout", "8", "--json")
-    assert (result.code, result.data["waited"]["result"]) == (8, "timeout"), result
-    assert "no BullMQ worker is seen" in result.stderr
-    refused = bullmq.run("retry", *link.ids)
-    assert refused.code == 4
-    assert "Docora's scheduler queues it once a worker of Docora runs" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["retry", "resync"])
@@ -293,9 +250,7 @@ def test_repair_resets_stuck_links_only(bullmq: Bullmq) -> None:
         ("pause", "--yes"),
         ("resume",),
         ("retry", "APP", "REPO", "--front"),
-        ("resync", "APP", "REPO", "--front", "--yes"),
         ("resync", "APP", "--all", "--front", "--yes"),
-        ("retry-all-failed", "--front", "--yes"),
         ("retry-all-failed", "--front", "--circuit", "closed", "--yes"),
     ],
     ids=" ".join,
@@ -384,10 +339,3 @@ def test_links_that_are_pending_behind_open_circuits_have_a_way_out(bullmq: Bull
     assert all(docora.was_reset(link) for link in (failed, *held))
     assert docora.row(other) == row
     assert "held back" not in bullmq.run("status").stdout
-
-
-def test_with_rq_a_retry_of_all_takes_failed_links_only(docora: Docora) -> None:
-    repository = docora.add_repository(circuit_open_for=OPEN)
-    docora.link(docora.add_app(), repository, "pending_snapshot")
-    result = docora.run("retry-all-failed", "--reset-circuit", "--yes", "--json")
-    assert (result.code, result.data["total"]) == (0, 0), result

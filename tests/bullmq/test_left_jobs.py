@@ -12,7 +12,6 @@ from rq.utils import now
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, examine
 from tests.support.docora import QUEUE, Docora
-from tests.support.terminal import on_terminal
 
 TOPIC = Path(__file__).parents[2] / "docora_ops/help/workers.md"
 pytestmark = pytest.mark.skipif(not shutil.which("redis-cli"), reason="needs redis-cli")
@@ -53,20 +52,6 @@ def test_with_rq_the_jobs_of_bullmq_are_to_be_removed(bullmq: Bullmq) -> None:
     assert docora.waiting() == jobs
     assert check(examine(docora), "bullmq_queue")["state"] == "ok"
     docora.assert_sound()
-
-
-def test_without_a_worker_of_rq_docoras_own_workers_may_be_meant(bullmq: Bullmq) -> None:
-    bullmq.add(bullmq.docora.add_link())
-    found = check(examine(bullmq.docora), "bullmq_queue")
-    start = (
-        "if Docora has workers of its own, set DOCORA_OPS_BACKEND=bullmq and start it; otherwise"
-    )
-    assert (found["state"], found["hint"].startswith(start)) == ("failed", True), found
-    command = found["hint"][found["hint"].index("{ redis-cli") :]
-    for arguments in (["doctor"], ["doctor", "--all"]):
-        _, shown = on_terminal(bullmq.docora, arguments, columns=80, env={**ONE_LOOK, "PAGER": ""})
-        assert f"\n{command}\r\n" in shown, shown
-    assert f"\n{command}\n" in bullmq.docora.run("doctor", env=ONE_LOOK).stdout
 
 
 def test_with_bullmq_the_jobs_of_rq_are_to_be_removed(bullmq: Bullmq) -> None:

@@ -9,7 +9,6 @@ import redis
 from tests.support.bullmq import WORKER_NAME, Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, not_ok
 from tests.support.docora import Docora
-from tests.support.privileges import without_rule
 from tests.support.rows import GITHUB_TOKEN, TestLink
 
 RQ_ONLY = "docora-ops worker"
@@ -84,16 +83,6 @@ def test_show_and_links_tell_the_state_the_tries_and_the_masked_failure(bullmq: 
     assert (record["status"], record["retries_left"]) == ("failed", None)
 
 
-def test_metrics_have_the_numbers_of_bullmq(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    bullmq.add(docora.add_link("pending_snapshot"))
-    docora.add_link("scanning")
-    text = bullmq.run("metrics").stdout
-    assert 'docora_queue_jobs{queue="snapshot-queue",status="waiting"} 1.0' in text
-    assert 'docora_drift_links{kind="stuck"} 1.0' in text
-    assert 'docora_drift_links{kind="lost"} 0.0' in text
-
-
 def test_doctor_is_content_with_a_docora_at_work(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     docora.add_link("pending_snapshot")
@@ -137,26 +126,6 @@ def test_doctor_tells_a_paused_queue_stalled_jobs_and_another_version(bullmq: Bu
     screen = bullmq.run("status").stdout
     assert "the BullMQ queue is paused" in screen
     assert "docora-ops resume" not in screen
-
-
-def test_doctor_says_where_no_queue_of_bullmq_is(bullmq: Bullmq) -> None:
-    bullmq.docora.redis.delete(bullmq.key("meta"))
-    result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
-    found = check(result, "bullmq_queue")
-    assert (found["state"], "REDIS_URL" in found["hint"]) == ("warning", True)
-    bullmq.docora.redis.hset(bullmq.key("meta"), "opts.maxLenEvents", "10000")  # as a worker does
-    result = bullmq.run("doctor", "--json", env=bullmq.environment(**ONE_LOOK))
-    found = check(result, "bullmq_queue")
-    assert (found["state"], found["finding"]) == ("ok", "snapshot-queue")
-
-
-def test_without_the_list_of_clients_a_worker_that_runs_a_job_is_seen(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    name = docora.redis_access.bullmq.partition("//")[2].partition(":")[0]
-    bullmq.start(docora.add_link("scanning"))
-    with without_rule(docora.redis, "+client|list", "docora-bullmq", name):
-        assert bullmq.run("status", "--json").data["queue"]["worker_count"] == 1
-        docora.redis.acl_log_reset()
 
 
 def changes(link: TestLink) -> Iterator[tuple[str, ...]]:
