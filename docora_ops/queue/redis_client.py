@@ -166,6 +166,10 @@ _REFUSES_WRITES: dict[str, _Explanation] = {
     ),
 }
 _BY_CODE: dict[str, _Explanation] = _REFUSES_WRITES | {
+    "EXEC without MULTI": (
+        "does not permit the command multi to our user",
+        "docora-ops help privileges lists what the user in REDIS_URL needs",
+    ),
     "UNBLOCKED": ("became a replica while a command waited", "try again in a moment"),
     "BUSY": (
         "answers no command: it has been busy with one script for too long",

@@ -91,6 +91,7 @@ class QueueInspector:
                 pipeline.set(links, "")
                 pipeline.getrange(links, 0, 0)
                 pipeline.xadd(STREAM, {"x": "x"})
+                pipeline.xlen(STREAM)
                 if self._is_rq:
                     pipeline.delete(job)
                     pipeline.hset(job, "x", "x")

@@ -166,17 +166,6 @@ def test_an_empty_redis_says_nothing_of_a_docora_whose_links_were_scanned(
     assert docora.redis.keys("rq:*") == []
 
 
-def test_an_empty_redis_means_rq_where_postgres_is_not_named_or_not_there(docora: Docora) -> None:
-    docora.add_link("synced")
-    for url in (None, "postgres://127.0.0.1:1/docora"):
-        queue = docora.run("queue", "--json", env={**UNSET, "DATABASE_URL": url})
-        assert (queue.code, queue.data["backend"]) == (0, "rq"), queue
-        assert WHY[DEFAULT] in queue.stderr
-        assert "unclear" not in queue.stdout
-    lost = docora.run("status", "--json", env={**UNSET, "DATABASE_URL": url})
-    assert (lost.code, lost.data["queue"]["backend_source"]) == (5, "default"), lost
-
-
 @contextmanager
 def without_list_of_clients(docora: Docora) -> Iterator[None]:
     name = docora.redis_access.command_name
@@ -287,24 +276,3 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
 def _named(command: tuple[str, ...], link: Any) -> list[str]:
     ids = {"APP": link.app_id, "REPO": link.repository_id}
     return [ids.get(each, each) for each in command]
-
-
-def test_a_watch_says_it_once(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    with docora.start("status", "--watch", "1", env=UNSET) as process:
-        shown = [process.stdout.readline() for _ in range(40)]
-        process.kill()
-        stderr = process.stderr.read()
-    assert sum(line.startswith("Postgres") for line in shown) > 1
-    assert stderr.count("DOCORA_OPS_BACKEND is not set") == 1
-
-
-@pytest.mark.parametrize(("backend", "user"), [("rq", "docora-ops"), ("bullmq", "docora-bullmq")])
-def test_a_monitor_is_told_the_user_that_may_do_more(
-    bullmq: Bullmq, backend: str, user: str
-) -> None:
-    docora = bullmq.docora
-    environment = {"DOCORA_OPS_BACKEND": backend, "REDIS_URL": docora.redis_access.monitor}
-    doctor = docora.run("doctor", "--json", env=environment | ONE_LOOK)
-    assert f"use the user {user} of" in check(doctor, "redis")["hint"]
-    docora.redis.acl_log_reset()

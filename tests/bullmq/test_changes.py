@@ -5,7 +5,6 @@ from threading import Event
 
 import pytest
 
-from docora_ops.text import moment
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import Docora, finish
@@ -45,29 +44,6 @@ def test_a_link_with_an_open_circuit_is_left_alone_unless_the_circuit_is_reset(
     with bullmq.docora_at_work():
         synced = bullmq.run("wait", *link.ids, "--timeout", "50", "--json")
     assert synced.data["waited"]["result"] == "synced"
-
-
-def test_a_hint_says_when_a_pending_link_with_an_open_circuit_is_queued(bullmq: Bullmq) -> None:
-    link = link_with_open_circuit(bullmq, "pending_snapshot")
-    refused = bullmq.run("retry", *link.ids, "--json")
-    assert (refused.code, refused.json["code"]) == (4, "not_failed"), refused
-    [row] = bullmq.docora.connection.execute("SELECT circuit_open_until FROM repositories")
-    until = moment(row["circuit_open_until"])
-    assert f"its circuit is open until {until}: Docora's scheduler queues it then" in refused.stderr
-    hint = f"docora-ops retry {' '.join(link.ids)} --reset-circuit"
-    assert hint in refused.stderr
-    waited = bullmq.run("wait", *link.ids, "--timeout", "1")
-    assert waited.code == 8
-    assert f"open until {until}" in waited.stderr
-    assert hint in waited.stderr
-    assert "The jobs go on" not in waited.stderr
-    reset = bullmq.run(*hint.split()[1:], "--json")
-    assert (reset.code, reset.data["outcome"]) == (0, "reset"), reset
-    assert reset.data["circuit_reset"] is True
-    # Nothing holds it back any more.
-    refused = bullmq.run("retry", *link.ids, "--reset-circuit")
-    assert refused.code == 4
-    assert "Docora's scheduler queues it once a worker of Docora runs\n" in refused.stderr
 
 
 def _yes(command: str, option: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -162,7 +138,7 @@ def test_a_worker_that_takes_the_job_between_look_and_commit_waits_for_the_commi
 
     with Proxy.before_postgres(docora.database_url) as proxy:
         # With a job that waits, whether it belongs to this database is looked up, too.
-        held = proxy.plan(COMMIT, Fault.HOLD_REQUEST, number=LOOKUPS + 1 + is_queued)
+        held = proxy.plan(COMMIT, Fault.HOLD_REQUEST, number=LOOKUPS + 2 + is_queued)
         environment = bullmq.environment(DATABASE_URL=proxy.url, **PATIENT)
         arguments = (*link.ids, "--json", *_yes(command))
         with docora.start(command, *arguments, env=environment) as process:
@@ -281,16 +257,6 @@ def test_in_flight_feeds_links_and_stops_after_too_many_failures(bullmq: Bullmq)
     assert result.data["stopped_by"] == "max_failures"
     assert result.data["failed_at_stop"] in {4, 5}
     assert "Warning: --in-flight holds back docora-ops only" in result.stderr
-
-
-def test_the_audit_trail_has_each_reset(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    first, _ = docora.add_link(), docora.add_link()
-    bullmq.run("retry", *first.ids, "--reason", "a test")
-    bullmq.run("retry-all-failed", "--yes")
-    entries = bullmq.run("history", "--json").data
-    assert [entry["state"] for entry in entries] == ["done", "done"]
-    assert [entry["counts"]["reset"] for entry in entries] == [1, 1]
 
 
 @pytest.mark.parametrize("command", ["retry", "retry-all-failed"])

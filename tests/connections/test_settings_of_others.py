@@ -185,25 +185,6 @@ def test_a_change_is_made_where_transactions_are_read_only_by_default(snapshots:
     assert docora.status(synced) == "synced"
 
 
-def test_a_role_that_the_role_has_by_default_is_kept(docora: Docora) -> None:
-    link = docora.add_link()
-    access = docora.database_access
-    docora.connection.execute(f"ALTER ROLE {access.monitor_name} NOINHERIT".encode())
-    docora.connection.execute(f"GRANT {access.worker_name} TO {access.monitor_name}".encode())
-    docora.connection.execute(
-        f"ALTER ROLE {access.monitor_name} SET role = {access.worker_name}".encode()
-    )
-    try:
-        result = docora.run("retry", *link.ids, env={"DATABASE_URL": access.monitor})
-    finally:
-        docora.connection.execute(f"ALTER ROLE {access.monitor_name} RESET role".encode())
-        docora.connection.execute(f"ALTER ROLE {access.monitor_name} INHERIT".encode())
-        docora.connection.execute(
-            f"REVOKE {access.worker_name} FROM {access.monitor_name}".encode()
-        )
-    assert result.code == 0, result
-
-
 def test_a_limit_of_the_database_for_transactions_is_not_ours(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     if docora.connection.info.server_version < 170_000:

@@ -122,24 +122,6 @@ def test_an_unusable_encryption_key_disturbs_only_who_needs_it(
 # Env files
 
 
-@pytest.mark.usefixtures("bare")
-@pytest.mark.parametrize(
-    ("line_end", "encoding"), [("\n", "utf-8"), ("\r\n", "utf-8"), ("\n", "utf-8-sig")]
-)
-def test_an_env_file_is_read_as_editors_write_it(
-    monkeypatch: pytest.MonkeyPatch, file: Path, line_end: str, encoding: str
-) -> None:
-    monkeypatch.setenv("WORD", "replaced")
-    url = "postgres://u:a$WORD-${WORD}-$$@db.example/docora"
-    lines = (f'DATABASE_URL="{url}"', "MAX_RETRY_ATTEMPTS=7 # tries", "DOCORA_OPS_UNKNOWN=1")
-    file.write_bytes("".join(line + line_end for line in lines).encode(encoding))
-    settings = load_settings(file)
-    assert settings.require_database_url().get_secret_value() == url
-    assert settings.max_retry_attempts == 7
-    monkeypatch.setenv("MAX_RETRY_ATTEMPTS", "2")  # the environment wins
-    assert load_settings(file).max_retry_attempts == 2
-
-
 @pytest.mark.parametrize("content", [None, f"DATABASE_URL=\udcff{SECRET}\n"])
 def test_an_env_file_that_cannot_be_read_is_named_and_not_shown(
     file: Path, content: str | None
@@ -208,31 +190,22 @@ UNUSABLE = {
     "MAX_RETRY_ATTEMPTS": (SECRET, "0", "-7777", "7777777", "7777.5", "7" * 30),
     "RETRY_BASE_DELAY_MS": ("-7777", "777777777", SECRET, "7" * 400),
     "SCAN_INTERVAL_MS": ("0", "-7777", SECRET),
-    "RESCAN_INTERVAL_MS": ("-7777", "777777777777", SECRET),
     "SCAN_CONCURRENCY": ("0", "7777"),
     "DOCORA_OPS_BACKEND": (SECRET, "RQ", "bullmq,rq"),
     "DOCORA_OPS_GIT_PROTOCOLS": (f"{SECRET} https", f"https,,{SECRET}", f"{SECRET}\n", STRAY),
     "DOCORA_OPS_JOB_TIMEOUT": ("0", SECRET, "7777777"),
-    "DOCORA_OPS_CONNECT_TIMEOUT": ("0", "7777777"),
-    "DOCORA_OPS_STATEMENT_TIMEOUT": ("0", "7777777"),
     "DOCORA_OPS_LOCK_TIMEOUT": ("0", "7777777", "inf"),
     "DOCORA_OPS_DRIFT_GRACE": ("-1", "3601"),
     "DATABASE_URL": (
         SECRET,
-        f"//u:{SECRET}@h/d",
         f"mysql://u:{SECRET}@h/d",
-        f"postgres:{SECRET}",
         f"postgres://[{SECRET}",
-        f"postgres://u:{SECRET}@[::1/d",
         f"postgres://u:{SECRET}@h:port/d",
-        f"postgres://u:{SECRET}@h:99999999/d",
-        f"postgres://u:{SECRET}@{SECRET}@h/d",
         f"postgres://u:{SECRET}/{SECRET}@h/d",
         f"postgres://u:{SECRET}@{SECRET}/{SECRET}?#%@h/d",
         f"postgres://u:{SECRET}%zz@h/d",
         f"postgres://u:{SECRET}@h/d?nonsense={SECRET}",
         f"postgres://u:{SECRET}@h/d?sslmode={SECRET}",
-        f"postgres://u:{SECRET}@h/d?connect_timeout={SECRET}",
         f"postgres://u:{SECRET}@h/d?connect_timeout=0",
         f"postgres://u:p@h/d?{SECRET}",
         f"postgres://u{STRAY}:{SECRET}@h/d",
@@ -241,17 +214,13 @@ UNUSABLE = {
     "REDIS_URL": (
         SECRET,
         f"http://u:{SECRET}@h",
-        f"redis-sentinel://{SECRET}",
         f"unix://u:{SECRET}@",
         f"redis://u:{SECRET}@h:port",
-        f"redis://u:{SECRET}@h:99999999",
         f"redis://u:{SECRET}/{SECRET}@h:6379/0",
-        f"redis://u:{SECRET}@{SECRET}/{SECRET}@h:6379/0",
         f"redis://:p#{SECRET}@h:1/0",
         f"redis://u:{SECRET}@h/first",
         f"redis://u:{SECRET}@h?db={SECRET}",
         f"redis://u:{SECRET}@h?{SECRET}=1",
-        f"redis://u:{SECRET}@h?credential_provider=x",
         f"redis://u:{SECRET}@h?socket_timeout={SECRET}",
         f"rediss://u:{SECRET}@h?ssl_cert_reqs={SECRET}",
         f"redis://u:{SECRET}@h{STRAY}:1",
