@@ -83,12 +83,21 @@ def prepare(client: redis.Redis, script: Script) -> None:
 
 
 def latency(client: redis.Redis) -> float:
-    """Returns the seconds that one answer takes. Raises RedisError."""
-    with redis_errors(client):
-        client.time()  # connects
-        began = time.monotonic()
-        client.time()
-        return time.monotonic() - began
+    """Returns the seconds that one answer takes, measured on a connection without a login.
+
+    A slow server would take several answers for that. Raises RedisError.
+    """
+    pool = client.connection_pool
+    login = {"username", "password", "credential_provider", "client_name", "db"}
+    options = {name: value for name, value in pool.connection_kwargs.items() if name not in login}
+    with redis.ConnectionPool(connection_class=pool.connection_class, **options) as own:
+        probe = redis.Redis(connection_pool=own)
+        with redis_errors(client):
+            own.release(own.get_connection())
+            began = time.monotonic()
+            with suppress(exceptions.AuthenticationError, exceptions.ResponseError):
+                probe.ping()  # a refusal is an answer, too
+            return time.monotonic() - began
 
 
 def server_time(client: redis.Redis) -> float:

@@ -138,7 +138,7 @@ def test_a_worker_that_takes_the_job_between_look_and_commit_waits_for_the_commi
 
     with Proxy.before_postgres(docora.database_url) as proxy:
         # With a job that waits, whether it belongs to this database is looked up, too.
-        held = proxy.plan(COMMIT, Fault.HOLD_REQUEST, number=LOOKUPS + 2 + is_queued)
+        held = proxy.plan(COMMIT, Fault.HOLD_REQUEST, number=LOOKUPS + 1 + is_queued)
         environment = bullmq.environment(DATABASE_URL=proxy.url, **PATIENT)
         arguments = (*link.ids, "--json", *_yes(command))
         with docora.start(command, *arguments, env=environment) as process:
