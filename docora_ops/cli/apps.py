@@ -7,7 +7,6 @@ import typer
 from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.cli.pages import show_page
 
 
 def apps(
@@ -23,14 +22,13 @@ def apps(
     Postgres. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.render import apps as render
+    from docora_ops.render.link_view import apps_list
     from docora_ops.text import amount
 
     found = actions.apps(context.docora, page=page, limit=limit)
-    return show_page(
-        context,
+    return context.show_page(
         found,
-        render.table(found, context.out.width),
+        apps_list(found.rows),
         where=context.docora.database.place,
         counted=amount(found.total, "app"),
         nothing="no apps",

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from rich.console import RenderableType
-
 from docora_ops import pages
 from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.bulk.audit_entries import AuditEntries, interruption
@@ -33,9 +31,8 @@ from docora_ops.errors import RedisError, ServerError
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action, Outcome
 from docora_ops.queue import PacedRuns, ProgressStore, connect
-from docora_ops.render import bulk as render
-from docora_ops.render import waits
-from docora_ops.render.short_lists import app_counts, failures
+from docora_ops.render import bulk_view as render
+from docora_ops.render.link_view import app_counts, failures, forgotten, records_in_words
 from docora_ops.text import amount
 
 
@@ -156,9 +153,10 @@ class BulkCommand(LongRun):
             )
         if terminal is not None:
             by_app = selection.by_app
-            above: list[RenderableType] = [app_counts(by_app)] if len(by_app) > 1 else []
+            above: list[object] = [app_counts(by_app)] if len(by_app) > 1 else []
             if self._action is Action.RESYNC and not self._options.update:
-                above.append(render.forgotten(is_planned=True))
+                above.append(forgotten(is_planned=True))
+            context.tell()
             terminal.ask(f"{context.docora.servers}: {question}?", *above)
         return self.carry_out(self._start, self._cancel_at_once)
 
@@ -217,12 +215,10 @@ class BulkCommand(LongRun):
         if not self.context.as_json:
             self._show_summary(error)
             if waited:
-                tables = waits.wait_tables(waited, self.context.out.width)
+                tables = render.wait_screens(waited)
                 self.context.show_tables(tables, is_last=False)
-        elif result.links is not None:
-            self.context.show_text(render.encode_plan(result, result.links))
         else:
-            self.context.show_document(render.document(result, waited), error)
+            self.context.show_document(render.bulk_data(result, waited), error)
 
     def _cancel_at_once(self) -> None:
         if self._run.operation_id is None:
@@ -263,10 +259,10 @@ class BulkCommand(LongRun):
                 self.context.warn(f"Warning: {kept}: {error.message}")
         waited = following.result()
         if self.context.as_json:
-            self.context.show_document(render.document(self._run.result(), waited), lost)
+            self.context.show_document(render.bulk_data(self._run.result(), waited), lost)
         elif waited.total:
-            tables = waits.wait_tables(waited, self.context.out.width)
-            self.context.show_tables(tables, is_last=not (lost or stop.requested))
+            parts = render.wait_screens(waited)
+            self.context.show_tables(parts, is_last=not (lost or stop.requested))
         if lost:
             return self.context.report(lost, next_step="the jobs go on")
         result, interrupted = self._run.result(), stop.requested
@@ -308,8 +304,8 @@ class BulkCommand(LongRun):
         # With --wait the result of the snapshots follows, which must not wait for a key.
         is_last = not (context.wait or error or self._run.stop.requested)
         context.show_tables(self._summary(result), is_last=is_last)
-        if self._action is Action.RESYNC and render.forgets_files(result):
-            context.say(render.forgotten(is_planned=context.dry_run))
+        if self._action is Action.RESYNC and result.deliveries_cleared and not result.update:
+            context.say(forgotten(is_planned=context.dry_run))
         if context.dry_run:
             context.say("Dry run: nothing was changed.")
         elif result.cancelled and not self._is_paced:
@@ -317,22 +313,21 @@ class BulkCommand(LongRun):
             done = f"Cancelled{by} after {result.completed} of {result.total} links"
             context.warn(f"{done}; {self.next_step}.")
 
-    def _summary(self, result: BulkResult) -> Iterator[RenderableType]:
+    def _summary(self, result: BulkResult) -> Iterator[object]:
         """Yields the counts, then the links that could not be queued, then those of a dry run."""
-        width = self.context.out.width
-        yield render.table(result, width) if result.total else render.message(result)
+        yield render.summary(result) if result.total else render.message(result)
         if notes := list(self._notes(result)):
             yield from ("", *notes)
         if result.failures:
-            yield from ("", failures(result.failures, width))
+            yield from ("", failures(result.failures))
         if result.links:
-            yield ""
-            yield from render.plan_tables(result.links, width)
+            yield from ("", render.planned_list(result.links))
 
     def _notes(self, result: BulkResult) -> Iterator[str]:
         """Yields what the table does not tell."""
         if self._action is Action.RESYNC and result.total:
-            yield f"{render.records_in_words(result, is_planned=self.context.dry_run)}."
+            count, is_planned = result.deliveries_cleared, self.context.dry_run
+            yield f"{records_in_words(count, update=result.update, is_planned=is_planned)}."
         if self._options.front and (waited := result.counts.get(Outcome.ALREADY_QUEUED, 0)):
             yield f"{amount(waited, 'job')} waited already: --front moves none of these."
         if result.circuits_reset:

@@ -15,8 +15,7 @@ from docora_ops.database.link_rows import count_deliveries
 from docora_ops.errors import ServerError
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action, LinkResult, Outcome
-from docora_ops.render import link_result as render
-from docora_ops.render.bulk import forgets_files, forgotten
+from docora_ops.render import link_view
 from docora_ops.text import amount
 
 
@@ -42,7 +41,8 @@ def change_link(
     require_servers_to_match(database, context.docora.queue)
     if terminal is not None:
         files = amount(count_deliveries(database, [link.ref]), "file")
-        above = [] if update else [forgotten(is_planned=True)]
+        above = [] if update else [link_view.forgotten(is_planned=True)]
+        context.tell()
         terminal.ask(
             f"{context.docora.servers}: send {link.payload.app_name} {files} of "
             f"{link.payload.repository_name} {sent_again(update=update)} the delivery records, "
@@ -72,15 +72,15 @@ def change_link(
 
 def _show(context: Context, result: LinkResult, workers: int) -> None:
     if not context.as_json:
-        context.show_tables([render.table(result)], is_last=not context.wait)
-        if forgets_files(result):
-            context.say(forgotten(is_planned=result.dry_run))
+        context.show_tables([link_view.result_screen(result)], is_last=not context.wait)
+        if result.deliveries_cleared and not result.update:
+            context.say(link_view.forgotten(is_planned=result.dry_run))
         if result.dry_run:
             context.say("Dry run: nothing was changed.")
         else:
-            context.say(f"{context.docora.servers}: {render.message(result, workers)}.")
+            context.say(f"{context.docora.servers}: {link_view.message(result, workers)}.")
     elif not context.wait:
-        context.show_document(render.document(result, workers))
+        context.show_document(link_view.link_data(result, workers))
     if result.audit_error:
         context.warn(
             "Warning: the change was made, but history shows it as not finished: "
@@ -91,7 +91,6 @@ def _show(context: Context, result: LinkResult, workers: int) -> None:
 def _wait(context: Context, result: LinkResult, workers: int) -> int:
     from docora_ops.actions.following import wait_for_link
     from docora_ops.cli.wait import await_link, end_wait
-    from docora_ops.render.waits import wait_table
 
     link, stop = result.link, Stop()
     steps = wait_for_link(context.docora, link, result.outcome, workers, timeout=context.timeout)
@@ -99,10 +98,10 @@ def _wait(context: Context, result: LinkResult, workers: int) -> int:
         step = await_link(context, steps, stop, "1 snapshot")
     except ServerError as error:
         if context.as_json:
-            context.show_document(render.document(result, workers), error)
+            context.show_document(link_view.link_data(result, workers), error)
         return context.report(error, next_step="the job goes on")
     if context.as_json:
-        context.show_document(render.document(result, workers, step.end))
+        context.show_document(link_view.link_data(result, workers, step.end))
     else:
-        context.show_tables([wait_table(step.end)], is_last=not stop.requested)
+        context.show_tables([link_view.wait_screen(step.end)], is_last=not stop.requested)
     return gravest(end_wait(context, step.wait, link.ref.words, interrupted=stop.requested))

@@ -65,7 +65,7 @@ def repair(
     from docora_ops.actions.lookup import resolve_app, resolve_link
     from docora_ops.actions.workers import count_workers
     from docora_ops.drift import RepairResult
-    from docora_ops.render import repair as render
+    from docora_ops.render.drift_view import found_list
 
     app_id = ref = None
     names: dict[str, object] = {}
@@ -108,7 +108,8 @@ def repair(
         return ExitCode.OK
     if terminal is not None:
         question = f"{context.docora.servers}: {_changes(context, result)}{of}?"
-        terminal.ask(question, render.found(result, terminal.width))
+        context.tell()
+        terminal.ask(question, found_list(result))
     change = describe_change("repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs)
     return _carry_out(context, found, change, with_list=with_list)
 
@@ -190,12 +191,12 @@ def _show(
     is_last: bool = True,
 ) -> None:
     """Shows what was done until now, and in JSON the error that has ended it."""
-    from docora_ops.render import repair as render
+    from docora_ops.render import drift_view
 
     if context.as_json:
-        context.show_text(render.encode(result, error))
+        context.show_document(drift_view.repair_data(result), error)
     elif not result.total:
-        context.show_tables([render.message(result)])
+        context.show_tables([drift_view.repair_message(result)])
     else:
-        tables = render.tables(result, context.out.width, with_list=with_list)
-        context.show_tables(tables, is_last=is_last)
+        screens = drift_view.repair_screens(result, with_list=with_list)
+        context.show_tables(screens, is_last=is_last)

@@ -81,7 +81,12 @@ class ProgressStore:
         those before the index `since` are stored already. `change`: at the first call.
         """
         key, failures_key, its_links_key = _keys(progress.operation_id)
-        fields: dict[Any, Any] = {name: getattr(progress, name) for name in _FIELDS[:-1]}
+        fields: dict[Any, Any] = {
+            "total": progress.total,
+            "completed": progress.completed,
+            "succeeded": progress.put_to_work,
+            "failed": progress.not_queued,
+        }
         if change:
             selection = json.dumps(change.selection)
             fields |= {"who": change.who, "command": change.command, "selection": selection}

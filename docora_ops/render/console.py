@@ -3,28 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
-from contextlib import suppress
 from typing import TextIO
 
-from rich.console import Console, ConsoleDimensions
-
-_PIPE_WIDTH = sys.maxsize
-"""A pipe has no width unless COLUMNS gives one, so no table is too wide for it."""
-_MOST_DIGITS = 9
-
-
-class _OwnSize(Console):
-    """A console as large as its own terminal: rich prefers COLUMNS, LINES and stdin's terminal."""
-
-    @property  # type: ignore[misc]  # nobody sets it
-    def size(self) -> ConsoleDimensions:
-        """The columns and lines, asked for each time; rich's own if the terminal has no size."""
-        with suppress(OSError):
-            columns, lines = os.get_terminal_size(self.file.fileno())
-            if columns and lines:
-                return ConsoleDimensions(columns, lines)
-        return super().size
+from rich.console import Console
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -38,21 +19,12 @@ def may_animate(stream: TextIO) -> bool:
 
 
 def make_console(stream: TextIO) -> Console:
-    """Makes a console that neither colours nor wraps unless the stream is a terminal."""
-    terminal = is_terminal(stream)
-    return _OwnSize(
+    """Makes a console that neither colours nor animates unless the stream is a terminal."""
+    return Console(
         file=stream,
-        force_terminal=terminal,
+        force_terminal=is_terminal(stream),
         no_color=True if os.environ.get("NO_COLOR") else None,
-        width=None if stream.isatty() else _width_of_pipe(),
         markup=False,
         emoji=False,
         highlight=False,
     )
-
-
-def _width_of_pipe() -> int:
-    """Returns COLUMNS, by which lists are laid out; no line is folded there."""
-    columns = os.environ.get("COLUMNS", "")
-    is_number = columns.isascii() and columns.isdigit() and len(columns) < _MOST_DIGITS
-    return (int(columns) if is_number else 0) or _PIPE_WIDTH

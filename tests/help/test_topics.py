@@ -7,18 +7,16 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
 
 from docora_ops import errors
-from docora_ops.audit import HistoryState
 from docora_ops.bulk import OperationState, StoppedBy
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.diagnosis import CheckName
 from docora_ops.drift import DriftKind
 from docora_ops.jobs import JobState
-from docora_ops.links import Outcome
 from docora_ops.settings import Settings
-from docora_ops.waits import WaitEnd
 from tests.help.documents import ROOT, TOPICS, topic
 from tests.support.docora import Docora
 
@@ -82,19 +80,6 @@ def test_every_error_code_has_its_row_with_its_exit_code() -> None:
     }
 
 
-def test_every_word_of_the_documents_is_explained_or_shown() -> None:
-    words = {
-        *(
-            each.value
-            for each in (*Outcome, *JobState, *OperationState, *StoppedBy, *HistoryState, *WaitEnd)
-        ),
-        *("failures_not_kept", "last_step_at", "open_circuits_left_out", "deliveries_cleared"),
-        *("app_ids", "repository_ids", "jobs_without_link", "failed_links", "waited", "hint"),
-    }
-    text = topic("json")
-    assert not {word for word in words if not re.search(rf"[`\"]{word}[`\"]", text)}
-
-
 def test_every_check_of_doctor_has_its_row_once() -> None:
     rows = re.findall(r"^\| (`.*?`) \|", topic("doctor"), re.MULTILINE)
     names = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
@@ -132,6 +117,7 @@ def test_every_topic_begins_with_a_heading_and_a_sentence_for_the_list() -> None
         assert re.match(r"[A-Z`].*?\.(\s|$)", sentence, re.DOTALL), name
 
 
+@pytest.mark.slow
 def test_the_wheel_has_every_topic(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
