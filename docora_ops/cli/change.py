@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from docora_ops.errors import UsageError
 
 if TYPE_CHECKING:
-    from docora_ops.cli.context import Context
-    from docora_ops.links import Link
+    from docora_ops.actions import Docora
 
 _LONGEST_REASON = 500
 
@@ -22,9 +21,9 @@ def check_reason(reason: str | None) -> str | None:
     return reason
 
 
-def reset_in_words(context: Context, links: str, jobs: str) -> str:
+def reset_in_words(docora: Docora, links: str, jobs: str) -> str:
     """Returns what happens to links and their jobs, for a question."""
-    if context.docora.queue.is_docoras:
+    if docora.queue.is_docoras:
         return f"reset {links}, so that Docora's scheduler queues {jobs}"
     return f"reset {links} and queue {jobs}"
 
@@ -40,9 +39,3 @@ def in_words(*, front: bool, reset_circuit: bool) -> str:
     """Returns what the two options add to a question about jobs."""
     where = " at the head of the queue" if front else ""
     return where + (", and close open circuits" if reset_circuit else "")
-
-
-def names_of(link: Link) -> dict[str, object]:
-    """Returns the names of the link's app and repository for an audit entry."""
-    names = ("app_id", "app_name", "repository_id", "repository_name")
-    return {name: getattr(link.payload, name) for name in names}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from docora_ops.bulk import MaxFailures
+from docora_ops.bulk import BulkOptions, MaxFailures
 from docora_ops.cli.change import check_reason
 from docora_ops.cli.completion import complete_app, complete_operation, complete_repo
 from docora_ops.errors import UsageError
@@ -241,3 +242,10 @@ def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = (
         no_error=given["no_error"],
         open_circuit=None if circuit is None else circuit is Circuit.OPEN,
     )
+
+
+def bulk_options(typer_context: typer.Context) -> BulkOptions:
+    """Returns how the command is to treat the links that it chooses."""
+    given = typer_context.params
+    names = [each.name for each in fields(BulkOptions)]
+    return BulkOptions(**{name: given[name] for name in names if name in given})

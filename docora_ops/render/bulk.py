@@ -195,8 +195,6 @@ def stopped(result: BulkResult, max_failures: MaxFailures | None) -> str:
             return "all links in flight have lost their jobs"
         case StoppedBy.INTERRUPTED:
             return "interrupted"
-        case StoppedBy.HUNG_UP:
-            return "the terminal was closed"
         case _ if result.cancelled_by:
             return f"{result.cancelled_by} cancelled the operation"
         case _:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from rich.console import Console, ConsoleDimensions
+
+_SHORT_BAR = 16
+BESIDE_TEXT = _SHORT_BAR + 10
+"""Columns that the bar and the time beside a description take."""
 
 _PIPE_WIDTH = sys.maxsize
 """A pipe has no width unless COLUMNS gives one, so no table is too wide for it."""
@@ -56,3 +61,36 @@ def _width_of_pipe() -> int:
     columns = os.environ.get("COLUMNS", "")
     is_number = columns.isascii() and columns.isdigit() and len(columns) < _MOST_DIGITS
     return (int(columns) if is_number else 0) or _PIPE_WIDTH
+
+
+@contextmanager
+def progress_bar(
+    console: Console, total: int | None = None, description: str = ""
+) -> Iterator[Callable[..., None]]:
+    """Shows a bar on stderr if that is a terminal. Yields a function that moves it.
+
+    The function takes the number of links done, the new description if the bar has one, and the
+    number of all links if that has changed.
+    """
+    if not may_animate(sys.stderr):
+        yield lambda *_: None
+        return
+    from rich import progress as rich  # not needed by commands that show no bar
+    from rich.table import Column
+    from rich.text import Text
+
+    class Rate(rich.ProgressColumn):
+        def render(self, task: rich.Task) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
+
+    columns: tuple[rich.ProgressColumn, ...]
+    if description:
+        text = rich.TextColumn("{task.description}", table_column=Column(ratio=1))
+        columns = (rich.BarColumn(_SHORT_BAR), text, rich.TimeElapsedColumn())
+    else:
+        columns = (rich.BarColumn(), rich.MofNCompleteColumn(), Rate(), rich.TimeRemainingColumn())
+    with rich.Progress(*columns, console=console, expand=bool(description)) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done, text=None, total=None: progress.update(
+            task, completed=done, description=text, total=total
+        )

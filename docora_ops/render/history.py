@@ -18,7 +18,6 @@ _COLUMNS = ("When", "Who", "What", "Result", "Operation", "Reason")
 _ENDS = {
     StoppedBy.CANCELLED: "cancelled",
     StoppedBy.INTERRUPTED: "interrupted",
-    StoppedBy.HUNG_UP: "stopped when its terminal was closed",
     StoppedBy.LOST_SERVER: "stopped when a server was lost",
     StoppedBy.MAX_FAILURES: "stopped by --max-failures",
     StoppedBy.TIMEOUT: "stopped by --timeout",

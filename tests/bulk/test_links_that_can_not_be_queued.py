@@ -98,7 +98,7 @@ def test_a_batch_that_fails_link_by_link_does_not_cost_the_next_its_transaction(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A session that is idle in a transaction for so long is ended.
-    monkeypatch.setattr("docora_ops.database.postgres._IDLE_LIMIT", 2)
+    monkeypatch.setattr("docora_ops.database.postgres.IDLE_LIMIT", 2)
     docora.add_links(12)
     docora.add_trigger(
         "PERFORM pg_sleep(0.3); RAISE EXCEPTION 'the row is cursed'",

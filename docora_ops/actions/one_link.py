@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 
-from docora_ops.actions.bulk.audit_entries import AuditEntries
-from docora_ops.actions.bulk.execute import Batch, BatchExecution
+from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution
+from docora_ops.actions.belonging import require_servers_to_match
+from docora_ops.actions.docora import Docora
 from docora_ops.actions.look import invalid_job_id, job_state
-from docora_ops.audit import Change
+from docora_ops.actions.lookup import resolve_link
+from docora_ops.actions.workers import count_workers, require_rq_for_front
+from docora_ops.audit import describe_change
 from docora_ops.database import Database
-from docora_ops.database.link_rows import claim_failed_links, claim_links_of_app, read_link
+from docora_ops.database.link_rows import (
+    claim_failed_links,
+    claim_links_of_app,
+    count_deliveries,
+    read_link,
+)
+from docora_ops.database.selection import Claiming
 from docora_ops.errors import (
     CircuitOpenError,
     JobMisplacedError,
@@ -25,52 +34,92 @@ from docora_ops.queue import Answer, LinkQueue
 from docora_ops.text import moment
 
 
-def change_one(
-    database: Database,
-    queue: LinkQueue,
-    action: Action,
-    ref: LinkRef,
+def retry(
+    docora: Docora,
+    app: str,
+    repository: str,
     *,
     front: bool = False,
     reset_circuit: bool = False,
-    update: bool = False,
     dry_run: bool = False,
-    change: Change | None = None,
+    reason: str | None = None,
 ) -> LinkResult:
-    """Resets one link and queues its job, both or neither.
+    """Resets one failed link and queues its job, both or neither.
 
-    A retry takes failed links only, and leaves a link alone whose job is running. A resync takes
-    any link, and deletes its delivery records or, with `update`, marks them as outdated.
+    Keeps a live job and replaces a stale one. Leaves a link alone whose job is running.
 
-    change: what the audit entries say; None if the change is not recorded.
+    app: id or name, or the beginning of a single one.
+    repository: id, `owner/name` or GitHub URL.
+    front: queue ahead of all waiting jobs.
+    reset_circuit: also close the circuit of the repository.
+    dry_run: only find out what would happen.
+    reason: for the audit entry.
 
-    Raises NotFailedError, CircuitOpenError, SnapshotRunningError, JobMisplacedError, NotFoundError
-    if the link has gone, UnqueueableError, PostgresError, RedisError; nothing has changed then.
+    Raises NotFoundError, AmbiguousError, NotFailedError, CircuitOpenError, JobMisplacedError,
+    UnqueueableError, NeedsRqError, UnclearBackendError, WrongBackendError, ServersMismatchedError,
+    PostgresError, RedisError; nothing has changed then.
     """
-    if not ref.has_valid_job_id:
-        raise invalid_job_id(ref)
+    return _change(
+        docora, Action.RETRY, app, repository, front, reset_circuit, dry_run, reason, update=False
+    )
+
+
+def resync(
+    docora: Docora,
+    app: str,
+    repository: str,
+    *,
+    update: bool = False,
+    front: bool = False,
+    reset_circuit: bool = False,
+    dry_run: bool = False,
+    reason: str | None = None,
+) -> LinkResult:
+    """Resets a link, whatever its status, and its delivery records, and queues its job.
+
+    Deletes the delivery records or, with `update`, marks them as outdated. Takes the further
+    parameters of `retry`, and raises the same errors, except NotFailedError; SnapshotRunningError
+    if the job of the link is running.
+    """
+    return _change(
+        docora, Action.RESYNC, app, repository, front, reset_circuit, dry_run, reason, update=update
+    )
+
+
+def link_to_resync(docora: Docora, app: str, repository: str) -> tuple[Link, int]:
+    """Returns the link, and the number of its delivery records.
+
+    Raises NotFoundError, AmbiguousError, PostgresError.
+    """
+    link = resolve_link(docora.database, app, repository)
+    return link, count_deliveries(docora.database, [link.ref])
+
+
+def _change(
+    docora: Docora,
+    action: Action,
+    app: str,
+    repository: str,
+    front: bool,
+    reset_circuit: bool,
+    dry_run: bool,
+    reason: str | None,
+    *,
+    update: bool,
+) -> LinkResult:
+    if front:
+        require_rq_for_front(docora)
+    database, queue = docora.database, docora.queue
+    with database.transaction():  # one, instead of one for each statement
+        link = resolve_link(database, app, repository)
+    ref = link.ref
+    workers = count_workers(docora, to_change=True)
+    require_servers_to_match(database, queue)
     if not dry_run:
         queue.prepare()
-    link = _read(database, ref)
-    skips_open_circuit = queue.is_docoras and not reset_circuit
-    statuses = [LinkStatus.FAILED]
-    if queue.is_docoras and reset_circuit and link.circuit_is_open:
-        statuses.append(LinkStatus.PENDING_SNAPSHOT)  # the open circuit holds it back
-    if action is Action.RETRY and link.status not in statuses:
-        raise _not_failed(database, queue, link)
-    if skips_open_circuit:
-        _require_closed_circuit(link)
-    _require_place(database, queue, link)
-    claim = (
-        partial(
-            claim_failed_links,
-            which=LinkFilter(statuses=statuses),
-            skip_open_circuits=skips_open_circuit,
-        )
-        if action is Action.RETRY
-        else partial(claim_links_of_app, app_id=ref.app_id, skip_open_circuits=skips_open_circuit)
-    )
-    audit = AuditEntries(change, 1) if change and not dry_run else None
+    claim = _claim_of(docora, action, link, reset_circuit=reset_circuit)
+    options = {"front": front, "reset_circuit": reset_circuit, "update": update}
+    audit = AuditEntries(describe_change(action, reason, **link.names, **options), 1)
     execution = BatchExecution(
         database,
         queue,
@@ -98,14 +147,14 @@ def change_one(
                 hint="look at that key, and remove it if nothing needs it",
             )
         case Outcome.SKIPPED:  # it has changed since it was read
-            link = _read(database, ref)
-            if skips_open_circuit:
-                _require_closed_circuit(link)
+            link = read_link(database, ref.app_id, ref.repository_id) or link
+            if queue.is_docoras and not reset_circuit and link.circuit_is_open:
+                raise _circuit_open(link)
             raise _not_failed(database, queue, link)
         case Outcome.ALREADY_RUNNING if action is Action.RESYNC:
             raise _running(queue, link)
     audit_error = None
-    if audit and audit.has_begun:
+    if audit.has_begun:
         try:
             counts: dict[Outcome, int] = {outcome: 1}
             queue.record(audit.end(counts, None))
@@ -116,6 +165,7 @@ def change_one(
         action=action,
         link=link,
         outcome=outcome,
+        workers=workers,
         circuit_open_until=None if is_changed else link.circuit_open_until,
         circuit_reset=is_changed and bool(batch.circuits_reset) if reset_circuit else None,
         deliveries_cleared=batch.deliveries_cleared,
@@ -126,11 +176,31 @@ def change_one(
     )
 
 
-def _read(database: Database, ref: LinkRef) -> Link:
-    link = read_link(database, ref.app_id, ref.repository_id)
-    if link is None:
-        raise _gone(ref)
-    return link
+def _claim_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool) -> Claiming:
+    """Returns how the link is claimed. Raises an error if it does not qualify."""
+    database, queue = docora.database, docora.queue
+    if not link.ref.has_valid_job_id:
+        raise invalid_job_id(link.ref)
+    skip_open_circuits = queue.is_docoras and not reset_circuit
+    statuses = [LinkStatus.FAILED]
+    if queue.is_docoras and reset_circuit and link.circuit_is_open:
+        statuses.append(LinkStatus.PENDING_SNAPSHOT)  # the open circuit holds it back
+    if action is Action.RETRY and link.status not in statuses:
+        raise _not_failed(database, queue, link)
+    if skip_open_circuits and link.circuit_is_open:
+        raise _circuit_open(link)
+    is_waiting = job_state(database, queue, link.ref) is JobState.WAITING
+    if is_waiting and not queue.is_in_place(link.ref.job_id):
+        raise JobMisplacedError(
+            f"the job of {link.payload.link_name} reads as waiting, but is not in the queue",
+            hint=f"to queue it again: docora-ops repair {link.ref.words}",
+            details={"status": link.status, "job": JobState.WAITING},
+        )
+    if action is Action.RESYNC:
+        app_id = link.ref.app_id
+        return partial(claim_links_of_app, app_id=app_id, skip_open_circuits=skip_open_circuits)
+    which = LinkFilter(statuses=statuses)
+    return partial(claim_failed_links, which=which, skip_open_circuits=skip_open_circuits)
 
 
 def _gone(ref: LinkRef) -> NotFoundError:
@@ -140,25 +210,12 @@ def _gone(ref: LinkRef) -> NotFoundError:
     )
 
 
-def _require_closed_circuit(link: Link) -> None:
-    """Raises CircuitOpenError if Docora's scheduler would not queue the link."""
-    if link.circuit_is_open:
-        raise CircuitOpenError(
-            link.held_back,
-            hint="add --reset-circuit to close the circuit, too",
-            details={"status": link.status, "circuit_open_until": link.circuit_open_until},
-        )
-
-
-def _require_place(database: Database, queue: LinkQueue, link: Link) -> None:
-    """Raises JobMisplacedError if the job waits by its status, but nobody would ever take it."""
-    is_waiting = job_state(database, queue, link.ref) is JobState.WAITING
-    if is_waiting and not queue.is_in_place(link.ref.job_id):
-        raise JobMisplacedError(
-            f"the job of {link.payload.link_name} reads as waiting, but is not in the queue",
-            hint=f"to queue it again: docora-ops repair {link.ref.words}",
-            details={"status": link.status, "job": JobState.WAITING},
-        )
+def _circuit_open(link: Link) -> CircuitOpenError:
+    return CircuitOpenError(
+        link.held_back,
+        hint="add --reset-circuit to close the circuit, too",
+        details={"status": link.status, "circuit_open_until": link.circuit_open_until},
+    )
 
 
 def _running(queue: LinkQueue, link: Link) -> SnapshotRunningError:
