@@ -47,7 +47,7 @@ class HistoryEntry:
     started_at: datetime
     who: str
     command: str
-    selection: Mapping[str, str | int | list[str]]
+    selection: Mapping[str, str | int | bool | list[str]]
     reason: str | None
     operation_id: str | None
     counts: Mapping[str, int]

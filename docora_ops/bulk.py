@@ -19,8 +19,8 @@ class Progress:
     operation_id: str
     total: int
     completed: int
-    succeeded: int
-    failed: int
+    put_to_work: int
+    not_queued: int
     cancelled: bool
 
     @property
@@ -68,7 +68,7 @@ class KnownOperation(Progress):
     last_step_seconds: int | None  # since then, by the clock of Redis
     who: str | None
     command: str | None
-    selection: Mapping[str, str | int | list[str]]
+    selection: Mapping[str, str | int | bool | list[str]]
     stopped_by: StoppedBy | None
     cancelled_by: str | None
     results: Results | None

@@ -14,7 +14,7 @@ class CheckState(StrEnum):
 
     OK = "ok"
     WARNING = "warning"
-    FAILED = "failed"
+    CRITICAL = "critical"
     NOT_CHECKED = "not_checked"
 
 
@@ -66,7 +66,7 @@ class Check:
 
 ok = partial(Check, state=CheckState.OK)
 warning = partial(Check, state=CheckState.WARNING)
-failed = partial(Check, state=CheckState.FAILED)
+failed = partial(Check, state=CheckState.CRITICAL)
 not_checked = partial(Check, state=CheckState.NOT_CHECKED)
 
 
@@ -89,6 +89,6 @@ class Diagnosis:
     def state(self) -> CheckState:
         """The worst state of all checks; one that was not checked counts as a warning."""
         states = {check.state for check in self.checks}
-        if CheckState.FAILED in states:
-            return CheckState.FAILED
+        if CheckState.CRITICAL in states:
+            return CheckState.CRITICAL
         return CheckState.OK if states == {CheckState.OK} else CheckState.WARNING

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from itertools import islice
@@ -27,12 +27,16 @@ class DriftKind(StrEnum):
 class Drift(LinkIds):
     """One disagreement. The names are None where the app or the repository is gone."""
 
+    job_id: str = field(init=False, default="")
     kind: DriftKind
     app_id: str
     repository_id: str
     app_name: str | None = None
     repository_name: str | None = None
     detail: str = ""  # where the job is in the queue, or why the link can't be repaired
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "job_id", f"{self.app_id}-{self.repository_id}")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from datetime import datetime
+from typing import ClassVar, TypedDict
+
+
+class ErrorDetails(TypedDict, total=False):
+    """Further fields of an error in a JSON document, such as the link's status."""
+
+    app_ids: Sequence[str]
+    repository_ids: Sequence[str]
+    status: str
+    job: str
+    circuit_open_until: datetime | None
+    job_count: int
+    jobs_without_link: int
 
 
 class DocoraOpsError(Exception):
@@ -24,12 +38,16 @@ class DocoraOpsError(Exception):
         message: str,
         *,
         hint: str | None = None,
-        details: dict[str, object] | None = None,
+        details: ErrorDetails | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.details = details or {}
+        self.details = details or ErrorDetails()
+
+
+class BugError(DocoraOpsError, code="bug"):
+    """A fault of docora-ops."""
 
 
 class UsageError(DocoraOpsError, code="usage"):

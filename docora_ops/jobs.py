@@ -243,8 +243,8 @@ class QueueOverview:
     backend: Backend
     waiting: int
     active: int
-    completed: int
-    failed: int
+    completed_jobs: int
+    failed_jobs: int
     delayed: int
     queue_name: str
     oldest_waiting_at: datetime | None

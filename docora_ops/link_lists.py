@@ -38,7 +38,6 @@ class ListedLink(LinkIds):
     status: str
     error_message: str | None
     error_message_cut: bool
-    timestamp: datetime  # of the last successful scan: when the link failed is not recorded
     retry_count: int
     last_scanned_at: datetime | None
     circuit_open_until: datetime | None
@@ -125,8 +124,8 @@ class LinkHistory:
     snapshot: Snapshot | None
 
 
-@dataclass(frozen=True)
-class LinkDetails:
+@dataclass(frozen=True, kw_only=True)
+class LinkDetails(LinkHistory):
     """Everything about one link."""
 
     app_id: str
@@ -141,7 +140,6 @@ class LinkDetails:
     retry_count: int
     circuit_open_until: datetime | None
     circuit_is_open: bool  # by the clock of Postgres
-    history: LinkHistory
     lock_held: bool  # a worker holds the link in Postgres
     job: JobState
     job_id: str

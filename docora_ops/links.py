@@ -241,12 +241,16 @@ class LinkFailure:
 class PlannedLink(LinkIds):
     """The outcome that a dry run expects for one link."""
 
+    job_id: str = field(init=False, default="")
     app_id: str
     app_name: str
     repository_id: str
     repository_name: str
     outcome: Outcome
     error_message: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "job_id", f"{self.app_id}-{self.repository_id}")
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cached_property
 
 from docora_ops.bulk import Results
 from docora_ops.folding import LONGEST, group_errors
@@ -60,22 +59,21 @@ class BulkWait:
     failed_links: Sequence[LinkFailure]
     seconds: float
     per_second: float = 0  # results within the last minute
-    jobs: JobCounts = field(default_factory=JobCounts)  # of the links without a result
+    jobs_by_state: JobCounts = field(default_factory=JobCounts)  # of the links without a result
     suspended: bool = False  # the workers take no jobs
     lost_links: Sequence[LinkFailure] = ()
     unfinished_by_app: Sequence[AppCount] = ()  # once all have a result or time has run out
+    failed_by_error: Sequence[ErrorGroup] = ()  # the failed links, once they are grouped
 
-    @cached_property
-    def failed_by_error(self) -> list[ErrorGroup]:
-        """The failed links by error, with parts that differ replaced by `*`, most links first."""
-        return group_errors(
-            (each.app_id, each.error_message[: LONGEST + 1], 1) for each in self.failed_links
-        )
+    def grouped(self) -> BulkWait:
+        """Groups the failed links by error, with differing parts as `*`, most links first."""
+        errors = ((each.app_id, each.error_message[: LONGEST + 1], 1) for each in self.failed_links)
+        return replace(self, failed_by_error=group_errors(errors))
 
     @property
     def only_lost_left(self) -> bool:
         """Tells whether there are links without a result, and none of them has a live job."""
-        return 0 < self.unfinished <= self.jobs.lost
+        return 0 < self.unfinished <= self.jobs_by_state.lost
 
     @property
     def results(self) -> Results:

@@ -201,7 +201,7 @@ def _ask_postgres(settings: Settings, max_failed: int | None, read_only: bool) -
             return found
         privileges = check_privileges(read_role(database, TABLES), read_only=read_only)
         found.checks.append(privileges)
-        if privileges.state is CheckState.FAILED:
+        if privileges.state is CheckState.CRITICAL:
             found.missing = "the missing privileges"
             return found
         with database.snapshot():

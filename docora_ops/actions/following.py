@@ -159,7 +159,7 @@ class Following:
             failed_links=self._failures,
             seconds=round(time.monotonic() - self._began, 1),
             per_second=self._rate(),
-            jobs=self.watch.counts if unfinished else JobCounts(),
+            jobs_by_state=self.watch.counts if unfinished else JobCounts(),
             suspended=self.watch.suspended and unfinished > 0,
             lost_links=self.watch.lost_links if unfinished else (),
             unfinished_by_app=self._unfinished_by_app,
@@ -397,7 +397,7 @@ def _looks(docora: Docora, following: Following, step: OperationStep) -> Generat
                 # The counts first: all links that were claimed before the end are read after it.
                 operation = store.read(operation_id)
                 failures = (step.failures, step.failures_total)
-                if operation.failed > step.failures_total:
+                if operation.not_queued > step.failures_total:
                     failures = store.read_failures(operation_id)
                 goes_on = operation.state is OperationState.RUNNING
                 step = OperationStep(operation, step.wait, *failures, goes_on)

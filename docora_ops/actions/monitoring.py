@@ -15,7 +15,7 @@ from docora_ops.database.link_reports import count_links, links_by_app
 from docora_ops.database.link_scans import scanning_links
 from docora_ops.database.postgres_server import read_standby
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import JobState, OtherQueue
+from docora_ops.jobs import OtherQueue
 from docora_ops.links import FAILED_LINKS, LinkStatus
 from docora_ops.overview import (
     TOO_SLOW_MS,
@@ -137,7 +137,7 @@ def count_drift(database: Database, queue: LinkQueue, jobs: int) -> DriftCounts 
     for ref, answer in look_at_jobs(database, queue, list(statuses)):
         if queue.docora_picks_up(statuses[ref], answer):
             continue
-        if answer.state in {JobState.NONE, JobState.UNREADABLE}:
+        if not answer.state.is_live:
             found[statuses[ref]] += 1
     return DriftCounts(found[LinkStatus.PENDING_SNAPSHOT], found[LinkStatus.SCANNING])
 

@@ -137,7 +137,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         retry_count=link.retry_count,
         circuit_open_until=link.circuit_open_until,
         circuit_is_open=link.circuit_is_open,
-        history=history,
+        **vars(history),
         lock_held=bool(held_job_ids(database, [link.ref.job_id])),
         job=job_state(database, queue, link.ref),
         job_id=link.ref.job_id,

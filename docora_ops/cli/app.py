@@ -39,7 +39,7 @@ from docora_ops.cli.status import status
 from docora_ops.cli.streams import guard_streams
 from docora_ops.cli.wait import wait
 from docora_ops.cli.worker import worker
-from docora_ops.errors import DocoraOpsError, UsageError
+from docora_ops.errors import BugError, DocoraOpsError, UsageError
 
 _COMPLETION_SECONDS = 2
 
@@ -190,7 +190,7 @@ def _usage_error(error: typer.TyperException) -> UsageError:
 def _report_bug(context: Context, error: Exception) -> int:
     sentence = f"this is a bug in docora-ops {__version__}: {type(error).__name__}"
     if context.as_json and not Context.document_has_begun:
-        context.show_document({"error": sentence, "code": "bug"})
+        context.show_document(None, BugError(sentence))
     # The place, but not the text of the exception or its causes, which may hold secrets.
     sys.stderr.write("".join(traceback.format_tb(error.__traceback__)))
     sys.stderr.write(f"Error: {sentence}\nHint: please report it with the lines above\n")

@@ -23,14 +23,14 @@ def apps(
     Postgres. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.render import apps as render
+    from docora_ops.render.link_view import apps_list
     from docora_ops.text import amount
 
     found = actions.apps(context.docora, page=page, limit=limit)
     return show_page(
         context,
         found,
-        render.table(found, context.out.width),
+        apps_list(found.rows),
         where=context.docora.database.place,
         counted=amount(found.total, "app"),
         nothing="no apps",

@@ -8,8 +8,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
-from rich.console import RenderableType
-
 from docora_ops import actions
 from docora_ops.actions import BulkOptions, BulkStep
 from docora_ops.bulk import BulkResult, StoppedBy
@@ -23,10 +21,9 @@ from docora_ops.cli.wait import end_wait, showing_wait
 from docora_ops.errors import RedisError, ServerError
 from docora_ops.interrupts import Stop
 from docora_ops.links import Action, Outcome
-from docora_ops.render import bulk as render
-from docora_ops.render import waits
+from docora_ops.render import bulk_view as render
 from docora_ops.render.console import progress_bar
-from docora_ops.render.short_lists import app_counts, failures
+from docora_ops.render.link_view import app_counts, failures, forgotten, records_in_words
 from docora_ops.text import amount
 
 _AFTER_LOST_REDIS = (
@@ -114,7 +111,7 @@ def _carry_out(
 
 def _ask(context: Context, terminal: Terminal, step: BulkStep, options: BulkOptions) -> None:
     docora = context.docora
-    above: list[RenderableType] = [app_counts(step.chosen)] if len(step.chosen) > 1 else []
+    above: list[object] = [app_counts(step.chosen)] if len(step.chosen) > 1 else []
     end = in_words(front=options.front, reset_circuit=options.reset_circuit) + _pace(options)
     if step.result.action is Action.RETRY:
         question = reset_in_words(docora, _links_of(step), "their snapshot jobs") + end
@@ -126,7 +123,7 @@ def _ask(context: Context, terminal: Terminal, step: BulkStep, options: BulkOpti
             f"{reset_in_words(docora, 'the links', 'their snapshot jobs')}{end})"
         )
         if not options.update:
-            above.append(render.forgotten(is_planned=True))
+            above.append(forgotten(is_planned=True))
     context.tell()
     terminal.ask(f"{docora.servers}: {question}?", *above)
 
@@ -171,12 +168,11 @@ def _finish(
             context.say(f"To wait for the results: docora-ops wait {result.operation_id}")
         return gravest(_codes(result, stop))
     if context.as_json:
-        context.show_document(render.document(result, waited), error)
+        context.show_document(render.bulk_data(result, waited), error)
     else:
         if not result.total:
             _show(context, step, options, is_last=False)
-        tables = waits.wait_tables(waited, context.out.width) if waited.total else ()
-        context.show_tables(tables, is_last=not (error or stop.requested))
+        context.show_tables(render.wait_screens(waited), is_last=not (error or stop.requested))
     if error:
         return context.report(error, next_step="the jobs go on")
     interrupted = stop.requested
@@ -204,14 +200,12 @@ def _show(
     """Shows what was done until now, and in JSON the error that has ended it."""
     result = step.result
     waited = step.wait if error and options.is_paced else None
-    if context.as_json and result.links is not None:
-        context.show_text(render.encode_plan(result, result.links))
-    elif context.as_json:
-        context.show_document(render.document(result, waited), error)
+    if context.as_json:
+        context.show_document(render.bulk_data(result, waited), error)
     else:
         context.show_tables(_summary(context, result, options), is_last=is_last and not error)
-        if result.action is Action.RESYNC and render.forgets_files(result):
-            context.say(render.forgotten(is_planned=options.dry_run))
+        if result.deliveries_cleared and not result.update:
+            context.say(forgotten(is_planned=options.dry_run))
         if options.dry_run:
             context.say("Dry run: nothing was changed.")
         elif result.cancelled and not options.is_paced:
@@ -219,28 +213,25 @@ def _show(
             done = f"Cancelled{by} after {result.completed} of {result.total} links"
             context.warn(f"{done}; {_next_step(result.action)}.")
         if waited:
-            context.show_tables(waits.wait_tables(waited, context.out.width), is_last=False)
+            context.show_tables(render.wait_screens(waited), is_last=False)
 
 
-def _summary(
-    context: Context, result: BulkResult, options: BulkOptions
-) -> Iterator[RenderableType]:
+def _summary(context: Context, result: BulkResult, options: BulkOptions) -> Iterator[object]:
     """Yields the counts, then the links that could not be queued, then those of a dry run."""
-    width = context.out.width
-    yield render.table(result, width) if result.total else render.message(result)
+    yield render.summary(result) if result.total else render.message(result)
     if notes := list(_notes(context, result, options)):
         yield from ("", *notes)
     if result.failures:
-        yield from ("", failures(result.failures, width))
+        yield from ("", failures(result.failures))
     if result.links:
-        yield ""
-        yield from render.plan_tables(result.links, width)
+        yield from ("", render.planned_list(result.links))
 
 
 def _notes(context: Context, result: BulkResult, options: BulkOptions) -> Iterator[str]:
     """Yields what the table does not tell."""
     if result.action is Action.RESYNC and result.total:
-        yield f"{render.records_in_words(result, is_planned=options.dry_run)}."
+        count, is_planned = result.deliveries_cleared, options.dry_run
+        yield f"{records_in_words(count, update=result.update, is_planned=is_planned)}."
     if options.front and (waited := result.counts.get(Outcome.ALREADY_QUEUED, 0)):
         yield f"{amount(waited, 'job')} waited already: --front moves none of these."
     if result.circuits_reset:

@@ -19,10 +19,9 @@ from docora_ops.cli.streams import show_paged
 from docora_ops.errors import DocoraOpsError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
     from docora_ops.actions import Docora
-    from docora_ops.render.json import Document
 
 
 @dataclass
@@ -79,63 +78,62 @@ class Context:
             for notice in notices:
                 self.say(notice.text, style="yellow" if notice.is_warning else None)
 
-    def show(self, document: Document, tables: Iterable[RenderableType], footer: str = "") -> None:
-        """Prints the document with `--json`, otherwise the tables and the footer, on stdout."""
+    def show(self, data: object, parts: Iterable[object], footer: str = "") -> None:
+        """Prints the data with `--json`, otherwise the parts and the footer."""
         if self.as_json:
-            self.show_document(document)
+            self.show_document(data)
         else:
-            self.show_tables(tables, footer)
+            self.show_tables(parts, footer)
 
     def show_tables(
-        self, tables: Iterable[RenderableType], footer: str = "", *, is_last: bool = True
+        self, parts: Iterable[object], footer: str = "", *, is_last: bool = True
     ) -> None:
-        """Prints the data for a person on stdout: the tables, then one line as inert text.
+        """Prints lists, screens of names and values, and sentences on stdout.
 
-        At a terminal, what is taller than the screen goes through the pager. `is_last`: False if
-        the command goes on afterwards, so that it may not wait for a key.
+        A terminal shows the footer below them, and what is taller than the screen in the pager. In
+        a pipe the footer is conversation. `is_last`: False if the command goes on afterwards, so
+        that it may not wait for a key.
         """
-        from docora_ops.render.cells import cell
+        from docora_ops.render.columns import cell
 
         self.tell()
-        parts = chain(tables, [cell(footer)] if footer else ())
         if not sys.stdout.isatty():
             self._show_plain(parts)
-        elif is_last:
+            if footer:
+                self.say(footer)
+            return
+        parts = chain(parts, [cell(footer)] if footer else ())
+        if is_last:
             show_paged("".join(map(self._rendered, parts)), self.out.height)
         else:
             for part in parts:
                 self.out.print(part, crop=False)
 
-    def _show_plain(self, parts: Iterable[RenderableType]) -> None:
-        from docora_ops.render.plain import lines
+    def _show_plain(self, parts: Iterable[object]) -> None:
+        from docora_ops.render.columns import lines_of
 
-        rule = "-" if self.out.options.ascii_only else "─"
         with finishing_first(is_all=False):
-            for part in parts:
-                for line in lines(part, rule, self.out.width):
-                    sys.stdout.write(line + "\n")
+            for line in chain.from_iterable(map(lines_of, parts)):
+                sys.stdout.write(line + "\n")
             sys.stdout.flush()
 
-    def _rendered(self, part: RenderableType) -> str:
+    def _rendered(self, part: object) -> str:
         with self.out.capture() as capture:
             self.out.print(part, crop=False)
         return capture.get()
 
-    def show_document(self, document: Document, error: DocoraOpsError | None = None) -> None:
-        """Prints data for a script on stdout, with the error that ended the command, if any."""
-        from docora_ops.render.json import encode, error_document
+    def show_document(self, data: object, error: DocoraOpsError | None = None) -> None:
+        """Prints data for a script on stdout, with the error that ended the command, if any.
 
-        if error is not None:
-            document = error_document(error, document)
-        self.show_text([encode(document)])
+        `data`: a dataclass, a page of a list, or None if the command came to no result.
+        """
+        from docora_ops.render.documents import document_of, encode
+
+        self.show_text(encode(document_of(data, Context.arguments, error)))
 
     def show_text(self, pieces: Iterable[str]) -> None:
-        """Prints a text piece by piece on stdout. JSON gets the moment and the command."""
+        """Prints a text piece by piece on stdout."""
         self.tell()
-        if self.as_json:
-            from docora_ops.render.json import stamped
-
-            pieces = stamped(pieces, Context.arguments)
         with finishing_first(is_all=True):
             for piece in pieces:
                 Context.document_has_begun = True
@@ -178,7 +176,7 @@ class Context:
         Returns the exit code.
         """
         if self.as_json and not Context.document_has_begun:
-            self.show_document({}, error)
+            self.show_document(None, error)
         self.say(f"Error: {error.message}", style="bold red")
         if stopped:
             self.say(stopped)

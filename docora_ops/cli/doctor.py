@@ -42,7 +42,7 @@ def doctor(
     from docora_ops.actions.diagnose import WaitingFor, diagnose
     from docora_ops.actions.find_drift import Suspects
     from docora_ops.diagnosis import CheckState, Diagnosis
-    from docora_ops.render import doctor as render
+    from docora_ops.render import drift_view
     from docora_ops.text import amount
 
     context.collect_garbage()
@@ -63,14 +63,14 @@ def doctor(
     if diagnosis.backend and diagnosis.backend.is_clear and diagnosis.backend.sentence:
         context.say(diagnosis.backend.sentence)
     if as_json:
-        context.show_document(render.document(diagnosis))
-        context.say(render.summary(diagnosis))
+        context.show_document(drift_view.doctor_data(diagnosis))
+        context.say(drift_view.summary(diagnosis))
     else:
         # Not paged: the worst comes last, and a pager shows the beginning.
-        screen = render.screen(diagnosis, context.out.width, show_all=show_all)
+        screen = drift_view.doctor_screens(diagnosis, show_all=show_all)
         context.show_tables(screen, is_last=show_all)
     if diagnosis.misconfigured:
         return ExitCode.USAGE
     if diagnosis.server_lost:
         return ExitCode.SERVER
-    return ExitCode.PROBLEMS if diagnosis.state is CheckState.FAILED else ExitCode.OK
+    return ExitCode.PROBLEMS if diagnosis.state is CheckState.CRITICAL else ExitCode.OK

@@ -47,6 +47,13 @@ def show_help(
             autocompletion=_complete,
         ),
     ] = None,
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="Print the JSON Schema of what COMMAND prints with --json, instead of a topic.",
+        ),
+    ] = None,
 ) -> None:
     """Show the help of a command or a topic, or list them.
 
@@ -54,6 +61,9 @@ def show_help(
     Prints Markdown unless stdout is a terminal.
     """
     commands, topics = _commands(typer_context), _topics()
+    if schema is not None:
+        _show_schema(schema)
+        return
     pages = []
     if name is None:
         pages.append(_list(commands, topics))
@@ -69,6 +79,17 @@ def show_help(
             hint=_did_you_mean(str(name), [*commands, *topics]),
         )
     _show("\n".join(pages))
+
+
+def _show_schema(command: str) -> None:
+    import json
+
+    from docora_ops.render.documents import schema_of
+
+    found = schema_of(command)
+    if found is None:
+        raise UsageError(f"no command with --json is called {command!r}", hint="docora-ops help")
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 
 def _commands(typer_context: typer.Context) -> dict[str, Any]:

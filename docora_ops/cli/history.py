@@ -27,14 +27,14 @@ def history(
     Only changes made with docora-ops are recorded, not those of the dashboard.
     """
     context = context_of(typer_context)
-    from docora_ops.render import history as render
+    from docora_ops.render.operation_view import history_list
     from docora_ops.text import amount
 
     found = actions.history(context.docora, schedule=not no_schedule, page=page, limit=limit)
     return show_page(
         context,
         found,
-        render.table(found.rows, context.out.width),
+        history_list(found.rows),
         where=context.docora.redis_server,
         counted=amount(found.total, "change"),
         nothing="no change is recorded",

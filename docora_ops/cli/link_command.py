@@ -8,22 +8,21 @@ from docora_ops.cli.wait import await_link, end_wait
 from docora_ops.errors import ServerError
 from docora_ops.interrupts import Stop
 from docora_ops.links import LinkResult, Outcome
-from docora_ops.render import link_result as render
-from docora_ops.render.bulk import forgets_files, forgotten
+from docora_ops.render import link_view as render
 
 
 def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
     """Shows the result of the change, with `--wait` that of the snapshot. Returns the exit code."""
     if not context.as_json:
-        context.show_tables([render.table(result)], is_last=not context.wait)
-        if forgets_files(result):
-            context.say(forgotten(is_planned=result.dry_run))
+        context.show_tables([render.result_screen(result)], is_last=not context.wait)
+        if result.deliveries_cleared and not result.update:
+            context.say(render.forgotten(is_planned=result.dry_run))
         if result.dry_run:
             context.say("Dry run: nothing was changed.")
         else:
-            context.say(f"{context.docora.servers}: {render.message(result, result.workers)}.")
+            context.say(f"{context.docora.servers}: {render.message(result)}.")
     elif not context.wait:
-        context.show_document(render.document(result, result.workers))
+        context.show_document(render.link_data(result, result.workers))
     if result.audit_error:
         context.warn(
             "Warning: the change was made, but history shows it as not finished: "
@@ -36,7 +35,6 @@ def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
 
 def _wait(context: Context, result: LinkResult) -> int:
     from docora_ops.actions import wait_for_change
-    from docora_ops.render.waits import wait_table
 
     stop = Stop()
     steps = wait_for_change(context.docora, result, timeout=context.timeout)
@@ -44,11 +42,11 @@ def _wait(context: Context, result: LinkResult) -> int:
         step = await_link(context, steps, stop, "1 snapshot")
     except ServerError as error:
         if context.as_json:
-            context.show_document(render.document(result, result.workers), error)
+            context.show_document(render.link_data(result, result.workers), error)
         return context.report(error, next_step="the job goes on")
     if context.as_json:
-        context.show_document(render.document(result, result.workers, step.end))
+        context.show_document(render.link_data(result, result.workers, step.end))
     else:
-        context.show_tables([wait_table(step.end)], is_last=not stop.requested)
+        context.show_tables([render.wait_screen(step.end)], is_last=not stop.requested)
     words = result.link.ref.words
     return gravest(end_wait(context, step.wait, words, interrupted=stop.requested))

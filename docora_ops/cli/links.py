@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -15,9 +15,6 @@ from docora_ops.errors import UsageError
 from docora_ops.link_lists import LinkGroup, LinkSort
 from docora_ops.links import LinkStatus
 from docora_ops.pages import Page
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 Sort = Annotated[
     LinkSort,
@@ -101,7 +98,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
             "--sort and --group-by can't be combined: the largest groups come first",
             hint="remove one of them",
         )
-    from docora_ops.render import links as render
+    from docora_ops.render import link_view
     from docora_ops.text import amount
 
     docora, choice = context.docora, options.link_choice(typer_context, statuses)
@@ -109,22 +106,17 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     found: Page[Any]
     if group := given["group_by"]:
         found, lost = actions.link_groups(docora, group, choice, **pages), None
-        tables: dict[LinkGroup, Callable[[Any], RenderableType]] = {
-            LinkGroup.APP: render.apps_table,
-            LinkGroup.REPOSITORY: render.repositories_table,
-            LinkGroup.STATUS: render.statuses_table,
-            LinkGroup.ERROR: render.errors_table,
-        }
-        table, nouns, where = tables[group](found), _NOUNS[group], docora.database.place
+        shown = link_view.group_list(group, found.rows)
+        nouns, where = _NOUNS[group], docora.database.place
     else:
         found, lost = actions.links(docora, choice, sort=given["sort"], **pages)
-        table = render.links_table(found, context.out.width, with_status=len(statuses) != 1)
+        shown = link_view.links_list(found.rows, with_status=len(statuses) != 1)
         nouns, where = (noun, f"{noun}s"), docora.servers
     is_narrowed = options.link_choice(typer_context) != actions.LinkChoice() or given.get("status")
     return show_page(
         context,
         found,
-        table,
+        shown,
         where=where,
         counted=amount(found.total, *nouns),
         nothing=f"no {noun} matches" if is_narrowed else f"no {noun}s",

@@ -26,15 +26,15 @@ def metrics(
     context = context_of(typer_context)
     from docora_ops.actions.monitoring import read_metrics
     from docora_ops.actions.workers import note_other_workers
-    from docora_ops.render import metrics as render
+    from docora_ops.render.metrics_view import metrics_data, prometheus_text
 
     found = read_metrics(context.docora, by_app=by_app)
     if as_json:
-        context.show_document(render.document(found), next(iter(found.errors.values()), None))
+        context.show_document(metrics_data(found), next(iter(found.errors.values()), None))
     else:
         # Prometheus reads UTF-8, whatever the locale of a cron job.
         cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
-        context.show_text([render.text(found).removesuffix("\n")])
+        context.show_text([prometheus_text(found).removesuffix("\n")])
     if found.backend_ok is False and context.docora.backend.is_clear:
         has_workers = bool(found.queue and found.queue.live_workers)
         note_other_workers(context.docora, has_workers=has_workers)

@@ -33,14 +33,14 @@ def operations(
     the command that runs the operation has been silent for two minutes.
     """
     context = context_of(typer_context)
-    from docora_ops.render import operations as render
+    from docora_ops.render.operation_view import operations_list
     from docora_ops.text import amount
 
     found = actions.operations(context.docora, page=page, limit=limit)
     return show_page(
         context,
         found,
-        render.list_table(found.rows, context.out.width),
+        operations_list(found.rows),
         where=context.docora.redis_server,
         counted=amount(found.total, "operation"),
         nothing="no bulk operations: each is kept for an hour after its last step",
@@ -61,16 +61,16 @@ def progress(
     Works for operations of Docora's dashboard, too.
     """
     context = context_of(typer_context)
-    from docora_ops.render import operations as render
+    from docora_ops.render.operation_view import progress_data, progress_screens
 
     if follow:
         _follow(context, operation_id)
     found, failures, total = actions.progress(context.docora, operation_id)
     context.show(
-        render.progress_document(found, failures, total),
-        render.progress_tables(found, failures, total, context.out.width),
+        progress_data(found, failures, total),
+        progress_screens(found, failures, total),
     )
-    if follow and (found.cancelled or found.failed or not found.finished):
+    if follow and (found.cancelled or found.not_queued or not found.finished):
         return ExitCode.PROBLEMS
     return ExitCode.OK
 
@@ -104,11 +104,10 @@ def cancel(
     a bulk retry, run it again.
     """
     context = context_of(typer_context)
-    from docora_ops.render import operations as render
-    from docora_ops.render.cells import cell
+    from docora_ops.render.columns import cell
+    from docora_ops.render.operation_view import cancel_data
 
     is_first = actions.cancel(context.docora, operation_id, reason=reason)
     done = "Cancellation requested" if is_first else "Already cancelled"
-    context.show(
-        render.cancel_document(operation_id, is_first=is_first), [cell(f"{done}: {operation_id}")]
-    )
+    data = cancel_data(operation_id, is_first=is_first)
+    context.show(data, [cell(f"{done}: {operation_id}")])

@@ -46,7 +46,7 @@ def pause(
     context = context_of(typer_context)
     seconds = None if at_most is None else _seconds_of(at_most)
     terminal = terminal_to_ask(skip=yes)
-    from docora_ops.render import pause as render
+    from docora_ops.render import queue_view
     from docora_ops.text import exact_duration
 
     docora, ours = context.docora, QUEUE_NAME
@@ -73,11 +73,11 @@ def pause(
             raise
         error = lost
     if context.as_json:
-        context.show_document(render.pause_document(found, queues), error)
+        context.show_document(queue_view.pause_data(found, queues), error)
     if error:
         return context.report(error, next_step="the workers are suspended all the same")
     if not context.as_json:
-        context.show_tables([render.pause_table(found)])
+        context.show_tables([queue_view.pause_screen(found)])
     context.say(f"{docora.redis_server}: workers suspended. To go on: docora-ops resume")
     return interrupted_code() if stop.requested else ExitCode.OK
 
@@ -93,11 +93,11 @@ def resume(
     Undoes `pause` and `rq suspend`. Workers notice within a second.
     """
     context = context_of(typer_context)
-    from docora_ops.render import pause as render
+    from docora_ops.render import queue_view
 
     suspension = actions.resume(context.docora, reason=reason)
     if context.as_json:
-        context.show_document(render.resume_document(suspension))
+        context.show_document(queue_view.resume_data(suspension))
     elif suspension:
         context.say(f"{context.docora.redis_server}: workers resumed.")
     else:

@@ -22,7 +22,7 @@ def queue(
     Needs only Redis. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.render import queue as render
+    from docora_ops.render.queue_view import queue_screens
 
     overview = actions.queue(context.docora, limit)
-    context.show(render.document(overview), render.tables(overview, context.out.width, limit))
+    context.show(overview, queue_screens(overview, limit))

@@ -56,8 +56,8 @@ def repair(
     context = context_of(typer_context)
     terminal = terminal_to_ask(skip=yes or dry_run)
     from docora_ops.drift import RepairResult
-    from docora_ops.render import repair as render
     from docora_ops.render.console import progress_bar
+    from docora_ops.render.drift_view import found_list
 
     stop, error, result = Stop(), None, RepairResult(())
 
@@ -88,7 +88,7 @@ def repair(
             return _code(result)
         if terminal is not None:
             question = f"{context.docora.servers}: {_changes(context, result)}?"
-            terminal.ask(question, render.found(result, terminal.width))
+            terminal.ask(question, found_list(result))
         with stopping_on_signals(stop, stop_at_once):
             try:
                 with progress_bar(context.err, result.total) as move:
@@ -145,12 +145,12 @@ def _show(
     is_last: bool = True,
 ) -> None:
     """Shows what was done until now, and in JSON the error that has ended it."""
-    from docora_ops.render import repair as render
+    from docora_ops.render import drift_view
 
     if context.as_json:
-        context.show_text(render.encode(result, error))
+        context.show_document(drift_view.repair_data(result), error)
     elif not result.total:
-        context.show_tables([render.message(result)])
+        context.show_tables([drift_view.repair_message(result)])
     else:
-        tables = render.tables(result, context.out.width, with_list=with_list)
-        context.show_tables(tables, is_last=is_last)
+        screens = drift_view.repair_screens(result, with_list=with_list)
+        context.show_tables(screens, is_last=is_last)

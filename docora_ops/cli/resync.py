@@ -80,7 +80,7 @@ def _resync_one(
 ) -> int:
     from docora_ops.cli.change import in_words, reset_in_words, sent_again
     from docora_ops.cli.link_command import show_change
-    from docora_ops.render.bulk import forgotten
+    from docora_ops.render.link_view import forgotten
     from docora_ops.text import amount
 
     given = typer_context.params

@@ -28,7 +28,7 @@ def show(
     last failure. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.render import show as render
+    from docora_ops.render.link_view import link_screen
 
     details = actions.show(context.docora, app, repo)
-    context.show(render.document(details), [render.table(details, full=full)])
+    context.show(details, [link_screen(details, full=full)])

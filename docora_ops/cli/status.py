@@ -57,14 +57,14 @@ def status(
         return ExitCode.OK
     from docora_ops.actions.workers import note_other_workers
     from docora_ops.jobs import BackendSource, OtherQueue
-    from docora_ops.render import status as render
+    from docora_ops.render.status_view import status_data, status_screen
 
     found = _read(context)
     context.tell()
     if not as_json:
-        context.show_tables([render.screen(found)])
+        context.show_tables([status_screen(found)])
     else:
-        context.show_document(render.document(found), next(iter(found.errors), None))
+        context.show_document(status_data(found), next(iter(found.errors), None))
     is_on_screen = found.has_only_others and not as_json
     is_clear = found.queue and found.queue.backend_source is not BackendSource.UNCLEAR
     if is_clear and found.other_queue is OtherQueue.WORKED_ON and not is_on_screen:
@@ -91,8 +91,8 @@ def _watch(context: Context, seconds: int) -> None:
     from docora_ops.actions.monitoring import Watch
     from docora_ops.errors import PostgresDeniedError, RedisDeniedError, RedisError
     from docora_ops.interrupts import Stop
-    from docora_ops.render import status as render
     from docora_ops.render.console import may_animate
+    from docora_ops.render.status_view import status_screen
 
     context.collect_garbage()
     compare = Watch().compare
@@ -102,7 +102,7 @@ def _watch(context: Context, seconds: int) -> None:
     context.tell()  # later, it would break up the screen
     with live or nullcontext():
         while not getattr(sys.stdout, "has_lost_its_reader", False):
-            shown = render.screen(found, compare(found, began))
+            shown = status_screen(found, compare(found, began))
             if live:
                 # The terminal writes ^C behind the last line, which must not begin another.
                 live.update(Constrain(shown, context.out.width - 2), refresh=True)

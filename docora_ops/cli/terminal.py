@@ -8,12 +8,8 @@ import sys
 import termios
 from contextlib import suppress
 from select import select
-from typing import TYPE_CHECKING
 
 from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 _USUAL_WIDTH = 80
 _YES = frozenset({b"y", b"yes"})
@@ -44,7 +40,7 @@ class Terminal:
                     hint="run it in the foreground, or add --yes",
                 )
 
-    def ask(self, question: str, *above: RenderableType) -> None:
+    def ask(self, question: str, *above: object) -> None:
         """Prints `above` and the question, as inert text, and reads the answer.
 
         Raises CommandInterruptedError unless the answer is yes, HungUpError if the terminal is
@@ -75,7 +71,7 @@ class Terminal:
         if answer.strip().lower() not in _YES:
             raise CommandInterruptedError("nothing was changed")
 
-    def _print(self, question: str, *above: RenderableType) -> None:
+    def _print(self, question: str, *above: object) -> None:
         from docora_ops.render.console import make_console
         from docora_ops.text import inert
 

@@ -76,7 +76,7 @@ def wait(
 
 
 def _wait_for_link(context: Context, app: str, repo: str) -> int:
-    from docora_ops.render import waits as render
+    from docora_ops.render.link_view import link_data, wait_screen
 
     steps, stop = actions.wait(context.docora, app, repo, timeout=context.timeout), Stop()
     try:
@@ -84,9 +84,7 @@ def _wait_for_link(context: Context, app: str, repo: str) -> int:
     except ServerError as error:
         return context.report(error, next_step="the job goes on")
     link, words = step.link, step.link.ref.words
-    context.show(
-        render.link_document(link, step.workers, step.end), [render.link_table(link, step.end)]
-    )
+    context.show(link_data(link, step.workers, step.end), [wait_screen(step.end, link)])
     return gravest(end_wait(context, step.wait, words, interrupted=stop.requested))
 
 
@@ -128,19 +126,17 @@ def _show_operation(
     context: Context, step: OperationStep, lost: ServerError | None, *, interrupted: bool
 ) -> int:
     """Shows the counts of the operation and the results of its snapshots."""
-    from docora_ops.render import operations as render
-    from docora_ops.render.waits import wait_tables, waited_fields
+    from docora_ops.render.bulk_view import wait_screens
+    from docora_ops.render.operation_view import progress_data, progress_screens
 
     operation, waited = step.operation, step.wait
     if waited.total and not (operation.results and not operation.results.unfinished):
         operation = replace(operation, results=waited.results)
     shown = (operation, step.failures, step.failures_total)
     if context.as_json:
-        data = render.progress_fields(*shown)
-        context.show_document({"data": data | waited_fields(waited)}, lost)
+        context.show_document(progress_data(*shown, waited), lost)
     else:
-        width = context.out.width
-        found = chain(render.progress_tables(*shown, width), wait_tables(waited, width))
+        found = chain(progress_screens(*shown), wait_screens(waited))
         context.show_tables(found, is_last=not (lost or interrupted))
     if lost:
         return context.report(lost, next_step="the jobs go on")
@@ -154,7 +150,7 @@ def _show_operation(
     elif step.left:
         done = f"The operation was stopped after {operation.completed} of {operation.total} links"
         context.warn(f"{done}. To finish the rest, run its command again.")
-    if step.left or operation.failed:
+    if step.left or operation.not_queued:
         codes.add(ExitCode.PROBLEMS)
     return gravest(codes)
 
@@ -168,8 +164,8 @@ def showing_wait(
     The function takes the results so far, the number of links that are not queued yet, and of
     those that others have queued first.
     """
+    from docora_ops.render.bulk_view import wait_progress
     from docora_ops.render.console import may_animate, progress_bar
-    from docora_ops.render.waits import wait_progress
 
     at_most = f", {context.timeout} s at most" if context.timeout else ""
     context.say(f"Waiting for {what}{at_most}.")

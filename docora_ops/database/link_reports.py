@@ -44,7 +44,7 @@ WITH page AS MATERIALIZED (
 )
 SELECT l.app_id, a.app_name, l.repository_id, r.owner || '/' || r.name, r.github_url, l.status,
     left(l.last_error, %(longest)s), coalesce(length(l.last_error) > %(longest)s, false),
-    coalesce(l.last_scanned_at, l.created_at), l.retry_count, l.last_scanned_at,
+    l.retry_count, l.last_scanned_at,
     r.circuit_open_until, coalesce(r.circuit_open_until > now(), false)
 FROM page JOIN docora.app_repositories l USING (id)
 JOIN docora.apps a USING (app_id) JOIN docora.repositories r USING (repository_id)

@@ -196,7 +196,7 @@ def reason_of(text: str | None) -> StoppedBy | None:
     return StoppedBy(text) if text in set(StoppedBy) else None
 
 
-def mapping_of(text: str) -> dict[str, str | int | list[str]]:
+def mapping_of(text: str) -> dict[str, str | int | bool | list[str]]:
     """Returns the texts, numbers and lists of texts of a JSON object: others may write anything."""
     try:
         found = json.loads(text)

@@ -1,4 +1,4 @@
-"""Consoles that suit a terminal, a pipe or a file."""
+"""Consoles that suit a terminal, a pipe or a file, and Markdown for a terminal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,6 @@ from rich.console import Console, ConsoleDimensions
 _SHORT_BAR = 16
 BESIDE_TEXT = _SHORT_BAR + 10
 """Columns that the bar and the time beside a description take."""
-
-_PIPE_WIDTH = sys.maxsize
-"""A pipe has no width unless COLUMNS gives one, so no table is too wide for it."""
-_MOST_DIGITS = 9
 
 
 class _OwnSize(Console):
@@ -43,24 +39,15 @@ def may_animate(stream: TextIO) -> bool:
 
 
 def make_console(stream: TextIO) -> Console:
-    """Makes a console that neither colours nor wraps unless the stream is a terminal."""
-    terminal = is_terminal(stream)
+    """Makes a console that neither colours nor animates unless the stream is a terminal."""
     return _OwnSize(
         file=stream,
-        force_terminal=terminal,
+        force_terminal=is_terminal(stream),
         no_color=True if os.environ.get("NO_COLOR") else None,
-        width=None if stream.isatty() else _width_of_pipe(),
         markup=False,
         emoji=False,
         highlight=False,
     )
-
-
-def _width_of_pipe() -> int:
-    """Returns COLUMNS, by which lists are laid out; no line is folded there."""
-    columns = os.environ.get("COLUMNS", "")
-    is_number = columns.isascii() and columns.isdigit() and len(columns) < _MOST_DIGITS
-    return (int(columns) if is_number else 0) or _PIPE_WIDTH
 
 
 @contextmanager

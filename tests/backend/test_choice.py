@@ -295,7 +295,7 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
         numbers: Any = run_unset(docora, "metrics", "--json").data
         assert (numbers["backend_ok"], numbers["drift"]) == (False, None)
         doctor = run_unset(docora, "doctor", "--json")
-        assert check(doctor, "workers")["state"] == "failed"
+        assert check(doctor, "workers")["state"] == "critical"
         assert check(doctor, "drift_stuck")["state"] == "not_checked"
 
         before = docora.dump()

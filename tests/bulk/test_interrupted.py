@@ -97,7 +97,7 @@ def test_one_signal_ends_a_bulk_action_after_the_batches_in_flight(
         assert (data["total"], data["completed"], data["queued"]) == (total, done, done)
         assert (data["operation_id"] is None) is (bulk is SCHEDULE)
     else:
-        assert re.search(rf"App 1 .*\s{done}\s", stdout), stdout
+        assert re.search(rf"App 1\t.*\t{done}\b", stdout), stdout
         assert f"Cancelled after {done} of {total} links" in stderr.text
         again = "begins again, with all of them" if bulk is RESYNC else "finishes the rest"
         assert f"the same command {again}" in stderr.text
@@ -293,8 +293,8 @@ def test_another_process_follows_a_bulk_retry_to_its_end(docora: Docora) -> None
         "operation_id": operation_id,
         "total": 50,
         "completed": 50,
-        "succeeded": 50,
-        "failed": 0,
+        "put_to_work": 50,
+        "not_queued": 0,
         "cancelled": False,
         "state": "done",
         "failures": [],

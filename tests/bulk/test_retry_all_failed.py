@@ -79,11 +79,12 @@ def test_the_summary_counts_by_app_and_stderr_names_the_operation_and_the_databa
     assert result.code == 0, result
     assert_without_escapes(result)
 
-    rows = [re.split(r"  +", line.strip()) for line in result.stdout.splitlines()]
-    assert ["App", "queued", "replaced stale", "already running", "total"] in rows
-    assert [f"App 1 (app_{1:024x})", "2", "1", "0", "3"] in rows
-    assert [f"App 2 (app_{2:024x})", "1", "0", "1", "2"] in rows
-    assert ["all", "3", "1", "1", "5"] in rows
+    assert [line.split("\t") for line in result.stdout.splitlines()] == [
+        ["App", "App id", "queued", "replaced stale", "already running", "total"],
+        ["all", "", "3", "1", "1", "5"],
+        ["App 1", f"app_{1:024x}", "2", "1", "0", "3"],
+        ["App 2", f"app_{2:024x}", "1", "0", "1", "2"],
+    ]
 
     [operation_id] = OPERATION_ID.findall(result.stderr)
     assert docora.redis.exists(f"docora:bulk:{operation_id}")
@@ -231,7 +232,7 @@ def test_open_circuits_are_skipped_on_request_and_counted_apart(docora: Docora) 
     assert job_ids(dry) == [shut.job_id, over.job_id]
     assert dry.data["open_circuits_left_out"] == 1
     assert job_ids(plain) == [shut.job_id, over.job_id, broken.job_id]
-    assert "open_circuits_left_out" not in plain.data
+    assert plain.data["open_circuits_left_out"] is None
 
     result = docora.run("retry-all-failed", "--circuit", "closed", "--json")
     assert result.code == 0, result
@@ -289,8 +290,7 @@ def test_links_without_a_job_id_cost_only_themselves_and_are_listed_with_reasons
 
     table = docora.run("retry-all-failed")
     assert table.code == 6, table
-    assert re.findall(r"Dotted ← (o/\d+)", table.stdout) == [f"o/{each}" for each in range(20)]
-    assert "and 5 more" in table.stdout
+    assert re.findall(r"Dotted ← (o/\d+)", table.stdout) == [f"o/{each}" for each in range(25)]
     assert "can't form a job id" in table.stdout
     hash_fields = docora.redis.hgetall(f"docora:bulk:{OPERATION_ID.findall(table.stderr)[0]}")
     assert (hash_fields[b"failed"], hash_fields[b"completed"]) == (b"25", b"25")
@@ -309,8 +309,8 @@ def test_a_terminal_shows_the_exact_count_by_app_and_the_database_before_it_asks
     assert f"{database_name(docora)} on " in question
     servers = f" (schema public), Redis {describe(docora.redis)}"
     assert f"{servers}: reset 7 links" in " ".join(question.split())
-    assert re.search(rf"4 +App 1 \(app_{1:024x}\)", question)
-    assert re.search(rf"3 +App 2 \(app_{2:024x}\)", question)
+    assert re.search(rf"4 +App 1 +app_{1:024x}", question)
+    assert re.search(rf"3 +App 2 +app_{2:024x}", question)
     assert "nothing was changed" in shown
     assert not ANIMATION.search(shown)
     assert not OPERATION_ID.search(shown)
@@ -351,7 +351,7 @@ def test_the_question_leaves_nothing_on_a_stdout_that_is_redirected(
     assert code == 0, shown
     assert "[y/N]" in shown
     document = stdout.read_text(encoding="utf-8")
-    assert document.startswith('{"finished_at": ')
+    assert document.startswith('{"printed_at": ')
     assert document.endswith("}\n")
     assert document.count("\n") == 1
 

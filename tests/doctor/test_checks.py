@@ -9,7 +9,7 @@ from docora_ops.database.postgres_server import PostgresServer
 from docora_ops.diagnosis import Check, CheckName, CheckState, Diagnosis
 from docora_ops.overview import Standby
 from docora_ops.queue.redis_server import RedisServer
-from docora_ops.render.doctor import summary
+from docora_ops.render.drift_view import summary
 from docora_ops.text import duration
 
 NOW = 1_800_000_000.0
@@ -42,23 +42,23 @@ def states(found: dict[str, tuple[CheckState, str]]) -> dict[str, CheckState]:
     ("info", "expected"),
     [
         ({}, {}),
-        ({"redis_version": "5.0.14"}, {"redis_version": CheckState.FAILED}),
-        ({"redis_version": "6.0.16"}, {"redis_version": CheckState.FAILED}),
+        ({"redis_version": "5.0.14"}, {"redis_version": CheckState.CRITICAL}),
+        ({"redis_version": "6.0.16"}, {"redis_version": CheckState.CRITICAL}),
         ({"redis_version": "6.2.0"}, {}),
         ({"redis_version": ""}, {"redis_version": CheckState.NOT_CHECKED}),
-        ({"role": "slave"}, {"redis_primary": CheckState.FAILED}),
-        ({"maxmemory_policy": "volatile-lru"}, {"redis_eviction": CheckState.FAILED}),
+        ({"role": "slave"}, {"redis_primary": CheckState.CRITICAL}),
+        ({"maxmemory_policy": "volatile-lru"}, {"redis_eviction": CheckState.CRITICAL}),
         ({"maxmemory_policy": None}, {"redis_eviction": CheckState.NOT_CHECKED}),
         ({"used_memory": 79}, {}),
         ({"used_memory": 80}, {"redis_memory": CheckState.WARNING}),
-        ({"used_memory": 95}, {"redis_memory": CheckState.FAILED}),
+        ({"used_memory": 95}, {"redis_memory": CheckState.CRITICAL}),
         ({"maxmemory": 0, "used_memory": 700}, {}),
-        ({"maxmemory": 0, "used_memory": 970}, {"redis_memory": CheckState.FAILED}),
+        ({"maxmemory": 0, "used_memory": 970}, {"redis_memory": CheckState.CRITICAL}),
         ({"maxmemory": 0, "total_system_memory": 0}, {}),
-        ({"rdb_last_bgsave_status": "err"}, {"redis_persistence": CheckState.FAILED}),
+        ({"rdb_last_bgsave_status": "err"}, {"redis_persistence": CheckState.CRITICAL}),
         (
             {"aof_enabled": 1, "aof_last_write_status": "err"},
-            {"redis_persistence": CheckState.FAILED},
+            {"redis_persistence": CheckState.CRITICAL},
         ),
         ({"rdb_last_save_time": int(NOW) - 86_400}, {"redis_persistence": CheckState.WARNING}),
         ({"rdb_last_save_time": int(NOW) - 86_400, "aof_enabled": 1}, {}),
@@ -72,7 +72,7 @@ def test_redis(info: dict[str, Any], expected: dict[str, CheckState]) -> None:
 
 def test_a_redis_that_tells_next_to_nothing_breaks_nothing() -> None:
     checks = check_redis(RedisServer.from_info({}, NOW))
-    assert [check.state for check in checks if check.state is CheckState.FAILED] == []
+    assert [check.state for check in checks if check.state is CheckState.CRITICAL] == []
 
 
 def test_valkey_is_called_by_its_own_name() -> None:
@@ -84,10 +84,10 @@ def test_valkey_is_called_by_its_own_name() -> None:
     [
         (PostgresServer("16.4", 160004, is_read_only=False), ["ok", "ok"]),
         (PostgresServer("14.0", 140000, is_read_only=False), ["ok", "ok"]),
-        (PostgresServer("13.9", 130009, is_read_only=False), ["failed", "ok"]),
+        (PostgresServer("13.9", 130009, is_read_only=False), ["critical", "ok"]),
         (
             PostgresServer("16.4", 160004, is_read_only=True, standby=Standby(0, None)),
-            ["ok", "failed"],
+            ["ok", "critical"],
         ),
     ],
 )
@@ -118,11 +118,11 @@ def test_durations_are_short(seconds: float, shown: str) -> None:
         (["ok", "warning"], "warning", "1 warning."),
         (["warning", "not_checked", "warning"], "warning", "2 warnings, 1 not checked."),
         (
-            ["failed", "warning", "not_checked"],
-            "failed",
-            "1 check failed, 1 warning, 1 not checked.",
+            ["critical", "warning", "not_checked"],
+            "critical",
+            "1 critical, 1 warning, 1 not checked.",
         ),
-        (["failed", "failed", "ok"], "failed", "2 checks failed."),
+        (["critical", "critical", "ok"], "critical", "2 critical."),
     ],
 )
 def test_the_worst_check_is_what_counts(found: list[str], worst: str, sentence: str) -> None:

@@ -58,15 +58,15 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
     }
     assert [each["name"] for each in document.data["checks"]] == ALL
     for each in document.data["checks"]:
-        assert each.keys() == {"name", "state", "finding", "hint"}
+        assert each.keys() == {"name", "state", "finding", "hint", "command"}
         assert (each["state"], each["hint"]) == ("ok", None), each
         assert each["finding"]
     assert (short.code, short.stderr) == (table.code, table.stderr) == (0, "")
     assert short.stdout == "27 checks ok; --all shows them\nAll is well.\n"
-    *rows, last = table.stdout.splitlines()[2:]
+    *rows, last = table.stdout.splitlines()[1:]
     assert last == "All is well."
     assert [row.split()[0].lower() for row in rows] == [name.split("_")[0] for name in ALL]
-    assert all("  ok  " in row for row in rows), table.stdout
+    assert all("\tok\t" in row for row in rows), table.stdout
     assert (of_worker.code, not_ok(of_worker)) == (0, {}), of_worker
     for result in (document, short, table, of_worker):
         for secret in ("choose-one", "choose one", AUTH_KEY, GITHUB_TOKEN):
@@ -82,7 +82,7 @@ def test_clocks_that_differ_are_told_apart(docora: Docora) -> None:
     assert states(ahead)["clocks"] == "warning"
     # On a busy machine the answer of a server comes up to a second late.
     assert re.match(r"this host is (9|10|11) s ahead of ", check(ahead, "clocks")["finding"])
-    assert states(behind)["clocks"] == "failed"
+    assert states(behind)["clocks"] == "critical"
     assert re.search(r" is 60[01] s ahead of this host$", check(behind, "clocks")["finding"])
     assert "NTP" in check(behind, "clocks")["hint"]
 
@@ -94,7 +94,7 @@ def test_clocks_that_differ_are_told_apart(docora: Docora) -> None:
         ({"a": ("web1", "-20"), "b": ("web2", "0")}, "warning", "web1 (worker a) is 20 s behind"),
         (
             {"a": ("web1", "31"), "b": ("", "-9000")},
-            "failed",
+            "critical",
             "an unknown host (worker b) is 9,000 s behind Redis",
         ),
         ({"a": ("web1", "x"), "b": ("web1", "--9"), "c": ("web1", "9" * 30)}, "ok", "host, "),
@@ -132,17 +132,17 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     assert first.code == 6, first
     assert spoiled.dump() == before
     assert not_ok(first) == {
-        "redis_eviction": "failed",
+        "redis_eviction": "critical",
         "redis_memory": "warning",
-        "bullmq_queue": "failed",
-        "workers": "failed",
-        "scheduler": "failed",
+        "bullmq_queue": "critical",
+        "workers": "critical",
+        "scheduler": "critical",
         "waiting_jobs": "warning",
     }
     assert "volatile-lru" in check(first, "redis_eviction")["finding"]
     assert "noeviction" in check(first, "redis_eviction")["hint"]
     assert "no BullMQ worker runs" in check(first, "bullmq_queue")["finding"]
-    assert "redis-cli" in check(first, "bullmq_queue")["hint"]
+    assert "redis-cli" in check(first, "bullmq_queue")["command"]
     assert "1 job waits" in check(first, "workers")["finding"]
     assert "docora-ops worker" in check(first, "workers")["hint"]
     assert "overdue for 10 min" in check(first, "scheduler")["finding"]
@@ -161,10 +161,10 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     bullmq_worker.close()
     assert second.code == 6, second
     assert not_ok(second) == {
-        "redis_primary": "failed",
-        "redis_memory": "failed",
-        "bullmq_queue": "failed",
-        "workers": "failed",
+        "redis_primary": "critical",
+        "redis_memory": "critical",
+        "bullmq_queue": "critical",
+        "workers": "critical",
         "scheduler": "warning",
         "waiting_jobs": "warning",
         **dict.fromkeys(OF_BOTH, "not_checked"),
@@ -190,7 +190,7 @@ def test_a_real_worker_and_its_scheduler_are_seen(docora: Docora, tmp_path: Path
     without = examine(docora)
     assert {name: states(without)[name] for name in ("workers", "scheduler")} == {
         "workers": "warning",
-        "scheduler": "failed",
+        "scheduler": "critical",
     }
     settings = {
         "DATABASE_URL": docora.database_access.worker,
@@ -237,7 +237,7 @@ def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
     result = examine(docora)
     assert result.code == 6, result
     assert not_ok(result) == {
-        "tables": "failed",
+        "tables": "critical",
         "workers": "warning",
         **dict.fromkeys(["privileges", *OF_LINKS, *OF_BOTH], "not_checked"),
     }
@@ -257,7 +257,7 @@ def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Doc
     result = examine(docora)
     assert result.code == 6, result
     assert not_ok(result) == {
-        "privileges": "failed",
+        "privileges": "critical",
         "workers": "warning",
         **dict.fromkeys([*OF_LINKS, *OF_BOTH], "not_checked"),
     }
@@ -280,7 +280,7 @@ def test_a_database_that_takes_no_writes_is_a_failure(docora: Docora) -> None:
     options = "options=-c%20default_transaction_read_only%3Don"
     result = examine(docora, DATABASE_URL=docora.database_url + separator + options)
     assert result.code == 6, result
-    assert states(result)["postgres_primary"] == "failed"
+    assert states(result)["postgres_primary"] == "critical"
 
 
 # Links
@@ -300,7 +300,7 @@ def test_failed_links_and_open_circuits_are_counted_and_too_many_are_a_failure(
     for options, state, code in (
         ((), "warning", 0),
         (("--max-failed", "3"), "warning", 0),
-        (("--max-failed", "2"), "failed", 6),
+        (("--max-failed", "2"), "critical", 6),
     ):
         result = docora.run("doctor", "--json", *options, env=ONE_LOOK)
         assert (result.code, states(result)["failed_links"]) == (code, state), result
@@ -326,17 +326,17 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
     both = examine(docora, **no_database, **no_redis)
     table = docora.run("doctor", env=ONE_LOOK | no_database | no_redis)
     assert not_ok(database) == {
-        "postgres": "failed",
+        "postgres": "critical",
         **dict.fromkeys([*OF_POSTGRES[1:], *OF_BOTH], "not_checked"),
     }
     assert not_ok(queue) == {
-        "redis": "failed",
+        "redis": "critical",
         **dict.fromkeys([*OF_REDIS[1:], *OF_BOTH], "not_checked"),
     }
     assert not_ok(both).keys() == {*OF_POSTGRES, *OF_REDIS, "clocks", "latency", *OF_BOTH}
     first, *_, last = table.stdout.splitlines()
     assert first == "24 checks not made: they need Postgres and Redis"
-    assert last == "2 checks failed, 24 not checked."
+    assert last == "2 critical, 24 not checked."
     for result in (database, queue, both, table):
         assert result.code == 5, result
         assert "5ecr3t" not in result.stdout + result.stderr
@@ -365,7 +365,7 @@ def test_silent_servers_end_it_in_time(docora: Docora) -> None:
         )
     assert result.code == 5, result
     assert "in time" in check(result, "redis")["finding"]
-    assert states(result)["postgres"] == "failed"
+    assert states(result)["postgres"] == "critical"
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_a_server_that_is_lost_on_the_way_costs_what_follows(
         result = examine(docora, **{variable: proxy.url})
         assert lost.requests
     assert result.code == 5, result
-    assert states(result)[server] == "failed"
+    assert states(result)[server] == "critical"
     assert states(result)["drift_lost"] == "not_checked"
     assert result.data["drift"] is None
 
@@ -408,7 +408,7 @@ def test_unusable_settings_are_exit_code_2_and_not_shown(docora: Docora) -> None
     )
     for result in (no_database, no_redis):
         assert result.code == 2, result
-        assert states(result)["settings"] == "failed"
+        assert states(result)["settings"] == "critical"
         assert check(result, "settings")["hint"]
         assert "5ecr3t" not in result.stdout + result.stderr
     assert states(no_database)["redis"] == states(no_redis)["postgres"] == "ok"

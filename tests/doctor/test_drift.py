@@ -52,16 +52,16 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     for kind, link in expected.items():
         assert by_kind[kind] == [link.job_id]
     assert not_ok(document) == {
-        **dict.fromkeys(OF_DRIFT, "failed"),
+        **dict.fromkeys(OF_DRIFT, "critical"),
     }
     for name in OF_DRIFT:
         assert check(document, name)["hint"] == "docora-ops repair"
     assert "7 pending links" in table.stdout
     assert f"App {int(twice.app_id[4:], 16) - 1} ← octo/repo" in table.stdout
     lines = table.stdout.splitlines()
-    assert lines[-1] == "5 checks failed."
+    assert lines[-1] == "5 critical."
     # One of each kind, so that the checks stay on the screen.
-    assert sum(line.startswith(" lost ") for line in lines) == 1
+    assert sum(line.startswith("lost\t") for line in lines) == 1
 
 
 def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora) -> None:

@@ -28,7 +28,7 @@ def test_without_the_option_it_tells_what_they_lack(docora: Docora) -> None:
     result = docora.run(
         "doctor", "--json", env=ONE_LOOK | {"DATABASE_URL": docora.database_access.monitor}
     )
-    assert (result.code, not_ok(result)["privileges"]) == (6, "failed"), result
+    assert (result.code, not_ok(result)["privileges"]) == (6, "critical"), result
     assert "UPDATE (status, retry_count, last_error)" in check(result, "privileges")["hint"]
 
 
@@ -38,5 +38,5 @@ def test_a_role_that_may_not_read_all_gets_the_grants_to_read_only(docora: Docor
         f"REVOKE SELECT (status), UPDATE (status) ON app_repositories FROM {role}".encode()
     )
     found = check(monitor(docora, DATABASE_URL=docora.database_access.command), "privileges")
-    assert found["state"] == "failed"
+    assert found["state"] == "critical"
     assert found["hint"] == f"GRANT SELECT (status) ON public.app_repositories TO {role};"

@@ -55,7 +55,7 @@ def test_a_redis_without_enough_replicas_refuses_writes(spoiled: Docora, own: Ow
     refused = spoiled.run("retry", *link.ids, "--json")
     assert spoiled.status(link) == "failed"
     assert result.code == 6, result
-    expected = {"redis_primary": "failed", "workers": "warning", "failed_links": "warning"}
+    expected = {"redis_primary": "critical", "workers": "warning", "failed_links": "warning"}
     assert not_ok(result) == expected
     found = check(result, "redis_primary")
     for text in (found["finding"], found["hint"], refused.json["error"]):

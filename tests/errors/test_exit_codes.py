@@ -9,6 +9,7 @@ from docora_ops.errors import DocoraOpsError
 # The promise to cron jobs and scripts: for each error its slug and its exit code.
 PROMISES: dict[type[DocoraOpsError], tuple[str, int]] = {
     errors.DocoraOpsError: ("error", 1),
+    errors.BugError: ("bug", 1),
     errors.UsageError: ("usage", 2),
     errors.ConfigurationError: ("configuration", 2),
     errors.AmbiguousError: ("ambiguous", 2),

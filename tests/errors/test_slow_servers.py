@@ -55,7 +55,7 @@ def test_a_slow_redis_is_named_with_its_latency_and_ends_no_look_late(docora: Do
 
         doctor = docora.run("doctor", "--json", env=environment | ONE_LOOK, timeout=20)
         assert doctor.code == 5
-        assert states(doctor)["latency"] == states(doctor)["redis"] == "failed"
+        assert states(doctor)["latency"] == states(doctor)["redis"] == "critical"
         assert re.search(r"\b[45],\d{3} ms from Redis", check(doctor, "latency")["finding"])
         assert states(doctor)["tables"] == "ok"
 

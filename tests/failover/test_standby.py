@@ -44,7 +44,7 @@ def test_a_standby_shows_its_lag_and_calls_no_link_lost(replicated: Docora, pair
         each["name"]: each
         for each in replicated.run("doctor", "--json", env=environment).data["checks"]
     }
-    assert found["postgres_primary"]["state"] == "failed"
+    assert found["postgres_primary"]["state"] == "critical"
     assert "it is a standby, last change" in found["postgres_primary"]["finding"]
     for name in ("drift_lost", "drift_stuck", "servers_match"):
         assert found[name]["state"] == "not_checked", found[name]

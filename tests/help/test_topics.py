@@ -10,15 +10,12 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from docora_ops import errors
-from docora_ops.audit import HistoryState
 from docora_ops.bulk import OperationState, StoppedBy
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.diagnosis import CheckName
 from docora_ops.drift import DriftKind
 from docora_ops.jobs import JobState
-from docora_ops.links import Outcome
 from docora_ops.settings import Settings
-from docora_ops.waits import WaitEnd
 from tests.help.documents import ROOT, TOPICS, topic
 from tests.support.docora import Docora
 
@@ -80,19 +77,6 @@ def test_every_error_code_has_its_row_with_its_exit_code() -> None:
     assert rows == {"bug": 1} | {
         code: exit_code for code, exit_code in expected.items() if code not in ABSTRACT
     }
-
-
-def test_every_word_of_the_documents_is_explained_or_shown() -> None:
-    words = {
-        *(
-            each.value
-            for each in (*Outcome, *JobState, *OperationState, *StoppedBy, *HistoryState, *WaitEnd)
-        ),
-        *("failures_not_kept", "last_step_at", "open_circuits_left_out", "deliveries_cleared"),
-        *("app_ids", "repository_ids", "jobs_without_link", "failed_links", "waited", "hint"),
-    }
-    text = topic("json")
-    assert not {word for word in words if not re.search(rf"[`\"]{word}[`\"]", text)}
 
 
 def test_every_check_of_doctor_has_its_row_once() -> None:

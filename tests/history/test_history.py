@@ -124,8 +124,8 @@ def test_what_changes_nothing_leaves_nothing(docora: Docora) -> None:
     assert (passed.code, passed.data["already_queued"]) == (0, 1)
     assert docora.redis.exists(*STREAMS) == 0
     empty = docora.run("history", env=NO_DATABASE)
-    assert (empty.code, empty.stderr) == (0, "")
-    assert empty.stdout.endswith(": no change is recorded.\n")
+    assert empty.code == 0
+    assert empty.stderr.endswith(": no change is recorded.\n")
 
 
 def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: Docora) -> None:
@@ -201,7 +201,7 @@ def test_a_run_that_is_killed_lost_its_owner_and_is_not_finished_and_a_cancelled
     assert newest[1]["counts"] == {"total": 4, "queued": result.data["queued"]}
     table = docora.run("history", env=NO_DATABASE).stdout
     assert re.search(rf"4 links: {result.data['queued']} queued, cancelled by .*{cancelled}", table)
-    assert re.search(rf"4 links: not finished +{killed} +in haste", table)
+    assert re.search(rf"4 links: not finished\t{killed}\tin haste", table)
 
 
 def test_a_pass_writes_its_first_entry_with_the_first_job_that_it_queues(docora: Docora) -> None:
@@ -304,7 +304,7 @@ def test_options_given_several_times_are_shown_as_they_were_typed(docora: Docora
     shown = docora.run("history").stdout
     typed = "--error 'HTTP 500*' --error 'http 502' --exclude-error 'x y' --no-error --limit 3"
     chosen = f"--app {link.app_id} --exclude-app Zebra --repo 'octo/*' {typed}"
-    assert f"  retry-all-failed {chosen}  " in shown
+    assert f"\tretry-all-failed {chosen}\t" in shown
 
 
 def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
@@ -335,7 +335,7 @@ def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
     assert document.data[-1]["reason"] == HOSTILE
     assert document.stdout.isascii()
     for text in (document.stdout, table.stdout):
-        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
     assert r"\x1b[31m[bold]why\u202e" in table.stdout
     assert "NaN" not in document.stdout
     assert "Infinity" not in document.stdout
@@ -350,9 +350,9 @@ def test_history_and_a_narrow_terminal(docora: Docora) -> None:
     assert docora.dump() == before
     lines = [re.sub(r"\x1b\[\d*m", "", line).rstrip() for line in shown.splitlines()]
     assert max(map(len, lines)) <= 60
-    assert "What       retry 'App 1' octo/repo1" in lines
-    assert "Result     1 queued" in lines
-    assert "Reason     their fix is out" in lines
+    assert "What    retry 'App 1' octo/repo1" in lines
+    assert "Result  1 queued" in lines
+    assert "Reason  their fix is out" in lines
 
 
 @pytest.mark.parametrize("reason", ["", " ", "x" * 501, "\udcff"])

@@ -83,7 +83,7 @@ def test_lost_jobs_keep_their_slots_and_are_named(docora: Docora) -> None:
     result = finish(process)
     assert result.code == 6, result
     assert (result.data["stopped_by"], result.data["left"]) == ("lost_jobs", 4)
-    assert sorted(each["job_id"] for each in result.data["lost_links"]) == sorted(lost)
+    assert sorted(each["job_id"] for each in result.data["waited"]["lost_links"]) == sorted(lost)
     assert assert_left_as_they_were(docora, before, "failed") == 4
     assert "docora-ops repair" in result.stderr
 
@@ -100,7 +100,7 @@ def test_a_lost_job_does_not_end_what_the_other_slots_can_do(docora: Docora) -> 
         result = finish(process)
     assert result.code == 6, result
     assert (result.data["waited"]["synced"], result.data["left"]) == (11, 0)
-    assert [each["job_id"] for each in result.data["lost_links"]] == [lost]
+    assert [each["job_id"] for each in result.data["waited"]["lost_links"]] == [lost]
 
 
 def test_a_link_that_is_removed_frees_its_slot(docora: Docora) -> None:
@@ -260,7 +260,7 @@ def test_a_link_that_was_locked_has_its_turn_though_all_in_flight_are_lost(
         result = finish(process)
     assert result.code == 6, result
     assert (result.data["left"], result.data["stopped_by"]) == (0, None)
-    assert [each["job_id"] for each in result.data["lost_links"]] == [first.job_id]
-    assert result.data["unfinished_by_app"] == [
+    assert [each["job_id"] for each in result.data["waited"]["lost_links"]] == [first.job_id]
+    assert result.data["waited"]["unfinished_by_app"] == [
         {"app_id": app_id, "app_name": "Acme Search", "links": 1}
     ]

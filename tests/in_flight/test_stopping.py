@@ -38,7 +38,7 @@ def test_too_many_failures_end_the_feeding_and_leave_the_rest_untouched(
     assert 4 <= data["waited"]["failed"] == data["completed"] == data["queued"] <= 7
     assert data["left"] == 40 - data["completed"]
     if bulk is RETRY:
-        touched = {failure["job_id"] for failure in data["failed_links"]}
+        touched = {failure["job_id"] for failure in data["waited"]["failed_links"]}
         before = {job_id: row for job_id, row in before.items() if job_id not in touched}
         left = untouched(docora, "failed")
         assert {job_id: left[job_id] for job_id in before} == before

@@ -236,8 +236,8 @@ class Actions(Watch):
             progress = self.actions.store.read(result.operation_id)
             assert progress.finished
             assert progress.total == total
-            assert progress.succeeded == count_succeeded(result.counts)
-            assert progress.failed == len(result.failures)
+            assert progress.put_to_work == count_succeeded(result.counts)
+            assert progress.not_queued == len(result.failures)
 
     # Repair
 

@@ -18,10 +18,8 @@ ALIKE = {
         "HTTP 500 on created README",
         "HTTP 500 on created my docs/read me (2).md",
     ],
-    "HTTP 502 on deleted *": ["HTTP 502 on deleted a/b"],
     "HTTP 301: moved to https://new.example/hook on created *": [
         "HTTP 301: moved to https://new.example/hook on created a/b: a POST follows only 307",
-        "HTTP 301: moved to https://new.example/hook on created c",
     ],
     "HTTP 301 on created *": [
         "HTTP 301 on created a: the app redirects to http://x.example/a, which is not followed",
@@ -29,52 +27,35 @@ ALIKE = {
     ],
     "Notification failed for created *: HTTP 502": [
         "Notification failed for created src/index.ts: HTTP 502",
-        "Notification failed for created LICENSE: HTTP 502",
         "Notification failed for created .env: HTTP 502",
-        "Notification failed for created a b: HTTP 502",
         "Notification failed for created a: b:c: HTTP 502",
         "Notification failed for created a: HTTP 404: HTTP 502",
         "Notification failed for created x on created y: HTTP 502",
         "Notification failed for created line\nline: HTTP 502",
-        "Notification failed for created 'q\": HTTP 502",
     ],
-    "Notification failed for updated *: HTTP 401": ["Notification failed for updated a: HTTP 401"],
     "Notification failed for deleted *: getaddrinfo ENOTFOUND *": [
         "Notification failed for deleted LICENSE: getaddrinfo ENOTFOUND acme.example"
     ],
     "Notification failed for deleted *: connect ECONNREFUSED *": [
         "Notification failed for deleted a b: connect ECONNREFUSED 203.0.113.24:443",
-        "Notification failed for deleted .env: connect ECONNREFUSED 203.0.113.25:443",
     ],
     "Notification failed for created *: timeout of * exceeded": [
         "Notification failed for created LICENSE: timeout of 30000ms exceeded"
     ],
-    "Notification failed for created *: Parse Error: Expected *": [
-        "Notification failed for created a: b: Parse Error: Expected HTTP/"
-    ],
     "Notification failed for created *": ["Notification failed for created a path that is cut o"],
     "fatal: unable to access *: The requested URL returned error: 503": [
         "fatal: unable to access 'https://github.com/a/b/': The requested URL returned error: 503",
-        'fatal: unable to access "https://x.example": The requested URL returned error: 503',
         "fatal: unable to access https://u:p@h:1/x?y=z: The requested URL returned error: 503",
     ],
-    "fatal: repository * not found": [
-        "fatal: repository 'https://github.com/octo/mobile/' not found",
-        "fatal: repository `octo` not found",
-    ],
-    "getaddrinfo ENOTFOUND *": ["getaddrinfo ENOTFOUND docora.paper-lantern.example"],
+    "fatal: repository * not found": ["fatal: repository 'https://github.com/o/m/' not found"],
     "connect ETIMEDOUT *": ["connect ETIMEDOUT 10.0.0.1:443", "connect ETIMEDOUT ::1/128"],
     "*: No such file": ["C:\\a\\b.txt: No such file", "/etc/x: No such file"],
     "job * gone": [
         "job app_04c2f7a91be85d3360e1a7c4-repo_0a7d52c8e1f94b3d60a2c5f7 gone",
         "job 123e4567-e89b-12d3-a456-426614174000 gone",
-        "job deadbeef1 gone",
         "job 7 gone",
     ],
-    "git fetch took longer than * s": [
-        "git fetch took longer than 1800 s",
-        "git fetch took longer than 1.5 s",
-    ],
+    "git fetch took longer than * s": ["git fetch took longer than 1.5 s"],
     "lost at *": ["lost at 2026-01-01T00:00:00.123Z", "lost at 12:30"],
     "would be overwritten: *": ["would be overwritten: a/b, c/d, e.txt"],
 }

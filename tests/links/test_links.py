@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, timedelta
 from typing import Any
 
 import pytest
 from rq.job import JobStatus
 
-from tests.support.docora import QUEUE, Docora
+from tests.support.docora import Docora
 from tests.support.proxy import Proxy
 from tests.support.read_only import frozen, read_only
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
-from tests.support.terminal import on_terminal
 
 TOKEN = "ghp_0123456789abcdefABCD"
 
@@ -65,9 +63,8 @@ def test_a_row_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> 
     result, table = docora.run("failed", "--json"), docora.run("failed")
     first, second = result.data
     scanned = docora.row(link)["last_scanned_at"].astimezone(UTC)
-    assert first.pop("timestamp") == first["last_scanned_at"]
     assert first.pop("last_scanned_at").startswith(f"{scanned:%Y-%m-%dT%H:%M:%S.}")
-    assert first.pop("circuit_open_until") > second["timestamp"]
+    assert first.pop("circuit_open_until")
     assert (first.pop("circuit_is_open"), second["circuit_is_open"]) == (True, False)
     assert first == {
         "app_id": app,
@@ -83,7 +80,6 @@ def test_a_row_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> 
     }
     assert (second["repository_id"], second["error_message"]) == (never.repository_id, None)
     assert second["last_scanned_at"] is second["circuit_open_until"] is None
-    assert second["timestamp"]
     assert "(no error recorded)" in table.stdout
     for text in (result.stdout, table.stdout):
         for secret in (TOKEN, "hush", GITHUB_TOKEN, AUTH_KEY):
@@ -143,10 +139,8 @@ def test_what_is_shown_is_what_is_retried(various: Docora) -> None:
     sizes = []
     for options in CHOICES:
         shown = various.run("failed", *options, "--json")
-        same = various.run("links", "--status", "failed", *options, "--json")
         planned = various.run("retry-all-failed", *options, "--dry-run", "--json")
         assert shown.code == planned.code == 0, (options, shown, planned)
-        assert shown.data == same.data
         assert [(row["app_id"], row["repository_id"]) for row in shown.data] == sorted(
             (row["app_id"], row["repository_id"]) for row in planned.data["planned_links"]
         )
@@ -182,13 +176,12 @@ def test_links_of_any_status_are_listed_and_counted(various: Docora) -> None:
         {"status": "scanning", "links": 1},
         {"status": "synced", "links": 1},
     ]
-    assert by_repository.stdout.splitlines()[:2] == [
-        f"2 links  octo/repo{number} (repo_{number:024x})" for number in (1, 2)
+    assert by_repository.stdout.splitlines()[1:] == [
+        f"2\tocto/repo{number}\trepo_{number:024x}" for number in (1, 2)
     ]
-    assert "9 repositories, page 1 of 5." in by_repository.stdout
-    heading, _, first, *_ = table.stdout.splitlines()
-    assert re.findall(r"\w+(?: \w+)*", heading)[:4] == ["App", "Repository", "Status", "Error"]
-    assert "scanning" in first
+    assert "9 repositories, page 1 of 5." in by_repository.stderr
+    heading, first, *_ = (line.split("\t") for line in table.stdout.splitlines())
+    assert first[heading.index("Status")] == "scanning"
 
 
 @pytest.mark.parametrize(
@@ -211,12 +204,9 @@ def test_links_are_sorted(docora: Docora, sort: str, expected: str) -> None:
             scanned=None if hours is None else timedelta(hours=hours),
         )
     whole = docora.run("links", "--sort", sort, "--json")
-    pages = [
-        docora.run("links", "--sort", sort, "--limit", "1", "--page", page, "--json")
-        for page in "1234"
-    ]
+    third = docora.run("links", "--sort", sort, "--limit", "1", "--page", "3", "--json")
     assert "".join(row["app_name"] for row in whole.data) == expected
-    assert [row for page in pages for row in page.data] == whole.data
+    assert third.data == whole.data[2:3]
 
 
 def test_pages_follow_one_another_and_none_comes_after_the_last(docora: Docora) -> None:
@@ -235,7 +225,7 @@ def test_pages_follow_one_another_and_none_comes_after_the_last(docora: Docora) 
         last = -(-int(count.split()[0]) // 3)
         late = docora.run(*command, "--limit", "3", "--page", "4")
         assert late.code == 0
-        assert late.stdout.endswith(f"{count}, and no page 4: the last one is {last}.\n")
+        assert late.stderr.endswith(f"{count}, and no page 4: the last one is {last}.\n")
 
 
 def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None:
@@ -274,8 +264,8 @@ def test_without_redis_the_links_are_listed_and_without_postgres_nothing(docora:
         assert (result.json["code"], result.json["pagination"]["total"]) == ("redis", 2)
         assert [row["job"] for row in result.data] == [None, None]
         assert "can't be" in result.stderr
-        assert table.stdout.count(" unknown") == 2
-        assert "2 " in table.stdout.splitlines()[-1]
+        assert table.stdout.count("\tunknown\n") == 2
+        assert ": 2 " in table.stderr
         assert "Hint: " in table.stderr
     env = {"DATABASE_URL": "postgres://127.0.0.1:1/docora"}
     for command in (("failed",), ("links",), ("links", "--group-by", "status"), ("apps",)):
@@ -284,13 +274,17 @@ def test_without_redis_the_links_are_listed_and_without_postgres_nothing(docora:
 
 
 def test_nothing_failed_is_a_sentence_and_an_unknown_app_an_error(docora: Docora) -> None:
-    for options in ((), ("--group-by", "app"), ("--group-by", "error"), ("--error", "x")):
-        result, table = docora.run("failed", *options, "--json"), docora.run("failed", *options)
-        assert (result.code, result.data) == (0, [])
+    for command, sentence in (
+        (("failed",), "no failed links"),
+        (("failed", "--error", "x"), "no failed link matches"),
+        (("failed", "--group-by", "error"), "no failed links"),
+        (("apps",), "no apps"),
+    ):
+        result, table = docora.run(*command, "--json"), docora.run(*command)
+        assert (result.code, result.data, result.stderr) == (0, [], "")
         assert result.json["pagination"]["total"] == 0
-        assert table.code == 0
-        assert "no failed link" in table.stdout
-        assert result.stderr == ""
+        assert (table.code, table.stdout.count("\n")) == (0, 1)
+        assert table.stderr.endswith(f": {sentence}.\n")
     unknown = docora.run("failed", "--app", "Nobody", "--json")
     assert (unknown.code, unknown.json["code"]) == (3, "not_found")
 
@@ -322,14 +316,14 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
         {"app_id": acme, "app_name": "Acme Search", "links": 5},
         {"app_id": robot, "app_name": "Tin Robot", "links": 1},
     ]
-    assert table.stdout.splitlines()[:-1] == [
-        "3 links, 2 apps  HTTP 500 on created *",
-        "1 link, 1 app    HTTP 502 on created a",
+    assert table.stdout.splitlines() == [
+        "Links\tApps\tError",
+        "3\t2\tHTTP 500 on created *",
+        "1\t1\tHTTP 502 on created a",
     ]
-    assert table.stdout.endswith(": 2 different errors, page 1 of 1.\n")
-    assert table.stderr == ""
+    assert table.stderr.endswith(": 2 different errors, page 1 of 1.\n")
     none = docora.run("links", "--group-by", "error", "--no-error", env=env)
-    assert "1 link, 1 app  (no error recorded: --no-error)" in none.stdout
+    assert "1\t1\t(no error recorded: --no-error)\n" in none.stdout
     assert second.data == by_error.data[1:2]
     assert second.json["pagination"] == {"page": 2, "limit": 1, "total": 4, "total_pages": 4}
 
@@ -337,20 +331,6 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
 def test_groups_are_not_sorted_by_an_option(docora: Docora) -> None:
     result = docora.run("links", "--sort", "app", "--group-by", "error")
     assert (result.code, "--sort and --group-by can't be combined" in result.stderr) == (2, True)
-
-
-def test_a_longer_page_reads_the_waiting_list_once(docora: Docora) -> None:
-    docora.add_links(400)
-    waiting = [link.job_id for link in docora.links()][::3]
-    for job_id in waiting:
-        docora.redis.hset(f"rq:job:{job_id}", mapping={"status": "queued", "origin": QUEUE})
-    docora.redis.rpush(docora.queue.key, *waiting)
-    with frozen(docora):
-        result = docora.run("failed", "--limit", "400", "--json")
-    found = [
-        f"{row['app_id']}-{row['repository_id']}" for row in result.data if row["job"] != "none"
-    ]
-    assert found == waiting
 
 
 def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Docora) -> None:
@@ -373,51 +353,3 @@ def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Doco
     docora.connection.execute("UPDATE app_repositories SET last_error = %s", (error,))
     grouped = docora.run("failed", "--group-by", "error")
     assert "ghp_" not in grouped.stdout
-
-
-def test_a_narrow_terminal_breaks_no_id_in_two(docora: Docora) -> None:
-    ids = app_id, repository_id = "app_04c2f7a91be85d3360e1a7c4", "repo_0a7d52c8e1f94b3d60a2c5f7"
-    docora.link(docora.add_app("Acme", app_id), docora.add_repository("octo/api", repository_id))
-    for arguments in (
-        ("links", "--group-by", "app"),
-        ("links", "--group-by", "repository"),
-        ("show", *ids),
-        ("retry", *ids),
-    ):
-        _, shown = on_terminal(docora, arguments, columns=40, env={"NO_COLOR": "1"})
-        for identifier in ids:
-            if identifier in arguments or identifier.startswith(arguments[-1][:3]):
-                assert f"({identifier})" in shown, shown
-
-
-def test_a_narrow_terminal_shows_each_link_in_three_lines(docora: Docora) -> None:
-    docora.add_links(2, last_error="HTTP 502 on created README.md")
-    docora.link(
-        docora.add_app("New", "app_x"),
-        docora.add_repository("octo/a", "repo_a"),
-        "pending_snapshot",
-        retry_count=0,
-        last_error=None,
-        scanned=timedelta(days=1),
-    )
-    repository = docora.add_repository("octo/b", "repo_b", circuit_open_for=timedelta(hours=1))
-    docora.link(docora.add_app("Zen", "app_z"), repository, "scanning", last_error=None)
-    lines = {}
-    for command in ("failed", "links"):
-        _, shown = on_terminal(docora, [command], columns=80, env={"NO_COLOR": "1"})
-        lines[command] = [
-            line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
-        ]
-    assert " ".join(lines["failed"][6:]).endswith("2 failed links, page 1 of 1.")
-    assert lines["failed"][:3] == [
-        "App 1 ← octo/repo1",
-        "HTTP 502 on created README.md",
-        "5 tries failed, last good scan never, job none",
-    ]
-    assert lines["links"][1] == "failed: HTTP 502 on created README.md"
-    assert lines["links"][7] == "pending snapshot"
-    assert re.fullmatch(r"last good scan 20\d\d-\S+Z, job none", lines["links"][8])
-    assert lines["links"][9:11] == ["Zen ← octo/b", "scanning"]
-    assert lines["links"][11].startswith(
-        "5 tries failed, last good scan never, job none, circuit open"
-    )

@@ -63,12 +63,12 @@ def test_pasted_lines_of_the_table_find_all_links(docora: Docora) -> None:
     for number in range(9):
         error = (f"HTTP 50{number % 3} on created a/{number}\n", "no %_ here", None)[number % 3]
         docora.link(app, docora.add_repository(f"octo/{number}"), last_error=error)
-    lines = docora.run("failed", "--group-by", "error").stdout.splitlines()[:-1]
-    found = [line.split("  ", 1) for line in lines]
-    assert sorted(text for _, text in found) == [
+    lines = docora.run("failed", "--group-by", "error").stdout.splitlines()[1:]
+    found = [line.split("\t") for line in lines]
+    assert sorted(text for *_, text in found) == [
         *("(no error recorded: --no-error)", "HTTP 500 on created *", "no %_ here")
     ]
-    for counts, text in found:
+    for count, apps, text in found:
         options = ["--no-error"] if "--no-error" in text else ["--error", text]
         result = docora.run("links", *options, "--json")
-        assert counts == f"{len(result.data)} links, 1 app"
+        assert (int(count), apps) == (len(result.data), "1")

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -75,99 +74,62 @@ def test_promtool_accepts_the_rules_and_the_text(docora: Docora, tmp_path: Path)
     run("promtool", "check", "metrics", given=docora.run("metrics", "--by-app").stdout)
 
 
+BUSY, SUSPENDED = 'docora_workers{state="busy"}', 'docora_workers{state="suspended"}'
+FAILED_LINKS, WAITING = (
+    'docora_links{status="failed"}',
+    ('docora_queue_jobs{queue="q",status="waiting"}'),
+)
+OF_REDIS = [name for name in CALM if re.match("docora_(queue|workers|drift)", name)]
+NO_REDIS = {
+    'docora_up{server="redis"}': "1x10 0x90",
+    **dict.fromkeys(OF_REDIS, "1x10 stale"),
+}
+OLD_FILE = {'node_textfile_mtime_seconds{file="/var/lib/node/docora.prom"}': "0+60x10 600x90"}
+SCENARIOS: dict[str, tuple[dict[str, str], dict[int, list[str]]]] = {
+    "peace": ({}, QUIET),
+    "failed links grow": ({FAILED_LINKS: "0x70 10+10x30"}, {80: [], 99: [FAILED]}),
+    "failed links stay": ({FAILED_LINKS: "3x100"}, {70: [], 99: [FAILED]}),
+    "failed links drain": ({FAILED_LINKS: "300-3x100"}, QUIET),
+    "no workers while jobs wait": ({BUSY: "1x10 0x90"}, {14: [], 20: [NO_WORKERS]}),
+    "suspended workers": ({BUSY: "0x100", SUSPENDED: "2x100"}, {4: [], 20: [NO_WORKERS]}),
+    "no workers and no waiting jobs": ({BUSY: "0x100", WAITING: "0x100"}, QUIET),
+    "another backend than is set": ({"docora_backend_ok": "0x100"}, {14: [], 20: [WRONG_BACKEND]}),
+    "stuck links": ({'docora_drift_links{kind="stuck"}': "2x100"}, {14: [], 20: [WITHOUT_JOB]}),
+    "lost for a moment": ({'docora_drift_links{kind="lost"}': "0x10 1x10 0x80"}, QUIET),
+    "Redis is down": (NO_REDIS, {11: [], 20: [NOT_SEEN]}),
+    "the file is stale": (OLD_FILE, {14: [], 20: [NOT_SEEN]}),
+    "nothing is scraped": (dict.fromkeys(CALM, "1x10 stale"), {11: [], 20: [NOT_SEEN]}),
+}
+"""What differs from CALM, and which alerts fire after so many minutes."""
+
+
 @needs_promtool
 def test_each_rule_fires_when_the_topic_says_and_not_in_peace(tmp_path: Path) -> None:
     (tmp_path / "rules.yml").write_text(rules(), encoding="utf-8")
     tests = [
-        scenario("peace", {}, QUIET),
-        scenario(
-            "failed links grow",
-            {'docora_links{status="failed"}': "0x70 10+10x30"},
-            {80: [], 99: [FAILED]},
-        ),
-        scenario(
-            "failed links stay", {'docora_links{status="failed"}': "3x100"}, {70: [], 99: [FAILED]}
-        ),
-        scenario("failed links drain", {'docora_links{status="failed"}': "300-3x100"}, QUIET),
-        scenario(
-            "no workers while jobs wait",
-            {'docora_workers{state="busy"}': "1x10 0x90"},
-            {14: [], 20: [NO_WORKERS]},
-        ),
-        scenario(
-            "only suspended workers",
-            {
-                'docora_workers{state="busy"}': "0x100",
-                'docora_workers{state="suspended"}': "2x100",
-            },
-            {4: [], 20: [NO_WORKERS]},
-        ),
-        scenario(
-            "no workers and no waiting jobs",
-            {
-                'docora_workers{state="busy"}': "0x100",
-                'docora_queue_jobs{queue="q",status="waiting"}': "0x100",
-            },
-            QUIET,
-        ),
-        scenario(
-            "another backend than is set",
-            {"docora_backend_ok": "0x100"},
-            {14: [], 20: [WRONG_BACKEND]},
-        ),
-        scenario(
-            "stuck links",
-            {'docora_drift_links{kind="stuck"}': "2x100"},
-            {14: [], 20: [WITHOUT_JOB]},
-        ),
-        scenario(
-            "links that are lost for a moment",
-            {'docora_drift_links{kind="lost"}': "0x10 1x10 0x80"},
-            QUIET,
-        ),
-        scenario(
-            "Redis is down",
-            {
-                'docora_up{server="redis"}': "1x10 0x90",
-                **dict.fromkeys(
-                    (name for name in CALM if re.match("docora_(queue|workers|drift)", name)),
-                    "1x10 stale",
-                ),
-            },
-            {11: [], 20: [NOT_SEEN]},
-        ),
-        scenario(
-            "the file is stale",
-            {'node_textfile_mtime_seconds{file="/var/lib/node/docora.prom"}': "0+60x10 600x90"},
-            {14: [], 20: [NOT_SEEN]},
-        ),
-        scenario("nothing is scraped", dict.fromkeys(CALM, "1x10 stale"), {11: [], 20: [NOT_SEEN]}),
+        {
+            "name": name,
+            "interval": "1m",
+            "input_series": [
+                {"series": series, "values": values} for series, values in (CALM | changes).items()
+            ],
+            "promql_expr_test": [
+                {
+                    "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                    "eval_time": f"{minute}m",
+                    "exp_samples": [
+                        {"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts
+                    ],
+                }
+                for minute, alerts in firing.items()
+            ],
+        }
+        for name, (changes, firing) in SCENARIOS.items()
     ]
     file = tmp_path / "tests.yml"
     # JSON is YAML, too.
     file.write_text(json.dumps({"rule_files": ["rules.yml"], "tests": tests}), encoding="utf-8")
     run("promtool", "test", "rules", str(file))
-
-
-def scenario(name: str, changes: dict[str, str], firing: dict[int, list[str]]) -> dict[str, Any]:
-    """Returns a test of promtool: which alerts fire after so many minutes."""
-    return {
-        "name": name,
-        "interval": "1m",
-        "input_series": [
-            {"series": series, "values": values} for series, values in (CALM | changes).items()
-        ],
-        "promql_expr_test": [
-            {
-                "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
-                "eval_time": f"{minute}m",
-                "exp_samples": [
-                    {"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts
-                ],
-            }
-            for minute, alerts in firing.items()
-        ],
-    }
 
 
 def run(*command: str, given: str = "") -> str:

@@ -55,9 +55,9 @@ def test_progress_lists_the_failures_later_and_forgets_them_with_the_operation(
     moment = {"last_step_at": None}  # to a second
     assert followed.data | moment == document.data | moment
     assert table.code == 0, table
-    assert "Poison ← octo/poison0 " in table.stdout
+    assert "Poison ← octo/poison0\t" in table.stdout
     assert "\x1b" not in table.stdout + document.stdout
-    assert "and 2 more" in table.stdout
+    assert "octo/poison21\t" in table.stdout
     # One operation, and one lifetime.
     assert [each["operation_id"] for each in listed.data] == [operation]
     lives = [
@@ -97,7 +97,7 @@ def test_each_step_renews_both_lives_and_a_killed_run_keeps_what_it_had_found(
             )
             process.send_signal(signal.SIGKILL)
     shown = docora.run("progress", operation, "--json", env=NO_DATABASE)
-    assert (shown.data["completed"], shown.data["failed"]) == (3, 1)
+    assert (shown.data["completed"], shown.data["not_queued"]) == (3, 1)
     assert [each["job_id"] for each in shown.data["failures"]] == [poison.job_id]
     actions = docora.actions()
     for key in (f"docora:bulk:{operation}", failures_key(operation)):
@@ -121,7 +121,7 @@ def test_only_so_many_are_kept_and_the_rest_is_counted(
         link.job_id for link in poison[:23]
     ]
     assert document.data["failures_not_kept"] == 7
-    assert "and 10 more" in table.stdout
+    assert "and 7 more, which are not kept" in table.stdout
 
 
 def test_a_report_that_is_made_twice_or_spoilt_by_others_does_no_harm(docora: Docora) -> None:

@@ -41,19 +41,20 @@ def test_progress_reads_an_operation_of_the_dashboard_and_needs_only_redis(docor
             "operation_id": OPERATION,
             "total": 9,
             "completed": 4,
-            "succeeded": 3,
-            "failed": 1,
+            "put_to_work": 3,
+            "not_queued": 1,
             "cancelled": False,
             "state": "running",
             **dict.fromkeys(("who", "command", "stopped_by", "cancelled_by", "results")),
             "selection": {},
             "failures": [],
+            "failures_not_kept": 0,
+            "waited": None,
         }
     }
     assert document.stderr == ""
     assert table.code == 0, table
-    rows = [line.split("  ", maxsplit=1) for line in table.stdout.splitlines()]
-    assert [[label, value.strip()] for label, value in rows] == [
+    assert [line.split("\t") for line in table.stdout.splitlines()] == [
         ["Operation", OPERATION],
         ["Completed", "4 of 9"],
         ["Put to work", "3"],
@@ -173,7 +174,7 @@ def test_follow_shows_each_step_and_ends_with_the_operation(docora: Docora) -> N
         result = finish(process)
     assert result.code == 0, result
     assert result.stderr == "9 of 9\n"
-    assert (result.data["completed"], result.data["succeeded"]) == (9, 9)
+    assert (result.data["completed"], result.data["put_to_work"]) == (9, 9)
 
 
 def test_follow_ends_with_a_code_of_its_own_when_the_operation_is_cancelled(docora: Docora) -> None:

@@ -31,9 +31,9 @@ def test_a_document_has_its_moment_and_its_command(docora: Docora, words: str, c
     assert result.code == code, result
     document = json.loads(result.stdout)
     assert document["command"] == f"docora-ops {words}"
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", document["finished_at"])
-    finished_at = datetime.fromisoformat(document["finished_at"])
-    assert before - A_MOMENT < finished_at < datetime.now(UTC) + A_MOMENT
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", document["printed_at"])
+    printed_at = datetime.fromisoformat(document["printed_at"])
+    assert before - A_MOMENT < printed_at < datetime.now(UTC) + A_MOMENT
 
 
 def test_the_document_of_a_lost_server_has_them_too_and_no_secret(docora: Docora) -> None:
@@ -47,11 +47,11 @@ def test_the_document_of_a_lost_server_has_them_too_and_no_secret(docora: Docora
     assert document["command"] == (
         "docora-ops retry-all-failed --reason 'see https://***@wiki.example/a' --json"
     )
-    assert document["finished_at"]
+    assert document["printed_at"]
     assert "s3cr3t" not in result.stdout
 
 
 def test_the_numbers_for_prometheus_stay_as_they_are(docora: Docora) -> None:
     shown = docora.run("metrics").stdout
     assert shown.startswith("# HELP")
-    assert "finished_at" not in shown
+    assert "printed_at" not in shown

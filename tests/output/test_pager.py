@@ -1,4 +1,4 @@
-"""What is taller than the terminal goes through the pager; a pipe is laid out by COLUMNS."""
+"""What is taller than the terminal goes through the pager."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import pytest
 
 from tests.support.docora import COMMAND, Docora
 from tests.support.rows import TestLink
-from tests.support.terminal import QUESTION, TerminalSession, at_terminals, on_terminal
+from tests.support.terminal import TerminalSession, on_terminal
 
 STYLE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
 MARKED = "printf '[pager]\\n'; cat"
 """A pager that says that it was used."""
-AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 OTHER_SIZE = {"COLUMNS": "300", "LINES": "500"}
 """Not the size of the terminal: of that from which they were exported."""
 
@@ -125,93 +124,3 @@ def test_keys_in_less_do_not_change_the_exit_code(docora: Docora) -> None:
     text = plain(shown)
     assert "Dry run: nothing was changed." in text
     assert "octo/repo2999" not in text
-
-
-def test_at_80_columns_no_id_is_broken_in_two(docora: Docora) -> None:
-    docora.add_links(2, apps=2)
-    [first, lost] = docora.links()
-    [bad] = poison(docora, 1)
-    docora.set_link(lost, status="pending_snapshot")
-    docora.set_link(bad, status="pending_snapshot")
-    docora.age_links()
-    for arguments in (
-        ["retry", *first.ids, "--dry-run"],
-        ["retry", *first.ids],
-        ["retry", *first.ids],
-        ["resync", *first.ids, "--dry-run"],
-        ["resync", first.app_id, "--all", "--yes"],
-        ["retry", *lost.ids],
-        ["show", *first.ids],
-        ["queue"],
-        ["schedule", "--dry-run"],
-        ["repair", "--dry-run", "--list"],
-        ["operations"],
-        ["history"],
-    ):
-        shown = at_terminals(docora, arguments, columns=80, env={**AT_ONCE, **OTHER_SIZE})
-        text = plain(shown.data + shown.talk)
-        for found in re.findall(r"\b(?:app|repo)_\d+|\bbulk_\w+", text):
-            length = {"a": 28, "r": 29, "b": 21}[found[0]]
-            assert len(found) == length, (arguments, text)
-        too_long = [line for line in text.split("\n") if len(line) > 80 and "━" not in line]
-        assert not too_long, (arguments, text)
-
-
-def test_failures_are_named_after_the_counts_and_ids_stand_in_for_names(docora: Docora) -> None:
-    poison(docora, 22)
-    docora.add_worker()
-    result = docora.run("retry-all-failed")
-    lines = result.stdout.splitlines()
-    heading = next(number for number, line in enumerate(lines) if "Not done" in line)
-    assert any("all" in line.split() for line in lines[:heading])
-    assert re.match(" Poison 0 ← octo/poison0 +the ids", lines[heading + 2])
-    assert lines[-1] == "and 2 more: see --json"
-
-
-def test_columns_in_a_pipe_choose_the_layout_and_cut_nothing(docora: Docora) -> None:
-    error = "HTTP 502 on created " + "docs/" * 60
-    docora.link(docora.add_app("Acme Search"), docora.add_repository("octo/api"), last_error=error)
-    docora.add_worker()
-    for command in (["failed"], ["retry-all-failed", "--dry-run"], ["queue"]):
-        wide, narrow = docora.run(*command), docora.run(*command, env={"COLUMNS": "20"})
-        nonsense = docora.run(*command, env={"COLUMNS": "wide"})
-        assert wide.code == narrow.code == 0
-        assert nonsense.stdout == wide.stdout
-        assert "──" in wide.stdout
-        assert "──" not in narrow.stdout
-        assert max(map(len, wide.stdout.splitlines())) > 80 or command == ["queue"]
-        texts = {each for each in re.split(r"\s{2,}", wide.stdout) if "app_" in each or "/" in each}
-        for text in texts - {""}:
-            name = re.sub(r" \((?!schema).*\)", "", text)
-            assert name in narrow.stdout, (command, text)
-    # A column that a terminal would fold makes a table too wide for a pipe.
-    folded = docora.run("queue", env={"COLUMNS": "60"})
-    assert max(map(len, folded.stdout.splitlines())) <= 60 or "──" not in folded.stdout
-
-
-def test_the_question_of_a_repair_and_its_result_count_by_app(docora: Docora) -> None:
-    docora.add_links(3, apps=2, status="pending_snapshot")
-    bad = docora.link(
-        docora.add_app("Poison", "app_!"), docora.add_repository("o/p", "repo_!"), "scanning"
-    )
-    docora.age_links()
-    environment = docora.environment(TERM="xterm-256color", **AT_ONCE)
-    command = ["sh", "-c", '"$0" "$@" 2>/dev/null', str(COMMAND), "repair"]
-    with TerminalSession(command, environment, 80, 24) as session:
-        asked = plain(session.read_until(re.compile(b"(?s)\\A.*" + QUESTION.pattern))[0].decode())
-        session.type(b"y\n")
-        code, shown = session.end()
-    assert code == 6
-    assert max(map(len, asked.split("\n")[:-1])) <= 80
-    assert re.search(r"App 1 +lost: pending, and no job +2\b", asked)
-    result = plain(shown)[len(asked) :]
-    assert re.search(r"App 1 +lost +2 +2 queued", result)
-    assert re.search(r"App 2 +lost +1 +1 queued", result)
-    assert re.search(r"Poison +stuck +1 +1 not repaired", result)
-    assert re.search(r"Poison ← o/p +the ids", result)
-    assert "octo/repo1" not in result
-    assert docora.status(bad) == "scanning"
-    docora.connection.execute("UPDATE app_repositories SET retry_count = 0")
-    docora.redis.delete(docora.queue.key)
-    listed = docora.run("repair", "--list", env=AT_ONCE)
-    assert re.search(r"App 1 ← octo/repo1 +lost +queued +app_0", listed.stdout)

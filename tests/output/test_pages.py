@@ -1,4 +1,4 @@
-"""Long lists have pages, with the same options, JSON and line below in each command."""
+"""Long lists have pages, with the same options, JSON and footer in each command."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def test_a_list_is_shown_page_by_page(docora: Docora, command: str, noun: str) -
     assert last.json["pagination"] == {"page": 3, **counts}
     assert (past.data, past.json["pagination"]) == ([], {"page": 4, **counts})
     assert [each for each in ids if each in shown_last.stdout] == ids[4:]
-    assert shown_last.stdout.endswith(f": 5 {noun}s, page 3 of 3.\n")
-    assert shown_past.stdout.startswith("Redis ")
-    assert shown_past.stdout.endswith(f": 5 {noun}s, and no page 4: the last one is 3.\n")
-    assert shown_past.stdout.count("\n") == 1
-    assert not any(each.stderr for each in (last, past, shown_last, shown_past))
+    assert shown_last.stderr.endswith(f": 5 {noun}s, page 3 of 3.\n")
+    assert shown_past.stderr.startswith("Redis ")
+    assert shown_past.stderr.endswith(f": 5 {noun}s, and no page 4: the last one is 3.\n")
+    assert (shown_past.stdout.count("\t") > 0, shown_past.stdout.count("\n")) == (True, 1)
+    assert not any(each.stderr for each in (last, past))

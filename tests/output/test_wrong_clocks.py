@@ -21,7 +21,7 @@ def test_a_circuit_is_open_by_the_clock_of_postgres(
 ) -> None:
     app = docora.add_app("Acme", "app_1")
     link = docora.link(app, docora.add_repository("octo/api", "repo_1", circuit_open_for=open_for))
-    environment = {"COLUMNS": "200", **clock_ahead(ahead)}
+    environment = clock_ahead(ahead)
 
     listed = docora.run("links", env=environment)
     assert ("open until" in listed.stdout) == is_open, listed.stdout
@@ -31,7 +31,7 @@ def test_a_circuit_is_open_by_the_clock_of_postgres(
     assert row["circuit_is_open"] == is_open
 
     shown = docora.run("show", link.app_id, link.repository_id, env=environment)
-    assert ("Circuit         open until" in shown.stdout) == is_open, shown.stdout
+    assert ("Circuit\topen until" in shown.stdout) == is_open, shown.stdout
     assert ("was open until" in shown.stdout) != is_open, shown.stdout
     document = docora.run("show", link.app_id, link.repository_id, "--json", env=environment)
     assert document.data["circuit_is_open"] == is_open
@@ -51,9 +51,9 @@ def test_the_last_step_of_an_operation_is_as_long_ago_as_redis_says(
     assert docora.run("retry-all-failed", "--yes").code == 0
     [operation] = docora.run("operations", "--json").data
     docora.redis.expire(f"docora:bulk:{operation['operation_id']}", 3600 - 600)
-    environment = {"COLUMNS": "200", **clock_ahead(ahead)}
+    environment = clock_ahead(ahead)
     for command in ("status", "operations"):
         shown = docora.run(command, env=environment)
-        assert re.search(r"done.* 10 min ago", shown.stdout), shown.stdout
+        assert re.search(r"done.*\b10 min ago", shown.stdout), shown.stdout
     [operation] = docora.run("operations", "--json", env=environment).data
     assert 600 <= operation["last_step_seconds"] < 660

@@ -86,7 +86,7 @@ def test_durations(typed: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("typed", ["0", "0m", "169h", "604801", "1d", "1.5h", "-1", "10 m", ""])
 def test_other_durations_are_refused(typed: str) -> None:
-    with pytest.raises(UsageError, match=r"is not a duration from 1 s to 7 days"):
+    with pytest.raises(UsageError, match=r"is not a duration between 1 s and 7 days"):
         _seconds_of(typed)
 
 

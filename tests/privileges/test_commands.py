@@ -175,7 +175,7 @@ def test_without_the_schema_a_command_is_refused_and_doctor_says_what_to_grant(
     assert world.dump() == before
     doctor = world.run(DOCTOR)
     tables = check(doctor, "tables")
-    assert (doctor.code, tables["state"]) == (6, "failed")
+    assert (doctor.code, tables["state"]) == (6, "critical")
     assert "GRANT USAGE ON SCHEMA public" in tables["hint"]
 
 

@@ -174,7 +174,7 @@ def test_the_role_reads_neither_tokens_nor_keys_and_show_says_so(world: World) -
         ):
             connection.execute(f"SELECT {column} IS NOT NULL FROM {table}".encode())
     assert world.run((*SHOW, "--json")).data["has_token"] is None
-    assert "Token           not known: our role " in world.run(SHOW).stdout
+    assert "Token\tnot known: our role " in world.run(SHOW).stdout
     for url in (world.docora.database_access.command, world.docora.database_access.owner):
         assert world.run((*SHOW, "--json"), DATABASE_URL=url).data["has_token"] is True
 

@@ -19,7 +19,7 @@ from tests.support.read_only import frozen
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
 NO_POSTGRES = {"DATABASE_URL": None}
-COUNTS = ("waiting", "active", "completed", "failed", "delayed")
+COUNTS = ("waiting", "active", "completed_jobs", "failed_jobs", "delayed")
 
 
 def counts(data: dict[str, Any]) -> tuple[int, ...]:
@@ -59,7 +59,7 @@ def test_an_empty_queue_is_all_zeros(docora: Docora) -> None:
         }
     }
     assert "no worker listens" in result.stderr
-    assert table.stdout.splitlines()[0] == "Waiting    0"
+    assert table.stdout.splitlines()[0] == "Waiting\t0"
 
 
 @pytest.fixture
@@ -162,9 +162,9 @@ def test_workers_are_listed_with_what_they_do_and_who_is_gone(
     assert data["scheduler"]["last_heartbeat_at"]
 
     for line in (
-        "Waiting    5, the oldest for 3 h 0 min",
-        f"Scheduler  running on {os.uname().nodename}, process {os.getpid()}",
-        "Workers    2",
+        "Waiting\t5, the oldest for 3 h 0 min",
+        f"Scheduler\trunning on {os.uname().nodename}, process {os.getpid()}",
+        "Workers\t2",
     ):
         assert line in table.stdout.splitlines()
     rows = [" ".join(line.split()) for line in table.stdout.splitlines()]

@@ -26,7 +26,7 @@ def test_the_jobs_of_another_docora_are_neither_removed_nor_joined(docora: Docor
     diagnosis = examine(docora)
     assert diagnosis.code == 6, diagnosis
     found = check(diagnosis, "servers_match")
-    assert (found["state"], "12 of 12 jobs" in found["finding"]) == ("failed", True), found
+    assert (found["state"], "12 of 12 jobs" in found["finding"]) == ("critical", True), found
     assert "REDIS_URL" in found["hint"]
     assert {check(diagnosis, name)["hint"] for name in OF_DRIFT} == {None}
 
@@ -64,7 +64,9 @@ def test_failed_jobs_of_another_docora_are_a_sign_too_where_none_waits(docora: D
     before = docora.dump()
     refused = docora.run("retry", *link.ids, "--json")
     assert (refused.code, refused.json["code"]) == (4, "servers_mismatched"), refused
-    assert check(docora.run("doctor", "--json", env=ONE_LOOK), "servers_match")["state"] == "failed"
+    assert (
+        check(docora.run("doctor", "--json", env=ONE_LOOK), "servers_match")["state"] == "critical"
+    )
     assert docora.dump() == before
 
 

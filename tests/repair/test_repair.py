@@ -82,14 +82,10 @@ def test_a_repair_says_link_by_link_what_it_has_done(docora: Docora) -> None:
         "not_repaired": 0,
     }
     assert (data["message"], data["failures"]) == ("Repair done", [])
-    items = {item["kind"]: item for item in data["repaired"]}
+    items = {item["drift"]["kind"]: item for item in data["repaired"]}
     for kind, link in links.items():
-        assert items[kind].keys() == {
-            *("kind", "outcome", "job_id", "app_id", "app_name", "repository_id"),
-            *("repository_name", "detail"),
-        }
-        assert items[kind]["job_id"] == link.job_id
-        assert items[kind]["repository_name"] == f"octo/{kind}"
+        assert items[kind]["drift"]["job_id"] == link.job_id
+        assert items[kind]["drift"]["repository_name"] == f"octo/{kind}"
         assert items[kind]["outcome"] == ("queued" if kind in {"lost", "stuck"} else "removed")
     assert planned.data["repaired"] == data["repaired"]
     assert "5 mismatches at first check" in result.stderr

@@ -58,6 +58,10 @@ def test_a_resync_forgets_the_deliveries_resets_the_link_and_queues_it(
             "previous": {"status": "synced", "retry_count": 0, "error_message": None},
             "circuit_open_until": None,
             "worker_count": 0,
+            "dry_run": False,
+            "circuit_reset": None,
+            "deliveries_marked": None,
+            "waited": None,
             "deliveries_cleared": 3,
         }
     }
@@ -75,7 +79,7 @@ def test_the_table_counts_the_delivery_records_and_not_the_files(
     docora.add_worker()
     result = docora.run("resync", "acme search", "octo/api")
     assert result.code == 0, result
-    lines = [re.split(r"  +", line.strip()) for line in result.stdout.splitlines()]
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
     assert ["Files", "3 delivery records deleted: every file is sent again"] in lines
     assert ["Was", "synced, 0 tries failed"] in lines
     assert ["Outcome", "queued"] in lines
@@ -178,7 +182,7 @@ def test_all_lists_a_running_link_and_does_the_others(docora: Docora, link: Test
     docora.set_link(second, status="synced")
     waited = docora.run("wait", only_operation(docora), "--json")
     assert waited.code == 6, waited
-    assert (waited.data["succeeded"], waited.data["failed"]) == (1, 1)
+    assert (waited.data["put_to_work"], waited.data["not_queued"]) == (1, 1)
 
 
 def test_an_app_without_links_is_no_error(docora: Docora) -> None:

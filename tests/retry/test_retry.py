@@ -69,6 +69,11 @@ def test_each_outcome_succeeds_and_has_its_table_and_its_json(
             "previous": {"status": "failed", "retry_count": 5, "error_message": ERROR},
             "circuit_open_until": None,
             "worker_count": 0,
+            "dry_run": False,
+            "circuit_reset": None,
+            "deliveries_cleared": None,
+            "deliveries_marked": None,
+            "waited": None,
         }
     }
     if outcome == "already_running":
@@ -76,8 +81,7 @@ def test_each_outcome_succeeds_and_has_its_table_and_its_json(
         assert docora.waiting() == []
 
     assert table.code == 0, table
-    lines = {line[:12].strip(): line[12:].strip() for line in table.stdout.splitlines() if line}
-    assert lines == {
+    assert dict(line.split("\t") for line in table.stdout.splitlines()) == {
         "App": f"Acme Search ({APP})",
         "Repository": f"octo/api ({REPOSITORY})",
         "Was": "failed, 5 tries failed",

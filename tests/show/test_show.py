@@ -90,12 +90,12 @@ def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
         "job_record": {**nothing, "places": []},
     }
     for line in (
-        f"App             Acme Search ({app})",
-        "Status          failed, 3 tries failed",
-        "Error           HTTP 500 on created README.md",
-        f"Circuit         open until {times['circuit_open_until']}, 5 git failures in a row",
-        f"Delivered       12 files, the last at {times['last_delivered_at']}",
-        "Job state       none",
+        f"App\tAcme Search ({app})",
+        "Status\tfailed, 3 tries failed",
+        "Error\tHTTP 500 on created README.md",
+        f"Circuit\topen until {times['circuit_open_until']}, 5 git failures in a row",
+        f"Delivered\t12 files, the last at {times['last_delivered_at']}",
+        "Job state\tnone",
     ):
         assert line in table.stdout.splitlines()
     assert f"{'c' * 40} of trunk, 7 files, " in table.stdout
@@ -148,10 +148,12 @@ def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Doco
     assert failure["worker"] == "web-1.4711"
     masked = "DeliveryError: boom at https://***@h/x with ***"
     assert failure["text"].splitlines() == [*lines[-9:], masked]
-    assert f"Stands in       waiting list of {QUEUE}, place 2" in table.stdout
-    shown = [line.strip() for line in table.stdout.splitlines()]
+    assert f"Stands in\twaiting list of {QUEUE}, place 2" in table.stdout
+    shown = [line.partition("\t")[2] for line in table.stdout.splitlines()]
     assert shown[-2:] == [masked, "and 9 lines more: add --full"]
-    assert [line[16:] for line in full.splitlines()[-10:]] == [masked, *lines[-9:]]
+    assert full.splitlines()[-10:] == [
+        f"Last failure\t{line.strip()}" for line in (masked, *lines[-9:])
+    ]
     for secret in (TOKEN, GITHUB_TOKEN, AUTH_KEY):
         assert secret not in result.stdout + table.stdout + full
 
@@ -164,7 +166,7 @@ def test_a_job_far_from_the_head_of_its_list_is_not_searched(docora: Docora) -> 
     assert places(show(docora, near, "--json").data) == [("list", QUEUE)]
     data = show(docora, far, "--json").data
     assert (data["job"], data["job_record"]["status"], places(data)) == ("waiting", "queued", [])
-    assert "Stands in       none of the first 10,000 places of its list" in show(docora, far).stdout
+    assert "Stands in\tnone of the first 10,000 places of its list" in show(docora, far).stdout
 
 
 def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:

@@ -39,7 +39,7 @@ def test_a_pipe_gets_one_screen_after_the_other_also_after_a_lost_connection(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name = 'docora-ops' AND datname = current_database()"
         )
-        assert next(line for line in lines if line.startswith("Postgres   Postgres database"))
+        assert next(line for line in lines if line.startswith("Postgres\tPostgres database"))
         assert next(line for line in lines if line.startswith("Links"))
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)

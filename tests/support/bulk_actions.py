@@ -89,20 +89,27 @@ def bulk_document(message: str, operation_id: str | None = None, **changed: Any)
     counts = {name: changed.pop(name, 0) for name in COUNTS}
     total = sum(counts.values())
     is_schedule = message in {"Schedule pass done", "Nothing is due"}
-    left: dict[str, Any] = {"left_to_operations": []} if is_schedule else {}
+    without_value = (
+        *("deliveries_cleared", "deliveries_marked", "open_circuits_left_out", "circuits_reset"),
+        *("circuits_held", "in_flight", "taken_over", "results_at_stop", "failed_at_stop"),
+        *("planned_links", "waited"),
+    )
     return {
         "data": {
+            **dict.fromkeys(without_value),
             "message": message,
+            "dry_run": False,
             "operation_id": operation_id,
             "total": total,
             "completed": total,
+            "left": 0,
             "put_to_work": counts["queued"] + counts["replaced_stale"] + counts["already_queued"],
             "cancelled": False,
             "stopped_by": None,
             "cancelled_by": None,
             "failures": [],
             **counts,
-            **left,
+            "left_to_operations": [] if is_schedule else None,
             **changed,
         }
     }

@@ -34,6 +34,7 @@ from rq.utils import now
 from docora_ops.jobs import Backend
 from docora_ops.settings import Settings
 from tests.support.actions import Actions
+from tests.support.documents import check_document
 from tests.support.fork_server import ForkedProcess, ForkServer
 from tests.support.privileges import Access
 from tests.support.rows import Rows, TestLink
@@ -68,7 +69,7 @@ class Result:
     def json(self) -> Any:
         """The one document on stdout, without the moment and the command, which each has."""
         document = json.loads(self.stdout)
-        del document["finished_at"], document["command"]
+        del document["printed_at"], document["command"]
         return document
 
     @property
@@ -362,4 +363,6 @@ def finish(process: Process, timeout: float = 60) -> Result:
     except subprocess.TimeoutExpired:
         process.kill()
         raise
+    if stdout and stdout.startswith('{"printed_at": '):
+        check_document(stdout)
     return Result(process.wait(), stdout, stderr)

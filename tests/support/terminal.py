@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Self
 
-from tests.support.docora import Docora
+from tests.support.docora import COMMAND, Docora
 
 QUESTION = re.compile(rb"\[y/N\] ")
 # Opened by a session's leader, it becomes the session's controlling terminal. Once the leader ends,
@@ -183,6 +183,19 @@ def at_terminals(
         tty.setraw(screen.theirs)
     code = _run_at(docora, arguments, env, data, talk)
     return Shown(code, data.content().decode(), talk.content().decode())
+
+
+def run_on_screen(docora: Docora, line: str, environment: Mapping[str, str]) -> str:
+    """Run a line of sh that writes to a wide plain terminal, where nobody types; returns it all."""
+    screen = _Screen(200, b"")
+    tty.setraw(screen.theirs)
+    path = f"{COMMAND.parent}:{os.environ['PATH']}"
+    environment = {**environment, "PATH": path, "TERM": "dumb"}
+    streams = {"stdout": screen.theirs, "stderr": screen.theirs}
+    with docora.start_program("sh", "-c", line, env=environment, **streams) as process:
+        os.close(screen.theirs)
+        process.wait(60)
+    return screen.content().decode()
 
 
 def on_terminal(

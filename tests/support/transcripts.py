@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable
-from itertools import groupby
 from typing import Any
 
 _BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
@@ -11,9 +10,6 @@ _COMMAND = re.compile(r"^\$ (.*)$", re.MULTILINE)
 _OPERATION = re.compile(r"bulk_[0-9a-f]{16}")
 _WHO = re.compile(r'(?<="who": ")[^"]*|(?<=Z   )\S+@\S+ *(?=  \S)')
 _WIDTH = 100
-
-DASHBOARDS = "bulk_0123456789abcdef"
-"""An operation of Docora's dashboard that the tests prepare."""
 
 _VARYING = (
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "MOMENT"),
@@ -61,7 +57,7 @@ def play(text: str, run: Callable[[str], str]) -> str:
 
 def _operations(text: str) -> list[str]:
     """Returns the operation ids in the order of their first appearance."""
-    return list(dict.fromkeys(each for each in _OPERATION.findall(text) if each != DASHBOARDS))
+    return list(dict.fromkeys(each for each in _OPERATION.findall(text)))
 
 
 def comparable(text: str) -> list[str]:
@@ -84,16 +80,10 @@ def _same_width(who: re.Match[str]) -> str:
 
 
 def _with_short_rules(shown: str) -> str:
-    """Returns the output with each rule of a table as wide as its longest row."""
+    """Returns the output with each rule of a table as wide as the headings above it."""
     lines: list[str] = []
-    for is_table, group in groupby(
-        shown.splitlines(), key=lambda line: line.startswith((" ", "─"))
-    ):
-        rows = list(group)
-        if is_table:
-            width = max((len(row) for row in rows if not row.startswith("─")), default=0)
-            rows = ["─" * (width + 1) if row.startswith("─") else row for row in rows]
-        lines += rows
+    for line in shown.splitlines():
+        lines.append("─" * len(lines[-1]) if line.startswith("─") else line)
     return "".join(f"{line}\n" for line in lines)
 
 

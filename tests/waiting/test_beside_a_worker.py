@@ -45,7 +45,7 @@ def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots) -> No
         both = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
         assert both.code == 7, both
         assert (both.data["waited"]["synced"], both.data["waited"]["unfinished"]) == (1, 0)
-        assert both.data["failed_links"] == [
+        assert both.data["waited"]["failed_links"] == [
             {
                 "job_id": bad.job_id,
                 "app_id": bad.app_id,

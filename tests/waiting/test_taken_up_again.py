@@ -98,7 +98,7 @@ def test_a_person_sees_the_link_and_its_result(docora: Docora) -> None:
     shown = docora.run("wait", *link.ids)
     assert shown.code == 0, shown
     assert link.app_id in shown.stdout
-    assert re.search(r"^Result +in sync, after 0 s$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^Result\tin sync, after 0 s$", shown.stdout, re.MULTILINE)
 
 
 # An operation
@@ -116,12 +116,12 @@ def test_an_operation_is_waited_for_from_another_terminal(docora: Docora) -> Non
     shown = docora.run("wait", operation_id)
     assert result.code == shown.code == 7, (result, shown)
     data = result.data
-    counts = ("operation_id", "total", "completed", "succeeded", "failed", "cancelled")
+    counts = ("operation_id", "total", "completed", "put_to_work", "not_queued", "cancelled")
     assert [data[name] for name in counts] == [operation_id, 6, 6, 6, 0, False]
     assert (data["waited"]["synced"], data["waited"]["failed"]) == (5, 1)
-    assert [each["job_id"] for each in data["failed_links"]] == [bad.job_id]
-    assert data["failed_by_error"][0]["command"] == "docora-ops failed --error 'HTTP 503'"
-    assert (data["failures"], data["lost_links"]) == ([], [])
+    assert [each["job_id"] for each in data["waited"]["failed_links"]] == [bad.job_id]
+    assert data["waited"]["failed_by_error"][0]["error_message"] == "HTTP 503"
+    assert (data["failures"], data["waited"]["lost_links"]) == ([], [])
     assert "5 in sync, 1 failed again" in shown.stdout
 
 
@@ -197,7 +197,7 @@ def test_what_could_not_be_queued_and_a_cancellation_count_too(docora: Docora) -
         result = docora.run("wait", operation_id, "--json")
     assert result.code == 6, result
     assert [each["job_id"] for each in result.data["failures"]] == [bad]
-    assert (result.data["failed"], result.data["waited"]["synced"]) == (1, 2)
+    assert (result.data["not_queued"], result.data["waited"]["synced"]) == (1, 2)
 
 
 @pytest.mark.parametrize(

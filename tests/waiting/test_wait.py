@@ -49,7 +49,7 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
     assert "Waiting for 1 snapshot.\n" in synced.stderr
 
     assert again.code == 0, again
-    assert re.search(r"^Result +in sync, after \d+ s$", again.stdout, re.MULTILINE)
+    assert re.search(r"^Result\tin sync, after \d+ s$", again.stdout, re.MULTILINE)
     assert "Waiting for 1 snapshot, 60 s at most.\n" in again.stderr
 
     assert failed.code == 7, failed
@@ -58,8 +58,8 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
     assert failed.data["previous"]["error_message"] == "HTTP 500 on created README.md"
 
     assert failed_again.code == 7, failed_again
-    assert re.search(r"^Result +failed again, after \d+ s$", failed_again.stdout, re.MULTILINE)
-    assert re.search(r"^Error +HTTP 503 on \\x1b\[31mred$", failed_again.stdout, re.MULTILINE)
+    assert re.search(r"^Result\tfailed again, after \d+ s$", failed_again.stdout, re.MULTILINE)
+    assert re.search(r"^Error\tHTTP 503 on \\x1b\[31mred$", failed_again.stdout, re.MULTILINE)
     assert "\x1b" not in failed_again.stdout + failed_again.stderr
 
 
@@ -77,30 +77,26 @@ def test_many_are_counted_by_result_and_the_failed_ones_listed(docora: Docora) -
         0,
         False,
     )
-    [failed] = data["failed_links"]
+    [failed] = data["waited"]["failed_links"]
     assert (failed["job_id"], failed["error_message"]) == (bad.job_id, "HTTP 503")
     assert data["waited"].pop("seconds") < 60
     assert data["waited"].pop("per_second") >= 0
     jobs = {"waiting": 0, "running": 0, "delayed": 0, "lost": 0}
     counts = {"synced": 4, "failed": 1, "gone": 0, "unfinished": 0}
-    assert data["waited"] == {**counts, "jobs_by_state": jobs, "suspended": False}
-    assert data["failed_by_error"] == [
-        {
-            "error_message": "HTTP 503",
-            "links": 1,
-            "apps": 1,
-            "command": "docora-ops failed --error 'HTTP 503'",
-        }
+    expected = {**counts, "jobs_by_state": jobs, "suspended": False}
+    assert {name: data["waited"][name] for name in expected} == expected
+    assert data["waited"]["failed_by_error"] == [
+        {"error_message": "HTTP 503", "links": 1, "apps": 1}
     ]
-    assert data["lost_links"] == []
+    assert data["waited"]["lost_links"] == []
     assert "Waiting for 5 snapshots.\n" in document.stderr
 
     assert shown.code == 7, shown
     assert re.search(r"^1 failed again, after \d+ s$", shown.stdout, re.MULTILINE)
-    assert re.search(rf"{failed['app_name']} ← {failed['repository_name']} +HTTP 503", shown.stdout)
+    assert re.search(rf"{failed['app_name']} ← {failed['repository_name']}\tHTTP 503", shown.stdout)
 
     assert nothing.code == 0, nothing
-    assert (nothing.data["waited"]["synced"], nothing.data["failed_links"]) == (0, [])
+    assert (nothing.data["waited"]["synced"], nothing.data["waited"]["failed_links"]) == (0, [])
 
 
 def test_a_snapshot_that_a_resync_could_not_queue_is_not_waited_for(docora: Docora) -> None:
@@ -262,7 +258,7 @@ def test_where_no_bar_can_move_a_line_tells_now_and_then_how_far_it_is(
 ) -> None:
     monkeypatch.setattr(wait, "_SAY_EACH", 0)
     jobs = JobCounts(waiting=2, running=1)
-    step = BulkWait(4, 1, 0, 3, (), seconds=9, per_second=0.5, jobs=jobs)
+    step = BulkWait(4, 1, 0, 3, (), seconds=9, per_second=0.5, jobs_by_state=jobs)
     with wait.showing_wait(Context(), "8 snapshots") as show:
         show(step, 2, 3)
     said = capsys.readouterr().err.splitlines()
@@ -316,33 +312,14 @@ def test_failures_are_grouped_by_error_and_each_command_lists_its_links(docora: 
         result = docora.run("retry-all-failed", "--wait", "--json")
         shown = docora.run("retry-all-failed", "--wait")
     assert result.code == shown.code == 7, (result, shown)
-    groups = result.data["failed_by_error"]
+    groups = result.data["waited"]["failed_by_error"]
     assert [(each["error_message"], each["links"]) for each in groups] == [
         ("HTTP 502 on created *", 4),
         (None, 2),
         ("it's -50% *", 2),
     ]
-    for group in groups:
-        listed = docora.run_in_shell(f"{group['command']} --json")
+    commands = re.findall(r"^  (docora-ops failed .*)$", shown.stdout, re.MULTILINE)
+    for group, command in zip(groups, commands, strict=True):
+        listed = docora.run_in_shell(f"{command} --json")
         assert len(listed.json["data"]) == group["links"], (group, listed)
-        assert f"\n  {group['command']}\n" in shown.stdout
     assert "4 links of 4 apps failed again: HTTP 502 on created *\n" in shown.stdout
-
-
-def test_what_all_failed_of_is_said_once(docora: Docora) -> None:
-    docora.add_links(5)
-    with other_worker(docora, lambda _: "HTTP 503"):
-        shown = docora.run("retry-all-failed", "--wait")
-    assert "Failed again, all for the same reason: HTTP 503\n  App 1 ← octo/repo1\n" in shown.stdout
-    assert "5 links of 1 app failed again: HTTP 503\n" in shown.stdout
-    assert shown.stdout.count("HTTP 503") == 3  # the third one is in the command
-
-
-def test_links_that_could_not_be_queued_for_one_reason_share_its_sentence(docora: Docora) -> None:
-    docora.add_links(3)
-    for link in docora.links():
-        docora.redis.set(f"rq:job:{link.job_id}", "not a job")
-    shown = docora.run("retry-all-failed")
-    assert shown.code == 6, shown
-    assert shown.stdout.count("its Redis key does not hold a job") == 1
-    assert "\n  App 1 ← octo/repo1\n  App 1 ← octo/repo2\n" in shown.stdout

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.table import Table
 from rich.text import Text
 
 from docora_ops.bulk import KnownOperation
 from docora_ops.errors import PostgresError, RedisError, ServerError
-from docora_ops.jobs import ADVICE, Backend, BackendSource, QueueOverview, silence_of
-from docora_ops.links import LinkStatus
-from docora_ops.overview import SLOW_MS, DriftCounts, LinkOverview, Status, Trend
-from docora_ops.render.cells import NO_ERROR, ago, cell, with_id, words
-from docora_ops.render.json import Document
-from docora_ops.render.layout import pairs
-from docora_ops.render.queue import job_counts
+from docora_ops.jobs import ADVICE, Backend, BackendSource, QueueOverview, Suspension, silence_of
+from docora_ops.link_lists import ErrorGroup
+from docora_ops.links import AppCount, LinkStatus
+from docora_ops.overview import SLOW_MS, DriftCounts, LinkOverview, Standby, Status, Trend
+from docora_ops.render.columns import Pairs, Value, cell, words
+from docora_ops.render.link_view import NO_ERROR, with_id
+from docora_ops.render.operation_view import ago
 from docora_ops.text import amount, duration, inert
-
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions
-    from rich.segment import Segment
 
 _STATUSES = (
     LinkStatus.SYNCED,
@@ -32,50 +27,103 @@ _STATUSES = (
     LinkStatus.SCANNING,
     LinkStatus.FAILED,
 )
-Row = tuple[str, Text]
+Row = tuple[str, Value]
 
 
-def document(status: Status) -> Document:
-    """Returns the JSON of `status`. The fields of a server that is down are null."""
-    links, queue = status.links, status.queue
+@dataclass(frozen=True)
+class QueueSummary:
+    """The queue in numbers. Those of workers are null with the backend `bullmq`."""
+
+    backend: Backend
+    backend_source: BackendSource
+    queue_name: str
+    waiting: int
+    active: int
+    delayed: int
+    completed_jobs: int
+    failed_jobs: int
+    oldest_waiting_seconds: int | None
+    suspended: bool
+    suspension: Suspension | None
+    worker_count: int
+    workers_busy: int | None
+    workers_silent: int | None
+
+
+@dataclass(frozen=True)
+class StatusData:
+    """The result of `status`. The fields of a server that is down are null.
+
+    `failed_by_app` and `failed_by_error`: the first five of `failed_apps` apps and `failed_errors`
+    errors. `standby`: null on a primary.
+    """
+
+    postgres: str
+    schema: str | None
+    redis: str
+    postgres_latency_ms: int | None
+    redis_latency_ms: int | None
+    links_by_status: Mapping[LinkStatus, int] | None
+    open_circuits: int | None
+    pending_with_open_circuit: int | None
+    failed_apps: int | None
+    failed_by_app: Sequence[AppCount] | None
+    failed_errors: int | None
+    failed_by_error: Sequence[ErrorGroup] | None
+    queue: QueueSummary | None
+    standby: Standby | None
+    drift: DriftCounts | None
+    last_operation: KnownOperation | None
+
+
+def status_data(status: Status) -> StatusData:
+    """Returns the JSON data of `status`."""
+    links = status.links
     counts = links.counts if links else None
-    return {
-        "data": {
-            "postgres": status.postgres,
-            "schema": status.schema,
-            "redis": status.redis,
-            "postgres_latency_ms": status.postgres_latency_ms,
-            "redis_latency_ms": status.redis_latency_ms,
-            "links_by_status": counts and dict(counts.by_status),
-            "open_circuits": counts and counts.open_circuits,
-            "pending_with_open_circuit": counts and counts.pending_with_open_circuit,
-            "failed_apps": links and links.failed_by_app.total,
-            "failed_by_app": links and links.failed_by_app.rows,
-            "failed_errors": links and links.failed_by_error.total,
-            "failed_by_error": links and links.failed_by_error.rows,
-            "queue": queue
-            and {
-                "backend": queue.backend,
-                "backend_source": queue.backend_source,
-                "queue_name": queue.queue_name,
-                **job_counts(queue),
-                "oldest_waiting_seconds": queue.oldest_waiting_seconds,
-                "suspended": queue.suspended,
-                "suspension": queue.suspension,
-                "worker_count": len(queue.live_workers),
-                "workers_busy": _busy(queue),
-                "workers_silent": _silent(queue),
-            },
-            "standby": links and links.standby,
-            "drift": status.drift,
-            "last_operation": status.last_operation,
-        }
-    }
+    return StatusData(
+        postgres=status.postgres,
+        schema=status.schema,
+        redis=status.redis,
+        postgres_latency_ms=status.postgres_latency_ms,
+        redis_latency_ms=status.redis_latency_ms,
+        links_by_status=counts.by_status if counts else None,
+        open_circuits=counts.open_circuits if counts else None,
+        pending_with_open_circuit=counts.pending_with_open_circuit if counts else None,
+        failed_apps=links.failed_by_app.total if links else None,
+        failed_by_app=links.failed_by_app.rows if links else None,
+        failed_errors=links.failed_by_error.total if links else None,
+        failed_by_error=links.failed_by_error.rows if links else None,
+        queue=_summary(status.queue) if status.queue else None,
+        standby=links.standby if links else None,
+        drift=status.drift,
+        last_operation=status.last_operation,
+    )
 
 
-def screen(status: Status, trend: Trend | None = None) -> Table:
+def _summary(queue: QueueOverview) -> QueueSummary:
+    return QueueSummary(
+        backend=queue.backend,
+        backend_source=queue.backend_source,
+        queue_name=queue.queue_name,
+        waiting=queue.waiting,
+        active=queue.active,
+        delayed=queue.delayed,
+        completed_jobs=queue.completed_jobs,
+        failed_jobs=queue.failed_jobs,
+        oldest_waiting_seconds=queue.oldest_waiting_seconds,
+        suspended=queue.suspended,
+        suspension=queue.suspension,
+        worker_count=len(queue.live_workers),
+        workers_busy=_busy(queue),
+        workers_silent=None
+        if queue.backend is Backend.BULLMQ
+        else sum(worker.silent_seconds is not None for worker in queue.live_workers),
+    )
+
+
+def status_screen(status: Status, trend: Trend | None = None) -> Pairs:
     """Shows the state on one screen; with `trend` also what has changed."""
-    return pairs(_rows(status, trend))
+    return Pairs(list(_rows(status, trend)))
 
 
 def _rows(status: Status, trend: Trend | None) -> Iterator[Row]:
@@ -126,23 +174,26 @@ def _links(links: LinkOverview) -> Iterator[Row]:
         apps, errors = links.failed_by_app, links.failed_by_error
         names = Counter(row.app_name for row in apps.rows)
         width = len(str(counts.failed))
-        lines = [
+        app_lines: list[Value] = [
             _line(
                 f"{row.links:>{width}}  "
                 + (row.app_name if names[row.app_name] == 1 else with_id(row.app_name, row.app_id))
             )
             for row in apps.rows
         ]
-        in_apps = _first(f"in {amount(apps.total, 'app')}", lines, apps.total, "docora-ops apps")
-        yield from zip(("Failed", *[""] * len(lines)), in_apps, strict=False)
-        with_errors = f"with {amount(errors.total, 'error', 'different errors')}"
-        lines = [
-            _Shortened(f"  {group.links:>{width}}  {inert(group.error_message or f'({NO_ERROR})')}")
+        error_lines: list[Value] = [
+            _one_line(f"  {group.links:>{width}}  {inert(group.error_message or f'({NO_ERROR})')}")
             for group in errors.rows
         ]
-        command = "docora-ops failed --group-by error"
-        for line in _first(with_errors, lines, errors.total, command):
-            yield "", line
+        in_apps, by_error = f"in {amount(apps.total, 'app')}", "docora-ops failed --group-by error"
+        with_errors = f"with {amount(errors.total, 'error', 'different errors')}"
+        for number, value in enumerate(
+            (
+                *_first(in_apps, app_lines, apps.total, "docora-ops apps"),
+                *_first(with_errors, error_lines, errors.total, by_error),
+            )
+        ):
+            yield "" if number else "Failed", value
         if any("fatal:" in (group.error_message or "") for group in errors.rows):
             command = "docora-ops failed --error fatal: --group-by repository"
             yield "", _heading("git errors", command)
@@ -154,7 +205,7 @@ def _links(links: LinkOverview) -> Iterator[Row]:
         yield "Circuits", cell("none open")
 
 
-def _first(text: str, lines: Sequence[Text], total: int, command: str) -> Iterator[Text]:
+def _first(text: str, lines: Sequence[Value], total: int, command: str) -> Iterator[Value]:
     """Yields a heading and the lines. If they are not all, the last one says how many are left."""
     if total <= len(lines):
         yield _heading(text, command)
@@ -165,12 +216,9 @@ def _first(text: str, lines: Sequence[Text], total: int, command: str) -> Iterat
         yield _heading(f"and {total - len(lines) + 1} more", command)
 
 
-class _Shortened(Text):
-    """A line whose middle becomes `*` if it is too long, so that the code of an error stays."""
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
-        line = Text(_shortened(self.plain, options.max_width), overflow="ellipsis", no_wrap=True)
-        return Text.__rich_console__(line, console, options)
+def _one_line(text: str) -> Callable[[int], Text]:
+    """Returns a function that shortens a line in the middle, so that the code of an error stays."""
+    return lambda width: Text(_shortened(text, width), overflow="ellipsis", no_wrap=True)
 
 
 def _shortened(text: str, width: int) -> str:
@@ -224,13 +272,6 @@ def _busy(queue: QueueOverview) -> int | None:
     if queue.backend is Backend.BULLMQ:
         return None
     return sum(worker.state == "busy" for worker in queue.live_workers)
-
-
-def _silent(queue: QueueOverview) -> int | None:
-    """Counts the workers that have missed a heartbeat; those of BullMQ send none."""
-    if queue.backend is Backend.BULLMQ:
-        return None
-    return sum(worker.silent_seconds is not None for worker in queue.live_workers)
 
 
 def _drift(drift: DriftCounts) -> Text:

@@ -1,0 +1,49 @@
+"""Each command with --json has a schema; `finish` holds every document of a test against it."""
+
+import json
+
+import pytest
+import typer
+
+from docora_ops.cli.app import app
+from docora_ops.render.documents import schema_of
+from tests.support.docora import Docora
+from tests.support.documents import check_document
+
+STAMP = '{"printed_at": "2026-01-01T00:00:00.000Z", "command": "docora-ops cancel x --json", %s}'
+DONE = '"data": {"message": "m", "operation_id": "x", "already_cancelled": false}'
+
+
+def test_each_command_with_json_has_a_schema_and_no_other_has(docora: Docora) -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for name, command in commands.items():
+        has_json = any("--json" in parameter.opts for parameter in command.params)
+        assert (schema_of(name) is not None) == has_json, name
+    printed = docora.run("help", "json", "--schema", "show")
+    assert (printed.code, json.loads(printed.stdout)) == (0, schema_of("show"))
+    refused = docora.run("help", "json", "--schema", "worker")
+    assert (refused.code, "no command with --json" in refused.stderr) == (2, True)
+
+
+def test_a_document_that_does_not_fit_its_schema_is_found() -> None:
+    check_document(STAMP % DONE)
+    for wrong in (
+        DONE.replace('"m"', "1"),
+        DONE.replace("false", 'false, "other": 1'),
+        DONE.replace(', "already_cancelled": false', ""),
+        '"failed": 1',
+    ):
+        with pytest.raises(AssertionError, match="docora-ops cancel"):
+            check_document(STAMP % wrong)
+
+
+def test_failed_is_the_status_of_links_and_what_is_counted_by_status_says_so() -> None:
+    commands = ("status", "queue", "progress", "repair", "retry-all-failed", "doctor")
+    owners = {
+        name
+        for command in commands
+        for name, definition in (schema_of(command) or {})["$defs"].items()
+        if "failed" in definition.get("properties", {})
+    }
+    assert owners == {"BulkWait", "Results"}
+    assert {"failed"} & set((schema_of("doctor") or {})["$defs"]["CheckState"]["enum"]) == set()
