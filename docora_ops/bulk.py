@@ -94,27 +94,29 @@ class MaxFailures:
 
 
 @dataclass(frozen=True)
-class BulkOptions:
-    """How a bulk operation treats the links that are chosen.
+class ChangeOptions:
+    """How links are retried or resynced.
 
     front: queue ahead of all waiting jobs.
     reset_circuit: also close the circuit of each repository.
+    update: a resync marks the delivery records instead of deleting them.
+    dry_run: only find out what would happen.
+
+    The rest is for bulk operations.
     in_flight: keep at most so many snapshots in flight, and wait for all of them.
     max_failures: with `in_flight`, queue no more once more snapshots have failed.
-    update: a resync marks the delivery records instead of deleting them.
     wait: wait for the snapshots.
     timeout: seconds after which the wait ends; the jobs go on.
-    dry_run: only find out what would happen.
     """
 
     front: bool = False
     reset_circuit: bool = False
+    update: bool = False
+    dry_run: bool = False
     in_flight: int | None = None
     max_failures: MaxFailures | None = None
-    update: bool = False
     wait: bool = False
     timeout: float | None = None
-    dry_run: bool = False
 
     @property
     def is_paced(self) -> bool:
@@ -132,6 +134,9 @@ class BulkOptions:
             "max_failures": most and (str(most) if most.is_percent else most.number),
             "update": self.update,
         }
+
+
+NO_OPTIONS = ChangeOptions()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ it is; to stop it early, close it. `docora-ops help python` has an example.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from docora_ops.bulk import BulkOptions
+from docora_ops.bulk import ChangeOptions
 
 if TYPE_CHECKING:
     from docora_ops.actions.bulk_run import BulkStep
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from docora_ops.actions.workers import pause, resume, rq_workers
 
 __all__ = [
-    "BulkOptions",
     "BulkStep",
+    "ChangeOptions",
     "Docora",
     "LinkChoice",
     "LinkStep",

@@ -8,7 +8,7 @@ from sys import intern
 
 from docora_ops.actions.look import invalid_job_id, look_at_jobs, outcome_of, why_not_queued
 from docora_ops.audit import Change
-from docora_ops.bulk import StoppedBy
+from docora_ops.bulk import NO_OPTIONS, ChangeOptions, StoppedBy
 from docora_ops.database import Database, Rollback
 from docora_ops.database.circuits import circuits_to_reset, reset_circuits
 from docora_ops.database.link_rows import (
@@ -133,10 +133,7 @@ class BatchExecution:
 
     claim_links: locks and changes the links that still qualify.
     audit: the audit entries of the run; None if the change is not recorded.
-    front: put new jobs ahead of those that wait.
-    reset_circuit: close the circuits of the repositories, too.
     operation_id: the operation that keeps the links that are claimed.
-    update: a resync marks the delivery records instead of deleting them.
     waits_for_circuits: wait for a circuit that another session holds; in a bulk operation, waiting
         for one with each link would take days.
     disproved: by job id, the evidence against the status of a waiting job, see `PushRequest`.
@@ -147,10 +144,8 @@ class BatchExecution:
     action: Action
     claim_links: Claiming
     audit: AuditEntries | None = None
-    front: bool = False
-    reset_circuit: bool = False
+    options: ChangeOptions = NO_OPTIONS
     operation_id: str | None = None
-    update: bool = False
     waits_for_circuits: bool = False
     disproved: Mapping[str, str] = field(default_factory=dict)
     _has_waited_in_vain: bool = False
@@ -212,9 +207,9 @@ class BatchExecution:
             payloads = [claim.payload for claim in changed]
             if self.action is Action.RESYNC:
                 done.deliveries_cleared = clear_deliveries(
-                    self.database, payloads, update=self.update
+                    self.database, payloads, update=self.options.update
                 )
-            if self.reset_circuit:
+            if self.options.reset_circuit:
                 ids = {payload.repository_id for payload in payloads}
                 open_circuits = circuits_to_reset(self.database, ids)
                 done.circuits_reset = reset_circuits(
@@ -296,7 +291,7 @@ class BatchExecution:
         audit = self.audit
         entries = audit.entries_with_push(self.action) if audit else {}
         answers = self.queue.push(
-            requests, front=self.front, operation_id=self.operation_id, audit=entries
+            requests, front=self.options.front, operation_id=self.operation_id, audit=entries
         )
         if audit and any(
             answer.outcome in entries or (not answer.outcome and answer.state.is_over)
@@ -313,7 +308,7 @@ class BatchExecution:
                 outcome = Outcome.REPLACED_STALE
             batch.record(ref, outcome, why_not_queued(answer))
         queued = [item.ref for item in batch.recorded if item.outcome.succeeded]
-        if self.reset_circuit:
+        if self.options.reset_circuit:
             ids = {ref.repository_id for ref in queued}
             batch.circuits_reset = circuits_to_reset(self.database, ids)
         if self.action is Action.RESYNC:

@@ -11,11 +11,11 @@ from dataclasses import astuple, dataclass, field
 from docora_ops.actions.batch import AuditEntries, Batch, BatchExecution
 from docora_ops.actions.belonging import require_servers_to_match
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.failures import named_failures
 from docora_ops.actions.following import Following, keep_results
+from docora_ops.actions.look import named_failures
 from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.audit import Change
-from docora_ops.bulk import BulkOptions, BulkResult, Progress, StoppedBy
+from docora_ops.bulk import BulkResult, ChangeOptions, Progress, StoppedBy
 from docora_ops.database import Selection
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.errors import (
@@ -72,7 +72,7 @@ class BulkRun:
     action: Action
     selection: Selection
     change: Change
-    options: BulkOptions
+    options: ChangeOptions
     batch_size: int
     deliveries: int = 0
     disproved: Mapping[str, str] = field(default_factory=dict)
@@ -128,9 +128,7 @@ class BulkRun:
             self.action,
             self.selection.claim,
             self._audit,
-            self.options.front,
-            self.options.reset_circuit,
-            update=self.options.update,
+            self.options,
             disproved=self.disproved,
         )
         if self.options.dry_run:

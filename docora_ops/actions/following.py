@@ -11,9 +11,8 @@ from math import inf
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.failures import named_failures
 from docora_ops.actions.job_watch import JobWatch
-from docora_ops.actions.look import invalid_job_id, look_at_jobs
+from docora_ops.actions.look import invalid_job_id, look_at_jobs, named_failures
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.workers import count_workers
 from docora_ops.audit import Change, describe_change

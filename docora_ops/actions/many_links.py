@@ -14,7 +14,7 @@ from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
 from docora_ops.actions.paced_run import PacedRun
 from docora_ops.actions.workers import require_rq, require_rq_for_front
 from docora_ops.audit import Change, describe_change
-from docora_ops.bulk import BulkOptions
+from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.database import Selection
 from docora_ops.database.link_reports import count_links, read_results
 from docora_ops.database.link_rows import count_deliveries
@@ -25,13 +25,13 @@ from docora_ops.text import amount
 
 _RESYNC_BATCH = 50
 """Links in one transaction, which deletes thousands of rows for each."""
-_ALL, _AS_THEY_COME = LinkChoice(), BulkOptions()
+_ALL = LinkChoice()
 
 
 def retry_all_failed(
     docora: Docora,
     choice: LinkChoice = _ALL,
-    options: BulkOptions = _AS_THEY_COME,
+    options: ChangeOptions = NO_OPTIONS,
     *,
     limit: int | None = None,
     by_prefix: bool = True,
@@ -76,7 +76,7 @@ def retry_all_failed(
 def resync_all(
     docora: Docora,
     app: str,
-    options: BulkOptions = _AS_THEY_COME,
+    options: ChangeOptions = NO_OPTIONS,
     *,
     by_prefix: bool = True,
     reason: str | None = None,
@@ -126,7 +126,7 @@ def schedule(
         left = f"{amount(links, 'due link')} left to operation {operation_id}"
         docora.note(f"{left}, which queues its links at its own pace (--in-flight).")
     change = describe_change("schedule", reason)
-    run = _run_of(docora, Action.SCHEDULE, selection, change, BulkOptions(dry_run=dry_run))
+    run = _run_of(docora, Action.SCHEDULE, selection, change, ChangeOptions(dry_run=dry_run))
     for event in find_misplaced(docora.queue, selection.refs, delay=docora.settings.drift_grace):
         if isinstance(event, Suspects):
             yield run.step()
@@ -157,7 +157,7 @@ def without_paced_links(docora: Docora, selection: Selection) -> Selection:
     return replace(selection, refs=refs, by_app=by_app, left_to_operations=dict(left_out))
 
 
-def _must_skip_open_circuits(docora: Docora, options: BulkOptions) -> bool:
+def _must_skip_open_circuits(docora: Docora, options: ChangeOptions) -> bool:
     """Tells whether links with an open circuit are left alone: Docora would not queue them."""
     return docora.queue.is_docoras and not options.reset_circuit
 
@@ -167,7 +167,7 @@ def _run_of(
     action: Action,
     selection: Selection,
     change: Change,
-    options: BulkOptions,
+    options: ChangeOptions,
     batch_size: int = 0,
 ) -> BulkRun:
     if not (options.is_paced and selection.total):

@@ -11,6 +11,7 @@ from docora_ops.actions.look import invalid_job_id, job_state
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.workers import count_workers, require_rq_for_front
 from docora_ops.audit import describe_change
+from docora_ops.bulk import NO_OPTIONS, ChangeOptions
 from docora_ops.database import Database
 from docora_ops.database.link_rows import (
     claim_failed_links,
@@ -38,10 +39,8 @@ def retry(
     docora: Docora,
     app: str,
     repository: str,
+    options: ChangeOptions = NO_OPTIONS,
     *,
-    front: bool = False,
-    reset_circuit: bool = False,
-    dry_run: bool = False,
     reason: str | None = None,
 ) -> LinkResult:
     """Resets one failed link and queues its job, both or neither.
@@ -50,40 +49,29 @@ def retry(
 
     app: id or name, or the beginning of a single one.
     repository: id, `owner/name` or GitHub URL.
-    front: queue ahead of all waiting jobs.
-    reset_circuit: also close the circuit of the repository.
-    dry_run: only find out what would happen.
     reason: for the audit entry.
 
     Raises NotFoundError, AmbiguousError, NotFailedError, CircuitOpenError, JobMisplacedError,
     UnqueueableError, NeedsRqError, UnclearBackendError, WrongBackendError, ServersMismatchedError,
     PostgresError, RedisError; nothing has changed then.
     """
-    return _change(
-        docora, Action.RETRY, app, repository, front, reset_circuit, dry_run, reason, update=False
-    )
+    return _change(docora, Action.RETRY, app, repository, options, reason)
 
 
 def resync(
     docora: Docora,
     app: str,
     repository: str,
+    options: ChangeOptions = NO_OPTIONS,
     *,
-    update: bool = False,
-    front: bool = False,
-    reset_circuit: bool = False,
-    dry_run: bool = False,
     reason: str | None = None,
 ) -> LinkResult:
     """Resets a link, whatever its status, and its delivery records, and queues its job.
 
-    Deletes the delivery records or, with `update`, marks them as outdated. Takes the further
-    parameters of `retry`, and raises the same errors, except NotFailedError; SnapshotRunningError
-    if the job of the link is running.
+    Takes the parameters of `retry`. Raises the same errors except NotFailedError, and
+    SnapshotRunningError if the job of the link is running.
     """
-    return _change(
-        docora, Action.RESYNC, app, repository, front, reset_circuit, dry_run, reason, update=update
-    )
+    return _change(docora, Action.RESYNC, app, repository, options, reason)
 
 
 def link_to_resync(docora: Docora, app: str, repository: str) -> tuple[Link, int]:
@@ -100,57 +88,44 @@ def _change(
     action: Action,
     app: str,
     repository: str,
-    front: bool,
-    reset_circuit: bool,
-    dry_run: bool,
+    options: ChangeOptions,
     reason: str | None,
-    *,
-    update: bool,
 ) -> LinkResult:
-    if front:
+    if options.front:
         require_rq_for_front(docora)
     database, queue = docora.database, docora.queue
     with database.transaction():  # one, instead of one for each statement
         link = resolve_link(database, app, repository)
-    ref = link.ref
     workers = count_workers(docora, to_change=True)
     require_servers_to_match(database, queue)
-    if not dry_run:
+    if not options.dry_run:
         queue.prepare()
-    claim = _claim_of(docora, action, link, reset_circuit=reset_circuit)
-    options = {"front": front, "reset_circuit": reset_circuit, "update": update}
-    audit = AuditEntries(describe_change(action, reason, **link.names, **options), 1)
+    claim = _claim_of(docora, action, link, reset_circuit=options.reset_circuit)
+    audit = AuditEntries(describe_change(action, reason, **link.names, **options.recorded), 1)
     execution = BatchExecution(
-        database,
-        queue,
-        action,
-        claim,
-        audit,
-        front,
-        reset_circuit,
-        update=update,
-        waits_for_circuits=True,
+        database, queue, action, claim, audit, options, waits_for_circuits=True
     )
     batch = Batch()
-    if dry_run:
-        execution.plan([ref], batch)
+    if options.dry_run:
+        execution.plan([link.ref], batch)
     else:
-        execution.claim_and_push([ref], batch, wait=True)
+        execution.claim_and_push([link.ref], batch, wait=True)
     if batch.unclaimed:
-        raise _gone(ref)
+        raise _gone(link.ref)
     [item] = batch.recorded
     outcome = item.outcome
     match outcome:
         case Outcome.NOT_QUEUED:
             raise JobUnreadableError(
-                f"job {ref.job_id!r} can't be queued: {item.error_message}",
+                f"job {link.ref.job_id!r} can't be queued: {item.error_message}",
                 hint="look at that key, and remove it if nothing needs it",
             )
         case Outcome.SKIPPED:  # it has changed since it was read
-            link = read_link(database, ref.app_id, ref.repository_id) or link
-            if queue.is_docoras and not reset_circuit and link.circuit_is_open:
-                raise _circuit_open(link)
-            raise _not_failed(database, queue, link)
+            changed = read_link(database, link.ref.app_id, link.ref.repository_id)
+            if changed is None:
+                raise _gone(link.ref)
+            _claim_of(docora, action, changed, reset_circuit=options.reset_circuit)
+            raise _not_failed(database, queue, changed)
         case Outcome.ALREADY_RUNNING if action is Action.RESYNC:
             raise _running(queue, link)
     audit_error = None
@@ -160,17 +135,18 @@ def _change(
             queue.record(audit.end(counts, None))
         except RedisError as error:
             audit_error = error.message
-    is_changed = reset_circuit and outcome.succeeded
+    is_changed = options.reset_circuit and outcome.succeeded
+    is_reset = is_changed and bool(batch.circuits_reset)
     return LinkResult(
         action=action,
         link=link,
         outcome=outcome,
         workers=workers,
         circuit_open_until=None if is_changed else link.circuit_open_until,
-        circuit_reset=is_changed and bool(batch.circuits_reset) if reset_circuit else None,
+        circuit_reset=is_reset if options.reset_circuit else None,
         deliveries_cleared=batch.deliveries_cleared,
-        update=update,
-        dry_run=dry_run,
+        update=options.update,
+        dry_run=options.dry_run,
         audit_error=audit_error,
         scan_interval=queue.scan_interval,
     )
@@ -188,7 +164,11 @@ def _claim_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool
     if action is Action.RETRY and link.status not in statuses:
         raise _not_failed(database, queue, link)
     if skip_open_circuits and link.circuit_is_open:
-        raise _circuit_open(link)
+        raise CircuitOpenError(
+            link.held_back,
+            hint="add --reset-circuit to close the circuit, too",
+            details={"status": link.status, "circuit_open_until": link.circuit_open_until},
+        )
     is_waiting = job_state(database, queue, link.ref) is JobState.WAITING
     if is_waiting and not queue.is_in_place(link.ref.job_id):
         raise JobMisplacedError(
@@ -207,14 +187,6 @@ def _gone(ref: LinkRef) -> NotFoundError:
     return NotFoundError(
         f"App-repository link not found: {ref.app_id!r} and {ref.repository_id!r}",
         hint="it was removed a moment ago",
-    )
-
-
-def _circuit_open(link: Link) -> CircuitOpenError:
-    return CircuitOpenError(
-        link.held_back,
-        hint="add --reset-circuit to close the circuit, too",
-        details={"status": link.status, "circuit_open_until": link.circuit_open_until},
     )
 
 

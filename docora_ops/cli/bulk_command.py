@@ -9,11 +9,11 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 
 from docora_ops import actions
-from docora_ops.actions import BulkOptions, BulkStep
+from docora_ops.actions import BulkStep, ChangeOptions
 from docora_ops.bulk import BulkResult, StoppedBy
-from docora_ops.cli.change import in_words, reset_in_words, sent_again
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
+from docora_ops.cli.link_command import in_words, reset_in_words, sent_again
 from docora_ops.cli.signals import interrupted_code, stopping_on_signals, until_stopped
 from docora_ops.cli.streams import write_at_once
 from docora_ops.cli.terminal import Terminal
@@ -35,7 +35,7 @@ _AFTER_LOST_REDIS = (
 def run_bulk(
     context: Context,
     events: Generator[BulkStep],
-    options: BulkOptions,
+    options: ChangeOptions,
     terminal: Terminal | None = None,
 ) -> int:
     """Asks at the terminal, carries the operation out and shows the result.
@@ -58,7 +58,7 @@ def run_bulk(
 
 
 def _carry_out(
-    context: Context, events: Generator[BulkStep], step: BulkStep, options: BulkOptions
+    context: Context, events: Generator[BulkStep], step: BulkStep, options: ChangeOptions
 ) -> int:
     docora, stop = context.docora, Stop()
     action, total = step.result.action, step.result.total
@@ -109,17 +109,17 @@ def _carry_out(
     return _finish(context, step, options, stop, error)
 
 
-def _ask(context: Context, terminal: Terminal, step: BulkStep, options: BulkOptions) -> None:
+def _ask(context: Context, terminal: Terminal, step: BulkStep, options: ChangeOptions) -> None:
     docora = context.docora
     above: list[object] = [app_counts(step.chosen)] if len(step.chosen) > 1 else []
-    end = in_words(front=options.front, reset_circuit=options.reset_circuit) + _pace(options)
+    end = in_words(options)
     if step.result.action is Action.RETRY:
         question = reset_in_words(docora, _links_of(step), "their snapshot jobs") + end
     else:
         links, files = amount(step.result.total, "link"), amount(step.deliveries, "file")
         question = (
             f"send {step.chosen[0].app_name}, over {links}, {files} "
-            f"{sent_again(update=options.update)} the delivery records, "
+            f"{sent_again(options)} the delivery records, "
             f"{reset_in_words(docora, 'the links', 'their snapshot jobs')}{end})"
         )
         if not options.update:
@@ -130,7 +130,7 @@ def _ask(context: Context, terminal: Terminal, step: BulkStep, options: BulkOpti
 
 @contextmanager
 def _progress(
-    context: Context, total: int, options: BulkOptions
+    context: Context, total: int, options: ChangeOptions
 ) -> Iterator[Callable[[BulkStep], None]]:
     """Shows how far the work is; with `--in-flight`, the wait for the snapshots, too."""
     if not options.is_paced:
@@ -138,7 +138,8 @@ def _progress(
             yield lambda step: move(step.result.completed)
         return
     has_told = False
-    with showing_wait(context, f"{amount(total, 'snapshot')}{_pace(options)}") as show_wait:
+    pace = in_words(replace(options, front=False, reset_circuit=False))
+    with showing_wait(context, f"{amount(total, 'snapshot')}{pace}") as show_wait:
 
         def show(step: BulkStep) -> None:
             nonlocal has_told
@@ -155,7 +156,7 @@ def _progress(
 def _finish(
     context: Context,
     step: BulkStep,
-    options: BulkOptions,
+    options: ChangeOptions,
     stop: Stop,
     error: ServerError | None = None,
 ) -> int:
@@ -192,7 +193,7 @@ def _finish(
 def _show(
     context: Context,
     step: BulkStep,
-    options: BulkOptions,
+    options: ChangeOptions,
     error: ServerError | None = None,
     *,
     is_last: bool = True,
@@ -216,7 +217,7 @@ def _show(
             context.show_tables(render.wait_screens(waited), is_last=False)
 
 
-def _summary(context: Context, result: BulkResult, options: BulkOptions) -> Iterator[object]:
+def _summary(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[object]:
     """Yields the counts, then the links that could not be queued, then those of a dry run."""
     yield render.summary(result) if result.total else render.message(result)
     if notes := list(_notes(context, result, options)):
@@ -227,7 +228,7 @@ def _summary(context: Context, result: BulkResult, options: BulkOptions) -> Iter
         yield from ("", render.planned_list(result.links))
 
 
-def _notes(context: Context, result: BulkResult, options: BulkOptions) -> Iterator[str]:
+def _notes(context: Context, result: BulkResult, options: ChangeOptions) -> Iterator[str]:
     """Yields what the table does not tell."""
     if result.action is Action.RESYNC and result.total:
         count, is_planned = result.deliveries_cleared, options.dry_run
@@ -280,11 +281,3 @@ def _next_step(action: Action) -> str:
 def _taken_over(result: BulkResult) -> int:
     """Counts the links that others have queued first. To a resync they make no difference."""
     return result.taken_over if result.action is Action.RETRY else 0
-
-
-def _pace(options: BulkOptions) -> str:
-    """Says how many links may be in flight and fail again, if there are limits."""
-    limits = "" if options.in_flight is None else f", {options.in_flight} in flight at most"
-    if options.max_failures is not None:
-        limits += f", until more than {options.max_failures} have failed again"
-    return limits

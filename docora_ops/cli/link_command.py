@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from docora_ops.actions import ChangeOptions, Docora
 from docora_ops.cli.context import Context
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.wait import await_link, end_wait
@@ -11,7 +12,33 @@ from docora_ops.links import LinkResult, Outcome
 from docora_ops.render import link_view as render
 
 
-def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
+def reset_in_words(docora: Docora, links: str, jobs: str) -> str:
+    """Returns what happens to links and their jobs, for a question."""
+    if docora.queue.is_docoras:
+        return f"reset {links}, so that Docora's scheduler queues {jobs}"
+    return f"reset {links} and queue {jobs}"
+
+
+def sent_again(options: ChangeOptions) -> str:
+    """Returns how files are sent again, and what is done to their records, for a question."""
+    if options.update:
+        return "again as updates, and delete there what is gone from the repository (mark"
+    return "again (delete"
+
+
+def in_words(options: ChangeOptions) -> str:
+    """Returns what options add to a question about jobs: their place, circuits and the pace."""
+    words = " at the head of the queue" if options.front else ""
+    if options.reset_circuit:
+        words += ", and close open circuits"
+    if options.in_flight is not None:
+        words += f", {options.in_flight} in flight at most"
+    if options.max_failures is not None:
+        words += f", until more than {options.max_failures} have failed again"
+    return words
+
+
+def show_change(context: Context, result: LinkResult, options: ChangeOptions) -> int:
     """Shows the result of the change, with `--wait` that of the snapshot. Returns the exit code."""
     if not context.as_json:
         context.show_tables([render.result_screen(result)], is_last=not context.wait)
@@ -28,7 +55,7 @@ def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
             "Warning: the change was made, but history shows it as not finished: "
             f"{result.audit_error}"
         )
-    if front and result.outcome is Outcome.ALREADY_QUEUED:
+    if options.front and result.outcome is Outcome.ALREADY_QUEUED:
         context.say("The job was waiting already and keeps its place: --front moves no job.")
     return _wait(context, result) if context.wait else ExitCode.OK
 

@@ -60,8 +60,9 @@ def resync(
     if repo is not None and in_flight is not None:
         raise UsageError("--in-flight needs --all", hint="remove --in-flight")
     terminal = terminal_to_ask(skip=yes or dry_run)
+    chosen = options.change_options(typer_context)
     if repo is not None:
-        return _resync_one(context, typer_context, app, repo, terminal)
+        return _resync_one(context, app, repo, chosen, reason, terminal)
     if not (yes or dry_run or terminal):
         raise UsageError(
             "resync --all sends the app all files again, and there is no terminal to confirm that",
@@ -69,40 +70,31 @@ def resync(
         )
     from docora_ops.cli.bulk_command import run_bulk
 
-    bulk = options.bulk_options(typer_context)
     by_prefix = dry_run or terminal is not None
-    events = actions.resync_all(context.docora, app, bulk, by_prefix=by_prefix, reason=reason)
-    return run_bulk(context, events, bulk, terminal)
+    events = actions.resync_all(context.docora, app, chosen, by_prefix=by_prefix, reason=reason)
+    return run_bulk(context, events, chosen, terminal)
 
 
 def _resync_one(
-    context: Context, typer_context: typer.Context, app: str, repo: str, terminal: Terminal | None
+    context: Context,
+    app: str,
+    repo: str,
+    chosen: actions.ChangeOptions,
+    reason: str | None,
+    terminal: Terminal | None,
 ) -> int:
-    from docora_ops.cli.change import in_words, reset_in_words, sent_again
-    from docora_ops.cli.link_command import show_change
+    from docora_ops.cli.link_command import in_words, reset_in_words, sent_again, show_change
     from docora_ops.render.link_view import forgotten
     from docora_ops.text import amount
 
-    given = typer_context.params
-    front, reset_circuit, update = given["front"], given["reset_circuit"], given["update"]
     docora = context.docora
     if terminal is not None:
         link, records = actions.link_to_resync(docora, app, repo)
         terminal.ask(
             f"{docora.servers}: send {link.payload.app_name} {amount(records, 'file')} of "
-            f"{link.payload.repository_name} {sent_again(update=update)} the delivery records, "
-            f"{reset_in_words(docora, 'the link', 'its snapshot job')}"
-            f"{in_words(front=front, reset_circuit=reset_circuit)})?",
-            *([] if update else [forgotten(is_planned=True)]),
+            f"{link.payload.repository_name} {sent_again(chosen)} the delivery records, "
+            f"{reset_in_words(docora, 'the link', 'its snapshot job')}{in_words(chosen)})?",
+            *([] if chosen.update else [forgotten(is_planned=True)]),
         )
-    result = actions.resync(
-        docora,
-        app,
-        repo,
-        update=update,
-        front=front,
-        reset_circuit=reset_circuit,
-        dry_run=context.dry_run,
-        reason=given["reason"],
-    )
-    return show_change(context, result, front=front)
+    result = actions.resync(docora, app, repo, chosen, reason=reason)
+    return show_change(context, result, chosen)

@@ -30,13 +30,6 @@ def retry(
     context = context_of(typer_context)
     from docora_ops.cli.link_command import show_change
 
-    result = actions.retry(
-        context.docora,
-        app,
-        repo,
-        front=front,
-        reset_circuit=reset_circuit,
-        dry_run=dry_run,
-        reason=reason,
-    )
-    return show_change(context, result, front=front)
+    chosen = options.change_options(typer_context)
+    result = actions.retry(context.docora, app, repo, chosen, reason=reason)
+    return show_change(context, result, chosen)

@@ -53,7 +53,7 @@ def retry_all_failed(
     from docora_ops.cli.bulk_command import run_bulk
 
     choice = options.link_choice(typer_context)
-    bulk = options.bulk_options(typer_context)
+    bulk = options.change_options(typer_context)
     by_prefix = dry_run or terminal is not None
     events = actions.retry_all_failed(
         context.docora, choice, bulk, limit=limit, by_prefix=by_prefix, reason=reason

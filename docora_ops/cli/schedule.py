@@ -27,4 +27,4 @@ def schedule(
     from docora_ops.cli.bulk_command import run_bulk
 
     events = actions.schedule(context.docora, dry_run=dry_run, reason=reason)
-    return run_bulk(context, events, actions.BulkOptions(dry_run=dry_run))
+    return run_bulk(context, events, actions.ChangeOptions(dry_run=dry_run))

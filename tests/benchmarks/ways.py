@@ -13,7 +13,7 @@ from rq import Queue, Retry
 from rq.utils import now, utcformat
 
 from docora_ops import actions
-from docora_ops.actions import BulkOptions, Docora
+from docora_ops.actions import ChangeOptions, Docora
 from docora_ops.jobs import Backend
 from docora_ops.links import Payload
 from docora_ops.queue.job_template import JobTemplate
@@ -152,7 +152,9 @@ def retry(limit: int) -> int:
 
 def retry_in_flight(limit: int) -> int:
     """Runs a bulk retry with 1,000 links in flight at most."""
-    *_, step = actions.retry_all_failed(of_rq(), options=BulkOptions(in_flight=1_000), limit=limit)
+    *_, step = actions.retry_all_failed(
+        of_rq(), options=ChangeOptions(in_flight=1_000), limit=limit
+    )
     assert step.wait
     assert step.wait.synced == limit, step.wait
     return limit

@@ -13,7 +13,7 @@ from docora_ops.errors import RedisError
 from docora_ops.links import Outcome
 from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
 from tests.support.docora import Docora
-from tests.support.row_locks import released_when_waited_for, row_locks, slow_claims
+from tests.support.row_locks import released_when_waited_for, row_locks
 
 LINK = "UPDATE app_repositories SET"
 REPOSITORY = "UPDATE repositories SET circuit_open_until ="
@@ -98,30 +98,6 @@ def test_a_link_that_does_not_match_any_more_when_its_turn_comes_is_skipped(
     assert result.counts == {Outcome.QUEUED: 5, Outcome.SKIPPED: 1}
     assert docora.status(last) == "failed"
     assert last.job_id not in docora.waiting()
-
-
-def test_a_link_that_was_chosen_for_its_open_circuit_is_queued_though_the_circuit_closes(
-    docora: Docora,
-) -> None:
-    docora.add_links(6)
-    docora.connection.execute(f"{REPOSITORY} now() + interval '1 hour'".encode())
-    result = docora.actions().retry_all(
-        batch_size=2,
-        open_circuit=True,
-        prepare=lambda _: docora.connection.execute(f"{REPOSITORY} NULL".encode()),
-    )
-    assert result.counts == {Outcome.QUEUED: 6}
-
-
-def test_a_link_that_fails_after_the_choice_is_left_for_the_next_run(docora: Docora) -> None:
-    docora.add_links(3)
-    late = docora.links()[1]
-    docora.set_link(late, status="synced")
-    result = docora.actions().retry_all(
-        prepare=lambda run: docora.connection.execute(f"{LINK} status = 'failed'".encode())
-    )
-    assert result.total == result.completed == 2
-    assert docora.status(late) == "failed"
 
 
 # Jobs that others make or take
@@ -305,27 +281,6 @@ def test_no_link_can_change_between_the_check_and_the_push(
     monkeypatch.setattr(actions.queue, "push", try_to_change_then_push)
     assert bulk.run(actions).counts == {Outcome.QUEUED: 3}
     assert refusals == ["locked"]
-
-
-@pytest.mark.parametrize("bulk", [RETRY, SCHEDULE], ids=str)
-@pytest.mark.parametrize("status", ["scanning", "synced"])
-def test_a_row_that_changes_while_it_is_being_claimed_is_judged_by_what_was_locked(
-    docora: Docora, worker_number: int, bulk: BulkAction, status: str
-) -> None:
-    """The claim's statement has begun with the old row, and finds a newer one to lock."""
-    docora.add_links(3)
-    changed = docora.links()[1]
-    with slow_claims(docora, worker_number) as (actions, holder):
-        holder.execute(
-            "UPDATE app_repositories SET status = %s, last_scanned_at = now()"
-            " WHERE repository_id = %s",
-            (status, changed.repository_id),
-        )
-        with released_when_waited_for(docora, holder):
-            result = bulk.run(actions)
-    assert result.counts == {Outcome.QUEUED: 2, Outcome.SKIPPED: 1}
-    assert docora.status(changed) == status
-    assert changed.job_id not in docora.waiting()
 
 
 # A queue that breaks midway

@@ -14,30 +14,6 @@ from tests.support.docora import Docora
 from tests.support.row_locks import released_when_waited_for, slow_claims
 
 
-@pytest.mark.parametrize("command", ["retry", "resync"])
-def test_one_link_cannot_change_between_the_check_and_the_reset(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    link = docora.add_link()
-    refusals: list[str] = []
-
-    actions = docora.actions()
-    push = actions.queue.push
-
-    def try_to_change_then_push(*arguments: Any, **options: Any) -> Any:
-        with psycopg.connect(docora.database_url, autocommit=True) as other:
-            other.execute("SET lock_timeout = '10ms'")
-            try:
-                other.execute("UPDATE app_repositories SET status = 'synced'")
-            except psycopg.errors.LockNotAvailable:
-                refusals.append("locked")
-        return push(*arguments, **options)
-
-    monkeypatch.setattr(actions.queue, "push", try_to_change_then_push)
-    assert getattr(actions, command)(link).outcome is Outcome.QUEUED
-    assert refusals == ["locked"]
-
-
 def test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen(
     docora: Docora, worker_number: int
 ) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from docora_ops import actions as public
 from docora_ops import pages
-from docora_ops.actions import BulkOptions, LinkChoice, following
+from docora_ops.actions import ChangeOptions, LinkChoice, following
 from docora_ops.actions.batch import Batch, BatchExecution
 from docora_ops.bulk import BulkResult, MaxFailures, StoppedBy
 from docora_ops.links import Action
@@ -170,7 +170,7 @@ class Course:
         """One run to its end; None if it was killed."""
         self.claimed, self.is_interrupted = set(), False
         monkeypatch.setattr(pages, "BATCH_SIZE", batch_size)
-        options = BulkOptions(in_flight=self.most, max_failures=max_failures)
+        options = ChangeOptions(in_flight=self.most, max_failures=max_failures)
         execute = BatchExecution.execute
 
         def note_claims(execution: BatchExecution, refs: Any, batch: Batch, **options: Any) -> None:

@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 from docora_ops import actions, pages
 from docora_ops.actions import (
-    BulkOptions,
     BulkStep,
+    ChangeOptions,
     Docora,
     LinkChoice,
     bulk_run,
@@ -63,32 +63,32 @@ class Actions:
     def change(self, action: Action, link: TestLink, **options: Any) -> LinkResult:
         call = actions.retry if action is Action.RETRY else actions.resync
         with _unchecked():
-            return call(self.docora, *link.ids, **options)
+            return call(self.docora, *link.ids, ChangeOptions(**options))
 
     def retry_all(
         self, *, app: str | None = None, limit: int | None = None, **options: Any
     ) -> BulkResult:
-        """A bulk retry; options of `_run` and `BulkOptions`, and `errors`, ... choose links."""
+        """A bulk retry; options of `_run` and `ChangeOptions`, and `errors`, ... choose links."""
         run = {name: options.pop(name) for name in _RUN_OPTIONS & options.keys()}
-        bulk = BulkOptions(**{name: options.pop(name) for name in _OPTIONS & options.keys()})
+        bulk = ChangeOptions(**{name: options.pop(name) for name in _OPTIONS & options.keys()})
         choice = LinkChoice(apps=[app] if app else [], **options)
         steps = actions.retry_all_failed(self.docora, choice, bulk, limit=limit)
         return self._run(steps, bulk, **run)
 
     def resync_all(self, app_id: str, **options: Any) -> BulkResult:
         run = {name: options.pop(name) for name in _RUN_OPTIONS & options.keys()}
-        bulk = BulkOptions(**options)
+        bulk = ChangeOptions(**options)
         return self._run(actions.resync_all(self.docora, app_id, bulk), bulk, **run)
 
     def schedule(self, *, dry_run: bool = False, front: bool = False, **run: Any) -> BulkResult:
         assert not front
         steps = actions.schedule(self.docora, dry_run=dry_run)
-        return self._run(steps, BulkOptions(dry_run=dry_run), **run)
+        return self._run(steps, ChangeOptions(dry_run=dry_run), **run)
 
     def _run(
         self,
         steps: Generator[BulkStep],
-        options: BulkOptions,
+        options: ChangeOptions,
         *,
         batch_size: int | None = None,
         prepare: Look = lambda step: None,
