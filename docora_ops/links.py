@@ -220,7 +220,6 @@ class LinkResult:
     deliveries_cleared: int = 0  # deleted or, with `update`, marked
     update: bool = False
     dry_run: bool = False
-    audit_error: str | None = None  # why the audit entries show the change as not finished
     workers: int = 0  # live ones
     scan_interval: str = ""  # how soon Docora's scheduler queues a link that was only reset
 

@@ -127,14 +127,13 @@ def _change(
             _claim_of(docora, action, changed, reset_circuit=options.reset_circuit)
             raise _not_failed(database, queue, changed)
         case Outcome.ALREADY_RUNNING if action is Action.RESYNC:
-            raise _running(queue, link)
-    audit_error = None
-    if audit.has_begun:
-        try:
-            counts: dict[Outcome, int] = {outcome: 1}
-            queue.record(audit.end(counts, None))
-        except RedisError as error:
-            audit_error = error.message
+            raise _running(link)
+    try:
+        counts: dict[Outcome, int] = {outcome: 1}
+        audit.write_end(docora.store, counts, None)
+    except RedisError as error:
+        not_finished = "the change was made, but history shows it as not finished"
+        docora.note(f"Warning: {not_finished}: {error.message}", is_warning=True)
     is_changed = options.reset_circuit and outcome.succeeded
     is_reset = is_changed and bool(batch.circuits_reset)
     return LinkResult(
@@ -147,7 +146,6 @@ def _change(
         deliveries_cleared=batch.deliveries_cleared,
         update=options.update,
         dry_run=options.dry_run,
-        audit_error=audit_error,
         scan_interval=queue.scan_interval,
     )
 
@@ -190,16 +188,10 @@ def _gone(ref: LinkRef) -> NotFoundError:
     )
 
 
-def _running(queue: LinkQueue, link: Link) -> SnapshotRunningError:
-    name = link.payload.link_name
-    why = f"the snapshot of {name} is running; a resync now would be lost"
-    hint = "when it has ended, run it again"
-    if after := _after_cut(queue, JobState.RUNNING):
-        why = f"the snapshot of {name} was cut off or hangs: BullMQ still has its job at work"
-        hint = f"{after}; {hint}"
+def _running(link: Link) -> SnapshotRunningError:
     return SnapshotRunningError(
-        why,
-        hint=hint,
+        f"the snapshot of {link.payload.link_name} is running; a resync now would be lost",
+        hint="when it has ended, run it again",
         details={"status": link.status, "job": JobState.RUNNING},
     )
 
@@ -215,8 +207,6 @@ def _not_failed(database: Database, queue: LinkQueue, link: Link) -> NotFailedEr
 
 def _what_helps(queue: LinkQueue, link: Link, job: JobState) -> str:
     status, words = link.status, link.ref.words
-    if after := _after_cut(queue, job):
-        return f"its worker was killed or hangs: {after}"
     match job:
         case JobState.WAITING:
             return "its job is waiting in the queue: nothing needs to be done"
@@ -243,13 +233,3 @@ def _what_helps(queue: LinkQueue, link: Link, job: JobState) -> str:
     else:
         needed = "to send every file again"
     return f"{needed}: docora-ops resync {words}"
-
-
-def _after_cut(queue: LinkQueue, job: JobState) -> str:
-    """Says what becomes of a running job of BullMQ without workers. Empty for any other job."""
-    if not queue.is_docoras or job is not JobState.RUNNING or queue.count_workers():
-        return ""
-    return (
-        "once a worker of Docora runs, it runs the job again, or gives it up if it was cut off "
-        "twice; docora-ops repair resets a link that then stays scanning"
-    )

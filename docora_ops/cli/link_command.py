@@ -50,11 +50,6 @@ def show_change(context: Context, result: LinkResult, options: ChangeOptions) ->
             context.say(f"{context.docora.servers}: {render.message(result)}.")
     elif not context.wait:
         context.show_document(render.link_data(result, result.workers))
-    if result.audit_error:
-        context.warn(
-            "Warning: the change was made, but history shows it as not finished: "
-            f"{result.audit_error}"
-        )
     if options.front and result.outcome is Outcome.ALREADY_QUEUED:
         context.say("The job was waiting already and keeps its place: --front moves no job.")
     return _wait(context, result) if context.wait else ExitCode.OK

@@ -139,7 +139,10 @@ class Actions:
 
 @contextmanager
 def _unchecked() -> Iterator[None]:
-    """Whether database and queue belong together is the subject of other tests."""
-    name = "require_servers_to_match"
-    with patch.object(bulk_run, name), patch.object(one_link, name):
+    """Whether database, queue and workers belong together is the subject of other tests."""
+    with ExitStack() as stack:
+        for module in (bulk_run, one_link):
+            stack.enter_context(patch.object(module, "require_servers_to_match"))
+            stack.enter_context(patch.object(module, "count_workers", return_value=1))
+        stack.enter_context(patch.object(bulk_run, "require_right_workers"))
         yield
