@@ -90,6 +90,7 @@ def _resync_one(
     docora = context.docora
     if terminal is not None:
         link, records = actions.link_to_resync(docora, app, repo)
+        context.tell()
         terminal.ask(
             f"{docora.servers}: send {link.payload.app_name} {amount(records, 'file')} of "
             f"{link.payload.repository_name} {sent_again(chosen)} the delivery records, "

@@ -83,7 +83,9 @@ class Actions:
     def schedule(self, *, dry_run: bool = False, front: bool = False, **run: Any) -> BulkResult:
         assert not front
         steps = actions.schedule(self.docora, dry_run=dry_run)
-        return self._run(steps, ChangeOptions(dry_run=dry_run), **run)
+        # Jobs that no worker would take: tests/schedule.
+        with patch.object(many_links, "find_misplaced", return_value=()):
+            return self._run(steps, ChangeOptions(dry_run=dry_run), **run)
 
     def _run(
         self,
