@@ -130,14 +130,14 @@ def test_what_changes_nothing_leaves_nothing(docora: Docora) -> None:
 def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: Docora) -> None:
     """The stream's key holds something else: found out before anything is changed."""
     link = docora.add_link()
-    for stream in STREAMS:
-        docora.redis.set(stream, "not a stream")
     operation = "bulk_0123456789abcdef"
     docora.redis.hset(f"docora:bulk:{operation}", "total", "9")
     orphan = docora.link(link.app_id, docora.add_repository("octo/gone"))
     docora.queue_job(orphan)
     docora.delete_link(orphan)
     docora.queue_job(docora.add_link("synced", scanned=timedelta(0)))
+    for stream in STREAMS:
+        docora.redis.set(stream, "not a stream")
     before = docora.dump()[1]
     for arguments in (
         ("retry", *link.ids),
@@ -218,7 +218,7 @@ def test_a_pass_writes_its_first_entry_with_the_first_job_that_it_queues(docora:
     assert (started["event"], finished["event"]) == ("started", "finished")
     assert started["run"] == finished["run"]
     assert json.loads(finished["counts"]) == {"total": 6, "already_queued": 2, "queued": 4}
-    assert seen == [0, 1, 1]
+    assert seen == [0, 1, 1, 2]
     assert docora.audit_entries() == []
 
 
@@ -269,9 +269,9 @@ def test_every_script_caps_the_stream(docora: Docora, monkeypatch: pytest.Monkey
 
     docora.redis.hset("docora:bulk:bulk_x", "total", "9")
     for make in (
-        lambda: actions.retry(link, change=change),
+        lambda: actions.retry(link),
         lambda: actions.store.cancel("bulk_x", entry),
-        lambda: actions.retry_all(change=change),
+        actions.retry_all,
     ):
         fill()
         docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
