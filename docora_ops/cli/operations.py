@@ -12,7 +12,6 @@ from docora_ops.bulk import OperationState
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.long_run import progress_bar
 
 RUNNER_IS_SILENT = (
     "The command that runs the operation has been silent for two minutes: it was killed, or hangs. "
@@ -76,11 +75,11 @@ def progress(
 
 def _follow(context: Context, operation_id: str) -> None:
     """Shows each step on stderr until the operation ends or has lost its runner."""
-    from docora_ops.render.console import may_animate
+    from docora_ops.render.console import may_animate, progress_bar
 
     context.collect_garbage()
     completed = None
-    with progress_bar(context) as move:
+    with progress_bar(context.err) as move:
         for operation in actions.follow(context.docora, operation_id):
             move(operation.completed, None, operation.total)
             if completed not in {None, operation.completed} and not may_animate(sys.stderr):

@@ -203,8 +203,6 @@ def stopped(result: BulkResult, max_failures: MaxFailures | None) -> str:
             return "all links in flight have lost their jobs"
         case StoppedBy.INTERRUPTED:
             return "interrupted"
-        case StoppedBy.HUNG_UP:
-            return "the terminal was closed"
         case _ if result.cancelled_by:
             return f"{result.cancelled_by} cancelled the operation"
         case _:
@@ -289,7 +287,6 @@ def _counts(wait: BulkWait, left: int) -> Iterator[str]:
 _ENDS = {
     StoppedBy.CANCELLED: "cancelled",
     StoppedBy.INTERRUPTED: "interrupted",
-    StoppedBy.HUNG_UP: "stopped when its terminal was closed",
     StoppedBy.LOST_SERVER: "stopped when a server was lost",
     StoppedBy.MAX_FAILURES: "stopped by --max-failures",
     StoppedBy.TIMEOUT: "stopped by --timeout",

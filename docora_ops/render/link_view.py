@@ -185,7 +185,7 @@ def link_data(result: LinkResult | Link, workers: int, wait: LinkWait | None = N
     cleared = changed.deliveries_cleared if changed and changed.action is Action.RESYNC else None
     previous = LinkBefore(link.status, link.retry_count, link.error_message)
     return LinkData(
-        message=message(changed, workers) if changed else "Snapshot awaited",
+        message=message(changed) if changed else "Snapshot awaited",
         dry_run=changed is not None and changed.dry_run,
         job_id=link.ref.job_id,
         outcome=changed.outcome if changed else None,
@@ -203,14 +203,14 @@ def link_data(result: LinkResult | Link, workers: int, wait: LinkWait | None = N
     )
 
 
-def message(result: LinkResult, workers: int) -> str:
-    """Returns the result in the dashboard's words where it has them. `workers`: live ones."""
+def message(result: LinkResult) -> str:
+    """Returns the result in the dashboard's words where it has them."""
     if result.dry_run:
         return "Dry run"
     if result.outcome is Outcome.ALREADY_RUNNING:
         return "Snapshot already running"
     if result.outcome is Outcome.RESET:
-        when = when_docora_queues(workers, result.scan_interval)
+        when = when_docora_queues(result.workers, result.scan_interval)
         return f"Link reset: Docora's scheduler queues it {when}"
     return "Re-sync queued" if result.action is Action.RESYNC else "Retry queued"
 

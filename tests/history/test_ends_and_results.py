@@ -105,7 +105,7 @@ def test_a_colleague_who_cancels_is_named_and_the_results_are_there(docora: Doco
 @pytest.mark.parametrize(
     ("end", "code", "reason", "words"),
     [
-        (signal.SIGHUP, 129, "hung_up", "stopped when its terminal was closed"),
+        (signal.SIGHUP, 129, "interrupted", "interrupted"),
         (signal.SIGTERM, 130, "interrupted", "interrupted"),
         (None, 5, "lost_server", "stopped when a server was lost"),
     ],

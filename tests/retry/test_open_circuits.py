@@ -8,10 +8,6 @@ import pytest
 
 from tests.retry.failed_link import APP, REPOSITORY, fail_again
 from tests.support.docora import Docora
-from tests.support.job_states import (
-    Arrange,
-    started,
-)
 from tests.support.rows import TestLink
 
 
@@ -111,27 +107,3 @@ def test_a_dry_run_says_what_reset_circuit_would_do(
     real = docora.run(command, APP, REPOSITORY, "--reset-circuit")
     assert re.search(r"^Circuit\tclosed$", real.stdout, re.MULTILINE)
     assert circuit(docora)["circuit_open_until"] is None
-
-
-def test_reset_circuit_counts_from_0_again_before_the_circuit_opens(
-    docora: Docora, link: TestLink
-) -> None:
-    docora.connection.execute("UPDATE repositories SET consecutive_failures = 4")
-    result = docora.run("retry", APP, REPOSITORY, "--reset-circuit", "--json")
-    assert (result.code, result.data["circuit_reset"]) == (0, True)
-    assert circuit(docora)["consecutive_failures"] == 0
-
-
-@pytest.mark.parametrize("arrange", [started, Docora.hold_lock])
-def test_a_link_that_is_running_is_left_alone_with_its_open_circuit(
-    docora: Docora, link: TestLink, arrange: Arrange
-) -> None:
-    open_circuit(docora, timedelta(minutes=20))
-    before = docora.row(link), circuit(docora)
-    arrange(docora, link.job_id)
-    result = docora.run("retry", APP, REPOSITORY, "--reset-circuit", "--json")
-    assert (result.code, result.data["outcome"]) == (0, "already_running")
-    assert result.data["circuit_open_until"] is not None
-    assert result.data["circuit_reset"] is False
-    assert (docora.row(link), circuit(docora)) == before
-    assert docora.waiting() == []
