@@ -421,11 +421,6 @@ class CancelData:
     already_cancelled: bool
 
 
-def cancel_data(operation_id: str, *, is_first: bool) -> CancelData:
-    """Returns the JSON data of `cancel`, with the dashboard's message."""
-    return CancelData("Cancellation requested", operation_id, not is_first)
-
-
 # `history`.
 
 

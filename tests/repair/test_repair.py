@@ -106,7 +106,7 @@ def test_at_a_terminal_it_shows_the_counts_and_asks(docora: Docora) -> None:
     with frozen(docora):
         code, shown = on_terminal(docora, ["repair"], answer=b"n\n", env=AT_ONCE)
     assert code == 130
-    for text in ("lost: pending", "stuck: scanning", "orphan", "duplicate", "stale entry"):
+    for text in ("lost", "stuck", "orphan", "duplicate", "stale entry"):
         assert text in shown
     question = ": queue 2 links again and remove 3 jobs or entries (a stuck link"
     assert question in " ".join(shown.split())
