@@ -156,6 +156,7 @@ class BulkCommand(LongRun):
             above: list[object] = [app_counts(by_app)] if len(by_app) > 1 else []
             if self._action is Action.RESYNC and not self._options.update:
                 above.append(forgotten(is_planned=True))
+            context.tell()
             terminal.ask(f"{context.docora.servers}: {question}?", *above)
         return self.carry_out(self._start, self._cancel_at_once)
 

@@ -42,6 +42,7 @@ def change_link(
     if terminal is not None:
         files = amount(count_deliveries(database, [link.ref]), "file")
         above = [] if update else [link_view.forgotten(is_planned=True)]
+        context.tell()
         terminal.ask(
             f"{context.docora.servers}: send {link.payload.app_name} {files} of "
             f"{link.payload.repository_name} {sent_again(update=update)} the delivery records, "

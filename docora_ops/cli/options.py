@@ -151,7 +151,7 @@ CircuitFilter = Annotated[
     typer.Option(
         "--circuit",
         metavar="STATE",
-        help="Only links whose circuit breaker is STATE (open or closed).",
+        help="Only links whose circuit is STATE (open or closed).",
     ),
 ]
 

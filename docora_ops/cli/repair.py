@@ -108,6 +108,7 @@ def repair(
         return ExitCode.OK
     if terminal is not None:
         question = f"{context.docora.servers}: {_changes(context, result)}{of}?"
+        context.tell()
         terminal.ask(question, found_list(result))
     change = describe_change("repair", reason, **names, remove_unknown_jobs=remove_unknown_jobs)
     return _carry_out(context, found, change, with_list=with_list)

@@ -1,4 +1,4 @@
-"""`make bench`: measures bulk retry, schedule, start, screens, holds, snapshots and workers.
+"""`make bench`: measures bulk retry, schedule, start, screens, holds and workers.
 
 Compare the ratios: they compare processes that ran one after the other on the same machine.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from docora_ops.demo import servers
-from tests.benchmarks import drain, holds, pace, snapshots, world
+from tests.benchmarks import drain, holds, pace, world
 from tests.benchmarks.measured import Results, measure, show
 from tests.benchmarks.screens import COMMANDS
 
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--links", type=int, nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--only", choices=("throughput", "start", "snapshot", "screens", "holds", "pace", "drain")
+        "--only", choices=("throughput", "start", "screens", "holds", "pace", "drain")
     )
     options = parser.parse_args()
     too_long = False
@@ -130,11 +130,9 @@ def main() -> None:
             held = [holds.compare(each, options.rounds) for each in options.links or [1_000_000]]
             too_long |= any(held)
         if options.only in {None, "pace"}:
-            pace.compare(Path(folder), options.rounds)
+            pace.compare(options.rounds)
         if options.only in {None, "drain"}:
             drain.compare(Path(folder), options.rounds)
-        if options.only in {None, "snapshot"}:
-            snapshots.compare(Path(folder), options.rounds)
     if too_long:
         sys.exit(1)
 

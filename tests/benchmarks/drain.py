@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from tests.benchmarks import snapshots, world
+from tests.benchmarks import world
 
 LINKS = 150
 FILES = 10
@@ -62,7 +62,7 @@ class Drained:
 def compare(folder: Path, rounds: int) -> None:
     """Prints how fast links are brought up to date: with a clone, with a change and without."""
     os.environ |= {
-        "ENCRYPTION_KEY": snapshots.KEY.hex(),
+        "ENCRYPTION_KEY": world.KEY.hex(),
         "REPOS_BASE_PATH": str(folder / "drained"),
         "DOCORA_OPS_GIT_PROTOCOLS": "file",
     }
@@ -72,8 +72,8 @@ def compare(folder: Path, rounds: int) -> None:
         for _ in range(rounds):
             shutil.rmtree(folder / "drained", ignore_errors=True)
             shutil.rmtree(folder / "looped", ignore_errors=True)
-            snapshots.execute("DELETE FROM app_delivered_files")
-            snapshots.execute("DELETE FROM repository_snapshots")
+            world.execute("DELETE FROM app_delivered_files")
+            world.execute("DELETE FROM repository_snapshots")
             for way in ("first", "again", "unchanged"):
                 if way == "again":
                     change(folder / "drained-upstreams")
@@ -83,7 +83,6 @@ def compare(folder: Path, rounds: int) -> None:
         print(f"\n{LINKS} links, {FILES} small files each, {AT_ONCE} at a time, median of {rounds}")
         for way, pairs in results.items():
             show(way, pairs)
-        show_parts(folder)
 
 
 def show(way: str, pairs: Sequence[tuple[Drained, Drained]]) -> None:
@@ -101,31 +100,18 @@ def show(way: str, pairs: Sequence[tuple[Drained, Drained]]) -> None:
     )
 
 
-def show_parts(folder: Path) -> None:
-    """Prints where the time of a job goes, if one runs after the other."""
-    shutil.rmtree(folder / "drained")
-    snapshots.execute("DELETE FROM app_delivered_files")
-    first = program("parts", str(LINKS))
-    alone = drain("--concurrency", "1").seconds / LINKS * 1000
-    unchanged = program("parts", str(LINKS))
-    unchanged["fork and RQ"] = alone - sum(unchanged.values())
-    for way, parts in (("first", first), ("unchanged", unchanged)):
-        words = ", ".join(f"{part} {value:.1f}" for part, value in parts.items())
-        print(f"  one job, {way}: {sum(parts.values()):.1f} ms: {words}")
-
-
 def add_links(folder: Path, url: str) -> None:
     """Links one app to many small repositories."""
     world.fill(world.APPS * LINKS)
-    execute = snapshots.execute
-    execute("UPDATE apps SET client_auth_key_encrypted = %s", snapshots.sealed_auth_key())
+    execute = world.execute
+    execute("UPDATE apps SET client_auth_key_encrypted = %s", world.sealed_auth_key())
     execute("UPDATE apps SET base_url = %s", url)
     execute("UPDATE app_repositories SET github_token_encrypted = NULL")
     execute("DELETE FROM app_repositories WHERE app_id <> %s", APP)
     for number in range(1, LINKS + 1):
         execute(
             "UPDATE repositories SET github_url = %s WHERE repository_id = %s",
-            *(snapshots.make_upstream(folder / str(number), FILES), f"repo_{number:024x}"),
+            *(world.make_upstream(folder / str(number), FILES), f"repo_{number:024x}"),
         )
 
 
@@ -135,13 +121,13 @@ def change(folder: Path) -> None:
         with (upstream / "part0" / "file0.py").open("a", encoding="utf-8") as file:
             file.write("# changed\n")
         subprocess.run(
-            ["git", *snapshots.IDENTITY, "commit", "--quiet", "--all", "--message=change"],
+            ["git", *world.IDENTITY, "commit", "--quiet", "--all", "--message=change"],
             cwd=upstream,
             check=True,
         )
 
 
-def drain(*options: str) -> Drained:
+def drain() -> Drained:
     """Queues all links, and measures workers that are ready from the first job to the last."""
     connection, client = world.connect()
     connection.execute("UPDATE app_repositories SET status = 'failed'")
@@ -149,22 +135,21 @@ def drain(*options: str) -> Drained:
         client.delete(key)
     subprocess.run([*_COMMAND, "retry-all-failed", "--yes"], check=True, capture_output=True)
     client.rename(_QUEUE, _ASIDE)
-    workers = 1 if options else AT_ONCE
     with (
         (Path(os.environ["REPOS_BASE_PATH"]).parent / "worker.log").open("wb") as log,
         subprocess.Popen(
-            [*_COMMAND, "worker", *options], stdout=log, stderr=log, start_new_session=True
+            [*_COMMAND, "worker"], stdout=log, stderr=log, start_new_session=True
         ) as process,
     ):
         try:
-            while idle_workers(client) < workers:
+            while idle_workers(client) < AT_ONCE:
                 time.sleep(_PAUSE)
             cpu, start = cpu_of(process.pid), time.perf_counter()
             client.rename(_ASIDE, _QUEUE)
             while connection.execute(_UNSYNCED).fetchone() != (0,):
                 time.sleep(_PAUSE)
             seconds = time.perf_counter() - start
-            while idle_workers(client) < workers:
+            while idle_workers(client) < AT_ONCE:
                 time.sleep(_PAUSE)
             return Drained(seconds, cpu_of(process.pid) - cpu)
         finally:
@@ -275,7 +260,7 @@ def plain_link(way: str, url: str, upstream: str, clone: str) -> None:
         content, contents = contents[:size], contents[size + 1 :]
         file = {"path": path.decode(), "size": size, "content": content.decode()}
         body = json.dumps({"repository": {"github_url": upstream}, "file": file}).encode()
-        signature = hmac.new(snapshots.AUTH_KEY.encode(), body, "sha256").hexdigest()
+        signature = hmac.new(world.AUTH_KEY.encode(), body, "sha256").hexdigest()
         headers = {"X-Docora-Signature": f"sha256={signature}"}
         connection.request("POST", f"{parts.path}/{event}", body, headers)
         answer = connection.getresponse()

@@ -1,14 +1,20 @@
-"""A database full of links, and jobs for them. The servers are those of the environment."""
+"""A database full of links, jobs for them, and repositories. Servers: the environment's."""
 
 import os
+import subprocess
 from importlib.resources import files
+from pathlib import Path
 
 import psycopg
 import redis
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from rq import Queue
 
 QUEUE = "snapshot-queue"
 APPS = 20
+KEY = bytes(32)
+AUTH_KEY = "auth-key"
+IDENTITY = ("-c", "user.name=bench", "-c", "user.email=bench@example.com")
 
 FILL = """
 TRUNCATE apps, repositories CASCADE;
@@ -79,3 +85,29 @@ def mend() -> None:
         connection.execute("VACUUM FULL ANALYZE")
         connection.execute("VACUUM")
         connection.execute("CHECKPOINT")
+
+
+def make_upstream(folder: Path, files: int) -> str:
+    """Makes a repository of small files, if there is none; returns its URL."""
+    for number in range(files):
+        path = folder / f"part{number // 100}" / f"file{number}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"# {number}\n" * 40, encoding="utf-8")
+    if (folder / ".git").exists():
+        return f"file://{folder}"
+    for arguments in (("init", "-q", "-b", "main"), ("add", "-A"), ("commit", "-q", "-m", "all")):
+        subprocess.run(["git", *IDENTITY, *arguments], cwd=folder, check=True)
+    return f"file://{folder}"
+
+
+def sealed_auth_key() -> str:
+    """Returns the key of all apps, encrypted as Docora encrypts it."""
+    iv = bytes(16)
+    sealed = AESGCM(KEY).encrypt(iv, AUTH_KEY.encode(), None)
+    return f"{iv.hex()}:{sealed[-16:].hex()}:{sealed[:-16].hex()}"
+
+
+def execute(statement: str, *values: str) -> None:
+    """Runs one statement."""
+    with connect()[0] as connection:
+        connection.execute(statement.encode(), values)

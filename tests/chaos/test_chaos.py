@@ -4,9 +4,12 @@ from pathlib import Path
 from random import SystemRandom
 from tempfile import TemporaryDirectory
 
+import pytest
+
 from tests.chaos.driver import SMALL, driver
 
 
+@pytest.mark.slow
 def test_a_small_round() -> None:
     seed = SystemRandom().randrange(1_000_000)
     with TemporaryDirectory(prefix="docora-ops-chaos-", ignore_cleanup_errors=True) as folder:

@@ -34,6 +34,7 @@ PROMPT = b"# Press any key to go on."
 STEPS = 6
 
 
+@pytest.mark.slow
 def test_the_whole_demo_waits_for_keys_and_leaves_links_and_workers_to_play_with() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     with TerminalSession(
@@ -78,6 +79,7 @@ def test_the_whole_demo_waits_for_keys_and_leaves_links_and_workers_to_play_with
     assert re.search(r"^\d+ in sync", results[2], re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_in_a_pipe_the_demo_waits_for_no_key() -> None:
     shown = subprocess.run(
         [COMMAND, "demo"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True

@@ -351,6 +351,7 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
         assert each["hint"]
 
 
+@pytest.mark.slow
 def test_silent_servers_end_it_in_time(docora: Docora) -> None:
     impatient = {"DOCORA_OPS_CONNECT_TIMEOUT": "2", "DOCORA_OPS_STATEMENT_TIMEOUT": "2"}
     with (
@@ -371,11 +372,8 @@ def test_silent_servers_end_it_in_time(docora: Docora) -> None:
 @pytest.mark.parametrize(
     ("server", "marker"),
     [
-        ("postgres", b"has_column_privilege"),
         ("postgres", b"GROUP BY status"),
-        ("redis", b"INFO"),
         ("redis", b"rq:suspended"),
-        ("redis", b"EVALSHA"),
     ],
 )
 def test_a_server_that_is_lost_on_the_way_costs_what_follows(

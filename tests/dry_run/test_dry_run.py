@@ -7,38 +7,16 @@ import pytest
 from rq.job import Job, JobStatus
 
 from docora_ops.links import Outcome
-from tests.support.bulk_actions import APP, RESYNC, SCHEDULE, BulkAction, every_bulk_action
+from tests.support.bulk_actions import APP, BulkAction, every_bulk_action
 from tests.support.docora import Docora, Result
-from tests.support.job_states import MISPLACED, STATES, add_link_in_each_state
+from tests.support.job_states import STATES, add_link_in_each_state
 from tests.support.read_only import frozen, read_only
 from tests.support.rows import TestLink
 
-OUTCOMES = {name: outcome.value for name, (_, outcome) in STATES.items()} | {
-    "bad ids": "not_queued"
-}
-WORDS = {
-    "queued": "would queue",
-    "replaced_stale": "would replace a stale job",
-    "already_queued": "already queued",
-    "already_running": "already running",
-    "not_queued": "can't be queued",
-}
-
-
-def add_links(docora: Docora, status: str) -> dict[str, TestLink]:
-    """A link of each kind that `OUTCOMES` names."""
-    links = add_link_in_each_state(docora, docora.add_app("Acme Search", APP), status)
-    links["bad ids"] = docora.link(APP, docora.add_repository("octo/bad", "repo.bad"), status)
-    return links
-
-
-def planned(result: Result) -> dict[str, str]:
-    return {link["job_id"]: link["outcome"] for link in result.data["planned_links"]}
-
-
-def dry_command(bulk: BulkAction) -> list[str]:
-    """Nothing is asked, since nothing is at stake."""
-    return [word for word in bulk.command if word != "--yes"] + ["--dry-run"]
+OUTCOMES = {"no job": "queued", "running": "already_running", "bad ids": "not_queued"}
+WORDS = {"queued": "would queue", "already_running": "already running"}
+WORDS["not_queued"] = "can't be queued"
+AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 
 
 def as_if_real(dry: Result) -> dict[str, object]:
@@ -47,75 +25,49 @@ def as_if_real(dry: Result) -> dict[str, object]:
     return document | {"hint": str(document["hint"]).replace(" --dry-run", "")}
 
 
-def outcomes_of(bulk: BulkAction) -> dict[str, str]:
-    """What becomes of each kind of link: schedule replaces the jobs that no worker would take."""
-    if bulk is not SCHEDULE:
-        return OUTCOMES
-    # Jobs of links have no rate limit.
-    replaced = [name for name in MISPLACED if "rate limited" not in name]
-    return OUTCOMES | dict.fromkeys(replaced, Outcome.REPLACED_STALE.value)
-
-
 @every_bulk_action
-def test_a_dry_run_of_many_links_predicts_what_the_real_one_then_does(
+def test_a_dry_run_of_many_links_shows_link_by_link_what_the_real_one_then_does(
     docora: Docora, bulk: BulkAction
 ) -> None:
-    links = add_links(docora, bulk.status)
+    """Whatever the states of their jobs: tests/jobs/test_job_states.py."""
+    docora.add_app("Acme Search", APP)
+    ids = {"no job": None, "running": None, "bad ids": "repo.bad"}
+    links = {
+        name: docora.link(APP, docora.add_repository("octo/api", repository_id), bulk.status)
+        for name, repository_id in ids.items()
+    }
+    docora.start_job(links["running"].job_id)
+    command = [word for word in bulk.command if word != "--yes"]  # nothing is at stake
     with frozen(docora):
-        dry = docora.run(*dry_command(bulk), "--json", env=read_only(docora))
-    assert dry.code == 6, dry
-    assert dry.json.keys() == {"data"}
-    tally = {
-        "total",
-        "completed",
-        "put_to_work",
-        "cancelled",
-        "stopped_by",
-        "cancelled_by",
-        *(outcome.value for outcome in Outcome),
-    }
-    tally |= {"left_to_operations", "deliveries_cleared"}
-    if bulk is RESYNC:
-        assert dry.data["deliveries_cleared"] == 2 * dry.data["put_to_work"]
+        dry, table = (
+            docora.run(*command, "--dry-run", *options, env=read_only(docora) | AT_ONCE)
+            for options in (["--json"], [])
+        )
+    assert dry.code == table.code == 6, dry
     assert (dry.data["message"], dry.data["dry_run"]) == ("Dry run", True)
-    expected = outcomes_of(bulk)
-    assert planned(dry) == {links[name].job_id: outcome for name, outcome in expected.items()}
-    first = next(
-        one for one in dry.data["planned_links"] if one["job_id"] == links["no job"].job_id
-    )
-    assert first == {
-        "job_id": links["no job"].job_id,
-        "outcome": "queued",
-        "app_id": APP,
-        "app_name": "Acme Search",
-        "repository_id": links["no job"].repository_id,
-        "repository_name": "octo/0",
-        "error_message": None,
-    }
+    planned = {link["job_id"]: link["outcome"] for link in dry.data["planned_links"]}
+    assert planned == {links[name].job_id: outcome for name, outcome in OUTCOMES.items()}
+    for name, outcome in OUTCOMES.items():
+        [line] = [line for line in table.stdout.splitlines() if links[name].job_id in line]
+        assert WORDS[outcome] in line
+    assert "nothing was changed" in table.stderr
+    assert "operation bulk_" not in table.stderr
 
-    rows = docora.dump()[0]
-    real = docora.run(*bulk.command, "--json")
+    real = docora.run(*bulk.command, "--json", env=AT_ONCE)
     assert real.code == dry.code
-    assert {name: real.data[name] for name in tally} == {name: dry.data[name] for name in tally}
-    failures = {one["job_id"]: one["error_message"] for one in real.data["failures"]}
-    for one in dry.data["planned_links"]:
-        if one["outcome"] == "not_queued":
-            assert failures.pop(one["job_id"]) == one["error_message"]
-        else:
-            assert one["error_message"] is None
-    running = {links[name].job_id for name, outcome in OUTCOMES.items() if "running" in outcome}
-    assert failures.keys() == (running if bulk is RESYNC else set())
-    if bulk is SCHEDULE:
-        assert docora.dump()[0] == rows
+    counts = ("total", "completed", "put_to_work", "deliveries_cleared", *Outcome)
+    assert {name: real.data[name] for name in counts} == {name: dry.data[name] for name in counts}
 
 
 @pytest.mark.parametrize("command", ["retry", "resync"])
 def test_a_dry_run_of_one_link_predicts_what_the_real_one_then_does(
     docora: Docora, command: str
 ) -> None:
-    links = add_links(docora, "failed")
-    errors = {"bad ids": "invalid_job_id", "job is a string": "job_unreadable"}
-    kinds = ("no job", "finished", "queued, in no list", "enqueued", "running", *errors)
+    links = add_link_in_each_state(docora, docora.add_app("Acme Search", APP), "failed")
+    links["bad ids"] = docora.link(APP, docora.add_repository("octo/bad", "repo.bad"), "failed")
+    errors = {"bad ids": (6, "invalid_job_id"), "job is a string": (6, "job_unreadable")}
+    errors["queued, in no list"] = (4, "job_misplaced")
+    kinds = ("no job", "finished", "enqueued", "running", *errors)
     commands = [(command, *links[kind].ids) for kind in kinds]
     with frozen(docora):
         dry_runs = docora.run_together(
@@ -126,8 +78,8 @@ def test_a_dry_run_of_one_link_predicts_what_the_real_one_then_does(
     for kind, dry, real in zip(kinds, dry_runs, real_runs, strict=True):
         assert dry.code == real.code, (kind, dry, real)
         if kind in errors:
-            assert (dry.code, dry.json["code"]) == (6, errors[kind])
-            assert dry.json == real.json
+            assert (dry.code, dry.json["code"]) == errors[kind]
+            assert as_if_real(dry) == real.json
         elif (command, kind) == ("resync", "running"):
             assert (dry.code, dry.json["code"]) == (4, "snapshot_running")
             assert as_if_real(dry) == real.json
@@ -135,25 +87,8 @@ def test_a_dry_run_of_one_link_predicts_what_the_real_one_then_does(
             assert dry.code == 0, dry
             expected = {**real.data, "message": "Dry run", "dry_run": True}
             assert dry.data == expected
-            assert real.data["outcome"] == OUTCOMES[kind]
+            assert real.data["outcome"] == STATES[kind][1]
             assert (dry.data["deliveries_cleared"] is None) is (command == "retry")
-
-
-@every_bulk_action
-def test_the_table_of_a_dry_run_shows_link_by_link_what_would_happen(
-    docora: Docora, bulk: BulkAction
-) -> None:
-    links = add_links(docora, bulk.status)
-    with frozen(docora):
-        result = docora.run(*dry_command(bulk), env=read_only(docora))
-    assert result.code == 6, result
-    lines = result.stdout.splitlines()
-    for kind, outcome in outcomes_of(bulk).items():
-        job_id = links[kind].job_id
-        [line] = [line for line in lines if "Acme Search" in line and job_id in line.split()]
-        assert WORDS[outcome] in line, kind
-    assert "nothing was changed" in result.stderr
-    assert "operation bulk_" not in result.stderr
 
 
 def test_what_is_refused_unknown_or_empty_ends_dry_as_it_does_for_real(docora: Docora) -> None:
@@ -236,6 +171,6 @@ def test_what_only_reads_changes_nothing(
         ("repair", *ids, "--dry-run"),
     ]
     for command in commands:
-        result = docora.run(*command, env={"DOCORA_OPS_DRIFT_GRACE": "0"})
+        result = docora.run(*command, env=AT_ONCE)
         assert result.code in {0, 3, 6}, result
         assert docora.dump() == before, command

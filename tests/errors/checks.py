@@ -1,8 +1,11 @@
 """What is asked for, and what has to hold after a fault."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tests.support.docora import Docora, Result
+from tests.support.fork_server import ForkedProcess
+from tests.support.proxy import COMMIT, PUSH, Fault, Plan, Proxy
 from tests.support.rows import TestLink
 
 HURRIED = {
@@ -28,6 +31,34 @@ def arguments(command: str, link: TestLink) -> list[str]:
         case "progress" | "cancel":
             return [command, "bulk_0123456789abcdef", "--json"]
     return [command, *link.ids, "--json"]
+
+
+def start_change(
+    docora: Docora,
+    command: str,
+    link: TestLink,
+    proxies: tuple[Proxy, Proxy],
+    marker: bytes,
+    fault: Fault,
+    env: Mapping[str, str],
+) -> tuple[ForkedProcess, Plan]:
+    """Starts a command, and waits until its push, or its commit after that, meets a fault.
+
+    proxies: the one to Redis, and the one to Postgres.
+    """
+    redis, postgres = proxies
+    push = redis.plan(PUSH, fault if marker is PUSH else Fault.HOLD_REQUEST)
+    process = docora.start(
+        *arguments(command, link),
+        env={**env, "REDIS_URL": redis.url, "DATABASE_URL": postgres.url},
+    )
+    push.wait()
+    if marker is PUSH:
+        return process, push
+    commit = postgres.plan(COMMIT, fault)
+    push.release()
+    commit.wait()
+    return process, commit
 
 
 def refuses(result: Result, code: str, *sentences: str, exit_code: int = 5) -> Any:

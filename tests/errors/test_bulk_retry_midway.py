@@ -1,18 +1,16 @@
 """A bulk retry that loses a server in the middle, or is stopped there, and what it has done."""
 
-import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-from tests.errors.checks import HURRIED, refuses
+import pytest
+
+from tests.errors.checks import refuses
 from tests.support.bulk_actions import RETRY
-from tests.support.docora import QUEUE, Docora, Result, finish
+from tests.support.docora import Docora, Result, finish
 from tests.support.own_servers import OwnRedis, refusing_writes
-from tests.support.proxy import COMMIT, PUSH, Fault, Plan, Proxy, eventually
+from tests.support.proxy import PUSH, Fault, Plan, Proxy, eventually
 from tests.support.running_commands import PATIENT, progress_of, suspended
-
-EXECUTIONS = f"rq:wip:{QUEUE}".encode()
-"""In a request that reads RQ's registry of running jobs."""
 
 
 def hold_bulk(docora: Docora, proxy: Proxy, links: int) -> tuple[Any, Plan]:
@@ -85,52 +83,6 @@ def test_a_reply_that_is_lost_after_a_push_of_a_bulk_retry_leaves_each_job_once(
     rest_is_finished(docora, already_queued=10)
 
 
-def test_a_postgres_that_hangs_midway_is_given_up_by_a_bulk_retry_once(docora: Docora) -> None:
-    docora.add_links(200, apps=2)
-    with (
-        Proxy.before_redis(docora.redis_url) as redis_proxy,
-        Proxy.before_postgres(docora.database_url) as postgres_proxy,
-    ):
-        push = redis_proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
-        process = docora.start(
-            *RETRY.command,
-            "--json",
-            env={"REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url, **HURRIED},
-        )
-        push.wait()
-        [key] = cast("list[bytes]", docora.redis.keys("docora:bulk:*"))
-        # Later than they are committed: the reply to a commit must have come through.
-        eventually(lambda: docora.redis.hget(key, "completed") == b"40", "four batches counted")
-        postgres_proxy.freeze()
-        push.release()
-        since = time.monotonic()
-        result = finish(process)
-        # Statement timeout and grace make six; another wait for a farewell would make twelve.
-        assert time.monotonic() - since < 10
-    document = refuses(result, "postgres", "did not answer in time")
-    tells_what_was_done(docora, document, result, 40)
-    # The batches whose push was held, or waited for that, were pushed but never committed.
-    rest_is_finished(docora, already_queued=len(docora.waiting()) - 40)
-
-
-def test_one_lost_connection_stops_a_bulk_retry_which_counts_what_the_other_has_done(
-    docora: Docora,
-) -> None:
-    docora.add_links(200, apps=2)
-    with Proxy.before_postgres(docora.database_url) as proxy:
-        # The first commit is that of the selection; four batches of ten are committed before.
-        commit = proxy.plan(COMMIT, Fault.LOSE_REQUEST, number=6)
-        # The other connection may finish its batch, however late it hears of the loss.
-        proxy.plan(COMMIT, Fault.LOSE_REQUEST, number=8)
-        result = docora.run(*RETRY.command, "--json", env={"DATABASE_URL": proxy.url})
-        commit.wait()
-    document = refuses(result, "postgres", "Postgres database")
-    done = docora.statuses()["pending_snapshot"]
-    assert done in {40, 50}
-    tells_what_was_done(docora, document, result, done)
-    rest_is_finished(docora, already_queued=len(docora.waiting()) - done)
-
-
 def test_links_that_a_bulk_retry_did_one_by_one_are_counted_when_redis_is_lost(
     docora: Docora, own: OwnRedis
 ) -> None:
@@ -153,6 +105,7 @@ def test_links_that_a_bulk_retry_did_one_by_one_are_counted_when_redis_is_lost(
 # Rows are locked for a short time only
 
 
+@pytest.mark.slow
 def test_a_redis_that_hangs_has_a_few_seconds_while_rows_are_locked(docora: Docora) -> None:
     docora.add_links(200, apps=2)
     with Proxy.before_redis(docora.redis_url) as proxy:
@@ -168,6 +121,7 @@ def test_a_redis_that_hangs_has_a_few_seconds_while_rows_are_locked(docora: Doco
     rest_is_finished(docora, already_queued=0)
 
 
+@pytest.mark.slow
 def test_a_command_that_is_stopped_with_rows_locked_loses_them_and_ends_with_a_sentence(
     docora: Docora,
 ) -> None:
@@ -187,15 +141,3 @@ def test_a_command_that_is_stopped_with_rows_locked_loses_them_and_ends_with_a_s
     docora.assert_sound()
     # Their jobs were pushed, and never committed.
     rest_is_finished(docora, already_queued=len(docora.waiting()) - done)
-
-
-def test_a_retry_reads_expired_executions_before_it_locks_the_row(docora: Docora) -> None:
-    link = docora.add_link("failed")
-    with Proxy.before_redis(docora.redis_url) as proxy:
-        read = proxy.plan(EXECUTIONS, Fault.HOLD_REPLY)
-        process = docora.start("retry", *link.ids, env={"REDIS_URL": proxy.url})
-        read.wait()
-        docora.connection.execute("SELECT FROM app_repositories FOR UPDATE NOWAIT")
-        read.release()
-        assert finish(process).code == 0
-    docora.assert_sound()

@@ -1,28 +1,36 @@
 """A change of one link is cut off midway: the link is as it was or done, never without a job."""
 
 import signal
+from typing import Any
 
 import pytest
 
-from tests.errors.checks import ONE, arguments, refuses
+from tests.errors.checks import ONE, arguments, refuses, start_change
 from tests.support.docora import Docora, Result, finish
-from tests.support.proxy import COMMIT, LOOKUPS, PUSH, Fault, Proxy
+from tests.support.proxy import COMMIT, PUSH, Fault, Proxy
 from tests.support.rows import TestLink
 from tests.support.running_commands import PATIENT, await_goodbye, terminate_sessions
 
 
-@pytest.mark.parametrize("command", ONE)
+def case(*values: object, name: str, is_slow: bool = True) -> Any:
+    return pytest.param(*values, id=name, marks=[pytest.mark.slow] * is_slow)
+
+
 @pytest.mark.parametrize(
-    ("event", "marker", "fault", "has_job", "was_reset"),
+    ("command", "event", "marker", "fault", "has_job", "was_reset"),
     [
-        pytest.param("killed", PUSH, Fault.HOLD_REQUEST, False, False, id="killed before the push"),
-        pytest.param("killed", PUSH, Fault.HOLD_REPLY, True, False, id="killed after the push"),
-        pytest.param("killed", COMMIT, Fault.HOLD_REQUEST, True, False, id="killed before commit"),
-        pytest.param("killed", COMMIT, Fault.HOLD_REPLY, True, True, id="killed after the commit"),
-        pytest.param("lost", PUSH, Fault.LOSE_REPLY, True, False, id="reply to the push lost"),
-        pytest.param("lost", COMMIT, Fault.LOSE_REQUEST, True, False, id="commit lost"),
-        pytest.param("lost", COMMIT, Fault.LOSE_REPLY, True, True, id="reply to the commit lost"),
-        pytest.param("ended", PUSH, Fault.HOLD_REQUEST, True, False, id="session ended"),
+        case(command, *values, name=f"{command}, {name}", is_slow=command != common)
+        for command in ONE
+        for name, common, *values in (
+            ("killed before the push", "", "killed", PUSH, Fault.HOLD_REQUEST, False, False),
+            ("killed after the push", "", "killed", PUSH, Fault.HOLD_REPLY, True, False),
+            ("killed before commit", "retry", "killed", COMMIT, Fault.HOLD_REQUEST, True, False),
+            ("killed after the commit", "", "killed", COMMIT, Fault.HOLD_REPLY, True, True),
+            ("reply to the push lost", "retry", "lost", PUSH, Fault.LOSE_REPLY, True, False),
+            ("commit lost", "", "lost", COMMIT, Fault.LOSE_REQUEST, True, False),
+            ("commit unknown", "resync", "lost", COMMIT, Fault.LOSE_REPLY, True, True),
+            ("session ended", "", "ended", PUSH, Fault.HOLD_REQUEST, True, False),
+        )
     ],
 )
 def test_a_change_that_is_cut_off_is_done_or_undone_and_the_next_one_does_the_rest(
@@ -72,13 +80,8 @@ def cut_off(
         Proxy.before_redis(docora.redis_url) as redis_proxy,
         Proxy.before_postgres(docora.database_url) as postgres_proxy,
     ):
-        proxy = redis_proxy if marker is PUSH else postgres_proxy
-        moment = proxy.plan(marker, fault, 1 if marker is PUSH else LOOKUPS + 1)
-        process = docora.start(
-            *arguments(command, link),
-            env={**PATIENT, "REDIS_URL": redis_proxy.url, "DATABASE_URL": postgres_proxy.url},
-        )
-        moment.wait()
+        proxies = (redis_proxy, postgres_proxy)
+        process, moment = start_change(docora, command, link, proxies, marker, fault, PATIENT)
         if event == "killed":
             process.kill()
         elif event == "ended":

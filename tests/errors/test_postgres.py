@@ -7,10 +7,18 @@ from threading import Thread
 import psycopg
 import pytest
 
-from tests.errors.checks import ENCODED, HURRIED, ONE, arguments, refuses, shows_no_secret
+from tests.errors.checks import (
+    ENCODED,
+    HURRIED,
+    ONE,
+    arguments,
+    refuses,
+    shows_no_secret,
+    start_change,
+)
 from tests.support.database import with_database
-from tests.support.docora import Docora
-from tests.support.proxy import COMMIT, LOOKUPS, Fault, Proxy, refused_port
+from tests.support.docora import Docora, finish
+from tests.support.proxy import COMMIT, Fault, Proxy, refused_port
 from tests.support.rows import TestLink
 
 
@@ -51,6 +59,7 @@ def test_a_port_on_which_something_else_listens_is_refused(docora: Docora, link:
     assert docora.dump() == before
 
 
+@pytest.mark.slow
 def test_a_postgres_that_hangs_from_the_start_is_given_up(docora: Docora, link: TestLink) -> None:
     before = docora.dump()
     with Proxy.before_postgres(docora.database_url) as proxy:
@@ -62,22 +71,21 @@ def test_a_postgres_that_hangs_from_the_start_is_given_up(docora: Docora, link: 
     assert docora.dump() == before
 
 
-@pytest.mark.parametrize(
-    "marker", [b'UPDATE "public".app_repositories', COMMIT], ids=["update", "commit"]
-)
-def test_a_postgres_that_hangs_midway_is_given_up(
-    docora: Docora, link: TestLink, marker: bytes
-) -> None:
+def test_a_postgres_that_hangs_midway_is_given_up(docora: Docora, link: TestLink) -> None:
     row = docora.row(link)
-    with Proxy.before_postgres(docora.database_url) as proxy:
-        # One look more: whether its failed job belongs to this database.
-        proxy.plan(marker, Fault.HOLD_REQUEST, LOOKUPS + 2 if marker is COMMIT else 1)
+    with (
+        Proxy.before_redis(docora.redis_url) as redis_proxy,
+        Proxy.before_postgres(docora.database_url) as proxy,
+    ):
         since = time.monotonic()
-        result = docora.run(*arguments("retry", link), env={"DATABASE_URL": proxy.url, **HURRIED})
+        process, _ = start_change(
+            docora, "retry", link, (redis_proxy, proxy), COMMIT, Fault.HOLD_REQUEST, HURRIED
+        )
+        result = finish(process)
         assert time.monotonic() - since < 12
     refuses(result, "postgres", "did not answer in time")
     assert docora.row(link) == row
-    assert len(docora.waiting()) == (1 if marker is COMMIT else 0)
+    assert docora.waiting() == [link.job_id]
 
 
 def test_a_statement_that_takes_too_long_is_given_up(docora: Docora, link: TestLink) -> None:
@@ -108,18 +116,3 @@ def test_a_row_that_somebody_else_has_locked_is_left_alone(
         result = docora.run(*arguments(command, link), env={"DOCORA_OPS_LOCK_TIMEOUT": "1"})
     refuses(result, "link_locked", "another session has held a lock for over 1 s")
     assert docora.dump() == before
-
-
-@pytest.mark.parametrize("fault", [Fault.LOSE_REQUEST, Fault.LOSE_REPLY])
-def test_it_is_lost_and_no_bug_of_ours(docora: Docora, fault: Fault) -> None:
-    link = docora.add_link()
-    docora.start_job(link.job_id)  # so nothing is pushed, and the reset is undone
-    with Proxy.before_postgres(docora.database_url) as proxy:
-        plan = proxy.plan(b"ROLLBACK", fault)
-        result = docora.run("retry", *link.ids, "--json", env={"DATABASE_URL": proxy.url})
-        assert plan.reached.is_set()
-    assert (result.code, result.json["code"]) == (5, "postgres"), result
-    assert [line.split(":")[0] for line in result.stderr.splitlines()] == [
-        *("Warning", "Error", "Hint")
-    ], result
-    assert docora.status(link) == "failed"

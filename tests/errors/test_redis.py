@@ -46,7 +46,7 @@ def test_a_redis_that_refuses_writes_changes_nothing(
     assert docora.dump() == before
 
 
-@pytest.mark.parametrize("command", ["retry", "retry-all-failed", "progress"])
+@pytest.mark.parametrize("command", ["retry", pytest.param("progress", marks=pytest.mark.slow)])
 def test_a_redis_that_hangs_is_given_up(
     docora: Docora, own: OwnRedis, link: TestLink, command: str
 ) -> None:

@@ -21,6 +21,7 @@ def proxied(docora: Docora, server: str) -> tuple[Proxy, dict[str, str]]:
     return proxy, {"DATABASE_URL": proxy.url}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["redis", "postgres"])
 def test_a_server_that_hangs_leaves_what_the_other_one_tells_within_ten_seconds(
     docora: Docora, server: str
@@ -41,6 +42,7 @@ def test_a_server_that_hangs_leaves_what_the_other_one_tells_within_ten_seconds(
     assert ("Queue" in rows) == (server == "postgres")
 
 
+@pytest.mark.slow
 def test_a_slow_redis_is_named_with_its_latency_and_ends_no_look_late(docora: Docora) -> None:
     make_healthy(docora)
     proxy, environment = proxied(docora, "redis")
@@ -60,6 +62,7 @@ def test_a_slow_redis_is_named_with_its_latency_and_ends_no_look_late(docora: Do
         assert states(doctor)["tables"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_redis_that_is_somewhat_slow_is_a_warning(docora: Docora) -> None:
     make_healthy(docora)
     proxy, environment = proxied(docora, "redis")

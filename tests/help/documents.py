@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def topic(name: str) -> str:
     return read(TOPICS[name])
 
 
+@cache
 def group() -> Any:
     """Returns Typer's own object of the whole, so that a new command or option is seen."""
     return typer.main.get_command(app)

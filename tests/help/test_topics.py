@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
 
 from docora_ops import errors
@@ -116,6 +117,7 @@ def test_every_topic_begins_with_a_heading_and_a_sentence_for_the_list() -> None
         assert re.match(r"[A-Z`].*?\.(\s|$)", sentence, re.DOTALL), name
 
 
+@pytest.mark.slow
 def test_the_wheel_has_every_topic(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],

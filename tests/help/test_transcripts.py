@@ -151,6 +151,7 @@ def two_workers(stage: Stage) -> Iterator[None]:
             process.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_each_incident_is_over_after_its_commands(
     stage: Stage, upstream: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +238,7 @@ def test_the_json_documents(stage: Stage) -> None:
     stage.check("docora_ops/help/json.md")
 
 
+@pytest.mark.slow
 def test_readme(stage: Stage, upstream: None) -> None:
     """The small Docora of the demo, once the workers have emptied the queue."""
     stage.fill()

@@ -103,19 +103,25 @@ def test_a_colleague_who_cancels_is_named_and_the_results_are_there(docora: Doco
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "reason", "words"),
+    ("end", "code", "reason", "words"),
     [
         (signal.SIGHUP, 129, "hung_up", "stopped when its terminal was closed"),
-        (signal.SIGINT, 130, "interrupted", "interrupted"),
         (signal.SIGTERM, 130, "interrupted", "interrupted"),
+        (None, 5, "lost_server", "stopped when a server was lost"),
     ],
 )
-def test_a_closed_terminal_is_no_cancellation(
-    docora: Docora, number: signal.Signals, code: int, reason: str, words: str
+def test_a_run_that_is_cut_off_is_not_cancelled_and_its_results_are_there(
+    docora: Docora, end: signal.Signals | None, code: int, reason: str, words: str
 ) -> None:
     process = start_with_results(docora)
-    process.send_signal(number)
+    if end:
+        process.send_signal(end)
+    else:
+        docora.connection.execute("ALTER TABLE app_repositories RENAME TO gone")
+        terminate_sessions(docora)
     result = finish(process)
+    if not end:
+        docora.connection.execute("ALTER TABLE gone RENAME TO app_repositories")
     assert result.code == code, result
     found = told(docora)
     assert (found["state"], found["stopped_by"]) == ("cancelled", reason)
@@ -126,22 +132,6 @@ def test_a_closed_terminal_is_no_cancellation(
         assert words in screen
         assert "1 in sync, 1 failed again, 2 not finished" in screen
         assert "cancelled" not in screen
-
-
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
-def test_the_reason_is_there_without_a_pace_and_without_results_too(
-    docora: Docora, number: signal.Signals
-) -> None:
-    docora.add_links(400)
-    process = docora.start("retry-all-failed", "--batch-size", "1", "--json")
-    eventually(docora.waiting, "jobs")
-    process.send_signal(number)
-    result = finish(process)
-    reason = "hung_up" if number == signal.SIGHUP else "interrupted"
-    assert result.data["stopped_by"] == reason
-    found = told(docora)
-    assert (found["stopped_by"], found["results"]) == (reason, None)
-    assert 0 < found["counts"]["queued"] < 400
 
 
 @pytest.mark.parametrize(
@@ -166,18 +156,6 @@ def test_what_the_run_stops_by_itself_is_told_apart(
     failed = found["results"]["failed"]
     assert (failed >= 2) == (reason == "max_failures")
     assert all(words in screen for screen in screens(docora))
-
-
-def test_a_lost_server_is_named_as_the_reason(docora: Docora) -> None:
-    process = start_with_results(docora)
-    docora.connection.execute("ALTER TABLE app_repositories RENAME TO gone")
-    terminate_sessions(docora)
-    result = finish(process)
-    docora.connection.execute("ALTER TABLE gone RENAME TO app_repositories")
-    assert result.code == 5, result
-    found = told(docora)
-    assert (found["stopped_by"], found["results"]) == ("lost_server", results(1, 1, 2))
-    assert all("stopped when a server was lost" in screen for screen in screens(docora))
 
 
 def test_a_killed_run_leaves_the_results_of_its_last_look(docora: Docora) -> None:
@@ -245,20 +223,6 @@ def test_a_cancellation_of_the_dashboard_has_no_name(docora: Docora) -> None:
     found = told(docora)
     assert (found["stopped_by"], found["cancelled_by"]) == ("cancelled", None)
     assert begun.wait(PATIENCE)
-
-
-def test_a_second_signal_leaves_its_reason(docora: Docora) -> None:
-    docora.add_links(4)
-    process = docora.start(*PACED)
-    eventually(lambda: len(docora.waiting()) == 2, "two jobs")
-    with docora.connection.transaction():
-        docora.connection.execute("LOCK TABLE app_repositories")
-        process.send_signal(signal.SIGTERM)
-        await_line(process, "Stopping after the current batches")
-        process.send_signal(signal.SIGTERM)
-        assert finish(process).code == 130
-    [listed] = docora.run("operations", "--json").data
-    assert (listed["state"], listed["stopped_by"]) == ("cancelled", "interrupted")
 
 
 def test_fields_that_others_have_written_are_shown_as_far_as_they_can_be_read(

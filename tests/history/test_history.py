@@ -16,7 +16,6 @@ from docora_ops.queue import audit_stream as audit
 from docora_ops.queue.progress import new_operation_id
 from tests.support.docora import Docora, finish
 from tests.support.running_commands import LOCK_TABLE, await_locks, only_operation
-from tests.support.terminal import on_terminal
 
 NO_DATABASE = {"DATABASE_URL": None}
 HOST = os.uname().nodename
@@ -342,20 +341,6 @@ def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
     assert r"\x1b[31m[bold]why\u202e" in table.stdout
     assert "NaN" not in document.stdout
     assert "Infinity" not in document.stdout
-
-
-def test_history_and_a_narrow_terminal(docora: Docora) -> None:
-    link = docora.add_link()
-    assert docora.run("retry", *link.ids, "--reason", "their fix is out").code == 0
-    before = docora.dump()
-    code, shown = on_terminal(docora, ["history"], columns=60, env={"NO_COLOR": "1"})
-    assert code == 0, shown
-    assert docora.dump() == before
-    lines = [re.sub(r"\x1b\[\d*m", "", line).rstrip() for line in shown.splitlines()]
-    assert max(map(len, lines)) <= 60
-    assert "What    retry 'App 1' octo/repo1" in lines
-    assert "Result  1 queued" in lines
-    assert "Reason  their fix is out" in lines
 
 
 @pytest.mark.parametrize("reason", ["", " ", "x" * 501, "\udcff"])

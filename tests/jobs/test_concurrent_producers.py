@@ -9,66 +9,29 @@ from rq import Queue
 from rq.exceptions import DuplicateJobError
 
 from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction
-from tests.support.docora import QUEUE, Docora, Result, finish
-from tests.support.fork_server import ForkedProcess
+from tests.support.docora import QUEUE, Docora, finish
 from tests.support.proxy import PUSH, Fault, Proxy
-from tests.support.rows import TestLink
 from tests.support.running_commands import PATIENT, starting_line
 
 PROCESSES = 20
-
-
-def retried_once(docora: Docora, link: TestLink, results: list[Result]) -> None:
-    """The link has one job and was reset; each retry says so or refuses."""
-    assert docora.waiting().count(link.job_id) == 1
-    assert docora.was_reset(link)
-    for result in results:
-        assert result.code in {0, 4}, result
-        assert "Traceback" not in result.stderr
-        if result.code == 0:
-            assert result.data["outcome"] in {"queued", "already_queued"}
-        else:
-            assert result.json["code"] == "not_failed"
-            assert result.json["status"] == "pending_snapshot"
-            assert result.json["job"] == "waiting"
-
-
-def start_retries(docora: Docora, link: TestLink) -> list[ForkedProcess]:
-    command = ("retry", *link.ids, "--json")
-    return [docora.start(*command, env=PATIENT) for _ in range(PROCESSES)]
+TOTAL = 600
 
 
 def test_twenty_processes_that_retry_one_link_at_once_leave_one_job(docora: Docora) -> None:
     link = docora.add_link()
     with starting_line(docora, PROCESSES, "SELECT 1 FROM app_repositories FOR UPDATE"):
-        processes = start_retries(docora, link)
+        command = ("retry", *link.ids, "--json")
+        processes = [docora.start(*command, env=PATIENT) for _ in range(PROCESSES)]
     results = [finish(process) for process in processes]
-    retried_once(docora, link, results)
     outcomes = [result.data["outcome"] for result in results if result.code == 0]
     assert outcomes == ["queued"], "the first found the link failed, the others found it pending"
+    for result in results:
+        if result.code:
+            refusal = [result.json[name] for name in ("code", "status", "job")]
+            assert (result.code, refusal) == (4, ["not_failed", "pending_snapshot", "waiting"])
     assert docora.waiting() == [link.job_id]
     assert docora.registries(link.job_id) == set()
-
-
-def test_retries_of_a_link_that_is_being_bulk_retried_leave_one_job(docora: Docora) -> None:
-    docora.add_links(300)
-    link = TestLink("app_" + f"{1:024x}", "repo_" + f"{150:024x}")
-    # The bulk operation's two batches in flight wait as well.
-    with starting_line(docora, PROCESSES + 2):
-        bulk = docora.start("retry-all-failed", "--batch-size", "50", "--json", env=PATIENT)
-        singles = start_retries(docora, link)
-    results = [finish(process) for process in singles]
-    bulk_result = finish(bulk)
-    retried_once(docora, link, results)
-    assert bulk_result.code == 0, bulk_result
-    data = bulk_result.data
-    assert data["total"] == data["completed"] == 300
-    by_singles = sum(result.code == 0 and result.data["outcome"] == "queued" for result in results)
-    assert data["queued"] + by_singles == 300, "each link was queued by exactly one of them"
-    assert data["skipped"] == by_singles
-    assert len(docora.waiting()) == 300
-    assert docora.statuses() == {"pending_snapshot": 300}
-    docora.assert_sound()
+    assert docora.was_reset(link)
 
 
 @pytest.mark.parametrize(
@@ -90,31 +53,30 @@ def test_retries_of_a_link_that_is_being_bulk_retried_leave_one_job(docora: Doco
 def test_bulk_actions_at_once_leave_one_job_for_each_link(
     docora: Docora, together: list[BulkAction]
 ) -> None:
-    total = 1200
-    together[0].add_links(docora, total)
+    together[0].add_links(docora, TOTAL)
     tables = docora.dump()[0]
     docora.connection.execute(
         "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
         " SELECT app_id, repository_id, 'file', 'sha' FROM app_repositories"
     )
-    with starting_line(docora, 2 * len(together)):
+    with starting_line(docora, len(together)):
         processes = [docora.start(*bulk.command, "--json", env=PATIENT) for bulk in together]
     results = [finish(process) for process in processes]
     for result in results:
         assert result.code == 0, result
-        assert result.data["total"] == result.data["completed"] == total
-        assert result.data["put_to_work"] + result.data["skipped"] == total
+        assert result.data["total"] == result.data["completed"] == TOTAL
+        assert result.data["put_to_work"] + result.data["skipped"] == TOTAL
         if operation_id := result.data["operation_id"]:
-            assert docora.redis.hget(f"docora:bulk:{operation_id}", "completed") == b"1200"
-    assert sum(result.data["queued"] for result in results) == total
+            assert docora.redis.hget(f"docora:bulk:{operation_id}", "completed") == b"600"
+    assert sum(result.data["queued"] for result in results) == TOTAL
     assert sorted(docora.waiting()) == [link.job_id for link in docora.links()]
     docora.assert_sound()
     if set(together) == {SCHEDULE}:
         assert docora.dump()[0]["app_repositories"] == tables["app_repositories"]
     else:
-        assert docora.statuses() == {"pending_snapshot": total}
+        assert docora.statuses() == {"pending_snapshot": TOTAL}
     row = docora.connection.execute("SELECT count(*) AS left FROM app_delivered_files").fetchone()
-    assert row == {"left": 0 if RESYNC in together else total}
+    assert row == {"left": 0 if RESYNC in together else TOTAL}
 
 
 def enqueue_unique(docora: Docora, job_ids: list[str]) -> list[str]:

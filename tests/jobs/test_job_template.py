@@ -1,6 +1,5 @@
 """A job of ours is the job that RQ itself would have written."""
 
-import json
 import pickle
 import zlib
 from collections.abc import Mapping
@@ -86,9 +85,10 @@ def run_worker(docora: Docora) -> None:
     SimpleWorker([docora.queue], connection=docora.redis).work(burst=True)
 
 
-@pytest.mark.parametrize("attempts", [1, 2, 5], ids=lambda number: f"{number} attempts")
-@pytest.mark.parametrize("private", [True, False], ids=["private", "public"])
-@pytest.mark.parametrize("action", ["retry", "resync", "retry_all"])
+@pytest.mark.parametrize(
+    ("action", "private", "attempts"),
+    [("retry", True, 5), ("resync", False, 1), ("retry_all", True, 2), ("retry_all", False, 5)],
+)
 def test_the_hash_is_the_one_that_rqs_own_enqueue_writes(
     docora: Docora, action: str, private: bool, attempts: int
 ) -> None:
@@ -170,20 +170,6 @@ def test_a_plain_rq_worker_reads_a_call_of_any_size(docora: Docora, size: int) -
     calls.clear()
     run_worker(docora)
     assert calls == [payload(link, is_rescan=True) | {"base_url": "u" * length}]
-
-
-def test_a_job_whose_function_fails_is_tried_as_often_as_docora_says(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link = add_link(docora)
-    monkeypatch.setattr(job_template, "JOB_FUNCTION", "tests.no_such_module.snapshot")
-    actions = docora.actions(max_retry_attempts=3, retry_base_delay_ms=2500)
-    actions.retry(link)
-    run_worker(docora)
-    job = docora.job(link)
-    assert job.get_status() == JobStatus.SCHEDULED
-    assert job.retries_left == 1
-    assert json.loads(docora.job_hash(link.job_id)["retry_intervals"]) == [3, 5]
 
 
 @with_wrong_clock

@@ -4,7 +4,6 @@ from itertools import takewhile
 
 import pytest
 
-from docora_ops.links import Outcome
 from tests.support.docora import Docora
 
 KEY = "rq:queue:snapshot-queue"
@@ -44,12 +43,3 @@ def test_a_command_searches_for_no_more_jobs_than_it_names(
     assert not [
         each for each in sent if each.upper().startswith((f"LREM {KEY} ".upper(), "LSET", "LINDEX"))
     ]
-
-
-def test_thousands_of_waiting_jobs_are_all_kept_in_their_places(docora: Docora) -> None:
-    docora.add_links(3_000, apps=4)
-    docora.actions().retry_all(batch_size=1000)
-    docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-    waiting = docora.waiting()
-    assert docora.actions().retry_all().counts == {Outcome.ALREADY_QUEUED: 3_000}
-    assert docora.waiting() == waiting

@@ -2,8 +2,8 @@
 
 Hypothesis makes up stories: links and jobs in every state, other producers, workers that are led
 through their jobs in RQ's own calls, lost data, cut connections. What an action of ours is to do is
-predicted from what both stores hold; afterwards they are compared with that, whole. The suite has a
-short look only; to search for longer:
+predicted from what both stores hold; afterwards they are compared with that, whole. To search for
+longer than `make test-all`:
 
     make test ARGS="tests/jobs/test_state_machine.py --hypothesis-profile=long"
 """
@@ -37,13 +37,8 @@ from tests.support.docora import Docora
 from tests.support.proxy import COMMIT, PUSH, Fault
 from tests.support.rows import TestLink, in_turns
 
-IN_SUITE = settings(
-    max_examples=10,
-    stateful_step_count=25,
-    deadline=None,
-    derandomize=False,  # each run is to find something new
-    print_blob=True,
-)
+EXAMPLES = {"fixed": 3, "drawn": 30}
+"""By the profile: `make test` has a short look only, at the same examples each time."""
 CUTS = st.tuples(
     st.sampled_from((PUSH, COMMIT)), st.sampled_from((Fault.LOSE_REQUEST, Fault.LOSE_REPLY))
 )
@@ -308,9 +303,12 @@ def test_each_action_does_what_is_predicted(
     docora: Docora, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "rq")  # which has a lot to say
-    is_long = settings.get_current_profile_name() == "long"
+    profile = settings.get_current_profile_name()
+    chosen = settings()
+    if profile in EXAMPLES:
+        chosen = settings(max_examples=EXAMPLES[profile], stateful_step_count=25, deadline=None)
     run_state_machine_as_test(
         # Any callable will do, says its documentation.
         cast("type[Actions]", partial(Actions, docora)),
-        settings=settings() if is_long else IN_SUITE,
+        settings=chosen,
     )

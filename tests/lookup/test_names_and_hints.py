@@ -23,33 +23,6 @@ def link(docora: Docora) -> TestLink:
     return docora.link(APP, REPOSITORY, retry_count=5)
 
 
-def test_apps_and_repositories_are_found_by_every_name_they_have(docora: Docora) -> None:
-    docora.add_app("Acme Search", APP)
-    docora.add_app("Acme Search Staging")
-    docora.add_repository("octo/api", REPOSITORY, url="https://github.com/octo/api")
-    docora.add_repository("octo/api-v2")
-    docora.link(APP, REPOSITORY)
-    for result in docora.run_together(
-        *(
-            ("retry", app, repository, "--dry-run", "--json")
-            for app, repository in (
-                ("ACME search", "Octo/API"),
-                (APP, "https://github.com/octo/api"),
-                ("acme search", "https://github.com/octo/api.git"),
-                ("acme search", "https://github.com/Octo/Api/"),
-            )
-        )
-    ):
-        assert result.code == 0, result
-        assert result.data["job_id"] == f"{APP}-{REPOSITORY}"
-
-
-def test_an_id_wins_over_a_name_that_reads_the_same(docora: Docora, link: TestLink) -> None:
-    docora.add_app(APP)
-    result = docora.run("retry", APP, REPOSITORY, "--json")
-    assert result.data["app_name"] == "Acme Search"
-
-
 def test_several_of_one_name_are_listed_by_id(docora: Docora, link: TestLink) -> None:
     other_app = docora.add_app("ACME SEARCH")
     other_repository = docora.add_repository("Octo/api")
@@ -105,34 +78,6 @@ def test_what_a_hint_has_to_paste_runs_nothing_in_a_shell(docora: Docora, tmp_pa
         )
         assert done.stdout == f"{word}\n", result
     assert list(tmp_path.iterdir()) == []
-
-
-def test_what_is_not_found_is_named_and_the_nearest_names_are_suggested(
-    docora: Docora, link: TestLink
-) -> None:
-    docora.add_app("Zebra Mail")
-    unlinked = docora.add_repository("octo/website")
-    before = docora.dump()
-    no_app, no_repository, no_link, nothing_near = docora.run_together(
-        ("retry", "acme serch", "octo/api", "--json"),
-        ("retry", "Acme Search", "octo/ap", "--json"),
-        ("retry", "Acme Search", unlinked, "--json"),
-        ("retry", "Acme Search", "entirely/unlike", "--json"),
-    )
-    assert docora.dump() == before
-    for result in (no_app, no_repository, no_link, nothing_near):
-        assert result.code == 3, result
-        assert result.json["code"] == "not_found"
-        assert result.json.keys() == {"error", "code", "hint"}
-    assert "'acme serch'" in no_app.json["error"]
-    assert "'Acme Search'" in no_app.json["hint"]
-    assert "Zebra" not in no_app.json["hint"]
-    assert "'octo/ap'" in no_repository.json["error"]
-    assert no_repository.json["hint"] == "did you mean octo/api?"
-    assert no_link.json["error"].startswith("App-repository link not found")
-    assert "octo/website" in no_link.json["error"]
-    assert "did you mean" not in nothing_near.json["hint"]
-    assert f"Error: {no_app.json['error']}\nHint: {no_app.json['hint']}\n" == no_app.stderr
 
 
 def test_swapped_arguments_are_told(docora: Docora, link: TestLink) -> None:

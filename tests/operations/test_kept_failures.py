@@ -67,13 +67,6 @@ def test_progress_lists_the_failures_later_and_forgets_them_with_the_operation(
     assert 3_500_000 < min(lives) <= max(lives) <= min(lives) + 100
 
 
-def test_an_operation_without_failures_keeps_nothing(docora: Docora) -> None:
-    docora.add_links(2)
-    operation = docora.run("retry-all-failed", "--json").data["operation_id"]
-    assert docora.redis.exists(failures_key(operation)) == 0
-    assert docora.run("progress", operation, "--json").data["failures"] == []
-
-
 def test_each_step_renews_both_lives_and_a_killed_run_keeps_what_it_had_found(
     docora: Docora,
 ) -> None:

@@ -177,31 +177,25 @@ def test_follow_shows_each_step_and_ends_with_the_operation(docora: Docora) -> N
     assert (result.data["completed"], result.data["put_to_work"]) == (9, 9)
 
 
-def test_follow_ends_with_a_code_of_its_own_when_the_operation_is_cancelled(docora: Docora) -> None:
-    write(docora)
-    with following(docora, "--json") as process:
-        docora.redis.hset(KEY, "cancelled", "true")
-        result = finish(process)
-    assert result.code == 6, result
-    assert (result.data["cancelled"], result.data["completed"]) == (True, 4)
-
-
-def test_follow_ends_with_a_code_of_its_own_when_links_have_failed(docora: Docora) -> None:
-    write(docora, completed="9", failed="1")
-    result = docora.run("progress", OPERATION, "-f", env=NO_DATABASE)
-    assert result.code == 6, result
-    assert "Not queued" in result.stdout
-    without = docora.run("progress", OPERATION, env=NO_DATABASE)
-    assert without.code == 0
-
-
-def test_follow_ends_when_the_runner_has_been_silent_for_long(docora: Docora) -> None:
-    write(docora)
-    docora.redis.expire(KEY, 3600 - 130)
+@pytest.mark.parametrize(
+    ("changed", "silent", "said"),
+    [
+        ({"cancelled": "true"}, 0, ""),
+        ({"completed": "9", "failed": "1"}, 0, ""),
+        ({}, 130, "The command that runs the operation has been silent for two minutes"),
+    ],
+    ids=["cancelled", "with failures", "silent"],
+)
+def test_follow_ends_with_a_code_of_its_own_unless_all_is_well(
+    docora: Docora, changed: dict[str, str], silent: int, said: str
+) -> None:
+    write(docora, **changed)
+    docora.redis.expire(KEY, 3600 - silent)
     result = docora.run("progress", OPERATION, "--follow", "--json", env=NO_DATABASE)
     assert result.code == 6, result
-    assert result.data["completed"] == 4
-    assert "The command that runs the operation has been silent for two minutes" in result.stderr
+    assert result.data["completed"] == int(changed.get("completed", "4"))
+    assert said in result.stderr
+    assert docora.run("progress", OPERATION, env=NO_DATABASE).code == 0
 
 
 def test_follow_ends_when_the_operation_is_forgotten_midway(docora: Docora) -> None:

@@ -77,17 +77,12 @@ def test_a_pause_has_its_end_from_the_start_and_ends_by_itself(docora: Docora) -
     assert "suspended" not in docora.run("queue", env=NO_DATABASE).stderr
 
 
-@pytest.mark.parametrize(
-    ("typed", "seconds"), [("600", 600), ("30s", 30), ("10m", 600), ("2h", 7200), ("168h", 604_800)]
-)
-def test_durations(typed: str, seconds: int) -> None:
-    assert _seconds_of(typed) == seconds
-
-
-@pytest.mark.parametrize("typed", ["0", "0m", "169h", "604801", "1d", "1.5h", "-1", "10 m", ""])
-def test_other_durations_are_refused(typed: str) -> None:
-    with pytest.raises(UsageError, match=r"is not a duration between 1 s and 7 days"):
-        _seconds_of(typed)
+def test_durations() -> None:
+    for typed, seconds in {"600": 600, "30s": 30, "10m": 600, "2h": 7200, "168h": 604_800}.items():
+        assert _seconds_of(typed) == seconds
+    for typed in ("0", "0m", "169h", "604801", "1d", "1.5h", "-1", "10 m", ""):
+        with pytest.raises(UsageError, match=r"is not a duration between 1 s and 7 days"):
+            _seconds_of(typed)
 
 
 def test_killed_or_interrupted_as_it_waits_a_pause_is_whole(docora: Docora) -> None:
@@ -109,7 +104,8 @@ def test_killed_or_interrupted_as_it_waits_a_pause_is_whole(docora: Docora) -> N
 def test_a_redis_that_is_lost_as_it_waits_leaves_a_document(docora: Docora) -> None:
     add_worker(docora, "one", "idle")
     with Proxy.before_redis(docora.redis_url) as proxy:
-        env = {**NO_DATABASE, "REDIS_URL": proxy.url, "DOCORA_OPS_CONNECT_TIMEOUT": "1"}
+        timeouts = {f"DOCORA_OPS_{name}_TIMEOUT": "1" for name in ("CONNECT", "STATEMENT")}
+        env = {**NO_DATABASE, "REDIS_URL": proxy.url, **timeouts}
         process = docora.start("pause", "--json", env=env)
         eventually(lambda: docora.redis.exists(KEY), "the pause")
         proxy.freeze()

@@ -270,8 +270,3 @@ def test_no_secret_of_a_job_is_shown_and_nothing_is_unpickled(
     assert (old["app_name"], old["repository_name"]) == ("A", "o/n")
     for secret in (GITHUB_TOKEN, AUTH_KEY):
         assert secret not in result.stdout + table.stdout
-
-
-def test_a_lost_redis_is_an_error(docora: Docora) -> None:
-    result = docora.run("queue", "--json", env={"REDIS_URL": "redis://127.0.0.1:1"})
-    assert (result.code, result.json["code"]) == (5, "redis")

@@ -82,20 +82,24 @@ def test_drift_of_every_kind_is_seen_and_repaired_and_gone(docora: Docora) -> No
     assert docora.dump() == after
 
 
-def test_a_lost_link_whose_job_has_expired_in_the_list_stands_there_once_again(
-    docora: Docora,
-) -> None:
-    link = docora.add_link()
-    docora.queue_job(link)
-    docora.redis.delete(Job.key_for(link.job_id))
-    docora.age_links()
-    actions = docora.actions()
-    assert actions.repair().counts == {RepairOutcome.QUEUED: 1, RepairOutcome.REMOVED: 1}
-    assert docora.waiting() == [link.job_id]
-    docora.assert_sound()
-
-
 # No drift
+
+
+def at_work(docora: Docora) -> None:
+    """A worker has just taken each job, so what else there is of it may be about to go."""
+    taken = kinds.orphaned(docora)
+    docora.redis.lrem(docora.queue.key, 0, taken.job_id)
+    docora.redis.rpush(INTERMEDIATE, taken.job_id)
+    docora.redis.zadd(kinds.registry("failed"), {taken.job_id: LATER})
+    doubled, stale, again = (docora.add_link("synced") for _ in range(3))
+    docora.enqueue(doubled.job_id)
+    docora.enqueue(doubled.job_id)
+    docora.leave_job(stale.job_id, JobStatus.FAILED).set_status(JobStatus.FINISHED)
+    for link in (doubled, stale):
+        docora.hold_lock(link.job_id)
+    docora.start_job(again.job_id)
+    docora.enqueue(again.job_id)
+    docora.redis.zadd(kinds.registry("scheduled"), {again.job_id: LATER})
 
 
 def healthy(docora: Docora) -> None:
@@ -149,6 +153,7 @@ def healthy(docora: Docora) -> None:
 
 def test_nothing_is_wrong_with_a_busy_queue_and_jobs_of_others(docora: Docora) -> None:
     healthy(docora)
+    at_work(docora)
     before = docora.dump()
     actions = docora.actions()
     assert dict(actions.drift().counts) == dict.fromkeys(DriftKind, 0)

@@ -8,9 +8,8 @@ from rq.utils import now
 
 from docora_ops.actions.belonging import count_jobs_with_links
 from docora_ops.drift import Belonging
-from tests.support.diagnoses import OF_DRIFT, ONE_LOOK, check, examine, states
+from tests.support.diagnoses import OF_DRIFT, ONE_LOOK, check, examine
 from tests.support.docora import QUEUE, Docora
-from tests.support.terminal import on_terminal
 
 
 def test_the_jobs_of_another_docora_are_neither_removed_nor_joined(docora: Docora) -> None:
@@ -94,32 +93,6 @@ def test_nothing_is_queued_among_the_jobs_of_another_docora(
         docora.leave_job(docora.add_link("synced").job_id, JobStatus.FAILED)
     done = docora.run(*(ids.get(word, word) for word in command), *yes, "--json")
     assert done.code == 0, done
-
-
-def test_the_first_line_and_the_question_name_both_servers(docora: Docora) -> None:
-    kept, gone = docora.add_link(), docora.add_link()
-    for link in (kept, gone):
-        docora.queue_job(link)
-    docora.delete_link(gone)
-    code, shown = on_terminal(docora, ["repair"], answer=b"n\n", env=ONE_LOOK)
-    assert code == 130, shown
-    url = docora.redis_url.rpartition("@")[2].partition("/")[0]
-    lines = [line for line in shown.splitlines() if f", Redis {url}" in line]
-    assert len(lines) == 2, shown
-    assert lines[0] == shown.splitlines()[0]
-    assert "(schema public)" in lines[1]
-    assert ": remove 1 job or entry? " in " ".join(shown.split())
-
-
-def test_a_finished_job_of_a_link_shows_that_an_orphan_is_of_this_database(docora: Docora) -> None:
-    orphan, finished = docora.add_link(), docora.add_link("synced")
-    docora.queue_job(orphan)
-    docora.delete_link(orphan)
-    refused = docora.run("repair", "--json", env=ONE_LOOK)
-    assert (refused.code, "1 of 1 jobs" in refused.json["error"]) == (4, True), refused
-    docora.leave_job(finished.job_id, JobStatus.FINISHED)
-    assert states(examine(docora))["servers_match"] == "ok"
-    assert docora.run("repair", "--json", env=ONE_LOOK).data["removed"] == 1
 
 
 def test_each_job_that_was_made_for_a_link_counts_once_wherever_it_stands(docora: Docora) -> None:

@@ -1,12 +1,12 @@
 """Following links to their results, with rows changed as any worker changes them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from docora_ops.actions import following, job_watch
+from docora_ops.actions import following
 from docora_ops.actions.following import Following
 from docora_ops.database.link_reports import read_results
 from docora_ops.links import Outcome
@@ -58,45 +58,6 @@ def test_a_try_that_failed_is_no_result_as_long_as_another_is_to_come(docora: Do
     assert [so_far.unfinished for so_far in seen] == [1, 1, 1, 0]
 
 
-def whole(check: Callable[..., Iterator[BulkWait]]) -> Callable[..., Iterator[BulkWait]]:
-    """The same check, without an event between its statements."""
-
-    def checked(*arguments: Any, **options: Any) -> Iterator[BulkWait]:
-        for _ in check(*arguments, **options):
-            pass
-        yield from ()
-
-    return checked
-
-
-def test_many_are_counted_each_once_and_forgotten(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(following, "_AT_ONCE", 4)
-    monkeypatch.setattr(Following, "_check", whole(Following._check))
-    docora.add_links(30, apps=3, status="pending_snapshot")
-    links, actions = docora.links(), docora.actions()
-    followed = follow(actions, *links)
-    for link in links[5:8]:
-        set_status(docora, link, "failed", f"HTTP 500 for {link.job_id}")
-
-    def sync_the_rest() -> None:
-        docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
-
-    *seen, result = run(
-        followed,
-        lambda: set_status(docora, links[0], "synced"),
-        lambda: docora.delete_link(links[29]),
-        sync_the_rest,
-    )
-    assert [
-        (step.synced, step.failed, step.gone, step.unfinished, step.total) for step in seen
-    ] == [(0, 3, 0, 27, 30), (1, 3, 0, 26, 30), (1, 3, 1, 25, 30), (26, 3, 1, 0, 30)]
-    assert {failure.job_id: failure.error_message for failure in result.failed_links} == {
-        link.job_id: f"HTTP 500 for {link.job_id}" for link in links[5:8]
-    }
-
-
 def test_a_running_job_that_has_not_written_its_status_yet_is_waited_for(docora: Docora) -> None:
     link, actions = docora.add_link(), docora.actions()
     execution = docora.start_job(link.job_id)
@@ -131,29 +92,21 @@ def test_a_job_that_ends_between_two_questions_has_the_last_word(
     assert run(followed)[-1].synced == 1
 
 
-@pytest.mark.parametrize("slow", ["results", "jobs"])
 def test_a_look_at_many_links_breaks_off_when_the_time_is_over(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch, slow: str
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docora.add_links(40, status="pending_snapshot")
-    actions, asked = docora.actions(), 0
+    asked = 0
 
-    def slowly(ask: Callable[..., Any]) -> Callable[..., Any]:
-        def ask_slowly(*arguments: Any, **options: Any) -> Any:
-            nonlocal asked
-            asked += 1
-            time.sleep(0.05)
-            return ask(*arguments, **options)
+    def read_slowly(*arguments: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        time.sleep(0.05)
+        return read_results(*arguments, **options)
 
-        return ask_slowly
-
-    if slow == "jobs":
-        monkeypatch.setattr(job_watch, "_AT_ONCE", 1)
-        monkeypatch.setattr(actions.queue, "look", slowly(actions.queue.look))
-    else:
-        monkeypatch.setattr(following, "_AT_ONCE", 1)
-        monkeypatch.setattr(following, "read_results", slowly(read_results))
-    *_, result = follow(actions, *docora.links()).follow(timeout=0.2)
+    monkeypatch.setattr(following, "_AT_ONCE", 1)
+    monkeypatch.setattr(following, "read_results", read_slowly)
+    *_, result = follow(docora.actions(), *docora.links()).follow(timeout=0.2)
     assert (result.unfinished, result.jobs_by_state.total) == (40, 0)
     assert 0 < asked < 40
 

@@ -1,7 +1,5 @@
 """`wait`: a wait that is taken up again, for one link or for a bulk operation."""
 
-import re
-import signal
 from uuid import UUID
 
 import pytest
@@ -93,14 +91,6 @@ def test_a_link_without_a_job_is_lost_and_time_can_run_out(docora: Docora) -> No
     assert (late.code, late.data["waited"]["result"]) == (8, "timeout")
 
 
-def test_a_person_sees_the_link_and_its_result(docora: Docora) -> None:
-    link = docora.add_link("synced", last_error=None)
-    shown = docora.run("wait", *link.ids)
-    assert shown.code == 0, shown
-    assert link.app_id in shown.stdout
-    assert re.search(r"^Result\tin sync, after 0 s$", shown.stdout, re.MULTILINE)
-
-
 # An operation
 
 
@@ -152,17 +142,6 @@ def test_a_wait_for_a_killed_operation_ends_with_what_it_had_claimed(docora: Doc
     assert docora.redis.ttl(f"docora:bulk:{operation_id}") <= silent
 
 
-def test_a_wait_keeps_the_links_of_an_operation(docora: Docora) -> None:
-    docora.add_links(2)
-    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
-    keys = [f"docora:bulk:{operation_id}", f"docora-ops:operation:{operation_id}:links"]
-    assert all(3500 < docora.redis.ttl(key) <= 3600 for key in keys)
-    for key in keys:
-        docora.redis.expire(key, 100)
-    assert docora.run("wait", operation_id, "--timeout", "1").code == 8
-    assert all(3500 < docora.redis.ttl(key) <= 3600 for key in keys)
-
-
 def test_an_operation_that_expires_meanwhile_is_waited_for_to_its_end(docora: Docora) -> None:
     docora.add_links(2)
     operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
@@ -174,18 +153,6 @@ def test_an_operation_that_expires_meanwhile_is_waited_for_to_its_end(docora: Do
     with other_worker(docora):
         result = finish(process)
     assert (result.code, result.data["waited"]["synced"]) == (0, 2), result
-
-
-def test_an_interrupt_ends_the_wait_and_shows_what_is_known(docora: Docora) -> None:
-    docora.add_links(2)
-    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
-    process = docora.start("wait", operation_id, "--json")
-    await_line(process, "Waiting")
-    process.send_signal(signal.SIGINT)
-    result = finish(process)
-    assert result.code == 130, result
-    assert result.data["waited"]["unfinished"] == 2
-    assert "The jobs go on" in result.stderr
 
 
 def test_what_could_not_be_queued_and_a_cancellation_count_too(docora: Docora) -> None:
@@ -264,36 +231,3 @@ def test_a_lost_link_does_not_end_the_wait_while_the_operation_goes_on(docora: D
         results = [finish(process) for process in (runner, waiter)]
     assert [result.code for result in results] == [0, 0], results
     assert [result.data["waited"]["synced"] for result in results] == [4, 4]
-
-
-def test_a_link_whose_snapshot_was_running_is_waited_for_too(docora: Docora) -> None:
-    link = docora.add_link()
-    docora.start_job(link.job_id)
-    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
-    waiter = docora.start("wait", operation_id, "--json")
-    await_line(waiter, "Waiting")
-    docora.set_link(link, status="synced")
-    docora.redis.delete(f"rq:job:{link.job_id}", "rq:wip:snapshot-queue")
-    for key in docora.redis.keys("rq:execution*"):
-        docora.redis.delete(key)
-    result = finish(waiter)
-    assert (result.code, result.data["waited"]["synced"]) == (0, 1), result
-
-
-def test_an_operation_that_has_claimed_nothing_needs_no_wait(docora: Docora) -> None:
-    link = docora.add_link()
-    docora.redis.set(f"rq:job:{link.job_id}", "not a job")
-    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
-    shown = docora.run("wait", operation_id)
-    assert shown.code == 6, shown
-    assert "after 0 s" not in shown.stdout
-
-
-def test_time_that_runs_out_between_two_claims_is_told(docora: Docora) -> None:
-    docora.add_links(2)
-    operation_id = killed_operation(docora, in_flight=1)
-    docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
-    docora.queue.empty()  # type: ignore[no-untyped-call]
-    result = docora.run("wait", operation_id, "--timeout", "1")
-    assert f"The operation goes on: docora-ops wait {operation_id}" in result.stderr
-    assert result.code == 6, result  # before 8: a link is left

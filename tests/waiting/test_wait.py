@@ -16,7 +16,7 @@ from tests.support.fork_server import ForkedProcess
 from tests.support.other_worker import other_worker
 from tests.support.proxy import Proxy
 from tests.support.rows import TestLink
-from tests.support.running_commands import await_line
+from tests.support.running_commands import await_line, terminate_sessions
 from tests.support.terminal import on_terminal
 
 ANIMATION = re.compile(r"\x1b\[\?25l|\x1b\[2K")
@@ -99,17 +99,6 @@ def test_many_are_counted_by_result_and_the_failed_ones_listed(docora: Docora) -
     assert (nothing.data["waited"]["synced"], nothing.data["waited"]["failed_links"]) == (0, [])
 
 
-def test_a_snapshot_that_a_resync_could_not_queue_is_not_waited_for(docora: Docora) -> None:
-    running = docora.add_link("scanning")
-    docora.start_job(running.job_id)
-    docora.link(running.app_id, docora.add_repository())
-    with other_worker(docora):
-        result = docora.run("resync", running.app_id, "--all", "--yes", "--wait", "--json")
-    assert result.code == 6, result
-    assert (result.data["already_running"], result.data["queued"]) == (1, 1)
-    assert (result.data["waited"]["synced"], result.data["waited"]["unfinished"]) == (1, 0)
-
-
 def test_when_no_worker_listens_the_wait_warns_at_once_and_time_runs_out(docora: Docora) -> None:
     one, other = docora.add_link(), docora.add_link()
     single, bulk = docora.run_together(
@@ -129,8 +118,10 @@ def test_when_no_worker_listens_the_wait_warns_at_once_and_time_runs_out(docora:
     docora.assert_sound()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
-@pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [("retry", signal.SIGINT, 130), ("retry-all-failed", signal.SIGHUP, 129)],
+)
 def test_an_interrupt_ends_the_wait_and_shows_what_is_known(
     docora: Docora, command: str, number: signal.Signals, code: int
 ) -> None:
@@ -176,23 +167,13 @@ def test_a_link_that_is_removed_meanwhile_is_nothing_to_wait_for(
         assert (waited["gone"], waited["unfinished"]) == (1, 0)
 
 
-@pytest.mark.parametrize("command", ["retry", "retry-all-failed"])
-def test_a_server_that_is_lost_while_waiting_is_an_error_with_what_was_done(
-    docora: Docora, command: str
-) -> None:
-    link, process = waiting_for_one(docora, command)
-    docora.connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE application_name = 'docora-ops' AND datname = current_database()"
-    )
+def test_a_server_that_is_lost_while_waiting_is_an_error_with_what_was_done(docora: Docora) -> None:
+    link, process = waiting_for_one(docora, "retry-all-failed")
+    terminate_sessions(docora)
     result = finish(process)
-    assert result.code == 5, result
-    assert result.json["code"] == "postgres"
-    assert "the jobs go on" in result.stderr or "the job goes on" in result.stderr
-    if command == "retry":
-        assert result.data["outcome"] == "queued"
-    else:
-        assert (result.data["queued"], result.data["waited"]["unfinished"]) == (1, 1)
+    assert (result.code, result.json["code"]) == (5, "postgres"), result
+    assert "the jobs go on" in result.stderr
+    assert (result.data["queued"], result.data["waited"]["unfinished"]) == (1, 1)
     assert docora.was_reset(link)
     docora.assert_sound()
 
