@@ -19,7 +19,7 @@ from docora_ops.drift import (
     RepairOutcome,
     RepairResult,
 )
-from docora_ops.render.columns import Column, Listing, Unbroken, cell, style_of, words
+from docora_ops.render.columns import Column, Listing, cell, style_of, unbroken, words
 from docora_ops.render.link_view import ROWS_SHOWN, link_name
 from docora_ops.text import amount
 
@@ -93,7 +93,7 @@ def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
         yield ""
     for check in diagnosis.checks:
         if check.command:
-            yield Unbroken(check.command)
+            yield unbroken(check.command)
     yield cell(summary(diagnosis), style_of(diagnosis.state))
 
 
