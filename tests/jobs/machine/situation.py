@@ -111,8 +111,8 @@ class FoundJob:
     @property
     def is_misplaced(self) -> bool:
         """Whether it waits by its status, and RQ would never take it."""
-        is_in_place = self.status in self.registries or (
-            self.status == "queued" and bool(self.places or self.taken)
+        is_in_place = bool(self.places or self.taken) or not self.registries.isdisjoint(
+            {self.status, "scheduled"}
         )
         return self.state is JobState.WAITING and not is_in_place
 
