@@ -7,7 +7,6 @@ import typer
 from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.cli.pages import show_page
 
 
 def apps(
@@ -27,8 +26,7 @@ def apps(
     from docora_ops.text import amount
 
     found = actions.apps(context.docora, page=page, limit=limit)
-    return show_page(
-        context,
+    return context.show_page(
         found,
         apps_list(found.rows),
         where=context.docora.database.place,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from docora_ops.actions import Docora
+    from docora_ops.pages import Page
 
 
 @dataclass
@@ -84,6 +85,29 @@ class Context:
             self.show_document(data)
         else:
             self.show_tables(parts, footer)
+
+    def show_page(
+        self,
+        page: Page[Any],
+        rows: object,
+        *,
+        where: str,
+        counted: str,
+        nothing: str,
+        lost: DocoraOpsError | None = None,
+    ) -> ExitCode:
+        """Prints one page of a long list, and a line with `counted` and the page number.
+
+        `rows` lists the page. `where` names the servers. `nothing` is said of an empty list.
+        `lost` is the error of a server that did not answer, so that data is missing.
+        """
+        if self.as_json:
+            self.show_document(page, lost)
+        else:
+            is_shown = page.rows or not sys.stdout.isatty()
+            footer = f"{where}: {page.place(counted, nothing)}."
+            self.show_tables([rows] if is_shown else [], footer)
+        return ExitCode.OK if lost is None else self.report(lost)
 
     def show_tables(
         self, parts: Iterable[object], footer: str = "", *, is_last: bool = True

@@ -9,7 +9,6 @@ import typer
 from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.cli.pages import show_page
 
 
 def history(
@@ -27,12 +26,11 @@ def history(
     Only changes made with docora-ops are recorded, not those of the dashboard.
     """
     context = context_of(typer_context)
-    from docora_ops.render.operation_view import history_list
+    from docora_ops.render.bulk_view import history_list
     from docora_ops.text import amount
 
     found = actions.history(context.docora, schedule=not no_schedule, page=page, limit=limit)
-    return show_page(
-        context,
+    return context.show_page(
         found,
         history_list(found.rows),
         where=context.docora.redis_server,

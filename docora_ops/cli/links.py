@@ -10,7 +10,6 @@ import typer
 from docora_ops import actions
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.cli.pages import show_page
 from docora_ops.errors import UsageError
 from docora_ops.link_lists import LinkGroup, LinkSort
 from docora_ops.links import LinkStatus
@@ -113,8 +112,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
         shown = link_view.links_list(found.rows, with_status=len(statuses) != 1)
         nouns, where = (noun, f"{noun}s"), docora.servers
     is_narrowed = options.link_choice(typer_context) != actions.LinkChoice() or given.get("status")
-    return show_page(
-        context,
+    return context.show_page(
         found,
         shown,
         where=where,

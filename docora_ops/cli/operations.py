@@ -13,7 +13,6 @@ from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.long_run import progress_bar
-from docora_ops.cli.pages import show_page
 
 RUNNER_IS_SILENT = (
     "The command that runs the operation has been silent for two minutes: it was killed, or hangs. "
@@ -34,12 +33,11 @@ def operations(
     the command that runs the operation has been silent for two minutes.
     """
     context = context_of(typer_context)
-    from docora_ops.render.operation_view import operations_list
+    from docora_ops.render.bulk_view import operations_list
     from docora_ops.text import amount
 
     found = actions.operations(context.docora, page=page, limit=limit)
-    return show_page(
-        context,
+    return context.show_page(
         found,
         operations_list(found.rows),
         where=context.docora.redis_server,
@@ -62,7 +60,7 @@ def progress(
     Works for operations of Docora's dashboard, too.
     """
     context = context_of(typer_context)
-    from docora_ops.render.operation_view import progress_data, progress_screens
+    from docora_ops.render.bulk_view import progress_data, progress_screens
 
     if follow:
         _follow(context, operation_id)
@@ -105,8 +103,8 @@ def cancel(
     a bulk retry, run it again.
     """
     context = context_of(typer_context)
+    from docora_ops.render.bulk_view import cancel_data
     from docora_ops.render.columns import cell
-    from docora_ops.render.operation_view import cancel_data
 
     is_first = actions.cancel(context.docora, operation_id, reason=reason)
     done = "Cancellation requested" if is_first else "Already cancelled"

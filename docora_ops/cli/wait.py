@@ -127,8 +127,7 @@ def _show_operation(
     context: Context, step: OperationStep, lost: ServerError | None, *, interrupted: bool
 ) -> int:
     """Shows the counts of the operation and the results of its snapshots."""
-    from docora_ops.render.bulk_view import wait_screens
-    from docora_ops.render.operation_view import progress_data, progress_screens
+    from docora_ops.render.bulk_view import progress_data, progress_screens, wait_screens
 
     operation, waited = step.operation, step.wait
     if waited.total and not (operation.results and not operation.results.unfinished):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,8 +14,6 @@ from rich.text import Text
 from docora_ops.text import inert, moment
 
 Row = TypeVar("Row")
-Value = Text | Callable[[int], Text]
-"""A text, or a function from the width in columns to the text that fits it."""
 
 _GAP = "  "
 _NARROWEST = 24
@@ -161,14 +158,14 @@ class Listing(Generic[Row]):
 class Pairs:
     """A screen of names and values. A value without a name goes on with the one before it."""
 
-    rows: Sequence[tuple[str, Value]]
+    rows: Sequence[tuple[str, Text]]
 
     def lines(self) -> Iterator[str]:
         """Yields the lines for a pipe: name, tab, value."""
         known = ""
         for name, value in self.rows:
             known = name or known
-            yield f"{known}\t{_text_of(value, sys.maxsize).plain.strip()}"
+            yield f"{known}\t{value.plain.strip()}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Yields the lines for a terminal.
@@ -179,7 +176,7 @@ class Pairs:
         below = options.max_width - len(_GAP)
         for name, value in self.rows:
             label, width = Text(name.ljust(indent), "bold"), max(1, options.max_width - indent)
-            text = _readable(_text_of(value, width))
+            text = _readable(value)
             longest = max(map(cell_len, text.plain.split()), default=0)
             if name and width < longest <= below and not text.no_wrap:
                 yield Text(name, "bold")
@@ -212,10 +209,6 @@ def lines_of(part: object) -> Iterator[str]:
         yield from part.lines()
     else:
         yield str(part)
-
-
-def _text_of(value: Value, width: int) -> Text:
-    return value if isinstance(value, Text) else value(width)
 
 
 def _readable(text: Text) -> Text:

@@ -1,25 +1,11 @@
-"""Consoles that suit a terminal, a pipe or a file, and Markdown for a terminal."""
+"""Consoles that suit a terminal, a pipe or a file."""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from typing import TextIO
 
-from rich.console import Console, ConsoleDimensions
-
-
-class _OwnSize(Console):
-    """A console as large as its own terminal: rich prefers COLUMNS, LINES and stdin's terminal."""
-
-    @property  # type: ignore[misc]  # nobody sets it
-    def size(self) -> ConsoleDimensions:
-        """The columns and lines, asked for each time; rich's own if the terminal has no size."""
-        with suppress(OSError):
-            columns, lines = os.get_terminal_size(self.file.fileno())
-            if columns and lines:
-                return ConsoleDimensions(columns, lines)
-        return super().size
+from rich.console import Console
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -34,7 +20,7 @@ def may_animate(stream: TextIO) -> bool:
 
 def make_console(stream: TextIO) -> Console:
     """Makes a console that neither colours nor animates unless the stream is a terminal."""
-    return _OwnSize(
+    return Console(
         file=stream,
         force_terminal=is_terminal(stream),
         no_color=True if os.environ.get("NO_COLOR") else None,

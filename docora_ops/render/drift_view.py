@@ -19,9 +19,8 @@ from docora_ops.drift import (
     RepairOutcome,
     RepairResult,
 )
-from docora_ops.links import LinkFailure
 from docora_ops.render.columns import Column, Listing, Unbroken, cell, style_of, words
-from docora_ops.render.link_view import ROWS_SHOWN, failures, link_name
+from docora_ops.render.link_view import ROWS_SHOWN, link_name
 from docora_ops.text import amount
 
 
@@ -166,10 +165,7 @@ _PLANNED = {
 
 @dataclass(frozen=True)
 class RepairData:
-    """The result of `repair`: drift by kind, then by outcome, then each that was repaired.
-
-    `failures` lists what `not_repaired` counts.
-    """
+    """The result of `repair`: drift by kind, then by outcome, then each with its outcome."""
 
     message: str
     dry_run: bool
@@ -183,7 +179,6 @@ class RepairData:
     removed: int
     left_alone: int
     not_repaired: int
-    failures: Sequence[LinkFailure]
     repaired: Sequence[Repaired]
 
 
@@ -203,10 +198,7 @@ def repair_data(result: RepairResult) -> RepairData:
         removed=counts.get(RepairOutcome.REMOVED, 0),
         left_alone=counts.get(RepairOutcome.LEFT_ALONE, 0),
         not_repaired=counts.get(RepairOutcome.NOT_REPAIRED, 0),
-        failures=_failures(result),
-        repaired=[
-            item for item in result.repaired if item.outcome is not RepairOutcome.NOT_REPAIRED
-        ],
+        repaired=result.repaired,
     )
 
 
@@ -261,22 +253,8 @@ def repair_screens(result: RepairResult, *, with_list: bool) -> Iterator[object]
     left_alone = "left alone (no longer wrong, or running)"
     totals = counts(result.counts).replace("left alone", left_alone) or "nothing"
     yield from (cell(f"{repair_message(result)}: {totals}."), "", Listing(by_app, result.by_app))
-    if failed := _failures(result):
-        yield from ("", failures(failed, "Not repaired"))
+    failed = [item for item in result.repaired if item.outcome is RepairOutcome.NOT_REPAIRED]
     if with_list:
         yield from ("", Listing(each, result.repaired))
-
-
-def _failures(result: RepairResult) -> list[LinkFailure]:
-    return [
-        LinkFailure(
-            item.drift.job_id,
-            item.drift.app_id,
-            item.drift.repository_id,
-            item.error_message or "",
-            item.drift.app_name,
-            item.drift.repository_name,
-        )
-        for item in result.repaired
-        if item.outcome is RepairOutcome.NOT_REPAIRED
-    ]
+    elif failed:
+        yield from ("", Listing(each, failed, ROWS_SHOWN))

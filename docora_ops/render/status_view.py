@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.cells import cell_len
 from rich.text import Text
 
 from docora_ops.bulk import KnownOperation
@@ -16,10 +14,10 @@ from docora_ops.jobs import ADVICE, Backend, BackendSource, QueueOverview, Suspe
 from docora_ops.link_lists import ErrorGroup
 from docora_ops.links import AppCount, LinkStatus
 from docora_ops.overview import SLOW_MS, DriftCounts, LinkOverview, Standby, Status, Trend
-from docora_ops.render.columns import Pairs, Value, cell, words
+from docora_ops.render.bulk_view import ago
+from docora_ops.render.columns import Pairs, cell, words
 from docora_ops.render.link_view import NO_ERROR, with_id
-from docora_ops.render.operation_view import ago
-from docora_ops.text import amount, duration, inert
+from docora_ops.text import amount, duration
 
 _STATUSES = (
     LinkStatus.SYNCED,
@@ -27,7 +25,7 @@ _STATUSES = (
     LinkStatus.SCANNING,
     LinkStatus.FAILED,
 )
-Row = tuple[str, Value]
+Row = tuple[str, Text]
 
 
 @dataclass(frozen=True)
@@ -174,15 +172,15 @@ def _links(links: LinkOverview) -> Iterator[Row]:
         apps, errors = links.failed_by_app, links.failed_by_error
         names = Counter(row.app_name for row in apps.rows)
         width = len(str(counts.failed))
-        app_lines: list[Value] = [
+        app_lines: list[Text] = [
             _line(
                 f"{row.links:>{width}}  "
                 + (row.app_name if names[row.app_name] == 1 else with_id(row.app_name, row.app_id))
             )
             for row in apps.rows
         ]
-        error_lines: list[Value] = [
-            _one_line(f"  {group.links:>{width}}  {inert(group.error_message or f'({NO_ERROR})')}")
+        error_lines: list[Text] = [
+            _line(f"{group.links:>{width}}  {group.error_message or f'({NO_ERROR})'}")
             for group in errors.rows
         ]
         in_apps, by_error = f"in {amount(apps.total, 'app')}", "docora-ops failed --group-by error"
@@ -205,7 +203,7 @@ def _links(links: LinkOverview) -> Iterator[Row]:
         yield "Circuits", cell("none open")
 
 
-def _first(text: str, lines: Sequence[Value], total: int, command: str) -> Iterator[Value]:
+def _first(text: str, lines: Sequence[Text], total: int, command: str) -> Iterator[Text]:
     """Yields a heading and the lines. If they are not all, the last one says how many are left."""
     if total <= len(lines):
         yield _heading(text, command)
@@ -214,23 +212,6 @@ def _first(text: str, lines: Sequence[Value], total: int, command: str) -> Itera
         yield cell(text)
         yield from lines[:-1]
         yield _heading(f"and {total - len(lines) + 1} more", command)
-
-
-def _one_line(text: str) -> Callable[[int], Text]:
-    """Returns a function that shortens a line in the middle, so that the code of an error stays."""
-    return lambda width: Text(_shortened(text, width), overflow="ellipsis", no_wrap=True)
-
-
-def _shortened(text: str, width: int) -> str:
-    """Replaces words in the middle by `*`, as `--error` understands it, unless the text fits."""
-    if cell_len(text) <= width:
-        return text
-    end = text[-(width * 3 // 5) :]
-    # git's code is at the end, that of HTTP at the beginning.
-    end = "" if re.match(r" *\d+  HTTP ", text) else end[max(0, end.find(" ")) :]
-    start = text[: max(0, width - 1 - len(end))]
-    start = start[: start.rfind(" ") + 1] if start.strip().count(" ") else start
-    return re.sub(r"\*[ ,:]*\*", "*", f"{start}*{end}")
 
 
 def _heading(text: str, command: str, style: str = "") -> Text:

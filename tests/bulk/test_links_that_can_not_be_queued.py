@@ -94,22 +94,6 @@ def test_a_resync_that_is_undone_forgets_no_delivery(docora: Docora) -> None:
     assert {failure.job_id for failure in result.failures} == {links[1].job_id, links[2].job_id}
 
 
-def test_a_batch_that_fails_link_by_link_does_not_cost_the_next_its_transaction(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A session that is idle in a transaction for so long is ended.
-    monkeypatch.setattr("docora_ops.database.postgres._IDLE_LIMIT", 2)
-    docora.add_links(12)
-    docora.add_trigger(
-        "PERFORM pg_sleep(0.3); RAISE EXCEPTION 'the row is cursed'",
-        when=f"old.repository_id <= '{docora.links()[5].repository_id}'",
-    )
-    result = docora.actions(statement_timeout=1).retry_all(batch_size=6)
-    assert (result.failed, result.succeeded) == (6, 6)
-    assert docora.statuses() == {"failed": 6, "pending_snapshot": 6}
-    docora.assert_sound()
-
-
 def add_links_that_are_slow_to_resync(docora: Docora, slow: set[int]) -> None:
     docora.add_links(5, status="synced")
     docora.add_trigger(

@@ -19,8 +19,6 @@ from tests.support.terminal import QUESTION, TerminalSession, assert_inert, at_t
 
 STYLE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
 AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
-OTHER_SIZE = {"COLUMNS": "300", "LINES": "500"}
-"""Not the size of the terminal: of that from which they were exported."""
 
 Row = tuple[str, str, int, str | None]
 COLUMNS: tuple[Column[Row], ...] = (
@@ -147,7 +145,7 @@ def test_at_80_columns_no_id_is_broken_in_two(docora: Docora) -> None:
         ["operations"],
         ["history"],
     ):
-        shown = at_terminals(docora, arguments, columns=80, env={**AT_ONCE, **OTHER_SIZE})
+        shown = at_terminals(docora, arguments, columns=80, env=AT_ONCE)
         text = plain(shown.data + shown.talk)
         for found in re.findall(r"\b(?:app|repo)_\d+|\bbulk_\w+", text):
             length = {"a": 28, "r": 29, "b": 21}[found[0]]
@@ -186,7 +184,7 @@ def test_the_question_of_a_repair_and_its_result_count_by_app(docora: Docora) ->
     assert re.search(r"App 1 +lost +2 +2 queued", result)
     assert re.search(r"App 2 +lost +1 +1 queued", result)
     assert re.search(r"Poison +stuck +1 +1 not repaired", result)
-    assert re.search(r"Poison ← o/p +the ids", result)
+    assert re.search(r"Poison ← o/p +stuck +not repaired: the ids", result)
     assert "octo/repo1" not in result
     assert docora.status(bad) == "scanning"
     docora.connection.execute("UPDATE app_repositories SET retry_count = 0")

@@ -16,12 +16,10 @@ from tests.support.terminal import TerminalSession, on_terminal
 STYLE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
 MARKED = "printf '[pager]\\n'; cat"
 """A pager that says that it was used."""
-OTHER_SIZE = {"COLUMNS": "300", "LINES": "500"}
-"""Not the size of the terminal: of that from which they were exported."""
 
 
 def at_80_by_24(docora: Docora, arguments: list[str], pager: str) -> tuple[int, str]:
-    return on_terminal(docora, arguments, env={"PAGER": pager, **OTHER_SIZE}, columns=80, lines=24)
+    return on_terminal(docora, arguments, env={"PAGER": pager}, columns=80, lines=24)
 
 
 def plain(shown: str) -> str:

@@ -32,7 +32,7 @@ Failed     in 6 apps
            with 6 different errors
              15  (no error recorded)
               8  HTTP 502 on created docs/index.md
-              4  fatal: unable to access * The requested URL returned error: 503
+              4  fatal: unable to access 'https://github.com/tide/notes/': The …
               1  HTTP 400 on created a
            and 2 more: docora-ops failed --group-by error
            git errors: docora-ops failed --error fatal: --group-by repository
@@ -99,21 +99,17 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
     assert screen(plain_data(shown.data)) == TROUBLE
     narrow = plain_data(at_terminals(trouble, ["status"], columns=40).data).splitlines()
     assert max(map(cell_len, narrow)) <= 40
-    assert "              4  fatal: * error: 503" in narrow
     assert "             15  Tidewater Notes (app_t…" in narrow
 
 
-def test_a_shortened_error_can_be_pasted_and_a_cut_list_names_a_command(trouble: Docora) -> None:
-    shown = plain_data(at_terminals(trouble, ["status"], columns=80).data)
-    [line] = re.findall(r"4  (fatal: .*\*.*)", shown)
-    assert len(trouble.run("failed", "--error", line.strip(), "--json").data) == 4
-    commands = re.findall(r"(?:more|git errors): docora-ops (.*)", shown)
+def test_a_cut_list_names_a_command(trouble: Docora) -> None:
+    commands = re.findall(r"(?:more|git errors): docora-ops (.*)", TROUBLE)
     rows = [trouble.run(*command.split(), "--json").data for command in commands]
     assert [len(each) for each in rows] == [6, 6, 4]
 
 
 def test_a_wide_terminal_and_a_pipe_cut_nothing(trouble: Docora) -> None:
-    whole = TROUBLE.replace("fatal: unable to access * The", GIT_ERROR.partition(" requested")[0])
+    whole = TROUBLE.replace(f"{GIT_ERROR.partition('requested')[0]}…", GIT_ERROR)
     with frozen(trouble):
         wide = at_terminals(trouble, ["status"], columns=160, env=read_only(trouble))
         pipe = trouble.run("status", env=read_only(trouble))

@@ -107,7 +107,7 @@ def test_a_look_at_many_links_breaks_off_when_the_time_is_over(
     monkeypatch.setattr(following, "_AT_ONCE", 1)
     monkeypatch.setattr(following, "read_results", read_slowly)
     *_, result = follow(docora.actions(), *docora.links()).follow(timeout=0.2)
-    assert (result.unfinished, result.jobs.total) == (40, 0)
+    assert (result.unfinished, result.jobs_by_state.total) == (40, 0)
     assert 0 < asked < 40
 
 

@@ -176,7 +176,7 @@ def test_apps_that_can_not_be_told_are_named_in_the_log_and_nothing_else(
     assert [told(snapshots, name) for name in names] == [1, 1, 1, 0]
     reasons = {
         "Silent": f"no answer from {silent.host} within 0.3 s",
-        "Moved": f"HTTP 301: moved to http://{moved.host}/***: a POST follows only 307 and 308:"
+        "Moved": f"HTTP 301: moved to http://{moved.host}/***: redirects are not followed:"
         " give the app its new base_url",
         "Down": f"127.0.0.1:{port}: Connection refused",
         **dict.fromkeys(("Spaced", "Open"), "the app's base_url is not an http or https URL"),
