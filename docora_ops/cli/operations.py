@@ -103,10 +103,10 @@ def cancel(
     a bulk retry, run it again.
     """
     context = context_of(typer_context)
-    from docora_ops.render.bulk_view import cancel_data
+    from docora_ops.render.bulk_view import CancelData
     from docora_ops.render.columns import cell
 
     is_first = actions.cancel(context.docora, operation_id, reason=reason)
     done = "Cancellation requested" if is_first else "Already cancelled"
-    data = cancel_data(operation_id, is_first=is_first)
+    data = CancelData("Cancellation requested", operation_id, already_cancelled=not is_first)
     context.show(data, [cell(f"{done}: {operation_id}")])

@@ -267,8 +267,11 @@ def result_screen(result: LinkResult) -> Pairs:
         open_until = (link if result.dry_run else result).circuit_open_until
         if open_until and link.circuit_is_open:
             left = duration((open_until - link.read_at).total_seconds())
+            meaning = "only the scheduler waits for that; --reset-circuit closes it"
+            if result.circuit_reset:
+                meaning = "--reset-circuit would close it now"
             until = f"open until {moment(open_until)} (in {left}) after git failures"
-            rows += [("Circuit", cell(until, "yellow")), ("", cell(_meaning(result)))]
+            rows += [("Circuit", cell(until, "yellow")), ("", cell(meaning))]
         else:
             rows.append(("Circuit", cell("closed")))
     return Pairs([row for row in rows if row[1]])
@@ -279,15 +282,6 @@ def _names(link: Link) -> list[tuple[str, Text]]:
         ("App", cell(with_id(link.payload.app_name, link.ref.app_id))),
         ("Repository", cell(with_id(link.payload.repository_name, link.ref.repository_id))),
     ]
-
-
-def _meaning(result: LinkResult) -> str:
-    """Says what the open circuit means for the job, and what would close it."""
-    if result.circuit_reset:
-        return "--reset-circuit would close it now"
-    if result.dry_run and result.outcome.succeeded:
-        return "only the scheduler waits for that; --reset-circuit would close it"
-    return "only the scheduler waits for that, this job does not"
 
 
 _ENDS = {

@@ -41,7 +41,7 @@ def test_an_open_circuit_is_named_with_its_time_and_left_open(
     assert terminal.code == 0
     assert terminal.stdout.splitlines()[-2:] == [
         f"Circuit\topen until {shown} (in 19 min) after git failures",
-        "Circuit\tonly the scheduler waits for that, this job does not",
+        "Circuit\tonly the scheduler waits for that; --reset-circuit closes it",
     ]
 
     fail_again(docora, link)
@@ -100,7 +100,7 @@ def test_a_dry_run_says_what_reset_circuit_would_do(
     document = docora.run(*dry, "--reset-circuit", "--json")
     assert docora.dump() == before
     assert re.match(r"Circuit\topen until \S+Z \(in 19 min\) after git failures$", plain[-2])
-    assert plain[-1] == "Circuit\tonly the scheduler waits for that; --reset-circuit would close it"
+    assert plain[-1] == "Circuit\tonly the scheduler waits for that; --reset-circuit closes it"
     assert option[-2] == plain[-2]
     assert option[-1] == "Circuit\t--reset-circuit would close it now"
     assert max(map(len, plain + option)) <= 80

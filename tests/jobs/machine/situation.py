@@ -111,9 +111,8 @@ class FoundJob:
     @property
     def is_misplaced(self) -> bool:
         """Whether it waits by its status, and RQ would never take it."""
-        is_in_place = bool(self.places or self.taken) or not self.registries.isdisjoint(
-            {self.status, "scheduled"}
-        )
+        # RQ takes what stands in the list or among the scheduled jobs, whatever its status says.
+        is_in_place = self.places or self.taken or {self.status, "scheduled"} & self.registries
         return self.state is JobState.WAITING and not is_in_place
 
     def is_fresh(self, rescan: bool | None, link: TestLink) -> bool:
