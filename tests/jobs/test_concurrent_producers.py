@@ -48,7 +48,7 @@ def test_twenty_processes_that_retry_one_link_at_once_leave_one_job(docora: Doco
         pytest.param([RETRY, RESYNC], id="retry and resync"),
         pytest.param([RETRY, SCHEDULE], id="retry and schedule"),
         pytest.param([RESYNC, SCHEDULE], id="resync and schedule"),
-        pytest.param([SCHEDULE] * 3, id="three schedules"),
+        pytest.param([SCHEDULE] * 3, id="three schedules", marks=pytest.mark.slow),
     ],
 )
 def test_bulk_actions_at_once_leave_one_job_for_each_link(
